@@ -1,0 +1,5 @@
+"""Attention over an interval of keys per query."""
+
+from pathways_kernels.attention.spans import Spans
+
+__all__ = ["Spans"]

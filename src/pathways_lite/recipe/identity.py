@@ -1,0 +1,34 @@
+"""A stage's identity: the hash of what determines its result, its ancestors included."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pathways_lite.recipe.base import Frozen
+from pathways_lite.recipe.stage import Recipe
+
+# Raise it when the same recipe begins to compute something else.
+FORMAT = 1
+
+
+def identity_fields(part: Any) -> Any:
+    """`part` as plain JSON types, without the fields that cannot change a result."""
+    if isinstance(part, Frozen):
+        names = type(part).model_fields.keys() - part.not_identity
+        return {name: identity_fields(getattr(part, name)) for name in sorted(names)}
+    if isinstance(part, tuple | list):
+        return [identity_fields(item) for item in part]
+    return part
+
+
+def stage_identity(recipe: Recipe, index: int) -> str:
+    """Hexadecimal SHA-256 (first 16 digits) of stage `index` with all stages before it and the seed.
+
+    Two recipes that share their first stages share those stages' identities, and so their checkpoints.
+    """
+    parent = stage_identity(recipe, index - 1) if index else None
+    content = {"format": FORMAT, "seed": recipe.seed, "parent": parent, "stage": identity_fields(recipe.stages[index])}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,0 +1,133 @@
+"""Optimizers and learning-rate schedules, as data. `training/` turns them into optax transformations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pathways_lite.recipe.base import Amount, Fraction, Frozen, Steps
+
+
+class _Schedule(Frozen):
+    """A shape between 0 and 1 that multiplies the optimizer's peak learning rate, after a linear warm-up from 0."""
+
+    warmup: Amount = Fraction(n=0.0)
+
+
+class Constant(_Schedule):
+    """The peak, throughout."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class Linear(_Schedule):
+    """Linear from the peak to `end` times the peak."""
+
+    kind: Literal["linear"] = "linear"
+    end: float = Field(0.0, ge=0, le=1)
+
+
+class Cosine(_Schedule):
+    """Half a cosine from the peak to `end` times the peak."""
+
+    kind: Literal["cosine"] = "cosine"
+    end: float = Field(0.1, ge=0, le=1)
+
+
+class WSD(_Schedule):
+    """Warm-up, stable, decay (MiniCPM, arXiv 2404.06395): the peak until the last `decay` of the budget."""
+
+    kind: Literal["wsd"] = "wsd"
+    decay: Amount = Fraction(n=0.2)
+    end: float = Field(0.0, ge=0, le=1)
+    shape: Literal["linear", "one_minus_sqrt"] = "linear"
+
+
+class PaLM(_Schedule):
+    """The peak for `knee`, then peak * sqrt(knee / k) (PaLM section 5: 1e-2 for 10,000 steps, then 1/sqrt(k))."""
+
+    kind: Literal["palm"] = "palm"
+    knee: Amount = Steps(n=10_000)
+
+
+Schedule = Annotated[Constant | Linear | Cosine | WSD | PaLM, Field(discriminator="kind")]
+
+
+class _Optimizer(Frozen):
+    """Fields that all optimizers share. Gradients are clipped by their global norm before anything else."""
+
+    clip_norm: float | None = Field(1.0, gt=0, description="global gradient norm; None: no clipping")
+
+
+class AdamW(_Optimizer):
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101); decay is multiplied by the learning rate."""
+
+    kind: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(3e-4, gt=0, description="peak")
+    schedule: Schedule = Cosine(warmup=Fraction(n=0.02))
+    b1: float = 0.9
+    b2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = Field(0.1, ge=0, description="on matrices; norm scales are not decayed")
+
+
+class Adafactor(_Optimizer):
+    """Adafactor as PaLM used it: unfactored, parameter-scaled (PaLM section 5; update order of T5X)."""
+
+    kind: Literal["adafactor"] = "adafactor"
+    learning_rate: float = Field(1e-2, gt=0, description="peak, relative to the RMS of each parameter")
+    schedule: Schedule = PaLM()
+    b1: float = 0.9
+    decay_exponent: float = Field(0.8, gt=0, description="b2 = 1 - k**-decay_exponent")
+    update_clip: float = Field(1.0, gt=0, description="largest RMS of an update, per layer and parameter")
+    weight_decay_exponent: float | None = Field(2.0, description="decay = learning_rate**this per step; None: no decay")
+
+
+class Lion(_Optimizer):
+    """Lion (Chen et al., arXiv 2302.06675)."""
+
+    kind: Literal["lion"] = "lion"
+    learning_rate: float = Field(1e-4, gt=0, description="peak")
+    schedule: Schedule = Cosine(warmup=Fraction(n=0.02))
+    b1: float = 0.9
+    b2: float = 0.99
+    weight_decay: float = Field(1.0, ge=0)
+
+
+class Muon(_Optimizer):
+    """Muon on the matrices of the blocks, AdamW on embeddings, head and norms (Jordan et al. 2024)."""
+
+    kind: Literal["muon"] = "muon"
+    learning_rate: float = Field(0.02, gt=0, description="peak, of the orthogonalised matrices")
+    adam_learning_rate: float = Field(3e-3, gt=0, description="peak, of everything else")
+    schedule: Schedule = WSD(warmup=Fraction(n=0.02), decay=Fraction(n=0.4))
+    momentum: float = 0.95
+    ns_steps: int = Field(5, ge=1, description="Newton-Schulz iterations")
+    b1: float = 0.9
+    b2: float = 0.95
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class ScheduleFree(_Optimizer):
+    """Schedule-free AdamW (Defazio et al., arXiv 2405.15682); evaluation uses the averaged parameters."""
+
+    kind: Literal["schedule_free"] = "schedule_free"
+    learning_rate: float = Field(2.5e-3, gt=0, description="peak")
+    schedule: Schedule = Constant(warmup=Fraction(n=0.05))
+    b1: float = 0.9
+    b2: float = 0.95
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class SGD(_Optimizer):
+    """Stochastic gradient descent with optional momentum."""
+
+    kind: Literal["sgd"] = "sgd"
+    learning_rate: float = Field(0.1, gt=0, description="peak")
+    schedule: Schedule = Constant(warmup=Fraction(n=0.02))
+    momentum: float = Field(0.0, ge=0, lt=1)
+    nesterov: bool = False
+
+
+Optimizer = Annotated[AdamW | Adafactor | Lion | Muon | ScheduleFree | SGD, Field(discriminator="kind")]

@@ -1,0 +1,176 @@
+"""A recipe is a chain of stages; a stage says what is trained, on what, for how long, and how it starts."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from pathways_lite.recipe.base import Budget, Frozen, Steps
+from pathways_lite.recipe.data import Data
+from pathways_lite.recipe.model import Model
+from pathways_lite.recipe.optimizer import Optimizer
+
+# ---- the five starts: the only ways in which a stage gets its first parameters ----
+
+
+class Scratch(Frozen):
+    """Random initialisation."""
+
+    kind: Literal["scratch"] = "scratch"
+
+
+class Continue(Frozen):
+    """The final parameters of the stage before; its data goes on where that one stopped."""
+
+    kind: Literal["continue"] = "continue"
+    optimizer: Literal["reset", "keep"] = Field("reset", description="keep: moments too; needs the same optimizer")
+
+
+class Grow(Frozen):
+    """A larger model made of the stage before by a growth operator."""
+
+    kind: Literal["grow"] = "grow"
+    operator: str = "stack"
+    factor: int = Field(4, ge=1)
+
+
+class Merge(Frozen):
+    """The average of several checkpoints."""
+
+    kind: Literal["merge"] = "merge"
+    paths: tuple[str, ...] = ()
+
+
+class Restore(Frozen):
+    """The parameters of a checkpoint of any run."""
+
+    kind: Literal["restore"] = "restore"
+    not_identity: ClassVar[frozenset[str]] = frozenset({"path"})
+    path: str = Field("", description="a checkpoint directory, or a stage or run directory (its newest checkpoint)")
+    digest: str | None = Field(None, description="of that checkpoint; filled in when the recipe is resolved")
+    optimizer: Literal["reset", "keep"] = "reset"
+
+
+Start = Annotated[Scratch | Continue | Grow | Merge | Restore, Field(discriminator="kind")]
+
+# ---- objective, batch size, guard, evaluation, saving ----
+
+
+class Causal(Frozen):
+    """Next-token prediction; mean token loss plus z_loss * (log Z)^2 (PaLM section 5)."""
+
+    kind: Literal["causal"] = "causal"
+    z_loss: float = Field(1e-4, ge=0)
+
+
+class Ramp(Frozen):
+    """Sequences per step from a given step on: PaLM 540B is ((0, 512), (50_000, 1024), (115_000, 2048))."""
+
+    steps: tuple[tuple[int, int], ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        starts = [s for s, _ in self.steps]
+        if not starts or starts[0] != 0 or any(b <= a for a, b in zip(starts, starts[1:], strict=False)):
+            raise ValueError(f"ramp steps must begin at 0 and increase, not {starts}")
+        if any(n < 1 for _, n in self.steps):
+            raise ValueError("every ramp entry needs at least 1 sequence")
+        return self
+
+
+class SpikeGuard(Frozen):
+    """What happens when the loss is not finite, or rises far above its recent level.
+
+    A non-finite update never reaches the parameters, whatever the policy.
+    """
+
+    policy: Literal["halt", "skip", "rewind"] = "halt"
+    threshold: float | None = Field(
+        None, gt=0, description="spike: loss above the recent median by this many nats; None: only NaN and Inf"
+    )
+    window: int = Field(50, ge=2, description="steps in the recent median")
+    rewind_steps: int = Field(100, ge=1, description="restart at least this many steps before (PaLM section 5.1)")
+    skip_batches: int = Field(300, ge=1, description="batches then skipped (PaLM: 200 to 500)")
+    max_rewinds: int = Field(10, ge=1)
+
+
+class Evaluation(Frozen):
+    """Held-out loss and bits per byte, per domain."""
+
+    every: int = Field(500, ge=1, description="steps; also at the end")
+    tokens: int = Field(100_000, ge=1, description="held-out tokens per domain, in whole documents")
+
+
+class Saving(Frozen):
+    """When checkpoints are written and how many are kept."""
+
+    every: int = Field(500, ge=1, description="steps; also at the end and on SIGTERM or SIGINT")
+    keep: int = Field(3, ge=1, description="newest checkpoints kept; the final one always is")
+
+
+def _stage_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ValueError(f"{name!r} must be letters, digits, '_', '-' or '.', as it names a directory")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_stage_name)]
+
+
+class Stage(Frozen):
+    """One phase of training with one model, one data set, one objective and one optimizer."""
+
+    not_identity: ClassVar[frozenset[str]] = frozenset({"name", "evaluation", "saving", "log_every"})
+
+    name: Name = "base"
+    start: Start = Scratch()
+    model: Model
+    data: Data
+    objective: Causal = Causal()
+    optimizer: Optimizer
+    batch_size: int | Ramp = Field(description="sequences per step, over all hosts")
+    microbatch: int | None = Field(None, ge=1, description="sequences per gradient-accumulation slice")
+    budget: Budget
+    guard: SpikeGuard = SpikeGuard()
+    evaluation: Evaluation = Evaluation()
+    saving: Saving = Saving()
+    log_every: int = Field(10, ge=1, description="steps")
+
+    @property
+    def ramp(self) -> Ramp:
+        """The batch size as a ramp, also where it is one number."""
+        return self.batch_size if isinstance(self.batch_size, Ramp) else Ramp(steps=((0, self.batch_size),))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if isinstance(self.batch_size, int) and self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1")
+        if isinstance(self.budget, Steps) and self.budget.n < 1:
+            raise ValueError("budget must be at least 1 step")
+        if self.microbatch is not None:
+            for _, sequences in self.ramp.steps:
+                if sequences % self.microbatch:
+                    raise ValueError(f"microbatch={self.microbatch} does not divide batch_size={sequences}")
+        return self
+
+
+class Recipe(Frozen):
+    """A named chain of stages: the whole of what an experiment does."""
+
+    name: Name
+    seed: int = Field(0, ge=0, description="of initialisation and dropout; the data order has its own")
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stage names must differ, not {names}")
+        first = self.stages[0].start
+        if isinstance(first, Continue | Grow):
+            raise ValueError(
+                f"stages[0].start={type(first).__name__}() needs a stage before it; use Scratch() or Restore(path=...)"
+            )
+        return self
