@@ -12,17 +12,15 @@ import json
 import types
 import typing
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from pathways_lite.errors import UserError
 from pathways_lite.recipe.base import Frozen
 
-T = TypeVar("T", bound=Frozen)
 
-
-def apply_overrides(root: T, overrides: Sequence[str]) -> T:
+def apply_overrides[T: Frozen](root: T, overrides: Sequence[str]) -> T:
     """`root` with each `path=value` applied in turn. Raises UserError that names the path and what would do."""
     for override in overrides:
         path, equals, text = override.partition("=")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -73,7 +74,7 @@ class Ramp(Frozen):
     @model_validator(mode="after")
     def _check(self) -> Self:
         starts = [s for s, _ in self.steps]
-        if not starts or starts[0] != 0 or any(b <= a for a, b in zip(starts, starts[1:], strict=False)):
+        if not starts or starts[0] != 0 or any(b <= a for a, b in itertools.pairwise(starts)):
             raise ValueError(f"ramp steps must begin at 0 and increase, not {starts}")
         if any(n < 1 for _, n in self.steps):
             raise ValueError("every ramp entry needs at least 1 sequence")

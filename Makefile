@@ -1,0 +1,45 @@
+# `make demo` and `make test` need nothing but make, Python 3.12 and the package registry.
+# uv is taken from the PATH, or installed from PyPI into .uv/ (nothing outside this folder is touched).
+
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+EXTRAS ?= --extra dev
+RUN := $(UV) run --frozen --no-sync
+STAMP := .venv/.installed
+
+.PHONY: demo test test-all lint types check install clean help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+demo: $(STAMP)  ## corpus, tokenizer, three minutes of pretraining, evaluation, report
+	$(RUN) pathways-lite demo
+
+test: $(STAMP)  ## the fast test suite (less than 15 minutes on 2 cores)
+	$(RUN) pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(STAMP)  ## every test, the slow ones too
+	$(RUN) pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## ruff
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+types: $(STAMP)  ## mypy
+	$(RUN) mypy
+
+check: lint types test  ## all that CI runs
+
+install: $(STAMP)  ## the environment alone
+
+$(STAMP): pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
+	$(UV) sync --frozen $(EXTRAS)
+	@touch $@
+
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet "uv==$(UV_VERSION)"
+
+clean:  ## remove the environment (corpora and runs stay)
+	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,253 @@
+"""A recipe is typed, frozen, and survives JSON; its identity changes exactly with what determines the result."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pathways_lite.errors import UserError
+from pathways_lite.recipe import (
+    Adafactor,
+    AdamW,
+    Continue,
+    Data,
+    Model,
+    Muon,
+    Ramp,
+    Recipe,
+    Restore,
+    Stage,
+    apply_overrides,
+    load_recipe,
+    read_recipe,
+    stage_identity,
+    write_recipe,
+)
+
+MODEL = Model(d_model=64, n_layers=4, n_heads=2, head_dim=32, d_ff=256, vocab_size=512)
+
+
+def make_stage(name: str = "base", **changes: object) -> Stage:
+    fields = {
+        "name": name,
+        "model": MODEL,
+        "data": Data(corpus="corpora/x", seq_len=64),
+        "optimizer": AdamW(),
+        "batch_size": 8,
+        "budget": "100 steps",
+    }
+    return Stage(**{**fields, **changes})
+
+
+def make_recipe(*stages: Stage) -> Recipe:
+    return Recipe(name="test", stages=stages or (make_stage(),))
+
+
+# ---- typed and frozen ----
+
+
+def test_parts_are_immutable_and_refuse_unknown_fields() -> None:
+    recipe = make_recipe()
+    with pytest.raises(ValidationError):
+        recipe.seed = 1
+    with pytest.raises(ValidationError, match="n_layer"):
+        Model(d_model=64, n_layer=4, n_layers=4, n_heads=2, head_dim=32, d_ff=256, vocab_size=512)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "n"),
+    [
+        ("300 steps", "steps", 300),
+        ("1 step", "steps", 1),
+        ("2e6 tokens", "tokens", 2_000_000),
+        ("1.5e15 FLOPs", "flops", 1.5e15),
+    ],
+)
+def test_a_budget_is_an_amount_with_a_unit(text: str, kind: str, n: float) -> None:
+    budget = make_stage(budget=text).budget
+    assert (budget.kind, budget.n) == (kind, n)
+
+
+@pytest.mark.parametrize("text", ["300", "3 apples", "5 %", "-3 steps", "1.5 steps", "0 steps"])
+def test_what_is_no_budget_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError):
+        make_stage(budget=text)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_kv_heads": 3},
+        {"head_dim": 31},
+        {"window": (8, 8, 8)},
+        {"window": ()},
+        {"window": (0,)},
+        {"d_model": 0},
+    ],
+)
+def test_impossible_models_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Model(**{**MODEL.model_dump(), **changes})
+
+
+def test_impossible_chains_are_refused() -> None:
+    with pytest.raises(ValidationError, match="needs a stage before it"):
+        make_recipe(make_stage(start=Continue()))
+    with pytest.raises(ValidationError, match="must differ"):
+        make_recipe(make_stage(), make_stage(start=Continue()))
+    with pytest.raises(ValidationError, match="does not divide"):
+        make_stage(batch_size=Ramp(steps=((0, 8), (10, 12))), microbatch=8)
+
+
+# ---- JSON ----
+
+
+def test_a_resolved_recipe_loads_back_equal(tmp_path: Path) -> None:
+    recipe = make_recipe(
+        make_stage(optimizer=Adafactor(), batch_size=Ramp(steps=((0, 4), (50, 8)))),
+        make_stage("more", start=Continue(optimizer="keep"), optimizer=Muon(learning_rate=0.1 + 0.2)),
+        make_stage("other", start=Restore(path="runs/x")),
+    )
+    write_recipe(recipe, tmp_path / "recipe.json")
+    assert read_recipe(tmp_path / "recipe.json") == recipe
+
+
+def test_a_file_that_is_no_recipe_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"name": "x"}))
+    with pytest.raises(UserError, match="stages: Field required"):
+        read_recipe(path)
+
+
+def test_recipe_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    with pytest.raises(UserError, match="no recipe at"):
+        load_recipe(path)
+    path.write_text("x = 1\n")
+    with pytest.raises(UserError, match=r"has no function recipe\(\)"):
+        load_recipe(path)
+    path.write_text("def recipe():\n    return 3\n")
+    with pytest.raises(UserError, match="returned int"):
+        load_recipe(path)
+    path.write_text("def recipe(:\n")
+    with pytest.raises(UserError, match="x.py:1"):
+        load_recipe(path)
+    path.write_text(
+        "from pathways_lite.recipe import *\n"
+        "def recipe():\n"
+        "    return Model(d_model=64, n_layers=2, n_heads=3, n_kv_heads=2, head_dim=32, d_ff=256, vocab_size=512)\n"
+    )
+    with pytest.raises(UserError, match="n_heads=3 is not a multiple of n_kv_heads=2"):
+        load_recipe(path)
+
+
+# ---- overrides ----
+
+
+def test_overrides_by_name_and_by_number() -> None:
+    recipe = make_recipe(make_stage(), make_stage("more", start=Continue()))
+    changed = apply_overrides(recipe, ["stages.base.optimizer.learning_rate=3e-4", "stages.1.batch_size=1e3", "seed=7"])
+    assert changed.stages[0].optimizer.learning_rate == 3e-4
+    assert changed.stages[1].batch_size == 1000
+    assert isinstance(changed.stages[1].batch_size, int)
+    assert changed.seed == 7
+    assert recipe.seed == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("stages.base.model.window=[null,32]", (None, 32)),
+        ("stages.base.model.logit_soft_cap=none", None),
+        ("stages.base.model.scan_layers=false", False),
+        ("stages.base.model.attention=reference", "reference"),
+        ("stages.base.data.corpus=123", "123"),
+        ("stages.base.budget=2e6 tokens", {"kind": "tokens", "n": 2_000_000}),
+        ('stages.base.batch_size={"steps": [[0, 8], [10, 16]]}', {"steps": ((0, 8), (10, 16))}),
+        ("stages.base.optimizer.schedule.warmup=10 %", {"kind": "fraction", "n": 0.1}),
+    ],
+)
+def test_values_are_read_by_the_fields_type(override: str, value: object) -> None:
+    node: object = apply_overrides(make_recipe(), [override]).stages[0].model_dump()
+    for name in override.split("=")[0].split(".")[2:]:
+        node = node[name]  # type: ignore[index]
+    assert node == value
+
+
+def test_switching_a_kind_resets_the_subtree_to_its_own_defaults() -> None:
+    recipe = apply_overrides(
+        make_recipe(make_stage(optimizer=AdamW(learning_rate=0.5, b1=0.1))), ["stages.base.optimizer=muon"]
+    )
+    assert recipe.stages[0].optimizer == Muon()
+    recipe = apply_overrides(recipe, ["stages.base.optimizer=adamw"])
+    assert recipe.stages[0].optimizer == AdamW()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.base.optimizr.learning_rate=1", "Did you mean 'optimizer'"),
+        ("stages.bse.seed=1", "Did you mean 'base'"),
+        ("stages.base.optimizer=mun", "Did you mean 'muon'"),
+        ("stages.base.model.n_heads=3.5", "fractional part"),
+        ("stages.base.optimizer.learning_rate=-1", "greater than 0"),
+        ("stages.base.budget=3 apples", "unknown unit 'apples'"),
+        ("stages.base.microbatch=3", "does not divide"),
+        ("stages.base.name.x=1", "has no field 'x'"),
+        ("stages.base=1", "name a field of it"),
+        ("stages.base.seed", "write path=value"),
+        ("stages.base.optimizer.kind=muon", "kind"),
+    ],
+)
+def test_a_wrong_override_says_what_would_do(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        apply_overrides(make_recipe(), [override])
+
+
+@given(st.floats(min_value=1e-12, max_value=1e12))
+def test_every_float_survives_an_override(value: float) -> None:
+    changed = apply_overrides(make_recipe(), [f"stages.base.optimizer.learning_rate={value!r}"])
+    assert changed.stages[0].optimizer.learning_rate == value
+
+
+# ---- identity ----
+
+
+def test_identity_changes_with_what_determines_the_result() -> None:
+    base = make_recipe()
+    same = [
+        "stages.base.name=other",
+        "stages.base.evaluation.every=7",
+        "stages.base.saving.keep=9",
+        "stages.base.log_every=3",
+        "stages.base.data.corpus=elsewhere",
+        "stages.base.data.threads=7",
+        "name=another",
+    ]
+    different = [
+        "seed=1",
+        "stages.base.budget=101 steps",
+        "stages.base.optimizer.b2=0.96",
+        "stages.base.model.n_layers=5",
+        "stages.base.data.fingerprint=abc",
+        "stages.base.data.shuffle_seed=1",
+        "stages.base.microbatch=4",
+        "stages.base.objective.z_loss=0",
+    ]
+    identity = stage_identity(base, 0)
+    assert {stage_identity(apply_overrides(base, [o]), 0) for o in same} == {identity}
+    others = {stage_identity(apply_overrides(base, [o]), 0) for o in different}
+    assert len(others | {identity}) == len(different) + 1
+
+
+def test_recipes_share_the_identity_of_shared_first_stages() -> None:
+    trunk = make_stage()
+    first = make_recipe(trunk, make_stage("a", start=Continue()))
+    second = make_recipe(trunk, make_stage("b", start=Continue(), batch_size=16))
+    assert stage_identity(first, 0) == stage_identity(second, 0)
+    assert stage_identity(first, 1) != stage_identity(second, 1)
+    longer_trunk = apply_overrides(first, ["stages.base.budget=200 steps"])
+    assert stage_identity(longer_trunk, 1) != stage_identity(first, 1)

@@ -1,0 +1,73 @@
+"""The house's rules: imports point one way, files stay small, one room imports Orbax."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
+
+# A room may import only itself and the rooms named here (kernels, errors and libraries aside).
+BOTTOM = {"errors", "recipe", "ledger"}
+MAY_IMPORT = {
+    "errors": set(),
+    "recipe": {"errors"},
+    "ledger": {"recipe"},
+    "checkpoints": {"errors"},
+    "run_lock": {"errors"},
+    "signals": set(),
+    "run_directory": BOTTOM,
+    "models": BOTTOM,
+    "objectives": BOTTOM | {"models"},
+    "data": BOTTOM | {"objectives"},
+    "methods": BOTTOM | {"models"},
+    "evaluation": BOTTOM | {"models", "objectives", "data"},
+    "tracking": BOTTOM | {"run_directory"},
+    "training": BOTTOM
+    | {"models", "objectives", "data", "methods", "evaluation", "tracking"}
+    | {"checkpoints", "run_lock", "signals", "run_directory"},
+}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Absolute names of all modules that the file imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative imports hide which way they point"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room_of(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "pathways_lite" and len(parts) > 1 else None
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_point_one_way(path: Path) -> None:
+    relative = path.relative_to(ROOT)
+    imports = imported_modules(path)
+    if relative.parts[0] == "kernels":
+        assert not any(name.split(".")[0] == "pathways_lite" for name in imports), "kernels know nothing of the stack"
+        return
+    room = relative.parts[2].removesuffix(".py")
+    if room in ("__init__", "__main__", "cli"):
+        return
+    allowed = MAY_IMPORT[room] | {room}
+    wrong = {name for name in imports if (other := room_of(name)) is not None and other not in allowed}
+    assert not wrong, f"{relative} may import {sorted(allowed)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_files_stay_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400, "over 400 lines a file has become two rooms"
+
+
+def test_only_one_room_imports_orbax() -> None:
+    users = {path for path in SOURCES if any(name.startswith("orbax") for name in imported_modules(path))}
+    rooms = {path.relative_to(ROOT / "src" / "pathways_lite").parts[0].removesuffix(".py") for path in users}
+    assert rooms == {"checkpoints"}
