@@ -1,0 +1,5 @@
+"""One decoder for PaLM and Llama: pure functions over nested dicts of parameters."""
+
+from pathways_lite.models.decoder import Params, abstract_params, apply, head, init, logical_axes, logits, token_losses
+
+__all__ = ["Params", "abstract_params", "apply", "head", "init", "logical_axes", "logits", "token_losses"]

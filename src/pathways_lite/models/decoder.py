@@ -1,0 +1,225 @@
+"""The decoder: PaLM's parallel block and Llama's serial one, and pure functions over plain dicts of parameters.
+
+Shapes: B batch, T position, E embed, V vocabulary, L layers. Parameters of the repeated blocks are stacked on a
+leading axis of length L under the key "layers"; `jax.lax.scan` runs one block over them.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pathways_kernels.attention import Spans
+from pathways_kernels.cross_entropy import cross_entropy
+from pathways_lite.models.layers import MLP, PROJECTION, Attention, KeyValues, Norm, dropout, normal
+from pathways_lite.models.rope import Rotary, rotary
+from pathways_lite.objectives.batch import Batch
+from pathways_lite.recipe import Model
+
+Params = dict[str, Any]  # nested, of float32 arrays
+
+NO_WINDOW = 1 << 30  # longer than any sequence, and far from the end of int32
+
+
+class Context(NamedTuple):
+    """What every block of one forward pass shares."""
+
+    rotation: Rotary
+    spans: Spans
+    slots: jax.Array  # int32 [B, T], where each query stands on the key axis
+
+
+class Layer(NamedTuple):
+    """What differs from block to block besides the parameters; None where the model does without."""
+
+    window: jax.Array | None = None  # int32, sliding window in tokens
+    dropout_key: jax.Array | None = None
+    cache: KeyValues | None = None
+
+
+class Block(nnx.Module):
+    """One transformer block.
+
+    parallel (PaLM section 2): y = x + MLP(N(x)) + Attention(N(x)), one shared norm.
+    serial (Llama):            h = x + Attention(N1(x)),  y = h + MLP(N2(h)).
+    """
+
+    def __init__(self, config: Model, rngs: nnx.Rngs):
+        self.config = config
+        norm = functools.partial(Norm, config, config.d_model, "embed", centered=config.norm == "layer")
+        if config.block == "parallel":
+            self.norm = norm()
+        else:
+            self.attention_norm = norm()
+            self.mlp_norm = norm()
+        self.attention = Attention(config, rngs)
+        self.mlp = MLP(config, rngs)
+
+    def __call__(self, x: jax.Array, context: Context, layer: Layer) -> tuple[jax.Array, KeyValues | None]:
+        rotation, spans, slots = context
+        if layer.window is not None:
+            spans = Spans(jnp.maximum(spans.start, slots + 1 - layer.window), spans.stop)
+        keys = (None, None) if layer.dropout_key is None else jax.random.split(layer.dropout_key)
+        rate = self.config.dropout
+
+        if self.config.block == "parallel":
+            h = self.norm(x)
+            a, cache = self.attention(h, rotation, spans, layer.cache, slots)
+            return x + (dropout(a, rate, keys[0]) + dropout(self.mlp(h), rate, keys[1])), cache
+        a, cache = self.attention(self.attention_norm(x), rotation, spans, layer.cache, slots)
+        x = x + dropout(a, rate, keys[0])
+        return x + dropout(self.mlp(self.mlp_norm(x)), rate, keys[1]), cache
+
+
+class Decoder(nnx.Module):
+    """Embedding, stacked blocks, final norm. `head` exists where the embedding is not tied."""
+
+    def __init__(self, config: Model, rngs: nnx.Rngs):
+        V, E = config.vocab_size, config.d_model
+        self.config = config
+        self.embedding = normal(config, rngs, (V, E), ("vocab", "embed"), fan_in=1)  # PaLM section 5: N(0, 1)
+        if not config.tie_embeddings:
+            self.head = normal(config, rngs, (V, E), ("vocab", "embed"), fan_in=E)
+        # Each layer's key comes from its index alone: a deeper model starts with the same first layers.
+        keys = jax.vmap(functools.partial(jax.random.fold_in, rngs.params()))(jnp.arange(config.n_layers))
+        structure = nnx.graphdef(nnx.eval_shape(lambda: Block(config, nnx.Rngs(params=jax.random.key(0)))))
+        self.layers = nnx.merge(structure, jax.vmap(lambda key: nnx.state(Block(config, nnx.Rngs(params=key))))(keys))
+        self.final_norm = Norm(config, E, "embed", centered=config.norm == "layer")
+
+    def __call__(
+        self, tokens: jax.Array, context: Context, dropout_key: jax.Array | None, cache: KeyValues | None
+    ) -> tuple[jax.Array, KeyValues | None]:
+        config = self.config
+        # Rows are cast after the lookup, so that the gradient of a frequent token is summed in float32.
+        x = jnp.take(self.embedding[...], tokens, axis=0).astype(config.dtype)
+        structure, stacked = nnx.split(self.layers)
+
+        def block(x: jax.Array, scanned: tuple[Any, Layer]) -> tuple[jax.Array, KeyValues | None]:
+            params, layer = scanned
+            return nnx.merge(structure, params)(x, context, layer)
+
+        x, cache = _run(config, block, x, (stacked, _per_layer(config, dropout_key, cache)))
+        return self.final_norm(x), cache
+
+
+def _per_layer(config: Model, dropout_key: jax.Array | None, cache: KeyValues | None) -> Layer:
+    """The blocks' differences, stacked on the leading axis as the parameters are."""
+    window = None
+    if config.window is not None and any(w is not None for w in config.window):
+        pattern = [NO_WINDOW if w is None else min(w, NO_WINDOW) for w in config.window]
+        window = jnp.tile(jnp.array(pattern, jnp.int32), config.n_layers // len(pattern))
+    if dropout_key is not None and config.dropout > 0.0:
+        dropout_key = jax.vmap(functools.partial(jax.random.fold_in, dropout_key))(jnp.arange(config.n_layers))
+    else:
+        dropout_key = None
+    return Layer(window, dropout_key, cache)
+
+
+def _run(config: Model, block: Any, x: jax.Array, stacked: Any) -> tuple[jax.Array, Any]:
+    """Scan (or unroll) `block` over the leading axis of `stacked`, under the recomputation policy config.remat."""
+    if config.remat != "none":
+        keep = jax.checkpoint_policies.save_only_these_names
+        policy = keep(PROJECTION) if config.remat == "dots" else jax.checkpoint_policies.nothing_saveable
+        # A scan keeps XLA from merging the recomputation with the original; without one, a barrier has to.
+        block = jax.checkpoint(block, policy=policy, prevent_cse=not config.scan_layers)
+    if config.scan_layers:
+        return jax.lax.scan(block, x, stacked)
+    outputs = []
+    for i in range(config.n_layers):
+        x, output = block(x, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
+        outputs.append(output)
+    return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
+
+def _decoder(config: Model, key: jax.Array) -> Decoder:
+    return Decoder(config, nnx.Rngs(params=key))
+
+
+@functools.lru_cache(maxsize=64)
+def _skeleton(config: Model) -> tuple[nnx.GraphDef, nnx.State]:
+    """The module's structure and its state without values."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: _decoder(config, jax.random.key(0))))
+    return graphdef, state
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init(config: Model, key: jax.Array) -> Params:
+    """Random float32 parameters from a `jax.random` key."""
+    return nnx.to_pure_dict(nnx.state(_decoder(config, key)))
+
+
+def abstract_params(config: Model) -> Params:
+    """The tree of `init` as `jax.ShapeDtypeStruct`s; allocates nothing."""
+    return nnx.to_pure_dict(_skeleton(config)[1])
+
+
+def logical_axes(config: Model) -> Params:
+    """The tree of `init` with a tuple per array, of names out of layers, embed, heads, kv, head_dim, mlp, vocab."""
+    _, state = _skeleton(config)
+    is_param = lambda leaf: isinstance(leaf, nnx.Param)  # noqa: E731
+    axes = jax.tree.map(lambda param: param.axes, state, is_leaf=is_param)
+    tree = nnx.to_pure_dict(axes)
+    tree["layers"] = jax.tree.map(lambda a: ("layers", *a), tree["layers"], is_leaf=lambda a: isinstance(a, tuple))
+    return tree
+
+
+def forward(
+    config: Model,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    spans: Spans,
+    slots: jax.Array,
+    *,
+    dropout_key: jax.Array | None = None,
+    cache: KeyValues | None = None,
+) -> tuple[jax.Array, KeyValues | None]:
+    """`apply` for queries that stand at `slots` int32 [B, T] of a cache of keys and values [L, B, S, K, D]."""
+    decoder = nnx.merge(_skeleton(config)[0], params)
+    context = Context(rotary(positions, config.head_dim, config.rope_base), spans, slots)
+    return decoder(tokens, context, dropout_key, cache)
+
+
+def apply(
+    config: Model,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    spans: Spans,
+    *,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Final-normed hidden states [B, T, E] in config.dtype.
+
+    `tokens` and `positions` (for RoPE) are int32 [B, T]; `spans` [B, T] says which of the T keys each position sees
+    (a layer's window narrows it further). Without `dropout_key` there is no dropout.
+    """
+    slots = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
+    return forward(config, params, tokens, positions, spans, slots, dropout_key=dropout_key)[0]
+
+
+def head(config: Model, params: Params) -> jax.Array:
+    """The output matrix [V, E]: the embedding itself where it is tied."""
+    return params["embedding"] if config.tie_embeddings else params["head"]
+
+
+def logits(config: Model, params: Params, hidden: jax.Array) -> jax.Array:
+    """Scaled and capped logits [..., V] in float32 of `hidden` [..., E]."""
+    weights = head(config, params).astype(hidden.dtype)
+    z = jnp.einsum("...e,ve->...v", hidden, weights, preferred_element_type=jnp.float32) * config.resolved_logit_scale
+    return z if config.logit_soft_cap is None else config.logit_soft_cap * jnp.tanh(z / config.logit_soft_cap)
+
+
+def token_losses(
+    config: Model, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Negative log likelihood of every target and log Z, both float32 [B, T]; the logits are never held at once."""
+    hidden = apply(config, params, batch.tokens, batch.positions, batch.spans, dropout_key=dropout_key)
+    return cross_entropy(
+        hidden, head(config, params), batch.targets,
+        logit_scale=config.resolved_logit_scale, soft_cap=config.logit_soft_cap,
+    )  # fmt: skip

@@ -1,0 +1,107 @@
+"""The parts of a block. Shapes: B batch, T query, S key, H query heads, K key/value heads, D head, E embed, F mlp.
+
+Parameters are float32; each is cast to the computation's dtype where it is used, inside the scan over layers.
+Casting all of them once per step instead would hold a second, half-size copy of the whole model, while here the
+copy is one layer's (it is recomputed with the block where `remat` recomputes). Gradients are stacked in float32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from pathways_kernels.attention import Spans, attention
+from pathways_kernels.linear import linear
+from pathways_lite.models.rope import Rotary, rotate
+from pathways_lite.recipe import Model
+
+PROJECTION = "projection"  # the name under which remat="dots" keeps the outputs of weight matmuls
+
+Axes = tuple[str, ...]
+KeyValues = tuple[jax.Array, jax.Array]  # keys and values [B, S, K, D]
+
+
+def normal(config: Model, rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, fan_in: int) -> nnx.Param:
+    """A float32 weight: N(0, 1/fan_in) (PaLM section 5: no truncation, no scaling by depth) or N(0, 0.02^2)."""
+    std = fan_in**-0.5 if config.init == "palm" else 0.02
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
+
+
+def project(x: jax.Array, kernel: jax.Array, n_contracted: int = 1) -> jax.Array:
+    """Contract the last `n_contracted` axes of `x` with the first ones of `kernel`, as one 2-D matmul in x.dtype."""
+    n_in = math.prod(kernel.shape[:n_contracted])
+    lead, out = x.shape[: x.ndim - n_contracted], kernel.shape[n_contracted:]
+    y = linear(x.reshape(*lead, n_in), kernel.astype(x.dtype).reshape(n_in, -1))
+    return checkpoint_name(y, PROJECTION).reshape(*lead, *out)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zero a fraction `rate` of the elements and scale up the others; without a key, `x` itself."""
+    if key is None or rate == 0.0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0)
+
+
+class Norm(nnx.Module):
+    """RMSNorm, or LayerNorm without bias, over the last axis; in float32, with a scale that starts at 1."""
+
+    def __init__(self, config: Model, size: int, axis: str, *, centered: bool = False):
+        self.scale = nnx.Param(jnp.ones((size,), jnp.float32), axes=(axis,))
+        self.centered, self.epsilon = centered, config.norm_epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        if self.centered:
+            y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
+        return (y * self.scale[...]).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Multi-head, grouped-query or multi-query attention with rotary positions."""
+
+    def __init__(self, config: Model, rngs: nnx.Rngs):
+        E, H, K, D = config.d_model, config.n_heads, config.n_kv_heads, config.head_dim
+        self.config = config
+        self.q = normal(config, rngs, (E, H, D), ("embed", "heads", "head_dim"), fan_in=E)
+        self.k = normal(config, rngs, (E, K, D), ("embed", "kv", "head_dim"), fan_in=E)
+        self.v = normal(config, rngs, (E, K, D), ("embed", "kv", "head_dim"), fan_in=E)
+        self.out = normal(config, rngs, (H, D, E), ("heads", "head_dim", "embed"), fan_in=H * D)
+        if config.qk_norm:
+            self.q_norm = Norm(config, D, "head_dim")
+            self.k_norm = Norm(config, D, "head_dim")
+
+    def __call__(
+        self, x: jax.Array, rotation: Rotary, spans: Spans, cache: KeyValues | None, slots: jax.Array
+    ) -> tuple[jax.Array, KeyValues | None]:
+        """`x` [B, T, E] attends to itself, or to a cache after its own keys went into its `slots` [B, T]."""
+        config = self.config
+        q, k, v = project(x, self.q[...]), project(x, self.k[...]), project(x, self.v[...])
+        if config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        if cache is not None:
+            rows = jnp.arange(x.shape[0])[:, None]
+            k, v = cache = (cache[0].at[rows, slots].set(k), cache[1].at[rows, slots].set(v))
+        mixed = attention(
+            q, k, v, spans,
+            scale=config.head_dim**-0.5, logits_soft_cap=config.attention_soft_cap, implementation=config.attention,
+        )  # fmt: skip
+        return project(mixed, self.out[...], n_contracted=2), cache
+
+
+class MLP(nnx.Module):
+    """SwiGLU (Shazeer 2020, arXiv 2002.05202): `(swish(x gate) * (x up)) down`."""
+
+    def __init__(self, config: Model, rngs: nnx.Rngs):
+        E, F = config.d_model, config.d_ff
+        self.gate = normal(config, rngs, (E, F), ("embed", "mlp"), fan_in=E)
+        self.up = normal(config, rngs, (E, F), ("embed", "mlp"), fan_in=E)
+        self.down = normal(config, rngs, (F, E), ("mlp", "embed"), fan_in=F)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return project(jax.nn.silu(project(x, self.gate[...])) * project(x, self.up[...]), self.down[...])
