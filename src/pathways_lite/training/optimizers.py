@@ -1,0 +1,149 @@
+"""Optimizers: a recipe's optimizer as an optax transformation whose `update` takes `clock=Clock`.
+
+Everything is optax's where optax has it. The learning rate is read off the clock and not off a count of its own,
+so it follows tokens or FLOPs, and a step whose update was dropped still counts.
+The moments' bias correction counts the updates that the moments have seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from optax import contrib
+
+from pathways_lite.errors import UserError
+from pathways_lite.ledger import Clock, Course
+from pathways_lite.recipe import SGD, Adafactor, AdamW, Lion, Muon, Optimizer, ScheduleFree
+from pathways_lite.training.adafactor import adafactor
+from pathways_lite.training.axes import Axes, is_axes, is_matrix, matrix_sides
+from pathways_lite.training.schedules import schedule
+
+Rate = Callable[[Clock], jax.Array]
+
+
+def learning_rate(config: Optimizer, course: Course) -> Rate:
+    """The learning rate (of Muon: of the matrices) of the step that starts at a clock, a float32 scalar."""
+    shape = schedule(config.schedule, course)
+    return lambda clock: config.learning_rate * shape(clock)
+
+
+def build(config: Optimizer, course: Course, axes: Any) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of a stage; gradients are clipped by their global norm first.
+
+    `axes` is the parameters' tree with a tuple of logical axis names per array. `update(grads, state, params, clock=)`
+    returns updates to be added. Weight decay is multiplied by the learning rate and falls on matrices, embeddings
+    and head included, not on norm scales (Adafactor's is PaLM's own).
+    """
+    rate = learning_rate(config, course)
+    match config:
+        case AdamW():
+            parts = [optax.scale_by_adam(config.b1, config.b2, config.epsilon), *_decayed(config, axes, rate)]
+        case Lion():
+            parts = [optax.scale_by_lion(config.b1, config.b2), *_decayed(config, axes, rate)]
+        case SGD():
+            momentum = [optax.trace(config.momentum, config.nesterov)] if config.momentum else []
+            parts = [*momentum, scale_by_clock(rate)]
+        case Adafactor():
+            options = config.model_dump(include={"b1", "decay_exponent", "update_clip", "weight_decay_exponent"})
+            parts = [adafactor(rate, axes, **options)]
+        case Muon():
+            parts = [_muon(config, axes, rate)]
+        case ScheduleFree():
+            parts = [_schedule_free(config, axes, rate)]
+    clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    return optax.chain(*clip, *parts)
+
+
+def evaluation_params(opt_state: Any, params: Any) -> Any:
+    """The parameters to evaluate and to keep: schedule-free's average, and `params` themselves otherwise."""
+    is_average = lambda node: isinstance(node, contrib.ScheduleFreeState)  # noqa: E731
+    for node in jax.tree.leaves(opt_state, is_leaf=is_average):
+        if is_average(node):
+            return contrib.schedule_free_eval_params(node, params)
+    return params
+
+
+def scale_by_clock(rate: Rate) -> optax.GradientTransformationExtraArgs:
+    """Multiply by minus the learning rate of the clock."""
+
+    def update(updates: Any, state: Any, params: Any = None, *, clock: Clock, **_: Any) -> tuple[Any, Any]:
+        factor = -rate(clock)
+        return jax.tree.map(lambda u: factor * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _decayed(config: AdamW | Lion | Muon | ScheduleFree, axes: Any, rate: Rate) -> list[Any]:
+    """Weight decay on matrices, then the learning rate on both."""
+    return [optax.add_decayed_weights(config.weight_decay, _matrices(axes)), scale_by_clock(rate)]
+
+
+def _matrices(axes: Any) -> Callable[[Any], Any]:
+    """A mask of the matrices, in the shape of the tree it is given: in `optax.partition` parts of that are missing."""
+
+    def mask(params: Any) -> Any:
+        keep = lambda names, node: node if isinstance(node, optax.MaskedNode) else is_matrix(names)  # noqa: E731
+        return jax.tree.map(keep, axes, params, is_leaf=is_axes)
+
+    return mask
+
+
+def _muon(config: Muon, axes: Any, rate: Rate) -> optax.GradientTransformationExtraArgs:
+    """Muon on the kernels of the blocks, each layer's by itself, and AdamW on the rest.
+
+    Put together from optax's parts as `optax.contrib.muon` is; that one cannot read a clock, decays norm scales
+    and makes its Adam a Nesterov one.
+    """
+
+    def dimensions(names: Axes, node: Any) -> Any:
+        sides = matrix_sides(names)
+        return node if sides is None else contrib.MuonDimensionNumbers(*sides)
+
+    def widen(names: Axes, node: Any) -> Any:
+        sides = matrix_sides(names)
+        if sides is None:
+            return node
+        fan_in, fan_out = (math.prod(node.shape[axis] for axis in side) for side in sides)
+        return node * max(1.0, fan_out / fan_in) ** 0.5
+
+    def each(function: Callable[[Axes, Any], Any]) -> Callable[..., Any]:
+        return lambda updates, *_: jax.tree.map(function, axes, updates, is_leaf=is_axes)
+
+    adam_rate = config.adam_learning_rate / config.learning_rate
+    kernels = optax.chain(
+        contrib.scale_by_muon(
+            ns_steps=config.ns_steps, beta=config.momentum, weight_dimension_numbers=each(dimensions)
+        ),
+        optax.stateless(each(widen)),
+        *_decayed(config, axes, rate),
+    )
+    rest = optax.chain(
+        optax.scale_by_adam(config.b1, config.b2), *_decayed(config, axes, lambda clock: adam_rate * rate(clock))
+    )
+    labels = jax.tree.map(lambda names: "rest" if matrix_sides(names) is None else "kernels", axes, is_leaf=is_axes)
+    return optax.partition({"kernels": kernels, "rest": rest}, labels)
+
+
+def _schedule_free(config: ScheduleFree, axes: Any, rate: Rate) -> optax.GradientTransformationExtraArgs:
+    """Schedule-free AdamW, whose averaging weights follow the clock's learning rate.
+
+    optax asks for a function of its own count; here it is made anew in each update with the clock's rate in it.
+    Its state does not depend on that function.
+    """
+    if not 0.0 < config.b1 < 1.0:
+        raise UserError(f"optimizer.b1={config.b1} of schedule_free must lie between 0 and 1, e.g. 0.9")
+    # Adam without its first moment, whose place the averaging takes.
+    scaling = optax.scale_by_rms(config.b2, eps=1e-8, eps_in_sqrt=False, bias_correction=True)
+    adamw = optax.chain(scaling, *_decayed(config, axes, rate))
+
+    def averaged(value: Any) -> optax.GradientTransformationExtraArgs:
+        return contrib.schedule_free(adamw, lambda _: value, b1=config.b1)
+
+    def update(grads: Any, state: Any, params: Any = None, *, clock: Clock, **_: Any) -> tuple[Any, Any]:
+        return averaged(rate(clock)).update(grads, state, params, clock=clock)
+
+    return optax.GradientTransformationExtraArgs(averaged(0.0).init, update)
