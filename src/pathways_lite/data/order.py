@@ -1,0 +1,112 @@
+"""The order of the training examples: arithmetic on the example's number, no state.
+
+Windows of all domains are numbered together, 0 .. n-1. Epoch e visits them in the order of a keyed permutation
+whose key is derived from the seed and e, so example number x is window `permutation(x % n)` of epoch `x // n`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pathways_lite.ledger import Course
+
+_ROUNDS = 10  # Luby & Rackoff need 4 with ideal round functions; ours are mixers on few bits
+
+Skips = Sequence[tuple[int, int]]
+"""`(at_step, n_sequences)`: from step `at_step` on, that many sequences are jumped over."""
+
+
+def round_keys(*context: int) -> np.ndarray:
+    """Independent uint64 keys, one per Feistel round, from the integers of `context`."""
+    text = "/".join(str(part) for part in context).encode()
+    digest = hashlib.shake_256(text).digest(8 * _ROUNDS)
+    return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+
+
+def permute(x: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
+    """A keyed permutation of `[0, n)` applied to every element of `x` (integers in `[0, n)`, any shape).
+
+    A Feistel network on the smallest power of two that holds n; values that fall outside `[0, n)` are sent
+    through again until they are inside (cycle walking: Black & Rogaway, CT-RSA 2002), fewer than two passes
+    on average. Returns int64.
+    """
+    bits = max(2, (n - 1).bit_length())
+    out = _feistel(np.asarray(x).astype(np.uint64), bits, keys)
+    outside = out >= n
+    while outside.any():
+        out[outside] = _feistel(out[outside], bits, keys)
+        outside = out >= n
+    return out.astype(np.int64)
+
+
+def _feistel(x: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
+    """One pass of an unbalanced Feistel network over `bits` bits: the halves swap their widths every round."""
+    low_bits = bits // 2
+    high_bits = bits - low_bits
+    for key in keys:
+        low = x & np.uint64((1 << low_bits) - 1)
+        high = (x >> np.uint64(low_bits)) ^ (_mix(low ^ key) >> np.uint64(64 - high_bits))
+        x = (low << np.uint64(high_bits)) | high
+        low_bits, high_bits = high_bits, low_bits
+    return x
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele, Lea & Flood, OOPSLA 2014); wraps modulo 2**64."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class Located(NamedTuple):
+    """Where examples lie; int64 arrays of the shape that was asked for."""
+
+    epoch: np.ndarray
+    domain: np.ndarray
+    window: np.ndarray
+
+
+class Order:
+    """The keyed order over the windows of all domains."""
+
+    def __init__(self, windows_per_domain: Sequence[int], seed: int) -> None:
+        self._ends = np.cumsum(np.asarray(windows_per_domain, dtype=np.int64))
+        self._seed = seed
+        self.n_windows = int(self._ends[-1]) if len(self._ends) else 0
+        if self.n_windows < 1:
+            raise ValueError("an order needs at least one window")
+
+    def locate(self, examples: np.ndarray) -> Located:
+        """Epoch, domain and window of each global example number (non-negative integers)."""
+        examples = np.asarray(examples, dtype=np.int64)
+        epoch, place = np.divmod(examples, self.n_windows)
+        number = np.empty_like(place)
+        for e in np.unique(epoch):
+            here = epoch == e
+            number[here] = permute(place[here], self.n_windows, round_keys(self._seed, int(e)))
+        domain = np.searchsorted(self._ends, number, side="right")
+        first = np.concatenate([[0], self._ends[:-1]])
+        return Located(epoch, domain, number - first[domain])
+
+
+def first_example(course: Course, step: int, skips: Skips = (), first_sequence: int = 0) -> int:
+    """Global number of the first example of `step`, in closed form.
+
+    The sum of the batch-size ramp before `step` (PaLM section 5), and of every skip that has taken effect
+    (PaLM section 5.1: after a spike the data goes on 200 to 500 batches further, the step counter does not).
+    """
+    skipped = sum(n for at_step, n in skips if at_step <= step)
+    return first_sequence + course.sequences_before(step) + skipped
+
+
+def example_index(
+    course: Course, step: int, rows: slice | None = None, skips: Skips = (), first_sequence: int = 0
+) -> np.ndarray:
+    """Global example numbers, int64, of the batch of `step` (of its `rows` only, where given)."""
+    first = first_example(course, step, skips, first_sequence)
+    numbers = np.arange(first, first + course.sequences_at(step), dtype=np.int64)
+    return numbers if rows is None else numbers[rows]

@@ -1,0 +1,156 @@
+"""Batches as a pure function of the step, and their reading ahead by Grain."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pathways_lite.data.order import Order, Skips, example_index
+from pathways_lite.data.store import Store
+from pathways_lite.errors import UserError
+from pathways_lite.ledger import Course
+from pathways_lite.objectives.batch import Batch
+from pathways_lite.objectives.causal import causal
+from pathways_lite.recipe import Causal, Data
+
+
+@dataclass(frozen=True)
+class Host:
+    """Which contiguous block of every batch's rows this process reads."""
+
+    index: int = 0
+    count: int = 1
+
+    def rows(self, sequences: int) -> slice:
+        if sequences % self.count:
+            raise UserError(
+                f"a batch of {sequences} sequences cannot be shared evenly by {self.count} hosts; "
+                f"use a multiple of {self.count}"
+            )
+        share = sequences // self.count
+        return slice(self.index * share, (self.index + 1) * share)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of a stage by step: an indexable, picklable source without any state of its own."""
+
+    store: Store
+    data: Data
+    course: Course
+    objective: Causal = Causal()
+    skips: Skips = ()
+    first_sequence: int = 0
+    host: Host = Host()
+
+    @cached_property
+    def order(self) -> Order:
+        return Order(windows_per_domain(self.store, self.data.seq_len), self.data.shuffle_seed)
+
+    def at(self, step: int) -> Batch:
+        """This host's rows of the batch of `step`."""
+        rows = self.host.rows(self.course.sequences_at(step))
+        examples = example_index(self.course, step, rows, self.skips, self.first_sequence)
+        _, domain, window = self.order.locate(examples)
+        length = self.data.seq_len
+        names = self.store.domains
+        places = [(names[d], w * length) for d, w in zip(domain.tolist(), window.tolist(), strict=True)]
+        windows = self.store.read_many(places, "train", length + 1)
+        return causal(windows, self.store.eod, self.data.boundaries, domain, examples)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Steps first .. stop-1 of `batches`, as the random-access source that Grain reads from."""
+
+    batches: Batches
+    first: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+    def __getitem__(self, index: Any) -> Batch:
+        return self.batches.at(self.first + int(index))
+
+
+def windows_per_domain(store: Store, seq_len: int) -> list[int]:
+    """Windows of `seq_len` + 1 tokens in each domain's training stream.
+
+    Window w is tokens [w T, w T + T]: neighbours share one token, so that every token but the stream's first
+    is predicted exactly once per epoch. A last stretch of fewer than T tokens is left out.
+    """
+    windows = [max(0, store.tokens(domain) - 1) // seq_len for domain in store.domains]
+    if not sum(windows):
+        longest = max(store.tokens(domain) for domain in store.domains)
+        raise UserError(
+            f"corpus {store.address} has no domain with the {seq_len + 1} training tokens that one sequence of "
+            f"seq_len={seq_len} needs (the largest has {longest}); use more text or a smaller seq_len"
+        )
+    return windows
+
+
+def batch(
+    store: Store,
+    data: Data,
+    course: Course,
+    step: int,
+    skips: Skips = (),
+    first_sequence: int = 0,
+    *,
+    objective: Causal | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batch:
+    """The batch of `step`: a pure function of its arguments. See `batches` for their meaning."""
+    host = Host(process_index, process_count)
+    return Batches(store, data, course, objective or Causal(), skips, first_sequence, host).at(step)
+
+
+def batches(
+    store: Store,
+    data: Data,
+    course: Course,
+    objective: Causal,
+    *,
+    first_step: int,
+    stop_step: int,
+    skips: Skips = (),
+    first_sequence: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Generator[Batch, None, None]:
+    """Batches of steps `first_step` .. `stop_step` - 1, read ahead; bit for bit those of `batch`.
+
+    Args:
+      store: the corpus.
+      data: sequence length, order and boundaries; its workers, threads and prefetch say how Grain reads.
+      course: the batch size of each step.
+      objective: what is made of a window of tokens.
+      first_step, stop_step: 0-based.
+      skips: `(at_step, n_sequences)` pairs: sequences jumped over from a step on.
+      first_sequence: number of the example that step 0 begins with (where the stage before stopped).
+      process_index, process_count: this host reads only its own contiguous block of each batch's rows.
+
+    Close the generator to stop the reading. Raises UserError where the corpus is too small for one sequence.
+    """
+    source = Batches(store, data, course, objective, skips, first_sequence, Host(process_index, process_count))
+    source.order  # noqa: B018  what is wrong with the corpus is said here, not in a reading thread
+    return _read_ahead(_Steps(source, first_step, stop_step), data)
+
+
+def _read_ahead(steps: _Steps, data: Data) -> Generator[Batch, None, None]:
+    import grain  # seconds to import, and of no use to those who want single batches
+
+    options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=max(data.prefetch, data.threads))
+    dataset = grain.MapDataset.source(steps).to_iter_dataset(options)
+    if data.workers:
+        buffer = -(-data.prefetch // data.workers)
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=buffer))
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()

@@ -1,0 +1,257 @@
+"""The token store: tokenised documents of several domains, with random access.
+
+Layout of the directory (or gs://, s3:// prefix):
+
+    manifest.json               what is inside, and the fingerprint; written last, so a store has it or is none
+    tokenizer/                  the tokenizer that made the tokens
+    skipped.txt                 one sentence per document that could not be read
+    d<domain>/<split>/tokens    the stream: every document is [EOD, t1 .. tn]
+                     /starts    where each document begins in the stream, and the stream's length
+                     /text_bytes  UTF-8 bytes of each document's text
+                     /ids, /id_starts  the documents' ids, UTF-8
+
+The last five are zarr3 arrays. EOD opens a document: so the first token is predicted from it, the last token
+predicts the next one's EOD, and nothing needs masking.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from pathways_lite.data.address import read_file
+from pathways_lite.data.arrays import open_array
+from pathways_lite.data.order import permute, round_keys
+from pathways_lite.data.tokenizers import TOKENIZER_FILES, Tokenizer, tokenizer_from_files
+from pathways_lite.errors import UserError
+from pathways_lite.recipe import Data
+
+Split = Literal["train", "held_out"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+FORMAT = "pathways-lite token store"
+VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Size of one split of one domain."""
+
+    documents: int
+    tokens: int  # the EOD of each document included
+    text_bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of manifest.json."""
+
+    fingerprint: str  # of the tokens, the documents and the tokenizer; not of the place or the way they were made
+    tokenizer: str  # fingerprint of the tokenizer
+    tokenizer_kind: str
+    vocab_size: int
+    eod: int
+    dtype: str
+    held_out: float
+    domains: list[str]
+    counts: list[dict[str, Counts]]  # per domain: split -> counts
+    skipped: int
+    sources: list[dict[str, Any]]
+    plan: str  # digest of what the store was asked to be made of
+    format: str = FORMAT
+    version: int = VERSION
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Manifest:
+        raw = json.loads(content)
+        counts = [{split: Counts(**numbers) for split, numbers in domain.items()} for domain in raw["counts"]]
+        return cls(**{**raw, "counts": counts})
+
+
+@dataclass(frozen=True)
+class HeldOutDocument:
+    """A document that is never in training."""
+
+    id: str
+    tokens: np.ndarray  # int32 [n]; the first one is EOD
+    text_bytes: int  # UTF-8 bytes of the text that tokens[1:] encode
+
+
+@dataclass
+class Store:
+    """An open token store. Safe to read from many threads, and to send to other processes."""
+
+    address: str
+    manifest: Manifest
+    _arrays: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"address": self.address, "manifest": self.manifest, "_arrays": {}}
+
+    @property
+    def domains(self) -> list[str]:
+        """Names of the domains, sorted; a batch's `domain` is an index into it."""
+        return self.manifest.domains
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    @property
+    def vocab_size(self) -> int:
+        return self.manifest.vocab_size
+
+    @property
+    def eod(self) -> int:
+        """Id of the token that opens every document."""
+        return self.manifest.eod
+
+    def tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        files = {name: read_file(self.address, f"tokenizer/{name}") for name in TOKENIZER_FILES}
+        tokenizer = tokenizer_from_files({n: c for n, c in files.items() if c is not None}, f"{self.address}/tokenizer")
+        if tokenizer.fingerprint != self.manifest.tokenizer:
+            raise UserError(
+                f"{self.address} was built by tokenizer {self.manifest.tokenizer[:12]}, but its directory holds "
+                f"tokenizer {tokenizer.fingerprint[:12]}; put the right one back, or build the store again"
+            )
+        return tokenizer
+
+    def counts(self, domain: str, split: Split = "train") -> Counts:
+        return self.manifest.counts[self._index(domain)][split]
+
+    def tokens(self, domain: str, split: Split = "train") -> int:
+        """Tokens of one split of one domain."""
+        return self.counts(domain, split).tokens
+
+    def text_bytes(self, domain: str, split: Split = "train") -> int:
+        """UTF-8 bytes of text of one split of one domain."""
+        return self.counts(domain, split).text_bytes
+
+    def read(self, domain: str, split: Split, start: int, stop: int) -> np.ndarray:
+        """Tokens `[start, stop)` of a stream, int32."""
+        return self.read_many([(domain, start)], split, stop - start)[0]
+
+    def read_many(self, places: list[tuple[str, int]], split: Split, length: int) -> np.ndarray:
+        """Tokens `[start, start + length)` at several `(domain, start)` at once, int32 `[len(places), length]`."""
+        out = np.empty((len(places), length), np.int32)
+        pending = []
+        for row, (domain, start) in enumerate(places):
+            array = self._array(domain, split, "tokens")
+            if not 0 <= start <= start + length <= array.shape[0]:
+                raise IndexError(f"tokens [{start}, {start + length}) of {domain}/{split}: it has {array.shape[0]}")
+            pending.append((row, array[start : start + length].read()))
+        for row, future in pending:
+            out[row] = self._result(future)
+        return out
+
+    def document_starts(self, domain: str, split: Split = "train") -> np.ndarray:
+        """Where each document begins in the stream, and the stream's length: int64 `[documents + 1]`."""
+        return self._whole(domain, split, "starts").astype(np.int64)
+
+    def document_text_bytes(self, domain: str, split: Split = "train") -> np.ndarray:
+        """UTF-8 bytes of each document's text, int64 `[documents]`."""
+        return self._whole(domain, split, "text_bytes").astype(np.int64)
+
+    def document_id(self, domain: str, split: Split, document: int) -> str:
+        start, stop = self._result(self._array(domain, split, "id_starts")[document : document + 2].read())
+        return bytes(self._result(self._array(domain, split, "ids")[int(start) : int(stop)].read())).decode()
+
+    def held_out(self, domain: str, max_tokens: int) -> Iterator[HeldOutDocument]:
+        """Whole held-out documents of a domain, at most `max_tokens` in all but at least one document.
+
+        Which ones is a keyed choice, spread over the domain and the same in every run.
+        """
+        starts, sizes = self.document_starts(domain, "held_out"), self.document_text_bytes(domain, "held_out")
+        if not len(sizes):
+            return
+        taken = 0
+        for document in permute(np.arange(len(sizes)), len(sizes), round_keys(0)).tolist():
+            start, stop = int(starts[document]), int(starts[document + 1])
+            if taken and taken + stop - start > max_tokens:
+                return
+            taken += stop - start
+            tokens = self.read(domain, "held_out", start, stop)
+            yield HeldOutDocument(self.document_id(domain, "held_out", document), tokens, int(sizes[document]))
+
+    def _index(self, domain: str) -> int:
+        if domain not in self.domains:
+            raise UserError(f"{self.address} has no domain {domain!r}; it has: {', '.join(self.domains)}")
+        return self.domains.index(domain)
+
+    def _whole(self, domain: str, split: Split, name: str) -> np.ndarray:
+        return np.asarray(self._result(self._array(domain, split, name)[...].read()))
+
+    def _array(self, domain: str, split: Split, name: str) -> Any:
+        path = stream_path(self._index(domain), split, name)
+        if path not in self._arrays:
+            try:
+                self._arrays[path] = open_array(self.address, path)
+            except ValueError as error:
+                raise UserError(f"{self.address} is incomplete: its array {path} cannot be opened ({error})") from error
+        return self._arrays[path]
+
+    def _result(self, future: Any) -> Any:
+        try:
+            return future.result()
+        except ValueError as error:
+            raise UserError(f"{self.address} is damaged: a piece cannot be read ({error}); build it again") from error
+
+
+def stream_path(domain: int, split: str, name: str) -> str:
+    """Where an array lies below the store's address."""
+    return f"d{domain}/{split}/{name}"
+
+
+def open_store(address: str) -> Store:
+    """The token store at a directory, or gs:// or s3:// prefix. Raises UserError where there is none."""
+    try:
+        content = read_file(address, MANIFEST)
+    except ValueError as error:
+        raise UserError(f"{address} cannot be read: {error}") from error
+    if content is None:
+        raise UserError(
+            f"{address} is no token store (it has no {MANIFEST}); "
+            f"make one with: pathways-lite data build {address} TEXT..."
+        )
+    try:
+        raw = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{address}/{MANIFEST} is damaged: {error}; build the store again") from error
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise UserError(f"{address}/{MANIFEST} does not describe a token store; was another directory meant?")
+    if raw.get("version") != VERSION:
+        raise UserError(
+            f"{address} has version {raw.get('version')} of the store format, but this program reads version "
+            f"{VERSION}; build it again"
+        )
+    try:
+        return Store(str(address), Manifest.from_json(content))
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{address}/{MANIFEST} is damaged ({error}); build the store again") from error
+
+
+def require(store: Store, data: Data, vocab_size: int) -> None:
+    """Refuse a store that is not the one a recipe was resolved with, or that its model cannot embed (UserError)."""
+    if data.fingerprint is not None and data.fingerprint != store.fingerprint:
+        raise UserError(
+            f"corpus {store.address} has fingerprint {store.fingerprint[:12]}, but the recipe expects "
+            f"{data.fingerprint[:12]}: it was built from other text or by another tokenizer; set data.corpus to the "
+            f"right store, or data.fingerprint=none to train on this one"
+        )
+    if store.vocab_size > vocab_size:
+        raise UserError(
+            f"corpus {store.address} was built by a tokenizer of {store.vocab_size} tokens, but the model has "
+            f"vocab_size={vocab_size}; set model.vocab_size to at least {store.vocab_size}, or use another corpus"
+        )

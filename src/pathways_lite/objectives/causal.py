@@ -1,0 +1,49 @@
+"""Next-token prediction over windows of a token stream."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from pathways_kernels.attention import Spans
+from pathways_lite.objectives.batch import Batch
+
+Boundaries = Literal["document", "none"]
+
+
+def causal(windows: np.ndarray, eod: int, boundaries: Boundaries, domain: np.ndarray, example: np.ndarray) -> Batch:
+    """The batch of B windows of T+1 consecutive tokens: position t sees tokens up to t and predicts t+1.
+
+    Args:
+      windows: integers `[B, T+1]`, cut anywhere out of a stream in which an `eod` token opens each document.
+      eod: id of that token.
+      boundaries: "document": attention and positions start anew at every document, so that packing equals
+        training on separate documents; "none": plain causal attention across documents, as PaLM section 5.
+      domain: integers `[B]`.
+      example: global example numbers, integers `[B]`, below 2**64.
+
+    Every token has weight 1, also the `eod` that the last token of a document predicts: it says that the
+    document ends. A window that is cut out of the middle of a document begins at position 0.
+    """
+    tokens = np.ascontiguousarray(windows[:, :-1], dtype=np.int32)
+    length = tokens.shape[1]
+    index = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
+    start = document_starts(tokens, eod) if boundaries == "document" else np.zeros(tokens.shape, np.int32)
+    example = np.asarray(example).astype(np.uint64)
+    words = [example >> np.uint64(32), example & np.uint64(0xFFFFFFFF)]
+    return Batch(
+        tokens=tokens,
+        targets=np.ascontiguousarray(windows[:, 1:], dtype=np.int32),
+        loss_weights=np.ones(tokens.shape, np.float32),
+        positions=index - start,
+        spans=Spans(start=start, stop=index + np.int32(1)),
+        domain=np.asarray(domain, dtype=np.int32),
+        sample_id=np.stack(words, axis=-1).astype(np.uint32),
+    )
+
+
+def document_starts(tokens: np.ndarray, eod: int) -> np.ndarray:
+    """Index, int32 `[B, T]`, of the `eod` that opens each position's document; 0 before the first one."""
+    index = np.arange(tokens.shape[1], dtype=np.int32)
+    return np.maximum.accumulate(np.where(tokens == eod, index, np.int32(0)), axis=1)
