@@ -1,0 +1,108 @@
+"""The manifest: what a checkpoint holds, with a digest of everything, itself included.
+
+Three layers, because each finds what the others cannot. SHA-256 of every array's logical content is the
+authority: it also notices what was damaged before it reached the disk. CRC-32 of every file is fast, finds any
+single flipped bit with certainty, names the file, and keeps damaged bytes away from the decoder. SHA-256 of
+the manifest protects both lists and the metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+FILE_NAME = "manifest.json"
+FORMAT = 1
+
+# The file begins with its own digest: SHA-256 of all its bytes with these 64 digits set to zero.
+_HEAD = b'{\n "digest": "'
+_BLANK = b"0" * 64
+_BODY = len(_HEAD) + len(_BLANK)
+
+
+@dataclass(frozen=True)
+class ArrayInfo:
+    """One array: logical shape and dtype (`float32`, `bfloat16`, `key<fry>`), stored bytes, digest of the content."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file of the checkpoint, as it was written."""
+
+    nbytes: int
+    crc32: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Read `path` once. Raises OSError."""
+        crc = nbytes = 0
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                crc = zlib.crc32(block, crc)
+                nbytes += len(block)
+        return cls(nbytes, crc)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a checkpoint except the arrays' bytes; reading it needs no Orbax."""
+
+    step: int
+    arrays: dict[str, ArrayInfo]
+    files: dict[str, FileInfo]
+    meta: dict[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over names and contents of all arrays: equal exactly where two checkpoints hold the same arrays."""
+        lines = (f"{name} {array.sha256}\n" for name, array in sorted(self.arrays.items()))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """As JSON that carries its own digest."""
+        fields = {"digest": _BLANK.decode(), "format": FORMAT, **asdict(self)}
+        blank = json.dumps(fields, indent=1, allow_nan=False).encode()
+        return _HEAD + hashlib.sha256(blank).hexdigest().encode() + blank[_BODY:]
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Self:
+        """Raises ValueError when one bit is not as it was written, or when a newer version wrote it."""
+        digest = raw[len(_HEAD) : _BODY]
+        blank = raw[: len(_HEAD)] + _BLANK + raw[_BODY:]
+        if not raw.startswith(_HEAD) or hashlib.sha256(blank).hexdigest().encode() != digest:
+            raise ValueError("its content is not what was written")
+        fields = json.loads(raw)
+        if fields["format"] != FORMAT:
+            raise ValueError(f"it has format {fields['format']}; this version of pathways_lite reads format {FORMAT}")
+        return cls(
+            step=fields["step"],
+            arrays={name: ArrayInfo(**{**a, "shape": tuple(a["shape"])}) for name, a in fields["arrays"].items()},
+            files={name: FileInfo(**f) for name, f in fields["files"].items()},
+            meta=fields["meta"],
+        )
+
+
+def array_digest(name: str, shape: tuple[int, ...], dtype: str, data: np.ndarray) -> str:
+    """SHA-256 of an array's name, logical dtype and shape, and its bytes in C order."""
+    digest = hashlib.sha256(f"{name}\n{dtype}\n{shape}\n".encode())
+    digest.update(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+    return digest.hexdigest()

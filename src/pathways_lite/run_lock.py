@@ -1,0 +1,233 @@
+"""One writer per run directory.
+
+The lock is the operating system's (`flock` on `run.lock`), so it ends with the process that holds it, however that
+ends: a run killed by -9 can be continued at once. The file's text says who holds it, for people and for the cases
+`flock` does not cover:
+
+- A network file system may keep `flock` to one host (NFS mounted with `local_lock` or `nolock`). An owner on another
+  host is therefore believed to live while its heartbeat (the file's modification time) is younger than `STALE_AFTER`.
+- Some file systems have no locks at all. Then only the text protects, and two runs started within the same
+  instant are not kept apart; the lock says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import getpass
+import json
+import os
+import shlex
+import socket
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from pathways_lite.errors import UserError
+
+FILE_NAME = "run.lock"
+HEARTBEAT = 30.0  # seconds
+STALE_AFTER = 300.0  # seconds without a heartbeat after which an owner on another host counts as dead
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that holds a lock."""
+
+    user: str
+    host: str
+    boot: str  # tells a host from the same host before it was restarted
+    pid: int
+    started: str  # the process's start; tells it from a later process with the same number
+    command: str
+    since: float  # seconds since the epoch
+
+    @classmethod
+    def this_process(cls) -> Self:
+        return cls(
+            user=_user(),
+            host=socket.gethostname(),
+            boot=_boot(),
+            pid=os.getpid(),
+            started=_started(os.getpid()) or "",
+            command=shlex.join(sys.orig_argv),
+            since=time.time(),
+        )
+
+    def __str__(self) -> str:
+        since = datetime.fromtimestamp(self.since).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+        return f"{self.user}@{self.host}, process {self.pid}, since {since}: {self.command}"
+
+    def is_here(self) -> bool:
+        """Whether it runs, or ran, on this host."""
+        return self.host == socket.gethostname()
+
+    def is_dead_here(self) -> bool:
+        """For an owner on this host: its process is gone, or the number belongs to another process now."""
+        return self.boot != _boot() or _started(self.pid) != (self.started or None)
+
+
+class RunLock:
+    """Hold a directory for this process: `with RunLock(directory): ...`, or `acquire` and `release`."""
+
+    def __init__(self, directory: Path | str, *, note: Callable[[str], None] | None = None) -> None:
+        """`note` receives the line that tells of a lock taken over; by default it goes to stderr."""
+        self._path = Path(directory) / FILE_NAME
+        self._note = note or (lambda line: print(line, file=sys.stderr))
+        self._descriptor: int | None = None
+        self._released = threading.Event()
+
+    def acquire(self) -> None:
+        """Raises UserError, with the owner and since when, while another process holds the directory."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._take(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        _held.add(self)
+        self._released.clear()
+        threading.Thread(target=self._beat, args=(descriptor,), daemon=True, name="run-lock").start()
+
+    def release(self) -> None:
+        """Let others in. The empty file stays: removing it would let two processes lock two files of one name."""
+        if self._descriptor is not None:
+            self._released.set()
+            _held.discard(self)
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _take(self, descriptor: int) -> None:
+        locked = self._flock(descriptor)
+        owner = _read(descriptor)
+        if locked is False:
+            raise self._refusal(owner)
+        if owner is not None:
+            self._check_dead(owner, locked)
+            self._note(f"took over {self._path.parent} from a run that has died ({owner})")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(asdict(Owner.this_process())).encode(), 0)
+
+    def _flock(self, descriptor: int) -> bool | None:
+        """True when locked, False when another holds it, None where the file system has no locks."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            self._note(f"the file system of {self._path.parent} has no locks; do not start two runs there at once")
+            return None
+        return True
+
+    def _check_dead(self, owner: Owner, locked: bool | None) -> None:
+        """Raises UserError when the owner named in the file may still be alive."""
+        if owner.is_here():
+            dead = bool(locked) or owner.is_dead_here()
+        else:
+            dead = self._silent_for() > STALE_AFTER
+        if not dead:
+            raise self._refusal(owner)
+
+    def _refusal(self, owner: Owner | None) -> UserError:
+        message = f"{self._path.parent} is in use by another run ({owner or 'which has just begun'}). "
+        if owner is None or owner.is_here():
+            end = f", or end it with `kill {owner.pid}`: it saves a checkpoint first" if owner else ""
+            return UserError(f"{message}Wait for it{end}.")
+        return UserError(
+            f"{message}Wait for it, or end it there. If it has died, this directory is free "
+            f"{STALE_AFTER:.0f} s after its last sign of life, {self._silent_for():.0f} s ago."
+        )
+
+    def _silent_for(self) -> float:
+        """Seconds since the last heartbeat, by the file server's clock: the hosts' own may disagree."""
+        with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=".now-") as probe:
+            return os.fstat(probe.fileno()).st_mtime - self._path.stat().st_mtime
+
+    def _beat(self, descriptor: int) -> None:
+        while not self._released.wait(HEARTBEAT):
+            with contextlib.suppress(OSError):
+                os.utime(descriptor)
+
+    def _close_in_child(self) -> None:
+        """A forked worker shares the lock, and would keep it after this process has died."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+_held: weakref.WeakSet[RunLock] = weakref.WeakSet()
+
+
+def _close_all_in_child() -> None:
+    for lock in list(_held):
+        lock._close_in_child()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_all_in_child)
+
+
+def _read(descriptor: int) -> Owner | None:
+    """The owner in the file; None when it was released, or when its owner died before it had written all."""
+    try:
+        return Owner(**json.loads(os.pread(descriptor, 1 << 20, 0)))
+    except (ValueError, TypeError):
+        return None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without an entry in passwd
+        return str(os.getuid())
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, in clock ticks since boot; None when there is no such process.
+
+    Without /proc (macOS) only its existence is known, and the answer for a live one is the empty string.
+    """
+    try:
+        # The name in field 2 may hold spaces and brackets; what follows its last bracket is fields 3 and on.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] == "Z" else fields[19]
+    except OSError:
+        pass
+    if Path("/proc/self/stat").exists():
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return ""

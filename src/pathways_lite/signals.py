@@ -1,0 +1,82 @@
+"""SIGTERM and SIGINT: the first asks for a clean stop, a second one stops at once, in every phase.
+
+Python runs a signal handler only when the main thread is back in the interpreter, which may be minutes away while
+it compiles. The interpreter's own C handler, however, writes the signal's number to a file descriptor at once, and
+a thread that reads it can act: XLA releases the interpreter lock while it compiles and executes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from typing import Any, Self
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_STDERR = 2
+
+# `timeout`, batch systems and terminals send one request to the process and to its group: two signals, one meaning.
+_SAME_REQUEST = 0.1  # seconds
+
+
+class StopSignals:
+    """While it is entered, `requested` is set by the first SIGTERM or SIGINT; a training loop polls it.
+
+    A second signal ends the process at once with exit status 128 plus its number; nothing is saved or flushed
+    then. Enter it in the main thread. The handlers from before come back on exit.
+    """
+
+    def __init__(self) -> None:
+        self._first: tuple[signal.Signals, float] | None = None
+        self._old_handlers: dict[signal.Signals, Any] = {}
+        self._old_wakeup = -1
+
+    @property
+    def requested(self) -> int:
+        """The number of the first signal, 0 while there was none."""
+        return self._first[0] if self._first else 0
+
+    @property
+    def exit_status(self) -> int:
+        """128 plus the signal's number, as shells have it; 0 while there was none."""
+        return 128 + self.requested if self.requested else 0
+
+    def __enter__(self) -> Self:
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._old_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        # The interpreter's C handler is what counts; without some Python handler it would not be installed.
+        self._old_handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+        self._watcher = threading.Thread(target=self._watch, args=(self._reader,), daemon=True, name="signals")
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_wakeup)
+        self._writer.close()
+        self._watcher.join()
+        self._reader.close()
+
+    def _watch(self, reader: socket.socket) -> None:
+        while numbers := reader.recv(1):
+            if numbers[0] in _SIGNALS:
+                self._receive(signal.Signals(numbers[0]))
+
+    def _receive(self, number: signal.Signals) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (number, now)
+            _say(f"{number.name}: saving a checkpoint and stopping; a second one stops at once.")
+        elif now - self._first[1] > _SAME_REQUEST:
+            os._exit(128 + number)
+
+
+def _say(line: str) -> None:
+    """Past Python's buffers, whose lock the main thread may hold. A closed terminal is no reason to stop."""
+    with contextlib.suppress(OSError):
+        os.write(_STDERR, f"\n{line}\n".encode())
