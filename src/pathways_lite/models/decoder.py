@@ -15,7 +15,7 @@ from flax import nnx
 
 from pathways_kernels.attention import Spans
 from pathways_kernels.cross_entropy import cross_entropy
-from pathways_lite.models.layers import MLP, PROJECTION, Attention, KeyValues, Norm, dropout, normal
+from pathways_lite.models.layers import MLP, PROJECTION, Attention, Axes, KeyValues, Norm, dropout, normal
 from pathways_lite.models.rope import Rotary, rotary
 from pathways_lite.objectives.batch import Batch
 from pathways_lite.recipe import Model
@@ -41,8 +41,13 @@ class Layer(NamedTuple):
     cache: KeyValues | None = None
 
 
+def residual_norm(config: Model, shape: tuple[int, ...], axes: Axes) -> Norm:
+    """The norm over the embed axis that the model uses everywhere in the residual stream."""
+    return Norm(shape, axes, config.norm_epsilon, centered=config.norm == "layer")
+
+
 class Block(nnx.Module):
-    """One transformer block.
+    """One transformer block: made with the parameters of all layers stacked, called on one layer's slice of them.
 
     parallel (PaLM section 2): y = x + MLP(N(x)) + Attention(N(x)), one shared norm.
     serial (Llama):            h = x + Attention(N1(x)),  y = h + MLP(N2(h)).
@@ -50,12 +55,12 @@ class Block(nnx.Module):
 
     def __init__(self, config: Model, rngs: nnx.Rngs):
         self.config = config
-        norm = functools.partial(Norm, config, config.d_model, "embed", centered=config.norm == "layer")
+        shape, axes = (config.n_layers, config.d_model), ("layers", "embed")
         if config.block == "parallel":
-            self.norm = norm()
+            self.norm = residual_norm(config, shape, axes)
         else:
-            self.attention_norm = norm()
-            self.mlp_norm = norm()
+            self.attention_norm = residual_norm(config, shape, axes)
+            self.mlp_norm = residual_norm(config, shape, axes)
         self.attention = Attention(config, rngs)
         self.mlp = MLP(config, rngs)
 
@@ -84,11 +89,8 @@ class Decoder(nnx.Module):
         self.embedding = normal(config, rngs, (V, E), ("vocab", "embed"), fan_in=1)  # PaLM section 5: N(0, 1)
         if not config.tie_embeddings:
             self.head = normal(config, rngs, (V, E), ("vocab", "embed"), fan_in=E)
-        # Each layer's key comes from its index alone: a deeper model starts with the same first layers.
-        keys = jax.vmap(functools.partial(jax.random.fold_in, rngs.params()))(jnp.arange(config.n_layers))
-        structure = nnx.graphdef(nnx.eval_shape(lambda: Block(config, nnx.Rngs(params=jax.random.key(0)))))
-        self.layers = nnx.merge(structure, jax.vmap(lambda key: nnx.state(Block(config, nnx.Rngs(params=key))))(keys))
-        self.final_norm = Norm(config, E, "embed", centered=config.norm == "layer")
+        self.layers = Block(config, rngs)
+        self.final_norm = residual_norm(config, (E,), ("embed",))
 
     def __call__(
         self, tokens: jax.Array, context: Context, dropout_key: jax.Array | None, cache: KeyValues | None
@@ -135,21 +137,18 @@ def _run(config: Model, block: Any, x: jax.Array, stacked: Any) -> tuple[jax.Arr
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
 
-def _decoder(config: Model, key: jax.Array) -> Decoder:
-    return Decoder(config, nnx.Rngs(params=key))
-
-
 @functools.lru_cache(maxsize=64)
 def _skeleton(config: Model) -> tuple[nnx.GraphDef, nnx.State]:
     """The module's structure and its state without values."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: _decoder(config, jax.random.key(0))))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=jax.random.key(0)))))
     return graphdef, state
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def init(config: Model, key: jax.Array) -> Params:
-    """Random float32 parameters from a `jax.random` key."""
-    return nnx.to_pure_dict(nnx.state(_decoder(config, key)))
+    """Random float32 parameters from a `jax.random` key; those of a layer do not depend on the number of layers."""
+    with jax.threefry_partitionable(True):
+        return nnx.to_pure_dict(nnx.state(Decoder(config, nnx.Rngs(params=key))))
 
 
 def abstract_params(config: Model) -> Params:
@@ -160,11 +159,8 @@ def abstract_params(config: Model) -> Params:
 def logical_axes(config: Model) -> Params:
     """The tree of `init` with a tuple per array, of names out of layers, embed, heads, kv, head_dim, mlp, vocab."""
     _, state = _skeleton(config)
-    is_param = lambda leaf: isinstance(leaf, nnx.Param)  # noqa: E731
-    axes = jax.tree.map(lambda param: param.axes, state, is_leaf=is_param)
-    tree = nnx.to_pure_dict(axes)
-    tree["layers"] = jax.tree.map(lambda a: ("layers", *a), tree["layers"], is_leaf=lambda a: isinstance(a, tuple))
-    return tree
+    axes = jax.tree.map(lambda param: param.axes, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Param))
+    return nnx.to_pure_dict(axes)
 
 
 def forward(

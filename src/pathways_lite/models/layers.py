@@ -1,5 +1,6 @@
-"""The parts of a block. Shapes: B batch, T query, S key, H query heads, K key/value heads, D head, E embed, F mlp.
+"""The parts of a block. B batch, T query, S key, L layers, H query heads, K key/value heads, D head, E embed, F mlp.
 
+The modules are made with the parameters of all L layers stacked on a leading axis, and called on one layer's slice.
 Parameters are float32; each is cast to the computation's dtype where it is used, inside the scan over layers.
 Casting all of them once per step instead would hold a second, half-size copy of the whole model, while here the
 copy is one layer's (it is recomputed with the block where `remat` recomputes). Gradients are stacked in float32.
@@ -26,7 +27,11 @@ KeyValues = tuple[jax.Array, jax.Array]  # keys and values [B, S, K, D]
 
 
 def normal(config: Model, rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, fan_in: int) -> nnx.Param:
-    """A float32 weight: N(0, 1/fan_in) (PaLM section 5: no truncation, no scaling by depth) or N(0, 0.02^2)."""
+    """A float32 weight: N(0, 1/fan_in) (PaLM section 5: no truncation, no scaling by depth) or N(0, 0.02^2).
+
+    Element i of the flattened array depends on the key and i alone (`jax.threefry_partitionable`), so the first layers
+    of a stack are the same whatever its depth, and the values the same whatever the sharding.
+    """
     std = fan_in**-0.5 if config.init == "palm" else 0.02
     return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
 
@@ -49,9 +54,9 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 class Norm(nnx.Module):
     """RMSNorm, or LayerNorm without bias, over the last axis; in float32, with a scale that starts at 1."""
 
-    def __init__(self, config: Model, size: int, axis: str, *, centered: bool = False):
-        self.scale = nnx.Param(jnp.ones((size,), jnp.float32), axes=(axis,))
-        self.centered, self.epsilon = centered, config.norm_epsilon
+    def __init__(self, shape: tuple[int, ...], axes: Axes, epsilon: float, *, centered: bool = False):
+        self.scale = nnx.Param(jnp.ones(shape, jnp.float32), axes=axes)
+        self.epsilon, self.centered = epsilon, centered
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x.astype(jnp.float32)
@@ -65,15 +70,15 @@ class Attention(nnx.Module):
     """Multi-head, grouped-query or multi-query attention with rotary positions."""
 
     def __init__(self, config: Model, rngs: nnx.Rngs):
-        E, H, K, D = config.d_model, config.n_heads, config.n_kv_heads, config.head_dim
+        L, E, D, H, K = config.n_layers, config.d_model, config.head_dim, config.n_heads, config.n_kv_heads
         self.config = config
-        self.q = normal(config, rngs, (E, H, D), ("embed", "heads", "head_dim"), fan_in=E)
-        self.k = normal(config, rngs, (E, K, D), ("embed", "kv", "head_dim"), fan_in=E)
-        self.v = normal(config, rngs, (E, K, D), ("embed", "kv", "head_dim"), fan_in=E)
-        self.out = normal(config, rngs, (H, D, E), ("heads", "head_dim", "embed"), fan_in=H * D)
+        self.q = normal(config, rngs, (L, E, H, D), ("layers", "embed", "heads", "head_dim"), fan_in=E)
+        self.k = normal(config, rngs, (L, E, K, D), ("layers", "embed", "kv", "head_dim"), fan_in=E)
+        self.v = normal(config, rngs, (L, E, K, D), ("layers", "embed", "kv", "head_dim"), fan_in=E)
+        self.out = normal(config, rngs, (L, H, D, E), ("layers", "heads", "head_dim", "embed"), fan_in=H * D)
         if config.qk_norm:
-            self.q_norm = Norm(config, D, "head_dim")
-            self.k_norm = Norm(config, D, "head_dim")
+            self.q_norm = Norm((L, D), ("layers", "head_dim"), config.norm_epsilon)
+            self.k_norm = Norm((L, D), ("layers", "head_dim"), config.norm_epsilon)
 
     def __call__(
         self, x: jax.Array, rotation: Rotary, spans: Spans, cache: KeyValues | None, slots: jax.Array
@@ -98,10 +103,10 @@ class MLP(nnx.Module):
     """SwiGLU (Shazeer 2020, arXiv 2002.05202): `(swish(x gate) * (x up)) down`."""
 
     def __init__(self, config: Model, rngs: nnx.Rngs):
-        E, F = config.d_model, config.d_ff
-        self.gate = normal(config, rngs, (E, F), ("embed", "mlp"), fan_in=E)
-        self.up = normal(config, rngs, (E, F), ("embed", "mlp"), fan_in=E)
-        self.down = normal(config, rngs, (F, E), ("mlp", "embed"), fan_in=F)
+        L, E, F = config.n_layers, config.d_model, config.d_ff
+        self.gate = normal(config, rngs, (L, E, F), ("layers", "embed", "mlp"), fan_in=E)
+        self.up = normal(config, rngs, (L, E, F), ("layers", "embed", "mlp"), fan_in=E)
+        self.down = normal(config, rngs, (L, F, E), ("layers", "mlp", "embed"), fan_in=F)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return project(jax.nn.silu(project(x, self.gate[...])) * project(x, self.up[...]), self.down[...])
