@@ -15,7 +15,7 @@ from flax import nnx
 
 from pathways_kernels.attention import Spans
 from pathways_kernels.cross_entropy import cross_entropy
-from pathways_lite.models.layers import MLP, PROJECTION, Attention, Axes, KeyValues, Norm, dropout, normal
+from pathways_lite.models.layers import MLP, Attention, Axes, KeyValues, Norm, dropout, normal
 from pathways_lite.models.rope import Rotary, rotary
 from pathways_lite.objectives.batch import Batch
 from pathways_lite.recipe import Model
@@ -124,8 +124,9 @@ def _per_layer(config: Model, dropout_key: jax.Array | None, cache: KeyValues | 
 def _run(config: Model, block: Any, x: jax.Array, stacked: Any) -> tuple[jax.Array, Any]:
     """Scan (or unroll) `block` over the leading axis of `stacked`, under the recomputation policy config.remat."""
     if config.remat != "none":
-        keep = jax.checkpoint_policies.save_only_these_names
-        policy = keep(PROJECTION) if config.remat == "dots" else jax.checkpoint_policies.nothing_saveable
+        policies = jax.checkpoint_policies
+        # `linear` names its results, the products of activations and weights: those of attention would be T x T.
+        policy = policies.save_only_these_names("linear") if config.remat == "dots" else policies.nothing_saveable
         # A scan keeps XLA from merging the recomputation with the original; without one, a barrier has to.
         block = jax.checkpoint(block, policy=policy, prevent_cse=not config.scan_layers)
     if config.scan_layers:
@@ -215,7 +216,6 @@ def token_losses(
 ) -> tuple[jax.Array, jax.Array]:
     """Negative log likelihood of every target and log Z, both float32 [B, T]; the logits are never held at once."""
     hidden = apply(config, params, batch.tokens, batch.positions, batch.spans, dropout_key=dropout_key)
-    return cross_entropy(
-        hidden, head(config, params), batch.targets,
-        logit_scale=config.resolved_logit_scale, soft_cap=config.logit_soft_cap,
-    )  # fmt: skip
+    weights = head(config, params).astype(hidden.dtype)
+    scale, cap = config.resolved_logit_scale, config.logit_soft_cap
+    return cross_entropy(hidden, weights, batch.targets, logit_scale=scale, soft_cap=cap)

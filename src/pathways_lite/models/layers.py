@@ -13,14 +13,11 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from pathways_kernels.attention import Spans, attention
 from pathways_kernels.linear import linear
 from pathways_lite.models.rope import Rotary, rotate
 from pathways_lite.recipe import Model
-
-PROJECTION = "projection"  # the name under which remat="dots" keeps the outputs of weight matmuls
 
 Axes = tuple[str, ...]
 KeyValues = tuple[jax.Array, jax.Array]  # keys and values [B, S, K, D]
@@ -41,7 +38,7 @@ def project(x: jax.Array, kernel: jax.Array, n_contracted: int = 1) -> jax.Array
     n_in = math.prod(kernel.shape[:n_contracted])
     lead, out = x.shape[: x.ndim - n_contracted], kernel.shape[n_contracted:]
     y = linear(x.reshape(*lead, n_in), kernel.astype(x.dtype).reshape(n_in, -1))
-    return checkpoint_name(y, PROJECTION).reshape(*lead, *out)
+    return y.reshape(*lead, *out)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
