@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax import contrib
 
@@ -54,8 +55,8 @@ def build(config: Optimizer, course: Course, axes: Any) -> optax.GradientTransfo
             parts = [_muon(config, axes, rate)]
         case ScheduleFree():
             parts = [_schedule_free(config, axes, rate)]
-    clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
-    return optax.chain(*clip, *parts)
+    first = [] if config.clip_norm is None else [clip(config.clip_norm)]
+    return optax.chain(*first, *parts)
 
 
 def evaluation_params(opt_state: Any, params: Any) -> Any:
@@ -65,6 +66,23 @@ def evaluation_params(opt_state: Any, params: Any) -> Any:
         if is_average(node):
             return contrib.schedule_free_eval_params(node, params)
     return params
+
+
+def clip(max_norm: float) -> optax.GradientTransformationExtraArgs:
+    """Scale gradients by min(1, max_norm / their global norm), which is computed unless it is given.
+
+    `optax.clip_by_global_norm` divides every element under a select, which doubled the time of a whole AdamW update
+    on a CPU; and the train step knows the norm already.
+    """
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, grad_norm: jax.Array | None = None, **_: Any
+    ) -> tuple[Any, Any]:
+        norm = optax.tree.norm(updates) if grad_norm is None else grad_norm
+        factor = max_norm / jnp.maximum(norm, max_norm)
+        return jax.tree.map(lambda u: factor * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def scale_by_clock(rate: Rate) -> optax.GradientTransformationExtraArgs:
