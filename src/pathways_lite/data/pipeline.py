@@ -40,7 +40,7 @@ class Batches:
     store: Store
     data: Data
     course: Course
-    objective: Causal = Causal()
+    objective: Causal
     skips: Skips = ()
     first_sequence: int = 0
     host: Host = Host()

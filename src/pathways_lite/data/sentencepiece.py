@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -169,11 +170,6 @@ def split_words(text: str) -> list[str]:
     # Twice as fast as re.findall(r" *[^ \n]+| +|\n"). NUL marks the cuts; the second and third
     # replacement take back those within a run of spaces, whose marks overlap in pairs.
     if "\0" in text:
-        return [word for part in _split_nul(text) for word in (split_words(part) if part != "\0" else [part])]
+        return [word for part in re.split("(\0)", text) for word in ([part] if part == "\0" else split_words(part))]
     marked = text.replace(" ", "\0 ").replace(" \0 ", "  ").replace(" \0 ", "  ").replace("\n", "\0\n\0")
     return [word for word in marked.split("\0") if word]
-
-
-def _split_nul(text: str) -> list[str]:
-    first, *rest = text.split("\0")
-    return [first, *(part for tail in rest for part in ("\0", tail))]

@@ -57,12 +57,10 @@ class Manifest:
     vocab_size: int
     eod: int
     dtype: str
-    held_out: float
     domains: list[str]
-    counts: list[dict[str, Counts]]  # per domain: split -> counts
+    counts: list[dict[Split, Counts]]  # per domain: split -> counts
     skipped: int
-    sources: list[dict[str, Any]]
-    plan: str  # digest of what the store was asked to be made of
+    plan: dict[str, Any]  # what the store was asked to be made of; see data.build
     format: str = FORMAT
     version: int = VERSION
 

@@ -132,14 +132,11 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             files = {SENTENCEPIECE_FILE: models[0].read_bytes()}
         return tokenizer_from_files(files, str(home))
     if not path.is_file():
-        raise UserError(
-            f"{path}: there is no such tokenizer; use bytes, sentencepiece:SIZE, a .model or tokenizer.json"
-        )
+        raise UserError(f"{path}: no such file; a tokenizer is bytes, sentencepiece:SIZE, a .model or a tokenizer.json")
     if path.suffix not in (".model", ".json"):
         raise UserError(f"{path} is no tokenizer file; expected a SentencePiece .model or an HF tokenizer.json")
-    return tokenizer_from_files(
-        {SENTENCEPIECE_FILE if path.suffix == ".model" else HF_FILE: path.read_bytes()}, str(path)
-    )
+    kind = SENTENCEPIECE_FILE if path.suffix == ".model" else HF_FILE
+    return tokenizer_from_files({kind: path.read_bytes()}, str(path))
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:

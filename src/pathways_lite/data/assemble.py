@@ -1,0 +1,152 @@
+"""Shards into a store: the split, the arrays, the fingerprint and the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pathways_lite.data.address import write_file
+from pathways_lite.data.arrays import ArrayWriter
+from pathways_lite.data.shards import Shard, token_dtype
+from pathways_lite.data.split import held_out
+from pathways_lite.data.store import MANIFEST, SPLITS, VERSION, Counts, Manifest, stream_path
+from pathways_lite.data.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a set of shards holds, without the tokens. Document columns are `[D]`, in the order of the input."""
+
+    domains: list[str]  # sorted
+    domain: np.ndarray
+    source: np.ndarray
+    group: np.ndarray
+    length: np.ndarray
+    text_bytes: np.ndarray
+    skipped: list[tuple[int, str]]
+
+
+def survey(shards: Sequence[Path]) -> Contents:
+    """Read everything but the tokens and the ids."""
+    loaded = [replace(Shard.load(path, tokens=False), ids=[]) for path in shards]
+    domains = sorted({name for shard in loaded for name in shard.domains})
+    number = {name: i for i, name in enumerate(domains)}
+
+    def column(get: Callable[[Shard], np.ndarray]) -> np.ndarray:
+        return np.concatenate([get(shard) for shard in loaded])
+
+    return Contents(
+        domains=domains,
+        domain=column(lambda s: _renumbered(s, number)),
+        source=column(lambda s: s.source),
+        group=column(lambda s: s.group),
+        length=column(lambda s: s.length),
+        text_bytes=column(lambda s: s.text_bytes),
+        skipped=[entry for shard in loaded for entry in shard.skipped],
+    )
+
+
+def _renumbered(shard: Shard, number: dict[str, int]) -> np.ndarray:
+    table = np.array([number[name] for name in shard.domains], np.int64)
+    return table[shard.domain]
+
+
+def write_store(
+    address: str,
+    shards: Sequence[Path],
+    contents: Contents,
+    tokenizer: Tokenizer,
+    *,
+    held_out_share: float,
+    plan: dict[str, Any],
+    progress: Callable[[int], None],
+) -> Manifest:
+    """Write everything, the manifest last. `progress` is told the documents written so far."""
+    held = held_out(contents.domain, contents.group, held_out_share)
+    stream = contents.domain * len(SPLITS) + held  # SPLITS is train, held_out
+    writers = {
+        (d, split): _StreamWriter(address, d, split, contents, stream == d * len(SPLITS) + s, tokenizer)
+        for d in range(len(contents.domains))
+        for s, split in enumerate(SPLITS)
+    }
+    done = 0
+    for path in shards:
+        shard = Shard.load(path, tokens=True)
+        here = stream[done : done + len(shard.ids)]
+        for index in np.unique(here).tolist():
+            d, s = divmod(index, len(SPLITS))
+            writers[d, SPLITS[s]].append(shard, here == index)
+        done += len(shard.ids)
+        progress(done)
+    digests = {f"{d}/{split}": writer.close() for (d, split), writer in writers.items()}
+    counts = [{split: writers[d, split].counts for split in SPLITS} for d in range(len(contents.domains))]
+    manifest = Manifest(
+        fingerprint=_fingerprint(contents.domains, tokenizer, digests),
+        tokenizer=tokenizer.fingerprint,
+        tokenizer_kind=tokenizer.kind,
+        vocab_size=tokenizer.vocab_size,
+        eod=tokenizer.eod,
+        dtype=token_dtype(tokenizer.vocab_size).name,
+        domains=contents.domains,
+        counts=counts,
+        skipped=len(contents.skipped),
+        plan=plan,
+    )
+    for name, content in tokenizer.files().items():
+        write_file(address, f"tokenizer/{name}", content)
+    write_file(address, "skipped.txt", "".join(f"{sentence}\n" for _, sentence in contents.skipped).encode())
+    write_file(address, MANIFEST, manifest.to_json())
+    return manifest
+
+
+def _fingerprint(domains: list[str], tokenizer: Tokenizer, digests: dict[str, list[str]]) -> str:
+    """SHA-256 of what the store holds: equal for equal text and tokenizer, wherever and however it was built."""
+    content = {
+        "version": VERSION,
+        "tokenizer": tokenizer.fingerprint,
+        "eod": tokenizer.eod,
+        "domains": domains,
+        "streams": digests,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class _StreamWriter:
+    """Writes the arrays of one split of one domain."""
+
+    def __init__(
+        self, address: str, domain: int, split: str, contents: Contents, mine: np.ndarray, tokenizer: Tokenizer
+    ) -> None:
+        length, text_bytes = contents.length[mine], contents.text_bytes[mine]
+        self.counts = Counts(len(length), int(length.sum()), int(text_bytes.sum()))
+        self._place = address, domain, split
+        self._tokens = self._writer("tokens", token_dtype(tokenizer.vocab_size), self.counts.tokens)
+        starts = np.concatenate([[0], np.cumsum(length)])
+        self._small = {"starts": starts, "text_bytes": text_bytes}
+        self._ids: list[bytes] = []
+
+    def append(self, shard: Shard, mine: np.ndarray) -> None:
+        self._tokens.append(shard.tokens[np.repeat(mine, shard.length)])
+        self._ids += [id_.encode() for id_, is_mine in zip(shard.ids, mine.tolist(), strict=True) if is_mine]
+
+    def close(self) -> list[str]:
+        """Write the rest; returns the digests of all arrays."""
+        digests = [self._tokens.close()]
+        ends = np.cumsum([0, *map(len, self._ids)])
+        small = {**self._small, "id_starts": ends, "ids": np.frombuffer(b"".join(self._ids), np.uint8)}
+        for name, values in small.items():
+            dtype = np.dtype(np.uint8 if name == "ids" else np.uint64)
+            writer = self._writer(name, dtype, len(values))
+            writer.append(values)
+            digests.append(writer.close())
+        return digests
+
+    def _writer(self, name: str, dtype: np.dtype, length: int) -> ArrayWriter:
+        address, domain, split = self._place
+        return ArrayWriter(address, stream_path(domain, split, name), dtype, length)

@@ -1,0 +1,156 @@
+"""Shards: the tokenised documents of a stretch of the input, each in a file of its own until the store is written."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from pathways_lite.data.documents import Document, Piece, Skipped
+from pathways_lite.data.tokenizers import Tokenizer
+
+_BATCH_BYTES = 1 << 20  # of text encoded at once
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one shard is made of: pieces, and the number of the source that each belongs to."""
+
+    number: int
+    pieces: tuple[tuple[int, Piece], ...]
+
+    @property
+    def input_bytes(self) -> int:
+        return sum(piece.input_bytes for _, piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """D documents of N tokens. All but `tokens` is small and can be read alone."""
+
+    domains: list[str]  # that occur here
+    domain: np.ndarray  # int64 [D], index into `domains`
+    source: np.ndarray  # int64 [D], number of the source
+    group: np.ndarray  # uint64 [D], hash of the group
+    length: np.ndarray  # int64 [D], tokens, the EOD included
+    text_bytes: np.ndarray  # int64 [D]
+    ids: list[str]
+    skipped: list[tuple[int, str]]  # number of the source, sentence
+    tokens: np.ndarray  # [N]; every document is [EOD, t1 .. tn]
+
+    def save(self, path: Path) -> None:
+        """Write the file as a whole: it is there and complete, or not there."""
+        meta = json.dumps({"domains": self.domains, "ids": self.ids, "skipped": self.skipped})
+        names = ("domain", "source", "group", "length", "text_bytes", "tokens")
+        arrays = {name: getattr(self, name) for name in names}
+        unfinished = path.with_suffix(f".{os.getpid()}.part")
+        with unfinished.open("wb") as file:
+            np.savez(file, meta=np.frombuffer(meta.encode(), np.uint8), **arrays)
+        unfinished.replace(path)
+
+    @classmethod
+    def load(cls, path: Path, *, tokens: bool) -> Shard:
+        """Read it back; without `tokens`, that array is empty."""
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files if name not in ("meta", "tokens")}
+            meta = json.loads(bytes(file["meta"]).decode())
+            stream = file["tokens"] if tokens else np.zeros(0, np.uint16)
+        meta["skipped"] = [(source, sentence) for source, sentence in meta["skipped"]]
+        return cls(**meta, **arrays, tokens=stream)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What came of some work, as a progress report."""
+
+    documents: int = 0
+    tokens: int = 0
+    text_bytes: int = 0
+    skipped: int = 0
+    input_bytes: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+def tally(shard: Shard, input_bytes: int) -> Tally:
+    tokens, text_bytes = int(shard.length.sum()), int(shard.text_bytes.sum())
+    return Tally(len(shard.ids), tokens, text_bytes, len(shard.skipped), input_bytes)
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest unsigned type that holds every id."""
+    return np.min_scalar_type(vocab_size - 1)
+
+
+def group_hash(group: str) -> int:
+    """64 bits that say on which side of the held-out split a group falls; the same everywhere and always."""
+    return int.from_bytes(blake2b(group.encode(), digest_size=8, person=b"held-out").digest(), "big")
+
+
+def tokenise(work: Work, tokenizer: Tokenizer) -> Shard:
+    """Read the pieces of `work` and encode their documents."""
+    packer = _Packer(tokenizer)
+    for source, piece in work.pieces:
+        for item in piece.read():
+            if isinstance(item, Skipped):
+                packer.skipped.append((source, item.sentence))
+            else:
+                packer.add(source, item)
+    return packer.shard()
+
+
+class _Packer:
+    """Encodes documents in batches and lays their tokens one after the other."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._dtype = token_dtype(tokenizer.vocab_size)
+        self._waiting: list[tuple[int, Document]] = []
+        self._n_waiting = 0
+        self._rows: list[tuple[int, int, int, int, int]] = []
+        self._ids: list[str] = []
+        self._domains: dict[str, int] = {}
+        self._tokens: list[np.ndarray] = []
+        self.skipped: list[tuple[int, str]] = []
+
+    def add(self, source: int, document: Document) -> None:
+        self._waiting.append((source, document))
+        self._n_waiting += len(document.text)
+        if self._n_waiting >= _BATCH_BYTES:
+            self._encode()
+
+    def _encode(self) -> None:
+        eod = np.array([self._tokenizer.eod], self._dtype)
+        encoded = self._tokenizer.encode_batch([document.text for _, document in self._waiting])
+        for (source, document), ids in zip(self._waiting, encoded, strict=True):
+            if (ids == eod[0]).any():
+                sentence = f"{document.id}: the text encodes to the tokenizer's end-of-document token {eod[0]}"
+                self.skipped.append((source, sentence))
+                continue
+            domain = self._domains.setdefault(document.domain, len(self._domains))
+            text_bytes = len(document.text.encode())
+            self._rows.append((domain, source, group_hash(document.group), len(ids) + 1, text_bytes))
+            self._ids.append(document.id)
+            self._tokens += [eod, ids.astype(self._dtype, copy=False)]
+        self._waiting, self._n_waiting = [], 0
+
+    def shard(self) -> Shard:
+        self._encode()
+        columns = list(zip(*self._rows, strict=True)) or [()] * 5
+        domain, source, group, length, text_bytes = columns
+        return Shard(
+            domains=list(self._domains),
+            domain=np.array(domain, np.int64),
+            source=np.array(source, np.int64),
+            group=np.array(group, np.uint64),
+            length=np.array(length, np.int64),
+            text_bytes=np.array(text_bytes, np.int64),
+            ids=self._ids,
+            skipped=self.skipped,
+            tokens=np.concatenate([np.zeros(0, self._dtype), *self._tokens]),
+        )
