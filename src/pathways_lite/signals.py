@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+import weakref
 from typing import Any, Self
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -52,15 +53,20 @@ class StopSignals:
         self._old_handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
         self._watcher = threading.Thread(target=self._watch, args=(self._reader,), daemon=True, name="signals")
         self._watcher.start()
+        _entered.add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._old_wakeup)
+        _entered.discard(self)
+        self._restore_handlers()
         self._writer.close()
         self._watcher.join()
         self._reader.close()
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_wakeup)
 
     def _watch(self, reader: socket.socket) -> None:
         while numbers := reader.recv(1):
@@ -74,6 +80,19 @@ class StopSignals:
             _say(f"{number.name}: saving a checkpoint and stopping; a second one stops at once.")
         elif now - self._first[1] > _SAME_REQUEST:
             os._exit(128 + number)
+
+
+_entered: weakref.WeakSet[StopSignals] = weakref.WeakSet()
+
+
+def _restore_in_child() -> None:
+    """A forked worker has no watcher: its signals are its own, and must not be told to this process."""
+    for stop in list(_entered):
+        stop._restore_handlers()
+    _entered.clear()
+
+
+os.register_at_fork(after_in_child=_restore_in_child)
 
 
 def _say(line: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,24 @@ def _lookup(tree: Any, name: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def _only_exceptions() -> Iterator[None]:
-    """Orbax logs a failure's traceback once per thread and raises it too; our caller shows it as one sentence."""
+    """Our caller shows a failure as one sentence, from the exception that is raised.
 
-    def keep(record: logging.LogRecord) -> bool:
+    Orbax besides logs it once per thread with its traceback, and writes that were still under way report that the
+    event loop they belonged to is closed.
+    """
+
+    def not_orbax(record: logging.LogRecord) -> bool:
         return "/orbax/" not in record.pathname
 
-    log = logging.getLogger("absl")
-    log.addFilter(keep)
+    def not_late(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    log, hook = logging.getLogger("absl"), sys.unraisablehook
+    log.addFilter(not_orbax)
+    sys.unraisablehook = not_late
     try:
         yield
     finally:
-        log.removeFilter(keep)
+        sys.unraisablehook = hook
+        log.removeFilter(not_orbax)

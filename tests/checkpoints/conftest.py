@@ -1,0 +1,80 @@
+"""What the tests of checkpoints share: a small training state, and ways to damage files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+
+class State(NamedTuple):
+    """Shaped like a train state: named tuple, nested dictionaries, tuples with empty members, a typed key."""
+
+    step: Any
+    params: Any
+    opt_state: Any
+    key: Any
+
+
+def make_state(seed: int = 0) -> State:
+    rng = np.random.default_rng(seed)
+    params = {
+        "embed": jnp.asarray(rng.standard_normal((5, 3)), jnp.float32),
+        "layers": {"wq": jnp.asarray(rng.standard_normal((2, 3, 4)), jnp.bfloat16)},
+    }
+    moments = jax.tree.map(lambda x: x * 0.5, params)
+    return State(jnp.int32(seed), params, ((), {"mu": moments, "count": jnp.int32(3)}), jax.random.key(seed))
+
+
+@pytest.fixture
+def state() -> State:
+    return make_state()
+
+
+@pytest.fixture
+def state_of() -> Callable[[int], State]:
+    return make_state
+
+
+def as_bytes(tree: Any) -> list[tuple[str, str, tuple[int, ...], bytes]]:
+    """Everything that can differ between two trees of arrays."""
+
+    def one(path: Any, leaf: Any) -> tuple[str, str, tuple[int, ...], bytes]:
+        data = jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        return jax.tree_util.keystr(path), str(leaf.dtype), leaf.shape, np.asarray(data).tobytes()
+
+    return [one(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+@pytest.fixture
+def same() -> Callable[[Any, Any], bool]:
+    """Whether two trees have the same structure and the same bits."""
+    return lambda a, b: jax.tree.structure(a) == jax.tree.structure(b) and as_bytes(a) == as_bytes(b)
+
+
+def flip_bit(path: Path, bit: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(raw)
+
+
+@pytest.fixture
+def flip() -> Callable[[Path, int], None]:
+    """Change one bit of a file; a second time restores it."""
+    return flip_bit
+
+
+@pytest.fixture
+def all_bits() -> Callable[[Path], list[tuple[Path, int]]]:
+    """Every bit of every file below a directory."""
+
+    def bits(directory: Path) -> list[tuple[Path, int]]:
+        files = sorted(path for path in directory.rglob("*") if path.is_file())
+        return [(path, bit) for path in files for bit in range(8 * path.stat().st_size)]
+
+    return bits

@@ -1,0 +1,61 @@
+"""The manifest comes back equal, and no bit of it can change unnoticed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pathways_lite.checkpoints.manifest import ArrayInfo, FileInfo, Manifest, array_digest
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+META = st.dictionaries(st.text(), JSON, max_size=4)
+
+
+def manifest(meta: dict) -> Manifest:
+    arrays = {"params.w": ArrayInfo((2, 3), "float32", 24, "ab" * 32)}
+    return Manifest(7, arrays, {"orbax/x": FileInfo(24, 0xDEADBEEF)}, meta)
+
+
+@settings(max_examples=30, deadline=None)
+@given(META)
+def test_round_trip(meta):
+    written = manifest(meta)
+    assert Manifest.from_bytes(written.to_bytes()) == written
+
+
+def test_every_flipped_bit_is_noticed():
+    raw = manifest({"cursor": {"first_sequence": 0}, "name": "é"}).to_bytes()
+    for bit in range(8 * len(raw)):
+        damaged = bytearray(raw)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError, match="not what was written"):
+            Manifest.from_bytes(bytes(damaged))
+
+
+def test_every_truncation_is_noticed():
+    raw = manifest({}).to_bytes()
+    for length in range(len(raw)):
+        with pytest.raises(ValueError, match="not what was written"):
+            Manifest.from_bytes(raw[:length])
+
+
+def test_not_a_number_is_refused_in_meta():
+    with pytest.raises(ValueError, match="JSON"):
+        manifest({"loss": float("nan")}).to_bytes()
+
+
+def test_an_array_digest_covers_name_shape_dtype_and_bytes():
+    data = np.arange(6, dtype=np.int32)
+    digest = array_digest("a", (6,), "int32", data)
+    others = [
+        array_digest("b", (6,), "int32", data),
+        array_digest("a", (2, 3), "int32", data),
+        array_digest("a", (6,), "uint32", data),
+        array_digest("a", (6,), "int32", data[::-1]),
+    ]
+    assert digest not in others
+    assert digest == array_digest("a", (6,), "int32", np.repeat(data, 2)[::2]), "strides are not content"

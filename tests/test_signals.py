@@ -1,0 +1,131 @@
+"""The first signal asks, the second ends, whatever the main thread is doing: told with real processes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pathways_lite.signals import StopSignals
+
+POLLING = """
+import time
+from pathways_lite.signals import StopSignals
+with StopSignals() as stop:
+    print("ready", flush=True)
+    while not stop.requested:
+        time.sleep(0.01)
+    print("saved", flush=True)
+raise SystemExit(stop.exit_status)
+"""
+
+# The main thread is in C for a minute and runs no Python; the interpreter lock is free, as in XLA's compiler.
+NATIVE = """
+import ctypes
+from pathways_lite.signals import StopSignals
+with StopSignals() as stop:
+    print("ready", flush=True)
+    deadline = ctypes.CDLL(None).sleep(60)
+    while deadline:
+        deadline = ctypes.CDLL(None).sleep(deadline)
+"""
+
+COMPILING = """
+import jax, jax.numpy as jnp
+from pathways_lite.signals import StopSignals
+
+def slow_to_compile(x):
+    for i in range(400):
+        x = jnp.sort(jnp.sin(x + i))
+    return x
+
+lowered = jax.jit(slow_to_compile).lower(jax.ShapeDtypeStruct((64, 64), "float32"))
+with StopSignals() as stop:
+    print("ready", flush=True)
+    lowered.compile()
+"""
+
+
+def start(script):
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_asks_for_a_clean_stop(number):
+    process = start(POLLING)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (out, process.returncode) == ("saved\n", 128 + number)
+    assert err.count("a second one stops at once") == 1
+    assert number.name in err
+
+
+@pytest.mark.parametrize(("first", "second"), [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+def test_the_second_ends_at_once_in_the_midst_of_native_code(first, second):
+    process = start(NATIVE)
+    process.send_signal(first)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "\n"
+    assert "a second one stops at once" in process.stderr.readline(), "told while the main thread is away"
+    time.sleep(0.2)
+    assert process.poll() is None
+    began = time.monotonic()
+    process.send_signal(second)
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + second
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.slow
+def test_the_second_ends_at_once_in_the_midst_of_compilation():
+    process = start(COMPILING)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    assert process.poll() is None, "it was to compile for longer than this"
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.skipif(shutil.which("timeout") is None, reason="needs the command `timeout`")
+def test_one_request_sent_to_process_and_group_is_one():
+    command = ["timeout", "--preserve-status", "3", sys.executable, "-c", POLLING]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "ready\nsaved\n"
+    assert done.returncode == 128 + signal.SIGTERM
+
+
+def test_the_handlers_from_before_come_back():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        deadline = time.monotonic() + 10
+        while not stop.requested:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert stop.requested == signal.SIGINT
+    assert {number: signal.getsignal(number) for number in before} == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_forked_worker_s_signals_are_its_own():
+    with StopSignals() as stop:
+        worker = os.fork()
+        if not worker:
+            time.sleep(30)
+            os._exit(0)
+        os.kill(worker, signal.SIGTERM)
+        _, status = os.waitpid(worker, 0)
+        time.sleep(0.1)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+        assert not stop.requested
