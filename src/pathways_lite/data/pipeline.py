@@ -142,11 +142,15 @@ def batches(
 
 
 def _read_ahead(steps: _Steps, data: Data) -> Generator[Batch, None, None]:
-    import grain  # seconds to import, and of no use to those who want single batches
+    # Seconds to import, and of no use to those who want single batches.
+    import grain
+    from absl import flags
 
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=max(data.prefetch, data.threads))
     dataset = grain.MapDataset.source(steps).to_iter_dataset(options)
     if data.workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain asks absl for its flags, which only absl programs parse
         buffer = -(-data.prefetch // data.workers)
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=buffer))
     iterator = iter(dataset)

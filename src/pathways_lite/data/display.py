@@ -1,0 +1,83 @@
+"""The progress of a build on a terminal, or as plain lines where there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from pathways_lite.data.build import Progress, Report
+
+_WORDS = {
+    "sample": "reading a sample",
+    "train tokenizer": "training the tokenizer",
+    "tokenise": "tokenising",
+    "write": "writing the store",
+}
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def show_progress(file: TextIO | None = None) -> Iterator[Report]:
+    """A `report` for `build` that shows phase, MB/s and time left on `file` (standard error)."""
+    file = file or sys.stderr
+    speed = _Speed()
+    if not file.isatty():
+        yield _Lines(file, speed).report
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Bars(*columns, TextColumn("{task.fields[detail]}"), console=Console(file=file), transient=True) as bars:
+        task = bars.add_task("starting", total=None, detail="")
+
+        def report(progress: Progress) -> None:
+            total = progress.input_bytes if progress.phase == "tokenise" else None
+            done = min(progress.done.input_bytes, progress.input_bytes)
+            detail = _detail(progress, speed)
+            bars.update(task, description=_WORDS[progress.phase], total=total, completed=done, detail=detail)
+
+        yield report
+
+
+class _Speed:
+    """Text bytes per second since the first report of tokenising; work of an earlier run is not counted."""
+
+    def __init__(self) -> None:
+        self._began: tuple[float, int] | None = None
+
+    def of(self, progress: Progress) -> float:
+        now, done = time.monotonic(), progress.done.text_bytes
+        if self._began is None:
+            self._began = now, done
+        seconds = now - self._began[0]
+        return (done - self._began[1]) / seconds if seconds else 0.0
+
+
+def _detail(progress: Progress, speed: _Speed) -> str:
+    done = progress.done
+    if progress.phase != "tokenise":
+        return f"{done.tokens:,} tokens" if done.tokens else ""
+    skipped = f", {done.skipped:,} skipped" if done.skipped else ""
+    return f"{speed.of(progress) / 1e6:.1f} MB/s, {done.documents:,} documents, {done.tokens:,} tokens{skipped}"
+
+
+class _Lines:
+    """A line per phase, and one every few seconds in between."""
+
+    def __init__(self, file: TextIO, speed: _Speed) -> None:
+        self._file, self._speed = file, speed
+        self._phase, self._last = "", 0.0
+
+    def report(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.phase == self._phase and now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._phase, self._last = progress.phase, now
+        share = f" {progress.done.input_bytes / max(1, progress.input_bytes):.0%}" if progress.done.tokens else ""
+        detail = _detail(progress, self._speed)
+        print(f"{_WORDS[progress.phase]}{share}{': ' if detail else ''}{detail}", file=self._file, flush=True)

@@ -1,0 +1,90 @@
+"""What is in a token store, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pathways_lite.data.store import SPLITS, Counts, Split, Store
+
+
+@dataclass(frozen=True)
+class Row:
+    """One split of one domain."""
+
+    domain: str
+    split: Split
+    counts: Counts
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Fertility, inverted: bytes of text per token, the documents' EOD not counted."""
+        return self.counts.text_bytes / max(1, self.counts.tokens - self.counts.documents)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The beginning of a document, decoded from its tokens."""
+
+    domain: str
+    split: Split
+    id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """The answer of `pathways-lite data inspect`."""
+
+    address: str
+    fingerprint: str
+    tokenizer: str
+    vocab_size: int
+    skipped: int
+    rows: list[Row]
+    samples: list[Sample]
+
+    def __rich__(self) -> RenderableType:
+        table = Table("domain", "split", title=Text(self.address), title_justify="left")
+        for heading in ("documents", "tokens", "bytes", "bytes/token"):
+            table.add_column(heading, justify="right")
+        for row in self.rows:
+            counts = row.counts
+            fertility = f"{row.bytes_per_token:.2f}" if counts.tokens else "-"
+            numbers = (f"{counts.documents:,}", f"{counts.tokens:,}", f"{counts.text_bytes:,}", fertility)
+            table.add_row(Text(row.domain), row.split, *numbers)
+        facts = [f"fingerprint {self.fingerprint}", f"tokenizer {self.tokenizer}, {self.vocab_size:,} tokens"]
+        if self.skipped:
+            facts.append(f"{self.skipped:,} documents could not be read: see {self.address}/skipped.txt")
+        shown = [Text(f"\n{s.domain}/{s.split} {s.id}\n{s.text}") for s in self.samples]
+        return Group(table, *map(Text, facts), *shown)
+
+
+def describe(store: Store, *, samples: int = 1, characters: int = 400) -> Description:
+    """Sizes of all domains, and the beginnings of `samples` training documents of each, spread evenly over it."""
+    manifest = store.manifest
+    return Description(
+        address=store.address,
+        fingerprint=store.fingerprint,
+        tokenizer=f"{manifest.tokenizer_kind} {manifest.tokenizer[:12]}",
+        vocab_size=store.vocab_size,
+        skipped=manifest.skipped,
+        rows=[Row(domain, split, store.counts(domain, split)) for domain in store.domains for split in SPLITS],
+        samples=[sample for domain in store.domains for sample in _samples(store, domain, samples, characters)],
+    )
+
+
+def _samples(store: Store, domain: str, n: int, characters: int) -> Iterator[Sample]:
+    starts = store.document_starts(domain).tolist()
+    documents = len(starts) - 1
+    for i in range(min(n, documents)):
+        document = (2 * i + 1) * documents // (2 * min(n, documents))
+        start = starts[document] + 1
+        # A token is at least one byte, a character at most four.
+        stop = min(starts[document + 1], start + 4 * characters)
+        text = store.tokenizer().decode(store.read(domain, "train", start, stop).tolist())
+        yield Sample(domain, "train", store.document_id(domain, "train", document), text[:characters])
