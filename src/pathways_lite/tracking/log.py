@@ -1,0 +1,208 @@
+"""A stage's two logs: what is reproducible, and what the clock on the wall said.
+
+`log.jsonl` holds only values that another run of the same recipe reproduces bit for bit, so that a resumed
+run's file is byte-identical to an uninterrupted one's. `timings.jsonl` holds everything else.
+
+Every row is one JSON object with `kind` and `step`, the number of steps taken when it was written:
+
+    log.jsonl      train  tokens, flops (the stage's own, so far), loss, grad_norm, learning_rate, ...
+                   eval   tokens, flops, domains: {name: {loss, bits_per_byte, nll, tokens, bytes, documents}}
+                   event  event: "skip", "rewind", ..., and what it needs to be understood
+    timings.jsonl  train  seconds (since the stage began), tokens_per_second, flops_per_second,
+                          share_of_peak, memory_bytes
+                   compile, save, evaluate   seconds, duration
+                   event  seconds, event: "resume", "interrupt", ...: what happened to this run only
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from pathways_lite.errors import UserError
+
+LOG = "log.jsonl"
+TIMINGS = "timings.jsonl"
+
+Row = dict[str, Any]
+
+# Standard JSON has no words for these; the reader turns exactly these strings back into floats.
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class RunLog:
+    """Appends rows to `log.jsonl` and `timings.jsonl` of a stage directory, which is made if need be.
+
+    A row is written by a single system call without a buffer: killing the process loses at most the row
+    being written, and opening removes what is left of a torn one.
+
+    What makes a resumed log identical: write every row of step k before the checkpoint of step k begins, then
+    call `sync`; on resume from it, call `truncate_after(k)`. An event that changes the steps from k on (a
+    rewind to checkpoint k) carries step k + 1, so that resuming from k itself forgets it with the steps it led to.
+
+    Raises UserError where a file cannot be written (a full disk, no permission) or is no log.
+    """
+
+    def __init__(self, stage_dir: str | Path) -> None:
+        self.directory = Path(stage_dir)
+        self._files: dict[str, int] = {}
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for name in (LOG, TIMINGS):
+                _remove_torn_line(self.directory / name)
+                self._open(name)
+        except OSError as error:
+            self.close()
+            raise _cannot_write(self.directory, error) from error
+
+    def row(self, kind: str, step: int, **values: Any) -> Row:
+        """Append a reproducible row; returns it as a reader will see it. Scalars may be Python, NumPy or JAX."""
+        return self._append(LOG, kind, step, values)
+
+    def timing(self, kind: str, step: int, **values: Any) -> Row:
+        """Append a wall-clock row; returns it as a reader will see it."""
+        return self._append(TIMINGS, kind, step, values)
+
+    def truncate_after(self, step: int) -> None:
+        """Forget the rows beyond `step`, atomically. Events in the timings stay: they happened to this run."""
+        self._rewrite(LOG, lambda row: row["step"] <= step)
+        self._rewrite(TIMINGS, lambda row: row["step"] <= step or row["kind"] == "event")
+
+    def sync(self) -> None:
+        """Return once the rows are on the disk, so that no power failure leaves a checkpoint ahead of its log."""
+        for file in self._files.values():
+            os.fsync(file)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            os.close(file)
+        self._files = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self, name: str) -> None:
+        self._files[name] = os.open(self.directory / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def _append(self, name: str, kind: str, step: int, values: Mapping[str, Any]) -> Row:
+        row = {"kind": kind, "step": int(step)} | {key: plain(value) for key, value in values.items()}
+        line = (json.dumps(row, default=_refuse, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        try:
+            written = os.write(self._files[name], line)
+        except OSError as error:
+            raise _cannot_write(self.directory / name, error) from error
+        if written < len(line):  # the disk filled up in the middle of the line
+            raise _cannot_write(self.directory / name, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        return row
+
+    def _rewrite(self, name: str, keep: Callable[[Row], bool]) -> None:
+        path = self.directory / name
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = [line for number, line in enumerate(lines, 1) if keep(_parse(line, path, number))]
+        if kept == lines:
+            return
+        try:
+            _replace(path, b"".join(kept))
+            os.close(self._files.pop(name))
+            self._open(name)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
+
+def read_log(path: str | Path) -> list[Row]:
+    """The rows of a log, without a torn last line. A log not begun yet has none.
+
+    Raises UserError, with file and line, where another line than the last is damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    complete = path.read_bytes().rpartition(b"\n")[0]
+    return [_parse(line, path, number) for number, line in enumerate(complete.splitlines(), 1)]
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON types that give it back exactly.
+
+    A float32 becomes its shortest decimal (0.1, not 0.10000000149011612), which reads back as the same
+    float32; a float64 keeps all its digits. NaN and infinities become strings, which `read_log` turns back.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
+        value = _from_scalar(np.asarray(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _from_scalar(value: np.ndarray) -> Any:
+    """A 0-d array (NumPy, JAX or bfloat16) as bool, int or float."""
+    if np.issubdtype(value.dtype, np.bool_):
+        return bool(value)
+    if np.issubdtype(value.dtype, np.integer):
+        return int(value)
+    if value.dtype == np.float64:
+        return float(value)
+    return float(str(value.astype(np.float32)))
+
+
+def _refuse(value: Any) -> Any:
+    raise TypeError(f"a log row holds scalars, text, lists and dicts, not {type(value).__name__}")
+
+
+def restore(value: Any) -> Any:
+    """Undo what `plain` did to NaN and infinities, in what JSON gave back."""
+    if isinstance(value, dict):
+        return {key: restore(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [restore(item) for item in value]
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _parse(line: bytes, path: Path, number: int) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int) or not isinstance(row.get("kind"), str):
+        raise UserError(f"{path}:{number} is no row of a log (a JSON object with kind and step); remove that line")
+    restored: Row = restore(row)
+    return restored
+
+
+def _remove_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        _replace(path, content[: content.rfind(b"\n") + 1])
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put `content` in place of the file: a crash leaves the old one or the new one, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {path}: {error.strerror or error}; free some space or choose another run directory")

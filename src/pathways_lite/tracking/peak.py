@@ -1,0 +1,74 @@
+"""The machine's peak: how fast it multiplies matrices at best, as the yardstick for a training step."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+# Dense bf16 FLOP/s of one device from the makers' public data sheets, by the beginning of jax's `device_kind`.
+# The longest beginning that fits wins: "TPU v5 lite" (v5e) is no "TPU v5" (v5p), and a PCIe card no SXM module.
+# None: known to be another device, of unknown rate.
+_DATA_SHEETS: dict[str, float | None] = {
+    "TPU v4": 275e12,
+    "TPU v4 lite": None,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": None,
+    "NVIDIA H200": 989e12,
+}
+
+# The layouts a training step meets. XLA's CPU backend differs up to twofold between them, and which one is best
+# depends on the size, so the peak is the best of all.
+_LAYOUTS: tuple[Callable[[jax.Array, jax.Array], jax.Array], ...] = (
+    lambda a, b: a @ b,
+    lambda a, b: a @ b.T,
+    lambda a, b: a.T @ b,
+)
+
+_SIZES = (512, 1024, 2048, 4096, 8192, 16384)
+_REPEATS = 3
+
+
+def published_peak(device_kind: str) -> float | None:
+    """Dense bf16 FLOP/s of one device of this kind by its data sheet; None where it is not known here."""
+    fitting = [name for name in _DATA_SHEETS if device_kind.startswith(name)]
+    return _DATA_SHEETS[max(fitting, key=len)] if fitting else None
+
+
+@functools.cache
+def measured_peak(dtype: str, seconds: float = 0.5) -> float:
+    """FLOP/s of the best square matrix product of `dtype` on one device (all cores of a CPU).
+
+    Tries growing sizes in three layouts and gives the fastest single run. Takes at most about `seconds`
+    beside compilation: a size is not tried where it would not fit. Measured once per process.
+    """
+    best, left = 0.0, seconds
+    for size in _SIZES:
+        flops = 2 * size**3
+        # One warming run and the timed ones, per layout, at the best rate so far.
+        if best and flops / best * len(_LAYOUTS) * (_REPEATS + 1) > left:
+            break
+        x = jnp.ones((size, size), dtype)
+        for layout in _LAYOUTS:
+            product = jax.jit(layout).lower(x, x).compile()
+            runs = [_duration(product, x) for _ in range(_REPEATS + 1)]
+            best = max(best, flops / min(runs))
+            left -= sum(runs)
+    return best
+
+
+def _duration(product: Callable[..., jax.Array], x: jax.Array) -> float:
+    start = time.perf_counter()
+    product(x, x).block_until_ready()
+    return time.perf_counter() - start

@@ -1,0 +1,190 @@
+"""What a long run shows: a live display on a terminal, plain lines every few seconds where there is none."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pathways_lite.tracking.numbers import duration, si
+
+# Weight of the newest loss in the shown average. Steps differ in difficulty; a tenth makes the trend readable.
+_NEWEST = 0.1
+
+
+@dataclass(frozen=True)
+class Status:
+    """Everything the display shows, at one moment. Times are those of `Progress.now`, in seconds."""
+
+    step: int = 0
+    loss: float = math.nan  # smoothed
+    tokens_per_second: float = math.nan
+    flops_per_second: float = math.nan
+    remaining: float = math.nan  # seconds
+    evaluation: str = ""
+    saved_step: int | None = None
+    saved_at: float = math.nan
+    phase: str = "training"
+
+
+class Progress:
+    """Shows how a stage goes. A context manager; nothing is drawn outside it.
+
+    Args:
+        title: what is running, e.g. "demo/base".
+        total_steps, total_tokens: of the stage; tokens give the time left, also while the batch size ramps up.
+        step: the restored one.
+        peak_flops: the machine's FLOP/s, for the share of it; None where it is unknown.
+        console: where to show it; standard error by default, so that standard output stays the caller's.
+        interval: seconds between plain lines where the console is no terminal.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        *,
+        total_steps: int,
+        total_tokens: int,
+        step: int = 0,
+        peak_flops: float | None = None,
+        console: Console | None = None,
+        interval: float = 5.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.title = title
+        self.total_steps = total_steps
+        self.total_tokens = total_tokens
+        self.peak_flops = peak_flops
+        self.console = console or Console(stderr=True)
+        self.interval = interval
+        self.now = now
+        self.status = Status(step=step)
+        self._first: tuple[float, int] | None = None  # time and tokens of the first update
+        self._printed = -math.inf
+        terminal = self.console.is_terminal and not self.console.is_dumb_terminal
+        self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4) if terminal else None
+
+    def update(self, step: int, *, tokens: int, loss: float, tokens_per_second: float, flops_per_second: float) -> None:
+        """After `step` steps and `tokens` tokens of the stage; the rates are of training alone."""
+        old, now = self.status, self.now()
+        if self._first is None:
+            self._first = (now, tokens)
+        smooth = loss if not math.isfinite(old.loss) else old.loss + _NEWEST * (loss - old.loss)
+        self.status = replace(
+            old,
+            step=step,
+            # A step whose loss is not finite was skipped; it must not wipe out the average.
+            loss=smooth if math.isfinite(loss) else old.loss,
+            tokens_per_second=tokens_per_second,
+            flops_per_second=flops_per_second,
+            remaining=self._remaining(tokens, tokens_per_second, now),
+        )
+        if self._live is None and (now - self._printed >= self.interval or step >= self.total_steps):
+            self._printed = now
+            self._print_line(self.status_line())
+
+    def evaluated(self, bits_per_byte: Mapping[str, float]) -> None:
+        """Show the last evaluation: held-out bits per byte of each domain."""
+        result = ", ".join(f"{domain} {bits:.3f}" for domain, bits in bits_per_byte.items()) + " bits per byte"
+        self.status = replace(self.status, evaluation=result)
+        if self._live is None:
+            self._print_line(f"{self.title}: step {self.status.step:,}: held out: {result}")
+
+    def saved(self, step: int) -> None:
+        """A checkpoint of `step` is complete."""
+        self.status = replace(self.status, saved_step=step, saved_at=self.now())
+
+    def note(self, message: str) -> None:
+        """Print a line that stays, above the live display."""
+        self.console.print(Text(message), soft_wrap=True)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """What is being done instead of training, e.g. "compiling the train step"."""
+        outer, start = self.status.phase, self.now()
+        self.status = replace(self.status, phase=name)
+        if self._live is None:
+            self._print_line(f"{self.title}: {name} ...")
+        try:
+            yield
+        finally:
+            self.status = replace(self.status, phase=outer)
+            if self._first is None and self._live is None:
+                # Before the first step nothing else shows that it goes on.
+                self._print_line(f"{self.title}: {name}: {duration(self.now() - start)}")
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def status_line(self) -> str:
+        """The status as one plain line."""
+        now = self.status
+        parts = [f"step {now.step:,}/{self.total_steps:,}", f"loss {now.loss:.4f}", *self._rates()]
+        if math.isfinite(now.remaining):
+            parts.append(f"{duration(now.remaining)} left")
+        return f"{self.title}: " + ", ".join(parts)
+
+    def _remaining(self, tokens: int, tokens_per_second: float, now: float) -> float:
+        """Seconds left at the pace since the first update, which counts evaluating and saving too."""
+        assert self._first is not None
+        start, before = self._first
+        pace = (tokens - before) / (now - start) if now > start and tokens > before else tokens_per_second
+        return max(0, self.total_tokens - tokens) / pace if pace > 0 else math.nan
+
+    def _rates(self) -> list[str]:
+        now = self.status
+        rates = []
+        if math.isfinite(now.tokens_per_second):
+            rates.append(f"{now.tokens_per_second:,.0f} tokens/s")
+        if math.isfinite(now.flops_per_second):
+            rates.append(si(now.flops_per_second, "FLOP/s"))
+            if self.peak_flops:
+                rates.append(f"{now.flops_per_second / self.peak_flops:.0%} of peak")
+        return rates
+
+    def _print_line(self, line: str) -> None:
+        # One write per line: lines of other processes cannot tear it. No wrapping: a file has no width.
+        self.console.file.write(line + "\n")
+        self.console.file.flush()
+
+    def _render(self) -> Group:
+        now = self.status
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(no_wrap=True)
+        bar.add_column(ratio=1)
+        bar.add_column(no_wrap=True, justify="right")
+        left = f"{duration(now.remaining)} left" if math.isfinite(now.remaining) else ""
+        bar.add_row(
+            Text(self.title, style="bold"),
+            ProgressBar(total=self.total_steps, completed=min(now.step, self.total_steps)),
+            Text(f"{now.step:,}/{self.total_steps:,}  {left}"),
+        )
+        numbers = "  ".join([*([f"loss {now.loss:.4f}"] if math.isfinite(now.loss) else []), *self._rates()])
+        held_out = f"held out: {now.evaluation}" if now.evaluation else ""
+        lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in (numbers, held_out) if line]
+        phase = Text(now.phase, style="dim" if now.phase == "training" else "yellow", no_wrap=True)
+        return Group(bar, *lines, phase.append(self._checkpoint_age(), style="dim"))
+
+    def _checkpoint_age(self) -> str:
+        now = self.status
+        if now.saved_step is None:
+            return ""
+        return f"  checkpoint {now.saved_step:,}, {duration(self.now() - now.saved_at)} ago"

@@ -1,0 +1,261 @@
+"""A run as one self-contained HTML page, whether it is finished, still going or was interrupted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pathways_lite.ledger import Ledger
+from pathways_lite.run_directory import RunDirectory
+from pathways_lite.tracking.numbers import duration, si
+from pathways_lite.tracking.page import page, paragraph, picture, section, table
+from pathways_lite.tracking.plots import curves_svg, speed_svg
+from pathways_lite.tracking.run_data import RunData, StageData, read_run
+
+
+def write_report(run_directory: str | Path, path: str | Path | None = None) -> Path:
+    """Write the page of the run to `path`, `report.html` in its directory by default, and return where it is.
+
+    Raises UserError where the directory is no run.
+    """
+    run = read_run(run_directory)
+    path = Path(path) if path is not None else RunDirectory(run.directory).report
+    path.write_text(render(run), encoding="utf-8")
+    return path
+
+
+def render(run: RunData) -> str:
+    """The page as HTML. All text of the run is escaped; nothing outside the page is loaded."""
+    sections = (_header, _results, _curves, _samples, _cost, _events, _recipe, _origin, _problems)
+    return page(f"{run.name}: pathways_lite run", "".join(make(run) for make in sections))
+
+
+def _header(run: RunData) -> str:
+    last = next((stage for stage in reversed(run.stages) if stage.begun), None)
+    if last is None:
+        state = "Not begun."
+    elif run.finished:
+        state = "Finished."
+    else:
+        step = max([row["step"] for row in (*last.rows, *last.timings)], default=0)
+        state = f"Not finished: stage {last.name} is at step {step:,}, as of this page."
+    model = run.latest("model") or {}
+    facts = [f"{si(model['parameters'])} parameters"] if "parameters" in model else []
+    tokens, flops = (sum(stage.last.get(name, 0) for stage in run.stages) for name in ("tokens", "flops"))
+    facts += [f"{si(tokens)} training tokens", si(flops, "FLOPs")] if tokens else []
+    lead = state + (f" A model of {', '.join(facts)}." if "parameters" in model else f" {', '.join(facts)}".rstrip())
+    return f"<header>\n<h1>{escape(run.name)}</h1>\n{paragraph(lead, 'lead')}\n</header>\n"
+
+
+# ---- held-out results ----
+
+
+def _results(run: RunData) -> str:
+    stage = next((stage for stage in reversed(run.stages) if stage.evaluation), None)
+    if stage is None:
+        return ""
+    results = stage.evaluation
+    baselines: Mapping[str, Mapping[str, float]] = run.latest("compressors") or {}
+    names = list(dict.fromkeys(name for domain in results for name in baselines.get(domain, {})))
+    rows = [_result_row(domain, result, baselines.get(domain, {}), names) for domain, result in results.items()]
+    together = _together(results, baselines)
+    if together:
+        rows.append(_result_row("all", *together, names))
+    header = ["domain", "loss (nats/token)", "perplexity", "bits per byte", *names]
+    caption = f"Stage {stage.name}, held-out documents. Compressors: bits per byte of the same bytes."
+    verdicts = [_verdict(domain, result, baselines.get(domain, {})) for domain, result in results.items()]
+    if together and "xz -9" in together[1]:
+        verdicts.append(_verdict("all held-out text together", *together))
+    return section(
+        "How well it predicts",
+        *(paragraph(verdict, "verdict") for verdict in verdicts if verdict),
+        table(header, rows, caption=caption, total=bool(together)),
+        paragraph(
+            "Bits per byte count every held-out token once, document ends included. A compressor starts from nothing "
+            "and sees only these bytes; the model has read its training text before, and its size is not counted.",
+            "note",
+        )
+        if names
+        else "",
+    )
+
+
+def _result_row(domain: str, result: Mapping[str, Any], baseline: Mapping[str, float], names: list[str]) -> list[str]:
+    digits = {"loss": 4, "perplexity": 2, "bits_per_byte": 4}
+    own = [_fixed(result.get(name), places) for name, places in digits.items()]
+    return [domain, *own, *(_fixed(baseline.get(name), 4) for name in names)]
+
+
+def _together(
+    results: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, float]]
+) -> tuple[dict[str, float], dict[str, float]] | None:
+    """All domains as one text, by their sums; None for a single domain or where sums are missing."""
+    if len(results) < 2 or not all(result.get("bytes") and "nll" in result for result in results.values()):
+        return None
+    nll, tokens, size = (sum(result[name] for result in results.values()) for name in ("nll", "tokens", "bytes"))
+    loss = nll / tokens
+    own = {"loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_byte": nll / (math.log(2) * size)}
+    shared = set.intersection(*(set(baselines.get(domain, {})) for domain in results))
+    theirs = {
+        name: sum(baselines[domain][name] * result["bytes"] for domain, result in results.items()) / size
+        for name in shared
+    }
+    return own, theirs
+
+
+def _verdict(what: str, result: Mapping[str, Any], baseline: Mapping[str, float]) -> str:
+    """Whether the model beats xz, in a sentence; empty where one of the two numbers is missing."""
+    bits, xz = result.get("bits_per_byte"), baseline.get("xz -9")
+    if bits is None or xz is None or not math.isfinite(bits):
+        return ""
+    share = abs(1 - bits / xz)
+    if bits < xz:
+        return f"On {what} the model beats xz -9: {bits:.3f} against {xz:.3f} bits per byte, {share:.1%} less."
+    return f"On {what} the model does not beat xz -9: {bits:.3f} against {xz:.3f} bits per byte, {share:.1%} more."
+
+
+# ---- curves and samples ----
+
+
+def _curves(run: RunData) -> str:
+    if not any(stage.rows for stage in run.stages):
+        return ""
+    alt = "Training loss, held-out bits per byte per domain, and learning rate, against training tokens"
+    caption = "Against training tokens (below) and model FLOPs (above), stages joined."
+    if run.latest("compressors"):
+        caption += " Horizontal lines: what xz -9 makes of the same held-out text."
+    figure = picture(curves_svg(run, "light"), curves_svg(run, "dark"), alt=alt, caption=caption)
+    return section("How it learned", figure)
+
+
+def _samples(run: RunData) -> str:
+    parts = []
+    for sample in run.latest("samples") or []:
+        settings = ", ".join(f"{name} {value}" for name, value in sample.items() if name not in ("prompt", "text"))
+        parts.append(paragraph(settings, "note") if settings else "")
+        prompt = f'<span class="prompt">{escape(str(sample.get("prompt", "")))}</span>'
+        # HTML drops a newline directly after <pre>, so one is given for it to drop.
+        parts.append(f"<pre>\n{prompt}{escape(str(sample.get('text', '')))}</pre>")
+    return section("What it writes", paragraph("Prompts are bold.", "note") if parts else "", *parts)
+
+
+# ---- cost ----
+
+
+def _cost(run: RunData) -> str:
+    stages = [(stage, Ledger.from_json(stage.ledger["stage"])) for stage in run.stages if stage.ledger.get("stage")]
+    if not stages:
+        return ""
+    ledgers = {stage.name: ledger for stage, ledger in stages}
+    total = stages[-1][0].ledger.get("total")
+    several = len(ledgers) > 1 and total is not None
+    if total is not None and several:
+        ledgers["chain"] = Ledger.from_json(total)
+    counts = [[name, f"{x.steps:,}", f"{x.tokens:,}", si(x.flops, "FLOPs")] for name, x in ledgers.items()]
+    kinds = ("train", "compile", "evaluate", "save", "other")
+    times = [
+        [name, *(duration(getattr(x.seconds, kind)) for kind in (*kinds, "total")), f"{x.seconds.goodput:.1%}"]
+        for name, x in ledgers.items()
+    ]
+    light, dark = speed_svg(run, "light"), speed_svg(run, "dark")
+    return section(
+        "What it cost",
+        table(["stage", "steps", "tokens", "model FLOPs"], counts, total=several),
+        table(
+            ["stage", "training", "compiling", "evaluating", "saving", "other", "total", "goodput"], times,
+            caption="Running time. Goodput: share of the time spent training.", total=several,
+        ),
+        paragraph(_speed(stages, run.latest("peak_flops"))),
+        picture(light, dark, alt="Tokens per second against running time", caption="Speed, and what interrupted it.")
+        if light and dark
+        else "",
+    )  # fmt: skip
+
+
+def _speed(stages: list[tuple[StageData, Ledger]], peak: float | None) -> str:
+    sentences = []
+    for stage, ledger in stages:
+        seconds = ledger.seconds.train
+        if seconds > 0:
+            rate = ledger.flops / seconds
+            share = f", {rate / peak:.0%} of the machine's matmul peak of {si(peak, 'FLOP/s')}" if peak else ""
+            speed = f"{ledger.tokens / seconds:,.0f} tokens/s and {si(rate, 'FLOP/s')}"
+            sentences.append(f"While training, {stage.name} ran at {speed}{share}.")
+    return " ".join(sentences)
+
+
+# ---- events, recipe, origin ----
+
+
+def _events(run: RunData) -> str:
+    rows = []
+    for stage in run.stages:
+        events = [row for row in (*stage.rows, *stage.timings) if row["kind"] == "event"]
+        for row in sorted(events, key=lambda row: row["step"]):
+            details = {k: v for k, v in row.items() if k not in ("kind", "step", "event", "seconds")}
+            text = ", ".join(f"{name}: {value}" for name, value in details.items())
+            rows.append([stage.name, f"{row['step']:,}", str(row.get("event", "")), text])
+    return section("What happened", table(["stage", "step", "event", "details"], rows, text=True) if rows else "")
+
+
+def _recipe(run: RunData) -> str:
+    rows = []
+    for stage in run.recipe.get("stages", []):
+        model, data, optimizer = (stage.get(part, {}) for part in ("model", "data", "optimizer"))
+        facts = [
+            f"start: {stage['start']['kind']}" if stage.get("start") else "",
+            f"{model.get('n_layers')} layers of width {model.get('d_model')}" if model else "",
+            f"sequences of {data.get('seq_len')} tokens" if data else "",
+            f"{stage['batch_size']} per step" if isinstance(stage.get("batch_size"), int) else "",
+            f"{optimizer['kind']} at {optimizer.get('learning_rate')}" if optimizer.get("kind") else "",
+            f"for {stage['budget']['n']:,} {stage['budget']['kind']}" if stage.get("budget") else "",
+        ]
+        rows.append([str(stage.get("name", "")), ", ".join(filter(None, facts))])
+    if not rows:
+        return ""
+    text = escape(json.dumps(run.recipe, indent=2, ensure_ascii=False))
+    full = f"<details><summary>The whole resolved recipe</summary>\n<pre>\n{text}</pre></details>"
+    return section("Recipe", table(["", ""], rows, text=True), full)
+
+
+def _origin(run: RunData) -> str:
+    command, environment = run.latest("command"), run.latest("environment") or {}
+    rows = [[str(name), str(value)] for name, value in environment.items()]
+    return section(
+        "How it was made",
+        f"<pre>\n{escape(str(command))}</pre>" if command else "",
+        table(["", ""], rows, text=True) if rows else "",
+        _files(run),
+    )
+
+
+def _files(run: RunData) -> str:
+    """The run's files, linked relative to the page, checkpoints as folders."""
+    found = [path for folder in (run.directory, *(s.directory for s in run.stages)) for path in _children(folder)]
+    if not found:
+        return ""
+    links = []
+    for path in found:
+        name = path.relative_to(run.directory).as_posix() + ("/" if path.is_dir() else "")
+        links.append(f'<a href="{escape(quote(name))}">{escape(name)}</a>')
+    return "<p>Files: " + ", ".join(links) + "</p>"
+
+
+def _children(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    stage_folders_apart = (path for path in folder.iterdir() if not (path / "log.jsonl").exists())
+    return sorted(path for path in stage_folders_apart if path.suffix != ".html" and not path.name.startswith("."))
+
+
+def _problems(run: RunData) -> str:
+    return section("What could not be read", *(paragraph(problem) for problem in run.problems))
+
+
+def _fixed(value: Any, places: int) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.{places}f}"

@@ -1,0 +1,131 @@
+"""What a run directory says about its run, read without training code: the input of plots and reports.
+
+    <run>/recipe.json            the resolved recipe
+    <run>/<stage>/log.jsonl      reproducible rows (see `log`)
+    <run>/<stage>/timings.jsonl  wall-clock rows
+    <run>/<stage>/ledger.json    {"stage": ledger, "total": ledger}, as `Ledger.to_json` gives them
+    <run>/<stage>/summary.json   when the stage is finished:
+        step, model: {parameters, non_embedding_parameters, flops_per_token},
+        domains: {name: {loss, bits_per_byte, perplexity, nll, tokens, bytes, documents}},
+        compressors: {domain: {"xz -9": bits per byte, ...}},
+        samples: [{prompt, text, temperature, ...}], peak_flops: FLOP/s,
+        environment: {what: version or name}, command: what was typed
+
+Every file may be missing or cut off: a run in progress or interrupted is read as far as it goes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pathways_lite.errors import UserError
+from pathways_lite.tracking.log import LOG, TIMINGS, Row, read_log, restore
+
+RECIPE = "recipe.json"
+LEDGER = "ledger.json"
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class StageData:
+    """What is known of one stage. Empty where its files are not there yet."""
+
+    name: str
+    directory: Path
+    recipe: dict[str, Any] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    timings: list[Row] = field(default_factory=list)
+    ledger: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def begun(self) -> bool:
+        return bool(self.rows or self.timings)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.summary)
+
+    @property
+    def last(self) -> Row:
+        """The last row that counts tokens; empty before the first."""
+        return next((row for row in reversed(self.rows) if "tokens" in row), {})
+
+    def of_kind(self, kind: str) -> list[Row]:
+        return [row for row in self.rows if row["kind"] == kind]
+
+    @property
+    def evaluation(self) -> dict[str, dict[str, Any]]:
+        """The last held-out results, per domain."""
+        found = [self.summary, *reversed(self.of_kind("eval"))]
+        return next((dict(source["domains"]) for source in found if source.get("domains")), {})
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What is known of a run."""
+
+    directory: Path
+    recipe: dict[str, Any]
+    stages: list[StageData]  # in the recipe's order
+    problems: list[str]  # files that could not be read, a sentence each
+
+    @property
+    def name(self) -> str:
+        return str(self.recipe.get("name", self.directory.resolve().name))
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.stages) and all(stage.finished for stage in self.stages)
+
+    def latest(self, key: str) -> Any:
+        """`key` of the last stage's summary that has it; None where none does."""
+        return next((stage.summary[key] for stage in reversed(self.stages) if stage.summary.get(key)), None)
+
+
+def read_run(directory: str | Path) -> RunData:
+    """Read the run in `directory`. Raises UserError where there is none."""
+    directory = Path(directory)
+    problems: list[str] = []
+    recipe = _read_object(directory / RECIPE, problems)
+    if not recipe and not problems:
+        raise UserError(f"{directory} is no run directory: it has no {RECIPE}; `pathways-lite runs` lists runs")
+    stages = recipe.get("stages", [])
+    return RunData(directory, recipe, [_read_stage(directory / s["name"], s, problems) for s in stages], problems)
+
+
+def _read_stage(directory: Path, recipe: dict[str, Any], problems: list[str]) -> StageData:
+    return StageData(
+        name=directory.name,
+        directory=directory,
+        recipe=recipe,
+        rows=_read_rows(directory / LOG, problems),
+        timings=_read_rows(directory / TIMINGS, problems),
+        ledger=_read_object(directory / LEDGER, problems),
+        summary=_read_object(directory / SUMMARY, problems),
+    )
+
+
+def _read_rows(path: Path, problems: list[str]) -> list[Row]:
+    try:
+        return read_log(path)
+    except (OSError, UserError) as error:
+        problems.append(str(error))
+        return []
+
+
+def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        content = restore(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        problems.append(f"{path} cannot be read: {error}")
+        return {}
+    if not isinstance(content, dict):
+        problems.append(f"{path} holds no JSON object")
+        return {}
+    return content

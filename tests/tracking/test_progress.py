@@ -1,0 +1,138 @@
+import io
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from pathways_lite.tracking.numbers import duration, si
+from pathways_lite.tracking.progress import Progress
+
+
+class Clock:
+    """Time that passes only when told."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def train(progress: Progress, clock: Clock, steps: int, *, seconds: float = 1.0) -> None:
+    for step in range(1, steps + 1):
+        clock.time += seconds
+        progress.update(step, tokens=100 * step, loss=5.0, tokens_per_second=100.0, flops_per_second=5e10)
+
+
+def plain_progress(**options: float) -> tuple[Progress, io.StringIO, Clock]:
+    file, clock = io.StringIO(), Clock()
+    console = Console(file=file, force_terminal=False)
+    progress = Progress("demo", total_steps=100, total_tokens=10_000, console=console, now=clock, **options)
+    return progress, file, clock
+
+
+def test_without_a_terminal_there_are_plain_lines_every_few_seconds() -> None:
+    progress, file, clock = plain_progress(interval=5.0, peak_flops=1e11)
+    with progress:
+        with progress.phase("compiling the train step"):
+            clock.time += 12
+        train(progress, clock, 20)
+    lines = file.getvalue().splitlines()
+    assert lines[:2] == ["demo: compiling the train step ...", "demo: compiling the train step: 12 s"]
+    assert len(lines) == 2 + 4
+    assert all(line.startswith("demo: step ") for line in lines[2:])
+    assert "step 16/100, loss 5.0000, 100 tokens/s, 50 GFLOP/s, 50% of peak, 1 min 24 s left" in lines[-1]
+    assert "\x1b" not in file.getvalue()
+    assert "\r" not in file.getvalue()
+
+
+def test_the_last_step_is_always_printed() -> None:
+    progress, file, clock = plain_progress(interval=1e9)
+    with progress:
+        train(progress, clock, 100)
+    assert "step 100/100" in file.getvalue()
+
+
+def test_each_line_is_one_write() -> None:
+    """So that lines of several processes in one file cannot be torn."""
+
+    class File(io.StringIO):
+        def write(self, text: str) -> int:
+            assert text.endswith("\n")
+            return super().write(text)
+
+    clock = Clock()
+    console = Console(file=File(), force_terminal=False)
+    with Progress("demo", total_steps=3, total_tokens=300, console=console, now=clock) as progress:
+        train(progress, clock, 3)
+        progress.evaluated({"code": 2.0})
+        progress.note("a message " * 50)
+
+
+def test_time_left_counts_what_interrupts_training() -> None:
+    progress, _, clock = plain_progress()
+    progress.update(10, tokens=1000, loss=5.0, tokens_per_second=100.0, flops_per_second=1.0)
+    clock.time += 10
+    with progress.phase("evaluating"):
+        clock.time += 10
+    progress.update(20, tokens=2000, loss=5.0, tokens_per_second=100.0, flops_per_second=1.0)
+    assert progress.status.remaining == pytest.approx(8000 / 50)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_average() -> None:
+    progress, _, _ = plain_progress()
+    for loss in (4.0, math.nan, math.inf, 4.0):
+        progress.update(1, tokens=1, loss=loss, tokens_per_second=1.0, flops_per_second=1.0)
+        assert progress.status.loss == 4.0
+
+
+def test_a_phase_ends_when_it_is_broken_off() -> None:
+    progress, _, _ = plain_progress()
+
+    def save() -> None:
+        with progress.phase("saving"):
+            assert progress.status.phase == "saving"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save()
+    assert progress.status.phase == "training"
+
+
+def test_a_terminal_shows_everything_within_its_width() -> None:
+    file, clock = io.StringIO(), Clock()
+    console = Console(file=file, force_terminal=True, width=72, height=20, color_system=None)
+    progress = Progress(
+        "demo", total_steps=50, total_tokens=5_000, peak_flops=1e11, console=console, now=clock, step=10
+    )
+    with progress:
+        with progress.phase("compiling the train step"):
+            console.print(progress._render())
+        train(progress, clock, 50)
+        progress.evaluated({"code": 1.5, "prose": 2.25})
+        progress.saved(50)
+        clock.time += 65
+        console.print(progress._render())
+    shown = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", file.getvalue())
+    for text in (
+        "10/50", "compiling the train step", "50/50", "loss 5.0000", "100 tokens/s", "50 GFLOP/s", "50% of peak",
+        "held out: code 1.500, prose 2.250 bits per byte", "checkpoint 50, 1 min 05 s ago", "training",
+    ):  # fmt: skip
+        assert text in shown
+    assert max(len(line) for line in shown.splitlines()) <= 72
+
+
+@given(st.floats(1, 1e20))
+def test_si_keeps_three_digits(value: float) -> None:
+    number, prefix = si(value, "B").removesuffix("B").split(" ")
+    factor = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}[prefix]
+    assert float(number) * factor == pytest.approx(value, rel=5.1e-3)
+    assert 1 <= float(number) < 1000
+
+
+def test_durations() -> None:
+    spans = {3.14: "3.1 s", 9.99: "10 s", 42: "42 s", 59.7: "1 min 00 s", 185: "3 min 05 s", 7620: "2 h 07 min"}
+    assert {seconds: duration(seconds) for seconds in spans} == spans
