@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
+from pathways_kernels.attention import Spans
 from pathways_lite.data.order import Order, Skips, example_index
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
@@ -141,6 +144,12 @@ def batches(
     return _read_ahead(_Steps(source, first_step, stop_step), data)
 
 
+def _own(batch: Batch) -> Batch:
+    """A copy outside the workers' shared memory, which must not be held until the process ends."""
+    arrays = {name: np.array(value) for name, value in batch._asdict().items() if name != "spans"}
+    return Batch(spans=Spans(*map(np.array, batch.spans)), **arrays)
+
+
 def _read_ahead(steps: _Steps, data: Data) -> Generator[Batch, None, None]:
     # Seconds to import, and of no use to those who want single batches.
     import grain
@@ -155,6 +164,6 @@ def _read_ahead(steps: _Steps, data: Data) -> Generator[Batch, None, None]:
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=buffer))
     iterator = iter(dataset)
     try:
-        yield from iterator
+        yield from map(_own, iterator) if data.workers else iterator
     finally:
         iterator.close()
