@@ -19,7 +19,9 @@ import math
 import statistics
 from typing import Any, NamedTuple, Self
 
+from pathways_lite.ledger import Course
 from pathways_lite.recipe import SpikeGuard
+from pathways_lite.training.cursor import Cursor
 
 
 class Go(NamedTuple):
@@ -33,16 +35,27 @@ class Halt(NamedTuple):
 
 
 class Rewind(NamedTuple):
-    """Restore a state from `to_step` or earlier, and add `skip` to the cursor.
+    """Restore a state from `to_step` or earlier, and skip data from there on.
 
-    `skip` is (step, batches): from that step on, the data lies so many batches further. It begins at `to_step`
-    also where the newest checkpoint is older: the steps between are then repeated as they were, and the result does
-    not depend on how often checkpoints are written.
+    `skip` is (step, batches): what the recipe asks to skip, from which step on; `skipped_sequences` says how much that
+    is. It begins at `to_step` also where the newest checkpoint is older: the steps between are then repeated as
+    they were, and the result does not depend on how often checkpoints are written.
     """
 
     to_step: int
+    spike: int  # the step at which it was
     skip: tuple[int, int]
     reason: str
+
+    def skipped_sequences(self, course: Course, cursor: Cursor) -> int:
+        """Sequences to add to `cursor` (the one of before the rewind) at `to_step`.
+
+        Never fewer than reach behind the spike's own batch, so that neither a short `skip_batches` nor a growing
+        batch size nor an earlier skip can bring a batch from around a spike again.
+        """
+        step, batches = self.skip
+        seen = cursor.end(course, self.spike + 1) - cursor.end(course, self.to_step)
+        return max(batches * course.sequences_at(step), seen)
 
 
 Decision = Go | Halt | Rewind
@@ -122,7 +135,5 @@ def _rewind(config: SpikeGuard, state: GuardState, step: int, trouble: str) -> t
             f"Resume from an older checkpoint with a lower optimizer.learning_rate, or allow more rewinds"
         )
     to_step = max(0, step - config.rewind_steps)
-    # The batches from there up to the spike's own must not come again, however few the recipe asks to skip.
-    # The same number at every rewind keeps the shifted batches clear of all that were seen.
-    batches = max(config.skip_batches, config.rewind_steps + 1)
-    return state._replace(rewinds=state.rewinds + 1), Rewind(to_step, (to_step, batches), trouble)
+    rewind = Rewind(to_step, spike=step, skip=(to_step, config.skip_batches), reason=trouble)
+    return state._replace(rewinds=state.rewinds + 1), rewind

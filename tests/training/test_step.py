@@ -1,0 +1,195 @@
+"""The train step on a bigram model: the loss's definition, accumulation, dropped updates, donation, determinism."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from pathways_kernels.attention import Spans
+from pathways_lite.batch import Batch
+from pathways_lite.ledger import Course
+from pathways_lite.recipe import AdamW, Constant, Ramp, ScheduleFree, Steps
+from pathways_lite.training.optimizers import build, learning_rate
+from pathways_lite.training.state import init_state
+from pathways_lite.training.step import make_train_step
+
+V, E, B, T = 7, 5, 8, 6
+AXES = {"embedding": ("vocab", "embed"), "head": ("vocab", "embed")}
+COURSE = Course(Ramp(steps=((0, B),)), seq_len=T, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
+CONFIG = AdamW(learning_rate=0.02, schedule=Constant(warmup=Steps(n=5)))
+OVERFLOW = V - 1  # the target whose gradient is not finite though its loss is
+
+
+def initial_params():
+    keys = jax.random.split(jax.random.key(0))
+    return {name: jax.random.normal(key, (V, E)) for name, key in zip(AXES, keys, strict=True)}
+
+
+def token_losses(params, batch, key):
+    del key
+    logits = params["embedding"][batch.tokens] @ params["head"].T
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    loss = log_z - jnp.take_along_axis(logits, batch.targets[..., None], axis=-1)[..., 0]
+    # The root of 0, times 0: no effect on the loss, and NaN in the gradient.
+    return loss + 0.0 * jnp.sqrt(jnp.where(batch.targets == OVERFLOW, 0.0 * loss, 1.0)), log_z
+
+
+def make_batch(seed, size=B):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, V, (size, T)).astype(np.int32)
+    weights = rng.choice([0.0, 0.25, 1.0], (size, T)).astype(np.float32)
+    weights[0] = 0.0  # rows and micro-batches differ in weight
+    position = np.broadcast_to(np.arange(T, dtype=np.int32), (size, T))
+    return Batch(
+        tokens=tokens,
+        targets=(tokens * 2 % OVERFLOW).astype(np.int32),
+        loss_weights=weights,
+        positions=position,
+        spans=Spans(np.zeros_like(position), position + 1),
+        domain=np.zeros(size, np.int32),
+        sample_id=np.zeros((size, 2), np.uint32),
+    )
+
+
+@functools.cache
+def jitted(config=CONFIG, microbatch=None, z_loss=1e-2, losses=token_losses, donate=False):
+    step = make_train_step(
+        losses,
+        build(config, COURSE, AXES),
+        learning_rate=learning_rate(config, COURSE),
+        z_loss=z_loss,
+        microbatch=microbatch,
+    )
+    return jax.jit(step, donate_argnums=0 if donate else ())
+
+
+def start(config=CONFIG):
+    return init_state(initial_params(), build(config, COURSE, AXES), jax.random.key(3))
+
+
+def train(step, state, batches):
+    losses = []
+    for k, batch in enumerate(batches):
+        state, metrics = step(state, batch, COURSE.clock(k))
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+def assert_same_bits(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def test_metrics_are_the_weighted_means_of_their_definitions():
+    batch, state = make_batch(0), start()
+    _, metrics = jitted()(state, batch, COURSE.clock(1))
+    assert all(value.shape == () and value.dtype == jnp.float32 for value in metrics.values())
+    loss, log_z = (np.float64(x) for x in token_losses(state.params, batch, None))
+    weights = np.float64(batch.loss_weights)
+    np.testing.assert_allclose(metrics["loss"], (weights * loss).sum() / weights.sum(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["z_loss"], 1e-2 * (weights * log_z**2).sum() / weights.sum(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["learning_rate"], 0.02 * 2 / 5, rtol=1e-6)
+    assert metrics["tokens_with_loss"] == (weights > 0).sum()
+    assert metrics["ok"] == 1
+
+    def total(params):
+        loss, log_z = token_losses(params, batch, None)
+        return jnp.sum(batch.loss_weights * (loss + 1e-2 * log_z**2)) / weights.sum()
+
+    grads = jax.grad(total)(state.params)
+    np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-5)
+
+
+@pytest.mark.parametrize("microbatch", [1, 4])
+def test_accumulation_equals_the_whole_batch(microbatch):
+    batches = [make_batch(seed) for seed in range(3)]
+    whole, whole_losses = train(jitted(), start(), batches)
+    parts, part_losses = train(jitted(microbatch=microbatch), start(), batches)
+    np.testing.assert_allclose(part_losses, whole_losses, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), parts.params, whole.params)
+
+
+def test_a_microbatch_that_does_not_divide_the_batch_is_refused():
+    with pytest.raises(ValueError, match="microbatch=3 does not divide a batch of 8 samples"):
+        jax.eval_shape(jitted(microbatch=3), start(), make_batch(0), COURSE.clock(0))
+
+
+def poisoned(how):
+    batch = make_batch(9)
+    if how == "loss":
+        batch.loss_weights[3, 2] = math.inf
+    elif how == "nan weight":
+        batch.loss_weights[3, 2] = math.nan
+    else:
+        batch.targets[3, 2], batch.loss_weights[3, 2] = OVERFLOW, 1.0
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("config", "microbatch"), [(CONFIG, None), (CONFIG, 4), (ScheduleFree(), None)], ids=["adamw", "slices", "average"]
+)
+@pytest.mark.parametrize("how", ["loss", "nan weight", "gradient"])
+def test_an_update_that_is_not_finite_leaves_everything_as_it_was(how, config, microbatch):
+    step = jitted(config, microbatch)
+    before, _ = train(step, start(config), [make_batch(1), make_batch(2)])
+    after, metrics = step(before, poisoned(how), COURSE.clock(2))
+    assert metrics["ok"] == 0
+    assert math.isfinite(metrics["loss"]) == (how == "gradient")
+    assert not math.isfinite(metrics["grad_norm"])
+    assert after.step == 3
+    assert_same_bits(after._replace(step=before.step), before)
+    # The run goes on as if that step had not been.
+    assert_same_bits(
+        step(after, make_batch(3), COURSE.clock(3))[0].params, step(before, make_batch(3), COURSE.clock(3))[0].params
+    )
+
+
+def test_a_batch_without_loss_has_loss_zero_and_moves_no_moment():
+    batch = make_batch(0)
+    batch.loss_weights[:] = 0.0
+    state = start()
+    after, metrics = jitted()(state, batch, COURSE.clock(0))
+    assert (metrics["ok"], metrics["loss"], metrics["grad_norm"], metrics["tokens_with_loss"]) == (1, 0, 0, 0)
+    assert optax.tree.norm(optax.tree.get(after.opt_state, "mu")) == 0
+
+
+def test_donation_frees_the_old_state_and_changes_no_bit():
+    batches = [make_batch(seed) for seed in range(3)]
+    key, state = jax.random.key(3), start()
+    donated, _ = train(jitted(donate=True), state, batches)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    assert not key.is_deleted()
+    assert_same_bits(donated, train(jitted(), start(), batches)[0])
+
+
+def test_two_runs_and_two_compilations_agree_to_the_bit():
+    batches = [make_batch(seed) for seed in range(4)]
+    again = jitted.__wrapped__()  # compiled anew
+    first, losses = train(jitted(), start(), batches)
+    second, same_losses = train(again, start(), batches)
+    assert losses == same_losses
+    assert_same_bits(second, first)
+
+
+def test_each_step_and_slice_has_a_key_of_its_own_that_depends_on_the_step_alone():
+    def noise(params, batch, key):
+        return jax.random.uniform(key, batch.tokens.shape) + 0 * params["head"].sum(), jnp.zeros(batch.tokens.shape)
+
+    batch = make_batch(0)
+    batch.loss_weights[:] = 1.0
+    step = jitted(losses=noise, z_loss=0.0)
+    _, losses = train(step, start(), [batch] * 4)
+    assert len(set(losses)) == 4
+    third = start()._replace(step=jnp.int32(2))
+    assert float(step(third, batch, COURSE.clock(2))[1]["loss"]) == losses[2]
+    other_key = start()._replace(key=jax.random.key_data(jax.random.key(4)))
+    assert float(step(other_key, batch, COURSE.clock(0))[1]["loss"]) != losses[0]
+
+
+def test_the_loss_falls():
+    batch = make_batch(0)
+    _, losses = train(jitted(), start(), [batch] * 60)
+    assert losses[-1] < 0.5 * losses[0]
