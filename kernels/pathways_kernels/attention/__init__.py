@@ -1,5 +1,6 @@
 """Attention over an interval of keys per query."""
 
+from pathways_kernels.attention.api import attention
 from pathways_kernels.attention.spans import Spans
 
-__all__ = ["Spans"]
+__all__ = ["Spans", "attention"]

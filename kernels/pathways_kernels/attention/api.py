@@ -1,0 +1,162 @@
+"""The door to every attention backend: checks the arguments, chooses one, calls it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from pathways_kernels.attention.chunked import chunked
+from pathways_kernels.attention.reference import reference
+from pathways_kernels.attention.spans import Spans, check
+
+
+class Implementation(Protocol):
+    """What a backend's function looks like. It may assume that `attention` has checked the arguments."""
+
+    def __call__(
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        spans: Spans,
+        *,
+        scale: float,
+        logits_soft_cap: float | None = None,
+    ) -> jax.Array: ...
+
+
+class Request(NamedTuple):
+    """What a backend may refuse by: everything about a call but its values."""
+
+    q: jax.core.ShapedArray
+    k: jax.core.ShapedArray
+    v: jax.core.ShapedArray
+    logits_soft_cap: float | None
+
+
+def _serves_all(request: Request) -> str | None:
+    del request
+    return None
+
+
+class Backend(NamedTuple):
+    """A way to compute attention: all of the contract, or a refusal."""
+
+    run: Implementation
+    platforms: tuple[str, ...] = ()  # those it is made for ("tpu", "cuda", "rocm", "cpu"); () for all
+    refuses: Callable[[Request], str | None] = _serves_all  # why it cannot serve a request, or None
+
+
+# In order of preference. A further backend is one file and one line here.
+BACKENDS: dict[str, Backend] = {
+    "chunked": Backend(chunked),
+    "reference": Backend(reference),
+}
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    spans: Spans,
+    *,
+    scale: float,
+    logits_soft_cap: float | None = None,
+    implementation: str | None = None,
+) -> jax.Array:
+    """Softmax attention (Vaswani et al. 2017, arXiv:1706.03762, equation 1) over an interval of keys per query.
+
+    `out[b, t, h] = Σ_s softmax_s(cap(scale · q[b, t, h] · k[b, s, h // (H/K)])) · v[b, s, h // (H/K)]`, s over the keys
+    with `start[b, t] <= s < stop[b, t]`, and `cap(x) = c · tanh(x / c)` with a soft cap c (Gemma 2, arXiv:2408.00118).
+    A query that sees no key gives zeros, and zero gradients.
+
+    Args:
+        q: queries `[B, T, H, D]`.
+        k: keys `[B, S, K, D]`; H is a multiple of K (grouped-query attention; K = 1: multi-query). S may differ from T.
+        v: values `[B, S, K, D]`.
+        spans: which keys each query sees, two integer arrays `[B, T]`.
+        scale: the factor of the dot products, usually `D ** -0.5`. A number, not an array.
+        logits_soft_cap: c above; None: no cap.
+        implementation: the name of a backend. None: on each platform the first of `BACKENDS` that is made for that
+            platform and serves the request, else the first that is made for all. Today: `chunked`, everywhere.
+
+    Returns:
+        `[B, T, H, D]` in q's type. Products are accumulated, and the softmax computed, in float32.
+
+    Raises:
+        ValueError: arguments that do not fit together; an implementation that is unknown or refuses the request.
+    """
+    q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
+    _check_arrays(q, k, v)
+    check(spans, *q.shape[:2])
+    _check_numbers(scale, logits_soft_cap)
+    request = Request(jax.typeof(q), jax.typeof(k), jax.typeof(v), logits_soft_cap)
+
+    def bound(backend: Backend) -> Callable[..., jax.Array]:
+        def run(*arrays: Any) -> jax.Array:
+            return backend.run(*arrays, scale=scale, logits_soft_cap=logits_soft_cap)
+
+        return run
+
+    arrays = (q, k, v, Spans(jnp.asarray(spans.start), jnp.asarray(spans.stop)))
+    if implementation is not None:
+        return bound(_named(implementation, request))(*arrays)
+    default, special = _preferred(request)
+    if not special:
+        return bound(default)(*arrays)
+    chosen = {platform: bound(backend) for platform, backend in special.items()}
+    return lax.platform_dependent(*arrays, default=bound(default), **chosen)
+
+
+def _named(name: str, request: Request) -> Backend:
+    if name not in BACKENDS:
+        raise ValueError(f"there is no attention implementation {name!r}; there are: {', '.join(BACKENDS)}.")
+    reason = BACKENDS[name].refuses(request)
+    if reason is not None:
+        others = [other for other, backend in BACKENDS.items() if backend.refuses(request) is None]
+        raise ValueError(
+            f"attention implementation {name!r} cannot serve this: {reason} These can: {', '.join(others)}."
+        )
+    return BACKENDS[name]
+
+
+def _preferred(request: Request) -> tuple[Backend, dict[str, Backend]]:
+    """The backend for any platform, and those preferred to it on their own platforms."""
+    special: dict[str, Backend] = {}
+    for backend in BACKENDS.values():
+        if backend.refuses(request) is not None:
+            continue
+        if not backend.platforms:
+            return backend, special
+        for platform in backend.platforms:
+            special.setdefault(platform, backend)
+    raise ValueError(f"no attention implementation of {', '.join(BACKENDS)} serves {request}.")
+
+
+def _check_arrays(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
+    found = ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in (("q", q), ("k", k), ("v", v)))
+    if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
+        raise ValueError(f"found {found}; expected q [B, T, H, D], k and v both [B, S, K, D].")
+    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"found {found}; expected the same batch (axis 0) and head dim (axis 3) in all three.")
+    if 0 in q.shape or 0 in k.shape:
+        raise ValueError(f"found {found}; expected at least one of everything.")
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(f"found {found}; expected the {q.shape[2]} query heads to be a multiple of the key heads.")
+    if not (q.dtype == k.dtype == v.dtype and jnp.issubdtype(q.dtype, jnp.floating)):
+        raise ValueError(f"found {found}; expected one floating type for all three.")
+
+
+def _check_numbers(scale: float, logits_soft_cap: float | None) -> None:
+    for name, number in (("scale", scale), ("logits_soft_cap", logits_soft_cap)):
+        if name == "logits_soft_cap" and number is None:
+            continue
+        if isinstance(number, jax.Array) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise ValueError(f"{name} is {number!r}; expected a finite Python number, not an array.")
+    if logits_soft_cap is not None and logits_soft_cap <= 0:
+        raise ValueError(f"logits_soft_cap is {logits_soft_cap}; expected a positive number, or None for no cap.")

@@ -1,0 +1,191 @@
+"""Memory-efficient attention in plain XLA: FlashAttention's online softmax over blocks of queries and keys.
+
+Milakov & Gimelshein 2018 (arXiv:1805.02867) for the online softmax; Dao 2023 (arXiv:2307.08691), algorithms 1 and 2,
+for the blocks and for the backward pass, which recomputes the weights from each query's saved log-sum-exp, so that
+memory grows with T + S and never with T·S.
+
+Scores are held transposed, `[keys, queries]`. XLA's CPU backend vectorises a reduction over a major axis and leaves one
+over the minor axis scalar; and every product, forward and backward, is then a plain `[m, c] @ [c, n]`, its fast path,
+once the small operands (k, v; never the scores) have been transposed. Multi-query attention is one large product
+instead of H small ones, and no key or value is repeated: see `blocks` for the layout and the letters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from pathways_kernels.attention.blocks import (
+    Blocks,
+    CutSpans,
+    accelerator_blocks,
+    cpu_blocks,
+    cut_keys,
+    cut_queries,
+    cut_spans,
+    join_keys,
+    join_queries,
+)
+from pathways_kernels.attention.spans import Spans
+
+Array = jax.Array
+
+
+class _Logits(NamedTuple):
+    scale: float
+    soft_cap: float | None
+
+
+def chunked(q: Array, k: Array, v: Array, spans: Spans, *, scale: float, logits_soft_cap: float | None = None) -> Array:
+    """See `attention`. Memory linear in T and S; key blocks without an allowed pair are skipped at run time.
+
+    Differentiable once, in reverse mode (the loops' bounds are data). On a mesh, call it inside `jax.shard_map`: on the
+    CPU it loops over rows of the batch, and the compiler would gather a sharded batch for that.
+    """
+    spans = Spans(jnp.asarray(spans.start, jnp.int32), jnp.asarray(spans.stop, jnp.int32))
+    return _attend(q, k, v, spans, _Logits(scale, logits_soft_cap))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attend(q: Array, k: Array, v: Array, spans: Spans, form: _Logits) -> Array:
+    return _attend_fwd(q, k, v, spans, form)[0]
+
+
+def _attend_fwd(q: Array, k: Array, v: Array, spans: Spans, form: _Logits) -> tuple[Array, tuple[Any, ...]]:
+    out, lse = _per_platform(_forward, form, q, k, v, spans)
+    return out, (q, k, v, spans, out, lse)
+
+
+def _attend_bwd(form: _Logits, residuals: tuple[Any, ...], d_out: Array) -> tuple[Array | None, ...]:
+    return (*_per_platform(_backward, form, *residuals, d_out), None)
+
+
+_attend.defvjp(_attend_fwd, _attend_bwd)
+
+
+def _per_platform(run: Callable[..., Any], form: _Logits, q: Array, k: Array, *rest: Any) -> Any:
+    """Chosen when the program is lowered: one for a TPU is often compiled on a host that has none."""
+    B, T, H, _ = q.shape
+    cpu, other = (blocks(B, T, k.shape[1], H) for blocks in (cpu_blocks, accelerator_blocks))
+    return lax.platform_dependent(q, k, *rest, cpu=partial(run, cpu, form), default=partial(run, other, form))
+
+
+def _forward(b: Blocks, form: _Logits, q: Array, k: Array, v: Array, spans: Spans) -> tuple[Array, Array]:
+    """The output `[B, T, H, D]` and every query's log-sum-exp `[B, T, H]` (0 where it sees nothing)."""
+    B, T, H, _ = q.shape
+    S, K = k.shape[1:3]
+    dtype = q.dtype
+    if b.for_cpu:
+        q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+
+    def rows(x: tuple[Array, Array, Array, CutSpans]) -> tuple[Array, Array]:
+        qs, ks, vts, seen = x
+
+        def query_block(x: tuple[Array, CutSpans]) -> tuple[Array, Array]:
+            q, seen = x
+
+            def key_block(j: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+                top, total, acc = carry
+                logits = jnp.where(_allowed(seen, j, b.keys), _logits(q, ks[j], form)[0], -jnp.inf)
+                if b.for_cpu:
+                    logits = lax.optimization_barrier(logits)  # two readers: XLA would compute it for each of them
+                new_top = jnp.maximum(top, logits.max(-2, keepdims=True))
+                finite = jnp.where(new_top == -jnp.inf, 0, new_top)
+                weights = jnp.exp(logits - finite)
+                fade = jnp.exp(top - finite)
+                total = total * fade + weights.sum(-2, keepdims=True)
+                return new_top, total, acc * fade + _dot(vts[j], weights.astype(v.dtype))
+
+            zero = _float_zeros_like(_t(q))
+            row = zero[..., :1, :]
+            top, total, acc = _loop(seen, len(ks), key_block, (row - jnp.inf, row, zero))
+            some = jnp.where(total == 0, 1, total)
+            lse = jnp.where(total == 0, 0, top + jnp.log(some))
+            return _t(acc / some).astype(dtype), lse[..., 0, :]
+
+        return lax.map(query_block, (qs, seen))
+
+    cut = (cut_queries(q, b, K), cut_keys(k, b), _t(cut_keys(v, b)), cut_spans(spans, b, S, H // K))
+    out, lse = lax.map(rows, cut)
+    return join_queries(out, b, B, T), join_queries(lse, b, B, T)
+
+
+def _backward(
+    b: Blocks, form: _Logits, q: Array, k: Array, v: Array, spans: Spans, out: Array, lse: Array, d_out: Array
+) -> tuple[Array, Array, Array]:
+    """The gradients with respect to q, k and v. `d_x` is the loss's derivative with respect to x."""
+    B, T, H, _ = q.shape
+    S, K = k.shape[1:3]
+    dtypes = q.dtype, k.dtype, v.dtype
+    delta = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(-1)
+    if b.for_cpu:
+        q, k, v, d_out = (x.astype(jnp.float32) for x in (q, k, v, d_out))
+
+    def rows(x: tuple[Any, Array, Array, Array]) -> tuple[Array, Array, Array]:
+        queries, ks, kts, vs = x
+
+        def query_block(carry: tuple[Array, Array], x: Any) -> tuple[tuple[Array, Array], Array]:
+            q, d_out, lse, delta, seen = x
+
+            def key_block(j: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+                d_qt, d_ks, d_vs = carry
+                logits, slope = _logits(q, ks[j], form)
+                weights = jnp.where(_allowed(seen, j, b.keys), jnp.exp(logits - lse), 0)
+                if b.for_cpu:
+                    weights = lax.optimization_barrier(weights)  # two readers, as in the forward pass
+                d_logits = (weights * (_dot(vs[j], _t(d_out)) - delta) * slope).astype(k.dtype)
+                d_ks = d_ks.at[j].add(_dot(d_logits, q))
+                d_vs = d_vs.at[j].add(_dot(weights.astype(d_out.dtype), d_out))
+                return d_qt + _dot(kts[j], d_logits), d_ks, d_vs
+
+            d_qt, d_ks, d_vs = _loop(seen, len(ks), key_block, (_float_zeros_like(_t(q)), *carry))
+            return (d_ks, d_vs), _t(d_qt)
+
+        (d_ks, d_vs), d_qs = lax.scan(query_block, (_float_zeros_like(ks), _float_zeros_like(vs)), queries)
+        return d_qs, d_ks, d_vs
+
+    ks = cut_keys(k, b)
+    per_query = (cut_queries(x, b, K) for x in (q, d_out))
+    per_row = (cut_queries(x, b, K)[..., None, :] for x in (lse, delta))
+    queries = (*per_query, *per_row, cut_spans(spans, b, S, H // K))
+    d_q, d_k, d_v = lax.map(rows, (queries, ks, _t(ks), cut_keys(v, b)))
+    d_q, d_k = join_queries(d_q, b, B, T) * form.scale, join_keys(d_k, B, S) * form.scale
+    return d_q.astype(dtypes[0]), d_k.astype(dtypes[1]), join_keys(d_v, B, S).astype(dtypes[2])
+
+
+def _logits(q: Array, k: Array, form: _Logits) -> tuple[Array, Any]:
+    """Logits `[R, K, Sc, M]`, and their derivative with respect to the uncapped ones."""
+    logits = _dot(k, _t(q)) * form.scale
+    if form.soft_cap is None:
+        return logits, 1
+    bend = jnp.tanh(logits / form.soft_cap)
+    return form.soft_cap * bend, 1 - bend * bend
+
+
+def _allowed(seen: CutSpans, j: Any, keys: int) -> Array:
+    """Which keys of block j each query sees, bool `[R, 1, Sc, M]`."""
+    key = j * keys + lax.broadcasted_iota(jnp.int32, (1, 1, keys, 1), 2)
+    return (seen.start <= key) & (key < seen.stop)
+
+
+def _loop(seen: CutSpans, n_blocks: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
+    """Run over the key blocks that a block of queries sees; straight-line code where there is only one."""
+    return body(0, carry) if n_blocks == 1 else lax.fori_loop(seen.first, seen.last, body, carry)
+
+
+def _dot(x: Array, y: Array) -> Array:
+    """Batched `[..., m, c] @ [..., c, n]`, accumulated in float32."""
+    return jnp.matmul(x, y, preferred_element_type=jnp.float32)
+
+
+def _t(x: Array) -> Array:
+    return jnp.swapaxes(x, -1, -2)
+
+
+def _float_zeros_like(x: Array) -> Array:
+    return jnp.zeros_like(x, jnp.float32)
