@@ -26,6 +26,7 @@ from pathways_lite.errors import UserError
 
 _TEMPORARY = ".tmp-"
 _ORBAX = "orbax"
+_SYNCS = 16  # at a time: the file system commits them together
 
 
 class DamagedError(UserError):
@@ -67,12 +68,14 @@ def write_checkpoint(directory: Path, step: int, arrays: dict[str, HostArray], m
         temporary.mkdir(parents=True)
         # Orbax refuses arrays without elements; their shape and dtype in the manifest say all about them.
         orbax_io.write(temporary / _ORBAX, {name: array.data for name, array in arrays.items() if array.data.size})
-        files = {str(path.relative_to(temporary)): _make_durable(path) for path in _files_below(temporary)}
+        written = sorted(temporary.rglob("*"))
+        with ThreadPoolExecutor(_SYNCS) as pool:
+            list(pool.map(_sync, written))
+        files = {str(path.relative_to(temporary)): FileInfo.of(path) for path in written if path.is_file()}
         infos = {name: _describe(name, array) for name, array in arrays.items()}
         (temporary / FILE_NAME).write_bytes(Manifest(step, infos, files, meta).to_bytes())
-        _make_durable(temporary / FILE_NAME)
-        for parent in [temporary, *(path for path in temporary.rglob("*") if path.is_dir())]:
-            _sync(parent)
+        _sync(temporary / FILE_NAME)
+        _sync(temporary)
         temporary.rename(final)
         _sync(directory)
     except BaseException:
@@ -174,17 +177,8 @@ def _found(path: Path, expected: FileInfo) -> str | None:
     return None if found == expected else "its content is not what was written"
 
 
-def _files_below(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file())
-
-
-def _make_durable(path: Path) -> FileInfo:
-    """Onto the disk, not only into its cache; a power cut after the rename must not leave empty files."""
-    _sync(path)
-    return FileInfo.of(path)
-
-
 def _sync(path: Path) -> None:
+    """A file or a folder onto the disk: a power cut after the rename must not leave empty files."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
