@@ -157,11 +157,12 @@ def _skeleton(config: Model) -> tuple[nnx.GraphDef, nnx.State]:
     return graphdef, state
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def init(config: Model, key: jax.Array) -> Params:
-    """Random float32 parameters from a `jax.random` key; those of a layer do not depend on the number of layers."""
-    with jax.threefry_partitionable(True):
-        return nnx.to_pure_dict(nnx.state(Decoder(config, nnx.Rngs(params=key))))
+    """Random float32 parameters from a `jax.random` key; those of a layer do not depend on the number of layers.
+
+    Called as it is, it compiles one small program per shape and keeps it; jit it to make the parameters sharded.
+    """
+    return nnx.to_pure_dict(nnx.state(Decoder(config, nnx.Rngs(params=key))))
 
 
 def abstract_params(config: Model) -> Params:

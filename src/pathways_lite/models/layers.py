@@ -8,6 +8,7 @@ copy is one layer's (it is recomputed with the block where `remat` recomputes). 
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -30,7 +31,20 @@ def normal(config: Model, rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, fa
     of a stack are the same whatever its depth, and the values the same whatever the sharding.
     """
     std = fan_in**-0.5 if config.init == "palm" else 0.02
-    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
+    return nnx.Param(_draw(rngs.params(), shape, std), axes=axes)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _draw(key: jax.Array, shape: tuple[int, ...], std: float) -> jax.Array:
+    def whole(key: jax.Array) -> jax.Array:
+        return jax.random.normal(key, shape, jnp.float32)
+
+    def flat(key: jax.Array) -> jax.Array:
+        return jax.random.normal(key, (math.prod(shape),), jnp.float32).reshape(shape)
+
+    # The same numbers; the flat loop compiles in a third of the time on CPUs, and cannot be sharded along the axes.
+    with jax.threefry_partitionable(True):
+        return std * jax.lax.platform_dependent(key, cpu=flat, default=whole)
 
 
 def project(x: jax.Array, kernel: jax.Array, n_contracted: int = 1) -> jax.Array:

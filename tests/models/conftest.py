@@ -1,0 +1,71 @@
+"""Tiny models of both kinds, and batches for them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from pathways_kernels.attention import Spans
+from pathways_lite import models
+from pathways_lite.objectives.batch import Batch
+from pathways_lite.recipe import Model
+
+PARALLEL: dict[str, Any] = {
+    "d_model": 24, "n_layers": 2, "n_heads": 4, "head_dim": 8, "d_ff": 40, "vocab_size": 50, "dtype": "float32",
+}  # fmt: skip
+SERIAL: dict[str, Any] = PARALLEL | {
+    "block": "serial", "norm": "layer", "n_kv_heads": 2, "tie_embeddings": False, "qk_norm": True,
+    "logit_soft_cap": 3.0, "attention_soft_cap": 2.0, "window": (3, None),
+}  # fmt: skip
+
+
+@pytest.fixture(params=[PARALLEL, SERIAL], ids=["parallel", "serial"])
+def config(request: pytest.FixtureRequest) -> Model:
+    """Each block kind in turn; the serial one has every option that the parallel one lacks."""
+    return Model(**request.param)
+
+
+@pytest.fixture
+def make_model() -> Callable[..., Model]:
+    """A tiny PaLM-style model with some fields changed."""
+    return lambda **changes: Model(**(PARALLEL | changes))
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., Batch]:
+    """A plain causal batch of random tokens."""
+
+    def make(config: Model, rows: int = 2, length: int = 12, seed: int = 0) -> Batch:
+        windows = np.random.default_rng(seed).integers(0, config.vocab_size, (rows, length + 1), dtype=np.int32)
+        positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+        return Batch(
+            tokens=windows[:, :-1],
+            targets=windows[:, 1:],
+            loss_weights=np.ones((rows, length), np.float32),
+            positions=positions,
+            spans=Spans(np.zeros_like(positions), positions + 1),
+            domain=np.zeros(rows, np.int32),
+            sample_id=np.zeros((rows, 2), np.uint32),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_params() -> Callable[[Model], models.Params]:
+    """Parameters that no initialisation would give: norm scales away from 1, so that forgetting one shows."""
+
+    def make(config: Model) -> models.Params:
+        rng = np.random.default_rng(1)
+        spread = {"scale": 0.1, "embedding": 1.0}
+
+        def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+            name = path[-1].key
+            values = spread.get(name, 0.2) * rng.standard_normal(leaf.shape, np.float32)
+            return values + 1 if name == "scale" else values
+
+        return jax.tree.map_with_path(draw, models.abstract_params(config))
+
+    return make

@@ -1,0 +1,187 @@
+"""The decoder computes the published formulas, however it is run."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pathways_kernels.attention import Spans
+from pathways_lite import models
+
+
+apply = jax.jit(models.apply, static_argnums=0)
+token_losses = jax.jit(models.token_losses, static_argnums=0)
+
+
+def tree_close(a: Any, b: Any, tolerance: float) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance, err_msg=jax.tree_util.keystr(path))
+
+
+def loss_and_gradient(config, params, batch, dropout_key=None):
+    def loss(params):
+        nll, log_z = models.token_losses(config, params, batch, dropout_key=dropout_key)
+        return jnp.mean(nll) + 1e-2 * jnp.mean(jnp.square(log_z))
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+def plain_logits(config, params, batch):
+    """The model from its formulas, in float64 NumPy, one layer and one head at a time."""
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    T, D = batch.tokens.shape[1], config.head_dim
+
+    def norm(x, scale, kind=config.norm):
+        x = x - x.mean(-1, keepdims=True) if kind == "layer" else x
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_epsilon) * scale["scale"]
+
+    def cap(z, c):
+        return z if c is None else c * np.tanh(z / c)
+
+    def turn(x):  # [B, T, D] as complex numbers x_i + i x_(i + D/2)
+        z = x[..., : D // 2] + 1j * x[..., D // 2 :]
+        z = z * np.exp(1j * batch.positions[..., None] * config.rope_base ** (-np.arange(0, D, 2) / D))
+        return np.concatenate([z.real, z.imag], -1)
+
+    def attention(x, w, window):
+        i, j = np.arange(T)[:, None], np.arange(T)
+        seen = (batch.spans.start[..., None] <= j) & (j < batch.spans.stop[..., None])
+        seen &= (i - j < window) if window else True
+        y = np.zeros_like(x)
+        for h in range(config.n_heads):
+            g = h * config.n_kv_heads // config.n_heads
+            q, k, v = x @ w["q"][:, h], x @ w["k"][:, g], x @ w["v"][:, g]
+            if config.qk_norm:
+                q, k = norm(q, w["q_norm"], "rms"), norm(k, w["k_norm"], "rms")
+            z = cap(turn(q) @ turn(k).transpose(0, 2, 1) / math.sqrt(D), config.attention_soft_cap)
+            e = np.where(seen, np.exp(z), 0)
+            y += (e / e.sum(-1, keepdims=True)) @ v @ w["out"][h]
+        return y
+
+    def mlp(x, w):
+        g = x @ w["gate"]
+        return (g / (1 + np.exp(-g)) * (x @ w["up"])) @ w["down"]
+
+    x = p["embedding"][batch.tokens]
+    for layer in range(config.n_layers):
+        w = jax.tree.map(lambda a, layer=layer: a[layer], p["layers"])
+        window = config.window and config.window[layer % len(config.window)]
+        if config.block == "parallel":
+            h = norm(x, w["norm"])
+            x = x + mlp(h, w["mlp"]) + attention(h, w["attention"], window)
+        else:
+            x = x + attention(norm(x, w["attention_norm"]), w["attention"], window)
+            x = x + mlp(norm(x, w["mlp_norm"]), w["mlp"])
+    head = p["embedding"] if config.tie_embeddings else p["head"]
+    scale = config.d_model**-0.5 if config.tie_embeddings else 1.0
+    return cap(norm(x, p["final_norm"]) @ head.T * scale, config.logit_soft_cap)
+
+
+def test_logits_and_losses_are_the_formula(config, make_batch, make_params):
+    params = make_params(config)
+    batch = make_batch(config)
+    z = plain_logits(config, params, batch)
+    log_z = np.log(np.exp(z).sum(-1))
+    nll = log_z - np.take_along_axis(z, batch.targets[..., None], -1)[..., 0]
+
+    hidden = apply(config, params, batch.tokens, batch.positions, batch.spans)
+    np.testing.assert_allclose(models.logits(config, params, hidden), z, atol=2e-5)
+    losses = token_losses(config, params, batch)
+    np.testing.assert_allclose(losses[0], nll, atol=2e-5)
+    np.testing.assert_allclose(losses[1], log_z, atol=2e-5)
+
+
+def test_how_blocks_are_run_changes_nothing(config, make_batch, make_params):
+    config = config.model_copy(update={"dropout": 0.2})
+    params, batch, dropout_key = make_params(config), make_batch(config), jax.random.key(7)
+    expected = loss_and_gradient(config, params, batch, dropout_key)
+    for changes in ({"scan_layers": False}, {"remat": "full"}, {"remat": "dots", "scan_layers": config.norm == "rms"}):
+        variant = config.model_copy(update=changes)
+        tree_close(loss_and_gradient(variant, params, batch, dropout_key), expected, 1e-5)
+    for path, gradient in jax.tree.leaves_with_path(expected[1]):
+        per_layer = gradient if "layers" in jax.tree_util.keystr(path) else gradient[None]
+        norms = jnp.sqrt(jnp.sum(jnp.square(per_layer.reshape(per_layer.shape[0], -1)), axis=1))
+        assert jnp.all(norms > 1e-6), f"no gradient reaches {jax.tree_util.keystr(path)}"
+
+
+def test_remat_keeps_less(make_model, make_batch):
+    def residual_bytes(remat):
+        config = make_model(remat=remat)
+        params = models.abstract_params(config)
+        batch = make_batch(config, length=64)
+        loss = lambda p: models.token_losses(config, p, batch)[0].sum()  # noqa: E731
+        residuals = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
+
+    assert residual_bytes("full") < residual_bytes("dots") < residual_bytes("none")
+
+
+def test_a_later_token_changes_no_earlier_position(config, make_batch, make_params):
+    params, batch = make_params(config), make_batch(config)
+    before = apply(config, params, batch.tokens, batch.positions, batch.spans)
+    tokens = batch.tokens.copy()
+    tokens[:, 7] = (tokens[:, 7] + 1) % config.vocab_size
+    after = apply(config, params, tokens, batch.positions, batch.spans)
+    np.testing.assert_array_equal(before[:, :7], after[:, :7])
+    assert np.all(np.abs(before - after)[:, 7:].max(-1) > 1e-6)
+
+
+def test_packed_documents_are_as_if_alone(config, make_batch, make_params):
+    params, batch = make_params(config), make_batch(config)
+    cut = 6
+    t = np.tile(np.arange(12, dtype=np.int32), (2, 1))
+    start = np.where(t < cut, 0, cut).astype(np.int32)
+    packed = apply(config, params, batch.tokens, t - start, Spans(start, t + 1))
+    for first, last in ((0, cut), (cut, 12)):
+        p = t[:, : last - first]
+        alone = apply(config, params, batch.tokens[:, first:last], p, Spans(np.zeros_like(p), p + 1))
+        np.testing.assert_allclose(packed[:, first:last], alone, atol=1e-5)
+
+
+def test_bfloat16_computes_in_bfloat16_and_trains_float32(make_model, make_batch, make_params):
+    config, exact = make_model(dtype="bfloat16"), make_model()
+    params, batch = make_params(config), make_batch(config)
+    hidden = jax.eval_shape(
+        lambda p: models.apply(config, p, batch.tokens, batch.positions, batch.spans), models.abstract_params(config)
+    )
+    assert hidden.dtype == jnp.bfloat16
+    loss, gradient = loss_and_gradient(config, params, batch)
+    assert loss.dtype == jnp.float32
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((params, gradient)))
+    assert abs(loss - loss_and_gradient(exact, params, batch)[0]) < 0.02
+
+
+def test_dropout_needs_a_key_and_follows_it(make_model, make_batch, make_params):
+    config, plain = make_model(dropout=0.5), make_model()
+    params, batch = make_params(config), make_batch(config)
+    key = jax.random.key(0)
+
+    def run(config, key):
+        return token_losses(config, params, batch, dropout_key=key)[0]
+
+    np.testing.assert_array_equal(run(config, None), run(plain, key))
+    assert np.array_equal(run(config, key), run(config, key))
+    assert not np.allclose(run(config, key), run(config, jax.random.key(1)))
+
+
+def test_tokens_outside_the_vocabulary_are_loud(make_model, make_batch, make_params):
+    config = make_model()
+    batch = make_batch(config)
+    batch.tokens[0, 3] = config.vocab_size
+    hidden = models.apply(config, make_params(config), batch.tokens, batch.positions, batch.spans)
+    assert np.isnan(hidden[0, 3:]).all()
+    assert np.isfinite(hidden[0, :3]).all()
+
+
+@pytest.mark.parametrize("field", ["window", "dropout"])
+def test_an_option_that_is_off_costs_nothing(make_model, make_batch, field, make_params):
+    off = {"window": (None, None), "dropout": 0.5}[field]
+    text = [
+        str(jax.make_jaxpr(lambda p, c=c: models.token_losses(c, p, make_batch(c)))(models.abstract_params(c)))
+        for c in (make_model(), make_model(**{field: off}))
+    ]
+    assert text[0] == text[1]
