@@ -2,7 +2,6 @@
 
 import getpass
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -142,27 +141,36 @@ def test_without_locks_of_the_file_system_the_text_decides(tmp_path, monkeypatch
     assert "has no locks" in notes[0]
 
 
-def race(directory, ready, wins):
-    ready.wait()
-    lock = RunLock(directory)
+RACE = """
+import multiprocessing, sys, time
+from pathways_lite.errors import UserError
+from pathways_lite.run_lock import RunLock
+
+context = multiprocessing.get_context("fork")
+together, decided, wins = context.Barrier(8), context.Barrier(8), context.Value("i", 0)
+
+def race():
+    together.wait()
     try:
-        lock.acquire()
+        with RunLock(sys.argv[1]):
+            with wins:
+                wins.value += 1
+            decided.wait()
     except UserError:
-        return
-    wins.release()
-    time.sleep(0.5)
+        decided.wait()
+
+racers = [context.Process(target=race) for _ in range(8)]
+for racer in racers:
+    racer.start()
+for racer in racers:
+    racer.join()
+print(wins.value)
+"""
 
 
 def test_of_many_at_once_one_wins(tmp_path):
-    context = multiprocessing.get_context("fork")
-    ready, wins = context.Barrier(8), context.Semaphore(0)
-    racers = [context.Process(target=race, args=(tmp_path, ready, wins)) for _ in range(8)]
-    for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join()
-    assert wins.acquire(block=False)
-    assert not wins.acquire(block=False)
+    done = subprocess.run([sys.executable, "-c", RACE, tmp_path], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "1\n", done.stderr
 
 
 def test_half_written_text_of_a_dead_owner_is_no_obstacle(tmp_path):

@@ -118,14 +118,24 @@ def test_the_handlers_from_before_come_back():
     assert signal.set_wakeup_fd(-1) == -1
 
 
+FORKING = """
+import os, signal, time
+from pathways_lite.signals import StopSignals
+with StopSignals() as stop:
+    reader, writer = os.pipe()
+    worker = os.fork()
+    if not worker:
+        os.write(writer, b"x")
+        time.sleep(30)
+        os._exit(0)
+    os.read(reader, 1)
+    os.kill(worker, signal.SIGTERM)
+    status = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
+    time.sleep(0.2)
+    print("ready", status, stop.requested)
+"""
+
+
 def test_a_forked_worker_s_signals_are_its_own():
-    with StopSignals() as stop:
-        worker = os.fork()
-        if not worker:
-            time.sleep(30)
-            os._exit(0)
-        os.kill(worker, signal.SIGTERM)
-        _, status = os.waitpid(worker, 0)
-        time.sleep(0.1)
-        assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
-        assert not stop.requested
+    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"ready {-signal.SIGTERM} 0\n"
