@@ -52,9 +52,10 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> SentencePieceT
             minloglevel=2,
         )
     except RuntimeError as error:
+        most = re.search(r"value <= (\d+)", str(error))
         raise UserError(
-            f"the text is too little, or too uniform, for a SentencePiece vocabulary of {vocab_size} tokens "
-            f"(256 of them are bytes); use a smaller one, more text, or --tokenizer bytes ({_last_line(error)})"
+            f"the text is too little, or too uniform, for a SentencePiece vocabulary of {vocab_size} tokens (256 of "
+            f"them are bytes); {f'use at most {most[1]}' if most else 'use a smaller one'}, more text, or bytes"
         ) from error
     return SentencePieceTokenizer(model.getvalue(), "the trained tokenizer")
 
@@ -90,7 +91,8 @@ class SentencePieceTokenizer:
         self.eod: int = ids[0]
         self._dtype = np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
         self._space_ids = [self._model.piece_to_id(piece) for piece in _SPACE_BYTES]
-        self._words = _Words(self) if self._separable() else None
+        self._separable = self._keeps_words_apart()
+        self._words = _Words(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SentencePieceTokenizer, (self._content,)
@@ -99,13 +101,13 @@ class SentencePieceTokenizer:
         return [int(i) for i in self.encode_batch([text])[0]]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        if self._words is None:
+        if not self._separable:
             return [np.array(self.encode_whole(text), self._dtype) for text in texts]
-        return [self._encode_words(text, self._words) for text in texts]
+        return [self._encode_words(text) for text in texts]
 
     def encode_whole(self, text: str) -> list[int]:
-        """Ids of `text` by the library alone; a literal U+2581, which it would take for a space, as bytes."""
-        if not self._lossless() or _SPACE not in text:
+        """Ids of `text` by the library; in a lossless model a literal U+2581, which it takes for a space, as bytes."""
+        if not self._separable or _SPACE not in text:
             return list(self._model.encode(text))
         first, *rest = text.split(_SPACE)
         ids = list(self._model.encode(first))
@@ -125,20 +127,19 @@ class SentencePieceTokenizer:
         """The ids of a word as bytes of the token type."""
         return np.array(self.encode_whole(word), self._dtype).tobytes()
 
-    def _encode_words(self, text: str, words: _Words) -> np.ndarray:
-        if len(words) > _MAX_CACHED_WORDS:
-            words.clear()
-        return np.frombuffer(b"".join(map(words.__getitem__, split_words(text))), self._dtype)
+    def _encode_words(self, text: str) -> np.ndarray:
+        if len(self._words) > _MAX_CACHED_WORDS:
+            self._words.clear()
+        return np.frombuffer(b"".join(map(self._words.__getitem__, split_words(text))), self._dtype)
 
-    def _lossless(self) -> bool:
-        """Whether the model has bytes to fall back on for U+2581."""
-        return all(self._model.is_byte(i) for i in self._space_ids)
-
-    def _separable(self) -> bool:
-        """Whether encoding word by word gives the tokens of encoding the whole text."""
-        # The normaliser must leave each word as it is, without trimming spaces or putting one before it.
+    def _keeps_words_apart(self) -> bool:
+        """Whether encoding word by word gives the tokens of encoding the whole text, and loses nothing."""
+        # The normaliser must leave each word as it is, without trimming spaces or putting one before it,
+        # and there must be bytes to fall back on.
         probe = "  a  b \t ﬁ é "
-        if not self._lossless() or self._model.normalize(probe) != probe.replace(" ", _SPACE):
+        if self._model.normalize(probe) != probe.replace(" ", _SPACE):
+            return False
+        if not all(self._model.is_byte(i) for i in self._space_ids):
             return False
         pieces = (self._model.id_to_piece(i) for i in range(self.vocab_size) if not self._special(i))
         return not any(_crosses(piece) for piece in pieces)

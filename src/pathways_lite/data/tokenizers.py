@@ -78,15 +78,14 @@ class HFTokenizer:
         # "<|endoftext|>" within a text is text, not a document boundary.
         self._tokenizer.encode_special_tokens = True
         self.fingerprint = hashlib.sha256(content).hexdigest()
-        # Not the number of entries: ids may have gaps.
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
-        self.vocab_size = max(vocabulary.values()) + 1
         eods = [vocabulary[token] for token in _EOD_NAMES if token in vocabulary]
         if not eods:
             raise UserError(
                 f"{name} has no token that could mark the end of a document; it needs one of: {', '.join(_EOD_NAMES)}"
             )
         self.eod: int = eods[0]
+        self.vocab_size = max(vocabulary.values()) + 1  # not the number of entries: ids may have gaps
 
     def __reduce__(self) -> tuple[Any, ...]:
         return HFTokenizer, (self._content, "tokenizer.json")

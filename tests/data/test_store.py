@@ -1,0 +1,122 @@
+"""The token store: what is written is read, and what is wrong with it is said."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pathways_lite.data.arrays import SHARD, ArrayWriter, open_array
+from pathways_lite.data.store import SPLITS, Store, open_store, require
+from pathways_lite.errors import UserError
+from pathways_lite.recipe import Data
+
+
+def documents(store: Store) -> dict[str, tuple[str, str, str]]:
+    """id -> domain, split, text of every document."""
+    found = {}
+    for domain in store.domains:
+        for split in SPLITS:
+            starts = store.document_starts(domain, split).tolist()
+            sizes = store.document_text_bytes(domain, split).tolist()
+            for i, size in enumerate(sizes):
+                tokens = store.read(domain, split, starts[i], starts[i + 1])
+                assert tokens[0] == store.eod
+                assert store.eod not in tokens[1:]
+                content = store.tokenizer().decode(tokens.tolist())
+                assert len(content.encode()) == size
+                found[store.document_id(domain, split, i)] = domain, split, content
+            assert starts[-1] == store.tokens(domain, split)
+            assert sum(sizes) == store.text_bytes(domain, split)
+    return found
+
+
+def test_every_document_comes_back_once(store: Store, jsonl: Path) -> None:
+    records = [json.loads(line) for line in jsonl.read_text().splitlines()]
+    found = documents(store)
+    assert {r["id"]: (r["domain"], r["text"]) for r in records} == {k: (d, t) for k, (d, _, t) in found.items()}
+    splits = [split for _, split, _ in found.values()]
+    assert 0 < splits.count("held_out") < 30
+    assert store.domains == ["poems", "tales"]
+
+
+def test_reading_many_windows_equals_reading_each(store: Store) -> None:
+    places = [("poems", 7), ("tales", 0), ("poems", 100), ("tales", 333)]
+    many = store.read_many(places, "train", 50)
+    assert many.dtype == np.int32
+    for row, (domain, start) in zip(many, places, strict=True):
+        assert row.tolist() == store.read(domain, "train", start, start + 50).tolist()
+    with pytest.raises(IndexError):
+        store.read("poems", "train", store.tokens("poems") - 1, store.tokens("poems") + 1)
+
+
+def test_held_out_documents_are_whole_and_the_same_every_time(store: Store) -> None:
+    everything = list(store.held_out("tales", 10**9))
+    assert sum(len(d.tokens) for d in everything) == store.tokens("tales", "held_out")
+    assert sum(d.text_bytes for d in everything) == store.text_bytes("tales", "held_out")
+    few = list(store.held_out("tales", len(everything[0].tokens) + 1))
+    assert [d.id for d in few] == [everything[0].id]
+    assert len(list(store.held_out("tales", 1))) == 1
+    again = [d.id for d in pickle.loads(pickle.dumps(store)).held_out("tales", 10**9)]
+    assert again == [d.id for d in everything]
+
+
+def test_arrays_longer_than_a_shard(tmp_path: Path) -> None:
+    values = np.arange(2 * SHARD + 5, dtype=np.uint32)
+    writer = ArrayWriter(str(tmp_path), "x", np.dtype(np.uint32), len(values))
+    for part in np.split(values, [3, SHARD - 1, SHARD + 7, 2 * SHARD + 1]):
+        writer.append(part)
+    writer.close()
+    array = open_array(str(tmp_path), "x")
+    assert (array.read().result() == values).all()
+    assert len([p for p in (tmp_path / "x").rglob("*") if p.is_file()]) == 4  # three shards and the metadata
+
+
+def test_what_is_no_store_is_told(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(UserError, match=r"no token store.*data build"):
+        open_store(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="local path, gs:// or s3://"):
+        open_store("ftp://host/store")
+    manifest = Path(store.address) / "manifest.json"
+    content = manifest.read_text()
+    for broken, message in [
+        ("{", "damaged"),
+        ('{"format": "other"}', "does not describe a token store"),
+        (content.replace("}", "", 1), "damaged"),
+        (json.dumps({**json.loads(content), "version": 99}), "version 99"),
+        (json.dumps({k: v for k, v in json.loads(content).items() if k != "eod"}), "damaged"),
+    ]:
+        manifest.write_text(broken)
+        with pytest.raises(UserError, match=message):
+            open_store(store.address)
+
+
+def test_missing_and_flipped_pieces_are_told(store: Store) -> None:
+    shard = Path(store.address) / "d1/train/tokens/c/0"
+    content = bytearray(shard.read_bytes())
+    content[50] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged.*build it again"):
+        open_store(store.address).read("tales", "train", 0, 100)
+    (shard.parent.parent / "zarr.json").unlink()
+    with pytest.raises(UserError, match="d1/train/tokens cannot be opened"):
+        open_store(store.address).read("tales", "train", 0, 100)
+    with pytest.raises(UserError, match="no domain 'verse'; it has: poems, tales"):
+        store.tokens("verse")
+
+
+def test_a_foreign_tokenizer_in_the_store_is_refused(store: Store, tmp_path: Path) -> None:
+    manifest = Path(store.address) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(store.manifest.tokenizer, "0" * 64))
+    with pytest.raises(UserError, match="was built by tokenizer 0000"):
+        open_store(store.address).tokenizer()
+
+
+def test_a_store_other_than_the_recipes_is_refused(store: Store) -> None:
+    require(store, Data(corpus="x", seq_len=4), vocab_size=257)
+    require(store, Data(corpus="x", seq_len=4, fingerprint=store.fingerprint), vocab_size=512)
+    with pytest.raises(UserError, match=r"fingerprint .* the recipe expects"):
+        require(store, Data(corpus="x", seq_len=4, fingerprint="1" * 64), vocab_size=257)
+    with pytest.raises(UserError, match="vocab_size to at least 257"):
+        require(store, Data(corpus="x", seq_len=4), vocab_size=256)

@@ -1,0 +1,147 @@
+"""Tokenizers: lossless, the same ids however the text is cut, and never an end of document."""
+
+import io
+import pickle
+from pathlib import Path
+
+import pytest
+import sentencepiece as spm
+import tokenizers as hf
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pathways_lite.data.sentencepiece import SentencePieceTokenizer, split_words, train_sentencepiece
+from pathways_lite.data.tokenizers import (
+    ByteTokenizer,
+    HFTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+)
+from pathways_lite.errors import UserError
+
+TEXT = Path(__file__).read_text() * 3 + "  indented\n\n\tTabs and 2024 digits, Zürich…\n"
+# Letters, runs of spaces and newlines, controls, SentencePiece's own space, other scripts, the EOD's name.
+PARTS = [*"a \n\t\r\0▁é漢🎉\u2028\ufffd", "the ", "  ", "42", "<eod>", "<0x41>"]
+texts = st.one_of(st.lists(st.sampled_from(PARTS), max_size=20).map("".join), st.text(max_size=30))
+
+
+@pytest.fixture(scope="module")
+def trained() -> SentencePieceTokenizer:
+    return train_sentencepiece([TEXT], 500)
+
+
+def hf_tokenizer() -> HFTokenizer:
+    """A byte-level BPE, as most tokenizer.json files are."""
+    tokenizer = hf.Tokenizer(hf.models.BPE())
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = hf.decoders.ByteLevel()
+    trainer = hf.trainers.BpeTrainer(
+        vocab_size=500, special_tokens=["<eod>"], initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator([TEXT], trainer)
+    tokenizer.post_processor = hf.processors.TemplateProcessing("<eod> $A", special_tokens=[("<eod>", 0)])
+    return HFTokenizer(tokenizer.to_str().encode(), "test")
+
+
+@pytest.fixture(scope="module", params=["bytes", "sentencepiece", "hf"])
+def tokenizer(request: pytest.FixtureRequest, trained: SentencePieceTokenizer) -> Tokenizer:
+    made: dict[str, Tokenizer] = {"bytes": ByteTokenizer(), "sentencepiece": trained, "hf": hf_tokenizer()}
+    return made[request.param]
+
+
+@given(text=texts)
+@example(text="▁a b▁  ▁\n")
+@settings(max_examples=200, deadline=None)
+def test_decoding_gives_the_text_back(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode([tokenizer.eod, *ids]) == text
+    assert tokenizer.eod not in ids
+    assert all(0 <= i < tokenizer.vocab_size for i in ids)
+    assert tokenizer.encode_batch([text, text])[1].tolist() == ids
+
+
+@given(text=texts)
+@settings(max_examples=200, deadline=None)
+def test_words_make_up_the_text(text: str) -> None:
+    words = split_words(text)
+    assert "".join(words) == text
+    assert all(words)
+    for word in words:
+        assert word == "\n" or "\n" not in word
+        assert " " not in word.lstrip(" ")
+
+
+@given(text=texts)
+@settings(max_examples=200, deadline=None)
+def test_word_by_word_equals_the_whole(trained: SentencePieceTokenizer, text: str) -> None:
+    assert trained.encode(text) == trained.encode_whole(text)
+
+
+def test_word_by_word_equals_the_whole_on_text(trained: SentencePieceTokenizer) -> None:
+    assert trained.encode(TEXT) == trained.encode_whole(TEXT)
+    # The library itself, so that not both are wrong.
+    library = spm.SentencePieceProcessor(model_proto=trained.files()["sentencepiece.model"])
+    assert trained.encode(TEXT.replace("▁", "")) == library.encode(TEXT.replace("▁", ""))
+
+
+def test_the_vocabulary_is_as_palms(trained: SentencePieceTokenizer) -> None:
+    assert len(trained.encode("2024")) == 4  # digits one by one
+    assert len(trained.encode("        ")) < 4  # runs of spaces are tokens
+    assert len(trained.encode(chr(0x9F8D))) == 3  # bytes of what was never seen
+    assert trained.vocab_size == 500
+    assert len(trained.encode(TEXT)) < len(TEXT) / 2
+
+
+def test_training_is_deterministic(trained: SentencePieceTokenizer) -> None:
+    assert train_sentencepiece([TEXT], 500).fingerprint == trained.fingerprint
+    assert train_sentencepiece([TEXT], 501).fingerprint != trained.fingerprint
+
+
+def test_saved_and_sent_tokenizers_are_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save_tokenizer(tokenizer, tmp_path / "t")
+    for other in (load_tokenizer(tmp_path / "t"), pickle.loads(pickle.dumps(tokenizer))):
+        assert other.fingerprint == tokenizer.fingerprint
+        assert (other.vocab_size, other.eod, other.kind) == (tokenizer.vocab_size, tokenizer.eod, tokenizer.kind)
+        assert other.encode(TEXT[:500]) == tokenizer.encode(TEXT[:500])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"model_type": "bpe", "split_by_whitespace": False}, {"byte_fallback": True, "vocab_size": 600}]
+)
+def test_foreign_models_encode_as_the_library_does(options: dict[str, object]) -> None:
+    """Where words cannot be encoded apart, they are not."""
+    model = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.splitlines()),
+        model_writer=model,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **{"vocab_size": 300, **options},
+    )
+    tokenizer = SentencePieceTokenizer(model.getvalue())
+    library = spm.SentencePieceProcessor(model_proto=model.getvalue())
+    for text in ("for x in  y :\n    return", "  a b  c ", TEXT):
+        assert tokenizer.encode(text) == library.encode(text)
+
+
+def test_mistakes_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file; a tokenizer is bytes"):
+        load_tokenizer(tmp_path / "x.model")
+    for name, message in [
+        ("x.model", "no SentencePiece model"),
+        ("x.json", "no tokenizer.json"),
+        ("x.bin", "no tokenizer file"),
+    ]:
+        (tmp_path / name).write_bytes(b"nonsense")
+        with pytest.raises(UserError, match=message):
+            load_tokenizer(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"vocabulary of 5000 tokens .* use at most \d+"):
+        train_sentencepiece(["a few words"], 5000)
+    empty = hf.Tokenizer(hf.models.BPE()).to_str().encode()
+    with pytest.raises(UserError, match="could mark the end of a document"):
+        HFTokenizer(empty, "x")

@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""How fast text becomes tokens and tokens become batches. Prints one JSON line.
+
+    python tools/bench_data.py                        the Python installation's text
+    python tools/bench_data.py --text novels.jsonl.gz --megabytes 20
+
+`tokenise_mb_per_s` is for one process: reading, encoding and writing a shard, warm-up excluded. `loader_tokens_per_s`
+is for one core: batches of a store as the training loop gets them, read by Grain in threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+from pathways_lite.data.build import build, sample
+from pathways_lite.data.documents import Document
+from pathways_lite.data.pipeline import batches
+from pathways_lite.data.sentencepiece import train_sentencepiece
+from pathways_lite.data.shards import Work, tokenise
+from pathways_lite.data.sources import Source
+from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
+from pathways_lite.ledger import Course
+from pathways_lite.recipe import Causal, Data, Ramp, Steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", default="python:", help="source to read, as for `pathways-lite data build`")
+    parser.add_argument("--megabytes", type=float, default=8.0, help="of text to tokenise")
+    parser.add_argument("--vocab-size", type=int, default=8192, help="of the SentencePiece vocabulary trained for it")
+    parser.add_argument("--seq-len", type=int, default=2048)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=5.0, help="to read batches for")
+    arguments = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # one core
+    with tempfile.TemporaryDirectory() as directory:
+        result = {
+            **bench_tokenising(Source.parse(arguments.text), arguments.megabytes, arguments.vocab_size),
+            **bench_loader(Path(directory), arguments.seq_len, arguments.batch_size, arguments.seconds),
+            "cpu": platform.processor() or platform.machine(),
+        }
+    print(json.dumps(result))
+
+
+def bench_tokenising(source: Source, megabytes: float, vocab_size: int) -> dict[str, float]:
+    """Text bytes per second of one process, from the source's pieces to a shard, and the time to train."""
+    start = time.perf_counter()
+    texts = sample([source], 4 << 20)
+    sampled = time.perf_counter()
+    tokenizer: Tokenizer = train_sentencepiece(texts, vocab_size)
+    trained = time.perf_counter()
+    pieces, size = [], 0
+    for piece in source.pieces():
+        pieces.append((0, piece))
+        size += piece.size
+        if size >= megabytes * 1e6:
+            break
+    result = {"sample_s": sampled - start, "train_tokenizer_s": trained - sampled}
+    start = time.perf_counter()
+    documents = [item.text for _, piece in pieces for item in piece.read() if isinstance(item, Document)]
+    result["read_mb_per_s"] = size / 1e6 / (time.perf_counter() - start)
+    encoded = sum(len(text.encode()) for text in documents)
+    start = time.perf_counter()
+    tokens = sum(map(len, tokenizer.encode_batch(documents)))
+    result["encode_mb_per_s"] = encoded / 1e6 / (time.perf_counter() - start)
+    start = time.perf_counter()
+    tokenise(Work(0, tuple(pieces)), tokenizer)
+    result["tokenise_mb_per_s"] = size / 1e6 / (time.perf_counter() - start)
+    return {name: round(value, 3) for name, value in result.items()} | {"bytes_per_token": round(encoded / tokens, 3)}
+
+
+def bench_loader(directory: Path, seq_len: int, batch_size: int, seconds: float) -> dict[str, float]:
+    """Tokens per second of batches from a store of random text in bytes."""
+    text = directory / "random.txt"
+    text.write_bytes(os.urandom(8 << 20).hex().encode())
+    store = build([str(text)], directory / "store", tokenizer=ByteTokenizer.kind, workers=0)
+    course = Course(Ramp(steps=((0, batch_size),)), seq_len, 1, 1, Steps(n=1))
+    data = Data(corpus=store.address, seq_len=seq_len)
+    stream = batches(store, data, course, Causal(), first_step=0, stop_step=1_000_000)
+    for _ in islice(stream, 20):
+        pass
+    start = time.perf_counter()
+    tokens = 0
+    while (elapsed := time.perf_counter() - start) < seconds:
+        tokens += next(stream).tokens.size
+    stream.close()
+    return {"loader_tokens_per_s": round(tokens / elapsed)}
+
+
+if __name__ == "__main__":
+    main()
