@@ -87,7 +87,7 @@ def test_metrics_are_the_weighted_means_of_their_definitions():
     batch, state = make_batch(0), start()
     _, metrics = jitted()(state, batch, COURSE.clock(1))
     assert all(value.shape == () and value.dtype == jnp.float32 for value in metrics.values())
-    loss, log_z = (np.float64(x) for x in token_losses(state.params, batch, None))
+    loss, log_z = (np.float64(x) for x in jax.jit(token_losses)(state.params, batch, None))
     weights = np.float64(batch.loss_weights)
     np.testing.assert_allclose(metrics["loss"], (weights * loss).sum() / weights.sum(), rtol=1e-6)
     np.testing.assert_allclose(metrics["z_loss"], 1e-2 * (weights * log_z**2).sum() / weights.sum(), rtol=1e-6)
@@ -99,7 +99,7 @@ def test_metrics_are_the_weighted_means_of_their_definitions():
         loss, log_z = token_losses(params, batch, None)
         return jnp.sum(batch.loss_weights * (loss + 1e-2 * log_z**2)) / weights.sum()
 
-    grads = jax.grad(total)(state.params)
+    grads = jax.jit(jax.grad(total))(state.params)
     np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-5)
 
 
