@@ -1,0 +1,182 @@
+"""Held-out bits per byte: how well a model predicts whole documents it was not trained on.
+
+A document in the store is [EOD, t1 .. tn]. It is scored as the n + 1 predictions t1 .. tn, EOD: the closing EOD
+is the next document's opening one, so that every held-out token is predicted exactly once and the total is the
+length of a code from which the documents, and where each ends, could be restored.
+
+A document longer than the sequence length L is cut into windows of L predictions, at offsets counted from its
+own beginning. A window begins without what came before it (as the cut first document of a training sequence
+does), except for the `overlap` last tokens of the window before, which are read but not scored again.
+Windows never see each other, so a document's score depends on nothing but the document: not on the batch
+size, not on what shares its row.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from pathways_kernels.attention import Spans
+from pathways_lite.batch import Batch
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a model needs for some held-out documents. Adds up over documents and domains."""
+
+    nll: float = 0.0  # nats, summed in float64
+    tokens: int = 0
+    bytes: int = 0  # UTF-8 bytes of the documents' text
+    documents: int = 0
+
+    def __add__(self, other: HeldOut) -> HeldOut:
+        return HeldOut(
+            self.nll + other.nll,
+            self.tokens + other.tokens,
+            self.bytes + other.bytes,
+            self.documents + other.documents,
+        )
+
+    @property
+    def loss(self) -> float:
+        """Mean nats per token; NaN where there are no documents."""
+        return self.nll / self.tokens if self.tokens else math.nan
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per byte of text, comparable between tokenizers; NaN where there is no text."""
+        return self.nll / (math.log(2) * self.bytes) if self.bytes else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        """Per token; infinite where it exceeds what a float holds."""
+        return math.exp(self.loss) if not self.loss > 709 else math.inf
+
+    def to_json(self) -> dict[str, Any]:
+        """The sums, and the three quotients people read."""
+        quotients = {"loss": self.loss, "bits_per_byte": self.bits_per_byte, "perplexity": self.perplexity}
+        return quotients | asdict(self)
+
+
+class Evaluator:
+    """Scores held-out documents in batches of one fixed shape, so that it compiles once.
+
+    Args:
+        token_losses: (params, Batch) to negative log-likelihoods in nats, float32 [rows, seq_len]. Pure.
+        rows: sequences per batch. It changes speed and memory, not the result (to float32 rounding).
+        seq_len: tokens per sequence, L.
+        overlap: tokens of context that a long document's window repeats, 0 <= overlap < L.
+    """
+
+    def __init__(
+        self, token_losses: Callable[[Any, Batch], jax.Array], *, rows: int, seq_len: int, overlap: int = 0
+    ) -> None:
+        if not 0 <= overlap < seq_len:
+            raise ValueError(f"overlap={overlap} must be at least 0 and less than seq_len={seq_len}")
+        self._token_losses = jax.jit(token_losses)
+        self._rows, self._seq_len, self._overlap = rows, seq_len, overlap
+
+    def __call__(
+        self,
+        params: Any,
+        documents: Iterable[tuple[np.ndarray, int]],
+        *,
+        between_batches: Callable[[int, int], None] | None = None,
+    ) -> HeldOut:
+        """Score `documents`, pairs of (int32 tokens that begin with EOD, bytes of its text).
+
+        `between_batches` is called with (batches done, batches in all) after each one; what it raises ends
+        the evaluation.
+        """
+        windows: list[Window] = []
+        count, tokens, text_bytes = 0, 0, 0
+        for document, size in documents:
+            windows.extend(cut(document, self._seq_len, self._overlap))
+            count, tokens, text_bytes = count + 1, tokens + len(document), text_bytes + size
+        rows = pack([len(window.tokens) for window in windows], self._seq_len)
+        nll, total = 0.0, math.ceil(len(rows) / self._rows)
+        for done, batch in enumerate(self._batches(windows, rows), 1):
+            losses = np.asarray(self._token_losses(params, batch), np.float64)
+            # Where there is nothing to score, the model's output means nothing and may not even be finite.
+            nll += float(np.sum(losses, where=batch.loss_weights > 0))
+            if between_batches is not None:
+                between_batches(done, total)
+        return HeldOut(nll, tokens, text_bytes, count)
+
+    def _batches(self, windows: Sequence[Window], rows: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        for first in range(0, len(rows), self._rows):
+            chosen = [[windows[i] for i in row] for row in rows[first : first + self._rows]]
+            yield to_batch(chosen, self._rows, self._seq_len)
+
+
+class Window(NamedTuple):
+    """A piece of a document, at most L long."""
+
+    tokens: np.ndarray  # int32 [n], inputs
+    targets: np.ndarray  # int32 [n]
+    scored: int  # of them, the last this many carry loss
+
+
+def cut(document: np.ndarray, length: int, overlap: int = 0) -> list[Window]:
+    """The document's n + 1 predictions as windows of at most `length`, each prediction scored in exactly one."""
+    targets = np.append(document[1:], document[:1])
+    windows, scored_to = [], 0
+    while scored_to < len(document):
+        start = max(0, scored_to - overlap)
+        stop = min(start + length, len(document))
+        windows.append(Window(document[start:stop], targets[start:stop], stop - scored_to))
+        scored_to = stop
+    return windows
+
+
+def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Rows of indices whose lengths add up to at most `capacity`: the longest first, each into the fullest row it fits.
+
+    Best-fit decreasing needs at most about 11/9 of the fewest rows possible (Johnson 1974).
+    """
+    rows: list[list[int]] = []
+    with_space: dict[int, list[int]] = {}  # space left -> rows
+    spaces: list[int] = []  # its keys, sorted
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fit = bisect.bisect_left(spaces, lengths[index])
+        if fit == len(spaces):
+            rows.append([])
+            row, space = len(rows) - 1, capacity
+        else:
+            space = spaces[fit]
+            row = with_space[space].pop()
+            if not with_space[space]:
+                del with_space[space], spaces[fit]
+        rows[row].append(index)
+        left = space - lengths[index]
+        if left not in with_space:
+            with_space[left] = []
+            bisect.insort(spaces, left)
+        with_space[left].append(row)
+    return rows
+
+
+def to_batch(rows: Sequence[Sequence[Window]], n_rows: int, length: int) -> Batch:
+    """Rows of windows as a Batch [n_rows, length]. The rest is padding: no loss, each position sees only itself."""
+    shape = (n_rows, length)
+    tokens, targets, positions = (np.zeros(shape, np.int32) for _ in range(3))
+    weights = np.zeros(shape, np.float32)
+    start = np.tile(np.arange(length, dtype=np.int32), (n_rows, 1))
+    stop = start + 1
+    for r, row in enumerate(rows):
+        at = 0
+        for window in row:
+            end = at + len(window.tokens)
+            tokens[r, at:end], targets[r, at:end] = window.tokens, window.targets
+            positions[r, at:end] = np.arange(end - at)
+            weights[r, end - window.scored : end] = 1
+            start[r, at:end] = at
+            at = end
+    domain, sample_id = np.zeros(n_rows, np.int32), np.zeros((n_rows, 2), np.uint32)
+    return Batch(tokens, targets, weights, positions, Spans(start, stop), domain, sample_id)

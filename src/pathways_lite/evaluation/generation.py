@@ -1,0 +1,142 @@
+"""Continuing a text with a model, one token after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pathways_lite import models
+from pathways_lite.errors import UserError
+from pathways_lite.recipe import Model
+
+# Prompts and buffers are padded to multiples of this, so that prompts of similar length share one compilation.
+_GRAIN = 64
+
+
+class Tokenizer(Protocol):
+    """What generation needs of a tokenizer."""
+
+    @property
+    def eod(self) -> int: ...
+
+    def encode(self, text: str, /) -> list[int]: ...
+
+    def decode(self, tokens: list[int], /) -> str: ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen from logits.
+
+    temperature: 0 takes the likeliest token (greedy); otherwise logits are divided by it.
+    top_k: choose among the k likeliest only.
+    top_p: choose among the fewest likeliest tokens whose probabilities reach p together (nucleus sampling,
+        Holtzman et al., arXiv 1904.09751), after temperature and top_k.
+
+    Raises UserError for values out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise UserError(f"temperature={self.temperature} must be at least 0 (0 = always the likeliest token)")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top_k={self.top_k} must be at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top_p={self.top_p} must be above 0 and at most 1")
+
+
+def sample(logits: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
+    """One token per row: logits [..., V] float32 to tokens [...] int32."""
+    if sampling.temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits / sampling.temperature
+    if sampling.top_k is None and sampling.top_p is None:
+        return jax.random.categorical(key, logits).astype(jnp.int32)
+    # Sampling among ranks rather than tokens keeps exactly k of them where logits are equal.
+    n = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
+    logits, tokens = jax.lax.top_k(logits, n)
+    if sampling.top_p is not None:
+        probabilities = jax.nn.softmax(logits)
+        likelier = jnp.cumsum(probabilities, axis=-1) - probabilities
+        logits = jnp.where((likelier < sampling.top_p) | (jnp.arange(n) == 0), logits, -jnp.inf)
+    rank = jax.random.categorical(key, logits)
+    return jnp.take_along_axis(tokens, rank[..., None], axis=-1)[..., 0].astype(jnp.int32)
+
+
+def generate(
+    config: Model,
+    params: Any,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    max_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    key: jax.Array,
+) -> str:
+    """The continuation of `prompt`, without the prompt: up to `max_tokens` tokens, or until a document's end.
+
+    The prompt begins a document. The same key gives the same text. See `Sampling` for the other arguments.
+    """
+    sampling = Sampling(temperature, top_k, top_p)
+    if max_tokens < 1:
+        raise UserError(f"max_tokens={max_tokens} must be at least 1")
+    head = [tokenizer.eod, *tokenizer.encode(prompt)]
+    prefill, room = _round_up(len(head)), _round_up(max_tokens)
+    padded = np.zeros(prefill, np.int32)
+    padded[: len(head)] = head
+    tokens, count = _complete(config, sampling, room, params, padded, len(head), max_tokens, tokenizer.eod, key)
+    tail = np.asarray(tokens)[: int(count)].tolist()
+    # Decoded together: a token alone may lack the space or the other bytes of a character before it.
+    whole, shown = tokenizer.decode(head[1:] + tail), tokenizer.decode(head[1:])
+    return whole.removeprefix(shown) if whole.startswith(shown) else tokenizer.decode(tail)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _complete(
+    config: Model,
+    sampling: Sampling,
+    room: int,
+    params: Any,
+    prompt: jax.Array,
+    n_prompt: jax.Array,
+    max_tokens: jax.Array,
+    eod: jax.Array,
+    key: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Sample up to `max_tokens` <= `room` tokens after the first `n_prompt` of `prompt` [P], padded at its end.
+
+    Returns the tokens [room] and how many of them count; an EOD ends the text and is not counted.
+    """
+    cache = models.init_cache(config, 1, prompt.shape[0] + room)
+    # The padding's keys and values lie at positions that a later token overwrites before any query sees them.
+    _, cache = models.decode(config, params, cache, prompt[None], 0)
+
+    def goes_on(carry: Any) -> jax.Array:
+        count, last, *_ = carry
+        return (count < max_tokens) & ((count == 0) | (last != eod))
+
+    def step(carry: Any) -> Any:
+        count, last, tokens, cache = carry
+        logits, cache = models.decode(config, params, cache, last[None, None], n_prompt - 1 + count)
+        token = sample(logits[0, -1], jax.random.fold_in(key, count), sampling)
+        return count + 1, token, tokens.at[count].set(token), cache
+
+    # The last token of the prompt is read once more: it gives the logits of the first new one.
+    start = (jnp.int32(0), prompt[n_prompt - 1], jnp.zeros(room, jnp.int32), cache)
+    count, last, tokens, _ = jax.lax.while_loop(goes_on, step, start)
+    return tokens, count - ((count > 0) & (last == eod))
+
+
+def _round_up(n: int) -> int:
+    return -(-n // _GRAIN) * _GRAIN
