@@ -1,5 +1,79 @@
-"""Every test runs on the CPU: a TPU or GPU library that happens to be installed must not be opened."""
+"""Every test runs on the CPU: a TPU or GPU library that happens to be installed must not be opened.
+
+Also here: a tiny corpus and a tiny recipe, shared by the tests of whole runs.
+"""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+WORDS = ("the tree of night a river in stone over light and under 1984 42 wind").split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A token store of 200 short documents in the domains `poems` and `tales`, in bytes; a tenth is held out."""
+    from pathways_lite.data.build import build
+
+    root = tmp_path_factory.mktemp("corpus")
+    text = lambda i: " ".join(WORDS[(i * k * k + 3 * k) % len(WORDS)] for k in range(20 + i % 40))  # noqa: E731
+    records = [{"text": text(i), "domain": "tales" if i % 3 else "poems", "id": f"d{i}"} for i in range(200)]
+    (root / "corpus.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    build([str(root / "corpus.jsonl")], root / "store", tokenizer="bytes", held_out=0.1, workers=0)
+    return root / "store"
+
+
+RECIPE = """
+from pathways_lite.recipe import *
+
+
+def recipe():
+    model = Model(d_model=32, n_layers=2, n_heads=2, head_dim=16, d_ff=64, vocab_size=257, dtype="float32", dropout=0.1)
+    base = Stage(
+        name="base",
+        model=model,
+        data=Data(corpus={corpus!r}, seq_len=32),
+        optimizer=AdamW(learning_rate=3e-3),
+        batch_size=Ramp(steps=((0, 2), (5, 4))),
+        budget="12 steps",
+        evaluation=Evaluation(every=6, tokens=500),
+        saving=Saving(every=4, keep=10),
+        log_every=1,
+    )
+    return Recipe(name="tiny", stages=(base,))
+"""
+
+
+@pytest.fixture(scope="session")
+def recipe_file(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe that trains in a second; with dropout and a batch-size ramp, which resuming has to get right."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.py"
+    path.write_text(RECIPE.format(corpus=str(corpus)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def compile_once() -> Callable[[pytest.MonkeyPatch], None]:
+    """Lets all runs of this process share compiled train steps: same recipe and batch size, same program."""
+    compiled: dict[object, object] = {}
+
+    def install(patch: pytest.MonkeyPatch) -> None:
+        from pathways_lite.training.setup import Setup
+
+        original = Setup.compile_step
+
+        def compile_step(self: Setup, batch: object) -> object:
+            key = (self.identity, len(batch.tokens))  # type: ignore[attr-defined]
+            if key not in compiled:
+                compiled[key] = original(self, batch)  # type: ignore[arg-type]
+            return compiled[key]
+
+        patch.setattr(Setup, "compile_step", compile_step)
+
+    return install

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from pathways_lite.batch import Batch
 from pathways_lite.data.pipeline import batch, batches, windows_per_domain
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Course
-from pathways_lite.objectives.batch import Batch
 from pathways_lite.recipe import Causal, Data, Ramp, Steps
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pathways_kernels.attention import Spans
 from pathways_lite import models
-from pathways_lite.objectives.batch import Batch
+from pathways_lite.batch import Batch
 from pathways_lite.recipe import Model
 
 PARALLEL: dict[str, Any] = {

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.objectives.batch import Batch
+from pathways_lite.batch import Batch
 from pathways_lite.objectives.causal import causal
 
 EOD = 9

@@ -133,7 +133,7 @@ def test_recipe_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="returned int"):
         load_recipe(path)
     path.write_text("def recipe(:\n")
-    with pytest.raises(UserError, match="x.py:1"):
+    with pytest.raises(UserError, match=r"x\.py:1"):
         load_recipe(path)
     path.write_text(
         "from pathways_lite.recipe import *\n"

@@ -2,10 +2,11 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -14,7 +15,7 @@ from pathways_lite.batch import Batch
 from pathways_lite.checkpoints import Checkpoints, read_manifest, restore
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
-from pathways_lite.recipe import Continue, Recipe, Restore, apply_overrides, load_recipe
+from pathways_lite.recipe import Continue, Recipe, Restore, Saving, SpikeGuard, Stage, apply_overrides, load_recipe
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import read_log
 from pathways_lite.training import summary
@@ -39,7 +40,7 @@ def recipe(recipe_file: Path) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory, compile_once: Any) -> Iterator[Path]:
+def uninterrupted(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory, compile_once: Any) -> Path:
     """The run that all others must equal."""
     path = tmp_path_factory.mktemp("run") / "uninterrupted"
     with pytest.MonkeyPatch.context() as patch:
@@ -47,7 +48,7 @@ def uninterrupted(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory, c
         patch.setattr(summary, "_sample", lambda setup, params, domain: {"domain": domain})
         patch.setattr("pathways_lite.training.run.measured_peak", lambda dtype: 1e11)
         assert run(load_recipe(recipe_file), path) == 0
-    yield path
+    return path
 
 
 def run(recipe: Recipe, path: Path) -> int:
@@ -57,6 +58,10 @@ def run(recipe: Recipe, path: Path) -> int:
 def digest(path: Path, stage: str = "base", step: int = TOTAL) -> str:
     """Of everything the final checkpoint holds: parameters, optimizer, key, step."""
     return read_manifest(Checkpoints(path / stage / "checkpoints").path(step)).digest
+
+
+def leaves(tree: Any) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def log_of(path: Path, stage: str = "base") -> bytes:
@@ -93,9 +98,9 @@ def test_a_run_stopped_at_any_step_resumes_bit_for_bit(
     assert digest(path) == digest(uninterrupted)
 
 
-@pytest.mark.parametrize("moment", ["evaluation", "after_the_step", "after_the_save"])
+@pytest.mark.parametrize(("method", "step"), [("_evaluate", 6), ("_take_step", 7), ("_save", 8)])
 def test_a_run_that_dies_at_a_bad_moment_resumes_bit_for_bit(
-    moment: str, recipe: Recipe, uninterrupted: Path, tmp_path: Path
+    method: str, step: int, recipe: Recipe, uninterrupted: Path, tmp_path: Path
 ) -> None:
     """Died without saying so: rows beyond the newest checkpoint are there and must be forgotten."""
 
@@ -113,9 +118,6 @@ def test_a_run_that_dies_at_a_bad_moment_resumes_bit_for_bit(
 
         return wrapped
 
-    method, step = {"evaluation": ("_evaluate", 6), "after_the_step": ("_take_step", 7), "after_the_save": ("_save", 8)}[
-        moment
-    ]
     path = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, method, dies_at(step, method))
@@ -206,11 +208,7 @@ def with_guard(recipe: Recipe, policy: str, *more: str) -> Recipe:
 
 def finite_params(path: Path) -> bool:
     loaded = load_model(path)
-    return all(np.isfinite(leaf).all() for leaf in _leaves(loaded.params()))
-
-
-def _leaves(tree: Any) -> list[np.ndarray]:
-    return [leaf for value in tree.values() for leaf in _leaves(value)] if isinstance(tree, dict) else [np.asarray(tree)]
+    return all(np.isfinite(leaf).all() for leaf in leaves(loaded.params()))
 
 
 POISONED = 12  # in the batch of step 5, whose examples are 10 to 13
@@ -262,18 +260,11 @@ def test_rewind_passes_over_the_batches_and_survives_a_stop(
 
 
 def test_rewinds_reach_back_far_enough() -> None:
-    from pathways_lite.recipe import SpikeGuard, Stage
-
-    stage = Stage.model_construct(guard=SpikeGuard(policy="rewind", rewind_steps=100), saving=_saving(every=30, keep=1))
+    guard, saving = SpikeGuard(policy="rewind", rewind_steps=100), Saving(every=30, keep=1)
+    stage = Stage.model_construct(guard=guard, saving=saving)
     kept = checkpoints_to_keep(stage)
     # Seen one step late, just before a save: the oldest kept must still lie 100 steps before the spike.
     assert (kept - 1) * 30 >= 101
-
-
-def _saving(**fields: int) -> Any:
-    from pathways_lite.recipe import Saving
-
-    return Saving(**fields)
 
 
 # ---- starts ----
@@ -315,14 +306,8 @@ def test_the_optimizer_is_kept_or_reset(recipe: Recipe, tmp_path: Path, start: C
     assert run(two, tmp_path) == 0
     state = load_model(tmp_path / "more").setup.abstract_state
     path = Checkpoints(tmp_path / "more" / "checkpoints").path(1)
-    counts = [leaf for leaf in _named(restore(path, state.opt_state, "opt_state").arrays) if leaf.ndim == 0]
+    counts = [leaf for leaf in leaves(restore(path, state.opt_state, "opt_state").arrays) if leaf.ndim == 0]
     assert {int(count) for count in counts} == {TOTAL + 1 if start.optimizer == "keep" else 1}
-
-
-def _named(tree: Any) -> list[np.ndarray]:
-    import jax
-
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def test_restore_starts_from_any_run(recipe: Recipe, uninterrupted: Path, tmp_path: Path) -> None:

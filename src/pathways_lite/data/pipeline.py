@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from pathways_kernels.attention import Spans
+from pathways_lite.batch import Batch
 from pathways_lite.data.order import Order, Skips, example_index
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Course
-from pathways_lite.objectives.batch import Batch
 from pathways_lite.objectives.causal import causal
 from pathways_lite.recipe import Causal, Data
 

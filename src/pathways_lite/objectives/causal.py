@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from pathways_kernels.attention import Spans
-from pathways_lite.objectives.batch import Batch
+from pathways_lite.batch import Batch
 
 Boundaries = Literal["document", "none"]
 

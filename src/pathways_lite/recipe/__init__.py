@@ -2,7 +2,7 @@
 
 from pathways_lite.recipe.base import Amount, Budget, Flops, Fraction, Frozen, Steps, Tokens
 from pathways_lite.recipe.data import Data
-from pathways_lite.recipe.identity import stage_identity
+from pathways_lite.recipe.identity import identity_differences, stage_identity
 from pathways_lite.recipe.load import load_recipe, read_recipe, write_recipe
 from pathways_lite.recipe.model import Model
 from pathways_lite.recipe.optimizer import (
@@ -41,5 +41,5 @@ __all__ = [
     "SGD", "WSD", "Adafactor", "AdamW", "Amount", "Budget", "Causal", "Constant", "Continue", "Cosine", "Data",
     "Evaluation", "Flops", "Fraction", "Frozen", "Grow", "Linear", "Lion", "Merge", "Model", "Muon", "Optimizer",
     "PaLM", "Ramp", "Recipe", "Restore", "Saving", "Schedule", "ScheduleFree", "Scratch", "SpikeGuard", "Stage",
-    "Start", "Steps", "Tokens", "apply_overrides", "load_recipe", "read_recipe", "stage_identity", "write_recipe",
+    "Start", "Steps", "Tokens", "apply_overrides", "identity_differences", "load_recipe", "read_recipe", "stage_identity", "write_recipe",
 ]  # fmt: skip

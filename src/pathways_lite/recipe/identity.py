@@ -32,3 +32,24 @@ def stage_identity(recipe: Recipe, index: int) -> str:
     content = {"format": FORMAT, "seed": recipe.seed, "parent": parent, "stage": identity_fields(recipe.stages[index])}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def identity_differences(old: Recipe, new: Recipe, index: int) -> list[str]:
+    """What makes stage `index` of two recipes different, its ancestors included, a line per field."""
+    pairs = [("seed", old.seed, new.seed)]
+    for i in range(index + 1):
+        a, b = (_flat(identity_fields(recipe.stages[i])) for recipe in (old, new))
+        path = f"stages.{new.stages[i].name}"
+        pairs += [(f"{path}.{name}", a.get(name), b.get(name)) for name in sorted(a.keys() | b.keys())]
+    return [f"{path}: {before!r} there, {after!r} now" for path, before, after in pairs if before != after]
+
+
+def _flat(fields: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested dictionaries by dotted path."""
+    if not isinstance(fields, dict):
+        return {prefix: fields}
+    return {
+        path: leaf
+        for name, value in fields.items()
+        for path, leaf in _flat(value, f"{prefix}.{name}" if prefix else name).items()
+    }

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pathways_lite.ledger import Clock
 from pathways_lite.batch import Batch
+from pathways_lite.ledger import Clock
 from pathways_lite.training.state import TrainState
 
 TokenLosses = Callable[[Any, Batch, jax.Array], tuple[jax.Array, jax.Array]]

@@ -1,0 +1,79 @@
+"""`pathways-lite data`: text into a token store, and a look at one. Imports no JAX: it has to start at once."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Build and inspect corpora.", rich_markup_mode="markdown")
+
+
+@app.command()
+def build(
+    out: Annotated[str, typer.Argument(help="where the token store goes: a directory, or gs:// or s3:// prefix")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="files or directories of text, .jsonl or .parquet (also .gz, .zst), or python: for the text that "
+            "comes with Python; NAME=SOURCE puts all of it into the domain NAME"
+        ),
+    ],
+    tokenizer: Annotated[
+        str,
+        typer.Option(help="bytes; sentencepiece:SIZE (trained here); or a .model, a tokenizer.json, another store"),
+    ] = "sentencepiece:8192",
+    held_out: Annotated[float, typer.Option(help="share of documents kept for evaluation, by hash of their id")] = 0.01,
+    text_field: Annotated[str, typer.Option(help="of JSONL and Parquet records")] = "text",
+    domain_field: Annotated[str, typer.Option(help="of JSONL and Parquet records")] = "domain",
+    id_field: Annotated[str, typer.Option(help="of JSONL and Parquet records")] = "id",
+    workers: Annotated[int | None, typer.Option(help="processes; default: one per core")] = None,
+    workspace: Annotated[Path | None, typer.Option(help="for unfinished work; default: OUT.building")] = None,
+) -> None:
+    """Tokenise text into a store with random access. Interrupted? The same command goes on.
+
+    Documents that cannot be read are skipped, counted, and listed with file and line in OUT/skipped.txt.
+
+    Examples:
+
+    - `pathways-lite data build corpora/python python: --tokenizer sentencepiece:4096`
+
+    - `pathways-lite data build corpora/mine books/ wiki=wiki.jsonl.gz --tokenizer corpora/python`
+    """
+    from rich.console import Console
+
+    from pathways_lite.data.build import build as build_store
+    from pathways_lite.data.display import show_progress
+    from pathways_lite.data.files import Fields
+    from pathways_lite.data.inspect import describe
+    from pathways_lite.data.sources import Source
+
+    fields = Fields(text_field=text_field, domain_field=domain_field, id_field=id_field)
+    parsed = [Source.parse(source, fields) for source in sources]
+    start = time.perf_counter()
+    with show_progress() as report:
+        store = build_store(
+            parsed, out, tokenizer=tokenizer, held_out=held_out, workers=workers, workspace=workspace, report=report
+        )
+    console = Console()
+    console.print(describe(store, samples=0))
+    console.print(f"{out}: ready after {time.perf_counter() - start:.1f} s", highlight=False)
+
+
+@app.command()
+def inspect(
+    corpus: Annotated[str, typer.Argument(help="a token store")],
+    samples: Annotated[int, typer.Option(min=0, help="documents shown per domain")] = 2,
+) -> None:
+    """Sizes, domains, tokens per byte, and the beginning of some documents.
+
+    Example: `pathways-lite data inspect corpora/python`
+    """
+    from rich.console import Console
+
+    from pathways_lite.data.inspect import describe
+    from pathways_lite.data.store import open_store
+
+    Console().print(describe(open_store(corpus), samples=samples))

@@ -1,0 +1,55 @@
+"""`pathways-lite generate`: let a trained model continue a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def generate(
+    path: Annotated[Path, typer.Argument(help="a run, stage or checkpoint directory")],
+    prompt: Annotated[str, typer.Option(help="the beginning of a document; '-' reads standard input")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="at most so many tokens")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(min=1, help="choose among the k likeliest tokens only")] = None,
+    top_p: Annotated[float | None, typer.Option(help="... among the likeliest that make up this probability")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="how many continuations")] = 1,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same text")] = 0,
+) -> None:
+    """Continue PROMPT with the newest valid checkpoint at or below PATH; text goes to standard output.
+
+    Examples:
+
+    - `pathways-lite generate runs/demo --prompt "def main("`
+
+    - `pathways-lite generate runs/demo --prompt "The string " --temperature 0 --max-tokens 40`
+    """
+    import sys
+
+    import jax
+
+    from pathways_lite.data.store import open_store
+    from pathways_lite.evaluation.generation import generate as continue_text
+    from pathways_lite.training.load import load_model
+
+    model = load_model(path)
+    tokenizer = open_store(model.stage.data.corpus).tokenizer()
+    params = model.params()
+    text = sys.stdin.read() if prompt == "-" else prompt
+    for index in range(samples):
+        continuation = continue_text(
+            model.stage.model,
+            params,
+            tokenizer,
+            text,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            key=jax.random.fold_in(jax.random.key(seed), index),
+        )
+        if samples > 1:
+            typer.echo(f"--- sample {index + 1} of {samples} ---")
+        typer.echo(text + continuation)

@@ -1,0 +1,98 @@
+"""`pathways-lite inspect`: what is in a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.tree import Tree
+
+    from pathways_lite.checkpoints import ArrayInfo
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="a run, stage or checkpoint directory")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="the manifest: arrays with digests, and all metadata")
+    ] = False,
+) -> None:
+    """Arrays with shapes and sizes, the ledger, the data position, and where the parameters came from.
+
+    Shows the newest valid checkpoint at or below PATH without loading its arrays into a model.
+
+    Examples:
+
+    - `pathways-lite inspect runs/demo`
+
+    - `pathways-lite inspect runs/demo --json | python3 -m json.tool | less`
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from pathways_lite.training.load import load_model
+
+    found = load_model(path)
+    if as_json:
+        typer.echo(json.dumps(asdict(found.manifest)))
+        return
+    console, meta = Console(), found.manifest.meta
+    lineage, cursor = meta["lineage"], meta["cursor"]
+    console.print(f"[bold]{found.path}[/]", highlight=False)
+    console.print(f"stage {lineage['stage']}, step {found.manifest.step:,} of {found.setup.course.total_steps:,}")
+    console.print(f"identity {lineage['identity']}, parameters from {lineage['parent'] or 'scratch'}")
+    console.print(f"content  {found.manifest.digest[:16]}", highlight=False)
+    skips = ", ".join(f"{n} sequences at step {step}" for step, n in cursor["skips"]) or "none"
+    console.print(f"data     from sequence {cursor['first_sequence']:,}; skipped: {skips}")
+    console.print(_ledger(meta["ledger"]))
+    console.print(_tree(found.manifest.arrays))
+
+
+def _ledger(accounts: dict[str, dict]) -> Table:
+    """The accounts of the stage and of the whole chain, side by side."""
+    from rich.table import Table
+
+    from pathways_lite.ledger import Ledger
+    from pathways_lite.tracking.numbers import duration, si
+
+    stage, total = Ledger.from_json(accounts["stage"]), Ledger.from_json(accounts["total"])
+    table = Table("ledger", "stage", "chain", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("steps", f"{stage.steps:,}", f"{total.steps:,}")
+    table.add_row("tokens", f"{stage.tokens:,}", f"{total.tokens:,}")
+    table.add_row("model FLOPs", si(stage.flops), si(total.flops))
+    table.add_row("average active parameters", *(f"{x.average_active_parameters:,.0f}" for x in (stage, total)))
+    for name in ("train", "compile", "save", "evaluate", "other"):
+        table.add_row(f"time: {name}", *(duration(getattr(x.seconds, name)) for x in (stage, total)))
+    table.add_row("goodput", f"{stage.seconds.goodput:.1%}", f"{total.seconds.goodput:.1%}")
+    return table
+
+
+def _tree(arrays: dict[str, ArrayInfo]) -> Tree:
+    """Arrays by name, with the size of every branch."""
+    from rich.tree import Tree
+
+    from pathways_lite.tracking.numbers import si
+
+    sizes: dict[str, int] = {}
+    for name, info in arrays.items():
+        parts = name.split(".")
+        for depth in range(len(parts) + 1):
+            branch = ".".join(parts[:depth])
+            sizes[branch] = sizes.get(branch, 0) + info.nbytes
+    branches = {"": Tree(f"{len(arrays)} arrays, {si(sizes[''], 'B')}")}
+    for name, info in arrays.items():
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            branch = ".".join(parts[:depth])
+            if branch not in branches:
+                parent = branches[".".join(parts[: depth - 1])]
+                branches[branch] = parent.add(f"{parts[depth - 1]}  [dim]{si(sizes[branch], 'B')}[/]")
+        branches[".".join(parts[:-1])].add(f"{parts[-1]}  {info}".replace("[", r"\["))
+    return branches[""]

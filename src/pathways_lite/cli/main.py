@@ -1,0 +1,46 @@
+"""The command line: `pathways-lite VERB`. One small file per verb; heavy imports happen inside the verbs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from pathways_lite.cli import data, evaluate, fsck, generate, inspect, report, runs, train
+from pathways_lite.errors import UserError
+
+app = typer.Typer(
+    name="pathways-lite",
+    help="Pretrain transformers in JAX and find out whether a training-efficiency method pays.\n\n"
+    "First time? `pathways-lite data build python: --out corpora/python` makes a corpus of the text that came with "
+    "Python, `pathways-lite train configs/demo.py` trains on it. Every verb has its own --help with examples.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.add_typer(data.app, name="data")
+app.command("evaluate")(evaluate.evaluate)
+app.command("generate")(generate.generate)
+app.command("runs")(runs.runs)
+app.command("inspect")(inspect.inspect)
+app.command("fsck")(fsck.fsck)
+app.command("report")(report.report)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one message on stderr and exit status 2, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except BrokenPipeError:  # `pathways-lite runs | head`
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

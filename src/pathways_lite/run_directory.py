@@ -1,0 +1,95 @@
+"""Where a run keeps its things. The one place that knows file names.
+
+runs/NAME/
+    recipe.json            the resolved recipe
+    report.html, loss.png  for people
+    STAGE/                 one folder per stage
+        checkpoints/       one folder per saved step
+        log.jsonl          reproducible rows: a resumed run's file is byte-identical
+        timings.jsonl      wall-clock rows
+        ledger.json        the accounts of the stage and of the chain so far
+        summary.json       final evaluation, samples, environment; written when the stage is done
+        tensorboard/       event files
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pathways_lite.errors import UserError
+from pathways_lite.recipe import Recipe, read_recipe
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class StageDirectory:
+    """The folder of one stage."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage is trained to its end."""
+        return (self.path / "summary.json").is_file()
+
+    @property
+    def ledger(self) -> dict[str, Any] | None:
+        """`{"stage": ..., "total": ...}` as `Ledger.to_json` wrote them, or None before the first save."""
+        return _read_json(self.path / "ledger.json")
+
+    def write_ledger(self, content: dict[str, Any]) -> None:
+        write_json(self.path / "ledger.json", content)
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What is known when the stage is done; None while it is not."""
+        return _read_json(self.path / "summary.json")
+
+    def write_summary(self, content: dict[str, Any]) -> None:
+        write_json(self.path / "summary.json", content)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The folder of one run."""
+
+    path: Path
+
+    @property
+    def recipe_path(self) -> Path:
+        return self.path / "recipe.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe. Raises UserError where this is no run directory."""
+        if not self.recipe_path.is_file():
+            raise UserError(f"{self.path} is no run directory: it has no recipe.json; `pathways-lite runs` lists runs")
+        return read_recipe(self.recipe_path)
+
+    def stage(self, name: str) -> StageDirectory:
+        return StageDirectory(self.path / name)

@@ -1,0 +1,231 @@
+"""The training loop: one stage from wherever it is to its end. Reads from top to bottom.
+
+Metrics are fetched one step late, so that the device never waits for the host. The guard therefore decides
+one step late, but always on the same values; before anything is evaluated or saved, it has seen every step.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from pathways_lite.batch import Batch
+from pathways_lite.checkpoints import Checkpoints
+from pathways_lite.data.pipeline import batches
+from pathways_lite.errors import UserError
+from pathways_lite.run_directory import StageDirectory
+from pathways_lite.signals import StopSignals
+from pathways_lite.tracking.progress import Progress
+from pathways_lite.training.guard import Halt, Rewind, observe
+from pathways_lite.training.optimizers import evaluation_params
+from pathways_lite.training.recorder import Recorder
+from pathways_lite.training.setup import Setup
+from pathways_lite.training.starts import Position
+from pathways_lite.training.stopwatch import Stopwatch
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came; everything up to the last completed step is saved."""
+
+
+class Trainer:
+    """One stage in training. Everything passed in is opened and closed by the caller.
+
+    `position_at` gives the newest whole position not later than a step, for rewinds.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        position: Position,
+        directory: StageDirectory,
+        *,
+        position_at: Callable[[int], Position],
+        checkpoints: Checkpoints,
+        recorder: Recorder,
+        progress: Progress,
+        stopwatch: Stopwatch,
+        stop: StopSignals,
+    ) -> None:
+        self.setup, self.stage, self.course = setup, setup.stage, setup.course
+        self.directory, self.checkpoints, self.position_at = directory, checkpoints, position_at
+        self.recorder, self.progress, self.stopwatch, self.stop = recorder, progress, stopwatch, stop
+        self.compiled: dict[int, Any] = {}  # batch size -> train step
+        self._adopt(position)
+
+    # ---- the stage ----
+
+    def train(self) -> None:
+        """Train until the budget is spent.
+
+        Raises Interrupted after a signal, and UserError where the guard halts, the disk is full, or the like.
+        """
+        if self._evaluation_due and not self.recorder.has_evaluation(self.step):
+            # The process before stopped between this step and its evaluation.
+            self._evaluate()
+        while self.step < self.course.total_steps:
+            self._train_until_rewind()
+        self.checkpoints.wait()
+
+    def _train_until_rewind(self) -> None:
+        source = batches(
+            self.setup.store,
+            self.stage.data,
+            self.course,
+            self.stage.objective,
+            first_step=self.step,
+            stop_step=self.course.total_steps,
+            skips=self.cursor.skips,
+            first_sequence=self.cursor.first_sequence,
+        )
+        with closing(source):
+            for batch in source:
+                rewind = self._take_step(batch)
+                stopping = self.stop.requested
+                if rewind is None and (self._evaluation_due or self._saving_due or stopping):
+                    rewind = self._look_at_pending()
+                if rewind is not None:
+                    self._rewind(rewind)
+                    return
+                if self._evaluation_due and not stopping:
+                    stopping = not self._evaluate()
+                if self._saving_due or stopping:
+                    self._save()
+                if stopping:
+                    self.checkpoints.wait()
+                    raise Interrupted
+
+    @property
+    def _evaluation_due(self) -> bool:
+        at_end = self.step == self.course.total_steps
+        return self.step > 0 and (self.step % self.stage.evaluation.every == 0 or at_end)
+
+    @property
+    def _saving_due(self) -> bool:
+        return self.step % self.stage.saving.every == 0 or self.step == self.course.total_steps
+
+    # ---- one step ----
+
+    def _take_step(self, batch: Batch) -> Rewind | None:
+        """Start the next step, then look at the one before, which is done by now."""
+        train_step = self._train_step(batch)
+        with self.stopwatch.account("train"):
+            self.state, metrics = train_step(self.state, batch, self.course.clock(self.step))
+            rewind = self._look_at_pending()
+        self.step += 1
+        self.pending = (self.step, metrics)
+        return rewind
+
+    def _train_step(self, batch: Batch) -> Any:
+        """The train step for batches of this size, compiled when the ramp first comes to it."""
+        size = len(batch.tokens)
+        if size not in self.compiled:
+            with self.stopwatch.account("compile"), self.progress.phase("compiling the train step"):
+                self.compiled[size] = self._unless_stopped(lambda: self.setup.compile_step(batch))
+        return self.compiled[size]
+
+    def _unless_stopped(self, work: Callable[[], Any]) -> Any:
+        """The result of long native work in another thread; Interrupted as soon as a signal comes."""
+        outcome: list[Any] = []
+        thread = threading.Thread(target=lambda: outcome.append(_attempt(work)), daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.05)
+            if self.stop.requested:
+                raise Interrupted  # between two steps: whatever was saved is all there is to save
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
+
+    def _look_at_pending(self) -> Rewind | None:
+        """Record the newest step and ask the guard about it."""
+        if self.pending is None:
+            return None
+        (step, metrics), self.pending = self.pending, None
+        with self.stopwatch.account("train"):
+            values = {name: np.asarray(value)[()] for name, value in jax.device_get(metrics).items()}
+        self.recorder.step(step, values, self.stopwatch.seconds)
+        self.guard, decision = observe(
+            self.stage.guard, self.guard, step=step - 1, loss=float(values["loss"]), ok=bool(values["ok"])
+        )
+        match decision:
+            case Halt(reason=reason):
+                newest = self.checkpoints.newest
+                kept = f"the newest checkpoint is of step {newest}" if newest is not None else "nothing was saved yet"
+                raise UserError(f"stage {self.stage.name!r} halted at step {step}: {reason}; {kept}")
+            case Rewind() as rewind:
+                return rewind
+        return None
+
+    # ---- what happens between steps ----
+
+    def _evaluate(self) -> bool:
+        """Held-out bits per byte of every domain, into the log. False where a signal cut it short."""
+
+        def unless_stopped(done: int, total: int) -> None:
+            if self.stop.requested:
+                raise Interrupted
+
+        with self.stopwatch.account("evaluate"), self.progress.phase("evaluating"):
+            params = evaluation_params(self.state.opt_state, self.state.params)
+            try:
+                results = self.setup.evaluate(params, between_batches=unless_stopped)
+            except Interrupted:
+                return False
+        self.recorder.evaluation(self.step, {name: result.to_json() for name, result in results.items()})
+        return True
+
+    def _save(self) -> None:
+        """State, data position, guard and ledger as one; the disk work goes on in the background."""
+        with self.stopwatch.account("save"), self.progress.phase("saving"):
+            self.recorder.sync()
+            position = replace(
+                self.position,
+                state=self.state,
+                cursor=self.cursor,
+                guard=self.guard,
+                seconds=self.stopwatch.seconds,
+            )
+            meta = position.to_meta(self.setup)
+            self.checkpoints.save(self.step, self.state, meta)
+            self.directory.write_ledger({"total_steps": self.course.total_steps, **meta["ledger"]})
+        self.progress.saved(self.step)
+
+    def _rewind(self, rewind: Rewind) -> None:
+        """Back to a checkpoint before the spike; the data goes on after it (PaLM section 5.1)."""
+        guard = self.guard
+        sequences = rewind.skipped_sequences(self.course, self.cursor)
+        with self.stopwatch.account("save"), self.progress.phase("rewinding"):
+            self._adopt(self.position_at(rewind.to_step))
+            self.guard = guard.rewound_to(self.guard)
+            self.cursor = self.cursor.skipping(rewind.to_step, sequences)
+            # The rewound position replaces the checkpoint it came from, so that a kill from here on resumes behind
+            # the rewind; a kill in between finds an older checkpoint, and spikes and rewinds once more.
+            self.checkpoints.delete_after(self.step - 1)
+            self.recorder.rewind_to(self.step, self.stopwatch.seconds)
+            self.recorder.event(
+                "rewind", self.step, reason=rewind.reason, skip_from_step=rewind.to_step, skipped_sequences=sequences
+            )
+        self.progress.note(f"{rewind.reason}: back to step {self.step}; {sequences} sequences are skipped")
+        self._save()
+
+    def _adopt(self, position: Position) -> None:
+        """Go on from `position`."""
+        self.position = position
+        self.state, self.step = position.state, position.step
+        self.cursor, self.guard = position.cursor, position.guard
+        self.pending: tuple[int, Any] | None = None  # the newest step and its metrics, not yet looked at
+
+
+def _attempt(work: Callable[[], Any]) -> Any:
+    """What `work` returns, or what it raises."""
+    try:
+        return work()
+    except BaseException as error:
+        return error

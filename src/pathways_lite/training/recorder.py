@@ -1,0 +1,121 @@
+"""Where the loop's news goes: both logs, the trackers and the display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pathways_lite.ledger import Course, Ledger, Seconds
+from pathways_lite.tracking.log import LOG, RunLog, read_log
+from pathways_lite.tracking.progress import Progress
+from pathways_lite.tracking.trackers import Tracker
+
+
+class Recorder:
+    """Turns steps and evaluations of one stage into rows.
+
+    Args:
+        course: of the stage.
+        inherited: the account of the stages before.
+        every: steps between logged steps; a step whose update was dropped is always logged.
+        peak_flops: the machine's FLOP/s, None where unknown.
+        seconds: what the stage has spent so far.
+    """
+
+    def __init__(
+        self,
+        log: RunLog,
+        trackers: list[Tracker],
+        progress: Progress,
+        *,
+        course: Course,
+        inherited: Ledger,
+        every: int,
+        peak_flops: float | None,
+        step: int,
+        seconds: Seconds,
+    ) -> None:
+        self._log, self._trackers, self._progress = log, trackers, progress
+        self._course, self._inherited, self._every, self._peak = course, inherited, every, peak_flops
+        self._last = (step, seconds)  # where the last throughput was measured
+        evaluations = [row for row in read_log(log.directory / LOG) if row["kind"] == "eval"]
+        self._evaluations = {row["step"]: row["domains"] for row in evaluations}
+
+    def step(self, step: int, values: Mapping[str, np.generic], seconds: Seconds) -> None:
+        """After `step` steps; `values` are the metrics of the last one, `seconds` what the stage has spent."""
+        dropped = not values["ok"]
+        if dropped:
+            self.event("skip", step, loss=values["loss"], grad_norm=values["grad_norm"])
+        if step % self._every and step != self._course.total_steps and not dropped:
+            return
+        self._write("train", step, values)
+        before, then = self._last
+        self._last = (step, seconds)
+        elapsed = max(seconds.train - then.train, 1e-9)
+        tokens = (self._course.tokens_before(step) - self._course.tokens_before(before)) / elapsed
+        flops = (self._course.flops_before(step) - self._course.flops_before(before)) / elapsed
+        share = {"share_of_peak": flops / self._peak} if self._peak else {}
+        row = self._log.timing(
+            "train",
+            step,
+            seconds=seconds.total,
+            train_seconds=seconds.train,
+            tokens_per_second=tokens,
+            flops_per_second=flops,
+            **share,
+        )
+        self._track(row)
+        self._progress.update(
+            step,
+            tokens=self._course.tokens_before(step),
+            loss=float(values["loss"]),
+            tokens_per_second=tokens,
+            flops_per_second=flops,
+        )
+
+    def evaluation(self, step: int, domains: Mapping[str, Any]) -> None:
+        """Held-out results per domain, `HeldOut.to_json` each."""
+        self._write("eval", step, {"domains": domains})
+        self._progress.evaluated({name: result["bits_per_byte"] for name, result in domains.items()})
+        self._evaluations[step] = dict(domains)
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the log has the evaluation of `step`."""
+        return step in self._evaluations
+
+    @property
+    def last_evaluation(self) -> dict[str, Any]:
+        """Results per domain of the newest evaluation; none before the first."""
+        return self._evaluations[max(self._evaluations)] if self._evaluations else {}
+
+    def event(self, event: str, step: int, **values: Any) -> None:
+        """Something that belongs to the run's result."""
+        self._write("event", step, {"event": event, **values})
+
+    def happened(self, event: str, step: int, seconds: Seconds, **values: Any) -> None:
+        """Something that happened to this run only: a resumption, an interruption, a save."""
+        self._track(self._log.timing("event", step, event=event, seconds=seconds.total, **values))
+
+    def rewind_to(self, step: int, seconds: Seconds) -> None:
+        """Forget what came after `step`."""
+        self._log.truncate_after(step)
+        self._last = (step, seconds)
+        self._evaluations = {at: found for at, found in self._evaluations.items() if at <= step}
+
+    def sync(self) -> None:
+        """Return once every row is on the disk."""
+        self._log.sync()
+
+    def _write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        ledger = Ledger().after(self._course, step)
+        total = self._inherited + ledger
+        counts = {"tokens": ledger.tokens, "flops": ledger.flops}
+        chain = {"total_tokens": total.tokens, "total_flops": total.flops}
+        active = {"active_parameter_tokens": total.active_parameter_tokens}
+        self._track(self._log.row(kind, step, **counts, **chain, **active, **values))
+
+    def _track(self, row: Mapping[str, Any]) -> None:
+        for tracker in self._trackers:
+            tracker.row(row)

@@ -1,0 +1,34 @@
+"""Turn a recipe as written into one that says everything its result depends on, or say why it cannot run."""
+
+from __future__ import annotations
+
+from pathways_lite.data.store import open_store, require
+from pathways_lite.errors import UserError
+from pathways_lite.recipe import Grow, Merge, Recipe, Restore, Stage
+from pathways_lite.training.load import load_model
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """`recipe` with corpus fingerprints and restored checkpoints' digests filled in.
+
+    Raises UserError for a corpus that is missing or is not the recorded one, for a vocabulary that the model
+    cannot hold, and for a start that this version cannot do.
+    """
+    return recipe.model_copy(update={"stages": tuple(_resolve_stage(stage) for stage in recipe.stages)})
+
+
+def _resolve_stage(stage: Stage) -> Stage:
+    if isinstance(stage.start, Grow | Merge):
+        raise UserError(f"stage {stage.name!r}: start={type(stage.start).__name__}() is not yet supported")
+    store = open_store(stage.data.corpus)
+    require(store, stage.data, stage.model.vocab_size)
+    stage = stage.model_copy(update={"data": stage.data.model_copy(update={"fingerprint": store.fingerprint})})
+    if isinstance(stage.start, Restore):
+        digest = load_model(stage.start.path).manifest.digest
+        if stage.start.digest not in (None, digest):
+            raise UserError(
+                f"stage {stage.name!r} was made from the checkpoint {stage.start.digest}, but {stage.start.path} "
+                f"now holds {digest}; name the right checkpoint, or set start.digest=none to start from this one"
+            )
+        stage = stage.model_copy(update={"start": stage.start.model_copy(update={"digest": digest})})
+    return stage

@@ -1,0 +1,186 @@
+"""A whole run: its stages one after the other, in one directory, from wherever it is."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pathways_lite.checkpoints import Checkpoints
+from pathways_lite.data.pipeline import windows_per_domain
+from pathways_lite.errors import UserError
+from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
+from pathways_lite.run_directory import RunDirectory
+from pathways_lite.run_lock import RunLock
+from pathways_lite.signals import StopSignals
+from pathways_lite.tracking.log import RunLog
+from pathways_lite.tracking.numbers import si
+from pathways_lite.tracking.pages import write_pages
+from pathways_lite.tracking.peak import measured_peak, published_peak
+from pathways_lite.tracking.progress import Progress
+from pathways_lite.tracking.trackers import open_trackers
+from pathways_lite.training.loop import Interrupted, Trainer
+from pathways_lite.training.optimizers import evaluation_params
+from pathways_lite.training.recorder import Recorder
+from pathways_lite.training.resolve import resolve
+from pathways_lite.training.setup import Setup
+from pathways_lite.training.starts import Position, first_position, newest_position
+from pathways_lite.training.stopwatch import Stopwatch
+from pathways_lite.training.summary import summarize
+
+
+def train_run(recipe: Recipe, path: Path, *, trackers: Sequence[str] = (), console: Console | None = None) -> int:
+    """Train all stages of `recipe` in the run directory `path`, going on from what it holds.
+
+    Returns the process's exit status: 0 when everything is trained, 128 + n after signal n (the state is saved).
+    Raises UserError for whatever its user can correct.
+    """
+    console = console or Console(stderr=True)
+    recipe = resolve(recipe)
+    run = RunDirectory(path)
+    path.mkdir(parents=True, exist_ok=True)
+    with RunLock(path, note=console.print), StopSignals() as stop:
+        _claim(run, recipe)
+        try:
+            for index in range(len(recipe.stages)):
+                train_stage(Setup(recipe, index), run, trackers=trackers, console=console, stop=stop)
+        except Interrupted:
+            console.print(f"Stopped. The same command goes on from here ({path}).", highlight=False)
+        return stop.exit_status
+
+
+def train_stage(
+    setup: Setup, run: RunDirectory, *, trackers: Sequence[str], console: Console, stop: StopSignals
+) -> None:
+    """Train one stage to its end, unless it is there already. Raises Interrupted after a signal."""
+    directory = run.stage(setup.stage.name)
+    if directory.finished:
+        return
+    course, stage = setup.course, setup.stage
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(directory.checkpoints, keep=checkpoints_to_keep(stage)))
+        progress = Progress(
+            f"{setup.recipe.name}/{stage.name}",
+            total_steps=course.total_steps,
+            total_tokens=course.tokens_before(course.total_steps),
+            console=console,
+        )
+        stack.enter_context(progress)
+
+        def position_at(step: int | None) -> Position:
+            found = newest_position(setup, checkpoints, at_most=step, report=progress.note)
+            return found or first_position(setup, run)
+
+        with progress.phase("preparing"):
+            position = position_at(None)
+            progress.peak_flops = peak_flops(stage.model.dtype)
+        stopwatch = Stopwatch(position.seconds)
+        log = stack.enter_context(RunLog(directory.path))
+        log.truncate_after(position.step)
+        sinks = open_trackers(trackers, directory.path, run=setup.recipe.name, step=position.step)
+        for sink in sinks:
+            stack.callback(sink.close)
+        recorder = Recorder(
+            log,
+            sinks,
+            progress,
+            course=course,
+            inherited=position.inherited,
+            every=stage.log_every,
+            peak_flops=progress.peak_flops,
+            step=position.step,
+            seconds=position.seconds,
+        )
+        checkpoints.delete_after(position.step)
+        if position.step:
+            progress.note(f"resuming {directory.path} at step {position.step:,} of {course.total_steps:,}")
+            recorder.happened("resume", position.step, position.seconds)
+        trainer = Trainer(
+            setup,
+            position,
+            directory,
+            position_at=position_at,
+            checkpoints=checkpoints,
+            recorder=recorder,
+            progress=progress,
+            stopwatch=stopwatch,
+            stop=stop,
+        )
+        try:
+            trainer.train()
+        except Interrupted:
+            recorder.happened("interrupt", trainer.step, stopwatch.seconds)
+            raise
+        with progress.phase("comparing with compressors, writing samples"):
+            params = evaluation_params(trainer.state.opt_state, trainer.state.params)
+            summary = summarize(setup, params, recorder.last_evaluation, peak_flops=progress.peak_flops)
+        directory.write_summary(summary)
+        write_pages(run.path)
+    _print_summary(stage, summary, run, console)
+
+
+def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, console: Console) -> None:
+    """Held-out results beside xz, one sample, and where the page is."""
+    table = Table("held out", "bits per byte", "xz -9", "loss per token", title=f"stage {stage.name}")
+    for name, result in summary["domains"].items():
+        xz = summary["compressors"][name]["xz -9"]
+        table.add_row(name, f"{result['bits_per_byte']:.4f}", f"{xz:.4f}", f"{result['loss']:.4f}")
+    console.print(table)
+    for sample in summary["samples"][:1]:
+        text = Text.assemble("sample: ", (sample["prompt"], "dim"), sample["text"])
+        console.print(text)
+    console.print(f"report: {run.report}", highlight=False)
+
+
+def checkpoints_to_keep(stage: Stage) -> int:
+    """As many as the recipe asks for, and enough to reach back behind a spike where the guard may rewind."""
+    if stage.guard.policy != "rewind":
+        return stage.saving.keep
+    # The spike is seen one step late, and the checkpoint wanted may lie up to one saving interval further back.
+    return max(stage.saving.keep, 2 + math.ceil((stage.guard.rewind_steps + 1) / stage.saving.every))
+
+
+def peak_flops(dtype: str) -> float:
+    """FLOP/s of all this process's devices: published where known, measured otherwise."""
+    published = published_peak(jax.devices()[0].device_kind)
+    return jax.local_device_count() * (published or measured_peak(dtype))
+
+
+def _claim(run: RunDirectory, recipe: Recipe) -> None:
+    """Make `run` this recipe's. Raises UserError, with what differs, where it holds another one's stages."""
+    if run.recipe_path.is_file():
+        old = run.recipe()
+        for index in range(min(len(recipe.stages), len(old.stages))):
+            begun = run.stage(old.stages[index].name).path.exists()
+            if begun and stage_identity(old, index) != stage_identity(recipe, index):
+                differences = "\n".join(identity_differences(old, recipe, index))
+                raise UserError(
+                    f"{run.path} was begun with another recipe; choose another directory with --out, or undo:\n"
+                    f"{differences}"
+                )
+    write_recipe(recipe, run.recipe_path)
+
+
+def describe(recipe: Recipe) -> str:
+    """What training `recipe` would be: sizes, tokens, epochs and FLOPs of every stage, one line each."""
+    lines = []
+    recipe = resolve(recipe)
+    for index, stage in enumerate(recipe.stages):
+        setup = Setup(recipe, index)
+        course = setup.course
+        total = course.total_steps
+        tokens = course.tokens_before(total)
+        epochs = tokens / (stage.data.seq_len * sum(windows_per_domain(setup.store, stage.data.seq_len)))
+        lines.append(
+            f"{stage.name}: {si(course.active_parameters, 'parameters')}, {total:,} steps, {si(tokens, 'tokens')} "
+            f"({epochs:.2f} epochs), {si(course.flops_before(total), 'FLOPs')}, starts with {stage.start.kind}, "
+            f"identity {stage_identity(recipe, index)}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,140 @@
+"""What a stage needs to run, put together once from its recipe; no state."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from pathways_lite import models
+from pathways_lite.batch import Batch
+from pathways_lite.data.store import Store, open_store
+from pathways_lite.evaluation.bits import Evaluator, HeldOut
+from pathways_lite.ledger import Course
+from pathways_lite.models.accounting import flops_per_token, parameter_count
+from pathways_lite.recipe import Recipe, Stage, stage_identity
+from pathways_lite.training import optimizers
+from pathways_lite.training.compile_options import cpu_compiler_options
+from pathways_lite.training.state import TrainState, init_state
+from pathways_lite.training.step import TrainStep, make_train_step
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One stage of a resolved recipe."""
+
+    recipe: Recipe
+    index: int
+
+    @property
+    def stage(self) -> Stage:
+        return self.recipe.stages[self.index]
+
+    def on_corpus(self, corpus: str, tokens: int | None = None) -> Setup:
+        """The same stage evaluated on another corpus, or on another number of held-out tokens per domain."""
+        data = self.stage.data.model_copy(update={"corpus": corpus, "fingerprint": None})
+        evaluation = self.stage.evaluation
+        evaluation = evaluation if tokens is None else evaluation.model_copy(update={"tokens": tokens})
+        stage = self.stage.model_copy(update={"data": data, "evaluation": evaluation})
+        return Setup(self.recipe.model_copy(update={"stages": (stage,)}), 0)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        return stage_identity(self.recipe, self.index)
+
+    @functools.cached_property
+    def store(self) -> Store:
+        return open_store(self.stage.data.corpus)
+
+    @functools.cached_property
+    def course(self) -> Course:
+        return course_of(self.stage)
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformationExtraArgs:
+        return optimizers.build(self.stage.optimizer, self.course, models.logical_axes(self.stage.model))
+
+    @functools.cached_property
+    def step_function(self) -> TrainStep:
+        """The pure train step, not compiled."""
+        stage = self.stage
+        return make_train_step(
+            functools.partial(_token_losses, stage.model),
+            self.optimizer,
+            learning_rate=optimizers.learning_rate(stage.optimizer, self.course),
+            z_loss=stage.objective.z_loss,
+            microbatch=stage.microbatch,
+        )
+
+    def fresh_state(self) -> TrainState:
+        """Random parameters and an untouched optimizer, from the recipe's seed and the stage's place."""
+        key = jax.random.fold_in(jax.random.key(self.recipe.seed), self.index)
+        return jax.jit(self._fresh_state)(key)
+
+    def state_with(self, params: Any) -> TrainState:
+        """An untouched optimizer for given parameters; the stage's own key."""
+        key = jax.random.fold_in(jax.random.key(self.recipe.seed), self.index)
+        return jax.jit(lambda p, k: init_state(p, self.optimizer, jax.random.split(k)[1]))(params, key)
+
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes and dtypes of the state; allocates nothing."""
+        return jax.eval_shape(self._fresh_state, jax.random.key(0))
+
+    def compile_step(self, batch: Batch) -> Any:
+        """The train step compiled for batches of this shape; its state argument is donated."""
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (batch, self.course.clock(0)))
+        step = jax.jit(self.step_function, donate_argnums=0)
+        return step.lower(self.abstract_state, *shapes).compile(compiler_options=cpu_compiler_options())
+
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        """Scores held-out documents in batches of about the training batch's size."""
+        config = self.stage.model
+        rows = min(self.course.sequences_at(0), self.stage.microbatch or 64)
+        return Evaluator(
+            lambda params, batch: models.token_losses(config, params, batch)[0],
+            rows=rows,
+            seq_len=self.stage.data.seq_len,
+        )
+
+    @functools.cached_property
+    def held_out(self) -> dict[str, list[tuple[np.ndarray, int]]]:
+        """Per domain, held-out documents as (tokens, bytes of text); empty domains are left out."""
+        budget = self.stage.evaluation.tokens
+        documents = {
+            domain: [(document.tokens, document.text_bytes) for document in self.store.held_out(domain, budget)]
+            for domain in self.store.domains
+        }
+        return {domain: found for domain, found in documents.items() if found}
+
+    def evaluate(self, params: Any, *, between_batches: Callable[[int, int], None] | None = None) -> dict[str, HeldOut]:
+        """Held-out result of every domain."""
+        return {
+            domain: self.evaluator(params, documents, between_batches=between_batches)
+            for domain, documents in self.held_out.items()
+        }
+
+    def _fresh_state(self, key: jax.Array) -> TrainState:
+        params_key, step_key = jax.random.split(key)
+        return init_state(models.init(self.stage.model, params_key), self.optimizer, step_key)
+
+
+def course_of(stage: Stage) -> Course:
+    """The stage's way in steps, tokens and FLOPs."""
+    return Course(
+        ramp=stage.ramp,
+        seq_len=stage.data.seq_len,
+        flops_per_token=flops_per_token(stage.model, stage.data.seq_len),
+        active_parameters=parameter_count(stage.model),
+        budget=stage.budget,
+    )
+
+
+def _token_losses(config: Any, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return models.token_losses(config, params, batch, dropout_key=key)

@@ -1,0 +1,116 @@
+"""Where a stage begins: one function for each start of the recipe's vocabulary, and one for its own checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pathways_lite.checkpoints import Checkpoints, restore
+from pathways_lite.errors import UserError
+from pathways_lite.ledger import Ledger, Seconds
+from pathways_lite.recipe import Continue, Grow, Merge, Restore, Scratch, Stage
+from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.cursor import Cursor
+from pathways_lite.training.guard import GuardState
+from pathways_lite.training.load import Loaded, load_model
+from pathways_lite.training.setup import Setup, course_of
+from pathways_lite.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Position:
+    """Everything that a checkpoint saves and restores as one."""
+
+    state: TrainState
+    cursor: Cursor
+    guard: GuardState
+    seconds: Seconds  # of this stage
+    inherited: Ledger  # the cost of everything the first parameters were made of
+    parent: str | None  # digest of the checkpoint that the first parameters came from
+
+    @property
+    def step(self) -> int:
+        return int(self.state.step)
+
+    def ledger(self, setup: Setup) -> Ledger:
+        """The stage's own account at this position."""
+        return Ledger(seconds=self.seconds).after(setup.course, self.step)
+
+    def to_meta(self, setup: Setup) -> dict[str, Any]:
+        """The JSON that goes with the arrays into a checkpoint."""
+        ledger = self.ledger(setup)
+        return {
+            "cursor": self.cursor.to_json(),
+            "guard": self.guard.to_json(),
+            "ledger": {"stage": ledger.to_json(), "total": (self.inherited + ledger).to_json()},
+            "inherited": self.inherited.to_json(),
+            "lineage": {"stage": setup.stage.name, "identity": setup.identity, "parent": self.parent},
+            "recipe": setup.recipe.model_dump(mode="json"),
+        }
+
+
+def newest_position(
+    setup: Setup, checkpoints: Checkpoints, *, at_most: int | None = None, report: Callable[[str], None]
+) -> Position | None:
+    """The stage's newest whole checkpoint, None where it has none. Raises UserError for one of another recipe."""
+    found = checkpoints.restore_latest(setup.abstract_state, at_most=at_most, report=report)
+    if found is None:
+        return None
+    identity = found.meta["lineage"]["identity"]
+    if identity != setup.identity:
+        raise UserError(
+            f"{checkpoints.directory} holds checkpoints of another recipe (identity {identity}, this one is "
+            f"{setup.identity}); choose another run directory with --out"
+        )
+    return Position(
+        state=found.arrays,
+        cursor=Cursor.from_json(found.meta["cursor"]),
+        guard=GuardState.from_json(found.meta["guard"]),
+        seconds=Ledger.from_json(found.meta["ledger"]["stage"]).seconds,
+        inherited=Ledger.from_json(found.meta["inherited"]),
+        parent=found.meta["lineage"]["parent"],
+    )
+
+
+def first_position(setup: Setup, run: RunDirectory) -> Position:
+    """The position before the stage's first step, as its start says. Raises UserError where that cannot be had."""
+    match setup.stage.start:
+        case Scratch():
+            return Position(setup.fresh_state(), Cursor(), GuardState(), Seconds(), Ledger(), None)
+        case Continue(optimizer=optimizer):
+            parent = run.stage(setup.recipe.stages[setup.index - 1].name)
+            return _from_checkpoint(setup, parent.checkpoints, keep_optimizer=optimizer == "keep")
+        case Restore(path=path, optimizer=optimizer):
+            return _from_checkpoint(setup, path, keep_optimizer=optimizer == "keep")
+        case Grow() | Merge() as start:
+            raise UserError(f"stage {setup.stage.name!r}: start={type(start).__name__}() is not yet supported")
+
+
+def _from_checkpoint(setup: Setup, path: str | Path, *, keep_optimizer: bool) -> Position:
+    """Another stage's parameters (and its optimizer's state, if kept); data goes on where that one stopped."""
+    found = load_model(path)
+    if keep_optimizer:
+        # The parameters that were being trained, which those to evaluate (`found.params`) need not be.
+        like = setup.abstract_state
+        state = setup.state_with(restore(found.path, like.params, "params").arrays)
+        state = state._replace(opt_state=restore(found.path, like.opt_state, "opt_state").arrays)
+    else:
+        state = setup.state_with(found.params(setup.stage.model))
+    return Position(
+        state=state,
+        cursor=Cursor(first_sequence=_first_unseen(setup.stage, found)),
+        guard=GuardState(),
+        seconds=Seconds(),
+        inherited=Ledger.from_json(found.manifest.meta["ledger"]["total"]),
+        parent=found.manifest.digest,
+    )
+
+
+def _first_unseen(stage: Stage, found: Loaded) -> int:
+    """The example after the last one that the other stage has seen; 0 where the two read different examples."""
+    same_order = lambda data: (data.fingerprint, data.seq_len, data.shuffle_seed)  # noqa: E731
+    if same_order(found.stage.data) != same_order(stage.data):
+        return 0
+    return Cursor.from_json(found.manifest.meta["cursor"]).end(course_of(found.stage), found.manifest.step)

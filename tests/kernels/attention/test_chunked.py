@@ -1,0 +1,87 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attention_contract import AttentionContract, Shape, arrays, assert_close, kinds_of_spans, run
+
+from pathways_kernels.attention import Spans, attention
+from pathways_kernels.attention.blocks import accelerator_blocks
+from pathways_kernels.attention.chunked import _backward, _forward, _Logits
+from pathways_kernels.attention.spans import causal, dense
+
+
+def temporary_bytes(T: int, implementation: str) -> int:
+    """Of one compiled forward and backward pass, beyond its arguments and results."""
+    array = jax.ShapeDtypeStruct((1, T, 2, 16), jnp.float32)
+    kv = jax.ShapeDtypeStruct((1, T, 1, 16), jnp.float32)
+    ends = jax.ShapeDtypeStruct((1, T), jnp.int32)
+    compiled = run.lower(array, kv, kv, array, Spans(ends, ends), implementation=implementation).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+class TestChunked(AttentionContract):
+    implementation = "chunked"
+
+    def test_memory_grows_with_the_length_and_not_its_square(self):
+        short, long = temporary_bytes(1024, "chunked"), temporary_bytes(4096, "chunked")
+        assert long <= 4.1 * short
+        assert temporary_bytes(4096, "reference") > 15 * long
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_every_platform_computes_the_same(self, dtype):
+        """The program meant for accelerators, run here: no test on a CPU would reach it otherwise."""
+        shape = Shape(2, 530, 530, 4, 2, 8, soft_cap=2.0, dtype=dtype)
+        q, k, v, d_out = arrays(shape)
+        spans = Spans(*map(jnp.asarray, kinds_of_spans(np.random.default_rng(7), shape.B, shape.T, shape.S)))
+        form = _Logits(0.3, shape.soft_cap)
+        b = accelerator_blocks(shape.B, shape.T, shape.S, shape.H)
+
+        @jax.jit
+        def both(q, k, v, d_out, spans):
+            out, lse = _forward(b, form, q, k, v, spans)
+            return out, *_backward(b, form, q, k, v, spans, out, lse, d_out)
+
+        expected = run(
+            *(x.astype(jnp.float32) for x in (q, k, v, d_out)), spans, shape.soft_cap, implementation="reference"
+        )
+        for name, x, y in zip(("output", "d_q", "d_k", "d_v"), both(q, k, v, d_out, spans), expected, strict=True):
+            assert_close(x, y, 1e-5 if dtype == "float32" else 2**-6, name)
+
+    def test_blocks_without_an_allowed_pair_are_not_read(self):
+        """NaN in the keys of another block does no harm: only a block that was never multiplied can hide it."""
+        shape = Shape(1, 600, 600, 16, 1, 8)
+        q, k, v, d_out = arrays(shape)
+        start = np.full((1, shape.T), 200, np.int32)
+        spans = Spans(start, start + 40)
+        far = jnp.arange(shape.S)[None, :, None, None] >= 400
+        found = run(q, jnp.where(far, jnp.nan, k), jnp.where(far, jnp.nan, v), d_out, spans, implementation="chunked")
+        assert all(np.isfinite(x).all() for x in found)
+        assert dense(spans, shape.S).any()
+
+    @pytest.mark.parametrize("platform", ["tpu", "cuda"])
+    def test_choices_for_the_cpu_do_not_reach_other_platforms(self, platform):
+        shape = Shape(4, 1024, 1024, 4, 1, 8, dtype="bfloat16")
+
+        def text(platform):
+            f = jax.jit(jax.grad(lambda *a: attention(*a, causal(4, 1024), scale=1.0).astype(jnp.float32).sum()))
+            return f.trace(*arrays(shape)[:3]).lower(lowering_platforms=(platform,)).as_text()
+
+        assert "optimization_barrier" in text("cpu")
+        assert "optimization_barrier" not in text(platform)
+        products = [line for line in text(platform).splitlines() if "dot_general" in line]
+        assert products
+        assert all(line.count("bf16") == 2 for line in products)
+
+    def test_works_inside_shard_map(self):
+        shape = self.packed_shape
+        spans = causal(shape.B, shape.T)
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+        split = jax.sharding.PartitionSpec("data")
+        f = jax.shard_map(
+            partial(run, implementation="chunked"), mesh=mesh, in_specs=(split,) * 5, out_specs=(split,) * 4
+        )
+        args = *arrays(shape), Spans(*map(jnp.asarray, spans))
+        for a, b in zip(f(*args), run(*args, implementation="chunked"), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
