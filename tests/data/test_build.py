@@ -108,7 +108,7 @@ def test_a_finished_store_is_neither_built_again_nor_mixed(tmp_path: Path, jsonl
 
 
 def test_an_unfinished_build_is_not_mixed(tmp_path: Path, jsonl: Path) -> None:
-    class Stop(Exception):  # noqa: N818
+    class Stop(Exception):
         pass
 
     def stop(progress: Progress) -> None:

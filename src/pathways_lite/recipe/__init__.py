@@ -41,5 +41,6 @@ __all__ = [
     "SGD", "WSD", "Adafactor", "AdamW", "Amount", "Budget", "Causal", "Constant", "Continue", "Cosine", "Data",
     "Evaluation", "Flops", "Fraction", "Frozen", "Grow", "Linear", "Lion", "Merge", "Model", "Muon", "Optimizer",
     "PaLM", "Ramp", "Recipe", "Restore", "Saving", "Schedule", "ScheduleFree", "Scratch", "SpikeGuard", "Stage",
-    "Start", "Steps", "Tokens", "apply_overrides", "identity_differences", "load_recipe", "read_recipe", "stage_identity", "write_recipe",
+    "Start", "Steps", "Tokens", "apply_overrides", "identity_differences", "load_recipe", "read_recipe",
+    "stage_identity", "write_recipe",
 ]  # fmt: skip

@@ -36,7 +36,7 @@ def stage_identity(recipe: Recipe, index: int) -> str:
 
 def identity_differences(old: Recipe, new: Recipe, index: int) -> list[str]:
     """What makes stage `index` of two recipes different, its ancestors included, a line per field."""
-    pairs = [("seed", old.seed, new.seed)]
+    pairs: list[tuple[str, Any, Any]] = [("seed", old.seed, new.seed)]
     for i in range(index + 1):
         a, b = (_flat(identity_fields(recipe.stages[i])) for recipe in (old, new))
         path = f"stages.{new.stages[i].name}"

@@ -22,11 +22,13 @@ from pathways_lite.errors import UserError
 from pathways_lite.run_directory import StageDirectory
 from pathways_lite.signals import StopSignals
 from pathways_lite.tracking.progress import Progress
-from pathways_lite.training.guard import Halt, Rewind, observe
+from pathways_lite.training.cursor import Cursor
+from pathways_lite.training.guard import GuardState, Halt, Rewind, observe
 from pathways_lite.training.optimizers import evaluation_params
 from pathways_lite.training.recorder import Recorder
 from pathways_lite.training.setup import Setup
 from pathways_lite.training.starts import Position
+from pathways_lite.training.state import TrainState
 from pathways_lite.training.stopwatch import Stopwatch
 
 
@@ -57,6 +59,11 @@ class Trainer:
         self.directory, self.checkpoints, self.position_at = directory, checkpoints, position_at
         self.recorder, self.progress, self.stopwatch, self.stop = recorder, progress, stopwatch, stop
         self.compiled: dict[int, Any] = {}  # batch size -> train step
+        self.state: TrainState
+        self.step: int  # steps begun
+        self.cursor: Cursor
+        self.guard: GuardState
+        self.pending: tuple[int, Any] | None  # the newest step and its metrics, not yet looked at
         self._adopt(position)
 
     # ---- the stage ----
@@ -220,7 +227,7 @@ class Trainer:
         self.position = position
         self.state, self.step = position.state, position.step
         self.cursor, self.guard = position.cursor, position.guard
-        self.pending: tuple[int, Any] | None = None  # the newest step and its metrics, not yet looked at
+        self.pending = None
 
 
 def _attempt(work: Callable[[], Any]) -> Any:

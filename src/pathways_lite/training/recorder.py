@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from pathways_lite.ledger import Course, Ledger, Seconds
 from pathways_lite.tracking.log import LOG, RunLog, read_log
 from pathways_lite.tracking.progress import Progress
@@ -43,7 +41,7 @@ class Recorder:
         evaluations = [row for row in read_log(log.directory / LOG) if row["kind"] == "eval"]
         self._evaluations = {row["step"]: row["domains"] for row in evaluations}
 
-    def step(self, step: int, values: Mapping[str, np.generic], seconds: Seconds) -> None:
+    def step(self, step: int, values: Mapping[str, Any], seconds: Seconds) -> None:
         """After `step` steps; `values` are the metrics of the last one, `seconds` what the stage has spent."""
         dropped = not values["ok"]
         if dropped:
