@@ -51,7 +51,7 @@ def palm_62b() -> Model:
 
 
 def palm_540b() -> Model:
-    """PaLM 540B: 540.35 B parameters. Heads times head_dim (12288) is not d_model (18432)."""
+    """PaLM 540B: 540.35 B parameters and 2.2 M norm scales. Heads times head_dim (12288) is not d_model (18432)."""
     return palm(18_432, 118, 48, 256, 256_000)
 
 
