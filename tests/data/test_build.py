@@ -1,6 +1,7 @@
 """Building: the same store whatever happens on the way, and no store of two minds."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -60,6 +61,12 @@ def test_killed_builds_finish_as_if_nothing_had_happened(tmp_path: Path, large: 
         assert building.exists()
     shards = {p: p.stat().st_mtime_ns for p in (building / "shards").glob("*.npz")}
     assert len(shards) >= 4
+    shutil.copytree(building, tmp_path / "copy")
+    build([str(large)], out, tokenizer="sentencepiece:275", workers=0)
+    assert snapshot(out) == snapshot(whole)
+    assert not building.exists()
+    # Killed after the last write, before the clean-up.
+    (tmp_path / "copy").rename(building)
     build([str(large)], out, tokenizer="sentencepiece:275", workers=0)
     assert snapshot(out) == snapshot(whole)
     assert not building.exists()
@@ -119,6 +126,15 @@ def test_an_unfinished_build_is_not_mixed(tmp_path: Path, jsonl: Path) -> None:
     with pytest.raises(UserError, match=r"out.building holds an unfinished build with tokenizer bytes instead of"):
         build([str(jsonl)], tmp_path / "out", tokenizer="sentencepiece:300", workers=0)
     build([str(jsonl)], tmp_path / "out", tokenizer="bytes", workers=0)
+
+
+def test_a_workspace_is_left_as_it_was(tmp_path: Path, jsonl: Path) -> None:
+    workspace = tmp_path / "work"
+    workspace.mkdir()
+    (workspace / "mine").write_text("precious")
+    build([str(jsonl)], tmp_path / "out", tokenizer="bytes", workers=0, workspace=workspace)
+    assert [p.name for p in workspace.iterdir()] == ["mine"]
+    assert not (tmp_path / "out.building").exists()
 
 
 def test_another_stores_tokenizer_can_be_used(tmp_path: Path, jsonl: Path) -> None:

@@ -245,9 +245,9 @@ def test_rewind_passes_over_the_batches_and_survives_a_stop(
             run(rewinding, tmp_path)
     assert run(rewinding, tmp_path) == 0
 
-    # The spike is in batch 5 (0-based): back to step 3, from whose batch on 3 batches of 2 sequences are passed over.
+    # The spike is in batch 5 (0-based): back to step 3. Passed over are the batches of steps 3, 4 and 5: 2 + 2 + 4.
     cursor = read_manifest(Checkpoints(tmp_path / "base" / "checkpoints").path(TOTAL)).meta["cursor"]
-    assert cursor == {"first_sequence": 0, "skips": [[3, 6]]}
+    assert cursor == {"first_sequence": 0, "skips": [[3, 8]]}
     assert finite_params(tmp_path)
     assert seen.count(POISONED) == 1
     events = [row for row in read_log(tmp_path / "base" / "log.jsonl") if row["kind"] == "event"]

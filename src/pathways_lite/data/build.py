@@ -62,7 +62,7 @@ def build(
       held_out: share of the documents that are never in training, chosen by hash of their id; every domain
         of at least two documents gets at least one.
       workers: processes; None: one per core; 0: this process.
-      workspace: where unfinished work is kept; OUT.building where `out` is local.
+      workspace: local directory in which unfinished work is kept; None: in OUT.building, where `out` is local.
       report: called with the progress, often.
 
     Raises UserError: a source that is not there or has no good document, a tokenizer that cannot be read or
@@ -75,9 +75,12 @@ def build(
     if not 0 <= held_out < 1:
         raise UserError(f"held_out={held_out} must be at least 0 and below 1, e.g. 0.01 for 1 %")
     plan = _Plan.make(parsed, tokenizer, held_out)
-    if read_file(address, MANIFEST) is not None:
-        return _existing(address, plan)
     place = _workspace(address, workspace)
+    if read_file(address, MANIFEST) is not None:
+        store = _existing(address, plan)
+        if plan.begun(place) == plan.content:  # killed after the last write, before it could clean up
+            shutil.rmtree(place)
+        return store
     plan.enter(place)
     total = plan.input_bytes
     trained = _tokenizer(place / "tokenizer", tokenizer, parsed, lambda phase: report(Progress(phase, total, Tally())))
@@ -125,19 +128,25 @@ class _Plan:
 
     def enter(self, place: Path) -> None:
         """Begin in `place`, or go on there with what this plan began."""
-        file = place / "plan.json"
-        if not file.exists():
+        begun = self.begun(place)
+        if begun is None:
             place.mkdir(parents=True, exist_ok=True)
-            unfinished = file.with_suffix(".part")
+            unfinished = place / "plan.part"
             unfinished.write_text(json.dumps(self.content, indent=2))
-            unfinished.replace(file)
+            unfinished.replace(place / "plan.json")
             return
-        different = self.differences(json.loads(file.read_text()))
+        different = self.differences(begun)
         if different:
             raise UserError(
                 f"{place} holds an unfinished build with {different}; "
                 f"finish that one with its own arguments, or delete the directory"
             )
+
+    @staticmethod
+    def begun(place: Path) -> dict[str, Any] | None:
+        """The content of the plan that was begun in `place`, if any."""
+        file = place / "plan.json"
+        return json.loads(file.read_text()) if file.exists() else None
 
     def differences(self, other: dict[str, Any]) -> str:
         """In what `other` differs from this plan, in words; empty if in nothing."""
@@ -162,7 +171,8 @@ def _existing(address: str, plan: _Plan) -> Store:
 
 def _workspace(address: str, workspace: Path | None) -> Path:
     if workspace is not None:
-        return workspace
+        # A directory of its own in there, as it is deleted in the end.
+        return workspace / f"{hashlib.sha256(address.encode()).hexdigest()[:12]}.building"
     if is_remote(address):
         raise UserError(f"{address} is remote: say with --workspace in which local directory unfinished work is kept")
     return Path(address.rstrip("/") + ".building")

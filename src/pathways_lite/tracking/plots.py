@@ -127,7 +127,7 @@ def _curves(run: RunData, palette: _Palette) -> Figure:
 
 def _draw_loss(ax: Axes, pieces: Sequence[_Piece], palette: _Palette) -> None:
     color, points = palette.series[0], 0
-    window = max(1, sum(len(piece.train) for piece in pieces) // 25) | 1
+    window = min(101, sum(len(piece.train) for piece in pieces) // 25) | 1
     for piece in pieces:
         rows = [row for row in piece.train if np.isfinite(row.get("loss", np.nan))]
         tokens, loss = _column(rows, "tokens"), _column(rows, "loss")
@@ -142,9 +142,24 @@ def _draw_loss(ax: Axes, pieces: Sequence[_Piece], palette: _Palette) -> None:
     _mark_events(ax, pieces, palette)
     ax.set_ylabel("loss (nats per token)")
     if points:
+        _leave_out_first_steps(ax, [row for piece in pieces for row in piece.train], palette)
         ax.legend()
     else:
         _empty(ax, "no training step is logged yet", palette)
+
+
+def _leave_out_first_steps(ax: Axes, rows: Sequence[Row], palette: _Palette) -> None:
+    """Let the highest hundredth of the losses of a long run leave the picture, and say where it began.
+
+    An untrained model's loss would press everything that is worth seeing against the bottom.
+    """
+    loss = _column(rows, "loss")
+    low, high, top = np.nanmin(loss), np.nanquantile(loss, 0.99), np.nanmax(loss)
+    if top - low > 2 * (high - low) > 0:
+        ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+        _label(
+            ax, f"begins at {loss[0]:.2f}", (0, 1), ("axes fraction", "axes fraction"), (6, -14), color=palette.faint
+        )
 
 
 def _draw_held_out(
@@ -230,6 +245,7 @@ def _speed(run: RunData, palette: _Palette) -> Figure:
     spans: dict[str, list[tuple[float, float]]] = {kind: [] for kind, *_ in _PAUSES}
     for stage in run.stages:
         rows = [row for row in stage.timings if row["kind"] == "train"]
+        rows = rows[:: 1 + len(rows) // _MAX_POINTS]
         minutes = offset + _column(rows, "seconds") / 60
         ax.plot(minutes, _column(rows, "tokens_per_second"), color=palette.series[0], linewidth=1.4)
         for row in stage.timings:

@@ -48,7 +48,7 @@ def _header(run: RunData) -> str:
     facts = [f"{si(model['parameters'])} parameters"] if "parameters" in model else []
     tokens, flops = (sum(stage.last.get(name, 0) for stage in run.stages) for name in ("tokens", "flops"))
     facts += [f"{si(tokens)} training tokens", si(flops, "FLOPs")] if tokens else []
-    lead = state + (f" A model of {', '.join(facts)}." if "parameters" in model else f" {', '.join(facts)}".rstrip())
+    lead = f"{state} {', '.join(facts)}." if facts else state
     return f"<header>\n<h1>{escape(run.name)}</h1>\n{paragraph(lead, 'lead')}\n</header>\n"
 
 
@@ -67,7 +67,9 @@ def _results(run: RunData) -> str:
     if together:
         rows.append(_result_row("all", *together, names))
     header = ["domain", "loss (nats/token)", "perplexity", "bits per byte", *names]
-    caption = f"Stage {stage.name}, held-out documents. Compressors: bits per byte of the same bytes."
+    caption = f"Stage {stage.name}, held-out documents."
+    if names:
+        caption += " Compressors: bits per byte of the same bytes."
     verdicts = [_verdict(domain, result, baselines.get(domain, {})) for domain, result in results.items()]
     if together and "xz -9" in together[1]:
         verdicts.append(_verdict("all held-out text together", *together))
@@ -149,8 +151,20 @@ def _samples(run: RunData) -> str:
 
 def _cost(run: RunData) -> str:
     stages = [(stage, Ledger.from_json(stage.ledger["stage"])) for stage in run.stages if stage.ledger.get("stage")]
+    light, dark = speed_svg(run, "light"), speed_svg(run, "dark")
+    alt, caption = "Tokens per second against running time", "Speed, and what interrupted it."
+    return section(
+        "What it cost",
+        *_accounts(stages),
+        paragraph(_speed(stages, run.latest("peak_flops"))) if stages else "",
+        picture(light, dark, alt=alt, caption=caption) if light and dark else "",
+    )
+
+
+def _accounts(stages: list[tuple[StageData, Ledger]]) -> list[str]:
+    """The ledgers as tables: what is reproducible, and the time it took."""
     if not stages:
-        return ""
+        return []
     ledgers = {stage.name: ledger for stage, ledger in stages}
     total = stages[-1][0].ledger.get("total")
     several = len(ledgers) > 1 and total is not None
@@ -162,19 +176,12 @@ def _cost(run: RunData) -> str:
         [name, *(duration(getattr(x.seconds, kind)) for kind in (*kinds, "total")), f"{x.seconds.goodput:.1%}"]
         for name, x in ledgers.items()
     ]
-    light, dark = speed_svg(run, "light"), speed_svg(run, "dark")
-    return section(
-        "What it cost",
+    header = ["stage", "training", "compiling", "evaluating", "saving", "other", "total", "goodput"]
+    caption = "Running time. Goodput: share of the time spent training."
+    return [
         table(["stage", "steps", "tokens", "model FLOPs"], counts, total=several),
-        table(
-            ["stage", "training", "compiling", "evaluating", "saving", "other", "total", "goodput"], times,
-            caption="Running time. Goodput: share of the time spent training.", total=several,
-        ),
-        paragraph(_speed(stages, run.latest("peak_flops"))),
-        picture(light, dark, alt="Tokens per second against running time", caption="Speed, and what interrupted it.")
-        if light and dark
-        else "",
-    )  # fmt: skip
+        table(header, times, caption=caption, total=several),
+    ]
 
 
 def _speed(stages: list[tuple[StageData, Ledger]], peak: float | None) -> str:

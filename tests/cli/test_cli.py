@@ -1,0 +1,196 @@
+"""Every verb on a tiny run; a user's mistake is a sentence and exit status 2."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pathways_lite.cli import main as command_line
+from pathways_lite.cli.main import app
+from pathways_lite.errors import UserError
+
+ROOT = Path(__file__).parent.parent.parent
+VERBS = ["train", "evaluate", "generate", "runs", "inspect", "fsck", "report"]
+
+
+def invoke(*arguments: object) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def runs_directory(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds one finished run, `tiny`."""
+    directory = tmp_path_factory.mktemp("runs")
+    assert invoke("train", recipe_file, "--out", directory / "tiny").exit_code == 0
+    return directory
+
+
+# ---- help ----
+
+
+@pytest.mark.parametrize("words", [[], *([verb] for verb in VERBS), ["data", "build"], ["data", "inspect"]])
+def test_help_teaches(words: list[str]) -> None:
+    result = invoke(*words, "--help")
+    assert result.exit_code == 0
+    assert not words or "pathways-lite " in result.output  # an example
+
+
+def test_help_needs_no_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Help and completion must come at once."""
+    loaded = [name for name in sys.modules if name == "jax" or name.startswith("jax.")]
+    for name in loaded:
+        monkeypatch.delitem(sys.modules, name)
+    invoke("--help")
+    assert "jax" not in sys.modules
+
+
+# ---- verbs ----
+
+
+def test_train_leaves_a_run_with_page_and_pictures(runs_directory: Path) -> None:
+    run = runs_directory / "tiny"
+    assert "<html" in (run / "report.html").read_text()
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run / "base" / "tensorboard").iterdir())
+    assert json.loads((run / "base" / "summary.json").read_text())["samples"][0]["text"]
+
+
+def test_train_dry_run_touches_nothing(recipe_file: Path, tmp_path: Path) -> None:
+    result = invoke("train", recipe_file, "stages.base.budget=7 steps", "--dry-run", "--out", tmp_path / "run")
+    assert "7 steps" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_runs_lists_state(runs_directory: Path) -> None:
+    result = invoke("runs", runs_directory)
+    assert "tiny" in result.output
+    assert "done" in result.output
+    row = json.loads(invoke("runs", runs_directory, "--json").output)
+    assert (row["stage"], row["step"], row["total_steps"], row["state"]) == ("base", 12, 12, "done")
+    assert set(row["bits_per_byte"]) == {"poems", "tales"}
+
+
+def test_no_runs_says_how_to_make_one(tmp_path: Path) -> None:
+    assert "pathways-lite train" in invoke("runs", tmp_path).output
+
+
+def test_evaluate_gives_what_training_logged(runs_directory: Path) -> None:
+    run = runs_directory / "tiny"
+    result = json.loads(invoke("evaluate", run, "--json").stdout)
+    logged = json.loads((run / "base" / "summary.json").read_text())["domains"]
+    for domain, values in logged.items():
+        assert result["domains"][domain]["nll"] == pytest.approx(values["nll"], rel=1e-6)
+        assert result["compressors"][domain]["xz -9"] > 0
+    assert "bits/byte" in invoke("evaluate", run).stdout
+
+
+def test_generate_is_deterministic(runs_directory: Path) -> None:
+    arguments = ("generate", runs_directory / "tiny", "--prompt", "the ", "--max-tokens", "8")
+    first = invoke(*arguments).stdout
+    assert first.startswith("the ")
+    assert invoke(*arguments).stdout == first
+    assert invoke(*arguments, "--seed", "1").stdout != first
+
+
+def test_inspect_shows_arrays_ledger_and_lineage(runs_directory: Path) -> None:
+    output = invoke("inspect", runs_directory / "tiny").stdout
+    for text in ("step 12 of 12", "embedding", "float32[257,32]", "goodput", "identity", "sequence 0"):
+        assert text in output
+    manifest = json.loads(invoke("inspect", runs_directory / "tiny", "--json").stdout)
+    assert manifest["arrays"]["params.embedding"]["shape"] == [257, 32]
+
+
+def test_fsck_finds_a_flipped_bit(runs_directory: Path, tmp_path: Path) -> None:
+    import shutil
+
+    run = shutil.copytree(runs_directory / "tiny", tmp_path / "run")
+    assert invoke("fsck", run).exit_code == 0
+    victim = max((run / "base" / "checkpoints").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    content = bytearray(victim.read_bytes())
+    content[7] ^= 4
+    victim.write_bytes(content)
+    result = invoke("fsck", run)
+    assert result.exit_code == 1
+    assert "1 damaged" in result.output
+
+
+def test_report_can_be_written_again(runs_directory: Path) -> None:
+    page = runs_directory / "tiny" / "report.html"
+    page.unlink()
+    assert str(page) in invoke("report", runs_directory / "tiny").output.replace("\n", "")
+    assert page.is_file()
+
+
+def test_data_build_and_inspect(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for i in range(30):
+        (tmp_path / "texts" / f"{i}.txt").write_text(f"Text {i} of the collection.\n" * 5)
+    (tmp_path / "texts" / "bad.txt").write_bytes(b"\xff\xfe\xff")
+    arguments = ("data", "build", tmp_path / "store", f"mine={tmp_path / 'texts'}", "--tokenizer", "bytes")
+    assert "mine" in invoke(*arguments, "--workers", "0").output
+    output = invoke("data", "inspect", tmp_path / "store", "--samples", "1").output
+    assert "of the collection" in output
+    assert "bad.txt" in (tmp_path / "store" / "skipped.txt").read_text()
+
+
+# ---- mistakes ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nothing.py"], "no recipe at nothing.py"),
+        (["evaluate", "nothing"], "no checkpoint in nothing"),
+        (["generate", "nothing"], "no checkpoint in nothing"),
+        (["inspect", "nothing"], "no checkpoint in nothing"),
+        (["fsck", "nothing"], "no checkpoint in nothing"),
+        (["report", "nothing"], "no run directory"),
+        (["data", "inspect", "nothing"], "no token store"),
+        (["data", "build", "out", "nothing"], "no such file or directory"),
+        (["train", str(ROOT / "configs" / "demo.py"), "stages.base.modle.d_model=3"], "Did you mean 'model'"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_status_2(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pathways-lite", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        command_line.main()
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error.replace("\n", " ")
+    assert "Traceback" not in error
+
+
+def test_brackets_in_messages_are_not_markup(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def fail() -> None:
+        raise UserError("stages[0] is [bold]wrong[/bold]")
+
+    monkeypatch.setattr(command_line, "app", fail)
+    with pytest.raises(SystemExit):
+        command_line.main()
+    assert "stages[0] is [bold]wrong[/bold]" in capsys.readouterr().err
+
+
+# ---- the README ----
+
+
+def test_the_readme_names_every_verb_and_its_recipe_is_valid(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"`pathways-lite (data \w+|\w+)", readme))
+    assert named >= {*VERBS, "data build", "data inspect"}
+    for verb in named:
+        assert invoke(*verb.split(), "--help").exit_code == 0
+    for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL):
+        scope: dict = {}
+        exec(code, scope)
+        assert scope["recipe"]().stages
+    for target in re.findall(r"`?make ([\w-]+)", readme):
+        assert f"\n{target}:" in (ROOT / "Makefile").read_text()

@@ -1,0 +1,171 @@
+"""Real processes, really killed: what is left resumes bit for bit, whenever the signal comes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pathways_lite.checkpoints import Checkpoints, fsck, read_manifest
+
+ZYGOTE = Path(__file__).parent / "zygote.py"
+
+
+class Zygote:
+    """Starts the command line in processes of its own, without paying for the imports each time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.output = directory / "output.txt"
+        environment = {
+            **os.environ,
+            # Every process compiles the same programs.
+            "JAX_COMPILATION_CACHE_DIR": str(directory / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def start(self, *argv: object) -> int:
+        """The pid of a new `pathways-lite ARGV...`."""
+        assert self.process.stdin is not None
+        self.output.unlink(missing_ok=True)
+        self.process.stdin.write(json.dumps({"argv": list(map(str, argv)), "output": str(self.output)}) + "\n")
+        self.process.stdin.flush()
+        return int(self._answer("pid"))
+
+    def wait(self) -> int:
+        """Its exit status; -9 where it was killed."""
+        return int(self._answer("status"))
+
+    def run(self, *argv: object) -> int:
+        self.start(*argv)
+        return self.wait()
+
+    def wait_for(self, text: str, timeout: float = 120) -> None:
+        """Until the process has printed `text`."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            if self.output.exists() and text in self.output.read_text():
+                return
+            time.sleep(0.01)
+        raise TimeoutError(f"{text!r} not in: {self.output.read_text()}")
+
+    def _answer(self, kind: str) -> str:
+        assert self.process.stdout is not None
+        word, value = self.process.stdout.readline().split()
+        assert word == kind
+        return value
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield zygote
+    zygote.process.kill()
+    zygote.process.wait()
+
+
+def arguments(recipe_file: Path, run: Path) -> list[Any]:
+    # Saved at every step, so that many kills hit a save.
+    return [
+        "train",
+        recipe_file,
+        "stages.base.saving.every=1",
+        "stages.base.saving.keep=3",
+        "--track",
+        "none",
+        "--out",
+        run,
+    ]
+
+
+def result(run: Path) -> tuple[bytes, str]:
+    """Log and digest of the final arrays."""
+    newest = Checkpoints(run / "base" / "checkpoints").path(12)
+    return (run / "base" / "log.jsonl").read_bytes(), read_manifest(newest).digest
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    zygote: Zygote, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[bytes, str, float]:
+    """Log, digest and seconds of a run that nobody disturbs (with its programs compiled by one before it)."""
+    for name in ("warm", "run"):
+        run = tmp_path_factory.mktemp("uninterrupted") / name
+        start = time.monotonic()
+        assert zygote.run(*arguments(recipe_file, run)) == 0, zygote.output.read_text()
+    return *result(run), time.monotonic() - start
+
+
+def kill_again_and_again(
+    zygote: Zygote, recipe_file: Path, reference: tuple[bytes, str, float], root: Path, kills: int
+) -> None:
+    """Kill -9 at random moments; whenever a run survives to its end it must equal the reference, and another begins."""
+    moments, runs, killed = random.Random(0), 0, 0
+    while killed < kills or not runs:
+        run = root / f"run{runs}"
+        process = zygote.start(*arguments(recipe_file, run))
+        if killed < kills:
+            time.sleep(moments.uniform(0.3, 1.0) * reference[2])
+            os.kill(process, signal.SIGKILL)
+        status = zygote.wait()
+        assert status in (0, -signal.SIGKILL), zygote.output.read_text()
+        killed += status != 0
+        if status == 0:
+            assert result(run) == reference[:2]
+            assert all(finding.ok for finding in fsck(run))
+            runs += 1
+
+
+def test_killed_runs_resume_bit_for_bit(
+    zygote: Zygote, recipe_file: Path, uninterrupted: tuple[bytes, str, float], tmp_path: Path
+) -> None:
+    kill_again_and_again(zygote, recipe_file, uninterrupted, tmp_path, kills=5)
+
+
+@pytest.mark.slow
+def test_runs_killed_many_times_resume_bit_for_bit(
+    zygote: Zygote, recipe_file: Path, uninterrupted: tuple[bytes, str, float], tmp_path: Path
+) -> None:
+    kill_again_and_again(zygote, recipe_file, uninterrupted, tmp_path, kills=25)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("phase", ["compiling the train step ...", "step 1/12", "step 6: held out"])
+def test_a_signal_saves_and_leaves_in_every_phase(
+    phase: str,
+    number: signal.Signals,
+    zygote: Zygote,
+    recipe_file: Path,
+    uninterrupted: tuple[bytes, str, float],
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    process = zygote.start(*arguments(recipe_file, run))
+    zygote.wait_for(phase)
+    os.kill(process, number)
+    status = zygote.wait()
+    assert status in (0, 128 + number)  # 0: it was about to end anyway
+    assert "Traceback" not in zygote.output.read_text()
+    assert zygote.run(*arguments(recipe_file, run)) == 0
+    assert result(run) == uninterrupted[:2]
+
+
+def test_a_second_writer_is_refused(zygote: Zygote, recipe_file: Path, tmp_path: Path) -> None:
+    from pathways_lite.run_lock import RunLock
+
+    with RunLock(tmp_path):
+        assert zygote.run(*arguments(recipe_file, tmp_path)) == 2
+    output = zygote.output.read_text()
+    assert "in use by another run" in output
+    assert str(os.getpid()) in output
+    assert "Traceback" not in output
