@@ -49,6 +49,15 @@ def test_without_a_terminal_there_are_plain_lines_every_few_seconds() -> None:
     assert "\r" not in file.getvalue()
 
 
+def test_later_phases_are_told_only_where_they_took_long() -> None:
+    progress, file, clock = plain_progress(interval=5.0)
+    train(progress, clock, 1)
+    for seconds in (1, 30):
+        with progress.phase("evaluating"):
+            clock.time += seconds
+    assert [line for line in file.getvalue().splitlines() if "evaluating" in line] == ["demo: evaluating: 30 s"]
+
+
 def test_the_last_step_is_always_printed() -> None:
     progress, file, clock = plain_progress(interval=1e9)
     with progress:

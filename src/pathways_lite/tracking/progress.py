@@ -110,18 +110,21 @@ class Progress:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What is being done instead of training, e.g. "compiling the train step"."""
-        outer, start = self.status.phase, self.now()
+        """What is being done instead of training, e.g. "compiling the train step".
+
+        As plain lines, phases before the first step show that it goes on; later ones are told where they took long.
+        """
+        outer, start, first = self.status.phase, self.now(), self._first is None
         self.status = replace(self.status, phase=name)
-        if self._live is None:
+        if self._live is None and first:
             self._print_line(f"{self.title}: {name} ...")
         try:
             yield
         finally:
             self.status = replace(self.status, phase=outer)
-            if self._first is None and self._live is None:
-                # Before the first step nothing else shows that it goes on.
-                self._print_line(f"{self.title}: {name}: {duration(self.now() - start)}")
+            took = self.now() - start
+            if self._live is None and (first or took >= self.interval):
+                self._print_line(f"{self.title}: {name}: {duration(took)}")
 
     def __enter__(self) -> Self:
         if self._live is not None:

@@ -7,8 +7,8 @@ one step late, but always on the same values; before anything is evaluated or sa
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -133,7 +133,7 @@ class Trainer:
         """The train step for batches of this size, compiled when the ramp first comes to it."""
         size = len(batch.tokens)
         if size not in self.compiled:
-            with self.stopwatch.account("compile"), self.progress.phase("compiling the train step"):
+            with self._pause("compile", "compiling the train step"):
                 self.compiled[size] = self._unless_stopped(lambda: self.setup.compile_step(batch))
         return self.compiled[size]
 
@@ -179,7 +179,7 @@ class Trainer:
             if self.stop.requested:
                 raise Interrupted
 
-        with self.stopwatch.account("evaluate"), self.progress.phase("evaluating"):
+        with self._pause("evaluate", "evaluating"):
             params = evaluation_params(self.state.opt_state, self.state.params)
             try:
                 results = self.setup.evaluate(params, between_batches=unless_stopped)
@@ -190,7 +190,7 @@ class Trainer:
 
     def _save(self) -> None:
         """State, data position, guard and ledger as one; the disk work goes on in the background."""
-        with self.stopwatch.account("save"), self.progress.phase("saving"):
+        with self._pause("save", "saving"):
             self.recorder.sync()
             position = replace(
                 self.position,
@@ -208,7 +208,7 @@ class Trainer:
         """Back to a checkpoint before the spike; the data goes on after it (PaLM section 5.1)."""
         guard = self.guard
         sequences = rewind.skipped_sequences(self.course, self.cursor)
-        with self.stopwatch.account("save"), self.progress.phase("rewinding"):
+        with self._pause("save", "rewinding"):
             self._adopt(self.position_at(rewind.to_step))
             self.guard = guard.rewound_to(self.guard)
             self.cursor = self.cursor.skipping(rewind.to_step, sequences)
@@ -221,6 +221,14 @@ class Trainer:
             )
         self.progress.note(f"{rewind.reason}: back to step {self.step}; {sequences} sequences are skipped")
         self._save()
+
+    @contextmanager
+    def _pause(self, account: str, phase: str) -> Iterator[None]:
+        """Something else than training, booked to `account` and shown as `phase`."""
+        begin = self.stopwatch.seconds.total
+        with self.stopwatch.account(account), self.progress.phase(phase):
+            yield
+        self.recorder.pause(account, self.step, self.stopwatch.seconds, begin)
 
     def _adopt(self, position: Position) -> None:
         """Go on from `position`."""

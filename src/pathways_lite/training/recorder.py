@@ -92,8 +92,12 @@ class Recorder:
         """Something that belongs to the run's result."""
         self._write("event", step, {"event": event, **values})
 
+    def pause(self, kind: str, step: int, seconds: Seconds, begin: float) -> None:
+        """A compilation, evaluation or save that began when the stage had run for `begin` seconds."""
+        self._track(self._log.timing(kind, step, seconds=seconds.total, duration=seconds.total - begin))
+
     def happened(self, event: str, step: int, seconds: Seconds, **values: Any) -> None:
-        """Something that happened to this run only: a resumption, an interruption, a save."""
+        """Something that happened to this run only: a resumption, an interruption."""
         self._track(self._log.timing("event", step, event=event, seconds=seconds.total, **values))
 
     def rewind_to(self, step: int, seconds: Seconds) -> None:

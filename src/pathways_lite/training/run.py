@@ -74,16 +74,16 @@ def train_stage(
         )
         stack.enter_context(progress)
 
-        def position_at(step: int | None) -> Position:
-            found = newest_position(setup, checkpoints, at_most=step, report=progress.note)
-            return found or first_position(setup, run)
+        def saved_position(step: int | None = None) -> Position | None:
+            return newest_position(setup, checkpoints, at_most=step, report=progress.note)
 
         with progress.phase("preparing"):
-            position = position_at(None)
+            saved = saved_position()
+            position = saved or first_position(setup, run)
             progress.peak_flops = peak_flops(stage.model.dtype)
         stopwatch = Stopwatch(position.seconds)
         log = stack.enter_context(RunLog(directory.path))
-        log.truncate_after(position.step)
+        log.truncate_after(saved.step if saved else -1)
         sinks = open_trackers(trackers, directory.path, run=setup.recipe.name, step=position.step)
         for sink in sinks:
             stack.callback(sink.close)
@@ -98,15 +98,15 @@ def train_stage(
             step=position.step,
             seconds=position.seconds,
         )
-        checkpoints.delete_after(position.step)
-        if position.step:
+        if saved:
+            checkpoints.delete_after(position.step)
             progress.note(f"resuming {directory.path} at step {position.step:,} of {course.total_steps:,}")
             recorder.happened("resume", position.step, position.seconds)
         trainer = Trainer(
             setup,
             position,
             directory,
-            position_at=position_at,
+            position_at=lambda step: saved_position(step) or first_position(setup, run),
             checkpoints=checkpoints,
             recorder=recorder,
             progress=progress,

@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""How fast a whole train step is. Prints one JSON line.
+
+    python tools/bench_train.py --shape S --dtype float32
+    python tools/bench_train.py --shape M --dtype bfloat16 --steps 3
+
+The step is the one `pathways-lite train` runs: forward, backward, clipping, AdamW on float32 parameters, its state
+donated. Its tokens are random: text would not change the time. The shapes are GPT-2-like decoders of serial blocks,
+multi-head attention and tied embeddings, causal attention over the whole sequence:
+
+    shape  layers  d_model  heads  sequence  batch  vocabulary
+    S          8      256       8       256     16        8192
+    M         12      768      12       512      4       32768
+
+SwiGLU has three matrices where GPT-2's MLP has two, so d_ff = 8/3 d_model (to the nearest multiple of 16) gives the
+12 d_model^2 parameters per layer of the original.
+
+What the line says:
+
+    tokens_per_s         of the median step, compilation and the first step left out
+    best_tokens_per_s    of the fastest step: on a machine that others use too, the better number to compare
+    first_step_s         from tracing to the end of the first step
+    peak_rss_mb          the process at its largest, compiler included
+    model_flops_per_s    tokens_per_s * (6 N + 12 L H Q T): PaLM appendix B, N with embeddings; recomputation not counted
+    share_of_peak        model_flops_per_s / peak_flops_per_s, and best_share_of_peak of the fastest step
+    peak_flops_per_s     the fastest 2048^3 matmul in this process right before and right after the steps, over the
+                         layouts a @ b, a @ b.T, a.T @ b, in float32 or in the step's dtype, whichever is faster
+    cpu_s_per_step       CPU seconds of all threads, the least of all steps: close to cores * seconds where the step
+                         keeps every core busy
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import platform
+import resource
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pathways_lite.training.host_memory import keep_freed_memory
+
+SHAPES = {
+    # layers, d_model, heads, sequence, batch, vocabulary
+    "S": (8, 256, 8, 256, 16, 8192),
+    "M": (12, 768, 12, 512, 4, 32768),
+}
+
+
+class Timing(NamedTuple):
+    seconds: list[float]
+    cpu_seconds: list[float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="S")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
+    parser.add_argument("--steps", type=int, default=5, help="to time, after the first")
+    parser.add_argument("--remat", choices=("none", "dots", "full"), default="none")
+    parser.add_argument("--unroll", action="store_true", help="write the layers out instead of scanning them")
+    parser.add_argument("--attention", help="implementation; the default is what the platform gets by itself")
+    parser.add_argument("--plain-malloc", action="store_true", help="give freed memory back to the kernel at each step")
+    arguments = parser.parse_args()
+    if arguments.steps < 1:
+        parser.error(f"--steps {arguments.steps}: at least 1 is needed")
+    if not arguments.plain_malloc and os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
+        keep_freed_memory()
+    print(json.dumps(measure(arguments)))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All of the line."""
+    import jax
+
+    from pathways_lite.models.accounting import flops_per_token, parameter_count
+
+    model, (_, _, _, seq_len, batch_size, _) = model_of(arguments), SHAPES[arguments.shape]
+    run, first_step = prepare(model, seq_len, batch_size)
+    before = matmul_rate(arguments.dtype)
+    timing = timed(run, arguments.steps)
+    peak = max(before, matmul_rate(arguments.dtype))
+
+    tokens, flops = batch_size * seq_len, flops_per_token(model, seq_len)
+    median, best = (tokens / f(timing.seconds) for f in (statistics.median, min))
+    return {
+        "shape": arguments.shape,
+        "dtype": arguments.dtype,
+        "tokens_per_s": round(median, 1),
+        "best_tokens_per_s": round(best, 1),
+        "first_step_s": round(first_step, 2),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "model_flops_per_s": round(median * flops),
+        "share_of_peak": round(median * flops / peak, 3),
+        "best_share_of_peak": round(best * flops / peak, 3),
+        "peak_flops_per_s": round(peak),
+        "cpu_s_per_step": round(min(timing.cpu_seconds), 3),
+        "parameters": parameter_count(model),
+        "flops_per_token": flops,
+        "formula": "6 N + 12 L H Q T per token, N with embeddings (PaLM appendix B)",
+        "d_ff": model.d_ff,
+        "steps": arguments.steps,
+        "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores, {platform.machine()}",
+        "jax": jax.__version__,
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+def model_of(arguments: argparse.Namespace) -> Any:
+    from pathways_lite.recipe import Model
+
+    n_layers, d_model, n_heads, _, _, vocab_size = SHAPES[arguments.shape]
+    return Model(
+        d_model=d_model,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=n_heads,
+        head_dim=d_model // n_heads,
+        d_ff=round(8 * d_model / 3 / 16) * 16,
+        vocab_size=vocab_size,
+        block="serial",
+        dtype=arguments.dtype,
+        scan_layers=not arguments.unroll,
+        remat=arguments.remat,
+        attention=arguments.attention,
+    )
+
+
+def prepare(model: Any, seq_len: int, batch_size: int) -> tuple[Callable[[], None], float]:
+    """A function that takes one step and waits for it, and how long compiling and the first step took."""
+    import jax
+
+    from pathways_lite import models
+    from pathways_lite.ledger import Course
+    from pathways_lite.models.accounting import flops_per_token, parameter_count
+    from pathways_lite.recipe import AdamW, Ramp, Steps
+    from pathways_lite.training import optimizers
+    from pathways_lite.training.compile_options import cpu_compiler_options
+    from pathways_lite.training.state import init_state
+    from pathways_lite.training.step import make_train_step
+
+    ramp, flops = Ramp(steps=((0, batch_size),)), flops_per_token(model, seq_len)
+    course = Course(ramp, seq_len, flops, parameter_count(model), Steps(n=1000))
+    optimizer = optimizers.build(AdamW(), course, models.logical_axes(model))
+    step = make_train_step(
+        functools.partial(token_losses, model),
+        optimizer,
+        learning_rate=optimizers.learning_rate(AdamW(), course),
+        z_loss=1e-4,
+    )
+    batch = jax.device_put(random_batch(batch_size, seq_len, model.vocab_size))
+    state = init_state(models.init(model, jax.random.key(0)), optimizer, jax.random.key(1))
+    clock = jax.device_put(course.clock(0))
+    jax.block_until_ready((state, batch, clock))
+
+    start = time.perf_counter()
+    lowered = jax.jit(step, donate_argnums=0).lower(state, batch, clock)
+    compiled = lowered.compile(compiler_options=cpu_compiler_options())
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = compiled(state, batch, clock)
+        jax.block_until_ready((state, metrics))
+
+    run()
+    return run, time.perf_counter() - start
+
+
+def token_losses(model: Any, params: Any, batch: Any, key: Any) -> Any:
+    from pathways_lite import models
+
+    return models.token_losses(model, params, batch, dropout_key=key)
+
+
+def random_batch(batch_size: int, seq_len: int, vocab_size: int) -> Any:
+    """A causal batch of random tokens, of one document per row."""
+    import numpy as np
+
+    from pathways_kernels.attention import Spans
+    from pathways_lite.batch import Batch
+
+    tokens = np.random.default_rng(0).integers(0, vocab_size, (batch_size, seq_len + 1), dtype=np.int32)
+    positions = np.tile(np.arange(seq_len, dtype=np.int32), (batch_size, 1))
+    return Batch(
+        tokens=tokens[:, :-1],
+        targets=tokens[:, 1:],
+        loss_weights=np.ones((batch_size, seq_len), np.float32),
+        positions=positions,
+        spans=Spans(np.zeros_like(positions), positions + 1),
+        domain=np.zeros(batch_size, np.int32),
+        sample_id=np.zeros((batch_size, 2), np.uint32),
+    )
+
+
+def timed(run: Callable[[], None], steps: int) -> Timing:
+    seconds, cpu_seconds = [], []
+    for _ in range(steps):
+        start, cpu_start = time.perf_counter(), time.process_time()
+        run()
+        seconds.append(time.perf_counter() - start)
+        cpu_seconds.append(time.process_time() - cpu_start)
+    return Timing(seconds, cpu_seconds)
+
+
+def matmul_rate(dtype: str, size: int = 2048, repeats: int = 5) -> float:
+    """FLOP/s of the fastest of three layouts, in float32 or `dtype`."""
+    import jax
+    import jax.numpy as jnp
+
+    best = float("inf")
+    for layout in (lambda a, b: a @ b, lambda a, b: a @ b.T, lambda a, b: a.T @ b):
+        for kind in {"float32", dtype}:
+            x = jnp.ones((size, size), kind)
+            product = jax.jit(layout)
+            for _ in range(repeats + 1):  # the first one compiles
+                start = time.perf_counter()
+                product(x, x).block_until_ready()
+                best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+if __name__ == "__main__":
+    main()
