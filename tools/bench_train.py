@@ -21,7 +21,7 @@ What the line says:
     best_tokens_per_s    of the fastest step: on a machine that others use too, the better number to compare
     first_step_s         from tracing to the end of the first step
     peak_rss_mb          the process at its largest, compiler included
-    model_flops_per_s    tokens_per_s * (6 N + 12 L H Q T): PaLM appendix B, N with embeddings; recomputation not counted
+    model_flops_per_s    tokens_per_s * (6 N + 12 L H Q T): PaLM appendix B, N with embeddings
     share_of_peak        model_flops_per_s / peak_flops_per_s, and best_share_of_peak of the fastest step
     peak_flops_per_s     the fastest 2048^3 matmul in this process right before and right after the steps, over the
                          layouts a @ b, a @ b.T, a.T @ b, in float32 or in the step's dtype, whichever is faster
