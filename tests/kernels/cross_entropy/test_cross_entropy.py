@@ -20,19 +20,22 @@ def small_chunks(monkeypatch):
 
 def example(leading, n_embed=12, n_vocab=37, dtype=jnp.float32, seed=0, scale=1.0):
     """hidden, head, targets, cotangent of the loss, cotangent of log Z."""
-    keys = jax.random.split(jax.random.key(seed), 5)
-    hidden = scale * jax.random.normal(keys[0], (*leading, n_embed), dtype)
-    head = jax.random.normal(keys[1], (n_vocab, n_embed), dtype)
-    targets = jax.random.randint(keys[2], leading, 0, n_vocab)
-    return hidden, head, targets, jax.random.normal(keys[3], leading), jax.random.normal(keys[4], leading)
+    random = np.random.default_rng(seed)
+    hidden = jnp.asarray(scale * random.normal(size=(*leading, n_embed)), dtype)
+    head = jnp.asarray(random.normal(size=(n_vocab, n_embed)), dtype)
+    targets = jnp.asarray(random.integers(0, n_vocab, leading), jnp.int32)
+    return hidden, head, targets, *(jnp.asarray(random.normal(size=leading), jnp.float32) for _ in range(2))
 
 
 def values_and_gradients(implementation, hidden, head, targets, d_loss, d_log_z, **options):
-    def function(hidden, head):
-        return cross_entropy(hidden, head, targets, implementation=implementation, **options)
+    @jax.jit
+    def all_of_them(hidden, head, d_loss, d_log_z):
+        values, pull_back = jax.vjp(
+            lambda h, w: cross_entropy(h, w, targets, implementation=implementation, **options), hidden, head
+        )
+        return (*values, *pull_back((d_loss, d_log_z)))
 
-    values, pull_back = jax.vjp(function, hidden, head)
-    return (*values, *pull_back((d_loss, d_log_z)))
+    return all_of_them(hidden, head, d_loss, d_log_z)
 
 
 def relative_error(ours, exact):
@@ -40,7 +43,7 @@ def relative_error(ours, exact):
     return np.abs(ours - exact).max() / max(np.abs(exact).max(), 1e-30)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(st.integers(1, 7), max_size=3),
     st.sampled_from([None, 3.0]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import jax
@@ -18,18 +19,19 @@ def matmul(x, w):
     return x @ w
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def value_and_gradients(function, x, w, cotangent):
     value, pull_back = jax.vjp(function, x, w)
     return value, *pull_back(cotangent)
 
 
 def operands(leading, n_in, n_out, dtype, seed=0):
-    keys = jax.random.split(jax.random.key(seed), 3)
+    random = np.random.default_rng(seed)
     shapes = ((*leading, n_in), (n_in, n_out), (*leading, n_out))
-    return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
+    return [jnp.asarray(random.normal(size=shape), dtype) for shape in shapes]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(1, 4), max_size=3), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
 def test_equals_matmul(leading, n_in, n_out, seed):
     x, w, cotangent = operands(leading, n_in, n_out, jnp.float32, seed)
@@ -50,7 +52,7 @@ def test_bfloat16_rounds_the_exact_product_once():
         np.testing.assert_allclose(ours.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
 
 
-def test_same_inside_jit_scan_vmap_and_remat():
+def test_same_inside_scan_vmap_and_remat():
     x, w, cotangent = operands((5, 4), 8, 8, jnp.float32)
 
     def twice(product):
@@ -58,7 +60,7 @@ def test_same_inside_jit_scan_vmap_and_remat():
         return lambda x, w: jax.lax.scan(body, x, jnp.stack([w, w]))[0]
 
     for transform in (lambda f: f, lambda f: jax.vmap(f, in_axes=(0, None))):
-        ours = jax.jit(lambda *a: value_and_gradients(transform(twice(linear)), *a))(x, w, cotangent)  # noqa: B023
+        ours = value_and_gradients(transform(twice(linear)), x, w, cotangent)
         plain = value_and_gradients(transform(twice(matmul)), x, w, cotangent)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, plain)
 
