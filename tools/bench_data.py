@@ -19,7 +19,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from pathways_lite.data.build import build, sample
+from pathways_lite.data.build import SAMPLE_BYTES_PER_TOKEN, build, sample
 from pathways_lite.data.documents import Document
 from pathways_lite.data.pipeline import batches
 from pathways_lite.data.sentencepiece import train_sentencepiece
@@ -53,7 +53,7 @@ def main() -> None:
 def bench_tokenising(source: Source, megabytes: float, vocab_size: int) -> dict[str, float]:
     """Text bytes per second of one process, from the source's pieces to a shard, and the time to train."""
     start = time.perf_counter()
-    texts = sample([source], 4 << 20)
+    texts = sample([source], SAMPLE_BYTES_PER_TOKEN * vocab_size)
     sampled = time.perf_counter()
     tokenizer: Tokenizer = train_sentencepiece(texts, vocab_size)
     trained = time.perf_counter()

@@ -21,7 +21,9 @@ from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer, load_tokeniz
 from pathways_lite.data.workers import tokenise_all, usable_cores
 from pathways_lite.errors import UserError
 
-SAMPLE_BYTES = 4 << 20  # of text that a tokenizer is trained on
+# Text that a tokenizer is trained on, per token of its vocabulary: a token that is met once in 512 bytes of text
+# times the vocabulary is seldom worth its place. The bound keeps the largest vocabularies to some minutes.
+SAMPLE_BYTES_PER_TOKEN, MAX_SAMPLE_BYTES = 512, 64 << 20
 _MIN_SHARD, _MAX_SHARD = 1 << 20, 64 << 20  # bytes of text in a shard
 _TRAINED = "sentencepiece"
 
@@ -57,8 +59,8 @@ def build(
     Args:
       sources: see `Source`; text is parsed by `Source.parse`.
       out: local directory, or gs:// or s3:// prefix.
-      tokenizer: `bytes`; `sentencepiece:SIZE`, trained on about 4 MB of the sources' text, spread evenly over
-        them; or a path of a `.model`, a `tokenizer.json`, or another store.
+      tokenizer: `bytes`; `sentencepiece:SIZE`, trained on 512 bytes of text per token (64 MB at most), spread evenly
+        over the sources; or a path of a `.model`, a `tokenizer.json`, or another store.
       held_out: share of the documents that are never in training, chosen by hash of their id; every domain
         of at least two documents gets at least one.
       workers: processes; None: one per core; 0: this process.
@@ -211,7 +213,7 @@ def _tokenizer(directory: Path, request: str, sources: Sequence[Source], phase: 
         from pathways_lite.data.sentencepiece import train_sentencepiece
 
         phase("sample")
-        texts = sample(sources, SAMPLE_BYTES)
+        texts = sample(sources, min(SAMPLE_BYTES_PER_TOKEN * int(size), MAX_SAMPLE_BYTES))
         phase("train tokenizer")
         unfinished = directory.with_suffix(".part")
         save_tokenizer(train_sentencepiece(texts, int(size)), unfinished)

@@ -111,38 +111,30 @@ class Lines:
 
 def jsonl_pieces(path: Path, name: str, fields: Fields) -> Iterator[Piece]:
     """Pieces of a JSONL file, plain or compressed. What comes before a damage is kept."""
-    waiting, line, used = [], 1, 0
-    n_waiting = n_read = 0
-    damage: DamagedError | None = None
-    blocks = read_blocks(path)
-    while True:
-        try:
-            block, block_used = next(blocks)
-        except StopIteration:
-            break
-        except DamagedError as error:
-            damage = error
-            break
-        used += block_used
-        n_read += len(block)
-        waiting.append(block)
-        n_waiting += len(block)
-        if n_waiting >= _LINES_BYTES and b"\n" in block:
-            whole, _, rest = b"".join(waiting).rpartition(b"\n")
+    line, used, empty = 1, 0, True
+    waiting = bytearray()
+    damage = ""
+    try:
+        for block, block_used in read_blocks(path):
+            used += block_used
+            empty = empty and not block
+            waiting += block
+            if len(waiting) < _LINES_BYTES or b"\n" not in block:
+                continue
+            whole, _, rest = bytes(waiting).rpartition(b"\n")
+            waiting = bytearray(rest)
             for content in _cut(whole, _LINES_BYTES):
                 yield Lines(path, name, fields, line, content, used)
                 line, used = line + content.count(b"\n") + 1, 0
-            waiting, n_waiting = [rest], len(rest)
-    content = b"".join(waiting)
-    if damage is not None:
+    except DamagedError as error:
         # The line in which the damage lies is no whole line.
-        content, newline, _ = content.rpartition(b"\n")
-        last = line + (content.count(b"\n") + 1 if newline else 0)
-    if content:
-        yield Lines(path, name, fields, line, content, used)
-    if damage is not None:
-        yield BadPiece(Skipped(f"{path} line {last}: {damage}; this line and all after it are lost"))
-    elif not n_read:
+        del waiting[waiting.rfind(b"\n") + 1 :]
+        damage = f"{path} line {line + waiting.count(b'\n')}: {error}; this line and all after it are lost"
+    if waiting:
+        yield Lines(path, name, fields, line, bytes(waiting), used)
+    if damage:
+        yield BadPiece(Skipped(damage))
+    elif empty:
         yield BadPiece(Skipped(f"{path}: the file is empty"))
 
 
