@@ -98,7 +98,11 @@ def test_how_blocks_are_run_changes_nothing(config, make_batch, make_params):
     config = config.model_copy(update={"dropout": 0.2})
     params, batch, dropout_key = make_params(config), make_batch(config), jax.random.key(7)
     expected = loss_and_gradient(config, params, batch, dropout_key)
-    for changes in ({"scan_layers": False}, {"remat": "full"}, {"remat": "dots", "scan_layers": config.norm == "rms"}):
+    ways = {
+        "parallel": ({"scan_layers": False}, {"remat": "full"}),
+        "serial": ({"scan_layers": False, "remat": "full"}, {"remat": "dots"}),
+    }
+    for changes in ways[config.block]:
         variant = config.model_copy(update=changes)
         tree_close(loss_and_gradient(variant, params, batch, dropout_key), expected, 1e-5)
     for path, gradient in jax.tree.leaves_with_path(expected[1]):
@@ -144,14 +148,14 @@ def test_packed_documents_are_as_if_alone(config, make_batch, make_params):
 def test_bfloat16_computes_in_bfloat16_and_trains_float32(make_model, make_batch, make_params):
     config, exact = make_model(dtype="bfloat16"), make_model()
     params, batch = make_params(config), make_batch(config)
-    hidden = jax.eval_shape(
-        lambda p: models.apply(config, p, batch.tokens, batch.positions, batch.spans), models.abstract_params(config)
-    )
+    hidden = jax.eval_shape(lambda p: models.apply(config, p, batch.tokens, batch.positions, batch.spans), params)
     assert hidden.dtype == jnp.bfloat16
-    loss, gradient = loss_and_gradient(config, params, batch)
+    loss, gradient = jax.eval_shape(lambda p: loss_and_gradient(config, p, batch), params)
     assert loss.dtype == jnp.float32
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((params, gradient)))
-    assert abs(loss - loss_and_gradient(exact, params, batch)[0]) < 0.02
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradient))
+    rounded, exact = (token_losses(c, params, batch)[0] for c in (config, exact))
+    assert rounded.dtype == jnp.float32
+    np.testing.assert_allclose(rounded.mean(), exact.mean(), atol=0.02)
 
 
 def test_dropout_needs_a_key_and_follows_it(make_model, make_batch, make_params):

@@ -7,7 +7,7 @@ leading axis of length L under the key "layers"; `jax.lax.scan` runs one block o
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from flax import nnx
 
 from pathways_kernels.attention import Spans
 from pathways_kernels.cross_entropy import cross_entropy
+from pathways_lite.batch import Batch
 from pathways_lite.models.layers import MLP, Attention, Axes, KeyValues, Norm, dropout, normal
 from pathways_lite.models.rope import Rotary, rotary
 from pathways_lite.recipe import Model
@@ -22,19 +23,6 @@ from pathways_lite.recipe import Model
 Params = dict[str, Any]  # nested, of float32 arrays
 
 NO_WINDOW = 1 << 30  # longer than any sequence, and far from the end of int32
-
-
-class Examples(Protocol):
-    """What the model reads of a batch: int32 [B, T] tokens, targets and positions, and spans."""
-
-    @property
-    def tokens(self) -> jax.Array: ...
-    @property
-    def targets(self) -> jax.Array: ...
-    @property
-    def positions(self) -> jax.Array: ...
-    @property
-    def spans(self) -> Spans: ...
 
 
 class Context(NamedTuple):
@@ -225,7 +213,7 @@ def logits(config: Model, params: Params, hidden: jax.Array) -> jax.Array:
 
 
 def token_losses(
-    config: Model, params: Params, batch: Examples, *, dropout_key: jax.Array | None = None
+    config: Model, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Negative log likelihood of every target and log Z, both float32 [B, T]; the logits are never held at once."""
     hidden = apply(config, params, batch.tokens, batch.positions, batch.spans, dropout_key=dropout_key)
