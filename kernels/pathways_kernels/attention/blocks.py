@@ -1,4 +1,4 @@
-"""Block sizes of the chunked backend per platform, and how arrays are cut into blocks and put together again.
+"""What the chunked backend is made of: block sizes per platform, arrays cut into blocks and joined, block products.
 
 Shapes: B batch, R rows per block, T queries, Tc per block, S keys, Sc per block, H heads, K key heads, D head dim.
 The queries of a block and the G = H / K heads that share a key head lie on one axis of length M = Tc·G.
@@ -6,10 +6,11 @@ The queries of a block and the G = H / K heads that share a key head lie on one 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from pathways_kernels.attention.spans import Spans
 
@@ -105,6 +106,22 @@ def cut_spans(spans: Spans, b: Blocks, S: int, G: int) -> CutSpans:
     last = -(-stop.max((2, 3, 4)) // b.keys)
     start, stop = (jnp.repeat(x, G, axis=-1)[..., None, :] for x in (S - from_end, stop))
     return CutSpans(start, stop, first, last)
+
+
+def allowed(seen: CutSpans, j: Any, keys: int) -> Array:
+    """Which keys of block j each query sees, bool `[R, 1, Sc, M]`, for the spans of one block of queries."""
+    key = j * keys + lax.broadcasted_iota(jnp.int32, (1, 1, keys, 1), 2)
+    return (seen.start <= key) & (key < seen.stop)
+
+
+def dot(x: Array, y: Array) -> Array:
+    """Batched `[..., m, c] @ [..., c, n]`, accumulated in float32."""
+    return jnp.matmul(x, y, preferred_element_type=jnp.float32)
+
+
+def t(x: Array) -> Array:
+    """The transposes of a batch of matrices."""
+    return jnp.swapaxes(x, -1, -2)
 
 
 def _pad(x: Array, axis: int, multiple: int) -> Array:

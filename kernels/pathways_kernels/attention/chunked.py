@@ -24,13 +24,17 @@ from pathways_kernels.attention.blocks import (
     Blocks,
     CutSpans,
     accelerator_blocks,
+    allowed,
     cpu_blocks,
     cut_keys,
     cut_queries,
     cut_spans,
+    dot,
     join_keys,
     join_queries,
+    t,
 )
+from pathways_kernels.attention.one_block import MOST_SCORES, one_block
 from pathways_kernels.attention.spans import Spans
 
 Array = jax.Array
@@ -44,10 +48,13 @@ class _Logits(NamedTuple):
 def chunked(q: Array, k: Array, v: Array, spans: Spans, *, scale: float, logits_soft_cap: float | None = None) -> Array:
     """See `attention`. Memory linear in T and S; key blocks without an allowed pair are skipped at run time.
 
-    Differentiable once, in reverse mode (the loops' bounds are data). On a mesh, call it inside `jax.shard_map`: on the
-    CPU it loops over rows of the batch, and the compiler would gather a sharded batch for that.
+    So few scores that one block holds them go to `one_block`. Differentiable once, in reverse mode (the loops' bounds
+    are data). On a mesh, call it inside `jax.shard_map`: on the CPU it loops over rows of the batch, and the compiler
+    would gather a sharded batch for that.
     """
     spans = Spans(jnp.asarray(spans.start, jnp.int32), jnp.asarray(spans.stop, jnp.int32))
+    if logits_soft_cap is None and q.shape[1] * k.shape[1] <= MOST_SCORES:
+        return one_block(q, k, v, spans, scale)
     return _attend(q, k, v, spans, _Logits(scale, logits_soft_cap))
 
 
@@ -91,7 +98,7 @@ def _forward(b: Blocks, form: _Logits, q: Array, k: Array, v: Array, spans: Span
 
             def key_block(j: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
                 top, total, acc = carry
-                logits = jnp.where(_allowed(seen, j, b.keys), _logits(q, ks[j], form)[0], -jnp.inf)
+                logits = jnp.where(allowed(seen, j, b.keys), _logits(q, ks[j], form)[0], -jnp.inf)
                 if b.for_cpu:
                     logits = lax.optimization_barrier(logits)  # two readers: XLA would compute it for each of them
                 new_top = jnp.maximum(top, logits.max(-2, keepdims=True))
@@ -99,18 +106,18 @@ def _forward(b: Blocks, form: _Logits, q: Array, k: Array, v: Array, spans: Span
                 weights = jnp.exp(logits - finite)
                 fade = jnp.exp(top - finite)
                 total = total * fade + weights.sum(-2, keepdims=True)
-                return new_top, total, acc * fade + _dot(vts[j], weights.astype(v.dtype))
+                return new_top, total, acc * fade + dot(vts[j], weights.astype(v.dtype))
 
-            zero = _float_zeros_like(_t(q))
+            zero = _float_zeros_like(t(q))
             row = zero[..., :1, :]
             top, total, acc = _loop(seen, len(ks), key_block, (row - jnp.inf, row, zero))
             some = jnp.where(total == 0, 1, total)
             lse = jnp.where(total == 0, 0, top + jnp.log(some))
-            return _t(acc / some).astype(dtype), lse[..., 0, :]
+            return t(acc / some).astype(dtype), lse[..., 0, :]
 
         return lax.map(query_block, (qs, seen))
 
-    cut = (cut_queries(q, b, K), cut_keys(k, b), _t(cut_keys(v, b)), cut_spans(spans, b, S, H // K))
+    cut = (cut_queries(q, b, K), cut_keys(k, b), t(cut_keys(v, b)), cut_spans(spans, b, S, H // K))
     out, lse = lax.map(rows, cut)
     return join_queries(out, b, B, T), join_queries(lse, b, B, T)
 
@@ -135,16 +142,16 @@ def _backward(
             def key_block(j: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
                 d_qt, d_ks, d_vs = carry
                 logits, slope = _logits(q, ks[j], form)
-                weights = jnp.where(_allowed(seen, j, b.keys), jnp.exp(logits - lse), 0)
+                weights = jnp.where(allowed(seen, j, b.keys), jnp.exp(logits - lse), 0)
                 if b.for_cpu:
                     weights = lax.optimization_barrier(weights)  # two readers, as in the forward pass
-                d_logits = (weights * (_dot(vs[j], _t(d_out)) - delta) * slope).astype(k.dtype)
-                d_ks = d_ks.at[j].add(_dot(d_logits, q))
-                d_vs = d_vs.at[j].add(_dot(weights.astype(d_out.dtype), d_out))
-                return d_qt + _dot(kts[j], d_logits), d_ks, d_vs
+                d_logits = (weights * (dot(vs[j], t(d_out)) - delta) * slope).astype(k.dtype)
+                d_ks = d_ks.at[j].add(dot(d_logits, q))
+                d_vs = d_vs.at[j].add(dot(weights.astype(d_out.dtype), d_out))
+                return d_qt + dot(kts[j], d_logits), d_ks, d_vs
 
-            d_qt, d_ks, d_vs = _loop(seen, len(ks), key_block, (_float_zeros_like(_t(q)), *carry))
-            return (d_ks, d_vs), _t(d_qt)
+            d_qt, d_ks, d_vs = _loop(seen, len(ks), key_block, (_float_zeros_like(t(q)), *carry))
+            return (d_ks, d_vs), t(d_qt)
 
         (d_ks, d_vs), d_qs = lax.scan(query_block, (_float_zeros_like(ks), _float_zeros_like(vs)), queries)
         return d_qs, d_ks, d_vs
@@ -153,38 +160,23 @@ def _backward(
     per_query = (cut_queries(x, b, K) for x in (q, d_out))
     per_row = (cut_queries(x, b, K)[..., None, :] for x in (lse, delta))
     queries = (*per_query, *per_row, cut_spans(spans, b, S, H // K))
-    d_q, d_k, d_v = lax.map(rows, (queries, ks, _t(ks), cut_keys(v, b)))
+    d_q, d_k, d_v = lax.map(rows, (queries, ks, t(ks), cut_keys(v, b)))
     d_q, d_k = join_queries(d_q, b, B, T) * form.scale, join_keys(d_k, B, S) * form.scale
     return d_q.astype(dtypes[0]), d_k.astype(dtypes[1]), join_keys(d_v, B, S).astype(dtypes[2])
 
 
 def _logits(q: Array, k: Array, form: _Logits) -> tuple[Array, Any]:
     """Logits `[R, K, Sc, M]`, and their derivative with respect to the uncapped ones."""
-    logits = _dot(k, _t(q)) * form.scale
+    logits = dot(k, t(q)) * form.scale
     if form.soft_cap is None:
         return logits, 1
     bend = jnp.tanh(logits / form.soft_cap)
     return form.soft_cap * bend, 1 - bend * bend
 
 
-def _allowed(seen: CutSpans, j: Any, keys: int) -> Array:
-    """Which keys of block j each query sees, bool `[R, 1, Sc, M]`."""
-    key = j * keys + lax.broadcasted_iota(jnp.int32, (1, 1, keys, 1), 2)
-    return (seen.start <= key) & (key < seen.stop)
-
-
 def _loop(seen: CutSpans, n_blocks: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
     """Run over the key blocks that a block of queries sees; straight-line code where there is only one."""
     return body(0, carry) if n_blocks == 1 else lax.fori_loop(seen.first, seen.last, body, carry)
-
-
-def _dot(x: Array, y: Array) -> Array:
-    """Batched `[..., m, c] @ [..., c, n]`, accumulated in float32."""
-    return jnp.matmul(x, y, preferred_element_type=jnp.float32)
-
-
-def _t(x: Array) -> Array:
-    return jnp.swapaxes(x, -1, -2)
 
 
 def _float_zeros_like(x: Array) -> Array:

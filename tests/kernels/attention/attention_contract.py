@@ -31,7 +31,7 @@ class Shape(NamedTuple):
 SHAPES = (
     Shape(2, 33, 33, 4, 4, 8),
     Shape(3, 140, 140, 16, 4, 8, soft_cap=2.0),
-    Shape(2, 7, 1100, 16, 1, 16),
+    Shape(2, 20, 1100, 16, 1, 16),
     Shape(2, 300, 130, 16, 1, 16),
 )
 
@@ -94,9 +94,9 @@ def exact(q, k, v, spans, soft_cap=None) -> np.ndarray:
 
 
 def assert_close(found, expected, relative: float, what: str = "") -> None:
-    """Within `relative` of the largest value expected."""
+    """Within `relative` of the largest value expected, or of 0.1: what cancels to 0 leaves rounding of the terms."""
     found, expected = (np.asarray(x, np.float32) for x in (found, expected))
-    bound = relative * max(np.abs(expected).max(), 1e-3)
+    bound = relative * max(np.abs(expected).max(), 0.1)
     assert np.abs(found - expected).max() <= bound, f"{what}: off by {np.abs(found - expected).max()}, allowed {bound}"
 
 
@@ -126,7 +126,7 @@ class AttentionContract:
     @given(seed=st.integers(0, 2**31))
     def test_equals_the_reference(self, index, seed):
         if index >= len(self.shapes):
-            return
+            pytest.skip(f"{self.implementation} serves {len(self.shapes)} of the shapes")
         shape = self.shapes[index]
         args = *arrays(shape, seed), kinds_of_spans(np.random.default_rng(seed), shape.B, shape.T, shape.S)
         expected = run(*args, soft_cap=shape.soft_cap, implementation="reference")

@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_contract import AttentionContract, Shape, arrays, assert_close, kinds_of_spans, run
+from attention_contract import SCALE, AttentionContract, Shape, arrays, assert_close, kinds_of_spans, run
 
-from pathways_kernels.attention import Spans, attention
+from pathways_kernels.attention import Spans, attention, chunked, one_block
 from pathways_kernels.attention.blocks import accelerator_blocks
-from pathways_kernels.attention.chunked import _backward, _forward, _Logits
 from pathways_kernels.attention.spans import causal, dense
 
 
@@ -30,22 +29,25 @@ class TestChunked(AttentionContract):
         assert temporary_bytes(4096, "reference") > 15 * long
 
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-    def test_every_platform_computes_the_same(self, dtype):
-        """The program meant for accelerators, run here: no test on a CPU would reach it otherwise."""
-        shape = Shape(2, 530, 530, 4, 2, 8, soft_cap=2.0, dtype=dtype)
+    @pytest.mark.parametrize("length", [40, 530])
+    def test_every_platform_computes_the_same(self, length, dtype):
+        """The programs meant for accelerators, run here: no test on a CPU would reach them otherwise."""
+        shape = Shape(2, length, length, 4, 2, 8, soft_cap=None if length == 40 else 2.0, dtype=dtype)
         q, k, v, d_out = arrays(shape)
         spans = Spans(*map(jnp.asarray, kinds_of_spans(np.random.default_rng(7), shape.B, shape.T, shape.S)))
-        form = _Logits(0.3, shape.soft_cap)
         b = accelerator_blocks(shape.B, shape.T, shape.S, shape.H)
 
         @jax.jit
         def both(q, k, v, d_out, spans):
-            out, lse = _forward(b, form, q, k, v, spans)
-            return out, *_backward(b, form, q, k, v, spans, out, lse, d_out)
+            if length == 40:
+                out, weights = one_block._forward(b, SCALE, q, k, v, spans)
+                return out, *one_block._backward(b, SCALE, q, k, v, weights, d_out)
+            form = chunked._Logits(SCALE, shape.soft_cap)
+            out, lse = chunked._forward(b, form, q, k, v, spans)
+            return out, *chunked._backward(b, form, q, k, v, spans, out, lse, d_out)
 
-        expected = run(
-            *(x.astype(jnp.float32) for x in (q, k, v, d_out)), spans, shape.soft_cap, implementation="reference"
-        )
+        exact = (x.astype(jnp.float32) for x in (q, k, v, d_out))
+        expected = run(*exact, spans, soft_cap=shape.soft_cap, implementation="reference")
         for name, x, y in zip(("output", "d_q", "d_k", "d_v"), both(q, k, v, d_out, spans), expected, strict=True):
             assert_close(x, y, 1e-5 if dtype == "float32" else 2**-6, name)
 
