@@ -3,15 +3,23 @@
 Also here: a tiny corpus and a tiny recipe, shared by the tests of whole runs.
 """
 
-import os
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
+import atexit
 import json
-from collections.abc import Callable
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# What one test has compiled, another need not compile again, in this process or in one that it starts.
+_CACHE = tempfile.mkdtemp(prefix="pathways-lite-compiled-")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 WORDS = ("the tree of night a river in stone over light and under 1984 42 wind").split()  # noqa: SIM905
 
@@ -56,24 +64,3 @@ def recipe_file(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny.py"
     path.write_text(RECIPE.format(corpus=str(corpus)))
     return path
-
-
-@pytest.fixture(scope="session")
-def compile_once() -> Callable[[pytest.MonkeyPatch], None]:
-    """Lets all runs of this process share compiled train steps: same recipe and batch size, same program."""
-    compiled: dict[object, object] = {}
-
-    def install(patch: pytest.MonkeyPatch) -> None:
-        from pathways_lite.training.setup import Setup
-
-        original = Setup.compile_step
-
-        def compile_step(self: Setup, batch: object) -> object:
-            key = (self.identity, len(batch.tokens))  # type: ignore[attr-defined]
-            if key not in compiled:
-                compiled[key] = original(self, batch)  # type: ignore[arg-type]
-            return compiled[key]
-
-        patch.setattr(Setup, "compile_step", compile_step)
-
-    return install

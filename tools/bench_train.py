@@ -25,8 +25,10 @@ What the line says:
     share_of_peak        model_flops_per_s / peak_flops_per_s, and best_share_of_peak of the fastest step
     peak_flops_per_s     the fastest 2048^3 matmul in this process right before and right after the steps, over the
                          layouts a @ b, a @ b.T, a.T @ b, in float32 or in the step's dtype, whichever is faster
-    cpu_s_per_step       CPU seconds of all threads, the least of all steps: close to cores * seconds where the step
-                         keeps every core busy
+    cpu_s_per_step       CPU seconds of all threads, the least of all steps: cores * seconds where every core is busy
+    share_of_peak_by_cpu_time
+                         the same share in model FLOPs per CPU second, of the step and of the matmul: much steadier where
+                         other processes take turns on the cores, but blind to a core left idle
 """
 
 from __future__ import annotations
@@ -54,6 +56,8 @@ SHAPES = {
 
 
 class Timing(NamedTuple):
+    """Of each of several runs: seconds by the clock, and CPU seconds of all threads together."""
+
     seconds: list[float]
     cpu_seconds: list[float]
 
@@ -83,9 +87,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     model, (_, _, _, seq_len, batch_size, _) = model_of(arguments), SHAPES[arguments.shape]
     run, first_step = prepare(model, seq_len, batch_size)
-    before = matmul_rate(arguments.dtype)
+    before = matmul_rates(arguments.dtype)
     timing = timed(run, arguments.steps)
-    peak = max(before, matmul_rate(arguments.dtype))
+    peak, peak_by_cpu_time = map(max, before, matmul_rates(arguments.dtype))
 
     tokens, flops = batch_size * seq_len, flops_per_token(model, seq_len)
     median, best = (tokens / f(timing.seconds) for f in (statistics.median, min))
@@ -101,6 +105,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "best_share_of_peak": round(best * flops / peak, 3),
         "peak_flops_per_s": round(peak),
         "cpu_s_per_step": round(min(timing.cpu_seconds), 3),
+        "share_of_peak_by_cpu_time": round(tokens * flops / min(timing.cpu_seconds) / peak_by_cpu_time, 3),
         "parameters": parameter_count(model),
         "flops_per_token": flops,
         "formula": "6 N + 12 L H Q T per token, N with embeddings (PaLM appendix B)",
@@ -208,21 +213,19 @@ def timed(run: Callable[[], None], steps: int) -> Timing:
     return Timing(seconds, cpu_seconds)
 
 
-def matmul_rate(dtype: str, size: int = 2048, repeats: int = 5) -> float:
-    """FLOP/s of the fastest of three layouts, in float32 or `dtype`."""
+def matmul_rates(dtype: str, size: int = 2048, runs: int = 5) -> tuple[float, float]:
+    """FLOPs per second, and per CPU second, of the fastest of three layouts in float32 or `dtype`."""
     import jax
     import jax.numpy as jnp
 
-    best = float("inf")
+    timings = []
     for layout in (lambda a, b: a @ b, lambda a, b: a @ b.T, lambda a, b: a.T @ b):
         for kind in {"float32", dtype}:
             x = jnp.ones((size, size), kind)
-            product = jax.jit(layout)
-            for _ in range(repeats + 1):  # the first one compiles
-                start = time.perf_counter()
-                product(x, x).block_until_ready()
-                best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+            product = jax.jit(layout).lower(x, x).compile()
+            timings.append(timed(lambda x=x, product=product: product(x, x).block_until_ready(), runs + 1))
+    seconds, cpu_seconds = (min(map(min, column)) for column in zip(*timings, strict=True))
+    return 2 * size**3 / seconds, 2 * size**3 / cpu_seconds
 
 
 if __name__ == "__main__":

@@ -23,15 +23,8 @@ class Zygote:
 
     def __init__(self, directory: Path) -> None:
         self.output = directory / "output.txt"
-        environment = {
-            **os.environ,
-            # Every process compiles the same programs.
-            "JAX_COMPILATION_CACHE_DIR": str(directory / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
         self.process = subprocess.Popen(
-            [sys.executable, ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def start(self, *argv: object) -> int:

@@ -22,16 +22,40 @@ from pathways_lite.training import summary
 from pathways_lite.training.load import load_model
 from pathways_lite.training.loop import Trainer
 from pathways_lite.training.run import checkpoints_to_keep, describe, train_run
+from pathways_lite.training.setup import Setup
 
 TOTAL = 12
 
 
+def leave_out_what_has_tests_of_its_own(patch: pytest.MonkeyPatch) -> None:
+    """Samples, pictures and the machine's peak."""
+    patch.setattr(summary, "_sample", lambda setup, params, domain: {"prompt": "", "text": domain})
+    patch.setattr("pathways_lite.training.run.measured_peak", lambda dtype: 1e11)
+    patch.setattr("pathways_lite.training.run.write_pages", lambda path: [])
+
+
+COMPILED: dict[Any, Any] = {}
+
+
+def compile_once(patch: pytest.MonkeyPatch) -> None:
+    """All runs here share what they would otherwise trace and compile again: it is the same."""
+    original = Setup.compile_step
+
+    def compile_step(self: Setup, batch: Batch) -> Any:
+        stage = self.stage
+        key = (stage.model, stage.optimizer, stage.objective, stage.budget, stage.batch_size, len(batch.tokens))
+        if key not in COMPILED:
+            COMPILED[key] = original(self, batch)
+        return COMPILED[key]
+
+    patch.setattr(Setup, "compile_step", compile_step)
+    patch.setattr("pathways_lite.training.run.Setup", lambda *args: COMPILED.setdefault(args, Setup(*args)))
+
+
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch, compile_once: Callable[[pytest.MonkeyPatch], None]) -> None:
-    """Share compiled programs, and leave out what has tests of its own: samples and the machine's peak."""
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_once(monkeypatch)
-    monkeypatch.setattr(summary, "_sample", lambda setup, params, domain: {"domain": domain})
-    monkeypatch.setattr("pathways_lite.training.run.measured_peak", lambda dtype: 1e11)
+    leave_out_what_has_tests_of_its_own(monkeypatch)
 
 
 @pytest.fixture
@@ -40,13 +64,12 @@ def recipe(recipe_file: Path) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory, compile_once: Any) -> Path:
+def uninterrupted(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that all others must equal."""
     path = tmp_path_factory.mktemp("run") / "uninterrupted"
     with pytest.MonkeyPatch.context() as patch:
         compile_once(patch)
-        patch.setattr(summary, "_sample", lambda setup, params, domain: {"domain": domain})
-        patch.setattr("pathways_lite.training.run.measured_peak", lambda dtype: 1e11)
+        leave_out_what_has_tests_of_its_own(patch)
         assert run(load_recipe(recipe_file), path) == 0
     return path
 
