@@ -27,7 +27,7 @@ What the line says:
                          layouts a @ b, a @ b.T, a.T @ b, in float32 or in the step's dtype, whichever is faster
     cpu_s_per_step       CPU seconds of all threads, the least of all steps: cores * seconds where every core is busy
     share_of_peak_by_cpu_time
-                         the same share in model FLOPs per CPU second, of the step and of the matmul: much steadier where
+                         the same share in model FLOPs per CPU second of step and matmul: much steadier where
                          other processes take turns on the cores, but blind to a core left idle
 """
 
