@@ -34,7 +34,7 @@ check: lint types test  ## all that CI runs
 install: $(STAMP)  ## the environment alone
 
 $(STAMP): pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
-	$(UV) sync --frozen $(EXTRAS)
+	$(UV) sync --frozen --compile-bytecode $(EXTRAS)
 	@touch $@
 
 .uv/bin/uv:

@@ -1,5 +1,6 @@
 """Real processes, really killed: what is left resumes bit for bit, whenever the signal comes."""
 
+import contextlib
 import json
 import os
 import random
@@ -109,7 +110,8 @@ def kill_again_and_again(
         process = zygote.start(*arguments(recipe_file, run))
         if killed < kills:
             time.sleep(moments.uniform(0.3, 1.0) * reference[2])
-            os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(process, signal.SIGKILL)
         status = zygote.wait()
         assert status in (0, -signal.SIGKILL), zygote.output.read_text()
         killed += status != 0
@@ -145,7 +147,8 @@ def test_a_signal_saves_and_leaves_in_every_phase(
     run = tmp_path / "run"
     process = zygote.start(*arguments(recipe_file, run))
     zygote.wait_for(phase)
-    os.kill(process, number)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, number)
     status = zygote.wait()
     assert status in (0, 128 + number)  # 0: it was about to end anyway
     assert "Traceback" not in zygote.output.read_text()

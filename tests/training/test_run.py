@@ -31,7 +31,7 @@ def leave_out_what_has_tests_of_its_own(patch: pytest.MonkeyPatch) -> None:
     """Samples, pictures and the machine's peak."""
     patch.setattr(summary, "_sample", lambda setup, params, domain: {"prompt": "", "text": domain})
     patch.setattr("pathways_lite.training.run.measured_peak", lambda dtype: 1e11)
-    patch.setattr("pathways_lite.training.run.write_pages", lambda path: [])
+    patch.setattr("pathways_lite.training.run._draw", lambda run: None)
 
 
 COMPILED: dict[Any, Any] = {}

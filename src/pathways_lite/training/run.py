@@ -22,7 +22,6 @@ from pathways_lite.run_lock import RunLock
 from pathways_lite.signals import StopSignals
 from pathways_lite.tracking.log import RunLog
 from pathways_lite.tracking.numbers import si
-from pathways_lite.tracking.pages import write_pages
 from pathways_lite.tracking.peak import measured_peak, published_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.trackers import open_trackers
@@ -122,8 +121,15 @@ def train_stage(
             params = evaluation_params(trainer.state.opt_state, trainer.state.params)
             summary = summarize(setup, params, recorder.last_evaluation, peak_flops=progress.peak_flops)
         directory.write_summary(summary)
-        write_pages(run.path)
+        _draw(run)
     _print_summary(stage, summary, run, console)
+
+
+def _draw(run: RunDirectory) -> None:
+    """The run's page and pictures. Matplotlib takes seconds to import, which the first step need not wait for."""
+    from pathways_lite.tracking.pages import write_pages
+
+    write_pages(run.path)
 
 
 def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, console: Console) -> None:
