@@ -5,7 +5,8 @@ PYTHON ?= python3
 UV_VERSION := 0.13.8
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 EXTRAS ?= --extra dev
-RUN := $(UV) run --frozen --no-sync
+RUN := .venv/bin/
+JOBS ?= 2
 STAMP := .venv/.installed
 
 .PHONY: demo test test-all lint types check install clean help
@@ -14,20 +15,21 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
 demo: $(STAMP)  ## corpus, tokenizer, three minutes of pretraining, evaluation, report
-	$(RUN) pathways-lite demo
+	$(RUN)pathways-lite data build corpora/python python: --tokenizer sentencepiece:4096 --held-out 0.03
+	$(RUN)pathways-lite train configs/demo.py
 
 test: $(STAMP)  ## the fast test suite (less than 15 minutes on 2 cores)
-	$(RUN) pytest -m "not slow" $(PYTEST_ARGS)
+	$(RUN)pytest -m "not slow" -n $(JOBS) $(PYTEST_ARGS)
 
 test-all: $(STAMP)  ## every test, the slow ones too
-	$(RUN) pytest $(PYTEST_ARGS)
+	$(RUN)pytest -n $(JOBS) $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## ruff
-	$(RUN) ruff check .
-	$(RUN) ruff format --check .
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
 
 types: $(STAMP)  ## mypy
-	$(RUN) mypy
+	$(RUN)mypy
 
 check: lint types test  ## all that CI runs
 

@@ -46,7 +46,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pathways_lite.training.host_memory import keep_freed_memory
+from pathways_lite.training.host_memory import cpus_alone, keep_freed_memory
 
 SHAPES = {
     # layers, d_model, heads, sequence, batch, vocabulary
@@ -74,7 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.steps < 1:
         parser.error(f"--steps {arguments.steps}: at least 1 is needed")
-    if not arguments.plain_malloc and os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
+    if not arguments.plain_malloc and cpus_alone():
         keep_freed_memory()
     print(json.dumps(measure(arguments)))
 
@@ -146,7 +146,6 @@ def prepare(model: Any, seq_len: int, batch_size: int) -> tuple[Callable[[], Non
     from pathways_lite.models.accounting import flops_per_token, parameter_count
     from pathways_lite.recipe import AdamW, Ramp, Steps
     from pathways_lite.training import optimizers
-    from pathways_lite.training.compile_options import cpu_compiler_options
     from pathways_lite.training.state import init_state
     from pathways_lite.training.step import make_train_step
 
@@ -166,7 +165,7 @@ def prepare(model: Any, seq_len: int, batch_size: int) -> tuple[Callable[[], Non
 
     start = time.perf_counter()
     lowered = jax.jit(step, donate_argnums=0).lower(state, batch, clock)
-    compiled = lowered.compile(compiler_options=cpu_compiler_options())
+    compiled = lowered.compile()
 
     def run() -> None:
         nonlocal state

@@ -41,11 +41,11 @@ def compile_once(patch: pytest.MonkeyPatch) -> None:
     """All runs here share what they would otherwise trace and compile again: it is the same."""
     original = Setup.compile_step
 
-    def compile_step(self: Setup, batch: Batch) -> Any:
+    def compile_step(self: Setup, sequences: int) -> Any:
         stage = self.stage
-        key = (stage.model, stage.optimizer, stage.objective, stage.budget, stage.batch_size, len(batch.tokens))
+        key = (stage.model, stage.optimizer, stage.objective, stage.budget, stage.batch_size, sequences)
         if key not in COMPILED:
-            COMPILED[key] = original(self, batch)
+            COMPILED[key] = original(self, sequences)
         return COMPILED[key]
 
     patch.setattr(Setup, "compile_step", compile_step)

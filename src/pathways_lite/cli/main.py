@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 import typer
-from rich.console import Console
 
 from pathways_lite.cli import data, evaluate, fsck, generate, inspect, report, runs, train
+from pathways_lite.cli.errors import show
 from pathways_lite.errors import UserError
 
 app = typer.Typer(
@@ -35,12 +35,8 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        show(error)
         sys.exit(2)
     except BrokenPipeError:  # `pathways-lite runs | head`
         sys.stderr.close()
         sys.exit(0)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")

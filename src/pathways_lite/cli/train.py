@@ -31,19 +31,27 @@ def train(
     import os
     import sys
 
+    from pathways_lite.cli.errors import show
+    from pathways_lite.errors import UserError
     from pathways_lite.recipe import load_recipe
+    from pathways_lite.training.host_memory import cpus_alone, keep_freed_memory
 
     loaded = load_recipe(recipe, overrides or ())
-
+    if cpus_alone():
+        keep_freed_memory()  # before JAX is imported, with the next line
     from pathways_lite.training.run import describe, train_run
 
     if dry_run:
         typer.echo(describe(loaded))
         return
     trackers = [] if track == ["none"] else track or ["tensorboard"]
-    status = train_run(loaded, out or Path("runs") / loaded.name, trackers=trackers)
+    try:
+        status = train_run(loaded, out or Path("runs") / loaded.name, trackers=trackers)
+    except UserError as error:
+        show(error)
+        status = 2
     if status:
-        # A signal may have come in the middle of a compilation, whose thread would keep the process from ending.
+        # The train step may still be compiling, in a thread that would keep or break the interpreter's own end.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

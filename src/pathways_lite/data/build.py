@@ -21,9 +21,9 @@ from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer, load_tokeniz
 from pathways_lite.data.workers import tokenise_all, usable_cores
 from pathways_lite.errors import UserError
 
-# Text that a tokenizer is trained on, per token of its vocabulary: a token that is met once in 512 bytes of text
+# Text that a tokenizer is trained on, per token of its vocabulary: a token that is met once in 256 bytes of text
 # times the vocabulary is seldom worth its place. The bound keeps the largest vocabularies to some minutes.
-SAMPLE_BYTES_PER_TOKEN, MAX_SAMPLE_BYTES = 512, 64 << 20
+SAMPLE_BYTES_PER_TOKEN, MAX_SAMPLE_BYTES = 256, 64 << 20
 _MIN_SHARD, _MAX_SHARD = 1 << 20, 64 << 20  # bytes of text in a shard
 _TRAINED = "sentencepiece"
 
@@ -59,7 +59,7 @@ def build(
     Args:
       sources: see `Source`; text is parsed by `Source.parse`.
       out: local directory, or gs:// or s3:// prefix.
-      tokenizer: `bytes`; `sentencepiece:SIZE`, trained on 512 bytes of text per token (64 MB at most), spread evenly
+      tokenizer: `bytes`; `sentencepiece:SIZE`, trained on 256 bytes of text per token (64 MB at most), spread evenly
         over the sources; or a path of a `.model`, a `tokenizer.json`, or another store.
       held_out: share of the documents that are never in training, chosen by hash of their id; every domain
         of at least two documents gets at least one.

@@ -9,7 +9,7 @@ Every row is one JSON object with `kind` and `step`, the number of steps taken w
                    eval   tokens, flops, domains: {name: {loss, bits_per_byte, nll, tokens, bytes, documents}}
                    event  event: "skip", "rewind", ..., and what it needs to be understood
     timings.jsonl  train  seconds (since the stage began), tokens_per_second, flops_per_second,
-                          share_of_peak, memory_bytes
+                          share_of_peak (null at the first step)
                    compile, save, evaluate   seconds, duration
                    event  seconds, event: "resume", "interrupt", ...: what happened to this run only
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
+import os
 import platform
 
 # mallopt(3), malloc.h
@@ -23,3 +25,10 @@ def keep_freed_memory() -> bool:
     # Of several arenas only the first grows by brk; the others hold 64 MiB at most and map what is larger.
     options = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))
     return all(mallopt(option, value) == 1 for option, value in options)
+
+
+def cpus_alone() -> bool:
+    """Whether JAX, once imported, can only run on this machine's CPUs: asked for, or nothing else is installed."""
+    if platforms := os.environ.get("JAX_PLATFORMS"):
+        return platforms == "cpu"
+    return not any(importlib.util.find_spec(name) for name in ("libtpu", "jax_plugins"))

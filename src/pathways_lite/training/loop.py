@@ -6,7 +6,6 @@ one step late, but always on the same values; before anything is evaluated or sa
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -22,6 +21,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.run_directory import StageDirectory
 from pathways_lite.signals import StopSignals
 from pathways_lite.tracking.progress import Progress
+from pathways_lite.training.compiling import Interrupted, StepCompiler
 from pathways_lite.training.cursor import Cursor
 from pathways_lite.training.guard import GuardState, Halt, Rewind, observe
 from pathways_lite.training.optimizers import evaluation_params
@@ -32,14 +32,10 @@ from pathways_lite.training.state import TrainState
 from pathways_lite.training.stopwatch import Stopwatch
 
 
-class Interrupted(Exception):
-    """SIGINT or SIGTERM came; everything up to the last completed step is saved."""
-
-
 class Trainer:
     """One stage in training. Everything passed in is opened and closed by the caller.
 
-    `position_at` gives the newest whole position not later than a step, for rewinds.
+    `measure_peak` gives the machine's FLOP/s; `position_at` the newest whole position not later than a step.
     """
 
     def __init__(
@@ -48,7 +44,9 @@ class Trainer:
         position: Position,
         directory: StageDirectory,
         *,
+        measure_peak: Callable[[], float],
         position_at: Callable[[int], Position],
+        compiler: StepCompiler,
         checkpoints: Checkpoints,
         recorder: Recorder,
         progress: Progress,
@@ -56,9 +54,9 @@ class Trainer:
         stop: StopSignals,
     ) -> None:
         self.setup, self.stage, self.course = setup, setup.stage, setup.course
-        self.directory, self.checkpoints, self.position_at = directory, checkpoints, position_at
+        self.directory, self.compiler, self.checkpoints = directory, compiler, checkpoints
+        self.measure_peak, self.position_at = measure_peak, position_at
         self.recorder, self.progress, self.stopwatch, self.stop = recorder, progress, stopwatch, stop
-        self.compiled: dict[int, Any] = {}  # batch size -> train step
         self.state: TrainState
         self.step: int  # steps begun
         self.cursor: Cursor
@@ -94,6 +92,10 @@ class Trainer:
         with closing(source):
             for batch in source:
                 rewind = self._take_step(batch)
+                if self.progress.peak_flops is None and rewind is None:
+                    # Not before the first step, which should come soon, and not while one is running.
+                    rewind = self._look_at_pending()
+                    self.progress.peak_flops = self.measure_peak()
                 stopping = self.stop.requested
                 if rewind is None and (self._evaluation_due or self._saving_due or stopping):
                     rewind = self._look_at_pending()
@@ -130,25 +132,15 @@ class Trainer:
         return rewind
 
     def _train_step(self, batch: Batch) -> Any:
-        """The train step for batches of this size, compiled when the ramp first comes to it."""
-        size = len(batch.tokens)
-        if size not in self.compiled:
-            with self._pause("compile", "compiling the train step"):
-                self.compiled[size] = self._unless_stopped(lambda: self.setup.compile_step(batch))
-        return self.compiled[size]
+        """The train step for batches of this size; the ramp's later sizes are compiled when they come."""
+        sequences = len(batch.tokens)
+        if self.compiler.ready(sequences):
+            return self.compiler.get(sequences, self._stopped)
+        with self._pause("compile", "compiling the train step"):
+            return self.compiler.get(sequences, self._stopped)
 
-    def _unless_stopped(self, work: Callable[[], Any]) -> Any:
-        """The result of long native work in another thread; Interrupted as soon as a signal comes."""
-        outcome: list[Any] = []
-        thread = threading.Thread(target=lambda: outcome.append(_attempt(work)), daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(0.05)
-            if self.stop.requested:
-                raise Interrupted  # between two steps: whatever was saved is all there is to save
-        if isinstance(outcome[0], BaseException):
-            raise outcome[0]
-        return outcome[0]
+    def _stopped(self) -> int:
+        return self.stop.requested
 
     def _look_at_pending(self) -> Rewind | None:
         """Record the newest step and ask the guard about it."""
@@ -236,11 +228,3 @@ class Trainer:
         self.state, self.step = position.state, position.step
         self.cursor, self.guard = position.cursor, position.guard
         self.pending = None
-
-
-def _attempt(work: Callable[[], Any]) -> Any:
-    """What `work` returns, or what it raises."""
-    try:
-        return work()
-    except BaseException as error:
-        return error

@@ -18,7 +18,6 @@ class Recorder:
         course: of the stage.
         inherited: the account of the stages before.
         every: steps between logged steps; a step whose update was dropped is always logged.
-        peak_flops: the machine's FLOP/s, None where unknown.
         seconds: what the stage has spent so far.
     """
 
@@ -31,12 +30,11 @@ class Recorder:
         course: Course,
         inherited: Ledger,
         every: int,
-        peak_flops: float | None,
         step: int,
         seconds: Seconds,
     ) -> None:
         self._log, self._trackers, self._progress = log, trackers, progress
-        self._course, self._inherited, self._every, self._peak = course, inherited, every, peak_flops
+        self._course, self._inherited, self._every = course, inherited, every
         self._last = (step, seconds)  # where the last throughput was measured
         evaluations = [row for row in read_log(log.directory / LOG) if row["kind"] == "eval"]
         self._evaluations = {row["step"]: row["domains"] for row in evaluations}
@@ -54,7 +52,7 @@ class Recorder:
         elapsed = max(seconds.train - then.train, 1e-9)
         tokens = (self._course.tokens_before(step) - self._course.tokens_before(before)) / elapsed
         flops = (self._course.flops_before(step) - self._course.flops_before(before)) / elapsed
-        share = {"share_of_peak": flops / self._peak} if self._peak else {}
+        peak = self._progress.peak_flops
         row = self._log.timing(
             "train",
             step,
@@ -62,7 +60,7 @@ class Recorder:
             train_seconds=seconds.train,
             tokens_per_second=tokens,
             flops_per_second=flops,
-            **share,
+            share_of_peak=flops / peak if peak else None,
         )
         self._track(row)
         self._progress.update(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ from pathways_lite.tracking.numbers import si
 from pathways_lite.tracking.peak import measured_peak, published_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.trackers import open_trackers
-from pathways_lite.training.loop import Interrupted, Trainer
+from pathways_lite.training.compiling import Interrupted, StepCompiler
+from pathways_lite.training.loop import Trainer
 from pathways_lite.training.optimizers import evaluation_params
 from pathways_lite.training.recorder import Recorder
 from pathways_lite.training.resolve import resolve
@@ -76,10 +78,12 @@ def train_stage(
         def saved_position(step: int | None = None) -> Position | None:
             return newest_position(setup, checkpoints, at_most=step, report=progress.note)
 
+        compiler = StepCompiler(setup)
+        if (begin := checkpoints.newest or 0) < course.total_steps:
+            compiler.start(course.sequences_at(begin))
         with progress.phase("preparing"):
             saved = saved_position()
             position = saved or first_position(setup, run)
-            progress.peak_flops = peak_flops(stage.model.dtype)
         stopwatch = Stopwatch(position.seconds)
         log = stack.enter_context(RunLog(directory.path))
         log.truncate_after(saved.step if saved else -1)
@@ -93,7 +97,6 @@ def train_stage(
             course=course,
             inherited=position.inherited,
             every=stage.log_every,
-            peak_flops=progress.peak_flops,
             step=position.step,
             seconds=position.seconds,
         )
@@ -105,7 +108,9 @@ def train_stage(
             setup,
             position,
             directory,
+            measure_peak=functools.partial(peak_flops, stage.model.dtype),
             position_at=lambda step: saved_position(step) or first_position(setup, run),
+            compiler=compiler,
             checkpoints=checkpoints,
             recorder=recorder,
             progress=progress,
@@ -119,7 +124,7 @@ def train_stage(
             raise
         with progress.phase("comparing with compressors, writing samples"):
             params = evaluation_params(trainer.state.opt_state, trainer.state.params)
-            summary = summarize(setup, params, recorder.last_evaluation, peak_flops=progress.peak_flops)
+            summary = summarize(setup, params, recorder.last_evaluation, peak_flops=peak_flops(stage.model.dtype))
         directory.write_summary(summary)
         _draw(run)
     _print_summary(stage, summary, run, console)
@@ -153,6 +158,7 @@ def checkpoints_to_keep(stage: Stage) -> int:
     return max(stage.saving.keep, 2 + math.ceil((stage.guard.rewind_steps + 1) / stage.saving.every))
 
 
+@functools.cache
 def peak_flops(dtype: str) -> float:
     """FLOP/s of all this process's devices: published where known, measured otherwise."""
     published = published_peak(jax.devices()[0].device_kind)

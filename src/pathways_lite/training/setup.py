@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax
 
+from pathways_kernels.attention import Spans
 from pathways_lite import models
 from pathways_lite.batch import Batch
 from pathways_lite.data.store import Store, open_store
@@ -19,7 +20,7 @@ from pathways_lite.ledger import Course
 from pathways_lite.models.accounting import flops_per_token, parameter_count
 from pathways_lite.recipe import Recipe, Stage, stage_identity
 from pathways_lite.training import optimizers
-from pathways_lite.training.compile_options import cpu_compiler_options
+from pathways_lite.training.compile_options import run_once_options
 from pathways_lite.training.state import TrainState, init_state
 from pathways_lite.training.step import TrainStep, make_train_step
 
@@ -74,7 +75,7 @@ class Setup:
     def fresh_state(self) -> TrainState:
         """Random parameters and an untouched optimizer, from the recipe's seed and the stage's place."""
         key = jax.random.fold_in(jax.random.key(self.recipe.seed), self.index)
-        return jax.jit(self._fresh_state)(key)
+        return jax.jit(self._fresh_state).lower(key).compile(compiler_options=run_once_options())(key)
 
     def state_with(self, params: Any) -> TrainState:
         """An untouched optimizer for given parameters; the stage's own key."""
@@ -86,11 +87,12 @@ class Setup:
         """Shapes and dtypes of the state; allocates nothing."""
         return jax.eval_shape(self._fresh_state, jax.random.key(0))
 
-    def compile_step(self, batch: Batch) -> Any:
-        """The train step compiled for batches of this shape; its state argument is donated."""
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (batch, self.course.clock(0)))
+    def compile_step(self, sequences: int) -> Any:
+        """The train step compiled for batches of `sequences`; its state argument is donated."""
+        batch = abstract_batch(sequences, self.stage.data.seq_len)
+        clock = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.course.clock(0))
         step = jax.jit(self.step_function, donate_argnums=0)
-        return step.lower(self.abstract_state, *shapes).compile(compiler_options=cpu_compiler_options())
+        return step.lower(self.abstract_state, batch, clock).compile()
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
@@ -133,6 +135,20 @@ def course_of(stage: Stage) -> Course:
         flops_per_token=flops_per_token(stage.model, stage.data.seq_len),
         active_parameters=parameter_count(stage.model),
         budget=stage.budget,
+    )
+
+
+def abstract_batch(sequences: int, length: int) -> Batch:
+    """Shapes and dtypes of a batch."""
+    of = lambda dtype: jax.ShapeDtypeStruct((sequences, length), dtype)  # noqa: E731
+    return Batch(
+        tokens=of(np.int32),
+        targets=of(np.int32),
+        loss_weights=of(np.float32),
+        positions=of(np.int32),
+        spans=Spans(of(np.int32), of(np.int32)),
+        domain=jax.ShapeDtypeStruct((sequences,), np.int32),
+        sample_id=jax.ShapeDtypeStruct((sequences, 2), np.uint32),
     )
 
 
