@@ -177,3 +177,12 @@ def test_half_written_text_of_a_dead_owner_is_no_obstacle(tmp_path):
     (tmp_path / FILE_NAME).write_text('{"user": "al')
     with RunLock(tmp_path):
         pass
+
+
+def test_the_holder_can_be_asked_for_without_taking_the_lock(tmp_path):
+    assert run_lock.holder(tmp_path) is None
+    with RunLock(tmp_path):
+        owner = run_lock.holder(tmp_path)
+        assert owner is not None
+        assert owner.pid == os.getpid()
+    assert run_lock.holder(tmp_path) is None

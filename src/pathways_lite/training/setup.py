@@ -74,18 +74,16 @@ class Setup:
 
     def fresh_state(self) -> TrainState:
         """Random parameters and an untouched optimizer, from the recipe's seed and the stage's place."""
-        key = jax.random.fold_in(jax.random.key(self.recipe.seed), self.index)
-        return jax.jit(self._fresh_state).lower(key).compile(compiler_options=run_once_options())(key)
+        return jax.jit(self._fresh_state).lower().compile(compiler_options=run_once_options())()
 
     def state_with(self, params: Any) -> TrainState:
         """An untouched optimizer for given parameters; the stage's own key."""
-        key = jax.random.fold_in(jax.random.key(self.recipe.seed), self.index)
-        return jax.jit(lambda p, k: init_state(p, self.optimizer, jax.random.split(k)[1]))(params, key)
+        return jax.jit(lambda p: init_state(p, self.optimizer, self._keys()[1]))(params)
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:
         """Shapes and dtypes of the state; allocates nothing."""
-        return jax.eval_shape(self._fresh_state, jax.random.key(0))
+        return jax.eval_shape(self._fresh_state)
 
     def compile_step(self, sequences: int) -> Any:
         """The train step compiled for batches of `sequences`; its state argument is donated."""
@@ -122,8 +120,12 @@ class Setup:
             for domain, documents in self.held_out.items()
         }
 
-    def _fresh_state(self, key: jax.Array) -> TrainState:
-        params_key, step_key = jax.random.split(key)
+    def _keys(self) -> jax.Array:
+        """Random keys of the initialisation and of the steps."""
+        return jax.random.split(jax.random.fold_in(jax.random.key(self.recipe.seed), self.index))
+
+    def _fresh_state(self) -> TrainState:
+        params_key, step_key = self._keys()
         return init_state(models.init(self.stage.model, params_key), self.optimizer, step_key)
 
 

@@ -1,0 +1,56 @@
+"""Compiling in the background: once per batch size, interruptible, and its errors are not lost."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from pathways_lite.training.compiling import Interrupted, StepCompiler
+
+
+class FakeSetup:
+    """Compiles when it is let to."""
+
+    def __init__(self) -> None:
+        self.compiled: list[int] = []
+        self.let = threading.Event()
+
+    def compile_step(self, sequences: int) -> str:
+        self.let.wait(30)
+        if sequences < 0:
+            raise ValueError("cannot")
+        self.compiled.append(sequences)
+        return f"step for {sequences}"
+
+
+def make() -> tuple[FakeSetup, StepCompiler]:
+    setup: Any = FakeSetup()
+    return setup, StepCompiler(setup)
+
+
+def test_each_size_is_compiled_once() -> None:
+    setup, compiler = make()
+    compiler.start(4)
+    assert not compiler.ready(4)
+    setup.let.set()
+    assert [compiler.get(size, lambda: False) for size in (4, 2, 4)] == ["step for 4", "step for 2", "step for 4"]
+    assert compiler.ready(4)
+    assert sorted(setup.compiled) == [2, 4]
+
+
+def test_a_signal_interrupts_the_wait_and_not_the_compilation() -> None:
+    setup, compiler = make()
+    start = time.monotonic()
+    with pytest.raises(Interrupted):
+        compiler.get(4, lambda: time.monotonic() - start > 0.2)
+    assert time.monotonic() - start < 5
+    setup.let.set()
+    assert compiler.get(4, lambda: False) == "step for 4"
+
+
+def test_an_error_of_the_compilation_reaches_the_caller() -> None:
+    setup, compiler = make()
+    setup.let.set()
+    with pytest.raises(ValueError, match="cannot"):
+        compiler.get(-1, lambda: False)

@@ -1,0 +1,49 @@
+"""Keeping freed memory is for processes that run on CPUs alone."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from pathways_lite.training.host_memory import cpus_alone
+
+
+@pytest.mark.parametrize(("platforms", "alone"), [("cpu", True), ("tpu,cpu", False), ("cuda", False)])
+def test_what_is_asked_for_decides(platforms: str, alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    assert cpus_alone() is alone
+
+
+def test_otherwise_an_installed_accelerator_library_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cpus_alone()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if name == "libtpu" else None)
+    assert not cpus_alone()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc only")
+def test_freed_memory_is_not_faulted_in_again() -> None:
+    """Page faults of a large allocation, the second time that it is made."""
+    script = """
+import resource, sys
+from pathways_lite.training.host_memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+import ctypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+for _ in range(2):
+    before = faults()
+    piece = libc.malloc(ctypes.c_size_t(64 << 20))
+    ctypes.memset(piece, 1, 64 << 20)
+    libc.free(piece)
+print(faults() - before)
+"""
+    counts = {
+        how: int(subprocess.run([sys.executable, "-c", script, how], capture_output=True, check=True).stdout)
+        for how in ("keep", "plain")
+    }
+    assert counts["keep"] < 100 < counts["plain"]
