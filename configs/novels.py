@@ -21,7 +21,7 @@ def recipe() -> Recipe:
                 name="base",
                 model=palm_tiny(vocab_size=8192).model_copy(update={"dtype": "float32"}),
                 data=Data(corpus="corpora/novels", seq_len=256),
-                optimizer=AdamW(learning_rate=2e-3, schedule=Cosine(warmup=Fraction(n=0.05))),
+                optimizer=AdamW(learning_rate=5e-3, schedule=Cosine(warmup=Fraction(n=0.05))),
                 batch_size=8,
                 budget="2.1e6 tokens",
                 evaluation=Evaluation(every=250, tokens=100_000),

@@ -47,7 +47,7 @@ def published_peak(device_kind: str) -> float | None:
 
 
 @functools.cache
-def measured_peak(dtype: str, seconds: float = 0.5) -> float:
+def measured_peak(dtype: str, seconds: float = 2.0) -> float:
     """FLOP/s of the best square matrix product of `dtype` on one device (all cores of a CPU).
 
     Tries growing sizes in three layouts and gives the fastest single run. Takes at most about `seconds`
