@@ -19,6 +19,7 @@ from pathways_lite.recipe import Continue, Recipe, Restore, Saving, SpikeGuard, 
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import read_log
 from pathways_lite.training import summary
+from pathways_lite.training.compiling import Interrupted, StepCompiler
 from pathways_lite.training.load import load_model
 from pathways_lite.training.loop import Trainer
 from pathways_lite.training.run import checkpoints_to_keep, describe, train_run
@@ -146,6 +147,42 @@ def test_a_run_that_dies_at_a_bad_moment_resumes_bit_for_bit(
         patch.setattr(Trainer, method, dies_at(step, method))
         with pytest.raises(Died):
             run(recipe, path)
+    assert run(recipe, path) == 0
+    assert log_of(path) == log_of(uninterrupted)
+    assert digest(path) == digest(uninterrupted)
+
+
+def test_a_signal_while_a_later_batch_size_compiles_loses_no_step(
+    recipe: Recipe, uninterrupted: Path, tmp_path: Path
+) -> None:
+    original = StepCompiler.get
+
+    def get(self: StepCompiler, sequences: int, stopped: Callable[[], object]) -> Any:
+        if sequences == 4:  # the ramp's second size, from step 5 on
+            raise Interrupted
+        return original(self, sequences, stopped)
+
+    path = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepCompiler, "get", get)
+        patch.setattr(StepCompiler, "ready", lambda self, sequences: False)
+        run(recipe, path)
+    assert Checkpoints(path / "base" / "checkpoints").newest == 5
+    assert run(recipe, path) == 0
+    assert log_of(path) == log_of(uninterrupted)
+    assert digest(path) == digest(uninterrupted)
+
+
+def test_an_evaluation_on_resuming_may_be_interrupted_again(
+    recipe: Recipe, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 6)
+        run(recipe, path)
+        # Still asked to stop: the evaluation that is due comes first, and is cut short again.
+        assert run(recipe, path) == 128 + 15
+    assert Checkpoints(path / "base" / "checkpoints").newest == 6
     assert run(recipe, path) == 0
     assert log_of(path) == log_of(uninterrupted)
     assert digest(path) == digest(uninterrupted)

@@ -71,9 +71,10 @@ class Trainer:
 
         Raises Interrupted after a signal, and UserError where the guard halts, the disk is full, or the like.
         """
-        if self._evaluation_due and not self.recorder.has_evaluation(self.step):
-            # The process before stopped between this step and its evaluation.
-            self._evaluate()
+        # The process before may have stopped between this step and its evaluation.
+        missing = self._evaluation_due and not self.recorder.has_evaluation(self.step)
+        if missing and not self._evaluate():
+            raise Interrupted
         while self.step < self.course.total_steps:
             self._train_until_rewind()
         self.checkpoints.wait()
@@ -136,8 +137,14 @@ class Trainer:
         sequences = len(batch.tokens)
         if self.compiler.ready(sequences):
             return self.compiler.get(sequences, self._stopped)
-        with self._pause("compile", "compiling the train step"):
-            return self.compiler.get(sequences, self._stopped)
+        try:
+            with self._pause("compile", "compiling the train step"):
+                return self.compiler.get(sequences, self._stopped)
+        except Interrupted:
+            if self.step > (self.checkpoints.newest or 0) and self._look_at_pending() is None:
+                self._save()
+                self.checkpoints.wait()
+            raise
 
     def _stopped(self) -> int:
         return self.stop.requested
