@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from pathways_lite.checkpoints.arrays import HostArray, snapshot
-from pathways_lite.checkpoints.fsck import examine
 from pathways_lite.checkpoints.store import (
     DamagedError,
     Restored,
@@ -107,16 +106,6 @@ class Checkpoints:
         if self._pending is not None:
             return self._pending[0]
         return max(self.steps(), default=None)
-
-    def latest_valid(self, *, report: Callable[[str], None] = _to_stderr) -> int | None:
-        """The newest step whose every digest holds; what is wrong with newer ones goes to `report`."""
-        self.wait()
-        for step in reversed(self.steps()):
-            finding = examine(self.path(step))
-            if finding.ok:
-                return step
-            report(str(finding))
-        return None
 
     # ---- reading ----
 
