@@ -65,6 +65,14 @@ def test_the_last_step_is_always_printed() -> None:
     assert "step 100/100" in file.getvalue()
 
 
+def test_an_evaluation_is_told_with_its_own_step() -> None:
+    """Not with that of the last update, which comes only for logged steps."""
+    progress, file, clock = plain_progress()
+    train(progress, clock, 25)
+    progress.evaluated(28, {"code": 2.0})
+    assert file.getvalue().splitlines()[-1] == "demo: step 28: held out: code 2.000 bits per byte"
+
+
 def test_each_line_is_one_write() -> None:
     """So that lines of several processes in one file cannot be torn."""
 
@@ -77,7 +85,7 @@ def test_each_line_is_one_write() -> None:
     console = Console(file=File(), force_terminal=False)
     with Progress("demo", total_steps=3, total_tokens=300, console=console, now=clock) as progress:
         train(progress, clock, 3)
-        progress.evaluated({"code": 2.0})
+        progress.evaluated(3, {"code": 2.0})
         progress.note("a message " * 50)
 
 
@@ -121,7 +129,7 @@ def test_a_terminal_shows_everything_within_its_width() -> None:
         with progress.phase("compiling the train step"):
             console.print(progress._render())
         train(progress, clock, 50)
-        progress.evaluated({"code": 1.5, "prose": 2.25})
+        progress.evaluated(50, {"code": 1.5, "prose": 2.25})
         progress.saved(50)
         clock.time += 65
         console.print(progress._render())

@@ -93,12 +93,12 @@ class Progress:
             self._printed = now
             self._print_line(self.status_line())
 
-    def evaluated(self, bits_per_byte: Mapping[str, float]) -> None:
-        """Show the last evaluation: held-out bits per byte of each domain."""
+    def evaluated(self, step: int, bits_per_byte: Mapping[str, float]) -> None:
+        """Show the evaluation after `step` steps, which need not be a logged one: bits per byte of each domain."""
         result = ", ".join(f"{domain} {bits:.3f}" for domain, bits in bits_per_byte.items()) + " bits per byte"
         self.status = replace(self.status, evaluation=result)
         if self._live is None:
-            self._print_line(f"{self.title}: step {self.status.step:,}: held out: {result}")
+            self._print_line(f"{self.title}: step {step:,}: held out: {result}")
 
     def saved(self, step: int) -> None:
         """A checkpoint of `step` is complete."""

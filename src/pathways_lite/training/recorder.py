@@ -74,7 +74,7 @@ class Recorder:
     def evaluation(self, step: int, domains: Mapping[str, Any]) -> None:
         """Held-out results per domain, `HeldOut.to_json` each."""
         self._write("eval", step, {"domains": domains})
-        self._progress.evaluated({name: result["bits_per_byte"] for name, result in domains.items()})
+        self._progress.evaluated(step, {name: result["bits_per_byte"] for name, result in domains.items()})
         self._evaluations[step] = dict(domains)
 
     def has_evaluation(self, step: int) -> bool:
