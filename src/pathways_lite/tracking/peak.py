@@ -47,6 +47,12 @@ def published_peak(device_kind: str) -> float | None:
 
 
 @functools.cache
+def machine_peak(dtype: str) -> float:
+    """FLOP/s of all this process's devices: published where known, measured otherwise."""
+    return jax.local_device_count() * (published_peak(jax.devices()[0].device_kind) or measured_peak(dtype))
+
+
+@functools.cache
 def measured_peak(dtype: str, seconds: float = 2.0) -> float:
     """FLOP/s of the best square matrix product of `dtype` on one device (all cores of a CPU).
 

@@ -6,9 +6,9 @@ one step late, but always on the same values; before anything is evaluated or sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,8 +18,9 @@ from pathways_lite.batch import Batch
 from pathways_lite.checkpoints import Checkpoints
 from pathways_lite.data.pipeline import batches
 from pathways_lite.errors import UserError
-from pathways_lite.run_directory import StageDirectory
+from pathways_lite.run_directory import RunDirectory
 from pathways_lite.signals import StopSignals
+from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.training.compiling import Interrupted, StepCompiler
 from pathways_lite.training.cursor import Cursor
@@ -27,36 +28,31 @@ from pathways_lite.training.guard import GuardState, Halt, Rewind, observe
 from pathways_lite.training.optimizers import evaluation_params
 from pathways_lite.training.recorder import Recorder
 from pathways_lite.training.setup import Setup
-from pathways_lite.training.starts import Position
+from pathways_lite.training.starts import Position, first_position, newest_position
 from pathways_lite.training.state import TrainState
 from pathways_lite.training.stopwatch import Stopwatch
 
 
+@dataclass(frozen=True)
+class Tools:
+    """What a stage's training works with. Whoever opened them closes them."""
+
+    compiler: StepCompiler
+    checkpoints: Checkpoints
+    recorder: Recorder
+    progress: Progress
+    stopwatch: Stopwatch
+    stop: StopSignals
+
+
 class Trainer:
-    """One stage in training. Everything passed in is opened and closed by the caller.
+    """One stage in training, from `position` on."""
 
-    `measure_peak` gives the machine's FLOP/s; `position_at` the newest whole position not later than a step.
-    """
-
-    def __init__(
-        self,
-        setup: Setup,
-        position: Position,
-        directory: StageDirectory,
-        *,
-        measure_peak: Callable[[], float],
-        position_at: Callable[[int], Position],
-        compiler: StepCompiler,
-        checkpoints: Checkpoints,
-        recorder: Recorder,
-        progress: Progress,
-        stopwatch: Stopwatch,
-        stop: StopSignals,
-    ) -> None:
+    def __init__(self, setup: Setup, run: RunDirectory, position: Position, tools: Tools) -> None:
         self.setup, self.stage, self.course = setup, setup.stage, setup.course
-        self.directory, self.compiler, self.checkpoints = directory, compiler, checkpoints
-        self.measure_peak, self.position_at = measure_peak, position_at
-        self.recorder, self.progress, self.stopwatch, self.stop = recorder, progress, stopwatch, stop
+        self.run, self.directory = run, run.stage(setup.stage.name)
+        self.compiler, self.checkpoints, self.recorder = tools.compiler, tools.checkpoints, tools.recorder
+        self.progress, self.stopwatch, self.stop = tools.progress, tools.stopwatch, tools.stop
         self.state: TrainState
         self.step: int  # steps begun
         self.cursor: Cursor
@@ -96,7 +92,7 @@ class Trainer:
                 if self.progress.peak_flops is None and rewind is None:
                     # Not before the first step, which should come soon, and not while one is running.
                     rewind = self._look_at_pending()
-                    self.progress.peak_flops = self.measure_peak()
+                    self.progress.peak_flops = machine_peak(self.stage.model.dtype)
                 stopping = self.stop.requested
                 if rewind is None and (self._evaluation_due or self._saving_due or stopping):
                     rewind = self._look_at_pending()
@@ -208,7 +204,8 @@ class Trainer:
         guard = self.guard
         sequences = rewind.skipped_sequences(self.course, self.cursor)
         with self._pause("save", "rewinding"):
-            self._adopt(self.position_at(rewind.to_step))
+            saved = newest_position(self.setup, self.checkpoints, at_most=rewind.to_step, report=self.progress.note)
+            self._adopt(saved or first_position(self.setup, self.run))
             self.guard = guard.rewound_to(self.guard)
             self.cursor = self.cursor.skipping(rewind.to_step, sequences)
             # The rewound position replaces the checkpoint it came from, so that a kill from here on resumes behind

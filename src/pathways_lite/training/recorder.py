@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pathways_lite.ledger import Course, Ledger, Seconds
+from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.tracking.log import LOG, RunLog, read_log
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.trackers import Tracker
+from pathways_lite.training.setup import Setup
+from pathways_lite.training.starts import Position
 
 
 class Recorder:
-    """Turns steps and evaluations of one stage into rows.
+    """Turns steps and evaluations of one stage, which goes on from `position`, into rows.
 
-    Args:
-        course: of the stage.
-        inherited: the account of the stages before.
-        every: steps between logged steps; a step whose update was dropped is always logged.
-        seconds: what the stage has spent so far.
+    Every `log_every` steps are logged, the last step, and those whose update was dropped.
     """
 
     def __init__(
-        self,
-        log: RunLog,
-        trackers: list[Tracker],
-        progress: Progress,
-        *,
-        course: Course,
-        inherited: Ledger,
-        every: int,
-        step: int,
-        seconds: Seconds,
+        self, setup: Setup, position: Position, log: RunLog, trackers: Sequence[Tracker], progress: Progress
     ) -> None:
         self._log, self._trackers, self._progress = log, trackers, progress
-        self._course, self._inherited, self._every = course, inherited, every
-        self._last = (step, seconds)  # where the last throughput was measured
+        self._course, self._every, self._inherited = setup.course, setup.stage.log_every, position.inherited
+        self._last = (position.step, position.seconds)  # where the last throughput was measured
         evaluations = [row for row in read_log(log.directory / LOG) if row["kind"] == "eval"]
         self._evaluations = {row["step"]: row["domains"] for row in evaluations}
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,16 +21,16 @@ from pathways_lite.run_lock import RunLock
 from pathways_lite.signals import StopSignals
 from pathways_lite.tracking.log import RunLog
 from pathways_lite.tracking.numbers import si
-from pathways_lite.tracking.peak import measured_peak, published_peak
+from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.trackers import open_trackers
 from pathways_lite.training.compiling import Interrupted, StepCompiler
-from pathways_lite.training.loop import Trainer
+from pathways_lite.training.loop import Tools, Trainer
 from pathways_lite.training.optimizers import evaluation_params
 from pathways_lite.training.recorder import Recorder
 from pathways_lite.training.resolve import resolve
 from pathways_lite.training.setup import Setup
-from pathways_lite.training.starts import Position, first_position, newest_position
+from pathways_lite.training.starts import first_position, newest_position
 from pathways_lite.training.stopwatch import Stopwatch
 from pathways_lite.training.summary import summarize
 
@@ -64,70 +62,54 @@ def train_stage(
     directory = run.stage(setup.stage.name)
     if directory.finished:
         return
-    course, stage = setup.course, setup.stage
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(directory.checkpoints, keep=checkpoints_to_keep(stage)))
-        progress = Progress(
-            f"{setup.recipe.name}/{stage.name}",
-            total_steps=course.total_steps,
-            total_tokens=course.tokens_before(course.total_steps),
-            console=console,
-        )
-        stack.enter_context(progress)
-
-        def saved_position(step: int | None = None) -> Position | None:
-            return newest_position(setup, checkpoints, at_most=step, report=progress.note)
-
-        compiler = StepCompiler(setup)
-        if (begin := checkpoints.newest or 0) < course.total_steps:
-            compiler.start(course.sequences_at(begin))
-        with progress.phase("preparing"):
-            saved = saved_position()
-            position = saved or first_position(setup, run)
-        stopwatch = Stopwatch(position.seconds)
-        log = stack.enter_context(RunLog(directory.path))
-        log.truncate_after(saved.step if saved else -1)
-        sinks = open_trackers(trackers, directory.path, run=setup.recipe.name, step=position.step)
-        for sink in sinks:
-            stack.callback(sink.close)
-        recorder = Recorder(
-            log,
-            sinks,
-            progress,
-            course=course,
-            inherited=position.inherited,
-            every=stage.log_every,
-            step=position.step,
-            seconds=position.seconds,
-        )
-        if saved:
-            checkpoints.delete_after(position.step)
-            progress.note(f"resuming {directory.path} at step {position.step:,} of {course.total_steps:,}")
-            recorder.happened("resume", position.step, position.seconds)
-        trainer = Trainer(
-            setup,
-            position,
-            directory,
-            measure_peak=functools.partial(peak_flops, stage.model.dtype),
-            position_at=lambda step: saved_position(step) or first_position(setup, run),
-            compiler=compiler,
-            checkpoints=checkpoints,
-            recorder=recorder,
-            progress=progress,
-            stopwatch=stopwatch,
-            stop=stop,
-        )
+        trainer = _prepare(stack, setup, run, trackers, console, stop)
         try:
             trainer.train()
         except Interrupted:
-            recorder.happened("interrupt", trainer.step, stopwatch.seconds)
+            trainer.recorder.happened("interrupt", trainer.step, trainer.stopwatch.seconds)
             raise
-        with progress.phase("comparing with compressors, writing samples"):
+        with trainer.progress.phase("comparing with compressors, writing samples"):
             params = evaluation_params(trainer.state.opt_state, trainer.state.params)
-            summary = summarize(setup, params, recorder.last_evaluation, peak_flops=peak_flops(stage.model.dtype))
+            peak = machine_peak(setup.stage.model.dtype)
+            summary = summarize(setup, params, trainer.recorder.last_evaluation, peak_flops=peak)
         directory.write_summary(summary)
         _draw(run)
-    _print_summary(stage, summary, run, console)
+    _print_summary(setup.stage, summary, run, console)
+
+
+def _prepare(
+    stack: contextlib.ExitStack,
+    setup: Setup,
+    run: RunDirectory,
+    trackers: Sequence[str],
+    console: Console,
+    stop: StopSignals,
+) -> Trainer:
+    """The stage's trainer, at its newest whole checkpoint or its start; `stack` closes what it works with."""
+    directory, course = run.stage(setup.stage.name), setup.course
+    checkpoints = stack.enter_context(Checkpoints(directory.checkpoints, keep=checkpoints_to_keep(setup.stage)))
+    steps, tokens = course.total_steps, course.tokens_before(course.total_steps)
+    title = f"{setup.recipe.name}/{setup.stage.name}"
+    progress = stack.enter_context(Progress(title, total_steps=steps, total_tokens=tokens, console=console))
+    compiler = StepCompiler(setup)
+    if (begin := checkpoints.newest or 0) < steps:
+        compiler.start(course.sequences_at(begin))
+    with progress.phase("preparing"):
+        saved = newest_position(setup, checkpoints, report=progress.note)
+        position = saved or first_position(setup, run)
+    stopwatch = Stopwatch(position.seconds)
+    log = stack.enter_context(RunLog(directory.path))
+    log.truncate_after(saved.step if saved else -1)
+    sinks = open_trackers(trackers, directory.path, run=setup.recipe.name, step=position.step)
+    for sink in sinks:
+        stack.callback(sink.close)
+    recorder = Recorder(setup, position, log, sinks, progress)
+    if saved:
+        checkpoints.delete_after(saved.step)
+        progress.note(f"resuming {directory.path} at step {saved.step:,} of {steps:,}")
+        recorder.happened("resume", saved.step, saved.seconds)
+    return Trainer(setup, run, position, Tools(compiler, checkpoints, recorder, progress, stopwatch, stop))
 
 
 def _draw(run: RunDirectory) -> None:
@@ -156,13 +138,6 @@ def checkpoints_to_keep(stage: Stage) -> int:
         return stage.saving.keep
     # The spike is seen one step late, and the checkpoint wanted may lie up to one saving interval further back.
     return max(stage.saving.keep, 2 + math.ceil((stage.guard.rewind_steps + 1) / stage.saving.every))
-
-
-@functools.cache
-def peak_flops(dtype: str) -> float:
-    """FLOP/s of all this process's devices: published where known, measured otherwise."""
-    published = published_peak(jax.devices()[0].device_kind)
-    return jax.local_device_count() * (published or measured_peak(dtype))
 
 
 def _claim(run: RunDirectory, recipe: Recipe) -> None:

@@ -1,0 +1,114 @@
+"""A run that was stopped, died, or lost its newest checkpoint equals the uninterrupted one, bit for bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from whole_runs import TOTAL, digest, log_of, run, stop_after
+
+from pathways_lite.checkpoints import Checkpoints
+from pathways_lite.recipe import Recipe
+from pathways_lite.training.compiling import Interrupted, StepCompiler
+from pathways_lite.training.loop import Trainer
+
+
+@pytest.mark.parametrize("step", range(1, TOTAL + 1))
+def test_a_run_stopped_at_any_step_resumes_bit_for_bit(
+    step: int, recipe: Recipe, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, step)
+        assert run(recipe, path) == 128 + 15
+    assert Checkpoints(path / "base" / "checkpoints").newest == step
+    assert run(recipe, path) == 0
+    assert log_of(path) == log_of(uninterrupted)
+    assert digest(path) == digest(uninterrupted)
+
+
+@pytest.mark.parametrize(("method", "step"), [("_evaluate", 6), ("_take_step", 7), ("_save", 8)])
+def test_a_run_that_dies_at_a_bad_moment_resumes_bit_for_bit(
+    method: str, step: int, recipe: Recipe, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Died without saying so: rows beyond the newest checkpoint are there and must be forgotten."""
+
+    class Died(BaseException):
+        pass
+
+    def dies_at(step: int, method: str) -> Callable[..., Any]:
+        original = getattr(Trainer, method)
+
+        def wrapped(self: Trainer, *args: Any) -> Any:
+            result = original(self, *args)
+            if self.step >= step:
+                raise Died
+            return result
+
+        return wrapped
+
+    path = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, method, dies_at(step, method))
+        with pytest.raises(Died):
+            run(recipe, path)
+    assert run(recipe, path) == 0
+    assert log_of(path) == log_of(uninterrupted)
+    assert digest(path) == digest(uninterrupted)
+
+
+def test_a_signal_while_a_later_batch_size_compiles_loses_no_step(
+    recipe: Recipe, uninterrupted: Path, tmp_path: Path
+) -> None:
+    original = StepCompiler.get
+
+    def get(self: StepCompiler, sequences: int, stopped: Callable[[], object]) -> Any:
+        if sequences == 4:  # the ramp's second size, from step 5 on
+            raise Interrupted
+        return original(self, sequences, stopped)
+
+    path = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepCompiler, "get", get)
+        patch.setattr(StepCompiler, "ready", lambda self, sequences: False)
+        run(recipe, path)
+    assert Checkpoints(path / "base" / "checkpoints").newest == 5
+    assert run(recipe, path) == 0
+    assert log_of(path) == log_of(uninterrupted)
+    assert digest(path) == digest(uninterrupted)
+
+
+def test_an_evaluation_on_resuming_may_be_interrupted_again(
+    recipe: Recipe, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 6)
+        run(recipe, path)
+        # Still asked to stop: the evaluation that is due comes first, and is cut short again.
+        assert run(recipe, path) == 128 + 15
+    assert Checkpoints(path / "base" / "checkpoints").newest == 6
+    assert run(recipe, path) == 0
+    assert log_of(path) == log_of(uninterrupted)
+    assert digest(path) == digest(uninterrupted)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(recipe: Recipe, uninterrupted: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 9)
+        run(recipe, path)
+    newest = Checkpoints(path / "base" / "checkpoints").path(9)
+    array = max((file for file in newest.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    content = bytearray(array.read_bytes())
+    content[len(content) // 2] ^= 1
+    array.write_bytes(content)
+    assert run(recipe, path) == 0
+    assert log_of(path) == log_of(uninterrupted)
+    assert digest(path) == digest(uninterrupted)
+
+
+def test_a_finished_run_is_left_alone(recipe: Recipe, uninterrupted: Path) -> None:
+    before = log_of(uninterrupted), digest(uninterrupted)
+    assert run(recipe, uninterrupted) == 0
+    assert (log_of(uninterrupted), digest(uninterrupted)) == before
