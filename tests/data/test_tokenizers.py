@@ -59,7 +59,9 @@ def test_decoding_gives_the_text_back(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode([tokenizer.eod, *ids]) == text
     assert tokenizer.eod not in ids
     assert all(0 <= i < tokenizer.vocab_size for i in ids)
-    assert tokenizer.encode_batch([text, text])[1].tolist() == ids
+    assert [found.tolist() for found in tokenizer.encode_batch([text, "", "a b", text])[::3]] == [ids, ids]
+    assert [len(found) for found in tokenizer.encode_batch(["", ""])] == [0, 0]
+    assert tokenizer.encode_batch([]) == []
 
 
 @given(text=texts)
