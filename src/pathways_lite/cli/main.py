@@ -13,7 +13,7 @@ from pathways_lite.errors import UserError
 app = typer.Typer(
     name="pathways-lite",
     help="Pretrain transformers in JAX and find out whether a training-efficiency method pays.\n\n"
-    "First time? `pathways-lite data build python: --out corpora/python` makes a corpus of the text that came with "
+    "First time? `pathways-lite data build corpora/python python:` makes a corpus of the text that came with "
     "Python, `pathways-lite train configs/demo.py` trains on it. Every verb has its own --help with examples.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
