@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pathways_lite.data.documents import Document, Skipped
 from pathways_lite.data.files import Fields
-from pathways_lite.data.python_installation import library_files, split_docstrings
+from pathways_lite.data.python_installation import SourceFile, library_files, split_docstrings
 from pathways_lite.data.sources import Source
 from pathways_lite.errors import UserError
 
@@ -210,6 +210,14 @@ def test_docstrings_are_cut_out() -> None:
     assert "    async def f(self):\n        if x:\n            def g(): ; return" in code
     assert "def only():\n\ndef concatenated():\n    return" in code
     assert not any(text.splitlines()[0] in code for text in docstrings[:5])
+
+
+def test_sources_of_the_test_package_are_code_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "test_it.py"
+    path.write_text(SOURCE, encoding="utf-8")
+    (document,) = SourceFile(path, "test/test_it.py", path.stat().st_size).read()
+    assert isinstance(document, Document)
+    assert (document.domain, document.text) == ("code", SOURCE)
 
 
 def test_the_python_installation() -> None:
