@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from pathways_kernels.attention.chunked import chunked
+from pathways_kernels.attention.nvidia import cudnn_refuses, pallas_gpu_refuses
 from pathways_kernels.attention.reference import reference
+from pathways_kernels.attention.request import Request
 from pathways_kernels.attention.spans import Spans, check
+from pathways_kernels.attention.static_kinds import static_kind
 
 
 class Implementation(Protocol):
@@ -30,15 +34,6 @@ class Implementation(Protocol):
     ) -> jax.Array: ...
 
 
-class Request(NamedTuple):
-    """What a backend may refuse by: everything about a call but its values."""
-
-    q: jax.core.ShapedArray
-    k: jax.core.ShapedArray
-    v: jax.core.ShapedArray
-    logits_soft_cap: float | None
-
-
 def _serves_all(request: Request) -> str | None:
     del request
     return None
@@ -52,8 +47,23 @@ class Backend(NamedTuple):
     refuses: Callable[[Request], str | None] = _serves_all  # why it cannot serve a request, or None
 
 
+def _imported_late(name: str) -> Implementation:
+    """The function `name` of the module `name`, imported when it is called: other platforms do not wait for it."""
+
+    def run(
+        q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans, *, scale: float, logits_soft_cap: float | None = None
+    ) -> jax.Array:
+        function: Implementation = getattr(importlib.import_module(f"pathways_kernels.attention.{name}"), name)
+        return function(q, k, v, spans, scale=scale, logits_soft_cap=logits_soft_cap)
+
+    return run
+
+
 # In order of preference. A further backend is one file and one line here.
+# On NVIDIA GPUs the order is not measured: their maker's kernel first, where it is exact.
 BACKENDS: dict[str, Backend] = {
+    "cudnn": Backend(_imported_late("cudnn"), ("cuda",), cudnn_refuses),
+    "pallas_gpu": Backend(_imported_late("pallas_gpu"), ("cuda",), pallas_gpu_refuses),
     "chunked": Backend(chunked),
     "reference": Backend(reference),
 }
@@ -95,22 +105,22 @@ def attention(
     _check_arrays(q, k, v)
     check(spans, *q.shape[:2])
     _check_numbers(scale, logits_soft_cap)
-    request = Request(jax.typeof(q), jax.typeof(k), jax.typeof(v), logits_soft_cap)
+    kind = static_kind(spans, k.shape[1])
+    request = Request(jax.typeof(q), jax.typeof(k), jax.typeof(v), logits_soft_cap, kind)
 
     def bound(backend: Backend) -> Callable[..., jax.Array]:
-        def run(*arrays: Any) -> jax.Array:
-            return backend.run(*arrays, scale=scale, logits_soft_cap=logits_soft_cap)
+        def run(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:  # the spans as they came: perhaps NumPy
+            return backend.run(q, k, v, spans, scale=scale, logits_soft_cap=logits_soft_cap)
 
         return run
 
-    arrays = (q, k, v, Spans(jnp.asarray(spans.start), jnp.asarray(spans.stop)))
     if implementation is not None:
-        return bound(_named(implementation, request))(*arrays)
+        return bound(_named(implementation, request))(q, k, v)
     default, special = _preferred(request)
     if not special:
-        return bound(default)(*arrays)
+        return bound(default)(q, k, v)
     chosen = {platform: bound(backend) for platform, backend in special.items()}
-    return lax.platform_dependent(*arrays, default=bound(default), **chosen)
+    return lax.platform_dependent(q, k, v, default=bound(default), **chosen)
 
 
 def _named(name: str, request: Request) -> Backend:

@@ -1,0 +1,130 @@
+import warnings
+from contextlib import nullcontext
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attention_contract import SCALE, AttentionContract, Shape, arrays, run
+from gpu_target import H100, T4, gpu_in_sight
+
+from pathways_kernels.attention import Spans, api, attention, nvidia
+from pathways_kernels.attention.pallas_gpu import Tile, Tiles, pallas_gpu
+from pathways_kernels.attention.spans import causal
+
+INTERPRETED = "pallas_gpu interpreted"
+# Different ones for each kernel, so that none can take another's.
+SMALL = Tiles(forward=Tile(32, 64), dq=Tile(64, 32), dkv=Tile(16, 32))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def interpreted():
+    """The kernels on the CPU, as a backend that only these tests know."""
+    with pytest.MonkeyPatch.context() as patch:
+        backend = api.Backend(partial(pallas_gpu, interpret=True, tiles=SMALL))
+        patch.setitem(api.BACKENDS, INTERPRETED, backend)
+        yield
+
+
+def lowered(f, *args, platform: str = "cuda") -> str:
+    """The program for a platform. Only shapes go in: with a mesh that is elsewhere in context, nothing can be run."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Pallas's Triton
+        return jax.jit(f).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+
+
+def gradients(implementation, shape: Shape):
+    """A function of q, k, v and spans, and shapes for it."""
+
+    def f(q, k, v, spans):
+        call = partial(attention, scale=SCALE, logits_soft_cap=shape.soft_cap, implementation=implementation)
+        return jax.grad(lambda *args: call(*args, spans).astype(jnp.float32).sum(), (0, 1, 2))(q, k, v)
+
+    return f, *arrays(shape)[:3], causal(shape.B, shape.T)
+
+
+class TestPallasGpu(AttentionContract):
+    implementation = INTERPRETED
+    shapes = (
+        Shape(2, 33, 33, 4, 4, 8),
+        Shape(3, 140, 140, 4, 2, 8, soft_cap=2.0),
+        Shape(2, 20, 300, 4, 1, 24),
+    )
+    packed_shape = Shape(2, 300, 300, 4, 1, 16)
+
+    def test_blocks_without_an_allowed_pair_are_not_read(self):
+        """NaN in the keys of another block does no harm: only a block that was never multiplied can hide it."""
+        shape = self.packed_shape
+        q, k, v, d_out = arrays(shape)
+        start = np.full((shape.B, shape.T), 70, np.int32)
+        far = jnp.arange(shape.S)[None, :, None, None] >= 128
+        args = q, jnp.where(far, jnp.nan, k), jnp.where(far, jnp.nan, v), d_out, Spans(start, start + 40)
+        assert all(np.isfinite(x).all() for x in run(*args, implementation=INTERPRETED))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(2, 300, 300, 4, 2, 64, dtype="bfloat16"),
+        Shape(1, 1, 300, 4, 1, 100, dtype="bfloat16"),
+        Shape(1, 300, 200, 2, 2, 256, soft_cap=2.0),
+    ],
+)
+@pytest.mark.parametrize("implementation", ["pallas_gpu", None])
+def test_lowers_to_triton(shape, implementation):
+    f, *args = gradients(implementation, shape)
+    with gpu_in_sight():
+        text = lowered(f, *args)
+    for kernel in ("forward_kernel", "dq_kernel", "dkv_kernel"):
+        assert f'name = "{kernel}"' in text
+    assert text.count("@__gpu$xla.gpu.triton") == 3
+
+
+def test_lowers_under_vmap():
+    """Triton's grid has no room for another dimension."""
+    shape = Shape(2, 64, 64, 2, 1, 16)
+    f = jax.vmap(jax.vmap(partial(pallas_gpu, spans=causal(2, 64), scale=SCALE)))
+    args = [x[None, None] for x in arrays(shape)[:3]]
+    with gpu_in_sight():
+        assert "xla.gpu.triton" in lowered(f, *args)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_lowers_inside_shard_map(check_vma):
+    f, *args = gradients("pallas_gpu", Shape(2, 64, 64, 4, 1, 64, dtype="bfloat16"))
+    split, whole = jax.sharding.PartitionSpec("x"), jax.sharding.PartitionSpec()
+    with gpu_in_sight():
+        f = jax.shard_map(f, in_specs=(split,) * 3 + (whole,), out_specs=(split,) * 3, check_vma=check_vma)
+        assert lowered(f, *args).count("@__gpu$xla.gpu.triton") == 3
+
+
+def test_is_for_cuda_only():
+    f, *args = gradients(None, Shape(2, 64, 64, 2, 1, 16))
+    with gpu_in_sight():
+        assert all("triton" not in lowered(f, *args, platform=platform) for platform in ("cpu", "tpu"))
+    assert "triton" not in lowered(f, *args)  # no GPU in sight: plain XLA, which runs on all of them
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "reason"),
+    [
+        (None, Shape(1, 4, 4, 1, 1, 8), "no NVIDIA GPU is in sight"),
+        (T4, Shape(1, 4, 4, 1, 1, 8), "compute capability is 7.5; it needs 8.0"),
+        (H100, Shape(1, 4, 4, 1, 1, 264), "head dim is 264"),
+        ("NVIDIA L4", Shape(1, 4, 4, 1, 1, 256), "head dim is 256; on this GPU"),
+    ],
+)
+def test_refuses_with_the_reason(kind, shape, reason):
+    call = partial(attention, *arrays(shape)[:3], causal(1, 4), scale=SCALE, implementation="pallas_gpu")
+    with pytest.raises(ValueError, match=reason), nullcontext() if kind is None else gpu_in_sight(kind):
+        call()
+
+
+def test_what_is_in_sight():
+    assert nvidia.compute_capability() is None
+    with gpu_in_sight():
+        assert nvidia.compute_capability() == 90
+    with gpu_in_sight("an unheard-of one"):
+        assert nvidia.compute_capability() is None
