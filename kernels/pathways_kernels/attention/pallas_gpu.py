@@ -1,7 +1,7 @@
 """FlashAttention-2 (Dao 2023, arXiv:2307.08691) over spans, in Pallas for NVIDIA GPUs.
 
-Lowered by Pallas's Triton backend. It runs on every GPU since sm_80, the CPU interpreter gives its exact semantics, and
-it can be compiled ahead of time. Pallas's Mosaic GPU backend would be faster on Hopper and Blackwell (asynchronous
+Lowered by Pallas's Triton backend. It serves every GPU since sm_80, runs in the CPU interpreter (in float32: no TF32
+there), and compiles ahead of time. Pallas's Mosaic GPU backend would be faster on Hopper and Blackwell (asynchronous
 copies and warp specialisation by hand), but it needs one kernel per generation. Jax announces Triton's removal from
 Pallas: this file is then to be replaced by such kernels, and the contract's tests with it stay.
 
