@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "signals": set(),
     "run_directory": BOTTOM,
     "models": BOTTOM,
+    "parallel": BOTTOM,
     "objectives": BOTTOM | {"models"},
     "data": BOTTOM | {"objectives"},
     "methods": BOTTOM | {"models"},

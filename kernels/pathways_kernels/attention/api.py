@@ -17,6 +17,7 @@ from pathways_kernels.attention.reference import reference
 from pathways_kernels.attention.request import Request
 from pathways_kernels.attention.spans import Spans, check
 from pathways_kernels.attention.static_kinds import static_kind
+from pathways_kernels.attention.tpu import pallas_tpu_refuses
 
 
 class Implementation(Protocol):
@@ -62,6 +63,7 @@ def _imported_late(name: str) -> Implementation:
 # In order of preference. A further backend is one file and one line here.
 # On NVIDIA GPUs the order is not measured: their maker's kernel first, where it is exact.
 BACKENDS: dict[str, Backend] = {
+    "pallas_tpu": Backend(_imported_late("pallas_tpu"), ("tpu",), pallas_tpu_refuses),
     "cudnn": Backend(_imported_late("cudnn"), ("cuda",), cudnn_refuses),
     "pallas_gpu": Backend(_imported_late("pallas_gpu"), ("cuda",), pallas_gpu_refuses),
     "chunked": Backend(chunked),

@@ -1,0 +1,85 @@
+"""How much of attention a TPU kernel does at a time: limits per chip and head dim, and the sizes for one call.
+
+The limits come from `tools/tune_attention.py`, which compiles the kernels for each chip and reads the compiler's own
+estimate of cycles; it needs no TPU. The rest is what fits the chip's vector memory.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jax.experimental.pallas import tpu as pltpu
+
+
+class Limits(NamedTuple):
+    """The most that a kernel takes at a time."""
+
+    rows: int  # queries of all heads of a block together
+    keys: int
+    unroll: int  # blocks of keys in straight-line code
+
+
+class BlockSizes(NamedTuple):
+    """The sizes of one kernel call."""
+
+    queries: int  # Tc, per block
+    query_blocks: int  # T / Tc
+    keys: int  # Sc, per block
+    segment: int  # Ss, keys in vector memory at once; a multiple of Sc, divides S
+    unroll: int
+    vmem_bytes: int  # what the compiler may use
+
+
+# (chip, head dim up to) -> limits of the forward and of the backward kernel.
+TUNED: dict[tuple[str, int], tuple[Limits, Limits]] = {
+    ("v5e", 128): (Limits(1024, 512, 4), Limits(512, 512, 2)),
+    ("v5e", 256): (Limits(1024, 512, 2), Limits(512, 512, 1)),
+}
+# A chip that is not in the table, or not known: what any can hold.
+SMALL = Limits(512, 512, 1)
+SMALL_VMEM = 16 * 2**20
+
+
+def chip() -> tuple[str, int]:
+    """The chip that is compiled for, and its vector memory in bytes per core; ("", the least of all) if unknown.
+
+    Ahead of time, name it by `jax.sharding.use_abstract_mesh` with an `AbstractDevice`.
+    """
+    try:
+        info = pltpu.get_tpu_info()
+    except ValueError:
+        return "", SMALL_VMEM
+    return str(info.chip_version), info.vmem_capacity_bytes
+
+
+def limits(chip_name: str, head_dim: int) -> tuple[Limits, Limits]:
+    return TUNED.get((chip_name, 128 if head_dim <= 128 else 256), (SMALL, SMALL))
+
+
+def padded_length(length: int) -> int:
+    """A length that divides into good blocks: the kernels see no other."""
+    unit = 128 if length <= 1024 else 256 if length <= 2048 else 512
+    return -(-length // unit) * unit
+
+
+def largest_divisor(length: int, limit: int) -> int:
+    """The largest multiple of 128 up to `limit` that divides `length` (a multiple of 128)."""
+    units = length // 128
+    return 128 * max(d for d in range(1, max(1, limit // 128) + 1) if units % d == 0)
+
+
+def block_sizes(limit: Limits, vmem: int, heads: int, T: int, S: int, key_bytes: int, row_bytes: int) -> BlockSizes:
+    """Sizes for `heads` heads per block, T queries and S keys (both from `padded_length`).
+
+    `key_bytes`, `row_bytes`: vector memory needed per key of a segment, and per row of a block of queries.
+    """
+    queries = largest_divisor(T, limit.rows // heads)
+    keys = largest_divisor(S, limit.keys)
+    rows = heads * queries
+    unroll = limit.unroll
+    # Logits, weights and their like: about four float32 arrays [rows, keys] at once.
+    left = int(0.9 * vmem) - rows * row_bytes - 16 * queries * keys
+    blocks = S // keys
+    fitting = [n for n in range(1, blocks + 1) if blocks % n == 0 and (blocks // n) * keys * key_bytes <= left]
+    segments = fitting[0] if fitting else blocks
+    return BlockSizes(queries, T // queries, keys, S // segments, unroll, int(0.95 * vmem))

@@ -1,0 +1,139 @@
+"""FlashAttention-2 (Dao 2023, arXiv:2307.08691) over spans, in Pallas for TPUs.
+
+One program of the grid holds a block of queries, of all query heads that share a key head or as many as fit, and the
+keys and values of its row and key head in vector memory: they are read once per head, not once per block of queries. It
+loops over the blocks of keys that its queries see, which `block_ranges` has computed from the spans and scalar
+prefetch has brought; those that all its queries see whole it takes without a mask, several at a time in straight-line
+code so that the matrix unit and the vector unit work at once.
+
+The backward kernel walks the same way, recomputes the weights from the log-sum-exp, and has three accumulators: the
+block's own gradient, and those of all keys and values of the segment, in vector memory. So one pass of five products
+gives all three gradients without a partial result in main memory, and grouped heads sum where they meet. It needs no
+transposed spans: the blocks it visits are the forward's.
+
+Keys too many for the vector memory are cut into segments: the forward kernel takes them one after the other, the
+backward kernel is called for each.
+
+Letters: B batch, T queries, Tc per block, S keys, Ss per segment, Sc per block, H heads, K key heads, P parts, G heads
+per block (P · G = H; P is a multiple of K), D head dim. In the kernels T, S and D are padded and heads come first.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pathways_kernels.attention import block_sizes as sizing
+from pathways_kernels.attention.block_ranges import of_keys, padded_spans
+from pathways_kernels.attention.block_sizes import BlockSizes, Limits
+from pathways_kernels.attention.pallas_tpu_backward import backward
+from pathways_kernels.attention.pallas_tpu_forward import forward
+from pathways_kernels.attention.pallas_tpu_parts import Form
+from pathways_kernels.attention.spans import Spans
+
+Array = jax.Array
+
+
+class _Settings(NamedTuple):
+    form: Form
+    forward: BlockSizes
+    backward: BlockSizes
+    interpret: Any
+
+
+def pallas_tpu(
+    q: Array,
+    k: Array,
+    v: Array,
+    spans: Spans,
+    *,
+    scale: float,
+    logits_soft_cap: float | None = None,
+    limits: tuple[Limits, Limits] | None = None,
+    interpret: Any = False,
+) -> Array:
+    """See `attention`. Memory linear in T and S. Differentiable once, in reverse mode.
+
+    Args:
+        limits: block sizes of the forward and backward kernel; None: those of the chip that is compiled for.
+        interpret: run in Pallas's interpreter (True, or `pltpu.InterpretParams`); for tests.
+    """
+    B, T, H, D = q.shape
+    S, K = k.shape[1:3]
+    T_pad, S_pad = sizing.padded_length(T), sizing.padded_length(S)
+    D_pad = 64 if D <= 64 else -(-D // 128) * 128
+    chip, vmem = sizing.chip()
+    limits = limits or sizing.limits(chip, D)
+    G = max(g for g in range(1, H // K + 1) if (H // K) % g == 0 and (g == 1 or g * 128 <= min(x.rows for x in limits)))
+
+    item = q.dtype.itemsize
+    # Twice what comes and goes through the pipeline, once what stays.
+    key_bytes = D_pad * 4 * item, D_pad * (4 * item + 2 * 4 + 4 * (item if G == H // K else 4))
+    row_bytes = D_pad * (4 * item + 4) + 4 * 2 * 128, D_pad * (6 * item + 4)
+    sizes = [
+        sizing.block_sizes(limit, vmem, G, T_pad, S_pad, *per)
+        for limit, per in zip(limits, zip(key_bytes, row_bytes, strict=True), strict=True)
+    ]
+
+    spans = padded_spans(spans, S, T_pad)
+    ranges = [of_keys(spans, x.queries, x.keys) for x in sizes]
+    bounds = jnp.stack([spans.start, spans.stop, *[spans.stop] * 6], axis=1)
+    queries = _pad(q, T_pad, D_pad).reshape(B, T_pad, H // G, G, D_pad).transpose(0, 2, 3, 1, 4)
+    keys, values = (_pad(x, S_pad, D_pad).swapaxes(1, 2) for x in (k, v))
+    settings = _Settings(Form(scale, logits_soft_cap), sizes[0], sizes[1], interpret)
+    out = _attend(settings, queries, keys, values, bounds, *ranges)
+    return out.transpose(0, 3, 1, 2, 4).reshape(B, T_pad, H, D_pad)[:, :T, :, :D]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(settings: _Settings, q: Array, k: Array, v: Array, bounds: Array, ranges: Array, _: Array) -> Array:
+    return _run_forward(settings, q, k, v, bounds, ranges)[0]
+
+
+def _run_forward(settings: _Settings, *arguments: Array) -> tuple[Array, Array]:
+    return forward(*arguments, form=settings.form, sizes=settings.forward, interpret=settings.interpret)
+
+
+def _attend_fwd(
+    settings: _Settings, q: Array, k: Array, v: Array, bounds: Array, ranges: Array, backward_ranges: Array
+) -> tuple[Array, tuple[Array, ...]]:
+    out, lse = _run_forward(settings, q, k, v, bounds, ranges)
+    return out, (q, k, v, bounds, backward_ranges, out, lse)
+
+
+def _attend_bwd(settings: _Settings, residuals: tuple[Array, ...], d_out: Array) -> tuple[Array | None, ...]:
+    q, k, v, bounds, ranges, out, lse = residuals
+    delta = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(-1)
+    B, K, S, D = k.shape
+    sizes = settings.backward
+    segments = S // sizes.segment
+
+    def of_segment(d_q: Any, segment: tuple[Any, ...]) -> tuple[Array, tuple[Array, Array]]:
+        i, k, v = segment
+        n = sizes.segment // sizes.keys
+        added, d_k, d_v = backward(
+            q, k, v, bounds - i * sizes.segment, jnp.clip(ranges - i * n, 0, n), lse, delta, d_out,
+            form=settings.form, sizes=sizes, partial_keys=segments > 1, interpret=settings.interpret,
+        )  # fmt: skip
+        return d_q + added, (d_k, d_v)
+
+    if segments == 1:
+        d_q, (d_k, d_v) = of_segment(0, (0, k, v))
+    else:
+        cut = (jnp.moveaxis(x.reshape(B, K, segments, sizes.segment, D), 2, 0) for x in (k, v))
+        zero = jnp.zeros(q.shape, jnp.float32)
+        d_q, joined = jax.lax.scan(of_segment, zero, (jnp.arange(segments), *cut))
+        d_k, d_v = (jnp.moveaxis(x, 0, 2).reshape(B, -1, S, D) for x in joined)
+    # Parts of the query heads that share a key head.
+    d_k, d_v = (x.reshape(B, K, -1, S, D).sum(2, dtype=x.dtype).astype(k.dtype) for x in (d_k, d_v))
+    return d_q.astype(q.dtype), d_k, d_v, None, None, None
+
+
+_attend.defvjp(_attend_fwd, _attend_bwd)
+
+
+def _pad(x: Array, length: int, head_dim: int) -> Array:
+    return jnp.pad(x, ((0, 0), (0, length - x.shape[1]), (0, 0), (0, head_dim - x.shape[3])))

@@ -1,0 +1,123 @@
+"""The backward kernel of `pallas_tpu`, which explains the method and the letters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from pathways_kernels.attention.block_sizes import BlockSizes
+from pathways_kernels.attention.pallas_tpu_parts import Form, dot, over_keys, specs, visits
+
+Array = jax.Array
+
+
+def backward(
+    q: Array,
+    k: Array,
+    v: Array,
+    bounds: Array,
+    ranges: Array,
+    lse: Array,
+    delta: Array,
+    d_out: Array,
+    *,
+    form: Form,
+    sizes: BlockSizes,
+    partial_keys: bool,
+    interpret: Any,
+) -> tuple[Array, Array, Array]:
+    """The gradients of q, as q, and of k and v, `[B, P, S, D]`: what is a part of a sum is float32.
+
+    Arguments as of `forward`, but that k and v are one segment; lse and delta float32 `[B, P, G, T]`.
+    """
+    B, P, G, T, D = q.shape
+    K, S = k.shape[1:3]
+    spec = specs(q, k, sizes, order=lambda p, b, i: (p, b, i, 0))
+    d_keys = pl.BlockSpec((None, None, S, D), lambda p, b, *_: (b, p, 0, 0))
+    d_q = jax.ShapeDtypeStruct(q.shape, jnp.float32 if partial_keys else q.dtype)
+    d_k = jax.ShapeDtypeStruct((B, P, S, D), k.dtype if P == K else jnp.float32)
+    return pl.pallas_call(
+        lambda *refs: _kernel(*refs, form=form, sizes=sizes),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=(P, B, T // sizes.queries),
+            in_specs=[spec.queries, spec.keys, spec.keys, spec.bounds, spec.per_query, spec.per_query, spec.queries],
+            out_specs=[spec.queries, d_keys, d_keys],
+            scratch_shapes=[
+                pltpu.VMEM((G, sizes.queries, D), jnp.float32),
+                pltpu.VMEM((S, D), jnp.float32),
+                pltpu.VMEM((S, D), jnp.float32),
+            ],
+        ),
+        out_shape=[d_q, d_k, d_k],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=sizes.vmem_bytes
+        ),
+        name="interval_attention_backward",
+        interpret=interpret,
+    )(ranges.reshape(-1), q, k, v, bounds, lse, delta, d_out)
+
+
+def _kernel(
+    ranges_ref: Any,  # in scalar memory, [B · T / Tc · 4]
+    q_ref: Any,  # [G, Tc, D]
+    k_ref: Any,  # [S, D]
+    v_ref: Any,
+    bounds_ref: Any,  # [8, Tc]
+    lse_ref: Any,  # [G, Tc]
+    delta_ref: Any,
+    d_out_ref: Any,  # [G, Tc, D]
+    d_q_ref: Any,  # [G, Tc, D]
+    d_k_ref: Any,  # [S, D]
+    d_v_ref: Any,
+    d_q_acc: Any,  # [G, Tc, D]
+    d_k_acc: Any,  # [S, D]
+    d_v_acc: Any,
+    *,
+    form: Form,
+    sizes: BlockSizes,
+) -> None:
+    G, Tc, _ = q_ref.shape
+    row, block = pl.program_id(1), pl.program_id(2)
+    seen = visits(ranges_ref, row, block, 0, sizes)
+
+    @pl.when(block == 0)
+    def begin() -> None:
+        d_k_acc[...] = jnp.zeros_like(d_k_acc)
+        d_v_acc[...] = jnp.zeros_like(d_v_acc)
+
+    d_q_acc[...] = jnp.zeros_like(d_q_acc)
+
+    def attend(j: Any, masked: bool) -> None:
+        keys = pl.ds(pl.multiple_of(j * sizes.keys, sizes.keys), sizes.keys)
+        k, v = k_ref[keys, :], v_ref[keys, :]
+        if masked:
+            key = lax.broadcasted_iota(jnp.int32, (sizes.keys, Tc), 0)
+            start, stop = (bounds_ref[i : i + 1, :] - j * sizes.keys for i in (0, 1))
+            allowed = (start <= key) & (key < stop)
+        for g in range(G):
+            q, d_out = q_ref[g], d_out_ref[g]
+            logits, slope = form.logits(dot(k, q, transposed="y"))
+            weights = jnp.exp2(logits - lse_ref[g : g + 1, :])
+            if masked:
+                weights = jnp.where(allowed, weights, 0)
+            d_v_acc[keys, :] += dot(weights.astype(d_out.dtype), d_out)
+            d_logits = weights * (dot(v, d_out, transposed="y") - delta_ref[g : g + 1, :])
+            if slope is not None:
+                d_logits *= slope
+            d_logits = d_logits.astype(q.dtype)
+            d_k_acc[keys, :] += dot(d_logits, q)
+            d_q_acc[g] += dot(d_logits, k, transposed="x")
+
+    over_keys(seen, attend, sizes.unroll)
+    d_q_ref[...] = (d_q_acc[...] * form.scale).astype(d_q_ref.dtype)
+
+    @pl.when(block == pl.num_programs(2) - 1)
+    def finish() -> None:
+        d_k_ref[...] = (d_k_acc[...] * form.scale).astype(d_k_ref.dtype)
+        d_v_ref[...] = d_v_acc[...].astype(d_v_ref.dtype)

@@ -1,0 +1,105 @@
+"""What the forward and the backward kernel of `pallas_tpu` share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from pathways_kernels.attention.block_sizes import BlockSizes
+
+Array = jax.Array
+
+LANES = 128
+
+
+class Form(NamedTuple):
+    """How products become logits. All in base 2: an exponential is one multiplication cheaper."""
+
+    scale: float
+    soft_cap: float | None
+
+    def logits(self, products: Array) -> tuple[Array, Array | None]:
+        """Logits / ln 2, and the slope of the soft cap (None without one)."""
+        if self.soft_cap is None:
+            return products * (self.scale * math.log2(math.e)), None
+        bend = jnp.tanh(products * (self.scale / self.soft_cap))
+        return bend * (self.soft_cap * math.log2(math.e)), 1 - bend * bend
+
+
+def dot(x: Array, y: Array, *, transposed: str = "") -> Array:
+    """`x @ y`, with `transposed="x"` or `"y"` of that one, accumulated in float32; of float32 in full precision."""
+    contracted = (0,) if transposed == "x" else (1,), (1,) if transposed == "y" else (0,)
+    precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    return lax.dot_general(x, y, (contracted, ((), ())), precision=precision, preferred_element_type=jnp.float32)
+
+
+class Specs(NamedTuple):
+    queries: pl.BlockSpec
+    keys: pl.BlockSpec
+    bounds: pl.BlockSpec
+    per_query: pl.BlockSpec
+
+
+def specs(q: Array, k: Array, sizes: BlockSizes, order: Callable[..., tuple[Any, Any, Any, Any]]) -> Specs:
+    """Blocks of the arrays; `order` turns the grid's indices into (part, row, block of queries, segment of keys)."""
+    _, P, G, _, D = q.shape
+    repeats = P // k.shape[1]
+
+    def index(place: Callable[[Any, Any, Any, Any], tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+        return lambda *grid_and_ranges: place(*order(*grid_and_ranges[:-1]))
+
+    return Specs(
+        pl.BlockSpec((None, None, G, sizes.queries, D), index(lambda p, b, i, s: (b, p, 0, i, 0))),
+        pl.BlockSpec((None, None, sizes.segment, D), index(lambda p, b, i, s: (b, lax.div(p, repeats), s, 0))),
+        pl.BlockSpec((None, 8, sizes.queries), index(lambda p, b, i, s: (b, 0, i))),
+        pl.BlockSpec((None, None, G, sizes.queries), index(lambda p, b, i, s: (b, p, 0, i))),
+    )
+
+
+class Visits(NamedTuple):
+    """The blocks of keys that a block of queries visits, as `block_ranges` gives them: scalars."""
+
+    first: Any
+    whole: Any
+    ragged: Any
+    last: Any
+
+
+def visits(ranges_ref: Any, row: Any, block: Any, segment: Any, sizes: BlockSizes) -> Visits:
+    """Those of one block of queries that lie in a segment of keys, counted from its beginning.
+
+    `ranges_ref`, in scalar memory: `block_ranges.of_keys`, flat.
+    """
+    n = sizes.segment // sizes.keys
+    at = 4 * (row * sizes.query_blocks + block)
+    return Visits(*(jnp.clip(ranges_ref[at + i] - segment * n, 0, n) for i in range(4)))
+
+
+def over_keys(seen: Visits, attend: Callable[[Any, bool], None], unroll: int) -> None:
+    """`attend(block of keys, masked)` for all visits: whole blocks `unroll` at a time, then by halves of that.
+
+    Blocks in straight-line code overlap: one's products run while the other's weights are computed.
+    """
+    start = seen.whole
+    while unroll:
+        count = lax.div(seen.ragged - start, unroll)
+
+        def run(i: Any, _: None, start: Any = start, unroll: int = unroll) -> None:
+            for u in range(unroll):
+                attend(start + i * unroll + u, False)
+
+        lax.fori_loop(0, count, run, None)
+        start, unroll = start + count * unroll, unroll // 2
+
+    before = seen.whole - seen.first
+
+    def run_masked(i: Any, _: None) -> None:
+        attend(jnp.where(i < before, seen.first + i, seen.ragged + i - before), True)
+
+    lax.fori_loop(0, before + seen.last - seen.ragged, run_masked, None)

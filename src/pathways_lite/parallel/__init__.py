@@ -1,0 +1,1 @@
+"""Meshes of devices, and programs compiled for devices that this machine does not have."""

@@ -1,0 +1,137 @@
+"""The TPU kernels in Pallas's interpreters: what they compute, not how fast."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attention_contract import SCALE, AttentionContract, Shape, arrays, assert_close, run
+from jax._src.pallas.mosaic.interpret import interpret_pallas_call
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AbstractDevice, AbstractMesh
+
+from pathways_kernels.attention import Spans, api, attention
+from pathways_kernels.attention.block_sizes import Limits
+from pathways_kernels.attention.pallas_tpu import pallas_tpu
+from pathways_kernels.attention.request import Request
+from pathways_kernels.attention.spans import causal, from_segments, full, prefix
+from pathways_kernels.attention.tpu import pallas_tpu_refuses
+
+INTERPRETED = "pallas_tpu interpreted"
+# Several blocks, and straight-line runs of them, at the small lengths of the tests; the two kernels' differ.
+SMALL = (Limits(256, 128, 2), Limits(128, 256, 1))
+
+
+def on_cpu(**options) -> api.Backend:
+    return api.Backend(partial(pallas_tpu, **{"interpret": True, "limits": SMALL, **options}))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def interpreted():
+    """The kernels on the CPU, as a backend that only these tests know."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(api.BACKENDS, INTERPRETED, on_cpu())
+        yield
+
+
+def equals_reference(monkeypatch, shape: Shape, spans: Spans, **options) -> None:
+    name = f"{INTERPRETED} with {options}"
+    monkeypatch.setitem(api.BACKENDS, name, on_cpu(**options))
+    args = *arrays(shape), spans
+    expected = run(*args, soft_cap=shape.soft_cap, implementation="reference")
+    found = run(*args, soft_cap=shape.soft_cap, implementation=name)
+    for what, a, b in zip(("output", "d_q", "d_k", "d_v"), found, expected, strict=True):
+        assert_close(a, b, 1e-5, what)
+
+
+class TestPallasTpu(AttentionContract):
+    implementation = INTERPRETED
+    shapes = (
+        Shape(2, 33, 33, 4, 4, 8),
+        Shape(3, 140, 140, 4, 2, 8, soft_cap=2.0),
+        Shape(2, 20, 300, 4, 1, 24),
+    )
+    packed_shape = Shape(2, 300, 300, 4, 1, 16)
+
+    def test_works_inside_shard_map(self):
+        shape = self.packed_shape
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+        split = jax.sharding.PartitionSpec("data")
+        f = jax.shard_map(
+            partial(run, implementation=INTERPRETED),
+            mesh=mesh, in_specs=(split,) * 5, out_specs=(split,) * 4, check_vma=False,
+        )  # fmt: skip
+        args = *arrays(shape), Spans(*map(jnp.asarray, causal(shape.B, shape.T)))
+        for a, b in zip(f(*args), run(*args, implementation=INTERPRETED), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("limits", [Limits(512, 128, 4), Limits(128, 128, 1)], ids=["runs of blocks", "single blocks"])
+@pytest.mark.parametrize(
+    "spans", [full(1, 512), causal(1, 512), prefix(full(1, 512), np.array([200]))], ids=["full", "causal", "prefix"]
+)
+def test_block_sizes_do_not_matter(monkeypatch, limits, spans):
+    """Every path of the loop over keys: runs of four, two and one whole block, masked ones before and after."""
+    equals_reference(monkeypatch, Shape(1, 512, 512, 2, 1, 64), spans, limits=(limits, limits))
+
+
+def test_keys_in_segments(monkeypatch):
+    """A chip too small for all keys at once visits them in parts, and adds the gradients of q up."""
+    from pathways_kernels.attention import block_sizes
+
+    monkeypatch.setattr(block_sizes, "chip", lambda: ("", 2**20))
+    assert block_sizes.block_sizes(SMALL[0], 2**20, 2, 384, 768, 1024, 1024).segment < 768
+    spans = from_segments(np.cumsum(np.random.default_rng(0).random((2, 300)) < 0.02, axis=1), bidirectional=True)
+    equals_reference(monkeypatch, Shape(2, 300, 700, 4, 2, 64), Spans(spans.start, spans.stop + 400))
+
+
+def test_heads_in_parts(monkeypatch):
+    """More query heads per key head than one block holds: the parts' gradients of k and v are summed."""
+    few_rows = Limits(512, 128, 1), Limits(256, 128, 1)
+    equals_reference(monkeypatch, Shape(1, 256, 256, 8, 1, 64), causal(1, 256), limits=few_rows)
+
+
+def test_a_head_dim_of_several_lanes(monkeypatch):
+    equals_reference(monkeypatch, Shape(1, 200, 200, 2, 2, 160, soft_cap=3.0), causal(1, 200))
+
+
+def test_no_races_and_nothing_outside_its_memory(monkeypatch):
+    """Pallas's TPU interpreter, which simulates copies between memories and fills fresh memory with NaN."""
+    simulated = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
+    spans = from_segments(np.arange(512).reshape(2, 256) // 100)
+    equals_reference(monkeypatch, Shape(2, 256, 256, 2, 1, 64), spans, interpret=simulated)
+    assert interpret_pallas_call.races is not None
+    assert not interpret_pallas_call.races.races_found
+
+
+def test_blocks_without_an_allowed_pair_are_not_computed():
+    """NaN in the keys of another block does no harm: only a block that was never multiplied can hide it."""
+    shape = Shape(1, 256, 512, 2, 1, 64)
+    q, k, v, d_out = arrays(shape)
+    start = np.full((1, 256), 70, np.int32)
+    far = jnp.arange(512)[None, :, None, None] >= 256
+    args = q, jnp.where(far, jnp.nan, k), jnp.where(far, jnp.nan, v), d_out, Spans(start, start + 40)
+    assert all(np.isfinite(x).all() for x in run(*args, implementation=INTERPRETED))
+
+
+def test_sums_are_float32():
+    """Two thousand keys of equal weight: in bfloat16 their sum would stop growing at 256."""
+    q = jnp.zeros((1, 128, 1, 64), jnp.bfloat16)
+    k = v = jnp.ones((1, 2048, 1, 64), jnp.bfloat16)
+    out = attention(q, k, v, full(1, 128, 2048), scale=1.0, implementation=INTERPRETED)
+    np.testing.assert_allclose(out.astype(jnp.float32), 1)
+
+
+def test_is_chosen_only_where_a_tpu_is_in_sight():
+    shape = Shape(1, 256, 256, 2, 1, 64, dtype="bfloat16")
+    spans = Spans(*map(jnp.asarray, causal(1, 256)))
+    call = partial(attention, *arrays(shape)[:3], spans, scale=SCALE)
+    half = Request(*(jax.typeof(x.astype(jnp.float16)) for x in arrays(shape)[:3]), None)
+    with pytest.raises(ValueError, match="no TPU is in sight"):
+        call(implementation="pallas_tpu")
+    assert "pallas_call" not in str(jax.make_jaxpr(call)())
+    v5e = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
+    with jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=v5e)):
+        assert "pallas_call" in str(jax.make_jaxpr(call)())
+        assert pallas_tpu_refuses(half) == "the arrays are float16; it serves bfloat16 and float32."

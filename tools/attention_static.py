@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""One static estimate of an attention kernel, ours or splash's: `bench_attention.py` and `tune_attention.py` ask.
+
+    python tools/attention_static.py '{"kernel": "forward", "chip": "v5e", "T": 4096, "S": 4096, "D": 128,
+                                       "limits": [512, 512, 4], "whole": [[4, 2]], "masked": 0}'
+
+prints the estimated cycles of one call. A process each, because libtpu estimates once per process.
+
+Ours ("forward", "backward") visits for each block of queries a fixed number of blocks of keys: `whole`, those without
+a mask, as pairs of how many in straight-line code and how often that; and `masked`, those with one. JAX's splash
+attention ("splash_forward", "splash_backward") takes `blocks` (queries, keys, keys at once) and a `mask`: "full",
+"causal", "segments" (causal, with segment ids) or "dense" (a bool array of which it visits the blocks of the lower
+triangle).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
+
+from pathways_kernels.attention import pallas_tpu, pallas_tpu_backward, pallas_tpu_forward
+from pathways_kernels.attention.block_sizes import Limits
+from pathways_kernels.attention.spans import Spans
+from pathways_lite.parallel.static_profile import kernel_cycles
+
+
+@cache
+def _run(job: str) -> int | None:
+    done = subprocess.run([sys.executable, __file__, job], capture_output=True, text=True)
+    return int(done.stdout.split()[-1]) if done.returncode == 0 else None
+
+
+def estimate(kernel: str, **job: Any) -> int | None:
+    """The estimate for a job, see above; None where it does not compile (vector memory) or cannot be estimated."""
+    return _run(json.dumps({"kernel": kernel, **job}, sort_keys=True))
+
+
+class Costs(NamedTuple):
+    """Estimated cycles of the parts of a kernel, per head: what any spans cost follows from the blocks they visit."""
+
+    per_key: float  # once per row and head
+    block: float  # per block of queries
+    whole: dict[int, float]  # per run of so many blocks of keys without a mask, in straight-line code
+    masked: float  # per block of keys with one
+
+    def cycles(self, visited: np.ndarray, n_keys: int) -> float:
+        """For one row and head that visits `[blocks of queries, 4]` as `block_ranges.of_keys` gives them."""
+        first, whole, ragged, last = visited.T
+        total = self.per_key * n_keys + self.block * len(visited) + self.masked * (whole - first + last - ragged).sum()
+        left = ragged - whole
+        for size in sorted(self.whole, reverse=True):
+            total += self.whole[size] * (left // size).sum()
+            left = left % size
+        return float(total)
+
+
+def costs(kernel: str, chip: str, D: int, limits: Limits) -> Costs | None:
+    """From the estimates of a few small cases. None where the kernel does not fit the chip.
+
+    No loop of these cases runs once: the compiler would dissolve it, as it cannot where the count is data.
+    """
+    rows, keys, unroll = limits
+    S = 2 * unroll * keys
+
+    def cycles(blocks: int, *whole: tuple[int, int], masked: int = 0) -> float:
+        job = {"chip": chip, "D": D, "limits": limits, "T": blocks * rows, "S": S, "whole": whole, "masked": masked}
+        found = estimate(kernel, **job)
+        if found is None:
+            raise LookupError(job)
+        return found / 2  # heads
+
+    try:
+        eight = cycles(8, (unroll, 2))
+        loaded = max(0.0, 2 * cycles(4, (unroll, 2)) - eight)
+
+        def more(*whole: tuple[int, int], masked: int = 0) -> float:
+            """What two more of something cost one block of queries, each."""
+            return (cycles(8, (unroll, 2), *whole, masked=masked) - eight) / 16
+
+        whole = {2**i: more((2**i, 2)) for i in range(unroll.bit_length())}
+        return Costs(loaded / S, (eight - loaded) / 8 - 2 * whole[unroll], whole, more(masked=2))
+    except LookupError:
+        return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", type=json.loads, help="a JSON object, see above")
+    job = parser.parse_args().job
+    kind = job.pop("kernel")
+    cycles = splash(backward=kind == "splash_backward", **job) if "splash" in kind else ours(kind, **job)
+    print(cycles)
+
+
+def ours(
+    kernel: str, chip: str, T: int, D: int, S: int, limits: list[int], whole: list[list[int]], masked: int, G: int = 1
+) -> int:
+    """Two key heads, G query heads each, T queries, S keys; limits: rows, keys, unroll."""
+    in_turn = S // limits[1]
+
+    def over_keys(_: Any, attend: Any, _unroll: int) -> None:
+        for size, count in whole:
+            for_all = partial(_attend_to, attend, size, in_turn)
+            lax.fori_loop(0, count, for_all, None)
+        if masked:
+            lax.fori_loop(0, masked, lambda i, _: attend(lax.rem(i, in_turn), True), None)
+
+    pallas_tpu_forward.over_keys = pallas_tpu_backward.over_keys = over_keys
+
+    def run(q: Any, k: Any, v: Any, start: Any, stop: Any, d_out: Any) -> Any:
+        def f(q: Any, k: Any, v: Any) -> Any:
+            return pallas_tpu.pallas_tpu(q, k, v, Spans(start, stop), scale=D**-0.5, limits=(Limits(*limits),) * 2)
+
+        return f(q, k, v) if kernel == "forward" else jax.vjp(f, q, k, v)[1](d_out)
+
+    queries, keys = (jax.ShapeDtypeStruct((1, *shape, D), jnp.bfloat16) for shape in ((T, 2 * G), (S, 2)))
+    bound = jax.ShapeDtypeStruct((1, T), jnp.int32)
+    arguments = (queries, keys, keys, bound, bound, queries)
+    name = "interval_attention_forward" if kernel == "forward" else "transpose_jvp_interval_attention_backward__"
+    return kernel_cycles(lambda: (run, arguments), chip=chip, kernel=name)
+
+
+def _attend_to(attend: Any, size: int, in_turn: int, i: Any, _: None) -> None:
+    for u in range(size):
+        attend(lax.rem(i * size + u, in_turn), False)
+
+
+def splash(chip: str, T: int, D: int, blocks: list[int], mask: str, backward: bool) -> int:
+    """JAX's splash attention, two heads; blocks: queries, keys, keys at once."""
+    queries, keys, at_once = blocks
+
+    def which_next(h: Any, i: Any, j: Any, *lists: Any, next_i: bool = False) -> Any:
+        """Splash's own predicate, computed from the grid's indices where it would be loaded from memory."""
+        mask_block = i * (T // keys) + j if lists[2] is not None else None
+        if mask == "full":
+            return (i if next_i else j), mask_block, True, False
+        run = j * keys <= i * queries + queries - 1
+        skipped_to = lax.div(j * keys, queries) if next_i else 0
+        return jnp.where(run, i if next_i else j, skipped_to), mask_block, run, False
+
+    splash_attention_kernel._next_nonzero = which_next
+    sizes = splash_attention_kernel.BlockSizes(
+        block_q=queries, block_kv=keys, block_kv_compute=at_once, use_fused_bwd_kernel=True,
+        block_q_dkv=queries, block_kv_dkv=keys, block_kv_dkv_compute=at_once,
+    )  # fmt: skip
+    masks = {
+        "full": lambda: splash_attention_mask.FullMask((T, T)),
+        "dense": lambda: splash_attention_mask.NumpyMask(np.random.default_rng(0).random((T, T)) < 0.5),
+    }
+
+    def build() -> tuple[Any, tuple[Any, ...]]:
+        one = masks.get(mask, lambda: splash_attention_mask.CausalMask((T, T)))()
+        segments = splash_attention_kernel.SegmentIds(*[jnp.zeros(T, jnp.int32)] * 2) if mask == "segments" else None
+        attend = splash_attention_kernel.make_splash_mha(
+            splash_attention_mask.MultiHeadMask([one] * 2), head_shards=1, q_seq_shards=1, block_sizes=sizes
+        )
+
+        def run(q: Any, k: Any, v: Any, d_out: Any) -> Any:
+            def f(q: Any, k: Any, v: Any) -> Any:
+                return attend(q, k, v, segments)
+
+            return jax.vjp(f, q, k, v)[1](d_out) if backward else f(q, k, v)
+
+        return run, (jax.ShapeDtypeStruct((2, T, D), jnp.bfloat16),) * 4
+
+    segmented = "_segmented" if mask == "segments" else ""
+    name = f"splash_mha_{'dkv' if backward else 'fwd'}{segmented}_no_residuals"
+    return kernel_cycles(build, chip=chip, kernel=name)
+
+
+if __name__ == "__main__":
+    main()
