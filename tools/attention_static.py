@@ -108,12 +108,18 @@ def ours(
     """Two key heads, G query heads each, T queries, S keys; limits: rows, keys, unroll."""
     in_turn = S // limits[1]
 
-    def over_keys(_: Any, attend: Any, _unroll: int) -> None:
+    def over_keys(_: Any, scores: Any, absorb: Any, _unroll: int) -> None:
+        def some(size: int, masked: bool, i: Any, _: None) -> None:
+            blocks = [lax.rem(i * size + u, in_turn) for u in range(size)]
+            ahead = scores(blocks[0], masked)
+            for j, following in zip(blocks, [*blocks[1:], None], strict=True):
+                current, ahead = ahead, None if following is None else scores(following, masked)
+                absorb(j, masked, current)
+
         for size, count in whole:
-            for_all = partial(_attend_to, attend, size, in_turn)
-            lax.fori_loop(0, count, for_all, None)
+            lax.fori_loop(0, count, partial(some, size, False), None)
         if masked:
-            lax.fori_loop(0, masked, lambda i, _: attend(lax.rem(i, in_turn), True), None)
+            lax.fori_loop(0, masked, partial(some, 1, True), None)
 
     pallas_tpu_forward.over_keys = pallas_tpu_backward.over_keys = over_keys
 
@@ -128,11 +134,6 @@ def ours(
     arguments = (queries, keys, keys, bound, bound, queries)
     name = "interval_attention_forward" if kernel == "forward" else "transpose_jvp_interval_attention_backward__"
     return kernel_cycles(lambda: (run, arguments), chip=chip, kernel=name)
-
-
-def _attend_to(attend: Any, size: int, in_turn: int, i: Any, _: None) -> None:
-    for u in range(size):
-        attend(lax.rem(i * size + u, in_turn), False)
 
 
 def splash(chip: str, T: int, D: int, blocks: list[int], mask: str, backward: bool) -> int:

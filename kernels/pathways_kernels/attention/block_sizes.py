@@ -31,12 +31,19 @@ class BlockSizes(NamedTuple):
 
 
 # (chip, head dim up to) -> limits of the forward and of the backward kernel.
+_FEW, _PAIRS, _RUNS = Limits(512, 512, 1), Limits(512, 512, 2), Limits(512, 512, 4)
 TUNED: dict[tuple[str, int], tuple[Limits, Limits]] = {
-    ("v5e", 128): (Limits(1024, 512, 4), Limits(512, 512, 2)),
-    ("v5e", 256): (Limits(1024, 512, 2), Limits(512, 512, 1)),
+    ("v4", 128): (_PAIRS, _FEW),
+    ("v4", 256): (_PAIRS, _FEW),
+    ("v5e", 128): (_RUNS, _PAIRS),
+    ("v5e", 256): (_RUNS, _FEW),
+    ("v5p", 128): (_RUNS, _PAIRS),
+    ("v5p", 256): (_RUNS, _FEW),
+    ("v6e", 128): (_RUNS, _PAIRS),
+    ("v6e", 256): (_RUNS, _PAIRS),
 }
 # A chip that is not in the table, or not known: what any can hold.
-SMALL = Limits(512, 512, 1)
+SMALL = _FEW
 SMALL_VMEM = 16 * 2**20
 
 

@@ -93,28 +93,32 @@ def _kernel(
 
     d_q_acc[...] = jnp.zeros_like(d_q_acc)
 
-    def attend(j: Any, masked: bool) -> None:
-        keys = pl.ds(pl.multiple_of(j * sizes.keys, sizes.keys), sizes.keys)
-        k, v = k_ref[keys, :], v_ref[keys, :]
+    def block_of_keys(j: Any) -> Any:
+        return pl.ds(pl.multiple_of(j * sizes.keys, sizes.keys), sizes.keys)
+
+    def scores(j: Any, _: bool) -> list[tuple[Array, Array | None]]:
+        return [form.logits(dot(k_ref[block_of_keys(j), :], q_ref[g], transposed="y")) for g in range(G)]
+
+    def absorb(j: Any, masked: bool, of_heads: list[tuple[Array, Array | None]]) -> None:
+        keys = block_of_keys(j)
         if masked:
             key = lax.broadcasted_iota(jnp.int32, (sizes.keys, Tc), 0)
             start, stop = (bounds_ref[i : i + 1, :] - j * sizes.keys for i in (0, 1))
             allowed = (start <= key) & (key < stop)
-        for g in range(G):
+        for g, (logits, slope) in enumerate(of_heads):
             q, d_out = q_ref[g], d_out_ref[g]
-            logits, slope = form.logits(dot(k, q, transposed="y"))
             weights = jnp.exp2(logits - lse_ref[g : g + 1, :])
             if masked:
                 weights = jnp.where(allowed, weights, 0)
             d_v_acc[keys, :] += dot(weights.astype(d_out.dtype), d_out)
-            d_logits = weights * (dot(v, d_out, transposed="y") - delta_ref[g : g + 1, :])
+            d_logits = weights * (dot(v_ref[keys, :], d_out, transposed="y") - delta_ref[g : g + 1, :])
             if slope is not None:
                 d_logits *= slope
             d_logits = d_logits.astype(q.dtype)
             d_k_acc[keys, :] += dot(d_logits, q)
-            d_q_acc[g] += dot(d_logits, k, transposed="x")
+            d_q_acc[g] += dot(d_logits, k_ref[keys, :], transposed="x")
 
-    over_keys(seen, attend, sizes.unroll)
+    over_keys(seen, scores, absorb, sizes.unroll)
     d_q_ref[...] = (d_q_acc[...] * form.scale).astype(d_q_ref.dtype)
 
     @pl.when(block == pl.num_programs(2) - 1)

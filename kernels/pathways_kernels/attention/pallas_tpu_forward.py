@@ -78,23 +78,28 @@ def _kernel(
         total_ref[...] = jnp.zeros_like(total_ref)
         acc_ref[...] = jnp.zeros_like(acc_ref)
 
-    def attend(j: Any, masked: bool) -> None:
-        keys = pl.ds(pl.multiple_of(j * sizes.keys, sizes.keys), sizes.keys)
-        q = q_ref[...].reshape(G * Tc, D)
-        logits = form.logits(dot(q, k_ref[keys, :], transposed="y"))[0]
-        if masked:
-            # What is left of the bounds at this block's first lane of keys, in every lane but for the lane's number.
-            at = segment * sizes.segment + j * sizes.keys + lax.broadcasted_iota(jnp.int32, (Tc, LANES), 1)
-            start, stop = (jnp.broadcast_to(bounds_ref[i : i + 1, :], (LANES, Tc)).T - at for i in (0, 1))
-            logits = _mask(logits, start, stop)
+    def block_of_keys(j: Any) -> Any:
+        return pl.ds(pl.multiple_of(j * sizes.keys, sizes.keys), sizes.keys)
+
+    def scores(j: Any, masked: bool) -> Array:
+        logits = form.logits(dot(q_ref[...].reshape(G * Tc, D), k_ref[block_of_keys(j), :], transposed="y"))[0]
+        if not masked:
+            return logits
+        # What is left of the bounds at this block's first lane of keys, in every lane but for the lane's number.
+        at = segment * sizes.segment + j * sizes.keys + lax.broadcasted_iota(jnp.int32, (Tc, LANES), 1)
+        start, stop = (jnp.broadcast_to(bounds_ref[i : i + 1, :], (LANES, Tc)).T - at for i in (0, 1))
+        return _mask(logits, start, stop)
+
+    def absorb(j: Any, _: bool, logits: Array) -> None:
         top = jnp.maximum(top_ref[...], logits.max(1, keepdims=True))
         weights = jnp.exp2(logits - jnp.tile(top, (1, sizes.keys // LANES)))
         fade = jnp.exp2(top_ref[...] - top)
         total_ref[...] = total_ref[...] * fade + sum(weights[:, i : i + LANES] for i in range(0, sizes.keys, LANES))
-        acc_ref[...] = acc_ref[...] * _across(fade, D) + dot(weights.astype(v_ref.dtype), v_ref[keys, :])
+        values = dot(weights.astype(v_ref.dtype), v_ref[block_of_keys(j), :])
+        acc_ref[...] = acc_ref[...] * _across(fade, D) + values
         top_ref[...] = top
 
-    over_keys(seen, attend, sizes.unroll)
+    over_keys(seen, scores, absorb, sizes.unroll)
 
     @pl.when(segment == pl.num_programs(3) - 1)
     def finish() -> None:

@@ -81,25 +81,31 @@ def visits(ranges_ref: Any, row: Any, block: Any, segment: Any, sizes: BlockSize
     return Visits(*(jnp.clip(ranges_ref[at + i] - segment * n, 0, n) for i in range(4)))
 
 
-def over_keys(seen: Visits, attend: Callable[[Any, bool], None], unroll: int) -> None:
-    """`attend(block of keys, masked)` for all visits: whole blocks `unroll` at a time, then by halves of that.
+def over_keys(
+    seen: Visits, scores: Callable[[Any, bool], Any], absorb: Callable[[Any, bool, Any], None], unroll: int
+) -> None:
+    """`absorb(j, masked, scores(j, masked))` for all blocks j: whole ones `unroll` at a time, then by halves of that.
 
-    Blocks in straight-line code overlap: one's products run while the other's weights are computed.
+    In straight-line code the scores of a block are computed before the one before it is absorbed, so that the matrix
+    unit works while the vector unit does.
     """
+
+    def run(first: Any, count: int) -> None:
+        ahead = scores(first, False)
+        for u in range(count):
+            current, ahead = ahead, scores(first + u + 1, False) if u + 1 < count else None
+            absorb(first + u, False, current)
+
     start = seen.whole
     while unroll:
-        count = lax.div(seen.ragged - start, unroll)
-
-        def run(i: Any, _: None, start: Any = start, unroll: int = unroll) -> None:
-            for u in range(unroll):
-                attend(start + i * unroll + u, False)
-
-        lax.fori_loop(0, count, run, None)
-        start, unroll = start + count * unroll, unroll // 2
+        times = lax.div(seen.ragged - start, unroll)
+        lax.fori_loop(0, times, lambda i, _, start=start, count=unroll: run(start + i * count, count), None)
+        start, unroll = start + times * unroll, unroll // 2
 
     before = seen.whole - seen.first
 
     def run_masked(i: Any, _: None) -> None:
-        attend(jnp.where(i < before, seen.first + i, seen.ragged + i - before), True)
+        j = jnp.where(i < before, seen.first + i, seen.ragged + i - before)
+        absorb(j, True, scores(j, True))
 
     lax.fori_loop(0, before + seen.last - seen.ragged, run_masked, None)

@@ -6,7 +6,7 @@ import os
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AbstractDevice, AbstractMesh, SingleDeviceSharding
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, SingleDeviceSharding
 
 
 class Chip(NamedTuple):
@@ -66,4 +66,5 @@ def traced_for(chip: str) -> Any:
     """A context in which kernels that ask, while they are traced, what chip they are for, are told this one."""
     described = CHIPS[chip]
     abstract = AbstractDevice(device_kind=described.device_kind, num_cores=described.cores, platform="tpu")
-    return jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("device",), abstract_device=abstract))
+    mesh = AbstractMesh((1,), ("device",), axis_types=(AxisType.Auto,), abstract_device=abstract)
+    return jax.sharding.use_abstract_mesh(mesh)
