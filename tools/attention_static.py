@@ -94,6 +94,7 @@ def costs(kernel: str, chip: str, D: int, limits: Limits) -> Costs | None:
 
 
 def main() -> None:
+    jax.config.update("jax_platforms", "cpu")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", type=json.loads, help="a JSON object, see above")
     job = parser.parse_args().job

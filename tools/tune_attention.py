@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 
+import jax
 import numpy as np
 
 from attention_static import Costs, costs
@@ -50,6 +51,7 @@ def cycles_per_head(found: Costs, limits: Limits, spans: Spans) -> float:
 
 
 def main() -> None:
+    jax.config.update("jax_platforms", "cpu")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chips", nargs="+", default=["v5e", "v5p", "v6e"], choices=list(CHIPS))
     parser.add_argument("--head-dims", nargs="+", type=int, default=[128, 256])

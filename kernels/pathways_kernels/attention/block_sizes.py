@@ -35,7 +35,7 @@ _FEW, _PAIRS, _RUNS = Limits(512, 512, 1), Limits(512, 512, 2), Limits(512, 512,
 TUNED: dict[tuple[str, int], tuple[Limits, Limits]] = {
     ("v4", 128): (_PAIRS, _FEW),
     ("v4", 256): (_PAIRS, _FEW),
-    ("v5e", 128): (_RUNS, _PAIRS),
+    ("v5e", 128): (_RUNS, _RUNS),
     ("v5e", 256): (_RUNS, _FEW),
     ("v5p", 128): (_RUNS, _PAIRS),
     ("v5p", 256): (_RUNS, _FEW),
@@ -83,10 +83,9 @@ def block_sizes(limit: Limits, vmem: int, heads: int, T: int, S: int, key_bytes:
     queries = largest_divisor(T, limit.rows // heads)
     keys = largest_divisor(S, limit.keys)
     rows = heads * queries
-    unroll = limit.unroll
     # Logits, weights and their like: about four float32 arrays [rows, keys] at once.
     left = int(0.9 * vmem) - rows * row_bytes - 16 * queries * keys
     blocks = S // keys
     fitting = [n for n in range(1, blocks + 1) if blocks % n == 0 and (blocks // n) * keys * key_bytes <= left]
     segments = fitting[0] if fitting else blocks
-    return BlockSizes(queries, T // queries, keys, S // segments, unroll, int(0.95 * vmem))
+    return BlockSizes(queries, T // queries, keys, S // segments, limit.unroll, int(0.95 * vmem))

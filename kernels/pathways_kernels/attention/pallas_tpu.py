@@ -20,6 +20,7 @@ per block (P · G = H; P is a multiple of K), D head dim. In the kernels T, S an
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,14 +32,17 @@ from pathways_kernels.attention.block_ranges import of_keys, padded_spans
 from pathways_kernels.attention.block_sizes import BlockSizes, Limits
 from pathways_kernels.attention.pallas_tpu_backward import backward
 from pathways_kernels.attention.pallas_tpu_forward import forward
-from pathways_kernels.attention.pallas_tpu_parts import Form
+from pathways_kernels.attention.pallas_tpu_parts import Bounds, Form
 from pathways_kernels.attention.spans import Spans
+from pathways_kernels.attention.static_kinds import Kind, static_kind
 
 Array = jax.Array
 
 
 class _Settings(NamedTuple):
     form: Form
+    kind: Kind | None
+    n_keys: int
     forward: BlockSizes
     backward: BlockSizes
     interpret: Any
@@ -78,33 +82,39 @@ def pallas_tpu(
         for limit, per in zip(limits, zip(key_bytes, row_bytes, strict=True), strict=True)
     ]
 
-    spans = padded_spans(spans, S, T_pad)
-    ranges = [of_keys(spans, x.queries, x.keys) for x in sizes]
-    bounds = jnp.stack([spans.start, spans.stop, *[spans.stop] * 6], axis=1)
+    # The backward kernel's segments see shifted spans, which are of no known kind.
+    kind = static_kind(spans, S) if sizes[1].segment == S_pad else None
+    with jax.ensure_compile_time_eval() if kind is not None else nullcontext():
+        spans = padded_spans(spans, S, T_pad)
+        ranges = [of_keys(spans, x.queries, x.keys) for x in sizes]
+    bounds = jnp.stack([spans.start, spans.stop, *[spans.stop] * 6], axis=1) if kind is None else None
     queries = _pad(q, T_pad, D_pad).reshape(B, T_pad, H // G, G, D_pad).transpose(0, 2, 3, 1, 4)
     keys, values = (_pad(x, S_pad, D_pad).swapaxes(1, 2) for x in (k, v))
-    settings = _Settings(Form(scale, logits_soft_cap), sizes[0], sizes[1], interpret)
+    settings = _Settings(Form(scale, logits_soft_cap), kind, S, sizes[0], sizes[1], interpret)
     out = _attend(settings, queries, keys, values, bounds, *ranges)
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T_pad, H, D_pad)[:, :T, :, :D]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(settings: _Settings, q: Array, k: Array, v: Array, bounds: Array, ranges: Array, _: Array) -> Array:
+def _attend(settings: _Settings, q: Array, k: Array, v: Array, bounds: Array | None, ranges: Array, _: Array) -> Array:
     return _run_forward(settings, q, k, v, bounds, ranges)[0]
 
 
-def _run_forward(settings: _Settings, *arguments: Array) -> tuple[Array, Array]:
-    return forward(*arguments, form=settings.form, sizes=settings.forward, interpret=settings.interpret)
+def _run_forward(
+    settings: _Settings, q: Array, k: Array, v: Array, bounds: Array | None, ranges: Array
+) -> tuple[Array, Array]:
+    where = Bounds(bounds, settings.kind, settings.n_keys)
+    return forward(q, k, v, where, ranges, form=settings.form, sizes=settings.forward, interpret=settings.interpret)
 
 
 def _attend_fwd(
-    settings: _Settings, q: Array, k: Array, v: Array, bounds: Array, ranges: Array, backward_ranges: Array
-) -> tuple[Array, tuple[Array, ...]]:
+    settings: _Settings, q: Array, k: Array, v: Array, bounds: Array | None, ranges: Array, backward_ranges: Array
+) -> tuple[Array, tuple[Array | None, ...]]:
     out, lse = _run_forward(settings, q, k, v, bounds, ranges)
     return out, (q, k, v, bounds, backward_ranges, out, lse)
 
 
-def _attend_bwd(settings: _Settings, residuals: tuple[Array, ...], d_out: Array) -> tuple[Array | None, ...]:
+def _attend_bwd(settings: _Settings, residuals: tuple[Any, ...], d_out: Array) -> tuple[Array | None, ...]:
     q, k, v, bounds, ranges, out, lse = residuals
     delta = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(-1)
     B, K, S, D = k.shape
@@ -114,8 +124,9 @@ def _attend_bwd(settings: _Settings, residuals: tuple[Array, ...], d_out: Array)
     def of_segment(d_q: Any, segment: tuple[Any, ...]) -> tuple[Array, tuple[Array, Array]]:
         i, k, v = segment
         n = sizes.segment // sizes.keys
+        shifted = None if bounds is None else bounds - i * sizes.segment
         added, d_k, d_v = backward(
-            q, k, v, bounds - i * sizes.segment, jnp.clip(ranges - i * n, 0, n), lse, delta, d_out,
+            q, k, v, Bounds(shifted, settings.kind, settings.n_keys), jnp.clip(ranges - i * n, 0, n), lse, delta, d_out,
             form=settings.form, sizes=sizes, partial_keys=segments > 1, interpret=settings.interpret,
         )  # fmt: skip
         return d_q + added, (d_k, d_v)

@@ -11,7 +11,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pathways_kernels.attention.block_sizes import BlockSizes
-from pathways_kernels.attention.pallas_tpu_parts import Form, dot, over_keys, specs, visits
+from pathways_kernels.attention.pallas_tpu_parts import UNSEEN, Bounds, Form, dot, over_keys, specs, visits
 
 Array = jax.Array
 
@@ -20,7 +20,7 @@ def backward(
     q: Array,
     k: Array,
     v: Array,
-    bounds: Array,
+    bounds: Bounds,
     ranges: Array,
     lse: Array,
     delta: Array,
@@ -42,11 +42,19 @@ def backward(
     d_q = jax.ShapeDtypeStruct(q.shape, jnp.float32 if partial_keys else q.dtype)
     d_k = jax.ShapeDtypeStruct((B, P, S, D), k.dtype if P == K else jnp.float32)
     return pl.pallas_call(
-        lambda *refs: _kernel(*refs, form=form, sizes=sizes),
+        lambda *refs: _kernel(*refs, bounds=bounds._replace(array=None), form=form, sizes=sizes),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(P, B, T // sizes.queries),
-            in_specs=[spec.queries, spec.keys, spec.keys, spec.bounds, spec.per_query, spec.per_query, spec.queries],
+            in_specs=[
+                spec.queries,
+                spec.keys,
+                spec.keys,
+                spec.bounds if bounds.kind is None else None,
+                spec.per_query,
+                spec.per_query,
+                spec.queries,
+            ],
             out_specs=[spec.queries, d_keys, d_keys],
             scratch_shapes=[
                 pltpu.VMEM((G, sizes.queries, D), jnp.float32),
@@ -60,7 +68,7 @@ def backward(
         ),
         name="interval_attention_backward",
         interpret=interpret,
-    )(ranges.reshape(-1), q, k, v, bounds, lse, delta, d_out)
+    )(ranges.reshape(-1), q, k, v, bounds.array, lse, delta, d_out)
 
 
 def _kernel(
@@ -68,7 +76,7 @@ def _kernel(
     q_ref: Any,  # [G, Tc, D]
     k_ref: Any,  # [S, D]
     v_ref: Any,
-    bounds_ref: Any,  # [8, Tc]
+    bounds_ref: Any,  # [8, Tc], or None
     lse_ref: Any,  # [G, Tc]
     delta_ref: Any,
     d_out_ref: Any,  # [G, Tc, D]
@@ -79,6 +87,7 @@ def _kernel(
     d_k_acc: Any,  # [S, D]
     d_v_acc: Any,
     *,
+    bounds: Bounds,
     form: Form,
     sizes: BlockSizes,
 ) -> None:
@@ -103,13 +112,13 @@ def _kernel(
         keys = block_of_keys(j)
         if masked:
             key = lax.broadcasted_iota(jnp.int32, (sizes.keys, Tc), 0)
-            start, stop = (bounds_ref[i : i + 1, :] - j * sizes.keys for i in (0, 1))
+            start, stop = (x - j * sizes.keys for x in bounds.rows(bounds_ref, block, Tc))
             allowed = (start <= key) & (key < stop)
         for g, (logits, slope) in enumerate(of_heads):
             q, d_out = q_ref[g], d_out_ref[g]
-            weights = jnp.exp2(logits - lse_ref[g : g + 1, :])
             if masked:
-                weights = jnp.where(allowed, weights, 0)
+                logits = jnp.where(allowed, logits, UNSEEN)
+            weights = jnp.exp2(logits - lse_ref[g : g + 1, :])
             d_v_acc[keys, :] += dot(weights.astype(d_out.dtype), d_out)
             d_logits = weights * (dot(v_ref[keys, :], d_out, transposed="y") - delta_ref[g : g + 1, :])
             if slope is not None:
@@ -118,7 +127,7 @@ def _kernel(
             d_k_acc[keys, :] += dot(d_logits, q)
             d_q_acc[g] += dot(d_logits, k_ref[keys, :], transposed="x")
 
-    over_keys(seen, scores, absorb, sizes.unroll)
+    over_keys(seen, scores, absorb, max(1, sizes.unroll // G))  # the heads are in straight-line code already
     d_q_ref[...] = (d_q_acc[...] * form.scale).astype(d_q_ref.dtype)
 
     @pl.when(block == pl.num_programs(2) - 1)

@@ -11,32 +11,28 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pathways_kernels.attention.block_sizes import BlockSizes
-from pathways_kernels.attention.pallas_tpu_parts import LANES, Form, dot, over_keys, specs, visits
+from pathways_kernels.attention.pallas_tpu_parts import LANES, UNSEEN, Bounds, Form, dot, over_keys, specs, visits
 
 Array = jax.Array
 
-# Finite, so that a difference of two is never NaN, and far below any logit: a query whose maximum it is saw nothing.
-UNSEEN = -1e30
-
 
 def forward(
-    q: Array, k: Array, v: Array, bounds: Array, ranges: Array, *, form: Form, sizes: BlockSizes, interpret: Any
+    q: Array, k: Array, v: Array, bounds: Bounds, ranges: Array, *, form: Form, sizes: BlockSizes, interpret: Any
 ) -> tuple[Array, Array]:
     """The output, as q, and the log-sum-exp in base 2, float32 `[B, P, G, T]` (0 where a query sees nothing).
 
-    q `[B, P, G, T, D]`; k, v `[B, K, S, D]`; bounds int32 `[B, 8, T]`: start, stop, and
-    rows that fill the tile; ranges `[B, T / Tc, 4]`: `block_ranges.of_keys`.
+    q `[B, P, G, T, D]`; k, v `[B, K, S, D]`; ranges `[B, T / Tc, 4]`: `block_ranges.of_keys`.
     """
     B, P, G, T, D = q.shape
     grid = (P, B, T // sizes.queries, k.shape[2] // sizes.segment)
     spec = specs(q, k, sizes, order=lambda p, b, i, s: (p, b, i, s))
     rows = G * sizes.queries
     return pl.pallas_call(
-        lambda *refs: _kernel(*refs, form=form, sizes=sizes),
+        lambda *refs: _kernel(*refs, bounds=bounds._replace(array=None), form=form, sizes=sizes),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=grid,
-            in_specs=[spec.queries, spec.keys, spec.keys, spec.bounds],
+            in_specs=[spec.queries, spec.keys, spec.keys, spec.bounds if bounds.kind is None else None],
             out_specs=[spec.queries, spec.per_query],
             scratch_shapes=[
                 pltpu.VMEM((rows, LANES), jnp.float32),
@@ -50,7 +46,7 @@ def forward(
         ),
         name="interval_attention_forward",
         interpret=interpret,
-    )(ranges.reshape(-1), q, k, v, bounds)
+    )(ranges.reshape(-1), q, k, v, bounds.array)
 
 
 def _kernel(
@@ -58,13 +54,14 @@ def _kernel(
     q_ref: Any,  # [G, Tc, D]
     k_ref: Any,  # [Ss, D]
     v_ref: Any,
-    bounds_ref: Any,  # [8, Tc]
+    bounds_ref: Any,  # [8, Tc], or None
     out_ref: Any,  # [G, Tc, D]
     lse_ref: Any,  # [G, Tc]
     top_ref: Any,  # [G·Tc, LANES], the running maximum of a query's logits, in every lane
     total_ref: Any,  # [G·Tc, LANES], the running sum of its weights, spread over the lanes
     acc_ref: Any,  # [G·Tc, D]
     *,
+    bounds: Bounds,
     form: Form,
     sizes: BlockSizes,
 ) -> None:
@@ -87,8 +84,8 @@ def _kernel(
             return logits
         # What is left of the bounds at this block's first lane of keys, in every lane but for the lane's number.
         at = segment * sizes.segment + j * sizes.keys + lax.broadcasted_iota(jnp.int32, (Tc, LANES), 1)
-        start, stop = (jnp.broadcast_to(bounds_ref[i : i + 1, :], (LANES, Tc)).T - at for i in (0, 1))
-        return _mask(logits, start, stop)
+        rows = bounds.rows(bounds_ref, block, Tc)
+        return _mask(logits, *(jnp.broadcast_to(x, (LANES, Tc)).T - at for x in rows))
 
     def absorb(j: Any, _: bool, logits: Array) -> None:
         top = jnp.maximum(top_ref[...], logits.max(1, keepdims=True))

@@ -12,10 +12,14 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from pathways_kernels.attention.block_sizes import BlockSizes
+from pathways_kernels.attention.static_kinds import Full, Kind, Window
 
 Array = jax.Array
 
 LANES = 128
+# In place of the logit of a pair that is not allowed. Finite, so that a difference of two is never NaN, and far below
+# any logit: a query whose maximum it is saw nothing.
+UNSEEN = -1e30
 
 
 class Form(NamedTuple):
@@ -37,6 +41,26 @@ def dot(x: Array, y: Array, *, transposed: str = "") -> Array:
     contracted = (0,) if transposed == "x" else (1,), (1,) if transposed == "y" else (0,)
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     return lax.dot_general(x, y, (contracted, ((), ())), precision=precision, preferred_element_type=jnp.float32)
+
+
+class Bounds(NamedTuple):
+    """Where the queries' spans are: in an array, or in their kind where that is known while tracing."""
+
+    array: Array | None  # int32 [B, 8, T]: start, stop, and rows that fill the tile
+    kind: Kind | None
+    n_keys: int  # without padding
+
+    def rows(self, ref: Any, block: Any, Tc: int) -> tuple[Array, Array]:
+        """Start and stop of a block of queries, int32 `[1, Tc]` each; `ref` is the array's block `[8, Tc]`."""
+        if self.kind is None:
+            return ref[0:1, :], ref[1:2, :]
+        start = jnp.zeros((1, Tc), jnp.int32)
+        if isinstance(self.kind, Full):
+            return start, start + self.n_keys
+        stop = block * Tc + lax.broadcasted_iota(jnp.int32, (1, Tc), 1) + (self.kind.offset + 1)
+        if isinstance(self.kind, Window):
+            start = jnp.maximum(stop - self.kind.size, 0)
+        return start, jnp.minimum(stop, self.n_keys)
 
 
 class Specs(NamedTuple):

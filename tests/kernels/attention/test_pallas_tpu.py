@@ -15,7 +15,7 @@ from pathways_kernels.attention import Spans, api, attention
 from pathways_kernels.attention.block_sizes import Limits
 from pathways_kernels.attention.pallas_tpu import pallas_tpu
 from pathways_kernels.attention.request import Request
-from pathways_kernels.attention.spans import causal, from_segments, full, prefix
+from pathways_kernels.attention.spans import causal, from_segments, full, prefix, window
 from pathways_kernels.attention.tpu import pallas_tpu_refuses
 
 INTERPRETED = "pallas_tpu interpreted"
@@ -84,6 +84,29 @@ def test_keys_in_segments(monkeypatch):
     assert block_sizes.block_sizes(SMALL[0], 2**20, 2, 384, 768, 1024, 1024).segment < 768
     spans = from_segments(np.cumsum(np.random.default_rng(0).random((2, 300)) < 0.02, axis=1), bidirectional=True)
     equals_reference(monkeypatch, Shape(2, 300, 700, 4, 2, 64), Spans(spans.start, spans.stop + 400))
+
+
+@pytest.mark.parametrize(("T", "S"), [(256, 256), (200, 300), (300, 200)])
+@pytest.mark.parametrize("kind", ["full", "causal", "window"])
+def test_spans_known_while_tracing_need_no_arrays(monkeypatch, kind, T, S):
+    """Their kinds are computed in the kernel: the program has no bounds to load."""
+    spans = {"full": full(1, T, S), "causal": causal(1, T, 50), "window": window(1, T, 70, 20)}[kind]
+    q, k, v, _ = arrays(Shape(1, T, S, 2, 1, 64))
+    call = partial(pallas_tpu, scale=1.0, limits=SMALL, interpret=True)
+    assert "i32[1,8," not in str(jax.make_jaxpr(lambda *args: call(*args, spans))(q, k, v))
+    assert "i32[1,8," in str(jax.make_jaxpr(call)(q, k, v, Spans(*map(jnp.asarray, spans))))
+
+    monkeypatch.setitem(api.BACKENDS, "static", on_cpu())
+
+    def gradients(name, q, k, v):
+        return jax.grad(
+            lambda *args: (attention(*args, spans, scale=SCALE, implementation=name) ** 2).sum(), (0, 1, 2)
+        )(q, k, v)
+
+    for what, a, b in zip(
+        ("d_q", "d_k", "d_v"), gradients("static", q, k, v), gradients("reference", q, k, v), strict=True
+    ):
+        assert_close(a, b, 1e-5, what)
 
 
 def test_heads_in_parts(monkeypatch):
