@@ -7,7 +7,8 @@
 prints the estimated cycles of one call. A process each, because libtpu estimates once per process.
 
 Ours ("forward", "backward") visits for each block of queries a fixed number of blocks of keys: `whole`, those without
-a mask, as pairs of how many in straight-line code and how often that; and `masked`, those with one. JAX's splash
+a mask, as pairs of how many in straight-line code and how often that; and `masked`, those with one.
+"forward_memory" and "backward_memory", of a chip, T and D, print bytes of vector memory instead. JAX's splash
 attention ("splash_forward", "splash_backward") takes `blocks` (queries, keys, keys at once) and a `mask`: "full",
 "causal", "segments" (causal, with segment ids) or "dense" (a bool array of which it visits the blocks of the lower
 triangle).
@@ -31,7 +32,10 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from pathways_kernels.attention import pallas_tpu, pallas_tpu_backward, pallas_tpu_forward
 from pathways_kernels.attention.block_sizes import Limits
 from pathways_kernels.attention.spans import Spans
-from pathways_lite.parallel.static_profile import kernel_cycles
+from pathways_lite.parallel.static_profile import kernel_cycles, kernel_vector_memory
+
+# Of our kernels, in the compiled program.
+NAMES = {"forward": "interval_attention_forward", "backward": "transpose_jvp_interval_attention_backward__"}
 
 
 @cache
@@ -80,15 +84,15 @@ def costs(kernel: str, chip: str, D: int, limits: Limits) -> Costs | None:
         return found / 2  # heads
 
     try:
-        eight = cycles(8, (unroll, 2))
-        loaded = max(0.0, 2 * cycles(4, (unroll, 2)) - eight)
+        four = cycles(4, (unroll, 2))
+        loaded = max(0.0, 2 * cycles(2, (unroll, 2)) - four)
 
         def more(*whole: tuple[int, int], masked: int = 0) -> float:
             """What two more of something cost one block of queries, each."""
-            return (cycles(8, (unroll, 2), *whole, masked=masked) - eight) / 16
+            return (cycles(4, (unroll, 2), *whole, masked=masked) - four) / 8
 
         whole = {2**i: more((2**i, 2)) for i in range(unroll.bit_length())}
-        return Costs(loaded / S, (eight - loaded) / 8 - 2 * whole[unroll], whole, more(masked=2))
+        return Costs(loaded / S, (four - loaded) / 4 - 2 * whole[unroll], whole, more(masked=2))
     except LookupError:
         return None
 
@@ -99,14 +103,16 @@ def main() -> None:
     parser.add_argument("job", type=json.loads, help="a JSON object, see above")
     job = parser.parse_args().job
     kind = job.pop("kernel")
-    cycles = splash(backward=kind == "splash_backward", **job) if "splash" in kind else ours(kind, **job)
-    print(cycles)
+    if "splash" in kind:
+        print(splash(backward=kind == "splash_backward", **job))
+    elif "memory" in kind:
+        print(memory(kind.removesuffix("_memory"), **job))
+    else:
+        print(ours(kind, **job))
 
 
-def ours(
-    kernel: str, chip: str, T: int, D: int, S: int, limits: list[int], whole: list[list[int]], masked: int, G: int = 1
-) -> int:
-    """Two key heads, G query heads each, T queries, S keys; limits: rows, keys, unroll."""
+def ours(kernel: str, chip: str, T: int, D: int, S: int, limits: list[int], whole: list[list[int]], masked: int) -> int:
+    """Two heads, T queries, S keys; limits: rows, keys, unroll."""
     in_turn = S // limits[1]
 
     def over_keys(_: Any, scores: Any, absorb: Any, _unroll: int) -> None:
@@ -123,18 +129,29 @@ def ours(
             lax.fori_loop(0, masked, partial(some, 1, True), None)
 
     pallas_tpu_forward.over_keys = pallas_tpu_backward.over_keys = over_keys
+    build = partial(program, kernel, T, S, D, (Limits(*limits),) * 2)
+    return kernel_cycles(build, chip=chip, kernel=NAMES[kernel])
+
+
+def memory(kernel: str, chip: str, T: int, D: int) -> int:
+    """Vector memory in bytes, for two heads of T tokens and the chip's own block sizes."""
+    return kernel_vector_memory(
+        partial(program, kernel, T, T, D, None), chip=chip, kernel=f"interval_attention_{kernel}"
+    )
+
+
+def program(kernel: str, T: int, S: int, D: int, limits: tuple[Limits, Limits] | None) -> tuple[Any, tuple[Any, ...]]:
+    """A function that runs our kernels, over two heads, and its arguments."""
 
     def run(q: Any, k: Any, v: Any, start: Any, stop: Any, d_out: Any) -> Any:
         def f(q: Any, k: Any, v: Any) -> Any:
-            return pallas_tpu.pallas_tpu(q, k, v, Spans(start, stop), scale=D**-0.5, limits=(Limits(*limits),) * 2)
+            return pallas_tpu.pallas_tpu(q, k, v, Spans(start, stop), scale=D**-0.5, limits=limits)
 
         return f(q, k, v) if kernel == "forward" else jax.vjp(f, q, k, v)[1](d_out)
 
-    queries, keys = (jax.ShapeDtypeStruct((1, *shape, D), jnp.bfloat16) for shape in ((T, 2 * G), (S, 2)))
+    queries, keys = (jax.ShapeDtypeStruct((1, length, 2, D), jnp.bfloat16) for length in (T, S))
     bound = jax.ShapeDtypeStruct((1, T), jnp.int32)
-    arguments = (queries, keys, keys, bound, bound, queries)
-    name = "interval_attention_forward" if kernel == "forward" else "transpose_jvp_interval_attention_backward__"
-    return kernel_cycles(lambda: (run, arguments), chip=chip, kernel=name)
+    return run, (queries, keys, keys, bound, bound, queries)
 
 
 def splash(chip: str, T: int, D: int, blocks: list[int], mask: str, backward: bool) -> int:

@@ -2,6 +2,7 @@
 """Attention kernels against the alternatives: on the device at hand, or by libtpu's static estimate without any.
 
     python tools/bench_attention.py --static --chips v5e --head-dims 128     ours against splash, no TPU (extra `tpu`)
+    python tools/bench_attention.py --memory                                 vector memory on TPUs, no TPU (extra `tpu`)
     python tools/bench_attention.py --lengths 2048 8192 --head-dims 128      on the GPU, TPU or CPU that JAX sees
 
 One JSON line per case. Useful FLOPs count allowed pairs of query and key only: 4 D each forward, 10 D backward (two
@@ -45,18 +46,20 @@ SPLASH_MASKS = {"full": "full", "causal": "causal", "packed": "segments", "prefi
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--static", action="store_true", help="estimate for TPUs that are not here")
-    parser.add_argument("--chips", nargs="+", default=["v5e", "v5p", "v6e"], choices=list(CHIPS), help="for --static")
+    parser.add_argument("--memory", action="store_true", help="bytes of vector memory the kernels take on each chip")
+    parser.add_argument("--chips", nargs="+", default=["v5e", "v5p", "v6e"], choices=list(CHIPS), help="for these two")
     parser.add_argument("--head-dims", nargs="+", type=int, default=[128, 256])
-    parser.add_argument("--lengths", nargs="+", type=int, default=[2048, 8192, 32768], help="on the device")
+    parser.add_argument("--lengths", nargs="+", type=int, default=[2048, 8192, 32768], help="for all but --static")
     parser.add_argument("--heads", type=int, default=16, help="query heads, on the device")
     parser.add_argument("--key-heads", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=32768, help="rows × length, on the device")
     parser.add_argument("--implementations", nargs="+", default=list(BACKENDS), help="those that refuse are left out")
     parser.add_argument("--repeats", type=int, default=20)
     arguments = parser.parse_args()
-    if arguments.static:
+    if arguments.static or arguments.memory:
         jax.config.update("jax_platforms", "cpu")
-    for line in static_cases(arguments) if arguments.static else device_cases(arguments):
+    cases = static_cases if arguments.static else memory_cases if arguments.memory else device_cases
+    for line in cases(arguments):
         print(json.dumps(line), flush=True)
 
 
@@ -83,6 +86,17 @@ def static_cases(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                         if found is not None:
                             line |= {"times_splash": round(cycles_splash / cycles, 2)}
                     yield line
+
+
+def memory_cases(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for chip in arguments.chips:
+        for D in arguments.head_dims:
+            for T in arguments.lengths:
+                line = {"chip": chip, "head_dim": D, "T": T}
+                for kernel in ("forward", "backward"):
+                    found = estimate(f"{kernel}_memory", chip=chip, T=T, D=D)
+                    line[f"{kernel}_mib"] = None if found is None else round(found / 2**20, 1)
+                yield line
 
 
 def best_of_splash(kernel: str, chip: str, T: int, D: int) -> dict[str, tuple[tuple[int, ...], int]]:
