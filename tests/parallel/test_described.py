@@ -64,7 +64,7 @@ def test_the_devices_are_what_the_table_says():
 
 @needs_libtpu
 def test_the_estimate_grows_with_the_work():
-    """Rows read and written are limited by main memory: at 819 GB/s and 1.5 GHz, 0.9 cycles each way if both overlap."""
+    """Rows read and written are limited by main memory: 819 GB/s at 1.5 GHz, 0.9 cycles each way if they overlap."""
     short, long = (int(run(PROFILE, "cycles", n, "double").stdout) for n in ("8192", "16384"))
     assert 8192 * 0.9 < long - short < 8192 * 2
 
