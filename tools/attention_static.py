@@ -2,12 +2,12 @@
 """One static estimate of an attention kernel, ours or splash's: `bench_attention.py` and `tune_attention.py` ask.
 
     python tools/attention_static.py '{"kernel": "forward", "chip": "v5e", "T": 4096, "S": 4096, "D": 128,
-                                       "limits": [512, 512, 4], "whole": [[4, 2]], "masked": 0}'
+                                       "limits": [512, 512, 4], "runs": 2}'
 
 prints the estimated cycles of one call. A process each, because libtpu estimates once per process.
 
-Ours ("forward", "backward") visits for each block of queries a fixed number of blocks of keys: `whole`, those without
-a mask, as pairs of how many in straight-line code and how often that; and `masked`, those with one.
+Ours ("forward", "backward") takes for each block of queries a fixed number of blocks of keys: `runs` of as many whole
+ones as `limits` says, `pairs` and `singles` with a mask.
 "forward_memory" and "backward_memory", of a chip, T and D, print bytes of vector memory instead. JAX's splash
 attention ("splash_forward", "splash_backward") takes `blocks` (queries, keys, keys at once) and a `mask`: "full",
 "causal", "segments" (causal, with segment ids) or "dense" (a bool array of which it visits the blocks of the lower
@@ -31,6 +31,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 
 from pathways_kernels.attention import pallas_tpu, pallas_tpu_backward, pallas_tpu_forward
 from pathways_kernels.attention.block_sizes import Limits
+from pathways_kernels.attention.pallas_tpu_parts import run_of_blocks
 from pathways_kernels.attention.spans import Spans
 from pathways_lite.parallel.static_profile import kernel_cycles, kernel_vector_memory
 
@@ -54,18 +55,18 @@ class Costs(NamedTuple):
 
     per_key: float  # once per row and head
     block: float  # per block of queries
-    whole: dict[int, float]  # per run of so many blocks of keys without a mask, in straight-line code
-    masked: float  # per block of keys with one
+    run: float  # per run of `unroll` whole blocks of keys
+    pair: float  # per pair of masked ones
+    single: float
 
-    def cycles(self, visited: np.ndarray, n_keys: int) -> float:
-        """For one row and head that visits `[blocks of queries, 4]` as `block_ranges.of_keys` gives them."""
+    def cycles(self, visited: np.ndarray, n_keys: int, unroll: int) -> float:
+        """For one row and head that visits `[blocks of queries, 4]`: `block_ranges.of_keys`, `over_keys`."""
         first, whole, ragged, last = visited.T
-        total = self.per_key * n_keys + self.block * len(visited) + self.masked * (whole - first + last - ragged).sum()
-        left = ragged - whole
-        for size in sorted(self.whole, reverse=True):
-            total += self.whole[size] * (left // size).sum()
-            left = left % size
-        return float(total)
+        runs = (ragged - whole) // unroll
+        rest = last - first - runs * unroll
+        pairs = rest // 2 if unroll > 1 else 0 * rest
+        blocks = self.run * runs + self.pair * pairs + self.single * (rest - 2 * pairs)
+        return float(self.per_key * n_keys + (self.block + blocks).sum())
 
 
 def costs(kernel: str, chip: str, D: int, limits: Limits) -> Costs | None:
@@ -76,25 +77,20 @@ def costs(kernel: str, chip: str, D: int, limits: Limits) -> Costs | None:
     rows, keys, unroll = limits
     S = 2 * unroll * keys
 
-    def cycles(blocks: int, *whole: tuple[int, int], masked: int = 0) -> float:
-        job = {"chip": chip, "D": D, "limits": limits, "T": blocks * rows, "S": S, "whole": whole, "masked": masked}
-        found = estimate(kernel, **job)
+    def cycles(blocks: int, runs: int, pairs: int = 0, singles: int = 0) -> float:
+        counts = {"runs": runs, "pairs": pairs, "singles": singles}
+        found = estimate(kernel, chip=chip, D=D, limits=limits, T=blocks * rows, S=S, **counts)
         if found is None:
-            raise LookupError(job)
+            raise LookupError(counts)
         return found / 2  # heads
 
     try:
-        four = cycles(4, (unroll, 2))
-        loaded = max(0.0, 2 * cycles(2, (unroll, 2)) - four)
-
-        def more(*whole: tuple[int, int], masked: int = 0) -> float:
-            """What two more of something cost one block of queries, each."""
-            return (cycles(4, (unroll, 2), *whole, masked=masked) - four) / 8
-
-        whole = {2**i: more((2**i, 2)) for i in range(unroll.bit_length())}
-        return Costs(loaded / S, (four - loaded) / 4 - 2 * whole[unroll], whole, more(masked=2))
+        four = cycles(4, 2)
+        loaded = max(0.0, 2 * cycles(2, 2) - four)
+        run, pair, single = ((cycles(4, *counts) - four) / 8 for counts in ((4, 0, 0), (2, 2, 0), (2, 0, 2)))
     except LookupError:
         return None
+    return Costs(loaded / S, (four - loaded) / 4 - 2 * run, run, pair, single)
 
 
 def main() -> None:
@@ -111,22 +107,20 @@ def main() -> None:
         print(ours(kind, **job))
 
 
-def ours(kernel: str, chip: str, T: int, D: int, S: int, limits: list[int], whole: list[list[int]], masked: int) -> int:
+def ours(
+    kernel: str, chip: str, T: int, D: int, S: int, limits: list[int], runs: int, pairs: int = 0, singles: int = 0
+) -> int:
     """Two heads, T queries, S keys; limits: rows, keys, unroll."""
-    in_turn = S // limits[1]
 
-    def over_keys(_: Any, scores: Any, absorb: Any, _unroll: int) -> None:
-        def some(size: int, masked: bool, i: Any, _: None) -> None:
-            blocks = [lax.rem(i * size + u, in_turn) for u in range(size)]
-            ahead = scores(blocks[0], masked)
-            for j, following in zip(blocks, [*blocks[1:], None], strict=True):
-                current, ahead = ahead, None if following is None else scores(following, masked)
-                absorb(j, masked, current)
+    def over_keys(_: Any, scores: Any, absorb: Any, unroll: int) -> None:
+        for count, size, masked in ((runs, unroll, False), (pairs, 2, True), (singles, 1, True)):
 
-        for size, count in whole:
-            lax.fori_loop(0, count, partial(some, size, False), None)
-        if masked:
-            lax.fori_loop(0, masked, partial(some, 1, True), None)
+            def some(i: Any, _: None, size: int = size, masked: bool = masked) -> None:
+                blocks = [lax.rem(i * size + u, S // limits[1]) for u in range(size)]
+                run_of_blocks(blocks, masked, scores, absorb)
+
+            if count:
+                lax.fori_loop(0, count, some, None)
 
     pallas_tpu_forward.over_keys = pallas_tpu_backward.over_keys = over_keys
     build = partial(program, kernel, T, S, D, (Limits(*limits),) * 2)

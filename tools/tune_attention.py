@@ -47,7 +47,7 @@ def cycles_per_head(found: Costs, limits: Limits, spans: Spans) -> float:
     """Mean over the rows."""
     T = spans.start.shape[1]
     visited = np.asarray(of_keys(padded_spans(spans, T, T), limits.rows, limits.keys))
-    return float(np.mean([found.cycles(row, T) for row in visited]))
+    return float(np.mean([found.cycles(row, T, limits.unroll) for row in visited]))
 
 
 def main() -> None:

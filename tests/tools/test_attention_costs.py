@@ -22,19 +22,20 @@ def tools(monkeypatch):
 
 
 def test_costs_add_up_over_the_blocks_visited(tools):
-    costs = tools[0].Costs(per_key=0.5, block=100, whole={4: 40, 2: 22, 1: 12}, masked=15)
-    # Two masked and seven whole (a run of four, one of two, one alone); then three masked; then nothing.
+    costs = tools[0].Costs(per_key=0.5, block=100, run=40, pair=30, single=16)
+    # A run of four whole blocks, and three whole and two masked ones as masked; then three masked; then nothing.
     visited = np.array([[0, 1, 8, 9], [2, 5, 5, 5], [0, 0, 0, 0]])
-    assert costs.cycles(visited, n_keys=1000) == 500 + 3 * 100 + (40 + 22 + 12) + 5 * 15
+    assert costs.cycles(visited, 1000, unroll=4) == 500 + 3 * 100 + (40 + 2 * 30 + 16) + (30 + 16)
+    assert costs.cycles(visited, 1000, unroll=1) == 500 + 3 * 100 + (7 * 40 + 2 * 16) + 3 * 16
 
 
 def test_costs_are_recovered_from_estimates_that_add_up(tools, monkeypatch):
     static, tune, _ = tools
-    true = static.Costs(per_key=1.5, block=300.0, whole={4: 800.0, 2: 450.0, 1: 260.0}, masked=270.0)
+    true = static.Costs(per_key=1.5, block=300.0, run=800.0, pair=450.0, single=260.0)
 
-    def estimate(kernel, chip, D, limits, T, S, whole, masked):
-        runs = sum(true.whole[size] * count for size, count in whole)
-        return 2 * (true.per_key * S + T // limits.rows * (true.block + runs + true.masked * masked))
+    def estimate(kernel, chip, D, limits, T, S, runs, pairs, singles):
+        visited = true.run * runs + true.pair * pairs + true.single * singles
+        return 2 * (true.per_key * S + T // limits.rows * (true.block + visited))
 
     monkeypatch.setattr(static, "estimate", estimate)
     limits = tune.Limits(512, 512, 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -108,28 +109,36 @@ def visits(ranges_ref: Any, row: Any, block: Any, segment: Any, sizes: BlockSize
 def over_keys(
     seen: Visits, scores: Callable[[Any, bool], Any], absorb: Callable[[Any, bool, Any], None], unroll: int
 ) -> None:
-    """`absorb(j, masked, scores(j, masked))` for all blocks j: whole ones `unroll` at a time, then by halves of that.
+    """`absorb(j, masked, scores(j, masked))` for all blocks j: whole ones in runs of `unroll`, the rest in pairs.
 
-    In straight-line code the scores of a block are computed before the one before it is absorbed, so that the matrix
-    unit works while the vector unit does.
+    A run is straight-line code, in which the scores of a block are computed before the one before it is absorbed: the
+    matrix unit works while the vector unit does. What is left of the whole blocks is masked too, since a shorter run
+    costs more than a mask.
     """
-
-    def run(first: Any, count: int) -> None:
-        ahead = scores(first, False)
-        for u in range(count):
-            current, ahead = ahead, scores(first + u + 1, False) if u + 1 < count else None
-            absorb(first + u, False, current)
-
-    start = seen.whole
-    while unroll:
-        times = lax.div(seen.ragged - start, unroll)
-        lax.fori_loop(0, times, lambda i, _, start=start, count=unroll: run(start + i * count, count), None)
-        start, unroll = start + times * unroll, unroll // 2
-
+    runs = lax.div(seen.ragged - seen.whole, unroll)
+    done = seen.whole + runs * unroll
     before = seen.whole - seen.first
+    rest = before + seen.last - done
 
-    def run_masked(i: Any, _: None) -> None:
-        j = jnp.where(i < before, seen.first + i, seen.ragged + i - before)
-        absorb(j, True, scores(j, True))
+    def whole(i: Any, _: None) -> None:
+        run_of_blocks([seen.whole + i * unroll + u for u in range(unroll)], False, scores, absorb)
 
-    lax.fori_loop(0, before + seen.last - seen.ragged, run_masked, None)
+    def masked(i: Any, _: None, count: int) -> None:
+        which = [i * count + u for u in range(count)]
+        run_of_blocks([jnp.where(w < before, seen.first + w, done + w - before) for w in which], True, scores, absorb)
+
+    lax.fori_loop(0, runs, whole, None)
+    pairs = lax.div(rest, 2) if unroll > 1 else 0
+    if unroll > 1:
+        lax.fori_loop(0, pairs, partial(masked, count=2), None)
+    lax.fori_loop(2 * pairs, rest, partial(masked, count=1), None)
+
+
+def run_of_blocks(
+    blocks: list[Any], masked: bool, scores: Callable[[Any, bool], Any], absorb: Callable[[Any, bool, Any], None]
+) -> None:
+    """Some blocks of keys in straight-line code."""
+    ahead = scores(blocks[0], masked)
+    for j, following in zip(blocks, [*blocks[1:], None], strict=True):
+        current, ahead = ahead, None if following is None else scores(following, masked)
+        absorb(j, masked, current)

@@ -3,13 +3,20 @@
 The forward pass keeps the hidden states and log Z; the backward pass computes each chunk's logits again (2 N V E
 FLOPs more), turns them into gradients at once and adds the head's up in float32. Pure XLA, for every platform.
 
-`B` product of the leading axes, `T` the last token axis (the one that is cut), `E` embed, `V` vocabulary.
+Sharding by GSPMD: over the vocabulary everything stays where it is, and only numbers per token and the gradient of
+the hidden states are summed over devices. Over tokens, see `token_shards` of `api.cross_entropy`: a sum over chunks
+whose terms are themselves sums over devices would be sent over the wires once per chunk.
+
+`B` product of the leading axes, `T` the last token axis (the one that is cut), `E` embed, `V` vocabulary,
+`P` shards of the tokens.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,82 +26,152 @@ from pathways_kernels.cross_entropy.logits import shape_logits, unshape_gradient
 from pathways_kernels.linear import products
 
 CHUNK_TOKENS = 1024
-"""Tokens whose logits exist at once, unless one position of all leading axes is more."""
+"""Tokens of one shard whose logits exist at once, unless one position of all leading axes is more."""
+
+TPU_CHUNK_TOKENS = 4096
+"""The same on TPUs: each chunk reads and writes the head's gradient, 8 V E bytes for its 6 V E FLOPs per token, and
+a v6e computes 560 FLOPs in the time of a byte."""
+
+TPU_CHUNK_LOGITS = 2**29
+"""... or as many tokens as have this many logits, if that is fewer."""
+
+
+Reduction = Callable[[Array, Array], tuple[Array, Array]]
+"""(logits [..., V] float32, targets [...]) -> log Z and the target's logit, [...] each."""
+
+
+class Form(NamedTuple):
+    """What a call of `cross_entropy` fixes for both passes."""
+
+    logit_scale: float
+    soft_cap: float | None
+    token_shards: int
 
 
 def cross_entropy(
-    hidden: Array, head: Array, targets: Array, *, logit_scale: float, soft_cap: float | None
+    hidden: Array,
+    head: Array,
+    targets: Array,
+    *,
+    logit_scale: float,
+    soft_cap: float | None,
+    token_shards: int,
 ) -> tuple[Array, Array]:
     """See `api.cross_entropy`."""
     *leading, n_embed = hidden.shape
     batch, length = math.prod(leading[:-1]), leading[-1] if leading else 1
     flat_hidden, flat_targets = hidden.reshape(batch, length, n_embed), targets.reshape(batch, length)
-    loss, log_z = _cross_entropy(logit_scale, soft_cap, flat_hidden, head, flat_targets)
+    form = Form(logit_scale, soft_cap, token_shards)
+    loss, log_z = _cross_entropy(form, flat_hidden, head, flat_targets)
     return loss.reshape(leading), log_z.reshape(leading)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _cross_entropy(
-    logit_scale: float, soft_cap: float | None, hidden: Array, head: Array, targets: Array
-) -> tuple[Array, Array]:
-    return _forward(logit_scale, soft_cap, hidden, head, targets)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cross_entropy(form: Form, hidden: Array, head: Array, targets: Array) -> tuple[Array, Array]:
+    return _forward(form, hidden, head, targets)[0]
 
 
 def _forward(
-    logit_scale: float, soft_cap: float | None, hidden: Array, head: Array, targets: Array
+    form: Form, hidden: Array, head: Array, targets: Array
 ) -> tuple[tuple[Array, Array], tuple[Array, Array, Array, Array]]:
-    def step(_: None, chunk: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
-        h, t = chunk
-        logits = _logits(h, head, logit_scale, soft_cap)
-        log_z = jax.nn.logsumexp(logits, axis=-1)
-        picked = jnp.take_along_axis(logits, t[..., None], axis=-1)[..., 0]
-        return None, (log_z - picked, log_z)
+    def over_chunks(reduce: Reduction, chunk_tokens: int, head: Array, hidden: Array, targets: Array) -> Any:
+        def step(_: None, chunk: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
+            h, t = chunk
+            log_z, picked = reduce(_logits(h, head, form), t)
+            return None, (log_z - picked, log_z)
 
-    length = hidden.shape[1]
-    _, (loss, log_z) = lax.scan(step, None, (_cut(hidden), _cut(targets)))
-    loss, log_z = _join(loss, length), _join(log_z, length)
+        cut = functools.partial(_cut, tokens=chunk_tokens * form.token_shards)
+        _, values = lax.scan(step, None, (cut(hidden), cut(targets)))
+        return tuple(_join(x, hidden.shape[1]) for x in values)
+
+    loss, log_z = _per_platform(
+        functools.partial(over_chunks, log_z_and_target),
+        functools.partial(over_chunks, log_z_and_target_in_one_pass),
+        head, hidden, targets,
+    )  # fmt: skip
     return (loss, log_z), (hidden, head, targets, log_z)
 
 
+def log_z_and_target(logits: Array, targets: Array) -> tuple[Array, Array]:
+    """A `Reduction` by the maximum, then the sum of exponentials."""
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1), picked
+
+
+def log_z_and_target_in_one_pass(logits: Array, targets: Array) -> tuple[Array, Array]:
+    """A `Reduction` in one pass, the online softmax (Milakov & Gimelshein 2018, arXiv:1805.02867, algorithm 3).
+
+    XLA's TPU compiler computes it inside the product, so that no logit is written to memory.
+    """
+    axis = logits.ndim - 1
+    is_target = targets[..., None] == lax.broadcasted_iota(targets.dtype, logits.shape, axis)
+
+    def combine(a: tuple[Array, Array, Array], b: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        highest = jnp.maximum(a[0], b[0])
+        return highest, a[1] * jnp.exp(a[0] - highest) + b[1] * jnp.exp(b[0] - highest), a[2] + b[2]
+
+    terms = (logits, jnp.ones_like(logits), jnp.where(is_target, logits, 0.0))
+    nothing = (jnp.finfo(jnp.float32).min, jnp.float32(0.0), jnp.float32(0.0))
+    highest, total, picked = lax.reduce(terms, nothing, combine, (axis,))
+    return highest + jnp.log(total), picked
+
+
 def _backward(
-    logit_scale: float,
-    soft_cap: float | None,
-    saved: tuple[Array, Array, Array, Array],
-    cotangents: tuple[Array, Array],
+    form: Form, saved: tuple[Array, Array, Array, Array], cotangents: tuple[Array, Array]
 ) -> tuple[Array, Array, None]:
+    def over_chunks(chunk_tokens: int, head: Array, *per_token: Array) -> tuple[Array, Array]:
+        hidden = per_token[0]
+
+        def step(d_head: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
+            h, t, z, d_l, d_z = chunk
+            logits = _logits(h, head, form)
+            # d loss / d logit = softmax - onehot and d log Z / d logit = softmax.
+            d_logits = (d_l + d_z)[..., None] * jnp.exp(logits - z[..., None])
+            is_target = t[..., None] == jnp.arange(head.shape[0], dtype=t.dtype)
+            d_logits = jnp.where(is_target, d_logits - d_l[..., None], d_logits)
+            d_products = unshape_gradient(d_logits, logits, form.logit_scale, form.soft_cap).astype(hidden.dtype)
+            d_head += _outer_sums(d_products, h, form.token_shards)
+            return d_head, products.rows_times(d_products, head).astype(hidden.dtype)
+
+        zeros = jnp.zeros((form.token_shards, *head.shape), jnp.float32)
+        chunks = tuple(_cut(x, chunk_tokens * form.token_shards) for x in per_token)
+        d_head, d_hidden = lax.scan(step, zeros, chunks)
+        return _join(d_hidden, hidden.shape[1]), d_head.sum(0).astype(head.dtype)
+
     hidden, head, targets, log_z = saved
-    d_loss, d_log_z = cotangents
-
-    def step(d_head: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
-        h, t, z, d_l, d_z = chunk
-        logits = _logits(h, head, logit_scale, soft_cap)
-        # d loss / d logit = softmax - onehot and d log Z / d logit = softmax.
-        d_logits = (d_l + d_z)[..., None] * jnp.exp(logits - z[..., None])
-        is_target = t[..., None] == jnp.arange(head.shape[0], dtype=t.dtype)
-        d_logits = jnp.where(is_target, d_logits - d_l[..., None], d_logits)
-        d_products = unshape_gradient(d_logits, logits, logit_scale, soft_cap).astype(hidden.dtype)
-        d_head += products.outer_sum(d_products, h, jnp.float32)
-        return d_head, products.rows_times(d_products, head).astype(hidden.dtype)
-
-    chunks = (_cut(hidden), _cut(targets), _cut(log_z), _cut(d_loss), _cut(d_log_z))
-    d_head, d_hidden = lax.scan(step, jnp.zeros(head.shape, jnp.float32), chunks)
-    return _join(d_hidden, hidden.shape[1]), d_head.astype(head.dtype), None
+    return *_per_platform(over_chunks, over_chunks, head, hidden, targets, log_z, *cotangents), None
 
 
 _cross_entropy.defvjp(_forward, _backward)
 
 
-def _logits(hidden: Array, head: Array, logit_scale: float, soft_cap: float | None) -> Array:
-    return shape_logits(products.rows_times_transposed(hidden, head, jnp.float32), logit_scale, soft_cap)
+def _per_platform(default: Callable[..., Any], tpu: Callable[..., Any], head: Array, *per_token: Array) -> Any:
+    """One of two functions of (tokens of a chunk and shard, head, *per_token), chosen while lowering."""
+    tpu_tokens = min(TPU_CHUNK_TOKENS, max(1, TPU_CHUNK_LOGITS // head.shape[0]))
+    return lax.platform_dependent(
+        head, *per_token, tpu=functools.partial(tpu, tpu_tokens), default=functools.partial(default, CHUNK_TOKENS)
+    )
 
 
-def _cut(x: Array) -> Array:
-    """`[B, T, ...] -> [chunks, B, t, ...]`, chunks of one length, the last filled up with zeros.
+def _outer_sums(d_products: Array, hidden: Array, shards: int) -> Array:
+    """The sum over each shard's tokens of d_products [B, t, V] ⊗ hidden [B, t, E] -> [P, V, E] float32."""
+    if shards == 1:
+        return products.outer_sum(d_products, hidden, jnp.float32)[None]
+    split = (x.reshape(shards, -1, *x.shape[1:]) for x in (d_products, hidden))
+    return jax.vmap(lambda d, h: products.outer_sum(d, h, jnp.float32))(*split)
+
+
+def _logits(hidden: Array, head: Array, form: Form) -> Array:
+    return shape_logits(products.rows_times_transposed(hidden, head, jnp.float32), form.logit_scale, form.soft_cap)
+
+
+def _cut(x: Array, tokens: int) -> Array:
+    """`[B, T, ...] -> [chunks, B, t, ...]`, chunks of one length, B t <= `tokens`, the last filled up with zeros.
 
     The token axis is cut and not a flattened one, so that a batch sharded over devices stays where it is.
     """
     batch, length = x.shape[:2]
-    chunks = max(1, -(-length // max(1, CHUNK_TOKENS // max(1, batch))))
+    chunks = max(1, -(-length // max(1, tokens // max(1, batch))))
     size = -(-length // chunks)
     x = jnp.pad(x, [(0, 0), (0, chunks * size - length)] + [(0, 0)] * (x.ndim - 2))
     return jnp.moveaxis(x.reshape(batch, chunks, size, *x.shape[2:]), 1, 0)

@@ -10,9 +10,10 @@ from pathways_kernels.cross_entropy.logits import shape_logits
 
 
 def cross_entropy(
-    hidden: Array, head: Array, targets: Array, *, logit_scale: float, soft_cap: float | None
+    hidden: Array, head: Array, targets: Array, *, logit_scale: float, soft_cap: float | None, token_shards: int
 ) -> tuple[Array, Array]:
     """See `api.cross_entropy`."""
+    del token_shards  # it has no chunks
     products = jnp.einsum(
         "...e,ve->...v", hidden, head, preferred_element_type=jnp.float32, precision=lax.Precision.HIGHEST
     )

@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""Cross-entropy backends: on the device at hand, or by libtpu's estimates for TPUs that are not here (extra `tpu`).
+
+    python tools/bench_cross_entropy.py --static --chips v6e --embeds 2048 --vocabs 32768
+    python tools/bench_cross_entropy.py --static --scheduled --chips v6e --embeds 2048 --vocabs 8192 --tokens 4096
+    python tools/bench_cross_entropy.py --tokens 4096 --embeds 256 --vocabs 8192 --dtype float32     what JAX sees
+
+One JSON line per case: N tokens (4 rows of N / 4), embed E, vocabulary V, forward or forward+backward. Useful FLOPs
+are 2 N V E forward and 4 N V E backward; the logits that the backward pass computes again (2 N V E) count as overhead,
+so that no backend which keeps no logits can have a share above 0.75 forward+backward.
+
+`--static` compiles ahead of time and adds up the cycles of every operation, times the trip counts of the loops around
+it, over the chip's clock; the share is useful FLOPs over that time, of the peak in bfloat16. The cycles are the
+compiler's cost model (`estimated_cycles`), which is up to 40 % too slow for products with reductions fused into them
+and up to 4 times for passes over memory. With `--scheduled` they are those of the final instruction bundles and copies
+(libtpu's static profile), within 6 % of chips for large products; that takes two minutes per million cycles, so take a
+small vocabulary: a share hardly depends on it. On the device: medians and quartiles of seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pathways_kernels.cross_entropy import cross_entropy
+from pathways_lite.parallel.described import CHIPS, device, place, quiet_libtpu, traced_for
+
+FLOPS_PER_LOGIT = {"forward": 2, "forward+backward": 6}  # times E
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--static", action="store_true", help="estimate for TPUs that are not here")
+    parser.add_argument("--scheduled", action="store_true", help="from instruction bundles; with --static; slow")
+    parser.add_argument("--chips", nargs="+", default=["v5e", "v5p", "v6e"], choices=list(CHIPS), help="for --static")
+    parser.add_argument("--embeds", nargs="+", type=int, default=[1024, 2048, 4096])
+    parser.add_argument("--vocabs", nargs="+", type=int, default=[32768, 131072, 262144])
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--passes", nargs="+", default=list(FLOPS_PER_LOGIT), choices=list(FLOPS_PER_LOGIT))
+    parser.add_argument("--dtype", default="bfloat16", help="of hidden states and head")
+    parser.add_argument("--implementation", default="chunked")
+    parser.add_argument("--soft-cap", type=float)
+    parser.add_argument("--repeats", type=int, default=10, help="on the device")
+    arguments = parser.parse_args()
+    measure = measured
+    if arguments.static:
+        profile = tempfile.TemporaryDirectory(prefix="static_profile_")
+        quiet_libtpu(**({"xla_jf_dump_static_llo_profile_to": profile.name} if arguments.scheduled else {}))
+        measure = estimated
+    for chip in arguments.chips if arguments.static else [jax.devices()[0].device_kind]:
+        for E in arguments.embeds:
+            for V in arguments.vocabs:
+                for which in arguments.passes:
+                    line = {"device": chip, "tokens": arguments.tokens, "embed": E, "vocab": V, "pass": which}
+                    line |= {"implementation": arguments.implementation, "soft_cap": arguments.soft_cap}
+                    flops = FLOPS_PER_LOGIT[which] * arguments.tokens * V * E
+                    extra = Path(profile.name) if arguments.scheduled else arguments.repeats
+                    found = measure(function(which, arguments), shapes(arguments, E, V), flops, chip, extra)
+                    print(json.dumps(line | found), flush=True)
+
+
+def function(which: str, arguments: argparse.Namespace) -> Callable[..., Any]:
+    def forward(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> Any:
+        options = {"implementation": arguments.implementation, "soft_cap": arguments.soft_cap}
+        return cross_entropy(hidden, head, targets, logit_scale=hidden.shape[-1] ** -0.5, **options)
+
+    def both(hidden: jax.Array, head: jax.Array, targets: jax.Array, *cotangents: jax.Array) -> Any:
+        values, pull_back = jax.vjp(lambda h, w: forward(h, w, targets), hidden, head)
+        return values, pull_back(cotangents)
+
+    return both if which == "forward+backward" else lambda h, w, t, *_: forward(h, w, t)
+
+
+def shapes(arguments: argparse.Namespace, E: int, V: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """hidden, head, targets, cotangents of loss and log Z."""
+    rows = 4, arguments.tokens // 4
+    per_token = jax.ShapeDtypeStruct(rows, jnp.float32)
+    wide = (jax.ShapeDtypeStruct((*shape, E), jnp.dtype(arguments.dtype)) for shape in (rows, (V,)))
+    return *wide, jax.ShapeDtypeStruct(rows, jnp.int32), per_token, per_token
+
+
+def estimated(run: Callable[..., Any], abstract: Any, flops: float, chip: str, profile: Any) -> dict[str, Any]:
+    with traced_for(chip):
+        compiled = jax.jit(run).lower(*place(abstract, device(chip))).compile()
+    total = sum(times * cycles for times, cycles in operations(compiled.as_text(), scheduled(profile)))
+    seconds = total / CHIPS[chip].clock_hz
+    share = flops / seconds / CHIPS[chip].bf16_flops
+    temporaries = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    cycles = "cost model" if isinstance(profile, int) else "scheduled"
+    return {"cycles": cycles, "ms": round(seconds * 1e3, 2), "share_of_peak": round(share, 3)} | {
+        "temporaries_mib": round(temporaries)
+    }
+
+
+def scheduled(profile: Any) -> dict[str, int] | None:
+    """Cycles by the operation's name, from what libtpu has written since the last call."""
+    if isinstance(profile, int):
+        return None
+    found: dict[str, int] = {}
+    for path in profile.rglob("*_static_llo_profile.textproto"):
+        pattern = r'hlo_op_name: "([^"]+)"\s+estimated_cycles: (\d+)'
+        found |= {name: int(cycles) for name, cycles in re.findall(pattern, path.read_text(errors="replace"))}
+        path.unlink()
+    return found
+
+
+def operations(hlo: str, by_name: dict[str, int] | None) -> Iterator[tuple[int, int]]:
+    """(how often, cycles) of each operation of a compiled program, those inside loops by the loops' trip counts."""
+    computations: dict[str, list[str]] = {}
+    entry = ""
+    for line in hlo.splitlines():
+        if opened := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            lines = computations[opened[2]] = []
+            entry = opened[2] if opened[1] else entry
+        elif line.startswith("  "):
+            lines.append(line)
+
+    def walk(name: str, times: int) -> Iterator[tuple[int, int]]:
+        for line in computations[name]:
+            operation = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
+            cost = re.search(r'"estimated_cycles":"(\d+)"', line)
+            if by_name is not None:
+                yield times, by_name.get(operation[1], 0) if operation else 0
+            elif cost:
+                yield times, int(cost[1])
+            if " while(" in line:
+                parts = dict(re.findall(r"(condition|body)=%?([\w.\-]+)", line))
+                bounds = re.findall(r" constant\((\d+)\)", "\n".join(computations[parts["condition"]]))
+                if len(bounds) != 1:
+                    raise LookupError(f"the loop's trip count is not plain: {computations[parts['condition']]}")
+                yield from walk(parts["body"], times * int(bounds[0]))
+            elif " conditional(" in line or " call(" in line:
+                raise LookupError(f"a branch or call, whose cycles are not counted: {line.strip()[:100]}")
+
+    return walk(entry, 1)
+
+
+def measured(run: Callable[..., Any], abstract: Any, flops: float, _: str, repeats: int) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    V = abstract[1].shape[0]
+    arrays = [
+        jnp.asarray(random.integers(0, V, x.shape) if x.dtype == jnp.int32 else random.normal(size=x.shape), x.dtype)
+        for x in abstract
+    ]
+    compiled = jax.jit(run).lower(*arrays).compile()
+    jax.block_until_ready(compiled(*arrays))
+    clocks = []
+    for _repeat in range(repeats):
+        start = time.perf_counter(), time.process_time()
+        jax.block_until_ready(compiled(*arrays))
+        clocks.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    low, middle, high = np.percentile(clocks, (25, 50, 75), axis=0)
+    found = {"ms": middle[0] * 1e3, "ms_p25": low[0] * 1e3, "ms_p75": high[0] * 1e3, "process_ms": middle[1] * 1e3}
+    return {name: round(value, 2) for name, value in found.items()} | {"tflops_per_s": flops / middle[0] / 1e12}
+
+
+if __name__ == "__main__":
+    main()
