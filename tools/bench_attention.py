@@ -37,7 +37,7 @@ from pathways_lite.parallel.described import CHIPS
 from tune_attention import cycles_per_head, kinds_of_spans
 
 SPLASH_BLOCKS = {
-    "splash_forward": [(1024, 2048, 512), (1024, 1024, 512)],
+    "splash_forward": [(1024, 2048, 512), (1024, 1024, 512), (512, 1024, 512)],
     "splash_backward": [(1024, 1024, 512), (512, 1024, 512), (1024, 512, 512)],
 }
 SPLASH_MASKS = {"full": "full", "causal": "causal", "packed": "segments", "prefix": "dense"}
@@ -100,14 +100,18 @@ def memory_cases(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def best_of_splash(kernel: str, chip: str, T: int, D: int) -> dict[str, tuple[tuple[int, ...], int]]:
-    """For each kind the best blocks and their cycles; packed and prefix take the causal kind's blocks."""
+    """For each kind the best blocks and their cycles; packed and prefix take the causal one, or the first to fit."""
     best: dict[str, tuple[tuple[int, ...], int]] = {}
     for kind, mask in SPLASH_MASKS.items():
-        candidates = SPLASH_BLOCKS[kernel] if kind in ("full", "causal") else [best["causal"][0]]
+        candidates = SPLASH_BLOCKS[kernel]
+        if kind in ("packed", "prefix"):
+            candidates = sorted(candidates, key=lambda blocks: blocks != best["causal"][0])
         for blocks in candidates:
             cycles = estimate(kernel, chip=chip, T=T, D=D, blocks=blocks, mask=mask)
             if cycles is not None and (kind not in best or cycles < best[kind][1]):
                 best[kind] = (blocks, cycles)
+            if cycles is not None and kind in ("packed", "prefix"):
+                break
     return best
 
 
