@@ -10,8 +10,8 @@ and five products). Kinds of rows: full, causal, packed documents (causal, mean 
 per row, uniform over its length).
 
 `--static` is for two heads of 4096 tokens in bfloat16. Splash gets the best of several block sizes; for packed rows
-segment ids, for prefix-LM a mask as an array, of which it visits all blocks up to the diagonal (what lies beyond, and
-it would have to visit for a prefix, is not counted). Ours is the sum, over the blocks that the spans visit, of what
+segment ids, for prefix-LM a mask as an array, of which it visits the blocks up to the diagonal, and its time is scaled
+to the number of those that a prefix makes it visit. Ours is the sum, over the blocks that the spans visit, of what
 each costs by the estimate. Splash's backward kernel leaves a partial gradient of q per block of keys, and their sum is
 not counted. On the device: the median and the quartiles of `--repeats` calls.
 """
@@ -33,6 +33,7 @@ from attention_static import costs, estimate
 from pathways_kernels.attention import Spans, attention
 from pathways_kernels.attention.api import BACKENDS
 from pathways_kernels.attention.block_sizes import limits
+from pathways_kernels.attention.spans import causal, dense
 from pathways_lite.parallel.described import CHIPS
 from tune_attention import cycles_per_head, kinds_of_spans
 
@@ -40,6 +41,7 @@ SPLASH_BLOCKS = {
     "splash_forward": [(1024, 2048, 512), (1024, 1024, 512), (512, 1024, 512)],
     "splash_backward": [(1024, 1024, 512), (512, 1024, 512), (1024, 512, 512)],
 }
+PASSES = {"forward": 4, "backward": 10}  # FLOPs per allowed pair and D
 SPLASH_MASKS = {"full": "full", "causal": "causal", "packed": "segments", "prefix": "dense"}
 
 
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="bytes of vector memory the kernels take on each chip")
     parser.add_argument("--chips", nargs="+", default=["v5e", "v5p", "v6e"], choices=list(CHIPS), help="for these two")
     parser.add_argument("--head-dims", nargs="+", type=int, default=[128, 256])
+    parser.add_argument("--passes", nargs="+", default=list(PASSES), choices=PASSES, help="for --static")
     parser.add_argument("--lengths", nargs="+", type=int, default=[2048, 8192, 32768], help="for all but --static")
     parser.add_argument("--heads", type=int, default=16, help="query heads, on the device")
     parser.add_argument("--key-heads", type=int, default=16)
@@ -69,7 +72,8 @@ def static_cases(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for chip in arguments.chips:
         per_cycle = CHIPS[chip].bf16_flops / CHIPS[chip].clock_hz
         for D in arguments.head_dims:
-            for kernel, per_pair, tuned in zip(("forward", "backward"), (4 * D, 10 * D), limits(chip, D), strict=True):
+            for kernel in arguments.passes:
+                per_pair, tuned = PASSES[kernel] * D, limits(chip, D)[list(PASSES).index(kernel)]
                 found = costs(kernel, chip, D, tuned)
                 splash = best_of_splash(f"splash_{kernel}", chip, T, D)
                 for kind, spans in kinds.items():
@@ -81,6 +85,8 @@ def static_cases(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                         line |= {"cycles": round(cycles), "share_of_peak": round(useful / cycles / per_cycle, 3)}
                     if kind in splash:
                         blocks, cycles_splash = splash[kind]
+                        if kind == "prefix":
+                            cycles_splash = round(cycles_splash * beyond_the_diagonal(spans, *blocks[:2]))
                         share = round(useful / cycles_splash / per_cycle, 3)
                         line |= {"splash_blocks": blocks, "splash_cycles": cycles_splash, "splash_share": share}
                         if found is not None:
@@ -113,6 +119,14 @@ def best_of_splash(kernel: str, chip: str, T: int, D: int) -> dict[str, tuple[tu
             if cycles is not None and kind in ("packed", "prefix"):
                 break
     return best
+
+
+def beyond_the_diagonal(spans: Spans, queries: int, keys: int) -> float:
+    """Blocks that hold an allowed pair, over those up to the diagonal; the mean of the rows."""
+    rows, T = spans.start.shape
+    held = dense(spans, T).reshape(rows, T // queries, queries, T // keys, keys).any((2, 4))
+    lower = dense(causal(1, T), T).reshape(T // queries, queries, T // keys, keys).any((1, 3))
+    return float(held.sum((1, 2)).mean() / lower.sum())
 
 
 def allowed_pairs(spans: Spans) -> float:

@@ -36,9 +36,9 @@ TUNED: dict[tuple[str, int], tuple[Limits, Limits]] = {
     ("v4", 128): (_PAIRS, _FEW),
     ("v4", 256): (_PAIRS, _FEW),
     ("v5e", 128): (_RUNS, _RUNS),
-    ("v5e", 256): (_RUNS, _FEW),
+    ("v5e", 256): (_RUNS, _PAIRS),
     ("v5p", 128): (_RUNS, _PAIRS),
-    ("v5p", 256): (_RUNS, _FEW),
+    ("v5p", 256): (_RUNS, _PAIRS),
     ("v6e", 128): (_RUNS, _PAIRS),
     ("v6e", 256): (_RUNS, _PAIRS),
 }

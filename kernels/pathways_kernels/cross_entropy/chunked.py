@@ -77,8 +77,9 @@ def _forward(
     def over_chunks(reduce: Reduction, chunk_tokens: int, head: Array, hidden: Array, targets: Array) -> Any:
         def step(_: None, chunk: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
             h, t = chunk
-            log_z, picked = reduce(_logits(h, head, form), t)
-            return None, (log_z - picked, log_z)
+            # Of logits [B t, V]: with few rows B, the TPU compiler tiles a reduction of [B, t, V] up to 3 times slower.
+            log_z, picked = reduce(_logits(h.reshape(-1, h.shape[-1]), head, form), t.reshape(-1))
+            return None, ((log_z - picked).reshape(t.shape), log_z.reshape(t.shape))
 
         cut = functools.partial(_cut, tokens=chunk_tokens * form.token_shards)
         _, values = lax.scan(step, None, (cut(hidden), cut(targets)))

@@ -49,7 +49,7 @@ def relative_error(ours, exact):
     st.sampled_from([None, 3.0]),
     st.sampled_from([1.0, 0.25]),
     st.sampled_from([chunked.log_z_and_target, chunked.log_z_and_target_in_one_pass]),
-    st.integers(1, 3),
+    st.sampled_from([1, 3]),
     st.integers(0, 99),
 )
 def test_chunked_equals_reference(leading, soft_cap, logit_scale, reduction, token_shards, seed):
