@@ -12,9 +12,10 @@ so that no backend which keeps no logits can have a share above 0.75 forward+bac
 `--static` compiles ahead of time and adds up the cycles of every operation, times the trip counts of the loops around
 it, over the chip's clock; the share is useful FLOPs over that time, of the peak in bfloat16. The cycles are the
 compiler's cost model (`estimated_cycles`), which is up to 40 % too slow for products with reductions fused into them
-and up to 4 times for passes over memory. With `--scheduled` they are those of the final instruction bundles and copies
-(libtpu's static profile), within 6 % of chips for large products; that takes two minutes per million cycles, so take a
-small vocabulary: a share hardly depends on it. On the device: medians and quartiles of seconds.
+and more for passes over memory. With `--scheduled` they are, where libtpu gives them, those of the final instruction
+bundles and copies (its static profile), within 6 % of chips for large products. That takes two minutes per million
+cycles: take a small vocabulary, but more tokens than one chunk has (4096), since both passes of one chunk would share
+its logits. On the device: medians and quartiles of seconds.
 """
 
 from __future__ import annotations
@@ -131,10 +132,8 @@ def operations(hlo: str, by_name: dict[str, int] | None) -> Iterator[tuple[int, 
         for line in computations[name]:
             operation = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
             cost = re.search(r'"estimated_cycles":"(\d+)"', line)
-            if by_name is not None:
-                yield times, by_name.get(operation[1], 0) if operation else 0
-            elif cost:
-                yield times, int(cost[1])
+            if operation and cost:
+                yield times, (by_name or {}).get(operation[1], int(cost[1]))
             if " while(" in line:
                 parts = dict(re.findall(r"(condition|body)=%?([\w.\-]+)", line))
                 bounds = re.findall(r" constant\((\d+)\)", "\n".join(computations[parts["condition"]]))
