@@ -1,7 +1,8 @@
 """How much of attention a TPU kernel does at a time: limits per chip and head dim, and the sizes for one call.
 
-The limits come from `tools/tune_attention.py`, which compiles the kernels for each chip and reads the compiler's own
-estimate of cycles; it needs no TPU. The rest is what fits the chip's vector memory.
+The limits were chosen by the compiler's own estimates of cycles for full rows, with finer blocks where it made little
+difference, since they skip more; `tools/tune_attention.py` compares candidates over all kinds of spans and needs no TPU.
+The rest is what fits the chip's vector memory.
 """
 
 from __future__ import annotations
