@@ -1,8 +1,8 @@
 """How much of attention a TPU kernel does at a time: limits per chip and head dim, and the sizes for one call.
 
 The limits were chosen by the compiler's own estimates of cycles for full rows, with finer blocks where it made little
-difference, since they skip more; `tools/tune_attention.py` compares candidates over all kinds of spans and needs no TPU.
-The rest is what fits the chip's vector memory.
+difference, since they skip more; `tools/tune_attention.py` compares candidates over all kinds of spans, and needs no
+TPU. The rest is what fits the chip's vector memory.
 """
 
 from __future__ import annotations
