@@ -145,17 +145,12 @@ def device_cases(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             for kind, spans in kinds_of_spans(T, B).items():
                 spans = Spans(*(np.broadcast_to(x, (B, T)) for x in spans))
                 flops = B * arguments.heads * allowed_pairs(spans) * D
-                for name, run in implementations(arguments.implementations, spans, D):
+                for name in arguments.implementations:
+                    run = partial(attention, spans=spans, scale=D**-0.5, implementation=name)
                     for which, call, pair in (("forward", run, 4), ("forward+backward", gradients(run), 14)):
                         line = {"device": device.device_kind, "T": T, "B": B, "heads": arguments.heads}
                         line |= {"key_heads": arguments.key_heads, "head_dim": D, "kind": kind, "pass": which}
                         yield line | {"implementation": name} | timed(call, (q, k, v), flops * pair, arguments.repeats)
-
-
-def implementations(names: list[str], spans: Spans, D: int) -> Iterator[tuple[str, Callable[..., jax.Array]]]:
-    """Ours by name, and JAX's own with the dense mask, which serves every kind."""
-    for name in names:
-        yield name, partial(attention, spans=spans, scale=D**-0.5, implementation=name)
 
 
 def gradients(run: Callable[..., jax.Array]) -> Callable[..., Any]:

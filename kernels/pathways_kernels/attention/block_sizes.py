@@ -24,15 +24,14 @@ class BlockSizes(NamedTuple):
     """The sizes of one kernel call."""
 
     queries: int  # Tc, per block
-    query_blocks: int  # T / Tc
     keys: int  # Sc, per block
     segment: int  # Ss, keys in vector memory at once; a multiple of Sc, divides S
     unroll: int
     vmem_bytes: int  # what the compiler may use
 
 
-# (chip, head dim up to) -> limits of the forward and of the backward kernel.
 _FEW, _PAIRS, _RUNS = Limits(512, 512, 1), Limits(512, 512, 2), Limits(512, 512, 4)
+# (chip, head dim up to) -> limits of the forward and of the backward kernel.
 TUNED: dict[tuple[str, int], tuple[Limits, Limits]] = {
     ("v4", 128): (_PAIRS, _FEW),
     ("v4", 256): (_PAIRS, _FEW),
@@ -89,4 +88,4 @@ def block_sizes(limit: Limits, vmem: int, heads: int, T: int, S: int, key_bytes:
     blocks = S // keys
     fitting = [n for n in range(1, blocks + 1) if blocks % n == 0 and (blocks // n) * keys * key_bytes <= left]
     segments = fitting[0] if fitting else blocks
-    return BlockSizes(queries, T // queries, keys, S // segments, limit.unroll, int(0.95 * vmem))
+    return BlockSizes(queries, keys, S // segments, limit.unroll, int(0.95 * vmem))

@@ -11,9 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 
-import jax
-
-from pathways_kernels.attention.request import Request
+from pathways_kernels.attention.request import Request, platform_in_sight
 from pathways_kernels.attention.static_kinds import Causal, Full, Window
 
 OLDEST = 80  # Ampere: bfloat16 on the tensor cores, asynchronous copies to shared memory
@@ -22,9 +20,7 @@ SMALL = (86, 89, 120, 121)  # 99 KiB of shared memory, of which head dims beyond
 
 def compute_capability() -> int | None:
     """That of the NVIDIA GPU in sight, 90 for 9.0; None: there is none, or not known."""
-    abstract = jax.sharding.get_abstract_mesh().abstract_device
-    platform = jax.default_backend() if abstract is None else abstract.platform
-    if platform not in ("gpu", "cuda"):
+    if platform_in_sight() not in ("gpu", "cuda"):
         return None
     from jax.experimental.pallas import triton  # slow to import
 

@@ -11,7 +11,16 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pathways_kernels.attention.block_sizes import BlockSizes
-from pathways_kernels.attention.pallas_tpu_parts import UNSEEN, Bounds, Form, dot, over_keys, specs, visits
+from pathways_kernels.attention.pallas_tpu_parts import (
+    UNSEEN,
+    Bounds,
+    Form,
+    block_of_keys,
+    dot,
+    over_keys,
+    specs,
+    visits,
+)
 
 Array = jax.Array
 
@@ -37,7 +46,7 @@ def backward(
     """
     B, P, G, T, D = q.shape
     K, S = k.shape[1:3]
-    spec = specs(q, k, sizes, order=lambda p, b, i: (p, b, i, 0))
+    spec = specs(q, k, bounds, sizes, order=lambda p, b, i: (p, b, i, 0))
     d_keys = pl.BlockSpec((None, None, S, D), lambda p, b, *_: (b, p, 0, 0))
     d_q = jax.ShapeDtypeStruct(q.shape, jnp.float32 if partial_keys else q.dtype)
     d_k = jax.ShapeDtypeStruct((B, P, S, D), k.dtype if P == K else jnp.float32)
@@ -50,7 +59,7 @@ def backward(
                 spec.queries,
                 spec.keys,
                 spec.keys,
-                spec.bounds if bounds.kind is None else None,
+                spec.bounds,
                 spec.per_query,
                 spec.per_query,
                 spec.queries,
@@ -102,14 +111,11 @@ def _kernel(
 
     d_q_acc[...] = jnp.zeros_like(d_q_acc)
 
-    def block_of_keys(j: Any) -> Any:
-        return pl.ds(pl.multiple_of(j * sizes.keys, sizes.keys), sizes.keys)
-
     def scores(j: Any, _: bool) -> list[tuple[Array, Array | None]]:
-        return [form.logits(dot(k_ref[block_of_keys(j), :], q_ref[g], transposed="y")) for g in range(G)]
+        return [form.logits(dot(k_ref[block_of_keys(j, sizes), :], q_ref[g], transposed="y")) for g in range(G)]
 
     def absorb(j: Any, masked: bool, of_heads: list[tuple[Array, Array | None]]) -> None:
-        keys = block_of_keys(j)
+        keys = block_of_keys(j, sizes)
         if masked:
             key = lax.broadcasted_iota(jnp.int32, (sizes.keys, Tc), 0)
             start, stop = (x - j * sizes.keys for x in bounds.rows(bounds_ref, block, Tc))

@@ -11,7 +11,17 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pathways_kernels.attention.block_sizes import BlockSizes
-from pathways_kernels.attention.pallas_tpu_parts import LANES, UNSEEN, Bounds, Form, dot, over_keys, specs, visits
+from pathways_kernels.attention.pallas_tpu_parts import (
+    LANES,
+    UNSEEN,
+    Bounds,
+    Form,
+    block_of_keys,
+    dot,
+    over_keys,
+    specs,
+    visits,
+)
 
 Array = jax.Array
 
@@ -25,14 +35,14 @@ def forward(
     """
     B, P, G, T, D = q.shape
     grid = (P, B, T // sizes.queries, k.shape[2] // sizes.segment)
-    spec = specs(q, k, sizes, order=lambda p, b, i, s: (p, b, i, s))
+    spec = specs(q, k, bounds, sizes, order=lambda p, b, i, s: (p, b, i, s))
     rows = G * sizes.queries
     return pl.pallas_call(
         lambda *refs: _kernel(*refs, bounds=bounds._replace(array=None), form=form, sizes=sizes),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=grid,
-            in_specs=[spec.queries, spec.keys, spec.keys, spec.bounds if bounds.kind is None else None],
+            in_specs=[spec.queries, spec.keys, spec.keys, spec.bounds],
             out_specs=[spec.queries, spec.per_query],
             scratch_shapes=[
                 pltpu.VMEM((rows, LANES), jnp.float32),
@@ -75,11 +85,8 @@ def _kernel(
         total_ref[...] = jnp.zeros_like(total_ref)
         acc_ref[...] = jnp.zeros_like(acc_ref)
 
-    def block_of_keys(j: Any) -> Any:
-        return pl.ds(pl.multiple_of(j * sizes.keys, sizes.keys), sizes.keys)
-
     def scores(j: Any, masked: bool) -> Array:
-        logits = form.logits(dot(q_ref[...].reshape(G * Tc, D), k_ref[block_of_keys(j), :], transposed="y"))[0]
+        logits = form.logits(dot(q_ref[...].reshape(G * Tc, D), k_ref[block_of_keys(j, sizes), :], transposed="y"))[0]
         if not masked:
             return logits
         # What is left of the bounds at this block's first lane of keys, in every lane but for the lane's number.
@@ -92,7 +99,7 @@ def _kernel(
         weights = jnp.exp2(logits - jnp.tile(top, (1, sizes.keys // LANES)))
         fade = jnp.exp2(top_ref[...] - top)
         total_ref[...] = total_ref[...] * fade + sum(weights[:, i : i + LANES] for i in range(0, sizes.keys, LANES))
-        values = dot(weights.astype(v_ref.dtype), v_ref[block_of_keys(j), :])
+        values = dot(weights.astype(v_ref.dtype), v_ref[block_of_keys(j, sizes), :])
         acc_ref[...] = acc_ref[...] * _across(fade, D) + values
         top_ref[...] = top
 

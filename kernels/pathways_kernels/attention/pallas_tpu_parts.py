@@ -67,11 +67,13 @@ class Bounds(NamedTuple):
 class Specs(NamedTuple):
     queries: pl.BlockSpec
     keys: pl.BlockSpec
-    bounds: pl.BlockSpec
+    bounds: pl.BlockSpec | None  # None: there is no array of them
     per_query: pl.BlockSpec
 
 
-def specs(q: Array, k: Array, sizes: BlockSizes, order: Callable[..., tuple[Any, Any, Any, Any]]) -> Specs:
+def specs(
+    q: Array, k: Array, bounds: Bounds, sizes: BlockSizes, order: Callable[..., tuple[Any, Any, Any, Any]]
+) -> Specs:
     """Blocks of the arrays; `order` turns the grid's indices into (part, row, block of queries, segment of keys)."""
     _, P, G, _, D = q.shape
     repeats = P // k.shape[1]
@@ -82,7 +84,7 @@ def specs(q: Array, k: Array, sizes: BlockSizes, order: Callable[..., tuple[Any,
     return Specs(
         pl.BlockSpec((None, None, G, sizes.queries, D), index(lambda p, b, i, s: (b, p, 0, i, 0))),
         pl.BlockSpec((None, None, sizes.segment, D), index(lambda p, b, i, s: (b, lax.div(p, repeats), s, 0))),
-        pl.BlockSpec((None, 8, sizes.queries), index(lambda p, b, i, s: (b, 0, i))),
+        pl.BlockSpec((None, 8, sizes.queries), index(lambda p, b, i, s: (b, 0, i))) if bounds.kind is None else None,
         pl.BlockSpec((None, None, G, sizes.queries), index(lambda p, b, i, s: (b, p, 0, i))),
     )
 
@@ -99,11 +101,16 @@ class Visits(NamedTuple):
 def visits(ranges_ref: Any, row: Any, block: Any, segment: Any, sizes: BlockSizes) -> Visits:
     """Those of one block of queries that lie in a segment of keys, counted from its beginning.
 
-    `ranges_ref`, in scalar memory: `block_ranges.of_keys`, flat.
+    `ranges_ref`, in scalar memory: `block_ranges.of_keys`, flat. The grid's axis 2 goes over blocks of queries.
     """
     n = sizes.segment // sizes.keys
-    at = 4 * (row * sizes.query_blocks + block)
+    at = 4 * (row * pl.num_programs(2) + block)
     return Visits(*(jnp.clip(ranges_ref[at + i] - segment * n, 0, n) for i in range(4)))
+
+
+def block_of_keys(j: Any, sizes: BlockSizes) -> Any:
+    """Where block j of a segment's keys lies."""
+    return pl.ds(pl.multiple_of(j * sizes.keys, sizes.keys), sizes.keys)
 
 
 def over_keys(

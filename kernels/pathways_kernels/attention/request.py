@@ -9,6 +9,12 @@ import jax
 from pathways_kernels.attention.static_kinds import Kind
 
 
+def platform_in_sight() -> str:
+    """What is compiled for, as far as is known while tracing: the abstract device of the mesh in context, else ours."""
+    abstract = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if abstract is None else abstract.platform
+
+
 class Request(NamedTuple):
     """Everything about a call that is known while tracing."""
 

@@ -6,9 +6,7 @@ context names one (`jax.sharding.AbstractDevice`, to compile for a TPU that is e
 
 from __future__ import annotations
 
-import jax
-
-from pathways_kernels.attention.request import Request
+from pathways_kernels.attention.request import Request, platform_in_sight
 
 
 def pallas_tpu_refuses(request: Request) -> str | None:
@@ -18,8 +16,6 @@ def pallas_tpu_refuses(request: Request) -> str | None:
         return f"the head dim is {D}; it serves up to 256."
     if dtype not in ("bfloat16", "float32"):
         return f"the arrays are {dtype}; it serves bfloat16 and float32."
-    abstract = jax.sharding.get_abstract_mesh().abstract_device
-    platform = jax.default_backend() if abstract is None else abstract.platform
-    if platform != "tpu":
+    if platform_in_sight() != "tpu":
         return "no TPU is in sight (jax.devices(), or an abstract device of the mesh in context)."
     return None

@@ -35,6 +35,14 @@ SHAPES = (
     Shape(2, 300, 130, 16, 1, 16),
 )
 
+# Fewer heads, for kernels in an interpreter.
+INTERPRETER_SHAPES = (
+    Shape(2, 33, 33, 4, 4, 8),
+    Shape(3, 140, 140, 4, 2, 8, soft_cap=2.0),
+    Shape(2, 20, 300, 4, 1, 24),
+)
+INTERPRETER_PACKED_SHAPE = Shape(2, 300, 300, 4, 1, 16)
+
 
 def arrays(shape: Shape, seed: int = 0) -> tuple[jax.Array, ...]:
     """q, k, v and a cotangent of the output."""

@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_contract import SCALE, AttentionContract, Shape, arrays, run
+from attention_contract import (
+    INTERPRETER_PACKED_SHAPE,
+    INTERPRETER_SHAPES,
+    SCALE,
+    AttentionContract,
+    Shape,
+    arrays,
+    run,
+)
 from gpu_target import H100, T4, gpu_in_sight
 
 from pathways_kernels.attention import Spans, api, attention, nvidia
@@ -47,12 +55,8 @@ def gradients(implementation, shape: Shape):
 
 class TestPallasGpu(AttentionContract):
     implementation = INTERPRETED
-    shapes = (
-        Shape(2, 33, 33, 4, 4, 8),
-        Shape(3, 140, 140, 4, 2, 8, soft_cap=2.0),
-        Shape(2, 20, 300, 4, 1, 24),
-    )
-    packed_shape = Shape(2, 300, 300, 4, 1, 16)
+    shapes = INTERPRETER_SHAPES
+    packed_shape = INTERPRETER_PACKED_SHAPE
 
     def test_blocks_without_an_allowed_pair_are_not_read(self):
         """NaN in the keys of another block does no harm: only a block that was never multiplied can hide it."""

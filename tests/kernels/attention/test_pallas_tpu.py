@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_contract import SCALE, AttentionContract, Shape, arrays, assert_close, run
+from attention_contract import (
+    INTERPRETER_PACKED_SHAPE,
+    INTERPRETER_SHAPES,
+    SCALE,
+    AttentionContract,
+    Shape,
+    arrays,
+    assert_close,
+    run,
+)
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AbstractDevice, AbstractMesh
@@ -47,12 +56,8 @@ def equals_reference(monkeypatch, shape: Shape, spans: Spans, **options) -> None
 
 class TestPallasTpu(AttentionContract):
     implementation = INTERPRETED
-    shapes = (
-        Shape(2, 33, 33, 4, 4, 8),
-        Shape(3, 140, 140, 4, 2, 8, soft_cap=2.0),
-        Shape(2, 20, 300, 4, 1, 24),
-    )
-    packed_shape = Shape(2, 300, 300, 4, 1, 16)
+    shapes = INTERPRETER_SHAPES
+    packed_shape = INTERPRETER_PACKED_SHAPE
 
     def test_works_inside_shard_map(self):
         shape = self.packed_shape
