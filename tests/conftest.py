@@ -4,6 +4,7 @@ Also here: a tiny corpus and a tiny recipe, shared by the tests of whole runs.
 """
 
 import atexit
+import importlib.util
 import json
 import os
 import shutil
@@ -20,6 +21,12 @@ atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("libtpu") and importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed (extra `tpu`)")
+
 
 WORDS = ("the tree of night a river in stone over light and under 1984 42 wind").split()  # noqa: SIM905
 

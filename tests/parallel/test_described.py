@@ -1,6 +1,5 @@
 """Described TPUs, and what the compiler says of kernels for them (needs the extra `tpu`)."""
 
-import importlib.util
 import subprocess
 import sys
 
@@ -9,10 +8,6 @@ import pytest
 
 from pathways_kernels.attention import block_sizes
 from pathways_lite.parallel.described import CHIPS, traced_for
-
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra `tpu`)"
-)
 
 
 @pytest.mark.parametrize("chip", CHIPS)
@@ -56,25 +51,25 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=200)
 
 
-@needs_libtpu
+@pytest.mark.libtpu
 def test_the_devices_are_what_the_table_says():
     done = run(DEVICES)
     assert done.returncode == 0, done.stderr
 
 
-@needs_libtpu
+@pytest.mark.libtpu
 def test_the_estimate_grows_with_the_work():
     """Rows read and written are limited by main memory: 819 GB/s at 1.5 GHz, 0.9 cycles each way if they overlap."""
     short, long = (int(run(PROFILE, "cycles", n, "double").stdout) for n in ("8192", "16384"))
     assert 8192 * 0.9 < long - short < 8192 * 2
 
 
-@needs_libtpu
+@pytest.mark.libtpu
 def test_vector_memory_is_two_blocks_in_and_two_out():
     blocks = 4 * 1024 * 128 * 4
     assert blocks <= int(run(PROFILE, "memory", "8192", "double").stdout) < 1.1 * blocks
 
 
-@needs_libtpu
+@pytest.mark.libtpu
 def test_a_kernel_that_is_not_there_is_named():
     assert "the program's kernels: double.1" in run(PROFILE, "cycles", "8192", "triple").stderr

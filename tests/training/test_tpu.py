@@ -1,6 +1,5 @@
 """The real train step compiles for TPUs on a machine that has none (needs the extra `tpu`)."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -28,7 +27,7 @@ print(json.dumps([memory.argument_size_in_bytes, memory.temp_size_in_bytes, kern
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra `tpu`)")
+@pytest.mark.libtpu
 def test_the_train_step_compiles_for_a_tpu(recipe_file: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(recipe_file)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

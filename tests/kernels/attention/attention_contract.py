@@ -118,6 +118,7 @@ class AttentionContract:
     implementation: str
     shapes: tuple[Shape, ...] = SHAPES
     packed_shape = Shape(2, 300, 300, 16, 1, 16)
+    check_vma = True  # of shard_map; jax's kernel interpreters cannot
 
     def run(self, shape: Shape, *args) -> tuple[jax.Array, ...]:
         return run(*args, soft_cap=shape.soft_cap, implementation=self.implementation)
@@ -251,6 +252,16 @@ class AttentionContract:
             for a, b, c in zip(one, many, again, strict=True):
                 np.testing.assert_allclose(a, b[i], atol=1e-5)
                 np.testing.assert_allclose(a, c, atol=1e-5)
+
+    def test_works_inside_shard_map(self):
+        shape = self.packed_shape
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+        split = jax.sharding.PartitionSpec("data")
+        one = partial(run, implementation=self.implementation)
+        f = jax.shard_map(one, mesh=mesh, in_specs=(split,) * 5, out_specs=(split,) * 4, check_vma=self.check_vma)
+        args = *arrays(shape), Spans(*map(jnp.asarray, causal(shape.B, shape.T)))
+        for a, b in zip(f(*args), one(*args), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
 
     def test_the_same_call_gives_the_same_bits(self):
         shape = self.shapes[1]

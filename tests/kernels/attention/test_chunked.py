@@ -1,5 +1,3 @@
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,15 +73,3 @@ class TestChunked(AttentionContract):
         products = [line for line in text(platform).splitlines() if "dot_general" in line]
         assert products
         assert all(line.count("bf16") == 2 for line in products)
-
-    def test_works_inside_shard_map(self):
-        shape = self.packed_shape
-        spans = causal(shape.B, shape.T)
-        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
-        split = jax.sharding.PartitionSpec("data")
-        f = jax.shard_map(
-            partial(run, implementation="chunked"), mesh=mesh, in_specs=(split,) * 5, out_specs=(split,) * 4
-        )
-        args = *arrays(shape), Spans(*map(jnp.asarray, spans))
-        for a, b in zip(f(*args), run(*args, implementation="chunked"), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-6)

@@ -1,6 +1,5 @@
 """The TPU kernels compile for every chip on a machine that has none (needs the extra `tpu`)."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -40,7 +39,7 @@ MORE = [
 ]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra `tpu`)")
+@pytest.mark.libtpu
 @pytest.mark.parametrize("chip", ["v4", "v5e", "v5p", "v6e"])
 @pytest.mark.parametrize("cases", [FEW, pytest.param(MORE, marks=pytest.mark.slow)], ids=["few", "more"])
 def test_forward_and_backward_compile(chip, cases):

@@ -1,6 +1,5 @@
 """Cross-entropy with the head spread over the vocabulary and the tokens over a data axis: what goes over the wires."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -102,7 +101,7 @@ def test_without_token_shards_the_heads_gradient_is_sent_once_per_chunk():
     assert [in_loop for _, elements, in_loop in collectives if elements == V * E // 2] == [True]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra `tpu`)")
+@pytest.mark.libtpu
 @pytest.mark.parametrize(("mesh", "token_shards"), [((1, 4), 1), ((2, 2), 2)])
 def test_collectives_of_a_tpu_slice(mesh, token_shards):
     E, V = 256, 20480
