@@ -19,15 +19,15 @@ MAY_IMPORT = {
     "run_lock": {"errors"},
     "signals": set(),
     "run_directory": BOTTOM,
-    "models": BOTTOM,
     "parallel": BOTTOM,
+    "models": BOTTOM | {"parallel"},
     "objectives": BOTTOM | {"models"},
-    "data": BOTTOM | {"objectives"},
+    "data": BOTTOM | {"objectives", "parallel"},
     "methods": BOTTOM | {"models"},
     "evaluation": BOTTOM | {"models", "objectives", "data"},
     "tracking": BOTTOM | {"run_directory"},
     "training": BOTTOM
-    | {"models", "objectives", "data", "methods", "evaluation", "tracking"}
+    | {"parallel", "models", "objectives", "data", "methods", "evaluation", "tracking"}
     | {"checkpoints", "run_lock", "signals", "run_directory"},
 }
 

@@ -9,6 +9,7 @@ from pathways_lite.data.pipeline import batch, batches, windows_per_domain
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Course
+from pathways_lite.parallel.layout import Share
 from pathways_lite.recipe import Causal, Data, Ramp, Steps
 
 
@@ -79,12 +80,12 @@ def test_held_out_text_is_never_in_training(store: Store) -> None:
 
 def test_rows_do_not_depend_on_the_batch_size_or_the_hosts(store: Store) -> None:
     whole = batch(store, data(), course((0, 6)), 4)
-    parts = [batch(store, data(), course((0, 6)), 4, process_index=i, process_count=3) for i in range(3)]
+    parts = [batch(store, data(), course((0, 6)), 4, share=Share((i,), 3)) for i in range(3)]
     assert_equal(whole, jax.tree.map(lambda *x: np.concatenate(x), *parts))
     singles = [batch(store, data(), course((0, 1)), 24 + i) for i in range(6)]
     assert_equal(whole, jax.tree.map(lambda *x: np.concatenate(x), *singles))
-    with pytest.raises(UserError, match="shared evenly by 4 hosts"):
-        batch(store, data(), course((0, 6)), 4, process_index=0, process_count=4)
+    with pytest.raises(UserError, match="spread evenly over 4 devices"):
+        batch(store, data(), course((0, 6)), 4, share=Share((0,), 4))
 
 
 def test_the_order_is_keyed(store: Store) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Final
 
@@ -24,7 +23,7 @@ def cross_entropy(
     *,
     logit_scale: float = 1.0,
     soft_cap: float | None = None,
-    token_shards: int = 1,
+    vocab_axis: str | None = None,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
     """Negative log-likelihood of each target, and log Z of each token's logits.
@@ -38,18 +37,16 @@ def cross_entropy(
       targets: `[...]` int, each in `[0, V)`.
       logit_scale: factor on the products (PaLM: 1 / sqrt(d_model)).
       soft_cap: final logits z become `soft_cap * tanh(z / soft_cap)`.
-      token_shards: over how many devices the first axes of `hidden` (all but `T` and `E` of `[.., T, E]`) are spread
-        by GSPMD. The values do not depend on it. "chunked" then adds the head's gradient up on each shard, as an array
-        `[token_shards, V, E]`, and sums it over devices once; with 1, once per chunk. Chunks are of so many times more
-        tokens. Under `shard_map`, where every array is one device's, it stays 1.
+      vocab_axis: under `shard_map`, the mesh axis over which the vocabulary is spread in equal parts: `head` is this
+        device's part `[V / devices, E]`, while `targets` count over the whole and results are those of the whole. All
+        arrays must vary over that axis (`jax.lax.pcast`), so that the gradient of `hidden` is summed over it.
       implementation: a key of `IMPLEMENTATIONS`; None takes "chunked".
 
     Returns:
       loss `[...]` float32 in nats, log_z `[...]` float32.
 
     Raises:
-      ValueError: the shapes do not fit, `token_shards` does not divide the product of the first axes, or there is no
-        such implementation.
+      ValueError: the shapes do not fit, or there is no such implementation.
     """
     if hidden.ndim < 1 or head.ndim != 2 or hidden.shape[-1] != head.shape[-1] or targets.shape != hidden.shape[:-1]:
         raise ValueError(
@@ -58,11 +55,8 @@ def cross_entropy(
         )
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         raise ValueError(f"cross_entropy: targets are {targets.dtype}; expected integers")
-    rows = math.prod(hidden.shape[:-2])
-    if token_shards < 1 or rows % token_shards:
-        raise ValueError(f"cross_entropy: {rows} rows of tokens do not divide into token_shards={token_shards}")
     name = implementation or "chunked"
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"cross_entropy: no implementation {name!r}; there are {', '.join(IMPLEMENTATIONS)}")
-    options = {"logit_scale": logit_scale, "soft_cap": soft_cap, "token_shards": token_shards}
+    options = {"logit_scale": logit_scale, "soft_cap": soft_cap, "vocab_axis": vocab_axis}
     return IMPLEMENTATIONS[name](hidden, head, targets, **options)

@@ -3,12 +3,11 @@
 The forward pass keeps the hidden states and log Z; the backward pass computes each chunk's logits again (2 N V E
 FLOPs more), turns them into gradients at once and adds the head's up in float32. Pure XLA, for every platform.
 
-Sharding by GSPMD: over the vocabulary everything stays where it is, and only numbers per token and the gradient of
-the hidden states are summed over devices. Over tokens, see `token_shards` of `api.cross_entropy`: a sum over chunks
-whose terms are themselves sums over devices would be sent over the wires once per chunk.
+Over many devices it runs under `shard_map`, each with its own tokens and, with `vocab_axis`, its own part of the
+vocabulary. (Left to GSPMD, the head's gradient would be summed over devices once per chunk.)
 
-`B` product of the leading axes, `T` the last token axis (the one that is cut), `E` embed, `V` vocabulary,
-`P` shards of the tokens.
+`B` product of the leading axes, `T` the last token axis (the one that is cut), `E` embed, `V` vocabulary (of this
+device).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from pathways_kernels.cross_entropy.logits import shape_logits, unshape_gradient
 from pathways_kernels.linear import products
 
 CHUNK_TOKENS = 1024
-"""Tokens of one shard whose logits exist at once, unless one position of all leading axes is more."""
+"""Tokens whose logits exist at once, unless one position of all leading axes is more."""
 
 TPU_CHUNK_TOKENS = 4096
 """The same on TPUs: each chunk reads and writes the head's gradient, 8 V E bytes for its 6 V E FLOPs per token, and
@@ -37,7 +36,7 @@ TPU_CHUNK_LOGITS = 2**29
 
 
 Reduction = Callable[[Array, Array], tuple[Array, Array]]
-"""(logits [..., V] float32, targets [...]) -> log Z and the target's logit, [...] each."""
+"""(logits [..., V] float32, targets [...]) -> log Z and the target's logit (0 if it is not among them), [...] each."""
 
 
 class Form(NamedTuple):
@@ -45,7 +44,7 @@ class Form(NamedTuple):
 
     logit_scale: float
     soft_cap: float | None
-    token_shards: int
+    vocab_axis: str | None
 
 
 def cross_entropy(
@@ -55,13 +54,15 @@ def cross_entropy(
     *,
     logit_scale: float,
     soft_cap: float | None,
-    token_shards: int,
+    vocab_axis: str | None,
 ) -> tuple[Array, Array]:
     """See `api.cross_entropy`."""
     *leading, n_embed = hidden.shape
     batch, length = math.prod(leading[:-1]), leading[-1] if leading else 1
     flat_hidden, flat_targets = hidden.reshape(batch, length, n_embed), targets.reshape(batch, length)
-    form = Form(logit_scale, soft_cap, token_shards)
+    form = Form(logit_scale, soft_cap, vocab_axis)
+    if vocab_axis is not None:
+        flat_targets = flat_targets - lax.axis_index(vocab_axis) * head.shape[0]
     loss, log_z = _cross_entropy(form, flat_hidden, head, flat_targets)
     return loss.reshape(leading), log_z.reshape(leading)
 
@@ -79,24 +80,33 @@ def _forward(
             h, t = chunk
             # Of logits [B t, V]: with few rows B, the TPU compiler tiles a reduction of [B, t, V] up to 3 times slower.
             log_z, picked = reduce(_logits(h.reshape(-1, h.shape[-1]), head, form), t.reshape(-1))
-            return None, ((log_z - picked).reshape(t.shape), log_z.reshape(t.shape))
+            return None, (log_z.reshape(t.shape), picked.reshape(t.shape))
 
-        cut = functools.partial(_cut, tokens=chunk_tokens * form.token_shards)
+        cut = functools.partial(_cut, tokens=chunk_tokens)
         _, values = lax.scan(step, None, (cut(hidden), cut(targets)))
         return tuple(_join(x, hidden.shape[1]) for x in values)
 
-    loss, log_z = _per_platform(
+    log_z, picked = _per_platform(
         functools.partial(over_chunks, log_z_and_target),
         functools.partial(over_chunks, log_z_and_target_in_one_pass),
         head, hidden, targets,
     )  # fmt: skip
-    return (loss, log_z), (hidden, head, targets, log_z)
+    if form.vocab_axis is not None:
+        log_z, picked = _over_parts(log_z, picked, form.vocab_axis)
+    return (log_z - picked, log_z), (hidden, head, targets, log_z)
+
+
+def _over_parts(log_z: Array, picked: Array, axis: str) -> tuple[Array, Array]:
+    """Log Z and the target's logit over the whole vocabulary, from those over each device's part."""
+    highest = lax.pmax(log_z, axis)
+    return highest + jnp.log(lax.psum(jnp.exp(log_z - highest), axis)), lax.psum(picked, axis)
 
 
 def log_z_and_target(logits: Array, targets: Array) -> tuple[Array, Array]:
     """A `Reduction` by the maximum, then the sum of exponentials."""
-    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1), picked
+    is_here = (targets >= 0) & (targets < logits.shape[-1])
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1, mode="clip")[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1), jnp.where(is_here, picked, 0.0)
 
 
 def log_z_and_target_in_one_pass(logits: Array, targets: Array) -> tuple[Array, Array]:
@@ -131,13 +141,14 @@ def _backward(
             is_target = t[..., None] == jnp.arange(head.shape[0], dtype=t.dtype)
             d_logits = jnp.where(is_target, d_logits - d_l[..., None], d_logits)
             d_products = unshape_gradient(d_logits, logits, form.logit_scale, form.soft_cap).astype(hidden.dtype)
-            d_head += _outer_sums(d_products, h, form.token_shards)
+            d_head += products.outer_sum(d_products, h, jnp.float32)
             return d_head, products.rows_times(d_products, head).astype(hidden.dtype)
 
-        zeros = jnp.zeros((form.token_shards, *head.shape), jnp.float32)
-        chunks = tuple(_cut(x, chunk_tokens * form.token_shards) for x in per_token)
-        d_head, d_hidden = lax.scan(step, zeros, chunks)
-        return _join(d_hidden, hidden.shape[1]), d_head.sum(0).astype(head.dtype)
+        zeros = jnp.zeros_like(
+            head, jnp.float32
+        )  # varying, under `shard_map`, over the devices that the head varies over
+        d_head, d_hidden = lax.scan(step, zeros, tuple(_cut(x, chunk_tokens) for x in per_token))
+        return _join(d_hidden, hidden.shape[1]), d_head.astype(head.dtype)
 
     hidden, head, targets, log_z = saved
     return *_per_platform(over_chunks, over_chunks, head, hidden, targets, log_z, *cotangents), None
@@ -147,19 +158,11 @@ _cross_entropy.defvjp(_forward, _backward)
 
 
 def _per_platform(default: Callable[..., Any], tpu: Callable[..., Any], head: Array, *per_token: Array) -> Any:
-    """One of two functions of (tokens of a chunk and shard, head, *per_token), chosen while lowering."""
+    """One of two functions of (tokens of a chunk, head, *per_token), chosen while lowering."""
     tpu_tokens = min(TPU_CHUNK_TOKENS, max(1, TPU_CHUNK_LOGITS // head.shape[0]))
     return lax.platform_dependent(
         head, *per_token, tpu=functools.partial(tpu, tpu_tokens), default=functools.partial(default, CHUNK_TOKENS)
     )
-
-
-def _outer_sums(d_products: Array, hidden: Array, shards: int) -> Array:
-    """The sum over each shard's tokens of d_products [B, t, V] ⊗ hidden [B, t, E] -> [P, V, E] float32."""
-    if shards == 1:
-        return products.outer_sum(d_products, hidden, jnp.float32)[None]
-    split = (x.reshape(shards, -1, *x.shape[1:]) for x in (d_products, hidden))
-    return jax.vmap(lambda d, h: products.outer_sum(d, h, jnp.float32))(*split)
 
 
 def _logits(hidden: Array, head: Array, form: Form) -> Array:
@@ -169,7 +172,7 @@ def _logits(hidden: Array, head: Array, form: Form) -> Array:
 def _cut(x: Array, tokens: int) -> Array:
     """`[B, T, ...] -> [chunks, B, t, ...]`, chunks of one length, B t <= `tokens`, the last filled up with zeros.
 
-    The token axis is cut and not a flattened one, so that a batch sharded over devices stays where it is.
+    The token axis is cut and not a flattened one, so that a batch sharded by GSPMD stays where it is.
     """
     batch, length = x.shape[:2]
     chunks = max(1, -(-length // max(1, tokens // max(1, batch))))

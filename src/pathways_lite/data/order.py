@@ -104,7 +104,7 @@ def first_example(course: Course, step: int, skips: Skips = (), first_sequence: 
 
 
 def example_index(
-    course: Course, step: int, rows: slice | None = None, skips: Skips = (), first_sequence: int = 0
+    course: Course, step: int, rows: np.ndarray | slice | None = None, skips: Skips = (), first_sequence: int = 0
 ) -> np.ndarray:
     """Global example numbers, int64, of the batch of `step` (of its `rows` only, where given)."""
     first = first_example(course, step, skips, first_sequence)

@@ -16,24 +16,8 @@ from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Course
 from pathways_lite.objectives.causal import causal
+from pathways_lite.parallel.layout import EVERYTHING, Share
 from pathways_lite.recipe import Causal, Data
-
-
-@dataclass(frozen=True)
-class Host:
-    """Which contiguous block of every batch's rows this process reads."""
-
-    index: int = 0
-    count: int = 1
-
-    def rows(self, sequences: int) -> slice:
-        if sequences % self.count:
-            raise UserError(
-                f"a batch of {sequences} sequences cannot be shared evenly by {self.count} hosts; "
-                f"use a multiple of {self.count}"
-            )
-        share = sequences // self.count
-        return slice(self.index * share, (self.index + 1) * share)
 
 
 @dataclass(frozen=True)
@@ -46,15 +30,15 @@ class Batches:
     objective: Causal
     skips: Skips = ()
     first_sequence: int = 0
-    host: Host = Host()
+    share: Share = EVERYTHING
 
     @cached_property
     def order(self) -> Order:
         return Order(windows_per_domain(self.store, self.data.seq_len), self.data.shuffle_seed)
 
     def at(self, step: int) -> Batch:
-        """This host's rows of the batch of `step`."""
-        rows = self.host.rows(self.course.sequences_at(step))
+        """This process's rows of the batch of `step`."""
+        rows = self.share.rows(self.course.sequences_at(step))
         examples = example_index(self.course, step, rows, self.skips, self.first_sequence)
         _, domain, window = self.order.locate(examples)
         length = self.data.seq_len
@@ -104,12 +88,10 @@ def batch(
     first_sequence: int = 0,
     *,
     objective: Causal | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = EVERYTHING,
 ) -> Batch:
     """The batch of `step`: a pure function of its arguments. See `batches` for their meaning."""
-    host = Host(process_index, process_count)
-    return Batches(store, data, course, objective or Causal(), skips, first_sequence, host).at(step)
+    return Batches(store, data, course, objective or Causal(), skips, first_sequence, share).at(step)
 
 
 def batches(
@@ -122,8 +104,7 @@ def batches(
     stop_step: int,
     skips: Skips = (),
     first_sequence: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = EVERYTHING,
 ) -> Generator[Batch, None, None]:
     """Batches of steps `first_step` .. `stop_step` - 1, read ahead; bit for bit those of `batch`.
 
@@ -135,11 +116,11 @@ def batches(
       first_step, stop_step: 0-based.
       skips: `(at_step, n_sequences)` pairs: sequences jumped over from a step on.
       first_sequence: number of the example that step 0 begins with (where the stage before stopped).
-      process_index, process_count: this host reads only its own contiguous block of each batch's rows.
+      share: the rows of each batch that this process reads.
 
     Close the generator to stop the reading. Raises UserError where the corpus is too small for one sequence.
     """
-    source = Batches(store, data, course, objective, skips, first_sequence, Host(process_index, process_count))
+    source = Batches(store, data, course, objective, skips, first_sequence, share)
     source.order  # noqa: B018  what is wrong with the corpus is said here, not in a reading thread
     return _read_ahead(_Steps(source, first_step, stop_step), data)
 

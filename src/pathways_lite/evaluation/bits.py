@@ -72,15 +72,23 @@ class Evaluator:
         rows: sequences per batch. It changes speed and memory, not the result (to float32 rounding).
         seq_len: tokens per sequence, L.
         overlap: tokens of context that a long document's window repeats, 0 <= overlap < L.
+        place: puts a batch in NumPy where the parameters' devices want it.
     """
 
     def __init__(
-        self, token_losses: Callable[[Any, Batch], jax.Array], *, rows: int, seq_len: int, overlap: int = 0
+        self,
+        token_losses: Callable[[Any, Batch], jax.Array],
+        *,
+        rows: int,
+        seq_len: int,
+        overlap: int = 0,
+        place: Callable[[Batch], Batch] = lambda batch: batch,
     ) -> None:
         if not 0 <= overlap < seq_len:
             raise ValueError(f"overlap={overlap} must be at least 0 and less than seq_len={seq_len}")
         self._token_losses = jax.jit(token_losses)
         self._rows, self._seq_len, self._overlap = rows, seq_len, overlap
+        self._place = place
 
     def __call__(
         self,
@@ -102,7 +110,7 @@ class Evaluator:
         rows = pack([len(window.tokens) for window in windows], self._seq_len)
         nll, total = 0.0, math.ceil(len(rows) / self._rows)
         for done, batch in enumerate(self._batches(windows, rows), 1):
-            losses = np.asarray(self._token_losses(params, batch), np.float64)
+            losses = np.asarray(self._token_losses(params, self._place(batch)), np.float64)
             # Where there is nothing to score, the model's output means nothing and may not even be finite.
             nll += float(np.sum(losses, where=batch.loss_weights > 0))
             if between_batches is not None:

@@ -14,13 +14,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pathways_kernels.attention import Spans
-from pathways_kernels.cross_entropy import cross_entropy
 from pathways_lite.batch import Batch
 from pathways_lite.models.layers import MLP, Attention, Axes, KeyValues, Norm, dropout, normal
 from pathways_lite.models.rope import Rotary, rotary
+from pathways_lite.parallel.kernels import cross_entropy, lookup
+from pathways_lite.parallel.layout import Layout
 from pathways_lite.recipe import Model
 
 Params = dict[str, Any]  # nested, of float32 arrays
+
+ONE_DEVICE = Layout()
 
 NO_WINDOW = 1 << 30  # longer than any sequence, and far from the end of int32
 
@@ -31,6 +34,7 @@ class Context(NamedTuple):
     rotation: Rotary
     spans: Spans
     slots: jax.Array  # int32 [B, T], where each query stands on the key axis
+    layout: Layout
 
 
 class Layer(NamedTuple):
@@ -65,19 +69,25 @@ class Block(nnx.Module):
         self.mlp = MLP(config, rngs)
 
     def __call__(self, x: jax.Array, context: Context, layer: Layer) -> tuple[jax.Array, KeyValues | None]:
-        rotation, spans, slots = context
+        rotation, spans, slots, layout = context
         if layer.window is not None:
             spans = Spans(jnp.maximum(spans.start, slots + 1 - layer.window), spans.stop)
         keys = (None, None) if layer.dropout_key is None else jax.random.split(layer.dropout_key)
         rate = self.config.dropout
 
+        def whole(h: jax.Array) -> jax.Array:
+            return layout.constrain(h, "batch", "seq", None)
+
+        def spread(h: jax.Array) -> jax.Array:
+            return layout.constrain(h, "batch", "seq", "residual")
+
         if self.config.block == "parallel":
-            h = self.norm(x)
-            a, cache = self.attention(h, rotation, spans, layer.cache, slots)
-            return x + (dropout(a, rate, keys[0]) + dropout(self.mlp(h), rate, keys[1])), cache
-        a, cache = self.attention(self.attention_norm(x), rotation, spans, layer.cache, slots)
-        x = x + dropout(a, rate, keys[0])
-        return x + dropout(self.mlp(self.mlp_norm(x)), rate, keys[1]), cache
+            h = whole(self.norm(x))
+            a, cache = self.attention(h, rotation, spans, layer.cache, slots, layout)
+            return spread(x + (dropout(a, rate, keys[0]) + dropout(self.mlp(h, layout), rate, keys[1]))), cache
+        a, cache = self.attention(whole(self.attention_norm(x)), rotation, spans, layer.cache, slots, layout)
+        x = spread(x + dropout(a, rate, keys[0]))
+        return spread(x + dropout(self.mlp(whole(self.mlp_norm(x)), layout), rate, keys[1])), cache
 
 
 class Decoder(nnx.Module):
@@ -96,8 +106,7 @@ class Decoder(nnx.Module):
         self, tokens: jax.Array, context: Context, dropout_key: jax.Array | None, cache: KeyValues | None
     ) -> tuple[jax.Array, KeyValues | None]:
         config = self.config
-        # Rows are cast after the lookup, so that the gradient of a frequent token is summed in float32.
-        x = jnp.take(self.embedding[...], tokens, axis=0).astype(config.dtype)
+        x = lookup(context.layout, self.embedding[...], tokens, config.dtype)
         structure, stacked = nnx.split(self.layers)
 
         def block(x: jax.Array, scanned: tuple[Any, Layer]) -> tuple[jax.Array, KeyValues | None]:
@@ -175,10 +184,11 @@ def forward(
     *,
     dropout_key: jax.Array | None = None,
     cache: KeyValues | None = None,
+    layout: Layout = ONE_DEVICE,
 ) -> tuple[jax.Array, KeyValues | None]:
     """`apply` for queries that stand at `slots` int32 [B, T] of a cache of keys and values [L, B, S, K, D]."""
     decoder = nnx.merge(_skeleton(config)[0], params)
-    context = Context(rotary(positions, config.head_dim, config.rope_base), spans, slots)
+    context = Context(rotary(positions, config.head_dim, config.rope_base), spans, slots, layout)
     return decoder(tokens, context, dropout_key, cache)
 
 
@@ -190,14 +200,16 @@ def apply(
     spans: Spans,
     *,
     dropout_key: jax.Array | None = None,
+    layout: Layout = ONE_DEVICE,
 ) -> jax.Array:
     """Final-normed hidden states [B, T, E] in config.dtype.
 
     `tokens` and `positions` (for RoPE) are int32 [B, T]; `spans` [B, T] says which of the T keys each position sees
-    (a layer's window narrows it further). Without `dropout_key` there is no dropout.
+    (a layer's window narrows it further). Without `dropout_key` there is no dropout. `layout`: how parameters and batch
+    are spread; the values do not depend on it.
     """
     slots = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
-    return forward(config, params, tokens, positions, spans, slots, dropout_key=dropout_key)[0]
+    return forward(config, params, tokens, positions, spans, slots, dropout_key=dropout_key, layout=layout)[0]
 
 
 def head(config: Model, params: Params) -> jax.Array:
@@ -213,10 +225,15 @@ def logits(config: Model, params: Params, hidden: jax.Array) -> jax.Array:
 
 
 def token_losses(
-    config: Model, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
+    config: Model,
+    params: Params,
+    batch: Batch,
+    *,
+    dropout_key: jax.Array | None = None,
+    layout: Layout = ONE_DEVICE,
 ) -> tuple[jax.Array, jax.Array]:
     """Negative log likelihood of every target and log Z, both float32 [B, T]; the logits are never held at once."""
-    hidden = apply(config, params, batch.tokens, batch.positions, batch.spans, dropout_key=dropout_key)
-    weights = head(config, params).astype(hidden.dtype)
+    tokens, positions, spans = batch.tokens, batch.positions, batch.spans
+    hidden = apply(config, params, tokens, positions, spans, dropout_key=dropout_key, layout=layout)
     scale, cap = config.resolved_logit_scale, config.logit_soft_cap
-    return cross_entropy(hidden, weights, batch.targets, logit_scale=scale, soft_cap=cap)
+    return cross_entropy(layout, hidden, head(config, params), batch.targets, logit_scale=scale, soft_cap=cap)

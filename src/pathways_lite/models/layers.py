@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pathways_kernels.attention import Spans, attention
+from pathways_kernels.attention import Spans
 from pathways_kernels.linear import linear
 from pathways_lite.models.rope import Rotary, rotate
+from pathways_lite.parallel.kernels import attention
+from pathways_lite.parallel.layout import Layout
 from pathways_lite.recipe import Model
 
 Axes = tuple[str, ...]
@@ -53,6 +55,12 @@ def project(x: jax.Array, kernel: jax.Array, n_contracted: int = 1) -> jax.Array
     lead, out = x.shape[: x.ndim - n_contracted], kernel.shape[n_contracted:]
     y = linear(x.reshape(*lead, n_in), kernel.astype(x.dtype).reshape(n_in, -1))
     return y.reshape(*lead, *out)
+
+
+def gathered(param: nnx.Param, x: jax.Array, layout: Layout) -> jax.Array:
+    """One layer's weight out of a stack's slice: in the dtype of `x`, and whole but for `tensor` parallelism."""
+    _, *axes = param.axes
+    return layout.gather(param[...].astype(x.dtype), tuple(axes))
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -92,11 +100,11 @@ class Attention(nnx.Module):
             self.k_norm = Norm((L, D), ("layers", "head_dim"), config.norm_epsilon)
 
     def __call__(
-        self, x: jax.Array, rotation: Rotary, spans: Spans, cache: KeyValues | None, slots: jax.Array
+        self, x: jax.Array, rotation: Rotary, spans: Spans, cache: KeyValues | None, slots: jax.Array, layout: Layout
     ) -> tuple[jax.Array, KeyValues | None]:
         """`x` [B, T, E] attends to itself, or to a cache after its own keys went into its `slots` [B, T]."""
         config = self.config
-        q, k, v = project(x, self.q[...]), project(x, self.k[...]), project(x, self.v[...])
+        q, k, v = (project(x, gathered(weight, x, layout)) for weight in (self.q, self.k, self.v))
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, rotation), rotate(k, rotation)
@@ -104,10 +112,10 @@ class Attention(nnx.Module):
             rows = jnp.arange(x.shape[0])[:, None]
             k, v = cache = (cache[0].at[rows, slots].set(k), cache[1].at[rows, slots].set(v))
         mixed = attention(
-            q, k, v, spans,
+            layout, q, k, v, spans,
             scale=config.head_dim**-0.5, logits_soft_cap=config.attention_soft_cap, implementation=config.attention,
         )  # fmt: skip
-        return project(mixed, self.out[...], n_contracted=2), cache
+        return project(mixed, gathered(self.out, x, layout), n_contracted=2), cache
 
 
 class MLP(nnx.Module):
@@ -119,8 +127,9 @@ class MLP(nnx.Module):
         self.up = normal(config, rngs, (L, E, F), ("layers", "embed", "mlp"), fan_in=E)
         self.down = normal(config, rngs, (L, F, E), ("layers", "mlp", "embed"), fan_in=F)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return project(gated(project(x, self.gate[...]), project(x, self.up[...])), self.down[...])
+    def __call__(self, x: jax.Array, layout: Layout) -> jax.Array:
+        gate, up = (project(x, gathered(weight, x, layout)) for weight in (self.gate, self.up))
+        return project(gated(gate, up), gathered(self.down, x, layout))
 
 
 # Differentiated as it stands, a layer's MLP keeps six arrays [B, T, F]; with the checkpoint gate, up and the result.

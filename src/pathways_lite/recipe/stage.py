@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pathways_lite.recipe.base import Budget, Frozen, Steps
 from pathways_lite.recipe.data import Data
+from pathways_lite.recipe.mesh import Mesh
 from pathways_lite.recipe.model import Model
 from pathways_lite.recipe.optimizer import Optimizer
 
@@ -123,7 +124,7 @@ Name = Annotated[str, AfterValidator(_stage_name)]
 class Stage(Frozen):
     """One phase of training with one model, one data set, one objective and one optimizer."""
 
-    not_identity: ClassVar[frozenset[str]] = frozenset({"name", "evaluation", "saving", "log_every"})
+    not_identity: ClassVar[frozenset[str]] = frozenset({"name", "mesh", "evaluation", "saving", "log_every"})
 
     name: Name = "base"
     start: Start = Scratch()
@@ -134,6 +135,7 @@ class Stage(Frozen):
     batch_size: int | Ramp = Field(description="sequences per step, over all hosts")
     microbatch: int | None = Field(None, ge=1, description="sequences per gradient-accumulation slice")
     budget: Budget
+    mesh: Mesh = Mesh()
     guard: SpikeGuard = SpikeGuard()
     evaluation: Evaluation = Evaluation()
     saving: Saving = Saving()

@@ -85,6 +85,7 @@ class Trainer:
             stop_step=self.course.total_steps,
             skips=self.cursor.skips,
             first_sequence=self.cursor.first_sequence,
+            share=self.setup.layout.share,
         )
         with closing(source):
             for batch in source:
@@ -120,17 +121,18 @@ class Trainer:
 
     def _take_step(self, batch: Batch) -> Rewind | None:
         """Start the next step, then look at the one before, which is done by now."""
-        train_step = self._train_step(batch)
+        layout = self.setup.layout
+        train_step = self._train_step(len(batch.tokens) * layout.share.of // len(layout.share.parts))
         with self.stopwatch.account("train"):
+            batch = layout.place(batch)
             self.state, metrics = train_step(self.state, batch, self.course.clock(self.step))
             rewind = self._look_at_pending()
         self.step += 1
         self.pending = (self.step, metrics)
         return rewind
 
-    def _train_step(self, batch: Batch) -> Any:
+    def _train_step(self, sequences: int) -> Any:
         """The train step for batches of this size; the ramp's later sizes are compiled when they come."""
-        sequences = len(batch.tokens)
         if self.compiler.ready(sequences):
             return self.compiler.get(sequences, self._stopped)
         try:

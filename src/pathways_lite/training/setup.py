@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec
 
 from pathways_kernels.attention import Spans
 from pathways_lite import models
@@ -18,6 +19,8 @@ from pathways_lite.data.store import Store, open_store
 from pathways_lite.evaluation.bits import Evaluator, HeldOut
 from pathways_lite.ledger import Course
 from pathways_lite.models.accounting import flops_per_token, parameter_count
+from pathways_lite.parallel.layout import EVERYTHING, Layout
+from pathways_lite.parallel.mesh import device_mesh
 from pathways_lite.recipe import Recipe, Stage, stage_identity
 from pathways_lite.training import optimizers
 from pathways_lite.training.compile_options import run_once_options
@@ -27,10 +30,11 @@ from pathways_lite.training.step import TrainStep, make_train_step
 
 @dataclass(frozen=True)
 class Setup:
-    """One stage of a resolved recipe."""
+    """One stage of a resolved recipe, on its mesh of `devices` (None: all that JAX has; of one process or of many)."""
 
     recipe: Recipe
     index: int
+    devices: Sequence[jax.Device] | None = None
 
     @property
     def stage(self) -> Stage:
@@ -42,7 +46,7 @@ class Setup:
         evaluation = self.stage.evaluation
         evaluation = evaluation if tokens is None else evaluation.model_copy(update={"tokens": tokens})
         stage = self.stage.model_copy(update={"data": data, "evaluation": evaluation})
-        return Setup(self.recipe.model_copy(update={"stages": (stage,)}), 0)
+        return Setup(self.recipe.model_copy(update={"stages": (stage,)}), 0, self.devices)
 
     @functools.cached_property
     def identity(self) -> str:
@@ -57,6 +61,11 @@ class Setup:
         return course_of(self.stage)
 
     @functools.cached_property
+    def layout(self) -> Layout:
+        """What lies where. Raises UserError where the recipe's mesh does not fit the devices."""
+        return Layout(device_mesh(self.stage.mesh, self.devices))
+
+    @functools.cached_property
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
         return optimizers.build(self.stage.optimizer, self.course, models.logical_axes(self.stage.model))
 
@@ -65,7 +74,7 @@ class Setup:
         """The pure train step, not compiled."""
         stage = self.stage
         return make_train_step(
-            functools.partial(_token_losses, stage.model),
+            functools.partial(_token_losses, stage.model, self.layout),
             self.optimizer,
             learning_rate=optimizers.learning_rate(stage.optimizer, self.course),
             z_loss=stage.objective.z_loss,
@@ -74,33 +83,49 @@ class Setup:
 
     def fresh_state(self) -> TrainState:
         """Random parameters and an untouched optimizer, from the recipe's seed and the stage's place."""
-        return jax.jit(self._fresh_state).lower().compile(compiler_options=run_once_options())()
+        make = jax.jit(self._fresh_state, out_shardings=self._shardings)
+        return make.lower().compile(compiler_options=run_once_options())()
 
     def state_with(self, params: Any) -> TrainState:
         """An untouched optimizer for given parameters; the stage's own key."""
-        return jax.jit(lambda p: init_state(p, self.optimizer, self._keys()[1]))(params)
+        make = jax.jit(lambda p: init_state(p, self.optimizer, self._keys()[1]), out_shardings=self._shardings)
+        return make(params)
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:
-        """Shapes and dtypes of the state; allocates nothing."""
-        return jax.eval_shape(self._fresh_state)
+        """Shapes, dtypes and shardings of the state; allocates nothing."""
+        model, layout = self.stage.model, self.layout
+        params = layout.parameters(models.abstract_params(model), models.logical_axes(model))
+        return layout.like_parameters(jax.eval_shape(self._fresh_state), params)
 
     def compile_step(self, sequences: int) -> Any:
         """The train step compiled for batches of `sequences`; its state argument is donated."""
-        batch = abstract_batch(sequences, self.stage.data.seq_len)
+        return self.lower_step(sequences).compile()
+
+    def lower_step(self, sequences: int) -> jax.stages.Lowered:
+        """The train step for batches of `sequences` on the stage's mesh, whose devices need not exist here."""
+        batch = self.layout.batch(abstract_batch(sequences, self.stage.data.seq_len))
         clock = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.course.clock(0))
-        step = jax.jit(self.step_function, donate_argnums=0)
-        return step.lower(self.abstract_state, batch, clock).compile()
+        shardings = (self._shardings, self.layout.sharding(PartitionSpec()))
+        step = jax.jit(self.step_function, donate_argnums=0, out_shardings=shardings)
+        with jax.sharding.use_abstract_mesh(self.layout.abstract_mesh):  # kernels ask it which chip they are for
+            return step.lower(self.abstract_state, batch, clock)
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
         """Scores held-out documents in batches of about the training batch's size."""
-        config = self.stage.model
+        config, layout = self.stage.model, self.layout
         rows = min(self.course.sequences_at(0), self.stage.microbatch or 64)
+        parts = layout.size("batch")
+
+        def token_losses(params: Any, batch: Batch) -> jax.Array:
+            return layout.constrain(models.token_losses(config, params, batch, layout=layout)[0], None, None)
+
         return Evaluator(
-            lambda params, batch: models.token_losses(config, params, batch)[0],
-            rows=rows,
+            token_losses,
+            rows=-(-rows // parts) * parts,
             seq_len=self.stage.data.seq_len,
+            place=functools.partial(layout.place, share=EVERYTHING),
         )
 
     @functools.cached_property
@@ -123,6 +148,10 @@ class Setup:
     def _keys(self) -> jax.Array:
         """Random keys of the initialisation and of the steps."""
         return jax.random.split(jax.random.fold_in(jax.random.key(self.recipe.seed), self.index))
+
+    @functools.cached_property
+    def _shardings(self) -> TrainState:
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
 
     def _fresh_state(self) -> TrainState:
         params_key, step_key = self._keys()
@@ -154,5 +183,7 @@ def abstract_batch(sequences: int, length: int) -> Batch:
     )
 
 
-def _token_losses(config: Any, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return models.token_losses(config, params, batch, dropout_key=key)
+def _token_losses(
+    config: Any, layout: Layout, params: Any, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return models.token_losses(config, params, batch, dropout_key=key, layout=layout)
