@@ -1,0 +1,39 @@
+"""Options of the TPU compiler for the train step: `lowered.compile(compiler_options=step_options(mesh))`.
+
+What they change was seen in programs compiled for described chips (docs/results/plans.md); none has run on a TPU here.
+"""
+
+from __future__ import annotations
+
+import jax
+
+# A matrix product of an array that arrives in parts would be cut into as many permutations as there are devices: 14,825
+# of them in PaLM 540B's step on 6144 chips.
+_WHOLE_PRODUCTS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
+
+# A reduce-scatter over 12 devices does not compile as the fusion of an all-reduce and a slice that it becomes.
+_PLAIN_REDUCE_SCATTER = {"xla_tpu_enable_all_reduce_scatter_fusion": "false"}
+
+# On chips whose SparseCores can run collectives. Without these options they are the TensorCores' work, and computation
+# waits for every one of them; a reduce-scatter over all chips of a slice is an all-reduce of the whole array. MaxText
+# sets them for v5p and v6e (its benchmarks/xla_flags_library.py); they are the default on the generation after.
+_ON_SPARSE_CORES = {
+    f"xla_tpu_enable_sparse_core_collective_offload_{kind}": "true"
+    for kind in ("all_gather", "2d_all_gather", "3d_all_gather", "reduce_scatter", "nd_reduce_scatter", "all_reduce")
+}
+_WITH_SPARSE_CORES = ("TPU v5", "TPU v6 lite")  # device kinds of v5p and v6e
+
+
+def step_options(mesh: jax.sharding.Mesh | None) -> dict[str, str]:
+    """For a train step on a mesh, by its devices; nothing for other devices than TPUs, or without a mesh."""
+    if mesh is None:
+        return {}
+    device = mesh.devices.flat[0]
+    if device.platform != "tpu" or mesh.size == 1:
+        return {}
+    options = dict(_WHOLE_PRODUCTS)
+    if any(size & (size - 1) for size in mesh.devices.shape):
+        options |= _PLAIN_REDUCE_SCATTER
+    if device.device_kind in _WITH_SPARSE_CORES:
+        options |= _ON_SPARSE_CORES
+    return options

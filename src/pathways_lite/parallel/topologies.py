@@ -1,0 +1,120 @@
+"""Machines by description: "v5p:4x4x4", two slices of "v4:12x16x16", "gpu:4x8xh100"."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+
+from pathways_lite.errors import UserError
+from pathways_lite.parallel.described import CHIPS, Chip, quiet_libtpu
+
+_CUBE = 4  # v4 and v5p: cubes of so many chips to a side are joined by optical switches, which also close the rings
+_RING = 16  # v5e and v6e: a side of so many chips, a pod's, is a ring
+
+
+class Gpu(NamedTuple):
+    """A GPU by its maker's data sheet; bytes per second are in one direction, of the network those of usual servers."""
+
+    bf16_flops: float
+    hbm_bytes: int
+    hbm_bytes_per_second: float
+    nvlink_bytes: float
+    network_bytes: float  # per GPU
+
+
+GPUS = {
+    "a100": Gpu(312e12, 80 * 10**9, 2.0e12, 300e9, 25e9),
+    "h100": Gpu(989e12, 80 * 10**9, 3.35e12, 450e9, 50e9),
+    "h200": Gpu(989e12, 141 * 10**9, 4.8e12, 450e9, 50e9),
+    "b200": Gpu(2250e12, 180 * 10**9, 7.7e12, 900e9, 50e9),
+}
+
+
+@dataclass(frozen=True)
+class GpuCluster:
+    """Servers of GPUs that are joined by NVLink inside and by a network outside."""
+
+    text: str
+    servers: int
+    per_server: int
+    gpu: Gpu
+
+    @property
+    def chips(self) -> int:
+        return self.servers * self.per_server
+
+
+@dataclass(frozen=True)
+class TpuSlices:
+    """One slice of a TPU torus, or several equal ones that are joined by the data-center network."""
+
+    text: str
+    chip_name: str
+    shape: tuple[int, ...]
+    slices: int = 1
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.chip_name]
+
+    @property
+    def chips(self) -> int:
+        return math.prod(self.shape) * self.slices
+
+    @property
+    def wrap(self) -> tuple[bool, ...]:
+        """Whether each side is a ring."""
+        if self.chip.dimensions == 3:
+            return (all(side % _CUBE == 0 for side in self.shape),) * 3
+        return tuple(side == _RING for side in self.shape)
+
+    def devices(self) -> list[jax.Device]:
+        """The described devices of all slices, as the compiler takes them.
+
+        Raises UserError without libtpu, and for a shape that libtpu refuses.
+        """
+        from jax.experimental import topologies
+
+        require_libtpu()
+        quiet_libtpu()
+        options = dict(self.chip.options)
+        if self.slices > 1:
+            options |= {"num_slices": self.slices, "chips_per_host_bounds": (2, 2, 1)}
+        # Without the closing links every all-gather over a slice would become an all-reduce of the whole array.
+        wrap = (*self.wrap, *(False for _ in range(3 - len(self.shape))))
+        try:
+            found = topologies.get_topology_desc(platform="tpu", topology_name=self.text, wrap=wrap, **options)
+        except Exception as error:  # of a type that jax does not promise
+            raise UserError(f"libtpu does not describe {self.text}: {error}") from error
+        return list(found.devices)
+
+
+def parse(text: str, slices: int = 1) -> TpuSlices | GpuCluster:
+    """The machine that a text names. Raises UserError for a text that names none, with those there are."""
+    name, _, shape = text.lower().partition(":")
+    if name == "gpu" and slices == 1:
+        found = re.fullmatch(r"(?:(?:(\d+)x)?(\d+)x)?([a-z]\w*)", shape)
+        if found and found[3] in GPUS:
+            return GpuCluster(text, int(found[1] or 1), int(found[2] or 1), GPUS[found[3]])
+    elif name in CHIPS and re.fullmatch(r"\d+(x\d+)+", shape):
+        sides = tuple(int(side) for side in shape.split("x"))
+        if len(sides) == CHIPS[name].dimensions and min(sides) > 0 and slices > 0:
+            return TpuSlices(text.lower(), name, sides, slices)
+    raise UserError(f"no machine is called {text!r}{f' x {slices}' if slices != 1 else ''}; there are\n{_KNOWN}")
+
+
+_KNOWN = f"""  v4:AxBxC, v5p:AxBxC      slices of a 3D torus, e.g. v5p:4x4x4 (64 chips), v4:12x16x16
+  v5e:AxB, v6e:AxB         slices of a 2D torus, e.g. v5e:4x4, v6e:16x16
+  gpu:[SERVERSx]NxKIND     N GPUs per server, KIND of {", ".join(GPUS)}; e.g. gpu:8xh100, gpu:4x8xh100
+and --slices N for several slices of a torus, joined by the data-center network"""
+
+
+def require_libtpu() -> None:
+    """Raises UserError where libtpu, the compiler for TPUs, is not installed."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("compiling for TPUs needs libtpu, which runs without a TPU: pip install 'pathways-lite[tpu]'")
