@@ -6,8 +6,7 @@
 
 prints the estimated cycles of one call. A process each, because libtpu estimates once per process.
 
-Ours ("forward", "backward") takes for each block of queries a fixed number of blocks of keys: `runs` of as many whole
-ones as `limits` says, `pairs` and `singles` with a mask.
+Ours ("forward", "backward"): as `pathways_lite.parallel.attention_estimates` says.
 "forward_memory" and "backward_memory", of a chip, T and D, print bytes of vector memory instead. JAX's splash
 attention ("splash_forward", "splash_backward") takes `blocks` (queries, keys, keys at once) and a `mask`: "full",
 "causal", "segments" (causal, with segment ids) or "dense" (a bool array of which it visits the blocks of the lower
@@ -21,7 +20,7 @@ import json
 import subprocess
 import sys
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,14 +28,8 @@ import numpy as np
 from jax import lax
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
-from pathways_kernels.attention import pallas_tpu, pallas_tpu_backward, pallas_tpu_forward
-from pathways_kernels.attention.block_sizes import Limits
-from pathways_kernels.attention.pallas_tpu_parts import run_of_blocks
-from pathways_kernels.attention.spans import Spans
+from pathways_lite.parallel.attention_estimates import ours, program
 from pathways_lite.parallel.static_profile import kernel_cycles, kernel_vector_memory
-
-# Of our kernels, in the compiled program.
-NAMES = {"forward": "interval_attention_forward", "backward": "transpose_jvp_interval_attention_backward__"}
 
 
 @cache
@@ -48,49 +41,6 @@ def _run(job: str) -> int | None:
 def estimate(kernel: str, **job: Any) -> int | None:
     """The estimate for a job, see above; None where it does not compile (vector memory) or cannot be estimated."""
     return _run(json.dumps({"kernel": kernel, **job}, sort_keys=True))
-
-
-class Costs(NamedTuple):
-    """Estimated cycles of the parts of a kernel, per head: what any spans cost follows from the blocks they visit."""
-
-    per_key: float  # once per row and head
-    block: float  # per block of queries
-    run: float  # per run of `unroll` whole blocks of keys
-    pair: float  # per pair of masked ones
-    single: float
-
-    def cycles(self, visited: np.ndarray, n_keys: int, unroll: int) -> float:
-        """For one row and head that visits `[blocks of queries, 4]`: `block_ranges.of_keys`, `over_keys`."""
-        first, whole, ragged, last = visited.T
-        runs = (ragged - whole) // unroll
-        rest = last - first - runs * unroll
-        pairs = rest // 2 if unroll > 1 else 0 * rest
-        blocks = self.run * runs + self.pair * pairs + self.single * (rest - 2 * pairs)
-        return float(self.per_key * n_keys + (self.block + blocks).sum())
-
-
-def costs(kernel: str, chip: str, D: int, limits: Limits) -> Costs | None:
-    """From the estimates of a few small cases. None where the kernel does not fit the chip.
-
-    No loop of these cases runs once: the compiler would dissolve it, as it cannot where the count is data.
-    """
-    rows, keys, unroll = limits
-    S = 2 * unroll * keys
-
-    def cycles(blocks: int, runs: int, pairs: int = 0, singles: int = 0) -> float:
-        counts = {"runs": runs, "pairs": pairs, "singles": singles}
-        found = estimate(kernel, chip=chip, D=D, limits=limits, T=blocks * rows, S=S, **counts)
-        if found is None:
-            raise LookupError(counts)
-        return found / 2  # heads
-
-    try:
-        four = cycles(4, 2)
-        loaded = max(0.0, 2 * cycles(2, 2) - four)
-        run, pair, single = ((cycles(4, *counts) - four) / 8 for counts in ((4, 0, 0), (2, 2, 0), (2, 0, 2)))
-    except LookupError:
-        return None
-    return Costs(loaded / S, (four - loaded) / 4 - 2 * run, run, pair, single)
 
 
 def main() -> None:
@@ -107,45 +57,11 @@ def main() -> None:
         print(ours(kind, **job))
 
 
-def ours(
-    kernel: str, chip: str, T: int, D: int, S: int, limits: list[int], runs: int, pairs: int = 0, singles: int = 0
-) -> int:
-    """Two heads, T queries, S keys; limits: rows, keys, unroll."""
-
-    def over_keys(_: Any, scores: Any, absorb: Any, unroll: int) -> None:
-        for count, size, masked in ((runs, unroll, False), (pairs, 2, True), (singles, 1, True)):
-
-            def some(i: Any, _: None, size: int = size, masked: bool = masked) -> None:
-                blocks = [lax.rem(i * size + u, S // limits[1]) for u in range(size)]
-                run_of_blocks(blocks, masked, scores, absorb)
-
-            if count:
-                lax.fori_loop(0, count, some, None)
-
-    pallas_tpu_forward.over_keys = pallas_tpu_backward.over_keys = over_keys
-    build = partial(program, kernel, T, S, D, (Limits(*limits),) * 2)
-    return kernel_cycles(build, chip=chip, kernel=NAMES[kernel])
-
-
 def memory(kernel: str, chip: str, T: int, D: int) -> int:
     """Vector memory in bytes, for two heads of T tokens and the chip's own block sizes."""
     return kernel_vector_memory(
         partial(program, kernel, T, T, D, None), chip=chip, kernel=f"interval_attention_{kernel}"
     )
-
-
-def program(kernel: str, T: int, S: int, D: int, limits: tuple[Limits, Limits] | None) -> tuple[Any, tuple[Any, ...]]:
-    """A function that runs our kernels, over two heads, and its arguments."""
-
-    def run(q: Any, k: Any, v: Any, start: Any, stop: Any, d_out: Any) -> Any:
-        def f(q: Any, k: Any, v: Any) -> Any:
-            return pallas_tpu.pallas_tpu(q, k, v, Spans(start, stop), scale=D**-0.5, limits=limits)
-
-        return f(q, k, v) if kernel == "forward" else jax.vjp(f, q, k, v)[1](d_out)
-
-    queries, keys = (jax.ShapeDtypeStruct((1, length, 2, D), jnp.bfloat16) for length in (T, S))
-    bound = jax.ShapeDtypeStruct((1, T), jnp.int32)
-    return run, (queries, keys, keys, bound, bound, queries)
 
 
 def splash(chip: str, T: int, D: int, blocks: list[int], mask: str, backward: bool) -> int:

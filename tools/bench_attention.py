@@ -29,11 +29,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attention_static import costs, estimate
+from attention_static import estimate
 from pathways_kernels.attention import Spans, attention
 from pathways_kernels.attention.api import BACKENDS
 from pathways_kernels.attention.block_sizes import limits
 from pathways_kernels.attention.spans import causal, dense
+from pathways_lite.parallel.attention_estimates import costs
 from pathways_lite.parallel.described import CHIPS
 from tune_attention import cycles_per_head, kinds_of_spans
 

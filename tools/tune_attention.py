@@ -18,11 +18,11 @@ import math
 import jax
 import numpy as np
 
-from attention_static import Costs, costs
 from pathways_kernels.attention import Spans
 from pathways_kernels.attention.block_ranges import of_keys, padded_spans
 from pathways_kernels.attention.block_sizes import Limits
 from pathways_kernels.attention.spans import causal, from_segments, full, prefix
+from pathways_lite.parallel.attention_estimates import Costs, costs
 from pathways_lite.parallel.described import CHIPS
 
 CANDIDATES = {

@@ -14,13 +14,16 @@ from typing import Any
 import pathways_kernels
 import pathways_lite
 
+STEP = ("pathways_lite/models", "pathways_lite/training", "pathways_lite/parallel", "pathways_kernels")
+KERNELS = ("pathways_kernels", "pathways_lite/parallel/static_profile.py")
 
-def kept(kind: str, key: Mapping[str, Any], make: Callable[[], Any]) -> Any:
-    """What `make()` gave for an equal key with this code, this jax and this libtpu; JSON.
+
+def kept(kind: str, key: Mapping[str, Any], make: Callable[[], Any], *, code: tuple[str, ...] = STEP) -> Any:
+    """What `make()` gave for an equal key, with the same `code` and versions of the compilers; JSON.
 
     Below `$XDG_CACHE_HOME/pathways-lite` (by default ~/.cache). Nothing is kept of a call that raises.
     """
-    content = json.dumps({"key": key, "code": code_identity()}, sort_keys=True)
+    content = json.dumps({"key": key, "code": code_identity(code)}, sort_keys=True)
     path = directory() / kind / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.json"
     try:
         return json.loads(path.read_text())["value"]
@@ -35,18 +38,20 @@ def kept(kind: str, key: Mapping[str, Any], make: Callable[[], Any]) -> Any:
 
 
 def directory() -> Path:
+    """Where results are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pathways-lite"
 
 
 @functools.cache
-def code_identity() -> dict[str, str]:
-    """Versions of the compilers and a digest of what a train step is made from."""
+def code_identity(code: tuple[str, ...] = STEP) -> dict[str, str]:
+    """Versions of the compilers, and a digest of packages, rooms or files of ours."""
     digest = hashlib.sha256()
-    for package in (pathways_lite, pathways_kernels):
-        root = Path(package.__file__ or "").parent
-        rooms = ("models", "training", "parallel", "recipe") if package is pathways_lite else ("",)
-        for path in sorted(file for room in rooms for file in (root / room).rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    roots = {Path(package.__file__ or "").parent for package in (pathways_lite, pathways_kernels)}
+    for part in code:
+        root = next(root for root in roots if part.split("/")[0] == root.name).parent
+        files = sorted((root / part).rglob("*.py")) or [root / part]
+        for file in files:
+            digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
     return {"sources": digest.hexdigest(), **{name: _version(name) for name in ("jax", "jaxlib", "libtpu", "optax")}}
 
 

@@ -1,0 +1,160 @@
+"""What an attention kernel of ours costs on a TPU, from libtpu's static estimates of its parts.
+
+    python -m pathways_lite.parallel.attention_estimates \\
+        '{"kernel": "forward", "chip": "v5e", "T": 4096, "S": 4096, "D": 128, "limits": [512, 512, 4], "runs": 2}'
+
+prints the estimated cycles of one call: a process each, because libtpu estimates once per process. The kernel takes
+for each block of queries a fixed number of blocks of keys: `runs` of as many whole ones as `limits` says, `pairs` and
+`singles` with a mask. Which ones a real call visits is data; its cost is put together from these parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from pathways_kernels.attention import pallas_tpu, pallas_tpu_backward, pallas_tpu_forward
+from pathways_kernels.attention.block_ranges import of_keys, padded_spans
+from pathways_kernels.attention.block_sizes import TUNED, Limits, largest_divisor
+from pathways_kernels.attention.pallas_tpu_parts import run_of_blocks
+from pathways_kernels.attention.spans import Spans, causal
+from pathways_lite.parallel.kept import KERNELS, kept
+from pathways_lite.parallel.static_profile import kernel_cycles
+
+# Of our kernels, in the compiled program of one.
+NAMES = {"forward": "interval_attention_forward", "backward": "transpose_jvp_interval_attention_backward__"}
+
+SAME_CYCLES = {"v4": "v5p"}
+"""Chips for which libtpu estimates no kernels, and those whose cycles stand in: both have two cores alike."""
+
+
+@cache
+def estimate(kernel: str, **job: Any) -> int | None:
+    """Cycles, see above; None where the kernel does not compile (vector memory) or cannot be estimated."""
+    text = json.dumps({"kernel": kernel, **job}, sort_keys=True)
+
+    def run() -> int | None:
+        done = subprocess.run([sys.executable, "-m", __name__, text], capture_output=True, text=True)
+        return int(done.stdout.split()[-1]) if done.returncode == 0 else None
+
+    found: int | None = kept("kernels", {"job": text}, run, code=KERNELS)
+    return found
+
+
+class Costs(NamedTuple):
+    """Estimated cycles of the parts of a kernel, per head: what any spans cost follows from the blocks they visit."""
+
+    per_key: float  # once per row and head
+    block: float  # per block of queries
+    run: float  # per run of `unroll` whole blocks of keys
+    pair: float  # per pair of masked ones
+    single: float
+
+    def cycles(self, visited: np.ndarray, n_keys: int, unroll: int) -> float:
+        """For one row and head that visits `[blocks of queries, 4]`: `block_ranges.of_keys`, `over_keys`."""
+        first, whole, ragged, last = visited.T
+        runs = (ragged - whole) // unroll
+        rest = last - first - runs * unroll
+        pairs = rest // 2 if unroll > 1 else 0 * rest
+        blocks = self.run * runs + self.pair * pairs + self.single * (rest - 2 * pairs)
+        return float(self.per_key * n_keys + (self.block + blocks).sum())
+
+
+def costs(kernel: str, chip: str, D: int, limits: Limits) -> Costs | None:
+    """From the estimates of a few small cases. None where the kernel does not fit the chip.
+
+    No loop of these cases runs once: the compiler would dissolve it, as it cannot where the count is data.
+    """
+    rows, keys, unroll = limits
+    S = 2 * unroll * keys
+
+    def cycles(blocks: int, runs: int, pairs: int = 0, singles: int = 0) -> float:
+        counts = {"runs": runs, "pairs": pairs, "singles": singles}
+        found = estimate(kernel, chip=chip, D=D, limits=limits, T=blocks * rows, S=S, **counts)
+        if found is None:
+            raise LookupError(counts)
+        return found / 2  # heads
+
+    try:
+        four = cycles(4, 2)
+        loaded = max(0.0, 2 * cycles(2, 2) - four)
+        run, pair, single = ((cycles(4, *counts) - four) / 8 for counts in ((4, 0, 0), (2, 2, 0), (2, 0, 2)))
+    except LookupError:
+        return None
+    return Costs(loaded / S, (four - loaded) / 4 - 2 * run, run, pair, single)
+
+
+def causal_cycles(kernel: str, chip: str, shape: tuple[int, ...], keys: int) -> float | None:
+    """Estimated cycles of a call for causal rows without documents, the most that such spans cost.
+
+    Args:
+        kernel: "forward" or "backward".
+        shape: of the queries as the kernel sees them, [B, P, G, T, D]: P blocks of G heads that share a key head.
+        keys: S; where it is more than T the queries are a part of the sequence, and cost the average of its parts.
+
+    None where there is no estimate. Minutes, but at once the second time for a chip and head dim.
+    """
+    B, P, G, T, D = shape
+    chip = SAME_CYCLES.get(chip, chip)
+    limits = TUNED[chip, 128 if D <= 128 else 256][kernel == "backward"]
+    found = costs(kernel, chip, D, limits)
+    if found is None:
+        return None
+    queries, block = largest_divisor(T, limits.rows // G), largest_divisor(keys, limits.keys)
+    visited = np.asarray(of_keys(padded_spans(causal(1, keys), keys, keys), queries, block))[0]
+    return B * P * found.cycles(visited, keys, limits.unroll) * T / keys
+
+
+def main() -> None:
+    jax.config.update("jax_platforms", "cpu")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", type=json.loads, help="a JSON object, see above")
+    job = parser.parse_args().job
+    print(ours(job.pop("kernel"), **job))
+
+
+def ours(
+    kernel: str, chip: str, T: int, D: int, S: int, limits: list[int], runs: int, pairs: int = 0, singles: int = 0
+) -> int:
+    """Two heads, T queries, S keys; limits: rows, keys, unroll."""
+
+    def over_keys(seen: Any, scores: Any, absorb: Any, unroll: int) -> None:
+        for count, size, masked in ((runs, unroll, False), (pairs, 2, True), (singles, 1, True)):
+
+            def some(i: Any, _: None, size: int = size, masked: bool = masked) -> None:
+                blocks = [lax.rem(i * size + u, S // limits[1]) for u in range(size)]
+                run_of_blocks(blocks, masked, scores, absorb)
+
+            if count:
+                lax.fori_loop(0, count, some, None)
+
+    pallas_tpu_forward.over_keys = pallas_tpu_backward.over_keys = over_keys
+    build = partial(program, kernel, T, S, D, (Limits(*limits),) * 2)
+    return kernel_cycles(build, chip=chip, kernel=NAMES[kernel])
+
+
+def program(kernel: str, T: int, S: int, D: int, limits: tuple[Limits, Limits] | None) -> tuple[Any, tuple[Any, ...]]:
+    """A function that runs our kernels, over two heads, and its arguments."""
+
+    def run(q: Any, k: Any, v: Any, start: Any, stop: Any, d_out: Any) -> Any:
+        def f(q: Any, k: Any, v: Any) -> Any:
+            return pallas_tpu.pallas_tpu(q, k, v, Spans(start, stop), scale=D**-0.5, limits=limits)
+
+        return f(q, k, v) if kernel == "forward" else jax.vjp(f, q, k, v)[1](d_out)
+
+    queries, keys = (jax.ShapeDtypeStruct((1, length, 2, D), jnp.bfloat16) for length in (T, S))
+    bound = jax.ShapeDtypeStruct((1, T), jnp.int32)
+    return run, (queries, keys, keys, bound, bound, queries)
+
+
+if __name__ == "__main__":
+    main()
