@@ -4,11 +4,17 @@ Also here: a tiny corpus and a tiny recipe, shared by the tests of whole runs.
 """
 
 import atexit
+import dataclasses
 import importlib.util
 import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -71,3 +77,74 @@ def recipe_file(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny.py"
     path.write_text(RECIPE.format(corpus=str(corpus)))
     return path
+
+
+@dataclasses.dataclass
+class Group:
+    """Processes that run one script as one program on this machine's CPU. Each has `index`, `count` and `arguments`."""
+
+    processes: list[subprocess.Popen[str]]
+
+    def wait(self, timeout: float = 240) -> list[str]:
+        """What each has printed, errors included; the exit statuses are in `statuses`."""
+        try:
+            return [process.communicate(timeout=timeout)[0] for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+
+    @property
+    def statuses(self) -> list[int]:
+        return [process.wait() for process in self.processes]
+
+
+_START = """
+import sys
+from pathways_lite.parallel import hosts
+port, count, index, *arguments = sys.argv[1:]
+index, count = int(index), int(count)
+hosts.start(f"localhost:{port}", count, index)
+"""
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody listens on."""
+    return _free_port()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def start_group() -> Iterator[Callable[..., Group]]:
+    """Call it with a script, numbers of processes and of devices for each, and arguments; all end with the test."""
+    groups: list[Group] = []
+
+    def start(script: str, count: int, devices: int, *arguments: object) -> Group:
+        port = _free_port()
+        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        command = [sys.executable, "-c", _START + textwrap.dedent(script), str(port), str(count)]
+        group = Group(
+            [
+                subprocess.Popen(
+                    [*command, str(index), *map(str, arguments)],
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+                for index in range(count)
+            ]
+        )
+        groups.append(group)
+        return group
+
+    yield start
+    for group in groups:
+        for process in group.processes:
+            process.kill()
+            process.wait()

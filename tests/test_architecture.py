@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "recipe": {"errors"},
     "ledger": {"recipe"},
     "batch": set(),
-    "checkpoints": {"errors"},
+    "checkpoints": {"errors", "parallel"},
     "run_lock": {"errors"},
     "signals": set(),
     "run_directory": BOTTOM,

@@ -111,7 +111,7 @@ def test_the_newest_whole_checkpoint_is_found_by_walking_back(tmp_path, state_of
         for step in (10, 20, 30):
             checkpoints.save(step, state_of(step), {"step": step})
     damage(tmp_path / "step_00000030" / "manifest.json", how)
-    damage(tmp_path / "step_00000020/orbax/arrays/params.embed/c/0/0", how)
+    damage(tmp_path / "step_00000020/arrays/params.embed/c/0/0", how)
     lines: list[str] = []
     restored = checkpoints.restore_latest(state_of(0), report=lines.append)
     assert restored is not None
@@ -144,7 +144,7 @@ def test_fsck_names_what_is_damaged(tmp_path, state, flip):
         with Checkpoints(tmp_path / stage / "checkpoints") as checkpoints:
             checkpoints.save(10, state, {})
     assert [finding.ok for finding in fsck(tmp_path)] == [True, True]
-    flip(tmp_path / "base/checkpoints/step_00000010/orbax/arrays/params.layers.wq/c/0/0/0", 3)
+    flip(tmp_path / "base/checkpoints/step_00000010/arrays/params.layers.wq/c/0/0/0", 3)
     bad, good = fsck(tmp_path)
     assert str(good).startswith("ok ")
     assert "params.layers.wq/c/0/0/0 (array params.layers.wq): its content" in str(bad)

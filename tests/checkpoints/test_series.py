@@ -76,7 +76,6 @@ def test_steps_only_go_forward(tmp_path, state):
 
 def test_a_failed_save_is_told_once_and_the_old_ones_are_whole(tmp_path, state, monkeypatch):
     def fail(path, arrays):
-        path.mkdir()
         raise OSError(errno.EIO, "Input/output error")
 
     with Checkpoints(tmp_path) as checkpoints:

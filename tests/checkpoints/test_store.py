@@ -85,7 +85,7 @@ def test_every_difference_is_named_and_nothing_is_loaded(tmp_path, monkeypatch):
         tmp_path, {"same": np.ones(3), "shape": np.ones((8, 4)), "dtype": np.ones(2, np.float32), "old": np.ones(1)}
     )
     like = {"same": np.ones(3), "shape": np.ones((12, 4)), "dtype": np.ones(2, np.float16), "new": np.ones(1)}
-    monkeypatch.setattr(orbax_io, "read", lambda *_: pytest.fail("loaded before it was compared"))
+    monkeypatch.setattr(orbax_io, "open_array", lambda *_: pytest.fail("loaded before it was compared"))
     with pytest.raises(UserError) as error:
         restore(path, like)
     assert sorted(str(error.value).splitlines()[1:]) == [
@@ -146,7 +146,6 @@ def test_names_that_would_be_ambiguous_are_refused(tree):
 
 def test_a_failed_write_leaves_nothing(tmp_path, state, monkeypatch):
     def fail(path, arrays):
-        path.mkdir()
         (path / "part").write_bytes(b"x")
         raise OSError(5, "Input/output error")
 

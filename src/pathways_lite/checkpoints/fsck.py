@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pathways_lite.checkpoints.store import DamagedError, read_arrays, read_manifest, step_of
+from pathways_lite.checkpoints.store import DamagedError, examine_arrays, step_of
 from pathways_lite.errors import UserError
 
 
@@ -29,10 +29,9 @@ class Finding:
 
 
 def examine(path: Path) -> Finding:
-    """Read all of one checkpoint and compare it with its digests."""
+    """Read all of one checkpoint and compare it with its digests. Processes share the work, and must all ask."""
     try:
-        manifest = read_manifest(path)
-        read_arrays(path, manifest, manifest.arrays)
+        manifest = examine_arrays(path)
     except DamagedError as error:
         return Finding(path, error.problems)
     return Finding(path, arrays=len(manifest.arrays), nbytes=manifest.nbytes)

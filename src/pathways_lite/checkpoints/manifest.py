@@ -1,9 +1,10 @@
 """The manifest: what a checkpoint holds, with a digest of everything, itself included.
 
-Three layers, because each finds what the others cannot. SHA-256 of every array's logical content is the
-authority: it also notices what was damaged before it reached the disk. CRC-32 of every file is fast, finds any
-single flipped bit with certainty, names the file, and keeps damaged bytes away from the decoder. SHA-256 of
-the manifest protects both lists and the metadata.
+Three layers, because each finds what the others cannot. The fingerprint of every array's logical content is the
+authority: it also notices what was damaged before it reached the disk, and it is the same however the array was spread
+over devices and hosts when it was saved. CRC-32 of every file is fast, finds any single flipped bit with certainty,
+names the file, and keeps damaged bytes away from the decoder. SHA-256 of the manifest protects both lists and the
+metadata.
 """
 
 from __future__ import annotations
@@ -15,10 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 FILE_NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
 # The file begins with its own digest: SHA-256 of all its bytes with these 64 digits set to zero.
 _HEAD = b'{\n "digest": "'
@@ -28,12 +27,12 @@ _BODY = len(_HEAD) + len(_BLANK)
 
 @dataclass(frozen=True)
 class ArrayInfo:
-    """One array: logical shape and dtype (`float32`, `bfloat16`, `key<fry>`), stored bytes, digest of the content."""
+    """One array: logical shape and dtype (`float32`, `bfloat16`, `key<fry>`), stored bytes, and what is in it."""
 
     shape: tuple[int, ...]
     dtype: str
     nbytes: int
-    sha256: str
+    fingerprint: str  # `checkpoints.fingerprint`, 32 hexadecimal digits
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
@@ -73,8 +72,8 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over names and contents of all arrays: equal exactly where two checkpoints hold the same arrays."""
-        lines = (f"{name} {array.sha256}\n" for name, array in sorted(self.arrays.items()))
+        """SHA-256 over all arrays' names, types and fingerprints: equal where two checkpoints hold the same arrays."""
+        lines = (f"{name} {array} {array.fingerprint}\n" for name, array in sorted(self.arrays.items()))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def to_bytes(self) -> bytes:
@@ -99,10 +98,3 @@ class Manifest:
             files={name: FileInfo(**f) for name, f in fields["files"].items()},
             meta=fields["meta"],
         )
-
-
-def array_digest(name: str, shape: tuple[int, ...], dtype: str, data: np.ndarray) -> str:
-    """SHA-256 of an array's name, logical dtype and shape, and its bytes in C order."""
-    digest = hashlib.sha256(f"{name}\n{dtype}\n{shape}\n".encode())
-    digest.update(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
-    return digest.hexdigest()

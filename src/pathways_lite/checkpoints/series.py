@@ -25,6 +25,7 @@ from pathways_lite.checkpoints.store import (
     write_checkpoint,
 )
 from pathways_lite.errors import UserError
+from pathways_lite.parallel import hosts
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -34,10 +35,11 @@ def _to_stderr(line: str) -> None:
 
 
 class Checkpoints:
-    """The checkpoints in one directory, `step_00000100` and so on, written by one process at a time.
+    """The checkpoints in one directory, `step_00000100` and so on, written by one run at a time.
 
-    `save` copies to the host and returns; digests, files and the commit are a background thread's. An error of
-    that thread is raised by the next `save`, `wait` or `close`. Use it as a context manager, or call `close`.
+    All processes of the run make the same calls; the first alone makes and removes directories. `save` copies to the
+    host and returns; fingerprints, files and the commit are a background thread's. An error of that thread is raised by
+    the next `save`, `wait` or `close`. Use it as a context manager, or call `close`.
     """
 
     def __init__(self, directory: Path | str, *, keep: int | None = None) -> None:
@@ -85,8 +87,12 @@ class Checkpoints:
     def delete_after(self, step: int) -> None:
         """Remove every checkpoint later than `step`, newest first: what a rewind or a fall-back abandons."""
         self.wait()
-        for later in reversed([s for s in self.steps() if s > step]):
-            discard(self.path(later))
+
+        def delete() -> None:
+            for later in reversed([s for s in self.steps() if s > step]):
+                discard(self.path(later))
+
+        hosts.by_first(delete)
 
     # ---- finding ----
 
@@ -123,12 +129,13 @@ class Checkpoints:
         when there are some and none is whole, UserError when one holds other arrays than `like`.
         """
         self.wait()
-        steps = [step for step in self.steps() if at_most is None or step <= at_most]
+        steps = [step for step in hosts.by_first(self.steps) if at_most is None or step <= at_most]
         for step in reversed(steps):
             try:
                 return restore(self.path(step), like)
             except DamagedError as error:
-                report(str(error))
+                if hosts.is_first():
+                    report(str(error))
         if steps:
             raise DamagedError(
                 self.directory, [f"none of its {len(steps)} checkpoints is whole; remove it to start again"]
@@ -148,16 +155,19 @@ class Checkpoints:
 
     def _write(self, step: int, host: dict[str, HostArray], meta: dict[str, Any]) -> None:
         """In the background thread. Old checkpoints go only after the new one is committed."""
-        nbytes = sum(array.data.nbytes for array in host.values())
-        try:
+        nbytes = sum(array.nbytes for array in host.values())
+
+        def prepare() -> None:
             self.directory.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.directory)
             if shutil.disk_usage(self.directory).free < nbytes:
                 raise OSError(errno.ENOSPC, "the disk is full")
-            write_checkpoint(self.directory, step, host, meta)
-        except (OSError, ValueError) as error:
+
+        try:
+            write_checkpoint(self.directory, step, host, meta, prepare)
+        except (OSError, ValueError, hosts.ElsewhereError) as error:
             raise self._explained(error, step, nbytes) from error
-        if self._keep is not None:
+        if self._keep is not None and hosts.is_first():
             for old in self.steps()[: -self._keep]:
                 discard(self.path(old))
 
@@ -178,7 +188,7 @@ class Checkpoints:
 
 def _errno(error: Exception) -> int | None:
     """TensorStore raises ValueError with the operating system's error number in its text."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError | hosts.ElsewhereError) and error.errno is not None:
         return error.errno
     match = re.search(r"os_error_code='(\d+)'", str(error))
     return int(match[1]) if match else None

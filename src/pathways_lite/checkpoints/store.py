@@ -1,32 +1,41 @@
 """One checkpoint on disk: written as a whole or not at all, and never read without being verified.
 
 step_00000100/
-    manifest.json    step, metadata, digests of every array and file, and of itself
-    orbax/arrays/    one zarr directory per array
+    manifest.json    step, metadata, fingerprint of every array, CRC-32 of every file, and its own digest
+    arrays/          one zarr directory per array; `orbax.checkpoint.v1.load` opens it
+
+With many processes, all of them call `write_checkpoint` and `restore`. Each writes and reads its own shards, checks its
+share of the files, and tells the first what it found; that one decides for all, and gives a checkpoint its name.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from pathways_lite.checkpoints import orbax_io
-from pathways_lite.checkpoints.arrays import HostArray, differences, named_leaves, place, spec
-from pathways_lite.checkpoints.manifest import FILE_NAME, ArrayInfo, FileInfo, Manifest, array_digest
+from pathways_lite.checkpoints.arrays import HostArray, differences, named_leaves, spec
+from pathways_lite.checkpoints.fingerprint import Fingerprint, fingerprint
+from pathways_lite.checkpoints.manifest import FILE_NAME, ArrayInfo, FileInfo, Manifest
+from pathways_lite.checkpoints.reader import Reader
 from pathways_lite.errors import UserError
+from pathways_lite.parallel import hosts
 
 _TEMPORARY = ".tmp-"
-_ORBAX = "orbax"
+ARRAYS = "arrays"
 _SYNCS = 16  # at a time: the file system commits them together
+_READS = 8  # arrays at a time
+_SAVING = "save"  # a channel of its own: a save goes on in the background
 
 
 class DamagedError(UserError):
@@ -57,31 +66,74 @@ def step_of(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def write_checkpoint(directory: Path, step: int, arrays: dict[str, HostArray], meta: dict[str, Any]) -> Path:
+def write_checkpoint(
+    directory: Path,
+    step: int,
+    arrays: dict[str, HostArray],
+    meta: dict[str, Any],
+    prepare: Callable[[], None] = lambda: None,
+) -> Path:
     """Write a checkpoint under a temporary name, make it durable, and give it its name in one rename.
 
-    Raises OSError or ValueError when it cannot be written; nothing is left of it then.
+    `prepare` runs in the first process before anything is written. Raises OSError or ValueError when it cannot be
+    written, ElsewhereError where that happened to another process; nothing is left of it then.
     """
     final = directory / checkpoint_name(step)
     temporary = directory / f"{_TEMPORARY}{final.name}"
+    together = functools.partial(hosts.everywhere, channel=_SAVING)
+    first = lambda action: together(lambda: action() if hosts.is_first() else None)  # noqa: E731
+    parts: list[dict[str, Any]] = []
     try:
-        temporary.mkdir(parents=True)
+        first(prepare)
+        first(lambda: (temporary / ARRAYS).mkdir(parents=True))
         # Orbax refuses arrays without elements; their shape and dtype in the manifest say all about them.
-        orbax_io.write(temporary / _ORBAX, {name: array.data for name, array in arrays.items() if array.data.size})
-        written = sorted(temporary.rglob("*"))
-        with ThreadPoolExecutor(_SYNCS) as pool:
-            list(pool.map(_sync, written))
-        files = {str(path.relative_to(temporary)): FileInfo.of(path) for path in written if path.is_file()}
-        infos = {name: _describe(name, array) for name, array in arrays.items()}
-        (temporary / FILE_NAME).write_bytes(Manifest(step, infos, files, meta).to_bytes())
-        _sync(temporary / FILE_NAME)
-        _sync(temporary)
-        temporary.rename(final)
-        _sync(directory)
+        data = {name: array.data for name, array in arrays.items() if array.data.size}
+        together(lambda: orbax_io.write(temporary / ARRAYS, data))
+        first(lambda: orbax_io.finish(temporary / ARRAYS))
+        together(lambda: _part(temporary, arrays), parts.extend)  # the parts are in the first process alone
+        first(lambda: _commit(temporary, final, step, arrays, parts, meta))
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if hosts.is_first():
+            shutil.rmtree(temporary, ignore_errors=True)
         raise
     return final
+
+
+def _part(temporary: Path, arrays: dict[str, HostArray]) -> dict[str, Any]:
+    """This process's share of the files, now on the disk, and the fingerprints of what it has written."""
+    written = sorted(temporary.rglob("*"))[hosts.index() :: hosts.count()]
+    with ThreadPoolExecutor(_SYNCS) as pool:
+        list(pool.map(_sync, written))
+        files = {str(path.relative_to(temporary)): asdict(FileInfo.of(path)) for path in written if path.is_file()}
+        found = pool.map(_fingerprint, arrays.values())
+        return {"files": files, "arrays": {name: list(sums) for name, sums in zip(arrays, found, strict=True)}}
+
+
+def _fingerprint(array: HostArray) -> Fingerprint:
+    """Of what this process writes of an array."""
+    pieces = (fingerprint(piece, start) for start, piece in array.pieces())
+    return functools.reduce(Fingerprint.plus, pieces, Fingerprint())
+
+
+def _commit(
+    temporary: Path,
+    final: Path,
+    step: int,
+    arrays: dict[str, HostArray],
+    parts: list[dict[str, Any]],
+    meta: dict[str, Any],
+) -> None:
+    """The manifest of what all processes have written, and the name."""
+    infos = {}
+    for name, array in arrays.items():
+        whole = functools.reduce(Fingerprint.plus, (part["arrays"][name] for part in parts), Fingerprint())
+        infos[name] = ArrayInfo(array.shape, array.dtype, array.nbytes, str(whole))
+    files = {name: FileInfo(**info) for part in parts for name, info in part["files"].items()}
+    (temporary / FILE_NAME).write_bytes(Manifest(step, infos, dict(sorted(files.items())), meta).to_bytes())
+    _sync(temporary / FILE_NAME)
+    _sync(temporary)
+    temporary.rename(final)
+    _sync(final.parent)
 
 
 def discard(path: Path) -> None:
@@ -108,37 +160,14 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def check_files(path: Path, manifest: Manifest) -> list[str]:
-    """One line for each file that is not as it was written; the array is named where the file belongs to one."""
+    """One line for each file, of this process's share, that is not as it was written; with the array it belongs to."""
     problems = []
-    for name, expected in manifest.files.items():
+    for name, expected in list(manifest.files.items())[hosts.index() :: hosts.count()]:
         found = _found(path / name, expected)
         if found:
             array = next((part for part in Path(name).parts if part in manifest.arrays), None)
             problems.append(f"{name}{f' (array {array})' if array else ''}: {found}")
     return problems
-
-
-def read_arrays(path: Path, manifest: Manifest, wanted: Iterable[str]) -> dict[str, np.ndarray]:
-    """The arrays `wanted`, by name; typed keys as their data. Files are verified before they are decoded.
-
-    Raises DamagedError when a file, or the content of an array, is not what was saved.
-    """
-    if problems := check_files(path, manifest):
-        raise DamagedError(path, problems)
-    infos = {name: manifest.arrays[name] for name in wanted}
-    stored = [name for name, info in manifest.arrays.items() if info.nbytes]
-    try:
-        arrays = orbax_io.read(path / _ORBAX, stored, [name for name, info in infos.items() if info.nbytes])
-    except Exception as error:
-        # The files are as Orbax wrote them, so this is a version that cannot read them, or a failing disk.
-        raise DamagedError(path, [f"Orbax cannot read it: {error}"]) from error
-    arrays |= {name: np.empty(info.shape, info.dtype) for name, info in infos.items() if not info.nbytes}
-    with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter lock to the other threads
-        digests = pool.map(lambda name: array_digest(name, infos[name].shape, infos[name].dtype, arrays[name]), infos)
-        wrong = [name for name, digest in zip(infos, digests, strict=True) if digest != infos[name].sha256]
-    if wrong:
-        raise DamagedError(path, [f"array {name}: its content is not what was saved" for name in wrong])
-    return arrays
 
 
 def restore(path: Path, like: Any, prefix: str = "") -> Restored:
@@ -148,20 +177,73 @@ def restore(path: Path, like: Any, prefix: str = "") -> Restored:
     Raises UserError with the difference, before anything is loaded, when names, shapes or dtypes are not
     exactly those of the checkpoint, and DamagedError when the checkpoint is not what was written.
     """
-    manifest = read_manifest(path)
+    manifest = _everyones_manifest(path)
     below = f"{prefix}." if prefix else ""
     stored = {name: info for name, info in manifest.arrays.items() if name.startswith(below)}
     leaves = named_leaves(like, prefix)
     if lines := differences(stored, {name: spec(leaf) for name, leaf in leaves.items()}):
         raise UserError("\n  ".join([f"checkpoint {path} holds other arrays than this model and optimizer:", *lines]))
-    arrays = read_arrays(path, manifest, leaves)
-    placed = [place(arrays[name], leaf) for name, leaf in leaves.items()]
-    return Restored(manifest.step, jax.tree.unflatten(jax.tree.structure(like), placed), manifest.meta)
+    _refuse(path, lambda: check_files(path, manifest))
+    reader, arrays = Reader(path / ARRAYS, manifest), list[Any]()
+
+    def read() -> None:
+        with ThreadPoolExecutor(_READS) as pool:  # reading and adding up leave the interpreter lock to the others
+            arrays.extend(pool.map(reader.array, leaves, leaves.values()))
+
+    _verify(path, reader, read)
+    return Restored(manifest.step, jax.tree.unflatten(jax.tree.structure(like), arrays), manifest.meta)
 
 
-def _describe(name: str, array: HostArray) -> ArrayInfo:
-    digest = array_digest(name, array.shape, array.dtype, array.data)
-    return ArrayInfo(array.shape, array.dtype, array.data.nbytes, digest)
+def examine_arrays(path: Path) -> Manifest:
+    """Read all of a checkpoint, the processes sharing the work. Raises DamagedError when it is not what was written."""
+    manifest = _everyones_manifest(path)
+    _refuse(path, lambda: check_files(path, manifest))
+    reader = Reader(path / ARRAYS, manifest)
+
+    def read() -> None:
+        for name in manifest.arrays:
+            reader.examine(name)
+
+    _verify(path, reader, read)
+    return manifest
+
+
+def _everyones_manifest(path: Path) -> Manifest:
+    """The manifest, if every process can read it. Raises DamagedError."""
+    found: list[Manifest] = []
+
+    def read() -> Iterable[str]:
+        try:
+            found.append(read_manifest(path))
+        except DamagedError as error:
+            return error.problems
+        return ()
+
+    _refuse(path, read)
+    return found[0]
+
+
+def _verify(path: Path, reader: Reader, read: Callable[[], object]) -> None:
+    """`read` arrays, and raise DamagedError where what was read is not what was saved."""
+
+    def problems() -> Iterable[str]:
+        try:
+            read()
+        except Exception as error:
+            # The files are as they were written, so this is a version that cannot read them, or a failing disk.
+            return [f"it cannot be read: {error}"]
+        return ()
+
+    _refuse(path, problems)
+    if wrong := reader.wrong():
+        raise DamagedError(path, [f"array {name}: its content is not what was saved" for name in wrong])
+
+
+def _refuse(path: Path, look: Callable[[], Iterable[str]]) -> None:
+    """Raise DamagedError in all processes when `look` finds a problem in any."""
+    found = hosts.together(list(look()), lambda lists: list(dict.fromkeys(itertools.chain(*lists))))
+    if found:
+        raise DamagedError(path, found)
 
 
 def _found(path: Path, expected: FileInfo) -> str | None:

@@ -1,0 +1,176 @@
+"""Processes that agree: told with real ones, and with one that must not notice."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pathways_lite.errors import UserError
+from pathways_lite.parallel import hosts
+
+AGREE = """
+from pathways_lite.errors import UserError
+import threading
+print(hosts.index(), hosts.count(), hosts.is_first())
+print(hosts.together({"my": index}, lambda values: [value["my"] for value in values]), hosts.agreed(index * 7 % 5))
+print(hosts.by_first(lambda: f"from {hosts.index()}"))
+
+# Two threads meet side by side.
+def others():
+    for k in range(20):
+        assert hosts.together(index + k, sum, channel="other") == 3 + 3 * k
+thread = threading.Thread(target=others)
+thread.start()
+for k in range(20):
+    assert hosts.together(index * k, max) == 2 * k
+thread.join()
+
+def fail_in_one():
+    if index == 1:
+        raise OSError(28, "No space left on device")
+try:
+    hosts.everywhere(fail_in_one)
+except Exception as error:
+    print(type(error).__name__, error.errno, error)
+
+hosts.tell("stop", str(index))
+hosts.barrier()
+print(hosts.news("stop"), hosts.news("nothing"))
+assert not hosts._group.client.key_value_dir_get("other/0"), "old meetings are forgotten"
+hosts.leave()
+print(hosts.count())
+"""
+
+
+def test_three_processes_agree(start_group):
+    outputs = [output.splitlines()[-6:] for output in start_group(AGREE, 3, 1).wait()]
+    assert [lines[0] for lines in outputs] == ["0 3 True", "1 3 False", "2 3 False"]
+    assert {lines[1] for lines in outputs} == {"[0, 1, 2] 4"}
+    assert {lines[2] for lines in outputs} == {"from 0"}
+    told = [f"{kind} 28 [Errno 28] No space left on device" for kind in ("ElsewhereError", "OSError", "ElsewhereError")]
+    assert [lines[3] for lines in outputs] == told
+    assert {lines[4] for lines in outputs} == {"{0: '0', 1: '1', 2: '2'} {}"}
+    assert {lines[5] for lines in outputs} == {"1"}
+
+
+LATE = """
+hosts.PATIENCE = 1.0
+if index == 0:
+    try:
+        hosts.barrier()
+    except Exception as error:
+        print(type(error).__name__, error)
+else:
+    import time
+    time.sleep(5)
+"""
+
+
+def test_a_process_that_does_not_come_is_named(start_group):
+    output = start_group(LATE, 2, 1).wait()[0]
+    assert "UserError process 1 did not come to the meeting main/0/1 within 1 s" in output
+
+
+ALONE = """
+import jax
+from pathways_lite.parallel import hosts
+hosts.start()
+assert (hosts.index(), hosts.count(), hosts.is_first()) == (0, 1, True)
+assert (hosts.together(3, sum), hosts.by_first(lambda: {"any": (1, 2)}), hosts.news("x")) == (3, {"any": (1, 2)}, {})
+hosts.barrier()
+hosts.tell("x", "y")
+assert not jax._src.xla_bridge.backends_are_initialized(), "no device was touched"
+assert not jax.distributed.is_initialized(), "nothing was started"
+hosts.leave()
+"""
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {
+            "SLURM_JOB_ID": "7",
+            "SLURM_STEP_NODELIST": "n1",
+            "SLURM_NTASKS": "1",
+            "SLURM_PROCID": "0",
+            "SLURM_LOCALID": "0",
+        },
+    ],
+    ids=["nothing detected", "a Slurm step of one task"],
+)
+def test_one_process_starts_nothing(environment):
+    subprocess.run([sys.executable, "-c", ALONE], env=os.environ | environment, check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (
+            {
+                "SLURM_JOB_ID": "4096",
+                "SLURM_STEP_NODELIST": "tpu[07-09]",
+                "SLURM_NTASKS": "3",
+                "SLURM_PROCID": "2",
+                "SLURM_LOCALID": "0",
+            },
+            ("tpu07:61440", 3, 2, [0]),
+        ),
+        (
+            {
+                "OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.5:5000",
+                "OMPI_COMM_WORLD_SIZE": "4",
+                "OMPI_COMM_WORLD_RANK": "1",
+                "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+            },
+            ("10.0.0.5", 4, 1, [1]),
+        ),
+    ],
+    ids=["Slurm", "Open MPI"],
+)
+def test_launchers_are_detected(monkeypatch, environment, expected):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    address, *others = hosts._detected()
+    assert address.startswith(expected[0])
+    assert tuple(others) == expected[1:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("localhost:1", None, None), "--processes and --process missing"),
+        ((None, 4, 1), "--coordinator missing"),
+        (("localhost", 4, 1), "must be HOST:PORT"),
+        (("localhost:1234", 4, 4), "--process 4 must be from 0 to 3, as --processes is 4"),
+    ],
+)
+def test_incomplete_flags_are_a_sentence(arguments, message):
+    with pytest.raises(UserError, match=message):
+        hosts.start(*arguments)
+    assert hosts.count() == 1
+
+
+def test_one_of_one_needs_no_coordinator():
+    hosts.start(None, 1, 0)
+    assert hosts.count() == 1
+
+
+NOBODY = """
+from pathways_lite.errors import UserError
+from pathways_lite.parallel import hosts
+import sys
+hosts._CONNECT = 2
+try:
+    hosts.start(sys.argv[1], 2, 1)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_nobody_there_is_a_sentence(free_port):
+    done = subprocess.run(
+        [sys.executable, "-c", NOBODY, f"localhost:{free_port}"], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.startswith("process 1 of 2 could not join the others at localhost:"), done.stderr
