@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from pathways_lite.cli import data, evaluate, fsck, generate, inspect, report, runs, train
+from pathways_lite.cli import data, evaluate, fsck, generate, inspect, plan, report, runs, train
 from pathways_lite.cli.errors import show
 from pathways_lite.errors import UserError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
+app.command("plan")(plan.plan)
 app.add_typer(data.app, name="data")
 app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)

@@ -1,0 +1,81 @@
+"""`pathways-lite plan`: what training a recipe would take on a machine that is elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def plan(
+    recipe: Annotated[str, typer.Argument(help="a Python file with a function recipe(), or a resolved recipe.json")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="path=value, e.g. stages.base.mesh.tensor=4")] = None,
+    topology: Annotated[
+        str, typer.Option(help="v4:AxBxC, v5p:AxBxC, v5e:AxB, v6e:AxB, or gpu:[SERVERSx]NxKIND")
+    ] = "v5p:4x4x4",
+    slices: Annotated[int, typer.Option(min=1, help="how many such slices, joined by the data-center network")] = 1,
+    stage: Annotated[str | None, typer.Option(help="which stage; by default the first")] = None,
+    rules: Annotated[bool, typer.Option("--rules", help="only show what lies where, without compiling")] = False,
+    search: Annotated[bool, typer.Option("--search", help="try meshes, remat policies and micro-batches")] = False,
+    tries: Annotated[int, typer.Option(min=1, help="with --search: how many to compile, the likeliest first")] = 12,
+    jobs: Annotated[int, typer.Option(min=1, help="with --search: compilations at once, of up to 16 GB each")] = 1,
+    picture: Annotated[Path | None, typer.Option(help="draw where time and memory go, as PNG or SVG")] = None,
+    estimate_kernels: Annotated[
+        bool, typer.Option(help="attention kernels by the static profile (minutes, once per chip), else by a share")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of tables")] = False,
+) -> None:
+    """Compile a recipe's real train step for a machine that need not exist here, and say what it would take.
+
+    Memory, time, collectives, MFU, days and chip-hours, each with where the number comes from. TPUs need the extra
+    `tpu`, but no TPU; GPUs get an analytic estimate. The corpus need not be here. Minutes the first time, then kept.
+
+    Examples:
+
+    - `pathways-lite plan configs/palm_8b.py --topology v5p:4x4x4`
+
+    - `pathways-lite plan configs/palm_540b.py --topology v4:12x16x16 --slices 2 --picture palm.png`
+
+    - `pathways-lite plan configs/palm_8b.py --topology v5p:4x4x4 --search`
+    """
+    from rich.console import Console
+
+    from pathways_lite.cli import planning
+    from pathways_lite.parallel import topologies
+    from pathways_lite.recipe import load_recipe
+
+    planning.quiet_jax()
+    loaded = load_recipe(recipe, overrides or ())
+    machine = topologies.parse(topology, slices)
+    index = planning.chosen_stage(loaded, stage)
+    console = Console(soft_wrap=True)
+    console = console if console.is_terminal else Console(soft_wrap=True, width=140)
+    if rules:
+        from pathways_lite.cli.plan_rules import show_rules
+
+        console.print(show_rules(loaded, index, machine))
+    elif search:
+        from pathways_lite.cli.plan_search import search_plans, search_roughly
+
+        if isinstance(machine, topologies.GpuCluster):
+            console.print(search_roughly(loaded, index, machine))
+            return
+        arguments = [recipe, *(overrides or []), "--topology", topology, "--slices", str(slices)]
+        arguments += [] if stage is None else ["--stage", stage]
+        arguments += [] if estimate_kernels else ["--no-estimate-kernels"]
+        search_plans(arguments, loaded, index, machine, tries=tries, jobs=jobs, as_json=as_json)
+    elif isinstance(machine, topologies.GpuCluster):
+        from pathways_lite.cli.plan_analytic import analytic_report
+
+        console.print(analytic_report(loaded, index, machine, as_json=as_json))
+    else:
+        from pathways_lite.cli.plan_report import report
+
+        found = planning.make_plan(loaded, index, machine, estimate_kernels=estimate_kernels)
+        typer.echo(json.dumps(found.to_json())) if as_json else console.print(report(found))
+        if picture is not None:
+            from pathways_lite.parallel.plan_picture import save_picture
+
+            save_picture(found, picture)

@@ -1,0 +1,150 @@
+"""A plan as tables: every line with where its number comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from pathways_lite.parallel.plan import DoesNotFit, Plan, Work
+from pathways_lite.parallel.topologies import TpuSlices
+from pathways_lite.tracking.numbers import si
+
+GIB = 2**30
+
+
+def report(plan: Plan) -> RenderableType:
+    """All that a plan says."""
+    return Group(_head(plan), _memory(plan), _time(plan), _collectives(plan), _bounds(plan), _foot(plan))
+
+
+def misfit(error: DoesNotFit, work: Work, mesh: Mapping[str, int], machine: TpuSlices) -> str:
+    """What the compiler found, and what to change."""
+    needed = "more" if error.needed is None else f"{error.needed / GIB:.1f} GiB"
+    return (
+        f"{work.name} does not fit on {_machine(machine)}, mesh {mesh_text(mesh)}: a chip has "
+        f"{machine.chip.hbm_bytes / GIB:.2f} GiB, the step needs {needed} (compiler's allocation).\n"
+        f"{_advice(work, mesh)}"
+    )
+
+
+def _advice(work: Work, mesh: Mapping[str, int]) -> str:
+    rows = mesh["pod"] * mesh["data"] * mesh["fsdp"]
+    ways = ["stages.NAME.model.remat=full"]
+    if work.sequences > rows:
+        ways.append(f"stages.NAME.microbatch={max(rows, work.sequences // 2)}")
+    ways += [f"a larger mesh.tensor than {mesh['tensor']}", f"a larger mesh.fsdp than {mesh['fsdp']}", "more chips"]
+    return "Less memory by: " + ", ".join(ways) + "; `plan --search` tries them."
+
+
+def _head(plan: Plan) -> str:
+    work = plan.work
+    return (
+        f"[bold]{work.name}[/]: {si(work.parameters, 'parameters')}, {work.sequences:,} sequences of {work.seq_len:,} "
+        f"tokens per step\non [bold]{_machine(plan.machine)}[/], mesh {mesh_text(plan.mesh)}\n"
+    )
+
+
+def _machine(machine: TpuSlices) -> str:
+    slices = f"{machine.slices} slices of " if machine.slices > 1 else ""
+    return f"{slices}{machine.text} ({machine.chips:,} chips)"
+
+
+def mesh_text(mesh: Mapping[str, int]) -> str:
+    """The axes of more than one device."""
+    return " ".join(f"{axis}={size}" for axis, size in mesh.items() if size > 1) or "of one device"
+
+
+def table(title: str, *columns: str, left: tuple[int, ...] = (0, -1)) -> Table:
+    """A plain table; columns are right-aligned but for those in `left`."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        made.add_column(column, justify="right")
+    for index in left:
+        made.columns[index].justify = "left"
+    return made
+
+
+def _memory(plan: Plan) -> Table:
+    memory, hbm = plan.program.memory, plan.machine.chip.hbm_bytes
+    rows = table("Memory of a chip", "", "GiB", "where from")
+    for name, size, source in (
+        ("parameters, float32", memory.parameters, "exact: the layout"),
+        ("optimizer", memory.optimizer, "compiler's allocation: the rest of the state"),
+        ("batch", memory.batch, "compiler's allocation"),
+        ("activations, gradients, temporaries", memory.temporaries, "compiler's allocation"),
+        ("code", memory.code, "compiler's allocation"),
+    ):
+        rows.add_row(name, f"{size / GIB:.2f}", f"[dim]{source}[/]")
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
+    rows.add_row(
+        f"[bold]together: {verdict}[/]",
+        f"[bold]{memory.total / GIB:.2f}[/]",
+        f"[dim]of {hbm / GIB:.2f} by the compiler[/]",
+    )
+    if not plan.fits:
+        rows.add_row("", "", _advice(plan.work, dict(plan.mesh)))
+    return rows
+
+
+def _time(plan: Plan) -> Table:
+    rows = table("\nTime of a step: computation", "", "s", "where from")
+    clock = plan.machine.chip.clock_hz / 1e9
+    for part, seconds in plan.operations.items():
+        rows.add_row(part, f"{seconds:.4f}", f"[dim]compiler's estimate: cycles at {clock:g} GHz, loops rolled up[/]")
+    for one in plan.attention:
+        rows.add_row(f"attention kernel; {one.where}", f"{one.seconds:.4f}", f"[dim]{one.source}[/]")
+    rows.add_row("[bold]together[/]", f"[bold]{plan.compute:.4f}[/]", "[dim]assumed: one after another[/]")
+    return rows
+
+
+def _collectives(plan: Plan) -> Table:
+    columns = ("", "over", "of", "MiB", "times", "s", "in", "runs", "where from")
+    rows = table("\nTime of a step: collectives", *columns, left=(0, 1, 6, 7, 8))
+    shown = [one for one in plan.program.exchanges if one.seconds >= 0.001 * plan.slow]
+    for one in shown:
+        rows.add_row(
+            one.kind, " ".join(one.axes), f"{one.members:,}", f"{one.bytes / 2**20:.1f}", f"{one.count:,}",
+            f"{one.seconds:.4f}", one.where, "async" if one.asynchronous else "waits", "[dim]model[/]",
+        )  # fmt: skip
+    rest = [one for one in plan.program.exchanges if one not in shown]
+    if rest:
+        times, seconds = sum(one.count for one in rest), sum(one.seconds for one in rest)
+        rows.add_row("smaller ones", "", "", "", f"{times:,}", f"{seconds:.4f}", "", "", "[dim]model[/]")
+    total = f"[bold]{plan.exchanged():.4f}[/]"
+    rows.add_row("[bold]together[/]", "", "", "", "", total, "", "", "[dim]count and bytes: the compiler's program[/]")
+    return rows
+
+
+def _bounds(plan: Plan) -> Table:
+    rows = table("\nEstimate", "", "as scheduled", "nothing overlaps", "only tensor's waits", "where from")
+    steps = (plan.fast, plan.slow, plan.ideal)
+    work, peak = plan.work, plan.machine.chip.bf16_flops / 1e12
+    for name, shown, source in (
+        ("step, s", [f"{step:.3f}" for step in steps], "computation + the collectives that it waits for"),
+        ("MFU, PaLM's", [f"{plan.mfu(step):.1%}" for step in steps], f"(6 N + 12 L H Q T) per token, {peak:g} TFLOP/s"),
+        ("MFU, 6 N D", [f"{plan.mfu_6n(step):.1%}" for step in steps], "without attention"),
+        ("tokens/s", [f"{plan.tokens_per_second(step):,.0f}" for step in steps], ""),
+        (f"days for {si(work.tokens, 'tokens')}", [f"{plan.days(step):.2f}" for step in steps], "without pauses"),
+        ("chip-hours", [f"{plan.chip_hours(step):,.0f}" for step in steps], ""),
+    ):
+        rows.add_row(name, *shown, f"[dim]{source}[/]")
+    return rows
+
+
+def _foot(plan: Plan) -> str:
+    work = plan.work
+    chip = plan.machine.chip
+    lines = [
+        "",
+        "model: bytes over links (docs/plan.md); assumes links of "
+        f"{chip.link_bytes / 1e9:g} GB/s and {chip.host_dcn_bytes / 1e9:g} GB/s from a host to other slices",
+        "as scheduled: collectives that the compiler starts and ends apart run wholly behind computation (assumption)",
+        "only tensor's waits: all collectives but those over tensor would (assumption)",
+        f"model FLOPs of a step: {si(work.flops_per_token * work.tokens_per_step)} by 6 N + 12 L H Q T; "
+        f"{si(work.exact_flops)} in matrix products with causal attention (both exact)",
+    ]
+    if plan.program.unknown_loops:
+        lines.append(f"loops of unknown length, counted once: {', '.join(plan.program.unknown_loops)}")
+    return "\n".join(f"[dim]{line}[/]" for line in lines)

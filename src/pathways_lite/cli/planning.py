@@ -1,0 +1,98 @@
+"""What `plan` asks of a recipe's stage: its work, and its step on described devices. No corpus is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from pathways_kernels.attention.spans import causal
+from pathways_lite.cli.plan_report import misfit
+from pathways_lite.errors import UserError
+from pathways_lite.models.accounting import attended_pairs, flops_with_spans, parameter_count
+from pathways_lite.parallel.compiler_options import step_options
+from pathways_lite.parallel.described import quiet_libtpu
+from pathways_lite.parallel.plan import DoesNotFit, Plan, Work, attention_times, compiled_program
+from pathways_lite.parallel.topologies import TpuSlices
+from pathways_lite.recipe import Recipe, Stage
+from pathways_lite.recipe.identity import identity_fields
+from pathways_lite.training.setup import Setup, course_of
+
+
+def chosen_stage(recipe: Recipe, name: str | None) -> int:
+    """The index of a stage by name; without one the first. Raises UserError where there is none of that name."""
+    names = [stage.name for stage in recipe.stages]
+    if name is None:
+        return 0
+    if name not in names:
+        raise UserError(f"no stage is called {name!r}; the recipe has {', '.join(names)}")
+    return names.index(name)
+
+
+def work_of(recipe: Recipe, stage: Stage) -> Work:
+    """With the batch that the ramp ends with."""
+    course = course_of(stage)
+    model, seq_len = stage.model, stage.data.seq_len
+    sequences = stage.ramp.steps[-1][1]
+    pairs = attended_pairs(model, causal(1, seq_len)) * sequences
+    return Work(
+        name=f"{recipe.name}, stage {stage.name}" if len(recipe.stages) > 1 else recipe.name,
+        parameters=parameter_count(model),
+        sequences=sequences,
+        seq_len=seq_len,
+        flops_per_token=course.flops_per_token,
+        exact_flops=flops_with_spans(model, sequences * seq_len, pairs),
+        tokens=course.tokens_before(course.total_steps),
+    )
+
+
+def described_setup(recipe: Recipe, index: int, machine: TpuSlices) -> Setup:
+    """The stage on a machine that is elsewhere. Raises UserError where its mesh does not fit."""
+    quiet_libtpu()
+    stage = recipe.stages[index]
+    if machine.slices > 1 and stage.mesh.pod == 1:
+        stages = list(recipe.stages)
+        stages[index] = stage.model_copy(update={"mesh": stage.mesh.model_copy(update={"pod": machine.slices})})
+        recipe = recipe.model_copy(update={"stages": tuple(stages)})
+    setup = Setup(recipe, index, machine.devices())
+    _ = setup.abstract_state  # names what does not divide
+    return setup
+
+
+def make_plan(recipe: Recipe, index: int, machine: TpuSlices, *, estimate_kernels: bool = True) -> Plan:
+    """Compile the stage's step for a machine and price it.
+
+    Raises UserError where its mesh does not fit, and where the step needs more memory than a chip has.
+    """
+    setup = described_setup(recipe, index, machine)
+    work = work_of(recipe, setup.stage)
+    mesh = setup.layout.mesh
+    assert mesh is not None
+    try:
+        program = compiled_program(
+            lambda: setup.lower_step(work.sequences),
+            setup.abstract_state.params,
+            mesh,
+            machine,
+            step_options(mesh),
+            {"stage": step_identity(recipe, index), "sequences": work.sequences},
+        )
+    except DoesNotFit as error:
+        raise UserError(misfit(error, work, mesh.shape, machine)) from error
+    attention = attention_times(program, machine, estimate=estimate_kernels)
+    return Plan(work, machine, dict(mesh.shape), program, attention)
+
+
+def step_identity(recipe: Recipe, index: int) -> Mapping[str, Any]:
+    """What the compiled step depends on: the stage without its name, budget, data's place and the like."""
+    stage = recipe.stages[index]
+    parts = {name: identity_fields(getattr(stage, name)) for name in ("model", "objective", "optimizer")}
+    steps = course_of(stage).total_steps  # in the schedules
+    extra = {"seq_len": stage.data.seq_len, "microbatch": stage.microbatch, "attention": stage.model.attention}
+    return {**parts, **extra, "total_steps": steps}
+
+
+def quiet_jax() -> None:
+    """Plans run on the CPU, whatever the machine has."""
+    jax.config.update("jax_platforms", "cpu")

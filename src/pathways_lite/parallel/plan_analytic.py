@@ -1,0 +1,110 @@
+"""A step's time and memory by arithmetic alone: for GPUs, and to guess which of many meshes deserve a compilation.
+
+Assumed: matrix products at a share of the peak; a weight is gathered twice per step in two bytes (forward, backward)
+and its gradient scattered once, per micro-batch; over `tensor` each branch of a block gathers and scatters its tokens'
+hidden states, forward, backward and again where they are recomputed; gradients are summed over `data` and `pod` once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pathways_lite.parallel.described import CHIPS_PER_HOST
+from pathways_lite.parallel.plan import Work
+from pathways_lite.parallel.topologies import GpuCluster, TpuSlices
+
+MATMUL_SHARE = 0.65
+"""Of the peak, in matrix products: what large ones reach on GPUs with all that stands between them."""
+
+RECOMPUTED = {"none": 0.0, "dots": 0.1, "full": 1.0}
+"""Share of the forward pass that is computed again; what is not listed counts as "dots"."""
+
+KEPT = {"none": 34.0, "dots": 18.0, "full": 2.0}
+"""Bytes kept for the backward pass per token, layer and unit of d_model, by remat policy; d_ff = 4 d_model assumed."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model the arithmetic needs."""
+
+    d_model: int
+    n_layers: int
+    branches: int  # of a block, that follow each other: 1 parallel, 2 serial
+    remat: str
+    microbatch: int | None  # sequences
+
+
+@dataclass(frozen=True)
+class Rough:
+    """Seconds of a step and bytes of a chip, roughly."""
+
+    compute: float
+    gathers: float  # weights and their gradients over fsdp and context
+    tensor: float
+    sums: float  # gradients over data and pod
+    state_bytes: int
+    activation_bytes: int
+
+    @property
+    def fast(self) -> float:
+        """Weights and sums move behind computation."""
+        return max(self.compute, self.gathers + self.sums) + self.tensor
+
+    @property
+    def slow(self) -> float:
+        """Nothing does."""
+        return self.compute + self.gathers + self.tensor + self.sums
+
+    @property
+    def bytes(self) -> int:
+        return self.state_bytes + self.activation_bytes
+
+
+def rough(
+    work: Work, shape: Shape, mesh: Mapping[str, int], machine: TpuSlices | GpuCluster, state_bytes: int
+) -> Rough:
+    """Args: mesh: sizes of the axes; state_bytes: parameters and optimizer on a chip, exact."""
+    spread, tensor = mesh["fsdp"] * mesh["context"], mesh["tensor"]
+    copies = mesh["data"] * mesh["pod"]
+    peak = machine.gpu.bf16_flops if isinstance(machine, GpuCluster) else machine.chip.bf16_flops
+    again = RECOMPUTED.get(shape.remat, RECOMPUTED["dots"])
+    flops = work.flops_per_token * work.tokens_per_step * (1 + again / 3)
+    parts = work.sequences // shape.microbatch if shape.microbatch else 1
+
+    weights = 2 * work.parameters / tensor
+    gathers = 3 * parts * _moved(weights, spread) / _bandwidth(machine, tensor, spread)
+    tokens = work.tokens_per_step / (copies * spread)
+    hidden = 2 * tokens * shape.d_model * shape.n_layers * shape.branches
+    exchanges = 2 * (2 + (again > 0.5))
+    tensor_seconds = exchanges * _moved(hidden, tensor) / _bandwidth(machine, 1, tensor)
+    sums = 2 * _moved(weights / spread, copies) / _bandwidth(machine, tensor * spread, copies, mesh["pod"])
+    kept = KEPT.get(shape.remat, KEPT["dots"]) * shape.d_model * shape.n_layers / tensor
+    # Float32 gradients beside what a micro-batch keeps.
+    activations = int(kept * tokens / parts + 4 * work.parameters / (tensor * spread))
+    compute = flops / (machine.chips * peak * MATMUL_SHARE)
+    return Rough(compute, gathers, tensor_seconds, sums, state_bytes, activations)
+
+
+def memory_of(machine: TpuSlices | GpuCluster) -> int:
+    """Bytes of a chip."""
+    return machine.gpu.hbm_bytes if isinstance(machine, GpuCluster) else machine.chip.hbm_bytes
+
+
+def _moved(size: float, members: int) -> float:
+    """Bytes that reach each member of a ring when `size` bytes are gathered or scattered."""
+    return size * (members - 1) / members
+
+
+def _bandwidth(machine: TpuSlices | GpuCluster, inner: int, members: int, pods: int = 1) -> float:
+    """Bytes per second into a chip, for groups whose members are `inner` places apart."""
+    if isinstance(machine, GpuCluster):
+        if inner * members <= machine.per_server:
+            return machine.gpu.nvlink_bytes
+        # All members in a server share its GPUs' network cards.
+        return min(machine.gpu.nvlink_bytes, machine.gpu.network_bytes * max(1, machine.per_server // inner))
+    chip = machine.chip
+    if pods > 1:
+        return chip.host_dcn_bytes / CHIPS_PER_HOST
+    sides = 1 if members <= max(machine.shape) else chip.dimensions
+    return 2 * sides * chip.link_bytes

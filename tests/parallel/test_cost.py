@@ -1,0 +1,78 @@
+"""The model of what collectives take, against the formulas by hand."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pathways_lite.parallel import cost
+from pathways_lite.parallel.collectives import Collective
+from pathways_lite.parallel.topologies import parse
+
+GB = 10**9
+
+
+def mesh_of(machine, *shape):
+    """Devices in the order of their coordinates, slices outermost."""
+    places = [(s, c) for s in range(machine.slices) for c in np.ndindex(*machine.shape)]
+    devices = [SimpleNamespace(coords=(*c, 0)[:3], slice_index=s) for s, c in places]
+    flat = np.empty(len(devices), object)
+    flat[:] = devices
+    return SimpleNamespace(devices=flat.reshape(shape or (-1,)))
+
+
+def collective(kind, bytes_, groups):
+    return Collective(kind, "bf16", bytes_, bytes_, np.array(groups), 1, False, "")
+
+
+@pytest.fixture(autouse=True)
+def no_hops(monkeypatch):
+    monkeypatch.setattr(cost, "HOP_SECONDS", 0.0)
+
+
+def seconds(kind, bytes_, groups, machine):
+    return cost.seconds(collective(kind, bytes_, groups), mesh_of(machine), machine)
+
+
+def test_a_gather_over_a_whole_torus_comes_in_by_all_its_links():
+    machine = parse("v5p:4x4x4")  # rings in three dimensions, 90 GB/s a link
+    everyone = [list(range(64))]
+    assert seconds("all-gather", GB, everyone, machine).ici == pytest.approx(1 * 63 / 64 / (6 * 90))
+    assert seconds("reduce-scatter", GB, everyone, machine).ici == pytest.approx(1 * 63 / 64 / (6 * 90))
+    assert seconds("all-reduce", GB, everyone, machine).ici == pytest.approx(2 * 63 / 64 / (6 * 90))
+    assert seconds("all-to-all", GB, everyone, machine).ici == pytest.approx(1 * 4 / (8 * 90))
+    assert seconds("all-gather", GB, everyone, machine).dcn == 0
+
+
+def test_a_side_is_a_ring_or_a_line_or_shared():
+    ring, line = parse("v5p:4x4x4"), parse("v5p:2x2x4")
+    column = [[0, 1, 2, 3]]
+    assert seconds("all-gather", GB, column, ring).ici == pytest.approx(3 / 4 / (2 * 90))
+    assert seconds("all-gather", GB, column, line).ici == pytest.approx(3 / 4 / 90)
+    assert seconds("all-gather", GB, [[0, 1]], ring).ici == pytest.approx(1 / 2 / 90)  # a part of the ring
+    every_other = [[0, 2], [1, 3]]  # two rings in one: each has half of it
+    assert seconds("all-gather", GB, every_other, ring).ici == pytest.approx(1 / 2 / 90)
+    neighbours = seconds("collective-permute", GB, [[0, 1]], ring)
+    assert neighbours.ici == pytest.approx(1 / 90)
+
+
+def test_members_that_form_no_box_are_taken_for_a_line():
+    machine = parse("v5p:4x4x4")
+    assert seconds("all-gather", GB, [[0, 1, 4, 21]], machine).ici == pytest.approx(3 / 4 / 90)
+
+
+def test_between_slices_each_chip_has_its_part_of_a_host():
+    machine = parse("v5p:4x4x4", 2)  # 25 GB/s per host of four
+    across = seconds("all-reduce", GB, [[0, 64]], machine)
+    assert across == cost.Seconds(0.0, pytest.approx(2 / 2 / (25 / 4)))
+    everyone = seconds("all-reduce", GB, [list(range(128))], machine)
+    assert everyone.dcn == pytest.approx(2 / 64 / 2 / (25 / 4))
+    assert everyone.ici == pytest.approx(2 * 63 / 64 / (6 * 90))
+
+
+def test_the_slowest_group_counts_and_hops_take_time(monkeypatch):
+    machine = parse("v5p:4x4x4")
+    assert seconds("all-gather", GB, [[0, 1, 2, 3], [4, 5, 6, 7]], machine).ici == pytest.approx(3 / 4 / 180)
+    monkeypatch.setattr(cost, "HOP_SECONDS", 1e-6)
+    assert seconds("all-gather", 0, [[0, 1, 2, 3]], machine).ici == pytest.approx(2e-6)
+    assert seconds("all-gather", 0, [list(range(64))], machine).ici == pytest.approx(6e-6)
