@@ -146,6 +146,10 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None and not isinstance(error, UserError) and hosts.count() > 1:
+            # Another process may have died in the middle of a save, which would then never be done.
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            return
         try:
             self.close()
         except Exception as failed_save:

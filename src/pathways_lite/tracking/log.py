@@ -76,6 +76,10 @@ class RunLog:
         self._rewrite(LOG, lambda row: row["step"] <= step)
         self._rewrite(TIMINGS, lambda row: row["step"] <= step or row["kind"] == "event")
 
+    def rows(self) -> list[Row]:
+        """The reproducible rows so far."""
+        return read_log(self.directory / LOG)
+
     def sync(self) -> None:
         """Return once the rows are on the disk, so that no power failure leaves a checkpoint ahead of its log."""
         for file in self._files.values():
@@ -98,7 +102,7 @@ class RunLog:
         self._files[name] = os.open(self.directory / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def _append(self, name: str, kind: str, step: int, values: Mapping[str, Any]) -> Row:
-        row = {"kind": kind, "step": int(step)} | {key: plain(value) for key, value in values.items()}
+        row = _row(kind, step, values)
         line = (json.dumps(row, default=_refuse, ensure_ascii=False, allow_nan=False) + "\n").encode()
         try:
             written = os.write(self._files[name], line)
@@ -122,6 +126,24 @@ class RunLog:
             raise _cannot_write(path, error) from error
 
 
+class SilentLog:
+    """The log of a process that writes none, as the first of the run's does. What it returns is what `RunLog` would."""
+
+    def row(self, kind: str, step: int, **values: Any) -> Row:
+        return _row(kind, step, values)
+
+    timing = row
+
+    def truncate_after(self, step: int) -> None:
+        """There is nothing to forget."""
+
+    def rows(self) -> list[Row]:
+        return []
+
+    def sync(self) -> None:
+        """There is nothing to wait for."""
+
+
 def read_log(path: str | Path) -> list[Row]:
     """The rows of a log, without a torn last line. A log not begun yet has none.
 
@@ -132,6 +154,10 @@ def read_log(path: str | Path) -> list[Row]:
         return []
     complete = path.read_bytes().rpartition(b"\n")[0]
     return [_parse(line, path, number) for number, line in enumerate(complete.splitlines(), 1)]
+
+
+def _row(kind: str, step: int, values: Mapping[str, Any]) -> Row:
+    return {"kind": kind, "step": int(step)} | {key: plain(value) for key, value in values.items()}
 
 
 def plain(value: Any) -> Any:

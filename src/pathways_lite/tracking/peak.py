@@ -48,8 +48,8 @@ def published_peak(device_kind: str) -> float | None:
 
 @functools.cache
 def machine_peak(dtype: str) -> float:
-    """FLOP/s of all this process's devices: published where known, measured otherwise."""
-    return jax.local_device_count() * (published_peak(jax.devices()[0].device_kind) or measured_peak(dtype))
+    """FLOP/s of all devices, other processes' too: published where known, measured on one of them otherwise."""
+    return jax.device_count() * (published_peak(jax.devices()[0].device_kind) or measured_peak(dtype))
 
 
 @functools.cache

@@ -28,10 +28,6 @@ class StepCompiler:
             # A daemon, as native compilation cannot be stopped and must not keep a stopped run from ending.
             threading.Thread(target=self._compile, args=(sequences, future), daemon=True, name="compile").start()
 
-    def ready(self, sequences: int) -> bool:
-        """Whether `get` would return at once."""
-        return sequences in self._steps and self._steps[sequences].done()
-
     def get(self, sequences: int, stopped: Callable[[], object]) -> Any:
         """The compiled step. Raises Interrupted as soon as `stopped()` is true, and whatever the compilation raised."""
         self.start(sequences)

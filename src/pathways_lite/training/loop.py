@@ -2,10 +2,14 @@
 
 Metrics are fetched one step late, so that the device never waits for the host. The guard therefore decides
 one step late, but always on the same values; before anything is evaluated or saved, it has seen every step.
+
+With many processes all of them run this loop, and take every turn of it together: what they decide by are the step's
+metrics, which are the same everywhere, and `Stop`, which is too. Each keeps the guard's state; only the first writes.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -18,8 +22,10 @@ from pathways_lite.batch import Batch
 from pathways_lite.checkpoints import Checkpoints
 from pathways_lite.data.pipeline import batches
 from pathways_lite.errors import UserError
+from pathways_lite.parallel import hosts
+from pathways_lite.parallel.stopping import Stop
+from pathways_lite.parallel.watchdog import Watchdog
 from pathways_lite.run_directory import RunDirectory
-from pathways_lite.signals import StopSignals
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.training.compiling import Interrupted, StepCompiler
@@ -42,7 +48,8 @@ class Tools:
     recorder: Recorder
     progress: Progress
     stopwatch: Stopwatch
-    stop: StopSignals
+    stop: Stop
+    watchdog: Watchdog
 
 
 class Trainer:
@@ -53,8 +60,11 @@ class Trainer:
         self.run, self.directory = run, run.stage(setup.stage.name)
         self.compiler, self.checkpoints, self.recorder = tools.compiler, tools.checkpoints, tools.recorder
         self.progress, self.stopwatch, self.stop = tools.progress, tools.stopwatch, tools.stop
+        self.watchdog = tools.watchdog
+        self.compiled: set[int] = set()  # batch sizes that have been trained with
         self.state: TrainState
         self.step: int  # steps begun
+        self.saved_step: int
         self.cursor: Cursor
         self.guard: GuardState
         self.pending: tuple[int, Any] | None  # the newest step and its metrics, not yet looked at
@@ -68,7 +78,7 @@ class Trainer:
         Raises Interrupted after a signal, and UserError where the guard halts, the disk is full, or the like.
         """
         # The process before may have stopped between this step and its evaluation.
-        missing = self._evaluation_due and not self.recorder.has_evaluation(self.step)
+        missing = self._evaluation_due and not hosts.by_first(lambda: self.recorder.has_evaluation(self.step))
         if missing and not self._evaluate():
             raise Interrupted
         while self.step < self.course.total_steps:
@@ -133,19 +143,22 @@ class Trainer:
 
     def _train_step(self, sequences: int) -> Any:
         """The train step for batches of this size; the ramp's later sizes are compiled when they come."""
-        if self.compiler.ready(sequences):
-            return self.compiler.get(sequences, self._stopped)
-        try:
-            with self._pause("compile", "compiling the train step"):
-                return self.compiler.get(sequences, self._stopped)
-        except Interrupted:
-            if self.step > (self.checkpoints.newest or 0) and self._look_at_pending() is None:
-                self._save()
-                self.checkpoints.wait()
-            raise
-
-    def _stopped(self) -> int:
-        return self.stop.requested
+        if sequences in self.compiled:
+            return self.compiler.get(sequences, lambda: False)
+        with self._pause("compile", "compiling the train step"):
+            try:
+                step, interrupted = self.compiler.get(sequences, lambda: self.stop.heard), False
+            except Interrupted:
+                interrupted = True
+            # Some processes may have heard of a signal while they compiled, and others were done before.
+            interrupted = bool(hosts.agreed(interrupted))
+        if not interrupted:
+            self.compiled.add(sequences)
+            return step
+        if self.step > self.saved_step and self._look_at_pending() is None:
+            self._save()
+            self.checkpoints.wait()
+        raise Interrupted
 
     def _look_at_pending(self) -> Rewind | None:
         """Record the newest step and ask the guard about it."""
@@ -154,6 +167,7 @@ class Trainer:
         (step, metrics), self.pending = self.pending, None
         with self.stopwatch.account("train"):
             values = {name: np.asarray(value)[()] for name, value in jax.device_get(metrics).items()}
+        self.watchdog.beat()
         self.recorder.step(step, values, self.stopwatch.seconds)
         self.guard, decision = observe(
             self.stage.guard, self.guard, step=step - 1, loss=float(values["loss"]), ok=bool(values["ok"])
@@ -197,9 +211,21 @@ class Trainer:
                 seconds=self.stopwatch.seconds,
             )
             meta = position.to_meta(self.setup)
+            self._refuse_different(meta)
             self.checkpoints.save(self.step, self.state, meta)
-            self.directory.write_ledger({"total_steps": self.course.total_steps, **meta["ledger"]})
+            if hosts.is_first():
+                self.directory.write_ledger({"total_steps": self.course.total_steps, **meta["ledger"]})
+        self.saved_step = self.step
         self.progress.saved(self.step)
+
+    def _refuse_different(self, meta: dict[str, Any]) -> None:
+        """Raise UserError where processes have decided differently: on metrics that should have been the same."""
+        mine = json.dumps([self.step, meta["cursor"], meta["guard"], meta["lineage"]])
+        if not hosts.together(mine, lambda all_of_them: len(set(all_of_them)) == 1):
+            raise UserError(
+                f"the processes do not agree about step {self.step}, its losses or its place in the data; nothing was "
+                f"saved. Is the same version of everything installed on all hosts? Here: {mine}"
+            )
 
     def _rewind(self, rewind: Rewind) -> None:
         """Back to a checkpoint before the spike; the data goes on after it (PaLM section 5.1)."""
@@ -224,7 +250,7 @@ class Trainer:
     def _pause(self, account: str, phase: str) -> Iterator[None]:
         """Something else than training, booked to `account` and shown as `phase`."""
         begin = self.stopwatch.seconds.total
-        with self.stopwatch.account(account), self.progress.phase(phase):
+        with self.stopwatch.account(account), self.progress.phase(phase), self.watchdog.pause(phase):
             yield
         self.recorder.pause(account, self.step, self.stopwatch.seconds, begin)
 
@@ -232,5 +258,6 @@ class Trainer:
         """Go on from `position`."""
         self.position = position
         self.state, self.step = position.state, position.step
+        self.saved_step = position.step  # what is before it is in a checkpoint, or can be had again
         self.cursor, self.guard = position.cursor, position.guard
         self.pending = None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pathways_lite.ledger import Ledger, Seconds
-from pathways_lite.tracking.log import LOG, RunLog, read_log
+from pathways_lite.tracking.log import RunLog, SilentLog
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.trackers import Tracker
 from pathways_lite.training.setup import Setup
@@ -20,12 +20,12 @@ class Recorder:
     """
 
     def __init__(
-        self, setup: Setup, position: Position, log: RunLog, trackers: Sequence[Tracker], progress: Progress
+        self, setup: Setup, position: Position, log: RunLog | SilentLog, trackers: Sequence[Tracker], progress: Progress
     ) -> None:
         self._log, self._trackers, self._progress = log, trackers, progress
         self._course, self._every, self._inherited = setup.course, setup.stage.log_every, position.inherited
         self._last = (position.step, position.seconds)  # where the last throughput was measured
-        evaluations = [row for row in read_log(log.directory / LOG) if row["kind"] == "eval"]
+        evaluations = [row for row in log.rows() if row["kind"] == "eval"]
         self._evaluations = {row["step"]: row["domains"] for row in evaluations}
 
     def step(self, step: int, values: Mapping[str, Any], seconds: Seconds) -> None:

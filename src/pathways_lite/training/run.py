@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,15 @@ from rich.text import Text
 from pathways_lite.checkpoints import Checkpoints
 from pathways_lite.data.pipeline import windows_per_domain
 from pathways_lite.errors import UserError
+from pathways_lite.parallel import hosts
+from pathways_lite.parallel.stopping import Stop
+from pathways_lite.parallel.vigil import Vigil
+from pathways_lite.parallel.watchdog import Watchdog
 from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
 from pathways_lite.signals import StopSignals
-from pathways_lite.tracking.log import RunLog
+from pathways_lite.tracking.log import RunLog, SilentLog
 from pathways_lite.tracking.numbers import si
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
@@ -35,73 +41,101 @@ from pathways_lite.training.stopwatch import Stopwatch
 from pathways_lite.training.summary import summarize
 
 
-def train_run(recipe: Recipe, path: Path, *, trackers: Sequence[str] = (), console: Console | None = None) -> int:
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run has around it, the same for all of its stages."""
+
+    run: RunDirectory
+    trackers: Sequence[str]
+    console: Console
+    stop: Stop
+    watchdog: Watchdog
+
+
+def train_run(
+    recipe: Recipe,
+    path: Path,
+    *,
+    trackers: Sequence[str] = (),
+    console: Console | None = None,
+    hang_timeout: float | None = None,
+) -> int:
     """Train all stages of `recipe` in the run directory `path`, going on from what it holds.
+
+    With many processes (`hosts.start`) all of them call this; the first alone locks the directory, writes logs and
+    shows progress. `hang_timeout` is how many seconds may pass without a step, see `Watchdog`.
 
     Returns the process's exit status: 0 when everything is trained, 128 + n after signal n (the state is saved).
     Raises UserError for whatever its user can correct.
     """
-    console = console or Console(stderr=True)
-    recipe = resolve(recipe)
-    run = RunDirectory(path)
-    path.mkdir(parents=True, exist_ok=True)
-    with RunLock(path, note=console.print), StopSignals() as stop:
-        _claim(run, recipe)
+    with contextlib.ExitStack() as stack:
+        if not hosts.is_first():
+            console = Console(file=stack.enter_context(open(os.devnull, "w")))  # noqa: PTH123
+        console = console or Console(stderr=True)
+        recipe = resolve(recipe)
+        run = RunDirectory(path)
+        hosts.by_first(lambda: _claim(stack, run, recipe, console))
+        signals = stack.enter_context(StopSignals())
+        stop = Stop(lambda: signals.requested)
+        stack.enter_context(Vigil(stop))
+        watchdog = stack.enter_context(Watchdog(path, hang_timeout))
+        surroundings = Surroundings(run, trackers if hosts.is_first() else (), console, stop, watchdog)
         try:
             for index in range(len(recipe.stages)):
-                train_stage(Setup(recipe, index), run, trackers=trackers, console=console, stop=stop)
+                train_stage(Setup(recipe, index), surroundings)
         except Interrupted:
             console.print(f"Stopped. The same command goes on from here ({path}).", highlight=False)
         return stop.exit_status
 
 
-def train_stage(
-    setup: Setup, run: RunDirectory, *, trackers: Sequence[str], console: Console, stop: StopSignals
-) -> None:
+def train_stage(setup: Setup, around: Surroundings) -> None:
     """Train one stage to its end, unless it is there already. Raises Interrupted after a signal."""
-    directory = run.stage(setup.stage.name)
-    if directory.finished:
+    directory = around.run.stage(setup.stage.name)
+    if hosts.by_first(lambda: directory.finished):
         return
     with contextlib.ExitStack() as stack:
-        trainer = _prepare(stack, setup, run, trackers, console, stop)
+        with around.watchdog.pause("preparing"):
+            trainer = _prepare(stack, setup, around)
         try:
             trainer.train()
         except Interrupted:
             trainer.recorder.happened("interrupt", trainer.step, trainer.stopwatch.seconds)
             raise
-        with trainer.progress.phase("comparing with compressors, writing samples"):
+        phase = "comparing with compressors, writing samples"
+        with trainer.progress.phase(phase), around.watchdog.pause(phase):
             params = evaluation_params(trainer.state.opt_state, trainer.state.params)
             peak = machine_peak(setup.stage.model.dtype)
             summary = summarize(setup, params, trainer.recorder.last_evaluation, peak_flops=peak)
-        directory.write_summary(summary)
-        _draw(run)
-    _print_summary(setup.stage, summary, run, console)
+            hosts.by_first(lambda: _conclude(setup.stage, summary, around))
 
 
-def _prepare(
-    stack: contextlib.ExitStack,
-    setup: Setup,
-    run: RunDirectory,
-    trackers: Sequence[str],
-    console: Console,
-    stop: StopSignals,
-) -> Trainer:
+def _conclude(stage: Stage, summary: dict[str, Any], around: Surroundings) -> None:
+    """What is left of a finished stage, for programs and for people."""
+    around.run.stage(stage.name).write_summary(summary)
+    _draw(around.run)
+    _print_summary(stage, summary, around.run, around.console)
+
+
+def _prepare(stack: contextlib.ExitStack, setup: Setup, around: Surroundings) -> Trainer:
     """The stage's trainer, at its newest whole checkpoint or its start; `stack` closes what it works with."""
-    directory, course = run.stage(setup.stage.name), setup.course
+    run, course = around.run, setup.course
+    directory = run.stage(setup.stage.name)
     checkpoints = stack.enter_context(Checkpoints(directory.checkpoints, keep=checkpoints_to_keep(setup.stage)))
     steps, tokens = course.total_steps, course.tokens_before(course.total_steps)
     title = f"{setup.recipe.name}/{setup.stage.name}"
-    progress = stack.enter_context(Progress(title, total_steps=steps, total_tokens=tokens, console=console))
+    progress = stack.enter_context(Progress(title, total_steps=steps, total_tokens=tokens, console=around.console))
     compiler = StepCompiler(setup)
-    if (begin := checkpoints.newest or 0) < steps:
+    if (begin := hosts.by_first(lambda: checkpoints.newest) or 0) < steps:
         compiler.start(course.sequences_at(begin))
     with progress.phase("preparing"):
         saved = newest_position(setup, checkpoints, report=progress.note)
         position = saved or first_position(setup, run)
     stopwatch = Stopwatch(position.seconds)
-    log = stack.enter_context(RunLog(directory.path))
+    log: RunLog | SilentLog = SilentLog()
+    if hosts.is_first():
+        log = stack.enter_context(RunLog(directory.path))
     log.truncate_after(saved.step if saved else -1)
-    sinks = open_trackers(trackers, directory.path, run=setup.recipe.name, step=position.step)
+    sinks = open_trackers(around.trackers, directory.path, run=setup.recipe.name, step=position.step)
     for sink in sinks:
         stack.callback(sink.close)
     recorder = Recorder(setup, position, log, sinks, progress)
@@ -109,7 +143,9 @@ def _prepare(
         checkpoints.delete_after(saved.step)
         progress.note(f"resuming {directory.path} at step {saved.step:,} of {steps:,}")
         recorder.happened("resume", saved.step, saved.seconds)
-    return Trainer(setup, run, position, Tools(compiler, checkpoints, recorder, progress, stopwatch, stop))
+    return Trainer(
+        setup, run, position, Tools(compiler, checkpoints, recorder, progress, stopwatch, around.stop, around.watchdog)
+    )
 
 
 def _draw(run: RunDirectory) -> None:
@@ -140,8 +176,10 @@ def checkpoints_to_keep(stage: Stage) -> int:
     return max(stage.saving.keep, 2 + math.ceil((stage.guard.rewind_steps + 1) / stage.saving.every))
 
 
-def _claim(run: RunDirectory, recipe: Recipe) -> None:
-    """Make `run` this recipe's. Raises UserError, with what differs, where it holds another one's stages."""
+def _claim(stack: contextlib.ExitStack, run: RunDirectory, recipe: Recipe, console: Console) -> None:
+    """Make `run` this process's and this recipe's. Raises UserError where it is in use or holds another's stages."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(RunLock(run.path, note=console.print))
     if run.recipe_path.is_file():
         old = run.recipe()
         for index in range(min(len(recipe.stages), len(old.stages))):

@@ -70,7 +70,6 @@ def test_a_signal_while_a_later_batch_size_compiles_loses_no_step(
     path = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StepCompiler, "get", get)
-        patch.setattr(StepCompiler, "ready", lambda self, sequences: False)
         run(recipe, path)
     assert Checkpoints(path / "base" / "checkpoints").newest == 5
     assert run(recipe, path) == 0
