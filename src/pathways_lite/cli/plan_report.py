@@ -71,7 +71,8 @@ def _memory(plan: Plan) -> Table:
     rows = table("Memory of a chip", "", "GiB", "where from")
     for name, size, source in (
         ("parameters, float32", memory.parameters, "exact: the layout"),
-        ("optimizer", memory.optimizer, "compiler's allocation: the rest of the state"),
+        ("optimizer", memory.optimizer, "exact: the layout"),
+        ("padding of both", memory.padding, "compiler's allocation"),
         ("batch", memory.batch, "compiler's allocation"),
         ("activations, gradients, temporaries", memory.temporaries, "compiler's allocation"),
         ("code", memory.code, "compiler's allocation"),

@@ -72,7 +72,7 @@ def make_plan(recipe: Recipe, index: int, machine: TpuSlices, *, estimate_kernel
     try:
         program = compiled_program(
             lambda: setup.lower_step(work.sequences),
-            setup.abstract_state.params,
+            setup.abstract_state,
             mesh,
             machine,
             step_options(mesh),

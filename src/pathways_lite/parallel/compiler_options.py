@@ -23,17 +23,23 @@ _ON_SPARSE_CORES = {
 }
 _WITH_SPARSE_CORES = ("TPU v5", "TPU v6 lite")  # device kinds of v5p and v6e
 
+# Vector memory that one operation may take, in KiB: larger tiles, fewer reads of main memory. By the compiler's
+# estimate of layers 4096 wide on a v5p 8.5 % fewer cycles than with the default, and no fewer with more.
+_VECTOR_MEMORY = {"TPU v5": "65536"}
+
 
 def step_options(mesh: jax.sharding.Mesh | None) -> dict[str, str]:
     """For a train step on a mesh, by its devices; nothing for other devices than TPUs, or without a mesh."""
     if mesh is None:
         return {}
     device = mesh.devices.flat[0]
-    if device.platform != "tpu" or mesh.size == 1:
+    if device.platform != "tpu":
         return {}
     options = dict(_WHOLE_PRODUCTS)
     if any(size & (size - 1) for size in mesh.devices.shape):
         options |= _PLAIN_REDUCE_SCATTER
     if device.device_kind in _WITH_SPARSE_CORES:
         options |= _ON_SPARSE_CORES
+    if device.device_kind in _VECTOR_MEMORY:
+        options["xla_tpu_scoped_vmem_limit_kib"] = _VECTOR_MEMORY[device.device_kind]
     return options

@@ -164,7 +164,7 @@ class Plan:
 
 def compiled_program(
     lower: Callable[[], Any],
-    params: Any,
+    state: Any,
     mesh: jax.sharding.Mesh,
     machine: TpuSlices,
     options: Mapping[str, str],
@@ -183,7 +183,7 @@ def compiled_program(
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             return {"too_large": str(error)}
-        return read_program(compiled, params, mesh, machine, time.perf_counter() - started).to_json()
+        return read_program(compiled, state, mesh, machine, time.perf_counter() - started).to_json()
 
     where = {"machine": machine.text, "slices": machine.slices, "mesh": dict(mesh.shape), "options": dict(options)}
     found = kept("steps", {**key, **where}, make)

@@ -64,7 +64,7 @@ def _memory(plan: Plan) -> list[_Piece]:
             ("parameters", memory.parameters),
             ("optimizer", memory.optimizer),
             ("activations, gradients, temporaries", memory.temporaries),
-            ("batch and code", memory.batch + memory.code),
+            ("batch, code, padding", memory.batch + memory.code + memory.padding),
         )
     ]
 

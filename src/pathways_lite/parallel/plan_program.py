@@ -24,8 +24,9 @@ class Memory(NamedTuple):
     """Bytes of one chip."""
 
     parameters: int
-    optimizer: int
-    batch: int  # and the random key, counters
+    optimizer: int  # and what else of the state is no parameter
+    padding: int  # of the state's arrays, to whole tiles
+    batch: int
     temporaries: int  # activations, gradients, what collectives and kernels need
     code: int
 
@@ -89,28 +90,28 @@ class Program:
 
 
 def read_program(
-    compiled: Any, params: Any, mesh: jax.sharding.Mesh, topology: TpuSlices, compile_seconds: float
+    compiled: Any, state: Any, mesh: jax.sharding.Mesh, topology: TpuSlices, compile_seconds: float
 ) -> Program:
     """What a compiled train step's text and memory analysis say.
 
     Args:
-        params: the parameters as abstract arrays with shardings. The arguments that are aliased with outputs are the
-            state: what of them are not parameters is the optimizer's.
+        state: abstract arrays with shardings, which the step is given and gives back in the same memory; its
+            `params` are the parameters.
     """
     text = compiled.as_text()
     module = hlo.parse(text)
     sites = list(hlo.executed(module))
     analysis = compiled.memory_analysis()
-    parameters = bytes_per_chip(params)
-    state = analysis.alias_size_in_bytes
-    # What leaves without having come in (metrics) is counted with the temporaries.
-    temporaries = analysis.temp_size_in_bytes + analysis.output_size_in_bytes - state
+    parameters, everything = bytes_per_chip(state.params), bytes_per_chip(state)
+    reused = analysis.alias_size_in_bytes
     memory = Memory(
-        parameters,
-        state - parameters,
-        analysis.argument_size_in_bytes - state,
-        temporaries,
-        analysis.generated_code_size_in_bytes,
+        parameters=parameters,
+        optimizer=everything - parameters,
+        padding=reused - everything,
+        batch=analysis.argument_size_in_bytes - reused,
+        # What leaves without having come in (metrics) is counted with the temporaries.
+        temporaries=analysis.temp_size_in_bytes + analysis.output_size_in_bytes - reused,
+        code=analysis.generated_code_size_in_bytes,
     )
     return Program(
         memory=memory,

@@ -1,0 +1,118 @@
+"""`pathways-lite plan`: the corpus is never read, mistakes are sentences, and a small step compiles for a TPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pathways_lite.cli.main import app
+from pathways_lite.errors import UserError
+
+RECIPE = """
+from pathways_lite.recipe import *
+
+
+def recipe():
+    model = Model(d_model=256, n_layers=3, n_heads=4, head_dim=64, d_ff=512, vocab_size=1024, remat="full")
+    data = Data(corpus="not/here", seq_len=256)
+    stage = Stage(model=model, data=data, optimizer=AdamW(learning_rate=3e-3), batch_size=16, budget="100 steps")
+    return Recipe(name="small", stages=(stage,))
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "small.py"
+    path.write_text(RECIPE)
+    return path
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["plan", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_gpus_get_an_analytic_estimate_said_to_be_one(recipe: Path) -> None:
+    output = invoke(recipe, "--topology", "gpu:8xh100").stdout
+    for text in ("analytic estimate, nothing is compiled", "fits", "assumption: 65% of 989", "MFU", "GPU-hours"):
+        assert text in output
+    found = json.loads(invoke(recipe, "--topology", "gpu:8xh100", "--json").stdout)
+    assert found["method"] == "analytic"
+    assert found["mesh"]["fsdp"] == 8
+    assert found["steps"]["fast"]["seconds"] <= found["steps"]["slow"]["seconds"]
+
+
+def test_rules_show_what_lies_where_without_compiling(recipe: Path) -> None:
+    output = invoke(recipe, "stages.base.mesh.tensor=4", "--topology", "v5p:2x2x4", "--rules").stdout
+    rows = {line.split()[0]: line for line in output.splitlines() if line.strip()}
+    assert "[1024, 256]" in rows["embedding"]
+    assert "tensor, fsdp" in rows["embedding"]
+    assert f"{1024 * 256 * 4 / 16 / 2**20:.2f}" in rows["embedding"]
+    assert "16 chips, mesh fsdp=4 tensor=4" in output
+
+
+def test_search_on_gpus_shows_a_front(recipe: Path) -> None:
+    output = invoke(recipe, "--topology", "gpu:4xh100", "--search").stdout
+    assert "analytic estimate" in output
+    assert "stages.base.mesh.fsdp=" in output.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topology", "v7:4x4"], "no machine is called"),
+        (["--topology", "gpu:3xh100"], "cannot be spread evenly over 3 devices"),
+        (["stages.base.mesh.tensor=3", "--topology", "gpu:8xh100"], "mesh tensor=3 does not divide 8 devices"),
+        (["stages.base.mesh.tensor=8", "--topology", "gpu:8xh100"], "do not divide the 4 of its axis 'heads'"),
+        (["--stage", "other", "--topology", "gpu:8xh100"], "no stage is called 'other'"),
+        (["--search", "stages.base.batch_size=1", "--topology", "gpu:7xh100"], "no layout fits"),
+    ],
+)
+def test_mistakes_are_sentences(recipe: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        invoke(recipe, *arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.libtpu
+def test_a_step_is_compiled_for_a_tpu_once_and_priced(recipe: Path, tmp_path: Path) -> None:
+    def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
+        start = "from pathways_lite.cli.main import main; main()"
+        command = [sys.executable, "-c", start, "plan", str(recipe), "--topology", "v5e:2x4", *arguments]
+        command += ["--no-estimate-kernels"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, env=dict(os.environ))
+
+    picture = tmp_path / "plan.png"
+    shown = plan("--picture", str(picture))
+    assert shown.returncode == 0, shown.stderr
+    for text in ("compiler's allocation", "compiler's estimate", "model", "assumed: 60% of peak", "fits", "chip-hours"):
+        assert text in shown.stdout
+    assert picture.stat().st_size > 10_000
+
+    found = json.loads(plan("--json").stdout.splitlines()[-1])  # from what was kept
+    assert found["mesh"] == {"pod": 1, "data": 1, "fsdp": 8, "context": 1, "tensor": 1}
+    memory = found["program"]["memory"]
+    assert memory["parameters"] == pytest.approx(found["parameters"] * 4 / 8, rel=0.02)
+    assert memory["optimizer"] == pytest.approx(2 * memory["parameters"], rel=0.01)
+    assert 0 < memory["padding"] < memory["parameters"]  # small arrays
+    assert found["program"]["unknown_loops"] == []
+    cycles = found["program"]["cycles"]
+    assert cycles["layers, backward"] > cycles["layers, forward"] > 0
+    gathers = [one for one in found["program"]["exchanges"] if one["kind"] == "all-gather" and one["axes"] == ["fsdp"]]
+    layers = [one for one in gathers if one["where"] == "layers, forward"]
+    assert sum(one["count"] for one in layers) % 3 == 0
+    assert {one["where"] for one in found["program"]["kernels"]} == {
+        "layers, forward", "layers, again", "layers, backward"
+    }  # fmt: skip
+    assert all(one["count"] == 3 for one in found["program"]["kernels"])
+    steps = found["steps"]
+    assert 0 < steps["fast"]["seconds"] <= steps["slow"]["seconds"] < 1
+
+    large = plan("stages.base.batch_size=1048576", "stages.base.model.remat=none")
+    assert large.returncode == 2
+    assert "does not fit on v5e:2x4 (8 chips), mesh fsdp=8" in large.stderr
+    assert "remat=full" in large.stderr

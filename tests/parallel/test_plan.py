@@ -1,0 +1,211 @@
+"""The arithmetic of a plan on a program made up for it, and what is read from a compiled step."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from pathways_lite.parallel import attention_estimates, kept, plan, plan_program
+from pathways_lite.parallel.plan import Attention, Plan, Work
+from pathways_lite.parallel.plan_analytic import Shape, rough
+from pathways_lite.parallel.plan_program import PARTS, Exchange, Kernel, Memory, Program, part_of
+from pathways_lite.parallel.plan_search import Sizes, interleaved, meshes, pareto
+from pathways_lite.parallel.topologies import parse
+
+GIB = 2**30
+V5P = parse("v5p:4x4x4")
+WORK = Work("model", 10**9, 64, 1024, 7 * 10**9, 4 * 10**14, 10**12)
+
+
+def exchange(kind, axes, seconds, asynchronous):
+    return Exchange(kind, axes, 8, 2**20, 4, asynchronous, "layers, forward", seconds, 0.0)
+
+
+PROGRAM = Program(
+    memory=Memory(GIB, 2 * GIB, 0, 1000, 30 * GIB, 0),
+    cycles={part: 175_000_000 if part != "other" else 0 for part in PARTS},
+    exchanges=(
+        exchange("all-gather", ("fsdp",), 0.3, True),
+        exchange("all-reduce", ("data",), 0.1, False),
+        exchange("all-gather", ("fsdp", "tensor"), 0.05, False),
+    ),
+    kernels=(Kernel("interval_attention_forward", (4, 2, 4, 2048, 256), 2048, 32, "layers, forward"),),
+    unknown_loops=(),
+    compile_seconds=1.0,
+)
+PLAN = Plan(WORK, V5P, {"fsdp": 32, "tensor": 2}, PROGRAM, (Attention("forward", "layers, forward", 0.1, "assumed"),))
+
+
+def test_what_overlaps_bounds_the_step():
+    assert PLAN.compute == pytest.approx(5 * 0.1 + 0.1)
+    assert PLAN.slow == pytest.approx(0.6 + 0.45)
+    assert PLAN.fast == pytest.approx(0.6 + 0.15)  # the asynchronous one is hidden
+    assert PLAN.ideal == pytest.approx(0.6 + 0.05)
+    longer = replace(PROGRAM, exchanges=(exchange("all-gather", ("fsdp",), 0.9, True),))
+    assert replace(PLAN, program=longer).fast == pytest.approx(0.9)
+
+
+def test_rates_follow_from_the_step():
+    assert PLAN.tokens_per_second(0.5) == 2 * 64 * 1024
+    assert PLAN.mfu(0.5) == pytest.approx(2 * 64 * 1024 * 7e9 / (64 * 459e12))
+    assert PLAN.mfu_6n(0.5) == pytest.approx(PLAN.mfu(0.5) * 6 / 7)
+    assert PLAN.days(0.5) == pytest.approx(1e12 / (2 * 64 * 1024) / 86400)
+    assert PLAN.chip_hours(0.5) == pytest.approx(PLAN.days(0.5) * 24 * 64)
+
+
+def test_memory_is_held_against_the_chip():
+    assert PLAN.fits
+    large = replace(PROGRAM, memory=PROGRAM.memory._replace(temporaries=94 * GIB))
+    assert not replace(PLAN, program=large).fits
+
+
+def test_a_program_survives_json():
+    assert Program.from_json(json.loads(json.dumps(PROGRAM.to_json()))) == PROGRAM
+    assert json.loads(json.dumps(PLAN.to_json()))["steps"]["slow"]["seconds"] == pytest.approx(1.05)
+
+
+@pytest.mark.parametrize(
+    ("op_name", "part"),
+    [
+        ("jit(train_step)/jvp()/while/body/eval_jaxpr/dot_general", "layers, forward"),
+        ("jit(train_step)/transpose(jvp())/while/body/eval_jaxpr/checkpoint/dot_general", "layers, backward"),
+        ("jit(train_step)/transpose(jvp())/while/body/checkpoint/rematted_computation/dot_general", "layers, again"),
+        ("jit(train_step)/jvp()/shard_map/while/body/dot_general", "embedding and loss"),
+        ("jit(train_step)/while/body/transpose(jvp())/shard_map/dot_general", "embedding and loss"),
+        ("jit(train_step)/cond/branch_1_fun/add", "optimizer"),
+        ("convert.6", "other"),
+        ("", "other"),
+    ],
+)
+def test_operations_belong_to_parts_of_the_step(op_name, part):
+    assert part_of(op_name) == part
+
+
+def test_attention_is_estimated_or_assumed(monkeypatch):
+    monkeypatch.setattr(plan, "causal_cycles", lambda *_: 1.75e6)
+    (found,) = plan.attention_times(PROGRAM, V5P)
+    assert (found.seconds, found.source) == (pytest.approx(32 * 1e-3), "static profile, causal rows")
+    (found,) = plan.attention_times(PROGRAM, parse("v4:4x4x4"))
+    assert found.source == "static profile, causal rows, cycles of a v5p"
+    (found,) = plan.attention_times(PROGRAM, V5P, estimate=False)
+    pairs = 4 * 2 * 4 * 2048 * 2048 / 2
+    assert found.seconds == pytest.approx(32 * 4 * 256 * pairs / (0.6 * 459e12))
+    assert found.source == "assumed: 60% of peak"
+
+
+def test_the_compilers_complaint_is_read():
+    error = plan.too_large(
+        "E1000: the total memory required for HLO temporaries (38.50G) exceeds available HBM (30.75G)."
+    )
+    assert (error.needed, error.available) == (int(38.5 * GIB), int(30.75 * GIB))
+    assert plan.too_large("no more memory").needed is None
+
+
+def test_what_was_compiled_is_kept_and_a_misfit_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(plan, "read_program", lambda *_: PROGRAM)
+    compilations = []
+
+    def lower():
+        compilations.append(1)
+        return SimpleNamespace(compile=lambda compiler_options: None)
+
+    mesh = SimpleNamespace(shape={"fsdp": 64})
+    for _ in range(2):
+        assert plan.compiled_program(lower, None, mesh, V5P, {}, {"stage": 1}) == PROGRAM
+    assert len(compilations) == 1
+    plan.compiled_program(lower, None, mesh, V5P, {"flag": "true"}, {"stage": 1})
+    assert len(compilations) == 2
+
+    def refuse(compiler_options):
+        compilations.append(1)
+        raise plan.jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: temporaries (38.50G) exceed HBM (30.75G)")
+
+    for _ in range(2):
+        with pytest.raises(plan.DoesNotFit):
+            plan.compiled_program(lambda: SimpleNamespace(compile=refuse), None, mesh, V5P, {}, {"stage": 2})
+    assert len(compilations) == 3
+
+
+def test_kept_results_depend_on_the_code(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert kept.kept("kind", {"a": 1}, lambda: 5) == 5
+    assert kept.kept("kind", {"a": 1}, lambda: 6) == 5
+    assert kept.kept("kind", {"a": 2}, lambda: 6) == 6
+    assert kept.kept("kind", {"a": 1}, lambda: 7, code=kept.KERNELS) == 7
+    for path in (tmp_path / "pathways-lite" / "kind").iterdir():
+        path.write_text("{")  # damaged
+    assert kept.kept("kind", {"a": 1}, lambda: 8) == 8
+
+
+def test_estimates_of_kernels_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    calls = []
+
+    def run(command, **_):
+        calls.append(command)
+        return SimpleNamespace(returncode=0, stdout="123\n")
+
+    monkeypatch.setattr(attention_estimates.subprocess, "run", run)
+    for _ in range(2):
+        attention_estimates.estimate.cache_clear()
+        assert attention_estimates.estimate("forward", chip="v5e", T=7) == 123
+    attention_estimates.estimate.cache_clear()
+    assert len(calls) == 1
+
+
+# ---- arithmetic alone, and searching ----
+
+
+def test_rough_arithmetic_moves_in_the_right_direction():
+    shape = Shape(4096, 32, 1, "dots", None)
+    one = {"pod": 1, "data": 1, "fsdp": 64, "context": 1, "tensor": 1}
+    two = one | {"fsdp": 32, "tensor": 2}
+    base, tensor = (rough(WORK, shape, mesh, V5P, GIB) for mesh in (one, two))
+    assert tensor.tensor > base.tensor == 0
+    assert tensor.gathers < base.gathers
+    full = rough(WORK, replace(shape, remat="full"), one, V5P, GIB)
+    assert full.compute > base.compute
+    assert full.activation_bytes < base.activation_bytes
+    assert rough(WORK, replace(shape, microbatch=16), one, V5P, GIB).gathers == pytest.approx(4 * base.gathers)
+    assert base.fast <= base.slow
+    copies = rough(WORK, shape, one | {"data": 2, "fsdp": 32}, V5P, GIB)
+    assert copies.sums > base.sums == 0
+
+
+def test_gpus_talk_faster_inside_a_server():
+    shape = Shape(4096, 32, 1, "dots", None)
+    mesh = {"pod": 1, "data": 1, "fsdp": 8, "context": 1, "tensor": 1}
+    inside, outside = (rough(WORK, shape, mesh, parse(text), GIB) for text in ("gpu:8xh100", "gpu:8x1xh100"))
+    assert outside.gathers == pytest.approx(9 * inside.gathers)  # 450 and 50 GB/s
+
+
+def test_meshes_use_every_chip_once():
+    found = list(meshes(64, 2))
+    assert len(found) == len(set(found))
+    for sizes in found:
+        assert sizes.pod == 2
+        assert sizes.pod * sizes.data * sizes.fsdp * sizes.context * sizes.tensor == 64
+    assert Sizes(2, 1, 8, 1, 4) in found
+    assert {sizes.context for sizes in meshes(16, 1, contexts=(1, 2))} == {1, 2}
+
+
+def test_the_front_leaves_out_what_is_slower_and_larger():
+    points = [(1.0, 9.0), (2.0, 5.0), (2.0, 4.0), (3.0, 6.0), (4.0, 1.0)]
+    assert pareto(points) == [0, 2, 4]
+    assert pareto([]) == []
+
+
+def test_every_policy_gets_its_turn():
+    assert interleaved([[1, 2, 3], [4], [5, 6]]) == [1, 4, 5, 2, 6, 3]
+
+
+# ---- read from a compiled step ----
+
+
+def test_shards_are_counted_by_their_bytes():
+    leaf = SimpleNamespace(shape=(8, 4), dtype=SimpleNamespace(itemsize=4), sharding=None)
+    assert plan_program.shard_bytes(leaf) == 128
+    spread = SimpleNamespace(shape=(8, 4), dtype=leaf.dtype, sharding=SimpleNamespace(shard_shape=lambda s: (2, 4)))
+    assert plan_program.shard_bytes(spread) == 32
