@@ -44,7 +44,8 @@ class Vigil:
     def _watch(self) -> None:
         while not self._done.wait(_EVERY):
             self._stop.listen()
-            failed = {process: text for process, text in hosts.news("failed").items() if text}
+            told = hosts.news("failed")
+            failed = {process: text for process, text in told.items() if text and process != hosts.index()}
             if failed and not self._done.wait(_GRACE):
                 process, text = min(failed.items())
                 if hosts.is_first():
