@@ -112,7 +112,7 @@ def test_a_step_is_compiled_for_a_tpu_once_and_priced(recipe: Path, tmp_path: Pa
     steps = found["steps"]
     assert 0 < steps["fast"]["seconds"] <= steps["slow"]["seconds"] < 1
 
-    large = plan("stages.base.batch_size=1048576", "stages.base.model.remat=none")
+    large = plan("stages.base.batch_size=1048576")
     assert large.returncode == 2
     assert "does not fit on v5e:2x4 (8 chips), mesh fsdp=8" in large.stderr
     assert "remat=full" in large.stderr

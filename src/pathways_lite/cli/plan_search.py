@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def search_plans(
         fast = result["steps"]["fast"]
         rows.add_row(
             one.name, f"{fast['seconds']:.3f}", f"{fast['mfu_6n']:.1%}", f"{_memory(result) / GIB:.1f}",
-            " ".join(one.overrides),
+            shlex.join(one.overrides),
         )  # fmt: skip
     console.print(rows)
 
@@ -92,7 +93,7 @@ def search_roughly(recipe: Recipe, index: int, machine: GpuCluster) -> Renderabl
     rows = table("An analytic estimate, nothing is compiled", "layout", "step, s", "GiB", "overrides")
     for i in pareto([(one.rough.fast, one.rough.bytes) for one in fitting]):
         one = fitting[i]
-        rows.add_row(one.name, f"{one.rough.fast:.3f}", f"{one.rough.bytes / GIB:.1f}", " ".join(one.overrides))
+        rows.add_row(one.name, f"{one.rough.fast:.3f}", f"{one.rough.bytes / GIB:.1f}", shlex.join(one.overrides))
     return rows
 
 
@@ -104,8 +105,9 @@ def _candidates(recipe: Recipe, index: int, machine: TpuSlices | GpuCluster) -> 
     slices = machine.slices if isinstance(machine, TpuSlices) else 1
     for sizes in meshes(machine.chips, slices, contexts=contexts):
         for remat, microbatch in _variants(stage.ramp.steps[-1][1], sizes.pod * sizes.data * sizes.fsdp):
-            values = {f"mesh.{axis}": size for axis, size in sizes._asdict().items()}
-            values |= {"model.remat": remat, "microbatch": microbatch or "none"}
+            values: dict[str, Any] = {f"mesh.{axis}": size for axis, size in sizes._asdict().items()}
+            # As JSON: a bare none would be None.
+            values |= {"model.remat": json.dumps(remat), "microbatch": json.dumps(microbatch)}
             overrides = tuple(f"stages.{stage.name}.{path}={value}" for path, value in values.items())
             try:
                 rough, _ = rough_plan(apply_overrides(recipe, overrides), index, machine)

@@ -14,8 +14,30 @@ from typing import Any
 import pathways_kernels
 import pathways_lite
 
-STEP = ("pathways_lite/models", "pathways_lite/training", "pathways_lite/parallel", "pathways_kernels")
+STEP = (
+    "pathways_kernels",
+    "pathways_lite/models",
+    "pathways_lite/training",
+    *(
+        f"pathways_lite/parallel/{name}.py"
+        for name in (
+            "layout",
+            "kernels",
+            "mesh",
+            "hlo",
+            "collectives",
+            "replica_groups",
+            "cost",
+            "plan_program",
+            "topologies",
+            "described",
+        )
+    ),
+)
+"""What a compiled step and what is read from it depend on, beside its recipe, machine and options."""
+
 KERNELS = ("pathways_kernels", "pathways_lite/parallel/static_profile.py")
+"""What an estimate of a kernel depends on."""
 
 
 def kept(kind: str, key: Mapping[str, Any], make: Callable[[], Any], *, code: tuple[str, ...] = STEP) -> Any:

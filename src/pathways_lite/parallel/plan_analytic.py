@@ -17,11 +17,13 @@ from pathways_lite.parallel.topologies import GpuCluster, TpuSlices
 MATMUL_SHARE = 0.65
 """Of the peak, in matrix products: what large ones reach on GPUs with all that stands between them."""
 
-RECOMPUTED = {"none": 0.0, "dots": 0.1, "full": 1.0}
-"""Share of the forward pass that is computed again; what is not listed counts as "dots"."""
+RECOMPUTED = {"none": 0.0, "dots": 0.0, "offload": 0.0, "up": 0.3, "attention": 0.6, "full": 0.75}
+"""Share of the forward pass that is computed again, in a block with d_ff = 4 d_model; the last products never are."""
 
-KEPT = {"none": 34.0, "dots": 18.0, "full": 2.0}
-"""Bytes kept for the backward pass per token, layer and unit of d_model, by remat policy; d_ff = 4 d_model assumed."""
+KEPT = {"none": 36, "dots": 24, "up": 14, "attention": 6, "offload": 2, "full": 2}
+"""Bytes kept on the chip for the backward pass, per token, layer and unit of d_model; d_ff = 4 d_model."""
+
+_MIDDLING = "attention"  # stands for policies that are not listed
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def rough(
     spread, tensor = mesh["fsdp"] * mesh["context"], mesh["tensor"]
     copies = mesh["data"] * mesh["pod"]
     peak = machine.gpu.bf16_flops if isinstance(machine, GpuCluster) else machine.chip.bf16_flops
-    again = RECOMPUTED.get(shape.remat, RECOMPUTED["dots"])
+    again = RECOMPUTED.get(shape.remat, RECOMPUTED[_MIDDLING])
     flops = work.flops_per_token * work.tokens_per_step * (1 + again / 3)
     parts = work.sequences // shape.microbatch if shape.microbatch else 1
 
@@ -79,7 +81,7 @@ def rough(
     exchanges = 2 * (2 + (again > 0.5))
     tensor_seconds = exchanges * _moved(hidden, tensor) / _bandwidth(machine, 1, tensor)
     sums = 2 * _moved(weights / spread, copies) / _bandwidth(machine, tensor * spread, copies, mesh["pod"])
-    kept = KEPT.get(shape.remat, KEPT["dots"]) * shape.d_model * shape.n_layers / tensor
+    kept = KEPT.get(shape.remat, KEPT[_MIDDLING]) * shape.d_model * shape.n_layers / tensor
     # Float32 gradients beside what a micro-batch keeps.
     activations = int(kept * tokens / parts + 4 * work.parameters / (tensor * spread))
     compute = flops / (machine.chips * peak * MATMUL_SHARE)
