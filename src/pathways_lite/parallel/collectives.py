@@ -33,7 +33,7 @@ class Collective:
     groups: np.ndarray = field(repr=False)  # [groups, members]: places in the mesh's flattened devices; pairs (permute)
     count: int  # executions per step
     asynchronous: bool  # the compiler lets other operations run meanwhile
-    where: str  # op_name
+    where: str  # `hlo.Site.op_name`
 
     @property
     def group_size(self) -> int:
@@ -86,11 +86,9 @@ def _collective(site: hlo.Site, module: hlo.Module, devices: int) -> Collective 
         result_bytes = max(array.bytes for array in instruction.arrays) if len(operands) == 1 else (
             result_bytes - operand_bytes
         )  # fmt: skip
-    where = instruction.op_name
     if site.fusion is not None:
         if "chain_id=" in instruction.attributes and not _starts_chain(site.computation):
             return None
-        where = where or site.fusion.op_name
         if kind == "all-reduce" and (sliced := _slice_of(site)) is not None:
             kind, result_bytes = "reduce-scatter", sliced
     arrays = [array for operand in operands for array in operand.arrays] or list(instruction.arrays)
@@ -102,7 +100,7 @@ def _collective(site: hlo.Site, module: hlo.Module, devices: int) -> Collective 
         groups=_groups(instruction.attributes, devices),
         count=site.times,
         asynchronous=opcode.endswith("-start") or (site.fusion is not None and _is_asynchronous(site.fusion)),
-        where=where,
+        where=site.op_name,
     )
 
 

@@ -95,6 +95,13 @@ class Site(NamedTuple):
     computation: Computation
     times: int  # executions per run of the module
     fusion: Instruction | None  # the fusion or asynchronous operation that it is part of
+    loop: Instruction | None  # the innermost loop around it
+
+    @property
+    def op_name(self) -> str:
+        """Where it comes from; where that was lost, where what is around it comes from."""
+        around = (self.instruction, self.fusion, self.loop)
+        return next((one.op_name for one in around if one is not None and one.op_name), "")
 
 
 def parse(text: str) -> Module:
@@ -147,7 +154,7 @@ def executed(module: Module) -> Iterator[Site]:
     Instructions inside fusions are listed too, with the fusion. A loop with an unknown trip count is taken to run
     once (`unknown_loops` names such), and of a conditional every branch.
     """
-    yield from _executed(module, module.entry, 1, None)
+    yield from _executed(module, module.entry, 1, None, None)
 
 
 def unknown_loops(module: Module) -> list[str]:
@@ -159,26 +166,32 @@ def unknown_loops(module: Module) -> list[str]:
     ]
 
 
-def _executed(module: Module, name: str, count: int, fusion: Instruction | None) -> Iterator[Site]:
+def _executed(
+    module: Module, name: str, times: int, fusion: Instruction | None, loop: Instruction | None
+) -> Iterator[Site]:
     computation = module.computations[name]
     for instruction in computation.values():
-        yield Site(instruction, computation, count, fusion)
-        if instruction.opcode == "while":
-            times = trip_count(module, instruction, computation)
-            body = instruction.attribute("body")
-            if body:
-                yield from _executed(module, body, count * (1 if times is None else times), fusion)
-        elif instruction.opcode == "conditional":
-            for branch in _branches(instruction):
-                yield from _executed(module, branch, count, fusion)
-        elif instruction.opcode == "fusion" or instruction.opcode.endswith("-start"):
-            called = instruction.attribute("calls") or instruction.attribute("called_computations")
-            if called:
-                yield from _executed(module, called, count, fusion or instruction)
-        elif instruction.opcode == "call":
-            called = instruction.attribute("to_apply")
-            if called:
-                yield from _executed(module, called, count, fusion)
+        yield Site(instruction, computation, times, fusion, loop)
+        for called, count, part_of, within in _calls(module, instruction, computation):
+            yield from _executed(module, called, times * count, fusion or part_of, within or loop)
+
+
+def _calls(
+    module: Module, instruction: Instruction, computation: Computation
+) -> Iterator[tuple[str, int, Instruction | None, Instruction | None]]:
+    """What an instruction executes: a computation, how often, and itself as a fusion or as a loop."""
+    if instruction.opcode == "while":
+        count = trip_count(module, instruction, computation)
+        yield instruction.attribute("body") or "", 1 if count is None else count, None, instruction
+    elif instruction.opcode == "conditional":
+        for branch in _branches(instruction):
+            yield branch, 1, None, None
+    elif instruction.opcode == "call":
+        yield instruction.attribute("to_apply") or "", 1, None, None
+    elif instruction.opcode == "fusion" or instruction.opcode.endswith("-start"):
+        called = instruction.attribute("calls") or instruction.attribute("called_computations")
+        if called:
+            yield called, 1, instruction, None
 
 
 def _branches(instruction: Instruction) -> list[str]:

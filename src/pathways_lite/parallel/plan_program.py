@@ -150,7 +150,7 @@ def _cycles(sites: Iterable[hlo.Site]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for site in sites:
         if site.fusion is None and site.instruction.cycles is not None:
-            total[part_of(site.instruction.op_name)] += site.times * site.instruction.cycles
+            total[part_of(site.op_name)] += site.times * site.instruction.cycles
     return {part: total[part] for part in PARTS}
 
 
@@ -177,5 +177,5 @@ def _kernels(sites: Iterable[hlo.Site]) -> tuple[Kernel, ...]:
         operands = [site.computation[operand].arrays for operand in site.instruction.operands]
         keys = [arrays[0].shape for arrays in operands if arrays and len(arrays[0].shape) == 4]
         shape = site.instruction.arrays[0].shape
-        found[name, shape, keys[0][-2] if keys else 0, part_of(site.instruction.op_name)] += site.times
+        found[name, shape, keys[0][-2] if keys else 0, part_of(site.op_name)] += site.times
     return tuple(Kernel(name, shape, keys, count, where) for (name, shape, keys, where), count in found.items())
