@@ -36,14 +36,13 @@ def attention(layout: Layout, q: jax.Array, k: jax.Array, v: jax.Array, spans: S
     def local(q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans) -> jax.Array:
         if layout.size("seq") > 1:
             k, v = (lax.all_gather(x, layout.rules["seq"], axis=1, tiled=True) for x in (k, v))
-        k, v = _vary(layout, key, (k, v))
         if group is not None:
             at = lax.axis_index(layout.rules["kv"]) * q.shape[2] // group
             k, v = (lax.dynamic_slice_in_dim(x, at, 1, axis=2) for x in (k, v))
-        spans = _vary(layout, span, spans)
         return one_attention(q, k, v, spans, **options)
 
-    mapped = jax.shard_map(local, mesh=layout.mesh, in_specs=(query, key, key, span), out_specs=query)
+    # Unchecked, as Pallas cannot say over which axes its results vary. Gradients of what is shared are summed even so.
+    mapped = jax.shard_map(local, mesh=layout.mesh, in_specs=(query, key, key, span), out_specs=query, check_vma=False)
     return mapped(q, k, v, spans)
 
 

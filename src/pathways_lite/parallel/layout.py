@@ -178,6 +178,13 @@ class Layout:
         gathered = PartitionSpec(*(_without(place, GATHERED) for place in scattered))
         return _gather(self.sharding(gathered), self.sharding(scattered), weight)
 
+    def whole(self, x: jax.Array) -> jax.Array:
+        """A value [B, T, E] that lies as the residual stream, gathered over its width; its gradient is scattered."""
+        if not self.spread or self.size("residual") == 1:
+            return x
+        scattered = self.spec(("batch", "seq", "residual"), x.shape, "the residual stream")
+        return _gather(self.sharding(self.spec(("batch", "seq", None), x.shape)), self.sharding(scattered), x)
+
     # ---- batches ----
 
     @functools.cached_property

@@ -19,6 +19,7 @@ from pathways_lite.data.store import Store, open_store
 from pathways_lite.evaluation.bits import Evaluator, HeldOut
 from pathways_lite.ledger import Course
 from pathways_lite.models.accounting import flops_per_token, parameter_count
+from pathways_lite.parallel.compiler_options import step_options
 from pathways_lite.parallel.layout import EVERYTHING, Layout
 from pathways_lite.parallel.mesh import device_mesh
 from pathways_lite.recipe import Recipe, Stage, stage_identity
@@ -100,7 +101,7 @@ class Setup:
 
     def compile_step(self, sequences: int) -> Any:
         """The train step compiled for batches of `sequences`; its state argument is donated."""
-        return self.lower_step(sequences).compile()
+        return self.lower_step(sequences).compile(compiler_options=step_options(self.layout.mesh))
 
     def lower_step(self, sequences: int) -> jax.stages.Lowered:
         """The train step for batches of `sequences` on the stage's mesh, whose devices need not exist here."""

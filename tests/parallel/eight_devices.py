@@ -1,0 +1,120 @@
+"""Trains a tiny model for three steps on one CPU device and on many meshes of eight, and prints how they differ.
+
+    python eight_devices.py CASE...      # names of CASES
+
+One JSON object: by case, the relative error of every step's metrics and of the final state against one device's, the
+collectives of the compiled step, and the parameters that every device holds whole.
+"""
+
+import json
+import os
+import sys
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+
+from pathways_kernels.attention import Spans
+from pathways_lite.batch import Batch
+from pathways_lite.parallel.collectives import counts
+from pathways_lite.recipe import SGD, Adafactor, AdamW, Constant, Data, Mesh, Model, Recipe, Stage
+from pathways_lite.training.setup import Setup
+
+B, T, V, STEPS = 16, 16, 64, 3
+
+PALM = {"n_kv_heads": 1, "remat": "full"}
+LLAMA = {"n_kv_heads": 2, "block": "serial", "tie_embeddings": False, "qk_norm": True}
+CASES = {
+    "fsdp": (Mesh(), PALM),
+    "data": (Mesh(data=8, fsdp=1), LLAMA),
+    "tensor": (Mesh(tensor=8), LLAMA),  # two key/value heads on eight devices
+    "context": (Mesh(context=8), PALM),
+    "fsdp x tensor": (Mesh(tensor=2), PALM),
+    "fsdp x context": (Mesh(context=2), LLAMA),
+    "context x tensor": (Mesh(context=2, tensor=4), PALM),
+    "pod x fsdp x tensor": (Mesh(pod=2, tensor=2), PALM),
+    "data x fsdp x tensor": (Mesh(data=2, tensor=2), LLAMA),
+    "data x context x tensor": (Mesh(data=2, context=2, tensor=2), LLAMA),
+    "fsdp, in slices": (Mesh(), LLAMA | {"microbatch": 8, "window": (4, None)}),
+    "fsdp x tensor, adamw": (Mesh(tensor=2), LLAMA | {"optimizer": AdamW(learning_rate=1e-2), "dropout": 0.1}),
+    "fsdp x tensor, adafactor": (Mesh(tensor=2), PALM | {"optimizer": Adafactor(), "tokens": 8}),
+}
+
+
+def stage(mesh: Mesh, options: dict) -> Stage:
+    """A stage whose parameters show its gradients: plain SGD, unless told otherwise."""
+    fields = dict(options)
+    optimizer = fields.pop("optimizer", SGD(learning_rate=1.0, schedule=Constant(), clip_norm=None))
+    microbatch, length = fields.pop("microbatch", None), fields.pop("tokens", T)
+    model = Model(d_model=32, n_layers=2, n_heads=8, head_dim=8, d_ff=64, vocab_size=V, dtype="float32", **fields)
+    data = Data(corpus="none", seq_len=length)
+    return Stage(
+        model=model, data=data, optimizer=optimizer, batch_size=B, microbatch=microbatch, budget="3 steps", mesh=mesh
+    )
+
+
+def batch(step: int, length: int) -> Batch:
+    """Two documents per row, the first with a prefix that sees itself whole; some positions carry no loss."""
+    random = np.random.default_rng(step)
+    tokens, targets = random.integers(0, V, (2, B, length)).astype(np.int32)
+    place, cut = np.arange(length), random.integers(1, length, (B, 1))
+    prefix = random.integers(0, cut + 1)
+    start = np.where(place < cut, 0, cut).astype(np.int32)
+    stop = np.where(place < prefix, prefix, place + 1).astype(np.int32)
+    return Batch(
+        tokens, targets, (random.random((B, length)) < 0.8).astype(np.float32), (place - start).astype(np.int32),
+        Spans(start, stop), np.zeros(B, np.int32), np.zeros((B, 2), np.uint32),
+    )  # fmt: skip
+
+
+def train(mesh: Mesh, options: dict, devices: list[jax.Device]) -> tuple:
+    """The compiled step, its setup, the metrics of every step and the final state."""
+    setup = Setup(Recipe(name="tiny", stages=(stage(mesh, options),)), 0, devices)
+    step, state, metrics = setup.compile_step(B), setup.fresh_state(), []
+    for number in range(STEPS):
+        placed = setup.layout.place(batch(number, setup.stage.data.seq_len))
+        state, found = step(state, placed, setup.course.clock(number))
+        metrics.append(jax.device_get(found))
+    return step, setup, metrics, jax.device_get(state)
+
+
+def off(ours: object, exact: object) -> float:
+    """The largest difference, relative to the largest value, of any array of two trees."""
+
+    def one(a: np.ndarray, b: np.ndarray) -> float:
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
+
+    return max(jax.tree.leaves(jax.tree.map(one, ours, exact)))
+
+
+def whole(setup: Setup) -> list[str]:
+    """Names of the arrays of the state, scalars aside, that every device holds all of."""
+    leaves = jax.tree_util.tree_flatten_with_path(setup.abstract_state)[0]
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")  # noqa: E731
+    return [name(path) for path, leaf in leaves if leaf.ndim and leaf.sharding.is_fully_replicated]
+
+
+def main() -> None:
+    single: dict = {}
+    result = {}
+    for name in sys.argv[1:] or CASES:
+        mesh, options = CASES[name]
+        key = repr(options)
+        if key not in single:
+            single[key] = train(Mesh(), options, jax.devices()[:1])[2:]
+        step, setup, metrics, state = train(mesh, options, jax.devices())
+        found = counts(step.as_text(), setup.layout.mesh, at_least=1024)
+        result[name] = {
+            "metrics": off(metrics, single[key][0]),
+            "state": off(state, single[key][1]),
+            "collectives": {f"{kind} {' x '.join(axes)}": number for (kind, axes), number in found.items()},
+            "whole": whole(setup),
+        }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
