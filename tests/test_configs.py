@@ -22,4 +22,4 @@ def test_shipped_recipes(path: Path) -> None:
 
 
 def test_there_are_recipes() -> None:
-    assert {path.stem for path in CONFIGS} >= {"demo", "novels", "palm_8b"}
+    assert {path.stem for path in CONFIGS} >= {"demo", "novels", "palm_8b", "palm_62b", "palm_540b", "llama3_8b"}
