@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=16, help="query heads, on the device")
     parser.add_argument("--key-heads", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=32768, help="rows × length, on the device")
-    parser.add_argument("--implementations", nargs="+", default=list(BACKENDS), help="those that refuse are left out")
+    parser.add_argument("--implementations", nargs="+", default=list(BACKENDS), help="one that refuses says why")
     parser.add_argument("--repeats", type=int, default=20)
     arguments = parser.parse_args()
     if arguments.static or arguments.memory:

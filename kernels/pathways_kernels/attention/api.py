@@ -95,7 +95,8 @@ def attention(
         scale: the factor of the dot products, usually `D ** -0.5`. A number, not an array.
         logits_soft_cap: c above; None: no cap.
         implementation: the name of a backend. None: on each platform the first of `BACKENDS` that is made for that
-            platform and serves the request, else the first that is made for all. Today: `chunked`, everywhere.
+            platform and serves the request, else the first that is made for all. TPU and GPU kernels serve only where
+            such a chip is in sight (see `request`); for what they refuse, and on all other platforms, it is `chunked`.
 
     Returns:
         `[B, T, H, D]` in q's type. Products are accumulated, and the softmax computed, in float32.

@@ -12,9 +12,10 @@ instead of H small ones, and no key or value is repeated: see `blocks` for the l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,15 +35,11 @@ from pathways_kernels.attention.blocks import (
     join_queries,
     t,
 )
+from pathways_kernels.attention.form import Form
 from pathways_kernels.attention.one_block import MOST_SCORES, one_block
 from pathways_kernels.attention.spans import Spans
 
 Array = jax.Array
-
-
-class _Logits(NamedTuple):
-    scale: float
-    soft_cap: float | None
 
 
 def chunked(q: Array, k: Array, v: Array, spans: Spans, *, scale: float, logits_soft_cap: float | None = None) -> Array:
@@ -55,34 +52,34 @@ def chunked(q: Array, k: Array, v: Array, spans: Spans, *, scale: float, logits_
     spans = Spans(jnp.asarray(spans.start, jnp.int32), jnp.asarray(spans.stop, jnp.int32))
     if logits_soft_cap is None and q.shape[1] * k.shape[1] <= MOST_SCORES:
         return one_block(q, k, v, spans, scale)
-    return _attend(q, k, v, spans, _Logits(scale, logits_soft_cap))
+    return _attend(q, k, v, spans, Form(scale, logits_soft_cap))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attend(q: Array, k: Array, v: Array, spans: Spans, form: _Logits) -> Array:
+def _attend(q: Array, k: Array, v: Array, spans: Spans, form: Form) -> Array:
     return _attend_fwd(q, k, v, spans, form)[0]
 
 
-def _attend_fwd(q: Array, k: Array, v: Array, spans: Spans, form: _Logits) -> tuple[Array, tuple[Any, ...]]:
+def _attend_fwd(q: Array, k: Array, v: Array, spans: Spans, form: Form) -> tuple[Array, tuple[Any, ...]]:
     out, lse = _per_platform(_forward, form, q, k, v, spans)
     return out, (q, k, v, spans, out, lse)
 
 
-def _attend_bwd(form: _Logits, residuals: tuple[Any, ...], d_out: Array) -> tuple[Array | None, ...]:
+def _attend_bwd(form: Form, residuals: tuple[Any, ...], d_out: Array) -> tuple[Array | None, ...]:
     return (*_per_platform(_backward, form, *residuals, d_out), None)
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
-def _per_platform(run: Callable[..., Any], form: _Logits, q: Array, k: Array, *rest: Any) -> Any:
+def _per_platform(run: Callable[..., Any], form: Form, q: Array, k: Array, *rest: Any) -> Any:
     """Chosen when the program is lowered: one for a TPU is often compiled on a host that has none."""
     B, T, H, _ = q.shape
     cpu, other = (blocks(B, T, k.shape[1], H) for blocks in (cpu_blocks, accelerator_blocks))
     return lax.platform_dependent(q, k, *rest, cpu=partial(run, cpu, form), default=partial(run, other, form))
 
 
-def _forward(b: Blocks, form: _Logits, q: Array, k: Array, v: Array, spans: Spans) -> tuple[Array, Array]:
+def _forward(b: Blocks, form: Form, q: Array, k: Array, v: Array, spans: Spans) -> tuple[Array, Array]:
     """The output `[B, T, H, D]` and every query's log-sum-exp `[B, T, H]` (0 where it sees nothing)."""
     B, T, H, _ = q.shape
     S, K = k.shape[1:3]
@@ -98,7 +95,8 @@ def _forward(b: Blocks, form: _Logits, q: Array, k: Array, v: Array, spans: Span
 
             def key_block(j: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
                 top, total, acc = carry
-                logits = jnp.where(allowed(seen, j, b.keys), _logits(q, ks[j], form)[0], -jnp.inf)
+                logits, _ = form.logits(dot(ks[j], t(q)), math.e)  # [R, K, Sc, M]
+                logits = jnp.where(allowed(seen, j, b.keys), logits, -jnp.inf)
                 if b.for_cpu:
                     logits = lax.optimization_barrier(logits)  # two readers: XLA would compute it for each of them
                 new_top = jnp.maximum(top, logits.max(-2, keepdims=True))
@@ -123,7 +121,7 @@ def _forward(b: Blocks, form: _Logits, q: Array, k: Array, v: Array, spans: Span
 
 
 def _backward(
-    b: Blocks, form: _Logits, q: Array, k: Array, v: Array, spans: Spans, out: Array, lse: Array, d_out: Array
+    b: Blocks, form: Form, q: Array, k: Array, v: Array, spans: Spans, out: Array, lse: Array, d_out: Array
 ) -> tuple[Array, Array, Array]:
     """The gradients with respect to q, k and v. `d_x` is the loss's derivative with respect to x."""
     B, T, H, _ = q.shape
@@ -141,11 +139,14 @@ def _backward(
 
             def key_block(j: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
                 d_qt, d_ks, d_vs = carry
-                logits, slope = _logits(q, ks[j], form)
+                logits, slope = form.logits(dot(ks[j], t(q)), math.e)
                 weights = jnp.where(allowed(seen, j, b.keys), jnp.exp(logits - lse), 0)
                 if b.for_cpu:
                     weights = lax.optimization_barrier(weights)  # two readers, as in the forward pass
-                d_logits = (weights * (dot(vs[j], t(d_out)) - delta) * slope).astype(k.dtype)
+                d_logits = weights * (dot(vs[j], t(d_out)) - delta)
+                if slope is not None:
+                    d_logits *= slope
+                d_logits = d_logits.astype(k.dtype)
                 d_ks = d_ks.at[j].add(dot(d_logits, q))
                 d_vs = d_vs.at[j].add(dot(weights.astype(d_out.dtype), d_out))
                 return d_qt + dot(kts[j], d_logits), d_ks, d_vs
@@ -163,15 +164,6 @@ def _backward(
     d_q, d_k, d_v = lax.map(rows, (queries, ks, t(ks), cut_keys(v, b)))
     d_q, d_k = join_queries(d_q, b, B, T) * form.scale, join_keys(d_k, B, S) * form.scale
     return d_q.astype(dtypes[0]), d_k.astype(dtypes[1]), join_keys(d_v, B, S).astype(dtypes[2])
-
-
-def _logits(q: Array, k: Array, form: _Logits) -> tuple[Array, Any]:
-    """Logits `[R, K, Sc, M]`, and their derivative with respect to the uncapped ones."""
-    logits = dot(k, t(q)) * form.scale
-    if form.soft_cap is None:
-        return logits, 1
-    bend = jnp.tanh(logits / form.soft_cap)
-    return form.soft_cap * bend, 1 - bend * bend
 
 
 def _loop(seen: CutSpans, n_blocks: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:

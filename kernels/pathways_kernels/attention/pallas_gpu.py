@@ -27,7 +27,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pathways_kernels.attention.block_ranges import of_keys, of_queries, padded_spans
-from pathways_kernels.attention.pallas_gpu_kernels import Logits, dkv_kernel, dq_kernel, forward_kernel
+from pathways_kernels.attention.form import Form
+from pathways_kernels.attention.pallas_gpu_kernels import dkv_kernel, dq_kernel, forward_kernel
 from pathways_kernels.attention.spans import Spans
 
 Array = jax.Array
@@ -49,7 +50,7 @@ class Tiles(NamedTuple):
 
 
 class _Settings(NamedTuple):
-    form: Logits
+    form: Form
     tiles: Tiles
     interpret: bool
 
@@ -72,7 +73,7 @@ def pallas_gpu(
     """
     T, D = q.shape[1], q.shape[3]
     tiles = _fitted(tiles or default_tiles(D, q.dtype), T, k.shape[1])
-    settings = _Settings(Logits(scale, logits_soft_cap), tiles, interpret)
+    settings = _Settings(Form(scale, logits_soft_cap), tiles, interpret)
     queries, keys = max(tile.queries for tile in tiles), max(tile.keys for tile in tiles)  # powers of two
     wide = max(16, pl.next_power_of_2(D))
     padded = padded_spans(spans, k.shape[1], T + -T % queries)

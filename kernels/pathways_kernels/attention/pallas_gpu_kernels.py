@@ -3,38 +3,31 @@
 Shapes: Tc queries per block, Sc keys per block, D head dim. `*_ref` are pointers; whole rows of keys (or queries) are
 read block by block in a loop, whose bounds `ranges_ref` (int32 `[4]`, see `block_ranges`) brings along.
 
-Logits are kept in base 2 (times log2 e), as the hardware has only that exponential; so is the log-sum-exp.
+Logits are kept in base 2 (see `form`), as the hardware has only that exponential; so is the log-sum-exp.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from pathways_kernels.attention.form import Form
+
 Array = jax.Array
 Ref = Any
 
-LOG2_E = math.log2(math.e)
 # The running maximum before anything was seen. Finite, so that no difference of it is a NaN, and below every logit.
 LOWEST = -1e38
 
 
-class Logits(NamedTuple):
-    """The form of the logits: `cap(scale · q·k)`."""
-
-    scale: float
-    soft_cap: float | None
-
-
 def forward_kernel(
     q_ref: Ref, k_ref: Ref, v_ref: Ref, start_ref: Ref, stop_ref: Ref, ranges_ref: Ref, out_ref: Ref, lse_ref: Ref,
-    *, form: Logits, Sc: int,
+    *, form: Form, Sc: int,
 ) -> None:  # fmt: skip
     """FlashAttention-2, algorithm 1, for one block of queries `[Tc, D]` of one head, over keys `[S, D]`.
 
@@ -45,7 +38,7 @@ def forward_kernel(
     def key_block(j: Any, carry: tuple[Array, Array, Array], masked: bool) -> tuple[Array, Array, Array]:
         top, total, acc = carry
         keys = pl.ds(j * Sc, Sc)
-        logits, _ = _logits(q, k_ref[keys, :], form)
+        logits, _ = form.logits(_dot_t(q, k_ref[keys, :]))
         if masked:
             logits = jnp.where(_allowed(start[:, None], stop[:, None], j * Sc + _along(1, logits)), logits, -jnp.inf)
         new_top = jnp.maximum(top, logits.max(1))
@@ -65,7 +58,7 @@ def forward_kernel(
 
 def dq_kernel(
     q_ref: Ref, k_ref: Ref, v_ref: Ref, start_ref: Ref, stop_ref: Ref, ranges_ref: Ref, lse_ref: Ref, delta_ref: Ref,
-    d_out_ref: Ref, d_q_ref: Ref, *, form: Logits, Sc: int,
+    d_out_ref: Ref, d_q_ref: Ref, *, form: Form, Sc: int,
 ) -> None:  # fmt: skip
     """The gradient `[Tc, D]` of one block of queries of one head: algorithm 2, one row of its blocks."""
     q, d_out, start, stop = q_ref[...], d_out_ref[...], start_ref[...], stop_ref[...]
@@ -74,12 +67,14 @@ def dq_kernel(
     def key_block(j: Any, d_q: Array, masked: bool) -> Array:
         keys = pl.ds(j * Sc, Sc)
         k = k_ref[keys, :]
-        logits, slope = _logits(q, k, form)
+        logits, slope = form.logits(_dot_t(q, k))
         if masked:
             logits = jnp.where(_allowed(start[:, None], stop[:, None], j * Sc + _along(1, logits)), logits, -jnp.inf)
         weights = jnp.exp2(logits - lse[:, None])
         d_weights = _dot_t(d_out, v_ref[keys, :])
-        d_logits = weights * (d_weights - delta[:, None]) * slope
+        d_logits = weights * (d_weights - delta[:, None])
+        if slope is not None:
+            d_logits *= slope
         return d_q + _dot(d_logits.astype(k.dtype), k)
 
     d_q = _visit(ranges_ref, key_block, jnp.zeros(q.shape, jnp.float32))
@@ -88,7 +83,7 @@ def dq_kernel(
 
 def dkv_kernel(
     q_ref: Ref, k_ref: Ref, v_ref: Ref, start_ref: Ref, stop_ref: Ref, ranges_ref: Ref, lse_ref: Ref, delta_ref: Ref,
-    d_out_ref: Ref, d_k_ref: Ref, d_v_ref: Ref, *, form: Logits, Tc: int,
+    d_out_ref: Ref, d_k_ref: Ref, d_v_ref: Ref, *, form: Form, Tc: int,
 ) -> None:  # fmt: skip
     """The gradients `[Sc, D]` of one block of keys and values: algorithm 2, one column of its blocks.
 
@@ -103,7 +98,7 @@ def dkv_kernel(
             d_k, d_v = carry
             queries = pl.ds(i * Tc, Tc)
             q, d_out = q_ref[queries, h, :], d_out_ref[queries, h, :]
-            logits, slope = _logits(k, q, form)
+            logits, slope = form.logits(_dot_t(k, q))
             if masked:
                 start, stop = start_ref[queries], stop_ref[queries]
                 logits = jnp.where(
@@ -112,7 +107,9 @@ def dkv_kernel(
             weights = jnp.exp2(logits - lse_ref[h, queries][None, :])
             d_v += _dot(weights.astype(d_out.dtype), d_out)
             d_weights = _dot_t(v, d_out)
-            d_logits = weights * (d_weights - delta_ref[h, queries][None, :]) * slope
+            d_logits = weights * (d_weights - delta_ref[h, queries][None, :])
+            if slope is not None:
+                d_logits *= slope
             return d_k + _dot(d_logits.astype(q.dtype), q), d_v
 
         return _visit(ranges_ref, query_block, carry)
@@ -130,15 +127,6 @@ def _visit(ranges_ref: Ref, block: Callable[[Any, Any, bool], Any], carry: Any) 
     carry = lax.fori_loop(first, whole, lambda i, carry: block(i, carry, True), carry)
     carry = lax.fori_loop(whole, ragged, lambda i, carry: block(i, carry, False), carry)
     return lax.fori_loop(ragged, last, lambda i, carry: block(i, carry, True), carry)
-
-
-def _logits(x: Array, y: Array, form: Logits) -> tuple[Array, Any]:
-    """Base-2 logits `[rows of x, rows of y]`, and the capped logits' derivative with respect to the uncapped ones."""
-    products = _dot_t(x, y)
-    if form.soft_cap is None:
-        return products * (form.scale * LOG2_E), 1.0
-    bend = jnp.tanh(products * (form.scale / form.soft_cap))
-    return bend * (form.soft_cap * LOG2_E), 1 - bend * bend
 
 
 def _allowed(start: Array, stop: Array, key: Array) -> Array:

@@ -30,9 +30,10 @@ import jax.numpy as jnp
 from pathways_kernels.attention import block_sizes as sizing
 from pathways_kernels.attention.block_ranges import of_keys, padded_spans
 from pathways_kernels.attention.block_sizes import BlockSizes, Limits
+from pathways_kernels.attention.form import Form
 from pathways_kernels.attention.pallas_tpu_backward import backward
 from pathways_kernels.attention.pallas_tpu_forward import forward
-from pathways_kernels.attention.pallas_tpu_parts import Bounds, Form
+from pathways_kernels.attention.pallas_tpu_parts import Bounds
 from pathways_kernels.attention.spans import Spans
 from pathways_kernels.attention.static_kinds import Kind, static_kind
 

@@ -11,10 +11,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pathways_kernels.attention.block_sizes import BlockSizes
+from pathways_kernels.attention.form import Form
 from pathways_kernels.attention.pallas_tpu_parts import (
     UNSEEN,
     Bounds,
-    Form,
     block_of_keys,
     dot,
     over_keys,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,20 +20,6 @@ LANES = 128
 # In place of the logit of a pair that is not allowed. Finite, so that a difference of two is never NaN, and far below
 # any logit: a query whose maximum it is saw nothing.
 UNSEEN = -1e30
-
-
-class Form(NamedTuple):
-    """How products become logits. All in base 2: an exponential is one multiplication cheaper."""
-
-    scale: float
-    soft_cap: float | None
-
-    def logits(self, products: Array) -> tuple[Array, Array | None]:
-        """Logits / ln 2, and the slope of the soft cap (None without one)."""
-        if self.soft_cap is None:
-            return products * (self.scale * math.log2(math.e)), None
-        bend = jnp.tanh(products * (self.scale / self.soft_cap))
-        return bend * (self.soft_cap * math.log2(math.e)), 1 - bend * bend
 
 
 def dot(x: Array, y: Array, *, transposed: str = "") -> Array:

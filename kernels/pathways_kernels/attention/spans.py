@@ -113,22 +113,6 @@ def intersect(a: Spans, b: Spans) -> Spans:
     return Spans(xp.maximum(a.start, b.start), xp.minimum(a.stop, b.stop))
 
 
-def transpose(spans: Spans, n_keys: int) -> Spans:
-    """Which queries see key j: spans `[batch, n_keys]` over queries.
-
-    Exact when start and stop are both non-decreasing over the queries, as every constructor here gives them: the
-    queries that see a key are then contiguous. Otherwise they may have gaps, and the result is the smallest interval
-    around them: a safe bound for skipping work, but no mask. A key that nobody sees gets the empty interval (0, 0).
-    Reads the dense mask once, so this is for block bounds and tests rather than for very long rows in NumPy.
-    """
-    seen = dense(spans, n_keys)
-    xp = _namespace(seen)
-    n_queries = seen.shape[1]
-    start = xp.argmax(seen, axis=1)
-    stop = xp.where(seen.any(axis=1), n_queries - xp.argmax(seen[:, ::-1], axis=1), 0)
-    return Spans(start.astype(xp.int32), stop.astype(xp.int32))
-
-
 def dense(spans: Spans, n_keys: int) -> Any:
     """The mask in full, bool `[batch, query, n_keys]`: for references and tests, quadratic in memory."""
     xp = _namespace(*spans)

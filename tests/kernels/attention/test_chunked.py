@@ -6,6 +6,7 @@ from attention_contract import SCALE, AttentionContract, Shape, arrays, assert_c
 
 from pathways_kernels.attention import Spans, attention, chunked, one_block
 from pathways_kernels.attention.blocks import accelerator_blocks
+from pathways_kernels.attention.form import Form
 from pathways_kernels.attention.spans import causal, dense
 
 
@@ -40,7 +41,7 @@ class TestChunked(AttentionContract):
             if length == 40:
                 out, weights = one_block._forward(b, SCALE, q, k, v, spans)
                 return out, *one_block._backward(b, SCALE, q, k, v, weights, d_out)
-            form = chunked._Logits(SCALE, shape.soft_cap)
+            form = Form(SCALE, shape.soft_cap)
             out, lse = chunked._forward(b, form, q, k, v, spans)
             return out, *chunked._backward(b, form, q, k, v, spans, out, lse, d_out)
 
