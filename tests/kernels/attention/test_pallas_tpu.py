@@ -24,7 +24,7 @@ from pathways_kernels.attention import Spans, api, attention
 from pathways_kernels.attention.block_sizes import Limits
 from pathways_kernels.attention.pallas_tpu import pallas_tpu
 from pathways_kernels.attention.request import Request
-from pathways_kernels.attention.spans import causal, from_segments, full, prefix, window
+from pathways_kernels.attention.spans import causal, from_segments, full, window
 from pathways_kernels.attention.tpu import pallas_tpu_refuses
 
 INTERPRETED = "pallas_tpu interpreted"
@@ -61,13 +61,19 @@ class TestPallasTpu(AttentionContract):
     check_vma = False
 
 
-@pytest.mark.parametrize("limits", [Limits(512, 128, 4), Limits(128, 128, 1)], ids=["runs of blocks", "single blocks"])
+def between(start: int, stop: int) -> Spans:
+    return Spans(np.full((1, 512), start, np.int32), np.full((1, 512), stop, np.int32))
+
+
 @pytest.mark.parametrize(
-    "spans", [full(1, 512), causal(1, 512), prefix(full(1, 512), np.array([200]))], ids=["full", "causal", "prefix"]
+    "spans",
+    [full(1, 512, 640), causal(1, 512), between(70, 640), between(70, 600)],
+    ids=["a run, one left", "pairs", "one before a run", "one before, some whole, one after"],
 )
-def test_block_sizes_do_not_matter(monkeypatch, limits, spans):
-    """Every path of the loop over keys: runs of four, two and one whole block, masked ones before and after."""
-    equals_reference(monkeypatch, Shape(1, 512, 512, 2, 1, 64), spans, limits=(limits, limits))
+def test_runs_of_blocks(monkeypatch, spans):
+    """Every path of the loop over five blocks of keys: whole ones in runs of four, the rest in pairs or alone."""
+    runs = Limits(512, 128, 4)
+    equals_reference(monkeypatch, Shape(1, 512, 640, 2, 1, 64), spans, limits=(runs, runs))
 
 
 def test_keys_in_segments(monkeypatch):

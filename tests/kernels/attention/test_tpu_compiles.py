@@ -28,8 +28,11 @@ for T, D, H, K, dtype, cap in json.loads(sys.argv[2]):
     print("%d kernels" % text.count('custom_call_target="tpu_custom_call"'), flush=True)
 """
 # T, D, query heads, key heads, type, soft cap: the shortest and the longest, multi-head, grouped, multi-query.
-FEW = [(2048, 128, 2, 2, "bfloat16", None), (32768, 256, 4, 1, "bfloat16", None)]
-MORE = [
+SHORT, LONG = (2048, 128, 2, 2, "bfloat16", None), (32768, 256, 4, 1, "bfloat16", None)
+FAST = {"v4": LONG, "v5e": SHORT, "v5p": LONG, "v6e": SHORT}  # the longest where vector memory is least
+ALL = [
+    SHORT,
+    LONG,
     (32768, 128, 2, 2, "bfloat16", None),
     (8192, 256, 2, 2, "bfloat16", None),
     (4096, 128, 16, 2, "bfloat16", 30.0),
@@ -40,8 +43,13 @@ MORE = [
 
 
 @pytest.mark.libtpu
-@pytest.mark.parametrize("chip", ["v4", "v5e", "v5p", "v6e"])
-@pytest.mark.parametrize("cases", [FEW, pytest.param(MORE, marks=pytest.mark.slow)], ids=["few", "more"])
+@pytest.mark.parametrize(
+    ("chip", "cases"),
+    [
+        *(pytest.param(chip, [case], id=chip) for chip, case in FAST.items()),
+        *(pytest.param(chip, ALL, id=f"{chip}, all", marks=pytest.mark.slow) for chip in FAST),
+    ],
+)
 def test_forward_and_backward_compile(chip, cases):
     command = [sys.executable, "-c", SCRIPT, chip, json.dumps(cases)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
