@@ -1,72 +1,27 @@
 """Real processes, really killed: what is left resumes bit for bit, whenever the signal comes."""
 
 import contextlib
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from zygotes import Zygote
 
 from pathways_lite.checkpoints import Checkpoints, fsck, read_manifest
 
-ZYGOTE = Path(__file__).parent / "zygote.py"
 STEPS = 12
-
-
-class Zygote:
-    """Starts the command line in processes of its own, without paying for the imports each time."""
-
-    def __init__(self, directory: Path) -> None:
-        self.output = directory / "output.txt"
-        self.process = subprocess.Popen(
-            [sys.executable, ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def start(self, *argv: object) -> int:
-        """The pid of a new `pathways-lite ARGV...`."""
-        assert self.process.stdin is not None
-        self.output.unlink(missing_ok=True)
-        self.process.stdin.write(json.dumps({"argv": list(map(str, argv)), "output": str(self.output)}) + "\n")
-        self.process.stdin.flush()
-        return int(self._answer("pid"))
-
-    def wait(self) -> int:
-        """Its exit status; -9 where it was killed."""
-        return int(self._answer("status"))
-
-    def run(self, *argv: object) -> int:
-        self.start(*argv)
-        return self.wait()
-
-    def wait_for(self, text: str, timeout: float = 120) -> None:
-        """Until the process has printed `text`."""
-        end = time.monotonic() + timeout
-        while time.monotonic() < end:
-            if self.output.exists() and text in self.output.read_text():
-                return
-            time.sleep(0.01)
-        raise TimeoutError(f"{text!r} not in: {self.output.read_text()}")
-
-    def _answer(self, kind: str) -> str:
-        assert self.process.stdout is not None
-        word, value = self.process.stdout.readline().split()
-        assert word == kind
-        return value
 
 
 @pytest.fixture(scope="module")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     zygote = Zygote(tmp_path_factory.mktemp("zygote"))
     yield zygote
-    zygote.process.kill()
-    zygote.process.wait()
+    zygote.end()
 
 
 def arguments(recipe_file: Path, run: Path) -> list[Any]:

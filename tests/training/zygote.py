@@ -1,7 +1,7 @@
 """Not a test: a process that has everything imported and forks itself for every command line it is given.
 
-Reads one JSON object per line, {"argv": [...], "output": path}; prints the child's pid at once and its exit status when
-it has ended (negative: the signal that killed it). JAX is imported but not started before the fork.
+Reads one JSON object per line, {"argv": [...], "output": path, "environment": {...}}; prints the child's pid at once
+and its exit status when it has ended (negative: the signal that killed it). JAX is imported but not started before.
 """
 
 import json
@@ -19,7 +19,8 @@ pathways_lite.training.run._draw = lambda run: None
 summary._sample = lambda setup, params, domain: {"prompt": "", "text": domain}
 
 
-def run_child(argv: list[str], output: str) -> None:
+def run_child(argv: list[str], output: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -43,6 +44,6 @@ for line in sys.stdin:
     request = json.loads(line)
     pid = os.fork()
     if pid == 0:
-        run_child(request["argv"], request["output"])
+        run_child(**request)
     tell("pid", pid)
     tell("status", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import socket
 import time
@@ -25,6 +26,9 @@ from pathways_lite.errors import UserError
 
 # Seconds until a process that does not come to a meeting counts as lost. Process 0 may draw pictures meanwhile.
 PATIENCE = 3600.0
+
+HEARTBEAT = "PATHWAYS_LITE_HEARTBEAT_TIMEOUT"
+"""Environment variable: seconds until a process that is gone is noticed by the others, which then end; 100 if unset."""
 
 _CONNECT = 300  # seconds to find each other
 _SLICE = 10.0  # seconds of one waiting call, after which a signal or an exception gets its turn
@@ -66,7 +70,12 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
         if process:
             _reach(str(coordinator))
         jax.distributed.initialize(
-            coordinator, processes, process, local_device_ids=device_ids, initialization_timeout=_CONNECT
+            coordinator,
+            processes,
+            process,
+            local_device_ids=device_ids,
+            initialization_timeout=_CONNECT,
+            heartbeat_timeout_seconds=int(os.environ.get(HEARTBEAT, "100")),
         )
     except (OSError, RuntimeError) as error:
         raise UserError(

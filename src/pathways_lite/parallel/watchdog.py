@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Self
 from pathways_lite.parallel import hosts
 
 HUNG = 75  # exit status: EX_TEMPFAIL of sysexits.h, "try again"
+_STDERR = 2  # the file descriptor: `sys.stderr` may be something else
 PAUSES = 6  # a compilation, evaluation or save may take so many times as long as a step
 
 
@@ -70,7 +70,8 @@ class Watchdog:
 
     def _watch(self, timeout: float) -> None:
         while not self._done.wait(min(timeout / 4, 5.0)):
-            faulthandler.dump_traceback_later(2 * timeout, exit=True)  # unless this thread comes here again in time
+            # Unless this thread comes here again in time.
+            faulthandler.dump_traceback_later(2 * timeout, exit=True, file=_STDERR)
             silent = time.monotonic() - self._last
             if silent > timeout * self._patience:
                 self._report(silent)
@@ -94,5 +95,5 @@ class Watchdog:
             os.fsync(file.fileno())
 
     def _to_stderr(self, told: str) -> None:
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{told}".encode())
-        faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
+        os.write(_STDERR, f"\n{told}".encode())
+        faulthandler.dump_traceback(_STDERR, all_threads=True)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pathways_lite import models
 from pathways_lite.checkpoints import Manifest, checkpoint_paths, examine, read_manifest, restore
 from pathways_lite.errors import UserError
-from pathways_lite.recipe import Model, Recipe, ScheduleFree, Stage
+from pathways_lite.parallel import hosts
+from pathways_lite.recipe import Mesh, Recipe, ScheduleFree, Stage
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.optimizers import evaluation_params
 from pathways_lite.training.setup import Setup
@@ -27,13 +27,12 @@ class Loaded:
     def stage(self) -> Stage:
         return self.setup.stage
 
-    def params(self, model: Model | None = None) -> Any:
-        """The parameters to evaluate or to start from (schedule-free: the averaged ones).
+    def params(self, start_of: Setup | None = None) -> Any:
+        """The parameters to evaluate or to start from (schedule-free: the averaged ones), spread over all devices.
 
-        With `model`, they must be exactly that model's: otherwise UserError with the difference.
+        With the stage `start_of`, on its mesh, and exactly its model's: otherwise UserError with the difference.
         """
-        like = models.abstract_params(model or self.stage.model)
-        trained = restore(self.path, like, "params").arrays
+        trained = restore(self.path, (start_of or self.setup).abstract_state.params, "params").arrays
         if not isinstance(self.stage.optimizer, ScheduleFree):
             return trained  # the optimizer's state, larger than the parameters, need not be read
         opt_state = restore(self.path, self.setup.abstract_state.opt_state, "opt_state").arrays
@@ -52,26 +51,32 @@ def load_model(path: str | Path) -> Loaded:
         index = [stage.name for stage in recipe.stages].index(manifest.meta["lineage"]["stage"])
     except (KeyError, ValueError) as error:
         raise UserError(f"checkpoint {path} does not say which recipe made it: {error}") from error
-    return Loaded(path, manifest, Setup(recipe, index))
+    # Whoever uses the model has other devices than those that trained it.
+    stages = [stage.model_copy(update={"mesh": Mesh()}) for stage in recipe.stages]
+    return Loaded(path, manifest, Setup(recipe.model_copy(update={"stages": tuple(stages)}), index))
 
 
 def find_checkpoint(path: str | Path) -> Path:
     """The newest valid checkpoint at or below `path`; of a run, that of its last stage that has any.
 
-    Raises UserError where there is none.
+    All processes must ask; each reads a part of what there is. Raises UserError where there is none.
     """
     if not str(path):
         raise UserError("a checkpoint is needed: name a checkpoint, stage or run directory")
-    run = RunDirectory(Path(path))
-    places = [Path(path)]
+    problems = []
+    for candidate in map(Path, hosts.by_first(lambda: _candidates(Path(path)))):
+        finding = examine(candidate)
+        if finding.ok:
+            return candidate
+        problems.append(str(finding))
+    raise UserError("\n".join([f"no checkpoint in {path} is whole:", *problems]))
+
+
+def _candidates(path: Path) -> list[str]:
+    """All checkpoints at or below `path`, the newest first. Raises UserError where there is none."""
+    run = RunDirectory(path)
+    places = [path]
     if run.recipe_path.is_file():
         stages = [run.stage(stage.name).checkpoints for stage in run.recipe().stages]
         places = [stage for stage in reversed(stages) if stage.is_dir()] or places
-    problems = []
-    for place in places:
-        for candidate in reversed(checkpoint_paths(place)):
-            finding = examine(candidate)
-            if finding.ok:
-                return candidate
-            problems.append(str(finding))
-    raise UserError("\n".join([f"no checkpoint in {path} is whole:", *problems]))
+    return [str(candidate) for place in places for candidate in reversed(checkpoint_paths(place))]

@@ -97,7 +97,7 @@ def _from_checkpoint(setup: Setup, path: str | Path, *, keep_optimizer: bool) ->
         state = setup.state_with(restore(found.path, like.params, "params").arrays)
         state = state._replace(opt_state=restore(found.path, like.opt_state, "opt_state").arrays)
     else:
-        state = setup.state_with(found.params(setup.stage.model))
+        state = setup.state_with(found.params(setup))
     return Position(
         state=state,
         cursor=Cursor(first_sequence=_first_unseen(setup.stage, found)),

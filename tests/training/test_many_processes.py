@@ -1,0 +1,228 @@
+"""Training by several processes, really several: the run of one, whatever happens to them."""
+
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from zygotes import Zygote
+
+from pathways_lite.checkpoints import Checkpoints, fsck, read_manifest
+from pathways_lite.parallel import hosts
+from pathways_lite.parallel.watchdog import HUNG
+from pathways_lite.tracking.log import read_log
+
+TOTAL = 12
+
+
+class Processes:
+    """Starts the command line in `count` processes with `devices` each."""
+
+    def __init__(self, zygotes: Callable[[int], list[Zygote]], recipe: Path) -> None:
+        self._zygotes, self._recipe = zygotes, recipe
+
+    def start(self, count: int, devices: int, out: Path, *arguments: object) -> "Started":
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            coordinator = f"localhost:{probe.getsockname()[1]}"
+        always = ["train", self._recipe, "stages.base.batch_size=8", *arguments, "--track", "none", "--out", out]
+        zygotes, pids = self._zygotes(count), []
+        for index, zygote in enumerate(zygotes):
+            flags = ["--coordinator", coordinator, "--processes", count, "--process", index] if count > 1 else []
+            environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", hosts.HEARTBEAT: "15"}
+            pids.append(zygote.start(*always, *flags, **environment))
+        return Started(zygotes, pids)
+
+    def run(self, count: int, devices: int, out: Path, *arguments: object) -> None:
+        """To the end."""
+        started = self.start(count, devices, out, *arguments)
+        assert started.wait() == [0] * count, started.outputs
+
+
+class Started:
+    """Processes under way."""
+
+    def __init__(self, zygotes: list[Zygote], pids: list[int]) -> None:
+        self.zygotes, self.pids = zygotes, pids
+
+    def wait(self) -> list[int]:
+        """Their exit statuses; -9 of one that was killed."""
+        return [zygote.wait() for zygote in self.zygotes]
+
+    def signal(self, index: int, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pids[index], number)
+
+    @property
+    def outputs(self) -> list[str]:
+        return [zygote.output.read_text() for zygote in self.zygotes]
+
+
+@pytest.fixture(scope="module")
+def processes(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    started: list[Zygote] = []
+
+    def zygotes(count: int) -> list[Zygote]:
+        while len(started) < count:
+            started.append(Zygote(tmp_path_factory.mktemp(f"zygote{len(started)}")))
+        return started[:count]
+
+    yield Processes(zygotes, recipe_file)
+    for zygote in started:
+        zygote.end()
+
+
+def losses(run: Path) -> np.ndarray:
+    """[rows, 2] loss and gradient norm."""
+    rows = read_log(run / "base" / "log.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, TOTAL + 1))
+    return np.array([[row["loss"], row["grad_norm"]] for row in rows if row["kind"] == "train"])
+
+
+def log_of(run: Path) -> bytes:
+    return (run / "base" / "log.jsonl").read_bytes()
+
+
+def digest(run: Path, step: int = TOTAL) -> str:
+    return read_manifest(Checkpoints(run / "base" / "checkpoints").path(step)).digest
+
+
+@pytest.fixture(scope="module")
+def by_two(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The undisturbed run of two processes with a device each."""
+    run = tmp_path_factory.mktemp("runs") / "two"
+    processes.run(2, 1, run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def by_one(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The undisturbed run of one process with one device."""
+    run = tmp_path_factory.mktemp("runs") / "one"
+    processes.run(1, 1, run)
+    return run
+
+
+def test_two_processes_train_as_one_does(by_two: Path, by_one: Path) -> None:
+    np.testing.assert_allclose(losses(by_two), losses(by_one), rtol=1e-5)
+    assert all(finding.ok for finding in fsck(by_two))
+
+
+def test_one_killed_process_of_two_and_all_goes_on(processes: Processes, by_two: Path, tmp_path: Path) -> None:
+    started = processes.start(2, 1, tmp_path / "run", "stages.base.saving.every=1")
+    started.zygotes[0].wait_for("step 1/12")
+    started.signal(1, signal.SIGKILL)
+    first, second = started.wait()
+    assert second == -signal.SIGKILL
+    # The other one ends as well: its step fails, or JAX aborts it where it waits for the dead one.
+    assert first in (1, -signal.SIGABRT)
+    assert any(told in started.outputs[0] for told in ("start all of them again", "another task died"))
+    processes.run(2, 1, tmp_path / "run", "stages.base.saving.every=1")
+    assert log_of(tmp_path / "run") == log_of(by_two)
+    assert digest(tmp_path / "run") == digest(by_two)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all_at_one_step_and_one_goes_on(
+    processes: Processes, by_one: Path, tmp_path: Path
+) -> None:
+    started = processes.start(2, 1, tmp_path / "run")
+    started.zygotes[0].wait_for("step 1/12")
+    started.signal(1, signal.SIGTERM)
+    statuses = started.wait()
+    assert statuses in ([128 + signal.SIGTERM] * 2, [0, 0])  # 0: it was about to end anyway
+    assert "Traceback" not in "".join(started.outputs)
+    newest = Checkpoints(tmp_path / "run/base/checkpoints").newest
+    rows = read_log(tmp_path / "run/base/log.jsonl")
+    assert newest == rows[-1]["step"]
+    processes.run(1, 1, tmp_path / "run")
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(by_one), rtol=1e-5)
+
+
+def test_a_mistake_is_told_once(processes: Processes, by_two: Path) -> None:
+    started = processes.start(2, 1, by_two, "stages.base.optimizer.learning_rate=1")
+    assert started.wait() == [2, 2]
+    first, second = started.outputs
+    assert "was begun with another recipe" in first
+    assert "was begun with" not in second
+    assert "Traceback" not in first + second
+
+
+# ---- more of the same ----
+
+
+@pytest.mark.slow
+def test_on_any_number_of_processes_and_devices_it_is_the_same_run(
+    processes: Processes, by_one: Path, tmp_path: Path
+) -> None:
+    """8 devices of 4 processes, 4 of 2, 1 of 1, and back."""
+    run = tmp_path / "run"
+    sizes = [(4, 2), (2, 2), (1, 1), (4, 2), (2, 4), (1, 8)]
+    for (count, devices), last in zip(sizes, itertools.count(2, 2), strict=False):
+        started = processes.start(count, devices, run, "stages.base.saving.every=2")
+        while (Checkpoints(run / "base/checkpoints").newest or 0) < last and last < TOTAL:
+            time.sleep(0.02)
+        if last < TOTAL:
+            started.signal(count - 1, signal.SIGTERM)
+        assert set(started.wait()) <= {0, 128 + signal.SIGTERM}, started.outputs
+    processes.run(4, 2, run, "stages.base.saving.every=2")
+    np.testing.assert_allclose(losses(run), losses(by_one), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_as_many_devices_in_one_process(processes: Processes, by_two: Path, tmp_path: Path) -> None:
+    """Not bit for bit on CPUs: sums across processes are gloo's, and in another order than those within one."""
+    processes.run(1, 2, tmp_path / "run")
+    np.testing.assert_allclose(losses(by_two), losses(tmp_path / "run"), rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [[], ["stages.base.mesh.tensor=2"], ["stages.base.mesh.pod=2"]])
+@pytest.mark.parametrize(("count", "devices"), [(2, 4), (4, 2)])
+def test_eight_devices(
+    count: int, devices: int, mesh: list[str], processes: Processes, by_one: Path, tmp_path: Path
+) -> None:
+    processes.run(count, devices, tmp_path / "run", *mesh)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(by_one), rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["preparing ...", "compiling the train step ...", "step 6: held out"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_in_every_phase(phase: str, number: int, processes: Processes, by_two: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    started = processes.start(2, 1, run)
+    started.zygotes[0].wait_for(phase)
+    started.signal(1, number)
+    assert 2 not in started.wait()
+    processes.run(2, 1, run)
+    assert log_of(run) == log_of(by_two)
+    assert digest(run) == digest(by_two)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_reported_by_all(processes: Processes, by_two: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    started = processes.start(2, 1, run, "stages.base.saving.every=1", "--hang-timeout", 8)
+    started.zygotes[0].wait_for("step 1/12")
+    started.signal(1, signal.SIGSTOP)
+    status = started.zygotes[0].wait()
+    started.signal(1, signal.SIGCONT)
+    assert status == HUNG, started.outputs
+    assert "no step has completed" in (run / "hang-0.txt").read_text()
+    assert "_look_at_pending" in (run / "hang-0.txt").read_text()
+    assert started.zygotes[1].wait() != 0
+    processes.run(2, 1, run, "stages.base.saving.every=1")
+    assert log_of(run) == log_of(by_two)
+
+
+def test_incomplete_flags_are_a_sentence(processes: Processes, tmp_path: Path) -> None:
+    started = processes.start(1, 1, tmp_path, "--processes", 2)
+    assert started.wait() == [2]
+    assert "--coordinator and --process missing" in started.outputs[0]
