@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="S")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
     parser.add_argument("--steps", type=int, default=5, help="to time, after the first")
-    parser.add_argument("--remat", choices=("none", "dots", "full"), default="none")
+    parser.add_argument("--remat", choices=("none", "full", "attention", "up", "dots", "offload"), default="none")
     parser.add_argument("--unroll", action="store_true", help="write the layers out instead of scanning them")
     parser.add_argument("--attention", help="implementation; the default is what the platform gets by itself")
     parser.add_argument("--plain-malloc", action="store_true", help="give freed memory back to the kernel at each step")

@@ -14,7 +14,7 @@ from jax import lax
 from pathways_kernels.attention.chunked import chunked
 from pathways_kernels.attention.nvidia import cudnn_refuses, pallas_gpu_refuses
 from pathways_kernels.attention.reference import reference
-from pathways_kernels.attention.request import Request
+from pathways_kernels.attention.request import Request, platform_of_mesh
 from pathways_kernels.attention.spans import Spans, check
 from pathways_kernels.attention.static_kinds import static_kind
 from pathways_kernels.attention.tpu import pallas_tpu_refuses
@@ -120,8 +120,10 @@ def attention(
     if implementation is not None:
         return bound(_named(implementation, request))(q, k, v)
     default, special = _preferred(request)
-    if not special:
-        return bound(default)(q, k, v)
+    platform = platform_of_mesh()
+    if not special or platform in ("cpu", "tpu"):  # "gpu" would not say whose
+        # No branch per platform, of which each would leave residuals for the backward pass.
+        return bound(special.get(platform or "", default))(q, k, v)
     chosen = {platform: bound(backend) for platform, backend in special.items()}
     return lax.platform_dependent(q, k, v, default=bound(default), **chosen)
 

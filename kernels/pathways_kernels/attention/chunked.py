@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from pathways_kernels.attention.blocks import (
     Blocks,
@@ -37,6 +38,7 @@ from pathways_kernels.attention.blocks import (
 )
 from pathways_kernels.attention.form import Form
 from pathways_kernels.attention.one_block import MOST_SCORES, one_block
+from pathways_kernels.attention.request import RESULTS
 from pathways_kernels.attention.spans import Spans
 
 Array = jax.Array
@@ -61,7 +63,7 @@ def _attend(q: Array, k: Array, v: Array, spans: Spans, form: Form) -> Array:
 
 
 def _attend_fwd(q: Array, k: Array, v: Array, spans: Spans, form: Form) -> tuple[Array, tuple[Any, ...]]:
-    out, lse = _per_platform(_forward, form, q, k, v, spans)
+    out, lse = checkpoint_name(_per_platform(_forward, form, q, k, v, spans), RESULTS)
     return out, (q, k, v, spans, out, lse)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from pathways_kernels.attention.blocks import (
     Blocks,
@@ -24,6 +25,7 @@ from pathways_kernels.attention.blocks import (
     join_queries,
     t,
 )
+from pathways_kernels.attention.request import RESULTS
 from pathways_kernels.attention.spans import Spans
 
 Array = jax.Array
@@ -39,7 +41,7 @@ def one_block(q: Array, k: Array, v: Array, spans: Spans, scale: float) -> Array
 
 
 def _fwd(q: Array, k: Array, v: Array, spans: Spans, scale: float) -> tuple[Array, tuple[Any, ...]]:
-    out, weights = _per_platform(_forward, scale, q, k, v, spans)
+    out, weights = checkpoint_name(_per_platform(_forward, scale, q, k, v, spans), RESULTS)
     return out, (q, k, v, weights)
 
 

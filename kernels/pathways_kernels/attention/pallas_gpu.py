@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_batching import custom_vmap
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
@@ -29,6 +30,7 @@ from jax.experimental.pallas import triton as plgpu
 from pathways_kernels.attention.block_ranges import of_keys, of_queries, padded_spans
 from pathways_kernels.attention.form import Form
 from pathways_kernels.attention.pallas_gpu_kernels import dkv_kernel, dq_kernel, forward_kernel
+from pathways_kernels.attention.request import RESULTS
 from pathways_kernels.attention.spans import Spans
 
 Array = jax.Array
@@ -112,7 +114,7 @@ def _attend(q: Array, k: Array, v: Array, spans: Spans, settings: _Settings) -> 
 
 
 def _attend_fwd(q: Array, k: Array, v: Array, spans: Spans, settings: _Settings) -> tuple[Array, tuple[Any, ...]]:
-    out, lse = _folding_vmap(partial(_forward, settings))(q, k, v, *spans)
+    out, lse = checkpoint_name(_folding_vmap(partial(_forward, settings))(q, k, v, *spans), RESULTS)
     return out, (q, k, v, *spans, out, lse)
 
 

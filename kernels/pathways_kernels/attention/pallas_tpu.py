@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from pathways_kernels.attention import block_sizes as sizing
 from pathways_kernels.attention.block_ranges import of_keys, padded_spans
@@ -34,6 +35,7 @@ from pathways_kernels.attention.form import Form
 from pathways_kernels.attention.pallas_tpu_backward import backward
 from pathways_kernels.attention.pallas_tpu_forward import forward
 from pathways_kernels.attention.pallas_tpu_parts import Bounds
+from pathways_kernels.attention.request import RESULTS
 from pathways_kernels.attention.spans import Spans
 from pathways_kernels.attention.static_kinds import Kind, static_kind
 
@@ -111,7 +113,7 @@ def _run_forward(
 def _attend_fwd(
     settings: _Settings, q: Array, k: Array, v: Array, bounds: Array | None, ranges: Array, backward_ranges: Array
 ) -> tuple[Array, tuple[Array | None, ...]]:
-    out, lse = _run_forward(settings, q, k, v, bounds, ranges)
+    out, lse = checkpoint_name(_run_forward(settings, q, k, v, bounds, ranges), RESULTS)
     return out, (q, k, v, bounds, backward_ranges, out, lse)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jax
 from jax import Array
-from jax.ad_checkpoint import checkpoint_name
 
 from pathways_kernels.linear import products
 
@@ -16,15 +15,12 @@ def linear(x: Array, w: Array) -> Array:
     products are written as XLA's CPU backend computes them fastest, bfloat16 ones in float32 (the operands are
     exact there; the result is rounded to bfloat16 as ever).
 
-    The result is named "linear" for `jax.checkpoint_policies.save_only_these_names`: `dots_saveable` does not see
-    the product inside.
-
     Raises:
       ValueError: the shapes do not fit.
     """
     if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
         raise ValueError(f"linear: x {x.shape} @ w {w.shape} do not fit; expected [..., n_in] and [n_in, n_out]")
-    return checkpoint_name(_linear(x, w), "linear")
+    return _linear(x, w)
 
 
 @jax.custom_vjp

@@ -7,6 +7,7 @@ leading axis of length L under the key "layers"; `jax.lax.scan` runs one block o
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +16,12 @@ from flax import nnx
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
-from pathways_lite.models.layers import MLP, Attention, Axes, KeyValues, Norm, dropout, normal
+from pathways_lite.models.layers import MLP, Attention, Axes, KeyValues, Norm, dropout, normal, one_layer
+from pathways_lite.models.remat import rematerialized
 from pathways_lite.models.rope import Rotary, rotary
 from pathways_lite.parallel.kernels import cross_entropy, lookup
 from pathways_lite.parallel.layout import Layout
+from pathways_lite.parallel.products import into_residual, out_of_residual
 from pathways_lite.recipe import Model
 
 Params = dict[str, Any]  # nested, of float32 arrays
@@ -69,25 +72,34 @@ class Block(nnx.Module):
         self.mlp = MLP(config, rngs)
 
     def __call__(self, x: jax.Array, context: Context, layer: Layer) -> tuple[jax.Array, KeyValues | None]:
+        layout, attention, mlp = context.layout, self.attention, self.mlp
+        if self.config.block == "parallel":
+            q, k, v, gate, up = out_of_residual(layout, self.norm(x), [*attention.inputs, *mlp.inputs])
+            mixed, cache = self._attend(q, k, v, context, layer)
+            return x + self._branches(layer, layout, mixed=mixed, activations=mlp(gate, up)), cache
+        q, k, v = out_of_residual(layout, self.attention_norm(x), attention.inputs)
+        mixed, cache = self._attend(q, k, v, context, layer)
+        x = x + self._branches(layer, layout, mixed=mixed)
+        gate, up = out_of_residual(layout, self.mlp_norm(x), mlp.inputs)
+        return x + self._branches(layer, layout, activations=mlp(gate, up)), cache
+
+    def _attend(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, context: Context, layer: Layer
+    ) -> tuple[jax.Array, KeyValues | None]:
         rotation, spans, slots, layout = context
         if layer.window is not None:
             spans = Spans(jnp.maximum(spans.start, slots + 1 - layer.window), spans.stop)
-        keys = (None, None) if layer.dropout_key is None else jax.random.split(layer.dropout_key)
-        rate = self.config.dropout
+        return self.attention(q, k, v, rotation, spans, layer.cache, slots, layout)
 
-        def whole(h: jax.Array) -> jax.Array:
-            return layout.constrain(h, "batch", "seq", None)
-
-        def spread(h: jax.Array) -> jax.Array:
-            return layout.constrain(h, "batch", "seq", "residual")
-
-        if self.config.block == "parallel":
-            h = whole(self.norm(x))
-            a, cache = self.attention(h, rotation, spans, layer.cache, slots, layout)
-            return spread(x + (dropout(a, rate, keys[0]) + dropout(self.mlp(h, layout), rate, keys[1]))), cache
-        a, cache = self.attention(whole(self.attention_norm(x)), rotation, spans, layer.cache, slots, layout)
-        x = spread(x + dropout(a, rate, keys[0]))
-        return spread(x + dropout(self.mlp(whole(self.mlp_norm(x)), layout), rate, keys[1])), cache
+    def _branches(self, layer: Layer, layout: Layout, **branches: jax.Array) -> jax.Array:
+        """What attention ("mixed") and MLP ("activations") add to the residual stream; dropout falls on each."""
+        outputs = {"mixed": self.attention.out, "activations": self.mlp.down}
+        terms = {name: (value, one_layer(outputs[name])) for name, value in branches.items()}
+        if layer.dropout_key is None:
+            return into_residual(layout, list(terms.values()))
+        keys = dict(zip(outputs, jax.random.split(layer.dropout_key), strict=True))
+        dropped = (dropout(into_residual(layout, [terms[name]]), self.config.dropout, keys[name]) for name in terms)
+        return functools.reduce(operator.add, dropped)
 
 
 class Decoder(nnx.Module):
@@ -113,7 +125,9 @@ class Decoder(nnx.Module):
             params, layer = scanned
             return nnx.merge(structure, params)(x, context, layer)
 
-        x, cache = _run(config, block, x, (stacked, _per_layer(config, dropout_key, cache)))
+        x, cache = _run(
+            config, block, x, (stacked, _per_layer(config, dropout_key, cache)), gathers=context.layout.spread
+        )
         return self.final_norm(x), cache
 
 
@@ -130,14 +144,9 @@ def _per_layer(config: Model, dropout_key: jax.Array | None, cache: KeyValues | 
     return Layer(window, dropout_key, cache)
 
 
-def _run(config: Model, block: Any, x: jax.Array, stacked: Any) -> tuple[jax.Array, Any]:
+def _run(config: Model, block: Any, x: jax.Array, stacked: Any, *, gathers: bool) -> tuple[jax.Array, Any]:
     """Scan (or unroll) `block` over the leading axis of `stacked`, under the recomputation policy config.remat."""
-    if config.remat != "none":
-        policies = jax.checkpoint_policies
-        # `linear` names its results, the products of activations and weights: those of attention would be T x T.
-        policy = policies.save_only_these_names("linear") if config.remat == "dots" else policies.nothing_saveable
-        # A scan keeps XLA from merging the recomputation with the original; without one, a barrier has to.
-        block = jax.checkpoint(block, policy=policy, prevent_cse=not config.scan_layers)
+    block = rematerialized(block, config.remat, gathers=gathers, scanned=config.scan_layers)
     if config.scan_layers:
         return jax.lax.scan(block, x, stacked)
     outputs = []

@@ -14,12 +14,13 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from pathways_kernels.attention import Spans
-from pathways_kernels.linear import linear
 from pathways_lite.models.rope import Rotary, rotate
 from pathways_lite.parallel.kernels import attention
 from pathways_lite.parallel.layout import Layout
+from pathways_lite.parallel.products import Weight
 from pathways_lite.recipe import Model
 
 Axes = tuple[str, ...]
@@ -49,18 +50,10 @@ def _draw(key: jax.Array, shape: tuple[int, ...], std: float) -> jax.Array:
         return std * jax.lax.platform_dependent(key, cpu=flat, default=whole)
 
 
-def project(x: jax.Array, kernel: jax.Array, n_contracted: int = 1) -> jax.Array:
-    """Contract the last `n_contracted` axes of `x` with the first ones of `kernel`, as one 2-D matmul in x.dtype."""
-    n_in = math.prod(kernel.shape[:n_contracted])
-    lead, out = x.shape[: x.ndim - n_contracted], kernel.shape[n_contracted:]
-    y = linear(x.reshape(*lead, n_in), kernel.astype(x.dtype).reshape(n_in, -1))
-    return y.reshape(*lead, *out)
-
-
-def gathered(param: nnx.Param, x: jax.Array, layout: Layout) -> jax.Array:
-    """One layer's weight out of a stack's slice: in the dtype of `x`, and whole but for `tensor` parallelism."""
+def one_layer(param: nnx.Param) -> Weight:
+    """A layer's kernel out of a stack's slice."""
     _, *axes = param.axes
-    return layout.gather(param[...].astype(x.dtype), tuple(axes))
+    return Weight(param[...], tuple(axes))
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -99,23 +92,36 @@ class Attention(nnx.Module):
             self.q_norm = Norm((L, D), ("layers", "head_dim"), config.norm_epsilon)
             self.k_norm = Norm((L, D), ("layers", "head_dim"), config.norm_epsilon)
 
+    @property
+    def inputs(self) -> list[Weight]:
+        """Of queries, keys and values."""
+        return [one_layer(self.q), one_layer(self.k), one_layer(self.v)]
+
     def __call__(
-        self, x: jax.Array, rotation: Rotary, spans: Spans, cache: KeyValues | None, slots: jax.Array, layout: Layout
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        rotation: Rotary,
+        spans: Spans,
+        cache: KeyValues | None,
+        slots: jax.Array,
+        layout: Layout,
     ) -> tuple[jax.Array, KeyValues | None]:
-        """`x` [B, T, E] attends to itself, or to a cache after its own keys went into its `slots` [B, T]."""
+        """Queries [B, T, H, D] attend to their keys, or to a cache after these went into its `slots` [B, T]."""
         config = self.config
-        q, k, v = (project(x, gathered(weight, x, layout)) for weight in (self.q, self.k, self.v))
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k, v = (checkpoint_name(x, name) for x, name in ((q, "q"), (k, "k"), (v, "v")))
         if cache is not None:
-            rows = jnp.arange(x.shape[0])[:, None]
+            rows = jnp.arange(q.shape[0])[:, None]
             k, v = cache = (cache[0].at[rows, slots].set(k), cache[1].at[rows, slots].set(v))
         mixed = attention(
             layout, q, k, v, spans,
             scale=config.head_dim**-0.5, logits_soft_cap=config.attention_soft_cap, implementation=config.attention,
         )  # fmt: skip
-        return project(mixed, gathered(self.out, x, layout), n_contracted=2), cache
+        return mixed, cache
 
 
 class MLP(nnx.Module):
@@ -127,9 +133,14 @@ class MLP(nnx.Module):
         self.up = normal(config, rngs, (L, E, F), ("layers", "embed", "mlp"), fan_in=E)
         self.down = normal(config, rngs, (L, F, E), ("layers", "mlp", "embed"), fan_in=F)
 
-    def __call__(self, x: jax.Array, layout: Layout) -> jax.Array:
-        gate, up = (project(x, gathered(weight, x, layout)) for weight in (self.gate, self.up))
-        return project(gated(gate, up), gathered(self.down, x, layout))
+    @property
+    def inputs(self) -> list[Weight]:
+        """Of gate and up."""
+        return [one_layer(self.gate), one_layer(self.up)]
+
+    def __call__(self, gate: jax.Array, up: jax.Array) -> jax.Array:
+        """The activations [B, T, F] that `down` maps back."""
+        return gated(checkpoint_name(gate, "gate"), checkpoint_name(up, "up"))
 
 
 # Differentiated as it stands, a layer's MLP keeps six arrays [B, T, F]; with the checkpoint gate, up and the result.

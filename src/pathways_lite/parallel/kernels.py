@@ -18,6 +18,7 @@ from pathways_kernels.attention import attention as one_attention
 from pathways_kernels.cross_entropy import cross_entropy as one_cross_entropy
 from pathways_lite.errors import UserError
 from pathways_lite.parallel.layout import GATHERED, Layout
+from pathways_lite.parallel.products import gathered
 
 
 def attention(layout: Layout, q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans, **options: Any) -> jax.Array:
@@ -74,12 +75,9 @@ def cross_entropy(
     table = layout.spec(("vocab", "embed"), head.shape, "the output matrix")
     states = layout.spec(("batch", "seq", "residual"), hidden.shape, "the residual stream")
     vocab_axis = "tensor" if layout.size("vocab") > 1 else None
-    peers = _peers(layout)
 
     def local(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-        head = head.astype(hidden.dtype)
-        if peers:
-            head = lax.all_gather(head, peers, axis=1, tiled=True)
+        head = gathered(layout, head.astype(hidden.dtype), 1)
         if layout.size("residual") > 1:
             hidden = lax.all_gather(hidden, layout.rules["residual"], axis=2, tiled=True)
         head, targets = _vary(layout, table, head), _vary(layout, tokens, targets)
@@ -101,7 +99,7 @@ def lookup(layout: Layout, table: jax.Array, tokens: jax.Array, dtype: Any) -> j
     place = layout.spec(("batch", "seq"), tokens.shape, "tokens")
     parts = layout.spec(("vocab", "embed"), table.shape, "the embedding")
     out = layout.spec(("batch", "seq", "residual"), (*tokens.shape, table.shape[1]), "the residual stream")
-    peers = _peers(layout)
+    peers = tuple(axis for axis in GATHERED if layout.sizes[axis] > 1)
 
     def local(table: jax.Array, tokens: jax.Array) -> jax.Array:
         everyones = lax.all_gather(tokens, peers) if peers else tokens[None]
@@ -121,11 +119,6 @@ def _rows_of_part(table: jax.Array, tokens: jax.Array) -> jax.Array:
     here = tokens - lax.axis_index("tensor") * table.shape[0]
     is_here = (here >= 0) & (here < table.shape[0])
     return jnp.where(is_here[..., None], jnp.take(table, jnp.where(is_here, here, 0), axis=0), 0.0)
-
-
-def _peers(layout: Layout) -> tuple[str, ...]:
-    """The mesh axes over which parameters are spread and the tokens are too."""
-    return tuple(axis for axis in GATHERED if layout.sizes[axis] > 1)
 
 
 def _vary(layout: Layout, spec: PartitionSpec, arrays: Any) -> Any:

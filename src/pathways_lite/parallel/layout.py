@@ -170,21 +170,6 @@ class Layout:
             return x
         return jax.lax.with_sharding_constraint(x, self.sharding(self.spec(axes, x.shape)))
 
-    def gather(self, weight: jax.Array, axes: Axes) -> jax.Array:
-        """A layer's weight, gathered over `GATHERED`; its gradient is scattered again."""
-        if not self.spread or all(self.sizes[axis] == 1 for axis in GATHERED):
-            return weight
-        scattered = self.parameter_spec(axes, weight.shape)
-        gathered = PartitionSpec(*(_without(place, GATHERED) for place in scattered))
-        return _gather(self.sharding(gathered), self.sharding(scattered), weight)
-
-    def whole(self, x: jax.Array) -> jax.Array:
-        """A value [B, T, E] that lies as the residual stream, gathered over its width; its gradient is scattered."""
-        if not self.spread or self.size("residual") == 1:
-            return x
-        scattered = self.spec(("batch", "seq", "residual"), x.shape, "the residual stream")
-        return _gather(self.sharding(self.spec(("batch", "seq", None), x.shape)), self.sharding(scattered), x)
-
     # ---- batches ----
 
     @functools.cached_property
@@ -231,29 +216,3 @@ class Layout:
 def _uneven(name: str, axis: str | None, size: int, place: tuple[str, ...], parts: int) -> str:
     over = " x ".join(f"mesh.{m}" for m in place)
     return f"{name}: {parts} devices ({over}) do not divide the {size} of its axis {axis!r}; change one of them"
-
-
-def _without(place: Any, axes: tuple[str, ...]) -> Any:
-    """An entry of a PartitionSpec without some mesh axes."""
-    kept = tuple(m for m in ((place,) if isinstance(place, str) else place or ()) if m not in axes)
-    return kept if len(kept) > 1 else kept[0] if kept else None
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _gather(gathered: NamedSharding, scattered: NamedSharding, weight: jax.Array) -> jax.Array:
-    """The transpose of a plain constraint would keep the gradient whole: an all-reduce instead of a reduce-scatter."""
-    # The first constraint keeps a cast before the gather: half of the bytes.
-    return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(weight, scattered), gathered)
-
-
-def _gather_forward(gathered: NamedSharding, scattered: NamedSharding, weight: jax.Array) -> tuple[jax.Array, None]:
-    return _gather(gathered, scattered, weight), None
-
-
-def _gather_backward(
-    gathered: NamedSharding, scattered: NamedSharding, _: None, cotangent: jax.Array
-) -> tuple[jax.Array]:
-    return (jax.lax.with_sharding_constraint(cotangent, scattered),)
-
-
-_gather.defvjp(_gather_forward, _gather_backward)

@@ -5,7 +5,7 @@ from pathways_lite.recipe.data import Data
 from pathways_lite.recipe.identity import identity_differences, stage_identity
 from pathways_lite.recipe.load import load_recipe, read_recipe, write_recipe
 from pathways_lite.recipe.mesh import Mesh
-from pathways_lite.recipe.model import Model
+from pathways_lite.recipe.model import Model, Remat
 from pathways_lite.recipe.optimizer import (
     SGD,
     WSD,
@@ -41,7 +41,7 @@ from pathways_lite.recipe.stage import (
 __all__ = [
     "SGD", "WSD", "Adafactor", "AdamW", "Amount", "Budget", "Causal", "Constant", "Continue", "Cosine", "Data",
     "Evaluation", "Flops", "Fraction", "Frozen", "Grow", "Linear", "Lion", "Merge", "Mesh", "Model", "Muon",
-    "Optimizer", "PaLM", "Ramp", "Recipe", "Restore", "Saving", "Schedule", "ScheduleFree", "Scratch",
+    "Optimizer", "PaLM", "Ramp", "Recipe", "Remat", "Restore", "Saving", "Schedule", "ScheduleFree", "Scratch",
     "SpikeGuard", "Stage", "Start", "Steps", "Tokens", "apply_overrides", "identity_differences", "load_recipe",
     "read_recipe", "stage_identity", "write_recipe",
 ]  # fmt: skip

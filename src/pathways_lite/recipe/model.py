@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pathways_lite.recipe.base import Frozen
 
 Norm = Literal["rms", "layer"]
-Remat = Literal["none", "full", "dots"]
+Remat = Literal["none", "full", "attention", "up", "dots", "offload"]
 
 
 class Model(Frozen):
@@ -49,7 +49,10 @@ class Model(Frozen):
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the computation; parameters are float32")
     scan_layers: bool = Field(True, description="run the stacked blocks by jax.lax.scan (else unrolled)")
     remat: Remat = Field(
-        "none", description="what the backward pass recomputes: nothing, whole blocks, or all but dots"
+        "none",
+        description="what the backward pass computes again. none: nothing; full: whole blocks; attention: all but "
+        "q, k, v and attention; up: all but these and the MLP's up product; dots: nothing but elementwise work; "
+        "offload: as dots, and what is kept waits in the host's memory",
     )
     attention: str | None = Field(None, description="attention implementation; None chooses by platform and shape")
 
