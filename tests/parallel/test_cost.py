@@ -22,7 +22,7 @@ def mesh_of(machine, *shape):
 
 
 def collective(kind, bytes_, groups):
-    return Collective(kind, "bf16", bytes_, bytes_, np.array(groups), 1, False, "")
+    return Collective(kind, "bf16", bytes_, bytes_, np.array(groups), 1, False, 0, "")
 
 
 @pytest.fixture(autouse=True)

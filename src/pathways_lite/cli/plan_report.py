@@ -101,20 +101,26 @@ def _time(plan: Plan) -> Table:
 
 
 def _collectives(plan: Plan) -> Table:
-    columns = ("", "over", "of", "MiB", "times", "s", "in", "runs", "where from")
-    rows = table("\nTime of a step: collectives", *columns, left=(0, 1, 6, 7, 8))
+    columns = ("", "over", "of", "MiB", "times", "s", "waited, s", "in", "runs", "where from")
+    rows = table("\nTime of a step: collectives", *columns, left=(0, 1, 7, 8, 9))
     shown = [one for one in plan.program.exchanges if one.seconds >= 0.001 * plan.slow]
     for one in shown:
         rows.add_row(
             one.kind, " ".join(one.axes), f"{one.members:,}", f"{one.bytes / 2**20:.1f}", f"{one.count:,}",
-            f"{one.seconds:.4f}", one.where, "async" if one.asynchronous else "waits", "[dim]model[/]",
+            f"{one.seconds:.4f}", f"{one.waited_seconds:.4f}", one.where, "async" if one.asynchronous else "waits",
+            "[dim]model[/]",
         )  # fmt: skip
     rest = [one for one in plan.program.exchanges if one not in shown]
     if rest:
-        times, seconds = sum(one.count for one in rest), sum(one.seconds for one in rest)
-        rows.add_row("smaller ones", "", "", "", f"{times:,}", f"{seconds:.4f}", "", "", "[dim]model[/]")
-    total = f"[bold]{plan.exchanged():.4f}[/]"
-    rows.add_row("[bold]together[/]", "", "", "", "", total, "", "", "[dim]count and bytes: the compiler's program[/]")
+        times, seconds, waited = (
+            sum(getattr(one, name) for one in rest) for name in ("count", "seconds", "waited_seconds")
+        )
+        rows.add_row(
+            "smaller ones", "", "", "", f"{times:,}", f"{seconds:.4f}", f"{waited:.4f}", "", "", "[dim]model[/]"
+        )
+    total, waited = f"[bold]{plan.exchanged():.4f}[/]", f"[bold]{plan.fast - plan.compute:.4f}[/]"
+    source = "[dim]count, bytes: the compiler's program[/]"
+    rows.add_row("[bold]together[/]", "", "", "", "", total, waited, "", "", source)
     return rows
 
 
@@ -141,8 +147,9 @@ def _foot(plan: Plan) -> str:
         "",
         "model: bytes over links (docs/plan.md); assumes links of "
         f"{chip.link_bytes / 1e9:g} GB/s and {chip.host_dcn_bytes / 1e9:g} GB/s from a host to other slices",
-        "as scheduled: collectives that the compiler starts and ends apart run wholly behind computation (assumption)",
-        "only tensor's waits: all collectives but those over tensor would (assumption)",
+        "as scheduled: a collective is waited for as long as it outlasts what the compiler put between its beginning and "
+        "its end (compiler's schedule and estimate, model)",
+        "only tensor's waits: all other collectives run behind computation (assumption)",
         f"model FLOPs of a step: {si(work.flops_per_token * work.tokens_per_step)} by 6 N + 12 L H Q T; "
         f"{si(work.exact_flops)} in matrix products with causal attention (both exact)",
     ]

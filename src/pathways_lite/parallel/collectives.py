@@ -33,6 +33,7 @@ class Collective:
     groups: np.ndarray = field(repr=False)  # [groups, members]: places in the mesh's flattened devices; pairs (permute)
     count: int  # executions per step
     asynchronous: bool  # the compiler lets other operations run meanwhile
+    cycles_meanwhile: int  # the compiler's estimate of the operations that it scheduled between beginning and end
     where: str  # `hlo.Site.op_name`
 
     @property
@@ -91,6 +92,7 @@ def _collective(site: hlo.Site, module: hlo.Module, devices: int) -> Collective 
             return None
         if kind == "all-reduce" and (sliced := _slice_of(site)) is not None:
             kind, result_bytes = "reduce-scatter", sliced
+    asynchronous = opcode.endswith("-start") or (site.fusion is not None and _is_asynchronous(site.fusion))
     arrays = [array for operand in operands for array in operand.arrays] or list(instruction.arrays)
     return Collective(
         kind=kind,
@@ -99,7 +101,8 @@ def _collective(site: hlo.Site, module: hlo.Module, devices: int) -> Collective 
         result_bytes=result_bytes,
         groups=_groups(instruction.attributes, devices),
         count=site.times,
-        asynchronous=opcode.endswith("-start") or (site.fusion is not None and _is_asynchronous(site.fusion)),
+        asynchronous=asynchronous,
+        cycles_meanwhile=_cycles_meanwhile(site) if asynchronous else 0,
         where=site.op_name,
     )
 
@@ -114,6 +117,24 @@ def _starts_chain(computation: hlo.Computation) -> bool:
     The TPU compiler writes the collective again into every operation that it runs along with.
     """
     return any('"AsyncCollectiveStart"' in instruction.attributes for instruction in computation.values())
+
+
+def _cycles_meanwhile(site: hlo.Site) -> int:
+    """Estimated cycles of what stands between the beginning and the end of a collective; the text is the schedule."""
+    begun = site.fusion or site.instruction
+    around = site.computation if site.fusion is None else site.around
+    handles, cycles = {begun.name}, 0
+    names = list(around)
+    for name in names[names.index(begun.name) + 1 :]:
+        instruction = around[name]
+        if not handles.isdisjoint(instruction.operands):
+            if instruction.opcode.endswith("-done") or name.startswith("async-collective-done"):
+                break
+            handles.add(name)
+            if instruction.opcode.endswith("-update"):  # where it is given its operand
+                cycles = 0
+        cycles += instruction.cycles or 0
+    return cycles
 
 
 def _slice_of(site: hlo.Site) -> int | None:

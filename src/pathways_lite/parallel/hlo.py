@@ -95,6 +95,7 @@ class Site(NamedTuple):
     computation: Computation
     times: int  # executions per run of the module
     fusion: Instruction | None  # the fusion or asynchronous operation that it is part of
+    around: Computation  # what stands around the fusion; without one the computation itself
     loop: Instruction | None  # the innermost loop around it
 
     @property
@@ -154,7 +155,7 @@ def executed(module: Module) -> Iterator[Site]:
     Instructions inside fusions are listed too, with the fusion. A loop with an unknown trip count is taken to run
     once (`unknown_loops` names such), and of a conditional every branch.
     """
-    yield from _executed(module, module.entry, 1, None, None)
+    yield from _executed(module, module.entry, 1, None, None, None)
 
 
 def unknown_loops(module: Module) -> list[str]:
@@ -167,13 +168,19 @@ def unknown_loops(module: Module) -> list[str]:
 
 
 def _executed(
-    module: Module, name: str, times: int, fusion: Instruction | None, loop: Instruction | None
+    module: Module,
+    name: str,
+    times: int,
+    fusion: Instruction | None,
+    around: Computation | None,
+    loop: Instruction | None,
 ) -> Iterator[Site]:
     computation = module.computations[name]
     for instruction in computation.values():
-        yield Site(instruction, computation, times, fusion, loop)
+        yield Site(instruction, computation, times, fusion, around or computation, loop)
         for called, count, part_of, within in _calls(module, instruction, computation):
-            yield from _executed(module, called, times * count, fusion or part_of, within or loop)
+            outside = around or (computation if part_of else None)
+            yield from _executed(module, called, times * count, fusion or part_of, outside, within or loop)
 
 
 def _calls(

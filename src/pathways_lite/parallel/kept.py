@@ -18,23 +18,9 @@ STEP = (
     "pathways_kernels",
     "pathways_lite/models",
     "pathways_lite/training",
-    *(
-        f"pathways_lite/parallel/{name}.py"
-        for name in (
-            "layout",
-            "kernels",
-            "mesh",
-            "hlo",
-            "collectives",
-            "replica_groups",
-            "cost",
-            "plan_program",
-            "topologies",
-            "described",
-        )
-    ),
+    *(f"pathways_lite/parallel/{name}.py" for name in ("layout", "kernels", "mesh", "topologies")),
 )
-"""What a compiled step and what is read from it depend on, beside its recipe, machine and options."""
+"""What a compiled step depends on, beside its recipe, machine and options."""
 
 KERNELS = ("pathways_kernels", "pathways_lite/parallel/static_profile.py")
 """What an estimate of a kernel depends on."""

@@ -49,9 +49,9 @@ def save_picture(plan: Plan, path: Path) -> None:
 def _time(plan: Plan) -> list[_Piece]:
     pieces = [_Piece(part, seconds) for part, seconds in plan.operations.items() if part != "other"]
     pieces.append(_Piece("attention kernels", sum(one.seconds for one in plan.attention)))
-    waited = plan.exchanged(lambda one: not one.asynchronous)
+    waited = plan.fast - plan.compute
     pieces.append(_Piece("collectives, waited for", waited))
-    pieces.append(_Piece("collectives, asynchronous", plan.exchanged() - waited))
+    pieces.append(_Piece("collectives, meanwhile", plan.exchanged() - waited))
     pieces.insert(-3, _Piece("other", plan.operations["other"]))
     return pieces
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -48,6 +49,7 @@ class Exchange:
     where: str  # part of the step
     ici_seconds: float  # modelled, per step
     dcn_seconds: float
+    waited_seconds: float  # what of them is left after the operations that the compiler scheduled meanwhile
 
     @property
     def seconds(self) -> float:
@@ -79,47 +81,61 @@ class Program:
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"memory": self.memory._asdict()}
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Program:
-        tuples: dict[str, Any] = {
-            "exchanges": tuple(Exchange(**one | {"axes": tuple(one["axes"])}) for one in data["exchanges"]),
-            "kernels": tuple(Kernel(**one | {"shape": tuple(one["shape"])}) for one in data["kernels"]),
-            "unknown_loops": tuple(data["unknown_loops"]),
-        }
-        return cls(**{**data, **tuples, "memory": Memory(**data["memory"])})
+
+class Compiled(NamedTuple):
+    """What is kept of a compilation."""
+
+    text: str  # the optimised program
+    argument_bytes: int
+    output_bytes: int
+    aliased_bytes: int
+    temporary_bytes: int
+    code_bytes: int
+    seconds: float  # that it took
 
 
-def read_program(
-    compiled: Any, state: Any, mesh: jax.sharding.Mesh, topology: TpuSlices, compile_seconds: float
-) -> Program:
-    """What a compiled train step's text and memory analysis say.
+def compile_step(lower: Callable[[], Any], options: Mapping[str, str]) -> Compiled:
+    """Raises JaxRuntimeError, with RESOURCE_EXHAUSTED in its text where memory does not suffice."""
+    started = time.perf_counter()
+    compiled = lower().compile(compiler_options=dict(options))
+    found = compiled.memory_analysis()
+    return Compiled(
+        compiled.as_text(),
+        found.argument_size_in_bytes,
+        found.output_size_in_bytes,
+        found.alias_size_in_bytes,
+        found.temp_size_in_bytes,
+        found.generated_code_size_in_bytes,
+        time.perf_counter() - started,
+    )
+
+
+def read_program(compiled: Compiled, state: Any, mesh: jax.sharding.Mesh, topology: TpuSlices) -> Program:
+    """What a compiled train step says.
 
     Args:
         state: abstract arrays with shardings, which the step is given and gives back in the same memory; its
             `params` are the parameters.
     """
-    text = compiled.as_text()
-    module = hlo.parse(text)
+    module = hlo.parse(compiled.text)
     sites = list(hlo.executed(module))
-    analysis = compiled.memory_analysis()
     parameters, everything = bytes_per_chip(state.params), bytes_per_chip(state)
-    reused = analysis.alias_size_in_bytes
     memory = Memory(
         parameters=parameters,
         optimizer=everything - parameters,
-        padding=reused - everything,
-        batch=analysis.argument_size_in_bytes - reused,
+        padding=compiled.aliased_bytes - everything,
+        batch=compiled.argument_bytes - compiled.aliased_bytes,
         # What leaves without having come in (metrics) is counted with the temporaries.
-        temporaries=analysis.temp_size_in_bytes + analysis.output_size_in_bytes - reused,
-        code=analysis.generated_code_size_in_bytes,
+        temporaries=compiled.temporary_bytes + compiled.output_bytes - compiled.aliased_bytes,
+        code=compiled.code_bytes,
     )
     return Program(
         memory=memory,
         cycles=_cycles(sites),
-        exchanges=_exchanges(text, mesh, topology),
+        exchanges=_exchanges(compiled.text, mesh, topology),
         kernels=_kernels(sites),
         unknown_loops=tuple(hlo.unknown_loops(module)),
-        compile_seconds=compile_seconds,
+        compile_seconds=compiled.seconds,
     )
 
 
@@ -157,15 +173,25 @@ def _cycles(sites: Iterable[hlo.Site]) -> dict[str, int]:
 def _exchanges(text: str, mesh: jax.sharding.Mesh, topology: TpuSlices) -> tuple[Exchange, ...]:
     found: dict[tuple[Any, ...], Exchange] = {}
     for one in collectives(text):
-        axes = mesh_axes(one.groups, mesh)
         seconds = cost.seconds(one, mesh, topology)
-        key = (one.kind, axes, one.group_size, one.bytes, one.asynchronous, part_of(one.where))
-        count = one.count + (found[key].count if key in found else 0)
-        found[key] = Exchange(
-            one.kind, axes, one.group_size, one.bytes, count, one.asynchronous, part_of(one.where),
-            count * seconds.ici, count * seconds.dcn,
+        waited = max(0.0, sum(seconds) - one.cycles_meanwhile / topology.chip.clock_hz)
+        new = Exchange(
+            one.kind, mesh_axes(one.groups, mesh), one.group_size, one.bytes, one.count, one.asynchronous,
+            part_of(one.where), one.count * seconds.ici, one.count * seconds.dcn, one.count * waited,
         )  # fmt: skip
+        key = (new.kind, new.axes, new.members, new.bytes, new.asynchronous, new.where)
+        found[key] = _together(found[key], new) if key in found else new
     return tuple(sorted(found.values(), key=lambda exchange: -exchange.seconds))
+
+
+def _together(a: Exchange, b: Exchange) -> Exchange:
+    return replace(
+        a,
+        count=a.count + b.count,
+        ici_seconds=a.ici_seconds + b.ici_seconds,
+        dcn_seconds=a.dcn_seconds + b.dcn_seconds,
+        waited_seconds=a.waited_seconds + b.waited_seconds,
+    )
 
 
 def _kernels(sites: Iterable[hlo.Site]) -> tuple[Kernel, ...]:
