@@ -147,8 +147,8 @@ def _foot(plan: Plan) -> str:
         "",
         "model: bytes over links (docs/plan.md); assumes links of "
         f"{chip.link_bytes / 1e9:g} GB/s and {chip.host_dcn_bytes / 1e9:g} GB/s from a host to other slices",
-        "as scheduled: a collective is waited for as long as it outlasts what the compiler put between its beginning and "
-        "its end (compiler's schedule and estimate, model)",
+        "as scheduled: a collective is waited for as long as it outlasts what the compiler put between its beginning "
+        "and its end (compiler's schedule and estimate, model)",
         "only tensor's waits: all other collectives run behind computation (assumption)",
         f"model FLOPs of a step: {si(work.flops_per_token * work.tokens_per_step)} by 6 N + 12 L H Q T; "
         f"{si(work.exact_flops)} in matrix products with causal attention (both exact)",
