@@ -18,7 +18,7 @@ STEP = (
     "pathways_kernels",
     "pathways_lite/models",
     "pathways_lite/training",
-    *(f"pathways_lite/parallel/{name}.py" for name in ("layout", "kernels", "mesh", "topologies")),
+    *(f"pathways_lite/parallel/{name}.py" for name in ("layout", "kernels", "products", "mesh", "topologies")),
 )
 """What a compiled step depends on, beside its recipe, machine and options."""
 
