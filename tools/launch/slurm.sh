@@ -13,22 +13,27 @@
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
-# Two minutes before the time is up all tasks get SIGTERM: they save and end, and the job queues again.
-#SBATCH --signal=TERM@120
+# Two minutes before the time is up, this shell gets SIGTERM and passes it on: the tasks save, and the job queues again.
+#SBATCH --signal=B:TERM@120
 
 set -u
 retries=${RETRIES:-10}
 command=${PATHWAYS_LITE:-.venv/bin/pathways-lite}
+time_is_up=false
+trap 'time_is_up=true; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
 
-for ((attempt = 0; attempt <= retries; attempt++)); do
+for ((attempt = 1; attempt <= retries + 1; attempt++)); do
     # One failed process ends all: none of them could take another step.
-    srun --kill-on-bad-exit=1 "$command" train "$@"
+    srun --kill-on-bad-exit=1 "$command" train "$@" &
+    wait $!
     status=$?
-    case $status in
-    0) exit 0 ;;
-    2) exit 2 ;; # a mistake that only a person can correct; it was told
-    130 | 143) exec scontrol requeue "$SLURM_JOB_ID" ;; # a signal: the state is saved
-    esac
-    echo "attempt $((attempt + 1)) ended with status $status (75: it hung); from the newest checkpoint again" >&2
+    while kill -0 $! 2>/dev/null; do # the trap has interrupted the waiting
+        wait $!
+        status=$?
+    done
+    [ $status = 0 ] && exit 0
+    [ $status = 2 ] && exit 2 # a mistake that only a person can correct; it was told
+    $time_is_up && exec scontrol requeue "$SLURM_JOB_ID"
+    echo "attempt $attempt ended with status $status (75: it hung); once more from the newest checkpoint" >&2
 done
-exit "$status"
+exit $status

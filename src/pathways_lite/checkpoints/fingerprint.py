@@ -4,7 +4,7 @@
 
 i_k is the element's position in the whole array along axis k; the weights are odd and pseudo-random. The sum does not
 depend on how the array is cut into pieces: every process adds up what it holds, and no host needs a whole array,
-as it would for SHA-256. In NumPy it is five times as fast as that, too.
+as it would for SHA-256. In NumPy it is three times as fast as that, too.
 
 What it notices: any single changed element for certain, because an odd number times a change below 2^64 is not 0
 mod 2^64. Any other change, be it elements that swap places, unless both sums agree by chance: one in 2^128 where
