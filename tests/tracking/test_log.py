@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathways_lite.errors import UserError
-from pathways_lite.tracking.log import LOG, TIMINGS, RunLog, plain, read_log, restore
+from pathways_lite.tracking.log import LOG, TIMINGS, RunLog, SilentLog, plain, read_log, restore
 
 
 def write_rows(log: RunLog, first: int, last: int) -> None:
@@ -143,3 +143,15 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
         os.close(full)
         with pytest.raises(UserError, match="No space left"):
             log.row("train", 1, loss=1.0)
+
+
+def test_a_silent_log_returns_what_a_log_would(tmp_path: Path) -> None:
+    silent = SilentLog()
+    with RunLog(tmp_path) as log:
+        for write in ("row", "timing"):
+            rows = [getattr(either, write)("train", 3, loss=np.float32(0.1), ok=True) for either in (log, silent)]
+            assert rows[0] == rows[1]
+    silent.truncate_after(0)
+    silent.sync()
+    assert silent.rows() == []
+    assert len(log.rows()) == 1
