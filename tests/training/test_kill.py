@@ -1,6 +1,5 @@
 """Real processes, really killed: what is left resumes bit for bit, whenever the signal comes."""
 
-import contextlib
 import os
 import random
 import signal
@@ -57,21 +56,20 @@ def kill_again_and_again(
 ) -> None:
     """Kill -9 at random moments; whenever a run survives to its end it must equal the reference, and another begins.
 
-    A moment is some time after a step that the run has yet to take, or after its start: whatever the machine's speed,
-    most kills hit.
+    A moment is some time after a checkpoint that the run has yet to save, or after its start: whatever the machine's
+    speed, most kills hit.
     """
     moments, runs, killed = random.Random(0), 0, 0
     while killed < kills or not runs:
         run = root / f"run{runs}"
-        saved = max(Checkpoints(run / "base" / "checkpoints").steps(), default=0)
-        process = zygote.start(*arguments(recipe_file, run))
+        checkpoints = Checkpoints(run / "base" / "checkpoints")
+        saved = checkpoints.newest or 0
+        zygote.start(*arguments(recipe_file, run))
         if killed < kills and saved < STEPS:
-            step = moments.randint(saved, STEPS)
-            if step > saved:
-                zygote.wait_for(f"step {step}/{STEPS}")
+            step = moments.randint(saved, STEPS - 1)
+            zygote.wait_until(lambda step=step, checkpoints=checkpoints: (checkpoints.newest or 0) >= step)
             time.sleep(moments.uniform(0, 0.5))
-            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
-                os.kill(process, signal.SIGKILL)
+            zygote.kill()
         status = zygote.wait()
         assert status in (0, -signal.SIGKILL), zygote.output.read_text()
         killed += status != 0
@@ -105,10 +103,9 @@ def test_a_signal_saves_and_leaves_in_every_phase(
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
-    process = zygote.start(*arguments(recipe_file, run))
+    zygote.start(*arguments(recipe_file, run))
     zygote.wait_for(phase)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process, number)
+    zygote.kill(number)
     status = zygote.wait()
     assert status in (0, 128 + number)  # 0: it was about to end anyway
     assert "Traceback" not in zygote.output.read_text()

@@ -1,10 +1,7 @@
 """Training by several processes, really several: the run of one, whatever happens to them."""
 
-import contextlib
-import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,15 +28,15 @@ class Processes:
             probe.bind(("localhost", 0))
             coordinator = f"localhost:{probe.getsockname()[1]}"
         always = ["train", self._recipe, "stages.base.batch_size=8", *arguments, "--track", "none", "--out", out]
-        zygotes, pids = self._zygotes(count), []
+        zygotes = self._zygotes(count)
         for index, zygote in enumerate(zygotes):
             flags = ["--coordinator", coordinator, "--processes", count, "--process", index] if count > 1 else []
             environment = {
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
                 hosts.HEARTBEAT: str(heartbeat),
             }
-            pids.append(zygote.start(*always, *flags, **environment))
-        return Started(zygotes, pids)
+            zygote.start(*always, *flags, **environment)
+        return Started(zygotes)
 
     def run(self, count: int, devices: int, out: Path, *arguments: object) -> None:
         """To the end."""
@@ -50,21 +47,12 @@ class Processes:
 class Started:
     """Processes under way."""
 
-    def __init__(self, zygotes: list[Zygote], pids: list[int]) -> None:
-        self.zygotes, self.pids = zygotes, pids
+    def __init__(self, zygotes: list[Zygote]) -> None:
+        self.zygotes = zygotes
 
     def wait(self) -> list[int]:
         """Their exit statuses; -9 of one that was killed."""
         return [zygote.wait() for zygote in self.zygotes]
-
-    def signal(self, index: int, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pids[index], number)
-
-    @property
-    def ended(self) -> bool:
-        """Whether one is gone."""
-        return not all(Path(f"/proc/{pid}").exists() for pid in self.pids)
 
     @property
     def outputs(self) -> list[str]:
@@ -124,7 +112,7 @@ def test_two_processes_train_as_one_does(by_two: Path, by_one: Path) -> None:
 def test_one_killed_process_of_two_and_all_goes_on(processes: Processes, by_two: Path, tmp_path: Path) -> None:
     started = processes.start(2, 1, tmp_path / "run", "stages.base.saving.every=1")
     started.zygotes[0].wait_for("step 1/12")
-    started.signal(1, signal.SIGKILL)
+    started.zygotes[1].kill(signal.SIGKILL)
     first, second = started.wait()
     assert second == -signal.SIGKILL
     # The other one ends as well: its step fails, or JAX aborts it where it waits for the dead one.
@@ -141,7 +129,7 @@ def test_a_signal_to_one_stops_all_at_one_step_and_one_goes_on(
 ) -> None:
     started = processes.start(2, 1, tmp_path / "run")
     started.zygotes[0].wait_for("step 1/12")
-    started.signal(1, signal.SIGTERM)
+    started.zygotes[1].kill(signal.SIGTERM)
     statuses = started.wait()
     assert statuses in ([128 + signal.SIGTERM] * 2, [0, 0])  # 0: it was about to end anyway
     assert "Traceback" not in "".join(started.outputs)
@@ -172,9 +160,8 @@ def test_on_any_number_of_processes_and_devices_it_is_the_same_run(processes: Pr
     for count, devices in [(4, 2), (2, 2), (1, 1), (4, 2), (2, 4), (1, 8), (4, 1)]:
         before = len(read_log(log))
         started = processes.start(count, devices, run, *longer)
-        while len(read_log(log)) <= before + 1 and not started.ended:
-            time.sleep(0.01)
-        started.signal(count - 1, signal.SIGTERM)
+        started.zygotes[0].wait_until(lambda before=before: len(read_log(log)) > before + 1)
+        started.zygotes[-1].kill(signal.SIGTERM)
         assert set(started.wait()) <= {0, 128 + signal.SIGTERM}, started.outputs
         assert len(read_log(log)) > before
     processes.run(1, 1, run, *longer)
@@ -206,7 +193,7 @@ def test_in_every_phase(phase: str, number: int, processes: Processes, by_two: P
     run = tmp_path / "run"
     started = processes.start(2, 1, run)
     started.zygotes[0].wait_for(phase)
-    started.signal(1, number)
+    started.zygotes[1].kill(number)
     assert 2 not in started.wait()
     processes.run(2, 1, run)
     assert log_of(run) == log_of(by_two)
@@ -220,9 +207,9 @@ def test_a_process_that_hangs_is_reported(processes: Processes, by_two: Path, tm
     steps_only = ["stages.base.evaluation.every=60", "stages.base.saving.every=60"]
     started = processes.start(2, 1, run, *steps_only, "--hang-timeout", 8, heartbeat=100)
     started.zygotes[0].wait_for("step 1/12")
-    started.signal(1, signal.SIGSTOP)
+    started.zygotes[1].kill(signal.SIGSTOP)
     status = started.zygotes[0].wait()
-    started.signal(1, signal.SIGCONT)
+    started.zygotes[1].kill(signal.SIGCONT)
     assert status == HUNG, started.outputs
     stacks = (run / "hang-0.txt").read_text()
     assert "process 0 of 2: no step has completed for" in stacks
