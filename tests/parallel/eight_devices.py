@@ -3,7 +3,7 @@
     python eight_devices.py CASE...      # names of CASES
 
 One JSON object: by case, the relative error of every step's metrics and of the final state against one device's, the
-collectives of the compiled step, and the parameters that every device holds whole.
+collectives of the compiled step, the parameters that every device holds whole, and whether copies are equal bits.
 """
 
 import json
@@ -70,14 +70,21 @@ def batch(step: int, length: int) -> Batch:
 
 
 def train(mesh: Mesh, options: dict, devices: list[jax.Device]) -> tuple:
-    """The compiled step, its setup, the metrics of every step and the final state."""
+    """The compiled step, its setup, the metrics of every step, the final state, and whether its copies are equal."""
     setup = Setup(Recipe(name="tiny", stages=(stage(mesh, options),)), 0, devices)
     step, state, metrics = setup.compile_step(B), setup.fresh_state(), []
     for number in range(STEPS):
         placed = setup.layout.place(batch(number, setup.stage.data.seq_len))
         state, found = step(state, placed, setup.course.clock(number))
         metrics.append(jax.device_get(found))
-    return step, setup, metrics, jax.device_get(state)
+    return step, setup, metrics, jax.device_get(state), all(map(copies_equal, jax.tree.leaves(state)))
+
+
+def copies_equal(array: jax.Array) -> bool:
+    """Whether all devices that hold the same part of an array hold the same bits."""
+    first = {}
+    parts = ((str(shard.index), np.asarray(shard.data)) for shard in array.addressable_shards)
+    return all(np.array_equal(first.setdefault(index, data), data) for index, data in parts)
 
 
 def off(ours: object, exact: object) -> float:
@@ -104,14 +111,15 @@ def main() -> None:
         mesh, options = CASES[name]
         key = repr(options)
         if key not in single:
-            single[key] = train(Mesh(), options, jax.devices()[:1])[2:]
-        step, setup, metrics, state = train(mesh, options, jax.devices())
+            single[key] = train(Mesh(), options, jax.devices()[:1])[2:4]
+        step, setup, metrics, state, equal = train(mesh, options, jax.devices())
         found = counts(step.as_text(), setup.layout.mesh, at_least=1024)
         result[name] = {
             "metrics": off(metrics, single[key][0]),
             "state": off(state, single[key][1]),
             "collectives": {f"{kind} {' x '.join(axes)}": number for (kind, axes), number in found.items()},
             "whole": whole(setup),
+            "copies_equal": equal,
         }
     print(json.dumps(result))
 

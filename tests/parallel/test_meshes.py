@@ -79,6 +79,12 @@ def test_copies_of_the_model_send_gradients_alone(trained: dict) -> None:
     assert set(trained["data"]["collectives"]) == {"all-reduce data"}
 
 
+@pytest.mark.parametrize("mesh", MESHES)
+def test_copies_stay_equal_bit_for_bit(trained: dict, mesh: str) -> None:
+    """In both pods of PaLM's mesh, too (section 4)."""
+    assert trained[mesh]["copies_equal"]
+
+
 @pytest.mark.parametrize("mesh", ["fsdp", "context", "fsdp x tensor", "context x tensor", "pod x fsdp x tensor"])
 def test_nothing_is_whole_by_accident(trained: dict, mesh: str) -> None:
     """Only vectors (scales of norms, the random key) are on every device."""
