@@ -39,8 +39,8 @@ TUNED: dict[tuple[str, int], tuple[Limits, Limits]] = {
     ("v5e", 256): (_RUNS, _PAIRS),
     ("v5p", 128): (_RUNS, _PAIRS),
     ("v5p", 256): (_RUNS, _PAIRS),
-    ("v6e", 128): (_RUNS, _PAIRS),
-    ("v6e", 256): (_RUNS, _PAIRS),
+    ("v6e", 128): (_RUNS, _RUNS),
+    ("v6e", 256): (_RUNS, _RUNS),
 }
 # A chip that is not in the table, or not known: what any can hold.
 SMALL = _FEW

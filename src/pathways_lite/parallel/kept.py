@@ -22,7 +22,7 @@ STEP = (
 )
 """What a compiled step depends on, beside its recipe, machine and options."""
 
-KERNELS = ("pathways_kernels", "pathways_lite/parallel/static_profile.py")
+KERNELS = ("pathways_kernels/attention", "pathways_lite/parallel/static_profile.py")
 """What an estimate of a kernel depends on."""
 
 
