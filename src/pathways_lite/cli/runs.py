@@ -1,4 +1,4 @@
-"""`pathways-lite runs`: what there is, and how far it is."""
+"""`pathways-lite runs`: what there is, and how far it is; further verbs for many runs at once."""
 
 from __future__ import annotations
 
@@ -7,9 +7,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 
-def runs(
+class _ListByDefault(TyperGroup):
+    """`runs`, `runs DIRECTORY` and `runs --json` mean `runs list ...`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_ListByDefault,
+    help="Look at many runs at once. `pathways-lite runs` alone lists them.",
+    rich_markup_mode="markdown",
+)
+
+
+@app.command("list")
+def list_runs(
     directory: Annotated[Path, typer.Argument(help="where the run directories are, or one run directory")] = Path(
         "runs"
     ),
