@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from pathways_lite.errors import UserError
 from pathways_lite.tracking import report
-from pathways_lite.tracking.plots import curves_svg, save_curves, smooth
+from pathways_lite.tracking.plots import curves_svg, save_curves
 from pathways_lite.tracking.report import write_report
 from pathways_lite.tracking.run_data import read_run
+from pathways_lite.tracking.smoothing import smooth
 
 VOID = {"meta", "img", "source", "br", "link"}
 

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from pathways_lite.tracking.drawing import Palette, Theme, annotate, look, style, svg
 from pathways_lite.tracking.log import Row
 from pathways_lite.tracking.run_data import RunData
-
-Theme = Literal["light", "dark"]
-
-
-@dataclass(frozen=True)
-class _Palette:
-    """Colours of a theme; `series` are apart from each other for the colour-blind too (after Okabe and Ito 2008)."""
-
-    ink: str
-    faint: str
-    grid: str
-    series: tuple[str, ...]
-
-
-_PALETTES: dict[Theme, _Palette] = {
-    "light": _Palette("#1d2433", "#6b7280", "#e3e6ea", ("#0060a8", "#c04a00", "#007a58", "#a0357b", "#7a6a00")),
-    "dark": _Palette("#e8eaee", "#9aa3b0", "#333a45", ("#6cb8ff", "#ff9a52", "#3fcf9f", "#f08cc9", "#e0cf4a")),
-}
-_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-_MARKERS = ("o", "s", "^", "D", "v")
+from pathways_lite.tracking.smoothing import smooth
 
 # More points than a screen has columns only make the file large.
 _MAX_POINTS = 1500
@@ -44,7 +23,7 @@ _MAX_POINTS = 1500
 
 def save_curves(run: RunData, *paths: str | Path) -> None:
     """Write the loss curves as PNG or SVG, by the ending of each path."""
-    with _style("light") as palette:
+    with style("light") as palette:
         figure = _curves(run, palette)
         for path in paths:
             figure.savefig(path, dpi=160, facecolor="white")
@@ -52,24 +31,16 @@ def save_curves(run: RunData, *paths: str | Path) -> None:
 
 def curves_svg(run: RunData, theme: Theme) -> str:
     """The loss curves as SVG text with a transparent background."""
-    with _style(theme) as palette:
-        return _svg(_curves(run, palette))
+    with style(theme) as palette:
+        return svg(_curves(run, palette))
 
 
 def speed_svg(run: RunData, theme: Theme) -> str | None:
     """Tokens per second against running time as SVG text; None where there are no timings."""
     if not any(row["kind"] == "train" for stage in run.stages for row in stage.timings):
         return None
-    with _style(theme) as palette:
-        return _svg(_speed(run, palette))
-
-
-def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of up to `window` (odd) values around each one; fewer, but as many on both sides, near the ends."""
-    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    index = np.arange(len(values))
-    half = np.minimum(window // 2, np.minimum(index, len(values) - 1 - index))
-    return (sums[index + half + 1] - sums[index - half]) / (2 * half + 1)
+    with style(theme) as palette:
+        return svg(_speed(run, palette))
 
 
 # ---- loss, held-out bits per byte, learning rate ----
@@ -100,7 +71,7 @@ def _pieces(run: RunData) -> list[_Piece]:
     return pieces
 
 
-def _curves(run: RunData, palette: _Palette) -> Figure:
+def _curves(run: RunData, palette: Palette) -> Figure:
     pieces = _pieces(run)
     panels: list[tuple[float, Callable[[Axes], None]]] = [(3.0, lambda ax: _draw_loss(ax, pieces, palette))]
     if any(piece.evals for piece in pieces):
@@ -116,7 +87,9 @@ def _curves(run: RunData, palette: _Palette) -> Figure:
         for piece in pieces[1:]:
             ax.axvline(piece.start, color=palette.faint, linewidth=0.8, linestyle=(0, (2, 3)))
     for piece in pieces if len(pieces) > 1 else []:
-        _label(axes[0], piece.name, (piece.start, 1), ("data", "axes fraction"), (4, -4), va="top", color=palette.faint)
+        annotate(
+            axes[0], piece.name, (piece.start, 1), ("data", "axes fraction"), (4, -4), va="top", color=palette.faint
+        )
     axes[-1].set_xlabel("training tokens")
     axes[-1].xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes[-1].set_xlim(left=0)
@@ -125,7 +98,7 @@ def _curves(run: RunData, palette: _Palette) -> Figure:
     return figure
 
 
-def _draw_loss(ax: Axes, pieces: Sequence[_Piece], palette: _Palette) -> None:
+def _draw_loss(ax: Axes, pieces: Sequence[_Piece], palette: Palette) -> None:
     color, points = palette.series[0], 0
     window = min(101, sum(len(piece.train) for piece in pieces) // 25) | 1
     for piece in pieces:
@@ -148,7 +121,7 @@ def _draw_loss(ax: Axes, pieces: Sequence[_Piece], palette: _Palette) -> None:
         _empty(ax, "no training step is logged yet", palette)
 
 
-def _leave_out_first_steps(ax: Axes, rows: Sequence[Row], palette: _Palette) -> None:
+def _leave_out_first_steps(ax: Axes, rows: Sequence[Row], palette: Palette) -> None:
     """Let the highest hundredth of the losses of a long run leave the picture, and say where it began.
 
     An untrained model's loss would press everything that is worth seeing against the bottom.
@@ -157,35 +130,34 @@ def _leave_out_first_steps(ax: Axes, rows: Sequence[Row], palette: _Palette) -> 
     low, high, top = np.nanmin(loss), np.nanquantile(loss, 0.99), np.nanmax(loss)
     if top - low > 2 * (high - low) > 0:
         ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
-        _label(
+        annotate(
             ax, f"begins at {loss[0]:.2f}", (0, 1), ("axes fraction", "axes fraction"), (6, -14), color=palette.faint
         )
 
 
 def _draw_held_out(
-    ax: Axes, pieces: Sequence[_Piece], baselines: Mapping[str, Mapping[str, float]], palette: _Palette
+    ax: Axes, pieces: Sequence[_Piece], baselines: Mapping[str, Mapping[str, float]], palette: Palette
 ) -> None:
     domains = list(dict.fromkeys(name for piece in pieces for row in piece.evals for name in row["domains"]))
     for i, domain in enumerate(domains):
-        color, style = palette.series[i % len(palette.series)], _STYLES[i % len(_STYLES)]
+        line = look(i, palette)
         for piece in pieces:
             rows = [row for row in piece.evals if domain in row["domains"]]
             bits = [row["domains"][domain].get("bits_per_byte", np.nan) for row in rows]
             ax.plot(
-                _column(rows, "tokens"), bits, color=color, linestyle=style, linewidth=1.4,
-                marker=_MARKERS[i % len(_MARKERS)], markersize=4.5, markevery=1 + len(rows) // 20,
-                label=domain if piece is pieces[0] else "_",
+                _column(rows, "tokens"), bits, linewidth=1.4, markersize=4.5, markevery=1 + len(rows) // 20,
+                label=domain if piece is pieces[0] else "_", **line,
             )  # fmt: skip
         xz = baselines.get(domain, {}).get("xz -9")
         if xz is not None:
-            ax.axhline(xz, color=color, linewidth=0.9, linestyle=style, alpha=0.7)
+            ax.axhline(xz, color=line["color"], linewidth=0.9, linestyle=line["linestyle"], alpha=0.7)
             text = f"xz -9, {domain}: {xz:.2f}"
-            _label(ax, text, (1, xz), ("axes fraction", "data"), (-4, 3), ha="right", color=color)
+            annotate(ax, text, (1, xz), ("axes fraction", "data"), (-4, 3), ha="right", color=line["color"])
     ax.set_ylabel("held-out bits per byte")
     ax.legend()
 
 
-def _draw_learning_rate(ax: Axes, pieces: Sequence[_Piece], palette: _Palette) -> None:
+def _draw_learning_rate(ax: Axes, pieces: Sequence[_Piece], palette: Palette) -> None:
     for piece in pieces:
         rows = [row for row in piece.train if "learning_rate" in row]
         ax.plot(_column(rows, "tokens"), _column(rows, "learning_rate"), color=palette.series[2], linewidth=1.4)
@@ -194,7 +166,7 @@ def _draw_learning_rate(ax: Axes, pieces: Sequence[_Piece], palette: _Palette) -
     ax.yaxis.set_major_locator(MaxNLocator(3))
 
 
-def _mark_events(ax: Axes, pieces: Sequence[_Piece], palette: _Palette) -> None:
+def _mark_events(ax: Axes, pieces: Sequence[_Piece], palette: Palette) -> None:
     """A small triangle at the bottom where something happened to the training itself."""
     tokens = [
         float(np.interp(event["step"], _column(piece.train, "step"), _column(piece.train, "tokens")))
@@ -238,7 +210,7 @@ def _line_through(a: np.ndarray, b: np.ndarray) -> Callable[[Any], np.ndarray]:
 _PAUSES = (("compile", "compiling", "//"), ("evaluate", "evaluating", ""), ("save", "saving", "xxx"))
 
 
-def _speed(run: RunData, palette: _Palette) -> Figure:
+def _speed(run: RunData, palette: Palette) -> Figure:
     figure = Figure(figsize=(7.2, 2.8), layout="constrained")
     ax = figure.subplots()
     offset = 0.0  # minutes in the stages before
@@ -275,36 +247,5 @@ def _column(rows: Sequence[Row], name: str) -> np.ndarray:
     return np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
 
 
-def _label(
-    ax: Axes, text: str, xy: tuple[float, float], coordinates: tuple[str, str], offset: tuple[int, int], **style: Any
-) -> None:
-    """`text` at `xy`, moved by `offset` in points."""
-    ax.annotate(
-        text, xy, xycoords=coordinates, xytext=offset, textcoords="offset points", fontsize=8.5, **style
-    )  # fmt: skip
-
-
-def _empty(ax: Axes, message: str, palette: _Palette) -> None:
+def _empty(ax: Axes, message: str, palette: Palette) -> None:
     ax.text(0.5, 0.5, message, transform=ax.transAxes, ha="center", va="center", color=palette.faint)
-
-
-@contextmanager
-def _style(theme: Theme) -> Iterator[_Palette]:
-    palette = _PALETTES[theme]
-    settings: Any = {
-        "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-        "axes.axisbelow": True, "axes.edgecolor": palette.faint, "axes.labelcolor": palette.ink,
-        "axes.facecolor": "none", "grid.color": palette.grid, "grid.linewidth": 0.7, "text.color": palette.ink,
-        "xtick.color": palette.faint, "ytick.color": palette.faint, "xtick.labelcolor": palette.ink,
-        "ytick.labelcolor": palette.ink, "legend.frameon": False, "legend.fontsize": 9, "hatch.linewidth": 0.6,
-        "svg.hashsalt": "pathways-lite",  # the same run gives the same file
-    }  # fmt: skip
-    with mpl.rc_context(settings):
-        yield palette
-
-
-def _svg(figure: Figure) -> str:
-    file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
-    return text[text.index("<svg") :]

@@ -1,0 +1,72 @@
+"""The look of every figure: drawn without a display, readable without colour, light and dark."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Theme = Literal["light", "dark"]
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours of a theme; `series` are apart from each other for the colour-blind too (after Okabe and Ito 2008)."""
+
+    ink: str
+    faint: str
+    grid: str
+    series: tuple[str, ...]
+
+
+PALETTES: dict[Theme, Palette] = {
+    "light": Palette("#1d2433", "#6b7280", "#e3e6ea", ("#0060a8", "#c04a00", "#007a58", "#a0357b", "#7a6a00")),
+    "dark": Palette("#e8eaee", "#9aa3b0", "#333a45", ("#6cb8ff", "#ff9a52", "#3fcf9f", "#f08cc9", "#e0cf4a")),
+}
+_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v")
+
+
+def look(i: int, palette: Palette) -> dict[str, Any]:
+    """Colour, line style and marker of the `i`-th of several lines: any one of them tells five lines apart."""
+    pick = lambda choices: choices[i % len(choices)]  # noqa: E731
+    return {"color": pick(palette.series), "linestyle": pick(_STYLES), "marker": pick(_MARKERS)}
+
+
+def annotate(
+    ax: Axes, text: str, xy: tuple[float, float], coordinates: tuple[str, str], offset: tuple[int, int], **style: Any
+) -> None:
+    """`text` at `xy`, moved by `offset` in points."""
+    ax.annotate(
+        text, xy, xycoords=coordinates, xytext=offset, textcoords="offset points", fontsize=8.5, **style
+    )  # fmt: skip
+
+
+@contextmanager
+def style(theme: Theme) -> Iterator[Palette]:
+    """Figures made within have the theme's look; gives its palette."""
+    palette = PALETTES[theme]
+    settings: Any = {
+        "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+        "axes.axisbelow": True, "axes.edgecolor": palette.faint, "axes.labelcolor": palette.ink,
+        "axes.facecolor": "none", "grid.color": palette.grid, "grid.linewidth": 0.7, "text.color": palette.ink,
+        "xtick.color": palette.faint, "ytick.color": palette.faint, "xtick.labelcolor": palette.ink,
+        "ytick.labelcolor": palette.ink, "legend.frameon": False, "legend.fontsize": 9, "hatch.linewidth": 0.6,
+        "svg.hashsalt": "pathways-lite",  # the same run gives the same file
+    }  # fmt: skip
+    with mpl.rc_context(settings):
+        yield palette
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG text with a transparent background; to be called within `style`."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]
