@@ -23,18 +23,12 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     zygote.end()
 
 
-def arguments(recipe_file: Path, run: Path) -> list[Any]:
-    # Saved at every step, so that many kills hit a save.
-    return [
-        "train",
-        recipe_file,
-        "stages.base.saving.every=1",
-        "stages.base.saving.keep=3",
-        "--track",
-        "none",
-        "--out",
-        run,
-    ]
+def arguments(recipe_file: Path, run: Path, *more: str) -> list[Any]:
+    return ["train", recipe_file, *more, "--track", "none", "--out", run]
+
+
+# So that many kills hit a save.
+SAVED_AT_EVERY_STEP = ("stages.base.saving.every=1", "stages.base.saving.keep=3")
 
 
 def result(run: Path) -> tuple[bytes, str]:
@@ -64,7 +58,7 @@ def kill_again_and_again(
         run = root / f"run{runs}"
         checkpoints = Checkpoints(run / "base" / "checkpoints")
         saved = checkpoints.newest or 0
-        zygote.start(*arguments(recipe_file, run))
+        zygote.start(*arguments(recipe_file, run, *SAVED_AT_EVERY_STEP))
         if killed < kills and saved < STEPS:
             step = moments.randint(saved, STEPS - 1)
             zygote.wait_until(lambda step=step, checkpoints=checkpoints: (checkpoints.newest or 0) >= step)
@@ -92,8 +86,17 @@ def test_runs_killed_many_times_resume_bit_for_bit(
     kill_again_and_again(zygote, recipe_file, uninterrupted, tmp_path, kills=25)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("phase", ["compiling the train step ...", "step 1/12", "step 6: held out"])
+@pytest.mark.parametrize(
+    ("phase", "number"),
+    [
+        ("compiling the train step ...", signal.SIGTERM),
+        ("step 1/12", signal.SIGINT),
+        ("step 6: held out", signal.SIGTERM),
+        pytest.param("compiling the train step ...", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("step 1/12", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("step 6: held out", signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_saves_and_leaves_in_every_phase(
     phase: str,
     number: signal.Signals,
