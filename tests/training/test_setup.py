@@ -21,4 +21,5 @@ def test_the_program_does_not_grow_with_the_depth(recipe_file: Path, remat: str)
         )
 
     deep = operations(12)
-    assert deep["stablehlo.while"] and deep == operations(3)
+    assert deep["stablehlo.while"]
+    assert deep == operations(3)
