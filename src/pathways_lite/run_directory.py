@@ -10,11 +10,14 @@ runs/NAME/
         ledger.json        the accounts of the stage and of the chain so far
         summary.json       final evaluation, samples, environment; written when the stage is done
         tensorboard/       event files
+
+A stage's folder may be a link to that of another run which has the same stage: it is trained there, once.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,18 @@ class StageDirectory:
     def finished(self) -> bool:
         """Whether the stage is trained to its end."""
         return (self.path / "summary.json").is_file()
+
+    @property
+    def elsewhere(self) -> Path | None:
+        """The run that trains the stage, where that is another one; the folder is a link then."""
+        return self.path.resolve().parent if self.path.is_symlink() else None
+
+    def link_to(self, other: StageDirectory) -> None:
+        """Have `other` as this stage. The link is relative, so that both may be moved together."""
+        target = os.path.relpath(other.path.absolute(), self.path.parent.absolute())
+        if not (self.path.is_symlink() and str(self.path.readlink()) == target):
+            self.path.unlink(missing_ok=True)
+            self.path.symlink_to(target, target_is_directory=True)
 
     @property
     def ledger(self) -> dict[str, Any] | None:

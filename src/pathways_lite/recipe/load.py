@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from pathways_lite.errors import UserError
+from pathways_lite.recipe.base import Frozen
 from pathways_lite.recipe.overrides import apply_overrides
 from pathways_lite.recipe.stage import Recipe
 
@@ -32,27 +33,39 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises UserError where the file is missing, has no `recipe()`, or describes something invalid.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no recipe at {path}; give a Python file with a function recipe(), e.g. configs/demo.py")
-    if path.suffix == ".json":
-        return apply_overrides(read_recipe(path), overrides)
-    try:
-        make = runpy.run_path(str(path)).get("recipe")
-        if not callable(make):
-            raise UserError(f"{path} has no function recipe(); a recipe file defines `def recipe() -> Recipe`")
-        recipe = make()
-    except ValidationError as error:
-        raise UserError(f"{path}: the recipe is invalid.\n{explain(error)}") from error
-    except SyntaxError as error:
-        raise UserError(f"{path}:{error.lineno}: {error.msg}") from error
-    if not isinstance(recipe, Recipe):
-        raise UserError(f"{path}: recipe() returned {type(recipe).__name__}, not a Recipe")
+    is_json = path.suffix == ".json" and path.is_file()
+    recipe = read_recipe(path) if is_json else call_in(path, Recipe, "configs/demo.py")
     return apply_overrides(recipe, overrides)
 
 
+def call_in[T: Frozen](path: Path, kind: type[T], example: str) -> T:
+    """What the function of a Python file that is named as `kind` in lower case gives: `recipe() -> Recipe`.
+
+    Raises UserError where the file is missing, has no such function, or describes something invalid.
+    """
+    name = kind.__name__.lower()
+    if not path.is_file():
+        raise UserError(f"no {name} at {path}; give a Python file with a function {name}(), e.g. {example}")
+    try:
+        make = runpy.run_path(str(path)).get(name)
+        if not callable(make):
+            raise UserError(f"{path} has no function {name}(); a {name} file defines `def {name}() -> {kind.__name__}`")
+        made = make()
+    except ValidationError as error:
+        raise UserError(f"{path}: the {name} is invalid.\n{explain(error)}") from error
+    except SyntaxError as error:
+        raise UserError(f"{path}:{error.lineno}: {error.msg}") from error
+    if not isinstance(made, kind):
+        raise UserError(f"{path}: {name}() returned {type(made).__name__}, not a {kind.__name__}")
+    return made
+
+
 def write_recipe(recipe: Recipe, path: str | Path) -> None:
-    """Write the recipe with every default spelt out, as JSON."""
-    Path(path).write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    """Write the recipe with every default spelt out, as JSON; a reader sees the old file or the new one."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -90,8 +90,7 @@ def train_run(
 
 def train_stage(setup: Setup, around: Surroundings) -> None:
     """Train one stage to its end, unless it is there already. Raises Interrupted after a signal."""
-    directory = around.run.stage(setup.stage.name)
-    if hosts.by_first(lambda: directory.finished):
+    if hosts.by_first(lambda: _is_trained(setup, around.run)):
         return
     with contextlib.ExitStack() as stack:
         with around.watchdog.pause("preparing"):
@@ -107,6 +106,21 @@ def train_stage(setup: Setup, around: Surroundings) -> None:
             peak = machine_peak(setup.stage.model.dtype)
             summary = summarize(setup, params, trainer.recorder.last_evaluation, peak_flops=peak)
             hosts.by_first(lambda: _conclude(setup.stage, summary, around))
+
+
+def _is_trained(setup: Setup, run: RunDirectory) -> bool:
+    """Whether nothing is left to do. Raises UserError for a stage that another run has to train and has not."""
+    directory = run.stage(setup.stage.name)
+    if directory.elsewhere is None:
+        return directory.finished
+    found = (directory.summary or {}).get("identity")
+    if found == setup.identity:
+        return True
+    what = "is not finished" if found is None else f"has the identity {found}, not {setup.identity}"
+    raise UserError(
+        f"stage {setup.stage.name!r} is a link to the run {directory.elsewhere}, which {what}; train that run first, "
+        "or remove the link to train the stage here"
+    )
 
 
 def _conclude(stage: Stage, summary: dict[str, Any], around: Surroundings) -> None:
