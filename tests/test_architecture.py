@@ -26,9 +26,12 @@ MAY_IMPORT = {
     "methods": BOTTOM | {"models"},
     "evaluation": BOTTOM | {"models", "objectives", "data"},
     "tracking": BOTTOM | {"run_directory"},
+    "scaling": {"errors", "ledger", "run_directory", "tracking"},
     "training": BOTTOM
     | {"parallel", "models", "objectives", "data", "methods", "evaluation", "tracking"}
     | {"checkpoints", "run_lock", "signals", "run_directory"},
+    "comparison": BOTTOM | {"tracking", "run_directory"},
+    "studies": BOTTOM | {"comparison", "tracking", "training", "run_lock", "signals", "run_directory"},
 }
 
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from pathways_lite.cli import data, evaluate, fsck, generate, inspect, plan, report, runs, train
+from pathways_lite.cli import data, evaluate, fsck, generate, inspect, plan, report, runs, study, train
 from pathways_lite.cli.errors import show
 from pathways_lite.errors import UserError
 
@@ -26,6 +26,7 @@ app.add_typer(data.app, name="data")
 app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.add_typer(runs.app, name="runs")
+app.add_typer(study.app, name="study")
 app.command("inspect")(inspect.inspect)
 app.command("fsck")(fsck.fsck)
 app.command("report")(report.report)

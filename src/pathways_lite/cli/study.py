@@ -1,0 +1,177 @@
+"""`pathways-lite study`: many experiments as one question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pathways_lite.studies.plan import Plan
+    from pathways_lite.studies.study import Study
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Many experiments as one question: plan, run, watch and report.\n\n"
+    "A study is a Python file with a function `study()` that returns named arms, each a recipe per seed "
+    "(`configs/studies/palm_against_llama.py` is one; docs/studies.md explains it). Stages that recipes share are "
+    "trained once.\n\n"
+    "Example: `pathways-lite study plan configs/studies/palm_against_llama.py`, then `run`, then `report`.",
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="a Python file with a function study()")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help='path=value, for every recipe, e.g. stages.base.budget="20 steps"')
+]
+Out = Annotated[Path | None, typer.Option(help="directory of the study; by default runs/NAME of the study")]
+Jobs = Annotated[int, typer.Option(min=1, help="nodes at a time; on CPUs each gets its own share of the cores")]
+
+
+@app.command()
+def plan(study: StudyFile, overrides: Overrides = None, out: Out = None, jobs: Jobs = 1) -> None:
+    """Say what would be trained, what of it exists, what it costs and about how long it takes. Trains nothing.
+
+    Times come from the throughput of nodes that this study has trained already; before the first one, from an assumed
+    share of the machine's peak. Each line says which.
+
+    Example: `pathways-lite study plan configs/studies/palm_against_llama.py --jobs 2`
+    """
+    from rich.console import Console
+
+    made = _plan(study, overrides, out, jobs)
+    console = Console()
+    console.print(_header(made.study), highlight=False)
+    console.print(_table(made))
+    console.print(_totals(made, jobs), highlight=False)
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    jobs: Jobs = 1,
+) -> None:
+    """Train what is missing. The same command goes on after any interruption; two of them share the work.
+
+    Ctrl-C or SIGTERM: every node saves and ends. A node that fails is told at the end, with its log's last lines, and
+    stops only what starts from it; the exit status is 1 then.
+
+    Example: `pathways-lite study run configs/studies/palm_against_llama.py --jobs 2`
+    """
+    from rich.console import Console
+
+    from pathways_lite.studies.local import LocalExecutor
+    from pathways_lite.studies.progress import Progress
+    from pathways_lite.studies.runner import Runner, report_failures
+
+    executor = LocalExecutor(jobs)
+    made = _plan(study, overrides, out, jobs)
+    console = Console(stderr=True)
+    console.print(_totals(made, jobs), highlight=False)
+    steps = {identity: planned.course.total_steps for identity, planned in made.nodes.items()}
+    outcome = Runner(made.store, executor, Progress(steps, console)).run()
+    report_failures(made.store, outcome, lambda line: console.print(line, markup=False, highlight=False))
+    if outcome.exit_status:
+        console.print("The same command goes on from here.", highlight=False)
+        raise typer.Exit(outcome.exit_status)
+
+
+@app.command()
+def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> None:
+    """How far every node is, as its files and locks say now.
+
+    States: `done`; `running` (a process holds it); `stopped` and `ready` (the next run trains it); `failed`;
+    `waiting` for its parent; `held up` by a parent that failed.
+
+    Example: `pathways-lite study status configs/studies/palm_against_llama.py`
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from pathways_lite.ledger import Course
+    from pathways_lite.studies.plan import resolve_study, store_of
+    from pathways_lite.studies.progress import position
+    from pathways_lite.training.setup import course_of
+
+    loaded, out = _load(study, overrides, out)
+    store = store_of(resolve_study(loaded), out)
+    table = Table("node", "identity", "state", "step", "loss")
+    for identity, state in store.states().items():
+        course: Course = course_of(store.nodes[identity].stage)
+        at = position(store, identity)
+        loss = f"{at.loss:.4f}" if at.step else ""
+        table.add_row(store.nodes[identity].label, identity, state, f"{at.step:,}/{course.total_steps:,}", loss)
+    console = Console()
+    console.print(table)
+    for identity in store.nodes:
+        failure = store.failure(identity)
+        if failure is not None:
+            console.print(
+                f"{store.nodes[identity].label} ({identity}): {failure.reason}", markup=False, highlight=False
+            )
+
+
+def _load(study: Path, overrides: list[str] | None, out: Path | None) -> tuple[Study, Path]:
+    from pathways_lite.studies.study import load_study
+
+    loaded = load_study(study, overrides or ())
+    return loaded, out or Path("runs") / loaded.name
+
+
+def _plan(study: Path, overrides: list[str] | None, out: Path | None, jobs: int) -> Plan:
+    from pathways_lite.studies.plan import plan_study, resolve_study
+
+    def machine_flops(dtype: str) -> float:
+        from pathways_lite.tracking.peak import machine_peak
+
+        return machine_peak(dtype) / jobs
+
+    loaded, out = _load(study, overrides, out)
+    return plan_study(resolve_study(loaded), out, machine_flops)
+
+
+def _header(study: Study) -> str:
+    arms = ", ".join(f"{name} ({len(recipes)})" for name, recipes in study.arms.items())
+    return f"[bold]{study.name}[/]: {study.question}\narms: {arms}; baseline: {study.baseline}; {study.metric.name}"
+
+
+def _table(made: Plan) -> Any:
+    from rich.table import Table
+
+    from pathways_lite.tracking.numbers import duration, si
+
+    table = Table("node", "identity", "after", "steps", "parameters", "FLOPs", "state", "time left")
+    for identity, planned in made.nodes.items():
+        course = planned.course
+        left = f"{duration(planned.seconds_left)}, {planned.pace}" if planned.flops_left else ""
+        table.add_row(
+            planned.node.label,
+            identity,
+            planned.node.parent or "",
+            f"{course.total_steps:,}",
+            si(course.active_parameters),
+            si(planned.flops),
+            planned.state,
+            left,
+        )
+    return table
+
+
+def _totals(made: Plan, jobs: int) -> str:
+    from pathways_lite.studies.nodes import chain_of
+    from pathways_lite.tracking.numbers import duration, si
+
+    nodes = made.nodes
+    total, left = (sum(getattr(planned, name) for planned in nodes.values()) for name in ("flops", "flops_left"))
+    apart = sum(
+        nodes[ancestor.identity].flops * len(planned.node.is_last)
+        for identity, planned in nodes.items()
+        for ancestor in chain_of(made.store.nodes, identity)
+    )
+    saved = f"; sharing saves {si(apart - total, 'FLOPs')} of {si(apart, 'FLOPs')}" if apart > total else ""
+    done = sum(planned.state == "done" for planned in nodes.values())
+    time = f"about {duration(made.seconds_left(jobs))} with --jobs {jobs}" if left else "nothing is left to train"
+    return f"{len(nodes)} nodes, {done} done; {si(left, 'FLOPs')} of {si(total, 'FLOPs')} left{saved}; {time}"

@@ -1,0 +1,118 @@
+"""What a study would do: its nodes, what of them exists, their compute, and about how long they take."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pathways_lite.ledger import Course, Ledger
+from pathways_lite.studies.nodes import Node, nodes_of
+from pathways_lite.studies.store import State, Store
+from pathways_lite.studies.study import Study
+
+# What small models reach on CPUs (docs/results/foundation.md: 0.33 to 0.53 of the fastest matrix product).
+ASSUMED_SHARE_OF_PEAK = 0.4
+
+
+@dataclass(frozen=True)
+class PlannedNode:
+    """One node with its cost."""
+
+    node: Node
+    state: State
+    course: Course
+    flops_left: int  # beyond its newest save
+    seconds_left: float
+    pace: str  # where the seconds come from
+
+    @property
+    def flops(self) -> int:
+        """Of the whole stage."""
+        return self.course.flops_before(self.course.total_steps)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study, resolved, with where it is kept."""
+
+    study: Study
+    store: Store
+    nodes: dict[str, PlannedNode]  # parents before children
+
+    def seconds_left(self, jobs: int = 1) -> float:
+        """Until all is trained by `jobs` at a time, at the pace of the plan; no node begins before its parent ends."""
+        free, ends = [0.0] * jobs, dict[str, float]()
+        for identity, planned in self.nodes.items():
+            slot = free.index(min(free))
+            begin = max(free[slot], ends.get(planned.node.parent or "", 0.0))
+            ends[identity] = begin + planned.seconds_left
+            if planned.seconds_left:
+                free[slot] = ends[identity]
+        return max(ends.values(), default=0.0)
+
+
+def resolve_study(study: Study) -> Study:
+    """The study with corpora and checkpoints recorded by content. Raises UserError where a recipe cannot run."""
+    from pathways_lite.training.resolve import resolve
+
+    arms = {name: tuple(resolve(recipe) for recipe in recipes) for name, recipes in study.arms.items()}
+    return study.model_copy(update={"arms": arms})
+
+
+def store_of(study: Study, out: Path) -> Store:
+    """The nodes of a resolved study, kept below `out`."""
+    return Store(out, nodes_of(study.recipes))
+
+
+def plan_study(study: Study, out: Path, machine_flops: Callable[[str], float]) -> Plan:
+    """The plan of a resolved study. `machine_flops(dtype)` is the machine's peak FLOP/s, asked only where nothing
+    has been measured.
+    """
+    from pathways_lite.training.setup import course_of
+
+    store = store_of(study, out)
+    states = store.states()
+    courses = {identity: course_of(node.stage) for identity, node in store.nodes.items()}
+    paces = _Paces(store, machine_flops)
+    planned = {}
+    for identity, node in store.nodes.items():
+        total = courses[identity].flops_before(courses[identity].total_steps)
+        spent = _ledger(store, identity).flops if states[identity] != "done" else total
+        speed, pace = paces.of(node) if spent < total else (1.0, "")
+        left = total - spent
+        planned[identity] = PlannedNode(node, states[identity], courses[identity], left, left / speed, pace)
+    return Plan(study, store, planned)
+
+
+class _Paces:
+    """FLOP/s that nodes make, everything included (compiling, evaluating, saving), the best known figure for each."""
+
+    def __init__(self, store: Store, machine_flops: Callable[[str], float]) -> None:
+        self._machine_flops = machine_flops
+        self._measured: dict[tuple[object, ...], list[float]] = {}
+        for identity, node in store.nodes.items():
+            ledger = _ledger(store, identity)
+            if ledger.flops and ledger.seconds.total:
+                self._measured.setdefault(_shape(node), []).append(ledger.flops / ledger.seconds.total)
+
+    def of(self, node: Node) -> tuple[float, str]:
+        """FLOP/s, and where they come from."""
+        if same := self._measured.get(_shape(node)):
+            return statistics.median(same), "measured"
+        if others := [speed for speeds in self._measured.values() for speed in speeds]:
+            return statistics.median(others), "measured on another shape"
+        peak = self._machine_flops(node.stage.model.dtype)
+        return ASSUMED_SHARE_OF_PEAK * peak, f"assumed: {ASSUMED_SHARE_OF_PEAK:.0%} of this machine's peak"
+
+
+def _shape(node: Node) -> tuple[object, ...]:
+    """What the speed of training depends on most."""
+    return (node.stage.model, node.stage.data.seq_len, node.stage.ramp)
+
+
+def _ledger(store: Store, identity: str) -> Ledger:
+    """What the node's stage has spent, as of its newest save."""
+    found: Mapping[str, dict] | None = store.stage(identity).ledger
+    return Ledger.from_json(found["stage"]) if found else Ledger()

@@ -1,0 +1,92 @@
+"""What a running study shows: a line for each node in training on a terminal, plain lines where there is none."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pathways_lite.studies.store import Store, tail
+from pathways_lite.tracking.log import LOG
+
+_BETWEEN_LINES = 10.0  # seconds, where there is no terminal
+_BETWEEN_LOOKS = 1.0  # seconds between looks into the logs
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a node is."""
+
+    step: int
+    loss: float
+
+
+def position(store: Store, identity: str) -> Position:
+    """By the last complete row of the node's log."""
+    for line in reversed(tail(store.stage(identity).path / LOG, lines=8).splitlines()):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and row.get("kind") == "train":
+            loss = row["loss"]
+            return Position(row["step"], loss if isinstance(loss, float) else math.nan)
+    return Position(0, math.nan)
+
+
+class Progress:
+    """Shows how a study goes. A context manager; `steps` are those of each node in all."""
+
+    def __init__(self, steps: dict[str, int], console: Console) -> None:
+        self.console, self._steps = console, steps
+        terminal = console.is_terminal and not console.is_dumb_terminal
+        self._live = Live(console=console, refresh_per_second=2) if terminal else None
+        self._shown = 0.0
+
+    def note(self, line: str) -> None:
+        """A line that stays."""
+        self.console.print(Text(line), soft_wrap=True)
+
+    def show(self, store: Store, running: Sequence[str]) -> None:
+        """The nodes in training, if it is time to."""
+        now = time.monotonic()
+        if now - self._shown < (_BETWEEN_LOOKS if self._live else _BETWEEN_LINES):
+            return
+        self._shown = now
+        at = {identity: position(store, identity) for identity in running}
+        if self._live is not None:
+            self._live.update(self._table(store, at))
+            return
+        for identity, found in at.items():
+            step = f"step {found.step:,}/{self._steps[identity]:,}, loss {found.loss:.4f}"
+            self.note(f"{store.nodes[identity].label}: {step if found.step else 'preparing'}")
+
+    def _table(self, store: Store, at: dict[str, Position]) -> Table:
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.add_column(no_wrap=True)
+        table.add_column(ratio=1)
+        table.add_column(no_wrap=True, justify="right")
+        for identity, found in at.items():
+            total = self._steps[identity]
+            bar = ProgressBar(total=total, completed=min(found.step, total))
+            loss = f"  loss {found.loss:.4f}" if math.isfinite(found.loss) else ""
+            table.add_row(Text(store.nodes[identity].label, style="bold"), bar, f"{found.step:,}/{total:,}{loss}")
+        return table
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()

@@ -1,0 +1,160 @@
+"""Trains what is missing of a study, whatever happened before and whoever else is at it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pathways_lite.errors import UserError
+from pathways_lite.run_lock import RunLock, holder
+from pathways_lite.signals import StopSignals
+from pathways_lite.studies.executor import Executor, Job
+from pathways_lite.studies.nodes import Node
+from pathways_lite.studies.progress import Progress
+from pathways_lite.studies.store import Failure, Store
+
+_POLL = 0.2  # seconds between looks at what is running
+_ELSEWHERE = 5.0  # seconds between looks at what another runner holds
+
+
+@dataclass
+class Outcome:
+    """What a runner has come to."""
+
+    trained: list[str] = field(default_factory=list)  # by this runner
+    failed: dict[str, Failure] = field(default_factory=dict)
+    held_up: list[str] = field(default_factory=list)  # by those that failed
+    signal_status: int = 0  # 128 + n after signal n
+
+    @property
+    def exit_status(self) -> int:
+        return self.signal_status or (1 if self.failed else 0)
+
+
+@dataclass
+class _Running:
+    """A node in training; the claim is let go when it ends."""
+
+    job: Job
+    claim: RunLock
+    stopping: bool = False
+
+
+class Runner:
+    """Goes through the nodes of a store until none is left that could be trained."""
+
+    def __init__(self, store: Store, executor: Executor, progress: Progress) -> None:
+        self.store, self.executor, self.progress = store, executor, progress
+        self.outcome = Outcome()
+        self._running: dict[str, _Running] = {}
+        self._open = dict(store.nodes)  # neither done nor failed nor held up, as far as is known
+        self._elsewhere: dict[str, float] = {}  # held by another runner: when to look again
+        self._started = time.time()
+
+    def run(self) -> Outcome:
+        """Train all that can be. The first SIGTERM or SIGINT is passed on: every node saves and ends."""
+        with StopSignals() as signals, self.progress:
+            try:
+                while self._open:
+                    if signals.requested:
+                        self._stop()
+                    else:
+                        self._start_what_can_be()
+                    self._look_at_running()
+                    if signals.requested and not self._running:
+                        break
+                    self.progress.show(self.store, list(self._running))
+                    time.sleep(_POLL)
+            finally:
+                self._stop()
+                while self._running:
+                    self._look_at_running()
+                    time.sleep(_POLL)
+            self.outcome.signal_status = signals.exit_status
+        return self.outcome
+
+    # ---- starting ----
+
+    def _start_what_can_be(self) -> None:
+        for identity, node in list(self._open.items()):
+            if self.store.stage(identity).finished:
+                self._close(identity, f"{node.label}: done")
+            elif node.parent in self.outcome.failed or node.parent in self.outcome.held_up:
+                self.outcome.held_up.append(identity)
+                self._close(identity, f"{node.label}: waiting for a failed one ({node.parent})")
+            elif node.parent not in self._open and identity not in self._running:
+                self._try_to_start(identity, node)
+
+    def _try_to_start(self, identity: str, node: Node) -> None:
+        if len(self._running) >= self.executor.slots or time.monotonic() < self._elsewhere.get(identity, 0.0):
+            return
+        claim = self._claim(identity, node)
+        if claim is None:
+            return
+        failure = self.store.failure(identity)
+        if self.store.stage(identity).finished:  # by the runner that held it until now
+            claim.release()
+        elif failure is not None and failure.ended > self._started:
+            claim.release()
+            self._failed(identity, node, failure)
+        else:
+            self.store.forget_failure(identity)
+            run = self.store.prepare(identity)
+            self._running[identity] = _Running(self.executor.start(run, self.store.output(identity)), claim)
+            self.progress.note(f"{node.label}: started ({identity})")
+
+    def _claim(self, identity: str, node: Node) -> RunLock | None:
+        """The right to train the node; None where another has it, or where a process left behind is still at it."""
+        claim = RunLock(self.store.claim(identity), note=lambda line: None)
+        with contextlib.suppress(UserError):
+            claim.acquire()
+            if holder(self.store.run(identity).path) is None:
+                return claim
+            claim.release()
+        if identity not in self._elsewhere:
+            self.progress.note(f"{node.label}: another process trains it; waiting for that")
+        self._elsewhere[identity] = time.monotonic() + _ELSEWHERE
+        return None
+
+    # ---- ending ----
+
+    def _look_at_running(self) -> None:
+        for identity, running in list(self._running.items()):
+            status = running.job.poll()
+            if status is None:
+                continue
+            del self._running[identity]
+            node = self.store.nodes[identity]
+            if self.store.stage(identity).finished:
+                self.outcome.trained.append(identity)
+                self._close(identity, f"{node.label}: done")
+            elif running.stopping:
+                self._close(identity, f"{node.label}: stopped")
+            else:
+                self._failed(identity, node, self.store.record_failure(identity, status))
+            running.claim.release()
+
+    def _failed(self, identity: str, node: Node, failure: Failure) -> None:
+        self.outcome.failed[identity] = failure
+        self._close(identity, f"{node.label}: failed, {failure.reason}")
+
+    def _close(self, identity: str, news: str) -> None:
+        self._open.pop(identity, None)
+        self.progress.note(news)
+
+    def _stop(self) -> None:
+        for running in self._running.values():
+            if not running.stopping:
+                running.stopping = True
+                running.job.stop()
+
+
+def report_failures(store: Store, outcome: Outcome, say: Callable[[str], None]) -> None:
+    """What failed, with the end of its log, and what waits for it."""
+    for identity, failure in outcome.failed.items():
+        label, output = store.nodes[identity].label, store.output(identity)
+        say(f"\n{label} failed ({identity}, {failure.reason}). The end of {output}:\n{failure.tail}")
+    for identity in outcome.held_up:
+        say(f"{store.nodes[identity].label} ({identity}) waits for a failed one.")

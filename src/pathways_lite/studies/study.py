@@ -1,0 +1,60 @@
+"""A study: a question, and the recipes whose results answer it. Data only; nothing here runs anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from pathways_lite.comparison.metric import Metric
+from pathways_lite.recipe import Frozen, Recipe, apply_overrides, stage_identity
+from pathways_lite.recipe.load import call_in
+from pathways_lite.recipe.stage import Name
+
+
+class Study(Frozen):
+    """Named arms, each a recipe per seed, and which of them the others are measured against.
+
+    Recipes of two arms with the same seed are a pair: what the seed does to both cancels in their difference.
+    """
+
+    name: Name
+    question: str = Field(description="what the study is to answer; the head of its report")
+    arms: dict[Name, tuple[Recipe, ...]] = Field(min_length=1)
+    baseline: str = Field(description="the arm that the others are compared with")
+    metric: Metric = Metric()
+    target: float | None = Field(
+        None, description="loss at which compute is compared; None: the one that both arms come to"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.baseline not in self.arms:
+            raise ValueError(f"baseline={self.baseline!r} is no arm; there are {', '.join(self.arms)}")
+        for name, recipes in self.arms.items():
+            if not recipes:
+                raise ValueError(f"arm {name!r} has no recipe")
+            if len({stage_identity(recipe, len(recipe.stages) - 1) for recipe in recipes}) < len(recipes):
+                raise ValueError(f"arm {name!r} has the same recipe twice; recipes of an arm differ in their seed")
+        return self
+
+    @property
+    def recipes(self) -> dict[str, Recipe]:
+        """Every recipe by its label, `ARM` or `ARM/SEED`."""
+        return {
+            arm if len(recipes) == 1 else f"{arm}/{recipe.seed}": recipe
+            for arm, recipes in self.arms.items()
+            for recipe in recipes
+        }
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """The study that `study()` in the Python file at `path` gives; `overrides` are applied to every recipe.
+
+    Raises UserError where the file is missing, has no `study()`, or describes something invalid.
+    """
+    study = call_in(Path(path), Study, "configs/studies/palm_against_llama.py")
+    arms = {name: [apply_overrides(recipe, overrides) for recipe in recipes] for name, recipes in study.arms.items()}
+    return Study.model_validate({**dict(study), "arms": arms})

@@ -1,0 +1,113 @@
+"""A stage that recipes share is trained once, and nothing of the result shows that it was shared."""
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pathways_lite.checkpoints import Checkpoints, read_manifest
+from pathways_lite.errors import UserError
+from pathways_lite.recipe import Recipe, read_recipe
+from pathways_lite.run_directory import RunDirectory
+from pathways_lite.studies.nodes import nodes_of, shared
+from pathways_lite.studies.plan import resolve_study, store_of
+from pathways_lite.studies.store import Store
+from pathways_lite.studies.study import Study, load_study
+from pathways_lite.tracking.run_data import read_run
+from pathways_lite.training.run import train_run
+
+
+def train(recipe: Recipe, path: Path) -> str:
+    said = StringIO()
+    assert train_run(recipe, path, console=Console(file=said)) == 0
+    return said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def study(study_file: Path) -> Study:
+    return resolve_study(load_study(study_file))
+
+
+@pytest.fixture(scope="module")
+def store(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """All nodes trained, each in its own directory."""
+    store = store_of(study, tmp_path_factory.mktemp("out"))
+    for identity in store.nodes:
+        run = store.prepare(identity)
+        train(read_recipe(run.recipe_path), run.path)
+    return store
+
+
+def test_a_shared_stage_is_one_node(study: Study) -> None:
+    nodes = nodes_of(study.recipes)
+    assert [node.stage.name for node in nodes.values()] == ["trunk", "tail", "tail"]
+    assert [node.users for node in shared(nodes.values())] == [("slow", "fast")]
+
+
+def test_shared_and_separate_training_give_the_same_bits(store: Store, study: Study, tmp_path: Path) -> None:
+    for label, recipe in study.recipes.items():
+        alone = RunDirectory(tmp_path / label)
+        train(recipe, alone.path)
+        (identity,) = (node.identity for node in store.nodes.values() if label in node.is_last)
+        node = store.run(identity)
+        for stage in ("trunk", "tail"):
+            assert _log(node, stage) == _log(alone, stage)
+            assert _digest(node, stage) == _digest(alone, stage)
+        accounts = [run.stage("tail").ledger["total"] for run in (node, alone)]  # type: ignore[index]
+        assert accounts[0]["flops"] == accounts[1]["flops"] > node.stage("tail").ledger["stage"]["flops"]  # type: ignore[index]
+        assert read_run(node.path).finished
+
+
+def test_a_shared_stage_is_trained_once(store: Store) -> None:
+    trunk, *tails = store.nodes
+    said = [train(read_recipe(store.run(identity).recipe_path), store.run(identity).path) for identity in tails]
+    assert not any(said), "everything is there: nothing is left to do"
+    for tail in tails:
+        assert store.run(tail).stage("trunk").elsewhere == store.run(trunk).path.resolve()
+        parent = read_manifest(_newest(store.run(tail), "tail")).meta["lineage"]["parent"]
+        assert parent == _digest(store.run(trunk), "trunk")
+    events = [row for row in read_run(store.run(trunk).path).stages[0].timings if row["kind"] == "compile"]
+    assert len(events) == 1
+
+
+def test_what_another_run_has_to_train_is_not_trained_here(store: Store, study: Study, tmp_path: Path) -> None:
+    elsewhere = Store(tmp_path, store.nodes)
+    _, tail, _ = store.nodes
+    run = elsewhere.prepare(tail)
+    with pytest.raises(UserError, match="which is not finished; train that run first"):
+        train(read_recipe(run.recipe_path), run.path)
+    trunk = run.stage("trunk").elsewhere
+    assert trunk is not None
+    (trunk / "trunk").mkdir(parents=True)
+    (trunk / "trunk" / "summary.json").write_text(json.dumps({"identity": "another"}))
+    with pytest.raises(UserError, match="has the identity another"):
+        train(read_recipe(run.recipe_path), run.path)
+
+
+def test_names_may_change_between_plans(store: Store, study: Study) -> None:
+    """A name is no part of an identity: what is trained is found under the name that it was trained with."""
+
+    def renamed(recipe: Recipe) -> Recipe:
+        stages = tuple(stage.model_copy(update={"name": f"new_{stage.name}"}) for stage in recipe.stages)
+        return recipe.model_copy(update={"stages": stages})
+
+    again = Store(store.path, nodes_of({label: renamed(recipe) for label, recipe in study.recipes.items()}))
+    assert set(again.states().values()) == {"done"}
+    for identity in again.nodes:
+        assert again.prepare(identity).recipe().stages[-1].name in ("trunk", "tail")
+
+
+def _newest(run: RunDirectory, stage: str) -> Path:
+    checkpoints = Checkpoints(run.stage(stage).checkpoints)
+    assert checkpoints.newest is not None
+    return checkpoints.path(checkpoints.newest)
+
+
+def _digest(run: RunDirectory, stage: str) -> str:
+    return read_manifest(_newest(run, stage)).digest
+
+
+def _log(run: RunDirectory, stage: str) -> bytes:
+    return (run.stage(stage).path / "log.jsonl").read_bytes()
