@@ -80,6 +80,23 @@ def test_parents_come_first_and_what_is_done_is_not_done_again(store: Store) -> 
     assert again.started == []
 
 
+def test_a_finished_node_is_left_to_end_by_itself(store: Store) -> None:
+    """Its summary is there before its process has drawn the pictures and ended."""
+    trunk, *_ = store.nodes
+    looks = iter(range(10))
+
+    def status(run: RunDirectory) -> int | None:
+        if run.path.name != trunk:
+            return 0
+        if (look := next(looks)) == 0:
+            _finish(store, trunk)
+        return None if look < 3 else -15
+
+    outcome = run(store, FakeExecutor(status))
+    assert next(looks) == 4, "it was waited for"
+    assert outcome.trained == list(store.nodes)
+
+
 def test_a_failure_stops_only_what_starts_from_it(store: Store) -> None:
     trunk, slow, fast = store.nodes
     outcome = run(store, FakeExecutor(lambda run: 3 if run.path.name == slow else 0))

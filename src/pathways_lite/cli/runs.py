@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from pathways_lite.comparison.compare import Arm
+    from pathways_lite.comparison.metric import Metric
 
 
 class _ListByDefault(TyperGroup):
@@ -67,6 +71,71 @@ def list_runs(
             row["state"],
         )
     Console().print(table)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="run directories; NAME=RUN,RUN,... for several seeds of one arm"),
+    ],
+    of: Annotated[str, typer.Option(help="held-out or train")] = "held-out",
+    unit: Annotated[str, typer.Option(help="loss (nats per token) or bits_per_byte")] = "loss",
+    domain: Annotated[str | None, typer.Option(help="of the held-out text; by default all of it")] = None,
+    window: Annotated[int, typer.Option(min=1, help="smooth: mean of so many points around each one")] = 1,
+    target: Annotated[float | None, typer.Option(help="loss at which compute is compared")] = None,
+) -> None:
+    """Compare runs at equal FLOPs and at equal loss; the first one is what the others are measured against.
+
+    FLOPs include the models that a run started from. Runs of the same seed are pairs.
+
+    Examples:
+
+    - `pathways-lite runs compare runs/adamw runs/muon`
+
+    - `pathways-lite runs compare adamw=runs/a0,runs/a1,runs/a2 muon=runs/m0,runs/m1,runs/m2 --unit bits_per_byte`
+    """
+    from pydantic import ValidationError
+    from rich.console import Console
+    from rich.table import Table
+
+    from pathways_lite.comparison.metric import Metric
+    from pathways_lite.comparison.table import Results
+    from pathways_lite.errors import UserError
+    from pathways_lite.recipe.load import explain
+
+    try:
+        metric = Metric.model_validate({"of": of, "unit": unit, "domain": domain, "window": window})
+    except ValidationError as error:
+        raise UserError(explain(error, "runs compare")) from error
+    arms = _arms(runs, metric)
+    results = Results.of(arms, arms[0].name, metric, target)
+    console = Console()
+    for header, rows in ((results.header, results.rows()), (results.time_header, results.time_rows())):
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for note in results.notes():
+        console.print(note, markup=False, highlight=False)
+
+
+def _arms(arguments: list[str], metric: Metric) -> list[Arm]:
+    """The arms that the arguments name, their curves read. Raises UserError for fewer than two, or one named twice."""
+    from pathways_lite.comparison.compare import Arm
+    from pathways_lite.comparison.curves import read_curve
+    from pathways_lite.errors import UserError
+    from pathways_lite.tracking.run_data import read_run
+
+    arms = []
+    for argument in arguments:
+        name, equals, paths = argument.partition("=")
+        directories = paths.split(",") if equals else [argument]
+        arms.append(Arm(name, tuple(read_curve(read_run(path), metric, path) for path in directories)))
+    names = [arm.name for arm in arms]
+    if len(arms) < 2 or len(set(names)) < len(names):
+        raise UserError(f"compare at least two different runs or arms, not {', '.join(names)}")
+    return arms
 
 
 def _run_directories(directory: Path) -> list[Path]:

@@ -1,8 +1,8 @@
 """Time to target by AlgoPerf's rules (Dahl et al. 2023, arXiv 2306.07179, sections 2 and 4.3).
 
-A submission's time on a workload is the median over studies of the best of a study's trials; its score is the area under
-its performance profile: the share of workloads on which it is within a factor τ of the fastest submission, for τ from 1
-to `R_MAX`. Both are relative to the submissions they are computed with.
+A submission's time on a workload is the median over studies of the best of a study's trials; its score is the area
+under its performance profile: the share of workloads on which it is within a factor τ of the fastest submission, for τ
+from 1 to `R_MAX`. Both are relative to the submissions they are computed with.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def profile(times: Times, submission: str, tau: float) -> float:
 def scores(times: Times, r_max: float = R_MAX) -> dict[str, float]:
     """The area under each profile from 1 to `r_max`, over `r_max` - 1: from 0 to 1, the fastest everywhere has 1.
 
-    In closed form, the mean over workloads of (r_max - r) / (r_max - 1) between 0 and 1: a profile is a step function, of
-    which the trapezoidal rule gives a biased area.
+    In closed form, the mean over workloads of (r_max - r) / (r_max - 1) between 0 and 1: a profile is a step function,
+    of which the trapezoidal rule gives a biased area.
     """
     return {
         submission: sum(min(1.0, max(0.0, (r_max - ratio) / (r_max - 1))) for ratio in ratios) / len(ratios)

@@ -1,7 +1,7 @@
 """Two arms at equal compute and at equal loss, with intervals over their runs.
 
-Everything is read off the arms' mean curves (loss averaged over runs at equal FLOPs, interpolated linearly in log FLOPs),
-whose FLOPs include the models that a run started from.
+Everything is read off the arms' mean curves (loss averaged over runs at equal FLOPs, interpolated linearly in log
+FLOPs), whose FLOPs include the models that a run started from.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class Comparison:
     baseline: str
     flops: float  # the most that every run of both has spent: where "equal compute" is
     target: float  # the loss at which compute is compared
-    loss: float  # the arm's at equal compute
     difference: Interval  # of loss at equal compute, arm - baseline: negative is better
     student: Interval | None  # the same by Student's t over pairs; None where runs are no pairs
     speedup: Interval  # FLOPs(baseline) / FLOPs(arm) - 1 at the target; above 0 is better
@@ -48,12 +47,13 @@ def compare(arm: Arm, baseline: Arm, target: float | None = None) -> Comparison:
     """Compare two arms.
 
     Args:
-        target: loss for the speedup; None: the larger of both arms' mean losses at equal compute, to which both come.
+        target: loss for the speedup; None: the larger of both arms' mean losses at equal compute, to which both come,
+            found anew in every resample.
 
     Runs with the same seed are pairs where both arms have exactly the same seeds, each once.
 
-    Speedup as in G_stack (Du et al. 2024, arXiv 2405.15319, equation 48): FLOPs of the baseline over FLOPs of the arm at
-    equal loss, less 1.
+    Speedup as in G_stack (Du et al. 2024, arXiv 2405.15319, equation 48): FLOPs of the baseline over FLOPs of the arm
+    at equal loss, less 1.
     """
     a, b = list(arm.curves), list(baseline.curves)
     paired = sorted(arm.seeds) == sorted(baseline.seeds) and len(set(arm.seeds)) == len(a)
@@ -62,8 +62,6 @@ def compare(arm: Arm, baseline: Arm, target: float | None = None) -> Comparison:
     grid = common_grid([*a, *b])
     losses_a, losses_b = (np.array([curve.at(grid) for curve in curves]) for curves in (a, b))  # [runs, grid]
     last_a, last_b = losses_a[:, -1], losses_b[:, -1]
-    if target is None:
-        target = float(max(last_a.mean(), last_b.mean()))
 
     def over_runs(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Interval:
         """`statistic` of the two arms' mean curves on the grid."""
@@ -75,11 +73,10 @@ def compare(arm: Arm, baseline: Arm, target: float | None = None) -> Comparison:
         arm=arm.name,
         baseline=baseline.name,
         flops=float(grid[-1]),
-        target=target,
-        loss=float(last_a.mean()),
+        target=float(max(last_a.mean(), last_b.mean())) if target is None else target,
         difference=over_runs(lambda x, y: float(x[-1] - y[-1])),
         student=student(last_a - last_b) if paired else None,
-        speedup=over_runs(lambda x, y: speedup_at_loss(grid, x, y, target)),
+        speedup=over_runs(lambda x, y: speedup_at_loss(grid, x, y, max(x[-1], y[-1]) if target is None else target)),
         area=over_runs(lambda x, y: area_between(grid, x, y)),
         paired=paired,
         longer=max(curve.end for curve in (*a, *b)) / float(grid[-1]),

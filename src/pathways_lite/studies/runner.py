@@ -79,12 +79,14 @@ class Runner:
 
     def _start_what_can_be(self) -> None:
         for identity, node in list(self._open.items()):
+            if identity in self._running:
+                continue
             if self.store.stage(identity).finished:
                 self._close(identity, f"{node.label}: done")
             elif node.parent in self.outcome.failed or node.parent in self.outcome.held_up:
                 self.outcome.held_up.append(identity)
                 self._close(identity, f"{node.label}: waiting for a failed one ({node.parent})")
-            elif node.parent not in self._open and identity not in self._running:
+            elif node.parent not in self._open:
                 self._try_to_start(identity, node)
 
     def _try_to_start(self, identity: str, node: Node) -> None:
