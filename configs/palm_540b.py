@@ -19,7 +19,7 @@ def recipe() -> Recipe:
         stages=(
             Stage(
                 name="base",
-                model=palm_540b().model_copy(update={"vocab_size": 258_048, "remat": "attention"}),
+                model=palm_540b().model_copy(update={"vocab_size": 258_048, "remat": "up"}),
                 data=Data(corpus="corpora/palm", seq_len=2048, boundaries="none"),
                 objective=Causal(z_loss=1e-4),
                 optimizer=Adafactor(),

@@ -17,7 +17,7 @@ def recipe() -> Recipe:
         stages=(
             Stage(
                 name="base",
-                model=palm_62b().model_copy(update={"remat": "attention"}),
+                model=palm_62b().model_copy(update={"remat": "dots"}),
                 data=Data(corpus="corpora/palm", seq_len=2048, boundaries="none"),
                 objective=Causal(z_loss=1e-4),
                 optimizer=Adafactor(),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pathways_kernels.attention.spans import causal
 from pathways_lite.cli.plan_report import misfit
@@ -61,7 +65,7 @@ def described_setup(recipe: Recipe, index: int, machine: TpuSlices) -> Setup:
 
 
 def make_plan(recipe: Recipe, index: int, machine: TpuSlices, *, estimate_kernels: bool = True) -> Plan:
-    """Compile the stage's step for a machine and price it.
+    """Compile the stage's step for a machine and price it; on the standard error it says what takes the time.
 
     Raises UserError where its mesh does not fit, and where the step needs more memory than a chip has.
     """
@@ -70,18 +74,38 @@ def make_plan(recipe: Recipe, index: int, machine: TpuSlices, *, estimate_kernel
     mesh = setup.layout.mesh
     assert mesh is not None
     try:
-        program = compiled_program(
-            lambda: setup.lower_step(work.sequences),
-            setup.abstract_state,
-            mesh,
-            machine,
-            step_options(mesh),
-            {"stage": step_identity(recipe, index), "sequences": work.sequences},
-        )
+        with _shown(f"{work.name}: compiling the train step for {machine.text}"):
+            program = compiled_program(
+                lambda: setup.lower_step(work.sequences),
+                setup.abstract_state,
+                mesh,
+                machine,
+                step_options(mesh),
+                {"stage": step_identity(recipe, index), "sequences": work.sequences},
+            )
     except DoesNotFit as error:
         raise UserError(misfit(error, work, mesh.shape, machine)) from error
-    attention = attention_times(program, machine, estimate=estimate_kernels)
+    with _shown(f"{work.name}: estimating the attention kernels for {machine.text}"):
+        attention = attention_times(program, machine, estimate=estimate_kernels)
     return Plan(work, machine, dict(mesh.shape), program, attention)
+
+
+@contextmanager
+def _shown(what: str) -> Iterator[None]:
+    """A line with the time that it takes; nothing where it is a matter of seconds, as what is kept is."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        hint = threading.Timer(5, console.print, [f"{what} ... minutes the first time, then it is kept"])
+        hint.start()
+        try:
+            yield
+        finally:
+            hint.cancel()
+        return
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(f"{what}: minutes the first time, then it is kept")
+        yield
 
 
 def step_identity(recipe: Recipe, index: int) -> Mapping[str, Any]:
