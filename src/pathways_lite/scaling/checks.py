@@ -1,0 +1,100 @@
+"""Whether a table can carry a fit: one sentence where it cannot, before any number is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pathways_lite.errors import UserError
+from pathways_lite.scaling.law import Law
+from pathways_lite.scaling.table import COLUMNS, Table, numeric, with_derived
+
+
+def checked(law: Law, table: Mapping[str, np.ndarray], *, units: bool = True) -> Table:
+    """The law's inputs and target as float64, derived where need be. Raises UserError where they cannot carry it.
+
+    Refused are missing columns, text, NaN and infinities, values that a logarithm would be taken of and that are
+    not positive, fewer rows than parameters, columns of a single value, and (with `units`) medians that
+    no run has: parameters in millions, tokens in billions.
+    """
+    needed = (*law.inputs, law.target)
+    full = with_derived(table, needed)
+    columns = {name: numeric(full, name) for name in needed}
+    if not len(columns[law.target]):
+        raise UserError(f"the table is empty; {law.name} needs at least {len(law.parameters)} rows")
+    for name, values in columns.items():
+        _check_numbers(law, name, values)
+    _check_extent(law, columns)
+    if units:
+        _check_units(columns, full)
+    return columns
+
+
+def _check_numbers(law: Law, name: str, values: np.ndarray) -> None:
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
+        raise UserError(
+            f"column {name} has {values[wrong[0]]} in row {wrong[0] + 1} and {len(wrong) - 1} other rows that hold no "
+            f"number; drop those rows or fill them in"
+        )
+    if name in law.any_sign or (name == law.target and law.link == "raw"):
+        return
+    wrong = np.flatnonzero(values <= 0)
+    if len(wrong):
+        raise UserError(
+            f"column {name} has {values[wrong[0]]:g} in row {wrong[0] + 1}, where {law.name} takes logarithms: "
+            f"all its values must be positive"
+        )
+
+
+def _check_extent(law: Law, columns: Table) -> None:
+    rows, parameters = len(columns[law.target]), len(law.parameters)
+    if rows < parameters:
+        raise UserError(
+            f"{rows} rows cannot carry the {parameters} parameters of {law.name}; give at least {parameters}"
+        )
+    for name in law.inputs if law.varied is None else law.varied:
+        values = columns[name]
+        if np.ptp(values) <= 1e-9 * np.abs(values).max():
+            meaning = f" ({COLUMNS[name].meaning})" if name in COLUMNS else ""
+            raise UserError(
+                f"column {name}{meaning} has the single value {values[0]:g}, so nothing can be said of how "
+                f"{law.target} depends on it; add runs with another {name}"
+            )
+    inputs = np.stack([columns[name] for name in law.inputs], axis=1)
+    distinct = len(np.unique(inputs, axis=0))
+    if distinct < law.min_distinct:
+        raise UserError(
+            f"the {rows} rows have only {distinct} different inputs ({', '.join(law.inputs)}), which cannot carry "
+            f"the {parameters} parameters of {law.name}; give at least {law.min_distinct}"
+        )
+
+
+def _check_units(columns: Table, full: Mapping[str, np.ndarray]) -> None:
+    for name, values in columns.items():
+        known = COLUMNS.get(name)
+        median = float(np.median(values))
+        if known is not None and not known.low <= median <= known.high:
+            raise UserError(
+                f"column {name} has a median of {median:.3g}, which is no believable number of {known.unit} "
+                f"({known.meaning}): it looks like other units; give a factor, as in {name}='{name}*1e6'"
+            )
+    if "N" in columns and "D" in columns:
+        ratio = float(np.median(columns["D"] / columns["N"]))
+        if not COLUMNS["M"].low <= ratio <= COLUMNS["M"].high:
+            raise UserError(
+                f"D/N has a median of {ratio:.3g} tokens per parameter, which no run has: N or D is in "
+                f"other units; give a factor, as in N='N*1e6'"
+            )
+        if "C" in full:
+            _check_compute(numeric(full, "C"), 6 * columns["N"] * columns["D"])
+
+
+def _check_compute(C: np.ndarray, expected: np.ndarray) -> None:
+    ratio = float(np.nanmedian(C / expected))
+    if np.isfinite(ratio) and not 0.02 < ratio < 50:
+        raise UserError(
+            f"column C is {ratio:.3g} times 6ND in the median: C, N or D is in other units; give a factor, as in "
+            f"C='C*1e18'"
+        )

@@ -1,0 +1,127 @@
+"""Loss along a learning-rate schedule: Tissue et al. 2024 (arXiv 2408.11029), and the multi-power law (2503.12811)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
+from pathways_lite.scaling.table import Table
+
+
+def tissue(v: Values, x: Columns) -> Any:
+    """L(s) = L0 + A S1^-alpha - C S2."""
+    return v["L0"] + v["A"] * power(x["S1"], -v["alpha"]) - v["C"] * x["S2"]
+
+
+TISSUE = Law(
+    name="annealing",
+    title="Learning-rate annealing",
+    source="Tissue et al. 2024, arXiv 2408.11029",
+    formula="L = L0 + A S1^-alpha - C S2",
+    inputs=("S1", "S2"),
+    target="L",
+    parameters=(
+        Parameter("L0", (0.2, 2.0)),
+        Parameter("A", (0.02, 2.0), centre=(("-alpha", "S1"),)),
+        Parameter("C", (0.01, 20.0)),
+        Parameter("alpha", (0.1, 1.0)),
+    ),
+    predict=tissue,
+    varied=("S1",),
+    any_sign=("S2",),
+    published=(("Tissue et al., momentum 0.999", (2.628, 0.429, 0.411, 0.550)),),
+)
+
+
+def annealing_warnings(rates: np.ndarray) -> list[str]:
+    """What the law gets wrong about a schedule [steps], in sentences; empty where nothing is known to be wrong."""
+    found = []
+    if np.any(rates[1:] <= 0):
+        found.append(
+            "The schedule has steps at learning rate zero, along which the predicted loss goes on falling: nothing is "
+            "learned there, so take the prediction at the last step before them."
+        )
+    if np.any(np.diff(rates[int(np.argmax(rates)) :]) > 0):
+        found.append("The learning rate rises again after falling, which the law was not fitted to.")
+    return found
+
+
+# ---- multi-power law ----
+
+
+def multi_power(v: Values, x: Columns) -> Any:
+    """L(s) = L0 + A S1(s)^-alpha - B sum_k (eta_{k-1} - eta_k) G(eta_k^-gamma (S1(s) - S1(k-1))).
+
+    G(y) = 1 - (1 + C y)^-beta. `x` has per row S1 and `falls`, `log_rate`, `before` [rows, falls]: the falls of the
+    learning rate up to the row's step, the logarithm of the rate after each and S1 before it (`fall_columns`).
+    """
+    since = x["S1"][:, None] - x["before"]
+    y = v["C"] * jnp.exp(-v["gamma"] * x["log_rate"]) * jnp.maximum(since, 0)
+    drop = v["B"] * jnp.sum(x["falls"] * -jnp.expm1(-v["beta"] * jnp.log1p(y)), axis=1)
+    return v["L0"] + v["A"] * power(x["S1"], -v["alpha"]) - drop
+
+
+MULTI_POWER = Law(
+    name="multi-power",
+    title="Multi-power law",
+    source="Luo et al. 2025, arXiv 2503.12811",
+    formula="L = L0 + A S1^-alpha - B sum_k (eta_{k-1} - eta_k) (1 - (1 + C eta_k^-gamma (S1 - S1_{k-1}))^-beta)",
+    inputs=("S1", "falls", "log_rate", "before"),
+    target="L",
+    parameters=(
+        Parameter("L0", (0.2, 4.0)),
+        Parameter("A", (0.02, 2.0), centre=(("-alpha", "S1"),)),
+        Parameter("alpha", (0.2, 1.0)),
+        Parameter("B", (50.0, 1000.0)),
+        Parameter("C", (0.1, 5.0)),
+        Parameter("beta", (0.2, 1.0)),
+        Parameter("gamma", (0.2, 1.0)),
+    ),
+    predict=multi_power,
+    varied=("S1",),
+    any_sign=("falls", "log_rate", "before"),
+    published=(
+        ("25M", (3.0405, 0.5247, 0.5079, 363.79, 2.0656, 0.5828, 0.6414)),
+        ("100M", (2.6514, 0.6012, 0.4530, 437.95, 2.1325, 0.5979, 0.6552)),
+    ),
+)
+
+
+def fall_columns(curves: Sequence[tuple[np.ndarray, np.ndarray]], *, pieces: int | None = None) -> Table:
+    """The columns of the multi-power law for rows at `steps` of schedules `rates`, given as (rates, steps) pairs.
+
+    The rises of the warm-up count too, with their sign, as in the authors' code. With `pieces`, the steps at which the
+    rate changes are put together in that many equal runs, which changes predictions by little and makes fits faster;
+    without, every step counts by itself.
+    """
+    parts: list[dict[str, np.ndarray]] = []
+    for rates, steps in curves:
+        area = np.cumsum(rates)
+        at = np.arange(1, len(rates))
+        at = at[rates[at] != rates[at - 1]]
+        groups = _pieces(at, np.sign(rates[at - 1] - rates[at]), pieces)
+        fall = np.array([np.sum(rates[g - 1] - rates[g]) for g in groups])
+        middle = np.array([g[len(g) // 2] for g in groups], int)
+        reached = middle[None, :] <= steps[:, None]
+        shown = lambda values, there=reached: np.where(there, np.broadcast_to(values, there.shape), 0.0)  # noqa: E731
+        parts.append({
+            "S1": area[steps],
+            "falls": shown(fall),
+            "log_rate": shown(np.log(rates[middle])),
+            "before": shown(area[middle - 1]),
+        })  # fmt: skip
+    width = max(1, *(part["falls"].shape[1] for part in parts))
+    pad = lambda a: np.pad(a, ((0, 0), (0, width - a.shape[1]))) if a.ndim == 2 else a  # noqa: E731
+    return {name: np.concatenate([pad(part[name]) for part in parts]) for name in parts[0]}
+
+
+def _pieces(at: np.ndarray, sign: np.ndarray, pieces: int | None) -> list[np.ndarray]:
+    """The steps `at`, alone or in up to `pieces` groups per uninterrupted rise or fall."""
+    if pieces is None or not len(at):
+        return [at[i : i + 1] for i in range(len(at))]
+    ends = np.flatnonzero((np.diff(at) > 1) | (np.diff(sign) != 0)) + 1
+    return [group for run in np.split(at, ends) for group in np.array_split(run, min(pieces, len(run)))]

@@ -1,0 +1,46 @@
+"""Loss from parameters and tokens: Hoffmann et al. 2022 (arXiv 2203.15556), approach 3, and what follows from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
+
+
+def loss(v: Values, x: Columns) -> Any:
+    """L(N, D) = E + A/N^alpha + B/D^beta (equation 2). N parameters, D tokens, L nats per token."""
+    return v["E"] + v["A"] * power(x["N"], -v["alpha"]) + v["B"] * power(x["D"], -v["beta"])
+
+
+def optimal(v: Values, C: float) -> dict[str, float]:
+    """The allocation that minimises the loss at C = 6ND FLOPs (equation 4), and that loss."""
+    G = (v["alpha"] * v["A"] / (v["beta"] * v["B"])) ** (1 / (v["alpha"] + v["beta"]))
+    N = G * (C / 6) ** (v["beta"] / (v["alpha"] + v["beta"]))
+    D = (C / 6) ** (v["alpha"] / (v["alpha"] + v["beta"])) / G
+    return {"N": N, "D": D, "tokens_per_parameter": D / N, "L": loss(v, {"N": N, "D": D})}
+
+
+PARAMETERS = (
+    Parameter("A", (0.02, 2.0), "nats", centre=(("-alpha", "N"),)),
+    Parameter("B", (0.02, 2.0), "nats", centre=(("-beta", "D"),)),
+    Parameter("E", (0.2, 2.5), "nats"),
+    Parameter("alpha", (0.1, 1.0), kind="real"),
+    Parameter("beta", (0.1, 1.0), kind="real"),
+)
+
+CHINCHILLA = Law(
+    name="chinchilla",
+    title="Chinchilla, approach 3",
+    source="Hoffmann et al. 2022, arXiv 2203.15556, section 3.3; Besiroglu et al. 2024, arXiv 2404.10102",
+    formula="L = E + A/N^alpha + B/D^beta",
+    inputs=("N", "D"),
+    target="L",
+    parameters=PARAMETERS,
+    predict=loss,
+    optimal=optimal,
+    published=(
+        ("Hoffmann et al., as printed", (406.4, 410.7, 1.69, 0.34, 0.28)),
+        ("Hoffmann et al., unrounded", (406.39900, 410.72286, 1.69337368, 0.33917084, 0.2849083)),
+        ("Besiroglu et al.", (482.01, 2085.43, 1.8172, 0.3478, 0.3658)),
+    ),
+)

@@ -1,0 +1,28 @@
+"""All laws by name."""
+
+from __future__ import annotations
+
+from pathways_lite.errors import UserError
+from pathways_lite.scaling.law import Law
+from pathways_lite.scaling.laws.annealing import MULTI_POWER, TISSUE
+from pathways_lite.scaling.laws.chinchilla import CHINCHILLA
+from pathways_lite.scaling.laws.kaplan import CRITICAL_BATCH, KAPLAN_C, KAPLAN_D, KAPLAN_N, KAPLAN_ND, KAPLAN_NS
+from pathways_lite.scaling.laws.overtraining import DOWNSTREAM_ERROR, OVERTRAINING
+from pathways_lite.scaling.laws.power import POWER, POWER_FLOOR
+from pathways_lite.scaling.laws.repetition import DATA_CONSTRAINED
+from pathways_lite.scaling.laws.vocabulary import VOCABULARY
+
+LAWS: dict[str, Law] = {
+    law.name: law
+    for law in (
+        CHINCHILLA, OVERTRAINING, DOWNSTREAM_ERROR, DATA_CONSTRAINED, TISSUE, MULTI_POWER, VOCABULARY,
+        KAPLAN_N, KAPLAN_D, KAPLAN_C, KAPLAN_ND, KAPLAN_NS, CRITICAL_BATCH, POWER, POWER_FLOOR,
+    )
+}  # fmt: skip
+
+
+def find(name: str) -> Law:
+    """The law of that name. Raises UserError, with the names there are, for any other."""
+    if name not in LAWS:
+        raise UserError(f"there is no law {name!r}; there are {', '.join(LAWS)}")
+    return LAWS[name]

@@ -1,0 +1,65 @@
+"""Loss when data are repeated: Muennighoff et al. 2023 (arXiv 2305.16264)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize
+
+from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
+
+# Fitted by the authors to C4 without repetition, alpha and beta tied; (a, b, e) are logarithms of A, B, E.
+C4 = {"A": float(np.exp(6.255414)), "B": float(np.exp(7.3049974)), "E": float(np.exp(0.6254804)), "alpha": 0.3526596}
+
+
+def effective_tokens(v: Values, D: Any, U: Any) -> Any:
+    """D' = U + U RD (1 - exp(-R/RD)), R = D/U - 1 repetitions (equation 5): what D of U unique tokens are worth."""
+    return U + U * v["RD"] * -jnp.expm1(-jnp.maximum(D / U - 1, 0) / v["RD"])
+
+
+def effective_parameters(v: Values, N: Any, U: Any) -> Any:
+    """N' = UN + UN RN (1 - exp(-R/RN)), R = N/UN - 1, UN parameters being optimal for U tokens (equation 6)."""
+    G = ((v["alpha"] * v["A"]) / (v["alpha"] * v["B"])) ** (1 / (2 * v["alpha"]))
+    UN = jnp.minimum(N, U * G * G)
+    return UN + UN * v["RN"] * -jnp.expm1(-jnp.maximum(N / UN - 1, 0) / v["RN"])
+
+
+def loss(v: Values, x: Columns) -> Any:
+    """L = E + A/N'^alpha + B/D'^alpha, with the constants of C4 for those that v does not name."""
+    v = {**C4, **v}
+    N, D = effective_parameters(v, x["N"], x["U"]), effective_tokens(v, jnp.maximum(x["D"], x["U"]), x["U"])
+    # Fewer tokens than unique ones are all unique.
+    D = jnp.where(x["D"] < x["U"], x["D"], D)
+    return v["E"] + v["A"] * power(N, -v["alpha"]) + v["B"] * power(D, -v["alpha"])
+
+
+def optimal_at(v: Values, C: float, U: float) -> dict[str, float]:
+    """The allocation of C = 6ND FLOPs that minimises the loss with U unique tokens, found by search over ln N."""
+    from pathways_lite.scaling.double import double_precision
+
+    def at(log_n: float) -> float:
+        N = np.exp(log_n)
+        return float(loss(v, {"N": N, "D": C / (6 * N), "U": U}))
+
+    with double_precision():
+        grid = np.linspace(np.log(1e3), np.log(C / 6e3), 400)
+        best = int(np.argmin([at(n) for n in grid]))
+        limits = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+        found = optimize.minimize_scalar(at, bounds=limits, method="bounded", options={"xatol": 1e-10})
+    N = float(np.exp(found.x))
+    return {"N": N, "D": C / (6 * N), "epochs": C / (6 * N * U), "L": float(found.fun)}
+
+
+DATA_CONSTRAINED = Law(
+    name="data-constrained",
+    title="Data-constrained",
+    source="Muennighoff et al. 2023, arXiv 2305.16264; A, B, E and alpha are those of C4 without repetition",
+    formula="L = E + A/N'^alpha + B/D'^alpha",
+    inputs=("N", "D", "U"),
+    target="L",
+    parameters=(Parameter("RD", (1.0, 40.0), "repetitions"), Parameter("RN", (0.5, 20.0), "repetitions")),
+    predict=loss,
+    published=(("C4", (15.387756, 5.309743)),),
+)

@@ -1,0 +1,77 @@
+"""How large a vocabulary should be: Tao et al. 2024 (arXiv 2407.13623), three approaches.
+
+Losses are unigram-normalised, so that they can be compared across vocabularies; C = 6 (Nnv + Nv) D, Nv = V d.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
+from pathways_lite.scaling.losses import Huber
+
+MILLION, THOUSAND, BILLION = 1e6, 1e3, 1e9
+
+
+def tokens_per_character(V: Any) -> Any:
+    """f(V), fitted by the authors to tokenizers of 1k to 200k pieces; larger ones count as 200k."""
+    log = np.log(np.minimum(V, 200_000))
+    return 0.00639222 * log**2 - 0.15811069 * log + 1.20470122
+
+
+def loss(v: Values, x: Columns) -> Any:
+    """Lu = -E + A1/Nnv^a1 + A2/Nv^a2 + B/D^beta, Nnv in millions, Nv in millions (V d), D in billions."""
+    return (
+        -v["E"]
+        + v["A1"] * power(x["Nnv"] / MILLION, -v["a1"])
+        + v["A2"] * power(x["Nv"] / MILLION, -v["a2"])
+        + v["B"] * power(x["D"] / BILLION, -v["beta"])
+    )
+
+
+VOCABULARY = Law(
+    name="vocabulary",
+    title="Vocabulary, approach 3",
+    source="Tao et al. 2024, arXiv 2407.13623, equation 7",
+    formula="Lu = -E + A1/Nnv^a1 + A2/Nv^a2 + B/D^beta (Nnv and Nv in millions, D in billions)",
+    inputs=("Nnv", "Nv", "D"),
+    target="Lu",
+    parameters=(
+        Parameter("A1", (0.02, 2.0), centre=(("-a1", "Nnv/1e6"),)),
+        Parameter("A2", (0.02, 2.0), centre=(("-a2", "Nv/1e6"),)),
+        Parameter("B", (0.02, 2.0), centre=(("-beta", "D/1e9"),)),
+        Parameter("E", (1.0, 10.0)),
+        Parameter("a1", (0.1, 1.0)),
+        Parameter("a2", (0.1, 1.0)),
+        Parameter("beta", (0.1, 1.0)),
+    ),
+    predict=loss,
+    link="raw",
+    loss=Huber(1e-3),
+    published=(("Tao et al.", (1.8314, 0.19584, 2.1241, 5.5328, 0.44661, 0.67074, 0.44661)),),
+)
+
+
+def by_compute(C: float) -> dict[str, float]:
+    """Approach 1 (IsoFLOP): the optimum at C FLOPs, exponents of Nnv and H held at 1/2."""
+    return {
+        "Nnv": float(np.exp(-2.48465102) * C**0.5),
+        "Nv": float(np.exp(-1.5890313) * C**0.41636226),
+        "H": float(np.exp(1.859585) * C**0.5),
+    }
+
+
+def by_isoflop(Nnv: float, d_model: float | None = None) -> dict[str, float]:
+    """Approach 1 as vocabulary parameters for Nnv others: the compute at which Nnv is optimal, and Nv there."""
+    return _with_size(by_compute(float((Nnv / np.exp(-2.48465102)) ** 2))["Nv"], d_model)
+
+
+def by_derivative(Nnv: float, d_model: float | None = None) -> dict[str, float]:
+    """Approach 2: where the derivative of FLOPs with respect to V at fixed loss is zero, from its anchor at 33M."""
+    return _with_size(float(3_145_728 * (Nnv / 33e6) ** 0.8353974), d_model)
+
+
+def _with_size(Nv: float, d_model: float | None) -> dict[str, float]:
+    return {"Nv": Nv} | ({"V": Nv / d_model} if d_model else {})

@@ -1,0 +1,73 @@
+"""What a fit minimises: a sum over rows of a function of the residual, and the scale residuals are taken on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from pathways_lite.errors import UserError
+
+# In which scale prediction and measurement are compared.
+Link = Literal["raw", "log", "log1p"]
+LINKS: dict[Link, Callable[[Any], Any]] = {"raw": lambda y: y, "log": jnp.log, "log1p": jnp.log1p}
+
+
+@dataclass(frozen=True)
+class Huber:
+    """r²/2 where |r| <= delta, delta (|r| - delta/2) beyond (Huber 1964; delta = 1e-3 in Hoffmann et al. 2022, D.2)."""
+
+    delta: float = 1e-3
+
+    def __call__(self, r: Any) -> Any:
+        # Written with the clipped residual, so that its second derivative has no jump to differentiate through.
+        inner = jnp.clip(r, -self.delta, self.delta)
+        return inner * (r - 0.5 * inner)
+
+    def __str__(self) -> str:
+        return f"huber:{self.delta:g}"
+
+
+@dataclass(frozen=True)
+class LeastAbsolute:
+    """|r|."""
+
+    def __call__(self, r: Any) -> Any:
+        return jnp.abs(r)
+
+    def __str__(self) -> str:
+        return "lad"
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """r²/2."""
+
+    def __call__(self, r: Any) -> Any:
+        return 0.5 * r * r
+
+    def __str__(self) -> str:
+        return "squares"
+
+
+Loss = Huber | LeastAbsolute | LeastSquares
+
+
+def parse_loss(text: str) -> Loss:
+    """The loss that `str` wrote: "huber:0.001", "lad" or "squares". Raises UserError for anything else."""
+    kind, _, delta = text.partition(":")
+    match kind:
+        case "lad" if not delta:
+            return LeastAbsolute()
+        case "squares" if not delta:
+            return LeastSquares()
+        case "huber":
+            try:
+                value = float(delta or "1e-3")
+            except ValueError:
+                value = -1.0
+            if value > 0:
+                return Huber(value)
+    raise UserError(f"loss {text!r} is not known; give huber:DELTA (e.g. huber:0.001), lad or squares")

@@ -1,0 +1,120 @@
+"""Public measurements of others, read from a folder that has them: what published fits were made to.
+
+Each function takes the folder and returns a table in the units of `table.COLUMNS`. The files are not part of the
+project; `tools/reproduce_scaling.py` says where each comes from.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pathways_lite.scaling.laws.annealing import fall_columns
+from pathways_lite.scaling.laws.vocabulary import tokens_per_character
+from pathways_lite.scaling.schedules import annealing_area, forward_area, schedule
+from pathways_lite.scaling.table import Table, read_table, with_derived
+
+
+def keep(table: Table, rows: np.ndarray) -> Table:
+    """The rows of a table."""
+    return {name: column[rows] for name, column in table.items()}
+
+
+def chinchilla_epoch(folder: Path) -> Table:
+    """Points of Hoffmann et al., figure 4, as digitised by Besiroglu et al. 2024, without the five highest losses."""
+    columns = {"N": "Model Size", "C": "Training FLOP", "L": "loss"}
+    table = with_derived(read_table(folder / "chinchilla_epoch/svg_extracted_data.csv", columns), ("D",))
+    return keep(table, table["L"] < np.sort(table["L"])[-5])
+
+
+def gemstones(folder: Path, name: str) -> Table:
+    """Models of the width-by-depth grid of McLeish et al. 2025, e.g. "hot"."""
+    columns = {"N": "params_active_precise", "D": "tokens", "L": "final_loss"}
+    return read_table(folder / f"gemstones/wandb_dfs__wandb_df_for_fitting_{name}.jsonl", columns)
+
+
+def gadre(folder: Path, dataset: str) -> Table:
+    """Models of Gadre et al. 2024 trained on "c4_original", "rpj" or "rw_original", all of them."""
+    columns = {"M": "tok_mult", "L": "loss_c4_val", "error": "err_avg_subset"}
+    table = with_derived(read_table(folder / "gadre/gadre_104_models.csv", columns), ("C",))
+    table["C"] = 6 * table["N"] * table["M"] * table["N"]
+    return keep(table, table["dataset_name"] == dataset)
+
+
+def gadre_fitted(table: Table) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows the authors fitted the loss to (four small models at M = 20, the smallest at 320), and the error."""
+    small = (np.round(table["M"]) == 20) & (table["N"] < 5e8)
+    smallest = (np.round(table["M"]) == 320) & (table["N"] < 2e7)
+    middle = (np.round(table["M"]) == 20) & (table["N"] > 1e9) & (table["N"] < 2e9)
+    return small | smallest, small | smallest | middle
+
+
+def tissue(folder: Path, momentum: float = 0.999) -> Table:
+    """The 40 points of the authors' example: a cosine and a constant schedule, their warm-up as at the peak."""
+    table = read_table(folder / "tissue/tissue_40_points.csv", {"L": "loss"})
+    step, S1, S2 = table["step"].astype(int), np.zeros(len(table["L"])), np.zeros(len(table["L"]))
+    cosine = schedule("cosine", 20_001, peak=2e-4, warmup=500)
+    cosine[:500] = 2e-4
+    for name, rates in (("cosine", cosine), ("constant", np.full(20_001, 2e-4))):
+        rows = table["schedule"] == name
+        S1[rows], S2[rows] = forward_area(rates)[step[rows]], annealing_area(rates, momentum)[step[rows]]
+    return {**table, "S1": S1, "S2": S2}
+
+
+MULTI_POWER_TRAINED = ("cosine_24000", "constant_24000", "wsdcon_9")
+MULTI_POWER_HELD_OUT = (
+    "constant_72000", "cosine_72000", "wsd_20000_24000", "wsdld_20000_24000", "wsdcon_3", "wsdcon_18",
+)  # fmt: skip
+
+
+def multi_power(folder: Path, size: int, names: tuple[str, ...], pieces: int | None = None) -> Table:
+    """Loss curves of Luo et al. 2025 at 25 or 100 (million parameters), under the named schedules."""
+    curves, losses = [], []
+    for name in names:
+        table = read_table(folder / f"multi_power_law/loss_curve_repo__csv_{size}__{name}.csv")
+        table = keep(table, table["step"] != 24_000)
+        curves.append((_multi_power_rates(name, int(table["step"].max()) + 1), table["step"].astype(int)))
+        losses.append(table["loss"])
+    return {**fall_columns(curves, pieces=pieces), "L": np.concatenate(losses)}
+
+
+def _multi_power_rates(name: str, at_least: int) -> np.ndarray:
+    kind, *numbers = name.split("_")
+    peak, end = 3e-4, 3e-5
+    if kind == "wsdcon":
+        return schedule("wsdcon", at_least, peak=peak, end=int(numbers[0]) * 1e-5, warmup=2160, stable=8000)
+    stable = int(numbers[0]) if kind.startswith("wsd") else None
+    return schedule(kind, int(numbers[-1]), peak=peak, end=end, warmup=2160, stable=stable)  # type: ignore[arg-type]
+
+
+def data_constrained(folder: Path) -> Table:
+    """Runs of Muennighoff et al. 2023 on C4 with repeated data."""
+    columns = {"N": "params", "D": "tokens", "U": "unique_tokens", "L": "loss"}
+    return read_table(folder / "data_constrained/data_constrained.csv", columns)
+
+
+def vocabulary(folder: Path) -> Table:
+    """Runs of Tao et al. 2024 above 2.18e17 FLOPs. Tokens as the authors count them: f of V in thousands."""
+    columns = {"Nnv": "Non_vocab_parameters", "H": "num_characters", "V": "vocab_size", "Lu": "Lossu", "C": "FLOPs"}
+    table = read_table(folder / "vocabulary/exp_data.csv", columns)
+    table["Nv"] = table["V"] * table["embed_dim"]
+    table["D"] = table["H"] * tokens_per_character(table["V"] / 1e3)
+    return keep(table, table["C"] >= 2.18e17)
+
+
+def isoflops(folder: Path, config: str) -> Table:
+    """Losses by model size at fixed compute, Porian et al. 2024."""
+    table = read_table(folder / "porian/isoflop_points.csv", {"N": "n", "C": "flops", "L": "loss", "D": "tokens"})
+    return keep(table, table["config"] == config)
+
+
+def coverage(folder: Path, model: str) -> Table:
+    """Unbiased pass@k, averaged over problems, of Pythia on MATH: Schaeffer et al. 2025."""
+    table = keep_model(read_table(folder / "monkeys/pythia_math_pass_at_k.csv.gz"), model)
+    k = np.unique(table["k"])
+    return {"k": k, "coverage": np.array([table["pass_at_k"][table["k"] == each].mean() for each in k])}
+
+
+def keep_model(table: Table, model: str) -> Table:
+    return keep(table, table["model"] == model)

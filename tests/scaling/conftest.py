@@ -1,0 +1,30 @@
+"""Measurements of others are no part of the project: tests that need them are skipped where they are absent."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def measurements() -> Path:
+    folder = Path(os.environ.get("PATHWAYS_LITE_SHARED", ROOT.parent / "shared")) / "data" / "scaling"
+    if not folder.is_dir():
+        pytest.skip("the public measurements are not here; PATHWAYS_LITE_SHARED names the folder that has data/scaling")
+    return folder
+
+
+def grid(N: tuple[float, ...] = (1e7, 3e7, 1e8, 3e8, 1e9), ratios: tuple[float, ...] = (5, 20, 80)) -> dict:
+    n, m = np.meshgrid(N, ratios, indexing="ij")
+    return {"N": n.ravel(), "D": (n * m).ravel()}
+
+
+@pytest.fixture
+def runs() -> dict[str, np.ndarray]:
+    """Runs whose losses follow a Chinchilla law up to a noise of a thousandth."""
+    table = grid()
+    noise = np.exp(1e-3 * np.random.default_rng(0).normal(size=len(table["N"])))
+    return {**table, "L": (1.8 + 480 / table["N"] ** 0.35 + 2000 / table["D"] ** 0.37) * noise}

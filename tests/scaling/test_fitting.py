@@ -1,0 +1,185 @@
+"""Properties of the fitter that need no data of others."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize
+
+from pathways_lite.errors import UserError
+from pathways_lite.scaling import bootstrap
+from pathways_lite.scaling.checks import checked
+from pathways_lite.scaling.double import double_precision
+from pathways_lite.scaling.fit import Fit, fit_law, leave_largest_out
+from pathways_lite.scaling.fitting import resolve_weighted, solve
+from pathways_lite.scaling.laws.chinchilla import CHINCHILLA
+from pathways_lite.scaling.losses import Huber, LeastAbsolute, LeastSquares, parse_loss
+from pathways_lite.scaling.table import read_table, write_table
+
+Table = dict[str, np.ndarray]
+
+
+def test_double_precision_stays_inside() -> None:
+    with double_precision():
+        assert jnp.ones(1).dtype == jnp.float64
+    assert jnp.ones(1).dtype == jnp.float32
+    assert not jax.config.jax_enable_x64
+
+
+def test_a_fit_leaves_float32_the_default(runs: Table) -> None:
+    solve(CHINCHILLA, runs, starts=2)
+    assert jnp.asarray(1.5).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("loss", [Huber(1e-3), LeastSquares()], ids=str)
+def test_never_worse_than_scipy(runs: Table, loss: Huber | LeastSquares) -> None:
+    found = solve(CHINCHILLA, runs, loss=loss)
+
+    def objective(p: np.ndarray) -> float:
+        a, b, e, alpha, beta = p
+        predicted = np.exp(e) + np.exp(a - alpha * np.log(runs["N"])) + np.exp(b - beta * np.log(runs["D"]))
+        r = np.log(predicted) - np.log(runs["L"])
+        if isinstance(loss, LeastSquares):
+            return float(0.5 * np.sum(r * r))
+        inner = np.clip(r, -1e-3, 1e-3)
+        return float(np.sum(inner * (r - 0.5 * inner)))
+
+    v = found.values
+    start = np.array([np.log(v["A"]), np.log(v["B"]), np.log(v["E"]), v["alpha"], v["beta"]])
+    assert objective(start) == pytest.approx(found.objective, rel=1e-9)
+    polished = optimize.minimize(objective, start, method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-16})
+    assert found.objective <= polished.fun * (1 + 1e-9)
+    assert found.reached >= 15
+
+
+def test_least_absolute_is_the_limit_of_huber(runs: Table) -> None:
+    absolute = solve(CHINCHILLA, runs, loss=LeastAbsolute())
+    huber = solve(CHINCHILLA, runs, loss=Huber(1e-7))
+    assert absolute.objective == pytest.approx(huber.objective / 1e-7, rel=1e-3)
+
+
+def test_weights_are_repeated_rows(runs: Table) -> None:
+    base = solve(CHINCHILLA, runs)
+    weights = bootstrap.resample(len(runs["L"]), 3, seed=1)
+    samples = resolve_weighted(base, runs, weights)
+    for i, w in enumerate(weights):
+        repeated = {name: np.repeat(column, w.astype(int)) for name, column in runs.items()}
+        again = solve(CHINCHILLA, repeated)
+        assert samples["alpha"][i] == pytest.approx(again.values["alpha"], rel=1e-5)
+
+
+def test_groups_are_drawn_whole() -> None:
+    groups = np.array(["a", "a", "b", "c", "c", "c"])
+    for w in bootstrap.resample(6, 20, 0, groups):
+        assert w[0] == w[1]
+        assert w[3] == w[4] == w[5]
+        assert w[0] + w[2] + w[3] == 3
+    with pytest.raises(UserError, match="two runs"):
+        bootstrap.resample(2, 1, 0, np.array(["a", "a"]))
+
+
+def test_intervals_of_a_mean() -> None:
+    """For the mean of normal draws both kinds of intervals are the textbook's."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 1, 200)
+    samples = np.array([rng.choice(x, 200).mean() for _ in range(4000)])
+    jackknife = np.array([np.delete(x, i).mean() for i in range(200)])
+    for kind in ("percentile", "bca"):
+        low, high = bootstrap.interval(samples, 0.95, estimate=x.mean(), jackknife=jackknife, kind=kind)
+        assert (low, high) == pytest.approx(
+            (x.mean() - 1.96 * x.std() / 200**0.5, x.mean() + 1.96 * x.std() / 200**0.5), abs=0.02
+        )
+
+
+def test_a_skewed_statistic_has_a_skewed_interval() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.exponential(size=40)
+    samples = np.array([rng.choice(x, 40).var() for _ in range(4000)])
+    jackknife = np.array([np.delete(x, i).var() for i in range(40)])
+    plain = bootstrap.interval(samples, 0.9)
+    better = bootstrap.interval(samples, 0.9, estimate=x.var(), jackknife=jackknife, kind="bca")
+    assert better[0] > plain[0]
+    assert better[1] > plain[1]
+
+
+def test_a_fit_is_repeated_from_its_file(runs: Table, tmp_path) -> None:
+    fit = fit_law(CHINCHILLA, runs, bootstraps=20)
+    fit.save(tmp_path / "fit.json")
+    loaded = Fit.load(tmp_path / "fit.json")
+    assert loaded.values == fit.values
+    again = loaded.repeat()
+    assert again.values == fit.values
+    np.testing.assert_array_equal(again.samples["alpha"], fit.samples["alpha"])
+    best = loaded.optimal(1e21)
+    assert best["N"].low <= best["N"].value <= best["N"].high
+    prediction = loaded.predict({"N": 1e10, "D": 2e11})[0]
+    assert prediction.low < prediction.value < prediction.high
+    assert prediction.value == pytest.approx(1.8 + 480 / 1e10**0.35 + 2000 / 2e11**0.37, rel=0.01)
+
+
+def test_a_file_changed_by_hand_is_refused(runs: Table, tmp_path) -> None:
+    fit_law(CHINCHILLA, runs).save(tmp_path / "fit.json")
+    text = (tmp_path / "fit.json").read_text()
+    (tmp_path / "fit.json").write_text(text.replace("10000000.0", "10000001.0", 1))
+    with pytest.raises(UserError, match="digest"):
+        Fit.load(tmp_path / "fit.json")
+    (tmp_path / "fit.json").write_text("{}")
+    with pytest.raises(UserError, match="no fit"):
+        Fit.load(tmp_path / "fit.json")
+
+
+def test_the_largest_runs_are_predicted(runs: Table) -> None:
+    fit, predicted, measured = leave_largest_out(CHINCHILLA, runs, by="N")
+    assert fit.rows == 12
+    np.testing.assert_allclose(predicted, measured, rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda t: {k: v[:4] for k, v in t.items()}, "4 rows cannot carry the 5 parameters"),
+        (lambda t: {k: v[:0] for k, v in t.items()}, "empty"),
+        (lambda t: {**t, "N": np.full(15, 1e8)}, "single value"),
+        (lambda t: {**t, "L": np.where(np.arange(15) == 3, np.nan, t["L"])}, "nan in row 4"),
+        (lambda t: {**t, "D": np.where(np.arange(15) == 3, np.inf, t["D"])}, "inf in row 4"),
+        (lambda t: {**t, "L": -t["L"]}, "must be positive"),
+        (lambda t: {**t, "N": t["N"] / 1e6}, "other units"),
+        (lambda t: {**t, "D": t["D"] / 1e9}, "other units"),
+        (lambda t: {**t, "N": t["N"] * 1e6}, "other units"),
+        (lambda t: {**t, "D": t["D"] * 1e6}, "other units"),
+        (lambda t: {**t, "N": t["N"] / 1e6, "D": t["D"] / 1e6}, "other units"),
+        (lambda t: {**t, "C": 6 * t["N"] * t["D"] * 1e6}, "other units"),
+        (lambda t: {**t, "L": t["L"] * 1e6}, "other units"),
+        (lambda t: {**t, "L": np.array(["x"] * 15, dtype=object)}, "holds text"),
+        (lambda t: {"N": t["N"], "L": t["L"]}, "no column D"),
+        (lambda t: {k: np.tile(v[[0, 4]], 8) for k, v in t.items()}, "only 2 different inputs"),
+    ],
+)
+def test_what_cannot_carry_a_fit_is_told_in_one_sentence(runs: Table, change, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as caught:
+        checked(CHINCHILLA, change(runs))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_tables_of_others_are_read(ending: str, runs: Table, tmp_path) -> None:
+    theirs = {
+        "size_M": runs["N"] / 1e6,
+        "tokens": runs["D"],
+        "final loss": runs["L"],
+        "run": np.array(["r"] * 15, dtype=object),
+    }
+    write_table(theirs, tmp_path / f"runs.{ending}")
+    table = read_table(tmp_path / f"runs.{ending}", {"N": "size_M*1e6", "D": "tokens", "L": "final loss"})
+    np.testing.assert_allclose(table["N"], runs["N"])
+    assert table["run"][0] == "r"
+    with pytest.raises(UserError, match="no column 'loss'"):
+        read_table(tmp_path / f"runs.{ending}", {"L": "loss"})
+
+
+def test_losses_are_named_and_read_back() -> None:
+    for loss in (Huber(1e-3), Huber(5e-9), LeastAbsolute(), LeastSquares()):
+        assert parse_loss(str(loss)) == loss
+    for wrong in ("huber:-1", "huber:x", "mean", "lad:2"):
+        with pytest.raises(UserError, match="not known"):
+            parse_loss(wrong)
