@@ -93,7 +93,7 @@ def make_plan(recipe: Recipe, index: int, machine: TpuSlices, *, estimate_kernel
 @contextmanager
 def _shown(what: str) -> Iterator[None]:
     """A line with the time that it takes; nothing where it is a matter of seconds, as what is kept is."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
     if not console.is_terminal:
         hint = threading.Timer(5, console.print, [f"{what} ... minutes the first time, then it is kept"])
         hint.start()
