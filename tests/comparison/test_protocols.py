@@ -22,14 +22,14 @@ def test_algoperf_scores_of_three_submissions_on_three_workloads() -> None:
     assert scores(TIMES) == pytest.approx({"a": 0.5556, "b": 0.5556, "c": 0.4444}, abs=1e-4)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=20)
 @given(st.lists(st.lists(st.floats(1, 20) | st.just(math.inf), min_size=3, max_size=3), min_size=1, max_size=4))
 def test_the_score_is_the_area_under_the_profile(rows: list[list[float]]) -> None:
     times = {str(i): dict(zip("xyz", row, strict=True)) for i, row in enumerate(rows)}
-    edges = np.linspace(1, 4, 3001)
+    edges = np.linspace(1, 4, 601)
     middles = (edges[:-1] + edges[1:]) / 2
     for submission, score in scores(times).items():
-        assert score == pytest.approx(np.mean([profile(times, submission, tau) for tau in middles]), abs=1e-3)
+        assert score == pytest.approx(np.mean([profile(times, submission, tau) for tau in middles]), abs=1e-2)
 
 
 def test_a_submissions_time_is_the_median_of_the_best_trials() -> None:

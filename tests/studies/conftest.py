@@ -1,8 +1,17 @@
 """A study of three recipes that share a stage, on the tiny corpus: seconds of training each."""
 
+from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+from pathways_lite.recipe import Recipe, read_recipe
+from pathways_lite.studies.plan import resolve_study, store_of
+from pathways_lite.studies.store import Store
+from pathways_lite.studies.study import Study, load_study
+from pathways_lite.training.run import train_run
 
 STUDY = """
 from pathways_lite.recipe import *
@@ -40,3 +49,30 @@ def study_file(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("study") / "rates.py"
     path.write_text(STUDY.format(corpus=str(corpus)))
     return path
+
+
+def train_silently(recipe: Recipe, path: Path) -> str:
+    """What it said."""
+    said = StringIO()
+    assert train_run(recipe, path, console=Console(file=said)) == 0
+    return said.getvalue()
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[[Recipe, Path], str]:
+    return train_silently
+
+
+@pytest.fixture(scope="session")
+def study(study_file: Path) -> Study:
+    return resolve_study(load_study(study_file))
+
+
+@pytest.fixture(scope="session")
+def store(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """All nodes trained, each in its own directory. Not to be changed by a test."""
+    store = store_of(study, tmp_path_factory.mktemp("out"))
+    for identity in store.nodes:
+        run = store.prepare(identity)
+        train_silently(read_recipe(run.recipe_path), run.path)
+    return store

@@ -19,7 +19,7 @@ from pathways_lite.studies.nodes import nodes_of
 from pathways_lite.studies.progress import Progress
 from pathways_lite.studies.runner import Outcome, Runner, report_failures
 from pathways_lite.studies.store import Store
-from pathways_lite.studies.study import Study, load_study
+from pathways_lite.studies.study import Study
 
 
 @dataclass
@@ -58,12 +58,8 @@ class FakeExecutor:
 
 
 @pytest.fixture
-def study(study_file: Path) -> Study:
-    return load_study(study_file)
-
-
-@pytest.fixture
 def store(study: Study, tmp_path: Path) -> Store:
+    """Of which nothing is trained."""
     return Store(tmp_path, nodes_of(study.recipes))
 
 
@@ -119,7 +115,7 @@ def test_what_starts_from_a_failed_node_is_told_to_wait_for_it(store: Store) -> 
     assert store.states() == {trunk: "failed", slow: "held up", fast: "held up"}
 
 
-def test_two_runners_train_every_node_once(study: Study, store: Store) -> None:
+def test_two_runners_train_every_node_once(store: Store) -> None:
     """The second one waits for what the first one holds."""
     trunk, *_ = store.nodes
     with RunLock(store.claim(trunk)):

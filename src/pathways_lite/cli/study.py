@@ -114,6 +114,20 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> No
             )
 
 
+@app.command()
+def report(study: StudyFile, overrides: Overrides = None, out: Out = None) -> None:
+    """Write report.html and figures (PNG and SVG) into the study's directory. The study may be going on.
+
+    Example: `pathways-lite study report configs/studies/palm_against_llama.py`
+    """
+    from pathways_lite.studies.report import write_report
+
+    options = [] if out is None else ["--out", str(out)]
+    made = _plan(study, overrides, out, jobs=1)
+    for path in write_report(made, [str(study), *(overrides or ()), *options]):
+        typer.echo(path)
+
+
 def _load(study: Path, overrides: list[str] | None, out: Path | None) -> tuple[Study, Path]:
     from pathways_lite.studies.study import load_study
 

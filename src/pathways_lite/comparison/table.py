@@ -29,29 +29,27 @@ class Results:
 
     @classmethod
     def of(cls, arms: Sequence[Arm], baseline: str, metric: Metric, target: float | None = None) -> Results:
+        """Compare every arm with the one named `baseline`, which comes first."""
+        arms = sorted(arms, key=lambda arm: arm.name != baseline)
         return cls(arms, baseline, metric, compare_all(arms, baseline, target), target)
 
     # ---- at equal compute and at equal loss ----
 
-    header = (
-        "arm", "runs", "FLOPs each", "loss at the end", "loss difference", "speedup", "area",
-    )  # fmt: skip
+    header = ("arm", "runs", "loss at the end", "difference", "speedup", "area")
 
     def rows(self) -> list[list[str]]:
-        """A row per arm, the baseline first."""
+        """A row per arm; intervals on a line of their own."""
         found = {comparison.arm: comparison for comparison in self.comparisons}
-        ordered = sorted(self.arms, key=lambda arm: arm.name != self.baseline)
-        return [self._row(arm, found.get(arm.name)) for arm in ordered]
+        return [self._row(arm, found.get(arm.name)) for arm in self.arms]
 
     @staticmethod
     def _row(arm: Arm, comparison: Comparison | None) -> list[str]:
-        flops = statistics.fmean(curve.end for curve in arm.curves)
         loss = statistics.fmean(float(curve.loss[-1]) for curve in arm.curves)
-        own = [arm.name, str(len(arm.curves)), si(flops), f"{loss:.4f}"]
+        own = [arm.name, str(len(arm.curves)), f"{loss:.4f}"]
         if comparison is None:
             return [*own, "baseline", "", ""]
         c = comparison
-        return [*own, signed(c.difference), percent(c.speedup), signed(c.area)]
+        return [*own, signed(c.difference, "\n"), percent(c.speedup, "\n"), signed(c.area, "\n")]
 
     def notes(self) -> list[str]:
         """What the numbers are, a sentence or two each."""
@@ -107,18 +105,18 @@ class Results:
         return max(statistics.fmean(float(curve.loss[-1]) for curve in arm.curves) for arm in self.arms)
 
 
-def signed(interval: Interval, digits: int = 4) -> str:
+def signed(interval: Interval, between: str = " ") -> str:
     """`-0.0310 [-0.0400, -0.0220]`."""
-    return _with_ends(interval, lambda value: f"{value:+.{digits}f}")
+    return _with_ends(interval, lambda value: f"{value:+.4f}", between)
 
 
-def percent(interval: Interval) -> str:
-    """`+12 % [+3 %, +20 %]`."""
-    return _with_ends(interval, lambda value: "only this one" if value == math.inf else f"{value:+.1%}")
+def percent(interval: Interval, between: str = " ") -> str:
+    """`+12.1% [+3.0%, +20.2%]`."""
+    return _with_ends(interval, lambda value: "only this one" if value == math.inf else f"{value:+.1%}", between)
 
 
-def _with_ends(interval: Interval, show: Callable[[float], str]) -> str:
+def _with_ends(interval: Interval, show: Callable[[float], str], between: str) -> str:
     if math.isnan(interval.value):
         return "not reached"
     value = show(interval.value)
-    return value if math.isnan(interval.low) else f"{value} [{show(interval.low)}, {show(interval.high)}]"
+    return value if math.isnan(interval.low) else f"{value}{between}[{show(interval.low)}, {show(interval.high)}]"

@@ -35,6 +35,7 @@ tbody th { font-weight: 400; }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
 tbody tr.total > * { font-weight: 600; border-top: 1px solid var(--ink); }
 th.number, td.number { text-align: right; padding: 0.32rem 0 0.32rem 1.1rem; }
+td.number { white-space: pre; }
 figure { margin: 1rem 0; }
 figure .wide { margin: 0; }
 figure img { display: block; width: 100%; min-width: 32rem; height: auto; }

@@ -1,0 +1,158 @@
+"""The figures of a study: loss against what it cost, and who starts from whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+from pathways_lite.comparison.compare import Arm
+from pathways_lite.comparison.curves import Clock, Curve
+from pathways_lite.comparison.metric import Metric
+from pathways_lite.studies.nodes import Node
+from pathways_lite.studies.store import State
+from pathways_lite.tracking.drawing import Palette, look
+from pathways_lite.tracking.numbers import si
+
+# Beyond this ratio of the largest to the smallest cost an axis is logarithmic.
+_LOGARITHMIC = 30.0
+_AXIS = {"flops": "model FLOPs, base models included", "tokens": "training tokens", "seconds": "seconds of training"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its words; `draw` makes it in a theme's palette."""
+
+    name: str  # of its files
+    title: str
+    alt: str
+    caption: str
+    draw: Callable[[Palette], Figure]
+
+
+def loss_pictures(arms: Sequence[Arm], metric: Metric) -> list[Picture]:
+    """Loss against FLOPs, tokens and seconds."""
+    titles = {"flops": "At equal compute", "tokens": "At equal data", "seconds": "At equal time"}
+    words = {
+        "flops": "Mean over seeds at equal FLOPs; the band is from the lowest to the highest seed.",
+        "tokens": "The same against training tokens.",
+        "seconds": "The same against seconds of training on this machine, without compiling, evaluating and saving; "
+        "unlike the others, not reproducible.",
+    }
+
+    def picture(clock: Clock) -> Picture:
+        alt = f"{metric.name} of {', '.join(arm.name for arm in arms)} against {_AXIS[clock]}"
+        return Picture(f"loss_{clock}", titles[clock], alt, words[clock], lambda p: _loss(arms, metric, clock, p))
+
+    return [picture(clock) for clock in titles]
+
+
+def band(curves: Sequence[Curve], clock: Clock) -> tuple[np.ndarray, np.ndarray]:
+    """Costs [n] at which some run has a point and every run has begun and not ended; losses [runs, n] there."""
+    costs = [getattr(curve, clock) for curve in curves]
+    begin, end = max(cost[0] for cost in costs), min(cost[-1] for cost in costs)
+    points = np.unique(np.concatenate(costs))
+    grid = points[(points >= begin) & (points <= end)]
+    losses = [np.interp(np.log(grid), np.log(cost), curve.loss) for cost, curve in zip(costs, curves, strict=True)]
+    return grid, np.array(losses)
+
+
+def _loss(arms: Sequence[Arm], metric: Metric, clock: Clock, palette: Palette) -> Figure:
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    ax = figure.subplots()
+    ends = []
+    for i, arm in enumerate(arms):
+        grid, losses = band(arm.curves, clock)
+        if not len(grid):
+            continue
+        line = look(i, palette)
+        ax.fill_between(grid, losses.min(axis=0), losses.max(axis=0), color=line["color"], alpha=0.18, linewidth=0)
+        every = max(1, len(grid) // 12)
+        ax.plot(grid, losses.mean(axis=0), linewidth=1.6, markersize=4.5, markevery=every, label=arm.name, **line)
+        ends += [grid[0], grid[-1]]
+    if ends and max(ends) > _LOGARITHMIC * min(ends):
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(numticks=8))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    ax.set_xlabel(_AXIS[clock])
+    ax.set_ylabel(metric.name)
+    ax.legend()
+    return figure
+
+
+# ---- lineage ----
+
+_BOX = (2.05, 0.46)  # inches
+_STEP = (2.5, 0.62)
+
+
+def lineage_picture(nodes: Mapping[str, Node], states: Mapping[str, State], flops: Mapping[str, int]) -> Picture:
+    """Every node, left to right from the stage that it starts from."""
+    alt = "Lineage: " + "; ".join(f"{node.label} after {node.parent or 'nothing'}" for node in nodes.values())
+    caption = "Each box is a stage, trained once; lines lead to what starts from it. Dashed: not done."
+    return Picture("lineage", "Lineage", alt, caption, lambda palette: _lineage(nodes, states, flops, palette))
+
+
+def places(nodes: Mapping[str, Node]) -> dict[str, tuple[int, float]]:
+    """Column and row of every node: leaves one below the other, parents in the middle of what starts from them."""
+    children: dict[str | None, list[str]] = {}
+    for identity, node in nodes.items():
+        children.setdefault(node.parent, []).append(identity)
+    found: dict[str, tuple[int, float]] = {}
+    rows = iter(range(len(nodes)))
+
+    def place(identity: str, column: int) -> float:
+        below = [place(child, column + 1) for child in children.get(identity, [])]
+        row = sum(below) / len(below) if below else float(next(rows))
+        found[identity] = (column, row)
+        return row
+
+    for root in children.get(None, []):
+        place(root, 0)
+    return found
+
+
+def _lineage(
+    nodes: Mapping[str, Node], states: Mapping[str, State], flops: Mapping[str, int], palette: Palette
+) -> Figure:
+    at = {identity: (_STEP[0] * column, -_STEP[1] * row) for identity, (column, row) in places(nodes).items()}
+    width = max(x for x, _ in at.values()) + _BOX[0]
+    height = -min(y for _, y in at.values()) + _BOX[1]
+    figure = Figure(figsize=(max(7.2, width + 0.2), height + 0.2))
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set_axis_off()
+    ax.set_xlim(-0.1, max(7.1, width + 0.1))
+    ax.set_ylim(-height + _BOX[1] / 2 - 0.1, _BOX[1] / 2 + 0.1)
+    for identity, node in nodes.items():
+        if node.parent is not None:
+            (x0, y0), (x1, y1) = at[node.parent], at[identity]
+            middle = (x0 + _BOX[0] + x1) / 2
+            ax.plot([x0 + _BOX[0], middle, middle, x1], [y0, y0, y1, y1], color=palette.faint, linewidth=1.0)
+        _box(ax, at[identity], node.label, f"{si(flops[identity], 'FLOPs')}, {states[identity]}", palette)
+    return figure
+
+
+def _box(ax: Axes, at: tuple[float, float], title: str, text: str, palette: Palette) -> None:
+    x, y = at
+    done = text.endswith("done")
+    style = "-" if done else (0, (4, 2))
+    corner = (x, y - _BOX[1] / 2)
+    ax.add_patch(
+        FancyBboxPatch(
+            corner,
+            *_BOX,
+            boxstyle="round,pad=0,rounding_size=0.06",
+            facecolor=palette.grid if done else "none",
+            edgecolor=palette.ink,
+            linewidth=0.9,
+            linestyle=style,
+        )
+    )
+    ax.text(x + 0.1, y + 0.09, title, fontsize=8.5, va="center", color=palette.ink, clip_on=True)
+    ax.text(x + 0.1, y - 0.11, text, fontsize=7.5, va="center", color=palette.faint)

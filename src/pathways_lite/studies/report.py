@@ -1,0 +1,286 @@
+"""A study as one self-contained HTML page and its figures, whether all of it is trained or not yet."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from pathways_lite.comparison.compare import Arm, Comparison
+from pathways_lite.comparison.curves import domain_value, read_curve
+from pathways_lite.comparison.languini import normalised_perplexity
+from pathways_lite.comparison.metric import Metric
+from pathways_lite.comparison.table import Results, signed
+from pathways_lite.errors import UserError
+from pathways_lite.ledger import Ledger
+from pathways_lite.studies.executor import train_arguments
+from pathways_lite.studies.figures import Picture, lineage_picture, loss_pictures
+from pathways_lite.studies.nodes import chain_of
+from pathways_lite.studies.plan import Plan
+from pathways_lite.studies.store import State
+from pathways_lite.tracking.drawing import style, svg
+from pathways_lite.tracking.numbers import duration, si
+from pathways_lite.tracking.page import page, paragraph, picture, section, table
+from pathways_lite.tracking.run_data import RunData, read_run
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What there is to report."""
+
+    plan: Plan
+    command: Sequence[str]  # the study's file, overrides and options, as typed after `study VERB`
+    runs: dict[str, RunData]  # finished recipes by label
+    arms: list[Arm]  # with at least one finished run
+    results: Results | None  # None while there is nothing to compare
+    problems: list[str]
+
+    @property
+    def states(self) -> dict[str, State]:
+        return {identity: planned.state for identity, planned in self.plan.nodes.items()}
+
+
+def write_report(plan: Plan, command: Sequence[str]) -> list[Path]:
+    """Write OUT/report.html and OUT/figures, and return where they are."""
+    findings = gather(plan, command)
+    out = plan.store.path
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    pictures = _pictures(findings)
+    written = [out / "report.html"]
+    written[0].write_text(render(findings, pictures), encoding="utf-8")
+    with style("light") as palette:
+        for item in pictures:
+            figure = item.draw(palette)
+            for suffix in ("png", "svg"):
+                written.append(out / "figures" / f"{item.name}.{suffix}")
+                figure.savefig(written[-1], dpi=160, facecolor="white")
+    return written
+
+
+def gather(plan: Plan, command: Sequence[str]) -> Findings:
+    """Read all finished runs of the study and compare them."""
+    study, store = plan.study, plan.store
+    last = {label: identity for identity, node in store.nodes.items() for label in node.is_last}
+    done = {label: identity for label, identity in last.items() if plan.nodes[identity].state == "done"}
+    runs = {label: read_run(store.run(identity).path) for label, identity in done.items()}
+    arms = _arms(plan, runs, study.metric)
+    problems = [problem for run in runs.values() for problem in run.problems]
+    results = None
+    if any(arm.name == study.baseline for arm in arms):
+        try:
+            results = Results.of(arms, study.baseline, study.metric, study.target)
+        except UserError as error:
+            problems.append(str(error))
+    return Findings(plan, command, runs, arms, results, problems)
+
+
+def _arms(plan: Plan, runs: dict[str, RunData], metric: Metric) -> list[Arm]:
+    labels = iter(plan.study.recipes)
+    arms = []
+    for name, recipes in plan.study.arms.items():
+        found = [label for label in (next(labels) for _ in recipes) if label in runs]
+        if found:
+            arms.append(Arm(name, tuple(read_curve(runs[label], metric, label) for label in found)))
+    return arms
+
+
+def _pictures(findings: Findings) -> list[Picture]:
+    plan = findings.plan
+    flops = {identity: planned.flops for identity, planned in plan.nodes.items()}
+    curves = loss_pictures(findings.arms, plan.study.metric) if findings.arms else []
+    return [*curves, lineage_picture(plan.store.nodes, findings.states, flops)]
+
+
+def render(findings: Findings, pictures: Sequence[Picture]) -> str:
+    """The page as HTML. All text of the study is escaped; nothing outside the page is loaded."""
+    *curves, lineage = pictures
+    body = [
+        _header(findings),
+        _results(findings),
+        section("What was learned at what cost", *map(_figure, curves)),
+        _domains(findings),
+        _time(findings),
+        _ledger(findings),
+        section("Who starts from whom", _figure(lineage), _nodes(findings)),
+        _failures(findings),
+        _repeat(findings),
+        section("What could not be read", *map(paragraph, findings.problems)),
+    ]
+    return page(f"{findings.plan.study.name}: pathways_lite study", "".join(body))
+
+
+def _figure(item: Picture) -> str:
+    drawn = []
+    for theme in ("light", "dark"):
+        with style(theme) as palette:
+            drawn.append(svg(item.draw(palette)))
+    return picture(*drawn, alt=item.alt, caption=f"{item.title}. {item.caption}")
+
+
+def _header(findings: Findings) -> str:
+    study, nodes = findings.plan.study, findings.plan.nodes
+    done = sum(planned.state == "done" for planned in nodes.values())
+    state = "Finished." if done == len(nodes) else f"Not finished: {done} of {len(nodes)} nodes are done."
+    arms = ", ".join(f"{name} ({len(recipes)})" for name, recipes in study.arms.items())
+    lead = f"{state} Arms with numbers of runs: {arms}; the others are compared with {study.baseline}."
+    words = f"{paragraph(study.question)}\n{paragraph(lead, 'lead')}"
+    return f"<header>\n<h1>{escape(study.name)}</h1>\n{words}\n</header>\n"
+
+
+# ---- results ----
+
+
+def _results(findings: Findings) -> str:
+    results = findings.results
+    if results is None:
+        nothing = f"Nothing can be compared yet: no run of {findings.plan.study.baseline} is finished."
+        return section("What came out", paragraph(nothing, "verdict"))
+    missing = len(findings.plan.study.recipes) - len(findings.runs)
+    return section(
+        "What came out",
+        *(paragraph(verdict(comparison), "verdict") for comparison in results.comparisons),
+        paragraph(f"{missing} unfinished runs are left out.", "note") if missing else "",
+        table(results.header, results.rows()),
+        *(paragraph(note, "note") for note in results.notes()),
+    )
+
+
+def verdict(c: Comparison) -> str:
+    """The answer in a sentence, no surer than the wider of the two intervals."""
+    interval = c.student if c.student is not None else c.difference
+    lower = "lower" if c.difference.value < 0 else "higher"
+    by = f"{abs(c.difference.value):.4f} {lower}"
+    claim = f"At {si(c.flops, 'FLOPs')} the loss of {c.arm} is {by} than that of {c.baseline}"
+    if math.isnan(interval.low):
+        return f"{claim}, by one run each: whether another seed would say the same is unknown."
+    if interval.low <= 0 <= interval.high:
+        return f"{claim}, but zero lies within the interval, {signed(interval)}: these runs do not decide it."
+    return f"{claim}; zero lies outside the interval, {signed(interval)}."
+
+
+def _domains(findings: Findings) -> str:
+    if not findings.runs:
+        return ""
+    names = list(dict.fromkeys(name for run in findings.runs.values() for name in run.stages[-1].evaluation))
+    rows = [
+        _domain_row(findings, name, arm)
+        for name in names
+        for arm in (findings.results.arms if findings.results else findings.arms)
+    ]
+    caption = "Held-out text at the end of each run: means over seeds. Difference: at equal FLOPs, from the baseline."
+    header = ["domain", "arm", "loss", "difference", "bits per byte", "perplexity per byte"]
+    note = (
+        "Perplexity per byte is Languini's normalised perplexity, exp(nats / bytes of text); like bits per byte it "
+        "does not depend on the tokenizer."
+    )
+    return section("By domain", table(header, rows, caption=caption), paragraph(note, "note"))
+
+
+def _domain_row(findings: Findings, domain: str, arm: Arm) -> list[str]:
+    metric = Metric(domain=domain)
+    results = [findings.runs[curve.name].stages[-1].evaluation for curve in arm.curves]
+    loss = statistics.fmean(domain_value(result, metric) for result in results)
+    bits = statistics.fmean(domain_value(result, Metric(unit="bits_per_byte", domain=domain)) for result in results)
+    perplexity = statistics.fmean(
+        normalised_perplexity(result[domain]["nll"], result[domain]["bytes"]) for result in results
+    )
+    difference = _difference(findings, metric, arm.name)
+    return [domain, arm.name, f"{loss:.4f}", difference, f"{bits:.4f}", f"{perplexity:.4f}"]
+
+
+def _difference(findings: Findings, metric: Metric, arm: str) -> str:
+    baseline = findings.plan.study.baseline
+    if arm == baseline or findings.results is None:
+        return "baseline" if arm == baseline else ""
+    pair = [item for item in _arms(findings.plan, findings.runs, metric) if item.name in (arm, baseline)]
+    (comparison,) = Results.of(pair, baseline, metric).comparisons
+    return signed(comparison.difference, "\n")
+
+
+def _time(findings: Findings) -> str:
+    results = findings.results
+    if results is None:
+        return ""
+    note = (
+        f"Target: {results.time_target:.4f}. Time is the median over runs, without compiling, evaluating and saving, "
+        "on the machine that trained them. The score is the area under AlgoPerf's performance profile up to four times "
+        "the fastest arm's time, here over this one workload."
+    )
+    return section("Time to the target", table(results.time_header, results.time_rows()), paragraph(note, "note"))
+
+
+# ---- cost, lineage, failures ----
+
+
+def _ledger(findings: Findings) -> str:
+    plan = findings.plan
+    spent = {
+        identity: Ledger.from_json(found["stage"])
+        for identity in plan.nodes
+        if (found := plan.store.stage(identity).ledger)
+    }
+    if not spent:
+        return ""
+    rows = []
+    for name, recipes in plan.study.arms.items():
+        labels = {name} if len(recipes) == 1 else {f"{name}/{recipe.seed}" for recipe in recipes}
+        last = [identity for identity, node in plan.store.nodes.items() if node.is_last & labels]
+        chain = [[spent.get(n.identity, Ledger()) for n in chain_of(plan.store.nodes, identity)] for identity in last]
+        rows.append(_account(name, sum((sum(ledgers, Ledger()) for ledgers in chain), Ledger())))
+    rows.append(_account("spent, each node once", sum(spent.values(), Ledger())))
+    header = ["arm", "steps", "tokens", "model FLOPs", "training", "running time"]
+    caption = "All runs of an arm with all that they started from; a shared stage counts for every run that has it."
+    return section("What it cost", table(header, rows, caption=caption, total=True))
+
+
+def _account(name: str, ledger: Ledger) -> list[str]:
+    times = (ledger.seconds.train, ledger.seconds.total)
+    return [name, f"{ledger.steps:,}", si(ledger.tokens), si(ledger.flops), *map(duration, times)]
+
+
+def _nodes(findings: Findings) -> str:
+    """The nodes, linked to their own pages."""
+    links = []
+    for identity, planned in findings.plan.nodes.items():
+        label = escape(planned.node.label)
+        report = findings.plan.store.run(identity).report
+        address = quote(report.relative_to(findings.plan.store.path).as_posix())
+        links.append(f'<a href="{address}">{label}</a>' if report.exists() else label)
+    return "<p>Pages of the nodes: " + ", ".join(links) + "</p>"
+
+
+def _failures(findings: Findings) -> str:
+    store = findings.plan.store
+    parts = []
+    for identity, state in findings.states.items():
+        failure = store.failure(identity)
+        label = f"{store.nodes[identity].label} ({identity})"
+        if failure is not None and state != "done":
+            parts.append(paragraph(f"{label}: {failure.reason}. The end of what it said:"))
+            parts.append(f"<pre>\n{escape(failure.tail)}</pre>")
+        elif state == "held up":
+            parts.append(paragraph(f"{label} waits for a failed one ({store.nodes[identity].parent})."))
+    return section("What failed", *parts)
+
+
+def _repeat(findings: Findings) -> str:
+    plan = findings.plan
+    study = shlex.join(findings.command)
+    lines = [f"pathways-lite study {verb} {study}" for verb in ("plan", "run", "report")]
+    nodes = [
+        f"# {planned.node.label}\n" + shlex.join(["pathways-lite", *train_arguments(plan.store.run(identity))])
+        for identity, planned in plan.nodes.items()
+    ]
+    environment = next((run.latest("environment") for run in findings.runs.values()), None) or {}
+    rows = [[str(name), str(value)] for name, value in environment.items()]
+    return section(
+        "How to repeat it",
+        "<pre>\n" + escape("\n".join(lines)) + "</pre>",
+        "<details><summary>Node by node</summary>\n<pre>\n" + escape("\n".join(nodes)) + "</pre></details>",
+        table(["", ""], rows, text=True) if rows else "",
+    )

@@ -1,0 +1,127 @@
+"""The page of a study: what it says, that it needs nothing but itself, and that a browser draws its plots."""
+
+import math
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+from pathways_lite.comparison.bootstrap import Interval
+from pathways_lite.comparison.compare import Comparison
+from pathways_lite.errors import UserError
+from pathways_lite.studies.figures import places
+from pathways_lite.studies.plan import Plan, plan_study
+from pathways_lite.studies.report import verdict, write_report
+from pathways_lite.studies.store import Store
+from pathways_lite.studies.study import Study
+
+
+def never(dtype: str) -> float:
+    raise AssertionError("what is measured need not be assumed")
+
+
+@pytest.fixture(scope="module")
+def plan(study: Study, store: Store) -> Plan:
+    return plan_study(study, store.path, never)
+
+
+@pytest.fixture(scope="module")
+def written(plan: Plan) -> list[Path]:
+    return write_report(plan, ["rates.py"])
+
+
+def test_the_page_says_all_it_should(written: list[Path], plan: Plan) -> None:
+    html = written[0].read_text()
+    for text in (
+        "Which rate is &lt;best&gt;?", "Finished.", "fast", "poems", "tales", "AlgoPerf score", "spent, each node once",
+        "by one run each", "pathways-lite study run rates.py", "perplexity per byte", "jax",
+    ):  # fmt: skip
+        assert text in html
+    for identity in plan.nodes:
+        assert f"nodes/{identity}/report.html" in html
+    addresses = re.findall(r'(?:href|src|srcset)="([^"]*)"', html)
+    assert all(a.startswith("data:image/svg+xml;base64,") or "://" not in a for a in addresses)
+    assert "<script" not in html
+    assert "url(" not in html
+
+
+def test_the_account_counts_a_shared_stage_once(written: list[Path], plan: Plan) -> None:
+    """Each arm: trunk and tail, 10 steps; all in all trunk and two tails, 14."""
+    rows = re.findall(
+        r"<th scope=row>(slow|fast|spent, each node once)</th><td class=number>(\d+)</td>", _cost(written)
+    )
+    assert rows == [("slow", "10"), ("fast", "10"), ("spent, each node once", "14")]
+
+
+def _cost(written: list[Path]) -> str:
+    return written[0].read_text().partition("What it cost")[2]
+
+
+def test_figures_are_written_as_png_and_svg(written: list[Path]) -> None:
+    names = {path.name for path in written[1:]}
+    kinds = ("loss_flops", "loss_tokens", "loss_seconds", "lineage")
+    assert names == {f"{kind}.{suffix}" for kind in kinds for suffix in ("png", "svg")}
+    for path in written[1:]:
+        assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"<?xml")
+
+
+def test_a_study_not_begun_has_a_page(study: Study, tmp_path: Path) -> None:
+    plan = plan_study(study, tmp_path, lambda dtype: 1e9)
+    html = write_report(plan, ["rates.py"])[0].read_text()
+    assert "0 of 3 nodes are done" in html
+    assert "Nothing can be compared yet" in html
+
+
+def test_failures_are_on_the_page_with_their_reason(study: Study, tmp_path: Path) -> None:
+    store = plan_study(study, tmp_path, lambda dtype: 1e9).store
+    trunk, *_ = store.nodes
+    store.prepare(trunk)
+    store.output(trunk).write_text("step 1\nerror: the <disk> is full\n")
+    store.record_failure(trunk, 2)
+    html = write_report(plan_study(study, tmp_path, lambda dtype: 1e9), ["rates.py"])[0].read_text()
+    assert "exit status 2: error: the &lt;disk&gt; is full" in html
+    assert html.count("waits for a failed one") == 2
+
+
+def test_a_parent_stands_in_the_middle_of_what_starts_from_it(store: Store) -> None:
+    trunk, slow, fast = store.nodes
+    assert places(store.nodes) == {trunk: (0, 0.5), slow: (1, 0), fast: (1, 1)}
+
+
+def test_a_verdict_is_no_surer_than_its_interval() -> None:
+    unsure = Comparison(
+        "new", "old", 1e12, 3.0, difference=Interval(-0.1, -0.2, -0.05), student=Interval(-0.1, -0.3, 0.1),
+        speedup=Interval(0.1), area=Interval(-0.1), paired=True, longer=1.0,
+    )  # fmt: skip
+    assert "do not decide" in verdict(unsure)
+    assert "zero lies outside" in verdict(replace(unsure, student=None))
+    assert "unknown" in verdict(replace(unsure, student=Interval(-0.1)))
+    assert math.isnan(Interval(0.0).low)
+
+
+def test_a_browser_draws_the_plots(written: list[Path], tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    picture = tmp_path / "page.png"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'user'}"]
+    command = [browser, *flags, "--window-size=900,3000", f"--screenshot={picture}", written[0].as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    pixels = (image.imread(picture)[..., :3] * 255).round().astype(int)
+    # The second arm's colour is nowhere on the page but in the plots.
+    orange = np.abs(pixels - np.array([0xC0, 0x4A, 0x00])).max(axis=-1) <= 2
+    rows = np.flatnonzero(orange.sum(axis=1) > 3)
+    assert orange.sum() > 500, "lines are drawn"
+    assert rows[-1] - rows[0] > 800, "in all three plots"
+
+
+def test_a_domain_that_is_not_there_is_told(study: Study, store: Store) -> None:
+    metric = study.metric.model_copy(update={"domain": "verse"})
+    with pytest.raises(UserError, match="held-out domains are poems, tales"):
+        write_report(plan_study(study.model_copy(update={"metric": metric}), store.path, never), ["rates.py"])
