@@ -5,18 +5,25 @@ from __future__ import annotations
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.laws.annealing import MULTI_POWER, TISSUE
+from pathways_lite.scaling.laws.broken import BROKEN
 from pathways_lite.scaling.laws.chinchilla import CHINCHILLA
+from pathways_lite.scaling.laws.downstream import BLEU, CONCEPTS, PASS_UNTIL, RECTIFIED, TRANSLATION
+from pathways_lite.scaling.laws.hyperparameters import STEP_BATCH, STEP_LEARNING_RATE
+from pathways_lite.scaling.laws.inference import COVERAGE
 from pathways_lite.scaling.laws.kaplan import CRITICAL_BATCH, KAPLAN_C, KAPLAN_D, KAPLAN_N, KAPLAN_ND, KAPLAN_NS
 from pathways_lite.scaling.laws.overtraining import DOWNSTREAM_ERROR, OVERTRAINING
 from pathways_lite.scaling.laws.power import POWER, POWER_FLOOR
 from pathways_lite.scaling.laws.repetition import DATA_CONSTRAINED
+from pathways_lite.scaling.laws.sparse import AVERAGE_PARAMETERS, PARALLEL, QUANTISATION, ROUTED
 from pathways_lite.scaling.laws.vocabulary import VOCABULARY
 
 LAWS: dict[str, Law] = {
     law.name: law
     for law in (
         CHINCHILLA, OVERTRAINING, DOWNSTREAM_ERROR, DATA_CONSTRAINED, TISSUE, MULTI_POWER, VOCABULARY,
-        KAPLAN_N, KAPLAN_D, KAPLAN_C, KAPLAN_ND, KAPLAN_NS, CRITICAL_BATCH, POWER, POWER_FLOOR,
+        KAPLAN_N, KAPLAN_D, KAPLAN_C, KAPLAN_ND, KAPLAN_NS, CRITICAL_BATCH, STEP_LEARNING_RATE, STEP_BATCH,
+        AVERAGE_PARAMETERS, PARALLEL, ROUTED, QUANTISATION, BLEU, PASS_UNTIL, RECTIFIED, CONCEPTS, TRANSLATION,
+        COVERAGE, BROKEN, POWER, POWER_FLOOR,
     )
 }  # fmt: skip
 

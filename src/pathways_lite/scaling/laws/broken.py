@@ -1,0 +1,75 @@
+"""Curves that bend: the broken neural scaling law, and whether a curve falls all the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from pathways_lite.errors import UserError
+from pathways_lite.scaling.law import Columns, Law, Parameter, Values
+from pathways_lite.scaling.losses import LeastSquares
+
+
+def broken(v: Values, x: Columns) -> Any:
+    """y = a + b x^-c0 (1 + (x/d1)^(1/f1))^(-c1 f1), with one break at d1 as sharp as f1 is small."""
+    log_x = jnp.log(x["x"])
+    # In logarithms, as (x/d)^(1/f) overflows: ln(1 + e^z) is stable.
+    bend = jnp.logaddexp(0.0, (log_x - jnp.log(v["d1"])) / v["f1"])
+    return v["a"] + v["b"] * jnp.exp(-v["c0"] * log_x - v["c1"] * v["f1"] * bend)
+
+
+BROKEN = Law(
+    name="broken",
+    title="Broken neural scaling law, one break",
+    source="Caballero et al. 2022, arXiv 2210.14891",
+    formula="y = a + b x^-c0 (1 + (x/d1)^(1/f1))^(-c1 f1)",
+    inputs=("x",),
+    target="y",
+    parameters=(
+        Parameter("a", (0.01, 0.9), of_target=True),
+        Parameter("b", (0.1, 3.0), of_target=True, centre=(("c0", "x"),)),
+        Parameter("c0", (-0.1, 0.5), kind="real"),
+        Parameter("c1", (0.2, 6.0), kind="real"),
+        Parameter("d1", (0.3, 3.0), centre=(("-1", "x"),)),
+        Parameter("f1", (0.03, 1.0)),
+    ),
+    predict=broken,
+    link="log1p",
+    loss=LeastSquares(),
+    published=(("four-digit addition", (0.4139, 2.277, 0.0551, 5.663, 612.6, 0.0592)),),
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a curve runs over ln x: "falling", "rising", "u" or "inverted u", and by how much the BIC prefers a bend."""
+
+    kind: str
+    bic_gain: float
+    turning_point: float | None
+
+
+def shape(x: np.ndarray, y: np.ndarray) -> Shape:
+    """Whether y(x) has a turning point: a line against a parabola in ln x by their BIC, the vertex inside the data.
+
+    A bend counts from a gain of 6 in BIC ("strong", Kass and Raftery 1995). Raises UserError for fewer than 5 points.
+    """
+    if len(np.unique(x)) < 5:
+        raise UserError(f"{len(np.unique(x))} different x cannot tell a bend from a line; give at least 5")
+    u = np.log(np.asarray(x, np.float64))
+    y = np.asarray(y, np.float64)
+    bics, fits = [], []
+    for degree in (1, 2):
+        fit = np.polyfit(u - u.mean(), y, degree)
+        error = np.sum((np.polyval(fit, u - u.mean()) - y) ** 2)
+        bics.append(len(y) * np.log(max(error, 1e-30 * np.sum(y**2)) / len(y)) + (degree + 2) * np.log(len(y)))
+        fits.append(fit)
+    gain = float(bics[0] - bics[1])
+    curvature, slope = fits[1][0], fits[1][1]
+    vertex = -slope / (2 * curvature) + u.mean() if curvature else np.inf
+    if gain > 6 and u.min() < vertex < u.max():
+        return Shape("u" if curvature > 0 else "inverted u", gain, float(np.exp(vertex)))
+    return Shape("falling" if fits[0][0] < 0 else "rising", gain, None)

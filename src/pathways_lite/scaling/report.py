@@ -1,0 +1,125 @@
+"""A fit as one self-contained HTML page: data, fit, residuals, intervals, the optimal frontier, caveats."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from pathways_lite.errors import UserError
+from pathways_lite.scaling.fit import Fit, Interval, published_objectives, quality
+from pathways_lite.scaling.plots import fit_svg, frontier_svg, residuals_svg
+from pathways_lite.scaling.table import COLUMNS, numeric, with_derived
+from pathways_lite.tracking.page import page, paragraph, picture, section, table
+
+
+def write_report(fit: Fit, path: str | Path) -> Path:
+    """Write the page of a fit and return where it is."""
+    path = Path(path)
+    path.write_text(render(fit), encoding="utf-8")
+    return path
+
+
+def render(fit: Fit) -> str:
+    """The page as HTML. All text is escaped; nothing outside the page is loaded."""
+    parts = (_header, _caveats, _parameters, _fit, _residuals, _frontier, _data, _repeat)
+    return page(f"{fit.law.title}: a fit", "".join(part(fit) for part in parts))
+
+
+def _header(fit: Fit) -> str:
+    found = quality(fit)
+    lead = (
+        f"{fit.law.formula}. {fit.rows} rows, mean relative error {found['mean_relative_error']:.3%}, worst "
+        f"{found['worst_relative_error']:.2%}."
+    )
+    return f"<header>\n<h1>{escape(fit.law.title)}</h1>\n{paragraph(lead, 'lead')}\n</header>\n"
+
+
+def _caveats(fit: Fit) -> str:
+    return section("Before believing it", *(paragraph(note, "verdict") for note in fit.notes))
+
+
+def _parameters(fit: Fit) -> str:
+    rows = []
+    for parameter in fit.law.parameters:
+        found = fit.parameter_intervals()[parameter.name]
+        samples = fit.samples.get(parameter.name)
+        spread = "–" if samples is None else f"{np.std(samples):.4g}"
+        rows.append([parameter.name, f"{found.value:.5g}", *_limits(found), spread, parameter.unit or "–"])
+    caption = (
+        f"{fit.bootstraps} bootstraps over {'rows' if fit.groups is None else 'whole runs'}, percentiles. "
+        if fit.bootstraps
+        else "No bootstrap was made, so there are no intervals. "
+    )
+    caption += "In a flat valley parameters are uncertain together; predictions are far better known."
+    return section("Parameters", table(["", "value", "2.5 %", "97.5 %", "sd", "unit"], rows, caption=caption))
+
+
+def _fit(fit: Fit) -> str:
+    found = quality(fit)
+    facts = [
+        ["objective (sum)", f"{fit.objective:.8g}"],
+        ["loss", f"{fit.loss} in {fit.link}"],
+        ["starts at the best objective", f"{fit.reached} of {fit.starts}"],
+        ["converged", "yes" if fit.converged else "no"],
+        ["R²", f"{found['r2']:.6f}"],
+        ["root mean squared error", f"{found['rmse']:.5g}"],
+    ]
+    others = [[name, f"{objective:.8g}"] for name, objective in published_objectives(fit) if np.isfinite(objective)]
+    figure = picture(
+        fit_svg(fit, "light"), fit_svg(fit, "dark"), alt="Measured against predicted", caption="One point per row."
+    )
+    published = table(["published values", "objective here"], others, caption="Published constants on these data.")
+    return section("How well it fits", table(["", ""], facts), figure, published if others else "")
+
+
+def _residuals(fit: Fit) -> str:
+    caption = "Measured minus predicted, relative to measured. A pattern is what the law does not know."
+    return section(
+        "What is left over",
+        picture(residuals_svg(fit, "light"), residuals_svg(fit, "dark"), alt="Residuals by input", caption=caption),
+    )
+
+
+def _frontier(fit: Fit) -> str:
+    light, dark = frontier_svg(fit, "light"), frontier_svg(fit, "dark")
+    if light is None or dark is None:
+        return ""
+    top = float(numeric(with_derived(fit.data, ("C",)), "C").max())
+    rows = []
+    for C in (top, 10 * top, 100 * top):
+        try:
+            best = fit.optimal(C)
+        except UserError:
+            return ""
+        cells = [f"{best[name].value:.3g} ({', '.join(_limits(best[name]))})" for name in best]
+        rows.append([f"{C:.3g}", *cells])
+    header = ["C (FLOPs)", *(name.replace("_", " ") for name in fit.optimal(top))]
+    caption = "With 95 % intervals. From ten times the data's compute on, the form of the law is an assumption."
+    alt = "Compute-optimal parameters and tokens"
+    return section(
+        "Compute-optimal", picture(light, dark, alt=alt, caption="Bands: 95 %."), table(header, rows, caption=caption)
+    )
+
+
+def _data(fit: Fit) -> str:
+    rows = []
+    for name in (*fit.law.inputs, fit.law.target):
+        column, known = fit.data[name], COLUMNS.get(name)
+        if column.ndim == 1:
+            numbers = [f"{value:.4g}" for value in (column.min(), np.median(column), column.max())]
+            rows.append(
+                [name, f"{known.meaning}, {known.unit}" if known else "–", *numbers, f"{len(np.unique(column))}"]
+            )
+    return section("Data", table(["", "what", "least", "median", "most", "different"], rows))
+
+
+def _repeat(fit: Fit) -> str:
+    facts = {**fit.origin, "law": fit.law.name, "source": fit.law.source, "seed": fit.seed, "starts": fit.starts}
+    return section("How to repeat it", f"<pre>\n{escape(json.dumps(facts, indent=2, ensure_ascii=False))}</pre>")
+
+
+def _limits(found: Interval) -> list[str]:
+    return ["–" if not np.isfinite(limit) else f"{limit:.4g}" for limit in (found.low, found.high)]
