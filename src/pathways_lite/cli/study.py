@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from pathways_lite.studies.executor import Executor
     from pathways_lite.studies.plan import Plan
     from pathways_lite.studies.study import Study
 
@@ -53,26 +54,35 @@ def run(
     overrides: Overrides = None,
     out: Out = None,
     jobs: Jobs = 1,
+    executor: Annotated[str, typer.Option(help="local, or slurm (the extra `slurm`)")] = "local",
+    slurm: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="for sbatch, e.g. partition=gpu, timeout_min=600")
+    ] = None,
 ) -> None:
     """Train what is missing. The same command goes on after any interruption; two of them share the work.
 
     Ctrl-C or SIGTERM: every node saves and ends. A node that fails is told at the end, with its log's last lines, and
     stops only what starts from it; the exit status is 1 then.
 
-    Example: `pathways-lite study run configs/studies/palm_against_llama.py --jobs 2`
+    With `--executor slurm` each node is a job; the study's directory must be on a file system that all machines share.
+
+    Examples:
+
+    - `pathways-lite study run configs/studies/palm_against_llama.py --jobs 2`
+
+    - `pathways-lite study run STUDY --executor slurm --jobs 20 --slurm partition=gpu --slurm gpus_per_node=8`
     """
     from rich.console import Console
 
-    from pathways_lite.studies.local import LocalExecutor
     from pathways_lite.studies.progress import Progress
     from pathways_lite.studies.runner import Runner, report_failures
 
-    executor = LocalExecutor(jobs)
     made = _plan(study, overrides, out, jobs)
+    chosen = _executor(executor, made.store.path, jobs, slurm or [])
     console = Console(stderr=True)
     console.print(_totals(made, jobs), highlight=False)
     steps = {identity: planned.course.total_steps for identity, planned in made.nodes.items()}
-    outcome = Runner(made.store, executor, Progress(steps, console)).run()
+    outcome = Runner(made.store, chosen, Progress(steps, console)).run()
     report_failures(made.store, outcome, lambda line: console.print(line, markup=False, highlight=False))
     if outcome.exit_status:
         console.print("The same command goes on from here.", highlight=False)
@@ -126,6 +136,62 @@ def report(study: StudyFile, overrides: Overrides = None, out: Out = None) -> No
     made = _plan(study, overrides, out, jobs=1)
     for path in write_report(made, [str(study), *(overrides or ()), *options]):
         typer.echo(path)
+
+
+@app.command()
+def export(
+    study: StudyFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    jobset: Annotated[bool, typer.Option("--jobset", help="Kubernetes JobSets instead of commands")] = False,
+    template: Annotated[Path, typer.Option(help="a JobSet that runs one recipe on your cluster")] = Path(
+        "tools/launch/jobset.yaml"
+    ),
+) -> None:
+    """Print what is missing as commands, one per node and parents first; or as JobSets for `kubectl apply -f -`.
+
+    Each is one `pathways-lite train` of one node, for any engine. `--out` has to be where the machines find it; the
+    nodes' recipes are written there now.
+
+    Examples:
+
+    - `pathways-lite study export STUDY --out /shared/runs/mine`
+
+    - `pathways-lite study export STUDY --out /shared/runs/mine --jobset | kubectl apply -f -`
+    """
+    import shlex
+
+    from pathways_lite.studies.executor import train_arguments
+    from pathways_lite.studies.jobset import as_yaml, jobsets
+    from pathways_lite.studies.plan import resolve_study, store_of
+
+    loaded, out = _load(study, overrides, out)
+    store = store_of(resolve_study(loaded), out)
+    if jobset:
+        typer.echo(as_yaml(jobsets(store, loaded.name, template)), nl=False)
+        return
+    for identity, state in store.states().items():
+        if state != "done":
+            typer.echo(shlex.join(["pathways-lite", *train_arguments(store.prepare(identity))]))
+
+
+def _executor(name: str, out: Path, jobs: int, slurm: list[str]) -> Executor:
+    from pathways_lite.errors import UserError
+
+    if name == "local":
+        from pathways_lite.studies.local import LocalExecutor
+
+        return LocalExecutor(jobs)
+    if name == "slurm":
+        from pathways_lite.studies.slurm import SlurmExecutor
+
+        parameters = dict(option.split("=", 1) for option in slurm if "=" in option)
+        if len(parameters) < len(slurm):
+            raise UserError(f"--slurm takes NAME=VALUE, each name once, not {', '.join(slurm)}")
+        return SlurmExecutor(out.absolute() / "slurm", jobs, parameters)
+    raise UserError(
+        f"--executor {name}: there are local and slurm; for Kubernetes, `pathways-lite study export --jobset`"
+    )
 
 
 def _load(study: Path, overrides: list[str] | None, out: Path | None) -> tuple[Study, Path]:

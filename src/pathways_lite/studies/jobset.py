@@ -1,0 +1,72 @@
+"""Nodes as Kubernetes JobSets, after a template that says how this cluster runs one recipe (tools/launch/jobset.yaml).
+
+A JobSet holds the nodes that start, in the end, from the same one: each is a replicated job, which depends on
+its parent's completion (`dependsOn`, JobSet 0.8 or later). What shares no stage is a JobSet of its own, so that it
+neither waits for the others nor fails with them. A restarted JobSet finds finished nodes finished.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pathways_lite.errors import UserError
+from pathways_lite.studies.executor import train_arguments
+from pathways_lite.studies.nodes import chain_of
+from pathways_lite.studies.store import Store
+
+_NAME = 40  # characters; with a job's name and index a pod's name has to stay below 63
+
+
+def jobsets(store: Store, name: str, template: Path) -> list[dict[str, Any]]:
+    """A manifest per tree of nodes that are not done. Raises UserError for a template that is none."""
+    pattern = _read(template)
+    trees: dict[str, list[str]] = {}
+    for identity, state in store.states().items():
+        if state != "done":
+            trees.setdefault(chain_of(store.nodes, identity)[0].identity, []).append(identity)
+    return [_jobset(store, f"{name[:_NAME]}-{root[:8]}", nodes, pattern) for root, nodes in trees.items()]
+
+
+def as_yaml(manifests: list[dict[str, Any]]) -> str:
+    """Documents for `kubectl apply -f`."""
+    return yaml.safe_dump_all(manifests, sort_keys=False)
+
+
+def _jobset(store: Store, name: str, nodes: list[str], pattern: dict[str, Any]) -> dict[str, Any]:
+    manifest = copy.deepcopy(pattern)
+    manifest["metadata"]["name"] = name.lower().replace("_", "-").replace(".", "-")
+    (job,) = manifest["spec"]["replicatedJobs"]
+    manifest["spec"]["replicatedJobs"] = [_job(store, identity, nodes, job) for identity in nodes]
+    return manifest
+
+
+def _job(store: Store, identity: str, nodes: list[str], pattern: dict[str, Any]) -> dict[str, Any]:
+    job = {"name": _job_name(identity), **{key: value for key, value in pattern.items() if key != "name"}}
+    job = copy.deepcopy(job)
+    (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
+    container["command"] = ["pathways-lite", *train_arguments(store.prepare(identity))]
+    parent = store.nodes[identity].parent
+    if parent in nodes:
+        job["dependsOn"] = [{"name": _job_name(str(parent)), "status": "Complete"}]
+    return job
+
+
+def _job_name(identity: str) -> str:
+    return f"n{identity[:12]}"
+
+
+def _read(template: Path) -> dict[str, Any]:
+    try:
+        pattern = yaml.safe_load(template.read_text(encoding="utf-8"))
+        (job,) = pattern["spec"]["replicatedJobs"]
+        (_,) = job["template"]["spec"]["template"]["spec"]["containers"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{template} is no JobSet with one replicated job of one container ({error!r}); start from "
+            "tools/launch/jobset.yaml and give its path with --template"
+        ) from error
+    return dict(pattern)

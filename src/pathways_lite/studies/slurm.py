@@ -1,0 +1,144 @@
+"""Nodes as Slurm jobs, submitted and requeued by submitit (the extra `slurm`).
+
+A job is one `pathways-lite train` of one node, in as many tasks as were asked for: JAX finds out from Slurm who is who.
+Jobs outlive a runner that is killed; the next one finds them by the number in the node's `job.json`. Whether a job is
+still there is asked of `squeue`, which every Slurm answers; submitit's own `sacct` needs an accounting database.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pathways_lite.errors import UserError
+from pathways_lite.run_directory import RunDirectory, write_json
+from pathways_lite.studies.executor import train_command
+
+_ASK_AGAIN = 5.0  # seconds between questions to squeue
+_GONE = -signal.SIGKILL  # the status of a job that left no result behind
+
+
+class TrainNode:
+    """What a job does, in each of its tasks. submitit pickles it, and calls `checkpoint` when the time is nearly up."""
+
+    def __init__(self, run: Path, output: Path) -> None:
+        self.run, self.output = run, output
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> int:
+        """The exit status of training."""
+        wrapper = [sys.executable, "-m", "pathways_lite.studies.pinned", str(os.getpid()), "all"]
+        with self.output.open("ab") as file:
+            command = [*wrapper, *train_command(RunDirectory(self.run))]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        return self._process.wait()
+
+    def checkpoint(self) -> Any:
+        """Save, end, and come again: the requeued job goes on from there."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+        return DelayedSubmission(TrainNode(self.run, self.output))
+
+
+@dataclass
+class SlurmJob:
+    """A job in Slurm's queue or at work."""
+
+    number: str
+    folder: Path  # where submitit puts its result
+    queue: _Queue
+
+    def poll(self) -> int | None:
+        if (status := self._result()) is not None:
+            return status
+        if self.queue.has(self.number):
+            return None
+        status = self._result()  # it may have come while squeue was asked
+        return _GONE if status is None else status
+
+    def stop(self) -> None:
+        subprocess.run(["scancel", self.number], check=False)
+
+    def _result(self) -> int | None:
+        from submitit.core.utils import JobPaths, pickle_load
+
+        path = JobPaths(self.folder, self.number, 0).result_pickle
+        if not path.exists():
+            return None
+        outcome, result = pickle_load(path)
+        return int(result) if outcome == "success" else 1
+
+
+@dataclass
+class _Queue:
+    """Which of the jobs are queued or running, asked for all at once and not too often."""
+
+    _known: set[str] = field(default_factory=set)
+    _asked: float = -_ASK_AGAIN
+
+    def has(self, number: str) -> bool:
+        if time.monotonic() - self._asked >= _ASK_AGAIN:
+            found = subprocess.run(["squeue", "--noheader", "--me", "--format=%A"], capture_output=True, text=True)
+            if found.returncode == 0:  # a controller that does not answer says nothing about jobs
+                self._known = set(found.stdout.split())
+            self._asked = time.monotonic()
+        return number in self._known
+
+    def add(self, number: str) -> None:
+        self._known.add(number)
+
+
+class SlurmExecutor:
+    """At most `jobs` jobs in the queue at a time; `parameters` are sbatch's, as submitit names them (time, partition,
+    nodes, tasks_per_node, gpus_per_node, cpus_per_task, ...).
+    """
+
+    def __init__(self, folder: Path, jobs: int, parameters: Mapping[str, str]) -> None:
+        try:
+            import submitit
+        except ImportError as error:
+            raise UserError("--executor slurm needs submitit, the extra `slurm`: uv sync --extra slurm") from error
+        self.slots, self.folder, self._queue = jobs, folder, _Queue()
+        try:
+            self._executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
+            self._executor.update_parameters(**{_submitit_name(name): _number(v) for name, v in parameters.items()})
+        except (RuntimeError, ValueError, NameError) as error:
+            raise UserError(f"--executor slurm: {error}") from error
+
+    def start(self, run: RunDirectory, output: Path) -> SlurmJob:
+        number = self._left_behind(run)
+        if number is None:
+            self._executor.update_parameters(name=run.path.name)
+            number = self._executor.submit(TrainNode(run.path.absolute(), output.absolute())).job_id
+            write_json(run.path / "job.json", {"number": number})
+        self._queue.add(number)
+        return SlurmJob(number, self.folder, self._queue)
+
+    def _left_behind(self, run: RunDirectory) -> str | None:
+        """The node's job that an earlier runner has submitted, if it is still there."""
+        try:
+            number = str(json.loads((run.path / "job.json").read_text())["number"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+        return number if self._queue.has(number) else None
+
+
+def _submitit_name(name: str) -> str:
+    """Parameters that submitit shares between clusters have no prefix."""
+    shared = {"nodes", "tasks_per_node", "cpus_per_task", "mem_gb", "gpus_per_node", "timeout_min", "name"}
+    return name if name in shared else f"slurm_{name}"
+
+
+def _number(value: str) -> int | str:
+    return int(value) if value.isdigit() else value
