@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from pathways_lite.cli import data, evaluate, fsck, generate, inspect, plan, report, runs, study, train
+from pathways_lite.cli import data, evaluate, fit, fsck, generate, inspect, plan, report, runs, runs_table, study, train
 from pathways_lite.cli.errors import show
 from pathways_lite.errors import UserError
 
@@ -30,6 +30,8 @@ app.add_typer(study.app, name="study")
 app.command("inspect")(inspect.inspect)
 app.command("fsck")(fsck.fsck)
 app.command("report")(report.report)
+app.add_typer(fit.app, name="fit")
+runs.app.command("table")(runs_table.table)
 
 
 def main() -> None:

@@ -7,24 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+
+from pathways_lite.cli.groups import group_with_default
 
 if TYPE_CHECKING:
     from pathways_lite.comparison.compare import Arm
     from pathways_lite.comparison.metric import Metric
 
 
-class _ListByDefault(TyperGroup):
-    """`runs`, `runs DIRECTORY` and `runs --json` mean `runs list ...`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
-
+# `runs`, `runs DIRECTORY` and `runs --json` mean `runs list ...`.
 app = typer.Typer(
-    cls=_ListByDefault,
+    cls=group_with_default("list", bare=True),
     help="Look at many runs at once. `pathways-lite runs` alone lists them.",
     rich_markup_mode="markdown",
 )

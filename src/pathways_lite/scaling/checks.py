@@ -76,9 +76,10 @@ def _check_units(columns: Table, full: Mapping[str, np.ndarray]) -> None:
         known = COLUMNS.get(name)
         median = float(np.median(values))
         if known is not None and not known.low <= median <= known.high:
+            unit = f" in {known.unit}" if known.unit not in ("", known.meaning) else ""
             raise UserError(
-                f"column {name} has a median of {median:.3g}, which is no believable number of {known.unit} "
-                f"({known.meaning}): it looks like other units; give a factor, as in {name}='{name}*1e6'"
+                f"column {name} has a median of {median:.3g}, not believable for {known.meaning}{unit}: it looks like "
+                f"other units; give a factor, as in {name}='{name}*1e6'"
             )
     if "N" in columns and "D" in columns:
         ratio = float(np.median(columns["D"] / columns["N"]))

@@ -18,7 +18,7 @@ from pathways_lite.scaling.checks import checked
 from pathways_lite.scaling.fitting import Solution, objective_of, predict, resolve_weighted, solve
 from pathways_lite.scaling.law import Columns, Law
 from pathways_lite.scaling.losses import Link, Loss, parse_loss
-from pathways_lite.scaling.table import Table, digest
+from pathways_lite.scaling.table import Table, digest, numeric, with_derived
 
 FORMAT = 1
 
@@ -98,6 +98,16 @@ class Fit:
             low, high = bootstrap.interval([m[name] for m in many], level) if many else (np.nan, np.nan)
             result[name] = Interval(float(value), float(low), float(high))
         return result
+
+    def beyond(self, columns: Columns) -> list[str]:
+        """Sentences about inputs that lie more than ten times outside what was fitted; empty where none does."""
+        sentences = []
+        for name in self.law.inputs:
+            low, high = float(self.data[name].min()), float(self.data[name].max())
+            value = float(np.max(columns[name]))
+            if low > 0 and (value > 10 * high or value < low / 10):
+                sentences.append(f"{name}={value:.3g} is far outside the data ({low:.3g} to {high:.3g}): extrapolated.")
+        return sentences
 
     def parameter_intervals(self, level: float = 0.95) -> dict[str, Interval]:
         """Percentile intervals of the parameters."""
@@ -216,7 +226,7 @@ def leave_largest_out(
     Returns the fit, and what was predicted and measured [held-out rows].
     """
     columns = checked(law, table, units=settings.pop("units", True))
-    size = np.asarray(columns[by] if by in columns else table[by], np.float64)
+    size = numeric(with_derived(table, (by,)), by)
     levels = np.unique(size)
     if len(levels) <= count:
         raise UserError(f"column {by} has {len(levels)} different values, so the {count} largest cannot be left out")

@@ -55,6 +55,14 @@ class LeastSquares:
 Loss = Huber | LeastAbsolute | LeastSquares
 
 
+def parse_link(text: str) -> Link:
+    """The link of that name. Raises UserError for any other."""
+    for link in LINKS:
+        if text == link:
+            return link
+    raise UserError(f"link {text!r} is not known; give {', '.join(LINKS)}")
+
+
 def parse_loss(text: str) -> Loss:
     """The loss that `str` wrote: "huber:0.001", "lad" or "squares". Raises UserError for anything else."""
     kind, _, delta = text.partition(":")

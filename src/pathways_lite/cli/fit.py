@@ -1,0 +1,225 @@
+"""`pathways-lite fit`: laws from tables of runs, and what follows from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pathways_lite.cli.groups import group_with_default
+
+if TYPE_CHECKING:
+    from pathways_lite.scaling.fit import Interval
+
+
+# `fit chinchilla runs.csv` means `fit law chinchilla runs.csv`.
+app = typer.Typer(
+    cls=group_with_default("law", bare=False),
+    help="Fit scaling laws to tables of runs, and predict from them: `fit LAW TABLE`, then `fit predict FIT.json N=…`.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+Columns = Annotated[list[str] | None, typer.Argument(help="our columns by theirs: N='size_M*1e6' L=loss")]
+Table = Annotated[Path, typer.Argument(help="CSV (.gz too), Parquet or JSON lines, e.g. what `runs table` wrote")]
+
+
+@app.command("law")
+def fit_law(
+    law: Annotated[str, typer.Argument(help="a law's name; `fit laws` lists them")],
+    table: Table,
+    columns: Columns = None,
+    out: Annotated[Path | None, typer.Option(help="where the fit goes; by default LAW.json beside the table")] = None,
+    loss: Annotated[str | None, typer.Option(help="huber:DELTA, lad or squares; by default the paper's")] = None,
+    link: Annotated[str | None, typer.Option(help="residuals of log, log1p or raw; by default the paper's")] = None,
+    starts: Annotated[int, typer.Option(min=1, help="random starts, in centred logarithms")] = 20,
+    seed: Annotated[int, typer.Option(help="of starts and bootstraps")] = 0,
+    bootstraps: Annotated[int, typer.Option(min=0, help="resamples for intervals; 0 for none")] = 1000,
+    by: Annotated[str | None, typer.Option(help="resample whole runs: the column that names them")] = None,
+    drop_highest: Annotated[int, typer.Option(min=0, help="leave out the rows of the highest target")] = 0,
+    report: Annotated[bool, typer.Option("--report", help="write a page beside the fit")] = False,
+) -> None:
+    """Fit a law and write it as JSON with all that is needed to repeat it.
+
+    Example: `pathways-lite fit chinchilla runs.csv N='Model Size' C='Training FLOP' L=loss --drop-highest 5 --report`
+    """
+    from rich.console import Console
+
+    from pathways_lite.cli.fit_shown import shown
+    from pathways_lite.scaling.fit import fit_law as fit_one
+    from pathways_lite.scaling.laws.registry import find
+    from pathways_lite.scaling.losses import parse_link, parse_loss
+
+    found = find(law)
+    rows, groups, origin = _rows(table, columns, found.target, by, drop_highest)
+    fit = fit_one(
+        found, rows, link=None if link is None else parse_link(link), loss=None if loss is None else parse_loss(loss),
+        starts=starts, seed=seed, bootstraps=bootstraps, groups=groups, origin=origin,
+    )  # fmt: skip
+    path = out or table.with_name(f"{law}.json")
+    fit.save(path)
+    Console(soft_wrap=True).print(shown(fit))
+    typer.echo(path)
+    if report:
+        from pathways_lite.scaling.report import write_report
+
+        typer.echo(write_report(fit, path.with_suffix(".html")))
+
+
+@app.command("laws")
+def laws() -> None:
+    """List the laws with their formulas, columns and sources."""
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    from pathways_lite.scaling.laws.registry import LAWS
+
+    grid = Grid("law", "formula", "columns", "source")
+    for law in LAWS.values():
+        grid.add_row(law.name, law.formula, ", ".join((*law.inputs, law.target)), law.source)
+    Console().print(grid)
+
+
+@app.command("predict")
+def predict(
+    fit: Annotated[Path, typer.Argument(help="a fit's JSON")],
+    inputs: Annotated[list[str], typer.Argument(help="the law's inputs: N=1e9 D=2e10")],
+    level: Annotated[float, typer.Option(min=0.01, max=0.999, help="of the interval")] = 0.95,
+) -> None:
+    """What the law gives at new inputs, with the bootstrap's interval (of the law, not of one run's luck).
+
+    Example: `pathways-lite fit predict chinchilla.json N=7e9 D=1.4e11`
+    """
+    from pathways_lite.scaling.fit import Fit
+    from pathways_lite.scaling.table import with_derived
+
+    loaded = Fit.load(fit)
+    given = with_derived(_numbers(inputs), loaded.law.inputs)
+    typer.echo(_line(loaded.law.target, loaded.predict(given, level)[0]))
+    for sentence in loaded.beyond(given):
+        typer.echo(sentence, err=True)
+
+
+@app.command("optimal")
+def optimal(
+    fit: Annotated[Path, typer.Argument(help="a fit's JSON")],
+    inputs: Annotated[list[str], typer.Argument(help="the compute in FLOPs: C=1e24")],
+    level: Annotated[float, typer.Option(min=0.01, max=0.999, help="of the interval")] = 0.95,
+) -> None:
+    """The compute-optimal parameters and tokens, with intervals.
+
+    Example: `pathways-lite fit optimal chinchilla.json C=1e24`
+    """
+    from pathways_lite.errors import UserError
+    from pathways_lite.scaling.fit import Fit
+
+    given = _numbers(inputs)
+    if set(given) != {"C"}:
+        raise UserError(f"give the compute alone, as in C=1e24, not {' '.join(inputs)}")
+    for name, found in Fit.load(fit).optimal(float(given["C"][0]), level).items():
+        typer.echo(_line(name, found))
+
+
+@app.command("compare")
+def compare(
+    table: Table,
+    law: Annotated[list[str], typer.Option("--law", help="a law to compare; give it twice or more")],
+    columns: Columns = None,
+    by: Annotated[str, typer.Option(help="hold out the rows with the largest values of this column")] = "C",
+    count: Annotated[int, typer.Option(min=1, help="how many of its largest values")] = 1,
+    seed: Annotated[int, typer.Option(help="of the starts")] = 0,
+) -> None:
+    """Fit several laws without the largest runs, and compare how well they predict those.
+
+    Example: `pathways-lite fit compare runs.csv --law chinchilla --law kaplan --by N`
+    """
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    from pathways_lite.scaling.compare import held_out_errors
+    from pathways_lite.scaling.laws.registry import find
+
+    chosen = [find(name) for name in law]
+    rows, _, _ = _rows(table, columns, chosen[0].target, None, 0)
+    grid = Grid("law", "rows fitted", "held out", "mean error", "worst error", "error in the fit")
+    for result in held_out_errors(chosen, rows, by=by, count=count, seed=seed):
+        grid.add_row(
+            result.law, str(result.fitted), str(result.held_out),
+            f"{result.mean:.3%}", f"{result.worst:.3%}", f"{result.fit_mean:.3%}",
+        )  # fmt: skip
+    Console().print(grid)
+
+
+@app.command("advise")
+def advise(
+    inputs: Annotated[list[str], typer.Argument(help="N=1e9 D=1e11: parameters without embeddings, and tokens")],
+    seq_len: Annotated[int, typer.Option(min=1, help="to give the batch in sequences too")] = 2048,
+) -> None:
+    """Learning rate and batch by the Step Law, and how long to train the base of a stacked model.
+
+    Example: `pathways-lite fit advise N=1e9 D=1e11`
+    """
+    from pathways_lite.errors import UserError
+    from pathways_lite.scaling.laws.hyperparameters import growth_tokens, step_law
+    from pathways_lite.tracking.numbers import si
+
+    given = _numbers(inputs)
+    if set(given) != {"N", "D"}:
+        raise UserError("give parameters without embeddings and tokens, as in N=1e9 D=1e11")
+    N, D = float(given["N"][0]), float(given["D"][0])
+    advice = step_law(N, D)
+    typer.echo(f"peak learning rate {advice['lr']:.4g} (Li et al. 2025: 1.79 N^-0.713 D^0.307)")
+    typer.echo(f"batch {si(advice['B'])} tokens, {advice['B'] / seq_len:.0f} sequences of {seq_len} (0.58 D^0.571)")
+    base = growth_tokens(N, 6 * N * D, D=D)
+    typer.echo(f"stacked from a quarter of its depth: {si(base)} tokens for the base (Du et al. 2024, at most D/5)")
+    if not (6e7 <= N <= 1e10 and 1e9 <= D <= 1e12):
+        typer.echo("Outside the runs of the Step Law (N from 6e7 to 1e10, D from 1e9 to 1e12): a guess.", err=True)
+
+
+def _rows(path: Path, columns: list[str] | None, target: str, by: str | None, drop: int) -> Any:
+    """The table's rows, the groups to resample, and a record of both."""
+    import numpy as np
+
+    from pathways_lite.errors import UserError
+    from pathways_lite.scaling.table import numeric, read_table
+
+    names = dict(_pair(term) for term in columns or [])
+    table = read_table(path, names)
+    if by is not None and by not in table:
+        raise UserError(f"{path} has no column {by!r} that names runs; it has {', '.join(sorted(table))}")
+    if drop:
+        kept = np.sort(np.argsort(-numeric(table, target), kind="stable")[drop:])
+        table = {name: column[kept] for name, column in table.items()}
+    origin = {"table": path.name, "columns": names, "dropped": f"the {drop} highest {target}" if drop else "nothing"}
+    return table, None if by is None else table[by], {**origin, "resampled": by or "rows"}
+
+
+def _pair(term: str) -> tuple[str, str]:
+    from pathways_lite.errors import UserError
+
+    name, equals, value = term.partition("=")
+    if not (name and equals and value):
+        raise UserError(f"{term!r} is no NAME=VALUE, e.g. N=1e9")
+    return name, value
+
+
+def _numbers(terms: list[str]) -> Any:
+    import numpy as np
+
+    from pathways_lite.errors import UserError
+
+    numbers = {}
+    for name, value in map(_pair, terms):
+        try:
+            numbers[name] = np.array([float(value)])
+        except ValueError:
+            raise UserError(f"{name}={value} is no number; give e.g. {name}=1e9") from None
+        if not np.isfinite(numbers[name][0]) or numbers[name][0] <= 0:
+            raise UserError(f"{name}={value}: give a positive number, e.g. {name}=1e9")
+    return numbers
+
+
+def _line(name: str, found: Interval) -> str:
+    known = found.low == found.low  # NaN without bootstraps
+    return f"{name} {found.value:.5g}" + (f" ({found.low:.5g} to {found.high:.5g})" if known else " (no interval)")
