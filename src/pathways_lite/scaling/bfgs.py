@@ -22,7 +22,7 @@ ARMIJO, WOLFE = 1e-4, 0.9
 MAX_SEARCH = 40  # evaluations in one line search
 TICKS = 16  # evaluations between two looks at which lanes are done
 LANES = 512
-NARROW = 16
+NARROW = 32
 
 
 class _Lane(NamedTuple):
@@ -69,7 +69,8 @@ def minimise(
     inverse Hessian beforehand. Starts where the objective is not finite end at once with f = inf.
     """
     tasks, p = starts.shape
-    lanes = min(LANES, 1 << (tasks - 1).bit_length())
+    # Few widths, as each is a program to compile.
+    lanes = tasks if tasks <= 2 else NARROW if tasks <= NARROW else LANES
     found = Minima(np.array(starts), np.full(tasks, np.inf), np.zeros(tasks, bool), np.zeros((tasks, p, p)))
     known = np.full((p, p), np.nan) if curvature is None else curvature
 

@@ -102,10 +102,11 @@ def solve(
     if not np.isfinite(found.f[best]):
         raise UserError(f"{law.title}: no start gives a finite objective on these {len(target)} rows; check the units")
     values = _natural(objective, shared, found.x[best : best + 1])
+    perfect = 1e-20 * float(np.sum(weights * target**2))  # data without noise: every residual is rounding
     return Solution(
         law=law, link=link, loss=loss, values={name: float(value[0]) for name, value in values.items()},
         objective=float(found.f[best]), starts=len(begun),
-        reached=int((found.f <= found.f[best] * (1 + REACHED) + 1e-300).sum()), converged=bool(found.converged[best]),
+        reached=int((found.f <= found.f[best] * (1 + REACHED) + perfect).sum()), converged=bool(found.converged[best]),
         working=found.x[best], curvature=found.H[best],
     )  # fmt: skip
 

@@ -59,7 +59,7 @@ DATA_CONSTRAINED = Law(
     formula="L = E + A/N'^alpha + B/D'^alpha",
     inputs=("N", "D", "U"),
     target="L",
-    parameters=(Parameter("RD", (1.0, 40.0), "repetitions"), Parameter("RN", (0.5, 20.0), "repetitions")),
+    parameters=(Parameter("RD", (1.0, 300.0), "repetitions"), Parameter("RN", (0.3, 30.0), "repetitions")),
     predict=loss,
     published=(("C4", (15.387756, 5.309743)),),
 )

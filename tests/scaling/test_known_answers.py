@@ -1,0 +1,264 @@
+"""Published constants, worked examples and identities of the laws, none of which needs data."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pathways_lite.errors import UserError
+from pathways_lite.scaling import schedules
+from pathways_lite.scaling.fitting import predict
+from pathways_lite.scaling.laws import chinchilla, hyperparameters, kaplan, overtraining, sparse
+from pathways_lite.scaling.laws.annealing import MULTI_POWER, annealing_warnings, fall_columns
+from pathways_lite.scaling.laws.broken import shape
+from pathways_lite.scaling.laws.downstream import alignment, encoder_share, knowledge_capacity, pass_until
+from pathways_lite.scaling.laws.inference import pass_at_k, rag_link, rag_performance, rag_sigmoid
+from pathways_lite.scaling.laws.mixing import mixing_law, regmix, regmix_predict, repeated_pools_error
+from pathways_lite.scaling.laws.registry import find
+from pathways_lite.scaling.laws.repetition import DATA_CONSTRAINED, optimal_at
+from pathways_lite.scaling.laws.vocabulary import by_derivative, by_isoflop
+
+
+def published(law: str, index: int = 0) -> dict[str, float]:
+    found = find(law)
+    return dict(zip(found.names, found.published[index][1], strict=True))
+
+
+def value(law: str, index: int = 0, **inputs: float) -> float:
+    return float(predict(find(law), published(law, index), {k: np.array([v]) for k, v in inputs.items()})[0])
+
+
+# ---- Kaplan, Unraveling ----
+
+
+def test_kaplan() -> None:
+    assert value("kaplan", N=1e9, D=1e10) == pytest.approx(2.41965, abs=1e-5)
+    np.testing.assert_allclose(kaplan.critical_batch([2, 3, 4]), [7.381e6, 1.0714e6, 2.7241e5], rtol=1e-4)
+    assert value("kaplan-steps", N=1e9, S=1e300) == pytest.approx(2.34744, abs=1e-5)
+    assert kaplan.minimal_steps(1e9, 2.8) == pytest.approx(5960.4, rel=1e-5)
+    with pytest.raises(UserError, match="never reach"):
+        kaplan.minimal_steps(1e6, 2.0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.floats(6, 11), st.floats(2, 7), st.floats(3, 8))
+def test_the_implicit_loss_solves_its_equation(n: float, s: float, b: float) -> None:
+    N, S, B = 10**n, 10**s, 10**b
+    v = kaplan.TRAJECTORY
+    L = float(kaplan.implicit_loss(N, S, B))
+    smin = S / (1 + kaplan.critical_batch(L) / B)
+    assert (v["Nc"] / N) ** v["aN"] + (v["Sc"] / smin) ** v["aS"] == pytest.approx(L, rel=1e-10)
+
+
+def test_limits_of_the_implicit_loss() -> None:
+    large = float(kaplan.implicit_loss(1e8, 1e5, 1e15))
+    assert large == pytest.approx(value("kaplan-steps", N=1e8, S=1e5), rel=1e-6)
+    losses = kaplan.implicit_loss(1e8, 1e5, np.array([1e4, 1e5, 1e6, 1e7]))
+    assert np.all(np.diff(losses) < 0)
+
+
+# ---- over-training ----
+
+
+@pytest.mark.parametrize(
+    ("index", "N", "M", "L"),
+    [(0, 1.4e9, 640, 2.3914), (0, 6.8894e9, 20, 2.2810), (1, 1.4e9, 640, 2.5259), (1, 6.8894e9, 20, 2.4432),
+     (2, 1.4e9, 640, 2.5025), (2, 6.8894e9, 20, 2.4147), (1, 1.4e9, 20, 2.7739)],
+)  # fmt: skip
+def test_overtraining_predictions(index: int, N: float, M: float, L: float) -> None:
+    assert value("overtraining", index, C=6 * N * N * M, M=M) == pytest.approx(L, abs=6e-4)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.floats(0.05, 0.3), st.floats(50, 500), st.floats(50, 500), st.floats(17, 24))
+def test_overtraining_is_chinchilla_with_one_exponent(eta: float, A: float, B: float, log_c: float) -> None:
+    C = 10**log_c
+    one = {"A": A, "B": B, "E": 1.8, "alpha": 2 * eta, "beta": 2 * eta}
+    two = {"E": 1.8, "a": A * 6**eta, "b": B * 6**eta, "eta": eta}
+    best, other = chinchilla.optimal(one, C), overtraining.optimal(two, C)
+    assert best["tokens_per_parameter"] == pytest.approx(other["tokens_per_parameter"], rel=1e-6)
+    assert best["L"] == pytest.approx(other["L"], rel=1e-5)
+
+
+# ---- learning rates ----
+
+
+def test_step_law() -> None:
+    advice = hyperparameters.step_law(1e9, 1e11)
+    assert advice == pytest.approx({"lr": 1.632e-3, "B": 1.108e6}, rel=1e-3)
+    assert round(advice["B"] / 2048) == 541
+    assert hyperparameters.step_law(7e9, 1.4e11) == pytest.approx({"lr": 4.520e-4, "B": 1.342e6}, rel=1e-3)
+    with pytest.raises(UserError, match="positive"):
+        hyperparameters.step_law(0, 1e9)
+
+
+def test_growth_timing() -> None:
+    for N, C, d in ((1.1e9, 5e20, 1.27e10), (4.1e8, 8e19, 1.09e10), (3e9, 1e21, 2.37e10), (7e9, 1.8e22, 1.82e10)):
+        assert hyperparameters.growth_tokens(N, C) == pytest.approx(d, rel=2e-2)
+    for N, D, d in ((8e9, 15e12, 6.58e9), (7e9, 2e12, 11.11e9), (13e9, 2e12, 15.84e9), (70e9, 2e12, 42.48e9)):
+        assert hyperparameters.growth_tokens(N, 6 * N * D) == pytest.approx(d, rel=1e-3)
+    assert hyperparameters.growth_tokens(1e6, 1e15, D=1e8) == 2e7, "a toy's advice is cut to a share of its budget"
+
+
+def test_annealing_areas() -> None:
+    rates = schedules.schedule("cosine", 50, peak=1.0, warmup=5)
+    m = total = 0.0
+    for i, area in enumerate(schedules.annealing_area(rates, 0.9)):
+        if i:
+            m = 0.9 * m + rates[i - 1] - rates[i]
+        total += m
+        assert area == pytest.approx(total, abs=1e-12)
+    flat = schedules.schedule("constant", 50, peak=1.0)
+    assert np.all(schedules.annealing_area(flat) == 0)
+    assert annealing_warnings(flat) == []
+    assert len(annealing_warnings(np.array([1.0, 0.5, 0.0, 0.0]))) == 1
+    assert len(annealing_warnings(np.array([1.0, 0.5, 0.7]))) == 1
+
+
+def test_multi_power_law_by_its_definition() -> None:
+    v = published("multi-power")
+    rates = schedules.schedule("wsdld", 60, peak=3e-4, end=3e-5, warmup=10, stable=40)
+    steps = np.array([20, 39, 45, 59])
+    S1 = np.cumsum(rates)
+    for row, s in zip(predict(MULTI_POWER, v, fall_columns([(rates, steps)])), steps, strict=True):
+        drop = 0.0
+        for k in range(1, s + 1):
+            y = rates[k] ** -v["gamma"] * (S1[s] - S1[k - 1])
+            drop += v["B"] * (rates[k - 1] - rates[k]) * (1 - (1 + v["C"] * y) ** -v["beta"])
+        assert row == pytest.approx(v["L0"] + v["A"] * S1[s] ** -v["alpha"] - drop, rel=1e-12)
+
+
+# ---- repetition, vocabulary, sparsity ----
+
+
+def test_data_constrained() -> None:
+    v = published("data-constrained")
+    assert value("data-constrained", N=6.34e9, D=242e9, U=25e9) == pytest.approx(2.2256440889984477, abs=1e-7)
+    assert value("data-constrained", N=8.67e9, D=178e9, U=25e9) == pytest.approx(2.2269634075087867, abs=1e-7)
+    best = optimal_at(v, 1e22, 25e9)
+    assert best["N"] == pytest.approx(7.0224e9, rel=1e-3)
+    assert best["epochs"] == pytest.approx(9.493, rel=1e-3)
+    fresh = {"N": np.array([1e8]), "D": np.array([1e9]), "U": np.array([1e9])}
+    less = {**fresh, "U": np.array([1e10])}
+    assert predict(DATA_CONSTRAINED, v, less) <= predict(DATA_CONSTRAINED, v, fresh)
+
+
+def test_vocabulary() -> None:
+    assert by_isoflop(7e9, 4096)["V"] == pytest.approx(62280, abs=6)
+    assert by_derivative(7e9, 4096)["V"] == pytest.approx(67450, abs=6)
+
+
+def test_average_parameters() -> None:
+    assert sparse.average_parameters(np.array([0, 1e9]), np.array([3.0, 3.0])) == 3
+    pruned = sparse.average_parameters(np.array([0, 25, 75, 100]), np.array([1e9, 1e9, 2e8, 2e8]))
+    assert pruned == pytest.approx(6e8)
+    with pytest.raises(UserError, match="two points"):
+        sparse.average_parameters(np.array([1.0]), np.array([1.0]))
+
+
+def test_quantisation() -> None:
+    for bits, rise in ((2, 4.4771), (3, 0.48204), (4, 0.099158)):
+        assert value("quantisation", N=7e9, D=1e12, P=bits) == pytest.approx(rise, rel=1e-4)
+    for N, at_02, at_05 in ((1e9, 1.1e9, 6.6e9), (7e9, 2.6e9, 15.2e9), (70e9, 7.1e9, 40.9e9), (405e9, 15.1e9, 86.8e9)):
+        assert sparse.tokens_until_rise(0.2, N, 2) == pytest.approx(at_02, rel=0.07)
+        assert sparse.tokens_until_rise(0.5, N, 2) == pytest.approx(at_05, rel=0.07)
+
+
+def test_experts_saturate() -> None:
+    assert sparse.saturated_experts(1.0, 1.847, 314.478) == pytest.approx(1.847)
+    assert sparse.saturated_experts(1e12, 1.847, 314.478) == pytest.approx(314.478)
+
+
+# ---- downstream, test time ----
+
+
+def test_pass_at_k() -> None:
+    assert pass_at_k(100, 5, 10) == pytest.approx(0.416248, abs=1e-6)
+    assert pass_at_k(10, 1, 5) == pytest.approx(0.5)
+    np.testing.assert_allclose(pass_at_k(10_000, [0, 1, 10_000], 10_000), [0, 1, 1], atol=1e-9)
+    with pytest.raises(UserError, match="pass@k"):
+        pass_at_k(10, 1, 11)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
+def test_pass_at_k_is_the_product(counts: tuple[int, int, int]) -> None:
+    n, c, k = counts
+    wrong = np.prod([max(n - c - j, 0) / (n - j) for j in range(k)])
+    assert pass_at_k(n, c, k) == pytest.approx(1 - wrong, abs=1e-9)
+
+
+def test_coverage() -> None:
+    found = predict(find("coverage"), {"a": 2, "b": 0.35}, {"k": np.array([1, 10, 100, 1000])})
+    np.testing.assert_allclose(found, [0.135335, 0.409275, 0.670956, 0.836733], atol=1e-6)
+
+
+def test_pass_until_is_unbiased() -> None:
+    draws = np.random.default_rng(0).negative_binomial(2, 0.1, 200_000) + 2
+    assert np.mean([pass_until(2, int(k)) for k in draws[:50_000]]) == pytest.approx(0.1, rel=0.02)
+    assert np.mean(2 / draws) > 0.11, "r/K is biased upwards"
+    with pytest.raises(UserError, match="at least two"):
+        pass_until(1, 10)
+
+
+def test_retrieval() -> None:
+    x = np.linspace(-2, 2, 9)
+    np.testing.assert_allclose(rag_link(rag_sigmoid(x)), x, atol=1e-9)
+    few, many = (rag_performance(k, 4, 1, (0.5, 0.5, 0)) for k in (1, 100))
+    assert few < many
+
+
+def test_the_rest_of_downstream() -> None:
+    assert value("power", x=1000.0) == pytest.approx(47.97, abs=5e-3)
+    assert alignment(1, 1) == pytest.approx(2.5)
+    assert encoder_share({"pe": 0.18, "pd": 0.31}) == pytest.approx(0.18 / 0.49)
+    assert knowledge_capacity(7e9) == pytest.approx(14e9)
+    assert knowledge_capacity(7e9, 100) == pytest.approx(7e9)
+    with pytest.raises(UserError, match="not measured"):
+        knowledge_capacity(7e9, 10)
+
+
+def test_the_encoders_share_is_the_minimum() -> None:
+    v = published("encoder-decoder")
+    share = encoder_share(v)
+    shares = np.linspace(0.05, 0.95, 181)
+    L = predict(find("encoder-decoder"), v, {"N_encoder": shares * 1e9, "N_decoder": (1 - shares) * 1e9})
+    assert shares[np.argmin(L)] == pytest.approx(share, abs=0.006)
+
+
+def test_shapes_are_told_apart() -> None:
+    x = np.geomspace(1e18, 1e23, 12)
+    u = np.log10(x) - 20.5
+    noise = 0.003 * np.random.default_rng(0).normal(size=12)
+    assert shape(x, 0.5 - 0.05 * u + noise).kind == "falling"
+    found = shape(x, 0.5 + 0.02 * u**2 + noise)
+    assert found.kind == "u"
+    assert found.turning_point == pytest.approx(10**20.5, rel=0.5)
+    assert shape(x, 0.5 - 0.02 * u**2 + noise).kind == "inverted u"
+    with pytest.raises(UserError, match="at least 5"):
+        shape(x[:4], x[:4])
+
+
+# ---- mixtures ----
+
+
+def test_repeated_pools() -> None:
+    n = np.array([1e6, 1e7, 5e7, 1e8])
+    one = repeated_pools_error(n, 1e7, a=0.02, b=[-0.2], tau=[1e12])
+    assert np.all(np.diff(one) < 0)
+    within = repeated_pools_error(np.array([1e6]), 1e7, a=0.02, b=[-0.2], tau=[5])
+    assert within[0] == pytest.approx((0.02 * 1e6 / 1e5) ** -0.2 + 0.1)
+    three = repeated_pools_error(n, 1e7, a=0.02, b=[-0.2] * 3, tau=[4] * 3)
+    alike = repeated_pools_error(n, 3e7, a=0.02, b=[-0.2], tau=[12])
+    np.testing.assert_allclose(three, alike)
+
+
+def test_linear_mixtures_are_recovered() -> None:
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.ones(4), 40)
+    losses = 3 + shares @ np.array([0.1, -0.4, 0.3, 0.2])
+    np.testing.assert_allclose(regmix_predict(regmix(shares, losses), shares), losses, atol=1e-10)
+    law = mixing_law(["web", "code"])
+    assert law.names == ("c", "k", "t_web", "t_code")
+    with pytest.raises(UserError, match="two domains"):
+        mixing_law(["web"])
