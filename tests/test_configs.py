@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from pathways_lite.models.accounting import parameter_count
 from pathways_lite.recipe import Recipe, load_recipe
+from pathways_lite.studies import load_study
 
+STUDIES = sorted((Path(__file__).parent.parent / "configs" / "studies").glob("*.py"))
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
 
@@ -19,6 +22,23 @@ def test_shipped_recipes(path: Path) -> None:
     assert len(text.splitlines()) < 100
     docstring = ast.get_docstring(ast.parse(text)) or ""
     assert f"pathways-lite train configs/{path.name}" in docstring
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_shipped_studies(path: Path) -> None:
+    study = load_study(path)
+    assert study.name == path.stem
+    text = path.read_text()
+    assert len(text.splitlines()) < 100
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    assert f"pathways-lite study run configs/studies/{path.name}" in docstring
+
+
+def test_the_example_compares_equal_models_at_equal_compute() -> None:
+    study = load_study(STUDIES[0])
+    a, b = (recipes[0].stages[0] for recipes in study.arms.values())
+    assert parameter_count(a.model) == pytest.approx(parameter_count(b.model), rel=0.01)
+    assert a.budget == b.budget
 
 
 def test_there_are_recipes() -> None:

@@ -93,6 +93,7 @@ def test_a_stopped_runner_stops_its_jobs_and_a_killed_job_is_told(
     runner = start(study_file, store.path, slurm)
     while not jobs(slurm):
         time.sleep(0.1)
+        assert runner.poll() is None, runner.communicate()[0]
     subprocess.run(["scancel", "--full", "--signal=KILL", *jobs(slurm)], env=os.environ | slurm, check=True)
     said = runner.communicate(timeout=300)[0]
     assert runner.returncode == 1, said

@@ -1,0 +1,100 @@
+"""The verbs of a study on a tiny one; running it is tested with real processes elsewhere."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pathways_lite.cli.main import app
+from pathways_lite.errors import UserError
+
+STUDY = """
+from pathways_lite.recipe import *
+from pathways_lite.studies import Study
+
+
+def recipe(arm, seed):
+    model = Model(d_model=32, n_layers=2, n_heads=2, head_dim=16, d_ff=64, vocab_size=257, dtype="float32")
+    data = Data(corpus={corpus!r}, seq_len=32)
+    trunk = Stage(model=model, data=data, optimizer=AdamW(), batch_size=2, budget="6 steps")
+    tail = trunk.model_copy(update=dict(name="tail", start=Continue(), optimizer=SGD(learning_rate=arm)))
+    return Recipe(name="rates", seed=seed, stages=(trunk, tail))
+
+
+def study():
+    arms = {{f"rate_{{rate}}": tuple(recipe(rate, seed) for seed in range(2)) for rate in (0.1, 0.2)}}
+    return Study(name="rates", question="Which?", arms=arms, baseline="rate_0.1")
+"""
+
+
+@pytest.fixture(scope="module")
+def study(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study") / "rates.py"
+    path.write_text(STUDY.format(corpus=str(corpus)))
+    return path
+
+
+def invoke(*arguments: object) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.mark.parametrize("verb", ["plan", "run", "status", "report", "export"])
+def test_help_teaches(verb: str) -> None:
+    assert f"pathways-lite study {verb}" in " ".join(invoke("study", verb, "--help").output.split())
+
+
+def test_plan_counts_what_sharing_saves(study: Path, tmp_path: Path) -> None:
+    """Four recipes of two stages of equal cost, two trunks shared by two each: 6 of 8 parts are spent."""
+    said = invoke("study", "plan", study, "--out", tmp_path).output
+    assert "6 nodes, 0 done" in said
+    assert "assumed: 40% of this machine's peak" in said
+    saved, apart = re.search(r"sharing saves ([\d.]+) MFLOPs of ([\d.]+) MFLOPs", said).groups()  # type: ignore[union-attr]
+    assert float(saved) / float(apart) == pytest.approx(2 / 8, rel=0.01)
+
+
+def test_overrides_reach_every_recipe(study: Path, tmp_path: Path) -> None:
+    said = invoke("study", "status", study, "stages.base.budget=7 steps", "--out", tmp_path).output
+    assert said.count("0/7") == 2
+    assert said.count("waiting") == 4
+
+
+def test_export_prints_a_train_command_per_node_and_writes_its_recipe(study: Path, tmp_path: Path) -> None:
+    lines = invoke("study", "export", study, "--out", tmp_path).output.splitlines()
+    assert len(lines) == 6
+    for line in lines:
+        words = line.split()
+        assert words[:2] == ["pathways-lite", "train"]
+        assert json.loads(Path(words[2]).read_text())["name"] == "rates"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--executor", "kubernetes"), "study export --jobset"),
+        (("--jobs", "1000"), "--jobs 1000: this machine has"),
+        (("--executor", "slurm", "--slurm", "gpu"), "NAME=VALUE"),
+    ],
+)
+def test_mistakes_are_sentences(study: Path, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        invoke("study", "run", study, "--out", tmp_path, *options)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('baseline="rate_0.1"', 'baseline="rate_9"', "baseline='rate_9' is no arm"),
+        ("recipe(rate, seed)", "recipe(rate, 0)", "the same recipe twice"),
+        ("def study", "def studies", "has no function study"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused(study: Path, tmp_path: Path, old: str, new: str, message: str) -> None:
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(study.read_text().replace(old, new))
+    with pytest.raises(UserError, match=message):
+        invoke("study", "plan", wrong)
