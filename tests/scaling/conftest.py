@@ -1,12 +1,14 @@
 """Measurements of others are no part of the project: tests that need them are skipped where they are absent."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parent))  # metamorphic.py
 
 
 @pytest.fixture(scope="session")

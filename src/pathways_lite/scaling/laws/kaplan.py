@@ -102,7 +102,8 @@ CRITICAL_BATCH = Law(
     published=((_SOURCE, (2e8, 4.76)),),
 )
 
-# 1/aB = 4.76 as replications print it (aB = 0.21 in the paper). What `critical_batch` and `implicit_loss` take unless told otherwise.
+# 1/aB = 4.76 where the paper rounds aB to 0.21.
+# What `critical_batch` and `implicit_loss` take unless told otherwise.
 TRAJECTORY = {"Nc": 6.5e13, "aN": 0.077, "Sc": 2.1e3, "aS": 0.76, "B*": 2e8, "aB": 1 / 4.76}
 
 
