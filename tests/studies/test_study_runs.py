@@ -85,11 +85,14 @@ def test_the_example_study_survives_kills_and_reports(python_corpus: Path, tmp_p
     assert "over paired seeds" in page
 
 
+@pytest.mark.slow
 def test_two_runners_and_a_stop_train_every_node_once(study_file: Path, tmp_path: Path) -> None:
     """Two at once share the work, and one that is stopped leaves it to the other."""
     store = store_of(resolve_study(load_study(study_file)), tmp_path)
     one, other = (start(study_file, "--out", tmp_path) for _ in range(2))
-    time.sleep(6)
+    assert one.stdout is not None
+    while not any(word in (line := one.stdout.readline()) for word in ("started", "another process")):
+        assert line, "it has ended"
     one.send_signal(signal.SIGTERM)
     said = [runner.communicate(timeout=300)[0] for runner in (one, other)]
     assert (one.returncode, other.returncode) == (128 + signal.SIGTERM, 0), said

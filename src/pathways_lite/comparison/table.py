@@ -16,6 +16,9 @@ from pathways_lite.tracking.numbers import duration, si
 # Compute beyond the common end, as a share, from which it is told that schedules were for different budgets.
 _LONGER = 1.02
 
+# Runs below which it is told that a bootstrap interval is too narrow.
+_FEW = 10
+
 
 @dataclass(frozen=True)
 class Results:
@@ -35,7 +38,7 @@ class Results:
 
     # ---- at equal compute and at equal loss ----
 
-    header = ("arm", "runs", "loss at the end", "difference", "speedup", "area")
+    header = ("arm", "runs", "loss", "difference", "speedup", "area")
 
     def rows(self) -> list[list[str]]:
         """A row per arm; intervals on a line of their own."""
@@ -54,9 +57,10 @@ class Results:
     def notes(self) -> list[str]:
         """What the numbers are, a sentence or two each."""
         lines = [
-            f"Measured: {self.metric.name}, {self.metric.smoothing}. Curves are interpolated linearly in log FLOPs; "
-            "FLOPs are model FLOPs of all stages of a run, those that it started from included."
+            f"Measured: {self.metric.name}, {self.metric.smoothing}; in the column, at the end. Curves are "
+            "interpolated linearly in log FLOPs; FLOPs are model FLOPs of all stages of a run, those that it started from included."
         ]
+        few = min(len(arm.curves) for arm in self.arms) < _FEW
         for c in self.comparisons:
             how = "over paired seeds" if c.paired else "over runs, which are no pairs (other seeds or numbers of runs)"
             lines.append(
@@ -64,7 +68,7 @@ class Results:
                 f"spent; speedup: FLOPs of {c.baseline} over FLOPs of {c.arm} to come to {c.target:.4f}, less 1; area: "
                 f"the mean difference over log FLOPs. Brackets: {LEVEL:.0%} bootstrap {how}."
             )
-            if c.student is not None and not math.isnan(c.student.low):
+            if few and c.student is not None and not math.isnan(c.student.low):
                 lines.append(
                     f"A bootstrap over so few runs is too narrow. By Student's t over pairs the difference is "
                     f"{signed(c.student)}."

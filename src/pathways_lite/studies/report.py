@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from pathways_lite.comparison.bootstrap import LEVEL
 from pathways_lite.comparison.compare import Arm, Comparison
 from pathways_lite.comparison.curves import domain_value, read_curve
 from pathways_lite.comparison.languini import normalised_perplexity
@@ -153,14 +154,15 @@ def _results(findings: Findings) -> str:
 def verdict(c: Comparison) -> str:
     """The answer in a sentence, no surer than the wider of the two intervals."""
     interval = c.student if c.student is not None else c.difference
+    name = f"{LEVEL:.0%} interval" + (" by Student's t" if c.student is not None else "")
     lower = "lower" if c.difference.value < 0 else "higher"
     by = f"{abs(c.difference.value):.4f} {lower}"
     claim = f"At {si(c.flops, 'FLOPs')} the loss of {c.arm} is {by} than that of {c.baseline}"
     if math.isnan(interval.low):
         return f"{claim}, by one run each: whether another seed would say the same is unknown."
     if interval.low <= 0 <= interval.high:
-        return f"{claim}, but zero lies within the interval, {signed(interval)}: these runs do not decide it."
-    return f"{claim}; zero lies outside the interval, {signed(interval)}."
+        return f"{claim}, but zero lies within the {name}, {signed(interval)}: these runs do not decide it."
+    return f"{claim}; zero lies outside the {name}, {signed(interval)}."
 
 
 def _domains(findings: Findings) -> str:
