@@ -38,7 +38,7 @@ def invoke(*arguments: object) -> Result:
 
 def test_gpus_get_an_analytic_estimate_said_to_be_one(recipe: Path) -> None:
     output = invoke(recipe, "--topology", "gpu:8xh100").stdout
-    for text in ("analytic estimate, nothing is compiled", "fits", "assumption: 65% of 989", "MFU", "GPU-hours"):
+    for text in ("analytic estimate, nothing is compiled", "fits", "at most 65%: assumed share", "MFU", "GPU-hours"):
         assert text in output
     found = json.loads(invoke(recipe, "--topology", "gpu:8xh100", "--json").stdout)
     assert found["method"] == "analytic"

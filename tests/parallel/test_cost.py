@@ -65,6 +65,7 @@ def test_between_slices_each_chip_has_its_part_of_a_host():
     machine = parse("v5p:4x4x4", 2)  # 25 GB/s per host of four
     across = seconds("all-reduce", GB, [[0, 64]], machine)
     assert across == cost.Seconds(0.0, pytest.approx(2 / 2 / (25 / 4)))
+    assert seconds("collective-permute", GB, [[0, 64]], machine) == cost.Seconds(0.0, pytest.approx(1 / (25 / 4)))
     everyone = seconds("all-reduce", GB, [list(range(128))], machine)
     assert everyone.dcn == pytest.approx(2 / 64 / 2 / (25 / 4))
     assert everyone.ici == pytest.approx(2 * 63 / 64 / (6 * 90))

@@ -142,6 +142,12 @@ def test_kept_results_depend_on_the_code(monkeypatch, tmp_path):
     assert kept.kept("kind", {"a": 1}, lambda: 8) == 8
 
 
+def test_without_a_directory_to_write_to_nothing_is_kept(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert [kept.kept("kind", {}, lambda value=value: value) for value in (1, 2)] == [1, 2]
+
+
 def test_estimates_of_kernels_are_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     calls = []
@@ -173,6 +179,11 @@ def test_rough_arithmetic_moves_in_the_right_direction():
     assert full.activation_bytes < base.activation_bytes
     assert rough(WORK, replace(shape, microbatch=16), one, V5P, GIB).gathers == pytest.approx(4 * base.gathers)
     assert base.fast <= base.slow
+    assert base.offload == 0
+    away = rough(WORK, replace(shape, remat="offload"), one, V5P, GIB)
+    per_chip = 22 * 4096 * 32 * WORK.tokens_per_step / 64  # bytes that dots keeps and offload sends away
+    assert away.offload == pytest.approx(2 * per_chip / V5P.chip.host_link_bytes)
+    assert away.fast > base.fast  # for a model of 1 B parameters PCIe does not keep up
     copies = rough(WORK, shape, one | {"data": 2, "fsdp": 32}, V5P, GIB)
     assert copies.sums > base.sums == 0
 

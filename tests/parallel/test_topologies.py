@@ -43,7 +43,16 @@ def test_gpus(text, servers, per_server):
 
 @pytest.mark.parametrize(
     ("text", "slices"),
-    [("v9:4x4", 1), ("v5p:4x4", 1), ("v6e:4x4x4", 1), ("v5e", 1), ("gpu:8xk80", 1), ("gpu:8xh100", 2), ("v5e:0x4", 1)],
+    [
+        ("v9:4x4", 1),
+        ("v5p:4x4", 1),
+        ("v6e:4x4x4", 1),
+        ("v5e", 1),
+        ("gpu:8xk80", 1),
+        ("gpu:8xh100", 2),
+        ("v5e:0x4", 1),
+        ("gpu:0xh100", 1),
+    ],
 )
 def test_what_is_no_machine_is_answered_with_those_there_are(text, slices):
     with pytest.raises(UserError, match=r"no machine is called.*\n.*v5p:4x4x4(.|\n)*gpu:8xh100"):

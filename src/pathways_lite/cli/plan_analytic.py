@@ -51,8 +51,8 @@ def analytic_report(recipe: Recipe, index: int, machine: GpuCluster, *, as_json:
     limit = f"[dim]the data sheet's limit is {gpu.hbm_bytes / GIB:.2f}[/]"
     memory.add_row(f"[bold]together: {verdict}[/]", f"[bold]{found.bytes / GIB:.2f}[/]", limit)
     time = table("\nTime of a step: an analytic estimate, nothing is compiled", "", "s", "where from")
-    peak = f"{MATMUL_SHARE:.0%} of {gpu.bf16_flops / 1e12:g} TFLOP/s"
-    time.add_row("computation", f"{found.compute:.4f}", f"[dim]assumption: {peak}[/]")
+    peak = f"at most {MATMUL_SHARE:.0%}: assumed share of peak of products, {gpu.bf16_flops / 1e12:g} TFLOP/s"
+    time.add_row("computation", f"{found.compute:.4f}", f"[dim]{peak}[/]")
     network = f"assumes {gpu.nvlink_bytes / 1e9:g} GB/s by NVLink, {gpu.network_bytes / 1e9:g} between servers, per GPU"
     for name, seconds in (
         ("weights and their gradients, over fsdp and context", found.gathers),
@@ -60,6 +60,9 @@ def analytic_report(recipe: Recipe, index: int, machine: GpuCluster, *, as_json:
         ("gradients, over data and pod", found.sums),
     ):
         time.add_row(name, f"{seconds:.4f}", f"[dim]model, {network}[/]")
+    if found.offload:
+        link = f"assumes {gpu.host_link_bytes / 1e9:g} GB/s to the host"
+        time.add_row("what is kept, to the host's memory and back", f"{found.offload:.4f}", f"[dim]model, {link}[/]")
     bounds = table("\nEstimate", "", "only tensor's waits", "nothing overlaps", "where from")
     for key, name, shown in (
         ("seconds", "step, s", ".3f"), ("mfu", "MFU, PaLM's", ".1%"), ("mfu_6n", "MFU, 6 N D", ".1%"),

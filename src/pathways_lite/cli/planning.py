@@ -16,7 +16,6 @@ from pathways_lite.cli.plan_report import misfit
 from pathways_lite.errors import UserError
 from pathways_lite.models.accounting import attended_pairs, flops_with_spans, parameter_count
 from pathways_lite.parallel.compiler_options import step_options
-from pathways_lite.parallel.described import quiet_libtpu
 from pathways_lite.parallel.plan import DoesNotFit, Plan, Work, attention_times, compiled_program
 from pathways_lite.parallel.topologies import TpuSlices
 from pathways_lite.recipe import Recipe, Stage
@@ -53,7 +52,6 @@ def work_of(recipe: Recipe, stage: Stage) -> Work:
 
 def described_setup(recipe: Recipe, index: int, machine: TpuSlices) -> Setup:
     """The stage on a machine that is elsewhere. Raises UserError where its mesh does not fit."""
-    quiet_libtpu()
     stage = recipe.stages[index]
     if machine.slices > 1 and stage.mesh.pod == 1:
         stages = list(recipe.stages)

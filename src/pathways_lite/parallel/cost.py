@@ -5,6 +5,7 @@ For V bytes of the whole array (`Collective.bytes`), n members of a group in a s
     all-gather, reduce-scatter     V (n-1)/n / W                    all-reduce            twice that
     all-to-all                     v m / (4 w, 8 w on a ring)       collective-permute    v / w
     over slices, in addition       V/n (s-1)/s / D                  all-reduce            twice that
+                                   v (s-1)/s / D  all-to-all        collective-permute    v / D
     and for each                   1 us per hop to the farthest member
 
 W: bytes per second that come in over all links which the group can use at once: 2 w for every side of the torus along
@@ -75,8 +76,13 @@ def _seconds_of_group(one: Collective, group: Iterable[jax.Device], topology: Tp
         else:
             ici += times * one.bytes * (inside - 1) / inside / (sum(side.lanes for side in sides) * link)
     if len(slices) > 1:
-        part = 1 if one.kind in ("all-to-all", "ragged-all-to-all", "collective-permute") else 1 / inside
-        share = one.bytes * part * (len(slices) - 1) / len(slices)
+        away = (len(slices) - 1) / len(slices)
+        if one.kind == "collective-permute":  # all that a chip has goes to one other
+            share = float(one.bytes)
+        elif one.kind in ("all-to-all", "ragged-all-to-all"):
+            share = one.bytes * away
+        else:
+            share = one.bytes / inside * away
         dcn = times * share / (topology.chip.host_dcn_bytes / CHIPS_PER_HOST)
     return Seconds(ici, dcn)
 

@@ -12,10 +12,10 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, SingleDeviceSha
 class Chip(NamedTuple):
     """What a chip can do. Multiply-adds count two FLOPs; bytes per second are in one direction.
 
-    Peaks are its maker's. The clock reproduces the peak. Memory is what the compiler lets a program have. Bandwidths
-    between chips are assumptions: of ICI 45 or 90 GB/s a link (the published 50 and 100 less a tenth), of DCN one card
+    Peaks and the bandwidth of the memory are its maker's. The clock reproduces the peak. Memory is what the compiler
+    lets a program have. Other bandwidths are assumptions: of ICI 45 or 90 GB/s a link (the published 50 and 100 less a tenth), of DCN one card
     of 100 Gbit/s per host of four chips on v4 (PaLM, section 4.1, saw 105 Gbit/s per pair of hosts) and v5e, two on
-    v5p, four on v6e.
+    v5p, four on v6e; to the host's memory 16 lanes of PCIe per chip, of the third (v4, v5e) or fourth generation.
     """
 
     topology: str  # the smallest slice that libtpu describes
@@ -28,16 +28,19 @@ class Chip(NamedTuple):
     dimensions: int  # of the torus; two links in each
     link_bytes: float  # per second and link
     host_dcn_bytes: float  # per second and host of four chips
+    hbm_bytes_per_second: float
+    host_link_bytes: float  # per second and chip
 
 
 CHIPS = {
     "v4": Chip(
-        "v4:2x2x1", {"chip_config_name": "megacore"}, "TPU v4", 2, 1.05e9, 275e12, int(30.75 * 2**30), 3, 45e9, 12.5e9
+        "v4:2x2x1", {"chip_config_name": "megacore"}, "TPU v4", 2, 1.05e9, 275e12, int(30.75 * 2**30), 3, 45e9, 12.5e9,
+        1228e9, 16e9,
     ),
-    "v5e": Chip("v5e:2x2", {}, "TPU v5 lite", 1, 1.5e9, 197e12, int(15.75 * 2**30), 2, 45e9, 12.5e9),
-    "v5p": Chip("v5p:2x2x1", {}, "TPU v5", 2, 1.75e9, 459e12, int(95.73 * 2**30), 3, 90e9, 25e9),
-    "v6e": Chip("v6e:2x2", {}, "TPU v6 lite", 1, 1.75e9, 918e12, int(31.24 * 2**30), 2, 90e9, 50e9),
-}
+    "v5e": Chip("v5e:2x2", {}, "TPU v5 lite", 1, 1.5e9, 197e12, int(15.75 * 2**30), 2, 45e9, 12.5e9, 819e9, 16e9),
+    "v5p": Chip("v5p:2x2x1", {}, "TPU v5", 2, 1.75e9, 459e12, int(95.73 * 2**30), 3, 90e9, 25e9, 2765e9, 32e9),
+    "v6e": Chip("v6e:2x2", {}, "TPU v6 lite", 1, 1.75e9, 918e12, int(31.24 * 2**30), 2, 90e9, 50e9, 1640e9, 32e9),
+}  # fmt: skip
 
 CHIPS_PER_HOST = 4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -14,22 +15,30 @@ from typing import Any
 import pathways_kernels
 import pathways_lite
 
+_STEP_IN_PARALLEL = ("layout", "kernels", "products", "mesh", "topologies", "described")
+
 STEP = (
     "pathways_kernels",
     "pathways_lite/models",
     "pathways_lite/training",
-    *(f"pathways_lite/parallel/{name}.py" for name in ("layout", "kernels", "products", "mesh", "topologies")),
+    "pathways_lite/batch.py",
+    "pathways_lite/ledger.py",
+    *(f"pathways_lite/parallel/{name}.py" for name in _STEP_IN_PARALLEL),
 )
 """What a compiled step depends on, beside its recipe, machine and options."""
 
-KERNELS = ("pathways_kernels/attention", "pathways_lite/parallel/static_profile.py")
+KERNELS = (
+    "pathways_kernels/attention",
+    *(f"pathways_lite/parallel/{name}.py" for name in ("attention_estimates", "static_profile", "described")),
+)
 """What an estimate of a kernel depends on."""
 
 
 def kept(kind: str, key: Mapping[str, Any], make: Callable[[], Any], *, code: tuple[str, ...] = STEP) -> Any:
     """What `make()` gave for an equal key, with the same `code` and versions of the compilers; JSON.
 
-    Below `$XDG_CACHE_HOME/pathways-lite` (by default ~/.cache). Nothing is kept of a call that raises.
+    Below `$XDG_CACHE_HOME/pathways-lite` (by default ~/.cache). Nothing is kept of a call that raises, nor where that
+    directory cannot be written.
     """
     content = json.dumps({"key": key, "code": code_identity(code)}, sort_keys=True)
     path = directory() / kind / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.json"
@@ -38,10 +47,12 @@ def kept(kind: str, key: Mapping[str, Any], make: Callable[[], Any], *, code: tu
     except (OSError, ValueError, KeyError):
         pass
     value = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps({"key": key, "value": value}))
-    unfinished.replace(path)
+    text = json.dumps({"key": key, "value": value})
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(text)
+        unfinished.replace(path)
     return value
 
 
@@ -60,7 +71,8 @@ def code_identity(code: tuple[str, ...] = STEP) -> dict[str, str]:
         files = sorted((root / part).rglob("*.py")) or [root / part]
         for file in files:
             digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
-    return {"sources": digest.hexdigest(), **{name: _version(name) for name in ("jax", "jaxlib", "libtpu", "optax")}}
+    packages = ("jax", "jaxlib", "libtpu", "flax", "optax")
+    return {"sources": digest.hexdigest(), **{name: _version(name) for name in packages}}
 
 
 def _version(package: str) -> str:

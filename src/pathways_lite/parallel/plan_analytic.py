@@ -2,7 +2,8 @@
 
 Assumed: matrix products at a share of the peak; a weight is gathered twice per step in two bytes (forward, backward)
 and its gradient scattered once, per micro-batch; over `tensor` each branch of a block gathers and scatters its tokens'
-hidden states, forward, backward and again where they are recomputed; gradients are summed over `data` and `pod` once.
+hidden states, forward, backward and again where they are recomputed; gradients are summed over `data` and `pod` once;
+what is offloaded goes to the host's memory and back once.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ RECOMPUTED = {"none": 0.0, "dots": 0.0, "offload": 0.0, "up": 0.3, "attention": 
 
 KEPT = {"none": 36, "dots": 24, "up": 14, "attention": 6, "offload": 2, "full": 2}
 """Bytes kept on the chip for the backward pass, per token, layer and unit of d_model; d_ff = 4 d_model."""
-
-_MIDDLING = "attention"  # stands for policies that are not listed
 
 
 @dataclass(frozen=True)
@@ -45,18 +44,19 @@ class Rough:
     gathers: float  # weights and their gradients over fsdp and context
     tensor: float
     sums: float  # gradients over data and pod
+    offload: float  # to the host's memory and back
     state_bytes: int
     activation_bytes: int
 
     @property
     def fast(self) -> float:
-        """Weights and sums move behind computation."""
-        return max(self.compute, self.gathers + self.sums) + self.tensor
+        """Weights, sums and what is offloaded move behind computation, each over links of its own."""
+        return max(self.compute, self.gathers + self.sums, self.offload) + self.tensor
 
     @property
     def slow(self) -> float:
         """Nothing does."""
-        return self.compute + self.gathers + self.tensor + self.sums
+        return self.compute + self.gathers + self.tensor + self.sums + self.offload
 
     @property
     def bytes(self) -> int:
@@ -69,8 +69,8 @@ def rough(
     """Args: mesh: sizes of the axes; state_bytes: parameters and optimizer on a chip, exact."""
     spread, tensor = mesh["fsdp"] * mesh["context"], mesh["tensor"]
     copies = mesh["data"] * mesh["pod"]
-    peak = machine.gpu.bf16_flops if isinstance(machine, GpuCluster) else machine.chip.bf16_flops
-    again = RECOMPUTED.get(shape.remat, RECOMPUTED[_MIDDLING])
+    chip = machine.gpu if isinstance(machine, GpuCluster) else machine.chip
+    again = RECOMPUTED[shape.remat]
     flops = work.flops_per_token * work.tokens_per_step * (1 + again / 3)
     parts = work.sequences // shape.microbatch if shape.microbatch else 1
 
@@ -81,11 +81,13 @@ def rough(
     exchanges = 2 * (2 + (again > 0.5))
     tensor_seconds = exchanges * _moved(hidden, tensor) / _bandwidth(machine, 1, tensor)
     sums = 2 * _moved(weights / spread, copies) / _bandwidth(machine, tensor * spread, copies, mesh["pod"])
-    kept = KEPT.get(shape.remat, KEPT[_MIDDLING]) * shape.d_model * shape.n_layers / tensor
+    units = shape.d_model * shape.n_layers / tensor
+    away = KEPT["dots"] - KEPT["offload"] if shape.remat == "offload" else 0
+    offload = 2 * away * units * tokens / chip.host_link_bytes
     # Float32 gradients beside what a micro-batch keeps.
-    activations = int(kept * tokens / parts + 4 * work.parameters / (tensor * spread))
-    compute = flops / (machine.chips * peak * MATMUL_SHARE)
-    return Rough(compute, gathers, tensor_seconds, sums, state_bytes, activations)
+    activations = int(KEPT[shape.remat] * units * tokens / parts + 4 * work.parameters / (tensor * spread))
+    compute = flops / (machine.chips * chip.bf16_flops * MATMUL_SHARE)
+    return Rough(compute, gathers, tensor_seconds, sums, offload, state_bytes, activations)
 
 
 def memory_of(machine: TpuSlices | GpuCluster) -> int:

@@ -84,7 +84,7 @@ def _bar(ax: Axes, pieces: Sequence[_Piece], unit: str) -> None:
     ax.set_xlabel(unit, color=_INK)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(colors=_FAINT)
-    ax.set_xlim(0, 1.02 * max(left, total))
+    ax.set_xlim(0, 1.02 * total)
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.32), ncols=3, frameon=False, fontsize=8.5, handlelength=2.2)
 
 

@@ -22,16 +22,16 @@ class Gpu(NamedTuple):
 
     bf16_flops: float
     hbm_bytes: int
-    hbm_bytes_per_second: float
     nvlink_bytes: float
     network_bytes: float  # per GPU
+    host_link_bytes: float  # assumed: PCIe
 
 
 GPUS = {
-    "a100": Gpu(312e12, 80 * 10**9, 2.0e12, 300e9, 25e9),
-    "h100": Gpu(989e12, 80 * 10**9, 3.35e12, 450e9, 50e9),
-    "h200": Gpu(989e12, 141 * 10**9, 4.8e12, 450e9, 50e9),
-    "b200": Gpu(2250e12, 180 * 10**9, 7.7e12, 900e9, 50e9),
+    "a100": Gpu(312e12, 80 * 10**9, 300e9, 25e9, 32e9),
+    "h100": Gpu(989e12, 80 * 10**9, 450e9, 50e9, 64e9),
+    "h200": Gpu(989e12, 141 * 10**9, 450e9, 50e9, 64e9),
+    "b200": Gpu(2250e12, 180 * 10**9, 900e9, 50e9, 64e9),
 }
 
 
@@ -99,8 +99,9 @@ def parse(text: str, slices: int = 1) -> TpuSlices | GpuCluster:
     name, _, shape = text.lower().partition(":")
     if name == "gpu" and slices == 1:
         found = re.fullmatch(r"(?:(?:(\d+)x)?(\d+)x)?([a-z]\w*)", shape)
-        if found and found[3] in GPUS:
-            return GpuCluster(text, int(found[1] or 1), int(found[2] or 1), GPUS[found[3]])
+        servers, per_server = (int(found[1] or 1), int(found[2] or 1)) if found else (0, 0)
+        if found and found[3] in GPUS and servers * per_server > 0:
+            return GpuCluster(text, servers, per_server, GPUS[found[3]])
     elif name in CHIPS and re.fullmatch(r"\d+(x\d+)+", shape):
         sides = tuple(int(side) for side in shape.split("x"))
         if len(sides) == CHIPS[name].dimensions and min(sides) > 0 and slices > 0:
