@@ -39,13 +39,13 @@ def optimal_at(v: Values, C: float, U: float) -> dict[str, float]:
     """The allocation of C = 6ND FLOPs that minimises the loss with U unique tokens, found by search over ln N."""
     from pathways_lite.scaling.double import double_precision
 
-    def at(log_n: float) -> float:
+    def at(log_n: Any) -> np.ndarray:
         N = np.exp(log_n)
-        return float(loss(v, {"N": N, "D": C / (6 * N), "U": U}))
+        return np.asarray(loss(v, {"N": N, "D": C / (6 * N), "U": U}))
 
     with double_precision():
         grid = np.linspace(np.log(1e3), np.log(C / 6e3), 400)
-        best = int(np.argmin([at(n) for n in grid]))
+        best = int(np.argmin(at(grid)))
         limits = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
         found = optimize.minimize_scalar(at, bounds=limits, method="bounded", options={"xatol": 1e-10})
     N = float(np.exp(found.x))
