@@ -21,7 +21,7 @@ import numpy as np
 ARMIJO, WOLFE = 1e-4, 0.9
 MAX_SEARCH = 40  # evaluations in one line search
 TICKS = 16  # evaluations between two looks at which lanes are done
-LANES = 512
+WIDTHS = (1, 8, 32, 512)  # lanes side by side: few choices, as each is a program to compile
 NARROW = 32
 
 
@@ -69,8 +69,7 @@ def minimise(
     inverse Hessian beforehand. Starts where the objective is not finite end at once with f = inf.
     """
     tasks, p = starts.shape
-    # Few widths, as each is a program to compile.
-    lanes = tasks if tasks <= 2 else NARROW if tasks <= NARROW else LANES
+    lanes = next((width for width in WIDTHS if width >= tasks), WIDTHS[-1])
     found = Minima(np.array(starts), np.full(tasks, np.inf), np.zeros(tasks, bool), np.zeros((tasks, p, p)))
     known = np.full((p, p), np.nan) if curvature is None else curvature
 
