@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from pathways_lite.cli import plan_search
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
 
@@ -70,11 +72,37 @@ def test_search_on_gpus_shows_a_front(recipe: Path) -> None:
         (["stages.base.mesh.tensor=8", "--topology", "gpu:8xh100"], "do not divide the 4 of its axis 'heads'"),
         (["--stage", "other", "--topology", "gpu:8xh100"], "no stage is called 'other'"),
         (["--search", "stages.base.batch_size=1", "--topology", "gpu:7xh100"], "no layout fits"),
+        (["--rules", "--search"], "two questions"),
+        (["--rules", "--json"], "--json does not go with --rules"),
+        (["--search", "--json", "--topology", "gpu:8xh100"], "--json does not go with --search on GPUs"),
+        (["--picture", "plan.png", "--topology", "gpu:8xh100"], "draws one compiled plan"),
+        (["--picture", "plan.png", "--search"], "draws one compiled plan"),
+        (["--picture", "plan.jpg"], "PNG or SVG"),
+        (["--picture", "not/here/plan.png"], "there is no folder not/here"),
     ],
 )
 def test_mistakes_are_sentences(recipe: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         invoke(recipe, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "failed"),
+    [
+        (
+            2,
+            "small: compiling the train step ... minutes\nerror: it does not fit\nLess memory by: x\n",
+            "it does not fit",
+        ),
+        (-6, "small: compiling the train step ... minutes\n", "the compiler ended (-6)"),
+    ],
+)
+def test_why_a_candidate_of_a_search_failed(
+    monkeypatch: pytest.MonkeyPatch, status: int, message: str, failed: str
+) -> None:
+    done = subprocess.CompletedProcess([], status, "", message)
+    monkeypatch.setattr(plan_search.subprocess, "run", lambda *_, **__: done)
+    assert plan_search._plan([], SimpleNamespace(overrides=())) == {"failed": failed}  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -100,6 +128,7 @@ def test_a_step_is_compiled_for_a_tpu_once_and_priced(recipe: Path, tmp_path: Pa
     assert memory["optimizer"] == pytest.approx(2 * memory["parameters"], rel=0.01)
     assert 0 < memory["padding"] < memory["parameters"]  # small arrays
     assert found["program"]["unknown_loops"] == []
+    assert {one["kind"] for one in found["program"]["lookups"]} == {"gather", "scatter"}  # of the embedding
     cycles = found["program"]["cycles"]
     assert cycles["layers, backward"] > cycles["layers, forward"] > 0
     gathers = [one for one in found["program"]["exchanges"] if one["kind"] == "all-gather" and one["axes"] == ["fsdp"]]
@@ -115,4 +144,4 @@ def test_a_step_is_compiled_for_a_tpu_once_and_priced(recipe: Path, tmp_path: Pa
     large = plan("stages.base.batch_size=1048576")
     assert large.returncode == 2
     assert "does not fit on v5e:2x4 (8 chips), mesh fsdp=8" in large.stderr
-    assert "remat=full" in large.stderr
+    assert "stages.base.model.remat=full" in large.stderr

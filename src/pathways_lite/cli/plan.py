@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from pathways_lite.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 def plan(
@@ -40,42 +46,69 @@ def plan(
 
     - `pathways-lite plan configs/palm_8b.py --topology v5p:4x4x4 --search`
     """
-    from rich.console import Console
-
     from pathways_lite.cli import planning
     from pathways_lite.parallel import topologies
     from pathways_lite.recipe import load_recipe
 
     planning.quiet_jax()
-    loaded = load_recipe(recipe, overrides or ())
     machine = topologies.parse(topology, slices)
+    is_gpu = isinstance(machine, topologies.GpuCluster)
+    if rules and search:
+        raise UserError("--rules and --search are two questions; ask one")
+    if as_json and (rules or (search and is_gpu)):
+        raise UserError(f"--json does not go with --{'rules' if rules else 'search on GPUs'}; leave it out")
+    if picture is not None:
+        if rules or search or is_gpu:
+            raise UserError("--picture draws one compiled plan; leave out --rules, --search and GPUs")
+        _check_picture(picture)
+    loaded = load_recipe(recipe, overrides or ())
     index = planning.chosen_stage(loaded, stage)
-    console = Console(soft_wrap=True)
-    console = console if console.is_terminal else Console(soft_wrap=True, width=140)
     if rules:
         from pathways_lite.cli.plan_rules import show_rules
 
-        console.print(show_rules(loaded, index, machine))
-    elif search:
-        from pathways_lite.cli.plan_search import search_plans, search_roughly
+        _show(show_rules(loaded, index, machine))
+    elif search and isinstance(machine, topologies.GpuCluster):
+        from pathways_lite.cli.plan_search import search_roughly
 
-        if isinstance(machine, topologies.GpuCluster):
-            console.print(search_roughly(loaded, index, machine))
-            return
+        _show(search_roughly(loaded, index, machine))
+    elif search:
+        from pathways_lite.cli.plan_search import search_plans
+
         arguments = [recipe, *(overrides or []), "--topology", topology, "--slices", str(slices)]
         arguments += [] if stage is None else ["--stage", stage]
         arguments += [] if estimate_kernels else ["--no-estimate-kernels"]
         search_plans(arguments, loaded, index, machine, tries=tries, jobs=jobs, as_json=as_json)
     elif isinstance(machine, topologies.GpuCluster):
-        from pathways_lite.cli.plan_analytic import analytic_report
+        from pathways_lite.cli.plan_analytic import analytic_plan
 
-        console.print(analytic_report(loaded, index, machine, as_json=as_json))
+        values, tables = analytic_plan(loaded, index, machine)
+        _show(tables, values if as_json else None)
     else:
         from pathways_lite.cli.plan_report import report
 
         found = planning.make_plan(loaded, index, machine, estimate_kernels=estimate_kernels)
-        typer.echo(json.dumps(found.to_json())) if as_json else console.print(report(found))
+        _show(report(found), found.to_json() if as_json else None)
         if picture is not None:
             from pathways_lite.parallel.plan_picture import save_picture
 
             save_picture(found, picture)
+
+
+def _check_picture(path: Path) -> None:
+    """Before minutes go by."""
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise UserError(f"--picture writes PNG or SVG, by the ending; {path} ends otherwise")
+    if not path.parent.is_dir():
+        raise UserError(f"--picture {path}: there is no folder {path.parent}")
+
+
+def _show(tables: RenderableType, values: Mapping[str, Any] | None = None) -> None:
+    """The tables, or where values are given these alone as one JSON object."""
+    from rich.console import Console
+
+    if values is not None:
+        typer.echo(json.dumps(values))
+        return
+    console = Console(soft_wrap=True)
+    console = console if console.is_terminal else Console(soft_wrap=True, width=140)
+    console.print(tables)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
+from typing import Any
 
 from rich.console import Group, RenderableType
 
@@ -11,7 +11,7 @@ from pathways_lite.cli.plan_report import GIB, mesh_text, table
 from pathways_lite.cli.plan_rules import abstract_layout, abstract_state
 from pathways_lite.cli.planning import work_of
 from pathways_lite.parallel.layout import Layout, Share
-from pathways_lite.parallel.plan import Work
+from pathways_lite.parallel.plan import rates
 from pathways_lite.parallel.plan_analytic import MATMUL_SHARE, Rough, Shape, rough
 from pathways_lite.parallel.plan_program import bytes_per_chip
 from pathways_lite.parallel.topologies import GpuCluster, TpuSlices
@@ -36,14 +36,14 @@ def rough_plan(recipe: Recipe, index: int, machine: TpuSlices | GpuCluster) -> t
     return rough(work, shape_of(stage), layout.sizes, machine, bytes_per_chip(state)), layout
 
 
-def analytic_report(recipe: Recipe, index: int, machine: GpuCluster, *, as_json: bool) -> RenderableType:
-    """Memory, time and MFU of a stage on GPUs; with `as_json` one line of JSON."""
+def analytic_plan(recipe: Recipe, index: int, machine: GpuCluster) -> tuple[dict[str, Any], RenderableType]:
+    """Memory, time and MFU of a stage on GPUs: as values for JSON, and as tables."""
     found, layout = rough_plan(recipe, index, machine)
     work, gpu = work_of(recipe, recipe.stages[index]), machine.gpu
-    steps = {name: _rates(work, step, machine) for name, step in (("fast", found.fast), ("slow", found.slow))}
-    if as_json:
-        what = {"name": work.name, "machine": machine.text, "chips": machine.chips, "mesh": dict(layout.sizes)}
-        return json.dumps({**what, "method": "analytic", **asdict(found), "steps": steps})
+    bounds_of = {"fast": found.fast, "slow": found.slow}
+    steps = {name: rates(work, step, machine.chips, gpu.bf16_flops)._asdict() for name, step in bounds_of.items()}
+    what = {"name": work.name, "machine": machine.text, "chips": machine.chips, "mesh": dict(layout.sizes)}
+    values = {**what, "method": "analytic", **asdict(found), "steps": steps}
     memory = table("Memory of a GPU: an analytic estimate", "", "GiB", "where from")
     memory.add_row("parameters and optimizer", f"{found.state_bytes / GIB:.2f}", "[dim]exact: the layout[/]")
     memory.add_row("activations, gradients", f"{found.activation_bytes / GIB:.2f}", "[dim]model[/]")
@@ -74,18 +74,4 @@ def analytic_report(recipe: Recipe, index: int, machine: GpuCluster, *, as_json:
         f"[bold]{work.name}[/]: {si(work.parameters, 'parameters')}, {work.sequences:,} sequences of {work.seq_len:,} "
         f"tokens per step\non [bold]{machine.text}[/] ({machine.chips:,} GPUs), mesh {mesh_text(layout.sizes)}\n"
     )
-    return Group(head, memory, time, bounds)
-
-
-def _rates(work: Work, step: float, machine: GpuCluster) -> dict[str, float]:
-    per_second = work.tokens_per_step / step
-    peak = machine.chips * machine.gpu.bf16_flops
-    days = work.tokens / per_second / 86_400
-    return {
-        "seconds": step,
-        "mfu": per_second * work.flops_per_token / peak,
-        "mfu_6n": per_second * 6 * work.parameters / peak,
-        "tokens_per_second": per_second,
-        "days": days,
-        "chip_hours": days * 24 * machine.chips,
-    }
+    return values, Group(head, memory, time, bounds)

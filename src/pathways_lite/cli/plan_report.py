@@ -31,9 +31,9 @@ def misfit(error: DoesNotFit, work: Work, mesh: Mapping[str, int], machine: TpuS
 
 def _advice(work: Work, mesh: Mapping[str, int]) -> str:
     rows = mesh["pod"] * mesh["data"] * mesh["fsdp"]
-    ways = ["stages.NAME.model.remat=full"]
+    ways = [f"stages.{work.stage}.model.remat=full"]
     if work.sequences > rows:
-        ways.append(f"stages.NAME.microbatch={max(rows, work.sequences // 2)}")
+        ways.append(f"stages.{work.stage}.microbatch={max(rows, work.sequences // 2)}")
     ways += [f"a larger mesh.tensor than {mesh['tensor']}", f"a larger mesh.fsdp than {mesh['fsdp']}", "more chips"]
     return "Less memory by: " + ", ".join(ways) + "; `plan --search` tries them."
 
@@ -94,6 +94,9 @@ def _time(plan: Plan) -> Table:
     clock = plan.machine.chip.clock_hz / 1e9
     for part, seconds in plan.operations.items():
         rows.add_row(part, f"{seconds:.4f}", f"[dim]compiler's estimate: cycles at {clock:g} GHz, loops rolled up[/]")
+    if plan.program.lookups:
+        source = f"model: padded rows at {plan.machine.chip.hbm_bytes_per_second / 1e9:g} GB/s of memory, at least"
+        rows.add_row("gathers and scatters", f"{plan.lookups:.4f}", f"[dim]{source}[/]")
     for one in plan.attention:
         rows.add_row(f"attention kernel; {one.where}", f"{one.seconds:.4f}", f"[dim]{one.source}[/]")
     rows.add_row("[bold]together[/]", f"[bold]{plan.compute:.4f}[/]", "[dim]assumed: one after another[/]")
@@ -127,14 +130,14 @@ def _collectives(plan: Plan) -> Table:
 def _bounds(plan: Plan) -> Table:
     rows = table("\nEstimate", "", "as scheduled", "nothing overlaps", "only tensor's waits", "where from")
     steps = (plan.fast, plan.slow, plan.ideal)
-    work, peak = plan.work, plan.machine.chip.bf16_flops / 1e12
+    work, peak, rates = plan.work, plan.machine.chip.bf16_flops / 1e12, [plan.rates(step) for step in steps]
     for name, shown, source in (
         ("step, s", [f"{step:.3f}" for step in steps], "computation + the collectives that it waits for"),
-        ("MFU, PaLM's", [f"{plan.mfu(step):.1%}" for step in steps], f"(6 N + 12 L H Q T) per token, {peak:g} TFLOP/s"),
-        ("MFU, 6 N D", [f"{plan.mfu_6n(step):.1%}" for step in steps], "without attention"),
-        ("tokens/s", [f"{plan.tokens_per_second(step):,.0f}" for step in steps], ""),
-        (f"days for {si(work.tokens, 'tokens')}", [f"{plan.days(step):.2f}" for step in steps], "without pauses"),
-        ("chip-hours", [f"{plan.chip_hours(step):,.0f}" for step in steps], ""),
+        ("MFU, PaLM's", [f"{one.mfu:.1%}" for one in rates], f"(6 N + 12 L H Q T) per token, {peak:g} TFLOP/s"),
+        ("MFU, 6 N D", [f"{one.mfu_6n:.1%}" for one in rates], "without attention"),
+        ("tokens/s", [f"{one.tokens_per_second:,.0f}" for one in rates], ""),
+        (f"days for {si(work.tokens, 'tokens')}", [f"{one.days:.2f}" for one in rates], "without pauses"),
+        ("chip-hours", [f"{one.chip_hours:,.0f}" for one in rates], ""),
     ):
         rows.add_row(name, *shown, f"[dim]{source}[/]")
     return rows
@@ -155,4 +158,10 @@ def _foot(plan: Plan) -> str:
     ]
     if plan.program.unknown_loops:
         lines.append(f"loops of unknown length, counted once: {', '.join(plan.program.unknown_loops)}")
+    left = plan.program.uncounted
+    if left.operations:
+        lines.append(
+            f"operations without an estimate, counted as no time: {left.operations:,} per step, with results of "
+            f"{left.bytes / 2**20:,.1f} MiB"
+        )
     return "\n".join(f"[dim]{line}[/]" for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -139,8 +140,8 @@ def _plan(arguments: list[str], one: Candidate) -> dict[str, Any]:
     if done.returncode == 0:
         plan: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return plan
-    message = done.stderr.strip().splitlines()
-    return {"failed": message[0] if done.returncode == 2 and message else f"the compiler ended ({done.returncode})"}
+    message = re.search(r"^error: (.+)$", done.stderr, re.MULTILINE)  # hints may stand before it
+    return {"failed": message[1] if done.returncode == 2 and message else f"the compiler ended ({done.returncode})"}
 
 
 def _memory(result: dict[str, Any]) -> float:

@@ -41,6 +41,7 @@ def work_of(recipe: Recipe, stage: Stage) -> Work:
     pairs = attended_pairs(model, causal(1, seq_len)) * sequences
     return Work(
         name=f"{recipe.name}, stage {stage.name}" if len(recipe.stages) > 1 else recipe.name,
+        stage=stage.name,
         parameters=parameter_count(model),
         sequences=sequences,
         seq_len=seq_len,

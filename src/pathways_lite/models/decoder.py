@@ -125,9 +125,9 @@ class Decoder(nnx.Module):
             params, layer = scanned
             return nnx.merge(structure, params)(x, context, layer)
 
-        x, cache = _run(
-            config, block, x, (stacked, _per_layer(config, dropout_key, cache)), gathers=context.layout.spread
-        )
+        per_layer = stacked, _per_layer(config, dropout_key, cache)
+        with jax.named_scope("layers"):  # `plan` tells by it what a layer's operation is
+            x, cache = _run(config, block, x, per_layer, gathers=context.layout.spread)
         return self.final_norm(x), cache
 
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
+import warnings
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -37,6 +39,10 @@ SAME_CYCLES = {"v4": "v5p"}
 """Chips for which libtpu estimates no kernels, and those whose cycles stand in: both have two cores alike."""
 
 
+# The compiler ran out of vector memory; libtpu aborted over an operation that it cannot model. It would again.
+_IMPOSSIBLE = re.compile(r"RESOURCE_EXHAUSTED.*vmem|memory space vmem|Check failed", re.IGNORECASE | re.DOTALL)
+
+
 @cache
 def estimate(kernel: str, **job: Any) -> int | None:
     """Cycles, see above; None where the kernel does not compile (vector memory) or cannot be estimated."""
@@ -44,9 +50,17 @@ def estimate(kernel: str, **job: Any) -> int | None:
 
     def run() -> int | None:
         done = subprocess.run([sys.executable, "-m", __name__, text], capture_output=True, text=True)
-        return int(done.stdout.split()[-1]) if done.returncode == 0 else None
+        if done.returncode == 0:
+            return int(done.stdout.split()[-1])
+        if _IMPOSSIBLE.search(done.stderr):
+            return None
+        raise ChildProcessError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
 
-    found: int | None = kept("kernels", {"job": text}, run, code=KERNELS)
+    try:
+        found: int | None = kept("kernels", {"job": text}, run, code=KERNELS)
+    except ChildProcessError as error:
+        warnings.warn(f"no estimate of the {kernel} attention kernel, for this time: {error}", stacklevel=2)
+        return None
     return found
 
 

@@ -13,9 +13,10 @@ class Chip(NamedTuple):
     """What a chip can do. Multiply-adds count two FLOPs; bytes per second are in one direction.
 
     Peaks and the bandwidth of the memory are its maker's. The clock reproduces the peak. Memory is what the compiler
-    lets a program have. Other bandwidths are assumptions: of ICI 45 or 90 GB/s a link (the published 50 and 100 less a tenth), of DCN one card
-    of 100 Gbit/s per host of four chips on v4 (PaLM, section 4.1, saw 105 Gbit/s per pair of hosts) and v5e, two on
-    v5p, four on v6e; to the host's memory 16 lanes of PCIe per chip, of the third (v4, v5e) or fourth generation.
+    lets a program have. Other bandwidths are assumptions: of ICI 45 or 90 GB/s a link (the published 50 and 100 less a
+    tenth), of DCN one card of 100 Gbit/s per host of four chips on v4 (PaLM, section 4.1, saw 105 Gbit/s per pair of
+    hosts) and v5e, two on v5p, four on v6e; to the host's memory 16 lanes of PCIe per chip, of the third (v4, v5e) or
+    fourth generation.
     """
 
     topology: str  # the smallest slice that libtpu describes

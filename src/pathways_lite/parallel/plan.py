@@ -2,8 +2,9 @@
 
 Where each number comes from:
 
-- the *compiler* allocates memory, and estimates the cycles of every operation but kernels and collectives (`Program`);
+- the *compiler* allocates memory, and estimates the cycles of most operations (`Program`);
 - its *static profile* estimates the attention kernels (`attention_estimates`);
+- gathers and scatters without cycles are *modelled* by the bytes of their rows (`unestimated`);
 - collectives are *modelled* by the bytes and the links of their groups (`cost`);
 - that the parts of a step add up, and what overlaps, is *assumed*.
 """
@@ -16,10 +17,11 @@ import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
+from pathways_lite.errors import UserError
 from pathways_lite.parallel.attention_estimates import SAME_CYCLES, causal_cycles
 from pathways_lite.parallel.kept import kept
 from pathways_lite.parallel.plan_program import PARTS, Compiled, Exchange, Kernel, Program, compile_step, read_program
@@ -34,6 +36,7 @@ class Work:
     """What a stage asks for."""
 
     name: str
+    stage: str
     parameters: int
     sequences: int  # per step
     seq_len: int
@@ -57,11 +60,30 @@ class Attention:
 
 
 class DoesNotFit(Exception):
-    """The compiler needs more memory than a chip has; bytes of each where it says so."""
+    """The compiler needs more memory than a chip has; how many bytes, where it says so."""
 
-    def __init__(self, message: str, needed: int | None, available: int | None):
+    def __init__(self, message: str, needed: int | None):
         super().__init__(message)
-        self.needed, self.available = needed, available
+        self.needed = needed
+
+
+class Rates(NamedTuple):
+    """What follows from the time of a step."""
+
+    seconds: float
+    mfu: float  # PaLM's: 6 N + 12 L H Q T per token
+    mfu_6n: float
+    tokens_per_second: float
+    days: float  # for the whole budget, without pauses
+    chip_hours: float
+
+
+def rates(work: Work, seconds: float, chips: int, peak: float) -> Rates:
+    """Args: seconds: of a step; peak: FLOPs per second of a chip."""
+    per_second = work.tokens_per_step / seconds
+    days = work.tokens / per_second / 86_400
+    mfu, mfu_6n = (per_second * flops / (chips * peak) for flops in (work.flops_per_token, 6 * work.parameters))
+    return Rates(seconds, mfu, mfu_6n, per_second, days, days * 24 * chips)
 
 
 @dataclass(frozen=True)
@@ -82,8 +104,13 @@ class Plan:
         return {part: self.program.cycles[part] / self.machine.chip.clock_hz for part in PARTS}
 
     @property
+    def lookups(self) -> float:
+        """Modelled time of the gathers and scatters that the compiler does not estimate."""
+        return sum(one.seconds for one in self.program.lookups)
+
+    @property
     def compute(self) -> float:
-        return sum(self.operations.values()) + sum(one.seconds for one in self.attention)
+        return sum(self.operations.values()) + self.lookups + sum(one.seconds for one in self.attention)
 
     def exchanged(self, chosen: Callable[[Exchange], bool] = lambda _: True) -> float:
         """Modelled time of the collectives that are chosen."""
@@ -107,23 +134,8 @@ class Plan:
 
     # ---- what follows ----
 
-    def tokens_per_second(self, step: float) -> float:
-        return self.work.tokens_per_step / step
-
-    def mfu(self, step: float, flops_per_token: int | None = None) -> float:
-        """PaLM's, or with another count of FLOPs per token."""
-        flops = self.work.flops_per_token if flops_per_token is None else flops_per_token
-        return self.tokens_per_second(step) * flops / (self.machine.chips * self.machine.chip.bf16_flops)
-
-    def mfu_6n(self, step: float) -> float:
-        return self.mfu(step, 6 * self.work.parameters)
-
-    def days(self, step: float) -> float:
-        """For the whole budget, without pauses."""
-        return self.work.tokens / self.tokens_per_second(step) / 86_400
-
-    def chip_hours(self, step: float) -> float:
-        return self.days(step) * 24 * self.machine.chips
+    def rates(self, step: float) -> Rates:
+        return rates(self.work, step, self.machine.chips, self.machine.chip.bf16_flops)
 
     @property
     def fits(self) -> bool:
@@ -145,20 +157,11 @@ class Plan:
             "fits": self.fits,
             "hbm_bytes": self.machine.chip.hbm_bytes,
             "operation_seconds": self.operations,
+            "lookup_seconds": self.lookups,
             "attention": [vars(one) for one in self.attention],
             "exchanged_seconds": self.exchanged(),
             "program": self.program.to_json(),
-            "steps": {
-                name: {
-                    "seconds": step,
-                    "mfu": self.mfu(step),
-                    "mfu_6n": self.mfu_6n(step),
-                    "tokens_per_second": self.tokens_per_second(step),
-                    "days": self.days(step),
-                    "chip_hours": self.chip_hours(step),
-                }
-                for name, step in steps.items()
-            },
+            "steps": {name: self.rates(step)._asdict() for name, step in steps.items()},
         }
 
 
@@ -172,15 +175,19 @@ def compiled_program(
 ) -> Program:
     """The step that `lower()` gives, compiled; what it says is kept on disk by `key`, machine, mesh and options.
 
-    Raises DoesNotFit where the compiler finds too little memory.
+    Raises DoesNotFit where the compiler finds too little memory, UserError where an operation needs more vector memory
+    than it is given.
     """
 
     def make() -> dict[str, Any]:
         try:
             compiled = compile_step(lower, options)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            memory = re.search(r"hbm|vmem", str(error), re.IGNORECASE)  # the first that is named
+            if "RESOURCE_EXHAUSTED" not in str(error) or memory is None:
                 raise
+            if memory[0].lower() == "vmem":
+                raise UserError(no_vector_memory(str(error))) from error
             return {"too_large": str(error)}
         packed = base64.b85encode(zlib.compress(compiled.text.encode())).decode()
         return {**compiled._asdict(), "text": packed}
@@ -195,9 +202,19 @@ def compiled_program(
 
 def too_large(message: str) -> DoesNotFit:
     """What the compiler's message says: "(38.60G) exceeds available HBM (30.75G)", "Used 38.60G of 30.75G hbm"."""
-    sizes = re.findall(r"\b([\d.]+)([KMG])\b", message)
-    needed, available = ([int(float(n) * 2 ** {"K": 10, "M": 20, "G": 30}[unit]) for n, unit in sizes] + [None] * 2)[:2]
-    return DoesNotFit(message.splitlines()[0], needed, available)
+    size = re.search(r"\b([\d.]+)([KMG])\b", message)
+    needed = int(float(size[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[size[2]]) if size else None
+    return DoesNotFit(message.splitlines()[0], needed)
+
+
+def no_vector_memory(message: str) -> str:
+    """The operation or kernel that the compiler names, and what helps."""
+    operation = re.search(r"%[\w.\-]+|(?<=op_name=\")[^\"]+", message)
+    return (
+        f"{operation[0] if operation else 'an operation'} needs more vector memory than the compiler gives it: "
+        f"{message.splitlines()[0]}\n"
+        "A smaller xla_tpu_scoped_vmem_limit_kib (parallel/compiler_options.py) helps, or smaller blocks of a kernel."
+    )
 
 
 def attention_times(program: Program, machine: TpuSlices, *, estimate: bool = True) -> tuple[Attention, ...]:

@@ -39,8 +39,8 @@ def save_picture(plan: Plan, path: Path) -> None:
         upper.set_title(
             f"{plan.work.name} on {plan.machine.text}"
             + (f" x {plan.machine.slices}" if plan.machine.slices > 1 else "")
-            + f", {plan.machine.chips:,} chips, {mesh}\nMFU (6 N D) {plan.mfu_6n(plan.slow):.1%} to "
-            f"{plan.mfu_6n(plan.fast):.1%} by estimates and models, not measured",
+            + f", {plan.machine.chips:,} chips, {mesh}\nMFU (6 N D) {plan.rates(plan.slow).mfu_6n:.1%} to "
+            f"{plan.rates(plan.fast).mfu_6n:.1%} by estimates and models, not measured",
             loc="left", color=_INK, fontsize=10.5,
         )  # fmt: skip
         figure.savefig(path, dpi=150, facecolor="white")
@@ -52,7 +52,7 @@ def _time(plan: Plan) -> list[_Piece]:
     waited = plan.fast - plan.compute
     pieces.append(_Piece("collectives, waited for", waited))
     pieces.append(_Piece("collectives, meanwhile", plan.exchanged() - waited))
-    pieces.insert(-3, _Piece("other", plan.operations["other"]))
+    pieces.insert(-3, _Piece("other, gathers, scatters", plan.operations["other"] + plan.lookups))
     return pieces
 
 

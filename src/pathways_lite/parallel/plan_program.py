@@ -16,6 +16,7 @@ from pathways_lite.parallel import cost, hlo
 from pathways_lite.parallel.collectives import collectives
 from pathways_lite.parallel.replica_groups import mesh_axes
 from pathways_lite.parallel.topologies import TpuSlices
+from pathways_lite.parallel.unestimated import Lookup, Uncounted, lookups, uncounted
 
 PARTS = ("layers, forward", "layers, again", "layers, backward", "embedding and loss", "optimizer", "other")
 """Of a step; "again" is what the backward pass computes a second time (remat)."""
@@ -76,10 +77,13 @@ class Program:
     exchanges: tuple[Exchange, ...]
     kernels: tuple[Kernel, ...]
     unknown_loops: tuple[str, ...]  # taken to run once
+    lookups: tuple[Lookup, ...]  # gathers and scatters that the compiler does not estimate
+    uncounted: Uncounted  # what has no time at all
     compile_seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"memory": self.memory._asdict()}
+        named = {"memory": self.memory._asdict(), "uncounted": self.uncounted._asdict()}
+        return asdict(self) | named | {"lookups": [one._asdict() for one in self.lookups]}
 
 
 class Compiled(NamedTuple):
@@ -135,6 +139,8 @@ def read_program(compiled: Compiled, state: Any, mesh: jax.sharding.Mesh, topolo
         exchanges=_exchanges(compiled.text, mesh, topology),
         kernels=_kernels(sites),
         unknown_loops=tuple(hlo.unknown_loops(module)),
+        lookups=lookups(sites, topology.chip.hbm_bytes_per_second),
+        uncounted=uncounted(sites, module),
         compile_seconds=compiled.seconds,
     )
 
@@ -154,10 +160,10 @@ def part_of(op_name: str) -> str:
     """One of PARTS, from where an operation comes from in the traced step."""
     if "rematted_computation" in op_name:
         return "layers, again"
-    derivative = re.search(r"(transpose\()?jvp\([^/]*\)\)?/(\w*)", op_name)
+    derivative = re.search(r"(transpose\()?jvp\((\w*)\)", op_name)  # of a named scope
     if derivative is None:
         return "optimizer" if "/cond/" in op_name else "other"
-    if derivative[2] != "while":
+    if derivative[2] != "layers":
         return "embedding and loss"
     return "layers, backward" if derivative[1] else "layers, forward"
 
