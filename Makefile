@@ -4,10 +4,10 @@
 PYTHON ?= python3
 UV_VERSION := 0.13.8
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
-EXTRAS ?= --extra dev
+EXTRA ?= # of pyproject.toml's optional dependencies, beside dev: make install EXTRA="tpu slurm"
 RUN := .venv/bin/
 JOBS ?= 2
-STAMP := .venv/.installed
+STAMP := .venv/.installed$(subst $() ,,$(addprefix -,$(EXTRA)))
 
 .PHONY: demo test test-all lint types check install clean help
 
@@ -33,10 +33,10 @@ types: $(STAMP)  ## mypy
 
 check: lint types test  ## all that CI runs
 
-install: $(STAMP)  ## the environment alone
+install: $(STAMP)  ## the environment alone; EXTRA="tpu slurm" adds what the README names
 
 $(STAMP): pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
-	$(UV) sync --frozen --compile-bytecode $(EXTRAS)
+	$(UV) sync --frozen --inexact --compile-bytecode --extra dev $(addprefix --extra ,$(EXTRA))
 	@touch $@
 
 .uv/bin/uv:

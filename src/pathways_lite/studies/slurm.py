@@ -108,7 +108,7 @@ class SlurmExecutor:
         try:
             import submitit
         except ImportError as error:
-            raise UserError("--executor slurm needs submitit, the extra `slurm`: uv sync --extra slurm") from error
+            raise UserError("--executor slurm needs submitit, the extra `slurm`: make install EXTRA=slurm") from error
         self.slots, self.folder, self._queue = jobs, folder, _Queue()
         try:
             self._executor = submitit.AutoExecutor(folder=folder, cluster="slurm")

@@ -23,7 +23,7 @@ class WandB:
             wandb = importlib.import_module("wandb")
         except ImportError as error:
             raise UserError(
-                "--track wandb needs the package wandb; install it with: pip install 'pathways-lite[wandb]'"
+                "--track wandb needs the package wandb; install it with: make install EXTRA=wandb"
             ) from error
         name = f"{run}/{stage_dir.name}"
         self._run = wandb.init(
