@@ -69,7 +69,7 @@ else:
 
 def test_a_process_that_does_not_come_is_named(start_group):
     output = start_group(LATE, 2, 1).wait()[0]
-    assert "UserError process 1 did not come to the meeting main/0/1 within 1 s" in output
+    assert "UnreachableError process 1 did not come to the meeting main/0/1 within 1 s" in output
 
 
 ALONE = """

@@ -1,5 +1,8 @@
 """One signal, one step: all processes stop where they can be together, and none waits for one that has failed."""
 
+import pytest
+
+from pathways_lite.errors import MISTAKE, TRY_AGAIN
 from pathways_lite.parallel import hosts, stopping
 from pathways_lite.parallel.stopping import Stop
 
@@ -7,9 +10,10 @@ from pathways_lite.parallel.stopping import Stop
 def test_one_process_asks_itself():
     signals = [0]
     stop = Stop(lambda: signals[0])
-    assert (stop.requested, stop.heard, stop.exit_status) == (0, 0, 0)
+    assert (stop.ask(), stop.heard, stop.exit_status) == (0, 0, 0)
     signals[0] = 15
-    assert (stop.requested, stop.heard, stop.exit_status) == (15, 15, 143)
+    assert (stop.heard, stop.exit_status) == (15, 0)  # nobody has stopped for it yet
+    assert (stop.ask(), stop.exit_status) == (15, 143)
 
 
 def meetings(monkeypatch, seconds_per_step, steps):
@@ -25,7 +29,7 @@ def meetings(monkeypatch, seconds_per_step, steps):
 
     monkeypatch.setattr(hosts, "together", together)
     for asked[0] in range(steps):
-        assert stop.requested == 0
+        assert stop.ask() == 0
         now[0] += seconds_per_step
     return met
 
@@ -37,12 +41,27 @@ def test_they_meet_about_once_a_second(monkeypatch):
     assert meetings(monkeypatch, 30.0, 10) == list(range(10))
 
 
+def test_a_slower_pace_is_known_at_once(monkeypatch):
+    """Questions of an evaluation may be a hundred times as far apart as those of the steps before it."""
+    now, met = [0.0], []
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    monkeypatch.setattr(hosts, "together", lambda value, decide: met.append(now[0]) or decide([value, 0]))
+    stop = Stop(lambda: 0)
+    for seconds in (0.01, 2.0):
+        stop.new_pace()
+        for _ in range(20):
+            stop.ask()
+            now[0] += seconds
+    assert len(met) == 2 + 20
+
+
 TOGETHER = """
 import time
 from pathways_lite.parallel.stopping import Stop
 stop = Stop(lambda: 15 if index == 1 and step == 7 or index == 1 and step > 7 else 0)
 for step in range(100_000):
-    if stop.requested:
+    if stop.ask():
         print("stopped at", step, stop.exit_status)
         break
     time.sleep(0.01 if index else 0.002)
@@ -64,17 +83,19 @@ from pathways_lite.parallel.vigil import Vigil, farewell
 with Vigil(Stop(lambda: 0)):
     hosts.barrier()
     if index == 2:
-        text = arguments[0]
-        print("shown", farewell(text), flush=True)
+        text, status = arguments
+        print("shown", farewell(text, int(status)), flush=True)
         os._exit(9)
     time.sleep(60)
 """
 
 
-def test_a_failure_of_one_ends_all(start_group):
-    group = start_group(FAILING, 3, 1, "what has happened")
+@pytest.mark.parametrize(("status", "elsewhere"), [(1, TRY_AGAIN), (MISTAKE, MISTAKE)])
+def test_a_failure_of_one_ends_all(start_group, status, elsewhere):
+    """And only where it is a mistake their launcher should not start them again."""
+    group = start_group(FAILING, 3, 1, "what has happened", status)
     outputs = group.wait(60)
-    assert group.statuses == [2, 2, 9]
+    assert group.statuses == [elsewhere, elsewhere, 9]
     assert "process 2 has failed: what has happened" in outputs[0]
     assert "what has happened" not in outputs[1], "it is told once"
     assert outputs[2].splitlines()[-1] == "shown True", "and where it happened"
@@ -84,7 +105,7 @@ SAME = """
 import os
 from pathways_lite.parallel.vigil import farewell
 hosts.barrier()
-print("shown", farewell("the same" if arguments[0] == "same" else f"of {index}"), flush=True)
+print("shown", farewell("the same" if arguments[0] == "same" else f"of {index}", 2), flush=True)
 os._exit(2)
 """
 

@@ -10,8 +10,8 @@ import pytest
 from zygotes import Zygote
 
 from pathways_lite.checkpoints import Checkpoints, fsck, read_manifest
+from pathways_lite.errors import TRY_AGAIN
 from pathways_lite.parallel import hosts
-from pathways_lite.parallel.watchdog import HUNG
 from pathways_lite.tracking.log import read_log
 
 TOTAL = 12
@@ -177,7 +177,7 @@ def test_as_many_devices_in_one_process(processes: Processes, by_two: Path, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [[], ["stages.base.mesh.tensor=2"], ["stages.base.mesh.pod=2"]])
+@pytest.mark.parametrize("mesh", [[], ["stages.base.mesh.context=2"], ["stages.base.mesh.pod=2"]])
 @pytest.mark.parametrize(("count", "devices"), [(2, 4), (4, 2)])
 def test_eight_devices(
     count: int, devices: int, mesh: list[str], processes: Processes, by_one: Path, tmp_path: Path
@@ -210,7 +210,7 @@ def test_a_process_that_hangs_is_reported(processes: Processes, by_two: Path, tm
     started.zygotes[1].kill(signal.SIGSTOP)
     status = started.zygotes[0].wait()
     started.zygotes[1].kill(signal.SIGCONT)
-    assert status == HUNG, started.outputs
+    assert status == TRY_AGAIN, started.outputs
     stacks = (run / "hang-0.txt").read_text()
     assert "process 0 of 2: no step has completed for" in stacks
     assert "_train_until_rewind" in stacks

@@ -34,6 +34,6 @@ for ((attempt = 1; attempt <= retries + 1; attempt++)); do
     [ $status = 0 ] && exit 0
     [ $status = 2 ] && exit 2 # a mistake that only a person can correct; it was told
     $time_is_up && exec scontrol requeue "$SLURM_JOB_ID"
-    echo "attempt $attempt ended with status $status (75: it hung); once more from the newest checkpoint" >&2
+    echo "attempt $attempt ended with status $status (75: try again); once more from the newest checkpoint" >&2
 done
 exit $status

@@ -35,12 +35,12 @@ runs.app.command("table")(runs_table.table)
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one message on stderr and exit status 2, never a traceback."""
+    """Entry point: a user's mistake is one message on stderr and an exit status, never a traceback."""
     try:
         app()
     except UserError as error:
         show(error)
-        sys.exit(2)
+        sys.exit(error.status)
     except BrokenPipeError:  # `pathways-lite runs | head`
         sys.stderr.close()
         sys.exit(0)

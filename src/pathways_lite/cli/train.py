@@ -80,14 +80,14 @@ def _train(recipe: Recipe, out: Path, trackers: list[str], hang_timeout: float |
         hosts.leave()
         return status
     except UserError as error:
-        if farewell(str(error)):
+        if farewell(str(error), error.status):
             show(error if hosts.is_first() else UserError(f"{who}{error}"))
-        return 2
+        return error.status
     except Exception as error:
         if hosts.count() == 1:
             raise
         told = f"{type(error).__name__}: {error}"
-        if farewell(told):
+        if farewell(told, 1):
             traceback.print_exc()
             show(UserError(f"{who}{told.splitlines()[0]}. If another process has died, start all of them again."))
         return 1

@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import TRY_AGAIN, UnreachableError, UserError
 
 # Seconds until a process that does not come to a meeting counts as lost. Process 0 may draw pictures meanwhile.
 PATIENCE = 3600.0
@@ -53,8 +53,8 @@ _group = _Group()
 def start(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
     """Join the other processes, as the arguments say, or as Slurm, Open MPI, GKE or a TPU pod does.
 
-    To be called before anything touches a device. Raises UserError where the arguments are incomplete or the others
-    cannot be reached.
+    To be called before anything touches a device. Raises UserError where the arguments are incomplete,
+    UnreachableError where the others do not answer.
     """
     device_ids = None
     if (coordinator, processes, process) == (None, None, None):
@@ -75,10 +75,10 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
             process,
             local_device_ids=device_ids,
             initialization_timeout=_CONNECT,
-            heartbeat_timeout_seconds=int(os.environ.get(HEARTBEAT, "100")),
+            heartbeat_timeout_seconds=_heartbeat(),
         )
     except (OSError, RuntimeError) as error:
-        raise UserError(
+        raise UnreachableError(
             f"process {process} of {processes} could not join the others at {coordinator}: "
             f"{str(error).splitlines()[0]}. Is process 0 running there, is its port free and open, and was every "
             f"process started with the same number of processes?"
@@ -102,7 +102,20 @@ def _detected() -> tuple[str | None, int | None, int | None, Any]:
     """What `jax.distributed.initialize()` would find, asked first: it cannot be told to stay away from one process."""
     from jax._src.clusters import ClusterEnv
 
-    return ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, _CONNECT)
+    try:
+        return ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, _CONNECT)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # an environment that says half of it
+        raise UserError(
+            f"the cluster's environment does not say who the other processes are ({error!r}); give --coordinator "
+            f"HOST:PORT --processes N --process I"
+        ) from error
+
+
+def _heartbeat() -> int:
+    text = os.environ.get(HEARTBEAT, "100")
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"{HEARTBEAT}={text} must be a whole number of seconds")
+    return int(text)
 
 
 def _reach(coordinator: str) -> None:
@@ -162,9 +175,9 @@ def is_first() -> bool:
 class ElsewhereError(UserError):
     """What all were doing together has failed in another process; its text is that process's."""
 
-    def __init__(self, text: str, errno: int | None = None) -> None:
+    def __init__(self, text: str, errno: int | None = None, status: int = TRY_AGAIN) -> None:
         super().__init__(text)
-        self.errno = errno
+        self.errno, self.status = errno, status
 
 
 def together(value: Any, decide: Callable[[list[Any]], Any], *, channel: str = "main") -> Any:
@@ -172,7 +185,7 @@ def together(value: Any, decide: Callable[[list[Any]], Any], *, channel: str = "
 
     All processes must come to the same meetings of a channel in the same order; threads that run side by side use
     channels of their own. Process 0 decides; what `decide` raises there is an ElsewhereError for the others. Values
-    and result are JSON. Raises UserError when a process does not come for `PATIENCE` seconds.
+    and result are JSON. Raises UnreachableError when a process does not come for `PATIENCE` seconds.
     """
     if _group.count == 1:
         return decide([value])
@@ -235,7 +248,8 @@ def barrier(channel: str = "main") -> None:
 
 
 def _described(error: Exception) -> dict[str, Any]:
-    return {"text": str(error) or repr(error), "errno": getattr(error, "errno", None)}
+    status = error.status if isinstance(error, UserError) else TRY_AGAIN
+    return {"text": str(error) or repr(error), "errno": getattr(error, "errno", None), "status": status}
 
 
 def _forget_before(key: str) -> None:
@@ -255,7 +269,7 @@ def _wait_for(key: str, other: int) -> str:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
         if time.monotonic() > end:
-            raise UserError(f"process {other} did not come to the meeting {key} within {PATIENCE:.0f} s")
+            raise UnreachableError(f"process {other} did not come to the meeting {key} within {PATIENCE:.0f} s")
 
 
 # ---- news that comes unasked ----

@@ -33,23 +33,29 @@ class Stop:
         """What this process knows by now: its own signal, or another's. For where they cannot meet, as they compile."""
         return self._local() or self._told
 
-    @property
-    def requested(self) -> int:
+    def ask(self) -> int:
         """The signal to stop for, the same answer in all processes, as all ask equally often; 0 while there is none."""
-        mine = self._local()
         if hosts.count() == 1:
-            return mine
-        if self._answer:
-            return self._answer
-        self._left -= 1
-        if not self._left:
-            self._answer, self._left = hosts.together(mine, self._decide)
+            self._answer = self._local()
+        elif not self._answer:
+            self._left -= 1
+            if not self._left:
+                self._answer, self._left = hosts.together(self._local(), self._decide)
         return self._answer
+
+    def ask_now(self) -> int:
+        """The same, by a meeting of its own, about everything that each process has heard of."""
+        self._answer = hosts.agreed(self.heard)
+        return self._answer
+
+    def new_pace(self) -> None:
+        """To be called by all, before what they do between questions gets slower: they meet at the next two."""
+        self._left, self._met = 1, None
 
     @property
     def exit_status(self) -> int:
-        """128 plus the signal's number, as shells have it; 0 while there was none."""
-        return 128 + self.requested if self.requested else 0
+        """128 plus the number of the signal that was stopped for, as shells have it; 0 while there was none."""
+        return 128 + self._answer if self._answer else 0
 
     def listen(self) -> None:
         """Tell the others of this process's signal, and hear of theirs; for a thread that does so now and then."""

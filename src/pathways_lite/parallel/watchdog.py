@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
+from pathways_lite.errors import TRY_AGAIN
 from pathways_lite.parallel import hosts
 
-HUNG = 75  # exit status: EX_TEMPFAIL of sysexits.h, "try again"
 _STDERR = 2  # the file descriptor: `sys.stderr` may be something else
 PAUSES = 6  # a compilation, evaluation or save may take so many times as long as a step
 
@@ -26,7 +26,7 @@ class Watchdog:
     """While it is entered, ends the process when `beat` has not been called for `timeout` seconds; never with None.
 
     Python's stacks of all threads go to `directory`/hang-PROCESS.txt and to standard error, and the exit status is
-    `HUNG`. Where native code holds the interpreter lock, and with it this class's thread, faulthandler's own thread
+    TRY_AGAIN. Where native code holds the interpreter lock, and with it this class's thread, faulthandler's own thread
     writes the stacks to standard error, at the latest after `timeout` has passed twice, and the exit status is 1.
     """
 
@@ -75,13 +75,13 @@ class Watchdog:
             silent = time.monotonic() - self._last
             if silent > timeout * self._patience:
                 self._report(silent)
-                self._exit(HUNG)
+                self._exit(TRY_AGAIN)
                 return
 
     def _report(self, silent: float) -> None:
         told = (
             f"process {hosts.index()} of {hosts.count()}: no step has completed for {silent:.0f} s ({self._doing}); "
-            f"ending with status {HUNG}. The stacks of its threads, the newest call first, are in {self.path}:\n"
+            f"ending with status {TRY_AGAIN}. The stacks of its threads, the newest call first, are in {self.path}:\n"
         )
         for write in (self._to_file, self._to_stderr):
             with contextlib.suppress(OSError):  # neither a full disk nor a closed terminal keeps it from ending

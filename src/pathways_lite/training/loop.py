@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,7 +104,7 @@ class Trainer:
                     # Not before the first step, which should come soon, and not while one is running.
                     rewind = self._look_at_pending()
                     self.progress.peak_flops = machine_peak(self.stage.model.dtype)
-                stopping = self.stop.requested
+                stopping = self.stop.ask()
                 if rewind is None and (self._evaluation_due or self._saving_due or stopping):
                     rewind = self._look_at_pending()
                 if rewind is not None:
@@ -146,12 +146,10 @@ class Trainer:
         if sequences in self.compiled:
             return self.compiler.get(sequences, lambda: False)
         with self._pause("compile", "compiling the train step"):
-            try:
-                step, interrupted = self.compiler.get(sequences, lambda: self.stop.heard), False
-            except Interrupted:
-                interrupted = True
+            with suppress(Interrupted):
+                step = self.compiler.get(sequences, lambda: self.stop.heard)
             # Some processes may have heard of a signal while they compiled, and others were done before.
-            interrupted = bool(hosts.agreed(interrupted))
+            interrupted = self.stop.ask_now()
         if not interrupted:
             self.compiled.add(sequences)
             return step
@@ -187,9 +185,10 @@ class Trainer:
         """Held-out bits per byte of every domain, into the log. False where a signal cut it short."""
 
         def unless_stopped(done: int, total: int) -> None:
-            if self.stop.requested:
+            if self.stop.ask():
                 raise Interrupted
 
+        self.stop.new_pace()
         with self._pause("evaluate", "evaluating"):
             params = evaluation_params(self.state.opt_state, self.state.params)
             try:

@@ -1,5 +1,6 @@
 """A run that was stopped, died, or lost its newest checkpoint equals the uninterrupted one, bit for bit."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from whole_runs import TOTAL, digest, log_of, run, stop_after
 
 from pathways_lite.checkpoints import Checkpoints
 from pathways_lite.recipe import Recipe
-from pathways_lite.training.compiling import Interrupted, StepCompiler
+from pathways_lite.training.compiling import StepCompiler
 from pathways_lite.training.loop import Trainer
 
 
@@ -64,7 +65,7 @@ def test_a_signal_while_a_later_batch_size_compiles_loses_no_step(
 
     def get(self: StepCompiler, sequences: int, stopped: Callable[[], object]) -> Any:
         if sequences == 4:  # the ramp's second size, from step 5 on
-            raise Interrupted
+            signal.raise_signal(signal.SIGTERM)
         return original(self, sequences, stopped)
 
     path = tmp_path / "run"

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from pathways_lite.batch import Batch
 from pathways_lite.checkpoints import Checkpoints, read_manifest
+from pathways_lite.parallel.stopping import Stop
 from pathways_lite.recipe import Recipe
 from pathways_lite.training import summary
 from pathways_lite.training.loop import Trainer
@@ -66,10 +67,14 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """SIGTERM arrives while `step` is being taken; each call replaces the one before."""
     original = Trainer._take_step
 
+    def ask(stop: Stop) -> int:
+        stop._answer = 15
+        return 15
+
     def take_step(self: Trainer, batch: Batch) -> Any:
         result = original(self, batch)
         if self.step == step:
-            monkeypatch.setattr(type(self.stop), "requested", property(lambda _: 15))
+            monkeypatch.setattr(Stop, "ask", ask)
         return result
 
     monkeypatch.setattr(Trainer, "_take_step", take_step)
