@@ -118,4 +118,4 @@ and --slices N for several slices of a torus, joined by the data-center network"
 def require_libtpu() -> None:
     """Raises UserError where libtpu, the compiler for TPUs, is not installed."""
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("compiling for TPUs needs libtpu, which runs without a TPU: pip install 'pathways-lite[tpu]'")
+        raise UserError("compiling for TPUs needs libtpu, which runs without a TPU: make install EXTRA=tpu")
