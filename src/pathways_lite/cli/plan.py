@@ -67,10 +67,15 @@ def plan(
         from pathways_lite.cli.plan_rules import show_rules
 
         _show(show_rules(loaded, index, machine))
-    elif search and isinstance(machine, topologies.GpuCluster):
+    elif isinstance(machine, topologies.GpuCluster):
+        from pathways_lite.cli.plan_analytic import analytic_plan
         from pathways_lite.cli.plan_search import search_roughly
 
-        _show(search_roughly(loaded, index, machine))
+        if search:
+            _show(search_roughly(loaded, index, machine))
+            return
+        values, tables = analytic_plan(loaded, index, machine)
+        _show(tables, values if as_json else None)
     elif search:
         from pathways_lite.cli.plan_search import search_plans
 
@@ -78,11 +83,6 @@ def plan(
         arguments += [] if stage is None else ["--stage", stage]
         arguments += [] if estimate_kernels else ["--no-estimate-kernels"]
         search_plans(arguments, loaded, index, machine, tries=tries, jobs=jobs, as_json=as_json)
-    elif isinstance(machine, topologies.GpuCluster):
-        from pathways_lite.cli.plan_analytic import analytic_plan
-
-        values, tables = analytic_plan(loaded, index, machine)
-        _show(tables, values if as_json else None)
     else:
         from pathways_lite.cli.plan_report import report
 

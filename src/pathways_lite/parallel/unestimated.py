@@ -32,7 +32,7 @@ class Lookup(NamedTuple):
     kind: str
     rows: int
     row_bytes: int  # padded
-    count: int  # per step
+    times: int  # per step
     op_name: str
     seconds: float  # modelled, per step
 
