@@ -28,7 +28,7 @@ def random_array(seed, shape, dtype):
     return np.frombuffer(data, dtype).reshape(shape).copy()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6),
     dtype=st.sampled_from(DTYPES),

@@ -19,7 +19,7 @@ def manifest(meta: dict) -> Manifest:
     return Manifest(7, arrays, {"arrays/x": FileInfo(24, 0xDEADBEEF)}, meta)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(META)
 def test_round_trip(meta):
     written = manifest(meta)

@@ -43,7 +43,7 @@ DTYPES = [bool, np.int8, np.uint32, np.int64, np.float16, np.float32, np.float64
 DTYPES += [ml_dtypes.float8_e4m3fn, ml_dtypes.int4]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shapes=st.lists(
         hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5), min_size=len(DTYPES), max_size=20

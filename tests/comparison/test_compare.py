@@ -93,7 +93,7 @@ def test_the_area_between_two_curves_of_constant_distance_is_the_distance(n: int
     assert area_between(flops, loss + distance, loss) == pytest.approx(distance)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=4))
 def test_the_bootstrap_of_a_mean_by_all_resamples(values: list[float]) -> None:
     """Against the distribution counted out by another way: sums of independent draws."""

@@ -22,7 +22,7 @@ def test_algoperf_scores_of_three_submissions_on_three_workloads() -> None:
     assert scores(TIMES) == pytest.approx({"a": 0.5556, "b": 0.5556, "c": 0.4444}, abs=1e-4)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.lists(st.floats(1, 20) | st.just(math.inf), min_size=3, max_size=3), min_size=1, max_size=4))
 def test_the_score_is_the_area_under_the_profile(rows: list[list[float]]) -> None:
     times = {str(i): dict(zip("xyz", row, strict=True)) for i, row in enumerate(rows)}

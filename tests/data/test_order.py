@@ -15,7 +15,7 @@ def course(*ramp: tuple[int, int]) -> Course:
 
 
 @given(n=st.integers(1, 3000), seed=st.integers(0, 2**63), epoch=st.integers(0, 10))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_permutation_is_a_bijection(n: int, seed: int, epoch: int) -> None:
     image = permute(np.arange(n), n, round_keys(seed, epoch))
     assert sorted(image.tolist()) == list(range(n))
@@ -69,7 +69,7 @@ def test_small_sets_reach_every_order() -> None:
     windows=st.lists(st.integers(0, 50), min_size=1, max_size=5).filter(any),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_epoch_visits_every_window_once(windows: list[int], seed: int) -> None:
     n = sum(windows)
     located = Order(windows, seed).locate(np.arange(3 * n))
@@ -82,7 +82,7 @@ def test_every_epoch_visits_every_window_once(windows: list[int], seed: int) -> 
 
 
 @given(seed=st.integers(0, 5), picks=st.lists(st.integers(0, 500), min_size=1, max_size=20))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_location_depends_on_the_example_alone(seed: int, picks: list[int]) -> None:
     order = Order([7, 0, 30], seed)
     whole = order.locate(np.arange(501))
@@ -96,7 +96,7 @@ def test_location_depends_on_the_example_alone(seed: int, picks: list[int]) -> N
     skips=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 40)), max_size=4),
     first=st.integers(0, 1000),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_offsets_are_those_of_counting_step_by_step(
     ramp: list[tuple[int, int]], skips: list[tuple[int, int]], first: int
 ) -> None:

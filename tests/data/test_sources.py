@@ -118,7 +118,7 @@ def test_bad_lines_are_told_and_good_ones_kept(tmp_path: Path, line: bytes, reas
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 @given(share=st.floats(0.02, 0.99))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_truncated_file_keeps_what_came_before(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, share: float
 ) -> None:

@@ -12,7 +12,7 @@ documents = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1
 
 
 @given(documents=documents, share=st.floats(0.0, 0.99))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_split(documents: list[tuple[int, int]], share: float) -> None:
     domain = np.array([d for d, _ in documents])
     group = np.array([group_hash(str(g)) for _, g in documents], np.uint64)

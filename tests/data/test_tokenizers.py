@@ -52,7 +52,7 @@ def tokenizer(request: pytest.FixtureRequest, trained: SentencePieceTokenizer) -
 
 @given(text=texts)
 @example(text="▁a b▁  ▁\n")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_decoding_gives_the_text_back(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
@@ -65,7 +65,7 @@ def test_decoding_gives_the_text_back(tokenizer: Tokenizer, text: str) -> None:
 
 
 @given(text=texts)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_words_make_up_the_text(text: str) -> None:
     words = split_words(text)
     assert "".join(words) == text
@@ -76,7 +76,7 @@ def test_words_make_up_the_text(text: str) -> None:
 
 
 @given(text=texts)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_word_by_word_equals_the_whole(trained: SentencePieceTokenizer, text: str) -> None:
     assert trained.encode(text) == trained.encode_whole(text)
 

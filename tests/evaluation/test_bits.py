@@ -61,7 +61,7 @@ def test_packing_places_every_window_once_and_wastes_little(lengths: list[int]) 
     assert len(filled) < 2 or filled[0] + filled[1] > 30
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(texts=DOCUMENTS, rows=st.sampled_from([1, 3]), order=st.randoms(use_true_random=False))
 def test_the_result_depends_on_nothing_but_the_documents(texts: list[list[int]], rows: int, order: object) -> None:
     """Whatever shares a row or a batch: each document's score is what it is alone."""

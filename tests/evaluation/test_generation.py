@@ -116,7 +116,7 @@ def test_samples_follow_the_distribution(sampling: Sampling, expected: np.ndarra
     assert np.all(np.abs(found - n * expected) <= 4.5 * spread + 1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(-3, 3), min_size=6, max_size=6), st.sampled_from([1, 3]), st.integers(0, 100))
 def test_top_k_is_exact_where_logits_are_equal(values: list[int], k: int, seed: int) -> None:
     logits = jnp.array(values, jnp.float32)

@@ -46,7 +46,7 @@ def sizes(config):
     return {jax.tree_util.keystr(path): math.prod(leaf.shape) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(configs())
 def test_parameters_and_flops_follow_from_the_tree(config):
     size = sizes(config)
@@ -64,7 +64,7 @@ def test_parameters_and_flops_follow_from_the_tree(config):
     assert 3 * flops_with_spans(config, rows * length, pairs, backward=False) == exact
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(configs(), st.integers(0, 2**32 - 1))
 def test_attended_pairs_are_those_of_the_mask(config, seed):
     rng = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ def turned(x, position, base=10_000.0):
     return np.asarray(rotate(x[None, None, None], rotary(positions, x.size, base)))[0, 0, 0]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 2000), st.integers(0, 2000), st.integers(0, 2000), st.integers(0, 9))
 def test_products_depend_on_the_distance_alone(i, j, shift, seed):
     q, k = jax.random.normal(jax.random.key(seed), (2, 16))

@@ -10,7 +10,7 @@ from pathways_lite import models
 from pathways_lite.models.layers import gated
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 99), st.floats(0.1, 20.0))
 def test_value_and_gradient_are_those_of_the_definition(seed, spread):
     gate, up, cotangent = spread * np.asarray(jax.random.normal(jax.random.key(seed), (3, 2, 5)), np.float64)

@@ -27,7 +27,7 @@ def make(x: np.ndarray, boundaries: str = "document") -> Batch:
 
 
 @given(windows())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_types_and_shift(x: np.ndarray) -> None:
     batch = make(x)
     assert {a.dtype for a in (batch.tokens, batch.targets, batch.positions, *batch.spans, batch.domain)} == {
@@ -41,7 +41,7 @@ def test_types_and_shift(x: np.ndarray) -> None:
 
 
 @given(windows())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_spans_are_the_document_up_to_the_query(x: np.ndarray) -> None:
     """Against the definition, position by position."""
     batch = make(x)
@@ -58,7 +58,7 @@ def test_spans_are_the_document_up_to_the_query(x: np.ndarray) -> None:
 
 
 @given(windows(max_rows=1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_packed_equals_separate(x: np.ndarray) -> None:
     """Every document of a packed row has the tokens, targets, positions and spans of a row of its own."""
     packed = make(x)
@@ -73,7 +73,7 @@ def test_packed_equals_separate(x: np.ndarray) -> None:
 
 
 @given(windows())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_without_boundaries_it_is_plain_causal(x: np.ndarray) -> None:
     batch = make(x, "none")
     length = x.shape[1] - 1

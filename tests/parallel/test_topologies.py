@@ -61,7 +61,7 @@ def test_what_is_no_machine_is_answered_with_those_there_are(text, slices):
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"pathways-lite\[tpu\]"):
+    with pytest.raises(UserError, match="make install EXTRA=tpu"):
         topologies.require_libtpu()
 
 

@@ -40,7 +40,7 @@ def test_kaplan() -> None:
         kaplan.minimal_steps(1e6, 2.0)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.floats(6, 11), st.floats(2, 7), st.floats(3, 8))
 def test_the_implicit_loss_solves_its_equation(n: float, s: float, b: float) -> None:
     N, S, B = 10**n, 10**s, 10**b
@@ -69,7 +69,7 @@ def test_overtraining_predictions(index: int, N: float, M: float, L: float) -> N
     assert value("overtraining", index, C=6 * N * N * M, M=M) == pytest.approx(L, abs=6e-4)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.floats(0.05, 0.3), st.floats(50, 500), st.floats(50, 500), st.floats(17, 24))
 def test_overtraining_is_chinchilla_with_one_exponent(eta: float, A: float, B: float, log_c: float) -> None:
     C = 10**log_c

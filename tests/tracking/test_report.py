@@ -112,7 +112,7 @@ def test_a_run_not_begun_has_a_page(copy: Path) -> None:
     assert "Not begun." in check(write_report(copy)).text
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_run_cut_off_anywhere_is_read(
     data: st.DataObject, run_dir: Path, tmp_path_factory: pytest.TempPathFactory

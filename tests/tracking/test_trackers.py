@@ -70,7 +70,7 @@ def test_a_missing_package_is_named_with_how_to_install_it(
     name: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # importing it fails
-    with pytest.raises(UserError, match="pip install"):
+    with pytest.raises(UserError, match="make install"):
         open_trackers([name], tmp_path, run="demo")
 
 

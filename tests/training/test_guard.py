@@ -108,7 +108,7 @@ losses = st.lists(st.one_of(st.floats(0, 12, width=32), st.just(NAN)), min_size=
 
 
 @given(rows=losses, policy=st.sampled_from(["halt", "skip", "rewind"]), data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_resumed_guard_decides_as_the_uninterrupted_one(rows, policy, data):
     config = SpikeGuard(policy=policy, threshold=1.5, window=4, rewind_steps=3)
     cut = data.draw(st.integers(0, len(rows)))
@@ -131,7 +131,7 @@ ramps = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 5)), min_size=1, ma
     ramp=ramps,
     old=st.booleans(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_example_from_around_a_spike_ever_comes_again(spikes, rewind, skip, ramp, old):
     """Also where spike follows spike, the recipe skips less than it goes back, and the batch size grows."""
     config = SpikeGuard(policy="rewind", rewind_steps=rewind, skip_batches=skip)

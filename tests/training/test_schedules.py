@@ -73,7 +73,7 @@ ramps = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 8)), min_size=1, m
 
 
 @given(ramp=ramps, warmup=st.integers(1, 900), decay=st.integers(1, 900), budget=st.integers(1, 4000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_under_a_ramp_lengths_in_tokens_stay_tokens(ramp, warmup, decay, budget):
     way = course(Tokens(n=budget), ramp)
     steps = np.linspace(0, way.total_steps - 1, 16).astype(int).tolist()  # one shape, so compiled once

@@ -21,9 +21,7 @@ class TensorBoard:
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            raise UserError(
-                "TensorBoard events need tensorboardX; install it with: pip install tensorboardX"
-            ) from error
+            raise UserError("TensorBoard events need tensorboardX, which `make install` brings") from error
         self._writer = SummaryWriter(
             str(directory),
             # It hides that step too, hence the next one.

@@ -109,7 +109,7 @@ def assert_close(found, expected, relative: float, what: str = "") -> None:
 
 
 def few(examples: int):
-    return settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    return settings(max_examples=examples, suppress_health_check=list(HealthCheck))
 
 
 class AttentionContract:

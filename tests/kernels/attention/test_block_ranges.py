@@ -29,7 +29,7 @@ def check(ranges, some, whole, exact: bool) -> None:
             np.testing.assert_array_equal(np.flatnonzero(whole[index]), np.arange(whole_first, whole_last))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), kind=st.integers(0, 3))
 def test_ranges_hold_every_allowed_pair_and_leave_whole_blocks_unmasked(seed, kind):
     rng = np.random.default_rng(seed)

@@ -18,7 +18,7 @@ from pathways_kernels.attention.spans import (
 )
 
 seeds = st.integers(0, 2**31)
-examples = settings(max_examples=30, deadline=None)
+examples = settings(max_examples=30)
 B, T = 3, 12
 i, j = np.arange(T)[:, None], np.arange(T)[None, :]
 

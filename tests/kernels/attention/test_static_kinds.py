@@ -50,7 +50,7 @@ def test_kinds(spans, n_keys, kind):
     assert kind is None or type(static_kind(spans, n_keys)) is type(kind)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_kind_shows_exactly_the_same_keys(data):
     length, n_keys = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 6))

@@ -43,7 +43,7 @@ def relative_error(ours, exact):
     return np.abs(ours - exact).max() / max(np.abs(exact).max(), 1e-30)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     st.lists(st.integers(1, 7), max_size=3),
     st.sampled_from([None, 3.0]),

@@ -31,7 +31,7 @@ def operands(leading, n_in, n_out, dtype, seed=0):
     return [jnp.asarray(random.normal(size=shape), dtype) for shape in shapes]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.integers(1, 4), max_size=3), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
 def test_equals_matmul(leading, n_in, n_out, seed):
     x, w, cotangent = operands(leading, n_in, n_out, jnp.float32, seed)
