@@ -25,7 +25,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_kernels.cross_entropy import cross_entropy
+from pathways_lite.parallel import hlo
 from pathways_lite.parallel.described import CHIPS, device, place, quiet_libtpu, traced_for
 
 FLOPS_PER_LOGIT = {"forward": 2, "forward+backward": 6}  # times E
@@ -53,11 +54,16 @@ def main() -> None:
     parser.add_argument("--soft-cap", type=float)
     parser.add_argument("--repeats", type=int, default=10, help="on the device")
     arguments = parser.parse_args()
-    measure = measured
-    if arguments.static:
-        profile = tempfile.TemporaryDirectory(prefix="static_profile_")
-        quiet_libtpu(**({"xla_jf_dump_static_llo_profile_to": profile.name} if arguments.scheduled else {}))
-        measure = estimated
+    if arguments.scheduled and not arguments.static:
+        parser.error("--scheduled is a kind of --static estimate; give both")
+    with tempfile.TemporaryDirectory(prefix="static_profile_") as folder:
+        if arguments.static:
+            quiet_libtpu(**({"xla_jf_dump_static_llo_profile_to": folder} if arguments.scheduled else {}))
+        lines(arguments, Path(folder) if arguments.scheduled else None)
+
+
+def lines(arguments: argparse.Namespace, profile: Path | None) -> None:
+    """Print the line of every case."""
     for chip in arguments.chips if arguments.static else [jax.devices()[0].device_kind]:
         for E in arguments.embeds:
             for V in arguments.vocabs:
@@ -65,8 +71,8 @@ def main() -> None:
                     line = {"device": chip, "tokens": arguments.tokens, "embed": E, "vocab": V, "pass": which}
                     line |= {"implementation": arguments.implementation, "soft_cap": arguments.soft_cap}
                     flops = FLOPS_PER_LOGIT[which] * arguments.tokens * V * E
-                    extra = Path(profile.name) if arguments.scheduled else arguments.repeats
-                    found = measure(function(which, arguments), shapes(arguments, E, V), flops, chip, extra)
+                    case = function(which, arguments), shapes(arguments, E, V), flops
+                    found = estimated(*case, chip, profile) if arguments.static else measured(*case, arguments.repeats)
                     print(json.dumps(line | found), flush=True)
 
 
@@ -90,25 +96,23 @@ def shapes(arguments: argparse.Namespace, E: int, V: int) -> tuple[jax.ShapeDtyp
     return *wide, jax.ShapeDtypeStruct(rows, jnp.int32), per_token, per_token
 
 
-def estimated(run: Callable[..., Any], abstract: Any, flops: float, chip: str, profile: Any) -> dict[str, Any]:
+def estimated(run: Callable[..., Any], abstract: Any, flops: float, chip: str, profile: Path | None) -> dict[str, Any]:
+    """By the cost model, or where libtpu writes its static profile into a folder, by that."""
     with traced_for(chip):
         # Where operands are placed in vector memory ahead of an operation, libtpu cannot schedule some copies.
-        options = {} if isinstance(profile, int) else {"xla_msa_enable": "false"}
+        options = {"xla_msa_enable": "false"} if profile else {}
         compiled = jax.jit(run).lower(*place(abstract, device(chip))).compile(compiler_options=options)
-    total = sum(times * cycles for times, cycles in operations(compiled.as_text(), scheduled(profile)))
-    seconds = total / CHIPS[chip].clock_hz
-    share = flops / seconds / CHIPS[chip].bf16_flops
-    temporaries = compiled.memory_analysis().temp_size_in_bytes / 2**20
-    cycles = "cost model" if isinstance(profile, int) else "scheduled"
-    return {"cycles": cycles, "ms": round(seconds * 1e3, 2), "share_of_peak": round(share, 3)} | {
-        "temporaries_mib": round(temporaries)
+    seconds = total_cycles(compiled.as_text(), scheduled(profile) if profile else {}) / CHIPS[chip].clock_hz
+    return {
+        "cycles": "scheduled" if profile else "cost model",
+        "ms": round(seconds * 1e3, 2),
+        "share_of_peak": round(flops / seconds / CHIPS[chip].bf16_flops, 3),
+        "temporaries_mib": round(compiled.memory_analysis().temp_size_in_bytes / 2**20),
     }
 
 
-def scheduled(profile: Any) -> dict[str, int] | None:
+def scheduled(profile: Path) -> dict[str, int]:
     """Cycles by the operation's name, from what libtpu has written since the last call."""
-    if isinstance(profile, int):
-        return None
     found: dict[str, int] = {}
     for path in profile.rglob("*_static_llo_profile.textproto"):
         pattern = r'hlo_op_name: "([^"]+)"\s+estimated_cycles: (\d+)'
@@ -117,36 +121,16 @@ def scheduled(profile: Any) -> dict[str, int] | None:
     return found
 
 
-def operations(hlo: str, by_name: dict[str, int] | None) -> Iterator[tuple[int, int]]:
-    """(how often, cycles) of each operation of a compiled program, those inside loops by the loops' trip counts."""
-    computations: dict[str, list[str]] = {}
-    entry = ""
-    for line in hlo.splitlines():
-        if opened := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
-            lines = computations[opened[2]] = []
-            entry = opened[2] if opened[1] else entry
-        elif line.startswith("  "):
-            lines.append(line)
-
-    def walk(name: str, times: int) -> Iterator[tuple[int, int]]:
-        for line in computations[name]:
-            operation = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
-            cost = re.search(r'"estimated_cycles":"(\d+)"', line)
-            if operation and cost:
-                yield times, (by_name or {}).get(operation[1], int(cost[1]))
-            if " while(" in line:
-                parts = dict(re.findall(r"(condition|body)=%?([\w.\-]+)", line))
-                bounds = re.findall(r" constant\((\d+)\)", "\n".join(computations[parts["condition"]]))
-                if len(bounds) != 1:
-                    raise LookupError(f"the loop's trip count is not plain: {computations[parts['condition']]}")
-                yield from walk(parts["body"], times * int(bounds[0]))
-            elif " conditional(" in line or " call(" in line:
-                raise LookupError(f"a branch or call, whose cycles are not counted: {line.strip()[:100]}")
-
-    return walk(entry, 1)
+def total_cycles(text: str, by_name: dict[str, int]) -> int:
+    """Of a run of a compiled program, loops rolled up; `by_name` where it knows better than the cost model."""
+    module = hlo.parse(text)
+    if loops := hlo.unknown_loops(module):
+        raise LookupError(f"how often these loops run cannot be told: {', '.join(loops)}")
+    sites = (site for site in hlo.executed(module) if site.fusion is None)
+    return sum(site.times * by_name.get(site.instruction.name, site.instruction.cycles or 0) for site in sites)
 
 
-def measured(run: Callable[..., Any], abstract: Any, flops: float, _: str, repeats: int) -> dict[str, Any]:
+def measured(run: Callable[..., Any], abstract: Any, flops: float, repeats: int) -> dict[str, Any]:
     random = np.random.default_rng(0)
     V = abstract[1].shape[0]
     arrays = [

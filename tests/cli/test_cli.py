@@ -13,7 +13,7 @@ from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
-VERBS = ["train", "plan", "evaluate", "generate", "runs", "inspect", "fsck", "report"]
+VERBS = ["train", "plan", "evaluate", "generate", "runs", "study", "fit", "inspect", "fsck", "report"]
 
 
 def invoke(*arguments: object) -> Result:

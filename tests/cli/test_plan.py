@@ -72,6 +72,10 @@ def test_search_on_gpus_shows_a_front(recipe: Path) -> None:
         (["stages.base.mesh.tensor=8", "--topology", "gpu:8xh100"], "do not divide the 4 of its axis 'heads'"),
         (["--stage", "other", "--topology", "gpu:8xh100"], "no stage is called 'other'"),
         (["--search", "stages.base.batch_size=1", "--topology", "gpu:7xh100"], "no layout fits"),
+        (
+            ["--rules", "--topology", "v5e:4x4", "--slices", "2"],
+            "2 slices, which mesh.pod=1 does not follow; set mesh.pod=2",
+        ),
         (["--rules", "--search"], "two questions"),
         (["--rules", "--json"], "--json does not go with --rules"),
         (["--search", "--json", "--topology", "gpu:8xh100"], "--json does not go with --search on GPUs"),

@@ -22,9 +22,8 @@ from pathways_lite.training.setup import Setup
 
 def abstract_layout(mesh: Mesh, machine: TpuSlices | GpuCluster) -> Layout:
     """The stage's layout on so many chips, wherever they are. Raises UserError where the mesh does not fit them."""
-    if isinstance(machine, TpuSlices) and machine.slices > 1 and mesh.pod == 1:
-        mesh = mesh.model_copy(update={"pod": machine.slices})
-    abstract: Any = AbstractMesh(resolve(mesh, machine.chips), AXES)  # sizes are all that is asked of it
+    slices = machine.slices if isinstance(machine, TpuSlices) else 1
+    abstract: Any = AbstractMesh(resolve(mesh, machine.chips, slices), AXES)  # sizes are all that is asked of it
     return Layout(abstract)
 
 

@@ -53,11 +53,6 @@ def work_of(recipe: Recipe, stage: Stage) -> Work:
 
 def described_setup(recipe: Recipe, index: int, machine: TpuSlices) -> Setup:
     """The stage on a machine that is elsewhere. Raises UserError where its mesh does not fit."""
-    stage = recipe.stages[index]
-    if machine.slices > 1 and stage.mesh.pod == 1:
-        stages = list(recipe.stages)
-        stages[index] = stage.model_copy(update={"mesh": stage.mesh.model_copy(update={"pod": machine.slices})})
-        recipe = recipe.model_copy(update={"stages": tuple(stages)})
     setup = Setup(recipe, index, machine.devices())
     _ = setup.abstract_state  # names what does not divide
     return setup

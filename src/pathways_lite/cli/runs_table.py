@@ -9,16 +9,19 @@ import typer
 
 
 def table(
-    paths: Annotated[list[Path], typer.Argument(help="run directories, or folders of them")],
+    paths: Annotated[list[Path], typer.Argument(help="run directories, folders of them, or of a study")],
     out: Annotated[Path, typer.Option(help="a .parquet or .csv file")] = Path("runs.csv"),
+    final: Annotated[bool, typer.Option("--final", help="only the last evaluation of every finished run")] = False,
 ) -> None:
     """Write one row per held-out evaluation: N, D, C, batch, learning rate, schedule, lineage, losses.
+
+    Losses in the middle of a schedule are no final losses of a shorter one: for laws of N and D take `--final`.
 
     Example: `pathways-lite runs table runs --out runs.parquet`
     """
     from pathways_lite.scaling.runs_table import runs_table
     from pathways_lite.scaling.table import write_table
 
-    rows = runs_table(paths)
+    rows = runs_table(paths, final=final)
     write_table(rows, out)
     typer.echo(f"{out}: {len(rows['run'])} rows, {len(rows)} columns")

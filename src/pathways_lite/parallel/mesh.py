@@ -16,8 +16,11 @@ AXES = ("pod", "data", "fsdp", "context", "tensor")
 """Outermost first: neighbours along the last axes are neighbours in the machine, slices differ in the first."""
 
 
-def resolve(shape: recipe.Mesh, devices: int) -> tuple[int, ...]:
-    """Sizes of `AXES` for so many devices. Raises UserError where they do not multiply to it."""
+def resolve(shape: recipe.Mesh, devices: int, slices: int = 1) -> tuple[int, ...]:
+    """Sizes of `AXES` for so many devices in so many slices.
+
+    Raises UserError where they do not multiply to it, or slices lie along another axis than `pod`.
+    """
     sizes = [getattr(shape, axis) for axis in AXES]
     fixed = math.prod(size for size in sizes if size != -1)
     named = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True) if size not in (1, -1))
@@ -29,19 +32,21 @@ def resolve(shape: recipe.Mesh, devices: int) -> tuple[int, ...]:
         raise UserError(
             f"mesh {named or 'fsdp=1'} has {fixed} places for {devices} devices; set one axis to -1 for the rest"
         )
+    if sizes[0] % slices:
+        raise UserError(
+            f"the devices are {slices} slices, which mesh.pod={sizes[0]} does not follow; set mesh.pod={slices}"
+        )
     return tuple(sizes)
 
 
 def device_mesh(shape: recipe.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
     """The mesh over `devices` (default: all of all processes), laid along the links of a TPU torus where it is one.
 
-    Raises UserError where the shape does not fit the devices, or slices lie along another axis than `pod`.
+    Raises UserError as `resolve` does.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = resolve(shape, len(devices))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if sizes[0] % slices:
-        raise UserError(f"the devices are {slices} slices, which mesh.pod={sizes[0]} does not follow; set pod={slices}")
+    sizes = resolve(shape, len(devices), slices)
     return jax.sharding.Mesh(_arranged(devices, sizes, slices), AXES)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,54 +12,83 @@ import numpy as np
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.table import Table
 from pathways_lite.tracking.log import Row
-from pathways_lite.tracking.run_data import StageData, read_run
+from pathways_lite.tracking.run_data import RunData, StageData, read_run
 
 
-def runs_table(paths: Iterable[str | Path]) -> Table:
-    """One row per evaluation of every stage of the runs at or directly below `paths`.
+def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
+    """One row per evaluation of every stage of the runs at or below `paths` (folders of runs, or of a study).
 
     run, stage, step, lineage (the stages before, joined by " > "), start (how the stage began), optimizer, schedule,
     seed, lr, B (batch in tokens); N, N_non_embedding, N_average (active, over the chain's tokens); D and C of the whole
-    chain, the stage's own D_stage and C_stage; L (nats per token over all held-out text) and per domain
-    loss_NAME and bits_NAME; train_loss. What is not known is NaN or an empty text.
-    Raises UserError where there is no run, or none has been evaluated.
+    chain, U (unique tokens, where the stages share a corpus), the stage's own D_stage and C_stage; L (nats per token
+    over all held-out text) and per domain loss_NAME and bits_NAME; train_loss. What is not known is NaN or an empty
+    text.
+
+    A stage without logs has a row per checkpoint, by the ledger in its manifest, the last with the summary's results.
+    A stage that several runs share has its rows once. `final`: one row per finished run, of its last evaluation.
+    Raises UserError where there is no run, or no row.
     """
     directories = [run for path in paths for run in _directories(Path(path))]
-    rows = [row for directory in directories for row in _rows(directory)]
+    rows: list[dict[str, Any]] = []
+    seen: set[Path] = set()
+    for directory in directories:
+        rows += [row for place, row in _rows(directory, final) if place not in seen]
+        seen |= {stage.resolve() for stage in directory.iterdir() if stage.is_dir()}
     if not rows:
-        raise UserError(f"none of {len(directories)} runs has a held-out evaluation yet; a table has one row for each")
+        lacking = "is finished" if final else "has a held-out evaluation or a checkpoint yet"
+        raise UserError(f"none of {len(directories)} runs {lacking}; a table has one row for each")
     names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: _column([row.get(name) for row in rows]) for name in names}
 
 
 def _directories(path: Path) -> list[Path]:
-    if (path / "recipe.json").is_file():
-        return [path]
-    found = sorted(child.parent for child in path.glob("*/recipe.json"))
-    if not found:
-        raise UserError(f"there is no run at or directly below {path}; `pathways-lite runs` lists runs")
-    return found
+    for pattern in ("recipe.json", "*/recipe.json", "nodes/*/recipe.json"):
+        if found := sorted(recipe.parent for recipe in path.glob(pattern)):
+            return found
+    raise UserError(f"there is no run at or below {path} (no recipe.json); `pathways-lite runs` lists runs")
 
 
-def _rows(directory: Path) -> list[dict[str, Any]]:
+def _rows(directory: Path, final: bool) -> list[tuple[Path, dict[str, Any]]]:
+    """Rows, each with the folder that its stage lies in, whatever links lead there."""
     run = read_run(directory)
-    rows: list[dict[str, Any]] = []
-    before: list[StageData] = []
-    for stage in run.stages:
-        for evaluation in stage.of_kind("eval"):
-            rows.append(
-                {
-                    "run": str(directory),
-                    "stage": stage.name,
-                    "step": evaluation["step"],
-                    "lineage": " > ".join(s.name for s in before),
-                    "seed": run.recipe.get("seed"),
-                    **_recipe_columns(stage),
-                    **_sizes(stage, evaluation, before),
-                    **_results(stage, evaluation),
-                }
-            )
-        before.append(stage)
+    if final and not run.finished:
+        return []
+    rows = []
+    for index, stage in enumerate(run.stages):
+        place = stage.directory.resolve()
+        rows += [(place, _row(run, index, evaluation)) for evaluation in stage.of_kind("eval") or _checkpoints(stage)]
+    return rows[-1:] if final else rows
+
+
+def _row(run: RunData, index: int, evaluation: Row) -> dict[str, Any]:
+    stage, before = run.stages[index], run.stages[:index]
+    return {
+        "run": str(run.directory),
+        "stage": stage.name,
+        "step": evaluation["step"],
+        "lineage": " > ".join(s.name for s in before),
+        "seed": run.recipe.get("seed"),
+        **_recipe_columns(stage),
+        **_sizes(stage, evaluation, before),
+        **_results(stage, evaluation),
+    }
+
+
+def _checkpoints(stage: StageData) -> list[Row]:
+    """What the manifests of the stage's checkpoints say, as rows of a log."""
+    rows = []
+    for path in sorted(stage.directory.glob("checkpoints/step_*/manifest.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            own, total = content["meta"]["ledger"]["stage"], content["meta"]["ledger"]["total"]
+            row = {"step": content["step"], "own": own, "tokens": own["tokens"], "flops": own["flops"]}
+            row |= {"total_tokens": total["tokens"], "total_flops": total["flops"]}
+            row["active_parameter_tokens"] = total["active_parameter_tokens"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is no manifest of a checkpoint ({error!r}); remove that checkpoint") from error
+        if stage.summary.get("step") == row["step"]:
+            row["domains"] = stage.summary.get("domains", {})
+        rows.append(row)
     return rows
 
 
@@ -77,22 +107,38 @@ def _recipe_columns(stage: StageData) -> dict[str, Any]:
 
 
 def _sizes(stage: StageData, row: Row, before: list[StageData]) -> dict[str, Any]:
-    N = stage.summary.get("model", {}).get("parameters")
-    if N is None and row.get("tokens"):
-        N = row["active_parameter_tokens"] / row["tokens"]
+    N = _parameters(stage, row)
     model = stage.recipe.get("model", {})
     tables = model.get("vocab_size", 0) * model.get("d_model", 0) * (1 if model.get("tie_embeddings") else 2)
-    active = row.get("active_parameter_tokens", 0) + sum(s.last.get("active_parameter_tokens", 0) for s in before)
     D = row.get("total_tokens", row.get("tokens"))
     return {
         "N": N,
         "N_non_embedding": stage.summary.get("model", {}).get("non_embedding_parameters", N - tables if N else None),
-        "N_average": active / D if D else None,
+        # The log counts active parameters over the whole chain, as it does total tokens.
+        "N_average": row["active_parameter_tokens"] / D if D and "active_parameter_tokens" in row else None,
         "D": D,
+        "U": _unique_tokens(stage, before, D),
         "C": row.get("total_flops", row.get("flops")),
         "D_stage": row.get("tokens"),
         "C_stage": row.get("flops"),
     }
+
+
+def _parameters(stage: StageData, row: Row) -> float | None:
+    """The stage's own active parameters, from its summary, its ledger, or a row that nothing came before."""
+    if known := stage.summary.get("model", {}).get("parameters"):
+        return float(known)
+    own = row.get("own") or stage.ledger.get("stage")
+    if not own and row.get("tokens") == row.get("total_tokens"):
+        own = row
+    return own["active_parameter_tokens"] / own["tokens"] if own and own.get("tokens") else None
+
+
+def _unique_tokens(stage: StageData, before: list[StageData], D: float | None) -> float | None:
+    """At most the corpus, which a chain reads on through; None where its stages read several, or none is known."""
+    corpora = {s.recipe.get("data", {}).get("fingerprint") for s in (*before, stage)}
+    known = stage.ledger.get("corpus_tokens")
+    return min(D, known) if D and known and len(corpora) == 1 else None
 
 
 def _results(stage: StageData, row: Row) -> dict[str, Any]:

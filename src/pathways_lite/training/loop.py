@@ -213,7 +213,8 @@ class Trainer:
             self._refuse_different(meta)
             self.checkpoints.save(self.step, self.state, meta)
             if hosts.is_first():
-                self.directory.write_ledger({"total_steps": self.course.total_steps, **meta["ledger"]})
+                known = {"total_steps": self.course.total_steps, "corpus_tokens": self.setup.corpus_tokens}
+                self.directory.write_ledger({**known, **meta["ledger"]})
         self.saved_step = self.step
         self.progress.saved(self.step)
 

@@ -57,6 +57,11 @@ class Setup:
     def store(self) -> Store:
         return open_store(self.stage.data.corpus)
 
+    @property
+    def corpus_tokens(self) -> int:
+        """Training tokens that there are."""
+        return sum(self.store.tokens(domain) for domain in self.store.domains)
+
     @functools.cached_property
     def course(self) -> Course:
         return course_of(self.stage)
