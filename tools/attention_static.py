@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""One static estimate of an attention kernel, ours or splash's: `bench_attention.py` and `tune_attention.py` ask.
+"""What `bench_attention.py` compares our kernels' cycles with: those of JAX's splash attention; and memory of ours.
 
-    python tools/attention_static.py '{"kernel": "forward", "chip": "v5e", "T": 4096, "S": 4096, "D": 128,
-                                       "limits": [512, 512, 4], "runs": 2}'
+    python tools/attention_static.py '{"kernel": "splash_forward", "chip": "v5e", "T": 4096, "D": 128,
+                                       "blocks": [1024, 1024, 512], "mask": "causal"}'
 
-prints the estimated cycles of one call. A process each, because libtpu estimates once per process.
+prints libtpu's estimate of the cycles of one call of splash ("splash_forward", "splash_backward"). `blocks`: queries,
+keys, keys at once; `mask`: "full", "causal", "segments" (causal, with segment ids) or "dense" (a bool array of which it
+visits the blocks of the lower triangle). Our own cycles: `pathways_lite.parallel.attention_estimates`.
 
-Ours ("forward", "backward"): as `pathways_lite.parallel.attention_estimates` says.
-"forward_memory" and "backward_memory", of a chip, T and D, print bytes of vector memory instead. JAX's splash
-attention ("splash_forward", "splash_backward") takes `blocks` (queries, keys, keys at once) and a `mask`: "full",
-"causal", "segments" (causal, with segment ids) or "dense" (a bool array of which it visits the blocks of the lower
-triangle).
+"forward_memory" and "backward_memory", of a chip, T and D, print the bytes of vector memory that our kernels take.
+
+A process each, because libtpu estimates once per process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from jax import lax
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
-from pathways_lite.parallel.attention_estimates import ours, program
+from pathways_lite.parallel.attention_estimates import program
 from pathways_lite.parallel.static_profile import kernel_cycles, kernel_vector_memory
 
 
@@ -51,10 +51,8 @@ def main() -> None:
     kind = job.pop("kernel")
     if "splash" in kind:
         print(splash(backward=kind == "splash_backward", **job))
-    elif "memory" in kind:
-        print(memory(kind.removesuffix("_memory"), **job))
     else:
-        print(ours(kind, **job))
+        print(memory(kind.removesuffix("_memory"), **job))
 
 
 def memory(kernel: str, chip: str, T: int, D: int) -> int:
