@@ -21,8 +21,8 @@ demo: $(STAMP)  ## corpus, tokenizer, three minutes of pretraining, evaluation, 
 test: $(STAMP)  ## the fast test suite (less than 15 minutes on 2 cores)
 	$(RUN)pytest -m "not slow" -n $(JOBS) $(PYTEST_ARGS)
 
-test-all: $(STAMP)  ## every test, the slow ones too
-	$(RUN)pytest -n $(JOBS) $(PYTEST_ARGS)
+test-all: $(STAMP)  ## every test, the slow ones too, on optimised programs
+	XLA_FLAGS= $(RUN)pytest -n $(JOBS) $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## ruff
 	$(RUN)ruff check .

@@ -26,6 +26,10 @@ hypothesis.settings.load_profile("untimed")
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# Programs that run for milliseconds: compiled as fast as can be, a third of the suite's time less. Optimised ones are
+# tested by `make test-all`, which sets the variable itself.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+
 # What one test has compiled, another need not compile again, in this process or in one that it starts.
 _CACHE = tempfile.mkdtemp(prefix="pathways-lite-compiled-")
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
@@ -131,7 +135,7 @@ def start_group() -> Iterator[Callable[..., Group]]:
 
     def start(script: str, count: int, devices: int, *arguments: object) -> Group:
         port = _free_port()
-        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
         command = [sys.executable, "-c", _START + textwrap.dedent(script), str(port), str(count)]
         group = Group(
             [

@@ -1,5 +1,6 @@
 """Training by several processes, really several: the run of one, whatever happens to them."""
 
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -31,10 +32,9 @@ class Processes:
         zygotes = self._zygotes(count)
         for index, zygote in enumerate(zygotes):
             flags = ["--coordinator", coordinator, "--processes", count, "--process", index] if count > 1 else []
-            environment = {
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-                hosts.HEARTBEAT: str(heartbeat),
-            }
+            # JAX is imported where they start from, and reads nothing but this later.
+            xla_flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+            environment = {"XLA_FLAGS": xla_flags, hosts.HEARTBEAT: str(heartbeat)}
             zygote.start(*always, *flags, **environment)
         return Started(zygotes)
 
