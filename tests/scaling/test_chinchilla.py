@@ -63,6 +63,7 @@ def points(measurements: Path) -> dict[str, np.ndarray]:
     return chinchilla_epoch(measurements)
 
 
+@pytest.mark.slow
 def test_the_optimum_of_the_published_points(points: dict[str, np.ndarray]) -> None:
     assert len(points["L"]) == 240
     found = solve(CHINCHILLA, points)
@@ -71,6 +72,11 @@ def test_the_optimum_of_the_published_points(points: dict[str, np.ndarray]) -> N
     assert found.objective == pytest.approx(0.001018274018, rel=1e-9)
     for name, expected in HUBER.items():
         assert found.values[name] == pytest.approx(expected, rel=2e-5)
+
+
+@pytest.mark.slow
+def test_the_valley_of_the_published_points(points: dict[str, np.ndarray]) -> None:
+    found = solve(CHINCHILLA, points)
     rise = profile(found, points, "A", (440, 470, 490, 520, 560, 700)) / found.objective - 1
     np.testing.assert_allclose(rise, [4.5e-4, 1.8e-5, 4.1e-5, 4.9e-4, 2.0e-3, 1.2e-2], rtol=0.04)
 
@@ -79,6 +85,7 @@ def test_published_values_are_no_optimum(points: dict[str, np.ndarray]) -> None:
     assert objective_of(CHINCHILLA, EPOCH, points) == pytest.approx(0.00102284, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_bootstrap_standard_errors(points: dict[str, np.ndarray]) -> None:
     """The notebook's own resamples: its first row, and its standard errors, from a quarter of them."""
     found = solve(CHINCHILLA, points)

@@ -65,7 +65,7 @@ class TestEveryLaw:
     def test_weights_are_repeated_rows(self, law: Law) -> None:
         table = m.made_up(law, noise=3e-3)
         found = m.fit(law, table)
-        weights = bootstrap.resample(len(table[law.target]), 1, seed=3)
+        weights = bootstrap.resample(len(table[law.target]), 20, seed=3)
         samples = resolve_weighted(found, table, weights)
         repeated = {name: np.repeat(column, weights[0].astype(int)) for name, column in table.items()}
         again = m.fit(law, repeated)

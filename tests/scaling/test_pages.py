@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
-from pathways_lite.scaling.runs_table import runs_table
-from pathways_lite.scaling.table import read_table, write_table
+from pathways_lite.scaling.table import write_table
 
 
 def invoke(*arguments: str) -> str:
@@ -25,14 +24,12 @@ def invoke(*arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, rungs: dict[str, np.ndarray]) -> Path:
     """A fit of a table with other people's column names, made by the verb."""
     folder = tmp_path_factory.mktemp("fit")
-    N, M = (axis.ravel() for axis in np.meshgrid([1e7, 3e7, 1e8, 3e8, 1e9], [5, 20, 80], indexing="ij"))
-    noise = np.exp(1e-3 * np.random.default_rng(0).normal(size=15))
-    loss = (1.8 + 480 / N**0.35 + 2000 / (N * M) ** 0.37) * noise
     run = np.array([f"<b>{i % 5}" for i in range(15)], dtype=object)
-    write_table({"size_M": N / 1e6, "tokens": N * M, "final loss": loss, "run": run}, folder / "theirs.csv")
+    theirs = {"size_M": rungs["N"] / 1e6, "tokens": rungs["D"], "final loss": rungs["L"], "run": run}
+    write_table(theirs, folder / "theirs.csv")
     columns = ["N=size_M*1e6", "D=tokens", "L=final loss"]
     invoke("fit", "chinchilla", str(folder / "theirs.csv"), *columns, "--bootstraps", "30", "--report", "--by", "run")
     return folder
@@ -116,45 +113,3 @@ def test_a_browser_shows_the_page(folder: Path, tmp_path: Path) -> None:
     command = [browser, *flags, "--window-size=400,3000", f"--screenshot={picture}", page]
     subprocess.run(command, check=True, capture_output=True, timeout=180)
     assert picture.read_bytes().startswith(b"\x89PNG")
-
-
-def make_run(directory: Path) -> None:
-    model = {"vocab_size": 100, "d_model": 8, "tie_embeddings": True}
-    stage = {"model": model, "optimizer": {"kind": "adamw", "learning_rate": 1e-3, "schedule": {"kind": "cosine"}}}
-    stages = [
-        {"name": name, **stage, "data": {"seq_len": 16}, "batch_size": 4, "start": {"kind": start}}
-        for name, start in (("base", "scratch"), ("grown", "grow"))
-    ]
-    (directory / "base").mkdir(parents=True)
-    (directory / "grown").mkdir()
-    (directory / "recipe.json").write_text(json.dumps({"name": "r", "seed": 3, "stages": stages}))
-    for name, N, before in (("base", 1000, 0), ("grown", 4000, 640)):
-        D = 640
-        counts = {"tokens": D, "flops": 6 * N * D, "active_parameter_tokens": N * D, "total_tokens": D + before}
-        rows = [
-            {"kind": "train", "step": 10, **counts, "loss": 3.0},
-            {
-                "kind": "eval", "step": 10, **counts, "total_flops": 6 * N * D + 6 * 1000 * before,
-                "domains": {"a": {"loss": 2.0, "bits_per_byte": 1.0, "nll": 20.0, "tokens": 10, "bytes": 20},
-                            "b": {"loss": 4.0, "bits_per_byte": 2.0, "nll": 120.0, "tokens": 30, "bytes": 60}},
-            },
-        ]  # fmt: skip
-        (directory / name / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def test_runs_become_a_table(tmp_path: Path) -> None:
-    make_run(tmp_path / "runs" / "r")
-    table = runs_table([tmp_path / "runs"])
-    assert list(table["stage"]) == ["base", "grown"]
-    assert list(table["lineage"]) == ["", "base"]
-    np.testing.assert_allclose(table["L"], [3.5, 3.5])
-    np.testing.assert_allclose(table["D"], [640, 1280])
-    np.testing.assert_allclose(table["C"], [6 * 1000 * 640, 6 * 5000 * 640])
-    np.testing.assert_allclose(table["N"], [1000, 4000])
-    np.testing.assert_allclose(table["N_average"], [1000, 2500])
-    np.testing.assert_allclose(table["N_non_embedding"], [200, 3200])
-    np.testing.assert_allclose(table["B"], 64)
-    invoke("runs", "table", str(tmp_path / "runs"), "--out", str(tmp_path / "t.parquet"))
-    np.testing.assert_allclose(read_table(tmp_path / "t.parquet")["loss_b"], [4, 4])
-    with pytest.raises(UserError, match="no run"):
-        runs_table([tmp_path / "nothing"])

@@ -37,6 +37,7 @@ def fit_law(
     seed: Annotated[int, typer.Option(help="of starts and bootstraps")] = 0,
     bootstraps: Annotated[int, typer.Option(min=0, help="resamples for intervals; 0 for none")] = 1000,
     by: Annotated[str | None, typer.Option(help="resample whole runs: the column that names them")] = None,
+    bca: Annotated[bool, typer.Option("--bca", help="intervals corrected for bias and acceleration")] = False,
     drop_highest: Annotated[int, typer.Option(min=0, help="leave out the rows of the highest target")] = 0,
     report: Annotated[bool, typer.Option("--report", help="write a page beside the fit")] = False,
 ) -> None:
@@ -55,7 +56,7 @@ def fit_law(
     rows, groups, origin = _rows(table, columns, found.target, by, drop_highest)
     fit = fit_one(
         found, rows, link=None if link is None else parse_link(link), loss=None if loss is None else parse_loss(loss),
-        starts=starts, seed=seed, bootstraps=bootstraps, groups=groups, origin=origin,
+        starts=starts, seed=seed, bootstraps=bootstraps, bca=bca, groups=groups, origin=origin,
     )  # fmt: skip
     path = out or table.with_name(f"{law}.json")
     fit.save(path)

@@ -6,7 +6,21 @@ import sys
 
 import typer
 
-from pathways_lite.cli import data, evaluate, fit, fsck, generate, inspect, plan, report, runs, runs_table, study, train
+from pathways_lite.cli import (
+    data,
+    evaluate,
+    fit,
+    fit_ladder,
+    fsck,
+    generate,
+    inspect,
+    plan,
+    report,
+    runs,
+    runs_table,
+    study,
+    train,
+)
 from pathways_lite.cli.errors import show
 from pathways_lite.errors import UserError
 
@@ -31,6 +45,7 @@ app.command("inspect")(inspect.inspect)
 app.command("fsck")(fsck.fsck)
 app.command("report")(report.report)
 app.add_typer(fit.app, name="fit")
+fit.app.command("ladder")(fit_ladder.ladder)
 runs.app.command("table")(runs_table.table)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from pathways_lite.errors import UserError
-
-Kind = Literal["percentile", "bca"]
 
 
 def resample(rows: int, count: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
@@ -34,27 +32,27 @@ def leave_out(rows: int, groups: np.ndarray | None = None) -> np.ndarray:
     return (member[None, :] != np.arange(member.max() + 1)[:, None]).astype(np.float64)
 
 
-def interval(
-    samples: Any, level: float = 0.95, *, estimate: Any = None, jackknife: Any = None, kind: Kind = "percentile"
-) -> tuple[Any, Any]:
-    """Lower and upper limits from bootstrap samples [count, ...].
+def interval(samples: Any, level: float = 0.95, *, estimate: Any = None, jackknife: Any = None) -> tuple[Any, Any]:
+    """Lower and upper limits from bootstrap samples [count, ...]: percentiles.
 
-    "bca" corrects for bias and acceleration (Efron 1987) and needs the estimate [...] and the estimates with each
-    row left out, `jackknife` [rows, ...].
+    With the estimate [...] and the estimates with each row left out, `jackknife` [rows, ...], percentiles corrected for
+    bias and acceleration (BCa: Efron 1987).
     """
     samples = np.asarray(samples, np.float64)
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
-    if kind == "percentile":
+    if jackknife is None:
         low, high = np.nanquantile(samples, tails, axis=0)
         return low, high
-    below = np.mean(samples < np.asarray(estimate), axis=0) + 0.5 * np.mean(samples == np.asarray(estimate), axis=0)
+    estimate, jackknife = np.asarray(estimate), np.asarray(jackknife)
+    finite = np.isfinite(samples).sum(axis=0)
+    below = (np.sum(samples < estimate, axis=0) + 0.5 * np.sum(samples == estimate, axis=0)) / np.maximum(finite, 1)
     z0 = stats.norm.ppf(np.clip(below, 0.5 / len(samples), 1 - 0.5 / len(samples)))
-    away = np.mean(jackknife, axis=0) - np.asarray(jackknife)
-    spread = np.sum(away**2, axis=0) ** 1.5
-    a = np.sum(away**3, axis=0) / (6 * np.where(spread > 0, spread, 1.0))
+    away = np.nanmean(jackknife, axis=0) - jackknife
+    spread = np.nansum(away**2, axis=0) ** 1.5
+    a = np.nansum(away**3, axis=0) / (6 * np.where(spread > 0, spread, 1.0))
     z = stats.norm.ppf(tails).reshape((2,) + (1,) * np.ndim(z0))
     adjusted = stats.norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))
     flat, levels = samples.reshape(len(samples), -1), adjusted.reshape(2, -1)
-    limits = np.stack([np.quantile(flat[:, j], levels[:, j]) for j in range(flat.shape[1])], axis=1)
+    limits = np.stack([np.nanquantile(flat[:, j], levels[:, j]) for j in range(flat.shape[1])], axis=1)
     low, high = limits.reshape((2, *samples.shape[1:]))
     return low, high

@@ -15,7 +15,15 @@ from pathways_lite.errors import UserError
 from pathways_lite.run_directory import write_json
 from pathways_lite.scaling import bootstrap
 from pathways_lite.scaling.checks import checked
-from pathways_lite.scaling.fitting import Solution, objective_of, predict, resolve_weighted, solve
+from pathways_lite.scaling.fitting import (
+    Solution,
+    allocate,
+    objective_of,
+    predict,
+    predict_many,
+    resolve_weighted,
+    solve,
+)
 from pathways_lite.scaling.law import Columns, Law
 from pathways_lite.scaling.losses import Link, Loss, parse_loss
 from pathways_lite.scaling.table import Table, digest, numeric, with_derived
@@ -34,7 +42,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted law. `samples` [bootstraps] by parameter name are the values that resampled rows give."""
+    """A fitted law. `samples` [bootstraps] by parameter name are the values that resampled rows give.
+
+    `left_out` [rows, or groups], of the same names, are the values without each of the rows: what BCa intervals need
+    besides. Where it is empty, intervals are percentiles.
+    """
 
     law: Law
     link: Link
@@ -48,6 +60,7 @@ class Fit:
     data: Table
     groups: np.ndarray | None = None
     samples: dict[str, np.ndarray] = field(default_factory=dict)
+    left_out: dict[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     origin: dict[str, Any] = field(default_factory=dict)  # the file, the column map, what was dropped
 
@@ -64,7 +77,7 @@ class Fit:
         return predict(self.law, self.values, self.data)
 
     def predict(self, columns: Columns, level: float = 0.95) -> list[Interval]:
-        """The law's target at new inputs, with the percentile interval of the bootstrap (of the law, not of one run).
+        """The law's target at new inputs, with the interval of the bootstrap (of the law, not of one run).
 
         Raises UserError where an input is missing.
         """
@@ -72,32 +85,36 @@ class Fit:
         if missing:
             raise UserError(f"{self.law.name} needs {', '.join(f'{name}=…' for name in missing)} as well")
         inputs = {name: np.atleast_1d(np.asarray(columns[name], np.float64)) for name in self.law.inputs}
-        values = predict(self.law, self.values, inputs)
-        many = self._over_samples(lambda v: predict(self.law, v, inputs))
-        low, high = bootstrap.interval(many, level) if len(many) else (values * np.nan, values * np.nan)
-        return [Interval(*map(float, row)) for row in zip(values, low, high, strict=True)]
+        many, away = (predict_many(self.law, fits, inputs) if fits else None for fits in (self.samples, self.left_out))
+        limits = self._limits(predict(self.law, self.values, inputs), many, away, level)
+        return [Interval(*map(float, row)) for row in limits.T]
 
     def optimal(self, C: float, level: float = 0.95) -> dict[str, Interval]:
         """The compute-optimal allocation at C FLOPs by the law's closed form, with intervals.
 
         Raises UserError for a law without one, and where the fit has no optimum (an exponent that is not positive).
         """
-        if self.law.optimal is None:
-            raise UserError(f"{self.law.name} has no compute-optimal allocation; chinchilla has one")
         if not C > 0:
             raise UserError(f"C={C:g} is no compute; give FLOPs, e.g. C=1e21")
-        best = self.law.optimal(self.values, C)
-        if not all(np.isfinite(value) and value > 0 for value in best.values()):
+        found = {name: Interval(*map(float, limits[:, 0])) for name, limits in self.frontier([C], level).items()}
+        if not all(np.isfinite(best.value) and best.value > 0 for best in found.values()):
             raise UserError(
                 f"this fit has no compute-optimal allocation: not all exponents are positive ({_shown(self.values)})"
             )
-        with np.errstate(all="ignore"):
-            many = [self.law.optimal(v, C) for v in self._each_sample()]
-        result = {}
-        for name, value in best.items():
-            low, high = bootstrap.interval([m[name] for m in many], level) if many else (np.nan, np.nan)
-            result[name] = Interval(float(value), float(low), float(high))
-        return result
+        return found
+
+    def frontier(self, budgets: Any, level: float = 0.95) -> dict[str, np.ndarray]:
+        """`optimal` at several computes: by name [3, budgets], values and their lower and upper limits.
+
+        Not finite, or not positive, where there is no optimum. Raises UserError for a law without closed form.
+        """
+        if self.law.optimal is None:
+            raise UserError(f"{self.law.name} has no compute-optimal allocation; chinchilla has one")
+        C = np.asarray(budgets, np.float64)
+        best = allocate(self.law, self.values, C)
+        many = allocate(self.law, {name: v[:, None] for name, v in self.samples.items()}, C) if self.samples else {}
+        away = allocate(self.law, {name: v[:, None] for name, v in self.left_out.items()}, C) if self.left_out else {}
+        return {name: self._limits(best[name], many.get(name), away.get(name), level) for name in best}
 
     def beyond(self, columns: Columns) -> list[str]:
         """Sentences about inputs that lie more than ten times outside what was fitted; empty where none does."""
@@ -110,19 +127,20 @@ class Fit:
         return sentences
 
     def parameter_intervals(self, level: float = 0.95) -> dict[str, Interval]:
-        """Percentile intervals of the parameters."""
-        result = {}
-        for name, value in self.values.items():
-            samples = self.samples.get(name)
-            low, high = bootstrap.interval(samples, level) if samples is not None else (np.nan, np.nan)
-            result[name] = Interval(value, float(low), float(high))
-        return result
+        """Intervals of the parameters."""
+        return {
+            name: Interval(*map(float, self._limits(value, self.samples.get(name), self.left_out.get(name), level)))
+            for name, value in self.values.items()
+        }
 
-    def _each_sample(self) -> list[dict[str, float]]:
-        return [{name: self.samples[name][i] for name in self.law.names} for i in range(self.bootstraps)]
-
-    def _over_samples(self, f: Any) -> np.ndarray:
-        return np.array([f(v) for v in self._each_sample()])
+    @staticmethod
+    def _limits(estimate: Any, many: Any, left_out: Any, level: float) -> np.ndarray:
+        """Values [...] with their limits, [3, ...], from those of bootstraps and of rows left out, if any."""
+        estimate = np.asarray(estimate, np.float64)
+        low = high = np.full(estimate.shape, np.nan)
+        if many is not None:
+            low, high = bootstrap.interval(many, level, estimate=estimate, jackknife=left_out)
+        return np.stack([estimate, low, high])
 
     # ---- as JSON ----
 
@@ -149,6 +167,7 @@ class Fit:
             "data": {name: column.tolist() for name, column in self.data.items()},
             "groups": None if self.groups is None else [str(group) for group in self.groups],
             "samples": {name: values.tolist() for name, values in self.samples.items()},
+            "left_out": {name: values.tolist() for name, values in self.left_out.items()},
         }
 
     def save(self, path: str | Path) -> None:
@@ -169,6 +188,7 @@ class Fit:
                 seed=content["seed"], data=data,
                 groups=None if content["groups"] is None else np.array(content["groups"], dtype=object),
                 samples={name: np.array(values, np.float64) for name, values in content["samples"].items()},
+                left_out={name: np.array(values, np.float64) for name, values in content["left_out"].items()},
                 notes=tuple(content["notes"]), origin=content["origin"],
             )  # fmt: skip
         except FileNotFoundError:
@@ -183,7 +203,7 @@ class Fit:
         """The same fit again, from its data, seed and settings alone."""
         again = fit_law(
             self.law, self.data, link=self.link, loss=self.loss, starts=self.starts, seed=self.seed,
-            bootstraps=self.bootstraps, groups=self.groups, units=False,
+            bootstraps=self.bootstraps, bca=bool(self.left_out), groups=self.groups, units=False,
         )  # fmt: skip
         return replace(again, notes=self.notes, origin=self.origin)
 
@@ -197,24 +217,28 @@ def fit_law(
     starts: int = 20,
     seed: int = 0,
     bootstraps: int = 0,
+    bca: bool = False,
     groups: np.ndarray | None = None,
     units: bool = True,
     origin: Mapping[str, Any] | None = None,
 ) -> Fit:
     """Fit a law to a table, with bootstrap samples of rows, or of whole runs where `groups` [rows] names them.
 
+    `bca`: intervals corrected for bias and acceleration rather than percentiles, at the price of a fit per row or run.
+
     Raises UserError where the table cannot carry the fit (`checks.checked`).
     """
     columns = checked(replace(law, link=link or law.link), table, units=units)
     solution = solve(law, columns, link=link, loss=loss, starts=starts, seed=seed)
-    samples: dict[str, np.ndarray] = {}
+    samples, left_out, rows = {}, {}, len(columns[law.target])
     if bootstraps:
-        weights = bootstrap.resample(len(columns[law.target]), bootstraps, seed + 1, groups)
-        samples = resolve_weighted(solution, columns, weights)
+        samples = resolve_weighted(solution, columns, bootstrap.resample(rows, bootstraps, seed + 1, groups))
+        left_out = resolve_weighted(solution, columns, bootstrap.leave_out(rows, groups)) if bca else {}
     return Fit(
         law=law, link=solution.link, loss=solution.loss, values=solution.values, objective=solution.objective,
         starts=solution.starts, reached=solution.reached, converged=solution.converged, seed=seed, data=columns,
-        groups=groups, samples=samples, notes=tuple(_notes(solution, columns)), origin=dict(origin or {}),
+        groups=groups, samples=samples, left_out=left_out, notes=tuple(_notes(solution, columns)),
+        origin=dict(origin or {}),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -149,6 +150,23 @@ def predict(law: Law, values: Mapping[str, Any], columns: Columns) -> np.ndarray
     with double_precision():
         arrays = {name: np.asarray(columns[name], np.float64) for name in law.inputs}
         return np.asarray(law.predict({name: jnp.asarray(value) for name, value in values.items()}, arrays))
+
+
+def predict_many(law: Law, values: Mapping[str, np.ndarray], columns: Columns) -> np.ndarray:
+    """The law's target for every row under every one of many values [fits] of its parameters: [fits, rows]."""
+    with double_precision():
+        arrays = {name: np.asarray(columns[name], np.float64) for name in law.inputs}
+        each = {name: jnp.asarray(value) for name, value in values.items()}
+        return np.asarray(jax.vmap(lambda v: law.predict(v, arrays))(each))
+
+
+def allocate(law: Law, values: Mapping[str, Any], C: Any) -> dict[str, np.ndarray]:
+    """The law's compute-optimal allocation, for a law that has one; `values` and `C` may be arrays that broadcast."""
+    assert law.optimal is not None
+    with double_precision(), np.errstate(all="ignore"):
+        best = law.optimal({name: np.asarray(value, np.float64) for name, value in values.items()}, C)
+        shape = np.broadcast_shapes(np.shape(C), *(np.shape(value) for value in values.values()))
+        return {name: np.broadcast_to(np.asarray(value), shape) for name, value in best.items()}
 
 
 def profile(solution: Solution, columns: Columns, name: str, grid: Sequence[float]) -> np.ndarray:

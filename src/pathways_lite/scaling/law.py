@@ -45,7 +45,7 @@ class Law:
     """A law: `predict(values, columns)` gives the target of every row, in JAX, in natural units.
 
     `inputs` and `target` name columns (`table.COLUMNS` says what they mean). `link` and `loss` are the paper's way to
-    fit, a default. `optimal(values, C)` is the closed-form compute-optimal allocation where there is one.
+    fit, a default. `optimal(values, C)` is the closed-form compute-optimal allocation where there is one, elementwise.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Law:
     predict: Callable[[Values, Columns], Any]
     link: Link = "log"
     loss: Loss = field(default_factory=Huber)
-    optimal: Callable[[Values, float], dict[str, float]] | None = None
+    optimal: Callable[[Values, Any], dict[str, Any]] | None = None
     # Columns of which a single value cannot carry the fit; by default every input.
     varied: tuple[str, ...] | None = None
     # Columns that may be zero or negative: no logarithm is taken of them.

@@ -28,10 +28,11 @@ def chinchilla_epoch(folder: Path) -> Table:
     return keep(table, table["L"] < np.sort(table["L"])[-5])
 
 
-def gemstones(folder: Path, name: str) -> Table:
-    """Models of the width-by-depth grid of McLeish et al. 2025, e.g. "hot"."""
+def gemstones(folder: Path, name: str, *, embeddings: bool = True) -> Table:
+    """Models of the width-by-depth grid of McLeish et al. 2025, e.g. "hot"; `embeddings`: whether N counts them."""
     columns = {"N": "params_active_precise", "D": "tokens", "L": "final_loss"}
-    return read_table(folder / f"gemstones/wandb_dfs__wandb_df_for_fitting_{name}.jsonl", columns)
+    table = read_table(folder / f"gemstones/wandb_dfs__wandb_df_for_fitting_{name}.jsonl", columns)
+    return table if embeddings else {**table, "N": table["N"] - 50_304 * table["width"]}
 
 
 def gadre(folder: Path, dataset: str) -> Table:
@@ -118,3 +119,48 @@ def coverage(folder: Path, model: str) -> Table:
 
 def keep_model(table: Table, model: str) -> Table:
     return keep(table, table["model"] == model)
+
+
+def routed(folder: Path, router: str) -> Table:
+    """Final validation losses of Clark et al. 2022 with "S-Base", "RL-R" or "Hash" in every second layer, and dense."""
+    columns = {"N": "dense_parameter_count", "experts": "num_experts", "L": "loss_validation"}
+    table = read_table(folder / "routing/curves.csv.gz", columns)
+    compared = np.isin(table["router_type"], (router, "Dense")) & (table["flop_increase"] == 1)
+    table = keep(table, compared & (table["k"] == 1) & (table["routing_frequency"] == 0.5))
+    ends = {run: i for i, run in sorted(enumerate(table["hyper_id"]), key=lambda row: table["step"][row[0]])}
+    return keep(table, np.array(sorted(ends.values())))
+
+
+def fine_tuning(folder: Path, task: str) -> dict[str, Table]:
+    """By model, loss after fine-tuning on numbers of examples of "flan" or "wikiword": Lin et al. 2024."""
+    table = read_table(folder / f"sft/{task}.csv")
+    counts = sorted((name for name in table if name.isdigit() and int(name)), key=int)
+    D = np.array([float(count) for count in counts])
+    rows = zip(table["model"], *(table[count] for count in counts), strict=True)
+    return {str(model): {"D_examples": D, "L": np.array(losses)} for model, *losses in rows}
+
+
+def addition(folder: Path, split: str) -> Table:
+    """Loss of four-digit addition over examples, Caballero et al. 2022: "train" or "extrapolate"."""
+    table = read_table(folder / "broken_neural_scaling/four_digit_addition.csv", {"x": "dataset_size", "y": "loss"})
+    return keep(table, table["split"] == split)
+
+
+def step_law_runs(folder: Path) -> Table:
+    """The published dense runs of Li et al. 2025: N without embeddings, tokens, learning rate, batch in tokens."""
+    return read_table(folder / "step_law/dense_lr_bs_loss.csv", {"L": "smooth loss", "B": "bs*2048"})
+
+
+def near_best(table: Table, share: float = 0.0025) -> Table:
+    """The rows whose loss is within `share` of the lowest at their N and D: what the Step Law is fitted to."""
+    cells = np.unique(np.stack([table["N"], table["D"]], axis=1), axis=0, return_inverse=True)[1].ravel()
+    best = np.array([table["L"][cells == cell].min() for cell in range(cells.max() + 1)])
+    return keep(table, table["L"] <= (1 + share) * best[cells])
+
+
+def mixtures(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of 17 domains [runs, 17], and the loss on Pile-CC [runs], of RegMix's 1M models: "train" or "test"."""
+    shares = read_table(folder / f"regmix/data__{split}_mixture_1m.csv")
+    losses = read_table(folder / f"regmix/data__{split}_pile_loss_1m.csv")
+    names = [name for name in shares if name != "index"]
+    return np.stack([shares[name] for name in names], axis=1), losses["metric/the_pile_pile_cc_val_loss"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 
-from pathways_lite.scaling.bootstrap import interval
 from pathways_lite.scaling.fit import Fit
 from pathways_lite.scaling.table import numeric, with_derived
-from pathways_lite.tracking.drawing import Palette, Theme, style, svg
+from pathways_lite.tracking.drawing import Theme, style, svg
 
 
 def fit_svg(fit: Fit, theme: Theme) -> str:
@@ -23,8 +23,7 @@ def fit_svg(fit: Fit, theme: Theme) -> str:
         ax.plot(ends, ends, color=palette.faint, linewidth=1, label="equal")
         ax.plot(predicted, measured, "o", color=palette.series[0], markersize=4, alpha=0.7, label="rows")
         if both.min() > 0:
-            ax.set(xscale="log", yscale="log")
-            _plain_ticks(ax)
+            logarithmic(ax)
         ax.set_xlabel(f"{fit.law.target} by the law")
         ax.set_ylabel(f"{fit.law.target} measured")
         ax.legend()
@@ -43,7 +42,7 @@ def residuals_svg(fit: Fit, theme: Theme) -> str:
             ax.axhline(0, color=palette.faint, linewidth=1)
             ax.plot(fit.data[name], percent, "o", color=palette.series[i % 5], markersize=4, alpha=0.7)
             if fit.data[name].min() > 0:
-                ax.set_xscale("log")
+                logarithmic(ax, "x")
             ax.set_xlabel(name)
             ax.set_ylabel("residual (%)")
         return svg(figure)
@@ -59,37 +58,28 @@ def frontier_svg(fit: Fit, theme: Theme) -> str | None:
         budgets = np.geomspace(C.min(), 10 * C.max(), 40)
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         ax = figure.subplots()
+        frontier = fit.frontier(budgets)
         for i, (name, label) in enumerate((("N", "parameters"), ("D", "tokens"))):
-            _band(ax, fit, budgets, name, label, palette, i)
+            value, low, high = frontier[name]
+            ax.plot(budgets, value, color=palette.series[i], label=label, linestyle=("-", "--")[i])
+            ax.fill_between(budgets, low, high, color=palette.series[i], alpha=0.18, linewidth=0)
         ax.axvspan(C.max(), budgets[-1], color=palette.grid, zorder=0, label="beyond the data")
-        ax.set(xscale="log", yscale="log", xlabel="compute C (FLOPs)", ylabel="optimal N and D")
+        logarithmic(ax)
+        ax.set(xlabel="compute C (FLOPs)", ylabel="optimal N and D")
         ax.legend()
         return svg(figure)
 
 
-def _band(ax: Axes, fit: Fit, budgets: np.ndarray, name: str, label: str, palette: Palette, i: int) -> None:
-    optimal = fit.law.optimal
-    assert optimal is not None
-    color = palette.series[i]
-    ax.plot(
-        budgets, [optimal(fit.values, C)[name] for C in budgets], color=color, label=label, linestyle=("-", "--")[i]
-    )
-    some = min(fit.bootstraps, 400)
-    if some:
-        with np.errstate(all="ignore"):
-            samples = [{key: values[j] for key, values in fit.samples.items()} for j in range(some)]
-            many = np.array([[optimal(v, C)[name] for C in budgets] for v in samples])
-        low, high = interval(many)
-        ax.fill_between(budgets, low, high, color=color, alpha=0.18, linewidth=0)
-
-
-def _plain_ticks(ax: Axes) -> None:
-    """Over less than a decade a logarithmic axis has readable numbers only where they are plain."""
-    from matplotlib.ticker import MaxNLocator, ScalarFormatter
-
-    for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
-        if limits[1] / limits[0] < 20:
+def logarithmic(ax: Axes, axes: str = "xy") -> None:
+    """Make the axes logarithmic, their numbers as one types them: 1e9, or plain over little more than a decade."""
+    for name in axes:
+        getattr(ax, f"set_{name}scale")("log")
+        axis = getattr(ax, f"{name}axis")
+        low, high = axis.get_view_interval()
+        if high / low < 20:
             axis.set_major_locator(MaxNLocator(6))
             axis.set_major_formatter(ScalarFormatter())
-            axis.set_minor_locator(MaxNLocator(1))
-            axis.set_minor_formatter("")
+            axis.set_minor_locator(NullLocator())
+        else:
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+", "e")))
+            axis.set_minor_formatter(NullFormatter())

@@ -15,17 +15,17 @@ from pathways_lite.scaling.table import COLUMNS, numeric, with_derived
 from pathways_lite.tracking.page import page, paragraph, picture, section, table
 
 
-def write_report(fit: Fit, path: str | Path) -> Path:
-    """Write the page of a fit and return where it is."""
+def write_report(fit: Fit, path: str | Path, *, first: str = "") -> Path:
+    """Write the page of a fit and return where it is; `first` is HTML that goes before everything about the fit."""
     path = Path(path)
-    path.write_text(render(fit), encoding="utf-8")
+    path.write_text(render(fit, first=first), encoding="utf-8")
     return path
 
 
-def render(fit: Fit) -> str:
+def render(fit: Fit, *, first: str = "") -> str:
     """The page as HTML. All text is escaped; nothing outside the page is loaded."""
-    parts = (_header, _caveats, _parameters, _fit, _residuals, _frontier, _data, _repeat)
-    return page(f"{fit.law.title}: a fit", "".join(part(fit) for part in parts))
+    parts = (_caveats, _parameters, _fit, _residuals, _frontier, _data, _repeat)
+    return page(f"{fit.law.title}: a fit", "".join((_header(fit), first, *(part(fit) for part in parts))))
 
 
 def _header(fit: Fit) -> str:
@@ -49,7 +49,8 @@ def _parameters(fit: Fit) -> str:
         spread = "–" if samples is None else f"{np.std(samples):.4g}"
         rows.append([parameter.name, f"{found.value:.5g}", *_limits(found), spread, parameter.unit or "–"])
     caption = (
-        f"{fit.bootstraps} bootstraps over {'rows' if fit.groups is None else 'whole runs'}, percentiles. "
+        f"{fit.bootstraps} bootstraps over {'rows' if fit.groups is None else 'whole runs'}, "
+        f"{'corrected for bias and acceleration' if fit.left_out else 'percentiles'}. "
         if fit.bootstraps
         else "No bootstrap was made, so there are no intervals. "
     )

@@ -32,8 +32,9 @@ def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
     rows: list[dict[str, Any]] = []
     seen: set[Path] = set()
     for directory in directories:
-        rows += [row for place, row in _rows(directory, final) if place not in seen]
-        seen |= {stage.resolve() for stage in directory.iterdir() if stage.is_dir()}
+        new = [(place, row) for place, row in _rows(directory, final) if place not in seen]
+        rows += [row for _, row in new]
+        seen |= {place for place, _ in new}
     if not rows:
         lacking = "is finished" if final else "has a held-out evaluation or a checkpoint yet"
         raise UserError(f"none of {len(directories)} runs {lacking}; a table has one row for each")

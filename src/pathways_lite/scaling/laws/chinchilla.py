@@ -12,7 +12,7 @@ def loss(v: Values, x: Columns) -> Any:
     return v["E"] + v["A"] * power(x["N"], -v["alpha"]) + v["B"] * power(x["D"], -v["beta"])
 
 
-def optimal(v: Values, C: float) -> dict[str, float]:
+def optimal(v: Values, C: Any) -> dict[str, Any]:
     """The allocation that minimises the loss at C = 6ND FLOPs (equation 4), and that loss."""
     G = (v["alpha"] * v["A"] / (v["beta"] * v["B"])) ** (1 / (v["alpha"] + v["beta"]))
     N = G * (C / 6) ** (v["beta"] / (v["alpha"] + v["beta"]))

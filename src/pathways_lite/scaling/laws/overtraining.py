@@ -23,11 +23,11 @@ def error(v: Values, x: Columns) -> Any:
     return v["eps"] - v["k"] * jnp.exp(-v["gamma"] * x["L"])
 
 
-def optimal(v: Values, C: float) -> dict[str, float]:
+def optimal(v: Values, C: Any) -> dict[str, Any]:
     """At fixed C the best M is (b/a)^(1/(2 eta)), whatever C is."""
     M = (v["b"] / v["a"]) ** (1 / (2 * v["eta"]))
     N = (C / (6 * M)) ** 0.5
-    return {"N": N, "D": M * N, "tokens_per_parameter": M, "L": float(loss(v, {"C": C, "M": M}))}
+    return {"N": N, "D": M * N, "tokens_per_parameter": M, "L": loss(v, {"C": C, "M": M})}
 
 
 OVERTRAINING = Law(

@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy import optimize
 
 from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
 from pathways_lite.scaling.losses import Huber
 
-MILLION, THOUSAND, BILLION = 1e6, 1e3, 1e9
+MILLION, BILLION = 1e6, 1e9
 
 
 def tokens_per_character(V: Any) -> Any:
@@ -65,14 +66,39 @@ def by_compute(C: float) -> dict[str, float]:
     }
 
 
+def compute_of(Nnv: float) -> float:
+    """The FLOPs at which Nnv is optimal, by approach 1."""
+    return float((Nnv / np.exp(-2.48465102)) ** 2)
+
+
 def by_isoflop(Nnv: float, d_model: float | None = None) -> dict[str, float]:
-    """Approach 1 as vocabulary parameters for Nnv others: the compute at which Nnv is optimal, and Nv there."""
-    return _with_size(by_compute(float((Nnv / np.exp(-2.48465102)) ** 2))["Nv"], d_model)
+    """Approach 1 as vocabulary parameters for Nnv others: Nv at the compute at which Nnv is optimal."""
+    return _with_size(by_compute(compute_of(Nnv))["Nv"], d_model)
 
 
 def by_derivative(Nnv: float, d_model: float | None = None) -> dict[str, float]:
     """Approach 2: where the derivative of FLOPs with respect to V at fixed loss is zero, from its anchor at 33M."""
     return _with_size(float(3_145_728 * (Nnv / 33e6) ** 0.8353974), d_model)
+
+
+def by_loss(
+    Nnv: float, d_model: float | None = None, *, C: float | None = None, v: Values | None = None
+) -> dict[str, float]:
+    """Approach 3: the Nv that minimises the loss at C FLOPs (by default those at which Nnv is optimal) and fixed Nnv.
+
+    More vocabulary leaves fewer tokens: D = C/6/(Nnv + Nv). `v` are the parameters of a fit, by default the authors'.
+    """
+    v = v or dict(zip(VOCABULARY.names, VOCABULARY.published[0][1], strict=True))
+    C = C or compute_of(Nnv)
+
+    def slope(log_nv: float) -> float:
+        """Of the loss over ln Nv."""
+        Nv = float(np.exp(log_nv))
+        tokens = C / 6 / (Nnv + Nv) / BILLION
+        more = v["a1"] * v["B"] * tokens ** -v["a1"] * Nv / (Nnv + Nv)
+        return float(more - v["a2"] * v["A2"] * (Nv / MILLION) ** -v["a2"])
+
+    return _with_size(float(np.exp(optimize.brentq(slope, np.log(1.0), np.log(1e3 * Nnv)))), d_model)
 
 
 def _with_size(Nv: float, d_model: float | None) -> dict[str, float]:

@@ -1,0 +1,62 @@
+"""A ladder: small runs whose law predicts the loss of a larger one before it is trained.
+
+    pathways-lite data build corpora/python_1k python: --tokenizer sentencepiece:1024 --held-out 0.03
+    pathways-lite study run configs/ladders/toy.py      # the rungs: sizes x tokens x seeds
+    pathways-lite fit ladder configs/ladders/toy.py     # their law, and what it says of the recipe below
+    pathways-lite train configs/ladders/toy.py          # the largest run
+    pathways-lite fit ladder configs/ladders/toy.py     # the prediction beside the measurement
+
+The batch is the Step Law's (Li et al. 2025; `pathways-lite fit advise`). Its learning rate is four times too low so far
+below the runs that it was fitted to; the rate here is one over the width, as muP has it (Yang et al. 2022), from the
+best at width 48. Expected: docs/results/ladder.md.
+"""
+
+from pathways_lite.models.accounting import parameter_count
+from pathways_lite.recipe import AdamW, Cosine, Data, Evaluation, Fraction, Model, Recipe, Saving, Stage
+from pathways_lite.scaling.laws.hyperparameters import step_law
+from pathways_lite.studies import Study
+
+WIDTHS = (32, 48, 72)
+TOKENS = (100_000, 200_000, 400_000)
+SEEDS = (0, 1)
+LARGEST = {"width": 112, "tokens": 800_000}
+LAYERS, SEQ_LEN, VOCABULARY = 4, 128, 1024
+RATE = 2.8
+
+
+def run(width: int, tokens: int, seed: int) -> Recipe:
+    model = Model(
+        d_model=width,
+        n_layers=LAYERS,
+        n_heads=4,
+        head_dim=width // 4,
+        d_ff=4 * width,
+        vocab_size=VOCABULARY,
+        dtype="float32",
+    )
+    batch = step_law(N=parameter_count(model, embedding=False), D=tokens)["B"]
+    stage = Stage(
+        model=model,
+        data=Data(corpus="corpora/python_1k", seq_len=SEQ_LEN, shuffle_seed=seed),
+        optimizer=AdamW(learning_rate=RATE / width, schedule=Cosine(warmup=Fraction(n=0.05))),
+        batch_size=max(1, round(batch / SEQ_LEN)),
+        budget=f"{tokens} tokens",
+        evaluation=Evaluation(every=100_000, tokens=30_000),
+        saving=Saving(every=100_000, keep=1),
+    )
+    return Recipe(name=f"toy_{width}_{tokens // 1000}k", seed=seed, stages=(stage,))
+
+
+def study() -> Study:
+    rungs = {f"width_{w}_{t // 1000}k": tuple(run(w, t, seed) for seed in SEEDS) for t in TOKENS for w in WIDTHS}
+    return Study(
+        name="toy_ladder",
+        question="What does the loss of small runs say about that of a larger one?",
+        arms=rungs,
+        baseline=next(iter(rungs)),
+    )
+
+
+def recipe() -> Recipe:
+    """The run to predict."""
+    return run(**LARGEST, seed=0)

@@ -1,0 +1,91 @@
+"""`pathways-lite fit ladder`: what small runs say of a larger one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pathways_lite.recipe import Recipe
+    from pathways_lite.studies.store import Store
+
+
+def ladder(
+    file: Annotated[Path, typer.Argument(metavar="LADDER", help="a Python file with study(), the rungs, and recipe()")],
+    law: Annotated[str, typer.Option(help="a law's name; `fit laws` lists them")] = "chinchilla",
+    out: Annotated[Path | None, typer.Option(help="directory of the study; by default runs/NAME of the study")] = None,
+    run: Annotated[Path | None, typer.Option(help="the largest run; by default runs/NAME of the recipe")] = None,
+) -> None:
+    """Fit a law to the rungs that are trained, and predict the loss of the recipe, trained or not.
+
+    Writes ladder.json (`fit predict` and `fit optimal` take it), ladder.html and ladder.png into the study's directory.
+
+    Example: `pathways-lite study run configs/ladders/toy.py`, then `pathways-lite fit ladder configs/ladders/toy.py`
+    """
+    from pathways_lite.errors import UserError
+    from pathways_lite.recipe import load_recipe
+    from pathways_lite.scaling.ladder import climb
+    from pathways_lite.scaling.ladder_report import write_ladder
+    from pathways_lite.scaling.laws.registry import find
+    from pathways_lite.scaling.runs_table import runs_table
+    from pathways_lite.studies.plan import resolve_study, store_of
+    from pathways_lite.studies.study import load_study
+    from pathways_lite.training.resolve import resolve
+
+    study, goal = load_study(file), resolve(load_recipe(file))
+    folder = out or Path("runs") / study.name
+    store = store_of(resolve_study(study), folder)
+    rungs = _trained(store)
+    if not rungs:
+        raise UserError(f"no rung of {study.name} is trained; `pathways-lite study run {file}` trains them")
+    found = climb(
+        find(law),
+        runs_table(rungs, final=True),
+        _inputs(goal),
+        measured=_measured(goal, run or Path("runs") / goal.name),
+    )
+    typer.echo(f"{len(rungs)} of {len(study.recipes)} rungs are trained. {found.fit.law.formula}:")
+    typer.echo(", ".join(f"{name} {value:.4g}" for name, value in found.fit.values.items()))
+    for sentence in (*found.sentences(), *found.fit.notes):
+        typer.echo(sentence)
+    for path in write_ladder(found, folder):
+        typer.echo(path)
+
+
+def _trained(store: Store) -> list[Path]:
+    """Run directories of the study's runs that are finished."""
+    states = store.states()
+    return [store.run(i).path for i, node in store.nodes.items() if node.is_last and states[i] == "done"]
+
+
+def _inputs(recipe: Recipe) -> dict[str, float]:
+    """What laws ask about a run, by the names of `runs table`'s columns."""
+    from pathways_lite.models.accounting import parameter_count
+    from pathways_lite.training.setup import Setup
+
+    setups = [Setup(recipe, index) for index in range(len(recipe.stages))]
+    courses = [setup.course for setup in setups]
+    D = sum(course.tokens_before(course.total_steps) for course in courses)
+    active = sum(course.tokens_before(course.total_steps) * course.active_parameters for course in courses)
+    return {
+        "N": courses[-1].active_parameters,
+        "N_non_embedding": parameter_count(recipe.stages[-1].model, embedding=False),
+        "N_average": active / D,
+        "D": D,
+        "U": min(D, setups[-1].corpus_tokens),
+        "C": sum(course.flops_before(course.total_steps) for course in courses),
+    }
+
+
+def _measured(recipe: Recipe, path: Path) -> float | None:
+    """The final loss of the run in `path`, where it is this recipe's and finished."""
+    from pathways_lite.recipe import stage_identity
+    from pathways_lite.run_directory import RunDirectory
+    from pathways_lite.scaling.runs_table import runs_table
+
+    summary = RunDirectory(path).stage(recipe.stages[-1].name).summary or {}
+    if summary.get("identity") != stage_identity(recipe, len(recipe.stages) - 1):
+        return None
+    return float(runs_table([path], final=True)["L"][0])
