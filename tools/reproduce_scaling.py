@@ -5,7 +5,9 @@
 FOLDER has one folder per source, as `pathways_lite.scaling.measurements` reads them: chinchilla_epoch
 (epoch-research/analyzing-chinchilla), gadre (mlfoundations/scaling), gemstones (mcleish7/gemstone-scaling-laws),
 multi_power_law (thu-yao-01-luo/MultiPowerLaw), tissue, porian (formll/resolving-scaling-law-discrepancies),
-data_constrained (huggingface/datablations), vocabulary (sail-sg/scaling-with-vocab), monkeys (RylanSchaeffer).
+data_constrained (huggingface/datablations), vocabulary (sail-sg/scaling-with-vocab), monkeys (RylanSchaeffer), routing
+(google-deepmind/scaling_laws_for_routing), sft (linhaowei1/SLD), step_law (step-law/steplaw), regmix (sail-sg/regmix),
+broken_neural_scaling (ethancaballero/broken_neural_scaling_laws).
 """
 
 from __future__ import annotations
@@ -28,12 +30,21 @@ from pathways_lite.scaling import measurements
 from pathways_lite.scaling.fit import Fit
 from pathways_lite.scaling.fitting import Solution, objective_of, predict, resolve_weighted, solve
 from pathways_lite.scaling.isoflop import fit_optima, isoflop_optima, variable_projection
+from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.laws.annealing import MULTI_POWER, TISSUE
+from pathways_lite.scaling.laws.broken import BROKEN
 from pathways_lite.scaling.laws.chinchilla import CHINCHILLA
+from pathways_lite.scaling.laws.downstream import RECTIFIED
+from pathways_lite.scaling.laws.hyperparameters import STEP_BATCH, STEP_LEARNING_RATE
+from pathways_lite.scaling.laws.hyperparameters import step_law as step_law_advice
 from pathways_lite.scaling.laws.inference import COVERAGE
+from pathways_lite.scaling.laws.mixing import mixing_law, regmix_predict
+from pathways_lite.scaling.laws.mixing import regmix as regmix_fit
 from pathways_lite.scaling.laws.overtraining import DOWNSTREAM_ERROR, OVERTRAINING
+from pathways_lite.scaling.laws.power import POWER_FLOOR
 from pathways_lite.scaling.laws.repetition import DATA_CONSTRAINED, optimal_at
-from pathways_lite.scaling.laws.vocabulary import VOCABULARY, by_derivative, by_isoflop
+from pathways_lite.scaling.laws.sparse import ROUTED
+from pathways_lite.scaling.laws.vocabulary import VOCABULARY, by_derivative, by_isoflop, by_loss
 from pathways_lite.scaling.losses import Huber
 from pathways_lite.scaling.table import Table
 
@@ -157,11 +168,14 @@ def porian(folder: Path) -> Iterator[Line]:
 
 def gemstones(folder: Path) -> Iterator[Line]:
     """McLeish et al.: objectives of the published fits."""
-    for name, published in (("hot", 0.0019816128), ("cool_end", 0.0019640864), ("cool_begin", 0.0019515326),
-                            ("hot_sampled_like_chinchilla", 0.0002173794),
-                            ("slim_chinchilla", 0.0001204363)):  # fmt: skip
-        found = solve(CHINCHILLA, measurements.gemstones(folder, name))
-        yield at_most(f"Gemstones, {name}", published * (1 + 1e-6), found.objective, values(found))
+    for name, published, embeddings in (
+        ("hot", 0.0019816128, True), ("cool_end", 0.0019640864, True), ("cool_begin", 0.0019515326, True),
+        ("hot_sampled_like_chinchilla", 0.0002173794, True), ("slim_chinchilla", 0.0001204363, True),
+        ("hot", 0.0017466699, False), ("cool_end", 0.001713242, False), ("cool_begin", 0.0017125887, False),
+    ):  # fmt: skip
+        found = solve(CHINCHILLA, measurements.gemstones(folder, name, embeddings=embeddings))
+        what = f"Gemstones, {name}" + ("" if embeddings else ", N without embeddings")
+        yield at_most(what, published * (1 + 1e-6), found.objective, values(found))
 
 
 def tissue(folder: Path) -> Iterator[Line]:
@@ -211,13 +225,14 @@ def data_constrained(folder: Path) -> Iterator[Line]:
 
 def vocabulary(folder: Path) -> Iterator[Line]:
     """Tao et al.: predictions for 7B, and the parametric fit."""
-    for name, published, ours in (("IsoFLOP", 255.1, by_isoflop(7e9)), ("derivative", 276.3, by_derivative(7e9))):
-        yield near(f"vocabulary, {name}, Nv of 7B (millions)", published, ours["Nv"] / 1e6, 0.06)
-    for name, published, ours in (
-        ("IsoFLOP", 62280, by_isoflop(7e9, 4096)),
-        ("derivative", 67450, by_derivative(7e9, 4096)),
+    for name, Nv, V, approach in (
+        ("IsoFLOP", 255.1, 62280, by_isoflop),
+        ("derivative", 276.3, 67450, by_derivative),
+        ("parametric", 243.9, 59547, by_loss),
     ):
-        yield near(f"vocabulary, {name}, V of 7B", published, ours["V"], 6)
+        ours = approach(7e9, 4096)
+        yield near(f"vocabulary, {name}, Nv of 7B (millions)", Nv, ours["Nv"] / 1e6, 0.06)
+        yield near(f"vocabulary, {name}, V of 7B", V, ours["V"], 6)
     table = measurements.vocabulary(folder)
     known = dict(zip(VOCABULARY.names, VOCABULARY.published[0][1], strict=True))
     yield near("vocabulary, objective at published values", 0.0622917, objective_of(VOCABULARY, known, table), 1e-6)
@@ -233,9 +248,92 @@ def monkeys(folder: Path) -> Iterator[Line]:
         yield near(f"coverage, {name}, a", a, found.values["a"], 0.01)
 
 
+def routed(folder: Path) -> Iterator[Line]:
+    """Clark et al.: the bilinear law of three routers, least squares of log10 L."""
+    known = {"S-Base": (-0.0838, -0.1234, 0.0104, 1.1216), "RL-R": (-0.0835, -0.1279, 0.0117, 1.1143),
+             "Hash": (-0.0887, -0.1464, 0.0134, 1.173)}  # fmt: skip
+    for router, constants in known.items():
+        table = measurements.routed(folder, router)
+        found = solve(ROUTED, table)
+        for name, value in zip("abcd", constants, strict=True):
+            yield near(f"routed, {router}, {name}", value, found.values[name], 1e-4, objective=found.objective)
+        rmse = float(np.sqrt(np.mean(np.log10(found.predict(table) / table["L"]) ** 2)))
+        yield near(f"routed, {router}, rmse of log10 L", 0.003, rmse, 5e-4)
+
+
+def fine_tuning(folder: Path) -> Iterator[Line]:
+    """Lin et al.: the largest number of examples held out, rectified law against power law with a floor."""
+    better = groups = 0
+    for task, published in (("flan", (0.026, 0.198)), ("wikiword", (0.015, 0.040))):
+        tables = list(measurements.fine_tuning(folder, task).values())
+        rectified = [_last_error(RECTIFIED, table) for table in tables]
+        plain = [_last_error(POWER_FLOOR, {"x": table["D_examples"], "y": table["L"]}) for table in tables]
+        for name, errors, known in zip(("rectified", "power law"), (rectified, plain), published, strict=True):
+            yield near(f"fine-tuning, {task}, {name}, mean error held out", known, float(np.mean(errors)), 0.01)
+        better += sum(one < other for one, other in zip(rectified, plain, strict=True))
+        groups += len(tables)
+    what = "fine-tuning, models for which the rectified law is better"
+    yield Line(what, "most", f"{better} of {groups}", "", better > 0.8 * groups)
+
+
+def _last_error(law: Law, table: Table) -> float:
+    """How far the law, fitted to all rows but the last, misses that one."""
+    found = solve(law, {name: column[:-1] for name, column in table.items()})
+    return abs(float(found.predict(table)[-1]) - float(table[law.target][-1]))
+
+
+def broken(folder: Path) -> Iterator[Line]:
+    """Caballero et al.: four-digit addition, beyond a sharp break."""
+    found = solve(BROKEN, measurements.addition(folder, "train"), starts=200)
+    for split, published in (("train", 0.000598), ("extrapolate", 0.0109)):
+        table = measurements.addition(folder, split)
+        rmsle = float(np.sqrt(np.mean((np.log1p(found.predict(table)) - np.log1p(table["y"])) ** 2)))
+        yield at_most(
+            f"broken law, addition, RMSLE, {split}", published * 1.01, rmsle, values(found) if split == "train" else ""
+        )
+
+
+def step_law(folder: Path) -> Iterator[Line]:
+    """Li et al.: what the public part of the runs gives, and how good the published law's advice is on them."""
+    table = measurements.step_law_runs(folder)
+    near_best = measurements.near_best(table)
+    lr, batch = solve(STEP_LEARNING_RATE, near_best), solve(STEP_BATCH, near_best)
+    for name, published in (("c", 77.7), ("a", -0.766), ("b", 0.197)):
+        yield near(
+            f"Step Law on the public runs, learning rate, {name}", published, lr.values[name], 1e-3 * max(1, published)
+        )
+    for name, published in (("c", 0.2085), ("b", 0.6125)):
+        yield near(f"Step Law on the public runs, batch, {name}", published, batch.values[name], 1e-3)
+    gaps = []
+    for N, D in np.unique(np.stack([table["N"], table["D"]], axis=1), axis=0):
+        cell = measurements.keep(table, (table["N"] == N) & (table["D"] == D))
+        advice = step_law_advice(N, D)
+        away = np.log(cell["lr"] / advice["lr"]) ** 2 + np.log(cell["B"] / advice["B"]) ** 2
+        gaps.append(float(cell["L"][np.argmin(away)] / cell["L"].min() - 1))
+    yield near(
+        "Step Law as published, loss above the best of the grid, median, %", 0.067, 100 * float(np.median(gaps)), 0.002
+    )
+    yield near("Step Law as published, loss above the best of the grid, worst, %", 0.31, 100 * max(gaps), 0.01)
+
+
+def regmix(folder: Path) -> Iterator[Line]:
+    """Liu et al.: rank correlation of predicted and measured Pile-CC loss over 256 unseen mixtures."""
+    from scipy import stats
+
+    (shares, losses), (unseen, measured) = (measurements.mixtures(folder, split) for split in ("train", "test"))
+    linear = regmix_predict(regmix_fit(shares, losses), unseen)
+    yield near("RegMix, 1M, Spearman, linear", 0.9021, float(stats.spearmanr(linear, measured).statistic), 5e-4)
+    names = [f"r{i}" for i in range(shares.shape[1])]
+    found = solve(mixing_law(names), {**dict(zip(names, shares.T, strict=True)), "L": losses})
+    exponential = found.predict(dict(zip(names, unseen.T, strict=True)))
+    yield near(
+        "RegMix, 1M, Spearman, exponential", 0.9637, float(stats.spearmanr(exponential, measured).statistic), 5e-3
+    )
+
+
 PARTS: tuple[Callable[[Path], Iterator[Line]], ...] = (
     chinchilla, chinchilla_grid, chinchilla_others, gadre, porian, gemstones, tissue, multi_power, data_constrained,
-    vocabulary, monkeys,
+    vocabulary, monkeys, routed, fine_tuning, broken, step_law, regmix,
 )  # fmt: skip
 
 
