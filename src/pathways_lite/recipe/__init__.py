@@ -2,6 +2,20 @@
 
 from pathways_lite.recipe.base import Amount, Budget, Flops, Fraction, Frozen, Steps, Tokens
 from pathways_lite.recipe.data import Data
+from pathways_lite.recipe.growth import (
+    Blocks,
+    Compose,
+    Direct,
+    DropAndStack,
+    Grow,
+    Interpolate,
+    Learned,
+    Operator,
+    Random,
+    Stack,
+    Zero,
+    parse_blocks,
+)
 from pathways_lite.recipe.identity import identity_differences, stage_identity
 from pathways_lite.recipe.load import load_recipe, read_recipe, write_recipe
 from pathways_lite.recipe.mesh import Mesh
@@ -26,7 +40,6 @@ from pathways_lite.recipe.stage import (
     Causal,
     Continue,
     Evaluation,
-    Grow,
     Merge,
     Ramp,
     Recipe,
@@ -39,9 +52,10 @@ from pathways_lite.recipe.stage import (
 )
 
 __all__ = [
-    "SGD", "WSD", "Adafactor", "AdamW", "Amount", "Budget", "Causal", "Constant", "Continue", "Cosine", "Data",
-    "Evaluation", "Flops", "Fraction", "Frozen", "Grow", "Linear", "Lion", "Merge", "Mesh", "Model", "Muon",
-    "Optimizer", "PaLM", "Ramp", "Recipe", "Remat", "Restore", "Saving", "Schedule", "ScheduleFree", "Scratch",
-    "SpikeGuard", "Stage", "Start", "Steps", "Tokens", "apply_overrides", "identity_differences", "load_recipe",
+    "SGD", "WSD", "Adafactor", "AdamW", "Amount", "Blocks", "Budget", "Causal", "Compose", "Constant", "Continue",
+    "Cosine", "Data", "Direct", "DropAndStack", "Evaluation", "Flops", "Fraction", "Frozen", "Grow", "Interpolate",
+    "Learned", "Linear", "Lion", "Merge", "Mesh", "Model", "Muon", "Operator", "Optimizer", "PaLM", "Ramp", "Random",
+    "Recipe", "Remat", "Restore", "Saving", "Schedule", "ScheduleFree", "Scratch", "SpikeGuard", "Stack", "Stage",
+    "Start", "Steps", "Tokens", "Zero", "apply_overrides", "identity_differences", "load_recipe", "parse_blocks",
     "read_recipe", "stage_identity", "write_recipe",
 ]  # fmt: skip

@@ -10,11 +10,12 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pathways_lite.recipe.base import Budget, Frozen, Steps
 from pathways_lite.recipe.data import Data
+from pathways_lite.recipe.growth import Grow
 from pathways_lite.recipe.mesh import Mesh
 from pathways_lite.recipe.model import Model
-from pathways_lite.recipe.optimizer import Optimizer
+from pathways_lite.recipe.optimizer import Adafactor, Optimizer
 
-# ---- the five starts: the only ways in which a stage gets its first parameters ----
+# ---- the five starts (Grow is in recipe.growth): the only ways in which a stage gets its first parameters ----
 
 
 class Scratch(Frozen):
@@ -28,14 +29,6 @@ class Continue(Frozen):
 
     kind: Literal["continue"] = "continue"
     optimizer: Literal["reset", "keep"] = Field("reset", description="keep: moments too; needs the same optimizer")
-
-
-class Grow(Frozen):
-    """A larger model made of the stage before by a growth operator."""
-
-    kind: Literal["grow"] = "grow"
-    operator: str = "stack"
-    factor: int = Field(4, ge=1)
 
 
 class Merge(Frozen):
@@ -156,6 +149,17 @@ class Stage(Frozen):
             for _, sequences in self.ramp.steps:
                 if sequences % self.microbatch:
                     raise ValueError(f"microbatch={self.microbatch} does not divide batch_size={sequences}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_growth(self) -> Self:
+        """The first of Adafactor's updates has b2 = 0: every element moves by the whole rate, whatever its gradient."""
+        restarted = isinstance(self.start, Grow) and self.start.optimizer == "reset"
+        if restarted and isinstance(self.optimizer, Adafactor) and not self.optimizer.schedule.warmup.n:
+            raise ValueError(
+                "Adafactor begins with its largest steps, which would undo a grown model; give its schedule a warm-up, "
+                'e.g. PaLM(warmup="100 steps"), or keep its count by start.optimizer="keep"'
+            )
         return self
 
 

@@ -1,0 +1,167 @@
+"""What growth does to a model's arrays, as data: where each block comes from, and each unit of each axis that grows.
+
+An operator makes a `Plan` of two models; `apply.py` carries it out, an array at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import jax
+import numpy as np
+
+from pathways_lite import models
+from pathways_lite.recipe import Model
+
+
+class Use(Enum):
+    """What an array does with the units along one of its axes."""
+
+    WRITES = "writes"  # they are computed by it
+    READS = "reads"  # they are summed over
+    SCALES = "scales"  # they are multiplied one by one
+
+
+class Fill(Enum):
+    """What stands in the place of units that are no copies."""
+
+    RANDOM = "random"  # as the model's initialisation draws it
+    ZERO = "zero"
+    MEAN = "mean"  # of all the old units
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units along one logical axis: `d_model` is "embed", `d_ff` "mlp", and so on.
+
+    Attributes:
+      index: for every unit of the target, the unit of the source that it copies, or -1 for a new one.
+      split: how what reads copies of one unit divides its weight among them.
+      written, read: what stands in for new units where an array writes or reads them.
+    """
+
+    index: np.ndarray
+    old: int
+    split: str = "even"
+    written: Fill = Fill.RANDOM
+    read: Fill = Fill.RANDOM
+
+    @property
+    def new(self) -> np.ndarray:
+        """Which units are no copies."""
+        return self.index < 0
+
+    @property
+    def sources(self) -> np.ndarray:
+        """`index`, with 0 where there is none."""
+        return np.maximum(self.index, 0)
+
+    @property
+    def copies(self) -> np.ndarray:
+        """For every unit of the target, how many copies there are of the one it copies."""
+        counts = np.bincount(self.index[~self.new], minlength=self.old)
+        return np.where(self.new, counts.max(), counts[self.sources])
+
+
+class Treatment(Enum):
+    """What happens to blocks that are not the first copy of theirs."""
+
+    COPY = "copy"
+    SILENCE = "silence"  # a copy whose branches add nothing
+    REDRAW = "redraw"  # random
+
+
+@dataclass(frozen=True)
+class Depth:
+    """The target's blocks from the bottom up: which of the source's each one copies, and how."""
+
+    blocks: tuple[int, ...]
+    treatment: Treatment = Treatment.COPY
+
+    @property
+    def fresh(self) -> np.ndarray:
+        """Which blocks are not the first copy of theirs."""
+        return np.array([block in self.blocks[:at] for at, block in enumerate(self.blocks)])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Growth from `source` to `target`."""
+
+    source: Model
+    target: Model
+    depth: Depth
+    width: Mapping[str, Units] = field(default_factory=dict)
+    masked: bool = False  # new units and blocks come under masks, which then scale the residual stream
+    mixed: bool = False  # this is only how maps begin that are going to mix units and blocks
+
+    @property
+    def stream(self) -> float:
+        """By how much the residual stream is scaled, over the square root of a unit's copies.
+
+        The mean square of x over d units, written to D of them as x_i sqrt(D / d) / sqrt(copies of i), is what it was,
+        whatever the copies. So norms divide by the same, epsilon included, and their scales take the factor back:
+        sqrt(d / D), where there are no copies.
+        """
+        grows = "embed" in self.width and not self.masked
+        return math.sqrt(self.target.d_model / self.source.d_model) if grows else 1.0
+
+
+# ---- the arrays of a model ----
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of the parameters, a layer's part of it where blocks are stacked."""
+
+    name: str  # "layers.attention.q"
+    axes: tuple[str, ...]  # without "layers"
+    shape: tuple[int, ...]  # without "layers"
+    stacked: bool
+
+    @property
+    def is_scale(self) -> bool:
+        """A norm's scales; everything else is a matrix."""
+        return len(self.axes) == 1
+
+    @property
+    def is_output(self) -> bool:
+        """The kernel with which a branch writes to the residual stream."""
+        return self.stacked and not self.is_scale and self.axes[-1] == "embed"
+
+    @property
+    def fan_in(self) -> int:
+        """The number of units that a matrix reads."""
+        if self.name == "embedding":
+            return 1
+        read = (size for axis, size in zip(self.axes, self.shape, strict=True) if self.use(axis) is Use.READS)
+        return math.prod(read)
+
+    def use(self, axis: str) -> Use:
+        """What the array does with the units of one of its axes."""
+        if self.is_scale:
+            return Use.SCALES
+        if self.is_output:
+            return Use.WRITES if axis == "embed" else Use.READS
+        if axis == "embed":
+            return Use.WRITES if self.name == "embedding" else Use.READS
+        return Use.WRITES
+
+
+def arrays_of(model: Model) -> Any:
+    """The tree of parameters with an `Array` for each."""
+
+    def describe(path: Any, leaf: jax.ShapeDtypeStruct, axes: tuple[str, ...]) -> Array:
+        stacked = axes[0] == "layers"
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return Array(name, axes[stacked:], leaf.shape[stacked:], stacked)
+
+    return jax.tree.map_with_path(describe, models.abstract_params(model), models.logical_axes(model))
+
+
+Planner = Callable[[Any, Model, Model], Plan]
+"""What an operator is, but for a learned one: (its configuration, source, target) -> plan. Raises UserError."""
