@@ -5,8 +5,10 @@
 
 from pathways_lite.checkpoints.fsck import Finding, checkpoint_paths, examine, fsck
 from pathways_lite.checkpoints.manifest import ArrayInfo, Manifest
+from pathways_lite.checkpoints.reader import Reader
 from pathways_lite.checkpoints.series import Checkpoints
 from pathways_lite.checkpoints.store import DamagedError, Restored, read_manifest, restore, step_of
+from pathways_lite.checkpoints.streaming import Streamed, open_checkpoint, write_streamed
 
 __all__ = [
     "ArrayInfo",
@@ -14,11 +16,15 @@ __all__ = [
     "DamagedError",
     "Finding",
     "Manifest",
+    "Reader",
     "Restored",
+    "Streamed",
     "checkpoint_paths",
     "examine",
     "fsck",
+    "open_checkpoint",
     "read_manifest",
     "restore",
     "step_of",
+    "write_streamed",
 ]

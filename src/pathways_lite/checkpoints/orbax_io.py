@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,17 @@ def finish(path: Path) -> None:
     """After every process has written, in the first one: check that they wrote arrays of the same shape."""
     with _only_exceptions():
         _handler().finalize(epath.Path(path))
+
+
+def create_array(
+    path: Path, name: str, shape: Sequence[int], dtype: str, piece: Sequence[int]
+) -> tensorstore.TensorStore:
+    """An array in files of `piece` elements, in place of one of that name, to be written by `[index].write(...)`."""
+    kvstore = {"driver": "file", "path": str((path / name).absolute()) + "/"}
+    grid = {"name": "regular", "configuration": {"chunk_shape": [max(1, size) for size in piece]}}
+    metadata = {"shape": list(shape), "data_type": dtype, "chunk_grid": grid}
+    spec = {"driver": "zarr3", "kvstore": kvstore, "metadata": metadata}
+    return tensorstore.open(spec, create=True, delete_existing=True).result()
 
 
 def open_array(path: Path, name: str) -> tensorstore.TensorStore:

@@ -25,20 +25,25 @@ class Reader:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self._path, self._manifest = path, manifest
         self._parts: dict[str, dict[str, Fingerprint]] = {}
+        self._stored: dict[str, Any] = {}
 
     def array(self, name: str, like: Any) -> Any:
         """The array as what `like` is, as far as this process needs it. Raises what TensorStore and JAX raise."""
         info = self._manifest.arrays[name]
         if not info.nbytes:
             return place(info.shape, np.dtype(info.dtype), lambda _: np.empty(info.shape, info.dtype), like)
-        stored = orbax_io.open_array(self._path, name)
+        stored = self._opened(name)
         return place(stored.shape, stored.dtype.numpy_dtype, functools.partial(self._read, name, stored), like)
+
+    def part(self, name: str, index: Index) -> np.ndarray:
+        """A part of the array in host memory. `wrong` takes parts that do not overlap for the whole."""
+        return self._read(name, self._opened(name), index)
 
     def examine(self, name: str) -> None:
         """Look at this process's share of the array's pieces, and hold no more than one of them."""
         if not self._manifest.arrays[name].nbytes:
             return
-        stored = orbax_io.open_array(self._path, name)
+        stored = self._opened(name)
         for index in itertools.islice(_pieces(stored), hosts.index(), None, hosts.count()):
             self._read(name, stored, index)
 
@@ -46,6 +51,11 @@ class Reader:
         """Arrays that are not, as all processes together have read them, what was saved. All must ask."""
         parts = {name: {at: list(sums) for at, sums in parts.items()} for name, parts in self._parts.items()}
         return list(hosts.together(parts, self._compare))
+
+    def _opened(self, name: str) -> Any:
+        if name not in self._stored:
+            self._stored[name] = orbax_io.open_array(self._path, name)
+        return self._stored[name]
 
     def _read(self, name: str, stored: Any, index: Index) -> np.ndarray:
         data = np.asarray(stored[index].read().result())

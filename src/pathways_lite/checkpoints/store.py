@@ -15,11 +15,11 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
@@ -31,11 +31,22 @@ from pathways_lite.checkpoints.reader import Reader
 from pathways_lite.errors import UserError
 from pathways_lite.parallel import hosts
 
-_TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp-"
 ARRAYS = "arrays"
-_SYNCS = 16  # at a time: the file system commits them together
+SYNCS = 16  # at a time: the file system commits them together
 _READS = 8  # arrays at a time
 _SAVING = "save"  # a channel of its own: a save goes on in the background
+
+
+class Sized(Protocol):
+    """An array as a manifest describes it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
 
 
 class DamagedError(UserError):
@@ -79,7 +90,7 @@ def write_checkpoint(
     written, ElsewhereError where that happened to another process; nothing is left of it then.
     """
     final = directory / checkpoint_name(step)
-    temporary = directory / f"{_TEMPORARY}{final.name}"
+    temporary = directory / f"{TEMPORARY}{final.name}"
     together = functools.partial(hosts.everywhere, channel=_SAVING)
     first = lambda action: together(lambda: action() if hosts.is_first() else None)  # noqa: E731
     parts: list[dict[str, Any]] = []
@@ -91,7 +102,7 @@ def write_checkpoint(
         together(lambda: orbax_io.write(temporary / ARRAYS, data))
         first(lambda: orbax_io.finish(temporary / ARRAYS))
         together(lambda: _part(temporary, arrays), parts.extend)  # the parts are in the first process alone
-        first(lambda: _commit(temporary, final, step, arrays, parts, meta))
+        first(lambda: commit(temporary, final, step, arrays, parts, meta))
     except BaseException:
         if hosts.is_first():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -101,12 +112,19 @@ def write_checkpoint(
 
 def _part(temporary: Path, arrays: dict[str, HostArray]) -> dict[str, Any]:
     """This process's share of the files, now on the disk, and the fingerprints of what it has written."""
-    written = sorted(temporary.rglob("*"))[hosts.index() :: hosts.count()]
-    with ThreadPoolExecutor(_SYNCS) as pool:
-        list(pool.map(_sync, written))
-        files = {str(path.relative_to(temporary)): asdict(FileInfo.of(path)) for path in written if path.is_file()}
+    with ThreadPoolExecutor(SYNCS) as pool:
+        files = synced_files(temporary, pool)
         found = pool.map(_fingerprint, arrays.values())
         return {"files": files, "arrays": {name: list(sums) for name, sums in zip(arrays, found, strict=True)}}
+
+
+def synced_files(directory: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
+    """This process's share of the files below a directory, now on the disk, with what `FileInfo` says of them."""
+    written = sorted(directory.rglob("*"))[hosts.index() :: hosts.count()]
+    list(pool.map(_sync, written))
+    found = [path for path in written if path.is_file()]
+    infos = pool.map(FileInfo.of, found)
+    return {str(path.relative_to(directory)): asdict(info) for path, info in zip(found, infos, strict=True)}
 
 
 def _fingerprint(array: HostArray) -> Fingerprint:
@@ -115,11 +133,11 @@ def _fingerprint(array: HostArray) -> Fingerprint:
     return functools.reduce(Fingerprint.plus, pieces, Fingerprint())
 
 
-def _commit(
+def commit(
     temporary: Path,
     final: Path,
     step: int,
-    arrays: dict[str, HostArray],
+    arrays: Mapping[str, Sized],
     parts: list[dict[str, Any]],
     meta: dict[str, Any],
 ) -> None:
@@ -138,14 +156,14 @@ def _commit(
 
 def discard(path: Path) -> None:
     """Delete a checkpoint. It vanishes at once: a kill in between never leaves a part of it under its name."""
-    grave = path.with_name(f"{_TEMPORARY}discarded-{path.name}")
+    grave = path.with_name(f"{TEMPORARY}discarded-{path.name}")
     path.rename(grave)
     shutil.rmtree(grave, ignore_errors=True)
 
 
 def remove_leftovers(directory: Path) -> None:
     """Remove what a killed save or deletion left. Only for the one process that writes here."""
-    for path in directory.glob(f"{_TEMPORARY}*"):
+    for path in directory.glob(f"{TEMPORARY}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 

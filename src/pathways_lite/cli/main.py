@@ -13,6 +13,7 @@ from pathways_lite.cli import (
     fit_ladder,
     fsck,
     generate,
+    grow,
     inspect,
     plan,
     report,
@@ -41,6 +42,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.add_typer(runs.app, name="runs")
 app.add_typer(study.app, name="study")
+app.command("grow")(grow.grow)
 app.command("inspect")(inspect.inspect)
 app.command("fsck")(fsck.fsck)
 app.command("report")(report.report)

@@ -11,7 +11,6 @@ from pathways_lite.errors import UserError
 from pathways_lite.parallel import hosts
 from pathways_lite.recipe import Mesh, Recipe, ScheduleFree, Stage
 from pathways_lite.run_directory import RunDirectory
-from pathways_lite.training.optimizers import evaluation_params
 from pathways_lite.training.setup import Setup
 
 
@@ -28,23 +27,36 @@ class Loaded:
         return self.setup.stage
 
     def params(self, start_of: Setup | None = None) -> Any:
-        """The parameters to evaluate or to start from (schedule-free: the averaged ones), spread over all devices.
+        """The parameters to evaluate or to start from (see `Setup.evaluated_params`), spread over all devices.
 
         With the stage `start_of`, on its mesh, and exactly its model's: otherwise UserError with the difference.
         """
-        trained = restore(self.path, (start_of or self.setup).abstract_state.params, "params").arrays
-        if not isinstance(self.stage.optimizer, ScheduleFree):
-            return trained  # the optimizer's state, larger than the parameters, need not be read
-        opt_state = restore(self.path, self.setup.abstract_state.opt_state, "opt_state").arrays
-        return evaluation_params(opt_state, trained)
+        return self.params_like((start_of or self.setup).abstract_state.params)
+
+    def trained_params_like(self, abstract: Any) -> Any:
+        """The parameters that were being trained, shaped and placed as `abstract`.
+
+        Raises UserError where the model does not compute with these yet, but with what masks of growth leave of them.
+        """
+        if self.setup.masks is not None and self.manifest.step < self.setup.course.total_steps:
+            raise UserError(f"{self.path}: growth is under way, and its masks stay behind; use optimizer='reset'")
+        return restore(self.path, abstract, "params").arrays
+
+    def params_like(self, abstract: Any) -> Any:
+        """As `params`, shaped and placed as `abstract`."""
+        trained, opt_state = restore(self.path, abstract, "params").arrays, ()
+        if isinstance(self.stage.optimizer, ScheduleFree):  # otherwise it need not be read, larger than the parameters
+            opt_state = restore(self.path, self.setup.abstract_state.opt_state, "opt_state").arrays
+        return self.setup.evaluated_params(opt_state, trained, self.manifest.step)
 
 
-def load_model(path: str | Path) -> Loaded:
+def load_model(path: str | Path, *, examined: bool = True) -> Loaded:
     """The newest valid checkpoint at or below `path` (a checkpoint, stage or run directory).
 
+    With `examined=False` the newest one, whose content the caller verifies as it reads it.
     Raises UserError where there is none, or where it was not written by `pathways-lite train`.
     """
-    path = find_checkpoint(path)
+    path = find_checkpoint(path, examined=examined)
     manifest = read_manifest(path)
     try:
         recipe = Recipe.model_validate(manifest.meta["recipe"])
@@ -56,7 +68,7 @@ def load_model(path: str | Path) -> Loaded:
     return Loaded(path, manifest, Setup(recipe.model_copy(update={"stages": tuple(stages)}), index))
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def find_checkpoint(path: str | Path, *, examined: bool = True) -> Path:
     """The newest valid checkpoint at or below `path`; of a run, that of its last stage that has any.
 
     All processes must ask; each reads a part of what there is. Raises UserError where there is none.
@@ -65,6 +77,8 @@ def find_checkpoint(path: str | Path) -> Path:
         raise UserError("a checkpoint is needed: name a checkpoint, stage or run directory")
     problems = []
     for candidate in map(Path, hosts.by_first(lambda: _candidates(Path(path)))):
+        if not examined:
+            return candidate
         finding = examine(candidate)
         if finding.ok:
             return candidate

@@ -31,7 +31,6 @@ from pathways_lite.tracking.progress import Progress
 from pathways_lite.training.compiling import Interrupted, StepCompiler
 from pathways_lite.training.cursor import Cursor
 from pathways_lite.training.guard import GuardState, Halt, Rewind, observe
-from pathways_lite.training.optimizers import evaluation_params
 from pathways_lite.training.recorder import Recorder
 from pathways_lite.training.setup import Setup
 from pathways_lite.training.starts import Position, first_position, newest_position
@@ -190,7 +189,7 @@ class Trainer:
 
         self.stop.new_pace()
         with self._pause("evaluate", "evaluating"):
-            params = evaluation_params(self.state.opt_state, self.state.params)
+            params = self.setup.evaluated_params(self.state.opt_state, self.state.params, self.step)
             try:
                 results = self.setup.evaluate(params, between_batches=unless_stopped)
             except Interrupted:
@@ -233,7 +232,7 @@ class Trainer:
         sequences = rewind.skipped_sequences(self.course, self.cursor)
         with self._pause("save", "rewinding"):
             saved = newest_position(self.setup, self.checkpoints, at_most=rewind.to_step, report=self.progress.note)
-            self._adopt(saved or first_position(self.setup, self.run))
+            self._adopt(saved or first_position(self.setup, self.run, self.stop.ask))
             self.guard = guard.rewound_to(self.guard)
             self.cursor = self.cursor.skipping(rewind.to_step, sequences)
             # The rewound position replaces the checkpoint it came from, so that a kill from here on resumes behind

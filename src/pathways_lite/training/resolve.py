@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathways_lite.data.store import open_store, require
 from pathways_lite.errors import UserError
-from pathways_lite.recipe import Grow, Merge, Recipe, Restore, Stage
+from pathways_lite.recipe import Merge, Recipe, Restore, Stage
+from pathways_lite.training.growing import require_growth
 from pathways_lite.training.load import load_model
 
 
@@ -12,14 +13,16 @@ def resolve(recipe: Recipe) -> Recipe:
     """`recipe` with corpus fingerprints and restored checkpoints' digests filled in.
 
     Raises UserError for a corpus that is missing or is not the recorded one, for a vocabulary that the model
-    cannot hold, and for a start that this version cannot do.
+    cannot hold, for growth that the stage before does not fit, and for a start that this version cannot do.
     """
+    for index in range(len(recipe.stages)):
+        require_growth(recipe, index)
     return recipe.model_copy(update={"stages": tuple(_resolve_stage(stage) for stage in recipe.stages)})
 
 
 def _resolve_stage(stage: Stage) -> Stage:
-    if isinstance(stage.start, Grow | Merge):
-        raise UserError(f"stage {stage.name!r}: start={type(stage.start).__name__}() is not yet supported")
+    if isinstance(stage.start, Merge):
+        raise UserError(f"stage {stage.name!r}: start=Merge() is not yet supported")
     store = open_store(stage.data.corpus)
     require(store, stage.data, stage.model.vocab_size)
     stage = stage.model_copy(update={"data": stage.data.model_copy(update={"fingerprint": store.fingerprint})})

@@ -32,7 +32,6 @@ from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.trackers import open_trackers
 from pathways_lite.training.compiling import Interrupted, StepCompiler
 from pathways_lite.training.loop import Tools, Trainer
-from pathways_lite.training.optimizers import evaluation_params
 from pathways_lite.training.recorder import Recorder
 from pathways_lite.training.resolve import resolve
 from pathways_lite.training.setup import Setup
@@ -102,7 +101,7 @@ def train_stage(setup: Setup, around: Surroundings) -> None:
             raise
         phase = "comparing with compressors, writing samples"
         with trainer.progress.phase(phase), around.watchdog.pause(phase):
-            params = evaluation_params(trainer.state.opt_state, trainer.state.params)
+            params = setup.evaluated_params(trainer.state.opt_state, trainer.state.params, trainer.step)
             peak = machine_peak(setup.stage.model.dtype)
             summary = summarize(setup, params, trainer.recorder.last_evaluation, peak_flops=peak)
             hosts.by_first(lambda: _conclude(setup.stage, summary, around))
@@ -143,7 +142,7 @@ def _prepare(stack: contextlib.ExitStack, setup: Setup, around: Surroundings) ->
         compiler.start(course.sequences_at(begin))
     with progress.phase("preparing"):
         saved = newest_position(setup, checkpoints, report=progress.note)
-        position = saved or first_position(setup, run)
+        position = saved or first_position(setup, run, around.stop.ask)
     stopwatch = Stopwatch(position.seconds)
     log: RunLog | SilentLog = SilentLog()
     if hosts.is_first():

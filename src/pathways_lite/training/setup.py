@@ -18,11 +18,12 @@ from pathways_lite.batch import Batch
 from pathways_lite.data.store import Store, open_store
 from pathways_lite.evaluation.bits import Evaluator, HeldOut
 from pathways_lite.ledger import Course
+from pathways_lite.methods import growth
 from pathways_lite.models.accounting import flops_per_token, parameter_count
 from pathways_lite.parallel.compiler_options import step_options
 from pathways_lite.parallel.layout import EVERYTHING, Layout
 from pathways_lite.parallel.mesh import device_mesh
-from pathways_lite.recipe import Recipe, Stage, stage_identity
+from pathways_lite.recipe import Grow, Random, Recipe, Stage, stage_identity
 from pathways_lite.training import optimizers
 from pathways_lite.training.compile_options import run_once_options
 from pathways_lite.training.state import TrainState, init_state
@@ -76,25 +77,52 @@ class Setup:
         return optimizers.build(self.stage.optimizer, self.course, models.logical_axes(self.stage.model))
 
     @functools.cached_property
+    def growth_plan(self) -> growth.Plan | None:
+        """How the stage's model is made of the one before, where it is. Raises UserError where it cannot be."""
+        start = self.stage.start
+        if not isinstance(start, Grow):
+            return None
+        return growth.plan_start(start, self.recipe.stages[self.index - 1].model, self.stage.model)
+
+    @functools.cached_property
+    def masks(self) -> growth.Masks | None:
+        """Those of random growth. Raises UserError where the stage ends before they are all 1."""
+        if self.growth_plan is None or not self.growth_plan.masked:
+            return None
+        operator = self.stage.start.operator  # type: ignore[union-attr]
+        assert isinstance(operator, Random)
+        return growth.masks(self.growth_plan, operator.ramp, self.course)
+
+    def evaluated_params(self, opt_state: Any, params: Any, step: int) -> Any:
+        """The parameters to evaluate and to keep: schedule-free's average, under the masks of growth at `step`."""
+        params = optimizers.evaluation_params(opt_state, params)
+        return params if self.masks is None else jax.jit(self.masks)(params, self.course.clock(step))
+
+    def token_losses(self, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What the train step differentiates: loss and log Z of every position, with dropout by `key`."""
+        return models.token_losses(self.stage.model, params, batch, dropout_key=key, layout=self.layout)
+
+    @functools.cached_property
     def step_function(self) -> TrainStep:
         """The pure train step, not compiled."""
         stage = self.stage
         return make_train_step(
-            functools.partial(_token_losses, stage.model, self.layout),
+            self.token_losses,
             self.optimizer,
             learning_rate=optimizers.learning_rate(stage.optimizer, self.course),
             z_loss=stage.objective.z_loss,
             microbatch=stage.microbatch,
+            view=self.masks,
         )
 
     def fresh_state(self) -> TrainState:
         """Random parameters and an untouched optimizer, from the recipe's seed and the stage's place."""
-        make = jax.jit(self._fresh_state, out_shardings=self._shardings)
+        make = jax.jit(self._fresh_state, out_shardings=self.shardings)
         return make.lower().compile(compiler_options=run_once_options())()
 
     def state_with(self, params: Any) -> TrainState:
         """An untouched optimizer for given parameters; the stage's own key."""
-        make = jax.jit(lambda p: init_state(p, self.optimizer, self._keys()[1]), out_shardings=self._shardings)
+        make = jax.jit(lambda p: init_state(p, self.optimizer, self.keys()[1]), out_shardings=self.shardings)
         return make(params)
 
     @functools.cached_property
@@ -112,7 +140,7 @@ class Setup:
         """The train step for batches of `sequences` on the stage's mesh, whose devices need not exist here."""
         batch = self.layout.batch(abstract_batch(sequences, self.stage.data.seq_len))
         clock = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.course.clock(0))
-        shardings = (self._shardings, self.layout.sharding(PartitionSpec()))
+        shardings = (self.shardings, self.layout.sharding(PartitionSpec()))
         step = jax.jit(self.step_function, donate_argnums=0, out_shardings=shardings)
         with jax.sharding.use_abstract_mesh(self.layout.abstract_mesh):  # kernels ask it which chip they are for
             return step.lower(self.abstract_state, batch, clock)
@@ -151,16 +179,17 @@ class Setup:
             for domain, documents in self.held_out.items()
         }
 
-    def _keys(self) -> jax.Array:
+    def keys(self) -> jax.Array:
         """Random keys of the initialisation and of the steps."""
         return jax.random.split(jax.random.fold_in(jax.random.key(self.recipe.seed), self.index))
 
     @functools.cached_property
-    def _shardings(self) -> TrainState:
+    def shardings(self) -> TrainState:
+        """Of the state's arrays."""
         return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
 
     def _fresh_state(self) -> TrainState:
-        params_key, step_key = self._keys()
+        params_key, step_key = self.keys()
         return init_state(models.init(self.stage.model, params_key), self.optimizer, step_key)
 
 
@@ -187,9 +216,3 @@ def abstract_batch(sequences: int, length: int) -> Batch:
         domain=jax.ShapeDtypeStruct((sequences,), np.int32),
         sample_id=jax.ShapeDtypeStruct((sequences, 2), np.uint32),
     )
-
-
-def _token_losses(
-    config: Any, layout: Layout, params: Any, batch: Batch, key: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    return models.token_losses(config, params, batch, dropout_key=key, layout=layout)

@@ -13,6 +13,7 @@ from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.recipe import Continue, Grow, Merge, Restore, Scratch, Stage
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.cursor import Cursor
+from pathways_lite.training.growing import grow_checkpoint
 from pathways_lite.training.guard import GuardState
 from pathways_lite.training.load import Loaded, load_model
 from pathways_lite.training.setup import Setup, course_of
@@ -74,8 +75,11 @@ def newest_position(
     )
 
 
-def first_position(setup: Setup, run: RunDirectory) -> Position:
-    """The position before the stage's first step, as its start says. Raises UserError where that cannot be had."""
+def first_position(setup: Setup, run: RunDirectory, stopped: Callable[[], int]) -> Position:
+    """The position before the stage's first step, as its start says.
+
+    Raises UserError where that cannot be had, and Interrupted where it takes training and `stopped()` is true.
+    """
     match setup.stage.start:
         case Scratch():
             return Position(setup.fresh_state(), Cursor(), GuardState(), Seconds(), Ledger(), None)
@@ -84,8 +88,10 @@ def first_position(setup: Setup, run: RunDirectory) -> Position:
             return _from_checkpoint(setup, parent.checkpoints, keep_optimizer=optimizer == "keep")
         case Restore(path=path, optimizer=optimizer):
             return _from_checkpoint(setup, path, keep_optimizer=optimizer == "keep")
-        case Grow() | Merge() as start:
-            raise UserError(f"stage {setup.stage.name!r}: start={type(start).__name__}() is not yet supported")
+        case Grow():
+            return _grown(setup, run.stage(setup.recipe.stages[setup.index - 1].name).checkpoints, stopped)
+        case Merge():
+            raise UserError(f"stage {setup.stage.name!r}: start=Merge() is not yet supported")
 
 
 def _from_checkpoint(setup: Setup, path: str | Path, *, keep_optimizer: bool) -> Position:
@@ -94,7 +100,7 @@ def _from_checkpoint(setup: Setup, path: str | Path, *, keep_optimizer: bool) ->
     if keep_optimizer:
         # The parameters that were being trained, which those to evaluate (`found.params`) need not be.
         like = setup.abstract_state
-        state = setup.state_with(restore(found.path, like.params, "params").arrays)
+        state = setup.state_with(found.trained_params_like(like.params))
         state = state._replace(opt_state=restore(found.path, like.opt_state, "opt_state").arrays)
     else:
         state = setup.state_with(found.params(setup))
@@ -104,6 +110,20 @@ def _from_checkpoint(setup: Setup, path: str | Path, *, keep_optimizer: bool) ->
         guard=GuardState(),
         seconds=Seconds(),
         inherited=Ledger.from_json(found.manifest.meta["ledger"]["total"]),
+        parent=found.manifest.digest,
+    )
+
+
+def _grown(setup: Setup, path: Path, stopped: Callable[[], int]) -> Position:
+    """A larger model of another stage's; data goes on where that one stopped, and where learning to grow did."""
+    found = load_model(path)
+    grown = grow_checkpoint(setup, found, _first_unseen(setup.stage, found), stopped)
+    return Position(
+        state=grown.state,
+        cursor=Cursor(first_sequence=grown.first_sequence),
+        guard=GuardState(),
+        seconds=Seconds(),
+        inherited=Ledger.from_json(found.manifest.meta["ledger"]["total"]) + grown.spent,
         parent=found.manifest.digest,
     )
 

@@ -21,6 +21,9 @@ from pathways_lite.training.state import TrainState
 TokenLosses = Callable[[Any, Batch, jax.Array], tuple[jax.Array, jax.Array]]
 """(params, batch, dropout key) -> loss [B, T] and log Z [B, T], both float32."""
 
+View = Callable[[Any, Clock], Any]
+"""(trained parameters, clock) -> the parameters that the model computes with."""
+
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch, Clock], tuple[TrainState, Metrics]]
 
@@ -39,12 +42,14 @@ def make_train_step(
     learning_rate: Callable[[Clock], jax.Array],
     z_loss: float,
     microbatch: int | None = None,
+    view: View | None = None,
 ) -> TrainStep:
     """A pure function (state, batch, clock) -> (state, metrics), to be jitted with the state donated.
 
     The loss is the mean over the batch of nll + z_loss * (log Z)^2, weighted by `batch.loss_weights` (PaLM
     section 5). With `microbatch`, gradients of slices of so many samples are added up in float32, which equals the
-    whole batch's gradient whatever the weights are. `learning_rate` is for the metrics alone.
+    whole batch's gradient whatever the weights are. `learning_rate` is for the metrics alone. `view`: what the model
+    makes of what is trained, where these differ; once per step.
 
     Where the loss or the gradient's norm is not finite, parameters, optimizer and method state stay as they were, bit
     for bit, and only `step` advances.
@@ -65,7 +70,12 @@ def make_train_step(
             return means.loss + z_loss * means.log_z_squared, means
 
         gradient = jax.grad(mean_loss, has_aux=True)
-        grads, means = accumulate(gradient, state.params, batch, key, microbatch)
+        if view is None:
+            grads, means = accumulate(gradient, state.params, batch, key, microbatch)
+        else:
+            seen, pull_back = jax.vjp(lambda params: view(params, clock), state.params)
+            grads, means = accumulate(gradient, seen, batch, key, microbatch)
+            (grads,) = pull_back(grads)
 
         grad_norm = optax.tree.norm(grads)
         added = z_loss * means.log_z_squared

@@ -37,7 +37,8 @@ def compile_once(patch: pytest.MonkeyPatch) -> None:
 
     def compile_step(self: Setup, sequences: int) -> Any:
         stage = self.stage
-        key = (stage.model, stage.optimizer, stage.objective, stage.budget, stage.batch_size, sequences)
+        masked = self.masks and stage.start
+        key = (stage.model, stage.optimizer, stage.objective, stage.budget, stage.batch_size, masked, sequences)
         if key not in COMPILED:
             COMPILED[key] = original(self, sequences)
         return COMPILED[key]

@@ -1,0 +1,98 @@
+"""Grows a tiny model on one CPU device and on meshes of eight, and prints how they differ.
+
+One JSON object: by case, the largest relative difference of any array, whether all lie where they should, the largest
+share of the largest array that one device of the compiled growth holds, and how many elements all-gathers give at most.
+"""
+
+import json
+import math
+import os
+import re
+
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+
+from pathways_lite import models
+from pathways_lite.methods import growth
+from pathways_lite.recipe import AdamW, Compose, Data, Direct, Grow, Learned, Mesh, Model, Random, Recipe, Stage, Zero
+from pathways_lite.training.growing import growing_function, lying_on
+from pathways_lite.training.setup import Setup
+
+SMALL = Model(
+    d_model=32, n_layers=2, n_heads=8, n_kv_heads=2, head_dim=8, d_ff=64, vocab_size=64, dtype="float32",
+    block="serial", tie_embeddings=False,
+)  # fmt: skip
+DEEP, WIDE = {"n_layers": 4}, {"d_model": 64, "n_heads": 16, "d_ff": 128}
+CASES = {
+    "stack": (Mesh(tensor=2), Grow(noise=0.1, optimizer="grow"), DEEP),
+    "direct": (Mesh(), Grow(operator=Compose(width=Direct(split="uneven")), optimizer="grow"), DEEP | WIDE),
+    "zero": (Mesh(context=2, tensor=2), Grow(operator=Zero()), DEEP | WIDE),
+    "random": (Mesh(data=2, tensor=2), Grow(operator=Random()), DEEP | WIDE),
+    "learned": (Mesh(tensor=2), Grow(operator=Learned(steps=0)), DEEP | WIDE),
+}
+
+
+def recipe(mesh: Mesh, start: Grow, larger: dict) -> Recipe:
+    common = {"data": Data(corpus="none", seq_len=16), "optimizer": AdamW(), "batch_size": 16, "mesh": mesh}
+    base = Stage(name="base", model=SMALL, budget="1 steps", **common)
+    big = Model.model_validate(dict(SMALL) | larger)
+    return Recipe(name="tiny", stages=(base, Stage(name="big", start=start, model=big, budget="100 steps", **common)))
+
+
+def grown(mesh: Mesh, start: Grow, larger: dict, devices: list[jax.Device]) -> tuple:
+    """The compiled growth, its setup and the state that it makes."""
+    setup = Setup(recipe(mesh, start, larger), 1, devices)
+    like = lying_on(setup.layout, models.abstract_params(SMALL), models.logical_axes(SMALL))
+    place = jax.tree.map(lambda leaf: leaf.sharding, like)
+    params = jax.jit(lambda: models.init(SMALL, jax.random.key(1)), out_shardings=place)()
+    moments = ()
+    if start.optimizer != "reset":
+        moments = jax.jit(lambda p: jax.tree.map(lambda x: x + 1, setup.optimizer.init(p)))(params)
+    maps = growth.initial_maps(setup.growth_plan, setup.keys()[0]) if isinstance(start.operator, Learned) else None
+    compiled = growing_function(setup).lower(params, maps, moments).compile()
+    return compiled, setup, compiled(params, maps, moments)
+
+
+def largest_share(text: str, setup: Setup) -> float:
+    """Elements of the largest array of a device's program, over those of the largest array of the state."""
+    on_device = max(math.prod(map(int, shape.split(","))) for shape in re.findall(r"= f32\[([\d,]+)\]", text))
+    return on_device / max(leaf.size for leaf in jax.tree.leaves(setup.abstract_state))
+
+
+def gathered(text: str) -> int:
+    """Elements of the largest result of an all-gather."""
+    found = re.findall(r"= f32\[([\d,]+)\]\S* all-gather", text)
+    return max((math.prod(map(int, shape.split(","))) for shape in found), default=0)
+
+
+def off(ours: object, exact: object) -> float:
+    def one(a: object, b: object) -> float:
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
+
+    return max(jax.tree.leaves(jax.tree.map(one, jax.device_get(ours), jax.device_get(exact))))
+
+
+def main() -> None:
+    result = {}
+    for name, (mesh, start, larger) in CASES.items():
+        compiled, setup, state = grown(mesh, start, larger, jax.devices())
+        *_, alone = grown(Mesh(), start, larger, jax.devices()[:1])
+        placed = jax.tree.map(lambda x, like: x.sharding == like.sharding, state, setup.abstract_state)
+        result[name] = {
+            "off": off(state, alone),
+            "share": largest_share(compiled.as_text(), setup),
+            "gathered": gathered(compiled.as_text()),
+            "placed": jax.tree.all(placed),
+        }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
