@@ -9,8 +9,10 @@ from pathways_lite.models.accounting import parameter_count
 from pathways_lite.recipe import Recipe, load_recipe
 from pathways_lite.studies import load_study
 
-STUDIES = sorted((Path(__file__).parent.parent / "configs" / "studies").glob("*.py"))
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+ROOT = Path(__file__).parent.parent
+STUDIES = sorted((ROOT / "configs" / "studies").glob("*.py"))
+ABLATIONS = sorted((ROOT / "configs" / "ablations").glob("*.py"))
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -24,14 +26,14 @@ def test_shipped_recipes(path: Path) -> None:
     assert f"pathways-lite train configs/{path.name}" in docstring
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*STUDIES, *ABLATIONS], ids=lambda path: path.stem)
 def test_shipped_studies(path: Path) -> None:
     study = load_study(path)
     assert study.name == path.stem
     text = path.read_text()
     assert len(text.splitlines()) < 100
     docstring = ast.get_docstring(ast.parse(text)) or ""
-    assert f"pathways-lite study run configs/studies/{path.name}" in docstring
+    assert f"pathways-lite study run {path.relative_to(ROOT)}" in docstring
 
 
 def test_the_example_compares_equal_models_at_equal_compute() -> None:
