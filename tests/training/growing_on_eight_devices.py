@@ -1,5 +1,7 @@
 """Grows a tiny model on one CPU device and on meshes of eight, and prints how they differ.
 
+    python growing_on_eight_devices.py CASE...      # names of CASES
+
 One JSON object: by case, the largest relative difference of any array, whether all lie where they should, the largest
 share of the largest array that one device of the compiled growth holds, and how many elements all-gathers give at most.
 """
@@ -8,6 +10,7 @@ import json
 import math
 import os
 import re
+import sys
 
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
@@ -81,7 +84,8 @@ def off(ours: object, exact: object) -> float:
 
 def main() -> None:
     result = {}
-    for name, (mesh, start, larger) in CASES.items():
+    for name in sys.argv[1:] or CASES:
+        mesh, start, larger = CASES[name]
         compiled, setup, state = grown(mesh, start, larger, jax.devices())
         *_, alone = grown(Mesh(), start, larger, jax.devices()[:1])
         placed = jax.tree.map(lambda x, like: x.sharding == like.sharding, state, setup.abstract_state)

@@ -56,13 +56,14 @@ def make_batch(seed, size=B):
 
 
 @functools.cache
-def jitted(config=CONFIG, microbatch=None, z_loss=1e-2, losses=token_losses, donate=False):
+def jitted(config=CONFIG, microbatch=None, z_loss=1e-2, losses=token_losses, donate=False, view=None):
     step = make_train_step(
         losses,
         build(config, COURSE, AXES),
         learning_rate=learning_rate(config, COURSE),
         z_loss=z_loss,
         microbatch=microbatch,
+        view=view,
     )
     return jax.jit(step, donate_argnums=0 if donate else ())
 
@@ -110,6 +111,23 @@ def test_accumulation_equals_the_whole_batch(microbatch):
     parts, part_losses = train(jitted(microbatch=microbatch), start(), batches)
     np.testing.assert_allclose(part_losses, whole_losses, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), parts.params, whole.params)
+
+
+def masked(params, clock):
+    return params | {"head": (0.5 + clock.step) * params["head"]}
+
+
+def losses_under_masks(params, batch, key):
+    return token_losses(masked(params, COURSE.clock(1)), batch, key)
+
+
+def test_a_view_is_what_the_model_computes_with():
+    """Its gradient is of what is trained, with slices of the batch, too."""
+    batch, clock = make_batch(0), COURSE.clock(1)
+    viewed, metrics = jitted(view=masked, microbatch=4)(start(), batch, clock)
+    composed, expected = jitted(losses=losses_under_masks)(start(), batch, clock)
+    np.testing.assert_allclose(metrics["grad_norm"], expected["grad_norm"], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), viewed.params, composed.params)
 
 
 def test_a_microbatch_that_does_not_divide_the_batch_is_refused():

@@ -99,7 +99,7 @@ def holds(case: tuple[Operator, Model, Model]) -> None:
 
 
 @given(growths(ONE_WIDTH))
-@settings(max_examples=12, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_operators_preserve_the_function_where_they_say_so_and_only_there(case: tuple) -> None:
     holds(case)
 
@@ -132,6 +132,7 @@ def test_a_window_that_moves_to_another_block_is_no_preserved_function(operator:
     assert preserves(plan) == (operator == Zero() or operator == Random())
 
 
+@pytest.mark.slow
 def test_new_units_of_zero_growth_have_gradients() -> None:
     """Each of them, in every array, once the first step is taken: none is dead."""
     source, target = Model(**PALM), Model(**(PALM | {"d_ff": 18, "n_heads": 4}))

@@ -69,13 +69,9 @@ def test_the_first_state_is_the_grown_one(begin: Any, uninterrupted: Path) -> No
 
 
 @pytest.mark.parametrize("optimizer", ["grow", "keep"])
-def test_moments_grow_with_the_parameters_or_stay_where_they_fit(
-    begin: Any, uninterrupted: Path, optimizer: str
-) -> None:
-    model, path = base_of(uninterrupted), uninterrupted / "base" / "checkpoints"
-    from pathways_lite.checkpoints import checkpoint_paths
-
-    old = restore(checkpoint_paths(path)[-1], model.setup.abstract_state.opt_state, "opt_state").arrays
+def test_moments_grow_with_the_parameters_or_stay(begin: Any, uninterrupted: Path, optimizer: str) -> None:
+    model = base_of(uninterrupted)
+    old = restore(model.path, model.setup.abstract_state.opt_state, "opt_state").arrays
     _, position = begin(Grow(optimizer=optimizer))
     before, after = (next(node for node in state if hasattr(node, "nu")) for state in (old, position.state.opt_state))
     assert int(after.count) == int(before.count) == 12
@@ -102,6 +98,7 @@ def test_masks_that_do_not_end_are_refused(recipe: Recipe) -> None:
         resolve(growing(recipe, Grow(operator=Random(ramp=Steps(n=6))), d_ff=80, d_model=48))
 
 
+@pytest.mark.slow
 def test_learning_to_grow_is_paid_for_and_reads_on(begin: Any, uninterrupted: Path) -> None:
     start = Grow(operator=Learned(steps=6, learning_rate=0.03))
     setup, position = begin(start, d_model=48)
