@@ -287,10 +287,9 @@ def broken(folder: Path) -> Iterator[Line]:
     found = solve(BROKEN, measurements.addition(folder, "train"), starts=200)
     for split, published in (("train", 0.000598), ("extrapolate", 0.0109)):
         table = measurements.addition(folder, split)
-        rmsle = float(np.sqrt(np.mean((np.log1p(found.predict(table)) - np.log1p(table["y"])) ** 2)))
-        yield at_most(
-            f"broken law, addition, RMSLE, {split}", published * 1.01, rmsle, values(found) if split == "train" else ""
-        )
+        rmse = float(np.sqrt(np.mean(np.log(found.predict(table) / table["y"]) ** 2)))
+        shown = values(found) if split == "train" else ""
+        yield at_most(f"broken law, addition, rmse of ln y, {split}", published * 1.01, rmse, shown)
 
 
 def step_law(folder: Path) -> Iterator[Line]:

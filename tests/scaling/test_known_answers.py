@@ -11,7 +11,13 @@ from pathways_lite.scaling.fitting import predict
 from pathways_lite.scaling.laws import chinchilla, hyperparameters, kaplan, overtraining, sparse
 from pathways_lite.scaling.laws.annealing import MULTI_POWER, annealing_warnings, fall_columns
 from pathways_lite.scaling.laws.broken import shape
-from pathways_lite.scaling.laws.downstream import alignment, encoder_share, knowledge_capacity, pass_until
+from pathways_lite.scaling.laws.downstream import (
+    alignment,
+    encoder_share,
+    knowledge_capacity,
+    pass_until,
+    spearman_by_stage,
+)
 from pathways_lite.scaling.laws.inference import pass_at_k, rag_link, rag_performance, rag_sigmoid
 from pathways_lite.scaling.laws.mixing import mixing_law, regmix, regmix_predict, repeated_pools_error
 from pathways_lite.scaling.laws.registry import find
@@ -38,6 +44,15 @@ def test_kaplan() -> None:
     assert kaplan.minimal_steps(1e9, 2.8) == pytest.approx(5960.4, rel=1e-5)
     with pytest.raises(UserError, match="never reach"):
         kaplan.minimal_steps(1e6, 2.0)
+
+
+def test_compute_of_kaplan() -> None:
+    """A batch far below the critical one wastes nothing, the critical one half; the optimum at a PF-day."""
+    critical = float(kaplan.critical_batch(3.0))
+    assert kaplan.minimal_compute(1e20, 1e-6 * critical, 3.0) == pytest.approx(1e20, rel=1e-5)
+    assert kaplan.minimal_compute(1e20, critical, 3.0) == pytest.approx(5e19)
+    assert kaplan.optimal_parameters(1.0) == pytest.approx(1.3e9)
+    assert kaplan.optimal_parameters(10.0) / kaplan.optimal_parameters(1.0) == pytest.approx(10**0.73)
 
 
 @settings(max_examples=40)
@@ -224,6 +239,14 @@ def test_the_encoders_share_is_the_minimum() -> None:
     shares = np.linspace(0.05, 0.95, 181)
     L = predict(find("encoder-decoder"), v, {"N_encoder": shares * 1e9, "N_decoder": (1 - shares) * 1e9})
     assert shares[np.argmin(L)] == pytest.approx(share, abs=0.006)
+
+
+def test_ranks_say_less_at_every_stage() -> None:
+    compute = np.geomspace(1e18, 1e22, 9)
+    noise = np.random.default_rng(0).normal(size=9)
+    found = spearman_by_stage(compute, {"nll": -np.log(compute), "accuracy": np.log(compute) + 20 * noise})
+    assert found["nll"] == pytest.approx(-1)
+    assert abs(found["accuracy"]) < 1
 
 
 def test_shapes_are_told_apart() -> None:

@@ -27,16 +27,18 @@ def checked(law: Law, table: Mapping[str, np.ndarray], *, units: bool = True) ->
         _check_numbers(law, name, values)
     _check_extent(law, columns)
     if units:
-        _check_units(columns, full)
+        for name, values in columns.items():
+            _check_unit(name, float(np.median(values)))
+        _check_together(with_derived(full, ("N", "D", "C")))
     return columns
 
 
 def _check_numbers(law: Law, name: str, values: np.ndarray) -> None:
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):
+        others = f" and nothing better in {len(wrong) - 1} others" if len(wrong) > 1 else ""
         raise UserError(
-            f"column {name} has {values[wrong[0]]} in row {wrong[0] + 1} and {len(wrong) - 1} other rows that hold no "
-            f"number; drop those rows or fill them in"
+            f"column {name} has {values[wrong[0]]} in row {wrong[0] + 1}{others}; drop such rows or fill them in"
         )
     if name in law.any_sign or (name == law.target and law.link == "raw"):
         return
@@ -71,31 +73,36 @@ def _check_extent(law: Law, columns: Table) -> None:
         )
 
 
-def _check_units(columns: Table, full: Mapping[str, np.ndarray]) -> None:
-    for name, values in columns.items():
-        known = COLUMNS.get(name)
-        median = float(np.median(values))
-        if known is not None and not known.low <= median <= known.high:
-            unit = f" in {known.unit}" if known.unit not in ("", known.meaning) else ""
-            raise UserError(
-                f"column {name} has a median of {median:.3g}, not believable for {known.meaning}{unit}: it looks like "
-                f"other units; give a factor, as in {name}='{name}*1e6'"
-            )
-    if "N" in columns and "D" in columns:
-        ratio = float(np.median(columns["D"] / columns["N"]))
-        if not COLUMNS["M"].low <= ratio <= COLUMNS["M"].high:
-            raise UserError(
-                f"D/N has a median of {ratio:.3g} tokens per parameter, which no run has: N or D is in "
-                f"other units; give a factor, as in N='N*1e6'"
-            )
-        if "C" in full:
-            _check_compute(numeric(full, "C"), 6 * columns["N"] * columns["D"])
+def _check_unit(name: str, median: float) -> None:
+    known = COLUMNS.get(name)
+    if known is None or known.low <= median <= known.high:
+        return
+    unit = f" in {known.unit}" if known.unit not in ("", known.meaning) else ""
+    advice = known.mistake or f"give a factor, as in {name}='{name}*{'1e6' if median < known.low else '1e-6'}'"
+    raise UserError(
+        f"column {name} has a median of {median:.3g}, not believable for {known.meaning}{unit}: it looks like other "
+        f"units; {advice}"
+    )
 
 
-def _check_compute(C: np.ndarray, expected: np.ndarray) -> None:
-    ratio = float(np.nanmedian(C / expected))
-    if np.isfinite(ratio) and not 0.02 < ratio < 50:
+def _check_together(full: Mapping[str, np.ndarray]) -> None:
+    """Whether N, D, C and M, as far as they are there, say the same of the same runs."""
+    try:
+        N, D, C, M = (numeric(full, name) if name in full else None for name in ("N", "D", "C", "M"))
+    except UserError:
+        return  # a column of that name that the law does not ask for may hold anything
+    if N is None or D is None:
+        return
+    ratio = float(np.nanmedian(D / N))
+    if not COLUMNS["M"].low <= ratio <= COLUMNS["M"].high:
         raise UserError(
-            f"column C is {ratio:.3g} times 6ND in the median: C, N or D is in other units; give a factor, as in "
-            f"C='C*1e18'"
+            f"D/N has a median of {ratio:.3g} tokens per parameter, which no run has: N or D is in other units; give "
+            f"a factor, as in N='N*1e6'"
         )
+    for name, column, expected, formula in (("C", C, 6 * N * D, "6ND"), ("M", M, D / N, "D/N")):
+        factor = 1.0 if column is None else float(np.nanmedian(column / expected))
+        if np.isfinite(factor) and not 0.02 < factor < 50:
+            raise UserError(
+                f"column {name} is {factor:.3g} times {formula} in the median: {name}, N or D is in other units; give "
+                f"a factor, as in {name}='{name}*{1 / factor:.0e}'"
+            )

@@ -230,7 +230,9 @@ def fit_law(
     """
     columns = checked(replace(law, link=link or law.link), table, units=units)
     solution = solve(law, columns, link=link, loss=loss, starts=starts, seed=seed)
-    samples, left_out, rows = {}, {}, len(columns[law.target])
+    samples: dict[str, np.ndarray] = {}
+    left_out: dict[str, np.ndarray] = {}
+    rows = len(columns[law.target])
     if bootstraps:
         samples = resolve_weighted(solution, columns, bootstrap.resample(rows, bootstraps, seed + 1, groups))
         left_out = resolve_weighted(solution, columns, bootstrap.leave_out(rows, groups)) if bca else {}
@@ -261,7 +263,7 @@ def leave_largest_out(
 
 
 def quality(fit: Fit) -> dict[str, float]:
-    """R² of the target, its mean and largest relative error, and the mean squared error in the fit's own scale."""
+    """R² of the target, its root mean squared error, and its mean and largest relative error."""
     measured, predicted = fit.data[fit.law.target], fit.predicted()
     relative = np.abs(predicted - measured) / np.maximum(np.abs(measured), 1e-300)
     spread = float(np.sum((measured - measured.mean()) ** 2))
@@ -293,12 +295,14 @@ def _notes(solution: Solution, columns: Table) -> list[str]:
     if rows < 2 * len(law.parameters):
         notes.append(f"{rows} rows for {len(law.parameters)} parameters: residuals say little about errors elsewhere.")
     for parameter in law.parameters:
-        if parameter.name in law.exponents and solution.values[parameter.name] <= 0:
+        if parameter.name in law.falling and solution.values[parameter.name] <= 0:
             notes.append(f"{parameter.name} is not positive: on these data the loss does not fall with that input.")
         elif parameter.of_target and parameter.kind == "positive":
             typical = float(np.median(np.abs(columns[law.target])))
             if solution.values[parameter.name] < 1e-4 * typical:
                 notes.append(f"{parameter.name} went to zero: the data show no floor, so extrapolation has none.")
+    if "N" in columns and "D" in columns and np.median(columns["D"] / columns["N"]) < 1:
+        notes.append("Most runs have fewer tokens than parameters. If they have not, N and D are exchanged.")
     logs = [np.log(columns[name]) for name in law.inputs if np.all(columns[name] > 0) and np.ptp(columns[name]) > 0]
     if len(logs) > 1:
         correlations = np.abs(np.corrcoef(logs))[np.triu_indices(len(logs), 1)]

@@ -39,7 +39,7 @@ def draw(ladder: Ladder, palette: Palette) -> Figure:
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     ax = figure.subplots()
     line, along = law.inputs[0], law.inputs[-1]
-    sizes = np.unique(fit.data[line]) if line != along else []
+    sizes = np.unique(fit.data[line]).tolist() if line != along else []
     ends = np.array([fit.data[along].min(), max(fit.data[along].max(), ladder.goal[along])])
     grid = np.geomspace(*ends, 60)
     for i, size in enumerate([*sizes, ladder.goal[line]]):

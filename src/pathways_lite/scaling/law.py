@@ -77,6 +77,13 @@ class Law:
         return tuple(dict.fromkeys(name for name in named if name in self.names))
 
     @property
+    def falling(self) -> tuple[str, ...]:
+        """Those of them that inputs are raised to the negative of: positive where the target falls with the input."""
+        return tuple(
+            name for name in self.exponents if any(e == f"-{name}" for p in self.parameters for e, _ in p.centre)
+        )
+
+    @property
     def min_distinct(self) -> int:
         """The fewest different rows that determine the parameters."""
         return len(self.parameters)

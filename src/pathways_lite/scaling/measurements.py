@@ -112,13 +112,10 @@ def isoflops(folder: Path, config: str) -> Table:
 
 def coverage(folder: Path, model: str) -> Table:
     """Unbiased pass@k, averaged over problems, of Pythia on MATH: Schaeffer et al. 2025."""
-    table = keep_model(read_table(folder / "monkeys/pythia_math_pass_at_k.csv.gz"), model)
+    table = read_table(folder / "monkeys/pythia_math_pass_at_k.csv.gz")
+    table = keep(table, table["model"] == model)
     k = np.unique(table["k"])
     return {"k": k, "coverage": np.array([table["pass_at_k"][table["k"] == each].mean() for each in k])}
-
-
-def keep_model(table: Table, model: str) -> Table:
-    return keep(table, table["model"] == model)
 
 
 def routed(folder: Path, router: str) -> Table:

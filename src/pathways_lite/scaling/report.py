@@ -11,7 +11,8 @@ import numpy as np
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.fit import Fit, Interval, published_objectives, quality
 from pathways_lite.scaling.plots import fit_svg, frontier_svg, residuals_svg
-from pathways_lite.scaling.table import COLUMNS, numeric, with_derived
+from pathways_lite.scaling.table import COLUMNS, Column, numeric, with_derived
+from pathways_lite.tracking.numbers import si
 from pathways_lite.tracking.page import page, paragraph, picture, section, table
 
 
@@ -95,8 +96,7 @@ def _frontier(fit: Fit) -> str:
             best = fit.optimal(C)
         except UserError:
             return ""
-        cells = [f"{best[name].value:.3g} ({', '.join(_limits(best[name]))})" for name in best]
-        rows.append([f"{C:.3g}", *cells])
+        rows.append([f"{C:.3g}", *(_short(name, found) for name, found in best.items())])
     header = ["C (FLOPs)", *(name.replace("_", " ") for name in fit.optimal(top))]
     caption = "With 95 % intervals. From ten times the data's compute on, the form of the law is an assumption."
     alt = "Compute-optimal parameters and tokens"
@@ -111,15 +111,25 @@ def _data(fit: Fit) -> str:
         column, known = fit.data[name], COLUMNS.get(name)
         if column.ndim == 1:
             numbers = [f"{value:.4g}" for value in (column.min(), np.median(column), column.max())]
-            rows.append(
-                [name, f"{known.meaning}, {known.unit}" if known else "–", *numbers, f"{len(np.unique(column))}"]
-            )
+            rows.append([name, _meaning(known) if known else "–", *numbers, f"{len(np.unique(column))}"])
     return section("Data", table(["", "what", "least", "median", "most", "different"], rows))
+
+
+def _meaning(column: Column) -> str:
+    """Its meaning, with the unit where that is not said already."""
+    return column.meaning if column.unit in column.meaning else f"{column.meaning}, {column.unit}"
 
 
 def _repeat(fit: Fit) -> str:
     facts = {**fit.origin, "law": fit.law.name, "source": fit.law.source, "seed": fit.seed, "starts": fit.starts}
     return section("How to repeat it", f"<pre>\n{escape(json.dumps(facts, indent=2, ensure_ascii=False))}</pre>")
+
+
+def _short(name: str, found: Interval) -> str:
+    """A value and its limits in few digits: sizes with prefixes, as in 7.3 G."""
+    shown = si if name in ("N", "D") else "{:.3g}".format
+    limits = f" ({shown(found.low)}, {shown(found.high)})" if np.isfinite(found.low) else ""
+    return shown(found.value) + limits
 
 
 def _limits(found: Interval) -> list[str]:

@@ -6,9 +6,10 @@ and a map from our names to theirs, so that other people's runs can be fitted.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,26 +19,36 @@ import numpy as np
 from pathways_lite.errors import UserError
 
 Table = dict[str, np.ndarray]
+PF_DAY = 8.64e19  # FLOPs
 
 
 @dataclass(frozen=True)
 class Column:
-    """What a column means, and the range in which a median of it is believable."""
+    """What a column means, and the range in which a median of it is believable; `mistake` is a usual one."""
 
     meaning: str
     unit: str = ""
     low: float = 0.0
     high: float = float("inf")
+    mistake: str = ""
 
 
 COLUMNS: dict[str, Column] = {
     "N": Column("parameters", "parameters", 1e4, 1e15),
     "N_non_embedding": Column("parameters without embeddings", "parameters", 1e3, 1e15),
+    "N_average": Column("active parameters, averaged over tokens", "parameters", 1e4, 1e15),
+    "N_encoder": Column("parameters of the encoder", "parameters", 1e4, 1e15),
+    "N_decoder": Column("parameters of the decoder", "parameters", 1e4, 1e15),
+    "Nnv": Column("parameters outside the vocabulary", "parameters", 1e3, 1e15),
+    "Nv": Column("parameters of the vocabulary", "parameters", 1e3, 1e13),
     "D": Column("training tokens", "tokens", 1e5, 1e16),
     "U": Column("unique training tokens", "tokens", 1e4, 1e16),
     "C": Column("training compute", "FLOPs", 1e10, 1e30),
+    "C_pf_days": Column("training compute", "PF-days", 1e-9, 1e10),
     "M": Column("tokens per parameter", "", 1e-3, 1e6),
-    "L": Column("loss", "nats per token", 1e-3, 20),
+    "L": Column(
+        "loss", "nats per token", 1e-3, 20, "the logarithm of a perplexity is a loss, and a bit is 0.6931 nats"
+    ),
     "S": Column("optimizer steps", "steps", 1, 1e9),
     "B": Column("batch", "tokens", 1, 1e10),
     "lr": Column("peak learning rate", "", 1e-9, 1e2),
@@ -77,21 +88,28 @@ def _read(path: Path) -> Table:
         elif path.suffix in (".jsonl", ".json"):
             read = json.read_json(path)
         else:
-            read = csv.read_csv(path)
+            read = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=_delimiter(path)))
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is no CSV, Parquet or JSON-lines table: {reason}") from error
-    return {name: _array(read.column(name)) for name in read.column_names}
+    return {name.strip(): _array(read.column(name)) for name in read.column_names}
+
+
+def _delimiter(path: Path) -> str:
+    """What the first line separates its columns by: a comma, a semicolon or a tab."""
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        header = file.readline()
+    return max(",;\t", key=lambda mark: header.count(mark.encode()))
 
 
 def _array(column: Any) -> np.ndarray:
-    """Numbers as float64 with NaN where there is none; anything else as text."""
+    """Numbers as float64 with NaN where there is none; anything else as text, without spaces around it."""
     import pyarrow as pa
 
     kind = column.type
     if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
         return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    return np.array(["" if value is None else str(value) for value in column.to_pylist()], dtype=object)
+    return np.array(["" if value is None else str(value).strip() for value in column.to_pylist()], dtype=object)
 
 
 def write_table(table: Mapping[str, np.ndarray], path: str | Path) -> None:
@@ -117,25 +135,46 @@ def numeric(table: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     try:
         return np.asarray(table[name], np.float64)
     except ValueError:
-        raise UserError(f"column {name} holds text where numbers are expected") from None
+        raise UserError(f"column {name} holds text where numbers are expected: {_first_text(table[name])}") from None
+
+
+def _first_text(column: np.ndarray) -> str:
+    for row, value in enumerate(column, 1):
+        try:
+            float(value)
+        except ValueError:
+            return f"{value!r} in row {row}"
+    return "no single value"
+
+
+# What follows from what: by column, its sources and how it is made of them; the first that is possible counts.
+_RULES: dict[str, tuple[tuple[tuple[str, ...], Callable[..., np.ndarray]], ...]] = {
+    "D": ((("C", "N"), lambda c, n: c / (6 * n)), (("M", "N"), lambda m, n: m * n)),
+    "N": ((("C", "D"), lambda c, d: c / (6 * d)),),
+    "C": ((("N", "D"), lambda n, d: 6 * n * d),),
+    "M": ((("D", "N"), lambda d, n: d / n),),
+    "C_pf_days": ((("C",), lambda c: c / PF_DAY),),
+}
 
 
 def with_derived(table: Mapping[str, np.ndarray], needed: tuple[str, ...]) -> Table:
-    """The table with the columns of `needed` that follow from others: C = 6ND, M = D/N (tokens per parameter)."""
+    """The table with the columns of `needed` that follow from others: C = 6ND, M = D/N, PF-days from FLOPs."""
     full = dict(table)
-    rules = (
-        ("D", ("C", "N"), lambda c, n: c / (6 * n)),
-        ("D", ("M", "N"), lambda m, n: m * n),
-        ("N", ("C", "D"), lambda c, d: c / (6 * d)),
-        ("C", ("N", "D"), lambda n, d: 6 * n * d),
-        ("M", ("D", "N"), lambda d, n: d / n),
-    )
-    missing = set(needed) - set(full)
-    for _ in range(2):
-        for name, sources, rule in rules:
-            if missing and name not in full and all(source in full for source in sources):
-                full[name] = rule(*(numeric(full, source) for source in sources))
+    for name in needed:
+        _derive(full, name, frozenset())
     return full
+
+
+def _derive(full: Table, name: str, asked: frozenset[str]) -> bool:
+    """Whether the column is there, made if need be; not of those that it has been asked for the sake of."""
+    if name in full:
+        return True
+    asked = asked | {name}
+    for sources, rule in _RULES.get(name, ()):
+        if not asked & set(sources) and all(_derive(full, source, asked) for source in sources):
+            full[name] = rule(*(numeric(full, source) for source in sources))
+            return True
+    return False
 
 
 def digest(table: Mapping[str, np.ndarray]) -> str:

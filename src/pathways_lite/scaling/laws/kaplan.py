@@ -12,7 +12,6 @@ import numpy as np
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
 
-PF_DAY = 8.64e19
 _SOURCE = "Kaplan et al. 2020, arXiv 2001.08361"
 
 
@@ -50,7 +49,6 @@ def _single(name: str, column: str, title: str, scale: str, exponent: str, value
 
 KAPLAN_N = _single("kaplan-n", "N", "Kaplan, loss of parameters", "Nc", "aN", (8.8e13, 0.076))
 KAPLAN_D = _single("kaplan-d", "D", "Kaplan, loss of tokens", "Dc", "aD", (5.4e13, 0.095))
-# In PF-days: give C='C*1.1574e-20' where the table has FLOPs.
 KAPLAN_C = _single("kaplan-c", "C_pf_days", "Kaplan, loss of compute (PF-days)", "Cc", "aC", (3.1e8, 0.050))
 
 KAPLAN_ND = Law(
