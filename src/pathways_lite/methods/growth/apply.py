@@ -102,8 +102,7 @@ class Growing:
             return self._along(at, 1.0 / units.copies)
 
         parts = jnp.where(units.new, 0.0, 0.5 + draw(jax.random.uniform, self.keys, at, units.index.shape))
-        of_source = np.arange(units.old)[:, None] == units.index
-        sums = jnp.sum(parts[..., None, :] * of_source, axis=-1)
+        sums = jnp.zeros((*parts.shape[:-1], units.old)).at[..., units.sources].add(parts)
         return self._along(at, parts / jnp.take(sums, units.sources, axis=-1))
 
     def _along(self, at: int, values: Any) -> Any:
