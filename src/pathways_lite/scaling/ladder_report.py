@@ -57,7 +57,7 @@ def draw(ladder: Ladder, palette: Palette) -> Figure:
         markersize=12, linestyle="", label=f"predicted, {line} = {si(ladder.goal[line])}",
     )  # fmt: skip
     if ladder.measured is not None:
-        ax.plot([at], [ladder.measured], "*", color=palette.series[1], markersize=13, label="measured afterwards")
+        ax.plot([at], [ladder.measured], "*", color=palette.series[1], markersize=13, label="measured")
     logarithmic(ax)
     ax.set(xlabel=along, ylabel=law.target)
     ax.legend()
