@@ -40,8 +40,8 @@ def draw(ladder: Ladder, palette: Palette) -> Figure:
     ax = figure.subplots()
     line, along = law.inputs[0], law.inputs[-1]
     sizes = np.unique(fit.data[line]).tolist() if line != along else []
-    ends = np.array([fit.data[along].min(), max(fit.data[along].max(), ladder.goal[along])])
-    grid = np.geomspace(*ends, 60)
+    first, last = float(fit.data[along].min()), max(float(fit.data[along].max()), ladder.goal[along])
+    grid = np.geomspace(first, last, 60)
     for i, size in enumerate([*sizes, ladder.goal[line]]):
         goal = i == len(sizes)
         columns = {name: np.full(60, ladder.goal[name]) for name in law.inputs} | {line: np.full(60, size), along: grid}

@@ -79,7 +79,8 @@ def grow_checkpoint(setup: Setup, found: Loaded, first_sequence: int, stopped: C
     else:  # the parameters that were being trained, which those to evaluate need not be
         params = found.trained_params_like(like)
         abstract = jax.eval_shape(found.setup.optimizer.init, like)
-        if not jax.tree.structure(abstract) == jax.tree.structure(setup.abstract_state.opt_state):
+        mine: Any = jax.tree.structure(setup.abstract_state.opt_state)
+        if jax.tree.structure(abstract) != mine:
             raise UserError(
                 f"stages.{setup.stage.name}.start.optimizer={start.optimizer!r}, but the optimizer's options give it "
                 "another state; use 'reset', or the options of the stage before"
