@@ -10,6 +10,7 @@ import numpy as np
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.fit import leave_largest_out, quality
 from pathways_lite.scaling.law import Law
+from pathways_lite.scaling.losses import Loss
 from pathways_lite.scaling.table import with_derived
 
 
@@ -26,9 +27,17 @@ class HeldOut:
 
 
 def held_out_errors(
-    laws: Sequence[Law], table: Mapping[str, np.ndarray], *, by: str, count: int = 1, seed: int = 0
+    laws: Sequence[Law],
+    table: Mapping[str, np.ndarray],
+    *,
+    by: str,
+    count: int = 1,
+    loss: Loss | None = None,
+    seed: int = 0,
 ) -> list[HeldOut]:
     """Each law fitted without the rows of the `count` largest values of `by`; the best predictions first.
+
+    `loss`: None is each law's own.
 
     Raises UserError where a law cannot be fitted, or the laws predict different targets.
     """
@@ -40,7 +49,7 @@ def held_out_errors(
         raise UserError(f"the table has no column {by} to hold out by; it has {', '.join(full)}")
     results = []
     for law in laws:
-        fit, predicted, measured = leave_largest_out(law, full, by=by, count=count, seed=seed)
+        fit, predicted, measured = leave_largest_out(law, full, by=by, count=count, loss=loss, seed=seed)
         error = np.abs(predicted / measured - 1)
         within = quality(fit)["mean_relative_error"]
         results.append(HeldOut(law.name, fit.rows, len(error), float(error.mean()), float(error.max()), within))

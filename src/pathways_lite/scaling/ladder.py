@@ -10,6 +10,7 @@ import numpy as np
 from pathways_lite.scaling.compare import HeldOut, held_out_errors
 from pathways_lite.scaling.fit import Fit, Interval, fit_law
 from pathways_lite.scaling.law import Law
+from pathways_lite.scaling.losses import LeastSquares
 from pathways_lite.scaling.table import numeric, with_derived
 
 
@@ -54,18 +55,22 @@ def climb(
     """Fit `law` to the rungs, one row per finished run, and predict the run with the inputs of `goal`.
 
     Runs that differ in their seed alone are no independent evidence of the law, so the bootstrap draws all seeds of a
-    rung together. The interval is the law's, without the luck of a single run.
+    rung together. The interval is the law's, without the luck of a single run. The loss is least squares, whatever the
+    law's own: where rungs are few and seeds differ by more than Huber's delta, a loss that is linear there is flat
+    between the seeds of a rung, and hardly a resample moves the fit (docs/results/ladder.md has the coverage of both).
     Raises UserError where the rungs cannot carry the fit, also without the largest.
     """
     full = with_derived(rungs, (*law.inputs, law.target, "C"))
     wanted = with_derived({name: np.array([value]) for name, value in goal.items()}, (*law.inputs, "C"))
     rows = zip(*(full[name] for name in law.inputs), strict=True)
-    fit = fit_law(law, full, bootstraps=bootstraps, seed=seed, groups=np.array([str(row) for row in rows]))
+    fit = fit_law(
+        law, full, loss=LeastSquares(), bootstraps=bootstraps, seed=seed, groups=np.array([str(row) for row in rows])
+    )
     return Ladder(
         fit=fit,
         goal={name: float(wanted[name][0]) for name in law.inputs},
         reach=float(wanted["C"][0] / numeric(full, "C").max()),
         predicted=fit.predict(wanted, level)[0],
         measured=measured,
-        rehearsal=held_out_errors([law], full, by="C", seed=seed)[0],
+        rehearsal=held_out_errors([law], full, by="C", loss=LeastSquares(), seed=seed)[0],
     )
