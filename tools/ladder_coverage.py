@@ -4,9 +4,9 @@
     python tools/ladder_coverage.py [--ladders 100] [--noise 0.006]
 
 The rungs are those of configs/ladders/toy.py: three sizes, three token budgets, two seeds of the shorter two, and the
-corner is predicted. The law is Chinchilla's with values near what that ladder gives; `--noise` is the standard deviation
-of log loss between seeds. One JSON line per loss function: the share of intervals that hold the law's value at the
-corner, the root mean square of the prediction's relative error, and the intervals' median width, relative.
+corner is predicted. The law is Chinchilla's with values near what that ladder gives; `--noise` is the standard
+deviation of log loss between seeds. One JSON line per loss function: the share of intervals that hold the law's value
+at the corner, the root mean square of the prediction's relative error, and the intervals' median width, relative.
 """
 
 from __future__ import annotations
