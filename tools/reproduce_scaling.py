@@ -358,7 +358,8 @@ def table_of(folder: Path, only: str) -> tuple[list[str], bool]:
     return lines, good
 
 
-NOTES = """Objectives are sums. "≤" is the published objective or, where that is no optimum, the best that is known; of held-out
+NOTES = """\
+Objectives are sums. "≤" is the published objective or, where that is no optimum, the best that is known; of held-out
 errors, the published one. The multi-power law's fit starts from schedules in 60 pieces, goes on with 600, and is judged
 with every step counted."""
 
