@@ -26,6 +26,7 @@ from pathways_lite.recipe import (
     stage_identity,
     write_recipe,
 )
+from pathways_lite.recipe.identity import identity_fields
 
 MODEL = Model(d_model=64, n_layers=4, n_heads=2, head_dim=32, d_ff=256, vocab_size=512)
 
@@ -241,6 +242,17 @@ def test_identity_changes_with_what_determines_the_result() -> None:
     assert {stage_identity(apply_overrides(base, [o]), 0) for o in same} == {identity}
     others = {stage_identity(apply_overrides(base, [o]), 0) for o in different}
     assert len(others | {identity}) == len(different) + 1
+
+
+def test_a_method_that_is_not_used_is_no_part_of_the_identity() -> None:
+    class LaterStage(Stage):
+        """Stage, once somebody gave it another optional method."""
+
+        new_method: float | None = None
+
+    known, later = make_stage(), LaterStage(**make_stage().model_dump())
+    assert identity_fields(later) == identity_fields(known)
+    assert identity_fields(later.model_copy(update={"new_method": 0.0})) != identity_fields(known)
 
 
 def test_recipes_share_the_identity_of_shared_first_stages() -> None:

@@ -14,10 +14,15 @@ FORMAT = 1
 
 
 def identity_fields(part: Any) -> Any:
-    """`part` as plain JSON types, without the fields that cannot change a result."""
+    """`part` as plain JSON types, without the fields that cannot change a result.
+
+    A field that is None is left out as well: a method that a recipe does not use, perhaps because it did not exist when
+    the recipe was run, is no part of what was computed.
+    """
     if isinstance(part, Frozen):
         names = type(part).model_fields.keys() - part.not_identity
-        return {name: identity_fields(getattr(part, name)) for name in sorted(names)}
+        fields = {name: getattr(part, name) for name in sorted(names)}
+        return {name: identity_fields(value) for name, value in fields.items() if value is not None}
     if isinstance(part, tuple | list):
         return [identity_fields(item) for item in part]
     return part
