@@ -323,7 +323,7 @@ def regmix(folder: Path) -> Iterator[Line]:
     (shares, losses), (unseen, measured) = (measurements.mixtures(folder, split) for split in ("train", "test"))
     linear = regmix_predict(regmix_fit(shares, losses), unseen)
     yield near("RegMix, 1M, Spearman, linear", 0.9021, float(stats.spearmanr(linear, measured).statistic), 5e-4)
-    names = [f"r{i}" for i in range(shares.shape[1])]
+    names = tuple(f"r{i}" for i in range(shares.shape[1]))
     found = solve(mixing_law(names), {**dict(zip(names, shares.T, strict=True)), "L": losses})
     exponential = found.predict(dict(zip(names, unseen.T, strict=True)))
     yield near(

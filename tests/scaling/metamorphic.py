@@ -12,7 +12,8 @@ RANGES = {
     "S": (1e3, 1e6), "S1": (0.05, 10), "S2": (0.01, 1), "k": (1, 1e4), "P": (1.5, 16), "x": (10, 1e5),
     "Nnv": (3e7, 1e9), "Nv": (2e6, 2e8), "N_average": (1e7, 1e10), "N_encoder": (1e7, 1e10),
     "N_decoder": (1e7, 1e10), "experts": (1, 512), "D_examples": (200, 1e6), "frequency": (1, 1e6),
-    "C_pf_days": (1e-6, 1e3),
+    "C_pf_days": (1e-6, 1e3), "documents": (1, 1e3), "shots": (1, 256), "iterations": (1, 6),
+    "i_documents": (0.05, 1), "i_shots": (0.05, 1), "samples": (1e7, 1.5e8), "pool": (1.2e7, 1.4e7),
 }  # fmt: skip
 
 # The multi-power law's inputs are whole schedules: it has tests of its own.

@@ -1,5 +1,7 @@
 """Published constants, worked examples and identities of the laws, none of which needs data."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from pathways_lite.errors import UserError
 from pathways_lite.scaling import schedules
+from pathways_lite.scaling.fit import Fit, fit_law
 from pathways_lite.scaling.fitting import predict
 from pathways_lite.scaling.laws import chinchilla, hyperparameters, kaplan, overtraining, sparse
 from pathways_lite.scaling.laws.annealing import MULTI_POWER, annealing_warnings, fall_columns
@@ -18,11 +21,12 @@ from pathways_lite.scaling.laws.downstream import (
     pass_until,
     spearman_by_stage,
 )
-from pathways_lite.scaling.laws.inference import pass_at_k, rag_link, rag_performance, rag_sigmoid
-from pathways_lite.scaling.laws.mixing import mixing_law, regmix, regmix_predict, repeated_pools_error
+from pathways_lite.scaling.laws.inference import pass_at_k
+from pathways_lite.scaling.laws.mixing import REPEATED_POOL, mixed_pools_error, regmix, regmix_predict
 from pathways_lite.scaling.laws.registry import find
 from pathways_lite.scaling.laws.repetition import DATA_CONSTRAINED, optimal_at
 from pathways_lite.scaling.laws.vocabulary import by_derivative, by_isoflop
+from pathways_lite.scaling.losses import retrieval_score, retrieval_sigmoid
 
 
 def published(law: str, index: int = 0) -> dict[str, float]:
@@ -218,8 +222,11 @@ def test_pass_until_is_unbiased() -> None:
 
 def test_retrieval() -> None:
     x = np.linspace(-2, 2, 9)
-    np.testing.assert_allclose(rag_link(rag_sigmoid(x)), x, atol=1e-9)
-    few, many = (rag_performance(k, 4, 1, (0.5, 0.5, 0)) for k in (1, 100))
+    np.testing.assert_allclose(retrieval_score(retrieval_sigmoid(x)), x, atol=1e-5)
+    few, many = (value("retrieval", documents=k, shots=4, iterations=1, i_documents=0.5, i_shots=0.5) for k in (1, 100))
+    score = 0.325 * np.log(1.001) + 0.101 * np.log(4.001) + 0.177 * np.log(1.001)
+    score += -0.067 * 0.5 * np.log(1.001) - 0.008 * 0.5 * np.log(4.001) - 0.730
+    assert few == pytest.approx(float(retrieval_sigmoid(score)), rel=1e-6)
     assert few < many
 
 
@@ -266,14 +273,19 @@ def test_shapes_are_told_apart() -> None:
 
 
 def test_repeated_pools() -> None:
-    n = np.array([1e6, 1e7, 5e7, 1e8])
-    one = repeated_pools_error(n, 1e7, a=0.02, b=[-0.2], tau=[1e12])
-    assert np.all(np.diff(one) < 0)
-    within = repeated_pools_error(np.array([1e6]), 1e7, a=0.02, b=[-0.2], tau=[5])
-    assert within[0] == pytest.approx((0.02 * 1e6 / 1e5) ** -0.2 + 0.1)
-    three = repeated_pools_error(n, 1e7, a=0.02, b=[-0.2] * 3, tau=[4] * 3)
-    alike = repeated_pools_error(n, 3e7, a=0.02, b=[-0.2], tau=[12])
+    """Within an epoch a power law; without decay one for ever; alike pools are one large one with slower decay."""
+    n, pool = np.array([1e6, 1e7, 5e7, 1e8]), 1e7
+    for_ever = {"a": 0.02, "b": 0.2, "tau": 1e12}
+    one = predict(REPEATED_POOL, for_ever, {"samples": n, "pool": np.full(4, pool)})
+    first = (0.02 * pool / 1e5) ** -0.2 + 0.1
+    np.testing.assert_allclose(one, [(0.02 * 1e6 / 1e5) ** -0.2 + 0.1, first, first * 5**-0.2, first * 10**-0.2])
+    three = mixed_pools_error(n, pool, a=0.02, b=[0.2] * 3, tau=[4] * 3)
+    alike = predict(REPEATED_POOL, {"a": 0.02, "b": 0.2, "tau": 12}, {"samples": n, "pool": np.full(4, 3 * pool)})
     np.testing.assert_allclose(three, alike)
+    with pytest.raises(UserError, match="128 epochs"):
+        mixed_pools_error([1e10], pool, a=0.02, b=[0.2], tau=[4])
+    with pytest.raises(UserError, match="positive b"):
+        mixed_pools_error(n, pool, a=0.02, b=[-0.2], tau=[4])
 
 
 def test_linear_mixtures_are_recovered() -> None:
@@ -281,7 +293,19 @@ def test_linear_mixtures_are_recovered() -> None:
     shares = rng.dirichlet(np.ones(4), 40)
     losses = 3 + shares @ np.array([0.1, -0.4, 0.3, 0.2])
     np.testing.assert_allclose(regmix_predict(regmix(shares, losses), shares), losses, atol=1e-10)
-    law = mixing_law(["web", "code"])
-    assert law.names == ("c", "k", "t_web", "t_code")
+    assert find("mixing:web, code").names == ("c", "k", "t_web", "t_code")
+    assert find("mixing:web,code") is find("mixing:web, code"), "one law, compiled once"
     with pytest.raises(UserError, match="two domains"):
-        mixing_law(["web"])
+        find("mixing:web")
+    with pytest.raises(UserError, match="must differ"):
+        find("mixing:web,web")
+
+
+def test_a_mixing_law_is_saved_and_read(tmp_path: Path) -> None:
+    web = np.linspace(0, 1, 24)
+    L = 2 + 0.5 * np.exp(-1.5 * web + 0.3 * (1 - web))
+    fit = fit_law(find("mixing:web,code"), {"web": web, "code": 1 - web, "L": L}, bootstraps=0)
+    fit.save(tmp_path / "mixing.json")
+    loaded = Fit.load(tmp_path / "mixing.json")
+    half = loaded.predict({"web": 0.5, "code": 0.5})[0].value
+    assert half == pytest.approx(2 + 0.5 * np.exp(-0.6), rel=1e-5)

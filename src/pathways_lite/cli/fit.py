@@ -58,7 +58,7 @@ def fit_law(
         found, rows, link=None if link is None else parse_link(link), loss=None if loss is None else parse_loss(loss),
         starts=starts, seed=seed, bootstraps=bootstraps, bca=bca, groups=groups, origin=origin,
     )  # fmt: skip
-    path = out or table.with_name(f"{law}.json")
+    path = out or table.with_name(f"{law.partition(':')[0]}.json")
     fit.save(path)
     Console(soft_wrap=True).print(shown(fit))
     typer.echo(path)
@@ -74,10 +74,10 @@ def laws() -> None:
     from rich.console import Console
     from rich.table import Table as Grid
 
-    from pathways_lite.scaling.laws.registry import LAWS
+    from pathways_lite.scaling.laws.registry import FAMILIES, LAWS
 
     grid = Grid("law", "formula", "columns", "source")
-    for law in LAWS.values():
+    for law in (*LAWS.values(), *(family(("A", "B")) for family in FAMILIES.values())):
         grid.add_row(law.name, law.formula, ", ".join((*law.inputs, law.target)), law.source)
     Console().print(grid)
 

@@ -10,9 +10,29 @@ import jax.numpy as jnp
 
 from pathways_lite.errors import UserError
 
+
+def retrieval_sigmoid(x: Any) -> Any:
+    """What turns the score of the retrieval law into performance: 3.30/(1 + exp(-1.81 (x + 0.46))) - 2.18.
+
+    Yue et al. 2024, arXiv 2410.04343; between -2.18 and 1.12.
+    """
+    return 3.30 / (1 + jnp.exp(-1.81 * (x + 0.46))) - 2.18
+
+
+def retrieval_score(P: Any) -> Any:
+    """Its inverse; NaN for a performance that it never gives."""
+    share = (P + 2.18) / 3.30
+    return jnp.log(share / (1 - share)) / 1.81 - 0.46
+
+
 # In which scale prediction and measurement are compared.
-Link = Literal["raw", "log", "log1p"]
-LINKS: dict[Link, Callable[[Any], Any]] = {"raw": lambda y: y, "log": jnp.log, "log1p": jnp.log1p}
+Link = Literal["raw", "log", "log1p", "retrieval"]
+LINKS: dict[Link, Callable[[Any], Any]] = {
+    "raw": lambda y: y,
+    "log": jnp.log,
+    "log1p": jnp.log1p,
+    "retrieval": retrieval_score,
+}
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ COLUMNS: dict[str, Column] = {
     "B": Column("batch", "tokens", 1, 1e10),
     "lr": Column("peak learning rate", "", 1e-9, 1e2),
     "error": Column("error rate", "", 0, 1),
+    "performance": Column("performance, 1 for what is perfect", "", -2.18, 1.12),
 }
 
 _TERM = re.compile(r"^(?P<name>.*?)(?:\s*\*\s*(?P<factor>[0-9.]+(?:[eE][+-]?[0-9]+)?))?$")

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import special
 
 from pathways_lite.errors import UserError
-from pathways_lite.scaling.law import Law, Parameter, power
-from pathways_lite.scaling.losses import LeastSquares
+from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
+from pathways_lite.scaling.losses import LeastSquares, retrieval_sigmoid
 
 COVERAGE = Law(
     name="coverage",
@@ -50,24 +50,33 @@ def pass_at_k(samples: Any, correct: Any, k: Any) -> np.ndarray:
     return np.where(n - c < k, 1.0, -np.expm1(log_all_wrong))
 
 
-# Retrieval (Yue et al. 2024, arXiv 2410.04343), Gemini 1.5 Flash: of documents k, shots m, iterations n.
-RAG_A, RAG_B, RAG_C = (0.325, 0.101, 0.177), (-0.067, -0.008, 0.0), -0.730
+_SPENT, _INFORMATIVE = ("documents", "shots", "iterations"), ("documents", "shots")
 
 
-def rag_sigmoid(x: Any) -> Any:
-    """The link of the retrieval law: 3.30/(1 + exp(-1.81 (x + 0.46))) - 2.18."""
-    return 3.30 / (1 + np.exp(-1.81 * (np.asarray(x, np.float64) + 0.46))) - 2.18
+def _retrieval(v: Values, x: Columns) -> Any:
+    logs = {name: jnp.log(x[name] + 1e-3) for name in _SPENT}
+    spent = sum(v[f"a_{name}"] * logs[name] for name in _SPENT)
+    # What a document or a shot says of the task changes what it is worth; an iteration has no such measure.
+    return retrieval_sigmoid(
+        spent + sum(v[f"b_{name}"] * x[f"i_{name}"] * logs[name] for name in _INFORMATIVE) + v["c"]
+    )
 
 
-def rag_link(P: Any) -> Any:
-    """Its inverse."""
-    share = (np.asarray(P, np.float64) + 2.18) / 3.30
-    return np.log(share / (1 - share)) / 1.81 - 0.46
-
-
-def rag_performance(
-    documents: float, shots: float, iterations: float, informative: tuple[float, float, float], eps: float = 1e-3
-) -> float:
-    """P = sigma((a + b i)^T ln theta + c), theta the numbers given plus eps, i = (i_doc, i_shot, 0)."""
-    theta = np.log(np.array([documents, shots, iterations]) + eps)
-    return float(rag_sigmoid(np.dot(np.array(RAG_A) + np.array(RAG_B) * np.array(informative), theta) + RAG_C))
+RETRIEVAL = Law(
+    name="retrieval",
+    title="Performance with retrieval",
+    source="Yue et al. 2024, arXiv 2410.04343; least squares of scores, that is behind the sigmoid",
+    formula="performance = sigma(sum_j (a_j + b_j i_j) ln(theta_j + 0.001) + c)",
+    inputs=(*_SPENT, *(f"i_{name}" for name in _INFORMATIVE)),
+    target="performance",
+    parameters=(
+        *(Parameter(f"a_{name}", (-0.5, 0.5), kind="real") for name in _SPENT),
+        *(Parameter(f"b_{name}", (-0.2, 0.2), kind="real") for name in _INFORMATIVE),
+        Parameter("c", (-1.0, 0.5), kind="real"),
+    ),
+    predict=_retrieval,
+    link="retrieval",
+    loss=LeastSquares(),
+    any_sign=(*_INFORMATIVE, *(f"i_{name}" for name in _INFORMATIVE), "performance"),  # none is a number of documents
+    published=(("Gemini 1.5 Flash", (0.325, 0.101, 0.177, -0.067, -0.008, -0.730)),),
+)
