@@ -6,6 +6,9 @@ can count). The device sees a `Clock`, a handful of scalars that are a pure func
 
 from __future__ import annotations
 
+import bisect
+import functools
+import itertools
 import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
@@ -27,12 +30,25 @@ class Clock(NamedTuple):
     progress: Any  # float32 in [0, 1], share of the budget spent, in the budget's own unit
 
 
+class Phase(NamedTuple):
+    """What holds from `step` on, until the next phase, of a model some of whose parameters are zero for good."""
+
+    step: int
+    density: float  # share of the prunable parameters, or of a structure's units, that is active
+    active_parameters: int
+    flops_per_token: int  # where zeros are skipped
+
+
 @dataclass(frozen=True)
 class Course:
     """A stage's whole way: batch-size ramp, sequence length, cost per token and budget, in closed form.
 
     Steps are 0-based: `tokens_before(k)` is what steps 0 .. k-1 consume, so the content of batch k and the
     clock at step k depend on k alone (PaLM section 5: batches are a function of the step number).
+
+    `flops_per_token` and `active_parameters` are the dense model's. `phases`, the first of which begins at step 0, say
+    what is active of a sparse one. Its zeros cost what other numbers do on hardware that does not skip them, so `flops`,
+    budgets and the clock count them; `sparse_flops` do not.
     """
 
     ramp: Ramp
@@ -40,6 +56,7 @@ class Course:
     flops_per_token: int
     active_parameters: int
     budget: Budget
+    phases: tuple[Phase, ...] = ()
 
     def sequences_at(self, step: int) -> int:
         """Sequences in the batch of `step`."""
@@ -58,6 +75,42 @@ class Course:
     def flops_before(self, step: int) -> int:
         """Model FLOPs of all batches before `step`."""
         return self.tokens_before(step) * self.flops_per_token
+
+    def sparse_flops_before(self, step: int) -> int:
+        """Model FLOPs of all batches before `step` where zeros are skipped."""
+        return self._sums_before(step)[1]
+
+    def active_parameter_tokens_before(self, step: int) -> int:
+        """Parameters that are active, summed over the tokens of all batches before `step`."""
+        return self._sums_before(step)[0]
+
+    def active_parameters_at(self, step: int) -> int:
+        """Parameters that are active in `step`."""
+        return self._all_phases[self._phase(step)].active_parameters
+
+    def _sums_before(self, step: int) -> tuple[int, int]:
+        """Active parameters, and FLOPs where zeros are skipped, summed over the tokens of all batches before `step`."""
+        at = self._phase(step)
+        phase, (parameters, flops) = self._all_phases[at], self._sums_at_phases[at]
+        tokens = self.tokens_before(step) - self.tokens_before(phase.step)
+        return parameters + tokens * phase.active_parameters, flops + tokens * phase.flops_per_token
+
+    @functools.cached_property
+    def _sums_at_phases(self) -> list[tuple[int, int]]:
+        sums = [(0, 0)]
+        for phase, following in itertools.pairwise(self._all_phases):
+            tokens = self.tokens_before(following.step) - self.tokens_before(phase.step)
+            parameters, flops = sums[-1]
+            sums.append((parameters + tokens * phase.active_parameters, flops + tokens * phase.flops_per_token))
+        return sums
+
+    @property
+    def _all_phases(self) -> tuple[Phase, ...]:
+        return self.phases or (Phase(0, 1.0, self.active_parameters, self.flops_per_token),)
+
+    def _phase(self, step: int) -> int:
+        """The number of the phase that `step` is in."""
+        return bisect.bisect_right(self._all_phases, step, key=lambda phase: phase.step) - 1
 
     def steps_for(self, amount: Amount) -> int:
         """The fewest steps that reach `amount`."""
@@ -139,7 +192,8 @@ class Ledger:
 
     steps: int = 0
     tokens: int = 0
-    flops: int = 0
+    flops: int = 0  # zeros counted
+    sparse_flops: int = 0  # zeros skipped
     active_parameter_tokens: int = 0  # the integral of active parameters over tokens; / tokens = average N
     seconds: Seconds = field(default_factory=Seconds)
 
@@ -148,6 +202,7 @@ class Ledger:
             steps=self.steps + other.steps,
             tokens=self.tokens + other.tokens,
             flops=self.flops + other.flops,
+            sparse_flops=self.sparse_flops + other.sparse_flops,
             active_parameter_tokens=self.active_parameter_tokens + other.active_parameter_tokens,
             seconds=self.seconds.plus(**asdict(other.seconds)),
         )
@@ -159,13 +214,13 @@ class Ledger:
 
     def after(self, course: Course, step: int) -> Ledger:
         """The ledger of a stage after `step` steps of `course`; seconds stay as they are."""
-        tokens = course.tokens_before(step)
         return replace(
             self,
             steps=step,
-            tokens=tokens,
+            tokens=course.tokens_before(step),
             flops=course.flops_before(step),
-            active_parameter_tokens=tokens * course.active_parameters,
+            sparse_flops=course.sparse_flops_before(step),
+            active_parameter_tokens=course.active_parameter_tokens_before(step),
         )
 
     def counts(self) -> dict[str, int]:
@@ -177,4 +232,5 @@ class Ledger:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Ledger:
-        return cls(**{**data, "seconds": Seconds(**data["seconds"])})
+        known = {"sparse_flops": data["flops"], **data}  # ledgers of before there were sparse models lack it
+        return cls(**{**known, "seconds": Seconds(**data["seconds"])})
