@@ -8,6 +8,8 @@ import pytest
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.recipe import Recipe, load_recipe
 from pathways_lite.studies import load_study
+from pathways_lite.training.learning import learning_ledger
+from pathways_lite.training.setup import Setup
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.py"))
@@ -41,6 +43,15 @@ def test_the_example_compares_equal_models_at_equal_compute() -> None:
     a, b = (recipes[0].stages[0] for recipes in study.arms.values())
     assert parameter_count(a.model) == pytest.approx(parameter_count(b.model), rel=0.01)
     assert a.budget == b.budget
+
+
+def test_arms_of_growth_cost_the_same() -> None:
+    """Their bases, and learning to grow, included."""
+    for recipes in load_study(ROOT / "configs" / "ablations" / "growth_operators.py").arms.values():
+        setups = [Setup(recipes[0], index) for index in range(len(recipes[0].stages))]
+        training = sum(setup.course.flops_before(setup.course.total_steps) for setup in setups)
+        learning = sum(learning_ledger(setup).flops for setup in setups)
+        assert training + learning == pytest.approx(6e12, rel=0.01), recipes[0].name
 
 
 def test_there_are_recipes() -> None:

@@ -36,6 +36,7 @@ from pathways_lite.recipe import (
 from pathways_lite.studies import Study
 
 SEEDS = (0, 1, 2)
+LEARNING = {"learned_depth": 4.64e11, "learned_width": 5.43e11}  # FLOPs of learning to grow, which the ledger books
 FLOPS = 6e12
 TARGET = Model(d_model=128, n_layers=12, n_heads=4, head_dim=32, d_ff=512, vocab_size=4096, dtype="float32")
 THIN = {"d_model": 64, "n_heads": 2, "d_ff": 256}  # a quarter of the non-embedding parameters, as 3 layers are
@@ -76,7 +77,8 @@ def recipe(arm: str, seed: int) -> Recipe:
     else:
         operator, smaller, share = ARMS[arm]
         small, steady = TARGET.model_copy(update=smaller), Constant(warmup=Steps(n=10))
-        spent, left = f"{share * FLOPS} flops" if share else "1 steps", f"{(1 - share) * FLOPS} flops"
+        spent = f"{share * FLOPS} flops" if share else "1 steps"
+        left = f"{(1 - share) * FLOPS - LEARNING.get(arm, 0)} flops"
         rate = AdamW(learning_rate=4e-3, schedule=steady)
         stages = [
             stage(seed, name="base", model=small, optimizer=rate, budget=spent),

@@ -23,14 +23,10 @@ class PlannedNode:
     node: Node
     state: State
     course: Course
+    flops: int  # of the whole stage, learning to grow included
     flops_left: int  # beyond its newest save
     seconds_left: float
     pace: str  # where the seconds come from
-
-    @property
-    def flops(self) -> int:
-        """Of the whole stage."""
-        return self.course.flops_before(self.course.total_steps)
 
 
 @dataclass(frozen=True)
@@ -70,19 +66,20 @@ def plan_study(study: Study, out: Path, machine_flops: Callable[[str], float]) -
     """The plan of a resolved study. `machine_flops(dtype)` is the machine's peak FLOP/s, asked only where nothing
     has been measured.
     """
-    from pathways_lite.training.setup import course_of
+    from pathways_lite.training.learning import learning_ledger
+    from pathways_lite.training.setup import Setup
 
     store = store_of(study, out)
     states = store.states()
-    courses = {identity: course_of(node.stage) for identity, node in store.nodes.items()}
     paces = _Paces(store, machine_flops)
     planned = {}
     for identity, node in store.nodes.items():
-        total = courses[identity].flops_before(courses[identity].total_steps)
-        spent = _ledger(store, identity).flops if states[identity] != "done" else total
-        speed, pace = paces.of(node) if spent < total else (1.0, "")
-        left = total - spent
-        planned[identity] = PlannedNode(node, states[identity], courses[identity], left, left / speed, pace)
+        setup = Setup(node.recipe, len(node.recipe.stages) - 1)
+        course, learning = setup.course, learning_ledger(setup).flops
+        steps, spent = course.flops_before(course.total_steps), _ledger(store, identity).flops
+        left = 0 if states[identity] == "done" else steps - spent + (0 if spent else learning)
+        speed, pace = paces.of(node) if left else (1.0, "")
+        planned[identity] = PlannedNode(node, states[identity], course, steps + learning, left, left / speed, pace)
     return Plan(study, store, planned)
 
 

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from pathways_lite.data.pipeline import batches
-from pathways_lite.ledger import Ledger
+from pathways_lite.ledger import Course, Ledger
 from pathways_lite.methods import growth
 from pathways_lite.parallel.compiler_options import step_options
 from pathways_lite.recipe import AdamW, Cosine, Fraction, Learned, Steps
@@ -25,6 +25,22 @@ from pathways_lite.training.step import make_train_step
 WARMUP = Fraction(n=0.05)
 
 
+def learning_ledger(setup: Setup) -> Ledger:
+    """What training the maps of a learned operator costs: the large model's steps, and applying the maps in each.
+
+    Nothing for any other start. Raises UserError where the operator does not fit the models.
+    """
+    operator, plan = getattr(setup.stage.start, "operator", None), setup.growth_plan
+    if not isinstance(operator, Learned) or plan is None or not growth.has_maps(plan):
+        return Ledger()
+    spent = Ledger().after(_course(setup, operator), operator.steps)
+    return replace(spent, flops=spent.flops + operator.steps * growth.map_flops(plan))
+
+
+def _course(setup: Setup, operator: Learned) -> Course:
+    return replace(setup.course, budget=Steps(n=operator.steps))
+
+
 def learn_maps(
     setup: Setup,
     plan: growth.Plan,
@@ -35,16 +51,17 @@ def learn_maps(
 ) -> tuple[growth.Maps, Ledger]:
     """Maps of the source's `params`, trained on the stage's loss and its batches from `first_sequence` on.
 
-    The large model's FLOPs are counted, and those of applying the maps. Nothing is saved: who is stopped meanwhile
+    The ledger says what that cost. Nothing is saved: who is stopped meanwhile
     (`stopped()`, then Interrupted is raised) begins again, and comes to the same.
     """
     stage, layout = setup.stage, setup.layout
-    course = replace(setup.course, budget=Steps(n=operator.steps))
+    course = _course(setup, operator)
     maps_key, step_key = setup.keys()
     whole = layout.sharding(PartitionSpec())
     maps = jax.jit(lambda: growth.initial_maps(plan, maps_key), out_shardings=whole)()
-    if not operator.steps or not jax.tree.leaves(maps):
-        return maps, Ledger()
+    spent = learning_ledger(setup)
+    if not spent.steps:
+        return maps, spent
     peak = AdamW(learning_rate=operator.learning_rate, schedule=Cosine(warmup=WARMUP), weight_decay=0.0)
     optimizer = optimizers.build(peak, course, jax.tree.map(lambda _: ("new", "old"), maps))
     places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state.params)
@@ -76,5 +93,4 @@ def learn_maps(
                 raise Interrupted
             placed = layout.place(batch)
             state = compiled(course.sequences_at(number))(state, params, placed, course.clock(number))
-    spent = Ledger().after(course, operator.steps)
-    return state.params, replace(spent, flops=spent.flops + operator.steps * growth.map_flops(plan))
+    return state.params, spent

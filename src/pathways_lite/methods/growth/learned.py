@@ -51,6 +51,11 @@ def initial_maps(plan: Plan, key: jax.Array) -> Maps:
     return {"width": width, "depth": depth}
 
 
+def has_maps(plan: Plan) -> bool:
+    """Whether anything grows that a map could be learned for."""
+    return bool(plan.width) or plan.source.n_layers != plan.target.n_layers
+
+
 def mapped(plan: Plan, maps: Maps, params: Any) -> Any:
     """The target's parameters: the source's `params` under the maps."""
 
