@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pathways_lite.keyed import mix
 from pathways_lite.ledger import Course
 
 _ROUNDS = 10  # Luby & Rackoff need 4 with ideal round functions; ours are mixers on few bits
@@ -49,17 +50,10 @@ def _feistel(x: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
     high_bits = bits - low_bits
     for key in keys:
         low = x & np.uint64((1 << low_bits) - 1)
-        high = (x >> np.uint64(low_bits)) ^ (_mix(low ^ key) >> np.uint64(64 - high_bits))
+        high = (x >> np.uint64(low_bits)) ^ (mix(low ^ key) >> np.uint64(64 - high_bits))
         x = (low << np.uint64(high_bits)) | high
         low_bits, high_bits = high_bits, low_bits
     return x
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele, Lea & Flood, OOPSLA 2014); wraps modulo 2**64."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 class Located(NamedTuple):

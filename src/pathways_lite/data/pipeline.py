@@ -15,9 +15,9 @@ from pathways_lite.data.order import Order, Skips, example_index
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Course
-from pathways_lite.objectives.causal import causal
+from pathways_lite.objectives.corrupt import make_batch
 from pathways_lite.parallel.layout import EVERYTHING, Share
-from pathways_lite.recipe import Causal, Data
+from pathways_lite.recipe import Causal, Data, Objective
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Batches:
     store: Store
     data: Data
     course: Course
-    objective: Causal
+    objective: Objective
     skips: Skips = ()
     first_sequence: int = 0
     share: Share = EVERYTHING
@@ -45,7 +45,8 @@ class Batches:
         names = self.store.domains
         places = [(names[d], w * length) for d, w in zip(domain.tolist(), window.tolist(), strict=True)]
         windows = self.store.read_many(places, "train", length + 1)
-        return causal(windows, self.store.eod, self.data.boundaries, domain, examples)
+        eod, boundaries, seed = self.store.eod, self.data.boundaries, self.data.shuffle_seed
+        return make_batch(self.objective, windows, eod, boundaries, domain, examples, seed)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def batch(
     skips: Skips = (),
     first_sequence: int = 0,
     *,
-    objective: Causal | None = None,
+    objective: Objective | None = None,
     share: Share = EVERYTHING,
 ) -> Batch:
     """The batch of `step`: a pure function of its arguments. See `batches` for their meaning."""
@@ -98,7 +99,7 @@ def batches(
     store: Store,
     data: Data,
     course: Course,
-    objective: Causal,
+    objective: Objective,
     *,
     first_step: int,
     stop_step: int,
@@ -112,7 +113,7 @@ def batches(
       store: the corpus.
       data: sequence length, order and boundaries; its workers, threads and prefetch say how Grain reads.
       course: the batch size of each step.
-      objective: what is made of a window of tokens.
+      objective: what is made of a window of tokens, resolved (it knows its special tokens).
       first_step, stop_step: 0-based.
       skips: `(at_step, n_sequences)` pairs: sequences jumped over from a step on.
       first_sequence: number of the example that step 0 begins with (where the stage before stopped).

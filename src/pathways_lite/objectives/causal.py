@@ -30,8 +30,6 @@ def causal(windows: np.ndarray, eod: int, boundaries: Boundaries, domain: np.nda
     length = tokens.shape[1]
     index = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
     start = document_starts(tokens, eod) if boundaries == "document" else np.zeros(tokens.shape, np.int32)
-    example = np.asarray(example).astype(np.uint64)
-    words = [example >> np.uint64(32), example & np.uint64(0xFFFFFFFF)]
     return Batch(
         tokens=tokens,
         targets=np.ascontiguousarray(windows[:, 1:], dtype=np.int32),
@@ -39,8 +37,15 @@ def causal(windows: np.ndarray, eod: int, boundaries: Boundaries, domain: np.nda
         positions=index - start,
         spans=Spans(start=start, stop=index + np.int32(1)),
         domain=np.asarray(domain, dtype=np.int32),
-        sample_id=np.stack(words, axis=-1).astype(np.uint32),
+        sample_id=sample_ids(example),
     )
+
+
+def sample_ids(example: np.ndarray) -> np.ndarray:
+    """High and low word, uint32 `[B, 2]`, of example numbers `[B]`."""
+    example = np.asarray(example).astype(np.uint64)
+    words = [example >> np.uint64(32), example & np.uint64(0xFFFFFFFF)]
+    return np.stack(words, axis=-1).astype(np.uint32)
 
 
 def document_starts(tokens: np.ndarray, eod: int) -> np.ndarray:

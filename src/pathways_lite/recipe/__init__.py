@@ -20,6 +20,23 @@ from pathways_lite.recipe.identity import identity_differences, stage_identity
 from pathways_lite.recipe.load import load_recipe, read_recipe, write_recipe
 from pathways_lite.recipe.mesh import Mesh
 from pathways_lite.recipe.model import Model, Remat
+from pathways_lite.recipe.objective import (
+    UL2,
+    UL2R,
+    Causal,
+    CodeGen2,
+    Corruption,
+    Denoiser,
+    Denoisers,
+    FillInTheMiddle,
+    Mixture,
+    Mode,
+    Objective,
+    PrefixLM,
+    SpanCorruption,
+    SpecialTokens,
+    Weighted,
+)
 from pathways_lite.recipe.optimizer import (
     SGD,
     WSD,
@@ -37,7 +54,6 @@ from pathways_lite.recipe.optimizer import (
 )
 from pathways_lite.recipe.overrides import apply_overrides
 from pathways_lite.recipe.stage import (
-    Causal,
     Continue,
     Evaluation,
     Merge,
@@ -52,10 +68,11 @@ from pathways_lite.recipe.stage import (
 )
 
 __all__ = [
-    "SGD", "WSD", "Adafactor", "AdamW", "Amount", "Blocks", "Budget", "Causal", "Compose", "Constant", "Continue",
-    "Cosine", "Data", "Direct", "DropAndStack", "Evaluation", "Flops", "Fraction", "Frozen", "Grow", "Interpolate",
-    "Learned", "Linear", "Lion", "Merge", "Mesh", "Model", "Muon", "Operator", "Optimizer", "PaLM", "Ramp", "Random",
-    "Recipe", "Remat", "Restore", "Saving", "Schedule", "ScheduleFree", "Scratch", "SpikeGuard", "Stack", "Stage",
-    "Start", "Steps", "Tokens", "Zero", "apply_overrides", "identity_differences", "load_recipe", "parse_blocks",
-    "read_recipe", "stage_identity", "write_recipe",
+    "SGD", "UL2", "UL2R", "WSD", "Adafactor", "AdamW", "Amount", "Blocks", "Budget", "Causal", "CodeGen2", "Compose",
+    "Constant", "Continue", "Corruption", "Cosine", "Data", "Denoiser", "Denoisers", "Direct", "DropAndStack",
+    "Evaluation", "FillInTheMiddle", "Flops", "Fraction", "Frozen", "Grow", "Interpolate", "Learned", "Linear", "Lion",
+    "Merge", "Mesh", "Mixture", "Mode", "Model", "Muon", "Objective", "Operator", "Optimizer", "PaLM", "PrefixLM",
+    "Ramp", "Random", "Recipe", "Remat", "Restore", "Saving", "Schedule", "ScheduleFree", "Scratch", "SpanCorruption",
+    "SpecialTokens", "SpikeGuard", "Stack", "Stage", "Start", "Steps", "Tokens", "Weighted", "Zero", "apply_overrides",
+    "identity_differences", "load_recipe", "parse_blocks", "read_recipe", "stage_identity", "write_recipe",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from pathways_lite.recipe.data import Data
 from pathways_lite.recipe.growth import Grow
 from pathways_lite.recipe.mesh import Mesh
 from pathways_lite.recipe.model import Model
+from pathways_lite.recipe.objective import Causal, Corruption, Objective
 from pathways_lite.recipe.optimizer import Adafactor, Optimizer
 
 # ---- the five starts (Grow is in recipe.growth): the only ways in which a stage gets its first parameters ----
@@ -50,14 +51,7 @@ class Restore(Frozen):
 
 Start = Annotated[Scratch | Continue | Grow | Merge | Restore, Field(discriminator="kind")]
 
-# ---- objective, batch size, guard, evaluation, saving ----
-
-
-class Causal(Frozen):
-    """Next-token prediction; mean token loss plus z_loss * (log Z)^2 (PaLM section 5)."""
-
-    kind: Literal["causal"] = "causal"
-    z_loss: float = Field(1e-4, ge=0)
+# ---- batch size, guard, evaluation, saving ----
 
 
 class Ramp(Frozen):
@@ -123,7 +117,7 @@ class Stage(Frozen):
     start: Start = Scratch()
     model: Model
     data: Data
-    objective: Causal = Causal()
+    objective: Objective = Causal()
     optimizer: Optimizer
     batch_size: int | Ramp = Field(description="sequences per step, over all hosts")
     microbatch: int | None = Field(None, ge=1, description="sequences per gradient-accumulation slice")
@@ -149,6 +143,16 @@ class Stage(Frozen):
             for _, sequences in self.ramp.steps:
                 if sequences % self.microbatch:
                     raise ValueError(f"microbatch={self.microbatch} does not divide batch_size={sequences}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_layout(self) -> Self:
+        objective = self.objective
+        if isinstance(objective, Corruption) and objective.layout == "fixed" and self.data.boundaries != "none":
+            raise ValueError(
+                "the fixed layout makes one example of a sequence, whatever documents it holds; set "
+                "data.boundaries='none', as UL2R did, or objective.layout='fill'"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,0 +1,109 @@
+"""An objective as a flat list of ways to make an example, and the special tokens that these need."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from pathways_lite.objectives.spans import noise_counts
+from pathways_lite.recipe.objective import (
+    Causal,
+    CodeGen2,
+    FillInTheMiddle,
+    Mixture,
+    Mode,
+    Objective,
+    PrefixLM,
+    SpanCorruption,
+)
+
+
+class Form(IntEnum):
+    """What an example looks like."""
+
+    CAUSAL = 0
+    PREFIX = 1
+    SPANS = 2
+    PSM = 3
+    SPM = 4
+    CODEGEN2 = 5
+
+
+class Member(NamedTuple):
+    """One way to make an example of n tokens, in `extra + n + per_span * spans` positions.
+
+    `least` and `most` bound the share of masked tokens, `shortest` is the fewest tokens that it can be made of.
+    """
+
+    label: str
+    weight: float
+    form: Form
+    extra: int
+    per_span: int = 0
+    shortest: int = 0
+    least: float = 0.0
+    most: float = 0.0
+    mean_span: float = 1.0
+    mode: Mode | None = None
+
+
+def members(objective: Objective) -> list[Member]:
+    """The members of `objective`, one for every form and setting; weights add up to 1."""
+    found = _members(objective, 1.0)
+    total = sum(member.weight for member in found)
+    return [member._replace(weight=member.weight / total) for member in found if member.weight]
+
+
+def _members(objective: Objective, weight: float) -> list[Member]:
+    match objective:
+        case Mixture():
+            return [m for part in objective.members for m in _members(part.denoiser, weight * part.weight)]
+        case PrefixLM(mode=mode):
+            return [Member("prefix_lm", weight, Form.PREFIX, extra=1, shortest=2, mode=mode)]
+        case SpanCorruption(rate=r, mean_span=span, mode=mode):
+            label = f"spans_{span:g}_{r:g}"
+            return [Member(label, weight, Form.SPANS, 1, 2, 2, least=r, most=r, mean_span=span, mode=mode)]
+        case FillInTheMiddle(rate=rate, spm=spm):
+            shares = {Form.PSM: rate * (1 - spm), Form.SPM: rate * spm}
+            filled = [Member(f.name.lower(), weight * share, f, extra=3, shortest=1) for f, share in shares.items()]
+            return [*filled, *_members(Causal(), weight * (1 - rate))]
+        case CodeGen2(rate=rate, least=least, most=most, mean_span=span):
+            # EOD, the text with its masks, EOD, separator, then for every span its mask and its end.
+            masked = Member("codegen2", weight * rate, Form.CODEGEN2, 3, 3, 3, least, most, span)
+            return [masked, *_members(Causal(), weight * (1 - rate))]
+        case Causal():
+            return [Member("causal", weight, Form.CAUSAL, extra=1)]
+    raise AssertionError(objective)
+
+
+def sentinels_needed(objective: Objective, seq_len: int) -> int:
+    """The most spans that an example of at most `seq_len` positions can have."""
+    n = np.arange(seq_len + 1)
+    most = 0
+    for member in members(objective):
+        if member.per_span and seq_len > member.shortest:
+            spans = span_counts(member, n, np.full(n.shape, member.most))[1]
+            fits = cost(member, n, spans) <= seq_len
+            most = max(most, int(spans[fits].max()))
+    return most
+
+
+def needs_special_tokens(objective: Objective) -> bool:
+    """Whether any example has other tokens than the text's and EOD."""
+    plain = (Form.CAUSAL, Form.PREFIX)
+    return any(member.form not in plain or member.mode is not None for member in members(objective))
+
+
+def span_counts(member: Member, n: np.ndarray, rate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Masked tokens and spans of examples of `n` tokens; both 0 where there are too few of these, or no spans."""
+    if not member.per_span:
+        return np.zeros_like(n), np.zeros_like(n)
+    # CodeGen2's last span is followed by text, T5's is not.
+    return noise_counts(n, rate, member.mean_span, clean_after=member.form is Form.CODEGEN2)
+
+
+def cost(member: Member, n: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """Positions that examples of `n` tokens take; those that are too short are continued as they are."""
+    return np.where(n < member.shortest, 1 + n, member.extra + n + member.per_span * spans)
