@@ -53,6 +53,19 @@ from pathways_lite.recipe.optimizer import (
     ScheduleFree,
 )
 from pathways_lite.recipe.overrides import apply_overrides
+from pathways_lite.recipe.pruning import (
+    NM,
+    Channels,
+    FirstOrder,
+    Heads,
+    Magnitude,
+    Movement,
+    Prune,
+    RandomScores,
+    Regrowth,
+    Unstructured,
+    WholeBlocks,
+)
 from pathways_lite.recipe.stage import (
     Continue,
     Evaluation,
@@ -68,11 +81,16 @@ from pathways_lite.recipe.stage import (
 )
 
 __all__ = [
-    "SGD", "UL2", "UL2R", "WSD", "Adafactor", "AdamW", "Amount", "Blocks", "Budget", "Causal", "CodeGen2", "Compose",
+    "NM", "SGD", "UL2", "UL2R", "WSD", "Adafactor", "AdamW", "Amount", "Blocks", "Budget", "Causal",
+    "Channels", "CodeGen2", "Compose",
     "Constant", "Continue", "Corruption", "Cosine", "Data", "Denoiser", "Denoisers", "Direct", "DropAndStack",
-    "Evaluation", "FillInTheMiddle", "Flops", "Fraction", "Frozen", "Grow", "Interpolate", "Learned", "Linear", "Lion",
-    "Merge", "Mesh", "Mixture", "Mode", "Model", "Muon", "Objective", "Operator", "Optimizer", "PaLM", "PrefixLM",
-    "Ramp", "Random", "Recipe", "Remat", "Restore", "Saving", "Schedule", "ScheduleFree", "Scratch", "SpanCorruption",
-    "SpecialTokens", "SpikeGuard", "Stack", "Stage", "Start", "Steps", "Tokens", "Weighted", "Zero", "apply_overrides",
+    "Evaluation", "FillInTheMiddle", "FirstOrder", "Flops", "Fraction", "Frozen", "Grow", "Heads",
+    "Interpolate", "Learned", "Linear", "Lion",
+    "Magnitude", "Merge", "Mesh", "Mixture", "Mode", "Model", "Movement",
+    "Muon", "Objective", "Operator", "Optimizer", "PaLM", "PrefixLM", "Prune",
+    "Ramp", "Random", "RandomScores", "Recipe", "Regrowth",
+    "Remat", "Restore", "Saving", "Schedule", "ScheduleFree", "Scratch", "SpanCorruption",
+    "SpecialTokens", "SpikeGuard", "Stack", "Stage", "Start", "Steps", "Tokens", "Unstructured",
+    "Weighted", "WholeBlocks", "Zero", "apply_overrides",
     "identity_differences", "load_recipe", "parse_blocks", "read_recipe", "stage_identity", "write_recipe",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from pathways_lite.recipe.mesh import Mesh
 from pathways_lite.recipe.model import Model
 from pathways_lite.recipe.objective import Causal, Corruption, Objective
 from pathways_lite.recipe.optimizer import Adafactor, Optimizer
+from pathways_lite.recipe.pruning import Prune
 
 # ---- the five starts (Grow is in recipe.growth): the only ways in which a stage gets its first parameters ----
 
@@ -122,6 +123,7 @@ class Stage(Frozen):
     batch_size: int | Ramp = Field(description="sequences per step, over all hosts")
     microbatch: int | None = Field(None, ge=1, description="sequences per gradient-accumulation slice")
     budget: Budget
+    pruning: Prune | None = Field(None, description="of the weights, while they are trained; None: all are")
     mesh: Mesh = Mesh()
     guard: SpikeGuard = SpikeGuard()
     evaluation: Evaluation = Evaluation()
