@@ -23,7 +23,7 @@ def mixing_law(names: tuple[str, ...]) -> Law:
     "mixing:web,code". Raises UserError for fewer than two domains, and for one that is named twice.
     """
     if len(names) < 2 or not all(names):
-        raise UserError(f"a mixture has at least two domains: columns of shares, as in mixing:web,code, not {names}")
+        raise UserError("a mixture has at least two domains: columns of shares, as in mixing:web,code")
     if len(set(names)) < len(names):
         raise UserError(f"domains of a mixture must differ, not {', '.join(names)}")
 
