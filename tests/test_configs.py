@@ -14,6 +14,7 @@ from pathways_lite.training.setup import Setup
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.py"))
 ABLATIONS = sorted((ROOT / "configs" / "ablations").glob("*.py"))
+LADDERS = sorted((ROOT / "configs" / "ladders").glob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 
@@ -28,10 +29,10 @@ def test_shipped_recipes(path: Path) -> None:
     assert f"pathways-lite train configs/{path.name}" in docstring
 
 
-@pytest.mark.parametrize("path", [*STUDIES, *ABLATIONS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*STUDIES, *ABLATIONS, *LADDERS], ids=lambda path: path.stem)
 def test_shipped_studies(path: Path) -> None:
     study = load_study(path)
-    assert study.name == path.stem
+    assert study.name == path.stem + "_ladder" * (path in LADDERS)
     text = path.read_text()
     assert len(text.splitlines()) < 100
     docstring = ast.get_docstring(ast.parse(text)) or ""
