@@ -1,0 +1,203 @@
+"""Span corruption and prefix LM: T5's algorithms, packed."""
+
+import jax
+import numpy as np
+import pytest
+import t5
+from examples import EOD, FIRST, TOKENS, batch_of, examples, windows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pathways_lite.objectives.corrupt import unused
+from pathways_lite.objectives.members import members
+from pathways_lite.objectives.spans import noise_counts, random_parts, raw_length
+from pathways_lite.recipe import UL2, UL2R, Denoisers, PrefixLM, SpanCorruption, Weighted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((512, 0.15, 3), (568, 114)),
+        ((512, 0.15, 8), (588, 100)),
+        ((512, 0.5, 3), (766, 512)),
+        ((512, 0.5, 8), (908, 512)),
+        ((512, 0.15, 64), (600, 92)),
+        ((512, 0.5, 64), (1006, 512)),
+        ((1024, 0.15, 3), (1137, 229)),
+        ((1024, 0.15, 32), (1197, 187)),
+        ((1024, 0.5, 3), (1534, 1024)),
+        ((1024, 0.5, 32), (1984, 1024)),
+    ],
+)
+def test_raw_lengths_are_t5s(arguments: tuple[int, float, float], expected: tuple[int, int]) -> None:
+    assert raw_length(*arguments) == expected
+
+
+def test_the_reference_gives_t5s_own_example() -> None:
+    tokens, mask = list(range(1, 11)), [bool(int(digit)) for digit in "0010011001"]
+    assert t5.corrupted(tokens, mask, 99) == ([1, 2, 99, 4, 5, 98, 8, 9, 97], [99, 3, 98, 6, 7, 97, 10])
+
+
+@given(st.integers(2, 3000), st.floats(0.01, 0.6), st.floats(1, 70))
+def test_counts_are_t5s_wherever_these_can_be_had(length: int, rate: float, mean_span: float) -> None:
+    noise, spans = (int(x[0]) for x in noise_counts(np.array([length]), np.array([rate]), mean_span))
+    expected_noise, expected_spans = t5.counts(length, rate, mean_span)
+    assert noise == expected_noise
+    assert spans == min(expected_spans, length - noise, noise)
+
+
+def test_halves_are_rounded_to_even() -> None:
+    """10 x 0.25 = 2.5 tokens are 2, not 3; 6 noise tokens in spans of 4 are 2 spans, 10 are 2 as well."""
+    counts = [tuple(int(x[0]) for x in noise_counts(np.array([n]), np.array([0.25]), 4.0)) for n in (10, 24, 40)]
+    assert counts == [(2, 1), (6, 2), (10, 2)]
+
+
+@pytest.mark.parametrize("x", [windows(6, 64, 0.0), windows(6, 64, 3.0), windows(6, 300, 40.0)])
+@pytest.mark.parametrize("setting", [(0.15, 3), (0.5, 3), (0.5, 8), (0.15, 32)])
+def test_examples_are_t5s(x: np.ndarray, setting: tuple[float, float]) -> None:
+    """Inputs say which tokens were masked; from that mask T5's rules give both inputs and targets."""
+    rate, mean_span = setting
+    batch = batch_of(SpanCorruption(rate=rate, mean_span=mean_span, mode="nlu"), x)
+    for row in range(len(x)):
+        documents = split_documents(x[row])
+        found = examples(batch, row)
+        assert len(documents) >= len(found)
+        for number, example in enumerate(found):
+            assert example.tokens[0] == TOKENS.nlu
+            text = [token for token in example.tokens if token >= FIRST]
+            document = documents[number][: len(text)]
+            if len(text) < 2:
+                assert example.tokens[1:] == document
+                assert example.loss_from == example.inputs == 0
+                continue
+            kept = set(example.tokens[: example.inputs])
+            mask = [token not in kept for token in document]
+            inputs, targets = t5.corrupted(document, mask, TOKENS.first_sentinel)
+            assert example.tokens == [TOKENS.nlu, *inputs, *targets]
+            assert example.inputs == 1 + len(inputs)
+            assert example.loss_from == len(inputs)  # the last of the inputs predicts the first target
+            assert example.close == EOD
+            noise, spans = t5.counts(len(document), rate, mean_span)
+            assert sum(mask) == noise
+            assert sum(1 for t in targets if t < FIRST) == min(spans, noise, len(document) - noise)
+            assert not mask[0]
+            assert mask[-1]
+            if number < len(found) - 1:
+                assert document == documents[number]  # only the last of a row may be cut
+
+
+def split_documents(window: np.ndarray) -> list[list[int]]:
+    """Documents of all tokens but the last, without EOD."""
+    documents: list[list[int]] = [[]] if window[0] != EOD else []
+    for token in window[:-1].tolist():
+        if token == EOD:
+            documents.append([])
+        else:
+            documents[-1].append(token)
+    return documents
+
+
+@given(st.floats(0, 30), st.integers(4, 80), st.integers(0, 99))
+@settings(max_examples=30)
+def test_a_prefix_lm_reads_on_to_the_last_position(documents: float, seq_len: int, seed: int) -> None:
+    """The window's text as it is, a mode token for every EOD; each example has an input and a continuation."""
+    x = windows(3, seq_len, documents, seed)
+    batch = batch_of(PrefixLM(mode="s2s"), x)
+    assert unused(batch) == 0
+    for row in range(3):
+        begun = x[row] if x[row, 0] == EOD else np.append(EOD, x[row])
+        assert np.where(batch.tokens[row] == TOKENS.s2s, EOD, batch.tokens[row]).tolist() == begun[:seq_len].tolist()
+        assert batch.targets[row].tolist() == begun[1 : seq_len + 1].tolist()
+        for example in examples(batch, row):
+            n = len(example.tokens) - 1
+            assert (2 <= example.inputs <= n) if n > 1 else example.inputs == 0
+
+
+def test_the_split_is_uniform() -> None:
+    """Of 8 tokens and a mode token before them: 1 to 7 of them are inputs."""
+    batch = batch_of(PrefixLM(), windows(7000, 9, 0.0))
+    counted = np.bincount(batch.spans.stop[:, 0] - 1, minlength=8)[1:]
+    assert len(counted) == 7
+    assert (np.abs(counted - 1000) < 5 * 30).all()
+
+
+def test_every_composition_is_equally_likely() -> None:
+    """6 tokens in 3 parts: C(5, 2) = 10 ways."""
+    rng, n = np.random.default_rng(0), 5000
+    totals, parts = np.full(n, 6), np.full(n, 3)
+    drawn = random_parts(totals, parts, rng.integers(0, 2**64, 6 * n, np.uint64)).reshape(n, 3)
+    assert (drawn.sum(1) == 6).all()
+    assert (drawn > 0).all()
+    _, counted = np.unique(drawn, axis=0, return_counts=True)
+    assert len(counted) == 10
+    assert ((counted - n / 10) ** 2 / (n / 10)).sum() < 30  # chi-square, 9 degrees of freedom: p < 0.0005
+
+
+@given(st.sampled_from([UL2R(), UL2()]), st.integers(0, 2**40), st.sampled_from([0.0, 4.0]))
+@settings(max_examples=10)
+def test_a_row_depends_on_its_number_alone(objective: UL2R, first: int, documents: float) -> None:
+    x = windows(5, 96, documents)
+    numbers = first + np.array([4, 0, 3, 2, 9])
+    together = batch_of(objective, x, example=numbers)
+    for row in range(5):
+        alone = batch_of(objective, x[row : row + 1], example=numbers[row : row + 1])
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a[row], b[0])
+
+
+def test_large_batches_are_made_in_blocks() -> None:
+    x = windows(40, 8192, 9.0)
+    whole, part = batch_of(UL2R(), x), batch_of(UL2R(), x[32:], example=np.arange(32, 40))
+    np.testing.assert_array_equal(whole.tokens[32:], part.tokens)
+    assert unused(whole) < 0.005
+
+
+@pytest.mark.parametrize(("objective", "seq_len"), [(UL2R(), 2048), (UL2(), 2048), (UL2R(), 256), (UL2(), 256)])
+@pytest.mark.parametrize("boundaries", ["document", "none"])
+def test_hardly_a_position_is_without_use(objective: UL2R, seq_len: int, boundaries: str) -> None:
+    batch = batch_of(objective, windows(200, seq_len, 3.0), boundaries)
+    assert unused(batch) < 0.005
+    per_row = np.mean((batch.spans.stop - batch.spans.start == 1) & (batch.loss_weights == 0), axis=1)
+    assert per_row.max() <= 2 / seq_len
+    starts, stops = batch.spans
+    assert (np.diff(starts) >= 0).all()
+    assert (np.diff(stops) >= 0).all()
+
+
+def test_shares_of_ul2r() -> None:
+    assert [(m.label, m.weight, m.mode) for m in members(UL2R())] == [
+        ("prefix_lm", 0.5, "s2s"),
+        ("spans_32_0.15", 0.125, "nlg"),
+        ("spans_3_0.5", 0.125, "nlg"),
+        ("spans_3_0.15", 0.25, "nlu"),
+    ]
+    assert [m.label for m in members(UL2())] == [
+        "spans_3_0.15", "spans_8_0.15", "spans_3_0.5", "spans_8_0.5", "spans_64_0.15", "spans_64_0.5", "prefix_lm",
+    ]  # fmt: skip
+    batch = batch_of(UL2R(), windows(2000, 64, 0.0))
+    modes = np.bincount(batch.tokens[:, 0], minlength=4)[1:4] / 2000
+    np.testing.assert_allclose(modes, [0.5, 0.25, 0.25], atol=0.05)
+
+
+def test_the_fixed_layout_is_ul2rs() -> None:
+    """One example a row: no more than half the sequence for inputs and for targets, the rest empty."""
+    seq_len = 256
+    x = windows(60, seq_len, 2.0)
+    fixed = batch_of(UL2R(layout="fixed"), x, "none")
+    found = [example for row in range(60) for example in examples(fixed, row)]
+    assert len(found) == 60
+    assert 0.1 < unused(fixed) < 0.6
+    for example in found:
+        assert example.inputs <= seq_len // 2
+        assert len(example.tokens) - example.inputs <= seq_len // 2
+        if example.tokens[0] == TOKENS.nlu:
+            assert sum(t >= FIRST or t == EOD for t in example.tokens) == raw_length(seq_len // 2, 0.15, 3)[0]
+
+
+def test_a_mixture_of_ones_own() -> None:
+    parts = (Weighted(weight=3, denoiser=SpanCorruption(mean_span=5)), Weighted(weight=1, denoiser=PrefixLM()))
+    assert [(m.label, m.weight) for m in members(Denoisers(members=parts))] == [
+        ("spans_5_0.15", 0.75),
+        ("prefix_lm", 0.25),
+    ]
