@@ -19,13 +19,28 @@ import numpy as np
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
 from pathways_lite.parallel.collectives import counts
-from pathways_lite.recipe import SGD, Adafactor, AdamW, Constant, Data, Mesh, Model, Recipe, Stage
+from pathways_lite.recipe import (
+    SGD,
+    Adafactor,
+    AdamW,
+    Constant,
+    Data,
+    LinUpper,
+    Mesh,
+    Model,
+    Recipe,
+    Reweighting,
+    Stage,
+    Steps,
+    Top,
+)
 from pathways_lite.training.setup import Setup
 
 B, T, V, STEPS = 16, 16, 64, 3
 
 PALM = {"n_kv_heads": 1, "remat": "full"}
 LLAMA = {"n_kv_heads": 2, "block": "serial", "tie_embeddings": False, "qk_norm": True}
+WEIGHTS = Reweighting(rule=LinUpper(), sample="document", burn_in=Steps(n=1))
 CASES = {
     "fsdp": (Mesh(), PALM),
     "data": (Mesh(data=8, fsdp=1), LLAMA),
@@ -39,6 +54,9 @@ CASES = {
     "data x context x tensor": (Mesh(data=2, context=2, tensor=2), LLAMA),
     "fsdp, in slices": (Mesh(), LLAMA | {"microbatch": 8, "window": (4, None)}),
     "fsdp x tensor, adamw": (Mesh(tensor=2), LLAMA | {"optimizer": AdamW(learning_rate=1e-2), "dropout": 0.1}),
+    "fsdp x tensor, reweighted": (Mesh(tensor=2), PALM | {"reweighting": WEIGHTS}),
+    "fsdp, reweighted in slices": (Mesh(), LLAMA | {"microbatch": 8, "reweighting": WEIGHTS}),
+    "fsdp, a selection": (Mesh(), LLAMA | {"reweighting": Reweighting(rule=Top(share=0.5), burn_in=Steps(n=0))}),
     "fsdp x tensor, adafactor": (Mesh(tensor=2), PALM | {"optimizer": Adafactor(), "tokens": 8}),
 }
 
@@ -48,11 +66,13 @@ def stage(mesh: Mesh, options: dict) -> Stage:
     fields = dict(options)
     optimizer = fields.pop("optimizer", SGD(learning_rate=1.0, schedule=Constant(), clip_norm=None))
     microbatch, length = fields.pop("microbatch", None), fields.pop("tokens", T)
+    method = {"reweighting": fields.pop("reweighting", None)}
     model = Model(d_model=32, n_layers=2, n_heads=8, head_dim=8, d_ff=64, vocab_size=V, dtype="float32", **fields)
     data = Data(corpus="none", seq_len=length)
     return Stage(
-        model=model, data=data, optimizer=optimizer, batch_size=B, microbatch=microbatch, budget="3 steps", mesh=mesh
-    )
+        model=model, data=data, optimizer=optimizer, batch_size=B, microbatch=microbatch, budget="3 steps", mesh=mesh,
+        **method,
+    )  # fmt: skip
 
 
 def batch(step: int, length: int) -> Batch:

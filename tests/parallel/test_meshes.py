@@ -11,7 +11,8 @@ SCRIPT = Path(__file__).with_name("eight_devices.py")
 
 MESHES = ("fsdp", "data", "tensor", "context", "fsdp x tensor", "fsdp x context", "context x tensor",
           "pod x fsdp x tensor", "data x context x tensor")  # fmt: skip
-VARIANTS = ("fsdp, in slices", "fsdp x tensor, adamw", "fsdp x tensor, adafactor")
+VARIANTS = ("fsdp, in slices", "fsdp x tensor, adamw", "fsdp x tensor, adafactor", "fsdp x tensor, reweighted",
+            "fsdp, reweighted in slices", "fsdp, a selection")  # fmt: skip
 
 
 def outcomes(*cases: str) -> dict:

@@ -1,4 +1,4 @@
-"""`zygotes` is importable by the test files here."""
+"""`zygotes` and `bigram` are importable by the test files here."""
 
 import sys
 from pathlib import Path

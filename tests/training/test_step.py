@@ -1,6 +1,5 @@
 """The train step on a bigram model: the loss's definition, accumulation, dropped updates, donation, determinism."""
 
-import functools
 import math
 
 import jax
@@ -8,80 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from bigram import CONFIG, COURSE, OVERFLOW, assert_same_bits, jitted, make_batch, start, token_losses, train
 
-from pathways_kernels.attention import Spans
-from pathways_lite.batch import Batch
-from pathways_lite.ledger import Course
-from pathways_lite.recipe import AdamW, Constant, Ramp, ScheduleFree, Steps
-from pathways_lite.training.optimizers import build, learning_rate
-from pathways_lite.training.state import init_state
-from pathways_lite.training.step import make_train_step
-
-V, E, B, T = 7, 5, 8, 6
-AXES = {"embedding": ("vocab", "embed"), "head": ("vocab", "embed")}
-COURSE = Course(Ramp(steps=((0, B),)), seq_len=T, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
-CONFIG = AdamW(learning_rate=0.02, schedule=Constant(warmup=Steps(n=5)))
-OVERFLOW = V - 1  # the target whose gradient is not finite though its loss is
-
-
-def initial_params():
-    keys = jax.random.split(jax.random.key(0))
-    return {name: jax.random.normal(key, (V, E)) for name, key in zip(AXES, keys, strict=True)}
-
-
-def token_losses(params, batch, key):
-    del key
-    logits = params["embedding"][batch.tokens] @ params["head"].T
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    loss = log_z - jnp.take_along_axis(logits, batch.targets[..., None], axis=-1)[..., 0]
-    # The root of 0, times 0: no effect on the loss, and NaN in the gradient.
-    return loss + 0.0 * jnp.sqrt(jnp.where(batch.targets == OVERFLOW, 0.0 * loss, 1.0)), log_z
-
-
-def make_batch(seed, size=B):
-    rng = np.random.default_rng(seed)
-    tokens = rng.integers(0, V, (size, T)).astype(np.int32)
-    weights = rng.choice([0.0, 0.25, 1.0], (size, T)).astype(np.float32)
-    weights[0] = 0.0  # rows and micro-batches differ in weight
-    position = np.broadcast_to(np.arange(T, dtype=np.int32), (size, T))
-    return Batch(
-        tokens=tokens,
-        targets=(tokens * 2 % OVERFLOW).astype(np.int32),
-        loss_weights=weights,
-        positions=position,
-        spans=Spans(np.zeros_like(position), position + 1),
-        domain=np.zeros(size, np.int32),
-        sample_id=np.zeros((size, 2), np.uint32),
-    )
-
-
-@functools.cache
-def jitted(config=CONFIG, microbatch=None, z_loss=1e-2, losses=token_losses, donate=False, view=None):
-    step = make_train_step(
-        losses,
-        build(config, COURSE, AXES),
-        learning_rate=learning_rate(config, COURSE),
-        z_loss=z_loss,
-        microbatch=microbatch,
-        view=view,
-    )
-    return jax.jit(step, donate_argnums=0 if donate else ())
-
-
-def start(config=CONFIG):
-    return init_state(initial_params(), build(config, COURSE, AXES), jax.random.key(3))
-
-
-def train(step, state, batches):
-    losses = []
-    for k, batch in enumerate(batches):
-        state, metrics = step(state, batch, COURSE.clock(k))
-        losses.append(float(metrics["loss"]))
-    return state, losses
-
-
-def assert_same_bits(actual, expected):
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+from pathways_lite.recipe import ScheduleFree
 
 
 def test_metrics_are_the_weighted_means_of_their_definitions():

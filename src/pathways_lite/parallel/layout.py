@@ -170,6 +170,10 @@ class Layout:
             return x
         return jax.lax.with_sharding_constraint(x, self.sharding(self.spec(axes, x.shape)))
 
+    def constrain_batch(self, batch: Batch) -> Batch:
+        """A batch, lying as a batch does."""
+        return jax.tree.map(lambda x, axes: self.constrain(x, *axes), batch, BATCH_AXES)
+
     # ---- batches ----
 
     @functools.cached_property

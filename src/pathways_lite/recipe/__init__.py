@@ -66,6 +66,17 @@ from pathways_lite.recipe.pruning import (
     Unstructured,
     WholeBlocks,
 )
+from pathways_lite.recipe.reweighting import (
+    Extremes,
+    Focal,
+    LinUpper,
+    Quadratic,
+    Reference,
+    Reweighting,
+    Top,
+    Uniform,
+    Upper,
+)
 from pathways_lite.recipe.stage import (
     Continue,
     Evaluation,
@@ -81,16 +92,14 @@ from pathways_lite.recipe.stage import (
 )
 
 __all__ = [
-    "NM", "SGD", "UL2", "UL2R", "WSD", "Adafactor", "AdamW", "Amount", "Blocks", "Budget", "Causal",
-    "Channels", "CodeGen2", "Compose",
-    "Constant", "Continue", "Corruption", "Cosine", "Data", "Denoiser", "Denoisers", "Direct", "DropAndStack",
-    "Evaluation", "FillInTheMiddle", "FirstOrder", "Flops", "Fraction", "Frozen", "Grow", "Heads",
-    "Interpolate", "Learned", "Linear", "Lion",
-    "Magnitude", "Merge", "Mesh", "Mixture", "Mode", "Model", "Movement",
-    "Muon", "Objective", "Operator", "Optimizer", "PaLM", "PrefixLM", "Prune",
-    "Ramp", "Random", "RandomScores", "Recipe", "Regrowth",
-    "Remat", "Restore", "Saving", "Schedule", "ScheduleFree", "Scratch", "SpanCorruption",
-    "SpecialTokens", "SpikeGuard", "Stack", "Stage", "Start", "Steps", "Tokens", "Unstructured",
-    "Weighted", "WholeBlocks", "Zero", "apply_overrides",
-    "identity_differences", "load_recipe", "parse_blocks", "read_recipe", "stage_identity", "write_recipe",
+    "NM", "SGD", "UL2", "UL2R", "WSD", "Adafactor", "AdamW", "Amount", "Blocks", "Budget", "Causal", "Channels",
+    "CodeGen2", "Compose", "Constant", "Continue", "Corruption", "Cosine", "Data", "Denoiser", "Denoisers",
+    "Direct", "DropAndStack", "Evaluation", "Extremes", "FillInTheMiddle", "FirstOrder", "Flops", "Focal",
+    "Fraction", "Frozen", "Grow", "Heads", "Interpolate", "Learned", "LinUpper", "Linear", "Lion", "Magnitude",
+    "Merge", "Mesh", "Mixture", "Mode", "Model", "Movement", "Muon", "Objective", "Operator", "Optimizer", "PaLM",
+    "PrefixLM", "Prune", "Quadratic", "Ramp", "Random", "RandomScores", "Recipe", "Reference", "Regrowth", "Remat",
+    "Restore", "Reweighting", "Saving", "Schedule", "ScheduleFree", "Scratch", "SpanCorruption", "SpecialTokens",
+    "SpikeGuard", "Stack", "Stage", "Start", "Steps", "Tokens", "Top", "Uniform", "Unstructured", "Upper",
+    "Weighted", "WholeBlocks", "Zero", "apply_overrides", "identity_differences", "load_recipe", "parse_blocks",
+    "read_recipe", "stage_identity", "write_recipe",
 ]  # fmt: skip

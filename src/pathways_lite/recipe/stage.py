@@ -16,6 +16,7 @@ from pathways_lite.recipe.model import Model
 from pathways_lite.recipe.objective import Causal, Corruption, Objective
 from pathways_lite.recipe.optimizer import Adafactor, Optimizer
 from pathways_lite.recipe.pruning import Prune
+from pathways_lite.recipe.reweighting import Reweighting
 
 # ---- the five starts (Grow is in recipe.growth): the only ways in which a stage gets its first parameters ----
 
@@ -124,6 +125,7 @@ class Stage(Frozen):
     microbatch: int | None = Field(None, ge=1, description="sequences per gradient-accumulation slice")
     budget: Budget
     pruning: Prune | None = Field(None, description="of the weights, while they are trained; None: all are")
+    reweighting: Reweighting | None = Field(None, description="of samples by their losses; None: all count the same")
     mesh: Mesh = Mesh()
     guard: SpikeGuard = SpikeGuard()
     evaluation: Evaluation = Evaluation()
@@ -141,10 +143,12 @@ class Stage(Frozen):
             raise ValueError(f"batch_size={self.batch_size} must be at least 1")
         if isinstance(self.budget, Steps) and self.budget.n < 1:
             raise ValueError("budget must be at least 1 step")
-        if self.microbatch is not None:
-            for _, sequences in self.ramp.steps:
-                if sequences % self.microbatch:
-                    raise ValueError(f"microbatch={self.microbatch} does not divide batch_size={sequences}")
+        for _, sequences in self.ramp.steps:
+            if self.microbatch is not None and sequences % self.microbatch:
+                raise ValueError(f"microbatch={self.microbatch} does not divide batch_size={sequences}")
+            trained = sequences if self.reweighting is None else self.reweighting.rows(sequences)
+            if self.microbatch is not None and trained % self.microbatch:
+                raise ValueError(f"microbatch={self.microbatch} does not divide the {trained} rows that are trained on")
         return self
 
     @model_validator(mode="after")

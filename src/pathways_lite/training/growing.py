@@ -96,7 +96,7 @@ def grow_checkpoint(setup: Setup, found: Loaded, first_sequence: int, stopped: C
 
 def growing_function(setup: Setup) -> Any:
     """The jitted (parameters, maps or None, optimizer's state or ()) of the stage before -> this stage's state."""
-    return jax.jit(lambda *given: _grown_state(setup, *given), out_shardings=setup.shardings)
+    return jax.jit(lambda *given: _grown_state(setup, *given), out_shardings=setup.first_shardings)
 
 
 def _grown_state(setup: Setup, params: Any, maps: Any, moments: Any) -> TrainState:

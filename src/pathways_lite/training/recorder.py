@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.tracking.log import RunLog, SilentLog
 from pathways_lite.tracking.progress import Progress
@@ -24,6 +26,7 @@ class Recorder:
     ) -> None:
         self._log, self._trackers, self._progress = log, trackers, progress
         self._course, self._every, self._inherited = setup.course, setup.stage.log_every, position.inherited
+        self._domains = setup.store.domains
         self._last = (position.step, position.seconds)  # where the last throughput was measured
         evaluations = [row for row in log.rows() if row["kind"] == "eval"]
         self._evaluations = {row["step"]: row["domains"] for row in evaluations}
@@ -35,7 +38,7 @@ class Recorder:
             self.event("skip", step, loss=values["loss"], grad_norm=values["grad_norm"])
         if step % self._every and step != self._course.total_steps and not dropped:
             return
-        self._write("train", step, values)
+        self._write("train", step, _by_domain(values, self._domains))
         before, then = self._last
         self._last = (step, seconds)
         elapsed = max(seconds.train - then.train, 1e-9)
@@ -108,3 +111,14 @@ class Recorder:
     def _track(self, row: Mapping[str, Any]) -> None:
         for tracker in self._trackers:
             tracker.row(row)
+
+
+def _by_domain(values: Mapping[str, Any], domains: Sequence[str]) -> dict[str, Any]:
+    """Metrics with the mean weight of each domain's rows instead of all rows' weights, where samples have weights."""
+    values = dict(values)
+    if (weights := values.pop("row_weights", None)) is None:
+        return values
+    of = np.asarray(values.pop("row_domains"), np.int64)
+    values["weight_histogram"] = values["weight_histogram"].tolist()
+    means = {name: float(weights[of == number].mean()) for number, name in enumerate(domains) if (of == number).any()}
+    return values | {"weight_of_domain": means}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathways_lite.data.store import open_store, require
 from pathways_lite.errors import UserError
 from pathways_lite.objectives.special import with_special_tokens
-from pathways_lite.recipe import Merge, Recipe, Restore, Stage
+from pathways_lite.recipe import Merge, Recipe, Reference, Restore, Stage
 from pathways_lite.training.growing import require_growth
-from pathways_lite.training.load import load_model
+from pathways_lite.training.load import Loaded, load_model
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """`recipe` with corpus fingerprints and restored checkpoints' digests filled in.
+    """`recipe` with corpus fingerprints and digests of the checkpoints that it names filled in.
 
     Raises UserError for a corpus that is missing or is not the recorded one, for a vocabulary or special tokens that the
     model cannot hold, for growth that the stage before does not fit, and for a start that this version cannot do.
@@ -31,11 +31,30 @@ def _resolve_stage(stage: Stage) -> Stage:
     objective = with_special_tokens(stage.objective, seq_len=data.seq_len, **ids)
     stage = stage.model_copy(update={"data": data, "objective": objective})
     if isinstance(stage.start, Restore):
-        digest = load_model(stage.start.path).manifest.digest
-        if stage.start.digest not in (None, digest):
-            raise UserError(
-                f"stage {stage.name!r} was made from the checkpoint {stage.start.digest}, but {stage.start.path} "
-                f"now holds {digest}; name the right checkpoint, or set start.digest=none to start from this one"
-            )
+        digest = _found(stage, "start", stage.start).manifest.digest
         stage = stage.model_copy(update={"start": stage.start.model_copy(update={"digest": digest})})
+    if (how := stage.reweighting) is not None and how.reference is not None:
+        reference = _resolve_reference(stage, how.reference)
+        stage = stage.model_copy(update={"reweighting": how.model_copy(update={"reference": reference})})
     return stage
+
+
+def _found(stage: Stage, field: str, named: Restore | Reference) -> Loaded:
+    """The checkpoint that a field names. Raises UserError where it is not the recorded one."""
+    found = load_model(named.path)
+    if named.digest not in (None, found.manifest.digest):
+        raise UserError(
+            f"stage {stage.name!r} was made with the checkpoint {named.digest}, but {named.path} now holds "
+            f"{found.manifest.digest}; name the right checkpoint, or set {field}.digest=none to use this one"
+        )
+    return found
+
+
+def _resolve_reference(stage: Stage, reference: Reference) -> Reference:
+    found = _found(stage, "reweighting.reference", reference)
+    if found.stage.model.vocab_size != stage.model.vocab_size:
+        raise UserError(
+            f"stage {stage.name!r}: the reference {reference.path} has vocab_size={found.stage.model.vocab_size}, but "
+            f"the model has {stage.model.vocab_size}; both have to score the same tokens"
+        )
+    return reference.model_copy(update={"digest": found.manifest.digest, "model": found.stage.model})

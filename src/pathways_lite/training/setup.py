@@ -18,16 +18,17 @@ from pathways_lite.batch import Batch
 from pathways_lite.data.store import Store, open_store
 from pathways_lite.evaluation.bits import Evaluator, HeldOut
 from pathways_lite.ledger import Course
-from pathways_lite.methods import growth
+from pathways_lite.methods import growth, reweighting
 from pathways_lite.models.accounting import flops_per_token, parameter_count
 from pathways_lite.parallel.compiler_options import step_options
 from pathways_lite.parallel.layout import EVERYTHING, Layout
 from pathways_lite.parallel.mesh import device_mesh
-from pathways_lite.recipe import Grow, Random, Recipe, Stage, stage_identity
+from pathways_lite.recipe import Grow, Model, Random, Recipe, Stage, stage_identity
 from pathways_lite.training import optimizers
 from pathways_lite.training.compile_options import run_once_options
 from pathways_lite.training.state import TrainState, init_state
 from pathways_lite.training.step import TrainStep, make_train_step
+from pathways_lite.training.weighting import SampleWeights
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,26 @@ class Setup:
         return models.token_losses(self.stage.model, params, batch, dropout_key=key, layout=self.layout)
 
     @functools.cached_property
+    def sample_weights(self) -> SampleWeights | None:
+        """How samples are weighed by their losses, where they are."""
+        how, reference = self.stage.reweighting, reference_model(self.stage)
+        if how is None:
+            return None
+
+        def reference_losses(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            del key  # a trained model, without dropout
+            assert reference is not None
+            return models.token_losses(reference, params, batch, layout=self.layout)
+
+        return SampleWeights(
+            weigh=reweighting.weights_by_clock(how, self.course),
+            statistics=reweighting.statistics,
+            rows=how.rows,
+            reference=None if reference is None else reference_losses,
+            place=self.layout.constrain_batch,
+        )
+
+    @functools.cached_property
     def step_function(self) -> TrainStep:
         """The pure train step, not compiled."""
         stage = self.stage
@@ -113,16 +134,17 @@ class Setup:
             z_loss=stage.objective.z_loss,
             microbatch=stage.microbatch,
             view=self.masks,
+            sample_weights=self.sample_weights,
         )
 
     def fresh_state(self) -> TrainState:
         """Random parameters and an untouched optimizer, from the recipe's seed and the stage's place."""
-        make = jax.jit(self._fresh_state, out_shardings=self.shardings)
+        make = jax.jit(self._fresh_state, out_shardings=self.first_shardings)
         return make.lower().compile(compiler_options=run_once_options())()
 
     def state_with(self, params: Any) -> TrainState:
         """An untouched optimizer for given parameters; the stage's own key."""
-        make = jax.jit(lambda p: init_state(p, self.optimizer, self.keys()[1]), out_shardings=self.shardings)
+        make = jax.jit(lambda p: init_state(p, self.optimizer, self.keys()[1]), out_shardings=self.first_shardings)
         return make(params)
 
     @functools.cached_property
@@ -130,7 +152,11 @@ class Setup:
         """Shapes, dtypes and shardings of the state; allocates nothing."""
         model, layout = self.stage.model, self.layout
         params = layout.parameters(models.abstract_params(model), models.logical_axes(model))
-        return layout.like_parameters(jax.eval_shape(self._fresh_state), params)
+        state = layout.like_parameters(jax.eval_shape(self._fresh_state), params)
+        if (reference := reference_model(self.stage)) is None:
+            return state
+        theirs = layout.parameters(models.abstract_params(reference), models.logical_axes(reference))
+        return state._replace(method_state=theirs)
 
     def compile_step(self, sequences: int) -> Any:
         """The train step compiled for batches of `sequences`; its state argument is donated."""
@@ -188,20 +214,45 @@ class Setup:
         """Of the state's arrays."""
         return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
 
+    @property
+    def first_shardings(self) -> TrainState:
+        """Of a state that has no method's arrays yet."""
+        return self.shardings._replace(method_state=())
+
     def _fresh_state(self) -> TrainState:
         params_key, step_key = self.keys()
         return init_state(models.init(self.stage.model, params_key), self.optimizer, step_key)
 
 
 def course_of(stage: Stage) -> Course:
-    """The stage's way in steps, tokens and FLOPs."""
+    """The stage's way in steps, tokens and FLOPs, those that its method takes or saves included."""
     return Course(
         ramp=stage.ramp,
         seq_len=stage.data.seq_len,
-        flops_per_token=flops_per_token(stage.model, stage.data.seq_len),
+        flops_per_token=_flops_per_token(stage),
         active_parameters=parameter_count(stage.model),
         budget=stage.budget,
     )
+
+
+def _flops_per_token(stage: Stage) -> int:
+    training, how = flops_per_token(stage.model, stage.data.seq_len), stage.reweighting
+    if how is None:
+        return training
+    reference = reference_model(stage)
+    in_slices = stage.microbatch is not None and any(n > stage.microbatch for _, n in stage.ramp.steps)
+    return training + reweighting.extra_flops(
+        how,
+        training=training,
+        reference=flops_per_token(reference, stage.data.seq_len) if reference is not None else 0,
+        ahead=in_slices or how.kept < 1.0,
+    )
+
+
+def reference_model(stage: Stage) -> Model | None:
+    """The model whose losses are taken off before samples are weighed; None where there is none."""
+    how = stage.reweighting
+    return None if how is None or how.reference is None else how.reference.model
 
 
 def abstract_batch(sequences: int, length: int) -> Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,21 @@ def newest_position(
 
 
 def first_position(setup: Setup, run: RunDirectory, stopped: Callable[[], int]) -> Position:
-    """The position before the stage's first step, as its start says.
+    """The position before the stage's first step, as its start says, with the arrays that its method needs.
 
     Raises UserError where that cannot be had, and Interrupted where it takes training and `stopped()` is true.
     """
+    position = _started(setup, run, stopped)
+    how = setup.stage.reweighting
+    if how is None or how.reference is None:
+        return position
+    reference = load_model(how.reference.path)
+    state = position.state._replace(method_state=reference.params_like(setup.abstract_state.method_state))
+    cost = Ledger.from_json(reference.manifest.meta["ledger"]["total"])
+    return replace(position, state=state, inherited=position.inherited + cost)
+
+
+def _started(setup: Setup, run: RunDirectory, stopped: Callable[[], int]) -> Position:
     match setup.stage.start:
         case Scratch():
             return Position(setup.fresh_state(), Cursor(), GuardState(), Seconds(), Ledger(), None)

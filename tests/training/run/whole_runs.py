@@ -38,7 +38,8 @@ def compile_once(patch: pytest.MonkeyPatch) -> None:
     def compile_step(self: Setup, sequences: int) -> Any:
         stage = self.stage
         masked = self.masks and stage.start
-        key = (stage.model, stage.optimizer, stage.objective, stage.budget, stage.batch_size, masked, sequences)
+        method = (masked, stage.reweighting)
+        key = (stage.model, stage.optimizer, stage.objective, stage.budget, stage.batch_size, method, sequences)
         if key not in COMPILED:
             COMPILED[key] = original(self, sequences)
         return COMPILED[key]

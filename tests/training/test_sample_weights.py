@@ -1,0 +1,144 @@
+"""Sample weights in the train step: what is differentiated, over slices and chosen rows, and what is never computed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from bigram import COURSE, assert_same_bits, jitted, make_batch, start, token_losses, train
+
+from pathways_lite.methods.reweighting import statistics, weigh, weights_by_clock
+from pathways_lite.recipe import LinUpper, Reweighting, Steps, Top, Uniform
+from pathways_lite.training.weighting import SampleWeights
+
+ON_EIGHT_DEVICES = Path(__file__).with_name("weighing_on_eight_devices.py")
+NOW = Steps(n=0)
+LIN_UPPER = Reweighting(rule=LinUpper(), burn_in=NOW)
+HALF = Reweighting(rule=Top(share=0.5), burn_in=NOW)
+
+
+def method(how, **fields):
+    """Made once, so that steps with it compile once."""
+    return SampleWeights(weigh=weights_by_clock(how, COURSE), statistics=statistics, rows=how.rows, **fields)
+
+
+METHODS = {"row": method(LIN_UPPER), "token": method(LIN_UPPER.model_copy(update={"sample": "token"}))}
+SELECTION = method(HALF)
+
+
+def gradient(weights, params, batch, z_loss=1e-2):
+    """By the definition, and its norm as the metrics show it."""
+
+    def total(params):
+        loss, log_z = token_losses(params, batch, None)
+        return jnp.sum(batch.loss_weights * (weights * loss + z_loss * log_z**2)) / jnp.sum(batch.loss_weights)
+
+    return jax.grad(total)(params)
+
+
+@pytest.mark.parametrize("sample", METHODS)
+@pytest.mark.parametrize("microbatch", [None, 2])
+def test_the_gradient_is_of_weighted_losses_and_of_the_whole_z_loss(sample, microbatch):
+    """In slices, too: the weights are those of the whole batch."""
+    state, batch = start(), make_batch(0)
+    _, metrics = jitted(microbatch=microbatch, weights=METHODS[sample])(state, batch, COURSE.clock(0))
+    losses, _ = token_losses(state.params, batch, None)
+    weights = weigh(LIN_UPPER.model_copy(update={"sample": sample}), losses, batch, 0.4)
+    expected = optax.tree.norm(gradient(weights, state.params, batch))
+    np.testing.assert_allclose(metrics["grad_norm"], expected, rtol=1e-5)
+    _, plain = jitted()(state, batch, COURSE.clock(0))
+    assert abs(metrics["grad_norm"] / plain["grad_norm"] - 1) > 0.01
+    for name in ("loss", "z_loss", "tokens_with_loss"):  # unweighted
+        np.testing.assert_allclose(metrics[name], plain[name], rtol=1e-6)
+
+
+def test_slices_have_the_weights_and_statistics_of_the_whole_batch():
+    batches = [make_batch(seed) for seed in range(3)]
+    whole, _ = train(jitted(weights=METHODS["row"]), start(), batches)
+    parts, _ = train(jitted(weights=METHODS["row"], microbatch=2), start(), batches)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), parts.params, whole.params)
+    whole, parts = (
+        jitted(weights=METHODS["row"], microbatch=m)(start(), batches[0], COURSE.clock(0))[1] for m in (None, 2)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), parts, whole)
+
+
+def test_during_the_burn_in_nothing_is_different():
+    late = method(LIN_UPPER.model_copy(update={"burn_in": Steps(n=3)}))
+    batches = [make_batch(seed) for seed in range(4)]
+    plain, _ = train(jitted(), start(), batches[:3])
+    burnt_in, _ = train(jitted(weights=late), start(), batches[:3])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), burnt_in.params, plain.params)
+    after, _ = jitted(weights=late)(burnt_in, batches[3], COURSE.clock(3))
+    without, _ = jitted()(plain, batches[3], COURSE.clock(3))
+    assert np.abs(after.params["head"] - without.params["head"]).max() > 1e-5
+
+
+@pytest.mark.parametrize("microbatch", [None, 2])
+def test_a_selection_trains_on_the_rows_of_highest_loss(microbatch):
+    state, batch = start(), make_batch(0)
+    batch.loss_weights[:] = 1.0
+    _, metrics = jitted(microbatch=microbatch, weights=SELECTION)(state, batch, COURSE.clock(0))
+    losses = np.asarray(token_losses(state.params, batch, None)[0])
+    rows = np.argsort(losses.mean(axis=1))[4:]
+    kept = jax.tree.map(lambda x: x[rows], batch)
+    expected = optax.tree.norm(gradient(jnp.ones((4, 1)), state.params, kept))
+    np.testing.assert_allclose(metrics["grad_norm"], expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], losses.mean(), rtol=1e-6)  # of all rows
+    assert metrics["effective_batch_size"] == 4
+
+
+def test_rows_that_are_left_out_have_no_backward_pass():
+    """Half the rows: a forward pass of all and training on half are 1/3 + 1/2 of the products."""
+
+    def products(params, batch, key):
+        del key
+        x, square = params["embedding"][batch.tokens], params["embedding"].T @ params["head"]
+        for _ in range(20):
+            x = jnp.tanh(x @ square)
+        return jnp.sum(jnp.square(x), axis=-1), jnp.zeros(batch.tokens.shape)
+
+    batch = make_batch(0, 64)
+
+    def flops(weights):
+        step = jitted.__wrapped__(losses=products, weights=weights)
+        (cost,) = [step.lower(start(), batch, COURSE.clock(0)).compile().cost_analysis()]
+        return cost["flops"]
+
+    assert flops(SELECTION) / flops(method(Reweighting(rule=Uniform(), burn_in=NOW))) < 0.9
+
+
+def test_what_a_reference_already_knows_counts_less():
+    """With the model itself as the reference nothing is left: all weights are 1."""
+    reference = method(LIN_UPPER, reference=token_losses)
+    state, batch = start(), make_batch(0)
+    state = state._replace(method_state=state.params)
+    after, metrics = jitted(weights=reference)(state, batch, COURSE.clock(0))
+    np.testing.assert_allclose(metrics["row_weights"][1:], 1, rtol=1e-5)
+    assert_same_bits(after.method_state, state.method_state)
+    blank = state._replace(method_state=jax.tree.map(jnp.zeros_like, state.params))  # as unsure of every token
+    _, metrics = jitted(weights=reference)(blank, batch, COURSE.clock(0))
+    _, plain = jitted(weights=METHODS["row"])(start(), batch, COURSE.clock(0))
+    np.testing.assert_allclose(metrics["row_weights"], plain["row_weights"], rtol=1e-5)
+
+
+def test_losses_that_are_not_finite_leave_everything_as_it_was():
+    batch = make_batch(9)
+    batch.loss_weights[3, 2] = np.inf
+    for weights in (METHODS["row"], SELECTION):
+        state = start()
+        after, metrics = jitted(weights=weights)(state, batch, COURSE.clock(0))
+        assert metrics["ok"] == 0
+        assert_same_bits(after._replace(step=state.step), state)
+
+
+def test_weights_of_a_batch_on_eight_devices_are_those_on_one():
+    done = subprocess.run([sys.executable, str(ON_EIGHT_DEVICES)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, off in json.loads(done.stdout.splitlines()[-1]).items():
+        assert off < 1e-5, name
