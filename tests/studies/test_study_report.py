@@ -16,7 +16,7 @@ from pathways_lite.comparison.compare import Comparison
 from pathways_lite.errors import UserError
 from pathways_lite.studies.figures import places
 from pathways_lite.studies.plan import Plan, plan_study
-from pathways_lite.studies.report import verdict, write_report
+from pathways_lite.studies.report import gather, verdict, write_report
 from pathways_lite.studies.store import Store
 from pathways_lite.studies.study import Study
 
@@ -60,6 +60,15 @@ def test_the_account_counts_a_shared_stage_once(written: list[Path], plan: Plan)
 
 def _cost(written: list[Path]) -> str:
     return written[0].read_text().partition("What it cost")[2]
+
+
+def test_arms_are_compared_with_any_of_them(study: Study, plan: Plan) -> None:
+    other = next(arm for arm in study.arms if arm != study.baseline)
+    results = gather(replace(plan, study=study.against(other)), ["rates.py"]).results
+    assert results is not None
+    assert [(c.arm, c.baseline) for c in results.comparisons] == [(study.baseline, other)]
+    with pytest.raises(UserError, match="has no arm 'none'; it has"):
+        study.against("none")
 
 
 def test_figures_are_written_as_png_and_svg(written: list[Path]) -> None:

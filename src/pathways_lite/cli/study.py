@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,15 +126,23 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> No
 
 
 @app.command()
-def report(study: StudyFile, overrides: Overrides = None, out: Out = None) -> None:
+def report(
+    study: StudyFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    baseline: Annotated[str | None, typer.Option(help="compare with this arm; by default the study's baseline")] = None,
+) -> None:
     """Write report.html and figures (PNG and SVG) into the study's directory. The study may be going on.
 
-    Example: `pathways-lite study report configs/studies/palm_against_llama.py`
+    Example: `pathways-lite study report configs/studies/palm_against_llama.py --baseline palm`
     """
     from pathways_lite.studies.report import write_report
 
-    options = [] if out is None else ["--out", str(out)]
+    given = {"--out": out, "--baseline": baseline}
+    options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     made = _plan(study, overrides, out, jobs=1)
+    if baseline is not None:
+        made = replace(made, study=made.study.against(baseline))
     for path in write_report(made, [str(study), *(overrides or ()), *options]):
         typer.echo(path)
 

@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from pathways_lite.comparison.metric import Metric
+from pathways_lite.errors import UserError
 from pathways_lite.recipe import Frozen, Recipe, apply_overrides, stage_identity
 from pathways_lite.recipe.load import call_in
 from pathways_lite.recipe.stage import Name
@@ -39,6 +40,12 @@ class Study(Frozen):
             if len({stage_identity(recipe, len(recipe.stages) - 1) for recipe in recipes}) < len(recipes):
                 raise ValueError(f"arm {name!r} has the same recipe twice; recipes of an arm differ in their seed")
         return self
+
+    def against(self, baseline: str) -> Study:
+        """The same study, its arms compared with another one of them. Raises UserError where there is no such arm."""
+        if baseline not in self.arms:
+            raise UserError(f"{self.name} has no arm {baseline!r}; it has {', '.join(self.arms)}")
+        return self.model_copy(update={"baseline": baseline})
 
     @property
     def recipes(self) -> dict[str, Recipe]:
