@@ -47,8 +47,8 @@ class Course:
     clock at step k depend on k alone (PaLM section 5: batches are a function of the step number).
 
     `flops_per_token` and `active_parameters` are the dense model's. `phases`, the first of which begins at step 0, say
-    what is active of a sparse one. Its zeros cost what other numbers do on hardware that does not skip them, so `flops`,
-    budgets and the clock count them; `sparse_flops` do not.
+    what is active of a sparse one. Its zeros cost what other numbers do on hardware that does not skip them, so
+    `flops`, budgets and the clock count them; `sparse_flops` do not.
     """
 
     ramp: Ramp
@@ -206,6 +206,10 @@ class Ledger:
             active_parameter_tokens=self.active_parameter_tokens + other.active_parameter_tokens,
             seconds=self.seconds.plus(**asdict(other.seconds)),
         )
+
+    def plus_flops(self, flops: int) -> Ledger:
+        """With the cost of something else than training on tokens."""
+        return replace(self, flops=self.flops + flops, sparse_flops=self.sparse_flops + flops)
 
     @property
     def average_active_parameters(self) -> float:

@@ -150,17 +150,28 @@ class Layout:
     def like_parameters(self, tree: Any, parameters: Any) -> Any:
         """`tree`, e.g. an optimizer's state, as `jax.ShapeDtypeStruct`s with shardings.
 
-        A leaf lies as the parameter whose path ends its own path and whose shape it has. The rest (counts) is whole.
+        A leaf lies as the parameter whose path ends its own path and that has as many axes, but for axes that the mesh
+        does not divide: of packed masks, and of numbers per layer. The rest (counts) is whole.
         """
         placed = {tuple(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]}
 
         def place(path: Any, leaf: Any) -> Any:
             ends = (placed.get(tuple(path[start:])) for start in range(len(path)))
-            like = next((found for found in ends if found is not None and found.shape == leaf.shape), None)
-            sharding = self.sharding(PartitionSpec()) if like is None else like.sharding
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+            like = next((found for found in ends if found is not None and len(found.shape) == len(leaf.shape)), None)
+            spec = PartitionSpec() if like is None or like.sharding is None else self._where_even(like, leaf.shape)
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.sharding(spec))
 
         return jax.tree_util.tree_map_with_path(place, tree)
+
+    def _where_even(self, like: Any, shape: tuple[int, ...]) -> PartitionSpec:
+        """The places of `like` for an array of another shape, whole along the axes that they do not divide."""
+        if like.shape == shape:
+            return like.sharding.spec
+        places = [*like.sharding.spec, *[None] * (len(shape) - len(like.sharding.spec))]
+        parts = [math.prod(self.sizes[m] for m in _mesh_axes(place)) for place in places]
+        return PartitionSpec(
+            *(place if size % n == 0 else None for place, size, n in zip(places, shape, parts, strict=True))
+        )
 
     # ---- inside a jitted function ----
 
@@ -215,6 +226,11 @@ class Layout:
 
     def _batch_sharding(self, axes: Axes, shape: tuple[int, ...]) -> Any:
         return self.sharding(self.spec(axes, shape, "a batch"))
+
+
+def _mesh_axes(place: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """What one entry of a PartitionSpec names."""
+    return place if isinstance(place, tuple) else () if place is None else (place,)
 
 
 def _uneven(name: str, axis: str | None, size: int, place: tuple[str, ...], parts: int) -> str:

@@ -1,8 +1,8 @@
 """Sparse pre-training as data: how sparse a stage becomes and when, which weights go, and in which patterns.
 
-`methods.pruning` carries it out. Defaults are what is known of "The Journey Matters" (Jin et al. 2025, arXiv 2501.12486):
-a quarter of the compute dense, half pruning by magnitude, a quarter recovering, linear layers only. What is not known
-of it (thresholds per tensor or global, how often, the shape of the way down) is an option here.
+`methods.pruning` carries it out. Defaults are what is known of "The Journey Matters" (Jin et al. 2025, arXiv
+2501.12486): a quarter of the compute dense, half pruning by magnitude, a quarter recovering, linear layers only. What
+is not known of it (thresholds per tensor or global, how often, the shape of the way down) is an option here.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class NM(Frozen):
 
     kind: Literal["n_m"] = "n_m"
     n: int = Field(2, ge=1)
-    m: int = Field(4, ge=2, le=16)
+    m: Literal[2, 4, 8, 16] = 4
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -106,6 +106,7 @@ class Regrowth(Frozen):
     by: Literal["gradient", "random"] = "gradient"
     share: float = Field(0.3, gt=0, lt=1, description="of the active weights, at first")
     falls: bool = Field(True, description="to 0 along half a cosine; else constant")
+    seed: int = Field(0, ge=0, description="of random ones")
 
 
 class Prune(Frozen):
@@ -133,7 +134,8 @@ class Prune(Frozen):
     )
     structure: Structure = Unstructured()
     scope: tuple[str, ...] = Field(
-        ("linear",), description="linear: the kernels of the blocks; or names of parameters, where * stands for anything"
+        ("linear",),
+        description="linear: the kernels of the blocks; or names of parameters, where * stands for anything",
     )
     regrowth: Regrowth | None = None
 

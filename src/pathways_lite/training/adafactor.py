@@ -47,6 +47,8 @@ def adafactor(
         p <- p - m - r^weight_decay_exponent p
     The decay falls on every parameter, norm scales and embeddings too, as in T5X. `axes` are the parameters'
     logical axes: where blocks are stacked, each layer has its own RMS, as if it were a parameter by itself.
+    Where weights are pruned, RMS is taken over the rest: `update` then takes `active`, their share, which broadcasts
+    against each parameter.
     """
 
     def init(params: Any) -> AdafactorState:
@@ -54,22 +56,23 @@ def adafactor(
         return AdafactorState(jnp.zeros((), jnp.int32), first=zeros(params), second=zeros(params))
 
     def update(
-        grads: Any, state: AdafactorState, params: Any = None, *, clock: Clock, **_: Any
+        grads: Any, state: AdafactorState, params: Any = None, *, clock: Clock, active: Any = None, **_: Any
     ) -> tuple[Any, AdafactorState]:
+        active = jax.tree.map(lambda _: 1.0, params) if active is None else active
         count = optax.safe_increment(state.count)
         # 1 - b2 itself: as the difference of two float32 it would lose digits when k is large.
         fresh = jnp.float32(count) ** -decay_exponent
         rate = learning_rate(clock)
 
-        def scaled(names: tuple[str, ...], grad: jax.Array, square: jax.Array, param: jax.Array) -> jax.Array:
+        def scaled(names: tuple[str, ...], grad: jax.Array, square: jax.Array, param: jax.Array, share: Any) -> Any:
             u = grad * jax.lax.rsqrt(square)
-            u = u / jnp.maximum(1.0, _rms(u, names) / update_clip)
-            return rate * jnp.maximum(SCALE_FLOOR, _rms(param, names)) * u
+            u = u / jnp.maximum(1.0, _rms(u, names, share) / update_clip)
+            return rate * jnp.maximum(SCALE_FLOOR, _rms(param, names, share)) * u
 
         second = jax.tree.map(
             lambda v, g: (1.0 - fresh) * v + fresh * (jnp.square(g) + SQUARE_FLOOR), state.second, grads
         )
-        step = jax.tree.map(scaled, axes, grads, second, params, is_leaf=is_axes)
+        step = jax.tree.map(scaled, axes, grads, second, params, active, is_leaf=is_axes)
         first = jax.tree.map(lambda m, s: b1 * m + (1.0 - b1) * s, state.first, step)
         decay = 0.0 if weight_decay_exponent is None else rate**weight_decay_exponent
         updates = jax.tree.map(lambda m, p: -m - decay * p, first, params)
@@ -78,7 +81,8 @@ def adafactor(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _rms(x: jax.Array, names: tuple[str, ...]) -> jax.Array:
-    """Root mean square, per layer where layers are stacked; broadcasts against `x`."""
+def _rms(x: jax.Array, names: tuple[str, ...], active: Any) -> jax.Array:
+    """Root mean square of the active share, per layer where layers are stacked; broadcasts against `x`."""
     over = tuple(range(1, x.ndim)) if is_stacked(names) else None
-    return jnp.sqrt(jnp.mean(jnp.square(x), axis=over, keepdims=True))
+    # Where nothing is active there are only zeros, whose mean square is zero.
+    return jnp.sqrt(jnp.mean(jnp.square(x), axis=over, keepdims=True) / jnp.maximum(active, SQUARE_FLOOR))

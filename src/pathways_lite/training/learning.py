@@ -34,11 +34,11 @@ def learning_ledger(setup: Setup) -> Ledger:
     if not isinstance(operator, Learned) or plan is None or not growth.has_maps(plan):
         return Ledger()
     spent = Ledger().after(_course(setup, operator), operator.steps)
-    return replace(spent, flops=spent.flops + operator.steps * growth.map_flops(plan))
+    return spent.plus_flops(operator.steps * growth.map_flops(plan))
 
 
 def _course(setup: Setup, operator: Learned) -> Course:
-    return replace(setup.course, budget=Steps(n=operator.steps))
+    return replace(setup.course, budget=Steps(n=operator.steps), phases=())
 
 
 def learn_maps(

@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
+from pathways_lite import models
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Clock, Course
-from pathways_lite.recipe import SGD, Adafactor, AdamW, Lion, Muon, Optimizer, ScheduleFree
+from pathways_lite.methods import growth, pruning
+from pathways_lite.recipe import SGD, Adafactor, AdamW, Lion, Muon, Optimizer, ScheduleFree, Stage
 from pathways_lite.training.adafactor import adafactor
 from pathways_lite.training.axes import Axes, is_axes, is_matrix, matrix_sides
 from pathways_lite.training.schedules import schedule
@@ -32,8 +34,17 @@ def learning_rate(config: Optimizer, course: Course) -> Rate:
     return lambda clock: config.learning_rate * shape(clock)
 
 
+def of_stage(stage: Stage, course: Course) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of a stage, which prunes where the stage does."""
+    optimizer = build(stage.optimizer, course, models.logical_axes(stage.model))
+    if stage.pruning is None:
+        return optimizer
+    groups = pruning.groups_of(stage.pruning, stage.model, stage.data.seq_len)
+    return pruning.prune(optimizer, stage.pruning, groups, course, growth.arrays_of(stage.model))
+
+
 def build(config: Optimizer, course: Course, axes: Any) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of a stage; gradients are clipped by their global norm first.
+    """The optimizer itself; gradients are clipped by their global norm first.
 
     `axes` is the parameters' tree with a tuple of logical axis names per array. `update(grads, state, params, clock=)`
     returns updates to be added. Weight decay is multiplied by the learning rate and falls on matrices, embeddings

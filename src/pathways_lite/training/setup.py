@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from pathways_lite.batch import Batch
 from pathways_lite.data.store import Store, open_store
 from pathways_lite.evaluation.bits import Evaluator, HeldOut
 from pathways_lite.ledger import Course
-from pathways_lite.methods import growth, reweighting
+from pathways_lite.methods import growth, pruning, reweighting
 from pathways_lite.models.accounting import flops_per_token, parameter_count
 from pathways_lite.parallel.compiler_options import step_options
 from pathways_lite.parallel.layout import EVERYTHING, Layout
@@ -75,7 +75,7 @@ class Setup:
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
-        return optimizers.build(self.stage.optimizer, self.course, models.logical_axes(self.stage.model))
+        return optimizers.of_stage(self.stage, self.course)
 
     @functools.cached_property
     def growth_plan(self) -> growth.Plan | None:
@@ -226,13 +226,17 @@ class Setup:
 
 def course_of(stage: Stage) -> Course:
     """The stage's way in steps, tokens and FLOPs, those that its method takes or saves included."""
-    return Course(
+    course = Course(
         ramp=stage.ramp,
         seq_len=stage.data.seq_len,
         flops_per_token=_flops_per_token(stage),
         active_parameters=parameter_count(stage.model),
         budget=stage.budget,
     )
+    if stage.pruning is None:
+        return course
+    groups = pruning.groups_of(stage.pruning, stage.model, stage.data.seq_len)
+    return replace(course, phases=pruning.phases(stage.pruning, groups, course))
 
 
 def _flops_per_token(stage: Stage) -> int:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pathways_lite.methods.pruning import under_masks
+
 
 class TrainState(NamedTuple):
     """A pytree of plain arrays: all of it is donated to the next step, and all of it is saved and restored as one."""
@@ -21,10 +23,11 @@ class TrainState(NamedTuple):
 
 def init_state(params: Any, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
     """The state before step 0. It owns `params`, which a donating step consumes. `key`: from `jax.random`."""
+    opt_state = optimizer.init(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=optimizer.init(params),
+        params=under_masks(opt_state, params),
+        opt_state=opt_state,
         method_state=(),
         key=jnp.copy(jax.random.key_data(key)),  # the caller's key outlives the state
     )

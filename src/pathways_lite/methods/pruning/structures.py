@@ -1,0 +1,160 @@
+"""What is pruned as one: single weights, heads, channels, blocks. Each is a `Group` of units with a score of their own.
+
+Weights come as lists, in the order of the group's arrays, with layers stacked on a leading axis as in the parameters.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from pathways_lite.errors import UserError
+from pathways_lite.ledger import Course, Phase
+from pathways_lite.methods.growth import Array, arrays_of
+from pathways_lite.methods.growth.plan import Use
+from pathways_lite.methods.pruning.schedules import Densities, kept, updates
+from pathways_lite.recipe import NM, Channels, Heads, Model, Prune, Unstructured, WholeBlocks
+
+SAVED_PER_WEIGHT = 6
+"""FLOPs per token of a weight, forward and backward (PaLM appendix B)."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """An array of a group. Its units lie along `axis` (None: every element is one), S / units neighbours in each."""
+
+    array: Array
+    axis: int | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Arrays whose units are the same ones.
+
+    Attributes:
+      sets: how many sets of units there are that a density holds for: the layers, or 1.
+      units: in each set.
+      weights: of one unit.
+      flops: per token, that a unit saves where zeros are skipped.
+    """
+
+    members: tuple[Member, ...]
+    sets: int
+    units: int
+    weights: int
+    flops: int
+
+    def scores(self, weights: Sequence[jax.Array]) -> jax.Array:
+        """Sums over each unit of numbers for the group's weights: [sets, units], or [sets, ...] for single weights."""
+        if self.members[0].axis is None:
+            (x,) = weights
+            return x if self.members[0].array.stacked else x[None]
+        sums = (self._sums(member, x) for member, x in zip(self.members, weights, strict=True))
+        return jnp.sum(jnp.stack(list(sums)), axis=0)
+
+    def _sums(self, member: Member, x: jax.Array) -> jax.Array:
+        x = jnp.sum(x, axis=tuple(at for at in range(x.ndim) if at not in (0, member.axis)))
+        return jnp.sum(x.reshape(self.sets, self.units, -1), axis=-1)
+
+    def masks(self, units: jax.Array) -> list[jax.Array]:
+        """A mask of the units, as `scores` orders them, on the weights of each array."""
+        return [self._mask(member, units) for member in self.members]
+
+    def _mask(self, member: Member, units: jax.Array) -> jax.Array:
+        array, axis = member.array, member.axis
+        if axis is None:
+            return units if array.stacked else units[0]
+        layers = self.units if axis == 0 else self.sets
+        shape = (layers, *array.shape)
+        along = [1] * len(shape)
+        along[0], along[axis] = layers, shape[axis]
+        repeated = jnp.repeat(units, shape[axis] // self.units, axis=1) if axis else units
+        return jnp.broadcast_to(repeated.reshape(along), shape)
+
+
+def groups_of(prune: Prune, model: Model, seq_len: int) -> tuple[Group, ...]:
+    """The groups that are pruned of a model. Raises UserError where the model or the scope has none of them."""
+    arrays = {array.name: array for array in jax.tree.leaves(arrays_of(model))}
+    attention = 12 * model.head_dim * seq_len  # FLOPs per token and head (PaLM appendix B)
+    match prune.structure:
+        case Unstructured():
+            return tuple(_single(array, model) for array in _in_scope(prune.scope, arrays))
+        case NM() as pattern:
+            return tuple(_single(_divided(array, pattern.m), model) for array in _in_scope(prune.scope, arrays))
+        case Heads():
+            shared = model.n_kv_heads == 1  # then the one head of keys and values stays
+            names = ("q", "out") if shared else ("q", "k", "v", "out")
+            units = model.n_heads if shared else model.n_kv_heads
+            saved = attention * model.n_heads // units
+            return (_along("attention", names, ("heads", "kv"), units, saved, arrays, model),)
+        case Channels():
+            return (_along("mlp", ("gate", "up", "down"), ("mlp",), model.d_ff, 0, arrays, model),)
+        case WholeBlocks():
+            kernels = _in_scope(("linear",), arrays)
+            weights = sum(math.prod(array.shape) for array in kernels)
+            flops = SAVED_PER_WEIGHT * weights + attention * model.n_heads
+            return (Group(tuple(Member(array, 0) for array in kernels), 1, model.n_layers, weights, flops),)
+
+
+def input_axis(array: Array) -> int:
+    """The last axis of a matrix, stacked or not, that is summed over: patterns of N:M lie along it."""
+    return [at for at, name in enumerate(array.axes) if array.use(name) is Use.READS][-1] + array.stacked
+
+
+def phases(prune: Prune, groups: Sequence[Group], course: Course) -> tuple[Phase, ...]:
+    """What is active of a stage's model from step to step, for its `Course`."""
+    saved = sum(group.sets * group.units * group.flops for group in groups)
+    densities = Densities(prune, fixed=(course.flops_per_token - saved) / saved)
+
+    def phase(step: int, density: float) -> Phase:
+        gone = [(group, group.sets * (group.units - kept(group.units, density))) for group in groups]
+        parameters = course.active_parameters - sum(units * group.weights for group, units in gone)
+        flops = course.flops_per_token - sum(units * group.flops for group, units in gone)
+        return Phase(step, density, parameters, flops)
+
+    return tuple(phase(step, density) for step, density in updates(densities, course))
+
+
+def _single(array: Array, model: Model) -> Group:
+    sets = model.n_layers if array.stacked else 1
+    return Group((Member(array, None),), sets, math.prod(array.shape), 1, SAVED_PER_WEIGHT)
+
+
+def _divided(array: Array, m: int) -> Array:
+    if array.is_scale:
+        raise UserError(f"pruning.scope: patterns along a kernel's input need a matrix, and {array.name} is none")
+    size = array.shape[input_axis(array) - array.stacked]
+    if size % m:
+        raise UserError(f"{array.name} reads {size} units, which patterns of {m} do not divide; use another m or model")
+    return array
+
+
+def _along(
+    part: str, names: Sequence[str], axes: Sequence[str], units: int, flops: int, arrays: dict[str, Array], model: Model
+) -> Group:
+    """Units along those axes of a block's arrays; `flops` are what one saves besides its weights'."""
+    found = [arrays[f"layers.{part}.{name}"] for name in names]
+    members = [Member(array, next(at for at, axis in enumerate(array.axes) if axis in axes) + 1) for array in found]
+    weights = sum(math.prod(array.shape) for array in found) // units
+    return Group(tuple(members), model.n_layers, units, weights, SAVED_PER_WEIGHT * weights + flops)
+
+
+def _in_scope(scope: Sequence[str], arrays: dict[str, Array]) -> list[Array]:
+    """Arrays that a scope names, in the order of the parameters; a pattern is for matrices alone."""
+    chosen: set[str] = set()
+    for wanted in scope:
+        if wanted == "linear":
+            names = {name for name, array in arrays.items() if array.stacked and not array.is_scale}
+        elif wanted in arrays:
+            names = {wanted}
+        else:
+            names = {name for name in fnmatch.filter(arrays, wanted) if not arrays[name].is_scale}
+        if not names:
+            raise UserError(f"pruning.scope: no matrix is called {wanted!r}; there are linear, {', '.join(arrays)}")
+        chosen |= names
+    return [array for name, array in arrays.items() if name in chosen]
