@@ -68,14 +68,16 @@ def _inputs(recipe: Recipe) -> dict[str, float]:
     setups = [Setup(recipe, index) for index in range(len(recipe.stages))]
     courses = [setup.course for setup in setups]
     D = sum(course.tokens_before(course.total_steps) for course in courses)
-    active = sum(course.tokens_before(course.total_steps) * course.active_parameters for course in courses)
+    active = sum(course.active_parameter_tokens_before(course.total_steps) for course in courses)
     return {
         "N": courses[-1].active_parameters,
         "N_non_embedding": parameter_count(recipe.stages[-1].model, embedding=False),
+        "N_active": courses[-1].active_parameters_at(courses[-1].total_steps),
         "N_average": active / D,
         "D": D,
         "U": min(D, setups[-1].corpus_tokens),
         "C": sum(course.flops_before(course.total_steps) for course in courses),
+        "C_sparse": sum(course.sparse_flops_before(course.total_steps) for course in courses),
     }
 
 

@@ -67,6 +67,8 @@ def _ledger(accounts: dict[str, dict]) -> Table:
     table.add_row("steps", f"{stage.steps:,}", f"{total.steps:,}")
     table.add_row("tokens", f"{stage.tokens:,}", f"{total.tokens:,}")
     table.add_row("model FLOPs", si(stage.flops), si(total.flops))
+    if total.sparse_flops != total.flops:
+        table.add_row("FLOPs without zeros", si(stage.sparse_flops), si(total.sparse_flops))
     table.add_row("average active parameters", *(f"{x.average_active_parameters:,.0f}" for x in (stage, total)))
     for name in ("train", "compile", "save", "evaluate", "other"):
         table.add_row(f"time: {name}", *(duration(getattr(x.seconds, name)) for x in (stage, total)))

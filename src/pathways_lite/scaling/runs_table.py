@@ -19,10 +19,10 @@ def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
     """One row per evaluation of every stage of the runs at or below `paths` (folders of runs, or of a study).
 
     run, stage, step, lineage (the stages before, joined by " > "), start (how the stage began), optimizer, schedule,
-    seed, lr, B (batch in tokens); N, N_non_embedding, N_average (active, over the chain's tokens); D and C of the whole
-    chain, U (unique tokens, where the stages share a corpus), the stage's own D_stage and C_stage; L (nats per token
-    over all held-out text) and per domain loss_NAME and bits_NAME; train_loss. What is not known is NaN or an empty
-    text.
+    seed, lr, B (batch in tokens); N, N_non_embedding, N_active (not pruned), N_average (active, over the chain's tokens);
+    D, C and C_sparse (zeros skipped) of the whole chain, U (unique tokens, where the stages share a corpus), the stage's
+    own D_stage and C_stage; L (nats per token over all held-out text) and per domain loss_NAME and bits_NAME;
+    train_loss. What is not known is NaN or an empty text.
 
     A stage without logs has a row per checkpoint, by the ledger in its manifest, the last with the summary's results.
     A stage that several runs share has its rows once. `final`: one row per finished run, of its last evaluation.
@@ -85,6 +85,7 @@ def _checkpoints(stage: StageData) -> list[Row]:
             row = {"step": content["step"], "own": own, "tokens": own["tokens"], "flops": own["flops"]}
             row |= {"total_tokens": total["tokens"], "total_flops": total["flops"]}
             row["active_parameter_tokens"] = total["active_parameter_tokens"]
+            row["total_sparse_flops"] = total.get("sparse_flops")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is no manifest of a checkpoint ({error!r}); remove that checkpoint") from error
         if stage.summary.get("step") == row["step"]:
@@ -115,11 +116,13 @@ def _sizes(stage: StageData, row: Row, before: list[StageData]) -> dict[str, Any
     return {
         "N": N,
         "N_non_embedding": stage.summary.get("model", {}).get("non_embedding_parameters", N - tables if N else None),
+        "N_active": row.get("active_parameters"),
         # The log counts active parameters over the whole chain, as it does total tokens.
         "N_average": row["active_parameter_tokens"] / D if D and "active_parameter_tokens" in row else None,
         "D": D,
         "U": _unique_tokens(stage, before, D),
         "C": row.get("total_flops", row.get("flops")),
+        "C_sparse": row.get("total_sparse_flops"),
         "D_stage": row.get("tokens"),
         "C_stage": row.get("flops"),
     }

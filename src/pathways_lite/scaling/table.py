@@ -36,6 +36,7 @@ class Column:
 COLUMNS: dict[str, Column] = {
     "N": Column("parameters", "parameters", 1e4, 1e15),
     "N_non_embedding": Column("parameters without embeddings", "parameters", 1e3, 1e15),
+    "N_active": Column("parameters that are not pruned", "parameters", 1e4, 1e15),
     "N_average": Column("active parameters, averaged over tokens", "parameters", 1e4, 1e15),
     "N_encoder": Column("parameters of the encoder", "parameters", 1e4, 1e15),
     "N_decoder": Column("parameters of the decoder", "parameters", 1e4, 1e15),
@@ -44,6 +45,7 @@ COLUMNS: dict[str, Column] = {
     "D": Column("training tokens", "tokens", 1e5, 1e16),
     "U": Column("unique training tokens", "tokens", 1e4, 1e16),
     "C": Column("training compute", "FLOPs", 1e10, 1e30),
+    "C_sparse": Column("training compute where zeros are skipped", "FLOPs", 1e10, 1e30),
     "C_pf_days": Column("training compute", "PF-days", 1e-9, 1e10),
     "M": Column("tokens per parameter", "", 1e-3, 1e6),
     "L": Column(

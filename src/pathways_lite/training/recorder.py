@@ -104,8 +104,11 @@ class Recorder:
         ledger = Ledger().after(self._course, step)
         total = self._inherited + ledger
         counts = {"tokens": ledger.tokens, "flops": ledger.flops}
-        chain = {"total_tokens": total.tokens, "total_flops": total.flops}
-        active = {"active_parameter_tokens": total.active_parameter_tokens}
+        chain = {"total_tokens": total.tokens, "total_flops": total.flops, "total_sparse_flops": total.sparse_flops}
+        active = {
+            "active_parameters": self._course.active_parameters_at(step),
+            "active_parameter_tokens": total.active_parameter_tokens,  # of the chain too
+        }
         self._track(self._log.row(kind, step, **counts, **chain, **active, **values))
 
     def _track(self, row: Mapping[str, Any]) -> None:
