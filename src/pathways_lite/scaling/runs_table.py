@@ -19,10 +19,10 @@ def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
     """One row per evaluation of every stage of the runs at or below `paths` (folders of runs, or of a study).
 
     run, stage, step, lineage (the stages before, joined by " > "), start (how the stage began), optimizer, schedule,
-    seed, lr, B (batch in tokens); N, N_non_embedding, N_active (not pruned), N_average (active, over the chain's tokens);
-    D, C and C_sparse (zeros skipped) of the whole chain, U (unique tokens, where the stages share a corpus), the stage's
-    own D_stage and C_stage; L (nats per token over all held-out text) and per domain loss_NAME and bits_NAME;
-    train_loss. What is not known is NaN or an empty text.
+    seed, lr, B (batch in tokens); N, N_non_embedding, N_active (not pruned), N_average (active, over the chain's
+    tokens); D, C and C_sparse (zeros skipped) of the whole chain, U (unique tokens, where the stages share a corpus),
+    the stage's own D_stage and C_stage; L (nats per token over all held-out text) and per domain loss_NAME and
+    bits_NAME; train_loss. What is not known is NaN or an empty text.
 
     A stage without logs has a row per checkpoint, by the ledger in its manifest, the last with the summary's results.
     A stage that several runs share has its rows once. `final`: one row per finished run, of its last evaluation.
@@ -132,6 +132,8 @@ def _parameters(stage: StageData, row: Row) -> float | None:
     """The stage's own active parameters, from its summary, its ledger, or a row that nothing came before."""
     if known := stage.summary.get("model", {}).get("parameters"):
         return float(known)
+    if stage.recipe.get("pruning"):
+        return None  # what is active does not say what there is
     own = row.get("own") or stage.ledger.get("stage")
     if not own and row.get("tokens") == row.get("total_tokens"):
         own = row
