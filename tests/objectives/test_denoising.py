@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathways_lite.objectives.corrupt import unused
-from pathways_lite.objectives.members import members
+from pathways_lite.objectives.members import members, one_by_one
 from pathways_lite.objectives.spans import noise_counts, random_parts, raw_length
 from pathways_lite.recipe import UL2, UL2R, Denoisers, PrefixLM, SpanCorruption, Weighted
 
@@ -166,13 +166,14 @@ def test_hardly_a_position_is_without_use(objective: UL2R, seq_len: int, boundar
 
 
 def test_shares_of_ul2r() -> None:
-    assert [(m.label, m.weight, m.mode) for m in members(UL2R())] == [
-        ("prefix_lm", 0.5, "s2s"),
-        ("spans_32_0.15", 0.125, "nlg"),
-        ("spans_3_0.5", 0.125, "nlg"),
-        ("spans_3_0.15", 0.25, "nlu"),
+    assert list(one_by_one(UL2R())) == ["prefix_lm", "spans_32_0.15", "spans_3_0.5", "spans_3_0.15"]
+    assert [(m.weight, m.mode) for m in members(UL2R())] == [
+        (0.5, "s2s"),
+        (0.125, "nlg"),
+        (0.125, "nlg"),
+        (0.25, "nlu"),
     ]
-    assert [m.label for m in members(UL2())] == [
+    assert list(one_by_one(UL2())) == [
         "spans_3_0.15", "spans_8_0.15", "spans_3_0.5", "spans_8_0.5", "spans_64_0.15", "spans_64_0.5", "prefix_lm",
     ]  # fmt: skip
     batch = batch_of(UL2R(), windows(2000, 64, 0.0))
@@ -197,7 +198,8 @@ def test_the_fixed_layout_is_ul2rs() -> None:
 
 def test_a_mixture_of_ones_own() -> None:
     parts = (Weighted(weight=3, denoiser=SpanCorruption(mean_span=5)), Weighted(weight=1, denoiser=PrefixLM()))
-    assert [(m.label, m.weight) for m in members(Denoisers(members=parts))] == [
-        ("spans_5_0.15", 0.75),
-        ("prefix_lm", 0.25),
-    ]
+    objective = Denoisers(members=parts)
+    assert [m.weight for m in members(objective)] == [0.75, 0.25]
+    alone = one_by_one(objective)
+    assert list(alone) == ["spans_5_0.15", "prefix_lm"]
+    assert members(alone["prefix_lm"]) == members(PrefixLM())

@@ -87,7 +87,7 @@ class Evaluator:
         if not 0 <= overlap < seq_len:
             raise ValueError(f"overlap={overlap} must be at least 0 and less than seq_len={seq_len}")
         self._token_losses = jax.jit(token_losses)
-        self._rows, self._seq_len, self._overlap = rows, seq_len, overlap
+        self.rows, self.seq_len, self._overlap = rows, seq_len, overlap
         self._place = place
 
     def __call__(
@@ -105,22 +105,35 @@ class Evaluator:
         windows: list[Window] = []
         count, tokens, text_bytes = 0, 0, 0
         for document, size in documents:
-            windows.extend(cut(document, self._seq_len, self._overlap))
+            windows.extend(cut(document, self.seq_len, self._overlap))
             count, tokens, text_bytes = count + 1, tokens + len(document), text_bytes + size
-        rows = pack([len(window.tokens) for window in windows], self._seq_len)
-        nll, total = 0.0, math.ceil(len(rows) / self._rows)
-        for done, batch in enumerate(self._batches(windows, rows), 1):
+        rows = pack([len(window.tokens) for window in windows], self.seq_len)
+        batches = self._batches(windows, rows)
+        nll = self.total(params, batches, math.ceil(len(rows) / self.rows), between_batches=between_batches)
+        return HeldOut(nll, tokens, text_bytes, count)
+
+    def total(
+        self,
+        params: Any,
+        batches: Iterable[Batch],
+        count: int,
+        *,
+        between_batches: Callable[[int, int], None] | None = None,
+    ) -> float:
+        """Nats of all positions that carry loss in the `count` batches [rows, seq_len]."""
+        nll = 0.0
+        for done, batch in enumerate(batches, 1):
             losses = np.asarray(self._token_losses(params, self._place(batch)), np.float64)
             # Where there is nothing to score, the model's output means nothing and may not even be finite.
             nll += float(np.sum(losses, where=batch.loss_weights > 0))
             if between_batches is not None:
-                between_batches(done, total)
-        return HeldOut(nll, tokens, text_bytes, count)
+                between_batches(done, count)
+        return nll
 
     def _batches(self, windows: Sequence[Window], rows: Sequence[Sequence[int]]) -> Iterator[Batch]:
-        for first in range(0, len(rows), self._rows):
-            chosen = [[windows[i] for i in row] for row in rows[first : first + self._rows]]
-            yield to_batch(chosen, self._rows, self._seq_len)
+        for first in range(0, len(rows), self.rows):
+            chosen = [[windows[i] for i in row] for row in rows[first : first + self.rows]]
+            yield to_batch(chosen, self.rows, self.seq_len)
 
 
 class Window(NamedTuple):

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pathways_lite.objectives.spans import noise_counts
+from pathways_lite.recipe.base import Frozen
 from pathways_lite.recipe.objective import (
     Causal,
     CodeGen2,
+    Corruption,
+    Denoisers,
     FillInTheMiddle,
     Mixture,
     Mode,
     Objective,
     PrefixLM,
     SpanCorruption,
+    Weighted,
 )
 
 
@@ -37,7 +41,6 @@ class Member(NamedTuple):
     `least` and `most` bound the share of masked tokens, `shortest` is the fewest tokens that it can be made of.
     """
 
-    label: str
     weight: float
     form: Form
     extra: int
@@ -56,25 +59,52 @@ def members(objective: Objective) -> list[Member]:
     return [member._replace(weight=member.weight / total) for member in found if member.weight]
 
 
+def one_by_one(objective: Corruption) -> dict[str, Objective]:
+    """For each of the denoisers that `objective` mixes, an objective that is nothing but it; by their labels."""
+    if isinstance(objective, Mixture):
+        parts: dict[str, Any] = {label(part.denoiser): _pure(part.denoiser) for part in objective.members}
+        return {
+            name: Denoisers(**{**_common(objective), "members": (Weighted(weight=1, denoiser=denoiser),)})
+            for name, denoiser in parts.items()
+        }
+    return {label(objective): _pure(objective)}
+
+
+def _common(objective: Corruption) -> dict[str, Any]:
+    return {name: getattr(objective, name) for name in Corruption.model_fields}
+
+
+def label(objective: Frozen) -> str:
+    """A short name of a denoiser, different for other numbers."""
+    if isinstance(objective, SpanCorruption):
+        return f"spans_{objective.mean_span:g}_{objective.rate:g}"
+    return str(objective.kind)  # type: ignore[attr-defined]
+
+
+def _pure(denoiser: Any) -> Any:
+    """Without the documents that an infilling leaves causal."""
+    mixed = isinstance(denoiser, FillInTheMiddle | CodeGen2)
+    return denoiser.model_copy(update={"rate": 1.0}) if mixed else denoiser
+
+
 def _members(objective: Objective, weight: float) -> list[Member]:
     match objective:
         case Mixture():
             return [m for part in objective.members for m in _members(part.denoiser, weight * part.weight)]
         case PrefixLM(mode=mode):
-            return [Member("prefix_lm", weight, Form.PREFIX, extra=1, shortest=2, mode=mode)]
+            return [Member(weight, Form.PREFIX, extra=1, shortest=2, mode=mode)]
         case SpanCorruption(rate=r, mean_span=span, mode=mode):
-            label = f"spans_{span:g}_{r:g}"
-            return [Member(label, weight, Form.SPANS, 1, 2, 2, least=r, most=r, mean_span=span, mode=mode)]
+            return [Member(weight, Form.SPANS, 1, 2, 2, least=r, most=r, mean_span=span, mode=mode)]
         case FillInTheMiddle(rate=rate, spm=spm):
             shares = {Form.PSM: rate * (1 - spm), Form.SPM: rate * spm}
-            filled = [Member(f.name.lower(), weight * share, f, extra=3, shortest=1) for f, share in shares.items()]
+            filled = [Member(weight * share, form, extra=3, shortest=1) for form, share in shares.items()]
             return [*filled, *_members(Causal(), weight * (1 - rate))]
         case CodeGen2(rate=rate, least=least, most=most, mean_span=span):
             # EOD, the text with its masks, EOD, separator, then for every span its mask and its end.
-            masked = Member("codegen2", weight * rate, Form.CODEGEN2, 3, 3, 3, least, most, span)
+            masked = Member(weight * rate, Form.CODEGEN2, 3, 3, 3, least, most, span)
             return [masked, *_members(Causal(), weight * (1 - rate))]
         case Causal():
-            return [Member("causal", weight, Form.CAUSAL, extra=1)]
+            return [Member(weight, Form.CAUSAL, extra=1)]
     raise AssertionError(objective)
 
 

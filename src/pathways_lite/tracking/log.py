@@ -6,7 +6,8 @@ run's file is byte-identical to an uninterrupted one's. `timings.jsonl` holds ev
 Every row is one JSON object with `kind` and `step`, the number of steps taken when it was written:
 
     log.jsonl      train  tokens, flops (the stage's own, so far), loss, grad_norm, learning_rate, ...
-                   eval   tokens, flops, domains: {name: {loss, bits_per_byte, nll, tokens, bytes, documents}}
+                   eval   tokens, flops, domains: {name: {loss, bits_per_byte, nll, tokens, bytes, documents}},
+                          where the objective has any, denoisers: {name: {loss, tokens, unused}}
                    event  event: "skip", "rewind", ..., and what it needs to be understood
     timings.jsonl  train  seconds (since the stage began), tokens_per_second, flops_per_second,
                           share_of_peak (null at the first step)

@@ -7,6 +7,7 @@
     <run>/<stage>/summary.json   when the stage is finished:
         step, model: {parameters, non_embedding_parameters, flops_per_token},
         domains: {name: {loss, bits_per_byte, perplexity, nll, tokens, bytes, documents}},
+        denoisers, where the objective has any: {name: {loss, tokens, unused}},
         compressors: {domain: {"xz -9": bits per byte, ...}},
         samples: [{prompt, text, temperature, ...}], peak_flops: FLOP/s,
         environment: {what: version or name}, command: what was typed

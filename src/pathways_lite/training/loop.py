@@ -192,9 +192,10 @@ class Trainer:
             params = self.setup.evaluated_params(self.state.opt_state, self.state.params, self.step)
             try:
                 results = self.setup.evaluate(params, between_batches=unless_stopped)
+                denoisers = self.setup.evaluate_denoisers(params, between_batches=unless_stopped)
             except Interrupted:
                 return False
-        self.recorder.evaluation(self.step, {name: result.to_json() for name, result in results.items()})
+        self.recorder.evaluation(self.step, {name: result.to_json() for name, result in results.items()}, denoisers)
         return True
 
     def _save(self) -> None:

@@ -29,7 +29,7 @@ class Recorder:
         self._domains = setup.store.domains
         self._last = (position.step, position.seconds)  # where the last throughput was measured
         evaluations = [row for row in log.rows() if row["kind"] == "eval"]
-        self._evaluations = {row["step"]: row["domains"] for row in evaluations}
+        self._evaluations = {row["step"]: row for row in evaluations}
 
     def step(self, step: int, values: Mapping[str, Any], seconds: Seconds) -> None:
         """After `step` steps; `values` are the metrics of the last one, `seconds` what the stage has spent."""
@@ -63,11 +63,12 @@ class Recorder:
             flops_per_second=flops,
         )
 
-    def evaluation(self, step: int, domains: Mapping[str, Any]) -> None:
-        """Held-out results per domain, `HeldOut.to_json` each."""
-        self._write("eval", step, {"domains": domains})
+    def evaluation(self, step: int, domains: Mapping[str, Any], denoisers: Mapping[str, Any]) -> None:
+        """Held-out results per domain, `HeldOut.to_json` each, and per denoiser, where the objective has any."""
+        values = {"domains": domains, "denoisers": denoisers} if denoisers else {"domains": domains}
+        self._write("eval", step, values)
         self._progress.evaluated(step, {name: result["bits_per_byte"] for name, result in domains.items()})
-        self._evaluations[step] = dict(domains)
+        self._evaluations[step] = values
 
     def has_evaluation(self, step: int) -> bool:
         """Whether the log has the evaluation of `step`."""
@@ -75,7 +76,7 @@ class Recorder:
 
     @property
     def last_evaluation(self) -> dict[str, Any]:
-        """Results per domain of the newest evaluation; none before the first."""
+        """Results of the newest evaluation, `domains` and perhaps `denoisers`; none before the first."""
         return self._evaluations[max(self._evaluations)] if self._evaluations else {}
 
     def event(self, event: str, step: int, **values: Any) -> None:

@@ -17,6 +17,7 @@ from rich.text import Text
 from pathways_lite.checkpoints import Checkpoints
 from pathways_lite.data.pipeline import windows_per_domain
 from pathways_lite.errors import UserError
+from pathways_lite.evaluation.denoisers import NOT_COMPARABLE
 from pathways_lite.parallel import hosts
 from pathways_lite.parallel.stopping import Stop
 from pathways_lite.parallel.vigil import Vigil
@@ -175,6 +176,11 @@ def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, con
         xz = summary["compressors"][name]["xz -9"]
         table.add_row(name, f"{result['bits_per_byte']:.4f}", f"{xz:.4f}", f"{result['loss']:.4f}")
     console.print(table)
+    if "denoisers" in summary:
+        table = Table("denoiser", "held-out loss", "tokens", title=f"stage {stage.name}", caption=NOT_COMPARABLE)
+        for name, result in summary["denoisers"].items():
+            table.add_row(name, f"{result['loss']:.4f}", f"{result['tokens']:,}")
+        console.print(table)
     for sample in summary["samples"][:1]:
         text = Text.assemble("sample: ", (sample["prompt"], "dim"), sample["text"])
         console.print(text)

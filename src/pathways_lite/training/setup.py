@@ -17,6 +17,7 @@ from pathways_lite import models
 from pathways_lite.batch import Batch
 from pathways_lite.data.store import Store, open_store
 from pathways_lite.evaluation.bits import Evaluator, HeldOut
+from pathways_lite.evaluation.denoisers import denoiser_losses
 from pathways_lite.ledger import Course
 from pathways_lite.methods import growth, pruning, reweighting
 from pathways_lite.models.accounting import flops_per_token, parameter_count
@@ -204,6 +205,25 @@ class Setup:
             domain: self.evaluator(params, documents, between_batches=between_batches)
             for domain, documents in self.held_out.items()
         }
+
+    def evaluate_denoisers(
+        self, params: Any, *, between_batches: Callable[[int, int], None] | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Held-out loss of every denoiser of the objective, on as much text as is evaluated of one domain."""
+        left, documents = self.stage.evaluation.tokens, []
+        for tokens, _ in (document for domain in self.held_out.values() for document in domain):
+            documents.append(tokens[:left])
+            left -= len(documents[-1])
+        return denoiser_losses(
+            self.evaluator,
+            params,
+            self.stage.objective,
+            documents,
+            eod=self.store.eod,
+            boundaries=self.stage.data.boundaries,
+            seed=self.stage.data.shuffle_seed,
+            between_batches=between_batches,
+        )
 
     def keys(self) -> jax.Array:
         """Random keys of the initialisation and of the steps."""

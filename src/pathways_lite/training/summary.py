@@ -21,8 +21,8 @@ SAMPLE_TOKENS = 128
 TEMPERATURE = 0.8
 
 
-def summarize(setup: Setup, params: Any, domains: dict[str, Any], *, peak_flops: float | None) -> dict[str, Any]:
-    """The content of summary.json (`tracking.run_data` lists it). `domains` are the final held-out results."""
+def summarize(setup: Setup, params: Any, evaluation: dict[str, Any], *, peak_flops: float | None) -> dict[str, Any]:
+    """The content of summary.json (`tracking.run_data` lists it). `evaluation`: the last held-out results."""
     model, course = setup.stage.model, setup.course
     return {
         "step": course.total_steps,
@@ -32,7 +32,8 @@ def summarize(setup: Setup, params: Any, domains: dict[str, Any], *, peak_flops:
             "non_embedding_parameters": parameter_count(model, embedding=False),
             "flops_per_token": course.flops_per_token,
         },
-        "domains": domains,
+        "domains": evaluation["domains"],
+        **({"denoisers": evaluation["denoisers"]} if "denoisers" in evaluation else {}),
         "compressors": compare_with_compressors(setup),
         "samples": [_sample(setup, params, domain) for domain in setup.held_out],
         "peak_flops": peak_flops,

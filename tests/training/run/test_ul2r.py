@@ -1,0 +1,63 @@
+"""A causal model goes on with UL2R: same data, its own schedule, resumed to the bit."""
+
+from pathlib import Path
+
+import pytest
+from test_starts import chain
+from whole_runs import digest, log_of, run, stop_after
+
+from pathways_lite.checkpoints import Checkpoints, read_manifest
+from pathways_lite.errors import UserError
+from pathways_lite.recipe import UL2R, Recipe, SpecialTokens
+from pathways_lite.tracking.log import read_log
+from pathways_lite.training.resolve import resolve
+
+# Bytes that no ASCII text has.
+TOKENS = SpecialTokens(
+    s2s=200, nlu=201, nlg=202, prefix=203, suffix=204, middle=205, separator=206, end_of_span=207,
+    first_sentinel=255, sentinels=40,
+)  # fmt: skip
+
+
+@pytest.fixture
+def continued(recipe: Recipe) -> Recipe:
+    changes = ["batch_size=4", "budget=6 steps", "saving.every=2"]
+    two = chain(recipe, *(f"stages.more.{change}" for change in changes))
+    stage = two.stages[1].model_copy(update={"objective": UL2R(tokens=TOKENS)})
+    return two.model_copy(update={"stages": (two.stages[0], stage)})
+
+
+def test_a_causal_model_goes_on_with_ul2r_and_resumes_bit_for_bit(
+    continued: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert run(continued, whole) == 0
+    assert run(continued.model_copy(update={"stages": continued.stages[:1]}), stopped) == 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert run(continued, stopped) == 128 + 15
+    assert run(continued, stopped) == 0
+    assert digest(stopped, "more", 6) == digest(whole, "more", 6)
+    assert log_of(stopped, "more") == log_of(whole, "more")
+
+    rows = read_log(whole / "more" / "log.jsonl")
+    evaluated = next(row for row in reversed(rows) if row["kind"] == "eval")
+    assert set(evaluated["domains"]) == {"poems", "tales"}  # causal, on whole documents
+    assert list(evaluated["denoisers"]) == ["prefix_lm", "spans_32_0.15", "spans_3_0.5", "spans_3_0.15"]
+    for result in evaluated["denoisers"].values():
+        assert 3 < result["loss"] < 8
+        assert result["tokens"] > 0
+        assert result["unused"] < 0.1  # of 32 positions at most 2
+    assert not any("denoisers" in row for row in read_log(whole / "base" / "log.jsonl"))
+
+    meta = read_manifest(Checkpoints(whole / "more" / "checkpoints").path(6)).meta
+    assert meta["cursor"]["first_sequence"] == 10 + 7 * 4  # nothing is read twice
+
+
+def test_too_few_ids_are_refused_before_anything_runs(recipe: Recipe) -> None:
+    two = chain(recipe)
+    stage = two.stages[1].model_copy(update={"objective": UL2R()})
+    with pytest.raises(
+        UserError, match=r"ul2r needs 12 special tokens for seq_len=32 .* leaves 0; .* at least 269 in all"
+    ):
+        resolve(two.model_copy(update={"stages": (two.stages[0], stage)}))
