@@ -9,6 +9,7 @@ the same.
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ class Densities:
 
     def tokens(self, compute: float) -> float:
         """The share of the tokens that is seen when this share of the compute is spent."""
-        return self._tokens(compute) / self._tokens(1.0)
+        return self._tokens(compute) / self._all_tokens
 
     def compute(self, tokens: float) -> float:
         """The inverse of `tokens`."""
@@ -65,9 +66,13 @@ class Densities:
         """The density averaged over tokens."""
         prune = self.prune
         if prune.compute == "sparse":
-            return 1.0 / self._tokens(1.0) - self.fixed
+            return 1.0 / self._all_tokens - self.fixed
         window = self.last + (self.first - self.last) / (4 if prune.shape == "cubic" else 2)
         return prune.begin * self.first + (prune.end - prune.begin) * window + (1.0 - prune.end) * self.last
+
+    @functools.cached_property
+    def _all_tokens(self) -> float:
+        return self._tokens(1.0)
 
     def _tokens(self, compute: float) -> float:
         """Tokens seen when this share of the compute is spent: the integral of dc / (f + rho(c))."""

@@ -1,0 +1,147 @@
+"""Densities in closed form: against published checks, against integration, and against walking the steps."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pathways_lite.ledger import Course, Ledger
+from pathways_lite.methods.pruning import Densities, groups_of, kept, phases
+from pathways_lite.methods.pruning.schedules import rounded, updates
+from pathways_lite.recipe import NM, Channels, Heads, Model, Prune, Ramp, Steps, Tokens, WholeBlocks
+
+MODEL = Model(d_model=32, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64, vocab_size=100)
+
+QUERIES = lambda prune: prune.model_copy(update={"scope": ("layers.attention.q",)})  # noqa: E731  4 layers of 1024
+
+
+def course(budget=Steps(n=2000), ramp=((0, 4),), flops=1000, parameters=100):  # noqa: B008
+    return Course(Ramp(steps=ramp), 16, flops, parameters, budget)
+
+
+prunes = st.builds(
+    lambda ends, first, last, shape, compute: Prune(
+        begin=min(ends), end=max(ends), start_sparsity=first, sparsity=last, shape=shape, compute=compute
+    ),
+    st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    st.floats(0, 0.95),
+    st.floats(0, 0.95),
+    st.sampled_from(["linear", "cubic"]),
+    st.sampled_from(["sparse", "dense"]),
+)
+
+
+@pytest.mark.parametrize(("sparsity", "compression"), [(0.8, 1.995), (0.6, 1.53), (0.4, 1.28), (0.2, 1.12)])
+def test_average_over_final_parameters_with_phases_in_compute(sparsity, compression):
+    """The consistency check of The Journey Matters: "2x lossless" at 80 %."""
+    found = Densities(Prune(sparsity=sparsity))
+    expected = 1 / ((1 - sparsity) * (0.25 + 0.5 * math.log(1 / (1 - sparsity)) / sparsity + 0.25 / (1 - sparsity)))
+    assert found.mean / found.last == pytest.approx(expected, rel=1e-12)
+    assert round(found.mean / found.last, len(str(compression)) - 2) == compression
+
+
+@given(st.floats(0.01, 0.95))
+def test_average_parameters_with_phases_in_steps(sparsity):
+    mean = lambda shape: Densities(Prune(sparsity=sparsity, compute="dense", shape=shape)).mean  # noqa: E731
+    assert mean("linear") == pytest.approx(1 - 0.5 * sparsity, rel=1e-12)
+    assert mean("cubic") == pytest.approx(1 - 0.625 * sparsity, rel=1e-12)
+
+
+@settings(max_examples=30)
+@given(prunes, st.floats(0, 3))
+def test_tokens_are_the_integral_of_compute_over_cost(prune, fixed):
+    found = Densities(prune, fixed)
+    middles = (np.arange(2000) + 0.5) / 2000
+    cost = np.array([fixed + found.at(c) if prune.compute == "sparse" else 1.0 for c in middles])
+    integral = np.cumsum(1 / cost) / np.sum(1 / cost)
+    for index in (499, 999, 1499):
+        compute = (index + 1) / 2000
+        # A jump of the density may fall anywhere within one of the 2000 pieces.
+        assert found.tokens(compute) == pytest.approx(integral[index], abs=0.02)
+        assert found.compute(found.tokens(compute)) == pytest.approx(compute, abs=1e-9)
+    density = np.array([found.at(c) for c in middles])
+    assert found.mean == pytest.approx(np.sum(density / cost) / np.sum(1 / cost), abs=0.02)
+
+
+@settings(max_examples=30)
+@given(prunes, st.integers(20, 300), st.sampled_from([((0, 4),), ((0, 2), (700, 8))]))
+def test_the_ledger_counts_what_is_active_in_every_step(prune, every, ramp):
+    prune = prune.model_copy(update={"every": every})
+    total = 1000
+    whole = course(Steps(n=total), ramp, flops=6 * 10_000, parameters=10_000)
+    (group,) = groups_of(QUERIES(prune), MODEL, 16)
+    sparse = replace(whole, phases=phases(prune, [group], whole))
+    steps = [phase.step for phase in sparse.phases]
+    assert steps == sorted(set(steps))
+    assert steps[0] == 0
+    at = {phase.step: phase for phase in sparse.phases}
+    walked, active, phase = Ledger(), 0, None
+    for step in range(total):
+        phase = at.get(step, phase)
+        tokens = 16 * sparse.sequences_at(step)
+        assert phase.active_parameters == 10_000 - 4 * (group.units - kept(group.units, phase.density))
+        assert phase.flops_per_token == 6 * phase.active_parameters
+        active += tokens * phase.active_parameters
+        if step in (10, 499, total - 1):
+            walked = Ledger().after(sparse, step + 1)
+            assert walked.active_parameter_tokens == active
+            assert walked.sparse_flops == 6 * active
+            assert walked.flops == whole.flops_before(step + 1)
+    assert sparse.phases[-1].density == rounded(1 - prune.sparsity)
+
+
+def test_the_ledgers_average_comes_to_the_closed_form():
+    prune = QUERIES(Prune(sparsity=0.8, every=10))
+    dense = course(Tokens(n=64 * 20_000), flops=6 * 4096, parameters=4096)  # nothing but queries
+    sparse = replace(dense, phases=phases(prune, groups_of(prune, MODEL, 16), dense))
+    ledger = Ledger().after(sparse, sparse.total_steps)
+    assert ledger.average_active_parameters / sparse.active_parameters_at(20_000) == pytest.approx(1.995, abs=2e-3)
+    # The phases lie where so much of the compute without zeros is spent.
+    spent = [sparse.sparse_flops_before(phase.step) / ledger.sparse_flops for phase in sparse.phases]
+    assert spent[1] == pytest.approx(0.25, abs=1e-3)
+    assert spent[-1] == pytest.approx(0.75, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("prune", "expected"),
+    [
+        (Prune(sparsity=0.5, begin=0.5, end=0.5, compute="dense"), [(0, 1.0), (1000, 0.5)]),
+        (Prune(sparsity=0.5, begin=0.0, end=0.0), [(0, 0.5)]),
+        (Prune(sparsity=0.5, start_sparsity=0.5, begin=0.0, end=0.0), [(0, 0.5)]),
+        (Prune(sparsity=0.0, start_sparsity=0.75, begin=0.5, end=0.5, compute="dense"), [(0, 0.25), (1000, 1.0)]),
+        (
+            Prune(sparsity=0.5, begin=0.5, end=1.0, compute="dense", every=500),
+            [(0, 1), (1000, 1), (1500, 0.75), (2000, 0.5)],
+        ),
+        (Prune(sparsity=0.5, begin=0.5, end=0.6, compute="dense", every=500), [(0, 1), (1000, 1), (1200, 0.5)]),
+    ],
+    ids=["one shot", "at once", "static", "to dense", "to the end", "rarely"],
+)  # fmt: skip
+def test_when_masks_change(prune, expected):
+    assert updates(Densities(prune), course()) == expected
+
+
+def test_cubic_is_that_of_zhu_and_gupta():
+    found = Densities(Prune(sparsity=0.8, shape="cubic", begin=0.2, end=0.6))
+    for progress in (0.0, 0.3, 1.0):
+        expected = 1 - 0.8 * (1 - (1 - progress) ** 3)
+        assert found.at(0.2 + 0.4 * progress) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_structures_zeros_save_what_computes_with_them():
+    """Half of the units: half of their weights, and of the attention of heads."""
+    attention = 12 * MODEL.head_dim * 16 * MODEL.n_heads * MODEL.n_layers
+    heads, channels = 4 * 32 * 8 * (4 + 4 + 2 + 2), 4 * 3 * 32 * 64
+    for structure, weights, flops in (
+        (Heads(), heads, 6 * heads + attention),
+        (Channels(), channels, 6 * channels),
+        (WholeBlocks(), heads + channels, 6 * (heads + channels) + attention),
+        (NM(), heads + channels, 6 * (heads + channels)),
+    ):
+        prune = Prune(sparsity=0.5, structure=structure)
+        found = phases(prune, groups_of(prune, MODEL, 16), course(flops=10**7, parameters=10**6))
+        assert found[-1].active_parameters == 10**6 - weights // 2
+        assert found[-1].flops_per_token == 10**7 - flops // 2
