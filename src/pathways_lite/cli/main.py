@@ -15,6 +15,7 @@ from pathways_lite.cli import (
     generate,
     grow,
     inspect,
+    merge,
     plan,
     report,
     runs,
@@ -43,6 +44,7 @@ app.command("generate")(generate.generate)
 app.add_typer(runs.app, name="runs")
 app.add_typer(study.app, name="study")
 app.command("grow")(grow.grow)
+app.command("merge")(merge.merge)
 app.command("inspect")(inspect.inspect)
 app.command("fsck")(fsck.fsck)
 app.command("report")(report.report)

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pathways_lite.recipe.base import Budget, Frozen, Steps
 from pathways_lite.recipe.data import Data
 from pathways_lite.recipe.growth import Grow
+from pathways_lite.recipe.merging import Merge
 from pathways_lite.recipe.mesh import Mesh
 from pathways_lite.recipe.model import Model
 from pathways_lite.recipe.objective import Causal, Corruption, Objective
@@ -18,7 +19,7 @@ from pathways_lite.recipe.optimizer import Adafactor, Optimizer
 from pathways_lite.recipe.pruning import Prune
 from pathways_lite.recipe.reweighting import Reweighting
 
-# ---- the five starts (Grow is in recipe.growth): the only ways in which a stage gets its first parameters ----
+# ---- the five starts, two in files of their own: the only ways in which a stage gets its first parameters ----
 
 
 class Scratch(Frozen):
@@ -32,13 +33,6 @@ class Continue(Frozen):
 
     kind: Literal["continue"] = "continue"
     optimizer: Literal["reset", "keep"] = Field("reset", description="keep: moments too; needs the same optimizer")
-
-
-class Merge(Frozen):
-    """The average of several checkpoints."""
-
-    kind: Literal["merge"] = "merge"
-    paths: tuple[str, ...] = ()
 
 
 class Restore(Frozen):

@@ -41,7 +41,7 @@ def grow_files(found: Loaded, start: Grow, target: Model, out: Path, report: Cal
     plan = offline_plan(found, start, target)
     setup = Setup(_recipe(found, start, target), found.setup.index + 1)
     manifest, reader = open_checkpoint(found.path)
-    _require_parameters(found, manifest)
+    require_parameters(found, manifest)
     key = setup.keys()[0]
     arrays = jax.tree.leaves(growth.arrays_of(target))
     streamed = {f"params.{a.name}": _streamed(plan, a, manifest, reader, key, start.noise, report) for a in arrays}
@@ -67,7 +67,7 @@ def offline_plan(found: Loaded, start: Grow, target: Model) -> growth.Plan:
     return growth.plan_start(start, found.stage.model, target)
 
 
-def _require_parameters(found: Loaded, manifest: Manifest) -> None:
+def require_parameters(found: Loaded, manifest: Manifest) -> None:
     """Raise UserError where the checkpoint does not hold the arrays of its recipe's model."""
     for array in jax.tree.leaves(growth.arrays_of(found.stage.model)):
         expected = ((found.stage.model.n_layers,) if array.stacked else ()) + array.shape

@@ -73,17 +73,26 @@ def find_checkpoint(path: str | Path, *, examined: bool = True) -> Path:
 
     All processes must ask; each reads a part of what there is. Raises UserError where there is none.
     """
+    return newest_checkpoints(path, 1, examined=examined)[0]
+
+
+def newest_checkpoints(path: str | Path, count: int, *, examined: bool = True) -> list[Path]:
+    """As `find_checkpoint`, the newest `count` of one stage, the newest first; UserError where there are fewer."""
     if not str(path):
         raise UserError("a checkpoint is needed: name a checkpoint, stage or run directory")
+    found: list[Path] = []
     problems = []
     for candidate in map(Path, hosts.by_first(lambda: _candidates(Path(path)))):
-        if not examined:
-            return candidate
-        finding = examine(candidate)
-        if finding.ok:
-            return candidate
-        problems.append(str(finding))
-    raise UserError("\n".join([f"no checkpoint in {path} is whole:", *problems]))
+        if found and candidate.parent != found[0].parent:
+            break
+        if not examined or (finding := examine(candidate)).ok:
+            found.append(candidate)
+            if len(found) == count:
+                return found
+        else:
+            problems.append(str(finding))
+    how_many = f"no checkpoint in {path} is whole" if not found else f"{path} has {len(found)} checkpoints, not {count}"
+    raise UserError("\n".join([f"{how_many}:" if problems else how_many, *problems]))
 
 
 def _candidates(path: Path) -> list[str]:

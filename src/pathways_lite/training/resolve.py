@@ -8,13 +8,14 @@ from pathways_lite.objectives.special import with_special_tokens
 from pathways_lite.recipe import Merge, Recipe, Reference, Restore, Stage
 from pathways_lite.training.growing import require_growth
 from pathways_lite.training.load import Loaded, load_model
+from pathways_lite.training.merging import resolve_merge
 
 
 def resolve(recipe: Recipe) -> Recipe:
     """`recipe` with corpus fingerprints and digests of the checkpoints that it names filled in.
 
-    Raises UserError for a corpus that is missing or is not the recorded one, for a vocabulary or special tokens that the
-    model cannot hold, for growth that the stage before does not fit, and for a start that this version cannot do.
+    Raises UserError for a corpus that is missing or is not the recorded one, for a vocabulary or special tokens that
+    the model cannot hold, and for growth that the stage before does not fit.
     """
     for index in range(len(recipe.stages)):
         require_growth(recipe, index)
@@ -22,8 +23,6 @@ def resolve(recipe: Recipe) -> Recipe:
 
 
 def _resolve_stage(stage: Stage) -> Stage:
-    if isinstance(stage.start, Merge):
-        raise UserError(f"stage {stage.name!r}: start=Merge() is not yet supported")
     store = open_store(stage.data.corpus)
     require(store, stage.data, stage.model.vocab_size)
     data = stage.data.model_copy(update={"fingerprint": store.fingerprint})
@@ -33,6 +32,8 @@ def _resolve_stage(stage: Stage) -> Stage:
     if isinstance(stage.start, Restore):
         digest = _found(stage, "start", stage.start).manifest.digest
         stage = stage.model_copy(update={"start": stage.start.model_copy(update={"digest": digest})})
+    if isinstance(stage.start, Merge):
+        stage = stage.model_copy(update={"start": resolve_merge(stage.start, stage.name)})
     if (how := stage.reweighting) is not None and how.reference is not None:
         reference = _resolve_reference(stage, how.reference)
         stage = stage.model_copy(update={"reweighting": how.model_copy(update={"reference": reference})})

@@ -16,6 +16,7 @@ from pathways_lite.training.cursor import Cursor
 from pathways_lite.training.growing import grow_checkpoint
 from pathways_lite.training.guard import GuardState
 from pathways_lite.training.load import Loaded, load_model
+from pathways_lite.training.merging import cost_of, lineage_of, merged_params
 from pathways_lite.training.setup import Setup, course_of
 from pathways_lite.training.state import TrainState
 
@@ -101,8 +102,8 @@ def _started(setup: Setup, run: RunDirectory, stopped: Callable[[], int]) -> Pos
             return _from_checkpoint(setup, path, keep_optimizer=optimizer == "keep")
         case Grow():
             return _grown(setup, run.stage(setup.recipe.stages[setup.index - 1].name).checkpoints, stopped)
-        case Merge():
-            raise UserError(f"stage {setup.stage.name!r}: start=Merge() is not yet supported")
+        case Merge() as start:
+            return _merged(setup, start)
 
 
 def _from_checkpoint(setup: Setup, path: str | Path, *, keep_optimizer: bool) -> Position:
@@ -136,6 +137,19 @@ def _grown(setup: Setup, path: Path, stopped: Callable[[], int]) -> Position:
         seconds=Seconds(),
         inherited=Ledger.from_json(found.manifest.meta["ledger"]["total"]) + grown.spent,
         parent=found.manifest.digest,
+    )
+
+
+def _merged(setup: Setup, start: Merge) -> Position:
+    """The average of several checkpoints; data goes on behind the one that has come furthest in it."""
+    ingredients = [load_model(one.path) for one in start.of]
+    return Position(
+        state=setup.state_with(merged_params(setup, ingredients, [one.weight for one in start.of])),
+        cursor=Cursor(first_sequence=max(_first_unseen(setup.stage, found) for found in ingredients)),
+        guard=GuardState(),
+        seconds=Seconds(),
+        inherited=cost_of(ingredients),
+        parent=lineage_of(ingredients),
     )
 
 
