@@ -13,6 +13,10 @@ def evaluate(
     path: Annotated[Path, typer.Argument(help="a run, stage or checkpoint directory")],
     corpus: Annotated[str | None, typer.Option(help="another token store, made by the same tokenizer")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="held-out tokens per domain; default: the recipe's")] = None,
+    infilling: Annotated[
+        bool,
+        typer.Option("--infilling", help="also how well gaps are filled, and continuations of a prefix read whole"),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
 ) -> None:
     """Loss, perplexity and bits per byte on held-out documents, per domain, beside what compressors reach.
@@ -24,12 +28,16 @@ def evaluate(
     - `pathways-lite evaluate runs/demo`
 
     - `pathways-lite evaluate runs/demo/base/checkpoints/step_00000500 --tokens 1000000 --json`
+
+    - `pathways-lite evaluate runs/ul2r_demo --infilling`
     """
     from rich.console import Console
     from rich.table import Table
 
     from pathways_lite.data.store import open_store
     from pathways_lite.errors import UserError
+    from pathways_lite.evaluation.infilling import LEFT_TO_RIGHT
+    from pathways_lite.training.asking import evaluate_gaps
     from pathways_lite.training.load import load_model
     from pathways_lite.training.summary import compare_with_compressors
 
@@ -41,10 +49,13 @@ def evaluate(
             f"{corpus} was tokenised by {store.manifest.tokenizer[:12]}, the model was trained with "
             f"{trained_with.manifest.tokenizer[:12]}; build the corpus with --tokenizer {model.stage.data.corpus}"
         )
-    results = {name: result.to_json() for name, result in setup.evaluate(model.params()).items()}
+    params = model.params()
+    results = {name: result.to_json() for name, result in setup.evaluate(params).items()}
     compressors = compare_with_compressors(setup)
+    gaps = evaluate_gaps(setup, params) if infilling else {}
     if as_json:
-        typer.echo(json.dumps({"checkpoint": str(model.path), "domains": results, "compressors": compressors}))
+        found = {"checkpoint": str(model.path), "domains": results, "compressors": compressors}
+        typer.echo(json.dumps(found | ({"infilling": gaps} if infilling else {})))
         return
     table = Table(title=f"{model.path}", title_justify="left")
     for column in ("domain", "documents", "tokens", "bytes", "loss", "perplexity", "bits/byte", "xz -9"):
@@ -53,4 +64,13 @@ def evaluate(
         counts = [f"{result[key]:,}" for key in ("documents", "tokens", "bytes")]
         quotients = [f"{result['loss']:.4f}", f"{result['perplexity']:.2f}", f"{result['bits_per_byte']:.4f}"]
         table.add_row(name, *counts, *quotients, f"{compressors[name]['xz -9']:.4f}")
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if infilling:
+        table = Table(title="held-out gaps and continuations", title_justify="left", caption=LEFT_TO_RIGHT)
+        for column in ("task", "exact", "loss per token", "left to right"):
+            table.add_column(column, justify="left" if column == "task" else "right")
+        for name, result in gaps.items():
+            exact = f"{result['exact']:.2%}" if "exact" in result else "-"
+            table.add_row(name, exact, f"{result['loss']:.4f}", f"{result['loss_left_to_right']:.4f}")
+        console.print(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,6 +11,11 @@ import typer
 def generate(
     path: Annotated[Path, typer.Argument(help="a run, stage or checkpoint directory")],
     prompt: Annotated[str, typer.Option(help="the beginning of a document; '-' reads standard input")] = "",
+    mode: Annotated[
+        Literal["nlg", "nlu", "s2s"] | None,
+        typer.Option(help="ask as this denoiser of UL2R was trained; the prompt is read as a whole"),
+    ] = None,
+    infill: Annotated[str | None, typer.Option(help="a text in which every <mask> is to be filled")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="at most so many tokens")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token")] = 0.8,
     top_k: Annotated[int | None, typer.Option(min=1, help="choose among the k likeliest tokens only")] = None,
@@ -25,31 +30,47 @@ def generate(
     - `pathways-lite generate runs/demo --prompt "def main("`
 
     - `pathways-lite generate runs/demo --prompt "The string " --temperature 0 --max-tokens 40`
+
+    - `pathways-lite generate runs/ul2r_demo --mode s2s --prompt "The string "`
+
+    - `pathways-lite generate runs/ul2r_demo --infill "import <mask>\\n\\ndef main("`
     """
     import sys
 
     import jax
 
     from pathways_lite.data.store import open_store
+    from pathways_lite.evaluation.generation import Sampling, fill
     from pathways_lite.evaluation.generation import generate as continue_text
+    from pathways_lite.objectives.prompts import Asking
     from pathways_lite.training.load import load_model
 
     model = load_model(path)
-    tokenizer = open_store(model.stage.data.corpus).tokenizer()
-    params = model.params()
+    store = open_store(model.stage.data.corpus)
+    tokenizer, asking = store.tokenizer(), Asking.of(model.stage.objective, store.eod)
+    config, params = model.stage.model, model.params()
     text = sys.stdin.read() if prompt == "-" else prompt
     for index in range(samples):
-        continuation = continue_text(
-            model.stage.model,
-            params,
-            tokenizer,
-            text,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            key=jax.random.fold_in(jax.random.key(seed), index),
-        )
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        if infill is None:
+            written = text + continue_text(
+                config,
+                params,
+                tokenizer,
+                text,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                key=key,
+                asking=asking,
+                mode=mode,
+            )
+        else:
+            sampling = Sampling(temperature, top_k, top_p)
+            written = fill(
+                config, params, tokenizer, asking, infill, sampling, mode=mode, max_tokens=max_tokens, key=key
+            )
         if samples > 1:
             typer.echo(f"--- sample {index + 1} of {samples} ---")
-        typer.echo(text + continuation)
+        typer.echo(written)

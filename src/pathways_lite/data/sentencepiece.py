@@ -131,7 +131,8 @@ class SentencePieceTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self._model.decode([int(i) for i in ids if i != self.eod]))
+        # A model may have more ids than its tokenizer; they stand for no text.
+        return str(self._model.decode([int(i) for i in ids if i != self.eod and i < self.vocab_size]))
 
     def files(self) -> dict[str, bytes]:
         from pathways_lite.data.tokenizers import SENTENCEPIECE_FILE

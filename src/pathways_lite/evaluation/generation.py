@@ -12,10 +12,12 @@ import numpy as np
 
 from pathways_lite import models
 from pathways_lite.errors import UserError
-from pathways_lite.recipe import Model
+from pathways_lite.objectives.prompts import Asking, Prompt
+from pathways_lite.recipe import Mode, Model
 
 # Prompts and buffers are padded to multiples of this, so that prompts of similar length share one compilation.
 _GRAIN = 64
+MASK = "<mask>"
 
 
 class Tokenizer(Protocol):
@@ -83,23 +85,60 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     key: jax.Array,
+    asking: Asking | None = None,
+    mode: Mode | None = None,
 ) -> str:
     """The continuation of `prompt`, without the prompt: up to `max_tokens` tokens, or until a document's end.
 
-    The prompt begins a document. The same key gives the same text. See `Sampling` for the other arguments.
+    The prompt begins a document. The same key gives the same text. See `Sampling` for the other arguments. `asking`:
+    how the model is asked to continue, in which `mode`; None: as a causal model.
     """
+    text = tokenizer.encode(prompt)
+    head = Prompt([tokenizer.eod, *text], 0) if asking is None else asking.continuation(text, mode)
     sampling = Sampling(temperature, top_k, top_p)
+    tail = complete(config, params, head, sampling, max_tokens=max_tokens, eod=tokenizer.eod, key=key)
+    tail = tail if asking is None else asking.text(tail)
+    # Decoded together: a token alone may lack the space or the other bytes of a character before it.
+    whole, shown = tokenizer.decode(text + tail), tokenizer.decode(text)
+    return whole.removeprefix(shown) if whole.startswith(shown) else tokenizer.decode(tail)
+
+
+def fill(
+    config: Model,
+    params: Any,
+    tokenizer: Tokenizer,
+    asking: Asking,
+    text: str,
+    sampling: Sampling,
+    *,
+    mode: Mode | None = None,
+    max_tokens: int,
+    key: jax.Array,
+) -> str:
+    """`text` with something for every `<mask>` in it. Raises UserError where there is none, or for too many."""
+    parts = [tokenizer.encode(part) for part in text.split(MASK)]
+    if len(parts) == 1:
+        raise UserError(f"nothing is to be filled: write {MASK} where something is missing")
+    prompt = asking.infill(parts, mode)
+    answer = complete(config, params, prompt, sampling, max_tokens=max_tokens, eod=tokenizer.eod, key=key)
+    filled = parts[0]
+    for gap, part in zip(asking.gaps(answer, len(parts) - 1), parts[1:], strict=True):
+        filled = filled + gap + part
+    return tokenizer.decode(filled)
+
+
+def complete(
+    config: Model, params: Any, prompt: Prompt, sampling: Sampling, *, max_tokens: int, eod: int, key: jax.Array
+) -> list[int]:
+    """The tokens after `prompt`, up to `max_tokens` of them, or before the first EOD."""
     if max_tokens < 1:
         raise UserError(f"max_tokens={max_tokens} must be at least 1")
-    head = [tokenizer.eod, *tokenizer.encode(prompt)]
-    prefill, room = _round_up(len(head)), _round_up(max_tokens)
+    prefill, room = _round_up(len(prompt.tokens)), _round_up(max_tokens)
     padded = np.zeros(prefill, np.int32)
-    padded[: len(head)] = head
-    tokens, count = _complete(config, sampling, room, params, padded, len(head), max_tokens, tokenizer.eod, key)
-    tail = np.asarray(tokens)[: int(count)].tolist()
-    # Decoded together: a token alone may lack the space or the other bytes of a character before it.
-    whole, shown = tokenizer.decode(head[1:] + tail), tokenizer.decode(head[1:])
-    return whole.removeprefix(shown) if whole.startswith(shown) else tokenizer.decode(tail)
+    padded[: len(prompt.tokens)] = prompt.tokens
+    lengths = jnp.array([len(prompt.tokens), prompt.together], jnp.int32)
+    tokens, count = _complete(config, sampling, room, params, padded, lengths, max_tokens, eod, key)
+    return [int(token) for token in np.asarray(tokens)[: int(count)]]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -109,18 +148,20 @@ def _complete(
     room: int,
     params: Any,
     prompt: jax.Array,
-    n_prompt: jax.Array,
+    lengths: jax.Array,
     max_tokens: jax.Array,
     eod: jax.Array,
     key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Sample up to `max_tokens` <= `room` tokens after the first `n_prompt` of `prompt` [P], padded at its end.
+    """Sample up to `max_tokens` <= `room` tokens after the first of `prompt` [P], which is padded at its end.
 
-    Returns the tokens [room] and how many of them count; an EOD ends the text and is not counted.
+    `lengths`: how many of the prompt's tokens count, and how many of these see each other. Returns the tokens [room]
+    and how many of them count; an EOD ends the text and is not counted.
     """
     cache = models.init_cache(config, 1, prompt.shape[0] + room)
+    n_prompt, together = lengths
     # The padding's keys and values lie at positions that a later token overwrites before any query sees them.
-    _, cache = models.decode(config, params, cache, prompt[None], 0)
+    _, cache = models.decode(config, params, cache, prompt[None], 0, together)
 
     def goes_on(carry: Any) -> jax.Array:
         count, last, *_ = carry

@@ -19,7 +19,12 @@ def init_cache(config: Model, batch: int, length: int) -> KeyValues:
 
 
 def decode(
-    config: Model, params: Params, cache: KeyValues, tokens: jax.Array, start_position: int | jax.Array
+    config: Model,
+    params: Params,
+    cache: KeyValues,
+    tokens: jax.Array,
+    start_position: int | jax.Array,
+    together: int | jax.Array = 0,
 ) -> tuple[jax.Array, KeyValues]:
     """Append `tokens` int32 [B, T] to the cache; T = the prompt's length to prefill, then 1 per step.
 
@@ -28,6 +33,7 @@ def decode(
       start_position: where the first of the tokens stands; one for all rows or int32 [B]. A row whose prompt was
         padded on the right may start at its own prompt's length: later tokens overwrite the padding's entries, and
         nothing sees an entry beyond its own position.
+      together: the positions below it see each other, as a prefix LM's inputs do; they have to come in one call.
 
     Returns:
       The next token's logits after each of the tokens, float32 [B, T, V], and the cache with them.
@@ -42,7 +48,8 @@ def decode(
         raise UserError(f"positions {first} to {first + count - 1} do not fit into a cache for {length} positions")
     start = jnp.broadcast_to(jnp.asarray(start_position, jnp.int32), (batch,))
     positions = start[:, None] + jnp.arange(count, dtype=jnp.int32)
-    spans = Spans(jnp.zeros_like(positions), positions + 1)
+    seen = jnp.where(positions < together, jnp.maximum(positions + 1, together), positions + 1)
+    spans = Spans(jnp.zeros_like(positions), seen)
     hidden, updated = forward(config, params, tokens, positions, spans, positions, cache=cache)
     assert updated is not None
     return logits(config, params, hidden), updated

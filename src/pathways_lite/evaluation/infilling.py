@@ -1,0 +1,118 @@
+"""What denoising is for: filling gaps in held-out text, and continuing it from a prefix that is read as a whole.
+
+A gap is some tokens of a held-out document. The model is asked for it in the form that its objective taught it. Exact:
+greedy decoding would write the gap's tokens and then end it, given the right answers to the gaps before it. Next to the
+likelihood of the gap's tokens stands that of the same tokens read from left to right, without what follows them: what a
+causal model can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pathways_lite.evaluation.scoring import Scored, score
+from pathways_lite.keyed import keys, words
+from pathways_lite.objectives.members import Form
+from pathways_lite.objectives.prompts import Asking, Prompt
+from pathways_lite.objectives.spans import random_parts
+from pathways_lite.recipe import Mode, Model
+
+
+class Gaps(NamedTuple):
+    """How many gaps a document gets, and of how many tokens."""
+
+    number: int
+    length: int
+
+
+TASKS = {"single": Gaps(1, 8), "several": Gaps(4, 3)}
+LEFT_TO_RIGHT = "Left to right: the same tokens, by the same model, given only what is before them."
+_SHORTEST = 32  # tokens of a document, so that there is something around the gaps
+
+
+def evaluate_infilling(
+    config: Model, params: Any, asking: Asking, documents: Sequence[np.ndarray], seq_len: int
+) -> dict[str, dict[str, float]]:
+    """By task, over `documents` (int32 tokens, EOD first), of which those with at least 32 tokens count.
+
+    `exact` (share of the gaps), `loss` and `loss_left_to_right` (nats per token of the gaps), `gaps`. For
+    fill-in-the-middle there is no task of several gaps.
+    """
+    results = {}
+    for name, task in TASKS.items():
+        if task.number > 1 and asking.infilling in (Form.PSM, Form.SPM):
+            continue
+        split = [_split(document[1:], number, task, seq_len) for number, document in enumerate(documents)]
+        chosen = [parts for parts in split if parts is not None]
+        if chosen:
+            results[name] = _one_task(config, params, asking, chosen, seq_len)
+    return results
+
+
+def evaluate_prefix(
+    config: Model, params: Any, asking: Asking, documents: Sequence[np.ndarray], seq_len: int
+) -> dict[str, float]:
+    """Loss of each document's second half given its first, read as a whole and (`loss_left_to_right`) as a text."""
+    modes = {member.mode for member in asking.members if member.form is Form.PREFIX}
+    mode: Mode | None = "s2s" if "s2s" in modes else None
+    halves = [np.array_split(document[1 : seq_len + 1], 2) for document in documents if len(document) > _SHORTEST]
+    if not halves or not modes:
+        return {}
+    asked = [(asking.continuation(first.tolist(), mode), second.tolist()) for first, second in halves]
+    plain = [(Prompt([asking.special.eod, *first.tolist()], 0), second.tolist()) for first, second in halves]
+    both = [np.concatenate([s.nll for s in score(config, params, pairs, seq_len)]) for pairs in (asked, plain)]
+    return {"loss": float(both[0].mean()), "loss_left_to_right": float(both[1].mean()), "tokens": len(both[0])}
+
+
+def _split(text: np.ndarray, number: int, task: Gaps, seq_len: int) -> list[list[int]] | None:
+    """Text, gap, text, .., text: the beginning of a document, its gaps at random; None for a document too short."""
+    room = seq_len + 1 - 3 * task.number - 4  # for sentinels at both places, ends of gaps, and what surrounds all
+    n = min(len(text), room)
+    if n < max(_SHORTEST, 2 * task.number * task.length):
+        return None
+    clean = n - task.number * task.length
+    random = words(keys("infilling", 0, np.array([number])), 0, np.arange(clean))
+    lengths = random_parts(np.array([clean]), np.array([task.number + 1]), random).tolist()
+    sizes = [size for length in lengths for size in (length, task.length)][:-1]
+    return [part.tolist() for part in np.split(text[:n], np.cumsum(sizes)[:-1])]
+
+
+def _one_task(
+    config: Model, params: Any, asking: Asking, texts: Sequence[list[list[int]]], seq_len: int
+) -> dict[str, float]:
+    pairs = [(asking.infill(parts[::2]), asking.answer(parts[1::2])) for parts in texts]
+    found = score(config, params, pairs, seq_len)
+    of_gaps = [
+        gap
+        for parts, (_, answer), scored in zip(texts, pairs, found, strict=True)
+        for gap in _of_gaps(parts[1::2], answer, scored)
+    ]
+    whole = [[token for part in parts for token in part] for parts in texts]
+    plain = score(config, params, [(Prompt([asking.special.eod], 0), tokens) for tokens in whole], seq_len)
+    left = [scored.nll[_in_gaps(parts)] for parts, scored in zip(texts, plain, strict=True)]
+    return {
+        "exact": float(np.mean([exact for _, exact in of_gaps])),
+        "loss": float(np.concatenate([nll for nll, _ in of_gaps]).mean()),
+        "loss_left_to_right": float(np.concatenate(left).mean()),
+        "gaps": len(of_gaps),
+    }
+
+
+def _of_gaps(gaps: Sequence[list[int]], answer: Sequence[int], scored: Scored) -> list[tuple[np.ndarray, bool]]:
+    """Of every gap its tokens' nats, and whether it would be filled and ended exactly."""
+    found, at = [], 0
+    for gap in gaps:
+        while list(answer[at : at + len(gap)]) != gap:  # past special tokens
+            at += 1
+        stop = at + len(gap)
+        found.append((scored.nll[at:stop], bool(scored.likeliest[at : stop + 1].all())))
+        at = stop
+    return found
+
+
+def _in_gaps(parts: Sequence[list[int]]) -> np.ndarray:
+    """Which tokens of the whole text are in gaps."""
+    return np.repeat(np.arange(len(parts)) % 2 == 1, [len(part) for part in parts])

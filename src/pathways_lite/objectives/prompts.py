@@ -1,0 +1,145 @@
+"""Asking a model for what its objective taught it: prompts in the form of its training examples, and their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pathways_lite.errors import UserError
+from pathways_lite.objectives.members import Form, Member, members
+from pathways_lite.objectives.segments import Special
+from pathways_lite.objectives.special import unused_ids
+from pathways_lite.recipe.objective import Causal, Mode, Objective, SpanCorruption
+
+Tokens = Sequence[int]
+
+
+class Prompt(NamedTuple):
+    """What a model reads before it writes."""
+
+    tokens: list[int]
+    together: int  # of them, so many see each other; 0: all only what is before them
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How to ask a model that was trained with some objective."""
+
+    special: Special
+    members: tuple[Member, ...]
+
+    @classmethod
+    def of(cls, objective: Objective, eod: int) -> Asking:
+        """For a resolved objective."""
+        tokens = None if isinstance(objective, Causal) else objective.tokens
+        return cls(Special(eod, tokens), tuple(members(objective)))
+
+    @classmethod
+    def untrained(cls, *, text_ids: int, vocab_size: int, eod: int) -> Asking:
+        """For a causal model, whose answers show what training with UL2R's R-denoiser begins with.
+
+        Raises UserError where it has no unused ids.
+        """
+        tokens = unused_ids(text_ids, vocab_size)
+        if tokens is None:
+            raise UserError(
+                f"the model has vocab_size={vocab_size} and its tokenizer {text_ids} tokens: no id is left that could "
+                "stand for a gap; a model needs some to be asked to fill it"
+            )
+        return cls(Special(eod, tokens), tuple(members(SpanCorruption(mode="nlu", tokens=tokens))))
+
+    @property
+    def infilling(self) -> Form | None:
+        """The form in which gaps are filled; None where the objective has none."""
+        found = {member.form for member in self.members}
+        return next((form for form in (Form.SPANS, Form.CODEGEN2, Form.PSM, Form.SPM) if form in found), None)
+
+    def continuation(self, text: Tokens, mode: Mode | None = None) -> Prompt:
+        """Ask to continue a text, with a mode token instead of EOD or without any.
+
+        As in UL2R: in the modes of span corruption what follows the text is the first gap. With a mode, or where a
+        prefix LM without one was trained, the text's tokens see each other.
+        """
+        if mode is None:
+            together = any(member.form is Form.PREFIX and member.mode is None for member in self.members)
+            tokens = [self.special.eod, *text]
+            return Prompt(tokens, len(tokens) if together else 0)
+        if mode not in {member.mode for member in self.members}:
+            known = sorted({member.mode for member in self.members if member.mode is not None})
+            raise UserError(f"the model was not trained with mode {mode!r}; {_or(known)}")
+        gap = [] if mode == "s2s" else [self.special.id("first_sentinel")]
+        tokens = [self.special.id(mode), *text, *gap]
+        return Prompt(tokens, len(tokens))
+
+    def infill(self, parts: Sequence[Tokens], mode: Mode | None = None) -> Prompt:
+        """Ask for what stands between the parts of a text, one gap less than parts.
+
+        Raises UserError where the objective has no infilling, or none for so many gaps.
+        """
+        form, gaps = self.infilling, len(parts) - 1
+        if form is None:
+            raise UserError(
+                "the model was not trained to fill gaps; use one whose objective has span corruption or infilling"
+            )
+        if form in (Form.PSM, Form.SPM) and gaps != 1:
+            raise UserError(f"the model was trained to fill one gap (fill-in-the-middle), not {gaps}")
+        special = self.special
+        if form in (Form.PSM, Form.SPM):
+            prefix, suffix = [special.id("prefix"), *parts[0]], [special.id("suffix"), *parts[1]]
+            ordered = prefix + suffix if form is Form.PSM else suffix + prefix
+            return Prompt([*ordered, special.id("middle")], 0)
+        tokens = [self._opener(form, mode), *parts[0]]
+        for number, part in enumerate(parts[1:]):
+            tokens += [special.id("first_sentinel") - number, *part]
+        if form is Form.CODEGEN2:
+            return Prompt([*tokens, special.eod, special.id("separator")], 0)
+        return Prompt(tokens, len(tokens))
+
+    def answer(self, gaps: Sequence[Tokens]) -> list[int]:
+        """What the right answer to `infill` is."""
+        tokens: list[int] = []
+        marked, ended = self.infilling in (Form.SPANS, Form.CODEGEN2), self.infilling is Form.CODEGEN2
+        for number, gap in enumerate(gaps):
+            tokens += [self.special.id("first_sentinel") - number] if marked else []
+            tokens += gap
+            tokens += [self.special.id("end_of_span")] if ended else []
+        return [*tokens, self.special.eod]
+
+    def gaps(self, answer: Tokens, count: int) -> list[list[int]]:
+        """What an answer puts into each of `count` gaps; special tokens are left out."""
+        if self.infilling in (Form.PSM, Form.SPM):
+            return [self.text(answer)]
+        found: list[list[int]] = [[] for _ in range(count)]
+        current: list[int] | None = None
+        sentinels = {self.special.id("first_sentinel") - number: number for number in range(count)}
+        for token in answer:
+            if token in sentinels:
+                current = found[sentinels[token]]
+            elif current is not None and self._is_text(token):
+                current.append(token)
+        return found
+
+    def text(self, answer: Tokens) -> list[int]:
+        """The tokens of an answer that stand for text."""
+        return [token for token in answer if self._is_text(token)]
+
+    def _is_text(self, token: int) -> bool:
+        tokens = self.special.tokens
+        if tokens is None:
+            return token != self.special.eod
+        sentinel = tokens.first_sentinel - tokens.sentinels < token <= tokens.first_sentinel
+        return token != self.special.eod and token not in tokens.named.values() and not sentinel
+
+    def _opener(self, form: Form, mode: Mode | None) -> int:
+        modes = [member.mode for member in self.members if member.form is form]
+        if mode is not None and mode not in modes:
+            known = sorted({known for known in modes if known is not None})
+            raise UserError(f"the model was not trained to fill gaps with mode {mode!r}; {_or(known)}")
+        # Short gaps are what regular span corruption is about.
+        chosen: Mode | None = mode or ("nlu" if "nlu" in modes else modes[0])
+        return self.special.eod if chosen is None else self.special.id(chosen)
+
+
+def _or(modes: Sequence[str]) -> str:
+    return f"use {' or '.join(modes)}" if modes else "it has no mode tokens"

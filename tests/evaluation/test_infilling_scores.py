@@ -1,0 +1,85 @@
+"""Scores of answers: what greedy decoding would write is exact, and likelihoods are those of the model."""
+
+import jax
+import numpy as np
+import pytest
+
+from pathways_lite import models
+from pathways_lite.evaluation.generation import Sampling, complete, fill, generate
+from pathways_lite.evaluation.infilling import evaluate_infilling, evaluate_prefix
+from pathways_lite.evaluation.scoring import score
+from pathways_lite.objectives.prompts import Asking, Prompt
+from pathways_lite.objectives.special import unused_ids
+from pathways_lite.recipe import UL2R, Model
+
+TEXT, VOCABULARY, EOD, T = 100, 160, 0, 64
+CONFIG = Model(
+    d_model=16, n_layers=2, n_heads=2, head_dim=8, d_ff=32, vocab_size=VOCABULARY, dtype="float32", tie_embeddings=False
+)
+ASKING = Asking.of(UL2R(tokens=unused_ids(TEXT, VOCABULARY)), EOD)
+GREEDY = Sampling(temperature=0)
+
+
+@pytest.fixture(scope="module")
+def params() -> models.Params:
+    params = jax.jit(models.init, static_argnums=0)(CONFIG, jax.random.key(1))
+    return params | {"head": params["head"].at[EOD].set(0)}  # never the likeliest, so that texts are long
+
+
+def written(params: models.Params, prompt: Prompt, n: int = 6) -> list[int]:
+    return complete(CONFIG, params, prompt, GREEDY, max_tokens=n, eod=EOD, key=jax.random.key(0))
+
+
+def test_what_greedy_decoding_writes_is_the_likeliest(params: models.Params) -> None:
+    """Through the cache as in one pass, whether the prompt is read as a whole or not; which makes a difference."""
+    text = np.random.default_rng(0).integers(1, TEXT, 20).tolist()
+    prompts = [Prompt(text, 0), Prompt(text, 20), Prompt(text, 7), Prompt(text[:9], 9)]
+    answers = [written(params, prompt) for prompt in prompts]
+    found = score(CONFIG, params, list(zip(prompts, answers, strict=True)), T)
+    assert all(scored.likeliest.all() for scored in found)
+    assert not np.allclose(*(score(CONFIG, params, [(p, answers[0])], T)[0].nll for p in prompts[:2]))
+    wrong = [*answers[1][:2], answers[1][2] % (TEXT - 1) + 1, *answers[1][3:]]
+    assert score(CONFIG, params, [(prompts[1], wrong)], T)[0].likeliest[:3].tolist() == [True, True, False]
+
+
+def test_likelihoods_are_a_distribution(params: models.Params) -> None:
+    pairs = [(Prompt([EOD, 3, 5], 3), [token]) for token in range(VOCABULARY)]
+    total = sum(np.exp(-scored.nll[0]) for scored in score(CONFIG, params, pairs, T))
+    np.testing.assert_allclose(total, 1, rtol=1e-5)
+
+
+def test_tasks_over_documents(params: models.Params) -> None:
+    rng = np.random.default_rng(0)
+    documents = [np.append(EOD, rng.integers(1, TEXT, n)) for n in (500, 40, 31, 5, 33)]
+    found = evaluate_infilling(CONFIG, params, ASKING, documents, T)
+    assert {name: result["gaps"] for name, result in found.items()} == {"single": 3, "several": 12}
+    for result in found.values():
+        assert result["exact"] == 0  # untrained
+        assert 4 < result["loss"] < 7
+        assert 4 < result["loss_left_to_right"] < 7
+    assert found == evaluate_infilling(CONFIG, params, ASKING, documents, T)
+    prefix = evaluate_prefix(CONFIG, params, ASKING, documents, T)
+    assert prefix["tokens"] == 32 + 20 + 16
+    assert prefix["loss"] != prefix["loss_left_to_right"]
+
+
+class Numbers:
+    """Tokens below TEXT are numbers."""
+
+    eod = EOD
+
+    def encode(self, text: str) -> list[int]:
+        return [int(word) for word in text.split()]
+
+    def decode(self, tokens: list[int]) -> str:
+        assert all(0 < token < TEXT for token in tokens)
+        return "".join(f"{token} " for token in tokens)
+
+
+def test_filled_text_has_the_text_around_the_gaps(params: models.Params) -> None:
+    ask = {"max_tokens": 12, "key": jax.random.key(0)}
+    filled = fill(CONFIG, params, Numbers(), ASKING, "7 8 <mask> 9 <mask>", GREEDY, **ask)
+    assert filled.startswith("7 8 ")
+    assert "9 " in filled
+    continuation = generate(CONFIG, params, Numbers(), "7 8", temperature=0, asking=ASKING, mode="s2s", **ask)
+    assert continuation == Numbers().decode(ASKING.text(written(params, ASKING.continuation([7, 8], "s2s"), 12)))

@@ -1,0 +1,94 @@
+"""Prompts and answers have the form of training examples, to the token."""
+
+import numpy as np
+import pytest
+from examples import EOD, FIRST, TOKENS, Example, batch_of, examples, windows
+from test_infilling import after
+
+from pathways_lite.errors import UserError
+from pathways_lite.objectives.prompts import Asking
+from pathways_lite.recipe import UL2R, Causal, CodeGen2, FillInTheMiddle, Objective, PrefixLM, SpanCorruption
+
+
+def ask(objective: Objective) -> Asking:
+    return Asking.of(objective.model_copy(update={"tokens": TOKENS}), EOD)
+
+
+def parts_and_gaps(example: Example) -> tuple[list[list[int]], list[list[int]]]:
+    tokens = example.tokens
+    if TOKENS.middle in tokens:
+        return [after(tokens, TOKENS.prefix), after(tokens, TOKENS.suffix)], [after(tokens, TOKENS.middle)]
+    cut = example.inputs or tokens.index(TOKENS.separator) - 1
+    head, tail = tokens[:cut], tokens[cut:]
+    sentinels = [token for token in head[1:] if token < FIRST]
+    return [after(head, token) for token in [head[0], *sentinels]], [after(tail, token) for token in sentinels]
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        SpanCorruption(mode="nlg", rate=0.4),
+        SpanCorruption(),
+        CodeGen2(rate=1, mean_span=4),
+        FillInTheMiddle(rate=1, spm=0),
+        FillInTheMiddle(rate=1, spm=1),
+    ],
+)
+def test_a_prompt_and_its_answer_are_a_training_example(objective: Objective) -> None:
+    asking = ask(objective)
+    for row in range(len(x := windows(8, 60, 0.0))):
+        (example,) = examples(batch_of(objective, x[row : row + 1]), 0)
+        parts, gaps = parts_and_gaps(example)
+        prompt, answer = asking.infill(parts), asking.answer(gaps)
+        assert [*prompt.tokens, *answer] == [*example.tokens, example.close]
+        assert prompt.together == example.inputs
+        assert asking.gaps(answer, len(gaps)) == gaps
+
+
+@pytest.mark.parametrize(("objective", "mode"), [(PrefixLM(mode="s2s"), "s2s"), (PrefixLM(), None), (Causal(), None)])
+def test_a_continuation_is_a_training_example(objective: Objective, mode: str | None) -> None:
+    x = windows(1, 60, 0.0)
+    x[0, 0] = EOD
+    batch = batch_of(objective, x) if mode or isinstance(objective, PrefixLM) else None
+    asking = ask(objective) if batch is not None else Asking.of(objective, EOD)
+    split = int(batch.spans.stop[0, 0]) if batch is not None else 9
+    prompt = asking.continuation(x[0, 1:split].tolist(), mode)  # type: ignore[arg-type]
+    assert prompt.together == (split if batch is not None else 0)
+    assert prompt.tokens == (x[0] if batch is None else batch.tokens[0])[:split].tolist()
+
+
+def test_modes_of_span_corruption_ask_for_the_first_gap() -> None:
+    prompt = ask(UL2R()).continuation([FIRST, FIRST + 1], "nlg")
+    assert prompt == ([TOKENS.nlg, FIRST, FIRST + 1, TOKENS.first_sentinel], 4)
+    answer = [TOKENS.first_sentinel, FIRST + 2, TOKENS.first_sentinel - 1, FIRST + 3]
+    assert ask(UL2R()).text(answer) == [FIRST + 2, FIRST + 3]
+
+
+def test_short_gaps_are_asked_for_in_the_regular_mode() -> None:
+    parts = [[FIRST], [FIRST + 1], [FIRST + 2]]
+    assert ask(UL2R()).infill(parts).tokens[0] == TOKENS.nlu
+    assert ask(UL2R()).infill(parts, "nlg").tokens[0] == TOKENS.nlg
+
+
+def test_what_was_not_trained_is_refused() -> None:
+    with pytest.raises(UserError, match="not trained to fill gaps"):
+        Asking.of(Causal(), EOD).infill([[1], [2]])
+    with pytest.raises(UserError, match="one gap"):
+        ask(FillInTheMiddle()).infill([[1], [2], [3]])
+    with pytest.raises(UserError, match="not trained with mode 'nlg'; use nlu"):
+        ask(SpanCorruption(mode="nlu")).continuation([1], "nlg")
+    with pytest.raises(UserError, match="not trained to fill gaps with mode 's2s'; use nlg or nlu"):
+        ask(UL2R()).infill([[1], [2]], "s2s")
+    with pytest.raises(UserError, match="no id is left"):
+        Asking.untrained(text_ids=257, vocab_size=260, eod=256)
+    assert Asking.untrained(text_ids=257, vocab_size=300, eod=256).infill([[1], [2]]).tokens == [258, 1, 299, 2]
+
+
+def test_gaps_of_a_bad_answer_are_what_can_be_read() -> None:
+    asking = ask(UL2R())
+    s = TOKENS.first_sentinel
+    assert asking.gaps(np.array([FIRST, s - 1, FIRST + 1, 5, s, FIRST + 2]).tolist(), 3) == [
+        [FIRST + 2],
+        [FIRST + 1],
+        [],
+    ]
