@@ -109,11 +109,12 @@ def _not_below(keys: jax.Array, first_set: int, threshold: jax.Array) -> jax.Arr
     place = jnp.zeros(keys.shape, jnp.uint32)
     for axis in range(1, keys.ndim):
         place = place * keys.shape[axis] + jax.lax.broadcasted_iota(jnp.uint32, keys.shape, axis)
-    in_set = (1 << BITS[SET]) - 1 - first_set - jax.lax.broadcasted_iota(jnp.uint32, keys.shape, 0)
     key, of_set, of_place = (_against(word, keys) for word in threshold)
-    return (keys > key) | (
-        (keys == key) & ((in_set > of_set) | (((in_set == of_set) | (threshold.ndim > 1)) & (~place >= of_place)))
-    )
+    first_ones = ~place >= of_place
+    if threshold.ndim == 1:  # the same for all sets
+        in_set = (1 << BITS[SET]) - 1 - first_set - jax.lax.broadcasted_iota(jnp.uint32, keys.shape, 0)
+        first_ones = (in_set > of_set) | ((in_set == of_set) & first_ones)
+    return (keys > key) | ((keys == key) & first_ones)
 
 
 def _counted(x: jax.Array) -> jax.Array:

@@ -1,0 +1,262 @@
+"""Pruning around optimizers: what is active in every step, under masks everywhere, and the same as a smaller model."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from pathways_lite import models
+from pathways_lite.methods import growth, pruning
+from pathways_lite.methods.pruning.compressed import compressed, decompressed
+from pathways_lite.methods.pruning.packing import unpacked
+from pathways_lite.methods.pruning.shrink import remains
+from pathways_lite.recipe import (
+    NM,
+    SGD,
+    Adafactor,
+    AdamW,
+    Channels,
+    Constant,
+    Data,
+    FirstOrder,
+    Heads,
+    Lion,
+    Model,
+    Movement,
+    Muon,
+    Prune,
+    RandomScores,
+    Regrowth,
+    ScheduleFree,
+    Stage,
+    WholeBlocks,
+)
+from pathways_lite.training import optimizers
+from pathways_lite.training.setup import course_of
+
+STEPS = 12
+UP = ("layers.mlp.up",)
+MODEL = Model(
+    d_model=8, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=4, d_ff=16, vocab_size=11, dtype="float32", qk_norm=True
+)
+FLAT = Constant()
+ADAMW = AdamW(learning_rate=1e-2, schedule=FLAT, weight_decay=0.1)
+
+
+def stage(prune, optimizer=ADAMW, model=MODEL):
+    data = Data(corpus="nowhere", seq_len=8)
+    return Stage(model=model, data=data, optimizer=optimizer, batch_size=2, budget=f"{STEPS} steps", pruning=prune)
+
+
+def draw(seed, model=MODEL):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: np.float32(rng.normal(size=p.shape)), models.abstract_params(model))
+
+
+@functools.cache
+def compiled(of):
+    """(optimizer, course, jitted init, jitted update)."""
+    course = course_of(of)
+    optimizer = optimizers.of_stage(of, course)
+
+    def update(grads, state, params, clock):
+        updates, state = optimizer.update(grads, state, params, clock=clock, grad_norm=optax.tree.norm(grads))
+        return optax.apply_updates(params, updates), state
+
+    def init(params):
+        state = optimizer.init(params)
+        return pruning.under_masks(state, params), state
+
+    return course, jax.jit(init), jax.jit(update)
+
+
+def run(of, params=None, gradient=lambda step: draw(step + 1), steps=STEPS, start=None):
+    """Parameters and state before every step, and after the last."""
+    course, init, update = compiled(of)
+    path = [start or init(draw(0) if params is None else params)]
+    for step in range(len(path) - 1 if start is None else 0, steps):
+        params, state = path[-1]
+        path.append(update(gradient(step), state, params, course.clock(step)))
+    return path
+
+
+def leaves(tree, names):
+    """The named arrays of a tree like the parameters."""
+    arrays = jax.tree.leaves(growth.arrays_of(MODEL))
+    found = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+    return {a.name: np.asarray(x) for a, x in zip(arrays, found, strict=True) if a.name in names}
+
+
+def masks_of(params, state):
+    """Unpacked masks by name."""
+    arrays = [a.name for a in jax.tree.leaves(growth.arrays_of(MODEL))]
+    holes = jax.tree.leaves(state.masks, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+    sizes = [p.shape[-1] for p in jax.tree.leaves(params)]
+    return {
+        name: unpacked(np.asarray(bits), size)
+        for name, bits, size in zip(arrays, holes, sizes, strict=True)
+        if not isinstance(bits, optax.MaskedNode)
+    }
+
+
+ONE_BY_ONE = [
+    Prune(sparsity=0.7, every=2, scope=UP),
+    Prune(sparsity=0.7, every=2, scope=("layers.mlp.up", "embedding", "final_norm.scale"), allocation="global"),
+    Prune(sparsity=0.5, every=2, scope=UP, structure=NM(), shape="cubic"),
+    Prune(sparsity=0.5, every=2, scope=UP, criterion=FirstOrder()),
+    Prune(sparsity=0.5, every=2, scope=UP, criterion=Movement()),
+    Prune(sparsity=0.5, every=2, scope=UP, criterion=RandomScores()),
+    Prune(sparsity=0.8, start_sparsity=0.8, begin=0.0, end=0.0, scope=UP, criterion=RandomScores()),
+    Prune(sparsity=0.0, start_sparsity=0.75, every=3, scope=UP),
+    Prune(sparsity=0.8, start_sparsity=0.8, begin=0.0, every=2, scope=UP, regrowth=Regrowth()),
+    Prune(sparsity=0.6, every=2, scope=UP, regrowth=Regrowth(by="random", falls=False)),
+    Prune(sparsity=0.5, every=3, structure=Heads()),
+    Prune(sparsity=0.5, every=3, structure=Channels(), allocation="global"),
+    Prune(sparsity=0.5, every=3, structure=WholeBlocks()),
+]
+
+
+@pytest.mark.parametrize("prune", ONE_BY_ONE, ids=str)
+def test_what_is_active_is_what_the_ledger_counts(prune):
+    of = stage(prune)
+    course = compiled(of)[0]
+    prunable = sum(group.sets * group.units * group.weights for group in pruning.groups_of(prune, MODEL, 8))
+    before = None
+    for step, (params, state) in enumerate(run(of)):
+        masks = masks_of(params, state)
+        active = sum(mask.sum() for mask in masks.values())
+        everything = sum(p.size for p in jax.tree.leaves(params))
+        assert everything - prunable + active == course.active_parameters_at(step)
+        assert sum(np.count_nonzero(p) for p in jax.tree.leaves(params)) == course.active_parameters_at(step)
+        for name, mask in masks.items():
+            for part in (params, state.inner[0].mu, state.inner[0].nu):
+                assert not leaves(part, [name])[name][~mask].any()
+        if before is not None and prune.regrowth is None and prune.start_sparsity <= prune.sparsity:
+            assert all((mask <= before[name]).all() for name, mask in masks.items())
+        before = masks
+    bits = sum(leaf.nbytes for leaf in jax.tree.leaves(state.masks)) * 8
+    assert bits <= 1.35 * prunable  # the last axes here are no multiples of 8
+
+
+@pytest.mark.parametrize(
+    "optimizer", [Adafactor(), Muon(), Lion(), ScheduleFree(), SGD(momentum=0.9)], ids=lambda o: o.kind
+)
+def test_every_optimizer_leaves_zeros_alone(optimizer):
+    of = stage(Prune(sparsity=0.5, every=4, scope=UP), optimizer)
+    course = compiled(of)[0]
+    for step, (params, state) in enumerate(run(of)):
+        (mask,) = masks_of(params, state).values()
+        assert np.count_nonzero(params["layers"]["mlp"]["up"]) == mask.sum()
+        assert (~mask).sum() == course.active_parameters - course.active_parameters_at(step)
+        kept = optimizers.evaluation_params(state, params)["layers"]["mlp"]["up"]
+        assert not np.asarray(kept)[~mask].any()
+
+
+def test_magnitudes_choose():
+    """The weights that one shot leaves are the largest of each layer, or of all."""
+    for allocation in ("tensor", "global"):
+        of = stage(Prune(sparsity=0.5, begin=0.5, end=0.5, scope=UP, allocation=allocation))
+        path = run(of)
+        at = compiled(of)[0].phases[1].step
+        size = np.abs(np.asarray(path[at - 1][0]["layers"]["mlp"]["up"])).reshape(3, -1)
+        (mask,) = masks_of(*path[at]).values()
+        middle = np.median(size, axis=1, keepdims=True) if allocation == "tensor" else np.median(size)
+        np.testing.assert_array_equal(mask.reshape(3, -1), size > middle)
+
+
+def test_gradients_bring_weights_back():
+    """RigL: of the inactive weights those with the largest gradients, from zero."""
+    of = stage(Prune(sparsity=0.5, start_sparsity=0.5, begin=0.0, every=4, scope=UP, regrowth=Regrowth(share=0.25)))
+    path = run(of)
+    swaps = 0
+    for step in range(STEPS):
+        (old,), (new,) = (masks_of(*path[at]).values() for at in (step, step + 1))
+        gradient = np.abs(draw(step + 1)["layers"]["mlp"]["up"])
+        for layer in range(3):
+            back = new[layer] & ~old[layer]
+            swaps += back.sum()
+            if back.any():
+                assert gradient[layer][back].min() > gradient[layer][~old[layer] & ~new[layer]].max()
+    assert swaps > 3 * 10
+
+
+def test_patterns_are_whole_at_the_end_and_pack_smaller():
+    of = stage(Prune(sparsity=0.5, every=2, scope=UP, structure=NM(), shape="cubic"))
+    params, state = run(of)[-1]
+    (mask,) = masks_of(params, state).values()
+    assert (mask.reshape(3, 2, 4, 16).sum(axis=2) == 2).all()  # along what `up` reads
+    up = np.asarray(params["layers"]["mlp"]["up"])
+    for axis in (1, 2):
+        some = (
+            mask if axis == 1 else np.swapaxes(np.tile(np.eye(4, dtype=bool)[:2].sum(0, dtype=bool), (3, 16, 2)), 1, 2)
+        )
+        values, places = compressed(up, some, axis, NM())
+        assert values.size == up.size // 2
+        assert places.size == up.size // 8
+        np.testing.assert_array_equal(decompressed(values, places, axis, NM()), np.where(some, up, 0))
+    with pytest.raises(ValueError, match="more than 1"):
+        compressed(up, mask, 1, NM(n=1))
+
+
+def test_what_is_not_finite_goes_first():
+    of = stage(Prune(sparsity=0.5, begin=0.0, end=0.0, scope=UP))
+    params = draw(0)
+    params["layers"]["mlp"]["up"][0, :4] = np.nan
+    after, state = run(of, params, steps=0)[-1]
+    assert np.isfinite(after["layers"]["mlp"]["up"]).all()
+    (mask,) = masks_of(after, state).values()
+    assert mask.sum(axis=(1, 2)).tolist() == [64, 64, 64]
+
+
+def test_ties_are_broken_by_place():
+    of = stage(Prune(sparsity=0.5, begin=0.0, end=0.0, scope=UP))
+    (mask,) = masks_of(*run(of, jax.tree.map(np.ones_like, draw(0)), steps=0)[-1]).values()
+    np.testing.assert_array_equal(mask.reshape(3, -1), np.arange(128)[None].repeat(3, 0) < 64)
+
+
+def test_a_dropped_update_of_the_masks_comes_with_the_next():
+    of = stage(Prune(sparsity=0.5, begin=0.5, end=0.5, scope=UP))
+    course, _, update = compiled(of)
+    at = course.phases[1].step
+    params, state = run(of, steps=at - 1)[-1]  # step at - 1, which makes the masks, is left out
+    params, state = update(draw(1), state, params, course.clock(at))
+    assert np.count_nonzero(params["layers"]["mlp"]["up"]) == 3 * 64
+
+
+def test_it_goes_on_to_the_bit():
+    """All that is needed is in the state: arrays that went through host memory."""
+    of = stage(ONE_BY_ONE[8])
+    path = run(of)
+    middle = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), path[5])
+    again = run(of, gradient=lambda step: draw(step + 6), steps=STEPS - 5, start=middle) if False else middle
+    course, _, update = compiled(of)
+    params, state = again
+    for step in range(5, STEPS):
+        params, state = update(draw(step + 1), state, params, course.clock(step))
+    jax.tree.map(np.testing.assert_array_equal, (params, state), path[-1])
+
+
+@pytest.mark.parametrize("optimizer", [ADAMW, Adafactor(schedule=FLAT)], ids=lambda o: o.kind)
+def test_channels_that_are_gone_leave_a_smaller_model_that_trains_alike(optimizer):
+    """Clipping, decay, moments and Adafactor's RMS take no notice of zeros."""
+    path = run(stage(Prune(sparsity=0.5, begin=0.0, end=0.0, structure=Channels()), optimizer))
+    left = remains(MODEL, masks_of(*path[0]))
+    assert left.target == MODEL.model_copy(update={"d_ff": 8})
+    smaller = run(stage(None, optimizer, left.target), shrunk(left, path[0][0]), lambda k: shrunk(left, draw(k + 1)))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, shrunk(left, path[-1][0]), smaller[-1][0])
+
+
+def shrunk(left, params):
+    """What is left of a tree like the parameters."""
+
+    def one(array, x):
+        x = np.asarray(x)
+        if not array.stacked:
+            return x
+        return np.stack([left.taken(array, x[block], at) for at, block in enumerate(left.blocks)])
+
+    return jax.tree.map(one, growth.arrays_of(left.source), params)
