@@ -52,7 +52,7 @@ def grow_files(found: Loaded, start: Grow, target: Model, out: Path, report: Cal
         if wrong := reader.wrong():
             raise DamagedError(found.path, [f"array {name}: its content is not what was saved" for name in wrong])
 
-    return write_streamed(out, 0, streamed, _meta(found, setup), check)
+    return write_streamed(out, 0, streamed, unbegun_meta(found, setup), check)
 
 
 def offline_plan(found: Loaded, start: Grow, target: Model) -> growth.Plan:
@@ -154,8 +154,8 @@ def _recipe(found: Loaded, start: Grow, target: Model) -> Recipe:
     return found.setup.recipe.model_copy(update={"stages": (*stages, stage)})
 
 
-def _meta(found: Loaded, setup: Setup) -> dict[str, Any]:
-    """What goes with the arrays: nothing is spent, the data goes on where it was."""
+def unbegun_meta(found: Loaded, setup: Setup) -> dict[str, Any]:
+    """What goes with the arrays of a stage that has not begun: nothing is spent, the data goes on where it was."""
     meta = found.manifest.meta
     first = Cursor.from_json(meta["cursor"]).end(course_of(found.stage), found.manifest.step)
     position = Position(
