@@ -7,6 +7,7 @@ import sys
 import typer
 
 from pathways_lite.cli import (
+    convert,
     data,
     evaluate,
     fit,
@@ -45,6 +46,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(study.app, name="study")
 app.command("grow")(grow.grow)
 app.command("merge")(merge.merge)
+app.command("convert")(convert.convert)
 app.command("inspect")(inspect.inspect)
 app.command("fsck")(fsck.fsck)
 app.command("report")(report.report)

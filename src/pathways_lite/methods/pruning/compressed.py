@@ -41,6 +41,11 @@ def _rest(x: np.ndarray, axis: int) -> tuple[int, ...]:
     return tuple(size for at, size in enumerate(x.shape) if at != axis)
 
 
+def places_per_byte(pattern: NM) -> int:
+    """How many places of values are packed into a byte."""
+    return 8 // _bits(pattern)
+
+
 def _bits(pattern: NM) -> int:
     return 2 if pattern.m <= 4 else 4
 
