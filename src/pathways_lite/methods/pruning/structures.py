@@ -18,6 +18,7 @@ from pathways_lite.ledger import Course, Phase
 from pathways_lite.methods.growth import Array, arrays_of
 from pathways_lite.methods.growth.plan import Use
 from pathways_lite.methods.pruning.schedules import Densities, kept, updates
+from pathways_lite.models.accounting import flops_per_token
 from pathways_lite.recipe import NM, Channels, Heads, Model, Prune, Unstructured, WholeBlocks
 
 SAVED_PER_WEIGHT = 6
@@ -108,8 +109,7 @@ def input_axis(array: Array) -> int:
 
 def phases(prune: Prune, groups: Sequence[Group], course: Course) -> tuple[Phase, ...]:
     """What is active of a stage's model from step to step, for its `Course`."""
-    saved = sum(group.sets * group.units * group.flops for group in groups)
-    densities = Densities(prune, fixed=(course.flops_per_token - saved) / saved)
+    densities = _densities(prune, groups, course.flops_per_token)
 
     def phase(step: int, density: float) -> Phase:
         gone = [(group, group.sets * (group.units - kept(group.units, density))) for group in groups]
@@ -118,6 +118,22 @@ def phases(prune: Prune, groups: Sequence[Group], course: Course) -> tuple[Phase
         return Phase(step, density, parameters, flops)
 
     return tuple(phase(step, density) for step, density in updates(densities, course))
+
+
+def mean_flops_per_token(prune: Prune, model: Model, seq_len: int) -> float:
+    """FLOPs where zeros are skipped, averaged over a stage's tokens: for budgets by which stages spend as much."""
+    groups, dense = groups_of(prune, model, seq_len), flops_per_token(model, seq_len)
+    return dense - _saved(groups) * (1.0 - _densities(prune, groups, dense).mean)
+
+
+def _densities(prune: Prune, groups: Sequence[Group], dense_flops: int) -> Densities:
+    saved = _saved(groups)
+    return Densities(prune, fixed=(dense_flops - saved) / saved)
+
+
+def _saved(groups: Sequence[Group]) -> int:
+    """FLOPs per token that nothing but zeros would save."""
+    return sum(group.sets * group.units * group.flops for group in groups)
 
 
 def _single(array: Array, model: Model) -> Group:

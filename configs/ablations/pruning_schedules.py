@@ -1,0 +1,68 @@
+"""When to prune, and by how much: at equal FLOPs where zeros are skipped, against dense training.
+
+    pathways-lite data build corpora/python python: --tokenizer sentencepiece:4096 --held-out 0.03
+    pathways-lite study run configs/ablations/pruning_schedules.py --jobs 2
+    pathways-lite study report configs/ablations/pruning_schedules.py
+
+All ten schedules of the grid of "The Journey Matters" (Jin et al. 2025, arXiv 2501.12486): dense for 0 to 75 % of the
+compute, then pruning for 25 to 100 % of it, to 80 % zeros; its schedule, 25 to 75 %, at 40 and 60 % too; and dense
+models of all of the parameters, and of about as many as the sparse ones have on average. 3 seeds: 45 runs of 2 TFLOPs
+with zeros skipped, up to 5 as they are computed. `study plan` says how long that takes on this machine.
+
+The report compares at equal FLOPs as computed, the zeros' included. What the law of average parameters says of the same
+runs, and the law of final ones:
+
+    pathways-lite runs table runs/pruning_schedules --final --out sparse.csv
+    pathways-lite fit average-parameters sparse.csv
+    pathways-lite fit chinchilla sparse.csv N=N_active
+
+An arm's name is where pruning begins, where it ends (% of the compute), and the zeros (%).
+"""
+
+from pathways_lite.methods.pruning import mean_flops_per_token
+from pathways_lite.models.accounting import flops_per_token
+from pathways_lite.recipe import WSD, AdamW, Data, Evaluation, Fraction, Model, Prune, Recipe, Saving, Stage
+from pathways_lite.studies import Study
+
+SEEDS = (0, 1, 2)
+FLOPS = 2e12
+SEQ_LEN = 128
+MODEL = Model(d_model=128, n_layers=6, n_heads=4, head_dim=32, d_ff=512, vocab_size=4096, dtype="float32")
+GRID = [(begin, end) for begin in (0, 25, 50, 75) for end in (25, 50, 75, 100) if begin < end]
+
+ARMS: dict[str, tuple[Model, Prune | None]] = {
+    "dense": (MODEL, None),
+    "dense_half": (MODEL.model_copy(update={"n_layers": 3}), None),
+    "dense_third": (MODEL.model_copy(update={"n_layers": 2}), None),
+    **{
+        f"{begin}_{end}_{zeros}": (MODEL, Prune(sparsity=zeros / 100, begin=begin / 100, end=end / 100, every=5))
+        for begin, end, zeros in [*((*phase, 80) for phase in GRID), (25, 75, 40), (25, 75, 60)]
+    },
+}
+
+
+def recipe(arm: str, seed: int) -> Recipe:
+    model, prune = ARMS[arm]
+    cost = flops_per_token(model, SEQ_LEN) if prune is None else mean_flops_per_token(prune, model, SEQ_LEN)
+    stage = Stage(
+        name="base",
+        model=model,
+        data=Data(corpus="corpora/python", seq_len=SEQ_LEN, shuffle_seed=seed),
+        optimizer=AdamW(learning_rate=4e-3, schedule=WSD(warmup=Fraction(n=0.05), decay=Fraction(n=0.4))),
+        batch_size=8,
+        budget=f"{FLOPS / cost:.0f} tokens",
+        pruning=prune,
+        evaluation=Evaluation(every=50, tokens=10_000),
+        saving=Saving(every=100, keep=1),
+        log_every=5,
+    )
+    return Recipe(name=f"{arm}_{seed}", seed=seed, stages=(stage,))
+
+
+def study() -> Study:
+    return Study(
+        name="pruning_schedules",
+        question="At equal FLOPs where zeros are skipped, which schedule of pruning ends below dense training?",
+        arms={arm: tuple(recipe(arm, seed) for seed in SEEDS) for arm in ARMS},
+        baseline="dense",
+    )
