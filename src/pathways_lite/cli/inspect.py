@@ -20,8 +20,11 @@ def inspect(
     as_json: Annotated[
         bool, typer.Option("--json", help="the manifest: arrays with digests, and all metadata")
     ] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="of a pruned model: draw how dense each layer's arrays are (.png, .svg, .pdf)")
+    ] = None,
 ) -> None:
-    """Arrays with shapes and sizes, the ledger, the data position, and where the parameters came from.
+    """Arrays with shapes and sizes, the ledger, the data position, where the parameters came from, what is pruned.
 
     Shows the newest valid checkpoint at or below PATH without loading its arrays into a model.
 
@@ -29,12 +32,15 @@ def inspect(
 
     - `pathways-lite inspect runs/demo`
 
+    - `pathways-lite inspect runs/sparse --picture sparsity.png`
+
     - `pathways-lite inspect runs/demo --json | python3 -m json.tool | less`
     """
     from dataclasses import asdict
 
     from rich.console import Console
 
+    from pathways_lite.cli import inspect_sparsity
     from pathways_lite.training.load import load_model
 
     found = load_model(path)
@@ -51,6 +57,11 @@ def inspect(
     console.print(f"data     from sequence {cursor['first_sequence']:,}; skipped: {skips}")
     console.print(_ledger(meta["ledger"]))
     console.print(_tree(found.manifest.arrays))
+    pruned = inspect_sparsity.densities(found.path, found.manifest)
+    if pruned:
+        console.print(inspect_sparsity.table(pruned))
+    if picture is not None:
+        inspect_sparsity.picture(pruned, picture)
 
 
 def _ledger(accounts: dict[str, dict]) -> Table:

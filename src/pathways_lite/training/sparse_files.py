@@ -26,7 +26,8 @@ from pathways_lite.training.load import Loaded
 from pathways_lite.training.setup import Setup
 
 Piece = tuple[tuple[int, ...], np.ndarray]
-MASKS = "opt_state.masks."
+MASKS = ("opt_state.masks.", "masks.")
+"""Where masks are: in a checkpoint of training, in one that `convert_sparse` has written."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,14 @@ class Source:
 
 def read_masks(manifest: Manifest, reader: Reader) -> dict[str, np.ndarray]:
     """The masks of a checkpoint by the names of the pruned arrays; none of a dense model's."""
-    names = [name.removeprefix(MASKS) for name in manifest.arrays if name.startswith(MASKS)]
-    whole = {name: reader.part(MASKS + name, tuple(map(slice, manifest.arrays[MASKS + name].shape))) for name in names}
-    return {name: unpacked(bits, manifest.arrays[f"params.{name}"].shape[-1]) for name, bits in whole.items()}
+    masks = {}
+    for stored, info in manifest.arrays.items():
+        for prefix in MASKS:
+            if stored.startswith(prefix):
+                name = stored.removeprefix(prefix)
+                bits = reader.part(stored, tuple(map(slice, info.shape)))
+                masks[name] = unpacked(bits, manifest.arrays[f"params.{name}"].shape[-1])
+    return masks
 
 
 def convert_sparse(found: Loaded, out: Path, report: Callable[[str], None]) -> Path:

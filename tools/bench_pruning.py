@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""What pruning adds to a train step. Prints one JSON line.
+
+    python tools/bench_pruning.py --shape S
+    python tools/bench_pruning.py --shape S --updating          masks change in every step, the dearest case
+    python tools/bench_pruning.py --optimizer adafactor --prune '{"sparsity": 0.5, "structure": {"kind": "n_m"}}'
+
+Two steps that differ in pruning alone, on the same tokens, are taken in turns, so that whatever else the machine does
+meets both. `overhead` is the median over the rounds of (pruned - dense) / dense seconds; `overhead_by_cpu_time` the
+same of the CPU seconds of all threads, which other processes do not change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+from typing import Any
+
+import jax
+
+from bench_reweighting import SHAPES, Stepping, setup_of
+from pathways_lite.recipe import Prune, Recipe, apply_overrides
+from pathways_lite.training.setup import Setup
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="S")
+    parser.add_argument("--optimizer", default="adamw", help="its kind, or all of it as JSON")
+    parser.add_argument("--prune", default='{"sparsity": 0.8}', help="how, as JSON; when is set here")
+    parser.add_argument("--updating", action="store_true", help="the masks change in every step")
+    parser.add_argument("--rounds", type=int, default=10, help="of one step each, after the first")
+    arguments = parser.parse_args()
+    dense, pruned = (Stepping(setup) for setup in setups(arguments))
+    rounds = [(dense.take(), pruned.take()) for _ in range(arguments.rounds)]
+    print(json.dumps(row(arguments, rounds)))
+
+
+def setups(arguments: argparse.Namespace) -> tuple[Setup, Setup]:
+    """The stage without pruning and with it."""
+    how = Prune.model_validate_json(arguments.prune)
+    when = {"begin": 0.0, "end": 1.0, "every": 1} if arguments.updating else {"begin": 0.0, "end": 0.0}
+    prune = Prune.model_validate({**dict(how), **when})
+    stage = apply_overrides(setup_of(arguments.shape, None).stage, [f"optimizer={arguments.optimizer}"])
+    recipes = (Recipe(name="bench", stages=(stage.model_copy(update={"pruning": p}),)) for p in (None, prune))
+    dense, pruned = (Setup(recipe, 0) for recipe in recipes)
+    return dense, pruned
+
+
+def row(arguments: argparse.Namespace, rounds: list[Any]) -> dict[str, Any]:
+    """All of the line."""
+    wall, cpu = (statistics.median((b[i] - a[i]) / a[i] for a, b in rounds) for i in (0, 1))
+    return {
+        "shape": arguments.shape,
+        "optimizer": arguments.optimizer,
+        "prune": json.loads(arguments.prune),
+        "updating": arguments.updating,
+        "overhead": round(wall, 4),
+        "overhead_by_cpu_time": round(cpu, 4),
+        "dense_step_s": round(statistics.median(a[0] for a, _ in rounds), 3),
+        "dense_step_cpu_s": round(statistics.median(a[1] for a, _ in rounds), 3),
+        "rounds": len(rounds),
+        "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores, {platform.machine()}",
+        "jax": jax.__version__,
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+if __name__ == "__main__":
+    main()
