@@ -57,6 +57,10 @@ def require_growth(recipe: Recipe, index: int) -> None:
             f"stages.{stage.name}.start.optimizer={start.optimizer!r}, but the optimizer goes from {before.kind} to "
             f"{stage.optimizer.kind}; use 'reset', or the same optimizer"
         )
+    if start.optimizer != "reset" and (stage.pruning or recipe.stages[index - 1].pruning):
+        raise UserError(
+            f"stages.{stage.name}.start.optimizer={start.optimizer!r}: masks of pruning are not grown; use 'reset'"
+        )
     if start.optimizer == "keep" and isinstance(stage.optimizer, ScheduleFree):
         raise UserError(f"stages.{stage.name}.start.optimizer: schedule_free cannot keep its average; use 'grow'")
     if start.optimizer == "grow" and isinstance(start.operator, Learned):

@@ -17,6 +17,7 @@ from rich.text import Text
 from pathways_lite.checkpoints import Checkpoints
 from pathways_lite.data.pipeline import windows_per_domain
 from pathways_lite.errors import UserError
+from pathways_lite.ledger import Course
 from pathways_lite.evaluation.denoisers import NOT_COMPARABLE
 from pathways_lite.parallel import hosts
 from pathways_lite.parallel.stopping import Stop
@@ -212,6 +213,14 @@ def _claim(stack: contextlib.ExitStack, run: RunDirectory, recipe: Recipe, conso
     write_recipe(recipe, run.recipe_path)
 
 
+def _sparse(course: Course) -> str:
+    """What zeros would save of a stage's FLOPs, if it has any."""
+    if not course.phases:
+        return ""
+    active = si(course.active_parameters_at(course.total_steps), "parameters")
+    return f" ({si(course.sparse_flops_before(course.total_steps))} without zeros; {active} in the end)"
+
+
 def describe(recipe: Recipe) -> str:
     """What training `recipe` would be: sizes, tokens, epochs and FLOPs of every stage, one line each."""
     lines = []
@@ -224,7 +233,7 @@ def describe(recipe: Recipe) -> str:
         epochs = tokens / (stage.data.seq_len * sum(windows_per_domain(setup.store, stage.data.seq_len)))
         lines.append(
             f"{stage.name}: {si(course.active_parameters, 'parameters')}, {total:,} steps, {si(tokens, 'tokens')} "
-            f"({epochs:.2f} epochs), {si(course.flops_before(total), 'FLOPs')}, starts with {stage.start.kind}, "
+            f"({epochs:.2f} epochs), {si(course.flops_before(total), 'FLOPs')}{_sparse(course)}, starts with {stage.start.kind}, "
             f"identity {stage_identity(recipe, index)}"
         )
     return "\n".join(lines)
