@@ -17,8 +17,8 @@ from rich.text import Text
 from pathways_lite.checkpoints import Checkpoints
 from pathways_lite.data.pipeline import windows_per_domain
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Course
 from pathways_lite.evaluation.denoisers import NOT_COMPARABLE
+from pathways_lite.ledger import Course
 from pathways_lite.parallel import hosts
 from pathways_lite.parallel.stopping import Stop
 from pathways_lite.parallel.vigil import Vigil
@@ -233,7 +233,7 @@ def describe(recipe: Recipe) -> str:
         epochs = tokens / (stage.data.seq_len * sum(windows_per_domain(setup.store, stage.data.seq_len)))
         lines.append(
             f"{stage.name}: {si(course.active_parameters, 'parameters')}, {total:,} steps, {si(tokens, 'tokens')} "
-            f"({epochs:.2f} epochs), {si(course.flops_before(total), 'FLOPs')}{_sparse(course)}, starts with {stage.start.kind}, "
-            f"identity {stage_identity(recipe, index)}"
+            f"({epochs:.2f} epochs), {si(course.flops_before(total), 'FLOPs')}{_sparse(course)}, "
+            f"starts with {stage.start.kind}, identity {stage_identity(recipe, index)}"
         )
     return "\n".join(lines)
