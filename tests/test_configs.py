@@ -55,5 +55,12 @@ def test_arms_of_growth_cost_the_same() -> None:
         assert training + learning == pytest.approx(6e12, rel=0.01), recipes[0].name
 
 
+def test_arms_of_pruning_cost_the_same() -> None:
+    """Where zeros are skipped, as far as whole steps allow."""
+    for recipes in load_study(ROOT / "configs" / "ablations" / "pruning_schedules.py").arms.values():
+        course = Setup(recipes[0], 0).course
+        assert course.sparse_flops_before(course.total_steps) == pytest.approx(2e12, rel=0.03), recipes[0].name
+
+
 def test_there_are_recipes() -> None:
     assert {path.stem for path in CONFIGS} >= {"demo", "novels", "palm_8b", "palm_62b", "palm_540b", "llama3_8b"}
