@@ -12,10 +12,10 @@ import numpy as np
 import optax
 
 from pathways_lite.ledger import Clock, Course
-from pathways_lite.methods.growth import Array
 from pathways_lite.methods.pruning import criteria
 from pathways_lite.methods.pruning.masks import Masking
 from pathways_lite.methods.pruning.packing import pack, unpack
+from pathways_lite.methods.pruning.places import Places, is_hole
 from pathways_lite.methods.pruning.schedules import DENSITIES
 from pathways_lite.methods.pruning.structures import Group
 from pathways_lite.recipe import Prune, Regrowth
@@ -29,60 +29,6 @@ class PruneState(NamedTuple):
     active: Any  # float32 [layers, 1, ...] or [1, ...], the share of active weights in each layer's array
     sums: Any  # float32, of criteria that look at more than one step; () for others
     inner: Any  # the optimizer's state
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the pruned weights are among the parameters."""
-
-    structure: Any  # of the parameters' tree
-    arrays: tuple[Array, ...]  # all, in its order
-    pruned: tuple[Array, ...]  # in the order of the groups' members
-
-    @classmethod
-    def of(cls, arrays: Any, groups: Sequence[Group]) -> Places:
-        """`arrays`: `growth.arrays_of` the model."""
-        pruned = tuple(member.array for group in groups for member in group.members)
-        return cls(jax.tree.structure(arrays), tuple(jax.tree.leaves(arrays)), pruned)
-
-    def pick(self, tree: Any) -> list[jax.Array]:
-        """The pruned ones' leaves of a tree like the parameters; none of an empty one."""
-        if tree == ():
-            return []
-        leaves = jax.tree.leaves(tree, is_leaf=_is_hole)
-        named = {array.name: leaf for array, leaf in zip(self.arrays, leaves, strict=True)}
-        return [named[array.name] for array in self.pruned]
-
-    def put(self, leaves: Sequence[Any]) -> Any:
-        """A tree like the parameters of the pruned ones' leaves, and holes."""
-        named = {array.name: leaf for array, leaf in zip(self.pruned, leaves, strict=True)}
-        return jax.tree.unflatten(self.structure, [named.get(a.name, optax.MaskedNode()) for a in self.arrays])
-
-    def unpacked(self, masks: Any, weights: Sequence[jax.Array]) -> list[jax.Array]:
-        """The pruned ones' masks of a tree of packed ones."""
-        return [unpack(bits, w.shape[-1]) for bits, w in zip(self.pick(masks), weights, strict=True)]
-
-    def masked(self, tree: Any, masks: Sequence[jax.Array], other: Sequence[Any] | None = None) -> Any:
-        """A tree like the parameters with zeros, or `other`, where masks are false."""
-        filled = zip(self.pruned, masks, other or [0.0] * len(masks), strict=True)
-        named = {array.name: (mask, value) for array, mask, value in filled}
-        leaves = [
-            jnp.where(named[array.name][0], leaf, named[array.name][1]) if array.name in named else leaf
-            for array, leaf in zip(self.arrays, jax.tree.leaves(tree), strict=True)
-        ]
-        return jax.tree.unflatten(self.structure, leaves)
-
-    def moments_masked(self, state: Any, masks: Sequence[jax.Array]) -> Any:
-        """An optimizer's state with zeros in what is called, and shaped, as a parameter, where masks are false."""
-        named = {array.name: mask for array, mask in zip(self.pruned, masks, strict=True)}
-
-        def one(path: Any, leaf: jax.Array) -> jax.Array:
-            parts = [jax.tree_util.keystr((part,), simple=True) for part in path]
-            found = (named.get(".".join(parts[at:])) for at in range(len(parts)))
-            mask = next((mask for mask in found if mask is not None and mask.shape == leaf.shape), None)
-            return leaf if mask is None else jnp.where(mask, leaf, jnp.zeros_like(leaf))
-
-        return jax.tree.map_with_path(one, state)
 
 
 class Timing(NamedTuple):
@@ -129,71 +75,95 @@ def prune(
     Args:
       arrays: `growth.arrays_of` the model.
     """
-    masking, places, timing = Masking(config, tuple(groups)), Places.of(arrays, groups), Timing.of(course)
-    regrowth = config.regrowth
+    masking, places = Masking(config, tuple(groups)), Places.of(arrays, groups)
+    pruner = _Pruner(optimizer, config, masking, places, Timing.of(course))
+    return optax.GradientTransformationExtraArgs(pruner.init, pruner.update)
 
-    def init(params: Any) -> PruneState:
+
+@dataclass(frozen=True)
+class _Pruner:
+    """The two functions of the transformation, and what both need. Lists are of the arrays that are pruned."""
+
+    optimizer: optax.GradientTransformationExtraArgs
+    config: Prune
+    masking: Masking
+    places: Places
+    timing: Timing
+
+    def init(self, params: Any) -> PruneState:
+        places, criterion, first = self.places, self.config.criterion, int(self.timing.densities[0])
         weights = places.pick(params)
-        masks = masking.first(course.phases[0].density, criteria.first_scores(config, weights))
+        masks = self.masking.first(first / DENSITIES, criteria.first_scores(self.config, weights))
         return PruneState(
-            density=jnp.int32(timing.densities[0]),
+            density=jnp.int32(first),
             masks=places.put([pack(mask) for mask in masks]),
-            active=places.put(masking.active_shares(masks)),
-            sums=places.put([jnp.zeros_like(w) for w in weights]) if criteria.keeps_sums(config.criterion) else (),
-            inner=optimizer.init(places.masked(params, masks)),
+            active=places.put(self.masking.active_shares(masks)),
+            sums=places.put([jnp.zeros_like(w) for w in weights]) if criteria.keeps_sums(criterion) else (),
+            inner=self.optimizer.init(places.masked(params, masks)),
         )
 
-    def new_masks(state: PruneState, weights: list[Any], grads: list[Any], step: jax.Array) -> list[jax.Array]:
-        """Those that hold from `step` on."""
-        scores = criteria.scores(config.criterion, weights, places.pick(state.sums), step)
-        returning = weights
-        if regrowth is not None and regrowth.by == "gradient":
-            returning = [jnp.abs(g) for g in grads]
-        elif masking.grows:
-            returning = criteria.random(regrowth.seed if regrowth else 0, step, weights)
-        swapped = timing.swapped(regrowth, step) if regrowth else 0.0
-        return masking.chosen(timing.density(step), scores, places.unpacked(state.masks, weights), returning, swapped)
-
     def update(
-        grads: Any, state: PruneState, params: Any = None, *, clock: Clock, grad_norm: Any = None, **extra: Any
+        self, grads: Any, state: PruneState, params: Any = None, *, clock: Clock, **extra: Any
     ) -> tuple[Any, PruneState]:
-        weights, dense, following = places.pick(params), places.pick(grads), clock.step + 1
-        sums = criteria.summed(config.criterion, places.pick(state.sums), weights, dense)
+        places, following = self.places, clock.step + 1
+        weights, dense = places.pick(params), places.pick(grads)
+        sums = criteria.summed(self.config.criterion, places.pick(state.sums), weights, dense)
         state = state._replace(sums=places.put(sums) if sums else ())
-
-        def under(masks: list[jax.Array], state: PruneState) -> tuple[Any, PruneState]:
-            sparse = places.masked(grads, masks)
-            norm = None if grad_norm is None else optax.tree.norm(sparse)
-            active = jax.tree.map(lambda share: 1.0 if _is_hole(share) else share, state.active, is_leaf=_is_hole)
-            extras = {**extra, "clock": clock, "grad_norm": norm, "active": active}
-            updates, inner = optimizer.update(sparse, state.inner, params, **extras)
-            return places.masked(updates, masks, [-w for w in weights]), state._replace(inner=inner)
+        under = lambda masks, state: self._under(masks, grads, state, params, clock=clock, **extra)  # noqa: E731
 
         def changed() -> tuple[Any, PruneState]:
-            masks = new_masks(state, weights, dense, following)
-            return under(masks, state._replace(
-                density=timing.density(following),
-                masks=places.put([pack(mask) for mask in masks]),
-                active=places.put(masking.active_shares(masks)),
-                inner=places.moments_masked(state.inner, masks),
-            ))  # fmt: skip
+            masks = self._new_masks(state, weights, dense, following)
+            return under(masks, self._with(masks, self.timing.density(following), state))
 
-        due = timing.density(following) != state.density
-        if regrowth is not None:
-            due |= timing.swapped(regrowth, following) > 0.0
         # Both branches hold the whole update, so that between changes nothing is copied.
-        return jax.lax.cond(due, changed, lambda: under(places.unpacked(state.masks, weights), state))
+        return jax.lax.cond(
+            self._due(state, following), changed, lambda: under(places.unpacked(state.masks, weights), state)
+        )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    def _under(
+        self, masks: list[jax.Array], grads: Any, state: PruneState, params: Any, *, grad_norm: Any = None, **extra: Any
+    ) -> tuple[Any, PruneState]:
+        """The optimizer's update under masks; it takes what is pruned to zero."""
+        places = self.places
+        sparse = places.masked(grads, masks)
+        norm = None if grad_norm is None else optax.tree.norm(sparse)
+        active = jax.tree.map(lambda share: 1.0 if is_hole(share) else share, state.active, is_leaf=is_hole)
+        updates, inner = self.optimizer.update(sparse, state.inner, params, grad_norm=norm, active=active, **extra)
+        return places.masked(updates, masks, [-w for w in places.pick(params)]), state._replace(inner=inner)
+
+    def _due(self, state: PruneState, step: jax.Array) -> jax.Array:
+        """Whether masks change before `step`."""
+        due = self.timing.density(step) != state.density
+        regrowth = self.config.regrowth
+        return due if regrowth is None else due | (self.timing.swapped(regrowth, step) > 0.0)
+
+    def _new_masks(
+        self, state: PruneState, weights: list[jax.Array], grads: list[jax.Array], step: jax.Array
+    ) -> list[jax.Array]:
+        """Those that hold from `step` on."""
+        scores = criteria.scores(self.config.criterion, weights, self.places.pick(state.sums), step)
+        regrowth, returning = self.config.regrowth, weights
+        if regrowth is not None and regrowth.by == "gradient":
+            returning = [jnp.abs(g) for g in grads]
+        elif self.masking.grows:
+            returning = criteria.random(regrowth.seed if regrowth else 0, step, weights)
+        swapped = self.timing.swapped(regrowth, step) if regrowth else 0.0
+        before = self.places.unpacked(state.masks, weights)
+        return self.masking.chosen(self.timing.density(step), scores, before, returning, swapped)
+
+    def _with(self, masks: list[jax.Array], density: jax.Array, state: PruneState) -> PruneState:
+        """The state with new masks, on moments too."""
+        return state._replace(
+            density=density,
+            masks=self.places.put([pack(mask) for mask in masks]),
+            active=self.places.put(self.masking.active_shares(masks)),
+            inner=self.places.moments_masked(state.inner, masks),
+        )
 
 
 def under_masks(opt_state: Any, params: Any) -> Any:
     """Parameters as an optimizer's state wants them before the first step: under its masks, if it has any."""
     if not isinstance(opt_state, PruneState):
         return params
-    one = lambda bits, p: p if _is_hole(bits) else jnp.where(unpack(bits, p.shape[-1]), p, 0.0)  # noqa: E731
-    return jax.tree.map(one, opt_state.masks, params, is_leaf=_is_hole)
-
-
-def _is_hole(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
+    one = lambda bits, p: p if is_hole(bits) else jnp.where(unpack(bits, p.shape[-1]), p, 0.0)  # noqa: E731
+    return jax.tree.map(one, opt_state.masks, params, is_leaf=is_hole)
