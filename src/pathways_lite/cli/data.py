@@ -18,17 +18,22 @@ def build(
         list[str],
         typer.Argument(
             help="files or directories of text, .jsonl or .parquet (also .gz, .zst), or python: for the text that "
-            "comes with Python; NAME=SOURCE puts all of it into the domain NAME"
+            "comes with Python; NAME=SOURCE puts all of it into the domain NAME; seqio:TASK or seqio:TASK@SPLIT "
+            "reads a Task or Mixture of SeqIO's"
         ),
     ],
     tokenizer: Annotated[
         str,
-        typer.Option(help="bytes; sentencepiece:SIZE (trained here); or a .model, a tokenizer.json, another store"),
+        typer.Option(
+            help="bytes; sentencepiece:SIZE (trained here); a .model, a tokenizer.json, another store; or seqio:TASK"
+        ),
     ] = "sentencepiece:8192",
     held_out: Annotated[float, typer.Option(help="share of documents kept for evaluation, by hash of their id")] = 0.01,
     text_field: Annotated[str, typer.Option(help="of JSONL and Parquet records")] = "text",
     domain_field: Annotated[str, typer.Option(help="of JSONL and Parquet records")] = "domain",
     id_field: Annotated[str, typer.Option(help="of JSONL and Parquet records")] = "id",
+    import_: Annotated[str | None, typer.Option("--import", help="module or file that registers SeqIO's Tasks")] = None,
+    examples: Annotated[int | None, typer.Option(min=1, help="at most so many of each seqio: source")] = None,
     workers: Annotated[int | None, typer.Option(help="processes; default: one per core")] = None,
     workspace: Annotated[Path | None, typer.Option(help="for unfinished work; default: OUT.building")] = None,
 ) -> None:
@@ -41,6 +46,9 @@ def build(
     - `pathways-lite data build corpora/python python: --tokenizer sentencepiece:4096`
 
     - `pathways-lite data build corpora/mine books/ wiki=wiki.jsonl.gz --tokenizer corpora/python`
+
+    - `pathways-lite data build corpora/tasks seqio:my_mixture --import my_tasks.py --examples 100000 \
+        --tokenizer seqio:my_mixture`
     """
     from rich.console import Console
 
@@ -48,14 +56,22 @@ def build(
     from pathways_lite.data.display import show_progress
     from pathways_lite.data.files import Fields
     from pathways_lite.data.inspect import describe
+    from pathways_lite.data.seqio_tasks import SEQIO, SeqioSource
     from pathways_lite.data.sources import Source
 
+    def parse(text: str, fields: Fields = Fields()) -> Source:  # noqa: B008  frozen
+        source = Source.parse(text, fields)
+        of_seqio = source.address.startswith(SEQIO)
+        return SeqioSource(source.address, source.fields, import_, examples) if of_seqio else source
+
     fields = Fields(text_field=text_field, domain_field=domain_field, id_field=id_field)
-    parsed = [Source.parse(source, fields) for source in sources]
+    parsed = [parse(source, fields) for source in sources]
+    theirs = tokenizer.startswith(SEQIO)
+    chosen = SeqioSource(tokenizer, fields, import_).tokenizer() if theirs else tokenizer
     start = time.perf_counter()
     with show_progress() as report:
         store = build_store(
-            parsed, out, tokenizer=tokenizer, held_out=held_out, workers=workers, workspace=workspace, report=report
+            parsed, out, tokenizer=chosen, held_out=held_out, workers=workers, workspace=workspace, report=report
         )
     console = Console()
     console.print(describe(store, samples=0))

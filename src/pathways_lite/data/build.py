@@ -46,7 +46,7 @@ def build(
     sources: Sequence[str | Source],
     out: str | Path,
     *,
-    tokenizer: str = "sentencepiece:8192",
+    tokenizer: str | Tokenizer = "sentencepiece:8192",
     held_out: float = 0.01,
     workers: int | None = None,
     workspace: Path | None = None,
@@ -60,7 +60,7 @@ def build(
       sources: see `Source`; text is parsed by `Source.parse`.
       out: local directory, or gs:// or s3:// prefix.
       tokenizer: `bytes`; `sentencepiece:SIZE`, trained on 256 bytes of text per token (64 MB at most), spread evenly
-        over the sources; or a path of a `.model`, a `tokenizer.json`, or another store.
+        over the sources; a path of a `.model`, a `tokenizer.json`, or another store; or a tokenizer itself.
       held_out: share of the documents that are never in training, chosen by hash of their id; every domain
         of at least two documents gets at least one.
       workers: processes; None: one per core; 0: this process.
@@ -117,7 +117,7 @@ class _Plan:
     input_bytes: int
 
     @classmethod
-    def make(cls, sources: Sequence[Source], tokenizer: str, held_out: float) -> _Plan:
+    def make(cls, sources: Sequence[Source], tokenizer: str | Tokenizer, held_out: float) -> _Plan:
         states = [[file.state() for file in source.files()] for source in sources]
         content = {
             "version": VERSION,
@@ -193,15 +193,21 @@ def _require_documents(sources: Sequence[Source], contents: Contents, place: Pat
 # ---- the tokenizer ----
 
 
-def _tokenizer_identity(request: str) -> str:
+def _tokenizer_identity(request: str | Tokenizer) -> str:
     """What determines the tokenizer, with the sources, whatever its path."""
+    if not isinstance(request, str):
+        return request.fingerprint
     if request == ByteTokenizer.kind or request.startswith(f"{_TRAINED}:"):
         return request
     return load_tokenizer(request).fingerprint
 
 
-def _tokenizer(directory: Path, request: str, sources: Sequence[Source], phase: Callable[[Phase], None]) -> Tokenizer:
+def _tokenizer(
+    directory: Path, request: str | Tokenizer, sources: Sequence[Source], phase: Callable[[Phase], None]
+) -> Tokenizer:
     """The tokenizer asked for; a trained one is kept in `directory`, so that it is trained only once."""
+    if not isinstance(request, str):
+        return request
     if request == ByteTokenizer.kind:
         return ByteTokenizer()
     if not request.startswith(f"{_TRAINED}:"):
