@@ -18,6 +18,16 @@ def test_tools_have_help(tool: Path) -> None:
 
 
 @pytest.mark.slow
+def test_bench_objectives_prints_one_json_line() -> None:
+    command = [sys.executable, TOOLS / "bench_objectives.py", "--seconds", "0.1"]
+    (line,) = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    row = json.loads(line)
+    for kind in ("causal", "ul2r", "ul2", "fill_in_the_middle", "codegen2"):
+        assert row[kind]["unused"] < 0.005
+        assert row[kind]["tokens_per_s"] > 1e5
+
+
+@pytest.mark.slow
 def test_bench_train_prints_one_json_line() -> None:
     command = [sys.executable, TOOLS / "bench_train.py", "--shape", "S", "--steps", "1"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
