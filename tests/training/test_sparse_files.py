@@ -1,7 +1,10 @@
 """What `convert --sparse` writes: a smaller model that computes the same, values that unpack, masks in bits."""
 
+import functools
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +15,8 @@ from pathways_lite.checkpoints import Checkpoints, open_checkpoint
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Seconds
+from pathways_lite.methods import growth
+from pathways_lite.methods.pruning import PruneState
 from pathways_lite.methods.pruning.compressed import decompressed
 from pathways_lite.methods.pruning.packing import unpacked
 from pathways_lite.models.accounting import parameter_count
@@ -36,25 +41,61 @@ from pathways_lite.training.load import load_model
 from pathways_lite.training.setup import Setup
 from pathways_lite.training.sparse_files import convert_sparse
 from pathways_lite.training.starts import Position
+from pathways_lite.training.state import TrainState
 
 MODEL = Model(
     d_model=16, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=24, vocab_size=32, dtype="float32",
     window=(2, None),
 )  # fmt: skip
-AT_ONCE = {"begin": 0.0, "end": 0.0}
 
 
-def saved(path: Path, pruning: Prune | None, model: Model = MODEL, optimizer: object = None) -> Path:
-    """A checkpoint of a stage before its first step."""
-    optimizer = optimizer or SGD(schedule=Constant())
-    data = Data(corpus="none", seq_len=8)
+def saved(
+    path: Path, pruning: Prune | None, masks: dict[str, np.ndarray], model: Model = MODEL, optimizer: object = None
+) -> Path:
+    """A checkpoint with random parameters under masks."""
+    data, optimizer = Data(corpus="none", seq_len=8), optimizer or SGD(schedule=Constant())
     stage = Stage(model=model, data=data, optimizer=optimizer, batch_size=2, budget=Steps(n=4), pruning=pruning)
-    setup = Setup(Recipe(name="tiny", stages=(stage,)), 0)
-    position = Position(setup.fresh_state(), Cursor(), GuardState(), Seconds(), Ledger(), None)
+    rng = np.random.default_rng(0)
+
+    def draw(array: growth.Array, like: Any) -> np.ndarray:
+        x = np.float32(rng.normal(size=like.shape))
+        return np.where(masks[array.name], x, 0) if array.name in masks else x
+
+    bits: dict[str, Any] = {}
+    for name, mask in masks.items():
+        *parts, last = name.split(".")
+        functools.reduce(lambda at, part: at.setdefault(part, {}), parts, bits)[last] = np.packbits(
+            mask, axis=-1, bitorder="little"
+        )
+    params = jax.tree.map(draw, growth.arrays_of(model), models.abstract_params(model))
+    opt_state = PruneState(density=np.int32(0), masks=bits, active=(), sums=(), inner=())
+    state = TrainState(np.int32(0), params, opt_state, (), np.zeros(2, np.uint32))
+    position = Position(state, Cursor(), GuardState(), Seconds(), Ledger(), None)
     with Checkpoints(path / "checkpoints") as checkpoints:
-        checkpoints.save(0, position.state, position.to_meta(setup))
+        checkpoints.save(0, state, position.to_meta(Setup(Recipe(name="tiny", stages=(stage,)), 0)))
         checkpoints.wait()
     return path
+
+
+def shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Of the kernels of the blocks."""
+    arrays = jax.tree.leaves(growth.arrays_of(model))
+    return {a.name: (model.n_layers, *a.shape) for a in arrays if a.stacked and not a.is_scale}
+
+
+def along(model: Model, axes: dict[str, int], alive: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks of units [layers, units] along an axis of each array, each as many neighbours as there are."""
+    found = {}
+    for name, axis in axes.items():
+        shape = shapes(model)[f"layers.{name}"]
+        units = np.repeat(alive, shape[axis] // alive.shape[1], axis=1)
+        wide = units.reshape([shape[at] if at in (0, axis) else 1 for at in range(len(shape))])
+        found[f"layers.{name}"] = np.broadcast_to(wide, shape).copy()
+    return found
+
+
+def alive(*rows: str) -> np.ndarray:
+    return np.array([[letter == "x" for letter in row] for row in rows])
 
 
 def hidden(path: Path) -> np.ndarray:
@@ -65,19 +106,29 @@ def hidden(path: Path) -> np.ndarray:
     return np.asarray(models.apply(found.stage.model, found.params(), tokens, place, Spans(0 * place, place + 1)))
 
 
-SMALLER = [
-    (Prune(sparsity=0.5, **AT_ONCE, structure=Channels()), {"d_ff": 12}, {}),
-    (Prune(sparsity=0.5, **AT_ONCE, structure=Heads()), {"n_heads": 2, "n_kv_heads": 1}, {}),
-    (Prune(sparsity=0.25, **AT_ONCE, structure=Heads()), {"n_heads": 3}, {"n_kv_heads": 1}),
-    (Prune(sparsity=0.5, **AT_ONCE, structure=WholeBlocks()), {"n_layers": 2}, {}),
-]
+SHARED = MODEL.model_copy(update={"n_kv_heads": 1})
+ATTENTION = {"attention.q": 2, "attention.k": 2, "attention.v": 2, "attention.out": 1}
+MLP = {"mlp.gate": 2, "mlp.up": 2, "mlp.down": 1}
+BLOCKS = np.array([True, False, False, True])
+SMALLER = {
+    "heads": (Heads(), MODEL, along(MODEL, ATTENTION, alive("x-", "-x", "x-", "-x")), {"n_heads": 2, "n_kv_heads": 1}),
+    "queries": (
+        Heads(), SHARED, along(SHARED, {"attention.q": 2, "attention.out": 1}, alive("xx-x", "-x--", "xxx-", "----")),
+        {"n_heads": 3},
+    ),
+    "channels": (Channels(), MODEL, along(MODEL, MLP, alive(*["x-x-x--x" * 3] * 3, "--x" * 8)), {"d_ff": 12}),
+    "blocks": (
+        WholeBlocks(), MODEL,
+        {name: np.broadcast_to(BLOCKS.reshape(4, *[1] * (len(s) - 1)), s).copy() for name, s in shapes(MODEL).items()},
+        {"n_layers": 2, "window": (2, None)},
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("prune", "sizes", "model"), [SMALLER[1], *(pytest.param(*case, marks=pytest.mark.slow) for case in SMALLER)]
-)
-def test_a_smaller_model_computes_the_same(prune: Prune, sizes: dict, model: dict, tmp_path: Path) -> None:
-    before = saved(tmp_path / "pruned", prune, MODEL.model_copy(update=model))
+@pytest.mark.parametrize("case", ["heads", *(pytest.param(c, marks=pytest.mark.slow) for c in list(SMALLER)[1:])])
+def test_a_smaller_model_computes_the_same(case: str, tmp_path: Path) -> None:
+    structure, model, masks, sizes = SMALLER[case]
+    before = saved(tmp_path / "pruned", Prune(sparsity=0.5, structure=structure), masks, model)
     found = load_model(before)
     after = convert_sparse(found, tmp_path / "smaller", report=lambda line: None)
     smaller = load_model(after)
@@ -87,8 +138,20 @@ def test_a_smaller_model_computes_the_same(prune: Prune, sizes: dict, model: dic
     np.testing.assert_allclose(hidden(after), hidden(before), rtol=2e-5, atol=2e-6)
 
 
+def patterns(active: int) -> dict[str, np.ndarray]:
+    """Masks of all kernels with so many of every 4 weights along the input."""
+    masks = {}
+    for name, shape in shapes(MODEL).items():
+        axis = {"out": 2, "down": 1}.get(name.split(".")[-1], 1)
+        rows = np.random.default_rng(0).permuted(
+            np.tile(np.arange(4) < active, (*np.delete(shape, axis), shape[axis] // 4, 1)), axis=-1
+        )
+        masks[name] = np.moveaxis(rows.reshape(*rows.shape[:-2], -1), -1, axis)
+    return masks
+
+
 def test_values_and_places_of_patterns_unpack(tmp_path: Path) -> None:
-    before = saved(tmp_path / "pruned", Prune(sparsity=0.5, **AT_ONCE, structure=NM()))
+    before = saved(tmp_path / "pruned", Prune(sparsity=0.5, structure=NM()), patterns(active=2))
     report = CliRunner().invoke(app, ["convert", str(before), "--sparse", str(tmp_path / "packed")])
     assert report.exit_code == 0, report.output
     manifest, reader = open_checkpoint(next((tmp_path / "packed").glob("step_*")))
@@ -103,12 +166,13 @@ def test_values_and_places_of_patterns_unpack(tmp_path: Path) -> None:
 
 
 def test_masks_go_beside_parameters_and_are_drawn(tmp_path: Path) -> None:
-    before = saved(tmp_path / "pruned", Prune(sparsity=0.75, **AT_ONCE, scope=("layers.mlp.up",)))
+    mask = np.random.default_rng(1).permuted(np.tile(np.arange(24) < 6, (4, 16, 1)), axis=2)
+    before = saved(tmp_path / "pruned", Prune(sparsity=0.75), {"layers.mlp.up": mask})
     out = convert_sparse(load_model(before), tmp_path / "masks", report=lambda line: None)
     reader = open_checkpoint(out)[1]
     bits = reader.part("masks.layers.mlp.up", (slice(0, 4), slice(0, 16), slice(0, 3)))
-    up = np.asarray(load_model(out).params()["layers"]["mlp"]["up"])
-    np.testing.assert_array_equal(unpacked(bits, 24), up != 0)
+    np.testing.assert_array_equal(unpacked(bits, 24), mask)
+    np.testing.assert_array_equal(np.asarray(load_model(out).params()["layers"]["mlp"]["up"]) != 0, mask)
     picture = tmp_path / "picture.png"
     report = CliRunner().invoke(app, ["inspect", str(out), "--picture", str(picture)])
     assert report.exit_code == 0, report.output
@@ -118,14 +182,11 @@ def test_masks_go_beside_parameters_and_are_drawn(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_converted_is_said(tmp_path: Path) -> None:
-    dense = load_model(saved(tmp_path / "dense", None))
-    with pytest.raises(UserError, match="prunes nothing"):
-        convert_sparse(dense, tmp_path / "out", report=lambda line: None)
-    late = Prune(sparsity=0.5, begin=0.5, end=0.5, structure=NM())
-    with pytest.raises(UserError, match="not 2:4 yet"):
-        convert_sparse(load_model(saved(tmp_path / "late", late)), tmp_path / "out", report=lambda line: None)
+    dense = saved(tmp_path / "dense", None, {})
+    averaged = saved(tmp_path / "averaged", Prune(sparsity=0.5), {}, optimizer=ScheduleFree())
+    late = saved(tmp_path / "late", Prune(sparsity=0.5, structure=NM()), patterns(active=3))
+    for path, says in ((dense, "prunes nothing"), (averaged, "schedule-free"), (late, "not 2:4 yet")):
+        with pytest.raises(UserError, match=says):
+            convert_sparse(load_model(path), tmp_path / "out", report=lambda line: None)
     assert not list((tmp_path / "out").glob("step_*"))
-    assert CliRunner().invoke(app, ["convert", str(tmp_path / "dense"), str(tmp_path / "out")]).exit_code != 0
-    averaged = saved(tmp_path / "averaged", Prune(sparsity=0.5), optimizer=ScheduleFree())
-    with pytest.raises(UserError, match="schedule-free"):
-        convert_sparse(load_model(averaged), tmp_path / "out", report=lambda line: None)
+    assert CliRunner().invoke(app, ["convert", str(dense), str(tmp_path / "out")]).exit_code != 0

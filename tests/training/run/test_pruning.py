@@ -25,7 +25,7 @@ def test_a_sparse_run_resumes_exactly_and_accounts_for_its_zeros(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prune = Prune(sparsity=0.7, every=2, scope=("layers.mlp.*",), criterion=FirstOrder())
-    sparse = pruned(recipe, prune)
+    sparse = apply_overrides(pruned(recipe, prune), ["stages.base.batch_size=2"])  # one program
     assert run(sparse, tmp_path / "whole") == 0
     with monkeypatch.context() as patch:
         stop_after(patch, 7)
