@@ -65,19 +65,25 @@ class Located(NamedTuple):
 
 
 class Order:
-    """The keyed order over the windows of all domains."""
+    """The keyed order over the windows of all domains.
 
-    def __init__(self, windows_per_domain: Sequence[int], seed: int) -> None:
+    With a share `of_round` an epoch ends after that share of its permutation: a fresh random subset, drawn from all
+    windows each time (RS2 with replacement, Okanovic et al. 2023, arXiv 2305.18424; without replacement, RS2 is
+    ordinary training for that share of the epochs).
+    """
+
+    def __init__(self, windows_per_domain: Sequence[int], seed: int, of_round: float = 1.0) -> None:
         self._ends = np.cumsum(np.asarray(windows_per_domain, dtype=np.int64))
         self._seed = seed
         self.n_windows = int(self._ends[-1]) if len(self._ends) else 0
         if self.n_windows < 1:
             raise ValueError("an order needs at least one window")
+        self._round = max(1, round(of_round * self.n_windows))
 
     def locate(self, examples: np.ndarray) -> Located:
         """Epoch, domain and window of each global example number (non-negative integers)."""
         examples = np.asarray(examples, dtype=np.int64)
-        epoch, place = np.divmod(examples, self.n_windows)
+        epoch, place = np.divmod(examples, self._round)
         number = np.empty_like(place)
         for e in np.unique(epoch):
             here = epoch == e

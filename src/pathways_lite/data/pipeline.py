@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,8 @@ import numpy as np
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
-from pathways_lite.data.order import Order, Skips, example_index
+from pathways_lite.data.mixture import MixedOrder, phases
+from pathways_lite.data.order import Order, Skips, example_index, first_example
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Course
@@ -31,10 +32,15 @@ class Batches:
     skips: Skips = ()
     first_sequence: int = 0
     share: Share = EVERYTHING
+    consumed: Sequence[int] = ()
 
     @cached_property
-    def order(self) -> Order:
-        return Order(windows_per_domain(self.store, self.data.seq_len), self.data.shuffle_seed)
+    def order(self) -> Order | MixedOrder:
+        windows, seed = windows_per_domain(self.store, self.data.seq_len), self.data.shuffle_seed
+        if (mixture := self.data.mixture) is None:
+            return Order(windows, seed, self.data.round or 1.0)
+        found = phases(mixture, windows, self.store.domains, self.course, self.skips, self.first_sequence)
+        return MixedOrder(windows, found, seed, self.consumed)
 
     def at(self, step: int) -> Batch:
         """This process's rows of the batch of `step`."""
@@ -47,6 +53,16 @@ class Batches:
         windows = self.store.read_many(places, "train", length + 1)
         eod, boundaries, seed = self.store.eod, self.data.boundaries, self.data.shuffle_seed
         return make_batch(self.objective, windows, eod, boundaries, domain, examples, seed)
+
+    def epochs(self) -> dict[str, float]:
+        """How often the whole stage reads each domain: sequences read by sequences that there are."""
+        windows, total = windows_per_domain(self.store, self.data.seq_len), self.course.total_steps
+        if isinstance(self.order, MixedOrder):
+            first, end = (first_example(self.course, step, (), self.first_sequence) for step in (0, total))
+            read = (self.order.counts(end) - self.order.counts(first)).tolist()
+        else:  # all alike, on average
+            read = [self.course.sequences_before(total) * n / sum(windows) for n in windows]
+        return {name: r / n for name, r, n in zip(self.store.domains, read, windows, strict=True) if n}
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,7 @@ def batches(
     stop_step: int,
     skips: Skips = (),
     first_sequence: int = 0,
+    consumed: Sequence[int] = (),
     share: Share = EVERYTHING,
 ) -> Generator[Batch, None, None]:
     """Batches of steps `first_step` .. `stop_step` - 1, read ahead; bit for bit those of `batch`.
@@ -117,11 +134,12 @@ def batches(
       first_step, stop_step: 0-based.
       skips: `(at_step, n_sequences)` pairs: sequences jumped over from a step on.
       first_sequence: number of the example that step 0 begins with (where the stage before stopped).
+      consumed: of a mixture: how many sequences of each domain the stages before have read.
       share: the rows of each batch that this process reads.
 
     Close the generator to stop the reading. Raises UserError where the corpus is too small for one sequence.
     """
-    source = Batches(store, data, course, objective, skips, first_sequence, share)
+    source = Batches(store, data, course, objective, skips, first_sequence, share, consumed)
     source.order  # noqa: B018  what is wrong with the corpus is said here, not in a reading thread
     return _read_ahead(_Steps(source, first_step, stop_step), data)
 

@@ -11,11 +11,12 @@ those over documents. Sums over a batch that is spread over devices are global, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pathways_lite.batch import Batch
 from pathways_lite.ledger import Clock, Course
@@ -113,8 +114,28 @@ def weigh(reweighting: Reweighting, losses: jax.Array, batch: Batch, temperature
             return tempered(score(rule, in_range(found)), found.size, temperature)
 
 
-def weights_by_clock(reweighting: Reweighting, course: Course) -> Callable[[jax.Array, Batch, Clock], jax.Array]:
-    """`weigh` with the stage's clock: all weights are 1 during the burn-in, and the temperature follows its line."""
+OfDomains = Callable[[Batch, Clock], jax.Array]
+"""(batch, clock) -> weights of its rows by their domains, float32 [B, 1]."""
+
+
+def of_domains(first_steps: Sequence[int], table: np.ndarray) -> OfDomains:
+    """Weights from a `table` [phases, domains] whose phases begin at `first_steps`."""
+    starts, rows = np.asarray(first_steps, np.int32), np.asarray(table, np.float32)
+
+    def weights(batch: Batch, clock: Clock) -> jax.Array:
+        phase = jnp.sum(clock.step >= starts) - 1
+        return jnp.asarray(rows)[phase, batch.domain][:, None]
+
+    return weights
+
+
+def weights_by_clock(
+    reweighting: Reweighting, course: Course, domains: OfDomains | None = None
+) -> Callable[[jax.Array, Batch, Clock], jax.Array]:
+    """`weigh` with the stage's clock: all weights are 1 during the burn-in, and the temperature follows its line.
+
+    With weights of `domains`, their products.
+    """
     begin = course.steps_for(reweighting.burn_in)
     first = course.progress(begin)
     initial = getattr(reweighting.rule, "temperature", 1.0)
@@ -123,7 +144,8 @@ def weights_by_clock(reweighting: Reweighting, course: Course) -> Callable[[jax.
     def weights(losses: jax.Array, batch: Batch, clock: Clock) -> jax.Array:
         along = jnp.clip((clock.progress - first) / max(1.0 - first, FLATTEST), 0.0, 1.0)
         found = weigh(reweighting, losses, batch, initial + (final - initial) * along)
-        return jnp.where(clock.step < begin, 1.0, found)
+        found = jnp.where(clock.step < begin, 1.0, found)
+        return found if domains is None else found * domains(batch, clock)
 
     return weights
 

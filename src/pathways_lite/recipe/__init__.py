@@ -20,6 +20,16 @@ from pathways_lite.recipe.identity import identity_differences, stage_identity
 from pathways_lite.recipe.load import load_recipe, read_recipe, write_recipe
 from pathways_lite.recipe.merging import Ingredient, Merge
 from pathways_lite.recipe.mesh import Mesh
+from pathways_lite.recipe.mixture import (
+    DataMixture,
+    DomainWeights,
+    Given,
+    MixturePhase,
+    Temperature,
+    UniMax,
+    cooldown,
+    upsampling,
+)
 from pathways_lite.recipe.model import Model, Remat
 from pathways_lite.recipe.objective import (
     UL2,
@@ -93,13 +103,14 @@ from pathways_lite.recipe.stage import (
 
 __all__ = [
     "NM", "SGD", "UL2", "UL2R", "WSD", "Adafactor", "AdamW", "Amount", "Blocks", "Budget", "Causal", "Channels",
-    "CodeGen2", "Compose", "Constant", "Continue", "Corruption", "Cosine", "Data", "Denoiser", "Denoisers", "Direct",
-    "DropAndStack", "Evaluation", "Extremes", "FillInTheMiddle", "FirstOrder", "Flops", "Focal", "Fraction", "Frozen",
-    "Grow", "Heads", "Ingredient", "Interpolate", "Learned", "LinUpper", "Linear", "Lion", "Magnitude", "Merge", "Mesh",
-    "Mixture", "Mode", "Model", "Movement", "Muon", "Objective", "Operator", "Optimizer", "PaLM", "PrefixLM", "Prune",
-    "Quadratic", "Ramp", "Random", "RandomScores", "Recipe", "Reference", "Regrowth", "Remat", "Restore", "Reweighting",
-    "Saving", "Schedule", "ScheduleFree", "Scratch", "SpanCorruption", "SpecialTokens", "SpikeGuard", "Stack", "Stage",
-    "Start", "Steps", "Tokens", "Top", "Uniform", "Unstructured", "Upper", "Weighted", "WholeBlocks", "Zero",
-    "apply_overrides", "identity_differences", "load_recipe", "parse_blocks", "read_recipe", "stage_identity",
-    "write_recipe",
+    "CodeGen2", "Compose", "Constant", "Continue", "Corruption", "Cosine", "Data", "DataMixture", "Denoiser",
+    "Denoisers", "Direct", "DomainWeights", "DropAndStack", "Evaluation", "Extremes", "FillInTheMiddle", "FirstOrder",
+    "Flops", "Focal", "Fraction", "Frozen", "Given", "Grow", "Heads", "Ingredient", "Interpolate", "Learned",
+    "LinUpper", "Linear", "Lion", "Magnitude", "Merge", "Mesh", "Mixture", "MixturePhase", "Mode", "Model", "Movement",
+    "Muon", "Objective", "Operator", "Optimizer", "PaLM", "PrefixLM", "Prune", "Quadratic", "Ramp", "Random",
+    "RandomScores", "Recipe", "Reference", "Regrowth", "Remat", "Restore", "Reweighting", "Saving", "Schedule",
+    "ScheduleFree", "Scratch", "SpanCorruption", "SpecialTokens", "SpikeGuard", "Stack", "Stage", "Start", "Steps",
+    "Temperature", "Tokens", "Top", "UniMax", "Uniform", "Unstructured", "Upper", "Weighted", "WholeBlocks", "Zero",
+    "apply_overrides", "cooldown", "identity_differences", "load_recipe", "parse_blocks", "read_recipe",
+    "stage_identity", "upsampling", "write_recipe",
 ]  # fmt: skip

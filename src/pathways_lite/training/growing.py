@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from pathways_lite.methods import growth
 from pathways_lite.parallel.layout import Layout
 from pathways_lite.recipe import Grow, Learned, Recipe, ScheduleFree
 from pathways_lite.training.compile_options import run_once_options
+from pathways_lite.training.cursor import Cursor
 from pathways_lite.training.learning import learn_maps
 from pathways_lite.training.load import Loaded
 from pathways_lite.training.setup import Setup
@@ -37,7 +38,7 @@ class Grown:
     """The state before the first step."""
 
     state: TrainState
-    first_sequence: int  # of the examples, the first that nobody has seen
+    cursor: Cursor  # where the data goes on
     spent: Ledger  # on learning to grow
 
 
@@ -67,10 +68,10 @@ def require_growth(recipe: Recipe, index: int) -> None:
         raise UserError(f"stages.{stage.name}.start.optimizer: a learned operator has no map of moments; use 'reset'")
 
 
-def grow_checkpoint(setup: Setup, found: Loaded, first_sequence: int, stopped: Callable[[], int]) -> Grown:
+def grow_checkpoint(setup: Setup, found: Loaded, cursor: Cursor, stopped: Callable[[], int]) -> Grown:
     """The stage's state, grown from the checkpoint `found` of the stage before.
 
-    A learned operator is trained first, on the examples from `first_sequence` on; Interrupted is raised where
+    A learned operator is trained first, on the examples from `cursor` on; Interrupted is raised where
     `stopped()` becomes true meanwhile.
     """
     start, plan = setup.stage.start, setup.growth_plan
@@ -92,10 +93,11 @@ def grow_checkpoint(setup: Setup, found: Loaded, first_sequence: int, stopped: C
         moments = restore(found.path, setup.layout.like_parameters(abstract, like), "opt_state").arrays
     maps, spent = None, Ledger()
     if isinstance(start.operator, Learned):
-        maps, spent = learn_maps(setup, plan, start.operator, params, first_sequence, stopped)
+        maps, spent = learn_maps(setup, plan, start.operator, params, cursor, stopped)
     make = growing_function(setup).lower(params, maps, moments).compile(compiler_options=run_once_options())
     state = make(params, maps, moments)
-    return Grown(state, first_sequence + setup.course.sequences_before(spent.steps), spent)
+    learnt_on = setup.course.sequences_before(spent.steps)
+    return Grown(state, replace(cursor, first_sequence=cursor.first_sequence + learnt_on), spent)
 
 
 def growing_function(setup: Setup) -> Any:

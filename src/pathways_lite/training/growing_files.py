@@ -21,10 +21,9 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.methods import growth
 from pathways_lite.recipe import Adafactor, Grow, Learned, Model, Recipe, ScheduleFree, Stage
-from pathways_lite.training.cursor import Cursor
 from pathways_lite.training.guard import GuardState
 from pathways_lite.training.load import Loaded
-from pathways_lite.training.setup import Setup, course_of
+from pathways_lite.training.setup import Setup
 from pathways_lite.training.starts import Position
 from pathways_lite.training.state import TrainState
 
@@ -157,10 +156,9 @@ def _recipe(found: Loaded, start: Grow, target: Model) -> Recipe:
 def unbegun_meta(found: Loaded, setup: Setup) -> dict[str, Any]:
     """What goes with the arrays of a stage that has not begun: nothing is spent, the data goes on where it was."""
     meta = found.manifest.meta
-    first = Cursor.from_json(meta["cursor"]).end(course_of(found.stage), found.manifest.step)
     position = Position(
         state=TrainState(step=0, params=(), opt_state=(), method_state=(), key=()),
-        cursor=Cursor(first_sequence=first),
+        cursor=found.cursor_for(setup.stage),
         guard=GuardState(),
         seconds=Seconds(),
         inherited=Ledger.from_json(meta["ledger"]["total"]),

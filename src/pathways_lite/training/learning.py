@@ -18,6 +18,7 @@ from pathways_lite.parallel.compiler_options import step_options
 from pathways_lite.recipe import AdamW, Cosine, Fraction, Learned, Steps
 from pathways_lite.training import optimizers
 from pathways_lite.training.compiling import Interrupted
+from pathways_lite.training.cursor import Cursor
 from pathways_lite.training.setup import Setup, abstract_batch
 from pathways_lite.training.state import TrainState, init_state
 from pathways_lite.training.step import make_train_step
@@ -46,10 +47,10 @@ def learn_maps(
     plan: growth.Plan,
     operator: Learned,
     params: Any,
-    first_sequence: int,
+    cursor: Cursor,
     stopped: Callable[[], int],
 ) -> tuple[growth.Maps, Ledger]:
-    """Maps of the source's `params`, trained on the stage's loss and its batches from `first_sequence` on.
+    """Maps of the source's `params`, trained on the stage's loss and its batches from `cursor` on.
 
     The ledger says what that cost. Nothing is saved: who is stopped meanwhile
     (`stopped()`, then Interrupted is raised) begins again, and comes to the same.
@@ -85,7 +86,7 @@ def learn_maps(
     state = jax.jit(lambda maps: init_state(maps, optimizer, step_key), out_shardings=whole)(maps)
     source = batches(
         setup.store, stage.data, course, stage.objective, first_step=0, stop_step=operator.steps,
-        first_sequence=first_sequence, share=layout.share,
+        first_sequence=cursor.first_sequence, consumed=cursor.consumed, share=layout.share,
     )  # fmt: skip
     with closing(source):
         for number, batch in enumerate(source):

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from pathways_lite.checkpoints import Manifest, checkpoint_paths, examine, read_manifest, restore
+from pathways_lite.data.mixture import MixedOrder
+from pathways_lite.data.pipeline import Batches
+from pathways_lite.data.store import open_store
 from pathways_lite.errors import UserError
 from pathways_lite.parallel import hosts
 from pathways_lite.recipe import Mesh, Recipe, ScheduleFree, Stage
 from pathways_lite.run_directory import RunDirectory
-from pathways_lite.training.setup import Setup
+from pathways_lite.training.cursor import Cursor
+from pathways_lite.training.setup import Setup, course_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,26 @@ class Loaded:
     @property
     def stage(self) -> Stage:
         return self.setup.stage
+
+    def cursor_for(self, stage: Stage) -> Cursor:
+        """Where the data of a stage that begins with this checkpoint goes on: behind what led to it.
+
+        At the beginning where the two read other examples, and where one has a mixture and the other has none.
+        """
+        read, reads = self.stage.data, stage.data
+        same_windows = lambda data: (data.fingerprint, data.seq_len, data.shuffle_seed, data.round)  # noqa: E731
+        if same_windows(read) != same_windows(reads) or (read.mixture is None) != (reads.mixture is None):
+            return Cursor()
+        course, cursor = course_of(self.stage), Cursor.from_json(self.manifest.meta["cursor"])
+        end = cursor.end(course, self.manifest.step)
+        if read.mixture is None:
+            return Cursor(first_sequence=end)
+        order = Batches(
+            open_store(reads.corpus), read, course, self.stage.objective, cursor.skips, cursor.first_sequence,
+            consumed=cursor.consumed,
+        ).order  # fmt: skip
+        assert isinstance(order, MixedOrder)
+        return Cursor(consumed=tuple(order.counts(end).tolist()))
 
     def params(self, start_of: Setup | None = None) -> Any:
         """The parameters to evaluate or to start from (see `Setup.evaluated_params`), spread over all devices.

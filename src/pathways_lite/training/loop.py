@@ -94,6 +94,7 @@ class Trainer:
             stop_step=self.course.total_steps,
             skips=self.cursor.skips,
             first_sequence=self.cursor.first_sequence,
+            consumed=self.cursor.consumed,
             share=self.setup.layout.share,
         )
         with closing(source):

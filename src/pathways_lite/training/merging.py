@@ -8,7 +8,8 @@ from typing import Any
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.methods import merging
-from pathways_lite.recipe import Ingredient, Merge, Model
+from pathways_lite.recipe import Ingredient, Merge, Model, Stage
+from pathways_lite.training.cursor import Cursor
 from pathways_lite.training.load import Loaded, load_model, newest_checkpoints
 from pathways_lite.training.setup import Setup
 
@@ -73,6 +74,11 @@ def cost_of(ingredients: Sequence[Loaded]) -> Ledger:
             stages[identity] = own
         before[meta["lineage"]["parent"] or ""] = Ledger.from_json(meta["inherited"])
     return sum([*stages.values(), *before.values()], Ledger())
+
+
+def furthest(ingredients: Sequence[Loaded], stage: Stage) -> Cursor:
+    """Where the data of a stage goes on that begins with all of them: behind the one that has come furthest in it."""
+    return max((found.cursor_for(stage) for found in ingredients), key=lambda cursor: cursor.read)
 
 
 def lineage_of(ingredients: Sequence[Loaded]) -> str:

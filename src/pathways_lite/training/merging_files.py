@@ -19,12 +19,11 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import Seconds
 from pathways_lite.methods import growth, merging
 from pathways_lite.recipe import Ingredient, Merge, Recipe, ScheduleFree
-from pathways_lite.training.cursor import Cursor
 from pathways_lite.training.growing_files import ROWS_NBYTES, require_parameters
 from pathways_lite.training.guard import GuardState
 from pathways_lite.training.load import Loaded
-from pathways_lite.training.merging import cost_of, lineage_of, require_same_model
-from pathways_lite.training.setup import Setup, course_of
+from pathways_lite.training.merging import cost_of, furthest, lineage_of, require_same_model
+from pathways_lite.training.setup import Setup
 from pathways_lite.training.starts import Position
 from pathways_lite.training.state import TrainState
 
@@ -87,13 +86,9 @@ def _meta(ingredients: Sequence[Loaded], weights: Sequence[float]) -> dict[str, 
         name += "_again"
     stage = first.stage.model_copy(update={"name": name, "start": Merge(of=tuple(named))})
     recipe: Recipe = first.setup.recipe.model_copy(update={"stages": (*stages, stage)})
-    ends = (
-        Cursor.from_json(found.manifest.meta["cursor"]).end(course_of(found.stage), found.manifest.step)
-        for found in ingredients
-    )
     position = Position(
         state=TrainState(step=0, params=(), opt_state=(), method_state=(), key=()),
-        cursor=Cursor(first_sequence=max(ends)),
+        cursor=furthest(ingredients, stage),
         guard=GuardState(),
         seconds=Seconds(),
         inherited=cost_of(ingredients),

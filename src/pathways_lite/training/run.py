@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pathways_lite.checkpoints import Checkpoints
-from pathways_lite.data.pipeline import windows_per_domain
 from pathways_lite.errors import UserError
 from pathways_lite.evaluation.denoisers import NOT_COMPARABLE
 from pathways_lite.ledger import Course
@@ -142,6 +141,8 @@ def _prepare(stack: contextlib.ExitStack, setup: Setup, around: Surroundings) ->
     compiler = StepCompiler(setup)
     if (begin := hosts.by_first(lambda: checkpoints.newest) or 0) < steps:
         compiler.start(course.sequences_at(begin))
+    if len(setup.store.domains) > 1 and setup.stage.data.mixture is not None:
+        progress.note(_epochs(setup))
     with progress.phase("preparing"):
         saved = newest_position(setup, checkpoints, report=progress.note)
         position = saved or first_position(setup, run, around.stop.ask)
@@ -230,10 +231,17 @@ def describe(recipe: Recipe) -> str:
         course = setup.course
         total = course.total_steps
         tokens = course.tokens_before(total)
-        epochs = tokens / (stage.data.seq_len * sum(windows_per_domain(setup.store, stage.data.seq_len)))
         lines.append(
             f"{stage.name}: {si(course.active_parameters, 'parameters')}, {total:,} steps, {si(tokens, 'tokens')} "
-            f"({epochs:.2f} epochs), {si(course.flops_before(total), 'FLOPs')}{_sparse(course)}, "
+            f"({_epochs(setup)}), {si(course.flops_before(total), 'FLOPs')}{_sparse(course)}, "
             f"starts with {stage.start.kind}, identity {stage_identity(recipe, index)}"
         )
     return "\n".join(lines)
+
+
+def _epochs(setup: Setup) -> str:
+    """How often the data is read, of a mixture domain by domain."""
+    found = {name: f"{times:.{0 if times >= 100 else 2}f}" for name, times in setup.epochs.items()}
+    if setup.stage.data.mixture is None:
+        return f"{next(iter(found.values()))} epochs"
+    return ", ".join(f"{name} will be seen {times} times" for name, times in found.items())

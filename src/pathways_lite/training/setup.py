@@ -15,6 +15,8 @@ from jax.sharding import PartitionSpec
 from pathways_kernels.attention import Spans
 from pathways_lite import models
 from pathways_lite.batch import Batch
+from pathways_lite.data.mixture import loss_weights
+from pathways_lite.data.pipeline import Batches, windows_per_domain
 from pathways_lite.data.store import Store, open_store
 from pathways_lite.evaluation.bits import Evaluator, HeldOut
 from pathways_lite.evaluation.denoisers import denoiser_losses
@@ -24,7 +26,7 @@ from pathways_lite.models.accounting import flops_per_token, parameter_count
 from pathways_lite.parallel.compiler_options import step_options
 from pathways_lite.parallel.layout import EVERYTHING, Layout
 from pathways_lite.parallel.mesh import device_mesh
-from pathways_lite.recipe import Grow, Model, Random, Recipe, Stage, stage_identity
+from pathways_lite.recipe import Grow, Model, Random, Recipe, Reweighting, Stage, Uniform, stage_identity
 from pathways_lite.training import optimizers
 from pathways_lite.training.compile_options import run_once_options
 from pathways_lite.training.state import TrainState, init_state
@@ -64,6 +66,11 @@ class Setup:
     def corpus_tokens(self) -> int:
         """Training tokens that there are."""
         return sum(self.store.tokens(domain) for domain in self.store.domains)
+
+    @functools.cached_property
+    def epochs(self) -> dict[str, float]:
+        """How often the stage reads each domain."""
+        return Batches(self.store, self.stage.data, self.course, self.stage.objective).epochs()
 
     @functools.cached_property
     def course(self) -> Course:
@@ -106,8 +113,10 @@ class Setup:
 
     @functools.cached_property
     def sample_weights(self) -> SampleWeights | None:
-        """How samples are weighed by their losses, where they are."""
-        how, reference = self.stage.reweighting, reference_model(self.stage)
+        """How samples are weighed, by their losses and by the mixture, where they are."""
+        mixture, reference = self.stage.data.mixture, reference_model(self.stage)
+        scalarized = mixture is not None and mixture.by == "loss"
+        how = self.stage.reweighting or (Reweighting(rule=Uniform()) if scalarized else None)
         if how is None:
             return None
 
@@ -117,12 +126,20 @@ class Setup:
             return models.token_losses(reference, params, batch, layout=self.layout)
 
         return SampleWeights(
-            weigh=reweighting.weights_by_clock(how, self.course),
+            weigh=reweighting.weights_by_clock(how, self.course, self._weights_of_domains if scalarized else None),
             statistics=reweighting.statistics,
             rows=how.rows,
             reference=None if reference is None else reference_losses,
             place=self.layout.constrain_batch,
         )
+
+    @functools.cached_property
+    def _weights_of_domains(self) -> reweighting.OfDomains:
+        """Those of a mixture that counts domains in the loss instead of reading them more often."""
+        data = self.stage.data
+        assert data.mixture is not None
+        windows = windows_per_domain(self.store, data.seq_len)
+        return reweighting.of_domains(*loss_weights(data.mixture, windows, self.store.domains, self.course))
 
     @functools.cached_property
     def step_function(self) -> TrainStep:

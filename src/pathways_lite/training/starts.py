@@ -10,14 +10,14 @@ from typing import Any
 from pathways_lite.checkpoints import Checkpoints, restore
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Seconds
-from pathways_lite.recipe import Continue, Grow, Merge, Restore, Scratch, Stage
+from pathways_lite.recipe import Continue, Grow, Merge, Restore, Scratch
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.cursor import Cursor
 from pathways_lite.training.growing import grow_checkpoint
 from pathways_lite.training.guard import GuardState
-from pathways_lite.training.load import Loaded, load_model
-from pathways_lite.training.merging import cost_of, lineage_of, merged_params
-from pathways_lite.training.setup import Setup, course_of
+from pathways_lite.training.load import load_model
+from pathways_lite.training.merging import cost_of, furthest, lineage_of, merged_params
+from pathways_lite.training.setup import Setup
 from pathways_lite.training.state import TrainState
 
 
@@ -118,7 +118,7 @@ def _from_checkpoint(setup: Setup, path: str | Path, *, keep_optimizer: bool) ->
         state = setup.state_with(found.params(setup))
     return Position(
         state=state,
-        cursor=Cursor(first_sequence=_first_unseen(setup.stage, found)),
+        cursor=found.cursor_for(setup.stage),
         guard=GuardState(),
         seconds=Seconds(),
         inherited=Ledger.from_json(found.manifest.meta["ledger"]["total"]),
@@ -129,10 +129,10 @@ def _from_checkpoint(setup: Setup, path: str | Path, *, keep_optimizer: bool) ->
 def _grown(setup: Setup, path: Path, stopped: Callable[[], int]) -> Position:
     """A larger model of another stage's; data goes on where that one stopped, and where learning to grow did."""
     found = load_model(path)
-    grown = grow_checkpoint(setup, found, _first_unseen(setup.stage, found), stopped)
+    grown = grow_checkpoint(setup, found, found.cursor_for(setup.stage), stopped)
     return Position(
         state=grown.state,
-        cursor=Cursor(first_sequence=grown.first_sequence),
+        cursor=grown.cursor,
         guard=GuardState(),
         seconds=Seconds(),
         inherited=Ledger.from_json(found.manifest.meta["ledger"]["total"]) + grown.spent,
@@ -145,17 +145,9 @@ def _merged(setup: Setup, start: Merge) -> Position:
     ingredients = [load_model(one.path) for one in start.of]
     return Position(
         state=setup.state_with(merged_params(setup, ingredients, [one.weight for one in start.of])),
-        cursor=Cursor(first_sequence=max(_first_unseen(setup.stage, found) for found in ingredients)),
+        cursor=furthest(ingredients, setup.stage),
         guard=GuardState(),
         seconds=Seconds(),
         inherited=cost_of(ingredients),
         parent=lineage_of(ingredients),
     )
-
-
-def _first_unseen(stage: Stage, found: Loaded) -> int:
-    """The example after the last one that the other stage has seen; 0 where the two read different examples."""
-    same_order = lambda data: (data.fingerprint, data.seq_len, data.shuffle_seed)  # noqa: E731
-    if same_order(found.stage.data) != same_order(stage.data):
-        return 0
-    return Cursor.from_json(found.manifest.meta["cursor"]).end(course_of(found.stage), found.manifest.step)

@@ -66,8 +66,3 @@ def test_a_checkpoint_of_another_shape_is_refused_with_the_difference(
     wider = apply_overrides(recipe.model_copy(update={"stages": (base,)}), ["stages.base.model.d_ff=96"])
     with pytest.raises(UserError, match=r"64.*96"):
         run(wider, tmp_path)
-
-
-def test_a_start_to_come_is_refused(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not yet"):
-        run(chain(recipe, "stages.more.start=merge"), tmp_path)

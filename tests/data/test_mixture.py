@@ -1,0 +1,180 @@
+"""Mixtures: the papers' shares, exact counts anywhere in closed form, no sequence twice, resuming, two stages, RS2."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pathways_lite.data.mixture import MixedOrder, Phase, floor_sum, loss_weights, phases, shares, unimax
+from pathways_lite.data.order import Order
+from pathways_lite.errors import UserError
+from pathways_lite.ledger import Course
+from pathways_lite.recipe import (
+    Data,
+    DataMixture,
+    Fraction,
+    Given,
+    MixturePhase,
+    Ramp,
+    Steps,
+    Temperature,
+    UniMax,
+    cooldown,
+    upsampling,
+)
+
+SIZES, NAMES = [2733, 162, 39, 1], ["en", "it", "zh", "sw"]  # arXiv 2410.04579
+COURSE = Course(Ramp(steps=((0, 4), (50, 8))), seq_len=1, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
+
+
+@pytest.mark.parametrize(
+    ("tau", "expected", "variance"),
+    [(5, [0.45430, 0.25818, 0.19419, 0.09333], 29.83), (3.33, [0.55554, 0.2378, 0.15506, 0.0516], 10.98), (1, None, 1)],
+)
+def test_temperature_sampling_and_its_variance(tau, expected, variance):
+    found = shares(Temperature(tau=tau), SIZES, NAMES, 0)
+    if expected:
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    proportional = np.array(SIZES) / sum(SIZES)
+    np.testing.assert_allclose((found**2 / proportional).sum(), variance, atol=5e-3)
+
+
+def test_scalarization_weights():
+    mixture = DataMixture(phases=(MixturePhase(weights=Temperature(tau=5)),), by="loss")
+    starts, table = loss_weights(mixture, SIZES, NAMES, COURSE)
+    assert starts == [0]
+    np.testing.assert_allclose(table[0], [0.4879, 4.677, 14.61, 273.9], rtol=5e-4)
+    (phase,) = phases(mixture, SIZES, NAMES, COURSE)
+    np.testing.assert_allclose(phase.weights, np.array(SIZES) / sum(SIZES))  # read as the corpus is
+
+
+def test_scalarization_has_the_gradient_of_sampling_and_another_variance():
+    """Gradients of one sequence of two domains: 1 and -2, read 0.9 to 0.1, or 0.5 to 0.5 in effect."""
+    gradient, proportional, wanted = np.array([1.0, -2.0]), np.array([0.9, 0.1]), np.array([0.5, 0.5])
+    weight = wanted / proportional
+    mean = lambda p, values: (p * values).sum()  # noqa: E731
+    assert np.isclose(mean(proportional, weight * gradient), mean(wanted, gradient))
+    second_moments = mean(proportional, (weight * 1.0) ** 2), mean(wanted, np.ones(2))  # of gradients of length 1
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(2, 200_000, p=proportional)
+    estimated = (weight[drawn] * gradient[drawn]).mean()
+    assert abs(estimated - mean(wanted, gradient)) < 0.02
+    assert np.isclose(second_moments[0] / second_moments[1], (wanted**2 / proportional).sum())
+
+
+def test_unimax_caps_what_is_small_and_is_uniform_otherwise():
+    np.testing.assert_allclose(unimax(np.array([10.0, 1000, 4, 2000]), 214), [10, 100, 4, 100])
+    np.testing.assert_allclose(unimax(np.array([10.0, 20]), 300), [10, 20])  # less than the budget: all there is
+    found = shares(UniMax(epochs=2), [5, 500, 2, 1000], NAMES, 214)
+    np.testing.assert_allclose(found, np.array([10, 100, 4, 100]) / 214)
+
+
+@given(n=st.integers(0, 50), m=st.integers(1, 60), a=st.integers(0, 200), b=st.integers(-200, 200))
+def test_a_sum_of_floors(n, m, a, b):
+    assert floor_sum(n, m, a, b) == sum((a * i + b) // m for i in range(n))
+
+
+WEIGHTS = st.lists(st.floats(0, 1), min_size=2, max_size=6).filter(lambda w: sum(w) > 0.1)
+
+
+@settings(max_examples=40)
+@given(weights=WEIGHTS, end=st.integers(0, 3000))
+def test_counts_in_closed_form_are_those_of_the_sequence_and_near_the_shares_everywhere(weights, end):
+    share = np.array(weights) / sum(weights)
+    phase = Phase(0, tuple(share))
+    domains = phase.domains(0, 3000)
+    counted = np.bincount(domains[:end], minlength=len(weights))
+    assert phase.counts(end).tolist() == counted.tolist()
+    assert np.abs(counted - end * share).max() < 6
+    assert not counted[share == 0].any()
+
+
+def located(order, begin, end):
+    return np.stack(order.locate(np.arange(begin, end)), axis=1)
+
+
+MIXTURE = DataMixture(
+    phases=(
+        MixturePhase(weights=Temperature(tau=5)),
+        MixturePhase(start=Fraction(n=0.5), weights=Given(weights={"en": 1, "sw": 1})),
+    )
+)
+WINDOWS = [300, 70, 20, 3]
+
+
+def order_of(mixture, skips=(), consumed=(), first=0):
+    return MixedOrder(WINDOWS, phases(mixture, WINDOWS, NAMES, COURSE, skips, first), 7, consumed)
+
+
+def test_any_rows_of_any_batch_are_located_alike():
+    """Whichever host asks, in whatever order, after whatever restart."""
+    order = order_of(MIXTURE)
+    whole = located(order, 0, 600)
+    np.testing.assert_array_equal(np.concatenate([located(order, a, a + 37) for a in range(0, 592, 37)]), whole[:592])
+    some = np.random.default_rng(0).permutation(600)[:50]
+    np.testing.assert_array_equal(np.stack(order.locate(some), axis=1), whole[some])
+
+
+def test_within_an_epoch_of_a_domain_nothing_is_read_twice_and_each_epoch_is_in_another_order():
+    read = located(order_of(MIXTURE), 0, 600)
+    for domain, windows in enumerate(WINDOWS):
+        of_domain = read[read[:, 1] == domain]
+        epochs = of_domain[:, 0]
+        assert (np.diff(epochs) >= 0).all()
+        for epoch in range(epochs.max(initial=0)):  # the last one need not be whole
+            assert sorted(of_domain[epochs == epoch][:, 2]) == list(range(windows))
+    first, second = (read[(read[:, 1] == 2) & (read[:, 0] == epoch)][:, 2].tolist() for epoch in (0, 1))
+    assert first != second
+
+
+def test_phases_follow_the_clock_also_behind_a_skip():
+    """Half of the budget is step 50, which begins with sequence 200, or 230 where 30 were jumped over before."""
+    for skips, boundary in ((), 200), (((10, 30),), 230), (((60, 30),), 200):
+        read = located(order_of(MIXTURE, skips), 0, 600)
+        assert set(read[boundary:, 1]) == {0, 3}
+        assert set(read[:boundary, 1]) == {0, 1, 2, 3}
+        np.testing.assert_array_equal(read[:200], located(order_of(MIXTURE), 0, 200))
+
+
+def test_a_stage_goes_on_behind_another_mixture():
+    before = order_of(cooldown())
+    after = order_of(MIXTURE, consumed=tuple(before.counts(600)))
+    pairs = np.concatenate([located(before, 0, 600), located(after, 0, 600)])
+    assert len(np.unique(pairs, axis=0)) == len(pairs)  # no sequence twice in one epoch
+
+
+def test_upsampling_and_cooldown_say_what_they_are():
+    up = upsampling({"sw": 10}, last=0.2)
+    (early, late) = phases(up, WINDOWS, NAMES, COURSE)
+    assert late.first == COURSE.sequences_before(80)
+    np.testing.assert_allclose(early.weights, np.array(WINDOWS) / sum(WINDOWS))
+    np.testing.assert_allclose(late.weights, np.array([300, 70, 20, 30]) / 420)
+    assert [phase.weights for phase in cooldown().phases] == [Temperature(tau=5), Temperature(tau=1)]
+
+
+def test_what_the_corpus_does_not_have_is_said():
+    with pytest.raises(UserError, match="names fr, but the corpus has: en, it, zh, sw"):
+        shares(Given(weights={"fr": 1}), SIZES, NAMES, 0)
+    with pytest.raises(UserError, match="reads sw, which have not one sequence"):
+        shares(Given(weights={"sw": 1}), [5, 1, 1, 0], NAMES, 0)
+    with pytest.raises(ValueError, match="starts at 0"):
+        DataMixture(phases=(MixturePhase(start=Fraction(n=0.5)),))
+    with pytest.raises(ValueError, match="a mixture or a round"):
+        Data(corpus="none", seq_len=8, mixture=DataMixture(), round=0.5)
+
+
+def test_rs2_without_replacement_is_ordinary_training_for_fewer_epochs():
+    """Rounds of a quarter that walk through a permutation: 8 of them have the indices of 2 epochs, bit for bit."""
+    order, rounds = Order([30, 10], 3), np.arange(8)
+    walked = np.concatenate([located(order, 10 * r, 10 * (r + 1)) for r in rounds])
+    np.testing.assert_array_equal(walked, located(order, 0, 2 * 40))
+
+
+def test_rs2_with_replacement_draws_every_round_anew_from_everything():
+    order = Order([30, 10], 3, of_round=0.25)
+    read = located(order, 0, 200)
+    assert read[:, 0].tolist() == np.repeat(np.arange(20), 10).tolist()
+    drawn = [{tuple(place) for place in read[read[:, 0] == r][:, 1:].tolist()} for r in range(20)]
+    assert all(len(some) == 10 for some in drawn)  # within a round nothing comes twice
+    assert len({frozenset(some) for some in drawn}) == 20
+    assert len(set().union(*drawn)) == 40  # in the end everything has come

@@ -1,0 +1,66 @@
+"""Runs that read a mixture: resumed exactly, continued by another mixture, scalarized."""
+
+import io
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+from whole_runs import digest, log_of, run, stop_after
+
+from pathways_lite.batch import Batch
+from pathways_lite.checkpoints import Checkpoints, read_manifest
+from pathways_lite.recipe import Continue, DataMixture, MixturePhase, Recipe, Temperature, cooldown, stage_identity
+from pathways_lite.training.load import load_model
+from pathways_lite.training.run import describe, train_run
+from pathways_lite.training.setup import Setup
+
+
+def mixed(recipe: Recipe, mixture: DataMixture | None, **fields: object) -> Recipe:
+    base = recipe.stages[0]
+    base = base.model_copy(update={"data": base.data.model_copy(update={"mixture": mixture}), **fields})
+    return recipe.model_copy(update={"stages": (base,)})
+
+
+def test_a_cooldown_resumes_exactly_and_says_how_often_each_domain_will_be_seen(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = io.StringIO()
+    assert train_run(mixed(recipe, cooldown()), tmp_path / "whole", console=Console(file=told, width=200)) == 0
+    assert "poems will be seen 0." in told.getvalue()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        assert run(mixed(recipe, cooldown()), tmp_path / "stopped") != 0
+    assert run(mixed(recipe, cooldown()), tmp_path / "stopped") == 0
+    assert digest(tmp_path / "stopped") == digest(tmp_path / "whole")
+    assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
+    assert "tales will be seen" in describe(mixed(recipe, cooldown()))
+
+    found = load_model(tmp_path / "whole")
+    more = found.stage.model_copy(update={"name": "more", "start": Continue()})
+    cursor = found.cursor_for(more)
+    assert sum(cursor.consumed) == 10 + 7 * 4  # all that the stage has read
+    plain = more.model_copy(update={"data": more.data.model_copy(update={"mixture": None})})
+    assert found.cursor_for(plain).read == 0
+    meta = read_manifest(Checkpoints(tmp_path / "whole" / "base" / "checkpoints").path(12)).meta
+    assert meta["cursor"] == {"first_sequence": 0, "skips": []}
+
+
+def test_a_scalarized_mixture_weighs_rows_by_their_domain(recipe: Recipe) -> None:
+    even = DataMixture(phases=(MixturePhase(weights=Temperature(tau=1e9)),), by="loss")
+    setup = Setup(mixed(recipe, even), 0)
+    weights = setup.sample_weights
+    assert weights is not None
+    batch = jax.tree.map(np.zeros_like, Batch(*[np.zeros((2, 3))] * 4, (np.zeros((2, 3)),) * 2, np.zeros(2, int), 0))
+    batch = batch._replace(domain=np.array([0, 1]), loss_weights=np.ones((2, 3), np.float32))
+    found = np.asarray(weights.weigh(np.float32([[1, 2, 3], [4, 5, 6]]), batch, setup.course.clock(3)))
+    sizes = np.array([setup.store.tokens(name) - 1 for name in setup.store.domains]) // 32
+    np.testing.assert_allclose(found[:, 0], 0.5 / (sizes / sizes.sum()), rtol=1e-5)
+
+
+def test_identities_of_recipes_without_a_mixture_stay(recipe: Recipe) -> None:
+    identity = stage_identity(recipe, 0)
+    assert stage_identity(mixed(recipe, None), 0) == identity
+    assert stage_identity(mixed(recipe, cooldown()), 0) != identity
+    assert stage_identity(mixed(recipe, cooldown(at="40 %")), 0) != stage_identity(mixed(recipe, cooldown()), 0)
