@@ -10,7 +10,7 @@ from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Course
 from pathways_lite.parallel.layout import Share
-from pathways_lite.recipe import Causal, Data, Ramp, Steps
+from pathways_lite.recipe import UL2R, Causal, Data, Ramp, SpecialTokens, Steps
 
 
 def course(*ramp: tuple[int, int]) -> Course:
@@ -86,6 +86,18 @@ def test_rows_do_not_depend_on_the_batch_size_or_the_hosts(store: Store) -> None
     assert_equal(whole, jax.tree.map(lambda *x: np.concatenate(x), *singles))
     with pytest.raises(UserError, match="spread evenly over 4 devices"):
         batch(store, data(), course((0, 6)), 4, share=Share((0,), 4))
+
+
+def test_denoising_is_the_same_for_any_hosts_and_readers(store: Store) -> None:
+    """What becomes of a window depends on its number alone."""
+    ids = {name: 200 + i for i, name in enumerate(n for n in SpecialTokens.model_fields if "sentinel" not in n)}
+    objective = UL2R(tokens=SpecialTokens(**ids, first_sentinel=255, sentinels=40))
+    whole = batch(store, data(), WAY, 4, objective=objective, **CUT)
+    parts = [batch(store, data(), WAY, 4, objective=objective, share=Share((i,), 3), **CUT) for i in range(3)]
+    assert_equal(whole, jax.tree.map(lambda *x: np.concatenate(x), *parts))
+    (read,) = batches(store, data(), WAY, objective, first_step=4, stop_step=5, **CUT)
+    assert_equal(whole, read)
+    assert (whole.tokens >= 200).sum() >= 6
 
 
 def test_the_order_is_keyed(store: Store) -> None:

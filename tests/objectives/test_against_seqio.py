@@ -7,14 +7,13 @@ from examples import EOD, FIRST, TOKENS, batch_of, examples, windows
 
 from pathways_lite.recipe import PrefixLM, SpanCorruption
 
-seqio = pytest.importorskip("seqio", reason="the extra `seqio` is not installed")
-
 T, EOS = 64, 1
 
 
 @pytest.mark.parametrize("objective", [SpanCorruption(rate=0.3), PrefixLM()], ids=lambda o: o.kind)
 def test_packed_rows_equal_seqios(objective: SpanCorruption) -> None:
     """Two documents a row, corrupted by T5's rules with our masks; SeqIO appends EOS, joins, shifts and packs them."""
+    seqio = pytest.importorskip("seqio", reason="the extra `seqio` is not installed")
     import tensorflow as tf
 
     x = windows(1, T, 0.0)
