@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pathways_lite.errors import UserError
 from pathways_lite.tracking import report
+from pathways_lite.tracking.log import RunLog
 from pathways_lite.tracking.plots import curves_svg, save_curves
 from pathways_lite.tracking.report import write_report
 from pathways_lite.tracking.run_data import read_run
@@ -94,6 +95,17 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def copy(run_dir: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run_dir, tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_losses_of_denoisers_stand_apart(copy: Path) -> None:
+    with RunLog(copy / "tail") as log:
+        log.row(
+            "eval", 10_000, domains={}, denoisers={"spans_3_0.15": {"loss": 2.71828, "tokens": 12_345, "unused": 0.0}}
+        )
+    text = check(write_report(copy, copy / "report.html")).text
+    for word in ("spans_3_0.15", "2.7183", "12,345", "neither with each other nor with the causal loss"):
+        assert word in text
 
 
 def test_a_run_in_progress_has_a_page(copy: Path) -> None:

@@ -18,8 +18,6 @@ from pathways_lite.objectives.corrupt import Boundaries, make_batch, unused
 from pathways_lite.objectives.members import one_by_one
 from pathways_lite.recipe import Causal, Objective
 
-NOT_COMPARABLE = "Losses of denoisers compare neither with each other nor with the causal loss."
-
 
 def denoiser_losses(
     evaluator: Evaluator,

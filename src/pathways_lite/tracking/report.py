@@ -15,7 +15,7 @@ from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.numbers import duration, si
 from pathways_lite.tracking.page import page, paragraph, picture, section, table
 from pathways_lite.tracking.plots import curves_svg, speed_svg
-from pathways_lite.tracking.run_data import RunData, StageData, read_run
+from pathways_lite.tracking.run_data import NOT_COMPARABLE, RunData, StageData, read_run
 
 
 def write_report(run_directory: str | Path, path: str | Path | None = None) -> Path:
@@ -84,7 +84,18 @@ def _results(run: RunData) -> str:
         )
         if names
         else "",
+        _denoisers(stage),
     )
+
+
+def _denoisers(stage: StageData) -> str:
+    """A table of the objective's own losses, where it has other than the causal one."""
+    found = stage.denoisers
+    if not found:
+        return ""
+    rows = [[name, _fixed(result.get("loss"), 4), f"{result.get('tokens', 0):,}"] for name, result in found.items()]
+    header = ["denoiser", "loss (nats/token with loss)", "tokens with loss"]
+    return table(header, rows, caption=f"Stage {stage.name}, held-out text. {NOT_COMPARABLE}")
 
 
 def _result_row(domain: str, result: Mapping[str, Any], baseline: Mapping[str, float], names: list[str]) -> list[str]:

@@ -29,6 +29,8 @@ RECIPE = "recipe.json"
 LEDGER = "ledger.json"
 SUMMARY = "summary.json"
 
+NOT_COMPARABLE = "Losses of denoisers compare neither with each other nor with the causal loss."
+
 
 @dataclass(frozen=True)
 class StageData:
@@ -63,6 +65,12 @@ class StageData:
         """The last held-out results, per domain."""
         found = [self.summary, *reversed(self.of_kind("eval"))]
         return next((dict(source["domains"]) for source in found if source.get("domains")), {})
+
+    @property
+    def denoisers(self) -> dict[str, dict[str, float]]:
+        """The last held-out losses of the objective's denoisers; none where it is causal."""
+        found = [self.summary, *reversed(self.of_kind("eval"))]
+        return next((dict(source["denoisers"]) for source in found if source.get("denoisers")), {})
 
 
 @dataclass(frozen=True)

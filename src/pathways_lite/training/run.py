@@ -16,7 +16,6 @@ from rich.text import Text
 
 from pathways_lite.checkpoints import Checkpoints
 from pathways_lite.errors import UserError
-from pathways_lite.evaluation.denoisers import NOT_COMPARABLE
 from pathways_lite.ledger import Course
 from pathways_lite.parallel import hosts
 from pathways_lite.parallel.stopping import Stop
@@ -30,6 +29,7 @@ from pathways_lite.tracking.log import RunLog, SilentLog
 from pathways_lite.tracking.numbers import si
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
+from pathways_lite.tracking.run_data import NOT_COMPARABLE
 from pathways_lite.tracking.trackers import open_trackers
 from pathways_lite.training.compiling import Interrupted, StepCompiler
 from pathways_lite.training.loop import Tools, Trainer
