@@ -139,9 +139,11 @@ def test_what_is_logged():
     np.testing.assert_allclose(flat["weight_entropy"], math.log(4))
     np.testing.assert_allclose(flat["effective_batch_size"], 4)
     np.testing.assert_allclose(flat["weight_histogram"][EDGES.index(1.0)], 1)  # (0.75, 1]
+    for times in (1, 3):  # whatever the mean of the weights
+        half = statistics(times * jnp.float32([[2], [2], [0], [0]]), batch)
+        np.testing.assert_allclose(half["weight_entropy"], math.log(2), rtol=1e-6)
+        np.testing.assert_allclose(half["effective_batch_size"], 2)
     half = statistics(jnp.float32([[2], [2], [0], [0]]), batch)
-    np.testing.assert_allclose(half["weight_entropy"], math.log(2), rtol=1e-6)
-    np.testing.assert_allclose(half["effective_batch_size"], 2)
     assert half["row_weights"].tolist() == [2, 2, 0, 0]
     np.testing.assert_allclose(half["weight_histogram"].sum(), 1)
 

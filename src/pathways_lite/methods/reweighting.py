@@ -161,10 +161,11 @@ def statistics(weights: jax.Array, batch: Batch) -> dict[str, jax.Array]:
     rows = size.shape[0]
     mean = lambda values: jnp.sum(size * values) / jnp.maximum(jnp.sum(size), FLATTEST)  # noqa: E731
     above = jnp.stack([jnp.ones(()), *(mean(weights > edge) for edge in EDGES), jnp.zeros(())])
-    logarithm = jnp.log(jnp.where(weights > 0, weights, 1.0))
+    relative = weights / jnp.maximum(mean(weights), FLATTEST)  # weights of domains need not have a mean of 1
+    logarithm = jnp.log(jnp.where(relative > 0, relative, 1.0))
     return {
-        "weight_entropy": jnp.log(rows) - mean(weights * logarithm),
-        "effective_batch_size": rows * mean(weights) ** 2 / mean(jnp.square(weights)),
+        "weight_entropy": jnp.log(rows) - mean(relative * logarithm),
+        "effective_batch_size": rows / jnp.maximum(mean(jnp.square(relative)), FLATTEST),
         "weight_histogram": above[:-1] - above[1:],
         "row_weights": jnp.sum(size * weights, axis=1) / jnp.maximum(jnp.sum(size, axis=1), FLATTEST),
         "row_domains": batch.domain,

@@ -55,7 +55,7 @@ class DataMixture(Frozen):
     """Weights of domains, constant in each phase; in any stretch each domain has its share, to within a few sequences.
 
     by="loss" is scalarization: sequences are read in proportion to the domains' sizes, and what the weights would read
-    more often counts more in the loss. The expected gradient is the same, its variance is not (Choi et al. 2024,
+    more often counts more in the loss. The expected gradient is the same, its variance is not (Li et al. 2024,
     arXiv 2410.04579).
     """
 
@@ -74,7 +74,7 @@ class DataMixture(Frozen):
 
 
 def cooldown(high: float = 5.0, low: float = 1.0, at: str = "50 %") -> DataMixture:
-    """Temperature sampling that goes from `high` to `low` at once (Choi et al. 2024: 5 to 1, at half)."""
+    """Temperature sampling that goes from `high` to `low` at once (Li et al. 2024: 5 to 1, at half)."""
     late = MixturePhase.model_validate({"start": at, "weights": Temperature(tau=low)})
     return DataMixture(phases=(MixturePhase(weights=Temperature(tau=high)), late))
 
