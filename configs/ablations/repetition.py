@@ -5,8 +5,8 @@
     pathways-lite study report configs/ablations/repetition.py
 
 In the first three arms one language of the corpus, of 60 kB, is all there is to read; the last one, for comparison,
-reads rounds of a quarter of all. 3 seeds of 2.5 TFLOPs. Xue et al. 2023 (arXiv 2305.13230) lead to expect that dropout helps
-where data repeats; of RS2 see Okanovic et al. 2023 (arXiv 2305.18424).
+reads rounds of a quarter of all. 3 seeds of 2.5 TFLOPs. Xue et al. 2023 (arXiv 2305.13230) lead to expect that dropout
+helps where data repeats; of RS2 see Okanovic et al. 2023 (arXiv 2305.18424).
 """
 
 from pathways_lite.recipe import (

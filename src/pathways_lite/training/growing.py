@@ -66,6 +66,8 @@ def require_growth(recipe: Recipe, index: int) -> None:
         raise UserError(f"stages.{stage.name}.start.optimizer: schedule_free cannot keep its average; use 'grow'")
     if start.optimizer == "grow" and isinstance(start.operator, Learned):
         raise UserError(f"stages.{stage.name}.start.optimizer: a learned operator has no map of moments; use 'reset'")
+    if isinstance(start.operator, Learned) and stage.data.mixture is not None and len(stage.data.mixture.phases) > 1:
+        raise UserError(f"stages.{stage.name}: a learned operator reads ahead of the mixture's clock; use one phase")
 
 
 def grow_checkpoint(setup: Setup, found: Loaded, cursor: Cursor, stopped: Callable[[], int]) -> Grown:
