@@ -12,6 +12,8 @@ from pathways_lite.ledger import Course, Ledger
 from pathways_lite.methods.pruning import Densities, groups_of, kept, phases
 from pathways_lite.methods.pruning.schedules import rounded, updates
 from pathways_lite.recipe import NM, Channels, Heads, Model, Prune, Ramp, Steps, Tokens, WholeBlocks
+from pathways_lite.scaling.laws.chinchilla import CHINCHILLA
+from pathways_lite.scaling.laws.sparse import AVERAGE_PARAMETERS, average_parameters
 
 MODEL = Model(d_model=32, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64, vocab_size=100)
 
@@ -103,6 +105,26 @@ def test_the_ledgers_average_comes_to_the_closed_form():
     spent = [sparse.sparse_flops_before(phase.step) / ledger.sparse_flops for phase in sparse.phases]
     assert spent[1] == pytest.approx(0.25, abs=1e-3)
     assert spent[-1] == pytest.approx(0.75, abs=1e-3)
+
+
+def test_the_law_averages_as_the_ledger_does():
+    """N̄ of the curve of active parameters over tokens; of a dense run N, and then the law is Chinchilla's."""
+    prune = QUERIES(Prune(sparsity=0.8, every=100))
+    dense = course(flops=6 * 4096, parameters=4096)
+    sparse = replace(dense, phases=phases(prune, groups_of(prune, MODEL, 16), dense))
+    ends = [*(phase.step for phase in sparse.phases[1:]), 2000]
+    tokens = [
+        sparse.tokens_before(step) for phase, end in zip(sparse.phases, ends, strict=True) for step in (phase.step, end)
+    ]
+    active = [phase.active_parameters for phase in sparse.phases for _ in range(2)]
+    ledger = Ledger().after(sparse, 2000)
+    assert average_parameters(tokens, active) == pytest.approx(ledger.average_active_parameters, rel=1e-12)
+    assert Ledger().after(dense, 2000).average_active_parameters == 4096
+    values = dict(zip(CHINCHILLA.names, (406.4, 410.7, 1.69, 0.34, 0.28), strict=True))
+    expected = 1.69 + 406.4 / 4096**0.34 + 410.7 / ledger.tokens**0.28
+    for law, name in ((AVERAGE_PARAMETERS, "N_average"), (CHINCHILLA, "N")):
+        found = law.predict(values, {name: np.float64(4096), "D": np.float64(ledger.tokens)})
+        assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
