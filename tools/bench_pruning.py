@@ -34,11 +34,12 @@ def main() -> None:
     parser.add_argument("--optimizer", default="adamw", help="its kind, or all of it as JSON")
     parser.add_argument("--prune", default='{"sparsity": 0.8}', help="how, as JSON; when is set here")
     parser.add_argument("--updating", action="store_true", help="the masks change in every step")
+    parser.add_argument("--rows", type=int, help="sequences in a batch; default: the shape's")
     parser.add_argument("--rounds", type=int, default=10, help="of one step each, after the first")
     arguments = parser.parse_args()
     dense, pruned = (Stepping(setup) for setup in setups(arguments))
     rounds = [(dense.take(), pruned.take()) for _ in range(arguments.rounds)]
-    print(json.dumps(row(arguments, rounds)))
+    print(json.dumps(row(arguments, rounds, dense.setup.course.tokens_before(1))))
 
 
 def setups(arguments: argparse.Namespace) -> tuple[Setup, Setup]:
@@ -47,16 +48,19 @@ def setups(arguments: argparse.Namespace) -> tuple[Setup, Setup]:
     when = {"begin": 0.0, "end": 1.0, "every": 1} if arguments.updating else {"begin": 0.0, "end": 0.0}
     prune = Prune.model_validate({**dict(how), **when})
     stage = apply_overrides(setup_of(arguments.shape, None).stage, [f"optimizer={arguments.optimizer}"])
+    if arguments.rows is not None:
+        stage = stage.model_copy(update={"batch_size": arguments.rows})
     recipes = (Recipe(name="bench", stages=(stage.model_copy(update={"pruning": p}),)) for p in (None, prune))
     dense, pruned = (Setup(recipe, 0) for recipe in recipes)
     return dense, pruned
 
 
-def row(arguments: argparse.Namespace, rounds: list[Any]) -> dict[str, Any]:
+def row(arguments: argparse.Namespace, rounds: list[Any], tokens: int) -> dict[str, Any]:
     """All of the line."""
     wall, cpu = (statistics.median((b[i] - a[i]) / a[i] for a, b in rounds) for i in (0, 1))
     return {
         "shape": arguments.shape,
+        "tokens_per_step": tokens,
         "optimizer": arguments.optimizer,
         "prune": json.loads(arguments.prune),
         "updating": arguments.updating,
