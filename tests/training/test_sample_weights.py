@@ -1,6 +1,5 @@
 """Sample weights in the train step: what is differentiated, over slices and chosen rows, and what is never computed."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +55,7 @@ def test_the_gradient_is_of_weighted_losses_and_of_the_whole_z_loss(sample, micr
         np.testing.assert_allclose(metrics[name], plain[name], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_slices_have_the_weights_and_statistics_of_the_whole_batch():
     batches = [make_batch(seed) for seed in range(3)]
     whole, _ = train(jitted(weights=METHODS["row"]), start(), batches)
@@ -78,7 +78,7 @@ def test_during_the_burn_in_nothing_is_different():
     assert np.abs(after.params["head"] - without.params["head"]).max() > 1e-5
 
 
-@pytest.mark.parametrize("microbatch", [None, 2])
+@pytest.mark.parametrize("microbatch", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_selection_trains_on_the_rows_of_highest_loss(microbatch):
     state, batch = start(), make_batch(0)
     batch.loss_weights[:] = 1.0
@@ -92,6 +92,7 @@ def test_a_selection_trains_on_the_rows_of_highest_loss(microbatch):
     assert metrics["effective_batch_size"] == 4
 
 
+@pytest.mark.slow
 def test_rows_that_are_left_out_have_no_backward_pass():
     """Half the rows: a forward pass of all and training on half are 1/3 + 1/2 of the products."""
 
@@ -139,5 +140,4 @@ def test_losses_that_are_not_finite_leave_everything_as_it_was():
 def test_weights_of_a_batch_on_eight_devices_are_those_on_one():
     done = subprocess.run([sys.executable, str(ON_EIGHT_DEVICES)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    for name, off in json.loads(done.stdout.splitlines()[-1]).items():
-        assert off < 1e-5, name
+    assert float(done.stdout.splitlines()[-1]) < 3e-5  # of numbers up to about 100
