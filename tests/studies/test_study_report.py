@@ -73,7 +73,7 @@ def test_arms_are_compared_with_any_of_them(study: Study, plan: Plan) -> None:
 
 def test_figures_are_written_as_png_and_svg(written: list[Path]) -> None:
     names = {path.name for path in written[1:]}
-    kinds = ("loss_flops", "loss_tokens", "loss_seconds", "lineage")
+    kinds = ("differences", "loss_flops", "loss_tokens", "loss_seconds", "lineage")
     assert names == {f"{kind}.{suffix}" for kind in kinds for suffix in ("png", "svg")}
     for path in written[1:]:
         assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"<?xml")

@@ -1,4 +1,4 @@
-"""The figures of a study: loss against what it cost, and who starts from whom."""
+"""The figures of a study: loss against what it cost, differences between arms, and who starts from whom."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from pathways_lite.comparison.compare import Arm
+from pathways_lite.comparison.bootstrap import LEVEL
+from pathways_lite.comparison.compare import Arm, Comparison
 from pathways_lite.comparison.curves import Clock, Curve
 from pathways_lite.comparison.metric import Metric
 from pathways_lite.studies.nodes import Node
@@ -21,6 +22,7 @@ from pathways_lite.tracking.numbers import si
 
 # Beyond this ratio of the largest to the smallest cost an axis is logarithmic.
 _LOGARITHMIC = 30.0
+_INSIDE = 6  # lines of a legend that fits into a plot
 _AXIS = {"flops": "model FLOPs, base models included", "tokens": "training tokens", "seconds": "seconds of training"}
 
 
@@ -82,7 +84,39 @@ def _loss(arms: Sequence[Arm], metric: Metric, clock: Clock, palette: Palette) -
     ax.xaxis.set_major_formatter(EngFormatter(sep=" "))
     ax.set_xlabel(_AXIS[clock])
     ax.set_ylabel(metric.name)
-    ax.legend()
+    if len(arms) > _INSIDE:
+        figure.set_figwidth(9.4)
+        figure.legend(loc="outside right upper")
+    else:
+        ax.legend()
+    return figure
+
+
+# ---- differences ----
+
+
+def difference_picture(comparisons: Sequence[Comparison], metric: Metric) -> Picture:
+    """Every arm's difference from the baseline, the best at the top."""
+    ordered = sorted(comparisons, key=lambda c: -c.difference.value)
+    baseline = comparisons[0].baseline
+    alt = "; ".join(f"{c.arm}: {c.difference.value:+.4f}" for c in reversed(ordered))
+    caption = f"Left is better. Lines: {LEVEL:.0%} bootstrap intervals; thin: Student's t over pairs of runs."
+    title = f"At equal compute, against {baseline}"
+    return Picture("differences", title, alt, caption, lambda palette: _differences(ordered, metric, palette))
+
+
+def _differences(ordered: Sequence[Comparison], metric: Metric, palette: Palette) -> Figure:
+    figure = Figure(figsize=(7.2, 0.9 + 0.3 * len(ordered)), layout="constrained")
+    ax = figure.subplots()
+    ax.axvline(0.0, color=palette.ink, linewidth=1.0)
+    for row, c in enumerate(ordered):
+        for interval, width in ((c.student, 1.0), (c.difference, 3.0)):
+            if interval is not None:
+                ax.plot([interval.low, interval.high], [row, row], color=palette.series[0], linewidth=width)
+        ax.plot(c.difference.value, row, marker="o", color=palette.series[0])
+    ax.set_yticks(range(len(ordered)), [c.arm for c in ordered])
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel(f"difference from {ordered[0].baseline}: {metric.name}")
     return figure
 
 

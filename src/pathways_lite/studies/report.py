@@ -20,7 +20,7 @@ from pathways_lite.comparison.table import Results, signed
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.studies.executor import train_arguments
-from pathways_lite.studies.figures import Picture, lineage_picture, loss_pictures
+from pathways_lite.studies.figures import Picture, difference_picture, lineage_picture, loss_pictures
 from pathways_lite.studies.nodes import chain_of
 from pathways_lite.studies.plan import Plan
 from pathways_lite.studies.store import State
@@ -93,17 +93,19 @@ def _arms(plan: Plan, runs: dict[str, RunData], metric: Metric) -> list[Arm]:
 def _pictures(findings: Findings) -> list[Picture]:
     plan = findings.plan
     flops = {identity: planned.flops for identity, planned in plan.nodes.items()}
-    curves = loss_pictures(findings.arms, plan.study.metric) if findings.arms else []
-    return [*curves, lineage_picture(plan.store.nodes, findings.states, flops)]
+    metric, comparisons = plan.study.metric, findings.results.comparisons if findings.results else []
+    differences = [difference_picture(comparisons, metric)] if comparisons else []
+    curves = loss_pictures(findings.arms, metric) if findings.arms else []
+    return [*differences, *curves, lineage_picture(plan.store.nodes, findings.states, flops)]
 
 
 def render(findings: Findings, pictures: Sequence[Picture]) -> str:
     """The page as HTML. All text of the study is escaped; nothing outside the page is loaded."""
-    *curves, lineage = pictures
+    *results, lineage = pictures
     body = [
         _header(findings),
         _results(findings),
-        section("What was learned at what cost", *map(_figure, curves)),
+        section("What was learned at what cost", *map(_figure, results)),
         _domains(findings),
         _time(findings),
         _ledger(findings),

@@ -34,9 +34,17 @@ _MARKERS = ("o", "s", "^", "D", "v")
 
 
 def look(i: int, palette: Palette) -> dict[str, Any]:
-    """Colour, line style and marker of the `i`-th of several lines: any one of them tells five lines apart."""
-    pick = lambda choices: choices[i % len(choices)]  # noqa: E731
-    return {"color": pick(palette.series), "linestyle": pick(_STYLES), "marker": pick(_MARKERS)}
+    """Colour, line style and marker of the `i`-th of several lines.
+
+    Any one of them tells five lines apart, and together they tell twenty-five.
+    """
+    pick = lambda choices, at: choices[at % len(choices)]  # noqa: E731
+    again = i // len(palette.series)  # how often the colours have been used up
+    return {
+        "color": pick(palette.series, i),
+        "linestyle": pick(_STYLES, i + again),
+        "marker": pick(_MARKERS, i + 2 * again),
+    }
 
 
 def annotate(
