@@ -5,9 +5,9 @@
     pathways-lite study report configs/ablations/growth_operators.py
 
 15 arms of 3 seeds at equal FLOPs, the base's included: 45 runs of 6 TFLOPs and the bases that they share. `study plan`
-says how long that takes on this machine; on two idle CPU cores about an hour and a half. Du et al. 2024 (arXiv
-2405.15319, figure 3) lead to expect: stacking below scratch and not above interpolation; growing a model that has not
-been trained (d0) about scratch. What came out: docs/results/growth.md.
+says how long that takes on this machine; on two CPU cores that had other work, too, it took two hours. Du et al. 2024
+(arXiv 2405.15319, figure 3) lead to expect: stacking below scratch and not above interpolation; growing a model that
+has not been trained (d0) about scratch. What came out: docs/results/growth.md.
 
 An arm's name is operator, direction, and what differs from a factor of 4 after a tenth of the compute; `small` trains
 the base of 3 layers to the end.
