@@ -7,7 +7,7 @@ from pathways_lite.checkpoints.fsck import Finding, checkpoint_paths, examine, f
 from pathways_lite.checkpoints.manifest import ArrayInfo, Manifest
 from pathways_lite.checkpoints.reader import Reader
 from pathways_lite.checkpoints.series import Checkpoints
-from pathways_lite.checkpoints.store import DamagedError, Restored, read_manifest, restore, step_of
+from pathways_lite.checkpoints.store import DamagedError, Restored, read_manifest, require_whole, restore, step_of
 from pathways_lite.checkpoints.streaming import Streamed, open_checkpoint, write_streamed
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "fsck",
     "open_checkpoint",
     "read_manifest",
+    "require_whole",
     "restore",
     "step_of",
     "write_streamed",

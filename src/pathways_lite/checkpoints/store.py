@@ -253,6 +253,11 @@ def _verify(path: Path, reader: Reader, read: Callable[[], object]) -> None:
         return ()
 
     _refuse(path, problems)
+    require_whole(path, reader)
+
+
+def require_whole(path: Path, reader: Reader) -> None:
+    """Raise DamagedError where what has been read of a checkpoint is not what was saved. All processes must ask."""
     if wrong := reader.wrong():
         raise DamagedError(path, [f"array {name}: its content is not what was saved" for name in wrong])
 

@@ -47,7 +47,7 @@ class Streamed(Spec):
 
 
 def open_checkpoint(path: Path) -> tuple[Manifest, Reader]:
-    """To read parts of arrays; `Reader.wrong` then says which are not what was saved. Raises DamagedError."""
+    """To read parts of arrays; `require_whole` then says whether they are what was saved. Raises DamagedError."""
     manifest = read_manifest(path)
     return manifest, Reader(path / ARRAYS, manifest)
 

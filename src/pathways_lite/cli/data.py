@@ -59,13 +59,13 @@ def build(
     from pathways_lite.data.seqio_tasks import SEQIO, SeqioSource
     from pathways_lite.data.sources import Source
 
-    def parse(text: str, fields: Fields = Fields()) -> Source:  # noqa: B008  frozen
+    def parse(text: str) -> Source:
         source = Source.parse(text, fields)
         of_seqio = source.address.startswith(SEQIO)
         return SeqioSource(source.address, source.fields, import_, examples) if of_seqio else source
 
     fields = Fields(text_field=text_field, domain_field=domain_field, id_field=id_field)
-    parsed = [parse(source, fields) for source in sources]
+    parsed = [parse(source) for source in sources]
     theirs = tokenizer.startswith(SEQIO)
     chosen = SeqioSource(tokenizer, fields, import_).tokenizer() if theirs else tokenizer
     start = time.perf_counter()

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_kernels.attention import Spans
+from pathways_kernels.attention.spans import full, prefix
 from pathways_lite import models
 from pathways_lite.objectives.prompts import Prompt
 from pathways_lite.recipe import Model
@@ -41,7 +42,7 @@ def score(config: Model, params: Any, pairs: Sequence[tuple[Prompt, Sequence[int
 def _rows(pairs: Sequence[tuple[Prompt, Sequence[int]]], seq_len: int) -> tuple[np.ndarray, np.ndarray, Spans]:
     """Tokens, targets and spans [_ROWS, seq_len]."""
     whole = np.zeros((_ROWS, seq_len + 1), np.int32)
-    together = np.zeros((_ROWS, 1), np.int32)
+    together = np.zeros(_ROWS, np.int32)
     for row, (prompt, answer) in enumerate(pairs):
         tokens = [*prompt.tokens, *answer]
         if len(tokens) > seq_len + 1:
@@ -50,9 +51,7 @@ def _rows(pairs: Sequence[tuple[Prompt, Sequence[int]]], seq_len: int) -> tuple[
             )
         whole[row, : len(tokens)] = tokens
         together[row] = prompt.together
-    position = np.broadcast_to(np.arange(seq_len, dtype=np.int32), (_ROWS, seq_len))
-    stop = np.where(position < together, np.maximum(position + 1, together), position + 1)
-    return whole[:, :-1], whole[:, 1:], Spans(np.zeros_like(stop), stop)
+    return whole[:, :-1], whole[:, 1:], prefix(full(_ROWS, seq_len), together)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -48,8 +48,7 @@ def decode(
         raise UserError(f"positions {first} to {first + count - 1} do not fit into a cache for {length} positions")
     start = jnp.broadcast_to(jnp.asarray(start_position, jnp.int32), (batch,))
     positions = start[:, None] + jnp.arange(count, dtype=jnp.int32)
-    seen = jnp.where(positions < together, jnp.maximum(positions + 1, together), positions + 1)
-    spans = Spans(jnp.zeros_like(positions), seen)
+    spans = Spans(jnp.zeros_like(positions), jnp.maximum(positions + 1, together))
     hidden, updated = forward(config, params, tokens, positions, spans, positions, cache=cache)
     assert updated is not None
     return logits(config, params, hidden), updated

@@ -16,16 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pathways_lite.checkpoints import DamagedError, Manifest, Reader, Streamed, open_checkpoint, write_streamed
+from pathways_lite.checkpoints import Manifest, Reader, Streamed, open_checkpoint, require_whole, write_streamed
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.methods import growth
-from pathways_lite.recipe import Adafactor, Grow, Learned, Model, Recipe, ScheduleFree, Stage
-from pathways_lite.training.guard import GuardState
+from pathways_lite.recipe import Adafactor, Grow, Learned, Model, Recipe, ScheduleFree
 from pathways_lite.training.load import Loaded
 from pathways_lite.training.setup import Setup
-from pathways_lite.training.starts import Position
-from pathways_lite.training.state import TrainState
+from pathways_lite.training.unbegun import meta_after, recipe_after
 
 ROWS_NBYTES = 1 << 26
 """Of an array that is not stacked and only copied, about so much at a time."""
@@ -48,10 +45,9 @@ def grow_files(found: Loaded, start: Grow, target: Model, out: Path, report: Cal
     def check() -> None:
         for array in arrays:
             _read_rest(plan, array, reader)
-        if wrong := reader.wrong():
-            raise DamagedError(found.path, [f"array {name}: its content is not what was saved" for name in wrong])
+        require_whole(found.path, reader)
 
-    return write_streamed(out, 0, streamed, unbegun_meta(found, setup), check)
+    return write_streamed(out, 0, streamed, meta_after(found, setup), check)
 
 
 def offline_plan(found: Loaded, start: Grow, target: Model) -> growth.Plan:
@@ -142,26 +138,7 @@ def _block_index(array: growth.Array, block: int) -> tuple[slice, ...]:
 
 
 def _recipe(found: Loaded, start: Grow, target: Model) -> Recipe:
-    """The recipe that the grown checkpoint is of: the source's stages up to its own, and one that has grown."""
-    stages = found.setup.recipe.stages[: found.setup.index + 1]
-    name = "grown"
-    while name in {stage.name for stage in stages}:
-        name += "_again"
+    """The recipe that the grown checkpoint is of."""
     if isinstance(found.stage.optimizer, Adafactor):
         start = start.model_copy(update={"optimizer": "keep"})  # no optimizer is stored; anew it would need a warm-up
-    stage = Stage.model_validate({**dict(found.stage), "name": name, "start": start, "model": target})
-    return found.setup.recipe.model_copy(update={"stages": (*stages, stage)})
-
-
-def unbegun_meta(found: Loaded, setup: Setup) -> dict[str, Any]:
-    """What goes with the arrays of a stage that has not begun: nothing is spent, the data goes on where it was."""
-    meta = found.manifest.meta
-    position = Position(
-        state=TrainState(step=0, params=(), opt_state=(), method_state=(), key=()),
-        cursor=found.cursor_for(setup.stage),
-        guard=GuardState(),
-        seconds=Seconds(),
-        inherited=Ledger.from_json(meta["ledger"]["total"]),
-        parent=found.manifest.digest,
-    )
-    return position.to_meta(setup)
+    return recipe_after(found, "grown", start=start, model=target)

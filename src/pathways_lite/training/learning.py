@@ -31,8 +31,8 @@ def learning_ledger(setup: Setup) -> Ledger:
 
     Nothing for any other start. Raises UserError where the operator does not fit the models.
     """
-    operator, plan = getattr(setup.stage.start, "operator", None), setup.growth_plan
-    if not isinstance(operator, Learned) or plan is None or not growth.has_maps(plan):
+    operator = getattr(setup.stage.start, "operator", None)
+    if not isinstance(operator, Learned) or (plan := setup.growth_plan) is None or not growth.has_maps(plan):
         return Ledger()
     spent = Ledger().after(_course(setup, operator), operator.steps)
     return spent.plus_flops(operator.steps * growth.map_flops(plan))

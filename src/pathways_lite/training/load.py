@@ -11,6 +11,7 @@ from pathways_lite.data.mixture import MixedOrder
 from pathways_lite.data.pipeline import Batches
 from pathways_lite.data.store import open_store
 from pathways_lite.errors import UserError
+from pathways_lite.ledger import Ledger
 from pathways_lite.parallel import hosts
 from pathways_lite.recipe import Mesh, Recipe, ScheduleFree, Stage
 from pathways_lite.run_directory import RunDirectory
@@ -29,6 +30,19 @@ class Loaded:
     @property
     def stage(self) -> Stage:
         return self.setup.stage
+
+    @property
+    def cost(self) -> Ledger:
+        """Of everything that led to the checkpoint."""
+        return Ledger.from_json(self.manifest.meta["ledger"]["total"])
+
+    def require_recorded(self, digest: str | None, stage: str, path: str, otherwise: str) -> None:
+        """Raise UserError where `stage` was made with another one than `path` has now; `otherwise`: how to use it."""
+        if digest not in (None, self.manifest.digest):
+            raise UserError(
+                f"stage {stage!r} was made with the checkpoint {digest}, but {path} now holds "
+                f"{self.manifest.digest}; name the right checkpoint, or {otherwise} to use this one"
+            )
 
     def cursor_for(self, stage: Stage) -> Cursor:
         """Where the data of a stage that begins with this checkpoint goes on: behind what led to it.

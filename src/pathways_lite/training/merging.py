@@ -33,13 +33,9 @@ def _named(one: Ingredient, start: Merge, stage: str) -> list[Ingredient]:
     weights = merging.ages(len(paths), start.decay)
     named = []
     for path, weight in zip(paths, weights, strict=True):
-        digest = load_model(path).manifest.digest
-        if one.digest not in (None, digest):
-            raise UserError(
-                f"stage {stage!r} was made with the checkpoint {one.digest}, but {one.path} now holds {digest}; name "
-                "the right checkpoint, or leave out the digest to use this one"
-            )
-        named.append(Ingredient(path=str(path), weight=one.weight * weight, digest=digest))
+        found = load_model(path, examined=False)  # it has just been
+        found.require_recorded(one.digest, stage, one.path, "leave out the digest")
+        named.append(Ingredient(path=str(path), weight=one.weight * weight, digest=found.manifest.digest))
     return named
 
 

@@ -14,18 +14,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from pathways_lite.checkpoints import DamagedError, Reader, Streamed, open_checkpoint, write_streamed
+from pathways_lite.checkpoints import Reader, Streamed, open_checkpoint, require_whole, write_streamed
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Seconds
 from pathways_lite.methods import growth, merging
-from pathways_lite.recipe import Ingredient, Merge, Recipe, ScheduleFree
+from pathways_lite.recipe import Ingredient, Merge, ScheduleFree
 from pathways_lite.training.growing_files import ROWS_NBYTES, require_parameters
-from pathways_lite.training.guard import GuardState
 from pathways_lite.training.load import Loaded
 from pathways_lite.training.merging import cost_of, furthest, lineage_of, require_same_model
 from pathways_lite.training.setup import Setup
-from pathways_lite.training.starts import Position
-from pathways_lite.training.state import TrainState
+from pathways_lite.training.unbegun import recipe_after, unbegun_meta
 
 
 def merge_files(
@@ -48,8 +45,7 @@ def merge_files(
 
     def check() -> None:
         for found, reader in zip(ingredients, readers, strict=True):
-            if wrong := reader.wrong():
-                raise DamagedError(found.path, [f"array {name}: its content is not what was saved" for name in wrong])
+            require_whole(found.path, reader)
 
     return write_streamed(out, 0, streamed, _meta(ingredients, weights), check)
 
@@ -74,24 +70,11 @@ def _streamed(
 
 
 def _meta(ingredients: Sequence[Loaded], weights: Sequence[float]) -> dict[str, Any]:
-    """What goes with the arrays: a stage after the first checkpoint's, begun with a merge, nothing of it spent."""
+    """What goes with the arrays: a stage after the first checkpoint's, begun with a merge."""
     first = ingredients[0]
-    stages = first.setup.recipe.stages[: first.setup.index + 1]
     named = [
         Ingredient(path=str(found.path), weight=weight, digest=found.manifest.digest)
         for found, weight in zip(ingredients, weights, strict=True)
     ]
-    name = "merged"
-    while name in {stage.name for stage in stages}:
-        name += "_again"
-    stage = first.stage.model_copy(update={"name": name, "start": Merge(of=tuple(named))})
-    recipe: Recipe = first.setup.recipe.model_copy(update={"stages": (*stages, stage)})
-    position = Position(
-        state=TrainState(step=0, params=(), opt_state=(), method_state=(), key=()),
-        cursor=furthest(ingredients, stage),
-        guard=GuardState(),
-        seconds=Seconds(),
-        inherited=cost_of(ingredients),
-        parent=lineage_of(ingredients),
-    )
-    return position.to_meta(Setup(recipe, len(stages)))
+    setup = Setup(recipe_after(first, "merged", start=Merge(of=tuple(named))), first.setup.index + 1)
+    return unbegun_meta(setup, furthest(ingredients, setup.stage), cost_of(ingredients), lineage_of(ingredients))

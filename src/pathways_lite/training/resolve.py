@@ -43,11 +43,7 @@ def _resolve_stage(stage: Stage) -> Stage:
 def _found(stage: Stage, field: str, named: Restore | Reference) -> Loaded:
     """The checkpoint that a field names. Raises UserError where it is not the recorded one."""
     found = load_model(named.path)
-    if named.digest not in (None, found.manifest.digest):
-        raise UserError(
-            f"stage {stage.name!r} was made with the checkpoint {named.digest}, but {named.path} now holds "
-            f"{found.manifest.digest}; name the right checkpoint, or set {field}.digest=none to use this one"
-        )
+    found.require_recorded(named.digest, stage.name, named.path, f"set {field}.digest=none")
     return found
 
 

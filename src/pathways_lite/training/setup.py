@@ -31,7 +31,7 @@ from pathways_lite.training import optimizers
 from pathways_lite.training.compile_options import run_once_options
 from pathways_lite.training.state import TrainState, init_state
 from pathways_lite.training.step import TrainStep, make_train_step
-from pathways_lite.training.weighting import SampleWeights
+from pathways_lite.training.weighting import SampleWeights, is_ahead
 
 
 @dataclass(frozen=True)
@@ -281,12 +281,11 @@ def _flops_per_token(stage: Stage) -> int:
     if how is None:
         return training
     reference = reference_model(stage)
-    in_slices = stage.microbatch is not None and any(n > stage.microbatch for _, n in stage.ramp.steps)
     return training + reweighting.extra_flops(
         how,
         training=training,
         reference=flops_per_token(reference, stage.data.seq_len) if reference is not None else 0,
-        ahead=in_slices or how.kept < 1.0,
+        ahead=any(is_ahead(how.rows(n), n, stage.microbatch) for _, n in stage.ramp.steps),
     )
 
 

@@ -13,17 +13,17 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from pathways_lite.checkpoints import DamagedError, Manifest, Reader, Streamed, open_checkpoint, write_streamed
+from pathways_lite.checkpoints import Manifest, Reader, Streamed, open_checkpoint, require_whole, write_streamed
 from pathways_lite.errors import UserError
 from pathways_lite.methods import growth
 from pathways_lite.methods.pruning import input_axis
 from pathways_lite.methods.pruning.compressed import compressed, places_per_byte
-from pathways_lite.methods.pruning.packing import unpacked
+from pathways_lite.methods.pruning.packing import packed, unpacked
 from pathways_lite.methods.pruning.shrink import Remains, remains
-from pathways_lite.recipe import NM, Model, Recipe, Restore, ScheduleFree, Stage, Unstructured
-from pathways_lite.training.growing_files import unbegun_meta
+from pathways_lite.recipe import NM, Model, Recipe, Restore, ScheduleFree, Unstructured
 from pathways_lite.training.load import Loaded
 from pathways_lite.training.setup import Setup
+from pathways_lite.training.unbegun import meta_after, recipe_after
 
 Piece = tuple[tuple[int, ...], np.ndarray]
 MASKS = ("opt_state.masks.", "masks.")
@@ -48,11 +48,6 @@ class Source:
     def array(self, array: growth.Array, block: int | None = None) -> np.ndarray:
         """All of an array of the parameters, or a block of a stacked one [1, ...]."""
         return self.reader.part(f"params.{array.name}", _index(array, block))
-
-    def require_whole(self, path: Path) -> None:
-        """Raise DamagedError where what has been read is not what was saved."""
-        if wrong := self.reader.wrong():
-            raise DamagedError(path, [f"array {name}: its content is not what was saved" for name in wrong])
 
 
 def read_masks(manifest: Manifest, reader: Reader) -> dict[str, np.ndarray]:
@@ -93,8 +88,8 @@ def convert_sparse(found: Loaded, out: Path, report: Callable[[str], None]) -> P
         streamed = {f"params.{array.name}": _shrunk(source, array, left) for array in arrays}
     for name, array in streamed.items():
         report(f"{name} {list(array.shape)} {array.dtype}")
-    meta = unbegun_meta(found, setup)
-    return write_streamed(out, 0, streamed, meta, lambda: source.require_whole(found.path))
+    check = functools.partial(require_whole, found.path, source.reader)
+    return write_streamed(out, 0, streamed, meta_after(found, setup), check)
 
 
 def _shrunk(source: Source, array: growth.Array, left: Remains) -> Streamed:
@@ -119,7 +114,7 @@ def _masked(source: Source, array: growth.Array) -> dict[str, Streamed]:
     info = source.manifest.arrays[f"params.{array.name}"]
     arrays = {f"params.{array.name}": _blockwise(array, info.shape, info.dtype, functools.partial(source.array, array))}
     if array.name in source.masks:
-        bits = np.packbits(source.masks[array.name], axis=-1, bitorder="little")
+        bits = packed(source.masks[array.name])
         part = lambda block: bits if block is None else bits[block : block + 1]  # noqa: E731
         arrays[f"masks.{array.name}"] = _blockwise(array, bits.shape, "uint8", part)
     return arrays
@@ -173,11 +168,6 @@ def _index(array: growth.Array, block: int | None) -> tuple[slice, ...]:
 
 
 def _smaller(found: Loaded, target: Model) -> Recipe:
-    """The recipe that the smaller model's checkpoint is of: the source's stages, and one that has begun with it."""
-    stages = found.setup.recipe.stages[: found.setup.index + 1]
-    name = "smaller"
-    while name in {stage.name for stage in stages}:
-        name += "_again"
+    """The recipe that the smaller model's checkpoint is of."""
     start = Restore(path=str(found.path), digest=found.manifest.digest)
-    fields = {**dict(found.stage), "name": name, "start": start, "model": target, "pruning": None}
-    return found.setup.recipe.model_copy(update={"stages": (*stages, Stage.model_validate(fields))})
+    return recipe_after(found, "smaller", start=start, model=target, pruning=None)

@@ -32,6 +32,11 @@ class Position:
     inherited: Ledger  # the cost of everything the first parameters were made of
     parent: str | None  # digest of the checkpoint that the first parameters came from
 
+    @classmethod
+    def first(cls, state: TrainState, cursor: Cursor, inherited: Ledger, parent: str | None) -> Position:
+        """Before a stage's first step."""
+        return cls(state, cursor, GuardState(), Seconds(), inherited, parent)
+
     @property
     def step(self) -> int:
         return int(self.state.step)
@@ -87,14 +92,13 @@ def first_position(setup: Setup, run: RunDirectory, stopped: Callable[[], int]) 
         return position
     reference = load_model(how.reference.path)
     state = position.state._replace(method_state=reference.params_like(setup.abstract_state.method_state))
-    cost = Ledger.from_json(reference.manifest.meta["ledger"]["total"])
-    return replace(position, state=state, inherited=position.inherited + cost)
+    return replace(position, state=state, inherited=position.inherited + reference.cost)
 
 
 def _started(setup: Setup, run: RunDirectory, stopped: Callable[[], int]) -> Position:
     match setup.stage.start:
         case Scratch():
-            return Position(setup.fresh_state(), Cursor(), GuardState(), Seconds(), Ledger(), None)
+            return Position.first(setup.fresh_state(), Cursor(), Ledger(), None)
         case Continue(optimizer=optimizer):
             parent = run.stage(setup.recipe.stages[setup.index - 1].name)
             return _from_checkpoint(setup, parent.checkpoints, keep_optimizer=optimizer == "keep")
@@ -116,38 +120,18 @@ def _from_checkpoint(setup: Setup, path: str | Path, *, keep_optimizer: bool) ->
         state = state._replace(opt_state=restore(found.path, like.opt_state, "opt_state").arrays)
     else:
         state = setup.state_with(found.params(setup))
-    return Position(
-        state=state,
-        cursor=found.cursor_for(setup.stage),
-        guard=GuardState(),
-        seconds=Seconds(),
-        inherited=Ledger.from_json(found.manifest.meta["ledger"]["total"]),
-        parent=found.manifest.digest,
-    )
+    return Position.first(state, found.cursor_for(setup.stage), found.cost, found.manifest.digest)
 
 
 def _grown(setup: Setup, path: Path, stopped: Callable[[], int]) -> Position:
     """A larger model of another stage's; data goes on where that one stopped, and where learning to grow did."""
     found = load_model(path)
     grown = grow_checkpoint(setup, found, found.cursor_for(setup.stage), stopped)
-    return Position(
-        state=grown.state,
-        cursor=grown.cursor,
-        guard=GuardState(),
-        seconds=Seconds(),
-        inherited=Ledger.from_json(found.manifest.meta["ledger"]["total"]) + grown.spent,
-        parent=found.manifest.digest,
-    )
+    return Position.first(grown.state, grown.cursor, found.cost + grown.spent, found.manifest.digest)
 
 
 def _merged(setup: Setup, start: Merge) -> Position:
     """The average of several checkpoints; data goes on behind the one that has come furthest in it."""
     ingredients = [load_model(one.path) for one in start.of]
-    return Position(
-        state=setup.state_with(merged_params(setup, ingredients, [one.weight for one in start.of])),
-        cursor=furthest(ingredients, setup.stage),
-        guard=GuardState(),
-        seconds=Seconds(),
-        inherited=cost_of(ingredients),
-        parent=lineage_of(ingredients),
-    )
+    state = setup.state_with(merged_params(setup, ingredients, [one.weight for one in start.of]))
+    return Position.first(state, furthest(ingredients, setup.stage), cost_of(ingredients), lineage_of(ingredients))

@@ -14,6 +14,11 @@ from pathways_lite.ledger import Clock
 from pathways_lite.training.examples import Examples, TokenLosses, losses_of
 
 
+def is_ahead(rows: int, sequences: int, microbatch: int | None) -> bool:
+    """Whether losses have to be known before the gradient of `rows` of a batch: weights are of all of its sequences."""
+    return rows < sequences or microbatch not in (None, sequences)
+
+
 @dataclass(frozen=True)
 class SampleWeights:
     """A method that weighs samples, as the train step knows it.
@@ -35,10 +40,6 @@ class SampleWeights:
         """What `weigh` sees of losses."""
         return jax.lax.stop_gradient(losses if reference is None else losses - reference)
 
-    def is_ahead(self, sequences: int, microbatch: int | None) -> bool:
-        """Whether losses have to be known before the gradient: weights are of the whole batch, slices are not."""
-        return self.rows(sequences) < sequences or microbatch not in (None, sequences)
-
     def prepare(
         self,
         token_losses: TokenLosses,
@@ -54,7 +55,7 @@ class SampleWeights:
         reference = None
         if self.reference is not None:
             reference = losses_of(self.reference, method_state, batch, key, microbatch)
-        if not self.is_ahead(sequences, microbatch):
+        if not is_ahead(self.rows(sequences), sequences, microbatch):
             return Examples(batch, reference=reference), None
         losses = losses_of(token_losses, params, batch, key, microbatch)
         weights = self.weigh(self.excess(losses, reference), batch, clock)

@@ -27,6 +27,11 @@ def unpack(packed: jax.Array, size: int) -> jax.Array:
     return bits.reshape(*packed.shape[:-1], -1)[..., :size].astype(bool)
 
 
-def unpacked(packed: np.ndarray, size: int) -> np.ndarray:
+def packed(mask: np.ndarray) -> np.ndarray:
+    """`pack` in host memory."""
+    return np.packbits(mask, axis=-1, bitorder="little")
+
+
+def unpacked(bits: np.ndarray, size: int) -> np.ndarray:
     """`unpack` in host memory."""
-    return np.unpackbits(packed, axis=-1, count=size, bitorder="little").astype(bool)
+    return np.unpackbits(bits, axis=-1, count=size, bitorder="little").astype(bool)
