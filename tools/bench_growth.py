@@ -29,7 +29,6 @@ import numpy as np
 from pathways_lite import models
 from pathways_lite.checkpoints import Streamed, write_streamed
 from pathways_lite.ledger import Ledger, Seconds
-from pathways_lite.methods import growth
 from pathways_lite.models import presets
 from pathways_lite.recipe import AdamW, Data, Grow, Model, Recipe, Stage, apply_overrides
 from pathways_lite.training.cursor import Cursor
@@ -87,7 +86,7 @@ def bench_files(setup: Setup, directory: Path) -> dict[str, Any]:
     """Seconds from a checkpoint of random bfloat16 parameters to the grown one."""
     small = Setup(setup.recipe, 0)
     model, target = small.stage.model, setup.stage.model
-    arrays = {f"params.{array.name}": _random(model, array) for array in jax.tree.leaves(growth.arrays_of(model))}
+    arrays = {f"params.{array.name}": _random(model, array) for array in jax.tree.leaves(models.arrays_of(model))}
     state = TrainState(step=1, params=(), opt_state=(), method_state=(), key=())
     meta = Position(state, Cursor(), GuardState(), Seconds(), Ledger(), None).to_meta(small)
     path = write_streamed(directory / "source", 1, arrays, meta, check=lambda: None)
@@ -116,7 +115,7 @@ def compile_seconds(model: Model, layers: int) -> float:
     return round(time.perf_counter() - start, 2)
 
 
-def _random(model: Model, array: growth.Array) -> Streamed:
+def _random(model: Model, array: models.Array) -> Streamed:
     """Random numbers, a block at a time."""
     shape = ((model.n_layers,) if array.stacked else ()) + array.shape
     piece = (1, *array.shape) if array.stacked else array.shape

@@ -15,7 +15,6 @@ from pathways_lite.checkpoints import Checkpoints, open_checkpoint
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Seconds
-from pathways_lite.methods import growth
 from pathways_lite.methods.pruning import PruneState
 from pathways_lite.methods.pruning.compressed import decompressed
 from pathways_lite.methods.pruning.packing import unpacked
@@ -57,7 +56,7 @@ def saved(
     stage = Stage(model=model, data=data, optimizer=optimizer, batch_size=2, budget=Steps(n=4), pruning=pruning)
     rng = np.random.default_rng(0)
 
-    def draw(array: growth.Array, like: Any) -> np.ndarray:
+    def draw(array: models.Array, like: Any) -> np.ndarray:
         x = np.float32(rng.normal(size=like.shape))
         return np.where(masks[array.name], x, 0) if array.name in masks else x
 
@@ -67,7 +66,7 @@ def saved(
         functools.reduce(lambda at, part: at.setdefault(part, {}), parts, bits)[last] = np.packbits(
             mask, axis=-1, bitorder="little"
         )
-    params = jax.tree.map(draw, growth.arrays_of(model), models.abstract_params(model))
+    params = jax.tree.map(draw, models.arrays_of(model), models.abstract_params(model))
     opt_state = PruneState(density=np.int32(0), masks=bits, active=(), sums=(), inner=())
     state = TrainState(np.int32(0), params, opt_state, (), np.zeros(2, np.uint32))
     position = Position(state, Cursor(), GuardState(), Seconds(), Ledger(), None)
@@ -79,7 +78,7 @@ def saved(
 
 def shapes(model: Model) -> dict[str, tuple[int, ...]]:
     """Of the kernels of the blocks."""
-    arrays = jax.tree.leaves(growth.arrays_of(model))
+    arrays = jax.tree.leaves(models.arrays_of(model))
     return {a.name: (model.n_layers, *a.shape) for a in arrays if a.stacked and not a.is_scale}
 
 

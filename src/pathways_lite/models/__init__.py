@@ -1,9 +1,10 @@
 """One decoder for PaLM and Llama: pure functions over nested dicts of parameters."""
 
+from pathways_lite.models.arrays import Array, arrays_of
 from pathways_lite.models.decoder import Params, abstract_params, apply, head, init, logical_axes, logits, token_losses
 from pathways_lite.models.decoding import decode, init_cache
 
 __all__ = [
-    "Params", "abstract_params", "apply", "decode", "head", "init", "init_cache", "logical_axes", "logits",
-    "token_losses",
+    "Array", "Params", "abstract_params", "apply", "arrays_of", "decode", "head", "init", "init_cache",
+    "logical_axes", "logits", "token_losses",
 ]  # fmt: skip

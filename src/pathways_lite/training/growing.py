@@ -120,7 +120,7 @@ def _grown_state(setup: Setup, params: Any, maps: Any, moments: Any) -> TrainSta
     state = init_state(grown, setup.optimizer, step_key)
     if start.optimizer == "reset":
         return state
-    arrays = {array.name: array for array in jax.tree.leaves(growth.arrays_of(plan.target))}
+    arrays = {array.name: array for array in jax.tree.leaves(models.arrays_of(plan.target))}
 
     def one(path: Any, new: jax.Array, old: jax.Array) -> jax.Array:
         """What becomes of one array of the optimizer's: a moment is called as its parameter at the end of its path."""

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pathways_lite import models
 from pathways_lite.checkpoints import Manifest, Reader, Streamed, open_checkpoint, require_whole, write_streamed
 from pathways_lite.errors import UserError
 from pathways_lite.methods import growth
@@ -39,7 +40,7 @@ def grow_files(found: Loaded, start: Grow, target: Model, out: Path, report: Cal
     manifest, reader = open_checkpoint(found.path)
     require_parameters(found, manifest)
     key = setup.keys()[0]
-    arrays = jax.tree.leaves(growth.arrays_of(target))
+    arrays = jax.tree.leaves(models.arrays_of(target))
     streamed = {f"params.{a.name}": _streamed(plan, a, manifest, reader, key, start.noise, report) for a in arrays}
 
     def check() -> None:
@@ -64,7 +65,7 @@ def offline_plan(found: Loaded, start: Grow, target: Model) -> growth.Plan:
 
 def require_parameters(found: Loaded, manifest: Manifest) -> None:
     """Raise UserError where the checkpoint does not hold the arrays of its recipe's model."""
-    for array in jax.tree.leaves(growth.arrays_of(found.stage.model)):
+    for array in jax.tree.leaves(models.arrays_of(found.stage.model)):
         expected = ((found.stage.model.n_layers,) if array.stacked else ()) + array.shape
         info = manifest.arrays.get(f"params.{array.name}")
         if info is None or info.shape != expected:
@@ -74,7 +75,7 @@ def require_parameters(found: Loaded, manifest: Manifest) -> None:
 
 def _streamed(
     plan: growth.Plan,
-    array: growth.Array,
+    array: models.Array,
     manifest: Manifest,
     reader: Reader,
     key: jax.Array,
@@ -102,7 +103,7 @@ def _streamed(
 
 
 def _grown(
-    plan: growth.Plan, array: growth.Array, key: jax.Array, noise: float, x: Any, block: Any = None, fresh: Any = None
+    plan: growth.Plan, array: models.Array, key: jax.Array, noise: float, x: Any, block: Any = None, fresh: Any = None
 ) -> jax.Array:
     """One block [1, ...], or the whole of what is not stacked."""
     if block is None:
@@ -110,7 +111,7 @@ def _grown(
     return growth.grow_array(plan, array, x, key, blocks=block[None], fresh=fresh[None], noise=noise)
 
 
-def _blocks(plan: growth.Plan, array: growth.Array, reader: Reader, grow: Any) -> Iterator[tuple[Any, np.ndarray]]:
+def _blocks(plan: growth.Plan, array: models.Array, reader: Reader, grow: Any) -> Iterator[tuple[Any, np.ndarray]]:
     for block, (source, fresh) in enumerate(zip(plan.depth.blocks, plan.depth.fresh, strict=True)):
         x = reader.part(f"params.{array.name}", _block_index(array, source))
         if grow is not None:
@@ -118,7 +119,7 @@ def _blocks(plan: growth.Plan, array: growth.Array, reader: Reader, grow: Any) -
         yield (block, *[0] * len(array.shape)), x
 
 
-def _rows(array: growth.Array, reader: Reader, grow: Any, rows: int) -> Iterator[tuple[Any, np.ndarray]]:
+def _rows(array: models.Array, reader: Reader, grow: Any, rows: int) -> Iterator[tuple[Any, np.ndarray]]:
     name, rest = f"params.{array.name}", (slice(None),) * (len(array.shape) - 1)
     whole = None if grow is None else np.asarray(grow(reader.part(name, (slice(0, None), *rest))))
     for begin in range(0, array.shape[0], rows):
@@ -126,14 +127,14 @@ def _rows(array: growth.Array, reader: Reader, grow: Any, rows: int) -> Iterator
         yield (begin, *[0] * len(rest)), reader.part(name, (part, *rest)) if whole is None else whole[part]
 
 
-def _read_rest(plan: growth.Plan, array: growth.Array, reader: Reader) -> None:
+def _read_rest(plan: growth.Plan, array: models.Array, reader: Reader) -> None:
     """Blocks that the growth leaves out, as an array is verified as a whole."""
     if array.stacked:
         for block in set(range(plan.source.n_layers)) - set(plan.depth.blocks):
             reader.part(f"params.{array.name}", _block_index(array, block))
 
 
-def _block_index(array: growth.Array, block: int) -> tuple[slice, ...]:
+def _block_index(array: models.Array, block: int) -> tuple[slice, ...]:
     return (slice(block, block + 1), *[slice(None)] * len(array.shape))
 
 

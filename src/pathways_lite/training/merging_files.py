@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from pathways_lite import models
 from pathways_lite.checkpoints import Reader, Streamed, open_checkpoint, require_whole, write_streamed
 from pathways_lite.errors import UserError
-from pathways_lite.methods import growth, merging
+from pathways_lite.methods import merging
 from pathways_lite.recipe import Ingredient, Merge, ScheduleFree
 from pathways_lite.training.growing_files import ROWS_NBYTES, require_parameters
 from pathways_lite.training.load import Loaded
@@ -40,7 +41,7 @@ def merge_files(
         if isinstance(found.stage.optimizer, ScheduleFree):
             raise UserError(f"{found.path} was trained schedule-free, and its average is not stored; merge in a recipe")
     readers = [open_checkpoint(found.path)[1] for found in ingredients]
-    names = [f"params.{array.name}" for array in jax.tree.leaves(growth.arrays_of(first.stage.model))]
+    names = [f"params.{array.name}" for array in jax.tree.leaves(models.arrays_of(first.stage.model))]
     streamed = {name: _streamed(name, first, readers, merging.shares(weights), report) for name in names}
 
     def check() -> None:

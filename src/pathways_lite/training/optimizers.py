@@ -19,7 +19,7 @@ from optax import contrib
 from pathways_lite import models
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Clock, Course
-from pathways_lite.methods import growth, pruning
+from pathways_lite.methods import pruning
 from pathways_lite.recipe import SGD, Adafactor, AdamW, Lion, Muon, Optimizer, ScheduleFree, Stage
 from pathways_lite.training.adafactor import adafactor
 from pathways_lite.training.axes import Axes, is_axes, is_matrix, matrix_sides
@@ -40,7 +40,7 @@ def of_stage(stage: Stage, course: Course) -> optax.GradientTransformationExtraA
     if stage.pruning is None:
         return optimizer
     groups = pruning.groups_of(stage.pruning, stage.model, stage.data.seq_len)
-    return pruning.prune(optimizer, stage.pruning, groups, course, growth.arrays_of(stage.model))
+    return pruning.prune(optimizer, stage.pruning, groups, course, models.arrays_of(stage.model))
 
 
 def build(config: Optimizer, course: Course, axes: Any) -> optax.GradientTransformationExtraArgs:

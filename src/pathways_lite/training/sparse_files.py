@@ -13,9 +13,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from pathways_lite import models
 from pathways_lite.checkpoints import Manifest, Reader, Streamed, open_checkpoint, require_whole, write_streamed
 from pathways_lite.errors import UserError
-from pathways_lite.methods import growth
 from pathways_lite.methods.pruning import input_axis
 from pathways_lite.methods.pruning.compressed import compressed, places_per_byte
 from pathways_lite.methods.pruning.packing import packed, unpacked
@@ -45,7 +45,7 @@ class Source:
         manifest, reader = open_checkpoint(found.path)
         return cls(found.stage.model, manifest, reader, read_masks(manifest, reader))
 
-    def array(self, array: growth.Array, block: int | None = None) -> np.ndarray:
+    def array(self, array: models.Array, block: int | None = None) -> np.ndarray:
         """All of an array of the parameters, or a block of a stacked one [1, ...]."""
         return self.reader.part(f"params.{array.name}", _index(array, block))
 
@@ -76,7 +76,7 @@ def convert_sparse(found: Loaded, out: Path, report: Callable[[str], None]) -> P
     if isinstance(found.stage.optimizer, ScheduleFree):
         raise UserError(f"{found.path} was trained schedule-free, and its average is not stored")
     source = Source.of(found)
-    arrays = jax.tree.leaves(growth.arrays_of(source.model))
+    arrays = jax.tree.leaves(models.arrays_of(source.model))
     setup = found.setup
     if isinstance(prune.structure, NM):
         streamed = {name: part for array in arrays for name, part in _patterned(source, array, prune.structure).items()}
@@ -92,7 +92,7 @@ def convert_sparse(found: Loaded, out: Path, report: Callable[[str], None]) -> P
     return write_streamed(out, 0, streamed, meta_after(found, setup), check)
 
 
-def _shrunk(source: Source, array: growth.Array, left: Remains) -> Streamed:
+def _shrunk(source: Source, array: models.Array, left: Remains) -> Streamed:
     """One array of the smaller model."""
     dtype = source.manifest.arrays[f"params.{array.name}"].dtype
     if not array.stacked:
@@ -109,7 +109,7 @@ def _shrunk(source: Source, array: growth.Array, left: Remains) -> Streamed:
     return Streamed((len(left.blocks), *shape), dtype, (1, *shape), make)
 
 
-def _masked(source: Source, array: growth.Array) -> dict[str, Streamed]:
+def _masked(source: Source, array: models.Array) -> dict[str, Streamed]:
     """One array, and its mask in bits."""
     info = source.manifest.arrays[f"params.{array.name}"]
     arrays = {f"params.{array.name}": _blockwise(array, info.shape, info.dtype, functools.partial(source.array, array))}
@@ -120,7 +120,7 @@ def _masked(source: Source, array: growth.Array) -> dict[str, Streamed]:
     return arrays
 
 
-def _patterned(source: Source, array: growth.Array, pattern: NM) -> dict[str, Streamed]:
+def _patterned(source: Source, array: models.Array, pattern: NM) -> dict[str, Streamed]:
     """One array, or its values and their places where it is pruned."""
     if array.name not in source.masks:
         return _masked(source, array)
@@ -145,7 +145,7 @@ def _patterned(source: Source, array: growth.Array, pattern: NM) -> dict[str, St
 
 
 def _blockwise(
-    array: growth.Array, shape: tuple[int, ...], dtype: str, part: Callable[[int | None], np.ndarray]
+    array: models.Array, shape: tuple[int, ...], dtype: str, part: Callable[[int | None], np.ndarray]
 ) -> Streamed:
     """An array that is written as it is stacked, a block at a time."""
 
@@ -160,7 +160,7 @@ def _blockwise(
     return Streamed(shape, dtype, (1, *shape[1:]) if array.stacked else shape, make)
 
 
-def _index(array: growth.Array, block: int | None) -> tuple[slice, ...]:
+def _index(array: models.Array, block: int | None) -> tuple[slice, ...]:
     rest = tuple(slice(0, size) for size in array.shape)
     if not array.stacked:
         return rest

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from pathways_lite import models
-from pathways_lite.methods import growth, pruning
+from pathways_lite.methods import pruning
 from pathways_lite.methods.pruning.compressed import compressed, decompressed
 from pathways_lite.methods.pruning.packing import unpacked
 from pathways_lite.methods.pruning.shrink import remains
@@ -85,14 +85,14 @@ def run(of, params=None, gradient=lambda step: draw(step + 1), steps=STEPS):
 
 def leaves(tree, names):
     """The named arrays of a tree like the parameters."""
-    arrays = jax.tree.leaves(growth.arrays_of(MODEL))
+    arrays = jax.tree.leaves(models.arrays_of(MODEL))
     found = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
     return {a.name: np.asarray(x) for a, x in zip(arrays, found, strict=True) if a.name in names}
 
 
 def masks_of(params, state):
     """Unpacked masks by name."""
-    arrays = [a.name for a in jax.tree.leaves(growth.arrays_of(MODEL))]
+    arrays = [a.name for a in jax.tree.leaves(models.arrays_of(MODEL))]
     holes = jax.tree.leaves(state.masks, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
     sizes = [p.shape[-1] for p in jax.tree.leaves(params)]
     return {
@@ -262,4 +262,4 @@ def shrunk(left, params):
             return x
         return np.stack([left.taken(array, x[block], at) for at, block in enumerate(left.blocks)])
 
-    return jax.tree.map(one, growth.arrays_of(left.source), params)
+    return jax.tree.map(one, models.arrays_of(left.source), params)

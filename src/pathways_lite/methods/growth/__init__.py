@@ -7,11 +7,11 @@ from pathways_lite.methods.growth.grow import carried_out, grow, plan_start, who
 from pathways_lite.methods.growth.guidelines import Advice, advise, growth_factor, growth_timing
 from pathways_lite.methods.growth.learned import Maps, has_maps, initial_maps, map_flops, mapped
 from pathways_lite.methods.growth.masks import Masks, masks
-from pathways_lite.methods.growth.plan import Array, Plan, arrays_of
+from pathways_lite.methods.growth.plan import Plan
 from pathways_lite.methods.growth.registry import PLANNERS, plan_of
 
 __all__ = [
-    "PLANNERS", "Advice", "Array", "Maps", "Masks", "Place", "Plan", "advise", "anywhere", "arrays_of", "carried_out",
+    "PLANNERS", "Advice", "Maps", "Masks", "Place", "Plan", "advise", "anywhere", "carried_out",
     "connection_rate", "copies", "describe_width", "grow", "grow_array", "growth_factor", "growth_timing",
     "has_maps", "initial_maps", "map_flops", "mapped", "masks", "plan_of", "plan_start", "preserves", "whole_array",
 ]  # fmt: skip

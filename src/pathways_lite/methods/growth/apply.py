@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pathways_lite.methods.growth.plan import Array, Fill, Plan, Treatment, Units, Use
+from pathways_lite.methods.growth.plan import Fill, Plan, Treatment, Units
+from pathways_lite.models.arrays import Array, Use
 
 Place = Callable[[jax.Array, tuple[str, ...], int | None], jax.Array]
 """(array, its logical axes, one of them or None) -> the same array; on a mesh, spread as parameters are, but for that

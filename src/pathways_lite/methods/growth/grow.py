@@ -11,8 +11,9 @@ import numpy as np
 from pathways_lite.errors import UserError
 from pathways_lite.methods.growth.apply import Place, anywhere, grow_array
 from pathways_lite.methods.growth.learned import initial_maps, mapped
-from pathways_lite.methods.growth.plan import Array, Plan, Treatment, arrays_of
+from pathways_lite.methods.growth.plan import Plan, Treatment
 from pathways_lite.methods.growth.registry import plan_of
+from pathways_lite.models.arrays import Array, arrays_of
 from pathways_lite.recipe import Grow, Learned, Model, Operator
 
 

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_lite.methods.growth.padding import padded_width
-from pathways_lite.methods.growth.plan import Array, Depth, Fill, Plan, arrays_of
+from pathways_lite.methods.growth.plan import Depth, Fill, Plan
+from pathways_lite.models.arrays import Array, arrays_of
 from pathways_lite.recipe import Learned, Model
 
 Maps = dict[str, Any]

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Clock, Course
-from pathways_lite.methods.growth.plan import Array, Plan, Use, arrays_of
+from pathways_lite.methods.growth.plan import Plan
+from pathways_lite.models.arrays import Array, Use, arrays_of
 from pathways_lite.recipe import Amount
 
 WIDTHS = ("mlp", "embed", "heads")

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pathways_lite.methods.growth import Array
 from pathways_lite.methods.pruning.packing import unpack
 from pathways_lite.methods.pruning.structures import Group
+from pathways_lite.models.arrays import Array
 
 
 def is_hole(node: Any) -> bool:
@@ -30,7 +30,7 @@ class Places:
 
     @classmethod
     def of(cls, arrays: Any, groups: Sequence[Group]) -> Places:
-        """`arrays`: `growth.arrays_of` the model."""
+        """`arrays`: `models.arrays_of` the model."""
         pruned = tuple(member.array for group in groups for member in group.members)
         return cls(jax.tree.structure(arrays), tuple(jax.tree.leaves(arrays)), pruned)
 

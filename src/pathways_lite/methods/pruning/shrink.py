@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pathways_lite.methods.growth import Array
+from pathways_lite.models.arrays import Array
 from pathways_lite.recipe import Model
 
 Masks = Mapping[str, np.ndarray]

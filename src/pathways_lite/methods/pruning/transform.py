@@ -73,7 +73,7 @@ def prune(
     given `active=`, the share of active weights in each layer's array, as a tree like the parameters.
 
     Args:
-      arrays: `growth.arrays_of` the model.
+      arrays: `models.arrays_of` the model.
     """
     masking, places = Masking(config, tuple(groups)), Places.of(arrays, groups)
     pruner = _Pruner(optimizer, config, masking, places, Timing.of(course))
