@@ -199,3 +199,21 @@ def test_progress_is_shown_and_described(tmp_path: Path, jsonl: Path) -> None:
     assert all(1 < row.bytes_per_token < 8 for row in description.rows)
     assert [s.text[:8] for s in description.samples] == ["Chapter "] * 4
     assert replace(description, samples=[]).__rich__()
+
+
+def test_sources_that_are_held_out_are_so_as_a_whole_and_nothing_else_is(tmp_path: Path) -> None:
+    def write(name: str, domains: str) -> str:
+        lines = [json.dumps({"text": f"{name} {i}", "domain": d, "id": f"{name}{i}"}) for i, d in enumerate(domains)]
+        (tmp_path / name).with_suffix(".jsonl").write_text("\n".join(lines))
+        return str((tmp_path / name).with_suffix(".jsonl"))
+
+    here, apart, out = write("here", "aabab"), [write("apart", "acac")], tmp_path / "out"
+    store = build([here], out, tokenizer="bytes", held_out=apart, workers=0)
+    counts = {
+        name: (count["train"].documents, count["held_out"].documents)
+        for name, count in zip(store.domains, store.manifest.counts, strict=True)
+    }
+    assert counts == {"a": (3, 2), "b": (2, 0), "c": (0, 2)}
+    assert [document.id for document in store.held_out("c", 1000)] == ["apart1", "apart3"]
+    with pytest.raises(UserError, match=r"held_out=\['.*apart.jsonl'\] instead of 0.1"):
+        build([here], out, tokenizer="bytes", held_out=0.1, workers=0)

@@ -28,7 +28,12 @@ def build(
             help="bytes; sentencepiece:SIZE (trained here); a .model, a tokenizer.json, another store; or seqio:TASK"
         ),
     ] = "sentencepiece:8192",
-    held_out: Annotated[float, typer.Option(help="share of documents kept for evaluation, by hash of their id")] = 0.01,
+    held_out: Annotated[
+        list[str],
+        typer.Option(
+            help="share of documents kept for evaluation, by hash of their id; or a source of them, then no others are"
+        ),
+    ] = ["0.01"],  # noqa: B006  typer copies it
     text_field: Annotated[str, typer.Option(help="of JSONL and Parquet records")] = "text",
     domain_field: Annotated[str, typer.Option(help="of JSONL and Parquet records")] = "domain",
     id_field: Annotated[str, typer.Option(help="of JSONL and Parquet records")] = "id",
@@ -46,6 +51,8 @@ def build(
     - `pathways-lite data build corpora/python python: --tokenizer sentencepiece:4096`
 
     - `pathways-lite data build corpora/mine books/ wiki=wiki.jsonl.gz --tokenizer corpora/python`
+
+    - `pathways-lite data build corpora/mine train.jsonl.gz --held-out test.jsonl.gz`
 
     - `pathways-lite data build corpora/tasks seqio:my_mixture --import my_tasks.py --examples 100000 \
         --tokenizer seqio:my_mixture`
@@ -66,16 +73,25 @@ def build(
 
     fields = Fields(text_field=text_field, domain_field=domain_field, id_field=id_field)
     parsed = [parse(source) for source in sources]
+    share = _number(held_out[0]) if len(held_out) == 1 else None
+    apart = share if share is not None else [parse(source) for source in held_out]
     theirs = tokenizer.startswith(SEQIO)
     chosen = SeqioSource(tokenizer, fields, import_).tokenizer() if theirs else tokenizer
     start = time.perf_counter()
     with show_progress() as report:
         store = build_store(
-            parsed, out, tokenizer=chosen, held_out=held_out, workers=workers, workspace=workspace, report=report
+            parsed, out, tokenizer=chosen, held_out=apart, workers=workers, workspace=workspace, report=report
         )
     console = Console()
     console.print(describe(store, samples=0))
     console.print(f"{out}: ready after {time.perf_counter() - start:.1f} s", highlight=False)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 @app.command()

@@ -14,7 +14,6 @@ import numpy as np
 from pathways_lite.data.address import write_file
 from pathways_lite.data.arrays import ArrayWriter
 from pathways_lite.data.shards import Shard, token_dtype
-from pathways_lite.data.split import held_out
 from pathways_lite.data.store import MANIFEST, SPLITS, VERSION, Counts, Manifest, stream_path
 from pathways_lite.data.tokenizers import Tokenizer
 
@@ -63,12 +62,16 @@ def write_store(
     contents: Contents,
     tokenizer: Tokenizer,
     *,
-    held_out_share: float,
+    held: np.ndarray,
     plan: dict[str, Any],
     progress: Callable[[int], None],
 ) -> Manifest:
-    """Write everything, the manifest last. `progress` is told the documents written so far."""
-    held = held_out(contents.domain, contents.group, held_out_share)
+    """Write everything, the manifest last.
+
+    Args:
+      held: which documents are held out, bool `[D]`.
+      progress: is told the documents written so far.
+    """
     stream = contents.domain * len(SPLITS) + held  # SPLITS is train, held_out
     writers = {
         (d, split): _StreamWriter(address, d, split, contents, stream == d * len(SPLITS) + s, tokenizer)

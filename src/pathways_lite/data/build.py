@@ -16,6 +16,7 @@ from pathways_lite.data.assemble import Contents, survey, write_store
 from pathways_lite.data.documents import Document, Piece
 from pathways_lite.data.shards import Shard, Tally, Work, tally
 from pathways_lite.data.sources import Source
+from pathways_lite.data.split import held_out as split_by_hash
 from pathways_lite.data.store import MANIFEST, VERSION, Store, open_store
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer, save_tokenizer
 from pathways_lite.data.workers import tokenise_all, usable_cores
@@ -47,7 +48,7 @@ def build(
     out: str | Path,
     *,
     tokenizer: str | Tokenizer = "sentencepiece:8192",
-    held_out: float = 0.01,
+    held_out: float | Sequence[str | Source] = 0.01,
     workers: int | None = None,
     workspace: Path | None = None,
     report: Report = lambda progress: None,
@@ -62,7 +63,7 @@ def build(
       tokenizer: `bytes`; `sentencepiece:SIZE`, trained on 256 bytes of text per token (64 MB at most), spread evenly
         over the sources; a path of a `.model`, a `tokenizer.json`, or another store; or a tokenizer itself.
       held_out: share of the documents that are never in training, chosen by hash of their id; every domain
-        of at least two documents gets at least one.
+        of at least two documents gets at least one. Or sources whose documents are, and no others.
       workers: processes; None: one per core; 0: this process.
       workspace: local directory in which unfinished work is kept; None: in OUT.building, where `out` is local.
       report: called with the progress, often.
@@ -71,12 +72,14 @@ def build(
     trained, or an `out` that holds, or is being made into, something else.
     """
     address = str(out)
-    parsed = [Source.parse(source) if isinstance(source, str) else source for source in sources]
-    if not parsed:
+    training = _parsed(sources)
+    if not training:
         raise UserError("there is nothing to build from; name a file, a directory, or python:")
-    if not 0 <= held_out < 1:
-        raise UserError(f"held_out={held_out} must be at least 0 and below 1, e.g. 0.01 for 1 %")
-    plan = _Plan.make(parsed, tokenizer, held_out)
+    share, apart = (0.0, _parsed(held_out)) if isinstance(held_out, Sequence) else (held_out, [])
+    if not 0 <= share < 1:
+        raise UserError(f"held_out={share} must be at least 0 and below 1, e.g. 0.01 for 1 %")
+    parsed = training + apart
+    plan = _Plan.make(parsed, tokenizer, [source.address for source in apart] or share)
     place = _workspace(address, workspace)
     if read_file(address, MANIFEST) is not None:
         store = _existing(address, plan)
@@ -85,7 +88,9 @@ def build(
         return store
     plan.enter(place)
     total = plan.input_bytes
-    trained = _tokenizer(place / "tokenizer", tokenizer, parsed, lambda phase: report(Progress(phase, total, Tally())))
+    trained = _tokenizer(
+        place / "tokenizer", tokenizer, training, lambda phase: report(Progress(phase, total, Tally()))
+    )
     processes = usable_cores() if workers is None else workers
     shards = _tokenise(place / "shards", parsed, trained, processes, total, report)
     contents = survey(shards)
@@ -98,7 +103,7 @@ def build(
         shards,
         contents,
         trained,
-        held_out_share=held_out,
+        held=split_by_hash(contents.domain, contents.group, share) | (contents.source >= len(training)),
         plan=plan.content,
         progress=lambda documents: report(Progress("write", total, replace(everything, documents=documents))),
     )
@@ -109,6 +114,10 @@ def build(
 # ---- what is asked for ----
 
 
+def _parsed(sources: Sequence[str | Source]) -> list[Source]:
+    return [Source.parse(source) if isinstance(source, str) else source for source in sources]
+
+
 @dataclass(frozen=True)
 class _Plan:
     """Everything that determines a store's content."""
@@ -117,7 +126,7 @@ class _Plan:
     input_bytes: int
 
     @classmethod
-    def make(cls, sources: Sequence[Source], tokenizer: str | Tokenizer, held_out: float) -> _Plan:
+    def make(cls, sources: Sequence[Source], tokenizer: str | Tokenizer, held_out: float | list[str]) -> _Plan:
         states = [[file.state() for file in source.files()] for source in sources]
         content = {
             "version": VERSION,
