@@ -1,6 +1,6 @@
 """Which data is good for which text, without training on every union of it: averages of models stand for unions.
 
-    pathways-lite data build corpora/languages LANGUAGES.jsonl.gz --tokenizer sentencepiece:4096 --held-out 0.1
+    pathways-lite data build corpora/languages TRAIN.jsonl.gz --held-out TEST.jsonl.gz --tokenizer sentencepiece:4096
     pathways-lite study run configs/ablations/data_ablation.py
     pathways-lite merge runs/latvian_swahili runs/data_ablation/nodes/A runs/data_ablation/nodes/B
     pathways-lite evaluate runs/latvian_swahili
@@ -32,7 +32,9 @@ from pathways_lite.studies import Study
 
 SEEDS = (0,)
 PARTITIONS = ("latvian", "swahili", "ukrainian", "gujarati")
-MODEL = Model(d_model=128, n_layers=4, n_heads=4, head_dim=32, d_ff=512, vocab_size=4096, dtype="float32")
+MODEL = Model(
+    d_model=128, n_layers=4, n_heads=4, head_dim=32, d_ff=512, vocab_size=4096, dtype="float32", scan_layers=False
+)
 UNIONS = {"_".join(of): of for n in (1, 2) for of in itertools.combinations(PARTITIONS, n)}
 
 

@@ -1,17 +1,23 @@
-"""Repeating little data: many epochs with and without dropout, and rounds of fresh random quarters (RS2).
+"""Repeating little data: what it costs against fresh text, and what dropout, all along or late, makes good of it.
 
-    pathways-lite data build corpora/languages LANGUAGES.jsonl.gz --tokenizer sentencepiece:4096 --held-out 0.1
+    zcat TRAIN.jsonl.gz | grep '"latvian"' | awk 'NR % 12 == 0' > few.jsonl
+    zcat TRAIN.jsonl.gz | grep '"latvian"' | awk 'NR % 12 != 0' > rest.jsonl
+    zcat TEST.jsonl.gz | grep '"latvian"' > test.jsonl
+    pathways-lite data build corpora/repetition few=few.jsonl rest=rest.jsonl --held-out test=test.jsonl \
+        --tokenizer sentencepiece:2048
     pathways-lite study run configs/ablations/repetition.py
     pathways-lite study report configs/ablations/repetition.py
 
-In the first three arms one language of the corpus, of 60 kB, is all there is to read; the last one, for comparison,
-reads rounds of a quarter of all. 3 seeds of 2.5 TFLOPs. Xue et al. 2023 (arXiv 2305.13230) lead to expect that dropout
-helps where data repeats; of RS2 see Okanovic et al. 2023 (arXiv 2305.18424).
+Any text of which a twelfth is a domain `few` and the rest a domain `rest` does. Two arms read all of it, a little more
+than once or in rounds of a fresh random quarter (RS2, Okanovic et al. 2023, arXiv 2305.18424); the others read `few`
+again and again. 6 arms of 3 seeds of 1.5 TFLOPs. Xue et al. 2023 (arXiv 2305.13230) lead to expect that dropout helps
+where data repeats, and as much so where it begins late.
 """
 
 from pathways_lite.recipe import (
     WSD,
     AdamW,
+    Continue,
     Data,
     DataMixture,
     Evaluation,
@@ -26,35 +32,52 @@ from pathways_lite.recipe import (
 from pathways_lite.studies import Study
 
 SEEDS = (0, 1, 2)
-MODEL = Model(d_model=128, n_layers=4, n_heads=4, head_dim=32, d_ff=512, vocab_size=4096, dtype="float32")
-LITTLE = {"mixture": DataMixture(phases=(MixturePhase(weights=Given(weights={"basque": 1})),))}
+MODEL = Model(
+    d_model=128, n_layers=4, n_heads=4, head_dim=32, d_ff=512, vocab_size=2048, dtype="float32", scan_layers=False
+)
+FEW = {"mixture": DataMixture(phases=(MixturePhase(weights=Given(weights={"few": 1})),))}
 ARMS = {
-    "repeated": (0.0, LITTLE),
-    "repeated_dropout_10": (0.1, LITTLE),
-    "repeated_dropout_20": (0.2, LITTLE),
-    "rounds_of_a_quarter": (0.0, {"round": 0.25}),
+    "fresh": ({}, 0.0),
+    "rounds_of_a_quarter": ({"round": 0.25}, 0.0),
+    "repeated": (FEW, 0.0),
+    "repeated_dropout_10": (FEW, 0.1),
+    "repeated_dropout_20": (FEW, 0.2),
 }
 
 
-def recipe(arm: str, seed: int) -> Recipe:
-    dropout, reading = ARMS[arm]
-    stage = Stage(
+def stage(seed: int, reading: dict, dropout: float, schedule: WSD, flops: float, **fields: object) -> Stage:
+    return Stage(
         model=MODEL.model_copy(update={"dropout": dropout}),
-        data=Data(corpus="corpora/languages", seq_len=128, shuffle_seed=seed, **reading),
-        optimizer=AdamW(learning_rate=4e-3, schedule=WSD(warmup=Fraction(n=0.05), decay=Fraction(n=0.4))),
+        data=Data(corpus="corpora/repetition", seq_len=128, shuffle_seed=seed, **reading),
+        optimizer=AdamW(learning_rate=4e-3, schedule=schedule),
         batch_size=8,
-        budget="2.5e12 flops",
-        evaluation=Evaluation(every=50, tokens=4_000),
+        budget=f"{flops:g} flops",
+        evaluation=Evaluation(every=50, tokens=24_000),
         saving=Saving(every=100, keep=1),
         log_every=5,
+        **fields,
     )
-    return Recipe(name=f"{arm}_{seed}", seed=seed, stages=(stage,))
+
+
+def recipe(arm: str, seed: int) -> Recipe:
+    reading, dropout = ARMS[arm]
+    whole = stage(seed, reading, dropout, WSD(warmup=Fraction(n=0.05), decay=Fraction(n=0.4)), 1.5e12)
+    return Recipe(name=f"{arm}_{seed}", seed=seed, stages=(whole,))
+
+
+def late(seed: int) -> Recipe:
+    """The same learning rates in two stages, of which the second has dropout."""
+    first = stage(seed, FEW, 0.0, WSD(warmup=Fraction(n=0.1), decay=Fraction(n=0.0)), 0.75e12, name="dry")
+    then = WSD(warmup=Fraction(n=0.0), decay=Fraction(n=0.8))
+    second = stage(seed, FEW, 0.2, then, 0.75e12, name="dropout", start=Continue(optimizer="keep"))
+    return Recipe(name=f"repeated_late_dropout_20_{seed}", seed=seed, stages=(first, second))
 
 
 def study() -> Study:
+    arms = {arm: tuple(recipe(arm, seed) for seed in SEEDS) for arm in ARMS}
     return Study(
         name="repetition",
-        question="When little text is read again and again, does dropout help?",
-        arms={arm: tuple(recipe(arm, seed) for seed in SEEDS) for arm in ARMS},
+        question="When little text is read again and again, what is lost, and does dropout give it back?",
+        arms={**arms, "repeated_late_dropout_20": tuple(late(seed) for seed in SEEDS)},
         baseline="repeated",
     )

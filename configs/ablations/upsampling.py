@@ -1,10 +1,11 @@
 """Reading a domain more often at the end: the last 5, 10, 20 or 30 % of the budget with ten times as much mathematics.
 
-    pathways-lite data build corpora/novels_math novels=NOVELS.jsonl.gz math=MATH.jsonl.gz
+    pathways-lite data build corpora/novels_math novels=NOVELS.jsonl.gz math=MATH.jsonl.gz --held-out 0.02 \
+        --tokenizer sentencepiece:4096
     pathways-lite study run configs/ablations/upsampling.py
     pathways-lite study report configs/ablations/upsampling.py
 
-Any corpus with a small domain `math` does. 5 arms of 3 seeds of 2.5 TFLOPs. Blakeney et al. 2024 (arXiv 2406.03476)
+Any corpus with a small domain `math` does. 5 arms of 3 seeds of 2 TFLOPs. Blakeney et al. 2024 (arXiv 2406.03476)
 found 10 to 20 % best, for 7B parameters on 1T tokens.
 """
 
@@ -24,7 +25,9 @@ from pathways_lite.recipe import (
 from pathways_lite.studies import Study
 
 SEEDS = (0, 1, 2)
-MODEL = Model(d_model=128, n_layers=4, n_heads=4, head_dim=32, d_ff=512, vocab_size=8192, dtype="float32")
+MODEL = Model(
+    d_model=128, n_layers=4, n_heads=4, head_dim=32, d_ff=512, vocab_size=4096, dtype="float32", scan_layers=False
+)
 ARMS = {"as_it_is": DataMixture()} | {f"last_{p}": upsampling({"math": 10}, last=p / 100) for p in (5, 10, 20, 30)}
 
 
@@ -34,7 +37,7 @@ def recipe(arm: str, seed: int) -> Recipe:
         data=Data(corpus="corpora/novels_math", seq_len=128, shuffle_seed=seed, mixture=ARMS[arm]),
         optimizer=AdamW(learning_rate=4e-3, schedule=WSD(warmup=Fraction(n=0.05), decay=Fraction(n=0.4))),
         batch_size=8,
-        budget="2.5e12 flops",
+        budget="2e12 flops",
         evaluation=Evaluation(every=50, tokens=10_000),
         saving=Saving(every=100, keep=1),
         log_every=5,
