@@ -1,4 +1,4 @@
-"""Repeating little data: what it costs against fresh text, and what dropout, all along or late, makes good of it.
+r"""Repeating little data: what it costs against fresh text, and what dropout, all along or late, makes good of it.
 
     zcat TRAIN.jsonl.gz | grep '"latvian"' | awk 'NR % 12 == 0' > few.jsonl
     zcat TRAIN.jsonl.gz | grep '"latvian"' | awk 'NR % 12 != 0' > rest.jsonl

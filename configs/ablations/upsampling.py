@@ -1,4 +1,4 @@
-"""Reading a domain more often at the end: the last 5, 10, 20 or 30 % of the budget with ten times as much mathematics.
+r"""Reading a domain more often at the end: the last 5, 10, 20 or 30 % of the budget with ten times as much mathematics.
 
     pathways-lite data build corpora/novels_math novels=NOVELS.jsonl.gz math=MATH.jsonl.gz --held-out 0.02 \
         --tokenizer sentencepiece:4096
