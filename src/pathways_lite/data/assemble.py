@@ -14,7 +14,7 @@ import numpy as np
 from pathways_lite.data.address import write_file
 from pathways_lite.data.arrays import ArrayWriter
 from pathways_lite.data.shards import Shard, token_dtype
-from pathways_lite.data.store import MANIFEST, SPLITS, VERSION, Counts, Manifest, stream_path
+from pathways_lite.data.store import MANIFEST, SPLITS, VERSION, Counts, Manifest, Split, stream_path
 from pathways_lite.data.tokenizers import Tokenizer
 
 
@@ -73,70 +73,43 @@ def write_store(
       progress: is told the documents written so far.
     """
     stream = contents.domain * len(SPLITS) + held  # SPLITS is train, held_out
-    writers = {
-        (d, split): _StreamWriter(address, d, split, contents, stream == d * len(SPLITS) + s, tokenizer)
-        for d in range(len(contents.domains))
-        for s, split in enumerate(SPLITS)
-    }
+    writers: Streams = {}
+    for d in range(len(contents.domains)):
+        for s, split in enumerate(SPLITS):
+            mine = stream == d * len(SPLITS) + s
+            length, text_bytes = contents.length[mine], contents.text_bytes[mine]
+            writers[d, split] = StreamWriter(address, d, split, length, text_bytes, tokenizer.vocab_size)
     done = 0
     for path in shards:
         shard = Shard.load(path, tokens=True)
         here = stream[done : done + len(shard.ids)]
         for index in np.unique(here).tolist():
             d, s = divmod(index, len(SPLITS))
-            writers[d, SPLITS[s]].append(shard, here == index)
+            mine = here == index
+            ids = [id_ for id_, is_mine in zip(shard.ids, mine.tolist(), strict=True) if is_mine]
+            writers[d, SPLITS[s]].append(shard.tokens[np.repeat(mine, shard.length)], ids)
         done += len(shard.ids)
         progress(done)
-    digests = {f"{d}/{split}": writer.close() for (d, split), writer in writers.items()}
-    counts = [{split: writers[d, split].counts for split in SPLITS} for d in range(len(contents.domains))]
-    manifest = Manifest(
-        fingerprint=_fingerprint(contents.domains, tokenizer, digests),
-        tokenizer=tokenizer.fingerprint,
-        tokenizer_kind=tokenizer.kind,
-        vocab_size=tokenizer.vocab_size,
-        eod=tokenizer.eod,
-        dtype=token_dtype(tokenizer.vocab_size).name,
-        domains=contents.domains,
-        counts=counts,
-        skipped=len(contents.skipped),
-        plan=plan,
-    )
-    for name, content in tokenizer.files().items():
-        write_file(address, f"tokenizer/{name}", content)
-    write_file(address, "skipped.txt", "".join(f"{sentence}\n" for _, sentence in contents.skipped).encode())
-    write_file(address, MANIFEST, manifest.to_json())
-    return manifest
+    skipped = [sentence for _, sentence in contents.skipped]
+    return finish_store(address, contents.domains, writers, tokenizer, skipped, plan)
 
 
-def _fingerprint(domains: list[str], tokenizer: Tokenizer, digests: dict[str, list[str]]) -> str:
-    """SHA-256 of what the store holds: equal for equal text and tokenizer, wherever and however it was built."""
-    content = {
-        "version": VERSION,
-        "tokenizer": tokenizer.fingerprint,
-        "eod": tokenizer.eod,
-        "domains": domains,
-        "streams": digests,
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-class _StreamWriter:
-    """Writes the arrays of one split of one domain."""
+class StreamWriter:
+    """Writes the arrays of one split of one domain, whose documents have these lengths."""
 
     def __init__(
-        self, address: str, domain: int, split: str, contents: Contents, mine: np.ndarray, tokenizer: Tokenizer
+        self, address: str, domain: int, split: Split, length: np.ndarray, text_bytes: np.ndarray, vocab_size: int
     ) -> None:
-        length, text_bytes = contents.length[mine], contents.text_bytes[mine]
         self.counts = Counts(len(length), int(length.sum()), int(text_bytes.sum()))
         self._place = address, domain, split
-        self._tokens = self._writer("tokens", token_dtype(tokenizer.vocab_size), self.counts.tokens)
-        starts = np.concatenate([[0], np.cumsum(length)])
-        self._small = {"starts": starts, "text_bytes": text_bytes}
+        self._tokens = self._writer("tokens", token_dtype(vocab_size), self.counts.tokens)
+        self._small = {"starts": np.concatenate([[0], np.cumsum(length)]), "text_bytes": text_bytes}
         self._ids: list[bytes] = []
 
-    def append(self, shard: Shard, mine: np.ndarray) -> None:
-        self._tokens.append(shard.tokens[np.repeat(mine, shard.length)])
-        self._ids += [id_.encode() for id_, is_mine in zip(shard.ids, mine.tolist(), strict=True) if is_mine]
+    def append(self, tokens: np.ndarray, ids: Sequence[str]) -> None:
+        """The next documents: their tokens one after the other, and the id of each."""
+        self._tokens.append(tokens)
+        self._ids += [id_.encode() for id_ in ids]
 
     def close(self) -> list[str]:
         """Write the rest; returns the digests of all arrays."""
@@ -153,3 +126,43 @@ class _StreamWriter:
     def _writer(self, name: str, dtype: np.dtype, length: int) -> ArrayWriter:
         address, domain, split = self._place
         return ArrayWriter(address, stream_path(domain, split, name), dtype, length)
+
+
+Streams = dict[tuple[int, Split], StreamWriter]
+"""By the domain's number and the split."""
+
+
+def finish_store(
+    address: str, domains: list[str], writers: Streams, tokenizer: Tokenizer, skipped: list[str], plan: dict[str, Any]
+) -> Manifest:
+    """Write what is left when every document has been appended; the manifest last."""
+    digests = {f"{d}/{split}": writer.close() for (d, split), writer in writers.items()}
+    manifest = Manifest(
+        fingerprint=_fingerprint(domains, tokenizer, digests),
+        tokenizer=tokenizer.fingerprint,
+        tokenizer_kind=tokenizer.kind,
+        vocab_size=tokenizer.vocab_size,
+        eod=tokenizer.eod,
+        dtype=token_dtype(tokenizer.vocab_size).name,
+        domains=domains,
+        counts=[{split: writers[d, split].counts for split in SPLITS} for d in range(len(domains))],
+        skipped=len(skipped),
+        plan=plan,
+    )
+    for name, content in tokenizer.files().items():
+        write_file(address, f"tokenizer/{name}", content)
+    write_file(address, "skipped.txt", "".join(f"{sentence}\n" for sentence in skipped).encode())
+    write_file(address, MANIFEST, manifest.to_json())
+    return manifest
+
+
+def _fingerprint(domains: list[str], tokenizer: Tokenizer, digests: dict[str, list[str]]) -> str:
+    """SHA-256 of what the store holds: equal for equal text and tokenizer, wherever and however it was built."""
+    content = {
+        "version": VERSION,
+        "tokenizer": tokenizer.fingerprint,
+        "eod": tokenizer.eod,
+        "domains": domains,
+        "streams": digests,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

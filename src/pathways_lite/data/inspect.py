@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -47,6 +48,7 @@ class Description:
     skipped: int
     rows: list[Row]
     samples: list[Sample]
+    selection: str | None = None  # how it was made of another store, if it was
 
     def __rich__(self) -> RenderableType:
         table = Table("domain", "split", title=Text(self.address), title_justify="left")
@@ -60,6 +62,8 @@ class Description:
         facts = [f"fingerprint {self.fingerprint}", f"tokenizer {self.tokenizer}, {self.vocab_size:,} tokens"]
         if self.skipped:
             facts.append(f"{self.skipped:,} documents could not be read: see {self.address}/skipped.txt")
+        if self.selection:
+            facts.append(self.selection)
         shown = [Text(f"\n{s.domain}/{s.split} {s.id}\n{s.text}") for s in self.samples]
         return Group(table, *map(Text, facts), *shown)
 
@@ -73,18 +77,30 @@ def describe(store: Store, *, samples: int = 1, characters: int = 400) -> Descri
         tokenizer=f"{manifest.tokenizer_kind} {manifest.tokenizer[:12]}",
         vocab_size=store.vocab_size,
         skipped=manifest.skipped,
+        selection=_selection(manifest.plan),
         rows=[Row(domain, split, store.counts(domain, split)) for domain in store.domains for split in SPLITS],
-        samples=[sample for domain in store.domains for sample in _samples(store, domain, samples, characters)],
+        samples=[found for domain in store.domains for found in _samples(store, domain, samples, characters)],
     )
 
 
+def _selection(plan: dict[str, Any]) -> str | None:
+    if (origin := plan.get("selection")) is None:
+        return None
+    options = ", ".join(f"{name}={value}" for name, value in origin["options"].items())
+    return f"selected by {origin['method']} ({options}) from the corpus {origin['fingerprint'][:12]}"
+
+
 def _samples(store: Store, domain: str, n: int, characters: int) -> Iterator[Sample]:
-    starts = store.document_starts(domain).tolist()
-    documents = len(starts) - 1
+    documents = store.counts(domain).documents
     for i in range(min(n, documents)):
         document = (2 * i + 1) * documents // (2 * min(n, documents))
-        start = starts[document] + 1
-        # A token is at least one byte, a character at most four.
-        stop = min(starts[document + 1], start + 4 * characters)
-        text = store.tokenizer().decode(store.read(domain, "train", start, stop).tolist())
-        yield Sample(domain, "train", store.document_id(domain, "train", document), text[:characters])
+        yield sample(store, domain, document, characters)
+
+
+def sample(store: Store, domain: str, document: int, characters: int) -> Sample:
+    """The beginning of a training document."""
+    start, end = store.document_starts(domain)[document : document + 2].tolist()
+    # A token is at least one byte, a character at most four.
+    stop = min(end, start + 1 + 4 * characters)
+    text = store.tokenizer().decode(store.read(domain, "train", start + 1, stop).tolist())
+    return Sample(domain, "train", store.document_id(domain, "train", document), text[:characters])

@@ -16,6 +16,7 @@ predicts the next one's EOD, and nothing needs masking.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -165,6 +166,27 @@ class Store:
     def document_id(self, domain: str, split: Split, document: int) -> str:
         start, stop = self._result(self._array(domain, split, "id_starts")[document : document + 2].read())
         return bytes(self._result(self._array(domain, split, "ids")[int(start) : int(stop)].read())).decode()
+
+    def document_ids(self, domain: str, split: Split = "train") -> list[str]:
+        """The ids of all documents, in order."""
+        text = self._whole(domain, split, "ids").tobytes()
+        starts = self._whole(domain, split, "id_starts").astype(np.int64).tolist()
+        return [text[start:stop].decode() for start, stop in itertools.pairwise(starts)]
+
+    def stretches(self, domain: str, split: Split, tokens: int = 1 << 22) -> Iterator[tuple[int, int, np.ndarray]]:
+        """All documents in order, about so many tokens at a time: documents [first, stop) and their tokens, int32."""
+        starts = self.document_starts(domain, split)
+        first, end = 0, len(starts) - 1
+        while first < end:
+            stop = max(first + 1, int(np.searchsorted(starts, starts[first] + tokens, side="right")) - 1)
+            yield first, stop, self.read(domain, split, int(starts[first]), int(starts[stop]))
+            first = stop
+
+    def documents(self, domain: str, split: Split = "train") -> Iterator[np.ndarray]:
+        """The tokens of each document in order, int32; the first one is EOD."""
+        starts = self.document_starts(domain, split)
+        for first, stop, tokens in self.stretches(domain, split):
+            yield from np.split(tokens, starts[first + 1 : stop] - starts[first])
 
     def held_out(self, domain: str, max_tokens: int) -> Iterator[HeldOutDocument]:
         """Whole held-out documents of a domain, at most `max_tokens` in all but at least one document.
