@@ -34,21 +34,13 @@ def evaluate(
     from rich.console import Console
     from rich.table import Table
 
-    from pathways_lite.data.store import open_store
-    from pathways_lite.errors import UserError
     from pathways_lite.evaluation.infilling import LEFT_TO_RIGHT
     from pathways_lite.training.asking import evaluate_gaps
     from pathways_lite.training.load import load_model
     from pathways_lite.training.summary import compare_with_compressors
 
     model = load_model(path)
-    setup = model.setup.on_corpus(corpus or model.stage.data.corpus, tokens)
-    trained_with, store = open_store(model.stage.data.corpus), setup.store
-    if store.manifest.tokenizer != trained_with.manifest.tokenizer:
-        raise UserError(
-            f"{corpus} was tokenised by {store.manifest.tokenizer[:12]}, the model was trained with "
-            f"{trained_with.manifest.tokenizer[:12]}; build the corpus with --tokenizer {model.stage.data.corpus}"
-        )
+    setup = model.on_corpus(corpus, tokens)
     params = model.params()
     results = {name: result.to_json() for name, result in setup.evaluate(params).items()}
     compressors = compare_with_compressors(setup)

@@ -36,6 +36,18 @@ class Loaded:
         """Of everything that led to the checkpoint."""
         return Ledger.from_json(self.manifest.meta["ledger"]["total"])
 
+    def on_corpus(self, corpus: str | None, tokens: int | None = None) -> Setup:
+        """`Setup.on_corpus`, by default its own; UserError for a corpus of another tokenizer."""
+        own = self.stage.data.corpus
+        setup = self.setup.on_corpus(corpus or own, tokens)
+        theirs, trained_with = setup.store.manifest.tokenizer, open_store(own).manifest.tokenizer
+        if theirs != trained_with:
+            raise UserError(
+                f"{corpus} was tokenised by {theirs[:12]}, the model was trained with {trained_with[:12]}; "
+                f"build the corpus with --tokenizer {own}"
+            )
+        return setup
+
     def require_recorded(self, digest: str | None, stage: str, path: str, otherwise: str) -> None:
         """Raise UserError where `stage` was made with another one than `path` has now; `otherwise`: how to use it."""
         if digest not in (None, self.manifest.digest):
