@@ -1,5 +1,7 @@
 """Compiling in the background: once per batch size, interruptible, and its errors are not lost."""
 
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -52,3 +54,15 @@ def test_an_error_of_the_compilation_reaches_the_caller() -> None:
     setup.let.set()
     with pytest.raises(ValueError, match="cannot"):
         compiler.get(-1, lambda: False)
+
+
+def test_nothing_that_makes_imports_lazy_is_left_to_be_imported_while_a_thread_traces() -> None:
+    """Reading imports Grain; while that happens, `from m import name` of any thread gives a lazy module."""
+    program = (
+        "import sys, pathways_lite.training.run\n"
+        "from etils import epy\n"
+        "def refuse(*_, **__): sys.exit('imports would be lazy')\n"
+        "epy.lazy_imports = refuse\n"
+        "import grain, orbax.checkpoint"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)

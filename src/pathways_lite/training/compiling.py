@@ -7,6 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+# While it is imported, Grain makes all of Python's imports lazy (etils.epy.lazy_imports), in all threads: what JAX
+# imports as it traces would fail. So it comes before there is a thread that traces.
+import grain  # noqa: F401
+
 from pathways_lite.training.setup import Setup
 
 
