@@ -33,7 +33,7 @@ def written(params: models.Params, prompt: Prompt, n: int = 6) -> list[int]:
 def test_what_greedy_decoding_writes_is_the_likeliest(params: models.Params) -> None:
     """Through the cache as in one pass, whether the prompt is read as a whole or not; which makes a difference."""
     text = np.random.default_rng(0).integers(1, TEXT, 20).tolist()
-    prompts = [Prompt(text, 0), Prompt(text, 20), Prompt(text, 7), Prompt(text[:9], 9)]
+    prompts = [Prompt(text, 0, EOD), Prompt(text, 20, EOD), Prompt(text, 7, EOD), Prompt(text[:9], 9, EOD)]
     answers = [written(params, prompt) for prompt in prompts]
     found = score(CONFIG, params, list(zip(prompts, answers, strict=True)), T)
     assert all(scored.likeliest.all() for scored in found)
@@ -42,8 +42,16 @@ def test_what_greedy_decoding_writes_is_the_likeliest(params: models.Params) -> 
     assert score(CONFIG, params, [(prompts[1], wrong)], T)[0].likeliest[:3].tolist() == [True, True, False]
 
 
+def test_an_answer_stops_before_its_end(params: models.Params) -> None:
+    prompt = Prompt(list(range(1, 20)), 0, EOD)
+    answer = written(params, prompt)
+    fourth = answer[3]
+    stopped = written(params, prompt._replace(end=fourth))
+    assert stopped == answer[: answer.index(fourth)]
+
+
 def test_likelihoods_are_a_distribution(params: models.Params) -> None:
-    pairs = [(Prompt([EOD, 3, 5], 3), [token]) for token in range(VOCABULARY)]
+    pairs = [(Prompt([EOD, 3, 5], 3, EOD), [token]) for token in range(VOCABULARY)]
     total = sum(np.exp(-scored.nll[0]) for scored in score(CONFIG, params, pairs, T))
     np.testing.assert_allclose(total, 1, rtol=1e-5)
 

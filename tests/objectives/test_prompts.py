@@ -40,7 +40,7 @@ def test_a_prompt_and_its_answer_are_a_training_example(objective: Objective) ->
         (example,) = examples(batch_of(objective, x[row : row + 1]), 0)
         parts, gaps = parts_and_gaps(example)
         prompt, answer = asking.infill(parts), asking.answer(gaps)
-        assert [*prompt.tokens, *answer] == [*example.tokens, example.close]
+        assert [*prompt.tokens, *answer, prompt.end] == [*example.tokens, example.close]
         assert prompt.together == example.inputs
         assert asking.gaps(answer, len(gaps)) == gaps
 
@@ -59,7 +59,7 @@ def test_a_continuation_is_a_training_example(objective: Objective, mode: str | 
 
 def test_modes_of_span_corruption_ask_for_the_first_gap() -> None:
     prompt = ask(UL2R()).continuation([FIRST, FIRST + 1], "nlg")
-    assert prompt == ([TOKENS.nlg, FIRST, FIRST + 1, TOKENS.first_sentinel], 4)
+    assert prompt == ([TOKENS.nlg, FIRST, FIRST + 1, TOKENS.first_sentinel], 4, EOD)
     answer = [TOKENS.first_sentinel, FIRST + 2, TOKENS.first_sentinel - 1, FIRST + 3]
     assert ask(UL2R()).text(answer) == [FIRST + 2, FIRST + 3]
 
@@ -81,7 +81,28 @@ def test_what_was_not_trained_is_refused() -> None:
         ask(UL2R()).infill([[1], [2]], "s2s")
     with pytest.raises(UserError, match="no id is left"):
         Asking.untrained(text_ids=257, vocab_size=260, eod=256)
-    assert Asking.untrained(text_ids=257, vocab_size=300, eod=256).infill([[1], [2]]).tokens == [258, 1, 299, 2]
+    assert Asking.untrained(text_ids=257, vocab_size=300, eod=256).infill([[1], [2]]).tokens == [258, 1, 299, 2, 298]
+    with pytest.raises(UserError, match=f"so many gaps take {TOKENS.sentinels + 1} sentinels"):
+        ask(UL2R()).infill([[1]] * (TOKENS.sentinels + 1))
+
+
+@pytest.mark.parametrize("objective", [SpanCorruption(mode="nlg", rate=0.4), SpanCorruption()])
+def test_a_text_that_goes_on_behind_its_last_gap_is_asked_for_as_if_it_ended_in_another_one(
+    objective: Objective,
+) -> None:
+    """Examples of span corruption always end in a gap; a prompt without would be something that was never trained."""
+    asking, compared = ask(objective), 0
+    for row in range(len(x := windows(8, 60, 0.0))):
+        (example,) = examples(batch_of(objective, x[row : row + 1]), 0)
+        parts, gaps = parts_and_gaps(example)
+        assert parts[-1] == []
+        if len(gaps) > 1:
+            prompt, answer = asking.infill(parts[:-1]), asking.answer(gaps[:-1])
+            asked = [*prompt.tokens, *answer, prompt.end]
+            assert asked == example.tokens[: len(asked)]
+            assert prompt.together == example.inputs
+            compared += 1
+    assert compared > 4
 
 
 def test_gaps_of_a_bad_answer_are_what_can_be_read() -> None:

@@ -94,7 +94,7 @@ def generate(
     how the model is asked to continue, in which `mode`; None: as a causal model.
     """
     text = tokenizer.encode(prompt)
-    head = Prompt([tokenizer.eod, *text], 0) if asking is None else asking.continuation(text, mode)
+    head = Prompt([tokenizer.eod, *text], 0, tokenizer.eod) if asking is None else asking.continuation(text, mode)
     sampling = Sampling(temperature, top_k, top_p)
     tail = complete(config, params, head, sampling, max_tokens=max_tokens, eod=tokenizer.eod, key=key)
     tail = tail if asking is None else asking.text(tail)
@@ -130,14 +130,15 @@ def fill(
 def complete(
     config: Model, params: Any, prompt: Prompt, sampling: Sampling, *, max_tokens: int, eod: int, key: jax.Array
 ) -> list[int]:
-    """The tokens after `prompt`, up to `max_tokens` of them, or before the first EOD."""
+    """The tokens after `prompt`, up to `max_tokens` of them, or before the first EOD or the answer's end."""
     if max_tokens < 1:
         raise UserError(f"max_tokens={max_tokens} must be at least 1")
     prefill, room = _round_up(len(prompt.tokens)), _round_up(max_tokens)
     padded = np.zeros(prefill, np.int32)
     padded[: len(prompt.tokens)] = prompt.tokens
     lengths = jnp.array([len(prompt.tokens), prompt.together], jnp.int32)
-    tokens, count = _complete(config, sampling, room, params, padded, lengths, max_tokens, eod, key)
+    ends = jnp.array([eod, prompt.end], jnp.int32)
+    tokens, count = _complete(config, sampling, room, params, padded, lengths, max_tokens, ends, key)
     return [int(token) for token in np.asarray(tokens)[: int(count)]]
 
 
@@ -150,13 +151,13 @@ def _complete(
     prompt: jax.Array,
     lengths: jax.Array,
     max_tokens: jax.Array,
-    eod: jax.Array,
+    ends: jax.Array,
     key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Sample up to `max_tokens` <= `room` tokens after the first of `prompt` [P], which is padded at its end.
 
     `lengths`: how many of the prompt's tokens count, and how many of these see each other. Returns the tokens [room]
-    and how many of them count; an EOD ends the text and is not counted.
+    and how many of them count; the first of `ends` [E] ends the text and is not counted.
     """
     cache = models.init_cache(config, 1, prompt.shape[0] + room)
     n_prompt, together = lengths
@@ -165,7 +166,7 @@ def _complete(
 
     def goes_on(carry: Any) -> jax.Array:
         count, last, *_ = carry
-        return (count < max_tokens) & ((count == 0) | (last != eod))
+        return (count < max_tokens) & ((count == 0) | jnp.all(last != ends))
 
     def step(carry: Any) -> Any:
         count, last, tokens, cache = carry
@@ -176,7 +177,7 @@ def _complete(
     # The last token of the prompt is read once more: it gives the logits of the first new one.
     start = (jnp.int32(0), prompt[n_prompt - 1], jnp.zeros(room, jnp.int32), cache)
     count, last, tokens, _ = jax.lax.while_loop(goes_on, step, start)
-    return tokens, count - ((count > 0) & (last == eod))
+    return tokens, count - ((count > 0) & jnp.any(last == ends))
 
 
 def _round_up(n: int) -> int:

@@ -20,6 +20,7 @@ class Prompt(NamedTuple):
 
     tokens: list[int]
     together: int  # of them, so many see each other; 0: all only what is before them
+    end: int  # the token that ends the answer; EOD does, too
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,19 @@ class Asking:
         if mode is None:
             together = any(member.form is Form.PREFIX and member.mode is None for member in self.members)
             tokens = [self.special.eod, *text]
-            return Prompt(tokens, len(tokens) if together else 0)
+            return Prompt(tokens, len(tokens) if together else 0, self.special.eod)
         if mode not in {member.mode for member in self.members}:
             known = sorted({member.mode for member in self.members if member.mode is not None})
             raise UserError(f"the model was not trained with mode {mode!r}; {_or(known)}")
         gap = [] if mode == "s2s" else [self.special.id("first_sentinel")]
         tokens = [self.special.id(mode), *text, *gap]
-        return Prompt(tokens, len(tokens))
+        return Prompt(tokens, len(tokens), self.special.eod)
 
     def infill(self, parts: Sequence[Tokens], mode: Mode | None = None) -> Prompt:
-        """Ask for what stands between the parts of a text, one gap less than parts.
+        """Ask for what stands between the parts of a text, one gap less than parts; the last part may be empty.
+
+        Span corruption always masks the end of a text. So where a part stands behind the last gap, what follows it is
+        one gap more, and its sentinel ends the answer.
 
         Raises UserError where the objective has no infilling, or none for so many gaps.
         """
@@ -88,23 +92,26 @@ class Asking:
         if form in (Form.PSM, Form.SPM):
             prefix, suffix = [special.id("prefix"), *parts[0]], [special.id("suffix"), *parts[1]]
             ordered = prefix + suffix if form is Form.PSM else suffix + prefix
-            return Prompt([*ordered, special.id("middle")], 0)
+            return Prompt([*ordered, special.id("middle")], 0, special.eod)
+        goes_on = form is Form.SPANS and len(parts[-1]) > 0
+        sentinels = self._sentinels(gaps + goes_on)
         tokens = [self._opener(form, mode), *parts[0]]
-        for number, part in enumerate(parts[1:]):
-            tokens += [special.id("first_sentinel") - number, *part]
+        for sentinel, part in zip(sentinels, parts[1:], strict=False):
+            tokens += [sentinel, *part]
         if form is Form.CODEGEN2:
-            return Prompt([*tokens, special.eod, special.id("separator")], 0)
-        return Prompt(tokens, len(tokens))
+            return Prompt([*tokens, special.eod, special.id("separator")], 0, special.eod)
+        tokens += sentinels[gaps:]
+        return Prompt(tokens, len(tokens), sentinels[gaps] if goes_on else special.eod)
 
     def answer(self, gaps: Sequence[Tokens]) -> list[int]:
-        """What the right answer to `infill` is."""
+        """What the right answer to `infill` is, without the prompt's `end`."""
         tokens: list[int] = []
         marked, ended = self.infilling in (Form.SPANS, Form.CODEGEN2), self.infilling is Form.CODEGEN2
         for number, gap in enumerate(gaps):
-            tokens += [self.special.id("first_sentinel") - number] if marked else []
+            tokens += self._sentinels(number + 1)[number:] if marked else []
             tokens += gap
             tokens += [self.special.id("end_of_span")] if ended else []
-        return [*tokens, self.special.eod]
+        return tokens
 
     def gaps(self, answer: Tokens, count: int) -> list[list[int]]:
         """What an answer puts into each of `count` gaps; special tokens are left out."""
@@ -112,7 +119,7 @@ class Asking:
             return [self.text(answer)]
         found: list[list[int]] = [[] for _ in range(count)]
         current: list[int] | None = None
-        sentinels = {self.special.id("first_sentinel") - number: number for number in range(count)}
+        sentinels = {sentinel: number for number, sentinel in enumerate(self._sentinels(count))}
         for token in answer:
             if token in sentinels:
                 current = found[sentinels[token]]
@@ -123,6 +130,14 @@ class Asking:
     def text(self, answer: Tokens) -> list[int]:
         """The tokens of an answer that stand for text."""
         return [token for token in answer if self._is_text(token)]
+
+    def _sentinels(self, count: int) -> list[int]:
+        """Of the first `count` gaps. Raises UserError where there are fewer."""
+        tokens = self.special.tokens
+        assert tokens is not None
+        if count > tokens.sentinels:
+            raise UserError(f"so many gaps take {count} sentinels, but the model has {tokens.sentinels}; ask for fewer")
+        return [tokens.first_sentinel - number for number in range(count)]
 
     def _is_text(self, token: int) -> bool:
         tokens = self.special.tokens
