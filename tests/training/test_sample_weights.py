@@ -13,7 +13,7 @@ from bigram import COURSE, assert_same_bits, jitted, make_batch, start, token_lo
 
 from pathways_lite.methods.reweighting import statistics, weigh, weights_by_clock
 from pathways_lite.recipe import LinUpper, Reweighting, Steps, Top, Uniform
-from pathways_lite.training.weighting import SampleWeights
+from pathways_lite.training.weighting import MethodState, SampleWeights, forgetful
 
 ON_EIGHT_DEVICES = Path(__file__).with_name("weighing_on_eight_devices.py")
 NOW = Steps(n=0)
@@ -23,7 +23,8 @@ HALF = Reweighting(rule=Top(share=0.5), burn_in=NOW)
 
 def method(how, **fields):
     """Made once, so that steps with it compile once."""
-    return SampleWeights(weigh=weights_by_clock(how, COURSE), statistics=statistics, rows=how.rows, **fields)
+    of_batch = lambda weights, batch, memory: statistics(weights, batch)  # noqa: E731
+    return SampleWeights(forgetful(weights_by_clock(how, COURSE)), of_batch, rows=how.rows, **fields)
 
 
 METHODS = {"row": method(LIN_UPPER), "token": method(LIN_UPPER.model_copy(update={"sample": "token"}))}
@@ -117,11 +118,12 @@ def test_what_a_reference_already_knows_counts_less():
     """With the model itself as the reference nothing is left: all weights are 1."""
     reference = method(LIN_UPPER, reference=token_losses)
     state, batch = start(), make_batch(0)
-    state = state._replace(method_state=state.params)
+    state = state._replace(method_state=MethodState(reference=state.params))
     after, metrics = jitted(weights=reference)(state, batch, COURSE.clock(0))
     np.testing.assert_allclose(metrics["row_weights"][1:], 1, rtol=1e-5)
     assert_same_bits(after.method_state, state.method_state)
-    blank = state._replace(method_state=jax.tree.map(jnp.zeros_like, state.params))  # as unsure of every token
+    unsure = MethodState(reference=jax.tree.map(jnp.zeros_like, state.params))  # of every token alike
+    blank = state._replace(method_state=unsure)
     _, metrics = jitted(weights=reference)(blank, batch, COURSE.clock(0))
     _, plain = jitted(weights=METHODS["row"])(start(), batch, COURSE.clock(0))
     np.testing.assert_allclose(metrics["row_weights"], plain["row_weights"], rtol=1e-5)

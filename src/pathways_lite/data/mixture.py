@@ -17,7 +17,7 @@ import numpy as np
 from pathways_lite.data.order import Located, Skips, first_example, permute, round_keys
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Course
-from pathways_lite.recipe import DataMixture, DomainWeights, Given, Temperature, UniMax
+from pathways_lite.recipe import DataMixture, DomainWeights, Given, LearnedWeights, Temperature, UniMax
 
 CIRCLE = 1 << 32  # parts of [0, 1)
 GOLDEN = 2654435769  # the odd number next to CIRCLE / golden ratio
@@ -119,6 +119,10 @@ def shares(weights: DomainWeights, windows: Sequence[int], domains: Sequence[str
             found = np.where(sizes > 0, sizes, 1.0) ** (1.0 / tau) * (sizes > 0) * _by_name(times, domains, 1.0)
         case Given(weights=given):
             found = _by_name(given, domains, 0.0)
+        case LearnedWeights(weights=learned):
+            if learned is None:
+                raise UserError(f"what is read is known when stage {weights.stage!r} has learned it; train that first")
+            found = _by_name(learned, domains, 0.0)
         case UniMax(epochs=epochs):
             found = unimax(sizes * epochs, sequences)
     if empty := [name for name, share, size in zip(domains, found, sizes, strict=True) if share and not size]:

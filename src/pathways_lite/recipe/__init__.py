@@ -2,6 +2,8 @@
 
 from pathways_lite.recipe.base import Amount, Budget, Flops, Fraction, Frozen, Steps, Tokens
 from pathways_lite.recipe.data import Data
+from pathways_lite.recipe.domain_weights import DoGE, DoReMi, LearnDomainWeights
+from pathways_lite.recipe.earlier import Earlier, Reference
 from pathways_lite.recipe.growth import (
     Blocks,
     Compose,
@@ -24,6 +26,7 @@ from pathways_lite.recipe.mixture import (
     DataMixture,
     DomainWeights,
     Given,
+    LearnedWeights,
     MixturePhase,
     Temperature,
     UniMax,
@@ -82,7 +85,6 @@ from pathways_lite.recipe.reweighting import (
     Focal,
     LinUpper,
     Quadratic,
-    Reference,
     Reweighting,
     Top,
     Uniform,
@@ -104,13 +106,14 @@ from pathways_lite.recipe.stage import (
 __all__ = [
     "NM", "SGD", "UL2", "UL2R", "WSD", "Adafactor", "AdamW", "Amount", "Blocks", "Budget", "Causal", "Channels",
     "CodeGen2", "Compose", "Constant", "Continue", "Corruption", "Cosine", "Data", "DataMixture", "Denoiser",
-    "Denoisers", "Direct", "DomainWeights", "DropAndStack", "Evaluation", "Extremes", "FillInTheMiddle", "FirstOrder",
-    "Flops", "Focal", "Fraction", "Frozen", "Given", "Grow", "Heads", "Ingredient", "Interpolate", "Learned",
-    "LinUpper", "Linear", "Lion", "Magnitude", "Merge", "Mesh", "Mixture", "MixturePhase", "Mode", "Model", "Movement",
-    "Muon", "Objective", "Operator", "Optimizer", "PaLM", "PrefixLM", "Prune", "Quadratic", "Ramp", "Random",
-    "RandomScores", "Recipe", "Reference", "Regrowth", "Remat", "Restore", "Reweighting", "Saving", "Schedule",
-    "ScheduleFree", "Scratch", "SpanCorruption", "SpecialTokens", "SpikeGuard", "Stack", "Stage", "Start", "Steps",
-    "Temperature", "Tokens", "Top", "UniMax", "Uniform", "Unstructured", "Upper", "Weighted", "WholeBlocks", "Zero",
-    "apply_overrides", "cooldown", "identity_differences", "load_recipe", "parse_blocks", "read_recipe",
-    "stage_identity", "upsampling", "write_recipe",
+    "Denoisers", "Direct", "DoGE", "DoReMi", "DomainWeights", "DropAndStack", "Earlier", "Evaluation", "Extremes",
+    "FillInTheMiddle", "FirstOrder", "Flops", "Focal", "Fraction", "Frozen", "Given", "Grow", "Heads", "Ingredient",
+    "Interpolate", "LearnDomainWeights", "Learned", "LearnedWeights", "LinUpper", "Linear", "Lion", "Magnitude",
+    "Merge", "Mesh", "Mixture", "MixturePhase", "Mode", "Model", "Movement", "Muon", "Objective", "Operator",
+    "Optimizer", "PaLM", "PrefixLM", "Prune", "Quadratic", "Ramp", "Random", "RandomScores", "Recipe", "Reference",
+    "Regrowth", "Remat", "Restore", "Reweighting", "Saving", "Schedule", "ScheduleFree", "Scratch", "SpanCorruption",
+    "SpecialTokens", "SpikeGuard", "Stack", "Stage", "Start", "Steps", "Temperature", "Tokens", "Top", "UniMax",
+    "Uniform", "Unstructured", "Upper", "Weighted", "WholeBlocks", "Zero", "apply_overrides", "cooldown",
+    "identity_differences", "load_recipe", "parse_blocks", "read_recipe", "stage_identity", "upsampling",
+    "write_recipe",
 ]  # fmt: skip

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from pathways_lite.recipe.base import Amount, Fraction, Frozen
+from pathways_lite.recipe.earlier import Earlier
 
 
 def _pairs(value: Any) -> Any:
@@ -41,7 +42,16 @@ class UniMax(Frozen):
     epochs: float = Field(4.0, gt=0, description="most, over the phase")
 
 
-DomainWeights = Annotated[Temperature | Given | UniMax, Field(discriminator="kind")]
+class LearnedWeights(Earlier):
+    """What a stage with `domain_weights` has learned: their average over its steps."""
+
+    not_identity: ClassVar[frozenset[str]] = Earlier.not_identity | {"weights"}
+
+    kind: Literal["learned"] = "learned"
+    weights: ByDomain | None = Field(None, description="filled in as soon as they are known")
+
+
+DomainWeights = Annotated[Temperature | Given | UniMax | LearnedWeights, Field(discriminator="kind")]
 
 
 class MixturePhase(Frozen):
@@ -71,6 +81,16 @@ class DataMixture(Frozen):
         if len(kinds) > 1 or any(b <= a for a, b in itertools.pairwise(starts)):
             raise ValueError(f"phases of a mixture start later and later, in one unit, not at {starts}")
         return self
+
+    @property
+    def learned(self) -> tuple[LearnedWeights, ...]:
+        """What of it is learned."""
+        return tuple(phase.weights for phase in self.phases if isinstance(phase.weights, LearnedWeights))
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """The stages that have to be trained before all weights are known."""
+        return tuple(one.stage for one in self.learned if one.stage is not None and one.weights is None)
 
 
 def cooldown(high: float = 5.0, low: float = 1.0, at: str = "50 %") -> DataMixture:

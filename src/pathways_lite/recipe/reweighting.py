@@ -6,12 +6,12 @@ Language Model Pretraining" (Sow et al. 2025, arXiv 2502.06733).
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pathways_lite.recipe.base import Amount, Fraction, Frozen
-from pathways_lite.recipe.model import Model
+from pathways_lite.recipe.earlier import Reference
 
 
 class Uniform(Frozen):
@@ -75,16 +75,6 @@ Rule = Annotated[
     Uniform | LinUpper | Upper | Quadratic | Extremes | Focal | Top,
     Field(discriminator="kind"),
 ]
-
-
-class Reference(Frozen):
-    """A trained model whose loss is taken off: what is left can still be learnt."""
-
-    not_identity: ClassVar[frozenset[str]] = frozenset({"path"})
-
-    path: str = Field(description="a checkpoint directory, or a stage or run directory (its newest checkpoint)")
-    digest: str | None = Field(None, description="of that checkpoint; filled in when the recipe is resolved")
-    model: Model | None = Field(None, description="of that checkpoint; filled in when the recipe is resolved")
 
 
 class Reweighting(Frozen):

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pathways_lite.recipe.base import Budget, Frozen, Steps
 from pathways_lite.recipe.data import Data
+from pathways_lite.recipe.domain_weights import DoGE, LearnDomainWeights
 from pathways_lite.recipe.growth import Grow
 from pathways_lite.recipe.merging import Merge
 from pathways_lite.recipe.mesh import Mesh
@@ -120,6 +121,9 @@ class Stage(Frozen):
     budget: Budget
     pruning: Prune | None = Field(None, description="of the weights, while they are trained; None: all are")
     reweighting: Reweighting | None = Field(None, description="of samples by their losses; None: all count the same")
+    domain_weights: LearnDomainWeights | None = Field(
+        None, description="learned while the stage trains, as a proxy for another; None: they are the mixture's"
+    )
     mesh: Mesh = Mesh()
     guard: SpikeGuard = SpikeGuard()
     evaluation: Evaluation = Evaluation()
@@ -153,6 +157,18 @@ class Stage(Frozen):
                 "the fixed layout makes one example of a sequence, whatever documents it holds; set "
                 "data.boundaries='none', as UL2R did, or objective.layout='fill'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_domain_weights(self) -> Self:
+        if self.domain_weights is None:
+            return self
+        if self.reweighting is not None:
+            raise ValueError("a stage learns weights of domains or weighs samples: leave out one of the two")
+        if self.data.mixture is not None and self.data.mixture.by == "loss":
+            raise ValueError("learned weights count in the loss, so the mixture cannot: use data.mixture.by='sampling'")
+        if isinstance(self.domain_weights, DoGE) and self.pruning is not None:
+            raise ValueError("DoGE's scores are of gradients of a dense model; leave out pruning")
         return self
 
     @model_validator(mode="after")

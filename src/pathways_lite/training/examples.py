@@ -30,7 +30,7 @@ class Means(NamedTuple):
 
     loss: jax.Array  # negative log likelihood, nats
     log_z_squared: jax.Array
-    weights: Any = None  # what samples were weighted by, where it was found with the losses
+    weighing: Any = None  # what samples were weighted by, and what was learned, where it was found with the losses
 
 
 def slices_of(examples: Any, microbatch: int) -> Any:

@@ -14,6 +14,8 @@ from pathways_lite.tracking.trackers import Tracker
 from pathways_lite.training.setup import Setup
 from pathways_lite.training.starts import Position
 
+_OF_DOMAINS = {"domain_weights", "average_domain_weights", "domain_scores"}
+
 
 class Recorder:
     """Turns steps and evaluations of one stage, which goes on from `position`, into rows.
@@ -118,8 +120,10 @@ class Recorder:
 
 
 def _by_domain(values: Mapping[str, Any], domains: Sequence[str]) -> dict[str, Any]:
-    """Metrics with the mean weight of each domain's rows instead of all rows' weights, where samples have weights."""
+    """Metrics by domain: the mean weight of its rows, where samples have weights, and what is learned of it."""
     values = dict(values)
+    for name in _OF_DOMAINS & values.keys():
+        values[name] = dict(zip(domains, values[name].tolist(), strict=True))
     if (weights := values.pop("row_weights", None)) is None:
         return values
     of = np.asarray(values.pop("row_domains"), np.int64)

@@ -32,6 +32,7 @@ from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.run_data import NOT_COMPARABLE
 from pathways_lite.tracking.trackers import open_trackers
 from pathways_lite.training.compiling import Interrupted, StepCompiler
+from pathways_lite.training.earlier import with_learned_weights
 from pathways_lite.training.loop import Tools, Trainer
 from pathways_lite.training.recorder import Recorder
 from pathways_lite.training.resolve import resolve
@@ -82,6 +83,7 @@ def train_run(
         surroundings = Surroundings(run, trackers if hosts.is_first() else (), console, stop, watchdog)
         try:
             for index in range(len(recipe.stages)):
+                recipe = with_learned_weights(recipe, index, run)
                 train_stage(Setup(recipe, index), surroundings)
         except Interrupted:
             console.print(f"Stopped. The same command goes on from here ({path}).", highlight=False)
@@ -241,7 +243,9 @@ def describe(recipe: Recipe) -> str:
 
 def _epochs(setup: Setup) -> str:
     """How often the data is read, of a mixture domain by domain."""
+    if (mixture := setup.stage.data.mixture) is not None and mixture.unknown:
+        return f"how often each domain is read, stage {mixture.unknown[0]!r} has yet to learn"
     found = {name: f"{times:.{0 if times >= 100 else 2}f}" for name, times in setup.epochs.items()}
-    if setup.stage.data.mixture is None:
+    if mixture is None:
         return f"{next(iter(found.values()))} epochs"
     return ", ".join(f"{name} will be seen {times} times" for name, times in found.items())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import PartitionSpec
@@ -15,23 +16,22 @@ from jax.sharding import PartitionSpec
 from pathways_kernels.attention import Spans
 from pathways_lite import models
 from pathways_lite.batch import Batch
-from pathways_lite.data.mixture import loss_weights
-from pathways_lite.data.pipeline import Batches, windows_per_domain
+from pathways_lite.data.pipeline import Batches
 from pathways_lite.data.store import Store, open_store
 from pathways_lite.evaluation.bits import Evaluator, HeldOut
 from pathways_lite.evaluation.denoisers import denoiser_losses
 from pathways_lite.ledger import Course
-from pathways_lite.methods import growth, pruning, reweighting
-from pathways_lite.models.accounting import flops_per_token, parameter_count
+from pathways_lite.methods import growth, pruning
+from pathways_lite.models.accounting import parameter_count
 from pathways_lite.parallel.compiler_options import step_options
 from pathways_lite.parallel.layout import EVERYTHING, Layout
 from pathways_lite.parallel.mesh import device_mesh
-from pathways_lite.recipe import Grow, Model, Random, Recipe, Reweighting, Stage, Uniform, stage_identity
-from pathways_lite.training import optimizers
+from pathways_lite.recipe import Grow, Random, Recipe, Stage, stage_identity
+from pathways_lite.training import optimizers, stage_weights
 from pathways_lite.training.compile_options import run_once_options
 from pathways_lite.training.state import TrainState, init_state
 from pathways_lite.training.step import TrainStep, make_train_step
-from pathways_lite.training.weighting import SampleWeights, is_ahead
+from pathways_lite.training.weighting import MethodState, SampleWeights
 
 
 @dataclass(frozen=True)
@@ -113,33 +113,8 @@ class Setup:
 
     @functools.cached_property
     def sample_weights(self) -> SampleWeights | None:
-        """How samples are weighed, by their losses and by the mixture, where they are."""
-        mixture, reference = self.stage.data.mixture, reference_model(self.stage)
-        scalarized = mixture is not None and mixture.by == "loss"
-        how = self.stage.reweighting or (Reweighting(rule=Uniform()) if scalarized else None)
-        if how is None:
-            return None
-
-        def reference_losses(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            del key  # a trained model, without dropout
-            assert reference is not None
-            return models.token_losses(reference, params, batch, layout=self.layout)
-
-        return SampleWeights(
-            weigh=reweighting.weights_by_clock(how, self.course, self._weights_of_domains if scalarized else None),
-            statistics=reweighting.statistics,
-            rows=how.rows,
-            reference=None if reference is None else reference_losses,
-            place=self.layout.constrain_batch,
-        )
-
-    @functools.cached_property
-    def _weights_of_domains(self) -> reweighting.OfDomains:
-        """Those of a mixture that counts domains in the loss instead of reading them more often."""
-        data = self.stage.data
-        assert data.mixture is not None
-        windows = windows_per_domain(self.store, data.seq_len)
-        return reweighting.of_domains(*loss_weights(data.mixture, windows, self.store.domains, self.course))
+        """How samples are weighed, where they are."""
+        return stage_weights.sample_weights(self)
 
     @functools.cached_property
     def step_function(self) -> TrainStep:
@@ -165,16 +140,23 @@ class Setup:
         make = jax.jit(lambda p: init_state(p, self.optimizer, self.keys()[1]), out_shardings=self.first_shardings)
         return make(params)
 
+    def first_memory(self) -> Any:
+        """What weighing samples remembers before the first step, whole on every device; () where it is nothing."""
+        memory = stage_weights.first_memory(self)
+        whole = self.layout.sharding(PartitionSpec())
+        return jax.jit(lambda: jax.tree.map(jnp.asarray, memory), out_shardings=whole)()
+
     @functools.cached_property
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state; allocates nothing."""
         model, layout = self.stage.model, self.layout
         params = layout.parameters(models.abstract_params(model), models.logical_axes(model))
         state = layout.like_parameters(jax.eval_shape(self._fresh_state), params)
-        if (reference := reference_model(self.stage)) is None:
-            return state
-        theirs = layout.parameters(models.abstract_params(reference), models.logical_axes(reference))
-        return state._replace(method_state=theirs)
+        memory, theirs = layout.like_parameters(jax.eval_shape(lambda: stage_weights.first_memory(self)), params), ()
+        if (reference := stage_weights.reference_model(self.stage)) is not None:
+            theirs = layout.parameters(models.abstract_params(reference), models.logical_axes(reference))
+        method = MethodState(memory, theirs)
+        return state._replace(method_state=method if jax.tree.leaves(method) else ())
 
     def compile_step(self, sequences: int) -> Any:
         """The train step compiled for batches of `sequences`; its state argument is donated."""
@@ -266,7 +248,7 @@ def course_of(stage: Stage) -> Course:
     course = Course(
         ramp=stage.ramp,
         seq_len=stage.data.seq_len,
-        flops_per_token=_flops_per_token(stage),
+        flops_per_token=stage_weights.flops_with_weights(stage),
         active_parameters=parameter_count(stage.model),
         budget=stage.budget,
     )
@@ -274,25 +256,6 @@ def course_of(stage: Stage) -> Course:
         return course
     groups = pruning.groups_of(stage.pruning, stage.model, stage.data.seq_len)
     return replace(course, phases=pruning.phases(stage.pruning, groups, course))
-
-
-def _flops_per_token(stage: Stage) -> int:
-    training, how = flops_per_token(stage.model, stage.data.seq_len), stage.reweighting
-    if how is None:
-        return training
-    reference = reference_model(stage)
-    return training + reweighting.extra_flops(
-        how,
-        training=training,
-        reference=flops_per_token(reference, stage.data.seq_len) if reference is not None else 0,
-        ahead=any(is_ahead(how.rows(n), n, stage.microbatch) for _, n in stage.ramp.steps),
-    )
-
-
-def reference_model(stage: Stage) -> Model | None:
-    """The model whose losses are taken off before samples are weighed; None where there is none."""
-    how = stage.reweighting
-    return None if how is None or how.reference is None else how.reference.model
 
 
 def abstract_batch(sequences: int, length: int) -> Batch:

@@ -13,12 +13,14 @@ from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.recipe import Continue, Grow, Merge, Restore, Scratch
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.cursor import Cursor
+from pathways_lite.training.earlier import cost_of_uses, load_reference
 from pathways_lite.training.growing import grow_checkpoint
 from pathways_lite.training.guard import GuardState
 from pathways_lite.training.load import load_model
 from pathways_lite.training.merging import cost_of, furthest, lineage_of, merged_params
 from pathways_lite.training.setup import Setup
 from pathways_lite.training.state import TrainState
+from pathways_lite.training.weighting import MethodState
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,13 @@ def first_position(setup: Setup, run: RunDirectory, stopped: Callable[[], int]) 
     Raises UserError where that cannot be had, and Interrupted where it takes training and `stopped()` is true.
     """
     position = _started(setup, run, stopped)
-    how = setup.stage.reweighting
-    if how is None or how.reference is None:
+    position = replace(position, inherited=position.inherited + cost_of_uses(setup.recipe, setup.index, run))
+    if not (like := setup.abstract_state.method_state):
         return position
-    reference = load_model(how.reference.path)
-    state = position.state._replace(method_state=reference.params_like(setup.abstract_state.method_state))
-    return replace(position, state=state, inherited=position.inherited + reference.cost)
+    memory = setup.first_memory()
+    reference = load_reference(setup.recipe, setup.index, run)
+    params = () if reference is None else reference.params_like(like.reference)
+    return replace(position, state=position.state._replace(method_state=MethodState(memory, params)))
 
 
 def _started(setup: Setup, run: RunDirectory, stopped: Callable[[], int]) -> Position:

@@ -17,7 +17,7 @@ class TrainState(NamedTuple):
     step: Any  # int32 scalar, steps taken (also those whose update was dropped)
     params: Any  # nested dict of float32 arrays
     opt_state: Any
-    method_state: Any  # of a training-efficiency method; () where there is none
+    method_state: Any  # of a training-efficiency method, `weighting.MethodState`; () where there is none
     key: Any  # uint32 key data of a `jax.random` key; each step derives its own from it
 
 

@@ -18,7 +18,7 @@ from pathways_lite.batch import Batch
 from pathways_lite.ledger import Clock
 from pathways_lite.training.examples import Examples, Means, TokenLosses, accumulate
 from pathways_lite.training.state import TrainState
-from pathways_lite.training.weighting import SampleWeights
+from pathways_lite.training.weighting import MethodState, SampleWeights
 
 View = Callable[[Any, Clock], Any]
 """(trained parameters, clock) -> the parameters that the model computes with."""
@@ -50,7 +50,8 @@ def make_train_step(
 
     Metrics, float32 scalars: `loss` (nats per token of the whole batch, without z-loss and sample weights), `z_loss`
     (as added to it), `grad_norm` (before clipping), `learning_rate`, `ok` (1, or 0 where the update was dropped),
-    `tokens_with_loss`; and the statistics of sample weights, arrays among them.
+    `tokens_with_loss`; and the statistics of sample weights, arrays among them. What these learn from step to step is
+    in the method state.
     """
 
     def train_step(state: TrainState, batch: Batch, clock: Clock) -> tuple[TrainState, Metrics]:
@@ -58,11 +59,10 @@ def make_train_step(
         seen, pull_back = state.params, lambda grads: (grads,)
         if view is not None:
             seen, pull_back = jax.vjp(lambda params: view(params, clock), state.params)
-        examples, known = Examples(batch), None
+        examples, known, memory = Examples(batch), None, None
+        method = MethodState(*state.method_state)
         if sample_weights is not None:
-            examples, known = sample_weights.prepare(
-                token_losses, seen, state.method_state, batch, key, clock, microbatch
-            )
+            examples, known, memory = sample_weights.prepare(token_losses, seen, method, batch, key, clock, microbatch)
         total = jnp.sum(examples.batch.loss_weights)
         total = jnp.where(total > 0.0, total, 1.0)  # no position carries loss: a gradient of zero, not 0 / 0
 
@@ -75,8 +75,9 @@ def make_train_step(
                 return means.loss + z_loss * means.log_z_squared, means
             weights = part.weights
             if weights is None:  # then this part is the whole batch
-                weights = sample_weights.weigh(sample_weights.excess(loss, part.reference), part.batch, clock)
-                means = means._replace(weights=weights)
+                excess = sample_weights.excess(loss, part.reference)
+                weights, memory = sample_weights.weigh(excess, part.batch, clock, method.memory)
+                means = means._replace(weighing=(weights, memory))
             return share(weights * loss) + z_loss * means.log_z_squared, means
 
         gradient = jax.grad(mean_loss, has_aux=True)
@@ -85,7 +86,8 @@ def make_train_step(
 
         grad_norm = optax.tree.norm(grads)
         if sample_weights is not None and known is None:
-            known = sample_weights.statistics(means.weights, batch)
+            weights, memory = means.weighing
+            known = sample_weights.statistics(weights, batch, memory)
         metrics = {
             "loss": means.loss,
             "z_loss": z_loss * means.log_z_squared,
@@ -103,6 +105,9 @@ def make_train_step(
         # A branch, not a `where` over all arrays: on a CPU that makes an AdamW update take 4 times as long.
         params, opt_state = jax.lax.cond(ok, update, lambda *old: old, state.params, state.opt_state)
         state = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+        if state.method_state:
+            kept = jax.tree.map(lambda new, old: jnp.where(ok, new, old), memory, method.memory)
+            state = state._replace(method_state=method._replace(memory=kept))
         return state, {name: jnp.float32(value) for name, value in (metrics | {"ok": ok}).items()}
 
     return train_step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,28 +13,48 @@ from pathways_lite.batch import Batch
 from pathways_lite.ledger import Clock
 from pathways_lite.training.examples import Examples, TokenLosses, losses_of
 
+Weigh = Callable[[jax.Array, Batch, Clock, Any], tuple[jax.Array, Any]]
+"""What is known of a whole batch (losses [B, T], say), the batch, the clock, the memory -> weights, [B, T] or [B, 1],
+and the memory afterwards."""
+
+LookAhead = Callable[[TokenLosses, Any, Batch, jax.Array, int | None], jax.Array]
+"""(token losses, parameters, batch, dropout key, microbatch) -> what weights are found by."""
+
+
+class MethodState(NamedTuple):
+    """What weighing keeps in the train state, which has () where it keeps nothing."""
+
+    memory: Any = ()  # what is learned from step to step
+    reference: Any = ()  # parameters of another model
+
 
 def is_ahead(rows: int, sequences: int, microbatch: int | None) -> bool:
     """Whether losses have to be known before the gradient of `rows` of a batch: weights are of all of its sequences."""
     return rows < sequences or microbatch not in (None, sequences)
 
 
+def forgetful(weigh: Callable[[jax.Array, Batch, Clock], jax.Array]) -> Weigh:
+    """Weights that are found anew in every step."""
+    return lambda losses, batch, clock, memory: (weigh(losses, batch, clock), memory)
+
+
 @dataclass(frozen=True)
 class SampleWeights:
     """A method that weighs samples, as the train step knows it.
 
-    weigh: losses [B, T] of a whole batch, the batch and the clock -> weights, [B, T] or [B, 1].
-    statistics: weights and their batch -> what is logged of them.
+    weigh: finds weights by the losses of the batch, or by what `look_ahead` returns, where it is given.
+    statistics: weights, their batch and the memory -> what is logged of them.
     rows: how many rows of a batch of B are trained on: those of the greatest weights.
-    reference: losses that are taken off before, of parameters that are the state's `method_state`; None: nothing is.
+    reference: losses that are taken off before, of parameters in the method's state; None: nothing is.
     place: puts rows that were chosen out of a batch where the rows of a batch lie.
     """
 
-    weigh: Callable[[jax.Array, Batch, Clock], jax.Array]
-    statistics: Callable[[jax.Array, Batch], dict[str, jax.Array]]
+    weigh: Weigh
+    statistics: Callable[[jax.Array, Batch, Any], dict[str, jax.Array]]
     rows: Callable[[int], int] = lambda sequences: sequences
     reference: TokenLosses | None = None
     place: Callable[[Batch], Batch] = lambda batch: batch
+    look_ahead: LookAhead | None = None
 
     def excess(self, losses: jax.Array, reference: jax.Array | None) -> jax.Array:
         """What `weigh` sees of losses."""
@@ -44,24 +64,28 @@ class SampleWeights:
         self,
         token_losses: TokenLosses,
         params: Any,
-        method_state: Any,
+        method: MethodState,
         batch: Batch,
         key: jax.Array,
         clock: Clock,
         microbatch: int | None,
-    ) -> tuple[Examples, dict[str, jax.Array] | None]:
-        """What to train on, and the metrics of the whole batch, where a forward pass ahead has told them."""
+    ) -> tuple[Examples, dict[str, jax.Array] | None, Any]:
+        """What to train on; metrics of the whole batch and the memory, where weights have been found ahead."""
+        if self.look_ahead is not None:
+            seen = self.look_ahead(token_losses, params, batch, key, microbatch)
+            weights, memory = self.weigh(seen, batch, clock, method.memory)
+            return Examples(batch, weights), self.statistics(weights, batch, memory), memory
         sequences = batch.tokens.shape[0]
         reference = None
         if self.reference is not None:
-            reference = losses_of(self.reference, method_state, batch, key, microbatch)
+            reference = losses_of(self.reference, method.reference, batch, key, microbatch)
         if not is_ahead(self.rows(sequences), sequences, microbatch):
-            return Examples(batch, reference=reference), None
+            return Examples(batch, reference=reference), None, None
         losses = losses_of(token_losses, params, batch, key, microbatch)
-        weights = self.weigh(self.excess(losses, reference), batch, clock)
+        weights, memory = self.weigh(self.excess(losses, reference), batch, clock, method.memory)
         total = jnp.sum(batch.loss_weights)
         loss = jnp.sum(batch.loss_weights * losses) / jnp.where(total > 0.0, total, 1.0)
-        return self.chosen(batch, weights), {"loss": loss, **self.statistics(weights, batch)}
+        return self.chosen(batch, weights), {"loss": loss, **self.statistics(weights, batch, memory)}, memory
 
     def chosen(self, batch: Batch, weights: jax.Array) -> Examples:
         """The rows to train on; the mean of their weights per token is 1 again."""

@@ -38,7 +38,7 @@ def compile_once(patch: pytest.MonkeyPatch) -> None:
     def compile_step(self: Setup, sequences: int) -> Any:
         stage = self.stage
         masked = self.masks and stage.start
-        method = (masked, stage.pruning, stage.reweighting)
+        method = (masked, stage.pruning, stage.reweighting, stage.domain_weights)
         key = (stage.model, stage.optimizer, stage.objective, stage.budget, stage.batch_size, method, sequences)
         if key not in COMPILED:
             COMPILED[key] = original(self, sequences)

@@ -1,0 +1,102 @@
+"""Weights of domains that are learned step by step while a proxy trains: DoReMi and DoGE.
+
+Both keep a distribution alpha over domains, uniform at first, and multiply it in every step by the exponential of
+scores. The proxy's loss is sum_j alpha_j L_j, L_j being the mean over the tokens of domain j in the batch, however
+often it is read; what comes out is the average of alpha over all steps.
+
+- DoReMi (Xie et al. 2023, arXiv 2305.10429, algorithm 1): a score is the mean over a domain's tokens of how far the
+  proxy's loss exceeds a reference's, 0 where it does not.
+- DoGE (Fan et al. 2023, arXiv 2310.15393): a score is <grad L_j, h> / |h|, with h the sum of all domains' gradients, or
+  the target's. (The paper's W_j is <grad L_j, h>, and its code divides by the mean norm of the domains' gradients and
+  clips. Divided by the norm of h, a step means the same whatever the scale of gradients.)
+
+Shapes: B samples, T positions, D domains. Sums over a batch that is spread over devices are global, by `jit`'s meaning.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pathways_lite.batch import Batch
+from pathways_lite.methods.reweighting import normalised
+from pathways_lite.recipe import DoGE, DoReMi
+
+
+class Learned(NamedTuple):
+    """What goes from step to step."""
+
+    weights: Any  # float32 [D], alpha; a domain that has none at first never gets any
+    average: Any  # float32 [D], of alpha over the steps so far
+    scores: Any  # float32 [D], each domain's newest, which counts again while a batch has nothing of the domain
+    steps: Any  # int32
+
+
+def begin(takes_part: np.ndarray) -> Learned:
+    """Before the first step: uniform over the domains that take part, bool [D]."""
+    weights = np.asarray(takes_part, np.float32) / np.sum(takes_part)
+    return Learned(weights, np.zeros_like(weights), np.zeros_like(weights), np.int32(0))
+
+
+def means_of_domains(losses: jax.Array, batch: Batch, domains: int) -> tuple[jax.Array, jax.Array]:
+    """The mean of `losses` [B, T] over each domain's tokens, 0 where it has none, and its share of tokens; both [D]."""
+    of = batch.domain[:, None] == jnp.arange(domains)
+    rows = jnp.stack([jnp.sum(batch.loss_weights * losses, axis=1), jnp.sum(batch.loss_weights, axis=1)])
+    sums, sizes = jnp.sum(jnp.where(of, rows[..., None], 0.0), axis=1)
+    total = jnp.sum(sizes)
+    return sums / jnp.where(sizes > 0, sizes, 1.0), sizes / jnp.where(total > 0, total, 1.0)
+
+
+def token_weights(weights: jax.Array, share: jax.Array, batch: Batch) -> jax.Array:
+    """Weights of rows [B, 1] that make the mean loss sum_j weights_j L_j; their mean per token is 1.
+
+    Args:
+      share: of each domain in the batch's tokens, [D].
+    """
+    size = jnp.sum(batch.loss_weights, axis=1, keepdims=True)
+    return normalised((weights / jnp.where(share > 0, share, 1.0))[batch.domain][:, None], size)
+
+
+def advance(learned: Learned, scores: jax.Array, there: jax.Array, step: Any, smoothing: float) -> Learned:
+    """One step of exponentiated gradient ascent, along the `scores` [D] of domains that are `there`, bool [D]."""
+    scores = jnp.where(there, scores, learned.scores)
+    part = learned.weights > 0
+    exponent = jnp.where(part, jnp.log(jnp.where(part, learned.weights, 1.0)) + step * scores, -jnp.inf)
+    weights = (1.0 - smoothing) * jax.nn.softmax(exponent) + smoothing * part / jnp.sum(part)
+    steps = learned.steps + 1
+    return Learned(weights, learned.average + (weights - learned.average) / steps, scores, steps)
+
+
+def doremi(rule: DoReMi, excess: jax.Array, batch: Batch, learned: Learned) -> tuple[jax.Array, Learned]:
+    """Weights of rows [B, 1], and what has been learned; `excess` [B, T]: losses less the reference's."""
+    scores, share = means_of_domains(jnp.maximum(excess, 0.0), batch, len(learned.weights))
+    learned = advance(learned, scores, share > 0, rule.step, rule.smoothing)
+    return token_weights(learned.weights, share, batch), learned
+
+
+def aims(aim: np.ndarray, batch: Batch) -> jax.Array:
+    """Weights of rows [B, 1] that make the mean loss sum_j aim_j L_j, but for a factor; `aim`: float32 [D]."""
+    _, share = means_of_domains(jnp.zeros_like(batch.loss_weights), batch, len(aim))
+    return token_weights(jnp.asarray(aim), share, batch)
+
+
+def doge(
+    rule: DoGE, aim: np.ndarray, rate: Any, scores: jax.Array, batch: Batch, learned: Learned
+) -> tuple[jax.Array, Learned]:
+    """As `doremi`, by the `scores` [D] that gradients have with that of `aims`; `rate`: the step's learning rate."""
+    _, share = means_of_domains(jnp.zeros_like(batch.loss_weights), batch, len(aim))
+    there = (share > 0) & (jnp.sum(aim * share) > 0)  # without anything that is aimed at nothing is known
+    learned = advance(learned, scores, there, rate / rule.mu, rule.smoothing)
+    return token_weights(learned.weights, share, batch), learned
+
+
+def statistics(learned: Learned) -> dict[str, jax.Array]:
+    """What is logged of it, float32 [D] each."""
+    return {
+        "domain_weights": learned.weights,
+        "average_domain_weights": learned.average,
+        "domain_scores": learned.scores,
+    }

@@ -1,0 +1,33 @@
+"""What a stage uses of something that was trained before, beside its start."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from pathways_lite.recipe.base import Frozen
+from pathways_lite.recipe.model import Model
+
+
+class Earlier(Frozen):
+    """A result: of an earlier stage of the same recipe, which need not be trained yet, or a checkpoint of any run."""
+
+    not_identity: ClassVar[frozenset[str]] = frozenset({"path", "stage"})
+
+    path: str = Field("", description="a checkpoint directory, or a stage or run directory (its newest checkpoint)")
+    stage: str | None = Field(None, description="instead: the name of an earlier stage, whose final checkpoint it is")
+    digest: str | None = Field(None, description="of the checkpoint at `path`; filled in when the recipe is resolved")
+    identity: str | None = Field(None, description="of that stage; filled in when the recipe is resolved")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bool(self.path) == (self.stage is not None):
+            raise ValueError("name either an earlier stage of the recipe, stage='...', or a checkpoint, path='...'")
+        return self
+
+
+class Reference(Earlier):
+    """A trained model whose loss is taken off: what is left can still be learnt."""
+
+    model: Model | None = Field(None, description="of that checkpoint; filled in when the recipe is resolved")

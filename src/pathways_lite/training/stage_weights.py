@@ -1,0 +1,145 @@
+"""How a stage weighs samples: what its recipe says of it, put together for the train step, and what that costs."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from pathways_lite import models
+from pathways_lite.batch import Batch
+from pathways_lite.data.mixture import loss_weights, weights_of
+from pathways_lite.data.pipeline import windows_per_domain
+from pathways_lite.errors import UserError
+from pathways_lite.ledger import Clock
+from pathways_lite.methods import domain_weights, reweighting
+from pathways_lite.models.accounting import flops_per_token
+from pathways_lite.parallel.layout import Layout
+from pathways_lite.recipe import DoGE, DoReMi, Model, Reference, Reweighting, Stage, Uniform
+from pathways_lite.training import optimizers
+from pathways_lite.training.alignment import alignments
+from pathways_lite.training.examples import TokenLosses
+from pathways_lite.training.weighting import SampleWeights, forgetful, is_ahead
+
+if TYPE_CHECKING:
+    from pathways_lite.training.setup import Setup
+
+
+def sample_weights(setup: Setup) -> SampleWeights | None:
+    """How the stage's samples are weighed: by their losses, by the mixture, by what is learned of domains; or not."""
+    if (rule := setup.stage.domain_weights) is not None:
+        return _learned(setup, rule)
+    mixture = setup.stage.data.mixture
+    scalarized = mixture is not None and mixture.by == "loss"
+    how = setup.stage.reweighting or (Reweighting(rule=Uniform()) if scalarized else None)
+    if how is None:
+        return None
+    of_domains = _weights_of_mixture(setup) if scalarized else None
+    return SampleWeights(
+        weigh=forgetful(reweighting.weights_by_clock(how, setup.course, of_domains)),
+        statistics=lambda weights, batch, memory: reweighting.statistics(weights, batch),
+        rows=how.rows,
+        reference=_reference_losses(setup.stage, setup.layout),
+        place=setup.layout.constrain_batch,
+    )
+
+
+def _learned(setup: Setup, rule: DoReMi | DoGE) -> SampleWeights:
+    def statistics(weights: jax.Array, batch: Batch, memory: Any) -> dict[str, jax.Array]:
+        return reweighting.statistics(weights, batch) | domain_weights.statistics(memory)
+
+    def by_excess(excess: jax.Array, batch: Batch, clock: Clock, memory: Any) -> tuple[jax.Array, Any]:
+        assert isinstance(rule, DoReMi)
+        return domain_weights.doremi(rule, excess, batch, memory)
+
+    if isinstance(rule, DoReMi):
+        return SampleWeights(by_excess, statistics, reference=_reference_losses(setup.stage, setup.layout))
+    rate = optimizers.learning_rate(setup.stage.optimizer, setup.course)
+    names, takes_part = setup.store.domains, _takes_part(setup)
+    aim = np.asarray(takes_part if rule.target is None else [name == rule.target for name in names], np.float32)
+
+    def by_scores(scores: jax.Array, batch: Batch, clock: Clock, memory: Any) -> tuple[jax.Array, Any]:
+        return domain_weights.doge(rule, aim, rate(clock), scores, batch, memory)
+
+    aims = functools.partial(domain_weights.aims, aim)
+    return SampleWeights(by_scores, statistics, look_ahead=functools.partial(alignments, aims=aims, domains=len(names)))
+
+
+def first_memory(setup: Setup) -> Any:
+    """What weighing remembers before the first step; () where it remembers nothing."""
+    return () if setup.stage.domain_weights is None else domain_weights.begin(_takes_part(setup))
+
+
+def _takes_part(setup: Setup) -> np.ndarray:
+    """Which domains' weights are learned, bool [D]: those that are read, but for the target."""
+    data, names = setup.stage.data, setup.store.domains
+    windows = windows_per_domain(setup.store, data.seq_len)
+    read = np.asarray(windows) > 0
+    if data.mixture is not None:
+        read = np.any(np.asarray(weights_of(data.mixture, windows, names, setup.course)) > 0, axis=0)
+    if (target := getattr(setup.stage.domain_weights, "target", None)) is not None:
+        if target not in [name for name, of in zip(names, read, strict=True) if of]:
+            raise UserError(
+                f"stages.{setup.stage.name}.domain_weights.target={target!r} is no domain that the stage reads; "
+                f"the corpus has: {', '.join(names)}"
+            )
+        read &= np.asarray(names) != target
+    if read.sum() < 2:
+        raise UserError(f"stages.{setup.stage.name}.domain_weights: there have to be two domains or more to weigh")
+    return read
+
+
+def _weights_of_mixture(setup: Setup) -> reweighting.OfDomains:
+    """Those of a mixture that counts domains in the loss instead of reading them more often."""
+    data = setup.stage.data
+    assert data.mixture is not None
+    windows = windows_per_domain(setup.store, data.seq_len)
+    return reweighting.of_domains(*loss_weights(data.mixture, windows, setup.store.domains, setup.course))
+
+
+# ---- a reference ----
+
+
+def reference_of(stage: Stage) -> Reference | None:
+    """What is named as the model whose losses are taken off before samples are weighed."""
+    how = stage.domain_weights or stage.reweighting
+    return getattr(how, "reference", None)
+
+
+def reference_model(stage: Stage) -> Model | None:
+    """That model; None where there is none."""
+    reference = reference_of(stage)
+    return None if reference is None else reference.model
+
+
+def _reference_losses(stage: Stage, layout: Layout) -> TokenLosses | None:
+    if (reference := reference_model(stage)) is None:
+        return None
+
+    def losses(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        del key  # a trained model, without dropout
+        return models.token_losses(reference, params, batch, layout=layout)
+
+    return losses
+
+
+# ---- what it costs ----
+
+
+def flops_with_weights(stage: Stage) -> int:
+    """FLOPs of training on a token, with what finding weights takes and what leaving rows out saves."""
+    training = flops_per_token(stage.model, stage.data.seq_len)
+    if isinstance(stage.domain_weights, DoGE):  # the gradient that is aimed at, and two forward passes
+        return training + training + 2 * (training // 3)
+    how = stage.reweighting if stage.domain_weights is None else Reweighting(rule=Uniform())
+    if how is None:
+        return training
+    reference = reference_model(stage)
+    return training + reweighting.extra_flops(
+        how,
+        training=training,
+        reference=flops_per_token(reference, stage.data.seq_len) if reference is not None else 0,
+        ahead=any(is_ahead(how.rows(n), n, stage.microbatch) for _, n in stage.ramp.steps),
+    )

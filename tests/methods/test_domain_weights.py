@@ -1,0 +1,185 @@
+"""DoReMi and DoGE: their updates by hand, what holds for any losses, and who gains on problems with known answers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pathways_kernels.attention import Spans
+from pathways_lite.batch import Batch
+from pathways_lite.methods.domain_weights import Learned, aims, begin, doge, doremi, means_of_domains
+from pathways_lite.recipe import DoGE, DoReMi, Reference
+from pathways_lite.training.alignment import alignments
+
+DOREMI = DoReMi(reference=Reference(stage="reference"))
+ALL = np.ones(3, bool)
+B = 6  # all batches have as many rows, so that everything here is compiled once; those to spare have no loss
+
+by_excess = jax.jit(doremi, static_argnums=0)
+by_scores = jax.jit(doge, static_argnums=0)
+
+
+def batch_of(domain, sizes=None, tokens=None):
+    """Only what weights depend on, and tokens."""
+    spare = B - len(domain)
+    sizes = np.ones((len(domain), 2)) if sizes is None else sizes
+    sizes = np.pad(np.asarray(sizes, np.float32), ((0, spare), (0, 0)))
+    domain, zeros = np.pad(np.asarray(domain, np.int32), (0, spare)), np.zeros((B, 2), np.int32)
+    return Batch(zeros if tokens is None else tokens, zeros, sizes, zeros, Spans(zeros, zeros + 1), domain, zeros)
+
+
+def rows(*losses):
+    return np.pad(np.repeat(np.float32(losses)[:, None], 2, axis=1), ((0, B - len(losses)), (0, 0)))
+
+
+def test_doremis_update_by_hand():
+    """alpha' = alpha exp(lambda), normalised, with c / 3 for each; a loss below the reference's is no excess."""
+    batch = batch_of([0, 1, 2, 0])
+    rule = DOREMI.model_copy(update={"smoothing": 0.3})
+    weights, first = by_excess(rule, rows(1.0, 0.5, -3.0, 0.0), batch, begin(ALL))
+    grown = np.exp([0.5, 0.5, 0.0])
+    expected = 0.7 * grown / grown.sum() + 0.1
+    np.testing.assert_allclose(first.weights, expected, rtol=1e-6)
+    np.testing.assert_allclose(first.scores, [0.5, 0.5, 0.0], rtol=1e-6)
+    # Each domain's mean loss counts alpha: two rows of domain 0 share what it has, of four in all.
+    np.testing.assert_allclose(weights[:4, 0], 4 * expected[[0, 1, 2, 0]] / [2, 1, 1, 2], rtol=1e-6)
+
+    _, second = by_excess(rule, rows(0.0, 0.0, 2.0, 0.0), batch, first)
+    again = np.asarray(first.weights) * np.exp([0.0, 0.0, 2.0])
+    again = 0.7 * again / again.sum() + 0.1
+    np.testing.assert_allclose(second.weights, again, rtol=1e-6)
+    np.testing.assert_allclose(second.average, (expected + again) / 2, rtol=1e-6)
+    assert second.steps == 2
+
+
+def test_clipping_is_of_tokens_not_of_means():
+    excess = rows(0, 0)
+    excess[:2] = [[2, -2], [1, 1]]
+    _, learned = by_excess(DOREMI, excess, batch_of([0, 1]), begin(ALL))
+    np.testing.assert_allclose(learned.scores, [1, 1, 0])
+    _, learned = by_excess(DOREMI, excess, batch_of([0, 1], [[1, 3], [1, 1]]), begin(ALL))
+    np.testing.assert_allclose(learned.scores, [0.5, 1, 0])
+
+
+EXCESS = st.lists(st.floats(-5, 50, width=32), min_size=B, max_size=B).map(lambda found: rows(*found))
+DOMAINS = st.lists(st.integers(0, 2), min_size=B, max_size=B)
+
+
+@settings(max_examples=50)
+@given(excess=EXCESS, domains=DOMAINS, steps=st.integers(1, 4))
+def test_weights_are_a_distribution_above_the_floor_and_rows_have_a_mean_of_one(excess, domains, steps):
+    learned, batch, seen = begin(ALL), batch_of(domains), []
+    for _ in range(steps):
+        weights, learned = by_excess(DOREMI, excess, batch, learned)
+        seen.append(learned.weights)
+        np.testing.assert_allclose(np.mean(weights), 1.0, rtol=1e-4)
+    np.testing.assert_allclose(np.sum(seen, axis=1), 1.0, rtol=1e-5)
+    assert np.min(seen) >= 1e-3 / 3 * (1 - 1e-5)
+    np.testing.assert_allclose(learned.average, np.mean(seen, axis=0), rtol=1e-4)
+
+
+def test_equal_excess_changes_nothing_and_the_greater_one_gains():
+    batch = batch_of([0, 1, 2])
+    _, learned = by_excess(DOREMI, rows(0.7, 0.7, 0.7), batch, begin(ALL))
+    np.testing.assert_allclose(learned.weights, 1 / 3, rtol=1e-6)
+    _, learned = by_excess(DOREMI, rows(0.7, 0.9, 0.7), batch, begin(ALL))
+    assert learned.weights[1] > 1 / 3 > learned.weights[0] == learned.weights[2]
+
+
+def test_a_domain_that_a_batch_lacks_keeps_its_score():
+    before = Learned(*(np.float32(x) for x in ([0.2, 0.3, 0.5], [0, 0, 0], [0.1, 0.2, 0.4])), np.int32(0))
+    _, after = by_scores(DoGE(), np.ones(3, np.float32), 0.05, np.float32([1, 1, 0]), batch_of([0, 1]), before)
+    np.testing.assert_allclose(after.scores, [1, 1, 0.4])
+    grown = np.array([0.2, 0.3, 0.5]) * np.exp([1, 1, 0.4])
+    np.testing.assert_allclose(after.weights, grown / grown.sum(), rtol=1e-6)
+
+
+def test_who_takes_no_part_never_does():
+    learned = begin(np.array([True, False, True]))
+    for _ in range(3):
+        weights, learned = by_excess(DOREMI, rows(0.1, 9.0, 0.2), batch_of([0, 1, 2]), learned)
+    assert learned.weights[1] == learned.average[1] == weights[1, 0] == 0
+    np.testing.assert_allclose(np.sum(learned.weights), 1, rtol=1e-6)
+
+
+# ---- DoGE on losses of known gradients: each domain pulls the parameters towards a centre of its own ----
+
+CENTRES = jnp.float32([[1, 0, 0, 0], [0.9, 0.3, 0, 0], [0, 0, 1, 0]])  # two that agree, one at right angles to them
+
+
+def quadratic(params, batch, key):
+    """|params - centre|^2 / 2, with what each row adds to its domain's centre in its tokens."""
+    del key
+    centres = CENTRES[batch.domain] + 1e-3 * batch.tokens[:, :1]
+    loss = 0.5 * jnp.sum(jnp.square(params["w"] - centres), axis=-1) + 0.1 * jnp.sum(params["w"] ** 3)
+    return jnp.broadcast_to(loss[:, None], batch.tokens.shape), jnp.zeros(batch.tokens.shape)
+
+
+def exact(params, batch, aim):
+    """<grad L_j, h> / |h| by one gradient per domain."""
+    losses = lambda w: means_of_domains(quadratic({"w": w}, batch, None)[0], batch, 3)[0]  # noqa: E731
+    gradients = np.asarray(jax.jit(jax.jacobian(losses))(params["w"]), np.float64)
+    towards = np.asarray(aim, np.float64) @ gradients
+    return gradients @ towards / np.linalg.norm(towards)
+
+
+@pytest.mark.parametrize(("microbatch", "aim"), [(None, [1, 1, 1]), (2, [0, 0, 1])])
+def test_alignments_are_those_of_exact_gradients(microbatch, aim):
+    """Whatever shares of the batch the domains have, in slices that mix them, and with rows of unequal size."""
+    rng = np.random.default_rng(0)
+    batch = batch_of([0, 1, 2, 0, 0, 1], rng.uniform(0.2, 1, (6, 2)), rng.integers(0, 100, (6, 2)).astype(np.int32))
+    params, aim = {"w": jnp.float32([0.3, -0.2, 0.5, 0.1])}, np.float32(aim)
+
+    @jax.jit
+    def found(params):
+        of = lambda batch: aims(aim, batch)  # noqa: E731
+        return alignments(quadratic, params, batch, jax.random.key(0), microbatch, aims=of, domains=3)
+
+    np.testing.assert_allclose(found(params), exact(params, batch, aim), rtol=2e-4, atol=2e-4)
+
+
+def learn(rule, takes_part, aim, steps=20):
+    """DoGE's two levels by gradient descent: the proxy follows the weighted loss. The average weights."""
+    batch, aim = batch_of([0, 1, 2]), np.float32(aim)
+    params, learned, of = {"w": jnp.zeros(4)}, begin(np.asarray(takes_part)), lambda batch: aims(aim, batch)
+
+    @jax.jit
+    def step(params, learned):
+        scores = alignments(quadratic, params, batch, jax.random.key(0), None, aims=of, domains=3)
+        weights, learned = doge(rule, aim, 0.05, scores, batch, learned)
+        loss = lambda params: jnp.mean(batch.loss_weights * weights * quadratic(params, batch, None)[0])  # noqa: E731
+        gradient = jax.grad(loss)(params)
+        return jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient), learned
+
+    for _ in range(steps):
+        params, learned = step(params, learned)
+    return np.asarray(learned.average)
+
+
+def test_domains_that_help_each_other_gain_and_one_at_right_angles_loses():
+    found = learn(DoGE(mu=0.1), ALL, [1, 1, 1])
+    assert min(found[:2]) > 0.35
+    assert found[2] < 0.2
+
+
+def test_a_target_raises_what_helps_it_and_is_not_trained_on():
+    """The target is the second domain; the first points nearly where it does."""
+    found = learn(DoGE(mu=0.5, target="b"), [True, False, True], [0, 1, 0])
+    assert found[0] > 0.7
+    assert found[1] == 0
+
+
+def test_doges_step_is_the_learning_rate_over_mu():
+    scores, batch = np.float32([1.0, 0.5, -0.5]), batch_of([0, 1, 2])
+    _, learned = by_scores(DoGE(mu=0.1), np.ones(3, np.float32), 0.02, scores, batch, begin(ALL))
+    np.testing.assert_allclose(learned.weights, np.exp(0.2 * scores) / np.exp(0.2 * scores).sum(), rtol=1e-6)
+
+
+def test_nothing_is_learned_from_a_batch_without_the_target():
+    learned = begin(np.array([True, True, False]))
+    _, after = by_scores(
+        DoGE(target="c"), np.float32([0, 0, 1]), 1.0, np.float32([9, 1, 0]), batch_of([0, 1, 1]), learned
+    )
+    np.testing.assert_array_equal(after.weights, learned.weights)

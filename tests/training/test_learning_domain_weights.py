@@ -1,0 +1,105 @@
+"""Weights of domains that are learned in the train step: what is differentiated, in slices, and what is kept."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from bigram import COURSE, assert_same_bits, jitted, make_batch, start, token_losses
+
+from pathways_lite.methods import domain_weights
+from pathways_lite.recipe import DoGE, DoReMi, Reference
+from pathways_lite.training.alignment import alignments
+from pathways_lite.training.weighting import MethodState, SampleWeights
+
+D = 3
+DOREMI, DOGE = DoReMi(reference=Reference(stage="reference")), DoGE(mu=0.01)
+AIM = np.ones(D, np.float32)
+
+
+def told(weights, batch, memory):
+    return domain_weights.statistics(memory)
+
+
+def by_excess(excess, batch, clock, memory):
+    return domain_weights.doremi(DOREMI, excess, batch, memory)
+
+
+def by_scores(scores, batch, clock, memory):
+    return domain_weights.doge(DOGE, AIM, 0.02, scores, batch, memory)
+
+
+AIMS = functools.partial(domain_weights.aims, AIM)
+LEARN = {
+    "doremi": SampleWeights(by_excess, told, reference=token_losses),
+    "doge": SampleWeights(by_scores, told, look_ahead=functools.partial(alignments, aims=AIMS, domains=D)),
+}
+
+
+def first(method):
+    """The bigram model; DoReMi's reference is one that is unsure of every token."""
+    state = start()
+    reference = jax.tree.map(jnp.zeros_like, state.params) if method == "doremi" else ()
+    memory = jax.tree.map(jnp.asarray, domain_weights.begin(np.ones(D, bool)))
+    return state._replace(method_state=MethodState(memory, reference))
+
+
+def of_domains(seed):
+    batch = make_batch(seed)
+    return batch._replace(domain=np.asarray([0, 1, 2, 0, 0, 1, 0, 2], np.int32))
+
+
+def means(params, batch):
+    """Mean losses of the domains, [D]."""
+    losses, _ = token_losses(params, batch, None)
+    of = batch.domain[:, None] == np.arange(D)
+    sizes = (batch.loss_weights.sum(axis=1)[:, None] * of).sum(axis=0)
+    return jnp.sum(jnp.sum(batch.loss_weights * losses, axis=1)[:, None] * of, axis=0) / sizes
+
+
+def test_the_loss_is_the_mean_of_the_domains_losses_by_their_weights_and_the_logged_one_is_plain():
+    """However often each domain is read."""
+    state, batch = first("doremi"), of_domains(0)
+    after, metrics = jitted(weights=LEARN["doremi"], z_loss=0.0)(state, batch, COURSE.clock(0))
+    weights = after.method_state.memory.weights
+    gradient = jax.grad(lambda params: jnp.dot(weights, means(params, batch)))(state.params)
+    np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(gradient), rtol=1e-5)
+    losses, _ = token_losses(state.params, batch, None)
+    np.testing.assert_allclose(metrics["loss"], np.average(losses, weights=batch.loss_weights), rtol=1e-6)
+
+
+def test_doges_scores_are_those_of_exact_gradients_of_the_whole_batch():
+    """In slices, too."""
+    state, batch = first("doge"), of_domains(0)
+    rows = jax.jit(jax.jacobian(means))(state.params, batch)
+    gradients = np.concatenate([np.asarray(leaf).reshape(D, -1) for leaf in jax.tree.leaves(rows)], axis=1)
+    towards = gradients.sum(axis=0)
+    expected = gradients @ towards / np.linalg.norm(towards)
+    for microbatch in (None, 2):
+        _, metrics = jitted(weights=LEARN["doge"], microbatch=microbatch)(state, batch, COURSE.clock(0))
+        np.testing.assert_allclose(metrics["domain_scores"], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_slices_learn_what_the_whole_batch_does():
+    whole, parts = first("doremi"), first("doremi")
+    for step in range(3):
+        whole, _ = jitted(weights=LEARN["doremi"])(whole, of_domains(step), COURSE.clock(step))
+        parts, _ = jitted(weights=LEARN["doremi"], microbatch=2)(parts, of_domains(step), COURSE.clock(step))
+    assert whole.method_state.memory.steps == 3
+    assert np.ptp(whole.method_state.memory.weights) > 0.01
+    for a, b in zip(
+        jax.tree.leaves((parts.params, parts.method_state)),
+        jax.tree.leaves((whole.params, whole.method_state)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_that_is_dropped_teaches_nothing():
+    batch = of_domains(9)
+    batch.loss_weights[3, 2] = np.inf
+    state = first("doremi")
+    after, metrics = jitted(weights=LEARN["doremi"])(state, batch, COURSE.clock(0))
+    assert metrics["ok"] == 0
+    assert_same_bits(after._replace(step=state.step), state)
