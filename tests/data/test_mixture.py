@@ -1,5 +1,7 @@
 """Mixtures: the papers' shares, exact counts anywhere in closed form, no sequence twice, resuming, two stages, RS2."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from pathways_lite.data.mixture import MixedOrder, Phase, floor_sum, loss_weight
 from pathways_lite.data.order import Order
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Course
+from pathways_lite.methods.reweighting import of_domains
 from pathways_lite.recipe import (
     Data,
     DataMixture,
@@ -48,18 +51,29 @@ def test_scalarization_weights():
     np.testing.assert_allclose(phase.weights, np.array(SIZES) / sum(SIZES))  # read as the corpus is
 
 
-def test_scalarization_has_the_gradient_of_sampling_and_another_variance():
-    """Gradients of one sequence of two domains: 1 and -2, read 0.9 to 0.1, or 0.5 to 0.5 in effect."""
-    gradient, proportional, wanted = np.array([1.0, -2.0]), np.array([0.9, 0.1]), np.array([0.5, 0.5])
-    weight = wanted / proportional
-    mean = lambda p, values: (p * values).sum()  # noqa: E731
-    assert np.isclose(mean(proportional, weight * gradient), mean(wanted, gradient))
-    second_moments = mean(proportional, (weight * 1.0) ** 2), mean(wanted, np.ones(2))  # of gradients of length 1
-    rng = np.random.default_rng(0)
-    drawn = rng.choice(2, 200_000, p=proportional)
-    estimated = (weight[drawn] * gradient[drawn]).mean()
-    assert abs(estimated - mean(wanted, gradient)) < 0.02
-    assert np.isclose(second_moments[0] / second_moments[1], (wanted**2 / proportional).sum())
+def gradients_of_batches(by, rows=16, batches=8000):
+    """Of a quadratic loss, at 0: an example pulls to its domain's centre, 1 or -0.5, and some way off at random."""
+    sizes, names = [18_000, 2_000], ["large", "small"]
+    mixture = DataMixture(phases=(MixturePhase(weights=Temperature(tau=5)),), by=by)
+    domain = MixedOrder(sizes, phases(mixture, sizes, names, COURSE), seed=3).locate(np.arange(rows * batches)).domain
+    weights = np.ones(len(domain))
+    if by == "loss":
+        weigh = of_domains(*loss_weights(mixture, sizes, names, COURSE))
+        weights = np.asarray(weigh(SimpleNamespace(domain=domain), COURSE.clock(0)))[:, 0]
+    pulls = np.array([1.0, -0.5])[domain] + np.random.default_rng(0).normal(0, 3, len(domain))
+    return (weights * -pulls).reshape(batches, rows).mean(axis=1)
+
+
+def test_scalarization_has_the_gradient_of_sampling_and_its_variance_times_what_theory_says():
+    """Theorem 2 of arXiv 2410.04579: the variances are as sum p^2 / p(tau = 1) is to 1."""
+    share, proportional = shares(Temperature(tau=5), [18_000, 2_000], ["large", "small"], 0), np.array([0.9, 0.1])
+    sampled, scalarized = gradients_of_batches("sampling"), gradients_of_batches("loss")
+    expected = -share @ np.array([1.0, -0.5])
+    for found in sampled, scalarized:
+        assert abs(found.mean() - expected) < 3 * found.std() / len(found) ** 0.5
+    ratio = (share**2 / proportional).sum()
+    assert ratio == pytest.approx(1.95, abs=0.01)
+    assert scalarized.var() / sampled.var() == pytest.approx(ratio, rel=0.1)
 
 
 def test_unimax_caps_what_is_small_and_is_uniform_otherwise():
