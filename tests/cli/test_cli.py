@@ -10,10 +10,14 @@ from typer.testing import CliRunner, Result
 
 from pathways_lite.cli import main as command_line
 from pathways_lite.cli.main import app
+from pathways_lite.data.store import open_store
 from pathways_lite.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 VERBS = ["train", "plan", "evaluate", "generate", "runs", "study", "fit", "inspect", "fsck", "report"]
+
+METHODS = ["prototypes", "perplexity", "rds", "clusters", "near-duplicates", "random"]
+DATA_VERBS = [["data", verb] for verb in ("build", "inspect", "apply")] + [["data", "select", m] for m in METHODS]
 
 
 def invoke(*arguments: object) -> Result:
@@ -34,7 +38,7 @@ def runs_directory(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) 
 # ---- help ----
 
 
-@pytest.mark.parametrize("words", [[], *([verb] for verb in VERBS), ["data", "build"], ["data", "inspect"]])
+@pytest.mark.parametrize("words", [[], *([verb] for verb in VERBS), *DATA_VERBS])
 def test_help_teaches(words: list[str]) -> None:
     result = invoke(*words, "--help")
     assert result.exit_code == 0
@@ -140,6 +144,55 @@ def test_data_build_and_inspect(tmp_path: Path) -> None:
 
 
 # ---- mistakes ----
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("rds", ["--target", "held-out:poems", "--target", "TEXT", "--keep", 0.5]),
+        pytest.param("prototypes", ["--k", 4, "--keep", 0.5], marks=pytest.mark.slow),
+        pytest.param("perplexity", ["--which", "bottom", "--floor", 1, "--keep", 0.5], marks=pytest.mark.slow),
+        pytest.param("clusters", ["--k", 2], marks=pytest.mark.slow),
+    ],
+)
+def test_data_select_by_a_model(
+    method: str, options: list[object], runs_directory: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """Documents are selected, told of, and made a corpus."""
+    (tmp_path / "like.txt").write_text("the river of stone")
+    options = [str(tmp_path / "like.txt") if option == "TEXT" else option for option in options]
+    out = tmp_path / "chosen.jsonl"
+    result = invoke("data", "select", method, corpus, out, "--model", runs_directory / "tiny", *options)
+    assert all(text in result.output for text in (method, "FLOPs, to be counted", "data apply", "poems"))
+    assert (tmp_path / "chosen.png").read_bytes().startswith(b"\x89PNG")
+    origin, *lines = map(json.loads, out.read_text().splitlines())
+    assert origin["model"]["digest"]
+    assert origin["model"]["flops"] > 0
+    result = invoke("data", "apply", out, tmp_path / "new")
+    assert f"selected by {method}" in result.output
+    new, old = open_store(str(tmp_path / "new")), open_store(str(corpus))
+    read = sum(new.tokens(domain) for domain in new.domains) / sum(old.tokens(domain) for domain in old.domains)
+    assert read == pytest.approx(1 if method == "clusters" else 0.5, abs=0.02)
+    assert len(lines) == sum(old.counts(domain).documents for domain in old.domains)
+    if method == "clusters":
+        assert new.domains == ["poems", "poems.0", "poems.1", "tales", "tales.0", "tales.1"]
+
+
+def test_data_select_without_a_model(corpus: Path, tmp_path: Path) -> None:
+    repeated = [
+        {"text": text, "id": str(i)} for i, text in enumerate(["the stone in the river " * 9, "night " * 20] * 3)
+    ]
+    (tmp_path / "repeated.jsonl").write_text("".join(json.dumps(record) + "\n" for record in repeated))
+    invoke("data", "build", tmp_path / "old", tmp_path / "repeated.jsonl", "--tokenizer", "bytes", "--held-out", "0")
+    distinct, random, again = (tmp_path / f"{name}.jsonl" for name in ("distinct", "random", "again"))
+    invoke("data", "select", "near-duplicates", tmp_path / "old", distinct)
+    invoke("data", "apply", distinct, tmp_path / "new")
+    assert open_store(str(tmp_path / "new")).document_ids("repeated") == ["0", "1"]
+    for out in (random, again):
+        invoke("data", "select", "random", tmp_path / "old", out)
+    assert random.read_bytes() == again.read_bytes()
+    with pytest.raises(UserError, match="name the right corpus"):
+        invoke("data", "apply", random, tmp_path / "other", "--corpus", corpus)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import typer
 from pathways_lite.cli import (
     convert,
     data,
+    data_select,
     evaluate,
     fit,
     fit_ladder,
@@ -40,6 +41,8 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.add_typer(data.app, name="data")
+data.app.add_typer(data_select.app, name="select")
+data.app.command("apply")(data_select.apply)
 app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.add_typer(runs.app, name="runs")

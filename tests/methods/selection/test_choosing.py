@@ -28,7 +28,7 @@ def test_of_equal_documents_the_share_is_kept_from_the_part_that_is_named() -> N
     assert found == {"bottom": [0, 1, 2, 3], "middle": [3, 4, 5, 6], "top": [6, 7, 8, 9]}
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(rows=SCORES, share=st.floats(0.05, 1), which=st.sampled_from(PARTS))
 def test_the_share_is_of_tokens_and_equal_scores_come_in_order(
     rows: list[tuple[int, int, int]], share: float, which: Which
@@ -43,14 +43,14 @@ def test_the_share_is_of_tokens_and_equal_scores_come_in_order(
         assert kept[last].tolist() == sorted(kept[last].tolist(), reverse=True)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(rows=SCORES, which=st.sampled_from(PARTS), floor=st.floats(0, 1))
 def test_all_are_kept_where_all_are_asked_for(rows: list[tuple[int, int, int]], which: Which, floor: float) -> None:
     score, tokens, group = columns(rows)
     assert keep(score, tokens, 1.0, which, group, floor).all()
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(rows=SCORES, share=st.floats(0.1, 1), which=st.sampled_from(PARTS), floor=st.sampled_from([0.5, 0.8, 1.0]))
 def test_every_group_keeps_its_floor(
     rows: list[tuple[int, int, int]], share: float, which: Which, floor: float
@@ -165,7 +165,7 @@ def test_estimates_are_near_the_true_similarity() -> None:
     assert near_duplicates([a, b], threshold=0.3)[1] == pytest.approx(true, abs=0.15)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(text=st.text(max_size=30), length=st.integers(1, 12))
 def test_shingles_are_as_many_as_there_are_different_stretches(text: str, length: int) -> None:
     levelled = " ".join(text.casefold().split())
