@@ -8,7 +8,7 @@
 A PaLM of 1.5M parameters, 1000 causal steps of 2048 tokens; 3 seeds share them between all arms. The report compares
 causal held-out loss, which UL2R should hold (Tay et al. 2022, arXiv 2210.11399); what it is for, filling gaps, is
 measured by `evaluate`, and each denoiser's own loss is in the logs. The stages continue at the learning rate at which
-the base ends. What was measured so far: docs/results/ul2r.md.
+the base ends. What came out: docs/results/ul2r.md.
 """
 
 from pathways_lite.recipe import (
