@@ -10,7 +10,7 @@ from bigram import COURSE, assert_same_bits, jitted, make_batch, start, token_lo
 
 from pathways_lite.methods import domain_weights
 from pathways_lite.recipe import DoGE, DoReMi, Reference
-from pathways_lite.training.alignment import alignments
+from pathways_lite.training.alignment import alignments, halves
 from pathways_lite.training.weighting import MethodState, SampleWeights
 
 D = 3
@@ -26,14 +26,13 @@ def by_excess(excess, batch, clock, memory):
     return domain_weights.doremi(DOREMI, excess, batch, memory)
 
 
-def by_scores(scores, batch, clock, memory):
-    return domain_weights.doge(DOGE, AIM, 0.02, scores, batch, memory)
+def by_scores(seen, batch, clock, memory):
+    return domain_weights.doge(DOGE, 0.02, *seen, batch, memory)
 
 
-AIMS = functools.partial(domain_weights.aims, AIM)
 LEARN = {
     "doremi": SampleWeights(by_excess, told, reference=token_losses),
-    "doge": SampleWeights(by_scores, told, look_ahead=functools.partial(alignments, aims=AIMS, domains=D)),
+    "doge": SampleWeights(by_scores, told, look_ahead=functools.partial(alignments, aim=AIM)),
 }
 
 
@@ -69,13 +68,20 @@ def test_the_loss_is_the_mean_of_the_domains_losses_by_their_weights_and_the_log
     np.testing.assert_allclose(metrics["loss"], np.average(losses, weights=batch.loss_weights), rtol=1e-6)
 
 
-def test_doges_scores_are_those_of_exact_gradients_of_the_whole_batch():
+def test_doges_scores_are_those_of_exact_gradients_of_the_halves_of_the_whole_batch():
     """In slices, too."""
     state, batch = first("doge"), of_domains(0)
-    rows = jax.jit(jax.jacobian(means))(state.params, batch)
-    gradients = np.concatenate([np.asarray(leaf).reshape(D, -1) for leaf in jax.tree.leaves(rows)], axis=1)
-    towards = gradients.sum(axis=0)
-    expected = gradients @ towards / np.linalg.norm(towards)
+    batch.loss_weights[:] = np.maximum(batch.loss_weights, 0.1)
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    jacobian = jax.jit(jax.jacobian(means))
+
+    def gradients(half):
+        found = jax.tree.leaves(jacobian(state.params, half))
+        return np.concatenate([np.asarray(leaf).reshape(D, -1) for leaf in found], axis=1)
+
+    one, other = halves(batch, key, D)
+    towards = gradients(one).sum(axis=0)
+    expected = gradients(other) @ towards / np.linalg.norm(towards)
     for microbatch in (None, 2):
         _, metrics = jitted(weights=LEARN["doge"], microbatch=microbatch)(state, batch, COURSE.clock(0))
         np.testing.assert_allclose(metrics["domain_scores"], expected, rtol=1e-3, atol=1e-3)

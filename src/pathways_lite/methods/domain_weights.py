@@ -77,18 +77,11 @@ def doremi(rule: DoReMi, excess: jax.Array, batch: Batch, learned: Learned) -> t
     return token_weights(learned.weights, share, batch), learned
 
 
-def aims(aim: np.ndarray, batch: Batch) -> jax.Array:
-    """Weights of rows [B, 1] that make the mean loss sum_j aim_j L_j, but for a factor; `aim`: float32 [D]."""
-    _, share = means_of_domains(jnp.zeros_like(batch.loss_weights), batch, len(aim))
-    return token_weights(jnp.asarray(aim), share, batch)
-
-
 def doge(
-    rule: DoGE, aim: np.ndarray, rate: Any, scores: jax.Array, batch: Batch, learned: Learned
+    rule: DoGE, rate: Any, scores: jax.Array, there: jax.Array, batch: Batch, learned: Learned
 ) -> tuple[jax.Array, Learned]:
-    """As `doremi`, by the `scores` [D] that gradients have with that of `aims`; `rate`: the step's learning rate."""
-    _, share = means_of_domains(jnp.zeros_like(batch.loss_weights), batch, len(aim))
-    there = (share > 0) & (jnp.sum(aim * share) > 0)  # without anything that is aimed at nothing is known
+    """As `doremi`, by the `scores` [D] of gradients, known of domains that are `there`; `rate`: the learning rate."""
+    _, share = means_of_domains(jnp.zeros_like(batch.loss_weights), batch, len(learned.weights))
     learned = advance(learned, scores, there, rate / rule.mu, rule.smoothing)
     return token_weights(learned.weights, share, batch), learned
 

@@ -60,11 +60,10 @@ def _learned(setup: Setup, rule: DoReMi | DoGE) -> SampleWeights:
     names, takes_part = setup.store.domains, _takes_part(setup)
     aim = np.asarray(takes_part if rule.target is None else [name == rule.target for name in names], np.float32)
 
-    def by_scores(scores: jax.Array, batch: Batch, clock: Clock, memory: Any) -> tuple[jax.Array, Any]:
-        return domain_weights.doge(rule, aim, rate(clock), scores, batch, memory)
+    def by_scores(seen: tuple[jax.Array, jax.Array], batch: Batch, clock: Clock, memory: Any) -> tuple[jax.Array, Any]:
+        return domain_weights.doge(rule, rate(clock), *seen, batch, memory)
 
-    aims = functools.partial(domain_weights.aims, aim)
-    return SampleWeights(by_scores, statistics, look_ahead=functools.partial(alignments, aims=aims, domains=len(names)))
+    return SampleWeights(by_scores, statistics, look_ahead=functools.partial(alignments, aim=aim))
 
 
 def first_memory(setup: Setup) -> Any:

@@ -13,11 +13,11 @@ from pathways_lite.batch import Batch
 from pathways_lite.ledger import Clock
 from pathways_lite.training.examples import Examples, TokenLosses, losses_of
 
-Weigh = Callable[[jax.Array, Batch, Clock, Any], tuple[jax.Array, Any]]
+Weigh = Callable[[Any, Batch, Clock, Any], tuple[jax.Array, Any]]
 """What is known of a whole batch (losses [B, T], say), the batch, the clock, the memory -> weights, [B, T] or [B, 1],
 and the memory afterwards."""
 
-LookAhead = Callable[[TokenLosses, Any, Batch, jax.Array, int | None], jax.Array]
+LookAhead = Callable[[TokenLosses, Any, Batch, jax.Array, int | None], Any]
 """(token losses, parameters, batch, dropout key, microbatch) -> what weights are found by."""
 
 
