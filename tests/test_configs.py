@@ -62,5 +62,13 @@ def test_arms_of_pruning_cost_the_same() -> None:
         assert course.sparse_flops_before(course.total_steps) == pytest.approx(2e12, rel=0.03), recipes[0].name
 
 
+def test_arms_of_domain_weights_cost_the_same() -> None:
+    """References and proxies included, as far as whole steps allow."""
+    for recipes in load_study(ROOT / "configs" / "ablations" / "domain_weights.py").arms.values():
+        courses = [Setup(recipes[0], index).course for index in range(len(recipes[0].stages))]
+        spent = sum(course.flops_before(course.total_steps) for course in courses)
+        assert spent == pytest.approx(3e12, rel=0.02), recipes[0].name
+
+
 def test_there_are_recipes() -> None:
     assert {path.stem for path in CONFIGS} >= {"demo", "novels", "palm_8b", "palm_62b", "palm_540b", "llama3_8b"}

@@ -161,6 +161,16 @@ def test_curves_are_written_as_png_and_svg(run_dir: Path, tmp_path: Path) -> Non
     assert curves_svg(run, "light") == curves_svg(run, "light"), "the same run gives the same file"
 
 
+def test_weights_of_domains_that_a_proxy_learns_have_a_panel(copy: Path) -> None:
+    panels = lambda: curves_svg(read_run(copy), "light").count('id="axes_')  # noqa: E731
+    before = panels()
+    with RunLog(copy / "tail") as log:
+        alpha = {"code": 0.75, "prose": 0.25}
+        counts = {"tokens": 10**8, "flops": 10**16}
+        log.row("train", 10_000, **counts, loss=2.5, domain_weights=alpha, average_domain_weights=alpha)
+    assert panels() == before + 1
+
+
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40), st.integers(0, 10))
 def test_smoothing_is_a_centred_mean(values: list[float], half: int) -> None:
     smoothed = smooth(np.array(values), 2 * half + 1)

@@ -17,6 +17,8 @@ from pathways_lite.tracking.log import Row
 from pathways_lite.tracking.run_data import RunData
 from pathways_lite.tracking.smoothing import smooth
 
+_AVERAGE = "average_domain_weights"
+
 # More points than a screen has columns only make the file large.
 _MAX_POINTS = 1500
 
@@ -77,6 +79,8 @@ def _curves(run: RunData, palette: Palette) -> Figure:
     if any(piece.evals for piece in pieces):
         baselines = run.latest("compressors") or {}
         panels.append((2.6, lambda ax: _draw_held_out(ax, pieces, baselines, palette)))
+    if any("domain_weights" in row for piece in pieces for row in piece.train):
+        panels.append((1.8, lambda ax: _draw_domain_weights(ax, pieces, palette)))
     if any("learning_rate" in row for piece in pieces for row in piece.train):
         panels.append((1.1, lambda ax: _draw_learning_rate(ax, pieces, palette)))
     heights = [height for height, _ in panels]
@@ -155,6 +159,22 @@ def _draw_held_out(
             annotate(ax, text, (1, xz), ("axes fraction", "data"), (-4, 3), ha="right", color=line["color"])
     ax.set_ylabel("held-out bits per byte")
     ax.legend()
+
+
+def _draw_domain_weights(ax: Axes, pieces: Sequence[_Piece], palette: Palette) -> None:
+    """What proxies learn: the average weight of each domain, and faintly the weight at each step."""
+    learning = [[row for row in piece.train if "domain_weights" in row] for piece in pieces]
+    domains = list(dict.fromkeys(name for rows in learning for row in rows for name in row["domain_weights"]))
+    for i, domain in enumerate(domains):
+        line, label = look(i, palette), domain
+        for rows in filter(None, learning):
+            tokens = _column(rows, "tokens")
+            at_each, average = ([row[name][domain] for row in rows] for name in ("domain_weights", _AVERAGE))
+            ax.plot(tokens, at_each, color=line["color"], alpha=0.35, linewidth=0.8)
+            ax.plot(tokens, average, linewidth=1.4, markersize=4.5, markevery=1 + len(rows) // 20, label=label, **line)
+            label = "_"
+    ax.set_ylabel("learned weight")
+    ax.legend(ncols=2)
 
 
 def _draw_learning_rate(ax: Axes, pieces: Sequence[_Piece], palette: Palette) -> None:
