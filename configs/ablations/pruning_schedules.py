@@ -7,7 +7,7 @@
 All ten schedules of the grid of "The Journey Matters" (Jin et al. 2025, arXiv 2501.12486): dense for 0 to 75 % of the
 compute, then pruning for 25 to 100 % of it, to 80 % zeros; its schedule, 25 to 75 %, at 40 and 60 % too; and dense
 models of all of the blocks, of half and of a quarter, between which lie the averages of the sparse ones. 3 seeds: 45
-runs of 1.2 TFLOPs with zeros skipped, up to 3 as they are computed. `study plan` says how long that takes on this machine.
+runs of 1.2 TFLOPs with zeros skipped, up to 3 as they are computed. `study plan` says how long that takes here.
 
 The report compares at equal FLOPs as computed, the zeros' included. What the law of average parameters says of the same
 runs, and the law of final ones:
