@@ -146,13 +146,14 @@ def test_data_build_and_inspect(tmp_path: Path) -> None:
 # ---- mistakes ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "options"),
     [
+        ("prototypes", ["--k", 4, "--keep", 0.5]),
+        ("perplexity", ["--which", "bottom", "--floor", 1, "--keep", 0.5]),
         ("rds", ["--target", "held-out:poems", "--target", "TEXT", "--keep", 0.5]),
-        pytest.param("prototypes", ["--k", 4, "--keep", 0.5], marks=pytest.mark.slow),
-        pytest.param("perplexity", ["--which", "bottom", "--floor", 1, "--keep", 0.5], marks=pytest.mark.slow),
-        pytest.param("clusters", ["--k", 2], marks=pytest.mark.slow),
+        ("clusters", ["--k", 2]),
     ],
 )
 def test_data_select_by_a_model(

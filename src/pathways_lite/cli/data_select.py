@@ -126,7 +126,8 @@ def rds(
     selecting = Selecting(corpus, out)
     reader, documents = Reader(model, corpus), selecting.documents
     targets = target_documents(selecting.store, target)
-    found = alike(reader.embeddings(pooling), reader.embeddings(pooling, targets))
+    embeddings = reader.embeddings(pooling, targets)
+    found = alike(embeddings[len(targets) :], embeddings[: len(targets)])
     kept = keep_share(found.turn, documents.tokens, keep, "bottom", documents.domain, floor)
     options = {"keep": keep, "target": target, "floor": floor, "pooling": pooling}
     selecting.finish("rds", options, found.similarity, selecting.own_domains(kept), reader)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from pathways_lite.data.selection import Origin, Selection, training_documents
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import Split, Store, open_store
 from pathways_lite.errors import UserError
+
+if TYPE_CHECKING:
+    from pathways_lite.training.documents import Pooling
 
 HELD_OUT = "held-out:"
 
@@ -34,32 +38,29 @@ class Reader:
     def _params(self) -> Any:
         return self._loaded.params()
 
-    def embeddings(self, pooling: str, documents: Sequence[np.ndarray] | None = None) -> np.ndarray:
-        """Of all training documents, or of these; float32 [n, E]."""
+    def embeddings(self, pooling: Pooling, first: Sequence[np.ndarray] = ()) -> np.ndarray:
+        """Of the documents `first`, then of all training documents; float32 [n, E]."""
         from pathways_lite.training.documents import embeddings
 
-        return self._read(lambda some, done: embeddings(self._setup, self._params, some, pooling, done=done), documents)  # type: ignore[arg-type]
+        with counted("reading", len(first) + self._stored, "documents") as done:
+            return embeddings(self._setup, self._params, self._documents(first), pooling, done=done)
 
     def losses(self) -> np.ndarray:
         """Nats per token of all training documents, float32 [n]."""
         from pathways_lite.training.documents import mean_losses
 
-        return self._read(lambda some, done: mean_losses(self._setup, self._params, some, done=done), None)
+        with counted("reading", self._stored, "documents") as done:
+            return mean_losses(self._setup, self._params, self._documents(), done=done)
 
-    def _read(
-        self,
-        ask: Callable[[Iterable[np.ndarray], Callable[[int], None]], np.ndarray],
-        documents: Sequence[np.ndarray] | None,
-    ) -> np.ndarray:
+    @property
+    def _stored(self) -> int:
         store = self._setup.store
-        stored = (document for domain in store.domains for document in store.documents(domain))
-        total = len(documents) if documents is not None else sum(store.counts(d).documents for d in store.domains)
-        some = documents if documents is not None else stored
-        with counted("reading", total, "documents") as done:
-            return ask(self._tallied(some), done)
+        return sum(store.counts(domain).documents for domain in store.domains)
 
-    def _tallied(self, documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        for document in documents:
+    def _documents(self, first: Sequence[np.ndarray] = ()) -> Iterator[np.ndarray]:
+        """Those `first` and all training documents; their tokens are counted as they are read."""
+        store = self._setup.store
+        for document in itertools.chain(first, *(store.documents(domain) for domain in store.domains)):
             self._tokens += len(document)
             yield document
 
