@@ -13,7 +13,6 @@ from pathways_lite.batch import Batch
 from pathways_lite.data.mixture import loss_weights, weights_of
 from pathways_lite.data.pipeline import windows_per_domain
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Clock
 from pathways_lite.methods import domain_weights, reweighting
 from pathways_lite.models.accounting import flops_per_token
 from pathways_lite.parallel.layout import Layout
@@ -50,20 +49,22 @@ def _learned(setup: Setup, rule: DoReMi | DoGE) -> SampleWeights:
     def statistics(weights: jax.Array, batch: Batch, memory: Any) -> dict[str, jax.Array]:
         return reweighting.statistics(weights, batch) | domain_weights.statistics(memory)
 
-    def by_excess(excess: jax.Array, batch: Batch, clock: Clock, memory: Any) -> tuple[jax.Array, Any]:
-        assert isinstance(rule, DoReMi)
-        return domain_weights.doremi(rule, excess, batch, memory)
-
     if isinstance(rule, DoReMi):
-        return SampleWeights(by_excess, statistics, reference=_reference_losses(setup.stage, setup.layout))
+        return SampleWeights(
+            weigh=lambda excess, batch, clock, memory: domain_weights.doremi(rule, excess, batch, memory),
+            statistics=statistics,
+            reference=_reference_losses(setup.stage, setup.layout),
+        )
     rate = optimizers.learning_rate(setup.stage.optimizer, setup.course)
-    names, takes_part = setup.store.domains, _takes_part(setup)
+    takes_part, names = _takes_part(setup), setup.store.domains
     aim = np.asarray(takes_part if rule.target is None else [name == rule.target for name in names], np.float32)
-
-    def by_scores(seen: tuple[jax.Array, jax.Array], batch: Batch, clock: Clock, memory: Any) -> tuple[jax.Array, Any]:
-        return domain_weights.doge(rule, rate(clock), *seen, batch, memory)
-
-    return SampleWeights(by_scores, statistics, look_ahead=functools.partial(alignments, aim=aim))
+    return SampleWeights(
+        weigh=lambda seen, batch, clock, memory: domain_weights.doge(
+            rule, rate(clock), seen[0], seen[1], batch, memory
+        ),
+        statistics=statistics,
+        look_ahead=functools.partial(alignments, aim=aim),
+    )
 
 
 def first_memory(setup: Setup) -> Any:
