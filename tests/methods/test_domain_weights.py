@@ -1,5 +1,7 @@
 """DoReMi and DoGE: their updates by hand, what holds for any losses, and who gains on problems with known answers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +69,7 @@ EXCESS = st.lists(st.floats(-5, 50, width=32), min_size=B, max_size=B).map(lambd
 DOMAINS = st.lists(st.integers(0, 2), min_size=B, max_size=B)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(excess=EXCESS, domains=DOMAINS, steps=st.integers(1, 4))
 def test_weights_are_a_distribution_above_the_floor_and_rows_have_a_mean_of_one(excess, domains, steps):
     learned, batch, seen = begin(ALL), batch_of(domains), []
@@ -118,48 +120,54 @@ def quadratic(params, batch, key):
     return jnp.broadcast_to(loss[:, None], batch.tokens.shape), jnp.zeros(batch.tokens.shape)
 
 
+@functools.partial(jax.jit, static_argnames="microbatch")
+def aligned(params, batch, aim, key, microbatch=None):
+    return alignments(quadratic, params, batch, key, microbatch, aim=aim)
+
+
+@jax.jit
+@jax.jacobian
+def gradients(params, batch):
+    return means_of_domains(quadratic(params, batch, None)[0], batch, 3)[0]
+
+
 def exact(params, batch, aim, key):
     """<grad L_j, h> / |h| by one gradient per domain of each half."""
-
-    def gradients(half):
-        losses = lambda w: means_of_domains(quadratic({"w": w}, half, None)[0], half, 3)[0]  # noqa: E731
-        return np.asarray(jax.jit(jax.jacobian(losses))(params["w"]), np.float64)
-
-    first, second = halves(batch, key, 3)
-    towards = np.asarray(aim, np.float64) @ gradients(first)
-    return gradients(second) @ towards / np.linalg.norm(towards)
+    first, second = (np.asarray(gradients(params, half)["w"], np.float64) for half in halves(batch, key, 3))
+    towards = np.asarray(aim, np.float64) @ first
+    return second @ towards / np.linalg.norm(towards)
 
 
-@pytest.mark.parametrize(("microbatch", "aim"), [(None, [1, 1, 1]), (2, [1, 0, 0])])
+@pytest.mark.parametrize(("microbatch", "aim"), [(None, [1, 1, 1]), pytest.param(2, [1, 0, 0], marks=pytest.mark.slow)])
 def test_alignments_are_those_of_exact_gradients(microbatch, aim):
     """In slices that mix domains, too, and with rows of unequal size; a domain of one row is in one of the halves."""
     rng = np.random.default_rng(0)
     batch = batch_of([0, 1, 2, 0, 0, 1], rng.uniform(0.2, 1, (6, 2)), rng.integers(0, 3, (6, 2)).astype(np.int32))
     params, aim, key = {"w": jnp.float32([0.3, -0.2, 0.5, 0.1])}, np.float32(aim), jax.random.key(0)
-    found, there = jax.jit(lambda params: alignments(quadratic, params, batch, key, microbatch, aim=aim))(params)
+    found, there = aligned(params, batch, aim, key, microbatch=microbatch)
     first, second = (np.unique(batch.domain[half.loss_weights[:, 0] > 0]) for half in halves(batch, key, 3))
     assert set(first) | set(second) == {0, 1, 2}
     assert np.flatnonzero(there).tolist() == second.tolist()
     np.testing.assert_allclose(found, exact(params, batch, aim, key), rtol=2e-4, atol=2e-4)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def descend(rule, aim, params, learned, batch, key):
+    """A step of DoGE's two levels by gradient descent: the proxy follows the weighted loss."""
+    weights, learned = doge(rule, 0.05, *aligned(params, batch, aim, key), batch, learned)
+    gradient = jax.grad(lambda params: jnp.mean(weights * quadratic(params, batch, None)[0]))(params)
+    return jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient), learned
+
+
 def learn(rule, takes_part, aim, noise=0, steps=20):
-    """DoGE's two levels by gradient descent: the proxy follows the weighted loss. The average weights."""
+    """The average weights."""
     domain, aim = np.repeat(np.arange(3, dtype=np.int32), 2), np.float32(aim)
     params, learned = {"w": jnp.zeros(4)}, begin(np.asarray(takes_part))
     rng = np.random.default_rng(0)
-
-    @jax.jit
-    def step(params, learned, batch, key):
-        seen = alignments(quadratic, params, batch, key, None, aim=aim)
-        weights, learned = doge(rule, 0.05, *seen, batch, learned)
-        loss = lambda params: jnp.mean(weights * quadratic(params, batch, None)[0])  # noqa: E731
-        gradient = jax.grad(loss)(params)
-        return jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient), learned
-
     for number in range(steps):
         tokens = np.repeat(noise * rng.choice([-1, 1], (6, 1)) * (domain[:, None] == 2), 2, axis=1).astype(np.int32)
-        params, learned = step(params, learned, batch_of(domain, tokens=tokens), jax.random.key(number))
+        batch = batch_of(domain, tokens=tokens)
+        params, learned = descend(rule, aim, params, learned, batch, jax.random.key(number))
     return np.asarray(learned.average)
 
 
@@ -173,8 +181,8 @@ def test_domains_that_help_each_other_gain_and_one_at_right_angles_loses(noise):
 
 def test_a_target_raises_what_helps_it_and_is_not_trained_on():
     """The target is the second domain; the first points nearly where it does."""
-    found = learn(DoGE(mu=0.5, target="b"), [True, False, True], [0, 1, 0])
-    assert found[0] > 0.7
+    found = learn(DoGE(mu=0.1), [True, False, True], [0, 1, 0])
+    assert found[0] > 0.9
     assert found[1] == 0
 
 
@@ -186,6 +194,5 @@ def test_doges_step_is_the_learning_rate_over_mu():
 
 def test_nothing_is_known_without_anything_to_aim_at():
     batch, aim = batch_of([0, 1, 1, 0]), np.float32([0, 0, 1])
-    params = {"w": jnp.ones(4)}
-    _, there = jax.jit(lambda: alignments(quadratic, params, batch, jax.random.key(0), None, aim=aim))()
+    _, there = aligned({"w": jnp.ones(4)}, batch, aim, jax.random.key(0))
     assert not there.any()

@@ -1,6 +1,7 @@
 """One recipe that trains a reference, a proxy that learns weights of domains, and a model that reads by them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from whole_runs import digest, log_of, run, stop_after
@@ -10,9 +11,11 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.models.accounting import flops_per_token
 from pathways_lite.recipe import (
+    Continue,
     DataMixture,
     DoGE,
     DoReMi,
+    Evaluation,
     LearnedWeights,
     MixturePhase,
     Recipe,
@@ -21,15 +24,19 @@ from pathways_lite.recipe import (
     apply_overrides,
     stage_identity,
 )
+from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import read_log
+from pathways_lite.training.earlier import cost_of_uses
 from pathways_lite.training.resolve import resolve
-from pathways_lite.training.run import describe
+from pathways_lite.training.run import Surroundings, describe, train_stage
+from pathways_lite.training.setup import Setup
 
 BY_PROXY = DataMixture(phases=(MixturePhase(weights=LearnedWeights(stage="proxy")),))
 
 
 def chain(recipe: Recipe, rule: DoReMi | DoGE) -> Recipe:
-    base = recipe.stages[0].model_copy(update={"batch_size": 4, "budget": Steps(n=4)})
+    quick = {"batch_size": 4, "budget": Steps(n=4), "evaluation": Evaluation(tokens=50)}
+    base = recipe.stages[0].model_copy(update=quick)
     reference = base.model_copy(update={"name": "reference"})
     proxy = base.model_copy(update={"name": "proxy", "domain_weights": rule})
     data = base.data.model_copy(update={"mixture": BY_PROXY})
@@ -40,7 +47,8 @@ def chain(recipe: Recipe, rule: DoReMi | DoGE) -> Recipe:
 DOREMI = DoReMi(reference=Reference(stage="reference"))
 
 
-@pytest.mark.parametrize("rule", [DOREMI, pytest.param(DoGE(mu=0.001), marks=pytest.mark.slow)], ids=["doremi", "doge"])
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [DOREMI, DoGE(mu=0.001)], ids=["doremi", "doge"])
 def test_a_chain_resumes_exactly_reads_what_was_learned_and_pays_for_everything(
     recipe: Recipe, rule: DoReMi | DoGE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,16 +89,13 @@ def test_a_chain_resumes_exactly_reads_what_was_learned_and_pays_for_everything(
 
 def stop_in_proxy(patch: pytest.MonkeyPatch) -> None:
     """SIGTERM in the proxy's third step; the reference has been trained by then."""
-    from pathways_lite.training import run as runs
 
-    original = runs.train_stage
-
-    def train_stage(setup, around):  # type: ignore[no-untyped-def]
+    def train(setup: Setup, around: Surroundings) -> None:
         if setup.stage.name == "proxy":
             stop_after(patch, 3)
-        original(setup, around)
+        train_stage(setup, around)
 
-    patch.setattr(runs, "train_stage", train_stage)
+    patch.setattr("pathways_lite.training.run.train_stage", train)
 
 
 def meta_of(path: Path, stage: str) -> dict:
@@ -123,3 +128,26 @@ def test_what_is_not_there_is_said(recipe: Recipe) -> None:
         resolve(nothing.model_copy(update={"stages": stages}))
     with pytest.raises(UserError, match="name either an earlier stage of the recipe"):
         apply_overrides(chain(recipe, DOREMI), ["stages.proxy.domain_weights.reference.path=runs/a"])
+    with pytest.raises(UserError, match="learns weights of domains or weighs samples"):
+        apply_overrides(chain(recipe, DOREMI), ['stages.proxy.reweighting={"rule": {"kind": "lin_upper"}}'])
+    with pytest.raises(
+        UserError, match="target='tails' is no domain that the stage reads; the corpus has: poems, tales"
+    ):
+        Setup(chain(recipe, DoGE(target="tails")), 1).abstract_state  # noqa: B018
+
+
+def test_what_a_stage_inherits_is_counted_once(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A final model that goes on from the proxy already has the proxy's cost, and the reference's in it."""
+    loaded: list[str] = []
+
+    def load(path: Path, *, examined: bool) -> SimpleNamespace:
+        loaded.append(path.parent.name)
+        return SimpleNamespace(cost=Ledger(flops=1))
+
+    monkeypatch.setattr("pathways_lite.training.earlier.load_model", load)
+    apart = chain(recipe, DOREMI)
+    stages = (*apart.stages[:2], apart.stages[2].model_copy(update={"start": Continue()}))
+    together = apart.model_copy(update={"stages": stages})
+    assert cost_of_uses(apart, 2, RunDirectory(tmp_path)).flops == 1
+    assert loaded == ["proxy"]  # whose own ledger has the reference's
+    assert cost_of_uses(together, 2, RunDirectory(tmp_path)).flops == 0
