@@ -8,7 +8,7 @@ r"""Repeating little data: what it costs against fresh text, and what dropout, a
     pathways-lite study run configs/ablations/repetition.py
     pathways-lite study report configs/ablations/repetition.py
 
-Any text of which a twelfth is a domain `few` and the rest a domain `rest` does. Two arms read all of it, a little more
+Any text of which a twelfth is a domain `few` and the rest a domain `rest` does. Two arms read all of it, a little less
 than once or in rounds of a fresh random quarter (RS2, Okanovic et al. 2023, arXiv 2305.18424); the others read `few`
 again and again. 6 arms of 3 seeds of 1.5 TFLOPs. Xue et al. 2023 (arXiv 2305.13230) lead to expect that dropout helps
 where data repeats, and as much so where it begins late.
