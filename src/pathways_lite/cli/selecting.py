@@ -13,7 +13,7 @@ import numpy as np
 
 from pathways_lite.cli.counting import counted
 from pathways_lite.data.documents import Skipped
-from pathways_lite.data.selection import Origin, Selection, training_documents
+from pathways_lite.data.selection import Origin, Selection, require_directory, training_documents
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import Split, Store, open_store
 from pathways_lite.errors import UserError
@@ -76,8 +76,7 @@ class Selecting:
     """A selection that is being made."""
 
     def __init__(self, corpus: str, out: Path) -> None:
-        if not out.parent.is_dir():
-            raise UserError(f"{out}: there is no directory {out.parent}; make it, or name another file")
+        require_directory(out)
         self.store = open_store(corpus)
         self.documents = training_documents(self.store)
         self._out, self._began = out, time.perf_counter()

@@ -55,8 +55,7 @@ class Selection:
 
     def write(self, path: Path, store: Store) -> None:
         """Write the file as a whole. Raises UserError where the directory is missing."""
-        if not path.parent.is_dir():
-            raise UserError(f"{path}: there is no directory {path.parent}; make it, or name another file")
+        require_directory(path)
         unfinished = path.with_name(f"{path.name}.part")
         with unfinished.open("w") as file:
             file.write(json.dumps(asdict(self.origin), ensure_ascii=False) + "\n")
@@ -66,6 +65,12 @@ class Selection:
         unfinished.replace(path)
 
 
+def require_directory(path: Path) -> None:
+    """Raise UserError where the directory of a file that is to be written is missing."""
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no directory {path.parent}; make it, or name another file")
+
+
 @dataclass(frozen=True)
 class TrainingDocuments:
     """All training documents of a store: domain by domain, in stored order. Arrays are int64 `[n]`."""
@@ -73,7 +78,6 @@ class TrainingDocuments:
     domain: np.ndarray  # index into the store's domains
     number: np.ndarray  # within the domain
     tokens: np.ndarray
-    text_bytes: np.ndarray
 
 
 def training_documents(store: Store) -> TrainingDocuments:
@@ -85,7 +89,6 @@ def training_documents(store: Store) -> TrainingDocuments:
         domain=np.repeat(np.arange(len(tokens)), [len(part) for part in tokens]),
         number=np.concatenate([np.arange(len(part)) for part in tokens]),
         tokens=np.concatenate(tokens),
-        text_bytes=np.concatenate([store.document_text_bytes(domain) for domain in store.domains]),
     )
 
 

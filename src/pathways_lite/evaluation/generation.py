@@ -12,7 +12,7 @@ import numpy as np
 
 from pathways_lite import models
 from pathways_lite.errors import UserError
-from pathways_lite.objectives.prompts import Asking, Prompt
+from pathways_lite.objectives.prompts import Asking, Prompt, left_to_right
 from pathways_lite.recipe import Mode, Model
 
 # Prompts and buffers are padded to multiples of this, so that prompts of similar length share one compilation.
@@ -94,7 +94,7 @@ def generate(
     how the model is asked to continue, in which `mode`; None: as a causal model.
     """
     text = tokenizer.encode(prompt)
-    head = Prompt([tokenizer.eod, *text], 0, tokenizer.eod) if asking is None else asking.continuation(text, mode)
+    head = left_to_right(text, tokenizer.eod) if asking is None else asking.continuation(text, mode)
     sampling = Sampling(temperature, top_k, top_p)
     tail = complete(config, params, head, sampling, max_tokens=max_tokens, eod=tokenizer.eod, key=key)
     tail = tail if asking is None else asking.text(tail)

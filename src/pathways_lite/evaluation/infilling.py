@@ -16,7 +16,7 @@ import numpy as np
 from pathways_lite.evaluation.scoring import Scored, score
 from pathways_lite.keyed import keys, words
 from pathways_lite.objectives.members import Form
-from pathways_lite.objectives.prompts import Asking, Prompt
+from pathways_lite.objectives.prompts import Asking, left_to_right
 from pathways_lite.objectives.spans import random_parts
 from pathways_lite.recipe import Mode, Model
 
@@ -62,8 +62,7 @@ def evaluate_prefix(
     if not halves or not modes:
         return {}
     asked = [(asking.continuation(first.tolist(), mode), second.tolist()) for first, second in halves]
-    eod = asking.special.eod
-    plain = [(Prompt([eod, *first.tolist()], 0, eod), second.tolist()) for first, second in halves]
+    plain = [(left_to_right(first.tolist(), asking.special.eod), second.tolist()) for first, second in halves]
     both = [np.concatenate([s.nll for s in score(config, params, pairs, seq_len)]) for pairs in (asked, plain)]
     return {"loss": float(both[0].mean()), "loss_left_to_right": float(both[1].mean()), "tokens": len(both[0])}
 
@@ -84,7 +83,7 @@ def _split(text: np.ndarray, number: int, task: Gaps, seq_len: int) -> list[list
 def _one_task(
     config: Model, params: Any, asking: Asking, texts: Sequence[list[list[int]]], seq_len: int
 ) -> dict[str, float]:
-    prompts, eod = [asking.infill(parts[::2]) for parts in texts], asking.special.eod
+    prompts = [asking.infill(parts[::2]) for parts in texts]
     pairs = [(p, [*asking.answer(parts[1::2]), p.end]) for p, parts in zip(prompts, texts, strict=True)]
     found = score(config, params, pairs, seq_len)
     of_gaps = [
@@ -93,7 +92,7 @@ def _one_task(
         for gap in _of_gaps(parts[1::2], answer, scored)
     ]
     whole = [[token for part in parts for token in part] for parts in texts]
-    plain = score(config, params, [(Prompt([eod], 0, eod), tokens) for tokens in whole], seq_len)
+    plain = score(config, params, [(left_to_right([], asking.special.eod), tokens) for tokens in whole], seq_len)
     left = [scored.nll[_in_gaps(parts)] for parts, scored in zip(texts, plain, strict=True)]
     return {
         "exact": float(np.mean([exact for _, exact in of_gaps])),

@@ -41,13 +41,24 @@ def begin(takes_part: np.ndarray) -> Learned:
     return Learned(weights, np.zeros_like(weights), np.zeros_like(weights), np.int32(0))
 
 
+def share_of_domains(batch: Batch, domains: int) -> jax.Array:
+    """Each domain's share of the batch's tokens with loss, [D]."""
+    sizes = _sums(batch.loss_weights, batch, domains)
+    total = jnp.sum(sizes)
+    return sizes / jnp.where(total > 0, total, 1.0)
+
+
 def means_of_domains(losses: jax.Array, batch: Batch, domains: int) -> tuple[jax.Array, jax.Array]:
     """The mean of `losses` [B, T] over each domain's tokens, 0 where it has none, and its share of tokens; both [D]."""
+    sizes = _sums(batch.loss_weights, batch, domains)
+    means = _sums(batch.loss_weights * losses, batch, domains) / jnp.where(sizes > 0, sizes, 1.0)
+    return means, share_of_domains(batch, domains)
+
+
+def _sums(values: jax.Array, batch: Batch, domains: int) -> jax.Array:
+    """`values` [B, T] added up by domain, [D]."""
     of = batch.domain[:, None] == jnp.arange(domains)
-    rows = jnp.stack([jnp.sum(batch.loss_weights * losses, axis=1), jnp.sum(batch.loss_weights, axis=1)])
-    sums, sizes = jnp.sum(jnp.where(of, rows[..., None], 0.0), axis=1)
-    total = jnp.sum(sizes)
-    return sums / jnp.where(sizes > 0, sizes, 1.0), sizes / jnp.where(total > 0, total, 1.0)
+    return jnp.sum(jnp.where(of, jnp.sum(values, axis=1, keepdims=True), 0.0), axis=0)
 
 
 def token_weights(weights: jax.Array, share: jax.Array, batch: Batch) -> jax.Array:
@@ -81,7 +92,7 @@ def doge(
     rule: DoGE, rate: Any, scores: jax.Array, there: jax.Array, batch: Batch, learned: Learned
 ) -> tuple[jax.Array, Learned]:
     """As `doremi`, by the `scores` [D] of gradients, known of domains that are `there`; `rate`: the learning rate."""
-    _, share = means_of_domains(jnp.zeros_like(batch.loss_weights), batch, len(learned.weights))
+    share = share_of_domains(batch, len(learned.weights))
     learned = advance(learned, scores, there, rate / rule.mu, rule.smoothing)
     return token_weights(learned.weights, share, batch), learned
 

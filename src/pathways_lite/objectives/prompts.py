@@ -23,6 +23,11 @@ class Prompt(NamedTuple):
     end: int  # the token that ends the answer; EOD does, too
 
 
+def left_to_right(text: Tokens, eod: int) -> Prompt:
+    """The beginning of a document, to be continued as by a causal model."""
+    return Prompt([eod, *text], 0, eod)
+
+
 @dataclass(frozen=True)
 class Asking:
     """How to ask a model that was trained with some objective."""

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from pathways_lite.batch import Batch
-from pathways_lite.methods.domain_weights import means_of_domains, token_weights
+from pathways_lite.methods.domain_weights import means_of_domains, share_of_domains, token_weights
 from pathways_lite.training.examples import Examples, Means, TokenLosses, accumulate, losses_of
 
 DISTANCE = 0.01
@@ -37,7 +37,7 @@ def alignments(
     slices that hold one domain each, which no mixture promises. Two forward passes do for any batch, slices and mesh.
     """
     first, second = halves(batch, key, len(aim))
-    _, share = means_of_domains(jnp.zeros_like(batch.loss_weights), first, len(aim))
+    share = share_of_domains(first, len(aim))
     total = jnp.sum(first.loss_weights)
     total = jnp.where(total > 0.0, total, 1.0)
 
