@@ -1,20 +1,16 @@
 """When to prune, and by how much: at equal FLOPs where zeros are skipped, against dense training.
 
-    pathways-lite data build corpora/python python: --tokenizer sentencepiece:4096 --held-out 0.03
+    pathways-lite data build corpora/python_bytes python: --tokenizer bytes --held-out 0.03
     pathways-lite study run configs/ablations/pruning_schedules.py --jobs 2
     pathways-lite study report configs/ablations/pruning_schedules.py
 
 All ten schedules of the grid of "The Journey Matters" (Jin et al. 2025, arXiv 2501.12486): dense for 0 to 75 % of the
 compute, then pruning for 25 to 100 % of it, to 80 % zeros; its schedule, 25 to 75 %, at 40 and 60 % too; and dense
-models of all of the blocks, of half and of a quarter, between which lie the averages of the sparse ones. 3 seeds: 45
-runs of 1.2 TFLOPs with zeros skipped, up to 3 as they are computed. `study plan` says how long that takes here.
+models of the same depth and of less width, between which lie the averages of the sparse ones. Tokens are bytes, so that
+most weights are in the blocks and see 4 to 30 tokens each. 3 seeds: 48 runs of 2 TFLOPs with zeros skipped, up to 5 as
+they are computed. `study plan` says how long that takes here.
 
-The report compares at equal FLOPs as computed, the zeros' included. What the law of average parameters says of the same
-runs, and the law of final ones:
-
-    pathways-lite runs table runs/pruning_schedules --final --out sparse.csv
-    pathways-lite fit average-parameters sparse.csv
-    pathways-lite fit chinchilla sparse.csv N=N_active
+The report compares at equal FLOPs as computed, the zeros' included. `pruning_law.py` asks which size explains losses.
 
 An arm's name is where pruning begins, where it ends (% of the compute), and the zeros (%).
 """
@@ -25,19 +21,31 @@ from pathways_lite.recipe import WSD, AdamW, Data, Evaluation, Fraction, Model, 
 from pathways_lite.studies import Study
 
 SEEDS = (0, 1, 2)
-FLOPS = 1.2e12
+FLOPS = 2e12
 SEQ_LEN = 128
-MODEL = Model(
-    d_model=96, n_layers=4, n_heads=4, head_dim=24, d_ff=384, vocab_size=4096, dtype="float32", scan_layers=False
-)
 GRID = [(begin, end) for begin in (0, 25, 50, 75) for end in (25, 50, 75, 100) if begin < end]
 
+
+def decoder(width: int) -> Model:
+    return Model(
+        d_model=width,
+        n_layers=4,
+        n_heads=4,
+        head_dim=width // 4,
+        d_ff=4 * width,
+        vocab_size=264,
+        dtype="float32",
+        scan_layers=False,
+    )
+
+
 ARMS: dict[str, tuple[Model, Prune | None]] = {
-    "dense": (MODEL, None),
-    "dense_half": (MODEL.model_copy(update={"n_layers": 2}), None),
-    "dense_quarter": (MODEL.model_copy(update={"n_layers": 1}), None),
+    "dense": (decoder(64), None),
+    "dense_48": (decoder(48), None),
+    "dense_40": (decoder(40), None),
+    "dense_32": (decoder(32), None),
     **{
-        f"{begin}_{end}_{zeros}": (MODEL, Prune(sparsity=zeros / 100, begin=begin / 100, end=end / 100, every=5))
+        f"{begin}_{end}_{zeros}": (decoder(64), Prune(sparsity=zeros / 100, begin=begin / 100, end=end / 100, every=5))
         for begin, end, zeros in [*((*phase, 80) for phase in GRID), (25, 75, 40), (25, 75, 60)]
     },
 }
@@ -49,14 +57,14 @@ def recipe(arm: str, seed: int) -> Recipe:
     stage = Stage(
         name="base",
         model=model,
-        data=Data(corpus="corpora/python", seq_len=SEQ_LEN, shuffle_seed=seed),
+        data=Data(corpus="corpora/python_bytes", seq_len=SEQ_LEN, shuffle_seed=seed),
         optimizer=AdamW(learning_rate=4e-3, schedule=WSD(warmup=Fraction(n=0.05), decay=Fraction(n=0.4))),
-        batch_size=8,
+        batch_size=16,
         budget=f"{FLOPS / cost:.0f} tokens",
         pruning=prune,
-        evaluation=Evaluation(every=50, tokens=10_000),
-        saving=Saving(every=100, keep=1),
-        log_every=5,
+        evaluation=Evaluation(every=200, tokens=60_000),
+        saving=Saving(every=400, keep=1),
+        log_every=10,
     )
     return Recipe(name=f"{arm}_{seed}", seed=seed, stages=(stage,))
 

@@ -36,7 +36,7 @@ def plan(study: StudyFile, overrides: Overrides = None, out: Out = None, jobs: J
     """Say what would be trained, what of it exists, what it costs and about how long it takes. Trains nothing.
 
     Times come from the throughput of nodes that this study has trained already; before the first one, from an assumed
-    share of the machine's peak. Each line says which.
+    share of the machine's peak. The last line says which.
 
     Example: `pathways-lite study plan configs/studies/palm_against_llama.py --jobs 2`
     """
@@ -228,14 +228,16 @@ def _header(study: Study) -> str:
 
 
 def _table(made: Plan) -> Any:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from pathways_lite.tracking.numbers import duration, si
 
-    table = Table("node", "identity", "after", "steps", "parameters", "FLOPs", "state", "time left")
+    # `merge` and `evaluate` are given nodes by their identity: it stays whole in a narrow terminal.
+    whole = (Column("node", no_wrap=True), Column("identity", no_wrap=True))
+    table = Table(*whole, "after", "steps", "parameters", "FLOPs", "state", "time left", box=None, pad_edge=False)
     for identity, planned in made.nodes.items():
         course = planned.course
-        left = f"{duration(planned.seconds_left)}, {planned.pace}" if planned.flops_left else ""
+        left = duration(planned.seconds_left) if planned.flops_left else ""
         table.add_row(
             planned.node.label,
             identity,
@@ -262,5 +264,8 @@ def _totals(made: Plan, jobs: int) -> str:
     )
     saved = f"; sharing saves {si(apart - total, 'FLOPs')} of {si(apart, 'FLOPs')}" if apart > total else ""
     done = sum(planned.state == "done" for planned in nodes.values())
-    time = f"about {duration(made.seconds_left(jobs))} with --jobs {jobs}" if left else "nothing is left to train"
+    paces = ", ".join(sorted({planned.pace for planned in nodes.values() if planned.flops_left}))
+    time = f"about {duration(made.seconds_left(jobs))} with --jobs {jobs}, speed {paces}"
+    if not left:
+        time = "nothing is left to train"
     return f"{len(nodes)} nodes, {done} done; {si(left, 'FLOPs')} of {si(total, 'FLOPs')} left{saved}; {time}"
