@@ -38,9 +38,14 @@ def test_the_reference_gives_t5s_own_example() -> None:
     assert t5.corrupted(tokens, mask, 99) == ([1, 2, 99, 4, 5, 98, 8, 9, 97], [99, 3, 98, 6, 7, 97, 10])
 
 
+def counts(n: int, rate: float, mean_span: float) -> tuple[int, int]:
+    noise, spans = noise_counts(*(np.array([value]) for value in (n, rate, mean_span, 0)))
+    return int(noise[0]), int(spans[0])
+
+
 @given(st.integers(2, 3000), st.floats(0.01, 0.6), st.floats(1, 70))
 def test_counts_are_t5s_wherever_these_can_be_had(length: int, rate: float, mean_span: float) -> None:
-    noise, spans = (int(x[0]) for x in noise_counts(np.array([length]), np.array([rate]), mean_span))
+    noise, spans = counts(length, rate, mean_span)
     expected_noise, expected_spans = t5.counts(length, rate, mean_span)
     assert noise == expected_noise
     assert spans == min(expected_spans, length - noise, noise)
@@ -48,8 +53,7 @@ def test_counts_are_t5s_wherever_these_can_be_had(length: int, rate: float, mean
 
 def test_halves_are_rounded_to_even() -> None:
     """10 x 0.25 = 2.5 tokens are 2, not 3; 6 noise tokens in spans of 4 are 2 spans, 10 are 2 as well."""
-    counts = [tuple(int(x[0]) for x in noise_counts(np.array([n]), np.array([0.25]), 4.0)) for n in (10, 24, 40)]
-    assert counts == [(2, 1), (6, 2), (10, 2)]
+    assert [counts(n, 0.25, 4) for n in (10, 24, 40)] == [(2, 1), (6, 2), (10, 2)]
 
 
 @pytest.mark.parametrize("x", [windows(6, 64, 0.0), windows(6, 64, 3.0), windows(6, 300, 40.0)])

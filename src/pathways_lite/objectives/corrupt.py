@@ -76,9 +76,12 @@ def _corrupt(
     else:
         pieces = fill(row, place, n, found, key, width - 1)
     special = Special(eod, objective.tokens)
-    parts = segments(pieces, found, special, key, width)
-    form = np.array([member.form for member in found])[pieces.member]
-    form = np.where(pieces.n < np.array([member.shortest for member in found])[pieces.member], Form.CAUSAL, form)
+    form, shortest, opener = (
+        np.array(values)[pieces.member]
+        for values in zip(*((m.form, m.shortest, special.opener(m)) for m in found), strict=True)
+    )
+    form = np.where(pieces.n < shortest, Form.CAUSAL, form)
+    parts = segments(pieces, form, opener, special, key, width)
     return _lay_out(windows.ravel(), rows, width - 1, pieces, parts, form, eod)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -111,13 +112,10 @@ def _members(objective: Objective, weight: float) -> list[Member]:
 def sentinels_needed(objective: Objective, seq_len: int) -> int:
     """The most spans that an example of at most `seq_len` positions can have."""
     n = np.arange(seq_len + 1)
-    most = 0
-    for member in members(objective):
-        if member.per_span and seq_len > member.shortest:
-            spans = span_counts(member, n, np.full(n.shape, member.most))[1]
-            fits = cost(member, n, spans) <= seq_len
-            most = max(most, int(spans[fits].max()))
-    return most
+    found = members(objective)
+    sizes, rates = sizes_of(found), np.array([member.most for member in found])
+    _, spans, size = measure(Sizes(*(values[:, None] for values in sizes)), n, rates[:, None])
+    return int(np.where(size <= seq_len, spans, 0).max())
 
 
 def needs_special_tokens(objective: Objective) -> bool:
@@ -126,14 +124,31 @@ def needs_special_tokens(objective: Objective) -> bool:
     return any(member.form not in plain or member.mode is not None for member in members(objective))
 
 
-def span_counts(member: Member, n: np.ndarray, rate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Masked tokens and spans of examples of `n` tokens; both 0 where there are too few of these, or no spans."""
-    if not member.per_span:
-        return np.zeros_like(n), np.zeros_like(n)
-    # CodeGen2's last span is followed by text, T5's is not.
-    return noise_counts(n, rate, member.mean_span, clean_after=member.form is Form.CODEGEN2)
+class Sizes(NamedTuple):
+    """What decides how many positions an example takes: a value for each of some examples, or of the members."""
+
+    extra: np.ndarray
+    per_span: np.ndarray
+    shortest: np.ndarray
+    mean_span: np.ndarray
+    clean_after: np.ndarray  # tokens that the last span leaves behind it: CodeGen2's is followed by text, T5's is not
+
+    def of(self, chosen: np.ndarray) -> Sizes:
+        return Sizes(*(values[chosen] for values in self))
 
 
-def cost(member: Member, n: np.ndarray, spans: np.ndarray) -> np.ndarray:
-    """Positions that examples of `n` tokens take; those that are too short are continued as they are."""
-    return np.where(n < member.shortest, 1 + n, member.extra + n + member.per_span * spans)
+def sizes_of(members: Sequence[Member]) -> Sizes:
+    """One value for each member."""
+    rows = [(m.extra, m.per_span, m.shortest, m.mean_span, int(m.form is Form.CODEGEN2)) for m in members]
+    return Sizes(*map(np.array, zip(*rows, strict=True)))
+
+
+def measure(sizes: Sizes, n: np.ndarray, rate: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Masked tokens, spans and positions of examples of `n` tokens, of which the share `rate` is masked.
+
+    Those that are too short for their member are continued as they are.
+    """
+    noise, spans = noise_counts(n, rate, sizes.mean_span, sizes.clean_after)
+    masked = sizes.per_span > 0
+    noise, spans = np.where(masked, noise, 0), np.where(masked, spans, 0)
+    return noise, spans, np.where(n < sizes.shortest, 1 + n, sizes.extra + n + sizes.per_span * spans)

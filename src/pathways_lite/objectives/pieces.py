@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from pathways_lite.keyed import uniform
-from pathways_lite.objectives.members import Form, Member, cost, span_counts
+from pathways_lite.objectives.members import Form, Member, Sizes, measure, sizes_of
 from pathways_lite.objectives.spans import raw_length
 
 # Streams of random numbers; the counter is the place in the window.
@@ -65,15 +65,16 @@ def fill(
     """
     column = place - row * (seq_len + 1)
     member, rate = _choose(members, key[row], column)
-    noise, spans, size = _measure(members, member, rate, n)
+    sizes = sizes_of(members).of(member)
+    size = measure(sizes, n, rate)[2]
     ends = np.cumsum(size)
     first_of_row = np.searchsorted(row, row)
     before = ends - size - (ends - size)[first_of_row]
     room = seq_len - before
     crossing = (size > room) & (room > 0)
     n = n.copy()
-    n[crossing] = _longest(members, member[crossing], rate[crossing], room[crossing])
-    noise, spans, size = _measure(members, member, rate, n)
+    n[crossing] = _longest(sizes.of(crossing), rate[crossing], room[crossing])
+    noise, spans, size = measure(sizes, n, rate)
     inputs = 1 + (uniform(key[row], CUT, column) * (n - 1)).astype(np.int64)
     return Pieces(row, place, n, member, rate, noise, spans, inputs, size, before).of(room > 0)
 
@@ -85,7 +86,8 @@ def fixed(row: np.ndarray, place: np.ndarray, members: Sequence[Member], key: np
     """
     member, rate = _choose(members, key[row], np.zeros_like(row))
     half = seq_len // 2
-    whole = _longest(members, member, rate, np.full_like(row, seq_len))
+    sizes = sizes_of(members).of(member)
+    whole = _longest(sizes, rate, np.full_like(row, seq_len))
     halves = [raw_length(half, m.most, m.mean_span)[0] if m.form is Form.SPANS else seq_len for m in members]
     n = np.minimum(whole, np.array(halves)[member])
     inputs = 1 + (uniform(key[row], CUT, np.zeros_like(row)) * (n - 1)).astype(np.int64)
@@ -93,7 +95,7 @@ def fixed(row: np.ndarray, place: np.ndarray, members: Sequence[Member], key: np
     before = np.where(prefix, np.minimum(inputs, half - 1), n)
     place = place + np.where(prefix, inputs - before, 0)
     n = np.where(prefix, before + np.minimum(n - inputs, half), n)
-    noise, spans, size = _measure(members, member, rate, n)
+    noise, spans, size = measure(sizes, n, rate)
     return Pieces(row, place, n, member, rate, noise, spans, before, size, np.zeros_like(row))
 
 
@@ -105,23 +107,11 @@ def _choose(members: Sequence[Member], key: np.ndarray, index: np.ndarray) -> tu
     return chosen, (least + uniform(key, RATE, index) * (most - least)).astype(np.float32)
 
 
-def _measure(
-    members: Sequence[Member], member: np.ndarray, rate: np.ndarray, n: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Masked tokens, spans and positions of examples of `n` tokens."""
-    noise, spans, size = (np.zeros_like(n) for _ in range(3))
-    for number, m in enumerate(members):
-        mine = np.flatnonzero(member == number)
-        noise[mine], spans[mine] = span_counts(m, n[mine], rate[mine])
-        size[mine] = cost(m, n[mine], spans[mine])
-    return noise, spans, size
-
-
-def _longest(members: Sequence[Member], member: np.ndarray, rate: np.ndarray, room: np.ndarray) -> np.ndarray:
+def _longest(sizes: Sizes, rate: np.ndarray, room: np.ndarray) -> np.ndarray:
     """The most tokens that an example of at most `room` positions can have."""
     low, high = np.zeros_like(room), room - 1
     while (low < high).any():
         middle = (low + high + 1) // 2
-        fits = _measure(members, member, rate, middle)[2] <= room
+        fits = measure(sizes, middle, rate)[2] <= room
         low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
     return low

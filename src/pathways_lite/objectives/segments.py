@@ -12,7 +12,8 @@ Before the bar are inputs, which see each other. An example ends by predicting E
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -53,17 +54,20 @@ class Special(NamedTuple):
         return self.id("first_sentinel") - number
 
 
-def segments(pieces: Pieces, members: Sequence[Member], special: Special, key: np.ndarray, width: int) -> Segments:
-    """The segments of all examples, in order. `key` is each row's, `width` the windows'."""
+def segments(
+    pieces: Pieces, form: np.ndarray, opener: np.ndarray, special: Special, key: np.ndarray, width: int
+) -> Segments:
+    """The segments of all examples, in order.
+
+    Args:
+      form, opener: of each example; the opener is the token before its text, where its form does not say which.
+      key: each row's.
+      width: the windows'.
+    """
     parts = []
-    for number, member in enumerate(members):
-        mine = np.flatnonzero((pieces.member == number) & (pieces.n >= member.shortest))
-        if len(mine):
-            parts.append(_BUILDERS[member.form](mine, pieces.of(mine), member, special, key, width))
-    short = np.flatnonzero(pieces.n < np.array([member.shortest for member in members])[pieces.member])
-    if len(short):
-        openers = np.array([special.opener(member) for member in members])[pieces.member[short]]
-        parts.append(Segments(short, openers, pieces.place[short], pieces.n[short]))
+    for kind in np.unique(form):
+        mine = np.flatnonzero(form == kind)
+        parts.append(_BUILDERS[Form(kind)](mine, pieces.of(mine), opener[mine], special, key, width))
     joined = Segments(*(np.concatenate(values) for values in zip(*parts, strict=True)))
     order = np.argsort(joined.piece, kind="stable")
     return Segments(*(values[order] for values in joined))
@@ -75,16 +79,22 @@ def _interleave(index: np.ndarray, columns: Sequence[tuple[object, object, objec
     return Segments(np.repeat(index, len(columns)), *grid)
 
 
-def _causal(index: np.ndarray, p: Pieces, member: Member, special: Special, key: np.ndarray, width: int) -> Segments:
-    return _interleave(index, [(special.opener(member), p.place, p.n)])
+def _causal(
+    index: np.ndarray, p: Pieces, opener: np.ndarray, special: Special, key: np.ndarray, width: int
+) -> Segments:
+    return _interleave(index, [(opener, p.place, p.n)])
 
 
-def _prefix(index: np.ndarray, p: Pieces, member: Member, special: Special, key: np.ndarray, width: int) -> Segments:
+def _prefix(
+    index: np.ndarray, p: Pieces, opener: np.ndarray, special: Special, key: np.ndarray, width: int
+) -> Segments:
     continuation = (NONE, p.place + p.inputs, p.n - p.inputs)
-    return _interleave(index, [(special.opener(member), p.place, p.inputs), continuation])
+    return _interleave(index, [(opener, p.place, p.inputs), continuation])
 
 
-def _middle(index: np.ndarray, p: Pieces, member: Member, special: Special, key: np.ndarray, width: int) -> Segments:
+def _middle(
+    index: np.ndarray, p: Pieces, opener: np.ndarray, special: Special, key: np.ndarray, width: int, *, spm: bool
+) -> Segments:
     """Two different cuts, uniformly chosen among the n + 1 places where one can be."""
     column = p.place - p.row * width
     one = (uniform(key[p.row], CUT, column) * (p.n + 1)).astype(np.int64)
@@ -94,12 +104,13 @@ def _middle(index: np.ndarray, p: Pieces, member: Member, special: Special, key:
     prefix = (special.id("prefix"), p.place, start)
     suffix = (special.id("suffix"), p.place + stop, p.n - stop)
     middle = (special.id("middle"), p.place + start, stop - start)
-    return _interleave(index, [prefix, suffix, middle] if member.form is Form.PSM else [suffix, prefix, middle])
+    return _interleave(index, [suffix, prefix, middle] if spm else [prefix, suffix, middle])
 
 
-def _masked(index: np.ndarray, p: Pieces, member: Member, special: Special, key: np.ndarray, width: int) -> Segments:
+def _masked(
+    index: np.ndarray, p: Pieces, opener: np.ndarray, special: Special, key: np.ndarray, width: int, *, codegen2: bool
+) -> Segments:
     """Inputs with sentinels, then what these stand for."""
-    codegen2 = member.form is Form.CODEGEN2
     clean_place, clean_length, noise_place, noise_length = _spans(p, key, width, clean_after=codegen2)
     number = ragged(np.zeros_like(p.spans), p.spans)  # of the span in its example
     piece = np.repeat(index, p.spans)
@@ -108,7 +119,7 @@ def _masked(index: np.ndarray, p: Pieces, member: Member, special: Special, key:
     begins = np.zeros(len(clean_place), bool)
     begins[first] = True
     inputs = Segments(np.repeat(index, p.spans + 1), np.empty_like(clean_place), clean_place, clean_length)
-    inputs.special[begins] = special.opener(member)
+    inputs.special[begins] = opener
     inputs.special[~begins] = sentinel
     targets = Segments(piece, sentinel, noise_place, noise_length)
     parts = [inputs, targets]
@@ -151,11 +162,12 @@ def _spans(
     return start, clean_length, (start + clean_length)[with_span], noise_length
 
 
-_BUILDERS = {
+# The arguments of each: numbers of the examples in question, those, their openers, and as of `segments`.
+_BUILDERS: dict[Form, Callable[..., Segments]] = {
     Form.CAUSAL: _causal,
     Form.PREFIX: _prefix,
-    Form.SPANS: _masked,
-    Form.PSM: _middle,
-    Form.SPM: _middle,
-    Form.CODEGEN2: _masked,
+    Form.SPANS: partial(_masked, codegen2=False),
+    Form.PSM: partial(_middle, spm=False),
+    Form.SPM: partial(_middle, spm=True),
+    Form.CODEGEN2: partial(_masked, codegen2=True),
 }

@@ -32,16 +32,17 @@ def raw_length(inputs_length: int, rate: float, mean_span: float) -> tuple[int, 
 
 
 def noise_counts(
-    n: np.ndarray, rate: np.ndarray, mean_span: float, *, clean_after: bool = False
+    n: np.ndarray, rate: np.ndarray, mean_span: np.ndarray, clean_after: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Noise tokens and spans of examples of `n` tokens: those of T5's `random_spans_noise_mask`, in its float32.
 
-    Both are 0 for examples too short for a span between clean tokens (`clean_after`: also one after it).
+    `clean_after`, 0 in T5, tokens at least follow the last span. Both results are 0 for examples too short for a span.
     """
     room = n - 1 - clean_after
     single = np.float32
-    noise = np.clip(np.rint(n.astype(single) * rate.astype(single)).astype(np.int64), 1, np.maximum(room, 1))
-    spans = np.maximum(np.rint(noise.astype(single) / single(mean_span)).astype(np.int64), 1)
+    noise = np.rint(n.astype(single) * rate.astype(single)).astype(np.int64)
+    noise = np.minimum(np.maximum(noise, 1), np.maximum(room, 1))
+    spans = np.maximum(np.rint(noise.astype(single) / mean_span.astype(single)).astype(np.int64), 1)
     # T5 takes for granted that there are enough clean tokens to stand between spans.
     spans = np.minimum(spans, np.minimum(noise, n - noise - clean_after))
     return np.where(room < 1, 0, noise), np.where(room < 1, 0, spans)
