@@ -207,6 +207,11 @@ class Ledger:
             seconds=self.seconds.plus(**asdict(other.seconds)),
         )
 
+    def __sub__(self, other: Ledger) -> Ledger:
+        """What is left without `other`, which is part of this one."""
+        counts = {name: value - getattr(other, name) for name, value in self.counts().items()}
+        return Ledger(**counts, seconds=self.seconds.plus(**{k: -v for k, v in asdict(other.seconds).items()}))
+
     def plus_flops(self, flops: int) -> Ledger:
         """With the cost of something else than training on tokens."""
         return replace(self, flops=self.flops + flops, sparse_flops=self.sparse_flops + flops)

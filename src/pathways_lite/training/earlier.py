@@ -66,15 +66,18 @@ def load_reference(recipe: Recipe, index: int, run: RunDirectory) -> Loaded | No
 
 
 def cost_of_uses(recipe: Recipe, index: int, run: RunDirectory) -> Ledger:
-    """What it cost to get what stage `index` uses beside its start; what one includes of another is counted once."""
-    stage, total = recipe.stages[index], Ledger()
-    counted = _ancestors(recipe, index, beside_the_start=False)
-    numbers = {one: _number(recipe, index, one) for one in _uses(stage) if one.stage is not None}
-    for number in sorted(set(numbers.values()) - counted, reverse=True):  # the last includes those before it
-        if number not in counted:
-            total += load_model(run.stage(recipe.stages[number].name).checkpoints, examined=False).cost
-            counted |= {number} | _ancestors(recipe, number)
-    return sum((load_model(one.path, examined=False).cost for one in _uses(stage) if one.stage is None), total)
+    """What it cost to get what stage `index` uses beside its start. A stage that led to several of them, or to the
+    start as well, is counted once.
+    """
+    uses = list(_uses(recipe.stages[index]))
+    used = [_number(recipe, index, one) for one in uses if one.stage is not None]
+    own: dict[int, Ledger] = {}  # of each stage that led to them, without the stages that led to it
+    for number in sorted({*used}.union(*(_ancestors(recipe, number) for number in used))):
+        cost = load_model(run.stage(recipe.stages[number].name).checkpoints, examined=False).cost
+        own[number] = cost - sum((own[before] for before in _ancestors(recipe, number)), Ledger())
+    inherited = _ancestors(recipe, index, beside_the_start=False)
+    total = sum((ledger for number, ledger in own.items() if number not in inherited), Ledger())
+    return sum((load_model(one.path, examined=False).cost for one in uses if one.stage is None), total)
 
 
 def _uses(stage: Stage) -> Iterator[Earlier]:

@@ -20,7 +20,9 @@ from pathways_lite.recipe import (
     MixturePhase,
     Recipe,
     Reference,
+    Reweighting,
     Steps,
+    Top,
     apply_overrides,
     stage_identity,
 )
@@ -136,18 +138,30 @@ def test_what_is_not_there_is_said(recipe: Recipe) -> None:
         Setup(chain(recipe, DoGE(target="tails")), 1).abstract_state  # noqa: B018
 
 
-def test_what_a_stage_inherits_is_counted_once(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A final model that goes on from the proxy already has the proxy's cost, and the reference's in it."""
-    loaded: list[str] = []
+def test_every_stage_that_led_to_one_is_counted_once(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ledgers of stages hold those of what led to them: of a start, of what they use, of both, and of both of two."""
 
-    def load(path: Path, *, examined: bool) -> SimpleNamespace:
-        loaded.append(path.parent.name)
-        return SimpleNamespace(cost=Ledger(flops=1))
+    def ledgers(costs: dict[str, int]) -> None:
+        def load(path: Path, *, examined: bool) -> SimpleNamespace:
+            return SimpleNamespace(cost=Ledger(flops=costs[path.parent.name]))
 
-    monkeypatch.setattr("pathways_lite.training.earlier.load_model", load)
+        monkeypatch.setattr("pathways_lite.training.earlier.load_model", load)
+
+    def cost(recipe: Recipe, index: int) -> int:
+        return cost_of_uses(recipe, index, RunDirectory(tmp_path)).flops
+
     apart = chain(recipe, DOREMI)
-    stages = (*apart.stages[:2], apart.stages[2].model_copy(update={"start": Continue()}))
-    together = apart.model_copy(update={"stages": stages})
-    assert cost_of_uses(apart, 2, RunDirectory(tmp_path)).flops == 1
-    assert loaded == ["proxy"]  # whose own ledger has the reference's
-    assert cost_of_uses(together, 2, RunDirectory(tmp_path)).flops == 0
+    reference, proxy, final = apart.stages
+    ledgers({"reference": 1, "proxy": 11})
+    assert cost(apart, 2) == 11
+    # A final model that goes on from the proxy already has the proxy's cost, and the reference's in it.
+    together = apart.model_copy(update={"stages": (reference, proxy, final.model_copy(update={"start": Continue()}))})
+    assert cost(together, 2) == 0
+    # Both things that the last stage uses come from the reference: the proxy measures by it, the judge goes on from it.
+    judge = reference.model_copy(update={"name": "judge", "start": Continue()})
+    judged = {"reweighting": Reweighting(rule=Top(), reference=Reference(stage="judge"))}
+    stages = (reference, judge, proxy, final.model_copy(update=judged))
+    ledgers({"reference": 1, "judge": 101, "proxy": 11})
+    assert cost(apart.model_copy(update={"stages": stages}), 3) == 111
