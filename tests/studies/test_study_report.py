@@ -1,5 +1,6 @@
 """The page of a study: what it says, that it needs nothing but itself, and that a browser draws its plots."""
 
+import csv
 import math
 import re
 import shutil
@@ -32,7 +33,7 @@ def plan(study: Study, store: Store) -> Plan:
 
 @pytest.fixture(scope="module")
 def written(plan: Plan) -> list[Path]:
-    return write_report(plan, ["rates.py"])
+    return write_report(gather(plan, ["rates.py"]))
 
 
 def test_the_page_says_all_it_should(written: list[Path], plan: Plan) -> None:
@@ -71,17 +72,32 @@ def test_arms_are_compared_with_any_of_them(study: Study, plan: Plan) -> None:
         study.against("none")
 
 
+def test_the_numbers_are_there_for_other_programs(written: list[Path], plan: Plan) -> None:
+    """They are the page's, for all of the text and for each domain."""
+    rows = list(csv.DictReader(written[1].open()))
+    assert [row["held_out"] for row in rows] == ["", "", "poems", "poems", "tales", "tales"]
+    html = written[0].read_text()
+    for baseline, other in zip(rows[::2], rows[1::2], strict=True):
+        assert baseline["arm"] == baseline["baseline"] == other["baseline"] == plan.study.baseline
+        assert baseline["difference"] == ""
+        assert f"{float(baseline['loss']):.4f}" in html
+        assert f"{float(other['difference']):+.4f}" in html
+        at_end = float(other["loss"]) - float(baseline["loss"])
+        assert float(other["difference"]) == pytest.approx(at_end, rel=1e-6)  # their budgets are equal
+        assert other["low"] == ""  # of one run each nothing is known
+
+
 def test_figures_are_written_as_png_and_svg(written: list[Path]) -> None:
-    names = {path.name for path in written[1:]}
+    names = {path.name for path in written[2:]}
     kinds = ("differences", "loss_flops", "loss_tokens", "loss_seconds", "lineage")
     assert names == {f"{kind}.{suffix}" for kind in kinds for suffix in ("png", "svg")}
-    for path in written[1:]:
+    for path in written[2:]:
         assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"<?xml")
 
 
 def test_a_study_not_begun_has_a_page(study: Study, tmp_path: Path) -> None:
     plan = plan_study(study, tmp_path, lambda dtype: 1e9)
-    html = write_report(plan, ["rates.py"])[0].read_text()
+    html = write_report(gather(plan, ["rates.py"]))[0].read_text()
     assert "0 of 3 nodes are done" in html
     assert "Nothing can be compared yet" in html
 
@@ -92,7 +108,7 @@ def test_failures_are_on_the_page_with_their_reason(study: Study, tmp_path: Path
     store.prepare(trunk)
     store.output(trunk).write_text("step 1\nerror: the <disk> is full\n")
     store.record_failure(trunk, 2)
-    html = write_report(plan_study(study, tmp_path, lambda dtype: 1e9), ["rates.py"])[0].read_text()
+    html = write_report(gather(plan_study(study, tmp_path, lambda dtype: 1e9), ["rates.py"]))[0].read_text()
     assert "exit status 2: error: the &lt;disk&gt; is full" in html
     assert html.count("waits for a failed one") == 2
 
@@ -133,4 +149,4 @@ def test_a_browser_draws_the_plots(written: list[Path], tmp_path: Path) -> None:
 def test_a_domain_that_is_not_there_is_told(study: Study, store: Store) -> None:
     metric = study.metric.model_copy(update={"domain": "verse"})
     with pytest.raises(UserError, match="held-out domains are poems, tales"):
-        write_report(plan_study(study.model_copy(update={"metric": metric}), store.path, never), ["rates.py"])
+        gather(plan_study(study.model_copy(update={"metric": metric}), store.path, never), ["rates.py"])

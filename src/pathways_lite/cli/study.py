@@ -132,18 +132,23 @@ def report(
     out: Out = None,
     baseline: Annotated[str | None, typer.Option(help="compare with this arm; by default the study's baseline")] = None,
 ) -> None:
-    """Write report.html and figures (PNG and SVG) into the study's directory. The study may be going on.
+    """Say what came out, and write report.html, results.csv and figures (PNG and SVG) into the study's directory.
+
+    The study may be going on.
 
     Example: `pathways-lite study report configs/studies/palm_against_llama.py --baseline palm`
     """
-    from pathways_lite.studies.report import write_report
+    from pathways_lite.studies.report import gather, verdict, write_report
 
     given = {"--out": out, "--baseline": baseline}
     options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     made = _plan(study, overrides, out, jobs=1)
     if baseline is not None:
         made = replace(made, study=made.study.against(baseline))
-    for path in write_report(made, [str(study), *(overrides or ()), *options]):
+    findings = gather(made, [str(study), *(overrides or ()), *options])
+    for comparison in findings.results.comparisons if findings.results is not None else ():
+        typer.echo(verdict(comparison), err=True)
+    for path in write_report(findings):
         typer.echo(path)
 
 

@@ -6,6 +6,7 @@ FLOPs), whose FLOPs include the models that a run started from.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,11 @@ class Arm:
     @property
     def seeds(self) -> list[int]:
         return [curve.seed for curve in self.curves]
+
+    @property
+    def final_loss(self) -> float:
+        """Mean over runs."""
+        return statistics.fmean(float(curve.loss[-1]) for curve in self.curves)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -47,8 +46,7 @@ class Results:
 
     @staticmethod
     def _row(arm: Arm, comparison: Comparison | None) -> list[str]:
-        loss = statistics.fmean(float(curve.loss[-1]) for curve in arm.curves)
-        own = [arm.name, str(len(arm.curves)), f"{loss:.4f}"]
+        own = [arm.name, str(len(arm.curves)), f"{arm.final_loss:.4f}"]
         if comparison is None:
             return [*own, "baseline", "", ""]
         c = comparison
@@ -107,7 +105,7 @@ class Results:
         """The loss to come to: the given one, or the highest that an arm's runs have at the end, on average."""
         if self.target is not None:
             return self.target
-        return max(statistics.fmean(float(curve.loss[-1]) for curve in arm.curves) for arm in self.arms)
+        return max(arm.final_loss for arm in self.arms)
 
 
 def signed(interval: Interval, between: str = " ") -> str:

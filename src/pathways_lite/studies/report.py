@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -23,6 +23,7 @@ from pathways_lite.studies.executor import train_arguments
 from pathways_lite.studies.figures import Picture, difference_picture, lineage_picture, loss_pictures
 from pathways_lite.studies.nodes import chain_of
 from pathways_lite.studies.plan import Plan
+from pathways_lite.studies.results_csv import write_csv
 from pathways_lite.studies.store import State
 from pathways_lite.tracking.drawing import style, svg
 from pathways_lite.tracking.numbers import duration, si
@@ -39,6 +40,7 @@ class Findings:
     runs: dict[str, RunData]  # finished recipes by label
     arms: list[Arm]  # with at least one finished run
     results: Results | None  # None while there is nothing to compare
+    by_domain: dict[str, Results]  # of held-out text; empty then
     problems: list[str]
 
     @property
@@ -46,14 +48,14 @@ class Findings:
         return {identity: planned.state for identity, planned in self.plan.nodes.items()}
 
 
-def write_report(plan: Plan, command: Sequence[str]) -> list[Path]:
-    """Write OUT/report.html and OUT/figures, and return where they are."""
-    findings = gather(plan, command)
-    out = plan.store.path
+def write_report(findings: Findings) -> list[Path]:
+    """Write report.html, results.csv and figures into the study's directory, and return where they are."""
+    out = findings.plan.store.path
     (out / "figures").mkdir(parents=True, exist_ok=True)
     pictures = _pictures(findings)
-    written = [out / "report.html"]
+    written = [out / "report.html", out / "results.csv"]
     written[0].write_text(render(findings, pictures), encoding="utf-8")
+    write_csv(written[1], findings.results, findings.by_domain)
     with style("light") as palette:
         for item in pictures:
             figure = item.draw(palette)
@@ -71,13 +73,21 @@ def gather(plan: Plan, command: Sequence[str]) -> Findings:
     runs = {label: read_run(store.run(identity).path) for label, identity in done.items()}
     arms = _arms(plan, runs, study.metric)
     problems = [problem for run in runs.values() for problem in run.problems]
-    results = None
+    results, by_domain = None, {}
     if any(arm.name == study.baseline for arm in arms):
         try:
             results = Results.of(arms, study.baseline, study.metric, study.target)
+            for domain in _domains_of(runs):
+                metric = Metric(domain=domain)
+                by_domain[domain] = Results.of(_arms(plan, runs, metric), study.baseline, metric)
         except UserError as error:
             problems.append(str(error))
-    return Findings(plan, command, runs, arms, results, problems)
+    return Findings(plan, command, runs, arms, results, by_domain, problems)
+
+
+def _domains_of(runs: Mapping[str, RunData]) -> list[str]:
+    """Those of the runs' held-out text."""
+    return list(dict.fromkeys(name for run in runs.values() for name in run.stages[-1].evaluation))
 
 
 def _arms(plan: Plan, runs: dict[str, RunData], metric: Metric) -> list[Arm]:
@@ -170,7 +180,7 @@ def verdict(c: Comparison) -> str:
 def _domains(findings: Findings) -> str:
     if not findings.runs:
         return ""
-    names = list(dict.fromkeys(name for run in findings.runs.values() for name in run.stages[-1].evaluation))
+    names = _domains_of(findings.runs)
     rows = [
         _domain_row(findings, name, arm)
         for name in names
@@ -193,17 +203,15 @@ def _domain_row(findings: Findings, domain: str, arm: Arm) -> list[str]:
     perplexity = statistics.fmean(
         normalised_perplexity(result[domain]["nll"], result[domain]["bytes"]) for result in results
     )
-    difference = _difference(findings, metric, arm.name)
+    difference = _difference(findings, domain, arm.name)
     return [domain, arm.name, f"{loss:.4f}", difference, f"{bits:.4f}", f"{perplexity:.4f}"]
 
 
-def _difference(findings: Findings, metric: Metric, arm: str) -> str:
-    baseline = findings.plan.study.baseline
-    if arm == baseline or findings.results is None:
-        return "baseline" if arm == baseline else ""
-    pair = [item for item in _arms(findings.plan, findings.runs, metric) if item.name in (arm, baseline)]
-    (comparison,) = Results.of(pair, baseline, metric).comparisons
-    return signed(comparison.difference, "\n")
+def _difference(findings: Findings, domain: str, arm: str) -> str:
+    if arm == findings.plan.study.baseline:
+        return "baseline"
+    comparisons = findings.by_domain[domain].comparisons if domain in findings.by_domain else []
+    return next((signed(c.difference, "\n") for c in comparisons if c.arm == arm), "")
 
 
 def _time(findings: Findings) -> str:
