@@ -10,7 +10,7 @@ models of the same depth and of less width, between which lie the averages of th
 most weights are in the blocks and see 4 to 30 tokens each. 3 seeds: 48 runs of 2 TFLOPs with zeros skipped, up to 5 as
 they are computed. `study plan` says how long that takes here.
 
-The report compares at equal FLOPs as computed, the zeros' included. `pruning_law.py` asks which size explains losses.
+The report compares at equal FLOPs where zeros are skipped. `pruning_law.py` asks which size explains losses.
 
 An arm's name is where pruning begins, where it ends (% of the compute), and the zeros (%).
 """
@@ -18,7 +18,7 @@ An arm's name is where pruning begins, where it ends (% of the compute), and the
 from pathways_lite.methods.pruning import mean_flops_per_token
 from pathways_lite.models.accounting import flops_per_token
 from pathways_lite.recipe import WSD, AdamW, Data, Evaluation, Fraction, Model, Prune, Recipe, Saving, Stage
-from pathways_lite.studies import Study
+from pathways_lite.studies import Metric, Study
 
 SEEDS = (0, 1, 2)
 FLOPS = 2e12
@@ -75,4 +75,5 @@ def study() -> Study:
         question="At equal FLOPs where zeros are skipped, which schedule of pruning ends below dense training?",
         arms={arm: tuple(recipe(arm, seed) for seed in SEEDS) for arm in ARMS},
         baseline="dense",
+        metric=Metric(flops="sparse"),
     )

@@ -77,6 +77,7 @@ def compare(
     domain: Annotated[str | None, typer.Option(help="of the held-out text; by default all of it")] = None,
     window: Annotated[int, typer.Option(min=1, help="smooth: mean of so many points around each one")] = 1,
     target: Annotated[float | None, typer.Option(help="loss at which compute is compared")] = None,
+    flops: Annotated[str, typer.Option(help="dense, as hardware spends them; or sparse, zeros skipped")] = "dense",
 ) -> None:
     """Compare runs at equal FLOPs and at equal loss; the first one is what the others are measured against.
 
@@ -98,7 +99,7 @@ def compare(
     from pathways_lite.recipe.load import explain
 
     try:
-        metric = Metric.model_validate({"of": of, "unit": unit, "domain": domain, "window": window})
+        metric = Metric.model_validate({"of": of, "unit": unit, "domain": domain, "window": window, "flops": flops})
     except ValidationError as error:
         raise UserError(explain(error, "runs compare")) from error
     arms = _arms(runs, metric)

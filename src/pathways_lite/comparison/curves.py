@@ -26,7 +26,7 @@ class Curve:
 
     name: str
     seed: int
-    flops: np.ndarray  # model FLOPs along the chain, from the first stage on
+    flops: np.ndarray  # along the chain, from the first stage on, as the metric counts them
     tokens: np.ndarray
     seconds: np.ndarray
     loss: np.ndarray
@@ -85,8 +85,11 @@ def _piece(stage: StageData, metric: Metric, seconds_before: float) -> np.ndarra
     if timed:
         at = [0, *(row["step"] for row in timed)]
         seconds += np.interp([row["step"] for row in rows], at, [0.0, *(row["train_seconds"] for row in timed)])
-    counts = [[float(row[name]) for row in rows] for name in ("total_flops", "total_tokens")]
-    return np.array([*counts, seconds, [_value(row, metric) for row in rows]])
+    # Logs of before there were sparse models have only one kind of FLOPs.
+    wanted = "total_sparse_flops" if metric.flops == "sparse" else "total_flops"
+    flops = [float(row[wanted if wanted in row else "total_flops"]) for row in rows]
+    tokens = [float(row["total_tokens"]) for row in rows]
+    return np.array([flops, tokens, seconds, [_value(row, metric) for row in rows]])
 
 
 def _train_seconds(stage: StageData) -> float:

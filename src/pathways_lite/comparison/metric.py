@@ -18,6 +18,9 @@ class Metric(Frozen):
     of: Literal["held-out", "train"] = Field("held-out", description="evaluations, or the logged training losses")
     unit: Literal["loss", "bits_per_byte"] = Field("loss", description="nats per token, or (held-out only) bits/byte")
     domain: str | None = Field(None, description="of the held-out text; None: all of it, by its sums")
+    flops: Literal["dense", "sparse"] = Field(
+        "dense", description="against which it is compared: as hardware spends them, or where zeros are skipped"
+    )
     window: int = Field(1, ge=1, description="odd: the mean of so many points around each one; 1: as measured")
 
     @property
@@ -26,6 +29,11 @@ class Metric(Frozen):
         unit = "loss (nats per token)" if self.unit == "loss" else "bits per byte"
         where = f"{self.of} {unit}"
         return where if self.domain is None else f"{where}, {self.domain}"
+
+    @property
+    def compute(self) -> str:
+        """What FLOPs are, in words."""
+        return "model FLOPs" if self.flops == "dense" else "model FLOPs where zeros are skipped"
 
     @property
     def smoothing(self) -> str:

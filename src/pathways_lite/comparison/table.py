@@ -56,7 +56,7 @@ class Results:
         """What the numbers are, a sentence or two each."""
         lines = [
             f"Measured: {self.metric.name}, {self.metric.smoothing}; in the column, at the end. Curves are "
-            "interpolated linearly in log FLOPs; FLOPs are model FLOPs of all stages of a run, those "
+            f"interpolated linearly in log FLOPs; these are {self.metric.compute}, of all stages of a run, those "
             "that it started from included."
         ]
         few = min(len(arm.curves) for arm in self.arms) < _FEW

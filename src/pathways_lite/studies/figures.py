@@ -23,7 +23,7 @@ from pathways_lite.tracking.numbers import si
 # Beyond this ratio of the largest to the smallest cost an axis is logarithmic.
 _LOGARITHMIC = 30.0
 _INSIDE = 6  # lines of a legend that fits into a plot
-_AXIS = {"flops": "model FLOPs, base models included", "tokens": "training tokens", "seconds": "seconds of training"}
+_AXIS = {"flops": "{compute}, base models included", "tokens": "training tokens", "seconds": "seconds of training"}
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,14 @@ def loss_pictures(arms: Sequence[Arm], metric: Metric) -> list[Picture]:
     }
 
     def picture(clock: Clock) -> Picture:
-        alt = f"{metric.name} of {', '.join(arm.name for arm in arms)} against {_AXIS[clock]}"
+        alt = f"{metric.name} of {', '.join(arm.name for arm in arms)} against {_axis(clock, metric)}"
         return Picture(f"loss_{clock}", titles[clock], alt, words[clock], lambda p: _loss(arms, metric, clock, p))
 
     return [picture(clock) for clock in titles]
+
+
+def _axis(clock: Clock, metric: Metric) -> str:
+    return _AXIS[clock].format(compute=metric.compute)
 
 
 def band(curves: Sequence[Curve], clock: Clock) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +86,7 @@ def _loss(arms: Sequence[Arm], metric: Metric, clock: Clock, palette: Palette) -
         ax.xaxis.set_major_locator(LogLocator(numticks=8))
         ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    ax.set_xlabel(_AXIS[clock])
+    ax.set_xlabel(_axis(clock, metric))
     ax.set_ylabel(metric.name)
     if len(arms) > _INSIDE:
         figure.set_figwidth(9.4)

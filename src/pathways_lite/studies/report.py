@@ -78,7 +78,7 @@ def gather(plan: Plan, command: Sequence[str]) -> Findings:
         try:
             results = Results.of(arms, study.baseline, study.metric, study.target)
             for domain in _domains_of(runs):
-                metric = Metric(domain=domain)
+                metric = Metric(domain=domain, flops=study.metric.flops)
                 by_domain[domain] = Results.of(_arms(plan, runs, metric), study.baseline, metric)
         except UserError as error:
             problems.append(str(error))
