@@ -202,6 +202,7 @@ def test_data_select_without_a_model(corpus: Path, tmp_path: Path) -> None:
         (["train", "nothing.py"], "no recipe at nothing.py"),
         (["evaluate", "nothing"], "no checkpoint in nothing"),
         (["generate", "nothing"], "no checkpoint in nothing"),
+        (["generate", "nothing", "--prompt", "a", "--infill", "b <mask>"], "leave out --prompt"),
         (["inspect", "nothing"], "no checkpoint in nothing"),
         (["fsck", "nothing"], "no checkpoint in nothing"),
         (["report", "nothing"], "no run directory"),

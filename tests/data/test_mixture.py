@@ -166,6 +166,20 @@ def test_upsampling_and_cooldown_say_what_they_are():
     assert [phase.weights for phase in cooldown().phases] == [Temperature(tau=5), Temperature(tau=1)]
 
 
+def test_a_temperature_near_zero_reads_the_largest_alone():
+    found = shares(Temperature(tau=1e-3), [10_000_000, 9_000_000, 3, 0], NAMES, 0)
+    np.testing.assert_allclose(found, [1, 0, 0, 0], atol=1e-12)
+
+
+def test_phases_that_a_short_stage_does_not_come_to_do_no_harm():
+    late = MixturePhase(start=Steps(n=70), weights=UniMax(epochs=1))
+    later = MixturePhase(start=Steps(n=700), weights=UniMax(epochs=1))
+    short = Course(Ramp(steps=((0, 4),)), seq_len=1, flops_per_token=1, active_parameters=1, budget=Steps(n=60))
+    first, *rest = phases(DataMixture(phases=(MixturePhase(), late, later)), WINDOWS, NAMES, short)
+    assert first.first == 0
+    assert [phase.first for phase in rest] == [240, 240]
+
+
 def test_what_the_corpus_does_not_have_is_said():
     with pytest.raises(UserError, match="names fr, but the corpus has: en, it, zh, sw"):
         shares(Given(weights={"fr": 1}), SIZES, NAMES, 0)

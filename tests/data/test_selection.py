@@ -11,7 +11,13 @@ from pathways_lite.data.build import build
 from pathways_lite.data.inspect import describe
 from pathways_lite.data.pipeline import Batches
 from pathways_lite.data.selected import apply_selection
-from pathways_lite.data.selection import Origin, Selection, read_selection, training_documents
+from pathways_lite.data.selection import (
+    Origin,
+    Selection,
+    read_selection,
+    require_directory,
+    training_documents,
+)
 from pathways_lite.data.store import SPLITS, Store
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Course
@@ -126,6 +132,12 @@ def test_lines_that_do_not_fit_are_named(store: Store, write: Write, tmp_path: P
     refused([lines[0], lines[2], lines[1], *lines[3:]], r"chosen.jsonl:2: expected the line of")
     refused([*lines[:4], "{}\n", *lines[5:]], r"chosen.jsonl:5: expected a line about")
     refused(['{"text": "something else"}\n'], "is no selection")
+    refused([lines[0].replace(f'"{store.fingerprint}"', "1")], "is no selection")
+    path.write_bytes(b"\x80\xff\n")
+    with pytest.raises(UserError, match="is no selection"):
+        apply_selection(path, store, str(tmp_path / "new"))
+    with pytest.raises(UserError, match="is a directory"):
+        require_directory(tmp_path)
     refused(
         [lines[0], *(json.dumps(json.loads(line) | {"to": None}) + "\n" for line in lines[1:])], "keeps no document"
     )

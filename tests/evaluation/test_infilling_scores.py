@@ -10,7 +10,7 @@ from pathways_lite.evaluation.infilling import evaluate_infilling, evaluate_pref
 from pathways_lite.evaluation.scoring import score
 from pathways_lite.objectives.prompts import Asking, Prompt
 from pathways_lite.objectives.special import unused_ids
-from pathways_lite.recipe import UL2R, Model
+from pathways_lite.recipe import UL2R, Model, PrefixLM
 
 TEXT, VOCABULARY, EOD, T = 100, 160, 0, 64
 CONFIG = Model(
@@ -66,9 +66,15 @@ def test_tasks_over_documents(params: models.Params) -> None:
         assert 4 < result["loss"] < 7
         assert 4 < result["loss_left_to_right"] < 7
     assert found == evaluate_infilling(CONFIG, params, ASKING, documents, T)
+    nlg = Asking.of(PrefixLM(mode="nlg", tokens=ASKING.special.tokens), EOD)
+    for asking in (ASKING, nlg):
+        prefix = evaluate_prefix(CONFIG, params, asking, documents, T)
+        assert prefix["loss"] != prefix["loss_left_to_right"]  # another prompt
     prefix = evaluate_prefix(CONFIG, params, ASKING, documents, T)
     assert prefix["tokens"] == 32 + 20 + 16
-    assert prefix["loss"] != prefix["loss_left_to_right"]
+    few = ASKING.special.tokens.model_copy(update={"sentinels": 2})
+    asking = Asking.of(UL2R(tokens=few), EOD)
+    assert list(evaluate_infilling(CONFIG, params, asking, documents, T)) == ["single"]
 
 
 class Numbers:

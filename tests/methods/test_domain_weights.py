@@ -196,3 +196,22 @@ def test_nothing_is_known_without_anything_to_aim_at():
     batch, aim = batch_of([0, 1, 1, 0]), np.float32([0, 0, 1])
     _, there = aligned({"w": jnp.ones(4)}, batch, aim, jax.random.key(0))
     assert not there.any()
+
+
+def test_no_weight_is_lost_in_rounding():
+    """After one domain has gained all that floats can hold, another one can still win."""
+    learned = begin(ALL)
+    by = DoGE(mu=0.01)
+    batch = batch_of([0, 1, 2])
+    for scores, steps in (([9.0, 0.0, 0.0], 30), ([0.0, 9.0, 0.0], 60)):
+        for _ in range(steps):
+            _, learned = by_scores(by, 0.02, np.float32(scores), ALL, batch, learned)
+    assert learned.weights[1] > 0.9
+
+
+def test_a_batch_of_the_target_alone_trains_on_nothing():
+    learned = begin(np.array([True, False, True]))
+    weights, _ = by_scores(DoGE(), 0.05, np.zeros(3, np.float32), ALL, batch_of([1, 1]), learned)
+    assert not weights.any()
+    weights, _ = by_scores(DoGE(), 0.05, np.zeros(3, np.float32), ALL, batch_of([1, 0]), learned)
+    assert weights[0] == 0 < weights[1]

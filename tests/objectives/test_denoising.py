@@ -8,10 +8,19 @@ from examples import EOD, FIRST, TOKENS, batch_of, examples, windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.objectives.corrupt import unused
-from pathways_lite.objectives.members import members, one_by_one
+from pathways_lite.objectives.corrupt import make_batch, unused
+from pathways_lite.objectives.members import Form, members, one_by_one
 from pathways_lite.objectives.spans import noise_counts, random_parts, raw_length
-from pathways_lite.recipe import UL2, UL2R, Denoisers, PrefixLM, SpanCorruption, Weighted
+from pathways_lite.recipe import (
+    UL2,
+    UL2R,
+    CodeGen2,
+    Denoisers,
+    FillInTheMiddle,
+    PrefixLM,
+    SpanCorruption,
+    Weighted,
+)
 
 
 @pytest.mark.parametrize(
@@ -207,3 +216,13 @@ def test_a_mixture_of_ones_own() -> None:
     alone = one_by_one(objective)
     assert list(alone) == ["spans_5_0.15", "prefix_lm"]
     assert members(alone["prefix_lm"]) == members(PrefixLM())
+
+
+def test_denoisers_that_are_called_alike_are_all_there() -> None:
+    """And infilling at a rate of 0, where a sweep begins, is causal."""
+    denoisers = [FillInTheMiddle(spm=0), FillInTheMiddle(spm=1), CodeGen2(rate=0), CodeGen2(rate=0)]
+    alone = one_by_one(Denoisers(members=tuple(Weighted(weight=1, denoiser=denoiser) for denoiser in denoisers)))
+    assert list(alone) == ["fill_in_the_middle", "fill_in_the_middle_2", "codegen2"]
+    forms = [[m.form for m in members(objective)] for objective in alone.values()]
+    assert forms == [[Form.PSM], [Form.SPM], [Form.CAUSAL]]
+    make_batch(alone["codegen2"], windows(2, 64, 3.0), EOD, "document", np.zeros(2), np.arange(2), seed=0)

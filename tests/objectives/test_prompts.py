@@ -45,7 +45,10 @@ def test_a_prompt_and_its_answer_are_a_training_example(objective: Objective) ->
         assert asking.gaps(answer, len(gaps)) == gaps
 
 
-@pytest.mark.parametrize(("objective", "mode"), [(PrefixLM(mode="s2s"), "s2s"), (PrefixLM(), None), (Causal(), None)])
+@pytest.mark.parametrize(
+    ("objective", "mode"),
+    [(PrefixLM(mode="s2s"), "s2s"), (PrefixLM(mode="nlu"), "nlu"), (PrefixLM(), None), (Causal(), None)],
+)
 def test_a_continuation_is_a_training_example(objective: Objective, mode: str | None) -> None:
     x = windows(1, 60, 0.0)
     x[0, 0] = EOD
@@ -79,8 +82,15 @@ def test_what_was_not_trained_is_refused() -> None:
         ask(SpanCorruption(mode="nlu")).continuation([1], "nlg")
     with pytest.raises(UserError, match="not trained to fill gaps with mode 's2s'; use nlg or nlu"):
         ask(UL2R()).infill([[1], [2]], "s2s")
+    with pytest.raises(UserError, match="not trained to fill gaps with mode 'nlu'; it has no mode tokens"):
+        ask(FillInTheMiddle(rate=1)).infill([[1], [2]], "nlu")
     with pytest.raises(UserError, match="no id is left"):
         Asking.untrained(text_ids=257, vocab_size=260, eod=256)
+    few = ask(SpanCorruption()).special.tokens.model_copy(update={"sentinels": 3})  # type: ignore[union-attr]
+    for objective, most in ((SpanCorruption(tokens=few), 2), (CodeGen2(rate=1, tokens=few), 3), (Causal(), 0)):
+        asking = Asking.of(objective, EOD)
+        assert [asking.can_fill(gaps) for gaps in range(1, 5)] == [gaps <= most for gaps in range(1, 5)]
+    assert [ask(FillInTheMiddle()).can_fill(gaps) for gaps in (1, 2)] == [True, False]
     assert Asking.untrained(text_ids=257, vocab_size=300, eod=256).infill([[1], [2]]).tokens == [258, 1, 299, 2, 298]
     with pytest.raises(UserError, match=f"so many gaps take {TOKENS.sentinels + 1} sentinels"):
         ask(UL2R()).infill([[1]] * (TOKENS.sentinels + 1))

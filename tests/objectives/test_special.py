@@ -1,12 +1,15 @@
 """Special tokens: where their ids come from, and what is refused."""
 
+import numpy as np
 import pytest
 from examples import EOD, TOKENS
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pathways_lite.errors import UserError
-from pathways_lite.objectives.members import sentinels_needed
+from pathways_lite.objectives.members import measure, members, sentinels_needed, sizes_of
 from pathways_lite.objectives.special import with_special_tokens
-from pathways_lite.recipe import UL2, UL2R, Causal, CodeGen2, FillInTheMiddle, PrefixLM
+from pathways_lite.recipe import UL2, UL2R, Causal, CodeGen2, FillInTheMiddle, PrefixLM, SpanCorruption
 
 WHERE = {"seq_len": 256, "text_ids": 4096, "eod": EOD}
 
@@ -47,3 +50,21 @@ def test_declared_ids_are_checked() -> None:
     with pytest.raises(UserError, match="declares id 5, which opens every document"):
         with_special_tokens(UL2R(tokens=TOKENS), vocab_size=4352, **WHERE | {"eod": 5})
     assert with_special_tokens(UL2R(tokens=TOKENS), vocab_size=4352, **WHERE).tokens == TOKENS
+
+
+@settings(max_examples=60)
+@given(st.integers(8, 150), st.floats(0.0, 0.9), st.floats(0.05, 0.95), st.floats(1, 12), st.booleans())
+def test_no_example_has_more_spans_than_there_are_sentinels_for(
+    seq_len: int, least: float, most: float, mean_span: float, codegen2: bool
+) -> None:
+    """Against all lengths and counts of masked tokens. The most spans are not where the most is masked."""
+    least = min(least, most) if codegen2 else most
+    objective = CodeGen2(rate=1, least=least, most=most, mean_span=mean_span)
+    if not codegen2:
+        objective = SpanCorruption(rate=most, mean_span=mean_span)
+    (member,) = members(objective)
+    n = np.arange(seq_len + 1)[:, None]
+    rates = np.clip(np.arange(seq_len + 1) / np.maximum(n, 1), least, most)
+    rates = np.concatenate([rates, np.full_like(rates[:, :1], least), np.full_like(rates[:, :1], most)], axis=1)
+    _, spans, size = measure(sizes_of([member]), n, rates)
+    assert sentinels_needed(objective, seq_len) == spans[size <= seq_len].max(initial=0)

@@ -93,6 +93,15 @@ def test_a_selection_trains_on_the_rows_of_highest_loss(microbatch):
     assert metrics["effective_batch_size"] == 4
 
 
+def test_a_selection_takes_the_first_rows_during_the_burn_in():
+    """However much of a row has loss."""
+    batch = make_batch(0)
+    batch.loss_weights[:] = 1.0
+    batch.loss_weights[:3, 1:] = 0.0
+    chosen = SELECTION.chosen(batch, jnp.ones((8, 1)))
+    np.testing.assert_array_equal(chosen.batch.tokens, batch.tokens[:4])
+
+
 @pytest.mark.slow
 def test_rows_that_are_left_out_have_no_backward_pass():
     """Half the rows: a forward pass of all and training on half are 1/3 + 1/2 of the products."""

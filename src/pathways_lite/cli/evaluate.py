@@ -34,7 +34,7 @@ def evaluate(
     from rich.console import Console
     from rich.table import Table
 
-    from pathways_lite.evaluation.infilling import LEFT_TO_RIGHT
+    from pathways_lite.evaluation.infilling import LEFT_TO_RIGHT, TASKS
     from pathways_lite.training.asking import evaluate_gaps
     from pathways_lite.training.load import load_model
     from pathways_lite.training.summary import compare_with_compressors
@@ -66,3 +66,6 @@ def evaluate(
             exact = f"{result['exact']:.2%}" if "exact" in result else "-"
             table.add_row(name, exact, f"{result['loss']:.4f}", f"{result['loss_left_to_right']:.4f}")
         console.print(table)
+        if left_out := [name for name in TASKS if name not in gaps]:
+            why = "the model has too few sentinels for so many gaps, or no held-out document is long enough"
+            console.print(f"left out: {', '.join(left_out)} ({why})", highlight=False)

@@ -40,11 +40,14 @@ def generate(
     import jax
 
     from pathways_lite.data.store import open_store
+    from pathways_lite.errors import UserError
     from pathways_lite.evaluation.generation import Sampling, fill
     from pathways_lite.evaluation.generation import generate as continue_text
     from pathways_lite.objectives.prompts import Asking
     from pathways_lite.training.load import load_model
 
+    if infill is not None and prompt:
+        raise UserError("--infill is a whole text; leave out --prompt")
     model = load_model(path)
     store = open_store(model.stage.data.corpus)
     tokenizer, asking = store.tokenizer(), Asking.of(model.stage.objective, store.eod)

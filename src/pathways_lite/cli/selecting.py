@@ -77,6 +77,9 @@ class Selecting:
 
     def __init__(self, corpus: str, out: Path) -> None:
         require_directory(out)
+        self._picture = out.with_suffix(".png")
+        if self._picture == out:
+            raise UserError(f"{out}: a picture of that name is written beside the selection; name it {out.stem}.jsonl")
         self.store = open_store(corpus)
         self.documents = training_documents(self.store)
         self._out, self._began = out, time.perf_counter()
@@ -104,11 +107,10 @@ class Selecting:
         origin = Origin(self.store.address, self.store.fingerprint, method, options, model)
         selection = Selection(origin, np.asarray(score, np.float64), to)
         selection.write(self._out, self.store)
-        picture = self._out.with_suffix(".png")
-        draw(selection, self.documents, picture)
+        draw(selection, self.documents, self._picture)
         console = Console()
         console.print(shown(selection, self.store, self.documents, seconds))
-        console.print(f"{self._out}: written, and {picture}", soft_wrap=True, highlight=False)
+        console.print(f"{self._out}: written, and {self._picture}", soft_wrap=True, highlight=False)
         console.print(
             f"To make a corpus of it: pathways-lite data apply {self._out} NEW_CORPUS", soft_wrap=True, highlight=False
         )

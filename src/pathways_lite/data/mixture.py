@@ -116,7 +116,9 @@ def shares(weights: DomainWeights, windows: Sequence[int], domains: Sequence[str
     sizes = np.asarray(windows, np.float64)
     match weights:
         case Temperature(tau=tau, times=times):
-            found = np.where(sizes > 0, sizes, 1.0) ** (1.0 / tau) * (sizes > 0) * _by_name(times, domains, 1.0)
+            # The largest counts 1, so that no temperature is too low for floats.
+            relative = np.where(sizes > 0, sizes, 1.0) / max(1.0, sizes.max())
+            found = relative ** (1.0 / tau) * (sizes > 0) * _by_name(times, domains, 1.0)
         case Given(weights=given):
             found = _by_name(given, domains, 0.0)
         case LearnedWeights(weights=learned):
@@ -124,7 +126,7 @@ def shares(weights: DomainWeights, windows: Sequence[int], domains: Sequence[str
                 raise UserError(f"what is read is known when stage {weights.stage!r} has learned it; train that first")
             found = _by_name(learned, domains, 0.0)
         case UniMax(epochs=epochs):
-            found = unimax(sizes * epochs, sequences)
+            found = unimax(sizes * epochs, max(1, sequences))
     if empty := [name for name, share, size in zip(domains, found, sizes, strict=True) if share and not size]:
         raise UserError(f"the mixture reads {', '.join(empty)}, which have not one sequence of training tokens")
     if not found.sum():
@@ -185,7 +187,8 @@ def loss_weights(
 
 
 def _starts(mixture: DataMixture, course: Course) -> list[int]:
-    return [0, *(course.steps_for(phase.start) for phase in mixture.phases[1:])]
+    """The first step of each phase; of one that would begin after the stage, the stage's end."""
+    return [0, *(min(course.steps_for(phase.start), course.total_steps) for phase in mixture.phases[1:])]
 
 
 def _by_name(pairs: Sequence[tuple[str, float]], domains: Sequence[str], otherwise: float) -> np.ndarray:

@@ -66,7 +66,9 @@ class Selection:
 
 
 def require_directory(path: Path) -> None:
-    """Raise UserError where the directory of a file that is to be written is missing."""
+    """Raise UserError where the directory of a file that is to be written is missing, or the file is a directory."""
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; name a file in it, or another one")
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no directory {path.parent}; make it, or name another file")
 
@@ -102,14 +104,12 @@ def read_origin(path: Path) -> Origin:
     """The first line of a selection file. Raises UserError where it is none."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; a selection is what `pathways-lite data select` writes")
-    with path.open() as file:
-        first = file.readline()
     try:
-        raw = json.loads(first)
-        found = Origin(**raw)
+        with path.open(encoding="utf-8") as file:
+            found = Origin(**json.loads(file.readline()))
     except (ValueError, TypeError):
         found = None
-    if found is None or found.format != FORMAT:
+    if found is None or found.format != FORMAT or not isinstance(found.fingerprint, str):
         raise UserError(f"{path} is no selection: its first line does not say so; was another file meant?")
     if found.version != VERSION:
         raise UserError(f"{path} has version {found.version} of the format, but this program reads {VERSION}; redo it")

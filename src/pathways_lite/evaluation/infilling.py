@@ -38,12 +38,12 @@ def evaluate_infilling(
 ) -> dict[str, dict[str, float]]:
     """By task, over `documents` (int32 tokens, EOD first), of which those with at least 32 tokens count.
 
-    `exact` (share of the gaps), `loss` and `loss_left_to_right` (nats per token of the gaps), `gaps`. For
-    fill-in-the-middle there is no task of several gaps.
+    `exact` (share of the gaps), `loss` and `loss_left_to_right` (nats per token of the gaps), `gaps`. Left out are
+    tasks of more gaps than the model can be asked to fill, and those that no document is long enough for.
     """
     results = {}
     for name, task in TASKS.items():
-        if task.number > 1 and asking.infilling in (Form.PSM, Form.SPM):
+        if not asking.can_fill(task.number):
             continue
         split = [_split(document[1:], number, task, seq_len) for number, document in enumerate(documents)]
         chosen = [parts for parts in split if parts is not None]
@@ -56,8 +56,8 @@ def evaluate_prefix(
     config: Model, params: Any, asking: Asking, documents: Sequence[np.ndarray], seq_len: int
 ) -> dict[str, float]:
     """Loss of each document's second half given its first, read as a whole and (`loss_left_to_right`) as a text."""
-    modes = {member.mode for member in asking.members if member.form is Form.PREFIX}
-    mode: Mode | None = "s2s" if "s2s" in modes else None
+    modes = [member.mode for member in asking.members if member.form is Form.PREFIX]
+    mode: Mode | None = "s2s" if "s2s" in modes or not modes else modes[0]
     halves = [np.array_split(document[1 : seq_len + 1], 2) for document in documents if len(document) > _SHORTEST]
     if not halves or not modes:
         return {}

@@ -25,11 +25,13 @@ from pathways_lite.batch import Batch
 from pathways_lite.methods.reweighting import normalised
 from pathways_lite.recipe import DoGE, DoReMi
 
+_LEAST = 1e-30  # of alpha
+
 
 class Learned(NamedTuple):
     """What goes from step to step."""
 
-    weights: Any  # float32 [D], alpha; a domain that has none at first never gets any
+    weights: Any  # float32 [D], alpha; above 0 for those that take part, for others 0
     average: Any  # float32 [D], of alpha over the steps so far
     scores: Any  # float32 [D], each domain's newest, which counts again while a batch has nothing of the domain
     steps: Any  # int32
@@ -64,11 +66,14 @@ def _sums(values: jax.Array, batch: Batch, domains: int) -> jax.Array:
 def token_weights(weights: jax.Array, share: jax.Array, batch: Batch) -> jax.Array:
     """Weights of rows [B, 1] that make the mean loss sum_j weights_j L_j; their mean per token is 1.
 
+    All are 0 where no row is of a domain with weight, as in a batch of DoGE's target alone.
+
     Args:
       share: of each domain in the batch's tokens, [D].
     """
     size = jnp.sum(batch.loss_weights, axis=1, keepdims=True)
-    return normalised((weights / jnp.where(share > 0, share, 1.0))[batch.domain][:, None], size)
+    found = normalised((weights / jnp.where(share > 0, share, 1.0))[batch.domain][:, None], size)
+    return jnp.where(jnp.sum(weights * share) > 0, found, 0.0)
 
 
 def advance(learned: Learned, scores: jax.Array, there: jax.Array, step: Any, smoothing: float) -> Learned:
@@ -76,7 +81,9 @@ def advance(learned: Learned, scores: jax.Array, there: jax.Array, step: Any, sm
     scores = jnp.where(there, scores, learned.scores)
     part = learned.weights > 0
     exponent = jnp.where(part, jnp.log(jnp.where(part, learned.weights, 1.0)) + step * scores, -jnp.inf)
-    weights = (1.0 - smoothing) * jax.nn.softmax(exponent) + smoothing * part / jnp.sum(part)
+    # Nothing that takes part comes to 0, from where it could not come back.
+    spread = part * jnp.maximum(jax.nn.softmax(exponent), _LEAST)
+    weights = (1.0 - smoothing) * spread + smoothing * part / jnp.sum(part)
     steps = learned.steps + 1
     return Learned(weights, learned.average + (weights - learned.average) / steps, scores, steps)
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
 from pathways_lite.keyed import keys
-from pathways_lite.objectives.causal import causal, sample_ids
+from pathways_lite.objectives.causal import Boundaries, causal, sample_ids
 from pathways_lite.objectives.members import Form, members
 from pathways_lite.objectives.pieces import Pieces, cut, fill, fixed
 from pathways_lite.objectives.segments import NONE, Segments, Special, segments
 from pathways_lite.objectives.spans import ragged
 from pathways_lite.recipe.objective import Causal, Objective
 
-Boundaries = Literal["document", "none"]
 _BLOCK = 1 << 17  # tokens that are corrupted together: as many as stay in a core's cache
 
 

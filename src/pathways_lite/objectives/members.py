@@ -61,9 +61,15 @@ def members(objective: Objective) -> list[Member]:
 
 
 def one_by_one(objective: Corruption) -> dict[str, Objective]:
-    """For each of the denoisers that `objective` mixes, an objective that is nothing but it; by their labels."""
+    """For each of the denoisers that `objective` mixes, an objective that is nothing but it; by their labels.
+
+    Different denoisers of one label are numbered, from the second on.
+    """
     if isinstance(objective, Mixture):
-        parts: dict[str, Any] = {label(part.denoiser): _pure(part.denoiser) for part in objective.members}
+        parts: dict[str, Any] = {}
+        for denoiser in dict.fromkeys(_pure(part.denoiser) for part in objective.members):
+            alike = sum(label(other) == label(denoiser) for other in parts.values())
+            parts[f"{label(denoiser)}_{alike + 1}" if alike else label(denoiser)] = denoiser
         return {
             name: Denoisers(**{**_common(objective), "members": (Weighted(weight=1, denoiser=denoiser),)})
             for name, denoiser in parts.items()
@@ -76,15 +82,15 @@ def _common(objective: Corruption) -> dict[str, Any]:
 
 
 def label(objective: Frozen) -> str:
-    """A short name of a denoiser, different for other numbers."""
+    """A short name of a denoiser."""
     if isinstance(objective, SpanCorruption):
         return f"spans_{objective.mean_span:g}_{objective.rate:g}"
     return str(objective.kind)  # type: ignore[attr-defined]
 
 
 def _pure(denoiser: Any) -> Any:
-    """Without the documents that an infilling leaves causal."""
-    mixed = isinstance(denoiser, FillInTheMiddle | CodeGen2)
+    """Without the documents that an infilling leaves causal, unless it leaves all of them."""
+    mixed = isinstance(denoiser, FillInTheMiddle | CodeGen2) and denoiser.rate > 0
     return denoiser.model_copy(update={"rate": 1.0}) if mixed else denoiser
 
 
@@ -112,10 +118,15 @@ def _members(objective: Objective, weight: float) -> list[Member]:
 def sentinels_needed(objective: Objective, seq_len: int) -> int:
     """The most spans that an example of at most `seq_len` positions can have."""
     n = np.arange(seq_len + 1)
-    found = members(objective)
-    sizes, rates = sizes_of(found), np.array([member.most for member in found])
-    _, spans, size = measure(Sizes(*(values[:, None] for values in sizes)), n, rates[:, None])
-    return int(np.where(size <= seq_len, spans, 0).max())
+    most = 0
+    for member, sizes in zip(found := members(objective), zip(*sizes_of(found), strict=True), strict=True):
+        # The more noise, the more spans there could be, but the fewer clean tokens to stand between them.
+        peak = (n - sizes[-1]) * member.mean_span / (1.0 + member.mean_span)
+        noise = np.floor(peak)[:, None] + np.arange(-1, 3)
+        rate = np.clip(noise / np.maximum(n, 1)[:, None], member.least, member.most)
+        _, spans, size = measure(Sizes(*map(np.array, sizes)), n[:, None], rate)
+        most = max(most, int(np.where(size <= seq_len, spans, 0).max()))
+    return most
 
 
 def needs_special_tokens(objective: Objective) -> bool:

@@ -6,11 +6,12 @@ Arrays are flat, an entry per example, in the order of rows. Letters: B rows, T 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from pathways_lite.keyed import uniform
+from pathways_lite.objectives.causal import Boundaries
 from pathways_lite.objectives.members import Form, Member, Sizes, measure, sizes_of
 from pathways_lite.objectives.spans import raw_length
 
@@ -19,13 +20,12 @@ CHOICE, RATE, CUT, CUT_TOO, TOKENS = range(5)
 
 
 class Pieces(NamedTuple):
-    """Examples of some rows; integers [P] but for `rate`."""
+    """Examples of some rows; integers [P]."""
 
     row: np.ndarray
     place: np.ndarray  # of the first token in the flat windows, B * W tokens
     n: np.ndarray  # tokens, EOD not counted
     member: np.ndarray
-    rate: np.ndarray  # share of masked tokens, float32 [P]
     noise: np.ndarray  # masked tokens
     spans: np.ndarray
     inputs: np.ndarray  # tokens before the continuation, where the member is a prefix LM
@@ -36,7 +36,7 @@ class Pieces(NamedTuple):
         return Pieces(*(values[chosen] for values in self))
 
 
-def cut(windows: np.ndarray, eod: int, boundaries: Literal["document", "none"]) -> tuple[np.ndarray, ...]:
+def cut(windows: np.ndarray, eod: int, boundaries: Boundaries) -> tuple[np.ndarray, ...]:
     """Row, place and length of every document (or part of one) of the windows' first T tokens, without its EOD.
 
     With boundaries "none" a window is one.
@@ -61,7 +61,8 @@ def fill(
     """Examples of as many documents as fit into `seq_len` positions a row; the one that crosses the end is cut.
 
     A window's documents never run out before its row does, as no example takes fewer positions than its tokens and
-    one more. What a span corruption leaves, 0 to 2 positions, is all that a row has to spare.
+    one more. What is left, because another span does not fit, is all that a row has to spare: 0 to 2 positions by T5's
+    span corruption, at most 5 by CodeGen2's.
     """
     column = place - row * (seq_len + 1)
     member, rate = _choose(members, key[row], column)
@@ -76,7 +77,7 @@ def fill(
     n[crossing] = _longest(sizes.of(crossing), rate[crossing], room[crossing])
     noise, spans, size = measure(sizes, n, rate)
     inputs = 1 + (uniform(key[row], CUT, column) * (n - 1)).astype(np.int64)
-    return Pieces(row, place, n, member, rate, noise, spans, inputs, size, before).of(room > 0)
+    return Pieces(row, place, n, member, noise, spans, inputs, size, before).of(room > 0)
 
 
 def fixed(row: np.ndarray, place: np.ndarray, members: Sequence[Member], key: np.ndarray, seq_len: int) -> Pieces:
@@ -96,7 +97,7 @@ def fixed(row: np.ndarray, place: np.ndarray, members: Sequence[Member], key: np
     place = place + np.where(prefix, inputs - before, 0)
     n = np.where(prefix, before + np.minimum(n - inputs, half), n)
     noise, spans, size = measure(sizes, n, rate)
-    return Pieces(row, place, n, member, rate, noise, spans, before, size, np.zeros_like(row))
+    return Pieces(row, place, n, member, noise, spans, before, size, np.zeros_like(row))
 
 
 def _choose(members: Sequence[Member], key: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -64,17 +64,18 @@ class Asking:
     def continuation(self, text: Tokens, mode: Mode | None = None) -> Prompt:
         """Ask to continue a text, with a mode token instead of EOD or without any.
 
-        As in UL2R: in the modes of span corruption what follows the text is the first gap. With a mode, or where a
-        prefix LM without one was trained, the text's tokens see each other.
+        In a mode of span corruption alone, as UL2R's nlg and nlu, what follows the text is the first gap. With a mode,
+        or where a prefix LM without one was trained, the text's tokens see each other.
         """
         if mode is None:
             together = any(member.form is Form.PREFIX and member.mode is None for member in self.members)
             tokens = [self.special.eod, *text]
             return Prompt(tokens, len(tokens) if together else 0, self.special.eod)
-        if mode not in {member.mode for member in self.members}:
+        forms = {member.form for member in self.members if member.mode == mode}
+        if not forms:
             known = sorted({member.mode for member in self.members if member.mode is not None})
             raise UserError(f"the model was not trained with mode {mode!r}; {_or(known)}")
-        gap = [] if mode == "s2s" else [self.special.id("first_sentinel")]
+        gap = [] if Form.PREFIX in forms else [self.special.id("first_sentinel")]
         tokens = [self.special.id(mode), *text, *gap]
         return Prompt(tokens, len(tokens), self.special.eod)
 
@@ -93,20 +94,27 @@ class Asking:
             )
         if form in (Form.PSM, Form.SPM) and gaps != 1:
             raise UserError(f"the model was trained to fill one gap (fill-in-the-middle), not {gaps}")
-        special = self.special
+        special, opener = self.special, self._opener(form, mode)
         if form in (Form.PSM, Form.SPM):
             prefix, suffix = [special.id("prefix"), *parts[0]], [special.id("suffix"), *parts[1]]
             ordered = prefix + suffix if form is Form.PSM else suffix + prefix
             return Prompt([*ordered, special.id("middle")], 0, special.eod)
         goes_on = form is Form.SPANS and len(parts[-1]) > 0
         sentinels = self._sentinels(gaps + goes_on)
-        tokens = [self._opener(form, mode), *parts[0]]
+        tokens = [opener, *parts[0]]
         for sentinel, part in zip(sentinels, parts[1:], strict=False):
             tokens += [sentinel, *part]
         if form is Form.CODEGEN2:
             return Prompt([*tokens, special.eod, special.id("separator")], 0, special.eod)
         tokens += sentinels[gaps:]
         return Prompt(tokens, len(tokens), sentinels[gaps] if goes_on else special.eod)
+
+    def can_fill(self, gaps: int) -> bool:
+        """Whether `infill` can ask for so many gaps of one text."""
+        if self.infilling in (None, Form.PSM, Form.SPM):
+            return self.infilling is not None and gaps == 1
+        tokens = self.special.tokens
+        return tokens is not None and gaps + (self.infilling is Form.SPANS) <= tokens.sentinels
 
     def answer(self, gaps: Sequence[Tokens]) -> list[int]:
         """What the right answer to `infill` is, without the prompt's `end`."""

@@ -96,7 +96,9 @@ Structure = Annotated[Unstructured | NM | Heads | Channels | WholeBlocks, Field(
 
 
 class Regrowth(Frozen):
-    """At every update until pruning ends, a part of the active weights goes and as many others come back, as zeros.
+    """At every update until pruning ends, a part of the active weights goes and as many come back, as zeros.
+
+    Those that went may be among them; they then never went.
 
     The part falls from `share` to 0 along half a cosine over the steps. `gradient`: those with the largest gradients
     come back (RigL, Evci et al. 2020, arXiv 1911.11134); `random`: any (SET, Mocanu et al. 2018, arXiv 1707.04780,
@@ -148,8 +150,9 @@ class Prune(Frozen):
         structure = self.structure
         if isinstance(structure, NM):
             dense = 1 - structure.n / structure.m
-            if not all(s == 0 or math.isclose(s, dense) for s in (self.sparsity, self.start_sparsity)):
-                raise ValueError(f"{structure.n}:{structure.m} is a sparsity of {dense:g}, not {self.sparsity:g}")
+            for name in ("sparsity", "start_sparsity"):
+                if (given := getattr(self, name)) and not math.isclose(given, dense):
+                    raise ValueError(f"{name}={given:g}: {structure.n}:{structure.m} is a sparsity of {dense:g}")
         elif not isinstance(structure, Unstructured) and self.scope != ("linear",):
             raise ValueError(f"{structure.kind} are whole; a scope is for unstructured and n_m")
         if self.regrowth is not None and not isinstance(structure, Unstructured):

@@ -147,6 +147,11 @@ class Stage(Frozen):
             trained = sequences if self.reweighting is None else self.reweighting.rows(sequences)
             if self.microbatch is not None and trained % self.microbatch:
                 raise ValueError(f"microbatch={self.microbatch} does not divide the {trained} rows that are trained on")
+        if self.pruning is not None and self.reweighting is not None and self.reweighting.kept < 1:
+            raise ValueError(
+                "pruning counts the FLOPs of all rows, and this reweighting trains on some alone: use a rule that "
+                "weighs all rows, or leave out pruning"
+            )
         return self
 
     @model_validator(mode="after")

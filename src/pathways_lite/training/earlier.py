@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -66,8 +67,11 @@ def load_reference(recipe: Recipe, index: int, run: RunDirectory) -> Loaded | No
 
 
 def cost_of_uses(recipe: Recipe, index: int, run: RunDirectory) -> Ledger:
-    """What it cost to get what stage `index` uses beside its start. A stage that led to several of them, or to the
-    start as well, is counted once.
+    """What it cost to get what stage `index` uses beside its start: FLOPs and seconds. Tokens are those of what its
+    own parameters have been trained on, so these are none.
+
+    A stage of the recipe that led to several of them, or to the start as well, is counted once, and so is a checkpoint.
+    What different checkpoints of other runs have in common is counted for each.
     """
     uses = list(_uses(recipe.stages[index]))
     used = [_number(recipe, index, one) for one in uses if one.stage is not None]
@@ -77,7 +81,10 @@ def cost_of_uses(recipe: Recipe, index: int, run: RunDirectory) -> Ledger:
         own[number] = cost - sum((own[before] for before in _ancestors(recipe, number)), Ledger())
     inherited = _ancestors(recipe, index, beside_the_start=False)
     total = sum((ledger for number, ledger in own.items() if number not in inherited), Ledger())
-    return sum((load_model(one.path, examined=False).cost for one in uses if one.stage is None), total)
+    elsewhere = [load_model(one.path, examined=False) for one in uses if one.stage is None]
+    costs = {found.manifest.digest: found.cost for found in elsewhere}
+    costs.pop(getattr(recipe.stages[index].start, "digest", None) or "", None)
+    return replace(sum(costs.values(), total), steps=0, tokens=0, active_parameter_tokens=0)
 
 
 def _uses(stage: Stage) -> Iterator[Earlier]:

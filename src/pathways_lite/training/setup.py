@@ -208,11 +208,13 @@ class Setup:
     def evaluate_denoisers(
         self, params: Any, *, between_batches: Callable[[int, int], None] | None = None
     ) -> dict[str, dict[str, float]]:
-        """Held-out loss of every denoiser of the objective, on as much text as is evaluated of one domain."""
-        left, documents = self.stage.evaluation.tokens, []
-        for tokens, _ in (document for domain in self.held_out.values() for document in domain):
-            documents.append(tokens[:left])
-            left -= len(documents[-1])
+        """Held-out loss of every denoiser of the objective: on as much text, of all domains, as is evaluated of one."""
+        documents = []
+        for held_out in self.held_out.values():
+            left = self.stage.evaluation.tokens // len(self.held_out)
+            for tokens, _ in held_out:
+                documents.append(tokens[:left])
+                left -= len(documents[-1])
         return denoiser_losses(
             self.evaluator,
             params,

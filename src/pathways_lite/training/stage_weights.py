@@ -30,12 +30,10 @@ def sample_weights(setup: Setup) -> SampleWeights | None:
     """How the stage's samples are weighed: by their losses, by the mixture, by what is learned of domains; or not."""
     if (rule := setup.stage.domain_weights) is not None:
         return _learned(setup, rule)
-    mixture = setup.stage.data.mixture
-    scalarized = mixture is not None and mixture.by == "loss"
-    how = setup.stage.reweighting or (Reweighting(rule=Uniform()) if scalarized else None)
+    how = _reweighting(setup.stage)
     if how is None:
         return None
-    of_domains = _weights_of_mixture(setup) if scalarized else None
+    of_domains = _weights_of_mixture(setup) if _scalarized(setup.stage) else None
     return SampleWeights(
         weigh=forgetful(reweighting.weights_by_clock(how, setup.course, of_domains)),
         statistics=lambda weights, batch, memory: reweighting.statistics(weights, batch),
@@ -43,6 +41,17 @@ def sample_weights(setup: Setup) -> SampleWeights | None:
         reference=_reference_losses(setup.stage, setup.layout),
         place=setup.layout.constrain_batch,
     )
+
+
+def _scalarized(stage: Stage) -> bool:
+    """Whether domains count in the loss what the mixture says, instead of being read so often."""
+    return stage.data.mixture is not None and stage.data.mixture.by == "loss"
+
+
+def _reweighting(stage: Stage) -> Reweighting | None:
+    """How samples are weighed, uniformly where only domains are; None where all count the same."""
+    domains = _scalarized(stage) or stage.domain_weights is not None
+    return stage.reweighting or (Reweighting(rule=Uniform()) if domains else None)
 
 
 def _learned(setup: Setup, rule: DoReMi | DoGE) -> SampleWeights:
@@ -133,8 +142,7 @@ def flops_with_weights(stage: Stage) -> int:
     training = flops_per_token(stage.model, stage.data.seq_len)
     if isinstance(stage.domain_weights, DoGE):  # the gradient that is aimed at, and two forward passes
         return training + training + 2 * (training // 3)
-    how = stage.reweighting if stage.domain_weights is None else Reweighting(rule=Uniform())
-    if how is None:
+    if (how := _reweighting(stage)) is None:
         return training
     reference = reference_model(stage)
     return training + reweighting.extra_flops(

@@ -44,7 +44,7 @@ class SampleWeights:
 
     weigh: finds weights by the losses of the batch, or by what `look_ahead` returns, where it is given.
     statistics: weights, their batch and the memory -> what is logged of them.
-    rows: how many rows of a batch of B are trained on: those of the greatest weights.
+    rows: how many rows of a batch of B are trained on: the first of those that weigh anything.
     reference: losses that are taken off before, of parameters in the method's state; None: nothing is.
     place: puts rows that were chosen out of a batch where the rows of a batch lie.
     """
@@ -93,7 +93,8 @@ class SampleWeights:
         if rows == len(batch.tokens):
             return Examples(batch, weights)
         in_all = jnp.sum(batch.loss_weights * weights, axis=1)
-        _, found = jax.lax.top_k(in_all, rows)  # of equal weights, as in the burn-in, the first
+        # Rows that are not to be trained on weigh nothing; in the burn-in all do, and the first are taken.
+        _, found = jax.lax.top_k(jnp.float32(in_all > 0.0), rows)
         found = jnp.sort(found)
         part = self.place(jax.tree.map(lambda x: x[found], batch))
         total = jnp.sum(in_all[found])

@@ -8,10 +8,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pathways_lite.errors import UserError
 from pathways_lite.ledger import Course, Ledger
 from pathways_lite.methods.pruning import Densities, groups_of, kept, phases
 from pathways_lite.methods.pruning.schedules import rounded, updates
-from pathways_lite.recipe import NM, Channels, Heads, Model, Prune, Ramp, Steps, Tokens, WholeBlocks
+from pathways_lite.recipe import (
+    NM,
+    AdamW,
+    Channels,
+    Data,
+    Heads,
+    Model,
+    Prune,
+    Ramp,
+    Reweighting,
+    Stage,
+    Steps,
+    Tokens,
+    Top,
+    WholeBlocks,
+)
 from pathways_lite.scaling.laws.chinchilla import CHINCHILLA
 from pathways_lite.scaling.laws.sparse import AVERAGE_PARAMETERS, average_parameters
 
@@ -167,3 +183,26 @@ def test_a_structures_zeros_save_what_computes_with_them():
         found = phases(prune, groups_of(prune, MODEL, 16), course(flops=10**7, parameters=10**6))
         assert found[-1].active_parameters == 10**6 - weights // 2
         assert found[-1].flops_per_token == 10**7 - flops // 2
+
+
+@pytest.mark.parametrize(
+    ("prune", "match"),
+    [
+        (Prune(sparsity=0.9, structure=WholeBlocks()), "density of 0.1 leaves nothing of the 4 units of layers"),
+        (Prune(sparsity=0.9, structure=Heads()), "leaves nothing of the 2 units of layers.attention"),
+        (Prune(sparsity=0.5, structure=NM(), scope=("embedding",)), "embedding is no kernel"),
+    ],
+)
+def test_what_cannot_be_pruned_is_said(prune, match):
+    with pytest.raises(UserError, match=match):
+        phases(prune, groups_of(prune, MODEL, 16), course(flops=1_000_000, parameters=100_000))
+
+
+def test_what_does_not_go_together_is_said():
+    with pytest.raises(ValueError, match=r"start_sparsity=0\.3: 2:4 is a sparsity of 0.5"):
+        Prune(sparsity=0.5, start_sparsity=0.3, structure=NM())
+    fields = {"data": Data(corpus="none", seq_len=8), "optimizer": AdamW(learning_rate=1), "batch_size": 4}
+    fields |= {"model": MODEL, "budget": "9 steps", "pruning": Prune(sparsity=0.5)}
+    with pytest.raises(ValueError, match="pruning counts the FLOPs of all rows"):
+        Stage(**fields, reweighting=Reweighting(rule=Top(share=0.5)))
+    Stage(**fields, reweighting=Reweighting(rule=Top(share=0.5), sample="token"))

@@ -171,3 +171,8 @@ def test_shingles_are_as_many_as_there_are_different_stretches(text: str, length
     levelled = " ".join(text.casefold().split())
     size = min(length, len(levelled))
     assert len(shingles(text, length)) == len({levelled[i : i + size] for i in range(len(levelled) - size + 1)})
+
+
+def test_only_equal_texts_are_duplicates_at_a_threshold_of_one() -> None:
+    texts = [story(1), story(1).replace("river", "lake", 1), story(1)]
+    assert near_duplicates(texts, threshold=1.0).tolist() == [0, 0, 1]

@@ -20,6 +20,7 @@ from pathways_lite.recipe import (
     MixturePhase,
     Recipe,
     Reference,
+    Restore,
     Reweighting,
     Steps,
     Top,
@@ -145,12 +146,16 @@ def test_every_stage_that_led_to_one_is_counted_once(
 
     def ledgers(costs: dict[str, int]) -> None:
         def load(path: Path, *, examined: bool) -> SimpleNamespace:
-            return SimpleNamespace(cost=Ledger(flops=costs[path.parent.name]))
+            name = Path(path).name if Path(path).name in costs else Path(path).parent.name
+            cost = Ledger(flops=costs[name], tokens=1000)
+            return SimpleNamespace(cost=cost, manifest=SimpleNamespace(digest=str(path)))
 
         monkeypatch.setattr("pathways_lite.training.earlier.load_model", load)
 
     def cost(recipe: Recipe, index: int) -> int:
-        return cost_of_uses(recipe, index, RunDirectory(tmp_path)).flops
+        found = cost_of_uses(recipe, index, RunDirectory(tmp_path))
+        assert found.tokens == 0  # of the model that is trained: it has not seen these
+        return found.flops
 
     apart = chain(recipe, DOREMI)
     reference, proxy, final = apart.stages
@@ -165,3 +170,13 @@ def test_every_stage_that_led_to_one_is_counted_once(
     stages = (reference, judge, proxy, final.model_copy(update=judged))
     ledgers({"reference": 1, "judge": 101, "proxy": 11})
     assert cost(apart.model_copy(update={"stages": stages}), 3) == 111
+    # The same of a checkpoint of another run, however often it is used.
+    ledgers({"other": 1000})
+    weights = LearnedWeights(path="runs/other")
+    mixture = DataMixture(phases=(MixturePhase(weights=weights), MixturePhase(start=Steps(n=2), weights=weights)))
+    judged = {"reweighting": Reweighting(rule=Top(), reference=Reference(path="runs/other"))}
+    judged["data"] = final.data.model_copy(update={"mixture": mixture})
+    alone = final.model_copy(update=judged)
+    assert cost(apart.model_copy(update={"stages": (alone,)}), 0) == 1000
+    restored = alone.model_copy(update={"start": Restore(path="runs/other", digest="runs/other")})
+    assert cost(apart.model_copy(update={"stages": (restored,)}), 0) == 0

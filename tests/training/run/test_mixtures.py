@@ -11,7 +11,16 @@ from whole_runs import digest, log_of, run, stop_after
 
 from pathways_lite.batch import Batch
 from pathways_lite.checkpoints import Checkpoints, read_manifest
-from pathways_lite.recipe import Continue, DataMixture, MixturePhase, Recipe, Temperature, cooldown, stage_identity
+from pathways_lite.recipe import (
+    Continue,
+    DataMixture,
+    Evaluation,
+    MixturePhase,
+    Recipe,
+    Temperature,
+    cooldown,
+    stage_identity,
+)
 from pathways_lite.training.load import load_model
 from pathways_lite.training.run import describe, train_run
 from pathways_lite.training.setup import Setup
@@ -57,6 +66,25 @@ def test_a_scalarized_mixture_weighs_rows_by_their_domain(recipe: Recipe) -> Non
     found, _ = weights.weigh(np.float32([[1, 2, 3], [4, 5, 6]]), batch, setup.course.clock(3), ())
     sizes = np.array([setup.store.tokens(name) - 1 for name in setup.store.domains]) // 32
     np.testing.assert_allclose(found[:, 0], 0.5 / (sizes / sizes.sum()), rtol=1e-5)
+    # Where a batch is taken in slices, weights are found ahead; what that computes is counted.
+    flops = {m: Setup(mixed(recipe, even, microbatch=m), 0).course.flops_per_token for m in (None, 1)}
+    assert flops[1] == flops[None] + flops[None] // 3
+
+
+def test_denoisers_are_evaluated_on_text_of_every_domain(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup(mixed(recipe, None, evaluation=Evaluation(tokens=40)), 0)
+    seen: list[np.ndarray] = []
+
+    def losses(evaluator: object, params: object, objective: object, documents: list[np.ndarray], **_: object) -> None:
+        seen.extend(documents)
+
+    monkeypatch.setattr("pathways_lite.training.setup.denoiser_losses", losses)
+    setup.evaluate_denoisers(None)
+    of_domains = {name: [tokens for tokens, _ in documents] for name, documents in setup.held_out.items()}
+    assert len(of_domains) == 2
+    read = np.concatenate(seen)
+    expected = [np.concatenate(documents)[:20] for documents in of_domains.values()]
+    np.testing.assert_array_equal(read, np.concatenate(expected))
 
 
 def test_identities_of_recipes_without_a_mixture_stay(recipe: Recipe) -> None:

@@ -109,6 +109,12 @@ def input_axis(array: Array) -> int:
 def phases(prune: Prune, groups: Sequence[Group], course: Course) -> tuple[Phase, ...]:
     """What is active of a stage's model from step to step, for its `Course`."""
     densities = _densities(prune, groups, course.flops_per_token)
+    for density in (densities.first, densities.last):
+        if few := [group for group in groups if not kept(group.units, density)]:
+            of = few[0].members[0].array.name
+            raise UserError(
+                f"pruning: a density of {density:g} leaves nothing of the {few[0].units} units of {of}; prune less"
+            )
 
     def phase(step: int, density: float) -> Phase:
         gone = [(group, group.sets * (group.units - kept(group.units, density))) for group in groups]
@@ -141,8 +147,8 @@ def _single(array: Array, model: Model) -> Group:
 
 
 def _divided(array: Array, m: int) -> Array:
-    if array.is_scale:
-        raise UserError(f"pruning.scope: patterns along a kernel's input need a matrix, and {array.name} is none")
+    if array.is_scale or Use.READS not in map(array.use, array.axes):
+        raise UserError(f"pruning.scope: patterns lie along what a kernel reads, and {array.name} is no kernel")
     size = array.shape[input_axis(array) - array.stacked]
     if size % m:
         raise UserError(f"{array.name} reads {size} units, which patterns of {m} do not divide; use another m or model")

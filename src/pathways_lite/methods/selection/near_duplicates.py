@@ -38,8 +38,8 @@ def near_duplicates(
       shingle: characters.
       permutations: hash functions.
     """
-    # Candidates are checked below, so the index rather finds too many than too few.
-    index = MinHashLSH(threshold, permutations, weights=(0.1, 0.9))
+    # Candidates are checked below, so the index rather finds too many than too few; near 1 it cannot be made.
+    index = MinHashLSH(min(threshold, 0.9), permutations, weights=(0.1, 0.9))
     empty = MinHash(permutations, seed, hashfunc=int)
     kept: list[MinHash] = []
 
