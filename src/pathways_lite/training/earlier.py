@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from pathways_lite.checkpoints import restore
+from pathways_lite.data.store import open_store
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.recipe import (
@@ -132,7 +133,20 @@ def _resolve_reference(stage: Stage, one: Reference, before: Recipe) -> Referenc
             f"stage {stage.name!r}: the reference {one.stage or one.path} has vocab_size={theirs.model.vocab_size}, "
             f"but the model has {stage.model.vocab_size}; both have to score the same tokens"
         )
+    if len({_tokenizer(theirs), _tokenizer(stage)} - {None}) > 1:
+        raise UserError(
+            f"stage {stage.name!r}: the reference {one.stage or one.path} was trained on {theirs.data.corpus}, whose "
+            f"tokenizer is another one than that of {stage.data.corpus}; both have to score the same tokens"
+        )
     return identified.model_copy(update={"model": theirs.model})
+
+
+def _tokenizer(stage: Stage) -> str | None:
+    """Which one tokenised what the stage reads; None where the corpus is not there any more."""
+    try:
+        return open_store(stage.data.corpus).manifest.tokenizer
+    except UserError:
+        return None
 
 
 def _resolve_learned(stage: Stage, one: LearnedWeights, before: Recipe) -> LearnedWeights:

@@ -1,6 +1,7 @@
 """A run whose samples have weights: its log, its cost, and resuming with a reference."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.recipe import LinUpper, Recipe, Reference, Reweighting, Steps, Top, apply_overrides, stage_identity
 from pathways_lite.tracking.log import read_log
+from pathways_lite.training.resolve import resolve
 from pathways_lite.training.setup import course_of
 
 
@@ -50,6 +52,19 @@ def test_a_selection_by_a_reference_resumes_exactly_and_pays_for_everything(
 def test_another_reference_is_another_stage_and_is_refused(recipe: Recipe, uninterrupted: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was made with the checkpoint abc"):
         run(weighted(recipe, reference=Reference(path=str(uninterrupted), digest="abc")), tmp_path)
+
+
+def test_a_reference_of_another_tokenizer_is_refused(
+    recipe: Recipe, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "copy"
+    shutil.copytree(recipe.stages[0].data.corpus, elsewhere)
+    moved = apply_overrides(recipe, [f"stages.base.data.corpus={elsewhere}"])
+    rho = weighted(moved, reference=Reference(path=str(uninterrupted)))
+    resolve(rho)  # another corpus, the same tokenizer
+    monkeypatch.setattr("pathways_lite.training.earlier._tokenizer", lambda stage: stage.data.corpus)
+    with pytest.raises(UserError, match="whose tokenizer is another one than that of"):
+        resolve(rho)
 
 
 def test_what_does_not_fit_is_said_with_the_numbers(recipe: Recipe) -> None:
