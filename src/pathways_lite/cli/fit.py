@@ -136,6 +136,7 @@ def compare(
     Example: `pathways-lite fit compare runs.csv --law chinchilla --law kaplan --by N`
     """
     from rich.console import Console
+    from rich.table import Column
     from rich.table import Table as Grid
 
     from pathways_lite.scaling.compare import held_out_errors
@@ -143,7 +144,8 @@ def compare(
 
     chosen = [find(name) for name in law]
     rows, _, _ = _rows(table, columns, chosen[0].target, None, 0)
-    grid = Grid("law", "rows fitted", "held out", "mean error", "worst error", "error in the fit")
+    law_column = Column("law", no_wrap=True)
+    grid = Grid(law_column, "rows fitted", "held out", "mean error", "worst error", "error in the fit")
     for result in held_out_errors(chosen, rows, by=by, count=count, seed=seed):
         grid.add_row(
             result.law, str(result.fitted), str(result.held_out),
