@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pathways_lite.models.accounting import parameter_count
-from pathways_lite.recipe import Recipe, load_recipe
+from pathways_lite.recipe import Recipe, load_recipe, stage_identity
 from pathways_lite.studies import load_study
 from pathways_lite.training.learning import learning_ledger
 from pathways_lite.training.setup import Setup
@@ -60,6 +60,17 @@ def test_arms_of_pruning_cost_the_same() -> None:
     for recipes in load_study(ROOT / "configs" / "ablations" / "pruning_schedules.py").arms.values():
         course = Setup(recipes[0], 0).course
         assert course.sparse_flops_before(course.total_steps) == pytest.approx(2e12, rel=0.03), recipes[0].name
+
+
+def test_runs_for_the_law_are_those_of_the_schedules() -> None:
+    """Where both have the same model and budget: what one has trained, the other may be compared with."""
+    law, schedules = (
+        load_study(ROOT / "configs" / "ablations" / f"pruning_{name}.py") for name in ("law", "schedules")
+    )
+    same = {"dense_64_2": "dense", "dense_32_2": "dense_32"} | {f"zeros_{s}_2": f"25_75_{s}" for s in (40, 60, 80)}
+    for one, other in same.items():
+        for a, b in zip(law.arms[one], schedules.arms[other], strict=True):
+            assert stage_identity(a, 0) == stage_identity(b, 0), (one, other)
 
 
 def test_arms_of_domain_weights_cost_the_same() -> None:

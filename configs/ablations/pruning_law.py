@@ -14,7 +14,6 @@ cannot be told apart; so here dense models of four widths and models pruned to 4
 """
 
 from pathways_lite.methods.pruning import mean_flops_per_token
-from pathways_lite.models.accounting import flops_per_token
 from pathways_lite.recipe import WSD, AdamW, Data, Evaluation, Fraction, Model, Prune, Recipe, Saving, Stage
 from pathways_lite.studies import Study
 
@@ -44,7 +43,7 @@ MODELS: dict[str, tuple[Model, Prune | None]] = {
 
 def recipe(name: str, teraflops: float, seed: int) -> Recipe:
     model, prune = MODELS[name]
-    cost = flops_per_token(model, SEQ_LEN) if prune is None else mean_flops_per_token(prune, model, SEQ_LEN)
+    cost = mean_flops_per_token(prune, model, SEQ_LEN)
     stage = Stage(
         name="base",
         model=model,

@@ -16,7 +16,6 @@ An arm's name is where pruning begins, where it ends (% of the compute), and the
 """
 
 from pathways_lite.methods.pruning import mean_flops_per_token
-from pathways_lite.models.accounting import flops_per_token
 from pathways_lite.recipe import WSD, AdamW, Data, Evaluation, Fraction, Model, Prune, Recipe, Saving, Stage
 from pathways_lite.studies import Metric, Study
 
@@ -53,7 +52,7 @@ ARMS: dict[str, tuple[Model, Prune | None]] = {
 
 def recipe(arm: str, seed: int) -> Recipe:
     model, prune = ARMS[arm]
-    cost = flops_per_token(model, SEQ_LEN) if prune is None else mean_flops_per_token(prune, model, SEQ_LEN)
+    cost = mean_flops_per_token(prune, model, SEQ_LEN)
     stage = Stage(
         name="base",
         model=model,

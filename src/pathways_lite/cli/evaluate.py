@@ -67,5 +67,5 @@ def evaluate(
             table.add_row(name, exact, f"{result['loss']:.4f}", f"{result['loss_left_to_right']:.4f}")
         console.print(table)
         if left_out := [name for name in TASKS if name not in gaps]:
-            why = "the model has too few sentinels for so many gaps, or no held-out document is long enough"
+            why = "the model cannot be asked to fill so many gaps, or no held-out document is long enough"
             console.print(f"left out: {', '.join(left_out)} ({why})", highlight=False)

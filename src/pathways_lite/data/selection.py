@@ -57,7 +57,7 @@ class Selection:
         """Write the file as a whole. Raises UserError where the directory is missing."""
         require_directory(path)
         unfinished = path.with_name(f"{path.name}.part")
-        with unfinished.open("w") as file:
+        with unfinished.open("w", encoding="utf-8") as file:
             file.write(json.dumps(asdict(self.origin), ensure_ascii=False) + "\n")
             for place, score, to in zip(_places(store), self.score.tolist(), self.to, strict=True):
                 line = {**place, "score": float(f"{score:.7g}"), "to": to}
@@ -126,7 +126,7 @@ def read_selection(path: Path, store: Store) -> Selection:
         )
     scores: list[float] = []
     to: list[str | None] = []
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         next(file)
         for number, place in enumerate(_places(store), 2):
             line = next(file, "")

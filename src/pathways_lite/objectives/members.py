@@ -119,12 +119,13 @@ def sentinels_needed(objective: Objective, seq_len: int) -> int:
     """The most spans that an example of at most `seq_len` positions can have."""
     n = np.arange(seq_len + 1)
     most = 0
-    for member, sizes in zip(found := members(objective), zip(*sizes_of(found), strict=True), strict=True):
+    for member in members(objective):
+        sizes = sizes_of([member])
         # The more noise, the more spans there could be, but the fewer clean tokens to stand between them.
-        peak = (n - sizes[-1]) * member.mean_span / (1.0 + member.mean_span)
+        peak = (n - sizes.clean_after) * member.mean_span / (1.0 + member.mean_span)
         noise = np.floor(peak)[:, None] + np.arange(-1, 3)
         rate = np.clip(noise / np.maximum(n, 1)[:, None], member.least, member.most)
-        _, spans, size = measure(Sizes(*map(np.array, sizes)), n[:, None], rate)
+        _, spans, size = measure(sizes, n[:, None], rate)
         most = max(most, int(np.where(size <= seq_len, spans, 0).max()))
     return most
 

@@ -125,9 +125,15 @@ def phases(prune: Prune, groups: Sequence[Group], course: Course) -> tuple[Phase
     return tuple(phase(step, density) for step, density in updates(densities, course))
 
 
-def mean_flops_per_token(prune: Prune, model: Model, seq_len: int) -> float:
-    """FLOPs where zeros are skipped, averaged over a stage's tokens: for budgets by which stages spend as much."""
-    groups, dense = groups_of(prune, model, seq_len), flops_per_token(model, seq_len)
+def mean_flops_per_token(prune: Prune | None, model: Model, seq_len: int) -> float:
+    """FLOPs where zeros are skipped, averaged over a stage's tokens: for budgets by which stages spend as much.
+
+    Of a stage without pruning: all.
+    """
+    dense = flops_per_token(model, seq_len)
+    if prune is None:
+        return dense
+    groups = groups_of(prune, model, seq_len)
     return dense - _saved(groups) * (1.0 - _densities(prune, groups, dense).mean)
 
 

@@ -32,8 +32,8 @@ def keep(
       which: part of the scores that comes first.
       groups: integers `[n]`; with `floor`, each group keeps at least that share of what it would keep if all groups
         were treated alike, from the same part of its own scores. Sorscher et al. 2022 (arXiv 2206.14486, section 6) set
-        0.5 for classes. With 1, every group is selected from by itself, and what whole documents
-        leave of the budget goes to those that come first of all.
+        0.5 for classes. With 1, every group is selected from by itself, and what whole documents leave of the budget
+        goes to those that come first of all.
     """
     kept = np.zeros(len(score), bool)
     if groups is not None and floor:
