@@ -109,10 +109,10 @@ class Group:
 
 _START = """
 import sys
-from pathways_lite.parallel import hosts
+from pathways_lite.distributed import coordination
 port, count, index, *arguments = sys.argv[1:]
 index, count = int(index), int(count)
-hosts.start(f"localhost:{port}", count, index)
+coordination.start(f"localhost:{port}", count, index)
 """
 
 

@@ -16,21 +16,23 @@ MAY_IMPORT = {
     "ledger": {"recipe"},
     "batch": set(),
     "keyed": set(),
-    "checkpoints": {"errors", "parallel"},
+    "distributed": {"errors", "signals"},
+    "checkpoints": {"errors", "parallel", "distributed"},
     "run_lock": {"errors"},
     "signals": set(),
     "run_directory": BOTTOM,
     "parallel": BOTTOM,
     "models": BOTTOM | {"parallel"},
     "objectives": BOTTOM | {"models"},
-    "data": BOTTOM | {"objectives", "parallel"},
+    "data": BOTTOM | {"objectives", "distributed", "parallel"},
     "methods": BOTTOM | {"models"},
     "evaluation": BOTTOM | {"models", "objectives", "data"},
     "tracking": BOTTOM | {"run_directory"},
     "scaling": {"errors", "ledger", "run_directory", "tracking"},
     "training": BOTTOM
-    | {"parallel", "models", "objectives", "data", "methods", "evaluation", "tracking"}
+    | {"parallel", "distributed", "models", "objectives", "data", "methods", "evaluation", "tracking"}
     | {"checkpoints", "run_lock", "signals", "run_directory"},
+    "planner": BOTTOM | {"parallel", "models", "tracking", "training"},
     "comparison": BOTTOM | {"tracking", "run_directory"},
     "studies": BOTTOM | {"comparison", "tracking", "training", "run_lock", "signals", "run_directory"},
 }

@@ -8,7 +8,7 @@ import pytest
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.recipe import Recipe, load_recipe, stage_identity
 from pathways_lite.studies import load_study
-from pathways_lite.training.learning import learning_ledger
+from pathways_lite.training.init_growth import learning_ledger
 from pathways_lite.training.setup import Setup
 
 ROOT = Path(__file__).parent.parent

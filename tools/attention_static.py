@@ -6,7 +6,7 @@
 
 prints libtpu's estimate of the cycles of one call of splash ("splash_forward", "splash_backward"). `blocks`: queries,
 keys, keys at once; `mask`: "full", "causal", "segments" (causal, with segment ids) or "dense" (a bool array of which it
-visits the blocks of the lower triangle). Our own cycles: `pathways_lite.parallel.attention_estimates`.
+visits the blocks of the lower triangle). Our own cycles: `pathways_lite.planner.kernel_estimates`.
 
 "forward_memory" and "backward_memory", of a chip, T and D, print the bytes of vector memory that our kernels take.
 
@@ -28,8 +28,7 @@ import numpy as np
 from jax import lax
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
-from pathways_lite.parallel.attention_estimates import program
-from pathways_lite.parallel.static_profile import kernel_cycles, kernel_vector_memory
+from pathways_lite.planner.kernel_estimates import kernel_cycles, kernel_vector_memory, program
 
 
 @cache

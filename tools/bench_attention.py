@@ -34,8 +34,8 @@ from pathways_kernels.attention import Spans, attention
 from pathways_kernels.attention.api import BACKENDS
 from pathways_kernels.attention.block_sizes import limits
 from pathways_kernels.attention.spans import causal, dense
-from pathways_lite.parallel.attention_estimates import costs
-from pathways_lite.parallel.described import CHIPS
+from pathways_lite.planner.chips import CHIPS
+from pathways_lite.planner.kernel_estimates import costs
 from tune_attention import cycles_per_head, kinds_of_spans
 
 SPLASH_BLOCKS = {

@@ -34,8 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_kernels.cross_entropy import cross_entropy
-from pathways_lite.parallel import hlo
-from pathways_lite.parallel.described import CHIPS, device, place, quiet_libtpu, traced_for
+from pathways_lite.planner import hlo
+from pathways_lite.planner.chips import CHIPS, device, place, quiet_libtpu, traced_for
 
 FLOPS_PER_LOGIT = {"forward": 2, "forward+backward": 6}  # times E
 

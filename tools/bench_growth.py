@@ -28,17 +28,17 @@ import numpy as np
 
 from pathways_lite import models
 from pathways_lite.checkpoints import Streamed, write_streamed
+from pathways_lite.data.order import Cursor
 from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.models import presets
 from pathways_lite.recipe import AdamW, Data, Grow, Model, Recipe, Stage, apply_overrides
-from pathways_lite.training.cursor import Cursor
-from pathways_lite.training.growing import growing_function
-from pathways_lite.training.growing_files import grow_files
-from pathways_lite.training.guard import GuardState
+from pathways_lite.training.init_growth import growing_function
+from pathways_lite.training.initialize import Position
 from pathways_lite.training.load import load_model
+from pathways_lite.training.offline import grow_files
 from pathways_lite.training.setup import Setup
-from pathways_lite.training.starts import Position
-from pathways_lite.training.state import TrainState
+from pathways_lite.training.spike_guard import GuardState
+from pathways_lite.training.step import TrainState
 
 FACTOR = 4
 

@@ -16,8 +16,8 @@ import time
 
 import numpy as np
 
-from pathways_lite.objectives.corrupt import make_batch, unused
-from pathways_lite.objectives.special import unused_ids
+from pathways_lite.objectives.batches import make_batch, unused
+from pathways_lite.objectives.denoisers import unused_ids
 from pathways_lite.recipe import UL2, UL2R, Causal, CodeGen2, FillInTheMiddle, Objective
 
 VOCABULARY, EOD = 32_000, 0

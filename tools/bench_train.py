@@ -46,7 +46,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pathways_lite.training.host_memory import cpus_alone, keep_freed_memory
+from pathways_lite.cli.train import cpus_alone, keep_freed_memory
 
 SHAPES = {
     # layers, d_model, heads, sequence, batch, vocabulary
@@ -146,8 +146,7 @@ def prepare(model: Any, seq_len: int, batch_size: int) -> tuple[Callable[[], Non
     from pathways_lite.models.accounting import flops_per_token, parameter_count
     from pathways_lite.recipe import AdamW, Ramp, Steps
     from pathways_lite.training import optimizers
-    from pathways_lite.training.state import init_state
-    from pathways_lite.training.step import make_train_step
+    from pathways_lite.training.step import init_state, make_train_step
 
     ramp, flops = Ramp(steps=((0, batch_size),)), flops_per_token(model, seq_len)
     course = Course(ramp, seq_len, flops, parameter_count(model), Steps(n=1000))

@@ -29,8 +29,8 @@ from pathways_lite.errors import UserError
 from pathways_lite.recipe import Given, Recipe
 from pathways_lite.studies.plan import resolve_study, store_of
 from pathways_lite.studies.study import load_study
+from pathways_lite.training.init_merging import merged_params
 from pathways_lite.training.load import Loaded, load_model
-from pathways_lite.training.merging import merged_params
 
 Losses = dict[str, float]
 """Nats per token by held-out domain."""

@@ -17,9 +17,9 @@ import json
 import numpy as np
 
 from pathways_lite.scaling.fit import fit_law
-from pathways_lite.scaling.fitting import predict
 from pathways_lite.scaling.laws.chinchilla import CHINCHILLA
 from pathways_lite.scaling.losses import Huber, LeastSquares
+from pathways_lite.scaling.solver import predict
 
 TRUTH = {"A": 2.4e4, "B": 24.4, "E": 2.43, "alpha": 1.01, "beta": 0.224}
 SIZES, SEEDS = (92_320, 183_024, 374_760), {100_224: 2, 200_320: 2, 400_512: 1}

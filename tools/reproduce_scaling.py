@@ -28,7 +28,6 @@ import numpy as np
 
 from pathways_lite.scaling import measurements
 from pathways_lite.scaling.fit import Fit
-from pathways_lite.scaling.fitting import Solution, objective_of, predict, resolve_weighted, solve
 from pathways_lite.scaling.isoflop import fit_optima, isoflop_optima, variable_projection
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.laws.annealing import MULTI_POWER, TISSUE
@@ -46,6 +45,7 @@ from pathways_lite.scaling.laws.repetition import DATA_CONSTRAINED, optimal_at
 from pathways_lite.scaling.laws.sparse import ROUTED
 from pathways_lite.scaling.laws.vocabulary import VOCABULARY, by_derivative, by_isoflop, by_loss
 from pathways_lite.scaling.losses import Huber
+from pathways_lite.scaling.solver import Solution, objective_of, predict, resolve_weighted, solve
 from pathways_lite.scaling.table import Table
 
 

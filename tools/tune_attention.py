@@ -22,8 +22,8 @@ from pathways_kernels.attention import Spans
 from pathways_kernels.attention.block_ranges import of_keys, padded_spans
 from pathways_kernels.attention.block_sizes import Limits
 from pathways_kernels.attention.spans import causal, from_segments, full, prefix
-from pathways_lite.parallel.attention_estimates import Costs, costs
-from pathways_lite.parallel.described import CHIPS
+from pathways_lite.planner.chips import CHIPS
+from pathways_lite.planner.kernel_estimates import Costs, costs
 
 CANDIDATES = {
     "forward": [Limits(1024, 512, 4), Limits(512, 512, 4), Limits(512, 1024, 2)],

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from pathways_lite.checkpoints import Checkpoints, DamagedError, examine, fsck, restore, store
+from pathways_lite.checkpoints import Checkpoints, DamagedError, examine, fsck, restore
 from pathways_lite.checkpoints.arrays import snapshot
-from pathways_lite.checkpoints.store import write_checkpoint
+from pathways_lite.checkpoints.checkpoint import write_checkpoint
 from pathways_lite.errors import UserError
 
 TREE = {"w": np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3), "b": {"x": np.arange(3, dtype=np.int8)}}
@@ -62,7 +62,7 @@ def test_every_flipped_bit_in_every_file_is_refused(checkpoint, flip, all_bits):
 
 
 def test_array_digests_alone_find_every_flipped_bit_of_the_data(checkpoint, flip, all_bits, same, monkeypatch):
-    monkeypatch.setattr(store, "check_files", lambda *_: [])
+    monkeypatch.setattr("pathways_lite.checkpoints.checkpoint.check_files", lambda *_: [])
     data = [bit for bit in all_bits(checkpoint) if is_array_data(bit)]
     assert len(data) >= 8 * sum(leaf.nbytes for leaf in jax.tree.leaves(TREE))
     sample = random.Random(1).sample(data, 60)
@@ -71,7 +71,7 @@ def test_array_digests_alone_find_every_flipped_bit_of_the_data(checkpoint, flip
 
 @pytest.mark.slow
 def test_array_digests_alone_refuse_every_flip_or_nothing_changed(checkpoint, flip, all_bits, same, monkeypatch):
-    monkeypatch.setattr(store, "check_files", lambda *_: [])
+    monkeypatch.setattr("pathways_lite.checkpoints.checkpoint.check_files", lambda *_: [])
     bits = [bit for bit in all_bits(checkpoint) if bit[0].name != "manifest.json"]
     data = [bit for bit in bits if is_array_data(bit)]
     rest = random.Random(2).sample([bit for bit in bits if not is_array_data(bit)], 1000)

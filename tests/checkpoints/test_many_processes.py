@@ -9,9 +9,12 @@ from pathways_lite.checkpoints import Checkpoints, examine, fsck, read_manifest,
 # A state spread over four devices in all the ways there are: evenly, partly replicated, wholly, on one process alone.
 STATE = """
 import os
+from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P, Mesh
-from pathways_lite.checkpoints import Checkpoints, DamagedError, fsck, restore, orbax_io, store
+from pathways_lite.checkpoints import Checkpoints, DamagedError, fsck, restore, orbax_io
+from pathways_lite.checkpoints.fingerprint import fingerprint
+from pathways_lite.checkpoints.reader import Reader
 
 SPECS = {"w": P("a", "b"), "rows": P("b"), "half": P(None, "b"), "bf16": P(("a", "b")), "same": P(), "step": P()}
 
@@ -63,7 +66,7 @@ with Checkpoints(arguments[0], keep=2) as checkpoints:
     overwrite(state)
     restored = checkpoints.restore_latest(abstract(placed(content(0))))
     print(restored.step, restored.meta, same(restored.arrays, 7), checkpoints.steps())
-hosts.leave()
+coordination.leave()
 """
 )
 
@@ -86,17 +89,17 @@ READ = (
     STATE
     + """
 like = abstract(placed(content(0)))
-print(same(restore(store.Path(arguments[0]), like).arrays, 7))
-read, reads = store.Reader._read, []
+print(same(restore(Path(arguments[0]), like).arrays, 7))
+read, reads = Reader._read, []
 def counted(self, name, stored, position):
     data = read(self, name, stored, position)
     reads.append(data.nbytes)
     return data
-store.Reader._read = counted
-restore(store.Path(arguments[0]), like)
+Reader._read = counted
+restore(Path(arguments[0]), like)
 print("bytes", sum(reads))
 print([finding.ok for finding in fsck(arguments[0])])
-hosts.leave()
+coordination.leave()
 """
 )
 
@@ -136,25 +139,25 @@ with Checkpoints(arguments[0]) as checkpoints:
     checkpoints.save(8, placed(content(8)), {})
     checkpoints.wait()
     # One bit of one process's shard is another one now.
-    if hosts.is_first():
+    if coordination.is_first():
         path = checkpoints.path(8) / "arrays/w/c/1/1"
         raw = bytearray(path.read_bytes()); raw[0] ^= 1; path.write_bytes(raw)
     restored = checkpoints.restore_latest(abstract(placed(content(0))), report=print)
     print(restored.step, same(restored.arrays, 5), os.listdir(arguments[0]))
     # The files are what they were, but what one process reads is not: its memory or its network is at fault.
-    read = store.Reader._read
+    read = Reader._read
     def wrong(self, name, stored, position):
         data = read(self, name, stored, position)
         if index == 1 and name == "same":
             data = data + 1
-            self._parts[name] = {"0": store.fingerprint(data, (0,))}
+            self._parts[name] = {"0": fingerprint(data, (0,))}
         return data
-    store.Reader._read = wrong
+    Reader._read = wrong
     try:
         checkpoints.restore(5, abstract(placed(content(0))))
     except DamagedError as error:
         print("found:", *error.problems)
-hosts.leave()
+coordination.leave()
 """
 )
 

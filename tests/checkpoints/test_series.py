@@ -28,7 +28,7 @@ def test_old_ones_go_only_after_the_new_one_is_there(tmp_path, state, monkeypatc
     seen = []
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {})
-        discard = "pathways_lite.checkpoints.series.discard"
+        discard = "pathways_lite.checkpoints.manager.discard"
         monkeypatch.setattr(discard, lambda path: seen.append((path.name, fsck(tmp_path)[-1])))
         checkpoints.save(2, state, {})
     assert [(name, finding.path.name, finding.ok) for name, finding in seen] == [

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from pathways_lite.checkpoints import orbax_io, read_manifest, restore
 from pathways_lite.checkpoints.arrays import snapshot
-from pathways_lite.checkpoints.store import discard, remove_leftovers, step_of, write_checkpoint
+from pathways_lite.checkpoints.checkpoint import discard, remove_leftovers, step_of, write_checkpoint
 from pathways_lite.errors import UserError
 
 META = {"cursor": {"first_sequence": 3, "skips": [[1, 2]]}, "ledger": {"flops": 10**25}, "note": "Zoë"}

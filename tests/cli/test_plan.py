@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner, Result
 
-from pathways_lite.cli import plan_search
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
+from pathways_lite.planner import search
 
 RECIPE = """
 from pathways_lite.recipe import *
@@ -105,8 +105,8 @@ def test_why_a_candidate_of_a_search_failed(
     monkeypatch: pytest.MonkeyPatch, status: int, message: str, failed: str
 ) -> None:
     done = subprocess.CompletedProcess([], status, "", message)
-    monkeypatch.setattr(plan_search.subprocess, "run", lambda *_, **__: done)
-    assert plan_search._plan([], SimpleNamespace(overrides=())) == {"failed": failed}  # type: ignore[arg-type]
+    monkeypatch.setattr(search.subprocess, "run", lambda *_, **__: done)
+    assert search._plan([], SimpleNamespace(overrides=())) == {"failed": failed}  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.comparison.algoperf import profile, scores, workload_time
-from pathways_lite.comparison.languini import class_steps, class_tokens, normalised_perplexity
+from pathways_lite.comparison.benchmarks import (
+    class_steps,
+    class_tokens,
+    normalised_perplexity,
+    profile,
+    scores,
+    workload_time,
+)
 
 TIMES = {
     "a": {"x": 1.0, "y": 2.0, "z": 4.0},

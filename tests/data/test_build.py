@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pathways_lite.cli.data_build_display import show_progress
 from pathways_lite.data import build as build_module
 from pathways_lite.data.build import Progress, build, sample
-from pathways_lite.data.display import show_progress
 from pathways_lite.data.inspect import describe
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import Store

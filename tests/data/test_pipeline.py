@@ -9,7 +9,7 @@ from pathways_lite.data.pipeline import batch, batches, windows_per_domain
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Course
-from pathways_lite.parallel.layout import Share
+from pathways_lite.parallel.sharding import Share
 from pathways_lite.recipe import UL2R, Causal, Data, Ramp, SpecialTokens, Steps
 
 

@@ -10,10 +10,10 @@ import pytest
 from pathways_lite.data.build import build
 from pathways_lite.data.inspect import describe
 from pathways_lite.data.pipeline import Batches
-from pathways_lite.data.selected import apply_selection
 from pathways_lite.data.selection import (
     Origin,
     Selection,
+    apply_selection,
     read_selection,
     require_directory,
     training_documents,

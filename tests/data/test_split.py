@@ -4,8 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.data.shards import group_hash
-from pathways_lite.data.split import held_out
+from pathways_lite.data.shards import group_hash, held_out
 
 # Few groups, so that domains share them, as code and docstrings of one file do.
 documents = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=30)

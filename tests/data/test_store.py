@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pathways_lite.data.arrays import SHARD, ArrayWriter, open_array
 from pathways_lite.data.store import SPLITS, Store, open_store, require
+from pathways_lite.data.zarr_io import SHARD, ArrayWriter, open_array
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Data
 

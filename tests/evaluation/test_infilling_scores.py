@@ -6,10 +6,9 @@ import pytest
 
 from pathways_lite import models
 from pathways_lite.evaluation.generation import Sampling, complete, fill, generate
-from pathways_lite.evaluation.infilling import evaluate_infilling, evaluate_prefix
-from pathways_lite.evaluation.scoring import score
+from pathways_lite.evaluation.infilling import evaluate_infilling, evaluate_prefix, score
+from pathways_lite.objectives.denoisers import unused_ids
 from pathways_lite.objectives.prompts import Asking, Prompt
-from pathways_lite.objectives.special import unused_ids
 from pathways_lite.recipe import UL2R, Model, PrefixLM
 
 TEXT, VOCABULARY, EOD, T = 100, 160, 0, 64

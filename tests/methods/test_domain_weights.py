@@ -13,7 +13,7 @@ from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
 from pathways_lite.methods.domain_weights import Learned, begin, doge, doremi, means_of_domains
 from pathways_lite.recipe import DoGE, DoReMi, Reference
-from pathways_lite.training.alignment import alignments, halves
+from pathways_lite.training.reweighting import alignments, halves
 
 DOREMI = DoReMi(reference=Reference(stage="reference"))
 ALL = np.ones(3, bool)

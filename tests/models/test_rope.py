@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.models.rope import rotary, rotate
+from pathways_lite.models.layers import rotary, rotate
 
 
 def turned(x, position, base=10_000.0):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pathways_lite.batch import Batch
-from pathways_lite.objectives.corrupt import make_batch
+from pathways_lite.objectives.batches import make_batch
 from pathways_lite.recipe import Objective, SpecialTokens
 
 EOD = 0

@@ -1,4 +1,7 @@
-"""T5's span corruption as its paper and code define it, one example at a time: what `objectives.spans` has to equal."""
+"""T5's span corruption as its paper and code define it, one example at a time.
+
+`objectives.span_corruption` has to equal it.
+"""
 
 import numpy as np
 

@@ -8,9 +8,9 @@ from examples import EOD, FIRST, TOKENS, batch_of, examples, windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.objectives.corrupt import make_batch, unused
-from pathways_lite.objectives.members import Form, members, one_by_one
-from pathways_lite.objectives.spans import noise_counts, random_parts, raw_length
+from pathways_lite.objectives.batches import make_batch, unused
+from pathways_lite.objectives.denoisers import Form, members, one_by_one
+from pathways_lite.objectives.span_corruption import noise_counts, random_parts, raw_length
 from pathways_lite.recipe import (
     UL2,
     UL2R,

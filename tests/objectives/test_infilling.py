@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_denoising import split_documents
 
-from pathways_lite.objectives.corrupt import unused
+from pathways_lite.objectives.batches import unused
 from pathways_lite.recipe import Causal, CodeGen2, Denoisers, FillInTheMiddle, Weighted
 
 

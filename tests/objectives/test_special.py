@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathways_lite.errors import UserError
-from pathways_lite.objectives.members import measure, members, sentinels_needed, sizes_of
-from pathways_lite.objectives.special import with_special_tokens
+from pathways_lite.objectives.denoisers import measure, members, sentinels_needed, sizes_of, with_special_tokens
 from pathways_lite.recipe import UL2, UL2R, Causal, CodeGen2, FillInTheMiddle, PrefixLM, SpanCorruption
 
 WHERE = {"seq_len": 256, "text_ids": 4096, "eod": EOD}

@@ -18,7 +18,7 @@ import numpy as np
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
-from pathways_lite.parallel.collectives import counts
+from pathways_lite.planner.collectives import counts
 from pathways_lite.recipe import (
     SGD,
     Adafactor,

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pathways_lite.parallel import cost
-from pathways_lite.parallel.collectives import Collective
-from pathways_lite.parallel.topologies import parse
+from pathways_lite.planner import cost_model
+from pathways_lite.planner.chips import parse
+from pathways_lite.planner.collectives import Collective
 
 GB = 10**9
 
@@ -27,11 +27,11 @@ def collective(kind, bytes_, groups):
 
 @pytest.fixture(autouse=True)
 def no_hops(monkeypatch):
-    monkeypatch.setattr(cost, "HOP_SECONDS", 0.0)
+    monkeypatch.setattr(cost_model, "HOP_SECONDS", 0.0)
 
 
 def seconds(kind, bytes_, groups, machine):
-    return cost.seconds(collective(kind, bytes_, groups), mesh_of(machine), machine)
+    return cost_model.seconds(collective(kind, bytes_, groups), mesh_of(machine), machine)
 
 
 def test_a_gather_over_a_whole_torus_comes_in_by_all_its_links():
@@ -64,8 +64,8 @@ def test_members_that_form_no_box_are_taken_for_a_line():
 def test_between_slices_each_chip_has_its_part_of_a_host():
     machine = parse("v5p:4x4x4", 2)  # 25 GB/s per host of four
     across = seconds("all-reduce", GB, [[0, 64]], machine)
-    assert across == cost.Seconds(0.0, pytest.approx(2 / 2 / (25 / 4)))
-    assert seconds("collective-permute", GB, [[0, 64]], machine) == cost.Seconds(0.0, pytest.approx(1 / (25 / 4)))
+    assert across == cost_model.Seconds(0.0, pytest.approx(2 / 2 / (25 / 4)))
+    assert seconds("collective-permute", GB, [[0, 64]], machine) == cost_model.Seconds(0.0, pytest.approx(1 / (25 / 4)))
     everyone = seconds("all-reduce", GB, [list(range(128))], machine)
     assert everyone.dcn == pytest.approx(2 / 64 / 2 / (25 / 4))
     assert everyone.ici == pytest.approx(2 * 63 / 64 / (6 * 90))
@@ -74,6 +74,6 @@ def test_between_slices_each_chip_has_its_part_of_a_host():
 def test_the_slowest_group_counts_and_hops_take_time(monkeypatch):
     machine = parse("v5p:4x4x4")
     assert seconds("all-gather", GB, [[0, 1, 2, 3], [4, 5, 6, 7]], machine).ici == pytest.approx(3 / 4 / 180)
-    monkeypatch.setattr(cost, "HOP_SECONDS", 1e-6)
+    monkeypatch.setattr(cost_model, "HOP_SECONDS", 1e-6)
     assert seconds("all-gather", 0, [[0, 1, 2, 3]], machine).ici == pytest.approx(2e-6)
     assert seconds("all-gather", 0, [list(range(64))], machine).ici == pytest.approx(6e-6)

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from pathways_kernels.attention import block_sizes
-from pathways_lite.parallel.described import CHIPS, traced_for
+from pathways_lite.planner.chips import CHIPS, traced_for
 
 
 @pytest.mark.parametrize("chip", CHIPS)
@@ -20,7 +20,7 @@ def test_kernels_are_told_what_they_are_traced_for(chip):
 
 
 DEVICES = """
-from pathways_lite.parallel.described import CHIPS, device, quiet_libtpu
+from pathways_lite.planner.chips import CHIPS, device, quiet_libtpu
 quiet_libtpu()
 for name, chip in CHIPS.items():
     found = device(name)
@@ -32,7 +32,7 @@ PROFILE = """
 import sys
 import jax, jax.numpy as jnp
 from jax.experimental import pallas as pl
-from pathways_lite.parallel.static_profile import kernel_cycles, kernel_vector_memory
+from pathways_lite.planner.kernel_estimates import kernel_cycles, kernel_vector_memory
 
 def build(n):
     def double(x_ref, y_ref):

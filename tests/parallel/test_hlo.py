@@ -9,9 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pathways_lite.parallel import hlo
-from pathways_lite.parallel.collectives import collectives, counts
-from pathways_lite.parallel.replica_groups import mesh_axes, parse_groups
+from pathways_lite.planner import hlo
+from pathways_lite.planner.collectives import collectives, counts, mesh_axes, parse_groups
 
 # As the TPU compiler writes a scan of 8 layers: no known_trip_count, counters through copies, a reduce-scatter as a
 # fusion, a gather that goes on during a matrix product, one on the sparse cores, a Pallas kernel.
@@ -171,7 +170,7 @@ PROGRAM = """
 import json
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
-from pathways_lite.parallel.collectives import counts
+from pathways_lite.planner.collectives import counts
 
 mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 on = lambda shape, *spec: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, P(*spec)))

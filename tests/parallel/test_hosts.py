@@ -6,40 +6,41 @@ import sys
 
 import pytest
 
+from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
-from pathways_lite.parallel import hosts
 
 AGREE = """
 from pathways_lite.errors import UserError
 import threading
-print(hosts.index(), hosts.count(), hosts.is_first())
-print(hosts.together({"my": index}, lambda values: [value["my"] for value in values]), hosts.agreed(index * 7 % 5))
-print(hosts.by_first(lambda: f"from {hosts.index()}"))
+print(coordination.index(), coordination.count(), coordination.is_first())
+seen = coordination.together({"my": index}, lambda values: [value["my"] for value in values])
+print(seen, coordination.agreed(index * 7 % 5))
+print(coordination.by_first(lambda: f"from {coordination.index()}"))
 
 # Two threads meet side by side.
 def others():
     for k in range(20):
-        assert hosts.together(index + k, sum, channel="other") == 3 + 3 * k
+        assert coordination.together(index + k, sum, channel="other") == 3 + 3 * k
 thread = threading.Thread(target=others)
 thread.start()
 for k in range(20):
-    assert hosts.together(index * k, max) == 2 * k
+    assert coordination.together(index * k, max) == 2 * k
 thread.join()
 
 def fail_in_one():
     if index == 1:
         raise OSError(28, "No space left on device")
 try:
-    hosts.everywhere(fail_in_one)
+    coordination.everywhere(fail_in_one)
 except Exception as error:
     print(type(error).__name__, error.errno, error)
 
-hosts.tell("stop", str(index))
-hosts.barrier()
-print(hosts.news("stop"), hosts.news("nothing"))
-assert not hosts._group.client.key_value_dir_get("other/0"), "old meetings are forgotten"
-hosts.leave()
-print(hosts.count())
+coordination.tell("stop", str(index))
+coordination.barrier()
+print(coordination.news("stop"), coordination.news("nothing"))
+assert not coordination._group.client.key_value_dir_get("other/0"), "old meetings are forgotten"
+coordination.leave()
+print(coordination.count())
 """
 
 
@@ -55,10 +56,10 @@ def test_three_processes_agree(start_group):
 
 
 LATE = """
-hosts.PATIENCE = 1.0
+coordination.PATIENCE = 1.0
 if index == 0:
     try:
-        hosts.barrier()
+        coordination.barrier()
     except Exception as error:
         print(type(error).__name__, error)
 else:
@@ -74,15 +75,16 @@ def test_a_process_that_does_not_come_is_named(start_group):
 
 ALONE = """
 import jax
-from pathways_lite.parallel import hosts
-hosts.start()
-assert (hosts.index(), hosts.count(), hosts.is_first()) == (0, 1, True)
-assert (hosts.together(3, sum), hosts.by_first(lambda: {"any": (1, 2)}), hosts.news("x")) == (3, {"any": (1, 2)}, {})
-hosts.barrier()
-hosts.tell("x", "y")
+from pathways_lite.distributed import coordination
+coordination.start()
+assert (coordination.index(), coordination.count(), coordination.is_first()) == (0, 1, True)
+assert (coordination.together(3, sum), coordination.news("x")) == (3, {})
+assert coordination.by_first(lambda: {"any": (1, 2)}) == {"any": (1, 2)}
+coordination.barrier()
+coordination.tell("x", "y")
 assert not jax._src.xla_bridge.backends_are_initialized(), "no device was touched"
 assert not jax.distributed.is_initialized(), "nothing was started"
-hosts.leave()
+coordination.leave()
 """
 
 
@@ -132,7 +134,7 @@ def test_one_process_starts_nothing(environment):
 def test_launchers_are_detected(monkeypatch, environment, expected):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    address, *others = hosts._detected()
+    address, *others = coordination._detected()
     assert address.startswith(expected[0])
     assert tuple(others) == expected[1:]
 
@@ -148,22 +150,22 @@ def test_launchers_are_detected(monkeypatch, environment, expected):
 )
 def test_incomplete_flags_are_a_sentence(arguments, message):
     with pytest.raises(UserError, match=message):
-        hosts.start(*arguments)
-    assert hosts.count() == 1
+        coordination.start(*arguments)
+    assert coordination.count() == 1
 
 
 def test_one_of_one_needs_no_coordinator():
-    hosts.start(None, 1, 0)
-    assert hosts.count() == 1
+    coordination.start(None, 1, 0)
+    assert coordination.count() == 1
 
 
 NOBODY = """
 from pathways_lite.errors import UserError
-from pathways_lite.parallel import hosts
+from pathways_lite.distributed import coordination
 import sys
-hosts._CONNECT = 2
+coordination._CONNECT = 2
 try:
-    hosts.start(sys.argv[1], 2, 1)
+    coordination.start(sys.argv[1], 2, 1)
 except UserError as error:
     print(error)
 """

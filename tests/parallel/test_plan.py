@@ -13,13 +13,12 @@ from pathways_kernels.attention import Spans
 from pathways_lite import models
 from pathways_lite.batch import Batch
 from pathways_lite.errors import UserError
-from pathways_lite.parallel import attention_estimates, hlo, kept, plan, plan_program, unestimated
-from pathways_lite.parallel.plan import Attention, Plan, Work
-from pathways_lite.parallel.plan_analytic import Shape, rough
-from pathways_lite.parallel.plan_program import PARTS, Exchange, Kernel, Memory, Program, part_of
-from pathways_lite.parallel.plan_search import Sizes, interleaved, meshes, pareto
-from pathways_lite.parallel.topologies import parse
-from pathways_lite.parallel.unestimated import Lookup, Uncounted
+from pathways_lite.planner import cost_model, disk_cache, hlo, kernel_estimates, plan, program
+from pathways_lite.planner.analytic import Shape, Sizes, interleaved, meshes, pareto, rough
+from pathways_lite.planner.chips import parse
+from pathways_lite.planner.cost_model import Lookup, Uncounted
+from pathways_lite.planner.plan import Attention, Plan, Work
+from pathways_lite.planner.program import PARTS, Exchange, Kernel, Memory, Program, part_of
 from pathways_lite.recipe import Model
 
 GIB = 2**30
@@ -124,11 +123,11 @@ def test_what_was_compiled_is_kept_and_a_misfit_too(monkeypatch, tmp_path):
     compilations = []
     sizes = dict.fromkeys(("argument", "output", "alias", "temp", "generated_code"), 7)
     analysis = SimpleNamespace(**{f"{name}_size_in_bytes": size for name, size in sizes.items()})
-    program = SimpleNamespace(memory_analysis=lambda: analysis, as_text=lambda: "HloModule é")
+    compiled = SimpleNamespace(memory_analysis=lambda: analysis, as_text=lambda: "HloModule é")
 
     def lower():
         compilations.append(1)
-        return SimpleNamespace(compile=lambda compiler_options: program)
+        return SimpleNamespace(compile=lambda compiler_options: compiled)
 
     mesh = SimpleNamespace(shape={"fsdp": 64})
     for _ in range(2):
@@ -158,19 +157,19 @@ def test_what_was_compiled_is_kept_and_a_misfit_too(monkeypatch, tmp_path):
 
 def test_kept_results_depend_on_the_code(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert kept.kept("kind", {"a": 1}, lambda: 5) == 5
-    assert kept.kept("kind", {"a": 1}, lambda: 6) == 5
-    assert kept.kept("kind", {"a": 2}, lambda: 6) == 6
-    assert kept.kept("kind", {"a": 1}, lambda: 7, code=kept.KERNELS) == 7
+    assert disk_cache.kept("kind", {"a": 1}, lambda: 5) == 5
+    assert disk_cache.kept("kind", {"a": 1}, lambda: 6) == 5
+    assert disk_cache.kept("kind", {"a": 2}, lambda: 6) == 6
+    assert disk_cache.kept("kind", {"a": 1}, lambda: 7, code=disk_cache.KERNELS) == 7
     for path in (tmp_path / "pathways-lite" / "kind").iterdir():
         path.write_text("{")  # damaged
-    assert kept.kept("kind", {"a": 1}, lambda: 8) == 8
+    assert disk_cache.kept("kind", {"a": 1}, lambda: 8) == 8
 
 
 def test_without_a_directory_to_write_to_nothing_is_kept(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert [kept.kept("kind", {}, lambda value=value: value) for value in (1, 2)] == [1, 2]
+    assert [disk_cache.kept("kind", {}, lambda value=value: value) for value in (1, 2)] == [1, 2]
 
 
 def test_estimates_of_kernels_are_kept(monkeypatch, tmp_path):
@@ -181,11 +180,11 @@ def test_estimates_of_kernels_are_kept(monkeypatch, tmp_path):
         calls.append(command)
         return SimpleNamespace(returncode=0, stdout="123\n")
 
-    monkeypatch.setattr(attention_estimates.subprocess, "run", run)
+    monkeypatch.setattr(kernel_estimates.subprocess, "run", run)
     for _ in range(2):
-        attention_estimates.estimate.cache_clear()
-        assert attention_estimates.estimate("forward", chip="v5e", T=7) == 123
-    attention_estimates.estimate.cache_clear()
+        kernel_estimates.estimate.cache_clear()
+        assert kernel_estimates.estimate("forward", chip="v5e", T=7) == 123
+    kernel_estimates.estimate.cache_clear()
     assert len(calls) == 1
 
 
@@ -200,17 +199,17 @@ def test_of_estimates_that_fail_only_those_that_always_will_are_kept(monkeypatch
             SimpleNamespace(returncode=0, stdout="5\n", stderr=""),
         ]
     )
-    monkeypatch.setattr(attention_estimates.subprocess, "run", lambda *_, **__: next(answers))
+    monkeypatch.setattr(kernel_estimates.subprocess, "run", lambda *_, **__: next(answers))
 
     def estimate(T):
-        attention_estimates.estimate.cache_clear()
-        return attention_estimates.estimate("forward", chip="v5e", T=T)
+        kernel_estimates.estimate.cache_clear()
+        return kernel_estimates.estimate("forward", chip="v5e", T=T)
 
     assert [estimate(1), estimate(1)] == [None, None]
     with pytest.warns(UserWarning, match="killed"):
         assert estimate(2) is None
     assert estimate(2) == 5
-    attention_estimates.estimate.cache_clear()
+    kernel_estimates.estimate.cache_clear()
 
 
 # ---- arithmetic alone, and searching ----
@@ -269,9 +268,9 @@ def test_every_policy_gets_its_turn():
 
 def test_shards_are_counted_by_their_bytes():
     leaf = SimpleNamespace(shape=(8, 4), dtype=SimpleNamespace(itemsize=4), sharding=None)
-    assert plan_program.shard_bytes(leaf) == 128
+    assert program.shard_bytes(leaf) == 128
     spread = SimpleNamespace(shape=(8, 4), dtype=leaf.dtype, sharding=SimpleNamespace(shard_shape=lambda s: (2, 4)))
-    assert plan_program.shard_bytes(spread) == 32
+    assert program.shard_bytes(spread) == 32
 
 
 LOOKUPS = """HloModule step
@@ -296,12 +295,12 @@ ENTRY %main (table: f32[4096,48], ids: s32[2048,1], more: f32[2048,48]) -> f32[4
 def test_what_the_compiler_does_not_estimate_is_modelled_or_counted():
     module = hlo.parse(LOOKUPS)
     sites = list(hlo.executed(module))
-    scatter, gather = unestimated.lookups(sites, 1e9)
+    scatter, gather = cost_model.lookups(sites, 1e9)
     assert (gather.kind, gather.rows, gather.row_bytes) == ("gather", 2048, 256)  # 128 lanes of two bytes
     assert gather.seconds == pytest.approx(2 * 2048 * 256 / 1e9)
     assert (scatter.kind, scatter.rows, scatter.row_bytes) == ("scatter", 2048, 512)  # indices, not rows of the table
     assert scatter.seconds == pytest.approx(3 * 2048 * 512 / 1e9)
-    assert unestimated.uncounted(sites, module) == Uncounted(1, 4 * 2048)  # the sort
+    assert cost_model.uncounted(sites, module) == Uncounted(1, 4 * 2048)  # the sort
 
 
 @pytest.mark.parametrize("scan", [True, False])

@@ -2,9 +2,9 @@
 
 import pytest
 
+from pathways_lite.distributed import coordination, stopping
+from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import MISTAKE, TRY_AGAIN
-from pathways_lite.parallel import hosts, stopping
-from pathways_lite.parallel.stopping import Stop
 
 
 def test_one_process_asks_itself():
@@ -20,14 +20,14 @@ def meetings(monkeypatch, seconds_per_step, steps):
     """At which of `steps` questions processes meet, where a step takes so long."""
     now, met, asked = [0.0], [], [0]
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(hosts, "count", lambda: 2)
+    monkeypatch.setattr(coordination, "count", lambda: 2)
     stop = Stop(lambda: 0)
 
     def together(value, decide):
         met.append(asked[0])
         return decide([value, 0])
 
-    monkeypatch.setattr(hosts, "together", together)
+    monkeypatch.setattr(coordination, "together", together)
     for asked[0] in range(steps):
         assert stop.ask() == 0
         now[0] += seconds_per_step
@@ -45,8 +45,8 @@ def test_a_slower_pace_is_known_at_once(monkeypatch):
     """Questions of an evaluation may be a hundred times as far apart as those of the steps before it."""
     now, met = [0.0], []
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(hosts, "count", lambda: 2)
-    monkeypatch.setattr(hosts, "together", lambda value, decide: met.append(now[0]) or decide([value, 0]))
+    monkeypatch.setattr(coordination, "count", lambda: 2)
+    monkeypatch.setattr(coordination, "together", lambda value, decide: met.append(now[0]) or decide([value, 0]))
     stop = Stop(lambda: 0)
     for seconds in (0.01, 2.0):
         stop.new_pace()
@@ -58,14 +58,14 @@ def test_a_slower_pace_is_known_at_once(monkeypatch):
 
 TOGETHER = """
 import time
-from pathways_lite.parallel.stopping import Stop
+from pathways_lite.distributed.stopping import Stop
 stop = Stop(lambda: 15 if index == 1 and step == 7 or index == 1 and step > 7 else 0)
 for step in range(100_000):
     if stop.ask():
         print("stopped at", step, stop.exit_status)
         break
     time.sleep(0.01 if index else 0.002)
-hosts.leave()
+coordination.leave()
 """
 
 
@@ -78,10 +78,10 @@ def test_a_signal_of_one_stops_all_at_the_same_step(start_group):
 
 FAILING = """
 import os, sys, time
-from pathways_lite.parallel.stopping import Stop
-from pathways_lite.parallel.vigil import Vigil, farewell
+from pathways_lite.distributed.stopping import Stop
+from pathways_lite.distributed.monitor import Vigil, farewell
 with Vigil(Stop(lambda: 0)):
-    hosts.barrier()
+    coordination.barrier()
     if index == 2:
         text, status = arguments
         print("shown", farewell(text, int(status)), flush=True)
@@ -103,8 +103,8 @@ def test_a_failure_of_one_ends_all(start_group, status, elsewhere):
 
 SAME = """
 import os
-from pathways_lite.parallel.vigil import farewell
-hosts.barrier()
+from pathways_lite.distributed.monitor import farewell
+coordination.barrier()
 print("shown", farewell("the same" if arguments[0] == "same" else f"of {index}", 2), flush=True)
 os._exit(2)
 """

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from pathways_lite.errors import UserError
-from pathways_lite.parallel import topologies
-from pathways_lite.parallel.topologies import GPUS, GpuCluster, TpuSlices, parse
+from pathways_lite.planner import chips
+from pathways_lite.planner.chips import GPUS, GpuCluster, TpuSlices, parse
 
 
 def test_slices_of_a_torus():
@@ -62,12 +62,12 @@ def test_what_is_no_machine_is_answered_with_those_there_are(text, slices):
 def test_without_libtpu_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match="make install EXTRA=tpu"):
-        topologies.require_libtpu()
+        chips.require_libtpu()
 
 
 DEVICES = """
 from pathways_lite.errors import UserError
-from pathways_lite.parallel.topologies import parse
+from pathways_lite.planner.chips import parse
 for text, slices in (("v5p:4x4x4", 1), ("v4:12x16x16", 2), ("v6e:16x16", 1), ("v5e:2x4", 2)):
     devices, machine = parse(text, slices).devices(), parse(text, slices)
     assert len(devices) == machine.chips, text

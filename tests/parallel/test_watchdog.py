@@ -6,13 +6,13 @@ import time
 
 import pytest
 
+from pathways_lite.distributed.monitor import PAUSES, Watchdog
 from pathways_lite.errors import TRY_AGAIN
-from pathways_lite.parallel.watchdog import PAUSES, Watchdog
 
 HANG = """
 import sys, threading, time
 from pathlib import Path
-from pathways_lite.parallel.watchdog import Watchdog
+from pathways_lite.distributed.monitor import Watchdog
 
 def where_it_hangs():
     threading.Event().wait()
@@ -35,13 +35,13 @@ def test_a_hang_is_reported_with_stacks_and_ends_the_process(tmp_path):
     for text in (done.stderr, (tmp_path / "hang-0.txt").read_text()):
         assert "process 0 of 1: no step has completed for" in text
         assert "where_it_hangs" in text
-        assert "watchdog" in text, "all threads are there"
+        assert "monitor" in text, "all threads are there"
 
 
 LOCKED = """
 import ctypes, sys, time
 from pathlib import Path
-from pathways_lite.parallel.watchdog import Watchdog
+from pathways_lite.distributed.monitor import Watchdog
 
 with Watchdog(Path(sys.argv[1]), 2) as watchdog:
     for _ in range(8):

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pathways_lite.scaling.fitting import Solution, predict, solve
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.laws.registry import LAWS
+from pathways_lite.scaling.solver import Solution, predict, solve
 
 # Where the inputs of laws lie: made-up runs draw from these, log-uniformly.
 RANGES = {

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pathways_lite.scaling.fitting import objective_of, profile, resolve_weighted, solve
 from pathways_lite.scaling.laws.chinchilla import CHINCHILLA, optimal
 from pathways_lite.scaling.measurements import chinchilla_epoch
+from pathways_lite.scaling.solver import objective_of, profile, resolve_weighted, solve
 
 EPOCH = dict(zip(CHINCHILLA.names, (482.01, 2085.43, 1.8172, 0.3478, 0.3658), strict=True))
 HUBER = dict(zip(CHINCHILLA.names, (477.826, 2143.42, 1.81722, 0.34731, 0.36717), strict=True))

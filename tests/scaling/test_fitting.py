@@ -9,11 +9,11 @@ from scipy import optimize
 from pathways_lite.errors import UserError
 from pathways_lite.scaling import bootstrap
 from pathways_lite.scaling.checks import checked
-from pathways_lite.scaling.double import double_precision
 from pathways_lite.scaling.fit import Fit, fit_law, leave_largest_out
-from pathways_lite.scaling.fitting import resolve_weighted, solve
+from pathways_lite.scaling.law import double_precision
 from pathways_lite.scaling.laws.chinchilla import CHINCHILLA
 from pathways_lite.scaling.losses import Huber, LeastAbsolute, LeastSquares, parse_loss
+from pathways_lite.scaling.solver import resolve_weighted, solve
 from pathways_lite.scaling.table import read_table, write_table
 
 Table = dict[str, np.ndarray]

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from pathways_lite.errors import UserError
-from pathways_lite.scaling.crossover import crossing, crossover
 from pathways_lite.scaling.isoflop import (
     PowerLaw,
+    crossing,
+    crossover,
     envelope,
     fit_optima,
     fit_power_law,

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathways_lite.errors import UserError
-from pathways_lite.scaling import schedules
+from pathways_lite.scaling import measurements
 from pathways_lite.scaling.fit import Fit, fit_law
-from pathways_lite.scaling.fitting import predict
 from pathways_lite.scaling.laws import chinchilla, hyperparameters, kaplan, overtraining, sparse
 from pathways_lite.scaling.laws.annealing import MULTI_POWER, annealing_warnings, fall_columns
 from pathways_lite.scaling.laws.broken import shape
@@ -27,6 +26,7 @@ from pathways_lite.scaling.laws.registry import find
 from pathways_lite.scaling.laws.repetition import DATA_CONSTRAINED, optimal_at
 from pathways_lite.scaling.laws.vocabulary import by_derivative, by_isoflop
 from pathways_lite.scaling.losses import retrieval_score, retrieval_sigmoid
+from pathways_lite.scaling.solver import predict
 
 
 def published(law: str, index: int = 0) -> dict[str, float]:
@@ -120,15 +120,15 @@ def test_growth_timing() -> None:
 
 
 def test_annealing_areas() -> None:
-    rates = schedules.schedule("cosine", 50, peak=1.0, warmup=5)
+    rates = measurements.schedule("cosine", 50, peak=1.0, warmup=5)
     m = total = 0.0
-    for i, area in enumerate(schedules.annealing_area(rates, 0.9)):
+    for i, area in enumerate(measurements.annealing_area(rates, 0.9)):
         if i:
             m = 0.9 * m + rates[i - 1] - rates[i]
         total += m
         assert area == pytest.approx(total, abs=1e-12)
-    flat = schedules.schedule("constant", 50, peak=1.0)
-    assert np.all(schedules.annealing_area(flat) == 0)
+    flat = measurements.schedule("constant", 50, peak=1.0)
+    assert np.all(measurements.annealing_area(flat) == 0)
     assert annealing_warnings(flat) == []
     assert len(annealing_warnings(np.array([1.0, 0.5, 0.0, 0.0]))) == 1
     assert len(annealing_warnings(np.array([1.0, 0.5, 0.7]))) == 1
@@ -136,7 +136,7 @@ def test_annealing_areas() -> None:
 
 def test_multi_power_law_by_its_definition() -> None:
     v = published("multi-power")
-    rates = schedules.schedule("wsdld", 60, peak=3e-4, end=3e-5, warmup=10, stable=40)
+    rates = measurements.schedule("wsdld", 60, peak=3e-4, end=3e-5, warmup=10, stable=40)
     steps = np.array([20, 39, 45, 59])
     S1 = np.cumsum(rates)
     for row, s in zip(predict(MULTI_POWER, v, fall_columns([(rates, steps)])), steps, strict=True):

@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathways_lite.scaling import bootstrap
-from pathways_lite.scaling.double import double_precision
-from pathways_lite.scaling.fitting import objective_of, resolve_weighted
-from pathways_lite.scaling.law import Law
+from pathways_lite.scaling.law import Law, double_precision
 from pathways_lite.scaling.laws.registry import LAWS
+from pathways_lite.scaling.solver import objective_of, resolve_weighted
 
 # One law of each kind in the fast suite, all of them in the slow one: each is a program to compile.
 FAST = ("chinchilla",)

@@ -63,7 +63,7 @@ def train_silently(recipe: Recipe, path: Path) -> str:
     with pytest.MonkeyPatch.context() as patch:
         # What takes longer than training and has tests of its own.
         patch.setattr(
-            "pathways_lite.training.summary._sample", lambda setup, params, domain: {"prompt": "", "text": ""}
+            "pathways_lite.training.final_evaluation._sample", lambda setup, params, domain: {"prompt": "", "text": ""}
         )
         patch.setattr("pathways_lite.training.run._draw", lambda run: run.report.touch())
         for module in ("run", "loop"):

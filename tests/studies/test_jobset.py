@@ -5,9 +5,8 @@ import yaml
 
 from pathways_lite.errors import UserError
 from pathways_lite.studies.jobset import as_yaml, jobsets
-from pathways_lite.studies.nodes import nodes_of
 from pathways_lite.studies.store import Store
-from pathways_lite.studies.study import Study
+from pathways_lite.studies.study import Study, nodes_of
 
 TEMPLATE = Path(__file__).parent.parent.parent / "tools" / "launch" / "jobset.yaml"
 

@@ -14,12 +14,11 @@ from rich.console import Console
 from pathways_lite.errors import UserError
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
-from pathways_lite.studies.local import share_cores
-from pathways_lite.studies.nodes import nodes_of
+from pathways_lite.studies.executor import share_cores
 from pathways_lite.studies.progress import Progress
 from pathways_lite.studies.runner import Outcome, Runner, report_failures
 from pathways_lite.studies.store import Store
-from pathways_lite.studies.study import Study
+from pathways_lite.studies.study import Study, nodes_of
 
 
 @dataclass

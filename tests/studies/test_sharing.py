@@ -10,9 +10,8 @@ from pathways_lite.checkpoints import Checkpoints, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Recipe, read_recipe
 from pathways_lite.run_directory import RunDirectory
-from pathways_lite.studies.nodes import nodes_of, shared
 from pathways_lite.studies.store import Store
-from pathways_lite.studies.study import Study
+from pathways_lite.studies.study import Study, nodes_of, shared
 from pathways_lite.tracking.run_data import read_run
 
 Train = Callable[[Recipe, Path], str]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pathways_kernels.attention.block_sizes import TUNED, Limits
-from pathways_lite.parallel import attention_estimates as estimates
+from pathways_lite.planner import kernel_estimates as estimates
 
 TOOLS = Path(__file__).parent.parent.parent / "tools"
 

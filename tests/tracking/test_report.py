@@ -15,8 +15,7 @@ from pathways_lite.tracking import report
 from pathways_lite.tracking.log import RunLog
 from pathways_lite.tracking.plots import curves_svg, save_curves
 from pathways_lite.tracking.report import write_report
-from pathways_lite.tracking.run_data import read_run
-from pathways_lite.tracking.smoothing import smooth
+from pathways_lite.tracking.run_data import read_run, smooth
 
 VOID = {"meta", "img", "source", "br", "link"}
 

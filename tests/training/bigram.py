@@ -11,8 +11,7 @@ from pathways_lite.batch import Batch
 from pathways_lite.ledger import Course
 from pathways_lite.recipe import AdamW, Constant, Ramp, Steps
 from pathways_lite.training.optimizers import build, learning_rate
-from pathways_lite.training.state import init_state
-from pathways_lite.training.step import make_train_step
+from pathways_lite.training.step import init_state, make_train_step
 
 V, E, B, T = 7, 5, 8, 6
 AXES = {"embedding": ("vocab", "embed"), "head": ("vocab", "embed")}

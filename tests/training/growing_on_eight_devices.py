@@ -24,7 +24,7 @@ import numpy as np
 from pathways_lite import models
 from pathways_lite.methods import growth
 from pathways_lite.recipe import AdamW, Compose, Data, Direct, Grow, Learned, Mesh, Model, Random, Recipe, Stage, Zero
-from pathways_lite.training.growing import growing_function, lying_on
+from pathways_lite.training.init_growth import growing_function, lying_on
 from pathways_lite.training.setup import Setup
 
 SMALL = Model(

@@ -4,8 +4,8 @@ import jax
 import pytest
 
 from pathways_lite import models
+from pathways_lite.models.params import is_axes, is_matrix, is_stacked, matrix_sides
 from pathways_lite.recipe import Model
-from pathways_lite.training.axes import is_axes, is_matrix, is_stacked, matrix_sides
 
 
 @pytest.mark.parametrize("block", ["parallel", "serial"])

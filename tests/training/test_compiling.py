@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pathways_lite.training.compiling import Interrupted, StepCompiler
+from pathways_lite.training.compile import Interrupted, StepCompiler
 
 
 class FakeSetup:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from pathways_lite import models
 from pathways_lite.checkpoints import Checkpoints, DamagedError, read_manifest, restore
 from pathways_lite.cli.main import app
+from pathways_lite.data.order import Cursor
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.methods.growth import grow
@@ -34,13 +35,12 @@ from pathways_lite.recipe import (
     Stage,
     Zero,
 )
-from pathways_lite.training.cursor import Cursor
-from pathways_lite.training.growing_files import grow_files
-from pathways_lite.training.guard import GuardState
+from pathways_lite.training.initialize import Position
 from pathways_lite.training.load import load_model
+from pathways_lite.training.offline import grow_files
 from pathways_lite.training.setup import Setup
-from pathways_lite.training.starts import Position
-from pathways_lite.training.state import TrainState
+from pathways_lite.training.spike_guard import GuardState
+from pathways_lite.training.step import TrainState
 
 MODEL = Model(d_model=8, n_layers=3, n_heads=2, head_dim=4, d_ff=12, vocab_size=16, norm="layer", dtype="float32")
 

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.data.order import example_index
+from pathways_lite.data.order import Cursor, example_index
 from pathways_lite.ledger import Course
 from pathways_lite.recipe import Ramp, SpikeGuard, Steps
-from pathways_lite.training.cursor import Cursor
-from pathways_lite.training.guard import Go, GuardState, Halt, Rewind, observe
+from pathways_lite.training.spike_guard import Go, GuardState, Halt, Rewind, observe
 
 NAN = math.nan
 

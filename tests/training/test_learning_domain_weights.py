@@ -11,8 +11,8 @@ from bigram import COURSE, assert_same_bits, jitted, make_batch, start, token_lo
 
 from pathways_lite.methods import domain_weights
 from pathways_lite.recipe import DoGE, DoReMi, Reference
-from pathways_lite.training.alignment import alignments, halves
-from pathways_lite.training.weighting import MethodState, SampleWeights
+from pathways_lite.training.reweighting import alignments, halves
+from pathways_lite.training.sample_weights import MethodState, SampleWeights
 
 D = 3
 DOREMI, DOGE = DoReMi(reference=Reference(stage="reference")), DoGE(mu=0.01)

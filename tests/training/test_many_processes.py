@@ -11,8 +11,8 @@ import pytest
 from zygotes import Zygote
 
 from pathways_lite.checkpoints import Checkpoints, fsck, read_manifest
+from pathways_lite.distributed import coordination
 from pathways_lite.errors import TRY_AGAIN
-from pathways_lite.parallel import hosts
 from pathways_lite.tracking.log import read_log
 
 TOTAL = 12
@@ -34,7 +34,7 @@ class Processes:
             flags = ["--coordinator", coordinator, "--processes", count, "--process", index] if count > 1 else []
             # JAX is imported where they start from, and reads nothing but this later.
             xla_flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-            environment = {"XLA_FLAGS": xla_flags, hosts.HEARTBEAT: str(heartbeat)}
+            environment = {"XLA_FLAGS": xla_flags, coordination.HEARTBEAT: str(heartbeat)}
             zygote.start(*always, *flags, **environment)
         return Started(zygotes)
 

@@ -9,6 +9,7 @@ from optax import contrib
 
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Clock, Course
+from pathways_lite.models.params import is_matrix, matrix_sides
 from pathways_lite.recipe import (
     SGD,
     Adafactor,
@@ -21,7 +22,6 @@ from pathways_lite.recipe import (
     Steps,
     Tokens,
 )
-from pathways_lite.training.axes import is_matrix, matrix_sides
 from pathways_lite.training.optimizers import build, clip, evaluation_params, learning_rate
 
 ALL = [AdamW(), Adafactor(), Lion(), Muon(), ScheduleFree(), SGD()]

@@ -9,7 +9,7 @@ import pytest
 from pathways_kernels.attention.spans import causal
 from pathways_lite import models
 from pathways_lite.recipe import load_recipe
-from pathways_lite.training.documents import embeddings, mean_losses
+from pathways_lite.training.document_scores import embeddings, mean_losses
 from pathways_lite.training.setup import Setup
 
 

@@ -13,7 +13,7 @@ from bigram import COURSE, assert_same_bits, jitted, make_batch, start, token_lo
 
 from pathways_lite.methods.reweighting import statistics, weigh, weights_by_clock
 from pathways_lite.recipe import LinUpper, Reweighting, Steps, Top, Uniform
-from pathways_lite.training.weighting import MethodState, SampleWeights, forgetful
+from pathways_lite.training.sample_weights import MethodState, SampleWeights, forgetful
 
 ON_EIGHT_DEVICES = Path(__file__).with_name("weighing_on_eight_devices.py")
 NOW = Steps(n=0)

@@ -13,11 +13,12 @@ from pathways_kernels.attention import Spans
 from pathways_lite import models
 from pathways_lite.checkpoints import Checkpoints, open_checkpoint
 from pathways_lite.cli.main import app
+from pathways_lite.data.order import Cursor
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.methods.pruning import PruneState
-from pathways_lite.methods.pruning.compressed import decompressed
-from pathways_lite.methods.pruning.packing import unpacked
+from pathways_lite.methods.pruning.compact import decompressed
+from pathways_lite.methods.pruning.pruned_params import unpacked
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.recipe import (
     NM,
@@ -34,13 +35,12 @@ from pathways_lite.recipe import (
     Steps,
     WholeBlocks,
 )
-from pathways_lite.training.cursor import Cursor
-from pathways_lite.training.guard import GuardState
+from pathways_lite.training.initialize import Position
 from pathways_lite.training.load import load_model
 from pathways_lite.training.setup import Setup
-from pathways_lite.training.sparse_files import convert_sparse
-from pathways_lite.training.starts import Position
-from pathways_lite.training.state import TrainState
+from pathways_lite.training.sparse_export import convert_sparse
+from pathways_lite.training.spike_guard import GuardState
+from pathways_lite.training.step import TrainState
 
 MODEL = Model(
     d_model=16, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=24, vocab_size=32, dtype="float32",

@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import json, sys
-from pathways_lite.parallel.described import device, place, quiet_libtpu, traced_for
+from pathways_lite.planner.chips import device, place, quiet_libtpu, traced_for
 quiet_libtpu()
 import jax
 from pathways_lite.recipe import load_recipe

@@ -17,7 +17,7 @@ from test_learning_domain_weights import LEARN, D, first
 
 from pathways_lite.methods.reweighting import statistics, weights_by_clock
 from pathways_lite.recipe import LinUpper, Reweighting, Steps
-from pathways_lite.training.weighting import SampleWeights, forgetful
+from pathways_lite.training.sample_weights import SampleWeights, forgetful
 
 HOW = Reweighting(rule=LinUpper(), sample="document", burn_in=Steps(n=0))
 DOCUMENTS = SampleWeights(

@@ -3,11 +3,18 @@
 `Checkpoints` is what a training loop uses; `restore` and `read_manifest` open one checkpoint; `fsck` examines all.
 """
 
+from pathways_lite.checkpoints.checkpoint import (
+    DamagedError,
+    Restored,
+    read_manifest,
+    require_whole,
+    restore,
+    step_of,
+)
 from pathways_lite.checkpoints.fsck import Finding, checkpoint_paths, examine, fsck
+from pathways_lite.checkpoints.manager import Checkpoints
 from pathways_lite.checkpoints.manifest import ArrayInfo, Manifest
 from pathways_lite.checkpoints.reader import Reader
-from pathways_lite.checkpoints.series import Checkpoints
-from pathways_lite.checkpoints.store import DamagedError, Restored, read_manifest, require_whole, restore, step_of
 from pathways_lite.checkpoints.streaming import Streamed, open_checkpoint, write_streamed
 
 __all__ = [

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from pathways_lite.parallel import hosts
+from pathways_lite.distributed import coordination
 
 _SHOWN = 20  # differences printed; a wrong model differs in all of its arrays
 
@@ -58,7 +58,7 @@ class HostArray(Spec):
             for shard in self.data.addressable_shards:
                 if shard.replica_id == 0:
                     yield start_of(shard.index), np.asarray(shard.data)
-        elif hosts.is_first():
+        elif coordination.is_first():
             yield (0,) * self.data.ndim, self.data
 
 
@@ -169,7 +169,7 @@ def _is_spread(leaf: Any) -> bool:
 
 def _own_copy(leaf: Any) -> np.ndarray:
     """On a CPU device, and for NumPy, `np.asarray` is a view of memory that the next step may reuse."""
-    if not hosts.is_first():  # which writes it; the others need its shape and dtype alone
+    if not coordination.is_first():  # which writes it; the others need its shape and dtype alone
         array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
         return np.broadcast_to(np.zeros((), array.dtype), array.shape)
     if isinstance(leaf, jax.Array) and not _on_cpus(leaf) and leaf.sharding.memory_kind == "device":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pathways_lite.checkpoints.store import DamagedError, examine_arrays, step_of
+from pathways_lite.checkpoints.checkpoint import DamagedError, examine_arrays, step_of
 from pathways_lite.errors import UserError
 
 

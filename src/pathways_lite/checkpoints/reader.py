@@ -14,7 +14,7 @@ from pathways_lite.checkpoints import orbax_io
 from pathways_lite.checkpoints.arrays import place, start_of
 from pathways_lite.checkpoints.fingerprint import Fingerprint, fingerprint
 from pathways_lite.checkpoints.manifest import Manifest
-from pathways_lite.parallel import hosts
+from pathways_lite.distributed import coordination
 
 Index = tuple[slice, ...]
 
@@ -44,13 +44,13 @@ class Reader:
         if not self._manifest.arrays[name].nbytes:
             return
         stored = self._opened(name)
-        for index in itertools.islice(_pieces(stored), hosts.index(), None, hosts.count()):
+        for index in itertools.islice(_pieces(stored), coordination.index(), None, coordination.count()):
             self._read(name, stored, index)
 
     def wrong(self) -> list[str]:
         """Arrays that are not, as all processes together have read them, what was saved. All must ask."""
         parts = {name: {at: list(sums) for at, sums in parts.items()} for name, parts in self._parts.items()}
-        return list(hosts.together(parts, self._compare))
+        return list(coordination.together(parts, self._compare))
 
     def _opened(self, name: str) -> Any:
         if name not in self._stored:

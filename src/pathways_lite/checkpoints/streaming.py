@@ -15,10 +15,7 @@ import numpy as np
 
 from pathways_lite.checkpoints import orbax_io
 from pathways_lite.checkpoints.arrays import Spec
-from pathways_lite.checkpoints.fingerprint import Fingerprint, fingerprint
-from pathways_lite.checkpoints.manifest import Manifest
-from pathways_lite.checkpoints.reader import Reader
-from pathways_lite.checkpoints.store import (
+from pathways_lite.checkpoints.checkpoint import (
     ARRAYS,
     SYNCS,
     TEMPORARY,
@@ -27,6 +24,9 @@ from pathways_lite.checkpoints.store import (
     read_manifest,
     synced_files,
 )
+from pathways_lite.checkpoints.fingerprint import Fingerprint, fingerprint
+from pathways_lite.checkpoints.manifest import Manifest
+from pathways_lite.checkpoints.reader import Reader
 from pathways_lite.errors import UserError
 
 Piece = tuple[tuple[int, ...], np.ndarray]

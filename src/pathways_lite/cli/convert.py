@@ -30,7 +30,7 @@ def convert(
     if not sparse:
         raise UserError("to which form? pathways-lite convert RUN --sparse OUT")
     from pathways_lite.training.load import load_model
-    from pathways_lite.training.sparse_files import convert_sparse
+    from pathways_lite.training.sparse_export import convert_sparse
 
     found = load_model(run, examined=False)
     path = convert_sparse(found, out, report=lambda line: typer.echo(line, err=True))

@@ -56,9 +56,9 @@ def prototypes(
 
     Example: `pathways-lite data select prototypes corpora/python half.jsonl --model runs/demo --keep 0.5 --which hard`
     """
-    from pathways_lite.cli.selecting import Reader, Selecting
-    from pathways_lite.methods.selection.keeping import keep as keep_share
-    from pathways_lite.methods.selection.prototypes import cluster
+    from pathways_lite.cli.select_common import Reader, Selecting
+    from pathways_lite.methods.selection.selectors import cluster
+    from pathways_lite.methods.selection.selectors import keep as keep_share
 
     selecting = Selecting(corpus, out)
     reader = Reader(model, corpus)
@@ -85,8 +85,8 @@ def perplexity(
 
     Example: `pathways-lite data select perplexity corpora/python middle.jsonl --model runs/demo --keep 0.5 --floor 1`
     """
-    from pathways_lite.cli.selecting import Reader, Selecting
-    from pathways_lite.methods.selection.keeping import keep as keep_share
+    from pathways_lite.cli.select_common import Reader, Selecting
+    from pathways_lite.methods.selection.selectors import keep as keep_share
 
     selecting = Selecting(corpus, out)
     reader, documents = Reader(model, corpus), selecting.documents
@@ -119,9 +119,9 @@ def rds(
 
     - `pathways-lite data select rds corpora/all math.jsonl --model runs/base --target held-out:math --keep 0.1`
     """
-    from pathways_lite.cli.selecting import Reader, Selecting, target_documents
-    from pathways_lite.methods.selection.keeping import keep as keep_share
-    from pathways_lite.methods.selection.rds import alike
+    from pathways_lite.cli.select_common import Reader, Selecting, target_documents
+    from pathways_lite.methods.selection.selectors import alike
+    from pathways_lite.methods.selection.selectors import keep as keep_share
 
     selecting = Selecting(corpus, out)
     reader, documents = Reader(model, corpus), selecting.documents
@@ -149,8 +149,8 @@ def clusters(
     """
     import numpy as np
 
-    from pathways_lite.cli.selecting import Reader, Selecting
-    from pathways_lite.methods.selection.prototypes import cluster
+    from pathways_lite.cli.select_common import Reader, Selecting
+    from pathways_lite.methods.selection.selectors import cluster
 
     selecting = Selecting(corpus, out)
     reader, documents = Reader(model, corpus), selecting.documents
@@ -183,8 +183,8 @@ def near_duplicates(
 
     Example: `pathways-lite data select near-duplicates corpora/python distinct.jsonl --threshold 0.8`
     """
-    from pathways_lite.cli.counting import counted
-    from pathways_lite.cli.selecting import Selecting, texts
+    from pathways_lite.cli.common import counted
+    from pathways_lite.cli.select_common import Selecting, texts
     from pathways_lite.data.store import Split
     from pathways_lite.methods.selection.near_duplicates import near_duplicates as find
 
@@ -209,9 +209,9 @@ def random(corpus: Corpus, out: Out, keep: Keep = 0.5, seed: Seed = 0) -> None:
     """
     import numpy as np
 
-    from pathways_lite.cli.selecting import Selecting
+    from pathways_lite.cli.select_common import Selecting
     from pathways_lite.keyed import keys, uniform
-    from pathways_lite.methods.selection.keeping import keep as keep_share
+    from pathways_lite.methods.selection.selectors import keep as keep_share
 
     selecting = Selecting(corpus, out)
     documents = selecting.documents
@@ -233,10 +233,9 @@ def apply(
     """
     from rich.console import Console
 
-    from pathways_lite.cli.counting import counted
+    from pathways_lite.cli.common import counted
     from pathways_lite.data.inspect import describe
-    from pathways_lite.data.selected import apply_selection
-    from pathways_lite.data.selection import read_origin
+    from pathways_lite.data.selection import apply_selection, read_origin
     from pathways_lite.data.store import SPLITS, open_store
 
     store = open_store(corpus or read_origin(selection).corpus)

@@ -35,9 +35,8 @@ def evaluate(
     from rich.table import Table
 
     from pathways_lite.evaluation.infilling import LEFT_TO_RIGHT, TASKS
-    from pathways_lite.training.asking import evaluate_gaps
+    from pathways_lite.training.final_evaluation import compare_with_compressors, evaluate_gaps
     from pathways_lite.training.load import load_model
-    from pathways_lite.training.summary import compare_with_compressors
 
     model = load_model(path)
     setup = model.on_corpus(corpus, tokens)

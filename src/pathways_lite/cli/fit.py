@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
-from pathways_lite.cli.groups import group_with_default
+from pathways_lite.cli.common import group_with_default
 
 if TYPE_CHECKING:
-    from pathways_lite.scaling.fit import Interval
+    from pathways_lite.scaling.fit import Fit, Interval
 
 
 # `fit chinchilla runs.csv` means `fit law chinchilla runs.csv`.
@@ -22,13 +25,13 @@ app = typer.Typer(
 )
 
 Columns = Annotated[list[str] | None, typer.Argument(help="our columns by theirs: N='size_M*1e6' L=loss")]
-Table = Annotated[Path, typer.Argument(help="CSV (.gz too), Parquet or JSON lines, e.g. what `runs table` wrote")]
+TablePath = Annotated[Path, typer.Argument(help="CSV (.gz too), Parquet or JSON lines, e.g. what `runs table` wrote")]
 
 
 @app.command("law")
 def fit_law(
     law: Annotated[str, typer.Argument(help="a law's name; `fit laws` lists them")],
-    table: Table,
+    table: TablePath,
     columns: Columns = None,
     out: Annotated[Path | None, typer.Option(help="where the fit goes; by default LAW.json beside the table")] = None,
     loss: Annotated[str | None, typer.Option(help="huber:DELTA, lad or squares; by default the paper's")] = None,
@@ -47,7 +50,7 @@ def fit_law(
     """
     from rich.console import Console
 
-    from pathways_lite.cli.fit_shown import shown
+    pass
     from pathways_lite.scaling.fit import fit_law as fit_one
     from pathways_lite.scaling.laws.registry import find
     from pathways_lite.scaling.losses import parse_link, parse_loss
@@ -124,7 +127,7 @@ def optimal(
 
 @app.command("compare")
 def compare(
-    table: Table,
+    table: TablePath,
     law: Annotated[list[str], typer.Option("--law", help="a law to compare; give it twice or more")],
     columns: Columns = None,
     by: Annotated[str, typer.Option(help="hold out the rows with the largest values of this column")] = "C",
@@ -226,3 +229,21 @@ def _numbers(terms: list[str]) -> Any:
 def _line(name: str, found: Interval) -> str:
     known = found.low == found.low  # NaN without bootstraps
     return f"{name} {found.value:.5g}" + (f" ({found.low:.5g} to {found.high:.5g})" if known else " (no interval)")
+
+
+# How a fit looks on a terminal.
+
+
+def shown(fit: Fit) -> Group:
+    """Parameters with intervals, how it was found, and what to know before believing it."""
+    grid = Table("", "value", "2.5 %", "97.5 %", "unit")
+    for (name, found), parameter in zip(fit.parameter_intervals().items(), fit.law.parameters, strict=True):
+        limits = ("", "") if not fit.bootstraps else (f"{found.low:.5g}", f"{found.high:.5g}")
+        grid.add_row(name, f"{found.value:.6g}", *limits, parameter.unit)
+    lines = [
+        f"{fit.law.title}: {fit.law.formula}",
+        f"{fit.rows} rows, {fit.loss} in {fit.link}: objective (sum) {fit.objective:.8g}, "
+        f"reached by {fit.reached} of {fit.starts} starts",
+        *fit.notes,
+    ]
+    return Group(Text(lines[0]), grid, *(Text(line) for line in lines[1:]))

@@ -32,7 +32,7 @@ def ladder(
     from pathways_lite.scaling.runs_table import runs_table
     from pathways_lite.studies.plan import resolve_study, store_of
     from pathways_lite.studies.study import load_study
-    from pathways_lite.training.resolve import resolve
+    from pathways_lite.training.references import resolve
 
     study, goal = load_study(file), resolve(load_recipe(file))
     folder = out or Path("runs") / study.name

@@ -49,8 +49,8 @@ def grow(
     if out is None:
         raise UserError("where to? pathways-lite grow SRC_CHECKPOINT OUT --operator stack --factor 4")
     from pathways_lite.methods.growth import plan_start
-    from pathways_lite.training.growing_files import grow_files, offline_plan
     from pathways_lite.training.load import load_model
+    from pathways_lite.training.offline import grow_files, offline_plan
 
     found = load_model(source, examined=False)
     start, target = _wanted(found.stage.model, operator, factor, changes or [])

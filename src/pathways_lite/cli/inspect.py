@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pathways_lite.errors import UserError
+
 if TYPE_CHECKING:
+    import numpy as np
     from rich.table import Table
     from rich.tree import Tree
 
-    from pathways_lite.checkpoints import ArrayInfo
+    from pathways_lite.checkpoints import ArrayInfo, Manifest
 
 
 def inspect(
@@ -40,7 +43,7 @@ def inspect(
 
     from rich.console import Console
 
-    from pathways_lite.cli import inspect_sparsity
+    pass
     from pathways_lite.training.load import load_model
 
     found = load_model(path)
@@ -57,11 +60,11 @@ def inspect(
     console.print(f"data     from sequence {cursor['first_sequence']:,}; skipped: {skips}")
     console.print(_ledger(meta["ledger"]))
     console.print(_tree(found.manifest.arrays))
-    pruned = inspect_sparsity.densities(found.path, found.manifest)
+    pruned = densities(found.path, found.manifest)
     if pruned:
-        console.print(inspect_sparsity.table(pruned))
+        console.print(sparsity_table(pruned))
     if picture is not None:
-        inspect_sparsity.picture(pruned, picture)
+        save_sparsity_picture(pruned, picture)
 
 
 def _ledger(accounts: dict[str, dict]) -> Table:
@@ -109,3 +112,41 @@ def _tree(arrays: dict[str, ArrayInfo]) -> Tree:
                 branches[branch] = parent.add(f"{parts[depth - 1]}  [dim]{si(sizes[branch], 'B')}[/]")
         branches[".".join(parts[:-1])].add(f"{parts[-1]}  {info}".replace("[", r"\["))
     return branches[""]
+
+
+# What `inspect` says of a pruned model: the active share of every array, layer by layer.
+
+
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+def densities(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    """Shares of active weights by array, [layers] or [1]; none of a dense model's checkpoint."""
+    from pathways_lite.checkpoints import open_checkpoint
+    from pathways_lite.training.sparse_export import read_masks
+
+    masks = read_masks(manifest, open_checkpoint(path)[1])
+    stacked = {name: mask if name.startswith("layers.") else mask[None] for name, mask in masks.items()}
+    return {name: mask.reshape(len(mask), -1).mean(axis=1) for name, mask in stacked.items()}
+
+
+def sparsity_table(found: dict[str, np.ndarray]) -> Table:
+    """A row per array that is pruned, with a bar for each of its layers."""
+    from rich.table import Table
+
+    shown = Table("pruned array", "active", "least", "most", "layers, from the bottom")
+    for name, shares in found.items():
+        bars = "".join(BARS[round(share * (len(BARS) - 1))] for share in shares)
+        shown.add_row(name, f"{shares.mean():.1%}", f"{shares.min():.1%}", f"{shares.max():.1%}", bars)
+    return shown
+
+
+def save_sparsity_picture(found: dict[str, np.ndarray], path: Path) -> None:
+    """The same as a picture. Raises UserError where nothing is pruned, or the file's ending is unknown."""
+    from pathways_lite.tracking.plots import draw_densities
+
+    if not found:
+        raise UserError("nothing of this model is pruned, so there is no picture of its sparsity")
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"{path} should end in .png, .svg or .pdf")
+    draw_densities(found, path)

@@ -25,7 +25,7 @@ from pathways_lite.cli import (
     study,
     train,
 )
-from pathways_lite.cli.errors import show
+from pathways_lite.cli.common import show
 from pathways_lite.errors import UserError
 
 app = typer.Typer(

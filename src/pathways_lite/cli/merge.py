@@ -35,9 +35,9 @@ def merge(
     - `pathways-lite merge runs/mixed runs/code runs/text --weights 1,3`
     """
     from pathways_lite.recipe import Ingredient, Merge
+    from pathways_lite.training.init_merging import resolve_merge
     from pathways_lite.training.load import load_model
-    from pathways_lite.training.merging import resolve_merge
-    from pathways_lite.training.merging_files import merge_files
+    from pathways_lite.training.offline import merge_files
 
     relative = _weights(weights, len(checkpoints))
     if sum(relative) <= 0 or not 0 < decay <= 1:
@@ -72,7 +72,7 @@ def _weights(text: str | None, count: int) -> list[float]:
 def _greedy(found: Sequence[Loaded]) -> list[Loaded]:
     """Those whose uniform average has the lowest held-out loss, found one after the other."""
     from pathways_lite.methods.merging import greedy_soup
-    from pathways_lite.training.merging import merged_params
+    from pathways_lite.training.init_merging import merged_params
 
     setup = found[0].setup
 

@@ -46,13 +46,12 @@ def plan(
 
     - `pathways-lite plan configs/palm_8b.py --topology v5p:4x4x4 --search`
     """
-    from pathways_lite.cli import planning
-    from pathways_lite.parallel import topologies
+    from pathways_lite.planner import chips, plan_stage
     from pathways_lite.recipe import load_recipe
 
-    planning.quiet_jax()
-    machine = topologies.parse(topology, slices)
-    is_gpu = isinstance(machine, topologies.GpuCluster)
+    plan_stage.quiet_jax()
+    machine = chips.parse(topology, slices)
+    is_gpu = isinstance(machine, chips.GpuCluster)
     if rules and search:
         raise UserError("--rules and --search are two questions; ask one")
     if as_json and (rules or (search and is_gpu)):
@@ -62,14 +61,13 @@ def plan(
             raise UserError("--picture draws one compiled plan; leave out --rules, --search and GPUs")
         _check_picture(picture)
     loaded = load_recipe(recipe, overrides or ())
-    index = planning.chosen_stage(loaded, stage)
+    index = plan_stage.chosen_stage(loaded, stage)
     if rules:
-        from pathways_lite.cli.plan_rules import show_rules
+        from pathways_lite.planner.plan_stage import show_rules
 
         _show(show_rules(loaded, index, machine))
-    elif isinstance(machine, topologies.GpuCluster):
-        from pathways_lite.cli.plan_analytic import analytic_plan
-        from pathways_lite.cli.plan_search import search_roughly
+    elif isinstance(machine, chips.GpuCluster):
+        from pathways_lite.planner.search import analytic_plan, search_roughly
 
         if search:
             _show(search_roughly(loaded, index, machine))
@@ -77,19 +75,19 @@ def plan(
         values, tables = analytic_plan(loaded, index, machine)
         _show(tables, values if as_json else None)
     elif search:
-        from pathways_lite.cli.plan_search import search_plans
+        from pathways_lite.planner.search import search_plans
 
         arguments = [recipe, *(overrides or []), "--topology", topology, "--slices", str(slices)]
         arguments += [] if stage is None else ["--stage", stage]
         arguments += [] if estimate_kernels else ["--no-estimate-kernels"]
         search_plans(arguments, loaded, index, machine, tries=tries, jobs=jobs, as_json=as_json)
     else:
-        from pathways_lite.cli.plan_report import report
+        from pathways_lite.planner.report import report
 
-        found = planning.make_plan(loaded, index, machine, estimate_kernels=estimate_kernels)
+        found = plan_stage.make_plan(loaded, index, machine, estimate_kernels=estimate_kernels)
         _show(report(found), found.to_json() if as_json else None)
         if picture is not None:
-            from pathways_lite.parallel.plan_picture import save_picture
+            from pathways_lite.planner.report import save_picture
 
             save_picture(found, picture)
 

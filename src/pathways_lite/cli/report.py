@@ -15,7 +15,7 @@ def report(
 
     Example: `pathways-lite report runs/demo`
     """
-    from pathways_lite.tracking.pages import write_pages
+    from pathways_lite.tracking.report import write_pages
 
     for path in write_pages(run):
         typer.echo(path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pathways_lite.cli.groups import group_with_default
+from pathways_lite.cli.common import group_with_default
 
 if TYPE_CHECKING:
     from pathways_lite.comparison.compare import Arm

@@ -193,7 +193,7 @@ def _executor(name: str, out: Path, jobs: int, slurm: list[str]) -> Executor:
     from pathways_lite.errors import UserError
 
     if name == "local":
-        from pathways_lite.studies.local import LocalExecutor
+        from pathways_lite.studies.executor import LocalExecutor
 
         return LocalExecutor(jobs)
     if name == "slurm":
@@ -257,7 +257,7 @@ def _table(made: Plan) -> Any:
 
 
 def _totals(made: Plan, jobs: int) -> str:
-    from pathways_lite.studies.nodes import chain_of
+    from pathways_lite.studies.study import chain_of
     from pathways_lite.tracking.numbers import duration, si
 
     nodes = made.nodes

@@ -12,8 +12,7 @@ import numpy as np
 from pathways_lite.comparison.metric import Metric
 from pathways_lite.errors import UserError
 from pathways_lite.tracking.log import Row
-from pathways_lite.tracking.run_data import RunData, StageData
-from pathways_lite.tracking.smoothing import smooth
+from pathways_lite.tracking.run_data import RunData, StageData, smooth
 
 Clock = str
 """`flops`, `tokens` or `seconds` (of training, without compiling, evaluating and saving)."""

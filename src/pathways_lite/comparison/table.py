@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pathways_lite.comparison import algoperf
+from pathways_lite.comparison import benchmarks
 from pathways_lite.comparison.bootstrap import LEVEL, Interval
 from pathways_lite.comparison.compare import Arm, Comparison, compare_all
 from pathways_lite.comparison.metric import Metric
@@ -89,11 +89,13 @@ class Results:
         """Median seconds of training until the target, over runs; and the score that AlgoPerf would give."""
         times = {
             arm.name: {
-                "this": algoperf.workload_time([[curve.first_at(self.time_target, "seconds")] for curve in arm.curves])
+                "this": benchmarks.workload_time(
+                    [[curve.first_at(self.time_target, "seconds")] for curve in arm.curves]
+                )
             }
             for arm in self.arms
         }
-        scores = algoperf.scores(times)
+        scores = benchmarks.scores(times)
         shown = {name: of["this"] for name, of in times.items()}
         return [
             [name, duration(time) if math.isfinite(time) else "not reached", f"{scores[name]:.3f}"]

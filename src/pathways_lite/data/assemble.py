@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from pathways_lite.data.address import write_file
-from pathways_lite.data.arrays import ArrayWriter
 from pathways_lite.data.shards import Shard, token_dtype
 from pathways_lite.data.store import MANIFEST, SPLITS, VERSION, Counts, Manifest, Split, stream_path
 from pathways_lite.data.tokenizers import Tokenizer
+from pathways_lite.data.zarr_io import ArrayWriter, write_file
 
 
 @dataclass(frozen=True)

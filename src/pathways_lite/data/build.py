@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pathways_lite.data.address import is_remote, read_file
 from pathways_lite.data.assemble import Contents, survey, write_store
 from pathways_lite.data.documents import Document, Piece
 from pathways_lite.data.shards import Shard, Tally, Work, tally
+from pathways_lite.data.shards import held_out as split_by_hash
 from pathways_lite.data.sources import Source
-from pathways_lite.data.split import held_out as split_by_hash
 from pathways_lite.data.store import MANIFEST, VERSION, Store, open_store
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer, save_tokenizer
 from pathways_lite.data.workers import tokenise_all, usable_cores
+from pathways_lite.data.zarr_io import is_remote, read_file
 from pathways_lite.errors import UserError
 
 # Text that a tokenizer is trained on, per token of its vocabulary: a token that is met once in 256 bytes of text

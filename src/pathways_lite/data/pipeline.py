@@ -16,8 +16,8 @@ from pathways_lite.data.order import Order, Skips, example_index, first_example
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Course
-from pathways_lite.objectives.corrupt import make_batch
-from pathways_lite.parallel.layout import EVERYTHING, Share
+from pathways_lite.objectives.batches import make_batch
+from pathways_lite.parallel.sharding import EVERYTHING, Share
 from pathways_lite.recipe import Causal, Data, Objective
 
 

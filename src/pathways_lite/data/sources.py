@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pathways_lite.data.compressed import bare_name
 from pathways_lite.data.documents import Piece
-from pathways_lite.data.files import Fields, TextFile, jsonl_pieces, parquet_pieces
+from pathways_lite.data.files import Fields, TextFile, bare_name, jsonl_pieces, parquet_pieces
 from pathways_lite.data.python_installation import library_files, python_pieces
 from pathways_lite.errors import UserError
 

@@ -25,10 +25,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pathways_lite.data.address import read_file
-from pathways_lite.data.arrays import open_array
 from pathways_lite.data.order import permute, round_keys
 from pathways_lite.data.tokenizers import TOKENIZER_FILES, Tokenizer, tokenizer_from_files
+from pathways_lite.data.zarr_io import open_array, read_file
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Data
 

@@ -14,6 +14,8 @@ size, not on what shares its row.
 from __future__ import annotations
 
 import bisect
+import gzip
+import lzma
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import zstandard
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
@@ -201,3 +204,26 @@ def to_batch(rows: Sequence[Sequence[Window]], n_rows: int, length: int) -> Batc
             at = end
     domain, sample_id = np.zeros(n_rows, np.int32), np.zeros((n_rows, 2), np.uint32)
     return Batch(tokens, targets, weights, positions, Spans(start, stop), domain, sample_id)
+
+
+# What general compressors make of the held-out text: the bits per byte that a model has to beat.
+#
+# The comparison is generous to both sides in its own way: a compressor starts from nothing and sees only these
+# bytes; a model has read its training text before, and its own size is not counted.
+
+
+# The names are the command lines whose result they equal, but for a few bytes of header (gzip's file name).
+# `xz -9` is liblzma's preset 9, not the slower `xz -9e`.
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "xz -9": lambda data: lzma.compress(data, format=lzma.FORMAT_XZ, preset=9),
+    "zstd -19": lambda data: zstandard.ZstdCompressor(level=19).compress(data),
+    "gzip -9": lambda data: gzip.compress(data, compresslevel=9, mtime=0),
+}
+
+
+def compressed_bits_per_byte(texts: Iterable[bytes]) -> dict[str, float]:
+    """Bits per byte of the concatenated `texts` by each of `COMPRESSORS`. Empty for no text."""
+    data = b"".join(texts)
+    if not data:
+        return {}
+    return {name: 8 * len(compress(data)) / len(data) for name, compress in COMPRESSORS.items()}

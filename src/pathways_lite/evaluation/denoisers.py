@@ -14,9 +14,9 @@ import numpy as np
 
 from pathways_lite.batch import Batch
 from pathways_lite.evaluation.bits import Evaluator
+from pathways_lite.objectives.batches import make_batch, unused
 from pathways_lite.objectives.causal import Boundaries
-from pathways_lite.objectives.corrupt import make_batch, unused
-from pathways_lite.objectives.members import one_by_one
+from pathways_lite.objectives.denoisers import one_by_one
 from pathways_lite.recipe import Causal, Objective
 
 

@@ -16,12 +16,21 @@ from flax import nnx
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
-from pathways_lite.models.layers import MLP, Attention, Axes, KeyValues, Norm, dropout, normal, one_layer
+from pathways_lite.models.layers import (
+    MLP,
+    Attention,
+    Axes,
+    KeyValues,
+    Norm,
+    Rotary,
+    dropout,
+    normal,
+    one_layer,
+    rotary,
+)
 from pathways_lite.models.remat import rematerialized
-from pathways_lite.models.rope import Rotary, rotary
-from pathways_lite.parallel.kernels import cross_entropy, lookup
-from pathways_lite.parallel.layout import Layout
-from pathways_lite.parallel.products import into_residual, out_of_residual
+from pathways_lite.parallel.sharded_ops import cross_entropy, into_residual, lookup, out_of_residual
+from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Model
 
 Params = dict[str, Any]  # nested, of float32 arrays

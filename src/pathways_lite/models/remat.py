@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from pathways_kernels.attention import RESULTS
-from pathways_lite.parallel.products import WEIGHT
+from pathways_lite.parallel.sharded_ops import WEIGHT
 from pathways_lite.recipe import Remat
 
 ATTENTION = ("q", "k", "v", RESULTS)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pathways_lite.errors import UserError
-from pathways_lite.objectives.members import Form, Member, members
+from pathways_lite.objectives.denoisers import Form, Member, members, unused_ids
 from pathways_lite.objectives.segments import Special
-from pathways_lite.objectives.special import unused_ids
 from pathways_lite.recipe.objective import Causal, Mode, Objective, SpanCorruption
 
 Tokens = Sequence[int]

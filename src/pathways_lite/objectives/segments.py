@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pathways_lite.keyed import uniform, words
-from pathways_lite.objectives.members import Form, Member
-from pathways_lite.objectives.pieces import CUT, CUT_TOO, TOKENS, Pieces
-from pathways_lite.objectives.spans import ragged, random_parts
+from pathways_lite.objectives.denoisers import Form, Member
+from pathways_lite.objectives.packing import CUT, CUT_TOO, TOKENS, Pieces
+from pathways_lite.objectives.span_corruption import ragged, random_parts
 from pathways_lite.recipe.objective import SpecialTokens
 
 NONE = -1  # no special token

@@ -1,28 +1,9 @@
 """The vocabulary of experiments: a Recipe is a chain of Stages. Data only; nothing here runs anything."""
 
 from pathways_lite.recipe.base import Amount, Budget, Flops, Fraction, Frozen, Steps, Tokens
-from pathways_lite.recipe.data import Data
-from pathways_lite.recipe.domain_weights import DoGE, DoReMi, LearnDomainWeights
-from pathways_lite.recipe.earlier import Earlier, Reference
-from pathways_lite.recipe.growth import (
-    Blocks,
-    Compose,
-    Direct,
-    DropAndStack,
-    Grow,
-    Interpolate,
-    Learned,
-    Operator,
-    Random,
-    Stack,
-    Zero,
-    parse_blocks,
-)
-from pathways_lite.recipe.identity import identity_differences, stage_identity
-from pathways_lite.recipe.load import load_recipe, read_recipe, write_recipe
-from pathways_lite.recipe.merging import Ingredient, Merge
-from pathways_lite.recipe.mesh import Mesh
-from pathways_lite.recipe.mixture import (
+from pathways_lite.recipe.checkpoint_ref import Earlier, Reference
+from pathways_lite.recipe.data import (
+    Data,
     DataMixture,
     DomainWeights,
     Given,
@@ -33,6 +14,24 @@ from pathways_lite.recipe.mixture import (
     cooldown,
     upsampling,
 )
+from pathways_lite.recipe.identity import identity_differences, stage_identity
+from pathways_lite.recipe.initialization import (
+    Blocks,
+    Compose,
+    Direct,
+    DropAndStack,
+    Grow,
+    Ingredient,
+    Interpolate,
+    Learned,
+    Merge,
+    Operator,
+    Random,
+    Stack,
+    Zero,
+    parse_blocks,
+)
+from pathways_lite.recipe.load import apply_overrides, load_recipe, read_recipe, write_recipe
 from pathways_lite.recipe.model import Model, Remat
 from pathways_lite.recipe.objective import (
     UL2,
@@ -66,7 +65,6 @@ from pathways_lite.recipe.optimizer import (
     Schedule,
     ScheduleFree,
 )
-from pathways_lite.recipe.overrides import apply_overrides
 from pathways_lite.recipe.pruning import (
     NM,
     Channels,
@@ -80,19 +78,10 @@ from pathways_lite.recipe.pruning import (
     Unstructured,
     WholeBlocks,
 )
-from pathways_lite.recipe.reweighting import (
-    Extremes,
-    Focal,
-    LinUpper,
-    Quadratic,
-    Reweighting,
-    Top,
-    Uniform,
-    Upper,
-)
 from pathways_lite.recipe.stage import (
     Continue,
     Evaluation,
+    Mesh,
     Ramp,
     Recipe,
     Restore,
@@ -101,6 +90,19 @@ from pathways_lite.recipe.stage import (
     SpikeGuard,
     Stage,
     Start,
+)
+from pathways_lite.recipe.weighting import (
+    DoGE,
+    DoReMi,
+    Extremes,
+    Focal,
+    LearnDomainWeights,
+    LinUpper,
+    Quadratic,
+    Reweighting,
+    Top,
+    Uniform,
+    Upper,
 )
 
 __all__ = [

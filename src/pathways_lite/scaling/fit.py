@@ -15,7 +15,9 @@ from pathways_lite.errors import UserError
 from pathways_lite.run_directory import write_json
 from pathways_lite.scaling import bootstrap
 from pathways_lite.scaling.checks import checked
-from pathways_lite.scaling.fitting import (
+from pathways_lite.scaling.law import Columns, Law
+from pathways_lite.scaling.losses import Link, Loss, parse_loss
+from pathways_lite.scaling.solver import (
     Solution,
     allocate,
     objective_of,
@@ -24,8 +26,6 @@ from pathways_lite.scaling.fitting import (
     resolve_weighted,
     solve,
 )
-from pathways_lite.scaling.law import Columns, Law
-from pathways_lite.scaling.losses import Link, Loss, parse_loss
 from pathways_lite.scaling.table import Table, digest, numeric, with_derived
 
 FORMAT = 1

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from pathways_lite.scaling.fitting import predict
 from pathways_lite.scaling.ladder import Ladder
 from pathways_lite.scaling.plots import logarithmic
 from pathways_lite.scaling.report import write_report
+from pathways_lite.scaling.solver import predict
 from pathways_lite.tracking.drawing import Palette, look, style, svg
 from pathways_lite.tracking.numbers import si
 from pathways_lite.tracking.page import paragraph, picture, section

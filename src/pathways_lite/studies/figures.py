@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import csv
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,8 +18,9 @@ from pathways_lite.comparison.bootstrap import LEVEL
 from pathways_lite.comparison.compare import Arm, Comparison
 from pathways_lite.comparison.curves import Clock, Curve
 from pathways_lite.comparison.metric import Metric
-from pathways_lite.studies.nodes import Node
+from pathways_lite.comparison.table import Results
 from pathways_lite.studies.store import State
+from pathways_lite.studies.study import Node
 from pathways_lite.tracking.drawing import Palette, look
 from pathways_lite.tracking.numbers import si
 
@@ -194,3 +198,38 @@ def _box(ax: Axes, at: tuple[float, float], title: str, text: str, palette: Pale
     )
     ax.text(x + 0.1, y + 0.09, title, fontsize=8.5, va="center", color=palette.ink, clip_on=True)
     ax.text(x + 0.1, y - 0.11, text, fontsize=7.5, va="center", color=palette.faint)
+
+
+# A study's comparisons as a CSV file of plain numbers, for other programs.
+
+
+HEADER = (
+    "held_out", "arm", "baseline", "runs", "loss", "flops", "difference", "low", "high", "interval",
+    "speedup", "speedup_low", "speedup_high", "area", "area_low", "area_high",
+)  # fmt: skip
+"""`held_out`: the domain, or empty for all of the text. `loss`: at the end, mean over runs. `difference`: from the
+baseline's at `flops`, with its 95 % interval (`interval`: student, over pairs of runs, or bootstrap). Speedup and area,
+with bootstrap intervals, as on the page. Empty where nothing is known."""
+
+
+def write_csv(path: Path, results: Results | None, by_domain: Mapping[str, Results]) -> None:
+    """A row per arm, for all of the held-out text first; only the header while there is nothing to compare."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(HEADER)
+        if results is not None:
+            table.writerows(_rows("", results))
+        for domain, found in by_domain.items():
+            table.writerows(_rows(domain, found))
+
+
+def _rows(domain: str, results: Results) -> Iterator[list[object]]:
+    found = {comparison.arm: comparison for comparison in results.comparisons}
+    for arm in results.arms:
+        row: list[object] = [domain, arm.name, results.baseline, len(arm.curves), arm.final_loss]
+        if (c := found.get(arm.name)) is not None:
+            kind, interval = ("bootstrap", c.difference) if c.student is None else ("student", c.student)
+            row += [c.flops, c.difference.value, interval.low, interval.high, kind]
+            row += [value for i in (c.speedup, c.area) for value in (i.value, i.low, i.high)]
+        known = ["" if isinstance(value, float) and math.isnan(value) else value for value in row]
+        yield [*known, *[""] * (len(HEADER) - len(known))]

@@ -15,8 +15,8 @@ import yaml
 
 from pathways_lite.errors import UserError
 from pathways_lite.studies.executor import train_arguments
-from pathways_lite.studies.nodes import chain_of
 from pathways_lite.studies.store import Store
+from pathways_lite.studies.study import chain_of
 
 _NAME = 40  # characters; with a job's name and index a pod's name has to stay below 63
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pathways_lite.ledger import Course, Ledger
-from pathways_lite.studies.nodes import Node, nodes_of
 from pathways_lite.studies.store import State, Store
-from pathways_lite.studies.study import Study
+from pathways_lite.studies.study import Node, Study, nodes_of
 
 # What small models reach on CPUs (docs/results/foundation.md: 0.33 to 0.53 of the fastest matrix product).
 ASSUMED_SHARE_OF_PEAK = 0.4
@@ -51,7 +50,7 @@ class Plan:
 
 def resolve_study(study: Study) -> Study:
     """The study with corpora and checkpoints recorded by content. Raises UserError where a recipe cannot run."""
-    from pathways_lite.training.resolve import resolve
+    from pathways_lite.training.references import resolve
 
     arms = {name: tuple(resolve(recipe) for recipe in recipes) for name, recipes in study.arms.items()}
     return study.model_copy(update={"arms": arms})
@@ -66,7 +65,7 @@ def plan_study(study: Study, out: Path, machine_flops: Callable[[str], float]) -
     """The plan of a resolved study. `machine_flops(dtype)` is the machine's peak FLOP/s, asked only where nothing
     has been measured.
     """
-    from pathways_lite.training.learning import learning_ledger
+    from pathways_lite.training.init_growth import learning_ledger
     from pathways_lite.training.setup import Setup
 
     store = store_of(study, out)

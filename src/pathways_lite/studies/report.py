@@ -11,20 +11,19 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from pathways_lite.comparison.benchmarks import normalised_perplexity
 from pathways_lite.comparison.bootstrap import LEVEL
 from pathways_lite.comparison.compare import Arm, Comparison
 from pathways_lite.comparison.curves import domain_value, read_curve
-from pathways_lite.comparison.languini import normalised_perplexity
 from pathways_lite.comparison.metric import Metric
 from pathways_lite.comparison.table import Results, signed
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.studies.executor import train_arguments
-from pathways_lite.studies.figures import Picture, difference_picture, lineage_picture, loss_pictures
-from pathways_lite.studies.nodes import chain_of
+from pathways_lite.studies.figures import Picture, difference_picture, lineage_picture, loss_pictures, write_csv
 from pathways_lite.studies.plan import Plan
-from pathways_lite.studies.results_csv import write_csv
 from pathways_lite.studies.store import State
+from pathways_lite.studies.study import chain_of
 from pathways_lite.tracking.drawing import style, svg
 from pathways_lite.tracking.numbers import duration, si
 from pathways_lite.tracking.page import page, paragraph, picture, section, table

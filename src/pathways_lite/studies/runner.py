@@ -11,9 +11,9 @@ from pathways_lite.errors import UserError
 from pathways_lite.run_lock import RunLock, holder
 from pathways_lite.signals import StopSignals
 from pathways_lite.studies.executor import Executor, Job
-from pathways_lite.studies.nodes import Node
 from pathways_lite.studies.progress import Progress
 from pathways_lite.studies.store import Failure, Store
+from pathways_lite.studies.study import Node
 
 _POLL = 0.2  # seconds between looks at what is running
 _ELSEWHERE = 5.0  # seconds between looks at what another runner holds

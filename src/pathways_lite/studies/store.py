@@ -21,7 +21,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.recipe import Recipe, stage_identity, write_recipe
 from pathways_lite.run_directory import RunDirectory, StageDirectory, write_json
 from pathways_lite.run_lock import holder
-from pathways_lite.studies.nodes import Node, chain_of
+from pathways_lite.studies.study import Node, chain_of
 
 State = Literal["done", "running", "failed", "stopped", "ready", "waiting", "held up"]
 """held up: waiting for a node that has failed, or for one that is held up itself."""

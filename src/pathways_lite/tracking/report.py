@@ -14,7 +14,7 @@ from pathways_lite.ledger import Ledger
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.numbers import duration, si
 from pathways_lite.tracking.page import page, paragraph, picture, section, table
-from pathways_lite.tracking.plots import curves_svg, speed_svg
+from pathways_lite.tracking.plots import curves_svg, save_curves, speed_svg
 from pathways_lite.tracking.run_data import NOT_COMPARABLE, RunData, StageData, read_run
 
 
@@ -277,3 +277,14 @@ def _problems(run: RunData) -> str:
 
 def _fixed(value: Any, places: int) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:,.{places}f}"
+
+
+# Everything about a run that is for people to look at.
+
+
+def write_pages(run_directory: str | Path) -> list[Path]:
+    """Write the page and the loss curves of a run, and return where they are. Raises UserError where there is none."""
+    directory = Path(run_directory)
+    curves = [directory / "loss.png", directory / "loss.svg"]
+    save_curves(read_run(directory), *curves)
+    return [write_report(directory), *curves]

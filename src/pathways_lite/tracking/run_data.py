@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pathways_lite.errors import UserError
 from pathways_lite.tracking.log import LOG, TIMINGS, Row, read_log, restore
 
@@ -138,3 +140,14 @@ def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{path} holds no JSON object")
         return {}
     return content
+
+
+# How a noisy curve is smoothed.
+
+
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean of up to `window` (odd) values around each one; fewer, but as many on both sides, near the ends."""
+    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    index = np.arange(len(values))
+    half = np.minimum(window // 2, np.minimum(index, len(values) - 1 - index))
+    return (sums[index + half + 1] - sums[index - half]) / (2 * half + 1)

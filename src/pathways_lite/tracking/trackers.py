@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import math
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,11 +33,11 @@ def open_trackers(names: Iterable[str], stage_dir: Path, *, run: str, step: int 
     trackers: list[Tracker] = []
     for name in dict.fromkeys(names):
         if name == "tensorboard":
-            from pathways_lite.tracking.tensorboard import TensorBoard
+            pass
 
             trackers.append(TensorBoard(stage_dir / "tensorboard", step=step))
         elif name == "wandb":
-            from pathways_lite.tracking.wandb import WandB
+            pass
 
             trackers.append(WandB(stage_dir, run=run))
         else:
@@ -57,3 +60,75 @@ def _flatten(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
         elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             flat[name] = float(value)
     return flat
+
+
+# Weights & Biases, for those who ask for it: the extra `wandb`.
+
+
+class WandB:
+    """Sends a stage's rows to Weights & Biases, as the run `<run>/<stage>` of the project `pathways-lite`.
+
+    The environment variables of wandb (WANDB_PROJECT, WANDB_MODE=offline, ...) hold as usual.
+    """
+
+    def __init__(self, stage_dir: Path, *, run: str) -> None:
+        try:
+            wandb = importlib.import_module("wandb")
+        except ImportError as error:
+            raise UserError(
+                "--track wandb needs the package wandb; install it with: make install EXTRA=wandb"
+            ) from error
+        name = f"{run}/{stage_dir.name}"
+        self._run = wandb.init(
+            project="pathways-lite",
+            name=name,
+            group=run,
+            id=_identifier(stage_dir, name),
+            resume="allow",
+            dir=str(stage_dir),
+        )
+        # After a resume steps come again, which wandb's own counter would refuse.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        self._run.log(scalars(row) | {"step": row["step"]})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _identifier(stage_dir: Path, name: str) -> str:
+    """A run id that a resumed process finds again, and that another directory does not share."""
+    return hashlib.sha256(f"{stage_dir.resolve()} {name}".encode()).hexdigest()[:16]
+
+
+# TensorBoard event files, written by tensorboardX: no TensorFlow is needed.
+
+
+class TensorBoard:
+    """Writes a stage's rows as scalars into event files in `directory`.
+
+    `step` is the restored one; TensorBoard hides what an earlier process wrote beyond it.
+    """
+
+    def __init__(self, directory: Path, *, step: int = 0) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise UserError("TensorBoard events need tensorboardX, which `make install` brings") from error
+        self._writer = SummaryWriter(
+            str(directory),
+            # It hides that step too, hence the next one.
+            purge_step=step + 1 if step else None,
+            flush_secs=10,
+            # File names hold whole seconds: without this, a writer opened within one would overwrite the last.
+            filename_suffix=f".{time.time_ns()}",
+        )
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        for name, value in scalars(row).items():
+            self._writer.add_scalar(name, value, global_step=row["step"])
+
+    def close(self) -> None:
+        self._writer.close()

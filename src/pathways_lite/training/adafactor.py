@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from pathways_lite.ledger import Clock
-from pathways_lite.training.axes import is_axes, is_stacked
+from pathways_lite.models.params import is_axes, is_stacked
 
 SQUARE_FLOOR = 1e-30  # added to squared gradients (Adafactor's epsilon 1)
 SCALE_FLOOR = 1e-3  # least RMS that a parameter is taken to have (epsilon 2), so that zeros can move

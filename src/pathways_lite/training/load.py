@@ -8,14 +8,14 @@ from typing import Any
 
 from pathways_lite.checkpoints import Manifest, checkpoint_paths, examine, read_manifest, restore
 from pathways_lite.data.mixture import MixedOrder
+from pathways_lite.data.order import Cursor
 from pathways_lite.data.pipeline import Batches
 from pathways_lite.data.store import open_store
+from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
-from pathways_lite.parallel import hosts
 from pathways_lite.recipe import Mesh, Recipe, ScheduleFree, Stage
 from pathways_lite.run_directory import RunDirectory
-from pathways_lite.training.cursor import Cursor
 from pathways_lite.training.setup import Setup, course_of
 
 
@@ -132,7 +132,7 @@ def newest_checkpoints(path: str | Path, count: int, *, examined: bool = True) -
         raise UserError("a checkpoint is needed: name a checkpoint, stage or run directory")
     found: list[Path] = []
     problems = []
-    for candidate in map(Path, hosts.by_first(lambda: _candidates(Path(path)))):
+    for candidate in map(Path, coordination.by_first(lambda: _candidates(Path(path)))):
         if found and candidate.parent != found[0].parent:
             break
         if not examined or (finding := examine(candidate)).ok:

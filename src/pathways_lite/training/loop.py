@@ -20,22 +20,21 @@ import numpy as np
 
 from pathways_lite.batch import Batch
 from pathways_lite.checkpoints import Checkpoints
+from pathways_lite.data.order import Cursor
 from pathways_lite.data.pipeline import batches
+from pathways_lite.distributed import coordination
+from pathways_lite.distributed.monitor import Watchdog
+from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
-from pathways_lite.parallel import hosts
-from pathways_lite.parallel.stopping import Stop
-from pathways_lite.parallel.watchdog import Watchdog
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
-from pathways_lite.training.compiling import Interrupted, StepCompiler
-from pathways_lite.training.cursor import Cursor
-from pathways_lite.training.guard import GuardState, Halt, Rewind, observe
-from pathways_lite.training.recorder import Recorder
+from pathways_lite.training.compile import Interrupted, StepCompiler
+from pathways_lite.training.initialize import Position, first_position, newest_position
+from pathways_lite.training.metrics import Recorder, Stopwatch
 from pathways_lite.training.setup import Setup
-from pathways_lite.training.starts import Position, first_position, newest_position
-from pathways_lite.training.state import TrainState
-from pathways_lite.training.stopwatch import Stopwatch
+from pathways_lite.training.spike_guard import GuardState, Halt, Rewind, observe
+from pathways_lite.training.step import TrainState
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Trainer:
         Raises Interrupted after a signal, and UserError where the guard halts, the disk is full, or the like.
         """
         # The process before may have stopped between this step and its evaluation.
-        missing = self._evaluation_due and not hosts.by_first(lambda: self.recorder.has_evaluation(self.step))
+        missing = self._evaluation_due and not coordination.by_first(lambda: self.recorder.has_evaluation(self.step))
         if missing and not self._evaluate():
             raise Interrupted
         while self.step < self.course.total_steps:
@@ -213,7 +212,7 @@ class Trainer:
             meta = position.to_meta(self.setup)
             self._refuse_different(meta)
             self.checkpoints.save(self.step, self.state, meta)
-            if hosts.is_first():
+            if coordination.is_first():
                 known = {"total_steps": self.course.total_steps, "corpus_tokens": self.setup.corpus_tokens}
                 self.directory.write_ledger({**known, **meta["ledger"]})
         self.saved_step = self.step
@@ -222,7 +221,7 @@ class Trainer:
     def _refuse_different(self, meta: dict[str, Any]) -> None:
         """Raise UserError where processes have decided differently: on metrics that should have been the same."""
         mine = json.dumps([self.step, meta["cursor"], meta["guard"], meta["lineage"]])
-        if not hosts.together(mine, lambda all_of_them: len(set(all_of_them)) == 1):
+        if not coordination.together(mine, lambda all_of_them: len(set(all_of_them)) == 1):
             raise UserError(
                 f"the processes do not agree about step {self.step}, its losses or its place in the data; nothing was "
                 f"saved. Is the same version of everything installed on all hosts? Here: {mine}"

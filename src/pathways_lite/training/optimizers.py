@@ -20,9 +20,9 @@ from pathways_lite import models
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Clock, Course
 from pathways_lite.methods import pruning
+from pathways_lite.models.params import Axes, is_axes, is_matrix, matrix_sides
 from pathways_lite.recipe import SGD, Adafactor, AdamW, Lion, Muon, Optimizer, ScheduleFree, Stage
 from pathways_lite.training.adafactor import adafactor
-from pathways_lite.training.axes import Axes, is_axes, is_matrix, matrix_sides
 from pathways_lite.training.schedules import schedule
 
 Rate = Callable[[Clock], jax.Array]

@@ -15,12 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pathways_lite.checkpoints import Checkpoints
+from pathways_lite.distributed import coordination
+from pathways_lite.distributed.monitor import Vigil, Watchdog
+from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Course
-from pathways_lite.parallel import hosts
-from pathways_lite.parallel.stopping import Stop
-from pathways_lite.parallel.vigil import Vigil
-from pathways_lite.parallel.watchdog import Watchdog
 from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
@@ -31,15 +30,13 @@ from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.run_data import NOT_COMPARABLE
 from pathways_lite.tracking.trackers import open_trackers
-from pathways_lite.training.compiling import Interrupted, StepCompiler
-from pathways_lite.training.earlier import with_learned_weights
+from pathways_lite.training.compile import Interrupted, StepCompiler
+from pathways_lite.training.final_evaluation import summarize
+from pathways_lite.training.initialize import first_position, newest_position
 from pathways_lite.training.loop import Tools, Trainer
-from pathways_lite.training.recorder import Recorder
-from pathways_lite.training.resolve import resolve
+from pathways_lite.training.metrics import Recorder, Stopwatch
+from pathways_lite.training.references import resolve, with_learned_weights
 from pathways_lite.training.setup import Setup
-from pathways_lite.training.starts import first_position, newest_position
-from pathways_lite.training.stopwatch import Stopwatch
-from pathways_lite.training.summary import summarize
 
 
 @dataclass(frozen=True)
@@ -70,17 +67,17 @@ def train_run(
     Raises UserError for whatever its user can correct.
     """
     with contextlib.ExitStack() as stack:
-        if not hosts.is_first():
+        if not coordination.is_first():
             console = Console(file=stack.enter_context(open(os.devnull, "w")))  # noqa: PTH123
         console = console or Console(stderr=True)
         recipe = resolve(recipe)
         run = RunDirectory(path)
-        hosts.by_first(lambda: _claim(stack, run, recipe, console))
+        coordination.by_first(lambda: _claim(stack, run, recipe, console))
         signals = stack.enter_context(StopSignals())
         stop = Stop(lambda: signals.requested)
         stack.enter_context(Vigil(stop))
         watchdog = stack.enter_context(Watchdog(path, hang_timeout))
-        surroundings = Surroundings(run, trackers if hosts.is_first() else (), console, stop, watchdog)
+        surroundings = Surroundings(run, trackers if coordination.is_first() else (), console, stop, watchdog)
         try:
             for index in range(len(recipe.stages)):
                 recipe = with_learned_weights(recipe, index, run)
@@ -92,7 +89,7 @@ def train_run(
 
 def train_stage(setup: Setup, around: Surroundings) -> None:
     """Train one stage to its end, unless it is there already. Raises Interrupted after a signal."""
-    if hosts.by_first(lambda: _is_trained(setup, around.run)):
+    if coordination.by_first(lambda: _is_trained(setup, around.run)):
         return
     with contextlib.ExitStack() as stack:
         with around.watchdog.pause("preparing"):
@@ -107,7 +104,7 @@ def train_stage(setup: Setup, around: Surroundings) -> None:
             params = setup.evaluated_params(trainer.state.opt_state, trainer.state.params, trainer.step)
             peak = machine_peak(setup.stage.model.dtype)
             summary = summarize(setup, params, trainer.recorder.last_evaluation, peak_flops=peak)
-            hosts.by_first(lambda: _conclude(setup.stage, summary, around))
+            coordination.by_first(lambda: _conclude(setup.stage, summary, around))
 
 
 def _is_trained(setup: Setup, run: RunDirectory) -> bool:
@@ -141,7 +138,7 @@ def _prepare(stack: contextlib.ExitStack, setup: Setup, around: Surroundings) ->
     title = f"{setup.recipe.name}/{setup.stage.name}"
     progress = stack.enter_context(Progress(title, total_steps=steps, total_tokens=tokens, console=around.console))
     compiler = StepCompiler(setup)
-    if (begin := hosts.by_first(lambda: checkpoints.newest) or 0) < steps:
+    if (begin := coordination.by_first(lambda: checkpoints.newest) or 0) < steps:
         compiler.start(course.sequences_at(begin))
     if len(setup.store.domains) > 1 and setup.stage.data.mixture is not None:
         progress.note(_epochs(setup))
@@ -150,7 +147,7 @@ def _prepare(stack: contextlib.ExitStack, setup: Setup, around: Surroundings) ->
         position = saved or first_position(setup, run, around.stop.ask)
     stopwatch = Stopwatch(position.seconds)
     log: RunLog | SilentLog = SilentLog()
-    if hosts.is_first():
+    if coordination.is_first():
         log = stack.enter_context(RunLog(directory.path))
     log.truncate_after(saved.step if saved else -1)
     sinks = open_trackers(around.trackers, directory.path, run=setup.recipe.name, step=position.step)
@@ -168,7 +165,7 @@ def _prepare(stack: contextlib.ExitStack, setup: Setup, around: Surroundings) ->
 
 def _draw(run: RunDirectory) -> None:
     """The run's page and pictures. Matplotlib takes seconds to import, which the first step need not wait for."""
-    from pathways_lite.tracking.pages import write_pages
+    from pathways_lite.tracking.report import write_pages
 
     write_pages(run.path)
 

@@ -23,15 +23,13 @@ from pathways_lite.evaluation.denoisers import denoiser_losses
 from pathways_lite.ledger import Course
 from pathways_lite.methods import growth, pruning
 from pathways_lite.models.accounting import parameter_count
-from pathways_lite.parallel.compiler_options import step_options
-from pathways_lite.parallel.layout import EVERYTHING, Layout
+from pathways_lite.parallel.compiler_options import run_once_options, step_options
 from pathways_lite.parallel.mesh import device_mesh
+from pathways_lite.parallel.sharding import EVERYTHING, Layout
 from pathways_lite.recipe import Grow, Random, Recipe, Stage, stage_identity
-from pathways_lite.training import optimizers, stage_weights
-from pathways_lite.training.compile_options import run_once_options
-from pathways_lite.training.state import TrainState, init_state
-from pathways_lite.training.step import TrainStep, make_train_step
-from pathways_lite.training.weighting import MethodState, SampleWeights
+from pathways_lite.training import optimizers, reweighting
+from pathways_lite.training.sample_weights import MethodState, SampleWeights
+from pathways_lite.training.step import TrainState, TrainStep, init_state, make_train_step
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class Setup:
     @functools.cached_property
     def sample_weights(self) -> SampleWeights | None:
         """How samples are weighed, where they are."""
-        return stage_weights.sample_weights(self)
+        return reweighting.sample_weights(self)
 
     @functools.cached_property
     def step_function(self) -> TrainStep:
@@ -142,7 +140,7 @@ class Setup:
 
     def first_memory(self) -> Any:
         """What weighing samples remembers before the first step, whole on every device; () where it is nothing."""
-        memory = stage_weights.first_memory(self)
+        memory = reweighting.first_memory(self)
         whole = self.layout.sharding(PartitionSpec())
         return jax.jit(lambda: jax.tree.map(jnp.asarray, memory), out_shardings=whole)()
 
@@ -152,8 +150,8 @@ class Setup:
         model, layout = self.stage.model, self.layout
         params = layout.parameters(models.abstract_params(model), models.logical_axes(model))
         state = layout.like_parameters(jax.eval_shape(self._fresh_state), params)
-        memory, theirs = layout.like_parameters(jax.eval_shape(lambda: stage_weights.first_memory(self)), params), ()
-        if (reference := stage_weights.reference_model(self.stage)) is not None:
+        memory, theirs = layout.like_parameters(jax.eval_shape(lambda: reweighting.first_memory(self)), params), ()
+        if (reference := reweighting.reference_model(self.stage)) is not None:
             theirs = layout.parameters(models.abstract_params(reference), models.logical_axes(reference))
         method = MethodState(memory, theirs)
         return state._replace(method_state=method if jax.tree.leaves(method) else ())
@@ -250,7 +248,7 @@ def course_of(stage: Stage) -> Course:
     course = Course(
         ramp=stage.ramp,
         seq_len=stage.data.seq_len,
-        flops_per_token=stage_weights.flops_with_weights(stage),
+        flops_per_token=reweighting.flops_with_weights(stage),
         active_parameters=parameter_count(stage.model),
         budget=stage.budget,
     )

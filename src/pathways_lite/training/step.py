@@ -8,7 +8,7 @@ Shapes: B samples, T positions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,34 @@ import optax
 
 from pathways_lite.batch import Batch
 from pathways_lite.ledger import Clock
-from pathways_lite.training.examples import Examples, Means, TokenLosses, accumulate
-from pathways_lite.training.state import TrainState
-from pathways_lite.training.weighting import MethodState, SampleWeights
+from pathways_lite.methods.pruning import under_masks
+from pathways_lite.training.grad_accum import Examples, Means, TokenLosses, accumulate
+from pathways_lite.training.sample_weights import MethodState, SampleWeights
+
+# What a train step carries from step to step.
+
+
+class TrainState(NamedTuple):
+    """A pytree of plain arrays: all of it is donated to the next step, and all of it is saved and restored as one."""
+
+    step: Any  # int32 scalar, steps taken (also those whose update was dropped)
+    params: Any  # nested dict of float32 arrays
+    opt_state: Any
+    method_state: Any  # of a training-efficiency method, `weighting.MethodState`; () where there is none
+    key: Any  # uint32 key data of a `jax.random` key; each step derives its own from it
+
+
+def init_state(params: Any, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
+    """The state before step 0. It owns `params`, which a donating step consumes. `key`: from `jax.random`."""
+    opt_state = optimizer.init(params)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=under_masks(opt_state, params),
+        opt_state=opt_state,
+        method_state=(),
+        key=jnp.copy(jax.random.key_data(key)),  # the caller's key outlives the state
+    )
+
 
 View = Callable[[Any, Clock], Any]
 """(trained parameters, clock) -> the parameters that the model computes with."""

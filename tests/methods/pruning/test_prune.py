@@ -10,9 +10,8 @@ import pytest
 
 from pathways_lite import models
 from pathways_lite.methods import pruning
-from pathways_lite.methods.pruning.compressed import compressed, decompressed
-from pathways_lite.methods.pruning.packing import unpacked
-from pathways_lite.methods.pruning.shrink import remains
+from pathways_lite.methods.pruning.compact import compressed, decompressed, remains
+from pathways_lite.methods.pruning.pruned_params import unpacked
 from pathways_lite.recipe import (
     NM,
     SGD,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathways_lite.methods.pruning import kept, schedules, thresholds
-from pathways_lite.methods.pruning.packing import pack, unpack, unpacked
+from pathways_lite.methods.pruning.pruned_params import pack, unpack, unpacked
 
 SHAPES = ((3, 4, 5), (1, 7))
 FLOATS = [0.0, -0.0, 1.0, 1.0, 2.5, -3.0, np.inf, -np.inf, np.nan, 1e-40, np.float32(1.0000001)]

@@ -5,10 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.methods.selection.keeping import Which, keep
 from pathways_lite.methods.selection.near_duplicates import near_duplicates, shingles
-from pathways_lite.methods.selection.prototypes import cluster
-from pathways_lite.methods.selection.rds import alike
+from pathways_lite.methods.selection.selectors import Which, alike, cluster, keep
 
 SCORES = st.lists(st.tuples(st.integers(-5, 5), st.integers(1, 30), st.integers(0, 2)), min_size=1, max_size=40)
 PARTS: tuple[Which, ...] = ("bottom", "middle", "top")

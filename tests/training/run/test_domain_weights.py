@@ -29,8 +29,7 @@ from pathways_lite.recipe import (
 )
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import read_log
-from pathways_lite.training.earlier import cost_of_uses
-from pathways_lite.training.resolve import resolve
+from pathways_lite.training.references import cost_of_uses, resolve
 from pathways_lite.training.run import Surroundings, describe, train_stage
 from pathways_lite.training.setup import Setup
 
@@ -150,7 +149,7 @@ def test_every_stage_that_led_to_one_is_counted_once(
             cost = Ledger(flops=costs[name], tokens=1000)
             return SimpleNamespace(cost=cost, manifest=SimpleNamespace(digest=str(path)))
 
-        monkeypatch.setattr("pathways_lite.training.earlier.load_model", load)
+        monkeypatch.setattr("pathways_lite.training.references.load_model", load)
 
     def cost(recipe: Recipe, index: int) -> int:
         found = cost_of_uses(recipe, index, RunDirectory(tmp_path))

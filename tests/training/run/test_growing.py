@@ -15,10 +15,10 @@ from pathways_lite.ledger import Ledger
 from pathways_lite.methods.growth import map_flops
 from pathways_lite.recipe import Adafactor, Grow, Learned, Model, Operator, PaLM, Random, Recipe, Stack, Steps, Zero
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.initialize import Position, first_position
 from pathways_lite.training.load import load_model
-from pathways_lite.training.resolve import resolve
+from pathways_lite.training.references import resolve
 from pathways_lite.training.setup import Setup
-from pathways_lite.training.starts import Position, first_position
 
 
 def growing(recipe: Recipe, start: Grow, **model: Any) -> Recipe:

@@ -10,7 +10,7 @@ import pytest
 from pathways_lite.data.build import build
 from pathways_lite.evaluation import infilling
 from pathways_lite.recipe import AdamW, Cosine, Data, Fraction, Model, Recipe, SpanCorruption, Stage
-from pathways_lite.training.asking import evaluate_gaps
+from pathways_lite.training.final_evaluation import evaluate_gaps
 from pathways_lite.training.load import load_model
 from pathways_lite.training.run import train_run
 

@@ -12,10 +12,10 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.recipe import Ingredient, Merge, Recipe, apply_overrides, stage_identity
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.initialize import Position, first_position
 from pathways_lite.training.load import load_model
-from pathways_lite.training.resolve import resolve
+from pathways_lite.training.references import resolve
 from pathways_lite.training.setup import Setup
-from pathways_lite.training.starts import Position, first_position
 
 STEPS = (12, 8, 4)  # of the checkpoints, the newest first
 
@@ -67,7 +67,7 @@ def test_a_resolved_merge_names_its_checkpoints_and_stays_as_it_is(recipe: Recip
 def test_files_are_averaged_as_in_memory(
     uninterrupted: Path, saved: list[list[np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pathways_lite.training.merging_files.ROWS_NBYTES", 1000)  # many pieces
+    monkeypatch.setattr("pathways_lite.training.offline.ROWS_NBYTES", 1000)  # many pieces
     paths = [str(Checkpoints(uninterrupted / "base" / "checkpoints").path(step)) for step in STEPS]
     merge(tmp_path / "out", paths, weights="1,0,3", last=1, decay=1.0, greedy=False)
     found = load_model(tmp_path / "out")

@@ -12,7 +12,7 @@ from pathways_lite.ledger import Ledger
 from pathways_lite.recipe import NM, FirstOrder, Grow, Prune, Recipe, apply_overrides, stage_identity
 from pathways_lite.scaling.runs_table import runs_table
 from pathways_lite.tracking.log import read_log
-from pathways_lite.training.growing import require_growth
+from pathways_lite.training.init_growth import require_growth
 from pathways_lite.training.load import load_model
 from pathways_lite.training.setup import course_of
 

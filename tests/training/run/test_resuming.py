@@ -11,7 +11,7 @@ from whole_runs import TOTAL, digest, log_of, run, stop_after
 
 from pathways_lite.checkpoints import Checkpoints
 from pathways_lite.recipe import Recipe
-from pathways_lite.training.compiling import StepCompiler
+from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.loop import Trainer
 
 

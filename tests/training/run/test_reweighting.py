@@ -12,7 +12,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.recipe import LinUpper, Recipe, Reference, Reweighting, Steps, Top, apply_overrides, stage_identity
 from pathways_lite.tracking.log import read_log
-from pathways_lite.training.resolve import resolve
+from pathways_lite.training.references import resolve
 from pathways_lite.training.setup import course_of
 
 
@@ -62,7 +62,7 @@ def test_a_reference_of_another_tokenizer_is_refused(
     moved = apply_overrides(recipe, [f"stages.base.data.corpus={elsewhere}"])
     rho = weighted(moved, reference=Reference(path=str(uninterrupted)))
     resolve(rho)  # another corpus, the same tokenizer
-    monkeypatch.setattr("pathways_lite.training.earlier._tokenizer", lambda stage: stage.data.corpus)
+    monkeypatch.setattr("pathways_lite.training.references._tokenizer", lambda stage: stage.data.corpus)
     with pytest.raises(UserError, match="whose tokenizer is another one than that of"):
         resolve(rho)
 

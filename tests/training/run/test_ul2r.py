@@ -10,7 +10,7 @@ from pathways_lite.checkpoints import Checkpoints, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import UL2R, Recipe, SpecialTokens
 from pathways_lite.tracking.log import read_log
-from pathways_lite.training.resolve import resolve
+from pathways_lite.training.references import resolve
 
 # Bytes that no ASCII text has.
 TOKENS = SpecialTokens(

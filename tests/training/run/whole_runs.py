@@ -11,9 +11,9 @@ from rich.console import Console
 
 from pathways_lite.batch import Batch
 from pathways_lite.checkpoints import Checkpoints, read_manifest
-from pathways_lite.parallel.stopping import Stop
+from pathways_lite.distributed.stopping import Stop
 from pathways_lite.recipe import Recipe
-from pathways_lite.training import summary
+from pathways_lite.training import final_evaluation
 from pathways_lite.training.loop import Trainer
 from pathways_lite.training.run import train_run
 from pathways_lite.training.setup import Setup
@@ -23,7 +23,7 @@ TOTAL = 12  # steps of the tiny recipe
 
 def leave_out_what_has_tests_of_its_own(patch: pytest.MonkeyPatch) -> None:
     """Samples, pictures and the machine's peak."""
-    patch.setattr(summary, "_sample", lambda setup, params, domain: {"prompt": "", "text": domain})
+    patch.setattr(final_evaluation, "_sample", lambda setup, params, domain: {"prompt": "", "text": domain})
     patch.setattr("pathways_lite.tracking.peak.measured_peak", lambda dtype: 1e11)
     patch.setattr("pathways_lite.training.run._draw", lambda run: None)
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pathways_lite.recipe import Model
+from pathways_lite.errors import UserError
+from pathways_lite.recipe import Model, Random, Zero
 
 
 class Fill(Enum):
@@ -103,3 +104,139 @@ class Plan:
 
 Planner = Callable[[Any, Model, Model], Plan]
 """What an operator is, but for a learned one: (its configuration, source, target) -> plan. Raises UserError."""
+
+
+# Whether one model can grow into another: what may differ, by how much, and in which direction.
+
+
+WIDTHS = ("d_model", "n_heads", "n_kv_heads", "d_ff")
+
+# What growth cannot change, as parameters are trained for it.
+_SAME = (
+    "head_dim", "vocab_size", "block", "norm", "norm_epsilon", "qk_norm", "rope_base", "tie_embeddings", "logit_scale",
+    "logit_soft_cap", "attention_soft_cap",
+)  # fmt: skip
+
+
+def require_growth(source: Model, target: Model) -> None:
+    """Raise UserError where `target` is smaller than `source` in something, or of another kind."""
+    for name in _SAME:
+        if (old := getattr(source, name)) != (new := getattr(target, name)):
+            raise UserError(f"{name} goes from {old!r} to {new!r}, which growth cannot do; use {name}={old!r} in both")
+    for name in ("n_layers", *WIDTHS):
+        if (new := getattr(target, name)) < (old := getattr(source, name)):
+            raise UserError(f"{name} goes from {old} to {new}, but growth makes nothing smaller; use {old} or more")
+
+
+def require_depth_alone(kind: str, source: Model, target: Model) -> None:
+    """Raise UserError where `target` is wider than `source`, for an operator that only deepens."""
+    for name in WIDTHS:
+        if (old := getattr(source, name)) != (new := getattr(target, name)):
+            raise UserError(
+                f"operator {kind!r} makes a model deeper, not wider, but {name} goes from {old} to {new}; use {name}="
+                f"{old}, or operator=Compose(depth=..., width=...)"
+            )
+
+
+def require_width_alone(kind: str, source: Model, target: Model) -> None:
+    """Raise UserError where `target` is deeper than `source`, for an operator that only widens."""
+    if source.n_layers != target.n_layers:
+        raise UserError(
+            f"operator {kind!r} makes a model wider, not deeper, but n_layers goes from {source.n_layers} to "
+            f"{target.n_layers}; use n_layers={source.n_layers}, or operator=Compose(depth=..., width=...)"
+        )
+
+
+def times_deeper(kind: str, source: Model, target: Model) -> int:
+    """How many times the layers of `source` go into those of `target`. Raises UserError where that is no integer."""
+    times, rest = divmod(target.n_layers, source.n_layers)
+    if rest:
+        low, high = times * source.n_layers, (times + 1) * source.n_layers
+        raise UserError(
+            f"operator {kind!r} repeats all blocks, but n_layers goes from {source.n_layers} to {target.n_layers}; use "
+            f"n_layers={low} or {high}, or operator=Blocks(order=...)"
+        )
+    return times
+
+
+# Whether a plan preserves the function: whether the grown model gives the same logits, but for rounding.
+
+
+def preserves(plan: Plan) -> bool:
+    """Of the parameters as they begin, under their masks where the plan has some. Noise is not considered."""
+    return _depth(plan) and _stream(plan) and not (plan.mixed and plan.width)
+
+
+def describe_width(plan: Plan) -> list[str]:
+    """For people: a line for each axis of units that grows."""
+    names = {"embed": "d_model", "mlp": "d_ff", "heads": "n_heads", "kv": "n_kv_heads"}
+    lines = []
+    for axis, units in plan.width.items():
+        copies = np.bincount(units.index[~units.new], minlength=units.old)
+        counts = ", ".join(f"{(copies == times).sum()} {times} times" for times in np.unique(copies))
+        lines.append(f"{names[axis]} {units.old} → {units.index.size}: {counts}; {units.new.sum()} new")
+    return lines
+
+
+def _depth(plan: Plan) -> bool:
+    """Old blocks in their order, each with its window, and new ones that add nothing."""
+    fresh = plan.depth.fresh
+    kept = [block for block, new in zip(plan.depth.blocks, fresh, strict=True) if not new]
+    if kept != list(range(plan.source.n_layers)) or (fresh.any() and plan.depth.treatment is Treatment.COPY):
+        return False
+    return [w for w, new in zip(_windows(plan.target), fresh, strict=True) if not new] == _windows(plan.source)
+
+
+def _stream(plan: Plan) -> bool:
+    """Norms see the same as before. Heads and units of the MLP are exact in every plan."""
+    units = plan.width.get("embed")
+    if units is None or plan.source.norm == "rms":
+        return True
+    even = np.unique(units.copies).size == 1
+    return even and not (units.new.any() and (plan.masked or units.written is not Fill.MEAN))
+
+
+def _windows(model: Model) -> list[int | None]:
+    pattern = model.window or (None,)
+    return list(pattern) * (model.n_layers // len(pattern))
+
+
+# What Zero and Random have in common: old units and blocks stay what they are, new ones come beside them.
+
+
+def padded_blocks(config: Zero | Random, source: Model, target: Model) -> tuple[int, ...]:
+    """Any number of blocks: on top, in the old ones' order again, or each behind the old one that it repeats."""
+    layers = np.arange(target.n_layers)
+    if config.order == "stack":
+        return tuple((layers % source.n_layers).tolist())
+    return tuple((layers * source.n_layers // target.n_layers).tolist())
+
+
+def padded_width(source: Model, target: Model, *, written: Fill, unread: Fill) -> dict[str, Units]:
+    """Old units first, then new ones; of query heads, within each group of those that share a key/value head.
+
+    `written`: what is written to new units of the residual stream at first. `unread`: how new heads and units of the
+    MLP are read. Raises UserError where a group gets fewer query heads than it has.
+    """
+    width = {}
+    if source.d_model != target.d_model:
+        width["embed"] = Units(_behind(source.d_model, target.d_model), source.d_model, written=written)
+    if source.d_ff != target.d_ff:
+        width["mlp"] = Units(_behind(source.d_ff, target.d_ff), source.d_ff, read=unread)
+    if (source.n_heads, source.n_kv_heads) != (target.n_heads, target.n_kv_heads):
+        group, new_group = source.n_heads // source.n_kv_heads, target.n_heads // target.n_kv_heads
+        if new_group < group:
+            raise UserError(
+                f"{group} query heads share a key/value head, but of {target.n_heads} and {target.n_kv_heads} only "
+                f"{new_group} do; use n_heads={group * target.n_kv_heads} or more, or operator=Direct()"
+            )
+        kv, place = np.divmod(np.arange(target.n_heads), new_group)
+        heads = np.where((kv < source.n_kv_heads) & (place < group), kv * group + place, -1)
+        width["heads"] = Units(heads, source.n_heads, read=unread)
+        width["kv"] = Units(_behind(source.n_kv_heads, target.n_kv_heads), source.n_kv_heads)
+    return width
+
+
+def _behind(old: int, new: int) -> np.ndarray:
+    units = np.arange(new)
+    return np.where(units < old, units, -1)

@@ -17,7 +17,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import Course, Phase
 from pathways_lite.methods.pruning.schedules import Densities, kept, updates
 from pathways_lite.models.accounting import flops_per_token
-from pathways_lite.models.arrays import Array, Use, arrays_of
+from pathways_lite.models.params import Array, Use, arrays_of
 from pathways_lite.recipe import NM, Channels, Heads, Model, Prune, Unstructured, WholeBlocks
 
 SAVED_PER_WEIGHT = 6

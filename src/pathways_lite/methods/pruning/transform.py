@@ -14,8 +14,7 @@ import optax
 from pathways_lite.ledger import Clock, Course
 from pathways_lite.methods.pruning import criteria
 from pathways_lite.methods.pruning.masks import Masking
-from pathways_lite.methods.pruning.packing import pack, unpack
-from pathways_lite.methods.pruning.places import Places, is_hole
+from pathways_lite.methods.pruning.pruned_params import Places, is_hole, pack, unpack
 from pathways_lite.methods.pruning.schedules import DENSITIES
 from pathways_lite.methods.pruning.structures import Group
 from pathways_lite.recipe import Prune, Regrowth

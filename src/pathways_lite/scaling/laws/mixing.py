@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_lite.errors import UserError
-from pathways_lite.scaling.double import double_precision
-from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
+from pathways_lite.scaling.law import Columns, Law, Parameter, Values, double_precision, power
 from pathways_lite.scaling.losses import Huber, LeastSquares
 
 

@@ -37,7 +37,7 @@ def loss(v: Values, x: Columns) -> Any:
 
 def optimal_at(v: Values, C: float, U: float) -> dict[str, float]:
     """The allocation of C = 6ND FLOPs that minimises the loss with U unique tokens, found by search over ln N."""
-    from pathways_lite.scaling.double import double_precision
+    from pathways_lite.scaling.law import double_precision
 
     def at(log_n: Any) -> np.ndarray:
         N = np.exp(log_n)

@@ -1,0 +1,198 @@
+"""The checkpoints of one stage: saved in the background, kept to a number, found again by walking back."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pathways_lite.checkpoints.arrays import HostArray, snapshot
+from pathways_lite.checkpoints.checkpoint import (
+    DamagedError,
+    Restored,
+    checkpoint_name,
+    discard,
+    remove_leftovers,
+    restore,
+    step_of,
+    write_checkpoint,
+)
+from pathways_lite.distributed import coordination
+from pathways_lite.errors import UserError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+class Checkpoints:
+    """The checkpoints in one directory, `step_00000100` and so on, written by one run at a time.
+
+    All processes of the run make the same calls; the first alone makes and removes directories. `save` copies to the
+    host and returns; fingerprints, files and the commit are a background thread's. An error of that thread is raised by
+    the next `save`, `wait` or `close`. Use it as a context manager, or call `close`.
+    """
+
+    def __init__(self, directory: Path | str, *, keep: int | None = None) -> None:
+        """`keep` newest checkpoints stay when a new one is committed; None keeps all. Nothing is written yet."""
+        if keep is not None and keep < 1:
+            raise ValueError(f"keep={keep} must be at least 1")
+        self.directory = Path(directory)
+        self._keep = keep
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: tuple[int, Future[None]] | None = None
+
+    # ---- writing ----
+
+    def save(self, step: int, arrays: Any, meta: dict[str, Any]) -> None:
+        """Save a pytree of arrays (JAX, NumPy, typed random keys) and JSON metadata as the checkpoint of `step`.
+
+        Blocks for the copy to the host, and before that for the save before this one. Afterwards the arrays may
+        be donated. Raises UserError when an earlier save failed (then this one is not begun), ValueError when
+        `step` is not after the newest checkpoint (`delete_after` removes an abandoned future first).
+        """
+        self.wait()
+        newest = self.newest
+        if newest is not None and step <= newest:
+            raise ValueError(f"step {step} is not after the newest checkpoint, {newest}, in {self.directory}")
+        frozen_meta = json.loads(json.dumps(meta, allow_nan=False))
+        host = snapshot(arrays)
+        self._pending = (step, self._thread.submit(self._write, step, host, frozen_meta))
+
+    def wait(self) -> None:
+        """Block until the last save is on the disk. Raises UserError if it failed; once."""
+        if self._pending is not None:
+            _, future = self._pending
+            try:
+                future.result()
+            finally:
+                self._pending = None
+
+    def close(self) -> None:
+        """`wait`, and end the background thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def delete_after(self, step: int) -> None:
+        """Remove every checkpoint later than `step`, newest first: what a rewind or a fall-back abandons."""
+        self.wait()
+
+        def delete() -> None:
+            for later in reversed([s for s in self.steps() if s > step]):
+                discard(self.path(later))
+
+        coordination.by_first(delete)
+
+    # ---- finding ----
+
+    def path(self, step: int) -> Path:
+        """The directory of a step's checkpoint."""
+        return self.directory / checkpoint_name(step)
+
+    def steps(self) -> list[int]:
+        """Steps of the committed checkpoints, ascending; valid or not."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(step for path in self.directory.iterdir() if (step := step_of(path)) is not None)
+
+    @property
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint, being written or committed."""
+        if self._pending is not None:
+            return self._pending[0]
+        return max(self.steps(), default=None)
+
+    # ---- reading ----
+
+    def restore(self, step: int, like: Any, prefix: str = "") -> Restored:
+        """One step's checkpoint; see `store.restore`."""
+        self.wait()
+        return restore(self.path(step), like, prefix)
+
+    def restore_latest(
+        self, like: Any, *, at_most: int | None = None, report: Callable[[str], None] = _to_stderr
+    ) -> Restored | None:
+        """The newest checkpoint that is whole (not later than step `at_most`), verified and loaded in one pass.
+
+        Damaged ones are passed over and reported. None when there is no checkpoint at all. Raises DamagedError
+        when there are some and none is whole, UserError when one holds other arrays than `like`.
+        """
+        self.wait()
+        steps = [step for step in coordination.by_first(self.steps) if at_most is None or step <= at_most]
+        for step in reversed(steps):
+            try:
+                return restore(self.path(step), like)
+            except DamagedError as error:
+                if coordination.is_first():
+                    report(str(error))
+        if steps:
+            raise DamagedError(
+                self.directory, [f"none of its {len(steps)} checkpoints is whole; remove it to start again"]
+            )
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None and not isinstance(error, UserError) and coordination.count() > 1:
+            # Another process may have died in the middle of a save, which would then never be done.
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            return
+        try:
+            self.close()
+        except Exception as failed_save:
+            if error is None:
+                raise
+            error.add_note(f"Besides, a checkpoint was not saved: {failed_save}")
+
+    def _write(self, step: int, host: dict[str, HostArray], meta: dict[str, Any]) -> None:
+        """In the background thread. Old checkpoints go only after the new one is committed."""
+        nbytes = sum(array.nbytes for array in host.values())
+
+        def prepare() -> None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.directory)
+            if shutil.disk_usage(self.directory).free < nbytes:
+                raise OSError(errno.ENOSPC, "the disk is full")
+
+        try:
+            write_checkpoint(self.directory, step, host, meta, prepare)
+        except (OSError, ValueError, coordination.ElsewhereError) as error:
+            raise self._explained(error, step, nbytes) from error
+        if self._keep is not None and coordination.is_first():
+            for old in self.steps()[: -self._keep]:
+                discard(self.path(old))
+
+    def _explained(self, error: Exception, step: int, nbytes: int) -> Exception:
+        """One sentence for what the disk did; any other error as it is."""
+        code = _errno(error)
+        if code is None:
+            return error
+        whole = f"checkpoints up to step {max(self.steps())} are whole" if self.steps() else "there is none before it"
+        need = f"{nbytes / 1e6:,.1f} MB"
+        if code in _FULL:
+            return UserError(
+                f"the disk is full: the checkpoint of step {step} needs {need} in {self.directory} and was not saved; "
+                f"{whole}. Free some space and give the same command again."
+            )
+        return UserError(f"the checkpoint of step {step} ({need}) was not saved; {whole}. The reason: {error}")
+
+
+def _errno(error: Exception) -> int | None:
+    """TensorStore raises ValueError with the operating system's error number in its text."""
+    if isinstance(error, OSError | coordination.ElsewhereError) and error.errno is not None:
+        return error.errno
+    match = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(match[1]) if match else None

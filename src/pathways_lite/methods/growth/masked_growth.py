@@ -1,0 +1,76 @@
+"""The masks of random growth, as factors on parameters: a pure function of the clock.
+
+A mask on the output of a linear layer is a factor on the columns of its weights, so the model need not know of it,
+however its layers are run and spread. What a train step differentiates, and what is evaluated, are the parameters
+under their masks; where all masks are 1 these are the parameters.
+
+New blocks are ramped in from the start. Of widths, the new units of the MLP come first, then those of the residual
+stream, then heads, each over the ramp's length (Du et al. 2024, arXiv 2405.15319, code of MSG). While only the share s
+of the residual stream is there, the whole of it is scaled by sqrt(1 / s), which is what MSG does to norms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pathways_lite.errors import UserError
+from pathways_lite.ledger import Clock, Course
+from pathways_lite.methods.growth.plan import Plan
+from pathways_lite.models.params import Array, Use, arrays_of
+from pathways_lite.recipe import Amount
+
+WIDTHS = ("mlp", "embed", "heads")
+"""In the order in which they are ramped in."""
+
+Masks = Callable[[Any, Clock], Any]
+"""(parameters, clock) -> parameters under their masks."""
+
+
+def masks(plan: Plan, ramp: Amount, course: Course) -> Masks:
+    """The masks of a stage. Raises UserError where the stage ends before they are all 1."""
+    grown = [axis for axis in WIDTHS if axis in plan.width]
+    steps = max(1, course.steps_for(ramp))
+    if (needed := steps * max(1, len(grown))) > course.total_steps:
+        raise UserError(
+            f"the masks of random growth need {needed} steps (ramp: {steps}, {max(1, len(grown))} in a row), but the "
+            f"stage has {course.total_steps}; shorten start.operator.ramp, or train longer"
+        )
+    arrays = arrays_of(plan.target)
+
+    def masked(params: Any, clock: Clock) -> Any:
+        passed = jnp.float32(clock.step) / steps
+        rise = {axis: jnp.clip(passed - turn, 0.0, 1.0) for turn, axis in enumerate(grown)}
+        rise["layers"] = jnp.clip(passed, 0.0, 1.0)
+        return jax.tree.map(lambda array, x: x * _factor(plan, array, rise), arrays, params)
+
+    return masked
+
+
+def _factor(plan: Plan, array: Array, rise: Mapping[str, jax.Array]) -> jax.Array:
+    """What an array is multiplied with, to be broadcast against it; 1 where it has no mask."""
+    factor = jnp.ones((1,) * (len(array.axes) + array.stacked))
+    if array.axes == ("embed",) and "embed" in rise:
+        return factor / _stream(plan, rise["embed"])
+    if array.is_output:
+        mask = jnp.where(plan.depth.fresh, rise["layers"], 1.0)
+        factor = factor * mask.reshape(-1, *[1] * len(array.axes))
+    for at, axis in enumerate(array.axes):
+        if axis not in rise or array.is_scale:
+            continue
+        use, mask = array.use(axis), jnp.where(plan.width[axis].new, rise[axis], 1.0)
+        if use is Use.WRITES and axis == "embed":
+            mask = mask * _stream(plan, rise[axis])
+        elif use is Use.WRITES or axis == "embed":
+            continue  # each is masked once: units of the stream where they are written, others where they are read
+        factor = factor * mask.reshape(-1, *[1] * (len(array.axes) - at - 1))
+    return factor
+
+
+def _stream(plan: Plan, rise: jax.Array) -> jax.Array:
+    """sqrt(D / sum of the residual stream's mask)."""
+    old, new = plan.source.d_model, plan.target.d_model
+    return jnp.sqrt(new / (old + rise * (new - old)))

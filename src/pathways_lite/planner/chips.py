@@ -1,0 +1,204 @@
+"""Machines by description: "v5p:4x4x4", two slices of "v4:12x16x16", "gpu:4x8xh100"."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, SingleDeviceSharding
+
+from pathways_lite.errors import UserError
+
+# TPUs by description: devices to compile for on a machine that has none (extra `tpu`).
+
+
+class Chip(NamedTuple):
+    """What a chip can do. Multiply-adds count two FLOPs; bytes per second are in one direction.
+
+    Peaks and the bandwidth of the memory are its maker's. The clock reproduces the peak. Memory is what the compiler
+    lets a program have. Other bandwidths are assumptions: of ICI 45 or 90 GB/s a link (the published 50 and 100 less a
+    tenth), of DCN one card of 100 Gbit/s per host of four chips on v4 (PaLM, section 4.1, saw 105 Gbit/s per pair of
+    hosts) and v5e, two on v5p, four on v6e; to the host's memory 16 lanes of PCIe per chip, of the third (v4, v5e) or
+    fourth generation.
+    """
+
+    topology: str  # the smallest slice that libtpu describes
+    options: dict[str, Any]
+    device_kind: str
+    cores: int  # per device
+    clock_hz: float
+    bf16_flops: float  # per second and device
+    hbm_bytes: int
+    dimensions: int  # of the torus; two links in each
+    link_bytes: float  # per second and link
+    host_dcn_bytes: float  # per second and host of four chips
+    hbm_bytes_per_second: float
+    host_link_bytes: float  # per second and chip
+
+
+CHIPS = {
+    "v4": Chip(
+        "v4:2x2x1", {"chip_config_name": "megacore"}, "TPU v4", 2, 1.05e9, 275e12, int(30.75 * 2**30), 3, 45e9, 12.5e9,
+        1228e9, 16e9,
+    ),
+    "v5e": Chip("v5e:2x2", {}, "TPU v5 lite", 1, 1.5e9, 197e12, int(15.75 * 2**30), 2, 45e9, 12.5e9, 819e9, 16e9),
+    "v5p": Chip("v5p:2x2x1", {}, "TPU v5", 2, 1.75e9, 459e12, int(95.73 * 2**30), 3, 90e9, 25e9, 2765e9, 32e9),
+    "v6e": Chip("v6e:2x2", {}, "TPU v6 lite", 1, 1.75e9, 918e12, int(31.24 * 2**30), 2, 90e9, 50e9, 1640e9, 32e9),
+}  # fmt: skip
+
+CHIPS_PER_HOST = 4
+
+
+def quiet_libtpu(**flags: str) -> None:
+    """Set the environment that libtpu reads when it is first used, so that it neither looks for a TPU nor locks itself.
+
+    Must run before that use, hence once per process. `flags` are libtpu's own, e.g. `xla_jf_dump_to="dir"`.
+    """
+    defaults = {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+        "TPU_STDERR_LOG_LEVEL": "3",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    given = os.environ.get("LIBTPU_INIT_ARGS", "")
+    os.environ["LIBTPU_INIT_ARGS"] = " ".join([given, *(f"--{name}={value}" for name, value in flags.items())]).strip()
+
+
+def device(chip: str) -> jax.Device:
+    """One described device. Raises KeyError for a chip that is not in `CHIPS`, RuntimeError without libtpu."""
+    from jax.experimental import topologies
+
+    described = CHIPS[chip]
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=described.topology, **described.options)
+    return topology.devices[0]
+
+
+def place(tree: Any, on: jax.Device) -> Any:
+    """Abstract arrays with the sharding that makes `jit(f).lower(...)` compile for a described device."""
+    sharding = SingleDeviceSharding(on)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def traced_for(chip: str) -> Any:
+    """A context in which kernels that ask, while they are traced, what chip they are for, are told this one."""
+    described = CHIPS[chip]
+    abstract = AbstractDevice(device_kind=described.device_kind, num_cores=described.cores, platform="tpu")
+    mesh = AbstractMesh((1,), ("device",), axis_types=(AxisType.Auto,), abstract_device=abstract)
+    return jax.sharding.use_abstract_mesh(mesh)
+
+
+_CUBE = 4  # v4 and v5p: cubes of so many chips to a side are joined by optical switches, which also close the rings
+_RING = 16  # v5e and v6e: a side of so many chips, a pod's, is a ring
+
+
+class Gpu(NamedTuple):
+    """A GPU by its maker's data sheet; bytes per second are in one direction, of the network those of usual servers."""
+
+    bf16_flops: float
+    hbm_bytes: int
+    nvlink_bytes: float
+    network_bytes: float  # per GPU
+    host_link_bytes: float  # assumed: PCIe
+
+
+GPUS = {
+    "a100": Gpu(312e12, 80 * 10**9, 300e9, 25e9, 32e9),
+    "h100": Gpu(989e12, 80 * 10**9, 450e9, 50e9, 64e9),
+    "h200": Gpu(989e12, 141 * 10**9, 450e9, 50e9, 64e9),
+    "b200": Gpu(2250e12, 180 * 10**9, 900e9, 50e9, 64e9),
+}
+
+
+@dataclass(frozen=True)
+class GpuCluster:
+    """Servers of GPUs that are joined by NVLink inside and by a network outside."""
+
+    text: str
+    servers: int
+    per_server: int
+    gpu: Gpu
+
+    @property
+    def chips(self) -> int:
+        return self.servers * self.per_server
+
+
+@dataclass(frozen=True)
+class TpuSlices:
+    """One slice of a TPU torus, or several equal ones that are joined by the data-center network."""
+
+    text: str
+    chip_name: str
+    shape: tuple[int, ...]
+    slices: int = 1
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.chip_name]
+
+    @property
+    def chips(self) -> int:
+        return math.prod(self.shape) * self.slices
+
+    @property
+    def wrap(self) -> tuple[bool, ...]:
+        """Whether each side is a ring."""
+        if self.chip.dimensions == 3:
+            return (all(side % _CUBE == 0 for side in self.shape),) * 3
+        return tuple(side == _RING for side in self.shape)
+
+    def devices(self) -> list[jax.Device]:
+        """The described devices of all slices, as the compiler takes them.
+
+        Raises UserError without libtpu, and for a shape that libtpu refuses.
+        """
+        from jax.experimental import topologies
+
+        require_libtpu()
+        quiet_libtpu()
+        options = dict(self.chip.options)
+        if self.slices > 1:
+            options |= {"num_slices": self.slices, "chips_per_host_bounds": (2, 2, 1)}
+        # Without the closing links every all-gather over a slice would become an all-reduce of the whole array.
+        wrap = (*self.wrap, *(False for _ in range(3 - len(self.shape))))
+        try:
+            found = topologies.get_topology_desc(platform="tpu", topology_name=self.text, wrap=wrap, **options)
+        except Exception as error:  # of a type that jax does not promise
+            raise UserError(f"libtpu does not describe {self.text}: {error}") from error
+        return list(found.devices)
+
+
+def parse(text: str, slices: int = 1) -> TpuSlices | GpuCluster:
+    """The machine that a text names. Raises UserError for a text that names none, with those there are."""
+    name, _, shape = text.lower().partition(":")
+    if name == "gpu" and slices == 1:
+        found = re.fullmatch(r"(?:(?:(\d+)x)?(\d+)x)?([a-z]\w*)", shape)
+        servers, per_server = (int(found[1] or 1), int(found[2] or 1)) if found else (0, 0)
+        if found and found[3] in GPUS and servers * per_server > 0:
+            return GpuCluster(text, servers, per_server, GPUS[found[3]])
+    elif name in CHIPS and re.fullmatch(r"\d+(x\d+)+", shape):
+        sides = tuple(int(side) for side in shape.split("x"))
+        if len(sides) == CHIPS[name].dimensions and min(sides) > 0 and slices > 0:
+            return TpuSlices(text.lower(), name, sides, slices)
+    raise UserError(f"no machine is called {text!r}{f' x {slices}' if slices != 1 else ''}; there are\n{_KNOWN}")
+
+
+_KNOWN = f"""  v4:AxBxC, v5p:AxBxC      slices of a 3D torus, e.g. v5p:4x4x4 (64 chips), v4:12x16x16
+  v5e:AxB, v6e:AxB         slices of a 2D torus, e.g. v5e:4x4, v6e:16x16
+  gpu:[SERVERSx]NxKIND     N GPUs per server, KIND of {", ".join(GPUS)}; e.g. gpu:8xh100, gpu:4x8xh100
+and --slices N for several slices of a torus, joined by the data-center network"""
+
+
+def require_libtpu() -> None:
+    """Raises UserError where libtpu, the compiler for TPUs, is not installed."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("compiling for TPUs needs libtpu, which runs without a TPU: make install EXTRA=tpu")

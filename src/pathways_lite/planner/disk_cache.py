@@ -1,0 +1,82 @@
+"""Results that took long to compute, kept on disk between runs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pathways_kernels
+import pathways_lite
+
+STEP = (
+    "pathways_kernels",
+    "pathways_lite/models",
+    "pathways_lite/training",
+    "pathways_lite/batch.py",
+    "pathways_lite/ledger.py",
+    "pathways_lite/parallel",
+    "pathways_lite/planner/chips.py",
+)
+"""What a compiled step depends on, beside its recipe, machine and options."""
+
+KERNELS = (
+    "pathways_kernels/attention",
+    "pathways_lite/planner/kernel_estimates.py",
+    "pathways_lite/planner/chips.py",
+)
+"""What an estimate of a kernel depends on."""
+
+
+def kept(kind: str, key: Mapping[str, Any], make: Callable[[], Any], *, code: tuple[str, ...] = STEP) -> Any:
+    """What `make()` gave for an equal key, with the same `code` and versions of the compilers; JSON.
+
+    Below `$XDG_CACHE_HOME/pathways-lite` (by default ~/.cache). Nothing is kept of a call that raises, nor where that
+    directory cannot be written.
+    """
+    content = json.dumps({"key": key, "code": code_identity(code)}, sort_keys=True)
+    path = directory() / kind / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.json"
+    try:
+        return json.loads(path.read_text())["value"]
+    except (OSError, ValueError, KeyError):
+        pass
+    value = make()
+    text = json.dumps({"key": key, "value": value})
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(text)
+        unfinished.replace(path)
+    return value
+
+
+def directory() -> Path:
+    """Where results are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pathways-lite"
+
+
+@functools.cache
+def code_identity(code: tuple[str, ...] = STEP) -> dict[str, str]:
+    """Versions of the compilers, and a digest of packages, rooms or files of ours."""
+    digest = hashlib.sha256()
+    roots = {Path(package.__file__ or "").parent for package in (pathways_lite, pathways_kernels)}
+    for part in code:
+        root = next(root for root in roots if part.split("/")[0] == root.name).parent
+        files = sorted((root / part).rglob("*.py")) or [root / part]
+        for file in files:
+            digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    packages = ("jax", "jaxlib", "libtpu", "flax", "optax")
+    return {"sources": digest.hexdigest(), **{name: _version(name) for name in packages}}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

@@ -1,0 +1,261 @@
+"""A plan as tables: every line with where its number comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from pathways_lite.planner.chips import TpuSlices
+from pathways_lite.planner.plan import DoesNotFit, Plan, Work
+from pathways_lite.tracking.numbers import si
+
+GIB = 2**30
+
+
+def report(plan: Plan) -> RenderableType:
+    """All that a plan says."""
+    return Group(_head(plan), _memory(plan), _time(plan), _collectives(plan), _bounds(plan), _foot(plan))
+
+
+def misfit(error: DoesNotFit, work: Work, mesh: Mapping[str, int], machine: TpuSlices) -> str:
+    """What the compiler found, and what to change."""
+    needed = "more" if error.needed is None else f"{error.needed / GIB:.1f} GiB"
+    return (
+        f"{work.name} does not fit on {_machine(machine)}, mesh {mesh_text(mesh)}: a chip has "
+        f"{machine.chip.hbm_bytes / GIB:.2f} GiB, the step needs {needed} (compiler's allocation).\n"
+        f"{_advice(work, mesh)}"
+    )
+
+
+def _advice(work: Work, mesh: Mapping[str, int]) -> str:
+    rows = mesh["pod"] * mesh["data"] * mesh["fsdp"]
+    ways = [f"stages.{work.stage}.model.remat=full"]
+    if work.sequences > rows:
+        ways.append(f"stages.{work.stage}.microbatch={max(rows, work.sequences // 2)}")
+    ways += [f"a larger mesh.tensor than {mesh['tensor']}", f"a larger mesh.fsdp than {mesh['fsdp']}", "more chips"]
+    return "Less memory by: " + ", ".join(ways) + "; `plan --search` tries them."
+
+
+def _head(plan: Plan) -> str:
+    work = plan.work
+    return (
+        f"[bold]{work.name}[/]: {si(work.parameters, 'parameters')}, {work.sequences:,} sequences of {work.seq_len:,} "
+        f"tokens per step\non [bold]{_machine(plan.machine)}[/], mesh {mesh_text(plan.mesh)}\n"
+    )
+
+
+def _machine(machine: TpuSlices) -> str:
+    slices = f"{machine.slices} slices of " if machine.slices > 1 else ""
+    return f"{slices}{machine.text} ({machine.chips:,} chips)"
+
+
+def mesh_text(mesh: Mapping[str, int]) -> str:
+    """The axes of more than one device."""
+    return " ".join(f"{axis}={size}" for axis, size in mesh.items() if size > 1) or "of one device"
+
+
+def table(title: str, *columns: str, left: tuple[int, ...] = (0, -1)) -> Table:
+    """A plain table; columns are right-aligned but for those in `left`."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        made.add_column(column, justify="right")
+    for index in left:
+        made.columns[index].justify = "left"
+    return made
+
+
+def _memory(plan: Plan) -> Table:
+    memory, hbm = plan.program.memory, plan.machine.chip.hbm_bytes
+    rows = table("Memory of a chip", "", "GiB", "where from")
+    for name, size, source in (
+        ("parameters, float32", memory.parameters, "exact: the layout"),
+        ("optimizer", memory.optimizer, "exact: the layout"),
+        ("padding of both", memory.padding, "compiler's allocation"),
+        ("batch", memory.batch, "compiler's allocation"),
+        ("activations, gradients, temporaries", memory.temporaries, "compiler's allocation"),
+        ("code", memory.code, "compiler's allocation"),
+    ):
+        rows.add_row(name, f"{size / GIB:.2f}", f"[dim]{source}[/]")
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
+    rows.add_row(
+        f"[bold]together: {verdict}[/]",
+        f"[bold]{memory.total / GIB:.2f}[/]",
+        f"[dim]of {hbm / GIB:.2f} by the compiler[/]",
+    )
+    if not plan.fits:
+        rows.add_row("", "", _advice(plan.work, dict(plan.mesh)))
+    return rows
+
+
+def _time(plan: Plan) -> Table:
+    rows = table("\nTime of a step: computation", "", "s", "where from")
+    clock = plan.machine.chip.clock_hz / 1e9
+    for part, seconds in plan.operations.items():
+        rows.add_row(part, f"{seconds:.4f}", f"[dim]compiler's estimate: cycles at {clock:g} GHz, loops rolled up[/]")
+    if plan.program.lookups:
+        source = f"model: padded rows at {plan.machine.chip.hbm_bytes_per_second / 1e9:g} GB/s of memory, at least"
+        rows.add_row("gathers and scatters", f"{plan.lookups:.4f}", f"[dim]{source}[/]")
+    for one in plan.attention:
+        rows.add_row(f"attention kernel; {one.where}", f"{one.seconds:.4f}", f"[dim]{one.source}[/]")
+    rows.add_row("[bold]together[/]", f"[bold]{plan.compute:.4f}[/]", "[dim]assumed: one after another[/]")
+    return rows
+
+
+def _collectives(plan: Plan) -> Table:
+    columns = ("", "over", "of", "MiB", "times", "s", "waited, s", "in", "runs", "where from")
+    rows = table("\nTime of a step: collectives", *columns, left=(0, 1, 7, 8, 9))
+    shown = [one for one in plan.program.exchanges if one.seconds >= 0.001 * plan.slow]
+    for one in shown:
+        rows.add_row(
+            one.kind, " ".join(one.axes), f"{one.members:,}", f"{one.bytes / 2**20:.1f}", f"{one.count:,}",
+            f"{one.seconds:.4f}", f"{one.waited_seconds:.4f}", one.where, "async" if one.asynchronous else "waits",
+            "[dim]model[/]",
+        )  # fmt: skip
+    rest = [one for one in plan.program.exchanges if one not in shown]
+    if rest:
+        times, seconds, waited = (
+            sum(getattr(one, name) for one in rest) for name in ("count", "seconds", "waited_seconds")
+        )
+        rows.add_row(
+            "smaller ones", "", "", "", f"{times:,}", f"{seconds:.4f}", f"{waited:.4f}", "", "", "[dim]model[/]"
+        )
+    total, waited = f"[bold]{plan.exchanged():.4f}[/]", f"[bold]{plan.fast - plan.compute:.4f}[/]"
+    source = "[dim]count, bytes: the compiler's program[/]"
+    rows.add_row("[bold]together[/]", "", "", "", "", total, waited, "", "", source)
+    return rows
+
+
+def _bounds(plan: Plan) -> Table:
+    rows = table("\nEstimate", "", "as scheduled", "nothing overlaps", "only tensor's waits", "where from")
+    steps = (plan.fast, plan.slow, plan.ideal)
+    work, peak, rates = plan.work, plan.machine.chip.bf16_flops / 1e12, [plan.rates(step) for step in steps]
+    for name, shown, source in (
+        ("step, s", [f"{step:.3f}" for step in steps], "computation + the collectives that it waits for"),
+        ("MFU, PaLM's", [f"{one.mfu:.1%}" for one in rates], f"(6 N + 12 L H Q T) per token, {peak:g} TFLOP/s"),
+        ("MFU, 6 N D", [f"{one.mfu_6n:.1%}" for one in rates], "without attention"),
+        ("tokens/s", [f"{one.tokens_per_second:,.0f}" for one in rates], ""),
+        (f"days for {si(work.tokens, 'tokens')}", [f"{one.days:.2f}" for one in rates], "without pauses"),
+        ("chip-hours", [f"{one.chip_hours:,.0f}" for one in rates], ""),
+    ):
+        rows.add_row(name, *shown, f"[dim]{source}[/]")
+    return rows
+
+
+def _foot(plan: Plan) -> str:
+    work = plan.work
+    chip = plan.machine.chip
+    lines = [
+        "",
+        "model: bytes over links (docs/plan.md); assumes links of "
+        f"{chip.link_bytes / 1e9:g} GB/s and {chip.host_dcn_bytes / 1e9:g} GB/s from a host to other slices",
+        "as scheduled: a collective is waited for as long as it outlasts what the compiler put between its beginning "
+        "and its end (compiler's schedule and estimate, model)",
+        "only tensor's waits: all other collectives run behind computation (assumption)",
+        f"model FLOPs of a step: {si(work.flops_per_token * work.tokens_per_step)} by 6 N + 12 L H Q T; "
+        f"{si(work.exact_flops)} in matrix products with causal attention (both exact)",
+    ]
+    if plan.program.unknown_loops:
+        lines.append(f"loops of unknown length, counted once: {', '.join(plan.program.unknown_loops)}")
+    left = plan.program.uncounted
+    if left.operations:
+        lines.append(
+            f"operations without an estimate, counted as no time: {left.operations:,} per step, with results of "
+            f"{left.bytes / 2**20:,.1f} MiB"
+        )
+    return "\n".join(f"[dim]{line}[/]" for line in lines)
+
+
+# A plan as a picture: where a step's time and a chip's memory go. Readable without colour.
+
+
+_INK, _FAINT = "#1d2433", "#6b7280"
+# After Okabe and Ito 2008; neighbours differ in lightness and hatch too.
+_LOOKS = (
+    ("#0060a8", ""), ("#9cc9ee", "//"), ("#00405f", ""), ("#e8b04a", "\\\\"), ("#7a6a00", ""),
+    ("#c9cdd3", ".."), ("#c04a00", ""), ("#f3c6a5", "xx"), ("#6f2c63", "--"),
+)  # fmt: skip
+
+
+class _Piece(NamedTuple):
+    label: str
+    size: float
+
+
+def save_picture(plan: Plan, path: Path) -> None:
+    """Write two bars as PNG or SVG, by the ending of the path: time of a step and memory of a chip."""
+    with mpl.rc_context({"font.size": 9.5, "hatch.linewidth": 0.7, "svg.hashsalt": "pathways-lite"}):
+        figure = Figure(figsize=(9.2, 5.4), layout="constrained")
+        upper, lower = figure.subplots(2, 1)
+        _bar(upper, _time_bars(plan), "seconds per step")
+        _mark(upper, plan.fast, "as scheduled")
+        _mark(upper, plan.slow, "nothing overlaps", above=False)
+        _bar(lower, _memory_bars(plan), "GiB of a chip")
+        _mark(lower, plan.machine.chip.hbm_bytes / 2**30, "limit")
+        mesh = " ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1)
+        upper.set_title(
+            f"{plan.work.name} on {plan.machine.text}"
+            + (f" x {plan.machine.slices}" if plan.machine.slices > 1 else "")
+            + f", {plan.machine.chips:,} chips, {mesh}\nMFU (6 N D) {plan.rates(plan.slow).mfu_6n:.1%} to "
+            f"{plan.rates(plan.fast).mfu_6n:.1%} by estimates and models, not measured",
+            loc="left", color=_INK, fontsize=10.5,
+        )  # fmt: skip
+        figure.savefig(path, dpi=150, facecolor="white")
+
+
+def _time_bars(plan: Plan) -> list[_Piece]:
+    pieces = [_Piece(part, seconds) for part, seconds in plan.operations.items() if part != "other"]
+    pieces.append(_Piece("attention kernels", sum(one.seconds for one in plan.attention)))
+    waited = plan.fast - plan.compute
+    pieces.append(_Piece("collectives, waited for", waited))
+    pieces.append(_Piece("collectives, meanwhile", plan.exchanged() - waited))
+    pieces.insert(-3, _Piece("other, gathers, scatters", plan.operations["other"] + plan.lookups))
+    return pieces
+
+
+def _memory_bars(plan: Plan) -> list[_Piece]:
+    memory = plan.program.memory
+    return [
+        _Piece(label, size / 2**30)
+        for label, size in (
+            ("parameters", memory.parameters),
+            ("optimizer", memory.optimizer),
+            ("activations, gradients, temporaries", memory.temporaries),
+            ("batch, code, padding", memory.batch + memory.code + memory.padding),
+        )
+    ]
+
+
+def _bar(ax: Axes, pieces: Sequence[_Piece], unit: str) -> None:
+    """One bar, its pieces in turn, named and with their sizes in the legend."""
+    left, total = 0.0, sum(piece.size for piece in pieces)
+    for piece, (color, hatch) in zip(pieces, _LOOKS, strict=False):
+        share = piece.size / total
+        ax.barh(
+            0, piece.size, left=left, height=0.6, color=color, hatch=hatch, edgecolor="white", linewidth=0.8,
+            label=f"{piece.label}: {piece.size:.3g} ({share:.0%})",
+        )  # fmt: skip
+        left += piece.size
+    ax.set_ylim(-0.75, 0.75)
+    ax.set_yticks([])
+    ax.set_xlabel(unit, color=_INK)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(colors=_FAINT)
+    ax.set_xlim(0, 1.02 * total)
+    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.32), ncols=3, frameon=False, fontsize=8.5, handlelength=2.2)
+
+
+def _mark(ax: Axes, at: float, label: str, *, above: bool = True) -> None:
+    """A line across the bar; its label above or below."""
+    ax.set_xlim(0, max(ax.get_xlim()[1], 1.02 * at))
+    ax.plot([at, at], [-0.42, 0.42], color=_INK, linewidth=1.4, linestyle=(0, (4, 2)))
+    ax.annotate(
+        f"{label}: {at:.3g}", (at, 0.44 if above else -0.44), ha="right", va="bottom" if above else "top",
+        color=_INK, fontsize=8.5,
+    )  # fmt: skip

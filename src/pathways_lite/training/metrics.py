@@ -1,0 +1,168 @@
+"""Where the loop's news goes: both logs, the trackers and the display."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from pathways_lite.ledger import Ledger, Seconds
+from pathways_lite.tracking.log import RunLog, SilentLog
+from pathways_lite.tracking.progress import Progress
+from pathways_lite.tracking.trackers import Tracker
+from pathways_lite.training.initialize import Position
+from pathways_lite.training.setup import Setup
+
+_OF_DOMAINS = {"domain_weights", "average_domain_weights", "domain_scores"}
+
+
+class Recorder:
+    """Turns steps and evaluations of one stage, which goes on from `position`, into rows.
+
+    Every `log_every` steps are logged, the last step, and those whose update was dropped.
+    """
+
+    def __init__(
+        self, setup: Setup, position: Position, log: RunLog | SilentLog, trackers: Sequence[Tracker], progress: Progress
+    ) -> None:
+        self._log, self._trackers, self._progress = log, trackers, progress
+        self._course, self._every, self._inherited = setup.course, setup.stage.log_every, position.inherited
+        self._domains = setup.store.domains
+        self._last = (position.step, position.seconds)  # where the last throughput was measured
+        evaluations = [row for row in log.rows() if row["kind"] == "eval"]
+        self._evaluations = {row["step"]: row for row in evaluations}
+
+    def step(self, step: int, values: Mapping[str, Any], seconds: Seconds) -> None:
+        """After `step` steps; `values` are the metrics of the last one, `seconds` what the stage has spent."""
+        dropped = not values["ok"]
+        if dropped:
+            self.event("skip", step, loss=values["loss"], grad_norm=values["grad_norm"])
+        if step % self._every and step != self._course.total_steps and not dropped:
+            return
+        self._write("train", step, _by_domain(values, self._domains))
+        before, then = self._last
+        self._last = (step, seconds)
+        elapsed = max(seconds.train - then.train, 1e-9)
+        tokens = (self._course.tokens_before(step) - self._course.tokens_before(before)) / elapsed
+        flops = (self._course.flops_before(step) - self._course.flops_before(before)) / elapsed
+        peak = self._progress.peak_flops
+        row = self._log.timing(
+            "train",
+            step,
+            seconds=seconds.total,
+            train_seconds=seconds.train,
+            tokens_per_second=tokens,
+            flops_per_second=flops,
+            share_of_peak=flops / peak if peak else None,
+        )
+        self._track(row)
+        self._progress.update(
+            step,
+            tokens=self._course.tokens_before(step),
+            loss=float(values["loss"]),
+            tokens_per_second=tokens,
+            flops_per_second=flops,
+        )
+
+    def evaluation(self, step: int, domains: Mapping[str, Any], denoisers: Mapping[str, Any]) -> None:
+        """Held-out results per domain, `HeldOut.to_json` each, and per denoiser, where the objective has any."""
+        values = {"domains": domains, "denoisers": denoisers} if denoisers else {"domains": domains}
+        self._write("eval", step, values)
+        self._progress.evaluated(step, {name: result["bits_per_byte"] for name, result in domains.items()})
+        self._evaluations[step] = values
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the log has the evaluation of `step`."""
+        return step in self._evaluations
+
+    @property
+    def last_evaluation(self) -> dict[str, Any]:
+        """Results of the newest evaluation, `domains` and perhaps `denoisers`; none before the first."""
+        return self._evaluations[max(self._evaluations)] if self._evaluations else {}
+
+    def event(self, event: str, step: int, **values: Any) -> None:
+        """Something that belongs to the run's result."""
+        self._write("event", step, {"event": event, **values})
+
+    def pause(self, kind: str, step: int, seconds: Seconds, begin: float) -> None:
+        """A compilation, evaluation or save that began when the stage had run for `begin` seconds."""
+        self._track(self._log.timing(kind, step, seconds=seconds.total, duration=seconds.total - begin))
+
+    def happened(self, event: str, step: int, seconds: Seconds, **values: Any) -> None:
+        """Something that happened to this run only: a resumption, an interruption."""
+        self._track(self._log.timing("event", step, event=event, seconds=seconds.total, **values))
+
+    def rewind_to(self, step: int, seconds: Seconds) -> None:
+        """Forget what came after `step`."""
+        self._log.truncate_after(step)
+        self._last = (step, seconds)
+        self._evaluations = {at: found for at, found in self._evaluations.items() if at <= step}
+
+    def sync(self) -> None:
+        """Return once every row is on the disk."""
+        self._log.sync()
+
+    def _write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        ledger = Ledger().after(self._course, step)
+        total = self._inherited + ledger
+        counts = {"tokens": ledger.tokens, "flops": ledger.flops}
+        chain = {"total_tokens": total.tokens, "total_flops": total.flops, "total_sparse_flops": total.sparse_flops}
+        active = {
+            "active_parameters": self._course.active_parameters_at(step),
+            "active_parameter_tokens": total.active_parameter_tokens,  # of the chain too
+        }
+        self._track(self._log.row(kind, step, **counts, **chain, **active, **values))
+
+    def _track(self, row: Mapping[str, Any]) -> None:
+        for tracker in self._trackers:
+            tracker.row(row)
+
+
+def _by_domain(values: Mapping[str, Any], domains: Sequence[str]) -> dict[str, Any]:
+    """Metrics by domain: the mean weight of its rows, where samples have weights, and what is learned of it."""
+    values = dict(values)
+    for name in _OF_DOMAINS & values.keys():
+        values[name] = dict(zip(domains, values[name].tolist(), strict=True))
+    if (weights := values.pop("row_weights", None)) is None:
+        return values
+    of = np.asarray(values.pop("row_domains"), np.int64)
+    values["weight_histogram"] = values["weight_histogram"].tolist()
+    means = {name: float(weights[of == number].mean()) for number, name in enumerate(domains) if (of == number).any()}
+    return values | {"weight_of_domain": means}
+
+
+# Wall-clock time by what it is spent on, for the ledger's goodput.
+
+
+class Stopwatch:
+    """Every second since construction belongs to exactly one account of `Seconds`; `other` when none is named."""
+
+    def __init__(self, before: Seconds | None = None) -> None:
+        self._seconds = before or Seconds()
+        self._account = "other"
+        self._since = time.perf_counter()
+
+    @property
+    def seconds(self) -> Seconds:
+        """The accounts up to now."""
+        self._settle()
+        return self._seconds
+
+    @contextmanager
+    def account(self, name: str) -> Iterator[None]:
+        """Book the time inside to `name` (train, compile, save, evaluate); the innermost account wins."""
+        self._settle()
+        outer, self._account = self._account, name
+        try:
+            yield
+        finally:
+            self._settle()
+            self._account = outer
+
+    def _settle(self) -> None:
+        now = time.perf_counter()
+        self._seconds = self._seconds.plus(**{self._account: now - self._since})
+        self._since = now
