@@ -120,7 +120,7 @@ def draw(found: list[Union], path: Path) -> None:
     """Averages against unions, a colour and a marker for each held-out domain."""
     import matplotlib.pyplot as plt
 
-    from pathways_lite.tracking.drawing import style
+    from pathways_lite.tracking.plot_style import style
 
     with style("light"):
         figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pathways_lite.tracking.numbers import duration, si
+from pathways_lite.tracking.formatting import duration, si
 from pathways_lite.tracking.progress import Progress
 
 

@@ -168,7 +168,7 @@ def advise(
     """
     from pathways_lite.errors import UserError
     from pathways_lite.scaling.laws.hyperparameters import growth_tokens, step_law
-    from pathways_lite.tracking.numbers import si
+    from pathways_lite.tracking.formatting import si
 
     given = _numbers(inputs)
     if set(given) != {"N", "D"}:

@@ -91,7 +91,7 @@ def _show(plan: Plan) -> None:
 
     from pathways_lite.methods.growth import connection_rate, describe_width, preserves
     from pathways_lite.models.accounting import parameter_count
-    from pathways_lite.tracking.numbers import si
+    from pathways_lite.tracking.formatting import si
 
     console = Console()
     small, large = parameter_count(plan.source), parameter_count(plan.target)
@@ -111,7 +111,7 @@ def _advise(given: list[str]) -> None:
     import warnings
 
     from pathways_lite.methods.growth import advise
-    from pathways_lite.tracking.numbers import si
+    from pathways_lite.tracking.formatting import si
 
     try:
         numbers = {name.strip().upper(): float(value) for name, value in (item.split("=") for item in given)}

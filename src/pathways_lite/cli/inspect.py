@@ -72,7 +72,7 @@ def _ledger(accounts: dict[str, dict]) -> Table:
     from rich.table import Table
 
     from pathways_lite.ledger import Ledger
-    from pathways_lite.tracking.numbers import duration, si
+    from pathways_lite.tracking.formatting import duration, si
 
     stage, total = Ledger.from_json(accounts["stage"]), Ledger.from_json(accounts["total"])
     table = Table("ledger", "stage", "chain", title_justify="left")
@@ -94,7 +94,7 @@ def _tree(arrays: dict[str, ArrayInfo]) -> Tree:
     """Arrays by name, with the size of every branch."""
     from rich.tree import Tree
 
-    from pathways_lite.tracking.numbers import si
+    from pathways_lite.tracking.formatting import si
 
     sizes: dict[str, int] = {}
     for name, info in arrays.items():

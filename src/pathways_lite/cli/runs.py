@@ -40,7 +40,7 @@ def list_runs(
     from rich.console import Console
     from rich.table import Table
 
-    from pathways_lite.tracking.numbers import si
+    from pathways_lite.tracking.formatting import si
 
     rows = [row for run in _run_directories(directory) for row in _stages(run)]
     if as_json:

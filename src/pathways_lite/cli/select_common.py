@@ -21,7 +21,7 @@ from pathways_lite.data.selection import Origin, Selection, TrainingDocuments, r
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import Split, Store, open_store
 from pathways_lite.errors import UserError
-from pathways_lite.tracking.numbers import duration, si
+from pathways_lite.tracking.formatting import duration, si
 
 if TYPE_CHECKING:
     from pathways_lite.training.document_scores import Pooling
@@ -208,7 +208,7 @@ def draw(selection: Selection, documents: TrainingDocuments, path: Path) -> None
     """A histogram of the scores as PNG, weighted by tokens: what is kept, and what is left out."""
     from matplotlib.figure import Figure
 
-    from pathways_lite.tracking.drawing import style
+    from pathways_lite.tracking.plot_style import style
 
     kept = selection.kept
     with style("light") as palette:

@@ -235,7 +235,7 @@ def _header(study: Study) -> str:
 def _table(made: Plan) -> Any:
     from rich.table import Column, Table
 
-    from pathways_lite.tracking.numbers import duration, si
+    from pathways_lite.tracking.formatting import duration, si
 
     # `merge` and `evaluate` are given nodes by their identity: it stays whole in a narrow terminal.
     whole = (Column("node", no_wrap=True), Column("identity", no_wrap=True))
@@ -258,7 +258,7 @@ def _table(made: Plan) -> Any:
 
 def _totals(made: Plan, jobs: int) -> str:
     from pathways_lite.studies.study import chain_of
-    from pathways_lite.tracking.numbers import duration, si
+    from pathways_lite.tracking.formatting import duration, si
 
     nodes = made.nodes
     total, left = (sum(getattr(planned, name) for planned in nodes.values()) for name in ("flops", "flops_left"))

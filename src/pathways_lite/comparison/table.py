@@ -10,7 +10,7 @@ from pathways_lite.comparison import benchmarks
 from pathways_lite.comparison.bootstrap import LEVEL, Interval
 from pathways_lite.comparison.compare import Arm, Comparison, compare_all
 from pathways_lite.comparison.metric import Metric
-from pathways_lite.tracking.numbers import duration, si
+from pathways_lite.tracking.formatting import duration, si
 
 # Compute beyond the common end, as a share, from which it is told that schedules were for different budgets.
 _LONGER = 1.02

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pathways_lite.planner.chips import TpuSlices
 from pathways_lite.planner.plan import DoesNotFit, Plan, Work
-from pathways_lite.tracking.numbers import si
+from pathways_lite.tracking.formatting import si
 
 GIB = 2**30
 

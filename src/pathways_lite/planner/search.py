@@ -24,7 +24,7 @@ from pathways_lite.planner.program import bytes_per_chip
 from pathways_lite.planner.report import GIB, mesh_text, table
 from pathways_lite.recipe import Recipe, Stage, apply_overrides
 from pathways_lite.recipe.model import Remat
-from pathways_lite.tracking.numbers import si
+from pathways_lite.tracking.formatting import si
 
 # `pathways-lite plan --topology gpu:..`: an estimate by arithmetic, said to be one.
 

@@ -11,9 +11,9 @@ from pathways_lite.scaling.ladder import Ladder
 from pathways_lite.scaling.plots import logarithmic
 from pathways_lite.scaling.report import write_report
 from pathways_lite.scaling.solver import predict
-from pathways_lite.tracking.drawing import Palette, look, style, svg
-from pathways_lite.tracking.numbers import si
+from pathways_lite.tracking.formatting import si
 from pathways_lite.tracking.page import paragraph, picture, section
+from pathways_lite.tracking.plot_style import Palette, look, style, svg
 
 
 def write_ladder(ladder: Ladder, folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 
 from pathways_lite.scaling.fit import Fit
 from pathways_lite.scaling.table import numeric, with_derived
-from pathways_lite.tracking.drawing import Theme, style, svg
+from pathways_lite.tracking.plot_style import Theme, style, svg
 
 
 def fit_svg(fit: Fit, theme: Theme) -> str:

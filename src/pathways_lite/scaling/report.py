@@ -12,7 +12,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.scaling.fit import Fit, Interval, published_objectives, quality
 from pathways_lite.scaling.plots import fit_svg, frontier_svg, residuals_svg
 from pathways_lite.scaling.table import COLUMNS, Column, numeric, with_derived
-from pathways_lite.tracking.numbers import si
+from pathways_lite.tracking.formatting import si
 from pathways_lite.tracking.page import page, paragraph, picture, section, table
 
 

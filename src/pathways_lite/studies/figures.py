@@ -21,8 +21,8 @@ from pathways_lite.comparison.metric import Metric
 from pathways_lite.comparison.table import Results
 from pathways_lite.studies.store import State
 from pathways_lite.studies.study import Node
-from pathways_lite.tracking.drawing import Palette, look
-from pathways_lite.tracking.numbers import si
+from pathways_lite.tracking.formatting import si
+from pathways_lite.tracking.plot_style import Palette, look
 
 # Beyond this ratio of the largest to the smallest cost an axis is logarithmic.
 _LOGARITHMIC = 30.0

@@ -24,9 +24,9 @@ from pathways_lite.studies.figures import Picture, difference_picture, lineage_p
 from pathways_lite.studies.plan import Plan
 from pathways_lite.studies.store import State
 from pathways_lite.studies.study import chain_of
-from pathways_lite.tracking.drawing import style, svg
-from pathways_lite.tracking.numbers import duration, si
+from pathways_lite.tracking.formatting import duration, si
 from pathways_lite.tracking.page import page, paragraph, picture, section, table
+from pathways_lite.tracking.plot_style import style, svg
 from pathways_lite.tracking.run_data import RunData, read_run
 
 

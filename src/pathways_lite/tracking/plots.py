@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from pathways_lite.tracking.drawing import Palette, Theme, annotate, look, style, svg
 from pathways_lite.tracking.log import Row
+from pathways_lite.tracking.plot_style import Palette, Theme, annotate, look, style, svg
 from pathways_lite.tracking.run_data import RunData, smooth
 
 _AVERAGE = "average_domain_weights"

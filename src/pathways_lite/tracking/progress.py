@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pathways_lite.tracking.numbers import duration, si
+from pathways_lite.tracking.formatting import duration, si
 
 # Weight of the newest loss in the shown average. Steps differ in difficulty; a tenth makes the trend readable.
 _NEWEST = 0.1

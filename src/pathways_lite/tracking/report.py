@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from pathways_lite.ledger import Ledger
 from pathways_lite.run_directory import RunDirectory
-from pathways_lite.tracking.numbers import duration, si
+from pathways_lite.tracking.formatting import duration, si
 from pathways_lite.tracking.page import page, paragraph, picture, section, table
 from pathways_lite.tracking.plots import curves_svg, save_curves, speed_svg
 from pathways_lite.tracking.run_data import NOT_COMPARABLE, RunData, StageData, read_run

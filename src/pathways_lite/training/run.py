@@ -24,8 +24,8 @@ from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_iden
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
 from pathways_lite.signals import StopSignals
+from pathways_lite.tracking.formatting import si
 from pathways_lite.tracking.log import RunLog, SilentLog
-from pathways_lite.tracking.numbers import si
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.run_data import NOT_COMPARABLE
