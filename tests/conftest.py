@@ -112,7 +112,7 @@ import sys
 from pathways_lite.distributed import coordination
 port, count, index, *arguments = sys.argv[1:]
 index, count = int(index), int(count)
-coordination.start(f"localhost:{port}", count, index)
+coordination.initialize(f"localhost:{port}", count, index)
 """
 
 

@@ -50,7 +50,7 @@ def test_arms_of_growth_cost_the_same() -> None:
     """Their bases, and learning to grow, included."""
     for recipes in load_study(ROOT / "configs" / "ablations" / "growth_operators.py").arms.values():
         setups = [Setup(recipes[0], index) for index in range(len(recipes[0].stages))]
-        training = sum(setup.course.flops_before(setup.course.total_steps) for setup in setups)
+        training = sum(setup.timeline.flops_before(setup.timeline.total_steps) for setup in setups)
         learning = sum(learning_ledger(setup).flops for setup in setups)
         assert training + learning == pytest.approx(6e12, rel=0.01), recipes[0].name
 
@@ -58,8 +58,8 @@ def test_arms_of_growth_cost_the_same() -> None:
 def test_arms_of_pruning_cost_the_same() -> None:
     """Where zeros are skipped, as far as whole steps allow."""
     for recipes in load_study(ROOT / "configs" / "ablations" / "pruning_schedules.py").arms.values():
-        course = Setup(recipes[0], 0).course
-        assert course.sparse_flops_before(course.total_steps) == pytest.approx(2e12, rel=0.03), recipes[0].name
+        timeline = Setup(recipes[0], 0).timeline
+        assert timeline.sparse_flops_before(timeline.total_steps) == pytest.approx(2e12, rel=0.03), recipes[0].name
 
 
 def test_runs_for_the_law_are_those_of_the_schedules() -> None:
@@ -76,8 +76,8 @@ def test_runs_for_the_law_are_those_of_the_schedules() -> None:
 def test_arms_of_domain_weights_cost_the_same() -> None:
     """References and proxies included, as far as whole steps allow."""
     for recipes in load_study(ROOT / "configs" / "ablations" / "domain_weights.py").arms.values():
-        courses = [Setup(recipes[0], index).course for index in range(len(recipes[0].stages))]
-        spent = sum(course.flops_before(course.total_steps) for course in courses)
+        timelines = [Setup(recipes[0], index).timeline for index in range(len(recipes[0].stages))]
+        spent = sum(timeline.flops_before(timeline.total_steps) for timeline in timelines)
         assert spent == pytest.approx(3e12, rel=0.02), recipes[0].name
 
 

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathways_lite.ledger import Course, Ledger, Seconds
+from pathways_lite.ledger import Ledger, Seconds, Timeline
 from pathways_lite.recipe import Flops, Fraction, Ramp, Steps, Tokens
 
 
-def make_course(ramp: Ramp | None = None, budget: object = None) -> Course:
-    return Course(ramp or Ramp(steps=((0, 4),)), 16, 1000, 50, budget or Steps(n=20))
+def make_course(ramp: Ramp | None = None, budget: object = None) -> Timeline:
+    return Timeline(ramp or Ramp(steps=((0, 4),)), 16, 1000, 50, budget or Steps(n=20))
 
 
 ramps = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=4).map(
@@ -22,27 +22,27 @@ ramps = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=1, ma
 
 @given(ramps, st.integers(0, 60))
 def test_closed_form_equals_walking(ramp: Ramp, step: int) -> None:
-    course = make_course(ramp)
-    walked = sum(course.sequences_at(k) for k in range(step))
-    assert course.sequences_before(step) == walked
-    assert course.tokens_before(step) == 16 * walked
-    assert course.flops_before(step) == 16_000 * walked
+    timeline = make_course(ramp)
+    walked = sum(timeline.sequences_at(k) for k in range(step))
+    assert timeline.sequences_before(step) == walked
+    assert timeline.tokens_before(step) == 16 * walked
+    assert timeline.flops_before(step) == 16_000 * walked
 
 
 @given(ramps, st.integers(1, 5000))
 def test_steps_for_is_the_first_step_that_reaches_the_amount(ramp: Ramp, tokens: int) -> None:
-    course = make_course(ramp, Tokens(n=tokens))
-    total = course.total_steps
-    assert course.tokens_before(total) >= tokens > course.tokens_before(total - 1)
-    assert course.steps_for(Flops(n=float(course.flops_before(total)))) == total
-    half = course.steps_for(Fraction(n=0.5))
-    assert course.progress(half) >= 0.5 > course.progress(half - 1)
+    timeline = make_course(ramp, Tokens(n=tokens))
+    total = timeline.total_steps
+    assert timeline.tokens_before(total) >= tokens > timeline.tokens_before(total - 1)
+    assert timeline.steps_for(Flops(n=float(timeline.flops_before(total)))) == total
+    half = timeline.steps_for(Fraction(n=0.5))
+    assert timeline.progress(half) >= 0.5 > timeline.progress(half - 1)
 
 
 def test_palm_540b_trains_776_billion_tokens() -> None:
     """PaLM section 5: 512 sequences to step 50k, 1024 to 115k, 2048 to 255k; methods: 775.9 B tokens."""
-    course = Course(Ramp(steps=((0, 512), (50_000, 1024), (115_000, 2048))), 2048, 1, 1, Steps(n=255_000))
-    assert round(course.tokens_before(255_000) / 1e9, 1) == 775.9
+    timeline = Timeline(Ramp(steps=((0, 512), (50_000, 1024), (115_000, 2048))), 2048, 1, 1, Steps(n=255_000))
+    assert round(timeline.tokens_before(255_000) / 1e9, 1) == 775.9
 
 
 def test_the_device_clock_is_a_function_of_the_step() -> None:
@@ -52,17 +52,17 @@ def test_the_device_clock_is_a_function_of_the_step() -> None:
 
 
 def test_counts_are_exact_where_float64_is_not() -> None:
-    course = Course(Ramp(steps=((0, 2048),)), 2048, 3_241_926_400_001, 540_354_300_001, Steps(n=255_001))
-    ledger = Ledger().after(course, 255_001)
+    timeline = Timeline(Ramp(steps=((0, 2048),)), 2048, 3_241_926_400_001, 540_354_300_001, Steps(n=255_001))
+    ledger = Ledger().after(timeline, 255_001)
     assert ledger.flops == 255_001 * 2048 * 2048 * 3_241_926_400_001
     assert ledger.flops != int(float(ledger.flops))
     assert Ledger.from_json(ledger.to_json()) == ledger
 
 
 def test_ledgers_add_up_along_a_chain() -> None:
-    course = make_course()
-    base = Ledger(seconds=Seconds(train=3.0)).after(course, 20)
-    total = base + Ledger(seconds=Seconds(train=1.0, save=2.0)).after(course, 5)
+    timeline = make_course()
+    base = Ledger(seconds=Seconds(train=3.0)).after(timeline, 20)
+    total = base + Ledger(seconds=Seconds(train=1.0, save=2.0)).after(timeline, 5)
     assert (total.steps, total.tokens, total.flops) == (25, 1600, 1_600_000)
     assert total.seconds == Seconds(train=4.0, save=2.0)
     assert total.seconds.goodput == pytest.approx(4 / 6)

@@ -24,10 +24,10 @@ from pathways_lite.data.build import SAMPLE_BYTES_PER_TOKEN, build, sample
 from pathways_lite.data.documents import Document
 from pathways_lite.data.pipeline import batches
 from pathways_lite.data.sentencepiece import train_sentencepiece
-from pathways_lite.data.shards import Work, tokenise
+from pathways_lite.data.shards import ShardSpec, tokenise
 from pathways_lite.data.sources import Source
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
-from pathways_lite.ledger import Course
+from pathways_lite.ledger import Timeline
 from pathways_lite.recipe import Causal, Data, Ramp, Steps
 
 
@@ -73,7 +73,7 @@ def bench_tokenising(source: Source, megabytes: float, vocab_size: int) -> dict[
     del documents
     for name in ("tokenise_cold_mb_per_s", "tokenise_mb_per_s"):
         start = now()
-        tokens = len(tokenise(Work(0, tuple(pieces)), tokenizer).tokens)
+        tokens = len(tokenise(ShardSpec(0, tuple(pieces)), tokenizer).tokens)
         result[name] = size / 1e6 / (now() - start)
     return {name: round(value, 3) for name, value in result.items()} | {"bytes_per_token": round(encoded / tokens, 3)}
 
@@ -83,9 +83,9 @@ def bench_loader(directory: Path, seq_len: int, batch_size: int, seconds: float)
     text = directory / "random.txt"
     text.write_bytes(os.urandom(8 << 20).hex().encode())
     store = build([str(text)], directory / "store", tokenizer=ByteTokenizer.kind, workers=0)
-    course = Course(Ramp(steps=((0, batch_size),)), seq_len, 1, 1, Steps(n=1))
+    timeline = Timeline(Ramp(steps=((0, batch_size),)), seq_len, 1, 1, Steps(n=1))
     data = Data(corpus=store.address, seq_len=seq_len)
-    stream = batches(store, data, course, Causal(), first_step=0, stop_step=1_000_000)
+    stream = batches(store, data, timeline, Causal(), first_step=0, stop_step=1_000_000)
     for _ in islice(stream, 20):
         pass
     start = time.perf_counter()

@@ -27,15 +27,15 @@ import ml_dtypes
 import numpy as np
 
 from pathways_lite import models
-from pathways_lite.checkpoints import Streamed, write_streamed
-from pathways_lite.data.order import Cursor
+from pathways_lite.checkpoints import StreamedArray, write_streamed
+from pathways_lite.data.order import DataCursor
 from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.models import presets
 from pathways_lite.recipe import AdamW, Data, Grow, Model, Recipe, Stage, apply_overrides
 from pathways_lite.training.init_growth import growing_function
-from pathways_lite.training.initialize import Position
+from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.load import load_model
-from pathways_lite.training.offline import grow_files
+from pathways_lite.training.offline import grow_offline
 from pathways_lite.training.setup import Setup
 from pathways_lite.training.spike_guard import GuardState
 from pathways_lite.training.step import TrainState
@@ -86,12 +86,12 @@ def bench_files(setup: Setup, directory: Path) -> dict[str, Any]:
     """Seconds from a checkpoint of random bfloat16 parameters to the grown one."""
     small = Setup(setup.recipe, 0)
     model, target = small.stage.model, setup.stage.model
-    arrays = {f"params.{array.name}": _random(model, array) for array in jax.tree.leaves(models.arrays_of(model))}
+    arrays = {f"params.{array.name}": _random(model, array) for array in jax.tree.leaves(models.param_specs(model))}
     state = TrainState(step=1, params=(), opt_state=(), method_state=(), key=())
-    meta = Position(state, Cursor(), GuardState(), Seconds(), Ledger(), None).to_meta(small)
+    meta = CheckpointState(state, DataCursor(), GuardState(), Seconds(), Ledger(), None).to_meta(small)
     path = write_streamed(directory / "source", 1, arrays, meta, check=lambda: None)
     before = time.perf_counter()
-    grown = grow_files(
+    grown = grow_offline(
         load_model(path, examined=False), _start(setup), target, directory / "grown", report=lambda line: None
     )  # fmt: skip
     seconds = time.perf_counter() - before
@@ -115,7 +115,7 @@ def compile_seconds(model: Model, layers: int) -> float:
     return round(time.perf_counter() - start, 2)
 
 
-def _random(model: Model, array: models.Array) -> Streamed:
+def _random(model: Model, array: models.ParamSpec) -> StreamedArray:
     """Random numbers, a block at a time."""
     shape = ((model.n_layers,) if array.stacked else ()) + array.shape
     piece = (1, *array.shape) if array.stacked else array.shape
@@ -125,7 +125,7 @@ def _random(model: Model, array: models.Array) -> Streamed:
         for block in range(model.n_layers if array.stacked else 1):
             yield (block, *[0] * (len(shape) - 1)), data
 
-    return Streamed(shape, "bfloat16", piece, make)
+    return StreamedArray(shape, "bfloat16", piece, make)
 
 
 def _recipe(source: Model, target: Model, operator: str) -> Recipe:

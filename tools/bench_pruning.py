@@ -39,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     dense, pruned = (Stepping(setup) for setup in setups(arguments))
     rounds = [(dense.take(), pruned.take()) for _ in range(arguments.rounds)]
-    print(json.dumps(row(arguments, rounds, dense.setup.course.tokens_before(1))))
+    print(json.dumps(row(arguments, rounds, dense.setup.timeline.tokens_before(1))))
 
 
 def setups(arguments: argparse.Namespace) -> tuple[Setup, Setup]:

@@ -87,17 +87,17 @@ class Stepping:
     """Train steps one after the other."""
 
     def __init__(self, setup: Setup) -> None:
-        self.setup, rows = setup, setup.course.sequences_at(0)
+        self.setup, rows = setup, setup.timeline.sequences_at(0)
         self.compiled = setup.compile_step(rows)
         self.flops = float(self.compiled.cost_analysis()["flops"])
         self.state = setup.fresh_state()
-        self.batch = setup.layout.place(random_batch(setup, rows))
+        self.batch = setup.layout.place_batch(random_batch(setup, rows))
         self.number = 0
         self.take()
 
     def take(self) -> tuple[float, float]:
         """One step: seconds by the clock, CPU seconds of all threads."""
-        clock, begin, cpu = self.setup.course.clock(self.number), time.perf_counter(), time.process_time()
+        clock, begin, cpu = self.setup.timeline.clock(self.number), time.perf_counter(), time.process_time()
         self.state, metrics = self.compiled(self.state, self.batch, clock)
         jax.block_until_ready((self.state, metrics))
         self.number += 1

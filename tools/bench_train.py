@@ -142,24 +142,24 @@ def prepare(model: Any, seq_len: int, batch_size: int) -> tuple[Callable[[], Non
     import jax
 
     from pathways_lite import models
-    from pathways_lite.ledger import Course
+    from pathways_lite.ledger import Timeline
     from pathways_lite.models.accounting import flops_per_token, parameter_count
     from pathways_lite.recipe import AdamW, Ramp, Steps
     from pathways_lite.training import optimizers
     from pathways_lite.training.step import init_state, make_train_step
 
     ramp, flops = Ramp(steps=((0, batch_size),)), flops_per_token(model, seq_len)
-    course = Course(ramp, seq_len, flops, parameter_count(model), Steps(n=1000))
-    optimizer = optimizers.build(AdamW(), course, models.logical_axes(model))
+    timeline = Timeline(ramp, seq_len, flops, parameter_count(model), Steps(n=1000))
+    optimizer = optimizers.build_optimizer(AdamW(), timeline, models.logical_axes(model))
     step = make_train_step(
         functools.partial(token_losses, model),
         optimizer,
-        learning_rate=optimizers.learning_rate(AdamW(), course),
+        learning_rate=optimizers.learning_rate_fn(AdamW(), timeline),
         z_loss=1e-4,
     )
     batch = jax.device_put(random_batch(batch_size, seq_len, model.vocab_size))
     state = init_state(models.init(model, jax.random.key(0)), optimizer, jax.random.key(1))
-    clock = jax.device_put(course.clock(0))
+    clock = jax.device_put(timeline.clock(0))
     jax.block_until_ready((state, batch, clock))
 
     start = time.perf_counter()

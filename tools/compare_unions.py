@@ -4,7 +4,7 @@
     pathways-lite study run configs/ablations/data_ablation.py
     python tools/compare_unions.py configs/ablations/data_ablation.py --picture unions.png
 
-For a finished study whose arms read given domains in their last stages (`Given` weights). For every arm of several
+For a finished study whose arms read given domains in their last stages (`GivenWeights`). For every arm of several
 domains the models of its single domains, of the same seed, are averaged with equal weights (Na et al. 2024, arXiv
 2410.15661) and evaluated on the held-out text of every domain of the corpus. `pearson` and `spearman` are, by held-out
 domain, correlations over unions and seeds of the averages' losses with the unions'; `pearson_of_mean_loss` is the same
@@ -26,11 +26,11 @@ import numpy as np
 from scipy import stats
 
 from pathways_lite.errors import UserError
-from pathways_lite.recipe import Given, Recipe
+from pathways_lite.recipe import GivenWeights, Recipe
 from pathways_lite.studies.plan import resolve_study, store_of
 from pathways_lite.studies.study import load_study
 from pathways_lite.training.init_merging import merged_params
-from pathways_lite.training.load import Loaded, load_model
+from pathways_lite.training.load import TrainedModel, load_model
 
 Losses = dict[str, float]
 """Nats per token by held-out domain."""
@@ -64,7 +64,7 @@ def domains_read(recipe: Recipe) -> frozenset[str]:
     """The domains that a recipe's last stage reads."""
     mixture = recipe.stages[-1].data.mixture
     weights = mixture.phases[-1].weights if mixture is not None else None
-    if not isinstance(weights, Given):
+    if not isinstance(weights, GivenWeights):
         raise UserError(f"the last stage of {recipe.name} reads no given domains; use Given(weights=...)")
     return frozenset(name for name, weight in weights.weights if weight)
 
@@ -91,7 +91,7 @@ def unions(path: Path, out: Path | None) -> list[Union]:
     return found
 
 
-def losses(model: Loaded, parts: list[Loaded]) -> Losses:
+def losses(model: TrainedModel, parts: list[TrainedModel]) -> Losses:
     """Held-out losses of the average of `parts`, on the held-out text of `model`'s stage."""
     params = merged_params(model.setup, parts, [1.0] * len(parts))
     return {domain: result.loss for domain, result in model.setup.evaluate(params).items()}

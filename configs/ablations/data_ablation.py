@@ -20,7 +20,7 @@ from pathways_lite.recipe import (
     Data,
     DataMixture,
     Evaluation,
-    Given,
+    GivenWeights,
     MixturePhase,
     Model,
     Recipe,
@@ -39,7 +39,7 @@ UNIONS = {"_".join(of): of for n in (1, 2) for of in itertools.combinations(PART
 
 
 def stage(of: tuple[str, ...], seed: int, **fields: object) -> Stage:
-    mixture = DataMixture(phases=(MixturePhase(weights=Given(weights=dict.fromkeys(of, 1.0))),))
+    mixture = DataMixture(phases=(MixturePhase(weights=GivenWeights(weights=dict.fromkeys(of, 1.0))),))
     return Stage(
         model=MODEL,
         data=Data(corpus="corpora/languages", seq_len=128, shuffle_seed=seed, mixture=mixture),

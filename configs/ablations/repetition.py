@@ -22,7 +22,7 @@ from pathways_lite.recipe import (
     DataMixture,
     Evaluation,
     Fraction,
-    Given,
+    GivenWeights,
     MixturePhase,
     Model,
     Recipe,
@@ -35,7 +35,7 @@ SEEDS = (0, 1, 2)
 MODEL = Model(
     d_model=128, n_layers=4, n_heads=4, head_dim=32, d_ff=512, vocab_size=2048, dtype="float32", scan_layers=False
 )
-FEW = {"mixture": DataMixture(phases=(MixturePhase(weights=Given(weights={"few": 1})),))}
+FEW = {"mixture": DataMixture(phases=(MixturePhase(weights=GivenWeights(weights={"few": 1})),))}
 ARMS = {
     "fresh": ({}, 0.0),
     "rounds_of_a_quarter": ({"round": 0.25}, 0.0),

@@ -24,7 +24,7 @@ from pathways_lite.recipe import (
     Reweighting,
     Saving,
     Stage,
-    Top,
+    TopLosses,
     Uniform,
 )
 from pathways_lite.studies import Study
@@ -39,7 +39,7 @@ ARMS = {
     "quadratic": Quadratic(),
     "extremes": Extremes(),
     "focal": Focal(),
-    "top_half": Top(share=0.5),
+    "top_half": TopLosses(share=0.5),
 }
 
 

@@ -30,7 +30,7 @@ class Clock(NamedTuple):
     progress: Any  # float32 in [0, 1], share of the budget spent, in the budget's own unit
 
 
-class Phase(NamedTuple):
+class DensityPhase(NamedTuple):
     """What holds from `step` on, until the next phase, of a model some of whose parameters are zero for good."""
 
     step: int
@@ -40,15 +40,15 @@ class Phase(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Course:
+class Timeline:
     """A stage's whole way: batch-size ramp, sequence length, cost per token and budget, in closed form.
 
     Steps are 0-based: `tokens_before(k)` is what steps 0 .. k-1 consume, so the content of batch k and the
     clock at step k depend on k alone (PaLM section 5: batches are a function of the step number).
 
-    `flops_per_token` and `active_parameters` are the dense model's. `phases`, the first of which begins at step 0, say
-    what is active of a sparse one. Its zeros cost what other numbers do on hardware that does not skip them, so
-    `flops`, budgets and the clock count them; `sparse_flops` do not.
+    `flops_per_token` and `active_parameters` are the dense model's. `phases`, the first of which begins at
+    step 0, say what is active of a sparse one. Its zeros cost what other numbers do on hardware that does not skip
+    them, so `flops`, budgets and the clock count them; `sparse_flops` do not.
     """
 
     ramp: Ramp
@@ -56,7 +56,7 @@ class Course:
     flops_per_token: int
     active_parameters: int
     budget: Budget
-    phases: tuple[Phase, ...] = ()
+    phases: tuple[DensityPhase, ...] = ()
 
     def sequences_at(self, step: int) -> int:
         """Sequences in the batch of `step`."""
@@ -105,8 +105,8 @@ class Course:
         return sums
 
     @property
-    def _all_phases(self) -> tuple[Phase, ...]:
-        return self.phases or (Phase(0, 1.0, self.active_parameters, self.flops_per_token),)
+    def _all_phases(self) -> tuple[DensityPhase, ...]:
+        return self.phases or (DensityPhase(0, 1.0, self.active_parameters, self.flops_per_token),)
 
     def _phase(self, step: int) -> int:
         """The number of the phase that `step` is in."""
@@ -221,15 +221,15 @@ class Ledger:
         """Active parameters averaged over the tokens trained."""
         return self.active_parameter_tokens / self.tokens if self.tokens else 0.0
 
-    def after(self, course: Course, step: int) -> Ledger:
-        """The ledger of a stage after `step` steps of `course`; seconds stay as they are."""
+    def after(self, timeline: Timeline, step: int) -> Ledger:
+        """The ledger of a stage after `step` steps of `timeline`; seconds stay as they are."""
         return replace(
             self,
             steps=step,
-            tokens=course.tokens_before(step),
-            flops=course.flops_before(step),
-            sparse_flops=course.sparse_flops_before(step),
-            active_parameter_tokens=course.active_parameter_tokens_before(step),
+            tokens=timeline.tokens_before(step),
+            flops=timeline.flops_before(step),
+            sparse_flops=timeline.sparse_flops_before(step),
+            active_parameter_tokens=timeline.active_parameter_tokens_before(step),
         )
 
     def counts(self) -> dict[str, int]:

@@ -57,7 +57,7 @@ class StageDirectory:
         return (self.path / "summary.json").is_file()
 
     @property
-    def elsewhere(self) -> Path | None:
+    def link_target(self) -> Path | None:
         """The run that trains the stage, where that is another one; the folder is a link then."""
         return self.path.resolve().parent if self.path.is_symlink() else None
 

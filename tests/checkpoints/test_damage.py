@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from pathways_lite.checkpoints import Checkpoints, DamagedError, examine, fsck, restore
+from pathways_lite.checkpoints import CheckpointManager, DamagedError, fsck, restore, verify_checkpoint
 from pathways_lite.checkpoints.arrays import snapshot
 from pathways_lite.checkpoints.checkpoint import write_checkpoint
 from pathways_lite.errors import UserError
@@ -98,16 +98,16 @@ def test_every_file_damaged_in_every_way_is_named(checkpoint, how):
         with pytest.raises(UserError, match="is damaged") as error:
             restore(checkpoint, TREE)
         assert name in str(error.value)
-        finding = examine(checkpoint)
+        finding = verify_checkpoint(checkpoint)
         assert not finding.ok
         assert name in str(finding)
         path.write_bytes(whole)
-    assert examine(checkpoint).ok
+    assert verify_checkpoint(checkpoint).ok
 
 
 @pytest.mark.parametrize("how", ["deleted", "truncated", "empty"])
 def test_the_newest_whole_checkpoint_is_found_by_walking_back(tmp_path, state_of, same, how):
-    with Checkpoints(tmp_path) as checkpoints:
+    with CheckpointManager(tmp_path) as checkpoints:
         for step in (10, 20, 30):
             checkpoints.save(step, state_of(step), {"step": step})
     damage(tmp_path / "step_00000030" / "manifest.json", how)
@@ -122,7 +122,7 @@ def test_the_newest_whole_checkpoint_is_found_by_walking_back(tmp_path, state_of
 
 
 def test_nothing_whole_is_an_error_and_not_a_new_beginning(tmp_path, state):
-    with Checkpoints(tmp_path) as checkpoints:
+    with CheckpointManager(tmp_path) as checkpoints:
         assert checkpoints.restore_latest(state) is None
         checkpoints.save(10, state, {})
         checkpoints.wait()
@@ -132,7 +132,7 @@ def test_nothing_whole_is_an_error_and_not_a_new_beginning(tmp_path, state):
 
 
 def test_another_model_is_no_damage_to_walk_back_from(tmp_path, state):
-    with Checkpoints(tmp_path) as checkpoints:
+    with CheckpointManager(tmp_path) as checkpoints:
         checkpoints.save(10, {"w": np.ones(1)}, {})
         checkpoints.save(20, {"w": np.ones(2)}, {})
         with pytest.raises(UserError, match=r"w: float64\[2\] in the checkpoint, expected float64\[1\]"):
@@ -141,7 +141,7 @@ def test_another_model_is_no_damage_to_walk_back_from(tmp_path, state):
 
 def test_fsck_names_what_is_damaged(tmp_path, state, flip):
     for stage in ("base", "more"):
-        with Checkpoints(tmp_path / stage / "checkpoints") as checkpoints:
+        with CheckpointManager(tmp_path / stage / "checkpoints") as checkpoints:
             checkpoints.save(10, state, {})
     assert [finding.ok for finding in fsck(tmp_path)] == [True, True]
     flip(tmp_path / "base/checkpoints/step_00000010/arrays/params.layers.wq/c/0/0/0", 3)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from pathways_lite.checkpoints import Checkpoints, examine, fsck, read_manifest, restore
+from pathways_lite.checkpoints import CheckpointManager, fsck, read_manifest, restore, verify_checkpoint
 
 # A state spread over four devices in all the ways there are: evenly, partly replicated, wholly, on one process alone.
 STATE = """
@@ -66,7 +66,7 @@ with Checkpoints(arguments[0], keep=2) as checkpoints:
     overwrite(state)
     restored = checkpoints.restore_latest(abstract(placed(content(0))))
     print(restored.step, restored.meta, same(restored.arrays, 7), checkpoints.steps())
-coordination.leave()
+coordination.shutdown()
 """
 )
 
@@ -74,7 +74,7 @@ coordination.leave()
 def test_two_processes_write_what_one_does(tmp_path, start_group, here):
     group = start_group(SAVE, 2, 2, tmp_path / "two")
     assert [output.splitlines()[-1] for output in group.wait()] == ["7 {'by': 0} True [6, 7]"] * 2
-    with Checkpoints(tmp_path / "one") as checkpoints:
+    with CheckpointManager(tmp_path / "one") as checkpoints:
         checkpoints.save(7, here["placed"](here["content"](7), jax.devices()[:1]), {})
     two, one = tmp_path / "two/step_00000007", tmp_path / "one/step_00000007"
     assert read_manifest(two).digest == read_manifest(one).digest
@@ -99,13 +99,13 @@ Reader._read = counted
 restore(Path(arguments[0]), like)
 print("bytes", sum(reads))
 print([finding.ok for finding in fsck(arguments[0])])
-coordination.leave()
+coordination.shutdown()
 """
 )
 
 
 def test_one_process_s_checkpoint_is_read_by_two_each_its_part(tmp_path, start_group, here):
-    with Checkpoints(tmp_path) as checkpoints:
+    with CheckpointManager(tmp_path) as checkpoints:
         checkpoints.save(7, here["placed"](here["content"](7), jax.devices()[:1]), {})
     outputs = [output.splitlines() for output in start_group(READ, 2, 2, tmp_path / "step_00000007").wait()]
     assert [lines[-3] for lines in outputs] == ["True", "True"]
@@ -139,7 +139,7 @@ with Checkpoints(arguments[0]) as checkpoints:
     checkpoints.save(8, placed(content(8)), {})
     checkpoints.wait()
     # One bit of one process's shard is another one now.
-    if coordination.is_first():
+    if coordination.is_primary():
         path = checkpoints.path(8) / "arrays/w/c/1/1"
         raw = bytearray(path.read_bytes()); raw[0] ^= 1; path.write_bytes(raw)
     restored = checkpoints.restore_latest(abstract(placed(content(0))), report=print)
@@ -157,7 +157,7 @@ with Checkpoints(arguments[0]) as checkpoints:
         checkpoints.restore(5, abstract(placed(content(0))))
     except DamagedError as error:
         print("found:", *error.problems)
-coordination.leave()
+coordination.shutdown()
 """
 )
 
@@ -172,4 +172,4 @@ def test_what_happens_to_one_process_all_are_told(tmp_path, start_group):
         assert ".tmp" not in lines[-2], "nothing is left of what could not be written"
     assert "arrays/w/c/1/1 (array w): its content is not what was written" in "\n".join(outputs[0])
     assert len(outputs[1]) == 3, "damage is reported once"
-    assert examine(tmp_path / "step_00000005").ok
+    assert verify_checkpoint(tmp_path / "step_00000005").ok

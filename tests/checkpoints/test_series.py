@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pathways_lite.checkpoints import Checkpoints, fsck, orbax_io
+from pathways_lite.checkpoints import CheckpointManager, fsck, orbax_io
 from pathways_lite.errors import UserError
 
 
 def test_the_newest_are_kept(tmp_path, state):
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
+    with CheckpointManager(tmp_path, keep=2) as checkpoints:
         for step in (1, 2, 3, 4):
             checkpoints.save(step, state, {})
             assert checkpoints.newest == step, "also while it is being written"
@@ -26,7 +26,7 @@ def test_the_newest_are_kept(tmp_path, state):
 
 def test_old_ones_go_only_after_the_new_one_is_there(tmp_path, state, monkeypatch):
     seen = []
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
+    with CheckpointManager(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {})
         discard = "pathways_lite.checkpoints.manager.discard"
         monkeypatch.setattr(discard, lambda path: seen.append((path.name, fsck(tmp_path)[-1])))
@@ -41,7 +41,7 @@ def test_saving_does_not_wait_for_the_disk_and_sees_the_state_of_its_step(tmp_pa
     monkeypatch.setattr(orbax_io, "write", lambda *args: (time.sleep(0.5), write(*args)))
     step = jax.jit(lambda x: x + 1, donate_argnums=0)
     x = step(jnp.zeros(1000))
-    with Checkpoints(tmp_path) as checkpoints:
+    with CheckpointManager(tmp_path) as checkpoints:
         began = time.monotonic()
         checkpoints.save(1, {"x": x}, {})
         blocked = time.monotonic() - began
@@ -54,14 +54,14 @@ def test_saving_does_not_wait_for_the_disk_and_sees_the_state_of_its_step(tmp_pa
 
 def test_meta_is_that_of_the_moment(tmp_path, state):
     meta = {"cursor": [1]}
-    with Checkpoints(tmp_path) as checkpoints:
+    with CheckpointManager(tmp_path) as checkpoints:
         checkpoints.save(1, state, meta)
         meta["cursor"].append(2)
         assert checkpoints.restore(1, state).meta == {"cursor": [1]}
 
 
 def test_steps_only_go_forward(tmp_path, state):
-    with Checkpoints(tmp_path) as checkpoints:
+    with CheckpointManager(tmp_path) as checkpoints:
         for step in (10, 20, 30):
             checkpoints.save(step, state, {})
         with pytest.raises(ValueError, match="not after the newest checkpoint, 30"):
@@ -78,7 +78,7 @@ def test_a_failed_save_is_told_once_and_the_old_ones_are_whole(tmp_path, state, 
     def fail(path, arrays):
         raise OSError(errno.EIO, "Input/output error")
 
-    with Checkpoints(tmp_path) as checkpoints:
+    with CheckpointManager(tmp_path) as checkpoints:
         checkpoints.save(1, state, {})
         checkpoints.wait()
         with monkeypatch.context() as broken:
@@ -93,7 +93,7 @@ def test_a_failed_save_is_told_once_and_the_old_ones_are_whole(tmp_path, state, 
 
 def test_a_failed_save_is_never_lost(tmp_path, state, monkeypatch):
     monkeypatch.setattr(orbax_io, "write", lambda *_: 1 / 0)
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = CheckpointManager(tmp_path)
     checkpoints.save(1, state, {})
     with pytest.raises(ZeroDivisionError):
         checkpoints.save(2, state, {})
@@ -103,7 +103,7 @@ def test_a_failed_save_is_never_lost(tmp_path, state, monkeypatch):
 
 
 def fail_after_saving(directory, state, error):
-    with Checkpoints(directory) as checkpoints:
+    with CheckpointManager(directory) as checkpoints:
         checkpoints.save(1, state, {})
         if error is not None:
             raise error
@@ -122,7 +122,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, state, monkeypatch):
     class Usage:
         free = 10
 
-    with Checkpoints(tmp_path) as checkpoints:
+    with CheckpointManager(tmp_path) as checkpoints:
         checkpoints.save(1, state, {})
         checkpoints.wait()
         monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
@@ -137,7 +137,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, state, monkeypatch):
 def test_the_kernel_refuses_to_write_more(tmp_path, capfd):
     """A limit on the size of files is refused, as a full disk is, in the midst of TensorStore's writing."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Checkpoints(tmp_path) as checkpoints:
+    with CheckpointManager(tmp_path) as checkpoints:
         checkpoints.save(1, {"w": np.ones(100_000)}, {})
         checkpoints.wait()
         resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limit[1]))
@@ -179,7 +179,7 @@ def whole_after_kill_9(directory, times):
     like = {"step": np.array(0), "w": np.zeros(20_000, int)}
     found = 0
     for attempt in range(times):
-        with Checkpoints(directory / str(attempt), keep=2) as checkpoints:
+        with CheckpointManager(directory / str(attempt), keep=2) as checkpoints:
             for step in checkpoints.steps():
                 restored = checkpoints.restore(step, like)
                 assert restored.meta == {"step": step}

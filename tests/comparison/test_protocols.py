@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pathways_lite.comparison.benchmarks import (
     class_steps,
     class_tokens,
-    normalised_perplexity,
+    normalized_perplexity,
     profile,
     scores,
     workload_time,
@@ -54,4 +54,4 @@ def test_languini_classes(hours: float, speed: float, sequences: int, steps: flo
 
 
 def test_perplexity_per_byte_is_two_to_the_bits() -> None:
-    assert normalised_perplexity(800 * math.log(2), 400) == pytest.approx(4)
+    assert normalized_perplexity(800 * math.log(2), 400) == pytest.approx(4)

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from pathways_lite.data.mixture import MixedOrder, Phase, floor_sum, loss_weights, phases, shares, unimax
 from pathways_lite.data.order import Order
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Course
-from pathways_lite.methods.reweighting import of_domains
+from pathways_lite.ledger import Timeline
+from pathways_lite.methods.reweighting import domain_factors
 from pathways_lite.recipe import (
     Data,
     DataMixture,
     Fraction,
-    Given,
+    GivenWeights,
     MixturePhase,
     Ramp,
     Steps,
@@ -27,7 +27,7 @@ from pathways_lite.recipe import (
 )
 
 SIZES, NAMES = [2733, 162, 39, 1], ["en", "it", "zh", "sw"]  # arXiv 2410.04579
-COURSE = Course(Ramp(steps=((0, 4), (50, 8))), seq_len=1, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
+COURSE = Timeline(Ramp(steps=((0, 4), (50, 8))), seq_len=1, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def gradients_of_batches(by, rows=16, batches=8000):
     domain = MixedOrder(sizes, phases(mixture, sizes, names, COURSE), seed=3).locate(np.arange(rows * batches)).domain
     weights = np.ones(len(domain))
     if by == "loss":
-        weigh = of_domains(*loss_weights(mixture, sizes, names, COURSE))
+        weigh = domain_factors(*loss_weights(mixture, sizes, names, COURSE))
         weights = np.asarray(weigh(SimpleNamespace(domain=domain), COURSE.clock(0)))[:, 0]
     pulls = np.array([1.0, -0.5])[domain] + np.random.default_rng(0).normal(0, 3, len(domain))
     return (weights * -pulls).reshape(batches, rows).mean(axis=1)
@@ -110,7 +110,7 @@ def located(order, begin, end):
 MIXTURE = DataMixture(
     phases=(
         MixturePhase(weights=Temperature(tau=5)),
-        MixturePhase(start=Fraction(n=0.5), weights=Given(weights={"en": 1, "sw": 1})),
+        MixturePhase(start=Fraction(n=0.5), weights=GivenWeights(weights={"en": 1, "sw": 1})),
     )
 )
 WINDOWS = [300, 70, 20, 3]
@@ -174,7 +174,7 @@ def test_a_temperature_near_zero_reads_the_largest_alone():
 def test_phases_that_a_short_stage_does_not_come_to_do_no_harm():
     late = MixturePhase(start=Steps(n=70), weights=UniMax(epochs=1))
     later = MixturePhase(start=Steps(n=700), weights=UniMax(epochs=1))
-    short = Course(Ramp(steps=((0, 4),)), seq_len=1, flops_per_token=1, active_parameters=1, budget=Steps(n=60))
+    short = Timeline(Ramp(steps=((0, 4),)), seq_len=1, flops_per_token=1, active_parameters=1, budget=Steps(n=60))
     first, *rest = phases(DataMixture(phases=(MixturePhase(), late, later)), WINDOWS, NAMES, short)
     assert first.first == 0
     assert [phase.first for phase in rest] == [240, 240]
@@ -182,9 +182,9 @@ def test_phases_that_a_short_stage_does_not_come_to_do_no_harm():
 
 def test_what_the_corpus_does_not_have_is_said():
     with pytest.raises(UserError, match="names fr, but the corpus has: en, it, zh, sw"):
-        shares(Given(weights={"fr": 1}), SIZES, NAMES, 0)
+        shares(GivenWeights(weights={"fr": 1}), SIZES, NAMES, 0)
     with pytest.raises(UserError, match="reads sw, which have not one sequence"):
-        shares(Given(weights={"sw": 1}), [5, 1, 1, 0], NAMES, 0)
+        shares(GivenWeights(weights={"sw": 1}), [5, 1, 1, 0], NAMES, 0)
     with pytest.raises(ValueError, match="starts at 0"):
         DataMixture(phases=(MixturePhase(start=Fraction(n=0.5)),))
     with pytest.raises(ValueError, match="a mixture or a round"):

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathways_lite.data.order import Order, example_index, first_example, permute, round_keys
-from pathways_lite.ledger import Course
+from pathways_lite.ledger import Timeline
 from pathways_lite.recipe import Ramp, Steps
 
 
-def course(*ramp: tuple[int, int]) -> Course:
-    return Course(Ramp(steps=ramp), seq_len=4, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
+def timeline(*ramp: tuple[int, int]) -> Timeline:
+    return Timeline(Ramp(steps=ramp), seq_len=4, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
 
 
 @given(n=st.integers(1, 3000), seed=st.integers(0, 2**63), epoch=st.integers(0, 10))
@@ -101,7 +101,7 @@ def test_offsets_are_those_of_counting_step_by_step(
     ramp: list[tuple[int, int]], skips: list[tuple[int, int]], first: int
 ) -> None:
     starts = np.cumsum([0] + [length for length, _ in ramp[:-1]]).tolist()
-    way = course(*[(start, n) for start, (_, n) in zip(starts, ramp, strict=True)])
+    way = timeline(*[(start, n) for start, (_, n) in zip(starts, ramp, strict=True)])
     at = first
     for step in range(40):
         at += sum(n for at_step, n in skips if at_step == step)
@@ -111,13 +111,13 @@ def test_offsets_are_those_of_counting_step_by_step(
 
 
 def test_skipped_sequences_are_never_seen_and_the_rest_once() -> None:
-    way = course((0, 4))
+    way = timeline((0, 4))
     seen = np.concatenate([example_index(way, step, None, ((3, 10),)) for step in range(6)]).tolist()
     assert seen == [*range(12), *range(22, 34)]
 
 
 def test_rows_of_hosts_make_up_the_batch() -> None:
-    way = course((0, 6))
+    way = timeline((0, 6))
     whole = example_index(way, 2)
     parts = [example_index(way, 2, slice(i, i + 2)) for i in (0, 2, 4)]
     assert np.concatenate(parts).tolist() == whole.tolist()
@@ -125,7 +125,7 @@ def test_rows_of_hosts_make_up_the_batch() -> None:
 
 def test_palm_540b_ramp() -> None:
     """Methods: 512 sequences until step 50 k, 1024 until 115 k, 2048 until 255 k: 775.9 B tokens."""
-    way = course((0, 512), (50_000, 1024), (115_000, 2048))
+    way = timeline((0, 512), (50_000, 1024), (115_000, 2048))
     assert first_example(way, 50_000) == 25_600_000
     assert first_example(way, 115_000) == 92_160_000
     assert first_example(way, 255_000) * 2048 == 775_946_240_000

@@ -8,13 +8,13 @@ from pathways_lite.batch import Batch
 from pathways_lite.data.pipeline import batch, batches, windows_per_domain
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Course
-from pathways_lite.parallel.sharding import Share
+from pathways_lite.ledger import Timeline
+from pathways_lite.parallel.sharding import BatchShard
 from pathways_lite.recipe import UL2R, Causal, Data, Ramp, SpecialTokens, Steps
 
 
-def course(*ramp: tuple[int, int]) -> Course:
-    return Course(Ramp(steps=ramp), seq_len=16, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
+def timeline(*ramp: tuple[int, int]) -> Timeline:
+    return Timeline(Ramp(steps=ramp), seq_len=16, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
 
 
 def data(**fields: object) -> Data:
@@ -27,7 +27,7 @@ def assert_equal(a: Batch, b: Batch) -> None:
         np.testing.assert_array_equal(x, y)
 
 
-WAY = course((0, 4), (3, 6))
+WAY = timeline((0, 4), (3, 6))
 CUT = {"skips": ((2, 9),), "first_sequence": 13}
 
 
@@ -56,7 +56,7 @@ def test_a_closed_pipeline_reads_no_more(store: Store) -> None:
 def test_an_epoch_is_every_token_once(store: Store) -> None:
     """Together the windows of an epoch predict every token of the streams but the first and a last stretch."""
     windows = windows_per_domain(store, 16)
-    way = course((0, 1))
+    way = timeline((0, 1))
     targets: dict[int, list[int]] = {0: [], 1: []}
     for step in range(sum(windows)):
         b = batch(store, data(shuffle_seed=5), way, step)
@@ -79,13 +79,13 @@ def test_held_out_text_is_never_in_training(store: Store) -> None:
 
 
 def test_rows_do_not_depend_on_the_batch_size_or_the_hosts(store: Store) -> None:
-    whole = batch(store, data(), course((0, 6)), 4)
-    parts = [batch(store, data(), course((0, 6)), 4, share=Share((i,), 3)) for i in range(3)]
+    whole = batch(store, data(), timeline((0, 6)), 4)
+    parts = [batch(store, data(), timeline((0, 6)), 4, share=BatchShard((i,), 3)) for i in range(3)]
     assert_equal(whole, jax.tree.map(lambda *x: np.concatenate(x), *parts))
-    singles = [batch(store, data(), course((0, 1)), 24 + i) for i in range(6)]
+    singles = [batch(store, data(), timeline((0, 1)), 24 + i) for i in range(6)]
     assert_equal(whole, jax.tree.map(lambda *x: np.concatenate(x), *singles))
     with pytest.raises(UserError, match="spread evenly over 4 devices"):
-        batch(store, data(), course((0, 6)), 4, share=Share((0,), 4))
+        batch(store, data(), timeline((0, 6)), 4, share=BatchShard((0,), 4))
 
 
 def test_denoising_is_the_same_for_any_hosts_and_readers(store: Store) -> None:
@@ -93,7 +93,7 @@ def test_denoising_is_the_same_for_any_hosts_and_readers(store: Store) -> None:
     ids = {name: 200 + i for i, name in enumerate(n for n in SpecialTokens.model_fields if "sentinel" not in n)}
     objective = UL2R(tokens=SpecialTokens(**ids, first_sentinel=255, sentinels=40))
     whole = batch(store, data(), WAY, 4, objective=objective, **CUT)
-    parts = [batch(store, data(), WAY, 4, objective=objective, share=Share((i,), 3), **CUT) for i in range(3)]
+    parts = [batch(store, data(), WAY, 4, objective=objective, share=BatchShard((i,), 3), **CUT) for i in range(3)]
     assert_equal(whole, jax.tree.map(lambda *x: np.concatenate(x), *parts))
     (read,) = batches(store, data(), WAY, objective, first_step=4, stop_step=5, **CUT)
     assert_equal(whole, read)
@@ -101,7 +101,7 @@ def test_denoising_is_the_same_for_any_hosts_and_readers(store: Store) -> None:
 
 
 def test_the_order_is_keyed(store: Store) -> None:
-    a, b = (batch(store, data(shuffle_seed=s), course((0, 32)), 0) for s in (0, 1))
+    a, b = (batch(store, data(shuffle_seed=s), timeline((0, 32)), 0) for s in (0, 1))
     assert (a.sample_id == b.sample_id).all()
     assert (a.tokens != b.tokens).any(axis=1).sum() > 24
 

@@ -20,8 +20,8 @@ from pathways_lite.data.selection import (
 )
 from pathways_lite.data.store import SPLITS, Store
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Course
-from pathways_lite.recipe import Causal, Data, DataMixture, Given, MixturePhase, Ramp, Steps
+from pathways_lite.ledger import Timeline
+from pathways_lite.recipe import Causal, Data, DataMixture, GivenWeights, MixturePhase, Ramp, Steps
 
 Write = Callable[[Store, list[str | None]], Path]
 
@@ -96,10 +96,14 @@ def test_a_mixture_reads_the_new_domains(store: Store, write: Write, tmp_path: P
     """Batches over the new store are windows of the documents that were sent to the domain."""
     to: list[str | None] = ["odd" if n % 2 else "even" for n in training_documents(store).number.tolist()]
     new = apply_selection(write(store, to), store, str(tmp_path / "new"))
-    mixture = DataMixture(phases=(MixturePhase(weights=Given.model_validate({"weights": {"odd": 3, "even": 1}})),))
+    mixture = DataMixture(
+        phases=(MixturePhase(weights=GivenWeights.model_validate({"weights": {"odd": 3, "even": 1}})),)
+    )
     data = Data(corpus=new.address, seq_len=16, mixture=mixture)
-    course = Course(ramp=Ramp(steps=((0, 8),)), seq_len=16, flops_per_token=6, budget=Steps(n=4), active_parameters=1)
-    batches = Batches(new, data, course, Causal())
+    timeline = Timeline(
+        ramp=Ramp(steps=((0, 8),)), seq_len=16, flops_per_token=6, budget=Steps(n=4), active_parameters=1
+    )
+    batches = Batches(new, data, timeline, Causal())
     streams = {name: np.concatenate(list(new.documents(name))) for name in ("even", "odd")}
     counts = dict.fromkeys(streams, 0)
     for step in range(4):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pathways_lite import models
 from pathways_lite.batch import Batch
-from pathways_lite.evaluation.bits import Evaluator, HeldOut, cut, pack, to_batch
+from pathways_lite.evaluation.bits import Evaluator, HeldOutLoss, pack_windows, split_windows, to_batch
 from pathways_lite.objectives.causal import causal
 from pathways_lite.recipe import Model
 
@@ -43,7 +43,7 @@ def visible_sum(params: float, batch: Batch) -> jax.Array:
 def test_every_token_is_scored_exactly_once(texts: list[list[int]], length: int, overlap: int) -> None:
     overlap = min(overlap, length - 1)
     for document, _ in stored(texts):
-        windows = cut(document, length, overlap)
+        windows = split_windows(document, length, overlap)
         scored = [target for window in windows for target in window.targets[len(window.targets) - window.scored :]]
         assert scored == [*document[1:], EOD]
         assert all(1 <= window.scored <= len(window.tokens) <= length for window in windows)
@@ -52,7 +52,7 @@ def test_every_token_is_scored_exactly_once(texts: list[list[int]], length: int,
 
 @given(lengths=st.lists(st.integers(1, 30), max_size=60))
 def test_packing_places_every_window_once_and_wastes_little(lengths: list[int]) -> None:
-    rows = pack(lengths, 30)
+    rows = pack_windows(lengths, 30)
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in row) <= 30 for row in rows)
     assert len(rows) <= 11 / 9 * math.ceil(sum(lengths) / 30) * 2
@@ -85,7 +85,7 @@ def test_a_real_model_gives_the_same_for_every_batch_size_and_packing(params: mo
     rng = np.random.default_rng(0)
     documents = stored([rng.integers(1, VOCAB, size=n).tolist() for n in (5, 40, 1, 0, 16, 15, 17, 70, 3)])
     one, four = (Evaluator(model_losses, rows=rows, seq_len=16) for rows in (1, 4))
-    apart = sum((one(params, [document]) for document in documents), HeldOut())
+    apart = sum((one(params, [document]) for document in documents), HeldOutLoss())
     for result in (one(params, documents), four(params, documents[::-1])):
         assert result.nll == pytest.approx(apart.nll, rel=1e-6)
         assert (result.tokens, result.bytes, result.documents) == (apart.tokens, apart.bytes, apart.documents)
@@ -96,14 +96,14 @@ def test_documents_are_scored_as_training_scores_them() -> None:
     documents = stored([[5, 6, 7, 3, 2, 1], [9, 10, 11, 12], [8]])  # the longest first, as rows are filled
     stream = np.concatenate([tokens for tokens, _ in documents] + [np.array([EOD])])
     trained = causal(stream[None], EOD, "document", np.zeros(1), np.zeros(1))
-    scored = to_batch([[window for tokens, _ in documents for window in cut(tokens, 14)]], 1, 14)
+    scored = to_batch([[window for tokens, _ in documents for window in split_windows(tokens, 14)]], 1, 14)
     jax.tree.map(np.testing.assert_array_equal, scored, trained)
     assert Evaluator(visible_sum, rows=1, seq_len=14)(1.0, documents).nll == float(jnp.sum(visible_sum(1.0, trained)))
 
 
 def test_context_repeated_at_cuts_is_read_and_not_scored() -> None:
     document = np.array([EOD, 1, 2, 3, 4, 5], np.int32)
-    windows = cut(document, length=4, overlap=2)
+    windows = split_windows(document, length=4, overlap=2)
     assert [window.tokens.tolist() for window in windows] == [[0, 1, 2, 3], [2, 3, 4, 5]]
     assert [window.scored for window in windows] == [4, 2]
     batch = to_batch([windows[1:]], 1, 6)
@@ -138,14 +138,14 @@ def test_what_happens_between_batches_can_end_it() -> None:
 
 
 def test_quotients() -> None:
-    result = HeldOut(nll=math.log(2) * 600, tokens=200, bytes=400, documents=1) + HeldOut()
+    result = HeldOutLoss(nll=math.log(2) * 600, tokens=200, bytes=400, documents=1) + HeldOutLoss()
     assert result.loss == pytest.approx(3 * math.log(2))
     assert result.perplexity == pytest.approx(8)
     assert result.bits_per_byte == pytest.approx(1.5)
     assert result.to_json()["bits_per_byte"] == result.bits_per_byte
-    nothing = HeldOut()
+    nothing = HeldOutLoss()
     assert all(math.isnan(value) for value in (nothing.loss, nothing.bits_per_byte, nothing.perplexity))
-    assert HeldOut(nll=1e6, tokens=1).perplexity == math.inf
+    assert HeldOutLoss(nll=1e6, tokens=1).perplexity == math.inf
 
 
 def test_an_overlap_as_long_as_the_window_is_refused() -> None:

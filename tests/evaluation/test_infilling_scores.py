@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 
 from pathways_lite import models
-from pathways_lite.evaluation.generation import Sampling, complete, fill, generate
-from pathways_lite.evaluation.infilling import evaluate_infilling, evaluate_prefix, score
+from pathways_lite.evaluation.generation import Sampling, complete, generate, infill_text
+from pathways_lite.evaluation.infilling import evaluate_infilling, evaluate_prefix, score_tokens
 from pathways_lite.objectives.denoisers import unused_ids
-from pathways_lite.objectives.prompts import Asking, Prompt
+from pathways_lite.objectives.prompts import Prompt, PromptFormat
 from pathways_lite.recipe import UL2R, Model, PrefixLM
 
 TEXT, VOCABULARY, EOD, T = 100, 160, 0, 64
 CONFIG = Model(
     d_model=16, n_layers=2, n_heads=2, head_dim=8, d_ff=32, vocab_size=VOCABULARY, dtype="float32", tie_embeddings=False
 )
-ASKING = Asking.of(UL2R(tokens=unused_ids(TEXT, VOCABULARY)), EOD)
+ASKING = PromptFormat.of(UL2R(tokens=unused_ids(TEXT, VOCABULARY)), EOD)
 GREEDY = Sampling(temperature=0)
 
 
@@ -34,11 +34,11 @@ def test_what_greedy_decoding_writes_is_the_likeliest(params: models.Params) -> 
     text = np.random.default_rng(0).integers(1, TEXT, 20).tolist()
     prompts = [Prompt(text, 0, EOD), Prompt(text, 20, EOD), Prompt(text, 7, EOD), Prompt(text[:9], 9, EOD)]
     answers = [written(params, prompt) for prompt in prompts]
-    found = score(CONFIG, params, list(zip(prompts, answers, strict=True)), T)
+    found = score_tokens(CONFIG, params, list(zip(prompts, answers, strict=True)), T)
     assert all(scored.likeliest.all() for scored in found)
-    assert not np.allclose(*(score(CONFIG, params, [(p, answers[0])], T)[0].nll for p in prompts[:2]))
+    assert not np.allclose(*(score_tokens(CONFIG, params, [(p, answers[0])], T)[0].nll for p in prompts[:2]))
     wrong = [*answers[1][:2], answers[1][2] % (TEXT - 1) + 1, *answers[1][3:]]
-    assert score(CONFIG, params, [(prompts[1], wrong)], T)[0].likeliest[:3].tolist() == [True, True, False]
+    assert score_tokens(CONFIG, params, [(prompts[1], wrong)], T)[0].likeliest[:3].tolist() == [True, True, False]
 
 
 def test_an_answer_stops_before_its_end(params: models.Params) -> None:
@@ -51,7 +51,7 @@ def test_an_answer_stops_before_its_end(params: models.Params) -> None:
 
 def test_likelihoods_are_a_distribution(params: models.Params) -> None:
     pairs = [(Prompt([EOD, 3, 5], 3, EOD), [token]) for token in range(VOCABULARY)]
-    total = sum(np.exp(-scored.nll[0]) for scored in score(CONFIG, params, pairs, T))
+    total = sum(np.exp(-scored.nll[0]) for scored in score_tokens(CONFIG, params, pairs, T))
     np.testing.assert_allclose(total, 1, rtol=1e-5)
 
 
@@ -65,15 +65,15 @@ def test_tasks_over_documents(params: models.Params) -> None:
         assert 4 < result["loss"] < 7
         assert 4 < result["loss_left_to_right"] < 7
     assert found == evaluate_infilling(CONFIG, params, ASKING, documents, T)
-    nlg = Asking.of(PrefixLM(mode="nlg", tokens=ASKING.special.tokens), EOD)
-    for asking in (ASKING, nlg):
-        prefix = evaluate_prefix(CONFIG, params, asking, documents, T)
+    nlg = PromptFormat.of(PrefixLM(mode="nlg", tokens=ASKING.special.tokens), EOD)
+    for prompt_format in (ASKING, nlg):
+        prefix = evaluate_prefix(CONFIG, params, prompt_format, documents, T)
         assert prefix["loss"] != prefix["loss_left_to_right"]  # another prompt
     prefix = evaluate_prefix(CONFIG, params, ASKING, documents, T)
     assert prefix["tokens"] == 32 + 20 + 16
     few = ASKING.special.tokens.model_copy(update={"sentinels": 2})
-    asking = Asking.of(UL2R(tokens=few), EOD)
-    assert list(evaluate_infilling(CONFIG, params, asking, documents, T)) == ["single"]
+    prompt_format = PromptFormat.of(UL2R(tokens=few), EOD)
+    assert list(evaluate_infilling(CONFIG, params, prompt_format, documents, T)) == ["single"]
 
 
 class Numbers:
@@ -91,8 +91,8 @@ class Numbers:
 
 def test_filled_text_has_the_text_around_the_gaps(params: models.Params) -> None:
     ask = {"max_tokens": 12, "key": jax.random.key(0)}
-    filled = fill(CONFIG, params, Numbers(), ASKING, "7 8 <mask> 9 <mask>", GREEDY, **ask)
+    filled = infill_text(CONFIG, params, Numbers(), ASKING, "7 8 <mask> 9 <mask>", GREEDY, **ask)
     assert filled.startswith("7 8 ")
     assert "9 " in filled
-    continuation = generate(CONFIG, params, Numbers(), "7 8", temperature=0, asking=ASKING, mode="s2s", **ask)
+    continuation = generate(CONFIG, params, Numbers(), "7 8", temperature=0, prompt_format=ASKING, mode="s2s", **ask)
     assert continuation == Numbers().decode(ASKING.text(written(params, ASKING.continuation([7, 8], "s2s"), 12)))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
-from pathways_lite.methods.domain_weights import Learned, begin, doge, doremi, means_of_domains
+from pathways_lite.methods.domain_weights import DomainWeightState, doge, doremi, init, means_of_domains
 from pathways_lite.recipe import DoGE, DoReMi, Reference
-from pathways_lite.training.reweighting import alignments, halves
+from pathways_lite.training.reweighting import domain_alignments, split_halves
 
 DOREMI = DoReMi(reference=Reference(stage="reference"))
 ALL = np.ones(3, bool)
@@ -40,7 +40,7 @@ def test_doremis_update_by_hand():
     """alpha' = alpha exp(lambda), normalised, with c / 3 for each; a loss below the reference's is no excess."""
     batch = batch_of([0, 1, 2, 0])
     rule = DOREMI.model_copy(update={"smoothing": 0.3})
-    weights, first = by_excess(rule, rows(1.0, 0.5, -3.0, 0.0), batch, begin(ALL))
+    weights, first = by_excess(rule, rows(1.0, 0.5, -3.0, 0.0), batch, init(ALL))
     grown = np.exp([0.5, 0.5, 0.0])
     expected = 0.7 * grown / grown.sum() + 0.1
     np.testing.assert_allclose(first.weights, expected, rtol=1e-6)
@@ -59,9 +59,9 @@ def test_doremis_update_by_hand():
 def test_clipping_is_of_tokens_not_of_means():
     excess = rows(0, 0)
     excess[:2] = [[2, -2], [1, 1]]
-    _, learned = by_excess(DOREMI, excess, batch_of([0, 1]), begin(ALL))
+    _, learned = by_excess(DOREMI, excess, batch_of([0, 1]), init(ALL))
     np.testing.assert_allclose(learned.scores, [1, 1, 0])
-    _, learned = by_excess(DOREMI, excess, batch_of([0, 1], [[1, 3], [1, 1]]), begin(ALL))
+    _, learned = by_excess(DOREMI, excess, batch_of([0, 1], [[1, 3], [1, 1]]), init(ALL))
     np.testing.assert_allclose(learned.scores, [0.5, 1, 0])
 
 
@@ -72,7 +72,7 @@ DOMAINS = st.lists(st.integers(0, 2), min_size=B, max_size=B)
 @settings(max_examples=25)
 @given(excess=EXCESS, domains=DOMAINS, steps=st.integers(1, 4))
 def test_weights_are_a_distribution_above_the_floor_and_rows_have_a_mean_of_one(excess, domains, steps):
-    learned, batch, seen = begin(ALL), batch_of(domains), []
+    learned, batch, seen = init(ALL), batch_of(domains), []
     for _ in range(steps):
         weights, learned = by_excess(DOREMI, excess, batch, learned)
         seen.append(learned.weights)
@@ -84,14 +84,14 @@ def test_weights_are_a_distribution_above_the_floor_and_rows_have_a_mean_of_one(
 
 def test_equal_excess_changes_nothing_and_the_greater_one_gains():
     batch = batch_of([0, 1, 2])
-    _, learned = by_excess(DOREMI, rows(0.7, 0.7, 0.7), batch, begin(ALL))
+    _, learned = by_excess(DOREMI, rows(0.7, 0.7, 0.7), batch, init(ALL))
     np.testing.assert_allclose(learned.weights, 1 / 3, rtol=1e-6)
-    _, learned = by_excess(DOREMI, rows(0.7, 0.9, 0.7), batch, begin(ALL))
+    _, learned = by_excess(DOREMI, rows(0.7, 0.9, 0.7), batch, init(ALL))
     assert learned.weights[1] > 1 / 3 > learned.weights[0] == learned.weights[2]
 
 
 def test_a_domain_that_a_batch_lacks_keeps_its_score():
-    before = Learned(*(np.float32(x) for x in ([0.2, 0.3, 0.5], [0, 0, 0], [0.1, 0.2, 0.4])), np.int32(0))
+    before = DomainWeightState(*(np.float32(x) for x in ([0.2, 0.3, 0.5], [0, 0, 0], [0.1, 0.2, 0.4])), np.int32(0))
     there = np.array([True, True, False])
     _, after = by_scores(DoGE(), 0.05, np.float32([1, 1, 0]), there, batch_of([0, 1]), before)
     np.testing.assert_allclose(after.scores, [1, 1, 0.4])
@@ -100,7 +100,7 @@ def test_a_domain_that_a_batch_lacks_keeps_its_score():
 
 
 def test_who_takes_no_part_never_does():
-    learned = begin(np.array([True, False, True]))
+    learned = init(np.array([True, False, True]))
     for _ in range(3):
         weights, learned = by_excess(DOREMI, rows(0.1, 9.0, 0.2), batch_of([0, 1, 2]), learned)
     assert learned.weights[1] == learned.average[1] == weights[1, 0] == 0
@@ -122,7 +122,7 @@ def quadratic(params, batch, key):
 
 @functools.partial(jax.jit, static_argnames="microbatch")
 def aligned(params, batch, aim, key, microbatch=None):
-    return alignments(quadratic, params, batch, key, microbatch, aim=aim)
+    return domain_alignments(quadratic, params, batch, key, microbatch, aim=aim)
 
 
 @jax.jit
@@ -133,7 +133,7 @@ def gradients(params, batch):
 
 def exact(params, batch, aim, key):
     """<grad L_j, h> / |h| by one gradient per domain of each half."""
-    first, second = (np.asarray(gradients(params, half)["w"], np.float64) for half in halves(batch, key, 3))
+    first, second = (np.asarray(gradients(params, half)["w"], np.float64) for half in split_halves(batch, key, 3))
     towards = np.asarray(aim, np.float64) @ first
     return second @ towards / np.linalg.norm(towards)
 
@@ -145,7 +145,7 @@ def test_alignments_are_those_of_exact_gradients(microbatch, aim):
     batch = batch_of([0, 1, 2, 0, 0, 1], rng.uniform(0.2, 1, (6, 2)), rng.integers(0, 3, (6, 2)).astype(np.int32))
     params, aim, key = {"w": jnp.float32([0.3, -0.2, 0.5, 0.1])}, np.float32(aim), jax.random.key(0)
     found, there = aligned(params, batch, aim, key, microbatch=microbatch)
-    first, second = (np.unique(batch.domain[half.loss_weights[:, 0] > 0]) for half in halves(batch, key, 3))
+    first, second = (np.unique(batch.domain[half.loss_weights[:, 0] > 0]) for half in split_halves(batch, key, 3))
     assert set(first) | set(second) == {0, 1, 2}
     assert np.flatnonzero(there).tolist() == second.tolist()
     np.testing.assert_allclose(found, exact(params, batch, aim, key), rtol=2e-4, atol=2e-4)
@@ -162,7 +162,7 @@ def descend(rule, aim, params, learned, batch, key):
 def learn(rule, takes_part, aim, noise=0, steps=20):
     """The average weights."""
     domain, aim = np.repeat(np.arange(3, dtype=np.int32), 2), np.float32(aim)
-    params, learned = {"w": jnp.zeros(4)}, begin(np.asarray(takes_part))
+    params, learned = {"w": jnp.zeros(4)}, init(np.asarray(takes_part))
     rng = np.random.default_rng(0)
     for number in range(steps):
         tokens = np.repeat(noise * rng.choice([-1, 1], (6, 1)) * (domain[:, None] == 2), 2, axis=1).astype(np.int32)
@@ -188,7 +188,7 @@ def test_a_target_raises_what_helps_it_and_is_not_trained_on():
 
 def test_doges_step_is_the_learning_rate_over_mu():
     scores, batch = np.float32([1.0, 0.5, -0.5]), batch_of([0, 1, 2])
-    _, learned = by_scores(DoGE(mu=0.1), 0.02, scores, ALL, batch, begin(ALL))
+    _, learned = by_scores(DoGE(mu=0.1), 0.02, scores, ALL, batch, init(ALL))
     np.testing.assert_allclose(learned.weights, np.exp(0.2 * scores) / np.exp(0.2 * scores).sum(), rtol=1e-6)
 
 
@@ -200,7 +200,7 @@ def test_nothing_is_known_without_anything_to_aim_at():
 
 def test_no_weight_is_lost_in_rounding():
     """After one domain has gained all that floats can hold, another one can still win."""
-    learned = begin(ALL)
+    learned = init(ALL)
     by = DoGE(mu=0.01)
     batch = batch_of([0, 1, 2])
     for scores, steps in (([9.0, 0.0, 0.0], 30), ([0.0, 9.0, 0.0], 60)):
@@ -210,7 +210,7 @@ def test_no_weight_is_lost_in_rounding():
 
 
 def test_a_batch_of_the_target_alone_trains_on_nothing():
-    learned = begin(np.array([True, False, True]))
+    learned = init(np.array([True, False, True]))
     weights, _ = by_scores(DoGE(), 0.05, np.zeros(3, np.float32), ALL, batch_of([1, 1]), learned)
     assert not weights.any()
     weights, _ = by_scores(DoGE(), 0.05, np.zeros(3, np.float32), ALL, batch_of([1, 0]), learned)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from pathways_lite.methods.merging import ages, average, greedy_soup, shares
+from pathways_lite.methods.merging import ages, average, greedy_soup, normalized_weights
 
 
 def test_an_average_is_weighted_and_keeps_its_dtypes():
@@ -15,7 +15,7 @@ def test_an_average_is_weighted_and_keeps_its_dtypes():
 
 
 def test_weights_are_relative_and_decay_with_age():
-    assert shares([1, 3]) == [0.25, 0.75]
+    assert normalized_weights([1, 3]) == [0.25, 0.75]
     assert ages(3, 0.5) == [1, 0.5, 0.25]
 
 

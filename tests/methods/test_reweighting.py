@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
-from pathways_lite.ledger import Course
+from pathways_lite.ledger import Timeline
 from pathways_lite.methods.reweighting import EDGES, extra_flops, statistics, weigh, weights_by_clock
 from pathways_lite.recipe import (
     Extremes,
@@ -22,12 +22,12 @@ from pathways_lite.recipe import (
     Ramp,
     Reweighting,
     Steps,
-    Top,
+    TopLosses,
     Uniform,
     Upper,
 )
 
-RULES = (LinUpper(), Upper(), Quadratic(), Extremes(), Focal(), Top(share=0.5), Uniform())
+RULES = (LinUpper(), Upper(), Quadratic(), Extremes(), Focal(), TopLosses(share=0.5), Uniform())
 
 
 def batch_of(loss_weights, starts=None):
@@ -67,8 +67,8 @@ def test_a_rule_in_proportion_to_the_loss_and_focal_and_top():
     np.testing.assert_allclose(weights_of(Upper(temperature=1.0), [1, 2, 3, 4]), 4 * proportional / proportional.sum())
     probable = (1 - np.exp(-np.array([1.0, 2, 3, 4]))) ** 2
     np.testing.assert_allclose(weights_of(Focal(gamma=2.0), [1, 2, 3, 4]), 4 * probable / probable.sum(), rtol=1e-6)
-    assert weights_of(Top(share=0.25), [1, 4, 3, 2]).tolist() == [0, 4, 0, 0]
-    assert weights_of(Top(share=1.0), [1, 4, 3, 2]).tolist() == [1, 1, 1, 1]
+    assert weights_of(TopLosses(share=0.25), [1, 4, 3, 2]).tolist() == [0, 4, 0, 0]
+    assert weights_of(TopLosses(share=1.0), [1, 4, 3, 2]).tolist() == [1, 1, 1, 1]
 
 
 LOSSES = st.lists(st.floats(0, 20, width=32), min_size=12, max_size=12).map(lambda x: np.float32(x).reshape(3, 4))
@@ -122,11 +122,11 @@ def test_no_gradient_flows_through_weights():
 
 
 def test_the_burn_in_and_the_line_of_the_temperature():
-    course = Course(Ramp(steps=((0, 4),)), seq_len=1, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
+    timeline = Timeline(Ramp(steps=((0, 4),)), seq_len=1, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
     how = Reweighting(rule=LinUpper(temperature=1.0, final_temperature=0.4), burn_in=Fraction(n=0.2))
-    weights, losses = weights_by_clock(how, course), jnp.float32([[1], [2], [3], [4]])
+    weights, losses = weights_by_clock(how, timeline), jnp.float32([[1], [2], [3], [4]])
     batch = batch_of(np.ones((4, 1)))
-    at = lambda step: np.asarray(weights(losses, batch, course.clock(step)))[:, 0]  # noqa: E731
+    at = lambda step: np.asarray(weights(losses, batch, timeline.clock(step)))[:, 0]  # noqa: E731
     assert at(19).tolist() == [1, 1, 1, 1]
     np.testing.assert_allclose(at(20), weights_of(LinUpper(temperature=1.0), losses[:, 0]), rtol=1e-6)
     np.testing.assert_allclose(at(60), weights_of(LinUpper(temperature=0.7), losses[:, 0]), rtol=1e-5)
@@ -150,7 +150,7 @@ def test_what_is_logged():
 
 def test_what_rows_without_a_backward_pass_save():
     """A third of training is the forward pass, here of all rows; then half of them are trained on."""
-    half = Reweighting(rule=Top(share=0.5))
+    half = Reweighting(rule=TopLosses(share=0.5))
     assert 300 + extra_flops(half, 300, 0, ahead=True) == 100 + 150
     assert 300 + extra_flops(half, 300, 30, ahead=True) == 100 + 150 + 10
     assert extra_flops(Reweighting(), 300, 0, ahead=False) == 0

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathways_lite.objectives.batches import make_batch, unused
-from pathways_lite.objectives.denoisers import Form, members, one_by_one
-from pathways_lite.objectives.span_corruption import noise_counts, random_parts, raw_length
+from pathways_lite.objectives.denoisers import ExampleFormat, denoiser_specs, one_by_one
+from pathways_lite.objectives.span_corruption import noise_counts, random_partition, raw_length
 from pathways_lite.recipe import (
     UL2,
     UL2R,
@@ -19,7 +19,7 @@ from pathways_lite.recipe import (
     FillInTheMiddle,
     PrefixLM,
     SpanCorruption,
-    Weighted,
+    WeightedDenoiser,
 )
 
 
@@ -138,7 +138,7 @@ def test_every_composition_is_equally_likely() -> None:
     """6 tokens in 3 parts: C(5, 2) = 10 ways."""
     rng, n = np.random.default_rng(0), 5000
     totals, parts = np.full(n, 6), np.full(n, 3)
-    drawn = random_parts(totals, parts, rng.integers(0, 2**64, 6 * n, np.uint64)).reshape(n, 3)
+    drawn = random_partition(totals, parts, rng.integers(0, 2**64, 6 * n, np.uint64)).reshape(n, 3)
     assert (drawn.sum(1) == 6).all()
     assert (drawn > 0).all()
     _, counted = np.unique(drawn, axis=0, return_counts=True)
@@ -180,7 +180,7 @@ def test_hardly_a_position_is_without_use(objective: UL2R, seq_len: int, boundar
 
 def test_shares_of_ul2r() -> None:
     assert list(one_by_one(UL2R())) == ["prefix_lm", "spans_32_0.15", "spans_3_0.5", "spans_3_0.15"]
-    assert [(m.weight, m.mode) for m in members(UL2R())] == [
+    assert [(m.weight, m.mode) for m in denoiser_specs(UL2R())] == [
         (0.5, "s2s"),
         (0.125, "nlg"),
         (0.125, "nlg"),
@@ -210,19 +210,24 @@ def test_the_fixed_layout_is_ul2rs() -> None:
 
 
 def test_a_mixture_of_ones_own() -> None:
-    parts = (Weighted(weight=3, denoiser=SpanCorruption(mean_span=5)), Weighted(weight=1, denoiser=PrefixLM()))
+    parts = (
+        WeightedDenoiser(weight=3, denoiser=SpanCorruption(mean_span=5)),
+        WeightedDenoiser(weight=1, denoiser=PrefixLM()),
+    )
     objective = Denoisers(members=parts)
-    assert [m.weight for m in members(objective)] == [0.75, 0.25]
+    assert [m.weight for m in denoiser_specs(objective)] == [0.75, 0.25]
     alone = one_by_one(objective)
     assert list(alone) == ["spans_5_0.15", "prefix_lm"]
-    assert members(alone["prefix_lm"]) == members(PrefixLM())
+    assert denoiser_specs(alone["prefix_lm"]) == denoiser_specs(PrefixLM())
 
 
 def test_denoisers_that_are_called_alike_are_all_there() -> None:
     """And infilling at a rate of 0, where a sweep begins, is causal."""
     denoisers = [FillInTheMiddle(spm=0), FillInTheMiddle(spm=1), CodeGen2(rate=0), CodeGen2(rate=0)]
-    alone = one_by_one(Denoisers(members=tuple(Weighted(weight=1, denoiser=denoiser) for denoiser in denoisers)))
+    alone = one_by_one(
+        Denoisers(members=tuple(WeightedDenoiser(weight=1, denoiser=denoiser) for denoiser in denoisers))
+    )
     assert list(alone) == ["fill_in_the_middle", "fill_in_the_middle_2", "codegen2"]
-    forms = [[m.form for m in members(objective)] for objective in alone.values()]
-    assert forms == [[Form.PSM], [Form.SPM], [Form.CAUSAL]]
+    forms = [[m.form for m in denoiser_specs(objective)] for objective in alone.values()]
+    assert forms == [[ExampleFormat.PSM], [ExampleFormat.SPM], [ExampleFormat.CAUSAL]]
     make_batch(alone["codegen2"], windows(2, 64, 3.0), EOD, "document", np.zeros(2), np.arange(2), seed=0)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from test_denoising import split_documents
 
 from pathways_lite.objectives.batches import unused
-from pathways_lite.recipe import Causal, CodeGen2, Denoisers, FillInTheMiddle, Weighted
+from pathways_lite.recipe import Causal, CodeGen2, Denoisers, FillInTheMiddle, WeightedDenoiser
 
 
 def after(tokens: list[int], special: int) -> list[int]:
@@ -80,7 +80,7 @@ def test_cuts_are_uniform() -> None:
 
 
 def test_mixed_with_causal_and_denoising_by_document() -> None:
-    parts = (Weighted(weight=1, denoiser=Causal()), Weighted(weight=1, denoiser=CodeGen2(rate=1.0)))
+    parts = (WeightedDenoiser(weight=1, denoiser=Causal()), WeightedDenoiser(weight=1, denoiser=CodeGen2(rate=1.0)))
     batch = batch_of(Denoisers(members=parts), windows(50, 512, 6.0))
     masked = [TOKENS.separator in example.tokens for row in range(50) for example in examples(batch, row)]
     assert 0.35 < np.mean(masked) < 0.65  # documents of a row differ

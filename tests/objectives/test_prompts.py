@@ -6,12 +6,12 @@ from examples import EOD, FIRST, TOKENS, Example, batch_of, examples, windows
 from test_infilling import after
 
 from pathways_lite.errors import UserError
-from pathways_lite.objectives.prompts import Asking
+from pathways_lite.objectives.prompts import PromptFormat
 from pathways_lite.recipe import UL2R, Causal, CodeGen2, FillInTheMiddle, Objective, PrefixLM, SpanCorruption
 
 
-def ask(objective: Objective) -> Asking:
-    return Asking.of(objective.model_copy(update={"tokens": TOKENS}), EOD)
+def ask(objective: Objective) -> PromptFormat:
+    return PromptFormat.of(objective.model_copy(update={"tokens": TOKENS}), EOD)
 
 
 def parts_and_gaps(example: Example) -> tuple[list[list[int]], list[list[int]]]:
@@ -35,14 +35,14 @@ def parts_and_gaps(example: Example) -> tuple[list[list[int]], list[list[int]]]:
     ],
 )
 def test_a_prompt_and_its_answer_are_a_training_example(objective: Objective) -> None:
-    asking = ask(objective)
+    prompt_format = ask(objective)
     for row in range(len(x := windows(8, 60, 0.0))):
         (example,) = examples(batch_of(objective, x[row : row + 1]), 0)
         parts, gaps = parts_and_gaps(example)
-        prompt, answer = asking.infill(parts), asking.answer(gaps)
+        prompt, answer = prompt_format.infill(parts), prompt_format.answer(gaps)
         assert [*prompt.tokens, *answer, prompt.end] == [*example.tokens, example.close]
-        assert prompt.together == example.inputs
-        assert asking.gaps(answer, len(gaps)) == gaps
+        assert prompt.prefix_length == example.inputs
+        assert prompt_format.gaps(answer, len(gaps)) == gaps
 
 
 @pytest.mark.parametrize(
@@ -53,10 +53,10 @@ def test_a_continuation_is_a_training_example(objective: Objective, mode: str | 
     x = windows(1, 60, 0.0)
     x[0, 0] = EOD
     batch = batch_of(objective, x) if mode or isinstance(objective, PrefixLM) else None
-    asking = ask(objective) if batch is not None else Asking.of(objective, EOD)
+    prompt_format = ask(objective) if batch is not None else PromptFormat.of(objective, EOD)
     split = int(batch.spans.stop[0, 0]) if batch is not None else 9
-    prompt = asking.continuation(x[0, 1:split].tolist(), mode)  # type: ignore[arg-type]
-    assert prompt.together == (split if batch is not None else 0)
+    prompt = prompt_format.continuation(x[0, 1:split].tolist(), mode)  # type: ignore[arg-type]
+    assert prompt.prefix_length == (split if batch is not None else 0)
     assert prompt.tokens == (x[0] if batch is None else batch.tokens[0])[:split].tolist()
 
 
@@ -75,7 +75,7 @@ def test_short_gaps_are_asked_for_in_the_regular_mode() -> None:
 
 def test_what_was_not_trained_is_refused() -> None:
     with pytest.raises(UserError, match="not trained to fill gaps"):
-        Asking.of(Causal(), EOD).infill([[1], [2]])
+        PromptFormat.of(Causal(), EOD).infill([[1], [2]])
     with pytest.raises(UserError, match="one gap"):
         ask(FillInTheMiddle()).infill([[1], [2], [3]])
     with pytest.raises(UserError, match="not trained with mode 'nlg'; use nlu"):
@@ -85,13 +85,19 @@ def test_what_was_not_trained_is_refused() -> None:
     with pytest.raises(UserError, match="not trained to fill gaps with mode 'nlu'; it has no mode tokens"):
         ask(FillInTheMiddle(rate=1)).infill([[1], [2]], "nlu")
     with pytest.raises(UserError, match="no id is left"):
-        Asking.untrained(text_ids=257, vocab_size=260, eod=256)
+        PromptFormat.untrained(text_ids=257, vocab_size=260, eod=256)
     few = ask(SpanCorruption()).special.tokens.model_copy(update={"sentinels": 3})  # type: ignore[union-attr]
     for objective, most in ((SpanCorruption(tokens=few), 2), (CodeGen2(rate=1, tokens=few), 3), (Causal(), 0)):
-        asking = Asking.of(objective, EOD)
-        assert [asking.can_fill(gaps) for gaps in range(1, 5)] == [gaps <= most for gaps in range(1, 5)]
+        prompt_format = PromptFormat.of(objective, EOD)
+        assert [prompt_format.can_fill(gaps) for gaps in range(1, 5)] == [gaps <= most for gaps in range(1, 5)]
     assert [ask(FillInTheMiddle()).can_fill(gaps) for gaps in (1, 2)] == [True, False]
-    assert Asking.untrained(text_ids=257, vocab_size=300, eod=256).infill([[1], [2]]).tokens == [258, 1, 299, 2, 298]
+    assert PromptFormat.untrained(text_ids=257, vocab_size=300, eod=256).infill([[1], [2]]).tokens == [
+        258,
+        1,
+        299,
+        2,
+        298,
+    ]
     with pytest.raises(UserError, match=f"so many gaps take {TOKENS.sentinels + 1} sentinels"):
         ask(UL2R()).infill([[1]] * (TOKENS.sentinels + 1))
 
@@ -101,24 +107,24 @@ def test_a_text_that_goes_on_behind_its_last_gap_is_asked_for_as_if_it_ended_in_
     objective: Objective,
 ) -> None:
     """Examples of span corruption always end in a gap; a prompt without would be something that was never trained."""
-    asking, compared = ask(objective), 0
+    prompt_format, compared = ask(objective), 0
     for row in range(len(x := windows(8, 60, 0.0))):
         (example,) = examples(batch_of(objective, x[row : row + 1]), 0)
         parts, gaps = parts_and_gaps(example)
         assert parts[-1] == []
         if len(gaps) > 1:
-            prompt, answer = asking.infill(parts[:-1]), asking.answer(gaps[:-1])
+            prompt, answer = prompt_format.infill(parts[:-1]), prompt_format.answer(gaps[:-1])
             asked = [*prompt.tokens, *answer, prompt.end]
             assert asked == example.tokens[: len(asked)]
-            assert prompt.together == example.inputs
+            assert prompt.prefix_length == example.inputs
             compared += 1
     assert compared > 4
 
 
 def test_gaps_of_a_bad_answer_are_what_can_be_read() -> None:
-    asking = ask(UL2R())
+    prompt_format = ask(UL2R())
     s = TOKENS.first_sentinel
-    assert asking.gaps(np.array([FIRST, s - 1, FIRST + 1, 5, s, FIRST + 2]).tolist(), 3) == [
+    assert prompt_format.gaps(np.array([FIRST, s - 1, FIRST + 1, 5, s, FIRST + 2]).tolist(), 3) == [
         [FIRST + 2],
         [FIRST + 1],
         [],

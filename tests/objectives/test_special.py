@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathways_lite.errors import UserError
-from pathways_lite.objectives.denoisers import measure, members, sentinels_needed, sizes_of, with_special_tokens
+from pathways_lite.objectives.denoisers import (
+    denoiser_specs,
+    measure_examples,
+    sentinels_needed,
+    sizes_of,
+    with_special_tokens,
+)
 from pathways_lite.recipe import UL2, UL2R, Causal, CodeGen2, FillInTheMiddle, PrefixLM, SpanCorruption
 
 WHERE = {"seq_len": 256, "text_ids": 4096, "eod": EOD}
@@ -61,9 +67,9 @@ def test_no_example_has_more_spans_than_there_are_sentinels_for(
     objective = CodeGen2(rate=1, least=least, most=most, mean_span=mean_span)
     if not codegen2:
         objective = SpanCorruption(rate=most, mean_span=mean_span)
-    (member,) = members(objective)
+    (member,) = denoiser_specs(objective)
     n = np.arange(seq_len + 1)[:, None]
     rates = np.clip(np.arange(seq_len + 1) / np.maximum(n, 1), least, most)
     rates = np.concatenate([rates, np.full_like(rates[:, :1], least), np.full_like(rates[:, :1], most)], axis=1)
-    _, spans, size = measure(sizes_of([member]), n, rates)
+    _, spans, size = measure_examples(sizes_of([member]), n, rates)
     assert sentinels_needed(objective, seq_len) == spans[size <= seq_len].max(initial=0)

@@ -32,7 +32,7 @@ from pathways_lite.recipe import (
     Reweighting,
     Stage,
     Steps,
-    Top,
+    TopLosses,
 )
 from pathways_lite.training.setup import Setup
 
@@ -56,7 +56,7 @@ CASES = {
     "fsdp x tensor, adamw": (Mesh(tensor=2), LLAMA | {"optimizer": AdamW(learning_rate=1e-2), "dropout": 0.1}),
     "fsdp x tensor, reweighted": (Mesh(tensor=2), PALM | {"reweighting": WEIGHTS}),
     "fsdp, reweighted in slices": (Mesh(), LLAMA | {"microbatch": 8, "reweighting": WEIGHTS}),
-    "fsdp, a selection": (Mesh(), LLAMA | {"reweighting": Reweighting(rule=Top(share=0.5), burn_in=Steps(n=0))}),
+    "fsdp, a selection": (Mesh(), LLAMA | {"reweighting": Reweighting(rule=TopLosses(share=0.5), burn_in=Steps(n=0))}),
     "fsdp x tensor, adafactor": (Mesh(tensor=2), PALM | {"optimizer": Adafactor(), "tokens": 8}),
 }
 
@@ -94,8 +94,8 @@ def train(mesh: Mesh, options: dict, devices: list[jax.Device]) -> tuple:
     setup = Setup(Recipe(name="tiny", stages=(stage(mesh, options),)), 0, devices)
     step, state, metrics = setup.compile_step(B), setup.fresh_state(), []
     for number in range(STEPS):
-        placed = setup.layout.place(batch(number, setup.stage.data.seq_len))
-        state, found = step(state, placed, setup.course.clock(number))
+        placed = setup.layout.place_batch(batch(number, setup.stage.data.seq_len))
+        state, found = step(state, placed, setup.timeline.clock(number))
         metrics.append(jax.device_get(found))
     return step, setup, metrics, jax.device_get(state), all(map(copies_equal, jax.tree.leaves(state)))
 

@@ -12,35 +12,35 @@ from pathways_lite.errors import UserError
 AGREE = """
 from pathways_lite.errors import UserError
 import threading
-print(coordination.index(), coordination.count(), coordination.is_first())
-seen = coordination.together({"my": index}, lambda values: [value["my"] for value in values])
-print(seen, coordination.agreed(index * 7 % 5))
-print(coordination.by_first(lambda: f"from {coordination.index()}"))
+print(coordination.process_index(), coordination.process_count(), coordination.is_primary())
+seen = coordination.gather_and_decide({"my": index}, lambda values: [value["my"] for value in values])
+print(seen, coordination.max_over_processes(index * 7 % 5))
+print(coordination.run_on_primary(lambda: f"from {coordination.process_index()}"))
 
 # Two threads meet side by side.
 def others():
     for k in range(20):
-        assert coordination.together(index + k, sum, channel="other") == 3 + 3 * k
+        assert coordination.gather_and_decide(index + k, sum, channel="other") == 3 + 3 * k
 thread = threading.Thread(target=others)
 thread.start()
 for k in range(20):
-    assert coordination.together(index * k, max) == 2 * k
+    assert coordination.gather_and_decide(index * k, max) == 2 * k
 thread.join()
 
 def fail_in_one():
     if index == 1:
         raise OSError(28, "No space left on device")
 try:
-    coordination.everywhere(fail_in_one)
+    coordination.run_on_all(fail_in_one)
 except Exception as error:
     print(type(error).__name__, error.errno, error)
 
-coordination.tell("stop", str(index))
+coordination.publish("stop", str(index))
 coordination.barrier()
-print(coordination.news("stop"), coordination.news("nothing"))
+print(coordination.poll("stop"), coordination.poll("nothing"))
 assert not coordination._group.client.key_value_dir_get("other/0"), "old meetings are forgotten"
-coordination.leave()
-print(coordination.count())
+coordination.shutdown()
+print(coordination.process_count())
 """
 
 
@@ -76,15 +76,15 @@ def test_a_process_that_does_not_come_is_named(start_group):
 ALONE = """
 import jax
 from pathways_lite.distributed import coordination
-coordination.start()
-assert (coordination.index(), coordination.count(), coordination.is_first()) == (0, 1, True)
-assert (coordination.together(3, sum), coordination.news("x")) == (3, {})
-assert coordination.by_first(lambda: {"any": (1, 2)}) == {"any": (1, 2)}
+coordination.initialize()
+assert (coordination.process_index(), coordination.process_count(), coordination.is_primary()) == (0, 1, True)
+assert (coordination.gather_and_decide(3, sum), coordination.poll("x")) == (3, {})
+assert coordination.run_on_primary(lambda: {"any": (1, 2)}) == {"any": (1, 2)}
 coordination.barrier()
-coordination.tell("x", "y")
+coordination.publish("x", "y")
 assert not jax._src.xla_bridge.backends_are_initialized(), "no device was touched"
 assert not jax.distributed.is_initialized(), "nothing was started"
-coordination.leave()
+coordination.shutdown()
 """
 
 
@@ -150,13 +150,13 @@ def test_launchers_are_detected(monkeypatch, environment, expected):
 )
 def test_incomplete_flags_are_a_sentence(arguments, message):
     with pytest.raises(UserError, match=message):
-        coordination.start(*arguments)
-    assert coordination.count() == 1
+        coordination.initialize(*arguments)
+    assert coordination.process_count() == 1
 
 
 def test_one_of_one_needs_no_coordinator():
-    coordination.start(None, 1, 0)
-    assert coordination.count() == 1
+    coordination.initialize(None, 1, 0)
+    assert coordination.process_count() == 1
 
 
 NOBODY = """
@@ -165,7 +165,7 @@ from pathways_lite.distributed import coordination
 import sys
 coordination._CONNECT = 2
 try:
-    coordination.start(sys.argv[1], 2, 1)
+    coordination.initialize(sys.argv[1], 2, 1)
 except UserError as error:
     print(error)
 """

@@ -14,11 +14,11 @@ from pathways_lite import models
 from pathways_lite.batch import Batch
 from pathways_lite.errors import UserError
 from pathways_lite.planner import cost_model, disk_cache, hlo, kernel_estimates, plan, program
-from pathways_lite.planner.analytic import Shape, Sizes, interleaved, meshes, pareto, rough
+from pathways_lite.planner.analytic import Shape, Sizes, estimate_step, interleaved, meshes, pareto
 from pathways_lite.planner.chips import parse
-from pathways_lite.planner.cost_model import Lookup, Uncounted
-from pathways_lite.planner.plan import Attention, Plan, Work
-from pathways_lite.planner.program import PARTS, Exchange, Kernel, Memory, Program, part_of
+from pathways_lite.planner.cost_model import Lookup, UnestimatedOps
+from pathways_lite.planner.plan import Attention, StepPlan, Work
+from pathways_lite.planner.program import PARTS, CollectiveCost, Kernel, Memory, Program, part_of
 from pathways_lite.recipe import Model
 
 GIB = 2**30
@@ -27,7 +27,7 @@ WORK = Work("model", "base", 10**9, 64, 1024, 7 * 10**9, 4 * 10**14, 10**12)
 
 
 def exchange(kind, axes, seconds, waited):
-    return Exchange(kind, axes, 8, 2**20, 4, waited < seconds, "layers, forward", seconds, 0.0, waited)
+    return CollectiveCost(kind, axes, 8, 2**20, 4, waited < seconds, "layers, forward", seconds, 0.0, waited)
 
 
 PROGRAM = Program(
@@ -41,10 +41,12 @@ PROGRAM = Program(
     kernels=(Kernel("interval_attention_forward", (4, 2, 4, 2048, 256), 2048, 32, "layers, forward"),),
     unknown_loops=(),
     lookups=(Lookup("gather", 1000, 256, 1, "", 0.03), Lookup("scatter", 1000, 512, 1, "", 0.02)),
-    uncounted=Uncounted(3, 4096),
+    uncounted=UnestimatedOps(3, 4096),
     compile_seconds=1.0,
 )
-PLAN = Plan(WORK, V5P, {"fsdp": 32, "tensor": 2}, PROGRAM, (Attention("forward", "layers, forward", 0.1, "assumed"),))
+PLAN = StepPlan(
+    WORK, V5P, {"fsdp": 32, "tensor": 2}, PROGRAM, (Attention("forward", "layers, forward", 0.1, "assumed"),)
+)
 
 
 def test_what_overlaps_bounds_the_step():
@@ -157,19 +159,19 @@ def test_what_was_compiled_is_kept_and_a_misfit_too(monkeypatch, tmp_path):
 
 def test_kept_results_depend_on_the_code(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert disk_cache.kept("kind", {"a": 1}, lambda: 5) == 5
-    assert disk_cache.kept("kind", {"a": 1}, lambda: 6) == 5
-    assert disk_cache.kept("kind", {"a": 2}, lambda: 6) == 6
-    assert disk_cache.kept("kind", {"a": 1}, lambda: 7, code=disk_cache.KERNELS) == 7
+    assert disk_cache.cached("kind", {"a": 1}, lambda: 5) == 5
+    assert disk_cache.cached("kind", {"a": 1}, lambda: 6) == 5
+    assert disk_cache.cached("kind", {"a": 2}, lambda: 6) == 6
+    assert disk_cache.cached("kind", {"a": 1}, lambda: 7, code=disk_cache.KERNELS) == 7
     for path in (tmp_path / "pathways-lite" / "kind").iterdir():
         path.write_text("{")  # damaged
-    assert disk_cache.kept("kind", {"a": 1}, lambda: 8) == 8
+    assert disk_cache.cached("kind", {"a": 1}, lambda: 8) == 8
 
 
 def test_without_a_directory_to_write_to_nothing_is_kept(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert [disk_cache.kept("kind", {}, lambda value=value: value) for value in (1, 2)] == [1, 2]
+    assert [disk_cache.cached("kind", {}, lambda value=value: value) for value in (1, 2)] == [1, 2]
 
 
 def test_estimates_of_kernels_are_kept(monkeypatch, tmp_path):
@@ -219,27 +221,27 @@ def test_rough_arithmetic_moves_in_the_right_direction():
     shape = Shape(4096, 32, 1, "dots", None)
     one = {"pod": 1, "data": 1, "fsdp": 64, "context": 1, "tensor": 1}
     two = one | {"fsdp": 32, "tensor": 2}
-    base, tensor = (rough(WORK, shape, mesh, V5P, GIB) for mesh in (one, two))
+    base, tensor = (estimate_step(WORK, shape, mesh, V5P, GIB) for mesh in (one, two))
     assert tensor.tensor > base.tensor == 0
     assert tensor.gathers < base.gathers
-    full = rough(WORK, replace(shape, remat="full"), one, V5P, GIB)
+    full = estimate_step(WORK, replace(shape, remat="full"), one, V5P, GIB)
     assert full.compute > base.compute
     assert full.activation_bytes < base.activation_bytes
-    assert rough(WORK, replace(shape, microbatch=16), one, V5P, GIB).gathers == pytest.approx(4 * base.gathers)
+    assert estimate_step(WORK, replace(shape, microbatch=16), one, V5P, GIB).gathers == pytest.approx(4 * base.gathers)
     assert base.fast <= base.slow
     assert base.offload == 0
-    away = rough(WORK, replace(shape, remat="offload"), one, V5P, GIB)
+    away = estimate_step(WORK, replace(shape, remat="offload"), one, V5P, GIB)
     per_chip = 22 * 4096 * 32 * WORK.tokens_per_step / 64  # bytes that dots keeps and offload sends away
     assert away.offload == pytest.approx(2 * per_chip / V5P.chip.host_link_bytes)
     assert away.fast > base.fast  # for a model of 1 B parameters PCIe does not keep up
-    copies = rough(WORK, shape, one | {"data": 2, "fsdp": 32}, V5P, GIB)
+    copies = estimate_step(WORK, shape, one | {"data": 2, "fsdp": 32}, V5P, GIB)
     assert copies.sums > base.sums == 0
 
 
 def test_gpus_talk_faster_inside_a_server():
     shape = Shape(4096, 32, 1, "dots", None)
     mesh = {"pod": 1, "data": 1, "fsdp": 8, "context": 1, "tensor": 1}
-    inside, outside = (rough(WORK, shape, mesh, parse(text), GIB) for text in ("gpu:8xh100", "gpu:8x1xh100"))
+    inside, outside = (estimate_step(WORK, shape, mesh, parse(text), GIB) for text in ("gpu:8xh100", "gpu:8x1xh100"))
     assert outside.gathers == pytest.approx(9 * inside.gathers)  # 450 and 50 GB/s
 
 
@@ -300,7 +302,7 @@ def test_what_the_compiler_does_not_estimate_is_modelled_or_counted():
     assert gather.seconds == pytest.approx(2 * 2048 * 256 / 1e9)
     assert (scatter.kind, scatter.rows, scatter.row_bytes) == ("scatter", 2048, 512)  # indices, not rows of the table
     assert scatter.seconds == pytest.approx(3 * 2048 * 512 / 1e9)
-    assert cost_model.uncounted(sites, module) == Uncounted(1, 4 * 2048)  # the sort
+    assert cost_model.find_unestimated(sites, module) == UnestimatedOps(1, 4 * 2048)  # the sort
 
 
 @pytest.mark.parametrize("scan", [True, False])

@@ -10,10 +10,10 @@ from pathways_lite.errors import MISTAKE, TRY_AGAIN
 def test_one_process_asks_itself():
     signals = [0]
     stop = Stop(lambda: signals[0])
-    assert (stop.ask(), stop.heard, stop.exit_status) == (0, 0, 0)
+    assert (stop.should_stop(), stop.heard, stop.exit_status) == (0, 0, 0)
     signals[0] = 15
     assert (stop.heard, stop.exit_status) == (15, 0)  # nobody has stopped for it yet
-    assert (stop.ask(), stop.exit_status) == (15, 143)
+    assert (stop.should_stop(), stop.exit_status) == (15, 143)
 
 
 def meetings(monkeypatch, seconds_per_step, steps):
@@ -29,7 +29,7 @@ def meetings(monkeypatch, seconds_per_step, steps):
 
     monkeypatch.setattr(coordination, "together", together)
     for asked[0] in range(steps):
-        assert stop.ask() == 0
+        assert stop.should_stop() == 0
         now[0] += seconds_per_step
     return met
 
@@ -51,7 +51,7 @@ def test_a_slower_pace_is_known_at_once(monkeypatch):
     for seconds in (0.01, 2.0):
         stop.new_pace()
         for _ in range(20):
-            stop.ask()
+            stop.should_stop()
             now[0] += seconds
     assert len(met) == 2 + 20
 
@@ -65,7 +65,7 @@ for step in range(100_000):
         print("stopped at", step, stop.exit_status)
         break
     time.sleep(0.01 if index else 0.002)
-coordination.leave()
+coordination.shutdown()
 """
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pathways_lite.recipe import Recipe, read_recipe
 from pathways_lite.studies.plan import resolve_study, store_of
-from pathways_lite.studies.store import Store
+from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import Study, load_study
 from pathways_lite.training.run import train_run
 
@@ -83,7 +83,7 @@ def study(study_file: Path) -> Study:
 
 
 @pytest.fixture(scope="session")
-def store(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(study: Study, tmp_path_factory: pytest.TempPathFactory) -> StudyStore:
     """All nodes trained, each in its own directory. Not to be changed by a test."""
     store = store_of(study, tmp_path_factory.mktemp("out"))
     for identity in store.nodes:

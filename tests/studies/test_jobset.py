@@ -5,18 +5,18 @@ import yaml
 
 from pathways_lite.errors import UserError
 from pathways_lite.studies.jobset import as_yaml, jobsets
-from pathways_lite.studies.store import Store
-from pathways_lite.studies.study import Study, nodes_of
+from pathways_lite.studies.store import StudyStore
+from pathways_lite.studies.study import Study, build_nodes
 
 TEMPLATE = Path(__file__).parent.parent.parent / "tools" / "launch" / "jobset.yaml"
 
 
 @pytest.fixture
-def fresh(study: Study, tmp_path: Path) -> Store:
-    return Store(tmp_path, nodes_of(study.recipes))
+def fresh(study: Study, tmp_path: Path) -> StudyStore:
+    return StudyStore(tmp_path, build_nodes(study.recipes))
 
 
-def test_nodes_that_share_a_stage_are_one_jobset_in_which_children_wait(fresh: Store) -> None:
+def test_nodes_that_share_a_stage_are_one_jobset_in_which_children_wait(fresh: StudyStore) -> None:
     trunk, slow, fast = fresh.nodes
     (manifest,) = yaml.safe_load_all(as_yaml(jobsets(fresh, "Rates_of.x", TEMPLATE)))
     assert manifest["metadata"]["name"] == f"rates-of-x-{trunk[:8]}"
@@ -26,7 +26,7 @@ def test_nodes_that_share_a_stage_are_one_jobset_in_which_children_wait(fresh: S
     assert [job.get("dependsOn") for job in jobs] == [None, after, after]
 
 
-def test_a_job_is_one_train_of_one_node_and_all_else_is_the_templates(fresh: Store) -> None:
+def test_a_job_is_one_train_of_one_node_and_all_else_is_the_templates(fresh: StudyStore) -> None:
     pattern = yaml.safe_load(TEMPLATE.read_text())
     (manifest,) = jobsets(fresh, "rates", TEMPLATE)
     for identity, job in zip(fresh.nodes, manifest["spec"]["replicatedJobs"], strict=True):
@@ -41,11 +41,11 @@ def test_a_job_is_one_train_of_one_node_and_all_else_is_the_templates(fresh: Sto
     assert manifest["spec"]["failurePolicy"] == pattern["spec"]["failurePolicy"]
 
 
-def test_what_is_done_is_not_exported(store: Store) -> None:
+def test_what_is_done_is_not_exported(store: StudyStore) -> None:
     assert jobsets(store, "rates", TEMPLATE) == []
 
 
-def test_what_is_no_template_is_refused(fresh: Store, tmp_path: Path) -> None:
+def test_what_is_no_template_is_refused(fresh: StudyStore, tmp_path: Path) -> None:
     (tmp_path / "pod.yaml").write_text("kind: Pod\nspec: {}\n")
     with pytest.raises(UserError, match="is no JobSet with one replicated job"):
         jobsets(fresh, "rates", tmp_path / "pod.yaml")

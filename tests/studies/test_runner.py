@@ -15,10 +15,10 @@ from pathways_lite.errors import UserError
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
 from pathways_lite.studies.executor import share_cores
-from pathways_lite.studies.progress import Progress
+from pathways_lite.studies.progress import StudyProgress
 from pathways_lite.studies.runner import Outcome, Runner, report_failures
-from pathways_lite.studies.store import Store
-from pathways_lite.studies.study import Study, nodes_of
+from pathways_lite.studies.store import StudyStore
+from pathways_lite.studies.study import Study, build_nodes
 
 
 @dataclass
@@ -57,16 +57,16 @@ class FakeExecutor:
 
 
 @pytest.fixture
-def store(study: Study, tmp_path: Path) -> Store:
+def store(study: Study, tmp_path: Path) -> StudyStore:
     """Of which nothing is trained."""
-    return Store(tmp_path, nodes_of(study.recipes))
+    return StudyStore(tmp_path, build_nodes(study.recipes))
 
 
-def run(store: Store, executor: FakeExecutor) -> Outcome:
-    return Runner(store, executor, Progress(dict.fromkeys(store.nodes, 1), Console(file=StringIO()))).run()
+def run(store: StudyStore, executor: FakeExecutor) -> Outcome:
+    return Runner(store, executor, StudyProgress(dict.fromkeys(store.nodes, 1), Console(file=StringIO()))).run()
 
 
-def test_parents_come_first_and_what_is_done_is_not_done_again(store: Store) -> None:
+def test_parents_come_first_and_what_is_done_is_not_done_again(store: StudyStore) -> None:
     executor = FakeExecutor(slots=2)
     assert run(store, executor).trained == list(store.nodes)
     assert executor.started == list(store.nodes)
@@ -75,7 +75,7 @@ def test_parents_come_first_and_what_is_done_is_not_done_again(store: Store) -> 
     assert again.started == []
 
 
-def test_a_finished_node_is_left_to_end_by_itself(store: Store) -> None:
+def test_a_finished_node_is_left_to_end_by_itself(store: StudyStore) -> None:
     """Its summary is there before its process has drawn the pictures and ended."""
     trunk, *_ = store.nodes
     looks = iter(range(10))
@@ -92,7 +92,7 @@ def test_a_finished_node_is_left_to_end_by_itself(store: Store) -> None:
     assert outcome.trained == list(store.nodes)
 
 
-def test_a_failure_stops_only_what_starts_from_it(store: Store) -> None:
+def test_a_failure_stops_only_what_starts_from_it(store: StudyStore) -> None:
     trunk, slow, fast = store.nodes
     outcome = run(store, FakeExecutor(lambda run: 3 if run.path.name == slow else 0))
     assert (outcome.trained, list(outcome.failed), outcome.held_up) == ([trunk, fast], [slow], [])
@@ -105,7 +105,7 @@ def test_a_failure_stops_only_what_starts_from_it(store: Store) -> None:
     assert set(store.states().values()) == {"done"}
 
 
-def test_what_starts_from_a_failed_node_is_told_to_wait_for_it(store: Store) -> None:
+def test_what_starts_from_a_failed_node_is_told_to_wait_for_it(store: StudyStore) -> None:
     trunk, slow, fast = store.nodes
     outcome = run(store, FakeExecutor(lambda run: -9))
     assert list(outcome.failed) == [trunk]
@@ -114,7 +114,7 @@ def test_what_starts_from_a_failed_node_is_told_to_wait_for_it(store: Store) -> 
     assert store.states() == {trunk: "failed", slow: "held up", fast: "held up"}
 
 
-def test_two_runners_train_every_node_once(store: Store) -> None:
+def test_two_runners_train_every_node_once(store: StudyStore) -> None:
     """The second one waits for what the first one holds."""
     trunk, *_ = store.nodes
     with RunLock(store.claim(trunk)):
@@ -125,7 +125,7 @@ def test_two_runners_train_every_node_once(store: Store) -> None:
     assert set(outcome.trained) == set(store.nodes) - {trunk}
 
 
-def test_a_process_left_behind_by_a_killed_runner_is_waited_for(store: Store) -> None:
+def test_a_process_left_behind_by_a_killed_runner_is_waited_for(store: StudyStore) -> None:
     trunk, *_ = store.nodes
     with RunLock(store.run(trunk).path):
         threading.Timer(0.5, lambda: _finish(store, trunk)).start()
@@ -134,14 +134,14 @@ def test_a_process_left_behind_by_a_killed_runner_is_waited_for(store: Store) ->
     assert trunk not in executor.started
 
 
-def _finish(store: Store, identity: str) -> None:
+def _finish(store: StudyStore, identity: str) -> None:
     run = store.prepare(identity)
     stage = run.stage(run.recipe().stages[-1].name)
     stage.path.mkdir()
     stage.write_summary({})
 
 
-def test_a_signal_stops_what_runs_and_starts_no_more(store: Store) -> None:
+def test_a_signal_stops_what_runs_and_starts_no_more(store: StudyStore) -> None:
     executor = FakeExecutor(lambda run: None)
     threading.Timer(0.5, lambda: os.kill(os.getpid(), 15)).start()
     begin = time.monotonic()

@@ -19,7 +19,7 @@ from one_machine_slurm import running, why_not
 
 from pathways_lite.studies.plan import store_of
 from pathways_lite.studies.slurm import SlurmExecutor
-from pathways_lite.studies.store import Store
+from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import Study
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def jobs(slurm: dict[str, str]) -> list[str]:
     return subprocess.run(command, env=os.environ | slurm, capture_output=True, text=True).stdout.split()
 
 
-def wait_for_log(store: Store, identity: str) -> None:
+def wait_for_log(store: StudyStore, identity: str) -> None:
     deadline = time.monotonic() + 300
     while not (store.stage(identity).path / "log.jsonl").exists():
         assert time.monotonic() < deadline

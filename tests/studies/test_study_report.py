@@ -16,9 +16,9 @@ from pathways_lite.comparison.bootstrap import Interval
 from pathways_lite.comparison.compare import Comparison
 from pathways_lite.errors import UserError
 from pathways_lite.studies.figures import places
-from pathways_lite.studies.plan import Plan, plan_study
+from pathways_lite.studies.plan import StudyPlan, plan_study
 from pathways_lite.studies.report import gather, verdict, write_report
-from pathways_lite.studies.store import Store
+from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import Study
 
 
@@ -27,16 +27,16 @@ def never(dtype: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def plan(study: Study, store: Store) -> Plan:
+def plan(study: Study, store: StudyStore) -> StudyPlan:
     return plan_study(study, store.path, never)
 
 
 @pytest.fixture(scope="module")
-def written(plan: Plan) -> list[Path]:
+def written(plan: StudyPlan) -> list[Path]:
     return write_report(gather(plan, ["rates.py"]))
 
 
-def test_the_page_says_all_it_should(written: list[Path], plan: Plan) -> None:
+def test_the_page_says_all_it_should(written: list[Path], plan: StudyPlan) -> None:
     html = written[0].read_text()
     for text in (
         "Which rate is &lt;best&gt;?", "Finished.", "fast", "poems", "tales", "AlgoPerf score", "spent, each node once",
@@ -51,7 +51,7 @@ def test_the_page_says_all_it_should(written: list[Path], plan: Plan) -> None:
     assert "url(" not in html
 
 
-def test_the_account_counts_a_shared_stage_once(written: list[Path], plan: Plan) -> None:
+def test_the_account_counts_a_shared_stage_once(written: list[Path], plan: StudyPlan) -> None:
     """Each arm: trunk and tail, 10 steps; all in all trunk and two tails, 14."""
     rows = re.findall(
         r"<th scope=row>(slow|fast|spent, each node once)</th><td class=number>(\d+)</td>", _cost(written)
@@ -63,7 +63,7 @@ def _cost(written: list[Path]) -> str:
     return written[0].read_text().partition("What it cost")[2]
 
 
-def test_arms_are_compared_with_any_of_them(study: Study, plan: Plan) -> None:
+def test_arms_are_compared_with_any_of_them(study: Study, plan: StudyPlan) -> None:
     other = next(arm for arm in study.arms if arm != study.baseline)
     results = gather(replace(plan, study=study.against(other)), ["rates.py"]).results
     assert results is not None
@@ -72,7 +72,7 @@ def test_arms_are_compared_with_any_of_them(study: Study, plan: Plan) -> None:
         study.against("none")
 
 
-def test_the_numbers_are_there_for_other_programs(written: list[Path], plan: Plan) -> None:
+def test_the_numbers_are_there_for_other_programs(written: list[Path], plan: StudyPlan) -> None:
     """They are the page's, for all of the text and for each domain."""
     rows = list(csv.DictReader(written[1].open()))
     assert [row["held_out"] for row in rows] == ["", "", "poems", "poems", "tales", "tales"]
@@ -113,7 +113,7 @@ def test_failures_are_on_the_page_with_their_reason(study: Study, tmp_path: Path
     assert html.count("waits for a failed one") == 2
 
 
-def test_a_parent_stands_in_the_middle_of_what_starts_from_it(store: Store) -> None:
+def test_a_parent_stands_in_the_middle_of_what_starts_from_it(store: StudyStore) -> None:
     trunk, slow, fast = store.nodes
     assert places(store.nodes) == {trunk: (0, 0.5), slow: (1, 0), fast: (1, 1)}
 
@@ -146,7 +146,7 @@ def test_a_browser_draws_the_plots(written: list[Path], tmp_path: Path) -> None:
     assert rows[-1] - rows[0] > 800, "in all three plots"
 
 
-def test_a_domain_that_is_not_there_is_told(study: Study, store: Store) -> None:
+def test_a_domain_that_is_not_there_is_told(study: Study, store: StudyStore) -> None:
     metric = study.metric.model_copy(update={"domain": "verse"})
     with pytest.raises(UserError, match="held-out domains are poems, tales"):
         gather(plan_study(study.model_copy(update={"metric": metric}), store.path, never), ["rates.py"])

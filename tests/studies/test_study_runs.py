@@ -12,7 +12,7 @@ import pytest
 
 from pathways_lite.run_lock import holder
 from pathways_lite.studies.plan import resolve_study, store_of
-from pathways_lite.studies.store import Store
+from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import load_study
 from pathways_lite.tracking.log import read_log
 
@@ -29,7 +29,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait_until_training(store: Store, identity: str, steps: int = 1) -> None:
+def wait_until_training(store: StudyStore, identity: str, steps: int = 1) -> None:
     """Until the node has logged so many steps."""
     deadline = time.monotonic() + 300
     while not any(row["step"] >= steps for row in read_log(store.stage(identity).path / "log.jsonl")):
@@ -37,7 +37,7 @@ def wait_until_training(store: Store, identity: str, steps: int = 1) -> None:
         time.sleep(0.1)
 
 
-def kill_trainer(store: Store, identity: str, number: int) -> None:
+def kill_trainer(store: StudyStore, identity: str, number: int) -> None:
     owner = holder(store.run(identity).path)
     assert owner is not None
     os.kill(owner.pid, number)

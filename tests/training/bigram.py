@@ -8,14 +8,14 @@ import numpy as np
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
-from pathways_lite.ledger import Course
+from pathways_lite.ledger import Timeline
 from pathways_lite.recipe import AdamW, Constant, Ramp, Steps
-from pathways_lite.training.optimizers import build, learning_rate
+from pathways_lite.training.optimizers import build_optimizer, learning_rate_fn
 from pathways_lite.training.step import init_state, make_train_step
 
 V, E, B, T = 7, 5, 8, 6
 AXES = {"embedding": ("vocab", "embed"), "head": ("vocab", "embed")}
-COURSE = Course(Ramp(steps=((0, B),)), seq_len=T, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
+COURSE = Timeline(Ramp(steps=((0, B),)), seq_len=T, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
 CONFIG = AdamW(learning_rate=0.02, schedule=Constant(warmup=Steps(n=5)))
 OVERFLOW = V - 1  # the target whose gradient is not finite though its loss is
 
@@ -55,8 +55,8 @@ def make_batch(seed, size=B):
 def jitted(config=CONFIG, microbatch=None, z_loss=1e-2, losses=token_losses, donate=False, view=None, weights=None):
     step = make_train_step(
         losses,
-        build(config, COURSE, AXES),
-        learning_rate=learning_rate(config, COURSE),
+        build_optimizer(config, COURSE, AXES),
+        learning_rate=learning_rate_fn(config, COURSE),
         z_loss=z_loss,
         microbatch=microbatch,
         view=view,
@@ -66,7 +66,7 @@ def jitted(config=CONFIG, microbatch=None, z_loss=1e-2, losses=token_losses, don
 
 
 def start(config=CONFIG):
-    return init_state(initial_params(), build(config, COURSE, AXES), jax.random.key(3))
+    return init_state(initial_params(), build_optimizer(config, COURSE, AXES), jax.random.key(3))
 
 
 def train(step, state, batches):

@@ -23,8 +23,21 @@ import numpy as np
 
 from pathways_lite import models
 from pathways_lite.methods import growth
-from pathways_lite.recipe import AdamW, Compose, Data, Direct, Grow, Learned, Mesh, Model, Random, Recipe, Stage, Zero
-from pathways_lite.training.init_growth import growing_function, lying_on
+from pathways_lite.recipe import (
+    AdamW,
+    Compose,
+    Data,
+    Grow,
+    LiGO,
+    MaskedGrowth,
+    Mesh,
+    Model,
+    Net2Net,
+    Recipe,
+    Stage,
+    ZeroInit,
+)
+from pathways_lite.training.init_growth import abstract_on, growing_function
 from pathways_lite.training.setup import Setup
 
 SMALL = Model(
@@ -34,10 +47,10 @@ SMALL = Model(
 DEEP, WIDE = {"n_layers": 4}, {"d_model": 64, "n_heads": 16, "d_ff": 128}
 CASES = {
     "stack": (Mesh(tensor=2), Grow(noise=0.1, optimizer="grow"), DEEP),
-    "direct": (Mesh(), Grow(operator=Compose(width=Direct(split="uneven")), optimizer="grow"), DEEP | WIDE),
-    "zero": (Mesh(context=2, tensor=2), Grow(operator=Zero()), DEEP | WIDE),
-    "random": (Mesh(data=2, tensor=2), Grow(operator=Random()), DEEP | WIDE),
-    "learned": (Mesh(tensor=2), Grow(operator=Learned(steps=0)), DEEP | WIDE),
+    "direct": (Mesh(), Grow(operator=Compose(width=Net2Net(split="uneven")), optimizer="grow"), DEEP | WIDE),
+    "zero": (Mesh(context=2, tensor=2), Grow(operator=ZeroInit()), DEEP | WIDE),
+    "random": (Mesh(data=2, tensor=2), Grow(operator=MaskedGrowth()), DEEP | WIDE),
+    "learned": (Mesh(tensor=2), Grow(operator=LiGO(steps=0)), DEEP | WIDE),
 }
 
 
@@ -51,13 +64,13 @@ def recipe(mesh: Mesh, start: Grow, larger: dict) -> Recipe:
 def grown(mesh: Mesh, start: Grow, larger: dict, devices: list[jax.Device]) -> tuple:
     """The compiled growth, its setup and the state that it makes."""
     setup = Setup(recipe(mesh, start, larger), 1, devices)
-    like = lying_on(setup.layout, models.abstract_params(SMALL), models.logical_axes(SMALL))
+    like = abstract_on(setup.layout, models.abstract_params(SMALL), models.logical_axes(SMALL))
     place = jax.tree.map(lambda leaf: leaf.sharding, like)
     params = jax.jit(lambda: models.init(SMALL, jax.random.key(1)), out_shardings=place)()
     moments = ()
     if start.optimizer != "reset":
         moments = jax.jit(lambda p: jax.tree.map(lambda x: x + 1, setup.optimizer.init(p)))(params)
-    maps = growth.initial_maps(setup.growth_plan, setup.keys()[0]) if isinstance(start.operator, Learned) else None
+    maps = growth.initial_maps(setup.growth_plan, setup.keys()[0]) if isinstance(start.operator, LiGO) else None
     compiled = growing_function(setup).lower(params, maps, moments).compile()
     return compiled, setup, compiled(params, maps, moments)
 

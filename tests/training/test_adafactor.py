@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from pathways_lite.ledger import Course
+from pathways_lite.ledger import Timeline
 from pathways_lite.recipe import Adafactor, Constant, Ramp, Steps
-from pathways_lite.training.optimizers import build
+from pathways_lite.training.optimizers import build_optimizer
 
-COURSE = Course(Ramp(steps=((0, 1),)), seq_len=1, flops_per_token=1, active_parameters=1, budget=Steps(n=20_000))
+COURSE = Timeline(Ramp(steps=((0, 1),)), seq_len=1, flops_per_token=1, active_parameters=1, budget=Steps(n=20_000))
 
 
 def run(optimizer, params, gradients, first_step=0):
@@ -40,7 +40,7 @@ def test_three_steps_to_the_last_digit():
         ([0.4973275302, -0.2500033362, 0.1244809307, 0.9977072172], [0.9946342717, 0.9997061017]),
     ]
     axes = {"w": ("embed", "mlp"), "s": ("embed",)}
-    path = run(build(Adafactor(), COURSE, axes), params, gradients)
+    path = run(build_optimizer(Adafactor(), COURSE, axes), params, gradients)
     for after, (w, s) in zip(path, expected, strict=True):
         np.testing.assert_allclose(after["w"].ravel(), w, rtol=1.5e-7)
         np.testing.assert_allclose(after["s"], s, rtol=1.5e-7)
@@ -50,9 +50,9 @@ def test_the_rate_falls_as_the_inverse_root_behind_the_knee_and_the_decay_as_its
     axes, params = {"w": ("vocab", "embed")}, {"w": jnp.full((2, 3), 0.5)}
     gradient = [{"w": jnp.zeros((2, 3))}]
     for k in (10_000, 16_000):
-        (after,) = run(build(Adafactor(), COURSE, axes), params, gradient, first_step=k - 1)
+        (after,) = run(build_optimizer(Adafactor(), COURSE, axes), params, gradient, first_step=k - 1)
         np.testing.assert_allclose(after["w"], 0.5 * (1 - 1 / k), rtol=1e-6)
-    (kept,) = run(build(Adafactor(weight_decay_exponent=None), COURSE, axes), params, gradient)
+    (kept,) = run(build_optimizer(Adafactor(weight_decay_exponent=None), COURSE, axes), params, gradient)
     np.testing.assert_array_equal(kept["w"], params["w"])
 
 
@@ -69,8 +69,8 @@ def test_stacked_layers_move_as_separate_ones():
     config = Adafactor(clip_norm=None, schedule=Constant())
     stacked_axes = {n: ("layers", *a) for n, a in names.items()}
     params, gradients = draw(0), [draw(seed) for seed in range(1, 4)]
-    together = run(build(config, COURSE, stacked_axes), stack(params), [stack(g) for g in gradients])[-1]
-    apart = build(config, COURSE, names)
+    together = run(build_optimizer(config, COURSE, stacked_axes), stack(params), [stack(g) for g in gradients])[-1]
+    apart = build_optimizer(config, COURSE, names)
     for i in range(3):
         alone = run(apart, params[i], [g[i] for g in gradients])[-1]
         for name in names:
@@ -82,7 +82,9 @@ def test_any_finite_gradient_moves_a_parameter_by_no_more_than_its_size_times_th
     params = {"w": jnp.array([0.0, 0.0, 0.0]), "x": jnp.full(3, 2.0)}
     axes = {"w": ("embed",), "x": ("embed",)}
     config = Adafactor(clip_norm=None, weight_decay_exponent=None)
-    (after,) = run(build(config, COURSE, axes), params, [jax.tree.map(lambda p: jnp.full(3, gradient), params)])
+    (after,) = run(
+        build_optimizer(config, COURSE, axes), params, [jax.tree.map(lambda p: jnp.full(3, gradient), params)]
+    )
     rate, first_moment = 1e-2, 0.1
     assert np.all(np.abs(after["w"]) <= rate * first_moment * 1e-3 * (1 + 1e-6))  # zeros can move, a little
     assert np.all(np.abs(after["x"] - 2) <= rate * first_moment * 2 + 1e-6)

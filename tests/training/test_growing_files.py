@@ -13,31 +13,31 @@ import pytest
 from typer.testing import CliRunner
 
 from pathways_lite import models
-from pathways_lite.checkpoints import Checkpoints, DamagedError, read_manifest, restore
+from pathways_lite.checkpoints import CheckpointManager, DamagedError, read_manifest, restore
 from pathways_lite.cli.main import app
-from pathways_lite.data.order import Cursor
+from pathways_lite.data.order import DataCursor
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.methods.growth import grow
 from pathways_lite.recipe import (
     AdamW,
-    Blocks,
+    BlockOrder,
     Compose,
     Data,
-    Direct,
     Grow,
-    Learned,
+    LiGO,
+    MaskedGrowth,
     Model,
+    Net2Net,
     Operator,
-    Random,
     Recipe,
     Stack,
     Stage,
-    Zero,
+    ZeroInit,
 )
-from pathways_lite.training.initialize import Position
+from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.load import load_model
-from pathways_lite.training.offline import grow_files
+from pathways_lite.training.offline import grow_offline
 from pathways_lite.training.setup import Setup
 from pathways_lite.training.spike_guard import GuardState
 from pathways_lite.training.step import TrainState
@@ -57,8 +57,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lambda x: np.random.default_rng(x.size).standard_normal(x.shape, np.float32), models.abstract_params(MODEL)
     )
     state = TrainState(step=np.int32(10), params=params, opt_state=(), method_state=(), key=())
-    meta = Position(state, Cursor(), GuardState(), Seconds(), Ledger(), None).to_meta(setup)
-    with Checkpoints(path) as checkpoints:
+    meta = CheckpointState(state, DataCursor(), GuardState(), Seconds(), Ledger(), None).to_meta(setup)
+    with CheckpointManager(path) as checkpoints:
         checkpoints.save(10, state, meta)
     return path
 
@@ -67,9 +67,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("start", "larger"),
     [
         (Grow(operator=Stack(), noise=0.1), {"n_layers": 6}),
-        (Grow(operator=Blocks(order="12*3")), {"n_layers": 6}),
+        (Grow(operator=BlockOrder(order="12*3")), {"n_layers": 6}),
         (
-            Grow(operator=Compose(depth=Zero(), width=Direct())),
+            Grow(operator=Compose(depth=ZeroInit(), width=Net2Net())),
             {"n_layers": 5, "d_model": 12, "n_heads": 4, "d_ff": 20},
         ),
     ],
@@ -78,7 +78,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_block_by_block_it_is_the_same(source: Path, tmp_path: Path, start: Grow, larger: dict) -> None:
     target = Model.model_validate(dict(MODEL) | larger)
     found = load_model(source)
-    path = grow_files(found, start, target, tmp_path, report=lambda line: None)
+    path = grow_offline(found, start, target, tmp_path, report=lambda line: None)
     grown = load_model(path)
     assert grown.stage.model == target
     expected = grow(start.operator, found.params(), MODEL, target, grown.setup.keys()[0], noise=start.noise)
@@ -99,14 +99,16 @@ def test_a_damaged_source_is_noticed(source: Path, tmp_path: Path) -> None:
     victim.write_bytes(raw)
     found = load_model(tmp_path / "source", examined=False)
     with pytest.raises((DamagedError, ValueError)):
-        grow_files(found, Grow(), Model.model_validate(dict(MODEL) | {"n_layers": 6}), tmp_path / "out", lambda _: None)
+        grow_offline(
+            found, Grow(), Model.model_validate(dict(MODEL) | {"n_layers": 6}), tmp_path / "out", lambda _: None
+        )
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize("operator", [Random(), Learned()])
+@pytest.mark.parametrize("operator", [MaskedGrowth(), LiGO()])
 def test_what_needs_training_is_not_for_files(source: Path, tmp_path: Path, operator: Operator) -> None:
     with pytest.raises(UserError, match="while the grown model trains"):
-        grow_files(load_model(source), Grow(operator=operator), MODEL, tmp_path, lambda _: None)
+        grow_offline(load_model(source), Grow(operator=operator), MODEL, tmp_path, lambda _: None)
 
 
 def command(*arguments: str | Path) -> Any:

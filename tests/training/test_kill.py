@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from zygotes import Zygote
 
-from pathways_lite.checkpoints import Checkpoints, fsck, read_manifest
+from pathways_lite.checkpoints import CheckpointManager, fsck, read_manifest
 
 STEPS = 12
 
@@ -33,7 +33,7 @@ SAVED_AT_EVERY_STEP = ("stages.base.saving.every=1", "stages.base.saving.keep=3"
 
 def result(run: Path) -> tuple[bytes, str]:
     """Log and digest of the final arrays."""
-    newest = Checkpoints(run / "base" / "checkpoints").path(STEPS)
+    newest = CheckpointManager(run / "base" / "checkpoints").path(STEPS)
     return (run / "base" / "log.jsonl").read_bytes(), read_manifest(newest).digest
 
 
@@ -56,7 +56,7 @@ def kill_again_and_again(
     moments, runs, killed = random.Random(0), 0, 0
     while killed < kills or not runs:
         run = root / f"run{runs}"
-        checkpoints = Checkpoints(run / "base" / "checkpoints")
+        checkpoints = CheckpointManager(run / "base" / "checkpoints")
         saved = checkpoints.newest or 0
         zygote.start(*arguments(recipe_file, run, *SAVED_AT_EVERY_STEP))
         if killed < kills and saved < STEPS:

@@ -11,7 +11,7 @@ from bigram import COURSE, assert_same_bits, jitted, make_batch, start, token_lo
 
 from pathways_lite.methods import domain_weights
 from pathways_lite.recipe import DoGE, DoReMi, Reference
-from pathways_lite.training.reweighting import alignments, halves
+from pathways_lite.training.reweighting import domain_alignments, split_halves
 from pathways_lite.training.sample_weights import MethodState, SampleWeights
 
 D = 3
@@ -33,7 +33,7 @@ def by_scores(seen, batch, clock, memory):
 
 LEARN = {
     "doremi": SampleWeights(by_excess, told, reference=token_losses),
-    "doge": SampleWeights(by_scores, told, look_ahead=functools.partial(alignments, aim=AIM)),
+    "doge": SampleWeights(by_scores, told, look_ahead=functools.partial(domain_alignments, aim=AIM)),
 }
 
 
@@ -41,7 +41,7 @@ def first(method):
     """The bigram model; DoReMi's reference is one that is unsure of every token."""
     state = start()
     reference = jax.tree.map(jnp.zeros_like, state.params) if method == "doremi" else ()
-    memory = jax.tree.map(jnp.asarray, domain_weights.begin(np.ones(D, bool)))
+    memory = jax.tree.map(jnp.asarray, domain_weights.init(np.ones(D, bool)))
     return state._replace(method_state=MethodState(memory, reference))
 
 
@@ -86,7 +86,7 @@ def test_doges_scores_are_those_of_exact_gradients_of_the_halves_of_the_whole_ba
         found = jax.tree.leaves(jacobian(state.params, half))
         return np.concatenate([np.asarray(leaf).reshape(D, -1) for leaf in found], axis=1)
 
-    one, other = halves(batch, key, D)
+    one, other = split_halves(batch, key, D)
     towards = gradients(one).sum(axis=0)
     expected = gradients(other) @ towards / np.linalg.norm(towards)
     _, metrics = jitted(weights=LEARN["doge"], microbatch=2)(state, batch, COURSE.clock(0))

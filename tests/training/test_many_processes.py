@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from zygotes import Zygote
 
-from pathways_lite.checkpoints import Checkpoints, fsck, read_manifest
+from pathways_lite.checkpoints import CheckpointManager, fsck, read_manifest
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import TRY_AGAIN
 from pathways_lite.tracking.log import read_log
@@ -85,7 +85,7 @@ def log_of(run: Path) -> bytes:
 
 
 def digest(run: Path, step: int = TOTAL) -> str:
-    return read_manifest(Checkpoints(run / "base" / "checkpoints").path(step)).digest
+    return read_manifest(CheckpointManager(run / "base" / "checkpoints").path(step)).digest
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_a_signal_to_one_stops_all_at_one_step_and_one_goes_on(
     statuses = started.wait()
     assert statuses in ([128 + signal.SIGTERM] * 2, [0, 0])  # 0: it was about to end anyway
     assert "Traceback" not in "".join(started.outputs)
-    newest = Checkpoints(tmp_path / "run/base/checkpoints").newest
+    newest = CheckpointManager(tmp_path / "run/base/checkpoints").newest
     rows = read_log(tmp_path / "run/base/log.jsonl")
     assert newest == rows[-1]["step"]
     processes.run(1, 1, tmp_path / "run")

@@ -8,7 +8,7 @@ import pytest
 from optax import contrib
 
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Clock, Course
+from pathways_lite.ledger import Clock, Timeline
 from pathways_lite.models.params import is_matrix, matrix_sides
 from pathways_lite.recipe import (
     SGD,
@@ -22,12 +22,12 @@ from pathways_lite.recipe import (
     Steps,
     Tokens,
 )
-from pathways_lite.training.optimizers import build, clip, evaluation_params, learning_rate
+from pathways_lite.training.optimizers import build_optimizer, clip, evaluation_params, learning_rate_fn
 
 ALL = [AdamW(), Adafactor(), Lion(), Muon(), ScheduleFree(), SGD()]
 DECAYING = [AdamW(weight_decay=0.5), Lion(weight_decay=0.5), Muon(weight_decay=0.5), ScheduleFree(weight_decay=0.5)]
 FLAT = Constant()
-COURSE = Course(Ramp(steps=((0, 2),)), seq_len=4, flops_per_token=1, active_parameters=1, budget=Steps(n=60))
+COURSE = Timeline(Ramp(steps=((0, 2),)), seq_len=4, flops_per_token=1, active_parameters=1, budget=Steps(n=60))
 AXES = {
     "embedding": ("vocab", "embed"),
     "layers": {
@@ -51,13 +51,13 @@ def tree(seed, scale=1.0):
     return jax.tree.map(draw, AXES, is_leaf=lambda node: isinstance(node, tuple))
 
 
-def run(optimizer, params, gradients, course=COURSE):
+def run(optimizer, params, gradients, timeline=COURSE):
     """Parameters and optimizer state after each of the gradients."""
     update = jax.jit(optimizer.update)
     state = jax.jit(optimizer.init)(params)
     path = []
     for k, grads in enumerate(gradients):
-        updates, state = update(grads, state, params, clock=course.clock(k))
+        updates, state = update(grads, state, params, clock=timeline.clock(k))
         params = optax.apply_updates(params, updates)
         path.append((params, state))
     return path
@@ -71,7 +71,7 @@ def assert_close(actual, expected, rtol=1e-6, atol=1e-7):
 def test_minimises_a_quadratic_and_keeps_the_structure_of_its_state(config):
     target, params = tree(1), tree(0)
     changes = {"learning_rate": 0.05, "weight_decay": 0.0, "clip_norm": None}
-    optimizer = build(config.model_copy(update=changes), COURSE, AXES)
+    optimizer = build_optimizer(config.model_copy(update=changes), COURSE, AXES)
     loss = lambda p: sum(jnp.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (p, target)), strict=True))  # noqa: E731
 
     def step(carry, clock):
@@ -116,7 +116,7 @@ def test_equals_optax_at_a_constant_rate(config):
     gradients = [tree(seed, scale) for seed, scale in ((1, 1.0), (2, 0.01), (3, 3.0), (4, 0.1))]
     params, plain = tree(0), optax.with_extra_args_support(oracle(config))
     expected = run(plain, params, gradients)[-1][0]
-    assert_close(run(build(config, COURSE, AXES), params, gradients)[-1][0], expected, rtol=2e-6, atol=1e-6)
+    assert_close(run(build_optimizer(config, COURSE, AXES), params, gradients)[-1][0], expected, rtol=2e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("config", DECAYING, ids=kind)
@@ -124,7 +124,7 @@ def test_decay_falls_on_matrices_and_not_on_scales(config):
     """With a gradient of zero nothing else moves. A norm scale stacked over layers has two axes and is no matrix."""
     config = config.model_copy(update={"schedule": FLAT})
     params = tree(0)
-    ((after, _),) = run(build(config, COURSE, AXES), params, [jax.tree.map(jnp.zeros_like, params)])
+    ((after, _),) = run(build_optimizer(config, COURSE, AXES), params, [jax.tree.map(jnp.zeros_like, params)])
     np.testing.assert_allclose(after["layers"]["norm"], params["layers"]["norm"], rtol=2e-7)
     keep = 1 - 0.5 * config.learning_rate
     for name in KERNELS:
@@ -136,15 +136,17 @@ def test_decay_falls_on_matrices_and_not_on_scales(config):
 @pytest.mark.parametrize("config", ALL, ids=kind)
 def test_the_rate_is_the_clocks_and_not_a_count(config):
     """From the same state, a step twice as far into the warm-up moves twice as far."""
-    course = Course(Ramp(steps=((0, 2),)), 4, 1, 1, budget=Tokens(n=8000))
+    timeline = Timeline(Ramp(steps=((0, 2),)), 4, 1, 1, budget=Tokens(n=8000))
     config = config.model_copy(update={"schedule": Constant(warmup=Tokens(n=800)), "weight_decay": 0.0})
     if isinstance(config, Adafactor):
         config = config.model_copy(update={"weight_decay_exponent": None})
-    optimizer, params = build(config, course, AXES), tree(0)
+    optimizer, params = build_optimizer(config, timeline, AXES), tree(0)
     state, update = optimizer.init(params), jax.jit(optimizer.update)
-    early, late = (update(tree(1), state, params, clock=course.clock(k))[0] for k in (9, 19))
+    early, late = (update(tree(1), state, params, clock=timeline.clock(k))[0] for k in (9, 19))
     assert_close(late, jax.tree.map(lambda u: 2 * u, early), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(learning_rate(config, course)(course.clock(9)), config.learning_rate / 10, rtol=1e-6)
+    np.testing.assert_allclose(
+        learning_rate_fn(config, timeline)(timeline.clock(9)), config.learning_rate / 10, rtol=1e-6
+    )
 
 
 def test_clip_scales_down_to_the_norm_and_leaves_the_rest_alone():
@@ -159,7 +161,7 @@ def test_clip_scales_down_to_the_norm_and_leaves_the_rest_alone():
 
 def test_muon_orthogonalises_the_kernels_of_each_layer_by_itself():
     config = Muon(schedule=FLAT, clip_norm=None)
-    optimizer, params, grads = build(config, COURSE, AXES), tree(0), tree(1)
+    optimizer, params, grads = build_optimizer(config, COURSE, AXES), tree(0), tree(1)
     grads["layers"] = jax.tree.map(lambda g: g * jnp.array([1.0, 1e3]).reshape(2, *[1] * (g.ndim - 1)), grads["layers"])
     updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params, clock=COURSE.clock(0))
     for name, (n_in, n_out) in {"query": (6, 4), "out": (4, 6), "up": (6, 12)}.items():
@@ -180,7 +182,7 @@ def test_muon_equals_optax_on_the_kernels():
     plain = contrib.muon(config.learning_rate, muon_weight_dimension_numbers=lambda _: dimensions)
     params, gradients = tree(0), [tree(1), tree(2)]
     expected = run(optax.with_extra_args_support(plain), params, gradients)[-1][0]
-    got = run(build(config, COURSE, AXES), params, gradients)[-1][0]
+    got = run(build_optimizer(config, COURSE, AXES), params, gradients)[-1][0]
     for name in KERNELS:
         np.testing.assert_allclose(got["layers"][name], expected["layers"][name], rtol=1e-5, atol=1e-6)
 
@@ -188,7 +190,7 @@ def test_muon_equals_optax_on_the_kernels():
 def test_schedule_free_evaluates_the_average_weighted_by_the_clocks_rate():
     """x = sum of w_t z_t / sum of w_t with w_t the square of the largest rate so far."""
     config = ScheduleFree(schedule=Constant(warmup=Steps(n=4)), learning_rate=0.1)
-    optimizer, params = build(config, COURSE, AXES), tree(0)
+    optimizer, params = build_optimizer(config, COURSE, AXES), tree(0)
     assert_close(evaluation_params(optimizer.init(params), params), params, atol=1e-6)
     path = run(optimizer, params, [tree(seed) for seed in range(1, 7)])
     weights = np.minimum(np.arange(1, 7) / 4, 1) ** 2
@@ -201,10 +203,10 @@ def test_schedule_free_evaluates_the_average_weighted_by_the_clocks_rate():
 
 def test_schedule_free_refuses_a_momentum_it_would_divide_by():
     with pytest.raises(UserError, match=r"b1=0\.0 of schedule_free"):
-        build(ScheduleFree(b1=0.0), COURSE, AXES)
+        build_optimizer(ScheduleFree(b1=0.0), COURSE, AXES)
 
 
 @pytest.mark.parametrize("config", [c for c in ALL if not isinstance(c, ScheduleFree)], ids=kind)
 def test_the_others_evaluate_what_they_train(config):
     params = tree(0)
-    assert evaluation_params(build(config, COURSE, AXES).init(params), params) is params
+    assert evaluation_params(build_optimizer(config, COURSE, AXES).init(params), params) is params

@@ -12,19 +12,19 @@ import pytest
 from bigram import COURSE, assert_same_bits, jitted, make_batch, start, token_losses, train
 
 from pathways_lite.methods.reweighting import statistics, weigh, weights_by_clock
-from pathways_lite.recipe import LinUpper, Reweighting, Steps, Top, Uniform
-from pathways_lite.training.sample_weights import MethodState, SampleWeights, forgetful
+from pathways_lite.recipe import LinUpper, Reweighting, Steps, TopLosses, Uniform
+from pathways_lite.training.sample_weights import MethodState, SampleWeights, stateless
 
 ON_EIGHT_DEVICES = Path(__file__).with_name("weighing_on_eight_devices.py")
 NOW = Steps(n=0)
 LIN_UPPER = Reweighting(rule=LinUpper(), burn_in=NOW)
-HALF = Reweighting(rule=Top(share=0.5), burn_in=NOW)
+HALF = Reweighting(rule=TopLosses(share=0.5), burn_in=NOW)
 
 
 def method(how, **fields):
     """Made once, so that steps with it compile once."""
     of_batch = lambda weights, batch, memory: statistics(weights, batch)  # noqa: E731
-    return SampleWeights(forgetful(weights_by_clock(how, COURSE)), of_batch, rows=how.rows, **fields)
+    return SampleWeights(stateless(weights_by_clock(how, COURSE)), of_batch, rows=how.rows, **fields)
 
 
 METHODS = {"row": method(LIN_UPPER), "token": method(LIN_UPPER.model_copy(update={"sample": "token"}))}
@@ -98,7 +98,7 @@ def test_a_selection_takes_the_first_rows_during_the_burn_in():
     batch = make_batch(0)
     batch.loss_weights[:] = 1.0
     batch.loss_weights[:3, 1:] = 0.0
-    chosen = SELECTION.chosen(batch, jnp.ones((8, 1)))
+    chosen = SELECTION.select_rows(batch, jnp.ones((8, 1)))
     np.testing.assert_array_equal(chosen.batch.tokens, batch.tokens[:4])
 
 

@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.ledger import Clock, Course
+from pathways_lite.ledger import Clock, Timeline
 from pathways_lite.recipe import WSD, Constant, Cosine, Flops, Fraction, Linear, PaLM, Ramp, Steps, Tokens
 from pathways_lite.training.schedules import schedule
 
 
-def course(budget, ramp=((0, 4),), seq_len=8):
-    return Course(Ramp(steps=ramp), seq_len, flops_per_token=10, active_parameters=1, budget=budget)
+def timeline(budget, ramp=((0, 4),), seq_len=8):
+    return Timeline(Ramp(steps=ramp), seq_len, flops_per_token=10, active_parameters=1, budget=budget)
 
 
-def values(config, course, steps):
+def values(config, timeline, steps):
     """The schedule at many steps at once."""
-    clocks = [course.clock(int(step)) for step in steps]
-    return np.asarray(schedule(config, course)(Clock(*(np.array(column) for column in zip(*clocks, strict=True)))))
+    clocks = [timeline.clock(int(step)) for step in steps]
+    return np.asarray(schedule(config, timeline)(Clock(*(np.array(column) for column in zip(*clocks, strict=True)))))
 
 
 STEP = np.arange(100)
@@ -41,12 +41,12 @@ LAST_20 = np.clip((STEP - 80) / 20, 0, 1)
 )
 def test_closed_form(config, fall):
     expected = np.minimum((STEP + 1) / 10, fall)
-    np.testing.assert_allclose(values(config, course(Steps(n=100)), STEP), expected, rtol=3e-7, atol=1e-7)
+    np.testing.assert_allclose(values(config, timeline(Steps(n=100)), STEP), expected, rtol=3e-7, atol=1e-7)
 
 
 def test_palm_is_the_smaller_of_1e_2_and_the_inverse_square_root_of_the_step_counted_from_one():
     k = np.array([1, 2, 9_999, 10_000, 10_001, 50_000, 255_000])
-    rate = 1e-2 * values(PaLM(), course(Steps(n=255_000)), k - 1)
+    rate = 1e-2 * values(PaLM(), timeline(Steps(n=255_000)), k - 1)
     np.testing.assert_allclose(rate, np.minimum(1e-2, k**-0.5), rtol=3e-7)
     np.testing.assert_array_equal(rate[:4], rate[0])
 
@@ -63,8 +63,8 @@ def test_without_a_ramp_every_unit_says_the_same(kind, unit):
     point = {Cosine: {}, WSD: {"decay": 20}, PaLM: {"knee": 30}}[kind]
     in_steps = kind(warmup=Steps(n=10), **{name: Steps(n=n) for name, n in point.items()})
     in_units = kind(warmup=amount(10), **{name: amount(n) for name, n in point.items()})
-    expected = values(in_steps, course(Steps(n=100)), STEP)
-    np.testing.assert_allclose(values(in_units, course(budget), STEP), expected, rtol=1e-6, atol=1e-7)
+    expected = values(in_steps, timeline(Steps(n=100)), STEP)
+    np.testing.assert_allclose(values(in_units, timeline(budget), STEP), expected, rtol=1e-6, atol=1e-7)
 
 
 ramps = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 8)), min_size=1, max_size=4).map(
@@ -75,7 +75,7 @@ ramps = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 8)), min_size=1, m
 @given(ramp=ramps, warmup=st.integers(1, 900), decay=st.integers(1, 900), budget=st.integers(1, 4000))
 @settings(max_examples=40)
 def test_under_a_ramp_lengths_in_tokens_stay_tokens(ramp, warmup, decay, budget):
-    way = course(Tokens(n=budget), ramp)
+    way = timeline(Tokens(n=budget), ramp)
     steps = np.linspace(0, way.total_steps - 1, 16).astype(int).tolist()  # one shape, so compiled once
     got = values(WSD(warmup=Tokens(n=warmup), decay=Tokens(n=decay)), way, steps)
     start = max(0, budget - decay)
@@ -96,7 +96,7 @@ def test_under_a_ramp_lengths_in_tokens_stay_tokens(ramp, warmup, decay, budget)
 @pytest.mark.parametrize("tokens", [10**4, 10**13, 10**13 + 123_457])
 @pytest.mark.parametrize("kind", [Linear, Cosine, WSD])
 def test_ends_are_exact(kind, tokens, end):
-    way = course(Tokens(n=tokens), ((0, tokens // 1000 // 8),))
+    way = timeline(Tokens(n=tokens), ((0, tokens // 1000 // 8),))
     warmup = way.tokens_before(20)
     of = schedule(kind(warmup=Tokens(n=warmup), end=end), way)
     assert of(way.clock(0)) == np.float32(np.float32(way.tokens_before(1)) / np.float32(warmup))
@@ -107,14 +107,14 @@ def test_ends_are_exact(kind, tokens, end):
 
 def test_ten_trillion_tokens_in_float32():
     """PaLM's 4M-token batch: single steps are below float32's resolution, the schedule's value is not hurt."""
-    way = course(Tokens(n=10**13), ((0, 2048),), seq_len=2048)
+    way = timeline(Tokens(n=10**13), ((0, 2048),), seq_len=2048)
     steps = np.linspace(0, way.total_steps - 1, 400).astype(int)
     share = np.array([max(0, way.tokens_before(int(k)) - 8 * 10**12) / (2 * 10**12) for k in steps])
     np.testing.assert_allclose(values(WSD(), way, steps), 1 - share, atol=6e-7)
 
 
 def test_decay_begins_where_a_warmup_in_another_unit_ends():
-    way = course(Tokens(n=3200), ((0, 2), (50, 6)))  # 16, then 48 tokens a step
+    way = timeline(Tokens(n=3200), ((0, 2), (50, 6)))  # 16, then 48 tokens a step
     of = schedule(Linear(warmup=Steps(n=60)), way)
     assert of(way.clock(59)) == of(way.clock(60)) == 1.0
     left = 3200 - way.tokens_before(60)
@@ -123,12 +123,12 @@ def test_decay_begins_where_a_warmup_in_another_unit_ends():
 
 def test_a_stage_of_one_step_has_the_peak_and_a_stage_within_its_warmup_never_reaches_it():
     for kind in (Constant, Linear, Cosine, WSD, PaLM):
-        assert values(kind(), course(Steps(n=1)), [0]) == 1.0
-        np.testing.assert_allclose(values(kind(warmup=Steps(n=8)), course(Steps(n=2)), [0, 1]), [1 / 8, 2 / 8])
+        assert values(kind(), timeline(Steps(n=1)), [0]) == 1.0
+        np.testing.assert_allclose(values(kind(warmup=Steps(n=8)), timeline(Steps(n=2)), [0, 1]), [1 / 8, 2 / 8])
 
 
 def test_traced_equals_eager():
-    way = course(Tokens(n=3000), ((0, 2), (7, 3)))
+    way = timeline(Tokens(n=3000), ((0, 2), (7, 3)))
     of = schedule(Cosine(warmup=Tokens(n=100)), way)
     for k in (0, 5, 7, 40):
         np.testing.assert_allclose(jax.jit(of)(way.clock(k)), of(way.clock(k)), rtol=1e-6)

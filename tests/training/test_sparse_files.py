@@ -11,14 +11,14 @@ from typer.testing import CliRunner
 
 from pathways_kernels.attention import Spans
 from pathways_lite import models
-from pathways_lite.checkpoints import Checkpoints, open_checkpoint
+from pathways_lite.checkpoints import CheckpointManager, open_checkpoint
 from pathways_lite.cli.main import app
-from pathways_lite.data.order import Cursor
+from pathways_lite.data.order import DataCursor
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.methods.pruning import PruneState
-from pathways_lite.methods.pruning.compact import decompressed
-from pathways_lite.methods.pruning.pruned_params import unpacked
+from pathways_lite.methods.pruning.compact import decompress_nm
+from pathways_lite.methods.pruning.pruned_params import unpack_np
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.recipe import (
     NM,
@@ -35,7 +35,7 @@ from pathways_lite.recipe import (
     Steps,
     WholeBlocks,
 )
-from pathways_lite.training.initialize import Position
+from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.load import load_model
 from pathways_lite.training.setup import Setup
 from pathways_lite.training.sparse_export import convert_sparse
@@ -56,7 +56,7 @@ def saved(
     stage = Stage(model=model, data=data, optimizer=optimizer, batch_size=2, budget=Steps(n=4), pruning=pruning)
     rng = np.random.default_rng(0)
 
-    def draw(array: models.Array, like: Any) -> np.ndarray:
+    def draw(array: models.ParamSpec, like: Any) -> np.ndarray:
         x = np.float32(rng.normal(size=like.shape))
         return np.where(masks[array.name], x, 0) if array.name in masks else x
 
@@ -66,11 +66,11 @@ def saved(
         functools.reduce(lambda at, part: at.setdefault(part, {}), parts, bits)[last] = np.packbits(
             mask, axis=-1, bitorder="little"
         )
-    params = jax.tree.map(draw, models.arrays_of(model), models.abstract_params(model))
+    params = jax.tree.map(draw, models.param_specs(model), models.abstract_params(model))
     opt_state = PruneState(density=np.int32(0), masks=bits, active=(), sums=(), inner=())
     state = TrainState(np.int32(0), params, opt_state, (), np.zeros(2, np.uint32))
-    position = Position(state, Cursor(), GuardState(), Seconds(), Ledger(), None)
-    with Checkpoints(path / "checkpoints") as checkpoints:
+    position = CheckpointState(state, DataCursor(), GuardState(), Seconds(), Ledger(), None)
+    with CheckpointManager(path / "checkpoints") as checkpoints:
         checkpoints.save(0, state, position.to_meta(Setup(Recipe(name="tiny", stages=(stage,)), 0)))
         checkpoints.wait()
     return path
@@ -78,7 +78,7 @@ def saved(
 
 def shapes(model: Model) -> dict[str, tuple[int, ...]]:
     """Of the kernels of the blocks."""
-    arrays = jax.tree.leaves(models.arrays_of(model))
+    arrays = jax.tree.leaves(models.param_specs(model))
     return {a.name: (model.n_layers, *a.shape) for a in arrays if a.stacked and not a.is_scale}
 
 
@@ -159,7 +159,7 @@ def test_values_and_places_of_patterns_unpack(tmp_path: Path) -> None:
     for part, name, axis in (("attention", "q", 1), ("attention", "out", 2), ("mlp", "down", 1)):
         stem = f"sparse.layers.{part}.{name}"
         values, places = whole(f"{stem}.values"), whole(f"{stem}.places")
-        np.testing.assert_array_equal(decompressed(values, places, axis, NM()), params[part][name])
+        np.testing.assert_array_equal(decompress_nm(values, places, axis, NM()), params[part][name])
     assert "params.layers.mlp.up" not in manifest.arrays
     assert "params.embedding" in manifest.arrays
 
@@ -170,7 +170,7 @@ def test_masks_go_beside_parameters_and_are_drawn(tmp_path: Path) -> None:
     out = convert_sparse(load_model(before), tmp_path / "masks", report=lambda line: None)
     reader = open_checkpoint(out)[1]
     bits = reader.part("masks.layers.mlp.up", (slice(0, 4), slice(0, 16), slice(0, 3)))
-    np.testing.assert_array_equal(unpacked(bits, 24), mask)
+    np.testing.assert_array_equal(unpack_np(bits, 24), mask)
     np.testing.assert_array_equal(np.asarray(load_model(out).params()["layers"]["mlp"]["up"]) != 0, mask)
     picture = tmp_path / "picture.png"
     report = CliRunner().invoke(app, ["inspect", str(out), "--picture", str(picture)])

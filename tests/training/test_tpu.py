@@ -17,7 +17,7 @@ from pathways_lite.training.setup import Setup, abstract_batch
 
 recipe = load_recipe(sys.argv[1], ["stages.base.model.dtype=bfloat16", "stages.base.data.seq_len=128"])
 setup = Setup(recipe, 0)
-arguments = (setup.abstract_state, abstract_batch(8, 128), setup.course.clock(0))
+arguments = (setup.abstract_state, abstract_batch(8, 128), setup.timeline.clock(0))
 with traced_for("v5e"):
     lowered = jax.jit(setup.step_function, donate_argnums=0).lower(*place(arguments, device("v5e")))
 compiled = lowered.compile()

@@ -17,11 +17,11 @@ from test_learning_domain_weights import LEARN, D, first
 
 from pathways_lite.methods.reweighting import statistics, weights_by_clock
 from pathways_lite.recipe import LinUpper, Reweighting, Steps
-from pathways_lite.training.sample_weights import SampleWeights, forgetful
+from pathways_lite.training.sample_weights import SampleWeights, stateless
 
 HOW = Reweighting(rule=LinUpper(), sample="document", burn_in=Steps(n=0))
 DOCUMENTS = SampleWeights(
-    forgetful(weights_by_clock(HOW, COURSE)), lambda weights, batch, _: statistics(weights, batch)
+    stateless(weights_by_clock(HOW, COURSE)), lambda weights, batch, _: statistics(weights, batch)
 )
 ROWS, SLICE = 16, 8
 

@@ -1,37 +1,37 @@
 """Checkpoints: any pytree of arrays and a JSON dictionary, whole or not at all, verified when read.
 
-`Checkpoints` is what a training loop uses; `restore` and `read_manifest` open one checkpoint; `fsck` examines all.
+A training loop uses `CheckpointManager`; `restore` and `read_manifest` open one checkpoint; `fsck` examines all.
 """
 
 from pathways_lite.checkpoints.checkpoint import (
     DamagedError,
-    Restored,
+    RestoredState,
     read_manifest,
-    require_whole,
+    require_complete,
     restore,
     step_of,
 )
-from pathways_lite.checkpoints.fsck import Finding, checkpoint_paths, examine, fsck
-from pathways_lite.checkpoints.manager import Checkpoints
+from pathways_lite.checkpoints.fsck import Finding, checkpoint_paths, fsck, verify_checkpoint
+from pathways_lite.checkpoints.manager import CheckpointManager
 from pathways_lite.checkpoints.manifest import ArrayInfo, Manifest
-from pathways_lite.checkpoints.reader import Reader
-from pathways_lite.checkpoints.streaming import Streamed, open_checkpoint, write_streamed
+from pathways_lite.checkpoints.reader import CheckpointReader
+from pathways_lite.checkpoints.streaming import StreamedArray, open_checkpoint, write_streamed
 
 __all__ = [
     "ArrayInfo",
-    "Checkpoints",
+    "CheckpointManager",
     "DamagedError",
     "Finding",
     "Manifest",
-    "Reader",
-    "Restored",
-    "Streamed",
+    "CheckpointReader",
+    "RestoredState",
+    "StreamedArray",
     "checkpoint_paths",
-    "examine",
+    "verify_checkpoint",
     "fsck",
     "open_checkpoint",
     "read_manifest",
-    "require_whole",
+    "require_complete",
     "restore",
     "step_of",
     "write_streamed",

@@ -30,7 +30,7 @@ class Described(Protocol):
 
 
 @dataclass(frozen=True)
-class Spec:
+class ArraySpec:
     """Shape and dtype of a leaf; of a typed PRNG key, the key's own (`key<fry>[]`), not those of its data."""
 
     shape: tuple[int, ...]
@@ -38,7 +38,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class HostArray(Spec):
+class HostArray(ArraySpec):
     """A leaf's content, or this process's part of it, in host memory that nobody else writes to.
 
     `data` is a NumPy array where one process, the first, writes all of it, and a `jax.Array` in host memory where its
@@ -58,7 +58,7 @@ class HostArray(Spec):
             for shard in self.data.addressable_shards:
                 if shard.replica_id == 0:
                     yield start_of(shard.index), np.asarray(shard.data)
-        elif coordination.is_first():
+        elif coordination.is_primary():
             yield (0,) * self.data.ndim, self.data
 
 
@@ -76,11 +76,11 @@ def named_leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def spec(leaf: Any) -> Spec:
+def spec(leaf: Any) -> ArraySpec:
     """Of a concrete or abstract leaf, or of a Python number."""
     if not hasattr(leaf, "dtype"):
         leaf = np.asarray(leaf)
-    return Spec(tuple(leaf.shape), str(leaf.dtype))
+    return ArraySpec(tuple(leaf.shape), str(leaf.dtype))
 
 
 def snapshot(tree: Any) -> dict[str, HostArray]:
@@ -169,7 +169,7 @@ def _is_spread(leaf: Any) -> bool:
 
 def _own_copy(leaf: Any) -> np.ndarray:
     """On a CPU device, and for NumPy, `np.asarray` is a view of memory that the next step may reuse."""
-    if not coordination.is_first():  # which writes it; the others need its shape and dtype alone
+    if not coordination.is_primary():  # which writes it; the others need its shape and dtype alone
         array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
         return np.broadcast_to(np.zeros((), array.dtype), array.shape)
     if isinstance(leaf, jax.Array) and not _on_cpus(leaf) and leaf.sharding.memory_kind == "device":

@@ -27,7 +27,7 @@ from pathways_lite.checkpoints import orbax_io
 from pathways_lite.checkpoints.arrays import HostArray, differences, named_leaves, spec
 from pathways_lite.checkpoints.fingerprint import Fingerprint, fingerprint
 from pathways_lite.checkpoints.manifest import FILE_NAME, ArrayInfo, FileInfo, Manifest
-from pathways_lite.checkpoints.reader import Reader
+from pathways_lite.checkpoints.reader import CheckpointReader
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
 
@@ -58,7 +58,7 @@ class DamagedError(UserError):
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestoredState:
     """What a checkpoint gave back."""
 
     step: int
@@ -91,8 +91,8 @@ def write_checkpoint(
     """
     final = directory / checkpoint_name(step)
     temporary = directory / f"{TEMPORARY}{final.name}"
-    together = functools.partial(coordination.everywhere, channel=_SAVING)
-    first = lambda action: together(lambda: action() if coordination.is_first() else None)  # noqa: E731
+    together = functools.partial(coordination.run_on_all, channel=_SAVING)
+    first = lambda action: together(lambda: action() if coordination.is_primary() else None)  # noqa: E731
     parts: list[dict[str, Any]] = []
     try:
         first(prepare)
@@ -104,7 +104,7 @@ def write_checkpoint(
         together(lambda: _part(temporary, arrays), parts.extend)  # the parts are in the first process alone
         first(lambda: commit(temporary, final, step, arrays, parts, meta))
     except BaseException:
-        if coordination.is_first():
+        if coordination.is_primary():
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     return final
@@ -120,7 +120,7 @@ def _part(temporary: Path, arrays: dict[str, HostArray]) -> dict[str, Any]:
 
 def synced_files(directory: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
     """This process's share of the files below a directory, now on the disk, with what `FileInfo` says of them."""
-    written = sorted(directory.rglob("*"))[coordination.index() :: coordination.count()]
+    written = sorted(directory.rglob("*"))[coordination.process_index() :: coordination.process_count()]
     list(pool.map(_sync, written))
     found = [path for path in written if path.is_file()]
     infos = pool.map(FileInfo.of, found)
@@ -180,7 +180,7 @@ def read_manifest(path: Path) -> Manifest:
 def check_files(path: Path, manifest: Manifest) -> list[str]:
     """One line for each file, of this process's share, that is not as it was written; with the array it belongs to."""
     problems = []
-    for name, expected in list(manifest.files.items())[coordination.index() :: coordination.count()]:
+    for name, expected in list(manifest.files.items())[coordination.process_index() :: coordination.process_count()]:
         found = _found(path / name, expected)
         if found:
             array = next((part for part in Path(name).parts if part in manifest.arrays), None)
@@ -188,7 +188,7 @@ def check_files(path: Path, manifest: Manifest) -> list[str]:
     return problems
 
 
-def restore(path: Path, like: Any, prefix: str = "") -> Restored:
+def restore(path: Path, like: Any, prefix: str = "") -> RestoredState:
     """Restore into the structure of `like`: a pytree of arrays or `jax.ShapeDtypeStruct`, with shardings if given.
 
     With `prefix`, e.g. "params", only the arrays below that name, and `like` is that part of the tree.
@@ -202,21 +202,21 @@ def restore(path: Path, like: Any, prefix: str = "") -> Restored:
     if lines := differences(stored, {name: spec(leaf) for name, leaf in leaves.items()}):
         raise UserError("\n  ".join([f"checkpoint {path} holds other arrays than this model and optimizer:", *lines]))
     _refuse(path, lambda: check_files(path, manifest))
-    reader, arrays = Reader(path / ARRAYS, manifest), list[Any]()
+    reader, arrays = CheckpointReader(path / ARRAYS, manifest), list[Any]()
 
     def read() -> None:
         with ThreadPoolExecutor(_READS) as pool:  # reading and adding up leave the interpreter lock to the others
             arrays.extend(pool.map(reader.array, leaves, leaves.values()))
 
     _verify(path, reader, read)
-    return Restored(manifest.step, jax.tree.unflatten(jax.tree.structure(like), arrays), manifest.meta)
+    return RestoredState(manifest.step, jax.tree.unflatten(jax.tree.structure(like), arrays), manifest.meta)
 
 
-def examine_arrays(path: Path) -> Manifest:
+def verify_arrays(path: Path) -> Manifest:
     """Read all of a checkpoint, the processes sharing the work. Raises DamagedError when it is not what was written."""
     manifest = _everyones_manifest(path)
     _refuse(path, lambda: check_files(path, manifest))
-    reader = Reader(path / ARRAYS, manifest)
+    reader = CheckpointReader(path / ARRAYS, manifest)
 
     def read() -> None:
         for name in manifest.arrays:
@@ -241,7 +241,7 @@ def _everyones_manifest(path: Path) -> Manifest:
     return found[0]
 
 
-def _verify(path: Path, reader: Reader, read: Callable[[], object]) -> None:
+def _verify(path: Path, reader: CheckpointReader, read: Callable[[], object]) -> None:
     """`read` arrays, and raise DamagedError where what was read is not what was saved."""
 
     def problems() -> Iterable[str]:
@@ -253,10 +253,10 @@ def _verify(path: Path, reader: Reader, read: Callable[[], object]) -> None:
         return ()
 
     _refuse(path, problems)
-    require_whole(path, reader)
+    require_complete(path, reader)
 
 
-def require_whole(path: Path, reader: Reader) -> None:
+def require_complete(path: Path, reader: CheckpointReader) -> None:
     """Raise DamagedError where what has been read of a checkpoint is not what was saved. All processes must ask."""
     if wrong := reader.wrong():
         raise DamagedError(path, [f"array {name}: its content is not what was saved" for name in wrong])
@@ -264,7 +264,7 @@ def require_whole(path: Path, reader: Reader) -> None:
 
 def _refuse(path: Path, look: Callable[[], Iterable[str]]) -> None:
     """Raise DamagedError in all processes when `look` finds a problem in any."""
-    found = coordination.together(list(look()), lambda lists: list(dict.fromkeys(itertools.chain(*lists))))
+    found = coordination.gather_and_decide(list(look()), lambda lists: list(dict.fromkeys(itertools.chain(*lists))))
     if found:
         raise DamagedError(path, found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pathways_lite.checkpoints.checkpoint import DamagedError, examine_arrays, step_of
+from pathways_lite.checkpoints.checkpoint import DamagedError, step_of, verify_arrays
 from pathways_lite.errors import UserError
 
 
@@ -28,10 +28,10 @@ class Finding:
         return "\n  ".join([f"damaged  {self.path}", *self.problems])
 
 
-def examine(path: Path) -> Finding:
+def verify_checkpoint(path: Path) -> Finding:
     """Read all of one checkpoint and compare it with its digests. Processes share the work, and must all ask."""
     try:
-        manifest = examine_arrays(path)
+        manifest = verify_arrays(path)
     except DamagedError as error:
         return Finding(path, error.problems)
     return Finding(path, arrays=len(manifest.arrays), nbytes=manifest.nbytes)
@@ -57,4 +57,4 @@ def checkpoint_paths(directory: Path | str) -> list[Path]:
 
 def fsck(directory: Path | str) -> list[Finding]:
     """Examine every checkpoint of a run, a stage, or one checkpoint. Raises UserError when there is none."""
-    return [examine(path) for path in checkpoint_paths(directory)]
+    return [verify_checkpoint(path) for path in checkpoint_paths(directory)]

@@ -16,7 +16,7 @@ from typing import Any, Self
 from pathways_lite.checkpoints.arrays import HostArray, snapshot
 from pathways_lite.checkpoints.checkpoint import (
     DamagedError,
-    Restored,
+    RestoredState,
     checkpoint_name,
     discard,
     remove_leftovers,
@@ -34,7 +34,7 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-class Checkpoints:
+class CheckpointManager:
     """The checkpoints in one directory, `step_00000100` and so on, written by one run at a time.
 
     All processes of the run make the same calls; the first alone makes and removes directories. `save` copies to the
@@ -92,7 +92,7 @@ class Checkpoints:
             for later in reversed([s for s in self.steps() if s > step]):
                 discard(self.path(later))
 
-        coordination.by_first(delete)
+        coordination.run_on_primary(delete)
 
     # ---- finding ----
 
@@ -115,26 +115,26 @@ class Checkpoints:
 
     # ---- reading ----
 
-    def restore(self, step: int, like: Any, prefix: str = "") -> Restored:
+    def restore(self, step: int, like: Any, prefix: str = "") -> RestoredState:
         """One step's checkpoint; see `store.restore`."""
         self.wait()
         return restore(self.path(step), like, prefix)
 
     def restore_latest(
         self, like: Any, *, at_most: int | None = None, report: Callable[[str], None] = _to_stderr
-    ) -> Restored | None:
+    ) -> RestoredState | None:
         """The newest checkpoint that is whole (not later than step `at_most`), verified and loaded in one pass.
 
         Damaged ones are passed over and reported. None when there is no checkpoint at all. Raises DamagedError
         when there are some and none is whole, UserError when one holds other arrays than `like`.
         """
         self.wait()
-        steps = [step for step in coordination.by_first(self.steps) if at_most is None or step <= at_most]
+        steps = [step for step in coordination.run_on_primary(self.steps) if at_most is None or step <= at_most]
         for step in reversed(steps):
             try:
                 return restore(self.path(step), like)
             except DamagedError as error:
-                if coordination.is_first():
+                if coordination.is_primary():
                     report(str(error))
         if steps:
             raise DamagedError(
@@ -146,7 +146,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is not None and not isinstance(error, UserError) and coordination.count() > 1:
+        if error is not None and not isinstance(error, UserError) and coordination.process_count() > 1:
             # Another process may have died in the middle of a save, which would then never be done.
             self._thread.shutdown(wait=False, cancel_futures=True)
             return
@@ -169,9 +169,9 @@ class Checkpoints:
 
         try:
             write_checkpoint(self.directory, step, host, meta, prepare)
-        except (OSError, ValueError, coordination.ElsewhereError) as error:
+        except (OSError, ValueError, coordination.RemoteProcessError) as error:
             raise self._explained(error, step, nbytes) from error
-        if self._keep is not None and coordination.is_first():
+        if self._keep is not None and coordination.is_primary():
             for old in self.steps()[: -self._keep]:
                 discard(self.path(old))
 
@@ -192,7 +192,7 @@ class Checkpoints:
 
 def _errno(error: Exception) -> int | None:
     """TensorStore raises ValueError with the operating system's error number in its text."""
-    if isinstance(error, OSError | coordination.ElsewhereError) and error.errno is not None:
+    if isinstance(error, OSError | coordination.RemoteProcessError) and error.errno is not None:
         return error.errno
     match = re.search(r"os_error_code='(\d+)'", str(error))
     return int(match[1]) if match else None

@@ -19,7 +19,7 @@ from pathways_lite.distributed import coordination
 Index = tuple[slice, ...]
 
 
-class Reader:
+class CheckpointReader:
     """Reads the arrays below `path`, and remembers the fingerprint of every part by the position where it begins."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -44,13 +44,15 @@ class Reader:
         if not self._manifest.arrays[name].nbytes:
             return
         stored = self._opened(name)
-        for index in itertools.islice(_pieces(stored), coordination.index(), None, coordination.count()):
+        for index in itertools.islice(
+            _pieces(stored), coordination.process_index(), None, coordination.process_count()
+        ):
             self._read(name, stored, index)
 
     def wrong(self) -> list[str]:
         """Arrays that are not, as all processes together have read them, what was saved. All must ask."""
         parts = {name: {at: list(sums) for at, sums in parts.items()} for name, parts in self._parts.items()}
-        return list(coordination.together(parts, self._compare))
+        return list(coordination.gather_and_decide(parts, self._compare))
 
     def _opened(self, name: str) -> Any:
         if name not in self._stored:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pathways_lite.checkpoints import orbax_io
-from pathways_lite.checkpoints.arrays import Spec
+from pathways_lite.checkpoints.arrays import ArraySpec
 from pathways_lite.checkpoints.checkpoint import (
     ARRAYS,
     SYNCS,
@@ -26,7 +26,7 @@ from pathways_lite.checkpoints.checkpoint import (
 )
 from pathways_lite.checkpoints.fingerprint import Fingerprint, fingerprint
 from pathways_lite.checkpoints.manifest import Manifest
-from pathways_lite.checkpoints.reader import Reader
+from pathways_lite.checkpoints.reader import CheckpointReader
 from pathways_lite.errors import UserError
 
 Piece = tuple[tuple[int, ...], np.ndarray]
@@ -34,7 +34,7 @@ Piece = tuple[tuple[int, ...], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Streamed(Spec):
+class StreamedArray(ArraySpec):
     """An array whose pieces, all of the shape `piece` but for what is left at the end, are made when asked for."""
 
     piece: tuple[int, ...]
@@ -46,14 +46,14 @@ class Streamed(Spec):
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-def open_checkpoint(path: Path) -> tuple[Manifest, Reader]:
-    """To read parts of arrays; `require_whole` then says whether they are what was saved. Raises DamagedError."""
+def open_checkpoint(path: Path) -> tuple[Manifest, CheckpointReader]:
+    """To read parts of arrays; `require_complete` then says whether they are what was saved. Raises DamagedError."""
     manifest = read_manifest(path)
-    return manifest, Reader(path / ARRAYS, manifest)
+    return manifest, CheckpointReader(path / ARRAYS, manifest)
 
 
 def write_streamed(
-    directory: Path, step: int, arrays: Mapping[str, Streamed], meta: dict[str, Any], check: Callable[[], None]
+    directory: Path, step: int, arrays: Mapping[str, StreamedArray], meta: dict[str, Any], check: Callable[[], None]
 ) -> Path:
     """As `store.write_checkpoint`, holding two pieces at a time; `check` runs before the checkpoint gets its name.
 
@@ -83,7 +83,7 @@ def write_streamed(
     return final
 
 
-def _write(path: Path, name: str, array: Streamed) -> Fingerprint:
+def _write(path: Path, name: str, array: StreamedArray) -> Fingerprint:
     """One array, the next piece being made while one is written."""
     stored = orbax_io.create_array(path, name, array.shape, array.dtype, array.piece)
     sums, pending = [Fingerprint()], None

@@ -18,7 +18,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
-def counted(doing: str, total: int, things: str) -> Iterator[Callable[[int], None]]:
+def count_progress(doing: str, total: int, things: str) -> Iterator[Callable[[int], None]]:
     """Call it with how many more are done: a bar on a terminal, plain lines on standard error where there is none."""
     began = last = time.monotonic()
     done = 0

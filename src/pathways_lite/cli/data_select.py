@@ -58,7 +58,7 @@ def prototypes(
     """
     from pathways_lite.cli.select_common import Reader, Selecting
     from pathways_lite.methods.selection.selectors import cluster
-    from pathways_lite.methods.selection.selectors import keep as keep_share
+    from pathways_lite.methods.selection.selectors import select_fraction as keep_share
 
     selecting = Selecting(corpus, out)
     reader = Reader(model, corpus)
@@ -86,7 +86,7 @@ def perplexity(
     Example: `pathways-lite data select perplexity corpora/python middle.jsonl --model runs/demo --keep 0.5 --floor 1`
     """
     from pathways_lite.cli.select_common import Reader, Selecting
-    from pathways_lite.methods.selection.selectors import keep as keep_share
+    from pathways_lite.methods.selection.selectors import select_fraction as keep_share
 
     selecting = Selecting(corpus, out)
     reader, documents = Reader(model, corpus), selecting.documents
@@ -120,14 +120,14 @@ def rds(
     - `pathways-lite data select rds corpora/all math.jsonl --model runs/base --target held-out:math --keep 0.1`
     """
     from pathways_lite.cli.select_common import Reader, Selecting, target_documents
-    from pathways_lite.methods.selection.selectors import alike
-    from pathways_lite.methods.selection.selectors import keep as keep_share
+    from pathways_lite.methods.selection.selectors import prototype_scores
+    from pathways_lite.methods.selection.selectors import select_fraction as keep_share
 
     selecting = Selecting(corpus, out)
     reader, documents = Reader(model, corpus), selecting.documents
     targets = target_documents(selecting.store, target)
     embeddings = reader.embeddings(pooling, targets)
-    found = alike(embeddings[len(targets) :], embeddings[: len(targets)])
+    found = prototype_scores(embeddings[len(targets) :], embeddings[: len(targets)])
     kept = keep_share(found.turn, documents.tokens, keep, "bottom", documents.domain, floor)
     options = {"keep": keep, "target": target, "floor": floor, "pooling": pooling}
     selecting.finish("rds", options, found.similarity, selecting.own_domains(kept), reader)
@@ -183,7 +183,7 @@ def near_duplicates(
 
     Example: `pathways-lite data select near-duplicates corpora/python distinct.jsonl --threshold 0.8`
     """
-    from pathways_lite.cli.common import counted
+    from pathways_lite.cli.common import count_progress
     from pathways_lite.cli.select_common import Selecting, texts
     from pathways_lite.data.store import Split
     from pathways_lite.methods.selection.near_duplicates import near_duplicates as find
@@ -192,7 +192,7 @@ def near_duplicates(
     store = selecting.store
     splits: tuple[Split, ...] = ("held_out", "train") if held_out else ("train",)
     total = sum(store.counts(domain, split).documents for domain in store.domains for split in splits)
-    with counted("comparing", total, "documents") as done:
+    with count_progress("comparing", total, "documents") as done:
         before = texts(store, "held_out", done) if held_out else ()
         how = {"threshold": threshold, "shingle": shingle, "permutations": permutations}
         score = find(texts(store, "train", done), before=before, seed=seed, **how)  # type: ignore[arg-type]
@@ -211,7 +211,7 @@ def random(corpus: Corpus, out: Out, keep: Keep = 0.5, seed: Seed = 0) -> None:
 
     from pathways_lite.cli.select_common import Selecting
     from pathways_lite.keyed import keys, uniform
-    from pathways_lite.methods.selection.selectors import keep as keep_share
+    from pathways_lite.methods.selection.selectors import select_fraction as keep_share
 
     selecting = Selecting(corpus, out)
     documents = selecting.documents
@@ -233,13 +233,13 @@ def apply(
     """
     from rich.console import Console
 
-    from pathways_lite.cli.common import counted
+    from pathways_lite.cli.common import count_progress
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.selection import apply_selection, read_origin
     from pathways_lite.data.store import SPLITS, open_store
 
     store = open_store(corpus or read_origin(selection).corpus)
     total = sum(store.tokens(domain, split) for domain in store.domains for split in SPLITS)
-    with counted("copying", total, "tokens") as done:
+    with count_progress("copying", total, "tokens") as done:
         made = apply_selection(selection, store, out, done=done)
     Console().print(describe(made, samples=0))

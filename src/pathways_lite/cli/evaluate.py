@@ -35,7 +35,7 @@ def evaluate(
     from rich.table import Table
 
     from pathways_lite.evaluation.infilling import LEFT_TO_RIGHT, TASKS
-    from pathways_lite.training.final_evaluation import compare_with_compressors, evaluate_gaps
+    from pathways_lite.training.final_evaluation import compare_with_compressors, evaluate_infilling_tasks
     from pathways_lite.training.load import load_model
 
     model = load_model(path)
@@ -43,7 +43,7 @@ def evaluate(
     params = model.params()
     results = {name: result.to_json() for name, result in setup.evaluate(params).items()}
     compressors = compare_with_compressors(setup)
-    gaps = evaluate_gaps(setup, params) if infilling else {}
+    gaps = evaluate_infilling_tasks(setup, params) if infilling else {}
     if as_json:
         found = {"checkpoint": str(model.path), "domains": results, "compressors": compressors}
         typer.echo(json.dumps(found | ({"infilling": gaps} if infilling else {})))

@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from pathways_lite.recipe import Recipe
-    from pathways_lite.studies.store import Store
+    from pathways_lite.studies.store import StudyStore
 
 
 def ladder(
@@ -32,9 +32,9 @@ def ladder(
     from pathways_lite.scaling.runs_table import runs_table
     from pathways_lite.studies.plan import resolve_study, store_of
     from pathways_lite.studies.study import load_study
-    from pathways_lite.training.references import resolve
+    from pathways_lite.training.references import resolve_recipe
 
-    study, goal = load_study(file), resolve(load_recipe(file))
+    study, goal = load_study(file), resolve_recipe(load_recipe(file))
     folder = out or Path("runs") / study.name
     store = store_of(resolve_study(study), folder)
     rungs = _trained(store)
@@ -54,7 +54,7 @@ def ladder(
         typer.echo(path)
 
 
-def _trained(store: Store) -> list[Path]:
+def _trained(store: StudyStore) -> list[Path]:
     """Run directories of the study's runs that are finished."""
     states = store.states()
     return [store.run(i).path for i, node in store.nodes.items() if node.is_last and states[i] == "done"]
@@ -66,18 +66,18 @@ def _inputs(recipe: Recipe) -> dict[str, float]:
     from pathways_lite.training.setup import Setup
 
     setups = [Setup(recipe, index) for index in range(len(recipe.stages))]
-    courses = [setup.course for setup in setups]
-    D = sum(course.tokens_before(course.total_steps) for course in courses)
-    active = sum(course.active_parameter_tokens_before(course.total_steps) for course in courses)
+    timelines = [setup.timeline for setup in setups]
+    D = sum(timeline.tokens_before(timeline.total_steps) for timeline in timelines)
+    active = sum(timeline.active_parameter_tokens_before(timeline.total_steps) for timeline in timelines)
     return {
-        "N": courses[-1].active_parameters,
+        "N": timelines[-1].active_parameters,
         "N_non_embedding": parameter_count(recipe.stages[-1].model, embedding=False),
-        "N_active": courses[-1].active_parameters_at(courses[-1].total_steps),
+        "N_active": timelines[-1].active_parameters_at(timelines[-1].total_steps),
         "N_average": active / D,
         "D": D,
         "U": min(D, setups[-1].corpus_tokens),
-        "C": sum(course.flops_before(course.total_steps) for course in courses),
-        "C_sparse": sum(course.sparse_flops_before(course.total_steps) for course in courses),
+        "C": sum(timeline.flops_before(timeline.total_steps) for timeline in timelines),
+        "C_sparse": sum(timeline.sparse_flops_before(timeline.total_steps) for timeline in timelines),
     }
 
 

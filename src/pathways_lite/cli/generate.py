@@ -41,16 +41,16 @@ def generate(
 
     from pathways_lite.data.store import open_store
     from pathways_lite.errors import UserError
-    from pathways_lite.evaluation.generation import Sampling, fill
+    from pathways_lite.evaluation.generation import Sampling, infill_text
     from pathways_lite.evaluation.generation import generate as continue_text
-    from pathways_lite.objectives.prompts import Asking
+    from pathways_lite.objectives.prompts import PromptFormat
     from pathways_lite.training.load import load_model
 
     if infill is not None and prompt:
         raise UserError("--infill is a whole text; leave out --prompt")
     model = load_model(path)
     store = open_store(model.stage.data.corpus)
-    tokenizer, asking = store.tokenizer(), Asking.of(model.stage.objective, store.eod)
+    tokenizer, prompt_format = store.tokenizer(), PromptFormat.of(model.stage.objective, store.eod)
     config, params = model.stage.model, model.params()
     text = sys.stdin.read() if prompt == "-" else prompt
     for index in range(samples):
@@ -66,13 +66,13 @@ def generate(
                 top_k=top_k,
                 top_p=top_p,
                 key=key,
-                asking=asking,
+                prompt_format=prompt_format,
                 mode=mode,
             )
         else:
             sampling = Sampling(temperature, top_k, top_p)
-            written = fill(
-                config, params, tokenizer, asking, infill, sampling, mode=mode, max_tokens=max_tokens, key=key
+            written = infill_text(
+                config, params, tokenizer, prompt_format, infill, sampling, mode=mode, max_tokens=max_tokens, key=key
             )
         if samples > 1:
             typer.echo(f"--- sample {index + 1} of {samples} ---")

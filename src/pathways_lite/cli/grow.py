@@ -10,7 +10,7 @@ import typer
 from pathways_lite.errors import UserError
 
 if TYPE_CHECKING:
-    from pathways_lite.methods.growth import Plan
+    from pathways_lite.methods.growth import GrowthPlan
     from pathways_lite.recipe import Grow, Model
 
 
@@ -48,19 +48,19 @@ def grow(
         return
     if out is None:
         raise UserError("where to? pathways-lite grow SRC_CHECKPOINT OUT --operator stack --factor 4")
-    from pathways_lite.methods.growth import plan_start
+    from pathways_lite.methods.growth import plan_growth
     from pathways_lite.training.load import load_model
-    from pathways_lite.training.offline import grow_files, offline_plan
+    from pathways_lite.training.offline import grow_offline, plan_offline_growth
 
     found = load_model(source, examined=False)
     start, target = _wanted(found.stage.model, operator, factor, changes or [])
     if target == found.stage.model:
         raise UserError("nothing grows; give --factor 4, or the larger model's sizes, e.g. model.n_layers=24")
     if dry_run:
-        _show(plan_start(start, found.stage.model, target))
+        _show(plan_growth(start, found.stage.model, target))
         return
-    offline_plan(found, start, target)
-    path = grow_files(found, start, target, Path(out), report=lambda line: typer.echo(line, err=True))
+    plan_offline_growth(found, start, target)
+    path = grow_offline(found, start, target, Path(out), report=lambda line: typer.echo(line, err=True))
     typer.echo(f'{path}\nTo go on from it: Stage(start=Restore(path="{out}"), model=..., ...)')
 
 
@@ -84,18 +84,18 @@ def _wanted(model: Model, operator: str, factor: int | None, changes: list[str])
     return wanted.start, wanted.model
 
 
-def _show(plan: Plan) -> None:
+def _show(plan: GrowthPlan) -> None:
     """Block by block, then width by width."""
     from rich.console import Console
     from rich.table import Table
 
-    from pathways_lite.methods.growth import connection_rate, describe_width, preserves
+    from pathways_lite.methods.growth import connection_rate, describe_width, is_function_preserving
     from pathways_lite.models.accounting import parameter_count
     from pathways_lite.tracking.formatting import si
 
     console = Console()
     small, large = parameter_count(plan.source), parameter_count(plan.target)
-    kept = "the same function" if preserves(plan) else "another function"
+    kept = "the same function" if is_function_preserving(plan) else "another function"
     console.print(f"{si(small)} → {si(large)} parameters; {kept} at first", highlight=False)
     table = Table("block", "of block", "as", box=None)
     for block, (source, fresh) in enumerate(zip(plan.depth.blocks, plan.depth.fresh, strict=True), start=1):

@@ -11,7 +11,7 @@ import typer
 from pathways_lite.errors import UserError
 
 if TYPE_CHECKING:
-    from pathways_lite.training.load import Loaded
+    from pathways_lite.training.load import TrainedModel
 
 
 def merge(
@@ -37,7 +37,7 @@ def merge(
     from pathways_lite.recipe import Ingredient, Merge
     from pathways_lite.training.init_merging import resolve_merge
     from pathways_lite.training.load import load_model
-    from pathways_lite.training.offline import merge_files
+    from pathways_lite.training.offline import merge_offline
 
     relative = _weights(weights, len(checkpoints))
     if sum(relative) <= 0 or not 0 < decay <= 1:
@@ -53,7 +53,7 @@ def merge(
         shares = [1.0] * len(found)
     for one, share in zip(found, shares, strict=True):
         typer.echo(f"{share / sum(shares):.3f} of {one.path}", err=True)
-    path = merge_files(found, shares, out, report=lambda line: typer.echo(line, err=True))
+    path = merge_offline(found, shares, out, report=lambda line: typer.echo(line, err=True))
     typer.echo(f'{path}\nTo go on from it: Stage(start=Restore(path="{out}"), model=..., ...)')
 
 
@@ -69,14 +69,14 @@ def _weights(text: str | None, count: int) -> list[float]:
     return weights
 
 
-def _greedy(found: Sequence[Loaded]) -> list[Loaded]:
+def _greedy(found: Sequence[TrainedModel]) -> list[TrainedModel]:
     """Those whose uniform average has the lowest held-out loss, found one after the other."""
     from pathways_lite.methods.merging import greedy_soup
     from pathways_lite.training.init_merging import merged_params
 
     setup = found[0].setup
 
-    def loss(chosen: Sequence[Loaded]) -> float:
+    def loss(chosen: Sequence[TrainedModel]) -> float:
         results = setup.evaluate(merged_params(setup, chosen, [1.0] * len(chosen)))
         mean = sum(result.nll for result in results.values()) / sum(result.tokens for result in results.values())
         typer.echo(f"held-out loss {mean:.4f}: {', '.join(str(one.path) for one in chosen)}", err=True)

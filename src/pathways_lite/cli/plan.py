@@ -61,7 +61,7 @@ def plan(
             raise UserError("--picture draws one compiled plan; leave out --rules, --search and GPUs")
         _check_picture(picture)
     loaded = load_recipe(recipe, overrides or ())
-    index = plan_stage.chosen_stage(loaded, stage)
+    index = plan_stage.find_stage(loaded, stage)
     if rules:
         from pathways_lite.planner.plan_stage import show_rules
 

@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pathways_lite.cli.common import counted
+from pathways_lite.cli.common import count_progress
 from pathways_lite.data.documents import Skipped
 from pathways_lite.data.inspect import sample
 from pathways_lite.data.selection import Origin, Selection, TrainingDocuments, require_directory, training_documents
@@ -47,14 +47,14 @@ class Reader:
         """Of the documents `first`, then of all training documents; float32 [n, E]."""
         from pathways_lite.training.document_scores import embeddings
 
-        with counted("reading", len(first) + self._stored, "documents") as done:
+        with count_progress("reading", len(first) + self._stored, "documents") as done:
             return embeddings(self._setup, self._params, self._documents(first), pooling, done=done)
 
     def losses(self) -> np.ndarray:
         """Nats per token of all training documents, float32 [n]."""
         from pathways_lite.training.document_scores import mean_losses
 
-        with counted("reading", self._stored, "documents") as done:
+        with count_progress("reading", self._stored, "documents") as done:
             return mean_losses(self._setup, self._params, self._documents(), done=done)
 
     @property

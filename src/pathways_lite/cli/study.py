@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from pathways_lite.studies.executor import Executor
-    from pathways_lite.studies.plan import Plan
+    from pathways_lite.studies.plan import StudyPlan
     from pathways_lite.studies.study import Study
 
 app = typer.Typer(
@@ -75,15 +75,15 @@ def run(
     """
     from rich.console import Console
 
-    from pathways_lite.studies.progress import Progress
+    from pathways_lite.studies.progress import StudyProgress
     from pathways_lite.studies.runner import Runner, report_failures
 
     made = _plan(study, overrides, out, jobs)
     chosen = _executor(executor, made.store.path, jobs, slurm or [])
     console = Console(stderr=True)
     console.print(_totals(made, jobs), highlight=False)
-    steps = {identity: planned.course.total_steps for identity, planned in made.nodes.items()}
-    outcome = Runner(made.store, chosen, Progress(steps, console)).run()
+    steps = {identity: planned.timeline.total_steps for identity, planned in made.nodes.items()}
+    outcome = Runner(made.store, chosen, StudyProgress(steps, console)).run()
     report_failures(made.store, outcome, lambda line: console.print(line, markup=False, highlight=False))
     if outcome.exit_status:
         console.print("The same command goes on from here.", highlight=False)
@@ -102,19 +102,19 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> No
     from rich.console import Console
     from rich.table import Table
 
-    from pathways_lite.ledger import Course
+    from pathways_lite.ledger import Timeline
     from pathways_lite.studies.plan import resolve_study, store_of
     from pathways_lite.studies.progress import position
-    from pathways_lite.training.setup import course_of
+    from pathways_lite.training.setup import stage_timeline
 
     loaded, out = _load(study, overrides, out)
     store = store_of(resolve_study(loaded), out)
     table = Table("node", "identity", "state", "step", "loss")
     for identity, state in store.states().items():
-        course: Course = course_of(store.nodes[identity].stage)
+        timeline: Timeline = stage_timeline(store.nodes[identity].stage)
         at = position(store, identity)
         loss = f"{at.loss:.4f}" if at.step else ""
-        table.add_row(store.nodes[identity].label, identity, state, f"{at.step:,}/{course.total_steps:,}", loss)
+        table.add_row(store.nodes[identity].label, identity, state, f"{at.step:,}/{timeline.total_steps:,}", loss)
     console = Console()
     console.print(table)
     for identity in store.nodes:
@@ -215,7 +215,7 @@ def _load(study: Path, overrides: list[str] | None, out: Path | None) -> tuple[S
     return loaded, out or Path("runs") / loaded.name
 
 
-def _plan(study: Path, overrides: list[str] | None, out: Path | None, jobs: int) -> Plan:
+def _plan(study: Path, overrides: list[str] | None, out: Path | None, jobs: int) -> StudyPlan:
     from pathways_lite.studies.plan import plan_study, resolve_study
 
     def machine_flops(dtype: str) -> float:
@@ -232,7 +232,7 @@ def _header(study: Study) -> str:
     return f"[bold]{study.name}[/]: {study.question}\narms: {arms}; baseline: {study.baseline}; {study.metric.name}"
 
 
-def _table(made: Plan) -> Any:
+def _table(made: StudyPlan) -> Any:
     from rich.table import Column, Table
 
     from pathways_lite.tracking.formatting import duration, si
@@ -241,14 +241,14 @@ def _table(made: Plan) -> Any:
     whole = (Column("node", no_wrap=True), Column("identity", no_wrap=True))
     table = Table(*whole, "after", "steps", "parameters", "FLOPs", "state", "time left", box=None, pad_edge=False)
     for identity, planned in made.nodes.items():
-        course = planned.course
+        timeline = planned.timeline
         left = duration(planned.seconds_left) if planned.flops_left else ""
         table.add_row(
             planned.node.label,
             identity,
             planned.node.parent or "",
-            f"{course.total_steps:,}",
-            si(course.active_parameters),
+            f"{timeline.total_steps:,}",
+            si(timeline.active_parameters),
             si(planned.flops),
             planned.state,
             left,
@@ -256,8 +256,8 @@ def _table(made: Plan) -> Any:
     return table
 
 
-def _totals(made: Plan, jobs: int) -> str:
-    from pathways_lite.studies.study import chain_of
+def _totals(made: StudyPlan, jobs: int) -> str:
+    from pathways_lite.studies.study import node_chain
     from pathways_lite.tracking.formatting import duration, si
 
     nodes = made.nodes
@@ -265,7 +265,7 @@ def _totals(made: Plan, jobs: int) -> str:
     apart = sum(
         nodes[ancestor.identity].flops * len(planned.node.is_last)
         for identity, planned in nodes.items()
-        for ancestor in chain_of(made.store.nodes, identity)
+        for ancestor in node_chain(made.store.nodes, identity)
     )
     saved = f"; sharing saves {si(apart - total, 'FLOPs')} of {si(apart, 'FLOPs')}" if apart > total else ""
     done = sum(planned.state == "done" for planned in nodes.values())

@@ -62,7 +62,7 @@ def train(
         return
     from pathways_lite.distributed import coordination
 
-    coordination.start(coordinator, processes, process)
+    coordination.initialize(coordinator, processes, process)
     trackers = [] if track == ["none"] else track or ["tensorboard"]
     status = _train(loaded, out or Path("runs") / loaded.name, trackers, hang_timeout or None)
     if status:
@@ -75,24 +75,24 @@ def _train(recipe: Recipe, out: Path, trackers: list[str], hang_timeout: float |
 
     from pathways_lite.cli.common import show
     from pathways_lite.distributed import coordination
-    from pathways_lite.distributed.monitor import farewell
+    from pathways_lite.distributed.monitor import announce_failure
     from pathways_lite.errors import UserError
     from pathways_lite.training.run import train_run
 
-    who = f"process {coordination.index()}: " if coordination.count() > 1 else ""
+    who = f"process {coordination.process_index()}: " if coordination.process_count() > 1 else ""
     try:
         status = train_run(recipe, out, trackers=trackers, hang_timeout=hang_timeout)
-        coordination.leave()
+        coordination.shutdown()
         return status
     except UserError as error:
-        if farewell(str(error), error.status):
-            show(error if coordination.is_first() else UserError(f"{who}{error}"))
+        if announce_failure(str(error), error.status):
+            show(error if coordination.is_primary() else UserError(f"{who}{error}"))
         return error.status
     except Exception as error:
-        if coordination.count() == 1:
+        if coordination.process_count() == 1:
             raise
         told = f"{type(error).__name__}: {error}"
-        if farewell(told, 1):
+        if announce_failure(told, 1):
             traceback.print_exc()
             show(UserError(f"{who}{told.splitlines()[0]}. If another process has died, start all of them again."))
         return 1

@@ -76,7 +76,7 @@ def class_steps(hours: float, tokens_per_second: float, tokens_per_step: int) ->
     return int(class_tokens(hours, tokens_per_second) // tokens_per_step)
 
 
-def normalised_perplexity(nll: float, size: int) -> float:
+def normalized_perplexity(nll: float, size: int) -> float:
     """Perplexity per byte of text, which does not depend on the tokenizer: exp(nats / bytes).
 
     Bytes of UTF-8, not characters.

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pathways_lite.data.assemble import Contents, survey, write_store
-from pathways_lite.data.documents import Document, Piece
-from pathways_lite.data.shards import Shard, Tally, Work, tally
+from pathways_lite.data.documents import Document, InputChunk
+from pathways_lite.data.shards import Shard, ShardCounts, ShardSpec, count_documents
 from pathways_lite.data.shards import held_out as split_by_hash
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import MANIFEST, VERSION, Store, open_store
@@ -37,7 +37,7 @@ class Progress:
 
     phase: Phase
     input_bytes: int  # of the input files, in all
-    done: Tally
+    done: ShardCounts
 
 
 Report = Callable[[Progress], None]
@@ -89,13 +89,13 @@ def build(
     plan.enter(place)
     total = plan.input_bytes
     trained = _tokenizer(
-        place / "tokenizer", tokenizer, training, lambda phase: report(Progress(phase, total, Tally()))
+        place / "tokenizer", tokenizer, training, lambda phase: report(Progress(phase, total, ShardCounts()))
     )
     processes = usable_cores() if workers is None else workers
     shards = _tokenise(place / "shards", parsed, trained, processes, total, report)
     contents = survey(shards)
     _require_documents(parsed, contents, place)
-    everything = Tally(len(contents.length), int(contents.length.sum()), int(contents.text_bytes.sum()))
+    everything = ShardCounts(len(contents.length), int(contents.length.sum()), int(contents.text_bytes.sum()))
     everything = replace(everything, skipped=len(contents.skipped), input_bytes=total)
     report(Progress("write", total, everything))
     write_store(
@@ -238,7 +238,7 @@ def _tokenizer(
 
 def sample(sources: Sequence[Source], size: int) -> list[str]:
     """About `size` bytes of text, spread evenly over all pieces of the sources; always the same ones."""
-    chosen: list[tuple[int, int, Piece]] = []  # a heap, the largest key first
+    chosen: list[tuple[int, int, InputChunk]] = []  # a heap, the largest key first
     total = 0
     pieces = (piece for source in sources for piece in source.pieces() if piece.size)
     for number, piece in enumerate(pieces):
@@ -264,20 +264,20 @@ def sample(sources: Sequence[Source], size: int) -> list[str]:
 # ---- the shards ----
 
 
-def _work(sources: Sequence[Source], total: int) -> Iterator[Work]:
+def _work(sources: Sequence[Source], total: int) -> Iterator[ShardSpec]:
     """The input cut into shards: always at the same places."""
     target = min(max(total // 256, _MIN_SHARD), _MAX_SHARD)
     number, size = 0, 0
-    pieces: list[tuple[int, Piece]] = []
+    pieces: list[tuple[int, InputChunk]] = []
     for source_number, source in enumerate(sources):
         for piece in source.pieces():
             pieces.append((source_number, piece))
             size += piece.size
             if size >= target:
-                yield Work(number, tuple(pieces))
+                yield ShardSpec(number, tuple(pieces))
                 number, size, pieces = number + 1, 0, []
     if pieces:
-        yield Work(number, tuple(pieces))
+        yield ShardSpec(number, tuple(pieces))
 
 
 def _tokenise(
@@ -286,15 +286,15 @@ def _tokenise(
     """Make all shards that are not there yet; returns all of them, in order."""
     directory.mkdir(exist_ok=True)
     shards: list[Path] = []
-    done = Tally()
+    done = ShardCounts()
 
-    def missing() -> Iterator[tuple[Work, Path]]:
+    def missing() -> Iterator[tuple[ShardSpec, Path]]:
         nonlocal done
         for work in _work(sources, total):
             path = directory / f"{work.number:06d}.npz"
             shards.append(path)
             if path.exists():
-                done += tally(Shard.load(path, tokens=False), work.input_bytes)
+                done += count_documents(Shard.load(path, tokens=False), work.input_bytes)
             else:
                 yield work, path
 

@@ -22,7 +22,7 @@ class Skipped(NamedTuple):
     sentence: str
 
 
-class Piece(Protocol):
+class InputChunk(Protocol):
     """A part of the input, small enough for one worker; picklable. The same input always falls into the same pieces."""
 
     @property
@@ -41,7 +41,7 @@ class Piece(Protocol):
 
 
 @dataclass(frozen=True)
-class BadPiece:
+class BadChunk:
     """A part of the input that was found to be bad when the pieces were made."""
 
     skipped: Skipped

@@ -11,7 +11,7 @@ from typing import Any
 
 import zstandard
 
-from pathways_lite.data.documents import BadPiece, Document, Piece, Skipped, check_text, decode_utf8
+from pathways_lite.data.documents import BadChunk, Document, InputChunk, Skipped, check_text, decode_utf8
 
 # Reading files that may be compressed, up to the point where they are damaged.
 
@@ -174,7 +174,7 @@ class Lines:
         return self.fields.document(record, self.path, f"{self.name}:{number}", where)
 
 
-def jsonl_pieces(path: Path, name: str, fields: Fields) -> Iterator[Piece]:
+def jsonl_chunks(path: Path, name: str, fields: Fields) -> Iterator[InputChunk]:
     """Pieces of a JSONL file, plain or compressed. What comes before a damage is kept."""
     line, used, empty = 1, 0, True
     waiting = bytearray()
@@ -198,9 +198,9 @@ def jsonl_pieces(path: Path, name: str, fields: Fields) -> Iterator[Piece]:
     if waiting:
         yield Lines(path, name, fields, line, bytes(waiting), used)
     if damage:
-        yield BadPiece(Skipped(damage))
+        yield BadChunk(Skipped(damage))
     elif empty:
-        yield BadPiece(Skipped(f"{path}: the file is empty"))
+        yield BadChunk(Skipped(f"{path}: the file is empty"))
 
 
 def _cut(content: bytes, size: int) -> Iterator[bytes]:
@@ -244,7 +244,7 @@ class RowGroup:
             yield Skipped(f"{self.path} row {row}: the rest of its row group cannot be read ({_one_line(error)})")
 
 
-def parquet_pieces(path: Path, name: str, fields: Fields) -> Iterator[Piece]:
+def parquet_chunks(path: Path, name: str, fields: Fields) -> Iterator[InputChunk]:
     """One piece per row group."""
     import pyarrow
     import pyarrow.parquet
@@ -254,11 +254,11 @@ def parquet_pieces(path: Path, name: str, fields: Fields) -> Iterator[Piece]:
     except (pyarrow.ArrowException, OSError) as error:
         empty = not path.stat().st_size
         reason = "the file is empty" if empty else f"not a Parquet file ({_one_line(error)})"
-        yield BadPiece(Skipped(f"{path}: {reason}"))
+        yield BadChunk(Skipped(f"{path}: {reason}"))
         return
     row = 0
     if not metadata.num_rows:
-        yield BadPiece(Skipped(f"{path}: the file has no rows"))
+        yield BadChunk(Skipped(f"{path}: the file has no rows"))
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
         yield RowGroup(path, name, fields, index, row, group.total_byte_size, group.total_byte_size)

@@ -14,10 +14,10 @@ from functools import cached_property
 
 import numpy as np
 
-from pathways_lite.data.order import Located, Skips, first_example, permute, round_keys
+from pathways_lite.data.order import ExampleLocation, Skips, first_example, permute, round_keys
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Course
-from pathways_lite.recipe import DataMixture, DomainWeights, Given, LearnedWeights, Temperature, UniMax
+from pathways_lite.ledger import Timeline
+from pathways_lite.recipe import DataMixture, DomainWeights, GivenWeights, LearnedWeights, Temperature, UniMax
 
 CIRCLE = 1 << 32  # parts of [0, 1)
 GOLDEN = 2654435769  # the odd number next to CIRCLE / golden ratio
@@ -81,7 +81,7 @@ class MixedOrder:
                 found = found + phase.counts(min(end, example))
         return found
 
-    def locate(self, examples: np.ndarray) -> Located:
+    def locate(self, examples: np.ndarray) -> ExampleLocation:
         """Epoch, domain and window of each global example number (non-negative integers)."""
         examples = np.asarray(examples, dtype=np.int64)
         begin, end = int(examples.min()), int(examples.max()) + 1
@@ -96,7 +96,7 @@ class MixedOrder:
         for d, e in np.unique(np.stack([domain, epoch]), axis=1).T.tolist():
             here = (domain == d) & (epoch == e)
             window[here] = permute(place[here], self.windows[d], round_keys(self.seed, d, e))
-        return Located(epoch, domain, window)
+        return ExampleLocation(epoch, domain, window)
 
     def _domains(self, begin: int, end: int) -> np.ndarray:
         ends = [phase.first for phase in self.phases[1:]] + [end]
@@ -119,7 +119,7 @@ def shares(weights: DomainWeights, windows: Sequence[int], domains: Sequence[str
             # The largest counts 1, so that no temperature is too low for floats.
             relative = np.where(sizes > 0, sizes, 1.0) / max(1.0, sizes.max())
             found = relative ** (1.0 / tau) * (sizes > 0) * _by_name(times, domains, 1.0)
-        case Given(weights=given):
+        case GivenWeights(weights=given):
             found = _by_name(given, domains, 0.0)
         case LearnedWeights(weights=learned):
             if learned is None:
@@ -148,26 +148,26 @@ def phases(
     mixture: DataMixture,
     windows: Sequence[int],
     domains: Sequence[str],
-    course: Course,
+    timeline: Timeline,
     skips: Skips = (),
     first_sequence: int = 0,
 ) -> list[Phase]:
     """The phases of a stage in example numbers. They follow the clock, whatever was jumped over."""
-    steps = _starts(mixture, course)
+    steps = _starts(mixture, timeline)
     proportional = shares(Temperature(), windows, domains, 0)
     found = []
-    for number, given in enumerate(weights_of(mixture, windows, domains, course)):
-        first = first_example(course, steps[number], skips, first_sequence) if number else 0
+    for number, given in enumerate(weights_of(mixture, windows, domains, timeline)):
+        first = first_example(timeline, steps[number], skips, first_sequence) if number else 0
         found.append(Phase(first, tuple((given if mixture.by == "sampling" else proportional).tolist())))
     return found
 
 
 def weights_of(
-    mixture: DataMixture, windows: Sequence[int], domains: Sequence[str], course: Course
+    mixture: DataMixture, windows: Sequence[int], domains: Sequence[str], timeline: Timeline
 ) -> list[np.ndarray]:
     """The shares of each phase, as the mixture says them."""
-    steps = [*_starts(mixture, course), course.total_steps]
-    lengths = np.diff([course.sequences_before(step) for step in steps]).tolist()
+    steps = [*_starts(mixture, timeline), timeline.total_steps]
+    lengths = np.diff([timeline.sequences_before(step) for step in steps]).tolist()
     return [
         shares(phase.weights, windows, domains, sequences)
         for phase, sequences in zip(mixture.phases, lengths, strict=True)
@@ -175,20 +175,20 @@ def weights_of(
 
 
 def loss_weights(
-    mixture: DataMixture, windows: Sequence[int], domains: Sequence[str], course: Course
+    mixture: DataMixture, windows: Sequence[int], domains: Sequence[str], timeline: Timeline
 ) -> tuple[list[int], np.ndarray]:
     """Of a scalarized mixture: first steps of its phases, and what a domain's loss counts there, float32 [phases, D].
 
     p(i) / p(i; tau = 1), so that the expected gradient is that of reading by the shares p (arXiv 2410.04579).
     """
     proportional = shares(Temperature(), windows, domains, 0)
-    ratio = [p / np.where(proportional > 0, proportional, 1.0) for p in weights_of(mixture, windows, domains, course)]
-    return _starts(mixture, course), np.asarray(ratio, np.float32)
+    ratio = [p / np.where(proportional > 0, proportional, 1.0) for p in weights_of(mixture, windows, domains, timeline)]
+    return _starts(mixture, timeline), np.asarray(ratio, np.float32)
 
 
-def _starts(mixture: DataMixture, course: Course) -> list[int]:
+def _starts(mixture: DataMixture, timeline: Timeline) -> list[int]:
     """The first step of each phase; of one that would begin after the stage, the stage's end."""
-    return [0, *(min(course.steps_for(phase.start), course.total_steps) for phase in mixture.phases[1:])]
+    return [0, *(min(timeline.steps_for(phase.start), timeline.total_steps) for phase in mixture.phases[1:])]
 
 
 def _by_name(pairs: Sequence[tuple[str, float]], domains: Sequence[str], otherwise: float) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pathways_lite.keyed import mix
-from pathways_lite.ledger import Course
+from pathways_lite.ledger import Timeline
 
 _ROUNDS = 10  # Luby & Rackoff need 4 with ideal round functions; ours are mixers on few bits
 
@@ -57,7 +57,7 @@ def _feistel(x: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
     return x
 
 
-class Located(NamedTuple):
+class ExampleLocation(NamedTuple):
     """Where examples lie; int64 arrays of the shape that was asked for."""
 
     epoch: np.ndarray
@@ -81,7 +81,7 @@ class Order:
             raise ValueError("an order needs at least one window")
         self._round = max(1, round(of_round * self.n_windows))
 
-    def locate(self, examples: np.ndarray) -> Located:
+    def locate(self, examples: np.ndarray) -> ExampleLocation:
         """Epoch, domain and window of each global example number (non-negative integers)."""
         examples = np.asarray(examples, dtype=np.int64)
         epoch, place = np.divmod(examples, self._round)
@@ -91,25 +91,25 @@ class Order:
             number[here] = permute(place[here], self.n_windows, round_keys(self._seed, int(e)))
         domain = np.searchsorted(self._ends, number, side="right")
         first = np.concatenate([[0], self._ends[:-1]])
-        return Located(epoch, domain, number - first[domain])
+        return ExampleLocation(epoch, domain, number - first[domain])
 
 
-def first_example(course: Course, step: int, skips: Skips = (), first_sequence: int = 0) -> int:
+def first_example(timeline: Timeline, step: int, skips: Skips = (), first_sequence: int = 0) -> int:
     """Global number of the first example of `step`, in closed form.
 
     The sum of the batch-size ramp before `step` (PaLM section 5), and of every skip that has taken effect
     (PaLM section 5.1: after a spike the data goes on 200 to 500 batches further, the step counter does not).
     """
     skipped = sum(n for at_step, n in skips if at_step <= step)
-    return first_sequence + course.sequences_before(step) + skipped
+    return first_sequence + timeline.sequences_before(step) + skipped
 
 
 def example_index(
-    course: Course, step: int, rows: np.ndarray | slice | None = None, skips: Skips = (), first_sequence: int = 0
+    timeline: Timeline, step: int, rows: np.ndarray | slice | None = None, skips: Skips = (), first_sequence: int = 0
 ) -> np.ndarray:
     """Global example numbers, int64, of the batch of `step` (of its `rows` only, where given)."""
-    first = first_example(course, step, skips, first_sequence)
-    numbers = np.arange(first, first + course.sequences_at(step), dtype=np.int64)
+    first = first_example(timeline, step, skips, first_sequence)
+    numbers = np.arange(first, first + timeline.sequences_at(step), dtype=np.int64)
     return numbers if rows is None else numbers[rows]
 
 
@@ -117,7 +117,7 @@ def example_index(
 
 
 @dataclass(frozen=True)
-class Cursor:
+class DataCursor:
     """The data position of every step, in closed form: the only data state there is.
 
     first_sequence: number of the example that step 0 begins with: what the stages before have not seen.
@@ -134,19 +134,19 @@ class Cursor:
         """Sequences before step 0, of all domains."""
         return self.first_sequence + sum(self.consumed)
 
-    def skipping(self, at_step: int, sequences: int) -> Cursor:
+    def skipping(self, at_step: int, sequences: int) -> DataCursor:
         """With `sequences` more jumped over at `at_step`."""
         return replace(self, skips=(*self.skips, (at_step, sequences)))
 
-    def end(self, course: Course, step: int) -> int:
+    def end(self, timeline: Timeline, step: int) -> int:
         """Number of the first example that the steps before `step` have not reached."""
-        return first_example(course, step, self.skips, self.first_sequence)
+        return first_example(timeline, step, self.skips, self.first_sequence)
 
     def to_json(self) -> dict[str, Any]:
         found = {"first_sequence": self.first_sequence, "skips": [list(skip) for skip in self.skips]}
         return found | ({"consumed": list(self.consumed)} if self.consumed else {})
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Cursor:
+    def from_json(cls, data: dict[str, Any]) -> DataCursor:
         skips = tuple((int(step), int(n)) for step, n in data["skips"])
         return cls(data["first_sequence"], skips, tuple(data.get("consumed", ())))

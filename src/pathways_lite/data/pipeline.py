@@ -15,9 +15,9 @@ from pathways_lite.data.mixture import MixedOrder, phases
 from pathways_lite.data.order import Order, Skips, example_index, first_example
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Course
+from pathways_lite.ledger import Timeline
 from pathways_lite.objectives.batches import make_batch
-from pathways_lite.parallel.sharding import EVERYTHING, Share
+from pathways_lite.parallel.sharding import FULL_BATCH, BatchShard
 from pathways_lite.recipe import Causal, Data, Objective
 
 
@@ -27,11 +27,11 @@ class Batches:
 
     store: Store
     data: Data
-    course: Course
+    timeline: Timeline
     objective: Objective
     skips: Skips = ()
     first_sequence: int = 0
-    share: Share = EVERYTHING
+    share: BatchShard = FULL_BATCH
     consumed: Sequence[int] = ()
 
     @cached_property
@@ -39,13 +39,13 @@ class Batches:
         windows, seed = windows_per_domain(self.store, self.data.seq_len), self.data.shuffle_seed
         if (mixture := self.data.mixture) is None:
             return Order(windows, seed, self.data.round or 1.0)
-        found = phases(mixture, windows, self.store.domains, self.course, self.skips, self.first_sequence)
+        found = phases(mixture, windows, self.store.domains, self.timeline, self.skips, self.first_sequence)
         return MixedOrder(windows, found, seed, self.consumed)
 
     def at(self, step: int) -> Batch:
         """This process's rows of the batch of `step`."""
-        rows = self.share.rows(self.course.sequences_at(step))
-        examples = example_index(self.course, step, rows, self.skips, self.first_sequence)
+        rows = self.share.rows(self.timeline.sequences_at(step))
+        examples = example_index(self.timeline, step, rows, self.skips, self.first_sequence)
         _, domain, window = self.order.locate(examples)
         length = self.data.seq_len
         names = self.store.domains
@@ -56,12 +56,12 @@ class Batches:
 
     def epochs(self) -> dict[str, float]:
         """How often the whole stage reads each domain: sequences read by sequences that there are."""
-        windows, total = windows_per_domain(self.store, self.data.seq_len), self.course.total_steps
+        windows, total = windows_per_domain(self.store, self.data.seq_len), self.timeline.total_steps
         if isinstance(self.order, MixedOrder):
-            first, end = (first_example(self.course, step, (), self.first_sequence) for step in (0, total))
+            first, end = (first_example(self.timeline, step, (), self.first_sequence) for step in (0, total))
             read = (self.order.counts(end) - self.order.counts(first)).tolist()
         else:  # all alike, on average
-            read = [self.course.sequences_before(total) * n / sum(windows) for n in windows]
+            read = [self.timeline.sequences_before(total) * n / sum(windows) for n in windows]
         return {name: r / n for name, r, n in zip(self.store.domains, read, windows, strict=True) if n}
 
 
@@ -99,22 +99,22 @@ def windows_per_domain(store: Store, seq_len: int) -> list[int]:
 def batch(
     store: Store,
     data: Data,
-    course: Course,
+    timeline: Timeline,
     step: int,
     skips: Skips = (),
     first_sequence: int = 0,
     *,
     objective: Objective | None = None,
-    share: Share = EVERYTHING,
+    share: BatchShard = FULL_BATCH,
 ) -> Batch:
     """The batch of `step`: a pure function of its arguments. See `batches` for their meaning."""
-    return Batches(store, data, course, objective or Causal(), skips, first_sequence, share).at(step)
+    return Batches(store, data, timeline, objective or Causal(), skips, first_sequence, share).at(step)
 
 
 def batches(
     store: Store,
     data: Data,
-    course: Course,
+    timeline: Timeline,
     objective: Objective,
     *,
     first_step: int,
@@ -122,14 +122,14 @@ def batches(
     skips: Skips = (),
     first_sequence: int = 0,
     consumed: Sequence[int] = (),
-    share: Share = EVERYTHING,
+    share: BatchShard = FULL_BATCH,
 ) -> Generator[Batch, None, None]:
     """Batches of steps `first_step` .. `stop_step` - 1, read ahead; bit for bit those of `batch`.
 
     Args:
       store: the corpus.
       data: sequence length, order and boundaries; its workers, threads and prefetch say how Grain reads.
-      course: the batch size of each step.
+      timeline: the batch size of each step.
       objective: what is made of a window of tokens, resolved (it knows its special tokens).
       first_step, stop_step: 0-based.
       skips: `(at_step, n_sequences)` pairs: sequences jumped over from a step on.
@@ -139,7 +139,7 @@ def batches(
 
     Close the generator to stop the reading. Raises UserError where the corpus is too small for one sequence.
     """
-    source = Batches(store, data, course, objective, skips, first_sequence, share, consumed)
+    source = Batches(store, data, timeline, objective, skips, first_sequence, share, consumed)
     source.order  # noqa: B018  what is wrong with the corpus is said here, not in a reading thread
     return _read_ahead(_Steps(source, first_step, stop_step), data)
 

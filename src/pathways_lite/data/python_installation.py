@@ -20,7 +20,7 @@ from inspect import cleandoc
 from itertools import accumulate
 from pathlib import Path
 
-from pathways_lite.data.documents import Document, Piece, Skipped, check_text
+from pathways_lite.data.documents import Document, InputChunk, Skipped, check_text
 
 _TOPICS = "pydoc_data/topics.py"
 _TESTS = "test"
@@ -48,7 +48,7 @@ def library_files() -> tuple[tuple[Path, str], ...]:
     return tuple((root / name, name.as_posix()) for name in names if name not in left_out)
 
 
-def python_pieces() -> Iterator[Piece]:
+def python_chunks() -> Iterator[InputChunk]:
     """One piece per source file."""
     for path, name in library_files():
         size = path.stat().st_size

@@ -37,7 +37,7 @@ class Origin:
     fingerprint: str  # of the corpus
     method: str
     options: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] | None = None  # path and digest of the checkpoint; FLOPs of asking it
+    model: dict[str, Any] | None = None  # path and digest of the checkpoint; FLOPs of prompt_format it
     format: str = FORMAT
     version: int = VERSION
 

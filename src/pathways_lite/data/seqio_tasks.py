@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pathways_lite.data.documents import Document, Piece, Skipped, check_text
+from pathways_lite.data.documents import Document, InputChunk, Skipped, check_text
 from pathways_lite.data.sources import InputFile, Source
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
 from pathways_lite.errors import UserError
@@ -41,7 +41,7 @@ class SeqioSource(Source):
         """None: what is read is not known by files."""
         return []
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[InputChunk]:
         """Parts of each Task's examples. Raises UserError for a name, a split or a number that there is not."""
         split = self._name_and_split()[1]
         for task, count in _shares(self._provider(), split, self.examples):

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from pathways_lite.data.documents import Document, Piece, Skipped
+from pathways_lite.data.documents import Document, InputChunk, Skipped
 from pathways_lite.data.tokenizers import Tokenizer
 
 _BATCH_BYTES = 1 << 20  # of text encoded at once
 
 
 @dataclass(frozen=True)
-class Work:
+class ShardSpec:
     """What one shard is made of: pieces, and the number of the source that each belongs to."""
 
     number: int
-    pieces: tuple[tuple[int, Piece], ...]
+    pieces: tuple[tuple[int, InputChunk], ...]
 
     @property
     def input_bytes(self) -> int:
@@ -64,7 +64,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Tally:
+class ShardCounts:
     """What came of some work, as a progress report."""
 
     documents: int = 0
@@ -73,13 +73,13 @@ class Tally:
     skipped: int = 0
     input_bytes: int = 0
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+    def __add__(self, other: ShardCounts) -> ShardCounts:
+        return ShardCounts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-def tally(shard: Shard, input_bytes: int) -> Tally:
+def count_documents(shard: Shard, input_bytes: int) -> ShardCounts:
     tokens, text_bytes = int(shard.length.sum()), int(shard.text_bytes.sum())
-    return Tally(len(shard.ids), tokens, text_bytes, len(shard.skipped), input_bytes)
+    return ShardCounts(len(shard.ids), tokens, text_bytes, len(shard.skipped), input_bytes)
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -92,7 +92,7 @@ def group_hash(group: str) -> int:
     return int.from_bytes(blake2b(group.encode(), digest_size=8, person=b"held-out").digest(), "big")
 
 
-def tokenise(work: Work, tokenizer: Tokenizer) -> Shard:
+def tokenise(work: ShardSpec, tokenizer: Tokenizer) -> Shard:
     """Read the pieces of `work` and encode their documents."""
     packer = _Packer(tokenizer)
     for source, piece in work.pieces:

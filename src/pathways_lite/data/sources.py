@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pathways_lite.data.documents import Piece
-from pathways_lite.data.files import Fields, TextFile, bare_name, jsonl_pieces, parquet_pieces
-from pathways_lite.data.python_installation import library_files, python_pieces
+from pathways_lite.data.documents import InputChunk
+from pathways_lite.data.files import Fields, TextFile, bare_name, jsonl_chunks, parquet_chunks
+from pathways_lite.data.python_installation import library_files, python_chunks
 from pathways_lite.errors import UserError
 
 PYTHON = "python:"
@@ -69,10 +69,10 @@ class Source:
             raise UserError(f"{self.address}: the directory holds no files")
         return files
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[InputChunk]:
         """Everything that it gives, in an order that never changes."""
         if self.address == PYTHON:
-            yield from python_pieces()
+            yield from python_chunks()
             return
         for file in self.files():
             yield from _file_pieces(file, self.fields)
@@ -81,11 +81,11 @@ class Source:
         return asdict(self)
 
 
-def _file_pieces(file: InputFile, fields: Fields) -> Iterator[Piece]:
+def _file_pieces(file: InputFile, fields: Fields) -> Iterator[InputChunk]:
     suffix = bare_name(file.path)[1]
     if suffix in _JSONL:
-        yield from jsonl_pieces(file.path, file.name, fields)
+        yield from jsonl_chunks(file.path, file.name, fields)
     elif file.path.suffix.lower() == ".parquet":
-        yield from parquet_pieces(file.path, file.name, fields)
+        yield from parquet_chunks(file.path, file.name, fields)
     else:
         yield TextFile(file.path, file.name, file.domain, file.path.stat().st_size)

@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from pathways_lite.data.shards import Tally, Work, tally, tokenise
+from pathways_lite.data.shards import ShardCounts, ShardSpec, count_documents, tokenise
 from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.errors import UserError
 
@@ -24,7 +24,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def tokenise_all(work: Iterator[tuple[Work, Path]], tokenizer: Tokenizer, workers: int) -> Iterator[Tally]:
+def tokenise_all(work: Iterator[tuple[ShardSpec, Path]], tokenizer: Tokenizer, workers: int) -> Iterator[ShardCounts]:
     """Write the shard of each work to its path; yields what came of each, as they get ready."""
     if not workers:
         for item, path in work:
@@ -33,7 +33,7 @@ def tokenise_all(work: Iterator[tuple[Work, Path]], tokenizer: Tokenizer, worker
     # Not forked: TensorStore and JAX run threads, which do not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(tokenizer,))
-    pending: set[Future[Tally]] = set()
+    pending: set[Future[ShardCounts]] = set()
     try:
         for item, path in work:
             pending.add(pool.submit(_run, item, path))
@@ -69,11 +69,11 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run(work: Work, path: Path) -> Tally:
+def _run(work: ShardSpec, path: Path) -> ShardCounts:
     return _write(work, path, _tokenizer)
 
 
-def _write(work: Work, path: Path, tokenizer: Tokenizer) -> Tally:
+def _write(work: ShardSpec, path: Path, tokenizer: Tokenizer) -> ShardCounts:
     shard = tokenise(work, tokenizer)
     shard.save(path)
-    return tally(shard, work.input_bytes)
+    return count_documents(shard, work.input_bytes)

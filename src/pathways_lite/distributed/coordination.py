@@ -41,7 +41,7 @@ class _Group:
     index: int = 0
     count: int = 1
     client: Any = None  # of JAX's coordination service
-    meetings: dict[str, itertools.count] = field(default_factory=lambda: defaultdict(itertools.count))
+    rendezvous: dict[str, itertools.count] = field(default_factory=lambda: defaultdict(itertools.count))
 
 
 _group = _Group()
@@ -50,7 +50,7 @@ _group = _Group()
 # ---- starting ----
 
 
-def start(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+def initialize(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
     """Join the other processes, as the arguments say, or as Slurm, Open MPI, GKE or a TPU pod does.
 
     To be called before anything touches a device. Raises UserError where the arguments are incomplete,
@@ -88,14 +88,14 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
     _group.client = jax._src.distributed.global_state.client
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Wait for the others, and end the group. Process 0 must be the last to go: it holds what they talk through."""
     if _group.count == 1:
         return
     barrier("leave")
     jax.distributed.shutdown()
     _group.index, _group.count, _group.client = 0, 1, None
-    _group.meetings.clear()
+    _group.rendezvous.clear()
 
 
 def _detected() -> tuple[str | None, int | None, int | None, Any]:
@@ -154,17 +154,17 @@ def _check(coordinator: str | None, processes: int | None, process: int | None) 
 # ---- who is who ----
 
 
-def index() -> int:
+def process_index() -> int:
     """This process's number."""
     return _group.index
 
 
-def count() -> int:
+def process_count() -> int:
     """How many processes there are."""
     return _group.count
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Whether this is the process that writes logs and shows progress."""
     return _group.index == 0
 
@@ -172,7 +172,7 @@ def is_first() -> bool:
 # ---- agreeing ----
 
 
-class ElsewhereError(UserError):
+class RemoteProcessError(UserError):
     """What all were doing together has failed in another process; its text is that process's."""
 
     def __init__(self, text: str, errno: int | None = None, status: int = TRY_AGAIN) -> None:
@@ -180,7 +180,7 @@ class ElsewhereError(UserError):
         self.errno, self.status = errno, status
 
 
-def together(value: Any, decide: Callable[[list[Any]], Any], *, channel: str = "main") -> Any:
+def gather_and_decide(value: Any, decide: Callable[[list[Any]], Any], *, channel: str = "main") -> Any:
     """`decide` of every process's `value`, in the order of their numbers: the same result for all of them.
 
     All processes must come to the same meetings of a channel in the same order; threads that run side by side use
@@ -189,12 +189,12 @@ def together(value: Any, decide: Callable[[list[Any]], Any], *, channel: str = "
     """
     if _group.count == 1:
         return decide([value])
-    key = f"{channel}/{next(_group.meetings[channel])}"
+    key = f"{channel}/{next(_group.rendezvous[channel])}"
     if _group.index:
         _group.client.key_value_set(f"{key}/{_group.index}", json.dumps(value))
         reply = json.loads(_wait_for(f"{key}/reply", 0))
         if "error" in reply:
-            raise ElsewhereError(**reply["error"])
+            raise RemoteProcessError(**reply["error"])
         return reply["result"]
     try:
         values = [value, *(json.loads(_wait_for(f"{key}/{other}", other)) for other in range(1, _group.count))]
@@ -207,7 +207,7 @@ def together(value: Any, decide: Callable[[list[Any]], Any], *, channel: str = "
     return json.loads(text)["result"]
 
 
-def everywhere(
+def run_on_all(
     action: Callable[[], Any], decide: Callable[[list[Any]], Any] = lambda results: None, *, channel: str = "main"
 ) -> Any:
     """Run `action` in every process and return `decide` of the results, once all are done; see `together`.
@@ -224,27 +224,27 @@ def everywhere(
         failed = [found for found in outcomes if "error" in found]
         return failed[0] if failed else {"result": decide([found["result"] for found in outcomes])}
 
-    reply = together(outcome, look, channel=channel)
+    reply = gather_and_decide(outcome, look, channel=channel)
     if mine is not None:
         raise mine
     if "error" in reply:
-        raise ElsewhereError(**reply["error"])
+        raise RemoteProcessError(**reply["error"])
     return reply["result"]
 
 
-def agreed(value: int) -> int:
+def max_over_processes(value: int) -> int:
     """The greatest of all processes' values."""
-    return int(together(value, max))
+    return int(gather_and_decide(value, max))
 
 
-def by_first(action: Callable[[], Any]) -> Any:
+def run_on_primary(action: Callable[[], Any]) -> Any:
     """What `action` gives in process 0, and only there, for all; JSON. Its exception is everyone's."""
-    return everywhere(lambda: action() if is_first() else None, lambda results: results[0])
+    return run_on_all(lambda: action() if is_primary() else None, lambda results: results[0])
 
 
 def barrier(channel: str = "main") -> None:
     """Return when every process is here."""
-    together(None, lambda _: None, channel=channel)
+    gather_and_decide(None, lambda _: None, channel=channel)
 
 
 def _described(error: Exception) -> dict[str, Any]:
@@ -275,13 +275,13 @@ def _wait_for(key: str, other: int) -> str:
 # ---- news that comes unasked ----
 
 
-def tell(topic: str, text: str) -> None:
+def publish(topic: str, text: str) -> None:
     """Let the others know, whenever they look: `news(topic)`."""
     if _group.client is not None:
         _group.client.key_value_set(f"news/{topic}/{_group.index}", text, allow_overwrite=True)
 
 
-def news(topic: str) -> dict[int, str]:
+def poll(topic: str) -> dict[int, str]:
     """What the processes have told about `topic` so far, by their numbers."""
     if _group.client is None:
         return {}

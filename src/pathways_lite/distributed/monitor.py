@@ -34,7 +34,7 @@ class Watchdog:
     """
 
     def __init__(self, directory: Path, timeout: float | None, *, exit: Callable[[int], object] = os._exit) -> None:
-        self.path = directory / f"hang-{coordination.index()}.txt"
+        self.path = directory / f"hang-{coordination.process_index()}.txt"
         self._timeout = timeout
         self._exit = exit
         self._patience = 1
@@ -83,8 +83,8 @@ class Watchdog:
 
     def _report(self, silent: float) -> None:
         told = (
-            f"process {coordination.index()} of {coordination.count()}: no step has completed for {silent:.0f} s "
-            f"({self._doing}); "
+            f"process {coordination.process_index()} of {coordination.process_count()}: "
+            f"no step has completed for {silent:.0f} s ({self._doing}); "
             f"ending with status {TRY_AGAIN}. The stacks of its threads, the newest call first, are in {self.path}:\n"
         )
         for write in (self._to_file, self._to_stderr):
@@ -111,7 +111,7 @@ _EVERY = 1.0  # seconds
 _GRACE = 3.0
 
 
-class Vigil:
+class FailureMonitor:
     """While it is entered, a thread looks once a second for what other processes have told.
 
     A signal goes to `stop`, which also passes this process's on. A failure ends this process: the others will not come
@@ -124,14 +124,14 @@ class Vigil:
         self._done = threading.Event()
 
     def __enter__(self) -> Self:
-        if coordination.count() > 1:
+        if coordination.process_count() > 1:
             self._thread = threading.Thread(target=self._watch, daemon=True, name="vigil")
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
-        if coordination.count() > 1:
+        if coordination.process_count() > 1:
             self._thread.join()
 
     def _watch(self) -> None:
@@ -141,22 +141,22 @@ class Vigil:
                 told = _failures()
             except RuntimeError:  # of the coordination service: JAX's heartbeat ends this process if it is gone
                 continue
-            failed = {process: what for process, what in told.items() if process != coordination.index()}
+            failed = {process: what for process, what in told.items() if process != coordination.process_index()}
             if failed and not self._done.wait(_GRACE):
                 process, (text, _) = min(failed.items())
-                if coordination.is_first():
+                if coordination.is_primary():
                     print(f"\nended, because process {process} has failed: {text}", file=sys.stderr, flush=True)
-                farewell("", TRY_AGAIN)
+                announce_failure("", TRY_AGAIN)
                 self._exit(MISTAKE if any(status == MISTAKE for _, status in failed.values()) else TRY_AGAIN)
 
 
-def farewell(text: str, status: int) -> bool:
+def announce_failure(text: str, status: int) -> bool:
     """Tell the others that this process ends because of `text` ("" when it is another's fault); whether to show it.
 
     What all have failed with is shown by the first alone. That one stays until the others have gone, as they could not
     tell anything without it.
     """
-    if coordination.count() == 1:
+    if coordination.process_count() == 1:
         return True
     try:
         return _part(text, status)
@@ -165,14 +165,14 @@ def farewell(text: str, status: int) -> bool:
 
 
 def _part(text: str, status: int) -> bool:
-    coordination.tell("failed", json.dumps([text, status]))
+    coordination.publish("failed", json.dumps([text, status]))
     end = time.monotonic() + 2 * _GRACE
     while time.monotonic() < end:
-        told = coordination.news("failed")
-        if coordination.is_first() and len(told) == coordination.count():
+        told = coordination.poll("failed")
+        if coordination.is_primary() and len(told) == coordination.process_count():
             time.sleep(0.5)  # they have heard of each other, and are about to go
             break
-        if not coordination.is_first() and 0 in told:
+        if not coordination.is_primary() and 0 in told:
             return bool(text) and json.loads(told[0])[0] != text
         time.sleep(0.05)
     return bool(text)
@@ -180,5 +180,5 @@ def _part(text: str, status: int) -> bool:
 
 def _failures() -> dict[int, tuple[str, int]]:
     """Text and status of the processes that have failed, and not because of another."""
-    told = {process: json.loads(text) for process, text in coordination.news("failed").items()}
+    told = {process: json.loads(text) for process, text in coordination.poll("failed").items()}
     return {process: (text, status) for process, (text, status) in told.items() if text}

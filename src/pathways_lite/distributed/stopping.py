@@ -33,19 +33,19 @@ class Stop:
         """What this process knows by now: its own signal, or another's. For where they cannot meet, as they compile."""
         return self._local() or self._told
 
-    def ask(self) -> int:
+    def should_stop(self) -> int:
         """The signal to stop for, the same answer in all processes, as all ask equally often; 0 while there is none."""
-        if coordination.count() == 1:
+        if coordination.process_count() == 1:
             self._answer = self._local()
         elif not self._answer:
             self._left -= 1
             if not self._left:
-                self._answer, self._left = coordination.together(self._local(), self._decide)
+                self._answer, self._left = coordination.gather_and_decide(self._local(), self._decide)
         return self._answer
 
-    def ask_now(self) -> int:
+    def should_stop_now(self) -> int:
         """The same, by a meeting of its own, about everything that each process has heard of."""
-        self._answer = coordination.agreed(self.heard)
+        self._answer = coordination.max_over_processes(self.heard)
         return self._answer
 
     def new_pace(self) -> None:
@@ -60,8 +60,8 @@ class Stop:
     def listen(self) -> None:
         """Tell the others of this process's signal, and hear of theirs; for a thread that does so now and then."""
         if number := self._local():
-            coordination.tell("stop", str(number))
-        self._told = max((int(number) for number in coordination.news("stop").values()), default=0)
+            coordination.publish("stop", str(number))
+        self._told = max((int(number) for number in coordination.poll("stop").values()), default=0)
 
     def _decide(self, signals: list[int]) -> tuple[int, int]:
         """In process 0: whether to stop, and after how many questions to meet again."""

@@ -30,7 +30,7 @@ from pathways_lite.batch import Batch
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutLoss:
     """What a model needs for some held-out documents. Adds up over documents and domains."""
 
     nll: float = 0.0  # nats, summed in float64
@@ -38,8 +38,8 @@ class HeldOut:
     bytes: int = 0  # UTF-8 bytes of the documents' text
     documents: int = 0
 
-    def __add__(self, other: HeldOut) -> HeldOut:
-        return HeldOut(
+    def __add__(self, other: HeldOutLoss) -> HeldOutLoss:
+        return HeldOutLoss(
             self.nll + other.nll,
             self.tokens + other.tokens,
             self.bytes + other.bytes,
@@ -99,7 +99,7 @@ class Evaluator:
         documents: Iterable[tuple[np.ndarray, int]],
         *,
         between_batches: Callable[[int, int], None] | None = None,
-    ) -> HeldOut:
+    ) -> HeldOutLoss:
         """Score `documents`, pairs of (int32 tokens that begin with EOD, bytes of its text).
 
         `between_batches` is called with (batches done, batches in all) after each one; what it raises ends
@@ -108,12 +108,12 @@ class Evaluator:
         windows: list[Window] = []
         count, tokens, text_bytes = 0, 0, 0
         for document, size in documents:
-            windows.extend(cut(document, self.seq_len, self._overlap))
+            windows.extend(split_windows(document, self.seq_len, self._overlap))
             count, tokens, text_bytes = count + 1, tokens + len(document), text_bytes + size
-        rows = pack([len(window.tokens) for window in windows], self.seq_len)
+        rows = pack_windows([len(window.tokens) for window in windows], self.seq_len)
         batches = self._batches(windows, rows)
         nll = self.total(params, batches, math.ceil(len(rows) / self.rows), between_batches=between_batches)
-        return HeldOut(nll, tokens, text_bytes, count)
+        return HeldOutLoss(nll, tokens, text_bytes, count)
 
     def total(
         self,
@@ -147,7 +147,7 @@ class Window(NamedTuple):
     scored: int  # of them, the last this many carry loss
 
 
-def cut(document: np.ndarray, length: int, overlap: int = 0) -> list[Window]:
+def split_windows(document: np.ndarray, length: int, overlap: int = 0) -> list[Window]:
     """The document's n + 1 predictions as windows of at most `length`, each prediction scored in exactly one."""
     targets = np.append(document[1:], document[:1])
     windows, scored_to = [], 0
@@ -159,7 +159,7 @@ def cut(document: np.ndarray, length: int, overlap: int = 0) -> list[Window]:
     return windows
 
 
-def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+def pack_windows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Rows of indices whose lengths add up to at most `capacity`: the longest first, each into the fullest row it fits.
 
     Best-fit decreasing needs at most about 11/9 of the fewest rows possible (Johnson 1974).

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_lite.batch import Batch
-from pathways_lite.evaluation.bits import cut, pack, to_batch
+from pathways_lite.evaluation.bits import pack_windows, split_windows, to_batch
 
 _BATCHES = 64  # of documents packed together: enough to fill rows well, few enough to show progress
 
@@ -57,8 +57,10 @@ class DocumentMeans:
         return np.concatenate(means)
 
     def _of(self, params: Any, documents: Sequence[np.ndarray]) -> np.ndarray:
-        windows = [(i, window) for i, document in enumerate(documents) for window in cut(document, self._seq_len)]
-        rows = pack([len(window.tokens) for _, window in windows], self._seq_len)
+        windows = [
+            (i, window) for i, document in enumerate(documents) for window in split_windows(document, self._seq_len)
+        ]
+        rows = pack_windows([len(window.tokens) for _, window in windows], self._seq_len)
         most = 1 << (max(map(len, rows)) - 1).bit_length()  # windows in a row, so that few programs are compiled
         total: Any = 0.0
         for first in range(0, len(rows), self._rows):

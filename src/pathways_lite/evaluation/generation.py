@@ -12,7 +12,7 @@ import numpy as np
 
 from pathways_lite import models
 from pathways_lite.errors import UserError
-from pathways_lite.objectives.prompts import Asking, Prompt, left_to_right
+from pathways_lite.objectives.prompts import Prompt, PromptFormat, left_to_right
 from pathways_lite.recipe import Mode, Model
 
 # Prompts and buffers are padded to multiples of this, so that prompts of similar length share one compilation.
@@ -85,29 +85,29 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     key: jax.Array,
-    asking: Asking | None = None,
+    prompt_format: PromptFormat | None = None,
     mode: Mode | None = None,
 ) -> str:
     """The continuation of `prompt`, without the prompt: up to `max_tokens` tokens, or until a document's end.
 
-    The prompt begins a document. The same key gives the same text. See `Sampling` for the other arguments. `asking`:
-    how the model is asked to continue, in which `mode`; None: as a causal model.
+    The prompt begins a document. The same key gives the same text. See `Sampling` for the other arguments.
+    `prompt_format`: how the model is asked to continue, in which `mode`; None: as a causal model.
     """
     text = tokenizer.encode(prompt)
-    head = left_to_right(text, tokenizer.eod) if asking is None else asking.continuation(text, mode)
+    head = left_to_right(text, tokenizer.eod) if prompt_format is None else prompt_format.continuation(text, mode)
     sampling = Sampling(temperature, top_k, top_p)
     tail = complete(config, params, head, sampling, max_tokens=max_tokens, eod=tokenizer.eod, key=key)
-    tail = tail if asking is None else asking.text(tail)
+    tail = tail if prompt_format is None else prompt_format.text(tail)
     # Decoded together: a token alone may lack the space or the other bytes of a character before it.
     whole, shown = tokenizer.decode(text + tail), tokenizer.decode(text)
     return whole.removeprefix(shown) if whole.startswith(shown) else tokenizer.decode(tail)
 
 
-def fill(
+def infill_text(
     config: Model,
     params: Any,
     tokenizer: Tokenizer,
-    asking: Asking,
+    prompt_format: PromptFormat,
     text: str,
     sampling: Sampling,
     *,
@@ -119,10 +119,10 @@ def fill(
     parts = [tokenizer.encode(part) for part in text.split(MASK)]
     if len(parts) == 1:
         raise UserError(f"nothing is to be filled: write {MASK} where something is missing")
-    prompt = asking.infill(parts, mode)
+    prompt = prompt_format.infill(parts, mode)
     answer = complete(config, params, prompt, sampling, max_tokens=max_tokens, eod=tokenizer.eod, key=key)
     filled = parts[0]
-    for gap, part in zip(asking.gaps(answer, len(parts) - 1), parts[1:], strict=True):
+    for gap, part in zip(prompt_format.gaps(answer, len(parts) - 1), parts[1:], strict=True):
         filled = filled + gap + part
     return tokenizer.decode(filled)
 
@@ -136,7 +136,7 @@ def complete(
     prefill, room = _round_up(len(prompt.tokens)), _round_up(max_tokens)
     padded = np.zeros(prefill, np.int32)
     padded[: len(prompt.tokens)] = prompt.tokens
-    lengths = jnp.array([len(prompt.tokens), prompt.together], jnp.int32)
+    lengths = jnp.array([len(prompt.tokens), prompt.prefix_length], jnp.int32)
     ends = jnp.array([eod, prompt.end], jnp.int32)
     tokens, count = _complete(config, sampling, room, params, padded, lengths, max_tokens, ends, key)
     return [int(token) for token in np.asarray(tokens)[: int(count)]]

@@ -20,9 +20,9 @@ from pathways_kernels.attention import Spans
 from pathways_kernels.attention.spans import full, prefix
 from pathways_lite import models
 from pathways_lite.keyed import keys, words
-from pathways_lite.objectives.denoisers import Form
-from pathways_lite.objectives.prompts import Asking, Prompt, left_to_right
-from pathways_lite.objectives.span_corruption import random_parts
+from pathways_lite.objectives.denoisers import ExampleFormat
+from pathways_lite.objectives.prompts import Prompt, PromptFormat, left_to_right
+from pathways_lite.objectives.span_corruption import random_partition
 from pathways_lite.recipe import Mode, Model
 
 # How a model scores given answers to given prompts: likelihood of every token, and whether it is the likeliest.
@@ -31,14 +31,16 @@ from pathways_lite.recipe import Mode, Model
 _ROWS = 8
 
 
-class Scored(NamedTuple):
+class TokenScores(NamedTuple):
     """Of an answer's tokens, each given the prompt and those before it; [len(answer)]."""
 
     nll: np.ndarray  # nats, float64
     likeliest: np.ndarray  # bool: greedy decoding would have written it
 
 
-def score(config: Model, params: Any, pairs: Sequence[tuple[Prompt, Sequence[int]]], seq_len: int) -> list[Scored]:
+def score_tokens(
+    config: Model, params: Any, pairs: Sequence[tuple[Prompt, Sequence[int]]], seq_len: int
+) -> list[TokenScores]:
     """Score (prompt, answer) pairs of at most `seq_len` + 1 tokens together, in batches of one shape."""
     results = []
     for first in range(0, len(pairs), _ROWS):
@@ -47,7 +49,7 @@ def score(config: Model, params: Any, pairs: Sequence[tuple[Prompt, Sequence[int
         nll, likeliest = (np.asarray(x) for x in _score(config, params, *arrays))
         for row, (prompt, answer) in enumerate(some):
             here = slice(len(prompt.tokens) - 1, len(prompt.tokens) - 1 + len(answer))
-            results.append(Scored(nll[row, here].astype(np.float64), likeliest[row, here]))
+            results.append(TokenScores(nll[row, here].astype(np.float64), likeliest[row, here]))
     return results
 
 
@@ -62,7 +64,7 @@ def _rows(pairs: Sequence[tuple[Prompt, Sequence[int]]], seq_len: int) -> tuple[
                 f"a prompt of {len(prompt.tokens)} and an answer of {len(answer)} exceed {seq_len + 1} tokens"
             )
         whole[row, : len(tokens)] = tokens
-        together[row] = prompt.together
+        together[row] = prompt.prefix_length
     return whole[:, :-1], whole[:, 1:], prefix(full(_ROWS, seq_len), together)
 
 
@@ -82,20 +84,20 @@ def _score(
     return jax.lax.map(row, (hidden, targets))
 
 
-class Gaps(NamedTuple):
+class GapTask(NamedTuple):
     """How many gaps a document gets, and of how many tokens."""
 
     number: int
     length: int
 
 
-TASKS = {"single": Gaps(1, 8), "several": Gaps(4, 3)}
+TASKS = {"single": GapTask(1, 8), "several": GapTask(4, 3)}
 LEFT_TO_RIGHT = "Left to right: the same tokens, by the same model, given only what is before them."
 _SHORTEST = 32  # tokens of a document, so that there is something around the gaps
 
 
 def evaluate_infilling(
-    config: Model, params: Any, asking: Asking, documents: Sequence[np.ndarray], seq_len: int
+    config: Model, params: Any, prompt_format: PromptFormat, documents: Sequence[np.ndarray], seq_len: int
 ) -> dict[str, dict[str, float]]:
     """By task, over `documents` (int32 tokens, EOD first), of which those with at least 32 tokens count.
 
@@ -104,31 +106,31 @@ def evaluate_infilling(
     """
     results = {}
     for name, task in TASKS.items():
-        if not asking.can_fill(task.number):
+        if not prompt_format.can_fill(task.number):
             continue
         split = [_split(document[1:], number, task, seq_len) for number, document in enumerate(documents)]
         chosen = [parts for parts in split if parts is not None]
         if chosen:
-            results[name] = _one_task(config, params, asking, chosen, seq_len)
+            results[name] = _one_task(config, params, prompt_format, chosen, seq_len)
     return results
 
 
 def evaluate_prefix(
-    config: Model, params: Any, asking: Asking, documents: Sequence[np.ndarray], seq_len: int
+    config: Model, params: Any, prompt_format: PromptFormat, documents: Sequence[np.ndarray], seq_len: int
 ) -> dict[str, float]:
     """Loss of each document's second half given its first, read as a whole and (`loss_left_to_right`) as a text."""
-    modes = [member.mode for member in asking.members if member.form is Form.PREFIX]
+    modes = [member.mode for member in prompt_format.members if member.form is ExampleFormat.PREFIX]
     mode: Mode | None = "s2s" if "s2s" in modes or not modes else modes[0]
     halves = [np.array_split(document[1 : seq_len + 1], 2) for document in documents if len(document) > _SHORTEST]
     if not halves or not modes:
         return {}
-    asked = [(asking.continuation(first.tolist(), mode), second.tolist()) for first, second in halves]
-    plain = [(left_to_right(first.tolist(), asking.special.eod), second.tolist()) for first, second in halves]
-    both = [np.concatenate([s.nll for s in score(config, params, pairs, seq_len)]) for pairs in (asked, plain)]
+    asked = [(prompt_format.continuation(first.tolist(), mode), second.tolist()) for first, second in halves]
+    plain = [(left_to_right(first.tolist(), prompt_format.special.eod), second.tolist()) for first, second in halves]
+    both = [np.concatenate([s.nll for s in score_tokens(config, params, pairs, seq_len)]) for pairs in (asked, plain)]
     return {"loss": float(both[0].mean()), "loss_left_to_right": float(both[1].mean()), "tokens": len(both[0])}
 
 
-def _split(text: np.ndarray, number: int, task: Gaps, seq_len: int) -> list[list[int]] | None:
+def _split(text: np.ndarray, number: int, task: GapTask, seq_len: int) -> list[list[int]] | None:
     """Text, gap, text, .., text: the beginning of a document, its gaps at random; None for a document too short."""
     room = seq_len + 1 - 3 * task.number - 4  # for sentinels at both places, ends of gaps, and what surrounds all
     n = min(len(text), room)
@@ -136,24 +138,26 @@ def _split(text: np.ndarray, number: int, task: Gaps, seq_len: int) -> list[list
         return None
     clean = n - task.number * task.length
     random = words(keys("infilling", 0, np.array([number])), 0, np.arange(clean))
-    lengths = random_parts(np.array([clean]), np.array([task.number + 1]), random).tolist()
+    lengths = random_partition(np.array([clean]), np.array([task.number + 1]), random).tolist()
     sizes = [size for length in lengths for size in (length, task.length)][:-1]
     return [part.tolist() for part in np.split(text[:n], np.cumsum(sizes)[:-1])]
 
 
 def _one_task(
-    config: Model, params: Any, asking: Asking, texts: Sequence[list[list[int]]], seq_len: int
+    config: Model, params: Any, prompt_format: PromptFormat, texts: Sequence[list[list[int]]], seq_len: int
 ) -> dict[str, float]:
-    prompts = [asking.infill(parts[::2]) for parts in texts]
-    pairs = [(p, [*asking.answer(parts[1::2]), p.end]) for p, parts in zip(prompts, texts, strict=True)]
-    found = score(config, params, pairs, seq_len)
+    prompts = [prompt_format.infill(parts[::2]) for parts in texts]
+    pairs = [(p, [*prompt_format.answer(parts[1::2]), p.end]) for p, parts in zip(prompts, texts, strict=True)]
+    found = score_tokens(config, params, pairs, seq_len)
     of_gaps = [
         gap
         for parts, (_, answer), scored in zip(texts, pairs, found, strict=True)
         for gap in _of_gaps(parts[1::2], answer, scored)
     ]
     whole = [[token for part in parts for token in part] for parts in texts]
-    plain = score(config, params, [(left_to_right([], asking.special.eod), tokens) for tokens in whole], seq_len)
+    plain = score_tokens(
+        config, params, [(left_to_right([], prompt_format.special.eod), tokens) for tokens in whole], seq_len
+    )
     left = [scored.nll[_in_gaps(parts)] for parts, scored in zip(texts, plain, strict=True)]
     return {
         "exact": float(np.mean([exact for _, exact in of_gaps])),
@@ -163,7 +167,7 @@ def _one_task(
     }
 
 
-def _of_gaps(gaps: Sequence[list[int]], answer: Sequence[int], scored: Scored) -> list[tuple[np.ndarray, bool]]:
+def _of_gaps(gaps: Sequence[list[int]], answer: Sequence[int], scored: TokenScores) -> list[tuple[np.ndarray, bool]]:
     """Of every gap its tokens' nats, and whether it would be filled and ended exactly."""
     found, at = [], 0
     for gap in gaps:

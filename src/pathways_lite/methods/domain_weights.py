@@ -22,13 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_lite.batch import Batch
-from pathways_lite.methods.reweighting import normalised
+from pathways_lite.methods.reweighting import normalize_weights
 from pathways_lite.recipe import DoGE, DoReMi
 
 _LEAST = 1e-30  # of alpha
 
 
-class Learned(NamedTuple):
+class DomainWeightState(NamedTuple):
     """What goes from step to step."""
 
     weights: Any  # float32 [D], alpha; above 0 for those that take part, for others 0
@@ -37,10 +37,10 @@ class Learned(NamedTuple):
     steps: Any  # int32
 
 
-def begin(takes_part: np.ndarray) -> Learned:
+def init(takes_part: np.ndarray) -> DomainWeightState:
     """Before the first step: uniform over the domains that take part, bool [D]."""
     weights = np.asarray(takes_part, np.float32) / np.sum(takes_part)
-    return Learned(weights, np.zeros_like(weights), np.zeros_like(weights), np.int32(0))
+    return DomainWeightState(weights, np.zeros_like(weights), np.zeros_like(weights), np.int32(0))
 
 
 def share_of_domains(batch: Batch, domains: int) -> jax.Array:
@@ -72,11 +72,13 @@ def token_weights(weights: jax.Array, share: jax.Array, batch: Batch) -> jax.Arr
       share: of each domain in the batch's tokens, [D].
     """
     size = jnp.sum(batch.loss_weights, axis=1, keepdims=True)
-    found = normalised((weights / jnp.where(share > 0, share, 1.0))[batch.domain][:, None], size)
+    found = normalize_weights((weights / jnp.where(share > 0, share, 1.0))[batch.domain][:, None], size)
     return jnp.where(jnp.sum(weights * share) > 0, found, 0.0)
 
 
-def advance(learned: Learned, scores: jax.Array, there: jax.Array, step: Any, smoothing: float) -> Learned:
+def update(
+    learned: DomainWeightState, scores: jax.Array, there: jax.Array, step: Any, smoothing: float
+) -> DomainWeightState:
     """One step of exponentiated gradient ascent, along the `scores` [D] of domains that are `there`, bool [D]."""
     scores = jnp.where(there, scores, learned.scores)
     part = learned.weights > 0
@@ -85,26 +87,28 @@ def advance(learned: Learned, scores: jax.Array, there: jax.Array, step: Any, sm
     spread = part * jnp.maximum(jax.nn.softmax(exponent), _LEAST)
     weights = (1.0 - smoothing) * spread + smoothing * part / jnp.sum(part)
     steps = learned.steps + 1
-    return Learned(weights, learned.average + (weights - learned.average) / steps, scores, steps)
+    return DomainWeightState(weights, learned.average + (weights - learned.average) / steps, scores, steps)
 
 
-def doremi(rule: DoReMi, excess: jax.Array, batch: Batch, learned: Learned) -> tuple[jax.Array, Learned]:
+def doremi(
+    rule: DoReMi, excess: jax.Array, batch: Batch, learned: DomainWeightState
+) -> tuple[jax.Array, DomainWeightState]:
     """Weights of rows [B, 1], and what has been learned; `excess` [B, T]: losses less the reference's."""
     scores, share = means_of_domains(jnp.maximum(excess, 0.0), batch, len(learned.weights))
-    learned = advance(learned, scores, share > 0, rule.step, rule.smoothing)
+    learned = update(learned, scores, share > 0, rule.step, rule.smoothing)
     return token_weights(learned.weights, share, batch), learned
 
 
 def doge(
-    rule: DoGE, rate: Any, scores: jax.Array, there: jax.Array, batch: Batch, learned: Learned
-) -> tuple[jax.Array, Learned]:
+    rule: DoGE, rate: Any, scores: jax.Array, there: jax.Array, batch: Batch, learned: DomainWeightState
+) -> tuple[jax.Array, DomainWeightState]:
     """As `doremi`, by the `scores` [D] of gradients, known of domains that are `there`; `rate`: the learning rate."""
     share = share_of_domains(batch, len(learned.weights))
-    learned = advance(learned, scores, there, rate / rule.mu, rule.smoothing)
+    learned = update(learned, scores, there, rate / rule.mu, rule.smoothing)
     return token_weights(learned.weights, share, batch), learned
 
 
-def statistics(learned: Learned) -> dict[str, jax.Array]:
+def statistics(learned: DomainWeightState) -> dict[str, jax.Array]:
     """What is logged of it, float32 [D] each."""
     return {
         "domain_weights": learned.weights,

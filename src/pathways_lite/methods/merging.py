@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 
-def shares(weights: Sequence[float]) -> list[float]:
+def normalized_weights(weights: Sequence[float]) -> list[float]:
     """Weights as shares of their sum."""
     return [weight / sum(weights) for weight in weights]
 
@@ -22,7 +22,7 @@ def ages(count: int, decay: float) -> list[float]:
 def average(trees: Iterable[Any], weights: Sequence[float]) -> Any:
     """The weighted mean of pytrees of arrays, summed in float32, in the dtypes of the first; one is held at a time."""
     total, dtypes = None, None
-    for share, tree in zip(shares(weights), trees, strict=True):
+    for share, tree in zip(normalized_weights(weights), trees, strict=True):
         if total is None:
             dtypes = jax.tree.map(lambda x: x.dtype, tree)
             total = _scaled(tree, share)

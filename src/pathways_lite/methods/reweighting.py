@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_lite.batch import Batch
-from pathways_lite.ledger import Clock, Course
-from pathways_lite.recipe import Extremes, Focal, LinUpper, Quadratic, Reweighting, Top, Uniform, Upper
+from pathways_lite.ledger import Clock, Timeline
+from pathways_lite.recipe import Extremes, Focal, LinUpper, Quadratic, Reweighting, TopLosses, Uniform, Upper
 
 FLATTEST = 1e-6
 """Nats: a batch whose losses lie closer together is taken for one of this range."""
@@ -73,13 +73,13 @@ def score(rule: LinUpper | Upper | Quadratic | Extremes, h: jax.Array) -> jax.Ar
             return jnp.abs(h)
 
 
-def tempered(scores: jax.Array, size: jax.Array, temperature: Any) -> jax.Array:
+def softmax_weights(scores: jax.Array, size: jax.Array, temperature: Any) -> jax.Array:
     """The softmax of `scores` / `temperature` over samples of the given sizes, scaled to a mean of 1 per token."""
     highest = jnp.max(scores, where=size > 0, initial=-jnp.inf)
-    return normalised(jnp.exp((scores - highest) / temperature), size)
+    return normalize_weights(jnp.exp((scores - highest) / temperature), size)
 
 
-def normalised(weights: jax.Array, size: jax.Array) -> jax.Array:
+def normalize_weights(weights: jax.Array, size: jax.Array) -> jax.Array:
     """Weights with a mean of 1 per token; all 1 where none is above 0. What has no size has no weight."""
     weights = jnp.where(size > 0, weights, 0.0)
     total = jnp.sum(size * weights)
@@ -107,18 +107,18 @@ def weigh(reweighting: Reweighting, losses: jax.Array, batch: Batch, temperature
             return jnp.ones_like(found.loss)
         case Focal(gamma=gamma):
             # A loss that is below the reference's would be a probability above 1.
-            return normalised((1.0 - jnp.exp(-jnp.maximum(found.loss, 0.0))) ** gamma, found.size)
-        case Top(share=share):
-            return normalised(top(found, share), found.size)
+            return normalize_weights((1.0 - jnp.exp(-jnp.maximum(found.loss, 0.0))) ** gamma, found.size)
+        case TopLosses(share=share):
+            return normalize_weights(top(found, share), found.size)
         case rule:
-            return tempered(score(rule, in_range(found)), found.size, temperature)
+            return softmax_weights(score(rule, in_range(found)), found.size, temperature)
 
 
-OfDomains = Callable[[Batch, Clock], jax.Array]
+DomainFactors = Callable[[Batch, Clock], jax.Array]
 """(batch, clock) -> weights of its rows by their domains, float32 [B, 1]."""
 
 
-def of_domains(first_steps: Sequence[int], table: np.ndarray) -> OfDomains:
+def domain_factors(first_steps: Sequence[int], table: np.ndarray) -> DomainFactors:
     """Weights from a `table` [phases, domains] whose phases begin at `first_steps`."""
     starts, rows = np.asarray(first_steps, np.int32), np.asarray(table, np.float32)
 
@@ -130,14 +130,14 @@ def of_domains(first_steps: Sequence[int], table: np.ndarray) -> OfDomains:
 
 
 def weights_by_clock(
-    reweighting: Reweighting, course: Course, domains: OfDomains | None = None
+    reweighting: Reweighting, timeline: Timeline, domains: DomainFactors | None = None
 ) -> Callable[[jax.Array, Batch, Clock], jax.Array]:
     """`weigh` with the stage's clock: all weights are 1 during the burn-in, and the temperature follows its line.
 
     With weights of `domains`, their products.
     """
-    begin = course.steps_for(reweighting.burn_in)
-    first = course.progress(begin)
+    begin = timeline.steps_for(reweighting.burn_in)
+    first = timeline.progress(begin)
     initial = getattr(reweighting.rule, "temperature", 1.0)
     final = getattr(reweighting.rule, "final_temperature", None) or initial
 

@@ -2,9 +2,9 @@
 
 from pathways_lite.models.decoder import Params, abstract_params, apply, head, init, logical_axes, logits, token_losses
 from pathways_lite.models.decoding import decode, init_cache
-from pathways_lite.models.params import Array, arrays_of
+from pathways_lite.models.params import ParamSpec, param_specs
 
 __all__ = [
-    "Array", "Params", "abstract_params", "apply", "arrays_of", "decode", "head", "init", "init_cache",
+    "ParamSpec", "Params", "abstract_params", "apply", "param_specs", "decode", "head", "init", "init_cache",
     "logical_axes", "logits", "token_losses",
 ]  # fmt: skip

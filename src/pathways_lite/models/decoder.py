@@ -20,16 +20,16 @@ from pathways_lite.models.layers import (
     MLP,
     Attention,
     Axes,
-    KeyValues,
+    KVCache,
     Norm,
     Rotary,
     dropout,
-    normal,
-    one_layer,
+    layer_weight,
+    normal_init,
     rotary,
 )
 from pathways_lite.models.remat import rematerialized
-from pathways_lite.parallel.sharded_ops import cross_entropy, into_residual, lookup, out_of_residual
+from pathways_lite.parallel.sharded_ops import cross_entropy, embedding_lookup, project_in, project_out
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Model
 
@@ -40,21 +40,21 @@ ONE_DEVICE = Layout()
 NO_WINDOW = 1 << 30  # longer than any sequence, and far from the end of int32
 
 
-class Context(NamedTuple):
+class BlockInputs(NamedTuple):
     """What every block of one forward pass shares."""
 
     rotation: Rotary
     spans: Spans
-    slots: jax.Array  # int32 [B, T], where each query stands on the key axis
+    key_positions: jax.Array  # int32 [B, T], where each query stands on the key axis
     layout: Layout
 
 
-class Layer(NamedTuple):
+class PerLayer(NamedTuple):
     """What differs from block to block besides the parameters; None where the model does without."""
 
     window: jax.Array | None = None  # int32, sliding window in tokens
     dropout_key: jax.Array | None = None
-    cache: KeyValues | None = None
+    cache: KVCache | None = None
 
 
 def residual_norm(config: Model, shape: tuple[int, ...], axes: Axes) -> Norm:
@@ -80,34 +80,34 @@ class Block(nnx.Module):
         self.attention = Attention(config, rngs)
         self.mlp = MLP(config, rngs)
 
-    def __call__(self, x: jax.Array, context: Context, layer: Layer) -> tuple[jax.Array, KeyValues | None]:
+    def __call__(self, x: jax.Array, context: BlockInputs, layer: PerLayer) -> tuple[jax.Array, KVCache | None]:
         layout, attention, mlp = context.layout, self.attention, self.mlp
         if self.config.block == "parallel":
-            q, k, v, gate, up = out_of_residual(layout, self.norm(x), [*attention.inputs, *mlp.inputs])
+            q, k, v, gate, up = project_in(layout, self.norm(x), [*attention.inputs, *mlp.inputs])
             mixed, cache = self._attend(q, k, v, context, layer)
             return x + self._branches(layer, layout, mixed=mixed, activations=mlp(gate, up)), cache
-        q, k, v = out_of_residual(layout, self.attention_norm(x), attention.inputs)
+        q, k, v = project_in(layout, self.attention_norm(x), attention.inputs)
         mixed, cache = self._attend(q, k, v, context, layer)
         x = x + self._branches(layer, layout, mixed=mixed)
-        gate, up = out_of_residual(layout, self.mlp_norm(x), mlp.inputs)
+        gate, up = project_in(layout, self.mlp_norm(x), mlp.inputs)
         return x + self._branches(layer, layout, activations=mlp(gate, up)), cache
 
     def _attend(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, context: Context, layer: Layer
-    ) -> tuple[jax.Array, KeyValues | None]:
+        self, q: jax.Array, k: jax.Array, v: jax.Array, context: BlockInputs, layer: PerLayer
+    ) -> tuple[jax.Array, KVCache | None]:
         rotation, spans, slots, layout = context
         if layer.window is not None:
             spans = Spans(jnp.maximum(spans.start, slots + 1 - layer.window), spans.stop)
         return self.attention(q, k, v, rotation, spans, layer.cache, slots, layout)
 
-    def _branches(self, layer: Layer, layout: Layout, **branches: jax.Array) -> jax.Array:
+    def _branches(self, layer: PerLayer, layout: Layout, **branches: jax.Array) -> jax.Array:
         """What attention ("mixed") and MLP ("activations") add to the residual stream; dropout falls on each."""
         outputs = {"mixed": self.attention.out, "activations": self.mlp.down}
-        terms = {name: (value, one_layer(outputs[name])) for name, value in branches.items()}
+        terms = {name: (value, layer_weight(outputs[name])) for name, value in branches.items()}
         if layer.dropout_key is None:
-            return into_residual(layout, list(terms.values()))
+            return project_out(layout, list(terms.values()))
         keys = dict(zip(outputs, jax.random.split(layer.dropout_key), strict=True))
-        dropped = (dropout(into_residual(layout, [terms[name]]), self.config.dropout, keys[name]) for name in terms)
+        dropped = (dropout(project_out(layout, [terms[name]]), self.config.dropout, keys[name]) for name in terms)
         return functools.reduce(operator.add, dropped)
 
 
@@ -117,30 +117,30 @@ class Decoder(nnx.Module):
     def __init__(self, config: Model, rngs: nnx.Rngs):
         V, E = config.vocab_size, config.d_model
         self.config = config
-        self.embedding = normal(config, rngs, (V, E), ("vocab", "embed"), fan_in=1)  # PaLM section 5: N(0, 1)
+        self.embedding = normal_init(config, rngs, (V, E), ("vocab", "embed"), fan_in=1)  # PaLM section 5: N(0, 1)
         if not config.tie_embeddings:
-            self.head = normal(config, rngs, (V, E), ("vocab", "embed"), fan_in=E)
+            self.head = normal_init(config, rngs, (V, E), ("vocab", "embed"), fan_in=E)
         self.layers = Block(config, rngs)
         self.final_norm = residual_norm(config, (E,), ("embed",))
 
     def __call__(
-        self, tokens: jax.Array, context: Context, dropout_key: jax.Array | None, cache: KeyValues | None
-    ) -> tuple[jax.Array, KeyValues | None]:
+        self, tokens: jax.Array, context: BlockInputs, dropout_key: jax.Array | None, cache: KVCache | None
+    ) -> tuple[jax.Array, KVCache | None]:
         config = self.config
-        x = lookup(context.layout, self.embedding[...], tokens, config.dtype)
+        x = embedding_lookup(context.layout, self.embedding[...], tokens, config.dtype)
         structure, stacked = nnx.split(self.layers)
 
-        def block(x: jax.Array, scanned: tuple[Any, Layer]) -> tuple[jax.Array, KeyValues | None]:
+        def block(x: jax.Array, scanned: tuple[Any, PerLayer]) -> tuple[jax.Array, KVCache | None]:
             params, layer = scanned
             return nnx.merge(structure, params)(x, context, layer)
 
         per_layer = stacked, _per_layer(config, dropout_key, cache)
         with jax.named_scope("layers"):  # `plan` tells by it what a layer's operation is
-            x, cache = _run(config, block, x, per_layer, gathers=context.layout.spread)
+            x, cache = _run(config, block, x, per_layer, gathers=context.layout.is_spread)
         return self.final_norm(x), cache
 
 
-def _per_layer(config: Model, dropout_key: jax.Array | None, cache: KeyValues | None) -> Layer:
+def _per_layer(config: Model, dropout_key: jax.Array | None, cache: KVCache | None) -> PerLayer:
     """The blocks' differences, stacked on the leading axis as the parameters are."""
     window = None
     if config.window is not None and any(w is not None for w in config.window):
@@ -150,7 +150,7 @@ def _per_layer(config: Model, dropout_key: jax.Array | None, cache: KeyValues | 
         dropout_key = jax.vmap(functools.partial(jax.random.fold_in, dropout_key))(jnp.arange(config.n_layers))
     else:
         dropout_key = None
-    return Layer(window, dropout_key, cache)
+    return PerLayer(window, dropout_key, cache)
 
 
 def _run(config: Model, block: Any, x: jax.Array, stacked: Any, *, gathers: bool) -> tuple[jax.Array, Any]:
@@ -201,12 +201,12 @@ def forward(
     slots: jax.Array,
     *,
     dropout_key: jax.Array | None = None,
-    cache: KeyValues | None = None,
+    cache: KVCache | None = None,
     layout: Layout = ONE_DEVICE,
-) -> tuple[jax.Array, KeyValues | None]:
+) -> tuple[jax.Array, KVCache | None]:
     """`apply` for queries that stand at `slots` int32 [B, T] of a cache of keys and values [L, B, S, K, D]."""
     decoder = nnx.merge(_skeleton(config)[0], params)
-    context = Context(rotary(positions, config.head_dim, config.rope_base), spans, slots, layout)
+    context = BlockInputs(rotary(positions, config.head_dim, config.rope_base), spans, slots, layout)
     return decoder(tokens, context, dropout_key, cache)
 
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from pathways_kernels.attention import Spans
 from pathways_lite.errors import UserError
 from pathways_lite.models.decoder import Params, forward, logits
-from pathways_lite.models.layers import KeyValues
+from pathways_lite.models.layers import KVCache
 from pathways_lite.recipe import Model
 
 
-def init_cache(config: Model, batch: int, length: int) -> KeyValues:
+def init_cache(config: Model, batch: int, length: int) -> KVCache:
     """An empty cache for `length` positions in all: keys and values [L, B, length, K, D] in config.dtype."""
     shape = (config.n_layers, batch, length, config.n_kv_heads, config.head_dim)
     return jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
@@ -21,11 +21,11 @@ def init_cache(config: Model, batch: int, length: int) -> KeyValues:
 def decode(
     config: Model,
     params: Params,
-    cache: KeyValues,
+    cache: KVCache,
     tokens: jax.Array,
     start_position: int | jax.Array,
     together: int | jax.Array = 0,
-) -> tuple[jax.Array, KeyValues]:
+) -> tuple[jax.Array, KVCache]:
     """Append `tokens` int32 [B, T] to the cache; T = the prompt's length to prefill, then 1 per step.
 
     Args:

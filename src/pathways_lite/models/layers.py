@@ -51,10 +51,10 @@ def rotate(x: jax.Array, rotation: Rotary) -> jax.Array:
 
 
 Axes = tuple[str, ...]
-KeyValues = tuple[jax.Array, jax.Array]  # keys and values [B, S, K, D]
+KVCache = tuple[jax.Array, jax.Array]  # keys and values [B, S, K, D]
 
 
-def normal(config: Model, rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, fan_in: int) -> nnx.Param:
+def normal_init(config: Model, rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, fan_in: int) -> nnx.Param:
     """A float32 weight: N(0, 1/fan_in) (PaLM section 5: no truncation, no scaling by depth) or N(0, 0.02^2).
 
     Element i of the flattened array depends on the key and i alone (`jax.threefry_partitionable`), so the first layers
@@ -77,7 +77,7 @@ def _draw(key: jax.Array, shape: tuple[int, ...], std: float) -> jax.Array:
         return std * jax.lax.platform_dependent(key, cpu=flat, default=whole)
 
 
-def one_layer(param: nnx.Param) -> Weight:
+def layer_weight(param: nnx.Param) -> Weight:
     """A layer's kernel out of a stack's slice."""
     _, *axes = param.axes
     return Weight(param[...], tuple(axes))
@@ -111,10 +111,10 @@ class Attention(nnx.Module):
     def __init__(self, config: Model, rngs: nnx.Rngs):
         L, E, D, H, K = config.n_layers, config.d_model, config.head_dim, config.n_heads, config.n_kv_heads
         self.config = config
-        self.q = normal(config, rngs, (L, E, H, D), ("layers", "embed", "heads", "head_dim"), fan_in=E)
-        self.k = normal(config, rngs, (L, E, K, D), ("layers", "embed", "kv", "head_dim"), fan_in=E)
-        self.v = normal(config, rngs, (L, E, K, D), ("layers", "embed", "kv", "head_dim"), fan_in=E)
-        self.out = normal(config, rngs, (L, H, D, E), ("layers", "heads", "head_dim", "embed"), fan_in=H * D)
+        self.q = normal_init(config, rngs, (L, E, H, D), ("layers", "embed", "heads", "head_dim"), fan_in=E)
+        self.k = normal_init(config, rngs, (L, E, K, D), ("layers", "embed", "kv", "head_dim"), fan_in=E)
+        self.v = normal_init(config, rngs, (L, E, K, D), ("layers", "embed", "kv", "head_dim"), fan_in=E)
+        self.out = normal_init(config, rngs, (L, H, D, E), ("layers", "heads", "head_dim", "embed"), fan_in=H * D)
         if config.qk_norm:
             self.q_norm = Norm((L, D), ("layers", "head_dim"), config.norm_epsilon)
             self.k_norm = Norm((L, D), ("layers", "head_dim"), config.norm_epsilon)
@@ -122,7 +122,7 @@ class Attention(nnx.Module):
     @property
     def inputs(self) -> list[Weight]:
         """Of queries, keys and values."""
-        return [one_layer(self.q), one_layer(self.k), one_layer(self.v)]
+        return [layer_weight(self.q), layer_weight(self.k), layer_weight(self.v)]
 
     def __call__(
         self,
@@ -131,10 +131,10 @@ class Attention(nnx.Module):
         v: jax.Array,
         rotation: Rotary,
         spans: Spans,
-        cache: KeyValues | None,
+        cache: KVCache | None,
         slots: jax.Array,
         layout: Layout,
-    ) -> tuple[jax.Array, KeyValues | None]:
+    ) -> tuple[jax.Array, KVCache | None]:
         """Queries [B, T, H, D] attend to their keys, or to a cache after these went into its `slots` [B, T]."""
         config = self.config
         if config.qk_norm:
@@ -156,14 +156,14 @@ class MLP(nnx.Module):
 
     def __init__(self, config: Model, rngs: nnx.Rngs):
         L, E, F = config.n_layers, config.d_model, config.d_ff
-        self.gate = normal(config, rngs, (L, E, F), ("layers", "embed", "mlp"), fan_in=E)
-        self.up = normal(config, rngs, (L, E, F), ("layers", "embed", "mlp"), fan_in=E)
-        self.down = normal(config, rngs, (L, F, E), ("layers", "mlp", "embed"), fan_in=F)
+        self.gate = normal_init(config, rngs, (L, E, F), ("layers", "embed", "mlp"), fan_in=E)
+        self.up = normal_init(config, rngs, (L, E, F), ("layers", "embed", "mlp"), fan_in=E)
+        self.down = normal_init(config, rngs, (L, F, E), ("layers", "mlp", "embed"), fan_in=F)
 
     @property
     def inputs(self) -> list[Weight]:
         """Of gate and up."""
-        return [one_layer(self.gate), one_layer(self.up)]
+        return [layer_weight(self.gate), layer_weight(self.up)]
 
     def __call__(self, gate: jax.Array, up: jax.Array) -> jax.Array:
         """The activations [B, T, F] that `down` maps back."""

@@ -13,7 +13,7 @@ from pathways_lite.models.decoder import abstract_params, logical_axes
 from pathways_lite.recipe import Model
 
 
-class Use(Enum):
+class AxisRole(Enum):
     """What an array does with the units along one of its axes."""
 
     WRITES = "writes"  # they are computed by it
@@ -22,7 +22,7 @@ class Use(Enum):
 
 
 @dataclass(frozen=True)
-class Array:
+class ParamSpec:
     """One array of the parameters, a layer's part of it where blocks are stacked."""
 
     name: str  # "layers.attention.q"
@@ -45,27 +45,27 @@ class Array:
         """The number of units that a matrix reads."""
         if self.name == "embedding":
             return 1
-        read = (size for axis, size in zip(self.axes, self.shape, strict=True) if self.use(axis) is Use.READS)
+        read = (size for axis, size in zip(self.axes, self.shape, strict=True) if self.use(axis) is AxisRole.READS)
         return math.prod(read)
 
-    def use(self, axis: str) -> Use:
+    def use(self, axis: str) -> AxisRole:
         """What the array does with the units of one of its axes."""
         if self.is_scale:
-            return Use.SCALES
+            return AxisRole.SCALES
         if self.is_output:
-            return Use.WRITES if axis == "embed" else Use.READS
+            return AxisRole.WRITES if axis == "embed" else AxisRole.READS
         if axis == "embed":
-            return Use.WRITES if self.name == "embedding" else Use.READS
-        return Use.WRITES
+            return AxisRole.WRITES if self.name == "embedding" else AxisRole.READS
+        return AxisRole.WRITES
 
 
-def arrays_of(model: Model) -> Any:
-    """The tree of parameters with an `Array` for each."""
+def param_specs(model: Model) -> Any:
+    """The tree of parameters with a `ParamSpec` for each."""
 
-    def describe(path: Any, leaf: jax.ShapeDtypeStruct, axes: tuple[str, ...]) -> Array:
+    def describe(path: Any, leaf: jax.ShapeDtypeStruct, axes: tuple[str, ...]) -> ParamSpec:
         stacked = axes[0] == "layers"
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        return Array(name, axes[stacked:], leaf.shape[stacked:], stacked)
+        return ParamSpec(name, axes[stacked:], leaf.shape[stacked:], stacked)
 
     return jax.tree.map_with_path(describe, abstract_params(model), logical_axes(model))
 

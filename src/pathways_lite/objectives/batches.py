@@ -8,10 +8,10 @@ from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
 from pathways_lite.keyed import keys
 from pathways_lite.objectives.causal import Boundaries, causal, sample_ids
-from pathways_lite.objectives.denoisers import Form, members
-from pathways_lite.objectives.packing import Pieces, cut, fill, fixed
+from pathways_lite.objectives.denoisers import ExampleFormat, denoiser_specs
+from pathways_lite.objectives.packing import PackedExamples, pack_fixed, pack_greedy, split_documents
 from pathways_lite.objectives.segments import NONE, Segments, Special, segments
-from pathways_lite.objectives.span_corruption import ragged
+from pathways_lite.objectives.span_corruption import ragged_arange
 from pathways_lite.recipe.objective import Causal, Objective
 
 _BLOCK = 1 << 17  # tokens that are corrupted together: as many as stay in a core's cache
@@ -65,45 +65,45 @@ def _corrupt(
 ) -> tuple[np.ndarray, ...]:
     """Tokens, targets, loss weights, positions and spans [B, T] of a few rows."""
     assert not isinstance(objective, Causal)
-    found = members(objective)
+    found = denoiser_specs(objective)
     rows, width = windows.shape
-    row, place, n = cut(windows, eod, boundaries)
+    row, place, n = split_documents(windows, eod, boundaries)
     if objective.layout == "fixed":
-        pieces = fixed(row, place, found, key, width - 1)
+        pieces = pack_fixed(row, place, found, key, width - 1)
     else:
-        pieces = fill(row, place, n, found, key, width - 1)
+        pieces = pack_greedy(row, place, n, found, key, width - 1)
     special = Special(eod, objective.tokens)
     form, shortest, opener = (
         np.array(values)[pieces.member]
-        for values in zip(*((m.form, m.shortest, special.opener(m)) for m in found), strict=True)
+        for values in zip(*((m.form, m.shortest, special.start_token(m)) for m in found), strict=True)
     )
-    form = np.where(pieces.n < shortest, Form.CAUSAL, form)
+    form = np.where(pieces.n < shortest, ExampleFormat.CAUSAL, form)
     parts = segments(pieces, form, opener, special, key, width)
     return _lay_out(windows.ravel(), rows, width - 1, pieces, parts, form, eod)
 
 
 def _lay_out(
-    flat: np.ndarray, rows: int, length: int, pieces: Pieces, parts: Segments, form: np.ndarray, eod: int
+    flat: np.ndarray, rows: int, length: int, pieces: PackedExamples, parts: Segments, form: np.ndarray, eod: int
 ) -> tuple[np.ndarray, ...]:
     """Copy the segments to their positions, and say for each what it predicts and sees."""
     begins = (parts.special != NONE).astype(np.int64)
     count = parts.length + begins
-    at = ragged(pieces.row * length + pieces.column, pieces.size)  # of every used position in the flat rows
+    at = ragged_arange(pieces.row * length + pieces.column, pieces.size)  # of every used position in the flat rows
     first = np.cumsum(count) - count
-    source = ragged(parts.place - begins, count)
+    source = ragged_arange(parts.place - begins, count)
     values = flat.take(source, mode="clip").astype(np.int32)  # what lies before a segment's first token is replaced
     with_special = begins.astype(bool)
     values[first[with_special]] = parts.special[with_special]
 
     # A text that goes on predicts its next token, everything else that it is complete.
     last = np.cumsum(pieces.size) - 1
-    goes_on = (form == Form.CAUSAL) | (form == Form.PREFIX)
+    goes_on = (form == ExampleFormat.CAUSAL) | (form == ExampleFormat.PREFIX)
     predicted = np.append(values[1:], np.int32(eod))
     predicted[last] = np.where(goes_on, flat[pieces.place + pieces.n], eod)
 
     inputs = _inputs(pieces, form)
     column = np.repeat(pieces.column, pieces.size)
-    position = ragged(np.zeros_like(pieces.size), pieces.size)
+    position = ragged_arange(np.zeros_like(pieces.size), pieces.size)
     inputs_here = np.repeat(inputs, pieces.size)
     own = np.tile(np.arange(length, dtype=np.int32), rows)
     tokens, targets, positions = (np.zeros(rows * length, np.int32) for _ in range(3))
@@ -115,7 +115,7 @@ def _lay_out(
     return tuple(a.reshape(rows, length) for a in (tokens, targets, weights, positions, start, stop))
 
 
-def _inputs(pieces: Pieces, form: np.ndarray) -> np.ndarray:
+def _inputs(pieces: PackedExamples, form: np.ndarray) -> np.ndarray:
     """Positions of each example that see each other; the last of them is the first that carries loss."""
-    spans = np.where(form == Form.SPANS, 1 + pieces.n - pieces.noise + pieces.spans, 0)
-    return np.where(form == Form.PREFIX, 1 + pieces.inputs, spans)
+    spans = np.where(form == ExampleFormat.SPANS, 1 + pieces.n - pieces.noise + pieces.spans, 0)
+    return np.where(form == ExampleFormat.PREFIX, 1 + pieces.inputs, spans)

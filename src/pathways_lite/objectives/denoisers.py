@@ -17,17 +17,17 @@ from pathways_lite.recipe.objective import (
     Corruption,
     Denoisers,
     FillInTheMiddle,
-    Mixture,
+    MixtureOfDenoisers,
     Mode,
     Objective,
     PrefixLM,
     SpanCorruption,
     SpecialTokens,
-    Weighted,
+    WeightedDenoiser,
 )
 
 
-class Form(IntEnum):
+class ExampleFormat(IntEnum):
     """What an example looks like."""
 
     CAUSAL = 0
@@ -38,14 +38,14 @@ class Form(IntEnum):
     CODEGEN2 = 5
 
 
-class Member(NamedTuple):
+class DenoiserSpec(NamedTuple):
     """One way to make an example of n tokens, in `extra + n + per_span * spans` positions.
 
     `least` and `most` bound the share of masked tokens, `shortest` is the fewest tokens that it can be made of.
     """
 
     weight: float
-    form: Form
+    form: ExampleFormat
     extra: int
     per_span: int = 0
     shortest: int = 0
@@ -55,7 +55,7 @@ class Member(NamedTuple):
     mode: Mode | None = None
 
 
-def members(objective: Objective) -> list[Member]:
+def denoiser_specs(objective: Objective) -> list[DenoiserSpec]:
     """The members of `objective`, one for every form and setting; weights add up to 1."""
     found = _members(objective, 1.0)
     total = sum(member.weight for member in found)
@@ -67,13 +67,13 @@ def one_by_one(objective: Corruption) -> dict[str, Objective]:
 
     Different denoisers of one label are numbered, from the second on.
     """
-    if isinstance(objective, Mixture):
+    if isinstance(objective, MixtureOfDenoisers):
         parts: dict[str, Any] = {}
         for denoiser in dict.fromkeys(_pure(part.denoiser) for part in objective.members):
             alike = sum(label(other) == label(denoiser) for other in parts.values())
             parts[f"{label(denoiser)}_{alike + 1}" if alike else label(denoiser)] = denoiser
         return {
-            name: Denoisers(**{**_common(objective), "members": (Weighted(weight=1, denoiser=denoiser),)})
+            name: Denoisers(**{**_common(objective), "members": (WeightedDenoiser(weight=1, denoiser=denoiser),)})
             for name, denoiser in parts.items()
         }
     return {label(objective): _pure(objective)}
@@ -96,24 +96,24 @@ def _pure(denoiser: Any) -> Any:
     return denoiser.model_copy(update={"rate": 1.0}) if mixed else denoiser
 
 
-def _members(objective: Objective, weight: float) -> list[Member]:
+def _members(objective: Objective, weight: float) -> list[DenoiserSpec]:
     match objective:
-        case Mixture():
+        case MixtureOfDenoisers():
             return [m for part in objective.members for m in _members(part.denoiser, weight * part.weight)]
         case PrefixLM(mode=mode):
-            return [Member(weight, Form.PREFIX, extra=1, shortest=2, mode=mode)]
+            return [DenoiserSpec(weight, ExampleFormat.PREFIX, extra=1, shortest=2, mode=mode)]
         case SpanCorruption(rate=r, mean_span=span, mode=mode):
-            return [Member(weight, Form.SPANS, 1, 2, 2, least=r, most=r, mean_span=span, mode=mode)]
+            return [DenoiserSpec(weight, ExampleFormat.SPANS, 1, 2, 2, least=r, most=r, mean_span=span, mode=mode)]
         case FillInTheMiddle(rate=rate, spm=spm):
-            shares = {Form.PSM: rate * (1 - spm), Form.SPM: rate * spm}
-            filled = [Member(weight * share, form, extra=3, shortest=1) for form, share in shares.items()]
+            shares = {ExampleFormat.PSM: rate * (1 - spm), ExampleFormat.SPM: rate * spm}
+            filled = [DenoiserSpec(weight * share, form, extra=3, shortest=1) for form, share in shares.items()]
             return [*filled, *_members(Causal(), weight * (1 - rate))]
         case CodeGen2(rate=rate, least=least, most=most, mean_span=span):
             # EOD, the text with its masks, EOD, separator, then for every span its mask and its end.
-            masked = Member(weight * rate, Form.CODEGEN2, 3, 3, 3, least, most, span)
+            masked = DenoiserSpec(weight * rate, ExampleFormat.CODEGEN2, 3, 3, 3, least, most, span)
             return [masked, *_members(Causal(), weight * (1 - rate))]
         case Causal():
-            return [Member(weight, Form.CAUSAL, extra=1)]
+            return [DenoiserSpec(weight, ExampleFormat.CAUSAL, extra=1)]
     raise AssertionError(objective)
 
 
@@ -121,24 +121,24 @@ def sentinels_needed(objective: Objective, seq_len: int) -> int:
     """The most spans that an example of at most `seq_len` positions can have."""
     n = np.arange(seq_len + 1)
     most = 0
-    for member in members(objective):
+    for member in denoiser_specs(objective):
         sizes = sizes_of([member])
         # The more noise, the more spans there could be, but the fewer clean tokens to stand between them.
         peak = (n - sizes.clean_after) * member.mean_span / (1.0 + member.mean_span)
         noise = np.floor(peak)[:, None] + np.arange(-1, 3)
         rate = np.clip(noise / np.maximum(n, 1)[:, None], member.least, member.most)
-        _, spans, size = measure(sizes, n[:, None], rate)
+        _, spans, size = measure_examples(sizes, n[:, None], rate)
         most = max(most, int(np.where(size <= seq_len, spans, 0).max()))
     return most
 
 
 def needs_special_tokens(objective: Objective) -> bool:
     """Whether any example has other tokens than the text's and EOD."""
-    plain = (Form.CAUSAL, Form.PREFIX)
-    return any(member.form not in plain or member.mode is not None for member in members(objective))
+    plain = (ExampleFormat.CAUSAL, ExampleFormat.PREFIX)
+    return any(member.form not in plain or member.mode is not None for member in denoiser_specs(objective))
 
 
-class Sizes(NamedTuple):
+class ExampleSizes(NamedTuple):
     """What decides how many positions an example takes: a value for each of some examples, or of the members."""
 
     extra: np.ndarray
@@ -147,17 +147,17 @@ class Sizes(NamedTuple):
     mean_span: np.ndarray
     clean_after: np.ndarray  # tokens that the last span leaves behind it: CodeGen2's is followed by text, T5's is not
 
-    def of(self, chosen: np.ndarray) -> Sizes:
-        return Sizes(*(values[chosen] for values in self))
+    def of(self, chosen: np.ndarray) -> ExampleSizes:
+        return ExampleSizes(*(values[chosen] for values in self))
 
 
-def sizes_of(members: Sequence[Member]) -> Sizes:
+def sizes_of(members: Sequence[DenoiserSpec]) -> ExampleSizes:
     """One value for each member."""
-    rows = [(m.extra, m.per_span, m.shortest, m.mean_span, int(m.form is Form.CODEGEN2)) for m in members]
-    return Sizes(*map(np.array, zip(*rows, strict=True)))
+    rows = [(m.extra, m.per_span, m.shortest, m.mean_span, int(m.form is ExampleFormat.CODEGEN2)) for m in members]
+    return ExampleSizes(*map(np.array, zip(*rows, strict=True)))
 
 
-def measure(sizes: Sizes, n: np.ndarray, rate: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def measure_examples(sizes: ExampleSizes, n: np.ndarray, rate: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Masked tokens, spans and positions of examples of `n` tokens, of which the share `rate` is masked.
 
     Those that are too short for their member are continued as they are.

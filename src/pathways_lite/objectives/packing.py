@@ -12,14 +12,14 @@ import numpy as np
 
 from pathways_lite.keyed import uniform
 from pathways_lite.objectives.causal import Boundaries
-from pathways_lite.objectives.denoisers import Form, Member, Sizes, measure, sizes_of
+from pathways_lite.objectives.denoisers import DenoiserSpec, ExampleFormat, ExampleSizes, measure_examples, sizes_of
 from pathways_lite.objectives.span_corruption import raw_length
 
 # Streams of random numbers; the counter is the place in the window.
 CHOICE, RATE, CUT, CUT_TOO, TOKENS = range(5)
 
 
-class Pieces(NamedTuple):
+class PackedExamples(NamedTuple):
     """Examples of some rows; integers [P]."""
 
     row: np.ndarray
@@ -32,11 +32,11 @@ class Pieces(NamedTuple):
     size: np.ndarray  # positions
     column: np.ndarray  # of the first position
 
-    def of(self, chosen: np.ndarray) -> Pieces:
-        return Pieces(*(values[chosen] for values in self))
+    def of(self, chosen: np.ndarray) -> PackedExamples:
+        return PackedExamples(*(values[chosen] for values in self))
 
 
-def cut(windows: np.ndarray, eod: int, boundaries: Boundaries) -> tuple[np.ndarray, ...]:
+def split_documents(windows: np.ndarray, eod: int, boundaries: Boundaries) -> tuple[np.ndarray, ...]:
     """Row, place and length of every document (or part of one) of the windows' first T tokens, without its EOD.
 
     With boundaries "none" a window is one.
@@ -55,9 +55,9 @@ def cut(windows: np.ndarray, eod: int, boundaries: Boundaries) -> tuple[np.ndarr
     return row, row * width + first, stop - first
 
 
-def fill(
-    row: np.ndarray, place: np.ndarray, n: np.ndarray, members: Sequence[Member], key: np.ndarray, seq_len: int
-) -> Pieces:
+def pack_greedy(
+    row: np.ndarray, place: np.ndarray, n: np.ndarray, members: Sequence[DenoiserSpec], key: np.ndarray, seq_len: int
+) -> PackedExamples:
     """Examples of as many documents as fit into `seq_len` positions a row; the one that crosses the end is cut.
 
     A window's documents never run out before its row does, as no example takes fewer positions than its tokens and
@@ -67,7 +67,7 @@ def fill(
     column = place - row * (seq_len + 1)
     member, rate = _choose(members, key[row], column)
     sizes = sizes_of(members).of(member)
-    size = measure(sizes, n, rate)[2]
+    size = measure_examples(sizes, n, rate)[2]
     ends = np.cumsum(size)
     first_of_row = np.searchsorted(row, row)
     before = ends - size - (ends - size)[first_of_row]
@@ -75,12 +75,14 @@ def fill(
     crossing = (size > room) & (room > 0)
     n = n.copy()
     n[crossing] = _longest(sizes.of(crossing), rate[crossing], room[crossing])
-    noise, spans, size = measure(sizes, n, rate)
+    noise, spans, size = measure_examples(sizes, n, rate)
     inputs = 1 + (uniform(key[row], CUT, column) * (n - 1)).astype(np.int64)
-    return Pieces(row, place, n, member, noise, spans, inputs, size, before).of(room > 0)
+    return PackedExamples(row, place, n, member, noise, spans, inputs, size, before).of(room > 0)
 
 
-def fixed(row: np.ndarray, place: np.ndarray, members: Sequence[Member], key: np.ndarray, seq_len: int) -> Pieces:
+def pack_fixed(
+    row: np.ndarray, place: np.ndarray, members: Sequence[DenoiserSpec], key: np.ndarray, seq_len: int
+) -> PackedExamples:
     """One example a row, of so many tokens that inputs and targets each fit into half of it, as UL2R's did.
 
     Prefix and continuation are those tokens before and after the chosen one that fit.
@@ -89,18 +91,18 @@ def fixed(row: np.ndarray, place: np.ndarray, members: Sequence[Member], key: np
     half = seq_len // 2
     sizes = sizes_of(members).of(member)
     whole = _longest(sizes, rate, np.full_like(row, seq_len))
-    halves = [raw_length(half, m.most, m.mean_span)[0] if m.form is Form.SPANS else seq_len for m in members]
+    halves = [raw_length(half, m.most, m.mean_span)[0] if m.form is ExampleFormat.SPANS else seq_len for m in members]
     n = np.minimum(whole, np.array(halves)[member])
     inputs = 1 + (uniform(key[row], CUT, np.zeros_like(row)) * (n - 1)).astype(np.int64)
-    prefix = np.array([m.form is Form.PREFIX for m in members])[member]
+    prefix = np.array([m.form is ExampleFormat.PREFIX for m in members])[member]
     before = np.where(prefix, np.minimum(inputs, half - 1), n)
     place = place + np.where(prefix, inputs - before, 0)
     n = np.where(prefix, before + np.minimum(n - inputs, half), n)
-    noise, spans, size = measure(sizes, n, rate)
-    return Pieces(row, place, n, member, noise, spans, before, size, np.zeros_like(row))
+    noise, spans, size = measure_examples(sizes, n, rate)
+    return PackedExamples(row, place, n, member, noise, spans, before, size, np.zeros_like(row))
 
 
-def _choose(members: Sequence[Member], key: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _choose(members: Sequence[DenoiserSpec], key: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The member that makes each example, and its share of masked tokens."""
     ends = np.cumsum([member.weight for member in members])
     chosen = np.searchsorted(ends[:-1], uniform(key, CHOICE, index), side="right")
@@ -108,11 +110,11 @@ def _choose(members: Sequence[Member], key: np.ndarray, index: np.ndarray) -> tu
     return chosen, (least + uniform(key, RATE, index) * (most - least)).astype(np.float32)
 
 
-def _longest(sizes: Sizes, rate: np.ndarray, room: np.ndarray) -> np.ndarray:
+def _longest(sizes: ExampleSizes, rate: np.ndarray, room: np.ndarray) -> np.ndarray:
     """The most tokens that an example of at most `room` positions can have."""
     low, high = np.zeros_like(room), room - 1
     while (low < high).any():
         middle = (low + high + 1) // 2
-        fits = measure(sizes, middle, rate)[2] <= room
+        fits = measure_examples(sizes, middle, rate)[2] <= room
         low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
     return low

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pathways_lite.errors import UserError
-from pathways_lite.objectives.denoisers import Form, Member, members, unused_ids
+from pathways_lite.objectives.denoisers import DenoiserSpec, ExampleFormat, denoiser_specs, unused_ids
 from pathways_lite.objectives.segments import Special
 from pathways_lite.recipe.objective import Causal, Mode, Objective, SpanCorruption
 
@@ -18,7 +18,7 @@ class Prompt(NamedTuple):
     """What a model reads before it writes."""
 
     tokens: list[int]
-    together: int  # of them, so many see each other; 0: all only what is before them
+    prefix_length: int  # of them, so many see each other; 0: all only what is before them
     end: int  # the token that ends the answer; EOD does, too
 
 
@@ -28,20 +28,20 @@ def left_to_right(text: Tokens, eod: int) -> Prompt:
 
 
 @dataclass(frozen=True)
-class Asking:
+class PromptFormat:
     """How to ask a model that was trained with some objective."""
 
     special: Special
-    members: tuple[Member, ...]
+    members: tuple[DenoiserSpec, ...]
 
     @classmethod
-    def of(cls, objective: Objective, eod: int) -> Asking:
+    def of(cls, objective: Objective, eod: int) -> PromptFormat:
         """For a resolved objective."""
         tokens = None if isinstance(objective, Causal) else objective.tokens
-        return cls(Special(eod, tokens), tuple(members(objective)))
+        return cls(Special(eod, tokens), tuple(denoiser_specs(objective)))
 
     @classmethod
-    def untrained(cls, *, text_ids: int, vocab_size: int, eod: int) -> Asking:
+    def untrained(cls, *, text_ids: int, vocab_size: int, eod: int) -> PromptFormat:
         """For a causal model, whose answers show what training with UL2R's R-denoiser begins with.
 
         Raises UserError where it has no unused ids.
@@ -52,13 +52,20 @@ class Asking:
                 f"the model has vocab_size={vocab_size} and its tokenizer {text_ids} tokens: no id is left that could "
                 "stand for a gap; a model needs some to be asked to fill it"
             )
-        return cls(Special(eod, tokens), tuple(members(SpanCorruption(mode="nlu", tokens=tokens))))
+        return cls(Special(eod, tokens), tuple(denoiser_specs(SpanCorruption(mode="nlu", tokens=tokens))))
 
     @property
-    def infilling(self) -> Form | None:
+    def infilling(self) -> ExampleFormat | None:
         """The form in which gaps are filled; None where the objective has none."""
         found = {member.form for member in self.members}
-        return next((form for form in (Form.SPANS, Form.CODEGEN2, Form.PSM, Form.SPM) if form in found), None)
+        return next(
+            (
+                form
+                for form in (ExampleFormat.SPANS, ExampleFormat.CODEGEN2, ExampleFormat.PSM, ExampleFormat.SPM)
+                if form in found
+            ),
+            None,
+        )
 
     def continuation(self, text: Tokens, mode: Mode | None = None) -> Prompt:
         """Ask to continue a text, with a mode token instead of EOD or without any.
@@ -67,14 +74,14 @@ class Asking:
         or where a prefix LM without one was trained, the text's tokens see each other.
         """
         if mode is None:
-            together = any(member.form is Form.PREFIX and member.mode is None for member in self.members)
+            together = any(member.form is ExampleFormat.PREFIX and member.mode is None for member in self.members)
             tokens = [self.special.eod, *text]
             return Prompt(tokens, len(tokens) if together else 0, self.special.eod)
         forms = {member.form for member in self.members if member.mode == mode}
         if not forms:
             known = sorted({member.mode for member in self.members if member.mode is not None})
             raise UserError(f"the model was not trained with mode {mode!r}; {_or(known)}")
-        gap = [] if Form.PREFIX in forms else [self.special.id("first_sentinel")]
+        gap = [] if ExampleFormat.PREFIX in forms else [self.special.id("first_sentinel")]
         tokens = [self.special.id(mode), *text, *gap]
         return Prompt(tokens, len(tokens), self.special.eod)
 
@@ -91,34 +98,37 @@ class Asking:
             raise UserError(
                 "the model was not trained to fill gaps; use one whose objective has span corruption or infilling"
             )
-        if form in (Form.PSM, Form.SPM) and gaps != 1:
+        if form in (ExampleFormat.PSM, ExampleFormat.SPM) and gaps != 1:
             raise UserError(f"the model was trained to fill one gap (fill-in-the-middle), not {gaps}")
         special, opener = self.special, self._opener(form, mode)
-        if form in (Form.PSM, Form.SPM):
+        if form in (ExampleFormat.PSM, ExampleFormat.SPM):
             prefix, suffix = [special.id("prefix"), *parts[0]], [special.id("suffix"), *parts[1]]
-            ordered = prefix + suffix if form is Form.PSM else suffix + prefix
+            ordered = prefix + suffix if form is ExampleFormat.PSM else suffix + prefix
             return Prompt([*ordered, special.id("middle")], 0, special.eod)
-        goes_on = form is Form.SPANS and len(parts[-1]) > 0
+        goes_on = form is ExampleFormat.SPANS and len(parts[-1]) > 0
         sentinels = self._sentinels(gaps + goes_on)
         tokens = [opener, *parts[0]]
         for sentinel, part in zip(sentinels, parts[1:], strict=False):
             tokens += [sentinel, *part]
-        if form is Form.CODEGEN2:
+        if form is ExampleFormat.CODEGEN2:
             return Prompt([*tokens, special.eod, special.id("separator")], 0, special.eod)
         tokens += sentinels[gaps:]
         return Prompt(tokens, len(tokens), sentinels[gaps] if goes_on else special.eod)
 
     def can_fill(self, gaps: int) -> bool:
         """Whether `infill` can ask for so many gaps of one text."""
-        if self.infilling in (None, Form.PSM, Form.SPM):
+        if self.infilling in (None, ExampleFormat.PSM, ExampleFormat.SPM):
             return self.infilling is not None and gaps == 1
         tokens = self.special.tokens
-        return tokens is not None and gaps + (self.infilling is Form.SPANS) <= tokens.sentinels
+        return tokens is not None and gaps + (self.infilling is ExampleFormat.SPANS) <= tokens.sentinels
 
     def answer(self, gaps: Sequence[Tokens]) -> list[int]:
         """What the right answer to `infill` is, without the prompt's `end`."""
         tokens: list[int] = []
-        marked, ended = self.infilling in (Form.SPANS, Form.CODEGEN2), self.infilling is Form.CODEGEN2
+        marked, ended = (
+            self.infilling in (ExampleFormat.SPANS, ExampleFormat.CODEGEN2),
+            self.infilling is ExampleFormat.CODEGEN2,
+        )
         for number, gap in enumerate(gaps):
             tokens += self._sentinels(number + 1)[number:] if marked else []
             tokens += gap
@@ -127,7 +137,7 @@ class Asking:
 
     def gaps(self, answer: Tokens, count: int) -> list[list[int]]:
         """What an answer puts into each of `count` gaps; special tokens are left out."""
-        if self.infilling in (Form.PSM, Form.SPM):
+        if self.infilling in (ExampleFormat.PSM, ExampleFormat.SPM):
             return [self.text(answer)]
         found: list[list[int]] = [[] for _ in range(count)]
         current: list[int] | None = None
@@ -158,7 +168,7 @@ class Asking:
         sentinel = tokens.first_sentinel - tokens.sentinels < token <= tokens.first_sentinel
         return token != self.special.eod and token not in tokens.named.values() and not sentinel
 
-    def _opener(self, form: Form, mode: Mode | None) -> int:
+    def _opener(self, form: ExampleFormat, mode: Mode | None) -> int:
         modes = [member.mode for member in self.members if member.form is form]
         if mode is not None and mode not in modes:
             known = sorted({known for known in modes if known is not None})

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pathways_lite.keyed import uniform, words
-from pathways_lite.objectives.denoisers import Form, Member
-from pathways_lite.objectives.packing import CUT, CUT_TOO, TOKENS, Pieces
-from pathways_lite.objectives.span_corruption import ragged, random_parts
+from pathways_lite.objectives.denoisers import DenoiserSpec, ExampleFormat
+from pathways_lite.objectives.packing import CUT, CUT_TOO, TOKENS, PackedExamples
+from pathways_lite.objectives.span_corruption import ragged_arange, random_partition
 from pathways_lite.recipe.objective import SpecialTokens
 
 NONE = -1  # no special token
@@ -46,7 +46,7 @@ class Special(NamedTuple):
         assert self.tokens is not None
         return int(getattr(self.tokens, name))
 
-    def opener(self, member: Member) -> int:
+    def start_token(self, member: DenoiserSpec) -> int:
         return self.eod if member.mode is None else self.id(member.mode)
 
     def sentinel(self, number: np.ndarray) -> np.ndarray:
@@ -55,7 +55,7 @@ class Special(NamedTuple):
 
 
 def segments(
-    pieces: Pieces, form: np.ndarray, opener: np.ndarray, special: Special, key: np.ndarray, width: int
+    pieces: PackedExamples, form: np.ndarray, opener: np.ndarray, special: Special, key: np.ndarray, width: int
 ) -> Segments:
     """The segments of all examples, in order.
 
@@ -67,7 +67,7 @@ def segments(
     parts = []
     for kind in np.unique(form):
         mine = np.flatnonzero(form == kind)
-        parts.append(_BUILDERS[Form(kind)](mine, pieces.of(mine), opener[mine], special, key, width))
+        parts.append(_BUILDERS[ExampleFormat(kind)](mine, pieces.of(mine), opener[mine], special, key, width))
     joined = Segments(*(np.concatenate(values) for values in zip(*parts, strict=True)))
     order = np.argsort(joined.piece, kind="stable")
     return Segments(*(values[order] for values in joined))
@@ -80,20 +80,27 @@ def _interleave(index: np.ndarray, columns: Sequence[tuple[object, object, objec
 
 
 def _causal(
-    index: np.ndarray, p: Pieces, opener: np.ndarray, special: Special, key: np.ndarray, width: int
+    index: np.ndarray, p: PackedExamples, opener: np.ndarray, special: Special, key: np.ndarray, width: int
 ) -> Segments:
     return _interleave(index, [(opener, p.place, p.n)])
 
 
 def _prefix(
-    index: np.ndarray, p: Pieces, opener: np.ndarray, special: Special, key: np.ndarray, width: int
+    index: np.ndarray, p: PackedExamples, opener: np.ndarray, special: Special, key: np.ndarray, width: int
 ) -> Segments:
     continuation = (NONE, p.place + p.inputs, p.n - p.inputs)
     return _interleave(index, [(opener, p.place, p.inputs), continuation])
 
 
 def _middle(
-    index: np.ndarray, p: Pieces, opener: np.ndarray, special: Special, key: np.ndarray, width: int, *, spm: bool
+    index: np.ndarray,
+    p: PackedExamples,
+    opener: np.ndarray,
+    special: Special,
+    key: np.ndarray,
+    width: int,
+    *,
+    spm: bool,
 ) -> Segments:
     """Two different cuts, uniformly chosen among the n + 1 places where one can be."""
     column = p.place - p.row * width
@@ -108,11 +115,18 @@ def _middle(
 
 
 def _masked(
-    index: np.ndarray, p: Pieces, opener: np.ndarray, special: Special, key: np.ndarray, width: int, *, codegen2: bool
+    index: np.ndarray,
+    p: PackedExamples,
+    opener: np.ndarray,
+    special: Special,
+    key: np.ndarray,
+    width: int,
+    *,
+    codegen2: bool,
 ) -> Segments:
     """Inputs with sentinels, then what these stand for."""
     clean_place, clean_length, noise_place, noise_length = _spans(p, key, width, clean_after=codegen2)
-    number = ragged(np.zeros_like(p.spans), p.spans)  # of the span in its example
+    number = ragged_arange(np.zeros_like(p.spans), p.spans)  # of the span in its example
     piece = np.repeat(index, p.spans)
     sentinel = special.sentinel(number)
     first = np.cumsum(p.spans + 1) - (p.spans + 1)
@@ -133,7 +147,7 @@ def _masked(
 
 
 def _spans(
-    p: Pieces, key: np.ndarray, width: int, *, clean_after: bool
+    p: PackedExamples, key: np.ndarray, width: int, *, clean_after: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Place and length of all clean stretches, one more than spans in each example, and of all spans.
 
@@ -143,18 +157,18 @@ def _spans(
     clean, spans = p.n - p.noise, p.spans
     column = p.place - p.row * width
     row = np.repeat(key[p.row], p.n)
-    random = words(row, TOKENS, ragged(column, p.n))
-    is_noise = ragged(np.zeros_like(p.n), p.n) >= np.repeat(clean, p.n)
-    noise_length = random_parts(p.noise, spans, random[is_noise])
-    drawn = random_parts(clean, spans + clean_after, random[~is_noise])
+    random = words(row, TOKENS, ragged_arange(column, p.n))
+    is_noise = ragged_arange(np.zeros_like(p.n), p.n) >= np.repeat(clean, p.n)
+    noise_length = random_partition(p.noise, spans, random[is_noise])
+    drawn = random_partition(clean, spans + clean_after, random[~is_noise])
     if clean_after:
         clean_length = drawn
     else:
         clean_length = np.zeros(len(drawn) + len(spans), np.int64)
-        clean_length[ragged(np.cumsum(spans + 1) - (spans + 1), spans)] = drawn
+        clean_length[ragged_arange(np.cumsum(spans + 1) - (spans + 1), spans)] = drawn
     # Taking turns: every clean stretch with the span after it, of which the last has none.
     after = np.zeros_like(clean_length)
-    with_span = ragged(np.cumsum(spans + 1) - (spans + 1), spans)
+    with_span = ragged_arange(np.cumsum(spans + 1) - (spans + 1), spans)
     after[with_span] = noise_length
     ends = np.cumsum(clean_length + after)
     start = ends - clean_length - after
@@ -163,11 +177,11 @@ def _spans(
 
 
 # The arguments of each: numbers of the examples in question, those, their openers, and as of `segments`.
-_BUILDERS: dict[Form, Callable[..., Segments]] = {
-    Form.CAUSAL: _causal,
-    Form.PREFIX: _prefix,
-    Form.SPANS: partial(_masked, codegen2=False),
-    Form.PSM: partial(_middle, spm=False),
-    Form.SPM: partial(_middle, spm=True),
-    Form.CODEGEN2: partial(_masked, codegen2=True),
+_BUILDERS: dict[ExampleFormat, Callable[..., Segments]] = {
+    ExampleFormat.CAUSAL: _causal,
+    ExampleFormat.PREFIX: _prefix,
+    ExampleFormat.SPANS: partial(_masked, codegen2=False),
+    ExampleFormat.PSM: partial(_middle, spm=False),
+    ExampleFormat.SPM: partial(_middle, spm=True),
+    ExampleFormat.CODEGEN2: partial(_masked, codegen2=True),
 }

@@ -48,7 +48,7 @@ def noise_counts(
     return np.where(room < 1, 0, noise), np.where(room < 1, 0, spans)
 
 
-def random_parts(totals: np.ndarray, parts: np.ndarray, words: np.ndarray) -> np.ndarray:
+def random_partition(totals: np.ndarray, parts: np.ndarray, words: np.ndarray) -> np.ndarray:
     """Lengths of `parts[e]` positive parts that add up to `totals[e]`, every such composition equally likely.
 
     Args:
@@ -58,20 +58,20 @@ def random_parts(totals: np.ndarray, parts: np.ndarray, words: np.ndarray) -> np
     Returns int64 [sum(parts)]. T5 shuffles which tokens begin a part; here those with the least random numbers do.
     """
     first = np.cumsum(totals) - totals
-    index = ragged(np.zeros_like(totals), totals).astype(np.uint64)
+    index = ragged_arange(np.zeros_like(totals), totals).astype(np.uint64)
     example = np.repeat(np.arange(len(totals), dtype=np.uint64), totals)
     random = (words >> np.uint64(65 - _RANDOM)) + np.uint64(1)
     random[first] = 0  # the first token always begins a part
     # Keys all differ, so that every sorting algorithm gives the same order.
     order = np.sort((example << np.uint64(_RANDOM + _INDEX)) | (random << np.uint64(_INDEX)) | index)
-    chosen = order[ragged(first, parts)]
+    chosen = order[ragged_arange(first, parts)]
     begins = np.zeros(len(words) + 1, bool)
     begins[np.repeat(first, parts) + (chosen & np.uint64((1 << _INDEX) - 1)).astype(np.int64)] = True
     begins[-1] = True
     return np.diff(np.flatnonzero(begins))
 
 
-def ragged(first: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def ragged_arange(first: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The integers first[0], first[0] + 1, .. (lengths[0] of them), first[1], first[1] + 1, ..; int64."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(first - before, lengths) + np.arange(lengths.sum())

@@ -23,12 +23,12 @@ from pathways_kernels.attention import attention as one_attention
 from pathways_kernels.cross_entropy import cross_entropy as one_cross_entropy
 from pathways_kernels.linear import linear
 from pathways_lite.errors import UserError
-from pathways_lite.parallel.sharding import GATHERED, Axes, Layout
+from pathways_lite.parallel.sharding import FSDP_AXES, Axes, Layout
 
 # Products of activations and weights, under `jax.shard_map`: what is sent is what is written here.
 #
-# Each device has its rows and its part of every weight. A weight is gathered over `layout.GATHERED` in the dtype of the
-# computation, where it is used; where the backward pass comes by, its gradient is scattered back. The residual
+# Each device has its rows and its part of every weight. A weight is gathered over `sharding.FSDP_AXES` in the dtype of
+# the computation, where it is used; where the backward pass comes by, its gradient is scattered back. The residual
 # stream is
 # gathered over its width once for all products that read it, and products into it are scattered once for their sum: an
 # all-gather and a reduce-scatter where tensor parallelism after Shoeybi et al. 2019 (arXiv 1909.08053) has an
@@ -49,10 +49,10 @@ class Weight(NamedTuple):
     axes: Axes
 
 
-def out_of_residual(layout: Layout, x: jax.Array, weights: Sequence[Weight]) -> list[jax.Array]:
+def project_in(layout: Layout, x: jax.Array, weights: Sequence[Weight]) -> list[jax.Array]:
     """`x` [B, T, E] times each of several weights [E, ...]: [B, T, ...], spread over their own axes."""
     values = [weight.value.astype(x.dtype) for weight in weights]
-    if not layout.spread:
+    if not layout.is_spread:
         return [_product(x, value, 1) for value in values]
     stream = layout.spec(("batch", "seq", "residual"), x.shape, "the residual stream")
     inputs = tuple(layout.spec(weight.axes, weight.value.shape, "a weight") for weight in weights)
@@ -64,16 +64,16 @@ def out_of_residual(layout: Layout, x: jax.Array, weights: Sequence[Weight]) -> 
     def local(x: jax.Array, *values: jax.Array) -> tuple[jax.Array, ...]:
         if layout.size("residual") > 1:
             x = lax.all_gather(x, layout.rules["residual"], axis=2, tiled=True)
-        return tuple(_product(x, gathered(layout, value, 0), 1) for value in values)
+        return tuple(_product(x, gather_weight(layout, value, 0), 1) for value in values)
 
     mapped = jax.shard_map(local, mesh=layout.mesh, in_specs=(stream, *inputs), out_specs=outputs, check_vma=False)
     return list(mapped(x, *values))
 
 
-def into_residual(layout: Layout, terms: Sequence[tuple[jax.Array, Weight]]) -> jax.Array:
+def project_out(layout: Layout, terms: Sequence[tuple[jax.Array, Weight]]) -> jax.Array:
     """The sum over `terms` of x [B, T, ...] times a weight [..., E]: [B, T, E], spread as the residual stream."""
     values = [weight.value.astype(x.dtype) for x, weight in terms]
-    if not layout.spread:
+    if not layout.is_spread:
         return _sum([_product(x, value, value.ndim - 1) for (x, _), value in zip(terms, values, strict=True)])
     inputs = tuple(layout.spec(("batch", "seq", *weight.axes[:-1]), x.shape, "a product") for x, weight in terms)
     places = tuple(layout.spec(weight.axes, weight.value.shape, "a weight") for _, weight in terms)
@@ -82,7 +82,7 @@ def into_residual(layout: Layout, terms: Sequence[tuple[jax.Array, Weight]]) -> 
 
     def local(xs: tuple[jax.Array, ...], values: tuple[jax.Array, ...]) -> jax.Array:
         pairs = zip(xs, values, strict=True)
-        total = _sum([_product(x, gathered(layout, v, v.ndim - 1), v.ndim - 1) for x, v in pairs])
+        total = _sum([_product(x, gather_weight(layout, v, v.ndim - 1), v.ndim - 1) for x, v in pairs])
         if layout.size("residual") > 1:
             total = lax.psum_scatter(total, layout.rules["residual"], scatter_dimension=2, tiled=True)
         return total
@@ -91,9 +91,9 @@ def into_residual(layout: Layout, terms: Sequence[tuple[jax.Array, Weight]]) -> 
     return mapped(tuple(x for x, _ in terms), tuple(values))
 
 
-def gathered(layout: Layout, part: jax.Array, axis: int) -> jax.Array:
+def gather_weight(layout: Layout, part: jax.Array, axis: int) -> jax.Array:
     """Under `shard_map`: a parameter's part, gathered along its `axis` "embed"."""
-    over = tuple(name for name in GATHERED if layout.sizes[name] > 1)
+    over = tuple(name for name in FSDP_AXES if layout.sizes[name] > 1)
     return lax.all_gather(part, over, axis=axis, tiled=True) if over else part
 
 
@@ -115,7 +115,7 @@ def attention(layout: Layout, q: jax.Array, k: jax.Array, v: jax.Array, spans: S
     Where the sequence is spread too, a device's queries see all keys, gathered over `context`: spans count keys from
     the sequence's beginning, so they need no change (context parallelism as in Llama 3, arXiv 2407.21783, 3.3.2).
     """
-    if not layout.spread:
+    if not layout.is_spread:
         return one_attention(q, k, v, spans, **options)
     query = layout.spec(("batch", "seq", "heads", None), q.shape, "queries")
     key = layout.spec(("batch", "seq", "kv", None), k.shape, "keys")
@@ -157,7 +157,7 @@ def cross_entropy(
 
     `head` [V, E] lies as a parameter; it is gathered in the dtype of `hidden`, its gradient scattered once.
     """
-    if not layout.spread:
+    if not layout.is_spread:
         return one_cross_entropy(hidden, head.astype(hidden.dtype), targets, **options)
     tokens = layout.spec(("batch", "seq"), targets.shape, "targets")
     table = layout.spec(("vocab", "embed"), head.shape, "the output matrix")
@@ -165,7 +165,7 @@ def cross_entropy(
     vocab_axis = "tensor" if layout.size("vocab") > 1 else None
 
     def local(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-        head = gathered(layout, head.astype(hidden.dtype), 1)
+        head = gather_weight(layout, head.astype(hidden.dtype), 1)
         if layout.size("residual") > 1:
             hidden = lax.all_gather(hidden, layout.rules["residual"], axis=2, tiled=True)
         head, targets = _vary(layout, table, head), _vary(layout, tokens, targets)
@@ -175,19 +175,19 @@ def cross_entropy(
     return mapped(hidden, head, targets)
 
 
-def lookup(layout: Layout, table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
+def embedding_lookup(layout: Layout, table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
     """Rows of an embedding table [V, E] for tokens int32 [B, T], in `dtype`: [B, T, E], spread as the residual stream.
 
     The table stays where it is: each device looks up its part of every row for the tokens of all devices that share its
     rows, and the parts are exchanged. That sends T B E numbers, where gathering the table would send V E.
     Rows are cast after the lookup, so that the gradient of a frequent token is summed in float32.
     """
-    if not layout.spread:
+    if not layout.is_spread:
         return jnp.take(table, tokens, axis=0).astype(dtype)
     place = layout.spec(("batch", "seq"), tokens.shape, "tokens")
     parts = layout.spec(("vocab", "embed"), table.shape, "the embedding")
     out = layout.spec(("batch", "seq", "residual"), (*tokens.shape, table.shape[1]), "the residual stream")
-    peers = tuple(axis for axis in GATHERED if layout.sizes[axis] > 1)
+    peers = tuple(axis for axis in FSDP_AXES if layout.sizes[axis] > 1)
 
     def local(table: jax.Array, tokens: jax.Array) -> jax.Array:
         everyones = lax.all_gather(tokens, peers) if peers else tokens[None]

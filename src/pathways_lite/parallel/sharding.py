@@ -45,10 +45,10 @@ RULES: Rules = MappingProxyType(
     }
 )
 
-GATHERED = RULES["embed"]
+FSDP_AXES = RULES["embed"]
 """Mesh axes over which a weight is gathered where it is used."""
 
-WHOLE_WHERE_UNEVEN = frozenset({"kv"})
+REPLICATED_IF_UNEVEN = frozenset({"kv"})
 """Logical axes that stay whole where their mesh axes do not divide them: devices then share key/value heads."""
 
 _TOKENS: Axes = ("batch", "seq")
@@ -59,23 +59,23 @@ BATCH_AXES = Batch(
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchShard:
     """The rows of every batch that a process reads: batches are cut into `of` equal parts, these are its `parts`."""
 
-    parts: tuple[int, ...] = (0,)
-    of: int = 1
+    shards: tuple[int, ...] = (0,)
+    total: int = 1
 
     def rows(self, sequences: int) -> np.ndarray:
         """Row numbers, ascending. Raises UserError where the batch cannot be cut evenly."""
-        if sequences % self.of:
+        if sequences % self.total:
             raise UserError(
-                f"a batch of {sequences} sequences cannot be spread evenly over {self.of} devices (pod x data x fsdp); "
-                f"use a multiple of {self.of}, or fewer of them by mesh.tensor or mesh.context"
+                f"a batch of {sequences} sequences cannot be spread evenly over {self.total} devices "
+                f"(pod x data x fsdp); use a multiple of {self.total}, or fewer of them by mesh.tensor or mesh.context"
             )
-        return np.arange(sequences).reshape(self.of, -1)[list(self.parts)].reshape(-1)
+        return np.arange(sequences).reshape(self.total, -1)[list(self.shards)].reshape(-1)
 
 
-EVERYTHING = Share()
+FULL_BATCH = BatchShard()
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Layout:
     rules: Rules = RULES
 
     @property
-    def spread(self) -> bool:
+    def is_spread(self) -> bool:
         """Whether there is more than one device."""
         return self.mesh is not None and self.mesh.size > 1
 
@@ -116,7 +116,7 @@ class Layout:
             place = tuple(m for m in self.rules[axis] if self.sizes[m] > 1) if axis is not None else ()
             parts = math.prod(self.sizes[m] for m in place)
             if size % parts:
-                if axis not in WHOLE_WHERE_UNEVEN:
+                if axis not in REPLICATED_IF_UNEVEN:
                     raise UserError(_uneven(name, axis, size, place, parts))
                 place = ()
             places.append(place)
@@ -137,7 +137,7 @@ class Layout:
         """On this mesh; None without one."""
         return None if self.mesh is None else NamedSharding(self.mesh, spec)
 
-    def parameters(self, abstract: Any, axes: Any) -> Any:
+    def abstract_parameters(self, abstract: Any, axes: Any) -> Any:
         """Parameters as `jax.ShapeDtypeStruct`s with their shardings, from those without and their logical axes."""
 
         def place(path: Any, leaf: Any, names: Axes) -> Any:
@@ -147,7 +147,7 @@ class Layout:
 
         return jax.tree_util.tree_map_with_path(place, abstract, axes)
 
-    def like_parameters(self, tree: Any, parameters: Any) -> Any:
+    def abstract_like_parameters(self, tree: Any, parameters: Any) -> Any:
         """`tree`, e.g. an optimizer's state, as `jax.ShapeDtypeStruct`s with shardings.
 
         A leaf lies as the parameter whose path ends its own path and that has as many axes, but for axes that the mesh
@@ -177,7 +177,7 @@ class Layout:
 
     def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
         """`x`, lying as its logical axes say."""
-        if not self.spread:
+        if not self.is_spread:
             return x
         return jax.lax.with_sharding_constraint(x, self.sharding(self.spec(axes, x.shape)))
 
@@ -188,16 +188,16 @@ class Layout:
     # ---- batches ----
 
     @functools.cached_property
-    def share(self) -> Share:
+    def batch_shard(self) -> BatchShard:
         """What this process reads."""
         if self.mesh is None:
-            return EVERYTHING
+            return FULL_BATCH
         of = self.size("batch")
         parts = np.arange(of).repeat(self.mesh.size // of)
         mine = [device.process_index == jax.process_index() for device in self.mesh.devices.flat]
-        return Share(tuple(sorted({int(part) for part, is_mine in zip(parts, mine, strict=True) if is_mine})), of)
+        return BatchShard(tuple(sorted({int(part) for part, is_mine in zip(parts, mine, strict=True) if is_mine})), of)
 
-    def batch(self, abstract: Batch) -> Batch:
+    def abstract_batch(self, abstract: Batch) -> Batch:
         """A batch of `jax.ShapeDtypeStruct`s with shardings."""
 
         def placed(x: Any, axes: Axes) -> Any:
@@ -205,12 +205,12 @@ class Layout:
 
         return jax.tree.map(placed, abstract, BATCH_AXES)
 
-    def place(self, batch: Batch, share: Share | None = None) -> Batch:
+    def place_batch(self, batch: Batch, share: BatchShard | None = None) -> Batch:
         """Global arrays of a batch's rows in NumPy: those of `share` (default: this process's) or of all."""
         if self.mesh is None:
             return batch
-        share = share or self.share
-        sequences = len(batch.tokens) * share.of // len(share.parts)
+        share = share or self.batch_shard
+        sequences = len(batch.tokens) * share.total // len(share.shards)
         rows = share.rows(sequences)
 
         def global_array(local: np.ndarray, axes: Axes) -> jax.Array:

@@ -38,7 +38,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Rough:
+class AnalyticEstimate:
     """Seconds of a step and bytes of a chip, roughly."""
 
     compute: float
@@ -64,9 +64,9 @@ class Rough:
         return self.state_bytes + self.activation_bytes
 
 
-def rough(
+def estimate_step(
     work: Work, shape: Shape, mesh: Mapping[str, int], machine: TpuSlices | GpuCluster, state_bytes: int
-) -> Rough:
+) -> AnalyticEstimate:
     """Args: mesh: sizes of the axes; state_bytes: parameters and optimizer on a chip, exact."""
     spread, tensor = mesh["fsdp"] * mesh["context"], mesh["tensor"]
     copies = mesh["data"] * mesh["pod"]
@@ -88,7 +88,7 @@ def rough(
     # Float32 gradients beside what a micro-batch keeps.
     activations = int(KEPT[shape.remat] * units * tokens / parts + 4 * work.parameters / (tensor * spread))
     compute = flops / (machine.chips * chip.bf16_flops * MATMUL_SHARE)
-    return Rough(compute, gathers, tensor_seconds, sums, offload, state_bytes, activations)
+    return AnalyticEstimate(compute, gathers, tensor_seconds, sums, offload, state_bytes, activations)
 
 
 def memory_of(machine: TpuSlices | GpuCluster) -> int:

@@ -134,7 +134,7 @@ class Lookup(NamedTuple):
     seconds: float  # modelled, per step
 
 
-class Uncounted(NamedTuple):
+class UnestimatedOps(NamedTuple):
     """Operations over arrays that neither the compiler nor a model gives a time."""
 
     operations: int  # executions per step
@@ -156,14 +156,14 @@ def lookups(sites: Iterable[hlo.Site], hbm_bytes_per_second: float) -> tuple[Loo
     return tuple(sorted(found, key=lambda one: -one.seconds))
 
 
-def uncounted(sites: Iterable[hlo.Site], module: hlo.Module) -> Uncounted:
+def find_unestimated(sites: Iterable[hlo.Site], module: hlo.Module) -> UnestimatedOps:
     """What is left: neither estimated nor modelled, and more than a scalar."""
     operations = size = 0
     for site in sites:
         if _without_cycles(site) and _lookup_kind(site) is None and _computes(site.instruction, module):
             operations += site.times
             size += site.times * site.instruction.bytes
-    return Uncounted(operations, size)
+    return UnestimatedOps(operations, size)
 
 
 def _without_cycles(site: hlo.Site) -> bool:

@@ -34,7 +34,7 @@ KERNELS = (
 """What an estimate of a kernel depends on."""
 
 
-def kept(kind: str, key: Mapping[str, Any], make: Callable[[], Any], *, code: tuple[str, ...] = STEP) -> Any:
+def cached(kind: str, key: Mapping[str, Any], make: Callable[[], Any], *, code: tuple[str, ...] = STEP) -> Any:
     """What `make()` gave for an equal key, with the same `code` and versions of the compilers; JSON.
 
     Below `$XDG_CACHE_HOME/pathways-lite` (by default ~/.cache). Nothing is kept of a call that raises, nor where that

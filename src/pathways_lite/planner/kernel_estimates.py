@@ -34,7 +34,7 @@ from pathways_kernels.attention.block_sizes import TUNED, Limits, largest_diviso
 from pathways_kernels.attention.pallas_tpu_parts import run_of_blocks
 from pathways_kernels.attention.spans import Spans, causal
 from pathways_lite.planner.chips import device, place, quiet_libtpu, traced_for
-from pathways_lite.planner.disk_cache import KERNELS, kept
+from pathways_lite.planner.disk_cache import KERNELS, cached
 
 # libtpu's static estimate of a Pallas kernel's cycles and memory: repeatable numbers with no TPU (extra `tpu`).
 #
@@ -126,7 +126,7 @@ def estimate(kernel: str, **job: Any) -> int | None:
         raise ChildProcessError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
 
     try:
-        found: int | None = kept("kernels", {"job": text}, run, code=KERNELS)
+        found: int | None = cached("kernels", {"job": text}, run, code=KERNELS)
     except ChildProcessError as error:
         warnings.warn(f"no estimate of the {kernel} attention kernel, for this time: {error}", stacklevel=2)
         return None

@@ -23,12 +23,12 @@ import jax
 
 from pathways_lite.errors import UserError
 from pathways_lite.planner.chips import TpuSlices
-from pathways_lite.planner.disk_cache import kept
+from pathways_lite.planner.disk_cache import cached
 from pathways_lite.planner.kernel_estimates import SAME_CYCLES, causal_cycles
 from pathways_lite.planner.program import (
     PARTS,
+    CollectiveCost,
     Compiled,
-    Exchange,
     Kernel,
     Program,
     compile_step,
@@ -95,7 +95,7 @@ def rates(work: Work, seconds: float, chips: int, peak: float) -> Rates:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """A compiled step on a machine, priced."""
 
     work: Work
@@ -120,7 +120,7 @@ class Plan:
     def compute(self) -> float:
         return sum(self.operations.values()) + self.lookups + sum(one.seconds for one in self.attention)
 
-    def exchanged(self, chosen: Callable[[Exchange], bool] = lambda _: True) -> float:
+    def exchanged(self, chosen: Callable[[CollectiveCost], bool] = lambda _: True) -> float:
         """Modelled time of the collectives that are chosen."""
         return sum(one.seconds for one in self.program.exchanges if chosen(one))
 
@@ -201,7 +201,7 @@ def compiled_program(
         return {**compiled._asdict(), "text": packed}
 
     where = {"machine": machine.text, "slices": machine.slices, "mesh": dict(mesh.shape), "options": dict(options)}
-    found = kept("steps", {**key, **where}, make)
+    found = cached("steps", {**key, **where}, make)
     if "too_large" in found:
         raise too_large(found["too_large"])
     text = zlib.decompress(base64.b85decode(found["text"])).decode()

@@ -21,15 +21,15 @@ from pathways_lite.parallel.compiler_options import step_options
 from pathways_lite.parallel.mesh import AXES, resolve
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.planner.chips import GpuCluster, TpuSlices
-from pathways_lite.planner.plan import DoesNotFit, Plan, Work, attention_times, compiled_program
+from pathways_lite.planner.plan import DoesNotFit, StepPlan, Work, attention_times, compiled_program
 from pathways_lite.planner.program import bytes_per_chip, shard_bytes
 from pathways_lite.planner.report import GIB, mesh_text, misfit, table
 from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.recipe.identity import identity_fields
-from pathways_lite.training.setup import Setup, course_of
+from pathways_lite.training.setup import Setup, stage_timeline
 
 
-def chosen_stage(recipe: Recipe, name: str | None) -> int:
+def find_stage(recipe: Recipe, name: str | None) -> int:
     """The index of a stage by name; without one the first. Raises UserError where there is none of that name."""
     names = [stage.name for stage in recipe.stages]
     if name is None:
@@ -39,9 +39,9 @@ def chosen_stage(recipe: Recipe, name: str | None) -> int:
     return names.index(name)
 
 
-def work_of(recipe: Recipe, stage: Stage) -> Work:
+def stage_work(recipe: Recipe, stage: Stage) -> Work:
     """With the batch that the ramp ends with."""
-    course = course_of(stage)
+    timeline = stage_timeline(stage)
     model, seq_len = stage.model, stage.data.seq_len
     sequences = stage.ramp.steps[-1][1]
     pairs = attended_pairs(model, causal(1, seq_len)) * sequences
@@ -51,9 +51,9 @@ def work_of(recipe: Recipe, stage: Stage) -> Work:
         parameters=parameter_count(model),
         sequences=sequences,
         seq_len=seq_len,
-        flops_per_token=course.flops_per_token,
+        flops_per_token=timeline.flops_per_token,
         exact_flops=flops_with_spans(model, sequences * seq_len, pairs),
-        tokens=course.tokens_before(course.total_steps),
+        tokens=timeline.tokens_before(timeline.total_steps),
     )
 
 
@@ -64,13 +64,13 @@ def described_setup(recipe: Recipe, index: int, machine: TpuSlices) -> Setup:
     return setup
 
 
-def make_plan(recipe: Recipe, index: int, machine: TpuSlices, *, estimate_kernels: bool = True) -> Plan:
+def make_plan(recipe: Recipe, index: int, machine: TpuSlices, *, estimate_kernels: bool = True) -> StepPlan:
     """Compile the stage's step for a machine and price it; on the standard error it says what takes the time.
 
     Raises UserError where its mesh does not fit, and where the step needs more memory than a chip has.
     """
     setup = described_setup(recipe, index, machine)
-    work = work_of(recipe, setup.stage)
+    work = stage_work(recipe, setup.stage)
     mesh = setup.layout.mesh
     assert mesh is not None
     try:
@@ -87,7 +87,7 @@ def make_plan(recipe: Recipe, index: int, machine: TpuSlices, *, estimate_kernel
         raise UserError(misfit(error, work, mesh.shape, machine)) from error
     with _shown(f"{work.name}: estimating the attention kernels for {machine.text}"):
         attention = attention_times(program, machine, estimate=estimate_kernels)
-    return Plan(work, machine, dict(mesh.shape), program, attention)
+    return StepPlan(work, machine, dict(mesh.shape), program, attention)
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def step_identity(recipe: Recipe, index: int) -> Mapping[str, Any]:
     """What the compiled step depends on: the stage without its name, budget, data's place and the like."""
     stage = recipe.stages[index]
     parts = {name: identity_fields(getattr(stage, name)) for name in ("model", "objective", "optimizer")}
-    steps = course_of(stage).total_steps  # in the schedules
+    steps = stage_timeline(stage).total_steps  # in the schedules
     extra = {"seq_len": stage.data.seq_len, "microbatch": stage.microbatch, "attention": stage.model.attention}
     return {**parts, **extra, "total_steps": steps}
 
@@ -135,11 +135,11 @@ def abstract_layout(mesh: Mesh, machine: TpuSlices | GpuCluster) -> Layout:
 def abstract_state(recipe: Recipe, index: int, layout: Layout) -> Any:
     """The stage's state with its shardings, without devices. Raises UserError where something does not divide."""
     stage = recipe.stages[index]
-    params = layout.parameters(models.abstract_params(stage.model), models.logical_axes(stage.model))
+    params = layout.abstract_parameters(models.abstract_params(stage.model), models.logical_axes(stage.model))
     # What does not change the state is left out, so that a search makes it once.
     model = stage.model.model_copy(update={"remat": "none"})
     plain = stage.model_copy(update={"mesh": Mesh(), "microbatch": None, "model": model})
-    return layout.like_parameters(_whole_state(recipe.model_copy(update={"stages": (plain,)})), params)
+    return layout.abstract_like_parameters(_whole_state(recipe.model_copy(update={"stages": (plain,)})), params)
 
 
 @functools.lru_cache(maxsize=4)

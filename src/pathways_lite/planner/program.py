@@ -15,7 +15,7 @@ import jax
 from pathways_lite.planner import cost_model, hlo
 from pathways_lite.planner.chips import TpuSlices
 from pathways_lite.planner.collectives import collectives, mesh_axes
-from pathways_lite.planner.cost_model import Lookup, Uncounted, lookups, uncounted
+from pathways_lite.planner.cost_model import Lookup, UnestimatedOps, find_unestimated, lookups
 
 PARTS = ("layers, forward", "layers, again", "layers, backward", "embedding and loss", "optimizer", "other")
 """Of a step; "again" is what the backward pass computes a second time (remat)."""
@@ -37,7 +37,7 @@ class Memory(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Exchange:
+class CollectiveCost:
     """Equal collectives: those of one kind over the same axes of one size."""
 
     kind: str
@@ -73,11 +73,11 @@ class Program:
 
     memory: Memory
     cycles: Mapping[str, int]  # by part, of the operations that the compiler estimates
-    exchanges: tuple[Exchange, ...]
+    exchanges: tuple[CollectiveCost, ...]
     kernels: tuple[Kernel, ...]
     unknown_loops: tuple[str, ...]  # taken to run once
     lookups: tuple[Lookup, ...]  # gathers and scatters that the compiler does not estimate
-    uncounted: Uncounted  # what has no time at all
+    uncounted: UnestimatedOps  # what has no time at all
     compile_seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def read_program(compiled: Compiled, state: Any, mesh: jax.sharding.Mesh, topolo
         kernels=_kernels(sites),
         unknown_loops=tuple(hlo.unknown_loops(module)),
         lookups=lookups(sites, topology.chip.hbm_bytes_per_second),
-        uncounted=uncounted(sites, module),
+        uncounted=find_unestimated(sites, module),
         compile_seconds=compiled.seconds,
     )
 
@@ -175,12 +175,12 @@ def _cycles(sites: Iterable[hlo.Site]) -> dict[str, int]:
     return {part: total[part] for part in PARTS}
 
 
-def _exchanges(text: str, mesh: jax.sharding.Mesh, topology: TpuSlices) -> tuple[Exchange, ...]:
-    found: dict[tuple[Any, ...], Exchange] = {}
+def _exchanges(text: str, mesh: jax.sharding.Mesh, topology: TpuSlices) -> tuple[CollectiveCost, ...]:
+    found: dict[tuple[Any, ...], CollectiveCost] = {}
     for one in collectives(text):
         seconds = cost_model.seconds(one, mesh, topology)
         waited = max(0.0, sum(seconds) - one.cycles_meanwhile / topology.chip.clock_hz)
-        new = Exchange(
+        new = CollectiveCost(
             one.kind, mesh_axes(one.groups, mesh), one.group_size, one.bytes, one.count, one.asynchronous,
             part_of(one.where), one.count * seconds.ici, one.count * seconds.dcn, one.count * waited,
         )  # fmt: skip
@@ -189,7 +189,7 @@ def _exchanges(text: str, mesh: jax.sharding.Mesh, topology: TpuSlices) -> tuple
     return tuple(sorted(found.values(), key=lambda exchange: -exchange.seconds))
 
 
-def _together(a: Exchange, b: Exchange) -> Exchange:
+def _together(a: CollectiveCost, b: CollectiveCost) -> CollectiveCost:
     return replace(
         a,
         count=a.count + b.count,

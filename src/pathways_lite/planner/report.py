@@ -13,13 +13,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from pathways_lite.planner.chips import TpuSlices
-from pathways_lite.planner.plan import DoesNotFit, Plan, Work
+from pathways_lite.planner.plan import DoesNotFit, StepPlan, Work
 from pathways_lite.tracking.formatting import si
 
 GIB = 2**30
 
 
-def report(plan: Plan) -> RenderableType:
+def report(plan: StepPlan) -> RenderableType:
     """All that a plan says."""
     return Group(_head(plan), _memory(plan), _time(plan), _collectives(plan), _bounds(plan), _foot(plan))
 
@@ -43,7 +43,7 @@ def _advice(work: Work, mesh: Mapping[str, int]) -> str:
     return "Less memory by: " + ", ".join(ways) + "; `plan --search` tries them."
 
 
-def _head(plan: Plan) -> str:
+def _head(plan: StepPlan) -> str:
     work = plan.work
     return (
         f"[bold]{work.name}[/]: {si(work.parameters, 'parameters')}, {work.sequences:,} sequences of {work.seq_len:,} "
@@ -71,7 +71,7 @@ def table(title: str, *columns: str, left: tuple[int, ...] = (0, -1)) -> Table:
     return made
 
 
-def _memory(plan: Plan) -> Table:
+def _memory(plan: StepPlan) -> Table:
     memory, hbm = plan.program.memory, plan.machine.chip.hbm_bytes
     rows = table("Memory of a chip", "", "GiB", "where from")
     for name, size, source in (
@@ -94,7 +94,7 @@ def _memory(plan: Plan) -> Table:
     return rows
 
 
-def _time(plan: Plan) -> Table:
+def _time(plan: StepPlan) -> Table:
     rows = table("\nTime of a step: computation", "", "s", "where from")
     clock = plan.machine.chip.clock_hz / 1e9
     for part, seconds in plan.operations.items():
@@ -108,7 +108,7 @@ def _time(plan: Plan) -> Table:
     return rows
 
 
-def _collectives(plan: Plan) -> Table:
+def _collectives(plan: StepPlan) -> Table:
     columns = ("", "over", "of", "MiB", "times", "s", "waited, s", "in", "runs", "where from")
     rows = table("\nTime of a step: collectives", *columns, left=(0, 1, 7, 8, 9))
     shown = [one for one in plan.program.exchanges if one.seconds >= 0.001 * plan.slow]
@@ -132,7 +132,7 @@ def _collectives(plan: Plan) -> Table:
     return rows
 
 
-def _bounds(plan: Plan) -> Table:
+def _bounds(plan: StepPlan) -> Table:
     rows = table("\nEstimate", "", "as scheduled", "nothing overlaps", "only tensor's waits", "where from")
     steps = (plan.fast, plan.slow, plan.ideal)
     work, peak, rates = plan.work, plan.machine.chip.bf16_flops / 1e12, [plan.rates(step) for step in steps]
@@ -148,7 +148,7 @@ def _bounds(plan: Plan) -> Table:
     return rows
 
 
-def _foot(plan: Plan) -> str:
+def _foot(plan: StepPlan) -> str:
     work = plan.work
     chip = plan.machine.chip
     lines = [
@@ -188,7 +188,7 @@ class _Piece(NamedTuple):
     size: float
 
 
-def save_picture(plan: Plan, path: Path) -> None:
+def save_picture(plan: StepPlan, path: Path) -> None:
     """Write two bars as PNG or SVG, by the ending of the path: time of a step and memory of a chip."""
     with mpl.rc_context({"font.size": 9.5, "hatch.linewidth": 0.7, "svg.hashsalt": "pathways-lite"}):
         figure = Figure(figsize=(9.2, 5.4), layout="constrained")
@@ -209,7 +209,7 @@ def save_picture(plan: Plan, path: Path) -> None:
         figure.savefig(path, dpi=150, facecolor="white")
 
 
-def _time_bars(plan: Plan) -> list[_Piece]:
+def _time_bars(plan: StepPlan) -> list[_Piece]:
     pieces = [_Piece(part, seconds) for part, seconds in plan.operations.items() if part != "other"]
     pieces.append(_Piece("attention kernels", sum(one.seconds for one in plan.attention)))
     waited = plan.fast - plan.compute
@@ -219,7 +219,7 @@ def _time_bars(plan: Plan) -> list[_Piece]:
     return pieces
 
 
-def _memory_bars(plan: Plan) -> list[_Piece]:
+def _memory_bars(plan: StepPlan) -> list[_Piece]:
     memory = plan.program.memory
     return [
         _Piece(label, size / 2**30)

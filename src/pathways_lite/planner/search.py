@@ -15,11 +15,20 @@ from typing import Any, get_args
 from rich.console import Console, Group, RenderableType
 
 from pathways_lite.errors import UserError
-from pathways_lite.parallel.sharding import Layout, Share
-from pathways_lite.planner.analytic import MATMUL_SHARE, Rough, Shape, interleaved, memory_of, meshes, pareto, rough
+from pathways_lite.parallel.sharding import BatchShard, Layout
+from pathways_lite.planner.analytic import (
+    MATMUL_SHARE,
+    AnalyticEstimate,
+    Shape,
+    estimate_step,
+    interleaved,
+    memory_of,
+    meshes,
+    pareto,
+)
 from pathways_lite.planner.chips import GpuCluster, TpuSlices
 from pathways_lite.planner.plan import rates
-from pathways_lite.planner.plan_stage import abstract_layout, abstract_state, work_of
+from pathways_lite.planner.plan_stage import abstract_layout, abstract_state, stage_work
 from pathways_lite.planner.program import bytes_per_chip
 from pathways_lite.planner.report import GIB, mesh_text, table
 from pathways_lite.recipe import Recipe, Stage, apply_overrides
@@ -36,20 +45,20 @@ def shape_of(stage: Stage) -> Shape:
     return Shape(model.d_model, model.n_layers, branches, model.remat, stage.microbatch)
 
 
-def rough_plan(recipe: Recipe, index: int, machine: TpuSlices | GpuCluster) -> tuple[Rough, Layout]:
+def rough_plan(recipe: Recipe, index: int, machine: TpuSlices | GpuCluster) -> tuple[AnalyticEstimate, Layout]:
     """Raises UserError where the stage's mesh does not fit the machine, the model or the batch."""
     stage = recipe.stages[index]
     layout = abstract_layout(stage.mesh, machine)
-    work = work_of(recipe, stage)
-    Share(of=layout.size("batch")).rows(stage.microbatch or work.sequences)
+    work = stage_work(recipe, stage)
+    BatchShard(total=layout.size("batch")).rows(stage.microbatch or work.sequences)
     state = abstract_state(recipe, index, layout)
-    return rough(work, shape_of(stage), layout.sizes, machine, bytes_per_chip(state)), layout
+    return estimate_step(work, shape_of(stage), layout.sizes, machine, bytes_per_chip(state)), layout
 
 
 def analytic_plan(recipe: Recipe, index: int, machine: GpuCluster) -> tuple[dict[str, Any], RenderableType]:
     """Memory, time and MFU of a stage on GPUs: as values for JSON, and as tables."""
     found, layout = rough_plan(recipe, index, machine)
-    work, gpu = work_of(recipe, recipe.stages[index]), machine.gpu
+    work, gpu = stage_work(recipe, recipe.stages[index]), machine.gpu
     bounds_of = {"fast": found.fast, "slow": found.slow}
     steps = {name: rates(work, step, machine.chips, gpu.bf16_flops)._asdict() for name, step in bounds_of.items()}
     what = {"name": work.name, "machine": machine.text, "chips": machine.chips, "mesh": dict(layout.sizes)}
@@ -97,7 +106,7 @@ class Candidate:
     name: str
     remat: str
     overrides: tuple[str, ...]
-    rough: Rough
+    rough: AnalyticEstimate
     seems_to_fit: bool
 
 

@@ -1,12 +1,12 @@
 """The vocabulary of experiments: a Recipe is a chain of Stages. Data only; nothing here runs anything."""
 
 from pathways_lite.recipe.base import Amount, Budget, Flops, Fraction, Frozen, Steps, Tokens
-from pathways_lite.recipe.checkpoint_ref import Earlier, Reference
+from pathways_lite.recipe.checkpoint_ref import CheckpointRef, Reference
 from pathways_lite.recipe.data import (
     Data,
     DataMixture,
     DomainWeights,
-    Given,
+    GivenWeights,
     LearnedWeights,
     MixturePhase,
     Temperature,
@@ -16,19 +16,19 @@ from pathways_lite.recipe.data import (
 )
 from pathways_lite.recipe.identity import identity_differences, stage_identity
 from pathways_lite.recipe.initialization import (
-    Blocks,
+    BlockOrder,
     Compose,
-    Direct,
     DropAndStack,
     Grow,
     Ingredient,
     Interpolate,
-    Learned,
+    LiGO,
+    MaskedGrowth,
     Merge,
+    Net2Net,
     Operator,
-    Random,
     Stack,
-    Zero,
+    ZeroInit,
     parse_blocks,
 )
 from pathways_lite.recipe.load import apply_overrides, load_recipe, read_recipe, write_recipe
@@ -42,13 +42,13 @@ from pathways_lite.recipe.objective import (
     Denoiser,
     Denoisers,
     FillInTheMiddle,
-    Mixture,
+    MixtureOfDenoisers,
     Mode,
     Objective,
     PrefixLM,
     SpanCorruption,
     SpecialTokens,
-    Weighted,
+    WeightedDenoiser,
 )
 from pathways_lite.recipe.optimizer import (
     SGD,
@@ -100,22 +100,38 @@ from pathways_lite.recipe.weighting import (
     LinUpper,
     Quadratic,
     Reweighting,
-    Top,
+    TopLosses,
     Uniform,
     Upper,
 )
 
+_FORMER_NAMES = {
+    "Blocks": BlockOrder,
+    "Direct": Net2Net,
+    "Earlier": CheckpointRef,
+    "Given": GivenWeights,
+    "Learned": LiGO,
+    "Mixture": MixtureOfDenoisers,
+    "Random": MaskedGrowth,
+    "Top": TopLosses,
+    "Weighted": WeightedDenoiser,
+    "Zero": ZeroInit,
+}
+"""Names of version 0.1, which recipe files written for it import."""
+
+globals().update(_FORMER_NAMES)
+
 __all__ = [
-    "NM", "SGD", "UL2", "UL2R", "WSD", "Adafactor", "AdamW", "Amount", "Blocks", "Budget", "Causal", "Channels",
-    "CodeGen2", "Compose", "Constant", "Continue", "Corruption", "Cosine", "Data", "DataMixture", "Denoiser",
-    "Denoisers", "Direct", "DoGE", "DoReMi", "DomainWeights", "DropAndStack", "Earlier", "Evaluation", "Extremes",
-    "FillInTheMiddle", "FirstOrder", "Flops", "Focal", "Fraction", "Frozen", "Given", "Grow", "Heads", "Ingredient",
-    "Interpolate", "LearnDomainWeights", "Learned", "LearnedWeights", "LinUpper", "Linear", "Lion", "Magnitude",
-    "Merge", "Mesh", "Mixture", "MixturePhase", "Mode", "Model", "Movement", "Muon", "Objective", "Operator",
-    "Optimizer", "PaLM", "PrefixLM", "Prune", "Quadratic", "Ramp", "Random", "RandomScores", "Recipe", "Reference",
-    "Regrowth", "Remat", "Restore", "Reweighting", "Saving", "Schedule", "ScheduleFree", "Scratch", "SpanCorruption",
-    "SpecialTokens", "SpikeGuard", "Stack", "Stage", "Start", "Steps", "Temperature", "Tokens", "Top", "UniMax",
-    "Uniform", "Unstructured", "Upper", "Weighted", "WholeBlocks", "Zero", "apply_overrides", "cooldown",
-    "identity_differences", "load_recipe", "parse_blocks", "read_recipe", "stage_identity", "upsampling",
-    "write_recipe",
+    "NM", "SGD", "UL2", "UL2R", "WSD", "Adafactor", "AdamW", "Amount", "BlockOrder", "Budget", "Causal", "Channels",
+    "CheckpointRef", "CodeGen2", "Compose", "Constant", "Continue", "Corruption", "Cosine", "Data", "DataMixture",
+    "Denoiser", "Denoisers", "DoGE", "DoReMi", "DomainWeights", "DropAndStack", "Evaluation", "Extremes",
+    "FillInTheMiddle", "FirstOrder", "Flops", "Focal", "Fraction", "Frozen", "GivenWeights", "Grow", "Heads",
+    "Ingredient", "Interpolate", "LearnDomainWeights", "LearnedWeights", "LiGO", "LinUpper", "Linear", "Lion",
+    "Magnitude", "MaskedGrowth", "Merge", "Mesh", "MixtureOfDenoisers", "MixturePhase", "Mode", "Model", "Movement",
+    "Muon", "Net2Net", "Objective", "Operator", "Optimizer", "PaLM", "PrefixLM", "Prune", "Quadratic", "Ramp",
+    "RandomScores", "Recipe", "Reference", "Regrowth", "Remat", "Restore", "Reweighting", "Saving", "Schedule",
+    "ScheduleFree", "Scratch", "SpanCorruption", "SpecialTokens", "SpikeGuard", "Stack", "Stage", "Start", "Steps",
+    "Temperature", "Tokens", "TopLosses", "UniMax", "Uniform", "Unstructured", "Upper", "WeightedDenoiser",
+    "WholeBlocks", "ZeroInit", "apply_overrides", "cooldown", "identity_differences", "load_recipe", "parse_blocks",
+    "read_recipe", "stage_identity", "upsampling", "write_recipe", *_FORMER_NAMES,
 ]  # fmt: skip

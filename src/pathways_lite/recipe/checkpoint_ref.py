@@ -10,7 +10,7 @@ from pathways_lite.recipe.base import Frozen
 from pathways_lite.recipe.model import Model
 
 
-class Earlier(Frozen):
+class CheckpointRef(Frozen):
     """A result: of an earlier stage of the same recipe, which need not be trained yet, or a checkpoint of any run."""
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"path", "stage"})
@@ -27,7 +27,7 @@ class Earlier(Frozen):
         return self
 
 
-class Reference(Earlier):
+class Reference(CheckpointRef):
     """A trained model whose loss is taken off: what is left can still be learnt."""
 
     model: Model | None = Field(None, description="of that checkpoint; filled in when the recipe is resolved")

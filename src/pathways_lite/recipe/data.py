@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from pathways_lite.recipe.base import Amount, Fraction, Frozen
-from pathways_lite.recipe.checkpoint_ref import Earlier
+from pathways_lite.recipe.checkpoint_ref import CheckpointRef
 
 # How often each domain of a corpus is read, and when: mixtures as data. `data.mixture` carries them out.
 
@@ -30,7 +30,7 @@ class Temperature(Frozen):
     times: ByDomain = ()
 
 
-class Given(Frozen):
+class GivenWeights(Frozen):
     """In proportion to what is given; a domain that is not named is not read."""
 
     kind: Literal["given"] = "given"
@@ -44,16 +44,16 @@ class UniMax(Frozen):
     epochs: float = Field(4.0, gt=0, description="most, over the phase")
 
 
-class LearnedWeights(Earlier):
+class LearnedWeights(CheckpointRef):
     """What a stage with `domain_weights` has learned: their average over its steps."""
 
-    not_identity: ClassVar[frozenset[str]] = Earlier.not_identity | {"weights"}
+    not_identity: ClassVar[frozenset[str]] = CheckpointRef.not_identity | {"weights"}
 
     kind: Literal["learned"] = "learned"
     weights: ByDomain | None = Field(None, description="filled in as soon as they are known")
 
 
-DomainWeights = Annotated[Temperature | Given | UniMax | LearnedWeights, Field(discriminator="kind")]
+DomainWeights = Annotated[Temperature | GivenWeights | UniMax | LearnedWeights, Field(discriminator="kind")]
 
 
 class MixturePhase(Frozen):

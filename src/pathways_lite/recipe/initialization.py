@@ -51,7 +51,7 @@ class Interpolate(Frozen):
     kind: Literal["interpolate"] = "interpolate"
 
 
-class Blocks(Frozen):
+class BlockOrder(Frozen):
     """Partial stacking: the blocks that a list names."""
 
     kind: Literal["blocks"] = "blocks"
@@ -67,7 +67,7 @@ class DropAndStack(Frozen):
 # ---- width ----
 
 
-class Direct(Frozen):
+class Net2Net(Frozen):
     """Splitting (Net2Net, bert2BERT, LEMON): units are copied, and what reads them divides its weight among the copies.
 
     Copies that share evenly get equal gradients and stay equal; uneven shares part them, at no cost in exactness.
@@ -84,14 +84,14 @@ Order = Annotated[
 ]
 
 
-class Zero(Frozen):
+class ZeroInit(Frozen):
     """New units and blocks add nothing at first: width is padded, a new block is a copy with its outputs zero."""
 
     kind: Literal["zero"] = "zero"
     order: Order = "stack"
 
 
-class Random(Frozen):
+class MaskedGrowth(Frozen):
     """New units and blocks are drawn at random, under masks that ramp from 0 to 1 (MSG, arXiv 2305.02869)."""
 
     kind: Literal["random"] = "random"
@@ -101,7 +101,7 @@ class Random(Frozen):
     )
 
 
-class Learned(Frozen):
+class LiGO(Frozen):
     """LiGO (Wang et al. 2023, arXiv 2303.00980): linear maps of the small model, trained on the stage's own loss.
 
     Their training reads the stage's first batches and is booked on its ledger; the stage goes on behind them.
@@ -116,12 +116,12 @@ class Compose(Frozen):
     """Wider by one operator and deeper by another."""
 
     kind: Literal["compose"] = "compose"
-    depth: Annotated[Stack | Interpolate | Blocks | DropAndStack | Zero, Field(discriminator="kind")] = Stack()
-    width: Annotated[Direct | Zero, Field(discriminator="kind")] = Direct()
+    depth: Annotated[Stack | Interpolate | BlockOrder | DropAndStack | ZeroInit, Field(discriminator="kind")] = Stack()
+    width: Annotated[Net2Net | ZeroInit, Field(discriminator="kind")] = Net2Net()
 
 
 Operator = Annotated[
-    Stack | Interpolate | Blocks | DropAndStack | Direct | Zero | Random | Learned | Compose,
+    Stack | Interpolate | BlockOrder | DropAndStack | Net2Net | ZeroInit | MaskedGrowth | LiGO | Compose,
     Field(discriminator="kind"),
 ]
 

@@ -119,17 +119,17 @@ Denoiser = Annotated[
 ]
 
 
-class Weighted(Frozen):
+class WeightedDenoiser(Frozen):
     """A denoiser and its share of the examples, relative to the others' of a mixture."""
 
     weight: float = Field(gt=0)
     denoiser: Denoiser
 
 
-class Mixture(Corruption):
+class MixtureOfDenoisers(Corruption):
     """Every example is made by one of several denoisers, chosen at random."""
 
-    members: tuple[Weighted, ...] = Field(min_length=1)
+    members: tuple[WeightedDenoiser, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -141,35 +141,35 @@ class Mixture(Corruption):
         return self
 
 
-class Denoisers(Mixture):
+class Denoisers(MixtureOfDenoisers):
     """Any mixture."""
 
     kind: Literal["denoisers"] = "denoisers"
 
 
-def _spans(weight: float, rate: float, mean_span: float, mode: Mode) -> Weighted:
-    return Weighted(weight=weight, denoiser=SpanCorruption(rate=rate, mean_span=mean_span, mode=mode))
+def _spans(weight: float, rate: float, mean_span: float, mode: Mode) -> WeightedDenoiser:
+    return WeightedDenoiser(weight=weight, denoiser=SpanCorruption(rate=rate, mean_span=mean_span, mode=mode))
 
 
-def _prefix(weight: float) -> Weighted:
-    return Weighted(weight=weight, denoiser=PrefixLM(mode="s2s"))
+def _prefix(weight: float) -> WeightedDenoiser:
+    return WeightedDenoiser(weight=weight, denoiser=PrefixLM(mode="s2s"))
 
 
-class UL2R(Mixture):
+class UL2R(MixtureOfDenoisers):
     """Half S, a quarter X, a quarter R (UL2R section 2); X's quarter is shared by its two configurations."""
 
     kind: Literal["ul2r"] = "ul2r"
-    members: tuple[Weighted, ...] = Field(
+    members: tuple[WeightedDenoiser, ...] = Field(
         (_prefix(0.5), _spans(0.125, 0.15, 32, "nlg"), _spans(0.125, 0.5, 3, "nlg"), _spans(0.25, 0.15, 3, "nlu")),
         min_length=1,
     )
 
 
-class UL2(Mixture):
+class UL2(MixtureOfDenoisers):
     """UL2's seven denoisers (arXiv 2205.05131, table 1) in equal shares; S as in UL2R."""
 
     kind: Literal["ul2"] = "ul2"
-    members: tuple[Weighted, ...] = Field(
+    members: tuple[WeightedDenoiser, ...] = Field(
         (
             _spans(1, 0.15, 3, "nlu"), _spans(1, 0.15, 8, "nlu"),
             _spans(1, 0.5, 3, "nlg"), _spans(1, 0.5, 8, "nlg"), _spans(1, 0.15, 64, "nlg"), _spans(1, 0.5, 64, "nlg"),

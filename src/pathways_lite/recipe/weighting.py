@@ -60,7 +60,7 @@ class Focal(Frozen):
     gamma: float = Field(2.0, ge=0)
 
 
-class Top(Frozen):
+class TopLosses(Frozen):
     """The samples of highest loss alone. Rows that are left out have no backward pass: selective backpropagation.
 
     With a reference that is RHO-loss (Mindermann et al. 2022, arXiv 2206.07137; share 0.1), of tokens Rho-1 (Lin et al.
@@ -72,7 +72,7 @@ class Top(Frozen):
 
 
 Rule = Annotated[
-    Uniform | LinUpper | Upper | Quadratic | Extremes | Focal | Top,
+    Uniform | LinUpper | Upper | Quadratic | Extremes | Focal | TopLosses,
     Field(discriminator="kind"),
 ]
 
@@ -93,7 +93,7 @@ class Reweighting(Frozen):
     @property
     def kept(self) -> float:
         """Share of a batch's rows that have a backward pass."""
-        return self.rule.share if isinstance(self.rule, Top) and self.sample == "row" else 1.0
+        return self.rule.share if isinstance(self.rule, TopLosses) and self.sample == "row" else 1.0
 
     def rows(self, sequences: int) -> int:
         """How many rows of a batch of `sequences` have a backward pass. Raises ValueError where that is a fraction."""

@@ -53,7 +53,7 @@ class Minima(NamedTuple):
     H: np.ndarray
 
 
-def minimise(
+def minimize(
     objective: Callable[[Any, Any, Any], Any],
     shared: Any,
     starts: np.ndarray,

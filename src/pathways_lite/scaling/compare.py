@@ -15,7 +15,7 @@ from pathways_lite.scaling.table import with_derived
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutError:
     """Relative errors of a law's predictions for the held-out rows, and within its fit."""
 
     law: str
@@ -34,7 +34,7 @@ def held_out_errors(
     count: int = 1,
     loss: Loss | None = None,
     seed: int = 0,
-) -> list[HeldOut]:
+) -> list[HeldOutError]:
     """Each law fitted without the rows of the `count` largest values of `by`; the best predictions first.
 
     `loss`: None is each law's own.
@@ -52,5 +52,5 @@ def held_out_errors(
         fit, predicted, measured = leave_largest_out(law, full, by=by, count=count, loss=loss, seed=seed)
         error = np.abs(predicted / measured - 1)
         within = quality(fit)["mean_relative_error"]
-        results.append(HeldOut(law.name, fit.rows, len(error), float(error.mean()), float(error.max()), within))
+        results.append(HeldOutError(law.name, fit.rows, len(error), float(error.mean()), float(error.max()), within))
     return sorted(results, key=lambda result: result.mean)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pathways_lite.scaling.compare import HeldOut, held_out_errors
+from pathways_lite.scaling.compare import HeldOutError, held_out_errors
 from pathways_lite.scaling.fit import Fit, Interval, fit_law
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.losses import LeastSquares
@@ -26,7 +26,7 @@ class Ladder:
     reach: float  # its compute over that of the largest rung
     predicted: Interval
     measured: float | None  # None before it is trained
-    rehearsal: HeldOut
+    rehearsal: HeldOutError
 
     @property
     def error(self) -> float | None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_lite.errors import UserError
-from pathways_lite.scaling.bfgs import Minima, minimise
+from pathways_lite.scaling.bfgs import Minima, minimize
 from pathways_lite.scaling.law import Columns, Law, double_precision
 from pathways_lite.scaling.losses import LINKS, Link, Loss
 
@@ -118,7 +118,7 @@ def resolve_weighted(
     with double_precision():
         objective, shared = prepare(solution.law, columns, solution.link, solution.loss, dict(fixed or {}))
         begun = np.repeat(solution.working[None], len(weights), axis=0)
-        found = minimise(
+        found = minimize(
             objective, shared, begun, np.asarray(weights, np.float64),
             max_evaluations=FINISHING, curvature=solution.curvature,
         )  # fmt: skip
@@ -186,7 +186,7 @@ def _race(objective: _Objective, shared: Any, starts: np.ndarray, weights: np.nd
 
     def run(objective: _Objective, begun: np.ndarray, evaluations: int) -> Minima:
         own = np.broadcast_to(weights, (len(begun), len(weights)))
-        return minimise(objective, shared, begun, own, max_evaluations=evaluations)
+        return minimize(objective, shared, begun, own, max_evaluations=evaluations)
 
     found = run(objective, starts, SCREENING)
     order = np.argsort(found.f)

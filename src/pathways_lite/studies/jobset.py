@@ -15,19 +15,19 @@ import yaml
 
 from pathways_lite.errors import UserError
 from pathways_lite.studies.executor import train_arguments
-from pathways_lite.studies.store import Store
-from pathways_lite.studies.study import chain_of
+from pathways_lite.studies.store import StudyStore
+from pathways_lite.studies.study import node_chain
 
 _NAME = 40  # characters; with a job's name and index a pod's name has to stay below 63
 
 
-def jobsets(store: Store, name: str, template: Path) -> list[dict[str, Any]]:
+def jobsets(store: StudyStore, name: str, template: Path) -> list[dict[str, Any]]:
     """A manifest per tree of nodes that are not done. Raises UserError for a template that is none."""
     pattern = _read(template)
     trees: dict[str, list[str]] = {}
     for identity, state in store.states().items():
         if state != "done":
-            trees.setdefault(chain_of(store.nodes, identity)[0].identity, []).append(identity)
+            trees.setdefault(node_chain(store.nodes, identity)[0].identity, []).append(identity)
     return [_jobset(store, f"{name[:_NAME]}-{root[:8]}", nodes, pattern) for root, nodes in trees.items()]
 
 
@@ -36,7 +36,7 @@ def as_yaml(manifests: list[dict[str, Any]]) -> str:
     return yaml.safe_dump_all(manifests, sort_keys=False)
 
 
-def _jobset(store: Store, name: str, nodes: list[str], pattern: dict[str, Any]) -> dict[str, Any]:
+def _jobset(store: StudyStore, name: str, nodes: list[str], pattern: dict[str, Any]) -> dict[str, Any]:
     manifest = copy.deepcopy(pattern)
     manifest["metadata"]["name"] = name.lower().replace("_", "-").replace(".", "-")
     (job,) = manifest["spec"]["replicatedJobs"]
@@ -44,7 +44,7 @@ def _jobset(store: Store, name: str, nodes: list[str], pattern: dict[str, Any]) 
     return manifest
 
 
-def _job(store: Store, identity: str, nodes: list[str], pattern: dict[str, Any]) -> dict[str, Any]:
+def _job(store: StudyStore, identity: str, nodes: list[str], pattern: dict[str, Any]) -> dict[str, Any]:
     job = {"name": _job_name(identity), **{key: value for key, value in pattern.items() if key != "name"}}
     job = copy.deepcopy(job)
     (container,) = job["template"]["spec"]["template"]["spec"]["containers"]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pathways_lite.ledger import Course, Ledger
-from pathways_lite.studies.store import State, Store
-from pathways_lite.studies.study import Node, Study, nodes_of
+from pathways_lite.ledger import Ledger, Timeline
+from pathways_lite.studies.store import State, StudyStore
+from pathways_lite.studies.study import Node, Study, build_nodes
 
 # What small models reach on CPUs (docs/results/foundation.md: 0.33 to 0.53 of the fastest matrix product).
 ASSUMED_SHARE_OF_PEAK = 0.4
@@ -21,7 +21,7 @@ class PlannedNode:
 
     node: Node
     state: State
-    course: Course
+    timeline: Timeline
     flops: int  # of the whole stage, learning to grow included
     flops_left: int  # beyond its newest save
     seconds_left: float
@@ -29,11 +29,11 @@ class PlannedNode:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """A study, resolved, with where it is kept."""
 
     study: Study
-    store: Store
+    store: StudyStore
     nodes: dict[str, PlannedNode]  # parents before children
 
     def seconds_left(self, jobs: int = 1) -> float:
@@ -50,18 +50,18 @@ class Plan:
 
 def resolve_study(study: Study) -> Study:
     """The study with corpora and checkpoints recorded by content. Raises UserError where a recipe cannot run."""
-    from pathways_lite.training.references import resolve
+    from pathways_lite.training.references import resolve_recipe
 
-    arms = {name: tuple(resolve(recipe) for recipe in recipes) for name, recipes in study.arms.items()}
+    arms = {name: tuple(resolve_recipe(recipe) for recipe in recipes) for name, recipes in study.arms.items()}
     return study.model_copy(update={"arms": arms})
 
 
-def store_of(study: Study, out: Path) -> Store:
+def store_of(study: Study, out: Path) -> StudyStore:
     """The nodes of a resolved study, kept below `out`."""
-    return Store(out, nodes_of(study.recipes))
+    return StudyStore(out, build_nodes(study.recipes))
 
 
-def plan_study(study: Study, out: Path, machine_flops: Callable[[str], float]) -> Plan:
+def plan_study(study: Study, out: Path, machine_flops: Callable[[str], float]) -> StudyPlan:
     """The plan of a resolved study. `machine_flops(dtype)` is the machine's peak FLOP/s, asked only where nothing
     has been measured.
     """
@@ -74,18 +74,18 @@ def plan_study(study: Study, out: Path, machine_flops: Callable[[str], float]) -
     planned = {}
     for identity, node in store.nodes.items():
         setup = Setup(node.recipe, len(node.recipe.stages) - 1)
-        course, learning = setup.course, learning_ledger(setup).flops
-        steps, spent = course.flops_before(course.total_steps), _ledger(store, identity).flops
+        timeline, learning = setup.timeline, learning_ledger(setup).flops
+        steps, spent = timeline.flops_before(timeline.total_steps), _ledger(store, identity).flops
         left = 0 if states[identity] == "done" else steps - spent + (0 if spent else learning)
         speed, pace = paces.of(node) if left else (1.0, "")
-        planned[identity] = PlannedNode(node, states[identity], course, steps + learning, left, left / speed, pace)
-    return Plan(study, store, planned)
+        planned[identity] = PlannedNode(node, states[identity], timeline, steps + learning, left, left / speed, pace)
+    return StudyPlan(study, store, planned)
 
 
 class _Paces:
     """FLOP/s that nodes make, everything included (compiling, evaluating, saving), the best known figure for each."""
 
-    def __init__(self, store: Store, machine_flops: Callable[[str], float]) -> None:
+    def __init__(self, store: StudyStore, machine_flops: Callable[[str], float]) -> None:
         self._machine_flops = machine_flops
         self._measured: dict[tuple[object, ...], list[float]] = {}
         for identity, node in store.nodes.items():
@@ -108,7 +108,7 @@ def _shape(node: Node) -> tuple[object, ...]:
     return (node.stage.model, node.stage.data.seq_len, node.stage.ramp)
 
 
-def _ledger(store: Store, identity: str) -> Ledger:
+def _ledger(store: StudyStore, identity: str) -> Ledger:
     """What the node's stage has spent, as of its newest save."""
     found: Mapping[str, dict] | None = store.stage(identity).ledger
     return Ledger.from_json(found["stage"]) if found else Ledger()

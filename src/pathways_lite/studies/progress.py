@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pathways_lite.studies.store import Store, tail
+from pathways_lite.studies.store import StudyStore, tail
 from pathways_lite.tracking.log import LOG
 
 _BETWEEN_LINES = 10.0  # seconds, where there is no terminal
@@ -23,14 +23,14 @@ _BETWEEN_LOOKS = 1.0  # seconds between looks into the logs
 
 
 @dataclass(frozen=True)
-class Position:
+class NodeProgress:
     """How far a node is."""
 
     step: int
     loss: float
 
 
-def position(store: Store, identity: str) -> Position:
+def position(store: StudyStore, identity: str) -> NodeProgress:
     """By the last complete row of the node's log."""
     for line in reversed(tail(store.stage(identity).path / LOG, lines=8).splitlines()):
         try:
@@ -39,11 +39,11 @@ def position(store: Store, identity: str) -> Position:
             continue
         if isinstance(row, dict) and row.get("kind") == "train":
             loss = row["loss"]
-            return Position(row["step"], loss if isinstance(loss, float) else math.nan)
-    return Position(0, math.nan)
+            return NodeProgress(row["step"], loss if isinstance(loss, float) else math.nan)
+    return NodeProgress(0, math.nan)
 
 
-class Progress:
+class StudyProgress:
     """Shows how a study goes. A context manager; `steps` are those of each node in all."""
 
     def __init__(self, steps: dict[str, int], console: Console) -> None:
@@ -56,7 +56,7 @@ class Progress:
         """A line that stays."""
         self.console.print(Text(line), soft_wrap=True)
 
-    def show(self, store: Store, running: Sequence[str]) -> None:
+    def show(self, store: StudyStore, running: Sequence[str]) -> None:
         """The nodes in training, if it is time to."""
         now = time.monotonic()
         if now - self._shown < (_BETWEEN_LOOKS if self._live else _BETWEEN_LINES):
@@ -70,7 +70,7 @@ class Progress:
             step = f"step {found.step:,}/{self._steps[identity]:,}, loss {found.loss:.4f}"
             self.note(f"{store.nodes[identity].label}: {step if found.step else 'preparing'}")
 
-    def _table(self, store: Store, at: dict[str, Position]) -> Table:
+    def _table(self, store: StudyStore, at: dict[str, NodeProgress]) -> Table:
         table = Table.grid(padding=(0, 1), expand=True)
         table.add_column(no_wrap=True)
         table.add_column(ratio=1)

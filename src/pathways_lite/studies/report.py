@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from pathways_lite.comparison.benchmarks import normalised_perplexity
+from pathways_lite.comparison.benchmarks import normalized_perplexity
 from pathways_lite.comparison.bootstrap import LEVEL
 from pathways_lite.comparison.compare import Arm, Comparison
 from pathways_lite.comparison.curves import domain_value, read_curve
@@ -21,9 +21,9 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.studies.executor import train_arguments
 from pathways_lite.studies.figures import Picture, difference_picture, lineage_picture, loss_pictures, write_csv
-from pathways_lite.studies.plan import Plan
+from pathways_lite.studies.plan import StudyPlan
 from pathways_lite.studies.store import State
-from pathways_lite.studies.study import chain_of
+from pathways_lite.studies.study import node_chain
 from pathways_lite.tracking.formatting import duration, si
 from pathways_lite.tracking.page import page, paragraph, picture, section, table
 from pathways_lite.tracking.plot_style import style, svg
@@ -34,7 +34,7 @@ from pathways_lite.tracking.run_data import RunData, read_run
 class Findings:
     """What there is to report."""
 
-    plan: Plan
+    plan: StudyPlan
     command: Sequence[str]  # the study's file, overrides and options, as typed after `study VERB`
     runs: dict[str, RunData]  # finished recipes by label
     arms: list[Arm]  # with at least one finished run
@@ -64,7 +64,7 @@ def write_report(findings: Findings) -> list[Path]:
     return written
 
 
-def gather(plan: Plan, command: Sequence[str]) -> Findings:
+def gather(plan: StudyPlan, command: Sequence[str]) -> Findings:
     """Read all finished runs of the study and compare them."""
     study, store = plan.study, plan.store
     last = {label: identity for identity, node in store.nodes.items() for label in node.is_last}
@@ -89,7 +89,7 @@ def _domains_of(runs: Mapping[str, RunData]) -> list[str]:
     return list(dict.fromkeys(name for run in runs.values() for name in run.stages[-1].evaluation))
 
 
-def _arms(plan: Plan, runs: dict[str, RunData], metric: Metric) -> list[Arm]:
+def _arms(plan: StudyPlan, runs: dict[str, RunData], metric: Metric) -> list[Arm]:
     labels = iter(plan.study.recipes)
     arms = []
     for name, recipes in plan.study.arms.items():
@@ -200,7 +200,7 @@ def _domain_row(findings: Findings, domain: str, arm: Arm) -> list[str]:
     loss = statistics.fmean(domain_value(result, metric) for result in results)
     bits = statistics.fmean(domain_value(result, Metric(unit="bits_per_byte", domain=domain)) for result in results)
     perplexity = statistics.fmean(
-        normalised_perplexity(result[domain]["nll"], result[domain]["bytes"]) for result in results
+        normalized_perplexity(result[domain]["nll"], result[domain]["bytes"]) for result in results
     )
     difference = _difference(findings, domain, arm.name)
     return [domain, arm.name, f"{loss:.4f}", difference, f"{bits:.4f}", f"{perplexity:.4f}"]
@@ -241,7 +241,7 @@ def _ledger(findings: Findings) -> str:
     for name, recipes in plan.study.arms.items():
         labels = {name} if len(recipes) == 1 else {f"{name}/{recipe.seed}" for recipe in recipes}
         last = [identity for identity, node in plan.store.nodes.items() if node.is_last & labels]
-        chain = [[spent.get(n.identity, Ledger()) for n in chain_of(plan.store.nodes, identity)] for identity in last]
+        chain = [[spent.get(n.identity, Ledger()) for n in node_chain(plan.store.nodes, identity)] for identity in last]
         rows.append(_account(name, sum((sum(ledgers, Ledger()) for ledgers in chain), Ledger())))
     rows.append(_account("spent, each node once", sum(spent.values(), Ledger())))
     header = ["arm", "steps", "tokens", "model FLOPs", "training", "running time"]

@@ -11,8 +11,8 @@ from pathways_lite.errors import UserError
 from pathways_lite.run_lock import RunLock, holder
 from pathways_lite.signals import StopSignals
 from pathways_lite.studies.executor import Executor, Job
-from pathways_lite.studies.progress import Progress
-from pathways_lite.studies.store import Failure, Store
+from pathways_lite.studies.progress import StudyProgress
+from pathways_lite.studies.store import Failure, StudyStore
 from pathways_lite.studies.study import Node
 
 _POLL = 0.2  # seconds between looks at what is running
@@ -45,7 +45,7 @@ class _Running:
 class Runner:
     """Goes through the nodes of a store until none is left that could be trained."""
 
-    def __init__(self, store: Store, executor: Executor, progress: Progress) -> None:
+    def __init__(self, store: StudyStore, executor: Executor, progress: StudyProgress) -> None:
         self.store, self.executor, self.progress = store, executor, progress
         self.outcome = Outcome()
         self._running: dict[str, _Running] = {}
@@ -153,7 +153,7 @@ class Runner:
                 running.job.stop()
 
 
-def report_failures(store: Store, outcome: Outcome, say: Callable[[str], None]) -> None:
+def report_failures(store: StudyStore, outcome: Outcome, say: Callable[[str], None]) -> None:
     """What failed, with the end of its log, and what waits for it."""
     for identity, failure in outcome.failed.items():
         label, output = store.nodes[identity].label, store.output(identity)

@@ -21,7 +21,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.recipe import Recipe, stage_identity, write_recipe
 from pathways_lite.run_directory import RunDirectory, StageDirectory, write_json
 from pathways_lite.run_lock import holder
-from pathways_lite.studies.study import Node, chain_of
+from pathways_lite.studies.study import Node, node_chain
 
 State = Literal["done", "running", "failed", "stopped", "ready", "waiting", "held up"]
 """held up: waiting for a node that has failed, or for one that is held up itself."""
@@ -48,7 +48,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Store:
+class StudyStore:
     """The nodes of a study below one directory."""
 
     path: Path
@@ -73,7 +73,7 @@ class Store:
 
     def prepare(self, identity: str) -> RunDirectory:
         """Write the node's recipe and link the stages before it, which need not be trained yet."""
-        *before, node = chain_of(self.nodes, identity)
+        *before, node = node_chain(self.nodes, identity)
         run = self.run(identity)
         run.path.mkdir(parents=True, exist_ok=True)
         # Names are no part of an identity: what the folders were called first, they stay.

@@ -92,7 +92,7 @@ class Node:
         return f"{self.users[0]}{more} {self.stage.name}"
 
 
-def nodes_of(recipes: Mapping[str, Recipe]) -> dict[str, Node]:
+def build_nodes(recipes: Mapping[str, Recipe]) -> dict[str, Node]:
     """All stages of the recipes (resolved ones, by label), each once, parents before children."""
     nodes: dict[str, Node] = {}
     for label, recipe in recipes.items():
@@ -107,7 +107,7 @@ def nodes_of(recipes: Mapping[str, Recipe]) -> dict[str, Node]:
     return nodes
 
 
-def chain_of(nodes: Mapping[str, Node], identity: str) -> list[Node]:
+def node_chain(nodes: Mapping[str, Node], identity: str) -> list[Node]:
     """The node and all before it, the first stage first."""
     chain = [nodes[identity]]
     while (parent := chain[0].parent) is not None:

@@ -14,11 +14,11 @@ from pathways_lite import models
 from pathways_lite.batch import Batch
 from pathways_lite.evaluation.documents import DocumentMeans
 from pathways_lite.models.accounting import flops_per_token
-from pathways_lite.parallel.sharding import EVERYTHING
+from pathways_lite.parallel.sharding import FULL_BATCH
 from pathways_lite.training.setup import Setup
 
 Pooling = Literal["mean", "position"]
-Done = Callable[[int], None]
+DocumentCounter = Callable[[int], None]
 
 
 def embeddings(
@@ -27,7 +27,7 @@ def embeddings(
     documents: Iterable[np.ndarray],
     pooling: Pooling,
     *,
-    done: Done = lambda documents: None,
+    done: DocumentCounter = lambda documents: None,
 ) -> np.ndarray:
     """Embeddings of documents (int32 tokens, EOD first), float32 [n, E]: means of the last hidden states, final-normed.
 
@@ -45,7 +45,7 @@ def embeddings(
 
 
 def mean_losses(
-    setup: Setup, params: Any, documents: Iterable[np.ndarray], *, done: Done = lambda documents: None
+    setup: Setup, params: Any, documents: Iterable[np.ndarray], *, done: DocumentCounter = lambda documents: None
 ) -> np.ndarray:
     """Of each document its nats per token, the closing EOD included, float32 [n]; windows as for `embeddings`."""
     config, layout = setup.stage.model, setup.layout
@@ -68,6 +68,6 @@ def _means(setup: Setup, values: Callable[[Any, Batch], tuple[jax.Array, jax.Arr
         values,
         rows=setup.evaluator.rows,
         seq_len=setup.stage.data.seq_len,
-        place=partial(layout.place, share=EVERYTHING),
+        place=partial(layout.place_batch, share=FULL_BATCH),
         collect=lambda sums: layout.constrain(sums, None, None, None),
     )

@@ -15,7 +15,7 @@ from pathways_lite.evaluation.bits import compressed_bits_per_byte
 from pathways_lite.evaluation.generation import generate
 from pathways_lite.evaluation.infilling import evaluate_infilling, evaluate_prefix
 from pathways_lite.models.accounting import parameter_count
-from pathways_lite.objectives.prompts import Asking
+from pathways_lite.objectives.prompts import PromptFormat
 from pathways_lite.training.setup import Setup
 
 PROMPT_TOKENS = 16
@@ -25,14 +25,14 @@ TEMPERATURE = 0.8
 
 def summarize(setup: Setup, params: Any, evaluation: dict[str, Any], *, peak_flops: float | None) -> dict[str, Any]:
     """The content of summary.json (`tracking.run_data` lists it). `evaluation`: the last held-out results."""
-    model, course = setup.stage.model, setup.course
+    model, timeline = setup.stage.model, setup.timeline
     return {
-        "step": course.total_steps,
+        "step": timeline.total_steps,
         "identity": setup.identity,
         "model": {
             "parameters": parameter_count(model),
             "non_embedding_parameters": parameter_count(model, embedding=False),
-            "flops_per_token": course.flops_per_token,
+            "flops_per_token": timeline.flops_per_token,
         },
         "domains": evaluation["domains"],
         **({"denoisers": evaluation["denoisers"]} if "denoisers" in evaluation else {}),
@@ -85,18 +85,18 @@ def _sample(setup: Setup, params: Any, domain: str) -> dict[str, Any]:
 # How a stage's model is asked, and how well it answers.
 
 
-def evaluate_gaps(setup: Setup, params: Any) -> dict[str, dict[str, float]]:
+def evaluate_infilling_tasks(setup: Setup, params: Any) -> dict[str, dict[str, float]]:
     """`evaluate_infilling` and, as `prefix`, `evaluate_prefix` over the held-out documents of all domains.
 
     A model whose objective has no infilling is asked as UL2R's would be: what it answers is what training begins with.
     Raises UserError where no id is left that could stand for a gap.
     """
     stage, store = setup.stage, setup.store
-    asking = Asking.of(stage.objective, store.eod)
+    prompt_format = PromptFormat.of(stage.objective, store.eod)
     ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size, "eod": store.eod}
-    filling = asking if asking.infilling is not None else Asking.untrained(**ids)
+    filling = prompt_format if prompt_format.infilling is not None else PromptFormat.untrained(**ids)
     documents = [tokens for domain in setup.held_out.values() for tokens, _ in domain]
     where = documents, stage.data.seq_len
     results = evaluate_infilling(stage.model, params, filling, *where)
-    prefix = evaluate_prefix(stage.model, params, asking, *where)
+    prefix = evaluate_prefix(stage.model, params, prompt_format, *where)
     return results | ({"prefix": prefix} if prefix else {})

@@ -17,7 +17,7 @@ TokenLosses = Callable[[Any, Batch, jax.Array], tuple[jax.Array, jax.Array]]
 """(params, batch, dropout key) -> loss [B, T] and log Z [B, T], both float32."""
 
 
-class Examples(NamedTuple):
+class Microbatch(NamedTuple):
     """Rows to train on, and what is known of them before."""
 
     batch: Batch
@@ -25,7 +25,7 @@ class Examples(NamedTuple):
     reference: Any = None  # float32 [B, T], losses of another model; None: there is none, or it has been used
 
 
-class Means(NamedTuple):
+class LossMeans(NamedTuple):
     """Of a batch, or a slice's share of it: means over positions by the batch's loss weights; float32 scalars."""
 
     loss: jax.Array  # negative log likelihood, nats
@@ -33,7 +33,7 @@ class Means(NamedTuple):
     weighing: Any = None  # what samples were weighted by, and what was learned, where it was found with the losses
 
 
-def slices_of(examples: Any, microbatch: int) -> Any:
+def split_microbatches(examples: Any, microbatch: int) -> Any:
     """Arrays [B, ...] as [B / m, m, ...]: slice i is samples i, i + B / m, ...
 
     Where samples are spread over devices, each slice is too.
@@ -47,34 +47,34 @@ def slices_of(examples: Any, microbatch: int) -> Any:
     return jax.tree.map(cut, examples)
 
 
-def accumulate(
-    gradient: Callable[[Any, Examples, jax.Array], tuple[Any, Means]],
+def accumulate_gradients(
+    gradient: Callable[[Any, Microbatch, jax.Array], tuple[Any, LossMeans]],
     params: Any,
-    examples: Examples,
+    examples: Microbatch,
     key: jax.Array,
     microbatch: int | None,
-) -> tuple[Any, Means]:
+) -> tuple[Any, LossMeans]:
     """The sum of `gradient(params, slice, key)` over slices of `microbatch` samples, one after the other."""
     if microbatch is None or microbatch == examples.batch.tokens.shape[0]:
         return gradient(params, examples, key)
-    slices = slices_of(examples, microbatch)
+    slices = split_microbatches(examples, microbatch)
 
-    def add(sums: Any, scanned: tuple[Examples, jax.Array]) -> tuple[Any, None]:
+    def add(sums: Any, scanned: tuple[Microbatch, jax.Array]) -> tuple[Any, None]:
         part, index = scanned
         return jax.tree.map(jnp.add, sums, gradient(params, part, jax.random.fold_in(key, index))), None
 
-    zeros = (jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params), Means(jnp.zeros(()), jnp.zeros(())))
+    zeros = (jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params), LossMeans(jnp.zeros(()), jnp.zeros(())))
     sums, _ = jax.lax.scan(add, zeros, (slices, jnp.arange(len(slices.batch.tokens))))
     return sums
 
 
-def losses_of(
+def per_token_losses(
     token_losses: TokenLosses, params: Any, batch: Batch, key: jax.Array, microbatch: int | None
 ) -> jax.Array:
-    """Losses [B, T] without a gradient: those that `accumulate` comes to, in the same slices with the same keys."""
+    """Losses [B, T] without a gradient: as `accumulate_gradients` computes them, slice by slice."""
     if microbatch is None or microbatch == batch.tokens.shape[0]:
         return token_losses(params, batch, key)[0]
-    slices = slices_of(batch, microbatch)
+    slices = split_microbatches(batch, microbatch)
 
     def one(scanned: tuple[Batch, jax.Array]) -> jax.Array:
         part, index = scanned

@@ -18,17 +18,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from pathways_lite import models
 from pathways_lite.checkpoints import restore
-from pathways_lite.data.order import Cursor
+from pathways_lite.data.order import DataCursor
 from pathways_lite.data.pipeline import batches
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Course, Ledger
+from pathways_lite.ledger import Ledger, Timeline
 from pathways_lite.methods import growth
 from pathways_lite.parallel.compiler_options import run_once_options, step_options
 from pathways_lite.parallel.sharding import Layout
-from pathways_lite.recipe import AdamW, Cosine, Fraction, Grow, Learned, Recipe, ScheduleFree, Steps
+from pathways_lite.recipe import AdamW, Cosine, Fraction, Grow, LiGO, Recipe, ScheduleFree, Steps
 from pathways_lite.training import optimizers
 from pathways_lite.training.compile import Interrupted
-from pathways_lite.training.load import Loaded
+from pathways_lite.training.load import TrainedModel
 from pathways_lite.training.setup import Setup, abstract_batch
 from pathways_lite.training.step import TrainState, init_state, make_train_step
 
@@ -44,22 +44,22 @@ def learning_ledger(setup: Setup) -> Ledger:
     Nothing for any other start. Raises UserError where the operator does not fit the models.
     """
     operator = getattr(setup.stage.start, "operator", None)
-    if not isinstance(operator, Learned) or (plan := setup.growth_plan) is None or not growth.has_maps(plan):
+    if not isinstance(operator, LiGO) or (plan := setup.growth_plan) is None or not growth.has_maps(plan):
         return Ledger()
     spent = Ledger().after(_course(setup, operator), operator.steps)
     return spent.plus_flops(operator.steps * growth.map_flops(plan))
 
 
-def _course(setup: Setup, operator: Learned) -> Course:
-    return replace(setup.course, budget=Steps(n=operator.steps), phases=())
+def _course(setup: Setup, operator: LiGO) -> Timeline:
+    return replace(setup.timeline, budget=Steps(n=operator.steps), phases=())
 
 
-def learn_maps(
+def train_ligo_maps(
     setup: Setup,
-    plan: growth.Plan,
-    operator: Learned,
+    plan: growth.GrowthPlan,
+    operator: LiGO,
     params: Any,
-    cursor: Cursor,
+    cursor: DataCursor,
     stopped: Callable[[], int],
 ) -> tuple[growth.Maps, Ledger]:
     """Maps of the source's `params`, trained on the stage's loss and its batches from `cursor` on.
@@ -68,7 +68,7 @@ def learn_maps(
     (`stopped()`, then Interrupted is raised) begins again, and comes to the same.
     """
     stage, layout = setup.stage, setup.layout
-    course = _course(setup, operator)
+    timeline = _course(setup, operator)
     maps_key, step_key = setup.keys()
     whole = layout.sharding(PartitionSpec())
     maps = jax.jit(lambda: growth.initial_maps(plan, maps_key), out_shardings=whole)()
@@ -76,12 +76,12 @@ def learn_maps(
     if not spent.steps:
         return maps, spent
     peak = AdamW(learning_rate=operator.learning_rate, schedule=Cosine(warmup=WARMUP), weight_decay=0.0)
-    optimizer = optimizers.build(peak, course, jax.tree.map(lambda _: ("new", "old"), maps))
+    optimizer = optimizers.build_optimizer(peak, timeline, jax.tree.map(lambda _: ("new", "old"), maps))
     places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state.params)
 
     def learn(state: TrainState, small: Any, batch: Any, clock: Any) -> TrainState:
-        view = lambda maps, _: jax.lax.with_sharding_constraint(growth.mapped(plan, maps, small), places)  # noqa: E731
-        rate, z_loss = optimizers.learning_rate(peak, course), stage.objective.z_loss
+        view = lambda maps, _: jax.lax.with_sharding_constraint(growth.apply_maps(plan, maps, small), places)  # noqa: E731
+        rate, z_loss = optimizers.learning_rate_fn(peak, timeline), stage.objective.z_loss
         step = make_train_step(
             setup.token_losses, optimizer, learning_rate=rate, z_loss=z_loss, microbatch=stage.microbatch, view=view
         )
@@ -89,23 +89,23 @@ def learn_maps(
 
     @functools.cache
     def compiled(sequences: int) -> Any:
-        batch = layout.batch(abstract_batch(sequences, stage.data.seq_len))
+        batch = layout.abstract_batch(abstract_batch(sequences, stage.data.seq_len))
         step = jax.jit(learn, donate_argnums=0, out_shardings=whole)
         with jax.sharding.use_abstract_mesh(layout.abstract_mesh):  # as Setup.lower_step
-            lowered = step.lower(state, params, batch, course.clock(0))
+            lowered = step.lower(state, params, batch, timeline.clock(0))
         return lowered.compile(compiler_options=step_options(layout.mesh))
 
     state = jax.jit(lambda maps: init_state(maps, optimizer, step_key), out_shardings=whole)(maps)
     source = batches(
-        setup.store, stage.data, course, stage.objective, first_step=0, stop_step=operator.steps,
-        first_sequence=cursor.first_sequence, consumed=cursor.consumed, share=layout.share,
+        setup.store, stage.data, timeline, stage.objective, first_step=0, stop_step=operator.steps,
+        first_sequence=cursor.first_sequence, consumed=cursor.consumed, share=layout.batch_shard,
     )  # fmt: skip
     with closing(source):
         for number, batch in enumerate(source):
             if stopped():
                 raise Interrupted
-            placed = layout.place(batch)
-            state = compiled(course.sequences_at(number))(state, params, placed, course.clock(number))
+            placed = layout.place_batch(batch)
+            state = compiled(timeline.sequences_at(number))(state, params, placed, timeline.clock(number))
     return state.params, spent
 
 
@@ -115,11 +115,11 @@ Everything else averages gradients."""
 
 
 @dataclass(frozen=True)
-class Grown:
+class GrownState:
     """The state before the first step."""
 
     state: TrainState
-    cursor: Cursor  # where the data goes on
+    cursor: DataCursor  # where the data goes on
     spent: Ledger  # on learning to grow
 
 
@@ -145,13 +145,13 @@ def require_growth(recipe: Recipe, index: int) -> None:
         )
     if start.optimizer == "keep" and isinstance(stage.optimizer, ScheduleFree):
         raise UserError(f"stages.{stage.name}.start.optimizer: schedule_free cannot keep its average; use 'grow'")
-    if start.optimizer == "grow" and isinstance(start.operator, Learned):
+    if start.optimizer == "grow" and isinstance(start.operator, LiGO):
         raise UserError(f"stages.{stage.name}.start.optimizer: a learned operator has no map of moments; use 'reset'")
-    if isinstance(start.operator, Learned) and stage.data.mixture is not None and len(stage.data.mixture.phases) > 1:
+    if isinstance(start.operator, LiGO) and stage.data.mixture is not None and len(stage.data.mixture.phases) > 1:
         raise UserError(f"stages.{stage.name}: a learned operator reads ahead of the mixture's clock; use one phase")
 
 
-def grow_checkpoint(setup: Setup, found: Loaded, cursor: Cursor, stopped: Callable[[], int]) -> Grown:
+def grow_checkpoint(setup: Setup, found: TrainedModel, cursor: DataCursor, stopped: Callable[[], int]) -> GrownState:
     """The stage's state, grown from the checkpoint `found` of the stage before.
 
     A learned operator is trained first, on the examples from `cursor` on; Interrupted is raised where
@@ -160,7 +160,7 @@ def grow_checkpoint(setup: Setup, found: Loaded, cursor: Cursor, stopped: Callab
     start, plan = setup.stage.start, setup.growth_plan
     assert isinstance(start, Grow)
     assert plan is not None
-    like = lying_on(setup.layout, models.abstract_params(plan.source), models.logical_axes(plan.source))
+    like = abstract_on(setup.layout, models.abstract_params(plan.source), models.logical_axes(plan.source))
     moments: Any = ()
     if start.optimizer == "reset":
         params = found.params_like(like)
@@ -173,14 +173,14 @@ def grow_checkpoint(setup: Setup, found: Loaded, cursor: Cursor, stopped: Callab
                 f"stages.{setup.stage.name}.start.optimizer={start.optimizer!r}, but the optimizer's options give it "
                 "another state; use 'reset', or the options of the stage before"
             )
-        moments = restore(found.path, setup.layout.like_parameters(abstract, like), "opt_state").arrays
+        moments = restore(found.path, setup.layout.abstract_like_parameters(abstract, like), "opt_state").arrays
     maps, spent = None, Ledger()
-    if isinstance(start.operator, Learned):
-        maps, spent = learn_maps(setup, plan, start.operator, params, cursor, stopped)
+    if isinstance(start.operator, LiGO):
+        maps, spent = train_ligo_maps(setup, plan, start.operator, params, cursor, stopped)
     make = growing_function(setup).lower(params, maps, moments).compile(compiler_options=run_once_options())
     state = make(params, maps, moments)
-    learnt_on = setup.course.sequences_before(spent.steps)
-    return Grown(state, replace(cursor, first_sequence=cursor.first_sequence + learnt_on), spent)
+    learnt_on = setup.timeline.sequences_before(spent.steps)
+    return GrownState(state, replace(cursor, first_sequence=cursor.first_sequence + learnt_on), spent)
 
 
 def growing_function(setup: Setup) -> Any:
@@ -193,15 +193,15 @@ def _grown_state(setup: Setup, params: Any, maps: Any, moments: Any) -> TrainSta
     assert isinstance(start, Grow)
     assert plan is not None
     key, step_key = setup.keys()
-    place = placing(setup.layout)
+    place = placement_on(setup.layout)
     if maps is None:
-        grown = growth.carried_out(plan, params, key, noise=start.noise, place=place)
+        grown = growth.grow_params(plan, params, key, noise=start.noise, place=place)
     else:
-        grown = growth.mapped(plan, maps, params)
+        grown = growth.apply_maps(plan, maps, params)
     state = init_state(grown, setup.optimizer, step_key)
     if start.optimizer == "reset":
         return state
-    arrays = {array.name: array for array in jax.tree.leaves(models.arrays_of(plan.target))}
+    arrays = {array.name: array for array in jax.tree.leaves(models.param_specs(plan.target))}
 
     def one(path: Any, new: jax.Array, old: jax.Array) -> jax.Array:
         """What becomes of one array of the optimizer's: a moment is called as its parameter at the end of its path."""
@@ -210,12 +210,12 @@ def _grown_state(setup: Setup, params: Any, maps: Any, moments: Any) -> TrainSta
         kind, array = next(((kind, array) for kind, array in names if array is not None), ("", None))
         if start.optimizer == "keep" or array is None:
             return old if old.shape == new.shape else new
-        return growth.whole_array(plan, array, old, key, noise=0.0, moment=MOMENTS.get(kind, 1), place=place)
+        return growth.grow_param(plan, array, old, key, noise=0.0, moment=MOMENTS.get(kind, 1), place=place)
 
     return state._replace(opt_state=jax.tree.map_with_path(one, state.opt_state, moments))
 
 
-def lying_on(layout: Layout, abstract: Any, axes: Any) -> Any:
+def abstract_on(layout: Layout, abstract: Any, axes: Any) -> Any:
     """Parameters as the layout spreads them; an array that the mesh does not divide, as a small model's, is whole."""
 
     def place(leaf: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> jax.ShapeDtypeStruct:
@@ -228,14 +228,14 @@ def lying_on(layout: Layout, abstract: Any, axes: Any) -> Any:
     return jax.tree.map(place, abstract, axes)
 
 
-def placing(layout: Layout) -> growth.Place:
+def placement_on(layout: Layout) -> growth.Placement:
     """Where arrays lie while they grow: one axis may be whole, and its devices spread another one instead.
 
     They go to an axis that no others spread, if there is one that they divide: then an all-to-all brings them there.
     """
     mesh = layout.mesh
-    if mesh is None or not layout.spread:
-        return growth.anywhere
+    if mesh is None or not layout.is_spread:
+        return growth.unplaced
 
     def place(x: jax.Array, axes: tuple[str, ...], whole: int | None) -> jax.Array:
         places = [_where_even(layout, axis, size) for axis, size in zip(axes, x.shape, strict=True)]

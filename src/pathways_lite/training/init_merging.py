@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pathways_lite.data.order import Cursor
+from pathways_lite.data.order import DataCursor
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.methods import merging
 from pathways_lite.recipe import Ingredient, Merge, Model, Stage
-from pathways_lite.training.load import Loaded, load_model, newest_checkpoints
+from pathways_lite.training.load import TrainedModel, load_model, newest_checkpoints
 from pathways_lite.training.setup import Setup
 
 
@@ -39,7 +39,7 @@ def _named(one: Ingredient, start: Merge, stage: str) -> list[Ingredient]:
     return named
 
 
-def merged_params(setup: Setup, ingredients: Sequence[Loaded], weights: Sequence[float]) -> Any:
+def merged_params(setup: Setup, ingredients: Sequence[TrainedModel], weights: Sequence[float]) -> Any:
     """The average of the checkpoints' parameters (those to evaluate) on the stage's mesh; two are held at a time.
 
     Raises UserError where one is of another model.
@@ -49,14 +49,14 @@ def merged_params(setup: Setup, ingredients: Sequence[Loaded], weights: Sequence
     return merging.average((found.params(setup) for found in ingredients), weights)
 
 
-def require_same_model(found: Loaded, model: Model) -> None:
+def require_same_model(found: TrainedModel, model: Model) -> None:
     """Raise UserError where a checkpoint's parameters cannot be averaged with those of `model`."""
     theirs, ours = found.stage.model.model_dump(), model.model_dump()
     if different := [f"{name}={theirs[name]!r}, not {ours[name]!r}" for name in ours if theirs[name] != ours[name]]:
         raise UserError(f"{found.path} is of another model: {'; '.join(different)}; merged models have to be the same")
 
 
-def cost_of(ingredients: Sequence[Loaded]) -> Ledger:
+def merge_cost(ingredients: Sequence[TrainedModel]) -> Ledger:
     """What the checkpoints cost together: what they share, a stage or the one before it, is counted once.
 
     What ancestors further back share is counted for each.
@@ -72,11 +72,11 @@ def cost_of(ingredients: Sequence[Loaded]) -> Ledger:
     return sum([*stages.values(), *before.values()], Ledger())
 
 
-def furthest(ingredients: Sequence[Loaded], stage: Stage) -> Cursor:
+def furthest(ingredients: Sequence[TrainedModel], stage: Stage) -> DataCursor:
     """Where the data of a stage goes on that begins with all of them: behind the one that has come furthest in it."""
     return max((found.cursor_for(stage) for found in ingredients), key=lambda cursor: cursor.read)
 
 
-def lineage_of(ingredients: Sequence[Loaded]) -> str:
+def merge_lineage(ingredients: Sequence[TrainedModel]) -> str:
     """The digests of the checkpoints, as a stage's parent."""
     return " ".join(found.manifest.digest for found in ingredients)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pathways_lite.checkpoints import Checkpoints, restore
-from pathways_lite.data.order import Cursor
+from pathways_lite.checkpoints import CheckpointManager, restore
+from pathways_lite.data.order import DataCursor
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.recipe import Continue, Grow, Merge, Restore, Scratch
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.init_growth import grow_checkpoint
-from pathways_lite.training.init_merging import cost_of, furthest, lineage_of, merged_params
+from pathways_lite.training.init_merging import furthest, merge_cost, merge_lineage, merged_params
 from pathways_lite.training.load import load_model
 from pathways_lite.training.references import cost_of_uses, load_reference
 from pathways_lite.training.sample_weights import MethodState
@@ -24,18 +24,18 @@ from pathways_lite.training.step import TrainState
 
 
 @dataclass(frozen=True)
-class Position:
+class CheckpointState:
     """Everything that a checkpoint saves and restores as one."""
 
     state: TrainState
-    cursor: Cursor
+    cursor: DataCursor
     guard: GuardState
     seconds: Seconds  # of this stage
     inherited: Ledger  # the cost of everything the first parameters were made of
     parent: str | None  # digest of the checkpoint that the first parameters came from
 
     @classmethod
-    def first(cls, state: TrainState, cursor: Cursor, inherited: Ledger, parent: str | None) -> Position:
+    def first(cls, state: TrainState, cursor: DataCursor, inherited: Ledger, parent: str | None) -> CheckpointState:
         """Before a stage's first step."""
         return cls(state, cursor, GuardState(), Seconds(), inherited, parent)
 
@@ -45,7 +45,7 @@ class Position:
 
     def ledger(self, setup: Setup) -> Ledger:
         """The stage's own account at this position."""
-        return Ledger(seconds=self.seconds).after(setup.course, self.step)
+        return Ledger(seconds=self.seconds).after(setup.timeline, self.step)
 
     def to_meta(self, setup: Setup) -> dict[str, Any]:
         """The JSON that goes with the arrays into a checkpoint."""
@@ -60,9 +60,9 @@ class Position:
         }
 
 
-def newest_position(
-    setup: Setup, checkpoints: Checkpoints, *, at_most: int | None = None, report: Callable[[str], None]
-) -> Position | None:
+def restore_latest(
+    setup: Setup, checkpoints: CheckpointManager, *, at_most: int | None = None, report: Callable[[str], None]
+) -> CheckpointState | None:
     """The stage's newest whole checkpoint, None where it has none. Raises UserError for one of another recipe."""
     found = checkpoints.restore_latest(setup.abstract_state, at_most=at_most, report=report)
     if found is None:
@@ -73,9 +73,9 @@ def newest_position(
             f"{checkpoints.directory} holds checkpoints of another recipe (identity {identity}, this one is "
             f"{setup.identity}); choose another run directory with --out"
         )
-    return Position(
+    return CheckpointState(
         state=found.arrays,
-        cursor=Cursor.from_json(found.meta["cursor"]),
+        cursor=DataCursor.from_json(found.meta["cursor"]),
         guard=GuardState.from_json(found.meta["guard"]),
         seconds=Ledger.from_json(found.meta["ledger"]["stage"]).seconds,
         inherited=Ledger.from_json(found.meta["inherited"]),
@@ -83,7 +83,7 @@ def newest_position(
     )
 
 
-def first_position(setup: Setup, run: RunDirectory, stopped: Callable[[], int]) -> Position:
+def initialize_stage(setup: Setup, run: RunDirectory, stopped: Callable[[], int]) -> CheckpointState:
     """The position before the stage's first step, as its start says, with the arrays that its method needs.
 
     Raises UserError where that cannot be had, and Interrupted where it takes training and `stopped()` is true.
@@ -98,10 +98,10 @@ def first_position(setup: Setup, run: RunDirectory, stopped: Callable[[], int]) 
     return replace(position, state=position.state._replace(method_state=MethodState(memory, params)))
 
 
-def _started(setup: Setup, run: RunDirectory, stopped: Callable[[], int]) -> Position:
+def _started(setup: Setup, run: RunDirectory, stopped: Callable[[], int]) -> CheckpointState:
     match setup.stage.start:
         case Scratch():
-            return Position.first(setup.fresh_state(), Cursor(), Ledger(), None)
+            return CheckpointState.first(setup.fresh_state(), DataCursor(), Ledger(), None)
         case Continue(optimizer=optimizer):
             parent = run.stage(setup.recipe.stages[setup.index - 1].name)
             return _from_checkpoint(setup, parent.checkpoints, keep_optimizer=optimizer == "keep")
@@ -113,7 +113,7 @@ def _started(setup: Setup, run: RunDirectory, stopped: Callable[[], int]) -> Pos
             return _merged(setup, start)
 
 
-def _from_checkpoint(setup: Setup, path: str | Path, *, keep_optimizer: bool) -> Position:
+def _from_checkpoint(setup: Setup, path: str | Path, *, keep_optimizer: bool) -> CheckpointState:
     """Another stage's parameters (and its optimizer's state, if kept); data goes on where that one stopped."""
     found = load_model(path)
     if keep_optimizer:
@@ -123,18 +123,20 @@ def _from_checkpoint(setup: Setup, path: str | Path, *, keep_optimizer: bool) ->
         state = state._replace(opt_state=restore(found.path, like.opt_state, "opt_state").arrays)
     else:
         state = setup.state_with(found.params(setup))
-    return Position.first(state, found.cursor_for(setup.stage), found.cost, found.manifest.digest)
+    return CheckpointState.first(state, found.cursor_for(setup.stage), found.cost, found.manifest.digest)
 
 
-def _grown(setup: Setup, path: Path, stopped: Callable[[], int]) -> Position:
+def _grown(setup: Setup, path: Path, stopped: Callable[[], int]) -> CheckpointState:
     """A larger model of another stage's; data goes on where that one stopped, and where learning to grow did."""
     found = load_model(path)
     grown = grow_checkpoint(setup, found, found.cursor_for(setup.stage), stopped)
-    return Position.first(grown.state, grown.cursor, found.cost + grown.spent, found.manifest.digest)
+    return CheckpointState.first(grown.state, grown.cursor, found.cost + grown.spent, found.manifest.digest)
 
 
-def _merged(setup: Setup, start: Merge) -> Position:
+def _merged(setup: Setup, start: Merge) -> CheckpointState:
     """The average of several checkpoints; data goes on behind the one that has come furthest in it."""
     ingredients = [load_model(one.path) for one in start.of]
     state = setup.state_with(merged_params(setup, ingredients, [one.weight for one in start.of]))
-    return Position.first(state, furthest(ingredients, setup.stage), cost_of(ingredients), lineage_of(ingredients))
+    return CheckpointState.first(
+        state, furthest(ingredients, setup.stage), merge_cost(ingredients), merge_lineage(ingredients)
+    )

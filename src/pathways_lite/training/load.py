@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pathways_lite.checkpoints import Manifest, checkpoint_paths, examine, read_manifest, restore
+from pathways_lite.checkpoints import Manifest, checkpoint_paths, read_manifest, restore, verify_checkpoint
 from pathways_lite.data.mixture import MixedOrder
-from pathways_lite.data.order import Cursor
+from pathways_lite.data.order import DataCursor
 from pathways_lite.data.pipeline import Batches
 from pathways_lite.data.store import open_store
 from pathways_lite.distributed import coordination
@@ -16,11 +16,11 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.recipe import Mesh, Recipe, ScheduleFree, Stage
 from pathways_lite.run_directory import RunDirectory
-from pathways_lite.training.setup import Setup, course_of
+from pathways_lite.training.setup import Setup, stage_timeline
 
 
 @dataclass(frozen=True)
-class Loaded:
+class TrainedModel:
     """A valid checkpoint and the stage that made it; parameters are read when asked for."""
 
     path: Path
@@ -56,7 +56,7 @@ class Loaded:
                 f"{self.manifest.digest}; name the right checkpoint, or {otherwise} to use this one"
             )
 
-    def cursor_for(self, stage: Stage) -> Cursor:
+    def cursor_for(self, stage: Stage) -> DataCursor:
         """Where the data of a stage that begins with this checkpoint goes on: behind what led to it.
 
         At the beginning where the two read other examples, and where one has a mixture and the other has none.
@@ -64,17 +64,17 @@ class Loaded:
         read, reads = self.stage.data, stage.data
         same_windows = lambda data: (data.fingerprint, data.seq_len, data.shuffle_seed, data.round)  # noqa: E731
         if same_windows(read) != same_windows(reads) or (read.mixture is None) != (reads.mixture is None):
-            return Cursor()
-        course, cursor = course_of(self.stage), Cursor.from_json(self.manifest.meta["cursor"])
-        end = cursor.end(course, self.manifest.step)
+            return DataCursor()
+        timeline, cursor = stage_timeline(self.stage), DataCursor.from_json(self.manifest.meta["cursor"])
+        end = cursor.end(timeline, self.manifest.step)
         if read.mixture is None:
-            return Cursor(first_sequence=end)
+            return DataCursor(first_sequence=end)
         order = Batches(
-            open_store(reads.corpus), read, course, self.stage.objective, cursor.skips, cursor.first_sequence,
+            open_store(reads.corpus), read, timeline, self.stage.objective, cursor.skips, cursor.first_sequence,
             consumed=cursor.consumed,
         ).order  # fmt: skip
         assert isinstance(order, MixedOrder)
-        return Cursor(consumed=tuple(order.counts(end).tolist()))
+        return DataCursor(consumed=tuple(order.counts(end).tolist()))
 
     def params(self, start_of: Setup | None = None) -> Any:
         """The parameters to evaluate or to start from (see `Setup.evaluated_params`), spread over all devices.
@@ -88,7 +88,7 @@ class Loaded:
 
         Raises UserError where the model does not compute with these yet, but with what masks of growth leave of them.
         """
-        if self.setup.masks is not None and self.manifest.step < self.setup.course.total_steps:
+        if self.setup.masks is not None and self.manifest.step < self.setup.timeline.total_steps:
             raise UserError(f"{self.path}: growth is under way, and its masks stay behind; use optimizer='reset'")
         return restore(self.path, abstract, "params").arrays
 
@@ -100,7 +100,7 @@ class Loaded:
         return self.setup.evaluated_params(opt_state, trained, self.manifest.step)
 
 
-def load_model(path: str | Path, *, examined: bool = True) -> Loaded:
+def load_model(path: str | Path, *, examined: bool = True) -> TrainedModel:
     """The newest valid checkpoint at or below `path` (a checkpoint, stage or run directory).
 
     With `examined=False` the newest one, whose content the caller verifies as it reads it.
@@ -115,7 +115,7 @@ def load_model(path: str | Path, *, examined: bool = True) -> Loaded:
         raise UserError(f"checkpoint {path} does not say which recipe made it: {error}") from error
     # Whoever uses the model has other devices than those that trained it.
     stages = [stage.model_copy(update={"mesh": Mesh()}) for stage in recipe.stages]
-    return Loaded(path, manifest, Setup(recipe.model_copy(update={"stages": tuple(stages)}), index))
+    return TrainedModel(path, manifest, Setup(recipe.model_copy(update={"stages": tuple(stages)}), index))
 
 
 def find_checkpoint(path: str | Path, *, examined: bool = True) -> Path:
@@ -132,10 +132,10 @@ def newest_checkpoints(path: str | Path, count: int, *, examined: bool = True) -
         raise UserError("a checkpoint is needed: name a checkpoint, stage or run directory")
     found: list[Path] = []
     problems = []
-    for candidate in map(Path, coordination.by_first(lambda: _candidates(Path(path)))):
+    for candidate in map(Path, coordination.run_on_primary(lambda: _candidates(Path(path)))):
         if found and candidate.parent != found[0].parent:
             break
-        if not examined or (finding := examine(candidate)).ok:
+        if not examined or (finding := verify_checkpoint(candidate)).ok:
             found.append(candidate)
             if len(found) == count:
                 return found

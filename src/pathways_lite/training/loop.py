@@ -19,8 +19,8 @@ import jax
 import numpy as np
 
 from pathways_lite.batch import Batch
-from pathways_lite.checkpoints import Checkpoints
-from pathways_lite.data.order import Cursor
+from pathways_lite.checkpoints import CheckpointManager
+from pathways_lite.data.order import DataCursor
 from pathways_lite.data.pipeline import batches
 from pathways_lite.distributed import coordination
 from pathways_lite.distributed.monitor import Watchdog
@@ -30,22 +30,22 @@ from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.training.compile import Interrupted, StepCompiler
-from pathways_lite.training.initialize import Position, first_position, newest_position
-from pathways_lite.training.metrics import Recorder, Stopwatch
+from pathways_lite.training.initialize import CheckpointState, initialize_stage, restore_latest
+from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.setup import Setup
 from pathways_lite.training.spike_guard import GuardState, Halt, Rewind, observe
 from pathways_lite.training.step import TrainState
 
 
 @dataclass(frozen=True)
-class Tools:
+class TrainerServices:
     """What a stage's training works with. Whoever opened them closes them."""
 
     compiler: StepCompiler
-    checkpoints: Checkpoints
-    recorder: Recorder
+    checkpoints: CheckpointManager
+    metric_writer: MetricWriter
     progress: Progress
-    stopwatch: Stopwatch
+    timer: Timer
     stop: Stop
     watchdog: Watchdog
 
@@ -53,17 +53,17 @@ class Tools:
 class Trainer:
     """One stage in training, from `position` on."""
 
-    def __init__(self, setup: Setup, run: RunDirectory, position: Position, tools: Tools) -> None:
-        self.setup, self.stage, self.course = setup, setup.stage, setup.course
+    def __init__(self, setup: Setup, run: RunDirectory, position: CheckpointState, tools: TrainerServices) -> None:
+        self.setup, self.stage, self.timeline = setup, setup.stage, setup.timeline
         self.run, self.directory = run, run.stage(setup.stage.name)
-        self.compiler, self.checkpoints, self.recorder = tools.compiler, tools.checkpoints, tools.recorder
-        self.progress, self.stopwatch, self.stop = tools.progress, tools.stopwatch, tools.stop
+        self.compiler, self.checkpoints, self.metric_writer = tools.compiler, tools.checkpoints, tools.metric_writer
+        self.progress, self.timer, self.stop = tools.progress, tools.timer, tools.stop
         self.watchdog = tools.watchdog
         self.compiled: set[int] = set()  # batch sizes that have been trained with
         self.state: TrainState
         self.step: int  # steps begun
         self.saved_step: int
-        self.cursor: Cursor
+        self.cursor: DataCursor
         self.guard: GuardState
         self.pending: tuple[int, Any] | None  # the newest step and its metrics, not yet looked at
         self._adopt(position)
@@ -76,10 +76,12 @@ class Trainer:
         Raises Interrupted after a signal, and UserError where the guard halts, the disk is full, or the like.
         """
         # The process before may have stopped between this step and its evaluation.
-        missing = self._evaluation_due and not coordination.by_first(lambda: self.recorder.has_evaluation(self.step))
+        missing = self._evaluation_due and not coordination.run_on_primary(
+            lambda: self.metric_writer.has_evaluation(self.step)
+        )
         if missing and not self._evaluate():
             raise Interrupted
-        while self.step < self.course.total_steps:
+        while self.step < self.timeline.total_steps:
             self._train_until_rewind()
         self.checkpoints.wait()
 
@@ -87,14 +89,14 @@ class Trainer:
         source = batches(
             self.setup.store,
             self.stage.data,
-            self.course,
+            self.timeline,
             self.stage.objective,
             first_step=self.step,
-            stop_step=self.course.total_steps,
+            stop_step=self.timeline.total_steps,
             skips=self.cursor.skips,
             first_sequence=self.cursor.first_sequence,
             consumed=self.cursor.consumed,
-            share=self.setup.layout.share,
+            share=self.setup.layout.batch_shard,
         )
         with closing(source):
             for batch in source:
@@ -103,7 +105,7 @@ class Trainer:
                     # Not before the first step, which should come soon, and not while one is running.
                     rewind = self._look_at_pending()
                     self.progress.peak_flops = machine_peak(self.stage.model.dtype)
-                stopping = self.stop.ask()
+                stopping = self.stop.should_stop()
                 if rewind is None and (self._evaluation_due or self._saving_due or stopping):
                     rewind = self._look_at_pending()
                 if rewind is not None:
@@ -119,22 +121,22 @@ class Trainer:
 
     @property
     def _evaluation_due(self) -> bool:
-        at_end = self.step == self.course.total_steps
+        at_end = self.step == self.timeline.total_steps
         return self.step > 0 and (self.step % self.stage.evaluation.every == 0 or at_end)
 
     @property
     def _saving_due(self) -> bool:
-        return self.step % self.stage.saving.every == 0 or self.step == self.course.total_steps
+        return self.step % self.stage.saving.every == 0 or self.step == self.timeline.total_steps
 
     # ---- one step ----
 
     def _take_step(self, batch: Batch) -> Rewind | None:
         """Start the next step, then look at the one before, which is done by now."""
         layout = self.setup.layout
-        train_step = self._train_step(len(batch.tokens) * layout.share.of // len(layout.share.parts))
-        with self.stopwatch.account("train"):
-            batch = layout.place(batch)
-            self.state, metrics = train_step(self.state, batch, self.course.clock(self.step))
+        train_step = self._train_step(len(batch.tokens) * layout.batch_shard.total // len(layout.batch_shard.shards))
+        with self.timer.account("train"):
+            batch = layout.place_batch(batch)
+            self.state, metrics = train_step(self.state, batch, self.timeline.clock(self.step))
             rewind = self._look_at_pending()
         self.step += 1
         self.pending = (self.step, metrics)
@@ -148,7 +150,7 @@ class Trainer:
             with suppress(Interrupted):
                 step = self.compiler.get(sequences, lambda: self.stop.heard)
             # Some processes may have heard of a signal while they compiled, and others were done before.
-            interrupted = self.stop.ask_now()
+            interrupted = self.stop.should_stop_now()
         if not interrupted:
             self.compiled.add(sequences)
             return step
@@ -162,10 +164,10 @@ class Trainer:
         if self.pending is None:
             return None
         (step, metrics), self.pending = self.pending, None
-        with self.stopwatch.account("train"):
+        with self.timer.account("train"):
             values = {name: np.asarray(value)[()] for name, value in jax.device_get(metrics).items()}
         self.watchdog.beat()
-        self.recorder.step(step, values, self.stopwatch.seconds)
+        self.metric_writer.step(step, values, self.timer.seconds)
         self.guard, decision = observe(
             self.stage.guard, self.guard, step=step - 1, loss=float(values["loss"]), ok=bool(values["ok"])
         )
@@ -184,7 +186,7 @@ class Trainer:
         """Held-out bits per byte of every domain, into the log. False where a signal cut it short."""
 
         def unless_stopped(done: int, total: int) -> None:
-            if self.stop.ask():
+            if self.stop.should_stop():
                 raise Interrupted
 
         self.stop.new_pace()
@@ -195,25 +197,27 @@ class Trainer:
                 denoisers = self.setup.evaluate_denoisers(params, between_batches=unless_stopped)
             except Interrupted:
                 return False
-        self.recorder.evaluation(self.step, {name: result.to_json() for name, result in results.items()}, denoisers)
+        self.metric_writer.evaluation(
+            self.step, {name: result.to_json() for name, result in results.items()}, denoisers
+        )
         return True
 
     def _save(self) -> None:
         """State, data position, guard and ledger as one; the disk work goes on in the background."""
         with self._pause("save", "saving"):
-            self.recorder.sync()
+            self.metric_writer.sync()
             position = replace(
                 self.position,
                 state=self.state,
                 cursor=self.cursor,
                 guard=self.guard,
-                seconds=self.stopwatch.seconds,
+                seconds=self.timer.seconds,
             )
             meta = position.to_meta(self.setup)
             self._refuse_different(meta)
             self.checkpoints.save(self.step, self.state, meta)
-            if coordination.is_first():
-                known = {"total_steps": self.course.total_steps, "corpus_tokens": self.setup.corpus_tokens}
+            if coordination.is_primary():
+                known = {"total_steps": self.timeline.total_steps, "corpus_tokens": self.setup.corpus_tokens}
                 self.directory.write_ledger({**known, **meta["ledger"]})
         self.saved_step = self.step
         self.progress.saved(self.step)
@@ -221,7 +225,7 @@ class Trainer:
     def _refuse_different(self, meta: dict[str, Any]) -> None:
         """Raise UserError where processes have decided differently: on metrics that should have been the same."""
         mine = json.dumps([self.step, meta["cursor"], meta["guard"], meta["lineage"]])
-        if not coordination.together(mine, lambda all_of_them: len(set(all_of_them)) == 1):
+        if not coordination.gather_and_decide(mine, lambda all_of_them: len(set(all_of_them)) == 1):
             raise UserError(
                 f"the processes do not agree about step {self.step}, its losses or its place in the data; nothing was "
                 f"saved. Is the same version of everything installed on all hosts? Here: {mine}"
@@ -230,17 +234,17 @@ class Trainer:
     def _rewind(self, rewind: Rewind) -> None:
         """Back to a checkpoint before the spike; the data goes on after it (PaLM section 5.1)."""
         guard = self.guard
-        sequences = rewind.skipped_sequences(self.course, self.cursor)
+        sequences = rewind.skipped_sequences(self.timeline, self.cursor)
         with self._pause("save", "rewinding"):
-            saved = newest_position(self.setup, self.checkpoints, at_most=rewind.to_step, report=self.progress.note)
-            self._adopt(saved or first_position(self.setup, self.run, self.stop.ask))
+            saved = restore_latest(self.setup, self.checkpoints, at_most=rewind.to_step, report=self.progress.note)
+            self._adopt(saved or initialize_stage(self.setup, self.run, self.stop.should_stop))
             self.guard = guard.rewound_to(self.guard)
             self.cursor = self.cursor.skipping(rewind.to_step, sequences)
             # The rewound position replaces the checkpoint it came from, so that a kill from here on resumes behind
             # the rewind; a kill in between finds an older checkpoint, and spikes and rewinds once more.
             self.checkpoints.delete_after(self.step - 1)
-            self.recorder.rewind_to(self.step, self.stopwatch.seconds)
-            self.recorder.event(
+            self.metric_writer.rewind_to(self.step, self.timer.seconds)
+            self.metric_writer.event(
                 "rewind", self.step, reason=rewind.reason, skip_from_step=rewind.to_step, skipped_sequences=sequences
             )
         self.progress.note(f"{rewind.reason}: back to step {self.step}; {sequences} sequences are skipped")
@@ -249,12 +253,12 @@ class Trainer:
     @contextmanager
     def _pause(self, account: str, phase: str) -> Iterator[None]:
         """Something else than training, booked to `account` and shown as `phase`."""
-        begin = self.stopwatch.seconds.total
-        with self.stopwatch.account(account), self.progress.phase(phase), self.watchdog.pause(phase):
+        begin = self.timer.seconds.total
+        with self.timer.account(account), self.progress.phase(phase), self.watchdog.pause(phase):
             yield
-        self.recorder.pause(account, self.step, self.stopwatch.seconds, begin)
+        self.metric_writer.pause(account, self.step, self.timer.seconds, begin)
 
-    def _adopt(self, position: Position) -> None:
+    def _adopt(self, position: CheckpointState) -> None:
         """Go on from `position`."""
         self.position = position
         self.state, self.step = position.state, position.step

@@ -13,23 +13,28 @@ from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.tracking.log import RunLog, SilentLog
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.trackers import Tracker
-from pathways_lite.training.initialize import Position
+from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.setup import Setup
 
 _OF_DOMAINS = {"domain_weights", "average_domain_weights", "domain_scores"}
 
 
-class Recorder:
+class MetricWriter:
     """Turns steps and evaluations of one stage, which goes on from `position`, into rows.
 
     Every `log_every` steps are logged, the last step, and those whose update was dropped.
     """
 
     def __init__(
-        self, setup: Setup, position: Position, log: RunLog | SilentLog, trackers: Sequence[Tracker], progress: Progress
+        self,
+        setup: Setup,
+        position: CheckpointState,
+        log: RunLog | SilentLog,
+        trackers: Sequence[Tracker],
+        progress: Progress,
     ) -> None:
         self._log, self._trackers, self._progress = log, trackers, progress
-        self._course, self._every, self._inherited = setup.course, setup.stage.log_every, position.inherited
+        self._course, self._every, self._inherited = setup.timeline, setup.stage.log_every, position.inherited
         self._domains = setup.store.domains
         self._last = (position.step, position.seconds)  # where the last throughput was measured
         evaluations = [row for row in log.rows() if row["kind"] == "eval"]
@@ -68,7 +73,7 @@ class Recorder:
         )
 
     def evaluation(self, step: int, domains: Mapping[str, Any], denoisers: Mapping[str, Any]) -> None:
-        """Held-out results per domain, `HeldOut.to_json` each, and per denoiser, where the objective has any."""
+        """Held-out results per domain, `HeldOutLoss.to_json` each, and per denoiser, where the objective has any."""
         values = {"domains": domains, "denoisers": denoisers} if denoisers else {"domains": domains}
         self._write("eval", step, values)
         self._progress.evaluated(step, {name: result["bits_per_byte"] for name, result in domains.items()})
@@ -137,7 +142,7 @@ def _by_domain(values: Mapping[str, Any], domains: Sequence[str]) -> dict[str, A
 # Wall-clock time by what it is spent on, for the ledger's goodput.
 
 
-class Stopwatch:
+class Timer:
     """Every second since construction belongs to exactly one account of `Seconds`; `other` when none is named."""
 
     def __init__(self, before: Seconds | None = None) -> None:

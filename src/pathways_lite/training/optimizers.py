@@ -18,7 +18,7 @@ from optax import contrib
 
 from pathways_lite import models
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Clock, Course
+from pathways_lite.ledger import Clock, Timeline
 from pathways_lite.methods import pruning
 from pathways_lite.models.params import Axes, is_axes, is_matrix, matrix_sides
 from pathways_lite.recipe import SGD, Adafactor, AdamW, Lion, Muon, Optimizer, ScheduleFree, Stage
@@ -28,29 +28,29 @@ from pathways_lite.training.schedules import schedule
 Rate = Callable[[Clock], jax.Array]
 
 
-def learning_rate(config: Optimizer, course: Course) -> Rate:
+def learning_rate_fn(config: Optimizer, timeline: Timeline) -> Rate:
     """The learning rate (of Muon: of the matrices) of the step that starts at a clock, a float32 scalar."""
-    shape = schedule(config.schedule, course)
+    shape = schedule(config.schedule, timeline)
     return lambda clock: config.learning_rate * shape(clock)
 
 
-def of_stage(stage: Stage, course: Course) -> optax.GradientTransformationExtraArgs:
+def build_stage_optimizer(stage: Stage, timeline: Timeline) -> optax.GradientTransformationExtraArgs:
     """The optimizer of a stage, which prunes where the stage does."""
-    optimizer = build(stage.optimizer, course, models.logical_axes(stage.model))
+    optimizer = build_optimizer(stage.optimizer, timeline, models.logical_axes(stage.model))
     if stage.pruning is None:
         return optimizer
-    groups = pruning.groups_of(stage.pruning, stage.model, stage.data.seq_len)
-    return pruning.prune(optimizer, stage.pruning, groups, course, models.arrays_of(stage.model))
+    groups = pruning.prune_groups(stage.pruning, stage.model, stage.data.seq_len)
+    return pruning.prune(optimizer, stage.pruning, groups, timeline, models.param_specs(stage.model))
 
 
-def build(config: Optimizer, course: Course, axes: Any) -> optax.GradientTransformationExtraArgs:
+def build_optimizer(config: Optimizer, timeline: Timeline, axes: Any) -> optax.GradientTransformationExtraArgs:
     """The optimizer itself; gradients are clipped by their global norm first.
 
     `axes` is the parameters' tree with a tuple of logical axis names per array. `update(grads, state, params, clock=)`
     returns updates to be added. Weight decay is multiplied by the learning rate and falls on matrices, embeddings
     and head included, not on norm scales (Adafactor's is PaLM's own).
     """
-    rate = learning_rate(config, course)
+    rate = learning_rate_fn(config, timeline)
     match config:
         case AdamW():
             parts = [optax.scale_by_adam(config.b1, config.b2, config.epsilon), *_decayed(config, axes, rate)]

@@ -13,9 +13,9 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.objectives.denoisers import with_special_tokens
 from pathways_lite.recipe import (
+    CheckpointRef,
     Continue,
     DataMixture,
-    Earlier,
     Grow,
     LearnedWeights,
     Merge,
@@ -29,16 +29,16 @@ from pathways_lite.recipe import (
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.init_growth import require_growth
 from pathways_lite.training.init_merging import resolve_merge
-from pathways_lite.training.load import Loaded, load_model
-from pathways_lite.training.reweighting import reference_of
+from pathways_lite.training.load import TrainedModel, load_model
+from pathways_lite.training.reweighting import stage_reference
 
 
-def resolve_earlier(stage: Stage, before: Recipe) -> Stage:
+def resolve_checkpoint_refs(stage: Stage, before: Recipe) -> Stage:
     """`stage` with the identities and digests of what it uses, and a reference's model; `before`: the stages before it.
 
     Raises UserError where one is not there, is not the recorded one, or does not fit.
     """
-    if (reference := reference_of(stage)) is not None:
+    if (reference := stage_reference(stage)) is not None:
         stage = _with_reference(stage, _resolve_reference(stage, reference, before))
     if (mixture := stage.data.mixture) is not None and mixture.learned:
         stage = _with_mixture(stage, _each_learned(mixture, lambda one: _resolve_learned(stage, one, before)))
@@ -59,16 +59,16 @@ def with_learned_weights(recipe: Recipe, index: int, run: RunDirectory) -> Recip
     return recipe.model_copy(update={"stages": (*recipe.stages[:index], stage, *recipe.stages[index + 1 :])})
 
 
-def learned_by(found: Loaded) -> tuple[tuple[str, float], ...]:
+def learned_by(found: TrainedModel) -> tuple[tuple[str, float], ...]:
     """The average weight of each domain that a checkpoint's stage has learned by then."""
     memory = found.setup.abstract_state.method_state.memory
     learned = restore(found.path, memory, "method_state.memory").arrays
     return tuple(zip(found.setup.store.domains, np.asarray(learned.average).astype(float).tolist(), strict=True))
 
 
-def load_reference(recipe: Recipe, index: int, run: RunDirectory) -> Loaded | None:
+def load_reference(recipe: Recipe, index: int, run: RunDirectory) -> TrainedModel | None:
     """The reference of stage `index`, if it has one."""
-    reference = reference_of(recipe.stages[index])
+    reference = stage_reference(recipe.stages[index])
     return None if reference is None else _load(reference, recipe, index, run)
 
 
@@ -93,8 +93,8 @@ def cost_of_uses(recipe: Recipe, index: int, run: RunDirectory) -> Ledger:
     return replace(sum(costs.values(), total), steps=0, tokens=0, active_parameter_tokens=0)
 
 
-def _uses(stage: Stage) -> Iterator[Earlier]:
-    if (reference := reference_of(stage)) is not None:
+def _uses(stage: Stage) -> Iterator[CheckpointRef]:
+    if (reference := stage_reference(stage)) is not None:
         yield reference
     if stage.data.mixture is not None:
         yield from stage.data.mixture.learned
@@ -109,13 +109,13 @@ def _ancestors(recipe: Recipe, index: int, *, beside_the_start: bool = True) -> 
     return found.union(*(_ancestors(recipe, number) for number in found))
 
 
-def _load(one: Earlier, recipe: Recipe, index: int, run: RunDirectory) -> Loaded:
+def _load(one: CheckpointRef, recipe: Recipe, index: int, run: RunDirectory) -> TrainedModel:
     if one.stage is None:
         return load_model(one.path)
     return load_model(run.stage(recipe.stages[_number(recipe, index, one)].name).checkpoints)
 
 
-def _number(recipe: Recipe, index: int, one: Earlier) -> int:
+def _number(recipe: Recipe, index: int, one: CheckpointRef) -> int:
     """Of the stage that stage `index` means: by its identity where that is known, as a study may call it otherwise."""
     before = recipe.stages[:index]
     for number in range(len(before)):
@@ -165,7 +165,7 @@ def _resolve_learned(stage: Stage, one: LearnedWeights, before: Recipe) -> Learn
     return identified.model_copy(update={"weights": weights})
 
 
-def _identified[E: Earlier](stage: Stage, one: E, before: Recipe) -> tuple[E, Stage]:
+def _identified[E: CheckpointRef](stage: Stage, one: E, before: Recipe) -> tuple[E, Stage]:
     """`one` with what says which result it is, and the stage that it is of."""
     if one.stage is not None:
         recipe = before.model_copy(update={"stages": (*before.stages, stage)})
@@ -198,7 +198,7 @@ def _each_learned(mixture: DataMixture, change: Callable[[LearnedWeights], Learn
 # Turn a recipe as written into one that says everything its result depends on, or say why it cannot run.
 
 
-def resolve(recipe: Recipe) -> Recipe:
+def resolve_recipe(recipe: Recipe) -> Recipe:
     """`recipe` with corpus fingerprints and digests of the checkpoints that it names filled in.
 
     Raises UserError for a corpus that is missing or is not the recorded one, for a vocabulary or special tokens that
@@ -208,7 +208,7 @@ def resolve(recipe: Recipe) -> Recipe:
         require_growth(recipe, index)
     resolved = recipe.model_copy(update={"stages": ()})
     for stage in recipe.stages:
-        stage = resolve_earlier(_resolve_stage(stage), resolved)
+        stage = resolve_checkpoint_refs(_resolve_stage(stage), resolved)
         resolved = resolved.model_copy(update={"stages": (*resolved.stages, stage)})
     return resolved
 

@@ -21,8 +21,8 @@ from pathways_lite.models.accounting import flops_per_token
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import DoGE, DoReMi, Model, Reference, Reweighting, Stage, Uniform
 from pathways_lite.training import optimizers
-from pathways_lite.training.grad_accum import Examples, Means, TokenLosses, accumulate, losses_of
-from pathways_lite.training.sample_weights import SampleWeights, forgetful, is_ahead
+from pathways_lite.training.grad_accum import LossMeans, Microbatch, TokenLosses, accumulate_gradients, per_token_losses
+from pathways_lite.training.sample_weights import SampleWeights, needs_full_batch_losses, stateless
 
 if TYPE_CHECKING:
     from pathways_lite.training.setup import Setup
@@ -35,7 +35,7 @@ DISTANCE = 0.01
 """Norm of the displacement of all parameters, as in DARTS (Liu et al. 2019, arXiv 1806.09055, equation 8)."""
 
 
-def alignments(
+def domain_alignments(
     token_losses: TokenLosses,
     params: Any,
     batch: Batch,
@@ -54,30 +54,30 @@ def alignments(
     their own have none. One gradient per domain would be exact, but takes D backward passes and D times the memory, or
     slices that hold one domain each, which no mixture promises. Two forward passes do for any batch, slices and mesh.
     """
-    first, second = halves(batch, key, len(aim))
+    first, second = split_halves(batch, key, len(aim))
     share = share_of_domains(first, len(aim))
     total = jnp.sum(first.loss_weights)
     total = jnp.where(total > 0.0, total, 1.0)
 
-    def mean_loss(params: Any, part: Examples, key: jax.Array) -> tuple[jax.Array, Means]:
+    def mean_loss(params: Any, part: Microbatch, key: jax.Array) -> tuple[jax.Array, LossMeans]:
         loss, _ = token_losses(params, part.batch, key)
         found = jnp.sum(part.batch.loss_weights * part.weights * loss) / total
-        return found, Means(found, jnp.zeros(()))
+        return found, LossMeans(found, jnp.zeros(()))
 
-    examples = Examples(first, token_weights(jnp.asarray(aim), share, first))
-    towards, _ = accumulate(jax.grad(mean_loss, has_aux=True), params, examples, key, microbatch)
+    examples = Microbatch(first, token_weights(jnp.asarray(aim), share, first))
+    towards, _ = accumulate_gradients(jax.grad(mean_loss, has_aux=True), params, examples, key, microbatch)
     norm = optax.tree.norm(towards)
     length = DISTANCE / jnp.where(norm > 0.0, norm, 1.0)
 
     def losses_at(sign: jax.Array) -> tuple[jax.Array, jax.Array]:
         moved = jax.tree.map(lambda p, h: p + sign * length * h, params, towards)
-        return means_of_domains(losses_of(token_losses, moved, batch, key, microbatch), second, len(aim))
+        return means_of_domains(per_token_losses(token_losses, moved, batch, key, microbatch), second, len(aim))
 
     (ahead, behind), (there, _) = jax.lax.map(losses_at, jnp.asarray([1.0, -1.0]))  # compiled once
     return (ahead - behind) / (2.0 * DISTANCE), (there > 0.0) & (jnp.sum(aim * share) > 0.0)
 
 
-def halves(batch: Batch, key: jax.Array, domains: int) -> tuple[Batch, Batch]:
+def split_halves(batch: Batch, key: jax.Array, domains: int) -> tuple[Batch, Batch]:
     """The batch with the loss of half of its rows, and of the others: each domain's in turns, the first at random."""
     earlier = jnp.sum(jnp.tril(batch.domain[:, None] == batch.domain[None, :], -1), axis=1)
     begin = jax.random.randint(key, (domains,), 0, 2)
@@ -86,7 +86,7 @@ def halves(batch: Batch, key: jax.Array, domains: int) -> tuple[Batch, Batch]:
     return only(of_first), only(~of_first)
 
 
-def sample_weights(setup: Setup) -> SampleWeights | None:
+def build_sample_weights(setup: Setup) -> SampleWeights | None:
     """How the stage's samples are weighed: by their losses, by the mixture, by what is learned of domains; or not."""
     if (rule := setup.stage.domain_weights) is not None:
         return _learned(setup, rule)
@@ -95,7 +95,7 @@ def sample_weights(setup: Setup) -> SampleWeights | None:
         return None
     of_domains = _weights_of_mixture(setup) if _scalarized(setup.stage) else None
     return SampleWeights(
-        weigh=forgetful(reweighting.weights_by_clock(how, setup.course, of_domains)),
+        weigh=stateless(reweighting.weights_by_clock(how, setup.timeline, of_domains)),
         statistics=lambda weights, batch, memory: reweighting.statistics(weights, batch),
         rows=how.rows,
         reference=_reference_losses(setup.stage, setup.layout),
@@ -124,7 +124,7 @@ def _learned(setup: Setup, rule: DoReMi | DoGE) -> SampleWeights:
             statistics=statistics,
             reference=_reference_losses(setup.stage, setup.layout),
         )
-    rate = optimizers.learning_rate(setup.stage.optimizer, setup.course)
+    rate = optimizers.learning_rate_fn(setup.stage.optimizer, setup.timeline)
     takes_part, names = _takes_part(setup), setup.store.domains
     aim = np.asarray(takes_part if rule.target is None else [name == rule.target for name in names], np.float32)
     return SampleWeights(
@@ -132,13 +132,13 @@ def _learned(setup: Setup, rule: DoReMi | DoGE) -> SampleWeights:
             rule, rate(clock), seen[0], seen[1], batch, memory
         ),
         statistics=statistics,
-        look_ahead=functools.partial(alignments, aim=aim),
+        look_ahead=functools.partial(domain_alignments, aim=aim),
     )
 
 
-def first_memory(setup: Setup) -> Any:
+def initial_memory(setup: Setup) -> Any:
     """What weighing remembers before the first step; () where it remembers nothing."""
-    return () if setup.stage.domain_weights is None else domain_weights.begin(_takes_part(setup))
+    return () if setup.stage.domain_weights is None else domain_weights.init(_takes_part(setup))
 
 
 def _takes_part(setup: Setup) -> np.ndarray:
@@ -147,7 +147,7 @@ def _takes_part(setup: Setup) -> np.ndarray:
     windows = windows_per_domain(setup.store, data.seq_len)
     read = np.asarray(windows) > 0
     if data.mixture is not None:
-        read = np.any(np.asarray(weights_of(data.mixture, windows, names, setup.course)) > 0, axis=0)
+        read = np.any(np.asarray(weights_of(data.mixture, windows, names, setup.timeline)) > 0, axis=0)
     if (target := getattr(setup.stage.domain_weights, "target", None)) is not None:
         if target not in [name for name, of in zip(names, read, strict=True) if of]:
             raise UserError(
@@ -160,18 +160,18 @@ def _takes_part(setup: Setup) -> np.ndarray:
     return read
 
 
-def _weights_of_mixture(setup: Setup) -> reweighting.OfDomains:
+def _weights_of_mixture(setup: Setup) -> reweighting.DomainFactors:
     """Those of a mixture that counts domains in the loss instead of reading them more often."""
     data = setup.stage.data
     assert data.mixture is not None
     windows = windows_per_domain(setup.store, data.seq_len)
-    return reweighting.of_domains(*loss_weights(data.mixture, windows, setup.store.domains, setup.course))
+    return reweighting.domain_factors(*loss_weights(data.mixture, windows, setup.store.domains, setup.timeline))
 
 
 # ---- a reference ----
 
 
-def reference_of(stage: Stage) -> Reference | None:
+def stage_reference(stage: Stage) -> Reference | None:
     """What is named as the model whose losses are taken off before samples are weighed."""
     how = stage.domain_weights or stage.reweighting
     return getattr(how, "reference", None)
@@ -179,7 +179,7 @@ def reference_of(stage: Stage) -> Reference | None:
 
 def reference_model(stage: Stage) -> Model | None:
     """That model; None where there is none."""
-    reference = reference_of(stage)
+    reference = stage_reference(stage)
     return None if reference is None else reference.model
 
 
@@ -197,7 +197,7 @@ def _reference_losses(stage: Stage, layout: Layout) -> TokenLosses | None:
 # ---- what it costs ----
 
 
-def flops_with_weights(stage: Stage) -> int:
+def flops_per_token_with_weights(stage: Stage) -> int:
     """FLOPs of training on a token, with what finding weights takes and what leaving rows out saves."""
     training = flops_per_token(stage.model, stage.data.seq_len)
     if isinstance(stage.domain_weights, DoGE):  # the gradient that is aimed at, and two forward passes
@@ -209,5 +209,5 @@ def flops_with_weights(stage: Stage) -> int:
         how,
         training=training,
         reference=flops_per_token(reference, stage.data.seq_len) if reference is not None else 0,
-        ahead=any(is_ahead(how.rows(n), n, stage.microbatch) for _, n in stage.ramp.steps),
+        ahead=any(needs_full_batch_losses(how.rows(n), n, stage.microbatch) for _, n in stage.ramp.steps),
     )

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pathways_lite.checkpoints import Checkpoints
+from pathways_lite.checkpoints import CheckpointManager
 from pathways_lite.distributed import coordination
-from pathways_lite.distributed.monitor import Vigil, Watchdog
+from pathways_lite.distributed.monitor import FailureMonitor, Watchdog
 from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Course
+from pathways_lite.ledger import Timeline
 from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
@@ -32,15 +32,15 @@ from pathways_lite.tracking.run_data import NOT_COMPARABLE
 from pathways_lite.tracking.trackers import open_trackers
 from pathways_lite.training.compile import Interrupted, StepCompiler
 from pathways_lite.training.final_evaluation import summarize
-from pathways_lite.training.initialize import first_position, newest_position
-from pathways_lite.training.loop import Tools, Trainer
-from pathways_lite.training.metrics import Recorder, Stopwatch
-from pathways_lite.training.references import resolve, with_learned_weights
+from pathways_lite.training.initialize import initialize_stage, restore_latest
+from pathways_lite.training.loop import Trainer, TrainerServices
+from pathways_lite.training.metrics import MetricWriter, Timer
+from pathways_lite.training.references import resolve_recipe, with_learned_weights
 from pathways_lite.training.setup import Setup
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RunContext:
     """What a run has around it, the same for all of its stages."""
 
     run: RunDirectory
@@ -67,17 +67,17 @@ def train_run(
     Raises UserError for whatever its user can correct.
     """
     with contextlib.ExitStack() as stack:
-        if not coordination.is_first():
+        if not coordination.is_primary():
             console = Console(file=stack.enter_context(open(os.devnull, "w")))  # noqa: PTH123
         console = console or Console(stderr=True)
-        recipe = resolve(recipe)
+        recipe = resolve_recipe(recipe)
         run = RunDirectory(path)
-        coordination.by_first(lambda: _claim(stack, run, recipe, console))
+        coordination.run_on_primary(lambda: _claim(stack, run, recipe, console))
         signals = stack.enter_context(StopSignals())
         stop = Stop(lambda: signals.requested)
-        stack.enter_context(Vigil(stop))
+        stack.enter_context(FailureMonitor(stop))
         watchdog = stack.enter_context(Watchdog(path, hang_timeout))
-        surroundings = Surroundings(run, trackers if coordination.is_first() else (), console, stop, watchdog)
+        surroundings = RunContext(run, trackers if coordination.is_primary() else (), console, stop, watchdog)
         try:
             for index in range(len(recipe.stages)):
                 recipe = with_learned_weights(recipe, index, run)
@@ -87,9 +87,9 @@ def train_run(
         return stop.exit_status
 
 
-def train_stage(setup: Setup, around: Surroundings) -> None:
+def train_stage(setup: Setup, around: RunContext) -> None:
     """Train one stage to its end, unless it is there already. Raises Interrupted after a signal."""
-    if coordination.by_first(lambda: _is_trained(setup, around.run)):
+    if coordination.run_on_primary(lambda: _is_trained(setup, around.run)):
         return
     with contextlib.ExitStack() as stack:
         with around.watchdog.pause("preparing"):
@@ -97,69 +97,72 @@ def train_stage(setup: Setup, around: Surroundings) -> None:
         try:
             trainer.train()
         except Interrupted:
-            trainer.recorder.happened("interrupt", trainer.step, trainer.stopwatch.seconds)
+            trainer.metric_writer.happened("interrupt", trainer.step, trainer.timer.seconds)
             raise
         phase = "comparing with compressors, writing samples"
         with trainer.progress.phase(phase), around.watchdog.pause(phase):
             params = setup.evaluated_params(trainer.state.opt_state, trainer.state.params, trainer.step)
             peak = machine_peak(setup.stage.model.dtype)
-            summary = summarize(setup, params, trainer.recorder.last_evaluation, peak_flops=peak)
-            coordination.by_first(lambda: _conclude(setup.stage, summary, around))
+            summary = summarize(setup, params, trainer.metric_writer.last_evaluation, peak_flops=peak)
+            coordination.run_on_primary(lambda: _conclude(setup.stage, summary, around))
 
 
 def _is_trained(setup: Setup, run: RunDirectory) -> bool:
     """Whether nothing is left to do. Raises UserError for a stage that another run has to train and has not."""
     directory = run.stage(setup.stage.name)
-    if directory.elsewhere is None:
+    if directory.link_target is None:
         return directory.finished
     found = (directory.summary or {}).get("identity")
     if found == setup.identity:
         return True
     what = "is not finished" if found is None else f"has the identity {found}, not {setup.identity}"
     raise UserError(
-        f"stage {setup.stage.name!r} is a link to the run {directory.elsewhere}, which {what}; train that run first, "
+        f"stage {setup.stage.name!r} is a link to the run {directory.link_target}, which {what}; train that run first, "
         "or remove the link to train the stage here"
     )
 
 
-def _conclude(stage: Stage, summary: dict[str, Any], around: Surroundings) -> None:
+def _conclude(stage: Stage, summary: dict[str, Any], around: RunContext) -> None:
     """What is left of a finished stage, for programs and for people."""
     around.run.stage(stage.name).write_summary(summary)
     _draw(around.run)
     _print_summary(stage, summary, around.run, around.console)
 
 
-def _prepare(stack: contextlib.ExitStack, setup: Setup, around: Surroundings) -> Trainer:
+def _prepare(stack: contextlib.ExitStack, setup: Setup, around: RunContext) -> Trainer:
     """The stage's trainer, at its newest whole checkpoint or its start; `stack` closes what it works with."""
-    run, course = around.run, setup.course
+    run, timeline = around.run, setup.timeline
     directory = run.stage(setup.stage.name)
-    checkpoints = stack.enter_context(Checkpoints(directory.checkpoints, keep=checkpoints_to_keep(setup.stage)))
-    steps, tokens = course.total_steps, course.tokens_before(course.total_steps)
+    checkpoints = stack.enter_context(CheckpointManager(directory.checkpoints, keep=checkpoints_to_keep(setup.stage)))
+    steps, tokens = timeline.total_steps, timeline.tokens_before(timeline.total_steps)
     title = f"{setup.recipe.name}/{setup.stage.name}"
     progress = stack.enter_context(Progress(title, total_steps=steps, total_tokens=tokens, console=around.console))
     compiler = StepCompiler(setup)
-    if (begin := coordination.by_first(lambda: checkpoints.newest) or 0) < steps:
-        compiler.start(course.sequences_at(begin))
+    if (begin := coordination.run_on_primary(lambda: checkpoints.newest) or 0) < steps:
+        compiler.start(timeline.sequences_at(begin))
     if len(setup.store.domains) > 1 and setup.stage.data.mixture is not None:
         progress.note(_epochs(setup))
     with progress.phase("preparing"):
-        saved = newest_position(setup, checkpoints, report=progress.note)
-        position = saved or first_position(setup, run, around.stop.ask)
-    stopwatch = Stopwatch(position.seconds)
+        saved = restore_latest(setup, checkpoints, report=progress.note)
+        position = saved or initialize_stage(setup, run, around.stop.should_stop)
+    timer = Timer(position.seconds)
     log: RunLog | SilentLog = SilentLog()
-    if coordination.is_first():
+    if coordination.is_primary():
         log = stack.enter_context(RunLog(directory.path))
     log.truncate_after(saved.step if saved else -1)
     sinks = open_trackers(around.trackers, directory.path, run=setup.recipe.name, step=position.step)
     for sink in sinks:
         stack.callback(sink.close)
-    recorder = Recorder(setup, position, log, sinks, progress)
+    metric_writer = MetricWriter(setup, position, log, sinks, progress)
     if saved:
         checkpoints.delete_after(saved.step)
         progress.note(f"resuming {directory.path} at step {saved.step:,} of {steps:,}")
-        recorder.happened("resume", saved.step, saved.seconds)
+        metric_writer.happened("resume", saved.step, saved.seconds)
     return Trainer(
-        setup, run, position, Tools(compiler, checkpoints, recorder, progress, stopwatch, around.stop, around.watchdog)
+        setup,
+        run,
+        position,
+        TrainerServices(compiler, checkpoints, metric_writer, progress, timer, around.stop, around.watchdog),
     )
 
 
@@ -213,26 +216,26 @@ def _claim(stack: contextlib.ExitStack, run: RunDirectory, recipe: Recipe, conso
     write_recipe(recipe, run.recipe_path)
 
 
-def _sparse(course: Course) -> str:
+def _sparse(timeline: Timeline) -> str:
     """What zeros would save of a stage's FLOPs, if it has any."""
-    if not course.phases:
+    if not timeline.phases:
         return ""
-    active = si(course.active_parameters_at(course.total_steps), "parameters")
-    return f" ({si(course.sparse_flops_before(course.total_steps))} without zeros; {active} in the end)"
+    active = si(timeline.active_parameters_at(timeline.total_steps), "parameters")
+    return f" ({si(timeline.sparse_flops_before(timeline.total_steps))} without zeros; {active} in the end)"
 
 
 def describe(recipe: Recipe) -> str:
     """What training `recipe` would be: sizes, tokens, epochs and FLOPs of every stage, one line each."""
     lines = []
-    recipe = resolve(recipe)
+    recipe = resolve_recipe(recipe)
     for index, stage in enumerate(recipe.stages):
         setup = Setup(recipe, index)
-        course = setup.course
-        total = course.total_steps
-        tokens = course.tokens_before(total)
+        timeline = setup.timeline
+        total = timeline.total_steps
+        tokens = timeline.tokens_before(total)
         lines.append(
-            f"{stage.name}: {si(course.active_parameters, 'parameters')}, {total:,} steps, {si(tokens, 'tokens')} "
-            f"({_epochs(setup)}), {si(course.flops_before(total), 'FLOPs')}{_sparse(course)}, "
+            f"{stage.name}: {si(timeline.active_parameters, 'parameters')}, {total:,} steps, {si(tokens, 'tokens')} "
+            f"({_epochs(setup)}), {si(timeline.flops_before(total), 'FLOPs')}{_sparse(timeline)}, "
             f"starts with {stage.start.kind}, identity {stage_identity(recipe, index)}"
         )
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from pathways_lite.batch import Batch
 from pathways_lite.ledger import Clock
-from pathways_lite.training.grad_accum import Examples, TokenLosses, losses_of
+from pathways_lite.training.grad_accum import Microbatch, TokenLosses, per_token_losses
 
 Weigh = Callable[[Any, Batch, Clock, Any], tuple[jax.Array, Any]]
 """What is known of a whole batch (losses [B, T], say), the batch, the clock, the memory -> weights, [B, T] or [B, 1],
@@ -28,12 +28,12 @@ class MethodState(NamedTuple):
     reference: Any = ()  # parameters of another model
 
 
-def is_ahead(rows: int, sequences: int, microbatch: int | None) -> bool:
+def needs_full_batch_losses(rows: int, sequences: int, microbatch: int | None) -> bool:
     """Whether losses have to be known before the gradient of `rows` of a batch: weights are of all of its sequences."""
     return rows < sequences or microbatch not in (None, sequences)
 
 
-def forgetful(weigh: Callable[[jax.Array, Batch, Clock], jax.Array]) -> Weigh:
+def stateless(weigh: Callable[[jax.Array, Batch, Clock], jax.Array]) -> Weigh:
     """Weights that are found anew in every step."""
     return lambda losses, batch, clock, memory: (weigh(losses, batch, clock), memory)
 
@@ -56,7 +56,7 @@ class SampleWeights:
     place: Callable[[Batch], Batch] = lambda batch: batch
     look_ahead: LookAhead | None = None
 
-    def excess(self, losses: jax.Array, reference: jax.Array | None) -> jax.Array:
+    def excess_loss(self, losses: jax.Array, reference: jax.Array | None) -> jax.Array:
         """What `weigh` sees of losses."""
         return jax.lax.stop_gradient(losses if reference is None else losses - reference)
 
@@ -69,29 +69,29 @@ class SampleWeights:
         key: jax.Array,
         clock: Clock,
         microbatch: int | None,
-    ) -> tuple[Examples, dict[str, jax.Array] | None, Any]:
+    ) -> tuple[Microbatch, dict[str, jax.Array] | None, Any]:
         """What to train on; metrics of the whole batch and the memory, where weights have been found ahead."""
         if self.look_ahead is not None:
             seen = self.look_ahead(token_losses, params, batch, key, microbatch)
             weights, memory = self.weigh(seen, batch, clock, method.memory)
-            return Examples(batch, weights), self.statistics(weights, batch, memory), memory
+            return Microbatch(batch, weights), self.statistics(weights, batch, memory), memory
         sequences = batch.tokens.shape[0]
         reference = None
         if self.reference is not None:
-            reference = losses_of(self.reference, method.reference, batch, key, microbatch)
-        if not is_ahead(self.rows(sequences), sequences, microbatch):
-            return Examples(batch, reference=reference), None, None
-        losses = losses_of(token_losses, params, batch, key, microbatch)
-        weights, memory = self.weigh(self.excess(losses, reference), batch, clock, method.memory)
+            reference = per_token_losses(self.reference, method.reference, batch, key, microbatch)
+        if not needs_full_batch_losses(self.rows(sequences), sequences, microbatch):
+            return Microbatch(batch, reference=reference), None, None
+        losses = per_token_losses(token_losses, params, batch, key, microbatch)
+        weights, memory = self.weigh(self.excess_loss(losses, reference), batch, clock, method.memory)
         total = jnp.sum(batch.loss_weights)
         loss = jnp.sum(batch.loss_weights * losses) / jnp.where(total > 0.0, total, 1.0)
-        return self.chosen(batch, weights), {"loss": loss, **self.statistics(weights, batch, memory)}, memory
+        return self.select_rows(batch, weights), {"loss": loss, **self.statistics(weights, batch, memory)}, memory
 
-    def chosen(self, batch: Batch, weights: jax.Array) -> Examples:
+    def select_rows(self, batch: Batch, weights: jax.Array) -> Microbatch:
         """The rows to train on; the mean of their weights per token is 1 again."""
         rows = self.rows(len(batch.tokens))
         if rows == len(batch.tokens):
-            return Examples(batch, weights)
+            return Microbatch(batch, weights)
         in_all = jnp.sum(batch.loss_weights * weights, axis=1)
         # Rows that are not to be trained on weigh nothing; in the burn-in all do, and the first are taken.
         _, found = jax.lax.top_k(jnp.float32(in_all > 0.0), rows)
@@ -99,4 +99,4 @@ class SampleWeights:
         part = self.place(jax.tree.map(lambda x: x[found], batch))
         total = jnp.sum(in_all[found])
         scale = jnp.sum(part.loss_weights) / jnp.where(total > 0.0, total, 1.0)
-        return Examples(part, scale * weights[found])
+        return Microbatch(part, scale * weights[found])

@@ -10,7 +10,7 @@ first one of a decay both have exactly 1, and a decay reaches exactly `end` wher
 
 Precision: float32 holds a position to one part in 2^24 (10^13 tokens to about 10^6, a fraction of such a run's
 batch). A shape's value moves by at most a few 1e-7 of the peak, which is below its own rounding. What must be
-exact (the counts, the end of the stage) is integer arithmetic on the host, in `ledger.Course`.
+exact (the counts, the end of the stage) is integer arithmetic on the host, in `ledger.Timeline`.
 """
 
 from __future__ import annotations
@@ -22,70 +22,70 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pathways_lite.ledger import Clock, Course
+from pathways_lite.ledger import Clock, Timeline
 from pathways_lite.recipe import WSD, Amount, Budget, Constant, Cosine, Fraction, Linear, PaLM, Ramp, Schedule
 
 Shape = Callable[[Clock], jax.Array]
 Unit = Literal["steps", "tokens", "flops"]
 
 
-def schedule(config: Schedule, course: Course) -> Shape:
+def schedule(config: Schedule, timeline: Timeline) -> Shape:
     """The schedule's value, a float32 scalar in [0, 1], for the step that starts at a given clock.
 
     Traceable by JAX; the clock may be of NumPy or JAX scalars. Where warm-up and decay overlap, and where the stage
     is shorter than its warm-up, the lower of the two holds.
     """
-    rise, fall = _warmup(config.warmup, course), _fall(config, course)
+    rise, fall = _warmup(config.warmup, timeline), _fall(config, timeline)
     return lambda clock: jnp.minimum(rise(clock), fall(clock))
 
 
-def _fall(config: Schedule, course: Course) -> Shape:
+def _fall(config: Schedule, timeline: Timeline) -> Shape:
     """What follows the warm-up: 1, then falling."""
     match config:
         case Constant():
             return lambda clock: jnp.float32(1.0)
         case Linear(end=end):
-            share = _share_since(config.warmup, course)
+            share = _share_since(config.warmup, timeline)
             return lambda clock: _between(1.0 - share(clock), end)
         case Cosine(end=end):
-            share = _share_since(config.warmup, course)
+            share = _share_since(config.warmup, timeline)
             return lambda clock: _between(0.5 * (1.0 + jnp.cos(jnp.pi * share(clock))), end)
         case WSD(end=end):
-            share = _share_of_last(config.decay, course)
+            share = _share_of_last(config.decay, timeline)
             # The square root is of Haegele et al., arXiv 2405.18392.
             bend = jnp.sqrt if config.shape == "one_minus_sqrt" else jnp.float32
             return lambda clock: _between(1.0 - bend(share(clock)), end)
         case PaLM(knee=knee):
-            return _inverse_sqrt(knee, course)
+            return _inverse_sqrt(knee, timeline)
 
 
-def _warmup(length: Amount, course: Course) -> Shape:
+def _warmup(length: Amount, timeline: Timeline) -> Shape:
     """Linear from 0, read after the step: the n-th step of n has 1."""
-    unit, size = _measure(length, course.budget)
+    unit, size = _measure(length, timeline.budget)
     if size == 0.0:
         return lambda clock: jnp.float32(1.0)
-    return lambda clock: jnp.minimum(_after(clock, unit, course) / size, 1.0)
+    return lambda clock: jnp.minimum(_after(clock, unit, timeline) / size, 1.0)
 
 
-def _inverse_sqrt(knee: Amount, course: Course) -> Shape:
+def _inverse_sqrt(knee: Amount, timeline: Timeline) -> Shape:
     """min(1, sqrt(knee / k)) with k read after the step (PaLM section 5: min(1e-2, 1/sqrt(k)), k from 1)."""
-    unit, size = _measure(knee, course.budget)
-    return lambda clock: jnp.sqrt(size / jnp.maximum(_after(clock, unit, course), size))
+    unit, size = _measure(knee, timeline.budget)
+    return lambda clock: jnp.sqrt(size / jnp.maximum(_after(clock, unit, timeline), size))
 
 
-def _share_since(begin: Amount, course: Course) -> Shape:
+def _share_since(begin: Amount, timeline: Timeline) -> Shape:
     """0 until `begin` is reached, then linear to 1 at the budget's end, in the budget's unit."""
-    unit, end = course.budget.kind, float(course.budget.n)
-    begin_unit, start = _measure(begin, course.budget)
+    unit, end = timeline.budget.kind, float(timeline.budget.n)
+    begin_unit, start = _measure(begin, timeline.budget)
     if begin_unit != unit:
-        start = _reached(unit, course.steps_for(begin), course)
+        start = _reached(unit, timeline.steps_for(begin), timeline)
     return _share(unit, start, end)
 
 
-def _share_of_last(length: Amount, course: Course) -> Shape:
+def _share_of_last(length: Amount, timeline: Timeline) -> Shape:
     """0 until `length` is left of the stage, then linear to 1 at its end, in the length's unit."""
-    unit, size = _measure(length, course.budget)
-    end = float(course.budget.n) if unit == course.budget.kind else _reached(unit, course.total_steps, course)
+    unit, size = _measure(length, timeline.budget)
+    end = float(timeline.budget.n) if unit == timeline.budget.kind else _reached(unit, timeline.total_steps, timeline)
     return _share(unit, max(0.0, end - size), end)
 
 
@@ -110,9 +110,9 @@ def _measure(amount: Amount, budget: Budget) -> tuple[Unit, float]:
     return amount.kind, float(amount.n)
 
 
-def _reached(unit: Unit, step: int, course: Course) -> float:
+def _reached(unit: Unit, step: int, timeline: Timeline) -> float:
     """Where the clock stands before `step`, in `unit`, exactly."""
-    counts = {"steps": step, "tokens": course.tokens_before(step), "flops": course.flops_before(step)}
+    counts = {"steps": step, "tokens": timeline.tokens_before(step), "flops": timeline.flops_before(step)}
     return float(counts[unit])
 
 
@@ -121,15 +121,15 @@ def _before(clock: Clock, unit: Unit) -> jax.Array:
     return jnp.float32({"steps": clock.step, "tokens": clock.tokens, "flops": clock.flops}[unit])
 
 
-def _after(clock: Clock, unit: Unit, course: Course) -> jax.Array:
+def _after(clock: Clock, unit: Unit, timeline: Timeline) -> jax.Array:
     """Where the clock will stand after the step."""
     if unit == "steps":
         return jnp.float32(clock.step + 1)
-    tokens = _sequences(clock.step, course.ramp) * jnp.float32(course.seq_len)
-    return _before(clock, unit) + tokens * (course.flops_per_token if unit == "flops" else 1)
+    tokens = _sequences(clock.step, timeline.ramp) * jnp.float32(timeline.seq_len)
+    return _before(clock, unit) + tokens * (timeline.flops_per_token if unit == "flops" else 1)
 
 
 def _sequences(step: Any, ramp: Ramp) -> jax.Array:
-    """Sequences in the batch of `step`, traceable: `Course.sequences_at` on the device."""
+    """Sequences in the batch of `step`, traceable: `Timeline.sequences_at` on the device."""
     starts, sizes = zip(*ramp.steps, strict=True)
     return jnp.array(sizes, jnp.float32)[jnp.searchsorted(jnp.array(starts), step, side="right") - 1]

@@ -18,15 +18,15 @@ from pathways_lite import models
 from pathways_lite.batch import Batch
 from pathways_lite.data.pipeline import Batches
 from pathways_lite.data.store import Store, open_store
-from pathways_lite.evaluation.bits import Evaluator, HeldOut
+from pathways_lite.evaluation.bits import Evaluator, HeldOutLoss
 from pathways_lite.evaluation.denoisers import denoiser_losses
-from pathways_lite.ledger import Course
+from pathways_lite.ledger import Timeline
 from pathways_lite.methods import growth, pruning
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.parallel.compiler_options import run_once_options, step_options
 from pathways_lite.parallel.mesh import device_mesh
-from pathways_lite.parallel.sharding import EVERYTHING, Layout
-from pathways_lite.recipe import Grow, Random, Recipe, Stage, stage_identity
+from pathways_lite.parallel.sharding import FULL_BATCH, Layout
+from pathways_lite.recipe import Grow, MaskedGrowth, Recipe, Stage, stage_identity
 from pathways_lite.training import optimizers, reweighting
 from pathways_lite.training.sample_weights import MethodState, SampleWeights
 from pathways_lite.training.step import TrainState, TrainStep, init_state, make_train_step
@@ -68,11 +68,11 @@ class Setup:
     @functools.cached_property
     def epochs(self) -> dict[str, float]:
         """How often the stage reads each domain."""
-        return Batches(self.store, self.stage.data, self.course, self.stage.objective).epochs()
+        return Batches(self.store, self.stage.data, self.timeline, self.stage.objective).epochs()
 
     @functools.cached_property
-    def course(self) -> Course:
-        return course_of(self.stage)
+    def timeline(self) -> Timeline:
+        return stage_timeline(self.stage)
 
     @functools.cached_property
     def layout(self) -> Layout:
@@ -81,29 +81,29 @@ class Setup:
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
-        return optimizers.of_stage(self.stage, self.course)
+        return optimizers.build_stage_optimizer(self.stage, self.timeline)
 
     @functools.cached_property
-    def growth_plan(self) -> growth.Plan | None:
+    def growth_plan(self) -> growth.GrowthPlan | None:
         """How the stage's model is made of the one before, where it is. Raises UserError where it cannot be."""
         start = self.stage.start
         if not isinstance(start, Grow):
             return None
-        return growth.plan_start(start, self.recipe.stages[self.index - 1].model, self.stage.model)
+        return growth.plan_growth(start, self.recipe.stages[self.index - 1].model, self.stage.model)
 
     @functools.cached_property
-    def masks(self) -> growth.Masks | None:
+    def masks(self) -> growth.GrowthMasks | None:
         """Those of random growth. Raises UserError where the stage ends before they are all 1."""
         if self.growth_plan is None or not self.growth_plan.masked:
             return None
         operator = self.stage.start.operator  # type: ignore[union-attr]
-        assert isinstance(operator, Random)
-        return growth.masks(self.growth_plan, operator.ramp, self.course)
+        assert isinstance(operator, MaskedGrowth)
+        return growth.build_masks(self.growth_plan, operator.ramp, self.timeline)
 
     def evaluated_params(self, opt_state: Any, params: Any, step: int) -> Any:
         """The parameters to evaluate and to keep: schedule-free's average, under the masks of growth at `step`."""
         params = optimizers.evaluation_params(opt_state, params)
-        return params if self.masks is None else jax.jit(self.masks)(params, self.course.clock(step))
+        return params if self.masks is None else jax.jit(self.masks)(params, self.timeline.clock(step))
 
     def token_losses(self, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What the train step differentiates: loss and log Z of every position, with dropout by `key`."""
@@ -112,7 +112,7 @@ class Setup:
     @functools.cached_property
     def sample_weights(self) -> SampleWeights | None:
         """How samples are weighed, where they are."""
-        return reweighting.sample_weights(self)
+        return reweighting.build_sample_weights(self)
 
     @functools.cached_property
     def step_function(self) -> TrainStep:
@@ -121,7 +121,7 @@ class Setup:
         return make_train_step(
             self.token_losses,
             self.optimizer,
-            learning_rate=optimizers.learning_rate(stage.optimizer, self.course),
+            learning_rate=optimizers.learning_rate_fn(stage.optimizer, self.timeline),
             z_loss=stage.objective.z_loss,
             microbatch=stage.microbatch,
             view=self.masks,
@@ -140,7 +140,7 @@ class Setup:
 
     def first_memory(self) -> Any:
         """What weighing samples remembers before the first step, whole on every device; () where it is nothing."""
-        memory = reweighting.first_memory(self)
+        memory = reweighting.initial_memory(self)
         whole = self.layout.sharding(PartitionSpec())
         return jax.jit(lambda: jax.tree.map(jnp.asarray, memory), out_shardings=whole)()
 
@@ -148,11 +148,14 @@ class Setup:
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state; allocates nothing."""
         model, layout = self.stage.model, self.layout
-        params = layout.parameters(models.abstract_params(model), models.logical_axes(model))
-        state = layout.like_parameters(jax.eval_shape(self._fresh_state), params)
-        memory, theirs = layout.like_parameters(jax.eval_shape(lambda: reweighting.first_memory(self)), params), ()
+        params = layout.abstract_parameters(models.abstract_params(model), models.logical_axes(model))
+        state = layout.abstract_like_parameters(jax.eval_shape(self._fresh_state), params)
+        memory, theirs = (
+            layout.abstract_like_parameters(jax.eval_shape(lambda: reweighting.initial_memory(self)), params),
+            (),
+        )
         if (reference := reweighting.reference_model(self.stage)) is not None:
-            theirs = layout.parameters(models.abstract_params(reference), models.logical_axes(reference))
+            theirs = layout.abstract_parameters(models.abstract_params(reference), models.logical_axes(reference))
         method = MethodState(memory, theirs)
         return state._replace(method_state=method if jax.tree.leaves(method) else ())
 
@@ -162,8 +165,8 @@ class Setup:
 
     def lower_step(self, sequences: int) -> jax.stages.Lowered:
         """The train step for batches of `sequences` on the stage's mesh, whose devices need not exist here."""
-        batch = self.layout.batch(abstract_batch(sequences, self.stage.data.seq_len))
-        clock = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.course.clock(0))
+        batch = self.layout.abstract_batch(abstract_batch(sequences, self.stage.data.seq_len))
+        clock = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.timeline.clock(0))
         shardings = (self.shardings, self.layout.sharding(PartitionSpec()))
         step = jax.jit(self.step_function, donate_argnums=0, out_shardings=shardings)
         with jax.sharding.use_abstract_mesh(self.layout.abstract_mesh):  # kernels ask it which chip they are for
@@ -173,7 +176,7 @@ class Setup:
     def evaluator(self) -> Evaluator:
         """Scores held-out documents in batches of about the training batch's size."""
         config, layout = self.stage.model, self.layout
-        rows = min(self.course.sequences_at(0), self.stage.microbatch or 64)
+        rows = min(self.timeline.sequences_at(0), self.stage.microbatch or 64)
         parts = layout.size("batch")
 
         def token_losses(params: Any, batch: Batch) -> jax.Array:
@@ -183,7 +186,7 @@ class Setup:
             token_losses,
             rows=-(-rows // parts) * parts,
             seq_len=self.stage.data.seq_len,
-            place=functools.partial(layout.place, share=EVERYTHING),
+            place=functools.partial(layout.place_batch, share=FULL_BATCH),
         )
 
     @functools.cached_property
@@ -196,7 +199,9 @@ class Setup:
         }
         return {domain: found for domain, found in documents.items() if found}
 
-    def evaluate(self, params: Any, *, between_batches: Callable[[int, int], None] | None = None) -> dict[str, HeldOut]:
+    def evaluate(
+        self, params: Any, *, between_batches: Callable[[int, int], None] | None = None
+    ) -> dict[str, HeldOutLoss]:
         """Held-out result of every domain."""
         return {
             domain: self.evaluator(params, documents, between_batches=between_batches)
@@ -243,19 +248,19 @@ class Setup:
         return init_state(models.init(self.stage.model, params_key), self.optimizer, step_key)
 
 
-def course_of(stage: Stage) -> Course:
+def stage_timeline(stage: Stage) -> Timeline:
     """The stage's way in steps, tokens and FLOPs, those that its method takes or saves included."""
-    course = Course(
+    timeline = Timeline(
         ramp=stage.ramp,
         seq_len=stage.data.seq_len,
-        flops_per_token=reweighting.flops_with_weights(stage),
+        flops_per_token=reweighting.flops_per_token_with_weights(stage),
         active_parameters=parameter_count(stage.model),
         budget=stage.budget,
     )
     if stage.pruning is None:
-        return course
-    groups = pruning.groups_of(stage.pruning, stage.model, stage.data.seq_len)
-    return replace(course, phases=pruning.phases(stage.pruning, groups, course))
+        return timeline
+    groups = pruning.prune_groups(stage.pruning, stage.model, stage.data.seq_len)
+    return replace(timeline, phases=pruning.density_phases(stage.pruning, groups, timeline))
 
 
 def abstract_batch(sequences: int, length: int) -> Batch:

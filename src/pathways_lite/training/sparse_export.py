@@ -14,14 +14,21 @@ import jax
 import numpy as np
 
 from pathways_lite import models
-from pathways_lite.checkpoints import Manifest, Reader, Streamed, open_checkpoint, require_whole, write_streamed
+from pathways_lite.checkpoints import (
+    CheckpointReader,
+    Manifest,
+    StreamedArray,
+    open_checkpoint,
+    require_complete,
+    write_streamed,
+)
 from pathways_lite.errors import UserError
 from pathways_lite.methods.pruning import input_axis
-from pathways_lite.methods.pruning.compact import Remains, compressed, places_per_byte, remains
-from pathways_lite.methods.pruning.pruned_params import packed, unpacked
+from pathways_lite.methods.pruning.compact import CompactModel, compact_model, compress_nm, places_per_byte
+from pathways_lite.methods.pruning.pruned_params import pack_np, unpack_np
 from pathways_lite.recipe import NM, Model, Recipe, Restore, ScheduleFree, Unstructured
-from pathways_lite.training.load import Loaded
-from pathways_lite.training.offline import meta_after, recipe_after
+from pathways_lite.training.load import TrainedModel
+from pathways_lite.training.offline import meta_of_grown, recipe_after
 from pathways_lite.training.setup import Setup
 
 Piece = tuple[tuple[int, ...], np.ndarray]
@@ -30,26 +37,26 @@ MASKS = ("opt_state.masks.", "masks.")
 
 
 @dataclass(frozen=True)
-class Source:
+class SparseCheckpoint:
     """The arrays of a pruned model's checkpoint."""
 
     model: Model
     manifest: Manifest
-    reader: Reader
+    reader: CheckpointReader
     masks: dict[str, np.ndarray]  # booleans by the names of the arrays that are pruned
 
     @classmethod
-    def of(cls, found: Loaded) -> Source:
+    def of(cls, found: TrainedModel) -> SparseCheckpoint:
         """Raises UserError where nothing of the model is pruned, DamagedError for a checkpoint that cannot be read."""
         manifest, reader = open_checkpoint(found.path)
         return cls(found.stage.model, manifest, reader, read_masks(manifest, reader))
 
-    def array(self, array: models.Array, block: int | None = None) -> np.ndarray:
+    def array(self, array: models.ParamSpec, block: int | None = None) -> np.ndarray:
         """All of an array of the parameters, or a block of a stacked one [1, ...]."""
         return self.reader.part(f"params.{array.name}", _index(array, block))
 
 
-def read_masks(manifest: Manifest, reader: Reader) -> dict[str, np.ndarray]:
+def read_masks(manifest: Manifest, reader: CheckpointReader) -> dict[str, np.ndarray]:
     """The masks of a checkpoint by the names of the pruned arrays; none of a dense model's."""
     masks = {}
     for stored, info in manifest.arrays.items():
@@ -57,15 +64,16 @@ def read_masks(manifest: Manifest, reader: Reader) -> dict[str, np.ndarray]:
             if stored.startswith(prefix):
                 name = stored.removeprefix(prefix)
                 bits = reader.part(stored, tuple(map(slice, info.shape)))
-                masks[name] = unpacked(bits, manifest.arrays[f"params.{name}"].shape[-1])
+                masks[name] = unpack_np(bits, manifest.arrays[f"params.{name}"].shape[-1])
     return masks
 
 
-def convert_sparse(found: Loaded, out: Path, report: Callable[[str], None]) -> Path:
+def convert_sparse(found: TrainedModel, out: Path, report: Callable[[str], None]) -> Path:
     """Write what is left of the pruned model in the checkpoint `found` into a new one below `out`. Gives its directory.
 
     Pruned heads, channels or blocks: a smaller dense model, which a stage can begin with. N:M: values and places
-    (`compressed.py`) instead of the arrays that are pruned. Single weights: the parameters, and the masks beside them.
+    (`compact.compress_nm`) instead of the arrays that are pruned. Single weights: the parameters, and the masks
+    beside them.
     Raises UserError where the model is dense, where it has patterns that are not whole yet, or where `out` has such a
     checkpoint; DamagedError where the source is not what was saved.
     """
@@ -74,28 +82,30 @@ def convert_sparse(found: Loaded, out: Path, report: Callable[[str], None]) -> P
         raise UserError(f"stage {found.stage.name!r} of {found.path} prunes nothing; there is nothing sparse to write")
     if isinstance(found.stage.optimizer, ScheduleFree):
         raise UserError(f"{found.path} was trained schedule-free, and its average is not stored")
-    source = Source.of(found)
-    arrays = jax.tree.leaves(models.arrays_of(source.model))
+    source = SparseCheckpoint.of(found)
+    arrays = jax.tree.leaves(models.param_specs(source.model))
     setup = found.setup
     if isinstance(prune.structure, NM):
         streamed = {name: part for array in arrays for name, part in _patterned(source, array, prune.structure).items()}
     elif isinstance(prune.structure, Unstructured):
         streamed = {name: part for array in arrays for name, part in _masked(source, array).items()}
     else:
-        left = remains(source.model, source.masks)
+        left = compact_model(source.model, source.masks)
         setup = Setup(_smaller(found, left.target), found.setup.index + 1)
         streamed = {f"params.{array.name}": _shrunk(source, array, left) for array in arrays}
     for name, array in streamed.items():
         report(f"{name} {list(array.shape)} {array.dtype}")
-    check = functools.partial(require_whole, found.path, source.reader)
-    return write_streamed(out, 0, streamed, meta_after(found, setup), check)
+    check = functools.partial(require_complete, found.path, source.reader)
+    return write_streamed(out, 0, streamed, meta_of_grown(found, setup), check)
 
 
-def _shrunk(source: Source, array: models.Array, left: Remains) -> Streamed:
+def _shrunk(source: SparseCheckpoint, array: models.ParamSpec, left: CompactModel) -> StreamedArray:
     """One array of the smaller model."""
     dtype = source.manifest.arrays[f"params.{array.name}"].dtype
     if not array.stacked:
-        return Streamed(array.shape, dtype, array.shape, lambda: iter([((0,) * len(array.shape), source.array(array))]))
+        return StreamedArray(
+            array.shape, dtype, array.shape, lambda: iter([((0,) * len(array.shape), source.array(array))])
+        )
     shape = left.taken(array, np.empty(array.shape, np.bool_), 0).shape
 
     def make() -> Iterator[Piece]:
@@ -105,21 +115,21 @@ def _shrunk(source: Source, array: models.Array, left: Remains) -> Streamed:
                 at = int(np.searchsorted(left.blocks, block))
                 yield (at, *[0] * len(shape)), left.taken(array, x, at)[None]
 
-    return Streamed((len(left.blocks), *shape), dtype, (1, *shape), make)
+    return StreamedArray((len(left.blocks), *shape), dtype, (1, *shape), make)
 
 
-def _masked(source: Source, array: models.Array) -> dict[str, Streamed]:
+def _masked(source: SparseCheckpoint, array: models.ParamSpec) -> dict[str, StreamedArray]:
     """One array, and its mask in bits."""
     info = source.manifest.arrays[f"params.{array.name}"]
     arrays = {f"params.{array.name}": _blockwise(array, info.shape, info.dtype, functools.partial(source.array, array))}
     if array.name in source.masks:
-        bits = packed(source.masks[array.name])
+        bits = pack_np(source.masks[array.name])
         part = lambda block: bits if block is None else bits[block : block + 1]  # noqa: E731
         arrays[f"masks.{array.name}"] = _blockwise(array, bits.shape, "uint8", part)
     return arrays
 
 
-def _patterned(source: Source, array: models.Array, pattern: NM) -> dict[str, Streamed]:
+def _patterned(source: SparseCheckpoint, array: models.ParamSpec, pattern: NM) -> dict[str, StreamedArray]:
     """One array, or its values and their places where it is pruned."""
     if array.name not in source.masks:
         return _masked(source, array)
@@ -131,7 +141,7 @@ def _patterned(source: Source, array: models.Array, pattern: NM) -> dict[str, St
 
     def part(which: int, block: int | None) -> np.ndarray:
         here = mask if block is None else mask[block : block + 1]
-        return compressed(source.array(array, block), here, axis, pattern)[which]
+        return compress_nm(source.array(array, block), here, axis, pattern)[which]
 
     info = source.manifest.arrays[f"params.{array.name}"]
     shape = lambda size: (*info.shape[:axis], size, *info.shape[axis + 1 :])  # noqa: E731
@@ -144,8 +154,8 @@ def _patterned(source: Source, array: models.Array, pattern: NM) -> dict[str, St
 
 
 def _blockwise(
-    array: models.Array, shape: tuple[int, ...], dtype: str, part: Callable[[int | None], np.ndarray]
-) -> Streamed:
+    array: models.ParamSpec, shape: tuple[int, ...], dtype: str, part: Callable[[int | None], np.ndarray]
+) -> StreamedArray:
     """An array that is written as it is stacked, a block at a time."""
 
     def make() -> Iterator[Piece]:
@@ -156,17 +166,17 @@ def _blockwise(
         for block in range(shape[0]):
             yield (block, *rest), part(block)
 
-    return Streamed(shape, dtype, (1, *shape[1:]) if array.stacked else shape, make)
+    return StreamedArray(shape, dtype, (1, *shape[1:]) if array.stacked else shape, make)
 
 
-def _index(array: models.Array, block: int | None) -> tuple[slice, ...]:
+def _index(array: models.ParamSpec, block: int | None) -> tuple[slice, ...]:
     rest = tuple(slice(0, size) for size in array.shape)
     if not array.stacked:
         return rest
     return (slice(0, None) if block is None else slice(block, block + 1), *rest)
 
 
-def _smaller(found: Loaded, target: Model) -> Recipe:
+def _smaller(found: TrainedModel, target: Model) -> Recipe:
     """The recipe that the smaller model's checkpoint is of."""
     start = Restore(path=str(found.path), digest=found.manifest.digest)
     return recipe_after(found, "smaller", start=start, model=target, pruning=None)

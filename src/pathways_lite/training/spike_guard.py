@@ -19,12 +19,12 @@ import math
 import statistics
 from typing import Any, NamedTuple, Self
 
-from pathways_lite.data.order import Cursor
-from pathways_lite.ledger import Course
+from pathways_lite.data.order import DataCursor
+from pathways_lite.ledger import Timeline
 from pathways_lite.recipe import SpikeGuard
 
 
-class Go(NamedTuple):
+class Proceed(NamedTuple):
     """Nothing to do."""
 
 
@@ -47,18 +47,18 @@ class Rewind(NamedTuple):
     skip: tuple[int, int]
     reason: str
 
-    def skipped_sequences(self, course: Course, cursor: Cursor) -> int:
+    def skipped_sequences(self, timeline: Timeline, cursor: DataCursor) -> int:
         """Sequences to add to `cursor` (the one of before the rewind) at `to_step`.
 
         Never fewer than reach behind the spike's own batch, so that neither a short `skip_batches` nor a growing
         batch size nor an earlier skip can bring a batch from around a spike again.
         """
         step, batches = self.skip
-        seen = cursor.end(course, self.spike + 1) - cursor.end(course, self.to_step)
-        return max(batches * course.sequences_at(step), seen)
+        seen = cursor.end(timeline, self.spike + 1) - cursor.end(timeline, self.to_step)
+        return max(batches * timeline.sequences_at(step), seen)
 
 
-Decision = Go | Halt | Rewind
+Decision = Proceed | Halt | Rewind
 
 
 class GuardState(NamedTuple):
@@ -95,14 +95,14 @@ def observe(config: SpikeGuard, state: GuardState, *, step: int, loss: float, ok
         dropped_in_a_row=0 if finite else state.dropped_in_a_row + 1,
     )
     if trouble is None:
-        return state, Go()
+        return state, Proceed()
     match config.policy:
         case "halt":
             return state, Halt(f"{trouble}. guard.policy=rewind would go back and pass over the batches around it")
         case "skip":
             state = state._replace(spikes=state.spikes + finite)
             if state.dropped_in_a_row < config.window:
-                return state, Go()
+                return state, Proceed()
             return state, Halt(
                 f"{trouble}, as at the {config.window - 1} steps before: nothing is being trained any more. "
                 f"Resume from an older checkpoint with a lower optimizer.learning_rate"

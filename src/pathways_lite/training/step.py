@@ -16,8 +16,8 @@ import optax
 
 from pathways_lite.batch import Batch
 from pathways_lite.ledger import Clock
-from pathways_lite.methods.pruning import under_masks
-from pathways_lite.training.grad_accum import Examples, Means, TokenLosses, accumulate
+from pathways_lite.methods.pruning import apply_masks
+from pathways_lite.training.grad_accum import LossMeans, Microbatch, TokenLosses, accumulate_gradients
 from pathways_lite.training.sample_weights import MethodState, SampleWeights
 
 # What a train step carries from step to step.
@@ -38,14 +38,14 @@ def init_state(params: Any, optimizer: optax.GradientTransformation, key: jax.Ar
     opt_state = optimizer.init(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=under_masks(opt_state, params),
+        params=apply_masks(opt_state, params),
         opt_state=opt_state,
         method_state=(),
         key=jnp.copy(jax.random.key_data(key)),  # the caller's key outlives the state
     )
 
 
-View = Callable[[Any, Clock], Any]
+Reparameterize = Callable[[Any, Clock], Any]
 """(trained parameters, clock) -> the parameters that the model computes with."""
 
 Metrics = dict[str, jax.Array]
@@ -59,14 +59,14 @@ def make_train_step(
     learning_rate: Callable[[Clock], jax.Array],
     z_loss: float,
     microbatch: int | None = None,
-    view: View | None = None,
+    view: Reparameterize | None = None,
     sample_weights: SampleWeights | None = None,
 ) -> TrainStep:
     """A pure function (state, batch, clock) -> (state, metrics), to be jitted with the state donated.
 
     The loss is the mean over the batch of nll + z_loss * (log Z)^2, weighted by `batch.loss_weights` (PaLM
     section 5). With `microbatch`, gradients of slices of so many samples are added up in float32, which equals the
-    whole batch's gradient whatever the weights are. `learning_rate` is for the metrics alone. `view`: what the model
+    whole batch's gradient whatever the weights are. `learning_rate_fn` is for the metrics alone. `view`: what the model
     makes of what is trained, where these differ; once per step. `sample_weights` multiply the nll, not the z-loss, by
     what it makes of the whole batch's losses.
 
@@ -74,7 +74,7 @@ def make_train_step(
     for bit, and only `step` advances.
 
     Metrics, float32 scalars: `loss` (nats per token of the whole batch, without z-loss and sample weights), `z_loss`
-    (as added to it), `grad_norm` (before clipping), `learning_rate`, `ok` (1, or 0 where the update was dropped),
+    (as added to it), `grad_norm` (before clipping), `learning_rate_fn`, `ok` (1, or 0 where the update was dropped),
     `tokens_with_loss`; and the statistics of sample weights, arrays among them. What these learn from step to step is
     in the method state.
     """
@@ -84,29 +84,29 @@ def make_train_step(
         seen, pull_back = state.params, lambda grads: (grads,)
         if view is not None:
             seen, pull_back = jax.vjp(lambda params: view(params, clock), state.params)
-        examples, known, memory = Examples(batch), None, None
+        examples, known, memory = Microbatch(batch), None, None
         method = MethodState(*state.method_state)
         if sample_weights is not None:
             examples, known, memory = sample_weights.prepare(token_losses, seen, method, batch, key, clock, microbatch)
         total = jnp.sum(examples.batch.loss_weights)
         total = jnp.where(total > 0.0, total, 1.0)  # no position carries loss: a gradient of zero, not 0 / 0
 
-        def mean_loss(params: Any, part: Examples, dropout_key: jax.Array) -> tuple[jax.Array, Means]:
+        def mean_loss(params: Any, part: Microbatch, dropout_key: jax.Array) -> tuple[jax.Array, LossMeans]:
             """This part's share of the batch's mean, so that parts add up."""
             loss, log_z = token_losses(params, part.batch, dropout_key)
             share = lambda values: jnp.sum(jnp.sum(part.batch.loss_weights * values, axis=1)) / total  # noqa: E731
-            means = Means(share(loss), share(jnp.square(log_z)))
+            means = LossMeans(share(loss), share(jnp.square(log_z)))
             if sample_weights is None:
                 return means.loss + z_loss * means.log_z_squared, means
             weights = part.weights
             if weights is None:  # then this part is the whole batch
-                excess = sample_weights.excess(loss, part.reference)
+                excess = sample_weights.excess_loss(loss, part.reference)
                 weights, memory = sample_weights.weigh(excess, part.batch, clock, method.memory)
                 means = means._replace(weighing=(weights, memory))
             return share(weights * loss) + z_loss * means.log_z_squared, means
 
         gradient = jax.grad(mean_loss, has_aux=True)
-        grads, means = accumulate(gradient, seen, examples, key, microbatch)
+        grads, means = accumulate_gradients(gradient, seen, examples, key, microbatch)
         (grads,) = pull_back(grads)
 
         grad_norm = optax.tree.norm(grads)

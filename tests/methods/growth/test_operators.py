@@ -13,22 +13,22 @@ from small_models import LLAMA, PALM, TOKENS, T, logits, random_params
 from pathways_kernels.attention.spans import causal
 from pathways_lite import models
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Course
-from pathways_lite.methods.growth import PLANNERS, grow, masks, plan_of, preserves
+from pathways_lite.ledger import Timeline
+from pathways_lite.methods.growth import PLANNERS, build_masks, grow, is_function_preserving, plan_operator
 from pathways_lite.recipe import (
-    Blocks,
+    BlockOrder,
     Compose,
-    Direct,
     DropAndStack,
     Interpolate,
-    Learned,
+    LiGO,
+    MaskedGrowth,
     Model,
+    Net2Net,
     Operator,
     Ramp,
-    Random,
     Stack,
     Steps,
-    Zero,
+    ZeroInit,
 )
 
 KEY = jax.random.key(3)
@@ -37,10 +37,10 @@ KEY = jax.random.key(3)
 def at_first(operator: Operator, params: Any, source: Model, target: Model) -> Any:
     """The grown parameters as the model sees them before the first step: under their masks."""
     grown = grow(operator, params, source, target, KEY)
-    if not isinstance(operator, Random):
+    if not isinstance(operator, MaskedGrowth):
         return grown
-    course = Course(Ramp(steps=((0, 1),)), T, 1, 1, Steps(n=30))
-    return masks(plan_of(operator, source, target), Steps(n=10), course)(grown, course.clock(0))
+    timeline = Timeline(Ramp(steps=((0, 1),)), T, 1, 1, Steps(n=30))
+    return build_masks(plan_operator(operator, source, target), Steps(n=10), timeline)(grown, timeline.clock(0))
 
 
 def change(operator: Operator, source: Model, target: Model) -> float:
@@ -68,17 +68,17 @@ def growths(draw: st.DrawFn, widths: st.SearchStrategy[dict]) -> tuple[Operator,
     fields["tie_embeddings"] = draw(st.booleans())
     fields["logit_scale"] = draw(st.sampled_from([None, 0.3]))
     source = Model(**fields)
-    depth = draw(st.sampled_from([Stack(), Interpolate(), DropAndStack(), Blocks(order="12*2"), Zero()]))
-    direct = Direct(split=draw(st.sampled_from(["even", "uneven"])))
+    depth = draw(st.sampled_from([Stack(), Interpolate(), DropAndStack(), BlockOrder(order="12*2"), ZeroInit()]))
+    direct = Net2Net(split=draw(st.sampled_from(["even", "uneven"])))
     operator = draw(
         st.sampled_from(
-            [depth, direct, Zero(order="interpolate"), Random(), Learned(), Compose(depth=depth, width=direct)]
+            [depth, direct, ZeroInit(order="interpolate"), MaskedGrowth(), LiGO(), Compose(depth=depth, width=direct)]
         )
     )
     larger = {}
     if operator.kind not in ("direct",):
         larger["n_layers"] = draw(st.sampled_from([2, 4]))
-    if isinstance(operator, Blocks) or (isinstance(operator, Compose) and isinstance(depth, Blocks)):
+    if isinstance(operator, BlockOrder) or (isinstance(operator, Compose) and isinstance(depth, BlockOrder)):
         larger["n_layers"] = 4
     if operator.kind in ("direct", "zero", "random", "learned", "compose"):
         width = dict(draw(widths))
@@ -92,7 +92,7 @@ def growths(draw: st.DrawFn, widths: st.SearchStrategy[dict]) -> tuple[Operator,
 
 def holds(case: tuple[Operator, Model, Model]) -> None:
     operator, source, target = case
-    if preserves(plan_of(operator, source, target)):
+    if is_function_preserving(plan_operator(operator, source, target)):
         assert change(operator, source, target) < 1e-5
     else:
         assert change(operator, source, target) > 1e-3
@@ -125,18 +125,18 @@ def compiled_logits(model: Model, params: Any) -> jax.Array:
     return models.logits(model, params, hidden)[0]
 
 
-@pytest.mark.parametrize("operator", [Zero(), Zero(order="interpolate"), Random()])
+@pytest.mark.parametrize("operator", [ZeroInit(), ZeroInit(order="interpolate"), MaskedGrowth()])
 def test_a_window_that_moves_to_another_block_is_no_preserved_function(operator: Operator) -> None:
     source = Model(**(PALM | {"window": (2, None)}))
-    plan = plan_of(operator, source, Model(**(PALM | {"window": (2, None), "n_layers": 4})))
-    assert preserves(plan) == (operator == Zero() or operator == Random())
+    plan = plan_operator(operator, source, Model(**(PALM | {"window": (2, None), "n_layers": 4})))
+    assert is_function_preserving(plan) == (operator == ZeroInit() or operator == MaskedGrowth())
 
 
 @pytest.mark.slow
 def test_new_units_of_zero_growth_have_gradients() -> None:
     """Each of them, in every array, once the first step is taken: none is dead."""
     source, target = Model(**PALM), Model(**(PALM | {"d_ff": 18, "n_heads": 4}))
-    grown = grow(Zero(), random_params(source), source, target, KEY)
+    grown = grow(ZeroInit(), random_params(source), source, target, KEY)
 
     def loss(params: Any) -> jax.Array:
         return jax.nn.log_softmax(compiled_logits(target, params))[:, 3].sum()
@@ -154,7 +154,7 @@ def test_new_units_of_zero_growth_have_gradients() -> None:
 def test_shares_of_copies_add_up_and_part_the_copies_where_they_are_uneven(split: str) -> None:
     source, target = Model(**PALM), Model(**(PALM | {"d_ff": 30}))
     params = random_params(source)
-    down = np.asarray(grow(Direct(split=split), params, source, target, KEY)["layers"]["mlp"]["down"])
+    down = np.asarray(grow(Net2Net(split=split), params, source, target, KEY)["layers"]["mlp"]["down"])
     shares = (down / np.take(params["layers"]["mlp"]["down"], np.arange(30) % 12, axis=1))[:, :, 0]
     assert np.allclose([shares[:, unit::12].sum(1) for unit in range(12)], 1, rtol=1e-5)
     assert np.allclose(shares[:, 0], shares[:, 12]) == (split == "even")
@@ -163,15 +163,15 @@ def test_shares_of_copies_add_up_and_part_the_copies_where_they_are_uneven(split
 
 def blocks(operator: Operator, layers: int, more: int) -> tuple[int, ...]:
     source = Model(**(PALM | {"n_layers": layers}))
-    return plan_of(operator, source, source.model_copy(update={"n_layers": more})).depth.blocks
+    return plan_operator(operator, source, source.model_copy(update={"n_layers": more})).depth.blocks
 
 
 def test_the_order_of_blocks() -> None:
     assert blocks(Stack(), 3, 6) == (0, 1, 2, 0, 1, 2)
     assert blocks(Interpolate(), 3, 6) == (0, 0, 1, 1, 2, 2)
-    assert blocks(Blocks(order="12-3*2"), 3, 4) == (0, 1, 2, 2)
-    assert blocks(Zero(), 3, 5) == (0, 1, 2, 0, 1)
-    assert blocks(Random(order="interpolate"), 3, 5) == (0, 0, 1, 1, 2)
+    assert blocks(BlockOrder(order="12-3*2"), 3, 4) == (0, 1, 2, 2)
+    assert blocks(ZeroInit(), 3, 5) == (0, 1, 2, 0, 1)
+    assert blocks(MaskedGrowth(order="interpolate"), 3, 5) == (0, 0, 1, 1, 2)
     # SOLAR 10.7B: 32 layers without the last and the first 8 of each copy.
     assert blocks(DropAndStack(), 32, 48) == (*range(24), *range(8, 32))
 
@@ -194,20 +194,20 @@ def test_noise_falls_on_copies_alone() -> None:
     assert noise.std() == pytest.approx((2 / (5 * 8)) ** 0.5, rel=0.3)
     assert np.array_equal(grown["layers"]["norm"]["scale"][2:], params["layers"]["norm"]["scale"])
     with pytest.raises(UserError, match="makes none"):
-        grow(Zero(), params, source, target, KEY, noise=0.2)
+        grow(ZeroInit(), params, source, target, KEY, noise=0.2)
 
 
 REFUSED = [
     (Stack(), {"n_layers": 5}, r"from 2 to 5.*n_layers=4 or 6"),
     (Stack(), {"n_layers": 4, "d_model": 16}, "d_model goes from 8 to 16.*Compose"),
     (Stack(), {"n_layers": 1}, "nothing smaller"),
-    (Direct(), {"n_layers": 4}, "n_layers goes from 2 to 4"),
-    (Direct(), {"n_heads": 9, "n_kv_heads": 3}, "4 query heads .* some have only 3 places"),
-    (Zero(), {"n_heads": 8, "n_kv_heads": 4}, "n_heads=16 or more"),
-    (Blocks(order="12*2"), {"n_layers": 6}, "lists 4 blocks"),
-    (Blocks(order="123"), {"n_layers": 3}, "block 3 of a model of 2"),
+    (Net2Net(), {"n_layers": 4}, "n_layers goes from 2 to 4"),
+    (Net2Net(), {"n_heads": 9, "n_kv_heads": 3}, "4 query heads .* some have only 3 places"),
+    (ZeroInit(), {"n_heads": 8, "n_kv_heads": 4}, "n_heads=16 or more"),
+    (BlockOrder(order="12*2"), {"n_layers": 6}, "lists 4 blocks"),
+    (BlockOrder(order="123"), {"n_layers": 3}, "block 3 of a model of 2"),
     (DropAndStack(), {"n_layers": 3}, "even n_layers up to 4"),
-    (Zero(), {"rope_base": 5e5}, "rope_base"),
+    (ZeroInit(), {"rope_base": 5e5}, "rope_base"),
 ]
 
 
@@ -215,7 +215,7 @@ REFUSED = [
 def test_what_does_not_fit_is_refused_with_the_numbers(operator: Operator, larger: dict, sentence: str) -> None:
     source = PALM | ({"n_heads": 8, "n_kv_heads": 2} if larger.get("n_kv_heads") else {})
     with pytest.raises(UserError, match=sentence):
-        plan_of(operator, Model(**source), Model(**(source | larger)))
+        plan_operator(operator, Model(**source), Model(**(source | larger)))
 
 
 def test_every_kind_of_the_recipe_is_registered() -> None:

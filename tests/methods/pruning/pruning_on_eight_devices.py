@@ -75,14 +75,14 @@ def draw(seed: int, like: dict) -> dict:
 
 
 def run(prune: Prune, devices: list[jax.Device]) -> tuple:
-    """The final state, its course, and the text of the compiled update."""
+    """The final state, its timeline, and the text of the compiled update."""
     whole = setup(prune, devices)
     like, places = whole.abstract_state.params, whole.shardings
-    clock = lambda step: whole.course.clock(step)  # noqa: E731
+    clock = lambda step: whole.timeline.clock(step)  # noqa: E731
 
     def begin(params: dict) -> tuple:
         state = whole.optimizer.init(params)
-        return pruning.under_masks(state, params), state
+        return pruning.apply_masks(state, params), state
 
     def update(grads: dict, params: dict, state: tuple, clock: tuple) -> tuple:
         updates, state = whole.optimizer.update(grads, state, params, clock=clock)
@@ -93,7 +93,7 @@ def run(prune: Prune, devices: list[jax.Device]) -> tuple:
     compiled = jax.jit(update, out_shardings=out).lower(draw(1, like), params, state, clock(0)).compile()
     for step in range(STEPS):
         params, state = compiled(draw(step + 1, like), params, state, clock(step))
-    return params, state, whole.course, compiled.as_text()
+    return params, state, whole.timeline, compiled.as_text()
 
 
 def largest_collective(program: str) -> int:

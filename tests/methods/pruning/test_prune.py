@@ -10,8 +10,8 @@ import pytest
 
 from pathways_lite import models
 from pathways_lite.methods import pruning
-from pathways_lite.methods.pruning.compact import compressed, decompressed, remains
-from pathways_lite.methods.pruning.pruned_params import unpacked
+from pathways_lite.methods.pruning.compact import compact_model, compress_nm, decompress_nm
+from pathways_lite.methods.pruning.pruned_params import unpack_np
 from pathways_lite.recipe import (
     NM,
     SGD,
@@ -34,7 +34,7 @@ from pathways_lite.recipe import (
     WholeBlocks,
 )
 from pathways_lite.training import optimizers
-from pathways_lite.training.setup import course_of
+from pathways_lite.training.setup import stage_timeline
 
 STEPS = 12
 UP = ("layers.mlp.up",)
@@ -57,9 +57,9 @@ def draw(seed, model=MODEL):
 
 @functools.cache
 def compiled(of):
-    """(optimizer, course, jitted init, jitted update)."""
-    course = course_of(of)
-    optimizer = optimizers.of_stage(of, course)
+    """(optimizer, timeline, jitted init, jitted update)."""
+    timeline = stage_timeline(of)
+    optimizer = optimizers.build_stage_optimizer(of, timeline)
 
     def update(grads, state, params, clock):
         updates, state = optimizer.update(grads, state, params, clock=clock, grad_norm=optax.tree.norm(grads))
@@ -67,35 +67,35 @@ def compiled(of):
 
     def init(params):
         state = optimizer.init(params)
-        return pruning.under_masks(state, params), state
+        return pruning.apply_masks(state, params), state
 
-    return course, jax.jit(init), jax.jit(update)
+    return timeline, jax.jit(init), jax.jit(update)
 
 
 def run(of, params=None, gradient=lambda step: draw(step + 1), steps=STEPS):
     """Parameters and state before every step, and after the last."""
-    course, init, update = compiled(of)
+    timeline, init, update = compiled(of)
     path = [init(draw(0) if params is None else params)]
     for step in range(steps):
         params, state = path[-1]
-        path.append(update(gradient(step), state, params, course.clock(step)))
+        path.append(update(gradient(step), state, params, timeline.clock(step)))
     return path
 
 
 def leaves(tree, names):
     """The named arrays of a tree like the parameters."""
-    arrays = jax.tree.leaves(models.arrays_of(MODEL))
+    arrays = jax.tree.leaves(models.param_specs(MODEL))
     found = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
     return {a.name: np.asarray(x) for a, x in zip(arrays, found, strict=True) if a.name in names}
 
 
 def masks_of(params, state):
     """Unpacked masks by name."""
-    arrays = [a.name for a in jax.tree.leaves(models.arrays_of(MODEL))]
+    arrays = [a.name for a in jax.tree.leaves(models.param_specs(MODEL))]
     holes = jax.tree.leaves(state.masks, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
     sizes = [p.shape[-1] for p in jax.tree.leaves(params)]
     return {
-        name: unpacked(np.asarray(bits), size)
+        name: unpack_np(np.asarray(bits), size)
         for name, bits, size in zip(arrays, holes, sizes, strict=True)
         if not isinstance(bits, optax.MaskedNode)
     }
@@ -128,15 +128,15 @@ def slowly(cases):
 @pytest.mark.parametrize("prune", [*FAST, *slowly(SLOW)], ids=str)
 def test_what_is_active_is_what_the_ledger_counts(prune):
     of = stage(prune)
-    course = compiled(of)[0]
-    prunable = sum(group.sets * group.units * group.weights for group in pruning.groups_of(prune, MODEL, 8))
+    timeline = compiled(of)[0]
+    prunable = sum(group.sets * group.units * group.weights for group in pruning.prune_groups(prune, MODEL, 8))
     before = None
     for step, (params, state) in enumerate(run(of)):
         masks = masks_of(params, state)
         active = sum(mask.sum() for mask in masks.values())
         everything = sum(p.size for p in jax.tree.leaves(params))
-        assert everything - prunable + active == course.active_parameters_at(step)
-        assert sum(np.count_nonzero(p) for p in jax.tree.leaves(params)) == course.active_parameters_at(step)
+        assert everything - prunable + active == timeline.active_parameters_at(step)
+        assert sum(np.count_nonzero(p) for p in jax.tree.leaves(params)) == timeline.active_parameters_at(step)
         for name, mask in masks.items():
             for part in (params, state.inner[1].mu, state.inner[1].nu):
                 assert not leaves(part, [name])[name][~mask].any()
@@ -153,11 +153,11 @@ def test_what_is_active_is_what_the_ledger_counts(prune):
 )
 def test_every_optimizer_leaves_zeros_alone(optimizer):
     of = stage(Prune(sparsity=0.5, every=4, scope=UP), optimizer)
-    course = compiled(of)[0]
+    timeline = compiled(of)[0]
     for step, (params, state) in enumerate(run(of)):
         (mask,) = masks_of(params, state).values()
         assert np.count_nonzero(params["layers"]["mlp"]["up"]) == mask.sum()
-        assert (~mask).sum() == course.active_parameters - course.active_parameters_at(step)
+        assert (~mask).sum() == timeline.active_parameters - timeline.active_parameters_at(step)
         kept = optimizers.evaluation_params(state, params)["layers"]["mlp"]["up"]
         assert not np.asarray(kept)[~mask].any()
 
@@ -196,12 +196,12 @@ def test_patterns_are_whole_at_the_end_and_pack_smaller():
     up = np.asarray(params["layers"]["mlp"]["up"])
     for axis in (1, 2):
         some = mask if axis == 1 else np.tile(np.array([1, 0, 0, 1], bool), (3, 8, 4))
-        values, places = compressed(up, some, axis, NM())
+        values, places = compress_nm(up, some, axis, NM())
         assert values.size == up.size // 2
         assert places.size == up.size // 8
-        np.testing.assert_array_equal(decompressed(values, places, axis, NM()), np.where(some, up, 0))
+        np.testing.assert_array_equal(decompress_nm(values, places, axis, NM()), np.where(some, up, 0))
     with pytest.raises(ValueError, match="more than 1"):
-        compressed(up, mask, 1, NM(n=1))
+        compress_nm(up, mask, 1, NM(n=1))
 
 
 def test_what_is_not_finite_goes_first():
@@ -222,10 +222,10 @@ def test_ties_are_broken_by_place():
 
 def test_a_dropped_update_of_the_masks_comes_with_the_next():
     of = stage(ONE_SHOT)
-    course, _, update = compiled(of)
-    at = course.phases[1].step
+    timeline, _, update = compiled(of)
+    at = timeline.phases[1].step
     params, state = run(of, steps=at - 1)[-1]  # step at - 1, which makes the masks, is left out
-    params, state = update(draw(1), state, params, course.clock(at))
+    params, state = update(draw(1), state, params, timeline.clock(at))
     assert np.count_nonzero(params["layers"]["mlp"]["up"]) == 3 * 64
 
 
@@ -234,9 +234,9 @@ def test_it_goes_on_to_the_bit():
     of = stage(RIGL)
     path = run(of)
     params, state = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), path[5])
-    course, _, update = compiled(of)
+    timeline, _, update = compiled(of)
     for step in range(5, STEPS):
-        params, state = update(draw(step + 1), state, params, course.clock(step))
+        params, state = update(draw(step + 1), state, params, timeline.clock(step))
     jax.tree.map(np.testing.assert_array_equal, (params, state), path[-1])
 
 
@@ -245,7 +245,7 @@ def test_it_goes_on_to_the_bit():
 def test_channels_that_are_gone_leave_a_smaller_model_that_trains_alike(optimizer):
     """Clipping, decay, moments and Adafactor's RMS take no notice of zeros."""
     path = run(stage(Prune(sparsity=0.5, begin=0.0, end=0.0, structure=Channels()), optimizer))
-    left = remains(MODEL, masks_of(*path[0]))
+    left = compact_model(MODEL, masks_of(*path[0]))
     assert left.target == MODEL.model_copy(update={"d_ff": 8})
     smaller = run(stage(None, optimizer, left.target), shrunk(left, path[0][0]), lambda k: shrunk(left, draw(k + 1)))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
@@ -261,4 +261,4 @@ def shrunk(left, params):
             return x
         return np.stack([left.taken(array, x[block], at) for at, block in enumerate(left.blocks)])
 
-    return jax.tree.map(one, models.arrays_of(left.source), params)
+    return jax.tree.map(one, models.param_specs(left.source), params)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Course, Ledger
-from pathways_lite.methods.pruning import Densities, groups_of, kept, phases
+from pathways_lite.ledger import Ledger, Timeline
+from pathways_lite.methods.pruning import DensitySchedule, density_phases, num_kept, prune_groups
 from pathways_lite.methods.pruning.schedules import rounded, updates
 from pathways_lite.recipe import (
     NM,
@@ -25,7 +25,7 @@ from pathways_lite.recipe import (
     Stage,
     Steps,
     Tokens,
-    Top,
+    TopLosses,
     WholeBlocks,
 )
 from pathways_lite.scaling.laws.chinchilla import CHINCHILLA
@@ -36,8 +36,8 @@ MODEL = Model(d_model=32, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=
 QUERIES = lambda prune: prune.model_copy(update={"scope": ("layers.attention.q",)})  # noqa: E731  4 layers of 1024
 
 
-def course(budget=Steps(n=2000), ramp=((0, 4),), flops=1000, parameters=100):  # noqa: B008
-    return Course(Ramp(steps=ramp), 16, flops, parameters, budget)
+def timeline(budget=Steps(n=2000), ramp=((0, 4),), flops=1000, parameters=100):  # noqa: B008
+    return Timeline(Ramp(steps=ramp), 16, flops, parameters, budget)
 
 
 prunes = st.builds(
@@ -55,7 +55,7 @@ prunes = st.builds(
 @pytest.mark.parametrize(("sparsity", "compression"), [(0.8, 1.995), (0.6, 1.53), (0.4, 1.28), (0.2, 1.12)])
 def test_average_over_final_parameters_with_phases_in_compute(sparsity, compression):
     """The consistency check of The Journey Matters: "2x lossless" at 80 %."""
-    found = Densities(Prune(sparsity=sparsity))
+    found = DensitySchedule(Prune(sparsity=sparsity))
     expected = 1 / ((1 - sparsity) * (0.25 + 0.5 * math.log(1 / (1 - sparsity)) / sparsity + 0.25 / (1 - sparsity)))
     assert found.mean / found.last == pytest.approx(expected, rel=1e-12)
     assert round(found.mean / found.last, len(str(compression)) - 2) == compression
@@ -63,7 +63,7 @@ def test_average_over_final_parameters_with_phases_in_compute(sparsity, compress
 
 @given(st.floats(0.01, 0.95))
 def test_average_parameters_with_phases_in_steps(sparsity):
-    mean = lambda shape: Densities(Prune(sparsity=sparsity, compute="dense", shape=shape)).mean  # noqa: E731
+    mean = lambda shape: DensitySchedule(Prune(sparsity=sparsity, compute="dense", shape=shape)).mean  # noqa: E731
     assert mean("linear") == pytest.approx(1 - 0.5 * sparsity, rel=1e-12)
     assert mean("cubic") == pytest.approx(1 - 0.625 * sparsity, rel=1e-12)
 
@@ -71,7 +71,7 @@ def test_average_parameters_with_phases_in_steps(sparsity):
 @settings(max_examples=30)
 @given(prunes, st.floats(0, 3))
 def test_tokens_are_the_integral_of_compute_over_cost(prune, fixed):
-    found = Densities(prune, fixed)
+    found = DensitySchedule(prune, fixed)
     middles = (np.arange(2000) + 0.5) / 2000
     cost = np.array([fixed + found.at(c) if prune.compute == "sparse" else 1.0 for c in middles])
     integral = np.cumsum(1 / cost) / np.sum(1 / cost)
@@ -89,9 +89,9 @@ def test_tokens_are_the_integral_of_compute_over_cost(prune, fixed):
 def test_the_ledger_counts_what_is_active_in_every_step(prune, every, ramp):
     prune = prune.model_copy(update={"every": every})
     total = 1000
-    whole = course(Steps(n=total), ramp, flops=6 * 10_000, parameters=10_000)
-    (group,) = groups_of(QUERIES(prune), MODEL, 16)
-    sparse = replace(whole, phases=phases(prune, [group], whole))
+    whole = timeline(Steps(n=total), ramp, flops=6 * 10_000, parameters=10_000)
+    (group,) = prune_groups(QUERIES(prune), MODEL, 16)
+    sparse = replace(whole, phases=density_phases(prune, [group], whole))
     steps = [phase.step for phase in sparse.phases]
     assert steps == sorted(set(steps))
     assert steps[0] == 0
@@ -100,7 +100,7 @@ def test_the_ledger_counts_what_is_active_in_every_step(prune, every, ramp):
     for step in range(total):
         phase = at.get(step, phase)
         tokens = 16 * sparse.sequences_at(step)
-        assert phase.active_parameters == 10_000 - 4 * (group.units - kept(group.units, phase.density))
+        assert phase.active_parameters == 10_000 - 4 * (group.units - num_kept(group.units, phase.density))
         assert phase.flops_per_token == 6 * phase.active_parameters
         active += tokens * phase.active_parameters
         if step in (10, 499, total - 1):
@@ -113,8 +113,8 @@ def test_the_ledger_counts_what_is_active_in_every_step(prune, every, ramp):
 
 def test_the_ledgers_average_comes_to_the_closed_form():
     prune = QUERIES(Prune(sparsity=0.8, every=10))
-    dense = course(Tokens(n=64 * 20_000), flops=6 * 4096, parameters=4096)  # nothing but queries
-    sparse = replace(dense, phases=phases(prune, groups_of(prune, MODEL, 16), dense))
+    dense = timeline(Tokens(n=64 * 20_000), flops=6 * 4096, parameters=4096)  # nothing but queries
+    sparse = replace(dense, phases=density_phases(prune, prune_groups(prune, MODEL, 16), dense))
     ledger = Ledger().after(sparse, sparse.total_steps)
     assert ledger.average_active_parameters / sparse.active_parameters_at(20_000) == pytest.approx(1.995, abs=2e-3)
     # The phases lie where so much of the compute without zeros is spent.
@@ -126,8 +126,8 @@ def test_the_ledgers_average_comes_to_the_closed_form():
 def test_the_law_averages_as_the_ledger_does():
     """N̄ of the curve of active parameters over tokens; of a dense run N, and then the law is Chinchilla's."""
     prune = QUERIES(Prune(sparsity=0.8, every=100))
-    dense = course(flops=6 * 4096, parameters=4096)
-    sparse = replace(dense, phases=phases(prune, groups_of(prune, MODEL, 16), dense))
+    dense = timeline(flops=6 * 4096, parameters=4096)
+    sparse = replace(dense, phases=density_phases(prune, prune_groups(prune, MODEL, 16), dense))
     ends = [*(phase.step for phase in sparse.phases[1:]), 2000]
     tokens = [
         sparse.tokens_before(step) for phase, end in zip(sparse.phases, ends, strict=True) for step in (phase.step, end)
@@ -159,11 +159,11 @@ def test_the_law_averages_as_the_ledger_does():
     ids=["one shot", "at once", "static", "to dense", "to the end", "rarely"],
 )  # fmt: skip
 def test_when_masks_change(prune, expected):
-    assert updates(Densities(prune), course()) == expected
+    assert updates(DensitySchedule(prune), timeline()) == expected
 
 
 def test_cubic_is_that_of_zhu_and_gupta():
-    found = Densities(Prune(sparsity=0.8, shape="cubic", begin=0.2, end=0.6))
+    found = DensitySchedule(Prune(sparsity=0.8, shape="cubic", begin=0.2, end=0.6))
     for progress in (0.0, 0.3, 1.0):
         expected = 1 - 0.8 * (1 - (1 - progress) ** 3)
         assert found.at(0.2 + 0.4 * progress) == pytest.approx(expected, abs=1e-12)
@@ -180,7 +180,7 @@ def test_a_structures_zeros_save_what_computes_with_them():
         (NM(), heads + channels, 6 * (heads + channels)),
     ):
         prune = Prune(sparsity=0.5, structure=structure)
-        found = phases(prune, groups_of(prune, MODEL, 16), course(flops=10**7, parameters=10**6))
+        found = density_phases(prune, prune_groups(prune, MODEL, 16), timeline(flops=10**7, parameters=10**6))
         assert found[-1].active_parameters == 10**6 - weights // 2
         assert found[-1].flops_per_token == 10**7 - flops // 2
 
@@ -195,7 +195,7 @@ def test_a_structures_zeros_save_what_computes_with_them():
 )
 def test_what_cannot_be_pruned_is_said(prune, match):
     with pytest.raises(UserError, match=match):
-        phases(prune, groups_of(prune, MODEL, 16), course(flops=1_000_000, parameters=100_000))
+        density_phases(prune, prune_groups(prune, MODEL, 16), timeline(flops=1_000_000, parameters=100_000))
 
 
 def test_what_does_not_go_together_is_said():
@@ -204,5 +204,5 @@ def test_what_does_not_go_together_is_said():
     fields = {"data": Data(corpus="none", seq_len=8), "optimizer": AdamW(learning_rate=1), "batch_size": 4}
     fields |= {"model": MODEL, "budget": "9 steps", "pruning": Prune(sparsity=0.5)}
     with pytest.raises(ValueError, match="pruning counts the FLOPs of all rows"):
-        Stage(**fields, reweighting=Reweighting(rule=Top(share=0.5)))
-    Stage(**fields, reweighting=Reweighting(rule=Top(share=0.5), sample="token"))
+        Stage(**fields, reweighting=Reweighting(rule=TopLosses(share=0.5)))
+    Stage(**fields, reweighting=Reweighting(rule=TopLosses(share=0.5), sample="token"))

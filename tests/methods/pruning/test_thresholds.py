@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.methods.pruning import kept, schedules, thresholds
-from pathways_lite.methods.pruning.pruned_params import pack, unpack, unpacked
+from pathways_lite.methods.pruning import num_kept, schedules, thresholds
+from pathways_lite.methods.pruning.pruned_params import pack, unpack, unpack_np
 
 SHAPES = ((3, 4, 5), (1, 7))
 FLOATS = [0.0, -0.0, 1.0, 1.0, 2.5, -3.0, np.inf, -np.inf, np.nan, 1e-40, np.float32(1.0000001)]
@@ -64,8 +64,8 @@ def test_what_is_not_a_number_is_below_everything():
 
 @given(st.integers(0, 2**31 - 1), st.integers(0, schedules.DENSITIES))
 def test_what_is_kept_is_the_same_on_the_device(size, density):
-    here = kept(size, density / schedules.DENSITIES)
-    assert int(thresholds.kept(size, jnp.int32(density))) == here
+    here = num_kept(size, density / schedules.DENSITIES)
+    assert int(thresholds.kept_counts(size, jnp.int32(density))) == here
     assert abs(here - size * density / schedules.DENSITIES) <= 0.5
 
 
@@ -84,4 +84,4 @@ def test_a_packed_mask_is_one_bit_per_weight(size):
     assert packed.shape == (3, 2, -(-size // 8))
     assert packed.dtype == np.uint8
     np.testing.assert_array_equal(jax.jit(unpack, static_argnums=1)(packed, size), mask)
-    np.testing.assert_array_equal(unpacked(np.asarray(packed), size), mask)
+    np.testing.assert_array_equal(unpack_np(np.asarray(packed), size), mask)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathways_lite.methods.selection.near_duplicates import near_duplicates, shingles
-from pathways_lite.methods.selection.selectors import Which, alike, cluster, keep
+from pathways_lite.methods.selection.selectors import Which, cluster, prototype_scores, select_fraction
 
 SCORES = st.lists(st.tuples(st.integers(-5, 5), st.integers(1, 30), st.integers(0, 2)), min_size=1, max_size=40)
 PARTS: tuple[Which, ...] = ("bottom", "middle", "top")
@@ -22,7 +22,7 @@ def columns(rows: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray, n
 
 def test_of_equal_documents_the_share_is_kept_from_the_part_that_is_named() -> None:
     score, tokens = np.array([3.0, 0, 7, 1, 9, 4, 2, 8, 6, 5]), np.full(10, 7)
-    found = {which: sorted(score[keep(score, tokens, 0.4, which)]) for which in PARTS}
+    found = {which: sorted(score[select_fraction(score, tokens, 0.4, which)]) for which in PARTS}
     assert found == {"bottom": [0, 1, 2, 3], "middle": [3, 4, 5, 6], "top": [6, 7, 8, 9]}
 
 
@@ -32,7 +32,7 @@ def test_the_share_is_of_tokens_and_equal_scores_come_in_order(
     rows: list[tuple[int, int, int]], share: float, which: Which
 ) -> None:
     score, tokens, _ = columns(rows)
-    kept = keep(score, tokens, share, which)
+    kept = select_fraction(score, tokens, share, which)
     assert abs(tokens[kept].sum() - share * tokens.sum()) <= tokens.max() / 2 + 1e-9
     if which != "middle" and kept.any() and not kept.all():
         sign = 1 if which == "bottom" else -1
@@ -45,7 +45,7 @@ def test_the_share_is_of_tokens_and_equal_scores_come_in_order(
 @given(rows=SCORES, which=st.sampled_from(PARTS), floor=st.floats(0, 1))
 def test_all_are_kept_where_all_are_asked_for(rows: list[tuple[int, int, int]], which: Which, floor: float) -> None:
     score, tokens, group = columns(rows)
-    assert keep(score, tokens, 1.0, which, group, floor).all()
+    assert select_fraction(score, tokens, 1.0, which, group, floor).all()
 
 
 @settings(max_examples=25)
@@ -54,7 +54,7 @@ def test_every_group_keeps_its_floor(
     rows: list[tuple[int, int, int]], share: float, which: Which, floor: float
 ) -> None:
     score, tokens, group = columns(rows)
-    kept = keep(score, tokens, share, which, group, floor)
+    kept = select_fraction(score, tokens, share, which, group, floor)
     for g in np.unique(group):
         here = group == g
         least = floor * share * tokens[here].sum()
@@ -66,10 +66,10 @@ def test_every_group_keeps_its_floor(
 
 def test_a_floor_keeps_a_group_that_the_scores_alone_would_drop() -> None:
     score, group, tokens = np.arange(100.0), np.repeat([0, 1], 50), np.ones(100, int)
-    assert keep(score, tokens, 0.5, "top", group).nonzero()[0].tolist() == list(range(50, 100))
-    half = keep(score, tokens, 0.5, "top", group, floor=0.5)
+    assert select_fraction(score, tokens, 0.5, "top", group).nonzero()[0].tolist() == list(range(50, 100))
+    half = select_fraction(score, tokens, 0.5, "top", group, floor=0.5)
     assert half.nonzero()[0].tolist() == [*range(38, 50), *range(62, 100)]  # 12.5 of group 0's 50, and the rest
-    alone = keep(score, tokens, 0.5, "middle", group, floor=1)
+    alone = select_fraction(score, tokens, 0.5, "middle", group, floor=1)
     assert [alone[group == g].sum() for g in (0, 1)] == [25, 25]
     assert alone[12:37].sum() == 25  # the middle of group 0, which is not that of all
 
@@ -114,8 +114,8 @@ def test_more_clusters_than_documents_are_as_many_as_documents() -> None:
 
 def test_a_target_in_one_heap_takes_that_heap_first() -> None:
     points, of = three_heaps()
-    found = alike(points[6:], points[:6][of[:6] == 1])
-    kept = keep(found.turn.astype(float), np.ones(54, int), 1 / 3, "bottom")
+    found = prototype_scores(points[6:], points[:6][of[:6] == 1])
+    kept = select_fraction(found.turn.astype(float), np.ones(54, int), 1 / 3, "bottom")
     assert kept.tolist() == (of[6:] == 1).tolist()
     assert found.similarity[of[6:] == 1].min() > found.similarity[of[6:] != 1].max()
 
@@ -123,7 +123,7 @@ def test_a_target_in_one_heap_takes_that_heap_first() -> None:
 def test_targets_take_turns() -> None:
     """Both targets first take what they like best; what one has taken, the other's turn goes past."""
     documents = np.array([[1.0, 0], [0.9, 0.1], [0.7, 0.3], [0.1, 0.9], [0.0, 1]])
-    found = alike(documents, np.array([[1.0, 0.01], [0.8, 0.2]]))
+    found = prototype_scores(documents, np.array([[1.0, 0.01], [0.8, 0.2]]))
     # Likings: 0 1 2 3 4 and 1 2 0 3 4. Turns 0: 0; 1: 1; 2: 1, taken; 3: 2; 6: 3; 8: 4.
     assert found.turn.tolist() == [0, 1, 3, 6, 8]
     assert found.similarity.argmax() in (0, 1)

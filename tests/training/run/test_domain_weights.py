@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from whole_runs import digest, log_of, run, stop_after
 
-from pathways_lite.checkpoints import Checkpoints, read_manifest
+from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.models.accounting import flops_per_token
@@ -23,14 +23,14 @@ from pathways_lite.recipe import (
     Restore,
     Reweighting,
     Steps,
-    Top,
+    TopLosses,
     apply_overrides,
     stage_identity,
 )
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import read_log
-from pathways_lite.training.references import cost_of_uses, resolve
-from pathways_lite.training.run import Surroundings, describe, train_stage
+from pathways_lite.training.references import cost_of_uses, resolve_recipe
+from pathways_lite.training.run import RunContext, describe, train_stage
 from pathways_lite.training.setup import Setup
 
 BY_PROXY = DataMixture(phases=(MixturePhase(weights=LearnedWeights(stage="proxy")),))
@@ -77,7 +77,7 @@ def test_a_chain_resumes_exactly_reads_what_was_learned_and_pays_for_everything(
     assert mixture is not None
     (learned,) = mixture.learned
     assert dict(learned.weights or ()) == pytest.approx(mean, rel=1e-5)
-    assert stage_identity(kept, 2) == stage_identity(resolve(recipe), 2)  # known before the weights are
+    assert stage_identity(kept, 2) == stage_identity(resolve_recipe(recipe), 2)  # known before the weights are
 
     own, total = (
         {k: Ledger.from_json(m["ledger"][which]).flops for k, m in meta.items()} for which in ("stage", "total")
@@ -92,7 +92,7 @@ def test_a_chain_resumes_exactly_reads_what_was_learned_and_pays_for_everything(
 def stop_in_proxy(patch: pytest.MonkeyPatch) -> None:
     """SIGTERM in the proxy's third step; the reference has been trained by then."""
 
-    def train(setup: Setup, around: Surroundings) -> None:
+    def train(setup: Setup, around: RunContext) -> None:
         if setup.stage.name == "proxy":
             stop_after(patch, 3)
         train_stage(setup, around)
@@ -101,7 +101,7 @@ def stop_in_proxy(patch: pytest.MonkeyPatch) -> None:
 
 
 def meta_of(path: Path, stage: str) -> dict:
-    return read_manifest(Checkpoints(path / stage / "checkpoints").path(4)).meta
+    return read_manifest(CheckpointManager(path / stage / "checkpoints").path(4)).meta
 
 
 def test_the_plan_says_that_the_weights_are_not_known_yet(recipe: Recipe) -> None:
@@ -110,24 +110,24 @@ def test_the_plan_says_that_the_weights_are_not_known_yet(recipe: Recipe) -> Non
 
 
 def test_identities_follow_what_a_stage_uses_and_not_its_name(recipe: Recipe) -> None:
-    ours = resolve(chain(recipe, DOREMI))
+    ours = resolve_recipe(chain(recipe, DOREMI))
     renamed = apply_overrides(chain(recipe, DOREMI), ["stages.reference.name=first"])
     proxy = DoReMi(reference=Reference(stage="first"))
     stages = (renamed.stages[0], renamed.stages[1].model_copy(update={"domain_weights": proxy}), renamed.stages[2])
-    theirs = resolve(renamed.model_copy(update={"stages": stages}))
+    theirs = resolve_recipe(renamed.model_copy(update={"stages": stages}))
     assert [stage_identity(ours, index) for index in range(3)] == [stage_identity(theirs, index) for index in range(3)]
-    other = resolve(chain(recipe, DOREMI.model_copy(update={"step": 2.0})))
+    other = resolve_recipe(chain(recipe, DOREMI.model_copy(update={"step": 2.0})))
     assert stage_identity(other, 0) == stage_identity(ours, 0)
     assert stage_identity(other, 2) != stage_identity(ours, 2)
 
 
 def test_what_is_not_there_is_said(recipe: Recipe) -> None:
     with pytest.raises(UserError, match="stage 'proxy' uses stage 'refrence'; before it there are reference"):
-        resolve(chain(recipe, DoReMi(reference=Reference(stage="refrence"))))
+        resolve_recipe(chain(recipe, DoReMi(reference=Reference(stage="refrence"))))
     nothing = chain(recipe, DOREMI)
     stages = (nothing.stages[0], nothing.stages[1].model_copy(update={"domain_weights": None}), nothing.stages[2])
     with pytest.raises(UserError, match="learns no weights; give that stage domain_weights"):
-        resolve(nothing.model_copy(update={"stages": stages}))
+        resolve_recipe(nothing.model_copy(update={"stages": stages}))
     with pytest.raises(UserError, match="name either an earlier stage of the recipe"):
         apply_overrides(chain(recipe, DOREMI), ["stages.proxy.domain_weights.reference.path=runs/a"])
     with pytest.raises(UserError, match="learns weights of domains or weighs samples"):
@@ -165,7 +165,7 @@ def test_every_stage_that_led_to_one_is_counted_once(
     assert cost(together, 2) == 0
     # Both things that the last stage uses come from the reference: the proxy measures by it, the judge goes on from it.
     judge = reference.model_copy(update={"name": "judge", "start": Continue()})
-    judged = {"reweighting": Reweighting(rule=Top(), reference=Reference(stage="judge"))}
+    judged = {"reweighting": Reweighting(rule=TopLosses(), reference=Reference(stage="judge"))}
     stages = (reference, judge, proxy, final.model_copy(update=judged))
     ledgers({"reference": 1, "judge": 101, "proxy": 11})
     assert cost(apart.model_copy(update={"stages": stages}), 3) == 111
@@ -173,7 +173,7 @@ def test_every_stage_that_led_to_one_is_counted_once(
     ledgers({"other": 1000})
     weights = LearnedWeights(path="runs/other")
     mixture = DataMixture(phases=(MixturePhase(weights=weights), MixturePhase(start=Steps(n=2), weights=weights)))
-    judged = {"reweighting": Reweighting(rule=Top(), reference=Reference(path="runs/other"))}
+    judged = {"reweighting": Reweighting(rule=TopLosses(), reference=Reference(path="runs/other"))}
     judged["data"] = final.data.model_copy(update={"mixture": mixture})
     alone = final.model_copy(update=judged)
     assert cost(apart.model_copy(update={"stages": (alone,)}), 0) == 1000

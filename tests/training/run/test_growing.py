@@ -13,11 +13,23 @@ from pathways_lite.checkpoints import restore
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.methods.growth import map_flops
-from pathways_lite.recipe import Adafactor, Grow, Learned, Model, Operator, PaLM, Random, Recipe, Stack, Steps, Zero
+from pathways_lite.recipe import (
+    Adafactor,
+    Grow,
+    LiGO,
+    MaskedGrowth,
+    Model,
+    Operator,
+    PaLM,
+    Recipe,
+    Stack,
+    Steps,
+    ZeroInit,
+)
 from pathways_lite.run_directory import RunDirectory
-from pathways_lite.training.initialize import Position, first_position
+from pathways_lite.training.initialize import CheckpointState, initialize_stage
 from pathways_lite.training.load import load_model
-from pathways_lite.training.references import resolve
+from pathways_lite.training.references import resolve_recipe
 from pathways_lite.training.setup import Setup
 
 
@@ -33,9 +45,9 @@ def growing(recipe: Recipe, start: Grow, **model: Any) -> Recipe:
 def begin(recipe: Recipe, uninterrupted: Path) -> Any:
     """The setup and the first position of a stage grown from the trained run."""
 
-    def begin(start: Grow, **model: Any) -> tuple[Setup, Position]:
-        setup = Setup(resolve(growing(recipe, start, **model)), 1)
-        return setup, first_position(setup, RunDirectory(uninterrupted), lambda: 0)
+    def begin(start: Grow, **model: Any) -> tuple[Setup, CheckpointState]:
+        setup = Setup(resolve_recipe(growing(recipe, start, **model)), 1)
+        return setup, initialize_stage(setup, RunDirectory(uninterrupted), lambda: 0)
 
     return begin
 
@@ -85,7 +97,7 @@ def loss(setup: Setup, params: Any) -> float:
 
 
 def test_masks_begin_with_the_base_and_end_with_nothing(begin: Any, uninterrupted: Path) -> None:
-    setup, position = begin(Grow(operator=Random(ramp=Steps(n=2))), d_ff=80, n_heads=4)
+    setup, position = begin(Grow(operator=MaskedGrowth(ramp=Steps(n=2))), d_ff=80, n_heads=4)
     state = position.state
     base = base_of(uninterrupted)
     assert loss(setup, setup.evaluated_params((), state.params, 0)) == pytest.approx(loss(base.setup, base.params()))
@@ -95,19 +107,19 @@ def test_masks_begin_with_the_base_and_end_with_nothing(begin: Any, uninterrupte
 
 def test_masks_that_do_not_end_are_refused(recipe: Recipe) -> None:
     with pytest.raises(UserError, match=r"stages.more.start=Random.*need 12 steps.*has 6"):
-        resolve(growing(recipe, Grow(operator=Random(ramp=Steps(n=6))), d_ff=80, d_model=48))
+        resolve_recipe(growing(recipe, Grow(operator=MaskedGrowth(ramp=Steps(n=6))), d_ff=80, d_model=48))
 
 
 @pytest.mark.slow
 def test_learning_to_grow_is_paid_for_and_reads_on(begin: Any, uninterrupted: Path) -> None:
-    start = Grow(operator=Learned(steps=6, learning_rate=0.03))
+    start = Grow(operator=LiGO(steps=6, learning_rate=0.03))
     setup, position = begin(start, d_model=48)
-    _, untrained = begin(start.model_copy(update={"operator": Learned(steps=0)}), d_model=48)
+    _, untrained = begin(start.model_copy(update={"operator": LiGO(steps=0)}), d_model=48)
     base = Ledger.from_json(base_of(uninterrupted).manifest.meta["ledger"]["total"])
-    read = setup.course.sequences_before(6)
+    read = setup.timeline.sequences_before(6)
     assert position.cursor.first_sequence == 38 + read
     assert position.inherited.tokens == base.tokens + read * 32
-    assert position.inherited.flops == base.flops + setup.course.flops_before(6) + 6 * map_flops(setup.growth_plan)
+    assert position.inherited.flops == base.flops + setup.timeline.flops_before(6) + 6 * map_flops(setup.growth_plan)
     assert untrained.inherited.flops == base.flops
     assert loss(setup, position.state.params) < loss(setup, untrained.state.params)
 
@@ -116,21 +128,21 @@ def test_learning_to_grow_is_paid_for_and_reads_on(begin: Any, uninterrupted: Pa
     ("operator", "model", "sentence"),
     [
         (Stack(), {"n_layers": 5}, r"stages.more.start=Stack: .*from 2 to 5"),
-        (Zero(), {"qk_norm": True}, "qk_norm goes from False to True"),
+        (ZeroInit(), {"qk_norm": True}, "qk_norm goes from False to True"),
     ],
 )
 def test_misfits_are_refused_before_anything_runs(
     recipe: Recipe, operator: Operator, model: dict, sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        resolve(growing(recipe, Grow(operator=operator), **model))
+        resolve_recipe(growing(recipe, Grow(operator=operator), **model))
 
 
 def test_moments_need_the_same_optimizer(recipe: Recipe) -> None:
     two = growing(recipe, Grow(optimizer="grow"))
     stage = two.stages[1].model_copy(update={"optimizer": Adafactor()})
     with pytest.raises(UserError, match="from adamw to adafactor"):
-        resolve(two.model_copy(update={"stages": (two.stages[0], stage)}))
+        resolve_recipe(two.model_copy(update={"stages": (two.stages[0], stage)}))
 
 
 def test_adafactor_begins_gently_after_growth(recipe: Recipe) -> None:

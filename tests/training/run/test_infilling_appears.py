@@ -10,7 +10,7 @@ import pytest
 from pathways_lite.data.build import build
 from pathways_lite.evaluation import infilling
 from pathways_lite.recipe import AdamW, Cosine, Data, Fraction, Model, Recipe, SpanCorruption, Stage
-from pathways_lite.training.final_evaluation import evaluate_gaps
+from pathways_lite.training.final_evaluation import evaluate_infilling_tasks
 from pathways_lite.training.load import load_model
 from pathways_lite.training.run import train_run
 
@@ -47,8 +47,8 @@ def test_a_gap_is_filled_by_what_follows_it(tmp_path: Path, monkeypatch: pytest.
         budget="3500 steps",
     )
     assert train_run(Recipe(name="runs", stages=(stage,)), tmp_path / "run") == 0
-    monkeypatch.setattr(infilling, "TASKS", {"three": infilling.Gaps(1, 3)})
+    monkeypatch.setattr(infilling, "TASKS", {"three": infilling.GapTask(1, 3)})
     trained = load_model(tmp_path / "run")
-    found = evaluate_gaps(trained.on_corpus(None), trained.params())["three"]
+    found = evaluate_infilling_tasks(trained.on_corpus(None), trained.params())["three"]
     assert found["loss"] < 0.9 * math.log(len(LETTERS)) / 3
     assert found["exact"] > 0.2

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from whole_runs import digest, leaves
 
-from pathways_lite.checkpoints import Checkpoints, fsck, restore
+from pathways_lite.checkpoints import CheckpointManager, fsck, restore
 from pathways_lite.cli.merge import merge
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.recipe import Ingredient, Merge, Recipe, apply_overrides, stage_identity
 from pathways_lite.run_directory import RunDirectory
-from pathways_lite.training.initialize import Position, first_position
+from pathways_lite.training.initialize import CheckpointState, initialize_stage
 from pathways_lite.training.load import load_model
-from pathways_lite.training.references import resolve
+from pathways_lite.training.references import resolve_recipe
 from pathways_lite.training.setup import Setup
 
 STEPS = (12, 8, 4)  # of the checkpoints, the newest first
@@ -24,15 +24,15 @@ def merged(recipe: Recipe, start: Merge) -> Recipe:
     return recipe.model_copy(update={"stages": (recipe.stages[0].model_copy(update={"start": start}),)})
 
 
-def begin(recipe: Recipe, start: Merge, tmp_path: Path) -> Position:
-    return first_position(Setup(resolve(merged(recipe, start)), 0), RunDirectory(tmp_path), lambda: 0)
+def begin(recipe: Recipe, start: Merge, tmp_path: Path) -> CheckpointState:
+    return initialize_stage(Setup(resolve_recipe(merged(recipe, start)), 0), RunDirectory(tmp_path), lambda: 0)
 
 
 @pytest.fixture
 def saved(uninterrupted: Path) -> list[list[np.ndarray]]:
     """The parameters of the run's checkpoints, the newest first."""
     like = load_model(uninterrupted).setup.abstract_state.params
-    paths = Checkpoints(uninterrupted / "base" / "checkpoints")
+    paths = CheckpointManager(uninterrupted / "base" / "checkpoints")
     return [leaves(restore(paths.path(step), like, "params").arrays) for step in STEPS]
 
 
@@ -55,11 +55,11 @@ def test_the_newest_checkpoints_of_a_run_are_averaged_by_their_age_and_paid_for_
 
 
 def test_a_resolved_merge_names_its_checkpoints_and_stays_as_it_is(recipe: Recipe, uninterrupted: Path) -> None:
-    found = resolve(merged(recipe, Merge(of=str(uninterrupted), last=2)))
+    found = resolve_recipe(merged(recipe, Merge(of=str(uninterrupted), last=2)))
     start = found.stages[0].start
     assert isinstance(start, Merge)
     assert [Path(one.path).name for one in start.of] == ["step_00000012", "step_00000008"]
-    assert resolve(found) == found
+    assert resolve_recipe(found) == found
     heavier = apply_overrides(found, ["stages.base.start.of.0.weight=3"])
     assert stage_identity(heavier, 0) != stage_identity(found, 0)
 
@@ -68,7 +68,7 @@ def test_files_are_averaged_as_in_memory(
     uninterrupted: Path, saved: list[list[np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pathways_lite.training.offline.ROWS_NBYTES", 1000)  # many pieces
-    paths = [str(Checkpoints(uninterrupted / "base" / "checkpoints").path(step)) for step in STEPS]
+    paths = [str(CheckpointManager(uninterrupted / "base" / "checkpoints").path(step)) for step in STEPS]
     merge(tmp_path / "out", paths, weights="1,0,3", last=1, decay=1.0, greedy=False)
     found = load_model(tmp_path / "out")
     assert_average(found.params(), saved, [1, 0, 3])
@@ -81,11 +81,11 @@ def test_files_are_averaged_as_in_memory(
 def test_what_cannot_be_merged_is_refused(recipe: Recipe, uninterrupted: Path, tmp_path: Path) -> None:
     path = str(uninterrupted)
     with pytest.raises(UserError, match="has 3 checkpoints, not 4"):
-        resolve(merged(recipe, Merge(of=path, last=4)))
+        resolve_recipe(merged(recipe, Merge(of=path, last=4)))
     with pytest.raises(UserError, match=r"start=Merge\(\) needs checkpoints"):
-        resolve(merged(recipe, Merge()))
+        resolve_recipe(merged(recipe, Merge()))
     with pytest.raises(UserError, match="made with the checkpoint abc"):
-        resolve(merged(recipe, Merge(of=(Ingredient(path=path, digest="abc"),))))
+        resolve_recipe(merged(recipe, Merge(of=(Ingredient(path=path, digest="abc"),))))
     deeper = apply_overrides(merged(recipe, Merge(of=path)), ["stages.base.model.n_layers=3"])
     with pytest.raises(UserError, match="is of another model: n_layers=2, not 3"):
-        first_position(Setup(resolve(deeper), 0), RunDirectory(tmp_path), lambda: 0)
+        initialize_stage(Setup(resolve_recipe(deeper), 0), RunDirectory(tmp_path), lambda: 0)

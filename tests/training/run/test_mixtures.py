@@ -10,7 +10,7 @@ from rich.console import Console
 from whole_runs import digest, log_of, run, stop_after
 
 from pathways_lite.batch import Batch
-from pathways_lite.checkpoints import Checkpoints, read_manifest
+from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.recipe import (
     Continue,
     DataMixture,
@@ -52,7 +52,7 @@ def test_a_cooldown_resumes_exactly_and_says_how_often_each_domain_will_be_seen(
     assert sum(cursor.consumed) == 10 + 7 * 4  # all that the stage has read
     plain = more.model_copy(update={"data": more.data.model_copy(update={"mixture": None})})
     assert found.cursor_for(plain).read == 0
-    meta = read_manifest(Checkpoints(tmp_path / "whole" / "base" / "checkpoints").path(12)).meta
+    meta = read_manifest(CheckpointManager(tmp_path / "whole" / "base" / "checkpoints").path(12)).meta
     assert meta["cursor"] == {"first_sequence": 0, "skips": []}
 
 
@@ -63,11 +63,11 @@ def test_a_scalarized_mixture_weighs_rows_by_their_domain(recipe: Recipe) -> Non
     assert weights is not None
     batch = jax.tree.map(np.zeros_like, Batch(*[np.zeros((2, 3))] * 4, (np.zeros((2, 3)),) * 2, np.zeros(2, int), 0))
     batch = batch._replace(domain=np.array([0, 1]), loss_weights=np.ones((2, 3), np.float32))
-    found, _ = weights.weigh(np.float32([[1, 2, 3], [4, 5, 6]]), batch, setup.course.clock(3), ())
+    found, _ = weights.weigh(np.float32([[1, 2, 3], [4, 5, 6]]), batch, setup.timeline.clock(3), ())
     sizes = np.array([setup.store.tokens(name) - 1 for name in setup.store.domains]) // 32
     np.testing.assert_allclose(found[:, 0], 0.5 / (sizes / sizes.sum()), rtol=1e-5)
     # Where a batch is taken in slices, weights are found ahead; what that computes is counted.
-    flops = {m: Setup(mixed(recipe, even, microbatch=m), 0).course.flops_per_token for m in (None, 1)}
+    flops = {m: Setup(mixed(recipe, even, microbatch=m), 0).timeline.flops_per_token for m in (None, 1)}
     assert flops[1] == flops[None] + flops[None] // 3
 
 

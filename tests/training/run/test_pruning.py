@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from whole_runs import TOTAL, digest, log_of, run, stop_after
 
-from pathways_lite.checkpoints import Checkpoints, read_manifest
+from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.recipe import NM, FirstOrder, Grow, Prune, Recipe, apply_overrides, stage_identity
@@ -14,7 +14,7 @@ from pathways_lite.scaling.runs_table import runs_table
 from pathways_lite.tracking.log import read_log
 from pathways_lite.training.init_growth import require_growth
 from pathways_lite.training.load import load_model
-from pathways_lite.training.setup import course_of
+from pathways_lite.training.setup import stage_timeline
 
 
 def pruned(recipe: Recipe, prune: Prune | None) -> Recipe:
@@ -34,21 +34,21 @@ def test_a_sparse_run_resumes_exactly_and_accounts_for_its_zeros(
     assert digest(tmp_path / "stopped") == digest(tmp_path / "whole")
     assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
 
-    course = course_of(sparse.stages[0])
+    timeline = stage_timeline(sparse.stages[0])
     up = load_model(tmp_path / "whole").params()["layers"]["mlp"]["up"]
     zeros = int((np.asarray(up) == 0).sum())
     assert zeros == 2 * round(0.7 * 32 * 64)  # of two layers
     last = [row for row in read_log(tmp_path / "whole" / "base" / "log.jsonl") if row["kind"] == "eval"][-1]
-    assert last["active_parameters"] == course.active_parameters - zeros
-    meta = read_manifest(Checkpoints(tmp_path / "whole" / "base" / "checkpoints").path(TOTAL)).meta
+    assert last["active_parameters"] == timeline.active_parameters - zeros
+    meta = read_manifest(CheckpointManager(tmp_path / "whole" / "base" / "checkpoints").path(TOTAL)).meta
     ledger = Ledger.from_json(meta["ledger"]["total"])
     assert last["active_parameter_tokens"] == ledger.active_parameter_tokens
     assert ledger.flops - ledger.sparse_flops == 6 * (
-        ledger.tokens * course.active_parameters - ledger.active_parameter_tokens
+        ledger.tokens * timeline.active_parameters - ledger.active_parameter_tokens
     )
     table = runs_table([tmp_path / "whole"], final=True)
-    assert table["N"][0] == course.active_parameters
-    assert table["N_active"][0] == course.active_parameters - zeros
+    assert table["N"][0] == timeline.active_parameters
+    assert table["N_active"][0] == timeline.active_parameters - zeros
     assert table["N_average"][0] == pytest.approx(ledger.average_active_parameters)
     assert table["C_sparse"][0] == ledger.sparse_flops < table["C"][0] == ledger.flops
 
@@ -73,10 +73,10 @@ def test_contradictions_are_refused(change: str, says: str) -> None:
 
 def test_what_the_model_has_not_is_said(recipe: Recipe) -> None:
     with pytest.raises(UserError, match="no matrix is called"):
-        course_of(pruned(recipe, Prune(sparsity=0.5, scope=("layers.norm*",))).stages[0])
+        stage_timeline(pruned(recipe, Prune(sparsity=0.5, scope=("layers.norm*",))).stages[0])
     odd = apply_overrides(recipe, ["stages.base.model.d_ff=66"])
     with pytest.raises(UserError, match="do not divide"):
-        course_of(pruned(odd, Prune(sparsity=0.5, structure=NM())).stages[0])
+        stage_timeline(pruned(odd, Prune(sparsity=0.5, structure=NM())).stages[0])
 
 
 def test_masks_are_not_grown(recipe: Recipe) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from whole_runs import TOTAL, digest, log_of, run, stop_after
 
-from pathways_lite.checkpoints import Checkpoints
+from pathways_lite.checkpoints import CheckpointManager
 from pathways_lite.recipe import Recipe
 from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.loop import Trainer
@@ -23,7 +23,7 @@ def test_a_run_stopped_at_any_step_resumes_bit_for_bit(
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, step)
         assert run(recipe, path) == 128 + 15
-    assert Checkpoints(path / "base" / "checkpoints").newest == step
+    assert CheckpointManager(path / "base" / "checkpoints").newest == step
     assert run(recipe, path) == 0
     assert log_of(path) == log_of(uninterrupted)
     assert digest(path) == digest(uninterrupted)
@@ -77,7 +77,7 @@ def test_a_signal_while_a_later_batch_size_compiles_loses_no_step(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StepCompiler, "get", get)
         run(recipe, path)
-    assert Checkpoints(path / "base" / "checkpoints").newest == 5
+    assert CheckpointManager(path / "base" / "checkpoints").newest == 5
     assert run(recipe, path) == 0
     assert log_of(path) == log_of(uninterrupted)
     assert digest(path) == digest(uninterrupted)
@@ -92,7 +92,7 @@ def test_an_evaluation_on_resuming_may_be_interrupted_again(
         run(recipe, path)
         # Still asked to stop: the evaluation that is due comes first, and is cut short again.
         assert run(recipe, path) == 128 + 15
-    assert Checkpoints(path / "base" / "checkpoints").newest == 6
+    assert CheckpointManager(path / "base" / "checkpoints").newest == 6
     assert run(recipe, path) == 0
     assert log_of(path) == log_of(uninterrupted)
     assert digest(path) == digest(uninterrupted)
@@ -103,7 +103,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(recipe: Recipe, uninterrupte
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, 9)
         run(recipe, path)
-    newest = Checkpoints(path / "base" / "checkpoints").path(9)
+    newest = CheckpointManager(path / "base" / "checkpoints").path(9)
     array = max((file for file in newest.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
     content = bytearray(array.read_bytes())
     content[len(content) // 2] ^= 1

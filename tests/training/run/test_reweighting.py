@@ -7,13 +7,22 @@ from pathlib import Path
 import pytest
 from whole_runs import digest, log_of, run, stop_after
 
-from pathways_lite.checkpoints import Checkpoints, read_manifest
+from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
-from pathways_lite.recipe import LinUpper, Recipe, Reference, Reweighting, Steps, Top, apply_overrides, stage_identity
+from pathways_lite.recipe import (
+    LinUpper,
+    Recipe,
+    Reference,
+    Reweighting,
+    Steps,
+    TopLosses,
+    apply_overrides,
+    stage_identity,
+)
 from pathways_lite.tracking.log import read_log
-from pathways_lite.training.references import resolve
-from pathways_lite.training.setup import course_of
+from pathways_lite.training.references import resolve_recipe
+from pathways_lite.training.setup import stage_timeline
 
 
 def weighted(recipe: Recipe, **fields: object) -> Recipe:
@@ -24,7 +33,7 @@ def weighted(recipe: Recipe, **fields: object) -> Recipe:
 def test_a_selection_by_a_reference_resumes_exactly_and_pays_for_everything(
     recipe: Recipe, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rho = weighted(recipe, rule=Top(share=0.5), reference=Reference(path=str(uninterrupted)), burn_in=Steps(n=2))
+    rho = weighted(recipe, rule=TopLosses(share=0.5), reference=Reference(path=str(uninterrupted)), burn_in=Steps(n=2))
     assert run(rho, tmp_path / "whole") == 0
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
@@ -40,8 +49,8 @@ def test_a_selection_by_a_reference_resumes_exactly_and_pays_for_everything(
     assert sum(rows[-1]["weight_histogram"]) == pytest.approx(1)
     assert set(rows[-1]["weight_of_domain"]) <= {"poems", "tales"}
 
-    of = lambda path: read_manifest(Checkpoints(path / "base" / "checkpoints").path(12)).meta  # noqa: E731
-    plain = course_of(recipe.stages[0]).flops_per_token
+    of = lambda path: read_manifest(CheckpointManager(path / "base" / "checkpoints").path(12)).meta  # noqa: E731
+    plain = stage_timeline(recipe.stages[0]).flops_per_token
     ledger = {name: Ledger.from_json(found) for name, found in of(tmp_path / "whole")["ledger"].items()}
     forward = plain // 3  # of all rows, and of the reference; half of them are trained on
     assert ledger["stage"].flops == ledger["stage"].tokens * (2 * forward + plain // 2)
@@ -61,10 +70,10 @@ def test_a_reference_of_another_tokenizer_is_refused(
     shutil.copytree(recipe.stages[0].data.corpus, elsewhere)
     moved = apply_overrides(recipe, [f"stages.base.data.corpus={elsewhere}"])
     rho = weighted(moved, reference=Reference(path=str(uninterrupted)))
-    resolve(rho)  # another corpus, the same tokenizer
+    resolve_recipe(rho)  # another corpus, the same tokenizer
     monkeypatch.setattr("pathways_lite.training.references._tokenizer", lambda stage: stage.data.corpus)
     with pytest.raises(UserError, match="whose tokenizer is another one than that of"):
-        resolve(rho)
+        resolve_recipe(rho)
 
 
 def test_what_does_not_fit_is_said_with_the_numbers(recipe: Recipe) -> None:

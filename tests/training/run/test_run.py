@@ -17,15 +17,15 @@ from pathways_lite.training.run import describe
 
 def test_the_log_and_the_ledger_agree_with_the_course(uninterrupted: Path, recipe: Recipe) -> None:
     rows = read_log(uninterrupted / "base" / "log.jsonl")
-    course = load_model(uninterrupted).setup.course
+    timeline = load_model(uninterrupted).setup.timeline
     train = [row for row in rows if row["kind"] == "train"]
     assert [row["step"] for row in train] == list(range(1, TOTAL + 1))
-    assert [row["tokens"] for row in train] == [course.tokens_before(step) for step in range(1, TOTAL + 1)]
+    assert [row["tokens"] for row in train] == [timeline.tokens_before(step) for step in range(1, TOTAL + 1)]
     assert [row["step"] for row in rows if row["kind"] == "eval"] == [6, 12]
     accounts = RunDirectory(uninterrupted).stage("base").ledger
     assert accounts is not None
     ledger = Ledger.from_json(accounts["stage"])
-    assert ledger.counts() == Ledger().after(course, TOTAL).counts()
+    assert ledger.counts() == Ledger().after(timeline, TOTAL).counts()
     assert 0 < ledger.seconds.train < ledger.seconds.total
     assert train[-1]["loss"] < train[0]["loss"]
 

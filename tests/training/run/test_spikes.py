@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from whole_runs import TOTAL, digest, leaves, log_of, poison, run, stop_after
 
-from pathways_lite.checkpoints import Checkpoints, read_manifest
+from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Recipe, Saving, SpikeGuard, Stage, apply_overrides
 from pathways_lite.tracking.log import read_log
@@ -57,7 +57,7 @@ def test_rewind_passes_over_the_batches_and_survives_a_stop(
     assert run(rewinding, tmp_path) == 0
 
     # The spike is in batch 5 (0-based): back to step 3. Passed over are the batches of steps 3, 4 and 5: 2 + 2 + 4.
-    cursor = read_manifest(Checkpoints(tmp_path / "base" / "checkpoints").path(TOTAL)).meta["cursor"]
+    cursor = read_manifest(CheckpointManager(tmp_path / "base" / "checkpoints").path(TOTAL)).meta["cursor"]
     assert cursor == {"first_sequence": 0, "skips": [[3, 8]]}
     assert finite_params(tmp_path)
     assert seen.count(POISONED) == 1

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from whole_runs import TOTAL, digest, leaves, poison, run
 
-from pathways_lite.checkpoints import Checkpoints, read_manifest, restore
+from pathways_lite.checkpoints import CheckpointManager, read_manifest, restore
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.recipe import Continue, Recipe, Restore, apply_overrides
@@ -29,7 +29,7 @@ def test_a_continued_stage_goes_on_with_parameters_data_and_ledger(
     poison(monkeypatch, -1, 1.0, seen)
     assert run(chain(recipe, "stages.more.budget=4 steps"), tmp_path) == 0
     assert digest(tmp_path) == digest(uninterrupted)  # a shared first stage computes the same
-    manifest = read_manifest(Checkpoints(tmp_path / "more" / "checkpoints").path(4))
+    manifest = read_manifest(CheckpointManager(tmp_path / "more" / "checkpoints").path(4))
     assert manifest.meta["lineage"]["parent"] == digest(tmp_path)
     assert manifest.meta["cursor"]["first_sequence"] == 10 + 7 * 4  # 5 steps of 2 and 7 of 4 before
     assert seen == list(range(10 + 7 * 4 + 8))  # no sequence twice, none left out
@@ -45,7 +45,7 @@ def test_the_optimizer_is_kept_or_reset(recipe: Recipe, tmp_path: Path, start: C
     two = chain(recipe, "stages.more.budget=1 steps", "stages.more.optimizer.learning_rate=1e-30", start=start)
     assert run(two, tmp_path) == 0
     state = load_model(tmp_path / "more").setup.abstract_state
-    path = Checkpoints(tmp_path / "more" / "checkpoints").path(1)
+    path = CheckpointManager(tmp_path / "more" / "checkpoints").path(1)
     counts = [leaf for leaf in leaves(restore(path, state.opt_state, "opt_state").arrays) if leaf.ndim == 0]
     assert {int(count) for count in counts} == {TOTAL + 1 if start.optimizer == "keep" else 1}
 
@@ -54,7 +54,7 @@ def test_restore_starts_from_any_run(recipe: Recipe, uninterrupted: Path, tmp_pa
     base = recipe.stages[0].model_copy(update={"start": Restore(path=str(uninterrupted))})
     restored = recipe.model_copy(update={"stages": (base,)})
     assert run(apply_overrides(restored, ["stages.base.budget=1 steps"]), tmp_path) == 0
-    manifest = read_manifest(Checkpoints(tmp_path / "base" / "checkpoints").path(1))
+    manifest = read_manifest(CheckpointManager(tmp_path / "base" / "checkpoints").path(1))
     assert manifest.meta["lineage"]["parent"] == digest(uninterrupted)
     assert RunDirectory(tmp_path).recipe().stages[0].start.digest == digest(uninterrupted)  # type: ignore[union-attr]
 

@@ -6,11 +6,11 @@ import pytest
 from test_starts import chain
 from whole_runs import digest, log_of, run, stop_after
 
-from pathways_lite.checkpoints import Checkpoints, read_manifest
+from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import UL2R, Recipe, SpecialTokens
 from pathways_lite.tracking.log import read_log
-from pathways_lite.training.references import resolve
+from pathways_lite.training.references import resolve_recipe
 
 # Bytes that no ASCII text has.
 TOKENS = SpecialTokens(
@@ -50,7 +50,7 @@ def test_a_causal_model_goes_on_with_ul2r_and_resumes_bit_for_bit(
         assert result["unused"] < 0.1  # of 32 positions at most 2
     assert not any("denoisers" in row for row in read_log(whole / "base" / "log.jsonl"))
 
-    meta = read_manifest(Checkpoints(whole / "more" / "checkpoints").path(6)).meta
+    meta = read_manifest(CheckpointManager(whole / "more" / "checkpoints").path(6)).meta
     assert meta["cursor"]["first_sequence"] == 10 + 7 * 4  # nothing is read twice
 
 
@@ -60,4 +60,4 @@ def test_too_few_ids_are_refused_before_anything_runs(recipe: Recipe) -> None:
     with pytest.raises(
         UserError, match=r"ul2r needs 12 special tokens for seq_len=32 .* leaves 0; .* at least 269 in all"
     ):
-        resolve(two.model_copy(update={"stages": (two.stages[0], stage)}))
+        resolve_recipe(two.model_copy(update={"stages": (two.stages[0], stage)}))

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from pathways_lite.batch import Batch
-from pathways_lite.checkpoints import Checkpoints, read_manifest
+from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.distributed.stopping import Stop
 from pathways_lite.recipe import Recipe
 from pathways_lite.training import final_evaluation
@@ -54,7 +54,7 @@ def run(recipe: Recipe, path: Path) -> int:
 
 def digest(path: Path, stage: str = "base", step: int = TOTAL) -> str:
     """Of everything the final checkpoint holds: parameters, optimizer, key, step."""
-    return read_manifest(Checkpoints(path / stage / "checkpoints").path(step)).digest
+    return read_manifest(CheckpointManager(path / stage / "checkpoints").path(step)).digest
 
 
 def leaves(tree: Any) -> list[np.ndarray]:

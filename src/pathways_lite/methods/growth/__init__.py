@@ -1,23 +1,24 @@
 """Model growth: operators that make a larger model of a smaller one (docs/growth.md)."""
 
 from pathways_lite.methods.growth.apply import (
-    Place,
-    anywhere,
-    carried_out,
-    copies,
+    Placement,
     grow,
-    grow_array,
-    plan_start,
-    whole_array,
+    grow_blocks,
+    grow_param,
+    grow_params,
+    is_plain_copy,
+    plan_growth,
+    unplaced,
 )
 from pathways_lite.methods.growth.guidelines import Advice, advise, growth_factor, growth_timing
-from pathways_lite.methods.growth.ligo import Maps, has_maps, initial_maps, map_flops, mapped
-from pathways_lite.methods.growth.masked_growth import Masks, masks
-from pathways_lite.methods.growth.operators import PLANNERS, connection_rate, plan_of
-from pathways_lite.methods.growth.plan import Plan, describe_width, preserves
+from pathways_lite.methods.growth.ligo import Maps, apply_maps, has_maps, initial_maps, map_flops
+from pathways_lite.methods.growth.masked_growth import GrowthMasks, build_masks
+from pathways_lite.methods.growth.operators import PLANNERS, connection_rate, plan_operator
+from pathways_lite.methods.growth.plan import GrowthPlan, describe_width, is_function_preserving
 
 __all__ = [
-    "PLANNERS", "Advice", "Maps", "Masks", "Place", "Plan", "advise", "anywhere", "carried_out",
-    "connection_rate", "copies", "describe_width", "grow", "grow_array", "growth_factor", "growth_timing",
-    "has_maps", "initial_maps", "map_flops", "mapped", "masks", "plan_of", "plan_start", "preserves", "whole_array",
+    "PLANNERS", "Advice", "GrowthMasks", "GrowthPlan", "Maps", "Placement", "advise", "apply_maps", "build_masks",
+    "connection_rate", "describe_width", "grow", "grow_blocks", "grow_param", "grow_params", "growth_factor",
+    "growth_timing", "has_maps", "initial_maps", "is_function_preserving", "is_plain_copy", "map_flops",
+    "plan_growth", "plan_operator", "unplaced",
 ]  # fmt: skip

@@ -18,24 +18,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_lite.errors import UserError
-from pathways_lite.methods.growth.ligo import initial_maps, mapped
-from pathways_lite.methods.growth.operators import plan_of
-from pathways_lite.methods.growth.plan import Fill, Plan, Treatment, Units
-from pathways_lite.models.params import Array, Use, arrays_of
-from pathways_lite.recipe import Grow, Learned, Model, Operator
+from pathways_lite.methods.growth.ligo import apply_maps, initial_maps
+from pathways_lite.methods.growth.operators import plan_operator
+from pathways_lite.methods.growth.plan import Fill, GrowthPlan, Treatment, Units
+from pathways_lite.models.params import AxisRole, ParamSpec, param_specs
+from pathways_lite.recipe import Grow, LiGO, Model, Operator
 
-Place = Callable[[jax.Array, tuple[str, ...], int | None], jax.Array]
+Placement = Callable[[jax.Array, tuple[str, ...], int | None], jax.Array]
 """(array, its logical axes, one of them or None) -> the same array; on a mesh, spread as parameters are, but for that
 axis, which is whole on every device while another one is spread in its stead."""
 
 
-def anywhere(x: jax.Array, axes: tuple[str, ...], whole: int | None) -> jax.Array:
+def unplaced(x: jax.Array, axes: tuple[str, ...], whole: int | None) -> jax.Array:
     """On one device."""
     return x
 
 
 @dataclass(frozen=True)
-class Growing:
+class ParamGrower:
     """One array on its way: `part` of the blocks, or the array itself where it is not stacked.
 
     Attributes:
@@ -44,27 +44,27 @@ class Growing:
         scaled as the parameters are, and as their squares are; where something is new, they are zero.
     """
 
-    plan: Plan
-    array: Array
+    plan: GrowthPlan
+    array: ParamSpec
     keys: jax.Array
     moment: int = 0
-    place: Place = anywhere
+    place: Placement = unplaced
 
-    def widened(self, x: jax.Array) -> jax.Array:
+    def widen(self, x: jax.Array) -> jax.Array:
         """`x` [n, ...] or [...] in the source's widths, in the target's."""
         grown = [(at, units) for at, axis in enumerate(self.array.axes) if (units := self.plan.width.get(axis))]
         drawn, held = np.zeros((), bool), np.zeros((), bool)
         y = x
         for at, units in grown:
             use = self.array.use(self.array.axes[at])
-            fill = {Use.WRITES: units.written, Use.READS: units.read, Use.SCALES: Fill.RANDOM}[use]
+            fill = {AxisRole.WRITES: units.written, AxisRole.READS: units.read, AxisRole.SCALES: Fill.RANDOM}[use]
             new = self._along(at, units.new)
             y = self._copied(y, at, units, use, fill)
             drawn, held = (drawn | new, held) if fill is Fill.RANDOM else (drawn, held | new)
         random = drawn & ~held
         return jnp.where(random, self.initial(), y) if random.any() else y
 
-    def _copied(self, x: jax.Array, at: int, units: Units, use: Use, fill: Fill) -> jax.Array:
+    def _copied(self, x: jax.Array, at: int, units: Units, use: AxisRole, fill: Fill) -> jax.Array:
         """`x` with the units of the source along axis `at` in the places of their copies."""
         axis = at + self.array.stacked
         names = ("layers",) * self.array.stacked + self.array.axes
@@ -77,15 +77,15 @@ class Growing:
             y = jnp.where(self._along(at, units.new), missing, y)
         return self.place(y, names, None)
 
-    def _factor(self, units: Units, use: Use, at: int) -> jax.Array:
+    def _factor(self, units: Units, use: AxisRole, at: int) -> jax.Array:
         """What copies along axis `at` are multiplied with."""
         stream = self.array.axes[at] == "embed" and not self.plan.masked
         written = self.plan.stream / np.sqrt(units.copies) if stream else np.ones(units.index.shape)
         if self.array.name == "final_norm.scale":
             return self._along(at, self._logits()) * self._along(at, 1.0 / written) * self._tied(units, at, written)
-        if use is Use.WRITES:
+        if use is AxisRole.WRITES:
             return self._along(at, written)
-        return self._along(at, 1.0 / written) if use is Use.SCALES else self._shares(units, at)
+        return self._along(at, 1.0 / written) if use is AxisRole.SCALES else self._shares(units, at)
 
     def _tied(self, units: Units, at: int, written: np.ndarray) -> jax.Array:
         """A tied embedding is read as it is written, so that the final norm divides by what that multiplies by."""
@@ -127,13 +127,13 @@ class Growing:
         std, stream = (std, 1000) if noise_std is None else (noise_std, 1001)
         return std * draw(jax.random.normal, self.keys, stream, self.array.shape)
 
-    def treated(self, x: jax.Array, fresh: jax.Array, noise: float) -> jax.Array:
+    def apply_treatment(self, x: jax.Array, fresh: jax.Array, noise: float) -> jax.Array:
         """Blocks [n, ...]; `fresh` bool [n] says which of them are not the first copy of theirs."""
         treatment, kernel = self.plan.depth.treatment, not self.array.is_scale
         fresh = fresh.reshape(-1, *[1] * len(self.array.axes))
         if treatment is Treatment.REDRAW:
             return jnp.where(fresh, self.initial(), x)
-        if treatment is Treatment.SILENCE and self.array.is_output:
+        if treatment is Treatment.ZERO_OUTPUT and self.array.is_output:
             return jnp.where(fresh, 0.0, x)
         if treatment is Treatment.COPY and noise and kernel and not self.moment:
             return jnp.where(fresh, (1.0 - noise) * x + noise * self.initial(self._noise_std()), x)
@@ -145,14 +145,14 @@ class Growing:
         return math.sqrt(1.0 / (d * layers**2) if self.array.is_output else 2.0 / (5.0 * d))
 
 
-def copies(plan: Plan, array: Array, noise: float) -> bool:
+def is_plain_copy(plan: GrowthPlan, array: ParamSpec, noise: float) -> bool:
     """Whether growth does no more with the array than copy it, or blocks of it."""
     if any(axis in plan.width for axis in array.axes):
         return False
     if not array.stacked or not plan.depth.fresh.any():
         return True
     treatment = plan.depth.treatment
-    changed = array.is_output if treatment is Treatment.SILENCE else treatment is Treatment.REDRAW
+    changed = array.is_output if treatment is Treatment.ZERO_OUTPUT else treatment is Treatment.REDRAW
     return not (changed or (noise and not array.is_scale))
 
 
@@ -162,9 +162,9 @@ def draw(distribution: Callable[..., jax.Array], keys: jax.Array, stream: int, s
     return jax.vmap(one)(keys) if keys.ndim else one(keys)
 
 
-def grow_array(
-    plan: Plan,
-    array: Array,
+def grow_blocks(
+    plan: GrowthPlan,
+    array: ParamSpec,
     x: jax.Array,
     key: jax.Array,
     *,
@@ -172,7 +172,7 @@ def grow_array(
     fresh: jax.Array | None = None,
     noise: float = 0.0,
     moment: int = 0,
-    place: Place = anywhere,
+    place: Placement = unplaced,
 ) -> jax.Array:
     """The target's array, in the dtype of the source's.
 
@@ -183,10 +183,10 @@ def grow_array(
     """
     key = jax.random.fold_in(key, zlib.crc32(array.name.encode()))
     keys = key if blocks is None else jax.vmap(lambda block: jax.random.fold_in(key, block))(blocks)
-    growing = Growing(plan, array, keys, moment, place)
-    y = growing.widened(x)
+    growing = ParamGrower(plan, array, keys, moment, place)
+    y = growing.widen(x)
     if fresh is not None:
-        y = growing.treated(y, fresh, noise)
+        y = growing.apply_treatment(y, fresh, noise)
     return y.astype(x.dtype)
 
 
@@ -198,45 +198,45 @@ def grow(operator: Operator, params: Any, source: Model, target: Model, key: jax
 
     Raises UserError where the operator cannot make one model of the other. Jit it with shardings for a mesh.
     """
-    plan = plan_start(Grow(operator=operator, noise=noise), source, target)
-    if isinstance(operator, Learned):
-        return mapped(plan, initial_maps(plan, key), params)
-    return carried_out(plan, params, key, noise=noise)
+    plan = plan_growth(Grow(operator=operator, noise=noise), source, target)
+    if isinstance(operator, LiGO):
+        return apply_maps(plan, initial_maps(plan, key), params)
+    return grow_params(plan, params, key, noise=noise)
 
 
-def plan_start(start: Grow, source: Model, target: Model) -> Plan:
+def plan_growth(start: Grow, source: Model, target: Model) -> GrowthPlan:
     """The plan of a stage's start. Raises UserError where the models do not fit it, or there is nothing to be noisy."""
-    plan = plan_of(start.operator, source, target)
+    plan = plan_operator(start.operator, source, target)
     copies = plan.depth.fresh.any() and plan.depth.treatment is Treatment.COPY and not plan.mixed
     if start.noise and not copies:
         raise UserError(f"noise={start.noise} falls on copies of blocks, of which this growth makes none; use noise=0")
     return plan
 
 
-def carried_out(
-    plan: Plan,
+def grow_params(
+    plan: GrowthPlan,
     params: Any,
     key: jax.Array,
     *,
     noise: float = 0.0,
     moment: int = 0,
-    place: Place = anywhere,
+    place: Placement = unplaced,
 ) -> Any:
-    """A tree of parameters, or a part of it, grown; see `whole_array`."""
+    """A tree of parameters, or a part of it, grown; see `grow_param`."""
 
-    def one(array: Array, x: jax.Array) -> jax.Array:
-        return whole_array(plan, array, x, key, noise=noise, moment=moment, place=place)
+    def one(array: ParamSpec, x: jax.Array) -> jax.Array:
+        return grow_param(plan, array, x, key, noise=noise, moment=moment, place=place)
 
-    return jax.tree.map(one, arrays_of(plan.target), params)
+    return jax.tree.map(one, param_specs(plan.target), params)
 
 
-def whole_array(
-    plan: Plan, array: Array, x: jax.Array, key: jax.Array, *, noise: float, moment: int, place: Place
+def grow_param(
+    plan: GrowthPlan, array: ParamSpec, x: jax.Array, key: jax.Array, *, noise: float, moment: int, place: Placement
 ) -> jax.Array:
-    """One array, all of its blocks; see `apply.Growing` for `moment`."""
+    """One array, all of its blocks; see `apply.ParamGrower` for `moment`."""
     if not array.stacked:
-        return grow_array(plan, array, x, key, moment=moment, place=place)
+        return grow_blocks(plan, array, x, key, moment=moment, place=place)
     if plan.depth.blocks != tuple(range(plan.source.n_layers)):
         x = jnp.take(x, np.array(plan.depth.blocks), axis=0)
     blocks, fresh = jnp.arange(len(plan.depth.blocks)), jnp.asarray(plan.depth.fresh)
-    return grow_array(plan, array, x, key, blocks=blocks, fresh=fresh, noise=noise, moment=moment, place=place)
+    return grow_blocks(plan, array, x, key, blocks=blocks, fresh=fresh, noise=noise, moment=moment, place=place)

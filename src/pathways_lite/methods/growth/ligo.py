@@ -18,26 +18,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pathways_lite.methods.growth.plan import Depth, Fill, Plan, padded_width
-from pathways_lite.models.params import Array, arrays_of
-from pathways_lite.recipe import Learned, Model
+from pathways_lite.methods.growth.plan import Depth, Fill, GrowthPlan, padded_width
+from pathways_lite.models.params import ParamSpec, param_specs
+from pathways_lite.recipe import LiGO, Model
 
 Maps = dict[str, Any]
 
 
-def plan_ligo(config: Learned, source: Model, target: Model) -> Plan:
+def plan_ligo(config: LiGO, source: Model, target: Model) -> GrowthPlan:
     """How the maps begin. Raises UserError where query heads do not fit their groups."""
     blocks = tuple(layer % source.n_layers for layer in range(target.n_layers))
     width = padded_width(source, target, written=Fill.RANDOM, unread=Fill.RANDOM)
-    return Plan(source, target, Depth(blocks), width, mixed=True)
+    return GrowthPlan(source, target, Depth(blocks), width, mixed=True)
 
 
-def initial_maps(plan: Plan, key: jax.Array) -> Maps:
+def initial_maps(plan: GrowthPlan, key: jax.Array) -> Maps:
     """`{"width": {"embed": [D, d], "q": [H', H], ...}, "depth": {"layers.attention.q": [L', L], ...}}`, float32."""
     width: dict[str, jax.Array] = {}
     depth: dict[str, jax.Array] = {}
     blocks = np.eye(plan.source.n_layers, dtype=np.float32)[list(plan.depth.blocks)]
-    for array in jax.tree.leaves(arrays_of(plan.target)):
+    for array in jax.tree.leaves(param_specs(plan.target)):
         for axis in array.axes:
             name, units = _map_of(plan, array, axis), plan.width.get(axis)
             if units is None or name in width:
@@ -51,15 +51,15 @@ def initial_maps(plan: Plan, key: jax.Array) -> Maps:
     return {"width": width, "depth": depth}
 
 
-def has_maps(plan: Plan) -> bool:
+def has_maps(plan: GrowthPlan) -> bool:
     """Whether anything grows that a map could be learned for."""
     return bool(plan.width) or plan.source.n_layers != plan.target.n_layers
 
 
-def mapped(plan: Plan, maps: Maps, params: Any) -> Any:
+def apply_maps(plan: GrowthPlan, maps: Maps, params: Any) -> Any:
     """The target's parameters: the source's `params` under the maps."""
 
-    def one(array: Array, x: jax.Array) -> jax.Array:
+    def one(array: ParamSpec, x: jax.Array) -> jax.Array:
         for at, axis in enumerate(array.axes):
             if (matrix := maps["width"].get(_map_of(plan, array, axis))) is not None:
                 x = _along(matrix, x, at + array.stacked)
@@ -67,13 +67,13 @@ def mapped(plan: Plan, maps: Maps, params: Any) -> Any:
             x = _along(matrix, x, 0)
         return x
 
-    return jax.tree.map(one, arrays_of(plan.target), params)
+    return jax.tree.map(one, param_specs(plan.target), params)
 
 
-def map_flops(plan: Plan) -> int:
+def map_flops(plan: GrowthPlan) -> int:
     """FLOPs of applying the maps once and of their gradient: a product of matrices for every axis that grows."""
     total = 0
-    for array, small in zip(*map(jax.tree.leaves, (arrays_of(plan.target), arrays_of(plan.source))), strict=True):
+    for array, small in zip(*map(jax.tree.leaves, (param_specs(plan.target), param_specs(plan.source))), strict=True):
         shape = [*([plan.source.n_layers] if array.stacked else []), *small.shape]
         sizes = [*([plan.target.n_layers] if array.stacked else []), *array.shape]
         order = [*range(array.stacked, len(shape)), *([0] if array.stacked else [])]
@@ -84,7 +84,7 @@ def map_flops(plan: Plan) -> int:
     return total
 
 
-def _map_of(plan: Plan, array: Array, axis: str) -> str:
+def _map_of(plan: GrowthPlan, array: ParamSpec, axis: str) -> str:
     """The name of the matrix that maps the array along the axis."""
     if axis == "kv":
         return array.name.rsplit(".", 1)[-1]

@@ -18,28 +18,28 @@ import jax
 import jax.numpy as jnp
 
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Clock, Course
-from pathways_lite.methods.growth.plan import Plan
-from pathways_lite.models.params import Array, Use, arrays_of
+from pathways_lite.ledger import Clock, Timeline
+from pathways_lite.methods.growth.plan import GrowthPlan
+from pathways_lite.models.params import AxisRole, ParamSpec, param_specs
 from pathways_lite.recipe import Amount
 
 WIDTHS = ("mlp", "embed", "heads")
 """In the order in which they are ramped in."""
 
-Masks = Callable[[Any, Clock], Any]
+GrowthMasks = Callable[[Any, Clock], Any]
 """(parameters, clock) -> parameters under their masks."""
 
 
-def masks(plan: Plan, ramp: Amount, course: Course) -> Masks:
+def build_masks(plan: GrowthPlan, ramp: Amount, timeline: Timeline) -> GrowthMasks:
     """The masks of a stage. Raises UserError where the stage ends before they are all 1."""
     grown = [axis for axis in WIDTHS if axis in plan.width]
-    steps = max(1, course.steps_for(ramp))
-    if (needed := steps * max(1, len(grown))) > course.total_steps:
+    steps = max(1, timeline.steps_for(ramp))
+    if (needed := steps * max(1, len(grown))) > timeline.total_steps:
         raise UserError(
             f"the masks of random growth need {needed} steps (ramp: {steps}, {max(1, len(grown))} in a row), but the "
-            f"stage has {course.total_steps}; shorten start.operator.ramp, or train longer"
+            f"stage has {timeline.total_steps}; shorten start.operator.ramp, or train longer"
         )
-    arrays = arrays_of(plan.target)
+    arrays = param_specs(plan.target)
 
     def masked(params: Any, clock: Clock) -> Any:
         passed = jnp.float32(clock.step) / steps
@@ -50,7 +50,7 @@ def masks(plan: Plan, ramp: Amount, course: Course) -> Masks:
     return masked
 
 
-def _factor(plan: Plan, array: Array, rise: Mapping[str, jax.Array]) -> jax.Array:
+def _factor(plan: GrowthPlan, array: ParamSpec, rise: Mapping[str, jax.Array]) -> jax.Array:
     """What an array is multiplied with, to be broadcast against it; 1 where it has no mask."""
     factor = jnp.ones((1,) * (len(array.axes) + array.stacked))
     if array.axes == ("embed",) and "embed" in rise:
@@ -62,15 +62,15 @@ def _factor(plan: Plan, array: Array, rise: Mapping[str, jax.Array]) -> jax.Arra
         if axis not in rise or array.is_scale:
             continue
         use, mask = array.use(axis), jnp.where(plan.width[axis].new, rise[axis], 1.0)
-        if use is Use.WRITES and axis == "embed":
+        if use is AxisRole.WRITES and axis == "embed":
             mask = mask * _stream(plan, rise[axis])
-        elif use is Use.WRITES or axis == "embed":
+        elif use is AxisRole.WRITES or axis == "embed":
             continue  # each is masked once: units of the stream where they are written, others where they are read
         factor = factor * mask.reshape(-1, *[1] * (len(array.axes) - at - 1))
     return factor
 
 
-def _stream(plan: Plan, rise: jax.Array) -> jax.Array:
+def _stream(plan: GrowthPlan, rise: jax.Array) -> jax.Array:
     """sqrt(D / sum of the residual stream's mask)."""
     old, new = plan.source.d_model, plan.target.d_model
     return jnp.sqrt(new / (old + rise * (new - old)))

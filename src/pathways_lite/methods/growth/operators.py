@@ -28,7 +28,7 @@ from pathways_lite.methods.growth.plan import (
     WIDTHS,
     Depth,
     Fill,
-    Plan,
+    GrowthPlan,
     Planner,
     Treatment,
     Units,
@@ -40,21 +40,21 @@ from pathways_lite.methods.growth.plan import (
     times_deeper,
 )
 from pathways_lite.recipe import (
-    Blocks,
+    BlockOrder,
     Compose,
-    Direct,
     DropAndStack,
     Interpolate,
+    MaskedGrowth,
     Model,
+    Net2Net,
     Operator,
-    Random,
     Stack,
-    Zero,
+    ZeroInit,
     parse_blocks,
 )
 
 
-def plan_split(config: Direct, source: Model, target: Model) -> Plan:
+def plan_split(config: Net2Net, source: Model, target: Model) -> GrowthPlan:
     """Raises UserError for another depth, and where query heads cannot be dealt to the key/value heads."""
     require_width_alone(config.kind, source, target)
     width = {}
@@ -65,10 +65,10 @@ def plan_split(config: Direct, source: Model, target: Model) -> Plan:
     if (source.n_heads, source.n_kv_heads) != (target.n_heads, target.n_kv_heads):
         width["kv"] = Units(np.arange(target.n_kv_heads) % source.n_kv_heads, source.n_kv_heads, config.split)
         width["heads"] = Units(_heads(source, target, width["kv"].index), source.n_heads, config.split)
-    return Plan(source, target, Depth(tuple(range(source.n_layers))), width)
+    return GrowthPlan(source, target, Depth(tuple(range(source.n_layers))), width)
 
 
-def _stream(config: Direct, source: Model, target: Model) -> Units:
+def _stream(config: Net2Net, source: Model, target: Model) -> Units:
     index = np.arange(target.d_model) % source.d_model
     if source.norm == "layer":
         index[target.d_model // source.d_model * source.d_model :] = -1
@@ -103,21 +103,21 @@ def _heads(source: Model, target: Model, kv: np.ndarray) -> np.ndarray:
 # old part of the residual stream is scaled by sqrt(D / d).
 
 
-def plan_zero_init(config: Zero, source: Model, target: Model) -> Plan:
+def plan_zero_init(config: ZeroInit, source: Model, target: Model) -> GrowthPlan:
     """Any sizes that are not smaller. Raises UserError where query heads do not fit their groups."""
     written = Fill.MEAN if source.norm == "layer" else Fill.ZERO
     width = padded_width(source, target, written=written, unread=Fill.ZERO)
-    return Plan(source, target, Depth(padded_blocks(config, source, target), Treatment.SILENCE), width)
+    return GrowthPlan(source, target, Depth(padded_blocks(config, source, target), Treatment.ZERO_OUTPUT), width)
 
 
 # Interpolation: each block g times in its place (Du et al. 2024, arXiv 2405.15319, appendix H).
 
 
-def plan_interpolate(config: Interpolate, source: Model, target: Model) -> Plan:
+def plan_interpolate(config: Interpolate, source: Model, target: Model) -> GrowthPlan:
     """0 g times, then 1 g times, ... Raises UserError where l does not divide the target's layers."""
     require_depth_alone(config.kind, source, target)
     times = times_deeper(config.kind, source, target)
-    return Plan(source, target, Depth(tuple(block for block in range(source.n_layers) for _ in range(times))))
+    return GrowthPlan(source, target, Depth(tuple(block for block in range(source.n_layers) for _ in range(times))))
 
 
 # G_stack: the blocks 1 .. l, g times on top of each other (Du et al. 2024, arXiv 2405.15319, algorithm 1).
@@ -126,22 +126,22 @@ def plan_interpolate(config: Interpolate, source: Model, target: Model) -> Plan:
 # appendix K).
 
 
-def plan_stack(config: Stack, source: Model, target: Model) -> Plan:
+def plan_stack(config: Stack, source: Model, target: Model) -> GrowthPlan:
     """[0 .. l-1] g times. Raises UserError where l does not divide the target's layers."""
     require_depth_alone(config.kind, source, target)
-    return Plan(source, target, Depth(tuple(range(source.n_layers)) * times_deeper(config.kind, source, target)))
+    return GrowthPlan(source, target, Depth(tuple(range(source.n_layers)) * times_deeper(config.kind, source, target)))
 
 
 # Depth by one operator and width by another, in one step.
 
 
 def plan_compose(
-    config: Compose, source: Model, target: Model, plan_of: Callable[[Operator, Model, Model], Plan]
-) -> Plan:
+    config: Compose, source: Model, target: Model, plan_of: Callable[[Operator, Model, Model], GrowthPlan]
+) -> GrowthPlan:
     """Wider at the source's depth, then deeper at the target's width. Raises what the two operators raise."""
     wider = source.model_copy(update={name: getattr(target, name) for name in WIDTHS})
     width = plan_of(config.width, source, wider).width
-    return Plan(source, target, plan_of(config.depth, wider, target).depth, width)
+    return GrowthPlan(source, target, plan_of(config.depth, wider, target).depth, width)
 
 
 # Depth up-scaling (SOLAR 10.7B, Kim et al. 2023, arXiv 2312.15166): two copies that overlap.
@@ -150,7 +150,7 @@ def plan_compose(
 # layers, where the seam skips as little as possible (32 layers, m = 8: 48).
 
 
-def plan_drop_and_stack(config: DropAndStack, source: Model, target: Model) -> Plan:
+def plan_drop_and_stack(config: DropAndStack, source: Model, target: Model) -> GrowthPlan:
     """m follows from the target's layers. Raises UserError where they are odd, or more than 2 l."""
     require_depth_alone(config.kind, source, target)
     kept, odd = divmod(target.n_layers, 2)
@@ -160,7 +160,7 @@ def plan_drop_and_stack(config: DropAndStack, source: Model, target: Model) -> P
             f"{target.n_layers}; use an even n_layers up to {2 * source.n_layers}"
         )
     dropped = source.n_layers - kept
-    return Plan(source, target, Depth((*range(kept), *range(dropped, source.n_layers))))
+    return GrowthPlan(source, target, Depth((*range(kept), *range(dropped, source.n_layers))))
 
 
 # Random growth under masks (Masked Structural Growth, Yao et al. 2023, arXiv 2305.02869).
@@ -169,16 +169,18 @@ def plan_drop_and_stack(config: DropAndStack, source: Model, target: Model) -> P
 # they are ramped in.
 
 
-def plan_masked(config: Random, source: Model, target: Model) -> Plan:
+def plan_masked(config: MaskedGrowth, source: Model, target: Model) -> GrowthPlan:
     """Any sizes that are not smaller. Raises UserError where query heads do not fit their groups."""
     width = padded_width(source, target, written=Fill.RANDOM, unread=Fill.RANDOM)
-    return Plan(source, target, Depth(padded_blocks(config, source, target), Treatment.REDRAW), width, masked=True)
+    return GrowthPlan(
+        source, target, Depth(padded_blocks(config, source, target), Treatment.REDRAW), width, masked=True
+    )
 
 
 # Partial stacking: the target's blocks as a list of the source's (Du et al. 2024, arXiv 2405.15319, appendix H).
 
 
-def plan_blocks(config: Blocks, source: Model, target: Model) -> Plan:
+def plan_blocks(config: BlockOrder, source: Model, target: Model) -> GrowthPlan:
     """The list as it stands. Raises UserError where it is not of the target's length or names a block too many."""
     require_depth_alone(config.kind, source, target)
     blocks = parse_blocks(config.order)
@@ -188,7 +190,7 @@ def plan_blocks(config: Blocks, source: Model, target: Model) -> Plan:
         )
     if max(blocks) >= source.n_layers:
         raise UserError(f"order={config.order!r} names block {max(blocks) + 1} of a model of {source.n_layers} layers")
-    return Plan(source, target, Depth(blocks))
+    return GrowthPlan(source, target, Depth(blocks))
 
 
 def connection_rate(blocks: Sequence[int]) -> float:
@@ -212,11 +214,11 @@ PLANNERS: Mapping[str, Planner] = {
     "zero": plan_zero_init,
     "random": plan_masked,
     "learned": ligo.plan_ligo,
-    "compose": lambda config, source, target: plan_compose(config, source, target, plan_of),
+    "compose": lambda config, source, target: plan_compose(config, source, target, plan_operator),
 }
 
 
-def plan_of(operator: Operator, source: Model, target: Model) -> Plan:
+def plan_operator(operator: Operator, source: Model, target: Model) -> GrowthPlan:
     """What the operator does to a model of `source`'s shape. Raises UserError where it cannot make `target` of it."""
     require_growth(source, target)
     return PLANNERS[operator.kind](operator, source, target)

@@ -1,6 +1,6 @@
 """What growth does to a model's arrays, as data: where each block comes from, and each unit of each axis that grows.
 
-An operator makes a `Plan` of two models; `apply.py` carries it out, an array at a time.
+An operator makes a `GrowthPlan` of two models; `apply.py` carries it out, an array at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pathways_lite.errors import UserError
-from pathways_lite.recipe import Model, Random, Zero
+from pathways_lite.recipe import MaskedGrowth, Model, ZeroInit
 
 
 class Fill(Enum):
@@ -62,7 +62,7 @@ class Treatment(Enum):
     """What happens to blocks that are not the first copy of theirs."""
 
     COPY = "copy"
-    SILENCE = "silence"  # a copy whose branches add nothing
+    ZERO_OUTPUT = "silence"  # a copy whose branches add nothing
     REDRAW = "redraw"  # random
 
 
@@ -80,7 +80,7 @@ class Depth:
 
 
 @dataclass(frozen=True)
-class Plan:
+class GrowthPlan:
     """Growth from `source` to `target`."""
 
     source: Model
@@ -102,7 +102,7 @@ class Plan:
         return math.sqrt(self.target.d_model / self.source.d_model) if grows else 1.0
 
 
-Planner = Callable[[Any, Model, Model], Plan]
+Planner = Callable[[Any, Model, Model], GrowthPlan]
 """What an operator is, but for a learned one: (its configuration, source, target) -> plan. Raises UserError."""
 
 
@@ -162,12 +162,12 @@ def times_deeper(kind: str, source: Model, target: Model) -> int:
 # Whether a plan preserves the function: whether the grown model gives the same logits, but for rounding.
 
 
-def preserves(plan: Plan) -> bool:
+def is_function_preserving(plan: GrowthPlan) -> bool:
     """Of the parameters as they begin, under their masks where the plan has some. Noise is not considered."""
     return _depth(plan) and _stream(plan) and not (plan.mixed and plan.width)
 
 
-def describe_width(plan: Plan) -> list[str]:
+def describe_width(plan: GrowthPlan) -> list[str]:
     """For people: a line for each axis of units that grows."""
     names = {"embed": "d_model", "mlp": "d_ff", "heads": "n_heads", "kv": "n_kv_heads"}
     lines = []
@@ -178,7 +178,7 @@ def describe_width(plan: Plan) -> list[str]:
     return lines
 
 
-def _depth(plan: Plan) -> bool:
+def _depth(plan: GrowthPlan) -> bool:
     """Old blocks in their order, each with its window, and new ones that add nothing."""
     fresh = plan.depth.fresh
     kept = [block for block, new in zip(plan.depth.blocks, fresh, strict=True) if not new]
@@ -187,7 +187,7 @@ def _depth(plan: Plan) -> bool:
     return [w for w, new in zip(_windows(plan.target), fresh, strict=True) if not new] == _windows(plan.source)
 
 
-def _stream(plan: Plan) -> bool:
+def _stream(plan: GrowthPlan) -> bool:
     """Norms see the same as before. Heads and units of the MLP are exact in every plan."""
     units = plan.width.get("embed")
     if units is None or plan.source.norm == "rms":
@@ -204,7 +204,7 @@ def _windows(model: Model) -> list[int | None]:
 # What Zero and Random have in common: old units and blocks stay what they are, new ones come beside them.
 
 
-def padded_blocks(config: Zero | Random, source: Model, target: Model) -> tuple[int, ...]:
+def padded_blocks(config: ZeroInit | MaskedGrowth, source: Model, target: Model) -> tuple[int, ...]:
     """Any number of blocks: on top, in the old ones' order again, or each behind the old one that it repeats."""
     layers = np.arange(target.n_layers)
     if config.order == "stack":

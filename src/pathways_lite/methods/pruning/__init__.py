@@ -1,10 +1,17 @@
 """Sparse pre-training: weights that are zero, more and more of them while a model is trained (docs/sparse.md)."""
 
-from pathways_lite.methods.pruning.schedules import Densities, kept
-from pathways_lite.methods.pruning.structures import Group, Member, groups_of, input_axis, mean_flops_per_token, phases
-from pathways_lite.methods.pruning.transform import PruneState, prune, under_masks
+from pathways_lite.methods.pruning.schedules import DensitySchedule, num_kept
+from pathways_lite.methods.pruning.structures import (
+    GroupArray,
+    PruneGroup,
+    density_phases,
+    input_axis,
+    mean_flops_per_token,
+    prune_groups,
+)
+from pathways_lite.methods.pruning.transform import PruneState, apply_masks, prune
 
 __all__ = [
-    "Densities", "Group", "Member", "PruneState", "groups_of", "input_axis", "kept", "mean_flops_per_token", "phases",
-    "prune", "under_masks",
+    "DensitySchedule", "GroupArray", "PruneGroup", "PruneState", "apply_masks", "density_phases", "input_axis",
+    "mean_flops_per_token", "num_kept", "prune", "prune_groups",
 ]  # fmt: skip

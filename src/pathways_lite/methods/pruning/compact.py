@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pathways_lite.models.params import Array
+from pathways_lite.models.params import ParamSpec
 from pathways_lite.recipe import NM, Model
 
 Masks = Mapping[str, np.ndarray]
@@ -19,7 +19,7 @@ Masks = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Remains:
+class CompactModel:
     """What is left of `source`: which blocks, and of each the units along logical axes, int [layers left, units]."""
 
     source: Model
@@ -27,7 +27,7 @@ class Remains:
     blocks: np.ndarray
     units: Mapping[str, np.ndarray]
 
-    def taken(self, array: Array, x: np.ndarray, layer: int) -> np.ndarray:
+    def taken(self, array: ParamSpec, x: np.ndarray, layer: int) -> np.ndarray:
         """What is left of an array of the layer that is the `layer`-th left; of arrays without layers, all."""
         for at, axis in enumerate(array.axes):
             if array.stacked and axis in self.units:
@@ -35,7 +35,7 @@ class Remains:
         return x
 
 
-def remains(model: Model, masks: Masks) -> Remains:
+def compact_model(model: Model, masks: Masks) -> CompactModel:
     """What of a model adds something: at least one block, and of each as many heads and channels as any needs."""
 
     def lives(name: str, axis: int, units: int) -> np.ndarray:
@@ -64,7 +64,7 @@ def remains(model: Model, masks: Masks) -> Remains:
         "d_ff": units["mlp"].shape[1],
         "window": every and tuple(every[block] for block in blocks),
     }
-    return Remains(model, Model.model_validate({**dict(model), **sizes}), blocks, units)
+    return CompactModel(model, Model.model_validate({**dict(model), **sizes}), blocks, units)
 
 
 def _kept(lives: np.ndarray) -> np.ndarray:
@@ -79,7 +79,7 @@ def _kept(lives: np.ndarray) -> np.ndarray:
 # library wants the places. In host memory.
 
 
-def compressed(x: np.ndarray, mask: np.ndarray, axis: int, pattern: NM) -> tuple[np.ndarray, np.ndarray]:
+def compress_nm(x: np.ndarray, mask: np.ndarray, axis: int, pattern: NM) -> tuple[np.ndarray, np.ndarray]:
     """Values, n / m as many along `axis`, and their places, packed along it: 4 to a byte up to m = 4, else 2.
 
     Raises ValueError where the mask has more than n of some m.
@@ -95,7 +95,7 @@ def compressed(x: np.ndarray, mask: np.ndarray, axis: int, pattern: NM) -> tuple
     return flat(values), _packed(flat(places).astype(np.uint8), axis, _bits(pattern))
 
 
-def decompressed(values: np.ndarray, places: np.ndarray, axis: int, pattern: NM) -> np.ndarray:
+def decompress_nm(values: np.ndarray, places: np.ndarray, axis: int, pattern: NM) -> np.ndarray:
     """The array that was compressed, its mask applied."""
     size = values.shape[axis]
     at = np.moveaxis(_unpacked(places, axis, _bits(pattern), size), axis, -1)

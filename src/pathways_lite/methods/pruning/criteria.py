@@ -16,7 +16,7 @@ Weights = Sequence[jax.Array]
 Criterion = Magnitude | FirstOrder | Movement | RandomScores
 
 
-def summed(criterion: Criterion, sums: Weights, weights: Weights, grads: Weights) -> list[jax.Array]:
+def accumulate_sums(criterion: Criterion, sums: Weights, weights: Weights, grads: Weights) -> list[jax.Array]:
     """What is kept from step to step, after one more; nothing where the criterion looks at a single step."""
     match criterion:
         case FirstOrder(decay=decay):
@@ -28,7 +28,7 @@ def summed(criterion: Criterion, sums: Weights, weights: Weights, grads: Weights
 
 
 def keeps_sums(criterion: Criterion) -> bool:
-    """Whether `summed` has anything to keep."""
+    """Whether `accumulate_sums` has anything to keep."""
     return isinstance(criterion, FirstOrder | Movement)
 
 
@@ -38,7 +38,7 @@ def scores(criterion: Criterion, weights: Weights, sums: Weights, update: jax.Ar
         case Magnitude():
             return [jnp.abs(w) for w in weights]
         case RandomScores(seed=seed):
-            return random(seed, update, weights)
+            return random_scores(seed, update, weights)
     return list(sums)
 
 
@@ -48,7 +48,7 @@ def first_scores(prune: Prune, weights: Weights) -> list[jax.Array]:
     return scores(criterion, weights, [], 0)
 
 
-def random(seed: int, update: jax.Array | int, weights: Weights) -> list[jax.Array]:
+def random_scores(seed: int, update: jax.Array | int, weights: Weights) -> list[jax.Array]:
     """Uniform numbers that depend on the seed, the update and a weight's place alone, however weights are spread."""
     key = jax.random.fold_in(jax.random.key(seed), update)
     keys = [jax.random.fold_in(key, number) for number in range(len(weights))]

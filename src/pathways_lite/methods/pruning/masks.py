@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_lite.methods.pruning import thresholds
-from pathways_lite.methods.pruning.structures import Group, input_axis
+from pathways_lite.methods.pruning.structures import PruneGroup, input_axis
 from pathways_lite.recipe import NM, Prune
 
 Weights = Sequence[jax.Array]
@@ -21,11 +21,11 @@ FIRST = np.uint32((1 << 32) - 1)
 
 
 @dataclass(frozen=True)
-class Masking:
+class MaskBuilder:
     """Masks on the weights of `groups`, in the order of their members."""
 
     prune: Prune
-    groups: tuple[Group, ...]
+    groups: tuple[PruneGroup, ...]
 
     @property
     def grows(self) -> bool:
@@ -46,7 +46,7 @@ class Masking:
             where nothing `grows`.
         """
         together = self.prune.allocation == "global"
-        counts = [jnp.broadcast_to(thresholds.kept(g.units, density), (g.sets,)) for g in self.groups]
+        counts = [jnp.broadcast_to(thresholds.kept_counts(g.units, density), (g.sets,)) for g in self.groups]
         living = [units > 0.0 for units in self._units([jnp.float32(mask) for mask in active])]
         keys = [
             jnp.where(lives, jnp.maximum(thresholds.ordered(units), 1), 0)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pathways_lite.methods.pruning.structures import Group
-from pathways_lite.models.params import Array
+from pathways_lite.methods.pruning.structures import PruneGroup
+from pathways_lite.models.params import ParamSpec
 
 # Masks as bits, eight to a byte along an array's last axis.
 #
@@ -37,12 +37,12 @@ def unpack(packed: jax.Array, size: int) -> jax.Array:
     return bits.reshape(*packed.shape[:-1], -1)[..., :size].astype(bool)
 
 
-def packed(mask: np.ndarray) -> np.ndarray:
+def pack_np(mask: np.ndarray) -> np.ndarray:
     """`pack` in host memory."""
     return np.packbits(mask, axis=-1, bitorder="little")
 
 
-def unpacked(bits: np.ndarray, size: int) -> np.ndarray:
+def unpack_np(bits: np.ndarray, size: int) -> np.ndarray:
     """`unpack` in host memory."""
     return np.unpackbits(bits, axis=-1, count=size, bitorder="little").astype(bool)
 
@@ -53,16 +53,16 @@ def is_hole(node: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Places:
+class PrunedParams:
     """Where the pruned weights are among the parameters."""
 
     structure: Any  # of the parameters' tree
-    arrays: tuple[Array, ...]  # all, in its order
-    pruned: tuple[Array, ...]  # in the order of the groups' members
+    arrays: tuple[ParamSpec, ...]  # all, in its order
+    pruned: tuple[ParamSpec, ...]  # in the order of the groups' members
 
     @classmethod
-    def of(cls, arrays: Any, groups: Sequence[Group]) -> Places:
-        """`arrays`: `models.arrays_of` the model."""
+    def of(cls, arrays: Any, groups: Sequence[PruneGroup]) -> PrunedParams:
+        """`arrays`: `models.param_specs` the model."""
         pruned = tuple(member.array for group in groups for member in group.members)
         return cls(jax.tree.structure(arrays), tuple(jax.tree.leaves(arrays)), pruned)
 

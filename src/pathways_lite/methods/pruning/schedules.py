@@ -13,7 +13,7 @@ import functools
 import math
 from dataclasses import dataclass
 
-from pathways_lite.ledger import Course
+from pathways_lite.ledger import Timeline
 from pathways_lite.recipe import Prune
 
 DENSITIES = 1 << 16
@@ -21,7 +21,7 @@ DENSITIES = 1 << 16
 
 
 @dataclass(frozen=True)
-class Densities:
+class DensitySchedule:
     """The density over a stage.
 
     `fixed`: FLOPs per token that no zeros save, over those of the prunable weights where all are active.
@@ -108,14 +108,14 @@ def _over_cube(x: float) -> float:
     return math.log((1.0 + x) ** 2 / (1.0 - x + x * x)) / 6.0 + angle / math.sqrt(3.0)
 
 
-def updates(densities: Densities, course: Course) -> list[tuple[int, float]]:
+def updates(densities: DensitySchedule, timeline: Timeline) -> list[tuple[int, float]]:
     """The steps before which the masks change, the first at 0, with the density from there on.
 
     Updates fall on the first step behind `begin`, every `every` steps from there, and the first step behind `end`.
     """
-    total = course.total_steps
-    tokens = course.tokens_before(total)
-    share = lambda step: course.tokens_before(step) / tokens  # noqa: E731
+    total = timeline.total_steps
+    tokens = timeline.tokens_before(total)
+    share = lambda step: timeline.tokens_before(step) / tokens  # noqa: E731
     first, last = (
         bisect.bisect_left(range(total), densities.tokens(compute), key=share)
         for compute in (densities.prune.begin, densities.prune.end)
@@ -130,6 +130,6 @@ def rounded(density: float) -> float:
     return round(density * DENSITIES) / DENSITIES
 
 
-def kept(size: int, density: float) -> int:
+def num_kept(size: int, density: float) -> int:
     """How many of `size` stay, by 32-bit arithmetic on the device as well (`thresholds.kept`)."""
     return (size * round(density * DENSITIES) + DENSITIES // 2) // DENSITIES

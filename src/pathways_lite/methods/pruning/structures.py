@@ -1,4 +1,6 @@
-"""What is pruned as one: single weights, heads, channels, blocks. Each is a `Group` of units with a score of their own.
+"""Units that are pruned as one: single weights, heads, channels, blocks.
+
+Each is a `PruneGroup` of units with a score of their own.
 
 Weights come as lists, in the order of the group's arrays, with layers stacked on a leading axis as in the parameters.
 """
@@ -14,10 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Course, Phase
-from pathways_lite.methods.pruning.schedules import Densities, kept, updates
+from pathways_lite.ledger import DensityPhase, Timeline
+from pathways_lite.methods.pruning.schedules import DensitySchedule, num_kept, updates
 from pathways_lite.models.accounting import flops_per_token
-from pathways_lite.models.params import Array, Use, arrays_of
+from pathways_lite.models.params import AxisRole, ParamSpec, param_specs
 from pathways_lite.recipe import NM, Channels, Heads, Model, Prune, Unstructured, WholeBlocks
 
 SAVED_PER_WEIGHT = 6
@@ -25,15 +27,15 @@ SAVED_PER_WEIGHT = 6
 
 
 @dataclass(frozen=True)
-class Member:
+class GroupArray:
     """An array of a group. Its units lie along `axis` (None: every element is one), S / units neighbours in each."""
 
-    array: Array
+    array: ParamSpec
     axis: int | None
 
 
 @dataclass(frozen=True)
-class Group:
+class PruneGroup:
     """Arrays whose units are the same ones.
 
     Attributes:
@@ -43,7 +45,7 @@ class Group:
       flops: per token, that a unit saves where zeros are skipped.
     """
 
-    members: tuple[Member, ...]
+    members: tuple[GroupArray, ...]
     sets: int
     units: int
     weights: int
@@ -57,7 +59,7 @@ class Group:
         sums = (self._sums(member, x) for member, x in zip(self.members, weights, strict=True))
         return jnp.sum(jnp.stack(list(sums)), axis=0)
 
-    def _sums(self, member: Member, x: jax.Array) -> jax.Array:
+    def _sums(self, member: GroupArray, x: jax.Array) -> jax.Array:
         x = jnp.sum(x, axis=tuple(at for at in range(x.ndim) if at not in (0, member.axis)))
         return jnp.sum(x.reshape(self.sets, self.units, -1), axis=-1)
 
@@ -65,7 +67,7 @@ class Group:
         """A mask of the units, as `scores` orders them, on the weights of each array."""
         return [self._mask(member, units) for member in self.members]
 
-    def _mask(self, member: Member, units: jax.Array) -> jax.Array:
+    def _mask(self, member: GroupArray, units: jax.Array) -> jax.Array:
         array, axis = member.array, member.axis
         if axis is None:
             return units if array.stacked else units[0]
@@ -77,9 +79,9 @@ class Group:
         return jnp.broadcast_to(repeated.reshape(along), shape)
 
 
-def groups_of(prune: Prune, model: Model, seq_len: int) -> tuple[Group, ...]:
+def prune_groups(prune: Prune, model: Model, seq_len: int) -> tuple[PruneGroup, ...]:
     """The groups that are pruned of a model. Raises UserError where the model or the scope has none of them."""
-    arrays = {array.name: array for array in jax.tree.leaves(arrays_of(model))}
+    arrays = {array.name: array for array in jax.tree.leaves(param_specs(model))}
     attention = 12 * model.head_dim * seq_len  # FLOPs per token and head (PaLM appendix B)
     match prune.structure:
         case Unstructured():
@@ -98,31 +100,31 @@ def groups_of(prune: Prune, model: Model, seq_len: int) -> tuple[Group, ...]:
             kernels = _in_scope(("linear",), arrays)
             weights = sum(math.prod(array.shape) for array in kernels)
             flops = SAVED_PER_WEIGHT * weights + attention * model.n_heads
-            return (Group(tuple(Member(array, 0) for array in kernels), 1, model.n_layers, weights, flops),)
+            return (PruneGroup(tuple(GroupArray(array, 0) for array in kernels), 1, model.n_layers, weights, flops),)
 
 
-def input_axis(array: Array) -> int:
+def input_axis(array: ParamSpec) -> int:
     """The last axis of a matrix, stacked or not, that is summed over: patterns of N:M lie along it."""
-    return [at for at, name in enumerate(array.axes) if array.use(name) is Use.READS][-1] + array.stacked
+    return [at for at, name in enumerate(array.axes) if array.use(name) is AxisRole.READS][-1] + array.stacked
 
 
-def phases(prune: Prune, groups: Sequence[Group], course: Course) -> tuple[Phase, ...]:
-    """What is active of a stage's model from step to step, for its `Course`."""
-    densities = _densities(prune, groups, course.flops_per_token)
+def density_phases(prune: Prune, groups: Sequence[PruneGroup], timeline: Timeline) -> tuple[DensityPhase, ...]:
+    """What is active of a stage's model from step to step, for its `Timeline`."""
+    densities = _densities(prune, groups, timeline.flops_per_token)
     for density in (densities.first, densities.last):
-        if few := [group for group in groups if not kept(group.units, density)]:
+        if few := [group for group in groups if not num_kept(group.units, density)]:
             of = few[0].members[0].array.name
             raise UserError(
                 f"pruning: a density of {density:g} leaves nothing of the {few[0].units} units of {of}; prune less"
             )
 
-    def phase(step: int, density: float) -> Phase:
-        gone = [(group, group.sets * (group.units - kept(group.units, density))) for group in groups]
-        parameters = course.active_parameters - sum(units * group.weights for group, units in gone)
-        flops = course.flops_per_token - sum(units * group.flops for group, units in gone)
-        return Phase(step, density, parameters, flops)
+    def phase(step: int, density: float) -> DensityPhase:
+        gone = [(group, group.sets * (group.units - num_kept(group.units, density))) for group in groups]
+        parameters = timeline.active_parameters - sum(units * group.weights for group, units in gone)
+        flops = timeline.flops_per_token - sum(units * group.flops for group, units in gone)
+        return DensityPhase(step, density, parameters, flops)
 
-    return tuple(phase(step, density) for step, density in updates(densities, course))
+    return tuple(phase(step, density) for step, density in updates(densities, timeline))
 
 
 def mean_flops_per_token(prune: Prune | None, model: Model, seq_len: int) -> float:
@@ -133,27 +135,27 @@ def mean_flops_per_token(prune: Prune | None, model: Model, seq_len: int) -> flo
     dense = flops_per_token(model, seq_len)
     if prune is None:
         return dense
-    groups = groups_of(prune, model, seq_len)
+    groups = prune_groups(prune, model, seq_len)
     return dense - _saved(groups) * (1.0 - _densities(prune, groups, dense).mean)
 
 
-def _densities(prune: Prune, groups: Sequence[Group], dense_flops: int) -> Densities:
+def _densities(prune: Prune, groups: Sequence[PruneGroup], dense_flops: int) -> DensitySchedule:
     saved = _saved(groups)
-    return Densities(prune, fixed=(dense_flops - saved) / saved)
+    return DensitySchedule(prune, fixed=(dense_flops - saved) / saved)
 
 
-def _saved(groups: Sequence[Group]) -> int:
+def _saved(groups: Sequence[PruneGroup]) -> int:
     """FLOPs per token that nothing but zeros would save."""
     return sum(group.sets * group.units * group.flops for group in groups)
 
 
-def _single(array: Array, model: Model) -> Group:
+def _single(array: ParamSpec, model: Model) -> PruneGroup:
     sets = model.n_layers if array.stacked else 1
-    return Group((Member(array, None),), sets, math.prod(array.shape), 1, SAVED_PER_WEIGHT)
+    return PruneGroup((GroupArray(array, None),), sets, math.prod(array.shape), 1, SAVED_PER_WEIGHT)
 
 
-def _divided(array: Array, m: int) -> Array:
-    if array.is_scale or Use.READS not in map(array.use, array.axes):
+def _divided(array: ParamSpec, m: int) -> ParamSpec:
+    if array.is_scale or AxisRole.READS not in map(array.use, array.axes):
         raise UserError(f"pruning.scope: patterns lie along what a kernel reads, and {array.name} is no kernel")
     size = array.shape[input_axis(array) - array.stacked]
     if size % m:
@@ -162,16 +164,22 @@ def _divided(array: Array, m: int) -> Array:
 
 
 def _along(
-    part: str, names: Sequence[str], axes: Sequence[str], units: int, flops: int, arrays: dict[str, Array], model: Model
-) -> Group:
+    part: str,
+    names: Sequence[str],
+    axes: Sequence[str],
+    units: int,
+    flops: int,
+    arrays: dict[str, ParamSpec],
+    model: Model,
+) -> PruneGroup:
     """Units along those axes of a block's arrays; `flops` are what one saves besides its weights'."""
     found = [arrays[f"layers.{part}.{name}"] for name in names]
-    members = [Member(array, next(at for at, axis in enumerate(array.axes) if axis in axes) + 1) for array in found]
+    members = [GroupArray(array, next(at for at, axis in enumerate(array.axes) if axis in axes) + 1) for array in found]
     weights = sum(math.prod(array.shape) for array in found) // units
-    return Group(tuple(members), model.n_layers, units, weights, SAVED_PER_WEIGHT * weights + flops)
+    return PruneGroup(tuple(members), model.n_layers, units, weights, SAVED_PER_WEIGHT * weights + flops)
 
 
-def _in_scope(scope: Sequence[str], arrays: dict[str, Array]) -> list[Array]:
+def _in_scope(scope: Sequence[str], arrays: dict[str, ParamSpec]) -> list[ParamSpec]:
     """Arrays that a scope names, in the order of the parameters; a pattern is for matrices alone."""
     chosen: set[str] = set()
     for wanted in scope:

@@ -36,7 +36,7 @@ def ordered(scores: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(scores), jnp.uint32(0), keys)
 
 
-def kept(size: int, density: jax.Array) -> jax.Array:
+def kept_counts(size: int, density: jax.Array) -> jax.Array:
     """`schedules.kept` of a size below 2^31 and an int32 density in units of 1 / DENSITIES: uint32."""
     density = jnp.uint32(density)
     high, low = jnp.uint32(size // DENSITIES), jnp.uint32(size % DENSITIES)

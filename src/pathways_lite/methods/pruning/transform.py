@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pathways_lite.ledger import Clock, Course
+from pathways_lite.ledger import Clock, Timeline
 from pathways_lite.methods.pruning import criteria
-from pathways_lite.methods.pruning.masks import Masking
-from pathways_lite.methods.pruning.pruned_params import Places, is_hole, pack, unpack
+from pathways_lite.methods.pruning.masks import MaskBuilder
+from pathways_lite.methods.pruning.pruned_params import PrunedParams, is_hole, pack, unpack
 from pathways_lite.methods.pruning.schedules import DENSITIES
-from pathways_lite.methods.pruning.structures import Group
+from pathways_lite.methods.pruning.structures import PruneGroup
 from pathways_lite.recipe import Prune, Regrowth
 
 
@@ -30,23 +30,23 @@ class PruneState(NamedTuple):
     inner: Any  # the optimizer's state
 
 
-class Timing(NamedTuple):
+class MaskSchedule(NamedTuple):
     """When masks change: before these steps, to these densities."""
 
     steps: np.ndarray  # int32, ascending, the first 0
     densities: np.ndarray  # int32, in units of 1 / DENSITIES
 
     @classmethod
-    def of(cls, course: Course) -> Timing:
-        """As the phases of a course say."""
-        phases = [(phase.step, round(phase.density * DENSITIES)) for phase in course.phases]
+    def of(cls, timeline: Timeline) -> MaskSchedule:
+        """As the phases of a timeline say."""
+        phases = [(phase.step, round(phase.density * DENSITIES)) for phase in timeline.phases]
         return cls(*(np.array(column, np.int32) for column in zip(*phases, strict=True)))
 
     def density(self, step: jax.Array) -> jax.Array:
         """What holds for a step."""
         return jnp.asarray(self.densities)[jnp.searchsorted(jnp.asarray(self.steps), step, side="right") - 1]
 
-    def swapped(self, regrowth: Regrowth, step: jax.Array) -> jax.Array:
+    def regrow_fraction(self, regrowth: Regrowth, step: jax.Array) -> jax.Array:
         """The share of the active weights that others take the place of before a step, 0 where nothing changes."""
         first, last = self.steps[min(1, len(self.steps) - 1)], self.steps[-1]
         passed = (step - first) / max(1, last - first)
@@ -57,11 +57,11 @@ class Timing(NamedTuple):
 def prune(
     optimizer: optax.GradientTransformationExtraArgs,
     config: Prune,
-    groups: Sequence[Group],
-    course: Course,
+    groups: Sequence[PruneGroup],
+    timeline: Timeline,
     arrays: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """`optimizer`, with as many weights of `groups` at zero as the phases of `course` say.
+    """`optimizer`, with as many weights of `groups` at zero as the phases of `timeline` say.
 
     `update` takes the dense gradients, `clock=Clock`, and what `optimizer` takes; its updates make a weight that goes
     exactly zero. Masks that hold from step k on are made in the update of step k - 1, of the weights and gradients
@@ -72,10 +72,10 @@ def prune(
     given `active=`, the share of active weights in each layer's array, as a tree like the parameters.
 
     Args:
-      arrays: `models.arrays_of` the model.
+      arrays: `models.param_specs` the model.
     """
-    masking, places = Masking(config, tuple(groups)), Places.of(arrays, groups)
-    pruner = _Pruner(optimizer, config, masking, places, Timing.of(course))
+    masking, places = MaskBuilder(config, tuple(groups)), PrunedParams.of(arrays, groups)
+    pruner = _Pruner(optimizer, config, masking, places, MaskSchedule.of(timeline))
     return optax.GradientTransformationExtraArgs(pruner.init, pruner.update)
 
 
@@ -85,9 +85,9 @@ class _Pruner:
 
     optimizer: optax.GradientTransformationExtraArgs
     config: Prune
-    masking: Masking
-    places: Places
-    timing: Timing
+    masking: MaskBuilder
+    places: PrunedParams
+    timing: MaskSchedule
 
     def init(self, params: Any) -> PruneState:
         places, criterion, first = self.places, self.config.criterion, int(self.timing.densities[0])
@@ -106,7 +106,7 @@ class _Pruner:
     ) -> tuple[Any, PruneState]:
         places, following = self.places, clock.step + 1
         weights, dense = places.pick(params), places.pick(grads)
-        sums = criteria.summed(self.config.criterion, places.pick(state.sums), weights, dense)
+        sums = criteria.accumulate_sums(self.config.criterion, places.pick(state.sums), weights, dense)
         state = state._replace(sums=places.put(sums) if sums else ())
         under = lambda masks, state: self._under(masks, grads, state, params, clock=clock, **extra)  # noqa: E731
 
@@ -134,7 +134,7 @@ class _Pruner:
         """Whether masks change before `step`."""
         due = self.timing.density(step) != state.density
         regrowth = self.config.regrowth
-        return due if regrowth is None else due | (self.timing.swapped(regrowth, step) > 0.0)
+        return due if regrowth is None else due | (self.timing.regrow_fraction(regrowth, step) > 0.0)
 
     def _new_masks(
         self, state: PruneState, weights: list[jax.Array], grads: list[jax.Array], step: jax.Array
@@ -145,8 +145,8 @@ class _Pruner:
         if regrowth is not None and regrowth.by == "gradient":
             returning = [jnp.abs(g) for g in grads]
         elif self.masking.grows:
-            returning = criteria.random(regrowth.seed if regrowth else 0, step, weights)
-        swapped = self.timing.swapped(regrowth, step) if regrowth else 0.0
+            returning = criteria.random_scores(regrowth.seed if regrowth else 0, step, weights)
+        swapped = self.timing.regrow_fraction(regrowth, step) if regrowth else 0.0
         before = self.places.unpacked(state.masks, weights)
         return self.masking.chosen(self.timing.density(step), scores, before, returning, swapped)
 
@@ -160,7 +160,7 @@ class _Pruner:
         )
 
 
-def under_masks(opt_state: Any, params: Any) -> Any:
+def apply_masks(opt_state: Any, params: Any) -> Any:
     """Parameters as an optimizer's state wants them before the first step: under its masks, if it has any."""
     if not isinstance(opt_state, PruneState):
         return params

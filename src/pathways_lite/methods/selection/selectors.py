@@ -15,7 +15,7 @@ Which = Literal["bottom", "middle", "top"]
 """The lowest scores, those around the median, or the highest (the names of Marion et al. 2023, arXiv 2309.04564)."""
 
 
-def keep(
+def select_fraction(
     score: np.ndarray,
     tokens: np.ndarray,
     share: float,
@@ -81,14 +81,14 @@ _SAMPLE = 1 << 16  # documents that centroids are found from
 _BLOCK = 1 << 14  # documents whose distances are computed at once
 
 
-class Clustered(NamedTuple):
+class Clusters(NamedTuple):
     """Of each document, `[n]`."""
 
     cluster: np.ndarray  # int64
     distance: np.ndarray  # float64, to the cluster's centroid: Euclidean, or 1 - cosine of the angle
 
 
-def cluster(embeddings: np.ndarray, k: int, distance: Distance, seed: int) -> Clustered:
+def cluster(embeddings: np.ndarray, k: int, distance: Distance, seed: int) -> Clusters:
     """The `k` clusters of `embeddings` float `[n, E]`, or fewer of fewer documents; the same for the same seed.
 
     Centroids come from at most 65,536 documents, drawn by the seed; all documents are assigned to them. For cosine
@@ -103,7 +103,7 @@ def cluster(embeddings: np.ndarray, k: int, distance: Distance, seed: int) -> Cl
     parts = [_nearest(points[at : at + _BLOCK], centroids) for at in range(0, len(points), _BLOCK)]
     label, squared = (np.concatenate(column) for column in zip(*parts, strict=True))
     # Of vectors of length 1: |a - b|^2 = 2 (1 - cosine).
-    return Clustered(label, squared / 2 if distance == "cosine" else np.sqrt(squared))
+    return Clusters(label, squared / 2 if distance == "cosine" else np.sqrt(squared))
 
 
 def normalized(vectors: np.ndarray) -> np.ndarray:
@@ -124,14 +124,14 @@ def _nearest(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.
 # seen more of the text. Targets take turns: each in turn takes the document that is most like it.
 
 
-class Alike(NamedTuple):
+class PrototypeScores(NamedTuple):
     """Of each document, `[n]`."""
 
     similarity: np.ndarray  # float64, cosine, with the target that is most like it
     turn: np.ndarray  # int64: in which turn it is taken; documents are kept in this order
 
 
-def alike(embeddings: np.ndarray, targets: np.ndarray) -> Alike:
+def prototype_scores(embeddings: np.ndarray, targets: np.ndarray) -> PrototypeScores:
     """How like the targets `[q, E]`, q > 0, the documents `[n, E]` are, and when each would be taken in round-robin.
 
     In turn i q + v, target v takes the document that is i-th in likeness to it, if no target has taken it before (as in
@@ -146,4 +146,4 @@ def alike(embeddings: np.ndarray, targets: np.ndarray) -> Alike:
         rank[np.argsort(-cosine, kind="stable")] = np.arange(len(documents))
         similarity = np.maximum(similarity, cosine)
         turn = np.minimum(turn, rank * len(queries) + v)
-    return Alike(similarity, turn)
+    return PrototypeScores(similarity, turn)

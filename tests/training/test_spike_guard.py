@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.data.order import Cursor, example_index
-from pathways_lite.ledger import Course
+from pathways_lite.data.order import DataCursor, example_index
+from pathways_lite.ledger import Timeline
 from pathways_lite.recipe import Ramp, SpikeGuard, Steps
-from pathways_lite.training.spike_guard import Go, GuardState, Halt, Rewind, observe
+from pathways_lite.training.spike_guard import GuardState, Halt, Proceed, Rewind, observe
 
 NAN = math.nan
 
@@ -33,7 +33,7 @@ def calm(n):
 @pytest.mark.parametrize("policy", ["halt", "skip", "rewind"])
 def test_a_calm_run_goes_on(policy):
     state, decisions = watch(SpikeGuard(policy=policy, threshold=1.0, window=5), calm(40))
-    assert set(decisions) == {Go()}
+    assert set(decisions) == {Proceed()}
     assert (state.step, state.dropped, state.spikes, state.rewinds) == (40, 0, 0, 0)
     assert list(state.losses) == calm(40)[-5:]
 
@@ -49,16 +49,16 @@ def test_halt_names_the_step_and_what_to_do(row):
 def test_a_spike_is_measured_from_the_median_of_a_full_window():
     config = SpikeGuard(policy="halt", threshold=1.0, window=4)
     steady = [3.0, 3.0, 3.0, 9.0]  # the median is unmoved by the one that is far off
-    assert isinstance(watch(config, [*steady, 3.9])[1][-1], Go)
+    assert isinstance(watch(config, [*steady, 3.9])[1][-1], Proceed)
     assert isinstance(watch(config, [*steady, 4.1])[1][-1], Halt)
-    assert isinstance(watch(config, [3.0, 3.0, 3.0, 4.1])[1][-1], Go)  # not yet a window to judge by
-    assert isinstance(watch(SpikeGuard(policy="halt", window=4), [*steady, 99.0])[1][-1], Go)  # no threshold
+    assert isinstance(watch(config, [3.0, 3.0, 3.0, 4.1])[1][-1], Proceed)  # not yet a window to judge by
+    assert isinstance(watch(SpikeGuard(policy="halt", window=4), [*steady, 99.0])[1][-1], Proceed)  # no threshold
 
 
 def test_skip_counts_what_was_dropped_and_what_could_not_be_undone():
     config = SpikeGuard(policy="skip", threshold=1.0, window=5)
     state, decisions = watch(config, [*calm(10), NAN, *calm(3), 7.0, (3.0, False), *calm(3)])
-    assert set(decisions) == {Go()}
+    assert set(decisions) == {Proceed()}
     assert (state.dropped, state.spikes, state.dropped_in_a_row) == (2, 1, 0)
     assert 7.0 in state.losses  # a new level would become the median in time
     assert all(map(math.isfinite, state.losses))
@@ -67,7 +67,7 @@ def test_skip_counts_what_was_dropped_and_what_could_not_be_undone():
 def test_skip_does_not_burn_the_budget_on_a_run_that_is_dead():
     config = SpikeGuard(policy="skip", window=5)
     _, decisions = watch(config, [*calm(3), *[NAN] * 5])
-    assert [type(d) for d in decisions] == [Go] * 7 + [Halt]
+    assert [type(d) for d in decisions] == [Proceed] * 7 + [Halt]
     assert "nothing is being trained" in decisions[-1].reason
 
 
@@ -134,11 +134,11 @@ ramps = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 5)), min_size=1, ma
 def test_no_example_from_around_a_spike_ever_comes_again(spikes, rewind, skip, ramp, old):
     """Also where spike follows spike, the recipe skips less than it goes back, and the batch size grows."""
     config = SpikeGuard(policy="rewind", rewind_steps=rewind, skip_batches=skip)
-    course = Course(Ramp(steps=ramp), seq_len=1, flops_per_token=1, active_parameters=1, budget=Steps(n=1000))
-    step, cursor, banned = 0, Cursor(), set()
+    timeline = Timeline(Ramp(steps=ramp), seq_len=1, flops_per_token=1, active_parameters=1, budget=Steps(n=1000))
+    step, cursor, banned = 0, DataCursor(), set()
 
     def examples(first, last):
-        return {int(n) for t in range(first, last + 1) for n in example_index(course, t, skips=cursor.skips)}
+        return {int(n) for t in range(first, last + 1) for n in example_index(timeline, t, skips=cursor.skips)}
 
     for distance in spikes:
         spike = step + distance
@@ -146,8 +146,8 @@ def test_no_example_from_around_a_spike_ever_comes_again(spikes, rewind, skip, r
         _, decision = observe(config, GuardState(step=spike), step=spike, loss=NAN, ok=False)
         banned |= examples(decision.to_step, spike)
         step = decision.to_step
-        sequences = decision.skipped_sequences(course, cursor)
-        assert sequences >= skip * course.sequences_at(step)
+        sequences = decision.skipped_sequences(timeline, cursor)
+        assert sequences >= skip * timeline.sequences_at(step)
         if old:  # the checkpoint that reaches back far enough may be older than an earlier, later-reaching skip
-            cursor = Cursor(skips=tuple(entry for entry in cursor.skips if entry[0] <= step))
+            cursor = DataCursor(skips=tuple(entry for entry in cursor.skips if entry[0] <= step))
         cursor = cursor.skipping(step, sequences)
