@@ -76,7 +76,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     def take_step(self: Trainer, batch: Batch) -> Any:
         result = original(self, batch)
         if self.step == step:
-            monkeypatch.setattr(Stop, "ask", ask)
+            monkeypatch.setattr(Stop, "should_stop", ask)
         return result
 
     monkeypatch.setattr(Trainer, "_take_step", take_step)
