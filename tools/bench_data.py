@@ -22,13 +22,13 @@ from pathlib import Path
 
 from pathways_lite.data.build import SAMPLE_BYTES_PER_TOKEN, build, sample
 from pathways_lite.data.documents import Document
-from pathways_lite.data.pipeline import batches
+from pathways_lite.data.pipeline import DataStream
 from pathways_lite.data.sentencepiece import train_sentencepiece
 from pathways_lite.data.shards import ShardSpec, tokenise
 from pathways_lite.data.sources import Source
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
 from pathways_lite.ledger import Timeline
-from pathways_lite.recipe import Causal, Data, Ramp, Steps
+from pathways_lite.recipe import Data, Ramp, Steps
 
 
 def main() -> None:
@@ -85,7 +85,7 @@ def bench_loader(directory: Path, seq_len: int, batch_size: int, seconds: float)
     store = build([str(text)], directory / "store", tokenizer=ByteTokenizer.kind, workers=0)
     timeline = Timeline(Ramp(steps=((0, batch_size),)), seq_len, 1, 1, Steps(n=1))
     data = Data(corpus=store.address, seq_len=seq_len)
-    stream = batches(store, data, timeline, Causal(), first_step=0, stop_step=1_000_000)
+    stream = DataStream(store, data, timeline).read(0, 1_000_000)
     for _ in islice(stream, 20):
         pass
     start = time.perf_counter()

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from pathways_lite.batch import Batch
-from pathways_lite.data.pipeline import batch, batches, windows_per_domain
+from pathways_lite.data.order import DataCursor
+from pathways_lite.data.pipeline import DataStream, windows_per_domain
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Timeline
 from pathways_lite.parallel.sharding import BatchShard
-from pathways_lite.recipe import UL2R, Causal, Data, Ramp, SpecialTokens, Steps
+from pathways_lite.recipe import UL2R, Data, Ramp, SpecialTokens, Steps
 
 
 def timeline(*ramp: tuple[int, int]) -> Timeline:
@@ -28,26 +29,26 @@ def assert_equal(a: Batch, b: Batch) -> None:
 
 
 WAY = timeline((0, 4), (3, 6))
-CUT = {"skips": ((2, 9),), "first_sequence": 13}
+CUT = DataCursor(first_sequence=13, skips=((2, 9),))
 
 
 def test_reading_ahead_gives_the_pure_batches(store: Store) -> None:
-    got = list(batches(store, data(), WAY, Causal(), first_step=1, stop_step=6, **CUT))
+    got = list(DataStream(store, data(), WAY, cursor=CUT).read(1, 6))
     assert [len(b.tokens) for b in got] == [4, 4, 6, 6, 6]
     for step, b in enumerate(got, 1):
-        assert_equal(b, batch(store, data(), WAY, step, **CUT))
+        assert_equal(b, DataStream(store, data(), WAY, cursor=CUT).batch_at(step))
 
 
 @pytest.mark.slow
 def test_worker_processes_give_the_pure_batches(store: Store) -> None:
-    got = list(batches(store, data(workers=2), WAY, Causal(), first_step=1, stop_step=6, **CUT))
+    got = list(DataStream(store, data(workers=2), WAY, cursor=CUT).read(1, 6))
     assert len(got) == 5
     for step, b in enumerate(got, 1):
-        assert_equal(b, batch(store, data(), WAY, step, **CUT))
+        assert_equal(b, DataStream(store, data(), WAY, cursor=CUT).batch_at(step))
 
 
 def test_a_closed_pipeline_reads_no_more(store: Store) -> None:
-    it = batches(store, data(), WAY, Causal(), first_step=0, stop_step=1000)
+    it = DataStream(store, data(), WAY).read(0, 1000)
     next(it)
     it.close()
     assert list(it) == []
@@ -59,7 +60,7 @@ def test_an_epoch_is_every_token_once(store: Store) -> None:
     way = timeline((0, 1))
     targets: dict[int, list[int]] = {0: [], 1: []}
     for step in range(sum(windows)):
-        b = batch(store, data(shuffle_seed=5), way, step)
+        b = DataStream(store, data(shuffle_seed=5), way).batch_at(step)
         targets[int(b.domain[0])] += b.targets[0].tolist()
     for d, domain in enumerate(store.domains):
         stream = store.read(domain, "train", 1, 1 + 16 * windows[d]).tolist()
@@ -79,33 +80,33 @@ def test_held_out_text_is_never_in_training(store: Store) -> None:
 
 
 def test_rows_do_not_depend_on_the_batch_size_or_the_hosts(store: Store) -> None:
-    whole = batch(store, data(), timeline((0, 6)), 4)
-    parts = [batch(store, data(), timeline((0, 6)), 4, share=BatchShard((i,), 3)) for i in range(3)]
+    whole = DataStream(store, data(), timeline((0, 6))).batch_at(4)
+    parts = [DataStream(store, data(), timeline((0, 6)), shard=BatchShard((i,), 3)).batch_at(4) for i in range(3)]
     assert_equal(whole, jax.tree.map(lambda *x: np.concatenate(x), *parts))
-    singles = [batch(store, data(), timeline((0, 1)), 24 + i) for i in range(6)]
+    singles = [DataStream(store, data(), timeline((0, 1))).batch_at(24 + i) for i in range(6)]
     assert_equal(whole, jax.tree.map(lambda *x: np.concatenate(x), *singles))
     with pytest.raises(UserError, match="spread evenly over 4 devices"):
-        batch(store, data(), timeline((0, 6)), 4, share=BatchShard((0,), 4))
+        DataStream(store, data(), timeline((0, 6)), shard=BatchShard((0,), 4)).batch_at(4)
 
 
 def test_denoising_is_the_same_for_any_hosts_and_readers(store: Store) -> None:
     """What becomes of a window depends on its number alone."""
     ids = {name: 200 + i for i, name in enumerate(n for n in SpecialTokens.model_fields if "sentinel" not in n)}
     objective = UL2R(tokens=SpecialTokens(**ids, first_sentinel=255, sentinels=40))
-    whole = batch(store, data(), WAY, 4, objective=objective, **CUT)
-    parts = [batch(store, data(), WAY, 4, objective=objective, share=BatchShard((i,), 3), **CUT) for i in range(3)]
+    whole = DataStream(store, data(), WAY, objective, CUT).batch_at(4)
+    parts = [DataStream(store, data(), WAY, objective, CUT, BatchShard((i,), 3)).batch_at(4) for i in range(3)]
     assert_equal(whole, jax.tree.map(lambda *x: np.concatenate(x), *parts))
-    (read,) = batches(store, data(), WAY, objective, first_step=4, stop_step=5, **CUT)
+    (read,) = DataStream(store, data(), WAY, objective, CUT).read(4, 5)
     assert_equal(whole, read)
     assert (whole.tokens >= 200).sum() >= 6
 
 
 def test_the_order_is_keyed(store: Store) -> None:
-    a, b = (batch(store, data(shuffle_seed=s), timeline((0, 32)), 0) for s in (0, 1))
+    a, b = (DataStream(store, data(shuffle_seed=s), timeline((0, 32))).batch_at(0) for s in (0, 1))
     assert (a.sample_id == b.sample_id).all()
     assert (a.tokens != b.tokens).any(axis=1).sum() > 24
 
 
 def test_a_corpus_too_small_for_one_sequence_is_told_at_once(store: Store) -> None:
     with pytest.raises(UserError, match="100001 training tokens"):
-        batches(store, data(seq_len=100_000), WAY, Causal(), first_step=0, stop_step=1)
+        DataStream(store, data(seq_len=100_000), WAY).read(0, 1)

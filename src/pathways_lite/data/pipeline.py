@@ -1,9 +1,9 @@
-"""Batches as a pure function of the step, and their reading ahead by Grain."""
+"""Batches as a pure function of the step, read ahead by Grain."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
 from pathways_lite.data.mixture import MixedOrder, phases
-from pathways_lite.data.order import Order, Skips, example_index, first_example
+from pathways_lite.data.order import DataCursor, Order, example_index, first_example
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Timeline
@@ -22,54 +22,71 @@ from pathways_lite.recipe import Causal, Data, Objective
 
 
 @dataclass(frozen=True)
-class Batches:
-    """The batches of a stage by step: an indexable, picklable source without any state of its own."""
+class DataStream:
+    """The batches of a stage by step: indexable, picklable, without any state of its own.
+
+    Attributes:
+      store: the corpus.
+      data: sequence length, order and boundaries; its workers, threads and prefetch say how Grain reads.
+      timeline: the batch size of each step.
+      objective: makes a batch from windows of tokens; resolved, so that it knows its special tokens.
+      cursor: the example that step 0 begins with, and the sequences that are skipped.
+      shard: the rows of each batch that this process reads.
+    """
 
     store: Store
     data: Data
     timeline: Timeline
-    objective: Objective
-    skips: Skips = ()
-    first_sequence: int = 0
-    share: BatchShard = FULL_BATCH
-    consumed: Sequence[int] = ()
+    objective: Objective = field(default_factory=Causal)
+    cursor: DataCursor = field(default_factory=DataCursor)
+    shard: BatchShard = FULL_BATCH
 
     @cached_property
     def order(self) -> Order | MixedOrder:
+        """The order of the examples. Raises UserError where the corpus is too small for one sequence."""
         windows, seed = windows_per_domain(self.store, self.data.seq_len), self.data.shuffle_seed
         if (mixture := self.data.mixture) is None:
             return Order(windows, seed, self.data.round or 1.0)
-        found = phases(mixture, windows, self.store.domains, self.timeline, self.skips, self.first_sequence)
-        return MixedOrder(windows, found, seed, self.consumed)
+        cursor = self.cursor
+        mixed = phases(mixture, windows, self.store.domains, self.timeline, cursor.skips, cursor.first_sequence)
+        return MixedOrder(windows, mixed, seed, cursor.consumed)
 
-    def at(self, step: int) -> Batch:
-        """This process's rows of the batch of `step`."""
-        rows = self.share.rows(self.timeline.sequences_at(step))
-        examples = example_index(self.timeline, step, rows, self.skips, self.first_sequence)
+    def batch_at(self, step: int) -> Batch:
+        """Return this process's rows of the batch of `step`."""
+        rows = self.shard.rows(self.timeline.sequences_at(step))
+        examples = example_index(self.timeline, step, rows, self.cursor.skips, self.cursor.first_sequence)
         _, domain, window = self.order.locate(examples)
         length = self.data.seq_len
         names = self.store.domains
-        places = [(names[d], w * length) for d, w in zip(domain.tolist(), window.tolist(), strict=True)]
-        windows = self.store.read_many(places, "train", length + 1)
+        starts = [(names[d], w * length) for d, w in zip(domain.tolist(), window.tolist(), strict=True)]
+        windows = self.store.read_many(starts, "train", length + 1)
         eod, boundaries, seed = self.store.eod, self.data.boundaries, self.data.shuffle_seed
         return make_batch(self.objective, windows, eod, boundaries, domain, examples, seed)
 
+    def read(self, first_step: int, stop_step: int) -> Generator[Batch, None, None]:
+        """Yield the batches of steps `first_step` .. `stop_step` - 1, read ahead; bit for bit those of `batch_at`.
+
+        Close the generator to stop the reading. Raises UserError where the corpus is too small for one sequence.
+        """
+        self.order  # noqa: B018  raises here what is wrong with the corpus, not in a reading thread
+        return _read_ahead(_Steps(self, first_step, stop_step), self.data)
+
     def epochs(self) -> dict[str, float]:
-        """How often the whole stage reads each domain: sequences read by sequences that there are."""
+        """Return the number of passes over each domain in the whole stage: sequences read / sequences in the domain."""
         windows, total = windows_per_domain(self.store, self.data.seq_len), self.timeline.total_steps
         if isinstance(self.order, MixedOrder):
-            first, end = (first_example(self.timeline, step, (), self.first_sequence) for step in (0, total))
+            first, end = (first_example(self.timeline, step, (), self.cursor.first_sequence) for step in (0, total))
             read = (self.order.counts(end) - self.order.counts(first)).tolist()
-        else:  # all alike, on average
+        else:  # every domain alike, on average
             read = [self.timeline.sequences_before(total) * n / sum(windows) for n in windows]
         return {name: r / n for name, r, n in zip(self.store.domains, read, windows, strict=True) if n}
 
 
 @dataclass(frozen=True)
 class _Steps:
-    """Steps first .. stop-1 of `batches`, as the random-access source that Grain reads from."""
+    """Steps first .. stop-1 of `stream`, as the random-access source that Grain reads from."""
 
-    batches: Batches
+    stream: DataStream
     first: int
     stop: int
 
@@ -77,11 +94,11 @@ class _Steps:
         return self.stop - self.first
 
     def __getitem__(self, index: Any) -> Batch:
-        return self.batches.at(self.first + int(index))
+        return self.stream.batch_at(self.first + int(index))
 
 
 def windows_per_domain(store: Store, seq_len: int) -> list[int]:
-    """Windows of `seq_len` + 1 tokens in each domain's training stream.
+    """Count the windows of `seq_len` + 1 tokens in each domain's training stream.
 
     Window w is tokens [w T, w T + T]: neighbours share one token, so that every token but the stream's first
     is predicted exactly once per epoch. A last stretch of fewer than T tokens is left out.
@@ -96,56 +113,8 @@ def windows_per_domain(store: Store, seq_len: int) -> list[int]:
     return windows
 
 
-def batch(
-    store: Store,
-    data: Data,
-    timeline: Timeline,
-    step: int,
-    skips: Skips = (),
-    first_sequence: int = 0,
-    *,
-    objective: Objective | None = None,
-    share: BatchShard = FULL_BATCH,
-) -> Batch:
-    """The batch of `step`: a pure function of its arguments. See `batches` for their meaning."""
-    return Batches(store, data, timeline, objective or Causal(), skips, first_sequence, share).at(step)
-
-
-def batches(
-    store: Store,
-    data: Data,
-    timeline: Timeline,
-    objective: Objective,
-    *,
-    first_step: int,
-    stop_step: int,
-    skips: Skips = (),
-    first_sequence: int = 0,
-    consumed: Sequence[int] = (),
-    share: BatchShard = FULL_BATCH,
-) -> Generator[Batch, None, None]:
-    """Batches of steps `first_step` .. `stop_step` - 1, read ahead; bit for bit those of `batch`.
-
-    Args:
-      store: the corpus.
-      data: sequence length, order and boundaries; its workers, threads and prefetch say how Grain reads.
-      timeline: the batch size of each step.
-      objective: what is made of a window of tokens, resolved (it knows its special tokens).
-      first_step, stop_step: 0-based.
-      skips: `(at_step, n_sequences)` pairs: sequences jumped over from a step on.
-      first_sequence: number of the example that step 0 begins with (where the stage before stopped).
-      consumed: of a mixture: how many sequences of each domain the stages before have read.
-      share: the rows of each batch that this process reads.
-
-    Close the generator to stop the reading. Raises UserError where the corpus is too small for one sequence.
-    """
-    source = Batches(store, data, timeline, objective, skips, first_sequence, share, consumed)
-    source.order  # noqa: B018  what is wrong with the corpus is said here, not in a reading thread
-    return _read_ahead(_Steps(source, first_step, stop_step), data)
-
-
-def _own(batch: Batch) -> Batch:
-    """A copy outside the workers' shared memory, which must not be held until the process ends."""
+def _copy_out(batch: Batch) -> Batch:
+    """Copy a batch out of the workers' shared memory, which must not be held until the process ends."""
     arrays = {name: np.array(value) for name, value in batch._asdict().items() if name != "spans"}
     return Batch(spans=Spans(*map(np.array, batch.spans)), **arrays)
 
@@ -164,6 +133,6 @@ def _read_ahead(steps: _Steps, data: Data) -> Generator[Batch, None, None]:
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=buffer))
     iterator = iter(dataset)
     try:
-        yield from map(_own, iterator) if data.workers else iterator
+        yield from map(_copy_out, iterator) if data.workers else iterator
     finally:
         iterator.close()

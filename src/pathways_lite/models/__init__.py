@@ -1,10 +1,21 @@
 """One decoder for PaLM and Llama: pure functions over nested dicts of parameters."""
 
-from pathways_lite.models.decoder import Params, abstract_params, apply, head, init, logical_axes, logits, token_losses
+from pathways_lite.models.decoder import (
+    Auxiliary,
+    Params,
+    TokenLosses,
+    abstract_params,
+    apply,
+    head,
+    init,
+    logical_axes,
+    logits,
+    token_losses,
+)
 from pathways_lite.models.decoding import decode, init_cache
 from pathways_lite.models.params import ParamSpec, param_specs
 
 __all__ = [
-    "ParamSpec", "Params", "abstract_params", "apply", "param_specs", "decode", "head", "init", "init_cache",
-    "logical_axes", "logits", "token_losses",
+    "Auxiliary", "ParamSpec", "Params", "TokenLosses", "abstract_params", "apply", "decode", "head", "init",
+    "init_cache", "logical_axes", "logits", "param_specs", "token_losses",
 ]  # fmt: skip

@@ -40,8 +40,30 @@ ONE_DEVICE = Layout()
 NO_WINDOW = 1 << 30  # longer than any sequence, and far from the end of int32
 
 
+class Auxiliary(NamedTuple):
+    """What a forward pass gives beside hidden states: float32 scalars, summed over the blocks.
+
+    `losses` are added to the training loss, weights included (a router's load balance, say); `metrics` are logged
+    under their names. The dense blocks have neither.
+    """
+
+    losses: dict[str, jax.Array]
+    metrics: dict[str, jax.Array]
+
+
+NO_AUXILIARY = Auxiliary({}, {})
+
+
+class TokenLosses(NamedTuple):
+    """The losses of a batch at every position."""
+
+    nll: jax.Array  # float32 [B, T], negative log likelihood of the target, nats
+    log_z: jax.Array  # float32 [B, T], log of the softmax's normalizer
+    auxiliary: Auxiliary = NO_AUXILIARY
+
+
 class BlockInputs(NamedTuple):
-    """What every block of one forward pass shares."""
+    """Inputs that all blocks of one forward pass share."""
 
     rotation: Rotary
     spans: Spans
@@ -50,11 +72,18 @@ class BlockInputs(NamedTuple):
 
 
 class PerLayer(NamedTuple):
-    """What differs from block to block besides the parameters; None where the model does without."""
+    """Inputs that differ from block to block, besides the parameters; None where the model has no such thing."""
 
     window: jax.Array | None = None  # int32, sliding window in tokens
     dropout_key: jax.Array | None = None
     cache: KVCache | None = None
+
+
+class BlockOutputs(NamedTuple):
+    """What a block returns beside the residual stream; stacked on a layer axis by the scan over blocks."""
+
+    cache: KVCache | None
+    auxiliary: Auxiliary
 
 
 def residual_norm(config: Model, shape: tuple[int, ...], axes: Axes) -> Norm:
@@ -80,33 +109,36 @@ class Block(nnx.Module):
         self.attention = Attention(config, rngs)
         self.mlp = MLP(config, rngs)
 
-    def __call__(self, x: jax.Array, context: BlockInputs, layer: PerLayer) -> tuple[jax.Array, KVCache | None]:
-        layout, attention, mlp = context.layout, self.attention, self.mlp
+    def __call__(self, x: jax.Array, inputs: BlockInputs, layer: PerLayer) -> tuple[jax.Array, BlockOutputs]:
+        layout, attention, mlp = inputs.layout, self.attention, self.mlp
         if self.config.block == "parallel":
-            q, k, v, gate, up = project_in(layout, self.norm(x), [*attention.inputs, *mlp.inputs])
-            mixed, cache = self._attend(q, k, v, context, layer)
-            return x + self._branches(layer, layout, mixed=mixed, activations=mlp(gate, up)), cache
-        q, k, v = project_in(layout, self.attention_norm(x), attention.inputs)
-        mixed, cache = self._attend(q, k, v, context, layer)
-        x = x + self._branches(layer, layout, mixed=mixed)
-        gate, up = project_in(layout, self.mlp_norm(x), mlp.inputs)
-        return x + self._branches(layer, layout, activations=mlp(gate, up)), cache
+            q, k, v, gate, up = project_in(layout, self.norm(x), [*attention.qkv_weights, *mlp.gate_up_weights])
+            heads, cache = self._attend(q, k, v, inputs, layer)
+            x = x + self._add_branches(layer, layout, attention=heads, mlp=mlp(gate, up))
+        else:
+            q, k, v = project_in(layout, self.attention_norm(x), attention.qkv_weights)
+            heads, cache = self._attend(q, k, v, inputs, layer)
+            x = x + self._add_branches(layer, layout, attention=heads)
+            gate, up = project_in(layout, self.mlp_norm(x), mlp.gate_up_weights)
+            x = x + self._add_branches(layer, layout, mlp=mlp(gate, up))
+        return x, BlockOutputs(cache, NO_AUXILIARY)
 
     def _attend(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, context: BlockInputs, layer: PerLayer
+        self, q: jax.Array, k: jax.Array, v: jax.Array, inputs: BlockInputs, layer: PerLayer
     ) -> tuple[jax.Array, KVCache | None]:
-        rotation, spans, slots, layout = context
+        """softmax(Q K^T) V of every head, [B, T, H, D], before the output projection."""
+        rotation, spans, key_positions, layout = inputs
         if layer.window is not None:
-            spans = Spans(jnp.maximum(spans.start, slots + 1 - layer.window), spans.stop)
-        return self.attention(q, k, v, rotation, spans, layer.cache, slots, layout)
+            spans = Spans(jnp.maximum(spans.start, key_positions + 1 - layer.window), spans.stop)
+        return self.attention(q, k, v, rotation, spans, layer.cache, key_positions, layout)
 
-    def _branches(self, layer: PerLayer, layout: Layout, **branches: jax.Array) -> jax.Array:
-        """What attention ("mixed") and MLP ("activations") add to the residual stream; dropout falls on each."""
-        outputs = {"mixed": self.attention.out, "activations": self.mlp.down}
-        terms = {name: (value, layer_weight(outputs[name])) for name, value in branches.items()}
+    def _add_branches(self, layer: PerLayer, layout: Layout, **branches: jax.Array) -> jax.Array:
+        """Sum the output projections of the `attention` heads and the `mlp`'s hidden units, with dropout on each."""
+        weights = {"attention": self.attention.out, "mlp": self.mlp.down}
+        terms = {name: (value, layer_weight(weights[name])) for name, value in branches.items()}
         if layer.dropout_key is None:
             return project_out(layout, list(terms.values()))
-        keys = dict(zip(outputs, jax.random.split(layer.dropout_key), strict=True))
+        keys = dict(zip(weights, jax.random.split(layer.dropout_key), strict=True))
         dropped = (dropout(project_out(layout, [terms[name]]), self.config.dropout, keys[name]) for name in terms)
         return functools.reduce(operator.add, dropped)
 
@@ -124,24 +156,25 @@ class Decoder(nnx.Module):
         self.final_norm = residual_norm(config, (E,), ("embed",))
 
     def __call__(
-        self, tokens: jax.Array, context: BlockInputs, dropout_key: jax.Array | None, cache: KVCache | None
-    ) -> tuple[jax.Array, KVCache | None]:
+        self, tokens: jax.Array, inputs: BlockInputs, dropout_key: jax.Array | None, cache: KVCache | None
+    ) -> tuple[jax.Array, BlockOutputs]:
         config = self.config
-        x = embedding_lookup(context.layout, self.embedding[...], tokens, config.dtype)
+        x = embedding_lookup(inputs.layout, self.embedding[...], tokens, config.dtype)
         structure, stacked = nnx.split(self.layers)
 
-        def block(x: jax.Array, scanned: tuple[Any, PerLayer]) -> tuple[jax.Array, KVCache | None]:
+        def block(x: jax.Array, scanned: tuple[Any, PerLayer]) -> tuple[jax.Array, BlockOutputs]:
             params, layer = scanned
-            return nnx.merge(structure, params)(x, context, layer)
+            return nnx.merge(structure, params)(x, inputs, layer)
 
         per_layer = stacked, _per_layer(config, dropout_key, cache)
         with jax.named_scope("layers"):  # `plan` tells by it what a layer's operation is
-            x, cache = _run(config, block, x, per_layer, gathers=context.layout.is_spread)
-        return self.final_norm(x), cache
+            x, outputs = _run(config, block, x, per_layer, gathers=inputs.layout.is_spread)
+        auxiliary = jax.tree.map(lambda layers: jnp.sum(layers, axis=0), outputs.auxiliary)
+        return self.final_norm(x), BlockOutputs(outputs.cache, auxiliary)
 
 
 def _per_layer(config: Model, dropout_key: jax.Array | None, cache: KVCache | None) -> PerLayer:
-    """The blocks' differences, stacked on the leading axis as the parameters are."""
+    """Build the inputs that differ between blocks, stacked on a leading axis as the parameters are."""
     window = None
     if config.window is not None and any(w is not None for w in config.window):
         pattern = [NO_WINDOW if w is None else min(w, NO_WINDOW) for w in config.window]
@@ -198,16 +231,19 @@ def forward(
     tokens: jax.Array,
     positions: jax.Array,
     spans: Spans,
-    slots: jax.Array,
+    key_positions: jax.Array,
     *,
     dropout_key: jax.Array | None = None,
     cache: KVCache | None = None,
     layout: Layout = ONE_DEVICE,
-) -> tuple[jax.Array, KVCache | None]:
-    """`apply` for queries that stand at `slots` int32 [B, T] of a cache of keys and values [L, B, S, K, D]."""
+) -> tuple[jax.Array, BlockOutputs]:
+    """`apply` for queries at the positions `key_positions` int32 [B, T] of a cache of keys and values [L, B, S, K, D].
+
+    Returns the hidden states, the new cache and the auxiliary losses and metrics of all blocks together.
+    """
     decoder = nnx.merge(_skeleton(config)[0], params)
-    context = BlockInputs(rotary(positions, config.head_dim, config.rope_base), spans, slots, layout)
-    return decoder(tokens, context, dropout_key, cache)
+    inputs = BlockInputs(rotary(positions, config.head_dim, config.rope_base), spans, key_positions, layout)
+    return decoder(tokens, inputs, dropout_key, cache)
 
 
 def apply(
@@ -220,14 +256,26 @@ def apply(
     dropout_key: jax.Array | None = None,
     layout: Layout = ONE_DEVICE,
 ) -> jax.Array:
-    """Final-normed hidden states [B, T, E] in config.dtype.
+    """Return the final-normed hidden states [B, T, E] in config.dtype.
 
     `tokens` and `positions` (for RoPE) are int32 [B, T]; `spans` [B, T] says which of the T keys each position sees
     (a layer's window narrows it further). Without `dropout_key` there is no dropout. `layout`: how parameters and batch
-    are spread; the values do not depend on it.
+    are sharded; the values do not depend on it.
     """
-    slots = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
-    return forward(config, params, tokens, positions, spans, slots, dropout_key=dropout_key, layout=layout)[0]
+    return _uncached(config, params, tokens, positions, spans, dropout_key, layout)[0]
+
+
+def _uncached(
+    config: Model,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    spans: Spans,
+    dropout_key: jax.Array | None,
+    layout: Layout,
+) -> tuple[jax.Array, BlockOutputs]:
+    key_positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
+    return forward(config, params, tokens, positions, spans, key_positions, dropout_key=dropout_key, layout=layout)
 
 
 def head(config: Model, params: Params) -> jax.Array:
@@ -249,9 +297,10 @@ def token_losses(
     *,
     dropout_key: jax.Array | None = None,
     layout: Layout = ONE_DEVICE,
-) -> tuple[jax.Array, jax.Array]:
-    """Negative log likelihood of every target and log Z, both float32 [B, T]; the logits are never held at once."""
+) -> TokenLosses:
+    """Return the losses of every position; the logits are never held at once."""
     tokens, positions, spans = batch.tokens, batch.positions, batch.spans
-    hidden = apply(config, params, tokens, positions, spans, dropout_key=dropout_key, layout=layout)
+    hidden, outputs = _uncached(config, params, tokens, positions, spans, dropout_key, layout)
     scale, cap = config.resolved_logit_scale, config.logit_soft_cap
-    return cross_entropy(layout, hidden, head(config, params), batch.targets, logit_scale=scale, soft_cap=cap)
+    nll, log_z = cross_entropy(layout, hidden, head(config, params), batch.targets, logit_scale=scale, soft_cap=cap)
+    return TokenLosses(nll, log_z, outputs.auxiliary)

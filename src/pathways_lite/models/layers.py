@@ -1,4 +1,6 @@
-"""The parts of a block. B batch, T query, S key, L layers, H query heads, K key/value heads, D head, E embed, F mlp.
+"""Layers of a block: rotary embedding, norm, attention, MLP.
+
+B batch, T query, S key, L layers, H query heads, K key/value heads, D head, E embed, F mlp.
 
 The modules are made with the parameters of all L layers stacked on a leading axis, and called on one layer's slice.
 Parameters are float32; each is cast to the computation's dtype where it is used, inside the scan over layers.
@@ -22,18 +24,18 @@ from pathways_lite.parallel.sharded_ops import Weight, attention
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Model
 
-# Rotary position embedding (Su et al. 2021, arXiv 2104.09864), computed in float32.
+# ---- rotary position embedding (Su et al. 2021, arXiv 2104.09864), computed in float32 ----
 
 
 class Rotary(NamedTuple):
-    """The rotation of every position: float32 [B, T, D/2] twice."""
+    """The rotation of every position: cosines and sines, float32 [B, T, D/2]."""
 
     cos: jax.Array
     sin: jax.Array
 
 
 def rotary(positions: jax.Array, head_dim: int, base: float) -> Rotary:
-    """Angles `position * base^(-2i/D)` for the pairs i = 0 .. D/2-1 of `positions` int32 [B, T]."""
+    """Compute the rotation by `position * base^(-2i/D)` for the pairs i = 0 .. D/2-1 of `positions` int32 [B, T]."""
     frequencies = base ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angles = positions.astype(jnp.float32)[..., None] * frequencies
     return Rotary(jnp.cos(angles), jnp.sin(angles))
@@ -42,7 +44,7 @@ def rotary(positions: jax.Array, head_dim: int, base: float) -> Rotary:
 def rotate(x: jax.Array, rotation: Rotary) -> jax.Array:
     """Rotate the heads `x` [B, T, heads, D], result in x.dtype.
 
-    Half-split pairing: element i turns with element i + D/2 (as GPT-NeoX and the published Llama weights
+    Half-split pairing: element i turns with element i + D/2 (as in GPT-NeoX and the published Llama weights
     in the Hugging Face layout; the paper pairs 2i with 2i + 1, which is the same up to a permutation of D).
     """
     cos, sin = rotation.cos[:, :, None, :], rotation.sin[:, :, None, :]
@@ -50,12 +52,14 @@ def rotate(x: jax.Array, rotation: Rotary) -> jax.Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
+# ---- parameters ----
+
 Axes = tuple[str, ...]
 KVCache = tuple[jax.Array, jax.Array]  # keys and values [B, S, K, D]
 
 
 def normal_init(config: Model, rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, fan_in: int) -> nnx.Param:
-    """A float32 weight: N(0, 1/fan_in) (PaLM section 5: no truncation, no scaling by depth) or N(0, 0.02^2).
+    """Draw a float32 weight: N(0, 1/fan_in) (PaLM section 5: no truncation, no scaling with depth) or N(0, 0.02^2).
 
     Element i of the flattened array depends on the key and i alone (`jax.threefry_partitionable`), so the first layers
     of a stack are the same whatever its depth, and the values the same whatever the sharding.
@@ -78,7 +82,7 @@ def _draw(key: jax.Array, shape: tuple[int, ...], std: float) -> jax.Array:
 
 
 def layer_weight(param: nnx.Param) -> Weight:
-    """A layer's kernel out of a stack's slice."""
+    """Wrap one layer's slice of a stacked kernel for the sharded products."""
     _, *axes = param.axes
     return Weight(param[...], tuple(axes))
 
@@ -88,6 +92,9 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     if key is None or rate == 0.0:
         return x
     return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0)
+
+
+# ---- modules ----
 
 
 class Norm(nnx.Module):
@@ -120,8 +127,8 @@ class Attention(nnx.Module):
             self.k_norm = Norm((L, D), ("layers", "head_dim"), config.norm_epsilon)
 
     @property
-    def inputs(self) -> list[Weight]:
-        """Of queries, keys and values."""
+    def qkv_weights(self) -> list[Weight]:
+        """The input projections of queries, keys and values."""
         return [layer_weight(self.q), layer_weight(self.k), layer_weight(self.v)]
 
     def __call__(
@@ -132,10 +139,13 @@ class Attention(nnx.Module):
         rotation: Rotary,
         spans: Spans,
         cache: KVCache | None,
-        slots: jax.Array,
+        key_positions: jax.Array,
         layout: Layout,
     ) -> tuple[jax.Array, KVCache | None]:
-        """Queries [B, T, H, D] attend to their keys, or to a cache after these went into its `slots` [B, T]."""
+        """Compute softmax(Q K^T) V of every head, [B, T, H, D].
+
+        With a `cache` the keys and values are written to its `key_positions` [B, T] first, and queries attend to it.
+        """
         config = self.config
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -143,12 +153,12 @@ class Attention(nnx.Module):
         q, k, v = (checkpoint_name(x, name) for x, name in ((q, "q"), (k, "k"), (v, "v")))
         if cache is not None:
             rows = jnp.arange(q.shape[0])[:, None]
-            k, v = cache = (cache[0].at[rows, slots].set(k), cache[1].at[rows, slots].set(v))
-        mixed = attention(
+            k, v = cache = (cache[0].at[rows, key_positions].set(k), cache[1].at[rows, key_positions].set(v))
+        heads = attention(
             layout, q, k, v, spans,
             scale=config.head_dim**-0.5, logits_soft_cap=config.attention_soft_cap, implementation=config.attention,
         )  # fmt: skip
-        return mixed, cache
+        return heads, cache
 
 
 class MLP(nnx.Module):
@@ -161,12 +171,12 @@ class MLP(nnx.Module):
         self.down = normal_init(config, rngs, (L, F, E), ("layers", "mlp", "embed"), fan_in=F)
 
     @property
-    def inputs(self) -> list[Weight]:
-        """Of gate and up."""
+    def gate_up_weights(self) -> list[Weight]:
+        """The input projections of gate and up."""
         return [layer_weight(self.gate), layer_weight(self.up)]
 
     def __call__(self, gate: jax.Array, up: jax.Array) -> jax.Array:
-        """The activations [B, T, F] that `down` maps back."""
+        """Compute the hidden units [B, T, F], which `down` projects back."""
         return gated(checkpoint_name(gate, "gate"), checkpoint_name(up, "up"))
 
 

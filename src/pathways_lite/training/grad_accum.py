@@ -1,6 +1,6 @@
-"""What a train step computes losses of: a batch, whole or in slices.
+"""Losses and gradients of a batch, whole or in slices of `microbatch` sequences.
 
-Shapes: B samples, T positions, m samples of a slice.
+Shapes: B sequences, T positions, m sequences of a slice.
 """
 
 from __future__ import annotations
@@ -12,73 +12,74 @@ import jax
 import jax.numpy as jnp
 
 from pathways_lite.batch import Batch
+from pathways_lite.models import Auxiliary, TokenLosses
 
-TokenLosses = Callable[[Any, Batch, jax.Array], tuple[jax.Array, jax.Array]]
-"""(params, batch, dropout key) -> loss [B, T] and log Z [B, T], both float32."""
+LossFn = Callable[[Any, Batch, jax.Array], TokenLosses]
+"""(params, batch, dropout key) -> losses of every position."""
 
 
 class Microbatch(NamedTuple):
-    """Rows to train on, and what is known of them before."""
+    """Sequences to train on, with what is computed of them before the gradient."""
 
     batch: Batch
-    weights: Any = None  # float32 [B, T] or [B, 1], of their losses; None: not known, or all 1
-    reference: Any = None  # float32 [B, T], losses of another model; None: there is none, or it has been used
+    weights: Any = None  # float32 [B, T] or [B, 1], factors of the losses; None: not computed yet, or all 1
+    reference_nll: Any = None  # float32 [B, T], losses of another model; None: there is none, or it has been used
 
 
 class LossMeans(NamedTuple):
-    """Of a batch, or a slice's share of it: means over positions by the batch's loss weights; float32 scalars."""
+    """Means over a batch's positions, weighted by its loss weights, or a slice's share of them; float32 scalars."""
 
-    loss: jax.Array  # negative log likelihood, nats
+    nll: jax.Array  # nats
     log_z_squared: jax.Array
-    weighing: Any = None  # what samples were weighted by, and what was learned, where it was found with the losses
+    auxiliary: Auxiliary  # of the model
+    weighting: Any = None  # the weights of samples and the method's new memory, where computed with the losses
 
 
-def split_microbatches(examples: Any, microbatch: int) -> Any:
-    """Arrays [B, ...] as [B / m, m, ...]: slice i is samples i, i + B / m, ...
+def split_microbatches(batch: Any, microbatch: int) -> Any:
+    """Reshape arrays [B, ...] to [B / m, m, ...]: slice i is the sequences i, i + B / m, ...
 
-    Where samples are spread over devices, each slice is too.
+    Where sequences are sharded over devices, each slice is too.
     """
 
-    def cut(x: jax.Array) -> jax.Array:
+    def split(x: jax.Array) -> jax.Array:
         if x.shape[0] % microbatch:
             raise ValueError(f"microbatch={microbatch} does not divide a batch of {x.shape[0]} samples")
         return x.reshape(microbatch, x.shape[0] // microbatch, *x.shape[1:]).swapaxes(0, 1)
 
-    return jax.tree.map(cut, examples)
+    return jax.tree.map(split, batch)
 
 
 def accumulate_gradients(
-    gradient: Callable[[Any, Microbatch, jax.Array], tuple[Any, LossMeans]],
+    gradient_fn: Callable[[Any, Microbatch, jax.Array], tuple[Any, Any]],
     params: Any,
-    examples: Microbatch,
+    whole: Microbatch,
     key: jax.Array,
     microbatch: int | None,
-) -> tuple[Any, LossMeans]:
-    """The sum of `gradient(params, slice, key)` over slices of `microbatch` samples, one after the other."""
-    if microbatch is None or microbatch == examples.batch.tokens.shape[0]:
-        return gradient(params, examples, key)
-    slices = split_microbatches(examples, microbatch)
+) -> tuple[Any, Any]:
+    """Sum `gradient_fn(params, slice, key)`, gradients and means, over slices of `microbatch` sequences in turn."""
+    if microbatch is None or microbatch == whole.batch.tokens.shape[0]:
+        return gradient_fn(params, whole, key)
+    slices = split_microbatches(whole, microbatch)
 
     def add(sums: Any, scanned: tuple[Microbatch, jax.Array]) -> tuple[Any, None]:
         part, index = scanned
-        return jax.tree.map(jnp.add, sums, gradient(params, part, jax.random.fold_in(key, index))), None
+        return jax.tree.map(jnp.add, sums, gradient_fn(params, part, jax.random.fold_in(key, index))), None
 
-    zeros = (jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params), LossMeans(jnp.zeros(()), jnp.zeros(())))
+    first = jax.tree.map(lambda x: x[0], slices)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), jax.eval_shape(gradient_fn, params, first, key))
     sums, _ = jax.lax.scan(add, zeros, (slices, jnp.arange(len(slices.batch.tokens))))
     return sums
 
 
-def per_token_losses(
-    token_losses: TokenLosses, params: Any, batch: Batch, key: jax.Array, microbatch: int | None
-) -> jax.Array:
-    """Losses [B, T] without a gradient: as `accumulate_gradients` computes them, slice by slice."""
+def per_token_nll(loss_fn: LossFn, params: Any, batch: Batch, key: jax.Array, microbatch: int | None) -> jax.Array:
+    """Compute losses [B, T] without a gradient: those of `accumulate_gradients`, in the same slices and keys."""
     if microbatch is None or microbatch == batch.tokens.shape[0]:
-        return token_losses(params, batch, key)[0]
+        return loss_fn(params, batch, key).nll
     slices = split_microbatches(batch, microbatch)
 
-    def one(scanned: tuple[Batch, jax.Array]) -> jax.Array:
+    def nll_of_slice(scanned: tuple[Batch, jax.Array]) -> jax.Array:
         part, index = scanned
-        return token_losses(params, part, jax.random.fold_in(key, index))[0]
+        return loss_fn(params, part, jax.random.fold_in(key, index)).nll
 
-    losses = jax.lax.map(one, (slices, jnp.arange(len(slices.tokens))))
-    return losses.swapaxes(0, 1).reshape(batch.tokens.shape)
+    nll = jax.lax.map(nll_of_slice, (slices, jnp.arange(len(slices.tokens))))
+    return nll.swapaxes(0, 1).reshape(batch.tokens.shape)

@@ -1,7 +1,7 @@
-"""How a grown stage begins: another stage's checkpoint, read onto this one's mesh, grown there in one jitted function.
+"""Initialize a stage by growth: read another stage's checkpoint onto this one's mesh, and grow it in one jitted function.
 
-What is read lies as it would if the small model were trained on this mesh, and what comes out lies as this stage's
-state does. In between an axis that grows is whole on each device, while another one is spread instead.
+What is read is sharded as the small model would be on this mesh; the result is sharded as this stage's state is. In
+between, an axis that grows is whole on each device, while another axis is sharded instead.
 """
 
 from __future__ import annotations
@@ -19,118 +19,37 @@ from jax.sharding import NamedSharding, PartitionSpec
 from pathways_lite import models
 from pathways_lite.checkpoints import restore
 from pathways_lite.data.order import DataCursor
-from pathways_lite.data.pipeline import batches
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Timeline
 from pathways_lite.methods import growth
 from pathways_lite.parallel.compiler_options import run_once_options, step_options
 from pathways_lite.parallel.sharding import Layout
-from pathways_lite.recipe import AdamW, Cosine, Fraction, Grow, LiGO, Recipe, ScheduleFree, Steps
+from pathways_lite.recipe import AdamW, Cosine, Fraction, Grow, LiGO, Recipe, Steps
 from pathways_lite.training import optimizers
 from pathways_lite.training.compile import Interrupted
+from pathways_lite.training.components import Components, abstract_batch
 from pathways_lite.training.load import TrainedModel
-from pathways_lite.training.setup import Setup, abstract_batch
+from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.step import TrainState, init_state, make_train_step
-
-# Training the maps of a learned growth operator, before the stage that they begin.
-
-
-WARMUP = Fraction(n=0.05)
-
-
-def learning_ledger(setup: Setup) -> Ledger:
-    """What training the maps of a learned operator costs: the large model's steps, and applying the maps in each.
-
-    Nothing for any other start. Raises UserError where the operator does not fit the models.
-    """
-    operator = getattr(setup.stage.start, "operator", None)
-    if not isinstance(operator, LiGO) or (plan := setup.growth_plan) is None or not growth.has_maps(plan):
-        return Ledger()
-    spent = Ledger().after(_course(setup, operator), operator.steps)
-    return spent.plus_flops(operator.steps * growth.map_flops(plan))
-
-
-def _course(setup: Setup, operator: LiGO) -> Timeline:
-    return replace(setup.timeline, budget=Steps(n=operator.steps), phases=())
-
-
-def train_ligo_maps(
-    setup: Setup,
-    plan: growth.GrowthPlan,
-    operator: LiGO,
-    params: Any,
-    cursor: DataCursor,
-    stopped: Callable[[], int],
-) -> tuple[growth.Maps, Ledger]:
-    """Maps of the source's `params`, trained on the stage's loss and its batches from `cursor` on.
-
-    The ledger says what that cost. Nothing is saved: who is stopped meanwhile
-    (`stopped()`, then Interrupted is raised) begins again, and comes to the same.
-    """
-    stage, layout = setup.stage, setup.layout
-    timeline = _course(setup, operator)
-    maps_key, step_key = setup.keys()
-    whole = layout.sharding(PartitionSpec())
-    maps = jax.jit(lambda: growth.initial_maps(plan, maps_key), out_shardings=whole)()
-    spent = learning_ledger(setup)
-    if not spent.steps:
-        return maps, spent
-    peak = AdamW(learning_rate=operator.learning_rate, schedule=Cosine(warmup=WARMUP), weight_decay=0.0)
-    optimizer = optimizers.build_optimizer(peak, timeline, jax.tree.map(lambda _: ("new", "old"), maps))
-    places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state.params)
-
-    def learn(state: TrainState, small: Any, batch: Any, clock: Any) -> TrainState:
-        view = lambda maps, _: jax.lax.with_sharding_constraint(growth.apply_maps(plan, maps, small), places)  # noqa: E731
-        rate, z_loss = optimizers.learning_rate_fn(peak, timeline), stage.objective.z_loss
-        step = make_train_step(
-            setup.token_losses, optimizer, learning_rate=rate, z_loss=z_loss, microbatch=stage.microbatch, view=view
-        )
-        return step(state, batch, clock)[0]
-
-    @functools.cache
-    def compiled(sequences: int) -> Any:
-        batch = layout.abstract_batch(abstract_batch(sequences, stage.data.seq_len))
-        step = jax.jit(learn, donate_argnums=0, out_shardings=whole)
-        with jax.sharding.use_abstract_mesh(layout.abstract_mesh):  # as Setup.lower_step
-            lowered = step.lower(state, params, batch, timeline.clock(0))
-        return lowered.compile(compiler_options=step_options(layout.mesh))
-
-    state = jax.jit(lambda maps: init_state(maps, optimizer, step_key), out_shardings=whole)(maps)
-    source = batches(
-        setup.store, stage.data, timeline, stage.objective, first_step=0, stop_step=operator.steps,
-        first_sequence=cursor.first_sequence, consumed=cursor.consumed, share=layout.batch_shard,
-    )  # fmt: skip
-    with closing(source):
-        for number, batch in enumerate(source):
-            if stopped():
-                raise Interrupted
-            placed = layout.place_batch(batch)
-            state = compiled(timeline.sequences_at(number))(state, params, placed, timeline.clock(number))
-    return state.params, spent
-
-
-MOMENTS = {"nu": 2, "second": 2, "z": 0}
-"""What an optimizer's copy of the parameters' tree averages, by its name in optax: squares of gradients; parameters.
-Everything else averages gradients."""
 
 
 @dataclass(frozen=True)
 class GrownState:
-    """The state before the first step."""
+    """A grown stage's state before its first step."""
 
     state: TrainState
-    cursor: DataCursor  # where the data goes on
-    spent: Ledger  # on learning to grow
+    cursor: DataCursor  # where its data continues
+    spent: Ledger  # on training LiGO's maps
 
 
 def require_growth(recipe: Recipe, index: int) -> None:
-    """Raise UserError where stage `index` starts with growth that the stage before it does not fit."""
+    """Raise UserError where stage `index` starts with growth that does not fit the stage before it."""
     stage = recipe.stages[index]
     start = stage.start
     if not isinstance(start, Grow):
         return
     try:
-        Setup(recipe, index).masks  # noqa: B018
+        StageSpec(recipe, index).growth_masks  # noqa: B018
     except UserError as error:
         raise UserError(f"stages.{stage.name}.start={type(start.operator).__name__}: {error}") from error
     before = recipe.stages[index - 1].optimizer
@@ -143,80 +62,174 @@ def require_growth(recipe: Recipe, index: int) -> None:
         raise UserError(
             f"stages.{stage.name}.start.optimizer={start.optimizer!r}: masks of pruning are not grown; use 'reset'"
         )
-    if start.optimizer == "keep" and isinstance(stage.optimizer, ScheduleFree):
+    if start.optimizer == "keep" and optimizers.averages_params(stage.optimizer):
         raise UserError(f"stages.{stage.name}.start.optimizer: schedule_free cannot keep its average; use 'grow'")
     if start.optimizer == "grow" and isinstance(start.operator, LiGO):
-        raise UserError(f"stages.{stage.name}.start.optimizer: a learned operator has no map of moments; use 'reset'")
+        raise UserError(f"stages.{stage.name}.start.optimizer: LiGO has no map of moments; use 'reset'")
     if isinstance(start.operator, LiGO) and stage.data.mixture is not None and len(stage.data.mixture.phases) > 1:
-        raise UserError(f"stages.{stage.name}: a learned operator reads ahead of the mixture's clock; use one phase")
+        raise UserError(f"stages.{stage.name}: LiGO reads ahead of the mixture's clock; use one phase")
 
 
-def grow_checkpoint(setup: Setup, found: TrainedModel, cursor: DataCursor, stopped: Callable[[], int]) -> GrownState:
-    """The stage's state, grown from the checkpoint `found` of the stage before.
+def grow_checkpoint(
+    components: Components, small: TrainedModel, cursor: DataCursor, stopped: Callable[[], int]
+) -> GrownState:
+    """Grow the checkpoint `small` of the stage before into the stage's state.
 
-    A learned operator is trained first, on the examples from `cursor` on; Interrupted is raised where
-    `stopped()` becomes true meanwhile.
+    LiGO's maps are trained first, on the examples from `cursor` on; Interrupted is raised where `stopped()` becomes
+    true in that time.
     """
-    start, plan = setup.stage.start, setup.growth_plan
+    spec, layout = components.spec, components.layout
+    start, plan = spec.stage.start, spec.growth_plan
     assert isinstance(start, Grow)
     assert plan is not None
-    like = abstract_on(setup.layout, models.abstract_params(plan.source), models.logical_axes(plan.source))
+    abstract_small = abstract_on(layout, models.abstract_params(plan.source), models.logical_axes(plan.source))
     moments: Any = ()
     if start.optimizer == "reset":
-        params = found.params_like(like)
-    else:  # the parameters that were being trained, which those to evaluate need not be
-        params = found.trained_params_like(like)
-        abstract = jax.eval_shape(found.setup.optimizer.init, like)
-        mine: Any = jax.tree.structure(setup.abstract_state.opt_state)
-        if jax.tree.structure(abstract) != mine:
+        params = small.params_like(abstract_small)
+    else:  # the parameters that were being trained, which may differ from those to evaluate
+        params = small.trained_params_like(abstract_small)
+        abstract_moments = jax.eval_shape(small.components.optimizer.init, abstract_small)
+        expected: Any = jax.tree.structure(components.abstract_state.opt_state)
+        if jax.tree.structure(abstract_moments) != expected:
             raise UserError(
-                f"stages.{setup.stage.name}.start.optimizer={start.optimizer!r}, but the optimizer's options give it "
+                f"stages.{spec.stage.name}.start.optimizer={start.optimizer!r}, but the optimizer's options give it "
                 "another state; use 'reset', or the options of the stage before"
             )
-        moments = restore(found.path, setup.layout.abstract_like_parameters(abstract, like), "opt_state").arrays
+        abstract_moments = layout.abstract_like_parameters(abstract_moments, abstract_small)
+        moments = restore(small.path, abstract_moments, "opt_state").arrays
     maps, spent = None, Ledger()
     if isinstance(start.operator, LiGO):
-        maps, spent = train_ligo_maps(setup, plan, start.operator, params, cursor, stopped)
-    make = growing_function(setup).lower(params, maps, moments).compile(compiler_options=run_once_options())
-    state = make(params, maps, moments)
-    learnt_on = setup.timeline.sequences_before(spent.steps)
-    return GrownState(state, replace(cursor, first_sequence=cursor.first_sequence + learnt_on), spent)
+        maps, spent = train_ligo_maps(components, plan, start.operator, params, cursor, stopped)
+    grow = grow_function(components).lower(params, maps, moments).compile(compiler_options=run_once_options())
+    state = grow(params, maps, moments)
+    read = spec.timeline.sequences_before(spent.steps)
+    return GrownState(state, replace(cursor, first_sequence=cursor.first_sequence + read), spent)
 
 
-def growing_function(setup: Setup) -> Any:
-    """The jitted (parameters, maps or None, optimizer's state or ()) of the stage before -> this stage's state."""
-    return jax.jit(lambda *given: _grown_state(setup, *given), out_shardings=setup.first_shardings)
+# ---- in memory ----
+
+MOMENTS = {"nu": 2, "second": 2, "z": 0}
+"""What an optimizer's copy of the parameters' tree averages, by its name in optax: 2, squares of gradients; 0,
+parameters. Everything else averages gradients."""
 
 
-def _grown_state(setup: Setup, params: Any, maps: Any, moments: Any) -> TrainState:
-    start, plan = setup.stage.start, setup.growth_plan
+def grow_function(components: Components) -> Any:
+    """Return the jitted (parameters, maps or None, optimizer's state or ()) of the stage before -> this stage's state."""
+    grow = lambda params, maps, moments: _grow_state(components, params, maps, moments)  # noqa: E731
+    return jax.jit(grow, out_shardings=components.initial_shardings)
+
+
+def _grow_state(components: Components, params: Any, maps: Any, moments: Any) -> TrainState:
+    start, plan = components.stage.start, components.spec.growth_plan
     assert isinstance(start, Grow)
     assert plan is not None
-    key, step_key = setup.keys()
-    place = placement_on(setup.layout)
+    key, step_key = components.spec.keys()
+    placement = placement_on(components.layout)
     if maps is None:
-        grown = growth.grow_params(plan, params, key, noise=start.noise, place=place)
+        grown = growth.grow_params(plan, params, key, noise=start.noise, place=placement)
     else:
         grown = growth.apply_maps(plan, maps, params)
-    state = init_state(grown, setup.optimizer, step_key)
+    state = init_state(grown, components.optimizer, step_key)
     if start.optimizer == "reset":
         return state
-    arrays = {array.name: array for array in jax.tree.leaves(models.param_specs(plan.target))}
+    specs = {spec.name: spec for spec in jax.tree.leaves(models.param_specs(plan.target))}
 
-    def one(path: Any, new: jax.Array, old: jax.Array) -> jax.Array:
-        """What becomes of one array of the optimizer's: a moment is called as its parameter at the end of its path."""
-        parts = [jax.tree_util.keystr((part,), simple=True) for part in path]
-        names = ((parts[at - 1], arrays.get(".".join(parts[at:]))) for at in range(1, len(parts)))
-        kind, array = next(((kind, array) for kind, array in names if array is not None), ("", None))
-        if start.optimizer == "keep" or array is None:
+    def grow_moment(path: Any, new: jax.Array, old: jax.Array) -> jax.Array:
+        """Grow one array of the optimizer's state: the end of a moment's path is its parameter's name."""
+        keys = [jax.tree_util.keystr((key,), simple=True) for key in path]
+        candidates = ((keys[i - 1], specs.get(".".join(keys[i:]))) for i in range(1, len(keys)))
+        kind, spec = next(((kind, spec) for kind, spec in candidates if spec is not None), ("", None))
+        if start.optimizer == "keep" or spec is None:
             return old if old.shape == new.shape else new
-        return growth.grow_param(plan, array, old, key, noise=0.0, moment=MOMENTS.get(kind, 1), place=place)
+        return growth.grow_param(plan, spec, old, key, noise=0.0, moment=MOMENTS.get(kind, 1), place=placement)
 
-    return state._replace(opt_state=jax.tree.map_with_path(one, state.opt_state, moments))
+    return state._replace(opt_state=jax.tree.map_with_path(grow_moment, state.opt_state, moments))
+
+
+# ---- training LiGO's maps, before the stage that they initialize ----
+
+WARMUP = Fraction(n=0.05)
+
+
+def ligo_ledger(spec: StageSpec) -> Ledger:
+    """Return the cost of training LiGO's maps: steps of the large model, and applying the maps in each.
+
+    It is zero for every other start. Raises UserError where the operator does not fit the models.
+    """
+    operator = getattr(spec.stage.start, "operator", None)
+    if not isinstance(operator, LiGO) or (plan := spec.growth_plan) is None or not growth.has_maps(plan):
+        return Ledger()
+    spent = Ledger().after(_ligo_timeline(spec, operator), operator.steps)
+    return spent.plus_flops(operator.steps * growth.map_flops(plan))
+
+
+def _ligo_timeline(spec: StageSpec, operator: LiGO) -> Timeline:
+    return replace(spec.timeline, budget=Steps(n=operator.steps), phases=())
+
+
+def train_ligo_maps(
+    components: Components,
+    plan: growth.GrowthPlan,
+    operator: LiGO,
+    params: Any,
+    cursor: DataCursor,
+    stopped: Callable[[], int],
+) -> tuple[growth.Maps, Ledger]:
+    """Train maps of the small model's `params` on the stage's loss and its batches from `cursor` on.
+
+    The ledger is their cost. Nothing is saved: where training is stopped (`stopped()` is true and Interrupted is
+    raised), it starts again the next time, with the same result.
+    """
+    spec, layout = components.spec, components.layout
+    timeline = _ligo_timeline(spec, operator)
+    maps_key, step_key = spec.keys()
+    replicated = layout.sharding(PartitionSpec())
+    maps = jax.jit(lambda: growth.initial_maps(plan, maps_key), out_shardings=replicated)()
+    spent = ligo_ledger(spec)
+    if not spent.steps:
+        return maps, spent
+    adamw = AdamW(learning_rate=operator.learning_rate, schedule=Cosine(warmup=WARMUP), weight_decay=0.0)
+    optimizer = optimizers.build_optimizer(adamw, timeline, jax.tree.map(lambda _: ("new", "old"), maps))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, components.abstract_state.params)
+
+    def step(state: TrainState, small: Any, batch: Any, clock: Any) -> TrainState:
+        def apply_maps(maps: growth.Maps, _: Any) -> Any:
+            return jax.lax.with_sharding_constraint(growth.apply_maps(plan, maps, small), shardings)
+
+        train_step = make_train_step(
+            components.loss_fn,
+            optimizer,
+            learning_rate=optimizers.learning_rate_fn(adamw, timeline),
+            z_loss=spec.stage.objective.z_loss,
+            microbatch=spec.stage.microbatch,
+            reparameterize=apply_maps,
+        )
+        return train_step(state, batch, clock)[0]
+
+    @functools.cache
+    def compiled(sequences: int) -> Any:
+        batch = layout.abstract_batch(abstract_batch(sequences, spec.stage.data.seq_len))
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=replicated)
+        with jax.sharding.use_abstract_mesh(layout.abstract_mesh):  # as in Components.lower_step
+            lowered = jitted.lower(state, params, batch, timeline.clock(0))
+        return lowered.compile(compiler_options=step_options(layout.mesh))
+
+    state = jax.jit(lambda maps: init_state(maps, optimizer, step_key), out_shardings=replicated)(maps)
+    cursor = replace(cursor, skips=())
+    with closing(spec.stream(cursor, shard=layout.batch_shard, timeline=timeline).read(0, operator.steps)) as batches:
+        for number, batch in enumerate(batches):
+            if stopped():
+                raise Interrupted
+            placed = layout.place_batch(batch)
+            state = compiled(timeline.sequences_at(number))(state, params, placed, timeline.clock(number))
+    return state.params, spent
+
+
+# ---- shardings while arrays grow ----
 
 
 def abstract_on(layout: Layout, abstract: Any, axes: Any) -> Any:
-    """Parameters as the layout spreads them; an array that the mesh does not divide, as a small model's, is whole."""
+    """Shard abstract parameters; an array that the mesh does not divide, as of a small model, is replicated."""
 
     def place(leaf: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> jax.ShapeDtypeStruct:
         try:
@@ -229,31 +242,31 @@ def abstract_on(layout: Layout, abstract: Any, axes: Any) -> Any:
 
 
 def placement_on(layout: Layout) -> growth.Placement:
-    """Where arrays lie while they grow: one axis may be whole, and its devices spread another one instead.
+    """Return the placement of arrays while they grow: one axis may be whole, and its devices shard another one instead.
 
-    They go to an axis that no others spread, if there is one that they divide: then an all-to-all brings them there.
+    They go to an axis that no other devices shard, if there is one that they divide: then an all-to-all moves the data.
     """
     mesh = layout.mesh
     if mesh is None or not layout.is_spread:
         return growth.unplaced
 
     def place(x: jax.Array, axes: tuple[str, ...], whole: int | None) -> jax.Array:
-        places = [_where_even(layout, axis, size) for axis, size in zip(axes, x.shape, strict=True)]
+        entries = [_mesh_axes_if_divisible(layout, axis, size) for axis, size in zip(axes, x.shape, strict=True)]
         if len(axes) - (axes[0] == "layers") < 2:
-            places = [()] * x.ndim  # scales of norms
-        if whole is not None and (moved := places[whole]):
-            places[whole] = ()
-            size = lambda at: math.prod(mesh.shape[name] for name in (*places[at], *moved))  # noqa: E731
-            others = [at for at in range(x.ndim) if at != whole and x.shape[at] % size(at) == 0]
+            entries = [()] * x.ndim  # scales of norms
+        if whole is not None and (moved := entries[whole]):
+            entries[whole] = ()
+            size = lambda axis: math.prod(mesh.shape[name] for name in (*entries[axis], *moved))  # noqa: E731
+            others = [axis for axis in range(x.ndim) if axis != whole and x.shape[axis] % size(axis) == 0]
             if others:
-                to = max(others, key=lambda at: (not places[at], x.shape[at]))
-                places[to] = (*places[to], *moved)
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*places)))
+                target = max(others, key=lambda axis: (not entries[axis], x.shape[axis]))
+                entries[target] = (*entries[target], *moved)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*entries)))
 
     return place
 
 
-def _where_even(layout: Layout, axis: str, size: int) -> tuple[str, ...]:
-    """The mesh axes that spread a logical axis; none where they do not divide it."""
+def _mesh_axes_if_divisible(layout: Layout, axis: str, size: int) -> tuple[str, ...]:
+    """The mesh axes that shard a logical axis; none where they do not divide it."""
     names = tuple(name for name in layout.rules[axis] if layout.sizes[name] > 1)
     return () if size % math.prod(layout.sizes[name] for name in names) else names

@@ -1,4 +1,4 @@
-"""How a merged stage begins: several checkpoints of one model, averaged."""
+"""Initialize a stage by merging: the average of several checkpoints of one model."""
 
 from __future__ import annotations
 
@@ -10,73 +10,79 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.methods import merging
 from pathways_lite.recipe import Ingredient, Merge, Model, Stage
+from pathways_lite.training.components import Components
 from pathways_lite.training.load import TrainedModel, load_model, newest_checkpoints
-from pathways_lite.training.setup import Setup
 
 
 def resolve_merge(start: Merge, stage: str) -> Merge:
-    """`start` with each of its checkpoints named, with digest and weight.
+    """Return `start` with each of its checkpoints named, with digest and weight.
 
     Raises UserError where there are none, too few, or others than were recorded.
     """
     if not start.of:
         raise UserError(f"stages.{stage}.start=Merge() needs checkpoints; give of=('runs/a', 'runs/b')")
-    found = [ingredient for one in start.of for ingredient in _named(one, start, stage)]
-    return Merge(of=tuple(found))
+    ingredients = [resolved for ingredient in start.of for resolved in _resolve(ingredient, start, stage)]
+    return Merge(of=tuple(ingredients))
 
 
-def _named(one: Ingredient, start: Merge, stage: str) -> list[Ingredient]:
-    """The checkpoints that an ingredient stands for."""
-    if start.last > 1 and one.digest is not None:
-        raise UserError(f"stages.{stage}.start: of {one.path} one checkpoint was recorded; use last=1")
-    paths = newest_checkpoints(one.path, start.last)
+def _resolve(ingredient: Ingredient, start: Merge, stage: str) -> list[Ingredient]:
+    """List the checkpoints that an ingredient stands for."""
+    if start.last > 1 and ingredient.digest is not None:
+        raise UserError(f"stages.{stage}.start: of {ingredient.path} one checkpoint was recorded; use last=1")
+    paths = newest_checkpoints(ingredient.path, start.last)
     weights = merging.ages(len(paths), start.decay)
-    named = []
+    resolved = []
     for path, weight in zip(paths, weights, strict=True):
-        found = load_model(path, examined=False)  # it has just been
-        found.require_recorded(one.digest, stage, one.path, "leave out the digest")
-        named.append(Ingredient(path=str(path), weight=one.weight * weight, digest=found.manifest.digest))
-    return named
+        model = load_model(path, examined=False)  # `newest_checkpoints` has just verified it
+        model.require_recorded(ingredient.digest, stage, ingredient.path, "leave out the digest")
+        digest = model.manifest.digest
+        resolved.append(Ingredient(path=str(path), weight=ingredient.weight * weight, digest=digest))
+    return resolved
 
 
-def merged_params(setup: Setup, ingredients: Sequence[TrainedModel], weights: Sequence[float]) -> Any:
-    """The average of the checkpoints' parameters (those to evaluate) on the stage's mesh; two are held at a time.
+def merge_params(components: Components, models: Sequence[TrainedModel], weights: Sequence[float]) -> Any:
+    """Average the models' parameters (those to evaluate) on the stage's mesh; two are in memory at a time.
 
-    Raises UserError where one is of another model.
+    Raises UserError where one has another architecture.
     """
-    for found in ingredients:
-        require_same_model(found, setup.stage.model)
-    return merging.average((found.params(setup) for found in ingredients), weights)
+    for model in models:
+        require_same_model(model, components.stage.model)
+    return merging.average((model.params(components) for model in models), weights)
 
 
-def require_same_model(found: TrainedModel, model: Model) -> None:
+def require_same_model(trained: TrainedModel, model: Model) -> None:
     """Raise UserError where a checkpoint's parameters cannot be averaged with those of `model`."""
-    theirs, ours = found.stage.model.model_dump(), model.model_dump()
-    if different := [f"{name}={theirs[name]!r}, not {ours[name]!r}" for name in ours if theirs[name] != ours[name]]:
-        raise UserError(f"{found.path} is of another model: {'; '.join(different)}; merged models have to be the same")
+    given, expected = trained.stage.model.model_dump(), model.model_dump()
+    differences = [
+        f"{name}={given[name]!r}, not {expected[name]!r}" for name in expected if given[name] != expected[name]
+    ]
+    if differences:
+        raise UserError(
+            f"{trained.path} is of another model: {'; '.join(differences)}; merged models have to be the same"
+        )
 
 
-def merge_cost(ingredients: Sequence[TrainedModel]) -> Ledger:
-    """What the checkpoints cost together: what they share, a stage or the one before it, is counted once.
+def merge_cost(models: Sequence[TrainedModel]) -> Ledger:
+    """Return what the checkpoints cost together; a stage that they share, or the one before it, is counted once.
 
-    What ancestors further back share is counted for each.
+    Ancestors further back that they share are counted for each.
     """
     stages: dict[str, Ledger] = {}
-    before: dict[str, Ledger] = {}
-    for found in ingredients:
-        meta = found.manifest.meta
+    inherited: dict[str, Ledger] = {}
+    for model in models:
+        meta = model.manifest.meta
         identity, own = meta["lineage"]["identity"], Ledger.from_json(meta["ledger"]["stage"])
         if identity not in stages or own.steps > stages[identity].steps:
             stages[identity] = own
-        before[meta["lineage"]["parent"] or ""] = Ledger.from_json(meta["inherited"])
-    return sum([*stages.values(), *before.values()], Ledger())
+        inherited[meta["lineage"]["parent"] or ""] = Ledger.from_json(meta["inherited"])
+    return sum([*stages.values(), *inherited.values()], Ledger())
 
 
-def furthest(ingredients: Sequence[TrainedModel], stage: Stage) -> DataCursor:
-    """Where the data of a stage goes on that begins with all of them: behind the one that has come furthest in it."""
-    return max((found.cursor_for(stage) for found in ingredients), key=lambda cursor: cursor.read)
+def furthest_cursor(models: Sequence[TrainedModel], stage: Stage) -> DataCursor:
+    """Return where the data of a stage that starts from all of them continues: after the one that has read most."""
+    return max((model.cursor_for(stage) for model in models), key=lambda cursor: cursor.read)
 
 
-def merge_lineage(ingredients: Sequence[TrainedModel]) -> str:
-    """The digests of the checkpoints, as a stage's parent."""
-    return " ".join(found.manifest.digest for found in ingredients)
+def merge_lineage(models: Sequence[TrainedModel]) -> str:
+    """Return the digests of the checkpoints, as a stage's parent."""
+    return " ".join(model.manifest.digest for model in models)

@@ -1,8 +1,10 @@
-"""Optimizers: a recipe's optimizer as an optax transformation whose `update` takes `clock=Clock`.
+"""Build a recipe's optimizer as an optax transformation whose `update` takes `clock=Clock`.
 
-Everything is optax's where optax has it. The learning rate is read off the clock and not off a count of its own,
-so it follows tokens or FLOPs, and a step whose update was dropped still counts.
-The moments' bias correction counts the updates that the moments have seen.
+Everything is optax's where optax has it. The learning rate is a function of the clock and not of a count of updates, so
+it follows tokens or FLOPs, and a step whose update was dropped still counts. The moments' bias correction counts the
+updates that the moments have received.
+
+A new optimizer is a class in `recipe/optimizer.py` and a case in `build_optimizer`.
 """
 
 from __future__ import annotations
@@ -29,13 +31,13 @@ Rate = Callable[[Clock], jax.Array]
 
 
 def learning_rate_fn(config: Optimizer, timeline: Timeline) -> Rate:
-    """The learning rate (of Muon: of the matrices) of the step that starts at a clock, a float32 scalar."""
+    """Return the function clock -> learning rate (of Muon: of the matrices) of the next step, a float32 scalar."""
     shape = schedule(config.schedule, timeline)
     return lambda clock: config.learning_rate * shape(clock)
 
 
 def build_stage_optimizer(stage: Stage, timeline: Timeline) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of a stage, which prunes where the stage does."""
+    """Build the optimizer of a stage, with pruning around it where the stage prunes."""
     optimizer = build_optimizer(stage.optimizer, timeline, models.logical_axes(stage.model))
     if stage.pruning is None:
         return optimizer
@@ -44,46 +46,51 @@ def build_stage_optimizer(stage: Stage, timeline: Timeline) -> optax.GradientTra
 
 
 def build_optimizer(config: Optimizer, timeline: Timeline, axes: Any) -> optax.GradientTransformationExtraArgs:
-    """The optimizer itself; gradients are clipped by their global norm first.
+    """Build an optimizer; gradients are clipped by their global norm first.
 
-    `axes` is the parameters' tree with a tuple of logical axis names per array. `update(grads, state, params, clock=)`
-    returns updates to be added. Weight decay is multiplied by the learning rate and falls on matrices, embeddings
-    and head included, not on norm scales (Adafactor's is PaLM's own).
+    `axes` is the tree of parameters with a tuple of logical axis names per array. `update(grads, state, params, clock=)`
+    returns updates to be added. Weight decay is multiplied by the learning rate and applies to matrices,
+    embedding and head included, not to norm scales (Adafactor's is PaLM's own).
     """
     rate = learning_rate_fn(config, timeline)
     match config:
         case AdamW():
-            parts = [optax.scale_by_adam(config.b1, config.b2, config.epsilon), *_decayed(config, axes, rate)]
+            transforms = [optax.scale_by_adam(config.b1, config.b2, config.epsilon), *_decay_and_scale(config, axes, rate)]
         case Lion():
-            parts = [optax.scale_by_lion(config.b1, config.b2), *_decayed(config, axes, rate)]
+            transforms = [optax.scale_by_lion(config.b1, config.b2), *_decay_and_scale(config, axes, rate)]
         case SGD():
             momentum = [optax.trace(config.momentum, config.nesterov)] if config.momentum else []
-            parts = [*momentum, scale_by_clock(rate)]
+            transforms = [*momentum, scale_by_clock(rate)]
         case Adafactor():
             options = config.model_dump(include={"b1", "decay_exponent", "update_clip", "weight_decay_exponent"})
-            parts = [adafactor(rate, axes, **options)]
+            transforms = [adafactor(rate, axes, **options)]
         case Muon():
-            parts = [_muon(config, axes, rate)]
+            transforms = [_muon(config, axes, rate)]
         case ScheduleFree():
-            parts = [_schedule_free(config, axes, rate)]
-    first = [] if config.clip_norm is None else [clip(config.clip_norm)]
-    return optax.chain(*first, *parts)
+            transforms = [_schedule_free(config, axes, rate)]
+    clipping = [] if config.clip_norm is None else [clip(config.clip_norm)]
+    return optax.chain(*clipping, *transforms)
+
+
+def averages_params(config: Optimizer) -> bool:
+    """Whether the parameters to evaluate are an average in the optimizer's state, and not those that are trained."""
+    return isinstance(config, ScheduleFree)
 
 
 def evaluation_params(opt_state: Any, params: Any) -> Any:
-    """The parameters to evaluate and to keep: schedule-free's average, and `params` themselves otherwise."""
-    is_average = lambda node: isinstance(node, contrib.ScheduleFreeState)  # noqa: E731
-    for node in jax.tree.leaves(opt_state, is_leaf=is_average):
-        if is_average(node):
+    """Return the parameters to evaluate and keep: schedule-free's average, otherwise `params` themselves."""
+    is_schedule_free = lambda node: isinstance(node, contrib.ScheduleFreeState)  # noqa: E731
+    for node in jax.tree.leaves(opt_state, is_leaf=is_schedule_free):
+        if is_schedule_free(node):
             return contrib.schedule_free_eval_params(node, params)
     return params
 
 
 def clip(max_norm: float) -> optax.GradientTransformationExtraArgs:
-    """Scale gradients by min(1, max_norm / their global norm), which is computed unless it is given.
+    """Scale gradients by min(1, max_norm / their global norm), which is computed unless `grad_norm` is given.
 
     `optax.clip_by_global_norm` divides every element under a select, which doubled the time of a whole AdamW update
-    on a CPU; and the train step knows the norm already.
+    on a CPU; and the train step has computed the norm already.
     """
 
     def update(
@@ -97,7 +104,7 @@ def clip(max_norm: float) -> optax.GradientTransformationExtraArgs:
 
 
 def scale_by_clock(rate: Rate) -> optax.GradientTransformationExtraArgs:
-    """Multiply by minus the learning rate of the clock."""
+    """Multiply updates by minus the learning rate at the clock."""
 
     def update(updates: Any, state: Any, params: Any = None, *, clock: Clock, **_: Any) -> tuple[Any, Any]:
         factor = -rate(clock)
@@ -106,13 +113,13 @@ def scale_by_clock(rate: Rate) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def _decayed(config: AdamW | Lion | Muon | ScheduleFree, axes: Any, rate: Rate) -> list[Any]:
+def _decay_and_scale(config: AdamW | Lion | Muon | ScheduleFree, axes: Any, rate: Rate) -> list[Any]:
     """Weight decay on matrices, then the learning rate on both."""
     return [optax.add_decayed_weights(config.weight_decay, _matrices(axes)), scale_by_clock(rate)]
 
 
 def _matrices(axes: Any) -> Callable[[Any], Any]:
-    """A mask of the matrices, in the shape of the tree it is given: in `optax.partition` parts of that are missing."""
+    """Return the mask of matrices for a given tree, of which parts are missing in `optax.partition`."""
 
     def mask(params: Any) -> Any:
         keep = lambda names, node: node if isinstance(node, optax.MaskedNode) else is_matrix(names)  # noqa: E731
@@ -122,57 +129,57 @@ def _matrices(axes: Any) -> Callable[[Any], Any]:
 
 
 def _muon(config: Muon, axes: Any, rate: Rate) -> optax.GradientTransformationExtraArgs:
-    """Muon on the kernels of the blocks, each layer's by itself, and AdamW on the rest.
+    """Build Muon for the kernels of the blocks, each layer separately, and AdamW for the rest.
 
-    Put together from optax's parts as `optax.contrib.muon` is; that one cannot read a clock, decays norm scales
-    and makes its Adam a Nesterov one.
+    It consists of the same optax transformations as `optax.contrib.muon`, which cannot read a clock, decays norm scales
+    and uses Nesterov momentum in its Adam.
     """
 
     def dimensions(names: Axes, node: Any) -> Any:
         sides = matrix_sides(names)
         return node if sides is None else contrib.MuonDimensionNumbers(*sides)
 
-    def widen(names: Axes, node: Any) -> Any:
+    def scale_by_shape(names: Axes, node: Any) -> Any:
         sides = matrix_sides(names)
         if sides is None:
             return node
         fan_in, fan_out = (math.prod(node.shape[axis] for axis in side) for side in sides)
         return node * max(1.0, fan_out / fan_in) ** 0.5
 
-    def each(function: Callable[[Axes, Any], Any]) -> Callable[..., Any]:
+    def map_axes(function: Callable[[Axes, Any], Any]) -> Callable[..., Any]:
         return lambda updates, *_: jax.tree.map(function, axes, updates, is_leaf=is_axes)
 
     adam_rate = config.adam_learning_rate / config.learning_rate
     kernels = optax.chain(
         contrib.scale_by_muon(
-            ns_steps=config.ns_steps, beta=config.momentum, weight_dimension_numbers=each(dimensions)
+            ns_steps=config.ns_steps, beta=config.momentum, weight_dimension_numbers=map_axes(dimensions)
         ),
-        optax.stateless(each(widen)),
-        *_decayed(config, axes, rate),
+        optax.stateless(map_axes(scale_by_shape)),
+        *_decay_and_scale(config, axes, rate),
     )
     rest = optax.chain(
-        optax.scale_by_adam(config.b1, config.b2), *_decayed(config, axes, lambda clock: adam_rate * rate(clock))
+        optax.scale_by_adam(config.b1, config.b2), *_decay_and_scale(config, axes, lambda clock: adam_rate * rate(clock))
     )
     labels = jax.tree.map(lambda names: "rest" if matrix_sides(names) is None else "kernels", axes, is_leaf=is_axes)
     return optax.partition({"kernels": kernels, "rest": rest}, labels)
 
 
 def _schedule_free(config: ScheduleFree, axes: Any, rate: Rate) -> optax.GradientTransformationExtraArgs:
-    """Schedule-free AdamW, whose averaging weights follow the clock's learning rate.
+    """Build schedule-free AdamW, whose averaging weights follow the clock's learning rate.
 
-    optax asks for a function of its own count; here it is made anew in each update with the clock's rate in it.
-    Its state does not depend on that function.
+    optax takes a learning rate as a function of its own count; here the transformation is built again in each update
+    with the clock's rate. Its state does not depend on that function.
     """
     if not 0.0 < config.b1 < 1.0:
-        raise UserError(f"optimizer.b1={config.b1} of schedule_free must lie between 0 and 1, e.g. 0.9")
-    # Adam without its first moment, whose place the averaging takes.
+        raise UserError(f"optimizer.b1={config.b1} of schedule_free must be between 0 and 1, e.g. 0.9")
+    # Adam without its first moment: the averaging replaces it.
     scaling = optax.scale_by_rms(config.b2, eps=1e-8, eps_in_sqrt=False, bias_correction=True)
-    adamw = optax.chain(scaling, *_decayed(config, axes, rate))
+    adamw = optax.chain(scaling, *_decay_and_scale(config, axes, rate))
 
-    def averaged(value: Any) -> optax.GradientTransformationExtraArgs:
-        return contrib.schedule_free(adamw, lambda _: value, b1=config.b1)
+    def transformation(rate: Any) -> optax.GradientTransformationExtraArgs:
+        return contrib.schedule_free(adamw, lambda _: rate, b1=config.b1)
 
     def update(grads: Any, state: Any, params: Any = None, *, clock: Clock, **_: Any) -> tuple[Any, Any]:
-        return averaged(rate(clock)).update(grads, state, params, clock=clock)
+        return transformation(rate(clock)).update(grads, state, params, clock=clock)
 
-    return optax.GradientTransformationExtraArgs(averaged(0.0).init, update)
+    return optax.GradientTransformationExtraArgs(transformation(0.0).init, update)

@@ -1,4 +1,9 @@
-"""Where samples get weights in the train step, and which of them it leaves out."""
+"""Sample weights in the train step: where a method weights the losses of sequences or tokens, or leaves rows out.
+
+Weights of a batch depend on the losses of the whole batch. Where the gradient is of the whole batch at once, one
+forward pass gives losses, weights and gradient. Otherwise (microbatches, or rows that are left out) an extra forward
+pass computes the losses first; `needs_full_batch_losses` decides.
+"""
 
 from __future__ import annotations
 
@@ -11,92 +16,111 @@ import jax.numpy as jnp
 
 from pathways_lite.batch import Batch
 from pathways_lite.ledger import Clock
-from pathways_lite.training.grad_accum import Microbatch, TokenLosses, per_token_losses
+from pathways_lite.training.grad_accum import LossFn, Microbatch, per_token_nll
 
-Weigh = Callable[[Any, Batch, Clock, Any], tuple[jax.Array, Any]]
-"""What is known of a whole batch (losses [B, T], say), the batch, the clock, the memory -> weights, [B, T] or [B, 1],
-and the memory afterwards."""
+WeighFn = Callable[[Any, Batch, Clock, Any], tuple[jax.Array, Any]]
+"""(per-token losses [B, T], or what `LookAhead` returns, batch, clock, memory) -> (weights [B, T] or [B, 1], new memory)."""
 
-LookAhead = Callable[[TokenLosses, Any, Batch, jax.Array, int | None], Any]
-"""(token losses, parameters, batch, dropout key, microbatch) -> what weights are found by."""
+LookAhead = Callable[[LossFn, Any, Batch, jax.Array, int | None], Any]
+"""(loss function, parameters, batch, dropout key, microbatch) -> what weights are computed from."""
 
 
 class MethodState(NamedTuple):
-    """What weighing keeps in the train state, which has () where it keeps nothing."""
+    """The part of the train state that belongs to a method; () in the state where there is nothing."""
 
-    memory: Any = ()  # what is learned from step to step
-    reference: Any = ()  # parameters of another model
+    memory: Any = ()  # what weighting learns from step to step
+    reference: Any = ()  # parameters of a reference model
+
+
+class Weighting(NamedTuple):
+    """Weights of a batch's samples, with the method's new memory."""
+
+    weights: jax.Array  # float32 [B, T] or [B, 1]
+    memory: Any
+
+
+class Prepared(NamedTuple):
+    """What `SampleWeights.prepare` computes before the gradient."""
+
+    microbatch: Microbatch  # the rows to train on
+    weighting: Weighting | None  # of the whole batch; None: it is computed together with the gradient
+    nll: jax.Array | None = None  # float32 scalar, mean of the whole batch; None: known after the gradient only
 
 
 def needs_full_batch_losses(rows: int, sequences: int, microbatch: int | None) -> bool:
-    """Whether losses have to be known before the gradient of `rows` of a batch: weights are of all of its sequences."""
+    """True if the losses of the full batch are needed before the gradient, so that an extra forward pass precedes it."""
     return rows < sequences or microbatch not in (None, sequences)
 
 
-def stateless(weigh: Callable[[jax.Array, Batch, Clock], jax.Array]) -> Weigh:
-    """Weights that are found anew in every step."""
+def stateless(weigh: Callable[[jax.Array, Batch, Clock], jax.Array]) -> WeighFn:
+    """Make a `WeighFn` of a rule without memory."""
     return lambda losses, batch, clock, memory: (weigh(losses, batch, clock), memory)
 
 
 @dataclass(frozen=True)
 class SampleWeights:
-    """A method that weighs samples, as the train step knows it.
+    """A method that weights samples, as the train step uses it.
 
-    weigh: finds weights by the losses of the batch, or by what `look_ahead` returns, where it is given.
-    statistics: weights, their batch and the memory -> what is logged of them.
-    rows: how many rows of a batch of B are trained on: the first of those that weigh anything.
-    reference: losses that are taken off before, of parameters in the method's state; None: nothing is.
-    place: puts rows that were chosen out of a batch where the rows of a batch lie.
+    Attributes:
+      weigh: computes weights from the excess losses of the batch, or from what `look_ahead` returns.
+      statistics: (weights, batch, memory) -> what is logged.
+      rows: batch size B -> rows that are trained on: the first of those with a weight above 0.
+      reference_fn: losses of a reference model, subtracted before weighting; its parameters are in the method state.
+      place: puts a subset of a batch's rows on the devices as a batch is placed.
+      look_ahead: computes something other than losses before the gradient, from which `weigh` computes the weights.
     """
 
-    weigh: Weigh
+    weigh: WeighFn
     statistics: Callable[[jax.Array, Batch, Any], dict[str, jax.Array]]
     rows: Callable[[int], int] = lambda sequences: sequences
-    reference: TokenLosses | None = None
+    reference_fn: LossFn | None = None
     place: Callable[[Batch], Batch] = lambda batch: batch
     look_ahead: LookAhead | None = None
 
-    def excess_loss(self, losses: jax.Array, reference: jax.Array | None) -> jax.Array:
-        """What `weigh` sees of losses."""
-        return jax.lax.stop_gradient(losses if reference is None else losses - reference)
+    def compute(
+        self, nll: jax.Array, reference_nll: jax.Array | None, batch: Batch, clock: Clock, memory: Any
+    ) -> Weighting:
+        """Compute the weights of a whole batch from its per-token losses [B, T], without a gradient through them."""
+        excess_loss = jax.lax.stop_gradient(nll if reference_nll is None else nll - reference_nll)
+        return Weighting(*self.weigh(excess_loss, batch, clock, memory))
 
     def prepare(
         self,
-        token_losses: TokenLosses,
+        loss_fn: LossFn,
         params: Any,
         method: MethodState,
         batch: Batch,
         key: jax.Array,
         clock: Clock,
         microbatch: int | None,
-    ) -> tuple[Microbatch, dict[str, jax.Array] | None, Any]:
-        """What to train on; metrics of the whole batch and the memory, where weights have been found ahead."""
+    ) -> Prepared:
+        """Compute what has to be known before the gradient: weights, reference losses, the rows to train on."""
         if self.look_ahead is not None:
-            seen = self.look_ahead(token_losses, params, batch, key, microbatch)
-            weights, memory = self.weigh(seen, batch, clock, method.memory)
-            return Microbatch(batch, weights), self.statistics(weights, batch, memory), memory
+            signal = self.look_ahead(loss_fn, params, batch, key, microbatch)
+            weighting = Weighting(*self.weigh(signal, batch, clock, method.memory))
+            return Prepared(Microbatch(batch, weighting.weights), weighting)
         sequences = batch.tokens.shape[0]
-        reference = None
-        if self.reference is not None:
-            reference = per_token_losses(self.reference, method.reference, batch, key, microbatch)
+        reference_nll = None
+        if self.reference_fn is not None:
+            reference_nll = per_token_nll(self.reference_fn, method.reference, batch, key, microbatch)
         if not needs_full_batch_losses(self.rows(sequences), sequences, microbatch):
-            return Microbatch(batch, reference=reference), None, None
-        losses = per_token_losses(token_losses, params, batch, key, microbatch)
-        weights, memory = self.weigh(self.excess_loss(losses, reference), batch, clock, method.memory)
+            return Prepared(Microbatch(batch, reference_nll=reference_nll), None)
+        nll = per_token_nll(loss_fn, params, batch, key, microbatch)
+        weighting = self.compute(nll, reference_nll, batch, clock, method.memory)
         total = jnp.sum(batch.loss_weights)
-        loss = jnp.sum(batch.loss_weights * losses) / jnp.where(total > 0.0, total, 1.0)
-        return self.select_rows(batch, weights), {"loss": loss, **self.statistics(weights, batch, memory)}, memory
+        mean_nll = jnp.sum(batch.loss_weights * nll) / jnp.where(total > 0.0, total, 1.0)
+        return Prepared(self.select_rows(batch, weighting.weights), weighting, mean_nll)
 
     def select_rows(self, batch: Batch, weights: jax.Array) -> Microbatch:
-        """The rows to train on; the mean of their weights per token is 1 again."""
+        """Select the rows to train on; the mean of their weights per token is 1 again."""
         rows = self.rows(len(batch.tokens))
         if rows == len(batch.tokens):
             return Microbatch(batch, weights)
-        in_all = jnp.sum(batch.loss_weights * weights, axis=1)
-        # Rows that are not to be trained on weigh nothing; in the burn-in all do, and the first are taken.
-        _, found = jax.lax.top_k(jnp.float32(in_all > 0.0), rows)
-        found = jnp.sort(found)
-        part = self.place(jax.tree.map(lambda x: x[found], batch))
-        total = jnp.sum(in_all[found])
+        row_weights = jnp.sum(batch.loss_weights * weights, axis=1)
+        # Rows that are left out weigh 0; in the burn-in all rows weigh something, and the first are taken.
+        _, selected = jax.lax.top_k(jnp.float32(row_weights > 0.0), rows)
+        selected = jnp.sort(selected)
+        part = self.place(jax.tree.map(lambda x: x[selected], batch))
+        total = jnp.sum(row_weights[selected])
         scale = jnp.sum(part.loss_weights) / jnp.where(total > 0.0, total, 1.0)
-        return Microbatch(part, scale * weights[found])
+        return Microbatch(part, scale * weights[selected])

@@ -133,7 +133,7 @@ def test_what_is_not_there_is_said(recipe: Recipe) -> None:
     with pytest.raises(UserError, match="learns weights of domains or weighs samples"):
         apply_overrides(chain(recipe, DOREMI), ['stages.proxy.reweighting={"rule": {"kind": "lin_upper"}}'])
     with pytest.raises(
-        UserError, match="target='tails' is no domain that the stage reads; the corpus has: poems, tales"
+        UserError, match="target='tails' is not a domain that the stage reads; the corpus has: poems, tales"
     ):
         Setup(chain(recipe, DoGE(target="tails")), 1).abstract_state  # noqa: B018
 

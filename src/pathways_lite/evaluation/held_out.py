@@ -1,0 +1,95 @@
+"""Evaluate a stage's model on the held-out documents of its corpus, per domain and per denoiser."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from pathways_lite import models
+from pathways_lite.batch import Batch
+from pathways_lite.data.store import Store
+from pathways_lite.evaluation.bits import Evaluator, HeldOutLoss
+from pathways_lite.evaluation.denoisers import denoiser_losses
+from pathways_lite.parallel.sharding import FULL_BATCH, Layout
+from pathways_lite.recipe import Stage
+
+
+@dataclass(frozen=True)
+class StageEvaluator:
+    """Scores parameters of the stage's model.
+
+    Attributes:
+      stage: its model, objective, data and evaluation budget.
+      store: the corpus whose held-out documents are read.
+      layout: how batches and parameters are sharded.
+      rows: sequences scored at once, rounded up to what the layout divides.
+    """
+
+    stage: Stage
+    store: Store
+    layout: Layout
+    rows: int
+
+    @functools.cached_property
+    def scorer(self) -> Evaluator:
+        """Scores documents, given as token arrays, in batches."""
+        config, layout = self.stage.model, self.layout
+        shards = layout.size("batch")
+
+        def nll(params: Any, batch: Batch) -> jax.Array:
+            return layout.constrain(models.token_losses(config, params, batch, layout=layout).nll, None, None)
+
+        return Evaluator(
+            nll,
+            rows=-(-self.rows // shards) * shards,
+            seq_len=self.stage.data.seq_len,
+            place=functools.partial(layout.place_batch, share=FULL_BATCH),
+        )
+
+    @functools.cached_property
+    def documents(self) -> dict[str, list[tuple[np.ndarray, int]]]:
+        """Per domain, the held-out documents as (tokens, bytes of text); empty domains are left out."""
+        budget = self.stage.evaluation.tokens
+        documents = {
+            domain: [(document.tokens, document.text_bytes) for document in self.store.held_out(domain, budget)]
+            for domain in self.store.domains
+        }
+        return {domain: held_out for domain, held_out in documents.items() if held_out}
+
+    def evaluate(
+        self, params: Any, *, between_batches: Callable[[int, int], None] | None = None
+    ) -> dict[str, HeldOutLoss]:
+        """Compute the held-out loss of every domain. `between_batches(done, total)` is called after each batch."""
+        return {
+            domain: self.scorer(params, documents, between_batches=between_batches)
+            for domain, documents in self.documents.items()
+        }
+
+    def evaluate_denoisers(
+        self, params: Any, *, between_batches: Callable[[int, int], None] | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Compute the held-out loss of every denoiser of the objective.
+
+        The text is that of all domains, in equal parts, and as much as is evaluated of one domain.
+        """
+        documents = []
+        for held_out in self.documents.values():
+            left = self.stage.evaluation.tokens // len(self.documents)
+            for tokens, _ in held_out:
+                documents.append(tokens[:left])
+                left -= len(documents[-1])
+        return denoiser_losses(
+            self.scorer,
+            params,
+            self.stage.objective,
+            documents,
+            eod=self.store.eod,
+            boundaries=self.stage.data.boundaries,
+            seed=self.stage.data.shuffle_seed,
+            between_batches=between_batches,
+        )

@@ -1,0 +1,180 @@
+"""What a stage runs with: its mesh, model, optimizer and train step, on the devices of this program."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec
+
+from pathways_kernels.attention import Spans
+from pathways_lite import models
+from pathways_lite.batch import Batch
+from pathways_lite.evaluation.held_out import StageEvaluator
+from pathways_lite.ledger import Timeline
+from pathways_lite.parallel.compiler_options import run_once_options, step_options
+from pathways_lite.parallel.mesh import device_mesh
+from pathways_lite.parallel.sharding import Layout
+from pathways_lite.recipe import Recipe, Stage
+from pathways_lite.training import optimizers, reweighting
+from pathways_lite.training.sample_weights import MethodState, SampleWeights
+from pathways_lite.training.stage import StageSpec, reference_model
+from pathways_lite.training.step import TrainState, TrainStep, init_state, make_train_step
+
+
+@dataclass(frozen=True)
+class Components:
+    """A stage on its mesh. Members are computed when first used; the object has no state.
+
+    Attributes:
+      spec: the stage.
+      devices: those of its mesh, of one process or of many; None: all that JAX has. They need not exist here as long
+        as nothing is run.
+    """
+
+    spec: StageSpec
+    devices: Sequence[jax.Device] | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe, index: int, devices: Sequence[jax.Device] | None = None) -> Components:
+        """The components of stage `index` of a resolved recipe."""
+        return cls(StageSpec(recipe, index), devices)
+
+    @property
+    def stage(self) -> Stage:
+        return self.spec.stage
+
+    @property
+    def timeline(self) -> Timeline:
+        return self.spec.timeline
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """How arrays are sharded. Raises UserError where the recipe's mesh does not fit the devices."""
+        return Layout(device_mesh(self.stage.mesh, self.devices))
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformationExtraArgs:
+        """The optimizer, with pruning around it where the stage prunes."""
+        return optimizers.build_stage_optimizer(self.stage, self.timeline)
+
+    @functools.cached_property
+    def sample_weights(self) -> SampleWeights | None:
+        """The weighting of samples; None where all weigh the same."""
+        return reweighting.build_sample_weights(self.spec, self.layout)
+
+    @functools.cached_property
+    def evaluator(self) -> StageEvaluator:
+        """Held-out evaluation of the stage's corpus with the stage's model."""
+        stage = self.stage
+        rows = min(self.timeline.sequences_at(0), stage.microbatch or 64)
+        return StageEvaluator(stage, self.spec.store, self.layout, rows=rows)
+
+    # ---- the train step ----
+
+    def loss_fn(self, params: Any, batch: Batch, key: jax.Array) -> models.TokenLosses:
+        """The losses that the train step differentiates, with dropout by `key`."""
+        return models.token_losses(self.stage.model, params, batch, dropout_key=key, layout=self.layout)
+
+    @functools.cached_property
+    def step_function(self) -> TrainStep:
+        """The pure train step, not compiled."""
+        stage = self.stage
+        return make_train_step(
+            self.loss_fn,
+            self.optimizer,
+            learning_rate=optimizers.learning_rate_fn(stage.optimizer, self.timeline),
+            z_loss=stage.objective.z_loss,
+            microbatch=stage.microbatch,
+            reparameterize=self.spec.growth_masks,
+            sample_weights=self.sample_weights,
+        )
+
+    def lower_step(self, sequences: int) -> jax.stages.Lowered:
+        """Lower the train step for batches of `sequences` on the stage's mesh, whose devices need not exist here."""
+        batch = self.layout.abstract_batch(abstract_batch(sequences, self.stage.data.seq_len))
+        clock = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.timeline.clock(0))
+        shardings = (self.shardings, self.layout.sharding(PartitionSpec()))
+        step = jax.jit(self.step_function, donate_argnums=0, out_shardings=shardings)
+        with jax.sharding.use_abstract_mesh(self.layout.abstract_mesh):  # kernels ask it which chip they are for
+            return step.lower(self.abstract_state, batch, clock)
+
+    def compile_step(self, sequences: int) -> Any:
+        """Compile the train step for batches of `sequences`; its state argument is donated."""
+        return self.lower_step(sequences).compile(compiler_options=step_options(self.layout.mesh))
+
+    # ---- the state ----
+
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state; allocates nothing."""
+        model, layout = self.stage.model, self.layout
+        params = layout.abstract_parameters(models.abstract_params(model), models.logical_axes(model))
+        state = layout.abstract_like_parameters(jax.eval_shape(self._fresh_state), params)
+        memory = jax.eval_shape(lambda: reweighting.initial_memory(self.spec))
+        reference_params = ()
+        if (reference := reference_model(self.stage)) is not None:
+            reference_params = layout.abstract_parameters(
+                models.abstract_params(reference), models.logical_axes(reference)
+            )
+        method = MethodState(layout.abstract_like_parameters(memory, params), reference_params)
+        return state._replace(method_state=method if jax.tree.leaves(method) else ())
+
+    @functools.cached_property
+    def shardings(self) -> TrainState:
+        """Shardings of the state's arrays."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+
+    @property
+    def initial_shardings(self) -> TrainState:
+        """Shardings of a state without a method's arrays."""
+        return self.shardings._replace(method_state=())
+
+    def fresh_state(self) -> TrainState:
+        """Make random parameters and a fresh optimizer state, from the recipe's seed and the stage's index."""
+        make = jax.jit(self._fresh_state, out_shardings=self.initial_shardings)
+        return make.lower().compile(compiler_options=run_once_options())()
+
+    def state_with(self, params: Any) -> TrainState:
+        """Make a fresh optimizer state for given parameters, with the stage's own key."""
+        init = lambda params: init_state(params, self.optimizer, self.spec.keys()[1])  # noqa: E731
+        return jax.jit(init, out_shardings=self.initial_shardings)(params)
+
+    def initial_memory(self) -> Any:
+        """Make the memory of sample weights before the first step, replicated; () where there is none."""
+        memory = reweighting.initial_memory(self.spec)
+        replicated = self.layout.sharding(PartitionSpec())
+        return jax.jit(lambda: jax.tree.map(jnp.asarray, memory), out_shardings=replicated)()
+
+    def evaluated_params(self, opt_state: Any, params: Any, step: int) -> Any:
+        """Return the parameters to evaluate and keep: schedule-free's average, under the masks of growth at `step`."""
+        params = optimizers.evaluation_params(opt_state, params)
+        masks = self.spec.growth_masks
+        return params if masks is None else jax.jit(masks)(params, self.timeline.clock(step))
+
+    def _fresh_state(self) -> TrainState:
+        params_key, step_key = self.spec.keys()
+        return init_state(models.init(self.stage.model, params_key), self.optimizer, step_key)
+
+
+def abstract_batch(sequences: int, length: int) -> Batch:
+    """Return shapes and dtypes of a batch."""
+
+    def array(dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((sequences, length), dtype)
+
+    return Batch(
+        tokens=array(np.int32),
+        targets=array(np.int32),
+        loss_weights=array(np.float32),
+        positions=array(np.int32),
+        spans=Spans(array(np.int32), array(np.int32)),
+        domain=jax.ShapeDtypeStruct((sequences,), np.int32),
+        sample_id=jax.ShapeDtypeStruct((sequences, 2), np.uint32),
+    )

@@ -1,0 +1,239 @@
+"""Resolve a recipe: fill in what its result depends on, including the checkpoints that its stages refer to.
+
+A stage may refer to other checkpoints beside its start: a reference model, or domain weights that a proxy learned. Each
+is a `CheckpointRef` to an earlier stage of the recipe, or to another run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from pathways_lite.checkpoints import restore
+from pathways_lite.data.store import open_store, require
+from pathways_lite.errors import UserError
+from pathways_lite.ledger import Ledger
+from pathways_lite.objectives.denoisers import with_special_tokens
+from pathways_lite.recipe import (
+    CheckpointRef,
+    Continue,
+    DataMixture,
+    Grow,
+    LearnedWeights,
+    Merge,
+    MixturePhase,
+    Recipe,
+    Reference,
+    Restore,
+    Stage,
+    stage_identity,
+)
+from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.init_growth import require_growth
+from pathways_lite.training.init_merging import resolve_merge
+from pathways_lite.training.load import TrainedModel, load_model
+from pathways_lite.training.stage import reference_of
+
+
+def resolve_recipe(recipe: Recipe) -> Recipe:
+    """Fill in corpus fingerprints, special tokens and digests of the checkpoints that a recipe names.
+
+    Raises UserError for a corpus that is missing or is not the recorded one, for a vocabulary or special tokens that
+    the model cannot hold, for growth that does not fit the stage before, and for checkpoints that are not there.
+    """
+    for index in range(len(recipe.stages)):
+        require_growth(recipe, index)
+    resolved = recipe.model_copy(update={"stages": ()})
+    for stage in recipe.stages:
+        stage = resolve_checkpoint_refs(_resolve_stage(stage), resolved)
+        resolved = resolved.model_copy(update={"stages": (*resolved.stages, stage)})
+    return resolved
+
+
+def _resolve_stage(stage: Stage) -> Stage:
+    store = open_store(stage.data.corpus)
+    require(store, stage.data, stage.model.vocab_size)
+    data = stage.data.model_copy(update={"fingerprint": store.fingerprint})
+    ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size, "eod": store.eod}
+    objective = with_special_tokens(stage.objective, seq_len=data.seq_len, **ids)
+    stage = stage.model_copy(update={"data": data, "objective": objective})
+    if isinstance(stage.start, Restore):
+        model = load_model(stage.start.path)
+        model.require_recorded(stage.start.digest, stage.name, stage.start.path, "set start.digest=none")
+        start = stage.start.model_copy(update={"digest": model.manifest.digest})
+        stage = stage.model_copy(update={"start": start})
+    if isinstance(stage.start, Merge):
+        stage = stage.model_copy(update={"start": resolve_merge(stage.start, stage.name)})
+    return stage
+
+
+# ---- references to checkpoints ----
+
+
+def resolve_checkpoint_refs(stage: Stage, before: Recipe) -> Stage:
+    """Fill in the identities and digests of a stage's references, and a reference's model; `before`: the stages before it.
+
+    Raises UserError where one is not there, is not the recorded one, or does not fit.
+    """
+    if (reference := reference_of(stage)) is not None:
+        stage = _with_reference(stage, _resolve_reference(stage, reference, before))
+    if (mixture := stage.data.mixture) is not None and mixture.learned:
+        stage = _with_mixture(stage, _map_learned(mixture, lambda weights: _resolve_learned(stage, weights, before)))
+    return stage
+
+
+def _resolve_reference(stage: Stage, reference: Reference, before: Recipe) -> Reference:
+    identified, referred = _identify(stage, reference, before)
+    source = reference.stage or reference.path
+    if referred.model.vocab_size != stage.model.vocab_size:
+        raise UserError(
+            f"stage {stage.name!r}: the reference {source} has vocab_size={referred.model.vocab_size}, "
+            f"but the model has {stage.model.vocab_size}; both have to score the same tokens"
+        )
+    if len({_tokenizer(referred), _tokenizer(stage)} - {None}) > 1:
+        raise UserError(
+            f"stage {stage.name!r}: the reference {source} was trained on {referred.data.corpus}, whose "
+            f"tokenizer is another one than that of {stage.data.corpus}; both have to score the same tokens"
+        )
+    return identified.model_copy(update={"model": referred.model})
+
+
+def _tokenizer(stage: Stage) -> str | None:
+    """The fingerprint of the corpus's tokenizer; None where the corpus no longer exists."""
+    try:
+        return open_store(stage.data.corpus).manifest.tokenizer
+    except UserError:
+        return None
+
+
+def _resolve_learned(stage: Stage, learned: LearnedWeights, before: Recipe) -> LearnedWeights:
+    identified, referred = _identify(stage, learned, before)
+    if referred.domain_weights is None:
+        source = learned.stage or learned.path
+        raise UserError(
+            f"the mixture of stage {stage.name!r} is learned by {source}, which learns no weights; "
+            "give that stage domain_weights, e.g. DoGE()"
+        )
+    weights = learned_weights(load_model(learned.path)) if learned.stage is None else None
+    return identified.model_copy(update={"weights": weights})
+
+
+def _identify[R: CheckpointRef](stage: Stage, ref: R, before: Recipe) -> tuple[R, Stage]:
+    """Fill in the identity or digest of `ref`; also return the stage that it refers to."""
+    if ref.stage is not None:
+        recipe = before.model_copy(update={"stages": (*before.stages, stage)})
+        index = _stage_index(recipe, len(before.stages), ref)
+        return ref.model_copy(update={"identity": stage_identity(recipe, index)}), before.stages[index]
+    model = load_model(ref.path)
+    model.require_recorded(ref.digest, stage.name, ref.path, "leave out the digest")
+    return ref.model_copy(update={"digest": model.manifest.digest}), model.stage
+
+
+def _with_reference(stage: Stage, reference: Reference) -> Stage:
+    field = "reweighting" if stage.domain_weights is None else "domain_weights"
+    rule = getattr(stage, field).model_copy(update={"reference": reference})
+    return stage.model_copy(update={field: rule})
+
+
+def _with_mixture(stage: Stage, mixture: DataMixture) -> Stage:
+    return stage.model_copy(update={"data": stage.data.model_copy(update={"mixture": mixture})})
+
+
+def _map_learned(mixture: DataMixture, change: Callable[[LearnedWeights], LearnedWeights]) -> DataMixture:
+    """Apply `change` to the learned weights of every phase."""
+
+    def map_phase(phase: MixturePhase) -> MixturePhase:
+        if not isinstance(phase.weights, LearnedWeights):
+            return phase
+        return phase.model_copy(update={"weights": change(phase.weights)})
+
+    return mixture.model_copy(update={"phases": tuple(map_phase(phase) for phase in mixture.phases)})
+
+
+# ---- when a stage starts ----
+
+
+def with_learned_weights(recipe: Recipe, index: int, run: RunDirectory) -> Recipe:
+    """Fill the weights that earlier stages have learned into the mixture of stage `index`."""
+    stage = recipe.stages[index]
+    if stage.data.mixture is None or not stage.data.mixture.unknown:
+        return recipe
+
+    def fill(learned: LearnedWeights) -> LearnedWeights:
+        if learned.weights is not None:
+            return learned
+        return learned.model_copy(update={"weights": learned_weights(_load(learned, recipe, index, run))})
+
+    stage = _with_mixture(stage, _map_learned(stage.data.mixture, fill))
+    return recipe.model_copy(update={"stages": (*recipe.stages[:index], stage, *recipe.stages[index + 1 :])})
+
+
+def learned_weights(model: TrainedModel) -> tuple[tuple[str, float], ...]:
+    """Read the average weight of each domain that a checkpoint's stage has learned so far."""
+    memory = model.components.abstract_state.method_state.memory
+    learned = restore(model.path, memory, "method_state.memory").arrays
+    return tuple(zip(model.spec.store.domains, np.asarray(learned.average).astype(float).tolist(), strict=True))
+
+
+def load_reference(recipe: Recipe, index: int, run: RunDirectory) -> TrainedModel | None:
+    """Load the reference model of stage `index`, if it has one."""
+    reference = reference_of(recipe.stages[index])
+    return None if reference is None else _load(reference, recipe, index, run)
+
+
+def reference_cost(recipe: Recipe, index: int, run: RunDirectory) -> Ledger:
+    """Return the cost of the checkpoints that stage `index` refers to beside its start: FLOPs and seconds.
+
+    Tokens count what its own parameters have been trained on, so these are zero. A stage of the recipe that led to
+    several of the checkpoints, or to the start as well, is counted once, and so is a checkpoint. Ancestors that
+    checkpoints of other runs share are counted for each.
+    """
+    refs = list(_checkpoint_refs(recipe.stages[index]))
+    used = [_stage_index(recipe, index, ref) for ref in refs if ref.stage is not None]
+    own: dict[int, Ledger] = {}  # cost of each stage that led to them, without its ancestors
+    for number in sorted({*used}.union(*(_ancestors(recipe, number) for number in used))):
+        cost = load_model(run.stage(recipe.stages[number].name).checkpoints, examined=False).cost
+        own[number] = cost - sum((own[before] for before in _ancestors(recipe, number)), Ledger())
+    inherited = _ancestors(recipe, index, with_references=False)
+    total = sum((ledger for number, ledger in own.items() if number not in inherited), Ledger())
+    other_runs = [load_model(ref.path, examined=False) for ref in refs if ref.stage is None]
+    costs = {model.manifest.digest: model.cost for model in other_runs}
+    costs.pop(getattr(recipe.stages[index].start, "digest", None) or "", None)
+    return replace(sum(costs.values(), total), steps=0, tokens=0, active_parameter_tokens=0)
+
+
+def _checkpoint_refs(stage: Stage) -> Iterator[CheckpointRef]:
+    if (reference := reference_of(stage)) is not None:
+        yield reference
+    if stage.data.mixture is not None:
+        yield from stage.data.mixture.learned
+
+
+def _ancestors(recipe: Recipe, index: int, *, with_references: bool = True) -> set[int]:
+    """The stages whose cost is part of that of stage `index`."""
+    stage = recipe.stages[index]
+    parents = {index - 1} if isinstance(stage.start, Continue | Grow) else set()
+    if with_references:
+        parents |= {_stage_index(recipe, index, ref) for ref in _checkpoint_refs(stage) if ref.stage is not None}
+    return parents.union(*(_ancestors(recipe, parent) for parent in parents))
+
+
+def _load(ref: CheckpointRef, recipe: Recipe, index: int, run: RunDirectory) -> TrainedModel:
+    if ref.stage is None:
+        return load_model(ref.path)
+    return load_model(run.stage(recipe.stages[_stage_index(recipe, index, ref)].name).checkpoints)
+
+
+def _stage_index(recipe: Recipe, index: int, ref: CheckpointRef) -> int:
+    """Find the stage that `ref` of stage `index` names, by identity where known: a study may name the stage differently."""
+    before = recipe.stages[:index]
+    for number in range(len(before)):
+        if ref.identity is not None and stage_identity(recipe, number) == ref.identity:
+            return number
+    names = [stage.name for stage in before]
+    if ref.stage in names:
+        return names.index(ref.stage)
+    earlier = f"there are {', '.join(names)}" if names else "there is none"
+    raise UserError(f"stage {recipe.stages[index].name!r} uses stage {ref.stage!r}; before it {earlier}")

@@ -1,0 +1,155 @@
+"""What a stage is: everything that follows from its recipe without a device, from identity to cost."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+import jax
+
+from pathways_lite.data.order import DataCursor
+from pathways_lite.data.pipeline import DataStream
+from pathways_lite.data.store import Store, open_store
+from pathways_lite.ledger import Timeline
+from pathways_lite.methods import growth, pruning, reweighting
+from pathways_lite.models.accounting import flops_per_token, parameter_count
+from pathways_lite.parallel.sharding import FULL_BATCH, BatchShard
+from pathways_lite.recipe import DoGE, Grow, MaskedGrowth, Model, Recipe, Reference, Reweighting, Stage, Uniform
+from pathways_lite.recipe import stage_identity
+from pathways_lite.training.sample_weights import needs_full_batch_losses
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage of a resolved recipe. Members are computed when first used; none touches a device."""
+
+    recipe: Recipe
+    index: int
+
+    @property
+    def stage(self) -> Stage:
+        return self.recipe.stages[self.index]
+
+    def on_corpus(self, corpus: str, tokens: int | None = None) -> StageSpec:
+        """Return the same stage with another corpus, or another number of held-out tokens per domain."""
+        data = self.stage.data.model_copy(update={"corpus": corpus, "fingerprint": None})
+        evaluation = self.stage.evaluation
+        evaluation = evaluation if tokens is None else evaluation.model_copy(update={"tokens": tokens})
+        stage = self.stage.model_copy(update={"data": data, "evaluation": evaluation})
+        return StageSpec(self.recipe.model_copy(update={"stages": (stage,)}), 0)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """The hash of what determines the stage's result, its ancestors included."""
+        return stage_identity(self.recipe, self.index)
+
+    @functools.cached_property
+    def timeline(self) -> Timeline:
+        """Steps, tokens and FLOPs of the whole stage."""
+        return stage_timeline(self.stage)
+
+    def keys(self) -> jax.Array:
+        """Random keys of the initialization and of the steps."""
+        return jax.random.split(jax.random.fold_in(jax.random.key(self.recipe.seed), self.index))
+
+    # ---- data ----
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """The corpus. Raises UserError where there is none."""
+        return open_store(self.stage.data.corpus)
+
+    @property
+    def corpus_tokens(self) -> int:
+        """Training tokens of the corpus."""
+        return sum(self.store.tokens(domain) for domain in self.store.domains)
+
+    def stream(
+        self, cursor: DataCursor, *, shard: BatchShard = FULL_BATCH, timeline: Timeline | None = None
+    ) -> DataStream:
+        """The stage's batches from `cursor` on, by step of `timeline` (by default the stage's own)."""
+        stage = self.stage
+        return DataStream(self.store, stage.data, timeline or self.timeline, stage.objective, cursor, shard)
+
+    @functools.cached_property
+    def epochs(self) -> dict[str, float]:
+        """Passes over each domain in the whole stage."""
+        return self.stream(DataCursor()).epochs()
+
+    # ---- growth ----
+
+    @functools.cached_property
+    def growth_plan(self) -> growth.GrowthPlan | None:
+        """How the model grows from that of the stage before; None for other starts. Raises UserError where it cannot."""
+        start = self.stage.start
+        if not isinstance(start, Grow):
+            return None
+        return growth.plan_growth(start, self.recipe.stages[self.index - 1].model, self.stage.model)
+
+    @functools.cached_property
+    def growth_masks(self) -> growth.GrowthMasks | None:
+        """The masks of masked growth. Raises UserError where the stage ends before they are all 1."""
+        if self.growth_plan is None or not self.growth_plan.masked:
+            return None
+        operator = self.stage.start.operator  # type: ignore[union-attr]
+        assert isinstance(operator, MaskedGrowth)
+        return growth.build_masks(self.growth_plan, operator.ramp, self.timeline)
+
+
+# ---- costs ----
+
+
+def stage_timeline(stage: Stage) -> Timeline:
+    """Return the stage's timeline, with what its method adds to the FLOPs of training or saves of them."""
+    timeline = Timeline(
+        ramp=stage.ramp,
+        seq_len=stage.data.seq_len,
+        flops_per_token=training_flops_per_token(stage),
+        active_parameters=parameter_count(stage.model),
+        budget=stage.budget,
+    )
+    if stage.pruning is None:
+        return timeline
+    groups = pruning.prune_groups(stage.pruning, stage.model, stage.data.seq_len)
+    return replace(timeline, phases=pruning.density_phases(stage.pruning, groups, timeline))
+
+
+def training_flops_per_token(stage: Stage) -> int:
+    """Return the FLOPs of training on a token, with what computing weights adds and what leaving rows out saves."""
+    training = flops_per_token(stage.model, stage.data.seq_len)
+    if isinstance(stage.domain_weights, DoGE):  # the gradient of the target, and two forward passes
+        return training + training + 2 * (training // 3)
+    if (rule := effective_reweighting(stage)) is None:
+        return training
+    reference = reference_model(stage)
+    return training + reweighting.extra_flops(
+        rule,
+        training=training,
+        reference=flops_per_token(reference, stage.data.seq_len) if reference is not None else 0,
+        ahead=any(needs_full_batch_losses(rule.rows(n), n, stage.microbatch) for _, n in stage.ramp.steps),
+    )
+
+
+# ---- sample weights ----
+
+
+def is_scalarized(stage: Stage) -> bool:
+    """Whether the mixture's weights multiply the losses of domains, instead of deciding how often each is read."""
+    return stage.data.mixture is not None and stage.data.mixture.by == "loss"
+
+
+def effective_reweighting(stage: Stage) -> Reweighting | None:
+    """Return the rule that weights samples: uniform where only domains are weighted; None where all weigh the same."""
+    weights_domains = is_scalarized(stage) or stage.domain_weights is not None
+    return stage.reweighting or (Reweighting(rule=Uniform()) if weights_domains else None)
+
+
+def reference_of(stage: Stage) -> Reference | None:
+    """Return the reference whose losses are subtracted before samples are weighted, if the stage names one."""
+    return getattr(stage.domain_weights or stage.reweighting, "reference", None)
+
+
+def reference_model(stage: Stage) -> Model | None:
+    """Return the model of the reference; None where there is none."""
+    reference = reference_of(stage)
+    return None if reference is None else reference.model
