@@ -12,9 +12,9 @@ import os
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P, Mesh
-from pathways_lite.checkpoints import Checkpoints, DamagedError, fsck, restore, orbax_io
+from pathways_lite.checkpoints import CheckpointManager, DamagedError, fsck, restore, orbax_io
 from pathways_lite.checkpoints.fingerprint import fingerprint
-from pathways_lite.checkpoints.reader import Reader
+from pathways_lite.checkpoints.reader import CheckpointReader
 
 SPECS = {"w": P("a", "b"), "rows": P("b"), "half": P(None, "b"), "bf16": P(("a", "b")), "same": P(), "step": P()}
 
@@ -60,7 +60,7 @@ SAVE = (
     + """
 state = placed(content(7))
 overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0, tree), donate_argnums=0)
-with Checkpoints(arguments[0], keep=2) as checkpoints:
+with CheckpointManager(arguments[0], keep=2) as checkpoints:
     for step in (5, 6, 7):
         checkpoints.save(step, placed(content(step)) if step < 7 else state, {"by": index})
     overwrite(state)
@@ -90,12 +90,12 @@ READ = (
     + """
 like = abstract(placed(content(0)))
 print(same(restore(Path(arguments[0]), like).arrays, 7))
-read, reads = Reader._read, []
+read, reads = CheckpointReader._read, []
 def counted(self, name, stored, position):
     data = read(self, name, stored, position)
     reads.append(data.nbytes)
     return data
-Reader._read = counted
+CheckpointReader._read = counted
 restore(Path(arguments[0]), like)
 print("bytes", sum(reads))
 print([finding.ok for finding in fsck(arguments[0])])
@@ -126,7 +126,7 @@ def full(path, arrays):
 
 import errno
 from pathways_lite.errors import UserError
-with Checkpoints(arguments[0]) as checkpoints:
+with CheckpointManager(arguments[0]) as checkpoints:
     checkpoints.save(5, placed(content(5)), {})
     checkpoints.wait()
     orbax_io.write = full
@@ -145,14 +145,14 @@ with Checkpoints(arguments[0]) as checkpoints:
     restored = checkpoints.restore_latest(abstract(placed(content(0))), report=print)
     print(restored.step, same(restored.arrays, 5), os.listdir(arguments[0]))
     # The files are what they were, but what one process reads is not: its memory or its network is at fault.
-    read = Reader._read
+    read = CheckpointReader._read
     def wrong(self, name, stored, position):
         data = read(self, name, stored, position)
         if index == 1 and name == "same":
             data = data + 1
             self._parts[name] = {"0": fingerprint(data, (0,))}
         return data
-    Reader._read = wrong
+    CheckpointReader._read = wrong
     try:
         checkpoints.restore(5, abstract(placed(content(0))))
     except DamagedError as error:

@@ -156,10 +156,10 @@ def test_the_kernel_refuses_to_write_more(tmp_path, capfd):
 KILLED_WHILE_SAVING = """
 import os, random, signal, sys, time
 import numpy as np
-from pathways_lite.checkpoints import Checkpoints
+from pathways_lite.checkpoints import CheckpointManager
 
 def save_for_ever(directory):
-    with Checkpoints(directory, keep=2) as checkpoints:
+    with CheckpointManager(directory, keep=2) as checkpoints:
         for step in range(1, 100_000):
             checkpoints.save(step, {"step": np.array(step), "w": np.full(20_000, step)}, {"step": step})
 

@@ -80,14 +80,14 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Simulate a SIGTERM that arrives during `step`. A second call replaces the first."""
     original = Trainer._take_step
 
-    def ask(stop: Stop) -> int:
+    def should_stop(stop: Stop) -> int:
         stop._answer = 15
         return 15
 
     def take_step(self: Trainer, batch: Batch) -> Any:
         result = original(self, batch)
         if self.step == step:
-            monkeypatch.setattr(Stop, "ask", ask)
+            monkeypatch.setattr(Stop, "should_stop", should_stop)
         return result
 
     monkeypatch.setattr(Trainer, "_take_step", take_step)

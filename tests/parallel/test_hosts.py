@@ -49,7 +49,10 @@ def test_three_processes_agree(start_group):
     assert [lines[0] for lines in outputs] == ["0 3 True", "1 3 False", "2 3 False"]
     assert {lines[1] for lines in outputs} == {"[0, 1, 2] 4"}
     assert {lines[2] for lines in outputs} == {"from 0"}
-    told = [f"{kind} 28 [Errno 28] No space left on device" for kind in ("ElsewhereError", "OSError", "ElsewhereError")]
+    told = [
+        f"{kind} 28 [Errno 28] No space left on device"
+        for kind in ("RemoteProcessError", "OSError", "RemoteProcessError")
+    ]
     assert [lines[3] for lines in outputs] == told
     assert {lines[4] for lines in outputs} == {"{0: '0', 1: '1', 2: '2'} {}"}
     assert {lines[5] for lines in outputs} == {"1"}

@@ -20,14 +20,14 @@ def meetings(monkeypatch, seconds_per_step, steps):
     """At which of `steps` questions processes meet, where a step takes so long."""
     now, met, asked = [0.0], [], [0]
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(coordination, "count", lambda: 2)
+    monkeypatch.setattr(coordination, "process_count", lambda: 2)
     stop = Stop(lambda: 0)
 
     def together(value, decide):
         met.append(asked[0])
         return decide([value, 0])
 
-    monkeypatch.setattr(coordination, "together", together)
+    monkeypatch.setattr(coordination, "gather_and_decide", together)
     for asked[0] in range(steps):
         assert stop.should_stop() == 0
         now[0] += seconds_per_step
@@ -45,8 +45,10 @@ def test_a_slower_pace_is_known_at_once(monkeypatch):
     """Questions of an evaluation may be a hundred times as far apart as those of the steps before it."""
     now, met = [0.0], []
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(coordination, "count", lambda: 2)
-    monkeypatch.setattr(coordination, "together", lambda value, decide: met.append(now[0]) or decide([value, 0]))
+    monkeypatch.setattr(coordination, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        coordination, "gather_and_decide", lambda value, decide: met.append(now[0]) or decide([value, 0])
+    )
     stop = Stop(lambda: 0)
     for seconds in (0.01, 2.0):
         stop.new_pace()
@@ -61,7 +63,7 @@ import time
 from pathways_lite.distributed.stopping import Stop
 stop = Stop(lambda: 15 if index == 1 and step == 7 or index == 1 and step > 7 else 0)
 for step in range(100_000):
-    if stop.ask():
+    if stop.should_stop():
         print("stopped at", step, stop.exit_status)
         break
     time.sleep(0.01 if index else 0.002)
@@ -79,12 +81,12 @@ def test_a_signal_of_one_stops_all_at_the_same_step(start_group):
 FAILING = """
 import os, sys, time
 from pathways_lite.distributed.stopping import Stop
-from pathways_lite.distributed.monitor import Vigil, farewell
-with Vigil(Stop(lambda: 0)):
+from pathways_lite.distributed.monitor import FailureMonitor, announce_failure
+with FailureMonitor(Stop(lambda: 0)):
     coordination.barrier()
     if index == 2:
         text, status = arguments
-        print("shown", farewell(text, int(status)), flush=True)
+        print("shown", announce_failure(text, int(status)), flush=True)
         os._exit(9)
     time.sleep(60)
 """
@@ -103,9 +105,9 @@ def test_a_failure_of_one_ends_all(start_group, status, elsewhere):
 
 SAME = """
 import os
-from pathways_lite.distributed.monitor import farewell
+from pathways_lite.distributed.monitor import announce_failure
 coordination.barrier()
-print("shown", farewell("the same" if arguments[0] == "same" else f"of {index}", 2), flush=True)
+print("shown", announce_failure("the same" if arguments[0] == "same" else f"of {index}", 2), flush=True)
 os._exit(2)
 """
 

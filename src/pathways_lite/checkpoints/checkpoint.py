@@ -87,7 +87,7 @@ def write_checkpoint(
     """Write a checkpoint under a temporary name, make it durable, and give it its name in one rename.
 
     `prepare` runs in the first process before anything is written. Raises OSError or ValueError when it cannot be
-    written, ElsewhereError where that happened to another process; nothing is left of it then.
+    written, RemoteProcessError where that happened to another process; nothing is left of it then.
     """
     final = directory / checkpoint_name(step)
     temporary = directory / f"{TEMPORARY}{final.name}"

@@ -184,7 +184,7 @@ def gather_and_decide(value: Any, decide: Callable[[list[Any]], Any], *, channel
     """`decide` of every process's `value`, in the order of their numbers: the same result for all of them.
 
     All processes must come to the same meetings of a channel in the same order; threads that run side by side use
-    channels of their own. Process 0 decides; what `decide` raises there is an ElsewhereError for the others. Values
+    channels of their own. Process 0 decides; what `decide` raises there is an RemoteProcessError for the others. Values
     and result are JSON. Raises UnreachableError when a process does not come for `PATIENCE` seconds.
     """
     if _group.count == 1:
@@ -212,7 +212,7 @@ def run_on_all(
 ) -> Any:
     """Run `action` in every process and return `decide` of the results, once all are done; see `together`.
 
-    An exception of one is everyone's: it is raised where it was as it is, and as an ElsewhereError in the others.
+    An exception of one is everyone's: it is raised where it was as it is, and as an RemoteProcessError in the others.
     """
     mine: Exception | None = None
     try:

@@ -106,7 +106,7 @@ def test_masks_begin_with_the_base_and_end_with_nothing(begin: Any, uninterrupte
 
 
 def test_masks_that_do_not_end_are_refused(recipe: Recipe) -> None:
-    with pytest.raises(UserError, match=r"stages.more.start=Random.*need 12 steps.*has 6"):
+    with pytest.raises(UserError, match=r"stages.more.start=MaskedGrowth.*need 12 steps.*has 6"):
         resolve_recipe(growing(recipe, Grow(operator=MaskedGrowth(ramp=Steps(n=6))), d_ff=80, d_model=48))
 
 
