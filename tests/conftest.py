@@ -1,6 +1,6 @@
-"""Every test runs on the CPU: a TPU or GPU library that happens to be installed must not be opened.
+"""Settings of all tests, a tiny corpus, a tiny recipe, and groups of processes.
 
-Also here: a tiny corpus and a tiny recipe, shared by the tests of whole runs.
+Every test runs on the CPU, even where a TPU or GPU library is installed.
 """
 
 import atexit
@@ -20,17 +20,19 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# How long an example takes depends on what else the machine does and on what is compiled for the first time.
+pytest.register_assert_rewrite("helpers")
+
+# No deadline: the time of an example depends on the machine's load and on what is compiled for the first time.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-# Programs that run for milliseconds: compiled as fast as can be, a third of the suite's time less. Optimised ones are
-# tested by `make test-all`, which sets the variable itself.
+# The programs run for milliseconds, so they are compiled without optimization, which saves a third of the suite's time.
+# `make test-all` sets the variable itself and tests optimized programs.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
-# What one test has compiled, another need not compile again, in this process or in one that it starts.
+# All tests share one compilation cache, also in the processes that they start.
 _CACHE = tempfile.mkdtemp(prefix="pathways-lite-compiled-")
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE)
@@ -48,7 +50,7 @@ WORDS = ("the tree of night a river in stone over light and under 1984 42 wind")
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A token store of 200 short documents in the domains `poems` and `tales`, in bytes; a tenth is held out."""
+    """A byte-level token store of 200 short documents in the domains `poems` and `tales`; a tenth is held out."""
     from pathways_lite.data.build import build
 
     root = tmp_path_factory.mktemp("corpus")
@@ -82,7 +84,7 @@ def recipe():
 
 @pytest.fixture(scope="session")
 def recipe_file(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe that trains in a second; with dropout and a batch-size ramp, which resuming has to get right."""
+    """A recipe that trains in a second, with dropout and a batch-size ramp, which a resumed run must reproduce."""
     path = tmp_path_factory.mktemp("recipe") / "tiny.py"
     path.write_text(RECIPE.format(corpus=str(corpus)))
     return path
@@ -90,12 +92,15 @@ def recipe_file(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclasses.dataclass
 class Group:
-    """Processes that run one script as one program on this machine's CPU. Each has `index`, `count` and `arguments`."""
+    """Processes that run one distributed program on this machine's CPU.
+
+    The program sees its `index`, the `count` of processes and the `arguments`.
+    """
 
     processes: list[subprocess.Popen[str]]
 
     def wait(self, timeout: float = 240) -> list[str]:
-        """What each has printed, errors included; the exit statuses are in `statuses`."""
+        """Wait for all processes and return what each printed, stderr included."""
         try:
             return [process.communicate(timeout=timeout)[0] for process in self.processes]
         finally:
@@ -104,10 +109,11 @@ class Group:
 
     @property
     def statuses(self) -> list[int]:
+        """The exit statuses of all processes."""
         return [process.wait() for process in self.processes]
 
 
-_START = """
+_PRELUDE = """
 import sys
 from pathways_lite.distributed import coordination
 port, count, index, *arguments = sys.argv[1:]
@@ -118,7 +124,7 @@ coordination.initialize(f"localhost:{port}", count, index)
 
 @pytest.fixture
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port on which no process listens."""
     return _free_port()
 
 
@@ -130,13 +136,13 @@ def _free_port() -> int:
 
 @pytest.fixture
 def start_group() -> Iterator[Callable[..., Group]]:
-    """Call it with a script, numbers of processes and of devices for each, and arguments; all end with the test."""
+    """A function that starts a script in `count` processes of `devices` each; all of them end with the test."""
     groups: list[Group] = []
 
     def start(script: str, count: int, devices: int, *arguments: object) -> Group:
         port = _free_port()
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
-        command = [sys.executable, "-c", _START + textwrap.dedent(script), str(port), str(count)]
+        command = [sys.executable, "-c", _PRELUDE + textwrap.dedent(script), str(port), str(count)]
         group = Group(
             [
                 subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What the tests of checkpoints share: a small training state, and ways to damage files."""
+"""Fixtures for checkpoints: a small training state, comparison bit for bit, and damage to files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 
 class State(NamedTuple):
-    """Shaped like a train state: named tuple, nested dictionaries, tuples with empty members, a typed key."""
+    """A tree like a train state: a named tuple of nested dictionaries, tuples with empty members and a typed key."""
 
     step: Any
     params: Any
@@ -22,6 +22,7 @@ class State(NamedTuple):
 
 
 def make_state(seed: int = 0) -> State:
+    """Return a random state that depends on the seed."""
     rng = np.random.default_rng(seed)
     params = {
         "embed": jnp.asarray(rng.standard_normal((5, 3)), jnp.float32),
@@ -33,31 +34,34 @@ def make_state(seed: int = 0) -> State:
 
 @pytest.fixture
 def state() -> State:
+    """A small training state."""
     return make_state()
 
 
 @pytest.fixture
 def state_of() -> Callable[[int], State]:
+    """A function that returns the state of a seed."""
     return make_state
 
 
 def as_bytes(tree: Any) -> list[tuple[str, str, tuple[int, ...], bytes]]:
-    """Everything that can differ between two trees of arrays."""
+    """Return the path, data type, shape and bytes of every leaf."""
 
-    def one(path: Any, leaf: Any) -> tuple[str, str, tuple[int, ...], bytes]:
+    def describe(path: Any, leaf: Any) -> tuple[str, str, tuple[int, ...], bytes]:
         data = jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         return jax.tree_util.keystr(path), str(leaf.dtype), leaf.shape, np.asarray(data).tobytes()
 
-    return [one(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    return [describe(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 @pytest.fixture
 def same() -> Callable[[Any, Any], bool]:
-    """Whether two trees have the same structure and the same bits."""
+    """A predicate: two trees have the same structure and the same bits."""
     return lambda a, b: jax.tree.structure(a) == jax.tree.structure(b) and as_bytes(a) == as_bytes(b)
 
 
 def flip_bit(path: Path, bit: int) -> None:
+    """Flip one bit of a file."""
     raw = bytearray(path.read_bytes())
     raw[bit // 8] ^= 1 << bit % 8
     path.write_bytes(raw)
@@ -65,13 +69,13 @@ def flip_bit(path: Path, bit: int) -> None:
 
 @pytest.fixture
 def flip() -> Callable[[Path, int], None]:
-    """Change one bit of a file; a second time restores it."""
+    """A function that flips one bit of a file; calling it twice restores the file."""
     return flip_bit
 
 
 @pytest.fixture
 def all_bits() -> Callable[[Path], list[tuple[Path, int]]]:
-    """Every bit of every file below a directory."""
+    """A function that lists every bit of every file below a directory."""
 
     def bits(directory: Path) -> list[tuple[Path, int]]:
         files = sorted(path for path in directory.rglob("*") if path.is_file())

@@ -23,19 +23,19 @@ SERIAL: dict[str, Any] = PARALLEL | {
 
 @pytest.fixture(params=[PARALLEL, SERIAL], ids=["parallel", "serial"])
 def config(request: pytest.FixtureRequest) -> Model:
-    """Each block kind in turn; the serial one has every option that the parallel one lacks."""
+    """A tiny model of each block kind; the serial one sets every option that the parallel one leaves out."""
     return Model(**request.param)
 
 
 @pytest.fixture
 def make_model() -> Callable[..., Model]:
-    """A tiny PaLM-style model with some fields changed."""
+    """A function that returns a tiny PaLM-style model with some fields changed."""
     return lambda **changes: Model(**(PARALLEL | changes))
 
 
 @pytest.fixture
 def make_batch() -> Callable[..., Batch]:
-    """A plain causal batch of random tokens."""
+    """A function that makes a causal batch of random tokens."""
 
     def make(config: Model, rows: int = 2, length: int = 12, seed: int = 0) -> Batch:
         windows = np.random.default_rng(seed).integers(0, config.vocab_size, (rows, length + 1), dtype=np.int32)
@@ -55,7 +55,7 @@ def make_batch() -> Callable[..., Batch]:
 
 @pytest.fixture
 def make_params() -> Callable[[Model], models.Params]:
-    """Parameters that no initialisation would give: norm scales away from 1, so that forgetting one shows."""
+    """A function that draws parameters with norm scales away from 1, so that a forgotten scale shows."""
 
     def make(config: Model) -> models.Params:
         rng = np.random.default_rng(1)

@@ -98,11 +98,11 @@ def test_how_blocks_are_run_changes_nothing(config, make_batch, make_params):
     config = config.model_copy(update={"dropout": 0.2})
     params, batch, dropout_key = make_params(config), make_batch(config), jax.random.key(7)
     expected = loss_and_gradient(config, params, batch, dropout_key)
-    ways = {
+    implementations = {
         "parallel": ({"scan_layers": False}, {"remat": "full"}, {"remat": "offload"}),
         "serial": ({"scan_layers": False, "remat": "full"}, {"remat": "attention"}, {"remat": "dots"}),
     }
-    for changes in ways[config.block]:
+    for changes in implementations[config.block]:
         variant = config.model_copy(update=changes)
         tree_close(loss_and_gradient(variant, params, batch, dropout_key), expected, 1e-5)
     for path, gradient in jax.tree.leaves_with_path(expected[1]):

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import t5
-from examples import EOD, FIRST, TOKENS, batch_of, examples, windows
 
+from helpers import span_corruption_reference as t5
+from helpers.denoising_examples import EOD, FIRST, TOKENS, batch_of, examples, windows
 from pathways_lite.recipe import PrefixLM, SpanCorruption
 
 T, EOS = 64, 1
@@ -27,7 +27,7 @@ def test_packed_rows_equal_seqios(objective: SpanCorruption) -> None:
         mask = [token not in kept for token in document]
         corrupted = isinstance(objective, SpanCorruption)
         whole = [t for t in document if t in kept], [t for t in document if t not in kept]
-        pairs.append(t5.corrupted(document, mask, TOKENS.first_sentinel) if corrupted else whole)
+        pairs.append(t5.corrupt(document, mask, TOKENS.first_sentinel) if corrupted else whole)
     features = {name: tf.TensorSpec([None], tf.int32) for name in ("inputs", "targets")}
     rows = tf.data.Dataset.from_generator(
         lambda: ({"inputs": i, "targets": [*t, EOS]} for i, t in pairs), output_signature=features

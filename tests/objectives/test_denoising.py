@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
-import t5
-from examples import EOD, FIRST, TOKENS, batch_of, examples, windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import span_corruption_reference as t5
+from helpers.denoising_examples import EOD, FIRST, TOKENS, batch_of, examples, split_documents, windows
 from pathways_lite.objectives.batches import make_batch, unused
 from pathways_lite.objectives.denoisers import ExampleFormat, denoiser_specs, one_by_one
 from pathways_lite.objectives.span_corruption import noise_counts, random_partition, raw_length
@@ -44,7 +44,10 @@ def test_raw_lengths_are_t5s(arguments: tuple[int, float, float], expected: tupl
 
 def test_the_reference_gives_t5s_own_example() -> None:
     tokens, mask = list(range(1, 11)), [bool(int(digit)) for digit in "0010011001"]
-    assert t5.corrupted(tokens, mask, 99) == ([1, 2, 99, 4, 5, 98, 8, 9, 97], [99, 3, 98, 6, 7, 97, 10])
+    assert t5.corrupt(tokens, mask, 99) == (
+        [1, 2, 99, 4, 5, 98, 8, 9, 97],
+        [99, 3, 98, 6, 7, 97, 10],
+    )
 
 
 def counts(n: int, rate: float, mean_span: float) -> tuple[int, int]:
@@ -55,7 +58,7 @@ def counts(n: int, rate: float, mean_span: float) -> tuple[int, int]:
 @given(st.integers(2, 3000), st.floats(0.01, 0.6), st.floats(1, 70))
 def test_counts_are_t5s_wherever_these_can_be_had(length: int, rate: float, mean_span: float) -> None:
     noise, spans = counts(length, rate, mean_span)
-    expected_noise, expected_spans = t5.counts(length, rate, mean_span)
+    expected_noise, expected_spans = t5.noise_counts(length, rate, mean_span)
     assert noise == expected_noise
     assert spans == min(expected_spans, length - noise, noise)
 
@@ -85,29 +88,18 @@ def test_examples_are_t5s(x: np.ndarray, setting: tuple[float, float]) -> None:
                 continue
             kept = set(example.tokens[: example.inputs])
             mask = [token not in kept for token in document]
-            inputs, targets = t5.corrupted(document, mask, TOKENS.first_sentinel)
+            inputs, targets = t5.corrupt(document, mask, TOKENS.first_sentinel)
             assert example.tokens == [TOKENS.nlu, *inputs, *targets]
             assert example.inputs == 1 + len(inputs)
             assert example.loss_from == len(inputs)  # the last of the inputs predicts the first target
             assert example.close == EOD
-            noise, spans = t5.counts(len(document), rate, mean_span)
+            noise, spans = t5.noise_counts(len(document), rate, mean_span)
             assert sum(mask) == noise
             assert sum(1 for t in targets if t < FIRST) == min(spans, noise, len(document) - noise)
             assert not mask[0]
             assert mask[-1]
             if number < len(found) - 1:
                 assert document == documents[number]  # only the last of a row may be cut
-
-
-def split_documents(window: np.ndarray) -> list[list[int]]:
-    """Documents of all tokens but the last, without EOD."""
-    documents: list[list[int]] = [[]] if window[0] != EOD else []
-    for token in window[:-1].tolist():
-        if token == EOD:
-            documents.append([])
-        else:
-            documents[-1].append(token)
-    return documents
 
 
 @given(st.floats(0, 30), st.integers(4, 80), st.integers(0, 99))

@@ -2,19 +2,22 @@
 
 import numpy as np
 import pytest
-from examples import EOD, FIRST, TOKENS, Example, batch_of, examples, windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_denoising import split_documents
 
+from helpers.denoising_examples import (
+    EOD,
+    FIRST,
+    TOKENS,
+    Example,
+    batch_of,
+    examples,
+    segment,
+    split_documents,
+    windows,
+)
 from pathways_lite.objectives.batches import unused
 from pathways_lite.recipe import Causal, CodeGen2, Denoisers, FillInTheMiddle, WeightedDenoiser
-
-
-def after(tokens: list[int], special: int) -> list[int]:
-    """The text behind a special token, up to the next one."""
-    rest = tokens[tokens.index(special) + 1 :]
-    return rest[: next((i for i, token in enumerate(rest) if token < FIRST), len(rest))]
 
 
 def restored(example: Example) -> list[int]:
@@ -22,7 +25,7 @@ def restored(example: Example) -> list[int]:
     tokens = example.tokens
     if TOKENS.middle in tokens:
         assert sorted(t for t in tokens if t < FIRST) == [TOKENS.prefix, TOKENS.suffix, TOKENS.middle]
-        return after(tokens, TOKENS.prefix) + after(tokens, TOKENS.middle) + after(tokens, TOKENS.suffix)
+        return segment(tokens, TOKENS.prefix) + segment(tokens, TOKENS.middle) + segment(tokens, TOKENS.suffix)
     if TOKENS.separator not in tokens:
         return tokens[1:]
     cut = tokens.index(TOKENS.separator)
@@ -32,7 +35,7 @@ def restored(example: Example) -> list[int]:
     assert sentinels == [TOKENS.first_sentinel - i for i in range(len(sentinels))]
     text = []
     for token in head:
-        text += [token] if token >= FIRST else after(tail, token)
+        text += [token] if token >= FIRST else segment(tail, token)
     ends = [i for i, token in enumerate(tail) if token == TOKENS.end_of_span]
     assert len(ends) == len(sentinels)
     assert ends[-1] == len(tail) - 1
@@ -73,7 +76,8 @@ def test_shares_and_orders() -> None:
 def test_cuts_are_uniform() -> None:
     """Of n = 5 tokens: 15 pairs of different places among 6."""
     batch = batch_of(FillInTheMiddle(rate=1, spm=0), windows(3000, 8, 0.0))
-    lengths = np.array([[len(after(row.tolist(), s)) for s in (TOKENS.prefix, TOKENS.middle)] for row in batch.tokens])
+    marks = (TOKENS.prefix, TOKENS.middle)
+    lengths = np.array([[len(segment(row.tolist(), mark)) for mark in marks] for row in batch.tokens])
     _, counted = np.unique(lengths, axis=0, return_counts=True)
     assert len(counted) == 15
     assert ((counted - 200) ** 2 / 200).sum() < 36  # chi-square, 14 degrees of freedom: p < 0.001

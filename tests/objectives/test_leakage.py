@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from examples import OPENERS, TOKENS, batch_of, windows
 
+from helpers.denoising_examples import OPENERS, TOKENS, batch_of, windows
 from pathways_kernels.attention import api, attention
 from pathways_kernels.attention.block_sizes import Limits
 from pathways_kernels.attention.pallas_gpu import Tile, Tiles, pallas_gpu

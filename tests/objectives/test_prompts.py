@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from examples import EOD, FIRST, TOKENS, Example, batch_of, examples, windows
-from test_infilling import after
 
+from helpers.denoising_examples import EOD, FIRST, TOKENS, Example, batch_of, examples, segment, windows
 from pathways_lite.errors import UserError
 from pathways_lite.objectives.prompts import PromptFormat
 from pathways_lite.recipe import UL2R, Causal, CodeGen2, FillInTheMiddle, Objective, PrefixLM, SpanCorruption
@@ -17,11 +16,11 @@ def ask(objective: Objective) -> PromptFormat:
 def parts_and_gaps(example: Example) -> tuple[list[list[int]], list[list[int]]]:
     tokens = example.tokens
     if TOKENS.middle in tokens:
-        return [after(tokens, TOKENS.prefix), after(tokens, TOKENS.suffix)], [after(tokens, TOKENS.middle)]
+        return [segment(tokens, TOKENS.prefix), segment(tokens, TOKENS.suffix)], [segment(tokens, TOKENS.middle)]
     cut = example.inputs or tokens.index(TOKENS.separator) - 1
     head, tail = tokens[:cut], tokens[cut:]
     sentinels = [token for token in head[1:] if token < FIRST]
-    return [after(head, token) for token in [head[0], *sentinels]], [after(tail, token) for token in sentinels]
+    return [segment(head, token) for token in [head[0], *sentinels]], [segment(tail, token) for token in sentinels]
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from examples import EOD, TOKENS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.denoising_examples import EOD, TOKENS
 from pathways_lite.errors import UserError
 from pathways_lite.objectives.denoisers import (
     denoiser_specs,

@@ -1,13 +1,10 @@
 """Training on many meshes of eight simulated devices is training on one device, and sends what it has to, no more."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("eight_devices.py")
+from helpers.eight_devices import run_on_eight_devices
 
 MESHES = ("fsdp", "data", "tensor", "context", "fsdp x tensor", "fsdp x context", "context x tensor",
           "pod x fsdp x tensor", "data x context x tensor")  # fmt: skip
@@ -16,9 +13,7 @@ VARIANTS = ("fsdp, in slices", "fsdp x tensor, adamw", "fsdp x tensor, adafactor
 
 
 def outcomes(*cases: str) -> dict:
-    done = subprocess.run([sys.executable, str(SCRIPT), *cases], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(run_on_eight_devices("train", *cases))
 
 
 @pytest.fixture(scope="module")

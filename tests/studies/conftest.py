@@ -1,9 +1,5 @@
-"""A study of two recipes that share a stage, on the tiny corpus: seconds of training each.
+"""A study of two recipes that share a stage, on the tiny corpus: seconds of training each."""
 
-Files here that are no tests are importable by those that are.
-"""
-
-import sys
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -11,13 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from helpers.run_helpers import stub_slow_parts
 from pathways_lite.recipe import Recipe, read_recipe
 from pathways_lite.studies.plan import resolve_study, store_of
 from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import Study, load_study
 from pathways_lite.training.run import train_run
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 STUDY = """
 from pathways_lite.recipe import *
@@ -51,40 +46,39 @@ def study():
 
 @pytest.fixture(scope="session")
 def study_file(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two arms of one recipe each: a common trunk, and two tails."""
+    """A study file with two arms of one recipe each: a shared trunk and two tails."""
     path = tmp_path_factory.mktemp("study") / "rates.py"
     path.write_text(STUDY.format(corpus=str(corpus)))
     return path
 
 
 def train_silently(recipe: Recipe, path: Path) -> str:
-    """What it said."""
-    said = StringIO()
+    """Train the recipe with its slow parts stubbed and return the console's output."""
+    output = StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        # What takes longer than training and has tests of its own.
-        patch.setattr(
-            "pathways_lite.training.final_evaluation._sample", lambda setup, params, domain: {"prompt": "", "text": ""}
-        )
+        stub_slow_parts(patch)
         patch.setattr("pathways_lite.training.run._draw", lambda run: run.report.touch())
         for module in ("run", "loop"):
             patch.setattr(f"pathways_lite.training.{module}.machine_peak", lambda dtype: 1e10)
-        assert train_run(recipe, path, console=Console(file=said)) == 0
-    return said.getvalue()
+        assert train_run(recipe, path, console=Console(file=output)) == 0
+    return output.getvalue()
 
 
 @pytest.fixture(scope="session")
 def train() -> Callable[[Recipe, Path], str]:
+    """A function that trains a recipe in a run directory and returns the console's output."""
     return train_silently
 
 
 @pytest.fixture(scope="session")
 def study(study_file: Path) -> Study:
+    """The study with its recipes resolved."""
     return resolve_study(load_study(study_file))
 
 
 @pytest.fixture(scope="session")
 def store(study: Study, tmp_path_factory: pytest.TempPathFactory) -> StudyStore:
-    """All nodes trained, each in its own directory. Not to be changed by a test."""
+    """The store of the study with all nodes trained, each in its own directory. Tests must not modify it."""
     store = store_of(study, tmp_path_factory.mktemp("out"))
     for identity in store.nodes:
         run = store.prepare(identity)

@@ -15,8 +15,7 @@ from pathways_lite.errors import UserError
 
 pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
 
-from one_machine_slurm import running, why_not
-
+from helpers.local_slurm import missing_requirement, run_slurm
 from pathways_lite.studies.plan import store_of
 from pathways_lite.studies.slurm import SlurmExecutor
 from pathways_lite.studies.store import StudyStore
@@ -27,10 +26,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    if (reason := why_not()) is not None:
+    if (reason := missing_requirement()) is not None:
         pytest.skip(reason)
     # A short path: a socket's name has at most 107 characters.
-    with running(tmp_path_factory.mktemp("slurm"), (36817, 36818)) as environment:
+    with run_slurm(tmp_path_factory.mktemp("slurm"), (36817, 36818)) as environment:
         yield environment
 
 

@@ -17,6 +17,7 @@ LOG_EVERY = 10
 
 
 def write_stage(run: Path, name: str, *, steps: int, first_loss: float, finished: bool) -> None:
+    """Write the log, the ledger and, if finished, the summary of a stage."""
     rng = np.random.default_rng(len(name))
     directory = run / name
     with RunLog(directory) as log:
@@ -57,6 +58,8 @@ def write_stage(run: Path, name: str, *, steps: int, first_loss: float, finished
 
 
 def write_summary(directory: Path, steps: int) -> None:
+    """Write the summary of a finished stage."""
+
     def result(nll: float, tokens: int, size: int) -> dict[str, float]:
         loss = nll / tokens
         sums = {"nll": nll, "tokens": tokens, "bytes": size, "documents": 120}
@@ -88,7 +91,7 @@ def write_summary(directory: Path, steps: int) -> None:
 
 @pytest.fixture(scope="session")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run. Not to be changed by a test."""
+    """The directory of a finished run. Tests must not modify it."""
     run = tmp_path_factory.mktemp("runs") / "demo"
     run.mkdir()
     stages = [

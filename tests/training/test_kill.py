@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from zygotes import Zygote
 
+from helpers.fork_server import ForkServer
 from pathways_lite.checkpoints import CheckpointManager, fsck, read_manifest
 
 STEPS = 12
 
 
 @pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
-    yield zygote
-    zygote.end()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    server = ForkServer(tmp_path_factory.mktemp("server"))
+    yield server
+    server.close()
 
 
 def arguments(recipe_file: Path, run: Path, *more: str) -> list[Any]:
@@ -38,15 +38,15 @@ def result(run: Path) -> tuple[bytes, str]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(zygote: Zygote, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, str]:
+def uninterrupted(server: ForkServer, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, str]:
     """Log and digest of a run that nobody disturbs."""
     run = tmp_path_factory.mktemp("uninterrupted") / "run"
-    assert zygote.run(*arguments(recipe_file, run)) == 0, zygote.output.read_text()
+    assert server.run(*arguments(recipe_file, run)) == 0, server.output.read_text()
     return result(run)
 
 
 def kill_again_and_again(
-    zygote: Zygote, recipe_file: Path, reference: tuple[bytes, str], root: Path, kills: int
+    server: ForkServer, recipe_file: Path, reference: tuple[bytes, str], root: Path, kills: int
 ) -> None:
     """Kill -9 at random moments; whenever a run survives to its end it must equal the reference, and another begins.
 
@@ -58,14 +58,14 @@ def kill_again_and_again(
         run = root / f"run{runs}"
         checkpoints = CheckpointManager(run / "base" / "checkpoints")
         saved = checkpoints.newest or 0
-        zygote.start(*arguments(recipe_file, run, *SAVED_AT_EVERY_STEP))
+        server.start(*arguments(recipe_file, run, *SAVED_AT_EVERY_STEP))
         if killed < kills and saved < STEPS:
             step = moments.randint(saved, STEPS - 1)
-            zygote.wait_until(lambda step=step, checkpoints=checkpoints: (checkpoints.newest or 0) >= step)
+            server.wait_until(lambda step=step, checkpoints=checkpoints: (checkpoints.newest or 0) >= step)
             time.sleep(moments.uniform(0, 0.5))
-            zygote.kill()
-        status = zygote.wait()
-        assert status in (0, -signal.SIGKILL), zygote.output.read_text()
+            server.kill()
+        status = server.wait()
+        assert status in (0, -signal.SIGKILL), server.output.read_text()
         killed += status != 0
         if status == 0:
             assert result(run) == reference
@@ -74,16 +74,16 @@ def kill_again_and_again(
 
 
 def test_killed_runs_resume_bit_for_bit(
-    zygote: Zygote, recipe_file: Path, uninterrupted: tuple[bytes, str], tmp_path: Path
+    server: ForkServer, recipe_file: Path, uninterrupted: tuple[bytes, str], tmp_path: Path
 ) -> None:
-    kill_again_and_again(zygote, recipe_file, uninterrupted, tmp_path, kills=5)
+    kill_again_and_again(server, recipe_file, uninterrupted, tmp_path, kills=5)
 
 
 @pytest.mark.slow
 def test_runs_killed_many_times_resume_bit_for_bit(
-    zygote: Zygote, recipe_file: Path, uninterrupted: tuple[bytes, str], tmp_path: Path
+    server: ForkServer, recipe_file: Path, uninterrupted: tuple[bytes, str], tmp_path: Path
 ) -> None:
-    kill_again_and_again(zygote, recipe_file, uninterrupted, tmp_path, kills=25)
+    kill_again_and_again(server, recipe_file, uninterrupted, tmp_path, kills=25)
 
 
 @pytest.mark.parametrize(
@@ -100,28 +100,28 @@ def test_runs_killed_many_times_resume_bit_for_bit(
 def test_a_signal_saves_and_leaves_in_every_phase(
     phase: str,
     number: signal.Signals,
-    zygote: Zygote,
+    server: ForkServer,
     recipe_file: Path,
     uninterrupted: tuple[bytes, str],
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
-    zygote.start(*arguments(recipe_file, run))
-    zygote.wait_for(phase)
-    zygote.kill(number)
-    status = zygote.wait()
+    server.start(*arguments(recipe_file, run))
+    server.wait_for(phase)
+    server.kill(number)
+    status = server.wait()
     assert status in (0, 128 + number)  # 0: it was about to end anyway
-    assert "Traceback" not in zygote.output.read_text()
-    assert zygote.run(*arguments(recipe_file, run)) == 0
+    assert "Traceback" not in server.output.read_text()
+    assert server.run(*arguments(recipe_file, run)) == 0
     assert result(run) == uninterrupted
 
 
-def test_a_second_writer_is_refused(zygote: Zygote, recipe_file: Path, tmp_path: Path) -> None:
+def test_a_second_writer_is_refused(server: ForkServer, recipe_file: Path, tmp_path: Path) -> None:
     from pathways_lite.run_lock import RunLock
 
     with RunLock(tmp_path):
-        assert zygote.run(*arguments(recipe_file, tmp_path)) == 2
-    output = zygote.output.read_text()
+        assert server.run(*arguments(recipe_file, tmp_path)) == 2
+    output = server.output.read_text()
     assert "in use by another run" in output
     assert str(os.getpid()) in output
     assert "Traceback" not in output

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from zygotes import Zygote
 
+from helpers.fork_server import ForkServer
 from pathways_lite.checkpoints import CheckpointManager, fsck, read_manifest
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import TRY_AGAIN
@@ -21,22 +21,22 @@ TOTAL = 12
 class Processes:
     """Starts the command line in `count` processes with `devices` each."""
 
-    def __init__(self, zygotes: Callable[[int], list[Zygote]], recipe: Path) -> None:
-        self._zygotes, self._recipe = zygotes, recipe
+    def __init__(self, get_servers: Callable[[int], list[ForkServer]], recipe: Path) -> None:
+        self._get_servers, self._recipe = get_servers, recipe
 
     def start(self, count: int, devices: int, out: Path, *arguments: object, heartbeat: int = 15) -> "Started":
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             coordinator = f"localhost:{probe.getsockname()[1]}"
         always = ["train", self._recipe, "stages.base.batch_size=8", *arguments, "--track", "none", "--out", out]
-        zygotes = self._zygotes(count)
-        for index, zygote in enumerate(zygotes):
+        servers = self._get_servers(count)
+        for index, server in enumerate(servers):
             flags = ["--coordinator", coordinator, "--processes", count, "--process", index] if count > 1 else []
             # JAX is imported where they start from, and reads nothing but this later.
             xla_flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
             environment = {"XLA_FLAGS": xla_flags, coordination.HEARTBEAT: str(heartbeat)}
-            zygote.start(*always, *flags, **environment)
-        return Started(zygotes)
+            server.start(*always, *flags, **environment)
+        return Started(servers)
 
     def run(self, count: int, devices: int, out: Path, *arguments: object) -> None:
         """To the end."""
@@ -47,30 +47,30 @@ class Processes:
 class Started:
     """Processes under way."""
 
-    def __init__(self, zygotes: list[Zygote]) -> None:
-        self.zygotes = zygotes
+    def __init__(self, servers: list[ForkServer]) -> None:
+        self.servers = servers
 
     def wait(self) -> list[int]:
         """Their exit statuses; -9 of one that was killed."""
-        return [zygote.wait() for zygote in self.zygotes]
+        return [server.wait() for server in self.servers]
 
     @property
     def outputs(self) -> list[str]:
-        return [zygote.output.read_text() for zygote in self.zygotes]
+        return [server.output.read_text() for server in self.servers]
 
 
 @pytest.fixture(scope="module")
 def processes(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    started: list[Zygote] = []
+    started: list[ForkServer] = []
 
-    def zygotes(count: int) -> list[Zygote]:
+    def get_servers(count: int) -> list[ForkServer]:
         while len(started) < count:
-            started.append(Zygote(tmp_path_factory.mktemp(f"zygote{len(started)}")))
+            started.append(ForkServer(tmp_path_factory.mktemp(f"server{len(started)}")))
         return started[:count]
 
-    yield Processes(zygotes, recipe_file)
-    for zygote in started:
-        zygote.end()
+    yield Processes(get_servers, recipe_file)
+    for server in started:
+        server.close()
 
 
 def losses(run: Path, steps: int = TOTAL) -> np.ndarray:
@@ -111,8 +111,8 @@ def test_two_processes_train_as_one_does(by_two: Path, by_one: Path) -> None:
 
 def test_one_killed_process_of_two_and_all_goes_on(processes: Processes, by_two: Path, tmp_path: Path) -> None:
     started = processes.start(2, 1, tmp_path / "run", "stages.base.saving.every=1")
-    started.zygotes[0].wait_for("step 1/12")
-    started.zygotes[1].kill(signal.SIGKILL)
+    started.servers[0].wait_for("step 1/12")
+    started.servers[1].kill(signal.SIGKILL)
     first, second = started.wait()
     assert second == -signal.SIGKILL
     # The other one ends as well: its step fails, or JAX aborts it where it waits for the dead one.
@@ -128,8 +128,8 @@ def test_a_signal_to_one_stops_all_at_one_step_and_one_goes_on(
     processes: Processes, by_one: Path, tmp_path: Path
 ) -> None:
     started = processes.start(2, 1, tmp_path / "run")
-    started.zygotes[0].wait_for("step 1/12")
-    started.zygotes[1].kill(signal.SIGTERM)
+    started.servers[0].wait_for("step 1/12")
+    started.servers[1].kill(signal.SIGTERM)
     statuses = started.wait()
     assert statuses in ([128 + signal.SIGTERM] * 2, [0, 0])  # 0: it was about to end anyway
     assert "Traceback" not in "".join(started.outputs)
@@ -160,8 +160,8 @@ def test_on_any_number_of_processes_and_devices_it_is_the_same_run(processes: Pr
     for count, devices in [(4, 2), (2, 2), (1, 1), (4, 2), (2, 4), (1, 8), (4, 1)]:
         before = len(read_log(log))
         started = processes.start(count, devices, run, *longer)
-        started.zygotes[0].wait_until(lambda before=before: len(read_log(log)) > before + 1)
-        started.zygotes[-1].kill(signal.SIGTERM)
+        started.servers[0].wait_until(lambda before=before: len(read_log(log)) > before + 1)
+        started.servers[-1].kill(signal.SIGTERM)
         assert set(started.wait()) <= {0, 128 + signal.SIGTERM}, started.outputs
         assert len(read_log(log)) > before
     processes.run(1, 1, run, *longer)
@@ -192,8 +192,8 @@ def test_eight_devices(
 def test_in_every_phase(phase: str, number: int, processes: Processes, by_two: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     started = processes.start(2, 1, run)
-    started.zygotes[0].wait_for(phase)
-    started.zygotes[1].kill(number)
+    started.servers[0].wait_for(phase)
+    started.servers[1].kill(number)
     assert 2 not in started.wait()
     processes.run(2, 1, run)
     assert log_of(run) == log_of(by_two)
@@ -206,15 +206,15 @@ def test_a_process_that_hangs_is_reported(processes: Processes, by_two: Path, tm
     run = tmp_path / "run"
     steps_only = ["stages.base.evaluation.every=60", "stages.base.saving.every=60"]
     started = processes.start(2, 1, run, *steps_only, "--hang-timeout", 8, heartbeat=100)
-    started.zygotes[0].wait_for("step 1/12")
-    started.zygotes[1].kill(signal.SIGSTOP)
-    status = started.zygotes[0].wait()
-    started.zygotes[1].kill(signal.SIGCONT)
+    started.servers[0].wait_for("step 1/12")
+    started.servers[1].kill(signal.SIGSTOP)
+    status = started.servers[0].wait()
+    started.servers[1].kill(signal.SIGCONT)
     assert status == TRY_AGAIN, started.outputs
     stacks = (run / "hang-0.txt").read_text()
     assert "process 0 of 2: no step has completed for" in stacks
     assert "_train_until_rewind" in stacks
-    assert started.zygotes[1].wait() != 0
+    assert started.servers[1].wait() != 0
     processes.run(2, 1, run, *steps_only)
     np.testing.assert_array_equal(losses(run), losses(by_two))
 

@@ -1,21 +1,17 @@
 """Sample weights in the train step: what is differentiated, over slices and chosen rows, and what is never computed."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from bigram import COURSE, assert_same_bits, jitted, make_batch, start, token_losses, train
 
+from helpers.bigram import COURSE, assert_same_bits, jitted, make_batch, start, token_losses, train
+from helpers.eight_devices import run_on_eight_devices
 from pathways_lite.methods.reweighting import statistics, weigh, weights_by_clock
 from pathways_lite.recipe import LinUpper, Reweighting, Steps, TopLosses, Uniform
 from pathways_lite.training.sample_weights import MethodState, SampleWeights, stateless
 
-ON_EIGHT_DEVICES = Path(__file__).with_name("weighing_on_eight_devices.py")
 NOW = Steps(n=0)
 LIN_UPPER = Reweighting(rule=LinUpper(), burn_in=NOW)
 HALF = Reweighting(rule=TopLosses(share=0.5), burn_in=NOW)
@@ -149,6 +145,4 @@ def test_losses_that_are_not_finite_leave_everything_as_it_was():
 
 
 def test_weights_of_a_batch_on_eight_devices_are_those_on_one():
-    done = subprocess.run([sys.executable, str(ON_EIGHT_DEVICES)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert float(done.stdout.splitlines()[-1]) < 3e-5  # of numbers up to about 100
+    assert float(run_on_eight_devices("reweight")) < 3e-5  # of numbers up to about 100

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from bigram import CONFIG, COURSE, OVERFLOW, assert_same_bits, jitted, make_batch, start, token_losses, train
 
+from helpers.bigram import CONFIG, COURSE, OVERFLOW, assert_same_bits, jitted, make_batch, start, token_losses, train
 from pathways_lite.recipe import ScheduleFree
 
 

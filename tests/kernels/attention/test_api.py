@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_contract import SCALE, Shape, arrays
 
+from helpers.attention_contract import SCALE, Shape, arrays
 from pathways_kernels.attention import Spans, api, attention
 from pathways_kernels.attention.spans import causal
 

@@ -1,9 +1,9 @@
 import jax.numpy as jnp
 import numpy as np
-from attention_contract import random_spans
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.attention_contract import random_spans
 from pathways_kernels.attention.block_ranges import of_keys, of_queries, padded_spans
 from pathways_kernels.attention.spans import causal, dense, from_segments, intersect, window
 

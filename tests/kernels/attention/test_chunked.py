@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_contract import SCALE, AttentionContract, Shape, arrays, assert_close, kinds_of_spans, run
 
+from helpers.attention_contract import SCALE, AttentionContract, Shape, arrays, assert_close, kinds_of_spans, run
 from pathways_kernels.attention import Spans, attention, chunked, one_block
 from pathways_kernels.attention.blocks import accelerator_blocks
 from pathways_kernels.attention.form import Form

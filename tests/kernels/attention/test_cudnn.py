@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_contract import SCALE, Shape, arrays, assert_close
 from jax._src.cudnn import fused_attention_stablehlo
 
+from helpers.attention_contract import SCALE, Shape, arrays, assert_close
 from pathways_kernels.attention import Spans, attention, nvidia
 from pathways_kernels.attention.cudnn import cudnn
 from pathways_kernels.attention.spans import causal, from_segments, full, window

@@ -9,11 +9,11 @@ from functools import partial
 
 import jax
 import pytest
-from attention_contract import SCALE
-from gpu_target import H100, gpu_in_sight
 from jax._src import xla_bridge
 from jax.experimental import topologies
 
+from helpers.attention_contract import SCALE
+from helpers.gpu_target import H100, lower_for_gpu
 from pathways_kernels.attention import Spans, attention
 from pathways_kernels.attention.pallas_gpu import Tile, default_tiles, pallas_gpu
 
@@ -72,7 +72,7 @@ def compiled(device, attend, B, T, H, K, D, dtype):
         out, pullback = jax.vjp(lambda q, k, v: attend(q, k, v, spans, scale=SCALE), q, k, v)
         return out, *pullback(d_out)
 
-    with gpu_in_sight(), warnings.catch_warnings():
+    with lower_for_gpu(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Pallas's Triton
         lowered = jax.jit(both).lower(q, k, k, q, Spans(ends, ends))
     return lowered.compile(compiler_options=OPTIONS)

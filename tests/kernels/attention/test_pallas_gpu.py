@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_contract import (
+
+from helpers.attention_contract import (
     INTERPRETER_PACKED_SHAPE,
     INTERPRETER_SHAPES,
     SCALE,
@@ -15,8 +16,7 @@ from attention_contract import (
     arrays,
     run,
 )
-from gpu_target import H100, T4, gpu_in_sight
-
+from helpers.gpu_target import H100, T4, lower_for_gpu
 from pathways_kernels.attention import Spans, api, attention, nvidia
 from pathways_kernels.attention.pallas_gpu import Tile, Tiles, pallas_gpu
 from pathways_kernels.attention.spans import causal
@@ -80,7 +80,7 @@ class TestPallasGpu(AttentionContract):
 @pytest.mark.parametrize("implementation", ["pallas_gpu", None])
 def test_lowers_to_triton(shape, implementation):
     f, *args = gradients(implementation, shape)
-    with gpu_in_sight():
+    with lower_for_gpu():
         text = lowered(f, *args)
     for kernel in ("forward_kernel", "dq_kernel", "dkv_kernel"):
         assert f'name = "{kernel}"' in text
@@ -92,7 +92,7 @@ def test_lowers_under_vmap():
     shape = Shape(2, 64, 64, 2, 1, 16)
     f = jax.vmap(jax.vmap(partial(pallas_gpu, spans=causal(2, 64), scale=SCALE)))
     args = [x[None, None] for x in arrays(shape)[:3]]
-    with gpu_in_sight():
+    with lower_for_gpu():
         assert "xla.gpu.triton" in lowered(f, *args)
 
 
@@ -100,14 +100,14 @@ def test_lowers_under_vmap():
 def test_lowers_inside_shard_map(check_vma):
     f, *args = gradients("pallas_gpu", Shape(2, 64, 64, 4, 1, 64, dtype="bfloat16"))
     split, whole = jax.sharding.PartitionSpec("x"), jax.sharding.PartitionSpec()
-    with gpu_in_sight():
+    with lower_for_gpu():
         f = jax.shard_map(f, in_specs=(split,) * 3 + (whole,), out_specs=(split,) * 3, check_vma=check_vma)
         assert lowered(f, *args).count("@__gpu$xla.gpu.triton") == 3
 
 
 def test_is_for_cuda_only():
     f, *args = gradients(None, Shape(2, 64, 64, 2, 1, 16))
-    with gpu_in_sight():
+    with lower_for_gpu():
         assert all("triton" not in lowered(f, *args, platform=platform) for platform in ("cpu", "tpu"))
     assert "triton" not in lowered(f, *args)  # no GPU in sight: plain XLA, which runs on all of them
 
@@ -123,13 +123,13 @@ def test_is_for_cuda_only():
 )
 def test_refuses_with_the_reason(kind, shape, reason):
     call = partial(attention, *arrays(shape)[:3], causal(1, 4), scale=SCALE, implementation="pallas_gpu")
-    with pytest.raises(ValueError, match=reason), nullcontext() if kind is None else gpu_in_sight(kind):
+    with pytest.raises(ValueError, match=reason), nullcontext() if kind is None else lower_for_gpu(kind):
         call()
 
 
 def test_what_is_in_sight():
     assert nvidia.compute_capability() is None
-    with gpu_in_sight():
+    with lower_for_gpu():
         assert nvidia.compute_capability() == 90
-    with gpu_in_sight("an unheard-of one"):
+    with lower_for_gpu("an unheard-of one"):
         assert nvidia.compute_capability() is None

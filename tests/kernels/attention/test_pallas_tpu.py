@@ -6,7 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_contract import (
+from jax._src.pallas.mosaic.interpret import interpret_pallas_call
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AbstractDevice, AbstractMesh
+
+from helpers.attention_contract import (
     INTERPRETER_PACKED_SHAPE,
     INTERPRETER_SHAPES,
     SCALE,
@@ -16,10 +20,6 @@ from attention_contract import (
     assert_close,
     run,
 )
-from jax._src.pallas.mosaic.interpret import interpret_pallas_call
-from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import AbstractDevice, AbstractMesh
-
 from pathways_kernels.attention import Spans, api, attention
 from pathways_kernels.attention.block_sizes import Limits
 from pathways_kernels.attention.pallas_tpu import pallas_tpu

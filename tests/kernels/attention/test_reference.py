@@ -1,8 +1,8 @@
 import jax
 import numpy as np
-from attention_contract import SCALE, AttentionContract, Shape, arrays, random_spans
 from jax.test_util import check_grads
 
+from helpers.attention_contract import SCALE, AttentionContract, Shape, arrays, random_spans
 from pathways_kernels.attention import attention
 
 

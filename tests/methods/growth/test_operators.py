@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from small_models import LLAMA, PALM, TOKENS, T, logits, random_params
 
+from helpers.small_models import LLAMA, PALM, TOKENS, T, logits, random_params
 from pathways_kernels.attention.spans import causal
 from pathways_lite import models
 from pathways_lite.errors import UserError

@@ -1,34 +1,31 @@
-"""Whole runs of the tiny recipe; `whole_runs` is importable by the test files here."""
+"""Fixtures for whole runs of the tiny recipe."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
+from helpers.run_helpers import compile_once, run, stub_slow_parts
 from pathways_lite.recipe import Recipe, load_recipe
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from whole_runs import compile_once, leave_out_what_has_tests_of_its_own, run
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def _run_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_once(monkeypatch)
-    leave_out_what_has_tests_of_its_own(monkeypatch)
+    stub_slow_parts(monkeypatch)
 
 
 @pytest.fixture
 def recipe(recipe_file: Path) -> Recipe:
+    """The tiny recipe."""
     return load_recipe(recipe_file)
 
 
 @pytest.fixture(scope="session")
 def uninterrupted(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that all others must equal."""
+    """The directory of an undisturbed run, which every interrupted one must equal."""
     path = tmp_path_factory.mktemp("run") / "uninterrupted"
     with pytest.MonkeyPatch.context() as patch:
         compile_once(patch)
-        leave_out_what_has_tests_of_its_own(patch)
+        stub_slow_parts(patch)
         assert run(load_recipe(recipe_file), path) == 0
     return path

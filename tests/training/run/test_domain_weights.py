@@ -4,8 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from whole_runs import digest, log_of, run, stop_after
 
+from helpers.run_helpers import digest, log_bytes, run, stop_after
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
@@ -62,7 +62,7 @@ def test_a_chain_resumes_exactly_reads_what_was_learned_and_pays_for_everything(
     assert run(recipe, tmp_path / "stopped") == 0
     for stage in ("proxy", "final"):
         assert digest(tmp_path / "stopped", stage, 4) == digest(tmp_path / "whole", stage, 4)
-        assert log_of(tmp_path / "stopped", stage) == log_of(tmp_path / "whole", stage)
+        assert log_bytes(tmp_path / "stopped", stage) == log_bytes(tmp_path / "whole", stage)
 
     rows = [row for row in read_log(tmp_path / "whole" / "proxy" / "log.jsonl") if row["kind"] == "train"]
     alphas = [row["domain_weights"] for row in rows]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from whole_runs import digest, leaves
 
+from helpers.run_helpers import digest, leaves
 from pathways_lite.checkpoints import CheckpointManager, fsck, restore
 from pathways_lite.cli.merge import merge
 from pathways_lite.errors import UserError

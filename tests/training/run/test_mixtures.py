@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 from rich.console import Console
-from whole_runs import digest, log_of, run, stop_after
 
+from helpers.run_helpers import digest, log_bytes, run, stop_after
 from pathways_lite.batch import Batch
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.recipe import (
@@ -43,7 +43,7 @@ def test_a_cooldown_resumes_exactly_and_says_how_often_each_domain_will_be_seen(
         assert run(mixed(recipe, cooldown()), tmp_path / "stopped") != 0
     assert run(mixed(recipe, cooldown()), tmp_path / "stopped") == 0
     assert digest(tmp_path / "stopped") == digest(tmp_path / "whole")
-    assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
+    assert log_bytes(tmp_path / "stopped") == log_bytes(tmp_path / "whole")
     assert "tales will be seen" in describe(mixed(recipe, cooldown()))
 
     found = load_model(tmp_path / "whole")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from whole_runs import TOTAL, digest, log_of, run, stop_after
 
+from helpers.run_helpers import TOTAL, digest, log_bytes, run, stop_after
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
@@ -32,7 +32,7 @@ def test_a_sparse_run_resumes_exactly_and_accounts_for_its_zeros(
         assert run(sparse, tmp_path / "stopped") != 0
     assert run(sparse, tmp_path / "stopped") == 0
     assert digest(tmp_path / "stopped") == digest(tmp_path / "whole")
-    assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
+    assert log_bytes(tmp_path / "stopped") == log_bytes(tmp_path / "whole")
 
     timeline = stage_timeline(sparse.stages[0])
     up = load_model(tmp_path / "whole").params()["layers"]["mlp"]["up"]

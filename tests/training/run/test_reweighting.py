@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from whole_runs import digest, log_of, run, stop_after
 
+from helpers.run_helpers import digest, log_bytes, run, stop_after
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
@@ -40,7 +40,7 @@ def test_a_selection_by_a_reference_resumes_exactly_and_pays_for_everything(
         assert run(rho, tmp_path / "stopped") != 0
     assert run(rho, tmp_path / "stopped") == 0
     assert digest(tmp_path / "stopped") == digest(tmp_path / "whole")
-    assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
+    assert log_bytes(tmp_path / "stopped") == log_bytes(tmp_path / "whole")
 
     rows = [row for row in read_log(tmp_path / "whole" / "base" / "log.jsonl") if row["kind"] == "train"]
     assert rows[0]["effective_batch_size"] == pytest.approx(4)  # the burn-in

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from whole_runs import TOTAL, run
 
+from helpers.run_helpers import TOTAL, run
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.recipe import Recipe, apply_overrides

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from whole_runs import TOTAL, digest, leaves, log_of, poison, run, stop_after
 
+from helpers.run_helpers import TOTAL, digest, inject_nan, leaves, log_bytes, record_samples, run, stop_after
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Recipe, Saving, SpikeGuard, Stage, apply_overrides
@@ -13,7 +13,7 @@ from pathways_lite.tracking.log import read_log
 from pathways_lite.training.load import load_model
 from pathways_lite.training.run import checkpoints_to_keep
 
-POISONED = 12  # in the batch of step 5, whose examples are 10 to 13
+BAD_SAMPLE = 12  # in the batch of step 5, whose examples are 10 to 13
 
 
 def with_guard(recipe: Recipe, policy: str, *more: str) -> Recipe:
@@ -28,14 +28,14 @@ def finite_params(path: Path) -> bool:
 def test_halt_stops_with_a_sentence_and_good_parameters(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poison(monkeypatch, POISONED, np.nan)
+    inject_nan(monkeypatch, BAD_SAMPLE)
     with pytest.raises(UserError, match=r"halted at step 6.*nan.*checkpoint is of step 4"):
         run(recipe, tmp_path)
     assert finite_params(tmp_path)
 
 
 def test_skip_drops_the_update_and_goes_on(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    poison(monkeypatch, POISONED, np.nan)
+    inject_nan(monkeypatch, BAD_SAMPLE)
     assert run(with_guard(recipe, "skip"), tmp_path) == 0
     events = [row for row in read_log(tmp_path / "base" / "log.jsonl") if row["kind"] == "event"]
     assert [(row["event"], row["step"]) for row in events] == [("skip", 6)]
@@ -48,8 +48,8 @@ def test_rewind_passes_over_the_batches_and_survives_a_stop(
 ) -> None:
     """PaLM section 5.1. The result must not depend on being stopped after the rewind."""
     rewinding = with_guard(recipe, "rewind", "rewind_steps=2", "skip_batches=3")
-    seen: list[int] = []
-    poison(monkeypatch, POISONED, np.nan, seen)
+    inject_nan(monkeypatch, BAD_SAMPLE)
+    seen = record_samples(monkeypatch)
     if stopped_at is not None:
         with pytest.MonkeyPatch.context() as patch:
             stop_after(patch, stopped_at)
@@ -60,13 +60,13 @@ def test_rewind_passes_over_the_batches_and_survives_a_stop(
     cursor = read_manifest(CheckpointManager(tmp_path / "base" / "checkpoints").path(TOTAL)).meta["cursor"]
     assert cursor == {"first_sequence": 0, "skips": [[3, 8]]}
     assert finite_params(tmp_path)
-    assert seen.count(POISONED) == 1
+    assert seen.count(BAD_SAMPLE) == 1
     events = [row for row in read_log(tmp_path / "base" / "log.jsonl") if row["kind"] == "event"]
     assert [row["event"] for row in events] == ["rewind"]
 
     reference = tmp_path / "reference"
     assert run(rewinding, reference) == 0
-    assert log_of(tmp_path) == log_of(reference)
+    assert log_bytes(tmp_path) == log_bytes(reference)
     assert digest(tmp_path) == digest(reference)
 
 

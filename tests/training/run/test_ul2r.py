@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-from test_starts import chain
-from whole_runs import digest, log_of, run, stop_after
 
+from helpers.run_helpers import add_stage, digest, log_bytes, run, stop_after
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import UL2R, Recipe, SpecialTokens
@@ -22,7 +21,7 @@ TOKENS = SpecialTokens(
 @pytest.fixture
 def continued(recipe: Recipe) -> Recipe:
     changes = ["batch_size=4", "budget=6 steps", "saving.every=2"]
-    two = chain(recipe, *(f"stages.more.{change}" for change in changes))
+    two = add_stage(recipe, *(f"stages.more.{change}" for change in changes))
     stage = two.stages[1].model_copy(update={"objective": UL2R(tokens=TOKENS)})
     return two.model_copy(update={"stages": (two.stages[0], stage)})
 
@@ -38,7 +37,7 @@ def test_a_causal_model_goes_on_with_ul2r_and_resumes_bit_for_bit(
         assert run(continued, stopped) == 128 + 15
     assert run(continued, stopped) == 0
     assert digest(stopped, "more", 6) == digest(whole, "more", 6)
-    assert log_of(stopped, "more") == log_of(whole, "more")
+    assert log_bytes(stopped, "more") == log_bytes(whole, "more")
 
     rows = read_log(whole / "more" / "log.jsonl")
     evaluated = next(row for row in reversed(rows) if row["kind"] == "eval")
@@ -55,7 +54,7 @@ def test_a_causal_model_goes_on_with_ul2r_and_resumes_bit_for_bit(
 
 
 def test_too_few_ids_are_refused_before_anything_runs(recipe: Recipe) -> None:
-    two = chain(recipe)
+    two = add_stage(recipe)
     stage = two.stages[1].model_copy(update={"objective": UL2R()})
     with pytest.raises(
         UserError, match=r"ul2r needs 12 special tokens for seq_len=32 .* leaves 0; .* at least 269 in all"

@@ -1,9 +1,10 @@
-"""Grows a tiny model on one CPU device and on meshes of eight, and prints how they differ.
+"""Grow a tiny model on one CPU device and on meshes of eight, and print how they differ.
 
-    python growing_on_eight_devices.py CASE...      # names of CASES
+    python -m helpers.eight_devices.grow CASE...      # names of CASES
 
-One JSON object: by case, the largest relative difference of any array, whether all lie where they should, the largest
-share of the largest array that one device of the compiled growth holds, and how many elements all-gathers give at most.
+The output is one JSON object. For each case: the largest relative difference of any array, whether all arrays have the
+expected sharding, the largest share of the largest array that one device of the compiled growth holds, and the number
+of elements of the largest all-gather.
 """
 
 import json
@@ -61,12 +62,12 @@ def recipe(mesh: Mesh, start: Grow, larger: dict) -> Recipe:
     return Recipe(name="tiny", stages=(base, Stage(name="big", start=start, model=big, budget="100 steps", **common)))
 
 
-def grown(mesh: Mesh, start: Grow, larger: dict, devices: list[jax.Device]) -> tuple:
-    """The compiled growth, its setup and the state that it makes."""
+def grow(mesh: Mesh, start: Grow, larger: dict, devices: list[jax.Device]) -> tuple:
+    """Return the compiled growth, its setup and the state that it makes."""
     setup = Setup(recipe(mesh, start, larger), 1, devices)
     like = abstract_on(setup.layout, models.abstract_params(SMALL), models.logical_axes(SMALL))
-    place = jax.tree.map(lambda leaf: leaf.sharding, like)
-    params = jax.jit(lambda: models.init(SMALL, jax.random.key(1)), out_shardings=place)()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    params = jax.jit(lambda: models.init(SMALL, jax.random.key(1)), out_shardings=shardings)()
     moments = ()
     if start.optimizer != "reset":
         moments = jax.jit(lambda p: jax.tree.map(lambda x: x + 1, setup.optimizer.init(p)))(params)
@@ -76,36 +77,38 @@ def grown(mesh: Mesh, start: Grow, larger: dict, devices: list[jax.Device]) -> t
 
 
 def largest_share(text: str, setup: Setup) -> float:
-    """Elements of the largest array of a device's program, over those of the largest array of the state."""
+    """Return the size of the largest array of a device's program, divided by that of the state's largest array."""
     on_device = max(math.prod(map(int, shape.split(","))) for shape in re.findall(r"= f32\[([\d,]+)\]", text))
     return on_device / max(leaf.size for leaf in jax.tree.leaves(setup.abstract_state))
 
 
-def gathered(text: str) -> int:
-    """Elements of the largest result of an all-gather."""
-    found = re.findall(r"= f32\[([\d,]+)\]\S* all-gather", text)
-    return max((math.prod(map(int, shape.split(","))) for shape in found), default=0)
+def largest_all_gather(text: str) -> int:
+    """Return the number of elements of the largest result of an all-gather."""
+    shapes = re.findall(r"= f32\[([\d,]+)\]\S* all-gather", text)
+    return max((math.prod(map(int, shape.split(","))) for shape in shapes), default=0)
 
 
-def off(ours: object, exact: object) -> float:
-    def one(a: object, b: object) -> float:
+def relative_error(actual: object, expected: object) -> float:
+    """Return the largest difference of any array, relative to the array's largest value."""
+
+    def leaf_error(a: object, b: object) -> float:
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
 
-    return max(jax.tree.leaves(jax.tree.map(one, jax.device_get(ours), jax.device_get(exact))))
+    return max(jax.tree.leaves(jax.tree.map(leaf_error, jax.device_get(actual), jax.device_get(expected))))
 
 
 def main() -> None:
     result = {}
     for name in sys.argv[1:] or CASES:
         mesh, start, larger = CASES[name]
-        compiled, setup, state = grown(mesh, start, larger, jax.devices())
-        *_, alone = grown(Mesh(), start, larger, jax.devices()[:1])
+        compiled, setup, state = grow(mesh, start, larger, jax.devices())
+        *_, single = grow(Mesh(), start, larger, jax.devices()[:1])
         placed = jax.tree.map(lambda x, like: x.sharding == like.sharding, state, setup.abstract_state)
         result[name] = {
-            "off": off(state, alone),
+            "off": relative_error(state, single),
             "share": largest_share(compiled.as_text(), setup),
-            "gathered": gathered(compiled.as_text()),
+            "gathered": largest_all_gather(compiled.as_text()),
             "placed": jax.tree.all(placed),
         }
     print(json.dumps(result))

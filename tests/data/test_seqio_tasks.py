@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+import helpers
 from pathways_lite.data.build import build
 from pathways_lite.data.files import Fields
 from pathways_lite.data.seqio_tasks import SeqioSource
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
 
-TASKS = str(Path(__file__).with_name("seqio_tasks_for_tests.py"))
+TASKS = str(Path(helpers.__file__).with_name("seqio_tasks.py"))
 
 
 def source(name: str, examples: int | None = None) -> SeqioSource:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from whole_runs import TOTAL, digest, log_of, run, stop_after
 
+from helpers.run_helpers import TOTAL, digest, log_bytes, run, stop_after
 from pathways_lite.checkpoints import CheckpointManager
 from pathways_lite.recipe import Recipe
 from pathways_lite.training.compile import StepCompiler
@@ -25,7 +25,7 @@ def test_a_run_stopped_at_any_step_resumes_bit_for_bit(
         assert run(recipe, path) == 128 + 15
     assert CheckpointManager(path / "base" / "checkpoints").newest == step
     assert run(recipe, path) == 0
-    assert log_of(path) == log_of(uninterrupted)
+    assert log_bytes(path) == log_bytes(uninterrupted)
     assert digest(path) == digest(uninterrupted)
 
 
@@ -55,7 +55,7 @@ def test_a_run_that_dies_at_a_bad_moment_resumes_bit_for_bit(
         with pytest.raises(Died):
             run(recipe, path)
     assert run(recipe, path) == 0
-    assert log_of(path) == log_of(uninterrupted)
+    assert log_bytes(path) == log_bytes(uninterrupted)
     assert digest(path) == digest(uninterrupted)
 
 
@@ -79,7 +79,7 @@ def test_a_signal_while_a_later_batch_size_compiles_loses_no_step(
         run(recipe, path)
     assert CheckpointManager(path / "base" / "checkpoints").newest == 5
     assert run(recipe, path) == 0
-    assert log_of(path) == log_of(uninterrupted)
+    assert log_bytes(path) == log_bytes(uninterrupted)
     assert digest(path) == digest(uninterrupted)
 
 
@@ -94,7 +94,7 @@ def test_an_evaluation_on_resuming_may_be_interrupted_again(
         assert run(recipe, path) == 128 + 15
     assert CheckpointManager(path / "base" / "checkpoints").newest == 6
     assert run(recipe, path) == 0
-    assert log_of(path) == log_of(uninterrupted)
+    assert log_bytes(path) == log_bytes(uninterrupted)
     assert digest(path) == digest(uninterrupted)
 
 
@@ -109,11 +109,11 @@ def test_a_damaged_newest_checkpoint_is_passed_over(recipe: Recipe, uninterrupte
     content[len(content) // 2] ^= 1
     array.write_bytes(content)
     assert run(recipe, path) == 0
-    assert log_of(path) == log_of(uninterrupted)
+    assert log_bytes(path) == log_bytes(uninterrupted)
     assert digest(path) == digest(uninterrupted)
 
 
 def test_a_finished_run_is_left_alone(recipe: Recipe, uninterrupted: Path) -> None:
-    before = log_of(uninterrupted), digest(uninterrupted)
+    before = log_bytes(uninterrupted), digest(uninterrupted)
     assert run(recipe, uninterrupted) == 0
-    assert (log_of(uninterrupted), digest(uninterrupted)) == before
+    assert (log_bytes(uninterrupted), digest(uninterrupted)) == before

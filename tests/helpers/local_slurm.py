@@ -1,4 +1,4 @@
-"""Not a test: a Slurm of this one machine, from Debian's packages, that ends with whoever started it."""
+"""Run Slurm on this machine alone, from Debian's packages."""
 
 import contextlib
 import os
@@ -40,8 +40,8 @@ PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
 
-def why_not() -> str | None:
-    """Why there can be no Slurm here; None where there can."""
+def missing_requirement() -> str | None:
+    """Return why Slurm cannot run on this machine, or None if it can."""
     missing = [name for name in _DAEMONS if shutil.which(name, path=f"/usr/sbin:{os.environ['PATH']}") is None]
     if missing:
         return f"{', '.join(missing)} not installed (Debian: slurmctld slurmd slurm-client munge)"
@@ -49,9 +49,9 @@ def why_not() -> str | None:
 
 
 @contextlib.contextmanager
-def running(root: Path, ports: tuple[int, int]) -> Iterator[dict[str, str]]:
-    """The environment in which Slurm's commands speak to it."""
-    root.chmod(0o755)  # munged wants no others to write there
+def run_slurm(root: Path, ports: tuple[int, int]) -> Iterator[dict[str, str]]:
+    """Start the daemons and yield the environment variables for Slurm's commands; stop the daemons at the end."""
+    root.chmod(0o755)  # munged refuses a directory that others may write to
     for folder in ("state", "spool"):
         (root / folder).mkdir()
     key = root / "munge.key"
@@ -84,10 +84,11 @@ def running(root: Path, ports: tuple[int, int]) -> Iterator[dict[str, str]]:
 
 
 def _wait_until_idle(root: Path, environment: dict[str, str]) -> None:
+    """Wait until the node takes jobs. Raises RuntimeError with the daemons' output after a minute."""
     for _ in range(60):
-        found = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True)
-        if found.stdout.strip() == "idle":
+        state = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True)
+        if state.stdout.strip() == "idle":
             return
         time.sleep(1)
-    said = "\n".join(path.read_text(errors="replace")[-1000:] for path in root.glob("*.out"))
-    raise RuntimeError(f"Slurm did not come up: {found.stdout}{found.stderr}\n{said}")
+    logs = "\n".join(path.read_text(errors="replace")[-1000:] for path in root.glob("*.out"))
+    raise RuntimeError(f"Slurm did not come up: {state.stdout}{state.stderr}\n{logs}")

@@ -1,4 +1,4 @@
-"""Tiny models, and the decoder written once more in NumPy and float64: fast for any shape, and exact."""
+"""Tiny models, and a second decoder in NumPy and float64: exact, and fast because no shape is compiled."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ TOKENS = np.random.default_rng(7).integers(0, V, T)
 
 
 def random_params(model: Model, seed: int = 1) -> Any:
-    """Norm scales away from 1 and weights that are not small, so that forgetting a factor shows."""
+    """Draw norm scales away from 1 and weights that are not small, so that a forgotten factor shows."""
     rng = np.random.default_rng(seed)
 
     def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -32,7 +32,7 @@ def random_params(model: Model, seed: int = 1) -> Any:
 
 
 def logits(model: Model, params: Any) -> np.ndarray:
-    """Of `TOKENS`, [T, V], with causal attention."""
+    """Return the logits of `TOKENS` under causal attention, [T, V]."""
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     x = params["embedding"][TOKENS]
     for layer in range(model.n_layers):
@@ -64,19 +64,19 @@ def _attention(model: Model, h: np.ndarray, params: Any, window: int | None) -> 
     q, k, v = (np.einsum("te,ehd->thd", h, params[name]) for name in ("q", "k", "v"))
     if model.qk_norm:
         q, k = _norm(model, q, params["q_norm"], "rms"), _norm(model, k, params["k_norm"], "rms")
-    q, k = _rotated(model, q), _rotated(model, k)
+    q, k = _rotate(model, q), _rotate(model, k)
     k, v = (np.repeat(x, model.n_heads // model.n_kv_heads, axis=1) for x in (k, v))
     z = np.einsum("thd,shd->hts", q, k) * model.head_dim**-0.5
     if model.attention_soft_cap is not None:
         z = model.attention_soft_cap * np.tanh(z / model.attention_soft_cap)
     distance = np.arange(T)[:, None] - np.arange(T)
-    seen = (distance >= 0) & (distance < (window or T))
-    weights = np.exp(np.where(seen, z, -np.inf))
+    visible = (distance >= 0) & (distance < (window or T))
+    weights = np.exp(np.where(visible, z, -np.inf))
     mixed = np.einsum("hts,shd->thd", weights / weights.sum(-1, keepdims=True), v)
     return np.einsum("thd,hde->te", mixed, params["out"])
 
 
-def _rotated(model: Model, x: np.ndarray) -> np.ndarray:
+def _rotate(model: Model, x: np.ndarray) -> np.ndarray:
     D = model.head_dim
     angles = np.arange(T)[:, None, None] * model.rope_base ** (-np.arange(0, D, 2) / D)
     first, second = np.split(x, 2, axis=-1)

@@ -1,19 +1,14 @@
 """Growth on eight simulated devices is growth on one, and no device holds more than its part and a little."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("growing_on_eight_devices.py")
+from helpers.eight_devices import run_on_eight_devices
 
 
 def holds(*cases: str) -> None:
-    done = subprocess.run([sys.executable, str(SCRIPT), *cases], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for name, found in json.loads(done.stdout.splitlines()[-1]).items():
+    for name, found in json.loads(run_on_eight_devices("grow", *cases)).items():
         assert found["off"] < 1e-5, name
         assert found["placed"], name
         assert found["share"] <= 0.25, name

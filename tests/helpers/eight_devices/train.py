@@ -1,9 +1,10 @@
-"""Trains a tiny model for three steps on one CPU device and on many meshes of eight, and prints how they differ.
+"""Train a tiny model for three steps on one CPU device and on many meshes of eight, and print how they differ.
 
-    python eight_devices.py CASE...      # names of CASES
+    python -m helpers.eight_devices.train CASE...      # names of CASES
 
-One JSON object: by case, the relative error of every step's metrics and of the final state against one device's, the
-collectives of the compiled step, the parameters that every device holds whole, and whether copies are equal bits.
+The output is one JSON object. For each case: the relative error of the metrics of all steps and of the final state
+against one device's, the collectives of the compiled step, the replicated parameters, and whether replicas are equal
+bit for bit.
 """
 
 import json
@@ -62,7 +63,7 @@ CASES = {
 
 
 def stage(mesh: Mesh, options: dict) -> Stage:
-    """A stage whose parameters show its gradients: plain SGD, unless told otherwise."""
+    """Return a stage whose parameters move by its gradients: plain SGD, unless `options` name another optimizer."""
     fields = dict(options)
     optimizer = fields.pop("optimizer", SGD(learning_rate=1.0, schedule=Constant(), clip_norm=None))
     microbatch, length = fields.pop("microbatch", None), fields.pop("tokens", T)
@@ -76,49 +77,49 @@ def stage(mesh: Mesh, options: dict) -> Stage:
 
 
 def batch(step: int, length: int) -> Batch:
-    """Two documents per row, the first with a prefix that sees itself whole; some positions carry no loss."""
-    random = np.random.default_rng(step)
-    tokens, targets = random.integers(0, V, (2, B, length)).astype(np.int32)
-    place, cut = np.arange(length), random.integers(1, length, (B, 1))
-    prefix = random.integers(0, cut + 1)
-    start = np.where(place < cut, 0, cut).astype(np.int32)
-    stop = np.where(place < prefix, prefix, place + 1).astype(np.int32)
+    """Draw two documents per row, the first with a bidirectional prefix; some positions carry no loss."""
+    rng = np.random.default_rng(step)
+    tokens, targets = rng.integers(0, V, (2, B, length)).astype(np.int32)
+    position, cut = np.arange(length), rng.integers(1, length, (B, 1))
+    prefix = rng.integers(0, cut + 1)
+    start = np.where(position < cut, 0, cut).astype(np.int32)
+    stop = np.where(position < prefix, prefix, position + 1).astype(np.int32)
     return Batch(
-        tokens, targets, (random.random((B, length)) < 0.8).astype(np.float32), (place - start).astype(np.int32),
+        tokens, targets, (rng.random((B, length)) < 0.8).astype(np.float32), (position - start).astype(np.int32),
         Spans(start, stop), np.zeros(B, np.int32), np.zeros((B, 2), np.uint32),
     )  # fmt: skip
 
 
 def train(mesh: Mesh, options: dict, devices: list[jax.Device]) -> tuple:
-    """The compiled step, its setup, the metrics of every step, the final state, and whether its copies are equal."""
+    """Return the compiled step, its setup, all steps' metrics, the final state, and whether replicas are equal."""
     setup = Setup(Recipe(name="tiny", stages=(stage(mesh, options),)), 0, devices)
     step, state, metrics = setup.compile_step(B), setup.fresh_state(), []
     for number in range(STEPS):
         placed = setup.layout.place_batch(batch(number, setup.stage.data.seq_len))
-        state, found = step(state, placed, setup.timeline.clock(number))
-        metrics.append(jax.device_get(found))
-    return step, setup, metrics, jax.device_get(state), all(map(copies_equal, jax.tree.leaves(state)))
+        state, step_metrics = step(state, placed, setup.timeline.clock(number))
+        metrics.append(jax.device_get(step_metrics))
+    return step, setup, metrics, jax.device_get(state), all(map(replicas_equal, jax.tree.leaves(state)))
 
 
-def copies_equal(array: jax.Array) -> bool:
-    """Whether all devices that hold the same part of an array hold the same bits."""
+def replicas_equal(array: jax.Array) -> bool:
+    """Return whether all devices that hold the same shard of an array hold the same bits."""
     first = {}
-    parts = ((str(shard.index), np.asarray(shard.data)) for shard in array.addressable_shards)
-    return all(np.array_equal(first.setdefault(index, data), data) for index, data in parts)
+    shards = ((str(shard.index), np.asarray(shard.data)) for shard in array.addressable_shards)
+    return all(np.array_equal(first.setdefault(index, data), data) for index, data in shards)
 
 
-def off(ours: object, exact: object) -> float:
-    """The largest difference, relative to the largest value, of any array of two trees."""
+def relative_error(actual: object, expected: object) -> float:
+    """Return the largest difference of any array, relative to the array's largest value."""
 
-    def one(a: np.ndarray, b: np.ndarray) -> float:
+    def leaf_error(a: np.ndarray, b: np.ndarray) -> float:
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
 
-    return max(jax.tree.leaves(jax.tree.map(one, ours, exact)))
+    return max(jax.tree.leaves(jax.tree.map(leaf_error, actual, expected)))
 
 
-def whole(setup: Setup) -> list[str]:
-    """Names of the arrays of the state, scalars aside, that every device holds all of."""
+def replicated_arrays(setup: Setup) -> list[str]:
+    """Return the names of the state's replicated arrays, scalars aside."""
     leaves = jax.tree_util.tree_flatten_with_path(setup.abstract_state)[0]
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")  # noqa: E731
     return [name(path) for path, leaf in leaves if leaf.ndim and leaf.sharding.is_fully_replicated]
@@ -133,12 +134,12 @@ def main() -> None:
         if key not in single:
             single[key] = train(Mesh(), options, jax.devices()[:1])[2:4]
         step, setup, metrics, state, equal = train(mesh, options, jax.devices())
-        found = counts(step.as_text(), setup.layout.mesh, at_least=1024)
+        collectives = counts(step.as_text(), setup.layout.mesh, at_least=1024)
         result[name] = {
-            "metrics": off(metrics, single[key][0]),
-            "state": off(state, single[key][1]),
-            "collectives": {f"{kind} {' x '.join(axes)}": number for (kind, axes), number in found.items()},
-            "whole": whole(setup),
+            "metrics": relative_error(metrics, single[key][0]),
+            "state": relative_error(state, single[key][1]),
+            "collectives": {f"{kind} {' x '.join(axes)}": number for (kind, axes), number in collectives.items()},
+            "whole": replicated_arrays(setup),
             "copies_equal": equal,
         }
     print(json.dumps(result))

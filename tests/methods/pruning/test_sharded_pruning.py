@@ -1,19 +1,14 @@
 """Pruning on eight simulated devices is pruning on one, to the bit, and nothing is brought together but counts."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("pruning_on_eight_devices.py")
+from helpers.eight_devices import run_on_eight_devices
 
 
 def holds(*cases: str) -> None:
-    done = subprocess.run([sys.executable, str(SCRIPT), *cases], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for name, found in json.loads(done.stdout.splitlines()[-1]).items():
+    for name, found in json.loads(run_on_eight_devices("prune", *cases)).items():
         assert found["equal"], name
         assert found["active"][0] == found["active"][1], name
         assert found["share"] == 1 / 8, name

@@ -1,48 +1,14 @@
 """Weights of domains that are learned in the train step: what is differentiated, in slices, and what is kept."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from bigram import COURSE, assert_same_bits, jitted, make_batch, start, token_losses
 
-from pathways_lite.methods import domain_weights
-from pathways_lite.recipe import DoGE, DoReMi, Reference
-from pathways_lite.training.reweighting import domain_alignments, split_halves
-from pathways_lite.training.sample_weights import MethodState, SampleWeights
-
-D = 3
-DOREMI, DOGE = DoReMi(reference=Reference(stage="reference")), DoGE(mu=0.01)
-AIM = np.ones(D, np.float32)
-
-
-def told(weights, batch, memory):
-    return domain_weights.statistics(memory)
-
-
-def by_excess(excess, batch, clock, memory):
-    return domain_weights.doremi(DOREMI, excess, batch, memory)
-
-
-def by_scores(seen, batch, clock, memory):
-    return domain_weights.doge(DOGE, 0.02, *seen, batch, memory)
-
-
-LEARN = {
-    "doremi": SampleWeights(by_excess, told, reference=token_losses),
-    "doge": SampleWeights(by_scores, told, look_ahead=functools.partial(domain_alignments, aim=AIM)),
-}
-
-
-def first(method):
-    """The bigram model; DoReMi's reference is one that is unsure of every token."""
-    state = start()
-    reference = jax.tree.map(jnp.zeros_like, state.params) if method == "doremi" else ()
-    memory = jax.tree.map(jnp.asarray, domain_weights.init(np.ones(D, bool)))
-    return state._replace(method_state=MethodState(memory, reference))
+from helpers.bigram import COURSE, assert_same_bits, jitted, make_batch, token_losses
+from helpers.domain_weight_steps import SAMPLE_WEIGHTS, D, initial_state
+from pathways_lite.training.reweighting import split_halves
 
 
 def of_domains(seed):
@@ -60,8 +26,8 @@ def means(params, batch):
 
 def test_the_loss_is_the_mean_of_the_domains_losses_by_their_weights_and_the_logged_one_is_plain():
     """However often each domain is read."""
-    state, batch = first("doremi"), of_domains(0)
-    after, metrics = jitted(weights=LEARN["doremi"])(state, batch, COURSE.clock(0))
+    state, batch = initial_state("doremi"), of_domains(0)
+    after, metrics = jitted(weights=SAMPLE_WEIGHTS["doremi"])(state, batch, COURSE.clock(0))
     weights = after.method_state.memory.weights
 
     @jax.jit
@@ -77,7 +43,7 @@ def test_the_loss_is_the_mean_of_the_domains_losses_by_their_weights_and_the_log
 
 def test_doges_scores_are_those_of_exact_gradients_of_the_halves_of_the_whole_batch():
     """The gradients of a step in slices."""
-    state, batch = first("doge"), of_domains(0)
+    state, batch = initial_state("doge"), of_domains(0)
     batch.loss_weights[:] = np.maximum(batch.loss_weights, 0.1)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     jacobian = jax.jit(jax.jacobian(means))
@@ -89,16 +55,16 @@ def test_doges_scores_are_those_of_exact_gradients_of_the_halves_of_the_whole_ba
     one, other = split_halves(batch, key, D)
     towards = gradients(one).sum(axis=0)
     expected = gradients(other) @ towards / np.linalg.norm(towards)
-    _, metrics = jitted(weights=LEARN["doge"], microbatch=2)(state, batch, COURSE.clock(0))
+    _, metrics = jitted(weights=SAMPLE_WEIGHTS["doge"], microbatch=2)(state, batch, COURSE.clock(0))
     np.testing.assert_allclose(metrics["domain_scores"], expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow
 def test_slices_learn_what_the_whole_batch_does():
-    whole, parts = first("doremi"), first("doremi")
+    whole, parts = initial_state("doremi"), initial_state("doremi")
     for step in range(3):
-        whole, _ = jitted(weights=LEARN["doremi"])(whole, of_domains(step), COURSE.clock(step))
-        parts, _ = jitted(weights=LEARN["doremi"], microbatch=2)(parts, of_domains(step), COURSE.clock(step))
+        whole, _ = jitted(weights=SAMPLE_WEIGHTS["doremi"])(whole, of_domains(step), COURSE.clock(step))
+        parts, _ = jitted(weights=SAMPLE_WEIGHTS["doremi"], microbatch=2)(parts, of_domains(step), COURSE.clock(step))
     assert whole.method_state.memory.steps == 3
     assert np.ptp(whole.method_state.memory.weights) > 0.01
     for a, b in zip(
@@ -112,7 +78,7 @@ def test_slices_learn_what_the_whole_batch_does():
 def test_a_step_that_is_dropped_teaches_nothing():
     batch = of_domains(9)
     batch.loss_weights[3, 2] = np.inf
-    state = first("doremi")
-    after, metrics = jitted(weights=LEARN["doremi"])(state, batch, COURSE.clock(0))
+    state = initial_state("doremi")
+    after, metrics = jitted(weights=SAMPLE_WEIGHTS["doremi"])(state, batch, COURSE.clock(0))
     assert metrics["ok"] == 0
     assert_same_bits(after._replace(step=state.step), state)

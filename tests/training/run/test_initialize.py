@@ -1,11 +1,10 @@
 """How a stage starts: going on from the one before, or from another run's checkpoint."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from whole_runs import TOTAL, digest, leaves, poison, run
 
+from helpers.run_helpers import TOTAL, add_stage, digest, leaves, record_samples, run
 from pathways_lite.checkpoints import CheckpointManager, read_manifest, restore
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
@@ -15,19 +14,11 @@ from pathways_lite.tracking.log import read_log
 from pathways_lite.training.load import load_model
 
 
-def chain(recipe: Recipe, *changes: str, start: Any = None) -> Recipe:
-    """`recipe` with a second stage `more` after it."""
-    base = recipe.stages[0]
-    more = base.model_copy(update={"name": "more", "start": start or Continue()})
-    return apply_overrides(recipe.model_copy(update={"stages": (base, more)}), changes)
-
-
 def test_a_continued_stage_goes_on_with_parameters_data_and_ledger(
     recipe: Recipe, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[int] = []
-    poison(monkeypatch, -1, 1.0, seen)
-    assert run(chain(recipe, "stages.more.budget=4 steps"), tmp_path) == 0
+    seen = record_samples(monkeypatch)
+    assert run(add_stage(recipe, "stages.more.budget=4 steps"), tmp_path) == 0
     assert digest(tmp_path) == digest(uninterrupted)  # a shared first stage computes the same
     manifest = read_manifest(CheckpointManager(tmp_path / "more" / "checkpoints").path(4))
     assert manifest.meta["lineage"]["parent"] == digest(tmp_path)
@@ -42,7 +33,7 @@ def test_a_continued_stage_goes_on_with_parameters_data_and_ledger(
 @pytest.mark.parametrize("start", [Continue(optimizer="keep"), Continue(optimizer="reset")])
 def test_the_optimizer_is_kept_or_reset(recipe: Recipe, tmp_path: Path, start: Continue) -> None:
     """With a learning rate of nearly nothing the first update shows which moments were there."""
-    two = chain(recipe, "stages.more.budget=1 steps", "stages.more.optimizer.learning_rate=1e-30", start=start)
+    two = add_stage(recipe, "stages.more.budget=1 steps", "stages.more.optimizer.learning_rate=1e-30", start=start)
     assert run(two, tmp_path) == 0
     state = load_model(tmp_path / "more").setup.abstract_state
     path = CheckpointManager(tmp_path / "more" / "checkpoints").path(1)

@@ -1,4 +1,4 @@
-"""Tasks that the tests register with SeqIO: two of text in bytes, their Mixture, and one without its text."""
+"""Tasks for SeqIO's registry: two of text as bytes, a Mixture of both, and one of inputs and targets."""
 
 import seqio
 import tensorflow as tf

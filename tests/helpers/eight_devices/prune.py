@@ -1,9 +1,10 @@
-"""Prunes a tiny model on one CPU device and on a mesh of eight, and prints how they differ.
+"""Prune a tiny model on one CPU device and on a mesh of eight, and print how they differ.
 
-    python pruning_on_eight_devices.py CASE...      # names of CASES
+    python -m helpers.eight_devices.prune CASE...      # names of CASES
 
-One JSON object: by case, whether all masks are equal bits, the weights that are active against those the ledger counts,
-the largest share of the masks that one device holds, and the most elements that a collective of the update gives.
+The output is one JSON object. For each case: whether all masks are equal bit for bit, the number of active weights and
+the ledger's count, the largest share of a mask that one device holds, and the number of elements of the largest
+collective of the update.
 """
 
 import json
@@ -53,8 +54,8 @@ CASES = {
 }
 
 
-def setup(prune: Prune, devices: list[jax.Device]) -> Setup:
-    """A stage that is spread over `devices`: rows by four, heads and channels by two."""
+def make_setup(prune: Prune, devices: list[jax.Device]) -> Setup:
+    """Set up a stage that is sharded over `devices`: rows by four, heads and channels by two."""
     model = Model(
         d_model=32, n_layers=2, n_heads=8, n_kv_heads=4, head_dim=8, d_ff=64, vocab_size=64, dtype="float32",
         tie_embeddings=False,
@@ -68,53 +69,53 @@ def setup(prune: Prune, devices: list[jax.Device]) -> Setup:
 
 
 def draw(seed: int, like: dict) -> dict:
-    """Multiples of 1/8, so that sums are exact and many scores are equal."""
+    """Draw multiples of 1/8, so that sums are exact and many scores are equal."""
     rng = np.random.default_rng(seed)
     numbers = lambda leaf: np.float32(np.round(rng.normal(size=leaf.shape) * 8) / 8)  # noqa: E731
     return jax.tree.map(lambda leaf: jax.device_put(numbers(leaf), leaf.sharding), like)
 
 
 def run(prune: Prune, devices: list[jax.Device]) -> tuple:
-    """The final state, its timeline, and the text of the compiled update."""
-    whole = setup(prune, devices)
-    like, places = whole.abstract_state.params, whole.shardings
-    clock = lambda step: whole.timeline.clock(step)  # noqa: E731
+    """Return the final parameters and optimizer state, the timeline, and the text of the compiled update."""
+    setup = make_setup(prune, devices)
+    like, shardings = setup.abstract_state.params, setup.shardings
 
     def begin(params: dict) -> tuple:
-        state = whole.optimizer.init(params)
+        state = setup.optimizer.init(params)
         return pruning.apply_masks(state, params), state
 
     def update(grads: dict, params: dict, state: tuple, clock: tuple) -> tuple:
-        updates, state = whole.optimizer.update(grads, state, params, clock=clock)
+        updates, state = setup.optimizer.update(grads, state, params, clock=clock)
         return jax.tree.map(lambda p, u: p + u, params, updates), state
 
-    out = (places.params, places.opt_state)
+    out = (shardings.params, shardings.opt_state)
     params, state = jax.jit(begin, out_shardings=out)(draw(0, like))
-    compiled = jax.jit(update, out_shardings=out).lower(draw(1, like), params, state, clock(0)).compile()
+    compiled = jax.jit(update, out_shardings=out).lower(draw(1, like), params, state, setup.timeline.clock(0)).compile()
     for step in range(STEPS):
-        params, state = compiled(draw(step + 1, like), params, state, clock(step))
-    return params, state, whole.timeline, compiled.as_text()
+        params, state = compiled(draw(step + 1, like), params, state, setup.timeline.clock(step))
+    return params, state, setup.timeline, compiled.as_text()
 
 
 def largest_collective(program: str) -> int:
-    """The most elements that a collective of a compiled program gives."""
-    found = re.findall(r"= \(?(.*?)\)? (?:all-gather|all-reduce|all-to-all|collective-permute)(?:-start)?\(", program)
-    shapes = [re.findall(r"\w+\[([\d,]*)\]", line) for line in found]
+    """Return the number of elements of the largest result of a collective in a compiled program."""
+    results = re.findall(r"= \(?(.*?)\)? (?:all-gather|all-reduce|all-to-all|collective-permute)(?:-start)?\(", program)
+    shapes = [re.findall(r"\w+\[([\d,]*)\]", line) for line in results]
     return max((math.prod(int(n) for n in s.split(",") if n) for line in shapes for s in line), default=0)
 
 
 def compare(prune: Prune) -> dict:
-    one, many = run(prune, jax.devices()[:1]), run(prune, jax.devices())
-    pairs = [jax.tree.leaves(state.masks) for _, state, _, _ in (one, many)]
+    """Prune on one device and on all, and return how the results differ."""
+    single, sharded = run(prune, jax.devices()[:1]), run(prune, jax.devices())
+    pairs = [jax.tree.leaves(state.masks) for _, state, _, _ in (single, sharded)]
     share = [shard.data.nbytes / mask.nbytes for mask in pairs[1] for shard in mask.addressable_shards]
     active = sum(int(np.unpackbits(np.asarray(mask)).sum()) for mask in pairs[1])
     pruned = sum(mask.nbytes * 8 for mask in pairs[1])
-    whole = sum(leaf.size for leaf in jax.tree.leaves(many[0]))
+    total = sum(leaf.size for leaf in jax.tree.leaves(sharded[0]))
     return {
         "equal": all(np.array_equal(a, b) for a, b in zip(*pairs, strict=True)),
-        "active": [active + whole - pruned, many[2].active_parameters_at(STEPS)],
+        "active": [active + total - pruned, sharded[2].active_parameters_at(STEPS)],
         "share": max(share),
-        "largest_collective": largest_collective(many[3]),
+        "largest_collective": largest_collective(sharded[3]),
     }
 
 

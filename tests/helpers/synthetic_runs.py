@@ -1,12 +1,12 @@
-"""What must hold of every law's fit, whatever the law: data that follow it, and what may be done to them."""
+"""Synthetic runs that follow a scaling law, for the properties that the fit of every law must have."""
 
 import numpy as np
 
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.laws.registry import LAWS
-from pathways_lite.scaling.solver import Solution, predict, solve
+from pathways_lite.scaling.solver import predict
 
-# Where the inputs of laws lie: made-up runs draw from these, log-uniformly.
+# Inputs of synthetic runs are drawn log-uniformly from these ranges.
 RANGES = {
     "N": (1e7, 1e10), "D": (1e9, 1e12), "U": (2e9, 5e10), "C": (1e18, 1e22), "M": (5, 600), "L": (2, 6),
     "S": (1e3, 1e6), "S1": (0.05, 10), "S2": (0.01, 1), "k": (1, 1e4), "P": (1.5, 16), "x": (10, 1e5),
@@ -16,28 +16,25 @@ RANGES = {
     "i_documents": (0.05, 1), "i_shots": (0.05, 1), "samples": (1e7, 1.5e8), "pool": (1.2e7, 1.4e7),
 }  # fmt: skip
 
-# The multi-power law's inputs are whole schedules: it has tests of its own.
-PLAIN = [law for law in LAWS.values() if law.name != "multi-power"]
+# The multi-power law's inputs are whole schedules; it has its own tests.
+SCALAR_LAWS = [law for law in LAWS.values() if law.name != "multi-power"]
 
 
-def truth(law: Law) -> dict[str, float]:
+def published_values(law: Law) -> dict[str, float]:
+    """Return the first published values of the law's parameters by name."""
     return dict(zip(law.names, law.published[0][1], strict=True))
 
 
-def made_up(law: Law, rows: int = 60, seed: int = 0, noise: float = 0.0) -> dict[str, np.ndarray]:
-    """Rows that follow the law's first published values, up to relative noise."""
+def synthetic_runs(law: Law, rows: int = 60, seed: int = 0, noise: float = 0.0) -> dict[str, np.ndarray]:
+    """Draw runs that follow the law's first published values up to relative noise."""
     rng = np.random.default_rng(seed)
     table = {name: np.exp(rng.uniform(*np.log(RANGES[name]), rows)) for name in law.inputs}
     if "U" in table:
         table["D"] = table["U"] * np.exp(rng.uniform(0, 3, rows))
-    clean = predict(law, truth(law), table)
+    clean = predict(law, published_values(law), table)
     return {**table, law.target: clean * np.exp(noise * rng.normal(size=rows))}
 
 
-def scaled(law: Law, column: str, factor: float, table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same runs, `column` counted in another unit."""
+def rescale(table: dict[str, np.ndarray], column: str, factor: float) -> dict[str, np.ndarray]:
+    """Return the same runs with `column` in another unit."""
     return {**table, column: table[column] * factor}
-
-
-def fit(law: Law, table: dict[str, np.ndarray], **settings) -> Solution:
-    return solve(law, table, **settings)

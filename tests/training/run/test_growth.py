@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from whole_runs import digest, run
 
+from helpers.run_helpers import digest, run
 from pathways_lite.checkpoints import restore
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger

@@ -1,4 +1,4 @@
-"""Not a test: starting the command line in processes of its own, many of them and quickly."""
+"""A fork server: start the command line in many processes, each without paying for the imports again."""
 
 import contextlib
 import json
@@ -10,21 +10,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ZYGOTE = Path(__file__).parent / "zygote.py"
+from helpers import subprocess_environment
 
 
-class Zygote:
-    """Starts the command line in processes of its own, one at a time, without paying for the imports each time."""
+class ForkServer:
+    """A server process that forks a child for each command line. Only one child runs at a time."""
 
     def __init__(self, directory: Path) -> None:
         self.output = directory / "output.txt"
         self.process = subprocess.Popen(
-            [sys.executable, ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "helpers.fork_server_main"],
+            env=subprocess_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self._child: int | None = None
 
     def start(self, *argv: object, **environment: str) -> int:
-        """The pid of a new `pathways-lite ARGV...`. One that nobody waited for, as a test failed, is killed."""
+        """Start `pathways-lite ARGV...` and return its pid. A child that a failed test left behind is killed first."""
         assert self.process.stdin is not None
         if self._child is not None:
             self.kill()
@@ -37,29 +41,31 @@ class Zygote:
         return self._child
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send the process a signal, unless it has ended by itself."""
+        """Send the child a signal, unless it has ended by itself."""
         assert self._child is not None
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._child, number)
 
     def wait(self) -> int:
-        """Its exit status; -9 where it was killed."""
+        """Wait for the child to end and return its exit status; -9 if it was killed."""
         status = int(self._answer("status"))
         self._child = None
         return status
 
     def run(self, *argv: object) -> int:
+        """Run `pathways-lite ARGV...` to its end and return its exit status."""
         self.start(*argv)
         return self.wait()
 
     @property
     def ended(self) -> bool:
+        """Whether the child's process is gone."""
         return not Path(f"/proc/{self._child}").exists()
 
     def wait_until(self, condition: Callable[[], bool], timeout: float = 120) -> bool:
-        """Whether the condition came true before the process ended. TimeoutError where neither happens."""
-        end = time.monotonic() + timeout
-        while time.monotonic() < end:
+        """Return whether the condition came true before the child ended. Raises TimeoutError if neither happens."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
             ended = self.ended
             if condition():
                 return True
@@ -69,11 +75,12 @@ class Zygote:
         raise TimeoutError(self.output.read_text())
 
     def wait_for(self, text: str) -> None:
-        """Until the process has printed `text`."""
-        found = self.wait_until(lambda: self.output.exists() and text in self.output.read_text())
-        assert found, f"{text!r} not in: {self.output.read_text()}"
+        """Wait until the child has printed `text`; fail if it ends without."""
+        printed = self.wait_until(lambda: self.output.exists() and text in self.output.read_text())
+        assert printed, f"{text!r} not in: {self.output.read_text()}"
 
-    def end(self) -> None:
+    def close(self) -> None:
+        """End the server process."""
         self.process.kill()
         self.process.wait()
 
