@@ -29,7 +29,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.recipe import GivenWeights, Recipe
 from pathways_lite.studies.plan import resolve_study, store_of
 from pathways_lite.studies.study import load_study
-from pathways_lite.training.init_merging import merged_params
+from pathways_lite.training.init_merging import merge_params
 from pathways_lite.training.load import TrainedModel, load_model
 
 Losses = dict[str, float]
@@ -93,8 +93,8 @@ def unions(path: Path, out: Path | None) -> list[Union]:
 
 def losses(model: TrainedModel, parts: list[TrainedModel]) -> Losses:
     """Held-out losses of the average of `parts`, on the held-out text of `model`'s stage."""
-    params = merged_params(model.setup, parts, [1.0] * len(parts))
-    return {domain: result.loss for domain, result in model.setup.evaluate(params).items()}
+    params = merge_params(model.components, parts, [1.0] * len(parts))
+    return {domain: result.loss for domain, result in model.components.evaluator.evaluate(params).items()}
 
 
 def row(found: list[Union]) -> dict[str, Any]:

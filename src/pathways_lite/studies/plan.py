@@ -50,7 +50,7 @@ class StudyPlan:
 
 def resolve_study(study: Study) -> Study:
     """The study with corpora and checkpoints recorded by content. Raises UserError where a recipe cannot run."""
-    from pathways_lite.training.references import resolve_recipe
+    from pathways_lite.training.resolve import resolve_recipe
 
     arms = {name: tuple(resolve_recipe(recipe) for recipe in recipes) for name, recipes in study.arms.items()}
     return study.model_copy(update={"arms": arms})
@@ -65,16 +65,16 @@ def plan_study(study: Study, out: Path, machine_flops: Callable[[str], float]) -
     """The plan of a resolved study. `machine_flops(dtype)` is the machine's peak FLOP/s, asked only where nothing
     has been measured.
     """
-    from pathways_lite.training.init_growth import learning_ledger
-    from pathways_lite.training.setup import Setup
+    from pathways_lite.training.init_growth import ligo_ledger
+    from pathways_lite.training.stage import StageSpec
 
     store = store_of(study, out)
     states = store.states()
     paces = _Paces(store, machine_flops)
     planned = {}
     for identity, node in store.nodes.items():
-        setup = Setup(node.recipe, len(node.recipe.stages) - 1)
-        timeline, learning = setup.timeline, learning_ledger(setup).flops
+        spec = StageSpec(node.recipe, len(node.recipe.stages) - 1)
+        timeline, learning = spec.timeline, ligo_ledger(spec).flops
         steps, spent = timeline.flops_before(timeline.total_steps), _ledger(store, identity).flops
         left = 0 if states[identity] == "done" else steps - spent + (0 if spent else learning)
         speed, pace = paces.of(node) if left else (1.0, "")
