@@ -7,7 +7,7 @@ import pytest
 from pathways_lite import models
 from pathways_lite.evaluation.generation import Sampling, complete, generate, infill_text
 from pathways_lite.evaluation.infilling import evaluate_infilling, evaluate_prefix, score_tokens
-from pathways_lite.objectives.denoisers import unused_ids
+from pathways_lite.objectives.denoisers import default_special_tokens
 from pathways_lite.objectives.prompts import Prompt, PromptFormat
 from pathways_lite.recipe import UL2R, Model, PrefixLM
 
@@ -15,7 +15,7 @@ TEXT, VOCABULARY, EOD, T = 100, 160, 0, 64
 CONFIG = Model(
     d_model=16, n_layers=2, n_heads=2, head_dim=8, d_ff=32, vocab_size=VOCABULARY, dtype="float32", tie_embeddings=False
 )
-ASKING = PromptFormat.of(UL2R(tokens=unused_ids(TEXT, VOCABULARY)), EOD)
+ASKING = PromptFormat.of(UL2R(tokens=default_special_tokens(TEXT, VOCABULARY)), EOD)
 GREEDY = Sampling(temperature=0)
 
 

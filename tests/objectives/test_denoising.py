@@ -8,9 +8,9 @@ from examples import EOD, FIRST, TOKENS, batch_of, examples, windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.objectives.batches import make_batch, unused
-from pathways_lite.objectives.denoisers import ExampleFormat, denoiser_specs, one_by_one
-from pathways_lite.objectives.span_corruption import noise_counts, random_partition, raw_length
+from pathways_lite.objectives.batches import make_batch, unused_fraction
+from pathways_lite.objectives.denoisers import ExampleFormat, denoiser_specs, split_mixture
+from pathways_lite.objectives.span_corruption import count_noise, random_partition, raw_length
 from pathways_lite.recipe import (
     UL2,
     UL2R,
@@ -48,7 +48,7 @@ def test_the_reference_gives_t5s_own_example() -> None:
 
 
 def counts(n: int, rate: float, mean_span: float) -> tuple[int, int]:
-    noise, spans = noise_counts(*(np.array([value]) for value in (n, rate, mean_span, 0)))
+    noise, spans = count_noise(*(np.array([value]) for value in (n, rate, mean_span, 0)))
     return int(noise[0]), int(spans[0])
 
 
@@ -116,7 +116,7 @@ def test_a_prefix_lm_reads_on_to_the_last_position(documents: float, seq_len: in
     """The window's text as it is, a mode token for every EOD; each example has an input and a continuation."""
     x = windows(3, seq_len, documents, seed)
     batch = batch_of(PrefixLM(mode="s2s"), x)
-    assert unused(batch) == 0
+    assert unused_fraction(batch) == 0
     for row in range(3):
         begun = x[row] if x[row, 0] == EOD else np.append(EOD, x[row])
         assert np.where(batch.tokens[row] == TOKENS.s2s, EOD, batch.tokens[row]).tolist() == begun[:seq_len].tolist()
@@ -163,14 +163,14 @@ def test_large_batches_are_made_in_blocks() -> None:
     x = windows(40, 8192, 9.0)
     whole, part = batch_of(UL2R(), x), batch_of(UL2R(), x[32:], example=np.arange(32, 40))
     np.testing.assert_array_equal(whole.tokens[32:], part.tokens)
-    assert unused(whole) < 0.005
+    assert unused_fraction(whole) < 0.005
 
 
 @pytest.mark.parametrize(("objective", "seq_len"), [(UL2R(), 2048), (UL2(), 2048), (UL2R(), 256), (UL2(), 256)])
 @pytest.mark.parametrize("boundaries", ["document", "none"])
 def test_hardly_a_position_is_without_use(objective: UL2R, seq_len: int, boundaries: str) -> None:
     batch = batch_of(objective, windows(200, seq_len, 3.0), boundaries)
-    assert unused(batch) < 0.005
+    assert unused_fraction(batch) < 0.005
     per_row = np.mean((batch.spans.stop - batch.spans.start == 1) & (batch.loss_weights == 0), axis=1)
     assert per_row.max() <= 2 / seq_len
     starts, stops = batch.spans
@@ -179,14 +179,14 @@ def test_hardly_a_position_is_without_use(objective: UL2R, seq_len: int, boundar
 
 
 def test_shares_of_ul2r() -> None:
-    assert list(one_by_one(UL2R())) == ["prefix_lm", "spans_32_0.15", "spans_3_0.5", "spans_3_0.15"]
+    assert list(split_mixture(UL2R())) == ["prefix_lm", "spans_32_0.15", "spans_3_0.5", "spans_3_0.15"]
     assert [(m.weight, m.mode) for m in denoiser_specs(UL2R())] == [
         (0.5, "s2s"),
         (0.125, "nlg"),
         (0.125, "nlg"),
         (0.25, "nlu"),
     ]
-    assert list(one_by_one(UL2())) == [
+    assert list(split_mixture(UL2())) == [
         "spans_3_0.15", "spans_8_0.15", "spans_3_0.5", "spans_8_0.5", "spans_64_0.15", "spans_64_0.5", "prefix_lm",
     ]  # fmt: skip
     batch = batch_of(UL2R(), windows(2000, 64, 0.0))
@@ -201,7 +201,7 @@ def test_the_fixed_layout_is_ul2rs() -> None:
     fixed = batch_of(UL2R(layout="fixed"), x, "none")
     found = [example for row in range(60) for example in examples(fixed, row)]
     assert len(found) == 60
-    assert 0.1 < unused(fixed) < 0.6
+    assert 0.1 < unused_fraction(fixed) < 0.6
     for example in found:
         assert example.inputs <= seq_len // 2
         assert len(example.tokens) - example.inputs <= seq_len // 2
@@ -216,7 +216,7 @@ def test_a_mixture_of_ones_own() -> None:
     )
     objective = Denoisers(members=parts)
     assert [m.weight for m in denoiser_specs(objective)] == [0.75, 0.25]
-    alone = one_by_one(objective)
+    alone = split_mixture(objective)
     assert list(alone) == ["spans_5_0.15", "prefix_lm"]
     assert denoiser_specs(alone["prefix_lm"]) == denoiser_specs(PrefixLM())
 
@@ -224,10 +224,10 @@ def test_a_mixture_of_ones_own() -> None:
 def test_denoisers_that_are_called_alike_are_all_there() -> None:
     """And infilling at a rate of 0, where a sweep begins, is causal."""
     denoisers = [FillInTheMiddle(spm=0), FillInTheMiddle(spm=1), CodeGen2(rate=0), CodeGen2(rate=0)]
-    alone = one_by_one(
+    alone = split_mixture(
         Denoisers(members=tuple(WeightedDenoiser(weight=1, denoiser=denoiser) for denoiser in denoisers))
     )
     assert list(alone) == ["fill_in_the_middle", "fill_in_the_middle_2", "codegen2"]
-    forms = [[m.form for m in denoiser_specs(objective)] for objective in alone.values()]
+    forms = [[m.format for m in denoiser_specs(objective)] for objective in alone.values()]
     assert forms == [[ExampleFormat.PSM], [ExampleFormat.SPM], [ExampleFormat.CAUSAL]]
     make_batch(alone["codegen2"], windows(2, 64, 3.0), EOD, "document", np.zeros(2), np.arange(2), seed=0)

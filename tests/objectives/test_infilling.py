@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_denoising import split_documents
 
-from pathways_lite.objectives.batches import unused
+from pathways_lite.objectives.batches import unused_fraction
 from pathways_lite.recipe import Causal, CodeGen2, Denoisers, FillInTheMiddle, WeightedDenoiser
 
 
@@ -84,4 +84,4 @@ def test_mixed_with_causal_and_denoising_by_document() -> None:
     batch = batch_of(Denoisers(members=parts), windows(50, 512, 6.0))
     masked = [TOKENS.separator in example.tokens for row in range(50) for example in examples(batch, row)]
     assert 0.35 < np.mean(masked) < 0.65  # documents of a row differ
-    assert unused(batch) < 0.005
+    assert unused_fraction(batch) < 0.005

@@ -39,10 +39,10 @@ def test_a_prompt_and_its_answer_are_a_training_example(objective: Objective) ->
     for row in range(len(x := windows(8, 60, 0.0))):
         (example,) = examples(batch_of(objective, x[row : row + 1]), 0)
         parts, gaps = parts_and_gaps(example)
-        prompt, answer = prompt_format.infill(parts), prompt_format.answer(gaps)
+        prompt, answer = prompt_format.infill(parts), prompt_format.expected_answer(gaps)
         assert [*prompt.tokens, *answer, prompt.end] == [*example.tokens, example.close]
         assert prompt.prefix_length == example.inputs
-        assert prompt_format.gaps(answer, len(gaps)) == gaps
+        assert prompt_format.parse_gaps(answer, len(gaps)) == gaps
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_was_not_trained_is_refused() -> None:
         2,
         298,
     ]
-    with pytest.raises(UserError, match=f"so many gaps take {TOKENS.sentinels + 1} sentinels"):
+    with pytest.raises(UserError, match=f"these gaps need {TOKENS.sentinels + 1} sentinels, but the model has"):
         ask(UL2R()).infill([[1]] * (TOKENS.sentinels + 1))
 
 
@@ -113,7 +113,7 @@ def test_a_text_that_goes_on_behind_its_last_gap_is_asked_for_as_if_it_ended_in_
         parts, gaps = parts_and_gaps(example)
         assert parts[-1] == []
         if len(gaps) > 1:
-            prompt, answer = prompt_format.infill(parts[:-1]), prompt_format.answer(gaps[:-1])
+            prompt, answer = prompt_format.infill(parts[:-1]), prompt_format.expected_answer(gaps[:-1])
             asked = [*prompt.tokens, *answer, prompt.end]
             assert asked == example.tokens[: len(asked)]
             assert prompt.prefix_length == example.inputs
@@ -124,7 +124,7 @@ def test_a_text_that_goes_on_behind_its_last_gap_is_asked_for_as_if_it_ended_in_
 def test_gaps_of_a_bad_answer_are_what_can_be_read() -> None:
     prompt_format = ask(UL2R())
     s = TOKENS.first_sentinel
-    assert prompt_format.gaps(np.array([FIRST, s - 1, FIRST + 1, 5, s, FIRST + 2]).tolist(), 3) == [
+    assert prompt_format.parse_gaps(np.array([FIRST, s - 1, FIRST + 1, 5, s, FIRST + 2]).tolist(), 3) == [
         [FIRST + 2],
         [FIRST + 1],
         [],

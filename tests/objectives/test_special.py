@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from pathways_lite.errors import UserError
 from pathways_lite.objectives.denoisers import (
+    count_needed_sentinels,
     denoiser_specs,
     measure_examples,
-    sentinels_needed,
-    sizes_of,
+    size_params,
     with_special_tokens,
 )
 from pathways_lite.recipe import UL2, UL2R, Causal, CodeGen2, FillInTheMiddle, PrefixLM, SpanCorruption
@@ -36,7 +36,7 @@ def test_what_needs_none_gets_none() -> None:
 @pytest.mark.parametrize(("seq_len", "sentinels"), [(256, 32), (2048, 256)])
 def test_too_few_are_refused_with_the_number(seq_len: int, sentinels: int) -> None:
     """X with rate 0.5 and spans of 3: of 2048 positions 1534 tokens in 256 spans (T5's 512 per 3 tokens of noise)."""
-    assert sentinels_needed(UL2R(), seq_len) == sentinels
+    assert count_needed_sentinels(UL2R(), seq_len) == sentinels
     needed = 8 + sentinels
     where = WHERE | {"seq_len": seq_len}
     with pytest.raises(UserError, match=f"needs {needed} special tokens.*leaves 20; set model.vocab_size to at least"):
@@ -71,5 +71,5 @@ def test_no_example_has_more_spans_than_there_are_sentinels_for(
     n = np.arange(seq_len + 1)[:, None]
     rates = np.clip(np.arange(seq_len + 1) / np.maximum(n, 1), least, most)
     rates = np.concatenate([rates, np.full_like(rates[:, :1], least), np.full_like(rates[:, :1], most)], axis=1)
-    _, spans, size = measure_examples(sizes_of([member]), n, rates)
-    assert sentinels_needed(objective, seq_len) == spans[size <= seq_len].max(initial=0)
+    _, spans, size = measure_examples(size_params([member]), n, rates)
+    assert count_needed_sentinels(objective, seq_len) == spans[size <= seq_len].max(initial=0)

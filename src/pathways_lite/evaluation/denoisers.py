@@ -14,9 +14,9 @@ import numpy as np
 
 from pathways_lite.batch import Batch
 from pathways_lite.evaluation.bits import Evaluator
-from pathways_lite.objectives.batches import make_batch, unused
+from pathways_lite.objectives.batches import make_batch, unused_fraction
 from pathways_lite.objectives.causal import Boundaries
-from pathways_lite.objectives.denoisers import one_by_one
+from pathways_lite.objectives.denoisers import split_mixture
 from pathways_lite.recipe import Causal, Objective
 
 
@@ -42,13 +42,13 @@ def denoiser_losses(
     windows = _windows(documents, evaluator.seq_len)
     if not len(windows):
         return results
-    for label, alone in one_by_one(objective).items():
+    for label, alone in split_mixture(objective).items():
         example = np.arange(len(windows))
         batch = make_batch(alone, windows, eod, boundaries, np.zeros_like(example), example, seed)
         parts, count = _padded(batch, evaluator.rows), -(-len(windows) // evaluator.rows)
         nll = evaluator.total(params, parts, count, between_batches=between_batches)
         tokens = int(batch.loss_weights.sum())
-        results[label] = {"loss": nll / tokens, "tokens": tokens, "unused": unused(batch)}
+        results[label] = {"loss": nll / tokens, "tokens": tokens, "unused": unused_fraction(batch)}
     return results
 
 

@@ -122,7 +122,7 @@ def infill_text(
     prompt = prompt_format.infill(parts, mode)
     answer = complete(config, params, prompt, sampling, max_tokens=max_tokens, eod=tokenizer.eod, key=key)
     filled = parts[0]
-    for gap, part in zip(prompt_format.gaps(answer, len(parts) - 1), parts[1:], strict=True):
+    for gap, part in zip(prompt_format.parse_gaps(answer, len(parts) - 1), parts[1:], strict=True):
         filled = filled + gap + part
     return tokenizer.decode(filled)
 

@@ -119,7 +119,7 @@ def evaluate_prefix(
     config: Model, params: Any, prompt_format: PromptFormat, documents: Sequence[np.ndarray], seq_len: int
 ) -> dict[str, float]:
     """Loss of each document's second half given its first, read as a whole and (`loss_left_to_right`) as a text."""
-    modes = [member.mode for member in prompt_format.members if member.form is ExampleFormat.PREFIX]
+    modes = [denoiser.mode for denoiser in prompt_format.denoisers if denoiser.format is ExampleFormat.PREFIX]
     mode: Mode | None = "s2s" if "s2s" in modes or not modes else modes[0]
     halves = [np.array_split(document[1 : seq_len + 1], 2) for document in documents if len(document) > _SHORTEST]
     if not halves or not modes:
@@ -147,7 +147,7 @@ def _one_task(
     config: Model, params: Any, prompt_format: PromptFormat, texts: Sequence[list[list[int]]], seq_len: int
 ) -> dict[str, float]:
     prompts = [prompt_format.infill(parts[::2]) for parts in texts]
-    pairs = [(p, [*prompt_format.answer(parts[1::2]), p.end]) for p, parts in zip(prompts, texts, strict=True)]
+    pairs = [(p, [*prompt_format.expected_answer(parts[1::2]), p.end]) for p, parts in zip(prompts, texts, strict=True)]
     found = score_tokens(config, params, pairs, seq_len)
     of_gaps = [
         gap
