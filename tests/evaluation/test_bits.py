@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pathways_lite import models
 from pathways_lite.batch import Batch
-from pathways_lite.evaluation.bits import Evaluator, HeldOutLoss, pack_windows, split_windows, to_batch
+from pathways_lite.evaluation.bits import Evaluator, HeldOutLoss, pack_windows, split_windows, windows_to_batch
 from pathways_lite.objectives.causal import causal
 from pathways_lite.recipe import Model
 
@@ -96,7 +96,7 @@ def test_documents_are_scored_as_training_scores_them() -> None:
     documents = stored([[5, 6, 7, 3, 2, 1], [9, 10, 11, 12], [8]])  # the longest first, as rows are filled
     stream = np.concatenate([tokens for tokens, _ in documents] + [np.array([EOD])])
     trained = causal(stream[None], EOD, "document", np.zeros(1), np.zeros(1))
-    scored = to_batch([[window for tokens, _ in documents for window in split_windows(tokens, 14)]], 1, 14)
+    scored = windows_to_batch([[window for tokens, _ in documents for window in split_windows(tokens, 14)]], 1, 14)
     jax.tree.map(np.testing.assert_array_equal, scored, trained)
     assert Evaluator(visible_sum, rows=1, seq_len=14)(1.0, documents).nll == float(jnp.sum(visible_sum(1.0, trained)))
 
@@ -106,7 +106,7 @@ def test_context_repeated_at_cuts_is_read_and_not_scored() -> None:
     windows = split_windows(document, length=4, overlap=2)
     assert [window.tokens.tolist() for window in windows] == [[0, 1, 2, 3], [2, 3, 4, 5]]
     assert [window.scored for window in windows] == [4, 2]
-    batch = to_batch([windows[1:]], 1, 6)
+    batch = windows_to_batch([windows[1:]], 1, 6)
     assert batch.loss_weights.tolist() == [[0, 0, 1, 1, 0, 0]]
     assert batch.spans.start.tolist() == [[0, 0, 0, 0, 4, 5]]
 
