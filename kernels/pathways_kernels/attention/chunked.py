@@ -36,9 +36,8 @@ from pathways_kernels.attention.blocks import (
     join_queries,
     t,
 )
-from pathways_kernels.attention.form import Form
+from pathways_kernels.attention.common import RESULTS, LogitTransform
 from pathways_kernels.attention.one_block import MOST_SCORES, one_block
-from pathways_kernels.attention.request import RESULTS
 from pathways_kernels.attention.spans import Spans
 
 Array = jax.Array
@@ -54,34 +53,34 @@ def chunked(q: Array, k: Array, v: Array, spans: Spans, *, scale: float, logits_
     spans = Spans(jnp.asarray(spans.start, jnp.int32), jnp.asarray(spans.stop, jnp.int32))
     if logits_soft_cap is None and q.shape[1] * k.shape[1] <= MOST_SCORES:
         return one_block(q, k, v, spans, scale)
-    return _attend(q, k, v, spans, Form(scale, logits_soft_cap))
+    return _attend(q, k, v, spans, LogitTransform(scale, logits_soft_cap))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attend(q: Array, k: Array, v: Array, spans: Spans, form: Form) -> Array:
-    return _attend_fwd(q, k, v, spans, form)[0]
+def _attend(q: Array, k: Array, v: Array, spans: Spans, transform: LogitTransform) -> Array:
+    return _attend_fwd(q, k, v, spans, transform)[0]
 
 
-def _attend_fwd(q: Array, k: Array, v: Array, spans: Spans, form: Form) -> tuple[Array, tuple[Any, ...]]:
-    out, lse = checkpoint_name(_per_platform(_forward, form, q, k, v, spans), RESULTS)
+def _attend_fwd(q: Array, k: Array, v: Array, spans: Spans, transform: LogitTransform) -> tuple[Array, tuple[Any, ...]]:
+    out, lse = checkpoint_name(_per_platform(_forward, transform, q, k, v, spans), RESULTS)
     return out, (q, k, v, spans, out, lse)
 
 
-def _attend_bwd(form: Form, residuals: tuple[Any, ...], d_out: Array) -> tuple[Array | None, ...]:
-    return (*_per_platform(_backward, form, *residuals, d_out), None)
+def _attend_bwd(transform: LogitTransform, residuals: tuple[Any, ...], d_out: Array) -> tuple[Array | None, ...]:
+    return (*_per_platform(_backward, transform, *residuals, d_out), None)
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
-def _per_platform(run: Callable[..., Any], form: Form, q: Array, k: Array, *rest: Any) -> Any:
+def _per_platform(run: Callable[..., Any], transform: LogitTransform, q: Array, k: Array, *rest: Any) -> Any:
     """Chosen when the program is lowered: one for a TPU is often compiled on a host that has none."""
     B, T, H, _ = q.shape
     cpu, other = (blocks(B, T, k.shape[1], H) for blocks in (cpu_blocks, accelerator_blocks))
-    return lax.platform_dependent(q, k, *rest, cpu=partial(run, cpu, form), default=partial(run, other, form))
+    return lax.platform_dependent(q, k, *rest, cpu=partial(run, cpu, transform), default=partial(run, other, transform))
 
 
-def _forward(b: Blocks, form: Form, q: Array, k: Array, v: Array, spans: Spans) -> tuple[Array, Array]:
+def _forward(b: Blocks, transform: LogitTransform, q: Array, k: Array, v: Array, spans: Spans) -> tuple[Array, Array]:
     """The output `[B, T, H, D]` and every query's log-sum-exp `[B, T, H]` (0 where it sees nothing)."""
     B, T, H, _ = q.shape
     S, K = k.shape[1:3]
@@ -97,7 +96,7 @@ def _forward(b: Blocks, form: Form, q: Array, k: Array, v: Array, spans: Spans) 
 
             def key_block(j: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
                 top, total, acc = carry
-                logits, _ = form.logits(dot(ks[j], t(q)), math.e)  # [R, K, Sc, M]
+                logits, _ = transform.logits(dot(ks[j], t(q)), math.e)  # [R, K, Sc, M]
                 logits = jnp.where(allowed(seen, j, b.keys), logits, -jnp.inf)
                 if b.for_cpu:
                     logits = lax.optimization_barrier(logits)  # two readers: XLA would compute it for each of them
@@ -123,7 +122,15 @@ def _forward(b: Blocks, form: Form, q: Array, k: Array, v: Array, spans: Spans) 
 
 
 def _backward(
-    b: Blocks, form: Form, q: Array, k: Array, v: Array, spans: Spans, out: Array, lse: Array, d_out: Array
+    b: Blocks,
+    transform: LogitTransform,
+    q: Array,
+    k: Array,
+    v: Array,
+    spans: Spans,
+    out: Array,
+    lse: Array,
+    d_out: Array,
 ) -> tuple[Array, Array, Array]:
     """The gradients with respect to q, k and v. `d_x` is the loss's derivative with respect to x."""
     B, T, H, _ = q.shape
@@ -141,7 +148,7 @@ def _backward(
 
             def key_block(j: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
                 d_qt, d_ks, d_vs = carry
-                logits, slope = form.logits(dot(ks[j], t(q)), math.e)
+                logits, slope = transform.logits(dot(ks[j], t(q)), math.e)
                 weights = jnp.where(allowed(seen, j, b.keys), jnp.exp(logits - lse), 0)
                 if b.for_cpu:
                     weights = lax.optimization_barrier(weights)  # two readers, as in the forward pass
@@ -164,7 +171,7 @@ def _backward(
     per_row = (cut_queries(x, b, K)[..., None, :] for x in (lse, delta))
     queries = (*per_query, *per_row, cut_spans(spans, b, S, H // K))
     d_q, d_k, d_v = lax.map(rows, (queries, ks, t(ks), cut_keys(v, b)))
-    d_q, d_k = join_queries(d_q, b, B, T) * form.scale, join_keys(d_k, B, S) * form.scale
+    d_q, d_k = join_queries(d_q, b, B, T) * transform.scale, join_keys(d_k, B, S) * transform.scale
     return d_q.astype(dtypes[0]), d_k.astype(dtypes[1]), join_keys(d_v, B, S).astype(dtypes[2])
 
 

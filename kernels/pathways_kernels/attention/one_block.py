@@ -25,7 +25,7 @@ from pathways_kernels.attention.blocks import (
     join_queries,
     t,
 )
-from pathways_kernels.attention.request import RESULTS
+from pathways_kernels.attention.common import RESULTS
 from pathways_kernels.attention.spans import Spans
 
 Array = jax.Array

@@ -28,9 +28,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pathways_kernels.attention.block_ranges import of_keys, of_queries, padded_spans
-from pathways_kernels.attention.form import Form
+from pathways_kernels.attention.common import RESULTS, LogitTransform
 from pathways_kernels.attention.pallas_gpu_kernels import dkv_kernel, dq_kernel, forward_kernel
-from pathways_kernels.attention.request import RESULTS
 from pathways_kernels.attention.spans import Spans
 
 Array = jax.Array
@@ -52,7 +51,7 @@ class Tiles(NamedTuple):
 
 
 class _Settings(NamedTuple):
-    form: Form
+    transform: LogitTransform
     tiles: Tiles
     interpret: bool
 
@@ -75,7 +74,7 @@ def pallas_gpu(
     """
     T, D = q.shape[1], q.shape[3]
     tiles = _fitted(tiles or default_tiles(D, q.dtype), T, k.shape[1])
-    settings = _Settings(Form(scale, logits_soft_cap), tiles, interpret)
+    settings = _Settings(LogitTransform(scale, logits_soft_cap), tiles, interpret)
     queries, keys = max(tile.queries for tile in tiles), max(tile.keys for tile in tiles)  # powers of two
     wide = max(16, pl.next_power_of_2(D))
     padded = padded_spans(spans, k.shape[1], T + -T % queries)
@@ -131,7 +130,7 @@ def _forward(settings: _Settings, q: Array, k: Array, v: Array, start: Array, st
     tile = settings.tiles.forward
     grid, specs = _per_query_block(tile, q, k)
     return pl.pallas_call(
-        partial(forward_kernel, form=settings.form, Sc=tile.keys),
+        partial(forward_kernel, transform=settings.transform, Sc=tile.keys),
         grid=grid,
         in_specs=(specs.q, specs.k, specs.k, specs.ends, specs.ends, specs.ranges),
         out_specs=(specs.q, specs.scalars),
@@ -156,7 +155,7 @@ def _d_q(
     tile = settings.tiles.dq
     grid, specs = _per_query_block(tile, q, k)
     return pl.pallas_call(
-        partial(dq_kernel, form=settings.form, Sc=tile.keys),
+        partial(dq_kernel, transform=settings.transform, Sc=tile.keys),
         grid=grid,
         in_specs=(
             specs.q,
@@ -192,7 +191,7 @@ def _d_kv(
     ranges = pl.BlockSpec((None, None, 4), lambda j, part, b: (b, j, 0))
     result = pl.BlockSpec((None, tile.keys, None, D), lambda j, part, b: (b, j, part, 0))
     parts = pl.pallas_call(
-        partial(dkv_kernel, form=settings.form, Tc=tile.queries),
+        partial(dkv_kernel, transform=settings.transform, Tc=tile.queries),
         grid=(m, K * P, B),
         in_specs=(queries, keys, keys, ends, ends, ranges, scalars, scalars, queries),
         out_specs=(result, result),

@@ -3,7 +3,7 @@
 Shapes: Tc queries per block, Sc keys per block, D head dim. `*_ref` are pointers; whole rows of keys (or queries) are
 read block by block in a loop, whose bounds `ranges_ref` (int32 `[4]`, see `block_ranges`) brings along.
 
-Logits are kept in base 2 (see `form`), as the hardware has only that exponential; so is the log-sum-exp.
+Logits are kept in base 2 (see `LogitTransform`), as the hardware has only that exponential; so is the log-sum-exp.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from pathways_kernels.attention.form import Form
+from pathways_kernels.attention.common import LogitTransform
 
 Array = jax.Array
 Ref = Any
@@ -27,7 +27,7 @@ LOWEST = -1e38
 
 def forward_kernel(
     q_ref: Ref, k_ref: Ref, v_ref: Ref, start_ref: Ref, stop_ref: Ref, ranges_ref: Ref, out_ref: Ref, lse_ref: Ref,
-    *, form: Form, Sc: int,
+    *, transform: LogitTransform, Sc: int,
 ) -> None:  # fmt: skip
     """FlashAttention-2, algorithm 1, for one block of queries `[Tc, D]` of one head, over keys `[S, D]`.
 
@@ -38,7 +38,7 @@ def forward_kernel(
     def key_block(j: Any, carry: tuple[Array, Array, Array], masked: bool) -> tuple[Array, Array, Array]:
         top, total, acc = carry
         keys = pl.ds(j * Sc, Sc)
-        logits, _ = form.logits(_dot_t(q, k_ref[keys, :]))
+        logits, _ = transform.logits(_dot_t(q, k_ref[keys, :]))
         if masked:
             logits = jnp.where(_allowed(start[:, None], stop[:, None], j * Sc + _along(1, logits)), logits, -jnp.inf)
         new_top = jnp.maximum(top, logits.max(1))
@@ -58,7 +58,7 @@ def forward_kernel(
 
 def dq_kernel(
     q_ref: Ref, k_ref: Ref, v_ref: Ref, start_ref: Ref, stop_ref: Ref, ranges_ref: Ref, lse_ref: Ref, delta_ref: Ref,
-    d_out_ref: Ref, d_q_ref: Ref, *, form: Form, Sc: int,
+    d_out_ref: Ref, d_q_ref: Ref, *, transform: LogitTransform, Sc: int,
 ) -> None:  # fmt: skip
     """The gradient `[Tc, D]` of one block of queries of one head: algorithm 2, one row of its blocks."""
     q, d_out, start, stop = q_ref[...], d_out_ref[...], start_ref[...], stop_ref[...]
@@ -67,7 +67,7 @@ def dq_kernel(
     def key_block(j: Any, d_q: Array, masked: bool) -> Array:
         keys = pl.ds(j * Sc, Sc)
         k = k_ref[keys, :]
-        logits, slope = form.logits(_dot_t(q, k))
+        logits, slope = transform.logits(_dot_t(q, k))
         if masked:
             logits = jnp.where(_allowed(start[:, None], stop[:, None], j * Sc + _along(1, logits)), logits, -jnp.inf)
         weights = jnp.exp2(logits - lse[:, None])
@@ -78,12 +78,12 @@ def dq_kernel(
         return d_q + _dot(d_logits.astype(k.dtype), k)
 
     d_q = _visit(ranges_ref, key_block, jnp.zeros(q.shape, jnp.float32))
-    d_q_ref[...] = (d_q * form.scale).astype(d_q_ref.dtype)
+    d_q_ref[...] = (d_q * transform.scale).astype(d_q_ref.dtype)
 
 
 def dkv_kernel(
     q_ref: Ref, k_ref: Ref, v_ref: Ref, start_ref: Ref, stop_ref: Ref, ranges_ref: Ref, lse_ref: Ref, delta_ref: Ref,
-    d_out_ref: Ref, d_k_ref: Ref, d_v_ref: Ref, *, form: Form, Tc: int,
+    d_out_ref: Ref, d_k_ref: Ref, d_v_ref: Ref, *, transform: LogitTransform, Tc: int,
 ) -> None:  # fmt: skip
     """The gradients `[Sc, D]` of one block of keys and values: algorithm 2, one column of its blocks.
 
@@ -98,7 +98,7 @@ def dkv_kernel(
             d_k, d_v = carry
             queries = pl.ds(i * Tc, Tc)
             q, d_out = q_ref[queries, h, :], d_out_ref[queries, h, :]
-            logits, slope = form.logits(_dot_t(k, q))
+            logits, slope = transform.logits(_dot_t(k, q))
             if masked:
                 start, stop = start_ref[queries], stop_ref[queries]
                 logits = jnp.where(
@@ -117,7 +117,7 @@ def dkv_kernel(
     zero = jnp.zeros(k.shape, jnp.float32)
     heads = q_ref.shape[1]
     d_k, d_v = head(0, (zero, zero)) if heads == 1 else lax.fori_loop(0, heads, head, (zero, zero))
-    d_k_ref[...] = (d_k * form.scale).astype(d_k_ref.dtype)
+    d_k_ref[...] = (d_k * transform.scale).astype(d_k_ref.dtype)
     d_v_ref[...] = d_v.astype(d_v_ref.dtype)
 
 

@@ -31,20 +31,19 @@ from jax.ad_checkpoint import checkpoint_name
 from pathways_kernels.attention import block_sizes as sizing
 from pathways_kernels.attention.block_ranges import of_keys, padded_spans
 from pathways_kernels.attention.block_sizes import BlockSizes, Limits
-from pathways_kernels.attention.form import Form
+from pathways_kernels.attention.common import RESULTS, LogitTransform
 from pathways_kernels.attention.pallas_tpu_backward import backward
 from pathways_kernels.attention.pallas_tpu_forward import forward
 from pathways_kernels.attention.pallas_tpu_parts import Bounds
-from pathways_kernels.attention.request import RESULTS
 from pathways_kernels.attention.spans import Spans
-from pathways_kernels.attention.static_kinds import Kind, static_kind
+from pathways_kernels.attention.static_kinds import SpanKind, static_kind
 
 Array = jax.Array
 
 
 class _Settings(NamedTuple):
-    form: Form
-    kind: Kind | None
+    transform: LogitTransform
+    kind: SpanKind | None
     n_keys: int
     forward: BlockSizes
     backward: BlockSizes
@@ -93,7 +92,7 @@ def pallas_tpu(
     bounds = jnp.stack([spans.start, spans.stop, *[spans.stop] * 6], axis=1) if kind is None else None
     queries = _pad(q, T_pad, D_pad).reshape(B, T_pad, H // G, G, D_pad).transpose(0, 2, 3, 1, 4)
     keys, values = (_pad(x, S_pad, D_pad).swapaxes(1, 2) for x in (k, v))
-    settings = _Settings(Form(scale, logits_soft_cap), kind, S, sizes[0], sizes[1], interpret)
+    settings = _Settings(LogitTransform(scale, logits_soft_cap), kind, S, sizes[0], sizes[1], interpret)
     out = _attend(settings, queries, keys, values, bounds, *ranges)
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T_pad, H, D_pad)[:, :T, :, :D]
 
@@ -107,7 +106,9 @@ def _run_forward(
     settings: _Settings, q: Array, k: Array, v: Array, bounds: Array | None, ranges: Array
 ) -> tuple[Array, Array]:
     where = Bounds(bounds, settings.kind, settings.n_keys)
-    return forward(q, k, v, where, ranges, form=settings.form, sizes=settings.forward, interpret=settings.interpret)
+    return forward(
+        q, k, v, where, ranges, transform=settings.transform, sizes=settings.forward, interpret=settings.interpret
+    )
 
 
 def _attend_fwd(
@@ -130,7 +131,7 @@ def _attend_bwd(settings: _Settings, residuals: tuple[Any, ...], d_out: Array) -
         shifted = None if bounds is None else bounds - i * sizes.segment
         added, d_k, d_v = backward(
             q, k, v, Bounds(shifted, settings.kind, settings.n_keys), jnp.clip(ranges - i * n, 0, n), lse, delta, d_out,
-            form=settings.form, sizes=sizes, partial_keys=segments > 1, interpret=settings.interpret,
+            transform=settings.transform, sizes=sizes, partial_keys=segments > 1, interpret=settings.interpret,
         )  # fmt: skip
         return d_q + added, (d_k, d_v)
 

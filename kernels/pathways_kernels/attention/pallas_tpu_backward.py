@@ -11,7 +11,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pathways_kernels.attention.block_sizes import BlockSizes
-from pathways_kernels.attention.form import Form
+from pathways_kernels.attention.common import LogitTransform
 from pathways_kernels.attention.pallas_tpu_parts import (
     UNSEEN,
     Bounds,
@@ -35,7 +35,7 @@ def backward(
     delta: Array,
     d_out: Array,
     *,
-    form: Form,
+    transform: LogitTransform,
     sizes: BlockSizes,
     partial_keys: bool,
     interpret: Any,
@@ -51,7 +51,7 @@ def backward(
     d_q = jax.ShapeDtypeStruct(q.shape, jnp.float32 if partial_keys else q.dtype)
     d_k = jax.ShapeDtypeStruct((B, P, S, D), k.dtype if P == K else jnp.float32)
     return pl.pallas_call(
-        lambda *refs: _kernel(*refs, bounds=bounds._replace(array=None), form=form, sizes=sizes),
+        lambda *refs: _kernel(*refs, bounds=bounds._replace(array=None), transform=transform, sizes=sizes),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(P, B, T // sizes.queries),
@@ -97,7 +97,7 @@ def _kernel(
     d_v_acc: Any,
     *,
     bounds: Bounds,
-    form: Form,
+    transform: LogitTransform,
     sizes: BlockSizes,
 ) -> None:
     G, Tc, _ = q_ref.shape
@@ -112,7 +112,7 @@ def _kernel(
     d_q_acc[...] = jnp.zeros_like(d_q_acc)
 
     def scores(j: Any, _: bool) -> list[tuple[Array, Array | None]]:
-        return [form.logits(dot(k_ref[block_of_keys(j, sizes), :], q_ref[g], transposed="y")) for g in range(G)]
+        return [transform.logits(dot(k_ref[block_of_keys(j, sizes), :], q_ref[g], transposed="y")) for g in range(G)]
 
     def absorb(j: Any, masked: bool, of_heads: list[tuple[Array, Array | None]]) -> None:
         keys = block_of_keys(j, sizes)
@@ -134,9 +134,9 @@ def _kernel(
             d_q_acc[g] += dot(d_logits, k_ref[keys, :], transposed="x")
 
     over_keys(seen, scores, absorb, max(1, sizes.unroll // G))  # the heads are in straight-line code already
-    d_q_ref[...] = (d_q_acc[...] * form.scale).astype(d_q_ref.dtype)
+    d_q_ref[...] = (d_q_acc[...] * transform.scale).astype(d_q_ref.dtype)
 
     @pl.when(block == pl.num_programs(2) - 1)
     def finish() -> None:
-        d_k_ref[...] = (d_k_acc[...] * form.scale).astype(d_k_ref.dtype)
+        d_k_ref[...] = (d_k_acc[...] * transform.scale).astype(d_k_ref.dtype)
         d_v_ref[...] = d_v_acc[...].astype(d_v_ref.dtype)

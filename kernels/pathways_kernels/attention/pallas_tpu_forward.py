@@ -11,7 +11,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pathways_kernels.attention.block_sizes import BlockSizes
-from pathways_kernels.attention.form import Form
+from pathways_kernels.attention.common import LogitTransform
 from pathways_kernels.attention.pallas_tpu_parts import (
     LANES,
     UNSEEN,
@@ -27,7 +27,15 @@ Array = jax.Array
 
 
 def forward(
-    q: Array, k: Array, v: Array, bounds: Bounds, ranges: Array, *, form: Form, sizes: BlockSizes, interpret: Any
+    q: Array,
+    k: Array,
+    v: Array,
+    bounds: Bounds,
+    ranges: Array,
+    *,
+    transform: LogitTransform,
+    sizes: BlockSizes,
+    interpret: Any,
 ) -> tuple[Array, Array]:
     """The output, as q, and the log-sum-exp in base 2, float32 `[B, P, G, T]` (0 where a query sees nothing).
 
@@ -38,7 +46,7 @@ def forward(
     spec = specs(q, k, bounds, sizes, order=lambda p, b, i, s: (p, b, i, s))
     rows = G * sizes.queries
     return pl.pallas_call(
-        lambda *refs: _kernel(*refs, bounds=bounds._replace(array=None), form=form, sizes=sizes),
+        lambda *refs: _kernel(*refs, bounds=bounds._replace(array=None), transform=transform, sizes=sizes),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=grid,
@@ -72,7 +80,7 @@ def _kernel(
     acc_ref: Any,  # [G·Tc, D]
     *,
     bounds: Bounds,
-    form: Form,
+    transform: LogitTransform,
     sizes: BlockSizes,
 ) -> None:
     G, Tc, D = q_ref.shape
@@ -86,7 +94,9 @@ def _kernel(
         acc_ref[...] = jnp.zeros_like(acc_ref)
 
     def scores(j: Any, masked: bool) -> Array:
-        logits = form.logits(dot(q_ref[...].reshape(G * Tc, D), k_ref[block_of_keys(j, sizes), :], transposed="y"))[0]
+        logits = transform.logits(
+            dot(q_ref[...].reshape(G * Tc, D), k_ref[block_of_keys(j, sizes), :], transposed="y")
+        )[0]
         if not masked:
             return logits
         # What is left of the bounds at this block's first lane of keys, in every lane but for the lane's number.

@@ -12,7 +12,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from pathways_kernels.attention.block_sizes import BlockSizes
-from pathways_kernels.attention.static_kinds import Full, Kind, Window
+from pathways_kernels.attention.static_kinds import Full, SpanKind, Window
 
 Array = jax.Array
 
@@ -33,7 +33,7 @@ class Bounds(NamedTuple):
     """Where the queries' spans are: in an array, or in their kind where that is known while tracing."""
 
     array: Array | None  # int32 [B, 8, T]: start, stop, and rows that fill the tile
-    kind: Kind | None
+    kind: SpanKind | None
     n_keys: int  # without padding
 
     def rows(self, ref: Any, block: Any, Tc: int) -> tuple[Array, Array]:

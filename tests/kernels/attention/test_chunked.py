@@ -6,7 +6,7 @@ from attention_contract import SCALE, AttentionContract, Shape, arrays, assert_c
 
 from pathways_kernels.attention import Spans, attention, chunked, one_block
 from pathways_kernels.attention.blocks import accelerator_blocks
-from pathways_kernels.attention.form import Form
+from pathways_kernels.attention.common import LogitTransform
 from pathways_kernels.attention.spans import causal, dense
 
 
@@ -41,9 +41,9 @@ class TestChunked(AttentionContract):
             if length == 40:
                 out, weights = one_block._forward(b, SCALE, q, k, v, spans)
                 return out, *one_block._backward(b, SCALE, q, k, v, weights, d_out)
-            form = Form(SCALE, shape.soft_cap)
-            out, lse = chunked._forward(b, form, q, k, v, spans)
-            return out, *chunked._backward(b, form, q, k, v, spans, out, lse, d_out)
+            transform = LogitTransform(SCALE, shape.soft_cap)
+            out, lse = chunked._forward(b, transform, q, k, v, spans)
+            return out, *chunked._backward(b, transform, q, k, v, spans, out, lse, d_out)
 
         exact = (x.astype(jnp.float32) for x in (q, k, v, d_out))
         expected = run(*exact, spans, soft_cap=shape.soft_cap, implementation="reference")

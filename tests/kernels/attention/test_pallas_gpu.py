@@ -17,7 +17,7 @@ from attention_contract import (
 )
 from gpu_target import H100, T4, gpu_in_sight
 
-from pathways_kernels.attention import Spans, api, attention, nvidia
+from pathways_kernels.attention import Spans, api, attention, support
 from pathways_kernels.attention.pallas_gpu import Tile, Tiles, pallas_gpu
 from pathways_kernels.attention.spans import causal
 
@@ -128,8 +128,8 @@ def test_refuses_with_the_reason(kind, shape, reason):
 
 
 def test_what_is_in_sight():
-    assert nvidia.compute_capability() is None
+    assert support.compute_capability() is None
     with gpu_in_sight():
-        assert nvidia.compute_capability() == 90
+        assert support.compute_capability() == 90
     with gpu_in_sight("an unheard-of one"):
-        assert nvidia.compute_capability() is None
+        assert support.compute_capability() is None

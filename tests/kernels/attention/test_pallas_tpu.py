@@ -23,9 +23,8 @@ from jax.sharding import AbstractDevice, AbstractMesh
 from pathways_kernels.attention import Spans, api, attention
 from pathways_kernels.attention.block_sizes import Limits
 from pathways_kernels.attention.pallas_tpu import pallas_tpu
-from pathways_kernels.attention.request import Request
 from pathways_kernels.attention.spans import causal, from_segments, full, window
-from pathways_kernels.attention.tpu import pallas_tpu_refuses
+from pathways_kernels.attention.support import Request, pallas_tpu_unsupported_reason
 
 INTERPRETED = "pallas_tpu interpreted"
 # Several blocks at the small lengths of the tests; the two kernels' differ.
@@ -156,4 +155,4 @@ def test_is_chosen_only_where_a_tpu_is_in_sight():
     v5e = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
     with jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=v5e)):
         assert "pallas_call" in str(jax.make_jaxpr(call)())
-        assert pallas_tpu_refuses(half) == "the arrays are float16; it serves bfloat16 and float32."
+        assert pallas_tpu_unsupported_reason(half) == "the arrays are float16; it supports bfloat16 and float32."

@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from pathways_kernels.attention import Spans
 from pathways_kernels.attention.spans import causal, dense, from_segments, full, intersect, prefix, window
-from pathways_kernels.attention.static_kinds import Causal, Full, Kind, Window, static_kind
+from pathways_kernels.attention.static_kinds import Causal, Full, SpanKind, Window, static_kind
 
 SEGMENTS = np.array([[0, 0, 1, 1, 1, 2, 2, 2]] * 2)
 
 
-def rebuilt(kind: Kind, batch: int, length: int, n_keys: int) -> Spans:
+def rebuilt(kind: SpanKind, batch: int, length: int, n_keys: int) -> Spans:
     match kind:
         case Full():
             return full(batch, length, n_keys)
