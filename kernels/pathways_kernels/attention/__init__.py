@@ -1,4 +1,4 @@
-"""Attention over an interval of keys per query."""
+"""Attention with an interval of keys per query."""
 
 from pathways_kernels.attention.api import attention
 from pathways_kernels.attention.common import RESULTS

@@ -13,7 +13,7 @@ from jax import lax
 
 from pathways_kernels.attention.chunked import chunked
 from pathways_kernels.attention.reference import reference
-from pathways_kernels.attention.spans import Spans, check
+from pathways_kernels.attention.spans import Spans, check_spans
 from pathways_kernels.attention.static_kinds import static_kind
 from pathways_kernels.attention.support import (
     Request,
@@ -111,7 +111,7 @@ def attention(
     """
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
     _check_arrays(q, k, v)
-    check(spans, *q.shape[:2])
+    check_spans(spans, *q.shape[:2])
     _check_numbers(scale, logits_soft_cap)
     span_kind = static_kind(spans, k.shape[1])
     request = Request(jax.typeof(q), jax.typeof(k), jax.typeof(v), logits_soft_cap, span_kind)

@@ -1,4 +1,4 @@
-"""Makes `attention_contract` importable by the test files of the backends."""
+"""Make `attention_contract` importable by the test files of the backends."""
 
 import sys
 from pathlib import Path

@@ -21,7 +21,7 @@ KINDS = {
 
 @pytest.fixture
 def cudnn_in_sight(monkeypatch):
-    """Pretend that the machine has cuDNN; what is lowered for it is not run."""
+    """Pretend that the machine has cuDNN; programs are lowered for it but not run."""
     monkeypatch.setattr(support.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
@@ -39,17 +39,17 @@ def lowered(q, k, v, spans, implementation="cudnn", platform="cuda", **options) 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_jax_is_asked_for_the_same_attention(kind, monkeypatch):
-    """Its own XLA implementation, given what cuDNN would be given, equals the reference."""
-    in_xla = partial(jax.nn.dot_product_attention)
+    """Jax's XLA implementation, called with cuDNN's arguments, equals the reference."""
+    original = partial(jax.nn.dot_product_attention)
 
-    def instead(*args, implementation, **options):
+    def call_xla(*args, implementation, **options):
         assert implementation == "cudnn"
-        return in_xla(*args, implementation="xla", **options)
+        return original(*args, implementation="xla", **options)
 
-    monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", call_xla)
     q, k, v, _ = arrays(SHAPE._replace(dtype="float32"))
-    found = cudnn(q, k, v, KINDS[kind], scale=SCALE)
-    assert_close(found, attention(q, k, v, KINDS[kind], scale=SCALE, implementation="reference"), 1e-5)
+    actual = cudnn(q, k, v, KINDS[kind], scale=SCALE)
+    assert_close(actual, attention(q, k, v, KINDS[kind], scale=SCALE, implementation="reference"), 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_is_for_cuda_only(cudnn_in_sight):
         (SHAPE._replace(S=30), causal(2, 24, offset=6), {}, r"Causal\(offset=6\)"),
     ],
 )
-def test_refuses_what_it_would_not_do_exactly(shape, spans, options, reason, cudnn_in_sight):
+def test_refuses_what_it_would_not_compute_exactly(shape, spans, options, reason, cudnn_in_sight):
     with pytest.raises(ValueError, match=reason):
         attention(*arrays(shape)[:3], spans, scale=SCALE, implementation="cudnn", **options)
 
