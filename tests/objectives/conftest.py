@@ -1,4 +1,4 @@
-"""Makes `t5` importable, and what the tests of objectives share: special tokens, and examples taken apart again."""
+"""Make `t5` and `examples` importable, which the tests of objectives share."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Special tokens, windows of text whose tokens are all different, and rows taken apart into examples again."""
+"""Special tokens, windows of text whose tokens are all different, and the way back from rows to examples."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ EOD = 0
 TOKENS = SpecialTokens(
     s2s=1, nlu=2, nlg=3, prefix=4, suffix=5, middle=6, separator=7, end_of_span=8, first_sentinel=999, sentinels=900
 )
-FIRST = 1000  # of the text's tokens
-OPENERS = (EOD, 1, 2, 3, 4, 5)
+FIRST = 1000  # the smallest token of the text
+START_TOKENS = (EOD, 1, 2, 3, 4, 5)
 
 
 def windows(rows: int, seq_len: int, documents: float, seed: int = 0) -> np.ndarray:
-    """Rows of T + 1 tokens in which no token but EOD, that opens about so many documents, comes twice."""
+    """Return rows of T + 1 tokens with about `documents` EODs each; no other token occurs twice."""
     rng = np.random.default_rng(seed)
     x = FIRST + np.arange(rows * (seq_len + 1)).reshape(rows, seq_len + 1)
     x[rng.random(x.shape) < documents / seq_len] = EOD
@@ -34,32 +34,33 @@ def batch_of(
 
 @dataclass
 class Example:
-    """One of a row: what it is made of, found by what each position sees."""
+    """An example of a row, identified by what each position sees."""
 
     tokens: list[int]
     inputs: int  # positions that see each other
-    close: int  # what its last position predicts
+    end: int  # what its last position predicts
     loss_from: int
     column: int
 
 
 def examples(batch: Batch, row: int) -> list[Example]:
-    """The row's examples; positions without use are left out."""
+    """Return the row's examples; unused positions are left out."""
     start, stop = batch.spans.start[row], batch.spans.stop[row]
-    found = []
+    row_examples = []
     for column in np.unique(start).tolist():
-        mine = np.flatnonzero(start == column)
-        weights = batch.loss_weights[row, mine]
+        columns = np.flatnonzero(start == column)
+        weights = batch.loss_weights[row, columns]
         if not weights.any():
-            assert len(mine) == 1
+            assert len(columns) == 1
             continue
-        together = int(stop[column] - column)
-        expected = np.maximum(np.arange(len(mine)) + 1, together if together > 1 else 0)
-        assert (stop[mine] - column).tolist() == expected.tolist()
-        assert batch.positions[row, mine].tolist() == list(range(len(mine)))
-        tokens, targets = batch.tokens[row, mine].tolist(), batch.targets[row, mine].tolist()
+        seen_by_first = int(stop[column] - column)
+        inputs = seen_by_first if seen_by_first > 1 else 0
+        expected = np.maximum(np.arange(len(columns)) + 1, inputs)
+        assert (stop[columns] - column).tolist() == expected.tolist()
+        assert batch.positions[row, columns].tolist() == list(range(len(columns)))
+        tokens, targets = batch.tokens[row, columns].tolist(), batch.targets[row, columns].tolist()
         assert tokens[1:] == targets[:-1]
         loss_from = int(np.argmax(weights))
-        assert (weights == (np.arange(len(mine)) >= loss_from)).all()
-        found.append(Example(tokens, together if together > 1 else 0, targets[-1], loss_from, column))
-    return found
+        assert (weights == (np.arange(len(columns)) >= loss_from)).all()
+        row_examples.append(Example(tokens, inputs, targets[-1], loss_from, column))
+    return row_examples

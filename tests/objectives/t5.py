@@ -1,20 +1,17 @@
-"""T5's span corruption as its paper and code define it, one example at a time.
-
-`objectives.span_corruption` has to equal it.
-"""
+"""T5's span corruption as its paper and code define it, one example at a time: a reference for our own."""
 
 import numpy as np
 
 
 def counts(length: int, rate: float, mean_span: float) -> tuple[int, int]:
-    """Noise tokens and spans of `random_spans_noise_mask`, in float32 as there."""
+    """Count noise tokens and noise spans as `random_spans_noise_mask`, in float32 as there."""
     f = np.float32
     noise = int(np.clip(np.round(f(length) * f(rate)), 1, length - 1))
     return noise, max(int(np.round(f(noise) / f(mean_span))), 1)
 
 
 def to_sentinels(tokens: list[int], mask: list[bool], first: int) -> list[int]:
-    """`noise_span_to_unique_sentinel`: every masked span becomes the next sentinel, downwards from `first`."""
+    """`noise_span_to_unique_sentinel`: replace every noise span by the next sentinel, downwards from `first`."""
     out, masked_before = [], False
     for token, masked in zip(tokens, mask, strict=True):
         if masked and not masked_before:
@@ -27,5 +24,5 @@ def to_sentinels(tokens: list[int], mask: list[bool], first: int) -> list[int]:
 
 
 def corrupted(tokens: list[int], mask: list[bool], first: int) -> tuple[list[int], list[int]]:
-    """Inputs and targets, without EOS."""
+    """Return inputs and targets, without EOS."""
     return to_sentinels(tokens, mask, first), to_sentinels(tokens, [not m for m in mask], first)

@@ -1,6 +1,6 @@
 """FlashAttention-2 (Dao 2023, arXiv:2307.08691) over spans, in Pallas for NVIDIA GPUs.
 
-Lowered by Pallas's Triton backend. It serves every GPU since sm_80, runs in the CPU interpreter (in float32: no TF32
+Lowered by Pallas's Triton backend. It runs on every GPU since sm_80 and in the CPU interpreter (in float32: no TF32
 there), and compiles ahead of time. Pallas's Mosaic GPU backend would be faster on Hopper and Blackwell (asynchronous
 copies and warp specialization by hand), but it needs one kernel per generation. Jax has announced Triton's removal from
 Pallas: such kernels will then replace this file, and the contract's tests will stay.

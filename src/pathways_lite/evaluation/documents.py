@@ -61,7 +61,7 @@ class DocumentMeans:
             (i, window) for i, document in enumerate(documents) for window in split_windows(document, self._seq_len)
         ]
         rows = pack_windows([len(window.tokens) for _, window in windows], self._seq_len)
-        # At most so many windows in a row; a power of two, so that few programs are compiled.
+        # The most windows of any row, rounded up to a power of two, so that few programs are compiled.
         max_windows = 1 << (max(map(len, rows)) - 1).bit_length()
         total: Any = 0.0
         for first in range(0, len(rows), self._rows):

@@ -1,4 +1,4 @@
-"""The contract of every attention backend. A backend's test file subclasses `AttentionContract` and names the backend."""
+"""The contract of every attention backend: a backend's test file subclasses `AttentionContract` and names it."""
 
 from functools import partial
 from typing import NamedTuple
