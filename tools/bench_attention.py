@@ -34,7 +34,7 @@ from pathways_kernels.attention import Spans, attention
 from pathways_kernels.attention.api import BACKENDS
 from pathways_kernels.attention.block_sizes import limits
 from pathways_kernels.attention.spans import causal, dense_mask
-from pathways_lite.planner.chips import CHIPS
+from pathways_lite.chips import TPUS
 from pathways_lite.planner.kernel_estimates import costs
 from tune_attention import cycles_per_head, kinds_of_spans
 
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--static", action="store_true", help="estimate for TPUs that are not here")
     parser.add_argument("--memory", action="store_true", help="bytes of vector memory the kernels take on each chip")
-    parser.add_argument("--chips", nargs="+", default=["v5e", "v5p", "v6e"], choices=list(CHIPS), help="for these two")
+    parser.add_argument("--chips", nargs="+", default=["v5e", "v5p", "v6e"], choices=list(TPUS), help="for these two")
     parser.add_argument("--head-dims", nargs="+", type=int, default=[128, 256])
     parser.add_argument("--passes", nargs="+", default=list(PASSES), choices=PASSES, help="for --static")
     parser.add_argument("--lengths", nargs="+", type=int, default=[2048, 8192, 32768], help="for all but --static")
@@ -71,7 +71,7 @@ def static_cases(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     T = 4096
     kinds = kinds_of_spans(T)
     for chip in arguments.chips:
-        per_cycle = CHIPS[chip].bf16_flops / CHIPS[chip].clock_hz
+        per_cycle = TPUS[chip].bf16_flops / TPUS[chip].clock_hz
         for D in arguments.head_dims:
             for kernel in arguments.passes:
                 per_pair, tuned = PASSES[kernel] * D, limits(chip, D)[list(PASSES).index(kernel)]

@@ -34,8 +34,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_kernels.cross_entropy import cross_entropy
+from pathways_lite.chips import TPUS
 from pathways_lite.planner import hlo
-from pathways_lite.planner.chips import CHIPS, device, place, quiet_libtpu, traced_for
+from pathways_lite.planner.chips import device, place, quiet_libtpu, traced_for
 
 FLOPS_PER_LOGIT = {"forward": 2, "forward+backward": 6}  # times E
 
@@ -44,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--static", action="store_true", help="estimate for TPUs that are not here")
     parser.add_argument("--scheduled", action="store_true", help="from instruction bundles; with --static; slow")
-    parser.add_argument("--chips", nargs="+", default=["v5e", "v5p", "v6e"], choices=list(CHIPS), help="for --static")
+    parser.add_argument("--chips", nargs="+", default=["v5e", "v5p", "v6e"], choices=list(TPUS), help="for --static")
     parser.add_argument("--embeds", nargs="+", type=int, default=[1024, 2048, 4096])
     parser.add_argument("--vocabs", nargs="+", type=int, default=[32768, 131072, 262144])
     parser.add_argument("--tokens", type=int, default=8192)
@@ -102,11 +103,11 @@ def estimated(run: Callable[..., Any], abstract: Any, flops: float, chip: str, p
         # Where operands are placed in vector memory ahead of an operation, libtpu cannot schedule some copies.
         options = {"xla_msa_enable": "false"} if profile else {}
         compiled = jax.jit(run).lower(*place(abstract, device(chip))).compile(compiler_options=options)
-    seconds = total_cycles(compiled.as_text(), scheduled(profile) if profile else {}) / CHIPS[chip].clock_hz
+    seconds = total_cycles(compiled.as_text(), scheduled(profile) if profile else {}) / TPUS[chip].clock_hz
     return {
         "cycles": "scheduled" if profile else "cost model",
         "ms": round(seconds * 1e3, 2),
-        "share_of_peak": round(flops / seconds / CHIPS[chip].bf16_flops, 3),
+        "share_of_peak": round(flops / seconds / TPUS[chip].bf16_flops, 3),
         "temporaries_mib": round(compiled.memory_analysis().temp_size_in_bytes / 2**20),
     }
 

@@ -22,7 +22,7 @@ from pathways_kernels.attention import Spans
 from pathways_kernels.attention.block_ranges import of_keys, padded_spans
 from pathways_kernels.attention.block_sizes import Limits
 from pathways_kernels.attention.spans import causal, from_segments, full, prefix
-from pathways_lite.planner.chips import CHIPS
+from pathways_lite.chips import TPUS
 from pathways_lite.planner.kernel_estimates import Costs, costs
 
 CANDIDATES = {
@@ -53,7 +53,7 @@ def cycles_per_head(found: Costs, limits: Limits, spans: Spans) -> float:
 def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chips", nargs="+", default=["v5e", "v5p", "v6e"], choices=list(CHIPS))
+    parser.add_argument("--chips", nargs="+", default=["v5e", "v5p", "v6e"], choices=list(TPUS))
     parser.add_argument("--head-dims", nargs="+", type=int, default=[128, 256])
     parser.add_argument("--kernels", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
     parser.add_argument("--length", type=int, default=4096)

@@ -7,10 +7,11 @@ import jax
 import pytest
 
 from pathways_kernels.attention import block_sizes
-from pathways_lite.planner.chips import CHIPS, traced_for
+from pathways_lite.chips import TPUS
+from pathways_lite.planner.chips import traced_for
 
 
-@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("chip", TPUS)
 def test_kernels_are_told_what_they_are_traced_for(chip):
     assert block_sizes.chip()[0] == ""
     with traced_for(chip):
@@ -20,9 +21,10 @@ def test_kernels_are_told_what_they_are_traced_for(chip):
 
 
 DEVICES = """
-from pathways_lite.planner.chips import CHIPS, device, quiet_libtpu
+from pathways_lite.chips import TPUS
+from pathways_lite.planner.chips import device, quiet_libtpu
 quiet_libtpu()
-for name, chip in CHIPS.items():
+for name, chip in TPUS.items():
     found = device(name)
     assert found.device_kind == chip.device_kind, (name, found.device_kind)
     assert found.num_cores == chip.cores, (name, found.num_cores)

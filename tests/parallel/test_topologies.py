@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
+from pathways_lite.chips import GPUS
 from pathways_lite.errors import UserError
 from pathways_lite.planner import chips
-from pathways_lite.planner.chips import GPUS, GpuCluster, TpuSlices, parse
+from pathways_lite.planner.chips import GpuCluster, TpuSlices, parse
 
 
 def test_slices_of_a_torus():

@@ -2,6 +2,7 @@ import time
 
 import pytest
 
+from pathways_lite.chips import published_peak
 from pathways_lite.tracking import peak
 
 
@@ -10,11 +11,12 @@ from pathways_lite.tracking import peak
     [
         ("TPU v4", 275), ("TPU v5 lite", 197), ("TPU v5e", 197), ("TPU v5", 459), ("TPU v5p", 459),
         ("TPU v6 lite", 918), ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA H100 80GB HBM3", 989),
-        ("NVIDIA H100 PCIe", 756), ("NVIDIA H200", 989), ("cpu", None), ("TPU v4 lite", None), ("TPU v3", None),
+        ("NVIDIA H100 PCIe", 756), ("NVIDIA H200", 989), ("NVIDIA B200", 2250), ("cpu", None),
+        ("TPU v4 lite", None), ("TPU v3", None),
     ],
 )  # fmt: skip
 def test_published_peaks(kind: str, tera: int | None) -> None:
-    assert peak.published_peak(kind) == (tera and tera * 1e12)
+    assert published_peak(kind) == (tera and tera * 1e12)
 
 
 def test_the_peak_is_measured_once_and_quickly() -> None:

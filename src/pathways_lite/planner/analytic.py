@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pathways_lite.planner.chips import CHIPS_PER_HOST, GpuCluster, TpuSlices
+from pathways_lite.chips import CHIPS_PER_HOST
+from pathways_lite.planner.chips import GpuCluster, TpuSlices
 from pathways_lite.planner.plan import Work
 
 MATMUL_SHARE = 0.65

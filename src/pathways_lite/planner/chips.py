@@ -7,51 +7,15 @@ import math
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, SingleDeviceSharding
 
+from pathways_lite.chips import GPUS, TPUS, Gpu, Tpu
 from pathways_lite.errors import UserError
 
 # TPUs by description: devices to compile for on a machine that has none (extra `tpu`).
-
-
-class Chip(NamedTuple):
-    """What a chip can do. Multiply-adds count two FLOPs; bytes per second are in one direction.
-
-    Peaks and the bandwidth of the memory are its maker's. The clock reproduces the peak. Memory is what the compiler
-    lets a program have. Other bandwidths are assumptions: of ICI 45 or 90 GB/s a link (the published 50 and 100 less a
-    tenth), of DCN one card of 100 Gbit/s per host of four chips on v4 (PaLM, section 4.1, saw 105 Gbit/s per pair of
-    hosts) and v5e, two on v5p, four on v6e; to the host's memory 16 lanes of PCIe per chip, of the third (v4, v5e) or
-    fourth generation.
-    """
-
-    topology: str  # the smallest slice that libtpu describes
-    options: dict[str, Any]
-    device_kind: str
-    cores: int  # per device
-    clock_hz: float
-    bf16_flops: float  # per second and device
-    hbm_bytes: int
-    dimensions: int  # of the torus; two links in each
-    link_bytes: float  # per second and link
-    host_dcn_bytes: float  # per second and host of four chips
-    hbm_bytes_per_second: float
-    host_link_bytes: float  # per second and chip
-
-
-CHIPS = {
-    "v4": Chip(
-        "v4:2x2x1", {"chip_config_name": "megacore"}, "TPU v4", 2, 1.05e9, 275e12, int(30.75 * 2**30), 3, 45e9, 12.5e9,
-        1228e9, 16e9,
-    ),
-    "v5e": Chip("v5e:2x2", {}, "TPU v5 lite", 1, 1.5e9, 197e12, int(15.75 * 2**30), 2, 45e9, 12.5e9, 819e9, 16e9),
-    "v5p": Chip("v5p:2x2x1", {}, "TPU v5", 2, 1.75e9, 459e12, int(95.73 * 2**30), 3, 90e9, 25e9, 2765e9, 32e9),
-    "v6e": Chip("v6e:2x2", {}, "TPU v6 lite", 1, 1.75e9, 918e12, int(31.24 * 2**30), 2, 90e9, 50e9, 1640e9, 32e9),
-}  # fmt: skip
-
-CHIPS_PER_HOST = 4
 
 
 def quiet_libtpu(**flags: str) -> None:
@@ -74,10 +38,10 @@ def quiet_libtpu(**flags: str) -> None:
 
 
 def device(chip: str) -> jax.Device:
-    """One described device. Raises KeyError for a chip that is not in `CHIPS`, RuntimeError without libtpu."""
+    """One described device. Raises KeyError for a chip that is not in `TPUS`, RuntimeError without libtpu."""
     from jax.experimental import topologies
 
-    described = CHIPS[chip]
+    described = TPUS[chip]
     topology = topologies.get_topology_desc(platform="tpu", topology_name=described.topology, **described.options)
     return topology.devices[0]
 
@@ -90,7 +54,7 @@ def place(tree: Any, on: jax.Device) -> Any:
 
 def traced_for(chip: str) -> Any:
     """A context in which kernels that ask, while they are traced, what chip they are for, are told this one."""
-    described = CHIPS[chip]
+    described = TPUS[chip]
     abstract = AbstractDevice(device_kind=described.device_kind, num_cores=described.cores, platform="tpu")
     mesh = AbstractMesh((1,), ("device",), axis_types=(AxisType.Auto,), abstract_device=abstract)
     return jax.sharding.use_abstract_mesh(mesh)
@@ -98,24 +62,6 @@ def traced_for(chip: str) -> Any:
 
 _CUBE = 4  # v4 and v5p: cubes of so many chips to a side are joined by optical switches, which also close the rings
 _RING = 16  # v5e and v6e: a side of so many chips, a pod's, is a ring
-
-
-class Gpu(NamedTuple):
-    """A GPU by its maker's data sheet; bytes per second are in one direction, of the network those of usual servers."""
-
-    bf16_flops: float
-    hbm_bytes: int
-    nvlink_bytes: float
-    network_bytes: float  # per GPU
-    host_link_bytes: float  # assumed: PCIe
-
-
-GPUS = {
-    "a100": Gpu(312e12, 80 * 10**9, 300e9, 25e9, 32e9),
-    "h100": Gpu(989e12, 80 * 10**9, 450e9, 50e9, 64e9),
-    "h200": Gpu(989e12, 141 * 10**9, 450e9, 50e9, 64e9),
-    "b200": Gpu(2250e12, 180 * 10**9, 900e9, 50e9, 64e9),
-}
 
 
 @dataclass(frozen=True)
@@ -142,8 +88,8 @@ class TpuSlices:
     slices: int = 1
 
     @property
-    def chip(self) -> Chip:
-        return CHIPS[self.chip_name]
+    def chip(self) -> Tpu:
+        return TPUS[self.chip_name]
 
     @property
     def chips(self) -> int:
@@ -185,9 +131,9 @@ def parse(text: str, slices: int = 1) -> TpuSlices | GpuCluster:
         servers, per_server = (int(found[1] or 1), int(found[2] or 1)) if found else (0, 0)
         if found and found[3] in GPUS and servers * per_server > 0:
             return GpuCluster(text, servers, per_server, GPUS[found[3]])
-    elif name in CHIPS and re.fullmatch(r"\d+(x\d+)+", shape):
+    elif name in TPUS and re.fullmatch(r"\d+(x\d+)+", shape):
         sides = tuple(int(side) for side in shape.split("x"))
-        if len(sides) == CHIPS[name].dimensions and min(sides) > 0 and slices > 0:
+        if len(sides) == TPUS[name].dimensions and min(sides) > 0 and slices > 0:
             return TpuSlices(text.lower(), name, sides, slices)
     raise UserError(f"no machine is called {text!r}{f' x {slices}' if slices != 1 else ''}; there are\n{_KNOWN}")
 

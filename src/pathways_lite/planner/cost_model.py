@@ -23,8 +23,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from pathways_lite.chips import CHIPS_PER_HOST
 from pathways_lite.planner import hlo
-from pathways_lite.planner.chips import CHIPS_PER_HOST, TpuSlices
+from pathways_lite.planner.chips import TpuSlices
 from pathways_lite.planner.collectives import KINDS, Collective
 
 HOP_SECONDS = 1e-6

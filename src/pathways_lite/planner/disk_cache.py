@@ -20,6 +20,7 @@ STEP = (
     "pathways_lite/models",
     "pathways_lite/training",
     "pathways_lite/batch.py",
+    "pathways_lite/chips.py",
     "pathways_lite/ledger.py",
     "pathways_lite/parallel",
     "pathways_lite/planner/chips.py",
@@ -28,6 +29,7 @@ STEP = (
 
 KERNELS = (
     "pathways_kernels/attention",
+    "pathways_lite/chips.py",
     "pathways_lite/planner/kernel_estimates.py",
     "pathways_lite/planner/chips.py",
 )

@@ -53,7 +53,7 @@ def kernel_cycles(build: Build, *, chip: str, kernel: str) -> int:
     Args:
         build: gives a function that calls the kernel, and its arguments, abstract or real arrays. It is called once
             libtpu's flags are set: the first computation in a process may load libtpu.
-        chip: a key of `CHIPS`. Not v4, for which libtpu estimates no kernels.
+        chip: a key of `TPUS`. Not v4, for which libtpu estimates no kernels.
         kernel: its name in the compiled program, without the number: the `name` that it was given in `pallas_call`,
             perhaps with `jvp_` and the like around it.
 

@@ -9,24 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-# Dense bf16 FLOP/s of one device from the makers' public data sheets, by the beginning of jax's `device_kind`.
-# The longest beginning that fits wins: "TPU v5 lite" (v5e) is no "TPU v5" (v5p), and a PCIe card no SXM module.
-# None: known to be another device, of unknown rate.
-_DATA_SHEETS: dict[str, float | None] = {
-    "TPU v4": 275e12,
-    "TPU v4 lite": None,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": None,
-    "NVIDIA H200": 989e12,
-}
+from pathways_lite.chips import published_peak
 
 # The layouts a training step meets. XLA's CPU backend differs up to twofold between them, and which one is best
 # depends on the size, so the peak is the best of all.
@@ -38,12 +21,6 @@ _LAYOUTS: tuple[Callable[[jax.Array, jax.Array], jax.Array], ...] = (
 
 _SIZES = (512, 1024, 2048, 4096, 8192, 16384)
 _REPEATS = 3
-
-
-def published_peak(device_kind: str) -> float | None:
-    """Dense bf16 FLOP/s of one device of this kind by its data sheet; None where it is not known here."""
-    fitting = [name for name in _DATA_SHEETS if device_kind.startswith(name)]
-    return _DATA_SHEETS[max(fitting, key=len)] if fitting else None
 
 
 @functools.cache
