@@ -251,7 +251,9 @@ def placement_on(layout: Layout) -> growth.Placement:
         return growth.unplaced
 
     def place(x: jax.Array, axes: tuple[str, ...], whole: int | None) -> jax.Array:
-        entries = [_mesh_axes_if_divisible(layout, axis, size) for axis, size in zip(axes, x.shape, strict=True)]
+        entries = [
+            layout.shard_if_divisible(layout.mesh_axes(axis), size) for axis, size in zip(axes, x.shape, strict=True)
+        ]
         if len(axes) - (axes[0] == "layers") < 2:
             entries = [()] * x.ndim  # scales of norms
         if whole is not None and (moved := entries[whole]):
@@ -264,9 +266,3 @@ def placement_on(layout: Layout) -> growth.Placement:
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*entries)))
 
     return place
-
-
-def _mesh_axes_if_divisible(layout: Layout, axis: str, size: int) -> tuple[str, ...]:
-    """The mesh axes that shard a logical axis; none where they do not divide it."""
-    names = tuple(name for name in layout.rules[axis] if layout.sizes[name] > 1)
-    return () if size % math.prod(layout.sizes[name] for name in names) else names
