@@ -74,7 +74,7 @@ def test_search_on_gpus_shows_a_front(recipe: Path) -> None:
         (["--search", "stages.base.batch_size=1", "--topology", "gpu:7xh100"], "no layout fits"),
         (
             ["--rules", "--topology", "v5e:4x4", "--slices", "2"],
-            "2 slices, which mesh.pod=1 does not follow; set mesh.pod=2",
+            "2 slices, which mesh.pod=1 does not match; set mesh.pod=2",
         ),
         (["--rules", "--search"], "two questions"),
         (["--rules", "--json"], "--json does not go with --rules"),

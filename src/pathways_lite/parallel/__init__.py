@@ -1,1 +1,1 @@
-"""Meshes of devices, and programs compiled for devices that this machine does not have."""
+"""Device meshes and sharding: mesh axis sizes, sharding rules, sharded operations, compiler options."""

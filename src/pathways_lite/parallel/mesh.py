@@ -1,4 +1,4 @@
-"""The device mesh of a recipe's `Mesh`."""
+"""Devices → mesh: resolve the sizes of the mesh axes and arrange the devices along them."""
 
 from __future__ import annotations
 
@@ -13,49 +13,51 @@ from pathways_lite import recipe
 from pathways_lite.errors import UserError
 
 AXES = ("pod", "data", "fsdp", "context", "tensor")
-"""Outermost first: neighbours along the last axes are neighbours in the machine, slices differ in the first."""
+"""Mesh axes, outermost first: devices adjacent along the last axes are adjacent in the machine; slices differ in `pod`."""
 
 
-def resolve(shape: recipe.Mesh, devices: int, slices: int = 1) -> tuple[int, ...]:
-    """Sizes of `AXES` for so many devices in so many slices.
+def resolve_axis_sizes(shape: recipe.Mesh, n_devices: int, n_slices: int = 1) -> tuple[int, ...]:
+    """Return the sizes of `AXES` for a number of devices in a number of slices; an axis of -1 takes the rest.
 
-    Raises UserError where they do not multiply to it, or slices lie along another axis than `pod`.
+    Raises UserError if the sizes do not multiply to the number of devices, or if `pod` is not a multiple of the slices.
     """
     sizes = [getattr(shape, axis) for axis in AXES]
     fixed = math.prod(size for size in sizes if size != -1)
     named = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True) if size not in (1, -1))
     if -1 in sizes:
-        if devices % fixed:
-            raise UserError(f"mesh {named} does not divide {devices} devices; change one of them, or use more devices")
-        sizes[sizes.index(-1)] = devices // fixed
-    elif fixed != devices:
+        if n_devices % fixed:
+            raise UserError(
+                f"mesh {named} does not divide {n_devices} devices; change one of them, or use more devices"
+            )
+        sizes[sizes.index(-1)] = n_devices // fixed
+    elif fixed != n_devices:
         raise UserError(
-            f"mesh {named or 'fsdp=1'} has {fixed} places for {devices} devices; set one axis to -1 for the rest"
+            f"mesh {named or 'fsdp=1'} needs {fixed} devices, but there are {n_devices}; "
+            "set one axis to -1 for the rest"
         )
-    if sizes[0] % slices:
+    if sizes[0] % n_slices:
         raise UserError(
-            f"the devices are {slices} slices, which mesh.pod={sizes[0]} does not follow; set mesh.pod={slices}"
+            f"the devices form {n_slices} slices, which mesh.pod={sizes[0]} does not match; set mesh.pod={n_slices}"
         )
     return tuple(sizes)
 
 
 def device_mesh(shape: recipe.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """The mesh over `devices` (default: all of all processes), laid along the links of a TPU torus where it is one.
+    """Build the mesh over `devices` (default: all devices of all processes); on TPUs it follows the torus links.
 
-    Raises UserError as `resolve` does.
+    Raises UserError as `resolve_axis_sizes` does.
     """
     devices = jax.devices() if devices is None else list(devices)
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
-    sizes = resolve(shape, len(devices), slices)
-    return jax.sharding.Mesh(_arranged(devices, sizes, slices), AXES)
+    n_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    sizes = resolve_axis_sizes(shape, len(devices), n_slices)
+    return jax.sharding.Mesh(_arrange(devices, sizes, n_slices), AXES)
 
 
-def _arranged(devices: Sequence[jax.Device], sizes: tuple[int, ...], slices: int) -> np.ndarray:
+def _arrange(devices: Sequence[jax.Device], sizes: tuple[int, ...], n_slices: int) -> np.ndarray:
     if devices[0].platform != "tpu":
         return np.array(devices).reshape(sizes)  # by process and number, as jax lists them
-    if slices == 1:
+    if n_slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    inside = (sizes[0] // slices, *sizes[1:])
-    return mesh_utils.create_hybrid_device_mesh(
-        inside, (slices, *(1 for _ in sizes[1:])), devices, allow_split_physical_axes=True
-    )
+    within_slice = (sizes[0] // n_slices, *sizes[1:])
+    across_slices = (n_slices, *(1 for _ in sizes[1:]))
+    return mesh_utils.create_hybrid_device_mesh(within_slice, across_slices, devices, allow_split_physical_axes=True)

@@ -48,9 +48,6 @@ RULES: Rules = MappingProxyType(
     }
 )
 
-FSDP_AXES = RULES["embed"]
-"""Mesh axes over which a weight is gathered where it is used."""
-
 REPLICATED_IF_UNEVEN = frozenset({"kv"})
 """Logical axes that are replicated if their mesh axes do not divide them: devices then share key/value heads."""
 

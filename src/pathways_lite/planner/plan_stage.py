@@ -18,7 +18,7 @@ from pathways_lite import models
 from pathways_lite.errors import UserError
 from pathways_lite.models.accounting import attended_pairs, flops_with_spans, parameter_count
 from pathways_lite.parallel.compiler_options import step_options
-from pathways_lite.parallel.mesh import AXES, resolve
+from pathways_lite.parallel.mesh import AXES, resolve_axis_sizes
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.planner.chips import GpuCluster, TpuSlices
 from pathways_lite.planner.plan import DoesNotFit, StepPlan, Work, attention_times, compiled_program
@@ -129,7 +129,9 @@ def quiet_jax() -> None:
 def abstract_layout(mesh: Mesh, machine: TpuSlices | GpuCluster) -> Layout:
     """The stage's layout on so many chips, wherever they are. Raises UserError where the mesh does not fit them."""
     slices = machine.slices if isinstance(machine, TpuSlices) else 1
-    abstract: Any = AbstractMesh(resolve(mesh, machine.chips, slices), AXES)  # sizes are all that is asked of it
+    abstract: Any = AbstractMesh(
+        resolve_axis_sizes(mesh, machine.chips, slices), AXES
+    )  # sizes are all that is asked of it
     return Layout(abstract)
 
 
