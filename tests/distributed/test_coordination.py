@@ -1,4 +1,4 @@
-"""Processes that agree: told with real ones, and with one that must not notice."""
+"""Coordination of several real processes, and of one, which must start nothing."""
 
 import os
 import subprocess
@@ -13,11 +13,11 @@ AGREE = """
 from pathways_lite.errors import UserError
 import threading
 print(coordination.process_index(), coordination.process_count(), coordination.is_primary())
-seen = coordination.gather_and_decide({"my": index}, lambda values: [value["my"] for value in values])
-print(seen, coordination.max_over_processes(index * 7 % 5))
+gathered = coordination.gather_and_decide({"my": index}, lambda values: [value["my"] for value in values])
+print(gathered, coordination.max_over_processes(index * 7 % 5))
 print(coordination.run_on_primary(lambda: f"from {coordination.process_index()}"))
 
-# Two threads meet side by side.
+# Two threads rendezvous concurrently, on different channels.
 def others():
     for k in range(20):
         assert coordination.gather_and_decide(index + k, sum, channel="other") == 3 + 3 * k
@@ -38,7 +38,7 @@ except Exception as error:
 coordination.publish("stop", str(index))
 coordination.barrier()
 print(coordination.poll("stop"), coordination.poll("nothing"))
-assert not coordination._group.client.key_value_dir_get("other/0"), "old meetings are forgotten"
+assert not coordination._group.client.key_value_dir_get("other/0"), "old rendezvous are deleted"
 coordination.shutdown()
 print(coordination.process_count())
 """
@@ -49,11 +49,11 @@ def test_three_processes_agree(start_group):
     assert [lines[0] for lines in outputs] == ["0 3 True", "1 3 False", "2 3 False"]
     assert {lines[1] for lines in outputs} == {"[0, 1, 2] 4"}
     assert {lines[2] for lines in outputs} == {"from 0"}
-    told = [
+    errors = [
         f"{kind} 28 [Errno 28] No space left on device"
         for kind in ("RemoteProcessError", "OSError", "RemoteProcessError")
     ]
-    assert [lines[3] for lines in outputs] == told
+    assert [lines[3] for lines in outputs] == errors
     assert {lines[4] for lines in outputs} == {"{0: '0', 1: '1', 2: '2'} {}"}
     assert {lines[5] for lines in outputs} == {"1"}
 
@@ -71,9 +71,9 @@ else:
 """
 
 
-def test_a_process_that_does_not_come_is_named(start_group):
+def test_a_process_that_does_not_arrive_is_named(start_group):
     output = start_group(LATE, 2, 1).wait()[0]
-    assert "UnreachableError process 1 did not come to the meeting main/0/1 within 1 s" in output
+    assert "UnreachableError process 1 did not reach the rendezvous main/0/1 within 1 s" in output
 
 
 ALONE = """
@@ -137,7 +137,7 @@ def test_one_process_starts_nothing(environment):
 def test_launchers_are_detected(monkeypatch, environment, expected):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    address, *others = coordination._detected()
+    address, *others = coordination._detect_cluster()
     assert address.startswith(expected[0])
     assert tuple(others) == expected[1:]
 
@@ -174,7 +174,7 @@ except UserError as error:
 """
 
 
-def test_nobody_there_is_a_sentence(free_port):
+def test_an_unreachable_coordinator_is_a_sentence(free_port):
     done = subprocess.run(
         [sys.executable, "-c", NOBODY, f"localhost:{free_port}"], capture_output=True, text=True, timeout=120
     )

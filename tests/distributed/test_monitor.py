@@ -1,4 +1,4 @@
-"""A process that hangs says where and ends; one that works, or pauses, is left alone."""
+"""A process that hangs reports where and ends; one that works, or pauses, is left alone."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ import sys, threading, time
 from pathlib import Path
 from pathways_lite.distributed.monitor import Watchdog
 
-def where_it_hangs():
+def hanging_function():
     threading.Event().wait()
 
 with Watchdog(Path(sys.argv[1]), 1.5) as watchdog:
@@ -24,7 +24,7 @@ with Watchdog(Path(sys.argv[1]), 1.5) as watchdog:
     with watchdog.pause("evaluating"):
         time.sleep(2.5)
     print("worked", flush=True)
-    where_it_hangs()
+    hanging_function()
 """
 
 
@@ -34,7 +34,7 @@ def test_a_hang_is_reported_with_stacks_and_ends_the_process(tmp_path):
     assert done.returncode == TRY_AGAIN == 75
     for text in (done.stderr, (tmp_path / "hang-0.txt").read_text()):
         assert "process 0 of 1: no step has completed for" in text
-        assert "where_it_hangs" in text
+        assert "hanging_function" in text
         assert "monitor" in text, "all threads are there"
 
 
@@ -72,7 +72,7 @@ def test_a_pause_too_long_is_a_hang(tmp_path):
 
 
 @pytest.mark.parametrize("timeout", [None, 30.0])
-def test_it_leaves_nothing_behind(tmp_path, timeout):
+def test_no_hang_writes_no_file(tmp_path, timeout):
     with Watchdog(tmp_path, timeout):
         pass
     assert list(tmp_path.iterdir()) == []

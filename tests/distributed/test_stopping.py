@@ -1,4 +1,4 @@
-"""One signal, one step: all processes stop where they can be together, and none waits for one that has failed."""
+"""Coordinated stopping: all processes stop after the same step, and none waits for one that has failed."""
 
 import pytest
 
@@ -7,42 +7,42 @@ from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import MISTAKE, TRY_AGAIN
 
 
-def test_one_process_asks_itself():
+def test_one_process_decides_alone():
     signals = [0]
     stop = Stop(lambda: signals[0])
     assert (stop.should_stop(), stop.heard, stop.exit_status) == (0, 0, 0)
     signals[0] = 15
-    assert (stop.heard, stop.exit_status) == (15, 0)  # nobody has stopped for it yet
+    assert (stop.heard, stop.exit_status) == (15, 0)  # no call has decided to stop yet
     assert (stop.should_stop(), stop.exit_status) == (15, 143)
 
 
-def meetings(monkeypatch, seconds_per_step, steps):
-    """At which of `steps` questions processes meet, where a step takes so long."""
-    now, met, asked = [0.0], [], [0]
+def rendezvous_steps(monkeypatch, seconds_per_step, steps):
+    """Return the steps at which processes rendezvous, of `steps` that take `seconds_per_step` each."""
+    now, met, step = [0.0], [], [0]
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(coordination, "process_count", lambda: 2)
     stop = Stop(lambda: 0)
 
-    def together(value, decide):
-        met.append(asked[0])
+    def gather_and_decide(value, decide):
+        met.append(step[0])
         return decide([value, 0])
 
-    monkeypatch.setattr(coordination, "gather_and_decide", together)
-    for asked[0] in range(steps):
+    monkeypatch.setattr(coordination, "gather_and_decide", gather_and_decide)
+    for step[0] in range(steps):
         assert stop.should_stop() == 0
         now[0] += seconds_per_step
     return met
 
 
-def test_they_meet_about_once_a_second(monkeypatch):
-    fast = meetings(monkeypatch, 0.01, 1000)
+def test_rendezvous_are_about_a_second_apart(monkeypatch):
+    fast = rendezvous_steps(monkeypatch, 0.01, 1000)
     assert fast[:3] == [0, 1, 101]
     assert len(fast) < 15
-    assert meetings(monkeypatch, 30.0, 10) == list(range(10))
+    assert rendezvous_steps(monkeypatch, 30.0, 10) == list(range(10))
 
 
-def test_a_slower_pace_is_known_at_once(monkeypatch):
-    """Questions of an evaluation may be a hundred times as far apart as those of the steps before it."""
+def test_a_slower_pace_takes_effect_at_once(monkeypatch):
+    """Calls during an evaluation may be a hundred times as far apart as those of the steps before it."""
     now, met = [0.0], []
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(coordination, "process_count", lambda: 2)
@@ -58,7 +58,7 @@ def test_a_slower_pace_is_known_at_once(monkeypatch):
     assert len(met) == 2 + 20
 
 
-TOGETHER = """
+STOP_TOGETHER = """
 import time
 from pathways_lite.distributed.stopping import Stop
 stop = Stop(lambda: 15 if index == 1 and step == 7 or index == 1 and step > 7 else 0)
@@ -72,7 +72,7 @@ coordination.shutdown()
 
 
 def test_a_signal_of_one_stops_all_at_the_same_step(start_group):
-    outputs = [output.splitlines()[-1] for output in start_group(TOGETHER, 2, 1).wait()]
+    outputs = [output.splitlines()[-1] for output in start_group(STOP_TOGETHER, 2, 1).wait()]
     assert outputs[0] == outputs[1]
     assert outputs[0].endswith(" 143")
     assert 7 <= int(outputs[0].split()[2]) < 500
@@ -92,15 +92,15 @@ with FailureMonitor(Stop(lambda: 0)):
 """
 
 
-@pytest.mark.parametrize(("status", "elsewhere"), [(1, TRY_AGAIN), (MISTAKE, MISTAKE)])
-def test_a_failure_of_one_ends_all(start_group, status, elsewhere):
-    """And only where it is a mistake their launcher should not start them again."""
+@pytest.mark.parametrize(("status", "remote_status"), [(1, TRY_AGAIN), (MISTAKE, MISTAKE)])
+def test_a_failure_of_one_ends_all(start_group, status, remote_status):
+    """Only if it is a mistake should the launcher not start them again."""
     group = start_group(FAILING, 3, 1, "what has happened", status)
     outputs = group.wait(60)
-    assert group.statuses == [elsewhere, elsewhere, 9]
+    assert group.statuses == [remote_status, remote_status, 9]
     assert "process 2 has failed: what has happened" in outputs[0]
-    assert "what has happened" not in outputs[1], "it is told once"
-    assert outputs[2].splitlines()[-1] == "shown True", "and where it happened"
+    assert "what has happened" not in outputs[1], "it is printed once"
+    assert outputs[2].splitlines()[-1] == "shown True", "and by the process that failed"
 
 
 SAME = """
@@ -112,7 +112,7 @@ os._exit(2)
 """
 
 
-def test_what_all_have_failed_with_is_shown_once(start_group):
+def test_a_shared_failure_is_shown_once(start_group):
     shown = [output.splitlines()[-1] for output in start_group(SAME, 3, 1, "same").wait()]
     assert shown == ["shown True", "shown False", "shown False"]
     shown = [output.splitlines()[-1] for output in start_group(SAME, 2, 1, "different").wait()]

@@ -1,10 +1,10 @@
-"""Several processes as one program: how they are started, and how they agree on small things.
+"""Multi-process coordination: join the processes of a run, and let them agree on small values.
 
-Every process runs the same code. What they agree on goes through JAX's coordination service (a key-value store in
-process 0), never through the devices: a background thread may ask while the main thread trains, and no step waits
-for it. Values are small JSON; arrays stay where they are.
+Every process runs the same code. Values go through JAX's coordination service (a key-value store in process 0), never
+through the devices: a background thread may use it while the main thread trains, and no step waits for it. Values are
+small JSON; arrays are never sent.
 
-With one process nothing is started, no backend is touched, and everything here answers at once.
+With one process nothing is started, no backend is touched, and every function returns at once.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ import jax
 
 from pathways_lite.errors import TRY_AGAIN, UnreachableError, UserError
 
-# Seconds until a process that does not come to a meeting counts as lost. Process 0 may draw pictures meanwhile.
 PATIENCE = 3600.0
+"""Seconds until a process that does not reach a rendezvous counts as lost. Process 0 may draw pictures meanwhile."""
 
 HEARTBEAT = "PATHWAYS_LITE_HEARTBEAT_TIMEOUT"
-"""Environment variable: seconds until a process that is gone is noticed by the others, which then end; 100 if unset."""
+"""Environment variable: seconds until the others notice that a process is gone, and end; 100 if unset."""
 
 _CONNECT = 300  # seconds to find each other
-_SLICE = 10.0  # seconds of one waiting call, after which a signal or an exception gets its turn
+_WAIT_SLICE = 10.0  # seconds of one blocking call, between which signals and exceptions are handled
 
 
 @dataclass
 class _Group:
-    """This process among the others."""
+    """This process's place in the group of processes."""
 
     index: int = 0
     count: int = 1
@@ -47,35 +47,35 @@ class _Group:
 _group = _Group()
 
 
-# ---- starting ----
+# ---- start and end ----
 
 
 def initialize(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Join the other processes, as the arguments say, or as Slurm, Open MPI, GKE or a TPU pod does.
+    """Join the other processes, as given by the arguments or else by Slurm, Open MPI, GKE or a TPU pod.
 
-    To be called before anything touches a device. Raises UserError where the arguments are incomplete,
-    UnreachableError where the others do not answer.
+    Call it before anything touches a device. Raises UserError if the arguments are incomplete, UnreachableError if the
+    other processes do not answer.
     """
     device_ids = None
     if (coordinator, processes, process) == (None, None, None):
-        coordinator, processes, process, device_ids = _detected()
+        coordinator, processes, process, device_ids = _detect_cluster()
     else:
-        _check(coordinator, processes, process)
+        _check_arguments(coordinator, processes, process)
     if processes is None or process is None or processes == 1:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # Its SIGTERM handler would take the place of ours, and it knows nothing of SIGINT.
+    # Its SIGTERM handler would replace ours, and it does not handle SIGINT.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         if process:
-            _reach(str(coordinator))
+            _wait_for_coordinator(str(coordinator))
         jax.distributed.initialize(
             coordinator,
             processes,
             process,
             local_device_ids=device_ids,
             initialization_timeout=_CONNECT,
-            heartbeat_timeout_seconds=_heartbeat(),
+            heartbeat_timeout_seconds=_heartbeat_timeout(),
         )
     except (OSError, RuntimeError) as error:
         raise UnreachableError(
@@ -84,12 +84,12 @@ def initialize(coordinator: str | None = None, processes: int | None = None, pro
             f"process started with the same number of processes?"
         ) from error
     _group.index, _group.count = process, processes
-    # The public API offers this client's barriers and broadcasts only as programs on the devices.
+    # JAX's public API offers barriers and broadcasts only as programs on the devices.
     _group.client = jax._src.distributed.global_state.client
 
 
 def shutdown() -> None:
-    """Wait for the others, and end the group. Process 0 must be the last to go: it holds what they talk through."""
+    """Wait for the others and leave the group. Process 0 must leave last: it hosts the coordination service."""
     if _group.count == 1:
         return
     barrier("leave")
@@ -98,33 +98,36 @@ def shutdown() -> None:
     _group.rendezvous.clear()
 
 
-def _detected() -> tuple[str | None, int | None, int | None, Any]:
-    """What `jax.distributed.initialize()` would find, asked first: it cannot be told to stay away from one process."""
+def _detect_cluster() -> tuple[str | None, int | None, int | None, Any]:
+    """Return the cluster that `jax.distributed.initialize()` would detect: coordinator, count, index, device ids.
+
+    Detected here first, since JAX's function cannot be prevented from starting the service for a single process.
+    """
     from jax._src.clusters import ClusterEnv
 
     try:
         return ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, _CONNECT)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:  # an environment that says half of it
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # an incomplete environment
         raise UserError(
             f"the cluster's environment does not say who the other processes are ({error!r}); give --coordinator "
             f"HOST:PORT --processes N --process I"
         ) from error
 
 
-def _heartbeat() -> int:
+def _heartbeat_timeout() -> int:
     text = os.environ.get(HEARTBEAT, "100")
     if not text.isdecimal() or not int(text):
         raise UserError(f"{HEARTBEAT}={text} must be a whole number of seconds")
     return int(text)
 
 
-def _reach(coordinator: str) -> None:
-    """Return when process 0 listens. Raises OSError when it does not in time; JAX's own client would abort then."""
+def _wait_for_coordinator(coordinator: str) -> None:
+    """Wait until process 0 listens. Raises OSError if it does not in time; JAX's own client would abort instead."""
     host, _, port = coordinator.rpartition(":")
     end = time.monotonic() + _CONNECT
     while True:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_SLICE).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_WAIT_SLICE).close()
             return
         except OSError:
             if time.monotonic() > end:
@@ -132,14 +135,14 @@ def _reach(coordinator: str) -> None:
         time.sleep(0.1)
 
 
-def _check(coordinator: str | None, processes: int | None, process: int | None) -> None:
+def _check_arguments(coordinator: str | None, processes: int | None, process: int | None) -> None:
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     missing = [name for name, value in given.items() if value is None]
     if processes == 1 and process in (None, 0):
         return
     if missing:
         raise UserError(
-            f"{' and '.join(missing)} missing: processes that are started by hand need --coordinator HOST:PORT "
+            f"{' and '.join(missing)} missing: processes started by hand need --coordinator HOST:PORT "
             f"--processes N --process I; under Slurm, Open MPI, GKE and on TPU pods leave out all three"
         )
     assert coordinator is not None
@@ -151,29 +154,29 @@ def _check(coordinator: str | None, processes: int | None, process: int | None) 
         raise UserError(f"--process {process} must be from 0 to {processes - 1}, as --processes is {processes}")
 
 
-# ---- who is who ----
+# ---- identity ----
 
 
 def process_index() -> int:
-    """This process's number."""
+    """Return the index of this process."""
     return _group.index
 
 
 def process_count() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return _group.count
 
 
 def is_primary() -> bool:
-    """Whether this is the process that writes logs and shows progress."""
+    """Return True in process 0, which writes logs and shows progress."""
     return _group.index == 0
 
 
-# ---- agreeing ----
+# ---- rendezvous ----
 
 
 class RemoteProcessError(UserError):
-    """What all were doing together has failed in another process; its text is that process's."""
+    """An action of all processes failed in another process; the message is that process's."""
 
     def __init__(self, text: str, errno: int | None = None, status: int = TRY_AGAIN) -> None:
         super().__init__(text)
@@ -181,11 +184,12 @@ class RemoteProcessError(UserError):
 
 
 def gather_and_decide(value: Any, decide: Callable[[list[Any]], Any], *, channel: str = "main") -> Any:
-    """`decide` of every process's `value`, in the order of their numbers: the same result for all of them.
+    """Gather every process's `value` and return `decide(values)`, the same result in all processes.
 
-    All processes must come to the same meetings of a channel in the same order; threads that run side by side use
-    channels of their own. Process 0 decides; what `decide` raises there is an RemoteProcessError for the others. Values
-    and result are JSON. Raises UnreachableError when a process does not come for `PATIENCE` seconds.
+    Values are ordered by process index. Values and result are JSON. All processes must reach the rendezvous of a
+    channel in the same order; concurrent threads use different channels. Process 0 decides; an exception of `decide`
+    is raised there, and in the others as a RemoteProcessError. Raises UnreachableError if a process does not arrive
+    within `PATIENCE` seconds.
     """
     if _group.count == 1:
         return decide([value])
@@ -197,93 +201,93 @@ def gather_and_decide(value: Any, decide: Callable[[list[Any]], Any], *, channel
             raise RemoteProcessError(**reply["error"])
         return reply["result"]
     try:
-        values = [value, *(json.loads(_wait_for(f"{key}/{other}", other)) for other in range(1, _group.count))]
+        values = [value, *(json.loads(_wait_for(f"{key}/{peer}", peer)) for peer in range(1, _group.count))]
         text = json.dumps({"result": decide(values)})
     except Exception as error:
-        _group.client.key_value_set(f"{key}/reply", json.dumps({"error": _described(error)}))
+        _group.client.key_value_set(f"{key}/reply", json.dumps({"error": _error_to_json(error)}))
         raise
     _group.client.key_value_set(f"{key}/reply", text)
-    _forget_before(key)
+    _delete_previous(key)
     return json.loads(text)["result"]
 
 
 def run_on_all(
     action: Callable[[], Any], decide: Callable[[list[Any]], Any] = lambda results: None, *, channel: str = "main"
 ) -> Any:
-    """Run `action` in every process and return `decide` of the results, once all are done; see `together`.
+    """Run `action` in every process and return `decide(results)` once all are done; see `gather_and_decide`.
 
-    An exception of one is everyone's: it is raised where it was as it is, and as an RemoteProcessError in the others.
+    An exception in one process is raised in all: as it is where it occurred, as a RemoteProcessError in the others.
     """
-    mine: Exception | None = None
+    own_error: Exception | None = None
     try:
         outcome = {"result": action()}
     except Exception as error:
-        mine, outcome = error, {"error": _described(error)}
+        own_error, outcome = error, {"error": _error_to_json(error)}
 
-    def look(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
-        failed = [found for found in outcomes if "error" in found]
-        return failed[0] if failed else {"result": decide([found["result"] for found in outcomes])}
+    def combine(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
+        failed = [outcome for outcome in outcomes if "error" in outcome]
+        return failed[0] if failed else {"result": decide([outcome["result"] for outcome in outcomes])}
 
-    reply = gather_and_decide(outcome, look, channel=channel)
-    if mine is not None:
-        raise mine
+    reply = gather_and_decide(outcome, combine, channel=channel)
+    if own_error is not None:
+        raise own_error
     if "error" in reply:
         raise RemoteProcessError(**reply["error"])
     return reply["result"]
 
 
 def max_over_processes(value: int) -> int:
-    """The greatest of all processes' values."""
+    """Return the maximum of all processes' values."""
     return int(gather_and_decide(value, max))
 
 
 def run_on_primary(action: Callable[[], Any]) -> Any:
-    """What `action` gives in process 0, and only there, for all; JSON. Its exception is everyone's."""
+    """Run `action` in process 0 only and return its result (JSON) in all; its exception is raised in all."""
     return run_on_all(lambda: action() if is_primary() else None, lambda results: results[0])
 
 
 def barrier(channel: str = "main") -> None:
-    """Return when every process is here."""
+    """Wait until every process has reached this call."""
     gather_and_decide(None, lambda _: None, channel=channel)
 
 
-def _described(error: Exception) -> dict[str, Any]:
+def _error_to_json(error: Exception) -> dict[str, Any]:
     status = error.status if isinstance(error, UserError) else TRY_AGAIN
     return {"text": str(error) or repr(error), "errno": getattr(error, "errno", None), "status": status}
 
 
-def _forget_before(key: str) -> None:
-    """Process 0 deletes the meeting before this one: whoever has come to this one has read its reply."""
+def _delete_previous(key: str) -> None:
+    """Delete the previous rendezvous of the channel: every process that reached this one has read its reply."""
     channel, _, number = key.rpartition("/")
     if int(number):
         _group.client.key_value_delete(f"{channel}/{int(number) - 1}/")
 
 
-def _wait_for(key: str, other: int) -> str:
-    """The value of `key`, which process `other` sets."""
+def _wait_for(key: str, process: int) -> str:
+    """Wait for `process` to set `key`, and return its value."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
-            return str(_group.client.blocking_key_value_get(key, int(min(_SLICE, PATIENCE) * 1000)))
-        except RuntimeError as error:  # jaxlib's, of which no subclass is public
+            return str(_group.client.blocking_key_value_get(key, int(min(_WAIT_SLICE, PATIENCE) * 1000)))
+        except RuntimeError as error:  # jaxlib's; it has no public subclass
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
         if time.monotonic() > end:
-            raise UnreachableError(f"process {other} did not come to the meeting {key} within {PATIENCE:.0f} s")
+            raise UnreachableError(f"process {process} did not reach the rendezvous {key} within {PATIENCE:.0f} s")
 
 
-# ---- news that comes unasked ----
+# ---- publish and poll, without a rendezvous ----
 
 
 def publish(topic: str, text: str) -> None:
-    """Let the others know, whenever they look: `news(topic)`."""
+    """Publish `text` under `topic` for the other processes to `poll`; overwrites what this process published before."""
     if _group.client is not None:
-        _group.client.key_value_set(f"news/{topic}/{_group.index}", text, allow_overwrite=True)
+        _group.client.key_value_set(f"topics/{topic}/{_group.index}", text, allow_overwrite=True)
 
 
 def poll(topic: str) -> dict[int, str]:
-    """What the processes have told about `topic` so far, by their numbers."""
+    """Return what the processes have published under `topic` so far, by process index."""
     if _group.client is None:
         return {}
-    found = _group.client.key_value_dir_get(f"news/{topic}/")
-    return {int(key.rpartition("/")[2]): text for key, text in found}
+    entries = _group.client.key_value_dir_get(f"topics/{topic}/")
+    return {int(key.rpartition("/")[2]): text for key, text in entries}

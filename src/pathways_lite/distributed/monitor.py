@@ -1,7 +1,6 @@
-"""A process that hangs says where, and ends, so that its launcher can start it again.
+"""Detect hangs and failures: end a process that hangs, and all processes when one has failed.
 
-With many processes a hang of one is a hang of all, as they wait for each other inside a step. Each therefore watches
-itself, and the stacks of all of them together show which one is different.
+A process that ends this way reports why, so that its launcher can start it again.
 """
 
 from __future__ import annotations
@@ -22,41 +21,47 @@ from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import MISTAKE, TRY_AGAIN
 
 _STDERR = 2  # the file descriptor: `sys.stderr` may be something else
-PAUSES = 6  # a compilation, evaluation or save may take so many times as long as a step
+PAUSES = 6
+"""A pause (compilation, evaluation, save) may take this many times the timeout of a step."""
+
+# ---- hangs of this process ----
 
 
 class Watchdog:
-    """While it is entered, ends the process when `beat` has not been called for `timeout` seconds; never with None.
+    """A context that ends the process if `beat` is not called for `timeout` seconds; never if `timeout` is None.
 
-    Python's stacks of all threads go to `directory`/hang-PROCESS.txt and to standard error, and the exit status is
-    TRY_AGAIN. Where native code holds the interpreter lock, and with it this class's thread, faulthandler's own thread
-    writes the stacks to standard error, at the latest after `timeout` has passed twice, and the exit status is 1.
+    Python's stacks of all threads go to `directory`/hang-PROCESS.txt and to standard error; the exit status is
+    TRY_AGAIN. If native code holds the interpreter lock, which this class's thread needs too, faulthandler's own thread
+    writes the stacks to standard error, at the latest after twice `timeout`, and the exit status is 1.
+
+    With many processes a hang of one is a hang of all, as they wait for each other inside a step. Each therefore
+    watches itself, and the stacks of all of them show which one is different.
     """
 
     def __init__(self, directory: Path, timeout: float | None, *, exit: Callable[[int], object] = os._exit) -> None:
         self.path = directory / f"hang-{coordination.process_index()}.txt"
         self._timeout = timeout
         self._exit = exit
-        self._patience = 1
-        self._last = time.monotonic()
+        self._timeout_factor = 1
+        self._last_beat = time.monotonic()
         self._done = threading.Event()
-        self._doing = "training"
+        self._activity = "training"
 
     def beat(self) -> None:
-        """A step is done."""
-        self._last = time.monotonic()
+        """Record that a step is done."""
+        self._last_beat = time.monotonic()
 
     @contextlib.contextmanager
-    def pause(self, doing: str) -> Iterator[None]:
-        """Something else than steps, which may take `PAUSES` times as long."""
-        outer = self._patience, self._doing
-        self._patience, self._doing = PAUSES, doing
+    def pause(self, activity: str) -> Iterator[None]:
+        """Allow `PAUSES` times the timeout for an activity other than a step."""
+        outer = self._timeout_factor, self._activity
+        self._timeout_factor, self._activity = PAUSES, activity
         self.beat()
         try:
             yield
         finally:
             self.beat()
-            self._patience, self._doing = outer
+            self._timeout_factor, self._activity = outer
 
     def __enter__(self) -> Self:
         self.beat()
@@ -73,50 +78,49 @@ class Watchdog:
 
     def _watch(self, timeout: float) -> None:
         while not self._done.wait(min(timeout / 4, 5.0)):
-            # Unless this thread comes here again in time.
+            # Takes effect unless this thread gets here again in time.
             faulthandler.dump_traceback_later(2 * timeout, exit=True, file=_STDERR)
-            silent = time.monotonic() - self._last
-            if silent > timeout * self._patience:
-                self._report(silent)
+            seconds = time.monotonic() - self._last_beat
+            if seconds > timeout * self._timeout_factor:
+                self._report(seconds)
                 self._exit(TRY_AGAIN)
                 return
 
-    def _report(self, silent: float) -> None:
-        told = (
+    def _report(self, seconds: float) -> None:
+        message = (
             f"process {coordination.process_index()} of {coordination.process_count()}: "
-            f"no step has completed for {silent:.0f} s ({self._doing}); "
-            f"ending with status {TRY_AGAIN}. The stacks of its threads, the newest call first, are in {self.path}:\n"
+            f"no step has completed for {seconds:.0f} s ({self._activity}); "
+            f"ending with status {TRY_AGAIN}. The stacks of its threads, most recent call first, are in {self.path}:\n"
         )
-        for write in (self._to_file, self._to_stderr):
-            with contextlib.suppress(OSError):  # neither a full disk nor a closed terminal keeps it from ending
-                write(told)
+        for write in (self._write_file, self._write_stderr):
+            with contextlib.suppress(OSError):  # a full disk or a closed terminal must not keep it from ending
+                write(message)
 
-    def _to_file(self, told: str) -> None:
+    def _write_file(self, message: str) -> None:
         with self.path.open("w") as file:
-            file.write(told)
+            file.write(message)
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
             os.fsync(file.fileno())
 
-    def _to_stderr(self, told: str) -> None:
-        os.write(_STDERR, f"\n{told}".encode())
+    def _write_stderr(self, message: str) -> None:
+        os.write(_STDERR, f"\n{message}".encode())
         faulthandler.dump_traceback(_STDERR, all_threads=True)
 
 
-# Watching the other processes: passing signals on, and not waiting for those that have failed.
+# ---- signals and failures of other processes ----
 
-
-_EVERY = 1.0  # seconds
-# What has failed together is told by every process itself; only one that knows of nothing is ended by its vigil.
+_INTERVAL = 1.0  # seconds between two polls
+# Seconds for a process to report a failure that it shares with the others; after them its monitor ends it.
 _GRACE = 3.0
 
 
 class FailureMonitor:
-    """While it is entered, a thread looks once a second for what other processes have told.
+    """A context in which a thread polls, once a second, what the other processes have published.
 
-    A signal goes to `stop`, which also passes this process's on. A failure ends this process: the others will not come
-    to the next step, and waiting for them may take until a time-out. The first process says who failed, and why. It
-    ends with the status of a mistake where that was one, which nobody should repeat, and else with TRY_AGAIN.
+    Signals are exchanged through `stop`. A failure of another process ends this one: that process will not reach the
+    next step, and waiting for it may take until a timeout. Process 0 prints which process failed, and why. The exit
+    status is MISTAKE if the failure was a mistake, which no launcher should repeat, and TRY_AGAIN otherwise.
     """
 
     def __init__(self, stop: Stop, *, exit: Callable[[int], object] = os._exit) -> None:
@@ -125,7 +129,7 @@ class FailureMonitor:
 
     def __enter__(self) -> Self:
         if coordination.process_count() > 1:
-            self._thread = threading.Thread(target=self._watch, daemon=True, name="vigil")
+            self._thread = threading.Thread(target=self._watch, daemon=True, name="failure monitor")
             self._thread.start()
         return self
 
@@ -135,50 +139,52 @@ class FailureMonitor:
             self._thread.join()
 
     def _watch(self) -> None:
-        while not self._done.wait(_EVERY):
+        while not self._done.wait(_INTERVAL):
             try:
-                self._stop.listen()
-                told = _failures()
-            except RuntimeError:  # of the coordination service: JAX's heartbeat ends this process if it is gone
+                self._stop.exchange_signals()
+                failures = _poll_failures()
+            except (
+                RuntimeError
+            ):  # the coordination service does not answer; if it is gone, JAX's heartbeat ends this process
                 continue
-            failed = {process: what for process, what in told.items() if process != coordination.process_index()}
-            if failed and not self._done.wait(_GRACE):
-                process, (text, _) = min(failed.items())
+            failures.pop(coordination.process_index(), None)
+            if failures and not self._done.wait(_GRACE):
+                process, (text, _) = min(failures.items())
                 if coordination.is_primary():
-                    print(f"\nended, because process {process} has failed: {text}", file=sys.stderr, flush=True)
+                    print(f"\nended because process {process} has failed: {text}", file=sys.stderr, flush=True)
                 announce_failure("", TRY_AGAIN)
-                self._exit(MISTAKE if any(status == MISTAKE for _, status in failed.values()) else TRY_AGAIN)
+                self._exit(MISTAKE if any(status == MISTAKE for _, status in failures.values()) else TRY_AGAIN)
 
 
 def announce_failure(text: str, status: int) -> bool:
-    """Tell the others that this process ends because of `text` ("" when it is another's fault); whether to show it.
+    """Announce to the other processes that this one ends because of `text`; return True if it should print `text`.
 
-    What all have failed with is shown by the first alone. That one stays until the others have gone, as they could not
-    tell anything without it.
+    `text` is "" if another process caused the end. A failure that all share is printed by process 0 alone. Process 0
+    waits until the others have announced theirs, as it hosts the coordination service.
     """
     if coordination.process_count() == 1:
         return True
     try:
-        return _part(text, status)
-    except RuntimeError:  # the coordination service is gone, and with it whoever would hear
+        return _announce(text, status)
+    except RuntimeError:  # the coordination service is gone, and with it every listener
         return True
 
 
-def _part(text: str, status: int) -> bool:
+def _announce(text: str, status: int) -> bool:
     coordination.publish("failed", json.dumps([text, status]))
     end = time.monotonic() + 2 * _GRACE
     while time.monotonic() < end:
-        told = coordination.poll("failed")
-        if coordination.is_primary() and len(told) == coordination.process_count():
-            time.sleep(0.5)  # they have heard of each other, and are about to go
+        announced = coordination.poll("failed")
+        if coordination.is_primary() and len(announced) == coordination.process_count():
+            time.sleep(0.5)  # all have announced their end, and are about to exit
             break
-        if not coordination.is_primary() and 0 in told:
-            return bool(text) and json.loads(told[0])[0] != text
+        if not coordination.is_primary() and 0 in announced:
+            return bool(text) and json.loads(announced[0])[0] != text
         time.sleep(0.05)
     return bool(text)
 
 
-def _failures() -> dict[int, tuple[str, int]]:
-    """Text and status of the processes that have failed, and not because of another."""
-    told = {process: json.loads(text) for process, text in coordination.poll("failed").items()}
-    return {process: (text, status) for process, (text, status) in told.items() if text}
+def _poll_failures() -> dict[int, tuple[str, int]]:
+    """Return text and status of the processes that have failed of themselves, by process index."""
+    announced = {process: json.loads(text) for process, text in coordination.poll("failed").items()}
+    return {process: (text, status) for process, (text, status) in announced.items() if text}

@@ -13,7 +13,7 @@ from pathways_lite import recipe
 from pathways_lite.errors import UserError
 
 AXES = ("pod", "data", "fsdp", "context", "tensor")
-"""Mesh axes, outermost first: devices adjacent along the last axes are adjacent in the machine; slices differ in `pod`."""
+"""Mesh axes, outermost first: along the last axes devices are neighbors in the machine; slices differ in `pod`."""
 
 
 def resolve_axis_sizes(shape: recipe.Mesh, n_devices: int, n_slices: int = 1) -> tuple[int, ...]:
