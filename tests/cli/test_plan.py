@@ -66,11 +66,11 @@ def test_search_on_gpus_shows_a_front(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--topology", "v7:4x4"], "no machine is called"),
+        (["--topology", "v7:4x4"], "unknown machine"),
         (["--topology", "gpu:3xh100"], "cannot be spread evenly over 3 devices"),
         (["stages.base.mesh.tensor=3", "--topology", "gpu:8xh100"], "mesh tensor=3 does not divide 8 devices"),
         (["stages.base.mesh.tensor=8", "--topology", "gpu:8xh100"], "do not divide the 4 of its axis 'heads'"),
-        (["--stage", "other", "--topology", "gpu:8xh100"], "no stage is called 'other'"),
+        (["--stage", "other", "--topology", "gpu:8xh100"], "there is no stage 'other'"),
         (["--search", "stages.base.batch_size=1", "--topology", "gpu:7xh100"], "no layout fits"),
         (
             ["--rules", "--topology", "v5e:4x4", "--slices", "2"],
@@ -106,7 +106,7 @@ def test_why_a_candidate_of_a_search_failed(
 ) -> None:
     done = subprocess.CompletedProcess([], status, "", message)
     monkeypatch.setattr(search.subprocess, "run", lambda *_, **__: done)
-    assert search._plan([], SimpleNamespace(overrides=())) == {"failed": failed}  # type: ignore[arg-type]
+    assert search._plan_candidate([], SimpleNamespace(overrides=())) == {"failed": failed}  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Machines by name."""
+"""Machines by description."""
 
 import importlib.util
 import subprocess
@@ -9,14 +9,14 @@ import pytest
 from pathways_lite.chips import GPUS
 from pathways_lite.errors import UserError
 from pathways_lite.planner import chips
-from pathways_lite.planner.chips import GpuCluster, TpuSlices, parse
+from pathways_lite.planner.chips import GpuCluster, TpuSlices, parse_machine
 
 
 def test_slices_of_a_torus():
-    machine = parse("v4:12x16x16", 2)
+    machine = parse_machine("v4:12x16x16", 2)
     assert machine == TpuSlices("v4:12x16x16", "v4", (12, 16, 16), 2)
     assert machine.chips == 6144
-    assert parse("V6E:16x16").chips == 256
+    assert parse_machine("V6E:16x16").chips == 256
 
 
 @pytest.mark.parametrize(
@@ -31,15 +31,15 @@ def test_slices_of_a_torus():
     ],
 )
 def test_sides_are_rings_where_the_machine_closes_them(text, wrap):
-    assert parse(text).wrap == wrap
+    assert parse_machine(text).wrap == wrap
 
 
 @pytest.mark.parametrize(
     ("text", "servers", "per_server"), [("gpu:8xh100", 1, 8), ("gpu:4x8xH100", 4, 8), ("gpu:h100", 1, 1)]
 )
 def test_gpus(text, servers, per_server):
-    assert parse(text) == GpuCluster(text, servers, per_server, GPUS["h100"])
-    assert parse(text).chips == servers * per_server
+    assert parse_machine(text) == GpuCluster(text, servers, per_server, GPUS["h100"])
+    assert parse_machine(text).chips == servers * per_server
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_gpus(text, servers, per_server):
         ("gpu:0xh100", 1),
     ],
 )
-def test_what_is_no_machine_is_answered_with_those_there_are(text, slices):
-    with pytest.raises(UserError, match=r"no machine is called.*\n.*v5p:4x4x4(.|\n)*gpu:8xh100"):
-        parse(text, slices)
+def test_an_unknown_machine_is_answered_with_a_list(text, slices):
+    with pytest.raises(UserError, match=r"unknown machine.*\n.*v5p:4x4x4(.|\n)*gpu:8xh100"):
+        parse_machine(text, slices)
 
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):
@@ -68,21 +68,22 @@ def test_without_libtpu_the_extra_is_named(monkeypatch):
 
 DEVICES = """
 from pathways_lite.errors import UserError
-from pathways_lite.planner.chips import parse
+from pathways_lite.planner.chips import parse_machine
 for text, slices in (("v5p:4x4x4", 1), ("v4:12x16x16", 2), ("v6e:16x16", 1), ("v5e:2x4", 2)):
-    devices, machine = parse(text, slices).devices(), parse(text, slices)
+    machine = parse_machine(text, slices)
+    devices = machine.devices()
     assert len(devices) == machine.chips, text
     assert {device.device_kind for device in devices} == {machine.chip.device_kind}, text
     assert len({getattr(device, "slice_index", None) for device in devices}) == slices, text
 try:
-    parse("v5e:3x5").devices()
+    parse_machine("v5e:3x5").devices()
 except UserError as error:
     print(error)
 """
 
 
 @pytest.mark.libtpu
-def test_described_devices_are_as_many_as_the_name_says():
+def test_the_described_devices_match_the_name():
     done = subprocess.run([sys.executable, "-c", DEVICES], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("libtpu does not describe v5e:3x5")

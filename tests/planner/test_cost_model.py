@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pathways_lite.planner import cost_model
-from pathways_lite.planner.chips import parse
+from pathways_lite.planner.chips import parse_machine
 from pathways_lite.planner.collectives import Collective
 
 GB = 10**9
@@ -31,11 +31,11 @@ def no_hops(monkeypatch):
 
 
 def seconds(kind, bytes_, groups, machine):
-    return cost_model.seconds(collective(kind, bytes_, groups), mesh_of(machine), machine)
+    return cost_model.collective_seconds(collective(kind, bytes_, groups), mesh_of(machine), machine)
 
 
 def test_a_gather_over_a_whole_torus_comes_in_by_all_its_links():
-    machine = parse("v5p:4x4x4")  # rings in three dimensions, 90 GB/s a link
+    machine = parse_machine("v5p:4x4x4")  # rings in three dimensions, 90 GB/s a link
     everyone = [list(range(64))]
     assert seconds("all-gather", GB, everyone, machine).ici == pytest.approx(1 * 63 / 64 / (6 * 90))
     assert seconds("reduce-scatter", GB, everyone, machine).ici == pytest.approx(1 * 63 / 64 / (6 * 90))
@@ -45,7 +45,7 @@ def test_a_gather_over_a_whole_torus_comes_in_by_all_its_links():
 
 
 def test_a_side_is_a_ring_or_a_line_or_shared():
-    ring, line = parse("v5p:4x4x4"), parse("v5p:2x2x4")
+    ring, line = parse_machine("v5p:4x4x4"), parse_machine("v5p:2x2x4")
     column = [[0, 1, 2, 3]]
     assert seconds("all-gather", GB, column, ring).ici == pytest.approx(3 / 4 / (2 * 90))
     assert seconds("all-gather", GB, column, line).ici == pytest.approx(3 / 4 / 90)
@@ -57,22 +57,24 @@ def test_a_side_is_a_ring_or_a_line_or_shared():
 
 
 def test_members_that_form_no_box_are_taken_for_a_line():
-    machine = parse("v5p:4x4x4")
+    machine = parse_machine("v5p:4x4x4")
     assert seconds("all-gather", GB, [[0, 1, 4, 21]], machine).ici == pytest.approx(3 / 4 / 90)
 
 
 def test_between_slices_each_chip_has_its_part_of_a_host():
-    machine = parse("v5p:4x4x4", 2)  # 25 GB/s per host of four
+    machine = parse_machine("v5p:4x4x4", 2)  # 25 GB/s per host of four
     across = seconds("all-reduce", GB, [[0, 64]], machine)
-    assert across == cost_model.Seconds(0.0, pytest.approx(2 / 2 / (25 / 4)))
-    assert seconds("collective-permute", GB, [[0, 64]], machine) == cost_model.Seconds(0.0, pytest.approx(1 / (25 / 4)))
+    assert across == cost_model.CollectiveSeconds(0.0, pytest.approx(2 / 2 / (25 / 4)))
+    assert seconds("collective-permute", GB, [[0, 64]], machine) == cost_model.CollectiveSeconds(
+        0.0, pytest.approx(1 / (25 / 4))
+    )
     everyone = seconds("all-reduce", GB, [list(range(128))], machine)
     assert everyone.dcn == pytest.approx(2 / 64 / 2 / (25 / 4))
     assert everyone.ici == pytest.approx(2 * 63 / 64 / (6 * 90))
 
 
 def test_the_slowest_group_counts_and_hops_take_time(monkeypatch):
-    machine = parse("v5p:4x4x4")
+    machine = parse_machine("v5p:4x4x4")
     assert seconds("all-gather", GB, [[0, 1, 2, 3], [4, 5, 6, 7]], machine).ici == pytest.approx(3 / 4 / 180)
     monkeypatch.setattr(cost_model, "HOP_SECONDS", 1e-6)
     assert seconds("all-gather", 0, [[0, 1, 2, 3]], machine).ici == pytest.approx(2e-6)

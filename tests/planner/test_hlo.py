@@ -155,7 +155,7 @@ def test_replica_groups(text, groups):
 
 
 def test_groups_of_an_unknown_form_are_refused():
-    with pytest.raises(ValueError, match="unknown form"):
+    with pytest.raises(ValueError, match="replica groups of unknown form"):
         parse_groups("every device", 8)
 
 

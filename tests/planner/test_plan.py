@@ -14,16 +14,23 @@ from pathways_lite import models
 from pathways_lite.batch import Batch
 from pathways_lite.errors import UserError
 from pathways_lite.planner import cost_model, disk_cache, hlo, kernel_estimates, plan, program
-from pathways_lite.planner.analytic import Shape, Sizes, estimate_step, interleaved, meshes, pareto
-from pathways_lite.planner.chips import parse
+from pathways_lite.planner.analytic import (
+    MeshSizes,
+    ModelShape,
+    enumerate_meshes,
+    estimate_step,
+    interleave,
+    pareto_front,
+)
+from pathways_lite.planner.chips import parse_machine
 from pathways_lite.planner.cost_model import Lookup, UnestimatedOps
-from pathways_lite.planner.plan import Attention, StepPlan, Work
-from pathways_lite.planner.program import PARTS, CollectiveCost, Kernel, Memory, Program, part_of
+from pathways_lite.planner.plan import AttentionTime, StageWork, StepPlan
+from pathways_lite.planner.program import STEP_PARTS, CollectiveCost, Kernel, Memory, Program, step_part
 from pathways_lite.recipe import Model
 
 GIB = 2**30
-V5P = parse("v5p:4x4x4")
-WORK = Work("model", "base", 10**9, 64, 1024, 7 * 10**9, 4 * 10**14, 10**12)
+V5P = parse_machine("v5p:4x4x4")
+WORK = StageWork("model", "base", 10**9, 64, 1024, 7 * 10**9, 4 * 10**14, 10**12)
 
 
 def exchange(kind, axes, seconds, waited):
@@ -32,7 +39,7 @@ def exchange(kind, axes, seconds, waited):
 
 PROGRAM = Program(
     memory=Memory(GIB, 2 * GIB, 0, 1000, 30 * GIB, 0),
-    cycles={part: 175_000_000 if part != "other" else 0 for part in PARTS},
+    cycles={part: 175_000_000 if part != "other" else 0 for part in STEP_PARTS},
     exchanges=(
         exchange("all-gather", ("fsdp",), 0.3, 0.02),
         exchange("all-reduce", ("data",), 0.1, 0.1),
@@ -45,12 +52,12 @@ PROGRAM = Program(
     compile_seconds=1.0,
 )
 PLAN = StepPlan(
-    WORK, V5P, {"fsdp": 32, "tensor": 2}, PROGRAM, (Attention("forward", "layers, forward", 0.1, "assumed"),)
+    WORK, V5P, {"fsdp": 32, "tensor": 2}, PROGRAM, (AttentionTime("forward", "layers, forward", 0.1, "assumed"),)
 )
 
 
 def test_what_overlaps_bounds_the_step():
-    assert PLAN.compute == pytest.approx(5 * 0.1 + 0.1 + 0.05)
+    assert PLAN.compute_seconds == pytest.approx(5 * 0.1 + 0.1 + 0.05)
     assert PLAN.slow == pytest.approx(0.65 + 0.45)
     assert PLAN.fast == pytest.approx(0.65 + 0.02 + 0.15)  # the asynchronous one is hidden but for a little
     assert PLAN.ideal == pytest.approx(0.65 + 0.05)
@@ -96,14 +103,14 @@ def test_a_plan_is_json():
     ],
 )
 def test_operations_belong_to_parts_of_the_step(op_name, part):
-    assert part_of(op_name) == part
+    assert step_part(op_name) == part
 
 
 def test_attention_is_estimated_or_assumed(monkeypatch):
     monkeypatch.setattr(plan, "causal_cycles", lambda *_: 1.75e6)
     (found,) = plan.attention_times(PROGRAM, V5P)
     assert (found.seconds, found.source) == (pytest.approx(32 * 1e-3), "static profile, causal rows")
-    (found,) = plan.attention_times(PROGRAM, parse("v4:4x4x4"))
+    (found,) = plan.attention_times(PROGRAM, parse_machine("v4:4x4x4"))
     assert found.source == "static profile, causal rows, cycles of a v5p"
     (found,) = plan.attention_times(PROGRAM, V5P, estimate=False)
     pairs = 4 * 2 * 4 * 2048 * 2048 / 2
@@ -112,11 +119,11 @@ def test_attention_is_estimated_or_assumed(monkeypatch):
 
 
 def test_the_compilers_complaint_is_read():
-    error = plan.too_large(
+    error = plan.parse_out_of_memory(
         "E1000: the total memory required for HLO temporaries (38.50G) exceeds available HBM (30.75G)."
     )
     assert error.needed == int(38.5 * GIB)
-    assert plan.too_large("no more memory").needed is None
+    assert plan.parse_out_of_memory("no more memory").needed is None
 
 
 def test_what_was_compiled_is_kept_and_a_misfit_too(monkeypatch, tmp_path):
@@ -218,7 +225,7 @@ def test_of_estimates_that_fail_only_those_that_always_will_are_kept(monkeypatch
 
 
 def test_rough_arithmetic_moves_in_the_right_direction():
-    shape = Shape(4096, 32, 1, "dots", None)
+    shape = ModelShape(4096, 32, 1, "dots", None)
     one = {"pod": 1, "data": 1, "fsdp": 64, "context": 1, "tensor": 1}
     two = one | {"fsdp": 32, "tensor": 2}
     base, tensor = (estimate_step(WORK, shape, mesh, V5P, GIB) for mesh in (one, two))
@@ -239,30 +246,32 @@ def test_rough_arithmetic_moves_in_the_right_direction():
 
 
 def test_gpus_talk_faster_inside_a_server():
-    shape = Shape(4096, 32, 1, "dots", None)
+    shape = ModelShape(4096, 32, 1, "dots", None)
     mesh = {"pod": 1, "data": 1, "fsdp": 8, "context": 1, "tensor": 1}
-    inside, outside = (estimate_step(WORK, shape, mesh, parse(text), GIB) for text in ("gpu:8xh100", "gpu:8x1xh100"))
+    inside, outside = (
+        estimate_step(WORK, shape, mesh, parse_machine(text), GIB) for text in ("gpu:8xh100", "gpu:8x1xh100")
+    )
     assert outside.gathers == pytest.approx(9 * inside.gathers)  # 450 and 50 GB/s
 
 
 def test_meshes_use_every_chip_once():
-    found = list(meshes(64, 2))
+    found = list(enumerate_meshes(64, 2))
     assert len(found) == len(set(found))
     for sizes in found:
         assert sizes.pod == 2
         assert sizes.pod * sizes.data * sizes.fsdp * sizes.context * sizes.tensor == 64
-    assert Sizes(2, 1, 8, 1, 4) in found
-    assert {sizes.context for sizes in meshes(16, 1, contexts=(1, 2))} == {1, 2}
+    assert MeshSizes(2, 1, 8, 1, 4) in found
+    assert {sizes.context for sizes in enumerate_meshes(16, 1, contexts=(1, 2))} == {1, 2}
 
 
 def test_the_front_leaves_out_what_is_slower_and_larger():
     points = [(1.0, 9.0), (2.0, 5.0), (2.0, 4.0), (3.0, 6.0), (4.0, 1.0)]
-    assert pareto(points) == [0, 2, 4]
-    assert pareto([]) == []
+    assert pareto_front(points) == [0, 2, 4]
+    assert pareto_front([]) == []
 
 
 def test_every_policy_gets_its_turn():
-    assert interleaved([[1, 2, 3], [4], [5, 6]]) == [1, 4, 5, 2, 6, 3]
+    assert interleave([[1, 2, 3], [4], [5, 6]]) == [1, 4, 5, 2, 6, 3]
 
 
 # ---- read from a compiled step ----
@@ -297,7 +306,7 @@ ENTRY %main (table: f32[4096,48], ids: s32[2048,1], more: f32[2048,48]) -> f32[4
 def test_what_the_compiler_does_not_estimate_is_modelled_or_counted():
     module = hlo.parse(LOOKUPS)
     sites = list(hlo.executed(module))
-    scatter, gather = cost_model.lookups(sites, 1e9)
+    scatter, gather = cost_model.model_lookups(sites, 1e9)
     assert (gather.kind, gather.rows, gather.row_bytes) == ("gather", 2048, 256)  # 128 lanes of two bytes
     assert gather.seconds == pytest.approx(2 * 2048 * 256 / 1e9)
     assert (scatter.kind, scatter.rows, scatter.row_bytes) == ("scatter", 2048, 512)  # indices, not rows of the table
@@ -316,6 +325,6 @@ def test_operations_of_layers_are_told_from_others(scan):
         return sum(map(jnp.sum, models.token_losses(config, params, batch)[:2]))
 
     text = jax.jit(jax.grad(loss)).lower(models.abstract_params(config), batch).compile().as_text()
-    found = Counter(part_of(site.op_name) for site in hlo.executed(hlo.parse(text)))
+    found = Counter(step_part(site.op_name) for site in hlo.executed(hlo.parse(text)))
     assert set(found) >= {"layers, forward", "layers, backward", "layers, again", "embedding and loss"}
     assert found["layers, backward"] > found["embedding and loss"]

@@ -49,8 +49,8 @@ def plan(
     from pathways_lite.planner import chips, plan_stage
     from pathways_lite.recipe import load_recipe
 
-    plan_stage.quiet_jax()
-    machine = chips.parse(topology, slices)
+    plan_stage.use_cpu()
+    machine = chips.parse_machine(topology, slices)
     is_gpu = isinstance(machine, chips.GpuCluster)
     if rules and search:
         raise UserError("--rules and --search are two questions; ask one")
@@ -67,10 +67,10 @@ def plan(
 
         _show(show_rules(loaded, index, machine))
     elif isinstance(machine, chips.GpuCluster):
-        from pathways_lite.planner.search import analytic_plan, search_roughly
+        from pathways_lite.planner.search import analytic_plan, search_analytically
 
         if search:
-            _show(search_roughly(loaded, index, machine))
+            _show(search_analytically(loaded, index, machine))
             return
         values, tables = analytic_plan(loaded, index, machine)
         _show(tables, values if as_json else None)

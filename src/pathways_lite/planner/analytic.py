@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pathways_lite.chips import CHIPS_PER_HOST
 from pathways_lite.planner.chips import GpuCluster, TpuSlices
-from pathways_lite.planner.plan import Work
+from pathways_lite.planner.plan import StageWork
 
 MATMUL_SHARE = 0.65
 """Of the peak, in matrix products: what large ones reach on GPUs with all that stands between them."""
@@ -28,7 +28,7 @@ KEPT = {"none": 36, "dots": 24, "up": 14, "attention": 6, "offload": 2, "full": 
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """What of a model the arithmetic needs."""
 
     d_model: int
@@ -66,7 +66,7 @@ class AnalyticEstimate:
 
 
 def estimate_step(
-    work: Work, shape: Shape, mesh: Mapping[str, int], machine: TpuSlices | GpuCluster, state_bytes: int
+    work: StageWork, shape: ModelShape, mesh: Mapping[str, int], machine: TpuSlices | GpuCluster, state_bytes: int
 ) -> AnalyticEstimate:
     """Args: mesh: sizes of the axes; state_bytes: parameters and optimizer on a chip, exact."""
     spread, tensor = mesh["fsdp"] * mesh["context"], mesh["tensor"]
@@ -77,12 +77,12 @@ def estimate_step(
     parts = work.sequences // shape.microbatch if shape.microbatch else 1
 
     weights = 2 * work.parameters / tensor
-    gathers = 3 * parts * _moved(weights, spread) / _bandwidth(machine, tensor, spread)
+    gathers = 3 * parts * _received_bytes(weights, spread) / _bandwidth(machine, tensor, spread)
     tokens = work.tokens_per_step / (copies * spread)
     hidden = 2 * tokens * shape.d_model * shape.n_layers * shape.branches
     exchanges = 2 * (2 + (again > 0.5))
-    tensor_seconds = exchanges * _moved(hidden, tensor) / _bandwidth(machine, 1, tensor)
-    sums = 2 * _moved(weights / spread, copies) / _bandwidth(machine, tensor * spread, copies, mesh["pod"])
+    tensor_seconds = exchanges * _received_bytes(hidden, tensor) / _bandwidth(machine, 1, tensor)
+    sums = 2 * _received_bytes(weights / spread, copies) / _bandwidth(machine, tensor * spread, copies, mesh["pod"])
     units = shape.d_model * shape.n_layers / tensor
     away = KEPT["dots"] - KEPT["offload"] if shape.remat == "offload" else 0
     offload = 2 * away * units * tokens / chip.host_link_bytes
@@ -92,12 +92,12 @@ def estimate_step(
     return AnalyticEstimate(compute, gathers, tensor_seconds, sums, offload, state_bytes, activations)
 
 
-def memory_of(machine: TpuSlices | GpuCluster) -> int:
+def hbm_bytes(machine: TpuSlices | GpuCluster) -> int:
     """Bytes of a chip."""
     return machine.gpu.hbm_bytes if isinstance(machine, GpuCluster) else machine.chip.hbm_bytes
 
 
-def _moved(size: float, members: int) -> float:
+def _received_bytes(size: float, members: int) -> float:
     """Bytes that reach each member of a ring when `size` bytes are gathered or scattered."""
     return size * (members - 1) / members
 
@@ -119,10 +119,10 @@ def _bandwidth(machine: TpuSlices | GpuCluster, inner: int, members: int, pods: 
 # Which meshes to try on so many chips, in which order, and what of the results is worth choosing from.
 
 
-MOST_TENSOR = 16  # wider, and a chip's products become too narrow for its matrix unit
+MAX_TENSOR = 16  # wider, and a chip's products become too narrow for its matrix unit
 
 
-class Sizes(NamedTuple):
+class MeshSizes(NamedTuple):
     """Devices along the axes of a mesh."""
 
     pod: int
@@ -132,27 +132,27 @@ class Sizes(NamedTuple):
     tensor: int
 
 
-def meshes(chips: int, slices: int, *, contexts: Sequence[int] = (1,)) -> Iterator[Sizes]:
+def enumerate_meshes(chips: int, slices: int, *, contexts: Sequence[int] = (1,)) -> Iterator[MeshSizes]:
     """All ways to spread `chips` over data, fsdp and tensor (and context), each slice alike."""
     inside = chips // slices
     for tensor, context in itertools.product(_divisors(inside), contexts):
-        if tensor > MOST_TENSOR or inside % (tensor * context):
+        if tensor > MAX_TENSOR or inside % (tensor * context):
             continue
         for data in _divisors(inside // (tensor * context)):
-            yield Sizes(slices, data, inside // (tensor * context * data), context, tensor)
+            yield MeshSizes(slices, data, inside // (tensor * context * data), context, tensor)
 
 
 def _divisors(n: int) -> list[int]:
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
-def interleaved[T](groups: Iterable[Sequence[T]]) -> list[T]:
+def interleave[T](groups: Iterable[Sequence[T]]) -> list[T]:
     """The first of every group, then the second of every group, and so on."""
     rows = itertools.zip_longest(*groups)
     return [item for row in rows for item in row if item is not None]
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Indices of the points that no other beats in one number without losing in the other; by the first number."""
     order = sorted(range(len(points)), key=lambda i: points[i])
     front: list[int] = []

@@ -1,4 +1,7 @@
-"""Machines by description: "v5p:4x4x4", two slices of "v4:12x16x16", "gpu:4x8xh100"."""
+"""Machines by description, to compile or estimate for: "v5p:4x4x4", two slices of "v4:12x16x16", "gpu:4x8xh100".
+
+TPUs are compiled for with libtpu (extra `tpu`), which needs no TPU; what a chip can do is in `pathways_lite.chips`.
+"""
 
 from __future__ import annotations
 
@@ -15,58 +18,15 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, SingleDeviceSha
 from pathways_lite.chips import GPUS, TPUS, Gpu, Tpu
 from pathways_lite.errors import UserError
 
-# TPUs by description: devices to compile for on a machine that has none (extra `tpu`).
+# ---- machines ----
 
-
-def quiet_libtpu(**flags: str) -> None:
-    """Set the environment that libtpu reads when it is first used, so that it neither looks for a TPU nor locks itself.
-
-    Must run before that use, hence once per process. `flags` are libtpu's own, e.g. `xla_jf_dump_to="dir"`.
-    """
-    defaults = {
-        "TPU_SKIP_MDS_QUERY": "1",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_WORKER_ID": "0",
-        "TPU_STDERR_LOG_LEVEL": "3",
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-    given = os.environ.get("LIBTPU_INIT_ARGS", "")
-    os.environ["LIBTPU_INIT_ARGS"] = " ".join([given, *(f"--{name}={value}" for name, value in flags.items())]).strip()
-
-
-def device(chip: str) -> jax.Device:
-    """One described device. Raises KeyError for a chip that is not in `TPUS`, RuntimeError without libtpu."""
-    from jax.experimental import topologies
-
-    described = TPUS[chip]
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=described.topology, **described.options)
-    return topology.devices[0]
-
-
-def place(tree: Any, on: jax.Device) -> Any:
-    """Abstract arrays with the sharding that makes `jit(f).lower(...)` compile for a described device."""
-    sharding = SingleDeviceSharding(on)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-
-def traced_for(chip: str) -> Any:
-    """A context in which kernels that ask, while they are traced, what chip they are for, are told this one."""
-    described = TPUS[chip]
-    abstract = AbstractDevice(device_kind=described.device_kind, num_cores=described.cores, platform="tpu")
-    mesh = AbstractMesh((1,), ("device",), axis_types=(AxisType.Auto,), abstract_device=abstract)
-    return jax.sharding.use_abstract_mesh(mesh)
-
-
-_CUBE = 4  # v4 and v5p: cubes of so many chips to a side are joined by optical switches, which also close the rings
-_RING = 16  # v5e and v6e: a side of so many chips, a pod's, is a ring
+_CUBE = 4  # v4 and v5p: optical switches join cubes of 4x4x4 chips, and close the rings
+_RING = 16  # v5e and v6e: a side of 16 chips, a pod's, is a ring
 
 
 @dataclass(frozen=True)
 class GpuCluster:
-    """Servers of GPUs that are joined by NVLink inside and by a network outside."""
+    """Servers of GPUs, with NVLink inside a server and a network between servers."""
 
     text: str
     servers: int
@@ -80,7 +40,7 @@ class GpuCluster:
 
 @dataclass(frozen=True)
 class TpuSlices:
-    """One slice of a TPU torus, or several equal ones that are joined by the data-center network."""
+    """One slice of a TPU torus, or several equal ones joined by the data-center network."""
 
     text: str
     chip_name: str
@@ -97,15 +57,15 @@ class TpuSlices:
 
     @property
     def wrap(self) -> tuple[bool, ...]:
-        """Whether each side is a ring."""
+        """For each side, whether it is a ring."""
         if self.chip.dimensions == 3:
             return (all(side % _CUBE == 0 for side in self.shape),) * 3
         return tuple(side == _RING for side in self.shape)
 
     def devices(self) -> list[jax.Device]:
-        """The described devices of all slices, as the compiler takes them.
+        """Return the described devices of all slices, for the compiler.
 
-        Raises UserError without libtpu, and for a shape that libtpu refuses.
+        Raises UserError without libtpu, and for a shape that libtpu rejects.
         """
         from jax.experimental import topologies
 
@@ -114,37 +74,82 @@ class TpuSlices:
         options = dict(self.chip.options)
         if self.slices > 1:
             options |= {"num_slices": self.slices, "chips_per_host_bounds": (2, 2, 1)}
-        # Without the closing links every all-gather over a slice would become an all-reduce of the whole array.
+        # Without wrap-around links every all-gather over a slice would become an all-reduce of the whole array.
         wrap = (*self.wrap, *(False for _ in range(3 - len(self.shape))))
         try:
-            found = topologies.get_topology_desc(platform="tpu", topology_name=self.text, wrap=wrap, **options)
-        except Exception as error:  # of a type that jax does not promise
+            topology = topologies.get_topology_desc(platform="tpu", topology_name=self.text, wrap=wrap, **options)
+        except Exception as error:  # of a type that jax does not document
             raise UserError(f"libtpu does not describe {self.text}: {error}") from error
-        return list(found.devices)
+        return list(topology.devices)
 
 
-def parse(text: str, slices: int = 1) -> TpuSlices | GpuCluster:
-    """The machine that a text names. Raises UserError for a text that names none, with those there are."""
+def parse_machine(text: str, slices: int = 1) -> TpuSlices | GpuCluster:
+    """Parse the description of a machine. Raises UserError for an unknown one, with a list of the known forms."""
     name, _, shape = text.lower().partition(":")
     if name == "gpu" and slices == 1:
-        found = re.fullmatch(r"(?:(?:(\d+)x)?(\d+)x)?([a-z]\w*)", shape)
-        servers, per_server = (int(found[1] or 1), int(found[2] or 1)) if found else (0, 0)
-        if found and found[3] in GPUS and servers * per_server > 0:
-            return GpuCluster(text, servers, per_server, GPUS[found[3]])
+        match = re.fullmatch(r"(?:(?:(\d+)x)?(\d+)x)?([a-z]\w*)", shape)
+        servers, per_server = (int(match[1] or 1), int(match[2] or 1)) if match else (0, 0)
+        if match and match[3] in GPUS and servers * per_server > 0:
+            return GpuCluster(text, servers, per_server, GPUS[match[3]])
     elif name in TPUS and re.fullmatch(r"\d+(x\d+)+", shape):
         sides = tuple(int(side) for side in shape.split("x"))
         if len(sides) == TPUS[name].dimensions and min(sides) > 0 and slices > 0:
             return TpuSlices(text.lower(), name, sides, slices)
-    raise UserError(f"no machine is called {text!r}{f' x {slices}' if slices != 1 else ''}; there are\n{_KNOWN}")
+    raise UserError(f"unknown machine {text!r}{f' x {slices}' if slices != 1 else ''}; write one of\n{_MACHINES}")
 
 
-_KNOWN = f"""  v4:AxBxC, v5p:AxBxC      slices of a 3D torus, e.g. v5p:4x4x4 (64 chips), v4:12x16x16
+_MACHINES = f"""  v4:AxBxC, v5p:AxBxC      slices of a 3D torus, e.g. v5p:4x4x4 (64 chips), v4:12x16x16
   v5e:AxB, v6e:AxB         slices of a 2D torus, e.g. v5e:4x4, v6e:16x16
   gpu:[SERVERSx]NxKIND     N GPUs per server, KIND of {", ".join(GPUS)}; e.g. gpu:8xh100, gpu:4x8xh100
-and --slices N for several slices of a torus, joined by the data-center network"""
+with --slices N for several slices of a torus, joined by the data-center network"""
+
+
+# ---- libtpu and the devices that it describes ----
 
 
 def require_libtpu() -> None:
-    """Raises UserError where libtpu, the compiler for TPUs, is not installed."""
+    """Raise UserError if libtpu, the compiler for TPUs, is not installed."""
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("compiling for TPUs needs libtpu, which runs without a TPU: make install EXTRA=tpu")
+
+
+def quiet_libtpu(**flags: str) -> None:
+    """Set the environment variables that keep libtpu from looking for a TPU and from locking itself.
+
+    Call it before libtpu is first used, when it reads them. `flags` are libtpu's own, e.g. `xla_jf_dump_to="dir"`.
+    """
+    defaults = {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+        "TPU_STDERR_LOG_LEVEL": "3",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    given = os.environ.get("LIBTPU_INIT_ARGS", "")
+    os.environ["LIBTPU_INIT_ARGS"] = " ".join([given, *(f"--{name}={value}" for name, value in flags.items())]).strip()
+
+
+def device(chip: str) -> jax.Device:
+    """Return one described device. Raises KeyError for a chip that is not in `TPUS`, RuntimeError without libtpu."""
+    from jax.experimental import topologies
+
+    tpu = TPUS[chip]
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=tpu.topology, **tpu.options)
+    return topology.devices[0]
+
+
+def place(tree: Any, on: jax.Device) -> Any:
+    """Return abstract arrays with the sharding that makes `jit(f).lower(...)` compile for a described device."""
+    sharding = SingleDeviceSharding(on)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def traced_for(chip: str) -> Any:
+    """Return a context in which kernels that ask for the chip they are traced for get this one."""
+    tpu = TPUS[chip]
+    abstract = AbstractDevice(device_kind=tpu.device_kind, num_cores=tpu.cores, platform="tpu")
+    mesh = AbstractMesh((1,), ("device",), axis_types=(AxisType.Auto,), abstract_device=abstract)
+    return jax.sharding.use_abstract_mesh(mesh)

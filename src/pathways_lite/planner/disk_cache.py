@@ -1,4 +1,4 @@
-"""Results that took long to compute, kept on disk between runs."""
+"""Disk cache of results that take minutes to compute."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEP = (
     "pathways_lite/parallel",
     "pathways_lite/planner/chips.py",
 )
-"""What a compiled step depends on, beside its recipe, machine and options."""
+"""Source files that a compiled step depends on, besides its recipe, machine and options."""
 
 KERNELS = (
     "pathways_kernels/attention",
@@ -33,14 +33,15 @@ KERNELS = (
     "pathways_lite/planner/kernel_estimates.py",
     "pathways_lite/planner/chips.py",
 )
-"""What an estimate of a kernel depends on."""
+"""Source files that a kernel estimate depends on."""
 
 
 def cached(kind: str, key: Mapping[str, Any], make: Callable[[], Any], *, code: tuple[str, ...] = STEP) -> Any:
-    """What `make()` gave for an equal key, with the same `code` and versions of the compilers; JSON.
+    """Return the cached result of `make()` (JSON) for `key`, or call it and cache its result.
 
-    Below `$XDG_CACHE_HOME/pathways-lite` (by default ~/.cache). Nothing is kept of a call that raises, nor where that
-    directory cannot be written.
+    A change of the source files `code` or of a compiler's version invalidates it. The cache is in
+    `$XDG_CACHE_HOME/pathways-lite` (by default ~/.cache). Nothing is cached if `make` raises, or if that directory
+    cannot be written.
     """
     content = json.dumps({"key": key, "code": code_identity(code)}, sort_keys=True)
     path = directory() / kind / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.json"
@@ -59,18 +60,18 @@ def cached(kind: str, key: Mapping[str, Any], make: Callable[[], Any], *, code: 
 
 
 def directory() -> Path:
-    """Where results are kept."""
+    """Return the directory of the cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pathways-lite"
 
 
 @functools.cache
 def code_identity(code: tuple[str, ...] = STEP) -> dict[str, str]:
-    """Versions of the compilers, and a digest of packages, rooms or files of ours."""
+    """Return the versions of the compilers, and a digest of our packages, subpackages or files in `code`."""
     digest = hashlib.sha256()
     roots = {Path(package.__file__ or "").parent for package in (pathways_lite, pathways_kernels)}
-    for part in code:
-        root = next(root for root in roots if part.split("/")[0] == root.name).parent
-        files = sorted((root / part).rglob("*.py")) or [root / part]
+    for path in code:
+        root = next(root for root in roots if path.split("/")[0] == root.name).parent
+        files = sorted((root / path).rglob("*.py")) or [root / path]
         for file in files:
             digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
     packages = ("jax", "jaxlib", "libtpu", "flax", "optax")

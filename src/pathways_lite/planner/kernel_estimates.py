@@ -1,11 +1,17 @@
-"""What an attention kernel of ours costs on a TPU, from libtpu's static estimates of its parts.
+"""Cost of our attention kernels on a TPU, from libtpu's static estimates: repeatable numbers without a TPU.
+
+libtpu (extra `tpu`) walks the final instruction bundles of a kernel, follows loops whose trip counts it can compute,
+and models the copies between memories, but not other chips. Values loaded from memory are unknown to it, so a loop or
+branch that depends on them must be given constants for the estimate. Estimates of large matmuls are within 6 % of
+measurements on chips. Compare like with like, and do not base a choice on less than 10 %.
 
     python -m pathways_lite.planner.kernel_estimates \
         '{"kernel": "forward", "chip": "v5e", "T": 4096, "S": 4096, "D": 128, "limits": [512, 512, 4], "runs": 2}'
 
-prints the estimated cycles of one call: a process each, because libtpu estimates once per process. The kernel takes
-for each block of queries a fixed number of blocks of keys: `runs` of as many whole ones as `limits` says, `pairs` and
-`singles` with a mask. Which ones a real call visits is data; its cost is put together from these parts.
+prints the estimated cycles of one call, in a process of its own because libtpu estimates once per process. For each
+block of queries the kernel visits a fixed number of blocks of keys: `runs` of unmasked blocks (the last of `limits` is
+the number in a run), `pairs` and `singles` of masked ones. A real call visits blocks that depend on data; its cost is
+the sum of these components.
 """
 
 from __future__ import annotations
@@ -36,57 +42,52 @@ from pathways_kernels.attention.spans import Spans, causal
 from pathways_lite.planner.chips import device, place, quiet_libtpu, traced_for
 from pathways_lite.planner.disk_cache import KERNELS, cached
 
-# libtpu's static estimate of a Pallas kernel's cycles and memory: repeatable numbers with no TPU (extra `tpu`).
-#
-# libtpu walks the final instruction bundles of a kernel, follows loops whose trip counts it can compute, and models
-# the copies between memories; it leaves out other chips. Values loaded from memory are unknown to it, so a loop or
-# branch that depends on them must be given constants for the estimate. Large matmuls come out within 6 % of what chips
-# do. Compare like with like, and do not choose by it under 10 %.
-
+# ---- any Pallas kernel ----
 
 Build = Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]
+"""Returns a function that calls the kernel, and its arguments (abstract or real arrays)."""
 
 
 def kernel_cycles(build: Build, *, chip: str, kernel: str) -> int:
-    """Estimated cycles of one Pallas kernel, per call.
+    """Return the estimated cycles of one call of a Pallas kernel.
 
     Args:
-        build: gives a function that calls the kernel, and its arguments, abstract or real arrays. It is called once
-            libtpu's flags are set: the first computation in a process may load libtpu.
+        build: is called after libtpu's flags are set, as the first computation in a process may load libtpu.
         chip: a key of `TPUS`. Not v4, for which libtpu estimates no kernels.
-        kernel: its name in the compiled program, without the number: the `name` that it was given in `pallas_call`,
-            perhaps with `jvp_` and the like around it.
+        kernel: its name in the compiled program, without the number: the `name` passed to `pallas_call`, perhaps with
+            a prefix such as `jvp_` and a suffix.
 
-    Run it in a process of its own: libtpu reads its flags once, and aborts where it cannot model an operation.
+    Call it in a process of its own: libtpu reads its flags once, and aborts if it cannot model an operation.
 
     Raises:
-        LookupError: nothing was written for such a kernel.
+        LookupError: libtpu wrote nothing for such a kernel.
     """
     only = {"xla_jf_dump_only_matching_hlo": f"{kernel}.1"}
-    text = _dumped(build, chip, "*_static_llo_profile.textproto", xla_jf_dump_static_llo_profile_to="{}", **only)
-    found = re.search(rf'hlo_op_name: "{re.escape(kernel)}\.1".*?estimated_cycles: (\d+)', text, re.DOTALL)
-    if found is None:
+    text = _compile_and_read_dump(
+        build, chip, "*_static_llo_profile.textproto", xla_jf_dump_static_llo_profile_to="{}", **only
+    )
+    match = re.search(rf'hlo_op_name: "{re.escape(kernel)}\.1".*?estimated_cycles: (\d+)', text, re.DOTALL)
+    if match is None:
         raise LookupError(f"libtpu estimated no cycles for {kernel!r}.")
-    return int(found.group(1))
+    return int(match.group(1))
 
 
 def kernel_vector_memory(build: Build, *, chip: str, kernel: str) -> int:
-    """Bytes of vector memory that the compiler gives a Pallas kernel: windows, scratch and spilled registers.
+    """Return the bytes of vector memory that a Pallas kernel uses: windows, scratch and spilled registers.
 
-    Arguments and errors as of `kernel_cycles`, but `kernel` may be a part of the name; v4 too.
+    Arguments and errors are those of `kernel_cycles`, but `kernel` may be a substring of the name; works for v4 too.
     """
     stage = "registers-and-allocations"
     flags = {"xla_jf_dump_llo_text": "true", "xla_jf_dump_llo_pass_label_regex": f".*{stage}.*"}
-    text = _dumped(build, chip, f"*{kernel}*{stage}*", xla_jf_dump_to="{}", **flags)
+    text = _compile_and_read_dump(build, chip, f"*{kernel}*{stage}*", xla_jf_dump_to="{}", **flags)
     return sum(int(size, 16) for size in re.findall(r"space=vmem, size = (0x[0-9a-f]+)", text))
 
 
-def _dumped(build: Build, chip: str, files: str, **flags: str) -> str:
-    """What libtpu wrote, into the directory that replaces {} in the flags, while it compiled."""
+def _compile_and_read_dump(build: Build, chip: str, files: str, **flags: str) -> str:
+    """Compile, and return the text of the `files` that libtpu dumped into the directory that replaces {} in flags."""
     directory = Path(tempfile.mkdtemp(prefix="static_profile_"))
     try:
-        given = {name: value.format(directory) for name, value in flags.items()}
-        quiet_libtpu(**given)
+        quiet_libtpu(**{name: value.format(directory) for name, value in flags.items()})
         function, arguments = build()
         with traced_for(chip):
             lowered = jax.jit(function).lower(*place(arguments, device(chip)))
@@ -101,49 +102,50 @@ def _dumped(build: Build, chip: str, files: str, **flags: str) -> str:
     return text
 
 
-# Of our kernels, in the compiled program of one.
-NAMES = {"forward": "interval_attention_forward", "backward": "transpose_jvp_interval_attention_backward__"}
+# ---- our attention kernels ----
+
+KERNEL_NAMES = {"forward": "interval_attention_forward", "backward": "transpose_jvp_interval_attention_backward__"}
+"""Names of our kernels in a compiled program that runs one of them."""
 
 SAME_CYCLES = {"v4": "v5p"}
-"""Chips for which libtpu estimates no kernels, and those whose cycles stand in: both have two cores alike."""
+"""Chips for which libtpu estimates no kernels, and the chips used instead, which also have two cores."""
 
-
-# The compiler ran out of vector memory; libtpu aborted over an operation that it cannot model. It would again.
-_IMPOSSIBLE = re.compile(r"RESOURCE_EXHAUSTED.*vmem|memory space vmem|Check failed", re.IGNORECASE | re.DOTALL)
+# Errors that would recur: out of vector memory, and an abort at an operation that libtpu cannot model.
+_PERMANENT_FAILURE = re.compile(r"RESOURCE_EXHAUSTED.*vmem|memory space vmem|Check failed", re.IGNORECASE | re.DOTALL)
 
 
 @cache
 def estimate(kernel: str, **job: Any) -> int | None:
-    """Cycles, see above; None where the kernel does not compile (vector memory) or cannot be estimated."""
+    """Return the cycles of a job as above; None if it does not compile (vector memory) or has no estimate."""
     text = json.dumps({"kernel": kernel, **job}, sort_keys=True)
 
     def run() -> int | None:
         done = subprocess.run([sys.executable, "-m", __name__, text], capture_output=True, text=True)
         if done.returncode == 0:
             return int(done.stdout.split()[-1])
-        if _IMPOSSIBLE.search(done.stderr):
+        if _PERMANENT_FAILURE.search(done.stderr):
             return None
         raise ChildProcessError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
 
     try:
-        found: int | None = cached("kernels", {"job": text}, run, code=KERNELS)
+        cycles: int | None = cached("kernels", {"job": text}, run, code=KERNELS)
     except ChildProcessError as error:
-        warnings.warn(f"no estimate of the {kernel} attention kernel, for this time: {error}", stacklevel=2)
+        warnings.warn(f"no estimate of the {kernel} attention kernel this time: {error}", stacklevel=2)
         return None
-    return found
+    return cycles
 
 
 class Costs(NamedTuple):
-    """Estimated cycles of the parts of a kernel, per head: what any spans cost follows from the blocks they visit."""
+    """Estimated cycles of a kernel's components, per head; the blocks that spans visit determine their cost."""
 
     per_key: float  # once per row and head
     block: float  # per block of queries
     run: float  # per run of `unroll` whole blocks of keys
-    pair: float  # per pair of masked ones
-    single: float
+    pair: float  # per pair of masked blocks
+    single: float  # per single masked block
 
     def cycles(self, visited: np.ndarray, n_keys: int, unroll: int) -> float:
-        """For one row and head that visits `[blocks of queries, 4]`: `block_ranges.of_keys`, `over_keys`."""
+        """Return the cycles of one row and head; visited: [blocks of queries, 4] from `block_ranges.of_keys`."""
         first, whole, ragged, last = visited.T
         runs = (ragged - whole) // unroll
         rest = last - first - runs * unroll
@@ -153,80 +155,84 @@ class Costs(NamedTuple):
 
 
 def costs(kernel: str, chip: str, D: int, limits: Limits) -> Costs | None:
-    """From the estimates of a few small cases. None where the kernel does not fit the chip.
+    """Derive a kernel's costs from the estimates of a few small cases; None if the kernel does not fit the chip.
 
-    No loop of these cases runs once: the compiler would dissolve it, as it cannot where the count is data.
+    No loop of these cases runs once: the compiler would unroll it, which it cannot if the count is data.
     """
     rows, keys, unroll = limits
     S = 2 * unroll * keys
 
     def cycles(blocks: int, runs: int, pairs: int = 0, singles: int = 0) -> float:
         counts = {"runs": runs, "pairs": pairs, "singles": singles}
-        found = estimate(kernel, chip=chip, D=D, limits=limits, T=blocks * rows, S=S, **counts)
-        if found is None:
+        estimated = estimate(kernel, chip=chip, D=D, limits=limits, T=blocks * rows, S=S, **counts)
+        if estimated is None:
             raise LookupError(counts)
-        return found / 2  # heads
+        return estimated / 2  # heads
 
     try:
-        four = cycles(4, 2)
-        loaded = max(0.0, 2 * cycles(2, 2) - four)
-        run, pair, single = ((cycles(4, *counts) - four) / 8 for counts in ((4, 0, 0), (2, 2, 0), (2, 0, 2)))
+        four_blocks = cycles(4, 2)
+        loading = max(0.0, 2 * cycles(2, 2) - four_blocks)  # of the keys, once
+        run, pair, single = ((cycles(4, *counts) - four_blocks) / 8 for counts in ((4, 0, 0), (2, 2, 0), (2, 0, 2)))
     except LookupError:
         return None
-    return Costs(loaded / S, (four - loaded) / 4 - 2 * run, run, pair, single)
+    return Costs(loading / S, (four_blocks - loading) / 4 - 2 * run, run, pair, single)
 
 
 def causal_cycles(kernel: str, chip: str, shape: tuple[int, ...], keys: int) -> float | None:
-    """Estimated cycles of a call for causal rows without documents, the most that such spans cost.
+    """Return the estimated cycles of a call for causal rows of one document each, the most expensive causal rows.
 
     Args:
         kernel: "forward" or "backward".
         shape: of the queries as the kernel sees them, [B, P, G, T, D]: P blocks of G heads that share a key head.
-        keys: S; where it is more than T the queries are a part of the sequence, and cost the average of its parts.
+        keys: S; if it is more than T, the queries are one chunk of the sequence, and cost the average of its chunks.
 
-    None where there is no estimate. Minutes, but at once the second time for a chip and head dim.
+    None if there is no estimate. Takes minutes the first time for a chip and head dim; then it is cached.
     """
     B, P, G, T, D = shape
     chip = SAME_CYCLES.get(chip, chip)
     limits = TUNED[chip, 128 if D <= 128 else 256][kernel == "backward"]
-    found = costs(kernel, chip, D, limits)
-    if found is None:
+    kernel_costs = costs(kernel, chip, D, limits)
+    if kernel_costs is None:
         return None
     queries, block = largest_divisor(T, limits.rows // G), largest_divisor(keys, limits.keys)
     visited = np.asarray(of_keys(padded_spans(causal(1, keys), keys, keys), queries, block))[0]
-    return B * P * found.cycles(visited, keys, limits.unroll) * T / keys
+    return B * P * kernel_costs.cycles(visited, keys, limits.unroll) * T / keys
+
+
+# ---- the command that estimates one case ----
 
 
 def main() -> None:
+    """Print the estimated cycles of the job given on the command line."""
     jax.config.update("jax_platforms", "cpu")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", type=json.loads, help="a JSON object, see above")
     job = parser.parse_args().job
-    print(ours(job.pop("kernel"), **job))
+    print(estimate_own_kernel(job.pop("kernel"), **job))
 
 
-def ours(
+def estimate_own_kernel(
     kernel: str, chip: str, T: int, D: int, S: int, limits: list[int], runs: int, pairs: int = 0, singles: int = 0
 ) -> int:
-    """Two heads, T queries, S keys; limits: rows, keys, unroll."""
+    """Estimate one of our kernels for two heads, T queries, S keys and limits (rows, keys, unroll)."""
 
     def over_keys(seen: Any, scores: Any, absorb: Any, unroll: int) -> None:
         for count, size, masked in ((runs, unroll, False), (pairs, 2, True), (singles, 1, True)):
 
-            def some(i: Any, _: None, size: int = size, masked: bool = masked) -> None:
+            def visit(i: Any, _: None, size: int = size, masked: bool = masked) -> None:
                 blocks = [lax.rem(i * size + u, S // limits[1]) for u in range(size)]
                 run_of_blocks(blocks, masked, scores, absorb)
 
             if count:
-                lax.fori_loop(0, count, some, None)
+                lax.fori_loop(0, count, visit, None)
 
     pallas_tpu_forward.over_keys = pallas_tpu_backward.over_keys = over_keys
     build = partial(program, kernel, T, S, D, (Limits(*limits),) * 2)
-    return kernel_cycles(build, chip=chip, kernel=NAMES[kernel])
+    return kernel_cycles(build, chip=chip, kernel=KERNEL_NAMES[kernel])
 
 
 def program(kernel: str, T: int, S: int, D: int, limits: tuple[Limits, Limits] | None) -> tuple[Any, tuple[Any, ...]]:
-    """A function that runs our kernels, over two heads, and its arguments."""
+    """Return a function that runs our kernels over two heads, and its arguments."""
 
     def run(q: Any, k: Any, v: Any, start: Any, stop: Any, d_out: Any) -> Any:
         def f(q: Any, k: Any, v: Any) -> Any:

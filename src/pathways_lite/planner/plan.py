@@ -1,12 +1,12 @@
-"""What a train step would take on a machine: time, from the compiler's estimates and models, and memory.
+"""The plan of a train step on a machine: its memory, and its time from the compiler's estimates and from models.
 
-Where each number comes from:
+The sources of the numbers:
 
-- the *compiler* allocates memory, and estimates the cycles of most operations (`Program`);
-- its *static profile* estimates the attention kernels (`attention_estimates`);
-- gathers and scatters without cycles are *modelled* by the bytes of their rows (`unestimated`);
-- collectives are *modelled* by the bytes and the links of their groups (`cost`);
-- that the parts of a step add up, and what overlaps, is *assumed*.
+- the *compiler* allocates memory, and estimates the cycles of most operations (`program`);
+- its *static profile* estimates the attention kernels (`kernel_estimates`);
+- gathers and scatters without cycles are *modelled* by the bytes of their rows (`cost_model`);
+- collectives are *modelled* by the bytes and the links of their groups (`cost_model`);
+- that the times of a step's operations add up, and what overlaps, is *assumed*.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathways_lite.planner.chips import TpuSlices
 from pathways_lite.planner.disk_cache import cached
 from pathways_lite.planner.kernel_estimates import SAME_CYCLES, causal_cycles
 from pathways_lite.planner.program import (
-    PARTS,
+    STEP_PARTS,
     CollectiveCost,
     Compiled,
     Kernel,
@@ -36,12 +36,12 @@ from pathways_lite.planner.program import (
 )
 
 FORWARD_SHARE, BACKWARD_SHARE = 0.6, 0.7
-"""Assumed shares of the peak, of attention kernels that nothing estimates."""
+"""Assumed shares of the peak that attention kernels without an estimate reach."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a stage asks for."""
+class StageWork:
+    """The work of a stage: model size, batch, FLOPs and budget."""
 
     name: str
     stage: str
@@ -49,7 +49,7 @@ class Work:
     sequences: int  # per step
     seq_len: int
     flops_per_token: int  # 6 N + 12 L H Q T
-    exact_flops: int  # of the products of one step, with causal attention
+    exact_flops: int  # of the matrix products of one step, with causal attention
     tokens: int  # of the whole budget
 
     @property
@@ -58,8 +58,8 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Estimated time of the calls of an attention kernel in a part of a step."""
+class AttentionTime:
+    """Estimated time of an attention kernel's calls in one part of a step."""
 
     name: str
     where: str
@@ -68,7 +68,7 @@ class Attention:
 
 
 class DoesNotFit(Exception):
-    """The compiler needs more memory than a chip has; how many bytes, where it says so."""
+    """The step needs more memory than a chip has: `needed` bytes, None if the compiler does not say."""
 
     def __init__(self, message: str, needed: int | None):
         super().__init__(message)
@@ -76,7 +76,7 @@ class DoesNotFit(Exception):
 
 
 class Rates(NamedTuple):
-    """What follows from the time of a step."""
+    """Rates that follow from the time of a step."""
 
     seconds: float
     mfu: float  # PaLM's: 6 N + 12 L H Q T per token
@@ -86,67 +86,71 @@ class Rates(NamedTuple):
     chip_hours: float
 
 
-def rates(work: Work, seconds: float, chips: int, peak: float) -> Rates:
-    """Args: seconds: of a step; peak: FLOPs per second of a chip."""
-    per_second = work.tokens_per_step / seconds
-    days = work.tokens / per_second / 86_400
-    mfu, mfu_6n = (per_second * flops / (chips * peak) for flops in (work.flops_per_token, 6 * work.parameters))
-    return Rates(seconds, mfu, mfu_6n, per_second, days, days * 24 * chips)
+def compute_rates(work: StageWork, seconds: float, chips: int, peak: float) -> Rates:
+    """Compute the rates of a step of `seconds` on `chips` with a peak of `peak` FLOP/s each."""
+    tokens_per_second = work.tokens_per_step / seconds
+    days = work.tokens / tokens_per_second / 86_400
+    mfu, mfu_6n = (tokens_per_second * flops / (chips * peak) for flops in (work.flops_per_token, 6 * work.parameters))
+    return Rates(seconds, mfu, mfu_6n, tokens_per_second, days, days * 24 * chips)
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """A compiled step on a machine, priced."""
+    """A compiled train step on a machine, with its estimated time."""
 
-    work: Work
+    work: StageWork
     machine: TpuSlices
     mesh: Mapping[str, int]
     program: Program
-    attention: tuple[Attention, ...]
+    attention: tuple[AttentionTime, ...]
 
     # ---- time, seconds per step ----
 
     @property
-    def operations(self) -> dict[str, float]:
-        """Of the operations that the compiler estimates, by part."""
-        return {part: self.program.cycles[part] / self.machine.chip.clock_hz for part in PARTS}
+    def operation_seconds(self) -> dict[str, float]:
+        """Time of the operations that the compiler estimates, by part of the step."""
+        return {part: self.program.cycles[part] / self.machine.chip.clock_hz for part in STEP_PARTS}
 
     @property
-    def lookups(self) -> float:
+    def lookup_seconds(self) -> float:
         """Modelled time of the gathers and scatters that the compiler does not estimate."""
-        return sum(one.seconds for one in self.program.lookups)
+        return sum(lookup.seconds for lookup in self.program.lookups)
 
     @property
-    def compute(self) -> float:
-        return sum(self.operations.values()) + self.lookups + sum(one.seconds for one in self.attention)
+    def compute_seconds(self) -> float:
+        """Time of all that is not a collective."""
+        attention = sum(kernel.seconds for kernel in self.attention)
+        return sum(self.operation_seconds.values()) + self.lookup_seconds + attention
 
-    def exchanged(self, chosen: Callable[[CollectiveCost], bool] = lambda _: True) -> float:
-        """Modelled time of the collectives that are chosen."""
-        return sum(one.seconds for one in self.program.exchanges if chosen(one))
+    def collective_seconds(self, select: Callable[[CollectiveCost], bool] = lambda _: True) -> float:
+        """Return the modelled time of the collectives that `select` accepts (default: all)."""
+        return sum(collective.seconds for collective in self.program.exchanges if select(collective))
 
     @property
     def slow(self) -> float:
-        """Computation waits for every collective."""
-        return self.compute + self.exchanged()
+        """Time of the step if computation waits for every collective."""
+        return self.compute_seconds + self.collective_seconds()
 
     @property
     def fast(self) -> float:
-        """A collective that the compiler begins and ends apart is waited for no longer than the rest of its time."""
-        return self.compute + sum(one.waited_seconds for one in self.program.exchanges)
+        """Time of the step as scheduled: operations between a collective's start and end hide part of its time."""
+        return self.compute_seconds + sum(collective.waited_seconds for collective in self.program.exchanges)
 
     @property
     def ideal(self) -> float:
-        """All but those over `tensor`, on which the next product waits, run behind computation."""
-        waited = self.exchanged(lambda one: "tensor" in one.axes)
-        return max(self.compute, self.exchanged() - waited) + waited
+        """Time of the step if all collectives overlap, except those over `tensor`, which the next product needs."""
+        waited = self.collective_seconds(lambda collective: "tensor" in collective.axes)
+        return max(self.compute_seconds, self.collective_seconds() - waited) + waited
 
-    # ---- what follows ----
+    # ---- derived ----
 
     def rates(self, step: float) -> Rates:
-        return rates(self.work, step, self.machine.chips, self.machine.chip.bf16_flops)
+        """Return the rates of a step of `step` seconds."""
+        return compute_rates(self.work, step, self.machine.chips, self.machine.chip.bf16_flops)
 
     @property
     def fits(self) -> bool:
+        """True if the step's memory is at most a chip's."""
         return self.program.memory.total <= self.machine.chip.hbm_bytes
 
     def to_json(self) -> dict[str, Any]:
@@ -164,10 +168,10 @@ class StepPlan:
             "exact_flops_per_step": self.work.exact_flops,
             "fits": self.fits,
             "hbm_bytes": self.machine.chip.hbm_bytes,
-            "operation_seconds": self.operations,
-            "lookup_seconds": self.lookups,
-            "attention": [vars(one) for one in self.attention],
-            "exchanged_seconds": self.exchanged(),
+            "operation_seconds": self.operation_seconds,
+            "lookup_seconds": self.lookup_seconds,
+            "attention": [vars(kernel) for kernel in self.attention],
+            "exchanged_seconds": self.collective_seconds(),
             "program": self.program.to_json(),
             "steps": {name: self.rates(step)._asdict() for name, step in steps.items()},
         }
@@ -181,61 +185,61 @@ def compiled_program(
     options: Mapping[str, str],
     key: Mapping[str, Any],
 ) -> Program:
-    """The step that `lower()` gives, compiled; what it says is kept on disk by `key`, machine, mesh and options.
+    """Compile the step that `lower()` returns and read it; cached on disk by `key`, machine, mesh and options.
 
-    Raises DoesNotFit where the compiler finds too little memory, UserError where an operation needs more vector memory
-    than it is given.
+    Raises DoesNotFit if the step needs more memory than a chip has, UserError if an operation needs more vector memory
+    than its limit.
     """
 
     def make() -> dict[str, Any]:
         try:
             compiled = compile_step(lower, options)
         except jax.errors.JaxRuntimeError as error:
-            memory = re.search(r"hbm|vmem", str(error), re.IGNORECASE)  # the first that is named
+            memory = re.search(r"hbm|vmem", str(error), re.IGNORECASE)  # the first one named
             if "RESOURCE_EXHAUSTED" not in str(error) or memory is None:
                 raise
             if memory[0].lower() == "vmem":
-                raise UserError(no_vector_memory(str(error))) from error
+                raise UserError(out_of_vmem_message(str(error))) from error
             return {"too_large": str(error)}
         packed = base64.b85encode(zlib.compress(compiled.text.encode())).decode()
         return {**compiled._asdict(), "text": packed}
 
-    where = {"machine": machine.text, "slices": machine.slices, "mesh": dict(mesh.shape), "options": dict(options)}
-    found = cached("steps", {**key, **where}, make)
-    if "too_large" in found:
-        raise too_large(found["too_large"])
-    text = zlib.decompress(base64.b85decode(found["text"])).decode()
-    return read_program(Compiled(**{**found, "text": text}), state, mesh, machine)
+    target = {"machine": machine.text, "slices": machine.slices, "mesh": dict(mesh.shape), "options": dict(options)}
+    entry = cached("steps", {**key, **target}, make)
+    if "too_large" in entry:
+        raise parse_out_of_memory(entry["too_large"])
+    text = zlib.decompress(base64.b85decode(entry["text"])).decode()
+    return read_program(Compiled(**{**entry, "text": text}), state, mesh, machine)
 
 
-def too_large(message: str) -> DoesNotFit:
-    """What the compiler's message says: "(38.60G) exceeds available HBM (30.75G)", "Used 38.60G of 30.75G hbm"."""
+def parse_out_of_memory(message: str) -> DoesNotFit:
+    """Parse the compiler's message: "(38.60G) exceeds available HBM (30.75G)", "Used 38.60G of 30.75G hbm"."""
     size = re.search(r"\b([\d.]+)([KMG])\b", message)
     needed = int(float(size[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[size[2]]) if size else None
     return DoesNotFit(message.splitlines()[0], needed)
 
 
-def no_vector_memory(message: str) -> str:
-    """The operation or kernel that the compiler names, and what helps."""
+def out_of_vmem_message(message: str) -> str:
+    """Return an error message with the operation or kernel that the compiler names, and with what helps."""
     operation = re.search(r"%[\w.\-]+|(?<=op_name=\")[^\"]+", message)
     return (
         f"{operation[0] if operation else 'an operation'} needs more vector memory than the compiler gives it: "
         f"{message.splitlines()[0]}\n"
-        "A smaller xla_tpu_scoped_vmem_limit_kib (parallel/compiler_options.py) helps, or smaller blocks of a kernel."
+        "Try a smaller xla_tpu_scoped_vmem_limit_kib (parallel/compiler_options.py), or smaller blocks of the kernel."
     )
 
 
-def attention_times(program: Program, machine: TpuSlices, *, estimate: bool = True) -> tuple[Attention, ...]:
-    """Of the attention kernels in a program. With `estimate=False`, from assumed shares of the peak."""
-    found = []
+def attention_times(program: Program, machine: TpuSlices, *, estimate: bool = True) -> tuple[AttentionTime, ...]:
+    """Estimate the attention kernels of a program; with `estimate=False` from assumed shares of the peak."""
+    times = []
     for kernel in program.kernels:
         which = next((name for name in ("forward", "backward") if kernel.name.endswith(f"attention_{name}")), None)
         if which is not None:
-            found.append(_attention_time(kernel, which, machine, estimate))
-    return tuple(found)
+            times.append(_attention_time(kernel, which, machine, estimate))
+    return tuple(times)
 
 
-def _attention_time(kernel: Kernel, which: str, machine: TpuSlices, estimate: bool) -> Attention:
+def _attention_time(kernel: Kernel, which: str, machine: TpuSlices, estimate: bool) -> AttentionTime:
     chip = machine.chip
     cycles = causal_cycles(which, machine.chip_name, kernel.shape, kernel.keys) if estimate else None
     if cycles is None:
@@ -244,12 +248,12 @@ def _attention_time(kernel: Kernel, which: str, machine: TpuSlices, estimate: bo
         source = f"assumed: {share:.0%} of peak"
     else:
         per_call = cycles / chip.clock_hz
-        of = f", cycles of a {SAME_CYCLES[machine.chip_name]}" if machine.chip_name in SAME_CYCLES else ""
-        source = f"static profile, causal rows{of}"
-    return Attention(kernel.name, kernel.where, kernel.count * per_call, source)
+        stand_in = f", cycles of a {SAME_CYCLES[machine.chip_name]}" if machine.chip_name in SAME_CYCLES else ""
+        source = f"static profile, causal rows{stand_in}"
+    return AttentionTime(kernel.name, kernel.where, kernel.count * per_call, source)
 
 
 def causal_flops(which: str, kernel: Kernel) -> float:
-    """Of a call, for causal rows: 4 D per pair forward (two products), 10 D backward (five)."""
+    """Return the FLOPs of a call for causal rows: 4 D per pair forward (two products), 10 D backward (five)."""
     B, P, G, T, D = kernel.shape
     return (4 if which == "forward" else 10) * D * math.prod((B, P, G, T)) * kernel.keys / 2

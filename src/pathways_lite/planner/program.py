@@ -1,4 +1,4 @@
-"""What the compiler says of a train step that it compiled for a described machine, as plain numbers to be kept."""
+"""A train step compiled for a described machine, as plain numbers: memory, cycles, collectives, kernels, lookups."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import jax
 from pathways_lite.planner import cost_model, hlo
 from pathways_lite.planner.chips import TpuSlices
 from pathways_lite.planner.collectives import collectives, mesh_axes
-from pathways_lite.planner.cost_model import Lookup, UnestimatedOps, find_unestimated, lookups
+from pathways_lite.planner.cost_model import Lookup, UnestimatedOps, find_unestimated, model_lookups
 
-PARTS = ("layers, forward", "layers, again", "layers, backward", "embedding and loss", "optimizer", "other")
-"""Of a step; "again" is what the backward pass computes a second time (remat)."""
+STEP_PARTS = ("layers, forward", "layers, again", "layers, backward", "embedding and loss", "optimizer", "other")
+"""Parts of a step; "again" is what the backward pass recomputes (remat)."""
 
 
 class Memory(NamedTuple):
-    """Bytes of one chip."""
+    """Memory of one chip, in bytes."""
 
     parameters: int
-    optimizer: int  # and what else of the state is no parameter
+    optimizer: int  # and all of the state but the parameters
     padding: int  # of the state's arrays, to whole tiles
     batch: int
-    temporaries: int  # activations, gradients, what collectives and kernels need
+    temporaries: int  # activations, gradients, buffers of collectives and kernels
     code: int
 
     @property
@@ -38,7 +38,7 @@ class Memory(NamedTuple):
 
 @dataclass(frozen=True)
 class CollectiveCost:
-    """Equal collectives: those of one kind over the same axes of one size."""
+    """Modelled time of equal collectives: of one kind and size, over the same axes, in the same part of a step."""
 
     kind: str
     axes: tuple[str, ...]
@@ -49,7 +49,7 @@ class CollectiveCost:
     where: str  # part of the step
     ici_seconds: float  # modelled, per step
     dcn_seconds: float
-    waited_seconds: float  # what of them is left after the operations that the compiler scheduled meanwhile
+    waited_seconds: float  # not hidden by the operations that the compiler scheduled meanwhile
 
     @property
     def seconds(self) -> float:
@@ -69,94 +69,94 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled train step."""
+    """A compiled train step as numbers."""
 
     memory: Memory
     cycles: Mapping[str, int]  # by part, of the operations that the compiler estimates
     exchanges: tuple[CollectiveCost, ...]
     kernels: tuple[Kernel, ...]
-    unknown_loops: tuple[str, ...]  # taken to run once
+    unknown_loops: tuple[str, ...]  # counted once
     lookups: tuple[Lookup, ...]  # gathers and scatters that the compiler does not estimate
-    uncounted: UnestimatedOps  # what has no time at all
+    uncounted: UnestimatedOps  # operations without any estimate
     compile_seconds: float
 
     def to_json(self) -> dict[str, Any]:
         named = {"memory": self.memory._asdict(), "uncounted": self.uncounted._asdict()}
-        return asdict(self) | named | {"lookups": [one._asdict() for one in self.lookups]}
+        return asdict(self) | named | {"lookups": [lookup._asdict() for lookup in self.lookups]}
 
 
 class Compiled(NamedTuple):
-    """What is kept of a compilation."""
+    """What is cached of a compilation."""
 
-    text: str  # the optimised program
+    text: str  # the optimized program
     argument_bytes: int
     output_bytes: int
     aliased_bytes: int
     temporary_bytes: int
     code_bytes: int
-    seconds: float  # that it took
+    seconds: float  # of the compilation
 
 
 def compile_step(lower: Callable[[], Any], options: Mapping[str, str]) -> Compiled:
-    """Raises JaxRuntimeError, with RESOURCE_EXHAUSTED in its text where memory does not suffice."""
+    """Compile a lowered step. Raises JaxRuntimeError, with RESOURCE_EXHAUSTED in its text if memory is too small."""
     started = time.perf_counter()
     compiled = lower().compile(compiler_options=dict(options))
-    found = compiled.memory_analysis()
+    memory = compiled.memory_analysis()
     return Compiled(
         compiled.as_text(),
-        found.argument_size_in_bytes,
-        found.output_size_in_bytes,
-        found.alias_size_in_bytes,
-        found.temp_size_in_bytes,
-        found.generated_code_size_in_bytes,
+        memory.argument_size_in_bytes,
+        memory.output_size_in_bytes,
+        memory.alias_size_in_bytes,
+        memory.temp_size_in_bytes,
+        memory.generated_code_size_in_bytes,
         time.perf_counter() - started,
     )
 
 
 def read_program(compiled: Compiled, state: Any, mesh: jax.sharding.Mesh, topology: TpuSlices) -> Program:
-    """What a compiled train step says.
+    """Read the numbers of a compiled train step.
 
     Args:
-        state: abstract arrays with shardings, which the step is given and gives back in the same memory; its
+        state: abstract arrays with shardings, which the step takes and returns in the same memory (donated); its
             `params` are the parameters.
     """
     module = hlo.parse(compiled.text)
     sites = list(hlo.executed(module))
-    parameters, everything = bytes_per_chip(state.params), bytes_per_chip(state)
+    parameters, total = bytes_per_chip(state.params), bytes_per_chip(state)
     memory = Memory(
         parameters=parameters,
-        optimizer=everything - parameters,
-        padding=compiled.aliased_bytes - everything,
+        optimizer=total - parameters,
+        padding=compiled.aliased_bytes - total,
         batch=compiled.argument_bytes - compiled.aliased_bytes,
-        # What leaves without having come in (metrics) is counted with the temporaries.
+        # Outputs that do not alias an input (metrics) are counted with the temporaries.
         temporaries=compiled.temporary_bytes + compiled.output_bytes - compiled.aliased_bytes,
         code=compiled.code_bytes,
     )
     return Program(
         memory=memory,
         cycles=_cycles(sites),
-        exchanges=_exchanges(compiled.text, mesh, topology),
+        exchanges=_collective_costs(compiled.text, mesh, topology),
         kernels=_kernels(sites),
         unknown_loops=tuple(hlo.unknown_loops(module)),
-        lookups=lookups(sites, topology.chip.hbm_bytes_per_second),
+        lookups=model_lookups(sites, topology.chip.hbm_bytes_per_second),
         uncounted=find_unestimated(sites, module),
         compile_seconds=compiled.seconds,
     )
 
 
 def bytes_per_chip(tree: Any) -> int:
-    """Of abstract arrays with shardings, without padding."""
+    """Return the bytes on one chip of a tree of abstract arrays with shardings, without padding."""
     return sum(shard_bytes(leaf) for leaf in jax.tree.leaves(tree))
 
 
 def shard_bytes(leaf: Any) -> int:
-    """Bytes of an abstract array on one chip."""
+    """Return the bytes of an abstract array on one chip."""
     shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
     return math.prod(shape) * leaf.dtype.itemsize
 
 
-def part_of(op_name: str) -> str:
-    """One of PARTS, from where an operation comes from in the traced step."""
+def step_part(op_name: str) -> str:
+    """Return the member of STEP_PARTS that an operation belongs to, by its `op_name` in the traced step."""
     if "rematted_computation" in op_name:
         return "layers, again"
     derivative = re.search(r"(transpose\()?jvp\((\w*)\)", op_name)  # of a named scope
@@ -171,25 +171,26 @@ def _cycles(sites: Iterable[hlo.Site]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for site in sites:
         if site.fusion is None and site.instruction.cycles is not None:
-            total[part_of(site.op_name)] += site.times * site.instruction.cycles
-    return {part: total[part] for part in PARTS}
+            total[step_part(site.op_name)] += site.times * site.instruction.cycles
+    return {part: total[part] for part in STEP_PARTS}
 
 
-def _exchanges(text: str, mesh: jax.sharding.Mesh, topology: TpuSlices) -> tuple[CollectiveCost, ...]:
-    found: dict[tuple[Any, ...], CollectiveCost] = {}
-    for one in collectives(text):
-        seconds = cost_model.seconds(one, mesh, topology)
-        waited = max(0.0, sum(seconds) - one.cycles_meanwhile / topology.chip.clock_hz)
-        new = CollectiveCost(
-            one.kind, mesh_axes(one.groups, mesh), one.group_size, one.bytes, one.count, one.asynchronous,
-            part_of(one.where), one.count * seconds.ici, one.count * seconds.dcn, one.count * waited,
+def _collective_costs(text: str, mesh: jax.sharding.Mesh, topology: TpuSlices) -> tuple[CollectiveCost, ...]:
+    """Return the costs of a program's collectives, equal ones summed, the longest first."""
+    costs: dict[tuple[Any, ...], CollectiveCost] = {}
+    for op in collectives(text):
+        seconds = cost_model.collective_seconds(op, mesh, topology)
+        waited = max(0.0, sum(seconds) - op.cycles_meanwhile / topology.chip.clock_hz)
+        cost = CollectiveCost(
+            op.kind, mesh_axes(op.groups, mesh), op.group_size, op.bytes, op.count, op.asynchronous,
+            step_part(op.where), op.count * seconds.ici, op.count * seconds.dcn, op.count * waited,
         )  # fmt: skip
-        key = (new.kind, new.axes, new.members, new.bytes, new.asynchronous, new.where)
-        found[key] = _together(found[key], new) if key in found else new
-    return tuple(sorted(found.values(), key=lambda exchange: -exchange.seconds))
+        key = (cost.kind, cost.axes, cost.members, cost.bytes, cost.asynchronous, cost.where)
+        costs[key] = _add_costs(costs[key], cost) if key in costs else cost
+    return tuple(sorted(costs.values(), key=lambda cost: -cost.seconds))
 
 
-def _together(a: CollectiveCost, b: CollectiveCost) -> CollectiveCost:
+def _add_costs(a: CollectiveCost, b: CollectiveCost) -> CollectiveCost:
     return replace(
         a,
         count=a.count + b.count,
@@ -200,7 +201,7 @@ def _together(a: CollectiveCost, b: CollectiveCost) -> CollectiveCost:
 
 
 def _kernels(sites: Iterable[hlo.Site]) -> tuple[Kernel, ...]:
-    found: Counter[tuple[str, tuple[int, ...], int, str]] = Counter()
+    counts: Counter[tuple[str, tuple[int, ...], int, str]] = Counter()
     for site in sites:
         name = site.instruction.kernel
         if name is None:
@@ -208,5 +209,5 @@ def _kernels(sites: Iterable[hlo.Site]) -> tuple[Kernel, ...]:
         operands = [site.computation[operand].arrays for operand in site.instruction.operands]
         keys = [arrays[0].shape for arrays in operands if arrays and len(arrays[0].shape) == 4]
         shape = site.instruction.arrays[0].shape
-        found[name, shape, keys[0][-2] if keys else 0, part_of(site.op_name)] += site.times
-    return tuple(Kernel(name, shape, keys, count, where) for (name, shape, keys, where), count in found.items())
+        counts[name, shape, keys[0][-2] if keys else 0, step_part(site.op_name)] += site.times
+    return tuple(Kernel(name, shape, keys, count, where) for (name, shape, keys, where), count in counts.items())

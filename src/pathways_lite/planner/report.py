@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from pathways_lite.planner.chips import TpuSlices
-from pathways_lite.planner.plan import DoesNotFit, StepPlan, Work
+from pathways_lite.planner.plan import DoesNotFit, StageWork, StepPlan
 from pathways_lite.tracking.formatting import si
 
 GIB = 2**30
@@ -21,20 +21,27 @@ GIB = 2**30
 
 def report(plan: StepPlan) -> RenderableType:
     """All that a plan says."""
-    return Group(_head(plan), _memory(plan), _time(plan), _collectives(plan), _bounds(plan), _foot(plan))
+    return Group(
+        _header(plan),
+        _memory_table(plan),
+        _time_table(plan),
+        _collective_table(plan),
+        _estimate_table(plan),
+        _footnotes(plan),
+    )
 
 
-def misfit(error: DoesNotFit, work: Work, mesh: Mapping[str, int], machine: TpuSlices) -> str:
+def does_not_fit_message(error: DoesNotFit, work: StageWork, mesh: Mapping[str, int], machine: TpuSlices) -> str:
     """What the compiler found, and what to change."""
     needed = "more" if error.needed is None else f"{error.needed / GIB:.1f} GiB"
     return (
-        f"{work.name} does not fit on {_machine(machine)}, mesh {mesh_text(mesh)}: a chip has "
+        f"{work.name} does not fit on {_machine_text(machine)}, mesh {mesh_text(mesh)}: a chip has "
         f"{machine.chip.hbm_bytes / GIB:.2f} GiB, the step needs {needed} (compiler's allocation).\n"
         f"{_advice(work, mesh)}"
     )
 
 
-def _advice(work: Work, mesh: Mapping[str, int]) -> str:
+def _advice(work: StageWork, mesh: Mapping[str, int]) -> str:
     rows = mesh["pod"] * mesh["data"] * mesh["fsdp"]
     ways = [f"stages.{work.stage}.model.remat=full"]
     if work.sequences > rows:
@@ -43,15 +50,15 @@ def _advice(work: Work, mesh: Mapping[str, int]) -> str:
     return "Less memory by: " + ", ".join(ways) + "; `plan --search` tries them."
 
 
-def _head(plan: StepPlan) -> str:
+def _header(plan: StepPlan) -> str:
     work = plan.work
     return (
         f"[bold]{work.name}[/]: {si(work.parameters, 'parameters')}, {work.sequences:,} sequences of {work.seq_len:,} "
-        f"tokens per step\non [bold]{_machine(plan.machine)}[/], mesh {mesh_text(plan.mesh)}\n"
+        f"tokens per step\non [bold]{_machine_text(plan.machine)}[/], mesh {mesh_text(plan.mesh)}\n"
     )
 
 
-def _machine(machine: TpuSlices) -> str:
+def _machine_text(machine: TpuSlices) -> str:
     slices = f"{machine.slices} slices of " if machine.slices > 1 else ""
     return f"{slices}{machine.text} ({machine.chips:,} chips)"
 
@@ -71,7 +78,7 @@ def table(title: str, *columns: str, left: tuple[int, ...] = (0, -1)) -> Table:
     return made
 
 
-def _memory(plan: StepPlan) -> Table:
+def _memory_table(plan: StepPlan) -> Table:
     memory, hbm = plan.program.memory, plan.machine.chip.hbm_bytes
     rows = table("Memory of a chip", "", "GiB", "where from")
     for name, size, source in (
@@ -94,21 +101,21 @@ def _memory(plan: StepPlan) -> Table:
     return rows
 
 
-def _time(plan: StepPlan) -> Table:
+def _time_table(plan: StepPlan) -> Table:
     rows = table("\nTime of a step: computation", "", "s", "where from")
     clock = plan.machine.chip.clock_hz / 1e9
-    for part, seconds in plan.operations.items():
+    for part, seconds in plan.operation_seconds.items():
         rows.add_row(part, f"{seconds:.4f}", f"[dim]compiler's estimate: cycles at {clock:g} GHz, loops rolled up[/]")
     if plan.program.lookups:
         source = f"model: padded rows at {plan.machine.chip.hbm_bytes_per_second / 1e9:g} GB/s of memory, at least"
-        rows.add_row("gathers and scatters", f"{plan.lookups:.4f}", f"[dim]{source}[/]")
+        rows.add_row("gathers and scatters", f"{plan.lookup_seconds:.4f}", f"[dim]{source}[/]")
     for one in plan.attention:
         rows.add_row(f"attention kernel; {one.where}", f"{one.seconds:.4f}", f"[dim]{one.source}[/]")
-    rows.add_row("[bold]together[/]", f"[bold]{plan.compute:.4f}[/]", "[dim]assumed: one after another[/]")
+    rows.add_row("[bold]together[/]", f"[bold]{plan.compute_seconds:.4f}[/]", "[dim]assumed: one after another[/]")
     return rows
 
 
-def _collectives(plan: StepPlan) -> Table:
+def _collective_table(plan: StepPlan) -> Table:
     columns = ("", "over", "of", "MiB", "times", "s", "waited, s", "in", "runs", "where from")
     rows = table("\nTime of a step: collectives", *columns, left=(0, 1, 7, 8, 9))
     shown = [one for one in plan.program.exchanges if one.seconds >= 0.001 * plan.slow]
@@ -126,13 +133,13 @@ def _collectives(plan: StepPlan) -> Table:
         rows.add_row(
             "smaller ones", "", "", "", f"{times:,}", f"{seconds:.4f}", f"{waited:.4f}", "", "", "[dim]model[/]"
         )
-    total, waited = f"[bold]{plan.exchanged():.4f}[/]", f"[bold]{plan.fast - plan.compute:.4f}[/]"
+    total, waited = f"[bold]{plan.collective_seconds():.4f}[/]", f"[bold]{plan.fast - plan.compute_seconds:.4f}[/]"
     source = "[dim]count, bytes: the compiler's program[/]"
     rows.add_row("[bold]together[/]", "", "", "", "", total, waited, "", "", source)
     return rows
 
 
-def _bounds(plan: StepPlan) -> Table:
+def _estimate_table(plan: StepPlan) -> Table:
     rows = table("\nEstimate", "", "as scheduled", "nothing overlaps", "only tensor's waits", "where from")
     steps = (plan.fast, plan.slow, plan.ideal)
     work, peak, rates = plan.work, plan.machine.chip.bf16_flops / 1e12, [plan.rates(step) for step in steps]
@@ -148,7 +155,7 @@ def _bounds(plan: StepPlan) -> Table:
     return rows
 
 
-def _foot(plan: StepPlan) -> str:
+def _footnotes(plan: StepPlan) -> str:
     work = plan.work
     chip = plan.machine.chip
     lines = [
@@ -177,13 +184,13 @@ def _foot(plan: StepPlan) -> str:
 
 _INK, _FAINT = "#1d2433", "#6b7280"
 # After Okabe and Ito 2008; neighbours differ in lightness and hatch too.
-_LOOKS = (
+_STYLES = (
     ("#0060a8", ""), ("#9cc9ee", "//"), ("#00405f", ""), ("#e8b04a", "\\\\"), ("#7a6a00", ""),
     ("#c9cdd3", ".."), ("#c04a00", ""), ("#f3c6a5", "xx"), ("#6f2c63", "--"),
 )  # fmt: skip
 
 
-class _Piece(NamedTuple):
+class _Segment(NamedTuple):
     label: str
     size: float
 
@@ -193,11 +200,11 @@ def save_picture(plan: StepPlan, path: Path) -> None:
     with mpl.rc_context({"font.size": 9.5, "hatch.linewidth": 0.7, "svg.hashsalt": "pathways-lite"}):
         figure = Figure(figsize=(9.2, 5.4), layout="constrained")
         upper, lower = figure.subplots(2, 1)
-        _bar(upper, _time_bars(plan), "seconds per step")
-        _mark(upper, plan.fast, "as scheduled")
-        _mark(upper, plan.slow, "nothing overlaps", above=False)
-        _bar(lower, _memory_bars(plan), "GiB of a chip")
-        _mark(lower, plan.machine.chip.hbm_bytes / 2**30, "limit")
+        _draw_bar(upper, _time_segments(plan), "seconds per step")
+        _draw_mark(upper, plan.fast, "as scheduled")
+        _draw_mark(upper, plan.slow, "nothing overlaps", above=False)
+        _draw_bar(lower, _memory_segments(plan), "GiB of a chip")
+        _draw_mark(lower, plan.machine.chip.hbm_bytes / 2**30, "limit")
         mesh = " ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1)
         upper.set_title(
             f"{plan.work.name} on {plan.machine.text}"
@@ -209,20 +216,20 @@ def save_picture(plan: StepPlan, path: Path) -> None:
         figure.savefig(path, dpi=150, facecolor="white")
 
 
-def _time_bars(plan: StepPlan) -> list[_Piece]:
-    pieces = [_Piece(part, seconds) for part, seconds in plan.operations.items() if part != "other"]
-    pieces.append(_Piece("attention kernels", sum(one.seconds for one in plan.attention)))
-    waited = plan.fast - plan.compute
-    pieces.append(_Piece("collectives, waited for", waited))
-    pieces.append(_Piece("collectives, meanwhile", plan.exchanged() - waited))
-    pieces.insert(-3, _Piece("other, gathers, scatters", plan.operations["other"] + plan.lookups))
+def _time_segments(plan: StepPlan) -> list[_Segment]:
+    pieces = [_Segment(part, seconds) for part, seconds in plan.operation_seconds.items() if part != "other"]
+    pieces.append(_Segment("attention kernels", sum(one.seconds for one in plan.attention)))
+    waited = plan.fast - plan.compute_seconds
+    pieces.append(_Segment("collectives, waited for", waited))
+    pieces.append(_Segment("collectives, meanwhile", plan.collective_seconds() - waited))
+    pieces.insert(-3, _Segment("other, gathers, scatters", plan.operation_seconds["other"] + plan.lookup_seconds))
     return pieces
 
 
-def _memory_bars(plan: StepPlan) -> list[_Piece]:
+def _memory_segments(plan: StepPlan) -> list[_Segment]:
     memory = plan.program.memory
     return [
-        _Piece(label, size / 2**30)
+        _Segment(label, size / 2**30)
         for label, size in (
             ("parameters", memory.parameters),
             ("optimizer", memory.optimizer),
@@ -232,10 +239,10 @@ def _memory_bars(plan: StepPlan) -> list[_Piece]:
     ]
 
 
-def _bar(ax: Axes, pieces: Sequence[_Piece], unit: str) -> None:
+def _draw_bar(ax: Axes, pieces: Sequence[_Segment], unit: str) -> None:
     """One bar, its pieces in turn, named and with their sizes in the legend."""
     left, total = 0.0, sum(piece.size for piece in pieces)
-    for piece, (color, hatch) in zip(pieces, _LOOKS, strict=False):
+    for piece, (color, hatch) in zip(pieces, _STYLES, strict=False):
         share = piece.size / total
         ax.barh(
             0, piece.size, left=left, height=0.6, color=color, hatch=hatch, edgecolor="white", linewidth=0.8,
@@ -251,7 +258,7 @@ def _bar(ax: Axes, pieces: Sequence[_Piece], unit: str) -> None:
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.32), ncols=3, frameon=False, fontsize=8.5, handlelength=2.2)
 
 
-def _mark(ax: Axes, at: float, label: str, *, above: bool = True) -> None:
+def _draw_mark(ax: Axes, at: float, label: str, *, above: bool = True) -> None:
     """A line across the bar; its label above or below."""
     ax.set_xlim(0, max(ax.get_xlim()[1], 1.02 * at))
     ax.plot([at, at], [-0.42, 0.42], color=_INK, linewidth=1.4, linestyle=(0, (4, 2)))

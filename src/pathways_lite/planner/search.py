@@ -19,15 +19,15 @@ from pathways_lite.parallel.sharding import BatchShard, Layout
 from pathways_lite.planner.analytic import (
     MATMUL_SHARE,
     AnalyticEstimate,
-    Shape,
+    ModelShape,
+    enumerate_meshes,
     estimate_step,
-    interleaved,
-    memory_of,
-    meshes,
-    pareto,
+    hbm_bytes,
+    interleave,
+    pareto_front,
 )
 from pathways_lite.planner.chips import GpuCluster, TpuSlices
-from pathways_lite.planner.plan import rates
+from pathways_lite.planner.plan import compute_rates
 from pathways_lite.planner.plan_stage import abstract_layout, abstract_state, stage_work
 from pathways_lite.planner.program import bytes_per_chip
 from pathways_lite.planner.report import GIB, mesh_text, table
@@ -38,29 +38,31 @@ from pathways_lite.tracking.formatting import si
 # `pathways-lite plan --topology gpu:..`: an estimate by arithmetic, said to be one.
 
 
-def shape_of(stage: Stage) -> Shape:
+def model_shape(stage: Stage) -> ModelShape:
     """What of the stage's model the arithmetic needs."""
     model = stage.model
     branches = 1 if model.block == "parallel" else 2
-    return Shape(model.d_model, model.n_layers, branches, model.remat, stage.microbatch)
+    return ModelShape(model.d_model, model.n_layers, branches, model.remat, stage.microbatch)
 
 
-def rough_plan(recipe: Recipe, index: int, machine: TpuSlices | GpuCluster) -> tuple[AnalyticEstimate, Layout]:
+def analytic_estimate(recipe: Recipe, index: int, machine: TpuSlices | GpuCluster) -> tuple[AnalyticEstimate, Layout]:
     """Raises UserError where the stage's mesh does not fit the machine, the model or the batch."""
     stage = recipe.stages[index]
     layout = abstract_layout(stage.mesh, machine)
     work = stage_work(recipe, stage)
     BatchShard(total=layout.size("batch")).rows(stage.microbatch or work.sequences)
     state = abstract_state(recipe, index, layout)
-    return estimate_step(work, shape_of(stage), layout.sizes, machine, bytes_per_chip(state)), layout
+    return estimate_step(work, model_shape(stage), layout.sizes, machine, bytes_per_chip(state)), layout
 
 
 def analytic_plan(recipe: Recipe, index: int, machine: GpuCluster) -> tuple[dict[str, Any], RenderableType]:
     """Memory, time and MFU of a stage on GPUs: as values for JSON, and as tables."""
-    found, layout = rough_plan(recipe, index, machine)
+    found, layout = analytic_estimate(recipe, index, machine)
     work, gpu = stage_work(recipe, recipe.stages[index]), machine.gpu
     bounds_of = {"fast": found.fast, "slow": found.slow}
-    steps = {name: rates(work, step, machine.chips, gpu.bf16_flops)._asdict() for name, step in bounds_of.items()}
+    steps = {
+        name: compute_rates(work, step, machine.chips, gpu.bf16_flops)._asdict() for name, step in bounds_of.items()
+    }
     what = {"name": work.name, "machine": machine.text, "chips": machine.chips, "mesh": dict(layout.sizes)}
     values = {**what, "method": "analytic", **asdict(found), "steps": steps}
     memory = table("Memory of a GPU: an analytic estimate", "", "GiB", "where from")
@@ -96,7 +98,7 @@ def analytic_plan(recipe: Recipe, index: int, machine: GpuCluster) -> tuple[dict
     return values, Group(head, memory, time, bounds)
 
 
-LONG = 8192  # tokens, from where sequences may be spread too
+LONG_SEQUENCE = 8192  # tokens, from where sequences may be spread too
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Candidate:
     name: str
     remat: str
     overrides: tuple[str, ...]
-    rough: AnalyticEstimate
+    estimate: AnalyticEstimate
     seems_to_fit: bool
 
 
@@ -120,7 +122,7 @@ def search_plans(
     console = Console(stderr=as_json, soft_wrap=True)
     candidates, impossible = _candidates(recipe, index, machine)
     by_policy = [[one for one in candidates if one.remat == policy] for policy in get_args(Remat)]
-    chosen = interleaved(by_policy)[:tries]
+    chosen = interleave(by_policy)[:tries]
     console.print(
         f"{len(candidates) + impossible} layouts: {impossible} do not divide the model or the batch, or hold too much; "
         f"{len(chosen)} are compiled, minutes each the first time (--tries)"
@@ -128,14 +130,14 @@ def search_plans(
     found: list[tuple[Candidate, dict[str, Any]]] = []
 
     def run(one: Candidate) -> None:
-        result = _plan(arguments, one)
+        result = _plan_candidate(arguments, one)
         found.append((one, result))
-        console.print(f"  {len(found)}/{len(chosen)}  {one.name}: {_line(result)}")
+        console.print(f"  {len(found)}/{len(chosen)}  {one.name}: {_summarize(result)}")
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(run, chosen))
     fitting = [(one, result) for one, result in found if result.get("fits")]
-    front = pareto([(result["steps"]["fast"]["seconds"], _memory(result)) for _, result in fitting])
+    front = pareto_front([(result["steps"]["fast"]["seconds"], _memory_bytes(result)) for _, result in fitting])
     if as_json:
         ranks = {i: rank for rank, i in enumerate(front)}
         results = [
@@ -152,50 +154,50 @@ def search_plans(
         one, result = fitting[i]
         fast = result["steps"]["fast"]
         rows.add_row(
-            one.name, f"{fast['seconds']:.3f}", f"{fast['mfu_6n']:.1%}", f"{_memory(result) / GIB:.1f}",
+            one.name, f"{fast['seconds']:.3f}", f"{fast['mfu_6n']:.1%}", f"{_memory_bytes(result) / GIB:.1f}",
             shlex.join(one.overrides),
         )  # fmt: skip
     console.print(rows)
 
 
-def search_roughly(recipe: Recipe, index: int, machine: GpuCluster) -> RenderableType:
+def search_analytically(recipe: Recipe, index: int, machine: GpuCluster) -> RenderableType:
     """The front by arithmetic alone."""
     candidates, _ = _candidates(recipe, index, machine)
     fitting = [one for one in candidates if one.seems_to_fit]
     if not fitting:
         raise UserError("no layout fits by rough arithmetic; take a larger machine or a smaller batch")
     rows = table("An analytic estimate, nothing is compiled", "layout", "step, s", "GiB", "overrides")
-    for i in pareto([(one.rough.fast, one.rough.bytes) for one in fitting]):
+    for i in pareto_front([(one.estimate.fast, one.estimate.bytes) for one in fitting]):
         one = fitting[i]
-        rows.add_row(one.name, f"{one.rough.fast:.3f}", f"{one.rough.bytes / GIB:.1f}", shlex.join(one.overrides))
+        rows.add_row(one.name, f"{one.estimate.fast:.3f}", f"{one.estimate.bytes / GIB:.1f}", shlex.join(one.overrides))
     return rows
 
 
 def _candidates(recipe: Recipe, index: int, machine: TpuSlices | GpuCluster) -> tuple[list[Candidate], int]:
     """Those that may work, fastest first by rough arithmetic, and how many cannot."""
     stage = recipe.stages[index]
-    contexts = (1, 2, 4, 8) if stage.data.seq_len >= LONG else (1,)
+    contexts = (1, 2, 4, 8) if stage.data.seq_len >= LONG_SEQUENCE else (1,)
     possible, impossible = [], 0
     slices = machine.slices if isinstance(machine, TpuSlices) else 1
-    for sizes in meshes(machine.chips, slices, contexts=contexts):
+    for sizes in enumerate_meshes(machine.chips, slices, contexts=contexts):
         for remat, microbatch in _variants(stage.ramp.steps[-1][1], sizes.pod * sizes.data * sizes.fsdp):
             values: dict[str, Any] = {f"mesh.{axis}": size for axis, size in sizes._asdict().items()}
             # As JSON: a bare none would be None.
             values |= {"model.remat": json.dumps(remat), "microbatch": json.dumps(microbatch)}
             overrides = tuple(f"stages.{stage.name}.{path}={value}" for path, value in values.items())
             try:
-                rough, _ = rough_plan(apply_overrides(recipe, overrides), index, machine)
+                rough, _ = analytic_estimate(apply_overrides(recipe, overrides), index, machine)
             except UserError:
                 impossible += 1
                 continue
-            if rough.state_bytes > memory_of(machine):
+            if rough.state_bytes > hbm_bytes(machine):
                 impossible += 1
                 continue
             axes = " ".join(f"{axis}={size}" for axis, size in sizes._asdict().items() if size > 1)
             name = f"{axes}, remat {remat}" + (f", micro-batch {microbatch}" if microbatch else "")
-            possible.append(Candidate(name, remat, overrides, rough, rough.bytes <= memory_of(machine)))
+            possible.append(Candidate(name, remat, overrides, rough, rough.bytes <= hbm_bytes(machine)))
     # Those that seem too large come last: the compiler may know better.
-    return sorted(possible, key=lambda one: (not one.seems_to_fit, one.rough.fast)), impossible
+    return sorted(possible, key=lambda one: (not one.seems_to_fit, one.estimate.fast)), impossible
 
 
 def _variants(sequences: int, rows: int) -> Iterator[tuple[str, int | None]]:
@@ -205,7 +207,7 @@ def _variants(sequences: int, rows: int) -> Iterator[tuple[str, int | None]]:
                 yield remat, sequences // parts if parts > 1 else None
 
 
-def _plan(arguments: list[str], one: Candidate) -> dict[str, Any]:
+def _plan_candidate(arguments: list[str], one: Candidate) -> dict[str, Any]:
     """What `plan --json` says of a candidate; of a failure its message."""
     start = "from pathways_lite.cli.main import main; main()"
     command = [sys.executable, "-c", start, "plan", *arguments, *one.overrides, "--json"]
@@ -217,13 +219,13 @@ def _plan(arguments: list[str], one: Candidate) -> dict[str, Any]:
     return {"failed": message[1] if done.returncode == 2 and message else f"the compiler ended ({done.returncode})"}
 
 
-def _memory(result: dict[str, Any]) -> float:
+def _memory_bytes(result: dict[str, Any]) -> float:
     return float(sum(result["program"]["memory"].values()))
 
 
-def _line(result: dict[str, Any]) -> str:
+def _summarize(result: dict[str, Any]) -> str:
     if "failed" in result:
         return str(result["failed"])
     fast = result["steps"]["fast"]
     fits = "" if result["fits"] else ", DOES NOT FIT"
-    return f"{fast['seconds']:.3f} s, MFU (6ND) {fast['mfu_6n']:.1%}, {_memory(result) / GIB:.1f} GiB{fits}"
+    return f"{fast['seconds']:.3f} s, MFU (6ND) {fast['mfu_6n']:.1%}, {_memory_bytes(result) / GIB:.1f} GiB{fits}"
