@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
+from pathways_lite.training.setup import Setup
 
 from pathways_lite import models
 from pathways_lite.checkpoints import StreamedArray, write_streamed
@@ -36,7 +37,6 @@ from pathways_lite.training.init_growth import growing_function
 from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.load import load_model
 from pathways_lite.training.offline import grow_offline
-from pathways_lite.training.setup import Setup
 from pathways_lite.training.spike_guard import GuardState
 from pathways_lite.training.step import TrainState
 

@@ -22,10 +22,10 @@ import sys
 from typing import Any
 
 import jax
+from pathways_lite.training.setup import Setup
 
 from bench_reweighting import SHAPES, Stepping, setup_of
 from pathways_lite.recipe import Prune, Recipe, apply_overrides
-from pathways_lite.training.setup import Setup
 
 
 def main() -> None:

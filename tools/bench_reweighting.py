@@ -23,11 +23,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from pathways_lite.training.setup import Setup
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
 from pathways_lite.recipe import AdamW, Data, Model, Recipe, Reweighting, Stage, Steps, apply_overrides
-from pathways_lite.training.setup import Setup
 
 SHAPES = {
     # layers, d_model, heads, sequence, batch, vocabulary

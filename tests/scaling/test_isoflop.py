@@ -6,9 +6,9 @@ import pytest
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.isoflop import (
     PowerLaw,
-    crossing,
-    crossover,
-    envelope,
+    crossing_point,
+    find_crossover,
+    fit_envelope,
     fit_optima,
     fit_power_law,
     isoflop_optima,
@@ -46,11 +46,11 @@ def test_the_envelope_of_training_curves() -> None:
     N, D = (axis.ravel() for axis in np.meshgrid(sizes, np.geomspace(1e8, 1e12, 60), indexing="ij"))
     L = VALUES["E"] + VALUES["A"] / N**0.35 + VALUES["B"] / D**0.35
     inner = (6 * N * D > 1e17) & (6 * N * D < 1e21)
-    of_n, of_d = envelope(6 * N[inner] * D[inner], N[inner], L[inner])
+    of_n, of_d = fit_envelope(6 * N[inner] * D[inner], N[inner], L[inner])
     assert of_n.exponent + of_d.exponent == pytest.approx(1, abs=1e-9)
     assert of_n.exponent == pytest.approx(0.5, abs=0.05)
     with pytest.raises(UserError, match="one value of N"):
-        envelope(D, np.full(len(D), 1e8), L)
+        fit_envelope(D, np.full(len(D), 1e8), L)
 
 
 def test_variable_projection_recovers_the_law() -> None:
@@ -72,12 +72,12 @@ def test_crossings() -> None:
     C = np.geomspace(1e17, 1e20, 12)
     rng = np.random.default_rng(0)
     one, two = (a * C**-b * np.exp(0.002 * rng.normal(size=12)) for a, b in ((30.0, 0.05), (60.0, 0.066)))
-    exact = crossing(PowerLaw(30, -0.05, 1), PowerLaw(60, -0.066, 1))
+    exact = crossing_point(PowerLaw(30, -0.05, 1), PowerLaw(60, -0.066, 1))
     assert exact == pytest.approx(2 ** (1 / 0.016), rel=1e-9)
-    found = crossover(C, one, C, two, bootstraps=300)
+    found = find_crossover(C, one, C, two, bootstraps=300)
     assert found.C is not None
     assert found.low < exact < found.high
-    assert found.share > 0.99
-    apart = crossover(C, one, C, 1.5 * one, bootstraps=50)
+    assert found.crossing_fraction > 0.99
+    apart = find_crossover(C, one, C, 1.5 * one, bootstraps=50)
     assert apart.C is None
-    assert crossing(PowerLaw(1, -0.1, 1), PowerLaw(2, -0.1, 1)) is None
+    assert crossing_point(PowerLaw(1, -0.1, 1), PowerLaw(2, -0.1, 1)) is None

@@ -26,10 +26,10 @@ def ladder(rungs: dict[str, np.ndarray]) -> Ladder:
 def test_the_law_of_the_rungs_predicts(ladder: Ladder) -> None:
     assert ladder.predicted.low < ladder.predicted.value < ladder.predicted.high
     assert ladder.predicted.value == pytest.approx(LOSS, rel=5e-3)
-    assert ladder.reach == pytest.approx(4e9 * 1e11 / (1e9 * 8e10))
-    assert ladder.rehearsal.held_out == 1
-    assert ladder.rehearsal.worst < 5e-3
-    assert ladder.error is None
+    assert ladder.compute_ratio == pytest.approx(4e9 * 1e11 / (1e9 * 8e10))
+    assert ladder.held_out_error.held_out == 1
+    assert ladder.held_out_error.worst < 5e-3
+    assert ladder.relative_error is None
     assert "5 times the compute" in " ".join(ladder.sentences())
 
 
@@ -38,7 +38,7 @@ def test_the_prediction_is_held_against_the_measurement(ladder: Ladder) -> None:
         measured = ladder.predicted.low + share * (ladder.predicted.high - ladder.predicted.low)
         trained = replace(ladder, measured=measured)
         assert f"{word} the interval" in trained.sentences()[-1]
-        assert trained.error == pytest.approx(ladder.predicted.value / measured - 1)
+        assert trained.relative_error == pytest.approx(ladder.predicted.value / measured - 1)
 
 
 def test_seeds_of_a_rung_are_drawn_together(ladder: Ladder, rungs: dict[str, np.ndarray]) -> None:

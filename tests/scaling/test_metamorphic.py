@@ -9,7 +9,7 @@ from helpers.synthetic_runs import SCALAR_LAWS, published_values, rescale, synth
 from pathways_lite.scaling import bootstrap
 from pathways_lite.scaling.law import Law, double_precision
 from pathways_lite.scaling.laws.registry import LAWS
-from pathways_lite.scaling.solver import objective_of, resolve_weighted, solve
+from pathways_lite.scaling.solver import objective_of, refit_weighted, solve
 
 # One law of each kind in the fast suite, all of them in the slow one: each is a program to compile.
 FAST = ("chinchilla",)
@@ -25,7 +25,7 @@ def test_working_coordinates_lose_nothing(law: Law) -> None:
         columns = {name: np.linspace(1, 2, 8) for name in law.inputs}
     values = published_values(law)
     with double_precision():
-        centres = law.centres(columns)
+        centres = law.centers(columns)
         back = law.from_working(law.to_working(values, centres), centres)
     for name, value in values.items():
         assert float(back[name]) == pytest.approx(value, rel=1e-9), name
@@ -64,8 +64,8 @@ class TestEveryLaw:
     def test_weights_are_repeated_rows(self, law: Law) -> None:
         table = synthetic_runs(law, noise=3e-3)
         found = solve(law, table)
-        weights = bootstrap.resample(len(table[law.target]), 20, seed=3)
-        samples = resolve_weighted(found, table, weights)
+        weights = bootstrap.resample_weights(len(table[law.target]), 20, seed=3)
+        samples = refit_weighted(found, table, weights)
         repeated = {name: np.repeat(column, weights[0].astype(int)) for name, column in table.items()}
         again = solve(law, repeated)
         values = {name: float(value[0]) for name, value in samples.items()}
@@ -73,7 +73,7 @@ class TestEveryLaw:
 
     def test_units_change_coefficients_alone(self, law: Law) -> None:
         """N → cN gives A → A c^alpha and the same objective, for every column that is centred on alone."""
-        free = [c for c in {c.partition("/")[0] for p in law.parameters for _, c in p.centre} if c in law.inputs]
+        free = [c for c in {c.partition("/")[0] for p in law.parameters for _, c in p.center} if c in law.inputs]
         if not free or law.name in ("data-constrained", "routed", "bleu", "overtraining", "repeated-pool"):
             pytest.skip("the law's inputs have units of their own")
         table = synthetic_runs(law, noise=3e-3)

@@ -8,12 +8,12 @@ from scipy import optimize
 
 from pathways_lite.errors import UserError
 from pathways_lite.scaling import bootstrap
-from pathways_lite.scaling.checks import checked
+from pathways_lite.scaling.checks import validate_columns
 from pathways_lite.scaling.fit import Fit, fit_law, leave_largest_out
 from pathways_lite.scaling.law import double_precision
 from pathways_lite.scaling.laws.chinchilla import CHINCHILLA
 from pathways_lite.scaling.losses import Huber, LeastAbsolute, LeastSquares, parse_loss
-from pathways_lite.scaling.solver import resolve_weighted, solve
+from pathways_lite.scaling.solver import refit_weighted, solve
 from pathways_lite.scaling.table import read_table, write_table
 
 Table = dict[str, np.ndarray]
@@ -61,8 +61,8 @@ def test_least_absolute_is_the_limit_of_huber(rungs: Table) -> None:
 
 def test_weights_are_repeated_rows(rungs: Table) -> None:
     base = solve(CHINCHILLA, rungs)
-    weights = bootstrap.resample(len(rungs["L"]), 20, seed=1)
-    samples = resolve_weighted(base, rungs, weights)
+    weights = bootstrap.resample_weights(len(rungs["L"]), 20, seed=1)
+    samples = refit_weighted(base, rungs, weights)
     for i, w in enumerate(weights[:3]):
         repeated = {name: np.repeat(column, w.astype(int)) for name, column in rungs.items()}
         again = solve(CHINCHILLA, repeated)
@@ -71,12 +71,12 @@ def test_weights_are_repeated_rows(rungs: Table) -> None:
 
 def test_groups_are_drawn_whole() -> None:
     groups = np.array(["a", "a", "b", "c", "c", "c"])
-    for w in bootstrap.resample(6, 20, 0, groups):
+    for w in bootstrap.resample_weights(6, 20, 0, groups):
         assert w[0] == w[1]
         assert w[3] == w[4] == w[5]
         assert w[0] + w[2] + w[3] == 3
     with pytest.raises(UserError, match="two runs"):
-        bootstrap.resample(2, 1, 0, np.array(["a", "a"]))
+        bootstrap.resample_weights(2, 1, 0, np.array(["a", "a"]))
 
 
 def test_intervals_of_a_mean() -> None:
@@ -86,7 +86,7 @@ def test_intervals_of_a_mean() -> None:
     samples = np.array([rng.choice(x, 200).mean() for _ in range(4000)])
     jackknife = np.array([np.delete(x, i).mean() for i in range(200)])
     for extra in ({}, {"estimate": x.mean(), "jackknife": jackknife}):
-        low, high = bootstrap.interval(samples, 0.95, **extra)
+        low, high = bootstrap.bootstrap_limits(samples, 0.95, **extra)
         assert (low, high) == pytest.approx(
             (x.mean() - 1.96 * x.std() / 200**0.5, x.mean() + 1.96 * x.std() / 200**0.5), abs=0.02
         )
@@ -97,8 +97,8 @@ def test_a_skewed_statistic_has_a_skewed_interval() -> None:
     x = rng.exponential(size=40)
     samples = np.array([rng.choice(x, 40).var() for _ in range(4000)])
     jackknife = np.array([np.delete(x, i).var() for i in range(40)])
-    plain = bootstrap.interval(samples, 0.9)
-    better = bootstrap.interval(samples, 0.9, estimate=x.var(), jackknife=jackknife)
+    plain = bootstrap.bootstrap_limits(samples, 0.9)
+    better = bootstrap.bootstrap_limits(samples, 0.9, estimate=x.var(), jackknife=jackknife)
     assert better[0] > plain[0]
     assert better[1] > plain[1]
 
@@ -108,7 +108,7 @@ def test_a_fit_is_repeated_from_its_file(rungs: Table, tmp_path) -> None:
     fit.save(tmp_path / "fit.json")
     loaded = Fit.load(tmp_path / "fit.json")
     assert loaded.values == fit.values
-    again = loaded.repeat()
+    again = loaded.refit()
     assert again.values == fit.values
     np.testing.assert_array_equal(again.samples["alpha"], fit.samples["alpha"])
     best = loaded.optimal(1e21)
@@ -159,7 +159,7 @@ def test_the_largest_runs_are_predicted(rungs: Table) -> None:
 )
 def test_what_cannot_carry_a_fit_is_told_in_one_sentence(rungs: Table, change, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as caught:
-        checked(CHINCHILLA, change(rungs))
+        validate_columns(CHINCHILLA, change(rungs))
     assert "\n" not in str(caught.value)
 
 

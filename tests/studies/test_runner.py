@@ -14,7 +14,7 @@ from rich.console import Console
 from pathways_lite.errors import UserError
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
-from pathways_lite.studies.executor import share_cores
+from pathways_lite.studies.executor import split_cores
 from pathways_lite.studies.progress import StudyProgress
 from pathways_lite.studies.runner import Outcome, Runner, report_failures
 from pathways_lite.studies.store import StudyStore
@@ -153,6 +153,6 @@ def test_a_signal_stops_what_runs_and_starts_no_more(store: StudyStore) -> None:
 
 
 def test_cores_are_shared_evenly() -> None:
-    assert share_cores([0, 1, 2, 3, 4], 2) == [[0, 1], [2, 3, 4]]
+    assert split_cores([0, 1, 2, 3, 4], 2) == [[0, 1], [2, 3, 4]]
     with pytest.raises(UserError, match="has 2 cores"):
-        share_cores([4, 5], 3)
+        split_cores([4, 5], 3)

@@ -15,7 +15,7 @@ from matplotlib import image
 from pathways_lite.comparison.bootstrap import Interval
 from pathways_lite.comparison.compare import Comparison
 from pathways_lite.errors import UserError
-from pathways_lite.studies.figures import places
+from pathways_lite.studies.figures import layout_nodes
 from pathways_lite.studies.plan import StudyPlan, plan_study
 from pathways_lite.studies.report import gather, verdict, write_report
 from pathways_lite.studies.store import StudyStore
@@ -115,13 +115,13 @@ def test_failures_are_on_the_page_with_their_reason(study: Study, tmp_path: Path
 
 def test_a_parent_stands_in_the_middle_of_what_starts_from_it(store: StudyStore) -> None:
     trunk, slow, fast = store.nodes
-    assert places(store.nodes) == {trunk: (0, 0.5), slow: (1, 0), fast: (1, 1)}
+    assert layout_nodes(store.nodes) == {trunk: (0, 0.5), slow: (1, 0), fast: (1, 1)}
 
 
 def test_a_verdict_is_no_surer_than_its_interval() -> None:
     unsure = Comparison(
-        "new", "old", 1e12, 3.0, difference=Interval(-0.1, -0.2, -0.05), student=Interval(-0.1, -0.3, 0.1),
-        speedup=Interval(0.1), area=Interval(-0.1), paired=True, longer=1.0,
+        "new", "old", 1e12, 3.0, difference=Interval(-0.1, -0.2, -0.05), t_interval=Interval(-0.1, -0.3, 0.1),
+        speedup=Interval(0.1), area=Interval(-0.1), paired=True, max_flops_ratio=1.0,
     )  # fmt: skip
     assert "do not decide" in verdict(unsure)
     assert "zero lies outside" in verdict(replace(unsure, student=None))

@@ -11,7 +11,7 @@ from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.table import COLUMNS, Table, numeric, with_derived
 
 
-def checked(law: Law, table: Mapping[str, np.ndarray], *, units: bool = True) -> Table:
+def validate_columns(law: Law, table: Mapping[str, np.ndarray], *, units: bool = True) -> Table:
     """The law's inputs and target as float64, derived where need be. Raises UserError where they cannot carry it.
 
     Refused are missing columns, text, NaN and infinities, values that a logarithm would be taken of and that are
@@ -25,11 +25,11 @@ def checked(law: Law, table: Mapping[str, np.ndarray], *, units: bool = True) ->
         raise UserError(f"the table is empty; {law.name} needs at least {len(law.parameters)} rows")
     for name, values in columns.items():
         _check_numbers(law, name, values)
-    _check_extent(law, columns)
+    _check_identifiability(law, columns)
     if units:
         for name, values in columns.items():
             _check_unit(name, float(np.median(values)))
-        _check_together(with_derived(full, ("N", "D", "C")))
+        _check_consistency(with_derived(full, ("N", "D", "C")))
     return columns
 
 
@@ -50,13 +50,13 @@ def _check_numbers(law: Law, name: str, values: np.ndarray) -> None:
         )
 
 
-def _check_extent(law: Law, columns: Table) -> None:
+def _check_identifiability(law: Law, columns: Table) -> None:
     rows, parameters = len(columns[law.target]), len(law.parameters)
     if rows < parameters:
         raise UserError(
             f"{rows} rows cannot carry the {parameters} parameters of {law.name}; give at least {parameters}"
         )
-    for name in law.inputs if law.varied is None else law.varied:
+    for name in law.inputs if law.must_vary is None else law.must_vary:
         values = columns[name]
         if np.ptp(values) <= 1e-9 * np.abs(values).max():
             meaning = f" ({COLUMNS[name].meaning})" if name in COLUMNS else ""
@@ -85,7 +85,7 @@ def _check_unit(name: str, median: float) -> None:
     )
 
 
-def _check_together(full: Mapping[str, np.ndarray]) -> None:
+def _check_consistency(full: Mapping[str, np.ndarray]) -> None:
     """Whether N, D, C and M, as far as they are there, say the same of the same runs."""
     try:
         N, D, C, M = (numeric(full, name) if name in full else None for name in ("N", "D", "C", "M"))

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import interpolate, optimize
 
 from pathways_lite.errors import UserError
-from pathways_lite.scaling.bootstrap import interval, resample
+from pathways_lite.scaling.bootstrap import bootstrap_limits, resample_weights
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,13 @@ def fit_optima(optima: Sequence[Optimum]) -> PowerLaw:
     return fit_power_law(np.array([o.C for o in found]), np.array([o.N for o in found]))
 
 
-def compute_bins(C: np.ndarray, budgets: np.ndarray) -> np.ndarray:
+def nearest_budgets(C: np.ndarray, budgets: np.ndarray) -> np.ndarray:
     """Each row's nearest budget in ln C: for points that lie near, not on, common budgets."""
     nearest = np.argmin(np.abs(np.log(np.asarray(C))[:, None] - np.log(budgets)[None, :]), axis=1)
     return np.asarray(budgets)[nearest]
 
 
-def envelope(C: np.ndarray, N: np.ndarray, L: np.ndarray, *, points: int = 1500) -> tuple[PowerLaw, PowerLaw]:
+def fit_envelope(C: np.ndarray, N: np.ndarray, L: np.ndarray, *, points: int = 1500) -> tuple[PowerLaw, PowerLaw]:
     """Approach 1: N*(C) and D*(C) of the size with the lowest loss at `points` log-spaced budgets.
 
     Rows are points along training curves of the sizes N; each curve is interpolated in logarithms, and a size takes
@@ -161,12 +161,12 @@ class Crossover:
     C: float | None
     low: float | None
     high: float | None
-    share: float
+    crossing_fraction: float
     first: PowerLaw
     second: PowerLaw
 
 
-def crossing(first: PowerLaw, second: PowerLaw) -> float | None:
+def crossing_point(first: PowerLaw, second: PowerLaw) -> float | None:
     """C* = (a1/a2)^(1/(b1-b2)) of L_i = a_i C^-b_i; None for parallel laws."""
     difference = second.exponent - first.exponent
     if difference == 0:
@@ -175,7 +175,7 @@ def crossing(first: PowerLaw, second: PowerLaw) -> float | None:
     return float(np.exp(log)) if abs(log) < 700 else None
 
 
-def crossover(
+def find_crossover(
     C1: np.ndarray, L1: np.ndarray, C2: np.ndarray, L2: np.ndarray,
     *, reach: float = 100.0, bootstraps: int = 2000, level: float = 0.95, seed: int = 0,
 ) -> Crossover:  # fmt: skip
@@ -187,14 +187,16 @@ def crossover(
         return C if C is not None and low <= C <= high else None
 
     found = []
-    pairs = zip(resample(len(C1), bootstraps, seed), resample(len(C2), bootstraps, seed + 1), strict=True)
+    pairs = zip(
+        resample_weights(len(C1), bootstraps, seed), resample_weights(len(C2), bootstraps, seed + 1), strict=True
+    )
     for w1, w2 in pairs:
         if len(np.unique(C1[w1 > 0])) > 1 and len(np.unique(C2[w2 > 0])) > 1:
-            found.append(within(crossing(fit_power_law(C1, L1, w1), fit_power_law(C2, L2, w2))))
+            found.append(within(crossing_point(fit_power_law(C1, L1, w1), fit_power_law(C2, L2, w2))))
     crossed = [np.log(C) for C in found if C is not None]
     share = len(crossed) / max(len(found), 1)
-    C = within(crossing(first, second))
+    C = within(crossing_point(first, second))
     if C is None or not crossed:
         return Crossover(None, None, None, share, first, second)
-    limits = np.exp(interval(np.array(crossed), level))
+    limits = np.exp(bootstrap_limits(np.array(crossed), level))
     return Crossover(C, float(limits[0]), float(limits[1]), share, first, second)

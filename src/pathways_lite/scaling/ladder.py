@@ -22,29 +22,31 @@ class Ladder:
     """
 
     fit: Fit
-    goal: dict[str, float]  # inputs of the run to predict, by column name
-    reach: float  # its compute over that of the largest rung
+    goal_inputs: dict[str, float]  # inputs of the run to predict, by column name
+    compute_ratio: float  # its compute over that of the largest rung
     predicted: Interval
     measured: float | None  # None before it is trained
-    rehearsal: HeldOutError
+    held_out_error: HeldOutError
 
     @property
-    def error(self) -> float | None:
+    def relative_error(self) -> float | None:
         """Relative error of the prediction."""
         return None if self.measured is None else self.predicted.value / self.measured - 1
 
     def sentences(self) -> list[str]:
         """What was predicted, from how far away, and how it went."""
-        inputs = ", ".join(f"{name} = {self.goal[name]:.4g}" for name in self.fit.law.inputs)
+        inputs = ", ".join(f"{name} = {self.goal_inputs[name]:.4g}" for name in self.fit.law.inputs)
         p = self.predicted
         told = [
             f"At {inputs} the law says {self.fit.law.target} = {p.value:.4f} ({p.low:.4f} to {p.high:.4f}).",
-            f"That is {self.reach:.2g} times the compute of the largest rung; "
-            f"without that rung, the same law misses it by {self.rehearsal.worst:.2%}.",
+            f"That is {self.compute_ratio:.2g} times the compute of the largest rung; "
+            f"without that rung, the same law misses it by {self.held_out_error.worst:.2%}.",
         ]
-        if self.error is not None:
+        if self.relative_error is not None:
             inside = "inside" if p.low <= self.measured <= p.high else "outside"  # type: ignore[operator]
-            told.append(f"Measured: {self.measured:.4f}, {inside} the interval; the error is {self.error:+.2%}.")
+            told.append(
+                f"Measured: {self.measured:.4f}, {inside} the interval; the error is {self.relative_error:+.2%}."
+            )
         return told
 
 
@@ -68,9 +70,9 @@ def climb(
     )
     return Ladder(
         fit=fit,
-        goal={name: float(wanted[name][0]) for name in law.inputs},
-        reach=float(wanted["C"][0] / numeric(full, "C").max()),
+        goal_inputs={name: float(wanted[name][0]) for name in law.inputs},
+        compute_ratio=float(wanted["C"][0] / numeric(full, "C").max()),
         predicted=fit.predict(wanted, level)[0],
         measured=measured,
-        rehearsal=held_out_errors([law], full, by="C", loss=LeastSquares(), seed=seed)[0],
+        held_out_error=held_out_errors([law], full, by="C", loss=LeastSquares(), seed=seed)[0],
     )

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 
 from pathways_lite.scaling.fit import Fit
 from pathways_lite.scaling.table import numeric, with_derived
-from pathways_lite.tracking.plot_style import Theme, style, svg
+from pathways_lite.tracking.plot_style import Theme, style, to_svg
 
 
 def fit_svg(fit: Fit, theme: Theme) -> str:
@@ -23,11 +23,11 @@ def fit_svg(fit: Fit, theme: Theme) -> str:
         ax.plot(ends, ends, color=palette.faint, linewidth=1, label="equal")
         ax.plot(predicted, measured, "o", color=palette.series[0], markersize=4, alpha=0.7, label="rows")
         if both.min() > 0:
-            logarithmic(ax)
+            set_log_scale(ax)
         ax.set_xlabel(f"{fit.law.target} by the law")
         ax.set_ylabel(f"{fit.law.target} measured")
         ax.legend()
-        return svg(figure)
+        return to_svg(figure)
 
 
 def residuals_svg(fit: Fit, theme: Theme) -> str:
@@ -42,10 +42,10 @@ def residuals_svg(fit: Fit, theme: Theme) -> str:
             ax.axhline(0, color=palette.faint, linewidth=1)
             ax.plot(fit.data[name], percent, "o", color=palette.series[i % 5], markersize=4, alpha=0.7)
             if fit.data[name].min() > 0:
-                logarithmic(ax, "x")
+                set_log_scale(ax, "x")
             ax.set_xlabel(name)
             ax.set_ylabel("residual (%)")
-        return svg(figure)
+        return to_svg(figure)
 
 
 def frontier_svg(fit: Fit, theme: Theme) -> str | None:
@@ -64,13 +64,13 @@ def frontier_svg(fit: Fit, theme: Theme) -> str | None:
             ax.plot(budgets, value, color=palette.series[i], label=label, linestyle=("-", "--")[i])
             ax.fill_between(budgets, low, high, color=palette.series[i], alpha=0.18, linewidth=0)
         ax.axvspan(C.max(), budgets[-1], color=palette.grid, zorder=0, label="beyond the data")
-        logarithmic(ax)
+        set_log_scale(ax)
         ax.set(xlabel="compute C (FLOPs)", ylabel="optimal N and D")
         ax.legend()
-        return svg(figure)
+        return to_svg(figure)
 
 
-def logarithmic(ax: Axes, axes: str = "xy") -> None:
+def set_log_scale(ax: Axes, axes: str = "xy") -> None:
     """Make the axes logarithmic, their numbers as one types them: 1e9, or plain over little more than a decade."""
     for name in axes:
         getattr(ax, f"set_{name}scale")("log")

@@ -25,11 +25,19 @@ def write_report(fit: Fit, path: str | Path, *, first: str = "") -> Path:
 
 def render(fit: Fit, *, first: str = "") -> str:
     """The page as HTML. All text is escaped; nothing outside the page is loaded."""
-    parts = (_caveats, _parameters, _fit, _residuals, _frontier, _data, _repeat)
-    return page(f"{fit.law.title}: a fit", "".join((_header(fit), first, *(part(fit) for part in parts))))
+    parts = (
+        _notes_section,
+        _parameters_section,
+        _quality_section,
+        _residuals_section,
+        _frontier_section,
+        _data_section,
+        _settings_section,
+    )
+    return page(f"{fit.law.title}: a fit", "".join((_header_section(fit), first, *(part(fit) for part in parts))))
 
 
-def _header(fit: Fit) -> str:
+def _header_section(fit: Fit) -> str:
     found = quality(fit)
     lead = (
         f"{fit.law.formula}. {fit.rows} rows, mean relative error {found['mean_relative_error']:.3%}, worst "
@@ -38,20 +46,20 @@ def _header(fit: Fit) -> str:
     return f"<header>\n<h1>{escape(fit.law.title)}</h1>\n{paragraph(lead, 'lead')}\n</header>\n"
 
 
-def _caveats(fit: Fit) -> str:
+def _notes_section(fit: Fit) -> str:
     return section("Before believing it", *(paragraph(note, "verdict") for note in fit.notes))
 
 
-def _parameters(fit: Fit) -> str:
+def _parameters_section(fit: Fit) -> str:
     rows = []
     for parameter in fit.law.parameters:
         found = fit.parameter_intervals()[parameter.name]
         samples = fit.samples.get(parameter.name)
         spread = "–" if samples is None else f"{np.std(samples):.4g}"
-        rows.append([parameter.name, f"{found.value:.5g}", *_limits(found), spread, parameter.unit or "–"])
+        rows.append([parameter.name, f"{found.value:.5g}", *_format_limits(found), spread, parameter.unit or "–"])
     caption = (
         f"{fit.bootstraps} bootstraps over {'rows' if fit.groups is None else 'whole runs'}, "
-        f"{'corrected for bias and acceleration' if fit.left_out else 'percentiles'}. "
+        f"{'corrected for bias and acceleration' if fit.jackknife else 'percentiles'}. "
         if fit.bootstraps
         else "No bootstrap was made, so there are no intervals. "
     )
@@ -59,7 +67,7 @@ def _parameters(fit: Fit) -> str:
     return section("Parameters", table(["", "value", "2.5 %", "97.5 %", "sd", "unit"], rows, caption=caption))
 
 
-def _fit(fit: Fit) -> str:
+def _quality_section(fit: Fit) -> str:
     found = quality(fit)
     facts = [
         ["objective (sum)", f"{fit.objective:.8g}"],
@@ -77,7 +85,7 @@ def _fit(fit: Fit) -> str:
     return section("How well it fits", table(["", ""], facts), figure, published if others else "")
 
 
-def _residuals(fit: Fit) -> str:
+def _residuals_section(fit: Fit) -> str:
     caption = "Measured minus predicted, relative to measured. A pattern is what the law does not know."
     return section(
         "What is left over",
@@ -85,7 +93,7 @@ def _residuals(fit: Fit) -> str:
     )
 
 
-def _frontier(fit: Fit) -> str:
+def _frontier_section(fit: Fit) -> str:
     light, dark = frontier_svg(fit, "light"), frontier_svg(fit, "dark")
     if light is None or dark is None:
         return ""
@@ -96,7 +104,7 @@ def _frontier(fit: Fit) -> str:
             best = fit.optimal(C)
         except UserError:
             return ""
-        rows.append([f"{C:.3g}", *(_short(name, found) for name, found in best.items())])
+        rows.append([f"{C:.3g}", *(_format_allocation(name, found) for name, found in best.items())])
     header = ["C (FLOPs)", *(name.replace("_", " ") for name in fit.optimal(top))]
     caption = "With 95 % intervals. From ten times the data's compute on, the form of the law is an assumption."
     alt = "Compute-optimal parameters and tokens"
@@ -105,32 +113,32 @@ def _frontier(fit: Fit) -> str:
     )
 
 
-def _data(fit: Fit) -> str:
+def _data_section(fit: Fit) -> str:
     rows = []
     for name in (*fit.law.inputs, fit.law.target):
         column, known = fit.data[name], COLUMNS.get(name)
         if column.ndim == 1:
             numbers = [f"{value:.4g}" for value in (column.min(), np.median(column), column.max())]
-            rows.append([name, _meaning(known) if known else "–", *numbers, f"{len(np.unique(column))}"])
+            rows.append([name, _describe_column(known) if known else "–", *numbers, f"{len(np.unique(column))}"])
     return section("Data", table(["", "what", "least", "median", "most", "different"], rows))
 
 
-def _meaning(column: Column) -> str:
+def _describe_column(column: Column) -> str:
     """Its meaning, with the unit where that is not said already."""
     return column.meaning if column.unit in column.meaning else f"{column.meaning}, {column.unit}"
 
 
-def _repeat(fit: Fit) -> str:
+def _settings_section(fit: Fit) -> str:
     facts = {**fit.origin, "law": fit.law.name, "source": fit.law.source, "seed": fit.seed, "starts": fit.starts}
     return section("How to repeat it", f"<pre>\n{escape(json.dumps(facts, indent=2, ensure_ascii=False))}</pre>")
 
 
-def _short(name: str, found: Interval) -> str:
+def _format_allocation(name: str, found: Interval) -> str:
     """A value and its limits in few digits: sizes with prefixes, as in 7.3 G."""
     shown = si if name in ("N", "D") else "{:.3g}".format
     limits = f" ({shown(found.low)}, {shown(found.high)})" if np.isfinite(found.low) else ""
     return shown(found.value) + limits
 
 
-def _limits(found: Interval) -> list[str]:
+def _format_limits(found: Interval) -> list[str]:
     return ["–" if not np.isfinite(limit) else f"{limit:.4g}" for limit in (found.low, found.high)]

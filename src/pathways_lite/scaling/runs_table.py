@@ -28,40 +28,43 @@ def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
     A stage that several runs share has its rows once. `final`: one row per finished run, of its last evaluation.
     Raises UserError where there is no run, or no row.
     """
-    directories = [run for path in paths for run in _directories(Path(path))]
+    directories = [run for path in paths for run in _find_runs(Path(path))]
     rows: list[dict[str, Any]] = []
     seen: set[Path] = set()
     for directory in directories:
-        new = [(place, row) for place, row in _rows(directory, final) if place not in seen]
+        new = [(place, row) for place, row in _evaluation_rows(directory, final) if place not in seen]
         rows += [row for _, row in new]
         seen |= {place for place, _ in new}
     if not rows:
         lacking = "is finished" if final else "has a held-out evaluation or a checkpoint yet"
         raise UserError(f"none of {len(directories)} runs {lacking}; a table has one row for each")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return {name: _column([row.get(name) for row in rows]) for name in names}
+    return {name: _to_column([row.get(name) for row in rows]) for name in names}
 
 
-def _directories(path: Path) -> list[Path]:
+def _find_runs(path: Path) -> list[Path]:
     for pattern in ("recipe.json", "*/recipe.json", "nodes/*/recipe.json"):
         if found := sorted(recipe.parent for recipe in path.glob(pattern)):
             return found
     raise UserError(f"there is no run at or below {path} (no recipe.json); `pathways-lite runs` lists runs")
 
 
-def _rows(directory: Path, final: bool) -> list[tuple[Path, dict[str, Any]]]:
+def _evaluation_rows(directory: Path, final: bool) -> list[tuple[Path, dict[str, Any]]]:
     """Rows, each with the folder that its stage lies in, whatever links lead there."""
     run = read_run(directory)
-    if final and not run.finished:
+    if final and not run.is_finished:
         return []
     rows = []
     for index, stage in enumerate(run.stages):
         place = stage.directory.resolve()
-        rows += [(place, _row(run, index, evaluation)) for evaluation in stage.of_kind("eval") or _checkpoints(stage)]
+        rows += [
+            (place, _table_row(run, index, evaluation))
+            for evaluation in stage.of_kind("eval") or _checkpoint_rows(stage)
+        ]
     return rows[-1:] if final else rows
 
 
-def _row(run: RunData, index: int, evaluation: Row) -> dict[str, Any]:
+def _table_row(run: RunData, index: int, evaluation: Row) -> dict[str, Any]:
     stage, before = run.stages[index], run.stages[:index]
     return {
         "run": str(run.directory),
@@ -70,12 +73,12 @@ def _row(run: RunData, index: int, evaluation: Row) -> dict[str, Any]:
         "lineage": " > ".join(s.name for s in before),
         "seed": run.recipe.get("seed"),
         **_recipe_columns(stage),
-        **_sizes(stage, evaluation, before),
-        **_results(stage, evaluation),
+        **_size_columns(stage, evaluation, before),
+        **_loss_columns(stage, evaluation),
     }
 
 
-def _checkpoints(stage: StageData) -> list[Row]:
+def _checkpoint_rows(stage: StageData) -> list[Row]:
     """What the manifests of the stage's checkpoints say, as rows of a log."""
     rows = []
     for path in sorted(stage.directory.glob("checkpoints/step_*/manifest.json")):
@@ -108,8 +111,8 @@ def _recipe_columns(stage: StageData) -> dict[str, Any]:
     }
 
 
-def _sizes(stage: StageData, row: Row, before: list[StageData]) -> dict[str, Any]:
-    N = _parameters(stage, row)
+def _size_columns(stage: StageData, row: Row, before: list[StageData]) -> dict[str, Any]:
+    N = _parameter_count(stage, row)
     model = stage.recipe.get("model", {})
     tables = model.get("vocab_size", 0) * model.get("d_model", 0) * (1 if model.get("tie_embeddings") else 2)
     D = row.get("total_tokens", row.get("tokens"))
@@ -128,7 +131,7 @@ def _sizes(stage: StageData, row: Row, before: list[StageData]) -> dict[str, Any
     }
 
 
-def _parameters(stage: StageData, row: Row) -> float | None:
+def _parameter_count(stage: StageData, row: Row) -> float | None:
     """The stage's own active parameters, from its summary, its ledger, or a row that nothing came before."""
     if known := stage.summary.get("model", {}).get("parameters"):
         return float(known)
@@ -147,7 +150,7 @@ def _unique_tokens(stage: StageData, before: list[StageData], D: float | None) -
     return min(D, known) if D and known and len(corpora) == 1 else None
 
 
-def _results(stage: StageData, row: Row) -> dict[str, Any]:
+def _loss_columns(stage: StageData, row: Row) -> dict[str, Any]:
     domains = row.get("domains", {})
     tokens = sum(result.get("tokens", 0) for result in domains.values())
     nll = sum(result.get("nll", np.nan) for result in domains.values())
@@ -160,7 +163,7 @@ def _results(stage: StageData, row: Row) -> dict[str, Any]:
     }
 
 
-def _column(values: list[Any]) -> np.ndarray:
+def _to_column(values: list[Any]) -> np.ndarray:
     if any(isinstance(value, str) for value in values):
         return np.array(["" if value is None else str(value) for value in values], dtype=object)
     return np.array([np.nan if value is None else float(value) for value in values])

@@ -151,7 +151,7 @@ def _first_text(column: np.ndarray) -> str:
 
 
 # What follows from what: by column, its sources and how it is made of them; the first that is possible counts.
-_RULES: dict[str, tuple[tuple[tuple[str, ...], Callable[..., np.ndarray]], ...]] = {
+_DERIVATIONS: dict[str, tuple[tuple[tuple[str, ...], Callable[..., np.ndarray]], ...]] = {
     "D": ((("C", "N"), lambda c, n: c / (6 * n)), (("M", "N"), lambda m, n: m * n)),
     "N": ((("C", "D"), lambda c, d: c / (6 * d)),),
     "C": ((("N", "D"), lambda n, d: 6 * n * d),),
@@ -173,14 +173,14 @@ def _derive(full: Table, name: str, asked: frozenset[str]) -> bool:
     if name in full:
         return True
     asked = asked | {name}
-    for sources, rule in _RULES.get(name, ()):
+    for sources, rule in _DERIVATIONS.get(name, ()):
         if not asked & set(sources) and all(_derive(full, source, asked) for source in sources):
             full[name] = rule(*(numeric(full, source) for source in sources))
             return True
     return False
 
 
-def digest(table: Mapping[str, np.ndarray]) -> str:
+def table_digest(table: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of the table's content, whatever the order of its columns."""
     sha = hashlib.sha256()
     for name in sorted(table):

@@ -17,7 +17,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.scaling.isoflop import fit_power_law
 
 
-def of_parameters(N: np.ndarray, L: np.ndarray) -> dict[str, float]:
+def fit_parameters(N: np.ndarray, L: np.ndarray) -> dict[str, float]:
     """Step 1: L = (Nc/N)^aN, a line in logarithms; N without embeddings, L at convergence.
 
     Raises UserError for a single N, and where the loss does not fall with N.
@@ -28,12 +28,12 @@ def of_parameters(N: np.ndarray, L: np.ndarray) -> dict[str, float]:
     return {"aN": -line.exponent, "Nc": float(line.coefficient ** (-1 / line.exponent))}
 
 
-def of_steps(S: np.ndarray, L: np.ndarray, N: float, known: Mapping[str, float]) -> dict[str, float]:
+def fit_steps(S: np.ndarray, L: np.ndarray, N: float, parameter_fit: Mapping[str, float]) -> dict[str, float]:
     """Step 2: L - (Nc/N)^aN = (Sc/S)^aS along one model's training, at a batch far above the critical one.
 
     Raises UserError where a loss lies below what N parameters converge to.
     """
-    rest = np.asarray(L, np.float64) - (known["Nc"] / N) ** known["aN"]
+    rest = np.asarray(L, np.float64) - (parameter_fit["Nc"] / N) ** parameter_fit["aN"]
     if np.any(rest <= 0):
         raise UserError("some losses lie below what step 1 says that this model converges to; repeat step 1 with it")
     line = fit_power_law(S, rest)
@@ -42,7 +42,7 @@ def of_steps(S: np.ndarray, L: np.ndarray, N: float, known: Mapping[str, float])
     return {"aS": -line.exponent, "Sc": float(line.coefficient ** (-1 / line.exponent))}
 
 
-def critical_point(S: np.ndarray, E: np.ndarray) -> tuple[float, float]:
+def fit_critical_point(S: np.ndarray, E: np.ndarray) -> tuple[float, float]:
     """Smin and Emin of the hyperbola (S/Smin - 1)(E/Emin - 1) = 1 through runs that reach one loss.
 
     S steps and E = B S tokens at several batches: Smin/S + Emin/E = 1 is linear in both, fitted by least squares.
@@ -56,7 +56,7 @@ def critical_point(S: np.ndarray, E: np.ndarray) -> tuple[float, float]:
     return float(smin), float(emin)
 
 
-def of_batches(S: np.ndarray, B: np.ndarray, L: np.ndarray) -> dict[str, float]:
+def fit_batches(S: np.ndarray, B: np.ndarray, L: np.ndarray) -> dict[str, float]:
     """Step 3: Bcrit(L) = Emin/Smin = B*/L^(1/aB) from rows (steps S, tokens per batch B, loss L reached).
 
     Raises UserError for fewer than two losses that at least two batches reach.
@@ -65,7 +65,7 @@ def of_batches(S: np.ndarray, B: np.ndarray, L: np.ndarray) -> dict[str, float]:
     for loss in np.unique(L):
         rows = np.asarray(L) == loss
         if len(np.unique(B[rows])) > 1:
-            smin, emin = critical_point(S[rows], B[rows] * S[rows])
+            smin, emin = fit_critical_point(S[rows], B[rows] * S[rows])
             points.append((loss, emin / smin))
     if len(points) < 2:
         raise UserError(f"{len(points)} losses are reached at two batches or more; at least two such losses are needed")

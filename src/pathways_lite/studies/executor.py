@@ -54,7 +54,7 @@ def available_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def share_cores(cores: Sequence[int], jobs: int) -> list[list[int]]:
+def split_cores(cores: Sequence[int], jobs: int) -> list[list[int]]:
     """The cores in `jobs` groups of neighbours, as even as can be. Raises UserError where there are too few."""
     if not 1 <= jobs <= len(cores):
         raise UserError(f"--jobs {jobs}: this machine has {len(cores)} cores for this process; use 1 to {len(cores)}")
@@ -68,12 +68,12 @@ class LocalJob:
 
     process: subprocess.Popen[bytes]
     cores: str
-    free: list[str]  # where the cores go back to
+    free_core_sets: list[str]  # where the cores go back to
 
     def poll(self) -> int | None:
         status = self.process.poll()
         if status is not None and self.cores:
-            self.free.append(self.cores)
+            self.free_core_sets.append(self.cores)
             self.cores = ""
         return status
 
@@ -86,10 +86,10 @@ class LocalExecutor:
 
     def __init__(self, jobs: int = 1) -> None:
         self.slots = jobs
-        self._free = [",".join(map(str, cores)) for cores in share_cores(available_cores(), jobs)]
+        self._free_core_sets = [",".join(map(str, cores)) for cores in split_cores(available_cores(), jobs)]
 
     def start(self, run: RunDirectory, output: Path) -> LocalJob:
-        cores = self._free.pop(0)
+        cores = self._free_core_sets.pop(0)
         wrapper = [sys.executable, "-m", "pathways_lite.studies.pinned", str(os.getpid()), cores]
         with output.open("ab") as file:
             process = subprocess.Popen(
@@ -99,4 +99,4 @@ class LocalExecutor:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a Ctrl-C on the terminal is the runner's; it passes on one signal, not two
             )
-        return LocalJob(process, cores, self._free)
+        return LocalJob(process, cores, self._free_core_sets)

@@ -18,17 +18,19 @@ from pathways_lite.studies.executor import train_arguments
 from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import node_chain
 
-_NAME = 40  # characters; with a job's name and index a pod's name has to stay below 63
+_MAX_NAME_LENGTH = 40  # characters; with a job's name and index a pod's name has to stay below 63
 
 
 def jobsets(store: StudyStore, name: str, template: Path) -> list[dict[str, Any]]:
     """A manifest per tree of nodes that are not done. Raises UserError for a template that is none."""
-    pattern = _read(template)
+    pattern = _read_template(template)
     trees: dict[str, list[str]] = {}
     for identity, state in store.states().items():
         if state != "done":
             trees.setdefault(node_chain(store.nodes, identity)[0].identity, []).append(identity)
-    return [_jobset(store, f"{name[:_NAME]}-{root[:8]}", nodes, pattern) for root, nodes in trees.items()]
+    return [
+        _make_jobset(store, f"{name[:_MAX_NAME_LENGTH]}-{root[:8]}", nodes, pattern) for root, nodes in trees.items()
+    ]
 
 
 def as_yaml(manifests: list[dict[str, Any]]) -> str:
@@ -36,15 +38,15 @@ def as_yaml(manifests: list[dict[str, Any]]) -> str:
     return yaml.safe_dump_all(manifests, sort_keys=False)
 
 
-def _jobset(store: StudyStore, name: str, nodes: list[str], pattern: dict[str, Any]) -> dict[str, Any]:
+def _make_jobset(store: StudyStore, name: str, nodes: list[str], pattern: dict[str, Any]) -> dict[str, Any]:
     manifest = copy.deepcopy(pattern)
     manifest["metadata"]["name"] = name.lower().replace("_", "-").replace(".", "-")
     (job,) = manifest["spec"]["replicatedJobs"]
-    manifest["spec"]["replicatedJobs"] = [_job(store, identity, nodes, job) for identity in nodes]
+    manifest["spec"]["replicatedJobs"] = [_make_job(store, identity, nodes, job) for identity in nodes]
     return manifest
 
 
-def _job(store: StudyStore, identity: str, nodes: list[str], pattern: dict[str, Any]) -> dict[str, Any]:
+def _make_job(store: StudyStore, identity: str, nodes: list[str], pattern: dict[str, Any]) -> dict[str, Any]:
     job = {"name": _job_name(identity), **{key: value for key, value in pattern.items() if key != "name"}}
     job = copy.deepcopy(job)
     (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
@@ -59,7 +61,7 @@ def _job_name(identity: str) -> str:
     return f"n{identity[:12]}"
 
 
-def _read(template: Path) -> dict[str, Any]:
+def _read_template(template: Path) -> dict[str, Any]:
     try:
         pattern = yaml.safe_load(template.read_text(encoding="utf-8"))
         (job,) = pattern["spec"]["replicatedJobs"]

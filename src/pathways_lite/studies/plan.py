@@ -70,19 +70,19 @@ def plan_study(study: Study, out: Path, machine_flops: Callable[[str], float]) -
 
     store = store_of(study, out)
     states = store.states()
-    paces = _Paces(store, machine_flops)
+    paces = _SpeedEstimates(store, machine_flops)
     planned = {}
     for identity, node in store.nodes.items():
         setup = Setup(node.recipe, len(node.recipe.stages) - 1)
         timeline, learning = setup.timeline, learning_ledger(setup).flops
         steps, spent = timeline.flops_before(timeline.total_steps), _ledger(store, identity).flops
         left = 0 if states[identity] == "done" else steps - spent + (0 if spent else learning)
-        speed, pace = paces.of(node) if left else (1.0, "")
+        speed, pace = paces.flops_per_second(node) if left else (1.0, "")
         planned[identity] = PlannedNode(node, states[identity], timeline, steps + learning, left, left / speed, pace)
     return StudyPlan(study, store, planned)
 
 
-class _Paces:
+class _SpeedEstimates:
     """FLOP/s that nodes make, everything included (compiling, evaluating, saving), the best known figure for each."""
 
     def __init__(self, store: StudyStore, machine_flops: Callable[[str], float]) -> None:
@@ -91,11 +91,11 @@ class _Paces:
         for identity, node in store.nodes.items():
             ledger = _ledger(store, identity)
             if ledger.flops and ledger.seconds.total:
-                self._measured.setdefault(_shape(node), []).append(ledger.flops / ledger.seconds.total)
+                self._measured.setdefault(_speed_key(node), []).append(ledger.flops / ledger.seconds.total)
 
-    def of(self, node: Node) -> tuple[float, str]:
+    def flops_per_second(self, node: Node) -> tuple[float, str]:
         """FLOP/s, and where they come from."""
-        if same := self._measured.get(_shape(node)):
+        if same := self._measured.get(_speed_key(node)):
             return statistics.median(same), "measured"
         if others := [speed for speeds in self._measured.values() for speed in speeds]:
             return statistics.median(others), "measured on another shape"
@@ -103,7 +103,7 @@ class _Paces:
         return ASSUMED_SHARE_OF_PEAK * peak, f"assumed: {ASSUMED_SHARE_OF_PEAK:.0%} of this machine's peak"
 
 
-def _shape(node: Node) -> tuple[object, ...]:
+def _speed_key(node: Node) -> tuple[object, ...]:
     """What the speed of training depends on most."""
     return (node.stage.model, node.stage.data.seq_len, node.stage.ramp)
 

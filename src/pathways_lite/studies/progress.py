@@ -15,11 +15,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pathways_lite.studies.store import StudyStore, tail
+from pathways_lite.studies.store import StudyStore, read_tail
 from pathways_lite.tracking.log import LOG
 
-_BETWEEN_LINES = 10.0  # seconds, where there is no terminal
-_BETWEEN_LOOKS = 1.0  # seconds between looks into the logs
+_LINE_INTERVAL = 10.0  # seconds, where there is no terminal
+_REFRESH_INTERVAL = 1.0  # seconds between looks into the logs
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class NodeProgress:
 
 def position(store: StudyStore, identity: str) -> NodeProgress:
     """By the last complete row of the node's log."""
-    for line in reversed(tail(store.stage(identity).path / LOG, lines=8).splitlines()):
+    for line in reversed(read_tail(store.stage(identity).path / LOG, lines=8).splitlines()):
         try:
             row = json.loads(line)
         except ValueError:
@@ -59,7 +59,7 @@ class StudyProgress:
     def show(self, store: StudyStore, running: Sequence[str]) -> None:
         """The nodes in training, if it is time to."""
         now = time.monotonic()
-        if now - self._shown < (_BETWEEN_LOOKS if self._live else _BETWEEN_LINES):
+        if now - self._shown < (_REFRESH_INTERVAL if self._live else _LINE_INTERVAL):
             return
         self._shown = now
         at = {identity: position(store, identity) for identity in running}

@@ -16,17 +16,17 @@ from pathways_lite.comparison.bootstrap import LEVEL
 from pathways_lite.comparison.compare import Arm, Comparison
 from pathways_lite.comparison.curves import domain_value, read_curve
 from pathways_lite.comparison.metric import Metric
-from pathways_lite.comparison.table import Results, signed
+from pathways_lite.comparison.table import Results, format_signed
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.studies.executor import train_arguments
-from pathways_lite.studies.figures import Picture, difference_picture, lineage_picture, loss_pictures, write_csv
+from pathways_lite.studies.figures import StudyFigure, difference_figure, lineage_figure, loss_figures, write_csv
 from pathways_lite.studies.plan import StudyPlan
 from pathways_lite.studies.store import State
 from pathways_lite.studies.study import node_chain
 from pathways_lite.tracking.formatting import duration, si
 from pathways_lite.tracking.page import page, paragraph, picture, section, table
-from pathways_lite.tracking.plot_style import style, svg
+from pathways_lite.tracking.plot_style import style, to_svg
 from pathways_lite.tracking.run_data import RunData, read_run
 
 
@@ -51,7 +51,7 @@ def write_report(findings: Findings) -> list[Path]:
     """Write report.html, results.csv and figures into the study's directory, and return where they are."""
     out = findings.plan.store.path
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    pictures = _pictures(findings)
+    pictures = _figures(findings)
     written = [out / "report.html", out / "results.csv"]
     written[0].write_text(render(findings, pictures), encoding="utf-8")
     write_csv(written[1], findings.results, findings.by_domain)
@@ -76,7 +76,7 @@ def gather(plan: StudyPlan, command: Sequence[str]) -> Findings:
     if any(arm.name == study.baseline for arm in arms):
         try:
             results = Results.of(arms, study.baseline, study.metric, study.target)
-            for domain in _domains_of(runs):
+            for domain in _held_out_domains(runs):
                 metric = Metric(domain=domain, flops=study.metric.flops)
                 by_domain[domain] = Results.of(_arms(plan, runs, metric), study.baseline, metric)
         except UserError as error:
@@ -84,7 +84,7 @@ def gather(plan: StudyPlan, command: Sequence[str]) -> Findings:
     return Findings(plan, command, runs, arms, results, by_domain, problems)
 
 
-def _domains_of(runs: Mapping[str, RunData]) -> list[str]:
+def _held_out_domains(runs: Mapping[str, RunData]) -> list[str]:
     """Those of the runs' held-out text."""
     return list(dict.fromkeys(name for run in runs.values() for name in run.stages[-1].evaluation))
 
@@ -99,42 +99,42 @@ def _arms(plan: StudyPlan, runs: dict[str, RunData], metric: Metric) -> list[Arm
     return arms
 
 
-def _pictures(findings: Findings) -> list[Picture]:
+def _figures(findings: Findings) -> list[StudyFigure]:
     plan = findings.plan
     flops = {identity: planned.flops for identity, planned in plan.nodes.items()}
     metric, comparisons = plan.study.metric, findings.results.comparisons if findings.results else []
-    differences = [difference_picture(comparisons, metric)] if comparisons else []
-    curves = loss_pictures(findings.arms, metric) if findings.arms else []
-    return [*differences, *curves, lineage_picture(plan.store.nodes, findings.states, flops)]
+    differences = [difference_figure(comparisons, metric)] if comparisons else []
+    curves = loss_figures(findings.arms, metric) if findings.arms else []
+    return [*differences, *curves, lineage_figure(plan.store.nodes, findings.states, flops)]
 
 
-def render(findings: Findings, pictures: Sequence[Picture]) -> str:
+def render(findings: Findings, pictures: Sequence[StudyFigure]) -> str:
     """The page as HTML. All text of the study is escaped; nothing outside the page is loaded."""
     *results, lineage = pictures
     body = [
-        _header(findings),
-        _results(findings),
-        section("What was learned at what cost", *map(_figure, results)),
-        _domains(findings),
-        _time(findings),
-        _ledger(findings),
-        section("Who starts from whom", _figure(lineage), _nodes(findings)),
-        _failures(findings),
-        _repeat(findings),
+        _header_section(findings),
+        _results_section(findings),
+        section("What was learned at what cost", *map(_render_figure, results)),
+        _domains_section(findings),
+        _time_section(findings),
+        _cost_section(findings),
+        section("Who starts from whom", _render_figure(lineage), _node_links(findings)),
+        _failures_section(findings),
+        _commands_section(findings),
         section("What could not be read", *map(paragraph, findings.problems)),
     ]
     return page(f"{findings.plan.study.name}: pathways_lite study", "".join(body))
 
 
-def _figure(item: Picture) -> str:
+def _render_figure(item: StudyFigure) -> str:
     drawn = []
     for theme in ("light", "dark"):
         with style(theme) as palette:
-            drawn.append(svg(item.draw(palette)))
+            drawn.append(to_svg(item.draw(palette)))
     return picture(*drawn, alt=item.alt, caption=f"{item.title}. {item.caption}")
 
 
-def _header(findings: Findings) -> str:
+def _header_section(findings: Findings) -> str:
     study, nodes = findings.plan.study, findings.plan.nodes
     done = sum(planned.state == "done" for planned in nodes.values())
     state = "Finished." if done == len(nodes) else f"Not finished: {done} of {len(nodes)} nodes are done."
@@ -147,7 +147,7 @@ def _header(findings: Findings) -> str:
 # ---- results ----
 
 
-def _results(findings: Findings) -> str:
+def _results_section(findings: Findings) -> str:
     results = findings.results
     if results is None:
         nothing = f"Nothing can be compared yet: no run of {findings.plan.study.baseline} is finished."
@@ -164,22 +164,22 @@ def _results(findings: Findings) -> str:
 
 def verdict(c: Comparison) -> str:
     """The answer in a sentence, no surer than the wider of the two intervals."""
-    interval = c.student if c.student is not None else c.difference
-    name = f"{LEVEL:.0%} interval" + (" by Student's t" if c.student is not None else "")
+    interval = c.t_interval if c.t_interval is not None else c.difference
+    name = f"{LEVEL:.0%} interval" + (" by Student's t" if c.t_interval is not None else "")
     lower = "lower" if c.difference.value < 0 else "higher"
     by = f"{abs(c.difference.value):.4f} {lower}"
     claim = f"At {si(c.flops, 'FLOPs')} the loss of {c.arm} is {by} than that of {c.baseline}"
     if math.isnan(interval.low):
         return f"{claim}, by one run each: whether another seed would say the same is unknown."
     if interval.low <= 0 <= interval.high:
-        return f"{claim}, but zero lies within the {name}, {signed(interval)}: these runs do not decide it."
-    return f"{claim}; zero lies outside the {name}, {signed(interval)}."
+        return f"{claim}, but zero lies within the {name}, {format_signed(interval)}: these runs do not decide it."
+    return f"{claim}; zero lies outside the {name}, {format_signed(interval)}."
 
 
-def _domains(findings: Findings) -> str:
+def _domains_section(findings: Findings) -> str:
     if not findings.runs:
         return ""
-    names = _domains_of(findings.runs)
+    names = _held_out_domains(findings.runs)
     rows = [
         _domain_row(findings, name, arm)
         for name in names
@@ -202,18 +202,18 @@ def _domain_row(findings: Findings, domain: str, arm: Arm) -> list[str]:
     perplexity = statistics.fmean(
         normalized_perplexity(result[domain]["nll"], result[domain]["bytes"]) for result in results
     )
-    difference = _difference(findings, domain, arm.name)
+    difference = _format_difference(findings, domain, arm.name)
     return [domain, arm.name, f"{loss:.4f}", difference, f"{bits:.4f}", f"{perplexity:.4f}"]
 
 
-def _difference(findings: Findings, domain: str, arm: str) -> str:
+def _format_difference(findings: Findings, domain: str, arm: str) -> str:
     if arm == findings.plan.study.baseline:
         return "baseline"
     comparisons = findings.by_domain[domain].comparisons if domain in findings.by_domain else []
-    return next((signed(c.difference, "\n") for c in comparisons if c.arm == arm), "")
+    return next((format_signed(c.difference, "\n") for c in comparisons if c.arm == arm), "")
 
 
-def _time(findings: Findings) -> str:
+def _time_section(findings: Findings) -> str:
     results = findings.results
     if results is None:
         return ""
@@ -228,7 +228,7 @@ def _time(findings: Findings) -> str:
 # ---- cost, lineage, failures ----
 
 
-def _ledger(findings: Findings) -> str:
+def _cost_section(findings: Findings) -> str:
     plan = findings.plan
     spent = {
         identity: Ledger.from_json(found["stage"])
@@ -242,19 +242,19 @@ def _ledger(findings: Findings) -> str:
         labels = {name} if len(recipes) == 1 else {f"{name}/{recipe.seed}" for recipe in recipes}
         last = [identity for identity, node in plan.store.nodes.items() if node.is_last & labels]
         chain = [[spent.get(n.identity, Ledger()) for n in node_chain(plan.store.nodes, identity)] for identity in last]
-        rows.append(_account(name, sum((sum(ledgers, Ledger()) for ledgers in chain), Ledger())))
-    rows.append(_account("spent, each node once", sum(spent.values(), Ledger())))
+        rows.append(_ledger_row(name, sum((sum(ledgers, Ledger()) for ledgers in chain), Ledger())))
+    rows.append(_ledger_row("spent, each node once", sum(spent.values(), Ledger())))
     header = ["arm", "steps", "tokens", "model FLOPs", "training", "running time"]
     caption = "All runs of an arm with all that they started from; a shared stage counts for every run that has it."
     return section("What it cost", table(header, rows, caption=caption, total=True))
 
 
-def _account(name: str, ledger: Ledger) -> list[str]:
+def _ledger_row(name: str, ledger: Ledger) -> list[str]:
     times = (ledger.seconds.train, ledger.seconds.total)
     return [name, f"{ledger.steps:,}", si(ledger.tokens), si(ledger.flops), *map(duration, times)]
 
 
-def _nodes(findings: Findings) -> str:
+def _node_links(findings: Findings) -> str:
     """The nodes, linked to their own pages."""
     links = []
     for identity, planned in findings.plan.nodes.items():
@@ -265,7 +265,7 @@ def _nodes(findings: Findings) -> str:
     return "<p>Pages of the nodes: " + ", ".join(links) + "</p>"
 
 
-def _failures(findings: Findings) -> str:
+def _failures_section(findings: Findings) -> str:
     store = findings.plan.store
     parts = []
     for identity, state in findings.states.items():
@@ -279,7 +279,7 @@ def _failures(findings: Findings) -> str:
     return section("What failed", *parts)
 
 
-def _repeat(findings: Findings) -> str:
+def _commands_section(findings: Findings) -> str:
     plan = findings.plan
     study = shlex.join(findings.command)
     lines = [f"pathways-lite study {verb} {study}" for verb in ("plan", "run", "report")]
@@ -287,7 +287,7 @@ def _repeat(findings: Findings) -> str:
         f"# {planned.node.label}\n" + shlex.join(["pathways-lite", *train_arguments(plan.store.run(identity))])
         for identity, planned in plan.nodes.items()
     ]
-    environment = next((run.latest("environment") for run in findings.runs.values()), None) or {}
+    environment = next((run.latest_summary("environment") for run in findings.runs.values()), None) or {}
     rows = [[str(name), str(value)] for name, value in environment.items()]
     return section(
         "How to repeat it",

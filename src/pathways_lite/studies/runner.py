@@ -16,7 +16,7 @@ from pathways_lite.studies.store import Failure, StudyStore
 from pathways_lite.studies.study import Node
 
 _POLL = 0.2  # seconds between looks at what is running
-_ELSEWHERE = 5.0  # seconds between looks at what another runner holds
+_CLAIM_RETRY = 5.0  # seconds between looks at what another runner holds
 
 
 @dataclass
@@ -49,50 +49,50 @@ class Runner:
         self.store, self.executor, self.progress = store, executor, progress
         self.outcome = Outcome()
         self._running: dict[str, _Running] = {}
-        self._open = dict(store.nodes)  # neither done nor failed nor held up, as far as is known
-        self._elsewhere: dict[str, float] = {}  # held by another runner: when to look again
+        self._pending = dict(store.nodes)  # neither done nor failed nor held up, as far as is known
+        self._retry_claim_at: dict[str, float] = {}  # held by another runner: when to look again
         self._started = time.time()
 
     def run(self) -> Outcome:
         """Train all that can be. The first SIGTERM or SIGINT is passed on: every node saves and ends."""
         with StopSignals() as signals, self.progress:
             try:
-                while self._open:
+                while self._pending:
                     if signals.requested:
-                        self._stop()
+                        self._stop_running()
                     else:
-                        self._start_what_can_be()
-                    self._look_at_running()
+                        self._start_ready_nodes()
+                    self._poll_running()
                     if signals.requested and not self._running:
                         break
                     self.progress.show(self.store, list(self._running))
                     time.sleep(_POLL)
             finally:
-                self._stop()
+                self._stop_running()
                 while self._running:
-                    self._look_at_running()
+                    self._poll_running()
                     time.sleep(_POLL)
             self.outcome.signal_status = signals.exit_status
         return self.outcome
 
     # ---- starting ----
 
-    def _start_what_can_be(self) -> None:
-        for identity, node in list(self._open.items()):
+    def _start_ready_nodes(self) -> None:
+        for identity, node in list(self._pending.items()):
             if identity in self._running:
                 continue
             if self.store.stage(identity).finished:
-                self._close(identity, f"{node.label}: done")
+                self._close_node(identity, f"{node.label}: done")
             elif node.parent in self.outcome.failed or node.parent in self.outcome.held_up:
                 self.outcome.held_up.append(identity)
-                self._close(identity, f"{node.label}: waiting for a failed one ({node.parent})")
-            elif node.parent not in self._open:
+                self._close_node(identity, f"{node.label}: waiting for a failed one ({node.parent})")
+            elif node.parent not in self._pending:
                 self._try_to_start(identity, node)
 
     def _try_to_start(self, identity: str, node: Node) -> None:
-        if len(self._running) >= self.executor.slots or time.monotonic() < self._elsewhere.get(identity, 0.0):
+        if len(self._running) >= self.executor.slots or time.monotonic() < self._retry_claim_at.get(identity, 0.0):
             return
-        claim = self._claim(identity, node)
+        claim = self._claim_node(identity, node)
         if claim is None:
             return
         failure = self.store.failure(identity)
@@ -100,14 +100,14 @@ class Runner:
             claim.release()
         elif failure is not None and failure.ended > self._started:
             claim.release()
-            self._failed(identity, node, failure)
+            self._record_failed(identity, node, failure)
         else:
-            self.store.forget_failure(identity)
+            self.store.clear_failure(identity)
             run = self.store.prepare(identity)
             self._running[identity] = _Running(self.executor.start(run, self.store.output(identity)), claim)
             self.progress.note(f"{node.label}: started ({identity})")
 
-    def _claim(self, identity: str, node: Node) -> RunLock | None:
+    def _claim_node(self, identity: str, node: Node) -> RunLock | None:
         """The right to train the node; None where another has it, or where a process left behind is still at it."""
         claim = RunLock(self.store.claim(identity), note=lambda line: None)
         with contextlib.suppress(UserError):
@@ -115,14 +115,14 @@ class Runner:
             if holder(self.store.run(identity).path) is None:
                 return claim
             claim.release()
-        if identity not in self._elsewhere:
+        if identity not in self._retry_claim_at:
             self.progress.note(f"{node.label}: another process trains it; waiting for that")
-        self._elsewhere[identity] = time.monotonic() + _ELSEWHERE
+        self._retry_claim_at[identity] = time.monotonic() + _CLAIM_RETRY
         return None
 
     # ---- ending ----
 
-    def _look_at_running(self) -> None:
+    def _poll_running(self) -> None:
         for identity, running in list(self._running.items()):
             status = running.job.poll()
             if status is None:
@@ -131,22 +131,22 @@ class Runner:
             node = self.store.nodes[identity]
             if self.store.stage(identity).finished:
                 self.outcome.trained.append(identity)
-                self._close(identity, f"{node.label}: done")
+                self._close_node(identity, f"{node.label}: done")
             elif running.stopping:
-                self._close(identity, f"{node.label}: stopped")
+                self._close_node(identity, f"{node.label}: stopped")
             else:
-                self._failed(identity, node, self.store.record_failure(identity, status))
+                self._record_failed(identity, node, self.store.record_failure(identity, status))
             running.claim.release()
 
-    def _failed(self, identity: str, node: Node, failure: Failure) -> None:
+    def _record_failed(self, identity: str, node: Node, failure: Failure) -> None:
         self.outcome.failed[identity] = failure
-        self._close(identity, f"{node.label}: failed, {failure.reason}")
+        self._close_node(identity, f"{node.label}: failed, {failure.reason}")
 
-    def _close(self, identity: str, news: str) -> None:
-        self._open.pop(identity, None)
+    def _close_node(self, identity: str, news: str) -> None:
+        self._pending.pop(identity, None)
         self.progress.note(news)
 
-    def _stop(self) -> None:
+    def _stop_running(self) -> None:
         for running in self._running.values():
             if not running.stopping:
                 running.stopping = True

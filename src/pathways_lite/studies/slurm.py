@@ -22,8 +22,8 @@ from pathways_lite.errors import UserError
 from pathways_lite.run_directory import RunDirectory, write_json
 from pathways_lite.studies.executor import train_command
 
-_ASK_AGAIN = 5.0  # seconds between questions to squeue
-_GONE = -signal.SIGKILL  # the status of a job that left no result behind
+_QUEUE_INTERVAL = 5.0  # seconds between questions to squeue
+_LOST_JOB = -signal.SIGKILL  # the status of a job that left no result behind
 
 
 class TrainNode:
@@ -65,7 +65,7 @@ class SlurmJob:
         if self.queue.has(self.number):
             return None
         status = self._result()  # it may have come while squeue was asked
-        return _GONE if status is None else status
+        return _LOST_JOB if status is None else status
 
     def stop(self) -> None:
         subprocess.run(["scancel", self.number], check=False)
@@ -84,19 +84,19 @@ class SlurmJob:
 class _Queue:
     """Which of the jobs are queued or running, asked for all at once and not too often."""
 
-    _known: set[str] = field(default_factory=set)
-    _asked: float = -_ASK_AGAIN
+    _job_numbers: set[str] = field(default_factory=set)
+    _queried_at: float = -_QUEUE_INTERVAL
 
     def has(self, number: str) -> bool:
-        if time.monotonic() - self._asked >= _ASK_AGAIN:
+        if time.monotonic() - self._queried_at >= _QUEUE_INTERVAL:
             found = subprocess.run(["squeue", "--noheader", "--me", "--format=%A"], capture_output=True, text=True)
             if found.returncode == 0:  # a controller that does not answer says nothing about jobs
-                self._known = set(found.stdout.split())
-            self._asked = time.monotonic()
-        return number in self._known
+                self._job_numbers = set(found.stdout.split())
+            self._queried_at = time.monotonic()
+        return number in self._job_numbers
 
     def add(self, number: str) -> None:
-        self._known.add(number)
+        self._job_numbers.add(number)
 
 
 class SlurmExecutor:
@@ -112,12 +112,14 @@ class SlurmExecutor:
         self.slots, self.folder, self._queue = jobs, folder, _Queue()
         try:
             self._executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
-            self._executor.update_parameters(**{_submitit_name(name): _number(v) for name, v in parameters.items()})
+            self._executor.update_parameters(
+                **{_submitit_name(name): _parse_value(v) for name, v in parameters.items()}
+            )
         except (RuntimeError, ValueError, NameError) as error:
             raise UserError(f"--executor slurm: {error}") from error
 
     def start(self, run: RunDirectory, output: Path) -> SlurmJob:
-        number = self._left_behind(run)
+        number = self._earlier_job(run)
         if number is None:
             self._executor.update_parameters(name=run.path.name)
             number = self._executor.submit(TrainNode(run.path.absolute(), output.absolute())).job_id
@@ -125,7 +127,7 @@ class SlurmExecutor:
         self._queue.add(number)
         return SlurmJob(number, self.folder, self._queue)
 
-    def _left_behind(self, run: RunDirectory) -> str | None:
+    def _earlier_job(self, run: RunDirectory) -> str | None:
         """The node's job that an earlier runner has submitted, if it is still there."""
         try:
             number = str(json.loads((run.path / "job.json").read_text())["number"])
@@ -140,5 +142,5 @@ def _submitit_name(name: str) -> str:
     return name if name in shared else f"slurm_{name}"
 
 
-def _number(value: str) -> int | str:
+def _parse_value(value: str) -> int | str:
     return int(value) if value.isdigit() else value

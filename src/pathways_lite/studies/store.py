@@ -26,7 +26,7 @@ from pathways_lite.studies.study import Node, node_chain
 State = Literal["done", "running", "failed", "stopped", "ready", "waiting", "held up"]
 """held up: waiting for a node that has failed, or for one that is held up itself."""
 
-_TAIL = 30  # lines
+_TAIL_LINES = 30  # lines
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class StudyStore:
     def stage(self, identity: str) -> StageDirectory:
         """The folder of the node's own stage."""
         run = self.run(identity)
-        return run.stage((_recipe_of(run, identity) or self.nodes[identity].recipe).stages[-1].name)
+        return run.stage((_read_recipe(run, identity) or self.nodes[identity].recipe).stages[-1].name)
 
     def prepare(self, identity: str) -> RunDirectory:
         """Write the node's recipe and link the stages before it, which need not be trained yet."""
@@ -77,7 +77,7 @@ class StudyStore:
         run = self.run(identity)
         run.path.mkdir(parents=True, exist_ok=True)
         # Names are no part of an identity: what the folders were called first, they stay.
-        known = _recipe_of(run, identity) or node.recipe
+        known = _read_recipe(run, identity) or node.recipe
         named = zip(node.recipe.stages, known.stages, strict=True)
         stages = tuple(stage.model_copy(update={"name": old.name}) for stage, old in named)
         write_recipe(node.recipe.model_copy(update={"stages": stages}), run.recipe_path)
@@ -110,19 +110,19 @@ class StudyStore:
 
     def failure(self, identity: str) -> Failure | None:
         """How the node's last process failed; None where it did not, or has not run."""
-        found = _read(self.run(identity).path / "failure.json")
+        found = _read_json(self.run(identity).path / "failure.json")
         return Failure(**found) if found else None
 
     def record_failure(self, identity: str, status: int) -> Failure:
-        failure = Failure(status, time.time(), tail(self.output(identity)))
+        failure = Failure(status, time.time(), read_tail(self.output(identity)))
         write_json(self.run(identity).path / "failure.json", vars(failure))
         return failure
 
-    def forget_failure(self, identity: str) -> None:
+    def clear_failure(self, identity: str) -> None:
         (self.run(identity).path / "failure.json").unlink(missing_ok=True)
 
 
-def tail(path: Path, lines: int = _TAIL) -> str:
+def read_tail(path: Path, lines: int = _TAIL_LINES) -> str:
     """The last lines of a text file; empty where there is none."""
     try:
         with path.open("rb") as file:
@@ -132,7 +132,7 @@ def tail(path: Path, lines: int = _TAIL) -> str:
         return ""
 
 
-def _recipe_of(run: RunDirectory, identity: str) -> Recipe | None:
+def _read_recipe(run: RunDirectory, identity: str) -> Recipe | None:
     """The recipe in the directory, if it is the node's."""
     try:
         recipe = run.recipe()
@@ -141,7 +141,7 @@ def _recipe_of(run: RunDirectory, identity: str) -> Recipe | None:
     return recipe if stage_identity(recipe, len(recipe.stages) - 1) == identity else None
 
 
-def _read(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

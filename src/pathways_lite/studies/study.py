@@ -115,6 +115,6 @@ def node_chain(nodes: Mapping[str, Node], identity: str) -> list[Node]:
     return chain
 
 
-def shared(nodes: Iterable[Node]) -> list[Node]:
+def shared_nodes(nodes: Iterable[Node]) -> list[Node]:
     """Those that more than one recipe contains."""
     return [node for node in nodes if len(node.users) > 1]

@@ -103,8 +103,8 @@ class RunLog:
         self._files[name] = os.open(self.directory / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def _append(self, name: str, kind: str, step: int, values: Mapping[str, Any]) -> Row:
-        row = _row(kind, step, values)
-        line = (json.dumps(row, default=_refuse, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        row = _make_row(kind, step, values)
+        line = (json.dumps(row, default=_reject_type, ensure_ascii=False, allow_nan=False) + "\n").encode()
         try:
             written = os.write(self._files[name], line)
         except OSError as error:
@@ -116,7 +116,7 @@ class RunLog:
     def _rewrite(self, name: str, keep: Callable[[Row], bool]) -> None:
         path = self.directory / name
         lines = path.read_bytes().splitlines(keepends=True)
-        kept = [line for number, line in enumerate(lines, 1) if keep(_parse(line, path, number))]
+        kept = [line for number, line in enumerate(lines, 1) if keep(_parse_line(line, path, number))]
         if kept == lines:
             return
         try:
@@ -131,7 +131,7 @@ class SilentLog:
     """The log of a process that writes none, as the first of the run's does. What it returns is what `RunLog` would."""
 
     def row(self, kind: str, step: int, **values: Any) -> Row:
-        return _row(kind, step, values)
+        return _make_row(kind, step, values)
 
     timing = row
 
@@ -154,23 +154,23 @@ def read_log(path: str | Path) -> list[Row]:
     if not path.exists():
         return []
     complete = path.read_bytes().rpartition(b"\n")[0]
-    return [_parse(line, path, number) for number, line in enumerate(complete.splitlines(), 1)]
+    return [_parse_line(line, path, number) for number, line in enumerate(complete.splitlines(), 1)]
 
 
-def _row(kind: str, step: int, values: Mapping[str, Any]) -> Row:
-    return {"kind": kind, "step": int(step)} | {key: plain(value) for key, value in values.items()}
+def _make_row(kind: str, step: int, values: Mapping[str, Any]) -> Row:
+    return {"kind": kind, "step": int(step)} | {key: to_json_types(value) for key, value in values.items()}
 
 
-def plain(value: Any) -> Any:
+def to_json_types(value: Any) -> Any:
     """`value` as JSON types that give it back exactly.
 
     A float32 becomes its shortest decimal (0.1, not 0.10000000149011612), which reads back as the same
     float32; a float64 keeps all its digits. NaN and infinities become strings, which `read_log` turns back.
     """
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_json_types(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_json_types(item) for item in value]
     if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
         value = _from_scalar(np.asarray(value))
     if isinstance(value, float) and not math.isfinite(value):
@@ -189,27 +189,27 @@ def _from_scalar(value: np.ndarray) -> Any:
     return float(str(value.astype(np.float32)))
 
 
-def _refuse(value: Any) -> Any:
+def _reject_type(value: Any) -> Any:
     raise TypeError(f"a log row holds scalars, text, lists and dicts, not {type(value).__name__}")
 
 
-def restore(value: Any) -> Any:
+def restore_floats(value: Any) -> Any:
     """Undo what `plain` did to NaN and infinities, in what JSON gave back."""
     if isinstance(value, dict):
-        return {key: restore(item) for key, item in value.items()}
+        return {key: restore_floats(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [restore(item) for item in value]
+        return [restore_floats(item) for item in value]
     return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
-def _parse(line: bytes, path: Path, number: int) -> Row:
+def _parse_line(line: bytes, path: Path, number: int) -> Row:
     try:
         row = json.loads(line)
     except ValueError:
         row = None
     if not isinstance(row, dict) or not isinstance(row.get("step"), int) or not isinstance(row.get("kind"), str):
         raise UserError(f"{path}:{number} is no row of a log (a JSON object with kind and step); remove that line")
-    restored: Row = restore(row)
+    restored: Row = restore_floats(row)
     return restored
 
 

@@ -68,13 +68,13 @@ def measured_peak(dtype: str, seconds: float = 2.0) -> float:
         x = jnp.ones((size, size), dtype)
         for layout in _LAYOUTS:
             product = jax.jit(layout).lower(x, x).compile()
-            runs = [_duration(product, x) for _ in range(_REPEATS + 1)]
+            runs = [_time_call(product, x) for _ in range(_REPEATS + 1)]
             best = max(best, flops / min(runs))
             left -= sum(runs)
     return best
 
 
-def _duration(product: Callable[..., jax.Array], x: jax.Array) -> float:
+def _time_call(product: Callable[..., jax.Array], x: jax.Array) -> float:
     start = time.perf_counter()
     product(x, x).block_until_ready()
     return time.perf_counter() - start

@@ -29,11 +29,11 @@ PALETTES: dict[Theme, Palette] = {
     "light": Palette("#1d2433", "#6b7280", "#e3e6ea", ("#0060a8", "#c04a00", "#007a58", "#a0357b", "#7a6a00")),
     "dark": Palette("#e8eaee", "#9aa3b0", "#333a45", ("#6cb8ff", "#ff9a52", "#3fcf9f", "#f08cc9", "#e0cf4a")),
 }
-_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v")
 
 
-def look(i: int, palette: Palette) -> dict[str, Any]:
+def line_style(i: int, palette: Palette) -> dict[str, Any]:
     """Colour, line style and marker of the `i`-th of several lines.
 
     Any one of them tells five lines apart, and together they tell twenty-five.
@@ -42,7 +42,7 @@ def look(i: int, palette: Palette) -> dict[str, Any]:
     again = i // len(palette.series)  # how often the colours have been used up
     return {
         "color": pick(palette.series, i),
-        "linestyle": pick(_STYLES, i + again),
+        "linestyle": pick(_LINE_STYLES, i + again),
         "marker": pick(_MARKERS, i + 2 * again),
     }
 
@@ -72,7 +72,7 @@ def style(theme: Theme) -> Iterator[Palette]:
         yield palette
 
 
-def svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
     """The figure as SVG text with a transparent background; to be called within `style`."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})

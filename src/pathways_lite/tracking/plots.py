@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from pathways_lite.tracking.log import Row
-from pathways_lite.tracking.plot_style import Palette, Theme, annotate, look, style, svg
+from pathways_lite.tracking.plot_style import Palette, Theme, annotate, line_style, style, to_svg
 from pathways_lite.tracking.run_data import RunData, smooth
 
-_AVERAGE = "average_domain_weights"
+_AVERAGE_WEIGHTS = "average_domain_weights"
 
 # More points than a screen has columns only make the file large.
 _MAX_POINTS = 1500
@@ -25,7 +25,7 @@ _MAX_POINTS = 1500
 def save_curves(run: RunData, *paths: str | Path) -> None:
     """Write the loss curves as PNG or SVG, by the ending of each path."""
     with style("light") as palette:
-        figure = _curves(run, palette)
+        figure = _draw_curves(run, palette)
         for path in paths:
             figure.savefig(path, dpi=160, facecolor="white")
 
@@ -33,7 +33,7 @@ def save_curves(run: RunData, *paths: str | Path) -> None:
 def curves_svg(run: RunData, theme: Theme) -> str:
     """The loss curves as SVG text with a transparent background."""
     with style(theme) as palette:
-        return svg(_curves(run, palette))
+        return to_svg(_draw_curves(run, palette))
 
 
 def speed_svg(run: RunData, theme: Theme) -> str | None:
@@ -41,14 +41,14 @@ def speed_svg(run: RunData, theme: Theme) -> str | None:
     if not any(row["kind"] == "train" for stage in run.stages for row in stage.timings):
         return None
     with style(theme) as palette:
-        return svg(_speed(run, palette))
+        return to_svg(_draw_speed(run, palette))
 
 
 # ---- loss, held-out bits per byte, learning rate ----
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _StageRows:
     """The rows of one stage, with `tokens` and `flops` counted over the chain. Lines are not drawn across stages."""
 
     name: str
@@ -58,7 +58,7 @@ class _Piece:
     events: list[Row]
 
 
-def _pieces(run: RunData) -> list[_Piece]:
+def _stage_rows(run: RunData) -> list[_StageRows]:
     pieces = []
     tokens, flops = 0, 0
     for stage in run.stages:
@@ -67,16 +67,16 @@ def _pieces(run: RunData) -> list[_Piece]:
                 kind: [row | {"tokens": row["tokens"] + tokens, "flops": row["flops"] + flops} for row in rows]
                 for kind, rows in (("train", stage.of_kind("train")), ("eval", stage.of_kind("eval")))
             }
-            pieces.append(_Piece(stage.name, tokens, shifted["train"], shifted["eval"], stage.of_kind("event")))
+            pieces.append(_StageRows(stage.name, tokens, shifted["train"], shifted["eval"], stage.of_kind("event")))
         tokens, flops = tokens + stage.last.get("tokens", 0), flops + stage.last.get("flops", 0)
     return pieces
 
 
-def _curves(run: RunData, palette: Palette) -> Figure:
-    pieces = _pieces(run)
+def _draw_curves(run: RunData, palette: Palette) -> Figure:
+    pieces = _stage_rows(run)
     panels: list[tuple[float, Callable[[Axes], None]]] = [(3.0, lambda ax: _draw_loss(ax, pieces, palette))]
     if any(piece.evals for piece in pieces):
-        baselines = run.latest("compressors") or {}
+        baselines = run.latest_summary("compressors") or {}
         panels.append((2.6, lambda ax: _draw_held_out(ax, pieces, baselines, palette)))
     if any("domain_weights" in row for piece in pieces for row in piece.train):
         panels.append((1.8, lambda ax: _draw_domain_weights(ax, pieces, palette)))
@@ -96,12 +96,12 @@ def _curves(run: RunData, palette: Palette) -> Figure:
     axes[-1].set_xlabel("training tokens")
     axes[-1].xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes[-1].set_xlim(left=0)
-    _flops_axis(axes[0], [row for piece in pieces for row in piece.train])
+    _add_flops_axis(axes[0], [row for piece in pieces for row in piece.train])
     figure.align_ylabels()
     return figure
 
 
-def _draw_loss(ax: Axes, pieces: Sequence[_Piece], palette: Palette) -> None:
+def _draw_loss(ax: Axes, pieces: Sequence[_StageRows], palette: Palette) -> None:
     color, points = palette.series[0], 0
     window = min(101, sum(len(piece.train) for piece in pieces) // 25) | 1
     for piece in pieces:
@@ -118,13 +118,13 @@ def _draw_loss(ax: Axes, pieces: Sequence[_Piece], palette: Palette) -> None:
     _mark_events(ax, pieces, palette)
     ax.set_ylabel("loss (nats per token)")
     if points:
-        _leave_out_first_steps(ax, [row for piece in pieces for row in piece.train], palette)
+        _crop_first_steps(ax, [row for piece in pieces for row in piece.train], palette)
         ax.legend()
     else:
-        _empty(ax, "no training step is logged yet", palette)
+        _draw_placeholder(ax, "no training step is logged yet", palette)
 
 
-def _leave_out_first_steps(ax: Axes, rows: Sequence[Row], palette: Palette) -> None:
+def _crop_first_steps(ax: Axes, rows: Sequence[Row], palette: Palette) -> None:
     """Let the highest hundredth of the losses of a long run leave the picture, and say where it began.
 
     An untrained model's loss would press everything that is worth seeing against the bottom.
@@ -139,11 +139,11 @@ def _leave_out_first_steps(ax: Axes, rows: Sequence[Row], palette: Palette) -> N
 
 
 def _draw_held_out(
-    ax: Axes, pieces: Sequence[_Piece], baselines: Mapping[str, Mapping[str, float]], palette: Palette
+    ax: Axes, pieces: Sequence[_StageRows], baselines: Mapping[str, Mapping[str, float]], palette: Palette
 ) -> None:
     domains = list(dict.fromkeys(name for piece in pieces for row in piece.evals for name in row["domains"]))
     for i, domain in enumerate(domains):
-        line = look(i, palette)
+        line = line_style(i, palette)
         for piece in pieces:
             rows = [row for row in piece.evals if domain in row["domains"]]
             bits = [row["domains"][domain].get("bits_per_byte", np.nan) for row in rows]
@@ -160,15 +160,15 @@ def _draw_held_out(
     ax.legend()
 
 
-def _draw_domain_weights(ax: Axes, pieces: Sequence[_Piece], palette: Palette) -> None:
+def _draw_domain_weights(ax: Axes, pieces: Sequence[_StageRows], palette: Palette) -> None:
     """What proxies learn: the average weight of each domain, and faintly the weight at each step."""
     learning = [[row for row in piece.train if "domain_weights" in row] for piece in pieces]
     domains = list(dict.fromkeys(name for rows in learning for row in rows for name in row["domain_weights"]))
     for i, domain in enumerate(domains):
-        line, label = look(i, palette), domain
+        line, label = line_style(i, palette), domain
         for rows in filter(None, learning):
             tokens = _column(rows, "tokens")
-            at_each, average = ([row[name][domain] for row in rows] for name in ("domain_weights", _AVERAGE))
+            at_each, average = ([row[name][domain] for row in rows] for name in ("domain_weights", _AVERAGE_WEIGHTS))
             ax.plot(tokens, at_each, color=line["color"], alpha=0.35, linewidth=0.8)
             ax.plot(tokens, average, linewidth=1.4, markersize=4.5, markevery=1 + len(rows) // 20, label=label, **line)
             label = "_"
@@ -176,7 +176,7 @@ def _draw_domain_weights(ax: Axes, pieces: Sequence[_Piece], palette: Palette) -
     ax.legend(ncols=2)
 
 
-def _draw_learning_rate(ax: Axes, pieces: Sequence[_Piece], palette: Palette) -> None:
+def _draw_learning_rate(ax: Axes, pieces: Sequence[_StageRows], palette: Palette) -> None:
     for piece in pieces:
         rows = [row for row in piece.train if "learning_rate" in row]
         ax.plot(_column(rows, "tokens"), _column(rows, "learning_rate"), color=palette.series[2], linewidth=1.4)
@@ -185,7 +185,7 @@ def _draw_learning_rate(ax: Axes, pieces: Sequence[_Piece], palette: Palette) ->
     ax.yaxis.set_major_locator(MaxNLocator(3))
 
 
-def _mark_events(ax: Axes, pieces: Sequence[_Piece], palette: Palette) -> None:
+def _mark_events(ax: Axes, pieces: Sequence[_StageRows], palette: Palette) -> None:
     """A small triangle at the bottom where something happened to the training itself."""
     tokens = [
         float(np.interp(event["step"], _column(piece.train, "step"), _column(piece.train, "tokens")))
@@ -200,18 +200,18 @@ def _mark_events(ax: Axes, pieces: Sequence[_Piece], palette: Palette) -> None:
         )  # fmt: skip
 
 
-def _flops_axis(ax: Axes, rows: Sequence[Row]) -> None:
+def _add_flops_axis(ax: Axes, rows: Sequence[Row]) -> None:
     """A second axis on top: model FLOPs, which grow at another rate per token in each stage."""
     tokens, flops = _column(rows, "tokens"), _column(rows, "flops")
     tokens, flops = np.concatenate([[0.0], tokens]), np.concatenate([[0.0], flops])
     if len(tokens) < 2 or np.any(np.diff(tokens) <= 0) or np.any(np.diff(flops) <= 0):
         return
-    top = ax.secondary_xaxis("top", functions=(_line_through(tokens, flops), _line_through(flops, tokens)))
+    top = ax.secondary_xaxis("top", functions=(_piecewise_linear(tokens, flops), _piecewise_linear(flops, tokens)))
     top.xaxis.set_major_formatter(EngFormatter(sep=" "))
     top.set_xlabel("model FLOPs")
 
 
-def _line_through(a: np.ndarray, b: np.ndarray) -> Callable[[Any], np.ndarray]:
+def _piecewise_linear(a: np.ndarray, b: np.ndarray) -> Callable[[Any], np.ndarray]:
     """The piecewise linear function through the points (a, b), its first and last pieces extended for ever."""
 
     def line(x: Any) -> np.ndarray:
@@ -229,7 +229,7 @@ def _line_through(a: np.ndarray, b: np.ndarray) -> Callable[[Any], np.ndarray]:
 _PAUSES = (("compile", "compiling", "//"), ("evaluate", "evaluating", ""), ("save", "saving", "xxx"))
 
 
-def _speed(run: RunData, palette: Palette) -> Figure:
+def _draw_speed(run: RunData, palette: Palette) -> Figure:
     figure = Figure(figsize=(7.2, 2.8), layout="constrained")
     ax = figure.subplots()
     offset = 0.0  # minutes in the stages before
@@ -266,14 +266,14 @@ def _column(rows: Sequence[Row], name: str) -> np.ndarray:
     return np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
 
 
-def _empty(ax: Axes, message: str, palette: Palette) -> None:
+def _draw_placeholder(ax: Axes, message: str, palette: Palette) -> None:
     ax.text(0.5, 0.5, message, transform=ax.transAxes, ha="center", va="center", color=palette.faint)
 
 
 # A picture of how dense each layer's arrays are.
 
 
-NUMBERED = 24
+MAX_NUMBERED_LAYERS = 24
 """Up to so many layers, shares are written into the picture."""
 
 
@@ -294,7 +294,7 @@ def draw_densities(densities: Mapping[str, np.ndarray], path: Path) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
         ax.set_xlabel("layer, from the bottom")
         for (at, layer), share in np.ndenumerate(grid):
-            if layers <= NUMBERED and not np.isnan(share):
+            if layers <= MAX_NUMBERED_LAYERS and not np.isnan(share):
                 color = "white" if share > 0.6 else palette.ink
                 ax.text(layer, at, f"{100 * share:.0f}", ha="center", va="center", fontsize=7.5, color=color)
         figure.colorbar(image, ax=ax, label="active weights (%)")

@@ -19,7 +19,7 @@ from rich.text import Text
 from pathways_lite.tracking.formatting import duration, si
 
 # Weight of the newest loss in the shown average. Steps differ in difficulty; a tenth makes the trend readable.
-_NEWEST = 0.1
+_SMOOTHING = 0.1
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,17 @@ class Progress:
         self.interval = interval
         self.now = now
         self.status = Status(step=step)
-        self._first: tuple[float, int] | None = None  # time and tokens of the first update
-        self._printed = -math.inf
+        self._first_update: tuple[float, int] | None = None  # time and tokens of the first update
+        self._printed_at = -math.inf
         terminal = self.console.is_terminal and not self.console.is_dumb_terminal
         self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4) if terminal else None
 
     def update(self, step: int, *, tokens: int, loss: float, tokens_per_second: float, flops_per_second: float) -> None:
         """After `step` steps and `tokens` tokens of the stage; the rates are of training alone."""
         old, now = self.status, self.now()
-        if self._first is None:
-            self._first = (now, tokens)
-        smooth = loss if not math.isfinite(old.loss) else old.loss + _NEWEST * (loss - old.loss)
+        if self._first_update is None:
+            self._first_update = (now, tokens)
+        smooth = loss if not math.isfinite(old.loss) else old.loss + _SMOOTHING * (loss - old.loss)
         self.status = replace(
             old,
             step=step,
@@ -89,8 +89,8 @@ class Progress:
             flops_per_second=flops_per_second,
             remaining=self._remaining(tokens, tokens_per_second, now),
         )
-        if self._live is None and (now - self._printed >= self.interval or step >= self.total_steps):
-            self._printed = now
+        if self._live is None and (now - self._printed_at >= self.interval or step >= self.total_steps):
+            self._printed_at = now
             self._print_line(self.status_line())
 
     def evaluated(self, step: int, bits_per_byte: Mapping[str, float]) -> None:
@@ -114,7 +114,7 @@ class Progress:
 
         As plain lines, phases before the first step show that it goes on; later ones are told where they took long.
         """
-        outer, start, first = self.status.phase, self.now(), self._first is None
+        outer, start, first = self.status.phase, self.now(), self._first_update is None
         self.status = replace(self.status, phase=name)
         if self._live is None and first:
             self._print_line(f"{self.title}: {name} ...")
@@ -147,8 +147,8 @@ class Progress:
 
     def _remaining(self, tokens: int, tokens_per_second: float, now: float) -> float:
         """Seconds left at the pace since the first update, which counts evaluating and saving too."""
-        assert self._first is not None
-        start, before = self._first
+        assert self._first_update is not None
+        start, before = self._first_update
         pace = (tokens - before) / (now - start) if now > start and tokens > before else tokens_per_second
         return max(0, self.total_tokens - tokens) / pace if pace > 0 else math.nan
 

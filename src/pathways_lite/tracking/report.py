@@ -31,20 +31,30 @@ def write_report(run_directory: str | Path, path: str | Path | None = None) -> P
 
 def render(run: RunData) -> str:
     """The page as HTML. All text of the run is escaped; nothing outside the page is loaded."""
-    sections = (_header, _results, _curves, _samples, _cost, _events, _recipe, _origin, _problems)
+    sections = (
+        _header_section,
+        _results_section,
+        _curves_section,
+        _samples_section,
+        _cost_section,
+        _events_section,
+        _recipe_section,
+        _origin_section,
+        _problems_section,
+    )
     return page(f"{run.name}: pathways_lite run", "".join(make(run) for make in sections))
 
 
-def _header(run: RunData) -> str:
+def _header_section(run: RunData) -> str:
     last = next((stage for stage in reversed(run.stages) if stage.begun), None)
     if last is None:
         state = "Not begun."
-    elif run.finished:
+    elif run.is_finished:
         state = "Finished."
     else:
         step = max([row["step"] for row in (*last.rows, *last.timings)], default=0)
         state = f"Not finished: stage {last.name} is at step {step:,}, as of this page."
-    model = run.latest("model") or {}
+    model = run.latest_summary("model") or {}
     facts = [f"{si(model['parameters'])} parameters"] if "parameters" in model else []
     tokens, flops = (sum(stage.last.get(name, 0) for stage in run.stages) for name in ("tokens", "flops"))
     facts += [f"{si(tokens)} training tokens", si(flops, "FLOPs")] if tokens else []
@@ -55,15 +65,15 @@ def _header(run: RunData) -> str:
 # ---- held-out results ----
 
 
-def _results(run: RunData) -> str:
+def _results_section(run: RunData) -> str:
     stage = next((stage for stage in reversed(run.stages) if stage.evaluation), None)
     if stage is None:
         return ""
     results = stage.evaluation
-    baselines: Mapping[str, Mapping[str, float]] = run.latest("compressors") or {}
+    baselines: Mapping[str, Mapping[str, float]] = run.latest_summary("compressors") or {}
     names = list(dict.fromkeys(name for domain in results for name in baselines.get(domain, {})))
     rows = [_result_row(domain, result, baselines.get(domain, {}), names) for domain, result in results.items()]
-    together = _together(results, baselines)
+    together = _combined_results(results, baselines)
     if together:
         rows.append(_result_row("all", *together, names))
     header = ["domain", "loss (nats/token)", "perplexity", "bits per byte", *names]
@@ -84,27 +94,29 @@ def _results(run: RunData) -> str:
         )
         if names
         else "",
-        _denoisers(stage),
+        _denoisers_table(stage),
     )
 
 
-def _denoisers(stage: StageData) -> str:
+def _denoisers_table(stage: StageData) -> str:
     """A table of the objective's own losses, where it has other than the causal one."""
     found = stage.denoisers
     if not found:
         return ""
-    rows = [[name, _fixed(result.get("loss"), 4), f"{result.get('tokens', 0):,}"] for name, result in found.items()]
+    rows = [
+        [name, _format_fixed(result.get("loss"), 4), f"{result.get('tokens', 0):,}"] for name, result in found.items()
+    ]
     header = ["denoiser", "loss (nats/token with loss)", "tokens with loss"]
     return table(header, rows, caption=f"Stage {stage.name}, held-out text. {NOT_COMPARABLE}")
 
 
 def _result_row(domain: str, result: Mapping[str, Any], baseline: Mapping[str, float], names: list[str]) -> list[str]:
     digits = {"loss": 4, "perplexity": 2, "bits_per_byte": 4}
-    own = [_fixed(result.get(name), places) for name, places in digits.items()]
-    return [domain, *own, *(_fixed(baseline.get(name), 4) for name in names)]
+    own = [_format_fixed(result.get(name), places) for name, places in digits.items()]
+    return [domain, *own, *(_format_fixed(baseline.get(name), 4) for name in names)]
 
 
-def _together(
+def _combined_results(
     results: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, float]]
 ) -> tuple[dict[str, float], dict[str, float]] | None:
     """All domains as one text, by their sums; None for a single domain or where sums are missing."""
@@ -135,20 +147,20 @@ def _verdict(what: str, result: Mapping[str, Any], baseline: Mapping[str, float]
 # ---- curves and samples ----
 
 
-def _curves(run: RunData) -> str:
+def _curves_section(run: RunData) -> str:
     if not any(stage.rows for stage in run.stages):
         return ""
     alt = "Training loss, held-out bits per byte per domain, and learning rate, against training tokens"
     caption = "Against training tokens (below) and model FLOPs (above), stages joined."
-    if run.latest("compressors"):
+    if run.latest_summary("compressors"):
         caption += " Horizontal lines: what xz -9 makes of the same held-out text."
     figure = picture(curves_svg(run, "light"), curves_svg(run, "dark"), alt=alt, caption=caption)
     return section("How it learned", figure)
 
 
-def _samples(run: RunData) -> str:
+def _samples_section(run: RunData) -> str:
     parts = []
-    for sample in run.latest("samples") or []:
+    for sample in run.latest_summary("samples") or []:
         settings = ", ".join(f"{name} {value}" for name, value in sample.items() if name not in ("prompt", "text"))
         parts.append(paragraph(settings, "note") if settings else "")
         prompt = f'<span class="prompt">{escape(str(sample.get("prompt", "")))}</span>'
@@ -160,19 +172,19 @@ def _samples(run: RunData) -> str:
 # ---- cost ----
 
 
-def _cost(run: RunData) -> str:
+def _cost_section(run: RunData) -> str:
     stages = [(stage, Ledger.from_json(stage.ledger["stage"])) for stage in run.stages if stage.ledger.get("stage")]
     light, dark = speed_svg(run, "light"), speed_svg(run, "dark")
     alt, caption = "Tokens per second against running time", "Speed, and what interrupted it."
     return section(
         "What it cost",
-        *_accounts(stages),
-        paragraph(_speed(stages, run.latest("peak_flops"))) if stages else "",
+        *_ledger_tables(stages),
+        paragraph(_speed_sentences(stages, run.latest_summary("peak_flops"))) if stages else "",
         picture(light, dark, alt=alt, caption=caption) if light and dark else "",
     )
 
 
-def _accounts(stages: list[tuple[StageData, Ledger]]) -> list[str]:
+def _ledger_tables(stages: list[tuple[StageData, Ledger]]) -> list[str]:
     """The ledgers as tables: what is reproducible, and the time it took."""
     if not stages:
         return []
@@ -195,7 +207,7 @@ def _accounts(stages: list[tuple[StageData, Ledger]]) -> list[str]:
     ]
 
 
-def _speed(stages: list[tuple[StageData, Ledger]], peak: float | None) -> str:
+def _speed_sentences(stages: list[tuple[StageData, Ledger]], peak: float | None) -> str:
     sentences = []
     for stage, ledger in stages:
         seconds = ledger.seconds.train
@@ -210,7 +222,7 @@ def _speed(stages: list[tuple[StageData, Ledger]], peak: float | None) -> str:
 # ---- events, recipe, origin ----
 
 
-def _events(run: RunData) -> str:
+def _events_section(run: RunData) -> str:
     rows = []
     for stage in run.stages:
         events = [row for row in (*stage.rows, *stage.timings) if row["kind"] == "event"]
@@ -221,7 +233,7 @@ def _events(run: RunData) -> str:
     return section("What happened", table(["stage", "step", "event", "details"], rows, text=True) if rows else "")
 
 
-def _recipe(run: RunData) -> str:
+def _recipe_section(run: RunData) -> str:
     rows = []
     for stage in run.recipe.get("stages", []):
         model, data, optimizer = (stage.get(part, {}) for part in ("model", "data", "optimizer"))
@@ -241,20 +253,20 @@ def _recipe(run: RunData) -> str:
     return section("Recipe", table(["", ""], rows, text=True), full)
 
 
-def _origin(run: RunData) -> str:
-    command, environment = run.latest("command"), run.latest("environment") or {}
+def _origin_section(run: RunData) -> str:
+    command, environment = run.latest_summary("command"), run.latest_summary("environment") or {}
     rows = [[str(name), str(value)] for name, value in environment.items()]
     return section(
         "How it was made",
         f"<pre>\n{escape(str(command))}</pre>" if command else "",
         table(["", ""], rows, text=True) if rows else "",
-        _files(run),
+        _file_links(run),
     )
 
 
-def _files(run: RunData) -> str:
+def _file_links(run: RunData) -> str:
     """The run's files, linked relative to the page, checkpoints as folders."""
-    found = [path for folder in (run.directory, *(s.directory for s in run.stages)) for path in _children(folder)]
+    found = [path for folder in (run.directory, *(s.directory for s in run.stages)) for path in _list_files(folder)]
     if not found:
         return ""
     links = []
@@ -264,18 +276,18 @@ def _files(run: RunData) -> str:
     return "<p>Files: " + ", ".join(links) + "</p>"
 
 
-def _children(folder: Path) -> list[Path]:
+def _list_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     stage_folders_apart = (path for path in folder.iterdir() if not (path / "log.jsonl").exists())
     return sorted(path for path in stage_folders_apart if path.suffix != ".html" and not path.name.startswith("."))
 
 
-def _problems(run: RunData) -> str:
+def _problems_section(run: RunData) -> str:
     return section("What could not be read", *(paragraph(problem) for problem in run.problems))
 
 
-def _fixed(value: Any, places: int) -> str:
+def _format_fixed(value: Any, places: int) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:,.{places}f}"
 
 

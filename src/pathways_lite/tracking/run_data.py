@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from pathways_lite.errors import UserError
-from pathways_lite.tracking.log import LOG, TIMINGS, Row, read_log, restore
+from pathways_lite.tracking.log import LOG, TIMINGS, Row, read_log, restore_floats
 
 RECIPE = "recipe.json"
 LEDGER = "ledger.json"
@@ -89,10 +89,10 @@ class RunData:
         return str(self.recipe.get("name", self.directory.resolve().name))
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         return bool(self.stages) and all(stage.finished for stage in self.stages)
 
-    def latest(self, key: str) -> Any:
+    def latest_summary(self, key: str) -> Any:
         """`key` of the last stage's summary that has it; None where none does."""
         return next((stage.summary[key] for stage in reversed(self.stages) if stage.summary.get(key)), None)
 
@@ -132,7 +132,7 @@ def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = restore(json.loads(path.read_text(encoding="utf-8")))
+        content = restore_floats(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         problems.append(f"{path} cannot be read: {error}")
         return {}

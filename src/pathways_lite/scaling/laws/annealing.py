@@ -12,7 +12,7 @@ from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
 from pathways_lite.scaling.table import Table
 
 
-def tissue(v: Values, x: Columns) -> Any:
+def annealing_loss(v: Values, x: Columns) -> Any:
     """L(s) = L0 + A S1^-alpha - C S2."""
     return v["L0"] + v["A"] * power(x["S1"], -v["alpha"]) - v["C"] * x["S2"]
 
@@ -26,18 +26,18 @@ TISSUE = Law(
     target="L",
     parameters=(
         Parameter("L0", (0.2, 2.0)),
-        Parameter("A", (0.02, 2.0), centre=(("-alpha", "S1"),)),
+        Parameter("A", (0.02, 2.0), center=(("-alpha", "S1"),)),
         Parameter("C", (0.01, 20.0)),
         Parameter("alpha", (0.1, 1.0)),
     ),
-    predict=tissue,
-    varied=("S1",),
+    predict=annealing_loss,
+    must_vary=("S1",),
     any_sign=("S2",),
     published=(("Tissue et al., momentum 0.999", (2.628, 0.429, 0.411, 0.550)),),
 )
 
 
-def annealing_warnings(rates: np.ndarray) -> list[str]:
+def schedule_warnings(rates: np.ndarray) -> list[str]:
     """What the law gets wrong about a schedule [steps], in sentences; empty where nothing is known to be wrong."""
     found = []
     if np.any(rates[1:] <= 0):
@@ -53,7 +53,7 @@ def annealing_warnings(rates: np.ndarray) -> list[str]:
 # ---- multi-power law ----
 
 
-def multi_power(v: Values, x: Columns) -> Any:
+def multi_power_loss(v: Values, x: Columns) -> Any:
     """L(s) = L0 + A S1(s)^-alpha - B sum_k (eta_{k-1} - eta_k) G(eta_k^-gamma (S1(s) - S1(k-1))).
 
     G(y) = 1 - (1 + C y)^-beta. `x` has per row S1 and `falls`, `log_rate`, `before` [rows, falls]: the falls of the
@@ -74,15 +74,15 @@ MULTI_POWER = Law(
     target="L",
     parameters=(
         Parameter("L0", (0.2, 4.0)),
-        Parameter("A", (0.02, 2.0), centre=(("-alpha", "S1"),)),
+        Parameter("A", (0.02, 2.0), center=(("-alpha", "S1"),)),
         Parameter("alpha", (0.2, 1.0)),
         Parameter("B", (50.0, 1000.0)),
         Parameter("C", (0.1, 5.0)),
         Parameter("beta", (0.2, 1.0)),
         Parameter("gamma", (0.2, 1.0)),
     ),
-    predict=multi_power,
-    varied=("S1",),
+    predict=multi_power_loss,
+    must_vary=("S1",),
     any_sign=("falls", "log_rate", "before"),
     published=(
         ("25M", (3.0405, 0.5247, 0.5079, 363.79, 2.0656, 0.5828, 0.6414)),
@@ -91,7 +91,7 @@ MULTI_POWER = Law(
 )
 
 
-def fall_columns(curves: Sequence[tuple[np.ndarray, np.ndarray]], *, pieces: int | None = None) -> Table:
+def fall_columns(curves: Sequence[tuple[np.ndarray, np.ndarray]], *, max_groups: int | None = None) -> Table:
     """The columns of the multi-power law for rows at `steps` of schedules `rates`, given as (rates, steps) pairs.
 
     The rises of the warm-up count too, with their sign, as in the authors' code. With `pieces`, the steps at which the
@@ -103,7 +103,7 @@ def fall_columns(curves: Sequence[tuple[np.ndarray, np.ndarray]], *, pieces: int
         area = np.cumsum(rates)
         at = np.arange(1, len(rates))
         at = at[rates[at] != rates[at - 1]]
-        groups = _pieces(at, np.sign(rates[at - 1] - rates[at]), pieces)
+        groups = _group_steps(at, np.sign(rates[at - 1] - rates[at]), max_groups)
         fall = np.array([np.sum(rates[g - 1] - rates[g]) for g in groups])
         middle = np.array([g[len(g) // 2] for g in groups], int)
         reached = middle[None, :] <= steps[:, None]
@@ -119,9 +119,9 @@ def fall_columns(curves: Sequence[tuple[np.ndarray, np.ndarray]], *, pieces: int
     return {name: np.concatenate([pad(part[name]) for part in parts]) for name in parts[0]}
 
 
-def _pieces(at: np.ndarray, sign: np.ndarray, pieces: int | None) -> list[np.ndarray]:
+def _group_steps(steps: np.ndarray, signs: np.ndarray, max_groups: int | None) -> list[np.ndarray]:
     """The steps `at`, alone or in up to `pieces` groups per uninterrupted rise or fall."""
-    if pieces is None or not len(at):
-        return [at[i : i + 1] for i in range(len(at))]
-    ends = np.flatnonzero((np.diff(at) > 1) | (np.diff(sign) != 0)) + 1
-    return [group for run in np.split(at, ends) for group in np.array_split(run, min(pieces, len(run)))]
+    if max_groups is None or not len(steps):
+        return [steps[i : i + 1] for i in range(len(steps))]
+    ends = np.flatnonzero((np.diff(steps) > 1) | (np.diff(signs) != 0)) + 1
+    return [group for run in np.split(steps, ends) for group in np.array_split(run, min(max_groups, len(run)))]

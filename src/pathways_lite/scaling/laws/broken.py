@@ -29,11 +29,11 @@ BROKEN = Law(
     inputs=("x",),
     target="y",
     parameters=(
-        Parameter("a", (0.01, 0.9), of_target=True),
-        Parameter("b", (0.1, 3.0), of_target=True, centre=(("c0", "x"),)),
+        Parameter("a", (0.01, 0.9), in_target_units=True),
+        Parameter("b", (0.1, 3.0), in_target_units=True, center=(("c0", "x"),)),
         Parameter("c0", (-0.1, 0.5), kind="real"),
         Parameter("c1", (0.2, 6.0), kind="real"),
-        Parameter("d1", (0.3, 3.0), centre=(("-1", "x"),)),
+        Parameter("d1", (0.3, 3.0), center=(("-1", "x"),)),
         Parameter("f1", (0.03, 1.0)),
     ),
     predict=broken,
@@ -44,7 +44,7 @@ BROKEN = Law(
 
 
 @dataclass(frozen=True)
-class Shape:
+class CurveShape:
     """How a curve runs over ln x: "falling", "rising", "u" or "inverted u", and by how much the BIC prefers a bend."""
 
     kind: str
@@ -52,7 +52,7 @@ class Shape:
     turning_point: float | None
 
 
-def shape(x: np.ndarray, y: np.ndarray) -> Shape:
+def classify_shape(x: np.ndarray, y: np.ndarray) -> CurveShape:
     """Whether y(x) has a turning point: a line against a parabola in ln x by their BIC, the vertex inside the data.
 
     A bend counts from a gain of 6 in BIC ("strong", Kass and Raftery 1995). Raises UserError for fewer than 5 points.
@@ -71,5 +71,5 @@ def shape(x: np.ndarray, y: np.ndarray) -> Shape:
     curvature, slope = fits[1][0], fits[1][1]
     vertex = -slope / (2 * curvature) + u.mean() if curvature else np.inf
     if gain > 6 and u.min() < vertex < u.max():
-        return Shape("u" if curvature > 0 else "inverted u", gain, float(np.exp(vertex)))
-    return Shape("falling" if fits[0][0] < 0 else "rising", gain, None)
+        return CurveShape("u" if curvature > 0 else "inverted u", gain, float(np.exp(vertex)))
+    return CurveShape("falling" if fits[0][0] < 0 else "rising", gain, None)

@@ -21,8 +21,8 @@ def optimal(v: Values, C: Any) -> dict[str, Any]:
 
 
 PARAMETERS = (
-    Parameter("A", (0.02, 2.0), "nats", centre=(("-alpha", "N"),)),
-    Parameter("B", (0.02, 2.0), "nats", centre=(("-beta", "D"),)),
+    Parameter("A", (0.02, 2.0), "nats", center=(("-alpha", "N"),)),
+    Parameter("B", (0.02, 2.0), "nats", center=(("-beta", "D"),)),
     Parameter("E", (0.2, 2.5), "nats"),
     Parameter("alpha", (0.1, 1.0), kind="real"),
     Parameter("beta", (0.1, 1.0), kind="real"),

@@ -19,7 +19,7 @@ BLEU = Law(
     inputs=("D",),
     target="BLEU",
     parameters=(
-        Parameter("A", (2.0, 1e4), centre=(("alpha", "D"),)),
+        Parameter("A", (2.0, 1e4), center=(("alpha", "D"),)),
         Parameter("alpha", (0.05, 2.0)),
         Parameter("beta", (0.3, 2.0)),
     ),
@@ -30,7 +30,7 @@ BLEU = Law(
 )
 
 
-def alignment(p_source: float, p_target: float) -> float:
+def alignment_score(p_source: float, p_target: float) -> float:
     """Alignment of pre-training with translation: P_source P_target + 0.7 P_source + 0.8 P_target (Isik et al.)."""
     return p_source * p_target + 0.7 * p_source + 0.8 * p_target
 
@@ -43,7 +43,7 @@ PASS_UNTIL = Law(
     inputs=("N",),
     target="PU",
     parameters=(
-        Parameter("c", (0.1, 10.0), centre=(("-alpha", "N"),)),
+        Parameter("c", (0.1, 10.0), center=(("-alpha", "N"),)),
         Parameter("alpha", (0.05, 1.0), kind="real"),
     ),
     predict=lambda v, x: jnp.exp(-v["c"] * power(x["N"], -v["alpha"])),
@@ -51,7 +51,7 @@ PASS_UNTIL = Law(
 )
 
 
-def pass_until(successes: int, draws: int, *, unbiased: bool = True) -> float:
+def estimate_pass_until(successes: int, draws: int, *, unbiased: bool = True) -> float:
     """Probability of success from the draws that it took: (r-1)/(K-1), without bias for r >= 2, or r/K.
 
     Raises UserError where there are fewer successes than the estimate needs.
@@ -74,7 +74,7 @@ RECTIFIED = Law(
         Parameter("scale", (0.1, 3.0), "B/Dl"),
         Parameter("Dl", (1.0, 1e4)),
         Parameter("beta", (0.2, 1.2)),
-        Parameter("E", (0.05, 0.9), of_target=True),
+        Parameter("E", (0.05, 0.9), in_target_units=True),
     ),
     predict=lambda v, x: v["scale"] * v["Dl"] / (v["Dl"] + power(x["D_examples"], v["beta"])) + v["E"],
     published=(("flan, one model", (3.0, 200.0, 0.6, 1.2)),),
@@ -102,17 +102,17 @@ TRANSLATION = Law(
     inputs=("N_encoder", "N_decoder"),
     target="L",
     parameters=(
-        Parameter("a", (0.02, 2.0), of_target=True, centre=(("-pe", "N_encoder"), ("-pd", "N_decoder"))),
+        Parameter("a", (0.02, 2.0), in_target_units=True, center=(("-pe", "N_encoder"), ("-pd", "N_decoder"))),
         Parameter("pe", (0.05, 0.6), kind="real"),
         Parameter("pd", (0.05, 0.6), kind="real"),
-        Parameter("L_inf", (0.05, 0.9), of_target=True),
+        Parameter("L_inf", (0.05, 0.9), in_target_units=True),
     ),
     predict=lambda v, x: v["a"] * power(x["N_encoder"], -v["pe"]) * power(x["N_decoder"], -v["pd"]) + v["L_inf"],
     published=(("exponents as remembered", (3e3, 0.18, 0.31, 1.0)),),
 )
 
 
-def encoder_share(v: Values) -> float:
+def optimal_encoder_share(v: Values) -> float:
     """The encoder's share of a fixed sum of parameters that minimises the loss: pe/(pe + pd)."""
     return float(v["pe"] / (v["pe"] + v["pd"]))
 

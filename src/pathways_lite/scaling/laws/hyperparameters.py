@@ -16,7 +16,7 @@ STEP_LEARNING_RATE = Law(
     inputs=("N", "D"),
     target="lr",
     parameters=(
-        Parameter("c", (0.1, 10.0), of_target=True, centre=(("a", "N"), ("b", "D"))),
+        Parameter("c", (0.1, 10.0), in_target_units=True, center=(("a", "N"), ("b", "D"))),
         Parameter("a", (-1.0, 0.0), kind="real"),
         Parameter("b", (0.0, 1.0), kind="real"),
     ),
@@ -33,7 +33,7 @@ STEP_BATCH = Law(
     inputs=("D",),
     target="B",
     parameters=(
-        Parameter("c", (0.1, 10.0), of_target=True, centre=(("b", "D"),)),
+        Parameter("c", (0.1, 10.0), in_target_units=True, center=(("b", "D"),)),
         Parameter("b", (0.0, 1.0), kind="real"),
     ),
     predict=lambda v, x: v["c"] * power(x["D"], v["b"]),

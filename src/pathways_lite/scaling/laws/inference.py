@@ -19,7 +19,7 @@ COVERAGE = Law(
     formula="coverage = exp(-a k^-b)",
     inputs=("k",),
     target="coverage",
-    parameters=(Parameter("a", (0.3, 10.0), centre=(("-b", "k"),)), Parameter("b", (0.05, 1.0))),
+    parameters=(Parameter("a", (0.3, 10.0), center=(("-b", "k"),)), Parameter("b", (0.05, 1.0))),
     predict=lambda v, x: jnp.exp(-v["a"] * power(x["k"], -v["b"])),
     link="raw",
     loss=LeastSquares(),
@@ -50,12 +50,12 @@ def pass_at_k(samples: Any, correct: Any, k: Any) -> np.ndarray:
     return np.where(n - c < k, 1.0, -np.expm1(log_all_wrong))
 
 
-_SPENT, _INFORMATIVE = ("documents", "shots", "iterations"), ("documents", "shots")
+_AMOUNTS, _INFORMATIVE = ("documents", "shots", "iterations"), ("documents", "shots")
 
 
 def _retrieval(v: Values, x: Columns) -> Any:
-    logs = {name: jnp.log(x[name] + 1e-3) for name in _SPENT}
-    spent = sum(v[f"a_{name}"] * logs[name] for name in _SPENT)
+    logs = {name: jnp.log(x[name] + 1e-3) for name in _AMOUNTS}
+    spent = sum(v[f"a_{name}"] * logs[name] for name in _AMOUNTS)
     # What a document or a shot says of the task changes what it is worth; an iteration has no such measure.
     return retrieval_sigmoid(
         spent + sum(v[f"b_{name}"] * x[f"i_{name}"] * logs[name] for name in _INFORMATIVE) + v["c"]
@@ -67,10 +67,10 @@ RETRIEVAL = Law(
     title="Performance with retrieval",
     source="Yue et al. 2024, arXiv 2410.04343; least squares of scores, that is behind the sigmoid",
     formula="performance = sigma(sum_j (a_j + b_j i_j) ln(theta_j + 0.001) + c)",
-    inputs=(*_SPENT, *(f"i_{name}" for name in _INFORMATIVE)),
+    inputs=(*_AMOUNTS, *(f"i_{name}" for name in _INFORMATIVE)),
     target="performance",
     parameters=(
-        *(Parameter(f"a_{name}", (-0.5, 0.5), kind="real") for name in _SPENT),
+        *(Parameter(f"a_{name}", (-0.5, 0.5), kind="real") for name in _AMOUNTS),
         *(Parameter(f"b_{name}", (-0.2, 0.2), kind="real") for name in _INFORMATIVE),
         Parameter("c", (-1.0, 0.5), kind="real"),
     ),

@@ -15,17 +15,19 @@ from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
 _SOURCE = "Kaplan et al. 2020, arXiv 2001.08361"
 
 
-def of_parameters_and_tokens(v: Values, x: Columns) -> Any:
+def loss_from_parameters_and_tokens(v: Values, x: Columns) -> Any:
     """L(N, D) = [(Nc/N)^(aN/aD) + Dc/D]^aD (equation 1.5)."""
     return power(power(v["Nc"] / x["N"], v["aN"] / v["aD"]) + v["Dc"] / x["D"], v["aD"])
 
 
-def of_parameters_and_steps(v: Values, x: Columns) -> Any:
+def loss_from_parameters_and_steps(v: Values, x: Columns) -> Any:
     """L(N, Smin) = (Nc/N)^aN + (Sc/Smin)^aS (equation 1.6)."""
     return power(v["Nc"] / x["N"], v["aN"]) + power(v["Sc"] / x["S"], v["aS"])
 
 
-def _single(name: str, column: str, title: str, scale: str, exponent: str, values: tuple[float, float]) -> Law:
+def _single_input_law(
+    name: str, column: str, title: str, scale: str, exponent: str, values: tuple[float, float]
+) -> Law:
     """L(X) = (Xc/X)^a, with Xc found as the loss that it gives at the typical X."""
 
     def predict(v: Values, x: Columns) -> Any:
@@ -39,7 +41,7 @@ def _single(name: str, column: str, title: str, scale: str, exponent: str, value
         inputs=(column,),
         target="L",
         parameters=(
-            Parameter(scale, (1e3, 1e15), centre=(("-1", column),)),
+            Parameter(scale, (1e3, 1e15), center=(("-1", column),)),
             Parameter(exponent, (0.03, 0.5), kind="positive"),
         ),
         predict=predict,
@@ -47,9 +49,9 @@ def _single(name: str, column: str, title: str, scale: str, exponent: str, value
     )
 
 
-KAPLAN_N = _single("kaplan-n", "N", "Kaplan, loss of parameters", "Nc", "aN", (8.8e13, 0.076))
-KAPLAN_D = _single("kaplan-d", "D", "Kaplan, loss of tokens", "Dc", "aD", (5.4e13, 0.095))
-KAPLAN_C = _single("kaplan-c", "C_pf_days", "Kaplan, loss of compute (PF-days)", "Cc", "aC", (3.1e8, 0.050))
+KAPLAN_N = _single_input_law("kaplan-n", "N", "Kaplan, loss of parameters", "Nc", "aN", (8.8e13, 0.076))
+KAPLAN_D = _single_input_law("kaplan-d", "D", "Kaplan, loss of tokens", "Dc", "aD", (5.4e13, 0.095))
+KAPLAN_C = _single_input_law("kaplan-c", "C_pf_days", "Kaplan, loss of compute (PF-days)", "Cc", "aC", (3.1e8, 0.050))
 
 KAPLAN_ND = Law(
     name="kaplan",
@@ -59,12 +61,12 @@ KAPLAN_ND = Law(
     inputs=("N", "D"),
     target="L",
     parameters=(
-        Parameter("Nc", (1e3, 1e15), "parameters", centre=(("-1", "N"),)),
+        Parameter("Nc", (1e3, 1e15), "parameters", center=(("-1", "N"),)),
         Parameter("aN", (0.03, 0.5)),
-        Parameter("Dc", (1e3, 1e15), "tokens", centre=(("-1", "D"),)),
+        Parameter("Dc", (1e3, 1e15), "tokens", center=(("-1", "D"),)),
         Parameter("aD", (0.03, 0.5)),
     ),
-    predict=of_parameters_and_tokens,
+    predict=loss_from_parameters_and_tokens,
     published=((_SOURCE, (6.4e13, 0.076, 1.8e13, 0.103)),),
 )
 
@@ -76,12 +78,12 @@ KAPLAN_NS = Law(
     inputs=("N", "S"),
     target="L",
     parameters=(
-        Parameter("Nc", (1e3, 1e15), "parameters", centre=(("-1", "N"),)),
+        Parameter("Nc", (1e3, 1e15), "parameters", center=(("-1", "N"),)),
         Parameter("aN", (0.03, 0.5)),
-        Parameter("Sc", (1e-2, 1e2), "steps", centre=(("-1", "S"),)),
+        Parameter("Sc", (1e-2, 1e2), "steps", center=(("-1", "S"),)),
         Parameter("aS", (0.2, 1.5)),
     ),
-    predict=of_parameters_and_steps,
+    predict=loss_from_parameters_and_steps,
     published=((_SOURCE, (6.5e13, 0.077, 2.1e3, 0.76)),),
 )
 
@@ -93,7 +95,7 @@ CRITICAL_BATCH = Law(
     inputs=("L",),
     target="B",
     parameters=(
-        Parameter("B*", (0.3, 3.0), "tokens", of_target=True, centre=(("-inverse", "L"),)),
+        Parameter("B*", (0.3, 3.0), "tokens", in_target_units=True, center=(("-inverse", "L"),)),
         Parameter("inverse", (2.0, 8.0), "1/aB"),
     ),
     predict=lambda v, x: v["B*"] * power(x["L"], -v["inverse"]),

@@ -37,18 +37,18 @@ def mixing_law(names: tuple[str, ...]) -> Law:
         inputs=names,
         target="L",
         parameters=(
-            Parameter("c", (0.2, 0.95), of_target=True),
-            Parameter("k", (0.05, 0.8), of_target=True),
+            Parameter("c", (0.2, 0.95), in_target_units=True),
+            Parameter("k", (0.05, 0.8), in_target_units=True),
             *(Parameter(f"t_{name}", (-1.0, 1.0), kind="real") for name in names),
         ),
         predict=predict,
         loss=Huber(0.02),
-        varied=(),
+        must_vary=(),
         any_sign=names,
     )
 
 
-def regmix(shares: np.ndarray, losses: np.ndarray) -> np.ndarray:
+def fit_regmix(shares: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """Linear regression of losses [runs] on shares [runs, domains]: [domains + 1], the intercept first.
 
     Liu et al. 2024, arXiv 2407.01492. Raises UserError for fewer runs than coefficients.
@@ -59,15 +59,15 @@ def regmix(shares: np.ndarray, losses: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(design, losses, rcond=None)[0]
 
 
-def regmix_predict(coefficients: np.ndarray, shares: np.ndarray) -> np.ndarray:
+def predict_regmix(coefficients: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Losses [runs] that `regmix` predicts for shares [runs, domains]."""
     return coefficients[0] + shares @ coefficients[1:]
 
 
-LONGEST = 128  # epochs that the law of repeated pools counts
+MAX_EPOCHS = 128  # epochs that the law of repeated pools counts
 
 
-def _repeated(samples: Any, size: Any, a: Any, exponents: Any, d: float) -> Any:
+def _repeated_pool_error(samples: Any, size: Any, a: Any, exponents: Any, d: float) -> Any:
     """Error [points] after `samples` of a pool of `size`; `exponents` [epochs, points or 1] are those of each epoch.
 
     y = (a n/1e5)^b_0 + d in the first epoch; in each later one the error falls by (n/n_before)^b_j. As in the authors'
@@ -79,9 +79,9 @@ def _repeated(samples: Any, size: Any, a: Any, exponents: Any, d: float) -> Any:
     return jnp.where(samples <= len(exponents) * size, first * jnp.exp(fallen), jnp.nan)
 
 
-def _halved(b: Any, tau: Any) -> Any:
+def _halving_exponents(b: Any, tau: Any) -> Any:
     """The exponent of each epoch [LONGEST, 1]: halved every `tau` epochs."""
-    return (b * jnp.exp2(-jnp.arange(LONGEST) / tau))[:, None]
+    return (b * jnp.exp2(-jnp.arange(MAX_EPOCHS) / tau))[:, None]
 
 
 REPEATED_POOL = Law(
@@ -92,14 +92,16 @@ REPEATED_POOL = Law(
     inputs=("samples", "pool"),
     target="error",
     parameters=(
-        Parameter("a", (0.5, 50.0), centre=(("1", "samples/1e5"),)),
+        Parameter("a", (0.5, 50.0), center=(("1", "samples/1e5"),)),
         Parameter("b", (0.005, 0.5)),
         Parameter("tau", (1.0, 10.0), "epochs"),
     ),
-    predict=lambda v, x: _repeated(x["samples"], x["pool"], v["a"], _halved(-v["b"], v["tau"]), 0.1),
+    predict=lambda v, x: _repeated_pool_error(
+        x["samples"], x["pool"], v["a"], _halving_exponents(-v["b"], v["tau"]), 0.1
+    ),
     link="raw",
     loss=LeastSquares(),
-    varied=("samples",),
+    must_vary=("samples",),
     published=(("made-up pool", (0.033, 0.2, 4.0)),),
 )
 
@@ -113,9 +115,11 @@ def mixed_pools_error(samples: Any, pool: float, *, a: float, b: Sequence[float]
     if len(b) != len(tau) or not b or min(*b, *tau) <= 0:
         raise UserError("every pool needs a positive b and its tau")
     with double_precision():
-        exponents = sum(_halved(-one, halving * len(b)) for one, halving in zip(b, tau, strict=True)) / len(b)
+        exponents = sum(_halving_exponents(-one, halving * len(b)) for one, halving in zip(b, tau, strict=True)) / len(
+            b
+        )
         points = jnp.atleast_1d(jnp.asarray(samples, jnp.float64))
-        error = np.asarray(_repeated(points, pool * len(b), a, exponents, 0.1))
+        error = np.asarray(_repeated_pool_error(points, pool * len(b), a, exponents, 0.1))
     if np.isnan(error).any():
-        raise UserError(f"{np.max(samples):g} samples are more than {LONGEST} epochs of {len(b)} pools of {pool:g}")
+        raise UserError(f"{np.max(samples):g} samples are more than {MAX_EPOCHS} epochs of {len(b)} pools of {pool:g}")
     return error

@@ -39,8 +39,8 @@ OVERTRAINING = Law(
     target="L",
     parameters=(
         Parameter("E", (0.2, 2.5), "nats"),
-        Parameter("a", (0.02, 2.0), centre=(("-eta", "C"), ("eta", "M"))),
-        Parameter("b", (0.02, 2.0), centre=(("-eta", "C"), ("-eta", "M"))),
+        Parameter("a", (0.02, 2.0), center=(("-eta", "C"), ("eta", "M"))),
+        Parameter("b", (0.02, 2.0), center=(("-eta", "C"), ("-eta", "M"))),
         Parameter("eta", (0.05, 0.4)),
     ),
     predict=loss,
@@ -62,7 +62,7 @@ DOWNSTREAM_ERROR = Law(
     inputs=("L",),
     target="error",
     parameters=(
-        Parameter("eps", (0.5, 1.2), of_target=True),
+        Parameter("eps", (0.5, 1.2), in_target_units=True),
         Parameter("k", (0.3, 5.0)),
         Parameter("gamma", (0.2, 2.0)),
     ),

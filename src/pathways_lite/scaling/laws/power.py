@@ -26,7 +26,7 @@ POWER = Law(
     inputs=("x",),
     target="y",
     parameters=(
-        Parameter("a", (0.3, 3.0), of_target=True, centre=(("b", "x"),)),
+        Parameter("a", (0.3, 3.0), in_target_units=True, center=(("b", "x"),)),
         Parameter("b", (-1.0, 1.0), kind="real"),
     ),
     predict=line,
@@ -42,9 +42,9 @@ POWER_FLOOR = Law(
     inputs=("x",),
     target="y",
     parameters=(
-        Parameter("a", (0.02, 2.0), of_target=True, centre=(("-b", "x"),)),
+        Parameter("a", (0.02, 2.0), in_target_units=True, center=(("-b", "x"),)),
         Parameter("b", (0.05, 1.0), kind="real"),
-        Parameter("c", (0.01, 0.9), of_target=True),
+        Parameter("c", (0.01, 0.9), in_target_units=True),
     ),
     predict=with_floor,
     published=(("a learning curve", (30.0, 0.2, 1.5)),),

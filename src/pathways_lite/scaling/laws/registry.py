@@ -17,7 +17,7 @@ from pathways_lite.scaling.laws.mixing import REPEATED_POOL, mixing_law
 from pathways_lite.scaling.laws.overtraining import DOWNSTREAM_ERROR, OVERTRAINING
 from pathways_lite.scaling.laws.power import POWER, POWER_FLOOR
 from pathways_lite.scaling.laws.repetition import DATA_CONSTRAINED
-from pathways_lite.scaling.laws.sparse import AVERAGE_PARAMETERS, PARALLEL, QUANTISATION, ROUTED
+from pathways_lite.scaling.laws.sparse import AVERAGE_PARAMETERS, PARALLEL, QUANTIZATION, ROUTED
 from pathways_lite.scaling.laws.vocabulary import VOCABULARY
 
 LAWS: dict[str, Law] = {
@@ -25,7 +25,7 @@ LAWS: dict[str, Law] = {
     for law in (
         CHINCHILLA, OVERTRAINING, DOWNSTREAM_ERROR, DATA_CONSTRAINED, TISSUE, MULTI_POWER, VOCABULARY,
         KAPLAN_N, KAPLAN_D, KAPLAN_C, KAPLAN_ND, KAPLAN_NS, CRITICAL_BATCH, STEP_LEARNING_RATE, STEP_BATCH,
-        AVERAGE_PARAMETERS, PARALLEL, ROUTED, QUANTISATION, BLEU, PASS_UNTIL, RECTIFIED, CONCEPTS, TRANSLATION,
+        AVERAGE_PARAMETERS, PARALLEL, ROUTED, QUANTIZATION, BLEU, PASS_UNTIL, RECTIFIED, CONCEPTS, TRANSLATION,
         COVERAGE, RETRIEVAL, REPEATED_POOL, BROKEN, POWER, POWER_FLOOR,
     )
 }  # fmt: skip

@@ -35,7 +35,7 @@ def loss(v: Values, x: Columns) -> Any:
     return v["E"] + v["A"] * power(N, -v["alpha"]) + v["B"] * power(D, -v["alpha"])
 
 
-def optimal_at(v: Values, C: float, U: float) -> dict[str, float]:
+def optimal_allocation(v: Values, C: float, U: float) -> dict[str, float]:
     """The allocation of C = 6ND FLOPs that minimises the loss with U unique tokens, found by search over ln N."""
     from pathways_lite.scaling.law import double_precision
 

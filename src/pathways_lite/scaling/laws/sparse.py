@@ -37,7 +37,7 @@ AVERAGE_PARAMETERS = Law(
     inputs=("N_average", "D"),
     target="L",
     parameters=(
-        replace(chinchilla.PARAMETERS[0], centre=(("-alpha", "N_average"),)),
+        replace(chinchilla.PARAMETERS[0], center=(("-alpha", "N_average"),)),
         *chinchilla.PARAMETERS[1:],
     ),
     predict=_average_loss,
@@ -58,7 +58,7 @@ PARALLEL = Law(
     inputs=("N", "P"),
     target="L",
     parameters=(
-        Parameter("A", (1e-4, 10.0), centre=(("-1", "N"),)),
+        Parameter("A", (1e-4, 10.0), center=(("-1", "N"),)),
         Parameter("k", (0.05, 2.0)),
         Parameter("alpha", (0.05, 1.0)),
         Parameter("E", (0.2, 2.5)),
@@ -105,12 +105,12 @@ ROUTED = Law(
 )
 
 
-def quantisation_rise(v: Values, x: Columns) -> Any:
+def quantization_rise(v: Values, x: Columns) -> Any:
     """Rise of the loss by quantisation to P bits: k D^beta / (N^alpha P^gamma)."""
     return v["k"] * power(x["D"], v["beta"]) * power(x["N"], -v["alpha"]) * power(x["P"], -v["gamma"])
 
 
-QUANTISATION = Law(
+QUANTIZATION = Law(
     name="quantisation",
     title="Quantisation of a trained model (QiD)",
     source="Ouyang et al. 2024, arXiv 2411.17691; GPTQ, Pythia, N without embeddings",
@@ -118,12 +118,12 @@ QUANTISATION = Law(
     inputs=("D", "N", "P"),
     target="rise",
     parameters=(
-        Parameter("k", (0.1, 10.0), of_target=True, centre=(("beta", "D"), ("-alpha", "N"), ("-gamma", "P"))),
+        Parameter("k", (0.1, 10.0), in_target_units=True, center=(("beta", "D"), ("-alpha", "N"), ("-gamma", "P"))),
         Parameter("beta", (0.1, 1.0), kind="real"),
         Parameter("alpha", (0.1, 1.0), kind="real"),
         Parameter("gamma", (1.0, 8.0), kind="real"),
     ),
-    predict=quantisation_rise,
+    predict=quantization_rise,
     loss=LeastSquares(),
     published=(("Ouyang et al.", (0.017, 0.5251, 0.2261, 5.4967)),),
 )
@@ -131,5 +131,5 @@ QUANTISATION = Law(
 
 def tokens_until_rise(rise: float, N: float, P: float, v: Values | None = None) -> float:
     """Training tokens from which quantisation to P bits costs `rise` nats."""
-    v = v or dict(zip(QUANTISATION.names, QUANTISATION.published[0][1], strict=True))
+    v = v or dict(zip(QUANTIZATION.names, QUANTIZATION.published[0][1], strict=True))
     return float((rise * N ** v["alpha"] * P ** v["gamma"] / v["k"]) ** (1 / v["beta"]))

@@ -43,9 +43,9 @@ VOCABULARY = Law(
     inputs=("Nnv", "Nv", "D"),
     target="Lu",
     parameters=(
-        Parameter("A1", (0.02, 2.0), centre=(("-a1", "Nnv/1e6"),)),
-        Parameter("A2", (0.02, 2.0), centre=(("-a2", "Nv/1e6"),)),
-        Parameter("B", (0.02, 2.0), centre=(("-a1", "D/1e9"),)),
+        Parameter("A1", (0.02, 2.0), center=(("-a1", "Nnv/1e6"),)),
+        Parameter("A2", (0.02, 2.0), center=(("-a2", "Nv/1e6"),)),
+        Parameter("B", (0.02, 2.0), center=(("-a1", "D/1e9"),)),
         Parameter("E", (1.0, 10.0)),
         Parameter("a1", (0.1, 1.0)),
         Parameter("a2", (0.1, 1.0)),
@@ -66,19 +66,19 @@ def by_compute(C: float) -> dict[str, float]:
     }
 
 
-def compute_of(Nnv: float) -> float:
+def compute_for(Nnv: float) -> float:
     """The FLOPs at which Nnv is optimal, by approach 1."""
     return float((Nnv / np.exp(-2.48465102)) ** 2)
 
 
 def by_isoflop(Nnv: float, d_model: float | None = None) -> dict[str, float]:
     """Approach 1 as vocabulary parameters for Nnv others: Nv at the compute at which Nnv is optimal."""
-    return _with_size(by_compute(compute_of(Nnv))["Nv"], d_model)
+    return _with_vocab_size(by_compute(compute_for(Nnv))["Nv"], d_model)
 
 
 def by_derivative(Nnv: float, d_model: float | None = None) -> dict[str, float]:
     """Approach 2: where the derivative of FLOPs with respect to V at fixed loss is zero, from its anchor at 33M."""
-    return _with_size(float(3_145_728 * (Nnv / 33e6) ** 0.8353974), d_model)
+    return _with_vocab_size(float(3_145_728 * (Nnv / 33e6) ** 0.8353974), d_model)
 
 
 def by_loss(
@@ -89,7 +89,7 @@ def by_loss(
     More vocabulary leaves fewer tokens: D = C/6/(Nnv + Nv). `v` are the parameters of a fit, by default the authors'.
     """
     v = v or dict(zip(VOCABULARY.names, VOCABULARY.published[0][1], strict=True))
-    C = C or compute_of(Nnv)
+    C = C or compute_for(Nnv)
 
     def slope(log_nv: float) -> float:
         """Of the loss over ln Nv."""
@@ -98,8 +98,8 @@ def by_loss(
         more = v["a1"] * v["B"] * tokens ** -v["a1"] * Nv / (Nnv + Nv)
         return float(more - v["a2"] * v["A2"] * (Nv / MILLION) ** -v["a2"])
 
-    return _with_size(float(np.exp(optimize.brentq(slope, np.log(1.0), np.log(1e3 * Nnv)))), d_model)
+    return _with_vocab_size(float(np.exp(optimize.brentq(slope, np.log(1.0), np.log(1e3 * Nnv)))), d_model)
 
 
-def _with_size(Nv: float, d_model: float | None) -> dict[str, float]:
+def _with_vocab_size(Nv: float, d_model: float | None) -> dict[str, float]:
     return {"Nv": Nv} | ({"V": Nv / d_model} if d_model else {})
