@@ -18,15 +18,15 @@ EVERY = [pytest.param(law, id=law.name, marks=() if law.name in FAST else pytest
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=lambda law: law.name)
 def test_working_coordinates_lose_nothing(law: Law) -> None:
-    """From natural values to centred logarithms and back."""
+    """From natural values to centered logarithms and back."""
     if law in SCALAR_LAWS:
         columns = synthetic_runs(law, rows=8)
     else:
         columns = {name: np.linspace(1, 2, 8) for name in law.inputs}
     values = published_values(law)
     with double_precision():
-        centres = law.centers(columns)
-        back = law.from_working(law.to_working(values, centres), centres)
+        centers = law.centers(columns)
+        back = law.from_working(law.to_working(values, centers), centers)
     for name, value in values.items():
         assert float(back[name]) == pytest.approx(value, rel=1e-9), name
 
@@ -72,7 +72,7 @@ class TestEveryLaw:
         assert objective_of(law, values, repeated) == pytest.approx(again.objective, rel=1e-3)
 
     def test_units_change_coefficients_alone(self, law: Law) -> None:
-        """N → cN gives A → A c^alpha and the same objective, for every column that is centred on alone."""
+        """N → cN gives A → A c^alpha and the same objective, for every column that is the only center of a parameter."""
         free = [c for c in {c.partition("/")[0] for p in law.parameters for _, c in p.center} if c in law.inputs]
         if not free or law.name in ("data-constrained", "routed", "bleu", "overtraining", "repeated-pool"):
             pytest.skip("the law's inputs have units of their own")

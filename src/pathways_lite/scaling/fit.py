@@ -238,7 +238,7 @@ def fit_law(
     return Fit(
         law=law, link=solution.link, loss=solution.loss, values=solution.values, objective=solution.objective,
         starts=solution.starts, reached=solution.reached, converged=solution.converged, seed=seed, data=columns,
-        groups=groups, samples=samples, jackknife=left_out, notes=tuple(_notes(solution, columns)),
+        groups=groups, samples=samples, jackknife=jackknife, notes=tuple(_notes(solution, columns)),
         origin=dict(origin or {}),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Pictures of a fit: what was measured against what the law says, what is left over, and the optimal frontier."""
+"""Figures of a fit: measured against predicted values, residuals, and the compute-optimal frontier."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathways_lite.tracking.plot_style import Theme, style, to_svg
 
 
 def fit_svg(fit: Fit, theme: Theme) -> str:
-    """Measured against predicted, with the line on which they are equal."""
+    """Plot measured against predicted values, with the line on which they are equal."""
     with style(theme) as palette:
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         ax = figure.subplots()
@@ -24,14 +24,14 @@ def fit_svg(fit: Fit, theme: Theme) -> str:
         ax.plot(predicted, measured, "o", color=palette.series[0], markersize=4, alpha=0.7, label="rows")
         if both.min() > 0:
             set_log_scale(ax)
-        ax.set_xlabel(f"{fit.law.target} by the law")
-        ax.set_ylabel(f"{fit.law.target} measured")
+        ax.set_xlabel(f"{fit.law.target}, predicted")
+        ax.set_ylabel(f"{fit.law.target}, measured")
         ax.legend()
         return to_svg(figure)
 
 
 def residuals_svg(fit: Fit, theme: Theme) -> str:
-    """Relative residuals against every input: a pattern is what the law does not know."""
+    """Plot relative residuals against every input: a pattern is something that the law does not describe."""
     with style(theme) as palette:
         inputs = [name for name in fit.law.inputs if fit.data[name].ndim == 1]
         figure = Figure(figsize=(7.2, 2.4 * len(inputs)), layout="constrained")
@@ -49,7 +49,7 @@ def residuals_svg(fit: Fit, theme: Theme) -> str:
 
 
 def frontier_svg(fit: Fit, theme: Theme) -> str | None:
-    """Compute-optimal N and D over C, with 95 % bands, as far as ten times the data's compute; None without one."""
+    """Plot optimal N and D with 95 % bands over C, up to ten times the data's compute; None without an optimum."""
     table = with_derived(fit.data, ("C",))
     if fit.law.optimal is None or "C" not in table or min(fit.values[name] for name in fit.law.exponents) <= 0:
         return None
@@ -70,11 +70,11 @@ def frontier_svg(fit: Fit, theme: Theme) -> str | None:
         return to_svg(figure)
 
 
-def set_log_scale(ax: Axes, axes: str = "xy") -> None:
-    """Make the axes logarithmic, their numbers as one types them: 1e9, or plain over little more than a decade."""
-    for name in axes:
-        getattr(ax, f"set_{name}scale")("log")
-        axis = getattr(ax, f"{name}axis")
+def set_log_scale(ax: Axes, axis_names: str = "xy") -> None:
+    """Make axes logarithmic, with labels like 1e9, or plain numbers if they span little more than a decade."""
+    for axis_name in axis_names:
+        getattr(ax, f"set_{axis_name}scale")("log")
+        axis = getattr(ax, f"{axis_name}axis")
         low, high = axis.get_view_interval()
         if high / low < 20:
             axis.set_major_locator(MaxNLocator(6))

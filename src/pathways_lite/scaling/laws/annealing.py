@@ -38,16 +38,16 @@ TISSUE = Law(
 
 
 def schedule_warnings(rates: np.ndarray) -> list[str]:
-    """What the law gets wrong about a schedule [steps], in sentences; empty where nothing is known to be wrong."""
-    found = []
+    """Return a sentence for every property of a schedule [steps] that the law is known to get wrong."""
+    warnings = []
     if np.any(rates[1:] <= 0):
-        found.append(
-            "The schedule has steps at learning rate zero, along which the predicted loss goes on falling: nothing is "
-            "learned there, so take the prediction at the last step before them."
+        warnings.append(
+            "The schedule has steps at learning rate zero, where nothing is learned but the predicted loss keeps "
+            "falling; use the prediction at the last step before them."
         )
     if np.any(np.diff(rates[int(np.argmax(rates)) :]) > 0):
-        found.append("The learning rate rises again after falling, which the law was not fitted to.")
-    return found
+        warnings.append("The learning rate rises again after falling; the law was not fitted to such schedules.")
+    return warnings
 
 
 # ---- multi-power law ----
@@ -92,35 +92,35 @@ MULTI_POWER = Law(
 
 
 def fall_columns(curves: Sequence[tuple[np.ndarray, np.ndarray]], *, max_groups: int | None = None) -> Table:
-    """The columns of the multi-power law for rows at `steps` of schedules `rates`, given as (rates, steps) pairs.
+    """Return the multi-power law's columns for rows at `steps` of schedules `rates`, given as (rates, steps) pairs.
 
-    The rises of the warm-up count too, with their sign, as in the authors' code. With `pieces`, the steps at which the
-    rate changes are put together in that many equal runs, which changes predictions by little and makes fits faster;
-    without, every step counts by itself.
+    Rises during warm-up count too, with their sign, as in the authors' code. `max_groups`: put consecutive changes of
+    the rate together in at most that many groups per uninterrupted rise or fall, which changes predictions little and
+    makes fits faster. None: every step is a group of its own.
     """
-    parts: list[dict[str, np.ndarray]] = []
+    tables: list[dict[str, np.ndarray]] = []
     for rates, steps in curves:
         area = np.cumsum(rates)
-        at = np.arange(1, len(rates))
-        at = at[rates[at] != rates[at - 1]]
-        groups = _group_steps(at, np.sign(rates[at - 1] - rates[at]), max_groups)
-        fall = np.array([np.sum(rates[g - 1] - rates[g]) for g in groups])
-        middle = np.array([g[len(g) // 2] for g in groups], int)
-        reached = middle[None, :] <= steps[:, None]
-        shown = lambda values, there=reached: np.where(there, np.broadcast_to(values, there.shape), 0.0)  # noqa: E731
-        parts.append({
+        changes = np.arange(1, len(rates))
+        changes = changes[rates[changes] != rates[changes - 1]]
+        groups = _group_steps(changes, np.sign(rates[changes - 1] - rates[changes]), max_groups)
+        falls = np.array([np.sum(rates[g - 1] - rates[g]) for g in groups])
+        middles = np.array([g[len(g) // 2] for g in groups], int)
+        is_past = middles[None, :] <= steps[:, None]
+        past_only = lambda values, there=is_past: np.where(there, np.broadcast_to(values, there.shape), 0.0)  # noqa: E731
+        tables.append({
             "S1": area[steps],
-            "falls": shown(fall),
-            "log_rate": shown(np.log(rates[middle])),
-            "before": shown(area[middle - 1]),
+            "falls": past_only(falls),
+            "log_rate": past_only(np.log(rates[middles])),
+            "before": past_only(area[middles - 1]),
         })  # fmt: skip
-    width = max(1, *(part["falls"].shape[1] for part in parts))
+    width = max(1, *(table["falls"].shape[1] for table in tables))
     pad = lambda a: np.pad(a, ((0, 0), (0, width - a.shape[1]))) if a.ndim == 2 else a  # noqa: E731
-    return {name: np.concatenate([pad(part[name]) for part in parts]) for name in parts[0]}
+    return {name: np.concatenate([pad(table[name]) for table in tables]) for name in tables[0]}
 
 
 def _group_steps(steps: np.ndarray, signs: np.ndarray, max_groups: int | None) -> list[np.ndarray]:
-    """The steps `at`, alone or in up to `pieces` groups per uninterrupted rise or fall."""
+    """Group the steps: each alone, or in at most `max_groups` groups per uninterrupted rise or fall."""
     if max_groups is None or not len(steps):
         return [steps[i : i + 1] for i in range(len(steps))]
     ends = np.flatnonzero((np.diff(steps) > 1) | (np.diff(signs) != 0)) + 1

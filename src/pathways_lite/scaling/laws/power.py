@@ -1,4 +1,4 @@
-"""Plain power laws: the pieces that most other laws are made of."""
+"""Plain power laws, with and without a floor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def with_floor(v: Values, x: Columns) -> Any:
 POWER = Law(
     name="power",
     title="Power law",
-    source="a line in logarithms; of fine-tuning examples, P = a D^(1/b): Raghavendra et al. 2024",
+    source="a line in logarithms; over fine-tuning examples, P = a D^(1/b): Raghavendra et al. 2024",
     formula="y = a x^b",
     inputs=("x",),
     target="y",
