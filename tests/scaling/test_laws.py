@@ -208,8 +208,8 @@ def test_pass_at_k_is_the_product(counts: tuple[int, int, int]) -> None:
 
 
 def test_coverage() -> None:
-    found = predict(find("coverage"), {"a": 2, "b": 0.35}, {"k": np.array([1, 10, 100, 1000])})
-    np.testing.assert_allclose(found, [0.135335, 0.409275, 0.670956, 0.836733], atol=1e-6)
+    coverage = predict(find("coverage"), {"a": 2, "b": 0.35}, {"k": np.array([1, 10, 100, 1000])})
+    np.testing.assert_allclose(coverage, [0.135335, 0.409275, 0.670956, 0.836733], atol=1e-6)
 
 
 def test_pass_until_is_unbiased() -> None:
@@ -230,7 +230,7 @@ def test_retrieval() -> None:
     assert few < many
 
 
-def test_the_rest_of_downstream() -> None:
+def test_other_downstream_laws() -> None:
     assert value("power", x=1000.0) == pytest.approx(47.97, abs=5e-3)
     assert alignment_score(1, 1) == pytest.approx(2.5)
     assert optimal_encoder_share({"pe": 0.18, "pd": 0.31}) == pytest.approx(0.18 / 0.49)
@@ -248,22 +248,22 @@ def test_the_encoders_share_is_the_minimum() -> None:
     assert shares[np.argmin(L)] == pytest.approx(share, abs=0.006)
 
 
-def test_ranks_say_less_at_every_stage() -> None:
+def test_rank_correlations_fall_with_every_stage() -> None:
     compute = np.geomspace(1e18, 1e22, 9)
     noise = np.random.default_rng(0).normal(size=9)
-    found = spearman_by_stage(compute, {"nll": -np.log(compute), "accuracy": np.log(compute) + 20 * noise})
-    assert found["nll"] == pytest.approx(-1)
-    assert abs(found["accuracy"]) < 1
+    correlations = spearman_by_stage(compute, {"nll": -np.log(compute), "accuracy": np.log(compute) + 20 * noise})
+    assert correlations["nll"] == pytest.approx(-1)
+    assert abs(correlations["accuracy"]) < 1
 
 
-def test_shapes_are_told_apart() -> None:
+def test_shapes_are_distinguished() -> None:
     x = np.geomspace(1e18, 1e23, 12)
     u = np.log10(x) - 20.5
     noise = 0.003 * np.random.default_rng(0).normal(size=12)
     assert classify_shape(x, 0.5 - 0.05 * u + noise).kind == "falling"
-    found = classify_shape(x, 0.5 + 0.02 * u**2 + noise)
-    assert found.kind == "u"
-    assert found.turning_point == pytest.approx(10**20.5, rel=0.5)
+    curve = classify_shape(x, 0.5 + 0.02 * u**2 + noise)
+    assert curve.kind == "u"
+    assert curve.turning_point == pytest.approx(10**20.5, rel=0.5)
     assert classify_shape(x, 0.5 - 0.02 * u**2 + noise).kind == "inverted u"
     with pytest.raises(UserError, match="at least 5"):
         classify_shape(x[:4], x[:4])
@@ -273,15 +273,17 @@ def test_shapes_are_told_apart() -> None:
 
 
 def test_repeated_pools() -> None:
-    """Within an epoch a power law; without decay one for ever; alike pools are one large one with slower decay."""
+    """A power law within an epoch, and for ever without decay; equal pools are one large pool with slower decay."""
     n, pool = np.array([1e6, 1e7, 5e7, 1e8]), 1e7
     for_ever = {"a": 0.02, "b": 0.2, "tau": 1e12}
-    one = predict(REPEATED_POOL, for_ever, {"samples": n, "pool": np.full(4, pool)})
-    first = (0.02 * pool / 1e5) ** -0.2 + 0.1
-    np.testing.assert_allclose(one, [(0.02 * 1e6 / 1e5) ** -0.2 + 0.1, first, first * 5**-0.2, first * 10**-0.2])
+    single = predict(REPEATED_POOL, for_ever, {"samples": n, "pool": np.full(4, pool)})
+    first_epoch = (0.02 * pool / 1e5) ** -0.2 + 0.1
+    np.testing.assert_allclose(
+        single, [(0.02 * 1e6 / 1e5) ** -0.2 + 0.1, first_epoch, first_epoch * 5**-0.2, first_epoch * 10**-0.2]
+    )
     three = mixed_pools_error(n, pool, a=0.02, b=[0.2] * 3, tau=[4] * 3)
-    alike = predict(REPEATED_POOL, {"a": 0.02, "b": 0.2, "tau": 12}, {"samples": n, "pool": np.full(4, 3 * pool)})
-    np.testing.assert_allclose(three, alike)
+    one_large = predict(REPEATED_POOL, {"a": 0.02, "b": 0.2, "tau": 12}, {"samples": n, "pool": np.full(4, 3 * pool)})
+    np.testing.assert_allclose(three, one_large)
     with pytest.raises(UserError, match="128 epochs"):
         mixed_pools_error([1e10], pool, a=0.02, b=[0.2], tau=[4])
     with pytest.raises(UserError, match="positive b"):

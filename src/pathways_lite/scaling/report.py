@@ -143,7 +143,7 @@ def _describe_column(column: Column) -> str:
 
 def _settings_section(fit: Fit) -> str:
     settings = {**fit.origin, "law": fit.law.name, "source": fit.law.source, "seed": fit.seed, "starts": fit.starts}
-    return section("How to repeat it", f"<pre>\n{escape(json.dumps(settings, indent=2, ensure_ascii=False))}</pre>")
+    return section("How to reproduce it", f"<pre>\n{escape(json.dumps(settings, indent=2, ensure_ascii=False))}</pre>")
 
 
 def _format_allocation(name: str, interval: Interval) -> str:

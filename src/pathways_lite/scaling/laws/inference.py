@@ -34,7 +34,8 @@ COVERAGE = Law(
 def pass_at_k(samples: Any, correct: Any, k: Any) -> np.ndarray:
     """Return the unbiased probability that one of k samples is correct: 1 - C(n-c, k)/C(n, k).
 
-    Chen et al. 2021. `samples` n, `correct` c and `k` are arrays of counts that broadcast. Raises UserError unless 1 <= k <= n and 0 <= c <= n.
+    Chen et al. 2021. `samples` n, `correct` c and `k` are arrays of counts that broadcast. Raises UserError unless
+    1 <= k <= n and 0 <= c <= n.
     """
     n, c, k = (np.asarray(value, np.float64) for value in (samples, correct, k))
     if np.any(k < 1) or np.any(k > n) or np.any(c < 0) or np.any(c > n):
