@@ -120,7 +120,7 @@ def test_a_log_cut_anywhere_reads_as_its_complete_rows(tmp_path_factory: pytest.
     assert all(math.isnan(row["loss"]) for row in found if row["step"] == 2)
 
 
-def test_damage_within_a_log_is_told_with_its_line(tmp_path: Path) -> None:
+def test_damage_within_a_log_is_reported_with_its_line(tmp_path: Path) -> None:
     with RunLog(tmp_path) as log:
         log.row("train", 1)
     with (tmp_path / LOG).open("ab") as file:

@@ -1,4 +1,4 @@
-"""Trains what is missing of a study, whatever happened before and whoever else is at it."""
+"""The runner of a study: trains all nodes that are not done, also next to other runners."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pathways_lite.studies.progress import StudyProgress
 from pathways_lite.studies.store import Failure, StudyStore
 from pathways_lite.studies.study import Node
 
-_POLL = 0.2  # seconds between looks at what is running
-_CLAIM_RETRY = 5.0  # seconds between looks at what another runner holds
+_POLL = 0.2  # seconds between polls of the running jobs
+_CLAIM_RETRY = 5.0  # seconds until a node that another process holds is tried again
 
 
 @dataclass
 class Outcome:
-    """What a runner has come to."""
+    """The outcome of a runner."""
 
     trained: list[str] = field(default_factory=list)  # by this runner
     failed: dict[str, Failure] = field(default_factory=dict)
-    held_up: list[str] = field(default_factory=list)  # by those that failed
+    held_up: list[str] = field(default_factory=list)  # they wait for failed nodes
     signal_status: int = 0  # 128 + n after signal n
 
     @property
@@ -35,7 +35,7 @@ class Outcome:
 
 @dataclass
 class _Running:
-    """A node in training; the claim is let go when it ends."""
+    """A node that is being trained; its claim is released when it ends."""
 
     job: Job
     claim: RunLock
@@ -43,18 +43,18 @@ class _Running:
 
 
 class Runner:
-    """Goes through the nodes of a store until none is left that could be trained."""
+    """Trains the nodes of a store until no node is left that can be trained."""
 
     def __init__(self, store: StudyStore, executor: Executor, progress: StudyProgress) -> None:
         self.store, self.executor, self.progress = store, executor, progress
         self.outcome = Outcome()
         self._running: dict[str, _Running] = {}
-        self._pending = dict(store.nodes)  # neither done nor failed nor held up, as far as is known
-        self._retry_claim_at: dict[str, float] = {}  # held by another runner: when to look again
+        self._pending = dict(store.nodes)  # not known to be done, failed or held up
+        self._retry_claim_at: dict[str, float] = {}  # monotonic time of the next try, for nodes held by another process
         self._started = time.time()
 
     def run(self) -> Outcome:
-        """Train all that can be. The first SIGTERM or SIGINT is passed on: every node saves and ends."""
+        """Train all nodes that can be trained. The first SIGTERM or SIGINT is passed on: every node saves and ends."""
         with StopSignals() as signals, self.progress:
             try:
                 while self._pending:
@@ -85,7 +85,7 @@ class Runner:
                 self._close_node(identity, f"{node.label}: done")
             elif node.parent in self.outcome.failed or node.parent in self.outcome.held_up:
                 self.outcome.held_up.append(identity)
-                self._close_node(identity, f"{node.label}: waiting for a failed one ({node.parent})")
+                self._close_node(identity, f"{node.label}: waits for a failed node ({node.parent})")
             elif node.parent not in self._pending:
                 self._try_to_start(identity, node)
 
@@ -96,7 +96,7 @@ class Runner:
         if claim is None:
             return
         failure = self.store.failure(identity)
-        if self.store.stage(identity).finished:  # by the runner that held it until now
+        if self.store.stage(identity).finished:  # by the runner that held the claim until now
             claim.release()
         elif failure is not None and failure.ended > self._started:
             claim.release()
@@ -108,7 +108,7 @@ class Runner:
             self.progress.note(f"{node.label}: started ({identity})")
 
     def _claim_node(self, identity: str, node: Node) -> RunLock | None:
-        """The right to train the node; None where another has it, or where a process left behind is still at it."""
+        """Claim the node; None if another runner holds it, or if a process of an earlier runner still trains it."""
         claim = RunLock(self.store.claim(identity), note=lambda line: None)
         with contextlib.suppress(UserError):
             claim.acquire()
@@ -116,7 +116,7 @@ class Runner:
                 return claim
             claim.release()
         if identity not in self._retry_claim_at:
-            self.progress.note(f"{node.label}: another process trains it; waiting for that")
+            self.progress.note(f"{node.label}: another process trains it; waiting for that process")
         self._retry_claim_at[identity] = time.monotonic() + _CLAIM_RETRY
         return None
 
@@ -142,9 +142,9 @@ class Runner:
         self.outcome.failed[identity] = failure
         self._close_node(identity, f"{node.label}: failed, {failure.reason}")
 
-    def _close_node(self, identity: str, news: str) -> None:
+    def _close_node(self, identity: str, message: str) -> None:
         self._pending.pop(identity, None)
-        self.progress.note(news)
+        self.progress.note(message)
 
     def _stop_running(self) -> None:
         for running in self._running.values():
@@ -153,10 +153,10 @@ class Runner:
                 running.job.stop()
 
 
-def report_failures(store: StudyStore, outcome: Outcome, say: Callable[[str], None]) -> None:
-    """What failed, with the end of its log, and what waits for it."""
+def report_failures(store: StudyStore, outcome: Outcome, write: Callable[[str], None]) -> None:
+    """Report every failed node with the end of its output, and the nodes that wait for failed ones."""
     for identity, failure in outcome.failed.items():
         label, output = store.nodes[identity].label, store.output(identity)
-        say(f"\n{label} failed ({identity}, {failure.reason}). The end of {output}:\n{failure.tail}")
+        write(f"\n{label} failed ({identity}, {failure.reason}). The end of {output}:\n{failure.tail}")
     for identity in outcome.held_up:
-        say(f"{store.nodes[identity].label} ({identity}) waits for a failed one.")
+        write(f"{store.nodes[identity].label} ({identity}) waits for a failed node.")
