@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "objectives": BOTTOM | {"models"},
     "data": BOTTOM | {"objectives", "distributed", "parallel"},
     "methods": BOTTOM | {"models"},
-    "evaluation": BOTTOM | {"models", "objectives", "data"},
+    "evaluation": BOTTOM | {"parallel", "models", "objectives", "data"},
     "tracking": BOTTOM | {"run_directory"},
     "scaling": {"errors", "intervals", "ledger", "run_directory", "tracking"},
     "training": BOTTOM

@@ -8,8 +8,8 @@ import pytest
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.recipe import Recipe, load_recipe, stage_identity
 from pathways_lite.studies import load_study
-from pathways_lite.training.init_growth import learning_ledger
-from pathways_lite.training.setup import Setup
+from pathways_lite.training.init_growth import ligo_ledger
+from pathways_lite.training.stage import StageSpec
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.py"))
@@ -49,16 +49,16 @@ def test_the_example_compares_equal_models_at_equal_compute() -> None:
 def test_arms_of_growth_cost_the_same() -> None:
     """Their bases, and learning to grow, included."""
     for recipes in load_study(ROOT / "configs" / "ablations" / "growth_operators.py").arms.values():
-        setups = [Setup(recipes[0], index) for index in range(len(recipes[0].stages))]
-        training = sum(setup.timeline.flops_before(setup.timeline.total_steps) for setup in setups)
-        learning = sum(learning_ledger(setup).flops for setup in setups)
+        specs = [StageSpec(recipes[0], index) for index in range(len(recipes[0].stages))]
+        training = sum(spec.timeline.flops_before(spec.timeline.total_steps) for spec in specs)
+        learning = sum(ligo_ledger(spec).flops for spec in specs)
         assert training + learning == pytest.approx(6e12, rel=0.01), recipes[0].name
 
 
 def test_arms_of_pruning_cost_the_same() -> None:
     """Where zeros are skipped, as far as whole steps allow."""
     for recipes in load_study(ROOT / "configs" / "ablations" / "pruning_schedules.py").arms.values():
-        timeline = Setup(recipes[0], 0).timeline
+        timeline = StageSpec(recipes[0], 0).timeline
         assert timeline.sparse_flops_before(timeline.total_steps) == pytest.approx(2e12, rel=0.03), recipes[0].name
 
 
@@ -76,7 +76,7 @@ def test_runs_for_the_law_are_those_of_the_schedules() -> None:
 def test_arms_of_domain_weights_cost_the_same() -> None:
     """References and proxies included, as far as whole steps allow."""
     for recipes in load_study(ROOT / "configs" / "ablations" / "domain_weights.py").arms.values():
-        timelines = [Setup(recipes[0], index).timeline for index in range(len(recipes[0].stages))]
+        timelines = [StageSpec(recipes[0], index).timeline for index in range(len(recipes[0].stages))]
         spent = sum(timeline.flops_before(timeline.total_steps) for timeline in timelines)
         assert spent == pytest.approx(3e12, rel=0.02), recipes[0].name
 

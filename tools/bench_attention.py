@@ -33,7 +33,7 @@ from attention_static import estimate
 from pathways_kernels.attention import Spans, attention
 from pathways_kernels.attention.api import BACKENDS
 from pathways_kernels.attention.block_sizes import limits
-from pathways_kernels.attention.spans import causal, dense
+from pathways_kernels.attention.spans import causal, dense_mask
 from pathways_lite.planner.chips import CHIPS
 from pathways_lite.planner.kernel_estimates import costs
 from tune_attention import cycles_per_head, kinds_of_spans
@@ -125,8 +125,8 @@ def best_of_splash(kernel: str, chip: str, T: int, D: int) -> dict[str, tuple[tu
 def beyond_the_diagonal(spans: Spans, queries: int, keys: int) -> float:
     """Blocks that hold an allowed pair, over those up to the diagonal; the mean of the rows."""
     rows, T = spans.start.shape
-    held = dense(spans, T).reshape(rows, T // queries, queries, T // keys, keys).any((2, 4))
-    lower = dense(causal(1, T), T).reshape(T // queries, queries, T // keys, keys).any((1, 3))
+    held = dense_mask(spans, T).reshape(rows, T // queries, queries, T // keys, keys).any((2, 4))
+    lower = dense_mask(causal(1, T), T).reshape(T // queries, queries, T // keys, keys).any((1, 3))
     return float(held.sum((1, 2)).mean() / lower.sum())
 
 

@@ -25,7 +25,6 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
-from pathways_lite.training.setup import Setup
 
 from pathways_lite import models
 from pathways_lite.checkpoints import StreamedArray, write_streamed
@@ -33,11 +32,13 @@ from pathways_lite.data.order import DataCursor
 from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.models import presets
 from pathways_lite.recipe import AdamW, Data, Grow, Model, Recipe, Stage, apply_overrides
-from pathways_lite.training.init_growth import growing_function
+from pathways_lite.training.components import Components
+from pathways_lite.training.init_growth import grow_function
 from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.load import load_model
 from pathways_lite.training.offline import grow_offline
 from pathways_lite.training.spike_guard import GuardState
+from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.step import TrainState
 
 FACTOR = 4
@@ -59,22 +60,22 @@ def main() -> None:
     smaller = {"n_layers": max(1, target.n_layers // FACTOR)}
     if arguments.wider:
         smaller |= {name: getattr(target, name) // 2 for name in ("d_model", "n_heads", "d_ff")}
-    setup = Setup(_recipe(target.model_copy(update=smaller), target, arguments.operator), 1)
+    components = Components(StageSpec(_recipe(target.model_copy(update=smaller), target, arguments.operator), 1))
     if arguments.files:
         with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
-            row = bench_files(setup, Path(directory))
+            row = bench_files(components, Path(directory))
     else:
-        row = bench_memory(setup)
+        row = bench_memory(components)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"shape": arguments.shape, "operator": arguments.operator, **row, "peak_rss_bytes": peak}))
 
 
-def bench_memory(setup: Setup) -> dict[str, Any]:
+def bench_memory(components: Components) -> dict[str, Any]:
     """Seconds to compile growth and to carry it out, of parameters on the device."""
-    source = setup.recipe.stages[0].model
+    source = components.spec.recipe.stages[0].model
     params = jax.block_until_ready(models.init(source, jax.random.key(0)))
     start = time.perf_counter()
-    compiled = growing_function(setup).lower(params, None, ()).compile()
+    compiled = grow_function(components).lower(params, None, ()).compile()
     compiled_at = time.perf_counter()
     state = jax.block_until_ready(compiled(params, None, ()))
     end = time.perf_counter()
@@ -82,17 +83,17 @@ def bench_memory(setup: Setup) -> dict[str, Any]:
     return {**sizes, "compile_s": round(compiled_at - start, 3), "grow_s": round(end - compiled_at, 3)}
 
 
-def bench_files(setup: Setup, directory: Path) -> dict[str, Any]:
+def bench_files(components: Components, directory: Path) -> dict[str, Any]:
     """Seconds from a checkpoint of random bfloat16 parameters to the grown one."""
-    small = Setup(setup.recipe, 0)
-    model, target = small.stage.model, setup.stage.model
+    small = Components(StageSpec(components.spec.recipe, 0))
+    model, target = small.stage.model, components.stage.model
     arrays = {f"params.{array.name}": _random(model, array) for array in jax.tree.leaves(models.param_specs(model))}
     state = TrainState(step=1, params=(), opt_state=(), method_state=(), key=())
     meta = CheckpointState(state, DataCursor(), GuardState(), Seconds(), Ledger(), None).to_meta(small)
     path = write_streamed(directory / "source", 1, arrays, meta, check=lambda: None)
     start = time.perf_counter()
     grown = grow_offline(
-        load_model(path, examined=False), _start(setup), target, directory / "grown", report=lambda line: None
+        load_model(path, examined=False), _start(components), target, directory / "grown", report=lambda line: None
     )  # fmt: skip
     seconds = time.perf_counter() - start
     manifest = load_model(grown, examined=False).manifest
@@ -108,8 +109,8 @@ def bench_files(setup: Setup, directory: Path) -> dict[str, Any]:
 def compile_seconds(model: Model, layers: int) -> float:
     """Of the train step of the model with so many layers."""
     deep = model.model_copy(update={"n_layers": layers})
-    setup = Setup(_recipe(deep, deep, "stack"), 0)
-    lowered = setup.lower_step(1)
+    components = Components(StageSpec(_recipe(deep, deep, "stack"), 0))
+    lowered = components.lower_step(1)
     start = time.perf_counter()
     lowered.compile()
     return round(time.perf_counter() - start, 2)
@@ -138,8 +139,8 @@ def _recipe(source: Model, target: Model, operator: str) -> Recipe:
     )
 
 
-def _start(setup: Setup) -> Grow:
-    start = setup.stage.start
+def _start(components: Components) -> Grow:
+    start = components.stage.start
     assert isinstance(start, Grow)
     return start
 

@@ -4,7 +4,7 @@
     python tools/bench_objectives.py
     python tools/bench_objectives.py --seq-len 256 --documents 3
 
-It reports tokens per CPU second, which other processes disturb less than wall-clock time, and the share of unused
+It reports tokens per CPU second, which other processes disturb less than wall-clock time, and the fraction of unused
 positions.
 """
 
@@ -17,8 +17,8 @@ import time
 
 import numpy as np
 
-from pathways_lite.objectives.batches import make_batch, unused
-from pathways_lite.objectives.denoisers import unused_ids
+from pathways_lite.objectives.batches import make_batch, unused_fraction
+from pathways_lite.objectives.denoisers import default_special_tokens
 from pathways_lite.recipe import UL2, UL2R, Causal, CodeGen2, FillInTheMiddle, Objective
 
 VOCABULARY, EOD = 32_000, 0
@@ -34,21 +34,21 @@ def main() -> None:
     rng = np.random.default_rng(0)
     windows = rng.integers(1, VOCABULARY, (arguments.batch_size, arguments.seq_len + 1))
     windows[rng.random(windows.shape) < arguments.documents / arguments.seq_len] = EOD
-    tokens = unused_ids(VOCABULARY, VOCABULARY + 1024)
+    tokens = default_special_tokens(VOCABULARY, VOCABULARY + 1024)
     objectives = [Causal(), *(kind(tokens=tokens) for kind in (UL2R, UL2, FillInTheMiddle, CodeGen2))]
     results = {objective.kind: bench(objective, windows, arguments.seconds) for objective in objectives}
     print(json.dumps({**vars(arguments), **results, "cpu": platform.processor() or platform.machine()}))
 
 
 def bench(objective: Objective, windows: np.ndarray, seconds: float) -> dict[str, float]:
-    """Measure tokens per second of batches with new sample numbers, and the share of unused positions."""
+    """Measure tokens per second of batches with new sample numbers, and the fraction of unused positions."""
     rows, tokens, shares = len(windows), 0, []
     start = time.process_time()
     while (elapsed := time.process_time() - start) < seconds:
         number = np.arange(rows) + tokens
         batch = make_batch(objective, windows, EOD, "document", np.zeros(rows), number, seed=0)
         tokens += batch.tokens.size
-        shares.append(unused(batch))
+        shares.append(unused_fraction(batch))
     return {"tokens_per_s": round(tokens / elapsed), "unused": round(float(np.mean(shares)), 6)}
 
 

@@ -22,10 +22,11 @@ import sys
 from typing import Any
 
 import jax
-from pathways_lite.training.setup import Setup
 
 from bench_reweighting import SHAPES, Stepping, setup_of
 from pathways_lite.recipe import Prune, Recipe, apply_overrides
+from pathways_lite.training.components import Components
+from pathways_lite.training.stage import StageSpec
 
 
 def main() -> None:
@@ -37,12 +38,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="sequences in a batch; default: the shape's")
     parser.add_argument("--rounds", type=int, default=10, help="of one step each, after the first")
     arguments = parser.parse_args()
-    dense, pruned = (Stepping(setup) for setup in setups(arguments))
+    dense, pruned = (Stepping(components) for components in setups(arguments))
     rounds = [(dense.take(), pruned.take()) for _ in range(arguments.rounds)]
-    print(json.dumps(row(arguments, rounds, dense.setup.timeline.tokens_before(1))))
+    print(json.dumps(row(arguments, rounds, dense.components.timeline.tokens_before(1))))
 
 
-def setups(arguments: argparse.Namespace) -> tuple[Setup, Setup]:
+def setups(arguments: argparse.Namespace) -> tuple[Components, Components]:
     """Set up the stage without pruning and with it."""
     prune_config = Prune.model_validate_json(arguments.prune)
     timing = {"begin": 0.0, "end": 1.0, "every": 1} if arguments.updating else {"begin": 0.0, "end": 0.0}
@@ -51,7 +52,7 @@ def setups(arguments: argparse.Namespace) -> tuple[Setup, Setup]:
     if arguments.rows is not None:
         stage = stage.model_copy(update={"batch_size": arguments.rows})
     recipes = (Recipe(name="bench", stages=(stage.model_copy(update={"pruning": p}),)) for p in (None, prune))
-    dense, pruned = (Setup(recipe, 0) for recipe in recipes)
+    dense, pruned = (Components(StageSpec(recipe, 0)) for recipe in recipes)
     return dense, pruned
 
 

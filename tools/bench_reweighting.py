@@ -23,11 +23,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from pathways_lite.training.setup import Setup
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
 from pathways_lite.recipe import AdamW, Data, Model, Recipe, Reweighting, Stage, Steps, apply_overrides
+from pathways_lite.training.components import Components
+from pathways_lite.training.stage import StageSpec
 
 SHAPES = {
     # layers, d_model, heads, sequence, batch, vocabulary
@@ -69,7 +70,7 @@ def row(arguments: argparse.Namespace, rounds: list[Any], flops: tuple[float, fl
     }
 
 
-def setup_of(shape: str, method: Reweighting | None) -> Setup:
+def setup_of(shape: str, method: Reweighting | None) -> Components:
     """Set up a GPT-2-like decoder with AdamW, as in `tools/bench_train.py`."""
     layers, width, heads, length, rows, vocabulary = SHAPES[shape]
     model = Model(
@@ -80,34 +81,34 @@ def setup_of(shape: str, method: Reweighting | None) -> Setup:
         model=model, data=Data(corpus="none", seq_len=length), optimizer=AdamW(), batch_size=rows, budget="1000 steps",
         reweighting=method,
     )  # fmt: skip
-    return Setup(Recipe(name="bench", stages=(stage,)), 0)
+    return Components(StageSpec(Recipe(name="bench", stages=(stage,)), 0))
 
 
 class Stepping:
     """A compiled train step with its state and batch."""
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup, rows = setup, setup.timeline.sequences_at(0)
-        self.compiled = setup.compile_step(rows)
+    def __init__(self, components: Components) -> None:
+        self.components, rows = components, components.timeline.sequences_at(0)
+        self.compiled = components.compile_step(rows)
         self.flops = float(self.compiled.cost_analysis()["flops"])
-        self.state = setup.fresh_state()
-        self.batch = setup.layout.place_batch(random_batch(setup, rows))
+        self.state = components.fresh_state()
+        self.batch = components.layout.place_batch(random_batch(components, rows))
         self.number = 0
         self.take()
 
     def take(self) -> tuple[float, float]:
         """Take one step and return its wall-clock seconds and the CPU seconds of all threads."""
-        clock, begin, cpu = self.setup.timeline.clock(self.number), time.perf_counter(), time.process_time()
+        clock, begin, cpu = self.components.timeline.clock(self.number), time.perf_counter(), time.process_time()
         self.state, metrics = self.compiled(self.state, self.batch, clock)
         jax.block_until_ready((self.state, metrics))
         self.number += 1
         return time.perf_counter() - begin, time.process_time() - cpu
 
 
-def random_batch(setup: Setup, rows: int) -> Batch:
+def random_batch(components: Components, rows: int) -> Batch:
     """Make a batch of random tokens with several documents per row."""
-    length, random = setup.stage.data.seq_len, np.random.default_rng(0)
-    tokens, targets = random.integers(0, setup.stage.model.vocab_size, (2, rows, length)).astype(np.int32)
+    length, random = components.stage.data.seq_len, np.random.default_rng(0)
+    tokens, targets = random.integers(0, components.stage.model.vocab_size, (2, rows, length)).astype(np.int32)
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
     start = positions // (length // DOCUMENTS) * (length // DOCUMENTS)
     ones, domain = np.ones((rows, length), np.float32), np.zeros(rows, np.int32)

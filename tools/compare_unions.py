@@ -29,7 +29,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.recipe import GivenWeights, Recipe
 from pathways_lite.studies.plan import resolve_study, store_of
 from pathways_lite.studies.study import load_study
-from pathways_lite.training.init_merging import merged_params
+from pathways_lite.training.init_merging import merge_params
 from pathways_lite.training.load import TrainedModel, load_model
 
 Losses = dict[str, float]
@@ -95,8 +95,8 @@ def unions(path: Path, out: Path | None) -> list[Union]:
 
 def losses(model: TrainedModel, models: list[TrainedModel]) -> Losses:
     """Return the losses of the average of `models` on the held-out text of `model`'s stage."""
-    params = merged_params(model.setup, models, [1.0] * len(models))
-    return {domain: result.loss for domain, result in model.setup.evaluate(params).items()}
+    params = merge_params(model.components, models, [1.0] * len(models))
+    return {domain: result.loss for domain, result in model.components.evaluator.evaluate(params).items()}
 
 
 def row(results: list[Union]) -> dict[str, Any]:

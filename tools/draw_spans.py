@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws docs/kernels.svg: which keys each query sees, and which blocks a kernel visits, for four kinds of spans.
+"""Draw docs/kernels.svg: which keys each query sees, and which blocks a kernel visits, for four kinds of spans.
 
 python tools/draw_spans.py docs/kernels.svg
 """
@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Patch, Rectangle
 
 from pathways_kernels.attention.block_ranges import of_keys, padded_spans
-from pathways_kernels.attention.spans import Spans, causal, dense, from_segments, prefix, window
+from pathways_kernels.attention.spans import Spans, causal, dense_mask, from_segments, prefix, window
 
 T, BLOCK = 32, 4
 LENGTHS = [13, 7, 12]
@@ -51,12 +51,12 @@ def main() -> None:
 
 def draw(axis: plt.Axes, name: str, spans: Spans) -> None:
     visited = np.asarray(of_keys(padded_spans(spans, T, T), BLOCK, BLOCK))[0]
-    for i, (first, whole, ragged, last) in enumerate(visited):
-        for j in range(first, last):
-            clear = whole <= j < ragged
-            style = {"facecolor": WHOLE} if clear else {"facecolor": MASKED, "hatch": "///"}
+    for i, (start, full_start, full_stop, stop) in enumerate(visited):
+        for j in range(start, stop):
+            is_full = full_start <= j < full_stop
+            style = {"facecolor": WHOLE} if is_full else {"facecolor": MASKED, "hatch": "///"}
             axis.add_patch(Rectangle((j * BLOCK, i * BLOCK), BLOCK, BLOCK, edgecolor="#94a3b8", linewidth=0, **style))
-    query, key = np.nonzero(dense(spans, T)[0])
+    query, key = np.nonzero(dense_mask(spans, T)[0])
     axis.scatter(key + 0.5, query + 0.5, s=5, color=ALLOWED, linewidths=0)
     axis.set(xlim=(0, T), ylim=(T, 0), aspect="equal", title=name, xlabel="key")
     axis.set_xticks(range(0, T + 1, BLOCK), [])

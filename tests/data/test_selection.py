@@ -9,7 +9,7 @@ import pytest
 
 from pathways_lite.data.build import build
 from pathways_lite.data.inspect import describe
-from pathways_lite.data.pipeline import Batches
+from pathways_lite.data.pipeline import DataStream
 from pathways_lite.data.selection import (
     Origin,
     Selection,
@@ -103,11 +103,11 @@ def test_a_mixture_reads_the_new_domains(store: Store, write: Write, tmp_path: P
     timeline = Timeline(
         ramp=Ramp(steps=((0, 8),)), seq_len=16, flops_per_token=6, budget=Steps(n=4), active_parameters=1
     )
-    batches = Batches(new, data, timeline, Causal())
+    batches = DataStream(new, data, timeline, Causal())
     streams = {name: np.concatenate(list(new.documents(name))) for name in ("even", "odd")}
     counts = dict.fromkeys(streams, 0)
     for step in range(4):
-        batch = batches.at(step)
+        batch = batches.batch_at(step)
         for tokens, domain in zip(batch.tokens, batch.domain, strict=True):
             name = new.domains[domain]
             counts[name] += 1

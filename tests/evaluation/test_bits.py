@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pathways_lite import models
 from pathways_lite.batch import Batch
-from pathways_lite.evaluation.bits import Evaluator, HeldOutLoss, pack_windows, split_windows, to_batch
+from pathways_lite.evaluation.bits import Evaluator, HeldOutLoss, pack_windows, split_windows, windows_to_batch
 from pathways_lite.objectives.causal import causal
 from pathways_lite.recipe import Model
 
@@ -33,7 +33,7 @@ def model_losses(params: models.Params, batch: Batch) -> jax.Array:
 
 
 def visible_sum(params: float, batch: Batch) -> jax.Array:
-    """A stand-in for a model whose loss tells exactly what it sees: targets, positions and the span's tokens."""
+    """A stand-in for a model, whose loss reveals what it sees: targets, positions and the span's tokens."""
     before = jnp.pad(jnp.cumsum(batch.tokens, axis=1), ((0, 0), (1, 0)))
     seen = jnp.take_along_axis(before, batch.spans.stop, 1) - jnp.take_along_axis(before, batch.spans.start, 1)
     return params * (batch.targets * 1000.0 + batch.positions * 100.0 + seen)
@@ -63,8 +63,8 @@ def test_packing_places_every_window_once_and_wastes_little(lengths: list[int]) 
 
 @settings(max_examples=25)
 @given(texts=DOCUMENTS, rows=st.sampled_from([1, 3]), order=st.randoms(use_true_random=False))
-def test_the_result_depends_on_nothing_but_the_documents(texts: list[list[int]], rows: int, order: object) -> None:
-    """Whatever shares a row or a batch: each document's score is what it is alone."""
+def test_the_result_depends_only_on_the_documents(texts: list[list[int]], rows: int, order: object) -> None:
+    """Each document has the same score alone as in any row and batch."""
     documents, length = stored(texts), 16
     evaluate = Evaluator(visible_sum, rows=rows, seq_len=length)
     expected = 0.0
@@ -92,11 +92,11 @@ def test_a_real_model_gives_the_same_for_every_batch_size_and_packing(params: mo
 
 
 def test_documents_are_scored_as_training_scores_them() -> None:
-    """A row that the documents fill exactly is what the training objective makes of their stream."""
-    documents = stored([[5, 6, 7, 3, 2, 1], [9, 10, 11, 12], [8]])  # the longest first, as rows are filled
+    """A row that the documents fill exactly equals what the training objective makes of their stream."""
+    documents = stored([[5, 6, 7, 3, 2, 1], [9, 10, 11, 12], [8]])  # the longest first, as in packing
     stream = np.concatenate([tokens for tokens, _ in documents] + [np.array([EOD])])
     trained = causal(stream[None], EOD, "document", np.zeros(1), np.zeros(1))
-    scored = to_batch([[window for tokens, _ in documents for window in split_windows(tokens, 14)]], 1, 14)
+    scored = windows_to_batch([[window for tokens, _ in documents for window in split_windows(tokens, 14)]], 1, 14)
     jax.tree.map(np.testing.assert_array_equal, scored, trained)
     assert Evaluator(visible_sum, rows=1, seq_len=14)(1.0, documents).nll == float(jnp.sum(visible_sum(1.0, trained)))
 
@@ -106,7 +106,7 @@ def test_context_repeated_at_cuts_is_read_and_not_scored() -> None:
     windows = split_windows(document, length=4, overlap=2)
     assert [window.tokens.tolist() for window in windows] == [[0, 1, 2, 3], [2, 3, 4, 5]]
     assert [window.scored for window in windows] == [4, 2]
-    batch = to_batch([windows[1:]], 1, 6)
+    batch = windows_to_batch([windows[1:]], 1, 6)
     assert batch.loss_weights.tolist() == [[0, 0, 1, 1, 0, 0]]
     assert batch.spans.start.tolist() == [[0, 0, 0, 0, 4, 5]]
 
@@ -124,7 +124,7 @@ def test_it_compiles_once_and_padding_may_be_anything() -> None:
     assert traces == [(2, 8)]
 
 
-def test_what_happens_between_batches_can_end_it() -> None:
+def test_an_exception_between_batches_ends_the_evaluation() -> None:
     seen = []
 
     def between(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""Means over documents depend on nothing but the document, and are what the definition says."""
+"""Means over documents depend only on the document, and equal the definition."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def stored(texts: list[list[int]]) -> list[np.ndarray]:
 
 
 def values(params: float, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Tokens and targets, weighted by place; padding gives what no sum survives."""
+    """Return tokens and targets, weighted by position; padding gives NaN."""
     value = jnp.stack([batch.tokens, batch.targets], axis=-1) * params
     return jnp.where(batch.loss_weights[..., None] > 0, value, jnp.nan), batch.positions + 1
 
@@ -28,11 +28,11 @@ MEANS = {rows: DocumentMeans(values, rows=rows, seq_len=LENGTH) for rows in (1, 
 
 @settings(max_examples=12)
 @given(texts=st.lists(st.lists(st.integers(1, 99), max_size=30), min_size=1, max_size=30), rows=st.sampled_from([1, 4]))
-def test_means_are_weighted_by_the_place_in_the_window(texts: list[list[int]], rows: int) -> None:
-    told: list[int] = []
-    found = MEANS[rows](2.0, iter(stored(texts)), done=told.append)
-    assert sum(told) == len(texts)
-    for mean, text in zip(found, texts, strict=True):
+def test_means_are_weighted_by_the_position_in_the_window(texts: list[list[int]], rows: int) -> None:
+    progress: list[int] = []
+    means = MEANS[rows](2.0, iter(stored(texts)), done=progress.append)
+    assert sum(progress) == len(texts)
+    for mean, text in zip(means, texts, strict=True):
         weight = np.arange(len(text) + 1) % LENGTH + 1
         inputs, targets = np.array([EOD, *text]), np.array([*text, EOD])
         expected = [2 * np.sum(x * weight) / np.sum(weight) for x in (inputs, targets)]

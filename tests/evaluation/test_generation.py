@@ -13,7 +13,7 @@ from pathways_lite.recipe import Model
 
 CONFIG = Model(
     d_model=16, n_layers=2, n_heads=2, head_dim=8, d_ff=32, vocab_size=20, dtype="float32", window=(None, 8),
-    tie_embeddings=False,  # tied and untrained, it would repeat the token before
+    tie_embeddings=False,  # with tied embeddings an untrained model would repeat the previous token
 )  # fmt: skip
 
 
@@ -32,7 +32,7 @@ class Letters:
 @pytest.fixture(scope="module")
 def params() -> models.Params:
     params = jax.jit(models.init, static_argnums=0)(CONFIG, jax.random.key(1))
-    return params | {"head": params["head"].at[Letters.eod].set(0)}  # never the likeliest, so that texts are long
+    return params | {"head": params["head"].at[Letters.eod].set(0)}  # never the likeliest token, so that texts are long
 
 
 choose = jax.jit(sample, static_argnums=2)
@@ -49,8 +49,8 @@ def next_token(params: models.Params, padded: jax.Array, count: jax.Array) -> ja
     return jnp.argmax(models.logits(CONFIG, params, hidden)[0, count - 1])
 
 
-def greedy_by_whole_passes(params: models.Params, prompt: str, n: int) -> str:
-    """The likeliest token by a whole forward pass without a cache, one after the other."""
+def greedy_by_full_passes(params: models.Params, prompt: str, n: int) -> str:
+    """Generate the likeliest tokens, each by a full forward pass without a cache."""
     tokens, length = [Letters.eod, *Letters().encode(prompt)], 64
     start = len(tokens)
     for _ in range(n):
@@ -65,7 +65,7 @@ def greedy_by_whole_passes(params: models.Params, prompt: str, n: int) -> str:
 @pytest.mark.parametrize("prompt", ["", "abc", "cabbagefeedsafish"])
 def test_greedy_is_the_likeliest_token_of_whole_passes(params: models.Params, prompt: str) -> None:
     text = continue_(params, prompt, temperature=0)
-    assert text == greedy_by_whole_passes(params, prompt, 20)
+    assert text == greedy_by_full_passes(params, prompt, 20)
     assert len(set(text)) > 1
 
 
@@ -109,11 +109,11 @@ LOGITS = jnp.log(jnp.array([0.05, 0.4, 0.1, 0.25, 0.2]))
 def test_samples_follow_the_distribution(sampling: Sampling, expected: np.ndarray) -> None:
     n = 20_000
     tokens = choose(jnp.broadcast_to(LOGITS, (n, 5)), jax.random.key(0), sampling)
-    found = np.bincount(np.asarray(tokens), minlength=5)
+    counts = np.bincount(np.asarray(tokens), minlength=5)
     expected = np.asarray(expected, float)
-    assert np.all(found[expected == 0] == 0)
+    assert np.all(counts[expected == 0] == 0)
     spread = np.sqrt(n * expected * (1 - expected))
-    assert np.all(np.abs(found - n * expected) <= 4.5 * spread + 1e-9)
+    assert np.all(np.abs(counts - n * expected) <= 4.5 * spread + 1e-9)
 
 
 @settings(max_examples=20)

@@ -1,4 +1,4 @@
-"""What every attention backend owes. A backend's test file subclasses `AttentionContract` and names the backend."""
+"""The contract of every attention backend: a backend's test file subclasses `AttentionContract` and names it."""
 
 from functools import partial
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pathways_kernels.attention import Spans, attention
-from pathways_kernels.attention.spans import causal, dense, from_segments, full, intersect, prefix, window
+from pathways_kernels.attention.spans import causal, dense_mask, from_segments, full, intersect, prefix, window
 
 SCALE = 0.3
 
@@ -27,7 +27,7 @@ class Shape(NamedTuple):
     dtype: str = "float32"
 
 
-# Multi-head, grouped and multi-query; one block and several, of keys alone, of queries and keys; ragged; a soft cap.
+# Multi-head, grouped and multi-query; one block and several, of keys alone, of queries and keys; partial blocks; a cap.
 SHAPES = (
     Shape(2, 33, 33, 4, 4, 8),
     Shape(3, 140, 140, 16, 4, 8, soft_cap=2.0),
@@ -45,7 +45,7 @@ INTERPRETER_PACKED_SHAPE = Shape(2, 300, 300, 4, 1, 16)
 
 
 def arrays(shape: Shape, seed: int = 0) -> tuple[jax.Array, ...]:
-    """q, k, v and a cotangent of the output."""
+    """Return q, k, v and a cotangent of the output."""
     B, T, S, H, K, D = shape[:6]
     rng = np.random.default_rng(seed)
     sizes = (B, T, H, D), (B, S, K, D), (B, S, K, D), (B, T, H, D)
@@ -53,14 +53,14 @@ def arrays(shape: Shape, seed: int = 0) -> tuple[jax.Array, ...]:
 
 
 def random_spans(rng: np.random.Generator, B: int, T: int, S: int) -> Spans:
-    """Any intervals at all: out of order, empty, reversed, sticking out at both ends."""
+    """Return arbitrary intervals: out of order, empty, reversed, beyond both ends."""
     start = rng.integers(-2, S + 2, (B, T))
     lengths = rng.choice([1, S // 8 + 1, S], (B, 1))
     return Spans(start.astype(np.int32), (start + rng.integers(-2, lengths + 1, (B, T))).astype(np.int32))
 
 
 def kinds_of_spans(rng: np.random.Generator, B: int, T: int, S: int) -> Spans:
-    """One of the kinds that training uses, or an arbitrary one."""
+    """Return one of the kinds that training uses, or arbitrary spans."""
     segments = np.cumsum(rng.random((B, T)) < rng.choice([0.02, 0.3]), axis=1)
     kind = rng.integers(6)
     if kind == 0:
@@ -76,7 +76,7 @@ def kinds_of_spans(rng: np.random.Generator, B: int, T: int, S: int) -> Spans:
 
 @partial(jax.jit, static_argnames=("soft_cap", "implementation"))
 def run(q, k, v, d_out, spans, soft_cap=None, implementation=None):
-    """The output and the gradients of q, k, v for one cotangent."""
+    """Return the output and the gradients of q, k, v for one cotangent."""
 
     def f(q, k, v):
         return attention(q, k, v, spans, scale=SCALE, logits_soft_cap=soft_cap, implementation=implementation)
@@ -85,8 +85,8 @@ def run(q, k, v, d_out, spans, soft_cap=None, implementation=None):
     return out, *pullback(d_out)
 
 
-def exact(q, k, v, spans, soft_cap=None) -> np.ndarray:
-    """The definition in float64 NumPy, row by row and key by key: no code shared with any backend."""
+def float64_reference(q, k, v, spans, soft_cap=None) -> np.ndarray:
+    """Compute attention by its definition in float64 NumPy, query by query; shares no code with any backend."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     B, T, H, _ = q.shape
     S, K = k.shape[1:3]
@@ -101,11 +101,13 @@ def exact(q, k, v, spans, soft_cap=None) -> np.ndarray:
     return out
 
 
-def assert_close(found, expected, relative: float, what: str = "") -> None:
-    """Within `relative` of the largest value expected, or of 0.1: what cancels to 0 leaves rounding of the terms."""
-    found, expected = (np.asarray(x, np.float32) for x in (found, expected))
+def assert_close(actual, expected, relative: float, what: str = "") -> None:
+    """Within `relative` of the largest value expected, or of 0.1: terms that cancel to 0 leave their rounding."""
+    actual, expected = (np.asarray(x, np.float32) for x in (actual, expected))
     bound = relative * max(np.abs(expected).max(), 0.1)
-    assert np.abs(found - expected).max() <= bound, f"{what}: off by {np.abs(found - expected).max()}, allowed {bound}"
+    assert np.abs(actual - expected).max() <= bound, (
+        f"{what}: off by {np.abs(actual - expected).max()}, allowed {bound}"
+    )
 
 
 def few(examples: int):
@@ -113,7 +115,7 @@ def few(examples: int):
 
 
 class AttentionContract:
-    """Subclass it and set `implementation`; narrow `shapes` where a backend refuses some."""
+    """Subclass it and set `implementation`; narrow `shapes` if a backend does not support some."""
 
     implementation: str
     shapes: tuple[Shape, ...] = SHAPES
@@ -128,29 +130,29 @@ class AttentionContract:
         q, k, v, d_out = arrays(shape)
         spans = random_spans(np.random.default_rng(1), shape.B, shape.T, shape.S)
         out = self.run(shape, q, k, v, d_out, spans)[0]
-        np.testing.assert_allclose(out, exact(q, k, v, spans, shape.soft_cap), atol=1e-5)
+        np.testing.assert_allclose(out, float64_reference(q, k, v, spans, shape.soft_cap), atol=1e-5)
 
     @pytest.mark.parametrize("index", range(len(SHAPES)))
     @few(8)
     @given(seed=st.integers(0, 2**31))
     def test_equals_the_reference(self, index, seed):
         if index >= len(self.shapes):
-            pytest.skip(f"{self.implementation} serves {len(self.shapes)} of the shapes")
+            pytest.skip(f"{self.implementation} supports {len(self.shapes)} of the shapes")
         shape = self.shapes[index]
         args = *arrays(shape, seed), kinds_of_spans(np.random.default_rng(seed), shape.B, shape.T, shape.S)
         expected = run(*args, soft_cap=shape.soft_cap, implementation="reference")
-        found = self.run(shape, *args)
-        assert_close(found[0], expected[0], 1e-5, "output")
-        for name, a, b in zip(("d_q", "d_k", "d_v"), found[1:], expected[1:], strict=True):
+        actual = self.run(shape, *args)
+        assert_close(actual[0], expected[0], 1e-5, "output")
+        for name, a, b in zip(("d_q", "d_k", "d_v"), actual[1:], expected[1:], strict=True):
             assert_close(a, b, 1e-4, name)
 
     @pytest.mark.parametrize("shape", [Shape(2, 140, 140, 16, 4, 8, dtype="bfloat16")])
     def test_bfloat16_is_as_near_as_its_rounding(self, shape):
         q, k, v, d_out = arrays(shape)
         spans = random_spans(np.random.default_rng(2), shape.B, shape.T, shape.S)
-        found = self.run(shape, q, k, v, d_out, spans)
+        actual = self.run(shape, q, k, v, d_out, spans)
         expected = run(*(x.astype(jnp.float32) for x in (q, k, v, d_out)), spans, implementation="reference")
-        for name, a, b in zip(("output", "d_q", "d_k", "d_v"), found, expected, strict=True):
+        for name, a, b in zip(("output", "d_q", "d_k", "d_v"), actual, expected, strict=True):
             assert a.dtype == jnp.bfloat16
             assert_close(a, b, 2**-6, name)
 
@@ -162,19 +164,19 @@ class AttentionContract:
         rng = np.random.default_rng(seed)
         q, k, v, d_out = arrays(shape, seed)
         spans = random_spans(rng, shape.B, shape.T, shape.S)
-        sees = dense(spans, shape.S)
+        mask = dense_mask(spans, shape.S)
         j = int(rng.integers(shape.S))
         before = self.run(shape, q, k, v, d_out, spans)[0]
         other_k, other_v = k.at[:, j].multiply(-3), v.at[:, j].add(1)
         after = self.run(shape, q, other_k, other_v, d_out, spans)[0]
         same = np.asarray(before == after).all((2, 3))
-        np.testing.assert_array_equal(same, ~sees[:, :, j])
+        np.testing.assert_array_equal(same, ~mask[:, :, j])
 
-        # A cotangent for one query alone reaches the keys it sees and no other.
+        # The cotangent of one query reaches only the keys that it sees.
         t = int(rng.integers(shape.T))
         only = jnp.zeros_like(d_out).at[:, t].set(d_out[:, t])
         _, d_q, _, d_v = self.run(shape, q, k, v, only, spans)
-        np.testing.assert_array_equal(np.asarray(d_v != 0).any((2, 3)), sees[:, t])
+        np.testing.assert_array_equal(np.asarray(d_v != 0).any((2, 3)), mask[:, t])
         assert not np.asarray(jnp.delete(d_q, t, axis=1)).any()
 
     def test_keys_nobody_sees_get_no_gradient(self):
@@ -186,7 +188,7 @@ class AttentionContract:
         assert np.asarray(d_v)[:, :-5].all()
 
     def test_queries_that_see_nothing_are_zero(self):
-        """And their gradients; also whole rows, with values that would overflow if they were looked at."""
+        """So are their gradients; also in whole rows, with values that would overflow if they were read."""
         shape = self.shapes[1]
         q, k, v, d_out = arrays(shape)
         spans = causal(shape.B, shape.T)
@@ -204,10 +206,10 @@ class AttentionContract:
     def test_large_logits_stay_finite(self):
         shape = self.shapes[0]
         q, k, v, d_out = arrays(shape)
-        found = self.run(shape, 100 * q, 100 * k, v, d_out, causal(shape.B, shape.T))
-        assert all(np.isfinite(x).all() for x in found)
-        expected = exact(100 * q, 100 * k, v, causal(shape.B, shape.T))
-        np.testing.assert_allclose(found[0], expected, atol=1e-3)
+        actual = self.run(shape, 100 * q, 100 * k, v, d_out, causal(shape.B, shape.T))
+        assert all(np.isfinite(x).all() for x in actual)
+        expected = float64_reference(100 * q, 100 * k, v, causal(shape.B, shape.T))
+        np.testing.assert_allclose(actual[0], expected, atol=1e-3)
 
     def test_packed_documents_are_separate_documents(self):
         shape = self.packed_shape
@@ -216,13 +218,13 @@ class AttentionContract:
         packed = self.run(shape, q, k, v, d_out, from_segments(segments))
         for a in range(0, shape.T, 100):
             document = slice(a, a + 100)
-            parts = (x[:, document] for x in (q, k, v, d_out))
-            alone = run(*parts, causal(shape.B, 100), implementation="reference")
-            for name, whole, part in zip(("output", "d_q", "d_k", "d_v"), packed, alone, strict=True):
-                np.testing.assert_allclose(whole[:, document], part, atol=1e-4, err_msg=name)
+            arguments = (x[:, document] for x in (q, k, v, d_out))
+            alone = run(*arguments, causal(shape.B, 100), implementation="reference")
+            for name, together, separate in zip(("output", "d_q", "d_k", "d_v"), packed, alone, strict=True):
+                np.testing.assert_allclose(together[:, document], separate, atol=1e-4, err_msg=name)
 
     def test_decoding_equals_the_full_result(self):
-        """One query at a time over a cache that is longer than what is written of it."""
+        """One query at a time over a cache that is only partly written."""
         shape = self.shapes[0]
         q, k, v, d_out = arrays(shape)
         whole = self.run(shape, q, k, v, d_out, causal(shape.B, shape.T))[0]
@@ -241,14 +243,14 @@ class AttentionContract:
         many = jax.vmap(partial(run, implementation=self.implementation))(*stacked, Spans(*map(np.stack, zip(*spans))))  # noqa: B905
 
         @jax.jit
-        def rematerialised(q, k, v, d_out, spans):
+        def rematerialized(q, k, v, d_out, spans):
             f = jax.checkpoint(partial(attention, scale=SCALE, implementation=self.implementation))
             out, pullback = jax.vjp(lambda q, k, v: f(q, k, v, spans), q, k, v)
             return out, *pullback(d_out)
 
         for i in range(2):
             args = *(x[i] for x in stacked), spans[i]
-            one, again = self.run(shape, *args), rematerialised(*args)
+            one, again = self.run(shape, *args), rematerialized(*args)
             for a, b, c in zip(one, many, again, strict=True):
                 np.testing.assert_allclose(a, b[i], atol=1e-5)
                 np.testing.assert_allclose(a, c, atol=1e-5)

@@ -9,13 +9,14 @@ import numpy as np
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
 from pathways_lite.ledger import Timeline
+from pathways_lite.models import TokenLosses
 from pathways_lite.recipe import AdamW, Constant, Ramp, Steps
 from pathways_lite.training.optimizers import build_optimizer, learning_rate_fn
 from pathways_lite.training.step import init_state, make_train_step
 
 V, E, B, T = 7, 5, 8, 6
 AXES = {"embedding": ("vocab", "embed"), "head": ("vocab", "embed")}
-COURSE = Timeline(Ramp(steps=((0, B),)), seq_len=T, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
+TIMELINE = Timeline(Ramp(steps=((0, B),)), seq_len=T, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
 CONFIG = AdamW(learning_rate=0.02, schedule=Constant(warmup=Steps(n=5)))
 OVERFLOW = V - 1  # a target with a finite loss and a NaN gradient
 
@@ -25,13 +26,15 @@ def initial_params():
     return {name: jax.random.normal(key, (V, E)) for name, key in zip(AXES, keys, strict=True)}
 
 
-def token_losses(params, batch, key):
+def bigram_losses(params, batch, key):
+    """Losses of every position; of `OVERFLOW` finite, with a NaN gradient."""
     del key
     logits = params["embedding"][batch.tokens] @ params["head"].T
     log_z = jax.nn.logsumexp(logits, axis=-1)
     loss = log_z - jnp.take_along_axis(logits, batch.targets[..., None], axis=-1)[..., 0]
     # 0 * sqrt(0) leaves the loss as it is and makes the gradient NaN.
-    return loss + 0.0 * jnp.sqrt(jnp.where(batch.targets == OVERFLOW, 0.0 * loss, 1.0)), log_z
+    nll = loss + 0.0 * jnp.sqrt(jnp.where(batch.targets == OVERFLOW, 0.0 * loss, 1.0))
+    return TokenLosses(nll, log_z)
 
 
 def make_batch(seed, size=B):
@@ -52,27 +55,29 @@ def make_batch(seed, size=B):
 
 
 @functools.cache
-def jitted(config=CONFIG, microbatch=None, z_loss=1e-2, losses=token_losses, donate=False, view=None, weights=None):
+def jitted_step(
+    config=CONFIG, microbatch=None, z_loss=1e-2, loss_fn=bigram_losses, donate=False, reparameterize=None, weights=None
+):
     step = make_train_step(
-        losses,
-        build_optimizer(config, COURSE, AXES),
-        learning_rate=learning_rate_fn(config, COURSE),
+        loss_fn,
+        build_optimizer(config, TIMELINE, AXES),
+        learning_rate=learning_rate_fn(config, TIMELINE),
         z_loss=z_loss,
         microbatch=microbatch,
-        view=view,
+        reparameterize=reparameterize,
         sample_weights=weights,
     )
     return jax.jit(step, donate_argnums=0 if donate else ())
 
 
-def start(config=CONFIG):
-    return init_state(initial_params(), build_optimizer(config, COURSE, AXES), jax.random.key(3))
+def initial_state(config=CONFIG):
+    return init_state(initial_params(), build_optimizer(config, TIMELINE, AXES), jax.random.key(3))
 
 
-def train(step, state, batches):
+def take_steps(step, state, batches):
     losses = []
     for k, batch in enumerate(batches):
-        state, metrics = step(state, batch, COURSE.clock(k))
+        state, metrics = step(state, batch, TIMELINE.clock(k))
         losses.append(float(metrics["loss"]))
     return state, losses
 

@@ -13,7 +13,7 @@ TOKENS = SpecialTokens(
     s2s=1, nlu=2, nlg=3, prefix=4, suffix=5, middle=6, separator=7, end_of_span=8, first_sentinel=999, sentinels=900
 )
 FIRST = 1000  # the smallest token of text
-OPENERS = (EOD, 1, 2, 3, 4, 5)
+START_TOKENS = (EOD, 1, 2, 3, 4, 5)
 
 
 def windows(rows: int, seq_len: int, documents: float, seed: int = 0) -> np.ndarray:
@@ -39,7 +39,7 @@ class Example:
 
     tokens: list[int]
     inputs: int  # number of leading positions with bidirectional attention
-    close: int  # the target of the last position
+    end: int  # the target of the last position
     loss_from: int  # the first position with a loss
     column: int  # where the example starts in the row
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from helpers.bigram import start, token_losses
+from helpers.bigram import bigram_losses, initial_state
 from pathways_lite.methods import domain_weights
 from pathways_lite.recipe import DoGE, DoReMi, Reference
 from pathways_lite.training.reweighting import domain_alignments
@@ -30,14 +30,14 @@ def doge_weights(scores, batch, clock, memory):
 
 
 SAMPLE_WEIGHTS = {
-    "doremi": SampleWeights(doremi_weights, statistics, reference=token_losses),
-    "doge": SampleWeights(doge_weights, statistics, look_ahead=functools.partial(domain_alignments, aim=TARGET)),
+    "doremi": SampleWeights(doremi_weights, statistics, reference_fn=bigram_losses),
+    "doge": SampleWeights(doge_weights, statistics, look_ahead=functools.partial(domain_alignments, target=TARGET)),
 }
 
 
-def initial_state(method):
+def state_of_method(method):
     """Return the bigram model's state with uniform weights; DoReMi's reference is unsure of every token."""
-    state = start()
+    state = initial_state()
     reference = jax.tree.map(jnp.zeros_like, state.params) if method == "doremi" else ()
     memory = jax.tree.map(jnp.asarray, domain_weights.init(np.ones(D, bool)))
     return state._replace(method_state=MethodState(memory, reference))

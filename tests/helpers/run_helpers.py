@@ -1,7 +1,6 @@
 """Helpers for tests of whole runs: run quickly, compare bit for bit, send a signal, cause a loss spike."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +11,42 @@ from rich.console import Console
 
 from pathways_lite.batch import Batch
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
-from pathways_lite.distributed.stopping import Stop
 from pathways_lite.recipe import Continue, Recipe, apply_overrides
 from pathways_lite.training import final_evaluation
-from pathways_lite.training.loop import Trainer
+from pathways_lite.training.components import Components
+from pathways_lite.training.hooks import TrainerHooks
 from pathways_lite.training.run import train_run
-from pathways_lite.training.setup import Setup
 
 TOTAL = 12  # steps of the tiny recipe
 
 
 def stub_slow_parts(patch: pytest.MonkeyPatch) -> None:
     """Replace what takes longer than the training steps and has its own tests: samples, plots, the machine's peak."""
-    patch.setattr(final_evaluation, "_sample", lambda setup, params, domain: {"prompt": "", "text": domain})
+    patch.setattr(
+        final_evaluation, "sample_continuation", lambda evaluator, params, domain: {"prompt": "", "text": domain}
+    )
     patch.setattr("pathways_lite.tracking.peak.measured_peak", lambda dtype: 1e11)
-    patch.setattr("pathways_lite.training.run._draw", lambda run: None)
+    patch.setattr("pathways_lite.training.run.draw_report", lambda run: None)
 
 
 _compiled: dict[Any, Any] = {}
 
 
 def compile_once(patch: pytest.MonkeyPatch) -> None:
-    """Share setups and compiled train steps among all runs of this process that would build the same."""
-    original = Setup.compile_step
+    """Share components and compiled train steps among all runs of this process that would build the same."""
+    original = Components.compile_step
 
-    def compile_step(self: Setup, sequences: int) -> Any:
+    def compile_step(self: Components, sequences: int) -> Any:
         stage = self.stage
-        masked = self.masks and stage.start
+        masked = self.spec.growth_masks and stage.start
         method = (masked, stage.pruning, stage.reweighting, stage.domain_weights)
         key = (stage.model, stage.optimizer, stage.objective, stage.budget, stage.batch_size, method, sequences)
         if key not in _compiled:
             _compiled[key] = original(self, sequences)
         return _compiled[key]
 
-    patch.setattr(Setup, "compile_step", compile_step)
-    patch.setattr("pathways_lite.training.run.Setup", lambda *args: _compiled.setdefault(args, Setup(*args)))
+    patch.setattr(Components, "compile_step", compile_step)
+    patch.setattr("pathways_lite.training.run.Components", lambda *args: _compiled.setdefault(args, Components(*args)))
 
 
 def add_stage(recipe: Recipe, *changes: str, start: Any = None) -> Recipe:
@@ -56,9 +56,9 @@ def add_stage(recipe: Recipe, *changes: str, start: Any = None) -> Recipe:
     return apply_overrides(recipe.model_copy(update={"stages": (base, more)}), changes)
 
 
-def run(recipe: Recipe, path: Path) -> int:
+def run(recipe: Recipe, path: Path, hooks: TrainerHooks | None = None) -> int:
     """Train all stages of the recipe without output and return the exit status."""
-    return train_run(recipe, path, console=Console(file=io.StringIO()))
+    return train_run(recipe, path, console=Console(file=io.StringIO()), hooks=hooks)
 
 
 def digest(path: Path, stage: str = "base", step: int = TOTAL) -> str:
@@ -76,51 +76,81 @@ def log_bytes(path: Path, stage: str = "base") -> bytes:
     return (path / stage / "log.jsonl").read_bytes()
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Simulate a SIGTERM that arrives during `step`. A second call replaces the first."""
-    original = Trainer._take_step
+class StopAfter(TrainerHooks):
+    """Simulates a SIGTERM that arrives during step `step` of a stage; from then on it stays requested."""
 
-    def should_stop(stop: Stop) -> int:
-        stop._answer = 15
-        return 15
+    def __init__(self, step: int, stage: str | None = None) -> None:
+        self.step, self.stage = step, stage
+        self.requested = 0
 
-    def take_step(self: Trainer, batch: Batch) -> Any:
-        result = original(self, batch)
-        if self.step == step:
-            monkeypatch.setattr(Stop, "should_stop", should_stop)
-        return result
+    def after_step(self, stage: str, step: int) -> None:
+        if step == self.step and self.stage in (None, stage):
+            self.requested = 15
 
-    monkeypatch.setattr(Trainer, "_take_step", take_step)
+    def stop_requested(self) -> int:
+        return self.requested
 
 
-def inject_nan(monkeypatch: pytest.MonkeyPatch, sample: int) -> None:
-    """Make the loss NaN in every batch that contains example `sample`."""
+class Died(BaseException):
+    """Raised by `DieAfter`: the process ends without saving."""
 
-    def corrupt(batch: Batch) -> Batch:
-        factor = np.where(batch.sample_id[:, 1] == sample, np.nan, 1.0).astype(np.float32)[:, None]
+
+class DieAfter(TrainerHooks):
+    """Raises Died after `event` ("step", "evaluation" or "save") at step `step` or later."""
+
+    def __init__(self, event: str, step: int) -> None:
+        self.event, self.step = event, step
+
+    def after_step(self, stage: str, step: int) -> None:
+        self._die("step", step)
+
+    def after_evaluation(self, stage: str, step: int) -> None:
+        self._die("evaluation", step)
+
+    def after_save(self, stage: str, step: int) -> None:
+        self._die("save", step)
+
+    def _die(self, event: str, step: int) -> None:
+        if event == self.event and step >= self.step:
+            raise Died
+
+
+class InjectNaN(TrainerHooks):
+    """Makes the loss NaN in every batch that contains example `sample`."""
+
+    def __init__(self, sample: int) -> None:
+        self.sample = sample
+
+    def before_step(self, stage: str, step: int, batch: Batch) -> Batch:
+        factor = np.where(batch.sample_id[:, 1] == self.sample, np.nan, 1.0).astype(np.float32)[:, None]
         return batch._replace(loss_weights=batch.loss_weights * factor)
 
-    _transform_batches(monkeypatch, corrupt)
 
+class RecordSamples(TrainerHooks):
+    """Collects the numbers of the examples of every batch in `samples`."""
 
-def record_samples(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list to which every train step appends the numbers of its batch's examples."""
-    samples: list[int] = []
+    def __init__(self) -> None:
+        self.samples: list[int] = []
 
-    def record(batch: Batch) -> Batch:
-        samples.extend(batch.sample_id[:, 1].tolist())
+    def before_step(self, stage: str, step: int, batch: Batch) -> Batch:
+        self.samples.extend(batch.sample_id[:, 1].tolist())
         return batch
 
-    _transform_batches(monkeypatch, record)
-    return samples
 
+class Chain(TrainerHooks):
+    """Calls several hooks in order."""
 
-def _transform_batches(monkeypatch: pytest.MonkeyPatch, transform: Callable[[Batch], Batch]) -> None:
-    """Apply `transform` to every batch before the compiled train step takes it."""
-    original = Trainer._train_step
+    def __init__(self, *hooks: TrainerHooks) -> None:
+        self.hooks = hooks
 
-    def train_step(self: Trainer, batch: Batch) -> Any:
-        compiled = original(self, batch)
-        return lambda state, batch, clock: compiled(state, transform(batch), clock)
+    def before_step(self, stage: str, step: int, batch: Batch) -> Batch:
+        for hooks in self.hooks:
+            batch = hooks.before_step(stage, step, batch)
+        return batch
 
-    monkeypatch.setattr(Trainer, "_train_step", train_step)
+    def after_step(self, stage: str, step: int) -> None:
+        for hooks in self.hooks:
+            hooks.after_step(stage, step)
+
+    def stop_requested(self) -> int:
+        return next((number for hooks in self.hooks if (number := hooks.stop_requested())), 0)

@@ -1,4 +1,4 @@
-"""Our examples are what SeqIO makes of T5's inputs and targets for a prefix LM: tokens, loss, attention, positions."""
+"""Our examples equal those that SeqIO makes of T5's inputs and targets for a prefix LM: tokens, loss, attention."""
 
 import numpy as np
 import pytest
@@ -19,9 +19,9 @@ def test_packed_rows_equal_seqios(objective: SpanCorruption) -> None:
     x = windows(1, T, 0.0)
     x[0, [0, 20, T]] = EOD
     batch = batch_of(objective, x)
-    found = examples(batch, 0)
+    row_examples = examples(batch, 0)
     pairs = []
-    for example in found:
+    for example in row_examples:
         document = sorted(token for token in example.tokens if token >= FIRST)  # texts of these tests count upwards
         kept = set(example.tokens[: example.inputs])
         mask = [token not in kept for token in document]
@@ -33,19 +33,19 @@ def test_packed_rows_equal_seqios(objective: SpanCorruption) -> None:
         lambda: ({"inputs": i, "targets": [*t, EOS]} for i, t in pairs), output_signature=features
     )
     converter = seqio.PrefixLMFeatureConverter(pack=True)
-    (theirs,) = converter(rows, {"inputs": T, "targets": T}).as_numpy_iterator()
+    (expected,) = converter(rows, {"inputs": T, "targets": T}).as_numpy_iterator()
 
-    sizes = [len(example.tokens) for example in found]
+    sizes = [len(example.tokens) for example in row_examples]
     used, position = sum(sizes), batch.positions[0, : sum(sizes)]
     targets = np.where(batch.targets[0, :used] == EOD, EOS, batch.targets[0, :used])  # SeqIO's end of a text
-    inputs, column = (np.repeat([getattr(e, name) for e in found], sizes) for name in ("inputs", "column"))
-    assert len(found) == 2
-    for name, ours in {
+    inputs, column = (np.repeat([getattr(e, name) for e in row_examples], sizes) for name in ("inputs", "column"))
+    assert len(row_examples) == 2
+    for name, actual in {
         "decoder_target_tokens": targets,
         "decoder_input_tokens": batch.tokens[0, :used],
         "decoder_loss_weights": batch.loss_weights[0, :used],
         "decoder_positions": position,
         "decoder_causal_attention": position < inputs,
     }.items():
-        np.testing.assert_array_equal(theirs[name][:used], ours, err_msg=name)
+        np.testing.assert_array_equal(expected[name][:used], actual, err_msg=name)
     np.testing.assert_array_equal(batch.spans.stop[0, :used] - column, np.maximum(position + 1, inputs))

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from helpers import span_corruption_reference as t5
 from helpers.denoising_examples import EOD, FIRST, TOKENS, batch_of, examples, split_documents, windows
-from pathways_lite.objectives.batches import make_batch, unused
-from pathways_lite.objectives.denoisers import ExampleFormat, denoiser_specs, one_by_one
-from pathways_lite.objectives.span_corruption import noise_counts, random_partition, raw_length
+from pathways_lite.objectives.batches import make_batch, unused_fraction
+from pathways_lite.objectives.denoisers import ExampleFormat, denoiser_specs, split_mixture
+from pathways_lite.objectives.span_corruption import count_noise, random_partition, raw_length
 from pathways_lite.recipe import (
     UL2,
     UL2R,
@@ -51,12 +51,12 @@ def test_the_reference_gives_t5s_own_example() -> None:
 
 
 def counts(n: int, rate: float, mean_span: float) -> tuple[int, int]:
-    noise, spans = noise_counts(*(np.array([value]) for value in (n, rate, mean_span, 0)))
+    noise, spans = count_noise(*(np.array([value]) for value in (n, rate, mean_span, 0)))
     return int(noise[0]), int(spans[0])
 
 
 @given(st.integers(2, 3000), st.floats(0.01, 0.6), st.floats(1, 70))
-def test_counts_are_t5s_wherever_these_can_be_had(length: int, rate: float, mean_span: float) -> None:
+def test_counts_are_t5s_if_there_are_enough_clean_tokens(length: int, rate: float, mean_span: float) -> None:
     noise, spans = counts(length, rate, mean_span)
     expected_noise, expected_spans = t5.noise_counts(length, rate, mean_span)
     assert noise == expected_noise
@@ -71,14 +71,14 @@ def test_halves_are_rounded_to_even() -> None:
 @pytest.mark.parametrize("x", [windows(6, 64, 0.0), windows(6, 64, 3.0), windows(6, 300, 40.0)])
 @pytest.mark.parametrize("setting", [(0.15, 3), (0.5, 3), (0.5, 8), (0.15, 32)])
 def test_examples_are_t5s(x: np.ndarray, setting: tuple[float, float]) -> None:
-    """Inputs say which tokens were masked; from that mask T5's rules give both inputs and targets."""
+    """Recover the mask from the inputs: from that mask T5's rules give the same inputs and targets."""
     rate, mean_span = setting
     batch = batch_of(SpanCorruption(rate=rate, mean_span=mean_span, mode="nlu"), x)
     for row in range(len(x)):
         documents = split_documents(x[row])
-        found = examples(batch, row)
-        assert len(documents) >= len(found)
-        for number, example in enumerate(found):
+        row_examples = examples(batch, row)
+        assert len(documents) >= len(row_examples)
+        for number, example in enumerate(row_examples):
             assert example.tokens[0] == TOKENS.nlu
             text = [token for token in example.tokens if token >= FIRST]
             document = documents[number][: len(text)]
@@ -92,34 +92,34 @@ def test_examples_are_t5s(x: np.ndarray, setting: tuple[float, float]) -> None:
             assert example.tokens == [TOKENS.nlu, *inputs, *targets]
             assert example.inputs == 1 + len(inputs)
             assert example.loss_from == len(inputs)  # the last of the inputs predicts the first target
-            assert example.close == EOD
+            assert example.end == EOD
             noise, spans = t5.noise_counts(len(document), rate, mean_span)
             assert sum(mask) == noise
             assert sum(1 for t in targets if t < FIRST) == min(spans, noise, len(document) - noise)
             assert not mask[0]
             assert mask[-1]
-            if number < len(found) - 1:
+            if number < len(row_examples) - 1:
                 assert document == documents[number]  # only the last of a row may be cut
 
 
 @given(st.floats(0, 30), st.integers(4, 80), st.integers(0, 99))
 @settings(max_examples=30)
-def test_a_prefix_lm_reads_on_to_the_last_position(documents: float, seq_len: int, seed: int) -> None:
-    """The window's text as it is, a mode token for every EOD; each example has an input and a continuation."""
+def test_a_prefix_lm_fills_the_row_with_the_windows_text(documents: float, seq_len: int, seed: int) -> None:
+    """The window's text is unchanged, with a mode token for every EOD; each example has inputs and a continuation."""
     x = windows(3, seq_len, documents, seed)
     batch = batch_of(PrefixLM(mode="s2s"), x)
-    assert unused(batch) == 0
+    assert unused_fraction(batch) == 0
     for row in range(3):
-        begun = x[row] if x[row, 0] == EOD else np.append(EOD, x[row])
-        assert np.where(batch.tokens[row] == TOKENS.s2s, EOD, batch.tokens[row]).tolist() == begun[:seq_len].tolist()
-        assert batch.targets[row].tolist() == begun[1 : seq_len + 1].tolist()
+        text = x[row] if x[row, 0] == EOD else np.append(EOD, x[row])
+        assert np.where(batch.tokens[row] == TOKENS.s2s, EOD, batch.tokens[row]).tolist() == text[:seq_len].tolist()
+        assert batch.targets[row].tolist() == text[1 : seq_len + 1].tolist()
         for example in examples(batch, row):
             n = len(example.tokens) - 1
             assert (2 <= example.inputs <= n) if n > 1 else example.inputs == 0
 
 
 def test_the_split_is_uniform() -> None:
-    """Of 8 tokens and a mode token before them: 1 to 7 of them are inputs."""
+    """Of 8 tokens after a mode token, 1 to 7 are inputs."""
     batch = batch_of(PrefixLM(), windows(7000, 9, 0.0))
     counted = np.bincount(batch.spans.stop[:, 0] - 1, minlength=8)[1:]
     assert len(counted) == 7
@@ -127,10 +127,10 @@ def test_the_split_is_uniform() -> None:
 
 
 def test_every_composition_is_equally_likely() -> None:
-    """6 tokens in 3 parts: C(5, 2) = 10 ways."""
+    """6 tokens in 3 lengths: C(5, 2) = 10 ways."""
     rng, n = np.random.default_rng(0), 5000
-    totals, parts = np.full(n, 6), np.full(n, 3)
-    drawn = random_partition(totals, parts, rng.integers(0, 2**64, 6 * n, np.uint64)).reshape(n, 3)
+    totals, counts = np.full(n, 6), np.full(n, 3)
+    drawn = random_partition(totals, counts, rng.integers(0, 2**64, 6 * n, np.uint64)).reshape(n, 3)
     assert (drawn.sum(1) == 6).all()
     assert (drawn > 0).all()
     _, counted = np.unique(drawn, axis=0, return_counts=True)
@@ -153,16 +153,16 @@ def test_a_row_depends_on_its_number_alone(objective: UL2R, first: int, document
 
 def test_large_batches_are_made_in_blocks() -> None:
     x = windows(40, 8192, 9.0)
-    whole, part = batch_of(UL2R(), x), batch_of(UL2R(), x[32:], example=np.arange(32, 40))
-    np.testing.assert_array_equal(whole.tokens[32:], part.tokens)
-    assert unused(whole) < 0.005
+    whole, last_rows = batch_of(UL2R(), x), batch_of(UL2R(), x[32:], example=np.arange(32, 40))
+    np.testing.assert_array_equal(whole.tokens[32:], last_rows.tokens)
+    assert unused_fraction(whole) < 0.005
 
 
 @pytest.mark.parametrize(("objective", "seq_len"), [(UL2R(), 2048), (UL2(), 2048), (UL2R(), 256), (UL2(), 256)])
 @pytest.mark.parametrize("boundaries", ["document", "none"])
-def test_hardly_a_position_is_without_use(objective: UL2R, seq_len: int, boundaries: str) -> None:
+def test_hardly_any_position_is_unused(objective: UL2R, seq_len: int, boundaries: str) -> None:
     batch = batch_of(objective, windows(200, seq_len, 3.0), boundaries)
-    assert unused(batch) < 0.005
+    assert unused_fraction(batch) < 0.005
     per_row = np.mean((batch.spans.stop - batch.spans.start == 1) & (batch.loss_weights == 0), axis=1)
     assert per_row.max() <= 2 / seq_len
     starts, stops = batch.spans
@@ -170,15 +170,15 @@ def test_hardly_a_position_is_without_use(objective: UL2R, seq_len: int, boundar
     assert (np.diff(stops) >= 0).all()
 
 
-def test_shares_of_ul2r() -> None:
-    assert list(one_by_one(UL2R())) == ["prefix_lm", "spans_32_0.15", "spans_3_0.5", "spans_3_0.15"]
-    assert [(m.weight, m.mode) for m in denoiser_specs(UL2R())] == [
+def test_weights_of_ul2r() -> None:
+    assert list(split_mixture(UL2R())) == ["prefix_lm", "spans_32_0.15", "spans_3_0.5", "spans_3_0.15"]
+    assert [(spec.weight, spec.mode) for spec in denoiser_specs(UL2R())] == [
         (0.5, "s2s"),
         (0.125, "nlg"),
         (0.125, "nlg"),
         (0.25, "nlu"),
     ]
-    assert list(one_by_one(UL2())) == [
+    assert list(split_mixture(UL2())) == [
         "spans_3_0.15", "spans_8_0.15", "spans_3_0.5", "spans_8_0.5", "spans_64_0.15", "spans_64_0.5", "prefix_lm",
     ]  # fmt: skip
     batch = batch_of(UL2R(), windows(2000, 64, 0.0))
@@ -187,39 +187,39 @@ def test_shares_of_ul2r() -> None:
 
 
 def test_the_fixed_layout_is_ul2rs() -> None:
-    """One example a row: no more than half the sequence for inputs and for targets, the rest empty."""
+    """One example a row: at most half the sequence for inputs and half for targets, the rest empty."""
     seq_len = 256
     x = windows(60, seq_len, 2.0)
     fixed = batch_of(UL2R(layout="fixed"), x, "none")
-    found = [example for row in range(60) for example in examples(fixed, row)]
-    assert len(found) == 60
-    assert 0.1 < unused(fixed) < 0.6
-    for example in found:
+    row_examples = [example for row in range(60) for example in examples(fixed, row)]
+    assert len(row_examples) == 60
+    assert 0.1 < unused_fraction(fixed) < 0.6
+    for example in row_examples:
         assert example.inputs <= seq_len // 2
         assert len(example.tokens) - example.inputs <= seq_len // 2
         if example.tokens[0] == TOKENS.nlu:
             assert sum(t >= FIRST or t == EOD for t in example.tokens) == raw_length(seq_len // 2, 0.15, 3)[0]
 
 
-def test_a_mixture_of_ones_own() -> None:
-    parts = (
+def test_a_custom_mixture() -> None:
+    members = (
         WeightedDenoiser(weight=3, denoiser=SpanCorruption(mean_span=5)),
         WeightedDenoiser(weight=1, denoiser=PrefixLM()),
     )
-    objective = Denoisers(members=parts)
-    assert [m.weight for m in denoiser_specs(objective)] == [0.75, 0.25]
-    alone = one_by_one(objective)
-    assert list(alone) == ["spans_5_0.15", "prefix_lm"]
-    assert denoiser_specs(alone["prefix_lm"]) == denoiser_specs(PrefixLM())
+    objective = Denoisers(members=members)
+    assert [spec.weight for spec in denoiser_specs(objective)] == [0.75, 0.25]
+    split = split_mixture(objective)
+    assert list(split) == ["spans_5_0.15", "prefix_lm"]
+    assert denoiser_specs(split["prefix_lm"]) == denoiser_specs(PrefixLM())
 
 
-def test_denoisers_that_are_called_alike_are_all_there() -> None:
-    """And infilling at a rate of 0, where a sweep begins, is causal."""
+def test_denoisers_with_the_same_label_are_numbered() -> None:
+    """Infilling at a rate of 0, where a sweep starts, is causal."""
     denoisers = [FillInTheMiddle(spm=0), FillInTheMiddle(spm=1), CodeGen2(rate=0), CodeGen2(rate=0)]
-    alone = one_by_one(
+    split = split_mixture(
         Denoisers(members=tuple(WeightedDenoiser(weight=1, denoiser=denoiser) for denoiser in denoisers))
     )
-    assert list(alone) == ["fill_in_the_middle", "fill_in_the_middle_2", "codegen2"]
-    forms = [[m.form for m in denoiser_specs(objective)] for objective in alone.values()]
-    assert forms == [[ExampleFormat.PSM], [ExampleFormat.SPM], [ExampleFormat.CAUSAL]]
-    make_batch(alone["codegen2"], windows(2, 64, 3.0), EOD, "document", np.zeros(2), np.arange(2), seed=0)
+    assert list(split) == ["fill_in_the_middle", "fill_in_the_middle_2", "codegen2"]
+    formats = [[spec.format for spec in denoiser_specs(objective)] for objective in split.values()]
+    assert formats == [[ExampleFormat.PSM], [ExampleFormat.SPM], [ExampleFormat.CAUSAL]]
+    make_batch(split["codegen2"], windows(2, 64, 3.0), EOD, "document", np.zeros(2), np.arange(2), seed=0)

@@ -1,4 +1,4 @@
-"""Fill-in-the-middle and CodeGen2: the text rearranged, nothing added but special tokens, nothing lost."""
+"""Fill-in-the-middle and CodeGen2 rearrange the text: only special tokens are added, and nothing is lost."""
 
 import numpy as np
 import pytest
@@ -16,12 +16,12 @@ from helpers.denoising_examples import (
     split_documents,
     windows,
 )
-from pathways_lite.objectives.batches import unused
+from pathways_lite.objectives.batches import unused_fraction
 from pathways_lite.recipe import Causal, CodeGen2, Denoisers, FillInTheMiddle, WeightedDenoiser
 
 
-def restored(example: Example) -> list[int]:
-    """The text that an example was made of."""
+def restore(example: Example) -> list[int]:
+    """Return the text that an example was made of."""
     tokens = example.tokens
     if TOKENS.middle in tokens:
         assert sorted(t for t in tokens if t < FIRST) == [TOKENS.prefix, TOKENS.suffix, TOKENS.middle]
@@ -55,26 +55,26 @@ def test_the_text_can_be_restored(objective: CodeGen2, documents: float, seq_len
     batch = batch_of(objective, x)
     for row in range(3):
         texts = split_documents(x[row])
-        found = examples(batch, row)
-        for number, example in enumerate(found):
+        row_examples = examples(batch, row)
+        for number, example in enumerate(row_examples):
             assert example.inputs == example.loss_from == 0
-            text = restored(example)
+            text = restore(example)
             assert text == texts[number][: len(text)]
-            if number < len(found) - 1:
+            if number < len(row_examples) - 1:
                 assert len(text) == len(texts[number])
-                assert example.close == EOD
+                assert example.end == EOD
 
 
 def test_shares_and_orders() -> None:
     batch = batch_of(FillInTheMiddle(rate=0.5, spm=0.25), windows(4000, 32, 0.0))
-    openers = np.bincount(batch.tokens[:, 0], minlength=6) / 4000
-    np.testing.assert_allclose(openers[[EOD, TOKENS.prefix, TOKENS.suffix]], [0.5, 0.375, 0.125], atol=0.03)
+    starts = np.bincount(batch.tokens[:, 0], minlength=6) / 4000
+    np.testing.assert_allclose(starts[[EOD, TOKENS.prefix, TOKENS.suffix]], [0.5, 0.375, 0.125], atol=0.03)
     batch = batch_of(CodeGen2(rate=0.5, least=0.1, most=0.5), windows(2000, 64, 0.0))
     assert 0.45 < np.mean((batch.tokens == TOKENS.separator).any(1)) < 0.55
 
 
 def test_cuts_are_uniform() -> None:
-    """Of n = 5 tokens: 15 pairs of different places among 6."""
+    """Of n = 5 tokens: 15 pairs of different cuts among 6."""
     batch = batch_of(FillInTheMiddle(rate=1, spm=0), windows(3000, 8, 0.0))
     marks = (TOKENS.prefix, TOKENS.middle)
     lengths = np.array([[len(segment(row.tolist(), mark)) for mark in marks] for row in batch.tokens])
@@ -84,8 +84,8 @@ def test_cuts_are_uniform() -> None:
 
 
 def test_mixed_with_causal_and_denoising_by_document() -> None:
-    parts = (WeightedDenoiser(weight=1, denoiser=Causal()), WeightedDenoiser(weight=1, denoiser=CodeGen2(rate=1.0)))
-    batch = batch_of(Denoisers(members=parts), windows(50, 512, 6.0))
+    members = (WeightedDenoiser(weight=1, denoiser=Causal()), WeightedDenoiser(weight=1, denoiser=CodeGen2(rate=1.0)))
+    batch = batch_of(Denoisers(members=members), windows(50, 512, 6.0))
     masked = [TOKENS.separator in example.tokens for row in range(50) for example in examples(batch, row)]
     assert 0.35 < np.mean(masked) < 0.65  # documents of a row differ
-    assert unused(batch) < 0.005
+    assert unused_fraction(batch) < 0.005

@@ -1,6 +1,6 @@
 """Nothing leaks: which tokens a position's output and gradient depend on, in a whole model on every backend.
 
-Allowed is `same example and (j <= i or both are inputs)`, told from the tokens alone.
+Allowed is `same example and (j <= i or both are inputs)`, derived from the tokens alone.
 """
 
 from functools import partial
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers.denoising_examples import OPENERS, TOKENS, batch_of, windows
+from helpers.denoising_examples import START_TOKENS, TOKENS, batch_of, windows
 from pathways_kernels.attention import api, attention
 from pathways_kernels.attention.block_sizes import Limits
 from pathways_kernels.attention.pallas_gpu import Tile, Tiles, pallas_gpu
@@ -36,18 +36,18 @@ def interpreted():
 
 
 def allowed(batch: Batch, row: int) -> np.ndarray:
-    """[T, T] from the tokens: an example begins with an opener; its inputs end where the first sentinel is repeated."""
+    """Derive the mask [T, T] from the tokens: start tokens open examples, a repeated first sentinel ends inputs."""
     tokens = batch.tokens[row]
     used = (batch.loss_weights[row] > 0) | (batch.spans.stop[row] - batch.spans.start[row] > 1)
-    example = np.cumsum(np.isin(tokens, OPENERS) & (batch.positions[row] == 0)) * used
+    example = np.cumsum(np.isin(tokens, START_TOKENS) & (batch.positions[row] == 0)) * used
     is_input = np.zeros(T, bool)
     for number in np.unique(example[used]):
-        mine = np.flatnonzero(example == number)
-        repeated = [i for i in mine if tokens[i] == TOKENS.first_sentinel]
-        if tokens[mine[0]] in (TOKENS.nlu, TOKENS.nlg) and repeated:
-            is_input[mine[0] : repeated[1]] = True
-        elif tokens[mine[0]] == TOKENS.s2s:  # the split is not in the tokens: where loss begins
-            is_input[mine[0] : mine[np.argmax(batch.loss_weights[row, mine])] + 1] = True
+        columns = np.flatnonzero(example == number)
+        repeated = [i for i in columns if tokens[i] == TOKENS.first_sentinel]
+        if tokens[columns[0]] in (TOKENS.nlu, TOKENS.nlg) and repeated:
+            is_input[columns[0] : repeated[1]] = True
+        elif tokens[columns[0]] == TOKENS.s2s:  # the split is not in the tokens: where loss begins
+            is_input[columns[0] : columns[np.argmax(batch.loss_weights[row, columns])] + 1] = True
     index = np.arange(T)
     both = is_input[:, None] & is_input[None, :]
     same = (example[:, None] == example[None, :]) & used[:, None]
@@ -69,16 +69,16 @@ def test_spans_say_what_is_allowed() -> None:
             np.testing.assert_array_equal(sees, allowed(batch, row))
 
 
-def together() -> tuple[Batch, np.ndarray]:
-    """A row of each batch, and what is allowed in it."""
+def one_row_of_each() -> tuple[Batch, np.ndarray]:
+    """Return a row of each batch, and its allowed mask."""
     batch = jax.tree.map(lambda *x: np.concatenate([a[:1] for a in x]), *BATCHES)
     return batch, np.stack([allowed(b, 0) for b in BATCHES])
 
 
 @pytest.mark.parametrize("backend", ["reference", "chunked", *INTERPRETED])
 def test_what_attention_depends_on(backend: str) -> None:
-    """Exactly the queries that may see a key change with it, to the bit; gradients of one query reach what it sees."""
-    batch, may_see = together()
+    """Only queries that may see a key change with it, to the bit; gradients of one query reach only what it sees."""
+    batch, allowed_mask = one_row_of_each()
     q, k, v = (jax.random.normal(jax.random.key(i), (3, T, 1, 8)) for i in range(3))
 
     @jax.jit
@@ -89,24 +89,24 @@ def test_what_attention_depends_on(backend: str) -> None:
     before = run(k, v, q)[0]
     for j in (3, 40, T - 2):
         after = run(k.at[:, j].multiply(-3), v.at[:, j].add(1), q)[0]
-        np.testing.assert_array_equal(np.asarray(before != after).any((2, 3)), may_see[:, :, j])
+        np.testing.assert_array_equal(np.asarray(before != after).any((2, 3)), allowed_mask[:, :, j])
         _, d_q, d_k, d_v = run(k, v, jnp.zeros_like(q).at[:, j].set(q[:, j]))
-        np.testing.assert_array_equal(np.asarray(d_v != 0).any((2, 3)), may_see[:, j])
-        assert not np.asarray(d_k)[~may_see[:, j]].any()
+        np.testing.assert_array_equal(np.asarray(d_v != 0).any((2, 3)), allowed_mask[:, j])
+        assert not np.asarray(d_k)[~allowed_mask[:, j]].any()
         assert not np.asarray(jnp.delete(d_q, j, axis=1)).any()
 
 
 def test_what_a_model_depends_on() -> None:
-    """Two layers later as well: who sees a token, and no other, sees what has seen it."""
+    """The same holds after two layers: information reaches only positions that see the token."""
     config = Model(
         d_model=16, n_layers=2, n_heads=2, head_dim=8, d_ff=16, vocab_size=8, dtype="float32", attention="chunked"
     )
     params = models.init(config, jax.random.key(0))
-    batch, may_see = together()
+    batch, allowed_mask = one_row_of_each()
 
     @jax.jit
     def run(inputs: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Hidden states of rows whose token t has the embedding inputs[row, t], and its gradient."""
+        """Return hidden states of rows whose token t has the embedding inputs[row, t], and its gradient."""
 
         def hidden(inputs: jax.Array) -> jax.Array:
             rows = inputs.reshape(-1, 16)
@@ -121,5 +121,5 @@ def test_what_a_model_depends_on() -> None:
     before, _ = run(inputs, zero)
     for j in (3, 40, T - 2):
         after, gradient = run(inputs.at[:, j].multiply(-2), zero.at[:, j].set(inputs[:, j]))
-        np.testing.assert_array_equal(np.asarray(before != after).any(-1), may_see[:, :, j])
-        np.testing.assert_array_equal(np.asarray(gradient != 0).any(-1), may_see[:, j])
+        np.testing.assert_array_equal(np.asarray(before != after).any(-1), allowed_mask[:, :, j])
+        np.testing.assert_array_equal(np.asarray(gradient != 0).any(-1), allowed_mask[:, j])

@@ -1,4 +1,4 @@
-"""Prompts and answers have the form of training examples, to the token."""
+"""Prompts and answers have the format of training examples, to the token."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def ask(objective: Objective) -> PromptFormat:
     return PromptFormat.of(objective.model_copy(update={"tokens": TOKENS}), EOD)
 
 
-def parts_and_gaps(example: Example) -> tuple[list[list[int]], list[list[int]]]:
+def texts_and_gaps(example: Example) -> tuple[list[list[int]], list[list[int]]]:
     tokens = example.tokens
     if TOKENS.middle in tokens:
         return [segment(tokens, TOKENS.prefix), segment(tokens, TOKENS.suffix)], [segment(tokens, TOKENS.middle)]
@@ -37,11 +37,11 @@ def test_a_prompt_and_its_answer_are_a_training_example(objective: Objective) ->
     prompt_format = ask(objective)
     for row in range(len(x := windows(8, 60, 0.0))):
         (example,) = examples(batch_of(objective, x[row : row + 1]), 0)
-        parts, gaps = parts_and_gaps(example)
-        prompt, answer = prompt_format.infill(parts), prompt_format.answer(gaps)
-        assert [*prompt.tokens, *answer, prompt.end] == [*example.tokens, example.close]
+        texts, gaps = texts_and_gaps(example)
+        prompt, answer = prompt_format.infill(texts), prompt_format.expected_answer(gaps)
+        assert [*prompt.tokens, *answer, prompt.end] == [*example.tokens, example.end]
         assert prompt.prefix_length == example.inputs
-        assert prompt_format.gaps(answer, len(gaps)) == gaps
+        assert prompt_format.parse_gaps(answer, len(gaps)) == gaps
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_modes_of_span_corruption_ask_for_the_first_gap() -> None:
 
 
 def test_short_gaps_are_asked_for_in_the_regular_mode() -> None:
-    parts = [[FIRST], [FIRST + 1], [FIRST + 2]]
-    assert ask(UL2R()).infill(parts).tokens[0] == TOKENS.nlu
-    assert ask(UL2R()).infill(parts, "nlg").tokens[0] == TOKENS.nlg
+    texts = [[FIRST], [FIRST + 1], [FIRST + 2]]
+    assert ask(UL2R()).infill(texts).tokens[0] == TOKENS.nlu
+    assert ask(UL2R()).infill(texts, "nlg").tokens[0] == TOKENS.nlg
 
 
-def test_what_was_not_trained_is_refused() -> None:
+def test_prompts_that_were_not_trained_are_refused() -> None:
     with pytest.raises(UserError, match="not trained to fill gaps"):
         PromptFormat.of(Causal(), EOD).infill([[1], [2]])
     with pytest.raises(UserError, match="one gap"):
@@ -97,22 +97,22 @@ def test_what_was_not_trained_is_refused() -> None:
         2,
         298,
     ]
-    with pytest.raises(UserError, match=f"so many gaps take {TOKENS.sentinels + 1} sentinels"):
+    with pytest.raises(UserError, match=f"these gaps need {TOKENS.sentinels + 1} sentinels, but the model has"):
         ask(UL2R()).infill([[1]] * (TOKENS.sentinels + 1))
 
 
 @pytest.mark.parametrize("objective", [SpanCorruption(mode="nlg", rate=0.4), SpanCorruption()])
-def test_a_text_that_goes_on_behind_its_last_gap_is_asked_for_as_if_it_ended_in_another_one(
+def test_text_after_the_last_gap_is_followed_by_another_gap(
     objective: Objective,
 ) -> None:
-    """Examples of span corruption always end in a gap; a prompt without would be something that was never trained."""
+    """Examples of span corruption always end in a gap; the model never saw any other kind of example."""
     prompt_format, compared = ask(objective), 0
     for row in range(len(x := windows(8, 60, 0.0))):
         (example,) = examples(batch_of(objective, x[row : row + 1]), 0)
-        parts, gaps = parts_and_gaps(example)
-        assert parts[-1] == []
+        texts, gaps = texts_and_gaps(example)
+        assert texts[-1] == []
         if len(gaps) > 1:
-            prompt, answer = prompt_format.infill(parts[:-1]), prompt_format.answer(gaps[:-1])
+            prompt, answer = prompt_format.infill(texts[:-1]), prompt_format.expected_answer(gaps[:-1])
             asked = [*prompt.tokens, *answer, prompt.end]
             assert asked == example.tokens[: len(asked)]
             assert prompt.prefix_length == example.inputs
@@ -120,10 +120,10 @@ def test_a_text_that_goes_on_behind_its_last_gap_is_asked_for_as_if_it_ended_in_
     assert compared > 4
 
 
-def test_gaps_of_a_bad_answer_are_what_can_be_read() -> None:
+def test_a_malformed_answer_is_parsed_as_far_as_possible() -> None:
     prompt_format = ask(UL2R())
     s = TOKENS.first_sentinel
-    assert prompt_format.gaps(np.array([FIRST, s - 1, FIRST + 1, 5, s, FIRST + 2]).tolist(), 3) == [
+    assert prompt_format.parse_gaps(np.array([FIRST, s - 1, FIRST + 1, 5, s, FIRST + 2]).tolist(), 3) == [
         [FIRST + 2],
         [FIRST + 1],
         [],

@@ -313,7 +313,7 @@ def test_operations_of_layers_are_told_from_others(scan):
     batch = Batch(ids, ids, ids, ids, Spans(ids, ids), None, None)
 
     def loss(params, batch):
-        return sum(map(jnp.sum, models.token_losses(config, params, batch)))
+        return sum(map(jnp.sum, models.token_losses(config, params, batch)[:2]))
 
     text = jax.jit(jax.grad(loss)).lower(models.abstract_params(config), batch).compile().as_text()
     found = Counter(part_of(site.op_name) for site in hlo.executed(hlo.parse(text)))

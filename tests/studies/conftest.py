@@ -57,7 +57,7 @@ def train_silently(recipe: Recipe, path: Path) -> str:
     output = StringIO()
     with pytest.MonkeyPatch.context() as patch:
         stub_slow_parts(patch)
-        patch.setattr("pathways_lite.training.run._draw", lambda run: run.report.touch())
+        patch.setattr("pathways_lite.training.run.draw_report", lambda run: run.report.touch())
         for module in ("run", "loop"):
             patch.setattr(f"pathways_lite.training.{module}.machine_peak", lambda dtype: 1e10)
         assert train_run(recipe, path, console=Console(file=output)) == 0

@@ -125,9 +125,9 @@ def test_damage_within_a_log_is_reported_with_its_line(tmp_path: Path) -> None:
         log.row("train", 1)
     with (tmp_path / LOG).open("ab") as file:
         file.write(b"\0\0\0\n" + b'{"kind": "train", "step": 3}\n')
-    with pytest.raises(UserError, match=r"log\.jsonl:2 is no row"):
+    with pytest.raises(UserError, match=r"log\.jsonl:2 is not a row of a log"):
         read_log(tmp_path / LOG)
-    with RunLog(tmp_path) as log, pytest.raises(UserError, match=r"log\.jsonl:2 is no row"):
+    with RunLog(tmp_path) as log, pytest.raises(UserError, match=r"log\.jsonl:2 is not a row of a log"):
         log.truncate_after(1)
 
 

@@ -27,31 +27,31 @@ class FakeSetup:
 
 
 def make() -> tuple[FakeSetup, StepCompiler]:
-    setup: Any = FakeSetup()
-    return setup, StepCompiler(setup)
+    components: Any = FakeSetup()
+    return components, StepCompiler(components)
 
 
 def test_each_size_is_compiled_once() -> None:
-    setup, compiler = make()
+    components, compiler = make()
     compiler.start(4)
-    setup.let.set()
+    components.let.set()
     assert [compiler.get(size, lambda: False) for size in (4, 2, 4)] == ["step for 4", "step for 2", "step for 4"]
-    assert sorted(setup.compiled) == [2, 4]
+    assert sorted(components.compiled) == [2, 4]
 
 
 def test_a_signal_interrupts_the_wait_and_not_the_compilation() -> None:
-    setup, compiler = make()
+    components, compiler = make()
     start = time.monotonic()
     with pytest.raises(Interrupted):
         compiler.get(4, lambda: time.monotonic() - start > 0.2)
     assert time.monotonic() - start < 5
-    setup.let.set()
+    components.let.set()
     assert compiler.get(4, lambda: False) == "step for 4"
 
 
 def test_an_error_of_the_compilation_reaches_the_caller() -> None:
-    setup, compiler = make()
-    setup.let.set()
+    components, compiler = make()
+    components.let.set()
     with pytest.raises(ValueError, match="cannot"):
         compiler.get(-1, lambda: False)
 

@@ -35,11 +35,12 @@ from pathways_lite.recipe import (
     Stage,
     ZeroInit,
 )
+from pathways_lite.training.components import Components
 from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.load import load_model
 from pathways_lite.training.offline import grow_offline
-from pathways_lite.training.setup import Setup
 from pathways_lite.training.spike_guard import GuardState
+from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.step import TrainState
 
 MODEL = Model(d_model=8, n_layers=3, n_heads=2, head_dim=4, d_ff=12, vocab_size=16, norm="layer", dtype="float32")
@@ -52,12 +53,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage = Stage(
         model=MODEL, data=Data(corpus="none", seq_len=8), optimizer=AdamW(), batch_size=2, budget="10 steps"
     )  # fmt: skip
-    setup = Setup(Recipe(name="small", stages=(stage,)), 0)
+    components = Components(StageSpec(Recipe(name="small", stages=(stage,)), 0))
     params = jax.tree.map(
         lambda x: np.random.default_rng(x.size).standard_normal(x.shape, np.float32), models.abstract_params(MODEL)
     )
     state = TrainState(step=np.int32(10), params=params, opt_state=(), method_state=(), key=())
-    meta = CheckpointState(state, DataCursor(), GuardState(), Seconds(), Ledger(), None).to_meta(setup)
+    meta = CheckpointState(state, DataCursor(), GuardState(), Seconds(), Ledger(), None).to_meta(components.spec)
     with CheckpointManager(path) as checkpoints:
         checkpoints.save(10, state, meta)
     return path
@@ -81,7 +82,7 @@ def test_block_by_block_it_is_the_same(source: Path, tmp_path: Path, start: Grow
     path = grow_offline(found, start, target, tmp_path, report=lambda line: None)
     grown = load_model(path)
     assert grown.stage.model == target
-    expected = grow(start.operator, found.params(), MODEL, target, grown.setup.keys()[0], noise=start.noise)
+    expected = grow(start.operator, found.params(), MODEL, target, grown.spec.keys()[0], noise=start.noise)
     found_params = restore(path, models.abstract_params(target), "params").arrays
     # Programs for one block and for all round sums of random shares differently.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found_params, expected)

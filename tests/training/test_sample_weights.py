@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from helpers.bigram import COURSE, assert_same_bits, jitted, make_batch, start, token_losses, train
+from helpers.bigram import TIMELINE, assert_same_bits, bigram_losses, initial_state, jitted_step, make_batch, take_steps
 from helpers.eight_devices import run_on_eight_devices
 from pathways_lite.methods.reweighting import statistics, weigh, weights_by_clock
+from pathways_lite.models import TokenLosses
 from pathways_lite.recipe import LinUpper, Reweighting, Steps, TopLosses, Uniform
 from pathways_lite.training.sample_weights import MethodState, SampleWeights, stateless
 
@@ -20,7 +21,7 @@ HALF = Reweighting(rule=TopLosses(share=0.5), burn_in=NOW)
 def method(how, **fields):
     """Made once, so that steps with it compile once."""
     of_batch = lambda weights, batch, memory: statistics(weights, batch)  # noqa: E731
-    return SampleWeights(stateless(weights_by_clock(how, COURSE)), of_batch, rows=how.rows, **fields)
+    return SampleWeights(stateless(weights_by_clock(how, TIMELINE)), of_batch, rows=how.rows, **fields)
 
 
 METHODS = {"row": method(LIN_UPPER), "token": method(LIN_UPPER.model_copy(update={"sample": "token"}))}
@@ -31,7 +32,7 @@ def gradient(weights, params, batch, z_loss=1e-2):
     """By the definition, and its norm as the metrics show it."""
 
     def total(params):
-        loss, log_z = token_losses(params, batch, None)
+        loss, log_z, _ = bigram_losses(params, batch, None)
         return jnp.sum(batch.loss_weights * (weights * loss + z_loss * log_z**2)) / jnp.sum(batch.loss_weights)
 
     return jax.grad(total)(params)
@@ -40,13 +41,13 @@ def gradient(weights, params, batch, z_loss=1e-2):
 @pytest.mark.parametrize(("sample", "microbatch"), [("row", None), ("token", 2)])
 def test_the_gradient_is_of_weighted_losses_and_of_the_whole_z_loss(sample, microbatch):
     """In slices, too: the weights are those of the whole batch."""
-    state, batch = start(), make_batch(0)
-    _, metrics = jitted(microbatch=microbatch, weights=METHODS[sample])(state, batch, COURSE.clock(0))
-    losses, _ = token_losses(state.params, batch, None)
+    state, batch = initial_state(), make_batch(0)
+    _, metrics = jitted_step(microbatch=microbatch, weights=METHODS[sample])(state, batch, TIMELINE.clock(0))
+    losses = bigram_losses(state.params, batch, None).nll
     weights = weigh(LIN_UPPER.model_copy(update={"sample": sample}), losses, batch, 0.4)
     expected = optax.tree.norm(gradient(weights, state.params, batch))
     np.testing.assert_allclose(metrics["grad_norm"], expected, rtol=1e-5)
-    _, plain = jitted()(state, batch, COURSE.clock(0))
+    _, plain = jitted_step()(state, batch, TIMELINE.clock(0))
     assert abs(metrics["grad_norm"] / plain["grad_norm"] - 1) > 0.01
     for name in ("loss", "z_loss", "tokens_with_loss"):  # unweighted
         np.testing.assert_allclose(metrics[name], plain[name], rtol=1e-6)
@@ -55,11 +56,12 @@ def test_the_gradient_is_of_weighted_losses_and_of_the_whole_z_loss(sample, micr
 @pytest.mark.slow
 def test_slices_have_the_weights_and_statistics_of_the_whole_batch():
     batches = [make_batch(seed) for seed in range(3)]
-    whole, _ = train(jitted(weights=METHODS["row"]), start(), batches)
-    parts, _ = train(jitted(weights=METHODS["row"], microbatch=2), start(), batches)
+    whole, _ = take_steps(jitted_step(weights=METHODS["row"]), initial_state(), batches)
+    parts, _ = take_steps(jitted_step(weights=METHODS["row"], microbatch=2), initial_state(), batches)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), parts.params, whole.params)
     whole, parts = (
-        jitted(weights=METHODS["row"], microbatch=m)(start(), batches[0], COURSE.clock(0))[1] for m in (None, 2)
+        jitted_step(weights=METHODS["row"], microbatch=m)(initial_state(), batches[0], TIMELINE.clock(0))[1]
+        for m in (None, 2)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), parts, whole)
 
@@ -67,20 +69,20 @@ def test_slices_have_the_weights_and_statistics_of_the_whole_batch():
 def test_during_the_burn_in_nothing_is_different():
     late = method(LIN_UPPER.model_copy(update={"burn_in": Steps(n=3)}))
     batches = [make_batch(seed) for seed in range(4)]
-    plain, _ = train(jitted(), start(), batches[:3])
-    burnt_in, _ = train(jitted(weights=late), start(), batches[:3])
+    plain, _ = take_steps(jitted_step(), initial_state(), batches[:3])
+    burnt_in, _ = take_steps(jitted_step(weights=late), initial_state(), batches[:3])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), burnt_in.params, plain.params)
-    after, _ = jitted(weights=late)(burnt_in, batches[3], COURSE.clock(3))
-    without, _ = jitted()(plain, batches[3], COURSE.clock(3))
+    after, _ = jitted_step(weights=late)(burnt_in, batches[3], TIMELINE.clock(3))
+    without, _ = jitted_step()(plain, batches[3], TIMELINE.clock(3))
     assert np.abs(after.params["head"] - without.params["head"]).max() > 1e-5
 
 
 @pytest.mark.parametrize("microbatch", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_selection_trains_on_the_rows_of_highest_loss(microbatch):
-    state, batch = start(), make_batch(0)
+    state, batch = initial_state(), make_batch(0)
     batch.loss_weights[:] = 1.0
-    _, metrics = jitted(microbatch=microbatch, weights=SELECTION)(state, batch, COURSE.clock(0))
-    losses = np.asarray(token_losses(state.params, batch, None)[0])
+    _, metrics = jitted_step(microbatch=microbatch, weights=SELECTION)(state, batch, TIMELINE.clock(0))
+    losses = np.asarray(bigram_losses(state.params, batch, None).nll)
     rows = np.argsort(losses.mean(axis=1))[4:]
     kept = jax.tree.map(lambda x: x[rows], batch)
     expected = optax.tree.norm(gradient(jnp.ones((4, 1)), state.params, kept))
@@ -107,13 +109,13 @@ def test_rows_that_are_left_out_have_no_backward_pass():
         x, square = params["embedding"][batch.tokens], params["embedding"].T @ params["head"]
         for _ in range(20):
             x = jnp.tanh(x @ square)
-        return jnp.sum(jnp.square(x), axis=-1), jnp.zeros(batch.tokens.shape)
+        return TokenLosses(jnp.sum(jnp.square(x), axis=-1), jnp.zeros(batch.tokens.shape))
 
     batch = make_batch(0, 64)
 
     def flops(weights):
-        step = jitted.__wrapped__(losses=products, weights=weights)
-        (cost,) = [step.lower(start(), batch, COURSE.clock(0)).compile().cost_analysis()]
+        step = jitted_step.__wrapped__(loss_fn=products, weights=weights)
+        (cost,) = [step.lower(initial_state(), batch, TIMELINE.clock(0)).compile().cost_analysis()]
         return cost["flops"]
 
     assert flops(SELECTION) / flops(method(Reweighting(rule=Uniform(), burn_in=NOW))) < 0.9
@@ -121,16 +123,16 @@ def test_rows_that_are_left_out_have_no_backward_pass():
 
 def test_what_a_reference_already_knows_counts_less():
     """With the model itself as the reference nothing is left: all weights are 1."""
-    reference = method(LIN_UPPER, reference=token_losses)
-    state, batch = start(), make_batch(0)
+    reference = method(LIN_UPPER, reference_fn=bigram_losses)
+    state, batch = initial_state(), make_batch(0)
     state = state._replace(method_state=MethodState(reference=state.params))
-    after, metrics = jitted(weights=reference)(state, batch, COURSE.clock(0))
+    after, metrics = jitted_step(weights=reference)(state, batch, TIMELINE.clock(0))
     np.testing.assert_allclose(metrics["row_weights"][1:], 1, rtol=1e-5)
     assert_same_bits(after.method_state, state.method_state)
     unsure = MethodState(reference=jax.tree.map(jnp.zeros_like, state.params))  # of every token alike
     blank = state._replace(method_state=unsure)
-    _, metrics = jitted(weights=reference)(blank, batch, COURSE.clock(0))
-    _, plain = jitted(weights=METHODS["row"])(start(), batch, COURSE.clock(0))
+    _, metrics = jitted_step(weights=reference)(blank, batch, TIMELINE.clock(0))
+    _, plain = jitted_step(weights=METHODS["row"])(initial_state(), batch, TIMELINE.clock(0))
     np.testing.assert_allclose(metrics["row_weights"], plain["row_weights"], rtol=1e-5)
 
 
@@ -138,8 +140,8 @@ def test_losses_that_are_not_finite_leave_everything_as_it_was():
     batch = make_batch(9)
     batch.loss_weights[3, 2] = np.inf
     for weights in (METHODS["row"], SELECTION):
-        state = start()
-        after, metrics = jitted(weights=weights)(state, batch, COURSE.clock(0))
+        state = initial_state()
+        after, metrics = jitted_step(weights=weights)(state, batch, TIMELINE.clock(0))
         assert metrics["ok"] == 0
         assert_same_bits(after._replace(step=state.step), state)
 

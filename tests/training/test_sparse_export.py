@@ -37,9 +37,9 @@ from pathways_lite.recipe import (
 )
 from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.load import load_model
-from pathways_lite.training.setup import Setup
 from pathways_lite.training.sparse_export import convert_sparse
 from pathways_lite.training.spike_guard import GuardState
+from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.step import TrainState
 
 MODEL = Model(
@@ -71,7 +71,7 @@ def saved(
     state = TrainState(np.int32(0), params, opt_state, (), np.zeros(2, np.uint32))
     position = CheckpointState(state, DataCursor(), GuardState(), Seconds(), Ledger(), None)
     with CheckpointManager(path / "checkpoints") as checkpoints:
-        checkpoints.save(0, state, position.to_meta(Setup(Recipe(name="tiny", stages=(stage,)), 0)))
+        checkpoints.save(0, state, position.to_meta(StageSpec(Recipe(name="tiny", stages=(stage,)), 0)))
         checkpoints.wait()
     return path
 

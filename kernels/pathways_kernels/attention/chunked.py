@@ -4,10 +4,10 @@ Milakov & Gimelshein 2018 (arXiv:1805.02867) for the online softmax; Dao 2023 (a
 for the blocks and for the backward pass, which recomputes the weights from each query's saved log-sum-exp, so that
 memory grows with T + S and never with T·S.
 
-Scores are held transposed, `[keys, queries]`. XLA's CPU backend vectorises a reduction over a major axis and leaves one
-over the minor axis scalar; and every product, forward and backward, is then a plain `[m, c] @ [c, n]`, its fast path,
-once the small operands (k, v; never the scores) have been transposed. Multi-query attention is one large product
-instead of H small ones, and no key or value is repeated: see `blocks` for the layout and the letters.
+Scores are transposed, `[keys, queries]`: XLA's CPU backend vectorizes a reduction over a major axis, but not one over
+the minor axis. Every product, forward and backward, is then a plain `[m, c] @ [c, n]`, its fast path, after the small
+operands (k, v; never the scores) have been transposed. Multi-query attention is one large product instead of H small
+ones, and no key or value is repeated: see `blocks` for the layout and the letters.
 """
 
 from __future__ import annotations
@@ -23,22 +23,21 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from pathways_kernels.attention.blocks import (
-    Blocks,
-    CutSpans,
+    BlockShape,
+    BlockSpans,
     accelerator_blocks,
-    allowed,
+    allowed_mask,
     cpu_blocks,
-    cut_keys,
-    cut_queries,
-    cut_spans,
     dot,
-    join_keys,
-    join_queries,
-    t,
+    merge_keys,
+    merge_queries,
+    split_keys,
+    split_queries,
+    split_spans,
+    transpose,
 )
-from pathways_kernels.attention.form import Form
-from pathways_kernels.attention.one_block import MOST_SCORES, one_block
-from pathways_kernels.attention.request import RESULTS
+from pathways_kernels.attention.common import RESULTS, LogitTransform
+from pathways_kernels.attention.one_block import MAX_SCORES, one_block
 from pathways_kernels.attention.spans import Spans
 
 Array = jax.Array
@@ -47,85 +46,97 @@ Array = jax.Array
 def chunked(q: Array, k: Array, v: Array, spans: Spans, *, scale: float, logits_soft_cap: float | None = None) -> Array:
     """See `attention`. Memory linear in T and S; key blocks without an allowed pair are skipped at run time.
 
-    So few scores that one block holds them go to `one_block`. Differentiable once, in reverse mode (the loops' bounds
-    are data). On a mesh, call it inside `jax.shard_map`: on the CPU it loops over rows of the batch, and the compiler
-    would gather a sharded batch for that.
+    If one block holds all scores, `one_block` computes them. Differentiable once, in reverse mode (the loops' bounds
+    are data). On a mesh, call it inside `jax.shard_map`: on the CPU it loops over rows of the batch, for which the
+    compiler would gather a sharded batch.
     """
     spans = Spans(jnp.asarray(spans.start, jnp.int32), jnp.asarray(spans.stop, jnp.int32))
-    if logits_soft_cap is None and q.shape[1] * k.shape[1] <= MOST_SCORES:
+    if logits_soft_cap is None and q.shape[1] * k.shape[1] <= MAX_SCORES:
         return one_block(q, k, v, spans, scale)
-    return _attend(q, k, v, spans, Form(scale, logits_soft_cap))
+    return _attend(q, k, v, spans, LogitTransform(scale, logits_soft_cap))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attend(q: Array, k: Array, v: Array, spans: Spans, form: Form) -> Array:
-    return _attend_fwd(q, k, v, spans, form)[0]
+def _attend(q: Array, k: Array, v: Array, spans: Spans, transform: LogitTransform) -> Array:
+    return _attend_fwd(q, k, v, spans, transform)[0]
 
 
-def _attend_fwd(q: Array, k: Array, v: Array, spans: Spans, form: Form) -> tuple[Array, tuple[Any, ...]]:
-    out, lse = checkpoint_name(_per_platform(_forward, form, q, k, v, spans), RESULTS)
+def _attend_fwd(q: Array, k: Array, v: Array, spans: Spans, transform: LogitTransform) -> tuple[Array, tuple[Any, ...]]:
+    out, lse = checkpoint_name(_per_platform(_forward, transform, q, k, v, spans), RESULTS)
     return out, (q, k, v, spans, out, lse)
 
 
-def _attend_bwd(form: Form, residuals: tuple[Any, ...], d_out: Array) -> tuple[Array | None, ...]:
-    return (*_per_platform(_backward, form, *residuals, d_out), None)
+def _attend_bwd(transform: LogitTransform, residuals: tuple[Any, ...], d_out: Array) -> tuple[Array | None, ...]:
+    return (*_per_platform(_backward, transform, *residuals, d_out), None)
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
-def _per_platform(run: Callable[..., Any], form: Form, q: Array, k: Array, *rest: Any) -> Any:
-    """Chosen when the program is lowered: one for a TPU is often compiled on a host that has none."""
+def _per_platform(run: Callable[..., Any], transform: LogitTransform, q: Array, k: Array, *rest: Any) -> Any:
+    """Choose the blocks when the program is lowered: a program for a TPU is often compiled on a host without one."""
     B, T, H, _ = q.shape
-    cpu, other = (blocks(B, T, k.shape[1], H) for blocks in (cpu_blocks, accelerator_blocks))
-    return lax.platform_dependent(q, k, *rest, cpu=partial(run, cpu, form), default=partial(run, other, form))
+    cpu, accelerator = (blocks(B, T, k.shape[1], H) for blocks in (cpu_blocks, accelerator_blocks))
+    return lax.platform_dependent(
+        q, k, *rest, cpu=partial(run, cpu, transform), default=partial(run, accelerator, transform)
+    )
 
 
-def _forward(b: Blocks, form: Form, q: Array, k: Array, v: Array, spans: Spans) -> tuple[Array, Array]:
-    """The output `[B, T, H, D]` and every query's log-sum-exp `[B, T, H]` (0 where it sees nothing)."""
+def _forward(
+    b: BlockShape, transform: LogitTransform, q: Array, k: Array, v: Array, spans: Spans
+) -> tuple[Array, Array]:
+    """Return the output `[B, T, H, D]` and every query's log-sum-exp `[B, T, H]` (0 if it sees nothing)."""
     B, T, H, _ = q.shape
     S, K = k.shape[1:3]
     dtype = q.dtype
     if b.for_cpu:
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
 
-    def rows(x: tuple[Array, Array, Array, CutSpans]) -> tuple[Array, Array]:
-        qs, ks, vts, seen = x
+    def rows(x: tuple[Array, Array, Array, BlockSpans]) -> tuple[Array, Array]:
+        qs, ks, vts, spans_block = x
 
-        def query_block(x: tuple[Array, CutSpans]) -> tuple[Array, Array]:
-            q, seen = x
+        def query_block(x: tuple[Array, BlockSpans]) -> tuple[Array, Array]:
+            q, spans_block = x
 
             def key_block(j: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-                top, total, acc = carry
-                logits, _ = form.logits(dot(ks[j], t(q)), math.e)  # [R, K, Sc, M]
-                logits = jnp.where(allowed(seen, j, b.keys), logits, -jnp.inf)
+                maximum, total, acc = carry
+                logits, _ = transform.logits(dot(ks[j], transpose(q)), math.e)  # [R, K, Sc, M]
+                logits = jnp.where(allowed_mask(spans_block, j, b.keys), logits, -jnp.inf)
                 if b.for_cpu:
                     logits = lax.optimization_barrier(logits)  # two readers: XLA would compute it for each of them
-                new_top = jnp.maximum(top, logits.max(-2, keepdims=True))
-                finite = jnp.where(new_top == -jnp.inf, 0, new_top)
+                new_maximum = jnp.maximum(maximum, logits.max(-2, keepdims=True))
+                finite = jnp.where(new_maximum == -jnp.inf, 0, new_maximum)
                 weights = jnp.exp(logits - finite)
-                fade = jnp.exp(top - finite)
-                total = total * fade + weights.sum(-2, keepdims=True)
-                return new_top, total, acc * fade + dot(vts[j], weights.astype(v.dtype))
+                rescale = jnp.exp(maximum - finite)
+                total = total * rescale + weights.sum(-2, keepdims=True)
+                return new_maximum, total, acc * rescale + dot(vts[j], weights.astype(v.dtype))
 
-            zero = _float_zeros_like(t(q))
+            zero = _float_zeros_like(transpose(q))
             row = zero[..., :1, :]
-            top, total, acc = _loop(seen, len(ks), key_block, (row - jnp.inf, row, zero))
-            some = jnp.where(total == 0, 1, total)
-            lse = jnp.where(total == 0, 0, top + jnp.log(some))
-            return t(acc / some).astype(dtype), lse[..., 0, :]
+            maximum, total, acc = _loop(spans_block, len(ks), key_block, (row - jnp.inf, row, zero))
+            denominator = jnp.where(total == 0, 1, total)
+            lse = jnp.where(total == 0, 0, maximum + jnp.log(denominator))
+            return transpose(acc / denominator).astype(dtype), lse[..., 0, :]
 
-        return lax.map(query_block, (qs, seen))
+        return lax.map(query_block, (qs, spans_block))
 
-    cut = (cut_queries(q, b, K), cut_keys(k, b), t(cut_keys(v, b)), cut_spans(spans, b, S, H // K))
-    out, lse = lax.map(rows, cut)
-    return join_queries(out, b, B, T), join_queries(lse, b, B, T)
+    blocks = (split_queries(q, b, K), split_keys(k, b), transpose(split_keys(v, b)), split_spans(spans, b, S, H // K))
+    out, lse = lax.map(rows, blocks)
+    return merge_queries(out, b, B, T), merge_queries(lse, b, B, T)
 
 
 def _backward(
-    b: Blocks, form: Form, q: Array, k: Array, v: Array, spans: Spans, out: Array, lse: Array, d_out: Array
+    b: BlockShape,
+    transform: LogitTransform,
+    q: Array,
+    k: Array,
+    v: Array,
+    spans: Spans,
+    out: Array,
+    lse: Array,
+    d_out: Array,
 ) -> tuple[Array, Array, Array]:
-    """The gradients with respect to q, k and v. `d_x` is the loss's derivative with respect to x."""
+    """Return the gradients of q, k and v. `d_x` is the loss's derivative with respect to x."""
     B, T, H, _ = q.shape
     S, K = k.shape[1:3]
     dtypes = q.dtype, k.dtype, v.dtype
@@ -137,15 +148,15 @@ def _backward(
         queries, ks, kts, vs = x
 
         def query_block(carry: tuple[Array, Array], x: Any) -> tuple[tuple[Array, Array], Array]:
-            q, d_out, lse, delta, seen = x
+            q, d_out, lse, delta, spans_block = x
 
             def key_block(j: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
                 d_qt, d_ks, d_vs = carry
-                logits, slope = form.logits(dot(ks[j], t(q)), math.e)
-                weights = jnp.where(allowed(seen, j, b.keys), jnp.exp(logits - lse), 0)
+                logits, slope = transform.logits(dot(ks[j], transpose(q)), math.e)
+                weights = jnp.where(allowed_mask(spans_block, j, b.keys), jnp.exp(logits - lse), 0)
                 if b.for_cpu:
                     weights = lax.optimization_barrier(weights)  # two readers, as in the forward pass
-                d_logits = weights * (dot(vs[j], t(d_out)) - delta)
+                d_logits = weights * (dot(vs[j], transpose(d_out)) - delta)
                 if slope is not None:
                     d_logits *= slope
                 d_logits = d_logits.astype(k.dtype)
@@ -153,24 +164,24 @@ def _backward(
                 d_vs = d_vs.at[j].add(dot(weights.astype(d_out.dtype), d_out))
                 return d_qt + dot(kts[j], d_logits), d_ks, d_vs
 
-            d_qt, d_ks, d_vs = _loop(seen, len(ks), key_block, (_float_zeros_like(t(q)), *carry))
-            return (d_ks, d_vs), t(d_qt)
+            d_qt, d_ks, d_vs = _loop(spans_block, len(ks), key_block, (_float_zeros_like(transpose(q)), *carry))
+            return (d_ks, d_vs), transpose(d_qt)
 
         (d_ks, d_vs), d_qs = lax.scan(query_block, (_float_zeros_like(ks), _float_zeros_like(vs)), queries)
         return d_qs, d_ks, d_vs
 
-    ks = cut_keys(k, b)
-    per_query = (cut_queries(x, b, K) for x in (q, d_out))
-    per_row = (cut_queries(x, b, K)[..., None, :] for x in (lse, delta))
-    queries = (*per_query, *per_row, cut_spans(spans, b, S, H // K))
-    d_q, d_k, d_v = lax.map(rows, (queries, ks, t(ks), cut_keys(v, b)))
-    d_q, d_k = join_queries(d_q, b, B, T) * form.scale, join_keys(d_k, B, S) * form.scale
-    return d_q.astype(dtypes[0]), d_k.astype(dtypes[1]), join_keys(d_v, B, S).astype(dtypes[2])
+    ks = split_keys(k, b)
+    per_query = (split_queries(x, b, K) for x in (q, d_out))
+    per_row = (split_queries(x, b, K)[..., None, :] for x in (lse, delta))
+    queries = (*per_query, *per_row, split_spans(spans, b, S, H // K))
+    d_q, d_k, d_v = lax.map(rows, (queries, ks, transpose(ks), split_keys(v, b)))
+    d_q, d_k = merge_queries(d_q, b, B, T) * transform.scale, merge_keys(d_k, B, S) * transform.scale
+    return d_q.astype(dtypes[0]), d_k.astype(dtypes[1]), merge_keys(d_v, B, S).astype(dtypes[2])
 
 
-def _loop(seen: CutSpans, n_blocks: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
-    """Run over the key blocks that a block of queries sees; straight-line code where there is only one."""
-    return body(0, carry) if n_blocks == 1 else lax.fori_loop(seen.first, seen.last, body, carry)
+def _loop(spans_block: BlockSpans, n_blocks: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
+    """Loop over the key blocks that a block of queries sees; straight-line code if there is only one."""
+    return body(0, carry) if n_blocks == 1 else lax.fori_loop(spans_block.first, spans_block.last, body, carry)
 
 
 def _float_zeros_like(x: Array) -> Array:

@@ -1,6 +1,6 @@
-"""Attention with so few scores that the weights are kept for the backward pass instead of computed again.
+"""Attention with so few scores that the weights are saved for the backward pass instead of computed again.
 
-The same transposed layout as `chunked`, which calls this and explains it, without its loops.
+`chunked` calls it; the same transposed layout, which is explained there, without the loops.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from pathways_kernels.attention.blocks import (
-    Blocks,
-    allowed,
-    cut_keys,
-    cut_queries,
-    cut_spans,
+    BlockShape,
+    allowed_mask,
     dot,
-    join_keys,
-    join_queries,
-    t,
+    merge_keys,
+    merge_queries,
+    split_keys,
+    split_queries,
+    split_spans,
+    transpose,
 )
-from pathways_kernels.attention.request import RESULTS
+from pathways_kernels.attention.common import RESULTS
 from pathways_kernels.attention.spans import Spans
 
 Array = jax.Array
 
-# T·S up to which this is the faster way; per row and head that many weights are kept.
-MOST_SCORES = 128 * 128
+# T·S up to which this is faster; per row and head that many weights are saved.
+MAX_SCORES = 128 * 128
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -53,45 +53,47 @@ one_block.defvjp(_fwd, _bwd)
 
 
 def _per_platform(run: Callable[..., Any], scale: float, q: Array, k: Array, *rest: Any) -> Any:
-    whole = Blocks(q.shape[0], q.shape[1], k.shape[1], for_cpu=False)
-    cpu = whole._replace(for_cpu=True)
-    return lax.platform_dependent(q, k, *rest, cpu=partial(run, cpu, scale), default=partial(run, whole, scale))
+    accelerator = BlockShape(q.shape[0], q.shape[1], k.shape[1], for_cpu=False)
+    cpu = accelerator._replace(for_cpu=True)
+    return lax.platform_dependent(q, k, *rest, cpu=partial(run, cpu, scale), default=partial(run, accelerator, scale))
 
 
-def _forward(b: Blocks, scale: float, q: Array, k: Array, v: Array, spans: Spans) -> tuple[Array, Array]:
-    """The output `[B, T, H, D]` and the weights, float32 `[1, 1, B, K, S, T·G]`."""
+def _forward(b: BlockShape, scale: float, q: Array, k: Array, v: Array, spans: Spans) -> tuple[Array, Array]:
+    """Return the output `[B, T, H, D]` and the weights, float32 `[1, 1, B, K, S, T·G]`."""
     K = k.shape[2]
     dtype = q.dtype
     if b.for_cpu:
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
-    seen = cut_spans(spans, b, b.keys, q.shape[2] // K)
-    logits = jnp.where(allowed(seen, 0, b.keys), dot(cut_keys(k, b), t(cut_queries(q, b, K))) * scale, -jnp.inf)
+    spans_block = split_spans(spans, b, b.keys, q.shape[2] // K)
+    logits = jnp.where(
+        allowed_mask(spans_block, 0, b.keys), dot(split_keys(k, b), transpose(split_queries(q, b, K))) * scale, -jnp.inf
+    )
     if b.for_cpu:
         logits = lax.optimization_barrier(logits)  # two readers: XLA would compute it for each of them
-    top = logits.max(-2, keepdims=True)
-    weights = jnp.exp(logits - jnp.where(top == -jnp.inf, 0, top))
+    maximum = logits.max(-2, keepdims=True)
+    weights = jnp.exp(logits - jnp.where(maximum == -jnp.inf, 0, maximum))
     total = weights.sum(-2, keepdims=True)
     weights = weights / jnp.where(total == 0, 1, total)
     if b.for_cpu:
         weights = lax.optimization_barrier(weights)
-    out = t(dot(t(cut_keys(v, b)), weights.astype(v.dtype)))
-    return join_queries(out, b, *q.shape[:2]).astype(dtype), weights
+    out = transpose(dot(transpose(split_keys(v, b)), weights.astype(v.dtype)))
+    return merge_queries(out, b, *q.shape[:2]).astype(dtype), weights
 
 
 def _backward(
-    b: Blocks, scale: float, q: Array, k: Array, v: Array, weights: Array, d_out: Array
+    b: BlockShape, scale: float, q: Array, k: Array, v: Array, weights: Array, d_out: Array
 ) -> tuple[Array, Array, Array]:
-    """The gradients with respect to q, k and v. `d_x` is the loss's derivative with respect to x."""
+    """Return the gradients of q, k and v. `d_x` is the loss's derivative with respect to x."""
     B, T = q.shape[:2]
     S, K = k.shape[1:3]
     dtype = q.dtype
     if b.for_cpu:
         q, k, v, d_out = (x.astype(jnp.float32) for x in (q, k, v, d_out))
-    q, d_out, k, v = cut_queries(q, b, K), cut_queries(d_out, b, K), cut_keys(k, b), cut_keys(v, b)
-    d_weights = dot(v, t(d_out))
+    q, d_out, k, v = split_queries(q, b, K), split_queries(d_out, b, K), split_keys(k, b), split_keys(v, b)
+    d_weights = dot(v, transpose(d_out))
     d_logits = weights * (d_weights - (weights * d_weights).sum(-2, keepdims=True)) * scale
     d_logits = d_logits.astype(k.dtype)
-    d_q = join_queries(t(dot(t(k), d_logits)), b, B, T)
-    d_k = join_keys(dot(d_logits, q), B, S)
-    d_v = join_keys(dot(weights.astype(v.dtype), d_out), B, S)
+    d_q = merge_queries(transpose(dot(transpose(k), d_logits)), b, B, T)
+    d_k = merge_keys(dot(d_logits, q), B, S)
+    d_v = merge_keys(dot(weights.astype(v.dtype), d_out), B, S)
     return d_q.astype(dtype), d_k.astype(dtype), d_v.astype(dtype)

@@ -2,20 +2,21 @@
 
 One program of the grid holds a block of queries, of all query heads that share a key head or as many as fit, and the
 keys and values of its row and key head in vector memory: they are read once per head, not once per block of queries. It
-loops over the blocks of keys that its queries see, which `block_ranges` has computed from the spans and scalar
-prefetch has brought; those that all its queries see whole it takes without a mask, several at a time in straight-line
-code so that the matrix unit and the vector unit work at once.
+loops over the blocks of keys that its queries see; `block_ranges` computes these from the spans, and scalar prefetch
+loads them. Full blocks, in which all queries see all keys, need no mask and are processed several at a time in
+straight-line code, so that the matrix unit and the vector unit work at the same time.
 
-The backward kernel walks the same way, recomputes the weights from the log-sum-exp, and has three accumulators: the
-block's own gradient, and those of all keys and values of the segment, in vector memory. So one pass of five products
-gives all three gradients without a partial result in main memory, and grouped heads sum where they meet. It needs no
-transposed spans: the blocks it visits are the forward's.
+The backward kernel visits the same blocks, recomputes the weights from the log-sum-exp, and has three accumulators in
+vector memory: the gradient of its queries, and those of all keys and values of the segment. So one pass of five
+products gives all three gradients without partial results in main memory, and the gradients of grouped heads are summed
+in place. It needs no transposed spans.
 
-Keys too many for the vector memory are cut into segments: the forward kernel takes them one after the other, the
-backward kernel is called for each.
+If the keys do not fit into vector memory they are split into segments: the forward kernel processes them one after the
+other, the backward kernel is called for each.
 
-Letters: B batch, T queries, Tc per block, S keys, Ss per segment, Sc per block, H heads, K key heads, P parts, G heads
-per block (P · G = H; P is a multiple of K), D head dim. In the kernels T, S and D are padded and heads come first.
+Letters: B batch, T queries, Tc per block, S keys, Ss per segment, Sc per block, H heads, K key heads, G heads per
+block, P head groups (P · G = H; P is a multiple of K), D head dim. In the kernels T, S and D are padded and heads come
+first.
 """
 
 from __future__ import annotations
@@ -31,20 +32,19 @@ from jax.ad_checkpoint import checkpoint_name
 from pathways_kernels.attention import block_sizes as sizing
 from pathways_kernels.attention.block_ranges import of_keys, padded_spans
 from pathways_kernels.attention.block_sizes import BlockSizes, Limits
-from pathways_kernels.attention.form import Form
+from pathways_kernels.attention.common import RESULTS, LogitTransform
 from pathways_kernels.attention.pallas_tpu_backward import backward
 from pathways_kernels.attention.pallas_tpu_forward import forward
-from pathways_kernels.attention.pallas_tpu_parts import Bounds
-from pathways_kernels.attention.request import RESULTS
+from pathways_kernels.attention.pallas_tpu_parts import SpanBounds
 from pathways_kernels.attention.spans import Spans
-from pathways_kernels.attention.static_kinds import Kind, static_kind
+from pathways_kernels.attention.static_kinds import SpanKind, static_kind
 
 Array = jax.Array
 
 
 class _Settings(NamedTuple):
-    form: Form
-    kind: Kind | None
+    transform: LogitTransform
+    kind: SpanKind | None
     n_keys: int
     forward: BlockSizes
     backward: BlockSizes
@@ -65,7 +65,7 @@ def pallas_tpu(
     """See `attention`. Memory linear in T and S. Differentiable once, in reverse mode.
 
     Args:
-        limits: block sizes of the forward and backward kernel; None: those of the chip that is compiled for.
+        limits: of the block sizes of the forward and backward kernel; None: those of the chip that is compiled for.
         interpret: run in Pallas's interpreter (True, or `pltpu.InterpretParams`); for tests.
     """
     B, T, H, D = q.shape
@@ -77,7 +77,7 @@ def pallas_tpu(
     G = max(g for g in range(1, H // K + 1) if (H // K) % g == 0 and (g == 1 or g * 128 <= min(x.rows for x in limits)))
 
     item = q.dtype.itemsize
-    # Twice what comes and goes through the pipeline, once what stays.
+    # Twice the arrays that are pipelined, once the scratch arrays.
     key_bytes = D_pad * 4 * item, D_pad * (4 * item + 2 * 4 + 4 * (item if G == H // K else 4))
     row_bytes = D_pad * (4 * item + 4) + 4 * 2 * 128, D_pad * (6 * item + 4)
     sizes = [
@@ -85,7 +85,7 @@ def pallas_tpu(
         for limit, per in zip(limits, zip(key_bytes, row_bytes, strict=True), strict=True)
     ]
 
-    # The backward kernel's segments see shifted spans, which are of no known kind.
+    # The backward kernel shifts the spans of each segment, and shifted spans have no static kind.
     kind = static_kind(spans, S) if sizes[1].segment == S_pad else None
     with jax.ensure_compile_time_eval() if kind is not None else nullcontext():
         spans = padded_spans(spans, S, T_pad)
@@ -93,7 +93,7 @@ def pallas_tpu(
     bounds = jnp.stack([spans.start, spans.stop, *[spans.stop] * 6], axis=1) if kind is None else None
     queries = _pad(q, T_pad, D_pad).reshape(B, T_pad, H // G, G, D_pad).transpose(0, 2, 3, 1, 4)
     keys, values = (_pad(x, S_pad, D_pad).swapaxes(1, 2) for x in (k, v))
-    settings = _Settings(Form(scale, logits_soft_cap), kind, S, sizes[0], sizes[1], interpret)
+    settings = _Settings(LogitTransform(scale, logits_soft_cap), kind, S, sizes[0], sizes[1], interpret)
     out = _attend(settings, queries, keys, values, bounds, *ranges)
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T_pad, H, D_pad)[:, :T, :, :D]
 
@@ -106,8 +106,10 @@ def _attend(settings: _Settings, q: Array, k: Array, v: Array, bounds: Array | N
 def _run_forward(
     settings: _Settings, q: Array, k: Array, v: Array, bounds: Array | None, ranges: Array
 ) -> tuple[Array, Array]:
-    where = Bounds(bounds, settings.kind, settings.n_keys)
-    return forward(q, k, v, where, ranges, form=settings.form, sizes=settings.forward, interpret=settings.interpret)
+    span_bounds = SpanBounds(bounds, settings.kind, settings.n_keys)
+    return forward(
+        q, k, v, span_bounds, ranges, transform=settings.transform, sizes=settings.forward, interpret=settings.interpret
+    )
 
 
 def _attend_fwd(
@@ -124,24 +126,25 @@ def _attend_bwd(settings: _Settings, residuals: tuple[Any, ...], d_out: Array) -
     sizes = settings.backward
     segments = S // sizes.segment
 
-    def of_segment(d_q: Any, segment: tuple[Any, ...]) -> tuple[Array, tuple[Array, Array]]:
+    def run_segment(d_q: Any, segment: tuple[Any, ...]) -> tuple[Array, tuple[Array, Array]]:
         i, k, v = segment
         n = sizes.segment // sizes.keys
         shifted = None if bounds is None else bounds - i * sizes.segment
-        added, d_k, d_v = backward(
-            q, k, v, Bounds(shifted, settings.kind, settings.n_keys), jnp.clip(ranges - i * n, 0, n), lse, delta, d_out,
-            form=settings.form, sizes=sizes, partial_keys=segments > 1, interpret=settings.interpret,
+        span_bounds = SpanBounds(shifted, settings.kind, settings.n_keys)
+        d_q_segment, d_k, d_v = backward(
+            q, k, v, span_bounds, jnp.clip(ranges - i * n, 0, n), lse, delta, d_out,
+            transform=settings.transform, sizes=sizes, partial_keys=segments > 1, interpret=settings.interpret,
         )  # fmt: skip
-        return d_q + added, (d_k, d_v)
+        return d_q + d_q_segment, (d_k, d_v)
 
     if segments == 1:
-        d_q, (d_k, d_v) = of_segment(0, (0, k, v))
+        d_q, (d_k, d_v) = run_segment(0, (0, k, v))
     else:
-        cut = (jnp.moveaxis(x.reshape(B, K, segments, sizes.segment, D), 2, 0) for x in (k, v))
+        split = (jnp.moveaxis(x.reshape(B, K, segments, sizes.segment, D), 2, 0) for x in (k, v))
         zero = jnp.zeros(q.shape, jnp.float32)
-        d_q, joined = jax.lax.scan(of_segment, zero, (jnp.arange(segments), *cut))
-        d_k, d_v = (jnp.moveaxis(x, 0, 2).reshape(B, -1, S, D) for x in joined)
-    # Parts of the query heads that share a key head.
+        d_q, d_kv = jax.lax.scan(run_segment, zero, (jnp.arange(segments), *split))
+        d_k, d_v = (jnp.moveaxis(x, 0, 2).reshape(B, -1, S, D) for x in d_kv)
+    # Sum over the groups of query heads that share a key head.
     d_k, d_v = (x.reshape(B, K, -1, S, D).sum(2, dtype=x.dtype).astype(k.dtype) for x in (d_k, d_v))
     return d_q.astype(q.dtype), d_k, d_v, None, None, None
 

@@ -1,4 +1,4 @@
-"""The backward kernel of `pallas_tpu`, which explains the method and the letters."""
+"""The backward kernel of `pallas_tpu`, where the method and the letters are explained."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pathways_kernels.attention.block_sizes import BlockSizes
-from pathways_kernels.attention.form import Form
+from pathways_kernels.attention.common import LogitTransform
 from pathways_kernels.attention.pallas_tpu_parts import (
-    UNSEEN,
-    Bounds,
-    block_of_keys,
+    MASK_VALUE,
+    SpanBounds,
+    block_specs,
     dot,
+    key_block_slice,
+    load_key_block_range,
     over_keys,
-    specs,
-    visits,
 )
 
 Array = jax.Array
@@ -29,29 +29,29 @@ def backward(
     q: Array,
     k: Array,
     v: Array,
-    bounds: Bounds,
+    bounds: SpanBounds,
     ranges: Array,
     lse: Array,
     delta: Array,
     d_out: Array,
     *,
-    form: Form,
+    transform: LogitTransform,
     sizes: BlockSizes,
     partial_keys: bool,
     interpret: Any,
 ) -> tuple[Array, Array, Array]:
-    """The gradients of q, as q, and of k and v, `[B, P, S, D]`: what is a part of a sum is float32.
+    """Return the gradients of q, shaped as q, and of k and v, `[B, P, S, D]`; partial sums are float32.
 
-    Arguments as of `forward`, but that k and v are one segment; lse and delta float32 `[B, P, G, T]`.
+    The arguments are those of `forward`, except that k and v are one segment; lse and delta float32 `[B, P, G, T]`.
     """
     B, P, G, T, D = q.shape
     K, S = k.shape[1:3]
-    spec = specs(q, k, bounds, sizes, order=lambda p, b, i: (p, b, i, 0))
+    spec = block_specs(q, k, bounds, sizes, order=lambda p, b, i: (p, b, i, 0))
     d_keys = pl.BlockSpec((None, None, S, D), lambda p, b, *_: (b, p, 0, 0))
     d_q = jax.ShapeDtypeStruct(q.shape, jnp.float32 if partial_keys else q.dtype)
     d_k = jax.ShapeDtypeStruct((B, P, S, D), k.dtype if P == K else jnp.float32)
     return pl.pallas_call(
-        lambda *refs: _kernel(*refs, bounds=bounds._replace(array=None), form=form, sizes=sizes),
+        lambda *refs: _kernel(*refs, bounds=bounds._replace(array=None), transform=transform, sizes=sizes),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(P, B, T // sizes.queries),
@@ -96,13 +96,13 @@ def _kernel(
     d_k_acc: Any,  # [S, D]
     d_v_acc: Any,
     *,
-    bounds: Bounds,
-    form: Form,
+    bounds: SpanBounds,
+    transform: LogitTransform,
     sizes: BlockSizes,
 ) -> None:
     G, Tc, _ = q_ref.shape
     row, block = pl.program_id(1), pl.program_id(2)
-    seen = visits(ranges_ref, row, block, 0, sizes)
+    visited = load_key_block_range(ranges_ref, row, block, 0, sizes)
 
     @pl.when(block == 0)
     def begin() -> None:
@@ -112,18 +112,18 @@ def _kernel(
     d_q_acc[...] = jnp.zeros_like(d_q_acc)
 
     def scores(j: Any, _: bool) -> list[tuple[Array, Array | None]]:
-        return [form.logits(dot(k_ref[block_of_keys(j, sizes), :], q_ref[g], transposed="y")) for g in range(G)]
+        return [transform.logits(dot(k_ref[key_block_slice(j, sizes), :], q_ref[g], transposed="y")) for g in range(G)]
 
-    def absorb(j: Any, masked: bool, of_heads: list[tuple[Array, Array | None]]) -> None:
-        keys = block_of_keys(j, sizes)
+    def absorb(j: Any, masked: bool, head_scores: list[tuple[Array, Array | None]]) -> None:
+        keys = key_block_slice(j, sizes)
         if masked:
             key = lax.broadcasted_iota(jnp.int32, (sizes.keys, Tc), 0)
-            start, stop = (x - j * sizes.keys for x in bounds.rows(bounds_ref, block, Tc))
+            start, stop = (x - j * sizes.keys for x in bounds.load(bounds_ref, block, Tc))
             allowed = (start <= key) & (key < stop)
-        for g, (logits, slope) in enumerate(of_heads):
+        for g, (logits, slope) in enumerate(head_scores):
             q, d_out = q_ref[g], d_out_ref[g]
             if masked:
-                logits = jnp.where(allowed, logits, UNSEEN)
+                logits = jnp.where(allowed, logits, MASK_VALUE)
             weights = jnp.exp2(logits - lse_ref[g : g + 1, :])
             d_v_acc[keys, :] += dot(weights.astype(d_out.dtype), d_out)
             d_logits = weights * (dot(v_ref[keys, :], d_out, transposed="y") - delta_ref[g : g + 1, :])
@@ -133,10 +133,10 @@ def _kernel(
             d_k_acc[keys, :] += dot(d_logits, q)
             d_q_acc[g] += dot(d_logits, k_ref[keys, :], transposed="x")
 
-    over_keys(seen, scores, absorb, max(1, sizes.unroll // G))  # the heads are in straight-line code already
-    d_q_ref[...] = (d_q_acc[...] * form.scale).astype(d_q_ref.dtype)
+    over_keys(visited, scores, absorb, max(1, sizes.unroll // G))  # the heads are already in straight-line code
+    d_q_ref[...] = (d_q_acc[...] * transform.scale).astype(d_q_ref.dtype)
 
     @pl.when(block == pl.num_programs(2) - 1)
     def finish() -> None:
-        d_k_ref[...] = (d_k_acc[...] * form.scale).astype(d_k_ref.dtype)
+        d_k_ref[...] = (d_k_acc[...] * transform.scale).astype(d_k_ref.dtype)
         d_v_ref[...] = d_v_acc[...].astype(d_v_ref.dtype)

@@ -1,4 +1,4 @@
-"""What the forward and the backward kernel of `pallas_tpu` share."""
+"""Shared by the forward and backward kernels of `pallas_tpu`: spans, block specs, and the loop over key blocks."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from pathways_kernels.attention.block_sizes import BlockSizes
-from pathways_kernels.attention.static_kinds import Full, Kind, Window
+from pathways_kernels.attention.static_kinds import Full, SpanKind, Window
 
 Array = jax.Array
 
 LANES = 128
-# In place of the logit of a pair that is not allowed. Finite, so that a difference of two is never NaN, and far below
-# any logit: a query whose maximum it is saw nothing.
-UNSEEN = -1e30
+# The logit of a pair that is not allowed. Finite, so that the difference of two is never NaN, and far below any logit:
+# a query whose maximum is this value sees nothing.
+MASK_VALUE = -1e30
 
 
 def dot(x: Array, y: Array, *, transposed: str = "") -> Array:
-    """`x @ y`, with `transposed="x"` or `"y"` of that one, accumulated in float32; of float32 in full precision."""
+    """Multiply x @ y, with `transposed` "x" or "y", accumulated in float32; float32 inputs in full precision."""
     contracted = (0,) if transposed == "x" else (1,), (1,) if transposed == "y" else (0,)
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     return lax.dot_general(x, y, (contracted, ((), ())), precision=precision, preferred_element_type=jnp.float32)
 
 
-class Bounds(NamedTuple):
-    """Where the queries' spans are: in an array, or in their kind where that is known while tracing."""
+class SpanBounds(NamedTuple):
+    """The queries' spans: an array, or their kind if that is known while tracing."""
 
     array: Array | None  # int32 [B, 8, T]: start, stop, and rows that fill the tile
-    kind: Kind | None
+    kind: SpanKind | None
     n_keys: int  # without padding
 
-    def rows(self, ref: Any, block: Any, Tc: int) -> tuple[Array, Array]:
-        """Start and stop of a block of queries, int32 `[1, Tc]` each; `ref` is the array's block `[8, Tc]`."""
+    def load(self, ref: Any, block: Any, Tc: int) -> tuple[Array, Array]:
+        """Return start and stop of a block of queries, int32 `[1, Tc]` each; `ref` is the array's block `[8, Tc]`."""
         if self.kind is None:
             return ref[0:1, :], ref[1:2, :]
         start = jnp.zeros((1, Tc), jnp.int32)
@@ -49,24 +49,26 @@ class Bounds(NamedTuple):
         return start, jnp.minimum(stop, self.n_keys)
 
 
-class Specs(NamedTuple):
+class BlockSpecs(NamedTuple):
+    """The blocks of the arrays that one program of the grid sees."""
+
     queries: pl.BlockSpec
     keys: pl.BlockSpec
-    bounds: pl.BlockSpec | None  # None: there is no array of them
+    bounds: pl.BlockSpec | None  # None: there is no array
     per_query: pl.BlockSpec
 
 
-def specs(
-    q: Array, k: Array, bounds: Bounds, sizes: BlockSizes, order: Callable[..., tuple[Any, Any, Any, Any]]
-) -> Specs:
-    """Blocks of the arrays; `order` turns the grid's indices into (part, row, block of queries, segment of keys)."""
+def block_specs(
+    q: Array, k: Array, bounds: SpanBounds, sizes: BlockSizes, order: Callable[..., tuple[Any, Any, Any, Any]]
+) -> BlockSpecs:
+    """Build the specs; `order` maps grid indices to (head group, row, block of queries, segment of keys)."""
     _, P, G, _, D = q.shape
     repeats = P // k.shape[1]
 
-    def index(place: Callable[[Any, Any, Any, Any], tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
-        return lambda *grid_and_ranges: place(*order(*grid_and_ranges[:-1]))
+    def index(block_index: Callable[[Any, Any, Any, Any], tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+        return lambda *grid_and_ranges: block_index(*order(*grid_and_ranges[:-1]))
 
-    return Specs(
+    return BlockSpecs(
         pl.BlockSpec((None, None, G, sizes.queries, D), index(lambda p, b, i, s: (b, p, 0, i, 0))),
         pl.BlockSpec((None, None, sizes.segment, D), index(lambda p, b, i, s: (b, lax.div(p, repeats), s, 0))),
         pl.BlockSpec((None, 8, sizes.queries), index(lambda p, b, i, s: (b, 0, i))) if bounds.kind is None else None,
@@ -74,52 +76,53 @@ def specs(
     )
 
 
-class Visits(NamedTuple):
-    """The blocks of keys that a block of queries visits, as `block_ranges` gives them: scalars."""
+class KeyBlockRange(NamedTuple):
+    """The blocks of keys that a block of queries visits: the scalars of `block_ranges`."""
 
-    first: Any
-    whole: Any
-    ragged: Any
-    last: Any
+    start: Any
+    full_start: Any
+    full_stop: Any
+    stop: Any
 
 
-def visits(ranges_ref: Any, row: Any, block: Any, segment: Any, sizes: BlockSizes) -> Visits:
-    """Those of one block of queries that lie in a segment of keys, counted from its beginning.
+def load_key_block_range(ranges_ref: Any, row: Any, block: Any, segment: Any, sizes: BlockSizes) -> KeyBlockRange:
+    """Load the range of one block of queries within a segment of keys, counted from the segment's first block.
 
     `ranges_ref`, in scalar memory: `block_ranges.of_keys`, flat. The grid's axis 2 goes over blocks of queries.
     """
     n = sizes.segment // sizes.keys
-    at = 4 * (row * pl.num_programs(2) + block)
-    return Visits(*(jnp.clip(ranges_ref[at + i] - segment * n, 0, n) for i in range(4)))
+    offset = 4 * (row * pl.num_programs(2) + block)
+    return KeyBlockRange(*(jnp.clip(ranges_ref[offset + i] - segment * n, 0, n) for i in range(4)))
 
 
-def block_of_keys(j: Any, sizes: BlockSizes) -> Any:
-    """Where block j of a segment's keys lies."""
+def key_block_slice(j: Any, sizes: BlockSizes) -> Any:
+    """Return the slice of block j in a segment's keys."""
     return pl.ds(pl.multiple_of(j * sizes.keys, sizes.keys), sizes.keys)
 
 
 def over_keys(
-    seen: Visits, scores: Callable[[Any, bool], Any], absorb: Callable[[Any, bool, Any], None], unroll: int
+    seen: KeyBlockRange, scores: Callable[[Any, bool], Any], absorb: Callable[[Any, bool, Any], None], unroll: int
 ) -> None:
-    """`absorb(j, masked, scores(j, masked))` for all blocks j: whole ones in runs of `unroll`, the rest in pairs.
+    """Run `absorb(j, masked, scores(j, masked))` for all blocks j: full ones in runs of `unroll`, the rest in pairs.
 
-    A run is straight-line code, in which the scores of a block are computed before the one before it is absorbed: the
-    matrix unit works while the vector unit does. What is left of the whole blocks is masked too, since a shorter run
-    costs more than a mask.
+    A run is straight-line code, in which the scores of a block are computed before its predecessor is absorbed: the
+    matrix unit and the vector unit work at the same time. Full blocks that do not fill a run are masked too, since a
+    shorter run costs more than a mask.
     """
-    runs = lax.div(seen.ragged - seen.whole, unroll)
-    done = seen.whole + runs * unroll
-    before = seen.whole - seen.first
-    rest = before + seen.last - done
+    runs = lax.div(seen.full_stop - seen.full_start, unroll)
+    runs_stop = seen.full_start + runs * unroll
+    partial_before = seen.full_start - seen.start
+    rest = partial_before + seen.stop - runs_stop
 
-    def whole(i: Any, _: None) -> None:
-        run_of_blocks([seen.whole + i * unroll + u for u in range(unroll)], False, scores, absorb)
+    def full(i: Any, _: None) -> None:
+        run_of_blocks([seen.full_start + i * unroll + u for u in range(unroll)], False, scores, absorb)
 
     def masked(i: Any, _: None, count: int) -> None:
-        which = [i * count + u for u in range(count)]
-        run_of_blocks([jnp.where(w < before, seen.first + w, done + w - before) for w in which], True, scores, absorb)
+        numbers = [i * count + u for u in range(count)]
+        blocks = [jnp.where(n < partial_before, seen.start + n, runs_stop + n - partial_before) for n in numbers]
+        run_of_blocks(blocks, True, scores, absorb)
 
-    lax.fori_loop(0, runs, whole, None)
+    lax.fori_loop(0, runs, full, None)
     pairs = lax.div(rest, 2) if unroll > 1 else 0
     if unroll > 1:
         lax.fori_loop(0, pairs, partial(masked, count=2), None)
@@ -129,8 +132,8 @@ def over_keys(
 def run_of_blocks(
     blocks: list[Any], masked: bool, scores: Callable[[Any, bool], Any], absorb: Callable[[Any, bool, Any], None]
 ) -> None:
-    """Some blocks of keys in straight-line code."""
-    ahead = scores(blocks[0], masked)
-    for j, following in zip(blocks, [*blocks[1:], None], strict=True):
-        current, ahead = ahead, None if following is None else scores(following, masked)
+    """Run `absorb` for some blocks of keys in straight-line code."""
+    next_scores = scores(blocks[0], masked)
+    for j, next_block in zip(blocks, [*blocks[1:], None], strict=True):
+        current, next_scores = next_scores, None if next_block is None else scores(next_block, masked)
         absorb(j, masked, current)

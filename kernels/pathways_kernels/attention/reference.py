@@ -1,4 +1,4 @@
-"""Attention by its definition: the measure of every other backend, quadratic in memory."""
+"""Attention by its definition, quadratic in memory: every other backend is tested against it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pathways_kernels.attention.spans import Spans, dense
+from pathways_kernels.attention.spans import Spans, dense_mask
 
 
 def reference(
@@ -20,8 +20,8 @@ def reference(
     logits = scale * jnp.einsum("btkgd,bskd->bkgts", grouped, k, precision=lax.Precision.HIGHEST)
     if logits_soft_cap is not None:
         logits = logits_soft_cap * jnp.tanh(logits / logits_soft_cap)
-    allowed = dense(Spans(jnp.asarray(spans.start), jnp.asarray(spans.stop)), S)[:, None, None]
-    # A finite filler: a row that sees nothing is uniform here, without a NaN in its gradient, and zeroed below.
+    allowed = dense_mask(Spans(jnp.asarray(spans.start), jnp.asarray(spans.stop)), S)[:, None, None]
+    # A finite mask value: a row that sees nothing is uniform here, without a NaN in its gradient, and zeroed below.
     weights = jax.nn.softmax(jnp.where(allowed, logits, jnp.finfo(jnp.float32).min), axis=-1)
     weights = jnp.where(allowed, weights, 0)
     out = jnp.einsum("bkgts,bskd->btkgd", weights, v, precision=lax.Precision.HIGHEST)

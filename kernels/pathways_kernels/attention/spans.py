@@ -1,7 +1,7 @@
-"""The one attention mask of this project: an interval of keys per query.
+"""The attention mask of this project: an interval of keys per query.
 
-The constructors compute in NumPy, or in JAX as soon as one of their arrays is a JAX array. All of them give spans whose
-starts and stops never decrease from one query to the next, and `intersect` keeps that property.
+The constructors compute in NumPy, or in JAX if one of their arrays is a JAX array. All of them return spans whose
+starts and stops never decrease from one query to the next, and `intersect` preserves that property.
 """
 
 from __future__ import annotations
@@ -17,8 +17,16 @@ import numpy as np
 class Spans(NamedTuple):
     """Query i of row b may attend to the keys j with `start[b, i] <= j < stop[b, i]`.
 
-    Two int32 arrays `[batch, query]` (NumPy or JAX). An empty interval (`stop <= start`) attends to nothing.
-    This is exactly causal, packed documents, sliding window, prefix-LM and every intersection of them.
+    Two int32 arrays `[batch, query]` (NumPy or JAX); other libraries call them `k_start` and `k_end`. An empty interval
+    (`stop <= start`) attends to nothing. Intervals express causal masks, packed documents, sliding windows, prefix LMs
+    and all their intersections exactly. Packed documents of 3 and 2 tokens, causal:
+
+        key     0 1 2 3 4    start  stop
+        query 0 x            0      1
+              1 x x          0      2
+              2 x x x        0      3
+              3       x      3      4
+              4       x x    3      5
     """
 
     start: Any
@@ -26,16 +34,16 @@ class Spans(NamedTuple):
 
 
 def full(batch: int, length: int, n_keys: int | None = None) -> Spans:
-    """Every query sees all `n_keys` keys (None: as many as queries)."""
+    """Return spans in which every query sees all `n_keys` keys (None: as many as queries)."""
     shape = _shape(batch, length)
     keys = length if n_keys is None else n_keys
     return Spans(np.zeros(shape, np.int32), np.full(shape, keys, np.int32))
 
 
 def causal(batch: int, length: int, offset: Any = 0) -> Spans:
-    """Query i stands at key `offset + i` and sees it and all keys before it.
+    """Return causal spans: query i is at key `offset + i`, and sees it and all keys before it.
 
-    `offset`: a scalar, or one per row `[batch]`; more than 0 when a cache holds earlier keys (decoding).
+    `offset`: a scalar, or one per row `[batch]`; above 0 if a cache holds earlier keys (decoding).
     """
     positions = _positions(batch, length, offset)
     xp = _namespace(positions)
@@ -43,19 +51,19 @@ def causal(batch: int, length: int, offset: Any = 0) -> Spans:
 
 
 def window(batch: int, length: int, size: int, offset: Any = 0) -> Spans:
-    """Causal, and query i sees no more than the last `size` keys, its own included (a sliding window)."""
+    """Return a sliding window: causal, and each query sees only the last `size` keys, including its own."""
     if size < 1:
-        raise ValueError(f"a window of {size} keys shows nothing; expected size >= 1.")
+        raise ValueError(f"a window of {size} keys is empty; expected size >= 1.")
     spans = causal(batch, length, offset)
     xp = _namespace(spans.stop)
     return Spans(xp.maximum(spans.stop - size, 0), spans.stop)
 
 
 def from_document_starts(starts: Any, *, bidirectional: bool = False) -> Spans:
-    """Packed documents, told by where they begin: `starts` is boolean `[batch, query]`.
+    """Return the spans of packed documents, given where they begin: `starts` is boolean `[batch, query]`.
 
-    A query sees its own document up to and including itself, or all of it with `bidirectional`. What precedes the
-    first start of a row is a document too (the cut one).
+    A query sees its own document up to and including itself, or all of it if `bidirectional`. The tokens before the
+    first start of a row are a document too (a cut one).
     """
     xp = _namespace(starts)
     starts = xp.asarray(starts)
@@ -66,14 +74,14 @@ def from_document_starts(starts: Any, *, bidirectional: bool = False) -> Spans:
     start = _running_max(xp.where(starts, index, 0))
     if not bidirectional:
         return Spans(start, index + 1)
-    # Where the next document begins: the least start to the right of a query, itself excluded.
+    # The beginning of the next document: the smallest start to the right of a query, without the query itself.
     end = xp.full((batch, 1), length, xp.int32)
     after = xp.concatenate([xp.where(starts, index, end)[:, 1:], end], axis=1)
     return Spans(start, -_running_max(-after[:, ::-1])[:, ::-1])
 
 
 def from_segments(segments: Any, *, bidirectional: bool = False) -> Spans:
-    """Packed documents, told by an id per position: `segments` is integer `[batch, query]`.
+    """Return the spans of packed documents, given an id per position: `segments` is integer `[batch, query]`.
 
     A document is a run of equal ids. See `from_document_starts`.
     """
@@ -87,15 +95,15 @@ def from_segments(segments: Any, *, bidirectional: bool = False) -> Spans:
 
 
 def prefix(documents: Spans, prefix_length: Any) -> Spans:
-    """Prefix-LM: a query sees its document's prefix in both directions, and what follows the prefix causally.
+    """Return prefix-LM spans: a query sees all of its document's prefix, and the tokens after the prefix causally.
 
     Args:
-        documents: what each query would see without order: `full(...)` for one document per row, or
-            `from_segments(..., bidirectional=True)` for packed ones. No query ever sees more than this.
-        prefix_length: `[batch]`, one per row, or `[batch, query]`, that of the document each query belongs to.
+        documents: bidirectional spans, the most that a query can see: `full(...)` for one document per row, or
+            `from_segments(..., bidirectional=True)` for packed ones.
+        prefix_length: `[batch]`, one per row, or `[batch, query]`, that of each query's document.
     """
     xp = _namespace(documents.start, documents.stop, prefix_length)
-    check(documents, *documents.start.shape)
+    check_spans(documents, *documents.start.shape)
     prefix_length = xp.asarray(prefix_length, xp.int32)
     batch, length = documents.start.shape
     if prefix_length.shape not in ((batch,), (batch, length)):
@@ -108,19 +116,19 @@ def prefix(documents: Spans, prefix_length: Any) -> Spans:
 
 
 def intersect(a: Spans, b: Spans) -> Spans:
-    """A key is seen where both see it. Rows broadcast: a mask of batch 1 serves any batch."""
+    """Return spans in which a query sees the keys that it sees in both. Rows broadcast: batch 1 fits any batch."""
     xp = _namespace(*a, *b)
     return Spans(xp.maximum(a.start, b.start), xp.minimum(a.stop, b.stop))
 
 
-def dense(spans: Spans, n_keys: int) -> Any:
-    """The mask in full, bool `[batch, query, n_keys]`: for references and tests, quadratic in memory."""
+def dense_mask(spans: Spans, n_keys: int) -> Any:
+    """Return the dense mask, bool `[batch, query, n_keys]`: for references and tests, quadratic in memory."""
     xp = _namespace(*spans)
     key = xp.arange(n_keys, dtype=xp.int32)
     return (spans.start[..., None] <= key) & (key < spans.stop[..., None])
 
 
-def check(spans: Spans, batch: int, queries: int) -> None:
+def check_spans(spans: Spans, batch: int, queries: int) -> None:
     """Raise ValueError unless `spans` holds two integer arrays `[batch, queries]`."""
     for name, x in zip(spans._fields, spans, strict=True):
         shape, dtype = np.shape(x), jnp.result_type(x)
@@ -130,7 +138,7 @@ def check(spans: Spans, batch: int, queries: int) -> None:
 
 def _shape(batch: int, length: int) -> tuple[int, int]:
     if batch < 1 or length < 1:
-        raise ValueError(f"spans of shape [{batch}, {length}] hold nothing; expected batch >= 1 and length >= 1.")
+        raise ValueError(f"spans of shape [{batch}, {length}] are empty; expected batch >= 1 and length >= 1.")
     return batch, length
 
 

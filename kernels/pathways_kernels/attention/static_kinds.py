@@ -1,4 +1,4 @@
-"""Spans that are known while tracing, recognised as one of the kinds that libraries have fast paths for."""
+"""Spans that are known while tracing, recognized as full, causal or a sliding window, which have fast paths."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ class Full(NamedTuple):
 
 
 class Causal(NamedTuple):
-    """Query i sees the keys up to `offset + i`, which is its own place."""
+    """Query i is at key `offset + i` and sees the keys up to it."""
 
     offset: int
 
 
 class Window(NamedTuple):
-    """Causal, and no more than the last `size` keys."""
+    """Causal, but only the last `size` keys."""
 
     size: int
     offset: int
 
 
-Kind = Full | Causal | Window
+SpanKind = Full | Causal | Window
 
 
-def static_kind(spans: Spans, n_keys: int) -> Kind | None:
-    """What `spans` are, from their values; None if another kind, or not NumPy (not known while tracing).
+def static_kind(spans: Spans, n_keys: int) -> SpanKind | None:
+    """Recognize the kind of `spans` by their values; None for another kind, or if they are not NumPy.
 
-    The constructors of `spans` give NumPy unless an argument is a JAX array. Spans that stick out at either end are
-    taken as cut off; a window that no query's past fills is causal, and causal spans that show every key are full.
+    The constructors in `spans` return NumPy, which is known while tracing, unless an argument is a JAX array. Spans
+    beyond either end count as clipped; a window that covers every query's whole past is causal, and causal spans that
+    cover every key are full.
     """
     if not all(isinstance(x, np.ndarray) for x in spans):
         return None
@@ -44,12 +45,12 @@ def static_kind(spans: Spans, n_keys: int) -> Kind | None:
     if (stop == n_keys).all() and not start.any():
         return Full()
     offset = int(stop[0]) - 1
-    after = offset + 1 + np.arange(len(stop))
-    if offset < 0 or (stop != np.minimum(after, n_keys)).any():
+    causal_stop = offset + 1 + np.arange(len(stop))
+    if offset < 0 or (stop != np.minimum(causal_stop, n_keys)).any():
         return None
     if not start.any():
         return Causal(offset)
-    size = int(after[-1] - start[-1])
-    if size < 1 or (start != np.maximum(after - size, 0)).any():
+    size = int(causal_stop[-1] - start[-1])
+    if size < 1 or (start != np.maximum(causal_stop - size, 0)).any():
         return None
     return Window(size, offset)

@@ -1,4 +1,4 @@
-"""Cross-entropy from hidden states and the output embedding, with log Z, without the logits of all tokens at once."""
+"""Cross-entropy and log Z from hidden states and the output embedding, without the logits of all tokens at once."""
 
 from pathways_kernels.cross_entropy.api import cross_entropy
 

@@ -1,4 +1,4 @@
-"""The one entry to cross-entropy; backends register in `IMPLEMENTATIONS`."""
+"""The entry point of cross-entropy: check the arguments, choose a backend, call it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Final
 import jax.numpy as jnp
 from jax import Array
 
-from pathways_kernels.cross_entropy import chunked, reference
+from pathways_kernels.cross_entropy.chunked import chunked
+from pathways_kernels.cross_entropy.reference import reference
 
-IMPLEMENTATIONS: Final[dict[str, Callable[..., tuple[Array, Array]]]] = {
-    "reference": reference.cross_entropy,
-    "chunked": chunked.cross_entropy,
+# In order of preference. A new backend is one file, and one line here.
+BACKENDS: Final[dict[str, Callable[..., tuple[Array, Array]]]] = {
+    "chunked": chunked,
+    "reference": reference,
 }
 
 
@@ -26,10 +28,10 @@ def cross_entropy(
     vocab_axis: str | None = None,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
-    """Negative log-likelihood of each target, and log Z of each token's logits.
+    """Return the negative log-likelihood of each target, and log Z of each token's logits.
 
-    logits = `logit_scale * hidden @ head.T`, soft-capped where `soft_cap` is given. Differentiable in `hidden` and
-    `head` through both results; a token whose cotangents are zero contributes nothing (that is how to mask one).
+    logits = `logit_scale * hidden @ head.T`, soft-capped if `soft_cap` is given. Differentiable in `hidden` and
+    `head` through both results; a token whose cotangents are zero contributes nothing, which is how to mask it.
 
     Args:
       hidden: `[..., E]`, the compute dtype; products are accumulated and everything after is computed in float32.
@@ -37,16 +39,16 @@ def cross_entropy(
       targets: `[...]` int, each in `[0, V)`.
       logit_scale: factor on the products (PaLM: 1 / sqrt(d_model)).
       soft_cap: final logits z become `soft_cap * tanh(z / soft_cap)`.
-      vocab_axis: under `shard_map`, the mesh axis over which the vocabulary is spread in equal parts: `head` is this
-        device's part `[V / devices, E]`, while `targets` count over the whole and results are those of the whole. All
-        arrays must vary over that axis (`jax.lax.pcast`), so that the gradient of `hidden` is summed over it.
-      implementation: a key of `IMPLEMENTATIONS`; None takes "chunked".
+      vocab_axis: under `shard_map`, the mesh axis over which the vocabulary is sharded evenly: `head` is this device's
+        shard `[V / devices, E]`, while `targets` and results are those of the whole vocabulary. All arrays must vary
+        over that axis (`jax.lax.pcast`), so that the gradient of `hidden` is summed over it.
+      implementation: the name of a backend; None: the first of `BACKENDS`.
 
     Returns:
       loss `[...]` float32 in nats, log_z `[...]` float32.
 
     Raises:
-      ValueError: the shapes do not fit, or there is no such implementation.
+      ValueError: the shapes do not fit, or the implementation is unknown.
     """
     if hidden.ndim < 1 or head.ndim != 2 or hidden.shape[-1] != head.shape[-1] or targets.shape != hidden.shape[:-1]:
         raise ValueError(
@@ -55,8 +57,8 @@ def cross_entropy(
         )
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         raise ValueError(f"cross_entropy: targets are {targets.dtype}; expected integers")
-    name = implementation or "chunked"
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"cross_entropy: no implementation {name!r}; there are {', '.join(IMPLEMENTATIONS)}")
+    name = implementation or next(iter(BACKENDS))
+    if name not in BACKENDS:
+        raise ValueError(f"cross_entropy: no implementation {name!r}; there are {', '.join(BACKENDS)}")
     options = {"logit_scale": logit_scale, "soft_cap": soft_cap, "vocab_axis": vocab_axis}
-    return IMPLEMENTATIONS[name](hidden, head, targets, **options)
+    return BACKENDS[name](hidden, head, targets, **options)

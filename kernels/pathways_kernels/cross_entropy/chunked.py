@@ -1,12 +1,12 @@
-"""Cross-entropy over chunks of tokens: the logits of one chunk are all that ever exists.
+"""Cross-entropy over chunks of tokens: only the logits of one chunk exist at a time.
 
 The forward pass keeps the hidden states and log Z; the backward pass computes each chunk's logits again (2 N V E
-FLOPs more), turns them into gradients at once and adds the head's up in float32. Pure XLA, for every platform.
+FLOPs more), turns them into gradients at once, and sums the head's gradient in float32. Pure XLA, for every platform.
 
-Over many devices it runs under `shard_map`, each with its own tokens and, with `vocab_axis`, its own part of the
-vocabulary. (Left to GSPMD, the head's gradient would be summed over devices once per chunk.)
+On many devices it runs under `shard_map`, each with its own tokens and, with `vocab_axis`, its own shard of the
+vocabulary. (GSPMD alone would sum the head's gradient over devices once per chunk.)
 
-`B` product of the leading axes, `T` the last token axis (the one that is cut), `E` embed, `V` vocabulary (of this
+`B` product of the leading axes, `T` the last token axis (the one that is split), `E` embed, `V` vocabulary (of this
 device).
 """
 
@@ -21,33 +21,33 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pathways_kernels.cross_entropy.logits import shape_logits, unshape_gradient
+from pathways_kernels.cross_entropy.logits import logits_from_products, products_gradient
 from pathways_kernels.linear import products
 
 CHUNK_TOKENS = 1024
-"""Tokens whose logits exist at once, unless one position of all leading axes is more."""
+"""Tokens whose logits exist at once, unless a single position of all leading axes is more."""
 
 TPU_CHUNK_TOKENS = 4096
 """The same on TPUs: each chunk reads and writes the head's gradient, 8 V E bytes for its 6 V E FLOPs per token, and
 a v6e computes 560 FLOPs in the time of a byte."""
 
 TPU_CHUNK_LOGITS = 2**29
-"""... or as many tokens as have this many logits, if that is fewer."""
+"""On TPUs, as many tokens as have this many logits, if that is fewer."""
 
 
 Reduction = Callable[[Array, Array], tuple[Array, Array]]
-"""(logits [..., V] float32, targets [...]) -> log Z and the target's logit (0 if it is not among them), [...] each."""
+"""(logits [..., V] float32, targets [...]) -> log Z and the target's logit (0 if in another shard), [...] each."""
 
 
-class Form(NamedTuple):
-    """What a call of `cross_entropy` fixes for both passes."""
+class CrossEntropyParams(NamedTuple):
+    """The static parameters of both passes."""
 
     logit_scale: float
     soft_cap: float | None
     vocab_axis: str | None
 
 
-def cross_entropy(
+def chunked(
     hidden: Array,
     head: Array,
     targets: Array,
@@ -60,57 +60,57 @@ def cross_entropy(
     *leading, n_embed = hidden.shape
     batch, length = math.prod(leading[:-1]), leading[-1] if leading else 1
     flat_hidden, flat_targets = hidden.reshape(batch, length, n_embed), targets.reshape(batch, length)
-    form = Form(logit_scale, soft_cap, vocab_axis)
+    params = CrossEntropyParams(logit_scale, soft_cap, vocab_axis)
     if vocab_axis is not None:
         flat_targets = flat_targets - lax.axis_index(vocab_axis) * head.shape[0]
-    loss, log_z = _cross_entropy(form, flat_hidden, head, flat_targets)
+    loss, log_z = _cross_entropy(params, flat_hidden, head, flat_targets)
     return loss.reshape(leading), log_z.reshape(leading)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropy(form: Form, hidden: Array, head: Array, targets: Array) -> tuple[Array, Array]:
-    return _forward(form, hidden, head, targets)[0]
+def _cross_entropy(params: CrossEntropyParams, hidden: Array, head: Array, targets: Array) -> tuple[Array, Array]:
+    return _forward(params, hidden, head, targets)[0]
 
 
 def _forward(
-    form: Form, hidden: Array, head: Array, targets: Array
+    params: CrossEntropyParams, hidden: Array, head: Array, targets: Array
 ) -> tuple[tuple[Array, Array], tuple[Array, Array, Array, Array]]:
     def over_chunks(reduce: Reduction, chunk_tokens: int, head: Array, hidden: Array, targets: Array) -> Any:
         def step(_: None, chunk: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
             h, t = chunk
             # Of logits [B t, V]: with few rows B, the TPU compiler tiles a reduction of [B, t, V] up to 3 times slower.
-            log_z, picked = reduce(_logits(h.reshape(-1, h.shape[-1]), head, form), t.reshape(-1))
+            log_z, picked = reduce(_logits(h.reshape(-1, h.shape[-1]), head, params), t.reshape(-1))
             return None, (log_z.reshape(t.shape), picked.reshape(t.shape))
 
-        cut = functools.partial(_cut, tokens=chunk_tokens)
-        _, values = lax.scan(step, None, (cut(hidden), cut(targets)))
-        return tuple(_join(x, hidden.shape[1]) for x in values)
+        split = functools.partial(_split_chunks, tokens=chunk_tokens)
+        _, values = lax.scan(step, None, (split(hidden), split(targets)))
+        return tuple(_merge_chunks(x, hidden.shape[1]) for x in values)
 
     log_z, picked = _per_platform(
         functools.partial(over_chunks, log_z_and_target),
         functools.partial(over_chunks, log_z_and_target_in_one_pass),
         head, hidden, targets,
     )  # fmt: skip
-    if form.vocab_axis is not None:
-        log_z, picked = _over_parts(log_z, picked, form.vocab_axis)
+    if params.vocab_axis is not None:
+        log_z, picked = _combine_shards(log_z, picked, params.vocab_axis)
     return (log_z - picked, log_z), (hidden, head, targets, log_z)
 
 
-def _over_parts(log_z: Array, picked: Array, axis: str) -> tuple[Array, Array]:
-    """Log Z and the target's logit over the whole vocabulary, from those over each device's part."""
+def _combine_shards(log_z: Array, picked: Array, axis: str) -> tuple[Array, Array]:
+    """Combine log Z and the target's logit of each device's shard into those of the whole vocabulary."""
     highest = lax.pmax(log_z, axis)
     return highest + jnp.log(lax.psum(jnp.exp(log_z - highest), axis)), lax.psum(picked, axis)
 
 
 def log_z_and_target(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """A `Reduction` by the maximum, then the sum of exponentials."""
-    is_here = (targets >= 0) & (targets < logits.shape[-1])
+    """Reduce by the maximum, then the sum of exponentials; a `Reduction`."""
+    in_shard = (targets >= 0) & (targets < logits.shape[-1])
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1, mode="clip")[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1), jnp.where(is_here, picked, 0.0)
+    return jax.nn.logsumexp(logits, axis=-1), jnp.where(in_shard, picked, 0.0)
 
 
 def log_z_and_target_in_one_pass(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """A `Reduction` in one pass, the online softmax (Milakov & Gimelshein 2018, arXiv:1805.02867, algorithm 3).
+    """Reduce in one pass, the online softmax (Milakov & Gimelshein 2018, arXiv:1805.02867, algorithm 3); a `Reduction`.
 
     XLA's TPU compiler computes it inside the product, so that no logit is written to memory.
     """
@@ -122,33 +122,32 @@ def log_z_and_target_in_one_pass(logits: Array, targets: Array) -> tuple[Array, 
         return highest, a[1] * jnp.exp(a[0] - highest) + b[1] * jnp.exp(b[0] - highest), a[2] + b[2]
 
     terms = (logits, jnp.ones_like(logits), jnp.where(is_target, logits, 0.0))
-    nothing = (jnp.finfo(jnp.float32).min, jnp.float32(0.0), jnp.float32(0.0))
-    highest, total, picked = lax.reduce(terms, nothing, combine, (axis,))
+    identity = (jnp.finfo(jnp.float32).min, jnp.float32(0.0), jnp.float32(0.0))
+    highest, total, picked = lax.reduce(terms, identity, combine, (axis,))
     return highest + jnp.log(total), picked
 
 
 def _backward(
-    form: Form, saved: tuple[Array, Array, Array, Array], cotangents: tuple[Array, Array]
+    params: CrossEntropyParams, saved: tuple[Array, Array, Array, Array], cotangents: tuple[Array, Array]
 ) -> tuple[Array, Array, None]:
     def over_chunks(chunk_tokens: int, head: Array, *per_token: Array) -> tuple[Array, Array]:
         hidden = per_token[0]
 
         def step(d_head: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
             h, t, z, d_l, d_z = chunk
-            logits = _logits(h, head, form)
+            logits = _logits(h, head, params)
             # d loss / d logit = softmax - onehot and d log Z / d logit = softmax.
             d_logits = (d_l + d_z)[..., None] * jnp.exp(logits - z[..., None])
             is_target = t[..., None] == jnp.arange(head.shape[0], dtype=t.dtype)
             d_logits = jnp.where(is_target, d_logits - d_l[..., None], d_logits)
-            d_products = unshape_gradient(d_logits, logits, form.logit_scale, form.soft_cap).astype(hidden.dtype)
-            d_head += products.outer_sum(d_products, h, jnp.float32)
-            return d_head, products.rows_times(d_products, head).astype(hidden.dtype)
+            d_products = products_gradient(d_logits, logits, params.logit_scale, params.soft_cap).astype(hidden.dtype)
+            d_head += products.matmul_lhs_transposed(d_products, h, jnp.float32)
+            return d_head, products.matmul(d_products, head).astype(hidden.dtype)
 
-        zeros = jnp.zeros_like(
-            head, jnp.float32
-        )  # varying, under `shard_map`, over the devices that the head varies over
-        d_head, d_hidden = lax.scan(step, zeros, tuple(_cut(x, chunk_tokens) for x in per_token))
-        return _join(d_hidden, hidden.shape[1]), d_head.astype(head.dtype)
+        # Under `shard_map` it varies over the same mesh axes as the head.
+        zeros = jnp.zeros_like(head, jnp.float32)
+        d_head, d_hidden = lax.scan(step, zeros, tuple(_split_chunks(x, chunk_tokens) for x in per_token))
+        return _merge_chunks(d_hidden, hidden.shape[1]), d_head.astype(head.dtype)
 
     hidden, head, targets, log_z = saved
     return *_per_platform(over_chunks, over_chunks, head, hidden, targets, log_z, *cotangents), None
@@ -158,21 +157,23 @@ _cross_entropy.defvjp(_forward, _backward)
 
 
 def _per_platform(default: Callable[..., Any], tpu: Callable[..., Any], head: Array, *per_token: Array) -> Any:
-    """One of two functions of (tokens of a chunk, head, *per_token), chosen while lowering."""
+    """Run one of two functions of (tokens of a chunk, head, *per_token), chosen while lowering."""
     tpu_tokens = min(TPU_CHUNK_TOKENS, max(1, TPU_CHUNK_LOGITS // head.shape[0]))
     return lax.platform_dependent(
         head, *per_token, tpu=functools.partial(tpu, tpu_tokens), default=functools.partial(default, CHUNK_TOKENS)
     )
 
 
-def _logits(hidden: Array, head: Array, form: Form) -> Array:
-    return shape_logits(products.rows_times_transposed(hidden, head, jnp.float32), form.logit_scale, form.soft_cap)
+def _logits(hidden: Array, head: Array, params: CrossEntropyParams) -> Array:
+    return logits_from_products(
+        products.matmul_rhs_transposed(hidden, head, jnp.float32), params.logit_scale, params.soft_cap
+    )
 
 
-def _cut(x: Array, tokens: int) -> Array:
-    """`[B, T, ...] -> [chunks, B, t, ...]`, chunks of one length, B t <= `tokens`, the last filled up with zeros.
+def _split_chunks(x: Array, tokens: int) -> Array:
+    """Split `[B, T, ...] -> [chunks, B, t, ...]`, chunks of one length, B t <= `tokens`; the last is zero-padded.
 
-    The token axis is cut and not a flattened one, so that a batch sharded by GSPMD stays where it is.
+    It splits the token axis, not a flattened one, so that a batch that GSPMD shards stays where it is.
     """
     batch, length = x.shape[:2]
     chunks = max(1, -(-length // max(1, tokens // max(1, batch))))
@@ -181,7 +182,7 @@ def _cut(x: Array, tokens: int) -> Array:
     return jnp.moveaxis(x.reshape(batch, chunks, size, *x.shape[2:]), 1, 0)
 
 
-def _join(x: Array, length: int) -> Array:
-    """`[chunks, B, t, ...] -> [B, T, ...]`, the inverse of `_cut`."""
+def _merge_chunks(x: Array, length: int) -> Array:
+    """Merge `[chunks, B, t, ...] -> [B, T, ...]`, the inverse of `_split_chunks`."""
     x = jnp.moveaxis(x, 0, 1)
     return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]

@@ -1,4 +1,4 @@
-"""A matrix product whose CPU lowering keeps to the layouts that XLA's CPU backend is fast in."""
+"""A matrix product whose CPU lowering uses only layouts for which XLA's CPU backend is fast."""
 
 from pathways_kernels.linear.api import linear
 

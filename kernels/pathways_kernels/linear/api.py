@@ -1,4 +1,4 @@
-"""`linear(x, w)`: `x @ w` with a backward pass that is fast on CPUs too."""
+"""The entry point of `linear(x, w)`: `x @ w` with a backward pass that is fast on CPUs too."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathways_kernels.linear import products
 
 
 def linear(x: Array, w: Array) -> Array:
-    """`x [..., n_in] @ w [n_in, n_out] -> [..., n_out]`, differentiable in both (reverse mode).
+    """Multiply `x [..., n_in] @ w [n_in, n_out] -> [..., n_out]`, differentiable in both (reverse mode).
 
     On TPU and GPU it lowers to one plain `dot_general`, and so does each of its two gradients. On CPUs the three
     products are written as XLA's CPU backend computes them fastest, bfloat16 ones in float32 (the operands are
-    exact there; the result is rounded to bfloat16 as ever).
+    exact there; the result is rounded to bfloat16 as usual).
 
     Raises:
       ValueError: the shapes do not fit.
@@ -25,17 +25,17 @@ def linear(x: Array, w: Array) -> Array:
 
 @jax.custom_vjp
 def _linear(x: Array, w: Array) -> Array:
-    return products.rows_times(x, w)
+    return products.matmul(x, w)
 
 
 def _forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
-    return products.rows_times(x, w), (x, w)
+    return products.matmul(x, w), (x, w)
 
 
 def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, w = saved
-    d_x = products.rows_times_transposed(cotangent, w)
-    d_w = products.outer_sum(x, cotangent)
+    d_x = products.matmul_rhs_transposed(cotangent, w)
+    d_w = products.matmul_lhs_transposed(x, cotangent)
     return d_x.astype(x.dtype), d_w.astype(w.dtype)
 
 

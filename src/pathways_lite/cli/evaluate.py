@@ -39,11 +39,11 @@ def evaluate(
     from pathways_lite.training.load import load_model
 
     model = load_model(path)
-    setup = model.on_corpus(corpus, tokens)
+    evaluator = model.evaluator(corpus, tokens)
     params = model.params()
-    results = {name: result.to_json() for name, result in setup.evaluate(params).items()}
-    compressors = compare_with_compressors(setup)
-    gaps = evaluate_infilling_tasks(setup, params) if infilling else {}
+    results = {name: result.to_json() for name, result in evaluator.evaluate(params).items()}
+    compressors = compare_with_compressors(evaluator)
+    gaps = evaluate_infilling_tasks(evaluator, params) if infilling else {}
     if as_json:
         found = {"checkpoint": str(model.path), "domains": results, "compressors": compressors}
         typer.echo(json.dumps(found | ({"infilling": gaps} if infilling else {})))

@@ -32,7 +32,7 @@ def ladder(
     from pathways_lite.scaling.runs_table import runs_table
     from pathways_lite.studies.plan import resolve_study, store_of
     from pathways_lite.studies.study import load_study
-    from pathways_lite.training.references import resolve_recipe
+    from pathways_lite.training.resolve import resolve_recipe
 
     study, goal = load_study(file), resolve_recipe(load_recipe(file))
     folder = out or Path("runs") / study.name
@@ -63,10 +63,10 @@ def _trained(store: StudyStore) -> list[Path]:
 def _inputs(recipe: Recipe) -> dict[str, float]:
     """What laws ask about a run, by the names of `runs table`'s columns."""
     from pathways_lite.models.accounting import parameter_count
-    from pathways_lite.training.setup import Setup
+    from pathways_lite.training.stage import StageSpec
 
-    setups = [Setup(recipe, index) for index in range(len(recipe.stages))]
-    timelines = [setup.timeline for setup in setups]
+    specs = [StageSpec(recipe, index) for index in range(len(recipe.stages))]
+    timelines = [spec.timeline for spec in specs]
     D = sum(timeline.tokens_before(timeline.total_steps) for timeline in timelines)
     active = sum(timeline.active_parameter_tokens_before(timeline.total_steps) for timeline in timelines)
     return {
@@ -75,7 +75,7 @@ def _inputs(recipe: Recipe) -> dict[str, float]:
         "N_active": timelines[-1].active_parameters_at(timelines[-1].total_steps),
         "N_average": active / D,
         "D": D,
-        "U": min(D, setups[-1].corpus_tokens),
+        "U": min(D, specs[-1].corpus_tokens),
         "C": sum(timeline.flops_before(timeline.total_steps) for timeline in timelines),
         "C_sparse": sum(timeline.sparse_flops_before(timeline.total_steps) for timeline in timelines),
     }

@@ -53,7 +53,7 @@ def inspect(
     console, meta = Console(), found.manifest.meta
     lineage, cursor = meta["lineage"], meta["cursor"]
     console.print(f"[bold]{found.path}[/]", highlight=False)
-    console.print(f"stage {lineage['stage']}, step {found.manifest.step:,} of {found.setup.timeline.total_steps:,}")
+    console.print(f"stage {lineage['stage']}, step {found.manifest.step:,} of {found.spec.timeline.total_steps:,}")
     console.print(f"identity {lineage['identity']}, parameters from {lineage['parent'] or 'scratch'}")
     console.print(f"content  {found.manifest.digest[:16]}", highlight=False)
     skips = ", ".join(f"{n} sequences at step {step}" for step, n in cursor["skips"]) or "none"

@@ -72,12 +72,12 @@ def _weights(text: str | None, count: int) -> list[float]:
 def _greedy(found: Sequence[TrainedModel]) -> list[TrainedModel]:
     """Those whose uniform average has the lowest held-out loss, found one after the other."""
     from pathways_lite.methods.merging import greedy_soup
-    from pathways_lite.training.init_merging import merged_params
+    from pathways_lite.training.init_merging import merge_params
 
-    setup = found[0].setup
+    components = found[0].components
 
     def loss(chosen: Sequence[TrainedModel]) -> float:
-        results = setup.evaluate(merged_params(setup, chosen, [1.0] * len(chosen)))
+        results = components.evaluator.evaluate(merge_params(components, chosen, [1.0] * len(chosen)))
         mean = sum(result.nll for result in results.values()) / sum(result.tokens for result in results.values())
         typer.echo(f"held-out loss {mean:.4f}: {', '.join(str(one.path) for one in chosen)}", err=True)
         return mean

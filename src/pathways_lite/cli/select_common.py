@@ -24,7 +24,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.tracking.formatting import duration, si
 
 if TYPE_CHECKING:
-    from pathways_lite.training.document_scores import Pooling
+    from pathways_lite.evaluation.document_scores import Pooling
 
 HELD_OUT = "held-out:"
 
@@ -36,7 +36,7 @@ class Reader:
         from pathways_lite.training.load import load_model
 
         self._loaded = load_model(path)
-        self._setup = self._loaded.on_corpus(corpus)
+        self._evaluator = self._loaded.evaluator(corpus)
         self._tokens = 0
 
     @cached_property
@@ -45,35 +45,35 @@ class Reader:
 
     def embeddings(self, pooling: Pooling, first: Sequence[np.ndarray] = ()) -> np.ndarray:
         """Of the documents `first`, then of all training documents; float32 [n, E]."""
-        from pathways_lite.training.document_scores import embeddings
+        from pathways_lite.evaluation.document_scores import embeddings
 
         with count_progress("reading", len(first) + self._stored, "documents") as done:
-            return embeddings(self._setup, self._params, self._documents(first), pooling, done=done)
+            return embeddings(self._evaluator, self._params, self._documents(first), pooling, done=done)
 
     def losses(self) -> np.ndarray:
         """Nats per token of all training documents, float32 [n]."""
-        from pathways_lite.training.document_scores import mean_losses
+        from pathways_lite.evaluation.document_scores import mean_losses
 
         with count_progress("reading", self._stored, "documents") as done:
-            return mean_losses(self._setup, self._params, self._documents(), done=done)
+            return mean_losses(self._evaluator, self._params, self._documents(), done=done)
 
     @property
     def _stored(self) -> int:
-        store = self._setup.store
+        store = self._evaluator.store
         return sum(store.counts(domain).documents for domain in store.domains)
 
     def _documents(self, first: Sequence[np.ndarray] = ()) -> Iterator[np.ndarray]:
         """Those `first` and all training documents; their tokens are counted as they are read."""
-        store = self._setup.store
+        store = self._evaluator.store
         for document in itertools.chain(first, *(store.documents(domain) for domain in store.domains)):
             self._tokens += len(document)
             yield document
 
     def to_json(self) -> dict[str, Any]:
         """Which checkpoint, and what reading has cost until now, in model FLOPs."""
-        from pathways_lite.training.document_scores import forward_flops
+        from pathways_lite.evaluation.document_scores import forward_flops
 
-        flops = forward_flops(self._setup, self._tokens)
+        flops = forward_flops(self._loaded.stage, self._tokens)
         return {"path": str(self._loaded.path), "digest": self._loaded.manifest.digest, "flops": flops}
 
 

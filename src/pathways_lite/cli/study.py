@@ -105,7 +105,7 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> No
     from pathways_lite.ledger import Timeline
     from pathways_lite.studies.plan import resolve_study, store_of
     from pathways_lite.studies.progress import position
-    from pathways_lite.training.setup import stage_timeline
+    from pathways_lite.training.stage import stage_timeline
 
     loaded, out = _load(study, overrides, out)
     store = store_of(resolve_study(loaded), out)

@@ -5,10 +5,11 @@ is the next document's opening one, so that every held-out token is predicted ex
 length of a code from which the documents, and where each ends, could be restored.
 
 A document longer than the sequence length L is cut into windows of L predictions, at offsets counted from its
-own beginning. A window begins without what came before it (as the cut first document of a training sequence
-does), except for the `overlap` last tokens of the window before, which are read but not scored again.
-Windows never see each other, so a document's score depends on nothing but the document: not on the batch
-size, not on what shares its row.
+own beginning. A window begins without the text before it (like the cut first document of a training sequence),
+except for the last `overlap` tokens of the previous window, which are read but not scored again. Windows never
+see each other, so a document's score depends only on the document: not on the batch size, not on its row.
+
+For comparison, general-purpose compressors (xz, zstd, gzip) give the bits per byte that a model has to beat.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pathways_lite.batch import Batch
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """What a model needs for some held-out documents. Adds up over documents and domains."""
+    """The code length of some held-out documents under a model. Adds up over documents and domains."""
 
     nll: float = 0.0  # nats, summed in float64
     tokens: int = 0
@@ -58,24 +59,24 @@ class HeldOutLoss:
 
     @property
     def perplexity(self) -> float:
-        """Per token; infinite where it exceeds what a float holds."""
+        """Perplexity per token; infinite where it exceeds the range of a float."""
         return math.exp(self.loss) if not self.loss > 709 else math.inf
 
     def to_json(self) -> dict[str, Any]:
-        """The sums, and the three quotients people read."""
+        """Return the sums, and the three quotients that people read."""
         quotients = {"loss": self.loss, "bits_per_byte": self.bits_per_byte, "perplexity": self.perplexity}
         return quotients | asdict(self)
 
 
 class Evaluator:
-    """Scores held-out documents in batches of one fixed shape, so that it compiles once.
+    """Scorer of held-out documents, in batches of one fixed shape, so that it compiles once.
 
     Args:
-        token_losses: (params, Batch) to negative log-likelihoods in nats, float32 [rows, seq_len]. Pure.
-        rows: sequences per batch. It changes speed and memory, not the result (to float32 rounding).
+        token_losses: pure function from (params, Batch) to negative log-likelihoods in nats, float32 [rows, seq_len].
+        rows: sequences per batch. It changes speed and memory, not the result (up to float32 rounding).
         seq_len: tokens per sequence, L.
         overlap: tokens of context that a long document's window repeats, 0 <= overlap < L.
-        place: puts a batch in NumPy where the parameters' devices want it.
+        place: puts a NumPy batch on the parameters' devices.
     """
 
     def __init__(
@@ -100,10 +101,10 @@ class Evaluator:
         *,
         between_batches: Callable[[int, int], None] | None = None,
     ) -> HeldOutLoss:
-        """Score `documents`, pairs of (int32 tokens that begin with EOD, bytes of its text).
+        """Score `documents`, pairs of (int32 tokens that begin with EOD, number of bytes of its text).
 
-        `between_batches` is called with (batches done, batches in all) after each one; what it raises ends
-        the evaluation.
+        `between_batches` is called with (batches done, all batches) after each one; an exception that it raises
+        ends the evaluation.
         """
         windows: list[Window] = []
         count, tokens, text_bytes = 0, 0, 0
@@ -112,10 +113,10 @@ class Evaluator:
             count, tokens, text_bytes = count + 1, tokens + len(document), text_bytes + size
         rows = pack_windows([len(window.tokens) for window in windows], self.seq_len)
         batches = self._batches(windows, rows)
-        nll = self.total(params, batches, math.ceil(len(rows) / self.rows), between_batches=between_batches)
+        nll = self.sum_losses(params, batches, math.ceil(len(rows) / self.rows), between_batches=between_batches)
         return HeldOutLoss(nll, tokens, text_bytes, count)
 
-    def total(
+    def sum_losses(
         self,
         params: Any,
         batches: Iterable[Batch],
@@ -123,11 +124,11 @@ class Evaluator:
         *,
         between_batches: Callable[[int, int], None] | None = None,
     ) -> float:
-        """Nats of all positions that carry loss in the `count` batches [rows, seq_len]."""
+        """Sum the nats of all positions that carry loss in `count` batches [rows, seq_len]."""
         nll = 0.0
         for done, batch in enumerate(batches, 1):
             losses = np.asarray(self._token_losses(params, self._place(batch)), np.float64)
-            # Where there is nothing to score, the model's output means nothing and may not even be finite.
+            # At positions without loss the model's output has no meaning and may not even be finite.
             nll += float(np.sum(losses, where=batch.loss_weights > 0))
             if between_batches is not None:
                 between_batches(done, count)
@@ -135,20 +136,20 @@ class Evaluator:
 
     def _batches(self, windows: Sequence[Window], rows: Sequence[Sequence[int]]) -> Iterator[Batch]:
         for first in range(0, len(rows), self.rows):
-            chosen = [[windows[i] for i in row] for row in rows[first : first + self.rows]]
-            yield to_batch(chosen, self.rows, self.seq_len)
+            batch_rows = [[windows[i] for i in row] for row in rows[first : first + self.rows]]
+            yield windows_to_batch(batch_rows, self.rows, self.seq_len)
 
 
 class Window(NamedTuple):
-    """A piece of a document, at most L long."""
+    """A chunk of a document, at most L tokens."""
 
     tokens: np.ndarray  # int32 [n], inputs
     targets: np.ndarray  # int32 [n]
-    scored: int  # of them, the last this many carry loss
+    scored: int  # number of predictions that carry loss, the last ones
 
 
 def split_windows(document: np.ndarray, length: int, overlap: int = 0) -> list[Window]:
-    """The document's n + 1 predictions as windows of at most `length`, each prediction scored in exactly one."""
+    """Cut a document's n + 1 predictions into windows of at most `length`; each is scored in exactly one window."""
     targets = np.append(document[1:], document[:1])
     windows, scored_to = [], 0
     while scored_to < len(document):
@@ -160,13 +161,14 @@ def split_windows(document: np.ndarray, length: int, overlap: int = 0) -> list[W
 
 
 def pack_windows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Rows of indices whose lengths add up to at most `capacity`: the longest first, each into the fullest row it fits.
+    """Pack windows into rows of at most `capacity`, given their lengths; return the rows' window indices.
 
-    Best-fit decreasing needs at most about 11/9 of the fewest rows possible (Johnson 1974).
+    Best-fit decreasing: the longest window first, each into the fullest row with room for it. It needs at most about
+    11/9 of the smallest possible number of rows (Johnson 1974).
     """
     rows: list[list[int]] = []
-    with_space: dict[int, list[int]] = {}  # space left -> rows
-    spaces: list[int] = []  # its keys, sorted
+    rows_by_space: dict[int, list[int]] = {}  # space left -> rows
+    spaces: list[int] = []  # the keys of `rows_by_space`, sorted
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         fit = bisect.bisect_left(spaces, lengths[index])
         if fit == len(spaces):
@@ -174,45 +176,42 @@ def pack_windows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
             row, space = len(rows) - 1, capacity
         else:
             space = spaces[fit]
-            row = with_space[space].pop()
-            if not with_space[space]:
-                del with_space[space], spaces[fit]
+            row = rows_by_space[space].pop()
+            if not rows_by_space[space]:
+                del rows_by_space[space], spaces[fit]
         rows[row].append(index)
-        left = space - lengths[index]
-        if left not in with_space:
-            with_space[left] = []
-            bisect.insort(spaces, left)
-        with_space[left].append(row)
+        space_left = space - lengths[index]
+        if space_left not in rows_by_space:
+            rows_by_space[space_left] = []
+            bisect.insort(spaces, space_left)
+        rows_by_space[space_left].append(row)
     return rows
 
 
-def to_batch(rows: Sequence[Sequence[Window]], n_rows: int, length: int) -> Batch:
-    """Rows of windows as a Batch [n_rows, length]. The rest is padding: no loss, each position sees only itself."""
+def windows_to_batch(rows: Sequence[Sequence[Window]], n_rows: int, length: int) -> Batch:
+    """Write rows of windows into a Batch [n_rows, length], padded: no loss, each position sees only itself."""
     shape = (n_rows, length)
     tokens, targets, positions = (np.zeros(shape, np.int32) for _ in range(3))
     weights = np.zeros(shape, np.float32)
     start = np.tile(np.arange(length, dtype=np.int32), (n_rows, 1))
     stop = start + 1
     for r, row in enumerate(rows):
-        at = 0
+        begin = 0
         for window in row:
-            end = at + len(window.tokens)
-            tokens[r, at:end], targets[r, at:end] = window.tokens, window.targets
-            positions[r, at:end] = np.arange(end - at)
+            end = begin + len(window.tokens)
+            tokens[r, begin:end], targets[r, begin:end] = window.tokens, window.targets
+            positions[r, begin:end] = np.arange(end - begin)
             weights[r, end - window.scored : end] = 1
-            start[r, at:end] = at
-            at = end
+            start[r, begin:end] = begin
+            begin = end
     domain, sample_id = np.zeros(n_rows, np.int32), np.zeros((n_rows, 2), np.uint32)
     return Batch(tokens, targets, weights, positions, Spans(start, stop), domain, sample_id)
 
 
-# What general compressors make of the held-out text: the bits per byte that a model has to beat.
-#
-# The comparison is generous to both sides in its own way: a compressor starts from nothing and sees only these
-# bytes; a model has read its training text before, and its own size is not counted.
+# ---- compressors ----
 
 
-# The names are the command lines whose result they equal, but for a few bytes of header (gzip's file name).
+# Named by the command lines whose result they equal, except for a few bytes of header (gzip's file name).
 # `xz -9` is liblzma's preset 9, not the slower `xz -9e`.
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "xz -9": lambda data: lzma.compress(data, format=lzma.FORMAT_XZ, preset=9),
@@ -222,7 +221,11 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def compressed_bits_per_byte(texts: Iterable[bytes]) -> dict[str, float]:
-    """Bits per byte of the concatenated `texts` by each of `COMPRESSORS`. Empty for no text."""
+    """Compress the concatenated `texts` with each of `COMPRESSORS`; return bits per byte, empty for no text.
+
+    The comparison favors each side in one way: a compressor starts without any text and sees only these bytes; a model
+    has read its training text before, and its own size is not counted.
+    """
     data = b"".join(texts)
     if not data:
         return {}

@@ -1,7 +1,7 @@
-"""How well a model does what its objective asks: the held-out loss of every denoiser.
+"""Held-out loss of every denoiser that an objective mixes (UL2R's S, R and X, say).
 
-The losses are comparable neither with each other nor with a causal model's: another part of the text is predicted, from
-another part. What they are for is to follow one denoiser along a run, or between runs.
+The losses cannot be compared with each other or with a causal model's, since each denoiser predicts other tokens from
+other tokens. They follow one denoiser during a run, or compare it between runs.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 
 from pathways_lite.batch import Batch
 from pathways_lite.evaluation.bits import Evaluator
-from pathways_lite.objectives.batches import make_batch, unused
+from pathways_lite.objectives.batches import make_batch, unused_fraction
 from pathways_lite.objectives.causal import Boundaries
-from pathways_lite.objectives.denoisers import one_by_one
+from pathways_lite.objectives.denoisers import split_mixture
 from pathways_lite.recipe import Causal, Objective
 
 
@@ -31,10 +31,10 @@ def denoiser_losses(
     seed: int,
     between_batches: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """By denoiser: `loss` (nats per token with loss), `tokens` (those), `unused` (share of positions without use).
+    """Evaluate each denoiser: `loss` (nats per token), `tokens` (those with loss), `unused` (fraction of positions).
 
-    Each makes its own examples of the same `documents` (int32, EOD first), joined to one stream and cut into windows. A
-    causal objective has no denoisers, and documents shorter than a window in all give no losses.
+    Each denoiser makes its own examples of the same `documents` (int32, EOD first), joined to one stream and cut into
+    windows. The result is empty for a causal objective, and if the stream is shorter than a window.
     """
     results: dict[str, dict[str, float]] = {}
     if isinstance(objective, Causal):
@@ -42,27 +42,27 @@ def denoiser_losses(
     windows = _windows(documents, evaluator.seq_len)
     if not len(windows):
         return results
-    for label, alone in one_by_one(objective).items():
+    for label, denoiser in split_mixture(objective).items():
         example = np.arange(len(windows))
-        batch = make_batch(alone, windows, eod, boundaries, np.zeros_like(example), example, seed)
-        parts, count = _padded(batch, evaluator.rows), -(-len(windows) // evaluator.rows)
-        nll = evaluator.total(params, parts, count, between_batches=between_batches)
+        batch = make_batch(denoiser, windows, eod, boundaries, np.zeros_like(example), example, seed)
+        batches, count = _split_rows(batch, evaluator.rows), -(-len(windows) // evaluator.rows)
+        nll = evaluator.sum_losses(params, batches, count, between_batches=between_batches)
         tokens = int(batch.loss_weights.sum())
-        results[label] = {"loss": nll / tokens, "tokens": tokens, "unused": unused(batch)}
+        results[label] = {"loss": nll / tokens, "tokens": tokens, "unused": unused_fraction(batch)}
     return results
 
 
 def _windows(documents: Sequence[np.ndarray], seq_len: int) -> np.ndarray:
-    """Windows [n, T + 1] of the documents one after the other; neighbours share a token, a last stretch is left out."""
+    """Cut the joined documents into windows [n, T + 1] that overlap by a token; an incomplete last one is dropped."""
     stream = np.concatenate([*documents, np.zeros(0, np.int32)])
     count = max(0, len(stream) - 1) // seq_len
     return stream[np.arange(count)[:, None] * seq_len + np.arange(seq_len + 1)].astype(np.int32)
 
 
-def _padded(batch: Batch, rows: int) -> Iterator[Batch]:
-    """Batches of exactly `rows` rows; rows that come twice carry no loss."""
+def _split_rows(batch: Batch, rows: int) -> Iterator[Batch]:
+    """Split into batches of exactly `rows` rows; the last one is filled with earlier rows, without loss."""
     count = len(batch.tokens)
     for first in range(0, count, rows):
         number = first + np.arange(rows)
-        part = jax.tree.map(lambda values, chosen=number % count: values[chosen], batch)
-        yield part._replace(loss_weights=part.loss_weights * (number < count)[:, None].astype(np.float32))
+        chunk = jax.tree.map(lambda values, index=number % count: values[index], batch)
+        yield chunk._replace(loss_weights=chunk.loss_weights * (number < count)[:, None].astype(np.float32))

@@ -1,4 +1,4 @@
-"""Continuing a text with a model, one token after the other."""
+"""Text generation: sample a continuation, or fill the gaps of a text, one token after the other."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from pathways_lite.objectives.prompts import Prompt, PromptFormat, left_to_right
 from pathways_lite.recipe import Mode, Model
 
 # Prompts and buffers are padded to multiples of this, so that prompts of similar length share one compilation.
-_GRAIN = 64
+_PAD_MULTIPLE = 64
 MASK = "<mask>"
+"""What stands for a gap in a text that is to be filled."""
 
 
 class Tokenizer(Protocol):
-    """What generation needs of a tokenizer."""
+    """The part of a tokenizer that generation needs."""
 
     @property
     def eod(self) -> int: ...
@@ -33,12 +34,12 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen from logits.
+    """The rule by which a token is sampled from logits.
 
     temperature: 0 takes the likeliest token (greedy); otherwise logits are divided by it.
-    top_k: choose among the k likeliest only.
-    top_p: choose among the fewest likeliest tokens whose probabilities reach p together (nucleus sampling,
-        Holtzman et al., arXiv 1904.09751), after temperature and top_k.
+    top_k: sample only among the k likeliest tokens.
+    top_p: sample only among the smallest set of likeliest tokens whose probabilities add up to p or more (nucleus
+        sampling, Holtzman et al., arXiv 1904.09751), after temperature and top_k.
 
     Raises UserError for values out of range.
     """
@@ -57,19 +58,19 @@ class Sampling:
 
 
 def sample(logits: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
-    """One token per row: logits [..., V] float32 to tokens [...] int32."""
+    """Sample one token per row: logits [..., V] float32 to tokens [...] int32."""
     if sampling.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = logits / sampling.temperature
     if sampling.top_k is None and sampling.top_p is None:
         return jax.random.categorical(key, logits).astype(jnp.int32)
-    # Sampling among ranks rather than tokens keeps exactly k of them where logits are equal.
+    # Sampling ranks rather than tokens keeps exactly k of them where logits are equal.
     n = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
     logits, tokens = jax.lax.top_k(logits, n)
     if sampling.top_p is not None:
         probabilities = jax.nn.softmax(logits)
-        likelier = jnp.cumsum(probabilities, axis=-1) - probabilities
-        logits = jnp.where((likelier < sampling.top_p) | (jnp.arange(n) == 0), logits, -jnp.inf)
+        likelier_mass = jnp.cumsum(probabilities, axis=-1) - probabilities
+        logits = jnp.where((likelier_mass < sampling.top_p) | (jnp.arange(n) == 0), logits, -jnp.inf)
     rank = jax.random.categorical(key, logits)
     return jnp.take_along_axis(tokens, rank[..., None], axis=-1)[..., 0].astype(jnp.int32)
 
@@ -88,19 +89,24 @@ def generate(
     prompt_format: PromptFormat | None = None,
     mode: Mode | None = None,
 ) -> str:
-    """The continuation of `prompt`, without the prompt: up to `max_tokens` tokens, or until a document's end.
+    """Continue `prompt`, which begins a document, by up to `max_tokens` tokens, or until the document's end.
 
-    The prompt begins a document. The same key gives the same text. See `Sampling` for the other arguments.
-    `prompt_format`: how the model is asked to continue, in which `mode`; None: as a causal model.
+    Args:
+      temperature, top_k, top_p: see `Sampling`.
+      key: the same key gives the same text.
+      prompt_format, mode: how the model is asked to continue; None: as a causal model.
+
+    Returns:
+      The continuation, without the prompt.
     """
     text = tokenizer.encode(prompt)
-    head = left_to_right(text, tokenizer.eod) if prompt_format is None else prompt_format.continuation(text, mode)
+    ask = left_to_right(text, tokenizer.eod) if prompt_format is None else prompt_format.continuation(text, mode)
     sampling = Sampling(temperature, top_k, top_p)
-    tail = complete(config, params, head, sampling, max_tokens=max_tokens, eod=tokenizer.eod, key=key)
-    tail = tail if prompt_format is None else prompt_format.text(tail)
-    # Decoded together: a token alone may lack the space or the other bytes of a character before it.
-    whole, shown = tokenizer.decode(text + tail), tokenizer.decode(text)
-    return whole.removeprefix(shown) if whole.startswith(shown) else tokenizer.decode(tail)
+    answer = complete(config, params, ask, sampling, max_tokens=max_tokens, eod=tokenizer.eod, key=key)
+    answer = answer if prompt_format is None else prompt_format.text(answer)
+    # Decoded together: a token alone may lack the space before it, or the first bytes of its character.
+    whole, beginning = tokenizer.decode(text + answer), tokenizer.decode(text)
+    return whole.removeprefix(beginning) if whole.startswith(beginning) else tokenizer.decode(answer)
 
 
 def infill_text(
@@ -115,30 +121,34 @@ def infill_text(
     max_tokens: int,
     key: jax.Array,
 ) -> str:
-    """`text` with something for every `<mask>` in it. Raises UserError where there is none, or for too many."""
-    parts = [tokenizer.encode(part) for part in text.split(MASK)]
-    if len(parts) == 1:
-        raise UserError(f"nothing is to be filled: write {MASK} where something is missing")
-    prompt = prompt_format.infill(parts, mode)
+    """Fill every `<mask>` in `text`.
+
+    Raises:
+      UserError: there is no mask, or there are more than the model can be asked to fill.
+    """
+    texts = [tokenizer.encode(stretch) for stretch in text.split(MASK)]
+    if len(texts) == 1:
+        raise UserError(f"there is no gap to fill: write {MASK} where text is missing")
+    prompt = prompt_format.infill(texts, mode)
     answer = complete(config, params, prompt, sampling, max_tokens=max_tokens, eod=tokenizer.eod, key=key)
-    filled = parts[0]
-    for gap, part in zip(prompt_format.gaps(answer, len(parts) - 1), parts[1:], strict=True):
-        filled = filled + gap + part
+    filled = texts[0]
+    for gap, following in zip(prompt_format.parse_gaps(answer, len(texts) - 1), texts[1:], strict=True):
+        filled = filled + gap + following
     return tokenizer.decode(filled)
 
 
 def complete(
     config: Model, params: Any, prompt: Prompt, sampling: Sampling, *, max_tokens: int, eod: int, key: jax.Array
 ) -> list[int]:
-    """The tokens after `prompt`, up to `max_tokens` of them, or before the first EOD or the answer's end."""
+    """Generate up to `max_tokens` tokens after `prompt`; stop before the first EOD or the answer's end token."""
     if max_tokens < 1:
         raise UserError(f"max_tokens={max_tokens} must be at least 1")
-    prefill, room = _round_up(len(prompt.tokens)), _round_up(max_tokens)
+    prefill, buffer = _round_up(len(prompt.tokens)), _round_up(max_tokens)
     padded = np.zeros(prefill, np.int32)
     padded[: len(prompt.tokens)] = prompt.tokens
     lengths = jnp.array([len(prompt.tokens), prompt.prefix_length], jnp.int32)
     ends = jnp.array([eod, prompt.end], jnp.int32)
-    tokens, count = _complete(config, sampling, room, params, padded, lengths, max_tokens, ends, key)
+    tokens, count = _complete(config, sampling, buffer, params, padded, lengths, max_tokens, ends, key)
     return [int(token) for token in np.asarray(tokens)[: int(count)]]
 
 
@@ -146,7 +156,7 @@ def complete(
 def _complete(
     config: Model,
     sampling: Sampling,
-    room: int,
+    buffer: int,
     params: Any,
     prompt: jax.Array,
     lengths: jax.Array,
@@ -154,17 +164,21 @@ def _complete(
     ends: jax.Array,
     key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Sample up to `max_tokens` <= `room` tokens after the first of `prompt` [P], which is padded at its end.
+    """Sample up to `max_tokens` <= `buffer` tokens after `prompt` [P], which is padded at its end.
 
-    `lengths`: how many of the prompt's tokens count, and how many of these see each other. Returns the tokens [room]
-    and how many of them count; the first of `ends` [E] ends the text and is not counted.
+    Args:
+      lengths: the number of the prompt's tokens, and the number of those that see each other.
+      ends: tokens [E], any of which ends the text.
+
+    Returns:
+      The tokens [buffer] and the number of valid ones, without the end token.
     """
-    cache = models.init_cache(config, 1, prompt.shape[0] + room)
-    n_prompt, together = lengths
-    # The padding's keys and values lie at positions that a later token overwrites before any query sees them.
-    _, cache = models.decode(config, params, cache, prompt[None], 0, together)
+    cache = models.init_cache(config, 1, prompt.shape[0] + buffer)
+    n_prompt, prefix_length = lengths
+    # The padding's keys and values are at positions that a later token overwrites before any query sees them.
+    _, cache = models.decode(config, params, cache, prompt[None], 0, prefix_length)
 
-    def goes_on(carry: Any) -> jax.Array:
+    def is_unfinished(carry: Any) -> jax.Array:
         count, last, *_ = carry
         return (count < max_tokens) & ((count == 0) | jnp.all(last != ends))
 
@@ -175,10 +189,10 @@ def _complete(
         return count + 1, token, tokens.at[count].set(token), cache
 
     # The last token of the prompt is read once more: it gives the logits of the first new one.
-    start = (jnp.int32(0), prompt[n_prompt - 1], jnp.zeros(room, jnp.int32), cache)
-    count, last, tokens, _ = jax.lax.while_loop(goes_on, step, start)
+    start = (jnp.int32(0), prompt[n_prompt - 1], jnp.zeros(buffer, jnp.int32), cache)
+    count, last, tokens, _ = jax.lax.while_loop(is_unfinished, step, start)
     return tokens, count - ((count > 0) & jnp.any(last == ends))
 
 
 def _round_up(n: int) -> int:
-    return -(-n // _GRAIN) * _GRAIN
+    return -(-n // _PAD_MULTIPLE) * _PAD_MULTIPLE

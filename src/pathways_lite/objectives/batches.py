@@ -1,4 +1,9 @@
-"""Batches of examples that are not plain text: denoising and infilling, packed into rows."""
+"""Batches of any objective: causal language modeling, UL2R denoising, fill-in-the-middle, packed into rows.
+
+The way of a window: `packing` chooses examples, `segments` lays each out, `_assemble_rows` copies their tokens. UL2R's
+S-, R- and X-denoisers are `PrefixLM` and `SpanCorruption` in `recipe.objective`. "Spans" alone are attention intervals
+(`Spans(start, stop)`); the spans that corruption masks are `noise_spans`.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,13 @@ from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
 from pathways_lite.keyed import keys
 from pathways_lite.objectives.causal import Boundaries, causal, sample_ids
-from pathways_lite.objectives.denoisers import ExampleFormat, denoiser_specs
+from pathways_lite.objectives.denoisers import ExampleFormat, SpecialIds, denoiser_specs
 from pathways_lite.objectives.packing import PackedExamples, pack_fixed, pack_greedy, split_documents
-from pathways_lite.objectives.segments import NONE, Segments, Special, segments
-from pathways_lite.objectives.span_corruption import ragged_arange
+from pathways_lite.objectives.segments import NO_TOKEN, Segments, build_segments
+from pathways_lite.objectives.span_corruption import group_starts, ragged_arange
 from pathways_lite.recipe.objective import Causal, Objective
 
-_BLOCK = 1 << 17  # tokens that are corrupted together: as many as stay in a core's cache
+_BLOCK_TOKENS = 1 << 17  # corrupted together: as many as stay in a core's cache
 
 
 def make_batch(
@@ -26,23 +31,23 @@ def make_batch(
     example: np.ndarray,
     seed: int,
 ) -> Batch:
-    """The batch of B windows of T+1 consecutive tokens, as `objective` wants it.
+    """Make the batch of `objective` from B windows of T+1 consecutive tokens.
 
     Args:
       windows, eod, boundaries, domain, example: see `causal`. With boundaries "none" a window is one text; otherwise
-        each of its documents becomes an example, made by a member of the objective of its own.
+        each of its documents becomes an example, made by a denoiser of its own.
       seed: with a window's example number the key of all random choices: a row depends on nothing else.
 
-    A position is without use where it has no loss and sees itself alone (`unused`).
+    An unused position has no loss and sees only itself (`unused_fraction`).
     """
     if isinstance(objective, Causal):
         return causal(windows, eod, boundaries, domain, example)
     rows, length = len(windows), windows.shape[1] - 1
     key = keys("corruption", seed, example)
-    block = max(1, _BLOCK // length)
+    block = max(1, _BLOCK_TOKENS // length)
     slices = [slice(first, first + block) for first in range(0, rows, block)]
-    parts = [_corrupt(objective, np.ascontiguousarray(windows[s]), eod, boundaries, key[s]) for s in slices]
-    tokens, targets, weights, positions, start, stop = (np.concatenate(values) for values in zip(*parts, strict=True))
+    blocks = [_corrupt(objective, np.ascontiguousarray(windows[s]), eod, boundaries, key[s]) for s in slices]
+    tokens, targets, weights, positions, start, stop = (np.concatenate(values) for values in zip(*blocks, strict=True))
     return Batch(
         tokens=tokens,
         targets=targets,
@@ -54,8 +59,8 @@ def make_batch(
     )
 
 
-def unused(batch: Batch) -> float:
-    """The share of a NumPy batch's positions that serve nothing: they carry no loss, and nothing else sees them."""
+def unused_fraction(batch: Batch) -> float:
+    """Return the fraction of a NumPy batch's positions that carry no loss and that no other position sees."""
     alone = np.asarray(batch.spans.stop) - np.asarray(batch.spans.start) == 1
     return float(np.mean(alone & (np.asarray(batch.loss_weights) == 0)))
 
@@ -63,59 +68,66 @@ def unused(batch: Batch) -> float:
 def _corrupt(
     objective: Objective, windows: np.ndarray, eod: int, boundaries: Boundaries, key: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """Tokens, targets, loss weights, positions and spans [B, T] of a few rows."""
+    """Make tokens, targets, loss weights, positions, and starts and stops of spans, [B, T] each, of a few rows."""
     assert not isinstance(objective, Causal)
-    found = denoiser_specs(objective)
+    specs = denoiser_specs(objective)
     rows, width = windows.shape
-    row, place, n = split_documents(windows, eod, boundaries)
+    row, source, n_tokens = split_documents(windows, eod, boundaries)
     if objective.layout == "fixed":
-        pieces = pack_fixed(row, place, found, key, width - 1)
+        examples = pack_fixed(row, source, specs, key, width - 1)
     else:
-        pieces = pack_greedy(row, place, n, found, key, width - 1)
-    special = Special(eod, objective.tokens)
-    form, shortest, opener = (
-        np.array(values)[pieces.member]
-        for values in zip(*((m.form, m.shortest, special.start_token(m)) for m in found), strict=True)
+        examples = pack_greedy(row, source, n_tokens, specs, key, width - 1)
+    special = SpecialIds(eod, objective.tokens)
+    formats, min_tokens, start_tokens = (
+        np.array(values)[examples.denoiser]
+        for values in zip(*((s.format, s.min_tokens, special.start_token(s.mode)) for s in specs), strict=True)
     )
-    form = np.where(pieces.n < shortest, ExampleFormat.CAUSAL, form)
-    parts = segments(pieces, form, opener, special, key, width)
-    return _lay_out(windows.ravel(), rows, width - 1, pieces, parts, form, eod)
+    formats = np.where(examples.n_tokens < min_tokens, ExampleFormat.CAUSAL, formats)
+    segments = build_segments(examples, formats, start_tokens, special, key, width)
+    return _assemble_rows(windows.ravel(), rows, width - 1, examples, segments, formats, eod)
 
 
-def _lay_out(
-    flat: np.ndarray, rows: int, length: int, pieces: PackedExamples, parts: Segments, form: np.ndarray, eod: int
+def _assemble_rows(
+    flat_windows: np.ndarray,
+    rows: int,
+    length: int,
+    examples: PackedExamples,
+    segments: Segments,
+    formats: np.ndarray,
+    eod: int,
 ) -> tuple[np.ndarray, ...]:
-    """Copy the segments to their positions, and say for each what it predicts and sees."""
-    begins = (parts.special != NONE).astype(np.int64)
-    count = parts.length + begins
-    at = ragged_arange(pieces.row * length + pieces.column, pieces.size)  # of every used position in the flat rows
-    first = np.cumsum(count) - count
-    source = ragged_arange(parts.place - begins, count)
-    values = flat.take(source, mode="clip").astype(np.int32)  # what lies before a segment's first token is replaced
-    with_special = begins.astype(bool)
-    values[first[with_special]] = parts.special[with_special]
+    """Copy the segments to their positions, and set what each position predicts and sees."""
+    n_special = (segments.special != NO_TOKEN).astype(np.int64)
+    n_positions = segments.length + n_special
+    source = ragged_arange(segments.source - n_special, n_positions)
+    values = flat_windows.take(source, mode="clip").astype(np.int32)  # a special token replaces the one before the text
+    has_special = n_special.astype(bool)
+    values[group_starts(n_positions)[has_special]] = segments.special[has_special]
 
-    # A text that goes on predicts its next token, everything else that it is complete.
-    last = np.cumsum(pieces.size) - 1
-    goes_on = (form == ExampleFormat.CAUSAL) | (form == ExampleFormat.PREFIX)
-    predicted = np.append(values[1:], np.int32(eod))
-    predicted[last] = np.where(goes_on, flat[pieces.place + pieces.n], eod)
+    # At its end plain text predicts the window's next token (EOD, unless the document was cut), everything else EOD.
+    is_text = (formats == ExampleFormat.CAUSAL) | (formats == ExampleFormat.PREFIX)
+    last = np.cumsum(examples.n_positions) - 1
+    next_values = np.append(values[1:], np.int32(eod))
+    next_values[last] = np.where(is_text, flat_windows[examples.source + examples.n_tokens], eod)
 
-    inputs = _inputs(pieces, form)
-    column = np.repeat(pieces.column, pieces.size)
-    position = ragged_arange(np.zeros_like(pieces.size), pieces.size)
-    inputs_here = np.repeat(inputs, pieces.size)
-    own = np.tile(np.arange(length, dtype=np.int32), rows)
+    # Of every used position: index in the flat rows, first column and inputs of its example, position in the example.
+    used = ragged_arange(examples.row * length + examples.column, examples.n_positions)
+    column = np.repeat(examples.column, examples.n_positions)
+    n_inputs = np.repeat(_count_inputs(examples, formats), examples.n_positions)
+    position = ragged_arange(np.zeros_like(examples.n_positions), examples.n_positions)
+
+    own_column = np.tile(np.arange(length, dtype=np.int32), rows)
     tokens, targets, positions = (np.zeros(rows * length, np.int32) for _ in range(3))
     weights = np.zeros(rows * length, np.float32)
-    start, stop = own.copy(), own + np.int32(1)
-    tokens[at], targets[at], positions[at] = values, predicted, position
-    weights[at] = position >= inputs_here - 1
-    start[at], stop[at] = column, column + np.maximum(position + 1, inputs_here)
-    return tuple(a.reshape(rows, length) for a in (tokens, targets, weights, positions, start, stop))
+    start, stop = own_column.copy(), own_column + np.int32(1)
+    tokens[used], targets[used], positions[used] = values, next_values, position
+    weights[used] = position >= n_inputs - 1
+    start[used], stop[used] = column, column + np.maximum(position + 1, n_inputs)
+    return tuple(x.reshape(rows, length) for x in (tokens, targets, weights, positions, start, stop))
 
 
-def _inputs(pieces: PackedExamples, form: np.ndarray) -> np.ndarray:
-    """Positions of each example that see each other; the last of them is the first that carries loss."""
-    spans = np.where(form == ExampleFormat.SPANS, 1 + pieces.n - pieces.noise + pieces.spans, 0)
-    return np.where(form == ExampleFormat.PREFIX, 1 + pieces.inputs, spans)
+def _count_inputs(examples: PackedExamples, formats: np.ndarray) -> np.ndarray:
+    """Count the positions of each example that see each other; the last of them is the first that carries loss."""
+    corrupted = 1 + examples.n_tokens - examples.noise_tokens + examples.noise_spans
+    in_spans = np.where(formats == ExampleFormat.SPANS, corrupted, 0)
+    return np.where(formats == ExampleFormat.PREFIX, 1 + examples.prefix_tokens, in_spans)

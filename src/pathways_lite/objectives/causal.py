@@ -1,4 +1,4 @@
-"""Next-token prediction over windows of a token stream."""
+"""The causal language modeling objective: next-token prediction over windows of a token stream."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
 
 Boundaries = Literal["document", "none"]
+"""Whether attention stops at document boundaries."""
 
 
 def causal(windows: np.ndarray, eod: int, boundaries: Boundaries, domain: np.ndarray, example: np.ndarray) -> Batch:
-    """The batch of B windows of T+1 consecutive tokens: position t sees tokens up to t and predicts t+1.
+    """Make the batch of B windows of T+1 consecutive tokens: position t sees tokens up to t and predicts t+1.
+
+    Every token has weight 1, also the `eod` that the last token of a document predicts: it says that the document ends.
+    A window that begins in the middle of a document begins at position 0.
 
     Args:
       windows: integers `[B, T+1]`, cut anywhere out of a stream in which an `eod` token opens each document.
       eod: id of that token.
-      boundaries: "document": attention and positions start anew at every document, so that packing equals
-        training on separate documents; "none": plain causal attention across documents, as PaLM section 5.
+      boundaries: "document": attention and positions restart at every document, so that packing equals training on
+        separate documents; "none": plain causal attention across documents (PaLM section 5).
       domain: integers `[B]`.
       example: global example numbers, integers `[B]`, below 2**64.
-
-    Every token has weight 1, also the `eod` that the last token of a document predicts: it says that the
-    document ends. A window that is cut out of the middle of a document begins at position 0.
     """
     tokens = np.ascontiguousarray(windows[:, :-1], dtype=np.int32)
-    length = tokens.shape[1]
-    index = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
+    index = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
     start = document_starts(tokens, eod) if boundaries == "document" else np.zeros(tokens.shape, np.int32)
     return Batch(
         tokens=tokens,
@@ -42,13 +42,13 @@ def causal(windows: np.ndarray, eod: int, boundaries: Boundaries, domain: np.nda
 
 
 def sample_ids(example: np.ndarray) -> np.ndarray:
-    """High and low word, uint32 `[B, 2]`, of example numbers `[B]`."""
+    """Split example numbers `[B]` into their high and low words, uint32 `[B, 2]`."""
     example = np.asarray(example).astype(np.uint64)
-    words = [example >> np.uint64(32), example & np.uint64(0xFFFFFFFF)]
-    return np.stack(words, axis=-1).astype(np.uint32)
+    high_and_low = [example >> np.uint64(32), example & np.uint64(0xFFFFFFFF)]
+    return np.stack(high_and_low, axis=-1).astype(np.uint32)
 
 
 def document_starts(tokens: np.ndarray, eod: int) -> np.ndarray:
-    """Index, int32 `[B, T]`, of the `eod` that opens each position's document; 0 before the first one."""
+    """Return the index, int32 `[B, T]`, of the `eod` that opens each position's document; 0 before the first one."""
     index = np.arange(tokens.shape[1], dtype=np.int32)
     return np.maximum.accumulate(np.where(tokens == eod, index, np.int32(0)), axis=1)

@@ -1,4 +1,10 @@
-"""An objective as a flat list of ways to make an example, and the special tokens that these need."""
+"""Denoisers: an objective as a flat list of ways to make an example, with the special tokens that these need.
+
+UL2 (Tay et al. 2022, arXiv 2205.05131) and UL2R (arXiv 2210.11399) mix three kinds of denoisers: R, regular span
+corruption as in T5 (arXiv 1910.10683); X, extreme span corruption, with long noise spans or a high rate; and S,
+sequential denoising, a prefix LM. Fill-in-the-middle (arXiv 2207.14255) and CodeGen2 (arXiv 2305.02309) fit the same
+description. `denoiser_specs` flattens any of them, and any mixture, to numbers.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pathways_lite.errors import UserError
-from pathways_lite.objectives.span_corruption import noise_counts
+from pathways_lite.objectives.span_corruption import count_noise
 from pathways_lite.recipe.base import Frozen
 from pathways_lite.recipe.objective import (
     Causal,
@@ -26,9 +32,11 @@ from pathways_lite.recipe.objective import (
     WeightedDenoiser,
 )
 
+# ---- denoisers ----
+
 
 class ExampleFormat(IntEnum):
-    """What an example looks like."""
+    """The layout of an example; `segments` draws them."""
 
     CAUSAL = 0
     PREFIX = 1
@@ -39,145 +47,152 @@ class ExampleFormat(IntEnum):
 
 
 class DenoiserSpec(NamedTuple):
-    """One way to make an example of n tokens, in `extra + n + per_span * spans` positions.
+    """A denoiser flattened to numbers.
 
-    `least` and `most` bound the share of masked tokens, `shortest` is the fewest tokens that it can be made of.
+    An example of `n` tokens takes `extra + n + per_span * noise_spans` positions.
     """
 
     weight: float
-    form: ExampleFormat
+    format: ExampleFormat
     extra: int
     per_span: int = 0
-    shortest: int = 0
-    least: float = 0.0
-    most: float = 0.0
+    min_tokens: int = 0  # shorter examples are causal
+    min_rate: float = 0.0  # bounds of the fraction of tokens that is noise
+    max_rate: float = 0.0
     mean_span: float = 1.0
     mode: Mode | None = None
 
 
 def denoiser_specs(objective: Objective) -> list[DenoiserSpec]:
-    """The members of `objective`, one for every form and setting; weights add up to 1."""
-    found = _members(objective, 1.0)
-    total = sum(member.weight for member in found)
-    return [member._replace(weight=member.weight / total) for member in found if member.weight]
+    """Flatten `objective` to its denoisers, one for every format and setting; the weights add up to 1."""
+    specs = _flatten(objective, 1.0)
+    total = sum(spec.weight for spec in specs)
+    return [spec._replace(weight=spec.weight / total) for spec in specs if spec.weight]
 
 
-def one_by_one(objective: Corruption) -> dict[str, Objective]:
-    """For each of the denoisers that `objective` mixes, an objective that is nothing but it; by their labels.
-
-    Different denoisers of one label are numbered, from the second on.
-    """
-    if isinstance(objective, MixtureOfDenoisers):
-        parts: dict[str, Any] = {}
-        for denoiser in dict.fromkeys(_pure(part.denoiser) for part in objective.members):
-            alike = sum(label(other) == label(denoiser) for other in parts.values())
-            parts[f"{label(denoiser)}_{alike + 1}" if alike else label(denoiser)] = denoiser
-        return {
-            name: Denoisers(**{**_common(objective), "members": (WeightedDenoiser(weight=1, denoiser=denoiser),)})
-            for name, denoiser in parts.items()
-        }
-    return {label(objective): _pure(objective)}
-
-
-def _common(objective: Corruption) -> dict[str, Any]:
-    return {name: getattr(objective, name) for name in Corruption.model_fields}
-
-
-def label(objective: Frozen) -> str:
-    """A short name of a denoiser."""
-    if isinstance(objective, SpanCorruption):
-        return f"spans_{objective.mean_span:g}_{objective.rate:g}"
-    return str(objective.kind)  # type: ignore[attr-defined]
-
-
-def _pure(denoiser: Any) -> Any:
-    """Without the documents that an infilling leaves causal, unless it leaves all of them."""
-    mixed = isinstance(denoiser, FillInTheMiddle | CodeGen2) and denoiser.rate > 0
-    return denoiser.model_copy(update={"rate": 1.0}) if mixed else denoiser
-
-
-def _members(objective: Objective, weight: float) -> list[DenoiserSpec]:
+def _flatten(objective: Objective, weight: float) -> list[DenoiserSpec]:
     match objective:
         case MixtureOfDenoisers():
-            return [m for part in objective.members for m in _members(part.denoiser, weight * part.weight)]
+            return [spec for m in objective.members for spec in _flatten(m.denoiser, weight * m.weight)]
         case PrefixLM(mode=mode):
-            return [DenoiserSpec(weight, ExampleFormat.PREFIX, extra=1, shortest=2, mode=mode)]
+            return [DenoiserSpec(weight, ExampleFormat.PREFIX, extra=1, min_tokens=2, mode=mode)]
         case SpanCorruption(rate=r, mean_span=span, mode=mode):
-            return [DenoiserSpec(weight, ExampleFormat.SPANS, 1, 2, 2, least=r, most=r, mean_span=span, mode=mode)]
+            spec = DenoiserSpec(weight, ExampleFormat.SPANS, 1, 2, 2, min_rate=r, max_rate=r, mean_span=span, mode=mode)
+            return [spec]
         case FillInTheMiddle(rate=rate, spm=spm):
-            shares = {ExampleFormat.PSM: rate * (1 - spm), ExampleFormat.SPM: rate * spm}
-            filled = [DenoiserSpec(weight * share, form, extra=3, shortest=1) for form, share in shares.items()]
-            return [*filled, *_members(Causal(), weight * (1 - rate))]
+            rates = {ExampleFormat.PSM: rate * (1 - spm), ExampleFormat.SPM: rate * spm}
+            infilling = [DenoiserSpec(weight * r, format, extra=3, min_tokens=1) for format, r in rates.items()]
+            return [*infilling, *_flatten(Causal(), weight * (1 - rate))]
         case CodeGen2(rate=rate, least=least, most=most, mean_span=span):
-            # EOD, the text with its masks, EOD, separator, then for every span its mask and its end.
+            # EOD, the text with its masks, EOD, separator; then for every noise span its mask and its end token.
             masked = DenoiserSpec(weight * rate, ExampleFormat.CODEGEN2, 3, 3, 3, least, most, span)
-            return [masked, *_members(Causal(), weight * (1 - rate))]
+            return [masked, *_flatten(Causal(), weight * (1 - rate))]
         case Causal():
             return [DenoiserSpec(weight, ExampleFormat.CAUSAL, extra=1)]
     raise AssertionError(objective)
 
 
-def sentinels_needed(objective: Objective, seq_len: int) -> int:
-    """The most spans that an example of at most `seq_len` positions can have."""
-    n = np.arange(seq_len + 1)
-    most = 0
-    for member in denoiser_specs(objective):
-        sizes = sizes_of([member])
-        # The more noise, the more spans there could be, but the fewer clean tokens to stand between them.
-        peak = (n - sizes.clean_after) * member.mean_span / (1.0 + member.mean_span)
-        noise = np.floor(peak)[:, None] + np.arange(-1, 3)
-        rate = np.clip(noise / np.maximum(n, 1)[:, None], member.least, member.most)
-        _, spans, size = measure_examples(sizes, n[:, None], rate)
-        most = max(most, int(np.where(size <= seq_len, spans, 0).max()))
-    return most
+def split_mixture(objective: Corruption) -> dict[str, Objective]:
+    """Return an objective for each denoiser that `objective` mixes, by the denoiser's label.
+
+    Different denoisers with the same label are numbered, from the second on.
+    """
+    if not isinstance(objective, MixtureOfDenoisers):
+        return {denoiser_label(objective): _without_causal_share(objective)}
+    denoisers: dict[str, Any] = {}
+    for denoiser in dict.fromkeys(_without_causal_share(member.denoiser) for member in objective.members):
+        label = denoiser_label(denoiser)
+        same_label = sum(denoiser_label(other) == label for other in denoisers.values())
+        denoisers[f"{label}_{same_label + 1}" if same_label else label] = denoiser
+    common = {name: getattr(objective, name) for name in Corruption.model_fields}
+    return {
+        label: Denoisers(**{**common, "members": (WeightedDenoiser(weight=1, denoiser=denoiser),)})
+        for label, denoiser in denoisers.items()
+    }
 
 
-def needs_special_tokens(objective: Objective) -> bool:
-    """Whether any example has other tokens than the text's and EOD."""
-    plain = (ExampleFormat.CAUSAL, ExampleFormat.PREFIX)
-    return any(member.form not in plain or member.mode is not None for member in denoiser_specs(objective))
+def denoiser_label(denoiser: Frozen) -> str:
+    """Return a short name, as in logs."""
+    if isinstance(denoiser, SpanCorruption):
+        return f"spans_{denoiser.mean_span:g}_{denoiser.rate:g}"
+    return str(denoiser.kind)  # type: ignore[attr-defined]
 
 
-class ExampleSizes(NamedTuple):
-    """What decides how many positions an example takes: a value for each of some examples, or of the members."""
+def _without_causal_share(denoiser: Any) -> Any:
+    """Drop the documents that an infilling denoiser leaves causal, unless it leaves all of them."""
+    mixed = isinstance(denoiser, FillInTheMiddle | CodeGen2) and denoiser.rate > 0
+    return denoiser.model_copy(update={"rate": 1.0}) if mixed else denoiser
+
+
+# ---- sizes of examples ----
+
+
+class SizeParams(NamedTuple):
+    """What decides the number of positions of an example: an entry per denoiser, or per example."""
 
     extra: np.ndarray
     per_span: np.ndarray
-    shortest: np.ndarray
+    min_tokens: np.ndarray
     mean_span: np.ndarray
-    clean_after: np.ndarray  # tokens that the last span leaves behind it: CodeGen2's is followed by text, T5's is not
+    min_clean_after: np.ndarray  # tokens after the last noise span: text follows CodeGen2's, but not T5's
 
-    def of(self, chosen: np.ndarray) -> ExampleSizes:
-        return ExampleSizes(*(values[chosen] for values in self))
-
-
-def sizes_of(members: Sequence[DenoiserSpec]) -> ExampleSizes:
-    """One value for each member."""
-    rows = [(m.extra, m.per_span, m.shortest, m.mean_span, int(m.form is ExampleFormat.CODEGEN2)) for m in members]
-    return ExampleSizes(*map(np.array, zip(*rows, strict=True)))
+    def select(self, index: np.ndarray) -> SizeParams:
+        """Return the entries at `index`, integers or a mask."""
+        return SizeParams(*(values[index] for values in self))
 
 
-def measure_examples(sizes: ExampleSizes, n: np.ndarray, rate: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Masked tokens, spans and positions of examples of `n` tokens, of which the share `rate` is masked.
+def size_params(specs: Sequence[DenoiserSpec]) -> SizeParams:
+    """Return an entry per denoiser."""
+    rows = [(s.extra, s.per_span, s.min_tokens, s.mean_span, int(s.format is ExampleFormat.CODEGEN2)) for s in specs]
+    return SizeParams(*map(np.array, zip(*rows, strict=True)))
 
-    Those that are too short for their member are continued as they are.
+
+def measure_examples(
+    params: SizeParams, n_tokens: np.ndarray, rate: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count noise tokens, noise spans and positions of examples of `n_tokens`, of which the fraction `rate` is noise.
+
+    Examples that are too short for their denoiser are causal: a start token and the text.
     """
-    noise, spans = noise_counts(n, rate, sizes.mean_span, sizes.clean_after)
-    masked = sizes.per_span > 0
-    noise, spans = np.where(masked, noise, 0), np.where(masked, spans, 0)
-    return noise, spans, np.where(n < sizes.shortest, 1 + n, sizes.extra + n + sizes.per_span * spans)
+    noise_tokens, noise_spans = count_noise(n_tokens, rate, params.mean_span, params.min_clean_after)
+    has_noise = params.per_span > 0
+    noise_tokens, noise_spans = np.where(has_noise, noise_tokens, 0), np.where(has_noise, noise_spans, 0)
+    n_positions = params.extra + n_tokens + params.per_span * noise_spans
+    return noise_tokens, noise_spans, np.where(n_tokens < params.min_tokens, 1 + n_tokens, n_positions)
 
 
-# Where the ids of special tokens come from: a recipe that declares them, or those that no text is encoded to.
+# ---- special tokens: ids that a recipe declares, or else ids that the tokenizer leaves unused ----
 
 
 _NAMED = [name for name in SpecialTokens.model_fields if "sentinel" not in name]
 
 
-def unused_ids(text_ids: int, vocab_size: int) -> SpecialTokens | None:
-    """The special tokens of a model of `vocab_size` whose tokenizer has `text_ids`; None where too few ids are left.
+def needs_special_tokens(objective: Objective) -> bool:
+    """Return whether examples have other tokens than the text's and EOD."""
+    plain = (ExampleFormat.CAUSAL, ExampleFormat.PREFIX)
+    return any(spec.format not in plain or spec.mode is not None for spec in denoiser_specs(objective))
 
-    They depend on nothing else, so that all stages of a model agree about them.
+
+def count_needed_sentinels(objective: Objective, seq_len: int) -> int:
+    """Return the largest number of noise spans that an example of at most `seq_len` positions can have."""
+    n_tokens = np.arange(seq_len + 1)
+    needed = 0
+    for spec in denoiser_specs(objective):
+        params = size_params([spec])
+        # More noise would make more noise spans, but leaves fewer clean tokens to separate them.
+        peak = (n_tokens - params.min_clean_after) * spec.mean_span / (1.0 + spec.mean_span)
+        noise_tokens = np.floor(peak)[:, None] + np.arange(-1, 3)
+        rate = np.clip(noise_tokens / np.maximum(n_tokens, 1)[:, None], spec.min_rate, spec.max_rate)
+        _, noise_spans, n_positions = measure_examples(params, n_tokens[:, None], rate)
+        needed = max(needed, int(np.where(n_positions <= seq_len, noise_spans, 0).max()))
+    return needed
+
+
+def default_special_tokens(text_ids: int, vocab_size: int) -> SpecialTokens | None:
+    """Choose the special tokens of a model whose tokenizer leaves ids unused; None if it leaves too few.
+
+    The named tokens take the first ids after the tokenizer's, the sentinels the last ones, as in T5. The choice depends
+    on nothing else, so that all stages of a model agree.
     """
     sentinels = vocab_size - text_ids - len(_NAMED)
     if sentinels < 1:
@@ -187,14 +202,15 @@ def unused_ids(text_ids: int, vocab_size: int) -> SpecialTokens | None:
 
 
 def with_special_tokens(objective: Objective, *, seq_len: int, text_ids: int, vocab_size: int, eod: int) -> Objective:
-    """`objective` with the ids of the special tokens that its examples need.
+    """Return `objective` with the ids of the special tokens that its examples need.
 
-    Raises UserError, with the number that is needed, where the model has too few, or where those declared do not do.
+    Raises:
+      UserError: the model has too few ids (the message says how many are needed), or the declared ids do not fit.
     """
     if isinstance(objective, Causal) or not needs_special_tokens(objective):
         return objective
-    sentinels = sentinels_needed(objective, seq_len)
-    tokens = objective.tokens or unused_ids(text_ids, vocab_size)
+    sentinels = count_needed_sentinels(objective, seq_len)
+    tokens = objective.tokens or default_special_tokens(text_ids, vocab_size)
     if tokens is None or (objective.tokens is None and tokens.sentinels < sentinels):
         needed = len(_NAMED) + sentinels
         raise UserError(
@@ -208,9 +224,35 @@ def with_special_tokens(objective: Objective, *, seq_len: int, text_ids: int, vo
             f"objective {objective.kind} needs {sentinels} sentinels for seq_len={seq_len}, but objective.tokens "
             f"declares {tokens.sentinels}"
         )
-    ids = [*tokens.named.values(), tokens.first_sentinel]
-    if max(ids) >= vocab_size:
-        raise UserError(f"objective.tokens declares id {max(ids)}, but the model has vocab_size={vocab_size}")
-    if eod in tokens.named.values() or tokens.first_sentinel - tokens.sentinels < eod <= tokens.first_sentinel:
+    largest = max(*tokens.named.values(), tokens.first_sentinel)
+    if largest >= vocab_size:
+        raise UserError(f"objective.tokens declares id {largest}, but the model has vocab_size={vocab_size}")
+    if eod in tokens.named.values() or eod in tokens.sentinel_ids:
         raise UserError(f"objective.tokens declares id {eod}, which opens every document; choose others")
     return objective.model_copy(update={"tokens": tokens})
+
+
+class SpecialIds(NamedTuple):
+    """The ids of all tokens that are no text: EOD, and the special tokens of an objective that has any."""
+
+    eod: int
+    tokens: SpecialTokens | None
+
+    def id(self, name: str) -> int:
+        """Return the id of a field of `SpecialTokens`."""
+        assert self.tokens is not None
+        return int(getattr(self.tokens, name))
+
+    def start_token(self, mode: Mode | None) -> int:
+        """Return the token that opens an example: its denoiser's mode token, or EOD."""
+        return self.eod if mode is None else self.id(mode)
+
+    def sentinel(self, number: np.ndarray) -> np.ndarray:
+        """Return the ids of sentinels by their number, from 0 on."""
+        return self.id("first_sentinel") - number
+
+    def is_text(self, token: int) -> bool:
+        """Return whether `token` stands for text."""
+        if self.tokens is None:
+            return token != self.eod
+        return token != self.eod and token not in self.tokens.named.values() and token not in self.tokens.sentinel_ids

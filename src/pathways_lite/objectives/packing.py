@@ -1,6 +1,8 @@
-"""Which tokens of a window become an example, made by which member of the objective, and where in the row it goes.
+"""Packing: choose which tokens of a window become an example, its denoiser, and its columns in the row.
 
-Arrays are flat, an entry per example, in the order of rows. Letters: B rows, T positions, W = T + 1 tokens of a window.
+Documents become examples one after the other until the row is full (`pack_greedy`), or a row holds one example whose
+inputs and targets take half of it each (`pack_fixed`, as UL2R's did). Arrays are flat, an entry per example, in the
+order of rows. Letters: B rows, T positions, W = T + 1 tokens of a window, P examples.
 """
 
 from __future__ import annotations
@@ -12,109 +14,129 @@ import numpy as np
 
 from pathways_lite.keyed import uniform
 from pathways_lite.objectives.causal import Boundaries
-from pathways_lite.objectives.denoisers import DenoiserSpec, ExampleFormat, ExampleSizes, measure_examples, sizes_of
+from pathways_lite.objectives.denoisers import DenoiserSpec, ExampleFormat, SizeParams, measure_examples, size_params
 from pathways_lite.objectives.span_corruption import raw_length
 
-# Streams of random numbers; the counter is the place in the window.
-CHOICE, RATE, CUT, CUT_TOO, TOKENS = range(5)
+# Streams of random numbers; the counter is the column in the window.
+DENOISER, RATE, CUT, SECOND_CUT, NOISE = range(5)
 
 
 class PackedExamples(NamedTuple):
-    """Examples of some rows; integers [P]."""
+    """The examples of some rows, integers [P] each."""
 
     row: np.ndarray
-    place: np.ndarray  # of the first token in the flat windows, B * W tokens
-    n: np.ndarray  # tokens, EOD not counted
-    member: np.ndarray
-    noise: np.ndarray  # masked tokens
-    spans: np.ndarray
-    inputs: np.ndarray  # tokens before the continuation, where the member is a prefix LM
-    size: np.ndarray  # positions
+    source: np.ndarray  # index of the first token in the flat windows, B * W tokens
+    n_tokens: np.ndarray  # of text, without EOD
+    denoiser: np.ndarray  # index of the `DenoiserSpec`
+    noise_tokens: np.ndarray
+    noise_spans: np.ndarray
+    prefix_tokens: np.ndarray  # before the continuation, if the denoiser is a prefix LM
+    n_positions: np.ndarray
     column: np.ndarray  # of the first position
 
-    def of(self, chosen: np.ndarray) -> PackedExamples:
-        return PackedExamples(*(values[chosen] for values in self))
+    def select(self, index: np.ndarray) -> PackedExamples:
+        """Return the examples at `index`, integers or a mask."""
+        return PackedExamples(*(values[index] for values in self))
 
 
 def split_documents(windows: np.ndarray, eod: int, boundaries: Boundaries) -> tuple[np.ndarray, ...]:
-    """Row, place and length of every document (or part of one) of the windows' first T tokens, without its EOD.
+    """Find the documents, whole or cut, in the first T tokens of each window [B, W].
 
-    With boundaries "none" a window is one.
+    With boundaries "none" a window counts as one document.
+
+    Returns:
+      Row, source and number of tokens of each document, without its EOD.
     """
     rows, width = windows.shape
     if boundaries == "none":
         row = np.arange(rows)
         return row, row * width, np.full(rows, width - 1)
-    opens = windows[:, :-1] == eod
-    begins = opens.copy()
+    is_eod = windows[:, :-1] == eod
+    begins = is_eod.copy()
     begins[:, 0] = True
     row, column = np.nonzero(begins)
     stop = np.append(column[1:], 0)
     stop[np.append(row[1:] != row[:-1], True)] = width - 1
-    first = column + opens[row, column]
+    first = column + is_eod[row, column]
     return row, row * width + first, stop - first
 
 
 def pack_greedy(
-    row: np.ndarray, place: np.ndarray, n: np.ndarray, members: Sequence[DenoiserSpec], key: np.ndarray, seq_len: int
+    row: np.ndarray,
+    source: np.ndarray,
+    n_tokens: np.ndarray,
+    specs: Sequence[DenoiserSpec],
+    key: np.ndarray,
+    seq_len: int,
 ) -> PackedExamples:
-    """Examples of as many documents as fit into `seq_len` positions a row; the one that crosses the end is cut.
+    """Make examples of as many documents as fit into `seq_len` positions a row; cut the one that crosses the end.
 
-    A window's documents never run out before its row does, as no example takes fewer positions than its tokens and
-    one more. What is left, because another span does not fit, is all that a row has to spare: 0 to 2 positions by T5's
-    span corruption, at most 5 by CodeGen2's.
+    A window never runs out of documents before its row is full, because an example takes at least one position more
+    than its tokens. The only positions left over are those into which another noise span does not fit: 0 to 2 a row for
+    T5's span corruption, at most 5 for CodeGen2.
     """
-    column = place - row * (seq_len + 1)
-    member, rate = _choose(members, key[row], column)
-    sizes = sizes_of(members).of(member)
-    size = measure_examples(sizes, n, rate)[2]
-    ends = np.cumsum(size)
+    column = source - row * (seq_len + 1)
+    denoiser, rate = _choose_denoisers(specs, key[row], column)
+    params = size_params(specs).select(denoiser)
+    n_positions = measure_examples(params, n_tokens, rate)[2]
+    start = np.cumsum(n_positions) - n_positions
     first_of_row = np.searchsorted(row, row)
-    before = ends - size - (ends - size)[first_of_row]
-    room = seq_len - before
-    crossing = (size > room) & (room > 0)
-    n = n.copy()
-    n[crossing] = _longest(sizes.of(crossing), rate[crossing], room[crossing])
-    noise, spans, size = measure_examples(sizes, n, rate)
-    inputs = 1 + (uniform(key[row], CUT, column) * (n - 1)).astype(np.int64)
-    return PackedExamples(row, place, n, member, noise, spans, inputs, size, before).of(room > 0)
+    target_column = start - start[first_of_row]
+    room = seq_len - target_column
+    crosses_end = (n_positions > room) & (room > 0)
+    n_tokens = n_tokens.copy()
+    n_tokens[crosses_end] = _max_tokens(params.select(crosses_end), rate[crosses_end], room[crosses_end])
+    noise_tokens, noise_spans, n_positions = measure_examples(params, n_tokens, rate)
+    prefix_tokens = 1 + (uniform(key[row], CUT, column) * (n_tokens - 1)).astype(np.int64)
+    examples = PackedExamples(
+        row, source, n_tokens, denoiser, noise_tokens, noise_spans, prefix_tokens, n_positions, target_column
+    )
+    return examples.select(room > 0)
 
 
 def pack_fixed(
-    row: np.ndarray, place: np.ndarray, members: Sequence[DenoiserSpec], key: np.ndarray, seq_len: int
+    row: np.ndarray, source: np.ndarray, specs: Sequence[DenoiserSpec], key: np.ndarray, seq_len: int
 ) -> PackedExamples:
-    """One example a row, of so many tokens that inputs and targets each fit into half of it, as UL2R's did.
+    """Make one example a row, of as many tokens as let inputs and targets each fit into half of it, as UL2R's did.
 
-    Prefix and continuation are those tokens before and after the chosen one that fit.
+    For a prefix LM, prefix and continuation are the tokens before and after the chosen cut that fit.
     """
-    member, rate = _choose(members, key[row], np.zeros_like(row))
+    column = np.zeros_like(row)
+    denoiser, rate = _choose_denoisers(specs, key[row], column)
     half = seq_len // 2
-    sizes = sizes_of(members).of(member)
-    whole = _longest(sizes, rate, np.full_like(row, seq_len))
-    halves = [raw_length(half, m.most, m.mean_span)[0] if m.form is ExampleFormat.SPANS else seq_len for m in members]
-    n = np.minimum(whole, np.array(halves)[member])
-    inputs = 1 + (uniform(key[row], CUT, np.zeros_like(row)) * (n - 1)).astype(np.int64)
-    prefix = np.array([m.form is ExampleFormat.PREFIX for m in members])[member]
-    before = np.where(prefix, np.minimum(inputs, half - 1), n)
-    place = place + np.where(prefix, inputs - before, 0)
-    n = np.where(prefix, before + np.minimum(n - inputs, half), n)
-    noise, spans, size = measure_examples(sizes, n, rate)
-    return PackedExamples(row, place, n, member, noise, spans, before, size, np.zeros_like(row))
+    params = size_params(specs).select(denoiser)
+    fits_row = _max_tokens(params, rate, np.full_like(row, seq_len))
+    fits_halves = [
+        raw_length(half, spec.max_rate, spec.mean_span)[0] if spec.format is ExampleFormat.SPANS else seq_len
+        for spec in specs
+    ]
+    n_tokens = np.minimum(fits_row, np.array(fits_halves)[denoiser])
+    cut = 1 + (uniform(key[row], CUT, column) * (n_tokens - 1)).astype(np.int64)
+    is_prefix_lm = np.array([spec.format is ExampleFormat.PREFIX for spec in specs])[denoiser]
+    prefix_tokens = np.where(is_prefix_lm, np.minimum(cut, half - 1), n_tokens)
+    source = source + np.where(is_prefix_lm, cut - prefix_tokens, 0)
+    n_tokens = np.where(is_prefix_lm, prefix_tokens + np.minimum(n_tokens - cut, half), n_tokens)
+    noise_tokens, noise_spans, n_positions = measure_examples(params, n_tokens, rate)
+    return PackedExamples(
+        row, source, n_tokens, denoiser, noise_tokens, noise_spans, prefix_tokens, n_positions, column
+    )
 
 
-def _choose(members: Sequence[DenoiserSpec], key: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The member that makes each example, and its share of masked tokens."""
-    ends = np.cumsum([member.weight for member in members])
-    chosen = np.searchsorted(ends[:-1], uniform(key, CHOICE, index), side="right")
-    least, most = (np.array([getattr(m, name) for m in members])[chosen] for name in ("least", "most"))
-    return chosen, (least + uniform(key, RATE, index) * (most - least)).astype(np.float32)
+def _choose_denoisers(
+    specs: Sequence[DenoiserSpec], key: np.ndarray, column: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose each example's denoiser, and the fraction of its tokens that is noise."""
+    cumulative = np.cumsum([spec.weight for spec in specs])
+    chosen = np.searchsorted(cumulative[:-1], uniform(key, DENOISER, column), side="right")
+    low, high = (np.array(rates)[chosen] for rates in zip(*((s.min_rate, s.max_rate) for s in specs), strict=True))
+    return chosen, (low + uniform(key, RATE, column) * (high - low)).astype(np.float32)
 
 
-def _longest(sizes: ExampleSizes, rate: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """The most tokens that an example of at most `room` positions can have."""
+def _max_tokens(params: SizeParams, rate: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """Return the largest number of tokens of an example of at most `room` positions, by bisection."""
     low, high = np.zeros_like(room), room - 1
     while (low < high).any():
         middle = (low + high + 1) // 2
-        fits = measure_examples(sizes, middle, rate)[2] <= room
+        fits = measure_examples(params, middle, rate)[2] <= room
         low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
     return low

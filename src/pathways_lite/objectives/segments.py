@@ -1,4 +1,6 @@
-"""Examples as segments: a special token and a stretch of the window after it, in the order in which they are read.
+"""Layouts of examples: causal, prefix LM, span corruption, fill-in-the-middle (PSM, SPM) and CodeGen2.
+
+An example is a sequence of segments. A segment is a special token, if any, and a stretch of the window after it:
 
     causal     EOD text
     prefix     mode prefix | continuation
@@ -7,7 +9,11 @@
     spm        SUFFIX suffix PREFIX prefix MIDDLE middle
     codegen2   EOD clean S0 clean .. EOD SEPARATOR S0 noise END S1 noise END ..
 
-Before the bar are inputs, which see each other. An example ends by predicting EOD, a text that goes on its next token.
+Before the bar are inputs, which see each other. Without a mode the start token is EOD. At its end a causal text or a
+continuation predicts the next token of the window (EOD, unless the document was cut there); all others predict EOD.
+
+T5's span corruption is Raffel et al. 2020 (arXiv 1910.10683), modes are UL2's (arXiv 2205.05131), fill-in-the-middle is
+Bavarian et al. 2022 (arXiv 2207.14255), CodeGen2 is Nijkamp et al. 2023 (arXiv 2305.02309).
 """
 
 from __future__ import annotations
@@ -19,169 +25,190 @@ from typing import NamedTuple
 import numpy as np
 
 from pathways_lite.keyed import uniform, words
-from pathways_lite.objectives.denoisers import DenoiserSpec, ExampleFormat
-from pathways_lite.objectives.packing import CUT, CUT_TOO, TOKENS, PackedExamples
-from pathways_lite.objectives.span_corruption import ragged_arange, random_partition
-from pathways_lite.recipe.objective import SpecialTokens
+from pathways_lite.objectives.denoisers import ExampleFormat, SpecialIds
+from pathways_lite.objectives.packing import CUT, NOISE, SECOND_CUT, PackedExamples
+from pathways_lite.objectives.span_corruption import group_starts, ragged_arange, random_partition
 
-NONE = -1  # no special token
+NO_TOKEN = -1
+"""The special token of a segment that has none."""
 
 
 class Segments(NamedTuple):
-    """Integers [S]."""
+    """Segments of some examples, integers [S] each."""
 
-    piece: np.ndarray  # which example it belongs to
-    special: np.ndarray  # id of the token that it begins with, or NONE
-    place: np.ndarray  # of the first token in the flat windows
-    length: np.ndarray  # tokens
-
-
-class Special(NamedTuple):
-    """What segments may begin with: the declared special tokens, where there are any, and EOD."""
-
-    eod: int
-    tokens: SpecialTokens | None
-
-    def id(self, name: str) -> int:
-        assert self.tokens is not None
-        return int(getattr(self.tokens, name))
-
-    def start_token(self, member: DenoiserSpec) -> int:
-        return self.eod if member.mode is None else self.id(member.mode)
-
-    def sentinel(self, number: np.ndarray) -> np.ndarray:
-        """T5: the first span's is the last id of the vocabulary, then downwards."""
-        return self.id("first_sentinel") - number
+    example: np.ndarray  # index of the example
+    special: np.ndarray  # id of the special token before the text, or NO_TOKEN
+    source: np.ndarray  # index of the first token of text in the flat windows
+    length: np.ndarray  # tokens of text
 
 
-def segments(
-    pieces: PackedExamples, form: np.ndarray, opener: np.ndarray, special: Special, key: np.ndarray, width: int
+def build_segments(
+    examples: PackedExamples,
+    formats: np.ndarray,
+    start_tokens: np.ndarray,
+    special: SpecialIds,
+    key: np.ndarray,
+    width: int,
 ) -> Segments:
-    """The segments of all examples, in order.
+    """Divide all examples into segments, in the order in which they are read.
 
     Args:
-      form, opener: of each example; the opener is the token before its text, where its form does not say which.
-      key: each row's.
-      width: the windows'.
+      formats: `ExampleFormat` of each example.
+      start_tokens: the token before each example's text, for formats that do not define it.
+      key: of each row.
+      width: W, tokens of a window.
     """
-    parts = []
-    for kind in np.unique(form):
-        mine = np.flatnonzero(form == kind)
-        parts.append(_BUILDERS[ExampleFormat(kind)](mine, pieces.of(mine), opener[mine], special, key, width))
-    joined = Segments(*(np.concatenate(values) for values in zip(*parts, strict=True)))
-    order = np.argsort(joined.piece, kind="stable")
-    return Segments(*(values[order] for values in joined))
+    groups = []
+    for format in np.unique(formats):
+        index = np.flatnonzero(formats == format)
+        build = _BUILDERS[ExampleFormat(format)]
+        groups.append(build(index, examples.select(index), start_tokens[index], special, key, width))
+    segments = _concatenate(groups)
+    order = np.argsort(segments.example, kind="stable")
+    return Segments(*(values[order] for values in segments))
+
+
+def _concatenate(groups: Sequence[Segments]) -> Segments:
+    return Segments(*(np.concatenate(values) for values in zip(*groups, strict=True)))
 
 
 def _interleave(index: np.ndarray, columns: Sequence[tuple[object, object, object]]) -> Segments:
-    """The same number of segments for every example: columns of (special, place, length)."""
+    """Build the same number of segments for every example, from columns of (special, source, length)."""
     grid = [np.stack([np.broadcast_to(np.asarray(c[i]), index.shape) for c in columns], 1).ravel() for i in range(3)]
     return Segments(np.repeat(index, len(columns)), *grid)
 
 
+# ---- one builder per format; arguments: the numbers of some examples, these examples, and as of `build_segments` ----
+
+
 def _causal(
-    index: np.ndarray, p: PackedExamples, opener: np.ndarray, special: Special, key: np.ndarray, width: int
+    index: np.ndarray, p: PackedExamples, start_tokens: np.ndarray, special: SpecialIds, key: np.ndarray, width: int
 ) -> Segments:
-    return _interleave(index, [(opener, p.place, p.n)])
+    return _interleave(index, [(start_tokens, p.source, p.n_tokens)])
 
 
 def _prefix(
-    index: np.ndarray, p: PackedExamples, opener: np.ndarray, special: Special, key: np.ndarray, width: int
+    index: np.ndarray, p: PackedExamples, start_tokens: np.ndarray, special: SpecialIds, key: np.ndarray, width: int
 ) -> Segments:
-    continuation = (NONE, p.place + p.inputs, p.n - p.inputs)
-    return _interleave(index, [(opener, p.place, p.inputs), continuation])
+    continuation = (NO_TOKEN, p.source + p.prefix_tokens, p.n_tokens - p.prefix_tokens)
+    return _interleave(index, [(start_tokens, p.source, p.prefix_tokens), continuation])
 
 
-def _middle(
+def _fill_in_the_middle(
     index: np.ndarray,
     p: PackedExamples,
-    opener: np.ndarray,
-    special: Special,
+    start_tokens: np.ndarray,
+    special: SpecialIds,
     key: np.ndarray,
     width: int,
     *,
     spm: bool,
 ) -> Segments:
-    """Two different cuts, uniformly chosen among the n + 1 places where one can be."""
-    column = p.place - p.row * width
-    one = (uniform(key[p.row], CUT, column) * (p.n + 1)).astype(np.int64)
-    other = (uniform(key[p.row], CUT_TOO, column) * p.n).astype(np.int64)
-    other += other >= one
-    start, stop = np.minimum(one, other), np.maximum(one, other)
-    prefix = (special.id("prefix"), p.place, start)
-    suffix = (special.id("suffix"), p.place + stop, p.n - stop)
-    middle = (special.id("middle"), p.place + start, stop - start)
+    """Cut each text at two different places, uniformly chosen among the n + 1 possible ones."""
+    column = p.source - p.row * width
+    first_cut = (uniform(key[p.row], CUT, column) * (p.n_tokens + 1)).astype(np.int64)
+    second_cut = (uniform(key[p.row], SECOND_CUT, column) * p.n_tokens).astype(np.int64)
+    second_cut += second_cut >= first_cut
+    start, stop = np.minimum(first_cut, second_cut), np.maximum(first_cut, second_cut)
+    prefix = (special.id("prefix"), p.source, start)
+    suffix = (special.id("suffix"), p.source + stop, p.n_tokens - stop)
+    middle = (special.id("middle"), p.source + start, stop - start)
     return _interleave(index, [suffix, prefix, middle] if spm else [prefix, suffix, middle])
 
 
-def _masked(
+def _span_corruption(
     index: np.ndarray,
     p: PackedExamples,
-    opener: np.ndarray,
-    special: Special,
+    start_tokens: np.ndarray,
+    special: SpecialIds,
     key: np.ndarray,
     width: int,
     *,
     codegen2: bool,
 ) -> Segments:
-    """Inputs with sentinels, then what these stand for."""
-    clean_place, clean_length, noise_place, noise_length = _spans(p, key, width, clean_after=codegen2)
-    number = ragged_arange(np.zeros_like(p.spans), p.spans)  # of the span in its example
-    piece = np.repeat(index, p.spans)
-    sentinel = special.sentinel(number)
-    first = np.cumsum(p.spans + 1) - (p.spans + 1)
-    begins = np.zeros(len(clean_place), bool)
-    begins[first] = True
-    inputs = Segments(np.repeat(index, p.spans + 1), np.empty_like(clean_place), clean_place, clean_length)
-    inputs.special[begins] = opener
-    inputs.special[~begins] = sentinel
-    targets = Segments(piece, sentinel, noise_place, noise_length)
-    parts = [inputs, targets]
-    if codegen2:
-        nothing = np.zeros_like(index)
-        between = _interleave(index, [(special.eod, nothing, 0), (special.id("separator"), nothing, 0)])
-        ends = Segments(piece, np.full_like(piece, special.id("end_of_span")), noise_place, np.zeros_like(piece))
-        pairs = [np.stack(values, 1).ravel() for values in zip(targets, ends, strict=True)]
-        parts = [inputs, between, Segments(*pairs)]
-    return Segments(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+    """Build inputs, in which each noise span is a sentinel, and targets, which say what the sentinels stand for.
+
+    The example of `_draw_noise_spans` becomes, for T5, the inputs `mode a b S0 d e f S1` and the targets `S0 C S1 G H`:
+    three input segments (mode, `a b`), (S0, `d e f`), (S1, nothing) and two target segments (S0, `C`), (S1, `G H`).
+    """
+    clean_source, clean_length, noise_source, noise_length = _draw_noise_spans(p, key, width, clean_after=codegen2)
+    n_clean = p.noise_spans + 1
+    sentinels = special.sentinel(ragged_arange(np.zeros_like(p.noise_spans), p.noise_spans))
+    opens_example = np.zeros(len(clean_source), bool)
+    opens_example[group_starts(n_clean)] = True
+    before_clean = np.empty_like(clean_source)
+    before_clean[opens_example] = start_tokens
+    before_clean[~opens_example] = sentinels
+    inputs = Segments(np.repeat(index, n_clean), before_clean, clean_source, clean_length)
+    span_example = np.repeat(index, p.noise_spans)
+    targets = Segments(span_example, sentinels, noise_source, noise_length)
+    if not codegen2:
+        return _concatenate([inputs, targets])
+    zero = np.zeros_like(index)
+    between = _interleave(index, [(special.eod, zero, 0), (special.id("separator"), zero, 0)])
+    end_of_span = np.full_like(span_example, special.id("end_of_span"))
+    ends = Segments(span_example, end_of_span, noise_source, np.zeros_like(span_example))
+    ended_targets = Segments(*(np.stack(values, 1).ravel() for values in zip(targets, ends, strict=True)))
+    return _concatenate([inputs, between, ended_targets])
 
 
-def _spans(
+def _draw_noise_spans(
     p: PackedExamples, key: np.ndarray, width: int, *, clean_after: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Place and length of all clean stretches, one more than spans in each example, and of all spans.
+    """Divide each text into clean stretches and noise spans, which alternate; a clean one is first (T5).
 
-    Clean and masked tokens are each divided at random, and the parts take turns, a clean one first (T5). What follows
-    the last span is empty, but with `clean_after`.
+    Clean and noise tokens are each divided at random. An example has one clean stretch more than noise spans; the last
+    one is empty, unless `clean_after`.
+
+    A text of 8 tokens at source 10, with 3 noise tokens (capitals) in 2 noise spans, drawn as 2 + 3 clean and 1 + 2
+    noise tokens:
+
+        index in the window    10 11 12 13 14 15 16 17
+        text                    a  b  C  d  e  f  G  H
+
+        stretch                 0   1   2     one clean stretch more than noise spans
+        clean_length            2   3   0     the drawn lengths, and 0 for the last (without `clean_after`)
+        noise_after             1   2   0     length of the noise span after the stretch, and 0 for the last
+        end                     3   8   8     cumsum of both; minus both: the start of the stretch
+        clean_source           10  13  18     that start, counted from `source`
+        noise_source           12  16         clean_source + clean_length, without the last stretch
+
+    All examples lie one after the other in these arrays, so the cumsum also runs through the examples before: the
+    start of an example's first stretch is subtracted.
+
+    Returns:
+      `clean_source` and `clean_length` [sum(noise_spans + 1)], `noise_source` and `noise_length` [sum(noise_spans)].
     """
-    clean, spans = p.n - p.noise, p.spans
-    column = p.place - p.row * width
-    row = np.repeat(key[p.row], p.n)
-    random = words(row, TOKENS, ragged_arange(column, p.n))
-    is_noise = ragged_arange(np.zeros_like(p.n), p.n) >= np.repeat(clean, p.n)
-    noise_length = random_partition(p.noise, spans, random[is_noise])
-    drawn = random_partition(clean, spans + clean_after, random[~is_noise])
+    n_clean = p.noise_spans + 1
+    first_stretch = group_starts(n_clean)
+    before_span = ragged_arange(first_stretch, p.noise_spans)  # the stretches with a noise span after them
+
+    clean_tokens = p.n_tokens - p.noise_tokens
+    column = p.source - p.row * width
+    random = words(np.repeat(key[p.row], p.n_tokens), NOISE, ragged_arange(column, p.n_tokens))
+    # The last `noise_tokens` random numbers of an example divide its noise, the others its clean tokens.
+    for_noise = ragged_arange(np.zeros_like(p.n_tokens), p.n_tokens) >= np.repeat(clean_tokens, p.n_tokens)
+    noise_length = random_partition(p.noise_tokens, p.noise_spans, random[for_noise])
+    drawn = random_partition(clean_tokens, p.noise_spans + clean_after, random[~for_noise])
     if clean_after:
         clean_length = drawn
     else:
-        clean_length = np.zeros(len(drawn) + len(spans), np.int64)
-        clean_length[ragged_arange(np.cumsum(spans + 1) - (spans + 1), spans)] = drawn
-    # Taking turns: every clean stretch with the span after it, of which the last has none.
-    after = np.zeros_like(clean_length)
-    with_span = ragged_arange(np.cumsum(spans + 1) - (spans + 1), spans)
-    after[with_span] = noise_length
-    ends = np.cumsum(clean_length + after)
-    start = ends - clean_length - after
-    start += np.repeat(p.place - start[np.cumsum(spans + 1) - (spans + 1)], spans + 1)
-    return start, clean_length, (start + clean_length)[with_span], noise_length
+        clean_length = np.zeros(len(drawn) + len(n_clean), np.int64)
+        clean_length[before_span] = drawn
+
+    noise_after = np.zeros_like(clean_length)
+    noise_after[before_span] = noise_length
+    end = np.cumsum(clean_length + noise_after)
+    clean_source = end - clean_length - noise_after
+    clean_source += np.repeat(p.source - clean_source[first_stretch], n_clean)
+    return clean_source, clean_length, (clean_source + clean_length)[before_span], noise_length
 
 
-# The arguments of each: numbers of the examples in question, those, their openers, and as of `segments`.
 _BUILDERS: dict[ExampleFormat, Callable[..., Segments]] = {
     ExampleFormat.CAUSAL: _causal,
     ExampleFormat.PREFIX: _prefix,
-    ExampleFormat.SPANS: partial(_masked, codegen2=False),
-    ExampleFormat.PSM: partial(_middle, spm=False),
-    ExampleFormat.SPM: partial(_middle, spm=True),
-    ExampleFormat.CODEGEN2: partial(_masked, codegen2=True),
+    ExampleFormat.SPANS: partial(_span_corruption, codegen2=False),
+    ExampleFormat.PSM: partial(_fill_in_the_middle, spm=False),
+    ExampleFormat.SPM: partial(_fill_in_the_middle, spm=True),
+    ExampleFormat.CODEGEN2: partial(_span_corruption, codegen2=True),
 }

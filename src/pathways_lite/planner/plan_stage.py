@@ -26,7 +26,8 @@ from pathways_lite.planner.program import bytes_per_chip, shard_bytes
 from pathways_lite.planner.report import GIB, mesh_text, misfit, table
 from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.recipe.identity import identity_fields
-from pathways_lite.training.setup import Setup, stage_timeline
+from pathways_lite.training.components import Components
+from pathways_lite.training.stage import StageSpec, stage_timeline
 
 
 def find_stage(recipe: Recipe, name: str | None) -> int:
@@ -57,11 +58,11 @@ def stage_work(recipe: Recipe, stage: Stage) -> Work:
     )
 
 
-def described_setup(recipe: Recipe, index: int, machine: TpuSlices) -> Setup:
+def described_setup(recipe: Recipe, index: int, machine: TpuSlices) -> Components:
     """The stage on a machine that is elsewhere. Raises UserError where its mesh does not fit."""
-    setup = Setup(recipe, index, machine.devices())
-    _ = setup.abstract_state  # names what does not divide
-    return setup
+    components = Components(StageSpec(recipe, index), machine.devices())
+    _ = components.abstract_state  # names what does not divide
+    return components
 
 
 def make_plan(recipe: Recipe, index: int, machine: TpuSlices, *, estimate_kernels: bool = True) -> StepPlan:
@@ -69,15 +70,15 @@ def make_plan(recipe: Recipe, index: int, machine: TpuSlices, *, estimate_kernel
 
     Raises UserError where its mesh does not fit, and where the step needs more memory than a chip has.
     """
-    setup = described_setup(recipe, index, machine)
-    work = stage_work(recipe, setup.stage)
-    mesh = setup.layout.mesh
+    components = described_setup(recipe, index, machine)
+    work = stage_work(recipe, components.stage)
+    mesh = components.layout.mesh
     assert mesh is not None
     try:
         with _shown(f"{work.name}: compiling the train step for {machine.text}"):
             program = compiled_program(
-                lambda: setup.lower_step(work.sequences),
-                setup.abstract_state,
+                lambda: components.lower_step(work.sequences),
+                components.abstract_state,
                 mesh,
                 machine,
                 step_options(mesh),
@@ -144,7 +145,7 @@ def abstract_state(recipe: Recipe, index: int, layout: Layout) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _whole_state(recipe: Recipe) -> Any:
-    return Setup(recipe, 0, jax.devices("cpu")[:1]).abstract_state
+    return Components(StageSpec(recipe, 0), jax.devices("cpu")[:1]).abstract_state
 
 
 def show_rules(recipe: Recipe, index: int, machine: TpuSlices | GpuCluster) -> RenderableType:

@@ -47,12 +47,17 @@ class SpecialTokens(Frozen):
         """The tokens that are no sentinels."""
         return {name: getattr(self, name) for name in type(self).model_fields if "sentinel" not in name}
 
+    @property
+    def sentinel_ids(self) -> range:
+        """The ids of the sentinels, from the first on: they count downwards, as T5's do."""
+        return range(self.first_sentinel, self.first_sentinel - self.sentinels, -1)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        named, last = list(self.named.values()), self.first_sentinel - self.sentinels
-        if last < -1:
+        named = list(self.named.values())
+        if self.sentinels > self.first_sentinel + 1:
             raise ValueError(f"{self.sentinels} sentinels do not fit below first_sentinel={self.first_sentinel}")
-        if len(set(named)) < len(named) or any(last < i <= self.first_sentinel for i in named):
+        if len(set(named)) < len(named) or any(i in self.sentinel_ids for i in named):
             raise ValueError("every special token needs an id of its own")
         return self
 

@@ -50,7 +50,7 @@ class StudyPlan:
 
 def resolve_study(study: Study) -> Study:
     """Record corpora and checkpoints of all recipes by content. Raises UserError if a recipe cannot run."""
-    from pathways_lite.training.references import resolve_recipe
+    from pathways_lite.training.resolve import resolve_recipe
 
     arms = {name: tuple(resolve_recipe(recipe) for recipe in recipes) for name, recipes in study.arms.items()}
     return study.model_copy(update={"arms": arms})
@@ -66,16 +66,16 @@ def plan_study(study: Study, out: Path, machine_flops: Callable[[str], float]) -
 
     `machine_flops(dtype)` returns the machine's peak FLOP/s; it is called only if no node has been measured.
     """
-    from pathways_lite.training.init_growth import learning_ledger
-    from pathways_lite.training.setup import Setup
+    from pathways_lite.training.init_growth import ligo_ledger
+    from pathways_lite.training.stage import StageSpec
 
     store = store_of(study, out)
     states = store.states()
     paces = _SpeedEstimates(store, machine_flops)
     planned = {}
     for identity, node in store.nodes.items():
-        setup = Setup(node.recipe, len(node.recipe.stages) - 1)
-        timeline, learning = setup.timeline, learning_ledger(setup).flops
+        spec = StageSpec(node.recipe, len(node.recipe.stages) - 1)
+        timeline, learning = spec.timeline, ligo_ledger(spec).flops
         steps, spent = timeline.flops_before(timeline.total_steps), _ledger(store, identity).flops
         left = 0 if states[identity] == "done" else steps - spent + (0 if spent else learning)
         speed, pace = paces.flops_per_second(node) if left else (1.0, "")

@@ -33,7 +33,7 @@ class StepCompiler:
             threading.Thread(target=self._compile, args=(sequences, future), daemon=True, name="compile").start()
 
     def get(self, sequences: int, stopped: Callable[[], object]) -> Any:
-        """Return the compiled step. Raises Interrupted as soon as `stopped()` is true, and whatever the compilation raised."""
+        """Return the compiled step. Raises Interrupted once `stopped()` is true, and what the compilation raised."""
         self.start(sequences)
         while True:
             try:

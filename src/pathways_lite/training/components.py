@@ -21,7 +21,7 @@ from pathways_lite.ledger import Timeline
 from pathways_lite.parallel.compiler_options import run_once_options, step_options
 from pathways_lite.parallel.mesh import device_mesh
 from pathways_lite.parallel.sharding import Layout
-from pathways_lite.recipe import Recipe, Stage
+from pathways_lite.recipe import Stage
 from pathways_lite.training import optimizers, reweighting
 from pathways_lite.training.sample_weights import MethodState, SampleWeights
 from pathways_lite.training.stage import StageSpec, reference_model
@@ -40,11 +40,6 @@ class Components:
 
     spec: StageSpec
     devices: Sequence[jax.Device] | None = None
-
-    @classmethod
-    def of(cls, recipe: Recipe, index: int, devices: Sequence[jax.Device] | None = None) -> Components:
-        """The components of stage `index` of a resolved recipe."""
-        return cls(StageSpec(recipe, index), devices)
 
     @property
     def stage(self) -> Stage:

@@ -1,4 +1,4 @@
-"""Initialize a stage by growth: read another stage's checkpoint onto this one's mesh, and grow it in one jitted function.
+"""Initialize a stage by growth: read another stage's checkpoint, and grow it in one jitted function on this mesh.
 
 What is read is sharded as the small model would be on this mesh; the result is sharded as this stage's state is. In
 between, an axis that grows is whole on each device, while another axis is sharded instead.
@@ -114,7 +114,7 @@ parameters. Everything else averages gradients."""
 
 
 def grow_function(components: Components) -> Any:
-    """Return the jitted (parameters, maps or None, optimizer's state or ()) of the stage before -> this stage's state."""
+    """Return the jitted function (parameters, maps or None, optimizer's state or ()) of the small model -> state."""
     grow = lambda params, maps, moments: _grow_state(components, params, maps, moments)  # noqa: E731
     return jax.jit(grow, out_shardings=components.initial_shardings)
 

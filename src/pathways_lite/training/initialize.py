@@ -17,14 +17,14 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.recipe import Continue, Grow, Merge, Restore, Scratch
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.components import Components
 from pathways_lite.training.init_growth import grow_checkpoint
 from pathways_lite.training.init_merging import furthest_cursor, merge_cost, merge_lineage, merge_params
 from pathways_lite.training.load import load_model
-from pathways_lite.training.references import load_reference, reference_cost
+from pathways_lite.training.resolve import load_reference, reference_cost
 from pathways_lite.training.sample_weights import MethodState
-from pathways_lite.training.components import Components
-from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.spike_guard import GuardState
+from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.step import TrainState
 
 

@@ -13,10 +13,10 @@ from pathways_lite.data.order import DataCursor
 from pathways_lite.data.store import open_store
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
+from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.ledger import Ledger
 from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.run_directory import RunDirectory
-from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.training.components import Components
 from pathways_lite.training.optimizers import averages_params
 from pathways_lite.training.stage import StageSpec

@@ -1,10 +1,10 @@
-"""The training loop: one stage from wherever it is to its end. Reads from top to bottom.
+"""The training loop: train one stage from its current state to its end. Read it from top to bottom.
 
-Metrics are fetched one step late, so that the device never waits for the host. The guard therefore decides
-one step late, but always on the same values; before anything is evaluated or saved, it has seen every step.
+Metrics are fetched one step late, so that the device never waits for the host. The guard therefore decides one step
+late, but always on the same values; before an evaluation or a save, it has seen every step.
 
-With many processes all of them run this loop, and take every turn of it together: what they decide by are the step's
-metrics, which are the same everywhere, and `Stop`, which is too. Each keeps the guard's state; only the first writes.
+With many processes all of them run this loop and make every decision together, from the step's metrics and from `Stop`,
+which are the same everywhere. Each keeps the guard's state; only the primary process writes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import numpy as np
 from pathways_lite.batch import Batch
 from pathways_lite.checkpoints import CheckpointManager
 from pathways_lite.data.order import DataCursor
-from pathways_lite.data.pipeline import batches
 from pathways_lite.distributed import coordination
 from pathways_lite.distributed.monitor import Watchdog
 from pathways_lite.distributed.stopping import Stop
@@ -30,16 +29,17 @@ from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.training.compile import Interrupted, StepCompiler
+from pathways_lite.training.components import Components
+from pathways_lite.training.hooks import TrainerHooks
 from pathways_lite.training.initialize import CheckpointState, initialize_stage, restore_latest
 from pathways_lite.training.metrics import MetricWriter, Timer
-from pathways_lite.training.setup import Setup
 from pathways_lite.training.spike_guard import GuardState, Halt, Rewind, observe
 from pathways_lite.training.step import TrainState
 
 
 @dataclass(frozen=True)
 class TrainerServices:
-    """What a stage's training works with. Whoever opened them closes them."""
+    """What training a stage needs beside its components. Whoever opened them closes them."""
 
     compiler: StepCompiler
     checkpoints: CheckpointManager
@@ -48,25 +48,29 @@ class TrainerServices:
     timer: Timer
     stop: Stop
     watchdog: Watchdog
+    hooks: TrainerHooks
 
 
 class Trainer:
-    """One stage in training, from `position` on."""
+    """Trains one stage, from the state `start` on."""
 
-    def __init__(self, setup: Setup, run: RunDirectory, position: CheckpointState, tools: TrainerServices) -> None:
-        self.setup, self.stage, self.timeline = setup, setup.stage, setup.timeline
-        self.run, self.directory = run, run.stage(setup.stage.name)
-        self.compiler, self.checkpoints, self.metric_writer = tools.compiler, tools.checkpoints, tools.metric_writer
-        self.progress, self.timer, self.stop = tools.progress, tools.timer, tools.stop
-        self.watchdog = tools.watchdog
+    def __init__(
+        self, components: Components, run: RunDirectory, start: CheckpointState, services: TrainerServices
+    ) -> None:
+        self.components, self.spec = components, components.spec
+        self.stage, self.timeline = components.stage, components.timeline
+        self.run, self.directory = run, run.stage(self.stage.name)
+        self.compiler, self.checkpoints = services.compiler, services.checkpoints
+        self.metric_writer, self.progress, self.timer = services.metric_writer, services.progress, services.timer
+        self.stop, self.watchdog, self.hooks = services.stop, services.watchdog, services.hooks
         self.compiled: set[int] = set()  # batch sizes that have been trained with
         self.state: TrainState
-        self.step: int  # steps begun
+        self.step: int  # steps started
         self.saved_step: int
         self.cursor: DataCursor
         self.guard: GuardState
-        self.pending: tuple[int, Any] | None  # the newest step and its metrics, not yet looked at
-        self._adopt(position)
+        self.pending: tuple[int, Any] | None  # the newest step and its metrics, not looked at yet
+        self._adopt(start)
 
     # ---- the stage ----
 
@@ -75,7 +79,7 @@ class Trainer:
 
         Raises Interrupted after a signal, and UserError where the guard halts, the disk is full, or the like.
         """
-        # The process before may have stopped between this step and its evaluation.
+        # An earlier process may have stopped between this step and its evaluation.
         missing = self._evaluation_due and not coordination.run_on_primary(
             lambda: self.metric_writer.has_evaluation(self.step)
         )
@@ -86,23 +90,12 @@ class Trainer:
         self.checkpoints.wait()
 
     def _train_until_rewind(self) -> None:
-        source = batches(
-            self.setup.store,
-            self.stage.data,
-            self.timeline,
-            self.stage.objective,
-            first_step=self.step,
-            stop_step=self.timeline.total_steps,
-            skips=self.cursor.skips,
-            first_sequence=self.cursor.first_sequence,
-            consumed=self.cursor.consumed,
-            share=self.setup.layout.batch_shard,
-        )
-        with closing(source):
-            for batch in source:
+        stream = self.spec.stream(self.cursor, shard=self.components.layout.batch_shard)
+        with closing(stream.read(self.step, self.timeline.total_steps)) as batches:
+            for batch in batches:
                 rewind = self._take_step(batch)
                 if self.progress.peak_flops is None and rewind is None:
-                    # Not before the first step, which should come soon, and not while one is running.
+                    # Not before the first step, which should start soon, and not while a step is running.
                     rewind = self._look_at_pending()
                     self.progress.peak_flops = machine_peak(self.stage.model.dtype)
                 stopping = self.stop.should_stop()
@@ -132,24 +125,26 @@ class Trainer:
 
     def _take_step(self, batch: Batch) -> Rewind | None:
         """Start the next step, then look at the one before, which is done by now."""
-        layout = self.setup.layout
+        layout = self.components.layout
         train_step = self._train_step(len(batch.tokens) * layout.batch_shard.total // len(layout.batch_shard.shards))
+        batch = self.hooks.before_step(self.stage.name, self.step, batch)
         with self.timer.account("train"):
             batch = layout.place_batch(batch)
             self.state, metrics = train_step(self.state, batch, self.timeline.clock(self.step))
             rewind = self._look_at_pending()
         self.step += 1
         self.pending = (self.step, metrics)
+        self.hooks.after_step(self.stage.name, self.step)
         return rewind
 
     def _train_step(self, sequences: int) -> Any:
-        """The train step for batches of this size; the ramp's later sizes are compiled when they come."""
+        """Return the compiled step for a batch size; the later sizes of a ramp are compiled when they are reached."""
         if sequences in self.compiled:
             return self.compiler.get(sequences, lambda: False)
         with self._pause("compile", "compiling the train step"):
             with suppress(Interrupted):
                 step = self.compiler.get(sequences, lambda: self.stop.heard)
-            # Some processes may have heard of a signal while they compiled, and others were done before.
+            # Some processes may have received a signal while they compiled, and others were done before.
             interrupted = self.stop.should_stop_now()
         if not interrupted:
             self.compiled.add(sequences)
@@ -174,74 +169,73 @@ class Trainer:
         match decision:
             case Halt(reason=reason):
                 newest = self.checkpoints.newest
-                kept = f"the newest checkpoint is of step {newest}" if newest is not None else "nothing was saved yet"
-                raise UserError(f"stage {self.stage.name!r} halted at step {step}: {reason}; {kept}")
+                saved = f"the newest checkpoint is of step {newest}" if newest is not None else "nothing was saved yet"
+                raise UserError(f"stage {self.stage.name!r} halted at step {step}: {reason}; {saved}")
             case Rewind() as rewind:
                 return rewind
         return None
 
-    # ---- what happens between steps ----
+    # ---- between steps ----
 
     def _evaluate(self) -> bool:
-        """Held-out bits per byte of every domain, into the log. False where a signal cut it short."""
+        """Evaluate held-out documents and log the results. Returns False where a signal cut it short."""
 
-        def unless_stopped(done: int, total: int) -> None:
+        def interrupt_if_stopped(done: int, total: int) -> None:
             if self.stop.should_stop():
                 raise Interrupted
 
         self.stop.new_pace()
         with self._pause("evaluate", "evaluating"):
-            params = self.setup.evaluated_params(self.state.opt_state, self.state.params, self.step)
+            params = self.components.evaluated_params(self.state.opt_state, self.state.params, self.step)
+            evaluator = self.components.evaluator
             try:
-                results = self.setup.evaluate(params, between_batches=unless_stopped)
-                denoisers = self.setup.evaluate_denoisers(params, between_batches=unless_stopped)
+                results = evaluator.evaluate(params, between_batches=interrupt_if_stopped)
+                denoisers = evaluator.evaluate_denoisers(params, between_batches=interrupt_if_stopped)
             except Interrupted:
                 return False
         self.metric_writer.evaluation(
             self.step, {name: result.to_json() for name, result in results.items()}, denoisers
         )
+        self.hooks.after_evaluation(self.stage.name, self.step)
         return True
 
     def _save(self) -> None:
-        """State, data position, guard and ledger as one; the disk work goes on in the background."""
+        """Save state, data cursor, guard and ledger as one; the disk is written in the background."""
         with self._pause("save", "saving"):
             self.metric_writer.sync()
-            position = replace(
-                self.position,
-                state=self.state,
-                cursor=self.cursor,
-                guard=self.guard,
-                seconds=self.timer.seconds,
+            current = replace(
+                self.start, state=self.state, cursor=self.cursor, guard=self.guard, seconds=self.timer.seconds
             )
-            meta = position.to_meta(self.setup)
-            self._refuse_different(meta)
+            meta = current.to_meta(self.spec)
+            self._require_agreement(meta)
             self.checkpoints.save(self.step, self.state, meta)
             if coordination.is_primary():
-                known = {"total_steps": self.timeline.total_steps, "corpus_tokens": self.setup.corpus_tokens}
-                self.directory.write_ledger({**known, **meta["ledger"]})
+                totals = {"total_steps": self.timeline.total_steps, "corpus_tokens": self.spec.corpus_tokens}
+                self.directory.write_ledger({**totals, **meta["ledger"]})
         self.saved_step = self.step
         self.progress.saved(self.step)
+        self.hooks.after_save(self.stage.name, self.step)
 
-    def _refuse_different(self, meta: dict[str, Any]) -> None:
-        """Raise UserError where processes have decided differently: on metrics that should have been the same."""
-        mine = json.dumps([self.step, meta["cursor"], meta["guard"], meta["lineage"]])
-        if not coordination.gather_and_decide(mine, lambda all_of_them: len(set(all_of_them)) == 1):
+    def _require_agreement(self, meta: dict[str, Any]) -> None:
+        """Raise UserError where processes decided differently, from metrics that should have been the same."""
+        decisions = json.dumps([self.step, meta["cursor"], meta["guard"], meta["lineage"]])
+        if not coordination.gather_and_decide(decisions, lambda gathered: len(set(gathered)) == 1):
             raise UserError(
                 f"the processes do not agree about step {self.step}, its losses or its place in the data; nothing was "
-                f"saved. Is the same version of everything installed on all hosts? Here: {mine}"
+                f"saved. Is the same version of everything installed on all hosts? Here: {decisions}"
             )
 
     def _rewind(self, rewind: Rewind) -> None:
-        """Back to a checkpoint before the spike; the data goes on after it (PaLM section 5.1)."""
+        """Restore a checkpoint from before the spike; the data continues after the spike (PaLM section 5.1)."""
         guard = self.guard
         sequences = rewind.skipped_sequences(self.timeline, self.cursor)
         with self._pause("save", "rewinding"):
-            saved = restore_latest(self.setup, self.checkpoints, at_most=rewind.to_step, report=self.progress.note)
-            self._adopt(saved or initialize_stage(self.setup, self.run, self.stop.should_stop))
+            saved = restore_latest(self.components, self.checkpoints, at_most=rewind.to_step, report=self.progress.note)
+            self._adopt(saved or initialize_stage(self.components, self.run, self.stop.should_stop))
             self.guard = guard.rewound_to(self.guard)
             self.cursor = self.cursor.skipping(rewind.to_step, sequences)
-            # The rewound position replaces the checkpoint it came from, so that a kill from here on resumes behind
-            # the rewind; a kill in between finds an older checkpoint, and spikes and rewinds once more.
+            # The rewound state replaces the checkpoint it came from, so that after a kill from here on the run resumes
+            # after the rewind; a kill before that leaves an older checkpoint, and the run spikes and rewinds again.
             self.checkpoints.delete_after(self.step - 1)
             self.metric_writer.rewind_to(self.step, self.timer.seconds)
             self.metric_writer.event(
@@ -252,16 +246,16 @@ class Trainer:
 
     @contextmanager
     def _pause(self, account: str, phase: str) -> Iterator[None]:
-        """Something else than training, booked to `account` and shown as `phase`."""
+        """Run something other than training, with its time on `account` and `phase` on the display."""
         begin = self.timer.seconds.total
         with self.timer.account(account), self.progress.phase(phase), self.watchdog.pause(phase):
             yield
         self.metric_writer.pause(account, self.step, self.timer.seconds, begin)
 
-    def _adopt(self, position: CheckpointState) -> None:
-        """Go on from `position`."""
-        self.position = position
-        self.state, self.step = position.state, position.step
-        self.saved_step = position.step  # what is before it is in a checkpoint, or can be had again
-        self.cursor, self.guard = position.cursor, position.guard
+    def _adopt(self, start: CheckpointState) -> None:
+        """Continue from `start`."""
+        self.start = start
+        self.state, self.step = start.state, start.step
+        self.saved_step = start.step  # everything before it is in a checkpoint, or can be made again
+        self.cursor, self.guard = start.cursor, start.guard
         self.pending = None

@@ -1,4 +1,4 @@
-"""Where the loop's news goes: both logs, the trackers and the display."""
+"""Write metrics: steps and evaluations to both logs, the trackers and the display; and time what a stage does."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from pathways_lite.tracking.log import RunLog, SilentLog
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.trackers import Tracker
 from pathways_lite.training.initialize import CheckpointState
-from pathways_lite.training.setup import Setup
+from pathways_lite.training.stage import StageSpec
 
-_OF_DOMAINS = {"domain_weights", "average_domain_weights", "domain_scores"}
+_PER_DOMAIN = {"domain_weights", "average_domain_weights", "domain_scores"}
 
 
 class MetricWriter:
-    """Turns steps and evaluations of one stage, which goes on from `position`, into rows.
+    """Turns steps and evaluations of one stage, which continues from `start`, into rows.
 
-    Every `log_every` steps are logged, the last step, and those whose update was dropped.
+    Logged are every `log_every`-th step, the last step, and steps whose update was dropped.
     """
 
     def __init__(
         self,
-        setup: Setup,
-        position: CheckpointState,
+        spec: StageSpec,
+        start: CheckpointState,
         log: RunLog | SilentLog,
         trackers: Sequence[Tracker],
         progress: Progress,
     ) -> None:
         self._log, self._trackers, self._progress = log, trackers, progress
-        self._course, self._every, self._inherited = setup.timeline, setup.stage.log_every, position.inherited
-        self._domains = setup.store.domains
-        self._last = (position.step, position.seconds)  # where the last throughput was measured
+        self._timeline, self._every, self._inherited = spec.timeline, spec.stage.log_every, start.inherited
+        self._domains = spec.store.domains
+        self._last = (start.step, start.seconds)  # where throughput was last measured
         evaluations = [row for row in log.rows() if row["kind"] == "eval"]
         self._evaluations = {row["step"]: row for row in evaluations}
 
     def step(self, step: int, values: Mapping[str, Any], seconds: Seconds) -> None:
-        """After `step` steps; `values` are the metrics of the last one, `seconds` what the stage has spent."""
+        """Record the metrics of a step; `step` counts it, `seconds` are those of the stage so far."""
         dropped = not values["ok"]
         if dropped:
             self.event("skip", step, loss=values["loss"], grad_norm=values["grad_norm"])
-        if step % self._every and step != self._course.total_steps and not dropped:
+        if step % self._every and step != self._timeline.total_steps and not dropped:
             return
         self._write("train", step, _by_domain(values, self._domains))
-        before, then = self._last
+        last_step, last_seconds = self._last
         self._last = (step, seconds)
-        elapsed = max(seconds.train - then.train, 1e-9)
-        tokens = (self._course.tokens_before(step) - self._course.tokens_before(before)) / elapsed
-        flops = (self._course.flops_before(step) - self._course.flops_before(before)) / elapsed
+        elapsed = max(seconds.train - last_seconds.train, 1e-9)
+        tokens = (self._timeline.tokens_before(step) - self._timeline.tokens_before(last_step)) / elapsed
+        flops = (self._timeline.flops_before(step) - self._timeline.flops_before(last_step)) / elapsed
         peak = self._progress.peak_flops
         row = self._log.timing(
             "train",
@@ -66,14 +66,14 @@ class MetricWriter:
         self._track(row)
         self._progress.update(
             step,
-            tokens=self._course.tokens_before(step),
+            tokens=self._timeline.tokens_before(step),
             loss=float(values["loss"]),
             tokens_per_second=tokens,
             flops_per_second=flops,
         )
 
     def evaluation(self, step: int, domains: Mapping[str, Any], denoisers: Mapping[str, Any]) -> None:
-        """Held-out results per domain, `HeldOutLoss.to_json` each, and per denoiser, where the objective has any."""
+        """Record held-out results per domain (`HeldOutLoss.to_json`) and per denoiser, if the objective has any."""
         values = {"domains": domains, "denoisers": denoisers} if denoisers else {"domains": domains}
         self._write("eval", step, values)
         self._progress.evaluated(step, {name: result["bits_per_byte"] for name, result in domains.items()})
@@ -85,38 +85,38 @@ class MetricWriter:
 
     @property
     def last_evaluation(self) -> dict[str, Any]:
-        """Results of the newest evaluation, `domains` and perhaps `denoisers`; none before the first."""
+        """Results of the newest evaluation, `domains` and perhaps `denoisers`; {} before the first."""
         return self._evaluations[max(self._evaluations)] if self._evaluations else {}
 
     def event(self, event: str, step: int, **values: Any) -> None:
-        """Something that belongs to the run's result."""
+        """Record an event that belongs to the run's result."""
         self._write("event", step, {"event": event, **values})
 
     def pause(self, kind: str, step: int, seconds: Seconds, begin: float) -> None:
-        """A compilation, evaluation or save that began when the stage had run for `begin` seconds."""
+        """Record a compilation, evaluation or save that began when the stage had run for `begin` seconds."""
         self._track(self._log.timing(kind, step, seconds=seconds.total, duration=seconds.total - begin))
 
     def happened(self, event: str, step: int, seconds: Seconds, **values: Any) -> None:
-        """Something that happened to this run only: a resumption, an interruption."""
+        """Record what happened to this process only: a resumption, an interruption."""
         self._track(self._log.timing("event", step, event=event, seconds=seconds.total, **values))
 
     def rewind_to(self, step: int, seconds: Seconds) -> None:
-        """Forget what came after `step`."""
+        """Discard what was recorded after `step`."""
         self._log.truncate_after(step)
         self._last = (step, seconds)
-        self._evaluations = {at: found for at, found in self._evaluations.items() if at <= step}
+        self._evaluations = {at: values for at, values in self._evaluations.items() if at <= step}
 
     def sync(self) -> None:
-        """Return once every row is on the disk."""
+        """Return when every row is on the disk."""
         self._log.sync()
 
     def _write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        ledger = Ledger().after(self._course, step)
+        ledger = Ledger().after(self._timeline, step)
         total = self._inherited + ledger
         counts = {"tokens": ledger.tokens, "flops": ledger.flops}
         chain = {"total_tokens": total.tokens, "total_flops": total.flops, "total_sparse_flops": total.sparse_flops}
         active = {
-            "active_parameters": self._course.active_parameters_at(step),
+            "active_parameters": self._timeline.active_parameters_at(step),
             "active_parameter_tokens": total.active_parameter_tokens,  # of the chain too
         }
         self._track(self._log.row(kind, step, **counts, **chain, **active, **values))
@@ -127,23 +127,24 @@ class MetricWriter:
 
 
 def _by_domain(values: Mapping[str, Any], domains: Sequence[str]) -> dict[str, Any]:
-    """Metrics by domain: the mean weight of its rows, where samples have weights, and what is learned of it."""
+    """Name metrics by domain: the mean weight of its rows, where samples have weights, and what is learned about it."""
     values = dict(values)
-    for name in _OF_DOMAINS & values.keys():
+    for name in _PER_DOMAIN & values.keys():
         values[name] = dict(zip(domains, values[name].tolist(), strict=True))
     if (weights := values.pop("row_weights", None)) is None:
         return values
-    of = np.asarray(values.pop("row_domains"), np.int64)
+    domain_of_row = np.asarray(values.pop("row_domains"), np.int64)
     values["weight_histogram"] = values["weight_histogram"].tolist()
-    means = {name: float(weights[of == number].mean()) for number, name in enumerate(domains) if (of == number).any()}
+    rows = {name: domain_of_row == number for number, name in enumerate(domains)}
+    means = {name: float(weights[in_domain].mean()) for name, in_domain in rows.items() if in_domain.any()}
     return values | {"weight_of_domain": means}
 
 
-# Wall-clock time by what it is spent on, for the ledger's goodput.
+# ---- wall-clock time by account, for the ledger's goodput ----
 
 
 class Timer:
-    """Every second since construction belongs to exactly one account of `Seconds`; `other` when none is named."""
+    """Books every second since construction on exactly one account of `Seconds`; on `other` when none is named."""
 
     def __init__(self, before: Seconds | None = None) -> None:
         self._seconds = before or Seconds()
@@ -152,7 +153,7 @@ class Timer:
 
     @property
     def seconds(self) -> Seconds:
-        """The accounts up to now."""
+        """The accounts so far."""
         self._settle()
         return self._seconds
 

@@ -153,7 +153,9 @@ def _grown_blocks(
         yield (block, *[0] * len(array.shape)), x
 
 
-def _grown_rows(array: models.ParamSpec, reader: CheckpointReader, grow: Any, rows: int) -> Iterator[tuple[Any, np.ndarray]]:
+def _grown_rows(
+    array: models.ParamSpec, reader: CheckpointReader, grow: Any, rows: int
+) -> Iterator[tuple[Any, np.ndarray]]:
     name, rest = f"params.{array.name}", (slice(None),) * (len(array.shape) - 1)
     whole = None if grow is None else np.asarray(grow(reader.part(name, (slice(0, None), *rest))))
     for begin in range(0, array.shape[0], rows):
@@ -239,13 +241,13 @@ def _stream_merged(
 # ---- a stage at step 0 ----
 
 
-def next_stage(model: TrainedModel, name: str, **fields: Any) -> StageSpec:
-    """Return a stage after that of `model`, like it but for `fields`, called `name` or `name`_again."""
-    stages = model.spec.recipe.stages[: model.spec.index + 1]
+def next_stage(trained: TrainedModel, name: str, **fields: Any) -> StageSpec:
+    """Return a stage after that of `trained`, like it but for `fields`, called `name` or `name`_again."""
+    stages = trained.spec.recipe.stages[: trained.spec.index + 1]
     while name in {stage.name for stage in stages}:
         name += "_again"
-    stage = Stage.model_validate({**dict(model.stage), "name": name, **fields})
-    return StageSpec(model.spec.recipe.model_copy(update={"stages": (*stages, stage)}), len(stages))
+    stage = Stage.model_validate({**dict(trained.stage), "name": name, **fields})
+    return StageSpec(trained.spec.recipe.model_copy(update={"stages": (*stages, stage)}), len(stages))
 
 
 def initial_meta(spec: StageSpec, cursor: DataCursor, inherited: Ledger, parent: str) -> dict[str, Any]:

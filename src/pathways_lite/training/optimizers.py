@@ -48,14 +48,17 @@ def build_stage_optimizer(stage: Stage, timeline: Timeline) -> optax.GradientTra
 def build_optimizer(config: Optimizer, timeline: Timeline, axes: Any) -> optax.GradientTransformationExtraArgs:
     """Build an optimizer; gradients are clipped by their global norm first.
 
-    `axes` is the tree of parameters with a tuple of logical axis names per array. `update(grads, state, params, clock=)`
-    returns updates to be added. Weight decay is multiplied by the learning rate and applies to matrices,
+    `axes` is the tree of parameters with a tuple of logical axis names per array. `update(grads, state, params,
+    clock=)` returns updates to be added. Weight decay is multiplied by the learning rate and applies to matrices,
     embedding and head included, not to norm scales (Adafactor's is PaLM's own).
     """
     rate = learning_rate_fn(config, timeline)
     match config:
         case AdamW():
-            transforms = [optax.scale_by_adam(config.b1, config.b2, config.epsilon), *_decay_and_scale(config, axes, rate)]
+            transforms = [
+                optax.scale_by_adam(config.b1, config.b2, config.epsilon),
+                *_decay_and_scale(config, axes, rate),
+            ]
         case Lion():
             transforms = [optax.scale_by_lion(config.b1, config.b2), *_decay_and_scale(config, axes, rate)]
         case SGD():
@@ -158,7 +161,8 @@ def _muon(config: Muon, axes: Any, rate: Rate) -> optax.GradientTransformationEx
         *_decay_and_scale(config, axes, rate),
     )
     rest = optax.chain(
-        optax.scale_by_adam(config.b1, config.b2), *_decay_and_scale(config, axes, lambda clock: adam_rate * rate(clock))
+        optax.scale_by_adam(config.b1, config.b2),
+        *_decay_and_scale(config, axes, lambda clock: adam_rate * rate(clock)),
     )
     labels = jax.tree.map(lambda names: "rest" if matrix_sides(names) is None else "kernels", axes, is_leaf=is_axes)
     return optax.partition({"kernels": kernels, "rest": rest}, labels)

@@ -73,7 +73,7 @@ def _resolve_stage(stage: Stage) -> Stage:
 
 
 def resolve_checkpoint_refs(stage: Stage, before: Recipe) -> Stage:
-    """Fill in the identities and digests of a stage's references, and a reference's model; `before`: the stages before it.
+    """Fill in identities and digests of a stage's references, and a reference's model; `before`: the earlier stages.
 
     Raises UserError where one is not there, is not the recorded one, or does not fit.
     """
@@ -227,7 +227,7 @@ def _load(ref: CheckpointRef, recipe: Recipe, index: int, run: RunDirectory) -> 
 
 
 def _stage_index(recipe: Recipe, index: int, ref: CheckpointRef) -> int:
-    """Find the stage that `ref` of stage `index` names, by identity where known: a study may name the stage differently."""
+    """Find the stage that `ref` of stage `index` names: by identity where known, as a study may rename stages."""
     before = recipe.stages[:index]
     for number in range(len(before)):
         if ref.identity is not None and stage_identity(recipe, number) == ref.identity:

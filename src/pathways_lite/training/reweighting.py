@@ -30,8 +30,8 @@ def build_sample_weights(spec: StageSpec, layout: Layout) -> SampleWeights | Non
 
     Samples are weighted by their losses, by a mixture that scales losses, or by learned domain weights.
     """
-    if (rule := spec.stage.domain_weights) is not None:
-        return _learned_weights(spec, layout, rule)
+    if (learned := spec.stage.domain_weights) is not None:
+        return _learned_weights(spec, layout, learned)
     rule = effective_reweighting(spec.stage)
     if rule is None:
         return None
@@ -163,8 +163,7 @@ def domain_alignments(
 
 
 def split_halves(batch: Batch, key: jax.Array, domains: int) -> tuple[Batch, Batch]:
-    """Split the loss of a batch into two batches of half of its rows each: each domain's rows alternate, the first at
-    random."""
+    """Split the loss of a batch by rows into two batches: each domain's rows alternate, the first at random."""
     earlier = jnp.sum(jnp.tril(batch.domain[:, None] == batch.domain[None, :], -1), axis=1)
     offset = jax.random.randint(key, (domains,), 0, 2)
     in_first = ((earlier + offset[batch.domain]) % 2 == 0)[:, None]

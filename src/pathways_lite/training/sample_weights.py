@@ -19,7 +19,7 @@ from pathways_lite.ledger import Clock
 from pathways_lite.training.grad_accum import LossFn, Microbatch, per_token_nll
 
 WeighFn = Callable[[Any, Batch, Clock, Any], tuple[jax.Array, Any]]
-"""(per-token losses [B, T], or what `LookAhead` returns, batch, clock, memory) -> (weights [B, T] or [B, 1], new memory)."""
+"""(excess losses [B, T] or what `LookAhead` returns, batch, clock, memory) -> (weights [B, T] or [B, 1], memory)."""
 
 LookAhead = Callable[[LossFn, Any, Batch, jax.Array, int | None], Any]
 """(loss function, parameters, batch, dropout key, microbatch) -> what weights are computed from."""
@@ -48,7 +48,7 @@ class Prepared(NamedTuple):
 
 
 def needs_full_batch_losses(rows: int, sequences: int, microbatch: int | None) -> bool:
-    """True if the losses of the full batch are needed before the gradient, so that an extra forward pass precedes it."""
+    """True if losses of the full batch are needed before the gradient: an extra forward pass precedes it."""
     return rows < sequences or microbatch not in (None, sequences)
 
 

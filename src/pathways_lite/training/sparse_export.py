@@ -1,6 +1,6 @@
-"""What is left of a pruned model, from checkpoint to checkpoint: smaller, compressed, or with its masks beside it.
+"""Export a pruned model from a checkpoint: as a smaller dense model, N:M-compressed, or with its masks beside it.
 
-Arrays are read and written a block at a time; masks are held as they are stored, a bit for each weight, and unpacked.
+Arrays are read and written a block at a time; masks are held in memory.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from pathways_lite.errors import UserError
 from pathways_lite.methods.pruning import input_axis
 from pathways_lite.methods.pruning.compact import CompactModel, compact_model, compress_nm, places_per_byte
 from pathways_lite.methods.pruning.pruned_params import pack_np, unpack_np
-from pathways_lite.recipe import NM, Model, Recipe, Restore, ScheduleFree, Unstructured
+from pathways_lite.recipe import NM, Model, Restore, Unstructured
 from pathways_lite.training.load import TrainedModel
-from pathways_lite.training.offline import meta_of_grown, recipe_after
-from pathways_lite.training.setup import Setup
+from pathways_lite.training.offline import initial_meta, next_stage
+from pathways_lite.training.optimizers import averages_params
 
-Piece = tuple[tuple[int, ...], np.ndarray]
+Block = tuple[tuple[int, ...], np.ndarray]
 MASKS = ("opt_state.masks.", "masks.")
-"""Where masks are: in a checkpoint of training, in one that `convert_sparse` has written."""
+"""Name prefixes of masks: in a checkpoint of training, and in one that `convert_sparse` has written."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,21 @@ class SparseCheckpoint:
     model: Model
     manifest: Manifest
     reader: CheckpointReader
-    masks: dict[str, np.ndarray]  # booleans by the names of the arrays that are pruned
+    masks: dict[str, np.ndarray]  # booleans by the names of the pruned arrays
 
     @classmethod
-    def of(cls, found: TrainedModel) -> SparseCheckpoint:
-        """Raises UserError where nothing of the model is pruned, DamagedError for a checkpoint that cannot be read."""
-        manifest, reader = open_checkpoint(found.path)
-        return cls(found.stage.model, manifest, reader, read_masks(manifest, reader))
+    def open(cls, trained: TrainedModel) -> SparseCheckpoint:
+        """Open a checkpoint and read its masks. Raises DamagedError for one that cannot be read."""
+        manifest, reader = open_checkpoint(trained.path)
+        return cls(trained.stage.model, manifest, reader, read_masks(manifest, reader))
 
     def array(self, array: models.ParamSpec, block: int | None = None) -> np.ndarray:
-        """All of an array of the parameters, or a block of a stacked one [1, ...]."""
+        """Read all of an array of the parameters, or one block [1, ...] of a stacked one."""
         return self.reader.part(f"params.{array.name}", _index(array, block))
 
 
 def read_masks(manifest: Manifest, reader: CheckpointReader) -> dict[str, np.ndarray]:
-    """The masks of a checkpoint by the names of the pruned arrays; none of a dense model's."""
+    """Read the masks of a checkpoint by the names of the pruned arrays; {} for a dense model."""
     masks = {}
     for stored, info in manifest.arrays.items():
         for prefix in MASKS:
@@ -68,103 +68,111 @@ def read_masks(manifest: Manifest, reader: CheckpointReader) -> dict[str, np.nda
     return masks
 
 
-def convert_sparse(found: TrainedModel, out: Path, report: Callable[[str], None]) -> Path:
-    """Write what is left of the pruned model in the checkpoint `found` into a new one below `out`. Gives its directory.
+def convert_sparse(trained: TrainedModel, out: Path, report: Callable[[str], None]) -> Path:
+    """Write the pruned model of a checkpoint into a new checkpoint below `out`. Returns its directory.
 
-    Pruned heads, channels or blocks: a smaller dense model, which a stage can begin with. N:M: values and places
-    (`compact.compress_nm`) instead of the arrays that are pruned. Single weights: the parameters, and the masks
-    beside them.
-    Raises UserError where the model is dense, where it has patterns that are not whole yet, or where `out` has such a
+    Pruned heads, channels or blocks: a smaller dense model, which a stage can start from. N:M: values and positions
+    (`compact.compress_nm`) instead of the pruned arrays. Single weights: the parameters, and the masks beside them.
+
+    Raises UserError where the model is dense, where its N:M patterns are incomplete, or where `out` has such a
     checkpoint; DamagedError where the source is not what was saved.
     """
-    prune = found.stage.pruning
+    prune = trained.stage.pruning
     if prune is None:
-        raise UserError(f"stage {found.stage.name!r} of {found.path} prunes nothing; there is nothing sparse to write")
-    if isinstance(found.stage.optimizer, ScheduleFree):
-        raise UserError(f"{found.path} was trained schedule-free, and its average is not stored")
-    source = SparseCheckpoint.of(found)
+        raise UserError(
+            f"stage {trained.stage.name!r} of {trained.path} prunes nothing; there is nothing sparse to write"
+        )
+    if averages_params(trained.stage.optimizer):
+        raise UserError(f"{trained.path} was trained schedule-free, and its average is not stored")
+    source = SparseCheckpoint.open(trained)
     arrays = jax.tree.leaves(models.param_specs(source.model))
-    setup = found.setup
+    spec = trained.spec
     if isinstance(prune.structure, NM):
-        streamed = {name: part for array in arrays for name, part in _patterned(source, array, prune.structure).items()}
+        streamed = {
+            name: stream
+            for array in arrays
+            for name, stream in _stream_compressed(source, array, prune.structure).items()
+        }
     elif isinstance(prune.structure, Unstructured):
-        streamed = {name: part for array in arrays for name, part in _masked(source, array).items()}
+        streamed = {name: stream for array in arrays for name, stream in _stream_masked(source, array).items()}
     else:
-        left = compact_model(source.model, source.masks)
-        setup = Setup(_smaller(found, left.target), found.setup.index + 1)
-        streamed = {f"params.{array.name}": _shrunk(source, array, left) for array in arrays}
+        compact = compact_model(source.model, source.masks)
+        start = Restore(path=str(trained.path), digest=trained.manifest.digest)
+        spec = next_stage(trained, "smaller", start=start, model=compact.target, pruning=None)
+        streamed = {f"params.{array.name}": _stream_compact(source, array, compact) for array in arrays}
     for name, array in streamed.items():
         report(f"{name} {list(array.shape)} {array.dtype}")
-    check = functools.partial(require_complete, found.path, source.reader)
-    return write_streamed(out, 0, streamed, meta_of_grown(found, setup), check)
+    check = functools.partial(require_complete, trained.path, source.reader)
+    meta = initial_meta(spec, trained.cursor_for(spec.stage), trained.cost, trained.manifest.digest)
+    return write_streamed(out, 0, streamed, meta, check)
 
 
-def _shrunk(source: SparseCheckpoint, array: models.ParamSpec, left: CompactModel) -> StreamedArray:
-    """One array of the smaller model."""
+def _stream_compact(source: SparseCheckpoint, array: models.ParamSpec, compact: CompactModel) -> StreamedArray:
+    """Stream one array of the smaller model."""
     dtype = source.manifest.arrays[f"params.{array.name}"].dtype
     if not array.stacked:
         return StreamedArray(
             array.shape, dtype, array.shape, lambda: iter([((0,) * len(array.shape), source.array(array))])
         )
-    shape = left.taken(array, np.empty(array.shape, np.bool_), 0).shape
+    shape = compact.taken(array, np.empty(array.shape, np.bool_), 0).shape
 
-    def make() -> Iterator[Piece]:
-        for block in range(source.model.n_layers):  # also those that are left out: an array is verified as a whole
+    def make() -> Iterator[Block]:
+        for block in range(source.model.n_layers):  # also pruned ones: an array is verified as a whole
             x = source.array(array, block)[0]
-            if block in left.blocks:
-                at = int(np.searchsorted(left.blocks, block))
-                yield (at, *[0] * len(shape)), left.taken(array, x, at)[None]
+            if block in compact.blocks:
+                position = int(np.searchsorted(compact.blocks, block))
+                yield (position, *[0] * len(shape)), compact.taken(array, x, position)[None]
 
-    return StreamedArray((len(left.blocks), *shape), dtype, (1, *shape), make)
+    return StreamedArray((len(compact.blocks), *shape), dtype, (1, *shape), make)
 
 
-def _masked(source: SparseCheckpoint, array: models.ParamSpec) -> dict[str, StreamedArray]:
-    """One array, and its mask in bits."""
+def _stream_masked(source: SparseCheckpoint, array: models.ParamSpec) -> dict[str, StreamedArray]:
+    """Stream one array, and its mask in bits."""
     info = source.manifest.arrays[f"params.{array.name}"]
     arrays = {f"params.{array.name}": _blockwise(array, info.shape, info.dtype, functools.partial(source.array, array))}
     if array.name in source.masks:
         bits = pack_np(source.masks[array.name])
-        part = lambda block: bits if block is None else bits[block : block + 1]  # noqa: E731
-        arrays[f"masks.{array.name}"] = _blockwise(array, bits.shape, "uint8", part)
+        read = lambda block: bits if block is None else bits[block : block + 1]  # noqa: E731
+        arrays[f"masks.{array.name}"] = _blockwise(array, bits.shape, "uint8", read)
     return arrays
 
 
-def _patterned(source: SparseCheckpoint, array: models.ParamSpec, pattern: NM) -> dict[str, StreamedArray]:
-    """One array, or its values and their places where it is pruned."""
+def _stream_compressed(source: SparseCheckpoint, array: models.ParamSpec, pattern: NM) -> dict[str, StreamedArray]:
+    """Stream one array, or where it is pruned its values and their positions."""
     if array.name not in source.masks:
-        return _masked(source, array)
+        return _stream_masked(source, array)
     axis, mask = input_axis(array), source.masks[array.name]
     if (np.moveaxis(mask, axis, -1).reshape(-1, pattern.m).sum(axis=-1) > pattern.n).any():
         raise UserError(
             f"params.{array.name} is not {pattern.n}:{pattern.m} yet; train the stage to the end of its pruning"
         )
 
-    def part(which: int, block: int | None) -> np.ndarray:
-        here = mask if block is None else mask[block : block + 1]
-        return compress_nm(source.array(array, block), here, axis, pattern)[which]
+    def compress(which: int, block: int | None) -> np.ndarray:
+        mask_of_block = mask if block is None else mask[block : block + 1]
+        return compress_nm(source.array(array, block), mask_of_block, axis, pattern)[which]
 
     info = source.manifest.arrays[f"params.{array.name}"]
     shape = lambda size: (*info.shape[:axis], size, *info.shape[axis + 1 :])  # noqa: E731
-    values = info.shape[axis] * pattern.n // pattern.m
-    bytes_ = -(-values // places_per_byte(pattern))
+    n_values = info.shape[axis] * pattern.n // pattern.m
+    n_bytes = -(-n_values // places_per_byte(pattern))
     return {
-        f"sparse.{array.name}.values": _blockwise(array, shape(values), info.dtype, functools.partial(part, 0)),
-        f"sparse.{array.name}.places": _blockwise(array, shape(bytes_), "uint8", functools.partial(part, 1)),
+        f"sparse.{array.name}.values": _blockwise(array, shape(n_values), info.dtype, functools.partial(compress, 0)),
+        f"sparse.{array.name}.places": _blockwise(array, shape(n_bytes), "uint8", functools.partial(compress, 1)),
     }
 
 
 def _blockwise(
-    array: models.ParamSpec, shape: tuple[int, ...], dtype: str, part: Callable[[int | None], np.ndarray]
+    array: models.ParamSpec, shape: tuple[int, ...], dtype: str, read: Callable[[int | None], np.ndarray]
 ) -> StreamedArray:
-    """An array that is written as it is stacked, a block at a time."""
+    """Stream an array a block at a time where it is stacked; `read(block)` returns a block, or all of it for None."""
 
-    def make() -> Iterator[Piece]:
+    def make() -> Iterator[Block]:
         rest = (0,) * (len(shape) - 1)
         if not array.stacked:
-            yield (0, *rest), part(None)
+            yield (0, *rest), read(None)
             return
         for block in range(shape[0]):
-            yield (block, *rest), part(block)
+            yield (block, *rest), read(block)
 
     return StreamedArray(shape, dtype, (1, *shape[1:]) if array.stacked else shape, make)
 
@@ -174,9 +182,3 @@ def _index(array: models.ParamSpec, block: int | None) -> tuple[slice, ...]:
     if not array.stacked:
         return rest
     return (slice(0, None) if block is None else slice(block, block + 1), *rest)
-
-
-def _smaller(found: TrainedModel, target: Model) -> Recipe:
-    """The recipe that the smaller model's checkpoint is of."""
-    start = Restore(path=str(found.path), digest=found.manifest.digest)
-    return recipe_after(found, "smaller", start=start, model=target, pruning=None)

@@ -1,16 +1,16 @@
-"""The spike guard: what happens when a loss is not finite, or stands far above its recent level.
+"""The spike guard: what happens when a loss is not finite, or far above its recent level.
 
 A state machine on the host. It sees every step's (loss, ok) once and in order, usually one step late, when the device
-has long begun the next step; a decision to rewind makes that one void. Its state is JSON and belongs into the
-checkpoint of the step it has seen up to, so a resumed run decides as the uninterrupted one did.
+has already started the next step; a decision to rewind discards that step. Its state is JSON and part of the checkpoint
+of the last step that it has seen, so a resumed run decides as an uninterrupted one.
 
 An update that is not finite is dropped by the train step itself, whatever the policy. The policies:
 
-halt    stop at the first trouble of either kind.
-skip    go on. A finite spike has already moved the parameters by the time it is seen, so nothing can be undone:
-        it is counted in `spikes`. A window full of dropped updates in a row does halt: nothing is being trained.
-rewind  PaLM (arXiv 2204.02311, section 5.1): go back about 100 steps and pass over the batches seen before and
-        during the spike.
+halt    stop at the first spike or loss that is not finite.
+skip    continue. A finite spike has already changed the parameters when it is seen, so it cannot be undone: it is
+        counted in `spikes`. A whole window of dropped updates in a row does halt: nothing is being trained.
+rewind  PaLM (arXiv 2204.02311, section 5.1): go back about 100 steps and skip the batches before and during the
+        spike.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ class Halt(NamedTuple):
 class Rewind(NamedTuple):
     """Restore a state from `to_step` or earlier, and skip data from there on.
 
-    `skip` is (step, batches): what the recipe asks to skip, from which step on; `skipped_sequences` says how much that
-    is. It begins at `to_step` also where the newest checkpoint is older: the steps between are then repeated as
-    they were, and the result does not depend on how often checkpoints are written.
+    `skip` is (step, batches): what the recipe asks to skip, and from which step on; `skipped_sequences` computes the
+    number. It starts at `to_step` even where the newest checkpoint is older: the steps between are then repeated
+    unchanged, and the result does not depend on how often checkpoints are written.
     """
 
     to_step: int
-    spike: int  # the step at which it was
+    spike: int  # the step of the spike
     skip: tuple[int, int]
     reason: str
 
     def skipped_sequences(self, timeline: Timeline, cursor: DataCursor) -> int:
-        """Sequences to add to `cursor` (the one of before the rewind) at `to_step`.
+        """Return the number of sequences to skip at `to_step`, given the `cursor` from before the rewind.
 
-        Never fewer than reach behind the spike's own batch, so that neither a short `skip_batches` nor a growing
-        batch size nor an earlier skip can bring a batch from around a spike again.
+        It is large enough to pass the spike's own batch, so that neither a short `skip_batches` nor a growing batch
+        size nor an earlier skip can bring back a batch from around a spike.
         """
         step, batches = self.skip
-        seen = cursor.end(timeline, self.spike + 1) - cursor.end(timeline, self.to_step)
-        return max(batches * timeline.sequences_at(step), seen)
+        read = cursor.end(timeline, self.spike + 1) - cursor.end(timeline, self.to_step)
+        return max(batches * timeline.sequences_at(step), read)
 
 
 Decision = Proceed | Halt | Rewind
 
 
 class GuardState(NamedTuple):
-    """What the guard remembers."""
+    """The guard's memory."""
 
     step: int = 0  # the next step it expects to see
     losses: tuple[float, ...] = ()  # the last finite ones, as many as the window
@@ -79,40 +79,40 @@ class GuardState(NamedTuple):
         return cls(**{**data, "losses": tuple(data["losses"])})
 
     def rewound_to(self, saved: GuardState) -> GuardState:
-        """The state to go on with after a rewind: what a checkpoint remembers, with the rewinds made by now."""
+        """Return the state after a rewind: that of the checkpoint, with the rewinds made so far."""
         return saved._replace(rewinds=self.rewinds)
 
 
 def observe(config: SpikeGuard, state: GuardState, *, step: int, loss: float, ok: bool) -> tuple[GuardState, Decision]:
-    """The guard's next state and its decision on one step. `ok`: whether the step's update was made."""
+    """Return the guard's next state and its decision on one step. `ok`: whether the step's update was applied."""
     if step != state.step:
         raise ValueError(f"the guard expects step {state.step}, not {step}; it must see every step once, in order")
-    trouble, finite = _trouble(config, state, step, loss, ok), ok and math.isfinite(loss)
+    problem, finite = _find_problem(config, state, step, loss, ok), ok and math.isfinite(loss)
     state = state._replace(
         step=step + 1,
         losses=(*state.losses, float(loss))[-config.window :] if finite else state.losses,
         dropped=state.dropped + (not finite),
         dropped_in_a_row=0 if finite else state.dropped_in_a_row + 1,
     )
-    if trouble is None:
+    if problem is None:
         return state, Proceed()
     match config.policy:
         case "halt":
-            return state, Halt(f"{trouble}. guard.policy=rewind would go back and pass over the batches around it")
+            return state, Halt(f"{problem}. guard.policy=rewind would go back and skip the batches around it")
         case "skip":
             state = state._replace(spikes=state.spikes + finite)
             if state.dropped_in_a_row < config.window:
                 return state, Proceed()
             return state, Halt(
-                f"{trouble}, as at the {config.window - 1} steps before: nothing is being trained any more. "
+                f"{problem}, as at the {config.window - 1} steps before: nothing is being trained anymore. "
                 f"Resume from an older checkpoint with a lower optimizer.learning_rate"
             )
         case "rewind":
-            return _rewind(config, state, step, trouble)
+            return _rewind(config, state, step, problem)
 
 
-def _trouble(config: SpikeGuard, state: GuardState, step: int, loss: float, ok: bool) -> str | None:
-    """What is wrong with a step, or None. Without a full window there is no recent level to judge by."""
+def _find_problem(config: SpikeGuard, state: GuardState, step: int, loss: float, ok: bool) -> str | None:
+    """Say what is wrong with a step, or None. Without a full window there is no recent level to compare with."""
     if not math.isfinite(loss):
         return f"the loss at step {step} is {loss}"
     if not ok:
@@ -128,12 +128,12 @@ def _trouble(config: SpikeGuard, state: GuardState, step: int, loss: float, ok: 
     )
 
 
-def _rewind(config: SpikeGuard, state: GuardState, step: int, trouble: str) -> tuple[GuardState, Halt | Rewind]:
+def _rewind(config: SpikeGuard, state: GuardState, step: int, problem: str) -> tuple[GuardState, Halt | Rewind]:
     if state.rewinds >= config.max_rewinds:
         return state, Halt(
-            f"{trouble}, and all guard.max_rewinds={config.max_rewinds} rewinds are used up. "
+            f"{problem}, and all guard.max_rewinds={config.max_rewinds} rewinds are used up. "
             f"Resume from an older checkpoint with a lower optimizer.learning_rate, or allow more rewinds"
         )
     to_step = max(0, step - config.rewind_steps)
-    rewind = Rewind(to_step, spike=step, skip=(to_step, config.skip_batches), reason=trouble)
+    rewind = Rewind(to_step, spike=step, skip=(to_step, config.skip_batches), reason=problem)
     return state._replace(rewinds=state.rewinds + 1), rewind

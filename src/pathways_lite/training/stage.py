@@ -14,8 +14,18 @@ from pathways_lite.ledger import Timeline
 from pathways_lite.methods import growth, pruning, reweighting
 from pathways_lite.models.accounting import flops_per_token, parameter_count
 from pathways_lite.parallel.sharding import FULL_BATCH, BatchShard
-from pathways_lite.recipe import DoGE, Grow, MaskedGrowth, Model, Recipe, Reference, Reweighting, Stage, Uniform
-from pathways_lite.recipe import stage_identity
+from pathways_lite.recipe import (
+    DoGE,
+    Grow,
+    MaskedGrowth,
+    Model,
+    Recipe,
+    Reference,
+    Reweighting,
+    Stage,
+    Uniform,
+    stage_identity,
+)
 from pathways_lite.training.sample_weights import needs_full_batch_losses
 
 
@@ -80,7 +90,7 @@ class StageSpec:
 
     @functools.cached_property
     def growth_plan(self) -> growth.GrowthPlan | None:
-        """How the model grows from that of the stage before; None for other starts. Raises UserError where it cannot."""
+        """How the model grows from the one before; None for other starts. Raises UserError where it cannot."""
         start = self.stage.start
         if not isinstance(start, Grow):
             return None

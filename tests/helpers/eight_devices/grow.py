@@ -38,8 +38,9 @@ from pathways_lite.recipe import (
     Stage,
     ZeroInit,
 )
-from pathways_lite.training.init_growth import abstract_on, growing_function
-from pathways_lite.training.setup import Setup
+from pathways_lite.training.components import Components
+from pathways_lite.training.init_growth import abstract_on, grow_function
+from pathways_lite.training.stage import StageSpec
 
 SMALL = Model(
     d_model=32, n_layers=2, n_heads=8, n_kv_heads=2, head_dim=8, d_ff=64, vocab_size=64, dtype="float32",
@@ -63,23 +64,27 @@ def recipe(mesh: Mesh, start: Grow, larger: dict) -> Recipe:
 
 
 def grow(mesh: Mesh, start: Grow, larger: dict, devices: list[jax.Device]) -> tuple:
-    """Return the compiled growth, its setup and the state that it makes."""
-    setup = Setup(recipe(mesh, start, larger), 1, devices)
-    like = abstract_on(setup.layout, models.abstract_params(SMALL), models.logical_axes(SMALL))
+    """Return the compiled growth, its components and the state that it makes."""
+    components = Components(StageSpec(recipe(mesh, start, larger), 1), devices)
+    like = abstract_on(components.layout, models.abstract_params(SMALL), models.logical_axes(SMALL))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
     params = jax.jit(lambda: models.init(SMALL, jax.random.key(1)), out_shardings=shardings)()
     moments = ()
     if start.optimizer != "reset":
-        moments = jax.jit(lambda p: jax.tree.map(lambda x: x + 1, setup.optimizer.init(p)))(params)
-    maps = growth.initial_maps(setup.growth_plan, setup.keys()[0]) if isinstance(start.operator, LiGO) else None
-    compiled = growing_function(setup).lower(params, maps, moments).compile()
-    return compiled, setup, compiled(params, maps, moments)
+        moments = jax.jit(lambda p: jax.tree.map(lambda x: x + 1, components.optimizer.init(p)))(params)
+    maps = (
+        growth.initial_maps(components.spec.growth_plan, components.spec.keys()[0])
+        if isinstance(start.operator, LiGO)
+        else None
+    )
+    compiled = grow_function(components).lower(params, maps, moments).compile()
+    return compiled, components, compiled(params, maps, moments)
 
 
-def largest_share(text: str, setup: Setup) -> float:
+def largest_share(text: str, components: Components) -> float:
     """Return the size of the largest array of a device's program, divided by that of the state's largest array."""
     on_device = max(math.prod(map(int, shape.split(","))) for shape in re.findall(r"= f32\[([\d,]+)\]", text))
-    return on_device / max(leaf.size for leaf in jax.tree.leaves(setup.abstract_state))
+    return on_device / max(leaf.size for leaf in jax.tree.leaves(components.abstract_state))
 
 
 def largest_all_gather(text: str) -> int:
@@ -102,12 +107,12 @@ def main() -> None:
     result = {}
     for name in sys.argv[1:] or CASES:
         mesh, start, larger = CASES[name]
-        compiled, setup, state = grow(mesh, start, larger, jax.devices())
+        compiled, components, state = grow(mesh, start, larger, jax.devices())
         *_, single = grow(Mesh(), start, larger, jax.devices()[:1])
-        placed = jax.tree.map(lambda x, like: x.sharding == like.sharding, state, setup.abstract_state)
+        placed = jax.tree.map(lambda x, like: x.sharding == like.sharding, state, components.abstract_state)
         result[name] = {
             "off": relative_error(state, single),
-            "share": largest_share(compiled.as_text(), setup),
+            "share": largest_share(compiled.as_text(), components),
             "gathered": largest_all_gather(compiled.as_text()),
             "placed": jax.tree.all(placed),
         }

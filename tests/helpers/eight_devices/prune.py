@@ -39,7 +39,8 @@ from pathways_lite.recipe import (
     Regrowth,
     Stage,
 )
-from pathways_lite.training.setup import Setup
+from pathways_lite.training.components import Components
+from pathways_lite.training.stage import StageSpec
 
 STEPS = 4
 ONCE = {"sparsity": 0.5, "begin": 0.5, "end": 0.5}
@@ -54,7 +55,7 @@ CASES = {
 }
 
 
-def make_setup(prune: Prune, devices: list[jax.Device]) -> Setup:
+def make_setup(prune: Prune, devices: list[jax.Device]) -> Components:
     """Set up a stage that is sharded over `devices`: rows by four, heads and channels by two."""
     model = Model(
         d_model=32, n_layers=2, n_heads=8, n_kv_heads=4, head_dim=8, d_ff=64, vocab_size=64, dtype="float32",
@@ -65,7 +66,7 @@ def make_setup(prune: Prune, devices: list[jax.Device]) -> Setup:
         optimizer=SGD(learning_rate=0.1, schedule=Constant(), momentum=0.5, clip_norm=None),
         mesh=Mesh(tensor=2) if len(devices) > 1 else Mesh(),
     )  # fmt: skip
-    return Setup(Recipe(name="tiny", stages=(stage,)), 0, devices)
+    return Components(StageSpec(Recipe(name="tiny", stages=(stage,)), 0), devices)
 
 
 def draw(seed: int, like: dict) -> dict:
@@ -77,23 +78,25 @@ def draw(seed: int, like: dict) -> dict:
 
 def run(prune: Prune, devices: list[jax.Device]) -> tuple:
     """Return the final parameters and optimizer state, the timeline, and the text of the compiled update."""
-    setup = make_setup(prune, devices)
-    like, shardings = setup.abstract_state.params, setup.shardings
+    components = make_setup(prune, devices)
+    like, shardings = components.abstract_state.params, components.shardings
 
     def begin(params: dict) -> tuple:
-        state = setup.optimizer.init(params)
+        state = components.optimizer.init(params)
         return pruning.apply_masks(state, params), state
 
     def update(grads: dict, params: dict, state: tuple, clock: tuple) -> tuple:
-        updates, state = setup.optimizer.update(grads, state, params, clock=clock)
+        updates, state = components.optimizer.update(grads, state, params, clock=clock)
         return jax.tree.map(lambda p, u: p + u, params, updates), state
 
     out = (shardings.params, shardings.opt_state)
     params, state = jax.jit(begin, out_shardings=out)(draw(0, like))
-    compiled = jax.jit(update, out_shardings=out).lower(draw(1, like), params, state, setup.timeline.clock(0)).compile()
+    compiled = (
+        jax.jit(update, out_shardings=out).lower(draw(1, like), params, state, components.timeline.clock(0)).compile()
+    )
     for step in range(STEPS):
-        params, state = compiled(draw(step + 1, like), params, state, setup.timeline.clock(step))
-    return params, state, setup.timeline, compiled.as_text()
+        params, state = compiled(draw(step + 1, like), params, state, components.timeline.clock(step))
+    return params, state, components.timeline, compiled.as_text()
 
 
 def largest_collective(program: str) -> int:

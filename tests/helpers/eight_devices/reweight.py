@@ -15,15 +15,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from helpers.bigram import COURSE, jitted, make_batch, start
-from helpers.domain_weight_steps import SAMPLE_WEIGHTS, D, initial_state
+from helpers.bigram import TIMELINE, initial_state, jitted_step, make_batch
+from helpers.domain_weight_steps import SAMPLE_WEIGHTS, D, state_of_method
 from pathways_lite.methods.reweighting import statistics, weights_by_clock
 from pathways_lite.recipe import LinUpper, Reweighting, Steps
 from pathways_lite.training.sample_weights import SampleWeights, stateless
 
 REWEIGHTING = Reweighting(rule=LinUpper(), sample="document", burn_in=Steps(n=0))
 DOCUMENT_WEIGHTS = SampleWeights(
-    stateless(weights_by_clock(REWEIGHTING, COURSE)), lambda weights, batch, _: statistics(weights, batch)
+    stateless(weights_by_clock(REWEIGHTING, TIMELINE)), lambda weights, batch, _: statistics(weights, batch)
 )
 ROWS, MICROBATCH = 16, 8
 
@@ -36,11 +36,14 @@ def compared_leaves(state, metrics):
 def main() -> None:
     mesh = Mesh(np.asarray(jax.devices()), ("batch",))
     sharded, replicated = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("batch",), ()))
-    batch, clock = make_batch(0, ROWS), COURSE.clock(0)
+    batch, clock = make_batch(0, ROWS), TIMELINE.clock(0)
     batch = batch._replace(domain=np.arange(ROWS, dtype=np.int32) % D)
     differences = []
-    for weights, state in ((DOCUMENT_WEIGHTS, start), (SAMPLE_WEIGHTS["doge"], lambda: initial_state("doge"))):
-        step = jitted(microbatch=MICROBATCH, weights=weights)
+    for weights, state in (
+        (DOCUMENT_WEIGHTS, initial_state),
+        (SAMPLE_WEIGHTS["doge"], lambda: state_of_method("doge")),
+    ):
+        step = jitted_step(microbatch=MICROBATCH, weights=weights)
         single = step(state(), batch, clock)
         spread = step(jax.device_put(state(), replicated), jax.device_put(batch, sharded), clock)
         assert spread[0].params["head"].sharding.device_set == set(jax.devices())

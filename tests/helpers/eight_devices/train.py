@@ -35,7 +35,8 @@ from pathways_lite.recipe import (
     Steps,
     TopLosses,
 )
-from pathways_lite.training.setup import Setup
+from pathways_lite.training.components import Components
+from pathways_lite.training.stage import StageSpec
 
 B, T, V, STEPS = 16, 16, 64, 3
 
@@ -91,14 +92,14 @@ def batch(step: int, length: int) -> Batch:
 
 
 def train(mesh: Mesh, options: dict, devices: list[jax.Device]) -> tuple:
-    """Return the compiled step, its setup, all steps' metrics, the final state, and whether replicas are equal."""
-    setup = Setup(Recipe(name="tiny", stages=(stage(mesh, options),)), 0, devices)
-    step, state, metrics = setup.compile_step(B), setup.fresh_state(), []
+    """Return the compiled step, its components, all steps' metrics, the final state, and whether replicas are equal."""
+    components = Components(StageSpec(Recipe(name="tiny", stages=(stage(mesh, options),)), 0), devices)
+    step, state, metrics = components.compile_step(B), components.fresh_state(), []
     for number in range(STEPS):
-        placed = setup.layout.place_batch(batch(number, setup.stage.data.seq_len))
-        state, step_metrics = step(state, placed, setup.timeline.clock(number))
+        placed = components.layout.place_batch(batch(number, components.stage.data.seq_len))
+        state, step_metrics = step(state, placed, components.timeline.clock(number))
         metrics.append(jax.device_get(step_metrics))
-    return step, setup, metrics, jax.device_get(state), all(map(replicas_equal, jax.tree.leaves(state)))
+    return step, components, metrics, jax.device_get(state), all(map(replicas_equal, jax.tree.leaves(state)))
 
 
 def replicas_equal(array: jax.Array) -> bool:
@@ -118,9 +119,9 @@ def relative_error(actual: object, expected: object) -> float:
     return max(jax.tree.leaves(jax.tree.map(leaf_error, actual, expected)))
 
 
-def replicated_arrays(setup: Setup) -> list[str]:
+def replicated_arrays(components: Components) -> list[str]:
     """Return the names of the state's replicated arrays, scalars aside."""
-    leaves = jax.tree_util.tree_flatten_with_path(setup.abstract_state)[0]
+    leaves = jax.tree_util.tree_flatten_with_path(components.abstract_state)[0]
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")  # noqa: E731
     return [name(path) for path, leaf in leaves if leaf.ndim and leaf.sharding.is_fully_replicated]
 
@@ -133,13 +134,13 @@ def main() -> None:
         key = repr(options)
         if key not in single:
             single[key] = train(Mesh(), options, jax.devices()[:1])[2:4]
-        step, setup, metrics, state, equal = train(mesh, options, jax.devices())
-        collectives = counts(step.as_text(), setup.layout.mesh, at_least=1024)
+        step, components, metrics, state, equal = train(mesh, options, jax.devices())
+        collectives = counts(step.as_text(), components.layout.mesh, at_least=1024)
         result[name] = {
             "metrics": relative_error(metrics, single[key][0]),
             "state": relative_error(state, single[key][1]),
             "collectives": {f"{kind} {' x '.join(axes)}": number for (kind, axes), number in collectives.items()},
-            "whole": replicated_arrays(setup),
+            "whole": replicated_arrays(components),
             "copies_equal": equal,
         }
     print(json.dumps(result))

@@ -24,7 +24,7 @@ def call(q=None, k=None, v=None, spans=None, **options):
         ({"q": jnp.zeros((3, 5, 4, 8))}, "same batch"),
         ({"q": jnp.zeros((2, 5, 4, 9))}, "head dim"),
         ({"q": jnp.zeros((2, 5, 3, 8))}, "3 query heads to be a multiple"),
-        ({"q": jnp.zeros((2, 0, 4, 8))}, "at least one"),
+        ({"q": jnp.zeros((2, 0, 4, 8))}, "every axis to have at least one entry"),
         ({"q": jnp.zeros((2, 5, 4, 8), jnp.bfloat16)}, "one floating type"),
         ({"spans": causal(2, 4)}, r"spans.start is int32\[2, 4\]; expected int32\[2, 5\]"),
         ({"spans": Spans(np.zeros((2, 5), np.int32), np.ones((2, 5)))}, r"spans.stop is float"),
@@ -52,7 +52,7 @@ def test_a_backend_is_preferred_on_its_platform_only(monkeypatch):
         "BACKENDS",
         {
             "refuser": api.Backend(
-                constant(1), ("cpu",), refuses=lambda request: f"D is {request.q.shape[3]}, not 64."
+                constant(1), ("cpu",), unsupported_reason=lambda request: f"D is {request.q.shape[3]}, not 64."
             ),
             "elsewhere": api.Backend(constant(2), ("tpu", "cuda")),
             "here": api.Backend(constant(3), ("cpu",)),
@@ -63,7 +63,9 @@ def test_a_backend_is_preferred_on_its_platform_only(monkeypatch):
     )
     assert (call() == 3).all()
     assert (call(implementation="portable") == 5).all()
-    with pytest.raises(ValueError, match=r"'refuser' cannot serve this: D is 8, not 64\. These can: elsewhere, here"):
+    with pytest.raises(
+        ValueError, match=r"'refuser' does not support this call: D is 8, not 64\. These do: elsewhere, here"
+    ):
         call(implementation="refuser")
     for platform, value in (("tpu", "2.0"), ("rocm", "5.0")):
         text = jax.jit(call).trace().lower(lowering_platforms=(platform,)).as_text()
@@ -71,7 +73,7 @@ def test_a_backend_is_preferred_on_its_platform_only(monkeypatch):
 
 
 def test_no_backend_left_is_an_error(monkeypatch):
-    refuser = api.Backend(constant(1), refuses=lambda request: "never.")
+    refuser = api.Backend(constant(1), unsupported_reason=lambda request: "never.")
     monkeypatch.setattr(api, "BACKENDS", {"refuser": refuser})
-    with pytest.raises(ValueError, match="no attention implementation of refuser serves"):
+    with pytest.raises(ValueError, match="no attention implementation of refuser supports"):
         call()

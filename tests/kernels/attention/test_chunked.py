@@ -6,12 +6,12 @@ import pytest
 from helpers.attention_contract import SCALE, AttentionContract, Shape, arrays, assert_close, kinds_of_spans, run
 from pathways_kernels.attention import Spans, attention, chunked, one_block
 from pathways_kernels.attention.blocks import accelerator_blocks
-from pathways_kernels.attention.form import Form
-from pathways_kernels.attention.spans import causal, dense
+from pathways_kernels.attention.common import LogitTransform
+from pathways_kernels.attention.spans import causal, dense_mask
 
 
 def temporary_bytes(T: int, implementation: str) -> int:
-    """Of one compiled forward and backward pass, beyond its arguments and results."""
+    """Return the bytes of one compiled forward and backward pass, without its arguments and results."""
     array = jax.ShapeDtypeStruct((1, T, 2, 16), jnp.float32)
     kv = jax.ShapeDtypeStruct((1, T, 1, 16), jnp.float32)
     ends = jax.ShapeDtypeStruct((1, T), jnp.int32)
@@ -30,7 +30,7 @@ class TestChunked(AttentionContract):
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     @pytest.mark.parametrize("length", [40, 530])
     def test_every_platform_computes_the_same(self, length, dtype):
-        """The programs meant for accelerators, run here: no test on a CPU would reach them otherwise."""
+        """Run the programs for accelerators on the CPU, where no other test would reach them."""
         shape = Shape(2, length, length, 4, 2, 8, soft_cap=None if length == 40 else 2.0, dtype=dtype)
         q, k, v, d_out = arrays(shape)
         spans = Spans(*map(jnp.asarray, kinds_of_spans(np.random.default_rng(7), shape.B, shape.T, shape.S)))
@@ -41,9 +41,9 @@ class TestChunked(AttentionContract):
             if length == 40:
                 out, weights = one_block._forward(b, SCALE, q, k, v, spans)
                 return out, *one_block._backward(b, SCALE, q, k, v, weights, d_out)
-            form = Form(SCALE, shape.soft_cap)
-            out, lse = chunked._forward(b, form, q, k, v, spans)
-            return out, *chunked._backward(b, form, q, k, v, spans, out, lse, d_out)
+            transform = LogitTransform(SCALE, shape.soft_cap)
+            out, lse = chunked._forward(b, transform, q, k, v, spans)
+            return out, *chunked._backward(b, transform, q, k, v, spans, out, lse, d_out)
 
         exact = (x.astype(jnp.float32) for x in (q, k, v, d_out))
         expected = run(*exact, spans, soft_cap=shape.soft_cap, implementation="reference")
@@ -51,15 +51,15 @@ class TestChunked(AttentionContract):
             assert_close(x, y, 1e-5 if dtype == "float32" else 2**-6, name)
 
     def test_blocks_without_an_allowed_pair_are_not_read(self):
-        """NaN in the keys of another block does no harm: only a block that was never multiplied can hide it."""
+        """NaN in the keys of another block has no effect, so that block was never multiplied."""
         shape = Shape(1, 600, 600, 16, 1, 8)
         q, k, v, d_out = arrays(shape)
         start = np.full((1, shape.T), 200, np.int32)
         spans = Spans(start, start + 40)
         far = jnp.arange(shape.S)[None, :, None, None] >= 400
-        found = run(q, jnp.where(far, jnp.nan, k), jnp.where(far, jnp.nan, v), d_out, spans, implementation="chunked")
-        assert all(np.isfinite(x).all() for x in found)
-        assert dense(spans, shape.S).any()
+        actual = run(q, jnp.where(far, jnp.nan, k), jnp.where(far, jnp.nan, v), d_out, spans, implementation="chunked")
+        assert all(np.isfinite(x).all() for x in actual)
+        assert dense_mask(spans, shape.S).any()
 
     @pytest.mark.parametrize("platform", ["tpu", "cuda"])
     def test_choices_for_the_cpu_do_not_reach_other_platforms(self, platform):

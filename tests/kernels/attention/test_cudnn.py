@@ -7,7 +7,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
 from helpers.attention_contract import SCALE, Shape, arrays, assert_close
-from pathways_kernels.attention import Spans, attention, nvidia
+from pathways_kernels.attention import Spans, attention, support
 from pathways_kernels.attention.cudnn import cudnn
 from pathways_kernels.attention.spans import causal, from_segments, full, window
 
@@ -21,11 +21,11 @@ KINDS = {
 
 @pytest.fixture
 def cudnn_in_sight(monkeypatch):
-    """Pretend that the machine has cuDNN; what is lowered for it is not run."""
-    monkeypatch.setattr(nvidia.importlib.util, "find_spec", lambda name: object())
+    """Pretend that the machine has cuDNN; programs are lowered for it but not run."""
+    monkeypatch.setattr(support.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
-    monkeypatch.setattr(nvidia, "compute_capability", lambda: 90)
+    monkeypatch.setattr(support, "compute_capability", lambda: 90)
 
 
 def lowered(q, k, v, spans, implementation="cudnn", platform="cuda", **options) -> str:
@@ -39,17 +39,17 @@ def lowered(q, k, v, spans, implementation="cudnn", platform="cuda", **options) 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_jax_is_asked_for_the_same_attention(kind, monkeypatch):
-    """Its own XLA implementation, given what cuDNN would be given, equals the reference."""
-    in_xla = partial(jax.nn.dot_product_attention)
+    """Jax's XLA implementation, called with cuDNN's arguments, equals the reference."""
+    original = partial(jax.nn.dot_product_attention)
 
-    def instead(*args, implementation, **options):
+    def call_xla(*args, implementation, **options):
         assert implementation == "cudnn"
-        return in_xla(*args, implementation="xla", **options)
+        return original(*args, implementation="xla", **options)
 
-    monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", call_xla)
     q, k, v, _ = arrays(SHAPE._replace(dtype="float32"))
-    found = cudnn(q, k, v, KINDS[kind], scale=SCALE)
-    assert_close(found, attention(q, k, v, KINDS[kind], scale=SCALE, implementation="reference"), 1e-5)
+    actual = cudnn(q, k, v, KINDS[kind], scale=SCALE)
+    assert_close(actual, attention(q, k, v, KINDS[kind], scale=SCALE, implementation="reference"), 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_is_for_cuda_only(cudnn_in_sight):
     [
         (SHAPE._replace(dtype="float32"), KINDS["full"], {}, "arrays are float32"),
         (SHAPE._replace(D=136), KINDS["full"], {}, "head dim is 136"),
-        (SHAPE._replace(D=12), KINDS["full"], {}, "head dim is 12; it serves multiples of 8"),
+        (SHAPE._replace(D=12), KINDS["full"], {}, "head dim is 12; it supports multiples of 8"),
         (SHAPE, KINDS["full"], {"logits_soft_cap": 2.0}, "no soft cap"),
         (SHAPE, Spans(*map(jnp.asarray, KINDS["full"])), {}, "known while tracing .* these are others"),
         (SHAPE, from_segments(np.arange(48).reshape(2, 24) // 5), {}, "these are others"),
@@ -83,20 +83,20 @@ def test_is_for_cuda_only(cudnn_in_sight):
         (SHAPE._replace(S=30), causal(2, 24, offset=6), {}, r"Causal\(offset=6\)"),
     ],
 )
-def test_refuses_what_it_would_not_do_exactly(shape, spans, options, reason, cudnn_in_sight):
+def test_refuses_what_it_would_not_compute_exactly(shape, spans, options, reason, cudnn_in_sight):
     with pytest.raises(ValueError, match=reason):
         attention(*arrays(shape)[:3], spans, scale=SCALE, implementation="cudnn", **options)
 
 
 def test_refuses_without_a_gpu_or_a_fixed_order(monkeypatch):
     call = partial(attention, *arrays(SHAPE)[:3], KINDS["causal"], scale=SCALE, implementation="cudnn")
-    monkeypatch.setattr(nvidia.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(support.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="cuDNN is not installed"):
         call()
-    monkeypatch.setattr(nvidia.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(support.importlib.util, "find_spec", lambda name: object())
     with pytest.raises(ValueError, match="no NVIDIA GPU is in sight"):
         call()
     monkeypatch.delenv("XLA_FLAGS", raising=False)
-    monkeypatch.setattr(nvidia, "compute_capability", lambda: 90)
+    monkeypatch.setattr(support, "compute_capability", lambda: 90)
     with pytest.raises(ValueError, match="not the same bits every time unless XLA_FLAGS"):
         call()

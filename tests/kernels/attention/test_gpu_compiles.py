@@ -48,7 +48,7 @@ gpu_device_info {{
   device_memory_size: 84978434048
 }}
 """
-# No measuring of alternatives, as there is nothing to run them on; and a register that spills is an error.
+# Do not autotune, since there is no GPU to measure on; a register that spills is an error.
 OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_fail_ptx_compilation_on_register_spilling": True}
 
 
@@ -56,8 +56,8 @@ OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_fail_ptx_compilation_on_registe
 def h100():
     with pytest.MonkeyPatch.context() as patch:
         # jax looks for a "gpu" among the running platforms (jax-ml/jax#23971).
-        known = xla_bridge.canonicalize_platform
-        patch.setattr(xla_bridge, "canonicalize_platform", lambda name: "cuda" if name == "gpu" else known(name))
+        canonicalize = xla_bridge.canonicalize_platform
+        patch.setattr(xla_bridge, "canonicalize_platform", lambda name: "cuda" if name == "gpu" else canonicalize(name))
         yield topologies.get_topology_desc(platform="cuda", target_config=TARGET, topology="1x1x1").devices[0]
 
 
@@ -85,7 +85,7 @@ def test_compiles_without_spilling(D, dtype, h100):
     program = compiled(h100, attention, B, T, H, 2, D, dtype)
     text = program.as_text()
     assert all(kernel in text for kernel in ("forward_kernel", "dq_kernel", "dkv_kernel"))
-    # Linear in T: the output, delta and the parts of dk and dv, but no [T, T] of any head.
+    # Linear in T: the output, delta and the partial dk and dv, but no [T, T] of any head.
     assert program.memory_analysis().temp_size_in_bytes < 4 * B * H * T * T
 
 

@@ -17,18 +17,18 @@ from helpers.attention_contract import (
     run,
 )
 from helpers.gpu_target import H100, T4, lower_for_gpu
-from pathways_kernels.attention import Spans, api, attention, nvidia
+from pathways_kernels.attention import Spans, api, attention, support
 from pathways_kernels.attention.pallas_gpu import Tile, Tiles, pallas_gpu
 from pathways_kernels.attention.spans import causal
 
 INTERPRETED = "pallas_gpu interpreted"
-# Different ones for each kernel, so that none can take another's.
+# Different for each kernel, so that none can use another's.
 SMALL = Tiles(forward=Tile(32, 64), dq=Tile(64, 32), dkv=Tile(16, 32))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def interpreted():
-    """The kernels on the CPU, as a backend that only these tests know."""
+    """Register the kernels on the CPU, as a backend of these tests."""
     with pytest.MonkeyPatch.context() as patch:
         backend = api.Backend(partial(pallas_gpu, interpret=True, tiles=SMALL))
         patch.setitem(api.BACKENDS, INTERPRETED, backend)
@@ -36,7 +36,7 @@ def interpreted():
 
 
 def lowered(f, *args, platform: str = "cuda") -> str:
-    """The program for a platform. Only shapes go in: with a mesh that is elsewhere in context, nothing can be run."""
+    """Lower for a platform. Only shapes are passed: with a mesh of another machine in context, nothing can run."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Pallas's Triton
@@ -44,7 +44,7 @@ def lowered(f, *args, platform: str = "cuda") -> str:
 
 
 def gradients(implementation, shape: Shape):
-    """A function of q, k, v and spans, and shapes for it."""
+    """Return a function of q, k, v and spans, and its arguments."""
 
     def f(q, k, v, spans):
         call = partial(attention, scale=SCALE, logits_soft_cap=shape.soft_cap, implementation=implementation)
@@ -60,7 +60,7 @@ class TestPallasGpu(AttentionContract):
     check_vma = False
 
     def test_blocks_without_an_allowed_pair_are_not_read(self):
-        """NaN in the keys of another block does no harm: only a block that was never multiplied can hide it."""
+        """NaN in the keys of another block has no effect, so that block was never multiplied."""
         shape = self.packed_shape
         q, k, v, d_out = arrays(shape)
         start = np.full((shape.B, shape.T), 70, np.int32)
@@ -88,7 +88,7 @@ def test_lowers_to_triton(shape, implementation):
 
 
 def test_lowers_under_vmap():
-    """Triton's grid has no room for another dimension."""
+    """Triton's grid has at most three dimensions."""
     shape = Shape(2, 64, 64, 2, 1, 16)
     f = jax.vmap(jax.vmap(partial(pallas_gpu, spans=causal(2, 64), scale=SCALE)))
     args = [x[None, None] for x in arrays(shape)[:3]]
@@ -121,15 +121,15 @@ def test_is_for_cuda_only():
         ("NVIDIA L4", Shape(1, 4, 4, 1, 1, 256), "head dim is 256; on this GPU"),
     ],
 )
-def test_refuses_with_the_reason(kind, shape, reason):
+def test_unsupported_calls_give_the_reason(kind, shape, reason):
     call = partial(attention, *arrays(shape)[:3], causal(1, 4), scale=SCALE, implementation="pallas_gpu")
     with pytest.raises(ValueError, match=reason), nullcontext() if kind is None else lower_for_gpu(kind):
         call()
 
 
-def test_what_is_in_sight():
-    assert nvidia.compute_capability() is None
+def test_compute_capability_of_the_gpu_in_sight():
+    assert support.compute_capability() is None
     with lower_for_gpu():
-        assert nvidia.compute_capability() == 90
-    with lower_for_gpu("an unheard-of one"):
-        assert nvidia.compute_capability() is None
+        assert support.compute_capability() == 90
+    with lower_for_gpu("an unknown GPU"):
+        assert support.compute_capability() is None

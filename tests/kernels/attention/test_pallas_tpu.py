@@ -23,12 +23,11 @@ from helpers.attention_contract import (
 from pathways_kernels.attention import Spans, api, attention
 from pathways_kernels.attention.block_sizes import Limits
 from pathways_kernels.attention.pallas_tpu import pallas_tpu
-from pathways_kernels.attention.request import Request
 from pathways_kernels.attention.spans import causal, from_segments, full, window
-from pathways_kernels.attention.tpu import pallas_tpu_refuses
+from pathways_kernels.attention.support import Request, pallas_tpu_unsupported_reason
 
 INTERPRETED = "pallas_tpu interpreted"
-# Several blocks at the small lengths of the tests; the two kernels' differ.
+# Several blocks at the small lengths of the tests; the two kernels have different ones.
 SMALL = (Limits(256, 128, 1), Limits(128, 256, 1))
 
 
@@ -38,7 +37,7 @@ def on_cpu(**options) -> api.Backend:
 
 @pytest.fixture(autouse=True, scope="module")
 def interpreted():
-    """The kernels on the CPU, as a backend that only these tests know."""
+    """Register the kernels on the CPU, as a backend of these tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(api.BACKENDS, INTERPRETED, on_cpu())
         yield
@@ -49,8 +48,8 @@ def equals_reference(monkeypatch, shape: Shape, spans: Spans, **options) -> None
     monkeypatch.setitem(api.BACKENDS, name, on_cpu(**options))
     args = *arrays(shape), spans
     expected = run(*args, soft_cap=shape.soft_cap, implementation="reference")
-    found = run(*args, soft_cap=shape.soft_cap, implementation=name)
-    for what, a, b in zip(("output", "d_q", "d_k", "d_v"), found, expected, strict=True):
+    actual = run(*args, soft_cap=shape.soft_cap, implementation=name)
+    for what, a, b in zip(("output", "d_q", "d_k", "d_v"), actual, expected, strict=True):
         assert_close(a, b, 1e-5, what)
 
 
@@ -68,16 +67,16 @@ def between(start: int, stop: int) -> Spans:
 @pytest.mark.parametrize(
     "spans",
     [full(1, 512, 640), causal(1, 512), between(70, 640), between(70, 600)],
-    ids=["a run, one left", "pairs", "one before a run", "one before, some whole, one after"],
+    ids=["a run, one left", "pairs", "one before a run", "one before, some full, one after"],
 )
 def test_runs_of_blocks(monkeypatch, spans):
-    """Every path of the loop over five blocks of keys: whole ones in runs of four, the rest in pairs or alone."""
+    """Every path of the loop over five blocks of keys: full ones in runs of four, the rest in pairs or alone."""
     runs = Limits(512, 128, 4)
     equals_reference(monkeypatch, Shape(1, 512, 640, 2, 1, 64), spans, limits=(runs, runs))
 
 
 def test_keys_in_segments(monkeypatch):
-    """A chip too small for all keys at once visits them in parts, and adds the gradients of q up."""
+    """A chip too small for all keys at once visits them in segments, and sums the gradients of q."""
     from pathways_kernels.attention import block_sizes
 
     monkeypatch.setattr(block_sizes, "chip", lambda: ("", 2**20))
@@ -108,8 +107,8 @@ def test_spans_known_while_tracing_need_no_arrays(monkeypatch, kind, T, S):
         assert_close(a, b, 1e-5, what)
 
 
-def test_heads_in_parts(monkeypatch):
-    """More query heads per key head than one block holds: the parts' gradients of k and v are summed."""
+def test_heads_in_groups(monkeypatch):
+    """More query heads per key head than one block holds: the groups' gradients of k and v are summed."""
     few_rows = Limits(512, 128, 1), Limits(256, 128, 1)
     equals_reference(monkeypatch, Shape(1, 256, 256, 8, 1, 64), causal(1, 256), limits=few_rows)
 
@@ -128,7 +127,7 @@ def test_no_races_and_nothing_outside_its_memory(monkeypatch):
 
 
 def test_blocks_without_an_allowed_pair_are_not_computed():
-    """NaN in the keys of another block does no harm: only a block that was never multiplied can hide it."""
+    """NaN in the keys of another block has no effect, so that block was never multiplied."""
     shape = Shape(1, 256, 512, 2, 1, 64)
     q, k, v, d_out = arrays(shape)
     start = np.full((1, 256), 70, np.int32)
@@ -156,4 +155,4 @@ def test_is_chosen_only_where_a_tpu_is_in_sight():
     v5e = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
     with jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=v5e)):
         assert "pallas_call" in str(jax.make_jaxpr(call)())
-        assert pallas_tpu_refuses(half) == "the arrays are float16; it serves bfloat16 and float32."
+        assert pallas_tpu_unsupported_reason(half) == "the arrays are float16; it supports bfloat16 and float32."

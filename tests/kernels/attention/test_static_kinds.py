@@ -5,13 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathways_kernels.attention import Spans
-from pathways_kernels.attention.spans import causal, dense, from_segments, full, intersect, prefix, window
-from pathways_kernels.attention.static_kinds import Causal, Full, Kind, Window, static_kind
+from pathways_kernels.attention.spans import causal, dense_mask, from_segments, full, intersect, prefix, window
+from pathways_kernels.attention.static_kinds import Causal, Full, SpanKind, Window, static_kind
 
 SEGMENTS = np.array([[0, 0, 1, 1, 1, 2, 2, 2]] * 2)
 
 
-def rebuilt(kind: Kind, batch: int, length: int, n_keys: int) -> Spans:
+def rebuilt(kind: SpanKind, batch: int, length: int, n_keys: int) -> Spans:
     match kind:
         case Full():
             return full(batch, length, n_keys)
@@ -62,4 +62,4 @@ def test_a_kind_shows_exactly_the_same_keys(data):
         spans.stop[:, t] += data.draw(st.integers(-1, 1))
     kind = static_kind(spans, n_keys)
     if kind is not None:
-        np.testing.assert_array_equal(dense(rebuilt(kind, 2, length, n_keys), n_keys), dense(spans, n_keys))
+        np.testing.assert_array_equal(dense_mask(rebuilt(kind, 2, length, n_keys), n_keys), dense_mask(spans, n_keys))

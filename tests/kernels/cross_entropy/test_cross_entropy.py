@@ -19,7 +19,7 @@ def small_chunks(monkeypatch):
 
 
 def example(leading, n_embed=12, n_vocab=37, dtype=jnp.float32, seed=0, scale=1.0):
-    """hidden, head, targets, cotangent of the loss, cotangent of log Z."""
+    """Return hidden, head, targets, cotangent of the loss, cotangent of log Z."""
     random = np.random.default_rng(seed)
     hidden = jnp.asarray(scale * random.normal(size=(*leading, n_embed)), dtype)
     head = jnp.asarray(random.normal(size=(n_vocab, n_embed)), dtype)
@@ -29,13 +29,13 @@ def example(leading, n_embed=12, n_vocab=37, dtype=jnp.float32, seed=0, scale=1.
 
 def values_and_gradients(implementation, hidden, head, targets, d_loss, d_log_z, **options):
     @jax.jit
-    def all_of_them(hidden, head, d_loss, d_log_z):
+    def compute(hidden, head, d_loss, d_log_z):
         values, pull_back = jax.vjp(
             lambda h, w: cross_entropy(h, w, targets, implementation=implementation, **options), hidden, head
         )
         return (*values, *pull_back((d_loss, d_log_z)))
 
-    return all_of_them(hidden, head, d_loss, d_log_z)
+    return compute(hidden, head, d_loss, d_log_z)
 
 
 def relative_error(ours, exact):
@@ -137,7 +137,7 @@ def test_chunked_never_holds_all_logits():
     batch, length, n_vocab = 4, 4096, 2048
     all_logits = 4 * batch * length * n_vocab
     assert temporaries("chunked", batch, length, n_vocab) < all_logits / 4
-    # What it holds does not grow with the tokens (hidden states and per-token numbers are 1/64 of the logits).
+    # Its memory hardly grows with the tokens (hidden states and per-token numbers are 1/64 of the logits).
     growth = temporaries("chunked", batch, 2 * length, n_vocab) - temporaries("chunked", batch, length, n_vocab)
     assert growth < all_logits / 8
     assert temporaries("reference", batch, length, n_vocab) >= all_logits
@@ -153,7 +153,7 @@ def test_shapes_that_do_not_fit_are_refused(hidden, head, targets):
 
 def test_unknown_implementation_and_float_targets_are_refused():
     hidden, head, targets, *_ = example((3,))
-    with pytest.raises(ValueError, match="there are reference, chunked"):
+    with pytest.raises(ValueError, match="there are chunked, reference"):
         cross_entropy(hidden, head, targets, implementation="fast")
     with pytest.raises(ValueError, match="expected integers"):
         cross_entropy(hidden, head, targets.astype(jnp.float32))

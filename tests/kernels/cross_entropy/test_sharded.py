@@ -52,7 +52,7 @@ print(json.dumps(errors))
 
 @pytest.fixture(scope="module")
 def errors():
-    """By case, the largest relative errors of loss, log Z and both gradients against one device's reference."""
+    """Return by case the largest relative errors of loss, log Z and both gradients against one device's reference."""
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -61,7 +61,7 @@ def errors():
 
 @pytest.mark.parametrize("mesh", ["4 2", "1 8", "8 1"])
 @pytest.mark.parametrize("implementation", ["chunked", "reference"])
-def test_parts_of_tokens_and_vocabulary_give_the_whole(errors, implementation, mesh):
-    found = errors[f"{implementation} {mesh}"]
-    assert len(found) == 4
-    assert max(found) < 1e-5
+def test_shards_of_tokens_and_vocabulary_give_the_whole(errors, implementation, mesh):
+    case_errors = errors[f"{implementation} {mesh}"]
+    assert len(case_errors) == 4
+    assert max(case_errors) < 1e-5

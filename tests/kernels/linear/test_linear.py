@@ -1,4 +1,4 @@
-"""`linear(x, w)` is `x @ w`, value and gradient, and on other platforms than CPUs nothing else."""
+"""`linear(x, w)` equals `x @ w`, value and gradient; on platforms other than CPUs it lowers to the same products."""
 
 from __future__ import annotations
 

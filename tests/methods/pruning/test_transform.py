@@ -34,7 +34,7 @@ from pathways_lite.recipe import (
     WholeBlocks,
 )
 from pathways_lite.training import optimizers
-from pathways_lite.training.setup import stage_timeline
+from pathways_lite.training.stage import stage_timeline
 
 STEPS = 12
 UP = ("layers.mlp.up",)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers.run_helpers import digest, log_bytes, run, stop_after
+from helpers.run_helpers import StopAfter, digest, log_bytes, run
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
@@ -29,9 +29,10 @@ from pathways_lite.recipe import (
 )
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import read_log
-from pathways_lite.training.references import cost_of_uses, resolve_recipe
-from pathways_lite.training.run import RunContext, describe, train_stage
-from pathways_lite.training.setup import Setup
+from pathways_lite.training.components import Components
+from pathways_lite.training.resolve import reference_cost, resolve_recipe
+from pathways_lite.training.run import describe
+from pathways_lite.training.stage import StageSpec
 
 BY_PROXY = DataMixture(phases=(MixturePhase(weights=LearnedWeights(stage="proxy")),))
 
@@ -52,13 +53,11 @@ DOREMI = DoReMi(reference=Reference(stage="reference"))
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", [DOREMI, DoGE(mu=0.001)], ids=["doremi", "doge"])
 def test_a_chain_resumes_exactly_reads_what_was_learned_and_pays_for_everything(
-    recipe: Recipe, rule: DoReMi | DoGE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, rule: DoReMi | DoGE, tmp_path: Path
 ) -> None:
     recipe = chain(recipe, rule)
     assert run(recipe, tmp_path / "whole") == 0
-    with monkeypatch.context() as patch:
-        stop_in_proxy(patch)
-        assert run(recipe, tmp_path / "stopped") != 0
+    assert run(recipe, tmp_path / "stopped", StopAfter(3, stage="proxy")) != 0
     assert run(recipe, tmp_path / "stopped") == 0
     for stage in ("proxy", "final"):
         assert digest(tmp_path / "stopped", stage, 4) == digest(tmp_path / "whole", stage, 4)
@@ -87,17 +86,6 @@ def test_a_chain_resumes_exactly_reads_what_was_learned_and_pays_for_everything(
     plain = flops_per_token(recipe.stages[1].model, 32)
     extra = plain // 3 if rule is DOREMI else plain + 2 * (plain // 3)
     assert own["proxy"] == 4 * 4 * 32 * (plain + extra)
-
-
-def stop_in_proxy(patch: pytest.MonkeyPatch) -> None:
-    """SIGTERM in the proxy's third step; the reference has been trained by then."""
-
-    def train(setup: Setup, around: RunContext) -> None:
-        if setup.stage.name == "proxy":
-            stop_after(patch, 3)
-        train_stage(setup, around)
-
-    patch.setattr("pathways_lite.training.run.train_stage", train)
 
 
 def meta_of(path: Path, stage: str) -> dict:
@@ -135,7 +123,7 @@ def test_what_is_not_there_is_said(recipe: Recipe) -> None:
     with pytest.raises(
         UserError, match="target='tails' is not a domain that the stage reads; the corpus has: poems, tales"
     ):
-        Setup(chain(recipe, DoGE(target="tails")), 1).abstract_state  # noqa: B018
+        Components(StageSpec(chain(recipe, DoGE(target="tails")), 1)).abstract_state  # noqa: B018
 
 
 def test_every_stage_that_led_to_one_is_counted_once(
@@ -149,10 +137,10 @@ def test_every_stage_that_led_to_one_is_counted_once(
             cost = Ledger(flops=costs[name], tokens=1000)
             return SimpleNamespace(cost=cost, manifest=SimpleNamespace(digest=str(path)))
 
-        monkeypatch.setattr("pathways_lite.training.references.load_model", load)
+        monkeypatch.setattr("pathways_lite.training.resolve.load_model", load)
 
     def cost(recipe: Recipe, index: int) -> int:
-        found = cost_of_uses(recipe, index, RunDirectory(tmp_path))
+        found = reference_cost(recipe, index, RunDirectory(tmp_path))
         assert found.tokens == 0  # of the model that is trained: it has not seen these
         return found.flops
 

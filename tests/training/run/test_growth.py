@@ -27,10 +27,11 @@ from pathways_lite.recipe import (
     ZeroInit,
 )
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.components import Components
 from pathways_lite.training.initialize import CheckpointState, initialize_stage
 from pathways_lite.training.load import load_model
-from pathways_lite.training.references import resolve_recipe
-from pathways_lite.training.setup import Setup
+from pathways_lite.training.resolve import resolve_recipe
+from pathways_lite.training.stage import StageSpec
 
 
 def growing(recipe: Recipe, start: Grow, **model: Any) -> Recipe:
@@ -43,11 +44,11 @@ def growing(recipe: Recipe, start: Grow, **model: Any) -> Recipe:
 
 @pytest.fixture
 def begin(recipe: Recipe, uninterrupted: Path) -> Any:
-    """The setup and the first position of a stage grown from the trained run."""
+    """The components and the first position of a stage grown from the trained run."""
 
-    def begin(start: Grow, **model: Any) -> tuple[Setup, CheckpointState]:
-        setup = Setup(resolve_recipe(growing(recipe, start, **model)), 1)
-        return setup, initialize_stage(setup, RunDirectory(uninterrupted), lambda: 0)
+    def begin(start: Grow, **model: Any) -> tuple[Components, CheckpointState]:
+        components = Components(StageSpec(resolve_recipe(growing(recipe, start, **model)), 1))
+        return components, initialize_stage(components, RunDirectory(uninterrupted), lambda: 0)
 
     return begin
 
@@ -83,7 +84,7 @@ def test_the_first_state_is_the_grown_one(begin: Any, uninterrupted: Path) -> No
 @pytest.mark.parametrize("optimizer", ["grow", "keep"])
 def test_moments_grow_with_the_parameters_or_stay(begin: Any, uninterrupted: Path, optimizer: str) -> None:
     model = base_of(uninterrupted)
-    old = restore(model.path, model.setup.abstract_state.opt_state, "opt_state").arrays
+    old = restore(model.path, model.components.abstract_state.opt_state, "opt_state").arrays
     _, position = begin(Grow(optimizer=optimizer))
     before, after = (next(node for node in state if hasattr(node, "nu")) for state in (old, position.state.opt_state))
     assert int(after.count) == int(before.count) == 12
@@ -92,17 +93,21 @@ def test_moments_grow_with_the_parameters_or_stay(begin: Any, uninterrupted: Pat
     assert np.array_equal(after.nu["layers"]["mlp"]["up"], stacked if optimizer == "grow" else np.zeros_like(stacked))
 
 
-def loss(setup: Setup, params: Any) -> float:
-    return setup.evaluate(params)["tales"].loss
+def loss(components: Components, params: Any) -> float:
+    return components.evaluator.evaluate(params)["tales"].loss
 
 
 def test_masks_begin_with_the_base_and_end_with_nothing(begin: Any, uninterrupted: Path) -> None:
-    setup, position = begin(Grow(operator=MaskedGrowth(ramp=Steps(n=2))), d_ff=80, n_heads=4)
+    components, position = begin(Grow(operator=MaskedGrowth(ramp=Steps(n=2))), d_ff=80, n_heads=4)
     state = position.state
     base = base_of(uninterrupted)
-    assert loss(setup, setup.evaluated_params((), state.params, 0)) == pytest.approx(loss(base.setup, base.params()))
-    assert loss(setup, setup.evaluated_params((), state.params, 1)) != pytest.approx(loss(base.setup, base.params()))
-    assert jax.tree.all(jax.tree.map(np.array_equal, setup.evaluated_params((), state.params, 4), state.params))
+    assert loss(components, components.evaluated_params((), state.params, 0)) == pytest.approx(
+        loss(base.components, base.params())
+    )
+    assert loss(components, components.evaluated_params((), state.params, 1)) != pytest.approx(
+        loss(base.components, base.params())
+    )
+    assert jax.tree.all(jax.tree.map(np.array_equal, components.evaluated_params((), state.params, 4), state.params))
 
 
 def test_masks_that_do_not_end_are_refused(recipe: Recipe) -> None:
@@ -113,15 +118,17 @@ def test_masks_that_do_not_end_are_refused(recipe: Recipe) -> None:
 @pytest.mark.slow
 def test_learning_to_grow_is_paid_for_and_reads_on(begin: Any, uninterrupted: Path) -> None:
     start = Grow(operator=LiGO(steps=6, learning_rate=0.03))
-    setup, position = begin(start, d_model=48)
+    components, position = begin(start, d_model=48)
     _, untrained = begin(start.model_copy(update={"operator": LiGO(steps=0)}), d_model=48)
     base = Ledger.from_json(base_of(uninterrupted).manifest.meta["ledger"]["total"])
-    read = setup.timeline.sequences_before(6)
+    read = components.timeline.sequences_before(6)
     assert position.cursor.first_sequence == 38 + read
     assert position.inherited.tokens == base.tokens + read * 32
-    assert position.inherited.flops == base.flops + setup.timeline.flops_before(6) + 6 * map_flops(setup.growth_plan)
+    assert position.inherited.flops == base.flops + components.timeline.flops_before(6) + 6 * map_flops(
+        components.spec.growth_plan
+    )
     assert untrained.inherited.flops == base.flops
-    assert loss(setup, position.state.params) < loss(setup, untrained.state.params)
+    assert loss(components, position.state.params) < loss(components, untrained.state.params)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.run_helpers import TOTAL, add_stage, digest, leaves, record_samples, run
+from helpers.run_helpers import TOTAL, RecordSamples, add_stage, digest, leaves, run
 from pathways_lite.checkpoints import CheckpointManager, read_manifest, restore
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
@@ -15,15 +15,15 @@ from pathways_lite.training.load import load_model
 
 
 def test_a_continued_stage_goes_on_with_parameters_data_and_ledger(
-    recipe: Recipe, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    seen = record_samples(monkeypatch)
-    assert run(add_stage(recipe, "stages.more.budget=4 steps"), tmp_path) == 0
+    record = RecordSamples()
+    assert run(add_stage(recipe, "stages.more.budget=4 steps"), tmp_path, record) == 0
     assert digest(tmp_path) == digest(uninterrupted)  # a shared first stage computes the same
     manifest = read_manifest(CheckpointManager(tmp_path / "more" / "checkpoints").path(4))
     assert manifest.meta["lineage"]["parent"] == digest(tmp_path)
     assert manifest.meta["cursor"]["first_sequence"] == 10 + 7 * 4  # 5 steps of 2 and 7 of 4 before
-    assert seen == list(range(10 + 7 * 4 + 8))  # no sequence twice, none left out
+    assert record.samples == list(range(10 + 7 * 4 + 8))  # no sequence twice, none left out
     total = Ledger.from_json(manifest.meta["ledger"]["total"])
     assert total.steps == 16
     row = read_log(tmp_path / "more" / "log.jsonl")[-1]
@@ -35,7 +35,7 @@ def test_the_optimizer_is_kept_or_reset(recipe: Recipe, tmp_path: Path, start: C
     """With a learning rate of nearly nothing the first update shows which moments were there."""
     two = add_stage(recipe, "stages.more.budget=1 steps", "stages.more.optimizer.learning_rate=1e-30", start=start)
     assert run(two, tmp_path) == 0
-    state = load_model(tmp_path / "more").setup.abstract_state
+    state = load_model(tmp_path / "more").components.abstract_state
     path = CheckpointManager(tmp_path / "more" / "checkpoints").path(1)
     counts = [leaf for leaf in leaves(restore(path, state.opt_state, "opt_state").arrays) if leaf.ndim == 0]
     assert {int(count) for count in counts} == {TOTAL + 1 if start.optimizer == "keep" else 1}

@@ -12,10 +12,11 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.recipe import Ingredient, Merge, Recipe, apply_overrides, stage_identity
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.components import Components
 from pathways_lite.training.initialize import CheckpointState, initialize_stage
 from pathways_lite.training.load import load_model
-from pathways_lite.training.references import resolve_recipe
-from pathways_lite.training.setup import Setup
+from pathways_lite.training.resolve import resolve_recipe
+from pathways_lite.training.stage import StageSpec
 
 STEPS = (12, 8, 4)  # of the checkpoints, the newest first
 
@@ -25,13 +26,15 @@ def merged(recipe: Recipe, start: Merge) -> Recipe:
 
 
 def begin(recipe: Recipe, start: Merge, tmp_path: Path) -> CheckpointState:
-    return initialize_stage(Setup(resolve_recipe(merged(recipe, start)), 0), RunDirectory(tmp_path), lambda: 0)
+    return initialize_stage(
+        Components(StageSpec(resolve_recipe(merged(recipe, start)), 0)), RunDirectory(tmp_path), lambda: 0
+    )
 
 
 @pytest.fixture
 def saved(uninterrupted: Path) -> list[list[np.ndarray]]:
     """The parameters of the run's checkpoints, the newest first."""
-    like = load_model(uninterrupted).setup.abstract_state.params
+    like = load_model(uninterrupted).components.abstract_state.params
     paths = CheckpointManager(uninterrupted / "base" / "checkpoints")
     return [leaves(restore(paths.path(step), like, "params").arrays) for step in STEPS]
 
@@ -67,7 +70,7 @@ def test_a_resolved_merge_names_its_checkpoints_and_stays_as_it_is(recipe: Recip
 def test_files_are_averaged_as_in_memory(
     uninterrupted: Path, saved: list[list[np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pathways_lite.training.offline.ROWS_NBYTES", 1000)  # many pieces
+    monkeypatch.setattr("pathways_lite.training.offline.CHUNK_NBYTES", 1000)  # many pieces
     paths = [str(CheckpointManager(uninterrupted / "base" / "checkpoints").path(step)) for step in STEPS]
     merge(tmp_path / "out", paths, weights="1,0,3", last=1, decay=1.0, greedy=False)
     found = load_model(tmp_path / "out")
@@ -88,4 +91,4 @@ def test_what_cannot_be_merged_is_refused(recipe: Recipe, uninterrupted: Path, t
         resolve_recipe(merged(recipe, Merge(of=(Ingredient(path=path, digest="abc"),))))
     deeper = apply_overrides(merged(recipe, Merge(of=path)), ["stages.base.model.n_layers=3"])
     with pytest.raises(UserError, match="is of another model: n_layers=2, not 3"):
-        initialize_stage(Setup(resolve_recipe(deeper), 0), RunDirectory(tmp_path), lambda: 0)
+        initialize_stage(Components(StageSpec(resolve_recipe(deeper), 0)), RunDirectory(tmp_path), lambda: 0)

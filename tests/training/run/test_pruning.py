@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.run_helpers import TOTAL, digest, log_bytes, run, stop_after
+from helpers.run_helpers import TOTAL, StopAfter, digest, log_bytes, run
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
@@ -14,7 +14,7 @@ from pathways_lite.scaling.runs_table import runs_table
 from pathways_lite.tracking.log import read_log
 from pathways_lite.training.init_growth import require_growth
 from pathways_lite.training.load import load_model
-from pathways_lite.training.setup import stage_timeline
+from pathways_lite.training.stage import stage_timeline
 
 
 def pruned(recipe: Recipe, prune: Prune | None) -> Recipe:
@@ -27,9 +27,7 @@ def test_a_sparse_run_resumes_exactly_and_accounts_for_its_zeros(
     prune = Prune(sparsity=0.7, every=2, scope=("layers.mlp.up",), criterion=FirstOrder())
     sparse = apply_overrides(pruned(recipe, prune), ["stages.base.batch_size=2"])  # one program
     assert run(sparse, tmp_path / "whole") == 0
-    with monkeypatch.context() as patch:
-        stop_after(patch, 7)
-        assert run(sparse, tmp_path / "stopped") != 0
+    assert run(sparse, tmp_path / "stopped", StopAfter(7)) != 0
     assert run(sparse, tmp_path / "stopped") == 0
     assert digest(tmp_path / "stopped") == digest(tmp_path / "whole")
     assert log_bytes(tmp_path / "stopped") == log_bytes(tmp_path / "whole")

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from helpers.run_helpers import TOTAL, digest, log_bytes, run, stop_after
+from helpers.run_helpers import TOTAL, DieAfter, Died, StopAfter, digest, log_bytes, run
 from pathways_lite.checkpoints import CheckpointManager
 from pathways_lite.recipe import Recipe
 from pathways_lite.training.compile import StepCompiler
-from pathways_lite.training.loop import Trainer
 
 
 @pytest.mark.parametrize("step", range(1, TOTAL + 1))
@@ -20,40 +19,22 @@ def test_a_run_stopped_at_any_step_resumes_bit_for_bit(
     step: int, recipe: Recipe, uninterrupted: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, step)
-        assert run(recipe, path) == 128 + 15
+    assert run(recipe, path, StopAfter(step)) == 128 + 15
     assert CheckpointManager(path / "base" / "checkpoints").newest == step
     assert run(recipe, path) == 0
     assert log_bytes(path) == log_bytes(uninterrupted)
     assert digest(path) == digest(uninterrupted)
 
 
-@pytest.mark.parametrize(("method", "step"), [("_evaluate", 6), ("_take_step", 7), ("_save", 8)])
+@pytest.mark.parametrize(("event", "step"), [("evaluation", 6), ("step", 7), ("save", 8)])
 def test_a_run_that_dies_at_a_bad_moment_resumes_bit_for_bit(
-    method: str, step: int, recipe: Recipe, uninterrupted: Path, tmp_path: Path
+    event: str, step: int, recipe: Recipe, uninterrupted: Path, tmp_path: Path
 ) -> None:
     """Died without saying so: rows beyond the newest checkpoint are there and must be forgotten."""
 
-    class Died(BaseException):
-        pass
-
-    def dies_at(step: int, method: str) -> Callable[..., Any]:
-        original = getattr(Trainer, method)
-
-        def wrapped(self: Trainer, *args: Any) -> Any:
-            result = original(self, *args)
-            if self.step >= step:
-                raise Died
-            return result
-
-        return wrapped
-
     path = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, method, dies_at(step, method))
-        with pytest.raises(Died):
-            run(recipe, path)
+    with pytest.raises(Died):
+        run(recipe, path, DieAfter(event, step))
     assert run(recipe, path) == 0
     assert log_bytes(path) == log_bytes(uninterrupted)
     assert digest(path) == digest(uninterrupted)
@@ -87,11 +68,10 @@ def test_an_evaluation_on_resuming_may_be_interrupted_again(
     recipe: Recipe, uninterrupted: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, 6)
-        run(recipe, path)
-        # Still asked to stop: the evaluation that is due comes first, and is cut short again.
-        assert run(recipe, path) == 128 + 15
+    hooks = StopAfter(6)
+    run(recipe, path, hooks)
+    # The stop is still requested: the evaluation that is due comes first, and is cut short again.
+    assert run(recipe, path, hooks) == 128 + 15
     assert CheckpointManager(path / "base" / "checkpoints").newest == 6
     assert run(recipe, path) == 0
     assert log_bytes(path) == log_bytes(uninterrupted)
@@ -100,9 +80,7 @@ def test_an_evaluation_on_resuming_may_be_interrupted_again(
 
 def test_a_damaged_newest_checkpoint_is_passed_over(recipe: Recipe, uninterrupted: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, 9)
-        run(recipe, path)
+    run(recipe, path, StopAfter(9))
     newest = CheckpointManager(path / "base" / "checkpoints").path(9)
     array = max((file for file in newest.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
     content = bytearray(array.read_bytes())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.run_helpers import digest, log_bytes, run, stop_after
+from helpers.run_helpers import StopAfter, digest, log_bytes, run
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
@@ -21,8 +21,8 @@ from pathways_lite.recipe import (
     stage_identity,
 )
 from pathways_lite.tracking.log import read_log
-from pathways_lite.training.references import resolve_recipe
-from pathways_lite.training.setup import stage_timeline
+from pathways_lite.training.resolve import resolve_recipe
+from pathways_lite.training.stage import stage_timeline
 
 
 def weighted(recipe: Recipe, **fields: object) -> Recipe:
@@ -35,9 +35,7 @@ def test_a_selection_by_a_reference_resumes_exactly_and_pays_for_everything(
 ) -> None:
     rho = weighted(recipe, rule=TopLosses(share=0.5), reference=Reference(path=str(uninterrupted)), burn_in=Steps(n=2))
     assert run(rho, tmp_path / "whole") == 0
-    with monkeypatch.context() as patch:
-        stop_after(patch, 5)
-        assert run(rho, tmp_path / "stopped") != 0
+    assert run(rho, tmp_path / "stopped", StopAfter(5)) != 0
     assert run(rho, tmp_path / "stopped") == 0
     assert digest(tmp_path / "stopped") == digest(tmp_path / "whole")
     assert log_bytes(tmp_path / "stopped") == log_bytes(tmp_path / "whole")
@@ -71,7 +69,7 @@ def test_a_reference_of_another_tokenizer_is_refused(
     moved = apply_overrides(recipe, [f"stages.base.data.corpus={elsewhere}"])
     rho = weighted(moved, reference=Reference(path=str(uninterrupted)))
     resolve_recipe(rho)  # another corpus, the same tokenizer
-    monkeypatch.setattr("pathways_lite.training.references._tokenizer", lambda stage: stage.data.corpus)
+    monkeypatch.setattr("pathways_lite.training.resolve._tokenizer", lambda stage: stage.data.corpus)
     with pytest.raises(UserError, match="whose tokenizer is another one than that of"):
         resolve_recipe(rho)
 

@@ -17,7 +17,7 @@ from pathways_lite.training.run import describe
 
 def test_the_log_and_the_ledger_agree_with_the_course(uninterrupted: Path, recipe: Recipe) -> None:
     rows = read_log(uninterrupted / "base" / "log.jsonl")
-    timeline = load_model(uninterrupted).setup.timeline
+    timeline = load_model(uninterrupted).components.timeline
     train = [row for row in rows if row["kind"] == "train"]
     assert [row["step"] for row in train] == list(range(1, TOTAL + 1))
     assert [row["tokens"] for row in train] == [timeline.tokens_before(step) for step in range(1, TOTAL + 1)]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.run_helpers import TOTAL, digest, inject_nan, leaves, log_bytes, record_samples, run, stop_after
+from helpers.run_helpers import TOTAL, Chain, InjectNaN, RecordSamples, StopAfter, digest, leaves, log_bytes, run
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Recipe, Saving, SpikeGuard, Stage, apply_overrides
@@ -25,18 +25,14 @@ def finite_params(path: Path) -> bool:
     return all(np.isfinite(leaf).all() for leaf in leaves(loaded.params()))
 
 
-def test_halt_stops_with_a_sentence_and_good_parameters(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inject_nan(monkeypatch, BAD_SAMPLE)
+def test_halt_stops_with_a_sentence_and_good_parameters(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"halted at step 6.*nan.*checkpoint is of step 4"):
-        run(recipe, tmp_path)
+        run(recipe, tmp_path, InjectNaN(BAD_SAMPLE))
     assert finite_params(tmp_path)
 
 
-def test_skip_drops_the_update_and_goes_on(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inject_nan(monkeypatch, BAD_SAMPLE)
-    assert run(with_guard(recipe, "skip"), tmp_path) == 0
+def test_skip_drops_the_update_and_goes_on(recipe: Recipe, tmp_path: Path) -> None:
+    assert run(with_guard(recipe, "skip"), tmp_path, InjectNaN(BAD_SAMPLE)) == 0
     events = [row for row in read_log(tmp_path / "base" / "log.jsonl") if row["kind"] == "event"]
     assert [(row["event"], row["step"]) for row in events] == [("skip", 6)]
     assert finite_params(tmp_path)
@@ -44,28 +40,26 @@ def test_skip_drops_the_update_and_goes_on(recipe: Recipe, tmp_path: Path, monke
 
 @pytest.mark.parametrize("stopped_at", [None, 5, 8])
 def test_rewind_passes_over_the_batches_and_survives_a_stop(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int | None
+    recipe: Recipe, tmp_path: Path, stopped_at: int | None
 ) -> None:
     """PaLM section 5.1. The result must not depend on being stopped after the rewind."""
     rewinding = with_guard(recipe, "rewind", "rewind_steps=2", "skip_batches=3")
-    inject_nan(monkeypatch, BAD_SAMPLE)
-    seen = record_samples(monkeypatch)
+    record = RecordSamples()
+    spike = Chain(InjectNaN(BAD_SAMPLE), record)
     if stopped_at is not None:
-        with pytest.MonkeyPatch.context() as patch:
-            stop_after(patch, stopped_at)
-            run(rewinding, tmp_path)
-    assert run(rewinding, tmp_path) == 0
+        run(rewinding, tmp_path, Chain(spike, StopAfter(stopped_at)))
+    assert run(rewinding, tmp_path, spike) == 0
 
     # The spike is in batch 5 (0-based): back to step 3. Passed over are the batches of steps 3, 4 and 5: 2 + 2 + 4.
     cursor = read_manifest(CheckpointManager(tmp_path / "base" / "checkpoints").path(TOTAL)).meta["cursor"]
     assert cursor == {"first_sequence": 0, "skips": [[3, 8]]}
     assert finite_params(tmp_path)
-    assert seen.count(BAD_SAMPLE) == 1
+    assert record.samples.count(BAD_SAMPLE) == 1
     events = [row for row in read_log(tmp_path / "base" / "log.jsonl") if row["kind"] == "event"]
     assert [row["event"] for row in events] == ["rewind"]
 
     reference = tmp_path / "reference"
-    assert run(rewinding, reference) == 0
+    assert run(rewinding, reference, InjectNaN(BAD_SAMPLE)) == 0
     assert log_bytes(tmp_path) == log_bytes(reference)
     assert digest(tmp_path) == digest(reference)
 

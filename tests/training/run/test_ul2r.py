@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from helpers.run_helpers import add_stage, digest, log_bytes, run, stop_after
+from helpers.run_helpers import StopAfter, add_stage, digest, log_bytes, run
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import UL2R, Recipe, SpecialTokens
 from pathways_lite.tracking.log import read_log
-from pathways_lite.training.references import resolve_recipe
+from pathways_lite.training.resolve import resolve_recipe
 
 # Bytes that no ASCII text has.
 TOKENS = SpecialTokens(
@@ -32,9 +32,7 @@ def test_a_causal_model_goes_on_with_ul2r_and_resumes_bit_for_bit(
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run(continued, whole) == 0
     assert run(continued.model_copy(update={"stages": continued.stages[:1]}), stopped) == 0
-    with monkeypatch.context() as patch:
-        stop_after(patch, 3)
-        assert run(continued, stopped) == 128 + 15
+    assert run(continued, stopped, StopAfter(3)) == 128 + 15
     assert run(continued, stopped) == 0
     assert digest(stopped, "more", 6) == digest(whole, "more", 6)
     assert log_bytes(stopped, "more") == log_bytes(whole, "more")

@@ -1,4 +1,4 @@
-"""The step that a stage's setup makes."""
+"""The step that a stage's components makes."""
 
 import re
 from collections import Counter
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pathways_lite.recipe import load_recipe
-from pathways_lite.training.setup import Setup
+from pathways_lite.training.components import Components
+from pathways_lite.training.stage import StageSpec
 
 
 @pytest.mark.parametrize("remat", ["full", "offload"])
@@ -17,7 +18,9 @@ def test_the_program_does_not_grow_with_the_depth(recipe_file: Path, remat: str)
     def operations(layers: int) -> Counter[str]:
         changes = [f"stages.base.model.n_layers={layers}", f"stages.base.model.remat={remat}"]
         return Counter(
-            re.findall(r"stablehlo\.\w+", Setup(load_recipe(recipe_file, changes), 0).lower_step(4).as_text())
+            re.findall(
+                r"stablehlo\.\w+", Components(StageSpec(load_recipe(recipe_file, changes), 0)).lower_step(4).as_text()
+            )
         )
 
     deep = operations(12)
