@@ -88,7 +88,7 @@ def test_mistakes_are_sentences(study: Path, tmp_path: Path, options: tuple[str,
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('baseline="rate_0.1"', 'baseline="rate_9"', "baseline='rate_9' is no arm"),
+        ('baseline="rate_0.1"', 'baseline="rate_9"', "baseline='rate_9' is not an arm"),
         ("recipe(rate, seed)", "recipe(rate, 0)", "the same recipe twice"),
         ("def study", "def studies", "has no function study"),
     ],
