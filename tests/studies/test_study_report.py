@@ -124,8 +124,8 @@ def test_a_verdict_is_no_surer_than_its_interval() -> None:
         speedup=Interval(0.1), area=Interval(-0.1), paired=True, max_flops_ratio=1.0,
     )  # fmt: skip
     assert "do not decide the question" in verdict(unsure)
-    assert "zero is outside" in verdict(replace(unsure, student=None))
-    assert "it is unknown whether other seeds" in verdict(replace(unsure, student=Interval(-0.1)))
+    assert "zero is outside" in verdict(replace(unsure, t_interval=None))
+    assert "it is unknown whether other seeds" in verdict(replace(unsure, t_interval=Interval(-0.1)))
     assert math.isnan(Interval(0.0).low)
 
 
