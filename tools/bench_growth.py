@@ -107,7 +107,7 @@ def bench_files(components: Components, directory: Path) -> dict[str, Any]:
 
 
 def compile_seconds(model: Model, layers: int) -> float:
-    """Of the train step of the model with so many layers."""
+    """Measure the seconds to compile the train step of the model with `layers` layers."""
     deep = model.model_copy(update={"n_layers": layers})
     components = Components(StageSpec(_recipe(deep, deep, "stack"), 0))
     lowered = components.lower_step(1)

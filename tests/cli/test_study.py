@@ -76,7 +76,7 @@ def test_export_prints_a_train_command_per_node_and_writes_its_recipe(study: Pat
     ("options", "message"),
     [
         (("--executor", "kubernetes"), "study export --jobset"),
-        (("--jobs", "1000"), "--jobs 1000: this machine has"),
+        (("--jobs", "1000"), "--jobs 1000: this process may use"),
         (("--executor", "slurm", "--slurm", "gpu"), "NAME=VALUE"),
     ],
 )
