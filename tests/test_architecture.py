@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "ledger": {"recipe"},
     "batch": set(),
     "keyed": set(),
+    "intervals": set(),
     "distributed": {"errors", "signals"},
     "checkpoints": {"errors", "parallel", "distributed"},
     "run_lock": {"errors"},
@@ -28,13 +29,13 @@ MAY_IMPORT = {
     "methods": BOTTOM | {"models"},
     "evaluation": BOTTOM | {"parallel", "models", "objectives", "data"},
     "tracking": BOTTOM | {"run_directory"},
-    "scaling": {"errors", "ledger", "run_directory", "tracking"},
+    "scaling": {"errors", "intervals", "ledger", "run_directory", "tracking"},
     "training": BOTTOM
     | {"parallel", "distributed", "models", "objectives", "data", "methods", "evaluation", "tracking"}
     | {"checkpoints", "run_lock", "signals", "run_directory"},
     "planner": BOTTOM | {"parallel", "models", "tracking", "training"},
-    "comparison": BOTTOM | {"tracking", "run_directory"},
-    "studies": BOTTOM | {"comparison", "tracking", "training", "run_lock", "signals", "run_directory"},
+    "comparison": BOTTOM | {"intervals", "tracking", "run_directory"},
+    "studies": BOTTOM | {"comparison", "intervals", "tracking", "training", "run_lock", "signals", "run_directory"},
 }
 
 
