@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +22,7 @@ from typing import Any, Protocol
 
 import jax
 
+from pathways_lite.atomic_file import fsync
 from pathways_lite.checkpoints import orbax_io
 from pathways_lite.checkpoints.arrays import HostArray, differences, named_leaves, spec
 from pathways_lite.checkpoints.fingerprint import Fingerprint, fingerprint
@@ -121,7 +121,7 @@ def _part(temporary: Path, arrays: dict[str, HostArray]) -> dict[str, Any]:
 def synced_files(directory: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
     """This process's share of the files below a directory, now on the disk, with what `FileInfo` says of them."""
     written = sorted(directory.rglob("*"))[coordination.process_index() :: coordination.process_count()]
-    list(pool.map(_sync, written))
+    list(pool.map(fsync, written))
     found = [path for path in written if path.is_file()]
     infos = pool.map(FileInfo.of, found)
     return {str(path.relative_to(directory)): asdict(info) for path, info in zip(found, infos, strict=True)}
@@ -148,10 +148,11 @@ def commit(
         infos[name] = ArrayInfo(array.shape, array.dtype, array.nbytes, str(whole))
     files = {name: FileInfo(**info) for part in parts for name, info in part["files"].items()}
     (temporary / FILE_NAME).write_bytes(Manifest(step, infos, dict(sorted(files.items())), meta).to_bytes())
-    _sync(temporary / FILE_NAME)
-    _sync(temporary)
+    # A power cut after the rename must not leave empty files.
+    fsync(temporary / FILE_NAME)
+    fsync(temporary)
     temporary.rename(final)
-    _sync(final.parent)
+    fsync(final.parent)
 
 
 def discard(path: Path) -> None:
@@ -280,12 +281,3 @@ def _found(path: Path, expected: FileInfo) -> str | None:
     if found.nbytes != expected.nbytes:
         return f"{found.nbytes:,} bytes instead of {expected.nbytes:,}"
     return None if found == expected else "its content is not what was written"
-
-
-def _sync(path: Path) -> None:
-    """A file or a folder onto the disk: a power cut after the rename must not leave empty files."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

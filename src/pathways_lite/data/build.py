@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pathways_lite.atomic_file import replace_atomically, write_text_atomically
 from pathways_lite.data.assemble import Contents, survey, write_store
 from pathways_lite.data.documents import Document, InputChunk
 from pathways_lite.data.shards import Shard, ShardCounts, ShardSpec, count_documents
@@ -142,9 +143,7 @@ class _Plan:
         begun = self.begun(place)
         if begun is None:
             place.mkdir(parents=True, exist_ok=True)
-            unfinished = place / "plan.part"
-            unfinished.write_text(json.dumps(self.content, indent=2))
-            unfinished.replace(place / "plan.json")
+            write_text_atomically(place / "plan.json", json.dumps(self.content, indent=2))
             return
         different = self.differences(begun)
         if different:
@@ -230,9 +229,8 @@ def _tokenizer(
         phase("sample")
         texts = sample(sources, min(SAMPLE_BYTES_PER_TOKEN * int(size), MAX_SAMPLE_BYTES))
         phase("train tokenizer")
-        unfinished = directory.with_suffix(".part")
-        save_tokenizer(train_sentencepiece(texts, int(size)), unfinished)
-        unfinished.replace(directory)
+        with replace_atomically(directory) as temporary:
+            save_tokenizer(train_sentencepiece(texts, int(size)), temporary)
     return load_tokenizer(directory)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.data.assemble import Streams, StreamWriter, finish_store
 from pathways_lite.data.store import MANIFEST, SPLITS, Split, Store, open_store
 from pathways_lite.data.zarr_io import read_file
@@ -58,13 +59,11 @@ class Selection:
     def write(self, path: Path, store: Store) -> None:
         """Write the file as a whole. Raises UserError where the directory is missing."""
         require_directory(path)
-        unfinished = path.with_name(f"{path.name}.part")
-        with unfinished.open("w", encoding="utf-8") as file:
+        with replace_atomically(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.write(json.dumps(asdict(self.origin), ensure_ascii=False) + "\n")
             for place, score, to in zip(_places(store), self.score.tolist(), self.to, strict=True):
                 line = {**place, "score": float(f"{score:.7g}"), "to": to}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        unfinished.replace(path)
 
 
 def require_directory(path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
+from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.data.documents import Document, InputChunk, Skipped
 from pathways_lite.data.tokenizers import Tokenizer
 
@@ -47,10 +47,8 @@ class Shard:
         meta = json.dumps({"domains": self.domains, "ids": self.ids, "skipped": self.skipped})
         names = ("domain", "source", "group", "length", "text_bytes", "tokens")
         arrays = {name: getattr(self, name) for name in names}
-        unfinished = path.with_suffix(f".{os.getpid()}.part")
-        with unfinished.open("wb") as file:
+        with replace_atomically(path, shared=True) as temporary, temporary.open("wb") as file:
             np.savez(file, meta=np.frombuffer(meta.encode(), np.uint8), **arrays)
-        unfinished.replace(path)
 
     @classmethod
     def load(cls, path: Path, *, tokens: bool) -> Shard:
