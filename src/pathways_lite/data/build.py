@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pathways_lite.atomic_file import replace_atomically, write_text_atomically
+from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.data.assemble import Contents, survey, write_store
 from pathways_lite.data.documents import Document, InputChunk
 from pathways_lite.data.shards import Shard, ShardCounts, ShardSpec, count_documents
@@ -19,7 +20,7 @@ from pathways_lite.data.shards import held_out as split_by_hash
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import MANIFEST, VERSION, Store, open_store
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer, save_tokenizer
-from pathways_lite.data.workers import tokenise_all, usable_cores
+from pathways_lite.data.workers import tokenise_all
 from pathways_lite.data.zarr_io import is_remote, read_file
 from pathways_lite.errors import UserError
 
@@ -92,7 +93,7 @@ def build(
     trained = _tokenizer(
         place / "tokenizer", tokenizer, training, lambda phase: report(Progress(phase, total, ShardCounts()))
     )
-    processes = usable_cores() if workers is None else workers
+    processes = len(usable_cores()) if workers is None else workers
     shards = _tokenise(place / "shards", parsed, trained, processes, total, report)
     contents = survey(shards)
     _require_documents(parsed, contents, place)

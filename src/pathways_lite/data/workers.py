@@ -19,11 +19,6 @@ from pathways_lite.errors import UserError
 _tokenizer: Tokenizer  # of a worker process
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def tokenise_all(work: Iterator[tuple[ShardSpec, Path]], tokenizer: Tokenizer, workers: int) -> Iterator[ShardCounts]:
     """Write the shard of each work to its path; yields what came of each, as they get ready."""
     if not workers:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.errors import UserError
 from pathways_lite.run_directory import RunDirectory
 
@@ -47,13 +48,6 @@ def train_arguments(run: RunDirectory) -> list[str]:
 # Nodes as processes on this machine, each on cores of its own.
 
 
-def available_cores() -> list[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def share_cores(cores: Sequence[int], jobs: int) -> list[list[int]]:
     """The cores in `jobs` groups of neighbours, as even as can be. Raises UserError where there are too few."""
     if not 1 <= jobs <= len(cores):
@@ -86,7 +80,7 @@ class LocalExecutor:
 
     def __init__(self, jobs: int = 1) -> None:
         self.slots = jobs
-        self._free = [",".join(map(str, cores)) for cores in share_cores(available_cores(), jobs)]
+        self._free = [",".join(map(str, cores)) for cores in share_cores(usable_cores(), jobs)]
 
     def start(self, run: RunDirectory, output: Path) -> LocalJob:
         cores = self._free.pop(0)
