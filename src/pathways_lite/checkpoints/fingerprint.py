@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pathways_lite.keyed import GOLDEN_GAMMA, mix
+
 _BLOCK = 1 << 16  # elements at a time: with their 64-bit copy they stay in a core's cache
 _LONGEST = 1 << 20  # weights along an axis that are worth remembering
 _MASK = (1 << 64) - 1
@@ -85,8 +87,4 @@ def _folded(words: np.ndarray) -> np.ndarray:
 def _weights(stream: int, axis: int, start: int, length: int) -> np.ndarray:
     """Odd weights of the positions from `start` on, by splitmix64 (Steele, Lea, Flood, OOPSLA 2014)."""
     x = np.arange(start, start + length, dtype=np.uint64) + np.uint64(((2 * axis + stream + 1) << 48) & _MASK)
-    with np.errstate(over="ignore"):
-        x = (x + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return (x ^ (x >> np.uint64(31))) | np.uint64(1)
+    return mix((x + np.uint64(1)) * GOLDEN_GAMMA) | np.uint64(1)
