@@ -48,7 +48,7 @@ def test_any_grid_of_pieces_adds_up_to_the_whole(shape, dtype, seed, data):
 def test_a_long_axis_is_worked_on_in_parts(monkeypatch):
     array = random_array(0, (3, 1000), np.float32)
     expected = whole(array)
-    monkeypatch.setattr(module, "_LONGEST", 64)
+    monkeypatch.setattr(module, "_MAX_WEIGHTS", 64)
     monkeypatch.setattr(module, "_BLOCK", 64)
     assert whole(array) == expected
 

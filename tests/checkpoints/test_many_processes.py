@@ -150,7 +150,7 @@ with CheckpointManager(arguments[0]) as checkpoints:
         data = read(self, name, stored, position)
         if index == 1 and name == "same":
             data = data + 1
-            self._parts[name] = {"0": fingerprint(data, (0,))}
+            self._sums[name] = {"0": fingerprint(data, (0,))}
         return data
     CheckpointReader._read = wrong
     try:
