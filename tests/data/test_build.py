@@ -12,7 +12,7 @@ import pytest
 
 from pathways_lite.cli.data_build_display import show_progress
 from pathways_lite.data import build as build_module
-from pathways_lite.data.build import Progress, build, sample
+from pathways_lite.data.build import Progress, build, sample_texts
 from pathways_lite.data.inspect import describe
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import Store
@@ -170,7 +170,7 @@ def test_wrong_arguments_are_told(tmp_path: Path, jsonl: Path) -> None:
     for sources, options, message in [
         ([], {}, "nothing to build from"),
         ([str(jsonl)], {"held_out": 1.0}, "below 1"),
-        ([str(jsonl)], {"tokenizer": "sentencepiece:many"}, "'many' is no number of tokens"),
+        ([str(jsonl)], {"tokenizer": "sentencepiece:many"}, "'many' is not a number of tokens"),
         ([str(jsonl)], {"tokenizer": "wordpiece"}, "a tokenizer is bytes"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -180,12 +180,12 @@ def test_wrong_arguments_are_told(tmp_path: Path, jsonl: Path) -> None:
 
 
 def test_the_training_sample_is_bounded_and_spread(large: Path) -> None:
-    texts = sample([Source(str(large))], 1 << 20)
+    texts = sample_texts([Source(str(large))], 1 << 20)
     assert sum(map(len, texts)) < 2 << 20
     numbers = [int(text.split("\n")[0]) for text in texts if text.split("\n")[0].isdigit()]
     assert min(numbers) < 200
     assert max(numbers) > 300
-    assert sample([Source(str(large))], 1 << 20) == texts
+    assert sample_texts([Source(str(large))], 1 << 20) == texts
 
 
 def test_progress_is_shown_and_described(tmp_path: Path, jsonl: Path) -> None:

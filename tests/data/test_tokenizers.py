@@ -11,13 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pathways_lite.data.sentencepiece import SentencePieceTokenizer, split_words, train_sentencepiece
-from pathways_lite.data.tokenizers import (
-    ByteTokenizer,
-    HFTokenizer,
-    Tokenizer,
-    load_tokenizer,
-    save_tokenizer,
-)
+from pathways_lite.data.tokenizer_files import load_tokenizer, save_tokenizer
+from pathways_lite.data.tokenizers import ByteTokenizer, HFTokenizer, Tokenizer
 from pathways_lite.errors import UserError
 
 TEXT = Path(__file__).read_text() * 3 + "  indented\n\n\tTabs and 2024 digits, Zürich…\n"
@@ -128,7 +123,7 @@ def test_foreign_models_encode_as_the_library_does(options: dict[str, object]) -
         assert tokenizer.encode(text) == library.encode(text)
 
 
-def test_mistakes_are_told(tmp_path: Path) -> None:
+def test_mistakes_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file; a tokenizer is bytes"):
         load_tokenizer(tmp_path / "x.model")
     for name, message in [

@@ -26,7 +26,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from pathways_lite.data.order import permute, round_keys
-from pathways_lite.data.tokenizers import TOKENIZER_FILES, Tokenizer, tokenizer_from_files
+from pathways_lite.data.tokenizer_files import TOKENIZER_FILES, tokenizer_from_files
+from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.data.zarr_io import open_array, read_file
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Data
