@@ -176,18 +176,18 @@ for attempt in range(int(sys.argv[2])):
 
 def whole_after_kill_9(directory, times):
     subprocess.run([sys.executable, "-c", KILLED_WHILE_SAVING, directory, str(times)], check=True, timeout=300)
-    like = {"step": np.array(0), "w": np.zeros(20_000, int)}
-    found = 0
+    target = {"step": np.array(0), "w": np.zeros(20_000, int)}
+    n_restored = 0
     for attempt in range(times):
         with CheckpointManager(directory / str(attempt), keep=2) as checkpoints:
             for step in checkpoints.steps():
-                restored = checkpoints.restore(step, like)
+                restored = checkpoints.restore(step, target)
                 assert restored.meta == {"step": step}
                 assert (restored.arrays["w"] == step).all()
-                found += 1
-            checkpoints.save(200_000, like, {})
+                n_restored += 1
+            checkpoints.save(200_000, target, {})
         assert all(path.name.startswith("step_") for path in checkpoints.directory.iterdir()), "leftovers are gone"
-    assert found, "no process lived long enough to save"
+    assert n_restored, "no process lived long enough to save"
 
 
 def test_whatever_is_there_after_kill_9_is_whole(tmp_path):

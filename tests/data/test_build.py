@@ -1,4 +1,4 @@
-"""Building: the same store whatever happens on the way, and no store of two minds."""
+"""Building: the same store after any interruption, and never a mixture of two builds."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from pathways_lite.errors import UserError
 
 Snapshot = Callable[[Path], dict[str, bytes]]
 
-# Ends itself by kill -9 when the progress says so.
+# Kills itself by kill -9 at a given progress.
 KILLED = """
 import os, signal, sys
 from pathways_lite.data.build import build
@@ -161,12 +161,12 @@ def test_a_source_without_any_document_is_refused(tmp_path: Path, jsonl: Path) -
     bad.write_text('{"body": 1}\n{"body": 2}\n')
     with pytest.raises(UserError, match=r"bad.jsonl: not one document .* first of 2 problems: .*line 1: there is no"):
         build([str(jsonl), str(bad)], tmp_path / "out", tokenizer="bytes", workers=0)
-    # Nothing stays behind that would be in the way of the corrected file.
+    # Nothing is left that would prevent a build from the corrected file.
     bad.write_text('{"text": "good"}\n')
     build([str(jsonl), str(bad)], tmp_path / "out", tokenizer="bytes", workers=0)
 
 
-def test_wrong_arguments_are_told(tmp_path: Path, jsonl: Path) -> None:
+def test_wrong_arguments_are_refused(tmp_path: Path, jsonl: Path) -> None:
     for sources, options, message in [
         ([], {}, "nothing to build from"),
         ([str(jsonl)], {"held_out": 1.0}, "below 1"),

@@ -1,4 +1,4 @@
-"""The held-out split: by hash alone where it can be, and something of everything where there is enough."""
+"""The held-out split: by hash alone if possible, and at least one document of every domain if there are enough."""
 
 import numpy as np
 from hypothesis import given, settings
