@@ -1,4 +1,4 @@
-"""What the tests of checkpoints share: a small training state, and ways to damage files."""
+"""A small training state, and ways to damage files."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def state_of() -> Callable[[int], State]:
 def as_bytes(tree: Any) -> list[tuple[str, str, tuple[int, ...], bytes]]:
     """Everything that can differ between two trees of arrays."""
 
-    def one(path: Any, leaf: Any) -> tuple[str, str, tuple[int, ...], bytes]:
+    def describe(path: Any, leaf: Any) -> tuple[str, str, tuple[int, ...], bytes]:
         data = jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         return jax.tree_util.keystr(path), str(leaf.dtype), leaf.shape, np.asarray(data).tobytes()
 
-    return [one(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    return [describe(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 @pytest.fixture
 def same() -> Callable[[Any, Any], bool]:
-    """Whether two trees have the same structure and the same bits."""
+    """True if two trees have the same structure and the same bits."""
     return lambda a, b: jax.tree.structure(a) == jax.tree.structure(b) and as_bytes(a) == as_bytes(b)
 
 

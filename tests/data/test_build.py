@@ -207,8 +207,8 @@ def test_sources_that_are_held_out_are_so_as_a_whole_and_nothing_else_is(tmp_pat
         (tmp_path / name).with_suffix(".jsonl").write_text("\n".join(lines))
         return str((tmp_path / name).with_suffix(".jsonl"))
 
-    here, apart, out = write("here", "aabab"), [write("apart", "acac")], tmp_path / "out"
-    store = build([here], out, tokenizer="bytes", held_out=apart, workers=0)
+    training, apart, out = write("here", "aabab"), [write("apart", "acac")], tmp_path / "out"
+    store = build([training], out, tokenizer="bytes", held_out=apart, workers=0)
     counts = {
         name: (count["train"].documents, count["held_out"].documents)
         for name, count in zip(store.domains, store.manifest.counts, strict=True)
@@ -216,4 +216,4 @@ def test_sources_that_are_held_out_are_so_as_a_whole_and_nothing_else_is(tmp_pat
     assert counts == {"a": (3, 2), "b": (2, 0), "c": (0, 2)}
     assert [document.id for document in store.held_out("c", 1000)] == ["apart1", "apart3"]
     with pytest.raises(UserError, match=r"held_out=\['.*apart.jsonl'\] instead of 0.1"):
-        build([here], out, tokenizer="bytes", held_out=0.1, workers=0)
+        build([training], out, tokenizer="bytes", held_out=0.1, workers=0)
