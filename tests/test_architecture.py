@@ -9,16 +9,18 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 
 # A room may import only itself and the rooms named here (kernels, errors and libraries aside).
-BOTTOM = {"errors", "recipe", "ledger", "batch", "keyed"}
+BOTTOM = {"errors", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores"}
 MAY_IMPORT = {
     "errors": set(),
-    "recipe": {"errors"},
+    "recipe": {"errors", "atomic_file"},
     "ledger": {"recipe"},
     "batch": set(),
     "keyed": set(),
     "intervals": set(),
+    "atomic_file": set(),
+    "cpu_cores": set(),
     "distributed": {"errors", "signals"},
-    "checkpoints": {"errors", "parallel", "distributed"},
+    "checkpoints": {"errors", "keyed", "atomic_file", "parallel", "distributed"},
     "run_lock": {"errors"},
     "signals": set(),
     "run_directory": BOTTOM,

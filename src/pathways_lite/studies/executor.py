@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.errors import UserError
 from pathways_lite.run_directory import RunDirectory
 
@@ -50,13 +51,6 @@ def train_arguments(run: RunDirectory) -> list[str]:
 # ---- processes on this machine, each on its own cores ----
 
 
-def available_cores() -> list[int]:
-    """Return the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def split_cores(cores: Sequence[int], jobs: int) -> list[list[int]]:
     """Split the cores into `jobs` contiguous groups, as evenly as possible. Raises UserError if there are too few."""
     if not 1 <= jobs <= len(cores):
@@ -89,7 +83,7 @@ class LocalExecutor:
 
     def __init__(self, jobs: int = 1) -> None:
         self.slots = jobs
-        self._free_core_sets = [",".join(map(str, cores)) for cores in split_cores(available_cores(), jobs)]
+        self._free_core_sets = [",".join(map(str, cores)) for cores in split_cores(usable_cores(), jobs)]
 
     def start(self, run: RunDirectory, output: Path) -> LocalJob:
         cores = self._free_core_sets.pop(0)

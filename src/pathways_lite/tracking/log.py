@@ -28,6 +28,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.errors import UserError
 
 LOG = "log.jsonl"
@@ -120,7 +121,7 @@ class RunLog:
         if kept_lines == lines:
             return
         try:
-            _replace(path, b"".join(kept_lines))
+            _rewrite_durably(path, b"".join(kept_lines))
             os.close(self._files.pop(name))
             self._open(name)
         except OSError as error:
@@ -218,17 +219,13 @@ def _remove_torn_line(path: Path) -> None:
         return
     content = path.read_bytes()
     if content and not content.endswith(b"\n"):
-        _replace(path, content[: content.rfind(b"\n") + 1])
+        _rewrite_durably(path, content[: content.rfind(b"\n") + 1])
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Replace the file's content atomically: a crash leaves the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _rewrite_durably(path: Path, content: bytes) -> None:
+    """Replace the file's content: a crash or a power cut leaves the old file or the new one, never a part."""
+    with replace_atomically(path, sync=True) as temporary:
+        temporary.write_bytes(content)
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
