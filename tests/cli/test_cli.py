@@ -205,7 +205,7 @@ def test_data_select_without_a_model(corpus: Path, tmp_path: Path) -> None:
         (["generate", "nothing", "--prompt", "a", "--infill", "b <mask>"], "leave out --prompt"),
         (["inspect", "nothing"], "no checkpoint in nothing"),
         (["fsck", "nothing"], "no checkpoint in nothing"),
-        (["report", "nothing"], "no run directory"),
+        (["report", "nothing"], "is not a run directory"),
         (["data", "inspect", "nothing"], "not a token store"),
         (["data", "build", "out", "nothing"], "no such file or directory"),
         (["train", str(ROOT / "configs" / "demo.py"), "stages.base.modle.d_model=3"], "Did you mean 'model'"),

@@ -111,14 +111,6 @@ def test_step_law() -> None:
         hyperparameters.step_law(0, 1e9)
 
 
-def test_growth_timing() -> None:
-    for N, C, d in ((1.1e9, 5e20, 1.27e10), (4.1e8, 8e19, 1.09e10), (3e9, 1e21, 2.37e10), (7e9, 1.8e22, 1.82e10)):
-        assert hyperparameters.growth_tokens(N, C) == pytest.approx(d, rel=2e-2)
-    for N, D, d in ((8e9, 15e12, 6.58e9), (7e9, 2e12, 11.11e9), (13e9, 2e12, 15.84e9), (70e9, 2e12, 42.48e9)):
-        assert hyperparameters.growth_tokens(N, 6 * N * D) == pytest.approx(d, rel=1e-3)
-    assert hyperparameters.growth_tokens(1e6, 1e15, D=1e8) == 2e7, "a toy's advice is cut to a share of its budget"
-
-
 def test_annealing_areas() -> None:
     rates = measurements.make_schedule("cosine", 50, peak=1.0, warmup=5)
     m = total = 0.0

@@ -1,8 +1,6 @@
-"""Hyperparameters of a run: learning rate and batch size by the Step Law, and when to grow a stacked model."""
+"""Hyperparameters of a run: learning rate and batch size by the Step Law."""
 
 from __future__ import annotations
-
-import math
 
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.law import Law, Parameter, power
@@ -55,20 +53,3 @@ def step_law(N: float, D: float) -> dict[str, float]:
         raise UserError(f"N={N:g}, D={D:g}: give positive numbers of parameters and tokens, e.g. N=1e9 D=1e11")
     (lr_c, lr_a, lr_b), (batch_c, batch_b) = STEP_LEARNING_RATE_VALUES, STEP_BATCH_VALUES
     return {"lr": lr_c * N**lr_a * D**lr_b, "B": batch_c * D**batch_b}
-
-
-def growth_tokens(N: float, C: float, *, D: float | None = None, clip: float = 0.2) -> float:
-    """Tokens to train the small model before stacking it into N parameters, at C FLOPs in all (Du et al. 2024, eq. 2).
-
-    log10 d = 0.88 log10 N + 163.27/log10 C - 5.74, fitted from 410M to 3B. At toy sizes it exceeds the budget: with D,
-    the tokens in all, it is at most `clip` of them.
-    """
-    if not (N > 0 and C > 1):
-        raise UserError(f"N={N:g}, C={C:g}: give positive parameters and FLOPs, e.g. N=7e9 C=1e22")
-    tokens = 10.0 ** (0.88 * math.log10(N) + 163.27 / math.log10(C) - 5.74)
-    return tokens if D is None else min(tokens, clip * D)
-
-
-def growth_factor(N: float, C: float) -> float:
-    """log10 g = 1.01 log10 N - 29.88/log10 C - 7.36: a mediocre fit by its authors' word; use 4 (Du et al., app. F)."""
-    return 10.0 ** (1.01 * math.log10(N) - 29.88 / math.log10(C) - 7.36)
