@@ -98,7 +98,7 @@ def test_mistakes_are_sentences(recipe: Path, arguments: list[str], message: str
             "small: compiling the train step ... minutes\nerror: it does not fit\nLess memory by: x\n",
             "it does not fit",
         ),
-        (-6, "small: compiling the train step ... minutes\n", "the compiler ended (-6)"),
+        (-6, "small: compiling the train step ... minutes\n", "the compiler exited with status -6"),
     ],
 )
 def test_why_a_candidate_of_a_search_failed(

@@ -1,9 +1,9 @@
-"""A step's time and memory by arithmetic alone: for GPUs, and to guess which of many meshes deserve a compilation.
+"""Analytic estimate of a step's time and memory, without compiling: for GPUs, and to rank candidate meshes of a search.
 
-Assumed: matrix products at a share of the peak; a weight is gathered twice per step in two bytes (forward, backward)
-and its gradient scattered once, per micro-batch; over `tensor` each branch of a block gathers and scatters its tokens'
-hidden states, forward, backward and again where they are recomputed; gradients are summed over `data` and `pod` once;
-what is offloaded goes to the host's memory and back once.
+Assumptions: matrix products run at a fixed share of the peak. Per micro-batch a weight is gathered twice in two bytes
+(forward, backward) and its gradient scattered once. Over `tensor` each branch of a block gathers and scatters the
+hidden states of its tokens: forward, backward, and once more if they are recomputed. Gradients are summed over `data`
+and `pod` once. Offloaded activations go to the host's memory and back once.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from pathways_lite.planner.chips import GpuCluster, TpuSlices
 from pathways_lite.planner.plan import StageWork
 
 MATMUL_SHARE = 0.65
-"""Of the peak, in matrix products: what large ones reach on GPUs with all that stands between them."""
+"""Share of the peak that large matrix products reach on GPUs, including the operations between them."""
 
 RECOMPUTED = {"none": 0.0, "dots": 0.0, "offload": 0.0, "up": 0.3, "attention": 0.6, "full": 0.75}
-"""Share of the forward pass that is computed again, in a block with d_ff = 4 d_model; the last products never are."""
+"""Share of the forward pass that is recomputed, for d_ff = 4 d_model; a block's last products never are."""
 
-KEPT = {"none": 36, "dots": 24, "up": 14, "attention": 6, "offload": 2, "full": 2}
-"""Bytes kept on the chip for the backward pass, per token, layer and unit of d_model; d_ff = 4 d_model."""
+SAVED_BYTES = {"none": 36, "dots": 24, "up": 14, "attention": 6, "offload": 2, "full": 2}
+"""Bytes saved on the chip for the backward pass, per token, layer and unit of d_model, for d_ff = 4 d_model."""
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What of a model the arithmetic needs."""
+    """The model and memory settings that the estimate needs."""
 
     d_model: int
     n_layers: int
-    branches: int  # of a block, that follow each other: 1 parallel, 2 serial
+    branches: int  # sequential branches of a block: 1 parallel, 2 serial
     remat: str
     microbatch: int | None  # sequences
 
 
 @dataclass(frozen=True)
 class AnalyticEstimate:
-    """Seconds of a step and bytes of a chip, roughly."""
+    """Estimated seconds of a step and bytes of a chip."""
 
     compute: float
     gathers: float  # weights and their gradients over fsdp and context
@@ -52,62 +52,70 @@ class AnalyticEstimate:
 
     @property
     def fast(self) -> float:
-        """Weights, sums and what is offloaded move behind computation, each over links of its own."""
+        """Time of the step if weights, gradient sums and offloading overlap with computation, on separate links."""
         return max(self.compute, self.gathers + self.sums, self.offload) + self.tensor
 
     @property
     def slow(self) -> float:
-        """Nothing does."""
+        """Time of the step if nothing overlaps."""
         return self.compute + self.gathers + self.tensor + self.sums + self.offload
 
     @property
     def bytes(self) -> int:
+        """Memory of a chip."""
         return self.state_bytes + self.activation_bytes
 
 
 def estimate_step(
     work: StageWork, shape: ModelShape, mesh: Mapping[str, int], machine: TpuSlices | GpuCluster, state_bytes: int
 ) -> AnalyticEstimate:
-    """Args: mesh: sizes of the axes; state_bytes: parameters and optimizer on a chip, exact."""
-    spread, tensor = mesh["fsdp"] * mesh["context"], mesh["tensor"]
-    copies = mesh["data"] * mesh["pod"]
+    """Estimate a step.
+
+    Args:
+        mesh: sizes of the mesh axes.
+        state_bytes: parameters and optimizer state on a chip, exact.
+    """
+    shards, tensor = mesh["fsdp"] * mesh["context"], mesh["tensor"]
+    replicas = mesh["data"] * mesh["pod"]
     chip = machine.gpu if isinstance(machine, GpuCluster) else machine.chip
-    again = RECOMPUTED[shape.remat]
-    flops = work.flops_per_token * work.tokens_per_step * (1 + again / 3)
-    parts = work.sequences // shape.microbatch if shape.microbatch else 1
+    recomputed = RECOMPUTED[shape.remat]
+    flops = work.flops_per_token * work.tokens_per_step * (1 + recomputed / 3)
+    n_microbatches = work.sequences // shape.microbatch if shape.microbatch else 1
 
     weights = 2 * work.parameters / tensor
-    gathers = 3 * parts * _received_bytes(weights, spread) / _bandwidth(machine, tensor, spread)
-    tokens = work.tokens_per_step / (copies * spread)
+    gathers = 3 * n_microbatches * _received_bytes(weights, shards) / _bandwidth(machine, tensor, shards)
+    tokens = work.tokens_per_step / (replicas * shards)
     hidden = 2 * tokens * shape.d_model * shape.n_layers * shape.branches
-    exchanges = 2 * (2 + (again > 0.5))
-    tensor_seconds = exchanges * _received_bytes(hidden, tensor) / _bandwidth(machine, 1, tensor)
-    sums = 2 * _received_bytes(weights / spread, copies) / _bandwidth(machine, tensor * spread, copies, mesh["pod"])
+    n_collectives = 2 * (2 + (recomputed > 0.5))
+    tensor_seconds = n_collectives * _received_bytes(hidden, tensor) / _bandwidth(machine, 1, tensor)
+    sums = 2 * _received_bytes(weights / shards, replicas) / _bandwidth(machine, tensor * shards, replicas, mesh["pod"])
     units = shape.d_model * shape.n_layers / tensor
-    away = KEPT["dots"] - KEPT["offload"] if shape.remat == "offload" else 0
-    offload = 2 * away * units * tokens / chip.host_link_bytes
-    # Float32 gradients beside what a micro-batch keeps.
-    activations = int(KEPT[shape.remat] * units * tokens / parts + 4 * work.parameters / (tensor * spread))
+    offloaded = SAVED_BYTES["dots"] - SAVED_BYTES["offload"] if shape.remat == "offload" else 0
+    offload = 2 * offloaded * units * tokens / chip.host_link_bytes
+    # What a micro-batch saves, and float32 gradients.
+    activations = int(
+        SAVED_BYTES[shape.remat] * units * tokens / n_microbatches + 4 * work.parameters / (tensor * shards)
+    )
     compute = flops / (machine.chips * chip.bf16_flops * MATMUL_SHARE)
     return AnalyticEstimate(compute, gathers, tensor_seconds, sums, offload, state_bytes, activations)
 
 
 def hbm_bytes(machine: TpuSlices | GpuCluster) -> int:
-    """Bytes of a chip."""
+    """Return the memory of a chip in bytes."""
     return machine.gpu.hbm_bytes if isinstance(machine, GpuCluster) else machine.chip.hbm_bytes
 
 
 def _received_bytes(size: float, members: int) -> float:
-    """Bytes that reach each member of a ring when `size` bytes are gathered or scattered."""
+    """Return the bytes that each member of a ring receives when `size` bytes are gathered or scattered."""
     return size * (members - 1) / members
 
 
 def _bandwidth(machine: TpuSlices | GpuCluster, inner: int, members: int, pods: int = 1) -> float:
-    """Bytes per second into a chip, for groups whose members are `inner` places apart."""
+    """Return bytes per second into a chip, for groups with `members` that are `inner` devices apart."""
     if isinstance(machine, GpuCluster):
         if inner * members <= machine.per_server:
             return machine.gpu.nvlink_bytes
-        # All members in a server share its GPUs' network cards.
+        # The members in a server share the network cards of its GPUs.
         return min(machine.gpu.nvlink_bytes, machine.gpu.network_bytes * max(1, machine.per_server // inner))
     chip = machine.chip
     if pods > 1:
@@ -116,14 +124,13 @@ def _bandwidth(machine: TpuSlices | GpuCluster, inner: int, members: int, pods: 
     return 2 * sides * chip.link_bytes
 
 
-# Which meshes to try on so many chips, in which order, and what of the results is worth choosing from.
+# ---- search: candidate meshes, their order, and the Pareto front ----
 
-
-MAX_TENSOR = 16  # wider, and a chip's products become too narrow for its matrix unit
+MAX_TENSOR = 16  # beyond it a chip's products become too narrow for its matrix unit
 
 
 class MeshSizes(NamedTuple):
-    """Devices along the axes of a mesh."""
+    """Sizes of the axes of a mesh."""
 
     pod: int
     data: int
@@ -133,13 +140,13 @@ class MeshSizes(NamedTuple):
 
 
 def enumerate_meshes(chips: int, slices: int, *, contexts: Sequence[int] = (1,)) -> Iterator[MeshSizes]:
-    """All ways to spread `chips` over data, fsdp and tensor (and context), each slice alike."""
-    inside = chips // slices
-    for tensor, context in itertools.product(_divisors(inside), contexts):
-        if tensor > MAX_TENSOR or inside % (tensor * context):
+    """Yield all ways to split `chips` over data, fsdp and tensor (and context), the same in each slice."""
+    per_slice = chips // slices
+    for tensor, context in itertools.product(_divisors(per_slice), contexts):
+        if tensor > MAX_TENSOR or per_slice % (tensor * context):
             continue
-        for data in _divisors(inside // (tensor * context)):
-            yield MeshSizes(slices, data, inside // (tensor * context * data), context, tensor)
+        for data in _divisors(per_slice // (tensor * context)):
+            yield MeshSizes(slices, data, per_slice // (tensor * context * data), context, tensor)
 
 
 def _divisors(n: int) -> list[int]:
@@ -147,13 +154,13 @@ def _divisors(n: int) -> list[int]:
 
 
 def interleave[T](groups: Iterable[Sequence[T]]) -> list[T]:
-    """The first of every group, then the second of every group, and so on."""
+    """Return the first item of every group, then the second of every group, and so on."""
     rows = itertools.zip_longest(*groups)
     return [item for row in rows for item in row if item is not None]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other beats in one number without losing in the other; by the first number."""
+    """Return the indices of the points that no other point dominates, in order of the first number."""
     order = sorted(range(len(points)), key=lambda i: points[i])
     front: list[int] = []
     for i in order:

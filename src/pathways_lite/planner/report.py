@@ -1,4 +1,4 @@
-"""A plan as tables: every line with where its number comes from."""
+"""A plan as tables, where every line gives the source of its number, and as a picture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GIB = 2**30
 
 
 def report(plan: StepPlan) -> RenderableType:
-    """All that a plan says."""
+    """Return all tables of a plan."""
     return Group(
         _header(plan),
         _memory_table(plan),
@@ -32,7 +32,7 @@ def report(plan: StepPlan) -> RenderableType:
 
 
 def does_not_fit_message(error: DoesNotFit, work: StageWork, mesh: Mapping[str, int], machine: TpuSlices) -> str:
-    """What the compiler found, and what to change."""
+    """Return an error message: the memory that the compiler needs, and what to change."""
     needed = "more" if error.needed is None else f"{error.needed / GIB:.1f} GiB"
     return (
         f"{work.name} does not fit on {_machine_text(machine)}, mesh {mesh_text(mesh)}: a chip has "
@@ -43,11 +43,11 @@ def does_not_fit_message(error: DoesNotFit, work: StageWork, mesh: Mapping[str, 
 
 def _advice(work: StageWork, mesh: Mapping[str, int]) -> str:
     rows = mesh["pod"] * mesh["data"] * mesh["fsdp"]
-    ways = [f"stages.{work.stage}.model.remat=full"]
+    options = [f"stages.{work.stage}.model.remat=full"]
     if work.sequences > rows:
-        ways.append(f"stages.{work.stage}.microbatch={max(rows, work.sequences // 2)}")
-    ways += [f"a larger mesh.tensor than {mesh['tensor']}", f"a larger mesh.fsdp than {mesh['fsdp']}", "more chips"]
-    return "Less memory by: " + ", ".join(ways) + "; `plan --search` tries them."
+        options.append(f"stages.{work.stage}.microbatch={max(rows, work.sequences // 2)}")
+    options += [f"a larger mesh.tensor than {mesh['tensor']}", f"a larger mesh.fsdp than {mesh['fsdp']}", "more chips"]
+    return "To use less memory: " + ", ".join(options) + "; `plan --search` tries them."
 
 
 def _header(plan: StepPlan) -> str:
@@ -64,26 +64,26 @@ def _machine_text(machine: TpuSlices) -> str:
 
 
 def mesh_text(mesh: Mapping[str, int]) -> str:
-    """The axes of more than one device."""
+    """Return the sizes of the mesh axes with more than one device."""
     return " ".join(f"{axis}={size}" for axis, size in mesh.items() if size > 1) or "of one device"
 
 
 def table(title: str, *columns: str, left: tuple[int, ...] = (0, -1)) -> Table:
-    """A plain table; columns are right-aligned but for those in `left`."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    """Return a plain table; columns are right-aligned except those in `left`."""
+    plain = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        made.add_column(column, justify="right")
+        plain.add_column(column, justify="right")
     for index in left:
-        made.columns[index].justify = "left"
-    return made
+        plain.columns[index].justify = "left"
+    return plain
 
 
 def _memory_table(plan: StepPlan) -> Table:
     memory, hbm = plan.program.memory, plan.machine.chip.hbm_bytes
-    rows = table("Memory of a chip", "", "GiB", "where from")
+    rows = table("Memory of a chip", "", "GiB", "source")
     for name, size, source in (
-        ("parameters, float32", memory.parameters, "exact: the layout"),
-        ("optimizer", memory.optimizer, "exact: the layout"),
+        ("parameters, float32", memory.parameters, "exact: the shardings"),
+        ("optimizer", memory.optimizer, "exact: the shardings"),
         ("padding of both", memory.padding, "compiler's allocation"),
         ("batch", memory.batch, "compiler's allocation"),
         ("activations, gradients, temporaries", memory.temporaries, "compiler's allocation"),
@@ -92,7 +92,7 @@ def _memory_table(plan: StepPlan) -> Table:
         rows.add_row(name, f"{size / GIB:.2f}", f"[dim]{source}[/]")
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     rows.add_row(
-        f"[bold]together: {verdict}[/]",
+        f"[bold]total: {verdict}[/]",
         f"[bold]{memory.total / GIB:.2f}[/]",
         f"[dim]of {hbm / GIB:.2f} by the compiler[/]",
     )
@@ -102,56 +102,55 @@ def _memory_table(plan: StepPlan) -> Table:
 
 
 def _time_table(plan: StepPlan) -> Table:
-    rows = table("\nTime of a step: computation", "", "s", "where from")
+    rows = table("\nTime of a step: computation", "", "s", "source")
     clock = plan.machine.chip.clock_hz / 1e9
     for part, seconds in plan.operation_seconds.items():
         rows.add_row(part, f"{seconds:.4f}", f"[dim]compiler's estimate: cycles at {clock:g} GHz, loops rolled up[/]")
     if plan.program.lookups:
-        source = f"model: padded rows at {plan.machine.chip.hbm_bytes_per_second / 1e9:g} GB/s of memory, at least"
+        source = f"model: padded rows at {plan.machine.chip.hbm_bytes_per_second / 1e9:g} GB/s of memory, a lower bound"
         rows.add_row("gathers and scatters", f"{plan.lookup_seconds:.4f}", f"[dim]{source}[/]")
-    for one in plan.attention:
-        rows.add_row(f"attention kernel; {one.where}", f"{one.seconds:.4f}", f"[dim]{one.source}[/]")
-    rows.add_row("[bold]together[/]", f"[bold]{plan.compute_seconds:.4f}[/]", "[dim]assumed: one after another[/]")
+    for kernel in plan.attention:
+        rows.add_row(f"attention kernel; {kernel.where}", f"{kernel.seconds:.4f}", f"[dim]{kernel.source}[/]")
+    rows.add_row("[bold]total[/]", f"[bold]{plan.compute_seconds:.4f}[/]", "[dim]assumed: one after another[/]")
     return rows
 
 
 def _collective_table(plan: StepPlan) -> Table:
-    columns = ("", "over", "of", "MiB", "times", "s", "waited, s", "in", "runs", "where from")
+    columns = ("", "over", "of", "MiB", "times", "s", "waited, s", "in", "runs", "source")
     rows = table("\nTime of a step: collectives", *columns, left=(0, 1, 7, 8, 9))
-    shown = [one for one in plan.program.exchanges if one.seconds >= 0.001 * plan.slow]
-    for one in shown:
+    large = [cost for cost in plan.program.exchanges if cost.seconds >= 0.001 * plan.slow]
+    for cost in large:
         rows.add_row(
-            one.kind, " ".join(one.axes), f"{one.members:,}", f"{one.bytes / 2**20:.1f}", f"{one.count:,}",
-            f"{one.seconds:.4f}", f"{one.waited_seconds:.4f}", one.where, "async" if one.asynchronous else "waits",
+            cost.kind, " ".join(cost.axes), f"{cost.members:,}", f"{cost.bytes / 2**20:.1f}", f"{cost.count:,}",
+            f"{cost.seconds:.4f}", f"{cost.waited_seconds:.4f}", cost.where, "async" if cost.asynchronous else "blocks",
             "[dim]model[/]",
         )  # fmt: skip
-    rest = [one for one in plan.program.exchanges if one not in shown]
-    if rest:
-        times, seconds, waited = (
-            sum(getattr(one, name) for one in rest) for name in ("count", "seconds", "waited_seconds")
-        )
+    small = [cost for cost in plan.program.exchanges if cost not in large]
+    if small:
+        count = sum(cost.count for cost in small)
+        seconds, waited_seconds = sum(cost.seconds for cost in small), sum(cost.waited_seconds for cost in small)
         rows.add_row(
-            "smaller ones", "", "", "", f"{times:,}", f"{seconds:.4f}", f"{waited:.4f}", "", "", "[dim]model[/]"
+            "smaller ones", "", "", "", f"{count:,}", f"{seconds:.4f}", f"{waited_seconds:.4f}", "", "", "[dim]model[/]"
         )
     total, waited = f"[bold]{plan.collective_seconds():.4f}[/]", f"[bold]{plan.fast - plan.compute_seconds:.4f}[/]"
     source = "[dim]count, bytes: the compiler's program[/]"
-    rows.add_row("[bold]together[/]", "", "", "", "", total, waited, "", "", source)
+    rows.add_row("[bold]total[/]", "", "", "", "", total, waited, "", "", source)
     return rows
 
 
 def _estimate_table(plan: StepPlan) -> Table:
-    rows = table("\nEstimate", "", "as scheduled", "nothing overlaps", "only tensor's waits", "where from")
+    rows = table("\nEstimate", "", "as scheduled", "nothing overlaps", "only tensor's waits", "source")
     steps = (plan.fast, plan.slow, plan.ideal)
     work, peak, rates = plan.work, plan.machine.chip.bf16_flops / 1e12, [plan.rates(step) for step in steps]
-    for name, shown, source in (
-        ("step, s", [f"{step:.3f}" for step in steps], "computation + the collectives that it waits for"),
-        ("MFU, PaLM's", [f"{one.mfu:.1%}" for one in rates], f"(6 N + 12 L H Q T) per token, {peak:g} TFLOP/s"),
-        ("MFU, 6 N D", [f"{one.mfu_6n:.1%}" for one in rates], "without attention"),
-        ("tokens/s", [f"{one.tokens_per_second:,.0f}" for one in rates], ""),
-        (f"days for {si(work.tokens, 'tokens')}", [f"{one.days:.2f}" for one in rates], "without pauses"),
-        ("chip-hours", [f"{one.chip_hours:,.0f}" for one in rates], ""),
+    for name, values, source in (
+        ("step, s", [f"{step:.3f}" for step in steps], "computation and the collectives that it waits for"),
+        ("MFU, PaLM's", [f"{rate.mfu:.1%}" for rate in rates], f"(6 N + 12 L H Q T) per token, {peak:g} TFLOP/s"),
+        ("MFU, 6 N D", [f"{rate.mfu_6n:.1%}" for rate in rates], "without attention"),
+        ("tokens/s", [f"{rate.tokens_per_second:,.0f}" for rate in rates], ""),
+        (f"days for {si(work.tokens, 'tokens')}", [f"{rate.days:.2f}" for rate in rates], "without pauses"),
+        ("chip-hours", [f"{rate.chip_hours:,.0f}" for rate in rates], ""),
     ):
-        rows.add_row(name, *shown, f"[dim]{source}[/]")
+        rows.add_row(name, *values, f"[dim]{source}[/]")
     return rows
 
 
@@ -162,28 +161,27 @@ def _footnotes(plan: StepPlan) -> str:
         "",
         "model: bytes over links (docs/plan.md); assumes links of "
         f"{chip.link_bytes / 1e9:g} GB/s and {chip.host_dcn_bytes / 1e9:g} GB/s from a host to other slices",
-        "as scheduled: a collective is waited for as long as it outlasts what the compiler put between its beginning "
-        "and its end (compiler's schedule and estimate, model)",
-        "only tensor's waits: all other collectives run behind computation (assumption)",
+        "as scheduled: computation waits for the part of a collective that outlasts the operations which the compiler "
+        "put between its start and its end (compiler's schedule and estimate, model)",
+        "only tensor's waits: all other collectives overlap with computation (assumption)",
         f"model FLOPs of a step: {si(work.flops_per_token * work.tokens_per_step)} by 6 N + 12 L H Q T; "
         f"{si(work.exact_flops)} in matrix products with causal attention (both exact)",
     ]
     if plan.program.unknown_loops:
-        lines.append(f"loops of unknown length, counted once: {', '.join(plan.program.unknown_loops)}")
-    left = plan.program.uncounted
-    if left.operations:
+        lines.append(f"loops with an unknown trip count, counted once: {', '.join(plan.program.unknown_loops)}")
+    uncounted = plan.program.uncounted
+    if uncounted.operations:
         lines.append(
-            f"operations without an estimate, counted as no time: {left.operations:,} per step, with results of "
-            f"{left.bytes / 2**20:,.1f} MiB"
+            f"operations without an estimate, counted as taking no time: {uncounted.operations:,} per step, with "
+            f"results of {uncounted.bytes / 2**20:,.1f} MiB"
         )
     return "\n".join(f"[dim]{line}[/]" for line in lines)
 
 
-# A plan as a picture: where a step's time and a chip's memory go. Readable without colour.
-
+# ---- picture: the time of a step and the memory of a chip, readable without color ----
 
 _INK, _FAINT = "#1d2433", "#6b7280"
-# After Okabe and Ito 2008; neighbours differ in lightness and hatch too.
+# Colors after Okabe and Ito 2008; neighbors differ in lightness and hatch too.
 _STYLES = (
     ("#0060a8", ""), ("#9cc9ee", "//"), ("#00405f", ""), ("#e8b04a", "\\\\"), ("#7a6a00", ""),
     ("#c9cdd3", ".."), ("#c04a00", ""), ("#f3c6a5", "xx"), ("#6f2c63", "--"),
@@ -191,12 +189,14 @@ _STYLES = (
 
 
 class _Segment(NamedTuple):
+    """A segment of a bar."""
+
     label: str
     size: float
 
 
 def save_picture(plan: StepPlan, path: Path) -> None:
-    """Write two bars as PNG or SVG, by the ending of the path: time of a step and memory of a chip."""
+    """Draw the time of a step and the memory of a chip as bars, into a PNG or SVG file by the suffix of `path`."""
     with mpl.rc_context({"font.size": 9.5, "hatch.linewidth": 0.7, "svg.hashsalt": "pathways-lite"}):
         figure = Figure(figsize=(9.2, 5.4), layout="constrained")
         upper, lower = figure.subplots(2, 1)
@@ -217,13 +217,14 @@ def save_picture(plan: StepPlan, path: Path) -> None:
 
 
 def _time_segments(plan: StepPlan) -> list[_Segment]:
-    pieces = [_Segment(part, seconds) for part, seconds in plan.operation_seconds.items() if part != "other"]
-    pieces.append(_Segment("attention kernels", sum(one.seconds for one in plan.attention)))
     waited = plan.fast - plan.compute_seconds
-    pieces.append(_Segment("collectives, waited for", waited))
-    pieces.append(_Segment("collectives, meanwhile", plan.collective_seconds() - waited))
-    pieces.insert(-3, _Segment("other, gathers, scatters", plan.operation_seconds["other"] + plan.lookup_seconds))
-    return pieces
+    return [
+        *(_Segment(part, seconds) for part, seconds in plan.operation_seconds.items() if part != "other"),
+        _Segment("other, gathers, scatters", plan.operation_seconds["other"] + plan.lookup_seconds),
+        _Segment("attention kernels", sum(kernel.seconds for kernel in plan.attention)),
+        _Segment("collectives, waited for", waited),
+        _Segment("collectives, overlapped", plan.collective_seconds() - waited),
+    ]
 
 
 def _memory_segments(plan: StepPlan) -> list[_Segment]:
@@ -239,16 +240,16 @@ def _memory_segments(plan: StepPlan) -> list[_Segment]:
     ]
 
 
-def _draw_bar(ax: Axes, pieces: Sequence[_Segment], unit: str) -> None:
-    """One bar, its pieces in turn, named and with their sizes in the legend."""
-    left, total = 0.0, sum(piece.size for piece in pieces)
-    for piece, (color, hatch) in zip(pieces, _STYLES, strict=False):
-        share = piece.size / total
+def _draw_bar(ax: Axes, segments: Sequence[_Segment], unit: str) -> None:
+    """Draw a bar of segments, with their labels and sizes in the legend."""
+    left, total = 0.0, sum(segment.size for segment in segments)
+    for segment, (color, hatch) in zip(segments, _STYLES, strict=False):
+        share = segment.size / total
         ax.barh(
-            0, piece.size, left=left, height=0.6, color=color, hatch=hatch, edgecolor="white", linewidth=0.8,
-            label=f"{piece.label}: {piece.size:.3g} ({share:.0%})",
+            0, segment.size, left=left, height=0.6, color=color, hatch=hatch, edgecolor="white", linewidth=0.8,
+            label=f"{segment.label}: {segment.size:.3g} ({share:.0%})",
         )  # fmt: skip
-        left += piece.size
+        left += segment.size
     ax.set_ylim(-0.75, 0.75)
     ax.set_yticks([])
     ax.set_xlabel(unit, color=_INK)
@@ -258,11 +259,11 @@ def _draw_bar(ax: Axes, pieces: Sequence[_Segment], unit: str) -> None:
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.32), ncols=3, frameon=False, fontsize=8.5, handlelength=2.2)
 
 
-def _draw_mark(ax: Axes, at: float, label: str, *, above: bool = True) -> None:
-    """A line across the bar; its label above or below."""
-    ax.set_xlim(0, max(ax.get_xlim()[1], 1.02 * at))
-    ax.plot([at, at], [-0.42, 0.42], color=_INK, linewidth=1.4, linestyle=(0, (4, 2)))
+def _draw_mark(ax: Axes, x: float, label: str, *, above: bool = True) -> None:
+    """Draw a line across the bar at `x`, with its label above or below."""
+    ax.set_xlim(0, max(ax.get_xlim()[1], 1.02 * x))
+    ax.plot([x, x], [-0.42, 0.42], color=_INK, linewidth=1.4, linestyle=(0, (4, 2)))
     ax.annotate(
-        f"{label}: {at:.3g}", (at, 0.44 if above else -0.44), ha="right", va="bottom" if above else "top",
+        f"{label}: {x:.3g}", (x, 0.44 if above else -0.44), ha="right", va="bottom" if above else "top",
         color=_INK, fontsize=8.5,
     )  # fmt: skip
