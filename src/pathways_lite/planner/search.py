@@ -132,7 +132,7 @@ def search_plans(
     by_policy = [[candidate for candidate in candidates if candidate.remat == policy] for policy in get_args(Remat)]
     chosen = interleave(by_policy)[:tries]
     console.print(
-        f"{len(candidates) + impossible} layouts: {impossible} do not divide the model or the batch, or need too much memory; "
+        f"{len(candidates) + impossible} layouts: {impossible} do not divide model or batch, or need too much memory; "
         f"compiling {len(chosen)} (--tries), minutes each the first time"
     )
     plans: list[tuple[Candidate, dict[str, Any]]] = []
