@@ -190,7 +190,7 @@ def test_a_structures_zeros_save_what_computes_with_them():
     [
         (Prune(sparsity=0.9, structure=WholeBlocks()), "density of 0.1 leaves nothing of the 4 units of layers"),
         (Prune(sparsity=0.9, structure=Heads()), "leaves nothing of the 2 units of layers.attention"),
-        (Prune(sparsity=0.5, structure=NM(), scope=("embedding",)), "embedding is no kernel"),
+        (Prune(sparsity=0.5, structure=NM(), scope=("embedding",)), "embedding is not a kernel"),
     ],
 )
 def test_what_cannot_be_pruned_is_said(prune, match):

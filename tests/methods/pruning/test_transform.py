@@ -259,6 +259,6 @@ def shrunk(left, params):
         x = np.asarray(x)
         if not array.stacked:
             return x
-        return np.stack([left.taken(array, x[block], at) for at, block in enumerate(left.blocks)])
+        return np.stack([left.take_units(array, x[block], at) for at, block in enumerate(left.blocks)])
 
     return jax.tree.map(one, models.param_specs(left.source), params)
