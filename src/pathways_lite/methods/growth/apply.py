@@ -119,7 +119,7 @@ class ParamGrower:
         return values.reshape(shape)
 
     def initial(self, noise_std: float | None = None) -> jax.Array:
-        """Draw the array as the model's initialization does (or N(0, noise_std^2)), [n, ...] or [...]; moments are zero."""
+        """Draw the array as the initialization does (or N(0, noise_std^2)), [n, ...] or [...]; zero for moments."""
         if self.moment:
             return jnp.zeros(self.array.shape)
         if self.array.is_scale:

@@ -2,8 +2,8 @@
 
 Masks are stored eight to a byte along an array's last axis. A packed mask has its parameter's axes, the last one an
 eighth as long, so it is sharded as the parameter is, and each device packs and unpacks its own shard, where that is
-whole bytes. Packing along the stacked layers instead, which no rule shards, would waste bits in models whose depth is not a
-multiple of eight.
+whole bytes. Packing along the stacked layers instead, which no rule shards, would waste bits in models whose depth is
+not a multiple of eight.
 """
 
 from __future__ import annotations
