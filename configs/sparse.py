@@ -26,7 +26,7 @@ def recipe() -> Recipe:
         optimizer=AdamW(learning_rate=4e-3, schedule=WSD(warmup=Fraction(n=0.05), decay=Fraction(n=0.4))),
         batch_size=8,
         budget="400 steps",
-        pruning=Prune(sparsity=0.8, every=5),
+        pruning=Prune(sparsity=0.8, update_every=5),
         evaluation=Evaluation(every=100, tokens=20_000),
         saving=Saving(every=100),
         log_every=5,

@@ -37,7 +37,7 @@ def decoder(width: int) -> Model:
 
 MODELS: dict[str, tuple[Model, Prune | None]] = {
     **{f"dense_{width}": (decoder(width), None) for width in (64, 48, 40, 32)},
-    **{f"zeros_{zeros}": (decoder(64), Prune(sparsity=zeros / 100, every=5)) for zeros in (40, 60, 80)},
+    **{f"zeros_{zeros}": (decoder(64), Prune(sparsity=zeros / 100, update_every=5)) for zeros in (40, 60, 80)},
 }
 
 

@@ -44,7 +44,10 @@ ARMS: dict[str, tuple[Model, Prune | None]] = {
     "dense_40": (decoder(40), None),
     "dense_32": (decoder(32), None),
     **{
-        f"{begin}_{end}_{zeros}": (decoder(64), Prune(sparsity=zeros / 100, begin=begin / 100, end=end / 100, every=5))
+        f"{begin}_{end}_{zeros}": (
+            decoder(64),
+            Prune(sparsity=zeros / 100, begin=begin / 100, end=end / 100, update_every=5),
+        )
         for begin, end, zeros in [*((*phase, 80) for phase in GRID), (25, 75, 40), (25, 75, 60)]
     },
 }

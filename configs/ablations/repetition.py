@@ -38,7 +38,7 @@ MODEL = Model(
 FEW = {"mixture": DataMixture(phases=(MixturePhase(weights=GivenWeights(weights={"few": 1})),))}
 ARMS = {
     "fresh": ({}, 0.0),
-    "rounds_of_a_quarter": ({"round": 0.25}, 0.0),
+    "rounds_of_a_quarter": ({"rs2_fraction": 0.25}, 0.0),
     "repeated": (FEW, 0.0),
     "repeated_dropout_10": (FEW, 0.1),
     "repeated_dropout_20": (FEW, 0.2),

@@ -39,7 +39,7 @@ ARMS = {
     "quadratic": Quadratic(),
     "extremes": Extremes(),
     "focal": Focal(),
-    "top_half": TopLosses(share=0.5),
+    "top_half": TopLosses(fraction=0.5),
 }
 
 

@@ -115,7 +115,7 @@ def shares(weights: DomainWeights, windows: Sequence[int], domains: Sequence[str
     """
     sizes = np.asarray(windows, np.float64)
     match weights:
-        case Temperature(tau=tau, times=times):
+        case Temperature(tau=tau, upsample=times):
             # The largest counts 1, so that no temperature is too low for floats.
             relative = np.where(sizes > 0, sizes, 1.0) / max(1.0, sizes.max())
             found = relative ** (1.0 / tau) * (sizes > 0) * _by_name(times, domains, 1.0)
