@@ -1,4 +1,4 @@
-"""A recipe is typed, frozen, and survives JSON; its identity changes exactly with what determines the result."""
+"""A recipe is typed, frozen, and survives JSON. Its identity changes exactly with what determines the result."""
 
 import json
 import pkgutil
@@ -64,7 +64,7 @@ def make_recipe(*stages: Stage) -> Recipe:
 # ---- typed and frozen ----
 
 
-def test_parts_are_immutable_and_refuse_unknown_fields() -> None:
+def test_nodes_are_immutable_and_refuse_unknown_fields() -> None:
     recipe = make_recipe()
     with pytest.raises(ValidationError):
         recipe.seed = 1
@@ -87,7 +87,7 @@ def test_a_budget_is_an_amount_with_a_unit(text: str, kind: str, n: float) -> No
 
 
 @pytest.mark.parametrize("text", ["300", "3 apples", "5 %", "-3 steps", "1.5 steps", "0 steps"])
-def test_what_is_no_budget_is_refused(text: str) -> None:
+def test_other_texts_are_not_budgets(text: str) -> None:
     with pytest.raises(ValidationError):
         make_stage(budget=text)
 
@@ -130,7 +130,7 @@ def test_a_resolved_recipe_loads_back_equal(tmp_path: Path) -> None:
     assert read_recipe(tmp_path / "recipe.json") == recipe
 
 
-def test_a_file_that_is_no_recipe_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_recipe_is_refused_in_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps({"name": "x"}))
     with pytest.raises(UserError, match="stages: Field required"):
@@ -277,7 +277,7 @@ def test_overrides_by_name_and_by_number() -> None:
         ("stages.base.optimizer.schedule.warmup=10 %", {"kind": "fraction", "n": 0.1}),
     ],
 )
-def test_values_are_read_by_the_fields_type(override: str, value: object) -> None:
+def test_values_are_parsed_by_the_type_of_the_field(override: str, value: object) -> None:
     node: object = apply_overrides(make_recipe(), [override]).stages[0].model_dump()
     for name in override.split("=")[0].split(".")[2:]:
         node = node[name]  # type: ignore[index]
@@ -338,7 +338,7 @@ def test_switching_a_kind_resets_the_subtree_to_its_own_defaults() -> None:
         ("stages.base.optimizer.kind=muon", "kind"),
     ],
 )
-def test_a_wrong_override_says_what_would_do(override: str, message: str) -> None:
+def test_a_wrong_override_says_what_to_type(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         apply_overrides(make_recipe(), [override])
 
@@ -379,18 +379,18 @@ def test_identity_changes_with_what_determines_the_result() -> None:
     assert len(others | {identity}) == len(different) + 1
 
 
-def test_a_method_that_is_not_used_is_no_part_of_the_identity() -> None:
+def test_an_unused_method_does_not_change_the_identity() -> None:
     class LaterStage(Stage):
-        """Stage, once somebody gave it another optional method."""
+        """A stage of a later version, with another optional method."""
 
         new_method: float | None = None
 
-    known, later = make_stage(), LaterStage(**make_stage().model_dump())
-    assert identity_fields(later) == identity_fields(known)
-    assert identity_fields(later.model_copy(update={"new_method": 0.0})) != identity_fields(known)
+    stage, later = make_stage(), LaterStage(**make_stage().model_dump())
+    assert identity_fields(later) == identity_fields(stage)
+    assert identity_fields(later.model_copy(update={"new_method": 0.0})) != identity_fields(stage)
 
 
-def test_recipes_share_the_identity_of_shared_first_stages() -> None:
+def test_shared_first_stages_have_the_same_identity() -> None:
     trunk = make_stage()
     first = make_recipe(trunk, make_stage("a", start=Continue()))
     second = make_recipe(trunk, make_stage("b", start=Continue(), batch_size=16))
