@@ -9,15 +9,18 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 
 # A room may import only itself and the rooms named here (kernels, errors and libraries aside).
-BOTTOM = {"errors", "recipe", "ledger", "batch", "keyed"}
+BOTTOM = {"errors", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores"}
 MAY_IMPORT = {
     "errors": set(),
-    "recipe": {"errors"},
+    "recipe": {"errors", "atomic_file"},
     "ledger": {"recipe"},
     "batch": set(),
     "keyed": set(),
+    "intervals": set(),
+    "atomic_file": set(),
+    "cpu_cores": set(),
     "distributed": {"errors", "signals"},
-    "checkpoints": {"errors", "parallel", "distributed"},
+    "checkpoints": {"errors", "keyed", "atomic_file", "parallel", "distributed"},
     "run_lock": {"errors"},
     "signals": set(),
     "run_directory": BOTTOM,
@@ -28,13 +31,13 @@ MAY_IMPORT = {
     "methods": BOTTOM | {"models"},
     "evaluation": BOTTOM | {"parallel", "models", "objectives", "data"},
     "tracking": BOTTOM | {"run_directory"},
-    "scaling": {"errors", "ledger", "run_directory", "tracking"},
+    "scaling": {"errors", "intervals", "ledger", "run_directory", "tracking"},
     "training": BOTTOM
     | {"parallel", "distributed", "models", "objectives", "data", "methods", "evaluation", "tracking"}
     | {"checkpoints", "run_lock", "signals", "run_directory"},
     "planner": BOTTOM | {"parallel", "models", "tracking", "training"},
-    "comparison": BOTTOM | {"tracking", "run_directory"},
-    "studies": BOTTOM | {"comparison", "tracking", "training", "run_lock", "signals", "run_directory"},
+    "comparison": BOTTOM | {"intervals", "tracking", "run_directory"},
+    "studies": BOTTOM | {"comparison", "intervals", "tracking", "training", "run_lock", "signals", "run_directory"},
 }
 
 

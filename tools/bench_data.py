@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""How fast text becomes tokens and tokens become batches. Prints one JSON line.
+"""Measure how fast text is tokenized and how fast batches are loaded. Prints one JSON line.
 
     python tools/bench_data.py                        the Python installation's text
     python tools/bench_data.py --text novels.jsonl.gz --megabytes 20
 
 `tokenise_mb_per_s` is for one core: reading and encoding into a shard, in CPU seconds, which other processes disturb
-less than the clock on the wall; cold, all words are new. `loader_tokens_per_s` is for one core: batches of a store as
-the training loop gets them, read by Grain in threads.
+less than wall-clock time; `cold` means that all words are new to the cache. `loader_tokens_per_s` is for one core:
+batches of a store as the training loop gets them, read by Grain in threads.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from pathways_lite.data.build import SAMPLE_BYTES_PER_TOKEN, build, sample
+from pathways_lite.data.build import SAMPLE_BYTES_PER_TOKEN, build, sample_texts
 from pathways_lite.data.documents import Document
 from pathways_lite.data.pipeline import DataStream
 from pathways_lite.data.sentencepiece import train_sentencepiece
-from pathways_lite.data.shards import ShardSpec, tokenise
+from pathways_lite.data.shards import ShardSpec, tokenize
 from pathways_lite.data.sources import Source
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
 from pathways_lite.ledger import Timeline
@@ -34,7 +34,7 @@ from pathways_lite.recipe import Data, Ramp, Steps
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", default="python:", help="source to read, as for `pathways-lite data build`")
-    parser.add_argument("--megabytes", type=float, default=8.0, help="of text to tokenise")
+    parser.add_argument("--megabytes", type=float, default=8.0, help="of text to tokenize")
     parser.add_argument("--vocab-size", type=int, default=8192, help="of the SentencePiece vocabulary trained for it")
     parser.add_argument("--seq-len", type=int, default=2048)
     parser.add_argument("--batch-size", type=int, default=16)
@@ -44,42 +44,42 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # one core
     with tempfile.TemporaryDirectory() as directory:
         result = {
-            **bench_tokenising(Source.parse(arguments.text), arguments.megabytes, arguments.vocab_size),
+            **bench_tokenizer(Source.parse(arguments.text), arguments.megabytes, arguments.vocab_size),
             **bench_loader(Path(directory), arguments.seq_len, arguments.batch_size, arguments.seconds),
             "cpu": platform.processor() or platform.machine(),
         }
     print(json.dumps(result))
 
 
-def bench_tokenising(source: Source, megabytes: float, vocab_size: int) -> dict[str, float]:
-    """Text bytes per CPU second, from the source's pieces to a shard, and the CPU seconds to train a tokenizer."""
+def bench_tokenizer(source: Source, megabytes: float, vocab_size: int) -> dict[str, float]:
+    """Measure text bytes per CPU second, from a source's chunks to a shard, and CPU seconds to train a tokenizer."""
     now = time.process_time
     start = now()
-    texts = sample([source], SAMPLE_BYTES_PER_TOKEN * vocab_size)
+    texts = sample_texts([source], SAMPLE_BYTES_PER_TOKEN * vocab_size)
     sampled = now()
     tokenizer: Tokenizer = train_sentencepiece(texts, vocab_size)
     trained = now()
-    pieces, size = [], 0
-    for piece in source.pieces():
-        pieces.append((0, piece))
-        size += piece.size
+    chunks, size = [], 0
+    for chunk in source.pieces():
+        chunks.append((0, chunk))
+        size += chunk.size
         if size >= megabytes * 1e6:
             break
     result = {"sample_s": sampled - start, "train_tokenizer_s": trained - sampled}
     start = now()
-    documents = [item.text for _, piece in pieces for item in piece.read() if isinstance(item, Document)]
+    documents = [item.text for _, chunk in chunks for item in chunk.read() if isinstance(item, Document)]
     result["read_mb_per_s"] = size / 1e6 / (now() - start)
     encoded = sum(len(text.encode()) for text in documents)
     del documents
     for name in ("tokenise_cold_mb_per_s", "tokenise_mb_per_s"):
         start = now()
-        tokens = len(tokenise(ShardSpec(0, tuple(pieces)), tokenizer).tokens)
+        tokens = len(tokenize(ShardSpec(0, tuple(chunks)), tokenizer).tokens)
         result[name] = size / 1e6 / (now() - start)
     return {name: round(value, 3) for name, value in result.items()} | {"bytes_per_token": round(encoded / tokens, 3)}
 
 
 def bench_loader(directory: Path, seq_len: int, batch_size: int, seconds: float) -> dict[str, float]:
-    """Tokens per second of batches from a store of random text in bytes."""
+    """Measure tokens per second of batches from a store of random bytes as text."""
     text = directory / "random.txt"
     text.write_bytes(os.urandom(8 << 20).hex().encode())
     store = build([str(text)], directory / "store", tokenizer=ByteTokenizer.kind, workers=0)

@@ -76,11 +76,11 @@ def bench_memory(components: Components) -> dict[str, Any]:
     params = jax.block_until_ready(models.init(source, jax.random.key(0)))
     start = time.perf_counter()
     compiled = grow_function(components).lower(params, None, ()).compile()
-    grown = time.perf_counter()
+    compiled_at = time.perf_counter()
     state = jax.block_until_ready(compiled(params, None, ()))
     end = time.perf_counter()
     sizes = {"source_bytes": _nbytes(params), "target_bytes": _nbytes(state.params)}
-    return {**sizes, "compile_s": round(grown - start, 3), "grow_s": round(end - grown, 3)}
+    return {**sizes, "compile_s": round(compiled_at - start, 3), "grow_s": round(end - compiled_at, 3)}
 
 
 def bench_files(components: Components, directory: Path) -> dict[str, Any]:
@@ -91,23 +91,23 @@ def bench_files(components: Components, directory: Path) -> dict[str, Any]:
     state = TrainState(step=1, params=(), opt_state=(), method_state=(), key=())
     meta = CheckpointState(state, DataCursor(), GuardState(), Seconds(), Ledger(), None).to_meta(small)
     path = write_streamed(directory / "source", 1, arrays, meta, check=lambda: None)
-    before = time.perf_counter()
+    start = time.perf_counter()
     grown = grow_offline(
         load_model(path, examined=False), _start(components), target, directory / "grown", report=lambda line: None
     )  # fmt: skip
-    seconds = time.perf_counter() - before
-    written = load_model(grown, examined=False).manifest
+    seconds = time.perf_counter() - start
+    manifest = load_model(grown, examined=False).manifest
     return {
         "source_bytes": sum(array.nbytes for array in arrays.values()),
-        "target_bytes": written.nbytes,
-        "largest_array_bytes": max(array.nbytes for array in written.arrays.values()),
+        "target_bytes": manifest.nbytes,
+        "largest_array_bytes": max(array.nbytes for array in manifest.arrays.values()),
         "grow_s": round(seconds, 1),
-        "mb_per_s": round(written.nbytes / 1e6 / seconds),
+        "mb_per_s": round(manifest.nbytes / 1e6 / seconds),
     }
 
 
 def compile_seconds(model: Model, layers: int) -> float:
-    """Of the train step of the model with so many layers."""
+    """Measure the seconds to compile the train step of the model with `layers` layers."""
     deep = model.model_copy(update={"n_layers": layers})
     components = Components(StageSpec(_recipe(deep, deep, "stack"), 0))
     lowered = components.lower_step(1)
@@ -119,14 +119,14 @@ def compile_seconds(model: Model, layers: int) -> float:
 def _random(model: Model, array: models.ParamSpec) -> StreamedArray:
     """Random numbers, a block at a time."""
     shape = ((model.n_layers,) if array.stacked else ()) + array.shape
-    piece = (1, *array.shape) if array.stacked else array.shape
+    chunk_shape = (1, *array.shape) if array.stacked else array.shape
 
     def make() -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
-        data = np.random.default_rng(0).integers(0, 1 << 14, piece, np.uint16).view(ml_dtypes.bfloat16)
+        data = np.random.default_rng(0).integers(0, 1 << 14, chunk_shape, np.uint16).view(ml_dtypes.bfloat16)
         for block in range(model.n_layers if array.stacked else 1):
             yield (block, *[0] * (len(shape) - 1)), data
 
-    return StreamedArray(shape, "bfloat16", piece, make)
+    return StreamedArray(shape, "bfloat16", chunk_shape, make)
 
 
 def _recipe(source: Model, target: Model, operator: str) -> Recipe:

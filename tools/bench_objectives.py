@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""How fast windows of tokens become batches of each objective, on one core. Prints one JSON line.
+"""Measure how fast each objective turns windows of tokens into batches on one core. Prints one JSON line.
 
     python tools/bench_objectives.py
     python tools/bench_objectives.py --seq-len 256 --documents 3
 
-Tokens per CPU second, which other processes disturb less than wall-clock time, and the fraction of unused positions.
+It reports tokens per CPU second, which other processes disturb less than wall-clock time, and the fraction of unused
+positions.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seq-len", type=int, default=2048)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--documents", type=float, default=3.0, help="that begin in a sequence, on average")
+    parser.add_argument("--documents", type=float, default=3.0, help="that start in a sequence, on average")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each objective")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
@@ -40,7 +41,7 @@ def main() -> None:
 
 
 def bench(objective: Objective, windows: np.ndarray, seconds: float) -> dict[str, float]:
-    """Tokens per second of batches of these windows under new example numbers, and the fraction of unused positions."""
+    """Measure tokens per second of batches with new sample numbers, and the fraction of unused positions."""
     rows, tokens, shares = len(windows), 0, []
     start = time.process_time()
     while (elapsed := time.process_time() - start) < seconds:

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What pruning adds to a train step. Prints one JSON line.
+"""Measure the overhead of pruning in a train step. Prints one JSON line.
 
     python tools/bench_pruning.py --shape S
-    python tools/bench_pruning.py --shape S --updating          masks change in every step, the dearest case
+    python tools/bench_pruning.py --shape S --updating          masks change in every step, the most expensive case
     python tools/bench_pruning.py --optimizer adafactor --prune '{"sparsity": 0.5, "structure": {"kind": "n_m"}}'
 
-Two steps that differ in pruning alone, on the same tokens, are taken in turns, so that whatever else the machine does
-meets both. `overhead` is the median over the rounds of (pruned - dense) / dense seconds; `overhead_by_cpu_time` the
-same of the CPU seconds of all threads, which other processes do not change.
+Two steps that differ in pruning alone alternate on the same tokens, so that other load on the machine affects both.
+`overhead` is the median over the rounds of (pruned - dense) / dense seconds; `overhead_by_cpu_time` is the same for the
+CPU seconds of all threads, which other processes do not change.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from pathways_lite.training.stage import StageSpec
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="S")
-    parser.add_argument("--optimizer", default="adamw", help="its kind, or all of it as JSON")
-    parser.add_argument("--prune", default='{"sparsity": 0.8}', help="how, as JSON; when is set here")
+    parser.add_argument("--optimizer", default="adamw", help="kind of the optimizer, or the whole optimizer as JSON")
+    parser.add_argument("--prune", default='{"sparsity": 0.8}', help="as JSON, without its begin, end and every")
     parser.add_argument("--updating", action="store_true", help="the masks change in every step")
     parser.add_argument("--rows", type=int, help="sequences in a batch; default: the shape's")
     parser.add_argument("--rounds", type=int, default=10, help="of one step each, after the first")
@@ -44,10 +44,10 @@ def main() -> None:
 
 
 def setups(arguments: argparse.Namespace) -> tuple[Components, Components]:
-    """The stage without pruning and with it."""
-    how = Prune.model_validate_json(arguments.prune)
-    when = {"begin": 0.0, "end": 1.0, "every": 1} if arguments.updating else {"begin": 0.0, "end": 0.0}
-    prune = Prune.model_validate({**dict(how), **when})
+    """Set up the stage without pruning and with it."""
+    prune_config = Prune.model_validate_json(arguments.prune)
+    timing = {"begin": 0.0, "end": 1.0, "every": 1} if arguments.updating else {"begin": 0.0, "end": 0.0}
+    prune = Prune.model_validate({**dict(prune_config), **timing})
     stage = apply_overrides(setup_of(arguments.shape, None).stage, [f"optimizer={arguments.optimizer}"])
     if arguments.rows is not None:
         stage = stage.model_copy(update={"batch_size": arguments.rows})
@@ -57,7 +57,7 @@ def setups(arguments: argparse.Namespace) -> tuple[Components, Components]:
 
 
 def row(arguments: argparse.Namespace, rounds: list[Any], tokens: int) -> dict[str, Any]:
-    """All of the line."""
+    """Return the contents of the JSON line."""
     wall, cpu = (statistics.median((b[i] - a[i]) / a[i] for a, b in rounds) for i in (0, 1))
     return {
         "shape": arguments.shape,

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What weights of samples add to a train step. Prints one JSON line.
+"""Measure the overhead of sample weights in a train step. Prints one JSON line.
 
     python tools/bench_reweighting.py --shape S
     python tools/bench_reweighting.py --shape S --sample document --rounds 20
 
-Two steps that differ in their weights alone, on the same tokens, are taken in turns, so that whatever else the machine
-does meets both. `overhead` is the median over the rounds of (weighted - plain) / plain seconds; `overhead_by_cpu_time`
+Two steps that differ in their weights alone alternate on the same tokens, so that other load on the machine affects
+both. `overhead` is the median over the rounds of (weighted - plain) / plain seconds; `overhead_by_cpu_time`
 the same of the CPU seconds of all threads, which other processes do not change. `overhead_flops` is XLA's own count.
 """
 
@@ -42,18 +42,18 @@ DOCUMENTS = 4  # in a row
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="S")
-    parser.add_argument("--rule", default="lin_upper", help="its kind, or all of it as JSON")
+    parser.add_argument("--rule", default="lin_upper", help="kind of the rule, or the whole rule as JSON")
     parser.add_argument("--sample", choices=("row", "document", "token"), default="row")
     parser.add_argument("--rounds", type=int, default=10, help="of one step each, after the first")
     arguments = parser.parse_args()
-    how = apply_overrides(Reweighting(burn_in=Steps(n=0), sample=arguments.sample), [f"rule={arguments.rule}"])
-    plain, weighted = (Stepping(setup_of(arguments.shape, method)) for method in (None, how))
+    reweighting = apply_overrides(Reweighting(burn_in=Steps(n=0), sample=arguments.sample), [f"rule={arguments.rule}"])
+    plain, weighted = (Stepping(setup_of(arguments.shape, method)) for method in (None, reweighting))
     rounds = [(plain.take(), weighted.take()) for _ in range(arguments.rounds)]
     print(json.dumps(row(arguments, rounds, (plain.flops, weighted.flops))))
 
 
 def row(arguments: argparse.Namespace, rounds: list[Any], flops: tuple[float, float]) -> dict[str, Any]:
-    """All of the line."""
+    """Return the contents of the JSON line."""
     wall, cpu = (statistics.median((b[i] - a[i]) / a[i] for a, b in rounds) for i in (0, 1))
     return {
         "shape": arguments.shape,
@@ -71,7 +71,7 @@ def row(arguments: argparse.Namespace, rounds: list[Any], flops: tuple[float, fl
 
 
 def setup_of(shape: str, method: Reweighting | None) -> Components:
-    """A GPT-2-like decoder with AdamW, as `tools/bench_train.py`."""
+    """Set up a GPT-2-like decoder with AdamW, as in `tools/bench_train.py`."""
     layers, width, heads, length, rows, vocabulary = SHAPES[shape]
     model = Model(
         d_model=width, n_layers=layers, n_heads=heads, head_dim=width // heads, d_ff=8 * width // 3 // 16 * 16,
@@ -85,7 +85,7 @@ def setup_of(shape: str, method: Reweighting | None) -> Components:
 
 
 class Stepping:
-    """Train steps one after the other."""
+    """A compiled train step with its state and batch."""
 
     def __init__(self, components: Components) -> None:
         self.components, rows = components, components.timeline.sequences_at(0)
@@ -97,7 +97,7 @@ class Stepping:
         self.take()
 
     def take(self) -> tuple[float, float]:
-        """One step: seconds by the clock, CPU seconds of all threads."""
+        """Take one step and return its wall-clock seconds and the CPU seconds of all threads."""
         clock, begin, cpu = self.components.timeline.clock(self.number), time.perf_counter(), time.process_time()
         self.state, metrics = self.compiled(self.state, self.batch, clock)
         jax.block_until_ready((self.state, metrics))
@@ -106,13 +106,15 @@ class Stepping:
 
 
 def random_batch(components: Components, rows: int) -> Batch:
-    """Random tokens in rows of several documents."""
+    """Make a batch of random tokens with several documents per row."""
     length, random = components.stage.data.seq_len, np.random.default_rng(0)
     tokens, targets = random.integers(0, components.stage.model.vocab_size, (2, rows, length)).astype(np.int32)
-    place = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
-    start = place // (length // DOCUMENTS) * (length // DOCUMENTS)
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
+    start = positions // (length // DOCUMENTS) * (length // DOCUMENTS)
     ones, domain = np.ones((rows, length), np.float32), np.zeros(rows, np.int32)
-    return Batch(tokens, targets, ones, place - start, Spans(start, place + 1), domain, np.zeros((rows, 2), np.uint32))
+    return Batch(
+        tokens, targets, ones, positions - start, Spans(start, positions + 1), domain, np.zeros((rows, 2), np.uint32)
+    )
 
 
 if __name__ == "__main__":

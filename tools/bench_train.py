@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How fast a whole train step is. Prints one JSON line.
+"""Measure the speed of a whole train step. Prints one JSON line.
 
     python tools/bench_train.py --shape S --dtype float32
     python tools/bench_train.py --shape M --dtype bfloat16 --steps 3
 
-The step is the one `pathways-lite train` runs: forward, backward, clipping, AdamW on float32 parameters, its state
-donated. Its tokens are random: text would not change the time. The shapes are GPT-2-like decoders of serial blocks,
+The step is the one `pathways-lite train` runs: forward, backward, clipping, AdamW on float32 parameters, with its
+state donated. Tokens are random, as text would take the same time. The shapes are GPT-2-like decoders of serial blocks,
 multi-head attention and tied embeddings, causal attention over the whole sequence:
 
     shape  layers  d_model  heads  sequence  batch  vocabulary
@@ -15,12 +15,12 @@ multi-head attention and tied embeddings, causal attention over the whole sequen
 SwiGLU has three matrices where GPT-2's MLP has two, so d_ff = 8/3 d_model (to the nearest multiple of 16) gives the
 12 d_model^2 parameters per layer of the original.
 
-What the line says:
+Fields of the line:
 
-    tokens_per_s         of the median step, compilation and the first step left out
-    best_tokens_per_s    of the fastest step: on a machine that others use too, the better number to compare
+    tokens_per_s         of the median step, without compilation and the first step
+    best_tokens_per_s    of the fastest step: the better number to compare on a shared machine
     first_step_s         from tracing to the end of the first step
-    peak_rss_mb          the process at its largest, compiler included
+    peak_rss_mb          peak of the process, compiler included
     model_flops_per_s    tokens_per_s * (6 N + 12 L H Q T): PaLM appendix B, N with embeddings
     share_of_peak        model_flops_per_s / peak_flops_per_s, and best_share_of_peak of the fastest step
     peak_flops_per_s     the fastest 2048^3 matmul in this process right before and right after the steps, over the
@@ -56,7 +56,7 @@ SHAPES = {
 
 
 class Timing(NamedTuple):
-    """Of each of several runs: seconds by the clock, and CPU seconds of all threads together."""
+    """Wall-clock seconds, and CPU seconds of all threads together, of several runs."""
 
     seconds: list[float]
     cpu_seconds: list[float]
@@ -68,9 +68,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
     parser.add_argument("--steps", type=int, default=5, help="to time, after the first")
     parser.add_argument("--remat", choices=("none", "full", "attention", "up", "dots", "offload"), default="none")
-    parser.add_argument("--unroll", action="store_true", help="write the layers out instead of scanning them")
-    parser.add_argument("--attention", help="implementation; the default is what the platform gets by itself")
-    parser.add_argument("--plain-malloc", action="store_true", help="give freed memory back to the kernel at each step")
+    parser.add_argument("--unroll", action="store_true", help="unroll the layers instead of scanning them")
+    parser.add_argument("--attention", help="implementation; default: the platform's own choice")
+    parser.add_argument("--plain-malloc", action="store_true", help="return freed memory to the kernel at each step")
     arguments = parser.parse_args()
     if arguments.steps < 1:
         parser.error(f"--steps {arguments.steps}: at least 1 is needed")
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All of the line."""
+    """Return the contents of the JSON line."""
     import jax
 
     from pathways_lite.models.accounting import flops_per_token, parameter_count
@@ -138,7 +138,7 @@ def model_of(arguments: argparse.Namespace) -> Any:
 
 
 def prepare(model: Any, seq_len: int, batch_size: int) -> tuple[Callable[[], None], float]:
-    """A function that takes one step and waits for it, and how long compiling and the first step took."""
+    """Return a function that takes one step and waits for it, and the seconds of compiling and the first step."""
     import jax
 
     from pathways_lite import models
@@ -182,7 +182,7 @@ def token_losses(model: Any, params: Any, batch: Any, key: Any) -> Any:
 
 
 def random_batch(batch_size: int, seq_len: int, vocab_size: int) -> Any:
-    """A causal batch of random tokens, of one document per row."""
+    """Make a causal batch of random tokens with one document per row."""
     import numpy as np
 
     from pathways_kernels.attention import Spans
@@ -212,7 +212,7 @@ def timed(run: Callable[[], None], steps: int) -> Timing:
 
 
 def matmul_rates(dtype: str, size: int = 2048, runs: int = 5) -> tuple[float, float]:
-    """FLOPs per second, and per CPU second, of the fastest of three layouts in float32 or `dtype`."""
+    """Measure FLOPs per second, and per CPU second, of the fastest of three layouts in float32 or `dtype`."""
     import jax
     import jax.numpy as jnp
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Do averages of models of parts of the data stand for models of its unions? Prints one JSON line.
+"""Compare averages of models of single domains with models of unions of domains. Prints one JSON line.
 
     pathways-lite study run configs/ablations/data_ablation.py
     python tools/compare_unions.py configs/ablations/data_ablation.py --picture unions.png
 
-For a finished study whose arms read given domains in their last stages (`GivenWeights`). For every arm of several
-domains the models of its single domains, of the same seed, are averaged with equal weights (Na et al. 2024, arXiv
-2410.15661) and evaluated on the held-out text of every domain of the corpus. `pearson` and `spearman` are, by held-out
-domain, correlations over unions and seeds of the averages' losses with the unions'; `pearson_of_mean_loss` is the same
-of the parts' mean losses, which needs no average: what the average has to beat.
+The study must be finished, and its arms must read given domains in their last stages (`GivenWeights`). For every arm
+with several domains the models of its single domains with the same seed are averaged with equal weights (Na et al.
+2024, arXiv 2410.15661) and evaluated on the held-out text of every domain of the corpus. `pearson` and `spearman` are,
+by held-out domain, correlations over unions and seeds of the averages' losses with the unions' losses.
+`pearson_of_mean_loss` is the same for the mean of the parts' losses, a baseline that needs no averaged model.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Losses = dict[str, float]
 
 
 class Union(NamedTuple):
-    """What is compared: losses of one union, of the average of its parts, and the mean of their losses."""
+    """Losses of the model of one union, of the average of its parts' models, and the mean of the parts' losses."""
 
     name: str
     of_union: Losses
@@ -52,72 +52,74 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="write a scatter plot there (PNG or SVG)")
     arguments = parser.parse_args()
     try:
-        found = unions(arguments.study, arguments.out)
+        results = unions(arguments.study, arguments.out)
     except UserError as error:
         sys.exit(f"error: {error}")
-    print(json.dumps(row(found)))
+    print(json.dumps(row(results)))
     if arguments.picture is not None:
-        draw(found, arguments.picture)
+        draw(results, arguments.picture)
 
 
 def domains_read(recipe: Recipe) -> frozenset[str]:
-    """The domains that a recipe's last stage reads."""
+    """Return the domains that a recipe's last stage reads."""
     mixture = recipe.stages[-1].data.mixture
     weights = mixture.phases[-1].weights if mixture is not None else None
     if not isinstance(weights, GivenWeights):
-        raise UserError(f"the last stage of {recipe.name} reads no given domains; use Given(weights=...)")
+        raise UserError(f"the last stage of {recipe.name} reads no given domains; use GivenWeights(weights=...)")
     return frozenset(name for name, weight in weights.weights if weight)
 
 
 def unions(path: Path, out: Path | None) -> list[Union]:
-    """All unions of the study whose parts it has. Raises UserError where something is not trained yet."""
+    """Evaluate all unions of the study whose parts are arms too. Raises UserError if a node is not trained yet."""
     study = resolve_study(load_study(path))
     store = store_of(study, out or Path("runs") / study.name)
-    places = {label: identity for identity, node in store.nodes.items() for label in node.is_last}
-    runs = {(domains_read(r), r.seed): load_model(store.run(places[label]).path) for label, r in study.recipes.items()}
-    alone = {key: losses(model, [model]) for key, model in runs.items()}
-    found = []
-    for (of, seed), model in runs.items():
-        parts = [runs.get((frozenset([domain]), seed)) for domain in sorted(of)]
-        if len(of) == 1 or None in parts:
+    last_nodes = {label: identity for identity, node in store.nodes.items() for label in node.is_last}
+    runs = {
+        (domains_read(r), r.seed): load_model(store.run(last_nodes[label]).path) for label, r in study.recipes.items()
+    }
+    own_losses = {key: losses(model, [model]) for key, model in runs.items()}
+    results = []
+    for (domains, seed), model in runs.items():
+        models = [runs.get((frozenset([domain]), seed)) for domain in sorted(domains)]
+        if len(domains) == 1 or None in models:
             continue
-        name = f"{' + '.join(sorted(of))}, seed {seed}"
+        name = f"{' + '.join(sorted(domains))}, seed {seed}"
         print(f"averaging the parts of {name}", file=sys.stderr)
-        each = [alone[frozenset([domain]), seed] for domain in of]
-        means = {domain: statistics.fmean(part[domain] for part in each) for domain in each[0]}
-        found.append(Union(name, alone[of, seed], losses(model, parts), means))
-    if not found:
+        part_losses = [own_losses[frozenset([domain]), seed] for domain in domains]
+        means = {domain: statistics.fmean(part[domain] for part in part_losses) for domain in part_losses[0]}
+        results.append(Union(name, own_losses[domains, seed], losses(model, models), means))
+    if not results:
         raise UserError(f"{path} has no arm of several domains each of which is an arm as well")
-    return found
+    return results
 
 
-def losses(model: TrainedModel, parts: list[TrainedModel]) -> Losses:
-    """Held-out losses of the average of `parts`, on the held-out text of `model`'s stage."""
-    params = merge_params(model.components, parts, [1.0] * len(parts))
+def losses(model: TrainedModel, models: list[TrainedModel]) -> Losses:
+    """Return the losses of the average of `models` on the held-out text of `model`'s stage."""
+    params = merge_params(model.components, models, [1.0] * len(models))
     return {domain: result.loss for domain, result in model.components.evaluator.evaluate(params).items()}
 
 
-def row(found: list[Union]) -> dict[str, Any]:
-    """All of the line."""
-    domains = list(found[0].of_union)
-    column = lambda which, domain: np.array([getattr(union, which)[domain] for union in found])  # noqa: E731
+def row(results: list[Union]) -> dict[str, Any]:
+    """Return the contents of the JSON line."""
+    domains = list(results[0].of_union)
+    column = lambda field, domain: np.array([getattr(union, field)[domain] for union in results])  # noqa: E731
 
-    def over_domains(correlation: Any, which: str) -> dict[str, float]:
-        return {d: round(float(correlation(column(which, d), column("of_union", d)).statistic), 4) for d in domains}
+    def over_domains(correlation: Any, field: str) -> dict[str, float]:
+        return {d: round(float(correlation(column(field, d), column("of_union", d)).statistic), 4) for d in domains}
 
-    higher = {d: round(float(np.mean(column("of_average", d) - column("of_union", d))), 4) for d in domains}
+    differences = {d: round(float(np.mean(column("of_average", d) - column("of_union", d))), 4) for d in domains}
     return {
         "pearson": over_domains(stats.pearsonr, "of_average"),
         "spearman": over_domains(stats.spearmanr, "of_average"),
         "pearson_of_mean_loss": over_domains(stats.pearsonr, "mean_of_parts"),
-        "average_minus_union": higher,
-        "unions": [union.name for union in found],
+        "average_minus_union": differences,
+        "unions": [union.name for union in results],
         "command": shlex.join(["python", *sys.argv]),
     }
 
 
-def draw(found: list[Union], path: Path) -> None:
-    """Averages against unions, a colour and a marker for each held-out domain."""
+def draw(results: list[Union], path: Path) -> None:
+    """Plot averages against unions, with a color and a marker per held-out domain."""
     import matplotlib.pyplot as plt
 
     from pathways_lite.tracking.plot_style import style
@@ -125,8 +127,8 @@ def draw(found: list[Union], path: Path) -> None:
     with style("light"):
         figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
         markers = itertools.cycle("os^Dv<>P")
-        for domain, marker in zip(found[0].of_union, markers, strict=False):
-            x, y = ([getattr(union, which)[domain] for union in found] for which in ("of_union", "of_average"))
+        for domain, marker in zip(results[0].of_union, markers, strict=False):
+            x, y = ([getattr(union, field)[domain] for union in results] for field in ("of_union", "of_average"))
             axes.scatter(x, y, marker=marker, s=28, label=domain, linewidths=0)
         axes.axline((axes.get_xlim()[0],) * 2, slope=1, color="0.6", linewidth=1, zorder=0)
         axes.set(xlabel="held-out loss of a model of the union", ylabel="of the average of models of its parts")

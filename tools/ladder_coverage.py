@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""How often the 95 % interval of a ladder's prediction holds the truth: ladders made of a known law and noise.
+"""Measure the coverage of a ladder's 95 % interval with ladders made from a known law and noise.
 
     python tools/ladder_coverage.py [--ladders 100] [--noise 0.006]
 
 The rungs are those of configs/ladders/toy.py: three sizes, three token budgets, two seeds of the shorter two, and the
-corner is predicted. The law is Chinchilla's with values near what that ladder gives; `--noise` is the standard
-deviation of log loss between seeds. One JSON line per loss function: the share of intervals that hold the law's value
-at the corner, the root mean square of the prediction's relative error, and the intervals' median width, relative.
+corner is predicted. The law is Chinchilla's with values close to that ladder's fit; `--noise` is the standard
+deviation of log loss between seeds. One JSON line per loss function: the share of intervals that contain the law's
+value at the corner, the root mean square of the prediction's relative error, and the intervals' median relative width.
 """
 
 from __future__ import annotations
@@ -37,17 +37,20 @@ def main() -> None:
     exact = predict(CHINCHILLA, TRUTH, {"N": N, "D": D})
     truth = float(predict(CHINCHILLA, TRUTH, CORNER)[0])
     for loss in (LeastSquares(), Huber()):
-        random, found = np.random.default_rng(0), []
+        random, results = np.random.default_rng(0), []
         for _ in range(arguments.ladders):
             table = {"N": N, "D": D, "L": exact * np.exp(random.normal(0, arguments.noise, len(N)))}
             groups = np.array([str(point) for point in grid])
             fit = fit_law(CHINCHILLA, table, loss=loss, bootstraps=arguments.bootstraps, groups=groups, units=False)
             best = fit.predict(CORNER)[0]
-            found.append((best.low <= truth <= best.high, best.value / truth - 1, best.high / best.low - 1))
-        held, errors, widths = map(np.array, zip(*found, strict=True))
-        line = {"loss": str(loss), "ladders": len(found), "noise": arguments.noise, "held": round(held.mean(), 3)}
-        more = {"rms_error": round(float(np.sqrt((errors**2).mean())), 4), "width": round(float(np.median(widths)), 4)}
-        print(json.dumps(line | more), flush=True)
+            results.append((best.contains(truth), best.value / truth - 1, best.high / best.low - 1))
+        covered, errors, widths = map(np.array, zip(*results, strict=True))
+        row = {"loss": str(loss), "ladders": len(results), "noise": arguments.noise, "held": round(covered.mean(), 3)}
+        statistics = {
+            "rms_error": round(float(np.sqrt((errors**2).mean())), 4),
+            "width": round(float(np.median(widths)), 4),
+        }
+        print(json.dumps(row | statistics), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's increment
+GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's increment
 
 
 def mix(x: np.ndarray) -> np.ndarray:
@@ -20,13 +20,13 @@ def keys(purpose: str, seed: int, number: np.ndarray) -> np.ndarray:
     """Return a uint64 key for each integer in `number`, for this purpose and seed."""
     digest = hashlib.blake2b(f"{purpose}/{seed}".encode(), digest_size=8).digest()
     base = np.array(int.from_bytes(digest, "little"), np.uint64)
-    return mix(base + _GOLDEN * np.asarray(number).astype(np.uint64))
+    return mix(base + GOLDEN_GAMMA * np.asarray(number).astype(np.uint64))
 
 
 def words(key: np.ndarray, stream: int, index: np.ndarray) -> np.ndarray:
     """Return the uint64 random word `index` (below 2**32) of a stream of each key; arguments broadcast."""
     counter = np.uint64(stream << 32) + np.asarray(index).astype(np.uint64)
-    return mix(key + _GOLDEN * (counter + np.uint64(1)))
+    return mix(key + GOLDEN_GAMMA * (counter + np.uint64(1)))
 
 
 def uniform(key: np.ndarray, stream: int, index: np.ndarray) -> np.ndarray:

@@ -22,15 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Recipe, read_recipe
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically: a reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def _read_json(path: Path) -> Any:

@@ -56,7 +56,7 @@ def as_bytes(tree: Any) -> list[tuple[str, str, tuple[int, ...], bytes]]:
 
 @pytest.fixture
 def same() -> Callable[[Any, Any], bool]:
-    """A predicate: two trees have the same structure and the same bits."""
+    """True if two trees have the same structure and the same bits."""
     return lambda a, b: jax.tree.structure(a) == jax.tree.structure(b) and as_bytes(a) == as_bytes(b)
 
 

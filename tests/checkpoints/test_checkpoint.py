@@ -69,8 +69,8 @@ def test_sixty_four_bits_are_not_cut_to_thirty_two(tmp_path):
 def test_shardings_of_the_abstract_tree_are_used(tmp_path, state):
     mesh = jax.make_mesh((1,), ("data",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    like = {"w": jax.ShapeDtypeStruct((4, 2), jnp.float32, sharding=sharding)}
-    restored = restore(save(tmp_path, {"w": jnp.ones((4, 2))}), like)
+    target = {"w": jax.ShapeDtypeStruct((4, 2), jnp.float32, sharding=sharding)}
+    restored = restore(save(tmp_path, {"w": jnp.ones((4, 2))}), target)
     assert restored.arrays["w"].sharding == sharding
 
 
@@ -84,10 +84,10 @@ def test_every_difference_is_named_and_nothing_is_loaded(tmp_path, monkeypatch):
     path = save(
         tmp_path, {"same": np.ones(3), "shape": np.ones((8, 4)), "dtype": np.ones(2, np.float32), "old": np.ones(1)}
     )
-    like = {"same": np.ones(3), "shape": np.ones((12, 4)), "dtype": np.ones(2, np.float16), "new": np.ones(1)}
+    target = {"same": np.ones(3), "shape": np.ones((12, 4)), "dtype": np.ones(2, np.float16), "new": np.ones(1)}
     monkeypatch.setattr(orbax_io, "open_array", lambda *_: pytest.fail("loaded before it was compared"))
     with pytest.raises(UserError) as error:
-        restore(path, like)
+        restore(path, target)
     assert sorted(str(error.value).splitlines()[1:]) == [
         "  dtype: float32[2] in the checkpoint, expected float16[2]",
         "  new: not in the checkpoint, expected float64[1]",

@@ -1,4 +1,4 @@
-"""The fingerprint is the array's alone, however it is cut, and no change of the array leaves it as it was."""
+"""The fingerprint is the array's alone, however it is sliced, and any change of the array changes it."""
 
 import itertools
 
@@ -35,20 +35,20 @@ def random_array(seed, shape, dtype):
     seed=st.integers(0, 2**32 - 1),
     data=st.data(),
 )
-def test_any_grid_of_pieces_adds_up_to_the_whole(shape, dtype, seed, data):
+def test_any_grid_of_slices_adds_up_to_the_whole(shape, dtype, seed, data):
     array = random_array(seed, shape, dtype)
     cuts = [sorted({0, size, *data.draw(st.lists(st.integers(0, size), max_size=3))}) for size in shape]
     total = Fingerprint()
     for corner in itertools.product(*(itertools.pairwise(cut) for cut in cuts)):
-        piece = array[tuple(slice(*ends) for ends in corner)]
-        total = total.plus(fingerprint(np.asarray(piece, order="F"), tuple(begin for begin, _ in corner)))
+        block = array[tuple(slice(*ends) for ends in corner)]
+        total = total.plus(fingerprint(np.asarray(block, order="F"), tuple(begin for begin, _ in corner)))
     assert total == whole(array)
 
 
-def test_a_long_axis_is_worked_on_in_parts(monkeypatch):
+def test_a_long_axis_is_processed_in_slices(monkeypatch):
     array = random_array(0, (3, 1000), np.float32)
     expected = whole(array)
-    monkeypatch.setattr(module, "_LONGEST", 64)
+    monkeypatch.setattr(module, "_MAX_WEIGHTS", 64)
     monkeypatch.setattr(module, "_BLOCK", 64)
     assert whole(array) == expected
 
@@ -68,18 +68,18 @@ def test_every_flipped_bit_changes_both_sums(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_elements_that_swap_places_do_not_go_unnoticed(dtype):
+def test_elements_that_swap_places_are_noticed(dtype):
     """Two ones among minus ones differ in the highest bit alone, of which the least is left in a product mod 2^64."""
     array = np.full((40, 50), -1, dtype)
-    seen = set()
-    for place in range(array.size):
-        array.flat[place] = 1
-        seen.add(whole(array))
-        array.flat[place] = -1
-    assert len(seen) == array.size
+    distinct = set()
+    for index in range(array.size):
+        array.flat[index] = 1
+        distinct.add(whole(array))
+        array.flat[index] = -1
+    assert len(distinct) == array.size
 
 
-def test_what_faults_look_like():
+def test_typical_faults_are_detected():
     array = random_array(2, (8, 16, 32), np.float32)
     faulty = {
         "two rows exchanged": array[:, ::-1],
@@ -92,14 +92,14 @@ def test_what_faults_look_like():
     # Changes that cancel along both axes, which a checksum per row and column would not see.
     raw = faulty["rectangle"].view(np.uint32)
     raw[0, [[2, 5], [2, 5]], [[3, 3], [9, 9]]] += np.array([[1, -1], [-1, 1]], np.int32).view(np.uint32)
-    found = {name: whole(array) for name, array in faulty.items()}
-    assert len({whole(array), *found.values()}) == len(faulty) + 1
+    fingerprints = {name: whole(array) for name, array in faulty.items()}
+    assert len({whole(array), *fingerprints.values()}) == len(faulty) + 1
 
 
 def test_it_is_written_in_thirty_two_digits():
     assert str(Fingerprint(1, 2**64 - 1)) == "0000000000000001ffffffffffffffff"
 
 
-def test_it_stays_what_it_was():
-    """Old checkpoints are read by it."""
+def test_golden_value():
+    """Old checkpoints are verified with it."""
     assert str(whole(np.arange(24, dtype=np.float32).reshape(2, 3, 4))) == "d45343f46737d6801ba00dc75176b7c0"

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: in the background, kept to a number, whole whatever happens."""
+"""The checkpoints of a run: saved in the background, the newest kept, complete after any failure."""
 
 import errno
 import resource
@@ -25,13 +25,13 @@ def test_the_newest_are_kept(tmp_path, state):
 
 
 def test_old_ones_go_only_after_the_new_one_is_there(tmp_path, state, monkeypatch):
-    seen = []
+    at_discard = []
     with CheckpointManager(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {})
         discard = "pathways_lite.checkpoints.manager.discard"
-        monkeypatch.setattr(discard, lambda path: seen.append((path.name, fsck(tmp_path)[-1])))
+        monkeypatch.setattr(discard, lambda path: at_discard.append((path.name, fsck(tmp_path)[-1])))
         checkpoints.save(2, state, {})
-    assert [(name, finding.path.name, finding.ok) for name, finding in seen] == [
+    assert [(name, finding.path.name, finding.ok) for name, finding in at_discard] == [
         ("step_00000001", "step_00000002", True)
     ]
 
@@ -42,9 +42,9 @@ def test_saving_does_not_wait_for_the_disk_and_sees_the_state_of_its_step(tmp_pa
     step = jax.jit(lambda x: x + 1, donate_argnums=0)
     x = step(jnp.zeros(1000))
     with CheckpointManager(tmp_path) as checkpoints:
-        began = time.monotonic()
+        start = time.monotonic()
         checkpoints.save(1, {"x": x}, {})
-        blocked = time.monotonic() - began
+        blocked = time.monotonic() - start
         for _ in range(5):
             x = step(x)  # reuses the buffers that were just saved
         restored = checkpoints.restore(1, {"x": x})
@@ -74,7 +74,7 @@ def test_steps_only_go_forward(tmp_path, state):
     assert checkpoints.steps() == [10, 20, 25]
 
 
-def test_a_failed_save_is_told_once_and_the_old_ones_are_whole(tmp_path, state, monkeypatch):
+def test_a_failed_save_is_reported_once_and_the_old_ones_are_whole(tmp_path, state, monkeypatch):
     def fail(path, arrays):
         raise OSError(errno.EIO, "Input/output error")
 
@@ -135,7 +135,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, state, monkeypatch):
 
 
 def test_the_kernel_refuses_to_write_more(tmp_path, capfd):
-    """A limit on the size of files is refused, as a full disk is, in the midst of TensorStore's writing."""
+    """A limit on the size of files is refused, as a full disk is, while TensorStore writes."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     with CheckpointManager(tmp_path) as checkpoints:
         checkpoints.save(1, {"w": np.ones(100_000)}, {})
@@ -152,13 +152,13 @@ def test_the_kernel_refuses_to_write_more(tmp_path, capfd):
     assert fsck(tmp_path)[0].ok
 
 
-# Forks a process that saves for ever, and kills it at a random moment; as often as told.
+# Forks a process that saves forever and kills it at a random moment, the given number of times.
 KILLED_WHILE_SAVING = """
 import os, random, signal, sys, time
 import numpy as np
 from pathways_lite.checkpoints import CheckpointManager
 
-def save_for_ever(directory):
+def save_forever(directory):
     with CheckpointManager(directory, keep=2) as checkpoints:
         for step in range(1, 100_000):
             checkpoints.save(step, {"step": np.array(step), "w": np.full(20_000, step)}, {"step": step})
@@ -167,7 +167,7 @@ for attempt in range(int(sys.argv[2])):
     directory = f"{sys.argv[1]}/{attempt}"
     child = os.fork()
     if not child:
-        save_for_ever(directory)
+        save_forever(directory)
     time.sleep(random.Random(attempt).uniform(0.3, 1.2))
     os.kill(child, signal.SIGKILL)
     os.wait()
@@ -176,24 +176,24 @@ for attempt in range(int(sys.argv[2])):
 
 def whole_after_kill_9(directory, times):
     subprocess.run([sys.executable, "-c", KILLED_WHILE_SAVING, directory, str(times)], check=True, timeout=300)
-    like = {"step": np.array(0), "w": np.zeros(20_000, int)}
-    found = 0
+    target = {"step": np.array(0), "w": np.zeros(20_000, int)}
+    n_restored = 0
     for attempt in range(times):
         with CheckpointManager(directory / str(attempt), keep=2) as checkpoints:
             for step in checkpoints.steps():
-                restored = checkpoints.restore(step, like)
+                restored = checkpoints.restore(step, target)
                 assert restored.meta == {"step": step}
                 assert (restored.arrays["w"] == step).all()
-                found += 1
-            checkpoints.save(200_000, like, {})
+                n_restored += 1
+            checkpoints.save(200_000, target, {})
         assert all(path.name.startswith("step_") for path in checkpoints.directory.iterdir()), "leftovers are gone"
-    assert found, "no process lived long enough to save"
+    assert n_restored, "no process lived long enough to save"
 
 
-def test_whatever_is_there_after_kill_9_is_whole(tmp_path):
+def test_every_checkpoint_after_kill_9_is_whole(tmp_path):
     whole_after_kill_9(tmp_path, 3)
 
 
 @pytest.mark.slow
-def test_whatever_is_there_after_many_kill_9_is_whole(tmp_path):
+def test_every_checkpoint_after_many_kill_9_is_whole(tmp_path):
     whole_after_kill_9(tmp_path, 50)

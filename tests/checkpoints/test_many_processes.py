@@ -6,7 +6,7 @@ import pytest
 
 from pathways_lite.checkpoints import CheckpointManager, fsck, read_manifest, restore, verify_checkpoint
 
-# A state spread over four devices in all the ways there are: evenly, partly replicated, wholly, on one process alone.
+# A state sharded over four devices in every way: evenly, partly replicated, fully replicated, on one process only.
 STATE = """
 import os
 from pathlib import Path
@@ -48,7 +48,7 @@ def same(tree, step):
 
 
 @pytest.fixture
-def here():
+def local():
     """The same state, content and comparison in this process."""
     names: dict = {}
     exec(STATE, names)
@@ -71,32 +71,32 @@ coordination.shutdown()
 )
 
 
-def test_two_processes_write_what_one_does(tmp_path, start_group, here):
+def test_two_processes_write_the_same_as_one(tmp_path, start_group, local):
     group = start_group(SAVE, 2, 2, tmp_path / "two")
     assert [output.splitlines()[-1] for output in group.wait()] == ["7 {'by': 0} True [6, 7]"] * 2
     with CheckpointManager(tmp_path / "one") as checkpoints:
-        checkpoints.save(7, here["placed"](here["content"](7), jax.devices()[:1]), {})
+        checkpoints.save(7, local["placed"](local["content"](7), jax.devices()[:1]), {})
     two, one = tmp_path / "two/step_00000007", tmp_path / "one/step_00000007"
     assert read_manifest(two).digest == read_manifest(one).digest
     assert read_manifest(two).nbytes == read_manifest(one).nbytes
     assert all(finding.ok for finding in fsck(tmp_path))
-    whole = restore(two, here["content"](0)).arrays
-    assert all(np.array_equal(whole[name], value) for name, value in here["content"](7).items())
+    whole = restore(two, local["content"](0)).arrays
+    assert all(np.array_equal(whole[name], value) for name, value in local["content"](7).items())
     assert len(list((two / "arrays/w/c").rglob("*/*"))) == 4, "one file for each device's shard"
 
 
 READ = (
     STATE
     + """
-like = abstract(placed(content(0)))
-print(same(restore(Path(arguments[0]), like).arrays, 7))
+target = abstract(placed(content(0)))
+print(same(restore(Path(arguments[0]), target).arrays, 7))
 read, reads = CheckpointReader._read, []
 def counted(self, name, stored, position):
     data = read(self, name, stored, position)
     reads.append(data.nbytes)
     return data
 CheckpointReader._read = counted
-restore(Path(arguments[0]), like)
+restore(Path(arguments[0]), target)
 print("bytes", sum(reads))
 print([finding.ok for finding in fsck(arguments[0])])
 coordination.shutdown()
@@ -104,9 +104,9 @@ coordination.shutdown()
 )
 
 
-def test_one_process_s_checkpoint_is_read_by_two_each_its_part(tmp_path, start_group, here):
+def test_two_processes_each_read_their_shards_of_one_process_s_checkpoint(tmp_path, start_group, local):
     with CheckpointManager(tmp_path) as checkpoints:
-        checkpoints.save(7, here["placed"](here["content"](7), jax.devices()[:1]), {})
+        checkpoints.save(7, local["placed"](local["content"](7), jax.devices()[:1]), {})
     outputs = [output.splitlines() for output in start_group(READ, 2, 2, tmp_path / "step_00000007").wait()]
     assert [lines[-3] for lines in outputs] == ["True", "True"]
     # The mesh is processes by devices: half of w and bf16, all of what is not spread over the first axis.
@@ -138,36 +138,36 @@ with CheckpointManager(arguments[0]) as checkpoints:
     orbax_io.write = write
     checkpoints.save(8, placed(content(8)), {})
     checkpoints.wait()
-    # One bit of one process's shard is another one now.
+    # Flip one bit of one process's shard.
     if coordination.is_primary():
         path = checkpoints.path(8) / "arrays/w/c/1/1"
         raw = bytearray(path.read_bytes()); raw[0] ^= 1; path.write_bytes(raw)
     restored = checkpoints.restore_latest(abstract(placed(content(0))), report=print)
     print(restored.step, same(restored.arrays, 5), os.listdir(arguments[0]))
-    # The files are what they were, but what one process reads is not: its memory or its network is at fault.
+    # The files are intact, but one process reads other content, as with faulty memory or a faulty network.
     read = CheckpointReader._read
     def wrong(self, name, stored, position):
         data = read(self, name, stored, position)
         if index == 1 and name == "same":
             data = data + 1
-            self._parts[name] = {"0": fingerprint(data, (0,))}
+            self._sums[name] = {"0": fingerprint(data, (0,))}
         return data
     CheckpointReader._read = wrong
     try:
         checkpoints.restore(5, abstract(placed(content(0))))
     except DamagedError as error:
-        print("found:", *error.problems)
+        print("damaged:", *error.problems)
 coordination.shutdown()
 """
 )
 
 
-def test_what_happens_to_one_process_all_are_told(tmp_path, start_group):
+def test_all_processes_report_what_fails_in_one(tmp_path, start_group):
     outputs = [output.splitlines() for output in start_group(FAIL, 2, 2, tmp_path).wait()]
     for lines in outputs:
         assert lines[0].startswith("the disk is full: the checkpoint of step 6 needs")
         assert lines[0].endswith("Free some space and give the same command again.")
-        assert lines[-1] == "found: array same: its content is not what was saved"
+        assert lines[-1] == "damaged: array same: its content is not what was saved"
         assert "5 True" in lines[-2]
         assert ".tmp" not in lines[-2], "nothing is left of what could not be written"
     assert "arrays/w/c/1/1 (array w): its content is not what was written" in "\n".join(outputs[0])

@@ -76,7 +76,7 @@ def test_export_prints_a_train_command_per_node_and_writes_its_recipe(study: Pat
     ("options", "message"),
     [
         (("--executor", "kubernetes"), "study export --jobset"),
-        (("--jobs", "1000"), "--jobs 1000: this machine has"),
+        (("--jobs", "1000"), "--jobs 1000: this process may use"),
         (("--executor", "slurm", "--slurm", "gpu"), "NAME=VALUE"),
     ],
 )
@@ -88,7 +88,7 @@ def test_mistakes_are_sentences(study: Path, tmp_path: Path, options: tuple[str,
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('baseline="rate_0.1"', 'baseline="rate_9"', "baseline='rate_9' is no arm"),
+        ('baseline="rate_0.1"', 'baseline="rate_9"', "baseline='rate_9' is not an arm"),
         ("recipe(rate, seed)", "recipe(rate, 0)", "the same recipe twice"),
         ("def study", "def studies", "has no function study"),
     ],

@@ -1,4 +1,4 @@
-"""AlgoPerf's and Languini's known answers."""
+"""Known answers of AlgoPerf and Languini."""
 
 import math
 
@@ -11,7 +11,7 @@ from pathways_lite.comparison.benchmarks import (
     class_steps,
     class_tokens,
     normalized_perplexity,
-    profile,
+    performance_profile,
     scores,
     workload_time,
 )
@@ -24,7 +24,7 @@ TIMES = {
 
 
 def test_algoperf_scores_of_three_submissions_on_three_workloads() -> None:
-    """c's 4.1 on x is beyond r_max = 4 and counts nothing."""
+    """The time 4.1 of c on x is beyond r_max = 4 and adds nothing."""
     assert scores(TIMES) == pytest.approx({"a": 0.5556, "b": 0.5556, "c": 0.4444}, abs=1e-4)
 
 
@@ -35,7 +35,9 @@ def test_the_score_is_the_area_under_the_profile(rows: list[list[float]]) -> Non
     edges = np.linspace(1, 4, 601)
     middles = (edges[:-1] + edges[1:]) / 2
     for submission, score in scores(times).items():
-        assert score == pytest.approx(np.mean([profile(times, submission, tau) for tau in middles]), abs=1e-2)
+        assert score == pytest.approx(
+            np.mean([performance_profile(times, submission, tau) for tau in middles]), abs=1e-2
+        )
 
 
 def test_a_submissions_time_is_the_median_of_the_best_trials() -> None:

@@ -1,4 +1,4 @@
-"""Curves that are known in closed form, compared."""
+"""Comparisons of curves that are known in closed form."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.comparison.bootstrap import bootstrap, resamples, student
+from pathways_lite.comparison.bootstrap import bootstrap_interval, resample_indices, student_t_interval
 from pathways_lite.comparison.compare import Arm, area_between, compare, speedup_at_loss
 from pathways_lite.comparison.curves import Curve, first_crossing
 from pathways_lite.comparison.metric import Metric
@@ -26,19 +26,19 @@ def logarithmic(factor: float = 1.0, offset: float = 0.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("factor", [1.546, 1.0, 0.5])
-def test_an_arm_that_is_worth_f_times_the_compute_has_that_speedup(factor: float) -> None:
+def test_an_arm_worth_f_times_the_compute_has_that_speedup(factor: float) -> None:
     """300 / 194 - 1 = 54.6 % is what G_stack reports."""
     arm = Arm("arm", (curve(0, logarithmic(factor)),))
     baseline = Arm("baseline", (curve(0, logarithmic()),))
-    found = compare(arm, baseline)
-    assert found.speedup.value == pytest.approx(factor - 1)
-    assert found.difference.value == pytest.approx(-0.1 * math.log(factor))
-    assert found.area.value == pytest.approx(-0.1 * math.log(factor))
-    assert math.isnan(found.speedup.low), "one run has no interval"
+    comparison = compare(arm, baseline)
+    assert comparison.speedup.value == pytest.approx(factor - 1)
+    assert comparison.difference.value == pytest.approx(-0.1 * math.log(factor))
+    assert comparison.area.value == pytest.approx(-0.1 * math.log(factor))
+    assert math.isnan(comparison.speedup.low), "one run has no interval"
 
 
-def test_pairs_take_out_what_a_seed_does_to_both() -> None:
-    """Seeds move the loss by 0.3, the arm by 0.02: only paired can it be seen. The order of runs does not matter."""
+def test_pairs_cancel_what_a_seed_does_to_both() -> None:
+    """Seeds change the loss by 0.3, the arm by 0.02, which only pairs show. The order of runs does not matter."""
     noise = {0: 0.3, 1: -0.3, 2: 0.1}
     arm = Arm("arm", tuple(curve(s, logarithmic(offset=n - 0.02 - s / 1000)) for s, n in noise.items()))
     pairs = Arm("baseline", tuple(curve(s, logarithmic(offset=noise[s])) for s in (2, 0, 1)))
@@ -48,21 +48,21 @@ def test_pairs_take_out_what_a_seed_does_to_both() -> None:
     assert not unpaired.paired
     assert paired.difference.high < 0 < unpaired.difference.high
     assert paired.difference.value == pytest.approx(-0.021)
-    assert paired.student is not None
-    assert paired.student.low < paired.difference.low < paired.difference.high < paired.student.high < 0
-    assert unpaired.student is None
+    assert paired.t_interval is not None
+    assert paired.t_interval.low < paired.difference.low < paired.difference.high < paired.t_interval.high < 0
+    assert unpaired.t_interval is None
 
 
-def test_compute_that_a_run_did_not_come_to_is_not_compared() -> None:
+def test_compute_that_a_run_did_not_reach_is_not_compared() -> None:
     half = GRID <= 1e14
     arm = Arm("arm", (curve(0, logarithmic()[half], GRID[half]),))
-    found = compare(arm, Arm("baseline", (curve(0, logarithmic()),)))
-    assert found.flops == GRID[half][-1]
-    assert found.difference.value == pytest.approx(0)
-    assert found.longer == pytest.approx(1e15 / GRID[half][-1])
+    comparison = compare(arm, Arm("baseline", (curve(0, logarithmic()),)))
+    assert comparison.flops == GRID[half][-1]
+    assert comparison.difference.value == pytest.approx(0)
+    assert comparison.max_flops_ratio == pytest.approx(1e15 / GRID[half][-1])
 
 
-def test_a_target_that_is_never_reached_is_told() -> None:
+def test_a_target_that_is_never_reached_is_reported() -> None:
     assert speedup_at_loss(GRID, logarithmic(), logarithmic(), 1.0) != speedup_at_loss(
         GRID, logarithmic(), logarithmic(), 8.0
     )
@@ -76,14 +76,14 @@ def test_a_target_that_is_never_reached_is_told() -> None:
 
 
 @given(st.lists(st.floats(0, 10), min_size=2, max_size=20), st.floats(0, 10))
-def test_the_first_crossing_is_on_the_polygon(values: list[float], target: float) -> None:
+def test_the_first_crossing_is_on_the_polyline(values: list[float], target: float) -> None:
     loss, flops = np.array(values), np.geomspace(1, 100, len(values))
-    found = first_crossing(flops, loss, target)
-    if not np.isfinite(found):
+    crossing = first_crossing(flops, loss, target)
+    if not np.isfinite(crossing):
         assert loss.min() > target
         return
-    assert np.interp(np.log(found), np.log(flops), loss) <= target + 1e-6
-    assert np.all(loss[flops < found * (1 - 1e-9)] > target)
+    assert np.interp(np.log(crossing), np.log(flops), loss) <= target + 1e-6
+    assert np.all(loss[flops < crossing * (1 - 1e-9)] > target)
 
 
 @given(st.integers(2, 30), st.floats(-5, 5))
@@ -96,28 +96,30 @@ def test_the_area_between_two_curves_of_constant_distance_is_the_distance(n: int
 @settings(max_examples=20)
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=4))
 def test_the_bootstrap_of_a_mean_by_all_resamples(values: list[float]) -> None:
-    """Against the distribution counted out by another way: sums of independent draws."""
+    """Compare with the exact distribution of sums of independent draws."""
     data, n = np.array(values), len(values)
-    found = bootstrap(lambda a, _: float(data[a].mean()), n, n, paired=True)
+    interval = bootstrap_interval(lambda a, _: float(data[a].mean()), n, n, paired=True)
     sums = np.zeros(1)
     for _ in range(n):
         sums = (sums[:, None] + data).ravel()
     low, high = np.quantile(sums / n, [0.025, 0.975], method="nearest")
-    assert (found.value, found.low, found.high) == pytest.approx((data.mean(), low, high))
-    assert data.min() - 1e-9 <= found.low <= found.high <= data.max() + 1e-9
-    assert len(resamples(n)) == n**n
+    assert (interval.value, interval.low, interval.high) == pytest.approx((data.mean(), low, high))
+    assert data.min() - 1e-9 <= interval.low <= interval.high <= data.max() + 1e-9
+    assert len(resample_indices(n)) == n**n
 
 
 def test_students_interval() -> None:
-    """t at 97.5 % with 2 degrees of freedom is 4.303."""
-    found = student(np.array([1.0, 2.0, 3.0]))
-    assert (found.low, found.high) == pytest.approx((2 - 4.3027 / math.sqrt(3), 2 + 4.3027 / math.sqrt(3)), abs=1e-3)
+    """The quantile of t at 97.5 % with 2 degrees of freedom is 4.303."""
+    interval = student_t_interval(np.array([1.0, 2.0, 3.0]))
+    assert (interval.low, interval.high) == pytest.approx(
+        (2 - 4.3027 / math.sqrt(3), 2 + 4.3027 / math.sqrt(3)), abs=1e-3
+    )
 
 
 def test_the_bootstrap_over_unequal_numbers_of_runs() -> None:
-    """Two arms of other seeds: as wide as the normal approximation says, within a fifth."""
+    """Two arms of different seeds: as wide as the normal approximation, within a fifth."""
     rng = np.random.default_rng(1)
     a, b = rng.normal(0, 1, 40), rng.normal(0, 2, 60)
-    found = bootstrap(lambda i, j: float(a[i].mean() - b[j].mean()), 40, 60, paired=False)
+    interval = bootstrap_interval(lambda i, j: float(a[i].mean() - b[j].mean()), 40, 60, paired=False)
     half = 1.96 * math.hypot(a.std() / math.sqrt(40), b.std() / math.sqrt(60))
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.2)
+    assert interval.high - interval.low == pytest.approx(2 * half, rel=0.2)

@@ -1,4 +1,4 @@
-"""Curves as they are read from runs."""
+"""Curves read from runs."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pathways_lite.tracking.run_data import RunData, StageData
 
 
 def run(name: str, losses: list[float], *, zeros: float | None) -> RunData:
-    """A run that is evaluated after 10, 20, .. TFLOPs, of which zeros have a share (None: it does not say)."""
+    """Make a run evaluated after 10, 20, … TFLOPs; `zeros` is the share of them spent on zeros, None if not logged."""
     rows = []
     for number, loss in enumerate(losses, start=1):
         row = {"kind": "eval", "step": number, "total_flops": number * 10e12, "total_tokens": number}
@@ -35,8 +35,8 @@ def test_zeros_cost_what_the_metric_says() -> None:
         sparse = Arm("pruned", (curve(metric, [3.1, 2.1], 0.5),))
         dense = Arm("whole", (curve(metric, [3.0, 2.0], 0.0),))
         results = Results.of([sparse, dense], "whole", metric)
-        (found,) = results.comparisons
-        differences[flops] = found.flops, found.difference.value
+        (comparison,) = results.comparisons
+        differences[flops] = comparison.flops, comparison.difference.value
         assert ("zeros are skipped" in results.notes()[0]) == (flops == "sparse")
     assert differences["dense"] == (20e12, pytest.approx(0.1))
     assert differences["sparse"] == (10e12, pytest.approx(2.1 - 3.0))

@@ -1,4 +1,4 @@
-"""Building: the same store whatever happens on the way, and no store of two minds."""
+"""Building: the same store after any interruption, and never a mixture of two builds."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ import pytest
 
 from pathways_lite.cli.data_build_display import show_progress
 from pathways_lite.data import build as build_module
-from pathways_lite.data.build import Progress, build, sample
+from pathways_lite.data.build import Progress, build, sample_texts
 from pathways_lite.data.inspect import describe
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import Store
@@ -20,7 +20,7 @@ from pathways_lite.errors import UserError
 
 Snapshot = Callable[[Path], dict[str, bytes]]
 
-# Ends itself by kill -9 when the progress says so.
+# Kills itself by kill -9 at a given progress.
 KILLED = """
 import os, signal, sys
 from pathways_lite.data.build import build
@@ -161,16 +161,16 @@ def test_a_source_without_any_document_is_refused(tmp_path: Path, jsonl: Path) -
     bad.write_text('{"body": 1}\n{"body": 2}\n')
     with pytest.raises(UserError, match=r"bad.jsonl: not one document .* first of 2 problems: .*line 1: there is no"):
         build([str(jsonl), str(bad)], tmp_path / "out", tokenizer="bytes", workers=0)
-    # Nothing stays behind that would be in the way of the corrected file.
+    # Nothing is left that would prevent a build from the corrected file.
     bad.write_text('{"text": "good"}\n')
     build([str(jsonl), str(bad)], tmp_path / "out", tokenizer="bytes", workers=0)
 
 
-def test_wrong_arguments_are_told(tmp_path: Path, jsonl: Path) -> None:
+def test_wrong_arguments_are_refused(tmp_path: Path, jsonl: Path) -> None:
     for sources, options, message in [
         ([], {}, "nothing to build from"),
         ([str(jsonl)], {"held_out": 1.0}, "below 1"),
-        ([str(jsonl)], {"tokenizer": "sentencepiece:many"}, "'many' is no number of tokens"),
+        ([str(jsonl)], {"tokenizer": "sentencepiece:many"}, "'many' is not a number of tokens"),
         ([str(jsonl)], {"tokenizer": "wordpiece"}, "a tokenizer is bytes"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -180,12 +180,12 @@ def test_wrong_arguments_are_told(tmp_path: Path, jsonl: Path) -> None:
 
 
 def test_the_training_sample_is_bounded_and_spread(large: Path) -> None:
-    texts = sample([Source(str(large))], 1 << 20)
+    texts = sample_texts([Source(str(large))], 1 << 20)
     assert sum(map(len, texts)) < 2 << 20
     numbers = [int(text.split("\n")[0]) for text in texts if text.split("\n")[0].isdigit()]
     assert min(numbers) < 200
     assert max(numbers) > 300
-    assert sample([Source(str(large))], 1 << 20) == texts
+    assert sample_texts([Source(str(large))], 1 << 20) == texts
 
 
 def test_progress_is_shown_and_described(tmp_path: Path, jsonl: Path) -> None:
@@ -207,8 +207,8 @@ def test_sources_that_are_held_out_are_so_as_a_whole_and_nothing_else_is(tmp_pat
         (tmp_path / name).with_suffix(".jsonl").write_text("\n".join(lines))
         return str((tmp_path / name).with_suffix(".jsonl"))
 
-    here, apart, out = write("here", "aabab"), [write("apart", "acac")], tmp_path / "out"
-    store = build([here], out, tokenizer="bytes", held_out=apart, workers=0)
+    training, apart, out = write("here", "aabab"), [write("apart", "acac")], tmp_path / "out"
+    store = build([training], out, tokenizer="bytes", held_out=apart, workers=0)
     counts = {
         name: (count["train"].documents, count["held_out"].documents)
         for name, count in zip(store.domains, store.manifest.counts, strict=True)
@@ -216,4 +216,4 @@ def test_sources_that_are_held_out_are_so_as_a_whole_and_nothing_else_is(tmp_pat
     assert counts == {"a": (3, 2), "b": (2, 0), "c": (0, 2)}
     assert [document.id for document in store.held_out("c", 1000)] == ["apart1", "apart3"]
     with pytest.raises(UserError, match=r"held_out=\['.*apart.jsonl'\] instead of 0.1"):
-        build([here], out, tokenizer="bytes", held_out=0.1, workers=0)
+        build([training], out, tokenizer="bytes", held_out=0.1, workers=0)

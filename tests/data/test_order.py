@@ -1,4 +1,4 @@
-"""The order of examples: a permutation per epoch, in closed form, the same for ever."""
+"""The order of examples: a permutation per epoch, in closed form, the same forever."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_order_looks_random() -> None:
         assert abs(np.corrcoef(image[:-1], image[1:])[0, 1]) < 0.03
         assert abs(np.corrcoef(np.arange(n), image)[0, 1]) < 0.03
         assert np.abs(np.diff(image)).mean() == pytest.approx(1 / 3, abs=0.01)
-        # First half of the order over 64 stretches of the data: chi-square with 63 degrees of freedom.
+        # First half of the order over 64 sections of the data: chi-square with 63 degrees of freedom.
         counts = np.histogram(image[: n // 2], bins=64, range=(0, 1))[0]
         expected = n // 2 / 64
         assert ((counts - expected) ** 2 / expected).sum() < 110
@@ -76,8 +76,8 @@ def test_every_epoch_visits_every_window_once(windows: list[int], seed: int) -> 
     assert located.epoch.tolist() == [e for e in range(3) for _ in range(n)]
     everything = sorted((d, w) for d, count in enumerate(windows) for w in range(count))
     for e in range(3):
-        here = slice(e * n, (e + 1) * n)
-        visited = zip(located.domain[here].tolist(), located.window[here].tolist(), strict=True)
+        epoch = slice(e * n, (e + 1) * n)
+        visited = zip(located.domain[epoch].tolist(), located.window[epoch].tolist(), strict=True)
         assert sorted(visited) == everything
 
 
@@ -86,9 +86,9 @@ def test_every_epoch_visits_every_window_once(windows: list[int], seed: int) -> 
 def test_location_depends_on_the_example_alone(seed: int, picks: list[int]) -> None:
     order = Order([7, 0, 30], seed)
     whole = order.locate(np.arange(501))
-    some = order.locate(np.array(picks))
-    for column, part in zip(whole, some, strict=True):
-        assert column[picks].tolist() == part.tolist()
+    picked = order.locate(np.array(picks))
+    for column, picked_column in zip(whole, picked, strict=True):
+        assert column[picks].tolist() == picked_column.tolist()
 
 
 @given(
@@ -101,31 +101,31 @@ def test_offsets_are_those_of_counting_step_by_step(
     ramp: list[tuple[int, int]], skips: list[tuple[int, int]], first: int
 ) -> None:
     starts = np.cumsum([0] + [length for length, _ in ramp[:-1]]).tolist()
-    way = timeline(*[(start, n) for start, (_, n) in zip(starts, ramp, strict=True)])
-    at = first
+    ramped = timeline(*[(start, n) for start, (_, n) in zip(starts, ramp, strict=True)])
+    position = first
     for step in range(40):
-        at += sum(n for at_step, n in skips if at_step == step)
-        numbers = example_index(way, step, None, skips, first)
-        assert numbers.tolist() == list(range(at, at + way.sequences_at(step)))
-        at += len(numbers)
+        position += sum(n for at_step, n in skips if at_step == step)
+        numbers = example_index(ramped, step, None, skips, first)
+        assert numbers.tolist() == list(range(position, position + ramped.sequences_at(step)))
+        position += len(numbers)
 
 
-def test_skipped_sequences_are_never_seen_and_the_rest_once() -> None:
-    way = timeline((0, 4))
-    seen = np.concatenate([example_index(way, step, None, ((3, 10),)) for step in range(6)]).tolist()
-    assert seen == [*range(12), *range(22, 34)]
+def test_skipped_sequences_are_never_read_and_the_rest_once() -> None:
+    constant = timeline((0, 4))
+    read = np.concatenate([example_index(constant, step, None, ((3, 10),)) for step in range(6)]).tolist()
+    assert read == [*range(12), *range(22, 34)]
 
 
 def test_rows_of_hosts_make_up_the_batch() -> None:
-    way = timeline((0, 6))
-    whole = example_index(way, 2)
-    parts = [example_index(way, 2, slice(i, i + 2)) for i in (0, 2, 4)]
-    assert np.concatenate(parts).tolist() == whole.tolist()
+    constant = timeline((0, 6))
+    whole = example_index(constant, 2)
+    shards = [example_index(constant, 2, slice(i, i + 2)) for i in (0, 2, 4)]
+    assert np.concatenate(shards).tolist() == whole.tolist()
 
 
 def test_palm_540b_ramp() -> None:
     """Methods: 512 sequences until step 50 k, 1024 until 115 k, 2048 until 255 k: 775.9 B tokens."""
-    way = timeline((0, 512), (50_000, 1024), (115_000, 2048))
-    assert first_example(way, 50_000) == 25_600_000
-    assert first_example(way, 115_000) == 92_160_000
-    assert first_example(way, 255_000) * 2048 == 775_946_240_000
+    palm = timeline((0, 512), (50_000, 1024), (115_000, 2048))
+    assert first_example(palm, 50_000) == 25_600_000
+    assert first_example(palm, 115_000) == 92_160_000
+    assert first_example(palm, 255_000) * 2048 == 775_946_240_000

@@ -1,4 +1,4 @@
-"""Selections: files about documents, and the stores that are made of them."""
+"""Selections: files about documents, and the stores that are made from them."""
 
 import json
 from collections.abc import Callable
@@ -51,17 +51,18 @@ def contents(store: Store, split: str) -> dict[str, list[tuple[str, list[int]]]]
 
 
 def own(store: Store) -> list[str | None]:
+    """Each training document's own domain."""
     return [store.domains[d] for d in training_documents(store).domain]
 
 
 def test_what_is_written_is_read(store: Store, write: Write) -> None:
     to = own(store)
     to[3] = None
-    found = read_selection(write(store, to), store)
-    assert found.to == to
-    assert found.score == pytest.approx(np.arange(len(to)) / 3, rel=1e-6)
-    assert found.kept.sum() == len(to) - 1
-    assert found.origin.options == {"keep": 0.5}
+    selection = read_selection(write(store, to), store)
+    assert selection.to == to
+    assert selection.score == pytest.approx(np.arange(len(to)) / 3, rel=1e-6)
+    assert selection.kept.sum() == len(to) - 1
+    assert selection.origin.options == {"keep": 0.5}
 
 
 def test_keeping_everything_gives_the_same_corpus(store: Store, write: Write, tmp_path: Path) -> None:
@@ -73,8 +74,8 @@ def test_keeping_everything_gives_the_same_corpus(store: Store, write: Write, tm
 def test_exactly_the_chosen_documents_are_there(store: Store, write: Write, tmp_path: Path) -> None:
     documents = training_documents(store)
     to: list[str | None] = [[None, "odd", "even"][n % 3] for n in documents.number.tolist()]
-    told: list[int] = []
-    new = apply_selection(write(store, to), store, str(tmp_path / "new"), done=told.append)
+    processed: list[int] = []
+    new = apply_selection(write(store, to), store, str(tmp_path / "new"), done=processed.append)
     assert new.domains == ["even", "odd", "poems", "tales"]
     assert contents(new, "held_out") == contents(store, "held_out")
     before = [document for name in store.domains for document in contents(store, "train")[name]]
@@ -87,7 +88,7 @@ def test_exactly_the_chosen_documents_are_there(store: Store, write: Write, tmp_
     text_bytes = np.concatenate([store.document_text_bytes(name) for name in store.domains])
     assert sum(new.tokens(name) for name in new.domains) == documents.tokens[chosen].sum()
     assert sum(new.text_bytes(name) for name in new.domains) == text_bytes[chosen].sum()
-    assert sum(told) == sum(store.tokens(name, split) for name in store.domains for split in SPLITS)
+    assert sum(processed) == sum(store.tokens(name, split) for name in store.domains for split in SPLITS)
     assert new.fingerprint != store.fingerprint
     assert "by_hand (keep=0.5)" in str(describe(new, samples=1).selection)
 
@@ -135,10 +136,10 @@ def test_lines_that_do_not_fit_are_named(store: Store, write: Write, tmp_path: P
     refused([*lines, lines[-1]], "more lines than")
     refused([lines[0], lines[2], lines[1], *lines[3:]], r"chosen.jsonl:2: expected the line of")
     refused([*lines[:4], "{}\n", *lines[5:]], r"chosen.jsonl:5: expected a line about")
-    refused(['{"text": "something else"}\n'], "is no selection")
-    refused([lines[0].replace(f'"{store.fingerprint}"', "1")], "is no selection")
+    refused(['{"text": "something else"}\n'], "is not a selection")
+    refused([lines[0].replace(f'"{store.fingerprint}"', "1")], "is not a selection")
     path.write_bytes(b"\x80\xff\n")
-    with pytest.raises(UserError, match="is no selection"):
+    with pytest.raises(UserError, match="is not a selection"):
         apply_selection(path, store, str(tmp_path / "new"))
     with pytest.raises(UserError, match="is a directory"):
         require_directory(tmp_path)
@@ -160,12 +161,12 @@ def test_what_is_there_already_is_left_alone(store: Store, write: Write, tmp_pat
         apply_selection(path, store, store.address)
 
 
-def test_stretches_hold_whole_documents_however_long_they_are(store: Store) -> None:
+def test_document_blocks_hold_whole_documents_however_long_they_are(store: Store) -> None:
     whole = list(store.documents("tales"))
     for size in (1, 500, 1 << 22):
-        parts = list(store.stretches("tales", "train", size))
-        assert [first for first, _, _ in parts] == [0, *(stop for _, stop, _ in parts)][:-1]
-        assert parts[-1][1] == len(whole)
-        for first, stop, tokens in parts:
+        blocks = list(store.document_blocks("tales", "train", size))
+        assert [first for first, _, _ in blocks] == [0, *(stop for _, stop, _ in blocks)][:-1]
+        assert blocks[-1][1] == len(whole)
+        for first, stop, tokens in blocks:
             assert tokens.tolist() == np.concatenate(whole[first:stop]).tolist()
             assert stop == first + 1 or len(tokens) <= size

@@ -22,15 +22,15 @@ def source(name: str, examples: int | None = None) -> SeqioSource:
 
 
 def texts(store: Store) -> dict[str, list[str]]:
-    """Of each domain, training and held-out documents together."""
-    found: dict[str, list[str]] = {}
+    """Texts of each domain, training and held-out documents together."""
+    by_domain: dict[str, list[str]] = {}
     for domain in store.domains:
         for split in ("train", "held_out"):
             starts = store.document_starts(domain, split).tolist()
             for start, stop in pairwise(starts):
                 text = store.tokenizer().decode(store.read(domain, split, start + 1, stop).tolist())
-                found.setdefault(domain, []).append(text)
-    return found
+                by_domain.setdefault(domain, []).append(text)
+    return by_domain
 
 
 def test_without_the_extra_it_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,17 +58,17 @@ class TestWithSeqio:
 
     def test_a_mixture_is_its_tasks_at_their_rates(self, tmp_path: Path) -> None:
         store = build([source("both", 41)], tmp_path / "a", tokenizer="bytes", held_out=0, workers=0)
-        found = texts(store)
-        assert {name: len(of) for name, of in found.items()} == {"odd": 10, "even": 31}
-        assert found["odd"] == [f"odd train number {i}, é" for i in range(10)]
+        by_domain = texts(store)
+        assert {name: len(documents) for name, documents in by_domain.items()} == {"odd": 10, "even": 31}
+        assert by_domain["odd"] == [f"odd train number {i}, é" for i in range(10)]
 
     def test_tokens_without_their_text_are_decoded(self) -> None:
-        (piece,) = source("answers").pieces()
-        assert next(iter(piece.read())).text == "Q why train number 0, é\nwhy train number 0, é"  # type: ignore[union-attr]
+        (chunk,) = source("answers").pieces()
+        assert next(iter(chunk.read())).text == "Q why train number 0, é\nwhy train number 0, é"  # type: ignore[union-attr]
 
-    def test_a_piece_begins_anywhere(self) -> None:
-        (piece,) = source("even").pieces()
-        later = replace(piece, first=58)  # type: ignore[type-var]
+    def test_a_chunk_begins_anywhere(self) -> None:
+        (chunk,) = source("even").pieces()
+        later = replace(chunk, first=58)  # type: ignore[type-var]
         assert [document.id for document in later.read()] == ["even/train/58", "even/train/59"]  # type: ignore[union-attr]
 
     @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Sources: every document once, and one sentence for everything that is none."""
+"""Sources: every document once, and one sentence for all input that holds none."""
 
 import ast
 import gzip
@@ -22,9 +22,9 @@ from pathways_lite.errors import UserError
 
 
 def read(source: str | Path | Source) -> tuple[list[Document], list[str]]:
-    """Documents and sentences."""
+    """Documents, and sentences about skipped input."""
     source = source if isinstance(source, Source) else Source.parse(str(source))
-    items = [item for piece in source.pieces() for item in piece.read()]
+    items = [item for chunk in source.pieces() for item in chunk.read()]
     documents = [item for item in items if isinstance(item, Document)]
     return documents, [item.sentence for item in items if isinstance(item, Skipped)]
 
@@ -46,7 +46,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("ending", [b"\n", b""])
 def test_jsonl(tmp_path: Path, suffix: str, ending: bytes) -> None:
     path = tmp_path / f"x.jsonl{suffix}"
-    # Two compressed streams, one after the other, and enough for several pieces.
+    # Two compressed streams, concatenated, and enough for several chunks.
     path.write_bytes(COMPRESS[suffix](lines(9000)) + COMPRESS[suffix](b"\n" + lines(3).rstrip() + ending))
     documents, skipped = read(path)
     assert skipped == []
@@ -106,7 +106,7 @@ BAD_LINES = [
 
 
 @pytest.mark.parametrize(("line", "reason"), BAD_LINES)
-def test_bad_lines_are_told_and_good_ones_kept(tmp_path: Path, line: bytes, reason: str) -> None:
+def test_bad_lines_are_reported_and_good_ones_kept(tmp_path: Path, line: bytes, reason: str) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + lines(2) + b"\n" + line + b"\n" + lines(1))
     documents, skipped = read(path)
@@ -130,7 +130,7 @@ def test_a_truncated_file_keeps_what_came_before(
     expected = f"{path} line {len(documents) + 1}: the file ends in the middle of its {suffix[1:]} data"
     assert skipped == [f"{expected}; this line and all after it are lost"]
     if suffix == ".gz":
-        # As much as there is to get.
+        # As much as can be decompressed.
         whole = zlib.decompressobj(31).decompress(path.read_bytes())
         assert len(documents) == whole.count(b"\n")
 
@@ -158,7 +158,7 @@ def test_damaged_empty_and_unreadable_files(tmp_path: Path) -> None:
         assert "\n" not in skipped[0]
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_and_empty_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or directory; a source is one of these, or python:"):
         Source(str(tmp_path / "x")).files()
     with pytest.raises(UserError, match="holds no files"):
@@ -224,8 +224,8 @@ def test_the_python_installation() -> None:
     names = [name for _, name in library_files()]
     assert names == sorted(names, key=lambda name: Path(name))
     assert not any("site-packages" in name for name in names)
-    pieces = [p for p in Source("python:").pieces() if getattr(p, "name", "topics").split("/")[0] in PICKED]
-    items = [item for piece in pieces for item in piece.read()]
+    chunks = [chunk for chunk in Source("python:").pieces() if getattr(chunk, "name", "topics").split("/")[0] in PICKED]
+    items = [item for chunk in chunks for item in chunk.read()]
     documents = {item.id: item for item in items if isinstance(item, Document)}
     assert len(documents) == len(items)
     code, prose = documents["code:textwrap.py"], documents["prose:textwrap.py"]

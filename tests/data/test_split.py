@@ -1,10 +1,10 @@
-"""The held-out split: by hash alone where it can be, and something of everything where there is enough."""
+"""The held-out split: by hash alone if possible, and at least one document of every domain if there are enough."""
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.data.shards import group_hash, held_out
+from pathways_lite.data.shards import group_hash, select_held_out
 
 # Few groups, so that domains share them, as code and docstrings of one file do.
 documents = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=30)
@@ -15,7 +15,7 @@ documents = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1
 def test_split(documents: list[tuple[int, int]], share: float) -> None:
     domain = np.array([d for d, _ in documents])
     group = np.array([group_hash(str(g)) for _, g in documents], np.uint64)
-    held = held_out(domain, group, share)
+    held = select_held_out(domain, group, share)
     if not share:
         assert not held.any()
         return
@@ -25,19 +25,19 @@ def test_split(documents: list[tuple[int, int]], share: float) -> None:
     for d in set(domain.tolist()):
         assert (~held[domain == d]).any()
     # With a domain of its own, some is held out too.
-    alone = held_out(np.zeros_like(domain), group, share)
+    alone = select_held_out(np.zeros_like(domain), group, share)
     assert alone.any() == (len(set(group.tolist())) > 1)
 
 
 def test_large_corpora_are_split_by_the_hash_alone() -> None:
     names = [f"document {i}" for i in range(20_000)]
     group = np.array([group_hash(name) for name in names], np.uint64)
-    held = held_out(np.zeros(len(names)), group, 0.05)
+    held = select_held_out(np.zeros(len(names)), group, 0.05)
     assert abs(held.mean() - 0.05) < 0.006
     some = np.arange(0, len(names), 3)
-    assert (held_out(np.zeros(len(some)), group[some], 0.05) == held[some]).all()
+    assert (select_held_out(np.zeros(len(some)), group[some], 0.05) == held[some]).all()
     # More is held out of the same documents, not others.
-    assert not (held & ~held_out(np.zeros(len(names)), group, 0.06)).any()
+    assert not (held & ~select_held_out(np.zeros(len(names)), group, 0.06)).any()
 
 
 def test_group_hash_golden_value() -> None:

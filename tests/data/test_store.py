@@ -1,4 +1,4 @@
-"""The token store: what is written is read, and what is wrong with it is said."""
+"""The token store: what is written is read back, and damage is reported."""
 
 import json
 import pickle
@@ -14,8 +14,8 @@ from pathways_lite.recipe import Data
 
 
 def documents(store: Store) -> dict[str, tuple[str, str, str]]:
-    """id -> domain, split, text of every document."""
-    found = {}
+    """Domain, split and text of every document by id."""
+    by_id = {}
     for domain in store.domains:
         for split in SPLITS:
             starts = store.document_starts(domain, split).tolist()
@@ -26,26 +26,26 @@ def documents(store: Store) -> dict[str, tuple[str, str, str]]:
                 assert store.eod not in tokens[1:]
                 content = store.tokenizer().decode(tokens.tolist())
                 assert len(content.encode()) == size
-                found[store.document_id(domain, split, i)] = domain, split, content
+                by_id[store.document_id(domain, split, i)] = domain, split, content
             assert starts[-1] == store.tokens(domain, split)
             assert sum(sizes) == store.text_bytes(domain, split)
-    return found
+    return by_id
 
 
 def test_every_document_comes_back_once(store: Store, jsonl: Path) -> None:
     records = [json.loads(line) for line in jsonl.read_text().splitlines()]
-    found = documents(store)
-    assert {r["id"]: (r["domain"], r["text"]) for r in records} == {k: (d, t) for k, (d, _, t) in found.items()}
-    splits = [split for _, split, _ in found.values()]
+    stored = documents(store)
+    assert {r["id"]: (r["domain"], r["text"]) for r in records} == {k: (d, t) for k, (d, _, t) in stored.items()}
+    splits = [split for _, split, _ in stored.values()]
     assert 0 < splits.count("held_out") < 30
     assert store.domains == ["poems", "tales"]
 
 
 def test_reading_many_windows_equals_reading_each(store: Store) -> None:
-    places = [("poems", 7), ("tales", 0), ("poems", 100), ("tales", 333)]
-    many = store.read_many(places, "train", 50)
+    starts = [("poems", 7), ("tales", 0), ("poems", 100), ("tales", 333)]
+    many = store.read_many(starts, "train", 50)
     assert many.dtype == np.int32
-    for row, (domain, start) in zip(many, places, strict=True):
+    for row, (domain, start) in zip(many, starts, strict=True):
         assert row.tolist() == store.read(domain, "train", start, start + 50).tolist()
     with pytest.raises(IndexError):
         store.read("poems", "train", store.tokens("poems") - 1, store.tokens("poems") + 1)
@@ -65,16 +65,16 @@ def test_held_out_documents_are_whole_and_the_same_every_time(store: Store) -> N
 def test_arrays_longer_than_a_shard(tmp_path: Path) -> None:
     values = np.arange(2 * SHARD + 5, dtype=np.uint32)
     writer = ArrayWriter(str(tmp_path), "x", np.dtype(np.uint32), len(values))
-    for part in np.split(values, [3, SHARD - 1, SHARD + 7, 2 * SHARD + 1]):
-        writer.append(part)
+    for block in np.split(values, [3, SHARD - 1, SHARD + 7, 2 * SHARD + 1]):
+        writer.append(block)
     writer.close()
     array = open_array(str(tmp_path), "x")
     assert (array.read().result() == values).all()
     assert len([p for p in (tmp_path / "x").rglob("*") if p.is_file()]) == 4  # three shards and the metadata
 
 
-def test_what_is_no_store_is_told(tmp_path: Path, store: Store) -> None:
-    with pytest.raises(UserError, match=r"no token store.*data build"):
+def test_a_missing_or_damaged_manifest_is_reported(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(UserError, match=r"not a token store.*data build"):
         open_store(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="local path, gs:// or s3://"):
         open_store("ftp://host/store")
@@ -92,7 +92,7 @@ def test_what_is_no_store_is_told(tmp_path: Path, store: Store) -> None:
             open_store(store.address)
 
 
-def test_missing_and_flipped_pieces_are_told(store: Store) -> None:
+def test_damaged_and_missing_arrays_are_reported(store: Store) -> None:
     shard = Path(store.address) / "d1/train/tokens/c/0"
     content = bytearray(shard.read_bytes())
     content[50] ^= 1

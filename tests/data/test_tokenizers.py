@@ -1,4 +1,4 @@
-"""Tokenizers: lossless, the same ids however the text is cut, and never an end of document."""
+"""Tokenizers: lossless, the same ids however the text is split, and never an end of document."""
 
 import io
 import pickle
@@ -11,13 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pathways_lite.data.sentencepiece import SentencePieceTokenizer, split_words, train_sentencepiece
-from pathways_lite.data.tokenizers import (
-    ByteTokenizer,
-    HFTokenizer,
-    Tokenizer,
-    load_tokenizer,
-    save_tokenizer,
-)
+from pathways_lite.data.tokenizer_files import load_tokenizer, save_tokenizer
+from pathways_lite.data.tokenizers import ByteTokenizer, HFTokenizer, Tokenizer
 from pathways_lite.errors import UserError
 
 TEXT = Path(__file__).read_text() * 3 + "  indented\n\n\tTabs and 2024 digits, Zürich…\n"
@@ -46,8 +41,8 @@ def hf_tokenizer() -> HFTokenizer:
 
 @pytest.fixture(scope="module", params=["bytes", "sentencepiece", "hf"])
 def tokenizer(request: pytest.FixtureRequest, trained: SentencePieceTokenizer) -> Tokenizer:
-    made: dict[str, Tokenizer] = {"bytes": ByteTokenizer(), "sentencepiece": trained, "hf": hf_tokenizer()}
-    return made[request.param]
+    tokenizers: dict[str, Tokenizer] = {"bytes": ByteTokenizer(), "sentencepiece": trained, "hf": hf_tokenizer()}
+    return tokenizers[request.param]
 
 
 @given(text=texts)
@@ -59,8 +54,8 @@ def test_decoding_gives_the_text_back(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode([tokenizer.eod, *ids]) == text
     assert tokenizer.eod not in ids
     assert all(0 <= i < tokenizer.vocab_size for i in ids)
-    assert [found.tolist() for found in tokenizer.encode_batch([text, "", "a b", text])[::3]] == [ids, ids]
-    assert [len(found) for found in tokenizer.encode_batch(["", ""])] == [0, 0]
+    assert [array.tolist() for array in tokenizer.encode_batch([text, "", "a b", text])[::3]] == [ids, ids]
+    assert [len(array) for array in tokenizer.encode_batch(["", ""])] == [0, 0]
     assert tokenizer.encode_batch([]) == []
 
 
@@ -91,7 +86,7 @@ def test_word_by_word_equals_the_whole_on_text(trained: SentencePieceTokenizer) 
 def test_the_vocabulary_is_as_palms(trained: SentencePieceTokenizer) -> None:
     assert len(trained.encode("2024")) == 4  # digits one by one
     assert len(trained.encode("        ")) < 4  # runs of spaces are tokens
-    assert len(trained.encode(chr(0x9F8D))) == 3  # bytes of what was never seen
+    assert len(trained.encode(chr(0x9F8D))) == 3  # an unknown character, as bytes
     assert trained.vocab_size == 500
     assert len(trained.encode(TEXT)) < len(TEXT) / 2
 
@@ -113,7 +108,7 @@ def test_saved_and_sent_tokenizers_are_the_same(tokenizer: Tokenizer, tmp_path: 
     "options", [{}, {"model_type": "bpe", "split_by_whitespace": False}, {"byte_fallback": True, "vocab_size": 600}]
 )
 def test_foreign_models_encode_as_the_library_does(options: dict[str, object]) -> None:
-    """Where words cannot be encoded apart, they are not."""
+    """If words cannot be encoded separately, they are not."""
     model = io.BytesIO()
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXT.splitlines()),
@@ -128,7 +123,7 @@ def test_foreign_models_encode_as_the_library_does(options: dict[str, object]) -
         assert tokenizer.encode(text) == library.encode(text)
 
 
-def test_mistakes_are_told(tmp_path: Path) -> None:
+def test_mistakes_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file; a tokenizer is bytes"):
         load_tokenizer(tmp_path / "x.model")
     for name, message in [

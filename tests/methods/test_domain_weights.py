@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
 from pathways_lite.methods.domain_weights import DomainWeightState, doge, doremi, init, means_of_domains
+from pathways_lite.models import TokenLosses
 from pathways_lite.recipe import DoGE, DoReMi, Reference
 from pathways_lite.training.reweighting import domain_alignments, split_halves
 
@@ -117,12 +118,12 @@ def quadratic(params, batch, key):
     del key
     centres = CENTRES[batch.domain].at[:, 3].add(batch.tokens[:, 0])
     loss = 0.5 * jnp.sum(jnp.square(params["w"] - centres), axis=-1) + 0.1 * jnp.sum(params["w"] ** 3)
-    return jnp.broadcast_to(loss[:, None], batch.tokens.shape), jnp.zeros(batch.tokens.shape)
+    return TokenLosses(jnp.broadcast_to(loss[:, None], batch.tokens.shape), jnp.zeros(batch.tokens.shape))
 
 
 @functools.partial(jax.jit, static_argnames="microbatch")
-def aligned(params, batch, aim, key, microbatch=None):
-    return domain_alignments(quadratic, params, batch, key, microbatch, aim=aim)
+def aligned(params, batch, target, key, microbatch=None):
+    return domain_alignments(quadratic, params, batch, key, microbatch, target=target)
 
 
 @jax.jit
@@ -131,43 +132,45 @@ def gradients(params, batch):
     return means_of_domains(quadratic(params, batch, None)[0], batch, 3)[0]
 
 
-def exact(params, batch, aim, key):
+def exact(params, batch, target, key):
     """<grad L_j, h> / |h| by one gradient per domain of each half."""
     first, second = (np.asarray(gradients(params, half)["w"], np.float64) for half in split_halves(batch, key, 3))
-    towards = np.asarray(aim, np.float64) @ first
+    towards = np.asarray(target, np.float64) @ first
     return second @ towards / np.linalg.norm(towards)
 
 
-@pytest.mark.parametrize(("microbatch", "aim"), [(None, [1, 1, 1]), pytest.param(2, [1, 0, 0], marks=pytest.mark.slow)])
-def test_alignments_are_those_of_exact_gradients(microbatch, aim):
+@pytest.mark.parametrize(
+    ("microbatch", "target"), [(None, [1, 1, 1]), pytest.param(2, [1, 0, 0], marks=pytest.mark.slow)]
+)
+def test_alignments_are_those_of_exact_gradients(microbatch, target):
     """In slices that mix domains, too, and with rows of unequal size; a domain of one row is in one of the halves."""
     rng = np.random.default_rng(0)
     batch = batch_of([0, 1, 2, 0, 0, 1], rng.uniform(0.2, 1, (6, 2)), rng.integers(0, 3, (6, 2)).astype(np.int32))
-    params, aim, key = {"w": jnp.float32([0.3, -0.2, 0.5, 0.1])}, np.float32(aim), jax.random.key(0)
-    found, there = aligned(params, batch, aim, key, microbatch=microbatch)
+    params, target, key = {"w": jnp.float32([0.3, -0.2, 0.5, 0.1])}, np.float32(target), jax.random.key(0)
+    found, there = aligned(params, batch, target, key, microbatch=microbatch)
     first, second = (np.unique(batch.domain[half.loss_weights[:, 0] > 0]) for half in split_halves(batch, key, 3))
     assert set(first) | set(second) == {0, 1, 2}
     assert np.flatnonzero(there).tolist() == second.tolist()
-    np.testing.assert_allclose(found, exact(params, batch, aim, key), rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(found, exact(params, batch, target, key), rtol=2e-4, atol=2e-4)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def descend(rule, aim, params, learned, batch, key):
+def descend(rule, target, params, learned, batch, key):
     """A step of DoGE's two levels by gradient descent: the proxy follows the weighted loss."""
-    weights, learned = doge(rule, 0.05, *aligned(params, batch, aim, key), batch, learned)
+    weights, learned = doge(rule, 0.05, *aligned(params, batch, target, key), batch, learned)
     gradient = jax.grad(lambda params: jnp.mean(weights * quadratic(params, batch, None)[0]))(params)
     return jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient), learned
 
 
-def learn(rule, takes_part, aim, noise=0, steps=20):
+def learn(rule, takes_part, target, noise=0, steps=20):
     """The average weights."""
-    domain, aim = np.repeat(np.arange(3, dtype=np.int32), 2), np.float32(aim)
+    domain, target = np.repeat(np.arange(3, dtype=np.int32), 2), np.float32(target)
     params, learned = {"w": jnp.zeros(4)}, init(np.asarray(takes_part))
     rng = np.random.default_rng(0)
     for number in range(steps):
         tokens = np.repeat(noise * rng.choice([-1, 1], (6, 1)) * (domain[:, None] == 2), 2, axis=1).astype(np.int32)
         batch = batch_of(domain, tokens=tokens)
-        params, learned = descend(rule, aim, params, learned, batch, jax.random.key(number))
+        params, learned = descend(rule, target, params, learned, batch, jax.random.key(number))
     return np.asarray(learned.average)
 
 
@@ -193,8 +196,8 @@ def test_doges_step_is_the_learning_rate_over_mu():
 
 
 def test_nothing_is_known_without_anything_to_aim_at():
-    batch, aim = batch_of([0, 1, 1, 0]), np.float32([0, 0, 1])
-    _, there = aligned({"w": jnp.ones(4)}, batch, aim, jax.random.key(0))
+    batch, target = batch_of([0, 1, 1, 0]), np.float32([0, 0, 1])
+    _, there = aligned({"w": jnp.ones(4)}, batch, target, jax.random.key(0))
     assert not there.any()
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pathways_lite.scaling.laws.chinchilla import CHINCHILLA, optimal
-from pathways_lite.scaling.measurements import chinchilla_epoch
-from pathways_lite.scaling.solver import objective_of, profile, resolve_weighted, solve
+from pathways_lite.scaling.measurements import read_chinchilla_epoch
+from pathways_lite.scaling.solver import objective_of, profile_objective, refit_weighted, solve
 
 EPOCH = dict(zip(CHINCHILLA.names, (482.01, 2085.43, 1.8172, 0.3478, 0.3658), strict=True))
 HUBER = dict(zip(CHINCHILLA.names, (477.826, 2143.42, 1.81722, 0.34731, 0.36717), strict=True))
@@ -60,24 +60,24 @@ def test_the_tables_keep_to_six_n_d() -> None:
 
 @pytest.fixture(scope="module")
 def points(measurements: Path) -> dict[str, np.ndarray]:
-    return chinchilla_epoch(measurements)
+    return read_chinchilla_epoch(measurements)
 
 
 @pytest.mark.slow
 def test_the_optimum_of_the_published_points(points: dict[str, np.ndarray]) -> None:
     assert len(points["L"]) == 240
-    found = solve(CHINCHILLA, points)
-    assert found.reached == found.starts == 20
-    assert found.converged
-    assert found.objective == pytest.approx(0.001018274018, rel=1e-9)
+    solution = solve(CHINCHILLA, points)
+    assert solution.reached == solution.starts == 20
+    assert solution.converged
+    assert solution.objective == pytest.approx(0.001018274018, rel=1e-9)
     for name, expected in HUBER.items():
-        assert found.values[name] == pytest.approx(expected, rel=2e-5)
+        assert solution.values[name] == pytest.approx(expected, rel=2e-5)
 
 
 @pytest.mark.slow
 def test_the_valley_of_the_published_points(points: dict[str, np.ndarray]) -> None:
-    found = solve(CHINCHILLA, points)
-    rise = profile(found, points, "A", (440, 470, 490, 520, 560, 700)) / found.objective - 1
+    solution = solve(CHINCHILLA, points)
+    rise = profile_objective(solution, points, "A", (440, 470, 490, 520, 560, 700)) / solution.objective - 1
     np.testing.assert_allclose(rise, [4.5e-4, 1.8e-5, 4.1e-5, 4.9e-4, 2.0e-3, 1.2e-2], rtol=0.04)
 
 
@@ -88,10 +88,10 @@ def test_published_values_are_no_optimum(points: dict[str, np.ndarray]) -> None:
 @pytest.mark.slow
 def test_bootstrap_standard_errors(points: dict[str, np.ndarray]) -> None:
     """The notebook's own resamples: its first row, and its standard errors, from a quarter of them."""
-    found = solve(CHINCHILLA, points)
+    solution = solve(CHINCHILLA, points)
     rng = np.random.RandomState(42)
     weights = np.array([np.bincount(rng.choice(240, 240), minlength=240) for _ in range(1000)])
-    samples = resolve_weighted(found, points, weights)
+    samples = refit_weighted(solution, points, weights)
     first = [samples[name][0] for name in CHINCHILLA.names]
     np.testing.assert_allclose(first, [349.556, 2356.248, 1.79333, 0.328633, 0.371855], rtol=5e-5)
     for name, expected in zip(CHINCHILLA.names, (124.5, 1293, 0.0257, 0.0154, 0.0206), strict=True):

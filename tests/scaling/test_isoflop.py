@@ -6,9 +6,9 @@ import pytest
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.isoflop import (
     PowerLaw,
-    crossing,
-    crossover,
-    envelope,
+    crossing_point,
+    find_crossover,
+    fit_envelope,
     fit_optima,
     fit_power_law,
     isoflop_optima,
@@ -46,18 +46,18 @@ def test_the_envelope_of_training_curves() -> None:
     N, D = (axis.ravel() for axis in np.meshgrid(sizes, np.geomspace(1e8, 1e12, 60), indexing="ij"))
     L = VALUES["E"] + VALUES["A"] / N**0.35 + VALUES["B"] / D**0.35
     inner = (6 * N * D > 1e17) & (6 * N * D < 1e21)
-    of_n, of_d = envelope(6 * N[inner] * D[inner], N[inner], L[inner])
+    of_n, of_d = fit_envelope(6 * N[inner] * D[inner], N[inner], L[inner])
     assert of_n.exponent + of_d.exponent == pytest.approx(1, abs=1e-9)
     assert of_n.exponent == pytest.approx(0.5, abs=0.05)
     with pytest.raises(UserError, match="one value of N"):
-        envelope(D, np.full(len(D), 1e8), L)
+        fit_envelope(D, np.full(len(D), 1e8), L)
 
 
 def test_variable_projection_recovers_the_law() -> None:
     N, D = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e12, 6), indexing="ij"))
-    found = variable_projection(N, D, 1.8 + 480 / N**0.34 + 2000 / D**0.37)
-    assert found["alpha"] == pytest.approx(0.34, abs=1e-5)
-    assert found["B"] == pytest.approx(2000, rel=1e-3)
+    values = variable_projection(N, D, 1.8 + 480 / N**0.34 + 2000 / D**0.37)
+    assert values["alpha"] == pytest.approx(0.34, abs=1e-5)
+    assert values["B"] == pytest.approx(2000, rel=1e-3)
 
 
 def test_weights_of_a_power_law_are_repeated_rows() -> None:
@@ -71,13 +71,15 @@ def test_weights_of_a_power_law_are_repeated_rows() -> None:
 def test_crossings() -> None:
     C = np.geomspace(1e17, 1e20, 12)
     rng = np.random.default_rng(0)
-    one, two = (a * C**-b * np.exp(0.002 * rng.normal(size=12)) for a, b in ((30.0, 0.05), (60.0, 0.066)))
-    exact = crossing(PowerLaw(30, -0.05, 1), PowerLaw(60, -0.066, 1))
+    first_losses, second_losses = (
+        a * C**-b * np.exp(0.002 * rng.normal(size=12)) for a, b in ((30.0, 0.05), (60.0, 0.066))
+    )
+    exact = crossing_point(PowerLaw(30, -0.05, 1), PowerLaw(60, -0.066, 1))
     assert exact == pytest.approx(2 ** (1 / 0.016), rel=1e-9)
-    found = crossover(C, one, C, two, bootstraps=300)
-    assert found.C is not None
-    assert found.low < exact < found.high
-    assert found.share > 0.99
-    apart = crossover(C, one, C, 1.5 * one, bootstraps=50)
-    assert apart.C is None
-    assert crossing(PowerLaw(1, -0.1, 1), PowerLaw(2, -0.1, 1)) is None
+    crossover = find_crossover(C, first_losses, C, second_losses, bootstraps=300)
+    assert crossover.C is not None
+    assert crossover.low < exact < crossover.high
+    assert crossover.crossing_fraction > 0.99
+    parallel = find_crossover(C, first_losses, C, 1.5 * first_losses, bootstraps=50)
+    assert parallel.C is None
+    assert crossing_point(PowerLaw(1, -0.1, 1), PowerLaw(2, -0.1, 1)) is None

@@ -1,4 +1,4 @@
-"""What small runs say of a larger one."""
+"""Predictions of a larger run from small ones."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,19 +26,19 @@ def ladder(rungs: dict[str, np.ndarray]) -> Ladder:
 def test_the_law_of_the_rungs_predicts(ladder: Ladder) -> None:
     assert ladder.predicted.low < ladder.predicted.value < ladder.predicted.high
     assert ladder.predicted.value == pytest.approx(LOSS, rel=5e-3)
-    assert ladder.reach == pytest.approx(4e9 * 1e11 / (1e9 * 8e10))
-    assert ladder.rehearsal.held_out == 1
-    assert ladder.rehearsal.worst < 5e-3
-    assert ladder.error is None
+    assert ladder.compute_ratio == pytest.approx(4e9 * 1e11 / (1e9 * 8e10))
+    assert ladder.held_out_error.held_out == 1
+    assert ladder.held_out_error.worst < 5e-3
+    assert ladder.relative_error is None
     assert "5 times the compute" in " ".join(ladder.sentences())
 
 
-def test_the_prediction_is_held_against_the_measurement(ladder: Ladder) -> None:
+def test_the_prediction_is_compared_with_the_measurement(ladder: Ladder) -> None:
     for share, word in ((0.5, "inside"), (1.01, "outside")):
         measured = ladder.predicted.low + share * (ladder.predicted.high - ladder.predicted.low)
         trained = replace(ladder, measured=measured)
         assert f"{word} the interval" in trained.sentences()[-1]
-        assert trained.error == pytest.approx(ladder.predicted.value / measured - 1)
+        assert trained.relative_error == pytest.approx(ladder.predicted.value / measured - 1)
 
 
 def test_seeds_of_a_rung_are_drawn_together(ladder: Ladder, rungs: dict[str, np.ndarray]) -> None:
@@ -47,16 +47,16 @@ def test_seeds_of_a_rung_are_drawn_together(ladder: Ladder, rungs: dict[str, np.
 
 
 @pytest.mark.slow
-def test_it_is_written(ladder: Ladder, tmp_path: Path) -> None:
+def test_the_report_is_written(ladder: Ladder, tmp_path: Path) -> None:
     for path in write_ladder(replace(ladder, measured=LOSS), tmp_path):
         assert path.stat().st_size > 1000
     page = (tmp_path / "ladder.html").read_text()
-    assert page.index("The run to predict") < page.index("Before believing it" if ladder.fit.notes else "Parameters")
+    assert page.index("The run to predict") < page.index("Caveats" if ladder.fit.notes else "Parameters")
     assert "The run to predict" not in render(ladder.fit)
 
 
-def test_nothing_trained_yet(tmp_path: Path, corpus: Path) -> None:
-    """The verb says what to type."""
+def test_a_ladder_without_trained_rungs_is_refused(tmp_path: Path, corpus: Path) -> None:
+    """The error says what to type."""
     config = Path(__file__).parents[2] / "configs" / "ladders" / "toy.py"
     text = config.read_text().replace("corpora/python_1k", str(corpus))
     (tmp_path / "toy.py").write_text(text)

@@ -11,19 +11,19 @@ from pathways_lite.errors import UserError
 from pathways_lite.scaling import measurements
 from pathways_lite.scaling.fit import Fit, fit_law
 from pathways_lite.scaling.laws import chinchilla, hyperparameters, kaplan, overtraining, sparse
-from pathways_lite.scaling.laws.annealing import MULTI_POWER, annealing_warnings, fall_columns
-from pathways_lite.scaling.laws.broken import shape
+from pathways_lite.scaling.laws.annealing import MULTI_POWER, fall_columns, schedule_warnings
+from pathways_lite.scaling.laws.broken import classify_shape
 from pathways_lite.scaling.laws.downstream import (
-    alignment,
-    encoder_share,
+    alignment_score,
+    estimate_pass_until,
     knowledge_capacity,
-    pass_until,
+    optimal_encoder_share,
     spearman_by_stage,
 )
 from pathways_lite.scaling.laws.inference import pass_at_k
-from pathways_lite.scaling.laws.mixing import REPEATED_POOL, mixed_pools_error, regmix, regmix_predict
+from pathways_lite.scaling.laws.mixing import REPEATED_POOL, fit_regmix, mixed_pools_error, predict_regmix
 from pathways_lite.scaling.laws.registry import find
-from pathways_lite.scaling.laws.repetition import DATA_CONSTRAINED, optimal_at
+from pathways_lite.scaling.laws.repetition import DATA_CONSTRAINED, optimal_allocation
 from pathways_lite.scaling.laws.vocabulary import by_derivative, by_isoflop
 from pathways_lite.scaling.losses import retrieval_score, retrieval_sigmoid
 from pathways_lite.scaling.solver import predict
@@ -111,32 +111,24 @@ def test_step_law() -> None:
         hyperparameters.step_law(0, 1e9)
 
 
-def test_growth_timing() -> None:
-    for N, C, d in ((1.1e9, 5e20, 1.27e10), (4.1e8, 8e19, 1.09e10), (3e9, 1e21, 2.37e10), (7e9, 1.8e22, 1.82e10)):
-        assert hyperparameters.growth_tokens(N, C) == pytest.approx(d, rel=2e-2)
-    for N, D, d in ((8e9, 15e12, 6.58e9), (7e9, 2e12, 11.11e9), (13e9, 2e12, 15.84e9), (70e9, 2e12, 42.48e9)):
-        assert hyperparameters.growth_tokens(N, 6 * N * D) == pytest.approx(d, rel=1e-3)
-    assert hyperparameters.growth_tokens(1e6, 1e15, D=1e8) == 2e7, "a toy's advice is cut to a share of its budget"
-
-
 def test_annealing_areas() -> None:
-    rates = measurements.schedule("cosine", 50, peak=1.0, warmup=5)
+    rates = measurements.make_schedule("cosine", 50, peak=1.0, warmup=5)
     m = total = 0.0
     for i, area in enumerate(measurements.annealing_area(rates, 0.9)):
         if i:
             m = 0.9 * m + rates[i - 1] - rates[i]
         total += m
         assert area == pytest.approx(total, abs=1e-12)
-    flat = measurements.schedule("constant", 50, peak=1.0)
+    flat = measurements.make_schedule("constant", 50, peak=1.0)
     assert np.all(measurements.annealing_area(flat) == 0)
-    assert annealing_warnings(flat) == []
-    assert len(annealing_warnings(np.array([1.0, 0.5, 0.0, 0.0]))) == 1
-    assert len(annealing_warnings(np.array([1.0, 0.5, 0.7]))) == 1
+    assert schedule_warnings(flat) == []
+    assert len(schedule_warnings(np.array([1.0, 0.5, 0.0, 0.0]))) == 1
+    assert len(schedule_warnings(np.array([1.0, 0.5, 0.7]))) == 1
 
 
 def test_multi_power_law_by_its_definition() -> None:
     v = published("multi-power")
-    rates = measurements.schedule("wsdld", 60, peak=3e-4, end=3e-5, warmup=10, stable=40)
+    rates = measurements.make_schedule("wsdld", 60, peak=3e-4, end=3e-5, warmup=10, stable=40)
     steps = np.array([20, 39, 45, 59])
     S1 = np.cumsum(rates)
     for row, s in zip(predict(MULTI_POWER, v, fall_columns([(rates, steps)])), steps, strict=True):
@@ -154,7 +146,7 @@ def test_data_constrained() -> None:
     v = published("data-constrained")
     assert value("data-constrained", N=6.34e9, D=242e9, U=25e9) == pytest.approx(2.2256440889984477, abs=1e-7)
     assert value("data-constrained", N=8.67e9, D=178e9, U=25e9) == pytest.approx(2.2269634075087867, abs=1e-7)
-    best = optimal_at(v, 1e22, 25e9)
+    best = optimal_allocation(v, 1e22, 25e9)
     assert best["N"] == pytest.approx(7.0224e9, rel=1e-3)
     assert best["epochs"] == pytest.approx(9.493, rel=1e-3)
     fresh = {"N": np.array([1e8]), "D": np.array([1e9]), "U": np.array([1e9])}
@@ -208,16 +200,16 @@ def test_pass_at_k_is_the_product(counts: tuple[int, int, int]) -> None:
 
 
 def test_coverage() -> None:
-    found = predict(find("coverage"), {"a": 2, "b": 0.35}, {"k": np.array([1, 10, 100, 1000])})
-    np.testing.assert_allclose(found, [0.135335, 0.409275, 0.670956, 0.836733], atol=1e-6)
+    coverage = predict(find("coverage"), {"a": 2, "b": 0.35}, {"k": np.array([1, 10, 100, 1000])})
+    np.testing.assert_allclose(coverage, [0.135335, 0.409275, 0.670956, 0.836733], atol=1e-6)
 
 
 def test_pass_until_is_unbiased() -> None:
     draws = np.random.default_rng(0).negative_binomial(2, 0.1, 200_000) + 2
-    assert np.mean([pass_until(2, int(k)) for k in draws[:50_000]]) == pytest.approx(0.1, rel=0.02)
+    assert np.mean([estimate_pass_until(2, int(k)) for k in draws[:50_000]]) == pytest.approx(0.1, rel=0.02)
     assert np.mean(2 / draws) > 0.11, "r/K is biased upwards"
     with pytest.raises(UserError, match="at least two"):
-        pass_until(1, 10)
+        estimate_pass_until(1, 10)
 
 
 def test_retrieval() -> None:
@@ -230,10 +222,10 @@ def test_retrieval() -> None:
     assert few < many
 
 
-def test_the_rest_of_downstream() -> None:
+def test_other_downstream_laws() -> None:
     assert value("power", x=1000.0) == pytest.approx(47.97, abs=5e-3)
-    assert alignment(1, 1) == pytest.approx(2.5)
-    assert encoder_share({"pe": 0.18, "pd": 0.31}) == pytest.approx(0.18 / 0.49)
+    assert alignment_score(1, 1) == pytest.approx(2.5)
+    assert optimal_encoder_share({"pe": 0.18, "pd": 0.31}) == pytest.approx(0.18 / 0.49)
     assert knowledge_capacity(7e9) == pytest.approx(14e9)
     assert knowledge_capacity(7e9, 100) == pytest.approx(7e9)
     with pytest.raises(UserError, match="not measured"):
@@ -242,46 +234,48 @@ def test_the_rest_of_downstream() -> None:
 
 def test_the_encoders_share_is_the_minimum() -> None:
     v = published("encoder-decoder")
-    share = encoder_share(v)
+    share = optimal_encoder_share(v)
     shares = np.linspace(0.05, 0.95, 181)
     L = predict(find("encoder-decoder"), v, {"N_encoder": shares * 1e9, "N_decoder": (1 - shares) * 1e9})
     assert shares[np.argmin(L)] == pytest.approx(share, abs=0.006)
 
 
-def test_ranks_say_less_at_every_stage() -> None:
+def test_rank_correlations_fall_with_every_stage() -> None:
     compute = np.geomspace(1e18, 1e22, 9)
     noise = np.random.default_rng(0).normal(size=9)
-    found = spearman_by_stage(compute, {"nll": -np.log(compute), "accuracy": np.log(compute) + 20 * noise})
-    assert found["nll"] == pytest.approx(-1)
-    assert abs(found["accuracy"]) < 1
+    correlations = spearman_by_stage(compute, {"nll": -np.log(compute), "accuracy": np.log(compute) + 20 * noise})
+    assert correlations["nll"] == pytest.approx(-1)
+    assert abs(correlations["accuracy"]) < 1
 
 
-def test_shapes_are_told_apart() -> None:
+def test_shapes_are_distinguished() -> None:
     x = np.geomspace(1e18, 1e23, 12)
     u = np.log10(x) - 20.5
     noise = 0.003 * np.random.default_rng(0).normal(size=12)
-    assert shape(x, 0.5 - 0.05 * u + noise).kind == "falling"
-    found = shape(x, 0.5 + 0.02 * u**2 + noise)
-    assert found.kind == "u"
-    assert found.turning_point == pytest.approx(10**20.5, rel=0.5)
-    assert shape(x, 0.5 - 0.02 * u**2 + noise).kind == "inverted u"
+    assert classify_shape(x, 0.5 - 0.05 * u + noise).kind == "falling"
+    curve = classify_shape(x, 0.5 + 0.02 * u**2 + noise)
+    assert curve.kind == "u"
+    assert curve.turning_point == pytest.approx(10**20.5, rel=0.5)
+    assert classify_shape(x, 0.5 - 0.02 * u**2 + noise).kind == "inverted u"
     with pytest.raises(UserError, match="at least 5"):
-        shape(x[:4], x[:4])
+        classify_shape(x[:4], x[:4])
 
 
 # ---- mixtures ----
 
 
 def test_repeated_pools() -> None:
-    """Within an epoch a power law; without decay one for ever; alike pools are one large one with slower decay."""
+    """A power law within an epoch, and for ever without decay; equal pools are one large pool with slower decay."""
     n, pool = np.array([1e6, 1e7, 5e7, 1e8]), 1e7
     for_ever = {"a": 0.02, "b": 0.2, "tau": 1e12}
-    one = predict(REPEATED_POOL, for_ever, {"samples": n, "pool": np.full(4, pool)})
-    first = (0.02 * pool / 1e5) ** -0.2 + 0.1
-    np.testing.assert_allclose(one, [(0.02 * 1e6 / 1e5) ** -0.2 + 0.1, first, first * 5**-0.2, first * 10**-0.2])
+    single = predict(REPEATED_POOL, for_ever, {"samples": n, "pool": np.full(4, pool)})
+    first_epoch = (0.02 * pool / 1e5) ** -0.2 + 0.1
+    np.testing.assert_allclose(
+        single, [(0.02 * 1e6 / 1e5) ** -0.2 + 0.1, first_epoch, first_epoch * 5**-0.2, first_epoch * 10**-0.2]
+    )
     three = mixed_pools_error(n, pool, a=0.02, b=[0.2] * 3, tau=[4] * 3)
-    alike = predict(REPEATED_POOL, {"a": 0.02, "b": 0.2, "tau": 12}, {"samples": n, "pool": np.full(4, 3 * pool)})
-    np.testing.assert_allclose(three, alike)
+    one_large = predict(REPEATED_POOL, {"a": 0.02, "b": 0.2, "tau": 12}, {"samples": n, "pool": np.full(4, 3 * pool)})
+    np.testing.assert_allclose(three, one_large)
     with pytest.raises(UserError, match="128 epochs"):
         mixed_pools_error([1e10], pool, a=0.02, b=[0.2], tau=[4])
     with pytest.raises(UserError, match="positive b"):
@@ -292,7 +286,7 @@ def test_linear_mixtures_are_recovered() -> None:
     rng = np.random.default_rng(0)
     shares = rng.dirichlet(np.ones(4), 40)
     losses = 3 + shares @ np.array([0.1, -0.4, 0.3, 0.2])
-    np.testing.assert_allclose(regmix_predict(regmix(shares, losses), shares), losses, atol=1e-10)
+    np.testing.assert_allclose(predict_regmix(fit_regmix(shares, losses), shares), losses, atol=1e-10)
     assert find("mixing:web, code").names == ("c", "k", "t_web", "t_code")
     assert find("mixing:web,code") is find("mixing:web, code"), "one law, compiled once"
     with pytest.raises(UserError, match="two domains"):

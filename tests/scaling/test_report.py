@@ -66,7 +66,7 @@ def test_predictions_and_optima_have_intervals(folder: Path) -> None:
         (("predict", "FIT", "N=-1", "D=1e9"), "positive"),
         (("optimal", "FIT", "N=1e9"), "compute alone"),
         (("chinchila", "TABLE"), "no law 'chinchila'"),
-        (("chinchilla", "TABLE", "N=size_M", "D=tokens", "L=final loss"), "other units"),
+        (("chinchilla", "TABLE", "N=size_M", "D=tokens", "L=final loss"), "in other units"),
         (("chinchilla", "TABLE"), "no column N"),
         (("advise", "N=1e9"), "N=1e9 D=1e11"),
         (("law", "chinchilla", "nowhere.csv"), "there is no table"),
@@ -74,10 +74,10 @@ def test_predictions_and_optima_have_intervals(folder: Path) -> None:
         (("law", "chinchilla", "TABLE", "--loss", "mean"), "not known"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(folder: Path, arguments: tuple[str, ...], sentence: str) -> None:
-    places = {"FIT": str(folder / "chinchilla.json"), "TABLE": str(folder / "theirs.csv")}
+def test_mistakes_are_reported_in_one_sentence(folder: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    paths = {"FIT": str(folder / "chinchilla.json"), "TABLE": str(folder / "theirs.csv")}
     with pytest.raises(UserError, match=re.escape(sentence)) as caught:
-        invoke("fit", *(places.get(argument, argument) for argument in arguments))
+        invoke("fit", *(paths.get(argument, argument) for argument in arguments))
     assert "\n" not in str(caught.value)
 
 
@@ -92,9 +92,9 @@ def test_the_page_has_its_parts_and_escapes_them(folder: Path) -> None:
     for part in (
         "Parameters",
         "How well it fits",
-        "What is left over",
+        "Residuals",
         "Compute-optimal",
-        "How to repeat it",
+        "How to reproduce it",
         "whole runs",
     ):
         assert part in text

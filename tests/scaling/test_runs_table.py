@@ -105,7 +105,7 @@ def test_final_rows_are_those_of_finished_runs(tmp_path: Path) -> None:
         runs_table([unfinished], final=True)
 
 
-def test_without_logs_checkpoints_speak(tmp_path: Path) -> None:
+def test_without_logs_rows_are_read_from_checkpoints(tmp_path: Path) -> None:
     whole = runs_table([make_run(tmp_path / "r")])
     for name in SIZES:
         (tmp_path / "r" / name / "log.jsonl").unlink()
@@ -131,12 +131,12 @@ def test_a_shared_stage_counts_once(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_what_is_no_run_is_told(tmp_path: Path) -> None:
+def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run"):
         runs_table([tmp_path])
     make_run(tmp_path / "r")
     for name in SIZES:
         (tmp_path / "r" / name / "log.jsonl").unlink()
     (tmp_path / "r" / "base" / "checkpoints" / "step_00000010" / "manifest.json").write_text("{}")
-    with pytest.raises(UserError, match="no manifest"):
+    with pytest.raises(UserError, match="is not the manifest of a checkpoint"):
         runs_table([tmp_path / "r"])

@@ -1,4 +1,4 @@
-"""Properties of the fitter that need no data of others."""
+"""Properties of the solver that need no published data."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,12 @@ from scipy import optimize
 
 from pathways_lite.errors import UserError
 from pathways_lite.scaling import bootstrap
-from pathways_lite.scaling.checks import checked
+from pathways_lite.scaling.checks import validate_columns
 from pathways_lite.scaling.fit import Fit, fit_law, leave_largest_out
 from pathways_lite.scaling.law import double_precision
 from pathways_lite.scaling.laws.chinchilla import CHINCHILLA
 from pathways_lite.scaling.losses import Huber, LeastAbsolute, LeastSquares, parse_loss
-from pathways_lite.scaling.solver import resolve_weighted, solve
+from pathways_lite.scaling.solver import refit_weighted, solve
 from pathways_lite.scaling.table import read_table, write_table
 
 Table = dict[str, np.ndarray]
@@ -33,7 +33,7 @@ def test_a_fit_leaves_float32_the_default(rungs: Table) -> None:
 
 @pytest.mark.parametrize("loss", [Huber(1e-3), pytest.param(LeastSquares(), marks=pytest.mark.slow)], ids=str)
 def test_never_worse_than_scipy(rungs: Table, loss: Huber | LeastSquares) -> None:
-    found = solve(CHINCHILLA, rungs, loss=loss)
+    solution = solve(CHINCHILLA, rungs, loss=loss)
 
     def objective(p: np.ndarray) -> float:
         a, b, e, alpha, beta = p
@@ -44,12 +44,12 @@ def test_never_worse_than_scipy(rungs: Table, loss: Huber | LeastSquares) -> Non
         inner = np.clip(r, -1e-3, 1e-3)
         return float(np.sum(inner * (r - 0.5 * inner)))
 
-    v = found.values
+    v = solution.values
     start = np.array([np.log(v["A"]), np.log(v["B"]), np.log(v["E"]), v["alpha"], v["beta"]])
-    assert objective(start) == pytest.approx(found.objective, rel=1e-9)
+    assert objective(start) == pytest.approx(solution.objective, rel=1e-9)
     polished = optimize.minimize(objective, start, method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-16})
-    assert found.objective <= polished.fun * (1 + 1e-9)
-    assert found.reached >= 15
+    assert solution.objective <= polished.fun * (1 + 1e-9)
+    assert solution.reached >= 15
 
 
 @pytest.mark.slow
@@ -61,32 +61,32 @@ def test_least_absolute_is_the_limit_of_huber(rungs: Table) -> None:
 
 def test_weights_are_repeated_rows(rungs: Table) -> None:
     base = solve(CHINCHILLA, rungs)
-    weights = bootstrap.resample(len(rungs["L"]), 20, seed=1)
-    samples = resolve_weighted(base, rungs, weights)
+    weights = bootstrap.resample_weights(len(rungs["L"]), 20, seed=1)
+    samples = refit_weighted(base, rungs, weights)
     for i, w in enumerate(weights[:3]):
         repeated = {name: np.repeat(column, w.astype(int)) for name, column in rungs.items()}
-        again = solve(CHINCHILLA, repeated)
-        assert samples["alpha"][i] == pytest.approx(again.values["alpha"], rel=1e-5)
+        repeated_fit = solve(CHINCHILLA, repeated)
+        assert samples["alpha"][i] == pytest.approx(repeated_fit.values["alpha"], rel=1e-5)
 
 
 def test_groups_are_drawn_whole() -> None:
     groups = np.array(["a", "a", "b", "c", "c", "c"])
-    for w in bootstrap.resample(6, 20, 0, groups):
+    for w in bootstrap.resample_weights(6, 20, 0, groups):
         assert w[0] == w[1]
         assert w[3] == w[4] == w[5]
         assert w[0] + w[2] + w[3] == 3
     with pytest.raises(UserError, match="two runs"):
-        bootstrap.resample(2, 1, 0, np.array(["a", "a"]))
+        bootstrap.resample_weights(2, 1, 0, np.array(["a", "a"]))
 
 
 def test_intervals_of_a_mean() -> None:
-    """For the mean of normal draws both kinds of intervals are the textbook's."""
+    """For the mean of normal draws both kinds of intervals agree with the textbook."""
     rng = np.random.default_rng(0)
     x = rng.normal(3, 1, 200)
     samples = np.array([rng.choice(x, 200).mean() for _ in range(4000)])
     jackknife = np.array([np.delete(x, i).mean() for i in range(200)])
     for extra in ({}, {"estimate": x.mean(), "jackknife": jackknife}):
-        low, high = bootstrap.interval(samples, 0.95, **extra)
+        low, high = bootstrap.bootstrap_limits(samples, 0.95, **extra)
         assert (low, high) == pytest.approx(
             (x.mean() - 1.96 * x.std() / 200**0.5, x.mean() + 1.96 * x.std() / 200**0.5), abs=0.02
         )
@@ -97,8 +97,8 @@ def test_a_skewed_statistic_has_a_skewed_interval() -> None:
     x = rng.exponential(size=40)
     samples = np.array([rng.choice(x, 40).var() for _ in range(4000)])
     jackknife = np.array([np.delete(x, i).var() for i in range(40)])
-    plain = bootstrap.interval(samples, 0.9)
-    better = bootstrap.interval(samples, 0.9, estimate=x.var(), jackknife=jackknife)
+    plain = bootstrap.bootstrap_limits(samples, 0.9)
+    better = bootstrap.bootstrap_limits(samples, 0.9, estimate=x.var(), jackknife=jackknife)
     assert better[0] > plain[0]
     assert better[1] > plain[1]
 
@@ -108,7 +108,7 @@ def test_a_fit_is_repeated_from_its_file(rungs: Table, tmp_path) -> None:
     fit.save(tmp_path / "fit.json")
     loaded = Fit.load(tmp_path / "fit.json")
     assert loaded.values == fit.values
-    again = loaded.repeat()
+    again = loaded.refit()
     assert again.values == fit.values
     np.testing.assert_array_equal(again.samples["alpha"], fit.samples["alpha"])
     best = loaded.optimal(1e21)
@@ -125,7 +125,7 @@ def test_a_file_changed_by_hand_is_refused(rungs: Table, tmp_path) -> None:
     with pytest.raises(UserError, match="digest"):
         Fit.load(tmp_path / "fit.json")
     (tmp_path / "fit.json").write_text("{}")
-    with pytest.raises(UserError, match="no fit"):
+    with pytest.raises(UserError, match="is not a fit"):
         Fit.load(tmp_path / "fit.json")
 
 
@@ -139,32 +139,32 @@ def test_the_largest_runs_are_predicted(rungs: Table) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda t: {k: v[:4] for k, v in t.items()}, "4 rows cannot carry the 5 parameters"),
+        (lambda t: {k: v[:4] for k, v in t.items()}, "4 rows are too few for the 5 parameters"),
         (lambda t: {k: v[:0] for k, v in t.items()}, "empty"),
         (lambda t: {**t, "N": np.full(15, 1e8)}, "single value"),
         (lambda t: {**t, "L": np.where(np.arange(15) == 3, np.nan, t["L"])}, "nan in row 4"),
         (lambda t: {**t, "D": np.where(np.arange(15) == 3, np.inf, t["D"])}, "inf in row 4"),
         (lambda t: {**t, "L": -t["L"]}, "must be positive"),
-        (lambda t: {**t, "N": t["N"] / 1e6}, "other units"),
-        (lambda t: {**t, "D": t["D"] / 1e9}, "other units"),
-        (lambda t: {**t, "N": t["N"] * 1e6}, "other units"),
-        (lambda t: {**t, "D": t["D"] * 1e6}, "other units"),
-        (lambda t: {**t, "N": t["N"] / 1e6, "D": t["D"] / 1e6}, "other units"),
-        (lambda t: {**t, "C": 6 * t["N"] * t["D"] * 1e6}, "other units"),
-        (lambda t: {**t, "L": t["L"] * 1e6}, "other units"),
+        (lambda t: {**t, "N": t["N"] / 1e6}, "in other units"),
+        (lambda t: {**t, "D": t["D"] / 1e9}, "in other units"),
+        (lambda t: {**t, "N": t["N"] * 1e6}, "in other units"),
+        (lambda t: {**t, "D": t["D"] * 1e6}, "in other units"),
+        (lambda t: {**t, "N": t["N"] / 1e6, "D": t["D"] / 1e6}, "in other units"),
+        (lambda t: {**t, "C": 6 * t["N"] * t["D"] * 1e6}, "in other units"),
+        (lambda t: {**t, "L": t["L"] * 1e6}, "in other units"),
         (lambda t: {**t, "L": np.array(["x"] * 15, dtype=object)}, "holds text"),
         (lambda t: {"N": t["N"], "L": t["L"]}, "no column D"),
         (lambda t: {k: np.tile(v[[0, 4]], 8) for k, v in t.items()}, "only 2 different inputs"),
     ],
 )
-def test_what_cannot_carry_a_fit_is_told_in_one_sentence(rungs: Table, change, sentence: str) -> None:
+def test_insufficient_data_are_refused_in_one_sentence(rungs: Table, change, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as caught:
-        checked(CHINCHILLA, change(rungs))
+        validate_columns(CHINCHILLA, change(rungs))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_tables_of_others_are_read(ending: str, rungs: Table, tmp_path) -> None:
+def test_tables_with_other_column_names_are_read(ending: str, rungs: Table, tmp_path) -> None:
     theirs = {
         "size_M": rungs["N"] / 1e6,
         "tokens": rungs["D"],
@@ -179,7 +179,7 @@ def test_tables_of_others_are_read(ending: str, rungs: Table, tmp_path) -> None:
         read_table(tmp_path / f"runs.{ending}", {"L": "loss"})
 
 
-def test_losses_are_named_and_read_back() -> None:
+def test_losses_round_trip_through_their_names() -> None:
     for loss in (Huber(1e-3), Huber(5e-9), LeastAbsolute(), LeastSquares()):
         assert parse_loss(str(loss)) == loss
     for wrong in ("huber:-1", "huber:x", "mean", "lad:2"):

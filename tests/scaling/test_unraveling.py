@@ -12,21 +12,23 @@ V = kaplan.TRAJECTORY
 
 def test_the_three_steps() -> None:
     N = np.array([1e6, 3e6, 1e7, 6e7])
-    found = unraveling.of_parameters(N, (V["Nc"] / N) ** V["aN"])
+    estimates = unraveling.fit_parameters(N, (V["Nc"] / N) ** V["aN"])
     S = np.geomspace(1e3, 1e5, 20)
-    found |= unraveling.of_steps(S, kaplan.implicit_loss(1e7, S, 1e15), 1e7, found)
+    estimates |= unraveling.fit_steps(S, kaplan.implicit_loss(1e7, S, 1e15), 1e7, estimates)
     B, L = (axis.ravel() for axis in np.meshgrid([1e5, 1e6, 1e7], [3.6, 3.9, 4.2], indexing="ij"))
     smin = np.array([kaplan.minimal_steps(1e7, loss) for loss in L])
-    found |= unraveling.of_batches(smin * (1 + kaplan.critical_batch(L) / B), B, L)
+    estimates |= unraveling.fit_batches(smin * (1 + kaplan.critical_batch(L) / B), B, L)
     for name, value in V.items():
-        assert found[name] == pytest.approx(value, rel=1e-3), name
-    assert kaplan.implicit_loss(1e8, 1e4, 1e6, found) == pytest.approx(kaplan.implicit_loss(1e8, 1e4, 1e6), rel=1e-4)
+        assert estimates[name] == pytest.approx(value, rel=1e-3), name
+    assert kaplan.implicit_loss(1e8, 1e4, 1e6, estimates) == pytest.approx(
+        kaplan.implicit_loss(1e8, 1e4, 1e6), rel=1e-4
+    )
 
 
-def test_what_cannot_be_estimated_is_told() -> None:
+def test_what_cannot_be_estimated_is_refused() -> None:
     with pytest.raises(UserError, match="does not fall"):
-        unraveling.of_parameters(np.array([1e6, 1e7]), np.array([2.0, 3.0]))
-    with pytest.raises(UserError, match="one batch"):
-        unraveling.critical_point(np.array([10.0, 20.0]), np.array([100.0, 200.0]))
+        unraveling.fit_parameters(np.array([1e6, 1e7]), np.array([2.0, 3.0]))
+    with pytest.raises(UserError, match="one batch size"):
+        unraveling.fit_critical_point(np.array([10.0, 20.0]), np.array([100.0, 200.0]))
     with pytest.raises(UserError, match="0 losses"):
-        unraveling.of_batches(np.array([1.0, 2.0]), np.array([1.0, 2.0]), np.array([2.0, 3.0]))
+        unraveling.fit_batches(np.array([1.0, 2.0]), np.array([1.0, 2.0]), np.array([2.0, 3.0]))

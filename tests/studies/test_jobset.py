@@ -41,11 +41,11 @@ def test_a_job_is_one_train_of_one_node_and_all_else_is_the_templates(fresh: Stu
     assert manifest["spec"]["failurePolicy"] == pattern["spec"]["failurePolicy"]
 
 
-def test_what_is_done_is_not_exported(store: StudyStore) -> None:
+def test_finished_nodes_are_not_exported(store: StudyStore) -> None:
     assert jobsets(store, "rates", TEMPLATE) == []
 
 
-def test_what_is_no_template_is_refused(fresh: StudyStore, tmp_path: Path) -> None:
+def test_an_invalid_template_is_refused(fresh: StudyStore, tmp_path: Path) -> None:
     (tmp_path / "pod.yaml").write_text("kind: Pod\nspec: {}\n")
-    with pytest.raises(UserError, match="is no JobSet with one replicated job"):
+    with pytest.raises(UserError, match="is not a JobSet with one replicated job"):
         jobsets(fresh, "rates", tmp_path / "pod.yaml")

@@ -14,7 +14,7 @@ from rich.console import Console
 from pathways_lite.errors import UserError
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
-from pathways_lite.studies.executor import share_cores
+from pathways_lite.studies.executor import split_cores
 from pathways_lite.studies.progress import StudyProgress
 from pathways_lite.studies.runner import Outcome, Runner, report_failures
 from pathways_lite.studies.store import StudyStore
@@ -58,7 +58,7 @@ class FakeExecutor:
 
 @pytest.fixture
 def store(study: Study, tmp_path: Path) -> StudyStore:
-    """Of which nothing is trained."""
+    """A store in which nothing is trained."""
     return StudyStore(tmp_path, build_nodes(study.recipes))
 
 
@@ -105,7 +105,7 @@ def test_a_failure_stops_only_what_starts_from_it(store: StudyStore) -> None:
     assert set(store.states().values()) == {"done"}
 
 
-def test_what_starts_from_a_failed_node_is_told_to_wait_for_it(store: StudyStore) -> None:
+def test_what_starts_from_a_failed_node_is_held_up(store: StudyStore) -> None:
     trunk, slow, fast = store.nodes
     outcome = run(store, FakeExecutor(lambda run: -9))
     assert list(outcome.failed) == [trunk]
@@ -153,6 +153,6 @@ def test_a_signal_stops_what_runs_and_starts_no_more(store: StudyStore) -> None:
 
 
 def test_cores_are_shared_evenly() -> None:
-    assert share_cores([0, 1, 2, 3, 4], 2) == [[0, 1], [2, 3, 4]]
-    with pytest.raises(UserError, match="has 2 cores"):
-        share_cores([4, 5], 3)
+    assert split_cores([0, 1, 2, 3, 4], 2) == [[0, 1], [2, 3, 4]]
+    with pytest.raises(UserError, match="may use 2 cores"):
+        split_cores([4, 5], 3)

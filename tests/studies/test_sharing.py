@@ -11,7 +11,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.recipe import Recipe, read_recipe
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.studies.store import StudyStore
-from pathways_lite.studies.study import Study, build_nodes, shared
+from pathways_lite.studies.study import Study, build_nodes, shared_nodes
 from pathways_lite.tracking.run_data import read_run
 
 Train = Callable[[Recipe, Path], str]
@@ -20,7 +20,7 @@ Train = Callable[[Recipe, Path], str]
 def test_a_shared_stage_is_one_node(study: Study) -> None:
     nodes = build_nodes(study.recipes)
     assert [node.stage.name for node in nodes.values()] == ["trunk", "tail", "tail"]
-    assert [node.users for node in shared(nodes.values())] == [("slow", "fast")]
+    assert [node.users for node in shared_nodes(nodes.values())] == [("slow", "fast")]
 
 
 def test_shared_and_separate_training_give_the_same_bits(
@@ -36,7 +36,7 @@ def test_shared_and_separate_training_give_the_same_bits(
         assert _digest(node, stage) == _digest(alone, stage)
     accounts = [run.stage("tail").ledger["total"] for run in (node, alone)]  # type: ignore[index]
     assert accounts[0]["flops"] == accounts[1]["flops"] > node.stage("tail").ledger["stage"]["flops"]  # type: ignore[index]
-    assert read_run(node.path).finished
+    assert read_run(node.path).is_finished
 
 
 def test_a_shared_stage_is_trained_once(store: StudyStore, train: Train) -> None:

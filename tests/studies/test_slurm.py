@@ -53,7 +53,7 @@ def wait_for_log(store: StudyStore, identity: str) -> None:
         time.sleep(0.2)
 
 
-def test_a_study_goes_on_as_jobs_after_its_runner_is_killed(
+def test_a_study_continues_as_jobs_after_its_runner_is_killed(
     study: Study, study_file: Path, slurm: dict[str, str], tmp_path: Path
 ) -> None:
     store = store_of(study, tmp_path / "out")
@@ -76,7 +76,7 @@ def test_a_study_goes_on_as_jobs_after_its_runner_is_killed(
     assert jobs(slurm) == []
 
 
-def test_a_stopped_runner_stops_its_jobs_and_a_killed_job_is_told(
+def test_a_stopped_runner_stops_its_jobs_and_a_killed_job_is_reported(
     study: Study, study_file: Path, slurm: dict[str, str], tmp_path: Path
 ) -> None:
     store = store_of(study, tmp_path / "out")
@@ -97,12 +97,12 @@ def test_a_stopped_runner_stops_its_jobs_and_a_killed_job_is_told(
     said = runner.communicate(timeout=300)[0]
     assert runner.returncode == 1, said
     assert "killed by signal 9" in said
-    assert "waits for a failed one" in said or store.stage(trunk).finished
+    assert "waits for a failed node" in said or store.stage(trunk).finished
 
 
 def test_parameters_that_slurm_has_not_are_refused(
     slurm: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", slurm["PATH"])
-    with pytest.raises(UserError, match="colour"):
-        SlurmExecutor(tmp_path, 1, {"colour": "red"})
+    with pytest.raises(UserError, match="color"):
+        SlurmExecutor(tmp_path, 1, {"color": "red"})

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from pathways_lite.comparison.bootstrap import Interval
 from pathways_lite.comparison.compare import Comparison
 from pathways_lite.errors import UserError
-from pathways_lite.studies.figures import places
+from pathways_lite.intervals import Interval
+from pathways_lite.studies.figures import layout_nodes
 from pathways_lite.studies.plan import StudyPlan, plan_study
 from pathways_lite.studies.report import gather, verdict, write_report
 from pathways_lite.studies.store import StudyStore
@@ -39,8 +39,8 @@ def written(plan: StudyPlan) -> list[Path]:
 def test_the_page_says_all_it_should(written: list[Path], plan: StudyPlan) -> None:
     html = written[0].read_text()
     for text in (
-        "Which rate is &lt;best&gt;?", "Finished.", "fast", "poems", "tales", "AlgoPerf score", "spent, each node once",
-        "by one run each", "pathways-lite study run rates.py", "perplexity per byte", "jax",
+        "Which rate is &lt;best&gt;?", "Finished.", "fast", "poems", "tales", "AlgoPerf score", "total, each node once",
+        "with one run each", "pathways-lite study run rates.py", "perplexity per byte", "jax",
     ):  # fmt: skip
         assert text in html
     for identity in plan.nodes:
@@ -54,9 +54,9 @@ def test_the_page_says_all_it_should(written: list[Path], plan: StudyPlan) -> No
 def test_the_account_counts_a_shared_stage_once(written: list[Path], plan: StudyPlan) -> None:
     """Each arm: trunk and tail, 10 steps; all in all trunk and two tails, 14."""
     rows = re.findall(
-        r"<th scope=row>(slow|fast|spent, each node once)</th><td class=number>(\d+)</td>", _cost(written)
+        r"<th scope=row>(slow|fast|total, each node once)</th><td class=number>(\d+)</td>", _cost(written)
     )
-    assert rows == [("slow", "10"), ("fast", "10"), ("spent, each node once", "14")]
+    assert rows == [("slow", "10"), ("fast", "10"), ("total, each node once", "14")]
 
 
 def _cost(written: list[Path]) -> str:
@@ -95,7 +95,7 @@ def test_figures_are_written_as_png_and_svg(written: list[Path]) -> None:
         assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"<?xml")
 
 
-def test_a_study_not_begun_has_a_page(study: Study, tmp_path: Path) -> None:
+def test_a_study_not_started_has_a_page(study: Study, tmp_path: Path) -> None:
     plan = plan_study(study, tmp_path, lambda dtype: 1e9)
     html = write_report(gather(plan, ["rates.py"]))[0].read_text()
     assert "0 of 3 nodes are done" in html
@@ -110,22 +110,22 @@ def test_failures_are_on_the_page_with_their_reason(study: Study, tmp_path: Path
     store.record_failure(trunk, 2)
     html = write_report(gather(plan_study(study, tmp_path, lambda dtype: 1e9), ["rates.py"]))[0].read_text()
     assert "exit status 2: error: the &lt;disk&gt; is full" in html
-    assert html.count("waits for a failed one") == 2
+    assert html.count("waits for a failed node") == 2
 
 
 def test_a_parent_stands_in_the_middle_of_what_starts_from_it(store: StudyStore) -> None:
     trunk, slow, fast = store.nodes
-    assert places(store.nodes) == {trunk: (0, 0.5), slow: (1, 0), fast: (1, 1)}
+    assert layout_nodes(store.nodes) == {trunk: (0, 0.5), slow: (1, 0), fast: (1, 1)}
 
 
 def test_a_verdict_is_no_surer_than_its_interval() -> None:
     unsure = Comparison(
-        "new", "old", 1e12, 3.0, difference=Interval(-0.1, -0.2, -0.05), student=Interval(-0.1, -0.3, 0.1),
-        speedup=Interval(0.1), area=Interval(-0.1), paired=True, longer=1.0,
+        "new", "old", 1e12, 3.0, difference=Interval(-0.1, -0.2, -0.05), t_interval=Interval(-0.1, -0.3, 0.1),
+        speedup=Interval(0.1), area=Interval(-0.1), paired=True, max_flops_ratio=1.0,
     )  # fmt: skip
-    assert "do not decide" in verdict(unsure)
-    assert "zero lies outside" in verdict(replace(unsure, student=None))
-    assert "unknown" in verdict(replace(unsure, student=Interval(-0.1)))
+    assert "do not decide the question" in verdict(unsure)
+    assert "zero is outside" in verdict(replace(unsure, t_interval=None))
+    assert "it is unknown whether other seeds" in verdict(replace(unsure, t_interval=Interval(-0.1)))
     assert math.isnan(Interval(0.0).low)
 
 
@@ -139,14 +139,14 @@ def test_a_browser_draws_the_plots(written: list[Path], tmp_path: Path) -> None:
     command = [browser, *flags, "--window-size=900,3000", f"--screenshot={picture}", written[0].as_uri()]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     pixels = (image.imread(picture)[..., :3] * 255).round().astype(int)
-    # The second arm's colour is nowhere on the page but in the plots.
+    # The second arm's color is nowhere on the page but in the plots.
     orange = np.abs(pixels - np.array([0xC0, 0x4A, 0x00])).max(axis=-1) <= 2
     rows = np.flatnonzero(orange.sum(axis=1) > 3)
     assert orange.sum() > 500, "lines are drawn"
     assert rows[-1] - rows[0] > 800, "in all three plots"
 
 
-def test_a_domain_that_is_not_there_is_told(study: Study, store: StudyStore) -> None:
+def test_a_missing_domain_is_reported(study: Study, store: StudyStore) -> None:
     metric = study.metric.model_copy(update={"domain": "verse"})
     with pytest.raises(UserError, match="held-out domains are poems, tales"):
         gather(plan_study(study.model_copy(update={"metric": metric}), store.path, never), ["rates.py"])

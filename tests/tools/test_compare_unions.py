@@ -1,4 +1,4 @@
-"""What is said of averages beside unions."""
+"""The comparison of averages with unions."""
 
 import sys
 from pathlib import Path
@@ -24,15 +24,15 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_correlations_are_over_unions_for_each_held_out_domain(tool: Any, tmp_path: Path) -> None:
     unions = [4.0, 5.0, 7.0]
-    found = [
+    results = [
         tool.Union(f"union {u}", {"a": u, "b": u}, {"a": 2 * u + 1, "b": -(u**2)}, {"a": -u, "b": u}) for u in unions
     ]
-    row = tool.row(found)
+    row = tool.row(results)
     assert row["pearson"] == {"a": 1.0, "b": pytest.approx(-0.9974, abs=1e-3)}
     assert row["spearman"] == {"a": 1.0, "b": -1.0}
     assert row["pearson_of_mean_loss"] == {"a": -1.0, "b": 1.0}
     assert row["average_minus_union"] == {"a": pytest.approx(19 / 3, abs=1e-3), "b": pytest.approx(-106 / 3, abs=1e-3)}
-    tool.draw(found, tmp_path / "unions.png")
+    tool.draw(results, tmp_path / "unions.png")
     assert (tmp_path / "unions.png").stat().st_size > 5000
 
 

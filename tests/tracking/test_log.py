@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathways_lite.errors import UserError
-from pathways_lite.tracking.log import LOG, TIMINGS, RunLog, SilentLog, plain, read_log, restore
+from pathways_lite.tracking.log import LOG, TIMINGS, RunLog, SilentLog, read_log, restore_floats, to_json_types
 
 
 def write_rows(log: RunLog, first: int, last: int) -> None:
@@ -29,8 +29,8 @@ def write_rows(log: RunLog, first: int, last: int) -> None:
 
 @given(st.floats(width=32))
 def test_float32_reads_back_exactly_and_is_written_short(value: float) -> None:
-    written = json.loads(json.dumps(plain(np.float32(value)), allow_nan=False))
-    read = np.float32(restore(written))
+    written = json.loads(json.dumps(to_json_types(np.float32(value)), allow_nan=False))
+    read = np.float32(restore_floats(written))
     assert read.tobytes() == np.float32(value).tobytes() or (math.isnan(value) and math.isnan(read))
     if math.isfinite(value):
         assert len(Decimal(repr(written)).normalize().as_tuple().digits) <= 9
@@ -39,7 +39,7 @@ def test_float32_reads_back_exactly_and_is_written_short(value: float) -> None:
 @given(st.floats())
 def test_float64_reads_back_exactly(value: float) -> None:
     for scalar in (value, np.float64(value)):
-        read = restore(json.loads(json.dumps(plain(scalar), allow_nan=False)))
+        read = restore_floats(json.loads(json.dumps(to_json_types(scalar), allow_nan=False)))
         assert read == value or (math.isnan(value) and math.isnan(read))
 
 
@@ -52,7 +52,7 @@ def test_scalars_of_every_library_are_written_as_json_numbers() -> None:
         ml_dtypes.bfloat16(0.5),
         [np.float32(0.1)],
     ]
-    assert plain(values) == [2**60, True, 0.1, 7, 0.5, [0.1]]
+    assert to_json_types(values) == [2**60, True, 0.1, 7, 0.5, [0.1]]
 
 
 def test_an_array_is_refused_rather_than_written_as_text(tmp_path: Path) -> None:
@@ -116,18 +116,18 @@ def test_a_log_cut_anywhere_reads_as_its_complete_rows(tmp_path_factory: pytest.
     content = (directory / LOG).read_bytes()[:size]
     (directory / LOG).write_bytes(content)
     found = read_log(directory / LOG)
-    assert [plain(row) for row in found] == rows[: content.count(b"\n")]
+    assert [to_json_types(row) for row in found] == rows[: content.count(b"\n")]
     assert all(math.isnan(row["loss"]) for row in found if row["step"] == 2)
 
 
-def test_damage_within_a_log_is_told_with_its_line(tmp_path: Path) -> None:
+def test_damage_within_a_log_is_reported_with_its_line(tmp_path: Path) -> None:
     with RunLog(tmp_path) as log:
         log.row("train", 1)
     with (tmp_path / LOG).open("ab") as file:
         file.write(b"\0\0\0\n" + b'{"kind": "train", "step": 3}\n')
-    with pytest.raises(UserError, match=r"log\.jsonl:2 is no row"):
+    with pytest.raises(UserError, match=r"log\.jsonl:2 is not a row of a log"):
         read_log(tmp_path / LOG)
-    with RunLog(tmp_path) as log, pytest.raises(UserError, match=r"log\.jsonl:2 is no row"):
+    with RunLog(tmp_path) as log, pytest.raises(UserError, match=r"log\.jsonl:2 is not a row of a log"):
         log.truncate_after(1)
 
 

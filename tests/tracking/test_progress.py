@@ -65,8 +65,8 @@ def test_the_last_step_is_always_printed() -> None:
     assert "step 100/100" in file.getvalue()
 
 
-def test_an_evaluation_is_told_with_its_own_step() -> None:
-    """Not with that of the last update, which comes only for logged steps."""
+def test_an_evaluation_is_printed_with_its_own_step() -> None:
+    """Not with the step of the last update, which exists only for logged steps."""
     progress, file, clock = plain_progress()
     train(progress, clock, 25)
     progress.evaluated(28, {"code": 2.0})
@@ -74,7 +74,7 @@ def test_an_evaluation_is_told_with_its_own_step() -> None:
 
 
 def test_each_line_is_one_write() -> None:
-    """So that lines of several processes in one file cannot be torn."""
+    """So that lines of several processes in one file are not torn."""
 
     class File(io.StringIO):
         def write(self, text: str) -> int:
@@ -106,7 +106,7 @@ def test_a_loss_that_is_not_finite_leaves_the_average() -> None:
         assert progress.status.loss == 4.0
 
 
-def test_a_phase_ends_when_it_is_broken_off() -> None:
+def test_a_phase_ends_when_it_is_interrupted() -> None:
     progress, _, _ = plain_progress()
 
     def save() -> None:

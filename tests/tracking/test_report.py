@@ -21,7 +21,7 @@ VOID = {"meta", "img", "source", "br", "link"}
 
 
 class Checker(HTMLParser):
-    """Collects the text and every address of a page, and holds that its tags nest."""
+    """Collects the text and every address of a page, and asserts that its tags nest."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,13 +97,13 @@ def copy(run_dir: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_losses_of_denoisers_stand_apart(copy: Path) -> None:
+def test_losses_of_denoisers_have_their_own_table(copy: Path) -> None:
     with RunLog(copy / "tail") as log:
         log.row(
             "eval", 10_000, domains={}, denoisers={"spans_3_0.15": {"loss": 2.71828, "tokens": 12_345, "unused": 0.0}}
         )
     text = check(write_report(copy, copy / "report.html")).text
-    for word in ("spans_3_0.15", "2.7183", "12,345", "neither with each other nor with the causal loss"):
+    for word in ("spans_3_0.15", "2.7183", "12,345", "comparable neither with each other nor with the causal loss"):
         assert word in text
 
 
@@ -113,14 +113,14 @@ def test_a_run_in_progress_has_a_page(copy: Path) -> None:
     log = copy / "tail" / "log.jsonl"
     log.write_bytes(log.read_bytes()[:-10])
     text = check(write_report(copy)).text
-    assert "Not finished: stage tail is at step 300" in text
+    assert "Not finished: stage tail was at step 300" in text
     assert "On code the model beats xz" in text
 
 
-def test_a_run_not_begun_has_a_page(copy: Path) -> None:
+def test_a_run_not_started_has_a_page(copy: Path) -> None:
     for stage in ("base", "tail"):
         shutil.rmtree(copy / stage)
-    assert "Not begun." in check(write_report(copy)).text
+    assert "Not started." in check(write_report(copy)).text
 
 
 @settings(max_examples=30)
@@ -139,16 +139,16 @@ def test_a_run_cut_off_anywhere_is_read(
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_damaged_files_are_told_on_the_page(copy: Path) -> None:
+def test_damaged_files_are_listed_on_the_page(copy: Path) -> None:
     (copy / "tail" / "summary.json").write_text("{")
     (copy / "base" / "log.jsonl").write_text("[]\n")
     text = check(write_report(copy)).text
-    assert "What could not be read" in text
-    assert "log.jsonl:1 is no row" in text
+    assert "Files that could not be read" in text
+    assert "log.jsonl:1 is not a row" in text
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no run directory"):
+    with pytest.raises(UserError, match="is not a run directory"):
         write_report(tmp_path)
 
 
@@ -171,7 +171,7 @@ def test_weights_of_domains_that_a_proxy_learns_have_a_panel(copy: Path) -> None
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40), st.integers(0, 10))
-def test_smoothing_is_a_centred_mean(values: list[float], half: int) -> None:
+def test_smoothing_is_a_centered_mean(values: list[float], half: int) -> None:
     smoothed = smooth(np.array(values), 2 * half + 1)
     for i in range(len(values)):
         reach = min(half, i, len(values) - 1 - i)

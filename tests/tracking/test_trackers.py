@@ -22,15 +22,15 @@ def read_events(directory: Path) -> list[tuple[str, int, float]]:
     """Scalars (name, step, value) in TensorBoard's record format: length, its checksum, event, its checksum."""
     from tensorboardX.proto.event_pb2 import Event
 
-    found = []
+    scalars_read = []
     for path in sorted(directory.iterdir()):
-        content, at = path.read_bytes(), 0
-        while at < len(content):
-            (size,) = struct.unpack("<Q", content[at : at + 8])
-            event = Event.FromString(content[at + 12 : at + 12 + size])
-            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-            at += 16 + size
-    return found
+        content, offset = path.read_bytes(), 0
+        while offset < len(content):
+            (size,) = struct.unpack("<Q", content[offset : offset + 8])
+            event = Event.FromString(content[offset + 12 : offset + 12 + size])
+            scalars_read += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            offset += 16 + size
+    return scalars_read
 
 
 def test_tensorboard_holds_the_scalars(tmp_path: Path) -> None:
@@ -75,5 +75,5 @@ def test_a_missing_package_is_named_with_how_to_install_it(
 
 
 def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'mlflow'; use tensorboard or wandb"):
+    with pytest.raises(UserError, match="there is no tracker 'mlflow'; use tensorboard or wandb"):
         open_trackers(["mlflow"], tmp_path, run="demo")

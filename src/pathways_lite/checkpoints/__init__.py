@@ -1,6 +1,7 @@
-"""Checkpoints: any pytree of arrays and a JSON dictionary, whole or not at all, verified when read.
+"""Checkpoints: any pytree of arrays and a JSON dictionary, written atomically and verified when read.
 
-A training loop uses `CheckpointManager`; `restore` and `read_manifest` open one checkpoint; `fsck` examines all.
+A training loop uses `CheckpointManager`; `restore` and `read_manifest` open one checkpoint; `fsck` verifies all.
+The module `checkpoint` describes the layout on disk and the three layers of verification.
 """
 
 from pathways_lite.checkpoints.checkpoint import (
@@ -20,10 +21,10 @@ from pathways_lite.checkpoints.streaming import StreamedArray, open_checkpoint, 
 __all__ = [
     "ArrayInfo",
     "CheckpointManager",
+    "CheckpointReader",
     "DamagedError",
     "Finding",
     "Manifest",
-    "CheckpointReader",
     "RestoredState",
     "StreamedArray",
     "checkpoint_paths",

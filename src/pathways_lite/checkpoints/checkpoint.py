@@ -1,18 +1,25 @@
-"""One checkpoint on disk: written as a whole or not at all, and never read without being verified.
+"""Write, verify and restore one checkpoint: it is written as a whole or not at all, and never read unverified.
 
-step_00000100/
-    manifest.json    step, metadata, fingerprint of every array, CRC-32 of every file, and its own digest
-    arrays/          one zarr directory per array; `orbax.checkpoint.v1.load` opens it
+    step_00000100/
+        manifest.json    step, metadata, fingerprint of every array, CRC-32 of every file, and its own digest
+        arrays/          one zarr directory per array; `orbax.checkpoint.v1.load` opens it
 
-With many processes, all of them call `write_checkpoint` and `restore`. Each writes and reads its own shards, checks its
-share of the files, and tells the first what it found; that one decides for all, and gives a checkpoint its name.
+`restore` and `verify_arrays` verify three layers, in this order; the module `manifest` says why there are three:
+
+    layer      digest                       computed by                        compared by
+    manifest   SHA-256 of the manifest      manifest.Manifest.to_bytes         manifest.Manifest.from_bytes
+    files      size and CRC-32 per file     manifest.FileInfo.of               check_files
+    arrays     fingerprint per array        fingerprint.fingerprint, of what   require_complete, by
+                                            reader.CheckpointReader reads      CheckpointReader.damaged_arrays
+
+With many processes, all of them call `write_checkpoint` and `restore`. Each writes and reads its own shards and checks
+its share of the files. The primary process collects the results, decides for all, and renames a finished checkpoint.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -23,8 +30,9 @@ from typing import Any, Protocol
 
 import jax
 
+from pathways_lite.atomic_file import fsync
 from pathways_lite.checkpoints import orbax_io
-from pathways_lite.checkpoints.arrays import HostArray, differences, named_leaves, spec
+from pathways_lite.checkpoints.arrays import HostArray, array_spec, differences, named_leaves
 from pathways_lite.checkpoints.fingerprint import Fingerprint, fingerprint
 from pathways_lite.checkpoints.manifest import FILE_NAME, ArrayInfo, FileInfo, Manifest
 from pathways_lite.checkpoints.reader import CheckpointReader
@@ -33,13 +41,13 @@ from pathways_lite.errors import UserError
 
 TEMPORARY = ".tmp-"
 ARRAYS = "arrays"
-SYNCS = 16  # at a time: the file system commits them together
-_READS = 8  # arrays at a time
-_SAVING = "save"  # a channel of its own: a save goes on in the background
+SYNC_THREADS = 16  # the file system commits concurrent syncs together
+_READ_THREADS = 8
+_SAVE_CHANNEL = "save"  # a channel of its own, as a save runs in the background
 
 
-class Sized(Protocol):
-    """An array as a manifest describes it."""
+class SizedArray(Protocol):
+    """An array that a manifest can list: a `HostArray` or a `StreamedArray`."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -50,7 +58,7 @@ class Sized(Protocol):
 
 
 class DamagedError(UserError):
-    """A checkpoint is not what was written. `problems` has one line for each thing found."""
+    """A checkpoint differs from what was written; `problems` has one line for each difference."""
 
     def __init__(self, path: Path, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -59,20 +67,20 @@ class DamagedError(UserError):
 
 @dataclass(frozen=True)
 class RestoredState:
-    """What a checkpoint gave back."""
+    """The content of a checkpoint."""
 
     step: int
-    arrays: Any  # the pytree asked for
+    arrays: Any  # a pytree with the structure of `restore`'s target
     meta: dict[str, Any]
 
 
 def checkpoint_name(step: int) -> str:
-    """The name of a step's directory."""
+    """Return the name of a step's directory."""
     return f"step_{step:08d}"
 
 
 def step_of(path: Path) -> int | None:
-    """The step of a checkpoint's directory, None for anything else."""
+    """Return the step of a checkpoint's directory, None for any other path."""
     match = re.fullmatch(r"step_(\d{8,})", path.name)
     return int(match[1]) if match else None
 
@@ -84,25 +92,28 @@ def write_checkpoint(
     meta: dict[str, Any],
     prepare: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write a checkpoint under a temporary name, make it durable, and give it its name in one rename.
+    """Write a checkpoint under a temporary name, sync it to the disk, and rename it to its final name.
 
-    `prepare` runs in the first process before anything is written. Raises OSError or ValueError when it cannot be
-    written, RemoteProcessError where that happened to another process; nothing is left of it then.
+    `prepare` runs in the primary process before anything is written. Raises OSError or ValueError if the checkpoint
+    cannot be written, RemoteProcessError if that happened to another process; then no file of it is left.
     """
     final = directory / checkpoint_name(step)
     temporary = directory / f"{TEMPORARY}{final.name}"
-    together = functools.partial(coordination.run_on_all, channel=_SAVING)
-    first = lambda action: together(lambda: action() if coordination.is_primary() else None)  # noqa: E731
-    parts: list[dict[str, Any]] = []
+    run_on_all = functools.partial(coordination.run_on_all, channel=_SAVE_CHANNEL)
+
+    def run_on_primary(action: Callable[[], object]) -> None:
+        run_on_all(lambda: action() if coordination.is_primary() else None)
+
+    records: list[dict[str, Any]] = []  # one per process; filled in the primary process only
     try:
-        first(prepare)
-        first(lambda: (temporary / ARRAYS).mkdir(parents=True))
-        # Orbax refuses arrays without elements; their shape and dtype in the manifest say all about them.
+        run_on_primary(prepare)
+        run_on_primary(lambda: (temporary / ARRAYS).mkdir(parents=True))
+        # Orbax refuses arrays without elements; their shape and dtype in the manifest describe them completely.
         data = {name: array.data for name, array in arrays.items() if array.data.size}
-        together(lambda: orbax_io.write(temporary / ARRAYS, data))
-        first(lambda: orbax_io.finish(temporary / ARRAYS))
-        together(lambda: _part(temporary, arrays), parts.extend)  # the parts are in the first process alone
-        first(lambda: commit(temporary, final, step, arrays, parts, meta))
+        run_on_all(lambda: orbax_io.write(temporary / ARRAYS, data))
+        run_on_primary(lambda: orbax_io.finish(temporary / ARRAYS))
+        run_on_all(lambda: _sync_and_fingerprint(temporary, arrays), records.extend)
+        run_on_primary(lambda: commit(temporary, final, step, arrays, records, meta))
     except BaseException:
         if coordination.is_primary():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -110,65 +121,69 @@ def write_checkpoint(
     return final
 
 
-def _part(temporary: Path, arrays: dict[str, HostArray]) -> dict[str, Any]:
-    """This process's share of the files, now on the disk, and the fingerprints of what it has written."""
-    with ThreadPoolExecutor(SYNCS) as pool:
-        files = synced_files(temporary, pool)
-        found = pool.map(_fingerprint, arrays.values())
-        return {"files": files, "arrays": {name: list(sums) for name, sums in zip(arrays, found, strict=True)}}
+def _sync_and_fingerprint(temporary: Path, arrays: dict[str, HostArray]) -> dict[str, Any]:
+    """Sync this process's share of the files; return their entries and the fingerprints of this process's shards."""
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+        files = sync_files(temporary, pool)
+        sums = pool.map(_fingerprint_shards, arrays.values())
+        return {"files": files, "arrays": {name: list(both) for name, both in zip(arrays, sums, strict=True)}}
 
 
-def synced_files(directory: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
-    """This process's share of the files below a directory, now on the disk, with what `FileInfo` says of them."""
-    written = sorted(directory.rglob("*"))[coordination.process_index() :: coordination.process_count()]
-    list(pool.map(_sync, written))
-    found = [path for path in written if path.is_file()]
-    infos = pool.map(FileInfo.of, found)
-    return {str(path.relative_to(directory)): asdict(info) for path, info in zip(found, infos, strict=True)}
+def sync_files(directory: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
+    """Sync this process's share of the paths below a directory; return the `FileInfo` fields of each file by name."""
+    paths = sorted(directory.rglob("*"))[coordination.process_index() :: coordination.process_count()]
+    list(pool.map(fsync, paths))
+    files = [path for path in paths if path.is_file()]
+    infos = pool.map(FileInfo.of, files)
+    return {str(path.relative_to(directory)): asdict(info) for path, info in zip(files, infos, strict=True)}
 
 
-def _fingerprint(array: HostArray) -> Fingerprint:
-    """Of what this process writes of an array."""
-    pieces = (fingerprint(piece, start) for start, piece in array.pieces())
-    return functools.reduce(Fingerprint.plus, pieces, Fingerprint())
+def _fingerprint_shards(array: HostArray) -> Fingerprint:
+    """Return the fingerprint of the shards of an array that this process writes."""
+    sums = (fingerprint(shard, start) for start, shard in array.shards())
+    return functools.reduce(Fingerprint.plus, sums, Fingerprint())
 
 
 def commit(
     temporary: Path,
     final: Path,
     step: int,
-    arrays: Mapping[str, Sized],
-    parts: list[dict[str, Any]],
+    arrays: Mapping[str, SizedArray],
+    records: list[dict[str, Any]],
     meta: dict[str, Any],
 ) -> None:
-    """The manifest of what all processes have written, and the name."""
+    """Write the manifest and rename the checkpoint to its final name.
+
+    `records` has an entry per process: `files`, what `sync_files` returned, and `arrays`, its fingerprints by name.
+    """
     infos = {}
     for name, array in arrays.items():
-        whole = functools.reduce(Fingerprint.plus, (part["arrays"][name] for part in parts), Fingerprint())
+        whole = functools.reduce(Fingerprint.plus, (record["arrays"][name] for record in records), Fingerprint())
         infos[name] = ArrayInfo(array.shape, array.dtype, array.nbytes, str(whole))
-    files = {name: FileInfo(**info) for part in parts for name, info in part["files"].items()}
+    files = {name: FileInfo(**info) for record in records for name, info in record["files"].items()}
     (temporary / FILE_NAME).write_bytes(Manifest(step, infos, dict(sorted(files.items())), meta).to_bytes())
-    _sync(temporary / FILE_NAME)
-    _sync(temporary)
+    # A power cut after the rename must not leave empty files.
+    fsync(temporary / FILE_NAME)
+    fsync(temporary)
     temporary.rename(final)
-    _sync(final.parent)
+    fsync(final.parent)
 
 
 def discard(path: Path) -> None:
-    """Delete a checkpoint. It vanishes at once: a kill in between never leaves a part of it under its name."""
-    grave = path.with_name(f"{TEMPORARY}discarded-{path.name}")
-    path.rename(grave)
-    shutil.rmtree(grave, ignore_errors=True)
+    """Delete a checkpoint, renaming it first: a kill in between never leaves an incomplete one under its name."""
+    discarded = path.with_name(f"{TEMPORARY}discarded-{path.name}")
+    path.rename(discarded)
+    shutil.rmtree(discarded, ignore_errors=True)
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove what a killed save or deletion left. Only for the one process that writes here."""
+    """Remove what a killed save or deletion left. Only the process that writes to the directory may call it."""
     for path in directory.glob(f"{TEMPORARY}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Step, metadata, and the arrays' names, shapes, dtypes and sizes. Raises DamagedError."""
+    """Read the step, the metadata, and the arrays' names, shapes, dtypes and sizes. Raises DamagedError."""
     try:
         return Manifest.from_bytes((path / FILE_NAME).read_bytes())
     except OSError as error:
@@ -178,73 +193,72 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def check_files(path: Path, manifest: Manifest) -> list[str]:
-    """One line for each file, of this process's share, that is not as it was written; with the array it belongs to."""
+    """Check this process's share of the files; return one line for each damaged file, with the array it belongs to."""
     problems = []
     for name, expected in list(manifest.files.items())[coordination.process_index() :: coordination.process_count()]:
-        found = _found(path / name, expected)
-        if found:
+        if problem := _file_problem(path / name, expected):
             array = next((part for part in Path(name).parts if part in manifest.arrays), None)
-            problems.append(f"{name}{f' (array {array})' if array else ''}: {found}")
+            problems.append(f"{name}{f' (array {array})' if array else ''}: {problem}")
     return problems
 
 
-def restore(path: Path, like: Any, prefix: str = "") -> RestoredState:
-    """Restore into the structure of `like`: a pytree of arrays or `jax.ShapeDtypeStruct`, with shardings if given.
+def restore(path: Path, target: Any, prefix: str = "") -> RestoredState:
+    """Restore into the structure of `target`: a pytree of arrays or `jax.ShapeDtypeStruct`, with shardings if given.
 
-    With `prefix`, e.g. "params", only the arrays below that name, and `like` is that part of the tree.
-    Raises UserError with the difference, before anything is loaded, when names, shapes or dtypes are not
-    exactly those of the checkpoint, and DamagedError when the checkpoint is not what was written.
+    With `prefix`, e.g. "params", only the arrays below that name are restored, and `target` is that subtree. Raises
+    UserError with the differences, before anything is loaded, if names, shapes or dtypes are not exactly those of the
+    checkpoint, and DamagedError if the checkpoint is not what was written.
     """
-    manifest = _everyones_manifest(path)
+    manifest = _read_manifest_on_all(path)
     below = f"{prefix}." if prefix else ""
     stored = {name: info for name, info in manifest.arrays.items() if name.startswith(below)}
-    leaves = named_leaves(like, prefix)
-    if lines := differences(stored, {name: spec(leaf) for name, leaf in leaves.items()}):
+    leaves = named_leaves(target, prefix)
+    if lines := differences(stored, {name: array_spec(leaf) for name, leaf in leaves.items()}):
         raise UserError("\n  ".join([f"checkpoint {path} holds other arrays than this model and optimizer:", *lines]))
-    _refuse(path, lambda: check_files(path, manifest))
+    _raise_if_damaged(path, lambda: check_files(path, manifest))
     reader, arrays = CheckpointReader(path / ARRAYS, manifest), list[Any]()
 
     def read() -> None:
-        with ThreadPoolExecutor(_READS) as pool:  # reading and adding up leave the interpreter lock to the others
-            arrays.extend(pool.map(reader.array, leaves, leaves.values()))
+        with ThreadPoolExecutor(_READ_THREADS) as pool:  # reading and fingerprinting release the interpreter lock
+            arrays.extend(pool.map(reader.read_array, leaves, leaves.values()))
 
-    _verify(path, reader, read)
-    return RestoredState(manifest.step, jax.tree.unflatten(jax.tree.structure(like), arrays), manifest.meta)
+    _read_and_verify(path, reader, read)
+    return RestoredState(manifest.step, jax.tree.unflatten(jax.tree.structure(target), arrays), manifest.meta)
 
 
 def verify_arrays(path: Path) -> Manifest:
-    """Read all of a checkpoint, the processes sharing the work. Raises DamagedError when it is not what was written."""
-    manifest = _everyones_manifest(path)
-    _refuse(path, lambda: check_files(path, manifest))
+    """Read and verify a whole checkpoint; the processes share the work. Raises DamagedError."""
+    manifest = _read_manifest_on_all(path)
+    _raise_if_damaged(path, lambda: check_files(path, manifest))
     reader = CheckpointReader(path / ARRAYS, manifest)
 
     def read() -> None:
         for name in manifest.arrays:
-            reader.examine(name)
+            reader.read_share(name)
 
-    _verify(path, reader, read)
+    _read_and_verify(path, reader, read)
     return manifest
 
 
-def _everyones_manifest(path: Path) -> Manifest:
-    """The manifest, if every process can read it. Raises DamagedError."""
-    found: list[Manifest] = []
+def _read_manifest_on_all(path: Path) -> Manifest:
+    """Read the manifest in every process. Raises DamagedError in all of them if any cannot read it."""
+    manifests: list[Manifest] = []
 
     def read() -> Iterable[str]:
         try:
-            found.append(read_manifest(path))
+            manifests.append(read_manifest(path))
         except DamagedError as error:
             return error.problems
         return ()
 
-    _refuse(path, read)
-    return found[0]
+    _raise_if_damaged(path, read)
+    return manifests[0]
 
 
-def _verify(path: Path, reader: CheckpointReader, read: Callable[[], object]) -> None:
-    """`read` arrays, and raise DamagedError where what was read is not what was saved."""
+def _read_and_verify(path: Path, reader: CheckpointReader, read: Callable[[], object]) -> None:
+    """Call `read`, which reads arrays through `reader`, and raise DamagedError if they are not what was saved."""
 
-    def problems() -> Iterable[str]:
+    def find_problems() -> Iterable[str]:
         try:
             read()
         except Exception as error:
@@ -252,40 +266,33 @@ def _verify(path: Path, reader: CheckpointReader, read: Callable[[], object]) ->
             return [f"it cannot be read: {error}"]
         return ()
 
-    _refuse(path, problems)
+    _raise_if_damaged(path, find_problems)
     require_complete(path, reader)
 
 
 def require_complete(path: Path, reader: CheckpointReader) -> None:
-    """Raise DamagedError where what has been read of a checkpoint is not what was saved. All processes must ask."""
-    if wrong := reader.wrong():
-        raise DamagedError(path, [f"array {name}: its content is not what was saved" for name in wrong])
+    """Raise DamagedError if the arrays read so far are not what was saved. All processes must call it."""
+    if damaged := reader.damaged_arrays():
+        raise DamagedError(path, [f"array {name}: its content is not what was saved" for name in damaged])
 
 
-def _refuse(path: Path, look: Callable[[], Iterable[str]]) -> None:
-    """Raise DamagedError in all processes when `look` finds a problem in any."""
-    found = coordination.gather_and_decide(list(look()), lambda lists: list(dict.fromkeys(itertools.chain(*lists))))
-    if found:
-        raise DamagedError(path, found)
+def _raise_if_damaged(path: Path, find_problems: Callable[[], Iterable[str]]) -> None:
+    """Raise DamagedError in all processes if `find_problems` returns a problem in any of them."""
+    problems = coordination.gather_and_decide(
+        list(find_problems()), lambda lists: list(dict.fromkeys(itertools.chain(*lists)))
+    )
+    if problems:
+        raise DamagedError(path, problems)
 
 
-def _found(path: Path, expected: FileInfo) -> str | None:
-    """What is wrong with a file, if anything."""
+def _file_problem(path: Path, expected: FileInfo) -> str | None:
+    """Return what is wrong with a file, None if nothing is."""
     try:
-        found = FileInfo.of(path)
+        actual = FileInfo.of(path)
     except FileNotFoundError:
         return "missing"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    if found.nbytes != expected.nbytes:
-        return f"{found.nbytes:,} bytes instead of {expected.nbytes:,}"
-    return None if found == expected else "its content is not what was written"
-
-
-def _sync(path: Path) -> None:
-    """A file or a folder onto the disk: a power cut after the rename must not leave empty files."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if actual.nbytes != expected.nbytes:
+        return f"{actual.nbytes:,} bytes instead of {expected.nbytes:,}"
+    return None if actual == expected else "its content is not what was written"

@@ -1,4 +1,4 @@
-"""Are the checkpoints of a run what was written?"""
+"""Check all checkpoints of a run for damage: the command `pathways-lite fsck`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathways_lite.errors import UserError
 
 @dataclass(frozen=True)
 class Finding:
-    """What one checkpoint is like. Its text is one line, or one more for every problem."""
+    """The result for one checkpoint. Its text is one line, and one more for every problem."""
 
     path: Path
     problems: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class Finding:
 
 
 def verify_checkpoint(path: Path) -> Finding:
-    """Read all of one checkpoint and compare it with its digests. Processes share the work, and must all ask."""
+    """Read a whole checkpoint and compare it with its digests. The processes share the work; all must call it."""
     try:
         manifest = verify_arrays(path)
     except DamagedError as error:
@@ -38,23 +38,23 @@ def verify_checkpoint(path: Path) -> Finding:
 
 
 def checkpoint_paths(directory: Path | str) -> list[Path]:
-    """The checkpoint `directory` itself, or all below a stage's or a run's directory, the newest last.
+    """Return the checkpoint `directory` itself, or all below a stage's or a run's directory, the newest last.
 
-    Steps ascend within a stage; stages follow each other as they were written. Raises UserError when there is none.
+    Steps ascend within a stage; stages are in the order in which they were written. Raises UserError if there is none.
     """
     directory = Path(directory)
     if step_of(directory) is not None and directory.is_dir():
         return [directory]
-    found = [path for path in directory.rglob("step_*") if step_of(path) is not None]
-    if not found:
+    paths = [path for path in directory.rglob("step_*") if step_of(path) is not None]
+    if not paths:
         raise UserError(f"there is no checkpoint in {directory}; expected a run, a stage or a checkpoint directory")
-    written = {
-        parent: max(path.stat().st_mtime_ns for path in found if path.parent == parent)
-        for parent in {path.parent for path in found}
+    last_written = {
+        stage: max(path.stat().st_mtime_ns for path in paths if path.parent == stage)
+        for stage in {path.parent for path in paths}
     }
-    return sorted(found, key=lambda path: (written[path.parent], path.parent, step_of(path)))
+    return sorted(paths, key=lambda path: (last_written[path.parent], path.parent, step_of(path)))
 
 
 def fsck(directory: Path | str) -> list[Finding]:
-    """Examine every checkpoint of a run, a stage, or one checkpoint. Raises UserError when there is none."""
+    """Verify one checkpoint, or every checkpoint of a stage or a run. Raises UserError if there is none."""
     return [verify_checkpoint(path) for path in checkpoint_paths(directory)]

@@ -1,4 +1,4 @@
-"""The checkpoints of one stage: saved in the background, kept to a number, found again by walking back."""
+"""Manage the checkpoints of one stage: save in the background, keep the newest, restore the newest undamaged one."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from pathways_lite.checkpoints.checkpoint import (
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def _to_stderr(line: str) -> None:
+def _print_to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
 class CheckpointManager:
     """The checkpoints in one directory, `step_00000100` and so on, written by one run at a time.
 
-    All processes of the run make the same calls; the first alone makes and removes directories. `save` copies to the
-    host and returns; fingerprints, files and the commit are a background thread's. An error of that thread is raised by
-    the next `save`, `wait` or `close`. Use it as a context manager, or call `close`.
+    All processes of the run make the same calls; only the primary process makes and removes directories. `save` copies
+    the arrays to the host and returns; a background thread computes fingerprints, writes the files and commits. An
+    error of that thread is raised by the next `save`, `wait` or `close`. Use it as a context manager, or call `close`.
     """
 
     def __init__(self, directory: Path | str, *, keep: int | None = None) -> None:
-        """`keep` newest checkpoints stay when a new one is committed; None keeps all. Nothing is written yet."""
+        """Manage `directory`, which need not exist yet, keeping the `keep` newest checkpoints (None: all)."""
         if keep is not None and keep < 1:
             raise ValueError(f"keep={keep} must be at least 1")
         self.directory = Path(directory)
@@ -56,9 +56,9 @@ class CheckpointManager:
     def save(self, step: int, arrays: Any, meta: dict[str, Any]) -> None:
         """Save a pytree of arrays (JAX, NumPy, typed random keys) and JSON metadata as the checkpoint of `step`.
 
-        Blocks for the copy to the host, and before that for the save before this one. Afterwards the arrays may
-        be donated. Raises UserError when an earlier save failed (then this one is not begun), ValueError when
-        `step` is not after the newest checkpoint (`delete_after` removes an abandoned future first).
+        Blocks until the previous save is done and the arrays are copied to the host. Afterwards the arrays may be
+        donated. Raises UserError if an earlier save failed (then this one does not start), ValueError if `step` is not
+        after the newest checkpoint (call `delete_after` before returning to an earlier step).
         """
         self.wait()
         newest = self.newest
@@ -69,7 +69,7 @@ class CheckpointManager:
         self._pending = (step, self._thread.submit(self._write, step, host, frozen_meta))
 
     def wait(self) -> None:
-        """Block until the last save is on the disk. Raises UserError if it failed; once."""
+        """Block until the last save is on the disk. Raises UserError if it failed, but only once."""
         if self._pending is not None:
             _, future = self._pending
             try:
@@ -78,61 +78,61 @@ class CheckpointManager:
                 self._pending = None
 
     def close(self) -> None:
-        """`wait`, and end the background thread."""
+        """Wait for the last save and end the background thread."""
         try:
             self.wait()
         finally:
             self._thread.shutdown()
 
     def delete_after(self, step: int) -> None:
-        """Remove every checkpoint later than `step`, newest first: what a rewind or a fall-back abandons."""
+        """Delete every checkpoint later than `step`, newest first: those that a rewind or a fall-back abandons."""
         self.wait()
 
         def delete() -> None:
-            for later in reversed([s for s in self.steps() if s > step]):
-                discard(self.path(later))
+            for later_step in reversed([saved for saved in self.steps() if saved > step]):
+                discard(self.path(later_step))
 
         coordination.run_on_primary(delete)
 
     # ---- finding ----
 
     def path(self, step: int) -> Path:
-        """The directory of a step's checkpoint."""
+        """Return the directory of a step's checkpoint."""
         return self.directory / checkpoint_name(step)
 
     def steps(self) -> list[int]:
-        """Steps of the committed checkpoints, ascending; valid or not."""
+        """Return the steps of the committed checkpoints, ascending, damaged ones included."""
         if not self.directory.is_dir():
             return []
         return sorted(step for path in self.directory.iterdir() if (step := step_of(path)) is not None)
 
     @property
     def newest(self) -> int | None:
-        """The step of the newest checkpoint, being written or committed."""
+        """The step of the newest checkpoint, committed or being written; None if there is none."""
         if self._pending is not None:
             return self._pending[0]
         return max(self.steps(), default=None)
 
     # ---- reading ----
 
-    def restore(self, step: int, like: Any, prefix: str = "") -> RestoredState:
-        """One step's checkpoint; see `store.restore`."""
+    def restore(self, step: int, target: Any, prefix: str = "") -> RestoredState:
+        """Restore one step's checkpoint; see `checkpoint.restore`."""
         self.wait()
-        return restore(self.path(step), like, prefix)
+        return restore(self.path(step), target, prefix)
 
     def restore_latest(
-        self, like: Any, *, at_most: int | None = None, report: Callable[[str], None] = _to_stderr
+        self, target: Any, *, at_most: int | None = None, report: Callable[[str], None] = _print_to_stderr
     ) -> RestoredState | None:
-        """The newest checkpoint that is whole (not later than step `at_most`), verified and loaded in one pass.
+        """Restore the newest undamaged checkpoint (not later than step `at_most`), verifying it while it is loaded.
 
-        Damaged ones are passed over and reported. None when there is no checkpoint at all. Raises DamagedError
-        when there are some and none is whole, UserError when one holds other arrays than `like`.
+        Damaged ones are reported and skipped. Returns None if there is no checkpoint at all. Raises DamagedError
+        if there are some but all are damaged, UserError if one holds other arrays than `target`.
         """
         self.wait()
         steps = [step for step in coordination.run_on_primary(self.steps) if at_most is None or step <= at_most]
         for step in reversed(steps):
             try:
-                return restore(self.path(step), like)
+                return restore(self.path(step), target)
             except DamagedError as error:
                 if coordination.is_primary():
                     report(str(error))
@@ -147,7 +147,7 @@ class CheckpointManager:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is not None and not isinstance(error, UserError) and coordination.process_count() > 1:
-            # Another process may have died in the middle of a save, which would then never be done.
+            # Another process may have died in the middle of a save, which would then never finish.
             self._thread.shutdown(wait=False, cancel_futures=True)
             return
         try:
@@ -158,7 +158,7 @@ class CheckpointManager:
             error.add_note(f"Besides, a checkpoint was not saved: {failed_save}")
 
     def _write(self, step: int, host: dict[str, HostArray], meta: dict[str, Any]) -> None:
-        """In the background thread. Old checkpoints go only after the new one is committed."""
+        """Write a checkpoint, in the background thread. Old ones are deleted only after the new one is committed."""
         nbytes = sum(array.nbytes for array in host.values())
 
         def prepare() -> None:
@@ -170,19 +170,19 @@ class CheckpointManager:
         try:
             write_checkpoint(self.directory, step, host, meta, prepare)
         except (OSError, ValueError, coordination.RemoteProcessError) as error:
-            raise self._explained(error, step, nbytes) from error
+            raise self._explain(error, step, nbytes) from error
         if self._keep is not None and coordination.is_primary():
-            for old in self.steps()[: -self._keep]:
-                discard(self.path(old))
+            for old_step in self.steps()[: -self._keep]:
+                discard(self.path(old_step))
 
-    def _explained(self, error: Exception, step: int, nbytes: int) -> Exception:
-        """One sentence for what the disk did; any other error as it is."""
+    def _explain(self, error: Exception, step: int, nbytes: int) -> Exception:
+        """Return a UserError of one sentence for an error of the disk; any other error as it is."""
         code = _errno(error)
         if code is None:
             return error
         whole = f"checkpoints up to step {max(self.steps())} are whole" if self.steps() else "there is none before it"
         need = f"{nbytes / 1e6:,.1f} MB"
-        if code in _FULL:
+        if code in _DISK_FULL:
             return UserError(
                 f"the disk is full: the checkpoint of step {step} needs {need} in {self.directory} and was not saved; "
                 f"{whole}. Free some space and give the same command again."
@@ -191,7 +191,7 @@ class CheckpointManager:
 
 
 def _errno(error: Exception) -> int | None:
-    """TensorStore raises ValueError with the operating system's error number in its text."""
+    """Return an error's number, if it has one. TensorStore raises ValueError with the number in its text."""
     if isinstance(error, OSError | coordination.RemoteProcessError) and error.errno is not None:
         return error.errno
     match = re.search(r"os_error_code='(\d+)'", str(error))

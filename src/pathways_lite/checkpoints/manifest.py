@@ -1,10 +1,10 @@
-"""The manifest: what a checkpoint holds, with a digest of everything, itself included.
+"""The manifest of a checkpoint: the list of its arrays and files with their digests, its metadata, and its own digest.
 
-Three layers, because each finds what the others cannot. The fingerprint of every array's logical content is the
-authority: it also notices what was damaged before it reached the disk, and it is the same however the array was spread
-over devices and hosts when it was saved. CRC-32 of every file is fast, finds any single flipped bit with certainty,
-names the file, and keeps damaged bytes away from the decoder. SHA-256 of the manifest protects both lists and the
-metadata.
+There are three layers of digests, because each finds what the others cannot. The fingerprint of every array's logical
+content is the authority: it also detects damage that happened before the data reached the disk, and it does not depend
+on how the array was sharded over devices and hosts when it was saved. CRC-32 of every file is fast, detects any single
+flipped bit with certainty, names the file, and keeps damaged bytes away from the decoder. SHA-256 of the manifest
+protects both lists and the metadata.
 """
 
 from __future__ import annotations
@@ -26,28 +26,34 @@ _BODY = len(_HEAD) + len(_BLANK)
 
 
 @dataclass(frozen=True)
-class ArrayInfo:
-    """One array: logical shape and dtype (`float32`, `bfloat16`, `key<fry>`), stored bytes, and what is in it."""
+class ArraySpec:
+    """Logical shape and dtype of an array: `float32`, `bfloat16`, or of typed PRNG keys the keys' own, `key<fry>`."""
 
     shape: tuple[int, ...]
     dtype: str
-    nbytes: int
-    fingerprint: str  # `checkpoints.fingerprint`, 32 hexadecimal digits
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
 
 @dataclass(frozen=True)
+class ArrayInfo(ArraySpec):
+    """The manifest's entry for an array, with its size on disk and its fingerprint."""
+
+    nbytes: int
+    fingerprint: str  # `checkpoints.fingerprint`, 32 hexadecimal digits
+
+
+@dataclass(frozen=True)
 class FileInfo:
-    """One file of the checkpoint, as it was written."""
+    """The manifest's entry for a file: its size and checksum as written."""
 
     nbytes: int
     crc32: int
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """Read `path` once. Raises OSError."""
+        """Compute the entry of the file at `path`, reading it once. Raises OSError."""
         crc = nbytes = 0
         with path.open("rb") as file:
             while block := file.read(1 << 20):
@@ -58,7 +64,7 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about a checkpoint except the arrays' bytes; reading it needs no Orbax."""
+    """Everything about a checkpoint except the arrays' content; reading it needs no Orbax."""
 
     step: int
     arrays: dict[str, ArrayInfo]
@@ -67,24 +73,24 @@ class Manifest:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """Total bytes of all arrays."""
         return sum(array.nbytes for array in self.arrays.values())
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all arrays' names, types and fingerprints: equal where two checkpoints hold the same arrays."""
+        """SHA-256 of all arrays' names, types and fingerprints: equal if two checkpoints hold the same arrays."""
         lines = (f"{name} {array} {array.fingerprint}\n" for name, array in sorted(self.arrays.items()))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """As JSON that carries its own digest."""
+        """Serialize to JSON that carries its own digest."""
         fields = {"digest": _BLANK.decode(), "format": FORMAT, **asdict(self)}
         blank = json.dumps(fields, indent=1, allow_nan=False).encode()
         return _HEAD + hashlib.sha256(blank).hexdigest().encode() + blank[_BODY:]
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Self:
-        """Raises ValueError when one bit is not as it was written, or when a newer version wrote it."""
+        """Parse what `to_bytes` wrote. Raises ValueError if any bit has changed, or if another version wrote it."""
         digest = raw[len(_HEAD) : _BODY]
         blank = raw[: len(_HEAD)] + _BLANK + raw[_BODY:]
         if not raw.startswith(_HEAD) or hashlib.sha256(blank).hexdigest().encode() != digest:

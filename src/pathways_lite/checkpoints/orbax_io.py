@@ -1,9 +1,9 @@
-"""Named arrays on disk, through Orbax: the only module that imports it.
+"""Read and write named arrays on disk through Orbax. This is the only module that imports Orbax.
 
-Orbax's handler for trees writes, in every process the shards that it holds; TensorStore, which is underneath, reads
-parts of arrays into host memory, where they are verified before they go to a device. The layers of Orbax above these
-make checkpoints atomic too, but their processes wait for each other inside: one whose disk is full would leave the
-others waiting for minutes, and saving would launch programs on the devices from our background thread.
+Orbax's handler for trees writes the shards that each process holds; TensorStore, on which it is built, reads slices of
+arrays into host memory, where they are verified before they go to a device. Orbax's higher layers make checkpoints
+atomic too, but their processes wait for each other inside: one whose disk is full would leave the others waiting for
+minutes, and saving would launch programs on the devices from our background thread.
 
 Layout: plain zarr3, one directory per array, one file per shard, not OCDBT, no compression. A damaged file then
 names its array, and any zarr reader, `orbax.checkpoint.v1.load` included, opens it. For a 30 MB state (25 arrays;
@@ -28,34 +28,34 @@ from etils import epath  # type: ignore[import-untyped]
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray | jax.Array]) -> None:
-    """Write `arrays` into the empty directory `path`, in every process its part of them.
+    """Write this process's shards of `arrays` into the empty directory `path`.
 
-    NumPy arrays are written by the first process. Waits for no other process. Raises OSError or ValueError when
-    the disk does not take them.
+    NumPy arrays are written by the primary process. Waits for no other process. Raises OSError or ValueError if the
+    disk refuses them.
     """
     with _only_exceptions():
         _handler().save(epath.Path(path), args=ocp.args.PyTreeSave(_nest(arrays)))
 
 
 def finish(path: Path) -> None:
-    """After every process has written, in the first one: check that they wrote arrays of the same shape."""
+    """Check that all processes wrote arrays of the same shape: in the primary process, after all have written."""
     with _only_exceptions():
         _handler().finalize(epath.Path(path))
 
 
 def create_array(
-    path: Path, name: str, shape: Sequence[int], dtype: str, piece: Sequence[int]
+    path: Path, name: str, shape: Sequence[int], dtype: str, chunk_shape: Sequence[int]
 ) -> tensorstore.TensorStore:
-    """An array in files of `piece` elements, in place of one of that name, to be written by `[index].write(...)`."""
+    """Create an array with one file per chunk, replacing one of that name; `[index].write(...)` writes a slice."""
     kvstore = {"driver": "file", "path": str((path / name).absolute()) + "/"}
-    grid = {"name": "regular", "configuration": {"chunk_shape": [max(1, size) for size in piece]}}
+    grid = {"name": "regular", "configuration": {"chunk_shape": [max(1, size) for size in chunk_shape]}}
     metadata = {"shape": list(shape), "data_type": dtype, "chunk_grid": grid}
     spec = {"driver": "zarr3", "kvstore": kvstore, "metadata": metadata}
     return tensorstore.open(spec, create=True, delete_existing=True).result()
 
 
 def open_array(path: Path, name: str) -> tensorstore.TensorStore:
-    """A stored array, of which `[index].read().result()` gives a part. Raises ValueError where it cannot be read."""
+    """Open a stored array; `[index].read().result()` reads a slice. Raises ValueError if it cannot be read."""
     kvstore = {"driver": "file", "path": str((path / name).absolute()) + "/"}
     return tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, open=True, read=True).result()
 
@@ -65,7 +65,7 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
 
 
 def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Names split at dots, so that others who open the directory with Orbax find an ordinary tree."""
+    """Split names at dots into a nested tree, so that other users of Orbax find an ordinary tree."""
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *parents, last = name.split(".")
@@ -78,24 +78,24 @@ def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _only_exceptions() -> Iterator[None]:
-    """Our caller shows a failure as one sentence, from the exception that is raised.
+    """Silence what Orbax prints of a failure besides raising the exception, from which our caller makes one sentence.
 
-    Orbax besides logs it once per thread with its traceback, and writes that were still under way report, now or later,
-    that the event loop they belonged to is closed.
+    Orbax also logs a failure once per thread with its traceback, and unfinished writes report, now or later, that the
+    event loop they belonged to is closed.
     """
 
-    def not_orbax(record: logging.LogRecord) -> bool:
+    def is_not_orbax(record: logging.LogRecord) -> bool:
         return "/orbax/" not in record.pathname
 
-    def not_late(unraisable: Any) -> None:
+    def ignore_closed_loop(unraisable: Any) -> None:
         if "Event loop is closed" not in str(unraisable.exc_value):
             hook(unraisable)
 
     log, hook = logging.getLogger("absl"), sys.unraisablehook
-    log.addFilter(not_orbax)
-    sys.unraisablehook = not_late
+    log.addFilter(is_not_orbax)
+    sys.unraisablehook = ignore_closed_loop
     try:
         yield
         sys.unraisablehook = hook
     finally:
-        log.removeFilter(not_orbax)
+        log.removeFilter(is_not_orbax)

@@ -1,4 +1,4 @@
-"""Reading a checkpoint's arrays in parts, in as many processes as there are, and telling whether they are whole."""
+"""Read slices of a checkpoint's arrays, in any number of processes, and detect damaged arrays by their fingerprints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pathways_lite.checkpoints import orbax_io
-from pathways_lite.checkpoints.arrays import place, start_of
+from pathways_lite.checkpoints.arrays import load_array, start_position
 from pathways_lite.checkpoints.fingerprint import Fingerprint, fingerprint
 from pathways_lite.checkpoints.manifest import Manifest
 from pathways_lite.distributed import coordination
@@ -20,69 +20,78 @@ Index = tuple[slice, ...]
 
 
 class CheckpointReader:
-    """Reads the arrays below `path`, and remembers the fingerprint of every part by the position where it begins."""
+    """Reads the arrays below `path`, and remembers the fingerprint of every slice by its start position."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self._path, self._manifest = path, manifest
-        self._parts: dict[str, dict[str, Fingerprint]] = {}
-        self._stored: dict[str, Any] = {}
+        self._sums: dict[str, dict[str, Fingerprint]] = {}
+        self._opened: dict[str, Any] = {}
 
-    def array(self, name: str, like: Any) -> Any:
-        """The array as what `like` is, as far as this process needs it. Raises what TensorStore and JAX raise."""
+    def read_array(self, name: str, target: Any) -> Any:
+        """Read what this process needs of an array; see `load_array`. Raises what TensorStore and JAX raise."""
         info = self._manifest.arrays[name]
         if not info.nbytes:
-            return place(info.shape, np.dtype(info.dtype), lambda _: np.empty(info.shape, info.dtype), like)
-        stored = self._opened(name)
-        return place(stored.shape, stored.dtype.numpy_dtype, functools.partial(self._read, name, stored), like)
+            return load_array(info.shape, np.dtype(info.dtype), lambda _: np.empty(info.shape, info.dtype), target)
+        stored = self._open(name)
+        return load_array(stored.shape, stored.dtype.numpy_dtype, functools.partial(self._read, name, stored), target)
 
     def part(self, name: str, index: Index) -> np.ndarray:
-        """A part of the array in host memory. `wrong` takes parts that do not overlap for the whole."""
-        return self._read(name, self._opened(name), index)
+        """Read a slice of the array into host memory.
 
-    def examine(self, name: str) -> None:
-        """Look at this process's share of the array's pieces, and hold no more than one of them."""
+        `damaged_arrays` takes all slices together for the whole array, so they must cover it and not overlap.
+        """
+        return self._read(name, self._open(name), index)
+
+    def read_share(self, name: str) -> None:
+        """Read this process's share of the array's files, holding no more than one of them in memory."""
         if not self._manifest.arrays[name].nbytes:
             return
-        stored = self._opened(name)
+        stored = self._open(name)
         for index in itertools.islice(
-            _pieces(stored), coordination.process_index(), None, coordination.process_count()
+            _file_slices(stored), coordination.process_index(), None, coordination.process_count()
         ):
             self._read(name, stored, index)
 
-    def wrong(self) -> list[str]:
-        """Arrays that are not, as all processes together have read them, what was saved. All must ask."""
-        parts = {name: {at: list(sums) for at, sums in parts.items()} for name, parts in self._parts.items()}
-        return list(coordination.gather_and_decide(parts, self._compare))
+    def damaged_arrays(self) -> list[str]:
+        """Return the arrays that, as all processes together have read them, are not what was saved.
 
-    def _opened(self, name: str) -> Any:
-        if name not in self._stored:
-            self._stored[name] = orbax_io.open_array(self._path, name)
-        return self._stored[name]
+        All processes must call it.
+        """
+        sums = {name: {start: list(both) for start, both in slices.items()} for name, slices in self._sums.items()}
+        return list(coordination.gather_and_decide(sums, self._compare))
+
+    def _open(self, name: str) -> Any:
+        if name not in self._opened:
+            self._opened[name] = orbax_io.open_array(self._path, name)
+        return self._opened[name]
 
     def _read(self, name: str, stored: Any, index: Index) -> np.ndarray:
         data = np.asarray(stored[index].read().result())
-        start = start_of(index)
-        self._parts.setdefault(name, {})[",".join(map(str, start))] = fingerprint(data, start)
+        start = start_position(index)
+        self._sums.setdefault(name, {})[",".join(map(str, start))] = fingerprint(data, start)
         return data
 
-    def _compare(self, found: list[dict[str, dict[str, list[int]]]]) -> list[str]:
-        """Parts that several processes have read must be equal, and all parts make up the array."""
-        wrong = []
-        for name in dict.fromkeys(itertools.chain(*found)):
-            parts: dict[str, list[int]] = {}
-            read = itertools.chain(*(its.get(name, {}).items() for its in found))
-            same = all(parts.setdefault(at, sums) == sums for at, sums in read)
-            whole = functools.reduce(Fingerprint.plus, parts.values(), Fingerprint())
-            if not same or str(whole) != self._manifest.arrays[name].fingerprint:
-                wrong.append(name)
-        return wrong
+    def _compare(self, gathered: list[dict[str, dict[str, list[int]]]]) -> list[str]:
+        """Return the damaged arrays, given every process's fingerprints by array and start position.
+
+        Slices that several processes have read must be equal, and all slices must add up to the array's fingerprint.
+        """
+        damaged = []
+        for name in dict.fromkeys(itertools.chain(*gathered)):
+            slices: dict[str, list[int]] = {}
+            entries = itertools.chain(*(sums.get(name, {}).items() for sums in gathered))
+            equal = all(slices.setdefault(start, both) == both for start, both in entries)
+            whole = functools.reduce(Fingerprint.plus, slices.values(), Fingerprint())
+            if not equal or str(whole) != self._manifest.arrays[name].fingerprint:
+                damaged.append(name)
+        return damaged
 
 
-def _pieces(stored: Any) -> Iterator[Index]:
-    """The parts of a stored array that lie in one file each."""
+def _file_slices(stored: Any) -> Iterator[Index]:
+    """Yield the slices of a stored array that are in one file each."""
     lengths = stored.chunk_layout.read_chunk.shape or ()  # None where there is no axis
     axes = (
-        [slice(at, min(at + length, size)) for at in range(0, size, length)]
+        [slice(start, min(start + length, size)) for start in range(0, size, length)]
         for size, length in zip(stored.shape, lengths, strict=True)
     )
     return itertools.product(*axes)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
@@ -65,3 +67,13 @@ def group_with_default(verb: str, *, bare: bool) -> type[TyperGroup]:
             return super().parse_args(ctx, args)
 
     return Group
+
+
+@contextmanager
+def echo_warnings() -> Iterator[None]:
+    """Print warnings raised inside as lines on the standard error, each once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for line in dict.fromkeys(str(warning.message) for warning in caught):
+        typer.echo(f"beware: {line}", err=True)

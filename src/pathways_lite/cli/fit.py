@@ -13,7 +13,8 @@ from rich.text import Text
 from pathways_lite.cli.common import group_with_default
 
 if TYPE_CHECKING:
-    from pathways_lite.scaling.fit import Fit, Interval
+    from pathways_lite.intervals import Interval
+    from pathways_lite.scaling.fit import Fit
 
 
 # `fit chinchilla runs.csv` means `fit law chinchilla runs.csv`.
@@ -166,8 +167,14 @@ def advise(
 
     Example: `pathways-lite fit advise N=1e9 D=1e11`
     """
+    from pathways_lite.cli.common import echo_warnings
     from pathways_lite.errors import UserError
-    from pathways_lite.scaling.laws.hyperparameters import growth_tokens, step_law
+    from pathways_lite.methods.growth import guidelines
+    from pathways_lite.scaling.laws.hyperparameters import (
+        STEP_BATCH_VALUES,
+        STEP_LEARNING_RATE_VALUES,
+        step_law,
+    )
     from pathways_lite.tracking.formatting import si
 
     given = _numbers(inputs)
@@ -175,9 +182,12 @@ def advise(
         raise UserError("give parameters without embeddings and tokens, as in N=1e9 D=1e11")
     N, D = float(given["N"][0]), float(given["D"][0])
     advice = step_law(N, D)
-    typer.echo(f"peak learning rate {advice['lr']:.4g} (Li et al. 2025: 1.79 N^-0.713 D^0.307)")
-    typer.echo(f"batch {si(advice['B'])} tokens, {advice['B'] / seq_len:.0f} sequences of {seq_len} (0.58 D^0.571)")
-    base = growth_tokens(N, 6 * N * D, D=D)
+    lr_formula = "{} N^{} D^{}".format(*STEP_LEARNING_RATE_VALUES)
+    batch_formula = "{} D^{}".format(*STEP_BATCH_VALUES)
+    typer.echo(f"peak learning rate {advice['lr']:.4g} (Li et al. 2025: {lr_formula})")
+    typer.echo(f"batch {si(advice['B'])} tokens, {advice['B'] / seq_len:.0f} sequences of {seq_len} ({batch_formula})")
+    with echo_warnings():
+        base = guidelines.advise(N, D).timing
     typer.echo(f"stacked from a quarter of its depth: {si(base)} tokens for the base (Du et al. 2024, at most D/5)")
     if not (6e7 <= N <= 1e10 and 1e9 <= D <= 1e12):
         typer.echo("Outside the runs of the Step Law (N from 6e7 to 1e10, D from 1e9 to 1e12): a guess.", err=True)

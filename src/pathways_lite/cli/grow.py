@@ -108,8 +108,7 @@ def _show(plan: GrowthPlan) -> None:
 
 def _advise(given: list[str]) -> None:
     """The guidelines' numbers, and the cost of both models."""
-    import warnings
-
+    from pathways_lite.cli.common import echo_warnings
     from pathways_lite.methods.growth import advise
     from pathways_lite.tracking.formatting import si
 
@@ -120,11 +119,8 @@ def _advise(given: list[str]) -> None:
         raise UserError(f"--advise needs N=parameters D=tokens, e.g. N=7e9 D=2e12, not {' '.join(given)!r}") from error
     if not (parameters > 0 and tokens > 0):
         raise UserError(f"N={parameters:g} and D={tokens:g} must be above 0")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with echo_warnings():
         advice = advise(parameters, tokens)
-    for line in dict.fromkeys(str(warning.message) for warning in caught):
-        typer.echo(f"beware: {line}", err=True)
     scratch = advice.target_flops
     typer.echo(
         f"base    {si(advice.base_parameters)} parameters on d = {advice.timing / 1e9:,.4g} G tokens: "

@@ -1,1 +1,1 @@
-"""Whether one way of training is better than another: at equal compute, at equal loss, and how sure that is."""
+"""Compare ways of training at equal compute and at equal loss, with intervals over their runs."""

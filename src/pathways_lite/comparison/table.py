@@ -1,4 +1,4 @@
-"""Comparisons as a table of texts, the same on a terminal and on a page."""
+"""Comparisons as tables of text, the same on a terminal and in a report."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pathways_lite.comparison import benchmarks
-from pathways_lite.comparison.bootstrap import LEVEL, Interval
 from pathways_lite.comparison.compare import Arm, Comparison, compare_all
 from pathways_lite.comparison.metric import Metric
+from pathways_lite.intervals import LEVEL, Interval
 from pathways_lite.tracking.formatting import duration, si
 
-# Compute beyond the common end, as a share, from which it is told that schedules were for different budgets.
-_LONGER = 1.02
+# Ratio of FLOPs above which a note says that schedules were for different budgets.
+_UNEQUAL_BUDGETS = 1.02
 
-# Runs below which it is told that a bootstrap interval is too narrow.
-_FEW = 10
+# Number of runs below which a note says that a bootstrap interval is too narrow.
+_FEW_RUNS = 10
 
 
 @dataclass(frozen=True)
 class Results:
-    """Arms measured by one metric, each compared with one of them."""
+    """Arms measured by one metric, each compared with the baseline among them."""
 
     arms: Sequence[Arm]
     baseline: str
@@ -31,7 +31,7 @@ class Results:
 
     @classmethod
     def of(cls, arms: Sequence[Arm], baseline: str, metric: Metric, target: float | None = None) -> Results:
-        """Compare every arm with the one named `baseline`, which comes first."""
+        """Compare every arm with the one named `baseline`, which is put first."""
         arms = sorted(arms, key=lambda arm: arm.name != baseline)
         return cls(arms, baseline, metric, compare_all(arms, baseline, target), target)
 
@@ -40,44 +40,45 @@ class Results:
     header = ("arm", "runs", "loss", "difference", "speedup", "area")
 
     def rows(self) -> list[list[str]]:
-        """A row per arm; intervals on a line of their own."""
-        found = {comparison.arm: comparison for comparison in self.comparisons}
-        return [self._row(arm, found.get(arm.name)) for arm in self.arms]
+        """Return a row per arm, with intervals on their own line."""
+        by_arm = {comparison.arm: comparison for comparison in self.comparisons}
+        return [self._row(arm, by_arm.get(arm.name)) for arm in self.arms]
 
     @staticmethod
     def _row(arm: Arm, comparison: Comparison | None) -> list[str]:
-        own = [arm.name, str(len(arm.curves)), f"{arm.final_loss:.4f}"]
+        cells = [arm.name, str(len(arm.curves)), f"{arm.final_loss:.4f}"]
         if comparison is None:
-            return [*own, "baseline", "", ""]
+            return [*cells, "baseline", "", ""]
         c = comparison
-        return [*own, signed(c.difference, "\n"), percent(c.speedup, "\n"), signed(c.area, "\n")]
+        return [*cells, format_signed(c.difference, "\n"), format_percent(c.speedup, "\n"), format_signed(c.area, "\n")]
 
     def notes(self) -> list[str]:
-        """What the numbers are, a sentence or two each."""
+        """Return what the numbers mean, a sentence or two per note."""
         lines = [
-            f"Measured: {self.metric.name}, {self.metric.smoothing}; in the column, at the end. Curves are "
-            f"interpolated linearly in log FLOPs; these are {self.metric.compute}, of all stages of a run, those "
-            "that it started from included."
+            f"Metric: {self.metric.name}, {self.metric.smoothing_label}; the column shows it at the end of a run. "
+            "Curves are interpolated linearly in log FLOPs. "
+            f"FLOPs are {self.metric.flops_label} of all stages of a run, including the models that it started from."
         ]
-        few = min(len(arm.curves) for arm in self.arms) < _FEW
+        few = min(len(arm.curves) for arm in self.arms) < _FEW_RUNS
         for c in self.comparisons:
-            how = "over paired seeds" if c.paired else "over runs, which are no pairs (other seeds or numbers of runs)"
+            over = "over paired seeds" if c.paired else "over runs, which are not paired (different seeds or numbers)"
             lines.append(
-                f"{c.arm} against {c.baseline}: difference at {si(c.flops, 'FLOPs')}, the most that all runs have "
-                f"spent; speedup: FLOPs of {c.baseline} over FLOPs of {c.arm} to come to {c.target:.4f}, less 1; area: "
-                f"the mean difference over log FLOPs. Brackets: {LEVEL:.0%} bootstrap {how}."
+                f"{c.arm} against {c.baseline}: the difference is at {si(c.flops, 'FLOPs')}, the most that all runs "
+                f"have spent; the speedup is FLOPs of {c.baseline} over FLOPs of {c.arm} to reach {c.target:.4f}, "
+                "minus 1; the area is the mean difference over log FLOPs. "
+                f"Brackets: {LEVEL:.0%} bootstrap interval {over}."
             )
-            if few and c.student is not None and not math.isnan(c.student.low):
+            if few and c.t_interval is not None and c.t_interval.has_limits:
                 lines.append(
-                    f"A bootstrap over so few runs is too narrow. By Student's t over pairs the difference is "
-                    f"{signed(c.student)}."
+                    f"A bootstrap interval over this few runs is too narrow. By Student's t over pairs the difference "
+                    f"is {format_signed(c.t_interval)}."
                 )
-            if math.isnan(c.difference.low):
-                lines.append("One run says nothing about how far another seed would have come out otherwise.")
-            if c.longer > _LONGER:
+            if not c.difference.has_limits:
+                lines.append("One run says nothing about how much the result varies between seeds.")
+            if c.max_flops_ratio > _UNEQUAL_BUDGETS:
                 lines.append(
-                    f"Budgets differ by a factor of up to {c.longer:.2f}: where a schedule decays to the end of its "
-                    "budget, a longer run is at a disadvantage at the shorter one's end."
+                    f"Budgets differ by a factor of up to {c.max_flops_ratio:.2f}: if learning rates decay until the "
+                    "end of the budget, the longer run is at a disadvantage where the shorter one ends."
                 )
         return lines
 
@@ -86,42 +87,46 @@ class Results:
     time_header = ("arm", "training time to the target", "AlgoPerf score")
 
     def time_rows(self) -> list[list[str]]:
-        """Median seconds of training until the target, over runs; and the score that AlgoPerf would give."""
+        """Return a row per arm: the median over runs of the seconds of training to the target, and AlgoPerf's score."""
         times = {
             arm.name: {
                 "this": benchmarks.workload_time(
-                    [[curve.first_at(self.time_target, "seconds")] for curve in arm.curves]
+                    [[curve.first_cost_at(self.time_target, "seconds")] for curve in arm.curves]
                 )
             }
             for arm in self.arms
         }
         scores = benchmarks.scores(times)
-        shown = {name: of["this"] for name, of in times.items()}
+        medians = {name: seconds["this"] for name, seconds in times.items()}
         return [
-            [name, duration(time) if math.isfinite(time) else "not reached", f"{scores[name]:.3f}"]
-            for name, time in shown.items()
+            [name, duration(median) if math.isfinite(median) else "not reached", f"{scores[name]:.3f}"]
+            for name, median in medians.items()
         ]
 
     @property
     def time_target(self) -> float:
-        """The loss to come to: the given one, or the highest that an arm's runs have at the end, on average."""
+        """The loss to reach: the given one, or the highest mean loss at the end of an arm's runs."""
         if self.target is not None:
             return self.target
         return max(arm.final_loss for arm in self.arms)
 
 
-def signed(interval: Interval, between: str = " ") -> str:
-    """`-0.0310 [-0.0400, -0.0220]`."""
-    return _with_ends(interval, lambda value: f"{value:+.4f}", between)
+def format_signed(interval: Interval, separator: str = " ") -> str:
+    """Format as in `-0.0310 [-0.0400, -0.0220]`."""
+    return _format_interval(interval, lambda value: f"{value:+.4f}", separator)
 
 
-def percent(interval: Interval, between: str = " ") -> str:
-    """`+12.1% [+3.0%, +20.2%]`."""
-    return _with_ends(interval, lambda value: "only this one" if value == math.inf else f"{value:+.1%}", between)
+def format_percent(interval: Interval, separator: str = " ") -> str:
+    """Format as in `+12.1% [+3.0%, +20.2%]`; inf means that only the arm, not its baseline, reaches the target."""
+
+    def render(value: float) -> str:
+        return "only this arm" if value == math.inf else f"{value:+.1%}"
+
+    return _format_interval(interval, render, separator)
 
 
-def _with_ends(interval: Interval, show: Callable[[float], str], between: str) -> str:
+def _format_interval(interval: Interval, render: Callable[[float], str], separator: str) -> str:
     if math.isnan(interval.value):
         return "not reached"
-    value = show(interval.value)
-    return value if math.isnan(interval.low) else f"{value}{between}[{show(interval.low)}, {show(interval.high)}]"
+    value = render(interval.value)
+    return f"{value}{separator}[{render(interval.low)}, {render(interval.high)}]" if interval.has_limits else value

@@ -1,4 +1,8 @@
-"""Shards into a store: the split, the arrays, the fingerprint and the manifest."""
+"""Write a token store: its arrays, its fingerprint and its manifest.
+
+`build` assembles stores from shards with `survey` and `write_store`; `selection`, which copies documents from another
+store, uses `StreamWriter` and `finish_store` directly. `store` reads the result.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from pathways_lite.data.zarr_io import ArrayWriter, write_file
 
 @dataclass(frozen=True)
 class Contents:
-    """What a set of shards holds, without the tokens. Document columns are `[D]`, in the order of the input."""
+    """All that a set of shards holds but the tokens. Document columns are `[D]`, in the order of the input."""
 
     domains: list[str]  # sorted
     domain: np.ndarray
@@ -31,17 +35,17 @@ class Contents:
 
 
 def survey(shards: Sequence[Path]) -> Contents:
-    """Read everything but the tokens and the ids."""
+    """Read all shards but their tokens and ids."""
     loaded = [replace(Shard.load(path, tokens=False), ids=[]) for path in shards]
     domains = sorted({name for shard in loaded for name in shard.domains})
-    number = {name: i for i, name in enumerate(domains)}
+    domain_index = {name: i for i, name in enumerate(domains)}
 
     def column(get: Callable[[Shard], np.ndarray]) -> np.ndarray:
         return np.concatenate([get(shard) for shard in loaded])
 
     return Contents(
         domains=domains,
-        domain=column(lambda s: _renumbered(s, number)),
+        domain=column(lambda s: _renumber_domains(s, domain_index)),
         source=column(lambda s: s.source),
         group=column(lambda s: s.group),
         length=column(lambda s: s.length),
@@ -50,8 +54,8 @@ def survey(shards: Sequence[Path]) -> Contents:
     )
 
 
-def _renumbered(shard: Shard, number: dict[str, int]) -> np.ndarray:
-    table = np.array([number[name] for name in shard.domains], np.int64)
+def _renumber_domains(shard: Shard, domain_index: dict[str, int]) -> np.ndarray:
+    table = np.array([domain_index[name] for name in shard.domains], np.int64)
     return table[shard.domain]
 
 
@@ -65,28 +69,28 @@ def write_store(
     plan: dict[str, Any],
     progress: Callable[[int], None],
 ) -> Manifest:
-    """Write everything, the manifest last.
+    """Write the store from its shards, the manifest last.
 
     Args:
       held: which documents are held out, bool `[D]`.
-      progress: is told the documents written so far.
+      progress: called with the number of documents written so far.
     """
     stream = contents.domain * len(SPLITS) + held  # SPLITS is train, held_out
     writers: Streams = {}
     for d in range(len(contents.domains)):
         for s, split in enumerate(SPLITS):
-            mine = stream == d * len(SPLITS) + s
-            length, text_bytes = contents.length[mine], contents.text_bytes[mine]
+            in_stream = stream == d * len(SPLITS) + s
+            length, text_bytes = contents.length[in_stream], contents.text_bytes[in_stream]
             writers[d, split] = StreamWriter(address, d, split, length, text_bytes, tokenizer.vocab_size)
     done = 0
     for path in shards:
         shard = Shard.load(path, tokens=True)
-        here = stream[done : done + len(shard.ids)]
-        for index in np.unique(here).tolist():
+        shard_stream = stream[done : done + len(shard.ids)]
+        for index in np.unique(shard_stream).tolist():
             d, s = divmod(index, len(SPLITS))
-            mine = here == index
-            ids = [id_ for id_, is_mine in zip(shard.ids, mine.tolist(), strict=True) if is_mine]
-            writers[d, SPLITS[s]].append(shard.tokens[np.repeat(mine, shard.length)], ids)
+            in_stream = shard_stream == index
+            ids = [id_ for id_, is_in in zip(shard.ids, in_stream.tolist(), strict=True) if is_in]
+            writers[d, SPLITS[s]].append(shard.tokens[np.repeat(in_stream, shard.length)], ids)
         done += len(shard.ids)
         progress(done)
     skipped = [sentence for _, sentence in contents.skipped]
@@ -94,47 +98,46 @@ def write_store(
 
 
 class StreamWriter:
-    """Writes the arrays of one split of one domain, whose documents have these lengths."""
+    """Writes the arrays of one split of one domain, given the lengths of all its documents."""
 
     def __init__(
         self, address: str, domain: int, split: Split, length: np.ndarray, text_bytes: np.ndarray, vocab_size: int
     ) -> None:
         self.counts = Counts(len(length), int(length.sum()), int(text_bytes.sum()))
-        self._place = address, domain, split
-        self._tokens = self._writer("tokens", token_dtype(vocab_size), self.counts.tokens)
+        self._address, self._domain, self._split = address, domain, split
+        self._tokens = self._array_writer("tokens", token_dtype(vocab_size), self.counts.tokens)
         self._small = {"starts": np.concatenate([[0], np.cumsum(length)]), "text_bytes": text_bytes}
         self._ids: list[bytes] = []
 
     def append(self, tokens: np.ndarray, ids: Sequence[str]) -> None:
-        """The next documents: their tokens one after the other, and the id of each."""
+        """Append documents: their concatenated tokens, and the id of each."""
         self._tokens.append(tokens)
         self._ids += [id_.encode() for id_ in ids]
 
     def close(self) -> list[str]:
-        """Write the rest; returns the digests of all arrays."""
+        """Write the remaining arrays; return the digests of all."""
         digests = [self._tokens.close()]
         ends = np.cumsum([0, *map(len, self._ids)])
         small = {**self._small, "id_starts": ends, "ids": np.frombuffer(b"".join(self._ids), np.uint8)}
         for name, values in small.items():
             dtype = np.dtype(np.uint8 if name == "ids" else np.uint64)
-            writer = self._writer(name, dtype, len(values))
+            writer = self._array_writer(name, dtype, len(values))
             writer.append(values)
             digests.append(writer.close())
         return digests
 
-    def _writer(self, name: str, dtype: np.dtype, length: int) -> ArrayWriter:
-        address, domain, split = self._place
-        return ArrayWriter(address, stream_path(domain, split, name), dtype, length)
+    def _array_writer(self, name: str, dtype: np.dtype, length: int) -> ArrayWriter:
+        return ArrayWriter(self._address, stream_path(self._domain, self._split, name), dtype, length)
 
 
 Streams = dict[tuple[int, Split], StreamWriter]
-"""By the domain's number and the split."""
+"""Writers by domain index and split."""
 
 
 def finish_store(
     address: str, domains: list[str], writers: Streams, tokenizer: Tokenizer, skipped: list[str], plan: dict[str, Any]
 ) -> Manifest:
-    """Write what is left when every document has been appended; the manifest last."""
+    """Close the writers, to which all documents have been appended, and write the other files, the manifest last."""
     digests = {f"{d}/{split}": writer.close() for (d, split), writer in writers.items()}
     manifest = Manifest(
         fingerprint=_fingerprint(domains, tokenizer, digests),
@@ -156,7 +159,7 @@ def finish_store(
 
 
 def _fingerprint(domains: list[str], tokenizer: Tokenizer, digests: dict[str, list[str]]) -> str:
-    """SHA-256 of what the store holds: equal for equal text and tokenizer, wherever and however it was built."""
+    """Return the SHA-256 of the store's content: equal for equal text and tokenizer, however the store was built."""
     content = {
         "version": VERSION,
         "tokenizer": tokenizer.fingerprint,

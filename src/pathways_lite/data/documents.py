@@ -1,4 +1,4 @@
-"""What sources give: documents, pieces of input that documents are read from, and sentences about bad input."""
+"""The common types of all sources: documents, input chunks that documents are read from, and skipped input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 
 class Document(NamedTuple):
-    """A text with its name."""
+    """A text with its id, domain and group."""
 
     id: str
     domain: str
@@ -17,32 +17,32 @@ class Document(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """Input that gave no document: one sentence with the file, the line where there are lines, and the reason."""
+    """Input that holds no document: one sentence with the file, the line where there are lines, and the reason."""
 
     sentence: str
 
 
 class InputChunk(Protocol):
-    """A part of the input, small enough for one worker; picklable. The same input always falls into the same pieces."""
+    """A picklable part of the input, small enough for one worker. The same input always gives the same chunks."""
 
     @property
     def size(self) -> int:
-        """About how many bytes of text it holds."""
+        """Approximate number of bytes of text in the chunk."""
         ...
 
     @property
     def input_bytes(self) -> int:
-        """Bytes of the input files that it stands for, as a measure of progress."""
+        """Number of bytes of the input files that the chunk covers, to measure progress."""
         ...
 
     def read(self) -> Iterator[Document | Skipped]:
-        """Its documents in order. Never raises for bad input."""
+        """Yield the documents in order. Never raises for bad input."""
         ...
 
 
 @dataclass(frozen=True)
 class BadChunk:
-    """A part of the input that was found to be bad when the pieces were made."""
+    """A part of the input that was already unreadable when the input was split into chunks."""
 
     skipped: Skipped
     size: int = 0
@@ -53,7 +53,7 @@ class BadChunk:
 
 
 def check_text(text: str, where: str) -> Skipped | None:
-    """Why `text`, found at `where`, is no text of a document; None if it is."""
+    """Return why `text`, read from `where`, cannot be a document; None if it can."""
     if not text:
         return Skipped(f"{where}: the text is empty")
     try:
@@ -67,7 +67,7 @@ def check_text(text: str, where: str) -> Skipped | None:
 
 
 def decode_utf8(content: bytes, where: str) -> str | Skipped:
-    """`content` as text, without the byte order mark that it may begin with."""
+    """Decode `content`, without a byte order mark; return why if it is not UTF-8."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

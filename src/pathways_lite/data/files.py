@@ -1,4 +1,4 @@
-"""Documents from text, JSONL and Parquet files."""
+"""Read documents from text, JSONL and Parquet files, plain or compressed. `sources` picks the reader of each file."""
 
 from __future__ import annotations
 
@@ -13,108 +13,112 @@ import zstandard
 
 from pathways_lite.data.documents import BadChunk, Document, InputChunk, Skipped, check_text, decode_utf8
 
-# Reading files that may be compressed, up to the point where they are damaged.
+_BLOCK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 18  # of JSONL: small enough to sample evenly, large enough to cost nothing
+
+# ---- files that may be compressed ----
 
 
-_BLOCK = 1 << 20
-
-
-class DamagedError(Exception):
+class DamagedFileError(Exception):
     """The rest of a file cannot be read; the message says why, without the file's name."""
 
 
 def read_blocks(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Decompressed blocks of a file and the bytes of the file that each one used.
+    """Yield decompressed blocks of a file and the number of bytes of the file that each one used.
 
-    `.gz` and `.zst` are decompressed. Everything before a damage is given, then DamagedError is raised:
-    unlike the gzip module, which loses the block before the end, and zstandard's reader, which does not notice it.
+    `.gz` and `.zst` are decompressed. Everything before a damage is yielded, then DamagedFileError is raised. The gzip
+    module would lose the last block before the damage, and zstandard's reader does not detect it.
     """
-    makers: dict[str, Callable[[], Any]] = {
+    decompressors: dict[str, Callable[[], Any]] = {
         ".gz": lambda: zlib.decompressobj(wbits=31),
         ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
     }
-    make = makers.get(path.suffix)
+    make_decompressor = decompressors.get(path.suffix)
     try:
         with path.open("rb") as file:
-            raw = iter(lambda: file.read(_BLOCK), b"")
-            if make is None:
+            raw = iter(lambda: file.read(_BLOCK_BYTES), b"")
+            if make_decompressor is None:
                 yield from ((block, len(block)) for block in raw)
             else:
-                yield from _decompress(raw, make, path.suffix[1:])
+                yield from _decompress(raw, make_decompressor, path.suffix[1:])
     except OSError as error:
-        raise DamagedError(f"cannot be read ({error.strerror})") from error
+        raise DamagedFileError(f"cannot be read ({error.strerror})") from error
 
 
-def _decompress(raw: Iterator[bytes], make: Callable[[], Any], kind: str) -> Iterator[tuple[bytes, int]]:
-    """A file may be several compressed streams, one after the other."""
+def _decompress(raw: Iterator[bytes], make_decompressor: Callable[[], Any], kind: str) -> Iterator[tuple[bytes, int]]:
+    """Decompress blocks of a file, which may consist of several compressed streams."""
     stream = None
     for block in raw:
         used, rest = len(block), block
         while rest:
-            stream = stream or make()
+            stream = stream or make_decompressor()
             try:
                 content = stream.decompress(rest)
             except (zlib.error, zstandard.ZstdError) as error:
-                raise DamagedError(f"the {kind} data is damaged ({error})") from error
+                raise DamagedFileError(f"the {kind} data is damaged ({error})") from error
             rest = stream.unused_data
             if stream.eof:
                 stream = None
             yield content, used
             used = 0
     if stream is not None:
-        raise DamagedError(f"the file ends in the middle of its {kind} data")
+        raise DamagedFileError(f"the file ends in the middle of its {kind} data")
 
 
 def read_all(path: Path) -> bytes:
-    """The whole decompressed content. Raises DamagedError."""
+    """Return the whole decompressed content. Raises DamagedFileError."""
     return b"".join(block for block, _ in read_blocks(path))
 
 
 def bare_name(path: Path) -> tuple[str, str]:
-    """File name without the suffix of its compression and without its own, and its own suffix: `x.jsonl.gz`."""
+    """Split a file name, without the suffix of its compression, into stem and suffix: `x`, `.jsonl` of `x.jsonl.gz`."""
     inner = Path(path.stem) if path.suffix in (".gz", ".zst") else Path(path.name)
     return inner.stem, inner.suffix.lower()
 
 
-_LINES_BYTES = 1 << 18  # of JSONL per piece: fine enough to sample, coarse enough not to cost
+# ---- records ----
 
 
 @dataclass(frozen=True)
 class Fields:
-    """How documents are found in the records of JSONL and Parquet, and in which domain they are."""
+    """Names of the fields that hold text, domain and id in the records of JSONL and Parquet files."""
 
-    domain: str | None = None  # of all documents; None: what the record says, or else the file's name
+    domain: str | None = None  # of all documents; None: the record's domain field, or else the file's name
     text_field: str = "text"
     domain_field: str = "domain"
     id_field: str = "id"
 
     def document(self, record: Any, path: Path, name: str, where: str) -> Document | Skipped:
-        """The document in `record`; `name` is its id where the record has none, `where` is what errors call it."""
+        """Return the document in `record`. `name` is its id if the record has none; errors call it `where`."""
         if not isinstance(record, dict):
             return Skipped(f"{where}: expected an object with a field {self.text_field!r}, found {_kind(record)}")
         if self.text_field not in record:
-            found = ", ".join(map(str, list(record)[:8])) or "none"
-            return Skipped(f"{where}: there is no field {self.text_field!r} (fields: {found})")
+            fields = ", ".join(map(str, list(record)[:8])) or "none"
+            return Skipped(f"{where}: there is no field {self.text_field!r} (fields: {fields})")
         text = record[self.text_field]
         if not isinstance(text, str):
             return Skipped(f"{where}: the field {self.text_field!r} is {_kind(text)}, not text")
         domain = self.domain or record.get(self.domain_field) or bare_name(path)[0]
         if not isinstance(domain, str):
             return Skipped(f"{where}: the field {self.domain_field!r} is {_kind(domain)}, not text")
-        given = record.get(self.id_field)
-        id_ = name if given is None else str(given)
+        record_id = record.get(self.id_field)
+        id_ = name if record_id is None else str(record_id)
         bad = check_text(text, where) or check_text(domain, where) or check_text(id_ or name, where)
         return bad or Document(id_ or name, domain, id_ or name, text)
 
 
 def _kind(value: Any) -> str:
+    """Return the name of a JSON value's type, for an error."""
     kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
     return kinds.get(type(value), "null" if value is None else type(value).__name__)
 
 
+# ---- chunks ----
+
+
 @dataclass(frozen=True)
 class TextFile:
-    """One file that is one document."""
+    """A text file: one document."""
 
     path: Path
     name: str
@@ -129,7 +133,7 @@ class TextFile:
         where = str(self.path)
         try:
             content = read_all(self.path)
-        except DamagedError as error:
+        except DamagedFileError as error:
             yield Skipped(f"{where}: {error}")
             return
         if not content:
@@ -143,8 +147,8 @@ class TextFile:
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Some whole lines of a JSONL file."""
+class JsonlLines:
+    """A chunk of whole lines of a JSONL file."""
 
     path: Path
     name: str
@@ -175,48 +179,48 @@ class Lines:
 
 
 def jsonl_chunks(path: Path, name: str, fields: Fields) -> Iterator[InputChunk]:
-    """Pieces of a JSONL file, plain or compressed. What comes before a damage is kept."""
+    """Yield the chunks of a JSONL file, plain or compressed. Whole lines before a damage are kept."""
     line, used, empty = 1, 0, True
-    waiting = bytearray()
+    pending = bytearray()
     damage = ""
     try:
         for block, block_used in read_blocks(path):
             used += block_used
             empty = empty and not block
-            waiting += block
-            if len(waiting) < _LINES_BYTES or b"\n" not in block:
+            pending += block
+            if len(pending) < _CHUNK_BYTES or b"\n" not in block:
                 continue
-            whole, _, rest = bytes(waiting).rpartition(b"\n")
-            waiting = bytearray(rest)
-            for content in _cut(whole, _LINES_BYTES):
-                yield Lines(path, name, fields, line, content, used)
+            whole_lines, _, rest = bytes(pending).rpartition(b"\n")
+            pending = bytearray(rest)
+            for content in _split_lines(whole_lines, _CHUNK_BYTES):
+                yield JsonlLines(path, name, fields, line, content, used)
                 line, used = line + content.count(b"\n") + 1, 0
-    except DamagedError as error:
-        # The line in which the damage lies is no whole line.
-        del waiting[waiting.rfind(b"\n") + 1 :]
-        damage = f"{path} line {line + waiting.count(b'\n')}: {error}; this line and all after it are lost"
-    if waiting:
-        yield Lines(path, name, fields, line, bytes(waiting), used)
+    except DamagedFileError as error:
+        # The damaged line is not whole.
+        del pending[pending.rfind(b"\n") + 1 :]
+        damage = f"{path} line {line + pending.count(b'\n')}: {error}; this line and all after it are lost"
+    if pending:
+        yield JsonlLines(path, name, fields, line, bytes(pending), used)
     if damage:
         yield BadChunk(Skipped(damage))
     elif empty:
         yield BadChunk(Skipped(f"{path}: the file is empty"))
 
 
-def _cut(content: bytes, size: int) -> Iterator[bytes]:
-    """Whole lines of about `size` bytes at a time; the newlines between the parts are left out."""
-    at = 0
-    while at <= len(content):
-        end = content.find(b"\n", at + size)
-        if end < 0:
-            end = len(content)
-        yield content[at:end]
-        at = end + 1
+def _split_lines(content: bytes, size: int) -> Iterator[bytes]:
+    """Split at newlines into chunks of about `size` bytes; the newlines between chunks are left out."""
+    start = 0
+    while start <= len(content):
+        stop = content.find(b"\n", start + size)
+        if stop < 0:
+            stop = len(content)
+        yield content[start:stop]
+        start = stop + 1
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """One row group of a Parquet file."""
+    """A row group of a Parquet file."""
 
     path: Path
     name: str
@@ -245,7 +249,7 @@ class RowGroup:
 
 
 def parquet_chunks(path: Path, name: str, fields: Fields) -> Iterator[InputChunk]:
-    """One piece per row group."""
+    """Yield one chunk per row group."""
     import pyarrow
     import pyarrow.parquet
 

@@ -1,4 +1,4 @@
-"""What is in a token store, for people."""
+"""Describe a token store's content for people: the command `pathways-lite data inspect`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathways_lite.data.store import SPLITS, Counts, Split, Store
 
 @dataclass(frozen=True)
 class Row:
-    """One split of one domain."""
+    """The sizes of one split of one domain."""
 
     domain: str
     split: Split
@@ -23,7 +23,7 @@ class Row:
 
     @property
     def bytes_per_token(self) -> float:
-        """Fertility, inverted: bytes of text per token, the documents' EOD not counted."""
+        """Bytes of text per token (the inverse of fertility), without the documents' EOD."""
         return self.counts.text_bytes / max(1, self.counts.tokens - self.counts.documents)
 
 
@@ -39,7 +39,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Description:
-    """The answer of `pathways-lite data inspect`."""
+    """The result of `pathways-lite data inspect`."""
 
     address: str
     fingerprint: str
@@ -48,7 +48,7 @@ class Description:
     skipped: int
     rows: list[Row]
     samples: list[Sample]
-    selection: str | None = None  # how it was made of another store, if it was
+    selection: str | None = None  # how it was selected from another store, if it was
 
     def __rich__(self) -> RenderableType:
         table = Table("domain", "split", title=Text(self.address), title_justify="left")
@@ -64,12 +64,12 @@ class Description:
             facts.append(f"{self.skipped:,} documents could not be read: see {self.address}/skipped.txt")
         if self.selection:
             facts.append(self.selection)
-        shown = [Text(f"\n{s.domain}/{s.split} {s.id}\n{s.text}") for s in self.samples]
-        return Group(table, *map(Text, facts), *shown)
+        samples = [Text(f"\n{s.domain}/{s.split} {s.id}\n{s.text}") for s in self.samples]
+        return Group(table, *map(Text, facts), *samples)
 
 
 def describe(store: Store, *, samples: int = 1, characters: int = 400) -> Description:
-    """Sizes of all domains, and the beginnings of `samples` training documents of each, spread evenly over it."""
+    """Return the sizes of all domains and the beginnings of `samples` training documents of each, evenly spread."""
     manifest = store.manifest
     return Description(
         address=store.address,
@@ -77,13 +77,13 @@ def describe(store: Store, *, samples: int = 1, characters: int = 400) -> Descri
         tokenizer=f"{manifest.tokenizer_kind} {manifest.tokenizer[:12]}",
         vocab_size=store.vocab_size,
         skipped=manifest.skipped,
-        selection=_selection(manifest.plan),
+        selection=_describe_selection(manifest.plan),
         rows=[Row(domain, split, store.counts(domain, split)) for domain in store.domains for split in SPLITS],
-        samples=[found for domain in store.domains for found in _samples(store, domain, samples, characters)],
+        samples=[item for domain in store.domains for item in _samples(store, domain, samples, characters)],
     )
 
 
-def _selection(plan: dict[str, Any]) -> str | None:
+def _describe_selection(plan: dict[str, Any]) -> str | None:
     if (origin := plan.get("selection")) is None:
         return None
     options = ", ".join(f"{name}={value}" for name, value in origin["options"].items())
@@ -98,7 +98,7 @@ def _samples(store: Store, domain: str, n: int, characters: int) -> Iterator[Sam
 
 
 def sample(store: Store, domain: str, document: int, characters: int) -> Sample:
-    """The beginning of a training document."""
+    """Return the beginning of a training document."""
     start, end = store.document_starts(domain)[document : document + 2].tolist()
     # A token is at least one byte, a character at most four.
     stop = min(end, start + 1 + 4 * characters)

@@ -1,6 +1,6 @@
-"""The order of the training examples: arithmetic on the example's number, no state.
+"""The order of the training examples: arithmetic on the example's number, without state.
 
-Windows of all domains are numbered together, 0 .. n-1. Epoch e visits them in the order of a keyed permutation
+Token windows of all domains are numbered together, 0 .. n-1. Epoch e visits them in the order of a keyed permutation
 whose key is derived from the seed and e, so example number x is window `permutation(x % n)` of epoch `x // n`.
 """
 
@@ -19,22 +19,21 @@ from pathways_lite.ledger import Timeline
 _ROUNDS = 10  # Luby & Rackoff need 4 with ideal round functions; ours are mixers on few bits
 
 Skips = Sequence[tuple[int, int]]
-"""`(at_step, n_sequences)`: from step `at_step` on, that many sequences are jumped over."""
+"""`(at_step, n_sequences)` pairs: from step `at_step` on, the data order is `n_sequences` further ahead."""
 
 
 def round_keys(*context: int) -> np.ndarray:
-    """Independent uint64 keys, one per Feistel round, from the integers of `context`."""
-    text = "/".join(str(part) for part in context).encode()
+    """Derive independent uint64 keys, one per Feistel round, from the integers of `context`."""
+    text = "/".join(map(str, context)).encode()
     digest = hashlib.shake_256(text).digest(8 * _ROUNDS)
     return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
 
 
 def permute(x: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
-    """A keyed permutation of `[0, n)` applied to every element of `x` (integers in `[0, n)`, any shape).
+    """Apply a keyed permutation of `[0, n)` to every element of `x` (integers in `[0, n)`, any shape); returns int64.
 
-    A Feistel network on the smallest power of two that holds n; values that fall outside `[0, n)` are sent
-    through again until they are inside (cycle walking: Black & Rogaway, CT-RSA 2002), fewer than two passes
-    on average. Returns int64.
+    A Feistel network permutes the smallest power of two that holds n; values outside `[0, n)` are permuted again
+    until they are inside (cycle walking: Black & Rogaway, CT-RSA 2002), fewer than two passes on average.
     """
     bits = max(2, (n - 1).bit_length())
     out = _feistel(np.asarray(x).astype(np.uint64), bits, keys)
@@ -46,7 +45,7 @@ def permute(x: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
 
 
 def _feistel(x: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
-    """One pass of an unbalanced Feistel network over `bits` bits: the halves swap their widths every round."""
+    """Apply an unbalanced Feistel network over `bits` bits; the halves swap their widths every round."""
     low_bits = bits // 2
     high_bits = bits - low_bits
     for key in keys:
@@ -58,19 +57,19 @@ def _feistel(x: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
 
 
 class ExampleLocation(NamedTuple):
-    """Where examples lie; int64 arrays of the shape that was asked for."""
+    """Locations of examples in the corpus, int64 arrays of one shape."""
 
     epoch: np.ndarray
     domain: np.ndarray
-    window: np.ndarray
+    window: np.ndarray  # index of the token window in the domain
 
 
 class Order:
-    """The keyed order over the windows of all domains.
+    """The keyed order over the token windows of all domains.
 
-    With a share `of_round` an epoch ends after that share of its permutation: a fresh random subset, drawn from all
-    windows each time (RS2 with replacement, Okanovic et al. 2023, arXiv 2305.18424; without replacement, RS2 is
-    ordinary training for that share of the epochs).
+    With `of_round` below 1 an epoch ends after that share of its permutation. Each epoch is then a fresh random subset
+    of all windows: RS2 with replacement (Okanovic et al. 2023, arXiv 2305.18424). RS2 without replacement is ordinary
+    training for that share of the epochs.
     """
 
     def __init__(self, windows_per_domain: Sequence[int], seed: int, of_round: float = 1.0) -> None:
@@ -79,26 +78,26 @@ class Order:
         self.n_windows = int(self._ends[-1]) if len(self._ends) else 0
         if self.n_windows < 1:
             raise ValueError("an order needs at least one window")
-        self._round = max(1, round(of_round * self.n_windows))
+        self._epoch_length = max(1, round(of_round * self.n_windows))
 
     def locate(self, examples: np.ndarray) -> ExampleLocation:
-        """Epoch, domain and window of each global example number (non-negative integers)."""
+        """Return epoch, domain and window of each global example number (non-negative integers)."""
         examples = np.asarray(examples, dtype=np.int64)
-        epoch, place = np.divmod(examples, self._round)
-        number = np.empty_like(place)
+        epoch, position = np.divmod(examples, self._epoch_length)
+        number = np.empty_like(position)
         for e in np.unique(epoch):
-            here = epoch == e
-            number[here] = permute(place[here], self.n_windows, round_keys(self._seed, int(e)))
+            in_epoch = epoch == e
+            number[in_epoch] = permute(position[in_epoch], self.n_windows, round_keys(self._seed, int(e)))
         domain = np.searchsorted(self._ends, number, side="right")
-        first = np.concatenate([[0], self._ends[:-1]])
-        return ExampleLocation(epoch, domain, number - first[domain])
+        starts = np.concatenate([[0], self._ends[:-1]])
+        return ExampleLocation(epoch, domain, number - starts[domain])
 
 
 def first_example(timeline: Timeline, step: int, skips: Skips = (), first_sequence: int = 0) -> int:
-    """Global number of the first example of `step`, in closed form.
+    """Return the global number of the first example of `step`, in closed form.
 
-    The sum of the batch-size ramp before `step` (PaLM section 5), and of every skip that has taken effect
-    (PaLM section 5.1: after a spike the data goes on 200 to 500 batches further, the step counter does not).
+    It is the sum of the batch sizes before `step` (PaLM section 5) and of every skip that has taken effect (PaLM
+    section 5.1: after a spike the data skips 200 to 500 batches, the step counter does not).
     """
     skipped = sum(n for at_step, n in skips if at_step <= step)
     return first_sequence + timeline.sequences_before(step) + skipped
@@ -107,22 +106,22 @@ def first_example(timeline: Timeline, step: int, skips: Skips = (), first_sequen
 def example_index(
     timeline: Timeline, step: int, rows: np.ndarray | slice | None = None, skips: Skips = (), first_sequence: int = 0
 ) -> np.ndarray:
-    """Global example numbers, int64, of the batch of `step` (of its `rows` only, where given)."""
+    """Return the global example numbers, int64, of the batch of `step` (of its `rows` only, if given)."""
     first = first_example(timeline, step, skips, first_sequence)
     numbers = np.arange(first, first + timeline.sequences_at(step), dtype=np.int64)
     return numbers if rows is None else numbers[rows]
 
 
-# Where a stage stands in the data order, beyond what its step says.
+# ---- the data position of a stage ----
 
 
 @dataclass(frozen=True)
 class DataCursor:
-    """The data position of every step, in closed form: the only data state there is.
+    """The data position of every step of a stage, in closed form: the only state of the data pipeline.
 
-    first_sequence: number of the example that step 0 begins with: what the stages before have not seen.
-    consumed: of a mixture: how many sequences of each domain the stages before have read; empty: none.
-    skips: `(at_step, n_sequences)`: sequences jumped over from a step on, after a spike (PaLM section 5.1).
+    first_sequence: number of the first example of step 0, after those that earlier stages have read.
+    consumed: for a mixture, the number of sequences of each domain that earlier stages have read; empty: none.
+    skips: `(at_step, n_sequences)`: sequences skipped from a step on, after a spike (PaLM section 5.1).
     """
 
     first_sequence: int = 0
@@ -131,20 +130,20 @@ class DataCursor:
 
     @property
     def read(self) -> int:
-        """Sequences before step 0, of all domains."""
+        """Number of sequences read before step 0, of all domains."""
         return self.first_sequence + sum(self.consumed)
 
     def skipping(self, at_step: int, sequences: int) -> DataCursor:
-        """With `sequences` more jumped over at `at_step`."""
+        """Return a cursor that skips `sequences` more at `at_step`."""
         return replace(self, skips=(*self.skips, (at_step, sequences)))
 
     def end(self, timeline: Timeline, step: int) -> int:
-        """Number of the first example that the steps before `step` have not reached."""
+        """Return the number of the first example that the steps before `step` have not read."""
         return first_example(timeline, step, self.skips, self.first_sequence)
 
     def to_json(self) -> dict[str, Any]:
-        found = {"first_sequence": self.first_sequence, "skips": [list(skip) for skip in self.skips]}
-        return found | ({"consumed": list(self.consumed)} if self.consumed else {})
+        content = {"first_sequence": self.first_sequence, "skips": [list(skip) for skip in self.skips]}
+        return content | ({"consumed": list(self.consumed)} if self.consumed else {})
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> DataCursor:

@@ -1,8 +1,9 @@
-"""Text that every Python installation carries: its standard library's sources, their docstrings, pydoc's topics.
+"""Read the text that every Python installation has: standard library sources, their docstrings, pydoc's topics.
 
-Two domains: `code` (sources without docstrings, comments kept) and `prose` (docstrings and topics). A file's
-code and docstrings are one group, so that neither is in training when the other is held out. The sources of the
-package `test` are code as they are: few of their docstrings are prose, and parsing takes longer than all the rest.
+This is the source `python:`. It has two domains: `code` (sources without docstrings, with comments) and `prose`
+(docstrings and topics). A file's code and docstrings are one group, so that neither is in training when the other is
+held out. Sources of the package `test` are code with their docstrings: few of these are prose, and parsing them would
+take longer than everything else.
 """
 
 from __future__ import annotations
@@ -25,31 +26,31 @@ from pathways_lite.data.documents import Document, InputChunk, Skipped, check_te
 _TOPICS = "pydoc_data/topics.py"
 _TESTS = "test"
 # Installed packages are not the standard library; a cache holds no sources.
-_OTHER = frozenset({"site-packages", "dist-packages", "__pycache__"})
-# Statements without statements in them; the others' bodies are lists of statements.
+_EXCLUDED = frozenset({"site-packages", "dist-packages", "__pycache__"})
+# Statements that contain no statements; the bodies of all others are lists of statements.
 _SIMPLE = (ast.Expr, ast.Assign, ast.Return, ast.AugAssign, ast.AnnAssign, ast.Import, ast.ImportFrom, ast.Pass)
 
 
-@functools.cache  # a build asks three times, and there are thousands of files
+@functools.cache  # a build needs it three times, and there are thousands of files
 def library_files() -> tuple[tuple[Path, str], ...]:
-    """Sources of the standard library with their names relative to it, sorted by name.
+    """Return paths of the standard library's sources and their names relative to it, sorted by name.
 
-    Of the package `test`, which would be two thirds of the text, only every second file. How much there is depends
-    on the installation: some leave out `test`, `tkinter` or `idlelib`.
+    Only every second file of the package `test` is included, which would otherwise be two thirds of the text. The
+    amount depends on the installation: some leave out `test`, `tkinter` or `idlelib`.
     """
     root = Path(sysconfig.get_path("stdlib"))
     names: list[Path] = []
     for directory, folders, files in root.walk():
-        folders[:] = [folder for folder in folders if folder not in _OTHER]
-        here = directory.relative_to(root)
-        names += [here / file for file in files if file.endswith(".py")]
+        folders[:] = [folder for folder in folders if folder not in _EXCLUDED]
+        package = directory.relative_to(root)
+        names += [package / file for file in files if file.endswith(".py")]
     names.sort()
     left_out = frozenset([name for name in names if name.parts[0] == _TESTS][1::2])
     return tuple((root / name, name.as_posix()) for name in names if name not in left_out)
 
 
 def python_chunks() -> Iterator[InputChunk]:
-    """One piece per source file."""
+    """Yield one chunk per source file."""
     for path, name in library_files():
         size = path.stat().st_size
         yield Topics(path, size) if name == _TOPICS else SourceFile(path, name, size)
@@ -57,7 +58,7 @@ def python_chunks() -> Iterator[InputChunk]:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One source of the standard library: up to two documents."""
+    """A source file of the standard library: up to two documents, its code and its docstrings."""
 
     path: Path
     name: str
@@ -79,23 +80,23 @@ class SourceFile:
             source = io.TextIOWrapper(io.BytesIO(content), encoding).read()
             code, docstrings = (source, []) if self._is_test else split_docstrings(source)
         except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError) as error:
-            # The tests of the standard library hold such files on purpose.
+            # The tests of the standard library contain such files on purpose.
             version = f"{sys.version_info.major}.{sys.version_info.minor}"
             line = f" line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
             reason = error.msg if isinstance(error, SyntaxError) else str(error)
-            yield Skipped(f"{where}{line}: no source of Python {version} ({reason})")
+            yield Skipped(f"{where}{line}: not valid Python {version} ({reason})")
             return
         except OSError as error:
             yield Skipped(f"{where}: cannot be read ({error.strerror})")
             return
         for domain, text in (("code", code), ("prose", "\n\n".join(docstrings))):
-            if text.strip():  # an empty __init__.py is nothing to report
+            if text.strip():  # an empty __init__.py is not worth reporting
                 yield check_text(text, where) or Document(f"{domain}:{self.name}", domain, self.name, text)
 
 
 @dataclass(frozen=True)
 class Topics:
-    """The texts of `help("topic")`: one document each. The file is one big literal, so it is not code as well."""
+    """The texts of `help("topic")`, one document each. The file is one big literal, so it is not used as code."""
 
     path: Path
     size: int
@@ -113,46 +114,47 @@ class Topics:
 
 
 def split_docstrings(source: str) -> tuple[str, list[str]]:
-    """`source` without the docstrings of modules, classes and functions, and these, cleaned, in order.
+    """Separate the docstrings of modules, classes and functions from the code.
 
-    A line that a docstring had for itself goes with it. Raises SyntaxError or ValueError where `source` is no Python.
+    Returns the code, without lines that held nothing but docstrings, and the cleaned docstrings in order. Raises
+    SyntaxError or ValueError if `source` is not Python.
     """
     source = source.replace("\r\n", "\n").replace("\r", "\n")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in old sources
         tree = ast.parse(source)
     nodes: list[ast.Constant] = []
-    _find_docstrings(tree, nodes)
+    _collect_docstrings(tree, nodes)
     content = source.encode()  # ast counts columns in bytes of UTF-8
     lines = content.splitlines(keepends=True)
     offsets = list(accumulate(map(len, lines), initial=0))
-    kept, at = [], 0
+    code, position = [], 0
     for node in nodes:
         start, stop = _extent(node, content, offsets)
-        kept.append(content[at:start])
-        at = stop
-    kept.append(content[at:])
+        code.append(content[position:start])
+        position = stop
+    code.append(content[position:])
     docstrings = [cleandoc(str(node.value)).strip() for node in nodes]
-    return b"".join(kept).decode(), [text for text in docstrings if text]
+    return b"".join(code).decode(), [text for text in docstrings if text]
 
 
-def _find_docstrings(node: ast.AST, found: list[ast.Constant]) -> None:
-    """Collect the docstring of `node` and those of everything defined in it, in the order of the source."""
+def _collect_docstrings(node: ast.AST, docstrings: list[ast.Constant]) -> None:
+    """Append the docstring of `node` and those of everything defined in it, in the order of the source."""
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         match node.body:
             case [ast.Expr(value=ast.Constant(value=str()) as docstring), *_]:
-                found.append(docstring)
-    # Only statements hold definitions: to walk the expressions too would take several times as long.
+                docstrings.append(docstring)
+    # Only statements contain definitions; walking the expressions too would take several times as long.
     for field in ("body", "handlers", "orelse", "finalbody", "cases"):
         for child in getattr(node, field, ()):
             if not isinstance(child, _SIMPLE):
-                _find_docstrings(child, found)
+                _collect_docstrings(child, docstrings)
 
 
 def _extent(node: ast.Constant, content: bytes, offsets: list[int]) -> tuple[int, int]:
-    """Where a docstring begins and ends in `content`: with the whole lines where nothing else stands on them."""
-    last = node.end_lineno or node.lineno
-    line, after = offsets[node.lineno - 1], offsets[last]
-    start, stop = line + node.col_offset, offsets[last - 1] + (node.end_col_offset or 0)
-    alone = not content[line:start].strip() and not content[stop:after].strip()
-    return (line, after) if alone else (start, stop)
+    """Return where a docstring starts and stops in `content`: whole lines if there is nothing else on them."""
+    last_line = node.end_lineno or node.lineno
+    line_start, line_stop = offsets[node.lineno - 1], offsets[last_line]
+    start, stop = line_start + node.col_offset, offsets[last_line - 1] + (node.end_col_offset or 0)
+    is_alone = not content[line_start:start].strip() and not content[stop:line_stop].strip()
+    return (line_start, line_stop) if is_alone else (start, stop)

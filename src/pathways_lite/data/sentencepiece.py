@@ -1,4 +1,4 @@
-"""SentencePiece: training a lossless BPE vocabulary, and encoding with a cache of words."""
+"""SentencePiece: train a lossless BPE vocabulary, and encode text word by word through a cache."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from typing import Any
 import numpy as np
 import sentencepiece as spm
 
+from pathways_lite.data.tokenizers import SENTENCEPIECE_FILE
 from pathways_lite.errors import UserError
 
 EOD_PIECE = "<eod>"
-_SPACE = "▁"  # what SentencePiece writes for a space
+_SPACE = "▁"  # SentencePiece's character for a space
 _SPACE_BYTES = tuple(f"<0x{byte:02X}>" for byte in _SPACE.encode())
 _MAX_CACHED_WORDS = 1 << 20
 
 
 def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> SentencePieceTokenizer:
-    """A BPE vocabulary as PaLM's (section 2.2): whitespace kept, unknown characters as bytes, digits one by one.
+    """Train a BPE vocabulary like PaLM's (section 2.2): whitespace kept, digits split, unknown characters as bytes.
 
-    Lossless for every text. Newlines are tokens of their own; runs of spaces may be one token. Deterministic
-    in `texts`. Raises UserError where the texts hold too little for `vocab_size` tokens.
+    It is lossless for every text. Newlines are tokens of their own; runs of spaces may be one token. The result is
+    deterministic in `texts`. Raises UserError if the texts are too small for `vocab_size` tokens.
     """
     model = io.BytesIO()
-    # Pieces never cross a newline, so lines train the same vocabulary and stay below the trainer's length limit.
+    # Tokens never cross a newline, so lines train the same vocabulary and stay below the trainer's length limit.
     lines = (line for text in texts for line in text.replace(_SPACE, " ").replace("\0", " ").split("\n") if line)
     try:
         spm.SentencePieceTrainer.train(
@@ -50,14 +51,14 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> SentencePieceT
             bos_id=-1,
             pad_id=-1,
             max_sentence_length=1 << 20,
-            num_threads=2,  # recorded in the model, so part of its fingerprint; BPE training hardly uses more
+            num_threads=2,  # recorded in the model and so in its fingerprint; BPE training hardly uses more
             minloglevel=2,
         )
     except RuntimeError as error:
-        most = re.search(r"value <= (\d+)", str(error))
+        limit = re.search(r"value <= (\d+)", str(error))
         raise UserError(
-            f"the text is too little, or too uniform, for a SentencePiece vocabulary of {vocab_size} tokens (256 of "
-            f"them are bytes); {f'use at most {most[1]}' if most else 'use a smaller one'}, more text, or bytes"
+            f"the text is too short or too uniform for a SentencePiece vocabulary of {vocab_size} tokens (256 of them "
+            f"are bytes); {f'use at most {limit[1]}' if limit else 'use a smaller one'}, more text, or bytes"
         ) from error
     return SentencePieceTokenizer(model.getvalue(), "the trained tokenizer")
 
@@ -67,11 +68,11 @@ def _last_line(error: Exception) -> str:
 
 
 class SentencePieceTokenizer:
-    """A SentencePiece model.
+    """The tokenizer of a SentencePiece model.
 
-    Where the model allows it, text is encoded word by word through a cache, many times as fast as by the library
-    on whole texts: a word is a run of spaces with what follows it, or a newline. That is exact if
-    no piece reaches across the beginning of a word, which is checked on the vocabulary when it is loaded.
+    If the model allows it, text is encoded word by word through a cache, many times as fast as the library encodes
+    whole texts. A word is a run of spaces with what follows it, or a newline. The result is exact if no token of the
+    vocabulary crosses the beginning of a word, which is checked when the model is loaded.
     """
 
     kind = "sentencepiece"
@@ -92,9 +93,9 @@ class SentencePieceTokenizer:
             raise UserError(f"{name} has no end-of-sentence token to mark the end of a document; train it with one")
         self.eod: int = ids[0]
         self._dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
-        self._typecode = self._dtype.char  # array is five times as fast as NumPy on so few numbers
+        self._typecode = self._dtype.char  # for array, five times as fast as NumPy on a word's few ids
         self._space_ids = [self._model.piece_to_id(piece) for piece in _SPACE_BYTES]
-        self._separable = self._keeps_words_apart()
+        self._is_separable = self._keeps_words_apart()
         self._words: dict[str, bytes] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -104,45 +105,43 @@ class SentencePieceTokenizer:
         return [int(i) for i in self.encode_batch([text])[0]]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        if not self._separable:
+        if not self._is_separable:
             return [np.array(self.encode_whole(text), self._dtype) for text in texts]
         content, first, starts = _find_words(texts)
         words, number = _distinct(content, starts)
         if len(self._words) > _MAX_CACHED_WORDS:
             self._words.clear()
-        self._learn([word for word in words if word not in self._words])
-        known = [self._words[word] for word in words]
-        # The tokens of the distinct words one after the other; of them, those of every word of the texts in turn.
-        tokens = np.frombuffer(b"".join(known), self._dtype)
-        length = np.fromiter(map(len, known), np.int64, len(known)) // self._dtype.itemsize
+        self._cache_words([word for word in words if word not in self._words])
+        encoded = [self._words[word] for word in words]
+        # The tokens of all distinct words, concatenated, from which those of every word of the texts are gathered.
+        tokens = np.frombuffer(b"".join(encoded), self._dtype)
+        length = np.fromiter(map(len, encoded), np.int64, len(encoded)) // self._dtype.itemsize
         begin = np.cumsum(length) - length
         ends = np.concatenate([[0], np.cumsum(length[number])])
         ids = tokens[np.arange(ends[-1]) + np.repeat(begin[number] - ends[:-1], length[number])]
         return [ids[start:stop] for start, stop in pairwise(ends[first].tolist())]
 
     def encode_whole(self, text: str) -> list[int]:
-        """Ids of `text` by the library; in a lossless model a literal U+2581, which it takes for a space, as bytes."""
-        if not self._separable or _SPACE not in text:
+        """Encode `text` by the library; in a lossless model a literal U+2581, which it takes for a space, as bytes."""
+        if not self._is_separable or _SPACE not in text:
             return list(self._model.encode(text))
         first, *rest = text.split(_SPACE)
         ids = list(self._model.encode(first))
-        for part in rest:
-            ids += self._space_ids + self._model.encode(part)
+        for text_after_space in rest:
+            ids += self._space_ids + self._model.encode(text_after_space)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        # A model may have more ids than its tokenizer; they stand for no text.
+        # A model may have more ids than its tokenizer; they have no text.
         return str(self._model.decode([int(i) for i in ids if i != self.eod and i < self.vocab_size]))
 
     def files(self) -> dict[str, bytes]:
-        from pathways_lite.data.tokenizers import SENTENCEPIECE_FILE
-
         return {SENTENCEPIECE_FILE: self._content}
 
-    def _learn(self, words: list[str]) -> None:
+    def _cache_words(self, words: list[str]) -> None:
         """Put the ids of new words into the cache, as bytes of the token type."""
         plain = [word for word in words if _SPACE not in word]
-        # Together, as a call of the library costs more than a word; in one thread, as a build has several processes.
+        # One call for all, as a call costs more than a word; in one thread, as a build has several processes.
         for word, ids in zip(plain, self._model.encode(plain, num_threads=1), strict=True):
             self._words[word] = array(self._typecode, ids).tobytes()
         for word in words:
@@ -150,35 +149,35 @@ class SentencePieceTokenizer:
                 self._words[word] = array(self._typecode, self.encode_whole(word)).tobytes()
 
     def _keeps_words_apart(self) -> bool:
-        """Whether encoding word by word gives the tokens of encoding the whole text, and loses nothing."""
-        # The normaliser must leave each word as it is, without trimming spaces or putting one before it,
+        """True if encoding word by word gives the tokens of encoding the whole text, and loses nothing."""
+        # The normalizer must leave each word as it is, without trimming spaces or adding one before it,
         # and there must be bytes to fall back on.
         probe = "  a  b \t ﬁ é "
         if self._model.normalize(probe) != probe.replace(" ", _SPACE):
             return False
         if not all(self._model.is_byte(i) for i in self._space_ids):
             return False
-        pieces = [self._model.id_to_piece(i) for i in range(self.vocab_size) if not self._special(i)]
-        _, first, _ = _find_words([piece.replace(_SPACE, " ") for piece in pieces])
-        return bool((np.diff(first) <= 1).all())  # no piece is more than one word
+        tokens = [self._model.id_to_piece(i) for i in range(self.vocab_size) if not self._is_special(i)]
+        _, first, _ = _find_words([token.replace(_SPACE, " ") for token in tokens])
+        return bool((np.diff(first) <= 1).all())  # no token is more than one word
 
-    def _special(self, i: int) -> bool:
+    def _is_special(self, i: int) -> bool:
         return bool(self._model.is_control(i) or self._model.is_unknown(i) or self._model.is_byte(i))
 
 
 def split_words(text: str) -> list[str]:
-    """`text` cut before every run of spaces and around every newline; joined, the words are the text again."""
+    """Split `text` before every run of spaces and around every newline; joined, the words are the text again."""
     content, _, starts = _find_words([text])
     return [word.tobytes().decode() for word in np.split(content, starts[1:-1])] if text else []
 
 
 def _find_words(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the words of some texts begin.
+    """Find where the words of some texts begin.
 
     Returns:
-      content: uint8 `[N]`, the texts in UTF-8, one after the other.
-      first: integers `[len(texts) + 1]`, the number of each text's first word, and at last that of all words, W.
-      starts: int64 `[W + 1]`, where each word begins in `content`, and at last N.
+      content: uint8 `[N]`, the texts in UTF-8, concatenated.
+      first: integers `[len(texts) + 1]`, the number of each text's first word; the last is the number of words, W.
+      starts: int64 `[W + 1]`, where each word begins in `content`; the last is N.
     """
     encoded = [text.encode() for text in texts]
     content = np.frombuffer(b"".join(encoded), np.uint8)
@@ -193,8 +192,8 @@ def _find_words(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def _distinct(content: np.ndarray, starts: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The distinct words `[U]` of `content`, and for every word which of them it is, integers `[W]`."""
-    # A table of Arrow's, as a look-up of Python's takes several times as long.
+    """Return the distinct words `[U]` of `content`, and the index of every word among them, integers `[W]`."""
+    # Arrow's dictionary encoding, as Python's dict takes several times as long.
     import pyarrow
 
     words = pyarrow.LargeStringArray.from_buffers(

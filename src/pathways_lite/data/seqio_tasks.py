@@ -1,7 +1,7 @@
-"""Tasks and Mixtures registered with SeqIO, as a source of text: the extra `seqio`, with TensorFlow on the CPU.
+"""Read Tasks and Mixtures registered with SeqIO as a source: the extra `seqio`, with TensorFlow on the CPU.
 
-Only `pathways-lite data build` reads them. What it writes is a token store like any other, so training needs neither
-SeqIO nor TensorFlow, and goes on by index.
+Only `pathways-lite data build` uses this module. It writes an ordinary token store, so training needs neither SeqIO nor
+TensorFlow, and resumes by index.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
 from pathways_lite.errors import UserError
 
 SEQIO = "seqio:"
-_PIECE = 20_000  # examples
-_GUESS = 1 << 22  # bytes in a piece, which nobody knows before it is read
+_CHUNK_EXAMPLES = 20_000
+_CHUNK_BYTES = 1 << 22  # a guess: the size is unknown before a chunk is read
 
 
 @dataclass(frozen=True)
 class SeqioSource(Source):
     """`seqio:NAME` or `seqio:NAME@SPLIT` (train): examples of a Task, or of a Mixture's Tasks at its rates.
 
-    An example's text is its `targets` before tokenisation, after its `inputs` where it has any; tokens are decoded
-    where the text was not kept. Examples come in SeqIO's order without shuffling, the cached ones where there is a
-    cache. Each Task is a domain.
+    An example's text is its `inputs`, if any, and its `targets` before tokenization; tokens are decoded if the text was
+    not kept. Examples are in SeqIO's order without shuffling, and read from the cache if there is one. Each Task is a
+    domain.
     """
 
-    module: str | None = None  # registers them: a module, or a Python file
-    examples: int | None = None  # at most so many; a Mixture needs it, as its Tasks may repeat for ever
+    module: str | None = None  # a module or a Python file that registers the Tasks
+    examples: int | None = None  # the most to read; required for a Mixture, as its Tasks may repeat forever
 
     def files(self) -> list[InputFile]:
-        """None: what is read is not known by files."""
+        """Return no files: SeqIO does not tell which it reads."""
         return []
 
     def pieces(self) -> Iterator[InputChunk]:
-        """Parts of each Task's examples. Raises UserError for a name, a split or a number that there is not."""
+        """Yield chunks of each Task's examples. Raises UserError for an unknown name or split, or too few examples."""
         split = self._name_and_split()[1]
-        for task, count in _shares(self._provider(), split, self.examples):
+        for task, count in _examples_per_task(self._provider(), split, self.examples):
             domain = self.fields.domain or task
-            for first in range(0, count, _PIECE):
-                yield SeqioPiece(self, task, split, domain, first, min(count, first + _PIECE))
+            for first in range(0, count, _CHUNK_EXAMPLES):
+                yield SeqioChunk(self, task, split, domain, first, min(count, first + _CHUNK_EXAMPLES))
 
     def tokenizer(self) -> Tokenizer:
-        """The vocabulary of the targets. Raises UserError where it is neither SentencePiece nor bytes."""
+        """Return the vocabulary of the targets. Raises UserError if it is neither SentencePiece nor bytes."""
         seqio = _seqio()
         vocabulary = self._provider().output_features["targets"].vocabulary
         if isinstance(vocabulary, seqio.SentencePieceVocabulary):
@@ -60,22 +60,22 @@ class SeqioSource(Source):
         if isinstance(vocabulary, seqio.ByteVocabulary):
             return ByteTokenizer()
         raise UserError(
-            f"{self.address} has a {type(vocabulary).__name__}; a token store can take over a SentencePieceVocabulary "
-            "or a ByteVocabulary, or has its text tokenised by --tokenizer"
+            f"{self.address} has a {type(vocabulary).__name__}; a token store can use a SentencePieceVocabulary or a "
+            "ByteVocabulary; to replace any other, name a tokenizer with --tokenizer"
         )
 
     def provider(self, name: str) -> Any:
-        """The registered Task or Mixture. Raises UserError where there is none."""
+        """Return the registered Task or Mixture. Raises UserError if there is none."""
         seqio = _seqio()
         if self.module is not None:
             _register(self.module)
         try:
             return seqio.get_mixture_or_task(name)
         except ValueError as error:
-            known = ", ".join(sorted([*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()])[:10]) or "none"
+            registered = ", ".join(sorted([*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()])[:10]) or "none"
             raise UserError(
-                f"SeqIO has no Task or Mixture {name!r} (registered: {known}); name the module or the file that "
-                "registers it with --import"
+                f"SeqIO has no Task or Mixture {name!r} (registered: {registered}); name the module or the file "
+                "that registers it with --import"
             ) from error
 
     def _provider(self) -> Any:
@@ -87,7 +87,7 @@ class SeqioSource(Source):
 
 
 @dataclass(frozen=True)
-class SeqioPiece:
+class SeqioChunk:
     """Examples first .. stop-1 of a Task."""
 
     source: SeqioSource
@@ -96,7 +96,7 @@ class SeqioPiece:
     domain: str
     first: int
     stop: int
-    size: int = _GUESS
+    size: int = _CHUNK_BYTES
     input_bytes: int = 0
 
     def read(self) -> Iterator[Document | Skipped]:
@@ -121,46 +121,49 @@ def _text(example: dict[str, Any], key: str, features: Any) -> str:
 
 
 def _dataset(task: Any, split: str) -> Any:
-    cached = task.cache_dir is not None
+    is_cached = task.cache_dir is not None
     return task.get_dataset(
-        sequence_length=None, split=split, use_cached=cached, shuffle=False, num_epochs=1, trim_output_features=False
+        sequence_length=None, split=split, use_cached=is_cached, shuffle=False, num_epochs=1, trim_output_features=False
     )
 
 
-def _shares(provider: Any, split: str, examples: int | None) -> list[tuple[str, int]]:
-    """How many examples of which Task: those of a Mixture in the ratio of its rates, rounded to add up."""
+def _examples_per_task(provider: Any, split: str, examples: int | None) -> list[tuple[str, int]]:
+    """Return the number of examples of each Task: for a Mixture in the ratio of its rates, rounded to add up."""
     seqio = _seqio()
     if split not in provider.splits:
         raise UserError(f"{provider.name} has no split {split!r}; it has: {', '.join(map(str, provider.splits))}")
     if not isinstance(provider, seqio.Mixture):
-        return [(provider.name, _available(provider, split, examples))]
+        return [(provider.name, _count_available(provider, split, examples))]
     if examples is None:
         raise UserError(f"{provider.name} is a Mixture: say with --examples how many to take at its rates")
     tasks = [task for task in provider.tasks if split in task.splits]
     rates = [provider.get_rate(task) for task in tasks]
-    wanted = [examples * rate / sum(rates) for rate in rates]
-    counts = [int(number) for number in wanted]
-    left = sorted(range(len(tasks)), key=lambda i: counts[i] - wanted[i])[: examples - sum(counts)]
-    shares = [(task, count + (i in left)) for i, (task, count) in enumerate(zip(tasks, counts, strict=True))]
-    shares = [(task, count) for task, count in shares if count]
-    available = {task.name: _available(task, split, count) for task, count in shares}
-    scarce, count = min(shares, key=lambda share: available[share[0].name] / share[1])
+    exact = [examples * rate / sum(rates) for rate in rates]
+    floors = [int(number) for number in exact]
+    rounded_up = sorted(range(len(tasks)), key=lambda i: floors[i] - exact[i])[: examples - sum(floors)]
+    counts = [(task, floor + (i in rounded_up)) for i, (task, floor) in enumerate(zip(tasks, floors, strict=True))]
+    counts = [(task, count) for task, count in counts if count]
+    available = {task.name: _count_available(task, split, count) for task, count in counts}
+    scarce, count = min(counts, key=lambda entry: available[entry[0].name] / entry[1])
     if available[scarce.name] < count:
         raise UserError(
             f"{provider.name} takes {count} of {examples} examples from {scarce.name}, which has "
             f"{available[scarce.name]}: they would repeat; use --examples {examples * available[scarce.name] // count} "
             "or fewer"
         )
-    return [(task.name, count) for task, count in shares]
+    return [(task.name, count) for task, count in counts]
 
 
-def _available(task: Any, split: str, wanted: int | None) -> int:
-    """How many examples there are, up to those wanted."""
-    return sum(1 for _ in islice(_dataset(task, split), wanted))
+def _count_available(task: Any, split: str, limit: int | None) -> int:
+    """Count the examples of a Task, up to `limit`."""
+    return sum(1 for _ in islice(_dataset(task, split), limit))
+
+
+_registered: set[str] = set()
 
 
 def _register(module: str) -> None:
-    """Run what registers Tasks; once in a process, as SeqIO refuses to register a name twice."""
+    """Run the module that registers Tasks; once per process, as SeqIO refuses to register a name twice."""
     if module in _registered:
         return
     if Path(module).is_file():
@@ -176,11 +179,8 @@ def _register(module: str) -> None:
     _registered.add(module)
 
 
-_registered: set[str] = set()
-
-
 def _seqio() -> Any:
-    """SeqIO, without accelerators for TensorFlow. Raises UserError where the extra is not installed."""
+    """Import SeqIO and hide accelerators from TensorFlow. Raises UserError if the extra is not installed."""
     try:
         tensorflow, seqio = importlib.import_module("tensorflow"), importlib.import_module("seqio")
     except ImportError as error:

@@ -1,38 +1,38 @@
-"""Shards: the tokenised documents of a stretch of the input, each in a file of its own until the store is written."""
+"""Shards: the tokenized documents of consecutive input chunks, in a temporary file each. `workers` writes them."""
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
+from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.data.documents import Document, InputChunk, Skipped
 from pathways_lite.data.tokenizers import Tokenizer
 
-_BATCH_BYTES = 1 << 20  # of text encoded at once
+_BATCH_CHARACTERS = 1 << 20  # of text encoded at once
 
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """What one shard is made of: pieces, and the number of the source that each belongs to."""
+    """The input of one shard: chunks, each with the number of its source."""
 
     number: int
-    pieces: tuple[tuple[int, InputChunk], ...]
+    chunks: tuple[tuple[int, InputChunk], ...]
 
     @property
     def input_bytes(self) -> int:
-        return sum(piece.input_bytes for _, piece in self.pieces)
+        return sum(chunk.input_bytes for _, chunk in self.chunks)
 
 
 @dataclass(frozen=True)
 class Shard:
     """D documents of N tokens. All but `tokens` is small and can be read alone."""
 
-    domains: list[str]  # that occur here
+    domains: list[str]  # of this shard's documents
     domain: np.ndarray  # int64 [D], index into `domains`
     source: np.ndarray  # int64 [D], number of the source
     group: np.ndarray  # uint64 [D], hash of the group
@@ -43,29 +43,27 @@ class Shard:
     tokens: np.ndarray  # [N]; every document is [EOD, t1 .. tn]
 
     def save(self, path: Path) -> None:
-        """Write the file as a whole: it is there and complete, or not there."""
+        """Write the file atomically: if it exists, it is complete."""
         meta = json.dumps({"domains": self.domains, "ids": self.ids, "skipped": self.skipped})
         names = ("domain", "source", "group", "length", "text_bytes", "tokens")
         arrays = {name: getattr(self, name) for name in names}
-        unfinished = path.with_suffix(f".{os.getpid()}.part")
-        with unfinished.open("wb") as file:
+        with replace_atomically(path, shared=True) as temporary, temporary.open("wb") as file:
             np.savez(file, meta=np.frombuffer(meta.encode(), np.uint8), **arrays)
-        unfinished.replace(path)
 
     @classmethod
     def load(cls, path: Path, *, tokens: bool) -> Shard:
-        """Read it back; without `tokens`, that array is empty."""
+        """Read what `save` wrote; without `tokens`, that array is empty."""
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files if name not in ("meta", "tokens")}
             meta = json.loads(bytes(file["meta"]).decode())
-            stream = file["tokens"] if tokens else np.zeros(0, np.uint16)
+            token_array = file["tokens"] if tokens else np.zeros(0, np.uint16)
         meta["skipped"] = [(source, sentence) for source, sentence in meta["skipped"]]
-        return cls(**meta, **arrays, tokens=stream)
+        return cls(**meta, **arrays, tokens=token_array)
 
 
 @dataclass(frozen=True)
 class ShardCounts:
-    """What came of some work, as a progress report."""
+    """Sizes of what has been tokenized, for progress reports."""
 
     documents: int = 0
     tokens: int = 0
@@ -78,40 +76,41 @@ class ShardCounts:
 
 
 def count_documents(shard: Shard, input_bytes: int) -> ShardCounts:
+    """Return the counts of a shard made from `input_bytes` of input."""
     tokens, text_bytes = int(shard.length.sum()), int(shard.text_bytes.sum())
     return ShardCounts(len(shard.ids), tokens, text_bytes, len(shard.skipped), input_bytes)
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """The smallest unsigned type that holds every id."""
+    """Return the smallest unsigned type that holds every id."""
     return np.min_scalar_type(vocab_size - 1)
 
 
 def group_hash(group: str) -> int:
-    """64 bits that say on which side of the held-out split a group falls; the same everywhere and always."""
+    """Return the 64-bit hash that decides whether a group is held out; the same on every machine and in every run."""
     return int.from_bytes(blake2b(group.encode(), digest_size=8, person=b"held-out").digest(), "big")
 
 
-def tokenise(work: ShardSpec, tokenizer: Tokenizer) -> Shard:
-    """Read the pieces of `work` and encode their documents."""
-    packer = _Packer(tokenizer)
-    for source, piece in work.pieces:
-        for item in piece.read():
+def tokenize(spec: ShardSpec, tokenizer: Tokenizer) -> Shard:
+    """Read the chunks of a shard and encode their documents."""
+    builder = _ShardBuilder(tokenizer)
+    for source, chunk in spec.chunks:
+        for item in chunk.read():
             if isinstance(item, Skipped):
-                packer.skipped.append((source, item.sentence))
+                builder.skipped.append((source, item.sentence))
             else:
-                packer.add(source, item)
-    return packer.shard()
+                builder.add(source, item)
+    return builder.build()
 
 
-class _Packer:
-    """Encodes documents in batches and lays their tokens one after the other."""
+class _ShardBuilder:
+    """Encodes documents in batches and concatenates their tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._dtype = token_dtype(tokenizer.vocab_size)
-        self._waiting: list[tuple[int, Document]] = []
-        self._n_waiting = 0
+        self._pending: list[tuple[int, Document]] = []
+        self._pending_characters = 0
         self._rows: list[tuple[int, int, int, int, int]] = []
         self._ids: list[str] = []
         self._domains: dict[str, int] = {}
@@ -119,15 +118,15 @@ class _Packer:
         self.skipped: list[tuple[int, str]] = []
 
     def add(self, source: int, document: Document) -> None:
-        self._waiting.append((source, document))
-        self._n_waiting += len(document.text)
-        if self._n_waiting >= _BATCH_BYTES:
-            self._encode()
+        self._pending.append((source, document))
+        self._pending_characters += len(document.text)
+        if self._pending_characters >= _BATCH_CHARACTERS:
+            self._encode_pending()
 
-    def _encode(self) -> None:
+    def _encode_pending(self) -> None:
         eod = np.array([self._tokenizer.eod], self._dtype)
-        encoded = self._tokenizer.encode_batch([document.text for _, document in self._waiting])
-        for (source, document), ids in zip(self._waiting, encoded, strict=True):
+        encoded = self._tokenizer.encode_batch([document.text for _, document in self._pending])
+        for (source, document), ids in zip(self._pending, encoded, strict=True):
             if (ids == eod[0]).any():
                 sentence = f"{document.id}: the text encodes to the tokenizer's end-of-document token {eod[0]}"
                 self.skipped.append((source, sentence))
@@ -137,10 +136,10 @@ class _Packer:
             self._rows.append((domain, source, group_hash(document.group), len(ids) + 1, text_bytes))
             self._ids.append(document.id)
             self._tokens += [eod, ids.astype(self._dtype, copy=False)]
-        self._waiting, self._n_waiting = [], 0
+        self._pending, self._pending_characters = [], 0
 
-    def shard(self) -> Shard:
-        self._encode()
+    def build(self) -> Shard:
+        self._encode_pending()
         columns = list(zip(*self._rows, strict=True)) or [()] * 5
         domain, source, group, length, text_bytes = columns
         return Shard(
@@ -156,16 +155,16 @@ class _Packer:
         )
 
 
-# Which documents are held out.
+# ---- the held-out split ----
 
 
-def held_out(domain: np.ndarray, group: np.ndarray, share: float) -> np.ndarray:
-    """Which documents are held out, bool `[D]`: those whose group's hash lies in the lowest `share` of all hashes.
+def select_held_out(domain: np.ndarray, group: np.ndarray, share: float) -> np.ndarray:
+    """Select the held-out documents, bool `[D]`: those whose group's hash is in the lowest `share` of all hashes.
 
-    It depends on nothing but the groups' names, so the same documents are held out in every corpus, but for
-    small domains: where a domain would have no training document, its group with the largest hash goes to
-    training; where it would have none held out, its group with the smallest hash is, if that leaves every domain
-    something to train on. With `share` 0 nothing is held out.
+    The selection depends on the groups' names only, so the same documents are held out in every corpus. Small domains
+    are exceptions: if a domain would have no training document, its group with the largest hash goes to training; if
+    it would have none held out, its group with the smallest hash is, as long as every domain keeps something to train
+    on. With `share` 0 nothing is held out.
 
     Args:
       domain: integers `[D]`.
@@ -180,12 +179,12 @@ def held_out(domain: np.ndarray, group: np.ndarray, share: float) -> np.ndarray:
         if held[domain == d].all():
             held &= group != group[domain == d].max()
     for d in domains:
-        here = domain == d
-        if held[here].any():
+        in_domain = domain == d
+        if held[in_domain].any():
             continue
-        for candidate in np.unique(group[here]):
-            with_it = held | (group == candidate)
-            if all((~with_it[domain == other]).any() for other in np.unique(domain[group == candidate])):
-                held = with_it
+        for candidate in np.unique(group[in_domain]):
+            with_candidate = held | (group == candidate)
+            if all((~with_candidate[domain == other]).any() for other in np.unique(domain[group == candidate])):
+                held = with_candidate
                 break
     return held

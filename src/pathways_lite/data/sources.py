@@ -1,4 +1,4 @@
-"""Where text comes from: files, directories, JSONL, Parquet, and the Python installation itself."""
+"""Sources of text: files, directories, and the Python installation itself, split into input chunks for `build`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _JSONL = frozenset({".jsonl", ".ndjson"})
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of a source: where it is, and the name under which its documents are known wherever it lies."""
+    """A file of a source, with a name for its documents' ids that does not depend on where the file is."""
 
     path: Path
     name: str
     domain: str  # of a plain text file
 
     def state(self) -> tuple[str, int, int]:
-        """Name, size and time of the last change: differs if the file was changed."""
+        """Return name, size and time of the last change, which tell if the file was changed."""
         stat = self.path.stat()
         return self.name, stat.st_size, stat.st_mtime_ns
 
@@ -34,8 +34,8 @@ class InputFile:
 class Source:
     """A file, a directory (read in the order of its file names), or `python:`.
 
-    The ending says what a file is: .jsonl, .ndjson and .parquet hold records, anything else is text; each
-    may be compressed (.gz, .zst). Names that begin with a dot are left out.
+    The suffix determines how a file is read: .jsonl, .ndjson and .parquet hold records, anything else is text. JSONL
+    and text may be compressed (.gz, .zst). Names that begin with a dot are left out.
     """
 
     address: str
@@ -43,14 +43,14 @@ class Source:
 
     @classmethod
     def parse(cls, text: str, fields: Fields = Fields()) -> Source:  # noqa: B008  frozen
-        """`ADDRESS`, or `DOMAIN=ADDRESS` for a domain that all its documents belong to."""
+        """Parse `ADDRESS`, or `DOMAIN=ADDRESS` to put all documents into that domain."""
         domain, equals, address = text.partition("=")
         if equals and domain.isidentifier() and not Path(text).exists():
             return cls(address, Fields(**{**asdict(fields), "domain": domain}))
         return cls(text, fields)
 
     def files(self) -> list[InputFile]:
-        """The files that it reads. Raises UserError where there are none."""
+        """Return the files to read. Raises UserError if there are none."""
         if self.address == PYTHON:
             return [InputFile(path, name, "code") for path, name in library_files()]
         root = Path(self.address)
@@ -58,11 +58,11 @@ class Source:
             return [InputFile(root, root.name, self.fields.domain or bare_name(root)[0])]
         if not root.is_dir():
             raise UserError(f"{self.address}: no such file or directory; a source is one of these, or {PYTHON}")
-        found = sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file())
+        names = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
         base = root.absolute().name
         files = [
             InputFile(root / name, f"{base}/{name.as_posix()}", self.fields.domain or base)
-            for name in found
+            for name in names
             if not any(part.startswith(".") for part in name.parts)
         ]
         if not files:
@@ -70,18 +70,18 @@ class Source:
         return files
 
     def pieces(self) -> Iterator[InputChunk]:
-        """Everything that it gives, in an order that never changes."""
+        """Yield all input chunks, in an order that never changes."""
         if self.address == PYTHON:
             yield from python_chunks()
             return
         for file in self.files():
-            yield from _file_pieces(file, self.fields)
+            yield from _file_chunks(file, self.fields)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def _file_pieces(file: InputFile, fields: Fields) -> Iterator[InputChunk]:
+def _file_chunks(file: InputFile, fields: Fields) -> Iterator[InputChunk]:
     suffix = bare_name(file.path)[1]
     if suffix in _JSONL:
         yield from jsonl_chunks(file.path, file.name, fields)

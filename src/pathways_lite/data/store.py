@@ -1,17 +1,17 @@
-"""The token store: tokenised documents of several domains, with random access.
+"""The token store: read tokenized documents of several domains, with random access. `assemble` writes stores.
 
 Layout of the directory (or gs://, s3:// prefix):
 
-    manifest.json               what is inside, and the fingerprint; written last, so a store has it or is none
+    manifest.json               the content's description and fingerprint; written last, so without it there is no store
     tokenizer/                  the tokenizer that made the tokens
     skipped.txt                 one sentence per document that could not be read
     d<domain>/<split>/tokens    the stream: every document is [EOD, t1 .. tn]
-                     /starts    where each document begins in the stream, and the stream's length
+                     /starts    start of each document in the stream, and the stream's length
                      /text_bytes  UTF-8 bytes of each document's text
                      /ids, /id_starts  the documents' ids, UTF-8
 
-The last five are zarr3 arrays. EOD opens a document: so the first token is predicted from it, the last token
-predicts the next one's EOD, and nothing needs masking.
+The last five are zarr3 arrays. EOD opens a document, so the first token is predicted from EOD, the last token predicts
+the next document's EOD, and nothing needs masking.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from pathways_lite.data.order import permute, round_keys
-from pathways_lite.data.tokenizers import TOKENIZER_FILES, Tokenizer, tokenizer_from_files
+from pathways_lite.data.tokenizer_files import TOKENIZER_FILES, tokenizer_from_files
+from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.data.zarr_io import open_array, read_file
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Data
@@ -40,7 +41,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Counts:
-    """Size of one split of one domain."""
+    """The size of one split of one domain."""
 
     documents: int
     tokens: int  # the EOD of each document included
@@ -51,7 +52,7 @@ class Counts:
 class Manifest:
     """The content of manifest.json."""
 
-    fingerprint: str  # of the tokens, the documents and the tokenizer; not of the place or the way they were made
+    fingerprint: str  # of tokens, documents and tokenizer; independent of where and how the store was built
     tokenizer: str  # fingerprint of the tokenizer
     tokenizer_kind: str
     vocab_size: int
@@ -60,7 +61,7 @@ class Manifest:
     domains: list[str]
     counts: list[dict[Split, Counts]]  # per domain: split -> counts
     skipped: int
-    plan: dict[str, Any]  # what the store was asked to be made of; see data.build
+    plan: dict[str, Any]  # what determined the content; see data.build and data.selection
     format: str = FORMAT
     version: int = VERSION
 
@@ -130,22 +131,22 @@ class Store:
         return self.manifest.counts[self._index(domain)][split]
 
     def tokens(self, domain: str, split: Split = "train") -> int:
-        """Tokens of one split of one domain."""
+        """Number of tokens of one split of one domain."""
         return self.counts(domain, split).tokens
 
     def text_bytes(self, domain: str, split: Split = "train") -> int:
-        """UTF-8 bytes of text of one split of one domain."""
+        """Number of UTF-8 bytes of text of one split of one domain."""
         return self.counts(domain, split).text_bytes
 
     def read(self, domain: str, split: Split, start: int, stop: int) -> np.ndarray:
-        """Tokens `[start, stop)` of a stream, int32."""
+        """Read the tokens `[start, stop)` of a stream, int32."""
         return self.read_many([(domain, start)], split, stop - start)[0]
 
-    def read_many(self, places: list[tuple[str, int]], split: Split, length: int) -> np.ndarray:
-        """Tokens `[start, start + length)` at several `(domain, start)` at once, int32 `[len(places), length]`."""
-        out = np.empty((len(places), length), np.int32)
+    def read_many(self, starts: list[tuple[str, int]], split: Split, length: int) -> np.ndarray:
+        """Read tokens `[start, start + length)` of several `(domain, start)` at once, int32 `[len(starts), length]`."""
+        out = np.empty((len(starts), length), np.int32)
         pending = []
-        for row, (domain, start) in enumerate(places):
+        for row, (domain, start) in enumerate(starts):
             array = self._array(domain, split, "tokens")
             if not 0 <= start <= start + length <= array.shape[0]:
                 raise IndexError(f"tokens [{start}, {start + length}) of {domain}/{split}: it has {array.shape[0]}")
@@ -155,11 +156,11 @@ class Store:
         return out
 
     def document_starts(self, domain: str, split: Split = "train") -> np.ndarray:
-        """Where each document begins in the stream, and the stream's length: int64 `[documents + 1]`."""
+        """Return each document's start in the stream, and the stream's length: int64 `[documents + 1]`."""
         return self._whole(domain, split, "starts").astype(np.int64)
 
     def document_text_bytes(self, domain: str, split: Split = "train") -> np.ndarray:
-        """UTF-8 bytes of each document's text, int64 `[documents]`."""
+        """Return the number of UTF-8 bytes of each document's text, int64 `[documents]`."""
         return self._whole(domain, split, "text_bytes").astype(np.int64)
 
     def document_id(self, domain: str, split: Split, document: int) -> str:
@@ -167,13 +168,18 @@ class Store:
         return bytes(self._result(self._array(domain, split, "ids")[int(start) : int(stop)].read())).decode()
 
     def document_ids(self, domain: str, split: Split = "train") -> list[str]:
-        """The ids of all documents, in order."""
+        """Return the ids of all documents, in order."""
         text = self._whole(domain, split, "ids").tobytes()
         starts = self._whole(domain, split, "id_starts").astype(np.int64).tolist()
         return [text[start:stop].decode() for start, stop in itertools.pairwise(starts)]
 
-    def stretches(self, domain: str, split: Split, tokens: int = 1 << 22) -> Iterator[tuple[int, int, np.ndarray]]:
-        """All documents in order, about so many tokens at a time: documents [first, stop) and their tokens, int32."""
+    def document_blocks(
+        self, domain: str, split: Split, tokens: int = 1 << 22
+    ) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yield blocks of whole documents, in order: first, stop, and the tokens of documents [first, stop), int32.
+
+        A block has at most `tokens` tokens, or one document.
+        """
         starts = self.document_starts(domain, split)
         first, end = 0, len(starts) - 1
         while first < end:
@@ -182,15 +188,15 @@ class Store:
             first = stop
 
     def documents(self, domain: str, split: Split = "train") -> Iterator[np.ndarray]:
-        """The tokens of each document in order, int32; the first one is EOD."""
+        """Yield the tokens of each document in order, int32; the first token is EOD."""
         starts = self.document_starts(domain, split)
-        for first, stop, tokens in self.stretches(domain, split):
+        for first, stop, tokens in self.document_blocks(domain, split):
             yield from np.split(tokens, starts[first + 1 : stop] - starts[first])
 
     def held_out(self, domain: str, max_tokens: int) -> Iterator[HeldOutDocument]:
-        """Whole held-out documents of a domain, at most `max_tokens` in all but at least one document.
+        """Yield whole held-out documents of a domain: at least one, and otherwise at most `max_tokens` tokens in total.
 
-        Which ones is a keyed choice, spread over the domain and the same in every run.
+        The choice is keyed: spread over the domain, and the same in every run.
         """
         starts, sizes = self.document_starts(domain, "held_out"), self.document_text_bytes(domain, "held_out")
         if not len(sizes):
@@ -225,24 +231,24 @@ class Store:
         try:
             return future.result()
         except ValueError as error:
-            raise UserError(f"{self.address} is damaged: a piece cannot be read ({error}); build it again") from error
+            raise UserError(f"{self.address} is damaged: a chunk cannot be read ({error}); build it again") from error
 
 
 def stream_path(domain: int, split: str, name: str) -> str:
-    """Where an array lies below the store's address."""
+    """Return the path of an array below the store's address."""
     return f"d{domain}/{split}/{name}"
 
 
 def open_store(address: str) -> Store:
-    """The token store at a directory, or gs:// or s3:// prefix. Raises UserError where there is none."""
+    """Open the token store at a directory, or gs:// or s3:// prefix. Raises UserError if there is none."""
     try:
         content = read_file(address, MANIFEST)
     except ValueError as error:
         raise UserError(f"{address} cannot be read: {error}") from error
     if content is None:
         raise UserError(
-            f"{address} is no token store (it has no {MANIFEST}); "
-            f"make one with: pathways-lite data build {address} TEXT..."
+            f"{address} is not a token store (it has no {MANIFEST}); "
+            f"build one with: pathways-lite data build {address} TEXT..."
         )
     try:
         raw = json.loads(content)
@@ -262,7 +268,7 @@ def open_store(address: str) -> Store:
 
 
 def require(store: Store, data: Data, vocab_size: int) -> None:
-    """Refuse a store that is not the one a recipe was resolved with, or that its model cannot embed (UserError)."""
+    """Raise UserError if the store is not the one that a recipe was resolved with, or if its model cannot embed it."""
     if data.fingerprint is not None and data.fingerprint != store.fingerprint:
         raise UserError(
             f"corpus {store.address} has fingerprint {store.fingerprint[:12]}, but the recipe expects "

@@ -1,10 +1,12 @@
-"""Tokenizers behind one protocol: bytes, SentencePiece, and tokenizer.json files of HF `tokenizers`."""
+"""The protocol of all tokenizers, and two of them: bytes, and `tokenizer.json` files of HF `tokenizers`.
+
+The third, SentencePiece, has its own module; `tokenizer_files` loads any of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,14 +14,13 @@ import numpy as np
 from pathways_lite.errors import UserError
 
 BYTES_FILE, SENTENCEPIECE_FILE, HF_FILE = "bytes.json", "sentencepiece.model", "tokenizer.json"
-TOKENIZER_FILES = (BYTES_FILE, SENTENCEPIECE_FILE, HF_FILE)
 
-# Tried in this order as the end-of-document token of a tokenizer.json, which does not say which it is.
+# Tried in this order as the end-of-document token of a tokenizer.json, which does not name it.
 _EOD_NAMES = ("<eod>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "[SEP]")
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back. `encode` never produces `eod`, which is reserved for document boundaries."""
+    """Converts text to token ids and back. `encode` never returns `eod`, which is reserved for document boundaries."""
 
     kind: str
     vocab_size: int
@@ -29,18 +30,18 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each text, integers `[n]`; the fast way to encode much text."""
+        """Return the ids of each text, integers `[n]`: the fast way to encode much text."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
     def files(self) -> dict[str, bytes]:
-        """What `tokenizer_from_files` makes the same tokenizer of, by file name."""
+        """Return files by name from which `tokenizer_from_files` makes the same tokenizer."""
         ...
 
 
 class ByteTokenizer:
-    """Token i is byte i of the UTF-8 text; 256 opens a document."""
+    """A tokenizer whose ids are the bytes of the UTF-8 text; 256 opens a document."""
 
     kind = "bytes"
     vocab_size = 257
@@ -61,7 +62,7 @@ class ByteTokenizer:
 
 
 class HFTokenizer:
-    """A `tokenizer.json`, without the special tokens that its post-processor would add."""
+    """The tokenizer of a `tokenizer.json`, without the special tokens that its post-processor would add."""
 
     kind = "hf"
 
@@ -102,44 +103,3 @@ class HFTokenizer:
 
     def files(self) -> dict[str, bytes]:
         return {HF_FILE: self._content}
-
-
-def tokenizer_from_files(files: Mapping[str, bytes], name: str) -> Tokenizer:
-    """The tokenizer whose `files()` these are. `name` is what errors call it."""
-    if BYTES_FILE in files:
-        return ByteTokenizer()
-    if SENTENCEPIECE_FILE in files:
-        from pathways_lite.data.sentencepiece import SentencePieceTokenizer
-
-        return SentencePieceTokenizer(files[SENTENCEPIECE_FILE], name)
-    if HF_FILE in files:
-        return HFTokenizer(files[HF_FILE], name)
-    raise UserError(f"{name} holds no tokenizer; expected one of: {', '.join(TOKENIZER_FILES)}")
-
-
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """A tokenizer from a `.model` file, a `tokenizer.json` file, or a directory that holds one.
-
-    A token store is such a directory too. Raises UserError.
-    """
-    path = Path(path)
-    if path.is_dir():
-        home = path / "tokenizer" if (path / "tokenizer").is_dir() else path
-        files = {name: (home / name).read_bytes() for name in TOKENIZER_FILES if (home / name).is_file()}
-        models = sorted(home.glob("*.model"))
-        if not files and len(models) == 1:
-            files = {SENTENCEPIECE_FILE: models[0].read_bytes()}
-        return tokenizer_from_files(files, str(home))
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; a tokenizer is bytes, sentencepiece:SIZE, a .model or a tokenizer.json")
-    if path.suffix not in (".model", ".json"):
-        raise UserError(f"{path} is no tokenizer file; expected a SentencePiece .model or an HF tokenizer.json")
-    kind = SENTENCEPIECE_FILE if path.suffix == ".model" else HF_FILE
-    return tokenizer_from_files({kind: path.read_bytes()}, str(path))
-
-
-def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
-    """Write the tokenizer so that `load_tokenizer(directory)` gives it back."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, content in tokenizer.files().items():
-        (directory / name).write_bytes(content)

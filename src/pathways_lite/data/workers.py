@@ -1,4 +1,4 @@
-"""Tokenising by several processes."""
+"""Tokenize shards in several processes, for `build`."""
 
 from __future__ import annotations
 
@@ -12,32 +12,30 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from pathways_lite.data.shards import ShardCounts, ShardSpec, count_documents, tokenise
+from pathways_lite.data.shards import ShardCounts, ShardSpec, count_documents, tokenize
 from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.errors import UserError
 
 _tokenizer: Tokenizer  # of a worker process
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def write_shards(specs: Iterator[tuple[ShardSpec, Path]], tokenizer: Tokenizer, workers: int) -> Iterator[ShardCounts]:
+    """Tokenize each shard and write it to its path; yield the counts of each as it is finished.
 
-
-def tokenise_all(work: Iterator[tuple[ShardSpec, Path]], tokenizer: Tokenizer, workers: int) -> Iterator[ShardCounts]:
-    """Write the shard of each work to its path; yields what came of each, as they get ready."""
+    With 0 `workers`, this process does it. Raises UserError if a worker process was killed.
+    """
     if not workers:
-        for item, path in work:
-            yield _write(item, path, tokenizer)
+        for spec, path in specs:
+            yield _write_shard(spec, path, tokenizer)
         return
     # Not forked: TensorStore and JAX run threads, which do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(tokenizer,))
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(tokenizer,))
     pending: set[Future[ShardCounts]] = set()
     try:
-        for item, path in work:
-            pending.add(pool.submit(_run, item, path))
-            if len(pending) >= 2 * workers:  # no more input in memory than keeps all of them busy
+        for spec, path in specs:
+            pending.add(pool.submit(_write_shard_in_worker, spec, path))
+            if len(pending) >= 2 * workers:  # no more input in memory than keeps all workers busy
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
         while pending:
@@ -45,14 +43,14 @@ def tokenise_all(work: Iterator[tuple[ShardSpec, Path]], tokenizer: Tokenizer, w
             yield from (future.result() for future in done)
     except BrokenProcessPool as error:
         raise UserError(
-            "a tokenising process was killed (out of memory?); the same command goes on from here, "
-            "with less memory if it is given fewer --workers"
+            "a tokenizing process was killed (out of memory?); the same command continues from here, "
+            "and needs less memory with fewer --workers"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start(tokenizer: Tokenizer) -> None:
+def _start_worker(tokenizer: Tokenizer) -> None:
     global _tokenizer
     _tokenizer = tokenizer
     os.environ["RAYON_NUM_THREADS"] = "1"  # the processes are the parallelism, not HF tokenizers' threads
@@ -62,18 +60,18 @@ def _start(tokenizer: Tokenizer) -> None:
 
 
 def _end_with_parent() -> None:
-    """Processes of a pool would wait forever for work of a parent that was killed."""
+    """End the worker when its parent has ended: it would wait forever for work of a parent that was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _run(work: ShardSpec, path: Path) -> ShardCounts:
-    return _write(work, path, _tokenizer)
+def _write_shard_in_worker(spec: ShardSpec, path: Path) -> ShardCounts:
+    return _write_shard(spec, path, _tokenizer)
 
 
-def _write(work: ShardSpec, path: Path, tokenizer: Tokenizer) -> ShardCounts:
-    shard = tokenise(work, tokenizer)
+def _write_shard(spec: ShardSpec, path: Path, tokenizer: Tokenizer) -> ShardCounts:
+    shard = tokenize(spec, tokenizer)
     shard.save(path)
-    return count_documents(shard, work.input_bytes)
+    return count_documents(shard, spec.input_bytes)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pathways_kernels
 import pathways_lite
+from pathways_lite.atomic_file import write_text_atomically
 
 STEP = (
     "pathways_kernels",
@@ -50,9 +51,7 @@ def cached(kind: str, key: Mapping[str, Any], make: Callable[[], Any], *, code: 
     text = json.dumps({"key": key, "value": value})
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(text)
-        unfinished.replace(path)
+        write_text_atomically(path, text, shared=True)
     return value
 
 

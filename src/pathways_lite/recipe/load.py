@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
 from pathways_lite.recipe.base import Frozen
 from pathways_lite.recipe.stage import Recipe
@@ -62,10 +63,7 @@ def call_in[T: Frozen](path: Path, kind: type[T], example: str) -> T:
 
 def write_recipe(recipe: Recipe, path: str | Path) -> None:
     """Write the recipe as JSON with every default spelled out. A reader sees either the old file or the new one."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text_atomically(Path(path), recipe.model_dump_json(indent=2) + "\n")
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -1,4 +1,4 @@
-"""How far the data alone would move a fit: resampling rows or whole runs, and intervals from it."""
+"""The bootstrap of a fit: resample rows or whole runs, and return the limits of an interval."""
 
 from __future__ import annotations
 
@@ -8,38 +8,41 @@ import numpy as np
 from scipy import stats
 
 from pathways_lite.errors import UserError
+from pathways_lite.intervals import LEVEL, tail_quantiles
 
 
-def resample(rows: int, count: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """Weights [count, rows] of bootstrap resamples: how often each row is drawn.
+def resample_weights(rows: int, count: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Return the weights [count, rows] of bootstrap resamples: the number of times that each row is drawn.
 
-    With `groups` [rows] (the run that a row belongs to) whole groups are drawn, as measurements along one run are no
-    independent evidence.
+    With `groups` [rows] (the run that a row belongs to) whole groups are drawn, because measurements along one run are
+    not independent. Raises UserError for fewer than two groups.
     """
     rng = np.random.default_rng(seed)
     if groups is None:
         return rng.multinomial(rows, np.full(rows, 1 / rows), size=count).astype(np.float64)
-    names, member = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    names, group_ids = np.unique(np.asarray(groups).astype(str), return_inverse=True)
     if len(names) < 2:
         raise UserError("a bootstrap over runs needs at least two runs; bootstrap over rows instead")
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
-    return drawn[:, member].astype(np.float64)
+    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
+    return draws[:, group_ids].astype(np.float64)
 
 
-def leave_out(rows: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """Weights [rows or groups, rows] that leave out one row, or one group, each."""
-    member = np.arange(rows) if groups is None else np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
-    return (member[None, :] != np.arange(member.max() + 1)[:, None]).astype(np.float64)
+def jackknife_weights(rows: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Return the weights [rows or groups, rows] that each leave out one row, or one group."""
+    group_ids = np.arange(rows) if groups is None else np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
+    return (group_ids[None, :] != np.arange(group_ids.max() + 1)[:, None]).astype(np.float64)
 
 
-def interval(samples: Any, level: float = 0.95, *, estimate: Any = None, jackknife: Any = None) -> tuple[Any, Any]:
-    """Lower and upper limits from bootstrap samples [count, ...]: percentiles.
+def bootstrap_limits(
+    samples: Any, level: float = LEVEL, *, estimate: Any = None, jackknife: Any = None
+) -> tuple[Any, Any]:
+    """Return the lower and upper limits [...] of the percentile interval of bootstrap samples [count, ...].
 
-    With the estimate [...] and the estimates with each row left out, `jackknife` [rows, ...], percentiles corrected for
-    bias and acceleration (BCa: Efron 1987).
+    Given the estimate [...] and the estimates without each row, `jackknife` [rows, ...], the percentiles are corrected
+    for bias and acceleration (BCa: Efron 1987).
     """
     samples = np.asarray(samples, np.float64)
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    tails = np.array(tail_quantiles(level))
     if jackknife is None:
         low, high = np.nanquantile(samples, tails, axis=0)
         return low, high
@@ -47,9 +50,9 @@ def interval(samples: Any, level: float = 0.95, *, estimate: Any = None, jackkni
     finite = np.isfinite(samples).sum(axis=0)
     below = (np.sum(samples < estimate, axis=0) + 0.5 * np.sum(samples == estimate, axis=0)) / np.maximum(finite, 1)
     z0 = stats.norm.ppf(np.clip(below, 0.5 / len(samples), 1 - 0.5 / len(samples)))
-    away = np.nanmean(jackknife, axis=0) - jackknife
-    spread = np.nansum(away**2, axis=0) ** 1.5
-    a = np.nansum(away**3, axis=0) / (6 * np.where(spread > 0, spread, 1.0))
+    deviations = np.nanmean(jackknife, axis=0) - jackknife
+    spread = np.nansum(deviations**2, axis=0) ** 1.5
+    a = np.nansum(deviations**3, axis=0) / (6 * np.where(spread > 0, spread, 1.0))
     z = stats.norm.ppf(tails).reshape((2,) + (1,) * np.ndim(z0))
     adjusted = stats.norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))
     flat, levels = samples.reshape(len(samples), -1), adjusted.reshape(2, -1)

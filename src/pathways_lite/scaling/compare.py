@@ -1,4 +1,4 @@
-"""Laws compared by what they say of runs that they have not seen."""
+"""Compare laws by their predictions for held-out runs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pathways_lite.scaling.table import with_derived
 
 @dataclass(frozen=True)
 class HeldOutError:
-    """Relative errors of a law's predictions for the held-out rows, and within its fit."""
+    """Relative errors of a law's predictions for the held-out rows, and for the fitted ones."""
 
     law: str
-    fitted: int
-    held_out: int
+    fitted: int  # rows
+    held_out: int  # rows
     mean: float
     worst: float
     fit_mean: float
@@ -35,15 +35,15 @@ def held_out_errors(
     loss: Loss | None = None,
     seed: int = 0,
 ) -> list[HeldOutError]:
-    """Each law fitted without the rows of the `count` largest values of `by`; the best predictions first.
+    """Fit each law without the rows of the `count` largest values of `by`, and sort by their prediction errors.
 
-    `loss`: None is each law's own.
+    `loss`: None uses each law's own.
 
-    Raises UserError where a law cannot be fitted, or the laws predict different targets.
+    Raises UserError if a law cannot be fitted, or if the laws predict different targets.
     """
     targets = {law.target for law in laws}
     if len(targets) > 1:
-        raise UserError(f"the laws predict different things ({', '.join(sorted(targets))}) and cannot be compared")
+        raise UserError(f"the laws predict different targets ({', '.join(sorted(targets))}) and cannot be compared")
     full = with_derived(table, (by,))
     if by not in full:
         raise UserError(f"the table has no column {by} to hold out by; it has {', '.join(full)}")

@@ -1,4 +1,4 @@
-"""A fit as a record: what was fitted to what, how, how far it can be trusted, and everything needed to repeat it."""
+"""A fit of a law to a table: its values, its intervals, and the data and settings needed to repeat it."""
 
 from __future__ import annotations
 
@@ -12,40 +12,33 @@ from typing import Any
 import numpy as np
 
 from pathways_lite.errors import UserError
+from pathways_lite.intervals import LEVEL, Interval
 from pathways_lite.run_directory import write_json
 from pathways_lite.scaling import bootstrap
-from pathways_lite.scaling.checks import checked
+from pathways_lite.scaling.checks import validate_columns
 from pathways_lite.scaling.law import Columns, Law
 from pathways_lite.scaling.losses import Link, Loss, parse_loss
 from pathways_lite.scaling.solver import (
     Solution,
-    allocate,
     objective_of,
+    optimal_allocation,
     predict,
     predict_many,
-    resolve_weighted,
+    refit_weighted,
     solve,
 )
-from pathways_lite.scaling.table import Table, digest, numeric, with_derived
+from pathways_lite.scaling.table import Table, numeric, table_digest, with_derived
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A value with the limits of its bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Fit:
-    """A fitted law. `samples` [bootstraps] by parameter name are the values that resampled rows give.
+    """A fitted law.
 
-    `left_out` [rows, or groups], of the same names, are the values without each of the rows: what BCa intervals need
-    besides. Where it is empty, intervals are percentiles.
+    `samples` [bootstraps] by parameter name are the values fitted to bootstrap resamples. `jackknife` [rows, or groups]
+    by parameter name are the values fitted without each row, which BCa intervals need; if it is empty, intervals are
+    percentiles.
     """
 
     law: Law
@@ -60,9 +53,9 @@ class Fit:
     data: Table
     groups: np.ndarray | None = None
     samples: dict[str, np.ndarray] = field(default_factory=dict)
-    left_out: dict[str, np.ndarray] = field(default_factory=dict)
+    jackknife: dict[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    origin: dict[str, Any] = field(default_factory=dict)  # the file, the column map, what was dropped
+    origin: dict[str, Any] = field(default_factory=dict)  # the file, the column map, the dropped rows
 
     @property
     def rows(self) -> int:
@@ -73,51 +66,55 @@ class Fit:
         return len(next(iter(self.samples.values()), ()))
 
     def predicted(self) -> np.ndarray:
-        """The law at the fit's own rows."""
+        """Predict the target of the fit's own rows, [rows]."""
         return predict(self.law, self.values, self.data)
 
-    def predict(self, columns: Columns, level: float = 0.95) -> list[Interval]:
-        """The law's target at new inputs, with the interval of the bootstrap (of the law, not of one run).
+    def predict(self, columns: Columns, level: float = LEVEL) -> list[Interval]:
+        """Predict the target at new inputs, with the bootstrap interval of the law (not of a single run).
 
-        Raises UserError where an input is missing.
+        Raises UserError if an input is missing.
         """
         missing = [name for name in self.law.inputs if name not in columns]
         if missing:
             raise UserError(f"{self.law.name} needs {', '.join(f'{name}=…' for name in missing)} as well")
         inputs = {name: np.atleast_1d(np.asarray(columns[name], np.float64)) for name in self.law.inputs}
-        many, away = (predict_many(self.law, fits, inputs) if fits else None for fits in (self.samples, self.left_out))
-        limits = self._limits(predict(self.law, self.values, inputs), many, away, level)
-        return [Interval(*map(float, row)) for row in limits.T]
+        samples, jackknife = (
+            predict_many(self.law, fits, inputs) if fits else None for fits in (self.samples, self.jackknife)
+        )
+        intervals = self._intervals(predict(self.law, self.values, inputs), samples, jackknife, level)
+        return [Interval(*map(float, row)) for row in intervals.T]
 
-    def optimal(self, C: float, level: float = 0.95) -> dict[str, Interval]:
-        """The compute-optimal allocation at C FLOPs by the law's closed form, with intervals.
+    def optimal(self, C: float, level: float = LEVEL) -> dict[str, Interval]:
+        """Return the compute-optimal allocation at C FLOPs by the law's closed form, with intervals.
 
-        Raises UserError for a law without one, and where the fit has no optimum (an exponent that is not positive).
+        Raises UserError for a law without one, and if the fit has no optimum (an exponent is not positive).
         """
         if not C > 0:
-            raise UserError(f"C={C:g} is no compute; give FLOPs, e.g. C=1e21")
-        found = {name: Interval(*map(float, limits[:, 0])) for name, limits in self.frontier([C], level).items()}
-        if not all(np.isfinite(best.value) and best.value > 0 for best in found.values()):
-            raise UserError(
-                f"this fit has no compute-optimal allocation: not all exponents are positive ({_shown(self.values)})"
-            )
-        return found
+            raise UserError(f"C={C:g} is not a compute budget; give positive FLOPs, e.g. C=1e21")
+        optimum = {name: Interval(*map(float, rows[:, 0])) for name, rows in self.frontier([C], level).items()}
+        if not all(np.isfinite(best.value) and best.value > 0 for best in optimum.values()):
+            values = _format_values(self.values)
+            raise UserError(f"this fit has no compute-optimal allocation: not all exponents are positive ({values})")
+        return optimum
 
-    def frontier(self, budgets: Any, level: float = 0.95) -> dict[str, np.ndarray]:
-        """`optimal` at several computes: by name [3, budgets], values and their lower and upper limits.
+    def frontier(self, budgets: Any, level: float = LEVEL) -> dict[str, np.ndarray]:
+        """Return `optimal` at several budgets: by name [3, budgets], values with their lower and upper limits.
 
-        Not finite, or not positive, where there is no optimum. Raises UserError for a law without closed form.
+        Values are not finite, or not positive, where there is no optimum. Raises UserError for a law without closed
+        form.
         """
         if self.law.optimal is None:
             raise UserError(f"{self.law.name} has no compute-optimal allocation; chinchilla has one")
         C = np.asarray(budgets, np.float64)
-        best = allocate(self.law, self.values, C)
-        many = allocate(self.law, {name: v[:, None] for name, v in self.samples.items()}, C) if self.samples else {}
-        away = allocate(self.law, {name: v[:, None] for name, v in self.left_out.items()}, C) if self.left_out else {}
-        return {name: self._limits(best[name], many.get(name), away.get(name), level) for name in best}
+        best = optimal_allocation(self.law, self.values, C)
+        samples, jackknife = (
+            optimal_allocation(self.law, {name: v[:, None] for name, v in fits.items()}, C) if fits else {}
+            for fits in (self.samples, self.jackknife)
+        )
+        return {name: self._intervals(best[name], samples.get(name), jackknife.get(name), level) for name in best}
 
     def beyond(self, columns: Columns) -> list[str]:
-        """Sentences about inputs that lie more than ten times outside what was fitted; empty where none does."""
+        """Return a sentence for every input that is more than ten times outside the range of the fitted data."""
         sentences = []
         for name in self.law.inputs:
             low, high = float(self.data[name].min()), float(self.data[name].max())
@@ -126,20 +123,20 @@ class Fit:
                 sentences.append(f"{name}={value:.3g} is far outside the data ({low:.3g} to {high:.3g}): extrapolated.")
         return sentences
 
-    def parameter_intervals(self, level: float = 0.95) -> dict[str, Interval]:
-        """Intervals of the parameters."""
+    def parameter_intervals(self, level: float = LEVEL) -> dict[str, Interval]:
+        """Return the intervals of the parameters."""
         return {
-            name: Interval(*map(float, self._limits(value, self.samples.get(name), self.left_out.get(name), level)))
+            name: Interval(*map(float, self._intervals(value, self.samples.get(name), self.jackknife.get(name), level)))
             for name, value in self.values.items()
         }
 
     @staticmethod
-    def _limits(estimate: Any, many: Any, left_out: Any, level: float) -> np.ndarray:
-        """Values [...] with their limits, [3, ...], from those of bootstraps and of rows left out, if any."""
+    def _intervals(estimate: Any, samples: Any, jackknife: Any, level: float) -> np.ndarray:
+        """Return the values [...] with their limits, [3, ...]; limits are NaN without bootstrap samples."""
         estimate = np.asarray(estimate, np.float64)
         low = high = np.full(estimate.shape, np.nan)
-        if many is not None:
-            low, high = bootstrap.interval(many, level, estimate=estimate, jackknife=left_out)
+        if samples is not None:
+            low, high = bootstrap.bootstrap_limits(samples, level, estimate=estimate, jackknife=jackknife)
         return np.stack([estimate, low, high])
 
     # ---- as JSON ----
@@ -163,11 +160,11 @@ class Fit:
             "notes": list(self.notes),
             "origin": self.origin,
             "version": version("pathways-lite"),
-            "digest": digest(self.data),
+            "digest": table_digest(self.data),
             "data": {name: column.tolist() for name, column in self.data.items()},
             "groups": None if self.groups is None else [str(group) for group in self.groups],
             "samples": {name: values.tolist() for name, values in self.samples.items()},
-            "left_out": {name: values.tolist() for name, values in self.left_out.items()},
+            "left_out": {name: values.tolist() for name, values in self.jackknife.items()},
         }
 
     def save(self, path: str | Path) -> None:
@@ -175,7 +172,7 @@ class Fit:
 
     @classmethod
     def load(cls, path: str | Path) -> Fit:
-        """Read a fit. Raises UserError where the file is none, or was changed by hand."""
+        """Read a fit. Raises UserError if the file is not a fit, or was changed by hand."""
         from pathways_lite.scaling.laws.registry import find
 
         try:
@@ -188,22 +185,24 @@ class Fit:
                 seed=content["seed"], data=data,
                 groups=None if content["groups"] is None else np.array(content["groups"], dtype=object),
                 samples={name: np.array(values, np.float64) for name, values in content["samples"].items()},
-                left_out={name: np.array(values, np.float64) for name, values in content["left_out"].items()},
+                jackknife={name: np.array(values, np.float64) for name, values in content["left_out"].items()},
                 notes=tuple(content["notes"]), origin=content["origin"],
             )  # fmt: skip
         except FileNotFoundError:
-            raise UserError(f"there is no fit {path}; `pathways-lite fit LAW TABLE --out {path}` makes one") from None
+            raise UserError(
+                f"there is no fit {path}; make one with `pathways-lite fit LAW TABLE --out {path}`"
+            ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no fit that `pathways-lite fit` wrote ({error})") from error
-        if content["digest"] != digest(fit.data):
-            raise UserError(f"{path}: its data are not those that it was fitted to (the digest differs)")
+            raise UserError(f"{path} is not a fit written by `pathways-lite fit` ({error})") from error
+        if content["digest"] != table_digest(fit.data):
+            raise UserError(f"{path}: its data are not the data that were fitted (the digest differs)")
         return fit
 
-    def repeat(self) -> Fit:
-        """The same fit again, from its data, seed and settings alone."""
+    def refit(self) -> Fit:
+        """Fit again from the fit's own data, seed and settings."""
         again = fit_law(
             self.law, self.data, link=self.link, loss=self.loss, starts=self.starts, seed=self.seed,
-            bootstraps=self.bootstraps, bca=bool(self.left_out), groups=self.groups, units=False,
+            bootstraps=self.bootstraps, bca=bool(self.jackknife), groups=self.groups, units=False,
         )  # fmt: skip
         return replace(again, notes=self.notes, origin=self.origin)
 
@@ -222,24 +221,24 @@ def fit_law(
     units: bool = True,
     origin: Mapping[str, Any] | None = None,
 ) -> Fit:
-    """Fit a law to a table, with bootstrap samples of rows, or of whole runs where `groups` [rows] names them.
+    """Fit a law to a table and to `bootstraps` resamples of its rows, or of whole runs if `groups` [rows] names them.
 
-    `bca`: intervals corrected for bias and acceleration rather than percentiles, at the price of a fit per row or run.
+    `bca`: correct the intervals for bias and acceleration, at the price of one more fit per row or run.
 
-    Raises UserError where the table cannot carry the fit (`checks.checked`).
+    Raises UserError if the table cannot carry the fit (`checks.validate_columns`).
     """
-    columns = checked(replace(law, link=link or law.link), table, units=units)
+    columns = validate_columns(replace(law, link=link or law.link), table, units=units)
     solution = solve(law, columns, link=link, loss=loss, starts=starts, seed=seed)
     samples: dict[str, np.ndarray] = {}
-    left_out: dict[str, np.ndarray] = {}
+    jackknife: dict[str, np.ndarray] = {}
     rows = len(columns[law.target])
     if bootstraps:
-        samples = resolve_weighted(solution, columns, bootstrap.resample(rows, bootstraps, seed + 1, groups))
-        left_out = resolve_weighted(solution, columns, bootstrap.leave_out(rows, groups)) if bca else {}
+        samples = refit_weighted(solution, columns, bootstrap.resample_weights(rows, bootstraps, seed + 1, groups))
+        jackknife = refit_weighted(solution, columns, bootstrap.jackknife_weights(rows, groups)) if bca else {}
     return Fit(
         law=law, link=solution.link, loss=solution.loss, values=solution.values, objective=solution.objective,
         starts=solution.starts, reached=solution.reached, converged=solution.converged, seed=seed, data=columns,
-        groups=groups, samples=samples, left_out=left_out, notes=tuple(_notes(solution, columns)),
+        groups=groups, samples=samples, jackknife=jackknife, notes=tuple(_notes(solution, columns)),
         origin=dict(origin or {}),
     )  # fmt: skip
 
@@ -247,23 +246,23 @@ def fit_law(
 def leave_largest_out(
     law: Law, table: Mapping[str, np.ndarray], *, by: str, count: int = 1, **settings: Any
 ) -> tuple[Fit, np.ndarray, np.ndarray]:
-    """Fit without the rows of the `count` largest values of column `by`, and predict them.
+    """Fit without the rows of the `count` largest values of column `by`, and predict these rows.
 
-    Returns the fit, and what was predicted and measured [held-out rows].
+    Returns the fit, the predictions and the measurements [held-out rows]. Raises UserError if no row would be left.
     """
-    columns = checked(law, table, units=settings.pop("units", True))
-    size = numeric(with_derived(table, (by,)), by)
-    levels = np.unique(size)
-    if len(levels) <= count:
-        raise UserError(f"column {by} has {len(levels)} different values, so the {count} largest cannot be left out")
-    held_out = size >= levels[-count]
+    columns = validate_columns(law, table, units=settings.pop("units", True))
+    sizes = numeric(with_derived(table, (by,)), by)
+    distinct = np.unique(sizes)
+    if len(distinct) <= count:
+        raise UserError(f"column {by} has {len(distinct)} different values, so the {count} largest cannot be left out")
+    held_out = sizes >= distinct[-count]
     fit = fit_law(law, {name: column[~held_out] for name, column in columns.items()}, units=False, **settings)
-    rest = {name: column[held_out] for name, column in columns.items()}
-    return fit, predict(law, fit.values, rest), rest[law.target]
+    held_out_rows = {name: column[held_out] for name, column in columns.items()}
+    return fit, predict(law, fit.values, held_out_rows), held_out_rows[law.target]
 
 
 def quality(fit: Fit) -> dict[str, float]:
-    """R² of the target, its root mean squared error, and its mean and largest relative error."""
+    """Return R² of the target, its root mean squared error, and its mean and largest relative error."""
     measured, predicted = fit.data[fit.law.target], fit.predicted()
     relative = np.abs(predicted - measured) / np.maximum(np.abs(measured), 1e-300)
     spread = float(np.sum((measured - measured.mean()) ** 2))
@@ -276,40 +275,44 @@ def quality(fit: Fit) -> dict[str, float]:
 
 
 def published_objectives(fit: Fit) -> list[tuple[str, float]]:
-    """The objective on this data of every set of values that the literature gives for the law."""
+    """Return the objective on the fit's data of every published set of values, by its name."""
     law = fit.law
     sets = [(name, dict(zip(law.names, values, strict=True))) for name, values in law.published]
     return [(name, objective_of(law, v, fit.data, link=fit.link, loss=fit.loss)) for name, v in sets]
 
 
 def _notes(solution: Solution, columns: Table) -> list[str]:
-    """What a reader of the fit should know before believing it."""
+    """Return what a reader should know before trusting the fit, a sentence per note."""
     law, notes = solution.law, []
     if not solution.converged:
-        notes.append("The best start ran out of evaluations; the objective may still fall. Give more starts.")
+        notes.append("The best start ran out of evaluations, so the objective may still fall; use more starts.")
     if solution.starts > 1 and solution.reached < max(2, 0.1 * solution.starts):
         notes.append(
-            f"Only {solution.reached} of {solution.starts} starts reached the best objective; give more starts."
+            f"Only {solution.reached} of {solution.starts} starts reached the best objective; use more starts."
         )
     rows = len(columns[law.target])
     if rows < 2 * len(law.parameters):
-        notes.append(f"{rows} rows for {len(law.parameters)} parameters: residuals say little about errors elsewhere.")
+        notes.append(
+            f"{rows} rows for {len(law.parameters)} parameters: residuals say little about errors on other data."
+        )
     for parameter in law.parameters:
-        if parameter.name in law.falling and solution.values[parameter.name] <= 0:
-            notes.append(f"{parameter.name} is not positive: on these data the loss does not fall with that input.")
-        elif parameter.of_target and parameter.kind == "positive":
+        if parameter.name in law.decay_exponents and solution.values[parameter.name] <= 0:
+            notes.append(f"{parameter.name} is not positive: in these data the loss does not fall as that input grows.")
+        elif parameter.in_target_units and parameter.kind == "positive":
             typical = float(np.median(np.abs(columns[law.target])))
             if solution.values[parameter.name] < 1e-4 * typical:
-                notes.append(f"{parameter.name} went to zero: the data show no floor, so extrapolation has none.")
+                notes.append(
+                    f"{parameter.name} went to zero: the data show no floor, so the extrapolation has none either."
+                )
     if "N" in columns and "D" in columns and np.median(columns["D"] / columns["N"]) < 1:
-        notes.append("Most runs have fewer tokens than parameters. If they have not, N and D are exchanged.")
+        notes.append("Most runs have fewer tokens than parameters. If that is wrong, N and D are swapped.")
     logs = [np.log(columns[name]) for name in law.inputs if np.all(columns[name] > 0) and np.ptp(columns[name]) > 0]
     if len(logs) > 1:
         correlations = np.abs(np.corrcoef(logs))[np.triu_indices(len(logs), 1)]
         if correlations.max() > 0.995:
-            notes.append("Two inputs move together in these data; their effects cannot be told apart.")
+            notes.append("Two inputs vary together in these data, so their effects cannot be separated.")
     return notes
 
 
-def _shown(values: Mapping[str, float]) -> str:
+def _format_values(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name}={value:.4g}" for name, value in values.items())

@@ -1,4 +1,4 @@
-"""A ladder: small finished runs, the law that they follow, and what it says of a larger run that is to come."""
+"""Ladders: fit a law to small finished runs (the rungs), and predict a larger run."""
 
 from __future__ import annotations
 
@@ -18,34 +18,37 @@ from pathways_lite.scaling.table import numeric, with_derived
 class Ladder:
     """The rungs' law, and a run that it predicts.
 
-    `rehearsal` is what the same law makes of the rung with the most compute when it has seen the others alone.
+    `held_out_error` is the error of the same law, fitted without the rung with the most compute, on that rung.
     """
 
     fit: Fit
-    goal: dict[str, float]  # inputs of the run to predict, by column name
-    reach: float  # its compute over that of the largest rung
+    goal_inputs: dict[str, float]  # inputs of the run to predict, by column name
+    compute_ratio: float  # its compute over that of the largest rung
     predicted: Interval
     measured: float | None  # None before it is trained
-    rehearsal: HeldOutError
+    held_out_error: HeldOutError
 
     @property
-    def error(self) -> float | None:
-        """Relative error of the prediction."""
+    def relative_error(self) -> float | None:
+        """Relative error of the prediction; None before the run is trained."""
         return None if self.measured is None else self.predicted.value / self.measured - 1
 
     def sentences(self) -> list[str]:
-        """What was predicted, from how far away, and how it went."""
-        inputs = ", ".join(f"{name} = {self.goal[name]:.4g}" for name in self.fit.law.inputs)
-        p = self.predicted
-        told = [
-            f"At {inputs} the law says {self.fit.law.target} = {p.value:.4f} ({p.low:.4f} to {p.high:.4f}).",
-            f"That is {self.reach:.2g} times the compute of the largest rung; "
-            f"without that rung, the same law misses it by {self.rehearsal.worst:.2%}.",
+        """Return what was predicted, how far it extrapolates, and, if measured, its error."""
+        inputs = ", ".join(f"{name} = {self.goal_inputs[name]:.4g}" for name in self.fit.law.inputs)
+        interval = self.predicted
+        sentences = [
+            f"At {inputs} the law predicts {self.fit.law.target} = {interval.value:.4f} "
+            f"({interval.low:.4f} to {interval.high:.4f}).",
+            f"That is {self.compute_ratio:.2g} times the compute of the largest rung; "
+            f"fitted without that rung, the law misses it by {self.held_out_error.worst:.2%}.",
         ]
-        if self.error is not None:
-            inside = "inside" if p.low <= self.measured <= p.high else "outside"  # type: ignore[operator]
-            told.append(f"Measured: {self.measured:.4f}, {inside} the interval; the error is {self.error:+.2%}.")
-        return told
+        if self.measured is not None:
+            where = "inside" if interval.contains(self.measured) else "outside"
+            sentences.append(
+                f"Measured: {self.measured:.4f}, {where} the interval; the error is {self.relative_error:+.2%}."
+            )
+        return sentences
 
 
 def climb(
@@ -54,23 +57,23 @@ def climb(
 ) -> Ladder:  # fmt: skip
     """Fit `law` to the rungs, one row per finished run, and predict the run with the inputs of `goal`.
 
-    Runs that differ in their seed alone are no independent evidence of the law, so the bootstrap draws all seeds of a
-    rung together. The interval is the law's, without the luck of a single run. The loss is least squares, whatever the
-    law's own: where rungs are few and seeds differ by more than Huber's delta, a loss that is linear there is flat
-    between the seeds of a rung, and hardly a resample moves the fit (docs/results/ladder.md has the coverage of both).
-    Raises UserError where the rungs cannot carry the fit, also without the largest.
+    Runs that differ in their seed alone are not independent, so the bootstrap draws all seeds of a rung together. The
+    interval is that of the law, without the noise of a single run. The loss is least squares, whatever the law's own:
+    if rungs are few and seeds differ by more than Huber's delta, a loss that is linear there is flat between the seeds
+    of a rung, and hardly a resample changes the fit (docs/results/ladder.md has the coverage of both). Raises UserError
+    if the rungs are too few for the fit, with or without the largest.
     """
     full = with_derived(rungs, (*law.inputs, law.target, "C"))
-    wanted = with_derived({name: np.array([value]) for name, value in goal.items()}, (*law.inputs, "C"))
+    goal_columns = with_derived({name: np.array([value]) for name, value in goal.items()}, (*law.inputs, "C"))
     rows = zip(*(full[name] for name in law.inputs), strict=True)
     fit = fit_law(
         law, full, loss=LeastSquares(), bootstraps=bootstraps, seed=seed, groups=np.array([str(row) for row in rows])
     )
     return Ladder(
         fit=fit,
-        goal={name: float(wanted[name][0]) for name in law.inputs},
-        reach=float(wanted["C"][0] / numeric(full, "C").max()),
-        predicted=fit.predict(wanted, level)[0],
+        goal_inputs={name: float(goal_columns[name][0]) for name in law.inputs},
+        compute_ratio=float(goal_columns["C"][0] / numeric(full, "C").max()),
+        predicted=fit.predict(goal_columns, level)[0],
         measured=measured,
-        rehearsal=held_out_errors([law], full, by="C", loss=LeastSquares(), seed=seed)[0],
+        held_out_error=held_out_errors([law], full, by="C", loss=LeastSquares(), seed=seed)[0],
     )

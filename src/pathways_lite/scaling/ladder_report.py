@@ -1,4 +1,4 @@
-"""A ladder as a page and a picture."""
+"""The report of a ladder: its page and its figure."""
 
 from __future__ import annotations
 
@@ -8,57 +8,60 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pathways_lite.scaling.ladder import Ladder
-from pathways_lite.scaling.plots import logarithmic
+from pathways_lite.scaling.plots import set_log_scale
 from pathways_lite.scaling.report import write_report
 from pathways_lite.scaling.solver import predict
 from pathways_lite.tracking.formatting import si
 from pathways_lite.tracking.page import paragraph, picture, section
-from pathways_lite.tracking.plot_style import Palette, look, style, svg
+from pathways_lite.tracking.plot_style import Palette, line_style, style, to_svg
 
 
 def write_ladder(ladder: Ladder, folder: Path) -> list[Path]:
-    """Write ladder.json (the fit), ladder.html and ladder.png into `folder`; returns where they are."""
+    """Write ladder.json (the fit), ladder.html and ladder.png into `folder`, and return their paths."""
     paths = [folder / f"ladder.{suffix}" for suffix in ("json", "html", "png")]
     ladder.fit.save(paths[0])
-    drawn = []
+    figures = []
     for theme in ("light", "dark"):
         with style(theme) as palette:
-            drawn.append(svg(draw(ladder, palette)))
-    caption = "Points: runs. Lines: the law at their sizes. The bar is the prediction's 95 % interval."
-    words = [paragraph(sentence, "verdict") for sentence in ladder.sentences()]
-    shown = picture(*drawn, alt="Loss of the rungs, and of the run they predict", caption=caption)
-    write_report(ladder.fit, paths[1], first=section("The run to predict", *words, shown))
+            figures.append(to_svg(draw_ladder(ladder, palette)))
+    caption = "Points: runs. Lines: the law at their sizes. Bar: the 95 % interval of the prediction."
+    paragraphs = [paragraph(sentence, "verdict") for sentence in ladder.sentences()]
+    figure = picture(*figures, alt="Loss of the rungs, and of the run that they predict", caption=caption)
+    write_report(ladder.fit, paths[1], first=section("The run to predict", *paragraphs, figure))
     with style("light") as palette:
-        draw(ladder, palette).savefig(paths[2], dpi=160, facecolor="white")
+        draw_ladder(ladder, palette).savefig(paths[2], dpi=160, facecolor="white")
     return paths
 
 
-def draw(ladder: Ladder, palette: Palette) -> Figure:
-    """The target over the law's last input (tokens), a line for each value of the first (size), and the prediction."""
+def draw_ladder(ladder: Ladder, palette: Palette) -> Figure:
+    """Plot the target over the law's last input (tokens), a line per value of the first (size), and the prediction."""
     fit, law = ladder.fit, ladder.fit.law
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     ax = figure.subplots()
-    line, along = law.inputs[0], law.inputs[-1]
-    sizes = np.unique(fit.data[line]).tolist() if line != along else []
-    first, last = float(fit.data[along].min()), max(float(fit.data[along].max()), ladder.goal[along])
-    grid = np.geomspace(first, last, 60)
-    for i, size in enumerate([*sizes, ladder.goal[line]]):
-        goal = i == len(sizes)
-        columns = {name: np.full(60, ladder.goal[name]) for name in law.inputs} | {line: np.full(60, size), along: grid}
-        shape = {**look(i, palette), "marker": ""} if not goal else {"color": palette.ink, "linestyle": (0, (1, 1.5))}
-        ax.plot(grid, predict(law, fit.values, columns), linewidth=1.2, **shape)
-        if not goal:
-            rows = fit.data[line] == size
-            shape = {**look(i, palette), "linestyle": ""}
-            ax.plot(fit.data[along][rows], fit.data[law.target][rows], label=f"{line} = {si(size)}", **shape)
-    at, p = ladder.goal[along], ladder.predicted
+    size_name, x_name = law.inputs[0], law.inputs[-1]
+    sizes = np.unique(fit.data[size_name]).tolist() if size_name != x_name else []
+    x_min, x_max = float(fit.data[x_name].min()), max(float(fit.data[x_name].max()), ladder.goal_inputs[x_name])
+    grid = np.geomspace(x_min, x_max, 60)
+    for i, size in enumerate([*sizes, ladder.goal_inputs[size_name]]):
+        is_goal = i == len(sizes)
+        columns = {name: np.full(60, ladder.goal_inputs[name]) for name in law.inputs}
+        columns |= {size_name: np.full(60, size), x_name: grid}
+        goal_line = {"color": palette.ink, "linestyle": (0, (1, 1.5))}
+        line = goal_line if is_goal else {**line_style(i, palette), "marker": ""}
+        ax.plot(grid, predict(law, fit.values, columns), linewidth=1.2, **line)
+        if not is_goal:
+            rows = fit.data[size_name] == size
+            points = {**line_style(i, palette), "linestyle": ""}
+            ax.plot(fit.data[x_name][rows], fit.data[law.target][rows], label=f"{size_name} = {si(size)}", **points)
+    goal_x, predicted = ladder.goal_inputs[x_name], ladder.predicted
+    error_bars = [[predicted.value - predicted.low], [predicted.high - predicted.value]]
     ax.errorbar(
-        [at], [p.value], [[p.value - p.low], [p.high - p.value]], color=palette.ink, marker="_", capsize=5,
-        markersize=12, linestyle="", label=f"predicted, {line} = {si(ladder.goal[line])}",
+        [goal_x], [predicted.value], error_bars, color=palette.ink, marker="_", capsize=5, markersize=12, linestyle="",
+        label=f"predicted, {size_name} = {si(ladder.goal_inputs[size_name])}",
     )  # fmt: skip
     if ladder.measured is not None:
-        ax.plot([at], [ladder.measured], "*", color=palette.series[1], markersize=13, label="measured")
-    logarithmic(ax)
-    ax.set(xlabel=along, ylabel=law.target)
+        ax.plot([goal_x], [ladder.measured], "*", color=palette.series[1], markersize=13, label="measured")
+    set_log_scale(ax)
+    ax.set(xlabel=x_name, ylabel=law.target)
     ax.legend()
     return figure

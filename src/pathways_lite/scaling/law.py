@@ -1,4 +1,7 @@
-"""What a scaling law is: a named prediction with parameters that have units, ranges and a place to start from."""
+"""Scaling laws as data: a prediction in JAX, with parameters that have units and ranges to start a fit from.
+
+A new law is a `Law` in a file of `scaling/laws/`; `laws/registry.py` lists these files.
+"""
 
 from __future__ import annotations
 
@@ -13,41 +16,45 @@ import numpy as np
 
 from pathways_lite.scaling.losses import Huber, Link, Loss
 
-# Arrays by column name; the values of parameters by name.
 Columns = Mapping[str, Any]
+"""Arrays by column name."""
+
 Values = Mapping[str, Any]
+"""The values of parameters by name."""
 
 
 def power(x: Any, exponent: Any) -> Any:
-    """x^exponent for positive x; several times as fast as `**`, as the logarithm of a column is taken once for all."""
+    """Return x^exponent for positive x; much faster than `**`, as the logarithm of a column is computed only once."""
     return jnp.exp(exponent * jnp.log(x))
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A number that a fit finds.
+    """A number to fit.
 
-    `start` is the range that starts are drawn from: log-uniformly for a positive parameter, uniformly for a real one
-    and for a share (between 0 and 1). With `of_target` it is in units of the typical measurement. `centre` names the
-    power-law factors that the parameter multiplies, as (exponent, column) pairs: A in A/N^alpha has
-    (("-alpha", "N"),), and is fitted, and started, as A/N̄^alpha at the geometric mean N̄ of the data, where it is
-    nearly independent of alpha. An exponent may be a number, a column may be scaled ("D/1e9").
+    `start_range`: starts are drawn from it, log-uniformly for a positive parameter, uniformly for a real one and for a
+    share (between 0 and 1). With `in_target_units` it is in units of the typical measurement.
+
+    `center`: the power-law factors that the parameter multiplies, as (exponent, column) pairs. A in A/N^alpha has
+    (("-alpha", "N"),) and is fitted, and started, as A/N̄^alpha at the geometric mean N̄ of the data, where it is nearly
+    independent of alpha. An exponent may be a number, a column may be scaled ("D/1e9").
     """
 
     name: str
-    start: tuple[float, float]
+    start_range: tuple[float, float]
     unit: str = ""
     kind: Literal["positive", "real", "share"] = "positive"
-    of_target: bool = False
-    centre: tuple[tuple[str, str], ...] = ()
+    in_target_units: bool = False
+    center: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Law:
-    """A law: `predict(values, columns)` gives the target of every row, in JAX, in natural units.
+    """A scaling law.
 
-    `inputs` and `target` name columns (`table.COLUMNS` says what they mean). `link` and `loss` are the paper's way to
-    fit, a default. `optimal(values, C)` is the closed-form compute-optimal allocation where there is one, elementwise.
+    `predict(values, columns)` returns the target of every row, in JAX, in natural units. `inputs` and `target` are
+    column names (`table.COLUMNS` defines them). `link` and `loss` are the paper's, and the default of a fit.
+    `optimal(values, C)` is the closed-form compute-optimal allocation, elementwise, if there is one.
     """
 
     name: str
@@ -61,11 +68,11 @@ class Law:
     link: Link = "log"
     loss: Loss = field(default_factory=Huber)
     optimal: Callable[[Values, Any], dict[str, Any]] | None = None
-    # Columns of which a single value cannot carry the fit; by default every input.
-    varied: tuple[str, ...] | None = None
-    # Columns that may be zero or negative: no logarithm is taken of them.
+    # Columns that need more than one value for a fit; None: every input.
+    must_vary: tuple[str, ...] | None = None
+    # Columns that may be zero or negative, because no logarithm is taken of them.
     any_sign: tuple[str, ...] = ()
-    # Which values the paper published, by what they were fitted on.
+    # The values that papers published, with a name of the data that they were fitted to.
     published: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
     @property
@@ -74,75 +81,75 @@ class Law:
 
     @property
     def exponents(self) -> tuple[str, ...]:
-        """Parameters that others are centred with: the powers that inputs are raised to."""
-        named = (e.removeprefix("-") for p in self.parameters for e, _ in p.centre)
+        """Parameters that are powers of inputs: those that other parameters are centered with."""
+        named = (e.removeprefix("-") for p in self.parameters for e, _ in p.center)
         return tuple(dict.fromkeys(name for name in named if name in self.names))
 
     @property
-    def falling(self) -> tuple[str, ...]:
-        """Those of them that inputs are raised to the negative of: positive where the target falls with the input."""
+    def decay_exponents(self) -> tuple[str, ...]:
+        """The exponents with a minus sign: positive if the target falls as the input grows."""
         return tuple(
-            name for name in self.exponents if any(e == f"-{name}" for p in self.parameters for e, _ in p.centre)
+            name for name in self.exponents if any(e == f"-{name}" for p in self.parameters for e, _ in p.center)
         )
 
     @property
     def min_distinct(self) -> int:
-        """The fewest different rows that determine the parameters."""
+        """The smallest number of different rows that determines the parameters."""
         return len(self.parameters)
 
     def values(self, vector: Sequence[float] | np.ndarray) -> dict[str, Any]:
-        """Parameter values by name, from the law's order (last axis)."""
+        """Return parameter values by name from a vector in the law's order (last axis)."""
         return {name: np.asarray(vector)[..., i] for i, name in enumerate(self.names)}
 
     def vector(self, values: Values) -> np.ndarray:
-        """Parameter values in the law's order, [..., parameters]."""
+        """Return parameter values in the law's order, [..., parameters]."""
         return np.stack([np.asarray(values[name], np.float64) for name in self.names], axis=-1)
 
-    # ---- the coordinates that fits are made in ----
+    # ---- working coordinates: what a fit varies ----
 
-    def centres(self, columns: Columns) -> dict[str, Any]:
-        """Mean logarithms of the columns that parameters are centred on."""
+    def centers(self, columns: Columns) -> dict[str, Any]:
+        """Return the mean logarithms of the columns that parameters are centered on."""
         means = {}
-        for scaled in sorted({column for parameter in self.parameters for _, column in parameter.centre}):
+        for scaled in sorted({column for parameter in self.parameters for _, column in parameter.center}):
             column, _, unit = scaled.partition("/")
             means[scaled] = jnp.mean(jnp.log(jnp.asarray(columns[column]))) - np.log(float(unit or 1))
         return means
 
     def from_working(
-        self, working: Any, centres: Mapping[str, Any], fixed: Mapping[str, Any] | None = None
+        self, working: Any, centers: Mapping[str, Any], fixed: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Natural values from the working vector [..., parameters]: logarithms, log-odds, centred.
+        """Return natural values from a working vector [..., parameters] of centered logarithms and log-odds.
 
-        Values in `fixed` are taken as they are, whatever the working vector says.
+        Values in `fixed` override the working vector.
         """
         values: dict[str, Any] = dict(fixed or {})
-        for i in sorted(range(len(self.parameters)), key=lambda i: bool(self.parameters[i].centre)):
+        for i in sorted(range(len(self.parameters)), key=lambda i: bool(self.parameters[i].center)):
             parameter, w = self.parameters[i], working[..., i]
             if fixed and parameter.name in fixed:
                 continue
-            for exponent, column in parameter.centre:
-                w = w - _exponent(values, exponent) * centres[column]
+            for exponent, column in parameter.center:
+                w = w - _exponent(values, exponent) * centers[column]
             values[parameter.name] = _natural(parameter, w)
         return values
 
-    def to_working(self, values: Values, centres: Mapping[str, Any]) -> Any:
-        """The inverse of `from_working`."""
+    def to_working(self, values: Values, centers: Mapping[str, Any]) -> Any:
+        """Return the working vector of natural values: the inverse of `from_working`."""
         columns = []
         for parameter in self.parameters:
             w = _working(parameter, jnp.asarray(values[parameter.name]))
-            for exponent, column in parameter.centre:
-                w = w + _exponent(values, exponent) * centres[column]
+            for exponent, column in parameter.center:
+                w = w + _exponent(values, exponent) * centers[column]
             columns.append(w)
         return jnp.stack(columns, axis=-1)
 
     def draw_starts(self, count: int, target: np.ndarray, seed: int) -> np.ndarray:
-        """Working vectors [count, parameters] to start from, the same for the same seed."""
+        """Draw working vectors [count, parameters] to start from, the same for the same seed."""
         rng = np.random.default_rng(seed)
         typical = float(np.median(np.abs(target))) or 1.0
         columns = []
         for parameter in self.parameters:
-            low, high = parameter.start
-            factor = typical if parameter.of_target else 1.0
+            low, high = parameter.start_range
+            factor = typical if parameter.in_target_units else 1.0
             if parameter.kind == "positive":
                 columns.append(rng.uniform(np.log(low * factor), np.log(high * factor), count))
             elif parameter.kind == "share":
@@ -154,7 +161,7 @@ class Law:
 
 
 def _exponent(values: Values, name: str) -> Any:
-    """The exponent's value; "-alpha" is minus alpha, "-1" a number."""
+    """Return the value of an exponent: "-alpha" is minus alpha, "-1" a number."""
     if name.removeprefix("-").isdigit():
         return float(name)
     return -values[name[1:]] if name.startswith("-") else values[name]
@@ -180,16 +187,16 @@ def _working(parameter: Parameter, value: Any) -> Any:
             return value
 
 
-# Double precision for fits, and for nothing else in the process.
+# ---- double precision for fits, and for nothing else in the process ----
 
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """JAX computes in float64 inside, and as before outside.
+    """Let JAX compute in float64 inside the context only.
 
-    A sum-Huber objective is about 1e-3 and its gradient at the optimum 1e-6 of that: float32 cannot see either. The
-    switch is a property of the thread's context, so that training code never meets it. Accelerators without native
-    float64 (TPUs) leave the work to the CPU.
+    A summed Huber objective is about 1e-3 and its gradient at the optimum 1e-6 of that, which float32 cannot resolve.
+    The switch is local to the thread's context, so training code is not affected. On accelerators without native
+    float64 (TPUs) the work runs on the CPU.
     """
     device = None if jax.default_backend() in ("cpu", "gpu") else jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(device):

@@ -1,4 +1,4 @@
-"""What a fit minimises: a sum over rows of a function of the residual, and the scale residuals are taken on."""
+"""Losses that a fit sums over rows, and links: the scales on which residuals are taken."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathways_lite.errors import UserError
 
 
 def retrieval_sigmoid(x: Any) -> Any:
-    """What turns the score of the retrieval law into performance: 3.30/(1 + exp(-1.81 (x + 0.46))) - 2.18.
+    """Return the performance of a score of the retrieval law: 3.30/(1 + exp(-1.81 (x + 0.46))) - 2.18.
 
     Yue et al. 2024, arXiv 2410.04343; between -2.18 and 1.12.
     """
@@ -20,13 +20,14 @@ def retrieval_sigmoid(x: Any) -> Any:
 
 
 def retrieval_score(P: Any) -> Any:
-    """Its inverse; NaN for a performance that it never gives."""
-    share = (P + 2.18) / 3.30
-    return jnp.log(share / (1 - share)) / 1.81 - 0.46
+    """Return the inverse of `retrieval_sigmoid`; NaN outside its range."""
+    fraction = (P + 2.18) / 3.30
+    return jnp.log(fraction / (1 - fraction)) / 1.81 - 0.46
 
 
-# In which scale prediction and measurement are compared.
 Link = Literal["raw", "log", "log1p", "retrieval"]
+"""The scale on which prediction and measurement are compared."""
+
 LINKS: dict[Link, Callable[[Any], Any]] = {
     "raw": lambda y: y,
     "log": jnp.log,
@@ -42,7 +43,7 @@ class Huber:
     delta: float = 1e-3
 
     def __call__(self, r: Any) -> Any:
-        # Written with the clipped residual, so that its second derivative has no jump to differentiate through.
+        # Written with the clipped residual, so that the second derivative has no jump to differentiate through.
         inner = jnp.clip(r, -self.delta, self.delta)
         return inner * (r - 0.5 * inner)
 
@@ -76,7 +77,7 @@ Loss = Huber | LeastAbsolute | LeastSquares
 
 
 def parse_link(text: str) -> Link:
-    """The link of that name. Raises UserError for any other."""
+    """Return the link of that name. Raises UserError for an unknown one."""
     for link in LINKS:
         if text == link:
             return link
@@ -84,7 +85,7 @@ def parse_link(text: str) -> Link:
 
 
 def parse_loss(text: str) -> Loss:
-    """The loss that `str` wrote: "huber:0.001", "lad" or "squares". Raises UserError for anything else."""
+    """Parse the `str` of a loss: "huber:0.001", "lad" or "squares". Raises UserError for anything else."""
     kind, _, delta = text.partition(":")
     match kind:
         case "lad" if not delta:

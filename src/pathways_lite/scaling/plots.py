@@ -1,4 +1,4 @@
-"""Pictures of a fit: what was measured against what the law says, what is left over, and the optimal frontier."""
+"""Figures of a fit: measured against predicted values, residuals, and the compute-optimal frontier."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 
 from pathways_lite.scaling.fit import Fit
 from pathways_lite.scaling.table import numeric, with_derived
-from pathways_lite.tracking.plot_style import Theme, style, svg
+from pathways_lite.tracking.plot_style import Theme, style, to_svg
 
 
 def fit_svg(fit: Fit, theme: Theme) -> str:
-    """Measured against predicted, with the line on which they are equal."""
+    """Plot measured against predicted values, with the line on which they are equal."""
     with style(theme) as palette:
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         ax = figure.subplots()
@@ -23,15 +23,15 @@ def fit_svg(fit: Fit, theme: Theme) -> str:
         ax.plot(ends, ends, color=palette.faint, linewidth=1, label="equal")
         ax.plot(predicted, measured, "o", color=palette.series[0], markersize=4, alpha=0.7, label="rows")
         if both.min() > 0:
-            logarithmic(ax)
-        ax.set_xlabel(f"{fit.law.target} by the law")
-        ax.set_ylabel(f"{fit.law.target} measured")
+            set_log_scale(ax)
+        ax.set_xlabel(f"{fit.law.target}, predicted")
+        ax.set_ylabel(f"{fit.law.target}, measured")
         ax.legend()
-        return svg(figure)
+        return to_svg(figure)
 
 
 def residuals_svg(fit: Fit, theme: Theme) -> str:
-    """Relative residuals against every input: a pattern is what the law does not know."""
+    """Plot relative residuals against every input: a pattern is something that the law does not describe."""
     with style(theme) as palette:
         inputs = [name for name in fit.law.inputs if fit.data[name].ndim == 1]
         figure = Figure(figsize=(7.2, 2.4 * len(inputs)), layout="constrained")
@@ -42,14 +42,14 @@ def residuals_svg(fit: Fit, theme: Theme) -> str:
             ax.axhline(0, color=palette.faint, linewidth=1)
             ax.plot(fit.data[name], percent, "o", color=palette.series[i % 5], markersize=4, alpha=0.7)
             if fit.data[name].min() > 0:
-                logarithmic(ax, "x")
+                set_log_scale(ax, "x")
             ax.set_xlabel(name)
             ax.set_ylabel("residual (%)")
-        return svg(figure)
+        return to_svg(figure)
 
 
 def frontier_svg(fit: Fit, theme: Theme) -> str | None:
-    """Compute-optimal N and D over C, with 95 % bands, as far as ten times the data's compute; None without one."""
+    """Plot optimal N and D with 95 % bands over C, up to ten times the data's compute; None without an optimum."""
     table = with_derived(fit.data, ("C",))
     if fit.law.optimal is None or "C" not in table or min(fit.values[name] for name in fit.law.exponents) <= 0:
         return None
@@ -64,17 +64,17 @@ def frontier_svg(fit: Fit, theme: Theme) -> str | None:
             ax.plot(budgets, value, color=palette.series[i], label=label, linestyle=("-", "--")[i])
             ax.fill_between(budgets, low, high, color=palette.series[i], alpha=0.18, linewidth=0)
         ax.axvspan(C.max(), budgets[-1], color=palette.grid, zorder=0, label="beyond the data")
-        logarithmic(ax)
+        set_log_scale(ax)
         ax.set(xlabel="compute C (FLOPs)", ylabel="optimal N and D")
         ax.legend()
-        return svg(figure)
+        return to_svg(figure)
 
 
-def logarithmic(ax: Axes, axes: str = "xy") -> None:
-    """Make the axes logarithmic, their numbers as one types them: 1e9, or plain over little more than a decade."""
-    for name in axes:
-        getattr(ax, f"set_{name}scale")("log")
-        axis = getattr(ax, f"{name}axis")
+def set_log_scale(ax: Axes, axis_names: str = "xy") -> None:
+    """Make axes logarithmic, with labels like 1e9, or plain numbers if they span little more than a decade."""
+    for axis_name in axis_names:
+        getattr(ax, f"set_{axis_name}scale")("log")
+        axis = getattr(ax, f"{axis_name}axis")
         low, high = axis.get_view_interval()
         if high / low < 20:
             axis.set_major_locator(MaxNLocator(6))

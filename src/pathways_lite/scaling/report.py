@@ -1,4 +1,4 @@
-"""A fit as one self-contained HTML page: data, fit, residuals, intervals, the optimal frontier, caveats."""
+"""The report of a fit: one self-contained HTML page with parameters, residuals, the optimal frontier and caveats."""
 
 from __future__ import annotations
 
@@ -17,120 +17,141 @@ from pathways_lite.tracking.page import page, paragraph, picture, section, table
 
 
 def write_report(fit: Fit, path: str | Path, *, first: str = "") -> Path:
-    """Write the page of a fit and return where it is; `first` is HTML that goes before everything about the fit."""
+    """Write the page of a fit and return its path; `first` is HTML to put before the sections about the fit."""
     path = Path(path)
     path.write_text(render(fit, first=first), encoding="utf-8")
     return path
 
 
 def render(fit: Fit, *, first: str = "") -> str:
-    """The page as HTML. All text is escaped; nothing outside the page is loaded."""
-    parts = (_caveats, _parameters, _fit, _residuals, _frontier, _data, _repeat)
-    return page(f"{fit.law.title}: a fit", "".join((_header(fit), first, *(part(fit) for part in parts))))
+    """Render the page as HTML. All text is escaped; nothing outside the page is loaded."""
+    sections = (
+        _notes_section,
+        _parameters_section,
+        _quality_section,
+        _residuals_section,
+        _frontier_section,
+        _data_section,
+        _settings_section,
+    )
+    return page(
+        f"{fit.law.title}: a fit",
+        "".join((_header_section(fit), first, *(make_section(fit) for make_section in sections))),
+    )
 
 
-def _header(fit: Fit) -> str:
-    found = quality(fit)
+def _header_section(fit: Fit) -> str:
+    metrics = quality(fit)
     lead = (
-        f"{fit.law.formula}. {fit.rows} rows, mean relative error {found['mean_relative_error']:.3%}, worst "
-        f"{found['worst_relative_error']:.2%}."
+        f"{fit.law.formula}. {fit.rows} rows, mean relative error {metrics['mean_relative_error']:.3%}, worst "
+        f"{metrics['worst_relative_error']:.2%}."
     )
     return f"<header>\n<h1>{escape(fit.law.title)}</h1>\n{paragraph(lead, 'lead')}\n</header>\n"
 
 
-def _caveats(fit: Fit) -> str:
-    return section("Before believing it", *(paragraph(note, "verdict") for note in fit.notes))
+def _notes_section(fit: Fit) -> str:
+    return section("Caveats", *(paragraph(note, "verdict") for note in fit.notes))
 
 
-def _parameters(fit: Fit) -> str:
+def _parameters_section(fit: Fit) -> str:
     rows = []
     for parameter in fit.law.parameters:
-        found = fit.parameter_intervals()[parameter.name]
+        interval = fit.parameter_intervals()[parameter.name]
         samples = fit.samples.get(parameter.name)
         spread = "–" if samples is None else f"{np.std(samples):.4g}"
-        rows.append([parameter.name, f"{found.value:.5g}", *_limits(found), spread, parameter.unit or "–"])
+        rows.append([parameter.name, f"{interval.value:.5g}", *_format_limits(interval), spread, parameter.unit or "–"])
     caption = (
-        f"{fit.bootstraps} bootstraps over {'rows' if fit.groups is None else 'whole runs'}, "
-        f"{'corrected for bias and acceleration' if fit.left_out else 'percentiles'}. "
+        f"Intervals from {fit.bootstraps} bootstrap resamples of {'rows' if fit.groups is None else 'whole runs'}: "
+        f"{'percentiles corrected for bias and acceleration' if fit.jackknife else 'percentiles'}. "
         if fit.bootstraps
-        else "No bootstrap was made, so there are no intervals. "
+        else "There are no intervals, because no bootstrap was made. "
     )
-    caption += "In a flat valley parameters are uncertain together; predictions are far better known."
+    caption += (
+        "Where the objective is a flat valley, parameters are uncertain jointly and predictions are far more certain."
+    )
     return section("Parameters", table(["", "value", "2.5 %", "97.5 %", "sd", "unit"], rows, caption=caption))
 
 
-def _fit(fit: Fit) -> str:
-    found = quality(fit)
-    facts = [
+def _quality_section(fit: Fit) -> str:
+    metrics = quality(fit)
+    rows = [
         ["objective (sum)", f"{fit.objective:.8g}"],
         ["loss", f"{fit.loss} in {fit.link}"],
         ["starts at the best objective", f"{fit.reached} of {fit.starts}"],
         ["converged", "yes" if fit.converged else "no"],
-        ["R²", f"{found['r2']:.6f}"],
-        ["root mean squared error", f"{found['rmse']:.5g}"],
+        ["R²", f"{metrics['r2']:.6f}"],
+        ["root mean squared error", f"{metrics['rmse']:.5g}"],
     ]
-    others = [[name, f"{objective:.8g}"] for name, objective in published_objectives(fit) if np.isfinite(objective)]
+    published_rows = [
+        [name, f"{objective:.8g}"] for name, objective in published_objectives(fit) if np.isfinite(objective)
+    ]
     figure = picture(
         fit_svg(fit, "light"), fit_svg(fit, "dark"), alt="Measured against predicted", caption="One point per row."
     )
-    published = table(["published values", "objective here"], others, caption="Published constants on these data.")
-    return section("How well it fits", table(["", ""], facts), figure, published if others else "")
+    published = table(
+        ["published values", "objective on these data"],
+        published_rows,
+        caption="Published constants evaluated on these data.",
+    )
+    return section("How well it fits", table(["", ""], rows), figure, published if published_rows else "")
 
 
-def _residuals(fit: Fit) -> str:
-    caption = "Measured minus predicted, relative to measured. A pattern is what the law does not know."
+def _residuals_section(fit: Fit) -> str:
+    caption = "Measured minus predicted, relative to measured. A pattern is something that the law does not describe."
     return section(
-        "What is left over",
+        "Residuals",
         picture(residuals_svg(fit, "light"), residuals_svg(fit, "dark"), alt="Residuals by input", caption=caption),
     )
 
 
-def _frontier(fit: Fit) -> str:
+def _frontier_section(fit: Fit) -> str:
     light, dark = frontier_svg(fit, "light"), frontier_svg(fit, "dark")
     if light is None or dark is None:
         return ""
-    top = float(numeric(with_derived(fit.data, ("C",)), "C").max())
+    largest = float(numeric(with_derived(fit.data, ("C",)), "C").max())
     rows = []
-    for C in (top, 10 * top, 100 * top):
+    for C in (largest, 10 * largest, 100 * largest):
         try:
             best = fit.optimal(C)
         except UserError:
             return ""
-        rows.append([f"{C:.3g}", *(_short(name, found) for name, found in best.items())])
-    header = ["C (FLOPs)", *(name.replace("_", " ") for name in fit.optimal(top))]
-    caption = "With 95 % intervals. From ten times the data's compute on, the form of the law is an assumption."
+        rows.append([f"{C:.3g}", *(_format_allocation(name, interval) for name, interval in best.items())])
+    header = ["C (FLOPs)", *(name.replace("_", " ") for name in fit.optimal(largest))]
+    caption = "With 95 % intervals. Beyond ten times the data's compute the form of the law is an assumption."
     alt = "Compute-optimal parameters and tokens"
     return section(
         "Compute-optimal", picture(light, dark, alt=alt, caption="Bands: 95 %."), table(header, rows, caption=caption)
     )
 
 
-def _data(fit: Fit) -> str:
+def _data_section(fit: Fit) -> str:
     rows = []
     for name in (*fit.law.inputs, fit.law.target):
-        column, known = fit.data[name], COLUMNS.get(name)
+        column, definition = fit.data[name], COLUMNS.get(name)
         if column.ndim == 1:
             numbers = [f"{value:.4g}" for value in (column.min(), np.median(column), column.max())]
-            rows.append([name, _meaning(known) if known else "–", *numbers, f"{len(np.unique(column))}"])
-    return section("Data", table(["", "what", "least", "median", "most", "different"], rows))
+            rows.append(
+                [name, _describe_column(definition) if definition else "–", *numbers, f"{len(np.unique(column))}"]
+            )
+    return section("Data", table(["", "meaning", "minimum", "median", "maximum", "distinct"], rows))
 
 
-def _meaning(column: Column) -> str:
-    """Its meaning, with the unit where that is not said already."""
+def _describe_column(column: Column) -> str:
+    """Return the column's meaning, with its unit if the meaning does not name it."""
     return column.meaning if column.unit in column.meaning else f"{column.meaning}, {column.unit}"
 
 
-def _repeat(fit: Fit) -> str:
-    facts = {**fit.origin, "law": fit.law.name, "source": fit.law.source, "seed": fit.seed, "starts": fit.starts}
-    return section("How to repeat it", f"<pre>\n{escape(json.dumps(facts, indent=2, ensure_ascii=False))}</pre>")
+def _settings_section(fit: Fit) -> str:
+    settings = {**fit.origin, "law": fit.law.name, "source": fit.law.source, "seed": fit.seed, "starts": fit.starts}
+    return section("How to reproduce it", f"<pre>\n{escape(json.dumps(settings, indent=2, ensure_ascii=False))}</pre>")
 
 
-def _short(name: str, found: Interval) -> str:
-    """A value and its limits in few digits: sizes with prefixes, as in 7.3 G."""
-    shown = si if name in ("N", "D") else "{:.3g}".format
-    limits = f" ({shown(found.low)}, {shown(found.high)})" if np.isfinite(found.low) else ""
-    return shown(found.value) + limits
+def _format_allocation(name: str, interval: Interval) -> str:
+    """Format a value and its limits in few digits; sizes have SI prefixes, as in 7.3 G."""
+    format_value = si if name in ("N", "D") else "{:.3g}".format
+    limits = f" ({format_value(interval.low)}, {format_value(interval.high)})" if np.isfinite(interval.low) else ""
+    return format_value(interval.value) + limits
 
 
-def _limits(found: Interval) -> list[str]:
-    return ["–" if not np.isfinite(limit) else f"{limit:.4g}" for limit in (found.low, found.high)]
+def _format_limits(interval: Interval) -> list[str]:
+    return ["–" if not np.isfinite(limit) else f"{limit:.4g}" for limit in (interval.low, interval.high)]

@@ -1,4 +1,4 @@
-"""Runs as a table for fits: one row per held-out evaluation, read from run directories without training code."""
+"""Build a table for fits from run directories: one row per held-out evaluation, read without training code."""
 
 from __future__ import annotations
 
@@ -16,52 +16,55 @@ from pathways_lite.tracking.run_data import RunData, StageData, read_run
 
 
 def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
-    """One row per evaluation of every stage of the runs at or below `paths` (folders of runs, or of a study).
+    """Build a table with a row per evaluation of every stage of the runs at or below `paths` (runs, or a study).
 
-    run, stage, step, lineage (the stages before, joined by " > "), start (how the stage began), optimizer, schedule,
-    seed, lr, B (batch in tokens); N, N_non_embedding, N_active (not pruned), N_average (active, over the chain's
-    tokens); D, C and C_sparse (zeros skipped) of the whole chain, U (unique tokens, where the stages share a corpus),
-    the stage's own D_stage and C_stage; L (nats per token over all held-out text) and per domain loss_NAME and
-    bits_NAME; train_loss. What is not known is NaN or an empty text.
+    Columns: run, stage, step, lineage (the earlier stages, joined by " > "), start (the kind of the stage's start),
+    optimizer, schedule, seed, lr, B (batch in tokens); N, N_non_embedding, N_active (not pruned), N_average (active,
+    averaged over the chain's tokens); D, C and C_sparse (zeros skipped) of the whole chain, U (unique tokens, if the
+    stages share a corpus), the stage's own D_stage and C_stage; L (nats per token over all held-out text), loss_NAME
+    and bits_NAME per domain; train_loss. Unknown values are NaN or an empty text.
 
-    A stage without logs has a row per checkpoint, by the ledger in its manifest, the last with the summary's results.
-    A stage that several runs share has its rows once. `final`: one row per finished run, of its last evaluation.
-    Raises UserError where there is no run, or no row.
+    A stage without logs has a row per checkpoint, from the ledger in its manifest; the last has the summary's results.
+    Rows of a stage that several runs share are not repeated. `final`: one row per finished run, its last evaluation.
+    Raises UserError if there is no run, or no row.
     """
-    directories = [run for path in paths for run in _directories(Path(path))]
+    directories = [run for path in paths for run in _find_runs(Path(path))]
     rows: list[dict[str, Any]] = []
-    seen: set[Path] = set()
+    stage_dirs: set[Path] = set()
     for directory in directories:
-        new = [(place, row) for place, row in _rows(directory, final) if place not in seen]
+        new = [(stage_dir, row) for stage_dir, row in _evaluation_rows(directory, final) if stage_dir not in stage_dirs]
         rows += [row for _, row in new]
-        seen |= {place for place, _ in new}
+        stage_dirs |= {stage_dir for stage_dir, _ in new}
     if not rows:
-        lacking = "is finished" if final else "has a held-out evaluation or a checkpoint yet"
-        raise UserError(f"none of {len(directories)} runs {lacking}; a table has one row for each")
+        reason = "is finished" if final else "has a held-out evaluation or a checkpoint yet"
+        raise UserError(f"none of {len(directories)} runs {reason}; a table has one row for each")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return {name: _column([row.get(name) for row in rows]) for name in names}
+    return {name: _to_column([row.get(name) for row in rows]) for name in names}
 
 
-def _directories(path: Path) -> list[Path]:
+def _find_runs(path: Path) -> list[Path]:
     for pattern in ("recipe.json", "*/recipe.json", "nodes/*/recipe.json"):
-        if found := sorted(recipe.parent for recipe in path.glob(pattern)):
-            return found
+        if runs := sorted(recipe.parent for recipe in path.glob(pattern)):
+            return runs
     raise UserError(f"there is no run at or below {path} (no recipe.json); `pathways-lite runs` lists runs")
 
 
-def _rows(directory: Path, final: bool) -> list[tuple[Path, dict[str, Any]]]:
-    """Rows, each with the folder that its stage lies in, whatever links lead there."""
+def _evaluation_rows(directory: Path, final: bool) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the rows of a run, each with the directory of its stage, links resolved."""
     run = read_run(directory)
-    if final and not run.finished:
+    if final and not run.is_finished:
         return []
     rows = []
     for index, stage in enumerate(run.stages):
-        place = stage.directory.resolve()
-        rows += [(place, _row(run, index, evaluation)) for evaluation in stage.of_kind("eval") or _checkpoints(stage)]
+        stage_dir = stage.directory.resolve()
+        rows += [
+            (stage_dir, _table_row(run, index, evaluation))
+            for evaluation in stage.of_kind("eval") or _checkpoint_rows(stage)
+        ]
     return rows[-1:] if final else rows
 
 
-def _row(run: RunData, index: int, evaluation: Row) -> dict[str, Any]:
+def _table_row(run: RunData, index: int, evaluation: Row) -> dict[str, Any]:
     stage, before = run.stages[index], run.stages[:index]
     return {
         "run": str(run.directory),
@@ -70,24 +73,31 @@ def _row(run: RunData, index: int, evaluation: Row) -> dict[str, Any]:
         "lineage": " > ".join(s.name for s in before),
         "seed": run.recipe.get("seed"),
         **_recipe_columns(stage),
-        **_sizes(stage, evaluation, before),
-        **_results(stage, evaluation),
+        **_size_columns(stage, evaluation, before),
+        **_loss_columns(stage, evaluation),
     }
 
 
-def _checkpoints(stage: StageData) -> list[Row]:
-    """What the manifests of the stage's checkpoints say, as rows of a log."""
+def _checkpoint_rows(stage: StageData) -> list[Row]:
+    """Read the manifests of the stage's checkpoints as rows of a log."""
     rows = []
     for path in sorted(stage.directory.glob("checkpoints/step_*/manifest.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            own, total = content["meta"]["ledger"]["stage"], content["meta"]["ledger"]["total"]
-            row = {"step": content["step"], "own": own, "tokens": own["tokens"], "flops": own["flops"]}
-            row |= {"total_tokens": total["tokens"], "total_flops": total["flops"]}
-            row["active_parameter_tokens"] = total["active_parameter_tokens"]
-            row["total_sparse_flops"] = total.get("sparse_flops")
+            stage_ledger, total_ledger = content["meta"]["ledger"]["stage"], content["meta"]["ledger"]["total"]
+            row = {
+                "step": content["step"],
+                "own": stage_ledger,
+                "tokens": stage_ledger["tokens"],
+                "flops": stage_ledger["flops"],
+            }
+            row |= {"total_tokens": total_ledger["tokens"], "total_flops": total_ledger["flops"]}
+            row["active_parameter_tokens"] = total_ledger["active_parameter_tokens"]
+            row["total_sparse_flops"] = total_ledger.get("sparse_flops")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no manifest of a checkpoint ({error!r}); remove that checkpoint") from error
+            raise UserError(
+                f"{path} is not the manifest of a checkpoint ({error!r}); remove that checkpoint"
+            ) from error
         if stage.summary.get("step") == row["step"]:
             row["domains"] = stage.summary.get("domains", {})
         rows.append(row)
@@ -103,19 +113,23 @@ def _recipe_columns(stage: StageData) -> dict[str, Any]:
         "optimizer": optimizer.get("kind", ""),
         "schedule": (optimizer.get("schedule") or {}).get("kind", ""),
         "lr": optimizer.get("learning_rate"),
-        # A ramp of batch sizes is no single number.
+        # A ramp of batch sizes is not a single number.
         "B": batch * data["seq_len"] if isinstance(batch, int) and "seq_len" in data else None,
     }
 
 
-def _sizes(stage: StageData, row: Row, before: list[StageData]) -> dict[str, Any]:
-    N = _parameters(stage, row)
+def _size_columns(stage: StageData, row: Row, before: list[StageData]) -> dict[str, Any]:
+    N = _parameter_count(stage, row)
     model = stage.recipe.get("model", {})
-    tables = model.get("vocab_size", 0) * model.get("d_model", 0) * (1 if model.get("tie_embeddings") else 2)
+    embedding_parameters = (
+        model.get("vocab_size", 0) * model.get("d_model", 0) * (1 if model.get("tie_embeddings") else 2)
+    )
     D = row.get("total_tokens", row.get("tokens"))
     return {
         "N": N,
-        "N_non_embedding": stage.summary.get("model", {}).get("non_embedding_parameters", N - tables if N else None),
+        "N_non_embedding": stage.summary.get("model", {}).get(
+            "non_embedding_parameters", N - embedding_parameters if N else None
+        ),
         "N_active": row.get("active_parameters"),
         # The log counts active parameters over the whole chain, as it does total tokens.
         "N_average": row["active_parameter_tokens"] / D if D and "active_parameter_tokens" in row else None,
@@ -128,39 +142,43 @@ def _sizes(stage: StageData, row: Row, before: list[StageData]) -> dict[str, Any
     }
 
 
-def _parameters(stage: StageData, row: Row) -> float | None:
-    """The stage's own active parameters, from its summary, its ledger, or a row that nothing came before."""
-    if known := stage.summary.get("model", {}).get("parameters"):
-        return float(known)
+def _parameter_count(stage: StageData, row: Row) -> float | None:
+    """Return the stage's parameters, from its summary, its ledger, or a log row of a first stage."""
+    if parameters := stage.summary.get("model", {}).get("parameters"):
+        return float(parameters)
     if stage.recipe.get("pruning"):
-        return None  # what is active does not say what there is
-    own = row.get("own") or stage.ledger.get("stage")
-    if not own and row.get("tokens") == row.get("total_tokens"):
-        own = row
-    return own["active_parameter_tokens"] / own["tokens"] if own and own.get("tokens") else None
+        return None  # the active parameters are not all of them
+    stage_ledger = row.get("own") or stage.ledger.get("stage")
+    if not stage_ledger and row.get("tokens") == row.get("total_tokens"):
+        stage_ledger = row
+    return (
+        stage_ledger["active_parameter_tokens"] / stage_ledger["tokens"]
+        if stage_ledger and stage_ledger.get("tokens")
+        else None
+    )
 
 
 def _unique_tokens(stage: StageData, before: list[StageData], D: float | None) -> float | None:
-    """At most the corpus, which a chain reads on through; None where its stages read several, or none is known."""
+    """Return the tokens, at most those of the corpus, which a chain reads continuously; None for several corpora."""
     corpora = {s.recipe.get("data", {}).get("fingerprint") for s in (*before, stage)}
-    known = stage.ledger.get("corpus_tokens")
-    return min(D, known) if D and known and len(corpora) == 1 else None
+    corpus_tokens = stage.ledger.get("corpus_tokens")
+    return min(D, corpus_tokens) if D and corpus_tokens and len(corpora) == 1 else None
 
 
-def _results(stage: StageData, row: Row) -> dict[str, Any]:
+def _loss_columns(stage: StageData, row: Row) -> dict[str, Any]:
     domains = row.get("domains", {})
     tokens = sum(result.get("tokens", 0) for result in domains.values())
     nll = sum(result.get("nll", np.nan) for result in domains.values())
-    trained = [r["loss"] for r in stage.of_kind("train") if r["step"] <= row["step"] and "loss" in r]
+    train_losses = [r["loss"] for r in stage.of_kind("train") if r["step"] <= row["step"] and "loss" in r]
     return {
         "L": nll / tokens if tokens else None,
         **{f"loss_{name}": result.get("loss") for name, result in domains.items()},
         **{f"bits_{name}": result.get("bits_per_byte") for name, result in domains.items()},
-        "train_loss": trained[-1] if trained else None,
+        "train_loss": train_losses[-1] if train_losses else None,
     }
 
 
-def _column(values: list[Any]) -> np.ndarray:
+def _to_column(values: list[Any]) -> np.ndarray:
     if any(isinstance(value, str) for value in values):
         return np.array(["" if value is None else str(value) for value in values], dtype=object)
     return np.array([np.nan if value is None else float(value) for value in values])

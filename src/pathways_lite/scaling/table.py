@@ -1,7 +1,7 @@
-"""Tables of runs: columns by the field's names, from files of any origin.
+"""Tables of runs, with columns named as in the literature, read from files of any origin.
 
-A table is a mapping from column names to arrays [rows]. `read_table` takes CSV (also gzipped), Parquet and JSON lines,
-and a map from our names to theirs, so that other people's runs can be fitted.
+A table is a mapping from column names to arrays [rows]. `read_table` reads CSV (also gzipped), Parquet and JSON lines,
+and renames columns, so that other people's runs can be fitted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PF_DAY = 8.64e19  # FLOPs
 
 @dataclass(frozen=True)
 class Column:
-    """What a column means, and the range in which a median of it is believable; `mistake` is a usual one."""
+    """The meaning of a column and the range of plausible medians; `mistake` is advice about a common mistake."""
 
     meaning: str
     unit: str = ""
@@ -49,23 +49,23 @@ COLUMNS: dict[str, Column] = {
     "C_pf_days": Column("training compute", "PF-days", 1e-9, 1e10),
     "M": Column("tokens per parameter", "", 1e-3, 1e6),
     "L": Column(
-        "loss", "nats per token", 1e-3, 20, "the logarithm of a perplexity is a loss, and a bit is 0.6931 nats"
+        "loss", "nats per token", 1e-3, 20, "a loss is the logarithm of a perplexity, and a bit is 0.6931 nats"
     ),
     "S": Column("optimizer steps", "steps", 1, 1e9),
     "B": Column("batch", "tokens", 1, 1e10),
     "lr": Column("peak learning rate", "", 1e-9, 1e2),
     "error": Column("error rate", "", 0, 1),
-    "performance": Column("performance, 1 for what is perfect", "", -2.18, 1.12),
+    "performance": Column("performance, 1 if perfect", "", -2.18, 1.12),
 }
 
 _TERM = re.compile(r"^(?P<name>.*?)(?:\s*\*\s*(?P<factor>[0-9.]+(?:[eE][+-]?[0-9]+)?))?$")
 
 
 def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Table:
-    """The table in a file, its columns renamed.
+    """Read the table in a file and rename its columns.
 
-    `columns` maps our names to the file's, each with a factor if need be: {"N": "size_M*1e6"}. The file's other columns
-    keep their names. Raises UserError where the file or a column is not there.
+    `columns` maps our names to the file's, each with a factor if necessary: {"N": "size_M*1e6"}. The other columns keep
+    their names. Raises UserError if the file or a column does not exist.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,11 +73,11 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Ta
     table = _read(path)
     for name, term in (columns or {}).items():
         match = _TERM.match(term)
-        theirs = match["name"] if match and match["name"] in table else term
-        if theirs not in table:
-            raise UserError(f"{path} has no column {theirs!r}; it has {', '.join(sorted(table))}")
-        factor = float(match["factor"]) if match and theirs != term and match["factor"] else 1.0
-        table[name] = table[theirs] if factor == 1.0 else numeric(table, theirs) * factor
+        source = match["name"] if match and match["name"] in table else term
+        if source not in table:
+            raise UserError(f"{path} has no column {source!r}; it has {', '.join(sorted(table))}")
+        factor = float(match["factor"]) if match and source != term and match["factor"] else 1.0
+        table[name] = table[source] if factor == 1.0 else numeric(table, source) * factor
     return table
 
 
@@ -87,26 +87,26 @@ def _read(path: Path) -> Table:
 
     try:
         if path.suffix == ".parquet":
-            read = parquet.read_table(path)
+            arrow_table = parquet.read_table(path)
         elif path.suffix in (".jsonl", ".json"):
-            read = json.read_json(path)
+            arrow_table = json.read_json(path)
         else:
-            read = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=_delimiter(path)))
+            arrow_table = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=_delimiter(path)))
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is no CSV, Parquet or JSON-lines table: {reason}") from error
-    return {name.strip(): _array(read.column(name)) for name in read.column_names}
+        raise UserError(f"{path} is not a CSV, Parquet or JSON-lines table: {reason}") from error
+    return {name.strip(): _array(arrow_table.column(name)) for name in arrow_table.column_names}
 
 
 def _delimiter(path: Path) -> str:
-    """What the first line separates its columns by: a comma, a semicolon or a tab."""
+    """Return the separator of the columns in the first line: a comma, a semicolon or a tab."""
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         header = file.readline()
     return max(",;\t", key=lambda mark: header.count(mark.encode()))
 
 
 def _array(column: Any) -> np.ndarray:
-    """Numbers as float64 with NaN where there is none; anything else as text, without spaces around it."""
+    """Convert numbers to float64, with NaN for missing ones, and anything else to stripped text."""
     import pyarrow as pa
 
     kind = column.type
@@ -116,25 +116,27 @@ def _array(column: Any) -> np.ndarray:
 
 
 def write_table(table: Mapping[str, np.ndarray], path: str | Path) -> None:
-    """Write a table as Parquet or CSV, by the ending of `path`."""
+    """Write a table as Parquet or CSV, according to the suffix of `path`."""
     import pyarrow as pa
     from pyarrow import csv, parquet
 
     path = Path(path)
-    # Text columns hold Python strings; a number that is not known is written as nothing.
+    # Text columns hold Python strings; NaN is written as an empty cell.
     arrow = pa.table({name: pa.array(column.tolist(), from_pandas=True) for name, column in table.items()})
     if path.suffix == ".parquet":
         parquet.write_table(arrow, path)
     elif path.suffix == ".csv":
         csv.write_csv(arrow, path)
     else:
-        raise UserError(f"{path.name} ends in neither .parquet nor .csv, which say how to write it")
+        raise UserError(
+            f"{path.name} ends in neither .parquet nor .csv; use one of these suffixes to choose the format"
+        )
 
 
 def numeric(table: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """The column as float64. Raises UserError where it is missing or holds text."""
+    """Return the column as float64. Raises UserError if it is missing or holds text."""
     if name not in table:
-        raise UserError(f"the table has no column {name}; name it with {name}=THEIRS (there are {', '.join(table)})")
+        raise UserError(f"the table has no column {name}; map it with {name}=COLUMN (it has {', '.join(table)})")
     try:
         return np.asarray(table[name], np.float64)
     except ValueError:
@@ -150,8 +152,8 @@ def _first_text(column: np.ndarray) -> str:
     return "no single value"
 
 
-# What follows from what: by column, its sources and how it is made of them; the first that is possible counts.
-_RULES: dict[str, tuple[tuple[tuple[str, ...], Callable[..., np.ndarray]], ...]] = {
+# By column, the columns that it can be derived from and how; the first possible derivation is used.
+_DERIVATIONS: dict[str, tuple[tuple[tuple[str, ...], Callable[..., np.ndarray]], ...]] = {
     "D": ((("C", "N"), lambda c, n: c / (6 * n)), (("M", "N"), lambda m, n: m * n)),
     "N": ((("C", "D"), lambda c, d: c / (6 * d)),),
     "C": ((("N", "D"), lambda n, d: 6 * n * d),),
@@ -160,28 +162,28 @@ _RULES: dict[str, tuple[tuple[tuple[str, ...], Callable[..., np.ndarray]], ...]]
 }
 
 
-def with_derived(table: Mapping[str, np.ndarray], needed: tuple[str, ...]) -> Table:
-    """The table with the columns of `needed` that follow from others: C = 6ND, M = D/N, PF-days from FLOPs."""
+def with_derived(table: Mapping[str, np.ndarray], names: tuple[str, ...]) -> Table:
+    """Add the columns of `names` that follow from others: C = 6ND, M = D/N, PF-days from FLOPs."""
     full = dict(table)
-    for name in needed:
+    for name in names:
         _derive(full, name, frozenset())
     return full
 
 
-def _derive(full: Table, name: str, asked: frozenset[str]) -> bool:
-    """Whether the column is there, made if need be; not of those that it has been asked for the sake of."""
+def _derive(full: Table, name: str, pending: frozenset[str]) -> bool:
+    """Add the column if it is missing, without deriving it from `pending` columns. Returns True if it exists now."""
     if name in full:
         return True
-    asked = asked | {name}
-    for sources, rule in _RULES.get(name, ()):
-        if not asked & set(sources) and all(_derive(full, source, asked) for source in sources):
+    pending = pending | {name}
+    for sources, rule in _DERIVATIONS.get(name, ()):
+        if not pending & set(sources) and all(_derive(full, source, pending) for source in sources):
             full[name] = rule(*(numeric(full, source) for source in sources))
             return True
     return False
 
 
-def digest(table: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of the table's content, whatever the order of its columns."""
+def table_digest(table: Mapping[str, np.ndarray]) -> str:
+    """Return the SHA-256 of the table's content, independent of the order of its columns."""
     sha = hashlib.sha256()
     for name in sorted(table):
         sha.update(f"{name}:{np.asarray(table[name]).tolist()}\n".encode())

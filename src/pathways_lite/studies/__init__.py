@@ -1,4 +1,4 @@
-"""Studies: many experiments as one question. A node is a stage, trained once for all recipes that share it."""
+"""Studies: many recipes that answer one question. A node is a stage, trained once for all recipes that share it."""
 
 from pathways_lite.comparison.metric import Metric
 from pathways_lite.studies.study import Study, load_study

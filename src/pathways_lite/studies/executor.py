@@ -1,4 +1,7 @@
-"""What the runner needs of whatever executes nodes. A job is one `pathways-lite train` of one node."""
+"""Executors run the nodes of a study as jobs: the interface, and an executor for processes on this machine.
+
+A job is one `pathways-lite train` of one node.
+"""
 
 from __future__ import annotations
 
@@ -11,69 +14,63 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.errors import UserError
 from pathways_lite.run_directory import RunDirectory
 
 
 class Job(Protocol):
-    """One node in training."""
+    """A node that is being trained."""
 
     def poll(self) -> int | None:
-        """Its exit status (negative: the signal that killed it), None while it goes on. Returns at once."""
+        """Return its exit status (negative: the signal that killed it), None while it runs. Does not block."""
 
     def stop(self) -> None:
-        """Ask it to save and end. Returns at once."""
+        """Ask it to save and end. Does not block."""
 
 
 class Executor(Protocol):
     """Starts jobs."""
 
-    slots: int  # how many at a time
+    slots: int  # the largest number of jobs at a time
 
     def start(self, run: RunDirectory, output: Path) -> Job:
-        """Train the node whose directory is `run`; what it says is appended to `output`."""
+        """Train the node whose directory is `run`; its output is appended to the file `output`."""
 
 
 def train_command(run: RunDirectory) -> list[str]:
-    """The command that trains the node in `run`, by this very interpreter."""
+    """Return the command that trains the node in `run` with this interpreter."""
     return [sys.executable, "-m", "pathways_lite", *train_arguments(run)]
 
 
 def train_arguments(run: RunDirectory) -> list[str]:
-    """What follows `pathways-lite` to train the node in `run`."""
+    """Return the arguments of `pathways-lite` that train the node in `run`."""
     return ["train", str(run.recipe_path), "--out", str(run.path), "--track", "none"]
 
 
-# Nodes as processes on this machine, each on cores of its own.
+# ---- processes on this machine, each on its own cores ----
 
 
-def available_cores() -> list[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def share_cores(cores: Sequence[int], jobs: int) -> list[list[int]]:
-    """The cores in `jobs` groups of neighbours, as even as can be. Raises UserError where there are too few."""
+def split_cores(cores: Sequence[int], jobs: int) -> list[list[int]]:
+    """Split the cores into `jobs` contiguous groups, as evenly as possible. Raises UserError if there are too few."""
     if not 1 <= jobs <= len(cores):
-        raise UserError(f"--jobs {jobs}: this machine has {len(cores)} cores for this process; use 1 to {len(cores)}")
+        raise UserError(f"--jobs {jobs}: this process may use {len(cores)} cores; use 1 to {len(cores)}")
     bounds = [len(cores) * i // jobs for i in range(jobs + 1)]
-    return [list(cores[begin:end]) for begin, end in itertools.pairwise(bounds)]
+    return [list(cores[start:end]) for start, end in itertools.pairwise(bounds)]
 
 
 @dataclass
 class LocalJob:
-    """A process and the cores it holds."""
+    """A process and the cores that it uses."""
 
     process: subprocess.Popen[bytes]
     cores: str
-    free: list[str]  # where the cores go back to
+    free_core_sets: list[str]  # the cores are returned to it
 
     def poll(self) -> int | None:
         status = self.process.poll()
         if status is not None and self.cores:
-            self.free.append(self.cores)
+            self.free_core_sets.append(self.cores)
             self.cores = ""
         return status
 
@@ -82,14 +79,14 @@ class LocalJob:
 
 
 class LocalExecutor:
-    """At most `jobs` processes at a time, pinned to disjoint cores; they end with this one, having saved."""
+    """An executor of at most `jobs` processes, pinned to disjoint cores; they save and end if this process ends."""
 
     def __init__(self, jobs: int = 1) -> None:
         self.slots = jobs
-        self._free = [",".join(map(str, cores)) for cores in share_cores(available_cores(), jobs)]
+        self._free_core_sets = [",".join(map(str, cores)) for cores in split_cores(usable_cores(), jobs)]
 
     def start(self, run: RunDirectory, output: Path) -> LocalJob:
-        cores = self._free.pop(0)
+        cores = self._free_core_sets.pop(0)
         wrapper = [sys.executable, "-m", "pathways_lite.studies.pinned", str(os.getpid()), cores]
         with output.open("ab") as file:
             process = subprocess.Popen(
@@ -97,6 +94,6 @@ class LocalExecutor:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C on the terminal is the runner's; it passes on one signal, not two
+                start_new_session=True,  # only the runner gets a Ctrl-C, and passes it on once
             )
-        return LocalJob(process, cores, self._free)
+        return LocalJob(process, cores, self._free_core_sets)

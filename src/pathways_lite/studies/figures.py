@@ -1,4 +1,4 @@
-"""The figures of a study: loss against what it cost, differences between arms, and who starts from whom."""
+"""The figures of a study and its table of results: losses against cost, differences between arms, lineage."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from pathways_lite.comparison.bootstrap import LEVEL
 from pathways_lite.comparison.compare import Arm, Comparison
 from pathways_lite.comparison.curves import Clock, Curve
 from pathways_lite.comparison.metric import Metric
 from pathways_lite.comparison.table import Results
+from pathways_lite.intervals import LEVEL
 from pathways_lite.studies.store import State
 from pathways_lite.studies.study import Node
 from pathways_lite.tracking.formatting import si
-from pathways_lite.tracking.plot_style import Palette, look
+from pathways_lite.tracking.plot_style import Palette, line_style
 
-# Beyond this ratio of the largest to the smallest cost an axis is logarithmic.
-_LOGARITHMIC = 30.0
-_INSIDE = 6  # lines of a legend that fits into a plot
-_AXIS = {"flops": "{compute}, base models included", "tokens": "training tokens", "seconds": "seconds of training"}
+# An axis is logarithmic if its largest value is this many times its smallest.
+_LOG_SCALE_RATIO = 30.0
+_MAX_INSET_LEGEND = 6  # entries of a legend that fits into a plot
+_AXIS_LABELS = {
+    "flops": "{compute}, base models included",
+    "tokens": "training tokens",
+    "seconds": "seconds of training",
+}
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure with its words; `draw` makes it in a theme's palette."""
+class StudyFigure:
+    """A figure with its texts; `draw` draws it with a theme's palette."""
 
     name: str  # of its files
     title: str
@@ -41,58 +45,60 @@ class Picture:
     draw: Callable[[Palette], Figure]
 
 
-def loss_pictures(arms: Sequence[Arm], metric: Metric) -> list[Picture]:
-    """Loss against FLOPs, tokens and seconds."""
+def loss_figures(arms: Sequence[Arm], metric: Metric) -> list[StudyFigure]:
+    """Build the figures of loss against FLOPs, tokens and seconds."""
     titles = {"flops": "At equal compute", "tokens": "At equal data", "seconds": "At equal time"}
-    words = {
-        "flops": "Mean over seeds at equal FLOPs; the band is from the lowest to the highest seed.",
+    captions = {
+        "flops": "Mean over seeds at equal FLOPs; the band spans all seeds.",
         "tokens": "The same against training tokens.",
         "seconds": "The same against seconds of training on this machine, without compiling, evaluating and saving; "
         "unlike the others, not reproducible.",
     }
 
-    def picture(clock: Clock) -> Picture:
-        alt = f"{metric.name} of {', '.join(arm.name for arm in arms)} against {_axis(clock, metric)}"
-        return Picture(f"loss_{clock}", titles[clock], alt, words[clock], lambda p: _loss(arms, metric, clock, p))
+    def make_figure(clock: Clock) -> StudyFigure:
+        alt = f"{metric.name} of {', '.join(arm.name for arm in arms)} against {_axis_label(clock, metric)}"
+        return StudyFigure(
+            f"loss_{clock}", titles[clock], alt, captions[clock], lambda p: _draw_losses(arms, metric, clock, p)
+        )
 
-    return [picture(clock) for clock in titles]
-
-
-def _axis(clock: Clock, metric: Metric) -> str:
-    return _AXIS[clock].format(compute=metric.compute)
+    return [make_figure(clock) for clock in titles]
 
 
-def band(curves: Sequence[Curve], clock: Clock) -> tuple[np.ndarray, np.ndarray]:
-    """Costs [n] at which some run has a point and every run has begun and not ended; losses [runs, n] there."""
+def _axis_label(clock: Clock, metric: Metric) -> str:
+    return _AXIS_LABELS[clock].format(compute=metric.flops_label)
+
+
+def align_curves(curves: Sequence[Curve], clock: Clock) -> tuple[np.ndarray, np.ndarray]:
+    """Return costs [n] at which some run has a point, in the range that all runs cover, and losses [runs, n] there."""
     costs = [getattr(curve, clock) for curve in curves]
-    begin, end = max(cost[0] for cost in costs), min(cost[-1] for cost in costs)
+    start, end = max(cost[0] for cost in costs), min(cost[-1] for cost in costs)
     points = np.unique(np.concatenate(costs))
-    grid = points[(points >= begin) & (points <= end)]
+    grid = points[(points >= start) & (points <= end)]
     losses = [np.interp(np.log(grid), np.log(cost), curve.loss) for cost, curve in zip(costs, curves, strict=True)]
     return grid, np.array(losses)
 
 
-def _loss(arms: Sequence[Arm], metric: Metric, clock: Clock, palette: Palette) -> Figure:
+def _draw_losses(arms: Sequence[Arm], metric: Metric, clock: Clock, palette: Palette) -> Figure:
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     ax = figure.subplots()
     ends = []
     for i, arm in enumerate(arms):
-        grid, losses = band(arm.curves, clock)
+        grid, losses = align_curves(arm.curves, clock)
         if not len(grid):
             continue
-        line = look(i, palette)
+        line = line_style(i, palette)
         ax.fill_between(grid, losses.min(axis=0), losses.max(axis=0), color=line["color"], alpha=0.18, linewidth=0)
         every = max(1, len(grid) // 12)
         ax.plot(grid, losses.mean(axis=0), linewidth=1.6, markersize=4.5, markevery=every, label=arm.name, **line)
         ends += [grid[0], grid[-1]]
-    if ends and max(ends) > _LOGARITHMIC * min(ends):
+    if ends and max(ends) > _LOG_SCALE_RATIO * min(ends):
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(numticks=8))
         ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    ax.set_xlabel(_axis(clock, metric))
+    ax.set_xlabel(_axis_label(clock, metric))
     ax.set_ylabel(metric.name)
-    if len(arms) > _INSIDE:
+    if len(arms) > _MAX_INSET_LEGEND:
         figure.set_figwidth(9.4)
         figure.legend(loc="outside right upper")
     else:
@@ -103,22 +109,22 @@ def _loss(arms: Sequence[Arm], metric: Metric, clock: Clock, palette: Palette) -
 # ---- differences ----
 
 
-def difference_picture(comparisons: Sequence[Comparison], metric: Metric) -> Picture:
-    """Every arm's difference from the baseline, the best at the top."""
+def difference_figure(comparisons: Sequence[Comparison], metric: Metric) -> StudyFigure:
+    """Build the figure of every arm's difference from the baseline, the best at the top."""
     ordered = sorted(comparisons, key=lambda c: -c.difference.value)
     baseline = comparisons[0].baseline
     alt = "; ".join(f"{c.arm}: {c.difference.value:+.4f}" for c in reversed(ordered))
     caption = f"Left is better. Lines: {LEVEL:.0%} bootstrap intervals; thin: Student's t over pairs of runs."
     title = f"At equal compute, against {baseline}"
-    return Picture("differences", title, alt, caption, lambda palette: _differences(ordered, metric, palette))
+    return StudyFigure("differences", title, alt, caption, lambda palette: _draw_differences(ordered, metric, palette))
 
 
-def _differences(ordered: Sequence[Comparison], metric: Metric, palette: Palette) -> Figure:
+def _draw_differences(ordered: Sequence[Comparison], metric: Metric, palette: Palette) -> Figure:
     figure = Figure(figsize=(7.2, 0.9 + 0.3 * len(ordered)), layout="constrained")
     ax = figure.subplots()
     ax.axvline(0.0, color=palette.ink, linewidth=1.0)
     for row, c in enumerate(ordered):
-        for interval, width in ((c.student, 1.0), (c.difference, 3.0)):
+        for interval, width in ((c.t_interval, 1.0), (c.difference, 3.0)):
             if interval is not None:
                 ax.plot([interval.low, interval.high], [row, row], color=palette.series[0], linewidth=width)
         ax.plot(c.difference.value, row, marker="o", color=palette.series[0])
@@ -130,65 +136,68 @@ def _differences(ordered: Sequence[Comparison], metric: Metric, palette: Palette
 
 # ---- lineage ----
 
-_BOX = (2.05, 0.46)  # inches
-_STEP = (2.5, 0.62)
+_BOX_SIZE = (2.05, 0.46)  # inches
+_GRID_STEP = (2.5, 0.62)
 
 
-def lineage_picture(nodes: Mapping[str, Node], states: Mapping[str, State], flops: Mapping[str, int]) -> Picture:
-    """Every node, left to right from the stage that it starts from."""
+def lineage_figure(nodes: Mapping[str, Node], states: Mapping[str, State], flops: Mapping[str, int]) -> StudyFigure:
+    """Build the figure of all nodes, each to the right of the node that it starts from."""
     alt = "Lineage: " + "; ".join(f"{node.label} after {node.parent or 'nothing'}" for node in nodes.values())
-    caption = "Each box is a stage, trained once; lines lead to what starts from it. Dashed: not done."
-    return Picture("lineage", "Lineage", alt, caption, lambda palette: _lineage(nodes, states, flops, palette))
+    caption = "Each box is a stage that is trained once; lines lead to the stages that start from it. Dashed: not done."
+    return StudyFigure("lineage", "Lineage", alt, caption, lambda palette: _draw_lineage(nodes, states, flops, palette))
 
 
-def places(nodes: Mapping[str, Node]) -> dict[str, tuple[int, float]]:
-    """Column and row of every node: leaves one below the other, parents in the middle of what starts from them."""
+def layout_nodes(nodes: Mapping[str, Node]) -> dict[str, tuple[int, float]]:
+    """Return column and row of every node: leaves one below the other, parents in the middle of their children."""
     children: dict[str | None, list[str]] = {}
     for identity, node in nodes.items():
         children.setdefault(node.parent, []).append(identity)
-    found: dict[str, tuple[int, float]] = {}
+    positions: dict[str, tuple[int, float]] = {}
     rows = iter(range(len(nodes)))
 
-    def place(identity: str, column: int) -> float:
-        below = [place(child, column + 1) for child in children.get(identity, [])]
-        row = sum(below) / len(below) if below else float(next(rows))
-        found[identity] = (column, row)
+    def place_subtree(identity: str, column: int) -> float:
+        child_rows = [place_subtree(child, column + 1) for child in children.get(identity, [])]
+        row = sum(child_rows) / len(child_rows) if child_rows else float(next(rows))
+        positions[identity] = (column, row)
         return row
 
     for root in children.get(None, []):
-        place(root, 0)
-    return found
+        place_subtree(root, 0)
+    return positions
 
 
-def _lineage(
+def _draw_lineage(
     nodes: Mapping[str, Node], states: Mapping[str, State], flops: Mapping[str, int], palette: Palette
 ) -> Figure:
-    at = {identity: (_STEP[0] * column, -_STEP[1] * row) for identity, (column, row) in places(nodes).items()}
-    width = max(x for x, _ in at.values()) + _BOX[0]
-    height = -min(y for _, y in at.values()) + _BOX[1]
+    corners = {
+        identity: (_GRID_STEP[0] * column, -_GRID_STEP[1] * row)
+        for identity, (column, row) in layout_nodes(nodes).items()
+    }
+    width = max(x for x, _ in corners.values()) + _BOX_SIZE[0]
+    height = -min(y for _, y in corners.values()) + _BOX_SIZE[1]
     figure = Figure(figsize=(max(7.2, width + 0.2), height + 0.2))
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set_axis_off()
     ax.set_xlim(-0.1, max(7.1, width + 0.1))
-    ax.set_ylim(-height + _BOX[1] / 2 - 0.1, _BOX[1] / 2 + 0.1)
+    ax.set_ylim(-height + _BOX_SIZE[1] / 2 - 0.1, _BOX_SIZE[1] / 2 + 0.1)
     for identity, node in nodes.items():
         if node.parent is not None:
-            (x0, y0), (x1, y1) = at[node.parent], at[identity]
-            middle = (x0 + _BOX[0] + x1) / 2
-            ax.plot([x0 + _BOX[0], middle, middle, x1], [y0, y0, y1, y1], color=palette.faint, linewidth=1.0)
-        _box(ax, at[identity], node.label, f"{si(flops[identity], 'FLOPs')}, {states[identity]}", palette)
+            (x0, y0), (x1, y1) = corners[node.parent], corners[identity]
+            middle = (x0 + _BOX_SIZE[0] + x1) / 2
+            ax.plot([x0 + _BOX_SIZE[0], middle, middle, x1], [y0, y0, y1, y1], color=palette.faint, linewidth=1.0)
+        _draw_box(ax, corners[identity], node.label, f"{si(flops[identity], 'FLOPs')}, {states[identity]}", palette)
     return figure
 
 
-def _box(ax: Axes, at: tuple[float, float], title: str, text: str, palette: Palette) -> None:
-    x, y = at
+def _draw_box(ax: Axes, corner_xy: tuple[float, float], title: str, text: str, palette: Palette) -> None:
+    x, y = corner_xy
     done = text.endswith("done")
     style = "-" if done else (0, (4, 2))
-    corner = (x, y - _BOX[1] / 2)
+    corner = (x, y - _BOX_SIZE[1] / 2)
     ax.add_patch(
         FancyBboxPatch(
             corner,
-            *_BOX,
+            *_BOX_SIZE,
             boxstyle="round,pad=0,rounding_size=0.06",
             facecolor=palette.grid if done else "none",
             edgecolor=palette.ink,
@@ -200,36 +209,35 @@ def _box(ax: Axes, at: tuple[float, float], title: str, text: str, palette: Pale
     ax.text(x + 0.1, y - 0.11, text, fontsize=7.5, va="center", color=palette.faint)
 
 
-# A study's comparisons as a CSV file of plain numbers, for other programs.
+# ---- results as CSV, for other programs ----
 
-
-HEADER = (
+CSV_HEADER = (
     "held_out", "arm", "baseline", "runs", "loss", "flops", "difference", "low", "high", "interval",
     "speedup", "speedup_low", "speedup_high", "area", "area_low", "area_high",
 )  # fmt: skip
-"""`held_out`: the domain, or empty for all of the text. `loss`: at the end, mean over runs. `difference`: from the
-baseline's at `flops`, with its 95 % interval (`interval`: student, over pairs of runs, or bootstrap). Speedup and area,
-with bootstrap intervals, as on the page. Empty where nothing is known."""
+"""`held_out`: the domain, or empty for all text. `loss`: at the end of a run, mean over runs. `difference`: from the
+baseline at `flops`, with its 95 % interval (`interval`: student, over pairs of runs, or bootstrap). Speedup and area
+have bootstrap intervals, as on the page. Unknown values are empty."""
 
 
 def write_csv(path: Path, results: Results | None, by_domain: Mapping[str, Results]) -> None:
-    """A row per arm, for all of the held-out text first; only the header while there is nothing to compare."""
+    """Write a row per arm, for all held-out text first; only the header if there is nothing to compare."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(HEADER)
+        writer = csv.writer(file)
+        writer.writerow(CSV_HEADER)
         if results is not None:
-            table.writerows(_rows("", results))
-        for domain, found in by_domain.items():
-            table.writerows(_rows(domain, found))
+            writer.writerows(_csv_rows("", results))
+        for domain, domain_results in by_domain.items():
+            writer.writerows(_csv_rows(domain, domain_results))
 
 
-def _rows(domain: str, results: Results) -> Iterator[list[object]]:
-    found = {comparison.arm: comparison for comparison in results.comparisons}
+def _csv_rows(domain: str, results: Results) -> Iterator[list[object]]:
+    by_arm = {comparison.arm: comparison for comparison in results.comparisons}
     for arm in results.arms:
         row: list[object] = [domain, arm.name, results.baseline, len(arm.curves), arm.final_loss]
-        if (c := found.get(arm.name)) is not None:
-            kind, interval = ("bootstrap", c.difference) if c.student is None else ("student", c.student)
+        if (c := by_arm.get(arm.name)) is not None:
+            kind, interval = ("bootstrap", c.difference) if c.t_interval is None else ("student", c.t_interval)
             row += [c.flops, c.difference.value, interval.low, interval.high, kind]
             row += [value for i in (c.speedup, c.area) for value in (i.value, i.low, i.high)]
-        known = ["" if isinstance(value, float) and math.isnan(value) else value for value in row]
-        yield [*known, *[""] * (len(HEADER) - len(known))]
+        cells = ["" if isinstance(value, float) and math.isnan(value) else value for value in row]
+        yield [*cells, *[""] * (len(CSV_HEADER) - len(cells))]

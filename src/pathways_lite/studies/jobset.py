@@ -1,8 +1,8 @@
-"""Nodes as Kubernetes JobSets, after a template that says how this cluster runs one recipe (tools/launch/jobset.yaml).
+"""Export nodes as Kubernetes JobSets, from a template for one recipe on this cluster (tools/launch/jobset.yaml).
 
-A JobSet holds the nodes that start, in the end, from the same one: each is a replicated job, which depends on
-its parent's completion (`dependsOn`, JobSet 0.8 or later). What shares no stage is a JobSet of its own, so that it
-neither waits for the others nor fails with them. A restarted JobSet finds finished nodes finished.
+A JobSet has all nodes with the same root; each is a replicated job that depends on its parent's completion
+(`dependsOn`, JobSet 0.8 or later). Nodes that share no stage are in separate JobSets, so that they neither wait for
+each other nor fail together. A restarted JobSet does not train finished nodes again.
 """
 
 from __future__ import annotations
@@ -18,34 +18,37 @@ from pathways_lite.studies.executor import train_arguments
 from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import node_chain
 
-_NAME = 40  # characters; with a job's name and index a pod's name has to stay below 63
+_MAX_NAME_LENGTH = 40  # characters; with a job's name and index a pod's name must stay below 63
 
 
 def jobsets(store: StudyStore, name: str, template: Path) -> list[dict[str, Any]]:
-    """A manifest per tree of nodes that are not done. Raises UserError for a template that is none."""
-    pattern = _read(template)
-    trees: dict[str, list[str]] = {}
+    """Build a manifest per tree of nodes that are not done. Raises UserError for an invalid template."""
+    pattern = _read_template(template)
+    nodes_by_root: dict[str, list[str]] = {}
     for identity, state in store.states().items():
         if state != "done":
-            trees.setdefault(node_chain(store.nodes, identity)[0].identity, []).append(identity)
-    return [_jobset(store, f"{name[:_NAME]}-{root[:8]}", nodes, pattern) for root, nodes in trees.items()]
+            nodes_by_root.setdefault(node_chain(store.nodes, identity)[0].identity, []).append(identity)
+    return [
+        _make_jobset(store, f"{name[:_MAX_NAME_LENGTH]}-{root[:8]}", nodes, pattern)
+        for root, nodes in nodes_by_root.items()
+    ]
 
 
 def as_yaml(manifests: list[dict[str, Any]]) -> str:
-    """Documents for `kubectl apply -f`."""
+    """Return YAML documents for `kubectl apply -f`."""
     return yaml.safe_dump_all(manifests, sort_keys=False)
 
 
-def _jobset(store: StudyStore, name: str, nodes: list[str], pattern: dict[str, Any]) -> dict[str, Any]:
-    manifest = copy.deepcopy(pattern)
+def _make_jobset(store: StudyStore, name: str, nodes: list[str], template: dict[str, Any]) -> dict[str, Any]:
+    manifest = copy.deepcopy(template)
     manifest["metadata"]["name"] = name.lower().replace("_", "-").replace(".", "-")
     (job,) = manifest["spec"]["replicatedJobs"]
-    manifest["spec"]["replicatedJobs"] = [_job(store, identity, nodes, job) for identity in nodes]
+    manifest["spec"]["replicatedJobs"] = [_make_job(store, identity, nodes, job) for identity in nodes]
     return manifest
 
 
-def _job(store: StudyStore, identity: str, nodes: list[str], pattern: dict[str, Any]) -> dict[str, Any]:
-    job = {"name": _job_name(identity), **{key: value for key, value in pattern.items() if key != "name"}}
+def _make_job(store: StudyStore, identity: str, nodes: list[str], template: dict[str, Any]) -> dict[str, Any]:
+    job = {"name": _job_name(identity), **{key: value for key, value in template.items() if key != "name"}}
     job = copy.deepcopy(job)
     (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
     container["command"] = ["pathways-lite", *train_arguments(store.prepare(identity))]
@@ -59,14 +62,14 @@ def _job_name(identity: str) -> str:
     return f"n{identity[:12]}"
 
 
-def _read(template: Path) -> dict[str, Any]:
+def _read_template(template: Path) -> dict[str, Any]:
     try:
         pattern = yaml.safe_load(template.read_text(encoding="utf-8"))
         (job,) = pattern["spec"]["replicatedJobs"]
         (_,) = job["template"]["spec"]["template"]["spec"]["containers"]
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{template} is no JobSet with one replicated job of one container ({error!r}); start from "
+            f"{template} is not a JobSet with one replicated job with one container ({error!r}); start from "
             "tools/launch/jobset.yaml and give its path with --template"
         ) from error
     return dict(pattern)

@@ -1,4 +1,4 @@
-"""What a study would do: its nodes, what of them exists, their compute, and about how long they take."""
+"""The plan of a study: its nodes, their states, their compute and an estimate of their time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathways_lite.ledger import Ledger, Timeline
 from pathways_lite.studies.store import State, StudyStore
 from pathways_lite.studies.study import Node, Study, build_nodes
 
-# What small models reach on CPUs (docs/results/foundation.md: 0.33 to 0.53 of the fastest matrix product).
+# The share that small models reach on CPUs (docs/results/foundation.md: 0.33 to 0.53 of the fastest matrix product).
 ASSUMED_SHARE_OF_PEAK = 0.4
 
 
@@ -23,33 +23,33 @@ class PlannedNode:
     state: State
     timeline: Timeline
     flops: int  # of the whole stage, learning to grow included
-    flops_left: int  # beyond its newest save
+    flops_left: int  # after its newest checkpoint
     seconds_left: float
     pace: str  # where the seconds come from
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study, resolved, with where it is kept."""
+    """A resolved study, its store and its planned nodes."""
 
     study: Study
     store: StudyStore
     nodes: dict[str, PlannedNode]  # parents before children
 
     def seconds_left(self, jobs: int = 1) -> float:
-        """Until all is trained by `jobs` at a time, at the pace of the plan; no node begins before its parent ends."""
-        free, ends = [0.0] * jobs, dict[str, float]()
+        """Estimate the seconds until all is trained, `jobs` nodes at a time; no node starts before its parent ends."""
+        slot_free_at, ends = [0.0] * jobs, dict[str, float]()
         for identity, planned in self.nodes.items():
-            slot = free.index(min(free))
-            begin = max(free[slot], ends.get(planned.node.parent or "", 0.0))
-            ends[identity] = begin + planned.seconds_left
+            slot = slot_free_at.index(min(slot_free_at))
+            start = max(slot_free_at[slot], ends.get(planned.node.parent or "", 0.0))
+            ends[identity] = start + planned.seconds_left
             if planned.seconds_left:
-                free[slot] = ends[identity]
+                slot_free_at[slot] = ends[identity]
         return max(ends.values(), default=0.0)
 
 
 def resolve_study(study: Study) -> Study:
-    """The study with corpora and checkpoints recorded by content. Raises UserError where a recipe cannot run."""
+    """Record corpora and checkpoints of all recipes by content. Raises UserError if a recipe cannot run."""
     from pathways_lite.training.resolve import resolve_recipe
 
     arms = {name: tuple(resolve_recipe(recipe) for recipe in recipes) for name, recipes in study.arms.items()}
@@ -57,33 +57,34 @@ def resolve_study(study: Study) -> Study:
 
 
 def store_of(study: Study, out: Path) -> StudyStore:
-    """The nodes of a resolved study, kept below `out`."""
+    """Return the store of a resolved study in the directory `out`."""
     return StudyStore(out, build_nodes(study.recipes))
 
 
 def plan_study(study: Study, out: Path, machine_flops: Callable[[str], float]) -> StudyPlan:
-    """The plan of a resolved study. `machine_flops(dtype)` is the machine's peak FLOP/s, asked only where nothing
-    has been measured.
+    """Plan a resolved study.
+
+    `machine_flops(dtype)` returns the machine's peak FLOP/s; it is called only if no node has been measured.
     """
     from pathways_lite.training.init_growth import ligo_ledger
     from pathways_lite.training.stage import StageSpec
 
     store = store_of(study, out)
     states = store.states()
-    paces = _Paces(store, machine_flops)
+    paces = _SpeedEstimates(store, machine_flops)
     planned = {}
     for identity, node in store.nodes.items():
         spec = StageSpec(node.recipe, len(node.recipe.stages) - 1)
         timeline, learning = spec.timeline, ligo_ledger(spec).flops
         steps, spent = timeline.flops_before(timeline.total_steps), _ledger(store, identity).flops
         left = 0 if states[identity] == "done" else steps - spent + (0 if spent else learning)
-        speed, pace = paces.of(node) if left else (1.0, "")
+        speed, pace = paces.flops_per_second(node) if left else (1.0, "")
         planned[identity] = PlannedNode(node, states[identity], timeline, steps + learning, left, left / speed, pace)
     return StudyPlan(study, store, planned)
 
 
-class _Paces:
-    """FLOP/s that nodes make, everything included (compiling, evaluating, saving), the best known figure for each."""
+class _SpeedEstimates:
+    """Estimates of the FLOP/s of nodes, with compiling, evaluating and saving included: the best known for each."""
 
     def __init__(self, store: StudyStore, machine_flops: Callable[[str], float]) -> None:
         self._machine_flops = machine_flops
@@ -91,11 +92,11 @@ class _Paces:
         for identity, node in store.nodes.items():
             ledger = _ledger(store, identity)
             if ledger.flops and ledger.seconds.total:
-                self._measured.setdefault(_shape(node), []).append(ledger.flops / ledger.seconds.total)
+                self._measured.setdefault(_speed_key(node), []).append(ledger.flops / ledger.seconds.total)
 
-    def of(self, node: Node) -> tuple[float, str]:
-        """FLOP/s, and where they come from."""
-        if same := self._measured.get(_shape(node)):
+    def flops_per_second(self, node: Node) -> tuple[float, str]:
+        """Return FLOP/s, and where the estimate comes from."""
+        if same := self._measured.get(_speed_key(node)):
             return statistics.median(same), "measured"
         if others := [speed for speeds in self._measured.values() for speed in speeds]:
             return statistics.median(others), "measured on another shape"
@@ -103,12 +104,12 @@ class _Paces:
         return ASSUMED_SHARE_OF_PEAK * peak, f"assumed: {ASSUMED_SHARE_OF_PEAK:.0%} of this machine's peak"
 
 
-def _shape(node: Node) -> tuple[object, ...]:
-    """What the speed of training depends on most."""
+def _speed_key(node: Node) -> tuple[object, ...]:
+    """Return what the speed of training depends on most."""
     return (node.stage.model, node.stage.data.seq_len, node.stage.ramp)
 
 
 def _ledger(store: StudyStore, identity: str) -> Ledger:
-    """What the node's stage has spent, as of its newest save."""
-    found: Mapping[str, dict] | None = store.stage(identity).ledger
-    return Ledger.from_json(found["stage"]) if found else Ledger()
+    """Return what the node's stage had spent at its newest checkpoint."""
+    ledgers: Mapping[str, dict] | None = store.stage(identity).ledger
+    return Ledger.from_json(ledgers["stage"]) if ledgers else Ledger()

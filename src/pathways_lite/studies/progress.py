@@ -1,4 +1,4 @@
-"""What a running study shows: a line for each node in training on a terminal, plain lines where there is none."""
+"""The progress display of a study: a bar per node in training on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pathways_lite.studies.store import StudyStore, tail
+from pathways_lite.studies.store import StudyStore, read_tail
 from pathways_lite.tracking.log import LOG
 
-_BETWEEN_LINES = 10.0  # seconds, where there is no terminal
-_BETWEEN_LOOKS = 1.0  # seconds between looks into the logs
+_LINE_INTERVAL = 10.0  # seconds between plain lines
+_REFRESH_INTERVAL = 1.0  # seconds between reads of the logs
 
 
 @dataclass(frozen=True)
 class NodeProgress:
-    """How far a node is."""
+    """The last logged step of a node and its loss."""
 
     step: int
     loss: float
 
 
 def position(store: StudyStore, identity: str) -> NodeProgress:
-    """By the last complete row of the node's log."""
-    for line in reversed(tail(store.stage(identity).path / LOG, lines=8).splitlines()):
+    """Read the progress of a node from the last complete row of its log."""
+    for line in reversed(read_tail(store.stage(identity).path / LOG, lines=8).splitlines()):
         try:
             row = json.loads(line)
         except ValueError:
@@ -44,7 +44,7 @@ def position(store: StudyStore, identity: str) -> NodeProgress:
 
 
 class StudyProgress:
-    """Shows how a study goes. A context manager; `steps` are those of each node in all."""
+    """The progress display of a study. A context manager; `steps` are the total steps of each node."""
 
     def __init__(self, steps: dict[str, int], console: Console) -> None:
         self.console, self._steps = console, steps
@@ -53,33 +53,33 @@ class StudyProgress:
         self._shown = 0.0
 
     def note(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(Text(line), soft_wrap=True)
 
     def show(self, store: StudyStore, running: Sequence[str]) -> None:
-        """The nodes in training, if it is time to."""
+        """Show the nodes in training, unless the display was just refreshed."""
         now = time.monotonic()
-        if now - self._shown < (_BETWEEN_LOOKS if self._live else _BETWEEN_LINES):
+        if now - self._shown < (_REFRESH_INTERVAL if self._live else _LINE_INTERVAL):
             return
         self._shown = now
-        at = {identity: position(store, identity) for identity in running}
+        progress = {identity: position(store, identity) for identity in running}
         if self._live is not None:
-            self._live.update(self._table(store, at))
+            self._live.update(self._table(store, progress))
             return
-        for identity, found in at.items():
-            step = f"step {found.step:,}/{self._steps[identity]:,}, loss {found.loss:.4f}"
-            self.note(f"{store.nodes[identity].label}: {step if found.step else 'preparing'}")
+        for identity, node in progress.items():
+            step = f"step {node.step:,}/{self._steps[identity]:,}, loss {node.loss:.4f}"
+            self.note(f"{store.nodes[identity].label}: {step if node.step else 'preparing'}")
 
-    def _table(self, store: StudyStore, at: dict[str, NodeProgress]) -> Table:
+    def _table(self, store: StudyStore, progress: dict[str, NodeProgress]) -> Table:
         table = Table.grid(padding=(0, 1), expand=True)
         table.add_column(no_wrap=True)
         table.add_column(ratio=1)
         table.add_column(no_wrap=True, justify="right")
-        for identity, found in at.items():
+        for identity, node in progress.items():
             total = self._steps[identity]
-            bar = ProgressBar(total=total, completed=min(found.step, total))
-            loss = f"  loss {found.loss:.4f}" if math.isfinite(found.loss) else ""
-            table.add_row(Text(store.nodes[identity].label, style="bold"), bar, f"{found.step:,}/{total:,}{loss}")
+            bar = ProgressBar(total=total, completed=min(node.step, total))
+            loss = f"  loss {node.loss:.4f}" if math.isfinite(node.loss) else ""
+            table.add_row(Text(store.nodes[identity].label, style="bold"), bar, f"{node.step:,}/{total:,}{loss}")
         return table
 
     def __enter__(self) -> Self:

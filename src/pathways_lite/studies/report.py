@@ -1,4 +1,4 @@
-"""A study as one self-contained HTML page and its figures, whether all of it is trained or not yet."""
+"""The report of a study: one self-contained HTML page with figures, also while nodes are not trained yet."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pathways_lite.comparison.benchmarks import normalized_perplexity
-from pathways_lite.comparison.bootstrap import LEVEL
 from pathways_lite.comparison.compare import Arm, Comparison
 from pathways_lite.comparison.curves import domain_value, read_curve
 from pathways_lite.comparison.metric import Metric
-from pathways_lite.comparison.table import Results, signed
+from pathways_lite.comparison.table import Results, format_signed
 from pathways_lite.errors import UserError
+from pathways_lite.intervals import LEVEL
 from pathways_lite.ledger import Ledger
 from pathways_lite.studies.executor import train_arguments
-from pathways_lite.studies.figures import Picture, difference_picture, lineage_picture, loss_pictures, write_csv
+from pathways_lite.studies.figures import StudyFigure, difference_figure, lineage_figure, loss_figures, write_csv
 from pathways_lite.studies.plan import StudyPlan
 from pathways_lite.studies.store import State
 from pathways_lite.studies.study import node_chain
 from pathways_lite.tracking.formatting import duration, si
 from pathways_lite.tracking.page import page, paragraph, picture, section, table
-from pathways_lite.tracking.plot_style import style, svg
+from pathways_lite.tracking.plot_style import style, to_svg
 from pathways_lite.tracking.run_data import RunData, read_run
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What there is to report."""
+    """The contents of a report."""
 
     plan: StudyPlan
     command: Sequence[str]  # the study's file, overrides and options, as typed after `study VERB`
     runs: dict[str, RunData]  # finished recipes by label
     arms: list[Arm]  # with at least one finished run
-    results: Results | None  # None while there is nothing to compare
-    by_domain: dict[str, Results]  # of held-out text; empty then
+    results: Results | None  # None if nothing can be compared yet
+    by_domain: dict[str, Results]  # by domain of held-out text; empty if `results` is None
     problems: list[str]
 
     @property
@@ -48,20 +48,20 @@ class Findings:
 
 
 def write_report(findings: Findings) -> list[Path]:
-    """Write report.html, results.csv and figures into the study's directory, and return where they are."""
+    """Write report.html, results.csv and figures into the study's directory, and return their paths."""
     out = findings.plan.store.path
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    pictures = _pictures(findings)
-    written = [out / "report.html", out / "results.csv"]
-    written[0].write_text(render(findings, pictures), encoding="utf-8")
-    write_csv(written[1], findings.results, findings.by_domain)
+    pictures = _figures(findings)
+    paths = [out / "report.html", out / "results.csv"]
+    paths[0].write_text(render(findings, pictures), encoding="utf-8")
+    write_csv(paths[1], findings.results, findings.by_domain)
     with style("light") as palette:
         for item in pictures:
             figure = item.draw(palette)
             for suffix in ("png", "svg"):
-                written.append(out / "figures" / f"{item.name}.{suffix}")
-                figure.savefig(written[-1], dpi=160, facecolor="white")
-    return written
+                paths.append(out / "figures" / f"{item.name}.{suffix}")
+                figure.savefig(paths[-1], dpi=160, facecolor="white")
+    return paths
 
 
 def gather(plan: StudyPlan, command: Sequence[str]) -> Findings:
@@ -76,7 +76,7 @@ def gather(plan: StudyPlan, command: Sequence[str]) -> Findings:
     if any(arm.name == study.baseline for arm in arms):
         try:
             results = Results.of(arms, study.baseline, study.metric, study.target)
-            for domain in _domains_of(runs):
+            for domain in _held_out_domains(runs):
                 metric = Metric(domain=domain, flops=study.metric.flops)
                 by_domain[domain] = Results.of(_arms(plan, runs, metric), study.baseline, metric)
         except UserError as error:
@@ -84,8 +84,8 @@ def gather(plan: StudyPlan, command: Sequence[str]) -> Findings:
     return Findings(plan, command, runs, arms, results, by_domain, problems)
 
 
-def _domains_of(runs: Mapping[str, RunData]) -> list[str]:
-    """Those of the runs' held-out text."""
+def _held_out_domains(runs: Mapping[str, RunData]) -> list[str]:
+    """Return the domains of the runs' held-out text."""
     return list(dict.fromkeys(name for run in runs.values() for name in run.stages[-1].evaluation))
 
 
@@ -93,102 +93,103 @@ def _arms(plan: StudyPlan, runs: dict[str, RunData], metric: Metric) -> list[Arm
     labels = iter(plan.study.recipes)
     arms = []
     for name, recipes in plan.study.arms.items():
-        found = [label for label in (next(labels) for _ in recipes) if label in runs]
-        if found:
-            arms.append(Arm(name, tuple(read_curve(runs[label], metric, label) for label in found)))
+        finished = [label for label in (next(labels) for _ in recipes) if label in runs]
+        if finished:
+            arms.append(Arm(name, tuple(read_curve(runs[label], metric, label) for label in finished)))
     return arms
 
 
-def _pictures(findings: Findings) -> list[Picture]:
+def _figures(findings: Findings) -> list[StudyFigure]:
     plan = findings.plan
     flops = {identity: planned.flops for identity, planned in plan.nodes.items()}
     metric, comparisons = plan.study.metric, findings.results.comparisons if findings.results else []
-    differences = [difference_picture(comparisons, metric)] if comparisons else []
-    curves = loss_pictures(findings.arms, metric) if findings.arms else []
-    return [*differences, *curves, lineage_picture(plan.store.nodes, findings.states, flops)]
+    differences = [difference_figure(comparisons, metric)] if comparisons else []
+    curves = loss_figures(findings.arms, metric) if findings.arms else []
+    return [*differences, *curves, lineage_figure(plan.store.nodes, findings.states, flops)]
 
 
-def render(findings: Findings, pictures: Sequence[Picture]) -> str:
-    """The page as HTML. All text of the study is escaped; nothing outside the page is loaded."""
+def render(findings: Findings, pictures: Sequence[StudyFigure]) -> str:
+    """Render the page as HTML. All text of the study is escaped; nothing outside the page is loaded."""
     *results, lineage = pictures
-    body = [
-        _header(findings),
-        _results(findings),
-        section("What was learned at what cost", *map(_figure, results)),
-        _domains(findings),
-        _time(findings),
-        _ledger(findings),
-        section("Who starts from whom", _figure(lineage), _nodes(findings)),
-        _failures(findings),
-        _repeat(findings),
-        section("What could not be read", *map(paragraph, findings.problems)),
+    sections = [
+        _header_section(findings),
+        _results_section(findings),
+        section("Loss against cost", *map(_render_figure, results)),
+        _domains_section(findings),
+        _time_section(findings),
+        _cost_section(findings),
+        section("Lineage", _render_figure(lineage), _node_links(findings)),
+        _failures_section(findings),
+        _commands_section(findings),
+        section("Files that could not be read", *map(paragraph, findings.problems)),
     ]
-    return page(f"{findings.plan.study.name}: pathways_lite study", "".join(body))
+    return page(f"{findings.plan.study.name}: pathways_lite study", "".join(sections))
 
 
-def _figure(item: Picture) -> str:
-    drawn = []
+def _render_figure(item: StudyFigure) -> str:
+    svgs = []
     for theme in ("light", "dark"):
         with style(theme) as palette:
-            drawn.append(svg(item.draw(palette)))
-    return picture(*drawn, alt=item.alt, caption=f"{item.title}. {item.caption}")
+            svgs.append(to_svg(item.draw(palette)))
+    return picture(*svgs, alt=item.alt, caption=f"{item.title}. {item.caption}")
 
 
-def _header(findings: Findings) -> str:
+def _header_section(findings: Findings) -> str:
     study, nodes = findings.plan.study, findings.plan.nodes
     done = sum(planned.state == "done" for planned in nodes.values())
     state = "Finished." if done == len(nodes) else f"Not finished: {done} of {len(nodes)} nodes are done."
     arms = ", ".join(f"{name} ({len(recipes)})" for name, recipes in study.arms.items())
-    lead = f"{state} Arms with numbers of runs: {arms}; the others are compared with {study.baseline}."
-    words = f"{paragraph(study.question)}\n{paragraph(lead, 'lead')}"
-    return f"<header>\n<h1>{escape(study.name)}</h1>\n{words}\n</header>\n"
+    lead = f"{state} Arms (number of runs): {arms}. The baseline is {study.baseline}."
+    paragraphs = f"{paragraph(study.question)}\n{paragraph(lead, 'lead')}"
+    return f"<header>\n<h1>{escape(study.name)}</h1>\n{paragraphs}\n</header>\n"
 
 
 # ---- results ----
 
 
-def _results(findings: Findings) -> str:
+def _results_section(findings: Findings) -> str:
     results = findings.results
     if results is None:
-        nothing = f"Nothing can be compared yet: no run of {findings.plan.study.baseline} is finished."
-        return section("What came out", paragraph(nothing, "verdict"))
+        message = f"Nothing can be compared yet: no run of {findings.plan.study.baseline} is finished."
+        return section("Results", paragraph(message, "verdict"))
     missing = len(findings.plan.study.recipes) - len(findings.runs)
     return section(
-        "What came out",
+        "Results",
         *(paragraph(verdict(comparison), "verdict") for comparison in results.comparisons),
-        paragraph(f"{missing} unfinished runs are left out.", "note") if missing else "",
+        paragraph(f"{missing} unfinished runs are not included.", "note") if missing else "",
         table(results.header, results.rows()),
         *(paragraph(note, "note") for note in results.notes()),
     )
 
 
 def verdict(c: Comparison) -> str:
-    """The answer in a sentence, no surer than the wider of the two intervals."""
-    interval = c.student if c.student is not None else c.difference
-    name = f"{LEVEL:.0%} interval" + (" by Student's t" if c.student is not None else "")
-    lower = "lower" if c.difference.value < 0 else "higher"
-    by = f"{abs(c.difference.value):.4f} {lower}"
-    claim = f"At {si(c.flops, 'FLOPs')} the loss of {c.arm} is {by} than that of {c.baseline}"
+    """State the answer in a sentence, by Student's t interval if there is one, as the bootstrap is too narrow."""
+    interval = c.t_interval if c.t_interval is not None else c.difference
+    interval_name = f"{LEVEL:.0%} interval" + (" by Student's t" if c.t_interval is not None else "")
+    direction = "lower" if c.difference.value < 0 else "higher"
+    amount = f"{abs(c.difference.value):.4f} {direction}"
+    claim = f"At {si(c.flops, 'FLOPs')} the loss of {c.arm} is {amount} than that of {c.baseline}"
     if math.isnan(interval.low):
-        return f"{claim}, by one run each: whether another seed would say the same is unknown."
+        return f"{claim}, with one run each, so it is unknown whether other seeds would give the same result."
     if interval.low <= 0 <= interval.high:
-        return f"{claim}, but zero lies within the {name}, {signed(interval)}: these runs do not decide it."
-    return f"{claim}; zero lies outside the {name}, {signed(interval)}."
+        within = f"zero is within the {interval_name}, {format_signed(interval)}"
+        return f"{claim}, but {within}: these runs do not decide the question."
+    return f"{claim}; zero is outside the {interval_name}, {format_signed(interval)}."
 
 
-def _domains(findings: Findings) -> str:
+def _domains_section(findings: Findings) -> str:
     if not findings.runs:
         return ""
-    names = _domains_of(findings.runs)
+    names = _held_out_domains(findings.runs)
     rows = [
         _domain_row(findings, name, arm)
         for name in names
         for arm in (findings.results.arms if findings.results else findings.arms)
     ]
-    caption = "Held-out text at the end of each run: means over seeds. Difference: at equal FLOPs, from the baseline."
+    caption = "Held-out text at the end of each run, means over seeds. Difference: from the baseline at equal FLOPs."
     header = ["domain", "arm", "loss", "difference", "bits per byte", "perplexity per byte"]
     note = (
-        "Perplexity per byte is Languini's normalised perplexity, exp(nats / bytes of text); like bits per byte it "
+        "Perplexity per byte is Languini's normalized perplexity, exp(nats / bytes of text); like bits per byte, it "
         "does not depend on the tokenizer."
     )
     return section("By domain", table(header, rows, caption=caption), paragraph(note, "note"))
@@ -202,18 +203,18 @@ def _domain_row(findings: Findings, domain: str, arm: Arm) -> list[str]:
     perplexity = statistics.fmean(
         normalized_perplexity(result[domain]["nll"], result[domain]["bytes"]) for result in results
     )
-    difference = _difference(findings, domain, arm.name)
+    difference = _format_difference(findings, domain, arm.name)
     return [domain, arm.name, f"{loss:.4f}", difference, f"{bits:.4f}", f"{perplexity:.4f}"]
 
 
-def _difference(findings: Findings, domain: str, arm: str) -> str:
+def _format_difference(findings: Findings, domain: str, arm: str) -> str:
     if arm == findings.plan.study.baseline:
         return "baseline"
     comparisons = findings.by_domain[domain].comparisons if domain in findings.by_domain else []
-    return next((signed(c.difference, "\n") for c in comparisons if c.arm == arm), "")
+    return next((format_signed(c.difference, "\n") for c in comparisons if c.arm == arm), "")
 
 
-def _time(findings: Findings) -> str:
+def _time_section(findings: Findings) -> str:
     results = findings.results
     if results is None:
         return ""
@@ -228,58 +229,63 @@ def _time(findings: Findings) -> str:
 # ---- cost, lineage, failures ----
 
 
-def _ledger(findings: Findings) -> str:
+def _cost_section(findings: Findings) -> str:
     plan = findings.plan
-    spent = {
-        identity: Ledger.from_json(found["stage"])
+    ledger_by_node = {
+        identity: Ledger.from_json(ledgers["stage"])
         for identity in plan.nodes
-        if (found := plan.store.stage(identity).ledger)
+        if (ledgers := plan.store.stage(identity).ledger)
     }
-    if not spent:
+    if not ledger_by_node:
         return ""
     rows = []
     for name, recipes in plan.study.arms.items():
         labels = {name} if len(recipes) == 1 else {f"{name}/{recipe.seed}" for recipe in recipes}
         last = [identity for identity, node in plan.store.nodes.items() if node.is_last & labels]
-        chain = [[spent.get(n.identity, Ledger()) for n in node_chain(plan.store.nodes, identity)] for identity in last]
-        rows.append(_account(name, sum((sum(ledgers, Ledger()) for ledgers in chain), Ledger())))
-    rows.append(_account("spent, each node once", sum(spent.values(), Ledger())))
+        chains = [
+            [ledger_by_node.get(n.identity, Ledger()) for n in node_chain(plan.store.nodes, identity)]
+            for identity in last
+        ]
+        rows.append(_ledger_row(name, sum((sum(ledgers, Ledger()) for ledgers in chains), Ledger())))
+    rows.append(_ledger_row("total, each node once", sum(ledger_by_node.values(), Ledger())))
     header = ["arm", "steps", "tokens", "model FLOPs", "training", "running time"]
-    caption = "All runs of an arm with all that they started from; a shared stage counts for every run that has it."
+    caption = (
+        "All runs of an arm with the stages that they started from. A shared stage counts for every run that has it."
+    )
     return section("What it cost", table(header, rows, caption=caption, total=True))
 
 
-def _account(name: str, ledger: Ledger) -> list[str]:
+def _ledger_row(name: str, ledger: Ledger) -> list[str]:
     times = (ledger.seconds.train, ledger.seconds.total)
     return [name, f"{ledger.steps:,}", si(ledger.tokens), si(ledger.flops), *map(duration, times)]
 
 
-def _nodes(findings: Findings) -> str:
-    """The nodes, linked to their own pages."""
+def _node_links(findings: Findings) -> str:
+    """Render links to the nodes' own pages."""
     links = []
     for identity, planned in findings.plan.nodes.items():
         label = escape(planned.node.label)
         report = findings.plan.store.run(identity).report
-        address = quote(report.relative_to(findings.plan.store.path).as_posix())
-        links.append(f'<a href="{address}">{label}</a>' if report.exists() else label)
+        url = quote(report.relative_to(findings.plan.store.path).as_posix())
+        links.append(f'<a href="{url}">{label}</a>' if report.exists() else label)
     return "<p>Pages of the nodes: " + ", ".join(links) + "</p>"
 
 
-def _failures(findings: Findings) -> str:
+def _failures_section(findings: Findings) -> str:
     store = findings.plan.store
-    parts = []
+    blocks = []
     for identity, state in findings.states.items():
         failure = store.failure(identity)
         label = f"{store.nodes[identity].label} ({identity})"
         if failure is not None and state != "done":
-            parts.append(paragraph(f"{label}: {failure.reason}. The end of what it said:"))
-            parts.append(f"<pre>\n{escape(failure.tail)}</pre>")
+            blocks.append(paragraph(f"{label}: {failure.reason}. The end of its output:"))
+            blocks.append(f"<pre>\n{escape(failure.tail)}</pre>")
         elif state == "held up":
-            parts.append(paragraph(f"{label} waits for a failed one ({store.nodes[identity].parent})."))
-    return section("What failed", *parts)
+            blocks.append(paragraph(f"{label} waits for a failed node ({store.nodes[identity].parent})."))
+    return section("Failures", *blocks)
 
 
-def _repeat(findings: Findings) -> str:
+def _commands_section(findings: Findings) -> str:
     plan = findings.plan
     study = shlex.join(findings.command)
     lines = [f"pathways-lite study {verb} {study}" for verb in ("plan", "run", "report")]
@@ -287,10 +293,10 @@ def _repeat(findings: Findings) -> str:
         f"# {planned.node.label}\n" + shlex.join(["pathways-lite", *train_arguments(plan.store.run(identity))])
         for identity, planned in plan.nodes.items()
     ]
-    environment = next((run.latest("environment") for run in findings.runs.values()), None) or {}
+    environment = next((run.latest_summary("environment") for run in findings.runs.values()), None) or {}
     rows = [[str(name), str(value)] for name, value in environment.items()]
     return section(
-        "How to repeat it",
+        "How to reproduce it",
         "<pre>\n" + escape("\n".join(lines)) + "</pre>",
         "<details><summary>Node by node</summary>\n<pre>\n" + escape("\n".join(nodes)) + "</pre></details>",
         table(["", ""], rows, text=True) if rows else "",

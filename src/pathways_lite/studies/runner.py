@@ -1,4 +1,4 @@
-"""Trains what is missing of a study, whatever happened before and whoever else is at it."""
+"""The runner of a study: trains all nodes that are not done, also next to other runners."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pathways_lite.studies.progress import StudyProgress
 from pathways_lite.studies.store import Failure, StudyStore
 from pathways_lite.studies.study import Node
 
-_POLL = 0.2  # seconds between looks at what is running
-_ELSEWHERE = 5.0  # seconds between looks at what another runner holds
+_POLL = 0.2  # seconds between polls of the running jobs
+_CLAIM_RETRY = 5.0  # seconds until a node that another process holds is tried again
 
 
 @dataclass
 class Outcome:
-    """What a runner has come to."""
+    """The outcome of a runner."""
 
     trained: list[str] = field(default_factory=list)  # by this runner
     failed: dict[str, Failure] = field(default_factory=dict)
-    held_up: list[str] = field(default_factory=list)  # by those that failed
+    held_up: list[str] = field(default_factory=list)  # they wait for failed nodes
     signal_status: int = 0  # 128 + n after signal n
 
     @property
@@ -35,7 +35,7 @@ class Outcome:
 
 @dataclass
 class _Running:
-    """A node in training; the claim is let go when it ends."""
+    """A node that is being trained; its claim is released when it ends."""
 
     job: Job
     claim: RunLock
@@ -43,86 +43,86 @@ class _Running:
 
 
 class Runner:
-    """Goes through the nodes of a store until none is left that could be trained."""
+    """Trains the nodes of a store until no node is left that can be trained."""
 
     def __init__(self, store: StudyStore, executor: Executor, progress: StudyProgress) -> None:
         self.store, self.executor, self.progress = store, executor, progress
         self.outcome = Outcome()
         self._running: dict[str, _Running] = {}
-        self._open = dict(store.nodes)  # neither done nor failed nor held up, as far as is known
-        self._elsewhere: dict[str, float] = {}  # held by another runner: when to look again
+        self._pending = dict(store.nodes)  # not known to be done, failed or held up
+        self._retry_claim_at: dict[str, float] = {}  # monotonic time of the next try, for nodes held by another process
         self._started = time.time()
 
     def run(self) -> Outcome:
-        """Train all that can be. The first SIGTERM or SIGINT is passed on: every node saves and ends."""
+        """Train all nodes that can be trained. The first SIGTERM or SIGINT is passed on: every node saves and ends."""
         with StopSignals() as signals, self.progress:
             try:
-                while self._open:
+                while self._pending:
                     if signals.requested:
-                        self._stop()
+                        self._stop_running()
                     else:
-                        self._start_what_can_be()
-                    self._look_at_running()
+                        self._start_ready_nodes()
+                    self._poll_running()
                     if signals.requested and not self._running:
                         break
                     self.progress.show(self.store, list(self._running))
                     time.sleep(_POLL)
             finally:
-                self._stop()
+                self._stop_running()
                 while self._running:
-                    self._look_at_running()
+                    self._poll_running()
                     time.sleep(_POLL)
             self.outcome.signal_status = signals.exit_status
         return self.outcome
 
     # ---- starting ----
 
-    def _start_what_can_be(self) -> None:
-        for identity, node in list(self._open.items()):
+    def _start_ready_nodes(self) -> None:
+        for identity, node in list(self._pending.items()):
             if identity in self._running:
                 continue
             if self.store.stage(identity).finished:
-                self._close(identity, f"{node.label}: done")
+                self._close_node(identity, f"{node.label}: done")
             elif node.parent in self.outcome.failed or node.parent in self.outcome.held_up:
                 self.outcome.held_up.append(identity)
-                self._close(identity, f"{node.label}: waiting for a failed one ({node.parent})")
-            elif node.parent not in self._open:
+                self._close_node(identity, f"{node.label}: waits for a failed node ({node.parent})")
+            elif node.parent not in self._pending:
                 self._try_to_start(identity, node)
 
     def _try_to_start(self, identity: str, node: Node) -> None:
-        if len(self._running) >= self.executor.slots or time.monotonic() < self._elsewhere.get(identity, 0.0):
+        if len(self._running) >= self.executor.slots or time.monotonic() < self._retry_claim_at.get(identity, 0.0):
             return
-        claim = self._claim(identity, node)
+        claim = self._claim_node(identity, node)
         if claim is None:
             return
         failure = self.store.failure(identity)
-        if self.store.stage(identity).finished:  # by the runner that held it until now
+        if self.store.stage(identity).finished:  # by the runner that held the claim until now
             claim.release()
         elif failure is not None and failure.ended > self._started:
             claim.release()
-            self._failed(identity, node, failure)
+            self._record_failed(identity, node, failure)
         else:
-            self.store.forget_failure(identity)
+            self.store.clear_failure(identity)
             run = self.store.prepare(identity)
             self._running[identity] = _Running(self.executor.start(run, self.store.output(identity)), claim)
             self.progress.note(f"{node.label}: started ({identity})")
 
-    def _claim(self, identity: str, node: Node) -> RunLock | None:
-        """The right to train the node; None where another has it, or where a process left behind is still at it."""
+    def _claim_node(self, identity: str, node: Node) -> RunLock | None:
+        """Claim the node; None if another runner holds it, or if a process of an earlier runner still trains it."""
         claim = RunLock(self.store.claim(identity), note=lambda line: None)
         with contextlib.suppress(UserError):
             claim.acquire()
             if holder(self.store.run(identity).path) is None:
                 return claim
             claim.release()
-        if identity not in self._elsewhere:
-            self.progress.note(f"{node.label}: another process trains it; waiting for that")
-        self._elsewhere[identity] = time.monotonic() + _ELSEWHERE
+        if identity not in self._retry_claim_at:
+            self.progress.note(f"{node.label}: another process trains it; waiting for that process")
+        self._retry_claim_at[identity] = time.monotonic() + _CLAIM_RETRY
         return None
 
     # ---- ending ----
 
-    def _look_at_running(self) -> None:
+    def _poll_running(self) -> None:
         for identity, running in list(self._running.items()):
             status = running.job.poll()
             if status is None:
@@ -131,32 +131,32 @@ class Runner:
             node = self.store.nodes[identity]
             if self.store.stage(identity).finished:
                 self.outcome.trained.append(identity)
-                self._close(identity, f"{node.label}: done")
+                self._close_node(identity, f"{node.label}: done")
             elif running.stopping:
-                self._close(identity, f"{node.label}: stopped")
+                self._close_node(identity, f"{node.label}: stopped")
             else:
-                self._failed(identity, node, self.store.record_failure(identity, status))
+                self._record_failed(identity, node, self.store.record_failure(identity, status))
             running.claim.release()
 
-    def _failed(self, identity: str, node: Node, failure: Failure) -> None:
+    def _record_failed(self, identity: str, node: Node, failure: Failure) -> None:
         self.outcome.failed[identity] = failure
-        self._close(identity, f"{node.label}: failed, {failure.reason}")
+        self._close_node(identity, f"{node.label}: failed, {failure.reason}")
 
-    def _close(self, identity: str, news: str) -> None:
-        self._open.pop(identity, None)
-        self.progress.note(news)
+    def _close_node(self, identity: str, message: str) -> None:
+        self._pending.pop(identity, None)
+        self.progress.note(message)
 
-    def _stop(self) -> None:
+    def _stop_running(self) -> None:
         for running in self._running.values():
             if not running.stopping:
                 running.stopping = True
                 running.job.stop()
 
 
-def report_failures(store: StudyStore, outcome: Outcome, say: Callable[[str], None]) -> None:
-    """What failed, with the end of its log, and what waits for it."""
+def report_failures(store: StudyStore, outcome: Outcome, write: Callable[[str], None]) -> None:
+    """Report every failed node with the end of its output, and the nodes that wait for failed ones."""
     for identity, failure in outcome.failed.items():
         label, output = store.nodes[identity].label, store.output(identity)
-        say(f"\n{label} failed ({identity}, {failure.reason}). The end of {output}:\n{failure.tail}")
+        write(f"\n{label} failed ({identity}, {failure.reason}). The end of {output}:\n{failure.tail}")
     for identity in outcome.held_up:
-        say(f"{store.nodes[identity].label} ({identity}) waits for a failed one.")
+        write(f"{store.nodes[identity].label} ({identity}) waits for a failed node.")

@@ -1,8 +1,8 @@
-"""Nodes as Slurm jobs, submitted and requeued by submitit (the extra `slurm`).
+"""An executor that runs nodes as Slurm jobs, submitted and requeued by submitit (the extra `slurm`).
 
-A job is one `pathways-lite train` of one node, in as many tasks as were asked for: JAX finds out from Slurm who is who.
-Jobs outlive a runner that is killed; the next one finds them by the number in the node's `job.json`. Whether a job is
-still there is asked of `squeue`, which every Slurm answers; submitit's own `sacct` needs an accounting database.
+A job is one `pathways-lite train` of one node, in the requested number of tasks; JAX learns process numbers from Slurm.
+Jobs outlive a runner that is killed; the next runner finds them by the number in the node's `job.json`. `squeue` says
+whether a job still exists: every Slurm has it, while submitit's own `sacct` needs an accounting database.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from pathways_lite.errors import UserError
 from pathways_lite.run_directory import RunDirectory, write_json
 from pathways_lite.studies.executor import train_command
 
-_ASK_AGAIN = 5.0  # seconds between questions to squeue
-_GONE = -signal.SIGKILL  # the status of a job that left no result behind
+_QUEUE_INTERVAL = 5.0  # seconds between calls of squeue
+_LOST_JOB = -signal.SIGKILL  # the status of a job that has left no result
 
 
 class TrainNode:
-    """What a job does, in each of its tasks. submitit pickles it, and calls `checkpoint` when the time is nearly up."""
+    """The work of each task of a job; submitit pickles it and calls `checkpoint` shortly before the time limit."""
 
     def __init__(self, run: Path, output: Path) -> None:
         self.run, self.output = run, output
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        """The exit status of training."""
+        """Train the node and return the exit status."""
         wrapper = [sys.executable, "-m", "pathways_lite.studies.pinned", str(os.getpid()), "all"]
         with self.output.open("ab") as file:
             command = [*wrapper, *train_command(RunDirectory(self.run))]
@@ -42,7 +42,7 @@ class TrainNode:
         return self._process.wait()
 
     def checkpoint(self) -> Any:
-        """Save, end, and come again: the requeued job goes on from there."""
+        """Save and end; the requeued job continues from there."""
         from submitit.helpers import DelayedSubmission
 
         if self._process is not None:
@@ -53,10 +53,10 @@ class TrainNode:
 
 @dataclass
 class SlurmJob:
-    """A job in Slurm's queue or at work."""
+    """A job that is queued or running."""
 
     number: str
-    folder: Path  # where submitit puts its result
+    folder: Path  # where submitit writes its result
     queue: _Queue
 
     def poll(self) -> int | None:
@@ -64,8 +64,8 @@ class SlurmJob:
             return status
         if self.queue.has(self.number):
             return None
-        status = self._result()  # it may have come while squeue was asked
-        return _GONE if status is None else status
+        status = self._result()  # it may have been written while squeue ran
+        return _LOST_JOB if status is None else status
 
     def stop(self) -> None:
         subprocess.run(["scancel", self.number], check=False)
@@ -82,26 +82,27 @@ class SlurmJob:
 
 @dataclass
 class _Queue:
-    """Which of the jobs are queued or running, asked for all at once and not too often."""
+    """The numbers of all queued and running jobs, from one call of squeue at most every few seconds."""
 
-    _known: set[str] = field(default_factory=set)
-    _asked: float = -_ASK_AGAIN
+    _job_numbers: set[str] = field(default_factory=set)
+    _queried_at: float = -_QUEUE_INTERVAL
 
     def has(self, number: str) -> bool:
-        if time.monotonic() - self._asked >= _ASK_AGAIN:
-            found = subprocess.run(["squeue", "--noheader", "--me", "--format=%A"], capture_output=True, text=True)
-            if found.returncode == 0:  # a controller that does not answer says nothing about jobs
-                self._known = set(found.stdout.split())
-            self._asked = time.monotonic()
-        return number in self._known
+        if time.monotonic() - self._queried_at >= _QUEUE_INTERVAL:
+            squeue = subprocess.run(["squeue", "--noheader", "--me", "--format=%A"], capture_output=True, text=True)
+            if squeue.returncode == 0:  # without an answer of the controller nothing is known about jobs
+                self._job_numbers = set(squeue.stdout.split())
+            self._queried_at = time.monotonic()
+        return number in self._job_numbers
 
     def add(self, number: str) -> None:
-        self._known.add(number)
+        self._job_numbers.add(number)
 
 
 class SlurmExecutor:
-    """At most `jobs` jobs in the queue at a time; `parameters` are sbatch's, as submitit names them (time, partition,
-    nodes, tasks_per_node, gpus_per_node, cpus_per_task, ...).
+    """An executor of at most `jobs` Slurm jobs at a time.
+
+    `parameters` are sbatch's, under submitit's names (time, partition, nodes, tasks_per_node, gpus_per_node, ...).
     """
 
     def __init__(self, folder: Path, jobs: int, parameters: Mapping[str, str]) -> None:
@@ -112,12 +113,14 @@ class SlurmExecutor:
         self.slots, self.folder, self._queue = jobs, folder, _Queue()
         try:
             self._executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
-            self._executor.update_parameters(**{_submitit_name(name): _number(v) for name, v in parameters.items()})
+            self._executor.update_parameters(
+                **{_submitit_name(name): _parse_value(v) for name, v in parameters.items()}
+            )
         except (RuntimeError, ValueError, NameError) as error:
             raise UserError(f"--executor slurm: {error}") from error
 
     def start(self, run: RunDirectory, output: Path) -> SlurmJob:
-        number = self._left_behind(run)
+        number = self._earlier_job(run)
         if number is None:
             self._executor.update_parameters(name=run.path.name)
             number = self._executor.submit(TrainNode(run.path.absolute(), output.absolute())).job_id
@@ -125,8 +128,8 @@ class SlurmExecutor:
         self._queue.add(number)
         return SlurmJob(number, self.folder, self._queue)
 
-    def _left_behind(self, run: RunDirectory) -> str | None:
-        """The node's job that an earlier runner has submitted, if it is still there."""
+    def _earlier_job(self, run: RunDirectory) -> str | None:
+        """Return the number of the node's job that an earlier runner submitted, if it still exists."""
         try:
             number = str(json.loads((run.path / "job.json").read_text())["number"])
         except (FileNotFoundError, ValueError, KeyError):
@@ -135,10 +138,10 @@ class SlurmExecutor:
 
 
 def _submitit_name(name: str) -> str:
-    """Parameters that submitit shares between clusters have no prefix."""
+    """Return submitit's name of a parameter: those that it shares between clusters have no prefix."""
     shared = {"nodes", "tasks_per_node", "cpus_per_task", "mem_gb", "gpus_per_node", "timeout_min", "name"}
     return name if name in shared else f"slurm_{name}"
 
 
-def _number(value: str) -> int | str:
+def _parse_value(value: str) -> int | str:
     return int(value) if value.isdigit() else value

@@ -1,10 +1,10 @@
-"""Where a study keeps its nodes, and what state each is in.
+"""The directory of a study: its nodes and their states.
 
 OUT/
-    report.html, figures/  for people
-    nodes/HASH/            the run directory of one node: the stages before it are links to their own nodes
-        output.txt         what its processes have said
-        failure.json       how the last one ended, where it failed
+    report.html, results.csv, figures/  the report
+    nodes/HASH/            the run directory of one node; earlier stages are links to their own nodes
+        output.txt         the output of its processes
+        failure.json       how the last process ended, if it failed
     claims/HASH/           held by the runner that trains the node
 """
 
@@ -24,9 +24,9 @@ from pathways_lite.run_lock import holder
 from pathways_lite.studies.study import Node, node_chain
 
 State = Literal["done", "running", "failed", "stopped", "ready", "waiting", "held up"]
-"""held up: waiting for a node that has failed, or for one that is held up itself."""
+"""held up: waiting for a node that has failed or is held up itself."""
 
-_TAIL = 30  # lines
+_TAIL_LINES = 30  # lines
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class Failure:
 
     status: int
     ended: float  # seconds since the epoch
-    tail: str  # the end of what it said
+    tail: str  # the end of its output
 
     @property
     def reason(self) -> str:
-        """In a few words: its last line, where it ended by itself."""
+        """The reason in a few words; the last error or line of output if the process ended by itself."""
         if self.status < 0:
             return f"killed by signal {-self.status}"
-        said = [line for line in self.tail.splitlines() if line.strip()]
-        errors = [line for line in said if line.startswith("error: ")]
-        return f"exit status {self.status}" + (f": {(errors or said)[-1].strip()}" if said else "")
+        lines = [line for line in self.tail.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("error: ")]
+        return f"exit status {self.status}" + (f": {(errors or lines)[-1].strip()}" if lines else "")
 
 
 @dataclass(frozen=True)
@@ -63,32 +63,32 @@ class StudyStore:
         return self.path / "claims" / identity
 
     def output(self, identity: str) -> Path:
-        """The file of all that the node's processes said."""
+        """The file with the output of all of the node's processes."""
         return self.run(identity).path / "output.txt"
 
     def stage(self, identity: str) -> StageDirectory:
-        """The folder of the node's own stage."""
+        """The directory of the node's own stage."""
         run = self.run(identity)
-        return run.stage((_recipe_of(run, identity) or self.nodes[identity].recipe).stages[-1].name)
+        return run.stage((_read_recipe(run, identity) or self.nodes[identity].recipe).stages[-1].name)
 
     def prepare(self, identity: str) -> RunDirectory:
-        """Write the node's recipe and link the stages before it, which need not be trained yet."""
-        *before, node = node_chain(self.nodes, identity)
+        """Write the node's recipe, link the earlier stages (trained or not), and return the run directory."""
+        *ancestors, node = node_chain(self.nodes, identity)
         run = self.run(identity)
         run.path.mkdir(parents=True, exist_ok=True)
-        # Names are no part of an identity: what the folders were called first, they stay.
-        known = _recipe_of(run, identity) or node.recipe
-        named = zip(node.recipe.stages, known.stages, strict=True)
-        stages = tuple(stage.model_copy(update={"name": old.name}) for stage, old in named)
+        # Names are not part of an identity: directories keep the names that they were created with.
+        earlier_recipe = _read_recipe(run, identity) or node.recipe
+        pairs = zip(node.recipe.stages, earlier_recipe.stages, strict=True)
+        stages = tuple(stage.model_copy(update={"name": earlier.name}) for stage, earlier in pairs)
         write_recipe(node.recipe.model_copy(update={"stages": stages}), run.recipe_path)
-        for stage, ancestor in zip(stages, before, strict=False):
+        for stage, ancestor in zip(stages, ancestors, strict=False):
             run.stage(stage.name).link_to(self.stage(ancestor.identity))
         return run
 
     # ---- states ----
 
     def states(self) -> dict[str, State]:
-        """The state of every node, as its files and locks say now."""
+        """Return the current state of every node by its files and locks."""
         states: dict[str, State] = {}
         for identity, node in self.nodes.items():  # parents come first
             parent = states[node.parent] if node.parent else "done"
@@ -109,21 +109,23 @@ class StudyStore:
         return "stopped" if self.stage(identity).path.exists() else "ready"
 
     def failure(self, identity: str) -> Failure | None:
-        """How the node's last process failed; None where it did not, or has not run."""
-        found = _read(self.run(identity).path / "failure.json")
-        return Failure(**found) if found else None
+        """Return how the node's last process failed; None if it did not, or has not run."""
+        content = _read_json(self.run(identity).path / "failure.json")
+        return Failure(**content) if content else None
 
     def record_failure(self, identity: str, status: int) -> Failure:
-        failure = Failure(status, time.time(), tail(self.output(identity)))
+        """Record that the node's process failed with this exit status."""
+        failure = Failure(status, time.time(), read_tail(self.output(identity)))
         write_json(self.run(identity).path / "failure.json", vars(failure))
         return failure
 
-    def forget_failure(self, identity: str) -> None:
+    def clear_failure(self, identity: str) -> None:
+        """Remove the record of the last failure."""
         (self.run(identity).path / "failure.json").unlink(missing_ok=True)
 
 
-def tail(path: Path, lines: int = _TAIL) -> str:
-    """The last lines of a text file; empty where there is none."""
+def read_tail(path: Path, lines: int = _TAIL_LINES) -> str:
+    """Return the last lines of a text file; empty if it does not exist."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 200 * lines))
@@ -132,8 +134,8 @@ def tail(path: Path, lines: int = _TAIL) -> str:
         return ""
 
 
-def _recipe_of(run: RunDirectory, identity: str) -> Recipe | None:
-    """The recipe in the directory, if it is the node's."""
+def _read_recipe(run: RunDirectory, identity: str) -> Recipe | None:
+    """Read the recipe in the directory; None if it is not the node's."""
     try:
         recipe = run.recipe()
     except UserError:
@@ -141,7 +143,7 @@ def _recipe_of(run: RunDirectory, identity: str) -> Recipe | None:
     return recipe if stage_identity(recipe, len(recipe.stages) - 1) == identity else None
 
 
-def _read(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

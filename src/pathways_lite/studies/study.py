@@ -1,4 +1,4 @@
-"""A study: a question, and the recipes whose results answer it. Data only; nothing here runs anything."""
+"""Studies as data: a question, the recipes whose results answer it, and their stages as nodes."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from pathways_lite.recipe.stage import Name
 
 
 class Study(Frozen):
-    """Named arms, each a recipe per seed, and which of them the others are measured against.
+    """Named arms, each with a recipe per seed, and the baseline that the other arms are compared with.
 
-    Recipes of two arms with the same seed are a pair: what the seed does to both cancels in their difference.
+    Recipes of two arms with the same seed are a pair: the effect of the seed on both cancels in their difference.
     """
 
     name: Name
-    question: str = Field(description="what the study is to answer; the head of its report")
+    question: str = Field(description="the question that the study answers; shown at the top of its report")
     arms: dict[Name, tuple[Recipe, ...]] = Field(min_length=1)
     baseline: str = Field(description="the arm that the others are compared with")
     metric: Metric = Metric()
     target: float | None = Field(
-        None, description="loss at which compute is compared; None: the one that both arms come to"
+        None, description="loss at which compute is compared; None: the one that both arms reach"
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.baseline not in self.arms:
-            raise ValueError(f"baseline={self.baseline!r} is no arm; there are {', '.join(self.arms)}")
+            raise ValueError(f"baseline={self.baseline!r} is not an arm; the arms are {', '.join(self.arms)}")
         for name, recipes in self.arms.items():
             if not recipes:
                 raise ValueError(f"arm {name!r} has no recipe")
@@ -43,7 +43,7 @@ class Study(Frozen):
         return self
 
     def against(self, baseline: str) -> Study:
-        """The same study, its arms compared with another one of them. Raises UserError where there is no such arm."""
+        """Return the study with another arm as baseline. Raises UserError if there is no such arm."""
         if baseline not in self.arms:
             raise UserError(f"{self.name} has no arm {baseline!r}; it has {', '.join(self.arms)}")
         return self.model_copy(update={"baseline": baseline})
@@ -59,16 +59,16 @@ class Study(Frozen):
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
-    """The study that `study()` in the Python file at `path` gives; `overrides` are applied to every recipe.
+    """Load the study returned by `study()` in the Python file at `path`; `overrides` are applied to every recipe.
 
-    Raises UserError where the file is missing, has no `study()`, or describes something invalid.
+    Raises UserError if the file is missing, has no `study()`, or describes something invalid.
     """
     study = call_in(Path(path), Study, "configs/studies/palm_against_llama.py")
     arms = {name: [apply_overrides(recipe, overrides) for recipe in recipes] for name, recipes in study.arms.items()}
     return Study.model_validate({**dict(study), "arms": arms})
 
 
-# The nodes of a study: its stages by identity, so that what several recipes share is one node.
+# ---- nodes: stages by identity, so that a stage shared by several recipes is one node ----
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,13 @@ class Node:
 
     @property
     def label(self) -> str:
-        """For people: whose stage it is, and which."""
+        """The name for people: the recipes and the stage."""
         more = f" +{len(self.users) - 1}" if len(self.users) > 1 else ""
         return f"{self.users[0]}{more} {self.stage.name}"
 
 
 def build_nodes(recipes: Mapping[str, Recipe]) -> dict[str, Node]:
-    """All stages of the recipes (resolved ones, by label), each once, parents before children."""
+    """Build a node for every stage of the resolved recipes, given by label; parents come before children."""
     nodes: dict[str, Node] = {}
     for label, recipe in recipes.items():
         parent = None
@@ -108,13 +108,13 @@ def build_nodes(recipes: Mapping[str, Recipe]) -> dict[str, Node]:
 
 
 def node_chain(nodes: Mapping[str, Node], identity: str) -> list[Node]:
-    """The node and all before it, the first stage first."""
+    """Return the node and its ancestors, the first stage first."""
     chain = [nodes[identity]]
     while (parent := chain[0].parent) is not None:
         chain.insert(0, nodes[parent])
     return chain
 
 
-def shared(nodes: Iterable[Node]) -> list[Node]:
-    """Those that more than one recipe contains."""
+def shared_nodes(nodes: Iterable[Node]) -> list[Node]:
+    """Return the nodes that more than one recipe contains."""
     return [node for node in nodes if len(node.users) > 1]

@@ -1,10 +1,10 @@
-"""Numbers as people read them."""
+"""Format numbers and durations for people."""
 
 from __future__ import annotations
 
 
 def si(value: float, unit: str = "") -> str:
-    """Three significant digits with an SI prefix: 203e9, "FLOP/s" is "203 GFLOP/s"; 5.81e6 alone is "5.81 M"."""
+    """Format three significant digits with an SI prefix: 203e9, "FLOP/s" is "203 GFLOP/s"; 5.81e6 alone is "5.81 M"."""
     prefixes = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
     # Compared after rounding, so that 999,999 becomes "1 M" rather than "1000 k".
     prefix, factor = next((pair for pair in prefixes if abs(value) >= 0.9995 * pair[1]), prefixes[-1])
@@ -12,7 +12,7 @@ def si(value: float, unit: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """A span of time for people: "42 s", "3 min 05 s", "2 h 07 min"."""
+    """Format seconds as in "42 s", "3 min 05 s", "2 h 07 min"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

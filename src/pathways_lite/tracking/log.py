@@ -1,15 +1,15 @@
-"""A stage's two logs: what is reproducible, and what the clock on the wall said.
+"""The two logs of a stage: reproducible values, and wall-clock times.
 
 `log.jsonl` holds only values that another run of the same recipe reproduces bit for bit, so that a resumed
 run's file is byte-identical to an uninterrupted one's. `timings.jsonl` holds everything else.
 
 Every row is one JSON object with `kind` and `step`, the number of steps taken when it was written:
 
-    log.jsonl      train  tokens, flops (the stage's own, so far), loss, grad_norm, learning_rate, ...
+    log.jsonl      train  tokens, flops (of the stage, so far), loss, grad_norm, learning_rate, ...
                    eval   tokens, flops, domains: {name: {loss, bits_per_byte, nll, tokens, bytes, documents}},
-                          where the objective has any, denoisers: {name: {loss, tokens, unused}}
-                   event  event: "skip", "rewind", ..., and what it needs to be understood
-    timings.jsonl  train  seconds (since the stage began), tokens_per_second, flops_per_second,
+                          if the objective has any, denoisers: {name: {loss, tokens, unused}}
+                   event  event: "skip", "rewind", ..., and its details
+    timings.jsonl  train  seconds (since the stage started), tokens_per_second, flops_per_second,
                           share_of_peak (null at the first step)
                    compile, save, evaluate   seconds, duration
                    event  seconds, event: "resume", "interrupt", ...: what happened to this run only
@@ -28,6 +28,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.errors import UserError
 
 LOG = "log.jsonl"
@@ -35,21 +36,21 @@ TIMINGS = "timings.jsonl"
 
 Row = dict[str, Any]
 
-# Standard JSON has no words for these; the reader turns exactly these strings back into floats.
+# Standard JSON cannot represent these; the reader turns exactly these strings back into floats.
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class RunLog:
-    """Appends rows to `log.jsonl` and `timings.jsonl` of a stage directory, which is made if need be.
+    """Writer of `log.jsonl` and `timings.jsonl` in a stage directory, which is created if necessary.
 
-    A row is written by a single system call without a buffer: killing the process loses at most the row
-    being written, and opening removes what is left of a torn one.
+    A row is written by a single unbuffered system call: killing the process loses at most the row being written, and
+    opening the log removes a torn last row.
 
-    What makes a resumed log identical: write every row of step k before the checkpoint of step k begins, then
-    call `sync`; on resume from it, call `truncate_after(k)`. An event that changes the steps from k on (a
-    rewind to checkpoint k) carries step k + 1, so that resuming from k itself forgets it with the steps it led to.
+    To keep a resumed log identical, write every row of step k before the checkpoint of step k starts, then call `sync`;
+    on resuming from that checkpoint, call `truncate_after(k)`. An event that changes the steps from k on (a rewind to
+    checkpoint k) has step k + 1, so that resuming from k removes it together with the steps after it.
 
-    Raises UserError where a file cannot be written (a full disk, no permission) or is no log.
+    Raises UserError if a file cannot be written (a full disk, no permission) or is not a log.
     """
 
     def __init__(self, stage_dir: str | Path) -> None:
@@ -65,24 +66,24 @@ class RunLog:
             raise _cannot_write(self.directory, error) from error
 
     def row(self, kind: str, step: int, **values: Any) -> Row:
-        """Append a reproducible row; returns it as a reader will see it. Scalars may be Python, NumPy or JAX."""
+        """Append a reproducible row and return it as a reader will see it. Scalars may be Python, NumPy or JAX."""
         return self._append(LOG, kind, step, values)
 
     def timing(self, kind: str, step: int, **values: Any) -> Row:
-        """Append a wall-clock row; returns it as a reader will see it."""
+        """Append a wall-clock row and return it as a reader will see it."""
         return self._append(TIMINGS, kind, step, values)
 
     def truncate_after(self, step: int) -> None:
-        """Forget the rows beyond `step`, atomically. Events in the timings stay: they happened to this run."""
+        """Remove the rows after `step` atomically, except events in the timings, which did happen to this run."""
         self._rewrite(LOG, lambda row: row["step"] <= step)
         self._rewrite(TIMINGS, lambda row: row["step"] <= step or row["kind"] == "event")
 
     def rows(self) -> list[Row]:
-        """The reproducible rows so far."""
+        """Return the reproducible rows so far."""
         return read_log(self.directory / LOG)
 
     def sync(self) -> None:
-        """Return once the rows are on the disk, so that no power failure leaves a checkpoint ahead of its log."""
+        """Flush the rows to disk, so that a power failure cannot leave a checkpoint ahead of its log."""
         for file in self._files.values():
             os.fsync(file)
 
@@ -103,8 +104,8 @@ class RunLog:
         self._files[name] = os.open(self.directory / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def _append(self, name: str, kind: str, step: int, values: Mapping[str, Any]) -> Row:
-        row = _row(kind, step, values)
-        line = (json.dumps(row, default=_refuse, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        row = _make_row(kind, step, values)
+        line = (json.dumps(row, default=_reject_type, ensure_ascii=False, allow_nan=False) + "\n").encode()
         try:
             written = os.write(self._files[name], line)
         except OSError as error:
@@ -116,11 +117,11 @@ class RunLog:
     def _rewrite(self, name: str, keep: Callable[[Row], bool]) -> None:
         path = self.directory / name
         lines = path.read_bytes().splitlines(keepends=True)
-        kept = [line for number, line in enumerate(lines, 1) if keep(_parse(line, path, number))]
-        if kept == lines:
+        kept_lines = [line for number, line in enumerate(lines, 1) if keep(_parse_line(line, path, number))]
+        if kept_lines == lines:
             return
         try:
-            _replace(path, b"".join(kept))
+            _rewrite_durably(path, b"".join(kept_lines))
             os.close(self._files.pop(name))
             self._open(name)
         except OSError as error:
@@ -128,49 +129,49 @@ class RunLog:
 
 
 class SilentLog:
-    """The log of a process that writes none, as the first of the run's does. What it returns is what `RunLog` would."""
+    """The log of a process that is not the primary one: writes nothing, and returns the same as `RunLog`."""
 
     def row(self, kind: str, step: int, **values: Any) -> Row:
-        return _row(kind, step, values)
+        return _make_row(kind, step, values)
 
     timing = row
 
     def truncate_after(self, step: int) -> None:
-        """There is nothing to forget."""
+        """Do nothing: there are no rows."""
 
     def rows(self) -> list[Row]:
         return []
 
     def sync(self) -> None:
-        """There is nothing to wait for."""
+        """Do nothing: there are no files."""
 
 
 def read_log(path: str | Path) -> list[Row]:
-    """The rows of a log, without a torn last line. A log not begun yet has none.
+    """Read the rows of a log, without a torn last line. A log that does not exist yet has none.
 
-    Raises UserError, with file and line, where another line than the last is damaged.
+    Raises UserError, with file and line, if any other line is damaged.
     """
     path = Path(path)
     if not path.exists():
         return []
     complete = path.read_bytes().rpartition(b"\n")[0]
-    return [_parse(line, path, number) for number, line in enumerate(complete.splitlines(), 1)]
+    return [_parse_line(line, path, number) for number, line in enumerate(complete.splitlines(), 1)]
 
 
-def _row(kind: str, step: int, values: Mapping[str, Any]) -> Row:
-    return {"kind": kind, "step": int(step)} | {key: plain(value) for key, value in values.items()}
+def _make_row(kind: str, step: int, values: Mapping[str, Any]) -> Row:
+    return {"kind": kind, "step": int(step)} | {key: to_json_types(value) for key, value in values.items()}
 
 
-def plain(value: Any) -> Any:
-    """`value` as JSON types that give it back exactly.
+def to_json_types(value: Any) -> Any:
+    """Convert `value` to JSON types from which it can be restored exactly.
 
     A float32 becomes its shortest decimal (0.1, not 0.10000000149011612), which reads back as the same
-    float32; a float64 keeps all its digits. NaN and infinities become strings, which `read_log` turns back.
+    float32; a float64 keeps all its digits. NaN and infinities become strings, which `read_log` restores.
     """
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_json_types(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_json_types(item) for item in value]
     if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
         value = _from_scalar(np.asarray(value))
     if isinstance(value, float) and not math.isfinite(value):
@@ -179,7 +180,7 @@ def plain(value: Any) -> Any:
 
 
 def _from_scalar(value: np.ndarray) -> Any:
-    """A 0-d array (NumPy, JAX or bfloat16) as bool, int or float."""
+    """Convert a 0-d array (NumPy, JAX or bfloat16) to bool, int or float."""
     if np.issubdtype(value.dtype, np.bool_):
         return bool(value)
     if np.issubdtype(value.dtype, np.integer):
@@ -189,27 +190,27 @@ def _from_scalar(value: np.ndarray) -> Any:
     return float(str(value.astype(np.float32)))
 
 
-def _refuse(value: Any) -> Any:
+def _reject_type(value: Any) -> Any:
     raise TypeError(f"a log row holds scalars, text, lists and dicts, not {type(value).__name__}")
 
 
-def restore(value: Any) -> Any:
-    """Undo what `plain` did to NaN and infinities, in what JSON gave back."""
+def restore_floats(value: Any) -> Any:
+    """Restore the NaN and infinities that `to_json_types` turned into strings."""
     if isinstance(value, dict):
-        return {key: restore(item) for key, item in value.items()}
+        return {key: restore_floats(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [restore(item) for item in value]
+        return [restore_floats(item) for item in value]
     return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
-def _parse(line: bytes, path: Path, number: int) -> Row:
+def _parse_line(line: bytes, path: Path, number: int) -> Row:
     try:
         row = json.loads(line)
     except ValueError:
         row = None
     if not isinstance(row, dict) or not isinstance(row.get("step"), int) or not isinstance(row.get("kind"), str):
-        raise UserError(f"{path}:{number} is no row of a log (a JSON object with kind and step); remove that line")
-    restored: Row = restore(row)
+        raise UserError(f"{path}:{number} is not a row of a log (a JSON object with kind and step); remove that line")
+    restored: Row = restore_floats(row)
     return restored
 
 
@@ -218,17 +219,13 @@ def _remove_torn_line(path: Path) -> None:
         return
     content = path.read_bytes()
     if content and not content.endswith(b"\n"):
-        _replace(path, content[: content.rfind(b"\n") + 1])
+        _rewrite_durably(path, content[: content.rfind(b"\n") + 1])
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Put `content` in place of the file: a crash leaves the old one or the new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _rewrite_durably(path: Path, content: bytes) -> None:
+    """Replace the file's content: a crash or a power cut leaves the old file or the new one, never a part."""
+    with replace_atomically(path, sync=True) as temporary:
+        temporary.write_bytes(content)
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:

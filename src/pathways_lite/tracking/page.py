@@ -1,4 +1,4 @@
-"""The look of a report: one HTML page that needs nothing but itself."""
+"""HTML elements of a report: one self-contained page that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
-# Light and dark by the reader's own setting; a single column that a phone shows without zooming.
+# Light or dark by the reader's setting; a single column that is readable on a phone without zooming.
 _CSS = """
 :root { color-scheme: light dark; --ink: #1d2433; --faint: #5b6472; --line: #dfe3e8; --paper: #ffffff;
   --shade: #f4f6f8; --link: #0060a8; }
@@ -51,7 +51,7 @@ details summary { cursor: pointer; }
 
 
 def page(title: str, body: str) -> str:
-    """The whole document; `body` is HTML."""
+    """Render the whole document; `title` is plain text, `body` is HTML."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -60,14 +60,14 @@ def page(title: str, body: str) -> str:
     )
 
 
-def section(title: str, *parts: str) -> str:
-    """A heading and what belongs under it, as HTML; nothing where all parts are empty."""
-    content = "\n".join(part for part in parts if part)
+def section(title: str, *contents: str) -> str:
+    """Render a heading and its contents, given as HTML; return nothing if all contents are empty."""
+    content = "\n".join(filter(None, contents))
     return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>\n" if content else ""
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """Plain text as a paragraph of the class `kind`."""
+    """Render plain text as a paragraph with the CSS class `kind`."""
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 
@@ -79,24 +79,28 @@ def table(
     total: bool = False,
     text: bool = False,
 ) -> str:
-    """Plain texts as a table: the first column names the row, the others hold numbers, or prose where `text`.
+    """Render a table of plain text: the first column names the row, the others hold numbers, or prose if `text`.
 
-    `total` sets the last row apart.
+    `total`: highlight the last row.
     """
     kind = "text" if text else "number"
-    head = "".join(f"<th{'' if i == 0 else f' class={kind}'}>{escape(cell)}</th>" for i, cell in enumerate(header))
+    header_cells = "".join(
+        f"<th{'' if i == 0 else f' class={kind}'}>{escape(cell)}</th>" for i, cell in enumerate(header)
+    )
     lines = []
-    for number, row in enumerate(rows, 1):
+    for index, row in enumerate(rows, 1):
         cells = "".join(f"<td class={kind}>{escape(cell)}</td>" for cell in row[1:])
-        mark = " class=total" if total and number == len(rows) else ""
+        mark = " class=total" if total and index == len(rows) else ""
         lines.append(f"<tr{mark}><th scope=row>{escape(row[0])}</th>{cells}</tr>")
-    titled = f"<caption>{escape(caption)}</caption>" if caption else ""
-    top = f"<thead><tr>{head}</tr></thead>" if any(header) else ""
-    return f'<div class="wide"><table>{titled}{top}<tbody>\n' + "\n".join(lines) + "\n</tbody></table></div>"
+    caption_html = f"<caption>{escape(caption)}</caption>" if caption else ""
+    head_html = f"<thead><tr>{header_cells}</tr></thead>" if any(header) else ""
+    return (
+        f'<div class="wide"><table>{caption_html}{head_html}<tbody>\n' + "\n".join(lines) + "\n</tbody></table></div>"
+    )
 
 
 def picture(light_svg: str, dark_svg: str, *, alt: str, caption: str) -> str:
-    """A figure that follows the reader's light or dark setting."""
+    """Render a figure that follows the reader's light or dark setting."""
     light, dark = (
         "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode() for svg in (light_svg, dark_svg)
     )

@@ -1,4 +1,4 @@
-"""The machine's peak: how fast it multiplies matrices at best, as the yardstick for a training step."""
+"""The machine's peak FLOP/s in matrix products, which a training step is measured against."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _DATA_SHEETS: dict[str, float | None] = {
     "NVIDIA H200": 989e12,
 }
 
-# The layouts a training step meets. XLA's CPU backend differs up to twofold between them, and which one is best
-# depends on the size, so the peak is the best of all.
+# The layouts in a training step. XLA's CPU backend differs up to twofold between them, and the best one depends on the
+# size, so the peak is the best of all.
 _LAYOUTS: tuple[Callable[[jax.Array, jax.Array], jax.Array], ...] = (
     lambda a, b: a @ b,
     lambda a, b: a @ b.T,
@@ -48,33 +48,33 @@ def published_peak(device_kind: str) -> float | None:
 
 @functools.cache
 def machine_peak(dtype: str) -> float:
-    """FLOP/s of all devices, other processes' too: published where known, measured on one of them otherwise."""
+    """Return the FLOP/s of all devices of all processes: published if known, otherwise measured on one of them."""
     return jax.device_count() * (published_peak(jax.devices()[0].device_kind) or measured_peak(dtype))
 
 
 @functools.cache
 def measured_peak(dtype: str, seconds: float = 2.0) -> float:
-    """FLOP/s of the best square matrix product of `dtype` on one device (all cores of a CPU).
+    """Measure the FLOP/s of the best square matrix product of `dtype` on one device (all cores of a CPU).
 
-    Tries growing sizes in three layouts and gives the fastest single run. Takes at most about `seconds`
-    beside compilation: a size is not tried where it would not fit. Measured once per process.
+    Tries growing sizes in three layouts and returns the fastest single run. Takes at most about `seconds`, not counting
+    compilation: a size is not tried if it would take longer. Measured once per process.
     """
-    best, left = 0.0, seconds
+    best, seconds_left = 0.0, seconds
     for size in _SIZES:
         flops = 2 * size**3
-        # One warming run and the timed ones, per layout, at the best rate so far.
-        if best and flops / best * len(_LAYOUTS) * (_REPEATS + 1) > left:
+        # One warm-up run and the timed ones, per layout, at the best rate so far.
+        if best and flops / best * len(_LAYOUTS) * (_REPEATS + 1) > seconds_left:
             break
         x = jnp.ones((size, size), dtype)
         for layout in _LAYOUTS:
             product = jax.jit(layout).lower(x, x).compile()
-            runs = [_duration(product, x) for _ in range(_REPEATS + 1)]
+            runs = [_time_call(product, x) for _ in range(_REPEATS + 1)]
             best = max(best, flops / min(runs))
-            left -= sum(runs)
+            seconds_left -= sum(runs)
     return best
 
 
-def _duration(product: Callable[..., jax.Array], x: jax.Array) -> float:
+def _time_call(product: Callable[..., jax.Array], x: jax.Array) -> float:
     start = time.perf_counter()
     product(x, x).block_until_ready()
     return time.perf_counter() - start

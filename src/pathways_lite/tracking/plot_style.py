@@ -1,4 +1,4 @@
-"""The look of every figure: drawn without a display, readable without colour, light and dark."""
+"""The style of every figure: drawn without a display, readable without color, light and dark."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Theme = Literal["light", "dark"]
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours of a theme; `series` are apart from each other for the colour-blind too (after Okabe and Ito 2008)."""
+    """Colors of a theme; the color-blind can distinguish `series` too (after Okabe and Ito 2008)."""
 
     ink: str
     faint: str
@@ -29,28 +29,28 @@ PALETTES: dict[Theme, Palette] = {
     "light": Palette("#1d2433", "#6b7280", "#e3e6ea", ("#0060a8", "#c04a00", "#007a58", "#a0357b", "#7a6a00")),
     "dark": Palette("#e8eaee", "#9aa3b0", "#333a45", ("#6cb8ff", "#ff9a52", "#3fcf9f", "#f08cc9", "#e0cf4a")),
 }
-_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v")
 
 
-def look(i: int, palette: Palette) -> dict[str, Any]:
-    """Colour, line style and marker of the `i`-th of several lines.
+def line_style(i: int, palette: Palette) -> dict[str, Any]:
+    """Return the color, line style and marker of the `i`-th of several lines.
 
-    Any one of them tells five lines apart, and together they tell twenty-five.
+    Each of the three distinguishes five lines; together they distinguish twenty-five.
     """
-    pick = lambda choices, at: choices[at % len(choices)]  # noqa: E731
-    again = i // len(palette.series)  # how often the colours have been used up
+    cycled = lambda choices, at: choices[at % len(choices)]  # noqa: E731
+    cycle = i // len(palette.series)  # how often all colors have been used
     return {
-        "color": pick(palette.series, i),
-        "linestyle": pick(_STYLES, i + again),
-        "marker": pick(_MARKERS, i + 2 * again),
+        "color": cycled(palette.series, i),
+        "linestyle": cycled(_LINE_STYLES, i + cycle),
+        "marker": cycled(_MARKERS, i + 2 * cycle),
     }
 
 
 def annotate(
     ax: Axes, text: str, xy: tuple[float, float], coordinates: tuple[str, str], offset: tuple[int, int], **style: Any
 ) -> None:
-    """`text` at `xy`, moved by `offset` in points."""
+    """Write `text` at `xy`, shifted by `offset` in points."""
     ax.annotate(
         text, xy, xycoords=coordinates, xytext=offset, textcoords="offset points", fontsize=8.5, **style
     )  # fmt: skip
@@ -58,7 +58,7 @@ def annotate(
 
 @contextmanager
 def style(theme: Theme) -> Iterator[Palette]:
-    """Figures made within have the theme's look; gives its palette."""
+    """Give figures made within the context the style of the theme; yields its palette."""
     palette = PALETTES[theme]
     settings: Any = {
         "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
@@ -72,8 +72,8 @@ def style(theme: Theme) -> Iterator[Palette]:
         yield palette
 
 
-def svg(figure: Figure) -> str:
-    """The figure as SVG text with a transparent background; to be called within `style`."""
+def to_svg(figure: Figure) -> str:
+    """Render the figure as SVG text with a transparent background. Call it within `style`."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()

@@ -1,4 +1,4 @@
-"""What a long run shows: a live display on a terminal, plain lines every few seconds where there is none."""
+"""The progress display of a long run: live on a terminal, plain lines every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from rich.text import Text
 
 from pathways_lite.tracking.formatting import duration, si
 
-# Weight of the newest loss in the shown average. Steps differ in difficulty; a tenth makes the trend readable.
-_NEWEST = 0.1
+# Weight of the newest loss in the displayed average. Steps differ in difficulty; a tenth makes the trend readable.
+_SMOOTHING = 0.1
 
 
 @dataclass(frozen=True)
 class Status:
-    """Everything the display shows, at one moment. Times are those of `Progress.now`, in seconds."""
+    """Everything that the display shows at one moment. Times are those of `Progress.now`, in seconds."""
 
     step: int = 0
     loss: float = math.nan  # smoothed
@@ -38,15 +38,15 @@ class Status:
 
 
 class Progress:
-    """Shows how a stage goes. A context manager; nothing is drawn outside it.
+    """The progress display of a stage. A context manager; nothing is drawn outside it.
 
     Args:
         title: what is running, e.g. "demo/base".
-        total_steps, total_tokens: of the stage; tokens give the time left, also while the batch size ramps up.
+        total_steps, total_tokens: of the stage; the time left follows from tokens, because batch sizes may ramp up.
         step: the restored one.
-        peak_flops: the machine's FLOP/s, for the share of it; None where it is unknown.
-        console: where to show it; standard error by default, so that standard output stays the caller's.
-        interval: seconds between plain lines where the console is no terminal.
+        peak_flops: the machine's FLOP/s, to show the share of it; None if unknown.
+        console: where to draw; standard error by default, to leave standard output to the caller.
+        interval: seconds between plain lines if the console is not a terminal.
     """
 
     def __init__(
@@ -69,39 +69,39 @@ class Progress:
         self.interval = interval
         self.now = now
         self.status = Status(step=step)
-        self._first: tuple[float, int] | None = None  # time and tokens of the first update
-        self._printed = -math.inf
+        self._first_update: tuple[float, int] | None = None  # time and tokens of the first update
+        self._printed_at = -math.inf
         terminal = self.console.is_terminal and not self.console.is_dumb_terminal
         self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4) if terminal else None
 
     def update(self, step: int, *, tokens: int, loss: float, tokens_per_second: float, flops_per_second: float) -> None:
-        """After `step` steps and `tokens` tokens of the stage; the rates are of training alone."""
+        """Show the state after `step` steps and `tokens` tokens of the stage; rates are those of training alone."""
         old, now = self.status, self.now()
-        if self._first is None:
-            self._first = (now, tokens)
-        smooth = loss if not math.isfinite(old.loss) else old.loss + _NEWEST * (loss - old.loss)
+        if self._first_update is None:
+            self._first_update = (now, tokens)
+        smooth = loss if not math.isfinite(old.loss) else old.loss + _SMOOTHING * (loss - old.loss)
         self.status = replace(
             old,
             step=step,
-            # A step whose loss is not finite was skipped; it must not wipe out the average.
+            # A step with a loss that is not finite was skipped; it must not erase the average.
             loss=smooth if math.isfinite(loss) else old.loss,
             tokens_per_second=tokens_per_second,
             flops_per_second=flops_per_second,
             remaining=self._remaining(tokens, tokens_per_second, now),
         )
-        if self._live is None and (now - self._printed >= self.interval or step >= self.total_steps):
-            self._printed = now
+        if self._live is None and (now - self._printed_at >= self.interval or step >= self.total_steps):
+            self._printed_at = now
             self._print_line(self.status_line())
 
     def evaluated(self, step: int, bits_per_byte: Mapping[str, float]) -> None:
-        """Show the evaluation after `step` steps, which need not be a logged one: bits per byte of each domain."""
+        """Show the bits per byte of each domain after `step` steps, which need not be a logged step."""
         result = ", ".join(f"{domain} {bits:.3f}" for domain, bits in bits_per_byte.items()) + " bits per byte"
         self.status = replace(self.status, evaluation=result)
         if self._live is None:
             self._print_line(f"{self.title}: step {step:,}: held out: {result}")
 
     def saved(self, step: int) -> None:
-        """A checkpoint of `step` is complete."""
+        """Show that the checkpoint of `step` is complete."""
         self.status = replace(self.status, saved_step=step, saved_at=self.now())
 
     def note(self, message: str) -> None:
@@ -110,11 +110,11 @@ class Progress:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What is being done instead of training, e.g. "compiling the train step".
+        """Show what is being done instead of training, e.g. "compiling the train step".
 
-        As plain lines, phases before the first step show that it goes on; later ones are told where they took long.
+        In plain lines, phases before the first step are always printed; later ones only if they took long.
         """
-        outer, start, first = self.status.phase, self.now(), self._first is None
+        outer, start, first = self.status.phase, self.now(), self._first_update is None
         self.status = replace(self.status, phase=name)
         if self._live is None and first:
             self._print_line(f"{self.title}: {name} ...")
@@ -138,29 +138,29 @@ class Progress:
             self._live.stop()
 
     def status_line(self) -> str:
-        """The status as one plain line."""
-        now = self.status
-        parts = [f"step {now.step:,}/{self.total_steps:,}", f"loss {now.loss:.4f}", *self._rates()]
-        if math.isfinite(now.remaining):
-            parts.append(f"{duration(now.remaining)} left")
+        """Return the status as one plain line."""
+        status = self.status
+        parts = [f"step {status.step:,}/{self.total_steps:,}", f"loss {status.loss:.4f}", *self._rates()]
+        if math.isfinite(status.remaining):
+            parts.append(f"{duration(status.remaining)} left")
         return f"{self.title}: " + ", ".join(parts)
 
     def _remaining(self, tokens: int, tokens_per_second: float, now: float) -> float:
-        """Seconds left at the pace since the first update, which counts evaluating and saving too."""
-        assert self._first is not None
-        start, before = self._first
+        """Estimate the seconds left at the pace since the first update, evaluations and saves included."""
+        assert self._first_update is not None
+        start, before = self._first_update
         pace = (tokens - before) / (now - start) if now > start and tokens > before else tokens_per_second
         return max(0, self.total_tokens - tokens) / pace if pace > 0 else math.nan
 
     def _rates(self) -> list[str]:
-        now = self.status
+        status = self.status
         rates = []
-        if math.isfinite(now.tokens_per_second):
-            rates.append(f"{now.tokens_per_second:,.0f} tokens/s")
-        if math.isfinite(now.flops_per_second):
-            rates.append(si(now.flops_per_second, "FLOP/s"))
+        if math.isfinite(status.tokens_per_second):
+            rates.append(f"{status.tokens_per_second:,.0f} tokens/s")
+        if math.isfinite(status.flops_per_second):
+            rates.append(si(status.flops_per_second, "FLOP/s"))
             if self.peak_flops:
-                rates.append(f"{now.flops_per_second / self.peak_flops:.0%} of peak")
+                rates.append(f"{status.flops_per_second / self.peak_flops:.0%} of peak")
         return rates
 
     def _print_line(self, line: str) -> None:
@@ -169,25 +169,25 @@ class Progress:
         self.console.file.flush()
 
     def _render(self) -> Group:
-        now = self.status
+        status = self.status
         bar = Table.grid(padding=(0, 1), expand=True)
         bar.add_column(no_wrap=True)
         bar.add_column(ratio=1)
         bar.add_column(no_wrap=True, justify="right")
-        left = f"{duration(now.remaining)} left" if math.isfinite(now.remaining) else ""
+        left = f"{duration(status.remaining)} left" if math.isfinite(status.remaining) else ""
         bar.add_row(
             Text(self.title, style="bold"),
-            ProgressBar(total=self.total_steps, completed=min(now.step, self.total_steps)),
-            Text(f"{now.step:,}/{self.total_steps:,}  {left}"),
+            ProgressBar(total=self.total_steps, completed=min(status.step, self.total_steps)),
+            Text(f"{status.step:,}/{self.total_steps:,}  {left}"),
         )
-        numbers = "  ".join([*([f"loss {now.loss:.4f}"] if math.isfinite(now.loss) else []), *self._rates()])
-        held_out = f"held out: {now.evaluation}" if now.evaluation else ""
+        numbers = "  ".join([*([f"loss {status.loss:.4f}"] if math.isfinite(status.loss) else []), *self._rates()])
+        held_out = f"held out: {status.evaluation}" if status.evaluation else ""
         lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in (numbers, held_out) if line]
-        phase = Text(now.phase, style="dim" if now.phase == "training" else "yellow", no_wrap=True)
+        phase = Text(status.phase, style="dim" if status.phase == "training" else "yellow", no_wrap=True)
         return Group(bar, *lines, phase.append(self._checkpoint_age(), style="dim"))
 
     def _checkpoint_age(self) -> str:
-        now = self.status
-        if now.saved_step is None:
+        status = self.status
+        if status.saved_step is None:
             return ""
-        return f"  checkpoint {now.saved_step:,}, {duration(self.now() - now.saved_at)} ago"
+        return f"  checkpoint {status.saved_step:,}, {duration(self.now() - status.saved_at)} ago"

@@ -1,4 +1,4 @@
-"""A run as one self-contained HTML page, whether it is finished, still going or was interrupted."""
+"""The report of a run: one self-contained HTML page, whether the run is finished, in progress or interrupted."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pathways_lite.tracking.run_data import NOT_COMPARABLE, RunData, StageData, 
 
 
 def write_report(run_directory: str | Path, path: str | Path | None = None) -> Path:
-    """Write the page of the run to `path`, `report.html` in its directory by default, and return where it is.
+    """Write the page of a run to `path`, by default `report.html` in its directory, and return its path.
 
-    Raises UserError where the directory is no run.
+    Raises UserError if the directory is not a run.
     """
     run = read_run(run_directory)
     path = Path(path) if path is not None else RunDirectory(run.directory).report
@@ -30,21 +30,31 @@ def write_report(run_directory: str | Path, path: str | Path | None = None) -> P
 
 
 def render(run: RunData) -> str:
-    """The page as HTML. All text of the run is escaped; nothing outside the page is loaded."""
-    sections = (_header, _results, _curves, _samples, _cost, _events, _recipe, _origin, _problems)
-    return page(f"{run.name}: pathways_lite run", "".join(make(run) for make in sections))
+    """Render the page as HTML. All text of the run is escaped; nothing outside the page is loaded."""
+    sections = (
+        _header_section,
+        _results_section,
+        _curves_section,
+        _samples_section,
+        _cost_section,
+        _events_section,
+        _recipe_section,
+        _origin_section,
+        _problems_section,
+    )
+    return page(f"{run.name}: pathways_lite run", "".join(make_section(run) for make_section in sections))
 
 
-def _header(run: RunData) -> str:
+def _header_section(run: RunData) -> str:
     last = next((stage for stage in reversed(run.stages) if stage.begun), None)
     if last is None:
-        state = "Not begun."
-    elif run.finished:
+        state = "Not started."
+    elif run.is_finished:
         state = "Finished."
     else:
         step = max([row["step"] for row in (*last.rows, *last.timings)], default=0)
-        state = f"Not finished: stage {last.name} is at step {step:,}, as of this page."
-    model = run.latest("model") or {}
+        state = f"Not finished: stage {last.name} was at step {step:,} when this page was written."
+    model = run.latest_summary("model") or {}
     facts = [f"{si(model['parameters'])} parameters"] if "parameters" in model else []
     tokens, flops = (sum(stage.last.get(name, 0) for stage in run.stages) for name in ("tokens", "flops"))
     facts += [f"{si(tokens)} training tokens", si(flops, "FLOPs")] if tokens else []
@@ -55,125 +65,132 @@ def _header(run: RunData) -> str:
 # ---- held-out results ----
 
 
-def _results(run: RunData) -> str:
+def _results_section(run: RunData) -> str:
     stage = next((stage for stage in reversed(run.stages) if stage.evaluation), None)
     if stage is None:
         return ""
     results = stage.evaluation
-    baselines: Mapping[str, Mapping[str, float]] = run.latest("compressors") or {}
+    baselines: Mapping[str, Mapping[str, float]] = run.latest_summary("compressors") or {}
     names = list(dict.fromkeys(name for domain in results for name in baselines.get(domain, {})))
     rows = [_result_row(domain, result, baselines.get(domain, {}), names) for domain, result in results.items()]
-    together = _together(results, baselines)
-    if together:
-        rows.append(_result_row("all", *together, names))
+    combined = _combined_results(results, baselines)
+    if combined:
+        rows.append(_result_row("all", *combined, names))
     header = ["domain", "loss (nats/token)", "perplexity", "bits per byte", *names]
     caption = f"Stage {stage.name}, held-out documents."
     if names:
-        caption += " Compressors: bits per byte of the same bytes."
+        caption += " Compressors: bits per byte of the same text."
     verdicts = [_verdict(domain, result, baselines.get(domain, {})) for domain, result in results.items()]
-    if together and "xz -9" in together[1]:
-        verdicts.append(_verdict("all held-out text together", *together))
+    if combined and "xz -9" in combined[1]:
+        verdicts.append(_verdict("all held-out text together", *combined))
     return section(
         "How well it predicts",
         *(paragraph(verdict, "verdict") for verdict in verdicts if verdict),
-        table(header, rows, caption=caption, total=bool(together)),
+        table(header, rows, caption=caption, total=bool(combined)),
         paragraph(
-            "Bits per byte count every held-out token once, document ends included. A compressor starts from nothing "
-            "and sees only these bytes; the model has read its training text before, and its size is not counted.",
+            "Bits per byte count every held-out token once, including the ends of documents. A compressor sees nothing "
+            "but this text; the model has seen its training text before, and its own size is not counted.",
             "note",
         )
         if names
         else "",
-        _denoisers(stage),
+        _denoisers_table(stage),
     )
 
 
-def _denoisers(stage: StageData) -> str:
-    """A table of the objective's own losses, where it has other than the causal one."""
-    found = stage.denoisers
-    if not found:
+def _denoisers_table(stage: StageData) -> str:
+    """Render a table of the losses of the objective's denoisers, if it has any."""
+    denoisers = stage.denoisers
+    if not denoisers:
         return ""
-    rows = [[name, _fixed(result.get("loss"), 4), f"{result.get('tokens', 0):,}"] for name, result in found.items()]
-    header = ["denoiser", "loss (nats/token with loss)", "tokens with loss"]
+    rows = [
+        [name, _format_fixed(result.get("loss"), 4), f"{result.get('tokens', 0):,}"]
+        for name, result in denoisers.items()
+    ]
+    header = ["denoiser", "loss (nats per target token)", "target tokens"]
     return table(header, rows, caption=f"Stage {stage.name}, held-out text. {NOT_COMPARABLE}")
 
 
 def _result_row(domain: str, result: Mapping[str, Any], baseline: Mapping[str, float], names: list[str]) -> list[str]:
     digits = {"loss": 4, "perplexity": 2, "bits_per_byte": 4}
-    own = [_fixed(result.get(name), places) for name, places in digits.items()]
-    return [domain, *own, *(_fixed(baseline.get(name), 4) for name in names)]
+    values = [_format_fixed(result.get(name), n_digits) for name, n_digits in digits.items()]
+    return [domain, *values, *(_format_fixed(baseline.get(name), 4) for name in names)]
 
 
-def _together(
+def _combined_results(
     results: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, float]]
 ) -> tuple[dict[str, float], dict[str, float]] | None:
-    """All domains as one text, by their sums; None for a single domain or where sums are missing."""
+    """Combine all domains into one text by their sums; None for a single domain or if sums are missing."""
     if len(results) < 2 or not all(result.get("bytes") and "nll" in result for result in results.values()):
         return None
     nll, tokens, size = (sum(result[name] for result in results.values()) for name in ("nll", "tokens", "bytes"))
     loss = nll / tokens
-    own = {"loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_byte": nll / (math.log(2) * size)}
-    shared = set.intersection(*(set(baselines.get(domain, {})) for domain in results))
-    theirs = {
+    model_result = {"loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_byte": nll / (math.log(2) * size)}
+    compressors = set.intersection(*(set(baselines.get(domain, {})) for domain in results))
+    baseline_result = {
         name: sum(baselines[domain][name] * result["bytes"] for domain, result in results.items()) / size
-        for name in shared
+        for name in compressors
     }
-    return own, theirs
+    return model_result, baseline_result
 
 
-def _verdict(what: str, result: Mapping[str, Any], baseline: Mapping[str, float]) -> str:
-    """Whether the model beats xz, in a sentence; empty where one of the two numbers is missing."""
+def _verdict(text_name: str, result: Mapping[str, Any], baseline: Mapping[str, float]) -> str:
+    """Say in a sentence whether the model beats xz; empty if one of the two numbers is missing."""
     bits, xz = result.get("bits_per_byte"), baseline.get("xz -9")
     if bits is None or xz is None or not math.isfinite(bits):
         return ""
-    share = abs(1 - bits / xz)
+    difference = abs(1 - bits / xz)
+    bits_against_xz = f"{bits:.3f} against {xz:.3f} bits per byte"
     if bits < xz:
-        return f"On {what} the model beats xz -9: {bits:.3f} against {xz:.3f} bits per byte, {share:.1%} less."
-    return f"On {what} the model does not beat xz -9: {bits:.3f} against {xz:.3f} bits per byte, {share:.1%} more."
+        return f"On {text_name} the model beats xz -9: {bits_against_xz}, {difference:.1%} less."
+    return f"On {text_name} the model does not beat xz -9: {bits_against_xz}, {difference:.1%} more."
 
 
 # ---- curves and samples ----
 
 
-def _curves(run: RunData) -> str:
+def _curves_section(run: RunData) -> str:
     if not any(stage.rows for stage in run.stages):
         return ""
     alt = "Training loss, held-out bits per byte per domain, and learning rate, against training tokens"
-    caption = "Against training tokens (below) and model FLOPs (above), stages joined."
-    if run.latest("compressors"):
-        caption += " Horizontal lines: what xz -9 makes of the same held-out text."
+    caption = "Against training tokens (bottom axis) and model FLOPs (top axis), over all stages."
+    if run.latest_summary("compressors"):
+        caption += " Horizontal lines: xz -9 on the same held-out text."
     figure = picture(curves_svg(run, "light"), curves_svg(run, "dark"), alt=alt, caption=caption)
     return section("How it learned", figure)
 
 
-def _samples(run: RunData) -> str:
-    parts = []
-    for sample in run.latest("samples") or []:
+def _samples_section(run: RunData) -> str:
+    blocks = []
+    for sample in run.latest_summary("samples") or []:
         settings = ", ".join(f"{name} {value}" for name, value in sample.items() if name not in ("prompt", "text"))
-        parts.append(paragraph(settings, "note") if settings else "")
+        blocks.append(paragraph(settings, "note") if settings else "")
         prompt = f'<span class="prompt">{escape(str(sample.get("prompt", "")))}</span>'
-        # HTML drops a newline directly after <pre>, so one is given for it to drop.
-        parts.append(f"<pre>\n{prompt}{escape(str(sample.get('text', '')))}</pre>")
-    return section("What it writes", paragraph("Prompts are bold.", "note") if parts else "", *parts)
+        # HTML drops a newline directly after <pre>, so add one for it to drop.
+        blocks.append(f"<pre>\n{prompt}{escape(str(sample.get('text', '')))}</pre>")
+    return section("Samples", paragraph("Prompts are bold.", "note") if blocks else "", *blocks)
 
 
 # ---- cost ----
 
 
-def _cost(run: RunData) -> str:
+def _cost_section(run: RunData) -> str:
     stages = [(stage, Ledger.from_json(stage.ledger["stage"])) for stage in run.stages if stage.ledger.get("stage")]
     light, dark = speed_svg(run, "light"), speed_svg(run, "dark")
-    alt, caption = "Tokens per second against running time", "Speed, and what interrupted it."
+    alt, caption = (
+        "Tokens per second against running time",
+        "Speed of training; bars mark compiling, evaluating and saving.",
+    )
     return section(
         "What it cost",
-        *_accounts(stages),
-        paragraph(_speed(stages, run.latest("peak_flops"))) if stages else "",
+        *_ledger_tables(stages),
+        paragraph(_speed_sentences(stages, run.latest_summary("peak_flops"))) if stages else "",
         picture(light, dark, alt=alt, caption=caption) if light and dark else "",
     )
 
 
-def _accounts(stages: list[tuple[StageData, Ledger]]) -> list[str]:
-    """The ledgers as tables: what is reproducible, and the time it took."""
+def _ledger_tables(stages: list[tuple[StageData, Ledger]]) -> list[str]:
+    """Render the ledgers as two tables: reproducible counts, and times."""
     if not stages:
         return []
     ledgers = {stage.name: ledger for stage, ledger in stages}
@@ -195,22 +212,22 @@ def _accounts(stages: list[tuple[StageData, Ledger]]) -> list[str]:
     ]
 
 
-def _speed(stages: list[tuple[StageData, Ledger]], peak: float | None) -> str:
+def _speed_sentences(stages: list[tuple[StageData, Ledger]], peak: float | None) -> str:
     sentences = []
     for stage, ledger in stages:
         seconds = ledger.seconds.train
         if seconds > 0:
             rate = ledger.flops / seconds
-            share = f", {rate / peak:.0%} of the machine's matmul peak of {si(peak, 'FLOP/s')}" if peak else ""
+            share_of_peak = f", {rate / peak:.0%} of the machine's matmul peak of {si(peak, 'FLOP/s')}" if peak else ""
             speed = f"{ledger.tokens / seconds:,.0f} tokens/s and {si(rate, 'FLOP/s')}"
-            sentences.append(f"While training, {stage.name} ran at {speed}{share}.")
+            sentences.append(f"While training, {stage.name} ran at {speed}{share_of_peak}.")
     return " ".join(sentences)
 
 
 # ---- events, recipe, origin ----
 
 
-def _events(run: RunData) -> str:
+def _events_section(run: RunData) -> str:
     rows = []
     for stage in run.stages:
         events = [row for row in (*stage.rows, *stage.timings) if row["kind"] == "event"]
@@ -218,13 +235,13 @@ def _events(run: RunData) -> str:
             details = {k: v for k, v in row.items() if k not in ("kind", "step", "event", "seconds")}
             text = ", ".join(f"{name}: {value}" for name, value in details.items())
             rows.append([stage.name, f"{row['step']:,}", str(row.get("event", "")), text])
-    return section("What happened", table(["stage", "step", "event", "details"], rows, text=True) if rows else "")
+    return section("Events", table(["stage", "step", "event", "details"], rows, text=True) if rows else "")
 
 
-def _recipe(run: RunData) -> str:
+def _recipe_section(run: RunData) -> str:
     rows = []
     for stage in run.recipe.get("stages", []):
-        model, data, optimizer = (stage.get(part, {}) for part in ("model", "data", "optimizer"))
+        model, data, optimizer = (stage.get(key, {}) for key in ("model", "data", "optimizer"))
         facts = [
             f"start: {stage['start']['kind']}" if stage.get("start") else "",
             f"{model.get('n_layers')} layers of width {model.get('d_model')}" if model else "",
@@ -241,49 +258,46 @@ def _recipe(run: RunData) -> str:
     return section("Recipe", table(["", ""], rows, text=True), full)
 
 
-def _origin(run: RunData) -> str:
-    command, environment = run.latest("command"), run.latest("environment") or {}
+def _origin_section(run: RunData) -> str:
+    command, environment = run.latest_summary("command"), run.latest_summary("environment") or {}
     rows = [[str(name), str(value)] for name, value in environment.items()]
     return section(
-        "How it was made",
+        "How to reproduce it",
         f"<pre>\n{escape(str(command))}</pre>" if command else "",
         table(["", ""], rows, text=True) if rows else "",
-        _files(run),
+        _file_links(run),
     )
 
 
-def _files(run: RunData) -> str:
-    """The run's files, linked relative to the page, checkpoints as folders."""
-    found = [path for folder in (run.directory, *(s.directory for s in run.stages)) for path in _children(folder)]
-    if not found:
+def _file_links(run: RunData) -> str:
+    """Render links to the run's files relative to the page; checkpoints are linked as folders."""
+    paths = [path for folder in (run.directory, *(s.directory for s in run.stages)) for path in _list_files(folder)]
+    if not paths:
         return ""
     links = []
-    for path in found:
+    for path in paths:
         name = path.relative_to(run.directory).as_posix() + ("/" if path.is_dir() else "")
         links.append(f'<a href="{escape(quote(name))}">{escape(name)}</a>')
     return "<p>Files: " + ", ".join(links) + "</p>"
 
 
-def _children(folder: Path) -> list[Path]:
+def _list_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    stage_folders_apart = (path for path in folder.iterdir() if not (path / "log.jsonl").exists())
-    return sorted(path for path in stage_folders_apart if path.suffix != ".html" and not path.name.startswith("."))
+    paths = (path for path in folder.iterdir() if not (path / "log.jsonl").exists())
+    return sorted(path for path in paths if path.suffix != ".html" and not path.name.startswith("."))
 
 
-def _problems(run: RunData) -> str:
-    return section("What could not be read", *(paragraph(problem) for problem in run.problems))
+def _problems_section(run: RunData) -> str:
+    return section("Files that could not be read", *(paragraph(problem) for problem in run.problems))
 
 
-def _fixed(value: Any, places: int) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:,.{places}f}"
-
-
-# Everything about a run that is for people to look at.
+def _format_fixed(value: Any, digits: int) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
 
 def write_pages(run_directory: str | Path) -> list[Path]:
-    """Write the page and the loss curves of a run, and return where they are. Raises UserError where there is none."""
+    """Write the page and the loss curves of a run, and return their paths. Raises UserError if there is no run."""
     directory = Path(run_directory)
     curves = [directory / "loss.png", directory / "loss.svg"]
     save_curves(read_run(directory), *curves)

@@ -1,4 +1,4 @@
-"""What a run directory says about its run, read without training code: the input of plots and reports.
+"""Read a run directory without training code: the input of plots, reports and tables.
 
     <run>/recipe.json            the resolved recipe
     <run>/<stage>/log.jsonl      reproducible rows (see `log`)
@@ -7,12 +7,12 @@
     <run>/<stage>/summary.json   when the stage is finished:
         step, model: {parameters, non_embedding_parameters, flops_per_token},
         domains: {name: {loss, bits_per_byte, perplexity, nll, tokens, bytes, documents}},
-        denoisers, where the objective has any: {name: {loss, tokens, unused}},
+        denoisers, if the objective has any: {name: {loss, tokens, unused}},
         compressors: {domain: {"xz -9": bits per byte, ...}},
         samples: [{prompt, text, temperature, ...}], peak_flops: FLOP/s,
-        environment: {what: version or name}, command: what was typed
+        environment: {name: version or description}, command: the command line
 
-Every file may be missing or cut off: a run in progress or interrupted is read as far as it goes.
+Any file may be missing or truncated: a run in progress, or interrupted, is read as far as possible.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from typing import Any
 import numpy as np
 
 from pathways_lite.errors import UserError
-from pathways_lite.tracking.log import LOG, TIMINGS, Row, read_log, restore
+from pathways_lite.tracking.log import LOG, TIMINGS, Row, read_log, restore_floats
 
 RECIPE = "recipe.json"
 LEDGER = "ledger.json"
 SUMMARY = "summary.json"
 
-NOT_COMPARABLE = "Losses of denoisers compare neither with each other nor with the causal loss."
+NOT_COMPARABLE = "Losses of denoisers are comparable neither with each other nor with the causal loss."
 
 
 @dataclass(frozen=True)
 class StageData:
-    """What is known of one stage. Empty where its files are not there yet."""
+    """The contents of a stage's files. Empty if they do not exist yet."""
 
     name: str
     directory: Path
@@ -56,7 +56,7 @@ class StageData:
 
     @property
     def last(self) -> Row:
-        """The last row that counts tokens; empty before the first."""
+        """The last log row with a count of tokens; empty if there is none."""
         return next((row for row in reversed(self.rows) if "tokens" in row), {})
 
     def of_kind(self, kind: str) -> list[Row]:
@@ -65,19 +65,19 @@ class StageData:
     @property
     def evaluation(self) -> dict[str, dict[str, Any]]:
         """The last held-out results, per domain."""
-        found = [self.summary, *reversed(self.of_kind("eval"))]
-        return next((dict(source["domains"]) for source in found if source.get("domains")), {})
+        sources = [self.summary, *reversed(self.of_kind("eval"))]
+        return next((dict(source["domains"]) for source in sources if source.get("domains")), {})
 
     @property
     def denoisers(self) -> dict[str, dict[str, float]]:
-        """The last held-out losses of the objective's denoisers; none where it is causal."""
-        found = [self.summary, *reversed(self.of_kind("eval"))]
-        return next((dict(source["denoisers"]) for source in found if source.get("denoisers")), {})
+        """The last held-out losses of the objective's denoisers; empty if it has none."""
+        sources = [self.summary, *reversed(self.of_kind("eval"))]
+        return next((dict(source["denoisers"]) for source in sources if source.get("denoisers")), {})
 
 
 @dataclass(frozen=True)
 class RunData:
-    """What is known of a run."""
+    """The contents of a run directory."""
 
     directory: Path
     recipe: dict[str, Any]
@@ -89,21 +89,21 @@ class RunData:
         return str(self.recipe.get("name", self.directory.resolve().name))
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         return bool(self.stages) and all(stage.finished for stage in self.stages)
 
-    def latest(self, key: str) -> Any:
-        """`key` of the last stage's summary that has it; None where none does."""
+    def latest_summary(self, key: str) -> Any:
+        """Return `key` of the last stage's summary that has it; None if none does."""
         return next((stage.summary[key] for stage in reversed(self.stages) if stage.summary.get(key)), None)
 
 
 def read_run(directory: str | Path) -> RunData:
-    """Read the run in `directory`. Raises UserError where there is none."""
+    """Read the run in `directory`. Raises UserError if there is none."""
     directory = Path(directory)
     problems: list[str] = []
     recipe = _read_object(directory / RECIPE, problems)
     if not recipe and not problems:
-        raise UserError(f"{directory} is no run directory: it has no {RECIPE}; `pathways-lite runs` lists runs")
+        raise UserError(f"{directory} is not a run directory: it has no {RECIPE}; `pathways-lite runs` lists runs")
     stages = recipe.get("stages", [])
     return RunData(directory, recipe, [_read_stage(directory / s["name"], s, problems) for s in stages], problems)
 
@@ -132,21 +132,18 @@ def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = restore(json.loads(path.read_text(encoding="utf-8")))
+        content = restore_floats(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         problems.append(f"{path} cannot be read: {error}")
         return {}
     if not isinstance(content, dict):
-        problems.append(f"{path} holds no JSON object")
+        problems.append(f"{path} does not hold a JSON object")
         return {}
     return content
 
 
-# How a noisy curve is smoothed.
-
-
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of up to `window` (odd) values around each one; fewer, but as many on both sides, near the ends."""
+    """Return the mean of `window` (odd) values around each one; near the ends, of fewer but symmetrically."""
     sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     index = np.arange(len(values))
     half = np.minimum(window // 2, np.minimum(index, len(values) - 1 - index))

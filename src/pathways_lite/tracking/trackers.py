@@ -1,4 +1,4 @@
-"""Other places a run's rows can go, beside its own logs."""
+"""Trackers: send a run's rows to TensorBoard and Weights & Biases, in addition to its own logs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = ("tensorboard", "wandb")
 
 
 class Tracker(Protocol):
-    """Receives the rows of both logs of a stage, as `RunLog` returns them."""
+    """A receiver of the rows of both logs of a stage, as `RunLog` returns them."""
 
     def row(self, row: Mapping[str, Any]) -> None: ...
 
@@ -24,29 +24,24 @@ class Tracker(Protocol):
 
 
 def open_trackers(names: Iterable[str], stage_dir: Path, *, run: str, step: int = 0) -> list[Tracker]:
-    """The trackers of these names for one stage of the run called `run`.
+    """Open the named trackers for one stage of the run called `run`.
 
-    `step` is the restored one: what an earlier process showed beyond it is hidden.
-    Raises UserError for an unknown name or a package that is not installed.
+    `step` is the restored one: rows of an earlier process after it are hidden. A tracker's package is imported only if
+    the tracker is requested. Raises UserError for an unknown name or a package that is not installed.
     """
-    # Each tracker's package is imported only when it is asked for.
     trackers: list[Tracker] = []
     for name in dict.fromkeys(names):
         if name == "tensorboard":
-            pass
-
             trackers.append(TensorBoard(stage_dir / "tensorboard", step=step))
         elif name == "wandb":
-            pass
-
             trackers.append(WandB(stage_dir, run=run))
         else:
-            raise UserError(f"no tracker is called {name!r}; use {' or '.join(NAMES)}")
+            raise UserError(f"there is no tracker {name!r}; use {' or '.join(NAMES)}")
     return trackers
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers of a row by slash-separated name: `train/loss`, `eval/code/bits_per_byte`."""
+    """Return the finite numbers of a row by slash-separated name: `train/loss`, `eval/code/bits_per_byte`."""
     values = {key: value for key, value in row.items() if key not in ("kind", "step", "domains")}
     return _flatten(str(row["kind"]), values | dict(row.get("domains", {})))
 
@@ -62,13 +57,45 @@ def _flatten(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
     return flat
 
 
-# Weights & Biases, for those who ask for it: the extra `wandb`.
+# ---- TensorBoard ----
+
+
+class TensorBoard:
+    """A tracker that writes rows as scalars into TensorBoard event files in `directory`.
+
+    tensorboardX writes them, so no TensorFlow is needed. `step` is the restored one; TensorBoard hides later rows of an
+    earlier process.
+    """
+
+    def __init__(self, directory: Path, *, step: int = 0) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise UserError("TensorBoard events need tensorboardX; install it with: make install") from error
+        self._writer = SummaryWriter(
+            str(directory),
+            # TensorBoard hides this step too, hence the next one.
+            purge_step=step + 1 if step else None,
+            flush_secs=10,
+            # File names have whole seconds only: a writer opened within the same second would overwrite the last one.
+            filename_suffix=f".{time.time_ns()}",
+        )
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        for name, value in scalars(row).items():
+            self._writer.add_scalar(name, value, global_step=row["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+# ---- Weights & Biases ----
 
 
 class WandB:
-    """Sends a stage's rows to Weights & Biases, as the run `<run>/<stage>` of the project `pathways-lite`.
+    """A tracker that sends rows to Weights & Biases, as the run `<run>/<stage>` of the project `pathways-lite`.
 
-    The environment variables of wandb (WANDB_PROJECT, WANDB_MODE=offline, ...) hold as usual.
+    It needs the extra `wandb`. The environment variables of wandb (WANDB_PROJECT, WANDB_MODE=offline, ...) apply.
     """
 
     def __init__(self, stage_dir: Path, *, run: str) -> None:
@@ -87,7 +114,7 @@ class WandB:
             resume="allow",
             dir=str(stage_dir),
         )
-        # After a resume steps come again, which wandb's own counter would refuse.
+        # After a resume steps are logged again, which wandb's own step counter rejects.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -99,36 +126,5 @@ class WandB:
 
 
 def _identifier(stage_dir: Path, name: str) -> str:
-    """A run id that a resumed process finds again, and that another directory does not share."""
+    """Return a run id that is stable when a run is resumed, and different in another directory."""
     return hashlib.sha256(f"{stage_dir.resolve()} {name}".encode()).hexdigest()[:16]
-
-
-# TensorBoard event files, written by tensorboardX: no TensorFlow is needed.
-
-
-class TensorBoard:
-    """Writes a stage's rows as scalars into event files in `directory`.
-
-    `step` is the restored one; TensorBoard hides what an earlier process wrote beyond it.
-    """
-
-    def __init__(self, directory: Path, *, step: int = 0) -> None:
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise UserError("TensorBoard events need tensorboardX, which `make install` brings") from error
-        self._writer = SummaryWriter(
-            str(directory),
-            # It hides that step too, hence the next one.
-            purge_step=step + 1 if step else None,
-            flush_secs=10,
-            # File names hold whole seconds: without this, a writer opened within one would overwrite the last.
-            filename_suffix=f".{time.time_ns()}",
-        )
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        for name, value in scalars(row).items():
-            self._writer.add_scalar(name, value, global_step=row["step"])
-
-    def close(self) -> None:
-        self._writer.close()

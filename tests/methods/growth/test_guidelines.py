@@ -22,16 +22,23 @@ def test_growth_timing_of_published_models(parameters: float, tokens: float, bil
 @pytest.mark.filterwarnings("error")
 def test_the_fits_warn_outside_their_range_and_are_clipped() -> None:
     assert 1e9 < growth_timing(1.1e9, 8e20) < 0.2 * 8e20 / 6.6e9
+    assert advise(1.1e9, 8e20 / 6.6e9).timing == growth_timing(1.1e9, 8e20)
     assert growth_factor(1.1e9, 8e20) > 1
     for function in (growth_timing, growth_factor):
-        with pytest.warns(UserWarning, match="lie outside"):
+        with pytest.warns(UserWarning, match="are outside"):
             function(1e6, 1e15)
-    with pytest.warns(UserWarning, match="lie outside"):
-        assert growth_timing(1e6, 1e15) == pytest.approx(0.2 * 1e15 / 6e6)
-    with pytest.warns(UserWarning, match="lie outside"):
+    with pytest.warns(UserWarning, match="are outside"):
+        assert advise(1e6, 1e8).timing == 2e7, "a toy's base gets at most a fifth of the tokens"
+    with pytest.warns(UserWarning, match="are outside"):
         advice = advise(7e9, 2e12)
     assert (advice.base_parameters, advice.target_flops) == (1.75e9, 8.4e22)
     assert advice.base_flops == 6 * 1.75e9 * advice.timing
+
+
+@pytest.mark.filterwarnings("ignore:the growth guidelines")
+def test_growth_timing_of_the_formula() -> None:
+    for N, C, d in ((1.1e9, 5e20, 1.27e10), (4.1e8, 8e19, 1.09e10), (3e9, 1e21, 2.37e10), (7e9, 1.8e22, 1.82e10)):
+        assert growth_timing(N, C) == pytest.approx(d, rel=2e-2)
 
 
 RATES = {

@@ -1,7 +1,7 @@
-"""When to grow, and by how much: the fits of Du et al. 2024, arXiv 2405.15319, section 4 and appendix F.
+"""G_stack's guidelines: when to grow, and by how much (Du et al. 2024, arXiv 2405.15319, section 4 and appendix F).
 
-They were made on models of 410 M to 3 B parameters and up to about 1.5e21 FLOPs. For toy models the first gives more
-tokens than there are to train on: it is clipped to a fifth of them.
+The formulas were fitted to models of 410 M to 3 B parameters and up to about 1.5e21 FLOPs. For toy models the first
+gives more tokens than there are to train on; `advise` gives at most a fifth of them.
 """
 
 from __future__ import annotations
@@ -12,24 +12,23 @@ from dataclasses import dataclass
 
 FITTED_PARAMETERS = (410e6, 3e9)
 FITTED_FLOPS = 1.5e21
-MOST = 0.2  # of all tokens, for the base
-FACTOR = 4  # what they recommend throughout; the optimum lies between 2 and 4
+MAX_BASE_FRACTION = 0.2  # of all tokens
+FACTOR = 4  # their recommendation; the optimum is between 2 and 4
 
 
 def growth_timing(parameters: float, flops: float) -> float:
-    """Tokens d to train the base on: log10 d = 0.88 log10 N + 163.27 / log10 C - 5.74 (equation 2).
+    """Return the tokens d to train the base on: log10 d = 0.88 log10 N + 163.27 / log10 C - 5.74 (equation 2).
 
-    N: the target's parameters; C = 6 N D: FLOPs to train it on D tokens. At most D / 5. Warns outside the fit's range.
+    N: the target's parameters; C = 6 N D: FLOPs to train it on D tokens. Warns outside the fit's range.
     """
     _warn(parameters, flops)
-    tokens = 10 ** (0.88 * math.log10(parameters) + 163.27 / math.log10(flops) - 5.74)
-    return min(tokens, MOST * flops / (6 * parameters))
+    return 10.0 ** (0.88 * math.log10(parameters) + 163.27 / math.log10(flops) - 5.74)
 
 
 def growth_factor(parameters: float, flops: float) -> float:
-    """The ratio g of non-embedding parameters: log10 g = 1.01 log10 N - 29.88 / log10 C - 7.36 (appendix F).
+    """Return the ratio g of non-embedding parameters: log10 g = 1.01 log10 N - 29.88 / log10 C - 7.36 (appendix F).
 
-    A fit to two sizes, which they call mediocre; at least 1. Warns outside the fit's range.
+    The fit is to two sizes, and they call it mediocre; at least 1. Warns outside the fit's range.
     """
     _warn(parameters, flops)
     return max(1.0, 10 ** (1.01 * math.log10(parameters) - 29.88 / math.log10(flops) - 7.36))
@@ -37,11 +36,11 @@ def growth_factor(parameters: float, flops: float) -> float:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do for a model of N parameters on D tokens."""
+    """Advice for a model of N parameters on D tokens."""
 
     parameters: float
     tokens: float
-    timing: float  # tokens of the base
+    timing: float  # tokens of the base, at most a fifth of all
     fitted_factor: float
     factor: int = FACTOR
 
@@ -59,11 +58,12 @@ class Advice:
 
 
 def advise(parameters: float, tokens: float) -> Advice:
-    """By both guidelines, with the recommended factor. Warns outside the fits' range."""
+    """Apply both guidelines, with the recommended factor. Warns outside the fits' range."""
     flops = 6 * parameters * tokens
     with warnings.catch_warnings():
         warnings.simplefilter("once")
-        return Advice(parameters, tokens, growth_timing(parameters, flops), growth_factor(parameters, flops))
+        timing = min(growth_timing(parameters, flops), MAX_BASE_FRACTION * tokens)
+        return Advice(parameters, tokens, timing, growth_factor(parameters, flops))
 
 
 def _warn(parameters: float, flops: float) -> None:
@@ -71,6 +71,6 @@ def _warn(parameters: float, flops: float) -> None:
     if not low <= parameters <= high or flops > FITTED_FLOPS:
         warnings.warn(
             f"the growth guidelines were fitted to {low:.2g} to {high:.2g} parameters and up to {FITTED_FLOPS:.2g} "
-            f"FLOPs; {parameters:.2g} parameters and {flops:.2g} FLOPs lie outside",
+            f"FLOPs; {parameters:.2g} parameters and {flops:.2g} FLOPs are outside",
             stacklevel=3,
         )

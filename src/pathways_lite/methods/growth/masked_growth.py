@@ -1,12 +1,13 @@
-"""The masks of random growth, as factors on parameters: a pure function of the clock.
+"""Masked growth: masks of new units and blocks, as factors on parameters and a pure function of the clock.
 
-A mask on the output of a linear layer is a factor on the columns of its weights, so the model need not know of it,
-however its layers are run and spread. What a train step differentiates, and what is evaluated, are the parameters
-under their masks; where all masks are 1 these are the parameters.
+A mask on the output of a linear layer is a factor on the columns of its weights, so the model does not know of it,
+however its layers are run and sharded. The train step differentiates, and the evaluation uses, the parameters under
+their masks; where all masks are 1 these are the parameters.
 
-New blocks are ramped in from the start. Of widths, the new units of the MLP come first, then those of the residual
-stream, then heads, each over the ramp's length (Du et al. 2024, arXiv 2405.15319, code of MSG). While only the share s
-of the residual stream is there, the whole of it is scaled by sqrt(1 / s), which is what MSG does to norms.
+New blocks are ramped in from the start. Of widths, new units of the MLP come first, then those of the residual stream,
+then heads, each over the ramp's length (Masked Structural Growth, Yao et al. 2023, arXiv 2305.02869; the order is that
+of the MSG code that Du et al. 2024, arXiv 2405.15319, use). While only the fraction s of the residual stream is
+unmasked, all of it is scaled by sqrt(1 / s), which MSG does to norms.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from pathways_lite.models.params import AxisRole, ParamSpec, param_specs
 from pathways_lite.recipe import Amount
 
 WIDTHS = ("mlp", "embed", "heads")
-"""In the order in which they are ramped in."""
+"""Axes in the order in which they are ramped in."""
 
 GrowthMasks = Callable[[Any, Clock], Any]
 """(parameters, clock) -> parameters under their masks."""
 
 
 def build_masks(plan: GrowthPlan, ramp: Amount, timeline: Timeline) -> GrowthMasks:
-    """The masks of a stage. Raises UserError where the stage ends before they are all 1."""
+    """Build the masks of a stage. Raises UserError where the stage ends before they are all 1."""
     grown = [axis for axis in WIDTHS if axis in plan.width]
     steps = max(1, timeline.steps_for(ramp))
     if (needed := steps * max(1, len(grown))) > timeline.total_steps:
@@ -41,36 +42,36 @@ def build_masks(plan: GrowthPlan, ramp: Amount, timeline: Timeline) -> GrowthMas
         )
     arrays = param_specs(plan.target)
 
-    def masked(params: Any, clock: Clock) -> Any:
+    def apply_masks(params: Any, clock: Clock) -> Any:
         passed = jnp.float32(clock.step) / steps
         rise = {axis: jnp.clip(passed - turn, 0.0, 1.0) for turn, axis in enumerate(grown)}
         rise["layers"] = jnp.clip(passed, 0.0, 1.0)
         return jax.tree.map(lambda array, x: x * _factor(plan, array, rise), arrays, params)
 
-    return masked
+    return apply_masks
 
 
 def _factor(plan: GrowthPlan, array: ParamSpec, rise: Mapping[str, jax.Array]) -> jax.Array:
-    """What an array is multiplied with, to be broadcast against it; 1 where it has no mask."""
+    """The factor of an array, which broadcasts against it; 1 where it has no mask."""
     factor = jnp.ones((1,) * (len(array.axes) + array.stacked))
     if array.axes == ("embed",) and "embed" in rise:
-        return factor / _stream(plan, rise["embed"])
+        return factor / _stream_scale(plan, rise["embed"])
     if array.is_output:
         mask = jnp.where(plan.depth.fresh, rise["layers"], 1.0)
         factor = factor * mask.reshape(-1, *[1] * len(array.axes))
-    for at, axis in enumerate(array.axes):
+    for position, axis in enumerate(array.axes):
         if axis not in rise or array.is_scale:
             continue
-        use, mask = array.use(axis), jnp.where(plan.width[axis].new, rise[axis], 1.0)
-        if use is AxisRole.WRITES and axis == "embed":
-            mask = mask * _stream(plan, rise[axis])
-        elif use is AxisRole.WRITES or axis == "embed":
+        role, mask = array.use(axis), jnp.where(plan.width[axis].new, rise[axis], 1.0)
+        if role is AxisRole.WRITES and axis == "embed":
+            mask = mask * _stream_scale(plan, rise[axis])
+        elif role is AxisRole.WRITES or axis == "embed":
             continue  # each is masked once: units of the stream where they are written, others where they are read
-        factor = factor * mask.reshape(-1, *[1] * (len(array.axes) - at - 1))
+        factor = factor * mask.reshape(-1, *[1] * (len(array.axes) - position - 1))
     return factor
 
 
-def _stream(plan: GrowthPlan, rise: jax.Array) -> jax.Array:
+def _stream_scale(plan: GrowthPlan, rise: jax.Array) -> jax.Array:
     """sqrt(D / sum of the residual stream's mask)."""
     old, new = plan.source.d_model, plan.target.d_model
     return jnp.sqrt(new / (old + rise * (new - old)))

@@ -1,6 +1,6 @@
-"""What growth does to a model's arrays, as data: where each block comes from, and each unit of each axis that grows.
+"""Growth plans: the source of each block, and of each unit of each axis that grows, as data.
 
-An operator makes a `GrowthPlan` of two models; `apply.py` carries it out, an array at a time.
+An operator makes a `GrowthPlan` of two models; `apply.py` applies it, an array at a time.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathways_lite.recipe import MaskedGrowth, Model, ZeroInit
 
 
 class Fill(Enum):
-    """What stands in the place of units that are no copies."""
+    """The value of units that are not copies."""
 
-    RANDOM = "random"  # as the model's initialisation draws it
+    RANDOM = "random"  # as the model's initialization draws it
     ZERO = "zero"
     MEAN = "mean"  # of all the old units
 
@@ -31,8 +31,9 @@ class Units:
 
     Attributes:
       index: for every unit of the target, the unit of the source that it copies, or -1 for a new one.
-      split: how what reads copies of one unit divides its weight among them.
-      written, read: what stands in for new units where an array writes or reads them.
+      old: the number of units of the source.
+      split: how an array that reads copies of one unit divides its weight among them.
+      written, read: the fill of new units where an array writes or reads them.
     """
 
     index: np.ndarray
@@ -43,23 +44,23 @@ class Units:
 
     @property
     def new(self) -> np.ndarray:
-        """Which units are no copies."""
+        """Units that are not copies, bool."""
         return self.index < 0
 
     @property
     def sources(self) -> np.ndarray:
-        """`index`, with 0 where there is none."""
+        """`index`, with 0 for new units."""
         return np.maximum(self.index, 0)
 
     @property
     def copies(self) -> np.ndarray:
-        """For every unit of the target, how many copies there are of the one it copies."""
+        """For every unit of the target, the number of copies of its source."""
         counts = np.bincount(self.index[~self.new], minlength=self.old)
         return np.where(self.new, counts.max(), counts[self.sources])
 
 
 class Treatment(Enum):
-    """What happens to blocks that are not the first copy of theirs."""
+    """What happens to blocks that repeat one below them."""
 
     COPY = "copy"
     ZERO_OUTPUT = "silence"  # a copy whose branches add nothing
@@ -68,15 +69,15 @@ class Treatment(Enum):
 
 @dataclass(frozen=True)
 class Depth:
-    """The target's blocks from the bottom up: which of the source's each one copies, and how."""
+    """The target's blocks from the bottom up: the source block that each one copies, and how."""
 
     blocks: tuple[int, ...]
     treatment: Treatment = Treatment.COPY
 
     @property
     def fresh(self) -> np.ndarray:
-        """Which blocks are not the first copy of theirs."""
-        return np.array([block in self.blocks[:at] for at, block in enumerate(self.blocks)])
+        """Blocks that repeat one below them, bool."""
+        return np.array([block in self.blocks[:position] for position, block in enumerate(self.blocks)])
 
 
 @dataclass(frozen=True)
@@ -87,31 +88,31 @@ class GrowthPlan:
     target: Model
     depth: Depth
     width: Mapping[str, Units] = field(default_factory=dict)
-    masked: bool = False  # new units and blocks come under masks, which then scale the residual stream
-    mixed: bool = False  # this is only how maps begin that are going to mix units and blocks
+    masked: bool = False  # new units and blocks are under masks, which then scale the residual stream
+    mixed: bool = False  # the plan is only the initial value of learned maps, which will mix units and blocks
 
     @property
     def stream(self) -> float:
-        """By how much the residual stream is scaled, over the square root of a unit's copies.
+        """The factor of the residual stream, before division by the square root of a unit's copies.
 
-        The mean square of x over d units, written to D of them as x_i sqrt(D / d) / sqrt(copies of i), is what it was,
-        whatever the copies. So norms divide by the same, epsilon included, and their scales take the factor back:
-        sqrt(d / D), where there are no copies.
+        The mean square of x over d units does not change when they are written to D units as
+        x_i sqrt(D / d) / sqrt(copies of i), whatever the copies. So norms divide by the same, epsilon included, and
+        their scales take the factor back: sqrt(d / D), where there are no copies.
         """
         grows = "embed" in self.width and not self.masked
         return math.sqrt(self.target.d_model / self.source.d_model) if grows else 1.0
 
 
 Planner = Callable[[Any, Model, Model], GrowthPlan]
-"""What an operator is, but for a learned one: (its configuration, source, target) -> plan. Raises UserError."""
+"""(operator, source, target) -> plan. Raises UserError where the operator cannot grow one into the other."""
 
 
-# Whether one model can grow into another: what may differ, by how much, and in which direction.
+# ---- whether one model can grow into another ----
 
 
 WIDTHS = ("d_model", "n_heads", "n_kv_heads", "d_ff")
 
-# What growth cannot change, as parameters are trained for it.
+# What growth cannot change, as the parameters were trained for it.
 _SAME = (
     "head_dim", "vocab_size", "block", "norm", "norm_epsilon", "qk_norm", "rope_base", "tie_embeddings", "logit_scale",
     "logit_soft_cap", "attention_soft_cap",
@@ -119,7 +120,7 @@ _SAME = (
 
 
 def require_growth(source: Model, target: Model) -> None:
-    """Raise UserError where `target` is smaller than `source` in something, or of another kind."""
+    """Raise UserError where `target` is smaller than `source` in some size, or differs in what growth cannot change."""
     for name in _SAME:
         if (old := getattr(source, name)) != (new := getattr(target, name)):
             raise UserError(f"{name} goes from {old!r} to {new!r}, which growth cannot do; use {name}={old!r} in both")
@@ -148,27 +149,27 @@ def require_width_alone(kind: str, source: Model, target: Model) -> None:
 
 
 def times_deeper(kind: str, source: Model, target: Model) -> int:
-    """How many times the layers of `source` go into those of `target`. Raises UserError where that is no integer."""
+    """Return the ratio of the layers of `target` and `source`. Raises UserError where it is not an integer."""
     times, rest = divmod(target.n_layers, source.n_layers)
     if rest:
         low, high = times * source.n_layers, (times + 1) * source.n_layers
         raise UserError(
             f"operator {kind!r} repeats all blocks, but n_layers goes from {source.n_layers} to {target.n_layers}; use "
-            f"n_layers={low} or {high}, or operator=Blocks(order=...)"
+            f"n_layers={low} or {high}, or operator=BlockOrder(order=...)"
         )
     return times
 
 
-# Whether a plan preserves the function: whether the grown model gives the same logits, but for rounding.
+# ---- whether a plan preserves the function: the same logits, except for rounding ----
 
 
 def is_function_preserving(plan: GrowthPlan) -> bool:
-    """Of the parameters as they begin, under their masks where the plan has some. Noise is not considered."""
-    return _depth(plan) and _stream(plan) and not (plan.mixed and plan.width)
+    """Whether the grown model computes the same function at first, under its masks if it has any, without noise."""
+    return _preserves_depth(plan) and _preserves_stream(plan) and not (plan.mixed and plan.width)
 
 
 def describe_width(plan: GrowthPlan) -> list[str]:
-    """For people: a line for each axis of units that grows."""
+    """Describe each axis of units that grows, a line each."""
     names = {"embed": "d_model", "mlp": "d_ff", "heads": "n_heads", "kv": "n_kv_heads"}
     lines = []
     for axis, units in plan.width.items():
@@ -178,17 +179,17 @@ def describe_width(plan: GrowthPlan) -> list[str]:
     return lines
 
 
-def _depth(plan: GrowthPlan) -> bool:
-    """Old blocks in their order, each with its window, and new ones that add nothing."""
+def _preserves_depth(plan: GrowthPlan) -> bool:
+    """Whether old blocks keep their order and windows, and new ones add nothing."""
     fresh = plan.depth.fresh
-    kept = [block for block, new in zip(plan.depth.blocks, fresh, strict=True) if not new]
-    if kept != list(range(plan.source.n_layers)) or (fresh.any() and plan.depth.treatment is Treatment.COPY):
+    old_blocks = [block for block, new in zip(plan.depth.blocks, fresh, strict=True) if not new]
+    if old_blocks != list(range(plan.source.n_layers)) or (fresh.any() and plan.depth.treatment is Treatment.COPY):
         return False
     return [w for w, new in zip(_windows(plan.target), fresh, strict=True) if not new] == _windows(plan.source)
 
 
-def _stream(plan: GrowthPlan) -> bool:
-    """Norms see the same as before. Heads and units of the MLP are exact in every plan."""
+def _preserves_stream(plan: GrowthPlan) -> bool:
+    """Whether norms compute the same as before. Heads and units of the MLP are exact in every plan."""
     units = plan.width.get("embed")
     if units is None or plan.source.norm == "rms":
         return True
@@ -201,11 +202,11 @@ def _windows(model: Model) -> list[int | None]:
     return list(pattern) * (model.n_layers // len(pattern))
 
 
-# What Zero and Random have in common: old units and blocks stay what they are, new ones come beside them.
+# ---- padding, for ZeroInit and MaskedGrowth: old units and blocks do not change, new ones are added ----
 
 
 def padded_blocks(config: ZeroInit | MaskedGrowth, source: Model, target: Model) -> tuple[int, ...]:
-    """Any number of blocks: on top, in the old ones' order again, or each behind the old one that it repeats."""
+    """List any number of blocks: new ones on top in the old order, or each after the old one that it repeats."""
     layers = np.arange(target.n_layers)
     if config.order == "stack":
         return tuple((layers % source.n_layers).tolist())
@@ -213,30 +214,30 @@ def padded_blocks(config: ZeroInit | MaskedGrowth, source: Model, target: Model)
 
 
 def padded_width(source: Model, target: Model, *, written: Fill, unread: Fill) -> dict[str, Units]:
-    """Old units first, then new ones; of query heads, within each group of those that share a key/value head.
+    """Add new units after the old ones; query heads within each group that shares a key/value head.
 
     `written`: what is written to new units of the residual stream at first. `unread`: how new heads and units of the
     MLP are read. Raises UserError where a group gets fewer query heads than it has.
     """
     width = {}
     if source.d_model != target.d_model:
-        width["embed"] = Units(_behind(source.d_model, target.d_model), source.d_model, written=written)
+        width["embed"] = Units(_append(source.d_model, target.d_model), source.d_model, written=written)
     if source.d_ff != target.d_ff:
-        width["mlp"] = Units(_behind(source.d_ff, target.d_ff), source.d_ff, read=unread)
+        width["mlp"] = Units(_append(source.d_ff, target.d_ff), source.d_ff, read=unread)
     if (source.n_heads, source.n_kv_heads) != (target.n_heads, target.n_kv_heads):
         group, new_group = source.n_heads // source.n_kv_heads, target.n_heads // target.n_kv_heads
         if new_group < group:
             raise UserError(
                 f"{group} query heads share a key/value head, but of {target.n_heads} and {target.n_kv_heads} only "
-                f"{new_group} do; use n_heads={group * target.n_kv_heads} or more, or operator=Direct()"
+                f"{new_group} do; use n_heads={group * target.n_kv_heads} or more, or operator=Net2Net()"
             )
-        kv, place = np.divmod(np.arange(target.n_heads), new_group)
-        heads = np.where((kv < source.n_kv_heads) & (place < group), kv * group + place, -1)
+        kv, member = np.divmod(np.arange(target.n_heads), new_group)
+        heads = np.where((kv < source.n_kv_heads) & (member < group), kv * group + member, -1)
         width["heads"] = Units(heads, source.n_heads, read=unread)
-        width["kv"] = Units(_behind(source.n_kv_heads, target.n_kv_heads), source.n_kv_heads)
+        width["kv"] = Units(_append(source.n_kv_heads, target.n_kv_heads), source.n_kv_heads)
     return width
 
 
-def _behind(old: int, new: int) -> np.ndarray:
+def _append(old: int, new: int) -> np.ndarray:
     units = np.arange(new)
     return np.where(units < old, units, -1)

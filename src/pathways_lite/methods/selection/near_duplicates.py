@@ -12,10 +12,9 @@ from collections.abc import Iterable
 import numpy as np
 from datasketch import MinHash, MinHashLSH
 
-from pathways_lite.keyed import mix
+from pathways_lite.keyed import GOLDEN_GAMMA, mix
 
 _BLOCK = 1 << 14  # shingles hashed at once
-_STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 def near_duplicates(
@@ -66,7 +65,7 @@ def shingles(text: str, length: int) -> np.ndarray:
     length = min(length, len(characters))
     hashes = np.zeros(len(characters) - length + 1, np.uint64)
     for i in range(length):
-        hashes = mix(hashes + characters[i : len(characters) - length + 1 + i] + _STEP)
+        hashes = mix(hashes + characters[i : len(characters) - length + 1 + i] + GOLDEN_GAMMA)
     return np.unique(hashes.astype(np.uint32))
 
 

@@ -12,7 +12,7 @@ from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
 from pathways_lite.scaling.table import Table
 
 
-def tissue(v: Values, x: Columns) -> Any:
+def annealing_loss(v: Values, x: Columns) -> Any:
     """L(s) = L0 + A S1^-alpha - C S2."""
     return v["L0"] + v["A"] * power(x["S1"], -v["alpha"]) - v["C"] * x["S2"]
 
@@ -26,34 +26,34 @@ TISSUE = Law(
     target="L",
     parameters=(
         Parameter("L0", (0.2, 2.0)),
-        Parameter("A", (0.02, 2.0), centre=(("-alpha", "S1"),)),
+        Parameter("A", (0.02, 2.0), center=(("-alpha", "S1"),)),
         Parameter("C", (0.01, 20.0)),
         Parameter("alpha", (0.1, 1.0)),
     ),
-    predict=tissue,
-    varied=("S1",),
+    predict=annealing_loss,
+    must_vary=("S1",),
     any_sign=("S2",),
     published=(("Tissue et al., momentum 0.999", (2.628, 0.429, 0.411, 0.550)),),
 )
 
 
-def annealing_warnings(rates: np.ndarray) -> list[str]:
-    """What the law gets wrong about a schedule [steps], in sentences; empty where nothing is known to be wrong."""
-    found = []
+def schedule_warnings(rates: np.ndarray) -> list[str]:
+    """Return a sentence for every property of a schedule [steps] that the law is known to get wrong."""
+    warnings = []
     if np.any(rates[1:] <= 0):
-        found.append(
-            "The schedule has steps at learning rate zero, along which the predicted loss goes on falling: nothing is "
-            "learned there, so take the prediction at the last step before them."
+        warnings.append(
+            "The schedule has steps at learning rate zero, where nothing is learned but the predicted loss keeps "
+            "falling; use the prediction at the last step before them."
         )
     if np.any(np.diff(rates[int(np.argmax(rates)) :]) > 0):
-        found.append("The learning rate rises again after falling, which the law was not fitted to.")
-    return found
+        warnings.append("The learning rate rises again after falling; the law was not fitted to such schedules.")
+    return warnings
 
 
 # ---- multi-power law ----
 
 
-def multi_power(v: Values, x: Columns) -> Any:
+def multi_power_loss(v: Values, x: Columns) -> Any:
     """L(s) = L0 + A S1(s)^-alpha - B sum_k (eta_{k-1} - eta_k) G(eta_k^-gamma (S1(s) - S1(k-1))).
 
     G(y) = 1 - (1 + C y)^-beta. `x` has per row S1 and `falls`, `log_rate`, `before` [rows, falls]: the falls of the
@@ -74,15 +74,15 @@ MULTI_POWER = Law(
     target="L",
     parameters=(
         Parameter("L0", (0.2, 4.0)),
-        Parameter("A", (0.02, 2.0), centre=(("-alpha", "S1"),)),
+        Parameter("A", (0.02, 2.0), center=(("-alpha", "S1"),)),
         Parameter("alpha", (0.2, 1.0)),
         Parameter("B", (50.0, 1000.0)),
         Parameter("C", (0.1, 5.0)),
         Parameter("beta", (0.2, 1.0)),
         Parameter("gamma", (0.2, 1.0)),
     ),
-    predict=multi_power,
-    varied=("S1",),
+    predict=multi_power_loss,
+    must_vary=("S1",),
     any_sign=("falls", "log_rate", "before"),
     published=(
         ("25M", (3.0405, 0.5247, 0.5079, 363.79, 2.0656, 0.5828, 0.6414)),
@@ -91,37 +91,37 @@ MULTI_POWER = Law(
 )
 
 
-def fall_columns(curves: Sequence[tuple[np.ndarray, np.ndarray]], *, pieces: int | None = None) -> Table:
-    """The columns of the multi-power law for rows at `steps` of schedules `rates`, given as (rates, steps) pairs.
+def fall_columns(curves: Sequence[tuple[np.ndarray, np.ndarray]], *, max_groups: int | None = None) -> Table:
+    """Return the multi-power law's columns for rows at `steps` of schedules `rates`, given as (rates, steps) pairs.
 
-    The rises of the warm-up count too, with their sign, as in the authors' code. With `pieces`, the steps at which the
-    rate changes are put together in that many equal runs, which changes predictions by little and makes fits faster;
-    without, every step counts by itself.
+    Rises during warm-up count too, with their sign, as in the authors' code. `max_groups`: put consecutive changes of
+    the rate together in at most that many groups per uninterrupted rise or fall, which changes predictions little and
+    makes fits faster. None: every step is a group of its own.
     """
-    parts: list[dict[str, np.ndarray]] = []
+    tables: list[dict[str, np.ndarray]] = []
     for rates, steps in curves:
         area = np.cumsum(rates)
-        at = np.arange(1, len(rates))
-        at = at[rates[at] != rates[at - 1]]
-        groups = _pieces(at, np.sign(rates[at - 1] - rates[at]), pieces)
-        fall = np.array([np.sum(rates[g - 1] - rates[g]) for g in groups])
-        middle = np.array([g[len(g) // 2] for g in groups], int)
-        reached = middle[None, :] <= steps[:, None]
-        shown = lambda values, there=reached: np.where(there, np.broadcast_to(values, there.shape), 0.0)  # noqa: E731
-        parts.append({
+        changes = np.arange(1, len(rates))
+        changes = changes[rates[changes] != rates[changes - 1]]
+        groups = _group_steps(changes, np.sign(rates[changes - 1] - rates[changes]), max_groups)
+        falls = np.array([np.sum(rates[g - 1] - rates[g]) for g in groups])
+        middles = np.array([g[len(g) // 2] for g in groups], int)
+        is_past = middles[None, :] <= steps[:, None]
+        past_only = lambda values, there=is_past: np.where(there, np.broadcast_to(values, there.shape), 0.0)  # noqa: E731
+        tables.append({
             "S1": area[steps],
-            "falls": shown(fall),
-            "log_rate": shown(np.log(rates[middle])),
-            "before": shown(area[middle - 1]),
+            "falls": past_only(falls),
+            "log_rate": past_only(np.log(rates[middles])),
+            "before": past_only(area[middles - 1]),
         })  # fmt: skip
-    width = max(1, *(part["falls"].shape[1] for part in parts))
+    width = max(1, *(table["falls"].shape[1] for table in tables))
     pad = lambda a: np.pad(a, ((0, 0), (0, width - a.shape[1]))) if a.ndim == 2 else a  # noqa: E731
-    return {name: np.concatenate([pad(part[name]) for part in parts]) for name in parts[0]}
+    return {name: np.concatenate([pad(table[name]) for table in tables]) for name in tables[0]}
 
 
-def _pieces(at: np.ndarray, sign: np.ndarray, pieces: int | None) -> list[np.ndarray]:
-    """The steps `at`, alone or in up to `pieces` groups per uninterrupted rise or fall."""
-    if pieces is None or not len(at):
-        return [at[i : i + 1] for i in range(len(at))]
-    ends = np.flatnonzero((np.diff(at) > 1) | (np.diff(sign) != 0)) + 1
-    return [group for run in np.split(at, ends) for group in np.array_split(run, min(pieces, len(run)))]
+def _group_steps(steps: np.ndarray, signs: np.ndarray, max_groups: int | None) -> list[np.ndarray]:
+    """Group the steps: each alone, or in at most `max_groups` groups per uninterrupted rise or fall."""
+    if max_groups is None or not len(steps):
+        return [steps[i : i + 1] for i in range(len(steps))]
+    ends = np.flatnonzero((np.diff(steps) > 1) | (np.diff(signs) != 0)) + 1
+    return [group for run in np.split(steps, ends) for group in np.array_split(run, min(max_groups, len(run)))]

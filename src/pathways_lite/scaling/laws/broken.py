@@ -1,4 +1,4 @@
-"""Curves that bend: the broken neural scaling law, and whether a curve falls all the way."""
+"""Curves with a bend: the broken neural scaling law, and a test for a turning point."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathways_lite.scaling.losses import LeastSquares
 def broken(v: Values, x: Columns) -> Any:
     """y = a + b x^-c0 (1 + (x/d1)^(1/f1))^(-c1 f1), with one break at d1 as sharp as f1 is small."""
     log_x = jnp.log(x["x"])
-    # In logarithms, as (x/d)^(1/f) overflows: ln(1 + e^z) is stable.
+    # In logarithms, because (x/d)^(1/f) overflows and ln(1 + e^z) does not.
     bend = jnp.logaddexp(0.0, (log_x - jnp.log(v["d1"])) / v["f1"])
     return v["a"] + v["b"] * jnp.exp(-v["c0"] * log_x - v["c1"] * v["f1"] * bend)
 
@@ -29,11 +29,11 @@ BROKEN = Law(
     inputs=("x",),
     target="y",
     parameters=(
-        Parameter("a", (0.01, 0.9), of_target=True),
-        Parameter("b", (0.1, 3.0), of_target=True, centre=(("c0", "x"),)),
+        Parameter("a", (0.01, 0.9), in_target_units=True),
+        Parameter("b", (0.1, 3.0), in_target_units=True, center=(("c0", "x"),)),
         Parameter("c0", (-0.1, 0.5), kind="real"),
         Parameter("c1", (0.2, 6.0), kind="real"),
-        Parameter("d1", (0.3, 3.0), centre=(("-1", "x"),)),
+        Parameter("d1", (0.3, 3.0), center=(("-1", "x"),)),
         Parameter("f1", (0.03, 1.0)),
     ),
     predict=broken,
@@ -44,21 +44,21 @@ BROKEN = Law(
 
 
 @dataclass(frozen=True)
-class Shape:
-    """How a curve runs over ln x: "falling", "rising", "u" or "inverted u", and by how much the BIC prefers a bend."""
+class CurveShape:
+    """The shape of a curve over ln x: "falling", "rising", "u" or "inverted u", and the gain in BIC of a bend."""
 
     kind: str
     bic_gain: float
     turning_point: float | None
 
 
-def shape(x: np.ndarray, y: np.ndarray) -> Shape:
-    """Whether y(x) has a turning point: a line against a parabola in ln x by their BIC, the vertex inside the data.
+def classify_shape(x: np.ndarray, y: np.ndarray) -> CurveShape:
+    """Test y(x) for a turning point: a line against a parabola in ln x by BIC, with its vertex inside the data.
 
     A bend counts from a gain of 6 in BIC ("strong", Kass and Raftery 1995). Raises UserError for fewer than 5 points.
     """
     if len(np.unique(x)) < 5:
-        raise UserError(f"{len(np.unique(x))} different x cannot tell a bend from a line; give at least 5")
+        raise UserError(f"{len(np.unique(x))} different x are too few to tell a bend from a line; give at least 5")
     u = np.log(np.asarray(x, np.float64))
     y = np.asarray(y, np.float64)
     bics, fits = [], []
@@ -71,5 +71,5 @@ def shape(x: np.ndarray, y: np.ndarray) -> Shape:
     curvature, slope = fits[1][0], fits[1][1]
     vertex = -slope / (2 * curvature) + u.mean() if curvature else np.inf
     if gain > 6 and u.min() < vertex < u.max():
-        return Shape("u" if curvature > 0 else "inverted u", gain, float(np.exp(vertex)))
-    return Shape("falling" if fits[0][0] < 0 else "rising", gain, None)
+        return CurveShape("u" if curvature > 0 else "inverted u", gain, float(np.exp(vertex)))
+    return CurveShape("falling" if fits[0][0] < 0 else "rising", gain, None)

@@ -1,4 +1,4 @@
-"""Loss from parameters and tokens: Hoffmann et al. 2022 (arXiv 2203.15556), approach 3, and what follows from it."""
+"""Loss from parameters and tokens: Hoffmann et al. 2022 (arXiv 2203.15556), approach 3, and its optimum."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def loss(v: Values, x: Columns) -> Any:
 
 
 def optimal(v: Values, C: Any) -> dict[str, Any]:
-    """The allocation that minimises the loss at C = 6ND FLOPs (equation 4), and that loss."""
+    """Return the allocation that minimizes the loss at C = 6ND FLOPs (equation 4), and that loss."""
     G = (v["alpha"] * v["A"] / (v["beta"] * v["B"])) ** (1 / (v["alpha"] + v["beta"]))
     N = G * (C / 6) ** (v["beta"] / (v["alpha"] + v["beta"]))
     D = (C / 6) ** (v["alpha"] / (v["alpha"] + v["beta"])) / G
@@ -21,8 +21,8 @@ def optimal(v: Values, C: Any) -> dict[str, Any]:
 
 
 PARAMETERS = (
-    Parameter("A", (0.02, 2.0), "nats", centre=(("-alpha", "N"),)),
-    Parameter("B", (0.02, 2.0), "nats", centre=(("-beta", "D"),)),
+    Parameter("A", (0.02, 2.0), "nats", center=(("-alpha", "N"),)),
+    Parameter("B", (0.02, 2.0), "nats", center=(("-beta", "D"),)),
     Parameter("E", (0.2, 2.5), "nats"),
     Parameter("alpha", (0.1, 1.0), kind="real"),
     Parameter("beta", (0.1, 1.0), kind="real"),

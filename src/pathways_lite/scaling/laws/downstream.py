@@ -1,4 +1,4 @@
-"""What is measured after pre-training: translation, tasks, fine-tuning, recall of concepts, knowledge."""
+"""Laws of what is measured after pre-training: translation, tasks, fine-tuning, concepts, knowledge."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathways_lite.scaling.losses import Huber, LeastSquares
 
 BLEU = Law(
     name="bleu",
-    title="BLEU of pre-training tokens",
+    title="BLEU over pre-training tokens",
     source="Isik et al. 2024, arXiv 2402.04177; holds only where pre-training data are aligned with the task",
     formula="BLEU = (ln(A D^alpha))^beta",
     inputs=("D",),
     target="BLEU",
     parameters=(
-        Parameter("A", (2.0, 1e4), centre=(("alpha", "D"),)),
+        Parameter("A", (2.0, 1e4), center=(("alpha", "D"),)),
         Parameter("alpha", (0.05, 2.0)),
         Parameter("beta", (0.3, 2.0)),
     ),
@@ -30,20 +30,20 @@ BLEU = Law(
 )
 
 
-def alignment(p_source: float, p_target: float) -> float:
-    """Alignment of pre-training with translation: P_source P_target + 0.7 P_source + 0.8 P_target (Isik et al.)."""
+def alignment_score(p_source: float, p_target: float) -> float:
+    """Return the alignment of pre-training with translation (Isik et al.): P_s P_t + 0.7 P_s + 0.8 P_t."""
     return p_source * p_target + 0.7 * p_source + 0.8 * p_target
 
 
 PASS_UNTIL = Law(
     name="pass-until",
-    title="Task success of parameters",
+    title="Task success over parameters",
     source="Hu et al. 2023, arXiv 2310.03262: ln(-ln PU) is linear in ln N",
     formula="PU = exp(-c N^-alpha)",
     inputs=("N",),
     target="PU",
     parameters=(
-        Parameter("c", (0.1, 10.0), centre=(("-alpha", "N"),)),
+        Parameter("c", (0.1, 10.0), center=(("-alpha", "N"),)),
         Parameter("alpha", (0.05, 1.0), kind="real"),
     ),
     predict=lambda v, x: jnp.exp(-v["c"] * power(x["N"], -v["alpha"])),
@@ -51,14 +51,14 @@ PASS_UNTIL = Law(
 )
 
 
-def pass_until(successes: int, draws: int, *, unbiased: bool = True) -> float:
-    """Probability of success from the draws that it took: (r-1)/(K-1), without bias for r >= 2, or r/K.
+def estimate_pass_until(successes: int, draws: int, *, unbiased: bool = True) -> float:
+    """Estimate the probability of success from r successes in K draws: (r-1)/(K-1), unbiased for r >= 2, or r/K.
 
-    Raises UserError where there are fewer successes than the estimate needs.
+    Sampling stops at the last success. Raises UserError for fewer successes than the estimate needs.
     """
     if successes < (2 if unbiased else 1) or draws < successes:
         raise UserError(
-            f"{successes} successes in {draws} draws: the estimate needs at least two, the last draw being one"
+            f"{successes} successes in {draws} draws: the estimate needs at least two, and the last draw is one of them"
         )
     return (successes - 1) / (draws - 1) if unbiased else successes / draws
 
@@ -74,7 +74,7 @@ RECTIFIED = Law(
         Parameter("scale", (0.1, 3.0), "B/Dl"),
         Parameter("Dl", (1.0, 1e4)),
         Parameter("beta", (0.2, 1.2)),
-        Parameter("E", (0.05, 0.9), of_target=True),
+        Parameter("E", (0.05, 0.9), in_target_units=True),
     ),
     predict=lambda v, x: v["scale"] * v["Dl"] / (v["Dl"] + power(x["D_examples"], v["beta"])) + v["E"],
     published=(("flan, one model", (3.0, 200.0, 0.6, 1.2)),),
@@ -82,7 +82,7 @@ RECTIFIED = Law(
 
 CONCEPTS = Law(
     name="concept-frequency",
-    title="Zero-shot accuracy of concept frequency",
+    title="Zero-shot accuracy over concept frequency",
     source="Udandarao et al. 2024, arXiv 2404.04125; concepts never seen are dropped",
     formula="accuracy = a + b log10 frequency",
     inputs=("frequency",),
@@ -97,43 +97,43 @@ CONCEPTS = Law(
 TRANSLATION = Law(
     name="encoder-decoder",
     title="Encoder and decoder",
-    source="Ghorbani et al. 2021, arXiv 2109.07740; the form as remembered (exponents 0.18 and 0.31: low confidence)",
+    source="Ghorbani et al. 2021, arXiv 2109.07740; the form from memory (exponents 0.18 and 0.31: low confidence)",
     formula="L = a Ne^-pe Nd^-pd + L_inf",
     inputs=("N_encoder", "N_decoder"),
     target="L",
     parameters=(
-        Parameter("a", (0.02, 2.0), of_target=True, centre=(("-pe", "N_encoder"), ("-pd", "N_decoder"))),
+        Parameter("a", (0.02, 2.0), in_target_units=True, center=(("-pe", "N_encoder"), ("-pd", "N_decoder"))),
         Parameter("pe", (0.05, 0.6), kind="real"),
         Parameter("pd", (0.05, 0.6), kind="real"),
-        Parameter("L_inf", (0.05, 0.9), of_target=True),
+        Parameter("L_inf", (0.05, 0.9), in_target_units=True),
     ),
     predict=lambda v, x: v["a"] * power(x["N_encoder"], -v["pe"]) * power(x["N_decoder"], -v["pd"]) + v["L_inf"],
-    published=(("exponents as remembered", (3e3, 0.18, 0.31, 1.0)),),
+    published=(("exponents from memory", (3e3, 0.18, 0.31, 1.0)),),
 )
 
 
-def encoder_share(v: Values) -> float:
-    """The encoder's share of a fixed sum of parameters that minimises the loss: pe/(pe + pd)."""
+def optimal_encoder_share(v: Values) -> float:
+    """Return the encoder's share of a fixed number of parameters that minimizes the loss: pe/(pe + pd)."""
     return float(v["pe"] / (v["pe"] + v["pd"]))
 
 
 def knowledge_capacity(parameters: float, exposures: float = 1000, *, junk: float = 0.0) -> float:
-    """Bits of knowledge: 2 per parameter at 1000 exposures, about 1 at 100, linear in the logarithm between.
+    """Return bits of knowledge: 2 per parameter at 1000 exposures, about 1 at 100, linear in the logarithm between.
 
-    Allen-Zhu and Li 2024, arXiv 2404.05405; int8 keeps them. Raises UserError outside what was measured: other than 100
-    to 1000 exposures, and with a share of junk data, which cuts capacity by an amount that has no formula.
+    Allen-Zhu and Li 2024, arXiv 2404.05405; int8 keeps them. Raises UserError outside what was measured: exposures
+    outside 100 to 1000, and junk data, which reduce the capacity by an amount without a formula.
     """
     if not 100 <= exposures <= 1000:
         raise UserError(f"{exposures:g} exposures were not measured; the law holds from 100 to 1000")
     if junk:
         raise UserError(
-            "junk data cut the capacity by an amount that has no formula; tag the good data's domain instead"
+            "no formula is known for how much junk data reduce the capacity; use junk=0, and tag the good data's domain"
         )
     return parameters * (1 + math.log10(exposures / 100))
 
 
 def spearman_by_stage(compute: np.ndarray, stages: dict[str, np.ndarray]) -> dict[str, float]:
-    """Rank correlation with compute of each stage from loss to accuracy: it falls along the way (Schaeffer et al.)."""
+    """Return each stage's rank correlation with compute, from loss to accuracy; it falls (Schaeffer et al.)."""
     from scipy import stats
 
     return {name: float(stats.spearmanr(compute, values).statistic) for name, values in stages.items()}

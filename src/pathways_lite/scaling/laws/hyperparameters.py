@@ -1,12 +1,14 @@
-"""What to set before a run: learning rate and batch (Step Law), and when to grow a stacked model."""
+"""Hyperparameters of a run: learning rate and batch size by the Step Law."""
 
 from __future__ import annotations
-
-import math
 
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.law import Law, Parameter, power
 from pathways_lite.scaling.losses import LeastSquares
+
+# Li et al. 2025, arXiv 2503.04715: lr = c N^a D^b and batch = c D^b (in tokens), N without embeddings.
+STEP_LEARNING_RATE_VALUES = (1.79, -0.713, 0.307)
+STEP_BATCH_VALUES = (0.58, 0.571)
 
 STEP_LEARNING_RATE = Law(
     name="step-learning-rate",
@@ -16,54 +18,38 @@ STEP_LEARNING_RATE = Law(
     inputs=("N", "D"),
     target="lr",
     parameters=(
-        Parameter("c", (0.1, 10.0), of_target=True, centre=(("a", "N"), ("b", "D"))),
+        Parameter("c", (0.1, 10.0), in_target_units=True, center=(("a", "N"), ("b", "D"))),
         Parameter("a", (-1.0, 0.0), kind="real"),
         Parameter("b", (0.0, 1.0), kind="real"),
     ),
     predict=lambda v, x: v["c"] * power(x["N"], v["a"]) * power(x["D"], v["b"]),
     loss=LeastSquares(),
-    published=(("Li et al.", (1.79, -0.713, 0.307)),),
+    published=(("Li et al.", STEP_LEARNING_RATE_VALUES),),
 )
 
 STEP_BATCH = Law(
     name="step-batch",
-    title="Step Law, batch",
+    title="Step Law, batch size",
     source="Li et al. 2025, arXiv 2503.04715; the batch in tokens",
     formula="B = c D^b",
     inputs=("D",),
     target="B",
     parameters=(
-        Parameter("c", (0.1, 10.0), of_target=True, centre=(("b", "D"),)),
+        Parameter("c", (0.1, 10.0), in_target_units=True, center=(("b", "D"),)),
         Parameter("b", (0.0, 1.0), kind="real"),
     ),
     predict=lambda v, x: v["c"] * power(x["D"], v["b"]),
     loss=LeastSquares(),
-    published=(("Li et al.", (0.58, 0.571)),),
+    published=(("Li et al.", STEP_BATCH_VALUES),),
 )
 
 
 def step_law(N: float, D: float) -> dict[str, float]:
-    """Peak learning rate and batch in tokens for N parameters (without embeddings) and D tokens (Li et al. 2025).
+    """Return the peak learning rate and the batch in tokens for N parameters (without embeddings) and D tokens.
 
-    Raises UserError where one is not positive.
+    Li et al. 2025. Raises UserError if N or D is not positive.
     """
     if not (N > 0 and D > 0):
         raise UserError(f"N={N:g}, D={D:g}: give positive numbers of parameters and tokens, e.g. N=1e9 D=1e11")
-    return {"lr": 1.79 * N**-0.713 * D**0.307, "B": 0.58 * D**0.571}
-
-
-def growth_tokens(N: float, C: float, *, D: float | None = None, clip: float = 0.2) -> float:
-    """Tokens to train the small model before stacking it into N parameters, at C FLOPs in all (Du et al. 2024, eq. 2).
-
-    log10 d = 0.88 log10 N + 163.27/log10 C - 5.74, fitted from 410M to 3B. At toy sizes it exceeds the budget: with D,
-    the tokens in all, it is at most `clip` of them.
-    """
-    if not (N > 0 and C > 1):
-        raise UserError(f"N={N:g}, C={C:g}: give positive parameters and FLOPs, e.g. N=7e9 C=1e22")
-    tokens = 10.0 ** (0.88 * math.log10(N) + 163.27 / math.log10(C) - 5.74)
-    return tokens if D is None else min(tokens, clip * D)
-
-
-def growth_factor(N: float, C: float) -> float:
-    """log10 g = 1.01 log10 N - 29.88/log10 C - 7.36: a mediocre fit by its authors' word; use 4 (Du et al., app. F)."""
-    return 10.0 ** (1.01 * math.log10(N) - 29.88 / math.log10(C) - 7.36)
+    (lr_c, lr_a, lr_b), (batch_c, batch_b) = STEP_LEARNING_RATE_VALUES, STEP_BATCH_VALUES
+    return {"lr": lr_c * N**lr_a * D**lr_b, "B": batch_c * D**batch_b}

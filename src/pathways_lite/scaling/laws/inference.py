@@ -1,4 +1,4 @@
-"""Laws of what is spent at test time: repeated samples, and retrieval."""
+"""Laws of test-time compute: repeated samples, and retrieval."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COVERAGE = Law(
     formula="coverage = exp(-a k^-b)",
     inputs=("k",),
     target="coverage",
-    parameters=(Parameter("a", (0.3, 10.0), centre=(("-b", "k"),)), Parameter("b", (0.05, 1.0))),
+    parameters=(Parameter("a", (0.3, 10.0), center=(("-b", "k"),)), Parameter("b", (0.05, 1.0))),
     predict=lambda v, x: jnp.exp(-v["a"] * power(x["k"], -v["b"])),
     link="raw",
     loss=LeastSquares(),
@@ -32,9 +32,10 @@ COVERAGE = Law(
 
 
 def pass_at_k(samples: Any, correct: Any, k: Any) -> np.ndarray:
-    """The unbiased probability that k of n samples have a correct one: 1 - C(n-c, k)/C(n, k) (Chen et al. 2021).
+    """Return the unbiased probability that one of k samples is correct: 1 - C(n-c, k)/C(n, k).
 
-    Arrays of counts of any shapes that go together. Raises UserError unless 1 <= k <= n and 0 <= c <= n.
+    Chen et al. 2021. `samples` n, `correct` c and `k` are arrays of counts that broadcast. Raises UserError unless
+    1 <= k <= n and 0 <= c <= n.
     """
     n, c, k = (np.asarray(value, np.float64) for value in (samples, correct, k))
     if np.any(k < 1) or np.any(k > n) or np.any(c < 0) or np.any(c > n):
@@ -46,37 +47,41 @@ def pass_at_k(samples: Any, correct: Any, k: Any) -> np.ndarray:
         - special.gammaln(n + 1)
         + special.gammaln(n - k + 1)
     )
-    # With fewer wrong samples than k, one of the k is right.
+    # With fewer than k wrong samples, one of any k is correct.
     return np.where(n - c < k, 1.0, -np.expm1(log_all_wrong))
 
 
-_SPENT, _INFORMATIVE = ("documents", "shots", "iterations"), ("documents", "shots")
+_AMOUNTS, _INFORMATIVE = ("documents", "shots", "iterations"), ("documents", "shots")
 
 
 def _retrieval(v: Values, x: Columns) -> Any:
-    logs = {name: jnp.log(x[name] + 1e-3) for name in _SPENT}
-    spent = sum(v[f"a_{name}"] * logs[name] for name in _SPENT)
-    # What a document or a shot says of the task changes what it is worth; an iteration has no such measure.
+    logs = {name: jnp.log(x[name] + 1e-3) for name in _AMOUNTS}
+    total = sum(v[f"a_{name}"] * logs[name] for name in _AMOUNTS)
+    # The informativeness of documents and shots (i_NAME) changes their worth; iterations have no such measure.
     return retrieval_sigmoid(
-        spent + sum(v[f"b_{name}"] * x[f"i_{name}"] * logs[name] for name in _INFORMATIVE) + v["c"]
+        total + sum(v[f"b_{name}"] * x[f"i_{name}"] * logs[name] for name in _INFORMATIVE) + v["c"]
     )
 
 
 RETRIEVAL = Law(
     name="retrieval",
     title="Performance with retrieval",
-    source="Yue et al. 2024, arXiv 2410.04343; least squares of scores, that is behind the sigmoid",
+    source="Yue et al. 2024, arXiv 2410.04343; least squares of scores, before the sigmoid",
     formula="performance = sigma(sum_j (a_j + b_j i_j) ln(theta_j + 0.001) + c)",
-    inputs=(*_SPENT, *(f"i_{name}" for name in _INFORMATIVE)),
+    inputs=(*_AMOUNTS, *(f"i_{name}" for name in _INFORMATIVE)),
     target="performance",
     parameters=(
-        *(Parameter(f"a_{name}", (-0.5, 0.5), kind="real") for name in _SPENT),
+        *(Parameter(f"a_{name}", (-0.5, 0.5), kind="real") for name in _AMOUNTS),
         *(Parameter(f"b_{name}", (-0.2, 0.2), kind="real") for name in _INFORMATIVE),
         Parameter("c", (-1.0, 0.5), kind="real"),
     ),
     predict=_retrieval,
     link="retrieval",
     loss=LeastSquares(),
-    any_sign=(*_INFORMATIVE, *(f"i_{name}" for name in _INFORMATIVE), "performance"),  # none is a number of documents
+    any_sign=(
+        *_INFORMATIVE,
+        *(f"i_{name}" for name in _INFORMATIVE),
+        "performance",
+    ),  # zero documents or shots are allowed
     published=(("Gemini 1.5 Flash", (0.325, 0.101, 0.177, -0.067, -0.008, -0.730)),),
 )

@@ -1,4 +1,4 @@
-"""Kaplan et al. 2020 (arXiv 2001.08361), critical batch and implicit loss; "Unraveling", part I, has the same forms.
+"""Kaplan et al. 2020 (arXiv 2001.08361), the critical batch and the implicit loss; "Unraveling" has the same forms.
 
 N is without embeddings, batch in tokens, loss in nats per token, compute of the frontier in PF-days (8.64e19 FLOPs).
 """
@@ -15,18 +15,20 @@ from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
 _SOURCE = "Kaplan et al. 2020, arXiv 2001.08361"
 
 
-def of_parameters_and_tokens(v: Values, x: Columns) -> Any:
+def loss_from_parameters_and_tokens(v: Values, x: Columns) -> Any:
     """L(N, D) = [(Nc/N)^(aN/aD) + Dc/D]^aD (equation 1.5)."""
     return power(power(v["Nc"] / x["N"], v["aN"] / v["aD"]) + v["Dc"] / x["D"], v["aD"])
 
 
-def of_parameters_and_steps(v: Values, x: Columns) -> Any:
+def loss_from_parameters_and_steps(v: Values, x: Columns) -> Any:
     """L(N, Smin) = (Nc/N)^aN + (Sc/Smin)^aS (equation 1.6)."""
     return power(v["Nc"] / x["N"], v["aN"]) + power(v["Sc"] / x["S"], v["aS"])
 
 
-def _single(name: str, column: str, title: str, scale: str, exponent: str, values: tuple[float, float]) -> Law:
-    """L(X) = (Xc/X)^a, with Xc found as the loss that it gives at the typical X."""
+def _single_input_law(
+    name: str, column: str, title: str, scale: str, exponent: str, values: tuple[float, float]
+) -> Law:
+    """Build the law L(X) = (Xc/X)^a of one input; Xc is fitted as the loss that it gives at the typical X."""
 
     def predict(v: Values, x: Columns) -> Any:
         return power(v[scale] / x[column], v[exponent])
@@ -39,7 +41,7 @@ def _single(name: str, column: str, title: str, scale: str, exponent: str, value
         inputs=(column,),
         target="L",
         parameters=(
-            Parameter(scale, (1e3, 1e15), centre=(("-1", column),)),
+            Parameter(scale, (1e3, 1e15), center=(("-1", column),)),
             Parameter(exponent, (0.03, 0.5), kind="positive"),
         ),
         predict=predict,
@@ -47,85 +49,84 @@ def _single(name: str, column: str, title: str, scale: str, exponent: str, value
     )
 
 
-KAPLAN_N = _single("kaplan-n", "N", "Kaplan, loss of parameters", "Nc", "aN", (8.8e13, 0.076))
-KAPLAN_D = _single("kaplan-d", "D", "Kaplan, loss of tokens", "Dc", "aD", (5.4e13, 0.095))
-KAPLAN_C = _single("kaplan-c", "C_pf_days", "Kaplan, loss of compute (PF-days)", "Cc", "aC", (3.1e8, 0.050))
+KAPLAN_N = _single_input_law("kaplan-n", "N", "Kaplan, loss over parameters", "Nc", "aN", (8.8e13, 0.076))
+KAPLAN_D = _single_input_law("kaplan-d", "D", "Kaplan, loss over tokens", "Dc", "aD", (5.4e13, 0.095))
+KAPLAN_C = _single_input_law("kaplan-c", "C_pf_days", "Kaplan, loss over compute (PF-days)", "Cc", "aC", (3.1e8, 0.050))
 
 KAPLAN_ND = Law(
     name="kaplan",
-    title="Kaplan, loss of parameters and tokens",
+    title="Kaplan, loss over parameters and tokens",
     source=f"{_SOURCE}, equation 1.5",
     formula="L = [(Nc/N)^(aN/aD) + Dc/D]^aD",
     inputs=("N", "D"),
     target="L",
     parameters=(
-        Parameter("Nc", (1e3, 1e15), "parameters", centre=(("-1", "N"),)),
+        Parameter("Nc", (1e3, 1e15), "parameters", center=(("-1", "N"),)),
         Parameter("aN", (0.03, 0.5)),
-        Parameter("Dc", (1e3, 1e15), "tokens", centre=(("-1", "D"),)),
+        Parameter("Dc", (1e3, 1e15), "tokens", center=(("-1", "D"),)),
         Parameter("aD", (0.03, 0.5)),
     ),
-    predict=of_parameters_and_tokens,
+    predict=loss_from_parameters_and_tokens,
     published=((_SOURCE, (6.4e13, 0.076, 1.8e13, 0.103)),),
 )
 
 KAPLAN_NS = Law(
     name="kaplan-steps",
-    title="Kaplan, loss of parameters and steps",
+    title="Kaplan, loss over parameters and steps",
     source=f"{_SOURCE}, equation 1.6",
     formula="L = (Nc/N)^aN + (Sc/Smin)^aS",
     inputs=("N", "S"),
     target="L",
     parameters=(
-        Parameter("Nc", (1e3, 1e15), "parameters", centre=(("-1", "N"),)),
+        Parameter("Nc", (1e3, 1e15), "parameters", center=(("-1", "N"),)),
         Parameter("aN", (0.03, 0.5)),
-        Parameter("Sc", (1e-2, 1e2), "steps", centre=(("-1", "S"),)),
+        Parameter("Sc", (1e-2, 1e2), "steps", center=(("-1", "S"),)),
         Parameter("aS", (0.2, 1.5)),
     ),
-    predict=of_parameters_and_steps,
+    predict=loss_from_parameters_and_steps,
     published=((_SOURCE, (6.5e13, 0.077, 2.1e3, 0.76)),),
 )
 
 CRITICAL_BATCH = Law(
     name="critical-batch",
-    title="Critical batch",
+    title="Critical batch size",
     source=f"{_SOURCE}, equation 1.4; McCandlish et al. 2018",
     formula="Bcrit = B*/L^(1/aB)",
     inputs=("L",),
     target="B",
     parameters=(
-        Parameter("B*", (0.3, 3.0), "tokens", of_target=True, centre=(("-inverse", "L"),)),
+        Parameter("B*", (0.3, 3.0), "tokens", in_target_units=True, center=(("-inverse", "L"),)),
         Parameter("inverse", (2.0, 8.0), "1/aB"),
     ),
     predict=lambda v, x: v["B*"] * power(x["L"], -v["inverse"]),
     published=((_SOURCE, (2e8, 4.76)),),
 )
 
-# 1/aB = 4.76 where the paper rounds aB to 0.21.
-# What `critical_batch` and `implicit_loss` take unless told otherwise.
+# The default values of `critical_batch` and `implicit_loss`; 1/aB = 4.76, as the paper rounds aB to 0.21.
 TRAJECTORY = {"Nc": 6.5e13, "aN": 0.077, "Sc": 2.1e3, "aS": 0.76, "B*": 2e8, "aB": 1 / 4.76}
 
 
 def critical_batch(L: Any, v: Values = TRAJECTORY) -> Any:
-    """Tokens per batch at which data efficiency halves, at a loss of L."""
+    """Return the tokens per batch at which data efficiency halves, at a loss of L."""
     return v["B*"] * np.asarray(L, np.float64) ** (-1 / v["aB"])
 
 
 def minimal_steps(N: Any, L: Any, v: Values = TRAJECTORY) -> Any:
-    """Steps to reach L with N parameters and a batch far above the critical one.
+    """Return the steps to reach L with N parameters and a batch far above the critical one.
 
-    Raises UserError where N parameters never reach L.
+    Raises UserError if N parameters never reach L.
     """
-    rest = np.asarray(L, np.float64) - (v["Nc"] / np.asarray(N, np.float64)) ** v["aN"]
-    if np.any(rest <= 0):
+    excess_loss = np.asarray(L, np.float64) - (v["Nc"] / np.asarray(N, np.float64)) ** v["aN"]
+    if np.any(excess_loss <= 0):
         raise UserError(f"{np.min(N):g} parameters never reach a loss of {np.min(L):g}; give more, or a larger loss")
-    return v["Sc"] * rest ** (-1 / v["aS"])
+    return v["Sc"] * excess_loss ** (-1 / v["aS"])
 
 
 def implicit_loss(N: Any, S: Any, B: Any, v: Values = TRAJECTORY) -> np.ndarray:
-    """L(N, S, B): the loss after S steps of B tokens, which the critical batch at that loss depends on itself.
+    """Return L(N, S, B), the loss after S steps of B tokens, on which the critical batch itself depends.
 
     The root of (Nc/N)^aN + (Sc/Smin)^aS = L with Smin = S/(1 + Bcrit(L)/B) (equations 5.4 and 5.5), by bisection in
-    ln L: with growing L the critical batch falls, so that the left side does too, and there is one root.
+    ln L: as L grows the critical batch falls, and with it the left side, so there is one root.
     """
     N, S, B = np.broadcast_arrays(*(np.asarray(a, np.float64) for a in (N, S, B)))
 
@@ -139,16 +140,16 @@ def implicit_loss(N: Any, S: Any, B: Any, v: Values = TRAJECTORY) -> np.ndarray:
         high = np.where(excess(high) > 0, 2 * high - low, high)
     for _ in range(200):
         middle = 0.5 * (low + high)
-        above = excess(middle) > 0
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
+        is_above = excess(middle) > 0
+        low, high = np.where(is_above, middle, low), np.where(is_above, high, middle)
     return np.exp(0.5 * (low + high))
 
 
 def minimal_compute(C: Any, B: Any, L: Any, v: Values = TRAJECTORY) -> Any:
-    """Compute that a batch far below the critical one would have taken: C/(1 + B/Bcrit(L)) (equation 5.5)."""
+    """Return the compute that a batch far below the critical one would take: C/(1 + B/Bcrit(L)) (equation 5.5)."""
     return np.asarray(C, np.float64) / (1 + np.asarray(B, np.float64) / critical_batch(L, v))
 
 
 def optimal_parameters(C_pf_days: Any) -> Any:
-    """N that minimises the loss at a compute of Cmin PF-days: 1.3e9 Cmin^0.73 (figure 14)."""
+    """Return the N that minimizes the loss at Cmin PF-days: 1.3e9 Cmin^0.73 (figure 14)."""
     return 1.3e9 * np.asarray(C_pf_days, np.float64) ** 0.73

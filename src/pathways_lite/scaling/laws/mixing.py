@@ -1,4 +1,4 @@
-"""What mixtures of data do: data-mixing laws, RegMix, and the worth of filtered data (QQT)."""
+"""Laws of data mixtures: data mixing, RegMix, and the quality-quantity trade-off of filtered data (QQT)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from pathways_lite.scaling.losses import Huber, LeastSquares
 
 @functools.cache
 def mixing_law(names: tuple[str, ...]) -> Law:
-    """L(r) = c + k exp(sum_j t_j r_j) over the shares r_j of domains, columns of those names (Ye et al. 2024).
+    """Build the law L(r) = c + k exp(sum_j t_j r_j) over the shares r_j of domains (Ye et al. 2024).
 
-    Shares that add up to one make k and the t redundant by one factor; predictions do not notice. It is called
-    "mixing:web,code". Raises UserError for fewer than two domains, and for one that is named twice.
+    Shares are columns named after the domains; the law's name is like "mixing:web,code". As shares add up to one, k and
+    the t are redundant by one factor, which does not affect predictions. Raises UserError for fewer than two domains,
+    and for duplicates.
     """
     if len(names) < 2 or not all(names):
-        raise UserError("a mixture has at least two domains: columns of shares, as in mixing:web,code")
+        raise UserError("a mixture needs at least two domains, which name columns of shares, as in mixing:web,code")
     if len(set(names)) < len(names):
-        raise UserError(f"domains of a mixture must differ, not {', '.join(names)}")
+        raise UserError(f"domains of a mixture must differ; found {', '.join(names)}")
 
     def predict(v: Values, x: Columns) -> Any:
         return v["c"] + v["k"] * jnp.exp(sum(v[f"t_{name}"] * x[name] for name in names))
@@ -37,51 +38,51 @@ def mixing_law(names: tuple[str, ...]) -> Law:
         inputs=names,
         target="L",
         parameters=(
-            Parameter("c", (0.2, 0.95), of_target=True),
-            Parameter("k", (0.05, 0.8), of_target=True),
+            Parameter("c", (0.2, 0.95), in_target_units=True),
+            Parameter("k", (0.05, 0.8), in_target_units=True),
             *(Parameter(f"t_{name}", (-1.0, 1.0), kind="real") for name in names),
         ),
         predict=predict,
         loss=Huber(0.02),
-        varied=(),
+        must_vary=(),
         any_sign=names,
     )
 
 
-def regmix(shares: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Linear regression of losses [runs] on shares [runs, domains]: [domains + 1], the intercept first.
+def fit_regmix(shares: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Fit a linear regression of losses [runs] on shares [runs, domains]. Returns [domains + 1], intercept first.
 
     Liu et al. 2024, arXiv 2407.01492. Raises UserError for fewer runs than coefficients.
     """
     design = np.concatenate([np.ones((len(shares), 1)), shares], axis=1)
     if len(losses) < design.shape[1] - 1:
-        raise UserError(f"{len(losses)} runs cannot carry a regression on {shares.shape[1]} domains")
+        raise UserError(f"{len(losses)} runs are too few for a regression on {shares.shape[1]} domains")
     return np.linalg.lstsq(design, losses, rcond=None)[0]
 
 
-def regmix_predict(coefficients: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Losses [runs] that `regmix` predicts for shares [runs, domains]."""
+def predict_regmix(coefficients: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Predict losses [runs] for shares [runs, domains] with the coefficients of `fit_regmix`."""
     return coefficients[0] + shares @ coefficients[1:]
 
 
-LONGEST = 128  # epochs that the law of repeated pools counts
+MAX_EPOCHS = 128  # of the law of repeated pools
 
 
-def _repeated(samples: Any, size: Any, a: Any, exponents: Any, d: float) -> Any:
-    """Error [points] after `samples` of a pool of `size`; `exponents` [epochs, points or 1] are those of each epoch.
+def _repeated_pool_error(samples: Any, size: Any, a: Any, exponents: Any, d: float) -> Any:
+    """Return the error [points] after `samples` of a pool of `size`, with `exponents` [epochs, points or 1].
 
     y = (a n/1e5)^b_0 + d in the first epoch; in each later one the error falls by (n/n_before)^b_j. As in the authors'
     code this ratio multiplies d too. NaN after more epochs than there are exponents.
     """
-    before = jnp.arange(1, len(exponents))[:, None] * size
-    fallen = jnp.sum(exponents[1:] * jnp.log(jnp.clip(samples, before, before + size) / before), axis=0)
-    first = power(a * jnp.minimum(samples, size) / 1e5, exponents[0]) + d
-    return jnp.where(samples <= len(exponents) * size, first * jnp.exp(fallen), jnp.nan)
+    previous = jnp.arange(1, len(exponents))[:, None] * size
+    log_decay = jnp.sum(exponents[1:] * jnp.log(jnp.clip(samples, previous, previous + size) / previous), axis=0)
+    first_epoch = power(a * jnp.minimum(samples, size) / 1e5, exponents[0]) + d
+    return jnp.where(samples <= len(exponents) * size, first_epoch * jnp.exp(log_decay), jnp.nan)
 
 
-def _halved(b: Any, tau: Any) -> Any:
-    """The exponent of each epoch [LONGEST, 1]: halved every `tau` epochs."""
-    return (b * jnp.exp2(-jnp.arange(LONGEST) / tau))[:, None]
+def _halving_exponents(b: Any, tau: Any) -> Any:
+    """Return the exponent of each epoch [MAX_EPOCHS, 1]: halved every `tau` epochs."""
+    return (b * jnp.exp2(-jnp.arange(MAX_EPOCHS) / tau))[:, None]
 
 
 REPEATED_POOL = Law(
@@ -92,20 +93,22 @@ REPEATED_POOL = Law(
     inputs=("samples", "pool"),
     target="error",
     parameters=(
-        Parameter("a", (0.5, 50.0), centre=(("1", "samples/1e5"),)),
+        Parameter("a", (0.5, 50.0), center=(("1", "samples/1e5"),)),
         Parameter("b", (0.005, 0.5)),
         Parameter("tau", (1.0, 10.0), "epochs"),
     ),
-    predict=lambda v, x: _repeated(x["samples"], x["pool"], v["a"], _halved(-v["b"], v["tau"]), 0.1),
+    predict=lambda v, x: _repeated_pool_error(
+        x["samples"], x["pool"], v["a"], _halving_exponents(-v["b"], v["tau"]), 0.1
+    ),
     link="raw",
     loss=LeastSquares(),
-    varied=("samples",),
+    must_vary=("samples",),
     published=(("made-up pool", (0.033, 0.2, 4.0)),),
 )
 
 
 def mixed_pools_error(samples: Any, pool: float, *, a: float, b: Sequence[float], tau: Sequence[float]) -> np.ndarray:
-    """Error after `samples` [points] of p pools of `pool` samples each, mixed, from their fits to `REPEATED_POOL`.
+    """Return the error after `samples` [points] of p mixed pools of `pool` samples each, from fits to `REPEATED_POOL`.
 
     Each pool's exponent is halved p times later than alone, and the mixture's is their mean; `a` is shared (Goyal et
     al. 2024). `b` and `tau` [pools], positive. Raises UserError for pools without either, and beyond 128 epochs.
@@ -113,9 +116,12 @@ def mixed_pools_error(samples: Any, pool: float, *, a: float, b: Sequence[float]
     if len(b) != len(tau) or not b or min(*b, *tau) <= 0:
         raise UserError("every pool needs a positive b and its tau")
     with double_precision():
-        exponents = sum(_halved(-one, halving * len(b)) for one, halving in zip(b, tau, strict=True)) / len(b)
-        points = jnp.atleast_1d(jnp.asarray(samples, jnp.float64))
-        error = np.asarray(_repeated(points, pool * len(b), a, exponents, 0.1))
+        exponents = sum(
+            _halving_exponents(-exponent, halving_epochs * len(b))
+            for exponent, halving_epochs in zip(b, tau, strict=True)
+        ) / len(b)
+        sample_counts = jnp.atleast_1d(jnp.asarray(samples, jnp.float64))
+        error = np.asarray(_repeated_pool_error(sample_counts, pool * len(b), a, exponents, 0.1))
     if np.isnan(error).any():
-        raise UserError(f"{np.max(samples):g} samples are more than {LONGEST} epochs of {len(b)} pools of {pool:g}")
+        raise UserError(f"{np.max(samples):g} samples are more than {MAX_EPOCHS} epochs of {len(b)} pools of {pool:g}")
     return error

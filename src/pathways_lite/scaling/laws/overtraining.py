@@ -1,4 +1,4 @@
-"""Loss when over-trained, and downstream error from loss: Gadre et al. 2024 (arXiv 2403.08540)."""
+"""The loss of over-trained models, and downstream error from loss: Gadre et al. 2024 (arXiv 2403.08540)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def error(v: Values, x: Columns) -> Any:
 
 
 def optimal(v: Values, C: Any) -> dict[str, Any]:
-    """At fixed C the best M is (b/a)^(1/(2 eta)), whatever C is."""
+    """Return the allocation with the lowest loss at C FLOPs: M = (b/a)^(1/(2 eta)), independent of C."""
     M = (v["b"] / v["a"]) ** (1 / (2 * v["eta"]))
     N = (C / (6 * M)) ** 0.5
     return {"N": N, "D": M * N, "tokens_per_parameter": M, "L": loss(v, {"C": C, "M": M})}
@@ -39,8 +39,8 @@ OVERTRAINING = Law(
     target="L",
     parameters=(
         Parameter("E", (0.2, 2.5), "nats"),
-        Parameter("a", (0.02, 2.0), centre=(("-eta", "C"), ("eta", "M"))),
-        Parameter("b", (0.02, 2.0), centre=(("-eta", "C"), ("-eta", "M"))),
+        Parameter("a", (0.02, 2.0), center=(("-eta", "C"), ("eta", "M"))),
+        Parameter("b", (0.02, 2.0), center=(("-eta", "C"), ("-eta", "M"))),
         Parameter("eta", (0.05, 0.4)),
     ),
     predict=loss,
@@ -56,13 +56,13 @@ OVERTRAINING = Law(
 
 DOWNSTREAM_ERROR = Law(
     name="downstream-error",
-    title="Downstream error of loss",
+    title="Downstream error over loss",
     source=_SOURCE,
     formula="error = eps - k exp(-gamma L)",
     inputs=("L",),
     target="error",
     parameters=(
-        Parameter("eps", (0.5, 1.2), of_target=True),
+        Parameter("eps", (0.5, 1.2), in_target_units=True),
         Parameter("k", (0.3, 5.0)),
         Parameter("gamma", (0.2, 2.0)),
     ),

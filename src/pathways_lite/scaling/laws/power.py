@@ -1,4 +1,4 @@
-"""Plain power laws: the pieces that most other laws are made of."""
+"""Plain power laws, with and without a floor."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def with_floor(v: Values, x: Columns) -> Any:
 POWER = Law(
     name="power",
     title="Power law",
-    source="a line in logarithms; of fine-tuning examples, P = a D^(1/b): Raghavendra et al. 2024",
+    source="a line in logarithms; over fine-tuning examples, P = a D^(1/b): Raghavendra et al. 2024",
     formula="y = a x^b",
     inputs=("x",),
     target="y",
     parameters=(
-        Parameter("a", (0.3, 3.0), of_target=True, centre=(("b", "x"),)),
+        Parameter("a", (0.3, 3.0), in_target_units=True, center=(("b", "x"),)),
         Parameter("b", (-1.0, 1.0), kind="real"),
     ),
     predict=line,
@@ -42,9 +42,9 @@ POWER_FLOOR = Law(
     inputs=("x",),
     target="y",
     parameters=(
-        Parameter("a", (0.02, 2.0), of_target=True, centre=(("-b", "x"),)),
+        Parameter("a", (0.02, 2.0), in_target_units=True, center=(("-b", "x"),)),
         Parameter("b", (0.05, 1.0), kind="real"),
-        Parameter("c", (0.01, 0.9), of_target=True),
+        Parameter("c", (0.01, 0.9), in_target_units=True),
     ),
     predict=with_floor,
     published=(("a learning curve", (30.0, 0.2, 1.5)),),

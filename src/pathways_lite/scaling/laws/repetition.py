@@ -1,4 +1,4 @@
-"""Loss when data are repeated: Muennighoff et al. 2023 (arXiv 2305.16264)."""
+"""The loss when data are repeated: Muennighoff et al. 2023 (arXiv 2305.16264)."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ C4 = {"A": float(np.exp(6.255414)), "B": float(np.exp(7.3049974)), "E": float(np
 
 
 def effective_tokens(v: Values, D: Any, U: Any) -> Any:
-    """D' = U + U RD (1 - exp(-R/RD)), R = D/U - 1 repetitions (equation 5): what D of U unique tokens are worth."""
+    """Return D' = U + U RD (1 - exp(-R/RD)), R = D/U - 1 (equation 5): the unique tokens that D are worth."""
     return U + U * v["RD"] * -jnp.expm1(-jnp.maximum(D / U - 1, 0) / v["RD"])
 
 
 def effective_parameters(v: Values, N: Any, U: Any) -> Any:
-    """N' = UN + UN RN (1 - exp(-R/RN)), R = N/UN - 1, UN parameters being optimal for U tokens (equation 6)."""
+    """Return N' = UN + UN RN (1 - exp(-R/RN)), R = N/UN - 1, where UN is the optimal N for U tokens (equation 6)."""
     G = ((v["alpha"] * v["A"]) / (v["alpha"] * v["B"])) ** (1 / (2 * v["alpha"]))
     UN = jnp.minimum(N, U * G * G)
     return UN + UN * v["RN"] * -jnp.expm1(-jnp.maximum(N / UN - 1, 0) / v["RN"])
 
 
 def loss(v: Values, x: Columns) -> Any:
-    """L = E + A/N'^alpha + B/D'^alpha, with the constants of C4 for those that v does not name."""
+    """L = E + A/N'^alpha + B/D'^alpha, with the constants of C4 for values that v does not have."""
     v = {**C4, **v}
     N, D = effective_parameters(v, x["N"], x["U"]), effective_tokens(v, jnp.maximum(x["D"], x["U"]), x["U"])
-    # Fewer tokens than unique ones are all unique.
+    # With fewer tokens than unique ones, nothing is repeated.
     D = jnp.where(x["D"] < x["U"], x["D"], D)
     return v["E"] + v["A"] * power(N, -v["alpha"]) + v["B"] * power(D, -v["alpha"])
 
 
-def optimal_at(v: Values, C: float, U: float) -> dict[str, float]:
-    """The allocation of C = 6ND FLOPs that minimises the loss with U unique tokens, found by search over ln N."""
+def optimal_allocation(v: Values, C: float, U: float) -> dict[str, float]:
+    """Find the allocation of C = 6ND FLOPs that minimizes the loss with U unique tokens, by a search over ln N."""
     from pathways_lite.scaling.law import double_precision
 
-    def at(log_n: Any) -> np.ndarray:
+    def loss_at(log_n: Any) -> np.ndarray:
         N = np.exp(log_n)
         return np.asarray(loss(v, {"N": N, "D": C / (6 * N), "U": U}))
 
     with double_precision():
         grid = np.linspace(np.log(1e3), np.log(C / 6e3), 400)
-        best = int(np.argmin(at(grid)))
+        best = int(np.argmin(loss_at(grid)))
         limits = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
-        found = optimize.minimize_scalar(at, bounds=limits, method="bounded", options={"xatol": 1e-10})
-    N = float(np.exp(found.x))
-    return {"N": N, "D": C / (6 * N), "epochs": C / (6 * N * U), "L": float(found.fun)}
+        result = optimize.minimize_scalar(loss_at, bounds=limits, method="bounded", options={"xatol": 1e-10})
+    N = float(np.exp(result.x))
+    return {"N": N, "D": C / (6 * N), "epochs": C / (6 * N * U), "L": float(result.fun)}
 
 
 DATA_CONSTRAINED = Law(

@@ -1,4 +1,4 @@
-"""Laws in which not all parameters count alike: average parameters, parallel streams, routed experts, quantisation."""
+"""Laws in which parameters differ in worth: average parameters, parallel streams, routed experts, quantization."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathways_lite.scaling.losses import LeastSquares
 
 
 def average_parameters(tokens: np.ndarray, parameters: np.ndarray) -> float:
-    """(1/D) times the integral of N(t) dt over tokens, by trapezoids between the points given [points].
+    """Average parameters over tokens, (1/D) times the integral of N(t) dt, by trapezoids between points [points].
 
-    Two equal token counts are a jump. Raises UserError where tokens go back or cover nothing.
+    Two equal token counts are a jump of N. Raises UserError if tokens decrease or do not grow at all.
     """
     tokens, parameters = np.asarray(tokens, np.float64), np.asarray(parameters, np.float64)
     if len(tokens) < 2 or np.any(np.diff(tokens) < 0) or tokens[-1] <= tokens[0]:
-        raise UserError("the average of parameters needs at least two points, by growing numbers of tokens")
+        raise UserError("the average of parameters needs at least two points with increasing numbers of tokens")
     return float(np.trapezoid(parameters, tokens) / (tokens[-1] - tokens[0]))
 
 
@@ -32,12 +32,12 @@ def _average_loss(v: Values, x: Columns) -> Any:
 AVERAGE_PARAMETERS = Law(
     name="average-parameters",
     title="Average parameters (sparse pre-training)",
-    source="Jin et al. 2025, The Journey Matters, arXiv 2501.12486; the form as remembered, no constants",
+    source="Jin et al. 2025, The Journey Matters, arXiv 2501.12486; the form from memory, no constants",
     formula="L = E + A/N̄^alpha + B/D^beta, N̄ the active parameters averaged over tokens",
     inputs=("N_average", "D"),
     target="L",
     parameters=(
-        replace(chinchilla.PARAMETERS[0], centre=(("-alpha", "N_average"),)),
+        replace(chinchilla.PARAMETERS[0], center=(("-alpha", "N_average"),)),
         *chinchilla.PARAMETERS[1:],
     ),
     predict=_average_loss,
@@ -58,7 +58,7 @@ PARALLEL = Law(
     inputs=("N", "P"),
     target="L",
     parameters=(
-        Parameter("A", (1e-4, 10.0), centre=(("-1", "N"),)),
+        Parameter("A", (1e-4, 10.0), center=(("-1", "N"),)),
         Parameter("k", (0.05, 2.0)),
         Parameter("alpha", (0.05, 1.0)),
         Parameter("E", (0.2, 2.5)),
@@ -105,31 +105,31 @@ ROUTED = Law(
 )
 
 
-def quantisation_rise(v: Values, x: Columns) -> Any:
-    """Rise of the loss by quantisation to P bits: k D^beta / (N^alpha P^gamma)."""
+def quantization_rise(v: Values, x: Columns) -> Any:
+    """Rise of the loss by quantization to P bits: k D^beta / (N^alpha P^gamma)."""
     return v["k"] * power(x["D"], v["beta"]) * power(x["N"], -v["alpha"]) * power(x["P"], -v["gamma"])
 
 
-QUANTISATION = Law(
+QUANTIZATION = Law(
     name="quantisation",
-    title="Quantisation of a trained model (QiD)",
+    title="Quantization of a trained model (QiD)",
     source="Ouyang et al. 2024, arXiv 2411.17691; GPTQ, Pythia, N without embeddings",
     formula="rise = k D^beta / (N^alpha P^gamma)",
     inputs=("D", "N", "P"),
     target="rise",
     parameters=(
-        Parameter("k", (0.1, 10.0), of_target=True, centre=(("beta", "D"), ("-alpha", "N"), ("-gamma", "P"))),
+        Parameter("k", (0.1, 10.0), in_target_units=True, center=(("beta", "D"), ("-alpha", "N"), ("-gamma", "P"))),
         Parameter("beta", (0.1, 1.0), kind="real"),
         Parameter("alpha", (0.1, 1.0), kind="real"),
         Parameter("gamma", (1.0, 8.0), kind="real"),
     ),
-    predict=quantisation_rise,
+    predict=quantization_rise,
     loss=LeastSquares(),
     published=(("Ouyang et al.", (0.017, 0.5251, 0.2261, 5.4967)),),
 )
 
 
 def tokens_until_rise(rise: float, N: float, P: float, v: Values | None = None) -> float:
-    """Training tokens from which quantisation to P bits costs `rise` nats."""
-    v = v or dict(zip(QUANTISATION.names, QUANTISATION.published[0][1], strict=True))
+    """Return the training tokens from which quantization to P bits costs `rise` nats."""
+    v = v or dict(zip(QUANTIZATION.names, QUANTIZATION.published[0][1], strict=True))
     return float((rise * N ** v["alpha"] * P ** v["gamma"] / v["k"]) ** (1 / v["beta"]))

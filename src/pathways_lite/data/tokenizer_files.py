@@ -1,0 +1,59 @@
+"""Load and save tokenizers: of a token store, a SentencePiece `.model`, or a `tokenizer.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pathways_lite.data.tokenizers import (
+    BYTES_FILE,
+    HF_FILE,
+    SENTENCEPIECE_FILE,
+    ByteTokenizer,
+    HFTokenizer,
+    Tokenizer,
+)
+from pathways_lite.errors import UserError
+
+TOKENIZER_FILES = (BYTES_FILE, SENTENCEPIECE_FILE, HF_FILE)
+
+
+def tokenizer_from_files(files: Mapping[str, bytes], name: str) -> Tokenizer:
+    """Make the tokenizer whose `files()` these are. Errors call it `name`. Raises UserError."""
+    if BYTES_FILE in files:
+        return ByteTokenizer()
+    if SENTENCEPIECE_FILE in files:
+        from pathways_lite.data.sentencepiece import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(files[SENTENCEPIECE_FILE], name)
+    if HF_FILE in files:
+        return HFTokenizer(files[HF_FILE], name)
+    raise UserError(f"{name} holds no tokenizer; expected one of: {', '.join(TOKENIZER_FILES)}")
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Load a tokenizer from a `.model` file, a `tokenizer.json` file, or a directory that holds one.
+
+    A token store is such a directory too. Raises UserError.
+    """
+    path = Path(path)
+    if path.is_dir():
+        directory = path / "tokenizer" if (path / "tokenizer").is_dir() else path
+        files = {name: (directory / name).read_bytes() for name in TOKENIZER_FILES if (directory / name).is_file()}
+        models = sorted(directory.glob("*.model"))
+        if not files and len(models) == 1:
+            files = {SENTENCEPIECE_FILE: models[0].read_bytes()}
+        return tokenizer_from_files(files, str(directory))
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; a tokenizer is bytes, sentencepiece:SIZE, a .model or a tokenizer.json")
+    if path.suffix not in (".model", ".json"):
+        raise UserError(f"{path} is no tokenizer file; expected a SentencePiece .model or an HF tokenizer.json")
+    name = SENTENCEPIECE_FILE if path.suffix == ".model" else HF_FILE
+    return tokenizer_from_files({name: path.read_bytes()}, str(path))
+
+
+def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
+    """Write the tokenizer so that `load_tokenizer(directory)` returns it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in tokenizer.files().items():
+        (directory / name).write_bytes(content)
