@@ -1,13 +1,15 @@
-"""A small PaLM on the text that came with Python: the whole stack in about three minutes on 2 CPU cores.
+"""A small PaLM on the text that comes with Python: the whole stack on 2 CPU cores.
 
     make demo
 
-or, by hand (the corpus takes a quarter of a minute, once):
+or, by hand (the corpus takes 15 seconds, once):
 
     pathways-lite data build corpora/python python: --tokenizer sentencepiece:4096 --held-out 0.03
     pathways-lite train configs/demo.py
 
-2.9M parameters, half a million tokens, 10 TFLOPs. Measured: docs/results/foundation.md.
+Cost: 10 TFLOPs (2.9M parameters, 524,288 tokens), 2.5 minutes on 2 CPU cores.
+
+Expected result: 1.936 bits per byte on held-out code, 2.607 on prose (docs/results/foundation.md).
 """
 
 from pathways_lite.recipe import WSD, AdamW, Data, Evaluation, Fraction, Model, Recipe, Saving, Stage

@@ -1,11 +1,14 @@
-"""Weights of domains by DoReMi, and a model that reads by them: reference, proxy and final model in one recipe.
+"""Domain weights by DoReMi, and a model that uses them: reference, proxy and final model in one recipe.
 
     pathways-lite data build corpora/python python: --tokenizer sentencepiece:4096 --held-out 0.03
     pathways-lite train configs/doremi.py
 
-Any corpus of several domains does: add stages.*.data.corpus=... for each stage. 10 TFLOPs, a third of them for the two
-small models, about four minutes on 2 idle CPU cores. The proxy's log says how the weights move, `--dry-run` that they
-are not known before, and the first line of the last stage how often each domain will be seen.
+Cost: 10 TFLOPs, a third of them for the two small models; about four minutes on 2 idle CPU cores.
+
+Expected result: not measured. The proxy's log shows how the weights change, `--dry-run` that they are not known yet,
+and the first line of the last stage how often each domain will be seen.
+
+Any corpus of several domains works: add stages.*.data.corpus=... for each stage.
 """
 
 from pathways_lite.recipe import (

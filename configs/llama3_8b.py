@@ -1,11 +1,15 @@
-"""Llama 3 8B (Grattafiori et al. 2024, arXiv 2407.21783) on a slice of 256 TPU v6e chips, all of them fsdp.
+"""Llama 3 8B (Grattafiori et al. 2024, arXiv 2407.21783) on a slice of 256 TPU v6e chips, mesh fsdp=256.
 
     pathways-lite plan configs/llama3_8b.py --topology v6e:16x16
     pathways-lite train configs/llama3_8b.py                        # on every host of the slice
 
-The published peak learning rate (table 3) with a linear warm-up and a cosine, at 4.2M tokens per step in sequences of
-8192, documents masked from each other (section 3.2). Cost: 15T tokens are 9.2e23 model FLOPs. Expected result: none of
-ours, as nobody has run it here.
+Cost: 15T tokens are 9.2e23 model FLOPs. Planned: 2.5 to 2.7 s per step, 6 N D MFU of 32 to 34 %
+(docs/results/plans.md).
+
+Expected result: not measured; the run was never trained here.
+
+The peak learning rate is the published one (table 3), with a linear warm-up and a cosine, at 4.2M tokens per step in
+sequences of 8192, with attention within documents (section 3.2).
 """
 
 from pathways_lite.models.presets import llama3_8b

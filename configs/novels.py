@@ -1,12 +1,14 @@
-"""A small PaLM on English novels, some minutes on 2 CPU cores. For more: presets.palm_small, presets.palm_medium.
-
-The text: 90 public-domain novels (computationalstylistics/100_english_novels on GitHub) as JSONL with `text`, `domain`
-and `id`; any other JSONL of books does as well.
+"""A small PaLM on English novels, on 2 CPU cores.
 
     pathways-lite data build corpora/novels novels.jsonl.gz --tokenizer sentencepiece:8192
     pathways-lite train configs/novels.py
 
-Measured: docs/results/foundation.md.
+Cost: 29 TFLOPs (2.0M parameters, 2.1M tokens), 9.4 minutes on 2 CPU cores.
+
+Expected result: 1.958 bits per byte on 16 held-out chapters (docs/results/foundation.md).
+
+The text is 90 public-domain novels (computationalstylistics/100_english_novels on GitHub) as JSONL with `text`,
+`domain` and `id`; any other JSONL of books works too. Larger models: presets.palm_small, presets.palm_medium.
 """
 
 from pathways_lite.models.presets import palm_tiny

@@ -1,12 +1,15 @@
-"""PaLM 540B as published (Chowdhery et al. 2022, arXiv 2204.02311) on its own mesh: two slices of 3072 TPU v4 chips,
-copies of the model in each, 256 x fsdp and 12 x tensor within (section 4).
+"""PaLM 540B as published (Chowdhery et al. 2022, arXiv 2204.02311) on its own mesh: two slices of 3072 TPU v4 chips.
 
     pathways-lite plan configs/palm_540b.py --topology v4:12x16x16 --slices 2
     pathways-lite train configs/palm_540b.py                        # on every host of both slices
 
-Cost: 776B tokens, by the published ramp (section 5) up to step 255,000, are 2.5e24 model FLOPs; PaLM's chips reached
-46.2 % of their peak. The vocabulary is filled up from 256,000 to 258,048 entries, which 12 divides. Expected result:
-none of ours, as nobody has run it here.
+Cost: 776B tokens are 2.5e24 model FLOPs. Planned: 15.4 s per step, 6 N D MFU of 52 % (docs/results/plans.md); PaLM's
+chips reached 46.2 % of their peak.
+
+Expected result: not measured; the run was never trained here.
+
+Each slice has a copy of the model, 256 x fsdp and 12 x tensor (section 4). The batch ramp is the published one (section
+5) up to step 255,000. The vocabulary is padded from 256,000 to 258,048 entries, a multiple of 12.
 """
 
 from pathways_lite.models.presets import palm_540b

@@ -1,11 +1,15 @@
 """PaLM 8B as published (Chowdhery et al. 2022, arXiv 2204.02311): model, optimizer, batch ramp and loss.
 
-    pathways-lite train configs/palm_8b.py --dry-run        # what it would cost; needs the corpus
+    pathways-lite train configs/palm_8b.py --dry-run        # the cost; needs the corpus
     pathways-lite train configs/palm_8b.py
 
-Cost: 780B tokens are 4.3e22 model FLOPs. PaLM gives the ramp's switch steps for 540B only ("similar schedules" for the
-others): those here are its 1M -> 2M tokens at step 50,000, at half the sequences. Documents are packed without masking
-between them, as PaLM did.
+Cost: 780B tokens are 4.3e22 model FLOPs. Planned on 64 TPU v5p chips: 2.4 to 2.5 s per step, 6 N D MFU of 73 to 76 %
+(docs/results/plans.md).
+
+Expected result: not measured; the run was never trained here.
+
+PaLM gives the switch steps of the batch ramp for 540B only ("similar schedules" for the others). Here it is that ramp's
+1M -> 2M tokens at step 50,000, at half the sequences. Documents are packed without masking between them, as PaLM did.
 """
 
 from pathways_lite.models.presets import palm_8b

@@ -1,14 +1,18 @@
-"""UL2R on a laptop: the demo's PaLM, then a tenth more compute with the mixture of denoisers.
+"""UL2R (Tay et al. 2022, arXiv 2210.11399) on a laptop: the demo's PaLM, then a tenth more compute with denoisers.
 
     pathways-lite data build corpora/python python: --tokenizer sentencepiece:4096 --held-out 0.03
     pathways-lite train configs/ul2r_demo.py
     pathways-lite evaluate runs/ul2r_demo --infilling
     pathways-lite generate runs/ul2r_demo --infill "import <mask>, sys"
 
-2.9M parameters; 256 steps are causal, 26 are UL2R's: half prefix LM, a quarter each of extreme and regular span
-corruption (Tay et al. 2022, arXiv 2210.11399). The model has 256 ids more than the tokenizer, for sentinels and mode
-tokens; a sequence of 256 needs 40. Same data, nothing read twice; its own schedule. Causal held-out loss stands next to
-each denoiser's, which are not comparable with it: docs/ul2r.md.
+Cost: 12 TFLOPs (2.9M parameters, 256 causal steps and 26 of UL2R).
+
+Expected result: 1.907 bits per byte on held-out code, 2.564 on prose; no gap is filled exactly (docs/results/ul2r.md).
+
+UL2R is half prefix LM, a quarter each of extreme and regular span corruption. The model has 256 more ids than the
+tokenizer, for sentinels and mode tokens; a sequence of 256 needs 40. The UL2R stage continues the data, so nothing is
+read twice, with its own schedule. The causal held-out loss is shown beside each denoiser's, which are not comparable
+with it: docs/ul2r.md.
 """
 
 from pathways_lite.recipe import (

@@ -1,4 +1,4 @@
-"""Every shipped recipe loads, is small, says its command, and survives JSON."""
+"""Every shipped recipe loads, is short, survives JSON, and states its command, cost and expected result."""
 
 import ast
 from pathlib import Path
@@ -18,6 +18,11 @@ LADDERS = sorted((ROOT / "configs" / "ladders").glob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 
+def assert_states_cost_and_result(docstring: str) -> None:
+    for label in ("\nCost: ", "\nExpected result: "):
+        assert docstring.count(label) == 1, label
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_recipes(path: Path) -> None:
     recipe = load_recipe(path)
@@ -27,6 +32,7 @@ def test_shipped_recipes(path: Path) -> None:
     assert len(text.splitlines()) < 100
     docstring = ast.get_docstring(ast.parse(text)) or ""
     assert f"pathways-lite train configs/{path.name}" in docstring
+    assert_states_cost_and_result(docstring)
 
 
 @pytest.mark.parametrize("path", [*STUDIES, *ABLATIONS, *LADDERS], ids=lambda path: path.stem)
@@ -37,6 +43,7 @@ def test_shipped_studies(path: Path) -> None:
     assert len(text.splitlines()) < 100
     docstring = ast.get_docstring(ast.parse(text)) or ""
     assert f"pathways-lite study run {path.relative_to(ROOT)}" in docstring
+    assert_states_cost_and_result(docstring)
 
 
 def test_the_example_compares_equal_models_at_equal_compute() -> None:
@@ -46,35 +53,35 @@ def test_the_example_compares_equal_models_at_equal_compute() -> None:
     assert a.budget == b.budget
 
 
-def test_arms_of_growth_cost_the_same() -> None:
-    """Their bases, and learning to grow, included."""
+def test_growth_arms_cost_the_same() -> None:
+    """Cost includes the bases and the training of LiGO's maps."""
     for recipes in load_study(ROOT / "configs" / "ablations" / "growth_operators.py").arms.values():
         specs = [StageSpec(recipes[0], index) for index in range(len(recipes[0].stages))]
         training = sum(spec.timeline.flops_before(spec.timeline.total_steps) for spec in specs)
-        learning = sum(ligo_ledger(spec).flops for spec in specs)
-        assert training + learning == pytest.approx(6e12, rel=0.01), recipes[0].name
+        ligo = sum(ligo_ledger(spec).flops for spec in specs)
+        assert training + ligo == pytest.approx(6e12, rel=0.01), recipes[0].name
 
 
-def test_arms_of_pruning_cost_the_same() -> None:
-    """Where zeros are skipped, as far as whole steps allow."""
+def test_pruning_arms_cost_the_same() -> None:
+    """Cost skips zeros; it is equal up to whole steps."""
     for recipes in load_study(ROOT / "configs" / "ablations" / "pruning_schedules.py").arms.values():
         timeline = StageSpec(recipes[0], 0).timeline
         assert timeline.sparse_flops_before(timeline.total_steps) == pytest.approx(2e12, rel=0.03), recipes[0].name
 
 
-def test_runs_for_the_law_are_those_of_the_schedules() -> None:
-    """Where both have the same model and budget: what one has trained, the other may be compared with."""
+def test_the_pruning_studies_share_runs() -> None:
+    """Runs with the same model and budget are the same, so that the results of the studies can be compared."""
     law, schedules = (
         load_study(ROOT / "configs" / "ablations" / f"pruning_{name}.py") for name in ("law", "schedules")
     )
-    same = {"dense_64_2": "dense", "dense_32_2": "dense_32"} | {f"zeros_{s}_2": f"25_75_{s}" for s in (40, 60, 80)}
-    for one, other in same.items():
-        for a, b in zip(law.arms[one], schedules.arms[other], strict=True):
-            assert stage_identity(a, 0) == stage_identity(b, 0), (one, other)
+    same_arms = {"dense_64_2": "dense", "dense_32_2": "dense_32"} | {f"zeros_{s}_2": f"25_75_{s}" for s in (40, 60, 80)}
+    for law_arm, schedule_arm in same_arms.items():
+        for a, b in zip(law.arms[law_arm], schedules.arms[schedule_arm], strict=True):
+            assert stage_identity(a, 0) == stage_identity(b, 0), (law_arm, schedule_arm)
 
 
-def test_arms_of_domain_weights_cost_the_same() -> None:
-    """References and proxies included, as far as whole steps allow."""
+def test_domain_weight_arms_cost_the_same() -> None:
+    """Cost includes references and proxies; it is equal up to whole steps."""
     for recipes in load_study(ROOT / "configs" / "ablations" / "domain_weights.py").arms.values():
         timelines = [StageSpec(recipes[0], index).timeline for index in range(len(recipes[0].stages))]
         spent = sum(timeline.flops_before(timeline.total_steps) for timeline in timelines)

@@ -1,4 +1,4 @@
-"""The clock is closed-form arithmetic: it must equal walking the steps one by one."""
+"""The clock is closed-form arithmetic. It must equal a walk over the steps one by one."""
 
 import numpy as np
 import pytest
@@ -9,20 +9,20 @@ from pathways_lite.ledger import Ledger, Seconds, Timeline
 from pathways_lite.recipe import Flops, Fraction, Ramp, Steps, Tokens
 
 
-def make_course(ramp: Ramp | None = None, budget: object = None) -> Timeline:
+def make_timeline(ramp: Ramp | None = None, budget: object = None) -> Timeline:
     return Timeline(ramp or Ramp(steps=((0, 4),)), 16, 1000, 50, budget or Steps(n=20))
 
 
 ramps = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=4).map(
-    lambda parts: Ramp(
-        steps=tuple((sum(p[0] for p in parts[:i]) if i else 0, size) for i, (_, size) in enumerate(parts))
+    lambda phases: Ramp(
+        steps=tuple((sum(length for length, _ in phases[:i]), size) for i, (_, size) in enumerate(phases))
     )
 )
 
 
 @given(ramps, st.integers(0, 60))
 def test_closed_form_equals_walking(ramp: Ramp, step: int) -> None:
-    timeline = make_course(ramp)
+    timeline = make_timeline(ramp)
     walked = sum(timeline.sequences_at(k) for k in range(step))
     assert timeline.sequences_before(step) == walked
     assert timeline.tokens_before(step) == 16 * walked
@@ -31,7 +31,7 @@ def test_closed_form_equals_walking(ramp: Ramp, step: int) -> None:
 
 @given(ramps, st.integers(1, 5000))
 def test_steps_for_is_the_first_step_that_reaches_the_amount(ramp: Ramp, tokens: int) -> None:
-    timeline = make_course(ramp, Tokens(n=tokens))
+    timeline = make_timeline(ramp, Tokens(n=tokens))
     total = timeline.total_steps
     assert timeline.tokens_before(total) >= tokens > timeline.tokens_before(total - 1)
     assert timeline.steps_for(Flops(n=float(timeline.flops_before(total)))) == total
@@ -46,7 +46,7 @@ def test_palm_540b_trains_776_billion_tokens() -> None:
 
 
 def test_the_device_clock_is_a_function_of_the_step() -> None:
-    clock = make_course().clock(10)
+    clock = make_timeline().clock(10)
     assert (clock.step, clock.tokens, clock.flops, clock.progress) == (10, 640, 640_000, 0.5)
     assert [np.asarray(x).dtype for x in clock] == [np.int32, np.float32, np.float32, np.float32]
 
@@ -60,7 +60,7 @@ def test_counts_are_exact_where_float64_is_not() -> None:
 
 
 def test_ledgers_add_up_along_a_chain() -> None:
-    timeline = make_course()
+    timeline = make_timeline()
     base = Ledger(seconds=Seconds(train=3.0)).after(timeline, 20)
     total = base + Ledger(seconds=Seconds(train=1.0, save=2.0)).after(timeline, 5)
     assert (total.steps, total.tokens, total.flops) == (25, 1600, 1_600_000)

@@ -1,4 +1,4 @@
-"""One writer per directory, told with real processes."""
+"""One writer per directory, tested with real processes."""
 
 import getpass
 import json
@@ -40,26 +40,28 @@ def holder(tmp_path):
 def test_a_second_writer_is_refused_with_owner_and_time(tmp_path, holder):
     with pytest.raises(UserError) as error:
         RunLock(tmp_path).acquire()
-    for part in (
+    for text in (
         getpass.getuser(),
         socket.gethostname(),
         f"process {holder.pid}",
         time.strftime("%Y-%m-%d"),
         "sys.argv",
     ):
-        assert part in str(error.value)
+        assert text in str(error.value)
     holder.communicate()
     notes: list[str] = []
     with RunLock(tmp_path, note=notes.append):
         pass
-    assert notes == [], "released is not died"
+    assert notes == [], "a released lock is not reported as taken over"
 
 
 def test_the_same_process_cannot_hold_it_twice(tmp_path):
     with RunLock(tmp_path):
         with pytest.raises(UserError, match=f"process {os.getpid()}"):
             RunLock(tmp_path).acquire()
-        assert Owner(**json.loads((tmp_path / FILE_NAME).read_text())).pid == os.getpid(), "the refusal changed nothing"
+        assert Owner(**json.loads((tmp_path / FILE_NAME).read_text())).pid == os.getpid(), (
+            "the refusal must not change the file"
+        )
     with RunLock(tmp_path):
         pass
 
@@ -122,9 +124,9 @@ def test_the_heart_beats(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "alive"),
     [({}, True), ({"started": "1"}, False), ({"boot": "before"}, False), ({"pid": 2**22 + 1}, False)],
-    ids=["the process", "another with its number", "before a restart", "no such process"],
+    ids=["the process", "another with its pid", "before a restart", "no such process"],
 )
-def test_without_locks_of_the_file_system_the_text_decides(tmp_path, monkeypatch, changes, alive):
+def test_without_file_system_locks_the_text_decides(tmp_path, monkeypatch, changes, alive):
     def no_locks(*_):
         raise OSError(run_lock.errno.ENOLCK, "No locks available")
 
@@ -147,10 +149,10 @@ from pathways_lite.errors import UserError
 from pathways_lite.run_lock import RunLock
 
 context = multiprocessing.get_context("fork")
-together, decided, wins = context.Barrier(8), context.Barrier(8), context.Value("i", 0)
+ready, decided, wins = context.Barrier(8), context.Barrier(8), context.Value("i", 0)
 
 def race():
-    together.wait()
+    ready.wait()
     try:
         with RunLock(sys.argv[1]):
             with wins:
@@ -168,18 +170,18 @@ print(wins.value)
 """
 
 
-def test_of_many_at_once_one_wins(tmp_path):
-    done = subprocess.run([sys.executable, "-c", RACE, tmp_path], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "1\n", done.stderr
+def test_of_many_at_once_exactly_one_wins(tmp_path):
+    result = subprocess.run([sys.executable, "-c", RACE, tmp_path], capture_output=True, text=True, timeout=60)
+    assert result.stdout == "1\n", result.stderr
 
 
-def test_half_written_text_of_a_dead_owner_is_no_obstacle(tmp_path):
+def test_the_half_written_text_of_a_dead_owner_is_no_obstacle(tmp_path):
     (tmp_path / FILE_NAME).write_text('{"user": "al')
     with RunLock(tmp_path):
         pass
 
 
-def test_the_holder_can_be_asked_for_without_taking_the_lock(tmp_path):
+def test_the_holder_is_found_without_taking_the_lock(tmp_path):
     assert run_lock.holder(tmp_path) is None
     with RunLock(tmp_path):
         owner = run_lock.holder(tmp_path)

@@ -1,4 +1,4 @@
-"""The first signal asks, the second ends, whatever the main thread is doing: told with real processes."""
+"""The first signal requests a stop, the second ends the process, whatever the main thread does; with real processes."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ with StopSignals() as stop:
 raise SystemExit(stop.exit_status)
 """
 
-# The main thread is in C for a minute and runs no Python; the interpreter lock is free, as in XLA's compiler.
+# The main thread is in C for a minute and runs no Python. The interpreter lock is free, as in XLA's compiler.
 NATIVE = """
 import ctypes
 from pathways_lite.signals import StopSignals
@@ -58,7 +58,7 @@ def start(script):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_asks_for_a_clean_stop(number):
+def test_the_first_requests_a_clean_stop(number):
     process = start(POLLING)
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
@@ -68,44 +68,44 @@ def test_the_first_asks_for_a_clean_stop(number):
 
 
 @pytest.mark.parametrize(("first", "second"), [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
-def test_the_second_ends_at_once_in_the_midst_of_native_code(first, second):
+def test_the_second_ends_the_process_at_once_in_native_code(first, second):
     process = start(NATIVE)
     process.send_signal(first)
     assert process.stderr is not None
     assert process.stderr.readline() == "\n"
-    assert "a second one stops at once" in process.stderr.readline(), "told while the main thread is away"
+    assert "a second one stops at once" in process.stderr.readline(), "printed while the main thread is in C"
     time.sleep(0.2)
     assert process.poll() is None
-    began = time.monotonic()
+    start_time = time.monotonic()
     process.send_signal(second)
     process.communicate(timeout=20)
     assert process.returncode == 128 + second
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - start_time < 5
 
 
 @pytest.mark.slow
-def test_the_second_ends_at_once_in_the_midst_of_compilation():
+def test_the_second_ends_the_process_at_once_during_compilation():
     process = start(COMPILING)
     process.send_signal(signal.SIGTERM)
     time.sleep(1)
-    assert process.poll() is None, "it was to compile for longer than this"
-    began = time.monotonic()
+    assert process.poll() is None, "compilation must take longer than this"
+    start_time = time.monotonic()
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - start_time < 2
 
 
-def test_one_request_that_arrives_twice_is_one():
+def test_one_request_that_arrives_twice_counts_once():
     process = start(POLLING)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)  # as `timeout` and batch systems do, to the process and to its group
     out, _ = process.communicate(timeout=20)
     assert out == "saved\n"
-    assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT), "two at once come in any order"
+    assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT), "simultaneous signals arrive in any order"
 
 
-def test_the_handlers_from_before_come_back():
+def test_the_previous_handlers_are_restored():
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with StopSignals() as stop:
         os.kill(os.getpid(), signal.SIGINT)
@@ -136,6 +136,6 @@ with StopSignals() as stop:
 """
 
 
-def test_a_forked_worker_s_signals_are_its_own():
-    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60)
-    assert done.stdout == f"ready {-signal.SIGTERM} 0\n"
+def test_a_forked_worker_handles_its_own_signals():
+    result = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60)
+    assert result.stdout == f"ready {-signal.SIGTERM} 0\n"

@@ -1,13 +1,16 @@
-"""Do weights of domains that a small model has learned pay for the small models? DoReMi and DoGE against the corpus.
+"""Learned domain weights, with the small models paid for: DoReMi and DoGE against the corpus's own weights.
 
     pathways-lite data build corpora/languages TRAIN.jsonl.gz --held-out TEST.jsonl.gz --tokenizer sentencepiece:4096
     pathways-lite study run configs/ablations/domain_weights.py
     pathways-lite study report configs/ablations/domain_weights.py
 
-Any corpus of several domains does. 3 arms of 3 seeds of 3 TFLOPs, references and proxies included, which take a quarter
-of it: about twenty minutes on two idle CPU cores. Xie et al. 2023 (arXiv 2305.10429) lead to expect lower losses of all
-domains, Fan et al. 2023 (arXiv 2310.15393) a lower mean of them, at equal steps of the final model. The papers do not
-count the small models; here they are paid for.
+Cost: 27 TFLOPs, 9 runs of 3 including references and proxies, which take a quarter; about 20 minutes on 2 idle CPU
+cores.
+
+Expected result: not measured. Xie et al. 2023 (arXiv 2305.10429) report lower losses in all domains, Fan et al. 2023
+(arXiv 2310.15393) a lower mean, at equal steps of the final model. They do not count the small models; this study does.
+
+Any corpus of several domains works.
 """
 
 from pathways_lite.recipe import (
@@ -32,7 +35,7 @@ from pathways_lite.recipe import (
 from pathways_lite.studies import Study
 
 SEEDS = (0, 1, 2)
-FLOPS = 3e12  # of an arm, all of its stages
+FLOPS = 3e12  # of an arm, with all of its stages
 MODEL = Model(d_model=128, n_layers=4, n_heads=4, head_dim=32, d_ff=512, vocab_size=4096, dtype="float32")
 SMALL = MODEL.model_copy(update={"d_model": 64, "n_heads": 2, "d_ff": 256})
 UNIFORM = Temperature(tau=1e9)
@@ -52,7 +55,7 @@ def stage(seed: int, weights: DomainWeights, flops: float, **fields: object) -> 
 
 
 def small_stages(arm: str, seed: int) -> list[Stage]:
-    """References and proxies, 0.75 TFLOPs together; proxies have two rows of each of 8 domains in a batch."""
+    """Build references and proxies, 0.75 TFLOPs together; a proxy's batch has two rows of each of 8 domains."""
     if arm == "tau_1":
         return []
     proxy = {"name": "proxy", "model": SMALL, "batch_size": 16}
@@ -68,15 +71,15 @@ def small_stages(arm: str, seed: int) -> list[Stage]:
 def recipe(arm: str, seed: int) -> Recipe:
     small = small_stages(arm, seed)
     weights = LearnedWeights(stage="proxy") if small else Temperature()
-    left = FLOPS - 0.75e12 * bool(small)
-    final = stage(seed, weights, left, name="final", model=MODEL, batch_size=8)
+    remaining = FLOPS - 0.75e12 * bool(small)
+    final = stage(seed, weights, remaining, name="final", model=MODEL, batch_size=8)
     return Recipe(name=f"{arm}_{seed}", seed=seed, stages=(*small, final))
 
 
 def study() -> Study:
     return Study(
         name="domain_weights",
-        question="At equal FLOPs, references and proxies included, do learned weights of domains beat the corpus's?",
+        question="At equal FLOPs, references and proxies included, do learned domain weights beat the corpus's?",
         arms={arm: tuple(recipe(arm, seed) for seed in SEEDS) for arm in ("tau_1", "doremi", "doge")},
         baseline="tau_1",
     )

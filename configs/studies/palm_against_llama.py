@@ -1,11 +1,12 @@
-"""Which block learns more per FLOP at a few million parameters: PaLM's parallel one or Llama's serial one?
+"""PaLM's parallel block against Llama's serial one: which learns more per FLOP at a few million parameters?
 
     pathways-lite data build corpora/python python: --tokenizer sentencepiece:4096 --held-out 0.03
     pathways-lite study run configs/studies/palm_against_llama.py --jobs 2
     pathways-lite study report configs/studies/palm_against_llama.py
 
-Six runs of 2 TFLOPs: seven minutes on 2 CPU cores that others used too. Expected:
-palm's loss is about 0.06 lower. Measured: docs/results/studies.md.
+Cost: 12 TFLOPs, 6 runs of 2; 14 minutes of node time, two at a time on 2 CPU cores that other processes used too.
+
+Expected result: palm's loss is lower by 0.062 nats [0.049, 0.075] (docs/results/studies.md).
 
 The arms differ in the block and what comes with it: PaLM's has one norm, attention and MLP side by side and a single
 key-value head (Chowdhery et al. 2022, section 2); Llama's has two norms, one after the other and a key-value head per
@@ -27,7 +28,7 @@ def recipe(arm: str, seed: int) -> Recipe:
     base = Stage(
         name="base",
         model=BLOCKS[arm],
-        # The seed moves the initialisation and the order of the data, for both arms alike.
+        # The seed changes the initialization and the order of the data, equally for both arms.
         data=Data(corpus="corpora/python", seq_len=128, shuffle_seed=seed),
         optimizer=AdamW(learning_rate=4e-3, schedule=WSD(warmup=Fraction(n=0.05), decay=Fraction(n=0.4))),
         batch_size=8,

@@ -1,4 +1,4 @@
-"""`python -m pathways_lite` is `pathways-lite`."""
+"""Run `pathways-lite` as `python -m pathways_lite`."""
 
 from pathways_lite.cli.main import main
 

@@ -1,17 +1,17 @@
-"""Where a run keeps its things. The one place that knows file names.
+"""Layout of a run directory. The only module that knows the file names.
 
 runs/NAME/
     recipe.json            the resolved recipe
     report.html, loss.png  for people
     STAGE/                 one folder per stage
         checkpoints/       one folder per saved step
-        log.jsonl          reproducible rows: a resumed run's file is byte-identical
+        log.jsonl          reproducible rows; a resumed run's file is byte-identical
         timings.jsonl      wall-clock rows
         ledger.json        the accounts of the stage and of the chain so far
-        summary.json       final evaluation, samples, environment; written when the stage is done
+        summary.json       final evaluation, samples, environment; written when the stage is finished
         tensorboard/       event files
 
-A stage's folder may be a link to that of another run which has the same stage: it is trained there, once.
+A stage's folder may be a link to the folder of the same stage in another run, where it is trained once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathways_lite.recipe import Recipe, read_recipe
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    """Write JSON atomically: a reader sees the old file or the new one, never half of one."""
     write_text_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
@@ -52,16 +52,16 @@ class StageDirectory:
 
     @property
     def finished(self) -> bool:
-        """Whether the stage is trained to its end."""
+        """True if the stage is trained to its end."""
         return (self.path / "summary.json").is_file()
 
     @property
     def link_target(self) -> Path | None:
-        """The run that trains the stage, where that is another one; the folder is a link then."""
+        """The run that trains the stage, if the folder is a link to another run; else None."""
         return self.path.resolve().parent if self.path.is_symlink() else None
 
     def link_to(self, other: StageDirectory) -> None:
-        """Have `other` as this stage. The link is relative, so that both may be moved together."""
+        """Link this folder to `other`. The link is relative, so that both can be moved together."""
         target = os.path.relpath(other.path.absolute(), self.path.parent.absolute())
         if not (self.path.is_symlink() and str(self.path.readlink()) == target):
             self.path.unlink(missing_ok=True)
@@ -77,7 +77,7 @@ class StageDirectory:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """What is known when the stage is done; None while it is not."""
+        """The results of a finished stage; None before it is finished."""
         return _read_json(self.path / "summary.json")
 
     def write_summary(self, content: dict[str, Any]) -> None:
@@ -99,9 +99,11 @@ class RunDirectory:
         return self.path / "report.html"
 
     def recipe(self) -> Recipe:
-        """The resolved recipe. Raises UserError where this is no run directory."""
+        """Return the resolved recipe. Raises UserError if this is not a run directory."""
         if not self.recipe_path.is_file():
-            raise UserError(f"{self.path} is no run directory: it has no recipe.json; `pathways-lite runs` lists runs")
+            raise UserError(
+                f"{self.path} is not a run directory: it has no recipe.json; `pathways-lite runs` lists runs"
+            )
         return read_recipe(self.recipe_path)
 
     def stage(self, name: str) -> StageDirectory:

@@ -1,13 +1,13 @@
-"""One writer per run directory.
+"""Lock a run directory for one writer.
 
 The lock is the operating system's (`flock` on `run.lock`), so it ends with the process that holds it, however that
-ends: a run killed by -9 can be continued at once. The file's text says who holds it, for people and for the cases
-`flock` does not cover:
+process ends: a run killed by -9 can be continued at once. The text in the file says who holds the lock, for people and
+for the cases that `flock` does not cover:
 
-- A network file system may keep `flock` to one host (NFS mounted with `local_lock` or `nolock`). An owner on another
-  host is therefore believed to live while its heartbeat (the file's modification time) is younger than `STALE_AFTER`.
-- Some file systems have no locks at all. Then only the text protects, and two runs started within the same
-  instant are not kept apart; the lock says so.
+- A network file system may limit `flock` to one host (NFS mounted with `local_lock` or `nolock`). An owner on another
+  host is therefore assumed alive while its heartbeat (the file's modification time) is younger than `STALE_AFTER`.
+- Some file systems have no locks. Then only the text protects, and two runs started at the same instant are not kept
+  apart; the lock prints a note.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ class Owner:
 
     user: str
     host: str
-    boot: str  # tells a host from the same host before it was restarted
+    boot: str  # distinguishes a host from the same host before a restart
     pid: int
-    started: str  # the process's start; tells it from a later process with the same number
+    started: str  # start of the process; distinguishes it from a later process with the same pid
     command: str
     since: float  # seconds since the epoch
 
     @classmethod
     def this_process(cls) -> Self:
         return cls(
-            user=_user(),
+            user=_user_name(),
             host=socket.gethostname(),
-            boot=_boot(),
+            boot=_boot_id(),
             pid=os.getpid(),
-            started=_started(os.getpid()) or "",
+            started=_start_ticks(os.getpid()) or "",
             command=shlex.join(sys.orig_argv),
             since=time.time(),
         )
@@ -69,26 +69,26 @@ class Owner:
         return f"{self.user}@{self.host}, process {self.pid}, since {since}: {self.command}"
 
     def is_here(self) -> bool:
-        """Whether it runs, or ran, on this host."""
+        """Return True if the owner runs, or ran, on this host."""
         return self.host == socket.gethostname()
 
     def is_dead_here(self) -> bool:
-        """For an owner on this host: its process is gone, or the number belongs to another process now."""
-        return self.boot != _boot() or _started(self.pid) != (self.started or None)
+        """Return True if an owner on this host is gone, or its pid now belongs to another process."""
+        return self.boot != _boot_id() or _start_ticks(self.pid) != (self.started or None)
 
 
 class RunLock:
-    """Hold a directory for this process: `with RunLock(directory): ...`, or `acquire` and `release`."""
+    """Lock on a directory for this process: `with RunLock(directory): ...`, or `acquire` and `release`."""
 
     def __init__(self, directory: Path | str, *, note: Callable[[str], None] | None = None) -> None:
-        """`note` receives the line that tells of a lock taken over; by default it goes to stderr."""
+        """Create the lock without acquiring it. `note` receives lines for the user; the default prints to stderr."""
         self._path = Path(directory) / FILE_NAME
         self._note = note or (lambda line: print(line, file=sys.stderr))
         self._descriptor: int | None = None
         self._released = threading.Event()
 
     def acquire(self) -> None:
-        """Raises UserError, with the owner and since when, while another process holds the directory."""
+        """Acquire the lock. Raises UserError, with owner and start time, while another process holds the directory."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -97,15 +97,15 @@ class RunLock:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
-        _held.add(self)
+        _held_locks.add(self)
         self._released.clear()
         threading.Thread(target=self._beat, args=(descriptor,), daemon=True, name="run-lock").start()
 
     def release(self) -> None:
-        """Let others in. The empty file stays: removing it would let two processes lock two files of one name."""
+        """Release the lock. The empty file stays: removing it would let two processes lock two files of one name."""
         if self._descriptor is not None:
             self._released.set()
-            _held.discard(self)
+            _held_locks.discard(self)
             os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
@@ -119,7 +119,7 @@ class RunLock:
 
     def _take(self, descriptor: int) -> None:
         locked = self._flock(descriptor)
-        owner = _read(descriptor)
+        owner = _read_owner(descriptor)
         if locked is False:
             raise self._refusal(owner)
         if owner is not None:
@@ -129,7 +129,7 @@ class RunLock:
         os.pwrite(descriptor, json.dumps(asdict(Owner.this_process())).encode(), 0)
 
     def _flock(self, descriptor: int) -> bool | None:
-        """True when locked, False when another holds it, None where the file system has no locks."""
+        """Return True if locked, False if another process holds it, None if the file system has no locks."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -142,26 +142,26 @@ class RunLock:
         return True
 
     def _check_dead(self, owner: Owner, locked: bool | None) -> None:
-        """Raises UserError when the owner named in the file may still be alive."""
+        """Raise UserError if the owner named in the file may still be alive."""
         if owner.is_here():
             dead = bool(locked) or owner.is_dead_here()
         else:
-            dead = self._silent_for() > STALE_AFTER
+            dead = self._seconds_since_heartbeat() > STALE_AFTER
         if not dead:
             raise self._refusal(owner)
 
     def _refusal(self, owner: Owner | None) -> UserError:
-        message = f"{self._path.parent} is in use by another run ({owner or 'which has just begun'}). "
+        message = f"{self._path.parent} is in use by another run ({owner or 'which has just started'}). "
         if owner is None or owner.is_here():
             end = f", or end it with `kill {owner.pid}`: it saves a checkpoint first" if owner else ""
             return UserError(f"{message}Wait for it{end}.")
         return UserError(
             f"{message}Wait for it, or end it there. If it has died, this directory is free "
-            f"{STALE_AFTER:.0f} s after its last sign of life, {self._silent_for():.0f} s ago."
+            f"{STALE_AFTER:.0f} s after its last sign of life, {self._seconds_since_heartbeat():.0f} s ago."
         )
 
-    def _silent_for(self) -> float:
-        """Seconds since the last heartbeat, by the file server's clock: the hosts' own may disagree."""
+    def _seconds_since_heartbeat(self) -> float:
+        """Return the seconds since the last heartbeat by the file server's clock, as the hosts' clocks may disagree."""
         with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=".now-") as probe:
             return os.fstat(probe.fileno()).st_mtime - self._path.stat().st_mtime
 
@@ -171,70 +171,70 @@ class RunLock:
                 os.utime(descriptor)
 
     def _close_in_child(self) -> None:
-        """A forked worker shares the lock, and would keep it after this process has died."""
+        """Close the lock in a forked worker, which shares it and would keep it after this process has died."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
-_held: weakref.WeakSet[RunLock] = weakref.WeakSet()
+_held_locks: weakref.WeakSet[RunLock] = weakref.WeakSet()
 
 
 def _close_all_in_child() -> None:
-    for lock in list(_held):
+    for lock in list(_held_locks):
         lock._close_in_child()
-    _held.clear()
+    _held_locks.clear()
 
 
 os.register_at_fork(after_in_child=_close_all_in_child)
 
 
 def holder(directory: Path | str) -> Owner | None:
-    """The process that is writing to a directory; None where none seems to. Takes no lock, so it disturbs nobody."""
+    """Return the process that writes to a directory, None if there seems to be none. Takes no lock."""
     path = Path(directory) / FILE_NAME
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
-        owner = _read(descriptor)
-        silent = time.time() - os.fstat(descriptor).st_mtime
+        owner = _read_owner(descriptor)
+        silence = time.time() - os.fstat(descriptor).st_mtime
     finally:
         os.close(descriptor)
-    if owner is None or (owner.is_dead_here() if owner.is_here() else silent > STALE_AFTER):
+    if owner is None or (owner.is_dead_here() if owner.is_here() else silence > STALE_AFTER):
         return None
     return owner
 
 
-def _read(descriptor: int) -> Owner | None:
-    """The owner in the file; None when it was released, or when its owner died before it had written all."""
+def _read_owner(descriptor: int) -> Owner | None:
+    """Return the owner in the file; None if the lock was released, or its owner died before it had written all."""
     try:
         return Owner(**json.loads(os.pread(descriptor, 1 << 20, 0)))
     except (ValueError, TypeError):
         return None
 
 
-def _user() -> str:
+def _user_name() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without an entry in passwd
         return str(os.getuid())
 
 
-def _boot() -> str:
+def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
 
 
-def _started(pid: int) -> str | None:
-    """When a process began, in clock ticks since boot; None when there is no such process.
+def _start_ticks(pid: int) -> str | None:
+    """Return the start of a process in clock ticks since boot, None if there is no such process.
 
-    Without /proc (macOS) only its existence is known, and the answer for a live one is the empty string.
+    Without /proc (macOS) only its existence is known, and the result for a live process is the empty string.
     """
     try:
-        # The name in field 2 may hold spaces and brackets; what follows its last bracket is fields 3 and on.
+        # The name in field 2 may contain spaces and brackets; fields 3 and later follow its last bracket.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] == "Z" else fields[19]
     except OSError:

@@ -1,8 +1,8 @@
-"""SIGTERM and SIGINT: the first asks for a clean stop, a second one stops at once, in every phase.
+"""Handle SIGTERM and SIGINT: the first requests a clean stop, a second one stops at once, in every phase.
 
-Python runs a signal handler only when the main thread is back in the interpreter, which may be minutes away while
-it compiles. The interpreter's own C handler, however, writes the signal's number to a file descriptor at once, and
-a thread that reads it can act: XLA releases the interpreter lock while it compiles and executes.
+Python runs a signal handler only when the main thread is back in the interpreter, which may be minutes later while it
+compiles. The interpreter's own C handler, however, writes the signal number to a file descriptor at once, and a thread
+that reads it can act: XLA releases the interpreter lock while it compiles and executes.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any, Self
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _STDERR = 2
 
-# `timeout`, batch systems and terminals send one request to the process and to its group: two signals, one meaning.
+# `timeout`, batch systems and terminals send one request to the process and to its group: two signals, one request.
 _SAME_REQUEST = 0.1  # seconds
 
 
 class StopSignals:
-    """While it is entered, `requested` is set by the first SIGTERM or SIGINT; a training loop polls it.
+    """Context manager in which the first SIGTERM or SIGINT sets `requested`, for a training loop to poll.
 
-    A second signal ends the process at once with exit status 128 plus its number; nothing is saved or flushed
-    then. Enter it in the main thread. The handlers from before come back on exit.
+    A second signal ends the process at once with exit status 128 plus its number, without saving or flushing. Enter it
+    in the main thread. On exit the previous handlers are restored.
     """
 
     def __init__(self) -> None:
@@ -37,27 +37,27 @@ class StopSignals:
 
     @property
     def requested(self) -> int:
-        """The number of the first signal, 0 while there was none."""
+        """Number of the first signal, 0 before it."""
         return self._first[0] if self._first else 0
 
     @property
     def exit_status(self) -> int:
-        """128 plus the signal's number, as shells have it; 0 while there was none."""
+        """128 plus the number of the first signal, as in shells; 0 before it."""
         return 128 + self.requested if self.requested else 0
 
     def __enter__(self) -> Self:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._old_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        # The interpreter's C handler is what counts; without some Python handler it would not be installed.
+        # Only the interpreter's C handler matters; without some Python handler it would not be installed.
         self._old_handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
         self._watcher = threading.Thread(target=self._watch, args=(self._reader,), daemon=True, name="signals")
         self._watcher.start()
-        _entered.add(self)
+        _active.add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _entered.discard(self)
+        _active.discard(self)
         self._restore_handlers()
         self._writer.close()
         self._watcher.join()
@@ -77,25 +77,25 @@ class StopSignals:
         now = time.monotonic()
         if self._first is None:
             self._first = (number, now)
-            _say(f"{number.name}: saving a checkpoint and stopping; a second one stops at once.")
+            _print(f"{number.name}: saving a checkpoint and stopping; a second one stops at once.")
         elif now - self._first[1] > _SAME_REQUEST:
             os._exit(128 + number)
 
 
-_entered: weakref.WeakSet[StopSignals] = weakref.WeakSet()
+_active: weakref.WeakSet[StopSignals] = weakref.WeakSet()
 
 
 def _restore_in_child() -> None:
-    """A forked worker has no watcher: its signals are its own, and must not be told to this process."""
-    for stop in list(_entered):
+    """Restore the handlers in a forked worker, which has no watcher and must not report its signals to this process."""
+    for stop in list(_active):
         stop._restore_handlers()
-    _entered.clear()
+    _active.clear()
 
 
 os.register_at_fork(after_in_child=_restore_in_child)
 
 
-def _say(line: str) -> None:
-    """Past Python's buffers, whose lock the main thread may hold. A closed terminal is no reason to stop."""
+def _print(line: str) -> None:
+    """Write to stderr past Python's buffers, whose lock the main thread may hold. A closed terminal is ignored."""
     with contextlib.suppress(OSError):
         os.write(_STDERR, f"\n{line}\n".encode())

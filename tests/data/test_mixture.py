@@ -187,10 +187,10 @@ def test_unknown_and_empty_domains_are_refused():
         shares(GivenWeights(weights={"fr": 1}), SIZES, NAMES, 0)
     with pytest.raises(UserError, match="reads sw, which have not one sequence"):
         shares(GivenWeights(weights={"sw": 1}), [5, 1, 1, 0], NAMES, 0)
-    with pytest.raises(ValueError, match="starts at 0"):
+    with pytest.raises(ValueError, match="must start at 0"):
         DataMixture(phases=(MixturePhase(start=Fraction(n=0.5)),))
-    with pytest.raises(ValueError, match="a mixture or a round"):
-        Data(corpus="none", seq_len=8, mixture=DataMixture(), round=0.5)
+    with pytest.raises(ValueError, match=r"either data\.mixture or data\.rs2_fraction"):
+        Data(corpus="none", seq_len=8, mixture=DataMixture(), rs2_fraction=0.5)
 
 
 def test_rs2_without_replacement_is_ordinary_training_for_fewer_epochs():

@@ -27,7 +27,7 @@ from pathways_lite.recipe import (
     Upper,
 )
 
-RULES = (LinUpper(), Upper(), Quadratic(), Extremes(), Focal(), TopLosses(share=0.5), Uniform())
+RULES = (LinUpper(), Upper(), Quadratic(), Extremes(), Focal(), TopLosses(fraction=0.5), Uniform())
 
 
 def batch_of(loss_weights, starts=None):
@@ -67,8 +67,8 @@ def test_a_rule_in_proportion_to_the_loss_and_focal_and_top():
     np.testing.assert_allclose(weights_of(Upper(temperature=1.0), [1, 2, 3, 4]), 4 * proportional / proportional.sum())
     probable = (1 - np.exp(-np.array([1.0, 2, 3, 4]))) ** 2
     np.testing.assert_allclose(weights_of(Focal(gamma=2.0), [1, 2, 3, 4]), 4 * probable / probable.sum(), rtol=1e-6)
-    assert weights_of(TopLosses(share=0.25), [1, 4, 3, 2]).tolist() == [0, 4, 0, 0]
-    assert weights_of(TopLosses(share=1.0), [1, 4, 3, 2]).tolist() == [1, 1, 1, 1]
+    assert weights_of(TopLosses(fraction=0.25), [1, 4, 3, 2]).tolist() == [0, 4, 0, 0]
+    assert weights_of(TopLosses(fraction=1.0), [1, 4, 3, 2]).tolist() == [1, 1, 1, 1]
 
 
 LOSSES = st.lists(st.floats(0, 20, width=32), min_size=12, max_size=12).map(lambda x: np.float32(x).reshape(3, 4))
@@ -150,7 +150,7 @@ def test_what_is_logged():
 
 def test_what_rows_without_a_backward_pass_save():
     """A third of training is the forward pass, here of all rows; then half of them are trained on."""
-    half = Reweighting(rule=TopLosses(share=0.5))
+    half = Reweighting(rule=TopLosses(fraction=0.5))
     assert 300 + extra_flops(half, 300, 0, ahead=True) == 100 + 150
     assert 300 + extra_flops(half, 300, 30, ahead=True) == 100 + 150 + 10
     assert extra_flops(Reweighting(), 300, 0, ahead=False) == 0

@@ -1,26 +1,40 @@
-"""A recipe is typed, frozen, and survives JSON; its identity changes exactly with what determines the result."""
+"""A recipe is typed, frozen, and survives JSON. Its identity changes exactly with what determines the result."""
 
 import json
+import pkgutil
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pathways_lite import recipe as recipe_package
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import (
     Adafactor,
     AdamW,
     Continue,
     Data,
+    Frozen,
+    Grow,
+    LiGO,
+    Merge,
     Model,
     Muon,
+    Net2Net,
+    Prune,
     Ramp,
     Recipe,
+    Regrowth,
     Restore,
     Stage,
+    Temperature,
+    TopLosses,
     apply_overrides,
+    identity_differences,
     load_recipe,
     read_recipe,
     stage_identity,
@@ -50,7 +64,7 @@ def make_recipe(*stages: Stage) -> Recipe:
 # ---- typed and frozen ----
 
 
-def test_parts_are_immutable_and_refuse_unknown_fields() -> None:
+def test_nodes_are_immutable_and_refuse_unknown_fields() -> None:
     recipe = make_recipe()
     with pytest.raises(ValidationError):
         recipe.seed = 1
@@ -73,7 +87,7 @@ def test_a_budget_is_an_amount_with_a_unit(text: str, kind: str, n: float) -> No
 
 
 @pytest.mark.parametrize("text", ["300", "3 apples", "5 %", "-3 steps", "1.5 steps", "0 steps"])
-def test_what_is_no_budget_is_refused(text: str) -> None:
+def test_other_texts_are_not_budgets(text: str) -> None:
     with pytest.raises(ValidationError):
         make_stage(budget=text)
 
@@ -116,7 +130,7 @@ def test_a_resolved_recipe_loads_back_equal(tmp_path: Path) -> None:
     assert read_recipe(tmp_path / "recipe.json") == recipe
 
 
-def test_a_file_that_is_no_recipe_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_recipe_is_refused_in_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps({"name": "x"}))
     with pytest.raises(UserError, match="stages: Field required"):
@@ -145,6 +159,98 @@ def test_recipe_files(tmp_path: Path) -> None:
         load_recipe(path)
 
 
+# ---- names ----
+
+
+def exports(module: ModuleType) -> dict[str, object]:
+    """Return what `from module import *` binds."""
+    namespace: dict[str, object] = {}
+    exec(f"from {module.__name__} import *", namespace)
+    return {name: value for name, value in namespace.items() if name != "__builtins__"}
+
+
+def test_the_package_exports_what_its_modules_export_and_nothing_else() -> None:
+    modules = [
+        import_module(f"{recipe_package.__name__}.{info.name}")
+        for info in pkgutil.iter_modules(recipe_package.__path__)
+    ]
+    listed = [name for module in modules for name in module.__all__]
+    assert len(set(listed)) == len(listed)
+    assert set(recipe_package.__all__) == {*listed, *recipe_package._FORMER_NAMES}
+    assert exports(recipe_package).keys() == set(recipe_package.__all__)
+
+
+def test_every_public_class_of_a_module_is_exported() -> None:
+    for info in pkgutil.iter_modules(recipe_package.__path__):
+        module = import_module(f"{recipe_package.__name__}.{info.name}")
+        classes = {
+            name
+            for name, value in vars(module).items()
+            if isinstance(value, type) and value.__module__ == module.__name__ and not name.startswith("_")
+        }
+        assert classes <= set(module.__all__)
+
+
+@pytest.mark.parametrize(
+    ("former", "current"),
+    [
+        ("Blocks", "BlockOrder"),
+        ("Direct", "Net2Net"),
+        ("Earlier", "CheckpointRef"),
+        ("Given", "GivenWeights"),
+        ("Learned", "LiGO"),
+        ("Mixture", "MixtureOfDenoisers"),
+        ("Random", "MaskedGrowth"),
+        ("Top", "TopLosses"),
+        ("Weighted", "WeightedDenoiser"),
+        ("Zero", "ZeroInit"),
+    ],
+)
+def test_former_class_names_are_importable(former: str, current: str) -> None:
+    assert getattr(recipe_package, former) is getattr(recipe_package, current)
+    assert exports(recipe_package)[former] is exports(recipe_package)[current]
+
+
+RENAMED_FIELDS = [
+    (Merge, {}, "checkpoints", "of", [{"path": "runs/x"}]),
+    (Data, {"corpus": "corpora/x", "seq_len": 64}, "rs2_fraction", "round", 0.25),
+    (Prune, {"sparsity": 0.5}, "update_every", "every", 7),
+    (Temperature, {}, "upsample", "times", {"math": 8}),
+    (Regrowth, {}, "fraction", "share", 0.2),
+    (TopLosses, {}, "fraction", "share", 0.25),
+]
+
+
+@pytest.mark.parametrize(("cls", "fields", "name", "former", "value"), RENAMED_FIELDS)
+def test_a_renamed_field_is_read_by_both_names_and_written_by_the_new(
+    cls: type[Frozen], fields: dict[str, object], name: str, former: str, value: object
+) -> None:
+    node = cls(**fields, **{name: value})
+    assert cls(**fields, **{former: value}) == node
+    assert cls.model_validate_json(json.dumps({**fields, former: value})) == node
+    assert cls.model_validate_json(node.model_dump_json()) == node
+    assert cls(**fields).model_copy(update={former: getattr(node, name)}) == node
+    assert getattr(node, former) == getattr(node, name)
+    assert name in node.model_dump()
+    assert former not in node.model_dump()
+    with pytest.raises(ValidationError, match=f"'{former}' is the former name of '{name}'; give '{name}' alone"):
+        cls(**fields, **{name: value, former: value})
+
+
+@pytest.mark.parametrize(("cls", "fields", "name", "former", "value"), RENAMED_FIELDS)
+def test_the_identity_has_the_former_name(
+    cls: type[Frozen], fields: dict[str, object], name: str, former: str, value: object
+) -> None:
+    hashed = identity_fields(cls(**fields, **{name: value}))
+    assert former in hashed
+    assert name not in hashed
+
+
+def test_identity_differences_have_the_new_names() -> None:
+    old, new = (make_recipe(make_stage(data=Data(corpus="x", seq_len=64, rs2_fraction=n))) for n in (0.5, 0.25))
+    assert identity_differences(old, new, 0) == ["stages.base.data.rs2_fraction: 0.5 there, 0.25 now"]
+
+
 # ---- overrides ----
 
 
@@ -171,11 +277,39 @@ def test_overrides_by_name_and_by_number() -> None:
         ("stages.base.optimizer.schedule.warmup=10 %", {"kind": "fraction", "n": 0.1}),
     ],
 )
-def test_values_are_read_by_the_fields_type(override: str, value: object) -> None:
+def test_values_are_parsed_by_the_type_of_the_field(override: str, value: object) -> None:
     node: object = apply_overrides(make_recipe(), [override]).stages[0].model_dump()
     for name in override.split("=")[0].split(".")[2:]:
         node = node[name]  # type: ignore[index]
     assert node == value
+
+
+@pytest.mark.parametrize(
+    ("former", "current"),
+    [
+        ("stages.base.start.of=[]", "stages.base.start.checkpoints=[]"),
+        ("stages.base.start.of.0.weight=2", "stages.base.start.checkpoints.0.weight=2"),
+        ("stages.base.data.round=0.5", "stages.base.data.rs2_fraction=0.5"),
+        ("stages.base.pruning.every=3", "stages.base.pruning.update_every=3"),
+        ("stages.base.pruning.regrowth.share=0.1", "stages.base.pruning.regrowth.fraction=0.1"),
+    ],
+)
+def test_former_paths_are_overridden(former: str, current: str) -> None:
+    pruning = Prune(sparsity=0.5, regrowth=Regrowth())
+    base = make_recipe(make_stage(start=Merge(checkpoints=("runs/a", "runs/b")), pruning=pruning))
+    changed = apply_overrides(base, [former])
+    assert changed == apply_overrides(base, [current]) != base
+    assert stage_identity(changed, 0) != stage_identity(base, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "operator"), [("ligo", LiGO()), ("LiGO", LiGO()), ("learned", LiGO()), ("net2net", Net2Net())]
+)
+def test_a_variant_is_named_by_its_kind_or_its_class(text: str, operator: Frozen) -> None:
+    grown = make_recipe(make_stage(), make_stage("grown", start=Grow()))
+    start = apply_overrides(grown, [f"stages.grown.start.operator={text}"]).stages[1].start
+    assert isinstance(start, Grow)
+    assert start.operator == operator
 
 
 def test_switching_a_kind_resets_the_subtree_to_its_own_defaults() -> None:
@@ -197,13 +331,14 @@ def test_switching_a_kind_resets_the_subtree_to_its_own_defaults() -> None:
         ("stages.base.optimizer.learning_rate=-1", "greater than 0"),
         ("stages.base.budget=3 apples", "unknown unit 'apples'"),
         ("stages.base.microbatch=3", "does not divide"),
+        ("stages.base.data.rs2_fracton=0.5", "has no field 'rs2_fracton'. Did you mean 'rs2_fraction'"),
         ("stages.base.name.x=1", "has no field 'x'"),
         ("stages.base=1", "name a field of it"),
         ("stages.base.seed", "write path=value"),
         ("stages.base.optimizer.kind=muon", "kind"),
     ],
 )
-def test_a_wrong_override_says_what_would_do(override: str, message: str) -> None:
+def test_a_wrong_override_says_what_to_type(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         apply_overrides(make_recipe(), [override])
 
@@ -244,18 +379,18 @@ def test_identity_changes_with_what_determines_the_result() -> None:
     assert len(others | {identity}) == len(different) + 1
 
 
-def test_a_method_that_is_not_used_is_no_part_of_the_identity() -> None:
+def test_an_unused_method_does_not_change_the_identity() -> None:
     class LaterStage(Stage):
-        """Stage, once somebody gave it another optional method."""
+        """A stage of a later version, with another optional method."""
 
         new_method: float | None = None
 
-    known, later = make_stage(), LaterStage(**make_stage().model_dump())
-    assert identity_fields(later) == identity_fields(known)
-    assert identity_fields(later.model_copy(update={"new_method": 0.0})) != identity_fields(known)
+    stage, later = make_stage(), LaterStage(**make_stage().model_dump())
+    assert identity_fields(later) == identity_fields(stage)
+    assert identity_fields(later.model_copy(update={"new_method": 0.0})) != identity_fields(stage)
 
 
-def test_recipes_share_the_identity_of_shared_first_stages() -> None:
+def test_shared_first_stages_have_the_same_identity() -> None:
     trunk = make_stage()
     first = make_recipe(trunk, make_stage("a", start=Continue()))
     second = make_recipe(trunk, make_stage("b", start=Continue(), batch_size=16))

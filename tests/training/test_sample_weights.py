@@ -15,7 +15,7 @@ from pathways_lite.training.sample_weights import MethodState, SampleWeights, st
 
 NOW = Steps(n=0)
 LIN_UPPER = Reweighting(rule=LinUpper(), burn_in=NOW)
-HALF = Reweighting(rule=TopLosses(share=0.5), burn_in=NOW)
+HALF = Reweighting(rule=TopLosses(fraction=0.5), burn_in=NOW)
 
 
 def method(how, **fields):

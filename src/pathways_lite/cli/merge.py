@@ -43,7 +43,7 @@ def merge(
     if sum(relative) <= 0 or not 0 < decay <= 1:
         raise UserError(f"--weights {weights} --decay {decay}: weights need a sum above 0, the decay is in (0, 1]")
     named = tuple(Ingredient(path=path, weight=w) for path, w in zip(checkpoints, relative, strict=True))
-    resolved = resolve_merge(Merge(of=named, last=last, decay=decay), "merged").of
+    resolved = resolve_merge(Merge(checkpoints=named, last=last, decay=decay), "merged").checkpoints
     found = [load_model(one.path, examined=False) for one in resolved]
     shares = [one.weight for one in resolved]
     if greedy:

@@ -117,10 +117,10 @@ def shares(weights: DomainWeights, windows: Sequence[int], domains: Sequence[str
     """
     sizes = np.asarray(windows, np.float64)
     match weights:
-        case Temperature(tau=tau, times=times):
+        case Temperature(tau=tau, upsample=upsample):
             # Relative to the largest, so that no temperature is too low for floats.
             relative = np.where(sizes > 0, sizes, 1.0) / max(1.0, sizes.max())
-            weight = relative ** (1.0 / tau) * (sizes > 0) * _by_name(times, domains, 1.0)
+            weight = relative ** (1.0 / tau) * (sizes > 0) * _by_name(upsample, domains, 1.0)
         case GivenWeights(weights=given):
             weight = _by_name(given, domains, 0.0)
         case LearnedWeights(weights=learned):

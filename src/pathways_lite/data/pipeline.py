@@ -46,7 +46,7 @@ class DataStream:
         """The order of the examples. Raises UserError where the corpus is too small for one sequence."""
         windows, seed = windows_per_domain(self.store, self.data.seq_len), self.data.shuffle_seed
         if (mixture := self.data.mixture) is None:
-            return Order(windows, seed, self.data.round or 1.0)
+            return Order(windows, seed, self.data.rs2_fraction or 1.0)
         cursor = self.cursor
         mixed = phases(mixture, windows, self.store.domains, self.timeline, cursor.skips, cursor.first_sequence)
         return MixedOrder(windows, mixed, seed, cursor.consumed)

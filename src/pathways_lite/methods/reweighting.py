@@ -108,7 +108,7 @@ def weigh(reweighting: Reweighting, losses: jax.Array, batch: Batch, temperature
         case Focal(gamma=gamma):
             # A loss that is below the reference's would be a probability above 1.
             return normalize_weights((1.0 - jnp.exp(-jnp.maximum(found.loss, 0.0))) ** gamma, found.size)
-        case TopLosses(share=share):
+        case TopLosses(fraction=share):
             return normalize_weights(top(found, share), found.size)
         case rule:
             return softmax_weights(score(rule, in_range(found)), found.size, temperature)

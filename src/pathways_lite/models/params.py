@@ -1,11 +1,14 @@
-"""The arrays of a model as data: what each is called, its axes, and what it does with the units along them."""
+"""The parameters of a model as a table: name, axes, shape, and the role of each axis.
+
+Pruning, growth and export read this table instead of knowing the model: a block with new arrays extends it here.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,17 +16,38 @@ from pathways_lite.models.decoder import abstract_params, logical_axes
 from pathways_lite.recipe import Model
 
 
+class AttentionArrays(NamedTuple):
+    """Names of the projections whose units are heads, by what they do."""
+
+    q: str = "layers.attention.q"
+    k: str = "layers.attention.k"
+    v: str = "layers.attention.v"
+    out: str = "layers.attention.out"
+
+
+class MLPArrays(NamedTuple):
+    """Names of the projections whose units are the MLP's channels, by what they do."""
+
+    gate: str = "layers.mlp.gate"
+    up: str = "layers.mlp.up"
+    down: str = "layers.mlp.down"
+
+
+ATTENTION, MLP = AttentionArrays(), MLPArrays()
+EMBEDDING, FINAL_NORM = "embedding", "final_norm.scale"
+
+
 class AxisRole(Enum):
     """What an array does with the units along one of its axes."""
 
-    WRITES = "writes"  # they are computed by it
-    READS = "reads"  # they are summed over
-    SCALES = "scales"  # they are multiplied one by one
+    WRITES = "writes"  # computes them
+    READS = "reads"  # sums over them
+    SCALES = "scales"  # multiplies each by a factor
 
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """One array of the parameters, a layer's part of it where blocks are stacked."""
+    """One array of the parameters; where blocks are stacked, one layer's slice of it."""
 
     name: str  # "layers.attention.q"
     axes: tuple[str, ...]  # without "layers"
@@ -32,18 +56,18 @@ class ParamSpec:
 
     @property
     def is_scale(self) -> bool:
-        """A norm's scales; everything else is a matrix."""
+        """Whether the array is a norm's scale; every other one is a matrix."""
         return len(self.axes) == 1
 
     @property
     def is_output(self) -> bool:
-        """The kernel with which a branch writes to the residual stream."""
+        """Whether the array is the output projection of a branch, which writes to the residual stream."""
         return self.stacked and not self.is_scale and self.axes[-1] == "embed"
 
     @property
     def fan_in(self) -> int:
         """The number of units that a matrix reads."""
-        if self.name == "embedding":
+        if self.name == EMBEDDING:
             return 1
         read = (size for axis, size in zip(self.axes, self.shape, strict=True) if self.use(axis) is AxisRole.READS)
         return math.prod(read)
@@ -55,12 +79,12 @@ class ParamSpec:
         if self.is_output:
             return AxisRole.WRITES if axis == "embed" else AxisRole.READS
         if axis == "embed":
-            return AxisRole.WRITES if self.name == "embedding" else AxisRole.READS
+            return AxisRole.WRITES if self.name == EMBEDDING else AxisRole.READS
         return AxisRole.WRITES
 
 
 def param_specs(model: Model) -> Any:
-    """The tree of parameters with a `ParamSpec` for each."""
+    """Build the tree of parameters with a `ParamSpec` for each."""
 
     def describe(path: Any, leaf: jax.ShapeDtypeStruct, axes: tuple[str, ...]) -> ParamSpec:
         stacked = axes[0] == "layers"
@@ -70,12 +94,10 @@ def param_specs(model: Model) -> Any:
     return jax.tree.map_with_path(describe, abstract_params(model), logical_axes(model))
 
 
-# What an optimizer reads off a parameter's logical axes: where layers are stacked, its rank does not tell.
-#
-# A tree of logical axes has a tuple of names for each parameter, e.g. ("layers", "embed", "heads", "head_dim").
-
+# ---- what an optimizer reads from logical axes, as the rank of stacked arrays does not tell ----
 
 Axes = tuple[str, ...]
+"""Logical axes of a parameter, e.g. ("layers", "embed", "heads", "head_dim")."""
 
 
 def is_axes(node: Any) -> bool:
@@ -84,20 +106,20 @@ def is_axes(node: Any) -> bool:
 
 
 def is_stacked(names: Axes) -> bool:
-    """Whether the leading axis counts layers, each with a parameter of its own."""
+    """Whether the leading axis counts layers, each with its own parameter."""
     return "layers" in names[:1]
 
 
 def is_matrix(names: Axes) -> bool:
-    """Whether a layer's parameter is a matrix (a kernel, an embedding, the head) and no vector of scales."""
+    """Whether a layer's parameter is a matrix (a kernel, an embedding, the head) and not a vector of scales."""
     return len(names) - is_stacked(names) >= 2
 
 
 def matrix_sides(names: Axes) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Input and output axes of a block's kernel, or None for any other parameter.
+    """Return the input and output axes of a block's kernel, None for any other parameter.
 
     A kernel maps out of the residual stream ("embed" first: queries, keys, values, the MLP's input) or back into it
-    ("embed" last: the attention's and the MLP's output). All axes on the other side together are the other side.
+    ("embed" last: the outputs of attention and MLP). All other axes together are the other side.
     """
     if not (is_stacked(names) and is_matrix(names)):
         return None

@@ -1,22 +1,57 @@
-"""What every part of a recipe is made of: frozen typed models, and amounts of training."""
+"""Building blocks of a recipe: the frozen base model, and amounts of training."""
 
 from __future__ import annotations
 
+import operator
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+__all__ = ["Amount", "Budget", "Flops", "Fraction", "Frozen", "Steps", "Tokens"]
 
 
 class Frozen(BaseModel):
-    """An immutable part of a recipe. Unknown fields are refused, so a misspelt one is never ignored.
+    """An immutable node of a recipe. Unknown fields are refused, so a misspelled one is never ignored.
 
-    `not_identity` names the fields that cannot change what a stage computes (how often it saves, where
-    its corpus lies); they are left out of the stage's identity.
+    `not_identity` names the fields that cannot change what a stage computes (how often it saves, where its corpus is
+    stored); the stage's identity leaves them out.
+
+    `former_names` maps a field that was renamed to the name that it had before. The former name is still read, in
+    keyword arguments, JSON, overrides and `model_copy`, and as an attribute; only the new one is written. A stage's
+    identity is computed with the former name, so a rename does not separate a recipe from its checkpoints.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
     not_identity: ClassVar[frozenset[str]] = frozenset()
+    former_names: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, former in cls.former_names.items():
+            setattr(cls, former, property(operator.attrgetter(name)))
+
+    @classmethod
+    def current_name(cls, name: str) -> str:
+        """Return the present name of a field that is called `name`, or was formerly."""
+        return next((current for current, former in cls.former_names.items() if former == name), name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        for name, former in cls.former_names.items():
+            if name in fields and former in fields:
+                raise ValueError(f"{former!r} is the former name of {name!r}; give {name!r} alone")
+        return {cls.current_name(name): value for name, value in fields.items()}
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy, with the fields in `update` replaced and, as in pydantic, not validated."""
+        current = {self.current_name(name): value for name, value in (update or {}).items()}
+        return super().model_copy(update=current, deep=deep)
 
 
 class Steps(Frozen):
@@ -56,7 +91,7 @@ def _parse_amount(value: Any) -> Any:
         return value
     match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(%|[A-Za-z]+)\s*", value)
     if match is None:
-        raise ValueError(f"{value!r} is no amount; write e.g. '300 steps', '2e6 tokens', '1e15 flops' or '5 %'")
+        raise ValueError(f"{value!r} is not an amount; write e.g. '300 steps', '2e6 tokens', '1e15 flops' or '5 %'")
     number, unit = float(match[1]), match[2].lower()
     if unit == "%":
         return {"kind": "fraction", "n": number / 100}
@@ -67,7 +102,7 @@ def _parse_amount(value: Any) -> Any:
 
 
 Budget = Annotated[Steps | Tokens | Flops, Field(discriminator="kind"), BeforeValidator(_parse_amount)]
-"""How much a stage trains."""
+"""The amount of training in a stage."""
 
 Amount = Annotated[Steps | Tokens | Flops | Fraction, Field(discriminator="kind"), BeforeValidator(_parse_amount)]
-"""A point or a length on the stage's clock."""
+"""A point in time or a duration on a stage's clock."""

@@ -1,4 +1,4 @@
-"""What a stage uses of something that was trained before, beside its start."""
+"""References to trained models beside a stage's start (e.g. a reference model for RHO, learned domain weights)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from pydantic import Field, model_validator
 from pathways_lite.recipe.base import Frozen
 from pathways_lite.recipe.model import Model
 
+__all__ = ["CheckpointRef", "Reference"]
+
 
 class CheckpointRef(Frozen):
-    """A result: of an earlier stage of the same recipe, which need not be trained yet, or a checkpoint of any run."""
+    """The result of an earlier stage of the same recipe, which may not be trained yet, or a checkpoint of any run."""
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"path", "stage"})
 
     path: str = Field("", description="a checkpoint directory, or a stage or run directory (its newest checkpoint)")
-    stage: str | None = Field(None, description="instead: the name of an earlier stage, whose final checkpoint it is")
+    stage: str | None = Field(None, description="instead: the name of an earlier stage; its final checkpoint is used")
     digest: str | None = Field(None, description="of the checkpoint at `path`; filled in when the recipe is resolved")
     identity: str | None = Field(None, description="of that stage; filled in when the recipe is resolved")
 
@@ -28,6 +30,6 @@ class CheckpointRef(Frozen):
 
 
 class Reference(CheckpointRef):
-    """A trained model whose loss is taken off: what is left can still be learnt."""
+    """A trained model whose loss is subtracted: what remains can still be learned."""
 
     model: Model | None = Field(None, description="of that checkpoint; filled in when the recipe is resolved")

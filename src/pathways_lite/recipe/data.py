@@ -1,8 +1,9 @@
-"""Which tokens a stage reads, in which order, and how they are cut into sequences."""
+"""The data of a stage: which tokens it reads, in which order, and how they are cut into sequences."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -10,42 +11,49 @@ from pydantic import BeforeValidator, Field, model_validator
 from pathways_lite.recipe.base import Amount, Fraction, Frozen
 from pathways_lite.recipe.checkpoint_ref import CheckpointRef
 
-# How often each domain of a corpus is read, and when: mixtures as data. `data.mixture` carries them out.
+__all__ = [
+    "Data", "DataMixture", "DomainWeights", "GivenWeights", "LearnedWeights", "MixturePhase", "Temperature", "UniMax",
+    "cooldown", "upsampling",
+]  # fmt: skip
+
+# ---- mixtures: how often each domain is read, and when; `data.mixture` implements them ----
 
 
-def _pairs(value: Any) -> Any:
-    """A dictionary as pairs, so that a recipe stays immutable and hashable."""
+def _sorted_pairs(value: Any) -> Any:
+    """Convert a dictionary to sorted pairs, so that a recipe stays immutable and hashable."""
     return tuple(sorted(value.items())) if isinstance(value, dict) else value
 
 
-ByDomain = Annotated[tuple[tuple[str, Annotated[float, Field(ge=0)]], ...], BeforeValidator(_pairs)]
-"""Numbers by the domain's name: write {"math": 8}."""
+ByDomain = Annotated[tuple[tuple[str, Annotated[float, Field(ge=0)]], ...], BeforeValidator(_sorted_pairs)]
+"""Numbers by domain name; write {"math": 8}."""
 
 
 class Temperature(Frozen):
-    """In proportion to size^(1 / tau): 1 as the corpus is, 100 nearly uniform; some domains so many times that."""
+    """Weights proportional to size^(1 / tau), some domains upsampled: tau=1 is the corpus, tau=100 nearly uniform."""
+
+    former_names: ClassVar[Mapping[str, str]] = {"upsample": "times"}
 
     kind: Literal["temperature"] = "temperature"
     tau: float = Field(1.0, gt=0)
-    times: ByDomain = ()
+    upsample: ByDomain = Field((), description="factors on the weights of some domains, by name")
 
 
 class GivenWeights(Frozen):
-    """In proportion to what is given; a domain that is not named is not read."""
+    """Weights proportional to the numbers given; a domain without a number is not read."""
 
     kind: Literal["given"] = "given"
     weights: ByDomain
 
 
 class UniMax(Frozen):
-    """As uniform as can be without reading a domain more often than `epochs` (Chung et al. 2023, arXiv 2304.09151)."""
+    """Uniform weights, capped at `epochs` passes over each domain (Chung et al. 2023, arXiv 2304.09151)."""
 
     kind: Literal["unimax"] = "unimax"
-    epochs: float = Field(4.0, gt=0, description="most, over the phase")
+    epochs: float = Field(4.0, gt=0, description="largest number of passes over a domain in the phase")
 
 
 class LearnedWeights(CheckpointRef):
-    """What a stage with `domain_weights` has learned: their average over its steps."""
+    """Weights that a stage with `domain_weights` has learned, averaged over its steps."""
 
     not_identity: ClassVar[frozenset[str]] = CheckpointRef.not_identity | {"weights"}
 
@@ -57,18 +65,18 @@ DomainWeights = Annotated[Temperature | GivenWeights | UniMax | LearnedWeights, 
 
 
 class MixturePhase(Frozen):
-    """Weights of domains from a point of the stage's clock on."""
+    """Domain weights from one point of the stage's clock until the next phase."""
 
     start: Amount = Fraction(n=0.0)
     weights: DomainWeights = Temperature()
 
 
 class DataMixture(Frozen):
-    """Weights of domains, constant in each phase; in any stretch each domain has its share, to within a few sequences.
+    """Domain weights, constant in each phase. Every interval holds each domain's share, to within a few sequences.
 
-    by="loss" is scalarization: sequences are read in proportion to the domains' sizes, and what the weights would read
-    more often counts more in the loss. The expected gradient is the same, its variance is not (Li et al. 2024,
-    arXiv 2410.04579).
+    by="loss" is scalarization: sequences are read in proportion to the domains' sizes, and a domain that the weights
+    would read more often counts more in the loss. The expected gradient is the same, its variance is not (Li et al.
+    2024, arXiv 2410.04579).
     """
 
     phases: tuple[MixturePhase, ...] = Field((MixturePhase(),), min_length=1)
@@ -77,45 +85,52 @@ class DataMixture(Frozen):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.phases[0].start.n != 0:
-            raise ValueError("the first phase of a mixture starts at 0")
-        kinds = {phase.start.kind for phase in self.phases[1:]}
+            raise ValueError("the first phase of a mixture must start at 0")
+        units = {phase.start.kind for phase in self.phases[1:]}
         starts = [phase.start.n for phase in self.phases]
-        if len(kinds) > 1 or any(b <= a for a, b in itertools.pairwise(starts)):
-            raise ValueError(f"phases of a mixture start later and later, in one unit, not at {starts}")
+        if len(units) > 1 or any(b <= a for a, b in itertools.pairwise(starts)):
+            raise ValueError(f"the phases of a mixture must start in increasing order, in one unit, not at {starts}")
         return self
 
     @property
     def learned(self) -> tuple[LearnedWeights, ...]:
-        """What of it is learned."""
+        """The weights that another stage learns."""
         return tuple(phase.weights for phase in self.phases if isinstance(phase.weights, LearnedWeights))
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """The stages that have to be trained before all weights are known."""
-        return tuple(one.stage for one in self.learned if one.stage is not None and one.weights is None)
+        """The names of the stages that must be trained before all weights are known."""
+        return tuple(weights.stage for weights in self.learned if weights.stage is not None and weights.weights is None)
 
 
 def cooldown(high: float = 5.0, low: float = 1.0, at: str = "50 %") -> DataMixture:
-    """Temperature sampling that goes from `high` to `low` at once (Li et al. 2024: 5 to 1, at half)."""
+    """Build a mixture whose temperature drops from `high` to `low` in one step (Li et al. 2024: 5 to 1, at half)."""
     late = MixturePhase.model_validate({"start": at, "weights": Temperature(tau=low)})
     return DataMixture(phases=(MixturePhase(weights=Temperature(tau=high)), late))
 
 
 def upsampling(times: dict[str, float], last: float = 0.2, tau: float = 1.0) -> DataMixture:
-    """Some domains so many times as often in the `last` share of the budget (Blakeney et al., arXiv 2406.03476)."""
-    many = Temperature.model_validate({"tau": tau, "times": times})
-    late = MixturePhase(start=Fraction(n=1.0 - last), weights=many)
+    """Build a mixture that upsamples domains in the `last` fraction of the budget (Blakeney et al., arXiv 2406.03476).
+
+    `times` gives the factor on the weight of each of these domains.
+    """
+    upsampled = Temperature.model_validate({"tau": tau, "upsample": times})
+    late = MixturePhase(start=Fraction(n=1.0 - last), weights=upsampled)
     return DataMixture(phases=(MixturePhase(weights=Temperature(tau=tau)), late))
+
+
+# ---- the token store ----
 
 
 class Data(Frozen):
     """A token store made by `pathways-lite data build`, read in a keyed random order.
 
-    `batch(step)` is a pure function of this, the batch size and the step: nothing but the step is needed
-    to resume, on any number of hosts.
+    `batch(step)` is a pure function of this, the batch size and the step: nothing but the step is needed to resume, on
+    any number of hosts.
     """
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"corpus", "workers", "threads", "prefetch"})
+    former_names: ClassVar[Mapping[str, str]] = {"rs2_fraction": "round"}
 
     corpus: str = Field(description="directory (or gs://, s3:// address) of the token store")
     fingerprint: str | None = Field(
@@ -126,8 +141,11 @@ class Data(Frozen):
     mixture: DataMixture | None = Field(
         None, description="how often each domain is read; None: every sequence once per epoch, of all domains together"
     )
-    round: float | None = Field(
-        None, gt=0, le=1, description="RS2: each round is a fresh random share of all sequences; None: all of them"
+    rs2_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="RS2 (arXiv 2305.18424): each round reads a fresh random fraction of the sequences; None: all",
     )
     boundaries: Literal["document", "none"] = Field(
         "document", description="document: attention stays within a document; none: across documents, as PaLM did"
@@ -138,6 +156,8 @@ class Data(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.mixture is not None and self.round is not None:
-            raise ValueError("a mixture reads every domain in rounds of its own; give a mixture or a round, not both")
+        if self.mixture is not None and self.rs2_fraction is not None:
+            raise ValueError(
+                "a mixture reads each domain in its own epochs; set either data.mixture or data.rs2_fraction, not both"
+            )
         return self

@@ -1,4 +1,4 @@
-"""A stage's identity: the hash of what determines its result, its ancestors included."""
+"""A stage's identity: a hash of everything that determines its result, ancestors included."""
 
 from __future__ import annotations
 
@@ -9,27 +9,36 @@ from typing import Any
 from pathways_lite.recipe.base import Frozen
 from pathways_lite.recipe.stage import Recipe
 
-# Raise it when the same recipe begins to compute something else.
+__all__ = ["identity_differences", "stage_identity"]
+
+# Increase it when the same recipe starts to compute something else.
 FORMAT = 1
 
 
-def identity_fields(part: Any) -> Any:
-    """`part` as plain JSON types, without the fields that cannot change a result.
+def identity_fields(node: Any, *, former_names: bool = True) -> Any:
+    """Return `node` as plain JSON types, without the fields that cannot change a result.
 
-    A field that is None is left out as well: a method that a recipe does not use, perhaps because it did not exist when
-    the recipe was run, is no part of what was computed.
+    A renamed field has its former name, so a rename keeps the hash; `former_names=False` is for people to read.
+
+    A field that is None is left out too: a method that a recipe does not use, perhaps because it did not exist when
+    the recipe was run, does not belong to what was computed.
     """
-    if isinstance(part, Frozen):
-        names = type(part).model_fields.keys() - part.not_identity
-        fields = {name: getattr(part, name) for name in sorted(names)}
-        return {name: identity_fields(value) for name, value in fields.items() if value is not None}
-    if isinstance(part, tuple | list):
-        return [identity_fields(item) for item in part]
-    return part
+    if isinstance(node, Frozen):
+        names = {
+            node.former_names.get(name, name) if former_names else name: name
+            for name in type(node).model_fields.keys() - node.not_identity
+        }
+        values = {key: getattr(node, names[key]) for key in sorted(names)}
+        return {
+            key: identity_fields(value, former_names=former_names) for key, value in values.items() if value is not None
+        }
+    if isinstance(node, tuple | list):
+        return [identity_fields(item, former_names=former_names) for item in node]
+    return node
 
 
 def stage_identity(recipe: Recipe, index: int) -> str:
-    """Hexadecimal SHA-256 (first 16 digits) of stage `index` with all stages before it and the seed.
+    """Return the first 16 hexadecimal digits of the SHA-256 of stage `index`, all stages before it and the seed.
 
     Two recipes that share their first stages share those stages' identities, and so their checkpoints.
     """
@@ -40,21 +49,23 @@ def stage_identity(recipe: Recipe, index: int) -> str:
 
 
 def identity_differences(old: Recipe, new: Recipe, index: int) -> list[str]:
-    """What makes stage `index` of two recipes different, its ancestors included, a line per field."""
+    """List what gives stage `index` of two recipes different identities, ancestors included, one line per field."""
     pairs: list[tuple[str, Any, Any]] = [("seed", old.seed, new.seed)]
     for i in range(index + 1):
-        a, b = (_flat(identity_fields(recipe.stages[i])) for recipe in (old, new))
+        before, after = (_flatten(identity_fields(recipe.stages[i], former_names=False)) for recipe in (old, new))
         path = f"stages.{new.stages[i].name}"
-        pairs += [(f"{path}.{name}", a.get(name), b.get(name)) for name in sorted(a.keys() | b.keys())]
-    return [f"{path}: {before!r} there, {after!r} now" for path, before, after in pairs if before != after]
+        pairs += [
+            (f"{path}.{name}", before.get(name), after.get(name)) for name in sorted(before.keys() | after.keys())
+        ]
+    return [f"{path}: {was!r} there, {now!r} now" for path, was, now in pairs if was != now]
 
 
-def _flat(fields: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested dictionaries by dotted path."""
+def _flatten(fields: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dictionaries by dotted path."""
     if not isinstance(fields, dict):
         return {prefix: fields}
     return {
         path: leaf
         for name, value in fields.items()
-        for path, leaf in _flat(value, f"{prefix}.{name}" if prefix else name).items()
+        for path, leaf in _flatten(value, f"{prefix}.{name}" if prefix else name).items()
     }

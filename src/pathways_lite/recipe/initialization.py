@@ -1,61 +1,67 @@
-"""How a small model becomes a larger one: the growth operators as data. `methods.growth` carries them out.
+"""Starts of a stage from other models: growth operators and merges of checkpoints.
 
-Names follow "Stacking Your Transformers" (Du et al. 2024, arXiv 2405.15319): growth has two directions, depth (more
-layers) and width (`d_model`, `n_heads`, `n_kv_heads`, `d_ff`, together or not). What grows is what the models of the
-two stages differ in.
+`methods.growth` and `methods.merging` implement them. The names of growth follow "Stacking Your Transformers" (Du et
+al. 2024, arXiv 2405.15319): a model grows in two directions, depth (more layers) and width (`d_model`, `n_heads`,
+`n_kv_heads`, `d_ff`, together or not). The differences between the models of the two stages say what grows.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pathways_lite.recipe.base import Amount, Fraction, Frozen
 
+__all__ = [
+    "BlockOrder", "Compose", "DropAndStack", "Grow", "Ingredient", "Interpolate", "LiGO", "MaskedGrowth", "Merge",
+    "Net2Net", "Operator", "Stack", "ZeroInit", "parse_blocks",
+]  # fmt: skip
+
 
 def parse_blocks(order: str) -> tuple[int, ...]:
-    """Blocks, numbered from 0, that an order in the paper's notation lists from the bottom to the top.
+    """Parse the paper's notation for an order of blocks into block indices from 0, bottom to top.
 
-    Parts are joined by '-', blocks numbered from 1: `12-3456*5-56` is blocks 1 and 2, five times 3 to 6, then 5 and 6.
-    Of more than nine blocks write ranges: `1..12*2-12`. Raises ValueError for anything else.
+    Terms are joined by '-' and number blocks from 1: `12-3456*5-56` is blocks 1 and 2, five times 3 to 6, then 5 and 6.
+    For more than nine blocks write ranges: `1..12*2-12`. Raises ValueError for anything else.
     """
     blocks: list[int] = []
-    for part in order.split("-"):
-        match = re.fullmatch(r"(?:([1-9]+)|([1-9][0-9]*)\.\.([1-9][0-9]*))(?:\*([1-9][0-9]*))?", part)
+    for term in order.split("-"):
+        match = re.fullmatch(r"(?:([1-9]+)|([1-9][0-9]*)\.\.([1-9][0-9]*))(?:\*([1-9][0-9]*))?", term)
         if match is None or (match[2] and int(match[2]) > int(match[3])):
-            raise ValueError(f"{part!r} in {order!r} is no list of blocks; write e.g. '123-456*7' or '1..12*2'")
+            raise ValueError(f"{term!r} in {order!r} is not a list of blocks; write e.g. '123-456*7' or '1..12*2'")
         numbers = [int(digit) for digit in match[1]] if match[1] else range(int(match[2]), int(match[3]) + 1)
         blocks += [number - 1 for number in numbers] * int(match[4] or 1)
     return tuple(blocks)
 
 
-def _notation(order: str) -> str:
+def _check_block_order(order: str) -> str:
     parse_blocks(order)
     return order
 
 
-# ---- depth ----
+# ---- growth in depth ----
 
 
 class Stack(Frozen):
-    """G_stack: the whole stack of blocks, several times on top of itself."""
+    """G_stack: copies of the whole stack of blocks on top of each other."""
 
     kind: Literal["stack"] = "stack"
 
 
 class Interpolate(Frozen):
-    """Each block several times in its place."""
+    """Copies of each block right after it."""
 
     kind: Literal["interpolate"] = "interpolate"
 
 
 class BlockOrder(Frozen):
-    """Partial stacking: the blocks that a list names."""
+    """Partial stacking: an explicit list of blocks."""
 
     kind: Literal["blocks"] = "blocks"
-    order: Annotated[str, AfterValidator(_notation)] = Field(description="from the bottom, e.g. '123-456*7'")
+    order: Annotated[str, AfterValidator(_check_block_order)] = Field(description="from the bottom, e.g. '123-456*7'")
 
 
 class DropAndStack(Frozen):
@@ -64,35 +70,36 @@ class DropAndStack(Frozen):
     kind: Literal["drop_and_stack"] = "drop_and_stack"
 
 
-# ---- width ----
+# ---- growth in width ----
 
 
 class Net2Net(Frozen):
-    """Splitting (Net2Net, bert2BERT, LEMON): units are copied, and what reads them divides its weight among the copies.
+    """Unit splitting (Net2Net, bert2BERT, LEMON): units are copied, and their consumers divide the weight among copies.
 
-    Copies that share evenly get equal gradients and stay equal; uneven shares part them, at no cost in exactness.
+    Copies with equal shares get equal gradients and stay equal. Uneven shares break the symmetry, and the function is
+    still preserved exactly.
     """
 
     kind: Literal["direct"] = "direct"
     split: Literal["even", "uneven"] = "uneven"
 
 
-# ---- both ----
+# ---- growth in depth and width ----
 
 Order = Annotated[
-    Literal["stack", "interpolate"], Field(description="where new blocks go: on top of the old ones, or behind each")
+    Literal["stack", "interpolate"], Field(description="position of new blocks: on top of the old ones, or after each")
 ]
 
 
 class ZeroInit(Frozen):
-    """New units and blocks add nothing at first: width is padded, a new block is a copy with its outputs zero."""
+    """New units and blocks that add nothing at first: width is padded, a new block is a copy with zero outputs."""
 
     kind: Literal["zero"] = "zero"
     order: Order = "stack"
 
 
 class MaskedGrowth(Frozen):
-    """New units and blocks are drawn at random, under masks that ramp from 0 to 1 (MSG, arXiv 2305.02869)."""
+    """Randomly initialized units and blocks under masks that ramp from 0 to 1 (MSG, arXiv 2305.02869)."""
 
     kind: Literal["random"] = "random"
     order: Order = "stack"
@@ -104,16 +111,17 @@ class MaskedGrowth(Frozen):
 class LiGO(Frozen):
     """LiGO (Wang et al. 2023, arXiv 2303.00980): linear maps of the small model, trained on the stage's own loss.
 
-    Their training reads the stage's first batches and is booked on its ledger; the stage goes on behind them.
+    Their training reads the stage's first batches, and its cost is in the stage's ledger; the stage then continues
+    with the batches after them.
     """
 
     kind: Literal["learned"] = "learned"
-    steps: int = Field(100, ge=0, description="of training the maps; 0: as they begin")
+    steps: int = Field(100, ge=0, description="of training the maps; 0: as initialized")
     learning_rate: float = Field(1e-3, gt=0, description="peak, of AdamW")
 
 
 class Compose(Frozen):
-    """Wider by one operator and deeper by another."""
+    """One operator for width and another for depth."""
 
     kind: Literal["compose"] = "compose"
     depth: Annotated[Stack | Interpolate | BlockOrder | DropAndStack | ZeroInit, Field(discriminator="kind")] = Stack()
@@ -127,22 +135,23 @@ Operator = Annotated[
 
 
 class Grow(Frozen):
-    """A larger model made of the stage before by a growth operator; its data goes on where that one stopped.
+    """A larger model grown from the previous stage's; the data continues where that stage stopped.
 
-    The learning-rate schedule begins anew, with its warm-up, as every stage's does. What becomes of the optimizer:
-    `reset` starts it anew (as G_stack does); `grow` carries the moments through the operator (squares of gradients
-    through its square) with their count; `keep` keeps the count, and the moments of arrays that keep their shape.
+    The learning-rate schedule restarts with its warm-up, as in every stage. `optimizer` says what happens to the
+    optimizer state: `reset` starts from zero (as G_stack does); `grow` applies the operator to the moments (its square
+    to squared gradients) and keeps the count; `keep` keeps the count, and the moments of arrays whose shape is
+    unchanged.
     """
 
     kind: Literal["grow"] = "grow"
     operator: Operator = Stack()
     noise: float = Field(
-        0.0, ge=0, le=1, description="share of noise in copied blocks' kernels: W <- (1 - noise) W + noise N"
+        0.0, ge=0, le=1, description="fraction of noise in copied blocks' kernels: W <- (1 - noise) W + noise N"
     )
     optimizer: Literal["reset", "grow", "keep"] = Field("reset", description="grow, keep: need the same optimizer")
 
 
-# A stage's start from several checkpoints at once, as data. `methods.merging` says what is made of them.
+# ---- merges of checkpoints ----
 
 
 class Ingredient(Frozen):
@@ -155,7 +164,7 @@ class Ingredient(Frozen):
     digest: str | None = Field(None, description="of that checkpoint; filled in when the recipe is resolved")
 
 
-def _paths(value: Any) -> Any:
+def _parse_paths(value: Any) -> Any:
     """Accept a path wherever an ingredient is expected."""
     if isinstance(value, str):
         value = (value,)
@@ -163,20 +172,23 @@ def _paths(value: Any) -> Any:
 
 
 class Merge(Frozen):
-    """The weighted average of several checkpoints' parameters: equal weights make a uniform soup.
+    """A weighted average of several checkpoints' parameters; equal weights make a uniform soup.
 
-    Model soups: Wortsman et al. 2022 (arXiv 2203.05482); without a common beginning, models are too far apart for them.
-    With `last` the newest checkpoints of a run are averaged (LAWA, Kaddour 2022, arXiv 2209.14981), with `decay`
-    exponentially. The optimizer begins anew.
+    Model soups: Wortsman et al. 2022 (arXiv 2203.05482); models without a common ancestor are too far apart for them.
+    `last` averages the newest checkpoints of a run (LAWA, Kaddour 2022, arXiv 2209.14981), exponentially weighted if
+    `decay` is below 1. The optimizer state is reset.
     """
 
+    former_names: ClassVar[Mapping[str, str]] = {"checkpoints": "of"}
+
     kind: Literal["merge"] = "merge"
-    of: Annotated[tuple[Ingredient, ...], BeforeValidator(_paths)] = ()
-    last: int = Field(1, ge=1, description="newest checkpoints of each path; its stage has to keep so many")
+    checkpoints: Annotated[tuple[Ingredient, ...], BeforeValidator(_parse_paths)] = ()
+    last: int = Field(1, ge=1, description="newest checkpoints of each path; its stage must keep at least as many")
     decay: float = Field(1.0, gt=0, le=1, description="weight of a checkpoint relative to the next newer one's")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.of and sum(ingredient.weight for ingredient in self.of) <= 0:
-            raise ValueError(f"the weights {[i.weight for i in self.of]} must have a sum above 0")
+        weights = [ingredient.weight for ingredient in self.checkpoints]
+        if weights and sum(weights) <= 0:
+            raise ValueError(f"the weights {weights} must have a sum above 0")
         return self

@@ -1,4 +1,4 @@
-"""The decoder's configuration: one model covers PaLM (parallel, multi-query) and Llama (serial, grouped-query)."""
+"""The configuration of the decoder. One model covers PaLM (parallel, multi-query) and Llama (serial, grouped-query)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from pathways_lite.recipe.base import Frozen
+
+__all__ = ["Model", "Remat"]
 
 Norm = Literal["rms", "layer"]
 Remat = Literal["none", "full", "attention", "up", "dots", "offload"]
@@ -32,7 +34,7 @@ class Model(Frozen):
     block: Literal["parallel", "serial"] = "parallel"
     norm: Norm = Field("rms", description="rms, or layer (LayerNorm without bias); both scale-only")
     norm_epsilon: float = 1e-6
-    qk_norm: bool = Field(False, description="RMS-normalise queries and keys per head before RoPE")
+    qk_norm: bool = Field(False, description="RMS-normalize queries and keys per head before RoPE")
     rope_base: float = 10_000.0
     tie_embeddings: bool = True
     logit_scale: float | None = Field(None, description="None: 1/sqrt(d_model) where tied (PaLM section 5), else 1")
@@ -47,12 +49,12 @@ class Model(Frozen):
     )
 
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the computation; parameters are float32")
-    scan_layers: bool = Field(True, description="run the stacked blocks by jax.lax.scan (else unrolled)")
+    scan_layers: bool = Field(True, description="run the stacked blocks with jax.lax.scan (else unrolled)")
     remat: Remat = Field(
         "none",
-        description="what the backward pass computes again. none: nothing; full: whole blocks; attention: all but "
-        "q, k, v and attention; up: all but these and the MLP's up product; dots: nothing but elementwise work; "
-        "offload: as dots, and what is kept waits in the host's memory",
+        description="what the backward pass recomputes. none: nothing; full: whole blocks; attention: all but q, k, v "
+        "and attention; up: all but these and the MLP's up product; dots: only elementwise work; offload: as dots, "
+        "with the saved activations in host memory",
     )
     attention: str | None = Field(None, description="attention implementation; None chooses by platform and shape")
 
@@ -61,17 +63,17 @@ class Model(Frozen):
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads={self.n_heads} is not a multiple of n_kv_heads={self.n_kv_heads}")
         if self.head_dim % 2:
-            raise ValueError(f"head_dim={self.head_dim} is odd; RoPE rotates pairs, use an even number")
+            raise ValueError(f"head_dim={self.head_dim} is odd; RoPE rotates pairs, so use an even number")
         if self.window is not None:
             if not self.window or self.n_layers % len(self.window):
                 raise ValueError(f"window has {len(self.window)} entries, which do not divide n_layers={self.n_layers}")
             if any(w is not None and w < 1 for w in self.window):
-                raise ValueError("a window is at least 1 token; use null for no limit")
+                raise ValueError("a window must be at least 1 token; use null for no limit")
         return self
 
     @property
     def resolved_logit_scale(self) -> float:
-        """The factor on the final logits."""
+        """Factor on the final logits."""
         if self.logit_scale is not None:
             return self.logit_scale
         return self.d_model**-0.5 if self.tie_embeddings else 1.0

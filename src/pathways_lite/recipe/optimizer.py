@@ -1,4 +1,7 @@
-"""Optimizers and learning-rate schedules, as data. `training/` turns them into optax transformations."""
+"""Optimizers and learning-rate schedules. `training.optimizers` turns them into optax transformations.
+
+A new optimizer or schedule is a class here, a member of the union below it, a name in `__all__`, and a case there.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +11,35 @@ from pydantic import Field
 
 from pathways_lite.recipe.base import Amount, Fraction, Frozen, Steps
 
+__all__ = [
+    "SGD", "WSD", "Adafactor", "AdamW", "Constant", "Cosine", "Linear", "Lion", "Muon", "Optimizer", "PaLM", "Schedule",
+    "ScheduleFree",
+]  # fmt: skip
+
+# ---- schedules ----
+
 
 class _Schedule(Frozen):
-    """A shape between 0 and 1 that multiplies the optimizer's peak learning rate, after a linear warm-up from 0."""
+    """A curve between 0 and 1 that multiplies the optimizer's peak learning rate, after a linear warm-up from 0."""
 
     warmup: Amount = Fraction(n=0.0)
 
 
 class Constant(_Schedule):
-    """The peak, throughout."""
+    """The peak learning rate throughout."""
 
     kind: Literal["constant"] = "constant"
 
 
 class Linear(_Schedule):
-    """Linear from the peak to `end` times the peak."""
+    """Linear decay from the peak to `end` times the peak."""
 
     kind: Literal["linear"] = "linear"
     end: float = Field(0.0, ge=0, le=1)
 
 
 class Cosine(_Schedule):
-    """Half a cosine from the peak to `end` times the peak."""
+    """Cosine decay from the peak to `end` times the peak."""
 
     kind: Literal["cosine"] = "cosine"
     end: float = Field(0.1, ge=0, le=1)
@@ -45,7 +55,7 @@ class WSD(_Schedule):
 
 
 class PaLM(_Schedule):
-    """The peak for `knee`, then peak * sqrt(knee / k) (PaLM section 5: 1e-2 for 10,000 steps, then 1/sqrt(k))."""
+    """The peak until `knee`, then peak * sqrt(knee / k) (PaLM section 5: 1e-2 for 10,000 steps, then 1/sqrt(k))."""
 
     kind: Literal["palm"] = "palm"
     knee: Amount = Steps(n=10_000)
@@ -53,15 +63,17 @@ class PaLM(_Schedule):
 
 Schedule = Annotated[Constant | Linear | Cosine | WSD | PaLM, Field(discriminator="kind")]
 
+# ---- optimizers ----
+
 
 class _Optimizer(Frozen):
-    """Fields that all optimizers share. Gradients are clipped by their global norm before anything else."""
+    """Fields of all optimizers. Gradients are clipped by their global norm before anything else."""
 
     clip_norm: float | None = Field(1.0, gt=0, description="global gradient norm; None: no clipping")
 
 
 class AdamW(_Optimizer):
-    """AdamW (Loshchilov & Hutter, arXiv 1711.05101); decay is multiplied by the learning rate."""
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101); weight decay is multiplied by the learning rate."""
 
     kind: Literal["adamw"] = "adamw"
     learning_rate: float = Field(3e-4, gt=0, description="peak")
@@ -96,10 +108,10 @@ class Lion(_Optimizer):
 
 
 class Muon(_Optimizer):
-    """Muon on the matrices of the blocks, AdamW on embeddings, head and norms (Jordan et al. 2024)."""
+    """Muon for the blocks' matrices, AdamW for embeddings, head and norms (Jordan et al. 2024)."""
 
     kind: Literal["muon"] = "muon"
-    learning_rate: float = Field(0.02, gt=0, description="peak, of the orthogonalised matrices")
+    learning_rate: float = Field(0.02, gt=0, description="peak, of the orthogonalized matrices")
     adam_learning_rate: float = Field(3e-3, gt=0, description="peak, of everything else")
     schedule: Schedule = WSD(warmup=Fraction(n=0.02), decay=Fraction(n=0.4))
     momentum: float = 0.95
@@ -110,7 +122,7 @@ class Muon(_Optimizer):
 
 
 class ScheduleFree(_Optimizer):
-    """Schedule-free AdamW (Defazio et al., arXiv 2405.15682); evaluation uses the averaged parameters."""
+    """Schedule-free AdamW (Defazio et al., arXiv 2405.15682); evaluation uses averaged parameters."""
 
     kind: Literal["schedule_free"] = "schedule_free"
     learning_rate: float = Field(2.5e-3, gt=0, description="peak")

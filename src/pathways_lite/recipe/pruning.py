@@ -1,44 +1,50 @@
-"""Sparse pre-training as data: how sparse a stage becomes and when, which weights go, and in which patterns.
+"""Sparse pretraining: how sparse a stage becomes and when, which weights are pruned, and in which patterns.
 
-`methods.pruning` carries it out. Defaults are what is known of "The Journey Matters" (Jin et al. 2025, arXiv
+`methods.pruning` implements it. Defaults are what is published of "The Journey Matters" (Jin et al. 2025, arXiv
 2501.12486): a quarter of the compute dense, half pruning by magnitude, a quarter recovering, linear layers only. What
-is not known of it (thresholds per tensor or global, how often, the shape of the way down) is an option here.
+is not published (thresholds per tensor or global, the update interval, the shape of the schedule) is an option here.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from pathways_lite.recipe.base import Frozen
 
-# ---- which weights go: those with the lowest scores ----
+__all__ = [
+    "NM", "Channels", "FirstOrder", "Heads", "Magnitude", "Movement", "Prune", "RandomScores", "Regrowth",
+    "Unstructured", "WholeBlocks",
+]  # fmt: skip
+
+# ---- criteria: weights with the lowest scores are pruned ----
 
 
 class Magnitude(Frozen):
-    """|w|."""
+    """Score |w|."""
 
     kind: Literal["magnitude"] = "magnitude"
 
 
 class FirstOrder(Frozen):
-    """|w g|, what the loss changes to first order when w goes, averaged over steps."""
+    """Score |w g|, the first-order change of the loss when w is removed, averaged over steps."""
 
     kind: Literal["first_order"] = "first_order"
     decay: float = Field(0.9, ge=0, lt=1, description="of the running average, per step")
 
 
 class Movement(Frozen):
-    """The sum of -w g over steps, large where weights move away from zero (Sanh et al. 2020, arXiv 2005.07683)."""
+    """Score -w g summed over steps, large where weights move away from zero (Sanh et al. 2020, arXiv 2005.07683)."""
 
     kind: Literal["movement"] = "movement"
-    decay: float = Field(1.0, ge=0, le=1, description="of what was summed before, per step; 1: a sum, as in the paper")
+    decay: float = Field(1.0, ge=0, le=1, description="of the running sum, per step; 1: a plain sum, as in the paper")
 
 
 class RandomScores(Frozen):
-    """Drawn anew at every update; what is pruned stays pruned."""
+    """Random scores, drawn again at every update; pruned weights stay pruned."""
 
     kind: Literal["random"] = "random"
     seed: int = Field(0, ge=0)
@@ -46,19 +52,19 @@ class RandomScores(Frozen):
 
 Criterion = Annotated[Magnitude | FirstOrder | Movement | RandomScores, Field(discriminator="kind")]
 
-# ---- in which patterns ----
+# ---- structures: the patterns of zeros ----
 
 
 class Unstructured(Frozen):
-    """Each weight by itself."""
+    """Single weights."""
 
     kind: Literal["unstructured"] = "unstructured"
 
 
 class NM(Frozen):
-    """At the end, n of each m weights in a row along a kernel's input stay: 2:4 is what sparse tensor cores compute.
+    """n:m sparsity: of every m consecutive weights along a kernel's input n stay. Sparse tensor cores compute 2:4.
 
-    On the way there, those go first that are lowest of all that are to go.
+    The pattern is complete at the end; until then, the lowest scores among the weights it excludes are pruned first.
     """
 
     kind: Literal["n_m"] = "n_m"
@@ -68,76 +74,80 @@ class NM(Frozen):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.n >= self.m:
-            raise ValueError(f"n={self.n} of m={self.m} weights would stay; n must be below m")
+            raise ValueError(f"n={self.n} of every m={self.m} weights would stay; n must be below m")
         return self
 
 
 class Heads(Frozen):
-    """Attention heads: a head of keys and values with its queries; with one such head, single heads of queries."""
+    """Attention heads: a key-value head with its query heads, or single query heads if there is one key-value head."""
 
     kind: Literal["heads"] = "heads"
 
 
 class Channels(Frozen):
-    """Channels of the MLP: columns of gate and up with their rows of down."""
+    """MLP channels: columns of gate and up with the matching rows of down."""
 
     kind: Literal["channels"] = "channels"
 
 
 class WholeBlocks(Frozen):
-    """Blocks: all their kernels, so that what is left of them is the residual stream."""
+    """Whole blocks: all kernels of a block, so that only the residual stream remains."""
 
     kind: Literal["blocks"] = "blocks"
 
 
 Structure = Annotated[Unstructured | NM | Heads | Channels | WholeBlocks, Field(discriminator="kind")]
 
-# ---- what comes back ----
+# ---- regrowth and schedule ----
 
 
 class Regrowth(Frozen):
-    """At every update until pruning ends, a part of the active weights goes and as many come back, as zeros.
+    """Drop and regrow: each update drops a fraction of the active weights and regrows as many as zeros.
 
-    Those that went may be among them; they then never went.
+    It stops when pruning ends. A weight that was just dropped may regrow; it then counts as never dropped.
 
-    The part falls from `share` to 0 along half a cosine over the steps. `gradient`: those with the largest gradients
-    come back (RigL, Evci et al. 2020, arXiv 1911.11134); `random`: any (SET, Mocanu et al. 2018, arXiv 1707.04780,
-    where the part is constant).
+    The fraction decays from `fraction` to 0 along half a cosine over the steps. `gradient` regrows the weights with the
+    largest gradients (RigL, Evci et al. 2020, arXiv 1911.11134); `random` any (SET, Mocanu et al. 2018, arXiv
+    1707.04780, where the fraction is constant).
     """
 
+    former_names: ClassVar[Mapping[str, str]] = {"fraction": "share"}
+
     by: Literal["gradient", "random"] = "gradient"
-    share: float = Field(0.3, gt=0, lt=1, description="of the active weights, at first")
-    falls: bool = Field(True, description="to 0 along half a cosine; else constant")
-    seed: int = Field(0, ge=0, description="of random ones")
+    fraction: float = Field(0.3, gt=0, lt=1, description="of the active weights, initially")
+    falls: bool = Field(True, description="decay to 0 along half a cosine; else constant")
+    seed: int = Field(0, ge=0, description="of random regrowth")
 
 
 class Prune(Frozen):
-    """Weights of a stage that are zero, more and more of them, or fewer.
+    """A schedule of sparsity over a stage, rising or falling.
 
-    `sparsity` is the share of the prunable weights (of the units of a structure) that is zero from `end` on;
-    `start_sparsity` that before `begin`. One shot: begin = end. Static from the start (SPDF, Thangarasa et al. 2023,
-    arXiv 2303.10464): start_sparsity = sparsity. From sparse to dense: sparsity = 0, start_sparsity above.
+    `sparsity` is the fraction of the prunable weights (of the units of a structure) that is zero from `end` on,
+    `start_sparsity` the one before `begin`. One-shot: begin = end. Static from the start (SPDF, Thangarasa et al. 2023,
+    arXiv 2303.10464): start_sparsity = sparsity. Sparse to dense: sparsity = 0, start_sparsity above.
     """
+
+    former_names: ClassVar[Mapping[str, str]] = {"update_every": "every"}
 
     sparsity: float = Field(ge=0, lt=1, description="of the prunable weights, from `end` on")
     start_sparsity: float = Field(0.0, ge=0, lt=1, description="before `begin`")
-    begin: float = Field(0.25, ge=0, le=1, description="share of the stage's compute")
-    end: float = Field(0.75, ge=0, le=1, description="share of the stage's compute")
+    begin: float = Field(0.25, ge=0, le=1, description="fraction of the stage's compute")
+    end: float = Field(0.75, ge=0, le=1, description="fraction of the stage's compute")
     compute: Literal["sparse", "dense"] = Field(
-        "sparse", description="what those are shares of: FLOPs where zeros are skipped, or where they are computed with"
+        "sparse", description="unit of `begin` and `end`: FLOPs with zeros skipped (sparse) or computed (dense)"
     )
     shape: Literal["linear", "cubic"] = Field(
-        "linear", description="of the density in compute; cubic: fast at first (Zhu & Gupta 2017, arXiv 1710.01878)"
+        "linear", description="of the density over compute; cubic: fast at first (Zhu & Gupta 2017, arXiv 1710.01878)"
     )
-    every: int = Field(10, ge=1, description="steps between updates of the masks; another one falls on `end`")
+    update_every: int = Field(10, ge=1, description="steps between updates of the masks; the last is at `end`")
     criterion: Criterion = Magnitude()
     allocation: Literal["tensor", "global"] = Field(
-        "tensor", description="each layer's kernel equally sparse, or one threshold for all of them"
+        "tensor", description="tensor: each layer's kernel equally sparse; global: one threshold for all"
     )
     structure: Structure = Unstructured()
     scope: tuple[str, ...] = Field(
         ("linear",),
-        description="linear: the kernels of the blocks; or names of parameters, where * stands for anything",
+        description="linear: the kernels of the blocks; or names of parameters, where * matches anything",
     )
     regrowth: Regrowth | None = None
 
@@ -149,12 +159,12 @@ class Prune(Frozen):
             raise ValueError("scope is empty; use ('linear',) for the kernels of the blocks")
         structure = self.structure
         if isinstance(structure, NM):
-            dense = 1 - structure.n / structure.m
+            zeros = 1 - structure.n / structure.m
             for name in ("sparsity", "start_sparsity"):
-                if (given := getattr(self, name)) and not math.isclose(given, dense):
-                    raise ValueError(f"{name}={given:g}: {structure.n}:{structure.m} is a sparsity of {dense:g}")
+                if (sparsity := getattr(self, name)) and not math.isclose(sparsity, zeros):
+                    raise ValueError(f"{name}={sparsity:g}: {structure.n}:{structure.m} is a sparsity of {zeros:g}")
         elif not isinstance(structure, Unstructured) and self.scope != ("linear",):
-            raise ValueError(f"{structure.kind} are whole; a scope is for unstructured and n_m")
+            raise ValueError(f"{structure.kind} are pruned whole; set a scope for unstructured and n_m only")
         if self.regrowth is not None and not isinstance(structure, Unstructured):
-            raise ValueError(f"regrowth is of single weights, not of {structure.kind}")
+            raise ValueError(f"regrowth is for single weights, not for {structure.kind}")
         return self

@@ -1,4 +1,4 @@
-"""A recipe is a chain of stages; a stage says what is trained, on what, for how long, and how it starts."""
+"""Recipes and stages. A recipe is a chain of stages; a stage has one model, data set, objective and optimizer."""
 
 from __future__ import annotations
 
@@ -17,46 +17,55 @@ from pathways_lite.recipe.optimizer import Adafactor, Optimizer
 from pathways_lite.recipe.pruning import Prune
 from pathways_lite.recipe.weighting import DoGE, LearnDomainWeights, Reweighting
 
-# The mesh that a stage is trained on. It changes where numbers lie, not what they are (but for rounding).
+__all__ = [
+    "Continue", "Evaluation", "Mesh", "Ramp", "Recipe", "Restore", "Saving", "Scratch", "SpikeGuard", "Stage", "Start",
+]  # fmt: skip
+
+# ---- mesh ----
 
 
 class Mesh(Frozen):
-    """Devices along each axis; one of them may be -1: as many as the others leave.
+    """Devices along each axis; one axis may be -1 and takes the devices that the others leave.
 
-    The default spreads parameters, optimizer and batch over all devices (fully sharded data parallel).
+    A mesh changes where arrays are stored, not their values (except for rounding). The default spreads parameters,
+    optimizer and batch over all devices (fully sharded data parallel).
     PaLM 540B: pod=2, fsdp=256, tensor=12 (Chowdhery et al. 2022, section 4).
     """
 
-    pod: int = Field(1, description="slices joined by the data-center network: copies of the model, parts of the batch")
-    data: int = Field(1, description="copies of the model within a slice, parts of the batch")
-    fsdp: int = Field(-1, description="parts of the batch, and of parameters and optimizer, gathered layer by layer")
-    context: int = Field(1, description="parts of each sequence (and of the parameters, as fsdp)")
-    tensor: int = Field(1, description="parts of heads, MLP and vocabulary, and of the residual stream's width")
+    pod: int = Field(
+        1, description="slices joined by the data-center network: copies of the model, shards of the batch"
+    )
+    data: int = Field(1, description="copies of the model within a slice, shards of the batch")
+    fsdp: int = Field(-1, description="shards of the batch, and of parameters and optimizer, gathered layer by layer")
+    context: int = Field(1, description="shards of each sequence (and of the parameters, like fsdp)")
+    tensor: int = Field(1, description="shards of heads, MLP and vocabulary, and of the residual stream's width")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         sizes = self.model_dump()
         if wrong := [name for name, size in sizes.items() if size < 1 and size != -1]:
-            raise ValueError(f"mesh.{wrong[0]}={sizes[wrong[0]]} must be at least 1, or -1 for all that is left")
+            raise ValueError(f"mesh.{wrong[0]}={sizes[wrong[0]]} must be at least 1, or -1 for all remaining devices")
         if list(sizes.values()).count(-1) > 1:
-            raise ValueError("at most one axis of a mesh may be -1 (fsdp is, unless it is set)")
+            raise ValueError("at most one axis of a mesh may be -1 (fsdp is -1 unless it is set)")
         return self
 
 
-# ---- the five starts, two in files of their own: the only ways in which a stage gets its first parameters ----
+# ---- starts: the five ways in which a stage gets its first parameters (Grow, Merge: initialization.py) ----
 
 
 class Scratch(Frozen):
-    """Random initialisation."""
+    """Random initialization."""
 
     kind: Literal["scratch"] = "scratch"
 
 
 class Continue(Frozen):
-    """The final parameters of the stage before; its data goes on where that one stopped."""
+    """The final parameters of the previous stage; the data continues where that stage stopped."""
 
     kind: Literal["continue"] = "continue"
-    optimizer: Literal["reset", "keep"] = Field("reset", description="keep: moments too; needs the same optimizer")
+    optimizer: Literal["reset", "keep"] = Field(
+        "reset", description="keep: keep the moments too; needs the same optimizer"
+    )
 
 
 class Restore(Frozen):
@@ -75,57 +84,57 @@ Start = Annotated[Scratch | Continue | Grow | Merge | Restore, Field(discriminat
 
 
 class Ramp(Frozen):
-    """Sequences per step from a given step on: PaLM 540B is ((0, 512), (50_000, 1024), (115_000, 2048))."""
+    """Batch size by step, as (first step, sequences): PaLM 540B is ((0, 512), (50_000, 1024), (115_000, 2048))."""
 
     steps: tuple[tuple[int, int], ...]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        starts = [s for s, _ in self.steps]
+        starts = [step for step, _ in self.steps]
         if not starts or starts[0] != 0 or any(b <= a for a, b in itertools.pairwise(starts)):
-            raise ValueError(f"ramp steps must begin at 0 and increase, not {starts}")
+            raise ValueError(f"the steps of a ramp must start at 0 and increase, not {starts}")
         if any(n < 1 for _, n in self.steps):
             raise ValueError("every ramp entry needs at least 1 sequence")
         return self
 
 
 class SpikeGuard(Frozen):
-    """What happens when the loss is not finite, or rises far above its recent level.
+    """The response to a loss that is not finite, or rises far above its recent level.
 
     A non-finite update never reaches the parameters, whatever the policy.
     """
 
     policy: Literal["halt", "skip", "rewind"] = "halt"
     threshold: float | None = Field(
-        None, gt=0, description="spike: loss above the recent median by this many nats; None: only NaN and Inf"
+        None, gt=0, description="spike: nats by which the loss exceeds the running median; None: only NaN and Inf"
     )
-    window: int = Field(50, ge=2, description="steps in the recent median")
-    rewind_steps: int = Field(100, ge=1, description="restart at least this many steps before (PaLM section 5.1)")
-    skip_batches: int = Field(300, ge=1, description="batches then skipped (PaLM: 200 to 500)")
+    window: int = Field(50, ge=2, description="steps in the running median")
+    rewind_steps: int = Field(100, ge=1, description="restart at least this far before the spike (PaLM section 5.1)")
+    skip_batches: int = Field(300, ge=1, description="batches to skip after that (PaLM: 200 to 500)")
     max_rewinds: int = Field(10, ge=1)
 
 
 class Evaluation(Frozen):
-    """Held-out loss and bits per byte, per domain."""
+    """Evaluation of held-out loss and bits per byte, per domain."""
 
     every: int = Field(500, ge=1, description="steps; also at the end")
     tokens: int = Field(100_000, ge=1, description="held-out tokens per domain, in whole documents")
 
 
 class Saving(Frozen):
-    """When checkpoints are written and how many are kept."""
+    """Interval of checkpoints and the number that is kept."""
 
     every: int = Field(500, ge=1, description="steps; also at the end and on SIGTERM or SIGINT")
     keep: int = Field(3, ge=1, description="newest checkpoints kept; the final one always is")
 
 
-def _stage_name(name: str) -> str:
+def _check_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise ValueError(f"{name!r} must be letters, digits, '_', '-' or '.', as it names a directory")
+        raise ValueError(f"{name!r} must be letters, digits, '_', '-' or '.', because it names a directory")
     return name
 
 
-Name = Annotated[str, AfterValidator(_stage_name)]
+Name = Annotated[str, AfterValidator(_check_name)]
 
 
 class Stage(Frozen):
@@ -142,10 +151,10 @@ class Stage(Frozen):
     batch_size: int | Ramp = Field(description="sequences per step, over all hosts")
     microbatch: int | None = Field(None, ge=1, description="sequences per gradient-accumulation slice")
     budget: Budget
-    pruning: Prune | None = Field(None, description="of the weights, while they are trained; None: all are")
-    reweighting: Reweighting | None = Field(None, description="of samples by their losses; None: all count the same")
+    pruning: Prune | None = Field(None, description="of the weights during training; None: dense")
+    reweighting: Reweighting | None = Field(None, description="of samples by their losses; None: equal weights")
     domain_weights: LearnDomainWeights | None = Field(
-        None, description="learned while the stage trains, as a proxy for another; None: they are the mixture's"
+        None, description="learned by this stage as a proxy for another; None: the mixture's weights"
     )
     mesh: Mesh = Mesh()
     guard: SpikeGuard = SpikeGuard()
@@ -155,7 +164,7 @@ class Stage(Frozen):
 
     @property
     def ramp(self) -> Ramp:
-        """The batch size as a ramp, also where it is one number."""
+        """The batch size as a ramp, also if it is one number."""
         return self.batch_size if isinstance(self.batch_size, Ramp) else Ramp(steps=((0, self.batch_size),))
 
     @model_validator(mode="after")
@@ -167,13 +176,13 @@ class Stage(Frozen):
         for _, sequences in self.ramp.steps:
             if self.microbatch is not None and sequences % self.microbatch:
                 raise ValueError(f"microbatch={self.microbatch} does not divide batch_size={sequences}")
-            trained = sequences if self.reweighting is None else self.reweighting.rows(sequences)
-            if self.microbatch is not None and trained % self.microbatch:
-                raise ValueError(f"microbatch={self.microbatch} does not divide the {trained} rows that are trained on")
+            rows = sequences if self.reweighting is None else self.reweighting.rows(sequences)
+            if self.microbatch is not None and rows % self.microbatch:
+                raise ValueError(f"microbatch={self.microbatch} does not divide the {rows} rows that are trained on")
         if self.pruning is not None and self.reweighting is not None and self.reweighting.kept < 1:
             raise ValueError(
-                "pruning counts the FLOPs of all rows, and this reweighting trains on some alone: use a rule that "
-                "weighs all rows, or leave out pruning"
+                "pruning counts the FLOPs of all rows, but this reweighting trains on some of them only: use a rule "
+                "that weights all rows, or remove pruning"
             )
         return self
 
@@ -182,7 +191,7 @@ class Stage(Frozen):
         objective = self.objective
         if isinstance(objective, Corruption) and objective.layout == "fixed" and self.data.boundaries != "none":
             raise ValueError(
-                "the fixed layout makes one example of a sequence, whatever documents it holds; set "
+                "the fixed layout makes one example from a sequence, whatever documents it contains; set "
                 "data.boundaries='none', as UL2R did, or objective.layout='fill'"
             )
         return self
@@ -192,30 +201,30 @@ class Stage(Frozen):
         if self.domain_weights is None:
             return self
         if self.reweighting is not None:
-            raise ValueError("a stage learns weights of domains or weighs samples: leave out one of the two")
+            raise ValueError("a stage learns domain weights or weights samples, not both: remove one of the two")
         if self.data.mixture is not None and self.data.mixture.by == "loss":
-            raise ValueError("learned weights count in the loss, so the mixture cannot: use data.mixture.by='sampling'")
+            raise ValueError("learned weights count in the loss, so a mixture cannot: use data.mixture.by='sampling'")
         if isinstance(self.domain_weights, DoGE) and self.pruning is not None:
-            raise ValueError("DoGE's scores are of gradients of a dense model; leave out pruning")
+            raise ValueError("DoGE's scores need the gradients of a dense model; remove pruning")
         return self
 
     @model_validator(mode="after")
     def _check_growth(self) -> Self:
-        """The first of Adafactor's updates has b2 = 0: every element moves by the whole rate, whatever its gradient."""
+        """Require a warm-up: Adafactor's first update has b2 = 0, so each element moves by the full rate."""
         restarted = isinstance(self.start, Grow) and self.start.optimizer == "reset"
         if restarted and isinstance(self.optimizer, Adafactor) and not self.optimizer.schedule.warmup.n:
             raise ValueError(
-                "Adafactor begins with its largest steps, which would undo a grown model; give its schedule a warm-up, "
+                "Adafactor starts with its largest steps, which would undo a grown model; give its schedule a warm-up, "
                 'e.g. PaLM(warmup="100 steps"), or keep its count by start.optimizer="keep"'
             )
         return self
 
 
 class Recipe(Frozen):
-    """A named chain of stages: the whole of what an experiment does."""
+    """A named chain of stages: a complete experiment."""
 
     name: Name
-    seed: int = Field(0, ge=0, description="of initialisation and dropout; the data order has its own")
+    seed: int = Field(0, ge=0, description="of initialization and dropout; the data order has its own")
     stages: tuple[Stage, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -152,8 +152,10 @@ def _grow(components: Components, path: Path, stopped: Callable[[], int]) -> Che
 
 def _merge(components: Components, start: Merge) -> CheckpointState:
     """Average several checkpoints; data continues after the one that has read most."""
-    models = [load_model(ingredient.path) for ingredient in start.of]
-    state = components.state_with(merge_params(components, models, [ingredient.weight for ingredient in start.of]))
+    models = [load_model(ingredient.path) for ingredient in start.checkpoints]
+    state = components.state_with(
+        merge_params(components, models, [ingredient.weight for ingredient in start.checkpoints])
+    )
     return CheckpointState.initial(
         state, furthest_cursor(models, components.stage), merge_cost(models), merge_lineage(models)
     )

@@ -76,7 +76,7 @@ class TrainedModel:
         That is the beginning where the two stages read different examples, or only one of them has a mixture.
         """
         read, reads = self.stage.data, stage.data
-        same_windows = lambda data: (data.fingerprint, data.seq_len, data.shuffle_seed, data.round)  # noqa: E731
+        same_windows = lambda data: (data.fingerprint, data.seq_len, data.shuffle_seed, data.rs2_fraction)  # noqa: E731
         if same_windows(read) != same_windows(reads) or (read.mixture is None) != (reads.mixture is None):
             return DataCursor()
         cursor = DataCursor.from_json(self.manifest.meta["cursor"])

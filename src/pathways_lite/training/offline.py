@@ -209,7 +209,7 @@ def merge_offline(
         Ingredient(path=str(model.path), weight=weight, digest=model.manifest.digest)
         for model, weight in zip(ingredients, weights, strict=True)
     )
-    spec = next_stage(first, "merged", start=Merge(of=named))
+    spec = next_stage(first, "merged", start=Merge(checkpoints=named))
     cursor = furthest_cursor(ingredients, spec.stage)
     meta = initial_meta(spec, cursor, merge_cost(ingredients), merge_lineage(ingredients))
     return write_streamed(out, 0, streamed, meta, check)

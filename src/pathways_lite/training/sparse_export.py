@@ -114,14 +114,14 @@ def _stream_compact(source: SparseCheckpoint, array: models.ParamSpec, compact: 
         return StreamedArray(
             array.shape, dtype, array.shape, lambda: iter([((0,) * len(array.shape), source.array(array))])
         )
-    shape = compact.taken(array, np.empty(array.shape, np.bool_), 0).shape
+    shape = compact.take_units(array, np.empty(array.shape, np.bool_), 0).shape
 
     def make() -> Iterator[Block]:
         for block in range(source.model.n_layers):  # also pruned ones: an array is verified as a whole
             x = source.array(array, block)[0]
             if block in compact.blocks:
                 position = int(np.searchsorted(compact.blocks, block))
-                yield (position, *[0] * len(shape)), compact.taken(array, x, position)[None]
+                yield (position, *[0] * len(shape)), compact.take_units(array, x, position)[None]
 
     return StreamedArray((len(compact.blocks), *shape), dtype, (1, *shape), make)
 

@@ -45,13 +45,13 @@ from pathways_lite.training.stage import StageSpec
 STEPS = 4
 ONCE = {"sparsity": 0.5, "begin": 0.5, "end": 0.5}
 CASES = {
-    "global": Prune(sparsity=0.7, every=1, allocation="global", scope=("layers.mlp.*", "layers.attention.q")),
-    "tensor": Prune(sparsity=0.7, every=1),
+    "global": Prune(sparsity=0.7, update_every=1, allocation="global", scope=("layers.mlp.*", "layers.attention.q")),
+    "tensor": Prune(sparsity=0.7, update_every=1),
     "2:4": Prune(**ONCE, structure=NM()),
     "heads": Prune(**ONCE, structure=Heads()),
     "channels": Prune(**ONCE, structure=Channels(), criterion=FirstOrder(), allocation="global"),
-    "random": Prune(sparsity=0.7, every=2, criterion=RandomScores()),
-    "regrowth": Prune(sparsity=0.7, every=1, regrowth=Regrowth(), allocation="global"),
+    "random": Prune(sparsity=0.7, update_every=2, criterion=RandomScores()),
+    "regrowth": Prune(sparsity=0.7, update_every=1, regrowth=Regrowth(), allocation="global"),
 }
 
 

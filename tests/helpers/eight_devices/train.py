@@ -58,7 +58,10 @@ CASES = {
     "fsdp x tensor, adamw": (Mesh(tensor=2), LLAMA | {"optimizer": AdamW(learning_rate=1e-2), "dropout": 0.1}),
     "fsdp x tensor, reweighted": (Mesh(tensor=2), PALM | {"reweighting": WEIGHTS}),
     "fsdp, reweighted in slices": (Mesh(), LLAMA | {"microbatch": 8, "reweighting": WEIGHTS}),
-    "fsdp, a selection": (Mesh(), LLAMA | {"reweighting": Reweighting(rule=TopLosses(share=0.5), burn_in=Steps(n=0))}),
+    "fsdp, a selection": (
+        Mesh(),
+        LLAMA | {"reweighting": Reweighting(rule=TopLosses(fraction=0.5), burn_in=Steps(n=0))},
+    ),
     "fsdp x tensor, adafactor": (Mesh(tensor=2), PALM | {"optimizer": Adafactor(), "tokens": 8}),
 }
 

@@ -70,5 +70,5 @@ def test_the_two_notations_agree(parts: list[tuple[int, int, int]]) -> None:
 
 @pytest.mark.parametrize("order", ["", "0", "1-", "3..1", "12*0", "a"])
 def test_what_is_no_list_of_blocks_is_refused(order: str) -> None:
-    with pytest.raises(ValueError, match="no list of blocks"):
+    with pytest.raises(ValueError, match="not a list of blocks"):
         parse_blocks(order)

@@ -87,7 +87,7 @@ def test_tokens_are_the_integral_of_compute_over_cost(prune, fixed):
 @settings(max_examples=30)
 @given(prunes, st.integers(20, 300), st.sampled_from([((0, 4),), ((0, 2), (700, 8))]))
 def test_the_ledger_counts_what_is_active_in_every_step(prune, every, ramp):
-    prune = prune.model_copy(update={"every": every})
+    prune = prune.model_copy(update={"update_every": every})
     total = 1000
     whole = timeline(Steps(n=total), ramp, flops=6 * 10_000, parameters=10_000)
     (group,) = prune_groups(QUERIES(prune), MODEL, 16)
@@ -112,7 +112,7 @@ def test_the_ledger_counts_what_is_active_in_every_step(prune, every, ramp):
 
 
 def test_the_ledgers_average_comes_to_the_closed_form():
-    prune = QUERIES(Prune(sparsity=0.8, every=10))
+    prune = QUERIES(Prune(sparsity=0.8, update_every=10))
     dense = timeline(Tokens(n=64 * 20_000), flops=6 * 4096, parameters=4096)  # nothing but queries
     sparse = replace(dense, phases=density_phases(prune, prune_groups(prune, MODEL, 16), dense))
     ledger = Ledger().after(sparse, sparse.total_steps)
@@ -125,7 +125,7 @@ def test_the_ledgers_average_comes_to_the_closed_form():
 
 def test_the_law_averages_as_the_ledger_does():
     """N̄ of the curve of active parameters over tokens; of a dense run N, and then the law is Chinchilla's."""
-    prune = QUERIES(Prune(sparsity=0.8, every=100))
+    prune = QUERIES(Prune(sparsity=0.8, update_every=100))
     dense = timeline(flops=6 * 4096, parameters=4096)
     sparse = replace(dense, phases=density_phases(prune, prune_groups(prune, MODEL, 16), dense))
     ends = [*(phase.step for phase in sparse.phases[1:]), 2000]
@@ -151,10 +151,10 @@ def test_the_law_averages_as_the_ledger_does():
         (Prune(sparsity=0.5, start_sparsity=0.5, begin=0.0, end=0.0), [(0, 0.5)]),
         (Prune(sparsity=0.0, start_sparsity=0.75, begin=0.5, end=0.5, compute="dense"), [(0, 0.25), (1000, 1.0)]),
         (
-            Prune(sparsity=0.5, begin=0.5, end=1.0, compute="dense", every=500),
+            Prune(sparsity=0.5, begin=0.5, end=1.0, compute="dense", update_every=500),
             [(0, 1), (1000, 1), (1500, 0.75), (2000, 0.5)],
         ),
-        (Prune(sparsity=0.5, begin=0.5, end=0.6, compute="dense", every=500), [(0, 1), (1000, 1), (1200, 0.5)]),
+        (Prune(sparsity=0.5, begin=0.5, end=0.6, compute="dense", update_every=500), [(0, 1), (1000, 1), (1200, 0.5)]),
     ],
     ids=["one shot", "at once", "static", "to dense", "to the end", "rarely"],
 )  # fmt: skip
@@ -190,7 +190,7 @@ def test_a_structures_zeros_save_what_computes_with_them():
     [
         (Prune(sparsity=0.9, structure=WholeBlocks()), "density of 0.1 leaves nothing of the 4 units of layers"),
         (Prune(sparsity=0.9, structure=Heads()), "leaves nothing of the 2 units of layers.attention"),
-        (Prune(sparsity=0.5, structure=NM(), scope=("embedding",)), "embedding is no kernel"),
+        (Prune(sparsity=0.5, structure=NM(), scope=("embedding",)), "embedding is not a kernel"),
     ],
 )
 def test_what_cannot_be_pruned_is_said(prune, match):
@@ -204,5 +204,5 @@ def test_what_does_not_go_together_is_said():
     fields = {"data": Data(corpus="none", seq_len=8), "optimizer": AdamW(learning_rate=1), "batch_size": 4}
     fields |= {"model": MODEL, "budget": "9 steps", "pruning": Prune(sparsity=0.5)}
     with pytest.raises(ValueError, match="pruning counts the FLOPs of all rows"):
-        Stage(**fields, reweighting=Reweighting(rule=TopLosses(share=0.5)))
-    Stage(**fields, reweighting=Reweighting(rule=TopLosses(share=0.5), sample="token"))
+        Stage(**fields, reweighting=Reweighting(rule=TopLosses(fraction=0.5)))
+    Stage(**fields, reweighting=Reweighting(rule=TopLosses(fraction=0.5), sample="token"))

@@ -103,21 +103,21 @@ def masks_of(params, state):
 
 ONE_SHOT = Prune(sparsity=0.5, begin=0.5, end=0.5, scope=UP)
 AT_ONCE = Prune(sparsity=0.5, begin=0.0, end=0.0, scope=UP)
-RIGL = Prune(sparsity=0.8, start_sparsity=0.8, begin=0.0, every=2, scope=UP, regrowth=Regrowth())
-PATTERNS = Prune(sparsity=0.5, every=2, scope=UP, structure=NM(), shape="cubic")
+RIGL = Prune(sparsity=0.8, start_sparsity=0.8, begin=0.0, update_every=2, scope=UP, regrowth=Regrowth())
+PATTERNS = Prune(sparsity=0.5, update_every=2, scope=UP, structure=NM(), shape="cubic")
 FAST = [RIGL, PATTERNS]
 SLOW = [
-    Prune(sparsity=0.7, every=2, scope=("layers.mlp.up", "embedding", "final_norm.scale"), allocation="global"),
-    Prune(sparsity=0.5, every=3, structure=Heads()),
-    Prune(sparsity=0.7, every=2, scope=UP),
-    Prune(sparsity=0.5, every=2, scope=UP, criterion=FirstOrder()),
-    Prune(sparsity=0.5, every=2, scope=UP, criterion=Movement()),
-    Prune(sparsity=0.5, every=2, scope=UP, criterion=RandomScores()),
+    Prune(sparsity=0.7, update_every=2, scope=("layers.mlp.up", "embedding", "final_norm.scale"), allocation="global"),
+    Prune(sparsity=0.5, update_every=3, structure=Heads()),
+    Prune(sparsity=0.7, update_every=2, scope=UP),
+    Prune(sparsity=0.5, update_every=2, scope=UP, criterion=FirstOrder()),
+    Prune(sparsity=0.5, update_every=2, scope=UP, criterion=Movement()),
+    Prune(sparsity=0.5, update_every=2, scope=UP, criterion=RandomScores()),
     Prune(sparsity=0.8, start_sparsity=0.8, begin=0.0, end=0.0, scope=UP, criterion=RandomScores()),
-    Prune(sparsity=0.0, start_sparsity=0.75, every=3, scope=UP),
-    Prune(sparsity=0.6, every=2, scope=UP, regrowth=Regrowth(by="random", falls=False)),
-    Prune(sparsity=0.5, every=3, structure=Channels(), allocation="global"),
-    Prune(sparsity=0.5, every=3, structure=WholeBlocks()),
+    Prune(sparsity=0.0, start_sparsity=0.75, update_every=3, scope=UP),
+    Prune(sparsity=0.6, update_every=2, scope=UP, regrowth=Regrowth(by="random", falls=False)),
+    Prune(sparsity=0.5, update_every=3, structure=Channels(), allocation="global"),
+    Prune(sparsity=0.5, update_every=3, structure=WholeBlocks()),
 ]
 
 
@@ -152,7 +152,7 @@ def test_what_is_active_is_what_the_ledger_counts(prune):
     "optimizer", [Muon(), Adafactor(), Lion(), ScheduleFree(), SGD(momentum=0.9)], ids=lambda o: o.kind
 )
 def test_every_optimizer_leaves_zeros_alone(optimizer):
-    of = stage(Prune(sparsity=0.5, every=4, scope=UP), optimizer)
+    of = stage(Prune(sparsity=0.5, update_every=4, scope=UP), optimizer)
     timeline = compiled(of)[0]
     for step, (params, state) in enumerate(run(of)):
         (mask,) = masks_of(params, state).values()
@@ -259,6 +259,6 @@ def shrunk(left, params):
         x = np.asarray(x)
         if not array.stacked:
             return x
-        return np.stack([left.taken(array, x[block], at) for at, block in enumerate(left.blocks)])
+        return np.stack([left.take_units(array, x[block], at) for at, block in enumerate(left.blocks)])
 
     return jax.tree.map(one, models.param_specs(left.source), params)

@@ -118,7 +118,7 @@ def test_what_is_not_there_is_said(recipe: Recipe) -> None:
         resolve_recipe(nothing.model_copy(update={"stages": stages}))
     with pytest.raises(UserError, match="name either an earlier stage of the recipe"):
         apply_overrides(chain(recipe, DOREMI), ["stages.proxy.domain_weights.reference.path=runs/a"])
-    with pytest.raises(UserError, match="learns weights of domains or weighs samples"):
+    with pytest.raises(UserError, match="learns domain weights or weights samples, not both"):
         apply_overrides(chain(recipe, DOREMI), ['stages.proxy.reweighting={"rule": {"kind": "lin_upper"}}'])
     with pytest.raises(
         UserError, match="target='tails' is not a domain that the stage reads; the corpus has: poems, tales"

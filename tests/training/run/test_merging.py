@@ -48,7 +48,7 @@ def assert_average(found: object, saved: list[list[np.ndarray]], weights: list[f
 def test_the_newest_checkpoints_of_a_run_are_averaged_by_their_age_and_paid_for_once(
     recipe: Recipe, uninterrupted: Path, saved: list[list[np.ndarray]], tmp_path: Path
 ) -> None:
-    position = begin(recipe, Merge(of=str(uninterrupted), last=3, decay=0.5), tmp_path)
+    position = begin(recipe, Merge(checkpoints=str(uninterrupted), last=3, decay=0.5), tmp_path)
     assert_average(position.state.params, saved, [4, 2, 1])
     meta = load_model(uninterrupted).manifest.meta
     assert position.inherited == Ledger.from_json(meta["ledger"]["total"])
@@ -58,12 +58,12 @@ def test_the_newest_checkpoints_of_a_run_are_averaged_by_their_age_and_paid_for_
 
 
 def test_a_resolved_merge_names_its_checkpoints_and_stays_as_it_is(recipe: Recipe, uninterrupted: Path) -> None:
-    found = resolve_recipe(merged(recipe, Merge(of=str(uninterrupted), last=2)))
+    found = resolve_recipe(merged(recipe, Merge(checkpoints=str(uninterrupted), last=2)))
     start = found.stages[0].start
     assert isinstance(start, Merge)
-    assert [Path(one.path).name for one in start.of] == ["step_00000012", "step_00000008"]
+    assert [Path(one.path).name for one in start.checkpoints] == ["step_00000012", "step_00000008"]
     assert resolve_recipe(found) == found
-    heavier = apply_overrides(found, ["stages.base.start.of.0.weight=3"])
+    heavier = apply_overrides(found, ["stages.base.start.checkpoints.0.weight=3"])
     assert stage_identity(heavier, 0) != stage_identity(found, 0)
 
 
@@ -84,11 +84,11 @@ def test_files_are_averaged_as_in_memory(
 def test_what_cannot_be_merged_is_refused(recipe: Recipe, uninterrupted: Path, tmp_path: Path) -> None:
     path = str(uninterrupted)
     with pytest.raises(UserError, match="has 3 checkpoints, not 4"):
-        resolve_recipe(merged(recipe, Merge(of=path, last=4)))
+        resolve_recipe(merged(recipe, Merge(checkpoints=path, last=4)))
     with pytest.raises(UserError, match=r"start=Merge\(\) needs checkpoints"):
         resolve_recipe(merged(recipe, Merge()))
     with pytest.raises(UserError, match="made with the checkpoint abc"):
-        resolve_recipe(merged(recipe, Merge(of=(Ingredient(path=path, digest="abc"),))))
-    deeper = apply_overrides(merged(recipe, Merge(of=path)), ["stages.base.model.n_layers=3"])
+        resolve_recipe(merged(recipe, Merge(checkpoints=(Ingredient(path=path, digest="abc"),))))
+    deeper = apply_overrides(merged(recipe, Merge(checkpoints=path)), ["stages.base.model.n_layers=3"])
     with pytest.raises(UserError, match="is of another model: n_layers=2, not 3"):
         initialize_stage(Components(StageSpec(resolve_recipe(deeper), 0)), RunDirectory(tmp_path), lambda: 0)

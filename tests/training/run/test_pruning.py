@@ -24,7 +24,7 @@ def pruned(recipe: Recipe, prune: Prune | None) -> Recipe:
 def test_a_sparse_run_resumes_exactly_and_accounts_for_its_zeros(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prune = Prune(sparsity=0.7, every=2, scope=("layers.mlp.up",), criterion=FirstOrder())
+    prune = Prune(sparsity=0.7, update_every=2, scope=("layers.mlp.up",), criterion=FirstOrder())
     sparse = apply_overrides(pruned(recipe, prune), ["stages.base.batch_size=2"])  # one program
     assert run(sparse, tmp_path / "whole") == 0
     assert run(sparse, tmp_path / "stopped", StopAfter(7)) != 0

@@ -33,7 +33,9 @@ def weighted(recipe: Recipe, **fields: object) -> Recipe:
 def test_a_selection_by_a_reference_resumes_exactly_and_pays_for_everything(
     recipe: Recipe, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rho = weighted(recipe, rule=TopLosses(share=0.5), reference=Reference(path=str(uninterrupted)), burn_in=Steps(n=2))
+    rho = weighted(
+        recipe, rule=TopLosses(fraction=0.5), reference=Reference(path=str(uninterrupted)), burn_in=Steps(n=2)
+    )
     assert run(rho, tmp_path / "whole") == 0
     assert run(rho, tmp_path / "stopped", StopAfter(5)) != 0
     assert run(rho, tmp_path / "stopped") == 0
@@ -75,10 +77,10 @@ def test_a_reference_of_another_tokenizer_is_refused(
 
 
 def test_what_does_not_fit_is_said_with_the_numbers(recipe: Recipe) -> None:
-    changes = ["stages.base.batch_size=4", 'stages.base.reweighting={"rule": {"kind": "top", "share": 0.3}}']
-    with pytest.raises(UserError, match=r"share=0.3 of a batch of 4 rows is 1.2 rows"):
+    changes = ["stages.base.batch_size=4", 'stages.base.reweighting={"rule": {"kind": "top", "fraction": 0.3}}']
+    with pytest.raises(UserError, match=r"fraction=0.3 of a batch of 4 rows is 1.2 rows"):
         apply_overrides(recipe, changes)
-    changes[1] = 'stages.base.reweighting={"rule": {"kind": "top", "share": 0.5}}'
+    changes[1] = 'stages.base.reweighting={"rule": {"kind": "top", "fraction": 0.5}}'
     with pytest.raises(UserError, match="microbatch=4 does not divide the 2 rows that are trained on"):
         apply_overrides(recipe, [*changes, "stages.base.microbatch=4"])
 

@@ -1,7 +1,7 @@
-"""Carrying a plan out: every array of the target from the one of that name in the source.
+"""Apply a growth plan: build each target parameter, or moment of an optimizer, from the source's of the same name.
 
-An array is grown by itself, and of stacked blocks any number at a time, with random numbers that depend on the key,
-the array's name and the block: the whole tree in one jitted function on a mesh, and block by block from disk to disk,
+An array is grown by itself, and of stacked blocks any number at a time, with random numbers that depend on the key, the
+array's name and the block. So the whole tree in one jitted function on a mesh, and block by block from disk to disk,
 give the same.
 """
 
@@ -21,27 +21,27 @@ from pathways_lite.errors import UserError
 from pathways_lite.methods.growth.ligo import apply_maps, initial_maps
 from pathways_lite.methods.growth.operators import plan_operator
 from pathways_lite.methods.growth.plan import Fill, GrowthPlan, Treatment, Units
-from pathways_lite.models.params import AxisRole, ParamSpec, param_specs
+from pathways_lite.models.params import FINAL_NORM, AxisRole, ParamSpec, param_specs
 from pathways_lite.recipe import Grow, LiGO, Model, Operator
 
 Placement = Callable[[jax.Array, tuple[str, ...], int | None], jax.Array]
-"""(array, its logical axes, one of them or None) -> the same array; on a mesh, spread as parameters are, but for that
-axis, which is whole on every device while another one is spread in its stead."""
+"""(array, its logical axes, the number of one of them or None) -> the same array. On a mesh it is sharded as parameters
+are, except for that axis, which is whole on every device while another axis is sharded instead."""
 
 
 def unplaced(x: jax.Array, axes: tuple[str, ...], whole: int | None) -> jax.Array:
-    """On one device."""
+    """Return `x`: on one device there is nothing to place."""
     return x
 
 
 @dataclass(frozen=True)
 class ParamGrower:
-    """One array on its way: `part` of the blocks, or the array itself where it is not stacked.
+    """Grows one array: n of its blocks, or all of it where it is not stacked.
 
     Attributes:
       keys: a random key for each block, [n], or one.
-      moment: 0 for parameters; 1 and 2 for an optimizer's averages of gradients and of their squares, which are
-        scaled as the parameters are, and as their squares are; where something is new, they are zero.
+      moment: 0 for parameters; 1 and 2 for an optimizer's averages of gradients and of their squares, which are scaled
+        like the parameters and like their squares; zero for new units.
     """
 
     plan: GrowthPlan
@@ -51,74 +51,75 @@ class ParamGrower:
     place: Placement = unplaced
 
     def widen(self, x: jax.Array) -> jax.Array:
-        """`x` [n, ...] or [...] in the source's widths, in the target's."""
-        grown = [(at, units) for at, axis in enumerate(self.array.axes) if (units := self.plan.width.get(axis))]
+        """Widen `x` [n, ...] or [...] from the source's widths to the target's."""
+        grown = [(axis, units) for axis, name in enumerate(self.array.axes) if (units := self.plan.width.get(name))]
         drawn, held = np.zeros((), bool), np.zeros((), bool)
         y = x
-        for at, units in grown:
-            use = self.array.use(self.array.axes[at])
-            fill = {AxisRole.WRITES: units.written, AxisRole.READS: units.read, AxisRole.SCALES: Fill.RANDOM}[use]
-            new = self._along(at, units.new)
-            y = self._copied(y, at, units, use, fill)
+        for axis, units in grown:
+            role = self.array.use(self.array.axes[axis])
+            fill = {AxisRole.WRITES: units.written, AxisRole.READS: units.read, AxisRole.SCALES: Fill.RANDOM}[role]
+            new = self._along(axis, units.new)
+            y = self._copy_units(y, axis, units, role, fill)
             drawn, held = (drawn | new, held) if fill is Fill.RANDOM else (drawn, held | new)
         random = drawn & ~held
         return jnp.where(random, self.initial(), y) if random.any() else y
 
-    def _copied(self, x: jax.Array, at: int, units: Units, use: AxisRole, fill: Fill) -> jax.Array:
-        """`x` with the units of the source along axis `at` in the places of their copies."""
-        axis = at + self.array.stacked
+    def _copy_units(self, x: jax.Array, number: int, units: Units, role: AxisRole, fill: Fill) -> jax.Array:
+        """Copy the source's units along axis `number` to their positions in the target, and fill new ones."""
+        axis = number + self.array.stacked
         names = ("layers",) * self.array.stacked + self.array.axes
         x = self.place(x, names, axis)
-        factor = self._factor(units, use, at) ** max(self.moment, 1)
+        factor = self._factor(units, role, number) ** max(self.moment, 1)
         y = self.place(jnp.take(x, units.sources, axis=axis), names, axis) * factor
         if units.new.any():
             mean = fill is Fill.MEAN and not self.moment
             missing = jnp.mean(x, axis=axis, keepdims=True) * factor if mean else 0.0
-            y = jnp.where(self._along(at, units.new), missing, y)
+            y = jnp.where(self._along(number, units.new), missing, y)
         return self.place(y, names, None)
 
-    def _factor(self, units: Units, use: AxisRole, at: int) -> jax.Array:
-        """What copies along axis `at` are multiplied with."""
-        stream = self.array.axes[at] == "embed" and not self.plan.masked
+    def _factor(self, units: Units, role: AxisRole, axis: int) -> jax.Array:
+        """The factor of copies along an axis."""
+        stream = self.array.axes[axis] == "embed" and not self.plan.masked
         written = self.plan.stream / np.sqrt(units.copies) if stream else np.ones(units.index.shape)
-        if self.array.name == "final_norm.scale":
-            return self._along(at, self._logits()) * self._along(at, 1.0 / written) * self._tied(units, at, written)
-        if use is AxisRole.WRITES:
-            return self._along(at, written)
-        return self._along(at, 1.0 / written) if use is AxisRole.SCALES else self._shares(units, at)
+        if self.array.name == FINAL_NORM:
+            scale = self._along(axis, self._logit_scale()) * self._along(axis, 1.0 / written)
+            return scale * self._tied_factor(units, axis, written)
+        if role is AxisRole.WRITES:
+            return self._along(axis, written)
+        return self._along(axis, 1.0 / written) if role is AxisRole.SCALES else self._split(units, axis)
 
-    def _tied(self, units: Units, at: int, written: np.ndarray) -> jax.Array:
-        """A tied embedding is read as it is written, so that the final norm divides by what that multiplies by."""
+    def _tied_factor(self, units: Units, axis: int, written: np.ndarray) -> jax.Array:
+        """The final norm's factor for a tied embedding: it is read as it is written, so the norm divides instead."""
         if not self.plan.target.tie_embeddings:
             return jnp.ones(())
-        return self._shares(units, at) * self._along(at, 1.0 / written)
+        return self._split(units, axis) * self._along(axis, 1.0 / written)
 
-    def _logits(self) -> np.ndarray:
-        """What the scale of the logits loses. Under masks, these take up what of it comes from d_model."""
+    def _logit_scale(self) -> np.ndarray:
+        """The factor that keeps the scale of the logits. Under masks, the masks compensate what comes from d_model."""
         source, target = self.plan.source, self.plan.target
         lost = source.resolved_logit_scale / target.resolved_logit_scale
         if self.plan.masked and target.tie_embeddings:
             lost *= math.sqrt(source.d_model / target.d_model)
         return np.full(target.d_model, lost)
 
-    def _shares(self, units: Units, at: int) -> jax.Array:
-        """How the weight of each old unit is divided among its copies; the shares of each add up to 1."""
+    def _split(self, units: Units, axis: int) -> jax.Array:
+        """The fractions of each old unit's weight that its copies take; those of one unit add up to 1."""
         if units.split == "even" or (units.copies == 1).all():
-            return self._along(at, 1.0 / units.copies)
+            return self._along(axis, 1.0 / units.copies)
 
-        parts = jnp.where(units.new, 0.0, 0.5 + draw(jax.random.uniform, self.keys, at, units.index.shape))
-        sums = jnp.zeros((*parts.shape[:-1], units.old)).at[..., units.sources].add(parts)
-        return self._along(at, parts / jnp.take(sums, units.sources, axis=-1))
+        fractions = jnp.where(units.new, 0.0, 0.5 + draw(jax.random.uniform, self.keys, axis, units.index.shape))
+        sums = jnp.zeros((*fractions.shape[:-1], units.old)).at[..., units.sources].add(fractions)
+        return self._along(axis, fractions / jnp.take(sums, units.sources, axis=-1))
 
-    def _along(self, at: int, values: Any) -> Any:
-        """`values` [size], or [n, size] for each block, to be broadcast along axis `at`."""
-        after = len(self.array.axes) - at - 1
-        before = at + (self.array.stacked and values.ndim == 1)
-        shape = (*values.shape[:-1], *[1] * (before if values.ndim == 1 else at), values.shape[-1], *[1] * after)
+    def _along(self, axis: int, values: Any) -> Any:
+        """Reshape `values` [size], or [n, size] for each block, to broadcast along an axis."""
+        after = len(self.array.axes) - axis - 1
+        before = axis + (self.array.stacked and values.ndim == 1)
+        shape = (*values.shape[:-1], *[1] * (before if values.ndim == 1 else axis), values.shape[-1], *[1] * after)
         return values.reshape(shape)
 
     def initial(self, noise_std: float | None = None) -> jax.Array:
-        """As the model's initialisation draws it (or N(0, noise_std^2)): [n, ...] or [...]; of moments, zero."""
+        """Draw the array as the initialization does (or N(0, noise_std^2)), [n, ...] or [...]; zero for moments."""
         if self.moment:
             return jnp.zeros(self.array.shape)
         if self.array.is_scale:
@@ -128,7 +129,7 @@ class ParamGrower:
         return std * draw(jax.random.normal, self.keys, stream, self.array.shape)
 
     def apply_treatment(self, x: jax.Array, fresh: jax.Array, noise: float) -> jax.Array:
-        """Blocks [n, ...]; `fresh` bool [n] says which of them are not the first copy of theirs."""
+        """Apply the plan's treatment of repeated blocks to blocks [n, ...]; `fresh` bool [n] says which ones repeat."""
         treatment, kernel = self.plan.depth.treatment, not self.array.is_scale
         fresh = fresh.reshape(-1, *[1] * len(self.array.axes))
         if treatment is Treatment.REDRAW:
@@ -146,7 +147,7 @@ class ParamGrower:
 
 
 def is_plain_copy(plan: GrowthPlan, array: ParamSpec, noise: float) -> bool:
-    """Whether growth does no more with the array than copy it, or blocks of it."""
+    """Whether growth only copies the array, or blocks of it."""
     if any(axis in plan.width for axis in array.axes):
         return False
     if not array.stacked or not plan.depth.fresh.any():
@@ -157,9 +158,9 @@ def is_plain_copy(plan: GrowthPlan, array: ParamSpec, noise: float) -> bool:
 
 
 def draw(distribution: Callable[..., jax.Array], keys: jax.Array, stream: int, shape: tuple[int, ...]) -> jax.Array:
-    """float32 of a distribution of `jax.random`, [*keys' shape, *shape]."""
-    one = lambda key: distribution(jax.random.fold_in(key, stream), shape, jnp.float32)  # noqa: E731
-    return jax.vmap(one)(keys) if keys.ndim else one(keys)
+    """Draw float32 numbers of a distribution of `jax.random`, [*keys' shape, *shape]."""
+    draw_one = lambda key: distribution(jax.random.fold_in(key, stream), shape, jnp.float32)  # noqa: E731
+    return jax.vmap(draw_one)(keys) if keys.ndim else draw_one(keys)
 
 
 def grow_blocks(
@@ -174,12 +175,12 @@ def grow_blocks(
     moment: int = 0,
     place: Placement = unplaced,
 ) -> jax.Array:
-    """The target's array, in the dtype of the source's.
+    """Grow blocks of one array, or all of one that is not stacked, in the dtype of the source.
 
     Args:
-      x: the source's array; of stacked blocks, those that the target's `blocks` copy, [n, ...].
+      x: the source's array; of stacked blocks, the sources of the target's `blocks`, [n, ...].
       blocks: int32 [n], numbers of the target's blocks; None: not stacked.
-      fresh: bool [n], which of these are not the first copy of theirs.
+      fresh: bool [n], whether a block repeats one below it.
     """
     key = jax.random.fold_in(key, zlib.crc32(array.name.encode()))
     keys = key if blocks is None else jax.vmap(lambda block: jax.random.fold_in(key, block))(blocks)
@@ -190,13 +191,13 @@ def grow_blocks(
     return y.astype(x.dtype)
 
 
-# Growth of a whole model, and of the optimizer's moments with it, as pure functions of stacked parameters.
+# ---- whole models ----
 
 
 def grow(operator: Operator, params: Any, source: Model, target: Model, key: jax.Array, *, noise: float = 0.0) -> Any:
-    """The target's parameters of the source's; a learned operator's maps are those that they begin as.
+    """Grow the source's parameters into the target's; LiGO's maps have their initial values.
 
-    Raises UserError where the operator cannot make one model of the other. Jit it with shardings for a mesh.
+    Raises UserError where the operator cannot grow one model into the other. Jit it with shardings for a mesh.
     """
     plan = plan_growth(Grow(operator=operator, noise=noise), source, target)
     if isinstance(operator, LiGO):
@@ -205,11 +206,11 @@ def grow(operator: Operator, params: Any, source: Model, target: Model, key: jax
 
 
 def plan_growth(start: Grow, source: Model, target: Model) -> GrowthPlan:
-    """The plan of a stage's start. Raises UserError where the models do not fit it, or there is nothing to be noisy."""
+    """Plan a stage's start. Raises UserError where the models do not fit it, or `noise` has nothing to apply to."""
     plan = plan_operator(start.operator, source, target)
-    copies = plan.depth.fresh.any() and plan.depth.treatment is Treatment.COPY and not plan.mixed
-    if start.noise and not copies:
-        raise UserError(f"noise={start.noise} falls on copies of blocks, of which this growth makes none; use noise=0")
+    has_copies = plan.depth.fresh.any() and plan.depth.treatment is Treatment.COPY and not plan.mixed
+    if start.noise and not has_copies:
+        raise UserError(f"noise={start.noise} is for copied blocks, of which this growth makes none; use noise=0")
     return plan
 
 
@@ -222,18 +223,18 @@ def grow_params(
     moment: int = 0,
     place: Placement = unplaced,
 ) -> Any:
-    """A tree of parameters, or a part of it, grown; see `grow_param`."""
+    """Grow a tree of parameters, or a subtree; see `grow_param`."""
 
-    def one(array: ParamSpec, x: jax.Array) -> jax.Array:
+    def grow_one(array: ParamSpec, x: jax.Array) -> jax.Array:
         return grow_param(plan, array, x, key, noise=noise, moment=moment, place=place)
 
-    return jax.tree.map(one, param_specs(plan.target), params)
+    return jax.tree.map(grow_one, param_specs(plan.target), params)
 
 
 def grow_param(
     plan: GrowthPlan, array: ParamSpec, x: jax.Array, key: jax.Array, *, noise: float, moment: int, place: Placement
 ) -> jax.Array:
-    """One array, all of its blocks; see `apply.ParamGrower` for `moment`."""
+    """Grow one array, all of its blocks; see `ParamGrower` for `moment`."""
     if not array.stacked:
         return grow_blocks(plan, array, x, key, moment=moment, place=place)
     if plan.depth.blocks != tuple(range(plan.source.n_layers)):

@@ -120,7 +120,7 @@ def updates(densities: DensitySchedule, timeline: Timeline) -> list[tuple[int, f
         bisect.bisect_left(range(total), densities.tokens(compute), key=share)
         for compute in (densities.prune.begin, densities.prune.end)
     )
-    steps = range(first, last, densities.prune.every)
+    steps = range(first, last, densities.prune.update_every)
     way = [(step, rounded(densities.at(densities.compute(share(step))))) for step in steps]
     return sorted({0: rounded(densities.first), **dict(way), last: rounded(densities.last)}.items())
 

@@ -19,7 +19,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import DensityPhase, Timeline
 from pathways_lite.methods.pruning.schedules import DensitySchedule, num_kept, updates
 from pathways_lite.models.accounting import flops_per_token
-from pathways_lite.models.params import AxisRole, ParamSpec, param_specs
+from pathways_lite.models.params import ATTENTION, MLP, AxisRole, ParamSpec, param_specs
 from pathways_lite.recipe import NM, Channels, Heads, Model, Prune, Unstructured, WholeBlocks
 
 SAVED_PER_WEIGHT = 6
@@ -28,7 +28,7 @@ SAVED_PER_WEIGHT = 6
 
 @dataclass(frozen=True)
 class GroupArray:
-    """An array of a group. Its units lie along `axis` (None: every element is one), S / units neighbours in each."""
+    """An array of a group. Its units are along `axis`, size / units neighbors each (None: every element is a unit)."""
 
     array: ParamSpec
     axis: int | None
@@ -36,13 +36,13 @@ class GroupArray:
 
 @dataclass(frozen=True)
 class PruneGroup:
-    """Arrays whose units are the same ones.
+    """Arrays that share their units, which are pruned together.
 
     Attributes:
-      sets: how many sets of units there are that a density holds for: the layers, or 1.
-      units: in each set.
-      weights: of one unit.
-      flops: per token, that a unit saves where zeros are skipped.
+      sets: number of sets of units in which a density holds separately: the layers, or 1.
+      units: number of units in each set.
+      weights: number of weights of one unit.
+      flops: FLOPs per token that a pruned unit saves where zeros are skipped.
     """
 
     members: tuple[GroupArray, ...]
@@ -52,7 +52,7 @@ class PruneGroup:
     flops: int
 
     def scores(self, weights: Sequence[jax.Array]) -> jax.Array:
-        """Sums over each unit of numbers for the group's weights: [sets, units], or [sets, ...] for single weights."""
+        """Sum per-weight numbers over each unit: [sets, units], or [sets, ...] for single weights."""
         if self.members[0].axis is None:
             (x,) = weights
             return x if self.members[0].array.stacked else x[None]
@@ -60,11 +60,11 @@ class PruneGroup:
         return jnp.sum(jnp.stack(list(sums)), axis=0)
 
     def _sums(self, member: GroupArray, x: jax.Array) -> jax.Array:
-        x = jnp.sum(x, axis=tuple(at for at in range(x.ndim) if at not in (0, member.axis)))
+        x = jnp.sum(x, axis=tuple(axis for axis in range(x.ndim) if axis not in (0, member.axis)))
         return jnp.sum(x.reshape(self.sets, self.units, -1), axis=-1)
 
     def masks(self, units: jax.Array) -> list[jax.Array]:
-        """A mask of the units, as `scores` orders them, on the weights of each array."""
+        """Expand a mask of the units, ordered as by `scores`, to the weights of each array."""
         return [self._mask(member, units) for member in self.members]
 
     def _mask(self, member: GroupArray, units: jax.Array) -> jax.Array:
@@ -73,29 +73,31 @@ class PruneGroup:
             return units if array.stacked else units[0]
         layers = self.units if axis == 0 else self.sets
         shape = (layers, *array.shape)
-        along = [1] * len(shape)
-        along[0], along[axis] = layers, shape[axis]
+        broadcast_shape = [1] * len(shape)
+        broadcast_shape[0], broadcast_shape[axis] = layers, shape[axis]
         repeated = jnp.repeat(units, shape[axis] // self.units, axis=1) if axis else units
-        return jnp.broadcast_to(repeated.reshape(along), shape)
+        return jnp.broadcast_to(repeated.reshape(broadcast_shape), shape)
 
 
 def prune_groups(prune: Prune, model: Model, seq_len: int) -> tuple[PruneGroup, ...]:
-    """The groups that are pruned of a model. Raises UserError where the model or the scope has none of them."""
+    """Build the groups of a model that are pruned. Raises UserError where the model or the scope has none."""
     arrays = {array.name: array for array in jax.tree.leaves(param_specs(model))}
     attention = 12 * model.head_dim * seq_len  # FLOPs per token and head (PaLM appendix B)
     match prune.structure:
         case Unstructured():
             return tuple(_single(array, model) for array in _in_scope(prune.scope, arrays))
         case NM() as pattern:
-            return tuple(_single(_divided(array, pattern.m), model) for array in _in_scope(prune.scope, arrays))
+            return tuple(
+                _single(_require_divisible(array, pattern.m), model) for array in _in_scope(prune.scope, arrays)
+            )
         case Heads():
             shared = model.n_kv_heads == 1  # then the one head of keys and values stays
-            names = ("q", "out") if shared else ("q", "k", "v", "out")
+            names = (ATTENTION.q, ATTENTION.out) if shared else ATTENTION
             units = model.n_heads if shared else model.n_kv_heads
             saved = attention * model.n_heads // units
-            return (_along("attention", names, ("heads", "kv"), units, saved, arrays, model),)
+            return (_group_along(names, ("heads", "kv"), units, saved, arrays, model),)
         case Channels():
-            return (_along("mlp", ("gate", "up", "down"), ("mlp",), model.d_ff, 0, arrays, model),)
+            return (_group_along(MLP, ("mlp",), model.d_ff, 0, arrays, model),)
         case WholeBlocks():
             kernels = _in_scope(("linear",), arrays)
             weights = sum(math.prod(array.shape) for array in kernels)
@@ -104,33 +106,33 @@ def prune_groups(prune: Prune, model: Model, seq_len: int) -> tuple[PruneGroup, 
 
 
 def input_axis(array: ParamSpec) -> int:
-    """The last axis of a matrix, stacked or not, that is summed over: patterns of N:M lie along it."""
-    return [at for at, name in enumerate(array.axes) if array.use(name) is AxisRole.READS][-1] + array.stacked
+    """Return the last axis of a matrix, stacked or not, that is summed over: N:M patterns run along it."""
+    return [axis for axis, name in enumerate(array.axes) if array.use(name) is AxisRole.READS][-1] + array.stacked
 
 
 def density_phases(prune: Prune, groups: Sequence[PruneGroup], timeline: Timeline) -> tuple[DensityPhase, ...]:
-    """What is active of a stage's model from step to step, for its `Timeline`."""
+    """Compute what is active of a stage's model from step to step, for its `Timeline`."""
     densities = _densities(prune, groups, timeline.flops_per_token)
     for density in (densities.first, densities.last):
         if few := [group for group in groups if not num_kept(group.units, density)]:
-            of = few[0].members[0].array.name
+            name = few[0].members[0].array.name
             raise UserError(
-                f"pruning: a density of {density:g} leaves nothing of the {few[0].units} units of {of}; prune less"
+                f"pruning: a density of {density:g} leaves nothing of the {few[0].units} units of {name}; prune less"
             )
 
     def phase(step: int, density: float) -> DensityPhase:
-        gone = [(group, group.sets * (group.units - num_kept(group.units, density))) for group in groups]
-        parameters = timeline.active_parameters - sum(units * group.weights for group, units in gone)
-        flops = timeline.flops_per_token - sum(units * group.flops for group, units in gone)
+        pruned = [(group, group.sets * (group.units - num_kept(group.units, density))) for group in groups]
+        parameters = timeline.active_parameters - sum(units * group.weights for group, units in pruned)
+        flops = timeline.flops_per_token - sum(units * group.flops for group, units in pruned)
         return DensityPhase(step, density, parameters, flops)
 
     return tuple(phase(step, density) for step, density in updates(densities, timeline))
 
 
 def mean_flops_per_token(prune: Prune | None, model: Model, seq_len: int) -> float:
-    """FLOPs where zeros are skipped, averaged over a stage's tokens: for budgets by which stages spend as much.
+    """Return FLOPs per token where zeros are skipped, averaged over a stage: for budgets that cost the same.
 
-    Of a stage without pruning: all.
+    Without pruning, all FLOPs count.
     """
     dense = flops_per_token(model, seq_len)
     if prune is None:
@@ -145,7 +147,7 @@ def _densities(prune: Prune, groups: Sequence[PruneGroup], dense_flops: int) -> 
 
 
 def _saved(groups: Sequence[PruneGroup]) -> int:
-    """FLOPs per token that nothing but zeros would save."""
+    """FLOPs per token that would be saved if everything were pruned."""
     return sum(group.sets * group.units * group.flops for group in groups)
 
 
@@ -154,17 +156,16 @@ def _single(array: ParamSpec, model: Model) -> PruneGroup:
     return PruneGroup((GroupArray(array, None),), sets, math.prod(array.shape), 1, SAVED_PER_WEIGHT)
 
 
-def _divided(array: ParamSpec, m: int) -> ParamSpec:
+def _require_divisible(array: ParamSpec, m: int) -> ParamSpec:
     if array.is_scale or AxisRole.READS not in map(array.use, array.axes):
-        raise UserError(f"pruning.scope: patterns lie along what a kernel reads, and {array.name} is no kernel")
+        raise UserError(f"pruning.scope: patterns run along what a kernel reads, and {array.name} is not a kernel")
     size = array.shape[input_axis(array) - array.stacked]
     if size % m:
         raise UserError(f"{array.name} reads {size} units, which patterns of {m} do not divide; use another m or model")
     return array
 
 
-def _along(
-    part: str,
+def _group_along(
     names: Sequence[str],
     axes: Sequence[str],
     units: int,
@@ -172,15 +173,17 @@ def _along(
     arrays: dict[str, ParamSpec],
     model: Model,
 ) -> PruneGroup:
-    """Units along those axes of a block's arrays; `flops` are what one saves besides its weights'."""
-    found = [arrays[f"layers.{part}.{name}"] for name in names]
-    members = [GroupArray(array, next(at for at, axis in enumerate(array.axes) if axis in axes) + 1) for array in found]
-    weights = sum(math.prod(array.shape) for array in found) // units
+    """Group arrays by their units along some axes; `flops`: what a unit saves besides the FLOPs of its weights."""
+    members = []
+    for array in (arrays[name] for name in names):
+        axis = next(number for number, axis in enumerate(array.axes) if axis in axes)
+        members.append(GroupArray(array, axis + 1))
+    weights = sum(math.prod(member.array.shape) for member in members) // units
     return PruneGroup(tuple(members), model.n_layers, units, weights, SAVED_PER_WEIGHT * weights + flops)
 
 
 def _in_scope(scope: Sequence[str], arrays: dict[str, ParamSpec]) -> list[ParamSpec]:
-    """Arrays that a scope names, in the order of the parameters; a pattern is for matrices alone."""
+    """List the arrays that a scope names, in the order of the parameters; wildcards match matrices only."""
     chosen: set[str] = set()
     for wanted in scope:
         if wanted == "linear":

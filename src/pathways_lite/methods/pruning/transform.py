@@ -50,7 +50,7 @@ class MaskSchedule(NamedTuple):
         """The share of the active weights that others take the place of before a step, 0 where nothing changes."""
         first, last = self.steps[min(1, len(self.steps) - 1)], self.steps[-1]
         passed = (step - first) / max(1, last - first)
-        share = regrowth.share * (0.5 * (1.0 + jnp.cos(jnp.pi * passed)) if regrowth.falls else 1.0)
+        share = regrowth.fraction * (0.5 * (1.0 + jnp.cos(jnp.pi * passed)) if regrowth.falls else 1.0)
         return jnp.where(jnp.any(jnp.asarray(self.steps[1:]) == step), share, 0.0)
 
 
