@@ -164,7 +164,7 @@ def test_data_select_by_a_model(
     options = [str(tmp_path / "like.txt") if option == "TEXT" else option for option in options]
     out = tmp_path / "chosen.jsonl"
     result = invoke("data", "select", method, corpus, out, "--model", runs_directory / "tiny", *options)
-    assert all(text in result.output for text in (method, "FLOPs, to be counted", "data apply", "poems"))
+    assert all(text in result.output for text in (method, "FLOPs, to be counted in comparisons", "data apply", "poems"))
     assert (tmp_path / "chosen.png").read_bytes().startswith(b"\x89PNG")
     origin, *lines = map(json.loads, out.read_text().splitlines())
     assert origin["model"]["digest"]

@@ -1,4 +1,4 @@
-"""`pathways-lite plan`: the corpus is never read, mistakes are sentences, and a small step compiles for a TPU."""
+"""`pathways-lite plan`: no corpus is read, mistakes are sentences, and a small step compiles for a TPU."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["plan", *map(str, arguments)], catch_exceptions=False)
 
 
-def test_gpus_get_an_analytic_estimate_said_to_be_one(recipe: Path) -> None:
+def test_gpus_get_an_analytic_estimate_labelled_as_one(recipe: Path) -> None:
     output = invoke(recipe, "--topology", "gpu:8xh100").stdout
     for text in ("analytic estimate, nothing is compiled", "fits", "at most 65%: assumed share", "MFU", "GPU-hours"):
         assert text in output
@@ -48,7 +48,7 @@ def test_gpus_get_an_analytic_estimate_said_to_be_one(recipe: Path) -> None:
     assert found["steps"]["fast"]["seconds"] <= found["steps"]["slow"]["seconds"]
 
 
-def test_rules_show_what_lies_where_without_compiling(recipe: Path) -> None:
+def test_rules_show_shardings_without_compiling(recipe: Path) -> None:
     output = invoke(recipe, "stages.base.mesh.tensor=4", "--topology", "v5p:2x2x4", "--rules").stdout
     rows = {line.split()[0]: line for line in output.splitlines() if line.strip()}
     assert "[1024, 256]" in rows["embedding"]
@@ -76,13 +76,13 @@ def test_search_on_gpus_shows_a_front(recipe: Path) -> None:
             ["--rules", "--topology", "v5e:4x4", "--slices", "2"],
             "2 slices, which mesh.pod=1 does not match; set mesh.pod=2",
         ),
-        (["--rules", "--search"], "two questions"),
-        (["--rules", "--json"], "--json does not go with --rules"),
-        (["--search", "--json", "--topology", "gpu:8xh100"], "--json does not go with --search on GPUs"),
+        (["--rules", "--search"], "exclude each other"),
+        (["--rules", "--json"], "--json does not work with --rules"),
+        (["--search", "--json", "--topology", "gpu:8xh100"], "--json does not work with --search on GPUs"),
         (["--picture", "plan.png", "--topology", "gpu:8xh100"], "draws one compiled plan"),
         (["--picture", "plan.png", "--search"], "draws one compiled plan"),
         (["--picture", "plan.jpg"], "PNG or SVG"),
-        (["--picture", "not/here/plan.png"], "there is no folder not/here"),
+        (["--picture", "not/here/plan.png"], "there is no directory not/here"),
     ],
 )
 def test_mistakes_are_sentences(recipe: Path, arguments: list[str], message: str) -> None:
@@ -111,7 +111,7 @@ def test_why_a_candidate_of_a_search_failed(
 
 @pytest.mark.slow
 @pytest.mark.libtpu
-def test_a_step_is_compiled_for_a_tpu_once_and_priced(recipe: Path, tmp_path: Path) -> None:
+def test_a_step_is_compiled_for_a_tpu_once_and_estimated(recipe: Path, tmp_path: Path) -> None:
     def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
         start = "from pathways_lite.cli.main import main; main()"
         command = [sys.executable, "-c", start, "plan", str(recipe), "--topology", "v5e:2x4", *arguments]
@@ -125,7 +125,7 @@ def test_a_step_is_compiled_for_a_tpu_once_and_priced(recipe: Path, tmp_path: Pa
         assert text in shown.stdout
     assert picture.stat().st_size > 10_000
 
-    found = json.loads(plan("--json").stdout.splitlines()[-1])  # from what was kept
+    found = json.loads(plan("--json").stdout.splitlines()[-1])  # from the cache
     assert found["mesh"] == {"pod": 1, "data": 1, "fsdp": 8, "context": 1, "tensor": 1}
     memory = found["program"]["memory"]
     assert memory["parameters"] == pytest.approx(found["parameters"] * 4 / 8, rel=0.02)

@@ -1,4 +1,4 @@
-"""`pathways-lite convert`: a checkpoint in another form."""
+"""`pathways-lite convert`: write a checkpoint in another format."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from pathways_lite.errors import UserError
 def convert(
     run: Annotated[str, typer.Argument(metavar="RUN", help="a run, stage or checkpoint directory")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="directory of the new checkpoint")],
-    sparse: Annotated[bool, typer.Option("--sparse", help="what is left of a pruned model")] = False,
+    sparse: Annotated[bool, typer.Option("--sparse", help="write a pruned model without its zeros")] = False,
 ) -> None:
-    """Write the newest checkpoint at or below RUN in another form.
+    """Write the newest checkpoint at or below RUN in another format.
 
-    `--sparse`: of a model whose heads, MLP channels or blocks were pruned a smaller dense one, to evaluate, to generate
-    with, or for a stage that starts by `Restore(path=OUT)`; of 2:4 patterns values and places, in 9/16 of the bytes of
-    bfloat16; of single weights the parameters with their masks in bits. docs/sparse.md has the layouts.
+    With `--sparse` a model with pruned heads, MLP channels or blocks becomes a smaller dense one, which you can
+    evaluate, generate with, or start a stage from by `Restore(path=OUT)`. 2:4 patterns are stored as values and
+    positions, in 9/16 of the bytes of bfloat16; pruned single weights as parameters with bit masks. docs/sparse.md
+    describes the formats.
 
     Examples:
 
@@ -28,10 +29,10 @@ def convert(
     - `pathways-lite evaluate runs/smaller`
     """
     if not sparse:
-        raise UserError("to which form? pathways-lite convert RUN --sparse OUT")
+        raise UserError("no format given; write pathways-lite convert RUN --sparse OUT")
     from pathways_lite.training.load import load_model
     from pathways_lite.training.sparse_export import convert_sparse
 
-    found = load_model(run, examined=False)
-    path = convert_sparse(found, out, report=lambda line: typer.echo(line, err=True))
+    model = load_model(run, examined=False)
+    path = convert_sparse(model, out, report=lambda line: typer.echo(line, err=True))
     typer.echo(path)

@@ -1,4 +1,4 @@
-"""`pathways-lite data`: text into a token store, and a look at one. Imports no JAX: it has to start at once."""
+"""`pathways-lite data`: build a token store from text, and inspect one. Imports no JAX, to start quickly."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Build and inspect corpora.", rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True, help="Build, inspect and select corpora.", rich_markup_mode="markdown")
 
 
 @app.command()
 def build(
-    out: Annotated[str, typer.Argument(help="where the token store goes: a directory, or gs:// or s3:// prefix")],
+    out: Annotated[str, typer.Argument(help="the new token store: a directory, or a gs:// or s3:// prefix")],
     sources: Annotated[
         list[str],
         typer.Argument(
             help="files or directories of text, .jsonl or .parquet (also .gz, .zst), or python: for the text that "
             "comes with Python; NAME=SOURCE puts all of it into the domain NAME; seqio:TASK or seqio:TASK@SPLIT "
-            "reads a Task or Mixture of SeqIO's"
+            "reads a SeqIO Task or Mixture"
         ),
     ],
     tokenizer: Annotated[
@@ -30,19 +30,19 @@ def build(
     ] = "sentencepiece:8192",
     held_out: Annotated[
         list[str],
-        typer.Option(
-            help="share of documents kept for evaluation, by hash of their id; or a source of them, then no others are"
-        ),
+        typer.Option(help="fraction of documents held out for evaluation, by a hash of their id; or sources of them"),
     ] = ["0.01"],  # noqa: B006  typer copies it
-    text_field: Annotated[str, typer.Option(help="of JSONL and Parquet records")] = "text",
-    domain_field: Annotated[str, typer.Option(help="of JSONL and Parquet records")] = "domain",
-    id_field: Annotated[str, typer.Option(help="of JSONL and Parquet records")] = "id",
-    import_: Annotated[str | None, typer.Option("--import", help="module or file that registers SeqIO's Tasks")] = None,
-    examples: Annotated[int | None, typer.Option(min=1, help="at most so many of each seqio: source")] = None,
-    workers: Annotated[int | None, typer.Option(help="processes; default: one per core")] = None,
-    workspace: Annotated[Path | None, typer.Option(help="for unfinished work; default: OUT.building")] = None,
+    text_field: Annotated[str, typer.Option(help="field of JSONL and Parquet records that has the text")] = "text",
+    domain_field: Annotated[str, typer.Option(help="field that has the domain")] = "domain",
+    id_field: Annotated[str, typer.Option(help="field that has the document's id")] = "id",
+    import_: Annotated[str | None, typer.Option("--import", help="module or file that registers SeqIO Tasks")] = None,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="read at most this many examples of each seqio: source")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="number of processes; default: one per core")] = None,
+    workspace: Annotated[Path | None, typer.Option(help="directory for unfinished work; default: OUT.building")] = None,
 ) -> None:
-    """Tokenise text into a store with random access. Interrupted? The same command goes on.
+    """Tokenize text into a token store. After an interruption the same command continues.
 
     Documents that cannot be read are skipped, counted, and listed with file and line in OUT/skipped.txt.
 
@@ -68,26 +68,32 @@ def build(
 
     def parse(text: str) -> Source:
         source = Source.parse(text, fields)
-        of_seqio = source.address.startswith(SEQIO)
-        return SeqioSource(source.address, source.fields, import_, examples) if of_seqio else source
+        is_seqio = source.address.startswith(SEQIO)
+        return SeqioSource(source.address, source.fields, import_, examples) if is_seqio else source
 
     fields = Fields(text_field=text_field, domain_field=domain_field, id_field=id_field)
     parsed = [parse(source) for source in sources]
-    share = _number(held_out[0]) if len(held_out) == 1 else None
-    apart = share if share is not None else [parse(source) for source in held_out]
-    theirs = tokenizer.startswith(SEQIO)
-    chosen = SeqioSource(tokenizer, fields, import_).tokenizer() if theirs else tokenizer
+    fraction = _parse_number(held_out[0]) if len(held_out) == 1 else None
+    held_out_documents = fraction if fraction is not None else [parse(source) for source in held_out]
+    is_seqio = tokenizer.startswith(SEQIO)
+    tokenizer_or_name = SeqioSource(tokenizer, fields, import_).tokenizer() if is_seqio else tokenizer
     start = time.perf_counter()
     with show_progress() as report:
         store = build_store(
-            parsed, out, tokenizer=chosen, held_out=apart, workers=workers, workspace=workspace, report=report
+            parsed,
+            out,
+            tokenizer=tokenizer_or_name,
+            held_out=held_out_documents,
+            workers=workers,
+            workspace=workspace,
+            report=report,
         )
     console = Console()
     console.print(describe(store, samples=0))
     console.print(f"{out}: ready after {time.perf_counter() - start:.1f} s", highlight=False)
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
@@ -97,9 +103,9 @@ def _number(text: str) -> float | None:
 @app.command()
 def inspect(
     corpus: Annotated[str, typer.Argument(help="a token store")],
-    samples: Annotated[int, typer.Option(min=0, help="documents shown per domain")] = 2,
+    samples: Annotated[int, typer.Option(min=0, help="number of documents to show per domain")] = 2,
 ) -> None:
-    """Sizes, domains, tokens per byte, and the beginning of some documents.
+    """Show sizes, domains, bytes per token, and the start of some documents.
 
     Example: `pathways-lite data inspect corpora/python`
     """

@@ -1,4 +1,4 @@
-"""The progress of a build on a terminal, or as plain lines where there is none."""
+"""Progress of `data build`: a bar on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rich.progress import Progress as Bars
 
 from pathways_lite.data.build import Progress, Report
 
-_WORDS = {
+_PHASE_NAMES = {
     "sample": "reading a sample",
     "train tokenizer": "training the tokenizer",
-    "tokenise": "tokenising",
+    "tokenise": "tokenizing",
     "write": "writing the store",
 }
 _SECONDS_BETWEEN_LINES = 5.0
@@ -25,11 +25,11 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 @contextmanager
 def show_progress(file: TextIO | None = None) -> Iterator[Report]:
-    """A `report` for `build` that shows phase, MB/s and time left on `file` (standard error)."""
+    """Yield a `report` for `build` that shows phase, MB/s and time left on `file` (default: standard error)."""
     file = file or sys.stderr
     speed = _Speed()
     if not file.isatty():
-        yield _Lines(file, speed).report
+        yield _LineReporter(file, speed).report
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Bars(*columns, TextColumn("{task.fields[detail]}"), console=Console(file=file), transient=True) as bars:
@@ -39,45 +39,51 @@ def show_progress(file: TextIO | None = None) -> Iterator[Report]:
             total = progress.input_bytes if progress.phase == "tokenise" else None
             done = min(progress.done.input_bytes, progress.input_bytes)
             detail = _detail(progress, speed)
-            bars.update(task, description=_WORDS[progress.phase], total=total, completed=done, detail=detail)
+            bars.update(task, description=_PHASE_NAMES[progress.phase], total=total, completed=done, detail=detail)
 
         yield report
 
 
 class _Speed:
-    """Text bytes per second since the first report of tokenising; work of an earlier run is not counted."""
+    """Text bytes per second since the first report of tokenizing, without the work of an earlier run."""
 
     def __init__(self) -> None:
-        self._began: tuple[float, int] | None = None
+        self._start: tuple[float, int] | None = None
 
-    def of(self, progress: Progress) -> float:
+    def bytes_per_second(self, progress: Progress) -> float:
+        """Return the average speed up to this report."""
         now, done = time.monotonic(), progress.done.text_bytes
-        if self._began is None:
-            self._began = now, done
-        seconds = now - self._began[0]
-        return (done - self._began[1]) / seconds if seconds else 0.0
+        if self._start is None:
+            self._start = now, done
+        seconds = now - self._start[0]
+        return (done - self._start[1]) / seconds if seconds else 0.0
 
 
 def _detail(progress: Progress, speed: _Speed) -> str:
+    """Return what a report shows after the phase: speed and counts."""
     done = progress.done
     if progress.phase != "tokenise":
         return f"{done.tokens:,} tokens" if done.tokens else ""
     skipped = f", {done.skipped:,} skipped" if done.skipped else ""
-    return f"{speed.of(progress) / 1e6:.1f} MB/s, {done.documents:,} documents, {done.tokens:,} tokens{skipped}"
+    rate = speed.bytes_per_second(progress) / 1e6
+    return f"{rate:.1f} MB/s, {done.documents:,} documents, {done.tokens:,} tokens{skipped}"
 
 
-class _Lines:
-    """A line per phase, and one every few seconds in between."""
+class _LineReporter:
+    """Prints a line per phase, and one every few seconds in between."""
 
     def __init__(self, file: TextIO, speed: _Speed) -> None:
         self._file, self._speed = file, speed
         self._phase, self._last = "", 0.0
 
     def report(self, progress: Progress) -> None:
+        """Print a line if one is due."""
         now = time.monotonic()
         if progress.phase == self._phase and now - self._last < _SECONDS_BETWEEN_LINES:
             return
         self._phase, self._last = progress.phase, now
-        share = f" {progress.done.input_bytes / max(1, progress.input_bytes):.0%}" if progress.done.tokens else ""
+        percentage = f" {progress.done.input_bytes / max(1, progress.input_bytes):.0%}" if progress.done.tokens else ""
         detail = _detail(progress, self._speed)
-        print(f"{_WORDS[progress.phase]}{share}{': ' if detail else ''}{detail}", file=self._file, flush=True)
+        print(
+            f"{_PHASE_NAMES[progress.phase]}{percentage}{': ' if detail else ''}{detail}", file=self._file, flush=True
+        )

@@ -1,4 +1,4 @@
-"""`pathways-lite data select`: which documents to train on; `data apply` makes a store of what was selected."""
+"""`pathways-lite data select`: choose training documents; `data apply` builds a store of the selection."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ import typer
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Choose training documents: a selection file says which are kept, and in which domains.\n\n"
-    "`pathways-lite data apply SELECTION OUT` makes a corpus of it, with other training documents and the same "
-    "held-out ones. Try `random` beside every method: it is what a method has to beat.",
+    help="Choose training documents. The selection file lists the documents to keep, and their domains.\n\n"
+    "`pathways-lite data apply SELECTION OUT` then builds a corpus of these training documents, with the same held-out "
+    "documents. Compare every method with `random`: it is the baseline to beat.",
 )
 
 Corpus = Annotated[str, typer.Argument(help="a token store")]
-Out = Annotated[Path, typer.Argument(help="the selection file, e.g. half.jsonl; a histogram goes beside it")]
-Model = Annotated[Path, typer.Option("--model", help="run, stage or checkpoint that reads the documents")]
-Keep = Annotated[float, typer.Option(min=0.0, max=1.0, help="share of the training tokens that is kept")]
+Out = Annotated[
+    Path, typer.Argument(help="the selection file to write, e.g. half.jsonl; a histogram is written beside it")
+]
+Model = Annotated[Path, typer.Option("--model", help="run, stage or checkpoint whose model reads the documents")]
+Keep = Annotated[float, typer.Option(min=0.0, max=1.0, help="fraction of the training tokens to keep")]
 Pooling = Annotated[
     Literal["mean", "position"],
-    typer.Option(help="last hidden states are averaged evenly, or later positions count more"),
+    typer.Option(help="average the last hidden states with equal weights, or with larger weights at later positions"),
 ]
-Distance = Annotated[Literal["cosine", "euclidean"], typer.Option(help="between embeddings")]
-Seed = Annotated[int, typer.Option(help="the same seed gives the same selection")]
+Distance = Annotated[Literal["cosine", "euclidean"], typer.Option(help="distance between embeddings")]
+Seed = Annotated[int, typer.Option(help="random seed; the same seed gives the same selection")]
 ByDomain = Annotated[
     float,
     typer.Option(
-        min=0.0, max=1.0, help="of what a domain would keep if all were treated alike, it keeps at least this"
+        min=0.0,
+        max=1.0,
+        help="minimum for each domain, as a fraction of the tokens it would keep if all were treated alike",
     ),
 ]
 
@@ -39,11 +43,13 @@ def prototypes(
     out: Out,
     model: Model,
     keep: Keep = 0.5,
-    which: Annotated[Literal["hard", "easy"], typer.Option(help="far from the prototypes, or near")] = "hard",
-    k: Annotated[int, typer.Option(min=1, help="prototypes: clusters of k-means")] = 100,
+    which: Annotated[
+        Literal["hard", "easy"], typer.Option(help="keep documents far from the prototypes, or near them")
+    ] = "hard",
+    k: Annotated[int, typer.Option(min=1, help="number of prototypes (k-means clusters)")] = 100,
     floor: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, help="of what a cluster would keep by an even share, it keeps at least this"),
+        typer.Option(min=0.0, max=1.0, help="minimum for each cluster, as a fraction of its even share"),
     ] = 0.5,
     distance: Distance = "cosine",
     pooling: Pooling = "mean",
@@ -51,22 +57,21 @@ def prototypes(
 ) -> None:
     """Keep documents that are far from the nearest of k prototypes, or near it (Sorscher et al. 2022).
 
-    Hard ones, which are far, where data is abundant; easy ones where it is scarce. A cluster keeps at least half of its
-    even share (`--floor`), so that no kind of text vanishes.
+    Keep hard documents, the far ones, if data is abundant; easy ones if it is scarce. A cluster keeps at least half of
+    its even share (`--floor`), so that no kind of text disappears.
 
     Example: `pathways-lite data select prototypes corpora/python half.jsonl --model runs/demo --keep 0.5 --which hard`
     """
-    from pathways_lite.cli.select_common import Reader, Selecting
-    from pathways_lite.methods.selection.selectors import cluster
-    from pathways_lite.methods.selection.selectors import select_fraction as keep_share
+    from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder
+    from pathways_lite.methods.selection.selectors import cluster, select_fraction
 
-    selecting = Selecting(corpus, out)
-    reader = Reader(model, corpus)
-    found = cluster(reader.embeddings(pooling), k, distance, seed)
-    part: Literal["top", "bottom"] = "top" if which == "hard" else "bottom"
-    kept = keep_share(found.distance, selecting.documents.tokens, keep, part, found.cluster, floor)
+    builder = SelectionBuilder(corpus, out)
+    reader = CorpusReader(model, corpus)
+    clustering = cluster(reader.embeddings(pooling), k, distance, seed)
+    end: Literal["top", "bottom"] = "top" if which == "hard" else "bottom"
+    kept = select_fraction(clustering.distance, builder.documents.tokens, keep, end, clustering.cluster, floor)
     options = {"keep": keep, "which": which, "k": k, "floor": floor, "distance": distance, "pooling": pooling}
-    selecting.finish("prototypes", options | {"seed": seed}, found.distance, selecting.own_domains(kept), reader)
+    builder.finish("prototypes", options | {"seed": seed}, clustering.distance, builder.own_domains(kept), reader)
 
 
 @app.command()
@@ -75,25 +80,28 @@ def perplexity(
     out: Out,
     model: Model,
     keep: Keep = 0.5,
-    which: Annotated[Literal["bottom", "middle", "top"], typer.Option(help="part of the losses")] = "middle",
+    which: Annotated[
+        Literal["bottom", "middle", "top"],
+        typer.Option(help="which losses to keep: the lowest, those around the median, or the highest"),
+    ] = "middle",
     floor: ByDomain = 0.0,
 ) -> None:
-    """Keep documents of low, of middling or of high loss per token under a model (Marion et al. 2023).
+    """Keep documents with a low, medium or high loss per token under a model (Marion et al. 2023).
 
-    The model should not have been trained on these very documents, or what it remembers decides. Losses differ between
-    languages and kinds of text: `--floor 1` selects from every domain by itself.
+    The model should not have been trained on these documents, or memorization decides. Losses differ between languages
+    and kinds of text: `--floor 1` selects from every domain separately.
 
     Example: `pathways-lite data select perplexity corpora/python middle.jsonl --model runs/demo --keep 0.5 --floor 1`
     """
-    from pathways_lite.cli.select_common import Reader, Selecting
-    from pathways_lite.methods.selection.selectors import select_fraction as keep_share
+    from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder
+    from pathways_lite.methods.selection.selectors import select_fraction
 
-    selecting = Selecting(corpus, out)
-    reader, documents = Reader(model, corpus), selecting.documents
+    builder = SelectionBuilder(corpus, out)
+    reader, documents = CorpusReader(model, corpus), builder.documents
     losses = reader.losses()
-    kept = keep_share(losses, documents.tokens, keep, which, documents.domain, floor)
+    kept = select_fraction(losses, documents.tokens, keep, which, documents.domain, floor)
     options = {"keep": keep, "which": which, "floor": floor}
-    selecting.finish("perplexity", options, losses, selecting.own_domains(kept), reader)
+    builder.finish("perplexity", options, losses, builder.own_domains(kept), reader)
 
 
 @app.command()
@@ -103,15 +111,16 @@ def rds(
     model: Model,
     target: Annotated[
         list[str],
-        typer.Option(help="text, JSONL or Parquet like what is wanted, or held-out:DOMAIN; may be given several times"),
+        typer.Option(help="text, JSONL or Parquet similar to the documents wanted, or held-out:DOMAIN; repeatable"),
     ],
     keep: Keep = 0.5,
     floor: ByDomain = 0.0,
     pooling: Pooling = "position",
 ) -> None:
-    """Keep documents that a model finds like target documents, which take turns in choosing (RDS+, Ivison et al. 2025).
+    """Keep documents most similar to target documents, which take turns choosing (RDS+, Ivison et al. 2025).
 
-    Held-out documents that were targets are no fair test of what is trained on the selection: evaluate on others.
+    Similarity is that of a model's embeddings. Do not evaluate on held-out documents that were targets: they are no
+    fair test of a model trained on the selection.
 
     Examples:
 
@@ -119,18 +128,17 @@ def rds(
 
     - `pathways-lite data select rds corpora/all math.jsonl --model runs/base --target held-out:math --keep 0.1`
     """
-    from pathways_lite.cli.select_common import Reader, Selecting, target_documents
-    from pathways_lite.methods.selection.selectors import prototype_scores
-    from pathways_lite.methods.selection.selectors import select_fraction as keep_share
+    from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder, target_documents
+    from pathways_lite.methods.selection.selectors import prototype_scores, select_fraction
 
-    selecting = Selecting(corpus, out)
-    reader, documents = Reader(model, corpus), selecting.documents
-    targets = target_documents(selecting.store, target)
+    builder = SelectionBuilder(corpus, out)
+    reader, documents = CorpusReader(model, corpus), builder.documents
+    targets = target_documents(builder.store, target)
     embeddings = reader.embeddings(pooling, targets)
-    found = prototype_scores(embeddings[len(targets) :], embeddings[: len(targets)])
-    kept = keep_share(found.turn, documents.tokens, keep, "bottom", documents.domain, floor)
+    scores = prototype_scores(embeddings[len(targets) :], embeddings[: len(targets)])
+    kept = select_fraction(scores.turn, documents.tokens, keep, "bottom", documents.domain, floor)
     options = {"keep": keep, "target": target, "floor": floor, "pooling": pooling}
-    selecting.finish("rds", options, found.similarity, selecting.own_domains(kept), reader)
+    builder.finish("rds", options, scores.similarity, builder.own_domains(kept), reader)
 
 
 @app.command()
@@ -138,96 +146,100 @@ def clusters(
     corpus: Corpus,
     out: Out,
     model: Model,
-    k: Annotated[int, typer.Option(min=1, help="clusters of every domain")] = 8,
+    k: Annotated[int, typer.Option(min=1, help="number of clusters of every domain")] = 8,
     distance: Distance = "cosine",
     pooling: Pooling = "mean",
     seed: Seed = 0,
 ) -> None:
-    """Make domains of clusters, `novels` into `novels.0`, `novels.1` ..., for a mixture to weigh; nothing is left out.
+    """Split domains into clusters for a mixture to weight: `novels` into `novels.0`, `novels.1` ...; keeps everything.
 
     Example: `pathways-lite data select clusters corpora/python parts.jsonl --model runs/demo --k 4`
     """
     import numpy as np
 
-    from pathways_lite.cli.select_common import Reader, Selecting
+    from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder
     from pathways_lite.methods.selection.selectors import cluster
 
-    selecting = Selecting(corpus, out)
-    reader, documents = Reader(model, corpus), selecting.documents
+    builder = SelectionBuilder(corpus, out)
+    reader, documents = CorpusReader(model, corpus), builder.documents
     embeddings = reader.embeddings(pooling)
     score, label = np.zeros(len(embeddings)), np.zeros(len(embeddings), int)
     for d in np.unique(documents.domain):
-        here = documents.domain == d
-        label[here], score[here] = cluster(embeddings[here], k, distance, seed)
-    names = selecting.store.domains
-    to = [f"{names[d]}.{c}" for d, c in zip(documents.domain, label, strict=True)]
+        in_domain = documents.domain == d
+        label[in_domain], score[in_domain] = cluster(embeddings[in_domain], k, distance, seed)
+    names = builder.store.domains
+    new_domains = [f"{names[d]}.{c}" for d, c in zip(documents.domain, label, strict=True)]
     options = {"k": k, "distance": distance, "pooling": pooling, "seed": seed}
-    selecting.finish("clusters", options, score, to, reader)
+    builder.finish("clusters", options, score, new_domains, reader)
 
 
 @app.command("near-duplicates")
 def near_duplicates(
     corpus: Corpus,
     out: Out,
-    threshold: Annotated[float, typer.Option(min=0.05, max=1.0, help="least Jaccard similarity of duplicates")] = 0.8,
-    shingle: Annotated[int, typer.Option(min=1, help="characters that are compared as one")] = 9,
-    permutations: Annotated[int, typer.Option(min=16, help="hash functions; more are more exact and slower")] = 128,
+    threshold: Annotated[float, typer.Option(min=0.05, max=1.0, help="minimum Jaccard similarity of duplicates")] = 0.8,
+    shingle: Annotated[int, typer.Option(min=1, help="characters per shingle, the unit of comparison")] = 9,
+    permutations: Annotated[
+        int, typer.Option(min=16, help="number of hash functions; more are more accurate and slower")
+    ] = 128,
     held_out: Annotated[
-        bool, typer.Option(help="training documents near a held-out one go as well: it would be known from training")
+        bool, typer.Option(help="also remove training documents that are near duplicates of held-out ones")
     ] = True,
     seed: Seed = 1,
 ) -> None:
-    """Keep only the first of documents that are nearly the same, by MinHash and locality-sensitive hashing; no model.
+    """Keep only the first of near-duplicate documents, by MinHash and locality-sensitive hashing; needs no model.
 
-    Case and white space do not count. All domains are compared with each other.
+    Case and whitespace are ignored. All domains are compared with each other.
 
     Example: `pathways-lite data select near-duplicates corpora/python distinct.jsonl --threshold 0.8`
     """
     from pathways_lite.cli.common import count_progress
-    from pathways_lite.cli.select_common import Selecting, texts
+    from pathways_lite.cli.select_common import SelectionBuilder, decoded_texts
     from pathways_lite.data.store import Split
-    from pathways_lite.methods.selection.near_duplicates import near_duplicates as find
+    from pathways_lite.methods.selection.near_duplicates import near_duplicates as near_duplicate_scores
 
-    selecting = Selecting(corpus, out)
-    store = selecting.store
+    builder = SelectionBuilder(corpus, out)
+    store = builder.store
     splits: tuple[Split, ...] = ("held_out", "train") if held_out else ("train",)
     total = sum(store.counts(domain, split).documents for domain in store.domains for split in splits)
     with count_progress("comparing", total, "documents") as done:
-        before = texts(store, "held_out", done) if held_out else ()
-        how = {"threshold": threshold, "shingle": shingle, "permutations": permutations}
-        score = find(texts(store, "train", done), before=before, seed=seed, **how)  # type: ignore[arg-type]
-    selecting.finish(
-        "near-duplicates", how | {"held_out": held_out, "seed": seed}, score, selecting.own_domains(score == 0)
+        before = decoded_texts(store, "held_out", done) if held_out else ()
+        settings = {"threshold": threshold, "shingle": shingle, "permutations": permutations}
+        score = near_duplicate_scores(decoded_texts(store, "train", done), before=before, seed=seed, **settings)  # type: ignore[arg-type]
+    builder.finish(
+        "near-duplicates", settings | {"held_out": held_out, "seed": seed}, score, builder.own_domains(score == 0)
     )
 
 
 @app.command()
 def random(corpus: Corpus, out: Out, keep: Keep = 0.5, seed: Seed = 0) -> None:
-    """Keep documents at random, the same share of every domain: what any other selection has to beat.
+    """Keep documents at random, the same fraction of every domain: the baseline for every other method.
 
     Example: `pathways-lite data select random corpora/python random.jsonl --keep 0.5`
     """
     import numpy as np
 
-    from pathways_lite.cli.select_common import Selecting
+    from pathways_lite.cli.select_common import SelectionBuilder
     from pathways_lite.keyed import keys, uniform
-    from pathways_lite.methods.selection.selectors import select_fraction as keep_share
+    from pathways_lite.methods.selection.selectors import select_fraction
 
-    selecting = Selecting(corpus, out)
-    documents = selecting.documents
+    builder = SelectionBuilder(corpus, out)
+    documents = builder.documents
     score = uniform(keys("select", seed, np.arange(len(documents.tokens))), 0, np.zeros(1, int))
-    kept = keep_share(score, documents.tokens, keep, "bottom", documents.domain, floor=1.0)
-    selecting.finish("random", {"keep": keep, "seed": seed}, score, selecting.own_domains(kept))
+    kept = select_fraction(score, documents.tokens, keep, "bottom", documents.domain, floor=1.0)
+    builder.finish("random", {"keep": keep, "seed": seed}, score, builder.own_domains(kept))
 
 
 def apply(
-    selection: Annotated[Path, typer.Argument(help="what `pathways-lite data select` wrote")],
-    out: Annotated[str, typer.Argument(help="where the new token store goes")],
-    corpus: Annotated[str | None, typer.Option(help="the corpus selected from; default: where it was then")] = None,
+    selection: Annotated[Path, typer.Argument(help="a selection file written by `pathways-lite data select`")],
+    out: Annotated[str, typer.Argument(help="the new token store")],
+    corpus: Annotated[
+        str | None, typer.Option(help="the corpus that was selected from; default: its former address")
+    ] = None,
 ) -> None:
-    """Make a token store of a selection: the kept training documents in their new domains, and all held-out documents.
+    """Build a token store of a selection: the kept training documents in their new domains, and all held-out documents.
 
-    Nothing is tokenised again. Recipes name the new store as their corpus, and its domains in their mixture.
+    Nothing is tokenized again. Recipes name the new store as their corpus, and its domains in their mixture.
 
     Example: `pathways-lite data apply half.jsonl corpora/half`
     """
@@ -241,5 +253,5 @@ def apply(
     store = open_store(corpus or read_origin(selection).corpus)
     total = sum(store.tokens(domain, split) for domain in store.domains for split in SPLITS)
     with count_progress("copying", total, "tokens") as done:
-        made = apply_selection(selection, store, out, done=done)
-    Console().print(describe(made, samples=0))
+        new_store = apply_selection(selection, store, out, done=done)
+    Console().print(describe(new_store, samples=0))

@@ -11,17 +11,19 @@ import typer
 
 def evaluate(
     path: Annotated[Path, typer.Argument(help="a run, stage or checkpoint directory")],
-    corpus: Annotated[str | None, typer.Option(help="another token store, made by the same tokenizer")] = None,
+    corpus: Annotated[str | None, typer.Option(help="another token store, built with the same tokenizer")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="held-out tokens per domain; default: the recipe's")] = None,
     infilling: Annotated[
         bool,
-        typer.Option("--infilling", help="also how well gaps are filled, and continuations of a prefix read whole"),
+        typer.Option(
+            "--infilling", help="also measure infilling, and continuations of a prefix with bidirectional attention"
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
 ) -> None:
-    """Loss, perplexity and bits per byte on held-out documents, per domain, beside what compressors reach.
+    """Measure loss, perplexity and bits per byte on held-out documents, per domain, and compare with compressors.
 
-    Bits per byte count the whole text, document ends included, and are comparable between tokenizers.
+    Bits per byte cover the whole text, document ends included, and are comparable between tokenizers.
 
     Examples:
 
@@ -43,10 +45,10 @@ def evaluate(
     params = model.params()
     results = {name: result.to_json() for name, result in evaluator.evaluate(params).items()}
     compressors = compare_with_compressors(evaluator)
-    gaps = evaluate_infilling_tasks(evaluator, params) if infilling else {}
+    infilling_results = evaluate_infilling_tasks(evaluator, params) if infilling else {}
     if as_json:
-        found = {"checkpoint": str(model.path), "domains": results, "compressors": compressors}
-        typer.echo(json.dumps(found | ({"infilling": gaps} if infilling else {})))
+        values = {"checkpoint": str(model.path), "domains": results, "compressors": compressors}
+        typer.echo(json.dumps(values | ({"infilling": infilling_results} if infilling else {})))
         return
     table = Table(title=f"{model.path}", title_justify="left")
     for column in ("domain", "documents", "tokens", "bytes", "loss", "perplexity", "bits/byte", "xz -9"):
@@ -58,13 +60,15 @@ def evaluate(
     console = Console()
     console.print(table)
     if infilling:
-        table = Table(title="held-out gaps and continuations", title_justify="left", caption=LEFT_TO_RIGHT)
+        table = Table(
+            title="infilling and continuation of held-out documents", title_justify="left", caption=LEFT_TO_RIGHT
+        )
         for column in ("task", "exact", "loss per token", "left to right"):
             table.add_column(column, justify="left" if column == "task" else "right")
-        for name, result in gaps.items():
+        for name, result in infilling_results.items():
             exact = f"{result['exact']:.2%}" if "exact" in result else "-"
             table.add_row(name, exact, f"{result['loss']:.4f}", f"{result['loss_left_to_right']:.4f}")
         console.print(table)
-        if left_out := [name for name in TASKS if name not in gaps]:
-            why = "the model cannot be asked to fill so many gaps, or no held-out document is long enough"
+        if left_out := [name for name in TASKS if name not in infilling_results]:
+            why = "the model cannot fill that many gaps, or no held-out document is long enough"
             console.print(f"left out: {', '.join(left_out)} ({why})", highlight=False)

@@ -1,4 +1,4 @@
-"""`pathways-lite fit`: laws from tables of runs, and what follows from them."""
+"""`pathways-lite fit`: fit scaling laws to tables of runs, and predict from them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-Columns = Annotated[list[str] | None, typer.Argument(help="our columns by theirs: N='size_M*1e6' L=loss")]
-TablePath = Annotated[Path, typer.Argument(help="CSV (.gz too), Parquet or JSON lines, e.g. what `runs table` wrote")]
+Columns = Annotated[
+    list[str] | None, typer.Argument(help="columns of the law by those of the table: N='size_M*1e6' L=loss")
+]
+TablePath = Annotated[
+    Path, typer.Argument(help="CSV (also .gz), Parquet or JSON lines, e.g. the output of `runs table`")
+]
 
 
 @app.command("law")
@@ -34,37 +38,41 @@ def fit_law(
     law: Annotated[str, typer.Argument(help="a law's name; `fit laws` lists them")],
     table: TablePath,
     columns: Columns = None,
-    out: Annotated[Path | None, typer.Option(help="where the fit goes; by default LAW.json beside the table")] = None,
-    loss: Annotated[str | None, typer.Option(help="huber:DELTA, lad or squares; by default the paper's")] = None,
-    link: Annotated[str | None, typer.Option(help="residuals of log, log1p or raw; by default the paper's")] = None,
-    starts: Annotated[int, typer.Option(min=1, help="random starts, in centred logarithms")] = 20,
-    seed: Annotated[int, typer.Option(help="of starts and bootstraps")] = 0,
-    bootstraps: Annotated[int, typer.Option(min=0, help="resamples for intervals; 0 for none")] = 1000,
-    by: Annotated[str | None, typer.Option(help="resample whole runs: the column that names them")] = None,
+    out: Annotated[Path | None, typer.Option(help="file of the fit; default: LAW.json beside the table")] = None,
+    loss: Annotated[str | None, typer.Option(help="huber:DELTA, lad or squares; default: the paper's")] = None,
+    link: Annotated[
+        str | None, typer.Option(help="residuals of log, log1p or raw values; default: the paper's")
+    ] = None,
+    starts: Annotated[int, typer.Option(min=1, help="number of random starts, in centered logarithms")] = 20,
+    seed: Annotated[int, typer.Option(help="random seed of starts and bootstraps")] = 0,
+    bootstraps: Annotated[
+        int, typer.Option(min=0, help="number of resamples for the intervals; 0: no intervals")
+    ] = 1000,
+    by: Annotated[str | None, typer.Option(help="resample whole runs, named by this column")] = None,
     bca: Annotated[bool, typer.Option("--bca", help="intervals corrected for bias and acceleration")] = False,
-    drop_highest: Annotated[int, typer.Option(min=0, help="leave out the rows of the highest target")] = 0,
-    report: Annotated[bool, typer.Option("--report", help="write a page beside the fit")] = False,
+    drop_highest: Annotated[int, typer.Option(min=0, help="number of rows with the highest target to leave out")] = 0,
+    report: Annotated[bool, typer.Option("--report", help="write an HTML report beside the fit")] = False,
 ) -> None:
-    """Fit a law and write it as JSON with all that is needed to repeat it.
+    """Fit a law and write it as JSON, with everything needed to repeat the fit.
 
     Example: `pathways-lite fit chinchilla runs.csv N='Model Size' C='Training FLOP' L=loss --drop-highest 5 --report`
     """
     from rich.console import Console
 
-    pass
-    from pathways_lite.scaling.fit import fit_law as fit_one
+    from pathways_lite.scaling.fit import fit_law as fit_table
     from pathways_lite.scaling.laws.registry import find
     from pathways_lite.scaling.losses import parse_link, parse_loss
 
-    found = find(law)
-    rows, groups, origin = _rows(table, columns, found.target, by, drop_highest)
-    fit = fit_one(
-        found, rows, link=None if link is None else parse_link(link), loss=None if loss is None else parse_loss(loss),
+    chosen_law = find(law)
+    rows, groups, origin = _read_rows(table, columns, chosen_law.target, by, drop_highest)
+    fit = fit_table(
+        chosen_law, rows,
+        link=None if link is None else parse_link(link), loss=None if loss is None else parse_loss(loss),
         starts=starts, seed=seed, bootstraps=bootstraps, bca=bca, groups=groups, origin=origin,
     )  # fmt: skip
     path = out or table.with_name(f"{law.partition(':')[0]}.json")
     fit.save(path)
-    Console(soft_wrap=True).print(shown(fit))
+    Console(soft_wrap=True).print(render_fit(fit))
     typer.echo(path)
     if report:
         from pathways_lite.scaling.report import write_report
@@ -88,11 +96,11 @@ def laws() -> None:
 
 @app.command("predict")
 def predict(
-    fit: Annotated[Path, typer.Argument(help="a fit's JSON")],
+    fit: Annotated[Path, typer.Argument(help="a fit's JSON file")],
     inputs: Annotated[list[str], typer.Argument(help="the law's inputs: N=1e9 D=2e10")],
-    level: Annotated[float, typer.Option(min=0.01, max=0.999, help="of the interval")] = 0.95,
+    level: Annotated[float, typer.Option(min=0.01, max=0.999, help="level of the interval")] = 0.95,
 ) -> None:
-    """What the law gives at new inputs, with the bootstrap's interval (of the law, not of one run's luck).
+    """Predict the law's target at new inputs, with a bootstrap interval (of the law, not of a single run).
 
     Example: `pathways-lite fit predict chinchilla.json N=7e9 D=1.4e11`
     """
@@ -100,42 +108,42 @@ def predict(
     from pathways_lite.scaling.table import with_derived
 
     loaded = Fit.load(fit)
-    given = with_derived(_numbers(inputs), loaded.law.inputs)
-    typer.echo(_line(loaded.law.target, loaded.predict(given, level)[0]))
-    for sentence in loaded.beyond(given):
+    values = with_derived(_parse_numbers(inputs), loaded.law.inputs)
+    typer.echo(_format_interval(loaded.law.target, loaded.predict(values, level)[0]))
+    for sentence in loaded.beyond(values):
         typer.echo(sentence, err=True)
 
 
 @app.command("optimal")
 def optimal(
-    fit: Annotated[Path, typer.Argument(help="a fit's JSON")],
+    fit: Annotated[Path, typer.Argument(help="a fit's JSON file")],
     inputs: Annotated[list[str], typer.Argument(help="the compute in FLOPs: C=1e24")],
-    level: Annotated[float, typer.Option(min=0.01, max=0.999, help="of the interval")] = 0.95,
+    level: Annotated[float, typer.Option(min=0.01, max=0.999, help="level of the interval")] = 0.95,
 ) -> None:
-    """The compute-optimal parameters and tokens, with intervals.
+    """Compute the optimal parameters and tokens for a compute budget, with intervals.
 
     Example: `pathways-lite fit optimal chinchilla.json C=1e24`
     """
     from pathways_lite.errors import UserError
     from pathways_lite.scaling.fit import Fit
 
-    given = _numbers(inputs)
-    if set(given) != {"C"}:
-        raise UserError(f"give the compute alone, as in C=1e24, not {' '.join(inputs)}")
-    for name, found in Fit.load(fit).optimal(float(given["C"][0]), level).items():
-        typer.echo(_line(name, found))
+    values = _parse_numbers(inputs)
+    if set(values) != {"C"}:
+        raise UserError(f"give only the compute, as in C=1e24, not {' '.join(inputs)}")
+    for name, interval in Fit.load(fit).optimal(float(values["C"][0]), level).items():
+        typer.echo(_format_interval(name, interval))
 
 
 @app.command("compare")
 def compare(
     table: TablePath,
-    law: Annotated[list[str], typer.Option("--law", help="a law to compare; give it twice or more")],
+    law: Annotated[list[str], typer.Option("--law", help="a law to compare; give the option at least twice")],
     columns: Columns = None,
     by: Annotated[str, typer.Option(help="hold out the rows with the largest values of this column")] = "C",
-    count: Annotated[int, typer.Option(min=1, help="how many of its largest values")] = 1,
-    seed: Annotated[int, typer.Option(help="of the starts")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="number of its largest values to hold out")] = 1,
+    seed: Annotated[int, typer.Option(help="random seed of the starts")] = 0,
 ) -> None:
-    """Fit several laws without the largest runs, and compare how well they predict those.
+    """Fit several laws without the largest runs, and compare how well they predict these runs.
 
     Example: `pathways-lite fit compare runs.csv --law chinchilla --law kaplan --by N`
     """
@@ -147,7 +155,7 @@ def compare(
     from pathways_lite.scaling.laws.registry import find
 
     chosen = [find(name) for name in law]
-    rows, _, _ = _rows(table, columns, chosen[0].target, None, 0)
+    rows, _, _ = _read_rows(table, columns, chosen[0].target, None, 0)
     law_column = Column("law", no_wrap=True)
     grid = Grid(law_column, "rows fitted", "held out", "mean error", "worst error", "error in the fit")
     for result in held_out_errors(chosen, rows, by=by, count=count, seed=seed):
@@ -161,9 +169,9 @@ def compare(
 @app.command("advise")
 def advise(
     inputs: Annotated[list[str], typer.Argument(help="N=1e9 D=1e11: parameters without embeddings, and tokens")],
-    seq_len: Annotated[int, typer.Option(min=1, help="to give the batch in sequences too")] = 2048,
+    seq_len: Annotated[int, typer.Option(min=1, help="sequence length, to show the batch in sequences too")] = 2048,
 ) -> None:
-    """Learning rate and batch by the Step Law, and how long to train the base of a stacked model.
+    """Advise on learning rate and batch (Step Law), and on how long to train the base of a stacked model.
 
     Example: `pathways-lite fit advise N=1e9 D=1e11`
     """
@@ -177,10 +185,10 @@ def advise(
     )
     from pathways_lite.tracking.formatting import si
 
-    given = _numbers(inputs)
-    if set(given) != {"N", "D"}:
+    values = _parse_numbers(inputs)
+    if set(values) != {"N", "D"}:
         raise UserError("give parameters without embeddings and tokens, as in N=1e9 D=1e11")
-    N, D = float(given["N"][0]), float(given["D"][0])
+    N, D = float(values["N"][0]), float(values["D"][0])
     advice = step_law(N, D)
     lr_formula = "{} N^{} D^{}".format(*STEP_LEARNING_RATE_VALUES)
     batch_formula = "{} D^{}".format(*STEP_BATCH_VALUES)
@@ -190,66 +198,71 @@ def advise(
         base = guidelines.advise(N, D).timing
     typer.echo(f"stacked from a quarter of its depth: {si(base)} tokens for the base (Du et al. 2024, at most D/5)")
     if not (6e7 <= N <= 1e10 and 1e9 <= D <= 1e12):
-        typer.echo("Outside the runs of the Step Law (N from 6e7 to 1e10, D from 1e9 to 1e12): a guess.", err=True)
+        typer.echo(
+            "Outside the range of the Step Law's runs (N from 6e7 to 1e10, D from 1e9 to 1e12): an extrapolation.",
+            err=True,
+        )
 
 
-def _rows(path: Path, columns: list[str] | None, target: str, by: str | None, drop: int) -> Any:
-    """The table's rows, the groups to resample, and a record of both."""
+def _read_rows(path: Path, columns: list[str] | None, target: str, by: str | None, drop: int) -> Any:
+    """Return the table's rows, the groups to resample, and a record of both."""
     import numpy as np
 
     from pathways_lite.errors import UserError
     from pathways_lite.scaling.table import numeric, read_table
 
-    names = dict(_pair(term) for term in columns or [])
-    table = read_table(path, names)
+    column_names = dict(_parse_pair(term) for term in columns or [])
+    table = read_table(path, column_names)
     if by is not None and by not in table:
         raise UserError(f"{path} has no column {by!r} that names runs; it has {', '.join(sorted(table))}")
     if drop:
         kept = np.sort(np.argsort(-numeric(table, target), kind="stable")[drop:])
         table = {name: column[kept] for name, column in table.items()}
-    origin = {"table": path.name, "columns": names, "dropped": f"the {drop} highest {target}" if drop else "nothing"}
+    origin = {
+        "table": path.name,
+        "columns": column_names,
+        "dropped": f"the {drop} highest {target}" if drop else "nothing",
+    }
     return table, None if by is None else table[by], {**origin, "resampled": by or "rows"}
 
 
-def _pair(term: str) -> tuple[str, str]:
+def _parse_pair(term: str) -> tuple[str, str]:
     from pathways_lite.errors import UserError
 
     name, equals, value = term.partition("=")
     if not (name and equals and value):
-        raise UserError(f"{term!r} is no NAME=VALUE, e.g. N=1e9")
+        raise UserError(f"{term!r} is not NAME=VALUE; write e.g. N=1e9")
     return name, value
 
 
-def _numbers(terms: list[str]) -> Any:
+def _parse_numbers(terms: list[str]) -> Any:
     import numpy as np
 
     from pathways_lite.errors import UserError
 
     numbers = {}
-    for name, value in map(_pair, terms):
+    for name, value in map(_parse_pair, terms):
         try:
             numbers[name] = np.array([float(value)])
         except ValueError:
-            raise UserError(f"{name}={value} is no number; give e.g. {name}=1e9") from None
+            raise UserError(f"{name}={value} is not a number; write e.g. {name}=1e9") from None
         if not np.isfinite(numbers[name][0]) or numbers[name][0] <= 0:
-            raise UserError(f"{name}={value}: give a positive number, e.g. {name}=1e9")
+            raise UserError(f"{name}={value} is not positive; write e.g. {name}=1e9")
     return numbers
 
 
-def _line(name: str, found: Interval) -> str:
-    known = found.low == found.low  # NaN without bootstraps
-    return f"{name} {found.value:.5g}" + (f" ({found.low:.5g} to {found.high:.5g})" if known else " (no interval)")
+def _format_interval(name: str, interval: Interval) -> str:
+    has_limits = interval.low == interval.low  # NaN without bootstraps
+    limits = f"{interval.low:.5g} to {interval.high:.5g}" if has_limits else "no interval"
+    return f"{name} {interval.value:.5g} ({limits})"
 
 
-# How a fit looks on a terminal.
-
-
-def shown(fit: Fit) -> Group:
-    """Parameters with intervals, how it was found, and what to know before believing it."""
+def render_fit(fit: Fit) -> Group:
+    """Return a table of the parameters with intervals, how the fit was found, and its caveats."""
     grid = Table("", "value", "2.5 %", "97.5 %", "unit")
-    for (name, found), parameter in zip(fit.parameter_intervals().items(), fit.law.parameters, strict=True):
-        limits = ("", "") if not fit.bootstraps else (f"{found.low:.5g}", f"{found.high:.5g}")
-        grid.add_row(name, f"{found.value:.6g}", *limits, parameter.unit)
+    for (name, interval), parameter in zip(fit.parameter_intervals().items(), fit.law.parameters, strict=True):
+        limits = ("", "") if not fit.bootstraps else (f"{interval.low:.5g}", f"{interval.high:.5g}")
+        grid.add_row(name, f"{interval.value:.6g}", *limits, parameter.unit)
     lines = [
         f"{fit.law.title}: {fit.law.formula}",
         f"{fit.rows} rows, {fit.loss} in {fit.link}: objective (sum) {fit.objective:.8g}, "

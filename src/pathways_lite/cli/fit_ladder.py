@@ -1,4 +1,4 @@
-"""`pathways-lite fit ladder`: what small runs say of a larger one."""
+"""`pathways-lite fit ladder`: predict a larger run from a ladder of small ones."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ if TYPE_CHECKING:
 
 
 def ladder(
-    file: Annotated[Path, typer.Argument(metavar="LADDER", help="a Python file with study(), the rungs, and recipe()")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="LADDER", help="a Python file with study(), the rungs, and recipe(), the larger run"),
+    ],
     law: Annotated[str, typer.Option(help="a law's name; `fit laws` lists them")] = "chinchilla",
-    out: Annotated[Path | None, typer.Option(help="directory of the study; by default runs/NAME of the study")] = None,
-    run: Annotated[Path | None, typer.Option(help="the largest run; by default runs/NAME of the recipe")] = None,
+    out: Annotated[Path | None, typer.Option(help="directory of the study; default: runs/NAME of the study")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="directory of the larger run; default: runs/NAME of the recipe")
+    ] = None,
 ) -> None:
-    """Fit a law to the rungs that are trained, and predict the loss of the recipe, trained or not.
+    """Fit a law to the trained rungs, and predict the loss of the recipe, whether it is trained or not.
 
-    Writes ladder.json (`fit predict` and `fit optimal` take it), ladder.html and ladder.png into the study's directory.
+    Writes ladder.json (for `fit predict` and `fit optimal`), ladder.html and ladder.png into the study's directory.
 
     Example: `pathways-lite study run configs/ladders/toy.py`, then `pathways-lite fit ladder configs/ladders/toy.py`
     """
@@ -34,34 +39,34 @@ def ladder(
     from pathways_lite.studies.study import load_study
     from pathways_lite.training.resolve import resolve_recipe
 
-    study, goal = load_study(file), resolve_recipe(load_recipe(file))
-    folder = out or Path("runs") / study.name
-    store = store_of(resolve_study(study), folder)
-    rungs = _trained(store)
+    study, target = load_study(file), resolve_recipe(load_recipe(file))
+    directory = out or Path("runs") / study.name
+    store = store_of(resolve_study(study), directory)
+    rungs = _finished_runs(store)
     if not rungs:
-        raise UserError(f"no rung of {study.name} is trained; `pathways-lite study run {file}` trains them")
-    found = climb(
+        raise UserError(f"no rung of {study.name} is trained; train them with `pathways-lite study run {file}`")
+    fitted = climb(
         find(law),
         runs_table(rungs, final=True),
-        _inputs(goal),
-        measured=_measured(goal, run or Path("runs") / goal.name),
+        _law_inputs(target),
+        measured=_measured_loss(target, run or Path("runs") / target.name),
     )
-    typer.echo(f"{len(rungs)} of {len(study.recipes)} rungs are trained. {found.fit.law.formula}:")
-    typer.echo(", ".join(f"{name} {value:.4g}" for name, value in found.fit.values.items()))
-    for sentence in (*found.sentences(), *found.fit.notes):
+    typer.echo(f"{len(rungs)} of {len(study.recipes)} rungs are trained. {fitted.fit.law.formula}:")
+    typer.echo(", ".join(f"{name} {value:.4g}" for name, value in fitted.fit.values.items()))
+    for sentence in (*fitted.sentences(), *fitted.fit.notes):
         typer.echo(sentence)
-    for path in write_ladder(found, folder):
+    for path in write_ladder(fitted, directory):
         typer.echo(path)
 
 
-def _trained(store: StudyStore) -> list[Path]:
-    """Run directories of the study's runs that are finished."""
+def _finished_runs(store: StudyStore) -> list[Path]:
+    """Return the run directories of the study's finished runs."""
     states = store.states()
     return [store.run(i).path for i, node in store.nodes.items() if node.is_last and states[i] == "done"]
 
 
-def _inputs(recipe: Recipe) -> dict[str, float]:
-    """What laws ask about a run, by the names of `runs table`'s columns."""
+def _law_inputs(recipe: Recipe) -> dict[str, float]:
+    """Return the inputs of laws for a run, named as the columns of `runs table`."""
     from pathways_lite.models.accounting import parameter_count
     from pathways_lite.training.stage import StageSpec
 
@@ -81,8 +86,8 @@ def _inputs(recipe: Recipe) -> dict[str, float]:
     }
 
 
-def _measured(recipe: Recipe, path: Path) -> float | None:
-    """The final loss of the run in `path`, where it is this recipe's and finished."""
+def _measured_loss(recipe: Recipe, path: Path) -> float | None:
+    """Return the final loss of the run in `path` if it is this recipe's and finished, else None."""
     from pathways_lite.recipe import stage_identity
     from pathways_lite.run_directory import RunDirectory
     from pathways_lite.scaling.runs_table import runs_table

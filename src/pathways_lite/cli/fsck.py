@@ -1,4 +1,4 @@
-"""`pathways-lite fsck`: are checkpoints what was written?"""
+"""`pathways-lite fsck`: verify checkpoints against their digests."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def fsck(
 ) -> None:
     """Read every checkpoint below PATH and compare it with its digests, bit by bit.
 
-    Exit status 0 where all are whole, 1 where one is damaged. Training falls back to the newest whole one by itself;
-    this verb says what is wrong with the others.
+    The exit status is 0 if all are intact and 1 if one is damaged. Training itself falls back to the newest intact
+    checkpoint; this command says what is wrong with the others.
 
     Example: `pathways-lite fsck runs/demo`
     """
-    from pathways_lite.checkpoints import fsck as examine_all
+    from pathways_lite.checkpoints import fsck as verify_all
 
-    findings = examine_all(path)
+    findings = verify_all(path)
     for finding in findings:
         typer.echo(str(finding))
     damaged = sum(not finding.ok for finding in findings)
-    typer.echo(f"{len(findings) - damaged} whole, {damaged} damaged")
+    typer.echo(f"{len(findings) - damaged} intact, {damaged} damaged")
     raise typer.Exit(1 if damaged else 0)

@@ -1,4 +1,4 @@
-"""`pathways-lite generate`: let a trained model continue a text."""
+"""`pathways-lite generate`: sample text from a trained model."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ import typer
 
 def generate(
     path: Annotated[Path, typer.Argument(help="a run, stage or checkpoint directory")],
-    prompt: Annotated[str, typer.Option(help="the beginning of a document; '-' reads standard input")] = "",
+    prompt: Annotated[str, typer.Option(help="start of a document to continue; '-' reads standard input")] = "",
     mode: Annotated[
         Literal["nlg", "nlu", "s2s"] | None,
-        typer.Option(help="ask as this denoiser of UL2R was trained; the prompt is read as a whole"),
+        typer.Option(help="use the prompt format of this UL2R denoiser, with bidirectional attention in the prompt"),
     ] = None,
-    infill: Annotated[str | None, typer.Option(help="a text in which every <mask> is to be filled")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="at most so many tokens")] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token")] = 0.8,
-    top_k: Annotated[int | None, typer.Option(min=1, help="choose among the k likeliest tokens only")] = None,
-    top_p: Annotated[float | None, typer.Option(help="... among the likeliest that make up this probability")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="how many continuations")] = 1,
-    seed: Annotated[int, typer.Option(help="the same seed gives the same text")] = 0,
+    infill: Annotated[str | None, typer.Option(help="a text in which to fill every <mask>")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="maximum number of tokens")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always picks the most likely token")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(min=1, help="sample from the k most likely tokens only")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="sample from the most likely tokens that have this total probability")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="number of samples")] = 1,
+    seed: Annotated[int, typer.Option(help="random seed; the same seed gives the same text")] = 0,
 ) -> None:
-    """Continue PROMPT with the newest valid checkpoint at or below PATH; text goes to standard output.
+    """Continue a prompt with the newest valid checkpoint at or below PATH; prints to standard output.
 
     Examples:
 
@@ -47,7 +49,7 @@ def generate(
     from pathways_lite.training.load import load_model
 
     if infill is not None and prompt:
-        raise UserError("--infill is a whole text; leave out --prompt")
+        raise UserError("--infill takes a whole text; leave out --prompt")
     model = load_model(path)
     store = open_store(model.stage.data.corpus)
     tokenizer, prompt_format = store.tokenizer(), PromptFormat.of(model.stage.objective, store.eod)
@@ -56,7 +58,7 @@ def generate(
     for index in range(samples):
         key = jax.random.fold_in(jax.random.key(seed), index)
         if infill is None:
-            written = text + continue_text(
+            output = text + continue_text(
                 config,
                 params,
                 tokenizer,
@@ -71,9 +73,9 @@ def generate(
             )
         else:
             sampling = Sampling(temperature, top_k, top_p)
-            written = infill_text(
+            output = infill_text(
                 config, params, tokenizer, prompt_format, infill, sampling, mode=mode, max_tokens=max_tokens, key=key
             )
         if samples > 1:
             typer.echo(f"--- sample {index + 1} of {samples} ---")
-        typer.echo(written)
+        typer.echo(output)

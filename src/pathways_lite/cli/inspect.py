@@ -1,4 +1,4 @@
-"""`pathways-lite inspect`: what is in a checkpoint."""
+"""`pathways-lite inspect`: show the contents of a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 def inspect(
     path: Annotated[Path, typer.Argument(help="a run, stage or checkpoint directory")],
     as_json: Annotated[
-        bool, typer.Option("--json", help="the manifest: arrays with digests, and all metadata")
+        bool, typer.Option("--json", help="print the manifest: arrays with digests, and all metadata")
     ] = False,
     picture: Annotated[
-        Path | None, typer.Option(help="of a pruned model: draw how dense each layer's arrays are (.png, .svg, .pdf)")
+        Path | None, typer.Option(help="for a pruned model: draw the density of each layer's arrays (.png, .svg, .pdf)")
     ] = None,
 ) -> None:
-    """Arrays with shapes and sizes, the ledger, the data position, where the parameters came from, what is pruned.
+    """Show arrays with shapes and sizes, the ledger, the data position, the origin of the parameters, and sparsity.
 
-    Shows the newest valid checkpoint at or below PATH without loading its arrays into a model.
+    Reads the newest valid checkpoint at or below PATH without loading its arrays into a model.
 
     Examples:
 
@@ -43,32 +43,31 @@ def inspect(
 
     from rich.console import Console
 
-    pass
     from pathways_lite.training.load import load_model
 
-    found = load_model(path)
+    model = load_model(path)
     if as_json:
-        typer.echo(json.dumps(asdict(found.manifest)))
+        typer.echo(json.dumps(asdict(model.manifest)))
         return
-    console, meta = Console(), found.manifest.meta
+    console, meta = Console(), model.manifest.meta
     lineage, cursor = meta["lineage"], meta["cursor"]
-    console.print(f"[bold]{found.path}[/]", highlight=False)
-    console.print(f"stage {lineage['stage']}, step {found.manifest.step:,} of {found.spec.timeline.total_steps:,}")
+    console.print(f"[bold]{model.path}[/]", highlight=False)
+    console.print(f"stage {lineage['stage']}, step {model.manifest.step:,} of {model.spec.timeline.total_steps:,}")
     console.print(f"identity {lineage['identity']}, parameters from {lineage['parent'] or 'scratch'}")
-    console.print(f"content  {found.manifest.digest[:16]}", highlight=False)
+    console.print(f"content  {model.manifest.digest[:16]}", highlight=False)
     skips = ", ".join(f"{n} sequences at step {step}" for step, n in cursor["skips"]) or "none"
     console.print(f"data     from sequence {cursor['first_sequence']:,}; skipped: {skips}")
-    console.print(_ledger(meta["ledger"]))
-    console.print(_tree(found.manifest.arrays))
-    pruned = densities(found.path, found.manifest)
-    if pruned:
-        console.print(sparsity_table(pruned))
+    console.print(_ledger_table(meta["ledger"]))
+    console.print(_array_tree(model.manifest.arrays))
+    densities = mask_densities(model.path, model.manifest)
+    if densities:
+        console.print(sparsity_table(densities))
     if picture is not None:
-        save_sparsity_picture(pruned, picture)
+        save_sparsity_picture(densities, picture)
 
 
-def _ledger(accounts: dict[str, dict]) -> Table:
-    """The accounts of the stage and of the whole chain, side by side."""
+def _ledger_table(accounts: dict[str, dict]) -> Table:
+    """Return a table of the ledgers of the stage and of the whole chain of stages."""
     from rich.table import Table
 
     from pathways_lite.ledger import Ledger
@@ -90,8 +89,8 @@ def _ledger(accounts: dict[str, dict]) -> Table:
     return table
 
 
-def _tree(arrays: dict[str, ArrayInfo]) -> Tree:
-    """Arrays by name, with the size of every branch."""
+def _array_tree(arrays: dict[str, ArrayInfo]) -> Tree:
+    """Return a tree of the arrays by name, with the size of every branch."""
     from rich.tree import Tree
 
     from pathways_lite.tracking.formatting import si
@@ -114,14 +113,13 @@ def _tree(arrays: dict[str, ArrayInfo]) -> Tree:
     return branches[""]
 
 
-# What `inspect` says of a pruned model: the active share of every array, layer by layer.
-
+# ---- sparsity of a pruned model ----
 
 BARS = " ▁▂▃▄▅▆▇█"
 
 
-def densities(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
-    """Shares of active weights by array, [layers] or [1]; none of a dense model's checkpoint."""
+def mask_densities(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    """Return the fractions of active weights by array, [layers] or [1]; empty for a dense model."""
     from pathways_lite.checkpoints import open_checkpoint
     from pathways_lite.training.sparse_export import read_masks
 
@@ -130,23 +128,23 @@ def densities(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     return {name: mask.reshape(len(mask), -1).mean(axis=1) for name, mask in stacked.items()}
 
 
-def sparsity_table(found: dict[str, np.ndarray]) -> Table:
-    """A row per array that is pruned, with a bar for each of its layers."""
+def sparsity_table(densities: dict[str, np.ndarray]) -> Table:
+    """Return a table with a row per pruned array and a bar for each of its layers."""
     from rich.table import Table
 
-    shown = Table("pruned array", "active", "least", "most", "layers, from the bottom")
-    for name, shares in found.items():
-        bars = "".join(BARS[round(share * (len(BARS) - 1))] for share in shares)
-        shown.add_row(name, f"{shares.mean():.1%}", f"{shares.min():.1%}", f"{shares.max():.1%}", bars)
-    return shown
+    table = Table("pruned array", "active", "min", "max", "layers, from the first")
+    for name, fractions in densities.items():
+        bars = "".join(BARS[round(fraction * (len(BARS) - 1))] for fraction in fractions)
+        table.add_row(name, f"{fractions.mean():.1%}", f"{fractions.min():.1%}", f"{fractions.max():.1%}", bars)
+    return table
 
 
-def save_sparsity_picture(found: dict[str, np.ndarray], path: Path) -> None:
-    """The same as a picture. Raises UserError where nothing is pruned, or the file's ending is unknown."""
+def save_sparsity_picture(densities: dict[str, np.ndarray], path: Path) -> None:
+    """Draw the densities. Raises UserError if nothing is pruned, or if the file's suffix is unknown."""
     from pathways_lite.tracking.plots import draw_densities
 
-    if not found:
-        raise UserError("nothing of this model is pruned, so there is no picture of its sparsity")
+    if not densities:
+        raise UserError("this model is not pruned, so there is no sparsity to draw; leave out --picture")
     if path.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"{path} should end in .png, .svg or .pdf")
-    draw_densities(found, path)
+        raise UserError(f"{path} must end in .png, .svg or .pdf")
+    draw_densities(densities, path)

@@ -1,4 +1,4 @@
-"""The command line: `pathways-lite VERB`. One small file per verb; heavy imports happen inside the verbs."""
+"""The command line `pathways-lite COMMAND`: one file per command; heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from pathways_lite.cli import (
     study,
     train,
 )
-from pathways_lite.cli.common import show
+from pathways_lite.cli.common import print_error
 from pathways_lite.errors import UserError
 
 app = typer.Typer(
     name="pathways-lite",
-    help="Pretrain transformers in JAX and find out whether a training-efficiency method pays.\n\n"
-    "First time? `pathways-lite data build corpora/python python:` makes a corpus of the text that came with "
-    "Python, `pathways-lite train configs/demo.py` trains on it. Every verb has its own --help with examples.",
+    help="Pretrain transformers in JAX, and measure whether a training-efficiency method pays off.\n\n"
+    "First time? `pathways-lite data build corpora/python python:` builds a corpus of the text that comes with "
+    "Python, and `pathways-lite train configs/demo.py` trains on it. Every command has its own --help with examples.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -59,11 +59,11 @@ runs.app.command("table")(runs_table.table)
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one message on stderr and an exit status, never a traceback."""
+    """Run the command line; a user's mistake prints one message on stderr and sets the exit status, no traceback."""
     try:
         app()
     except UserError as error:
-        show(error)
+        print_error(error)
         sys.exit(error.status)
     except BrokenPipeError:  # `pathways-lite runs | head`
         sys.stderr.close()

@@ -1,4 +1,4 @@
-"""`pathways-lite merge`: the average of several checkpoints."""
+"""`pathways-lite merge`: average several checkpoints."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 def merge(
     out: Annotated[Path, typer.Argument(help="directory of the new checkpoint")],
     checkpoints: Annotated[list[str], typer.Argument(help="run, stage or checkpoint directories of one model")],
-    weights: Annotated[str | None, typer.Option(help="of each, with commas; default: all the same")] = None,
-    last: Annotated[int, typer.Option(min=1, help="newest checkpoints of each, instead of one")] = 1,
-    decay: Annotated[float, typer.Option(help="weight of a checkpoint relative to the next newer one's")] = 1.0,
-    greedy: Annotated[bool, typer.Option(help="leave out what makes the held-out loss of the soup worse")] = False,
+    weights: Annotated[
+        str | None, typer.Option(help="weight of each, separated by commas; default: equal weights")
+    ] = None,
+    last: Annotated[int, typer.Option(min=1, help="number of newest checkpoints to average of each")] = 1,
+    decay: Annotated[float, typer.Option(help="weight of a checkpoint relative to the next newer one")] = 1.0,
+    greedy: Annotated[
+        bool, typer.Option(help="add a checkpoint only if it does not worsen the held-out loss (greedy soup)")
+    ] = False,
 ) -> None:
     """Average the parameters of checkpoints of one model; a stage then starts from it by `Restore(path=OUT)`.
 
-    Arrays are read, averaged in float32 and written piece by piece. In a recipe the same is `start=Merge(of=(...))`.
+    Arrays are read, averaged in float32 and written in chunks. In a recipe the same is `start=Merge(of=(...))`.
 
     Examples:
 
@@ -39,47 +43,51 @@ def merge(
     from pathways_lite.training.load import load_model
     from pathways_lite.training.offline import merge_offline
 
-    relative = _weights(weights, len(checkpoints))
-    if sum(relative) <= 0 or not 0 < decay <= 1:
-        raise UserError(f"--weights {weights} --decay {decay}: weights need a sum above 0, the decay is in (0, 1]")
-    named = tuple(Ingredient(path=path, weight=w) for path, w in zip(checkpoints, relative, strict=True))
-    resolved = resolve_merge(Merge(checkpoints=named, last=last, decay=decay), "merged").checkpoints
-    found = [load_model(one.path, examined=False) for one in resolved]
-    shares = [one.weight for one in resolved]
+    relative_weights = _parse_weights(weights, len(checkpoints))
+    if sum(relative_weights) <= 0 or not 0 < decay <= 1:
+        raise UserError(
+            f"--weights {weights} --decay {decay}: weights must have a positive sum, and the decay must be in (0, 1]"
+        )
+    ingredients = tuple(Ingredient(path=path, weight=w) for path, w in zip(checkpoints, relative_weights, strict=True))
+    resolved = resolve_merge(Merge(checkpoints=ingredients, last=last, decay=decay), "merged").checkpoints
+    models = [load_model(ingredient.path, examined=False) for ingredient in resolved]
+    model_weights = [ingredient.weight for ingredient in resolved]
     if greedy:
-        if len(set(shares)) > 1:
+        if len(set(model_weights)) > 1:
             raise UserError("a greedy soup averages uniformly; leave out --weights and --decay")
-        found = _greedy(found)
-        shares = [1.0] * len(found)
-    for one, share in zip(found, shares, strict=True):
-        typer.echo(f"{share / sum(shares):.3f} of {one.path}", err=True)
-    path = merge_offline(found, shares, out, report=lambda line: typer.echo(line, err=True))
-    typer.echo(f'{path}\nTo go on from it: Stage(start=Restore(path="{out}"), model=..., ...)')
+        models = _greedy_soup(models)
+        model_weights = [1.0] * len(models)
+    for model, weight in zip(models, model_weights, strict=True):
+        typer.echo(f"{weight / sum(model_weights):.3f} of {model.path}", err=True)
+    path = merge_offline(models, model_weights, out, report=lambda line: typer.echo(line, err=True))
+    typer.echo(f'{path}\nTo train from it: Stage(start=Restore(path="{out}"), model=..., ...)')
 
 
-def _weights(text: str | None, count: int) -> list[float]:
+def _parse_weights(text: str | None, count: int) -> list[float]:
     if text is None:
         return [1.0] * count
     try:
-        weights = [float(part) for part in text.split(",")]
+        weights = [float(weight) for weight in text.split(",")]
     except ValueError as error:
-        raise UserError(f"--weights {text!r} are no numbers; write e.g. 1,3") from error
+        raise UserError(f"--weights {text!r} is not a list of numbers; write e.g. 1,3") from error
     if len(weights) != count:
-        raise UserError(f"--weights {text!r} are {len(weights)}, but there are {count} checkpoints")
+        raise UserError(
+            f"--weights {text!r} has {len(weights)} weights for {count} checkpoints; give one weight for each"
+        )
     return weights
 
 
-def _greedy(found: Sequence[TrainedModel]) -> list[TrainedModel]:
-    """Those whose uniform average has the lowest held-out loss, found one after the other."""
+def _greedy_soup(models: Sequence[TrainedModel]) -> list[TrainedModel]:
+    """Return the models of a greedy soup: each is added only if it does not worsen the held-out loss."""
     from pathways_lite.methods.merging import greedy_soup
     from pathways_lite.training.init_merging import merge_params
 
-    components = found[0].components
+    components = models[0].components
 
-    def loss(chosen: Sequence[TrainedModel]) -> float:
-        results = components.evaluator.evaluate(merge_params(components, chosen, [1.0] * len(chosen)))
+    def held_out_loss(subset: Sequence[TrainedModel]) -> float:
+        results = components.evaluator.evaluate(merge_params(components, subset, [1.0] * len(subset)))
         mean = sum(result.nll for result in results.values()) / sum(result.tokens for result in results.values())
-        typer.echo(f"held-out loss {mean:.4f}: {', '.join(str(one.path) for one in chosen)}", err=True)
+        typer.echo(f"held-out loss {mean:.4f}: {', '.join(str(model.path) for model in subset)}", err=True)
         return mean
 
-    return greedy_soup(found, loss)
+    return greedy_soup(models, held_out_loss)

@@ -1,4 +1,4 @@
-"""`pathways-lite plan`: what training a recipe would take on a machine that is elsewhere."""
+"""`pathways-lite plan`: plan the training of a recipe on hardware that you do not have."""
 
 from __future__ import annotations
 
@@ -21,22 +21,32 @@ def plan(
     topology: Annotated[
         str, typer.Option(help="v4:AxBxC, v5p:AxBxC, v5e:AxB, v6e:AxB, or gpu:[SERVERSx]NxKIND")
     ] = "v5p:4x4x4",
-    slices: Annotated[int, typer.Option(min=1, help="how many such slices, joined by the data-center network")] = 1,
-    stage: Annotated[str | None, typer.Option(help="which stage; by default the first")] = None,
-    rules: Annotated[bool, typer.Option("--rules", help="only show what lies where, without compiling")] = False,
+    slices: Annotated[int, typer.Option(min=1, help="number of slices, joined by the data-center network")] = 1,
+    stage: Annotated[str | None, typer.Option(help="the stage to plan; default: the first")] = None,
+    rules: Annotated[
+        bool,
+        typer.Option("--rules", help="only show the sharding rules and every parameter's sharding, without compiling"),
+    ] = False,
     search: Annotated[bool, typer.Option("--search", help="try meshes, remat policies and micro-batches")] = False,
-    tries: Annotated[int, typer.Option(min=1, help="with --search: how many to compile, the likeliest first")] = 12,
-    jobs: Annotated[int, typer.Option(min=1, help="with --search: compilations at once, of up to 16 GB each")] = 1,
-    picture: Annotated[Path | None, typer.Option(help="draw where time and memory go, as PNG or SVG")] = None,
+    tries: Annotated[
+        int, typer.Option(min=1, help="with --search: number of layouts to compile, the most promising first")
+    ] = 12,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="with --search: concurrent compilations, of up to 16 GB of memory each")
+    ] = 1,
+    picture: Annotated[Path | None, typer.Option(help="draw the use of time and memory, as PNG or SVG")] = None,
     estimate_kernels: Annotated[
-        bool, typer.Option(help="attention kernels by the static profile (minutes, once per chip), else by a share")
+        bool,
+        typer.Option(
+            help="estimate attention kernels by the static profile (minutes, once per chip), or by a share of peak"
+        ),
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of tables")] = False,
 ) -> None:
-    """Compile a recipe's real train step for a machine that need not exist here, and say what it would take.
+    """Compile a recipe's real train step for a machine that you need not have, and estimate its cost.
 
-    Memory, time, collectives, MFU, days and chip-hours, each with where the number comes from. TPUs need the extra
-    `tpu`, but no TPU; GPUs get an analytic estimate. The corpus need not be here. Minutes the first time, then kept.
+    Shows memory, time, collectives, MFU, days and chip-hours, each with its source. For TPUs install the extra `tpu`;
+    no TPU is needed. GPUs get an analytic estimate. No corpus is read. Takes minutes the first time, then it is cached.
 
     Examples:
 
@@ -53,27 +63,25 @@ def plan(
     machine = chips.parse_machine(topology, slices)
     is_gpu = isinstance(machine, chips.GpuCluster)
     if rules and search:
-        raise UserError("--rules and --search are two questions; ask one")
+        raise UserError("--rules and --search exclude each other; give only one")
     if as_json and (rules or (search and is_gpu)):
-        raise UserError(f"--json does not go with --{'rules' if rules else 'search on GPUs'}; leave it out")
+        raise UserError(f"--json does not work with --{'rules' if rules else 'search on GPUs'}; leave it out")
     if picture is not None:
         if rules or search or is_gpu:
-            raise UserError("--picture draws one compiled plan; leave out --rules, --search and GPUs")
+            raise UserError("--picture draws one compiled plan; it does not work with --rules, --search or GPUs")
         _check_picture(picture)
     loaded = load_recipe(recipe, overrides or ())
     index = plan_stage.find_stage(loaded, stage)
     if rules:
-        from pathways_lite.planner.plan_stage import show_rules
-
-        _show(show_rules(loaded, index, machine))
+        _print_tables(plan_stage.show_rules(loaded, index, machine))
     elif isinstance(machine, chips.GpuCluster):
         from pathways_lite.planner.search import analytic_plan, search_analytically
 
         if search:
-            _show(search_analytically(loaded, index, machine))
+            _print_tables(search_analytically(loaded, index, machine))
             return
         values, tables = analytic_plan(loaded, index, machine)
-        _show(tables, values if as_json else None)
+        _print_tables(tables, values if as_json else None)
     elif search:
         from pathways_lite.planner.search import search_plans
 
@@ -82,26 +90,24 @@ def plan(
         arguments += [] if estimate_kernels else ["--no-estimate-kernels"]
         search_plans(arguments, loaded, index, machine, tries=tries, jobs=jobs, as_json=as_json)
     else:
-        from pathways_lite.planner.report import report
+        from pathways_lite.planner.report import report, save_picture
 
-        found = plan_stage.make_plan(loaded, index, machine, estimate_kernels=estimate_kernels)
-        _show(report(found), found.to_json() if as_json else None)
+        made = plan_stage.make_plan(loaded, index, machine, estimate_kernels=estimate_kernels)
+        _print_tables(report(made), made.to_json() if as_json else None)
         if picture is not None:
-            from pathways_lite.planner.report import save_picture
-
-            save_picture(found, picture)
+            save_picture(made, picture)
 
 
 def _check_picture(path: Path) -> None:
-    """Before minutes go by."""
+    """Raise UserError if `path` cannot be written, before minutes of compilation."""
     if path.suffix.lower() not in (".png", ".svg"):
-        raise UserError(f"--picture writes PNG or SVG, by the ending; {path} ends otherwise")
+        raise UserError(f"--picture writes PNG or SVG; {path} must end in .png or .svg")
     if not path.parent.is_dir():
-        raise UserError(f"--picture {path}: there is no folder {path.parent}")
+        raise UserError(f"--picture {path}: there is no directory {path.parent}")
 
 
-def _show(tables: RenderableType, values: Mapping[str, Any] | None = None) -> None:
-    """The tables, or where values are given these alone as one JSON object."""
+def _print_tables(tables: RenderableType, values: Mapping[str, Any] | None = None) -> None:
+    """Print the tables, or if values are given only these, as one JSON object."""
     from rich.console import Console
 
     if values is not None:

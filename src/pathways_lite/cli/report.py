@@ -1,4 +1,4 @@
-"""`pathways-lite report`: a run as a page and a picture."""
+"""`pathways-lite report`: write a run's HTML report and loss curves."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import typer
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="a run directory; the run may be going on or interrupted")],
+    run: Annotated[Path, typer.Argument(help="a run directory; the run may be in progress or interrupted")],
 ) -> None:
-    """Write report.html, loss.png and loss.svg into RUN. Training does it at the end of every stage, too.
+    """Write report.html, loss.png and loss.svg into RUN. Training also writes them at the end of every stage.
 
     Example: `pathways-lite report runs/demo`
     """

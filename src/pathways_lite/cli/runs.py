@@ -1,4 +1,4 @@
-"""`pathways-lite runs`: what there is, and how far it is; further verbs for many runs at once."""
+"""`pathways-lite runs`: list runs with their progress, and compare them."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 # `runs`, `runs DIRECTORY` and `runs --json` mean `runs list ...`.
 app = typer.Typer(
     cls=group_with_default("list", bare=True),
-    help="Look at many runs at once. `pathways-lite runs` alone lists them.",
+    help="List, compare and tabulate runs. `pathways-lite runs` alone lists them.",
     rich_markup_mode="markdown",
 )
 
 
 @app.command("list")
 def list_runs(
-    directory: Annotated[Path, typer.Argument(help="where the run directories are, or one run directory")] = Path(
+    directory: Annotated[Path, typer.Argument(help="a directory of run directories, or one run directory")] = Path(
         "runs"
     ),
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object per stage and line")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per stage, each on a line")] = False,
 ) -> None:
     """List runs with stage, step, loss, held-out bits per byte, compute and state.
 
-    States: `done`, `running` (a process holds it), `stopped` (give the same train command to go on), `waiting`
-    (for the stage before).
+    States: `done`, `running` (a process holds its lock), `stopped` (the same train command continues it), `waiting`
+    (for the previous stage).
 
     Example: `pathways-lite runs`
     """
@@ -42,13 +42,13 @@ def list_runs(
 
     from pathways_lite.tracking.formatting import si
 
-    rows = [row for run in _run_directories(directory) for row in _stages(run)]
+    rows = [row for run in _run_directories(directory) for row in _stage_rows(run)]
     if as_json:
         for row in rows:
             typer.echo(json.dumps(row))
         return
     if not rows:
-        typer.echo(f"no runs in {directory}; `pathways-lite train configs/demo.py` makes one")
+        typer.echo(f"there are no runs in {directory}; `pathways-lite train configs/demo.py` makes one")
         return
     table = Table("run", "stage", "step", "loss", "bits per byte", "tokens", "FLOPs", "state")
     for row in rows:
@@ -70,18 +70,18 @@ def list_runs(
 def compare(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="run directories; NAME=RUN,RUN,... for several seeds of one arm"),
+        typer.Argument(metavar="RUN...", help="run directories, or NAME=RUN,RUN,... for the seeds of one arm"),
     ],
-    of: Annotated[str, typer.Option(help="held-out or train")] = "held-out",
-    unit: Annotated[str, typer.Option(help="loss (nats per token) or bits_per_byte")] = "loss",
-    domain: Annotated[str | None, typer.Option(help="of the held-out text; by default all of it")] = None,
-    window: Annotated[int, typer.Option(min=1, help="smooth: mean of so many points around each one")] = 1,
-    target: Annotated[float | None, typer.Option(help="loss at which compute is compared")] = None,
-    flops: Annotated[str, typer.Option(help="dense, as hardware spends them; or sparse, zeros skipped")] = "dense",
+    of: Annotated[str, typer.Option(help="which loss: held-out or train")] = "held-out",
+    unit: Annotated[str, typer.Option(help="unit: loss (nats per token) or bits_per_byte")] = "loss",
+    domain: Annotated[str | None, typer.Option(help="domain of the held-out text; default: all of it")] = None,
+    window: Annotated[int, typer.Option(min=1, help="smooth by the mean of this many points around each point")] = 1,
+    target: Annotated[float | None, typer.Option(help="loss at which to compare compute")] = None,
+    flops: Annotated[str, typer.Option(help="dense, as hardware spends them, or sparse, without zeros")] = "dense",
 ) -> None:
-    """Compare runs at equal FLOPs and at equal loss; the first one is what the others are measured against.
+    """Compare runs at equal FLOPs and at equal loss; the first one is the baseline.
 
-    FLOPs include the models that a run started from. Runs of the same seed are pairs.
+    FLOPs include those of the models that a run started from. Runs with the same seed are paired.
 
     Examples:
 
@@ -102,7 +102,7 @@ def compare(
         metric = Metric.model_validate({"of": of, "unit": unit, "domain": domain, "window": window, "flops": flops})
     except ValidationError as error:
         raise UserError(explain(error, "runs compare")) from error
-    arms = _arms(runs, metric)
+    arms = _read_arms(runs, metric)
     results = Results.of(arms, arms[0].name, metric, target)
     console = Console()
     for header, rows in ((results.header, results.rows()), (results.time_header, results.time_rows())):
@@ -114,8 +114,8 @@ def compare(
         console.print(note, markup=False, highlight=False)
 
 
-def _arms(arguments: list[str], metric: Metric) -> list[Arm]:
-    """The arms that the arguments name, their curves read. Raises UserError for fewer than two, or one named twice."""
+def _read_arms(arguments: list[str], metric: Metric) -> list[Arm]:
+    """Read the arms that the arguments name. Raises UserError for fewer than two arms, or for equal names."""
     from pathways_lite.comparison.compare import Arm
     from pathways_lite.comparison.curves import read_curve
     from pathways_lite.errors import UserError
@@ -133,34 +133,34 @@ def _arms(arguments: list[str], metric: Metric) -> list[Arm]:
 
 
 def _run_directories(directory: Path) -> list[Path]:
-    """The run directories at or directly below `directory`, the newest last."""
+    """Return the run directories at or directly below `directory`, the newest last."""
     if (directory / "recipe.json").is_file():
         return [directory]
-    found = [path.parent for path in directory.glob("*/recipe.json")]
-    return sorted(found, key=lambda path: (path / "recipe.json").stat().st_mtime)
+    runs = [path.parent for path in directory.glob("*/recipe.json")]
+    return sorted(runs, key=lambda path: (path / "recipe.json").stat().st_mtime)
 
 
-def _stages(path: Path) -> list[dict[str, Any]]:
-    """What is known of each stage of a run, as JSON."""
+def _stage_rows(path: Path) -> list[dict[str, Any]]:
+    """Return a row for each stage of a run: its progress, loss, compute and state, as JSON."""
     from pathways_lite.run_lock import holder
     from pathways_lite.tracking.run_data import read_run
 
     running = holder(path) is not None
     rows = []
-    for known in read_run(path).stages:
-        state = "done" if known.finished else "waiting"
-        if not known.finished and (known.begun or running):
+    for stage in read_run(path).stages:
+        state = "done" if stage.finished else "waiting"
+        if not stage.finished and (stage.begun or running):
             state, running = ("running" if running else "stopped"), False
-        last = known.last
-        train = known.of_kind("train")
+        last = stage.last
+        train = stage.of_kind("train")
         rows.append(
             {
                 "run": str(path),
-                "stage": known.name,
+                "stage": stage.name,
                 "step": last.get("step", 0),
-                "total_steps": known.ledger.get("total_steps"),
+                "total_steps": stage.ledger.get("total_steps"),
                 "loss": train[-1]["loss"] if train else None,
-                "bits_per_byte": {name: result["bits_per_byte"] for name, result in known.evaluation.items()},
+                "bits_per_byte": {name: result["bits_per_byte"] for name, result in stage.evaluation.items()},
                 "total_tokens": last.get("total_tokens", 0),
                 "total_flops": last.get("total_flops", 0),
                 "state": state,

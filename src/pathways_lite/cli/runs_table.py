@@ -1,4 +1,4 @@
-"""`pathways-lite runs table`: runs as a table that laws are fitted to."""
+"""`pathways-lite runs table`: write a table of runs, to fit laws to."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import typer
 
 
 def table(
-    paths: Annotated[list[Path], typer.Argument(help="run directories, folders of them, or of a study")],
+    paths: Annotated[list[Path], typer.Argument(help="run directories, directories of them, or of a study")],
     out: Annotated[Path, typer.Option(help="a .parquet or .csv file")] = Path("runs.csv"),
-    final: Annotated[bool, typer.Option("--final", help="only the last evaluation of every finished run")] = False,
+    final: Annotated[
+        bool, typer.Option("--final", help="write only the last evaluation of every finished run")
+    ] = False,
 ) -> None:
     """Write one row per held-out evaluation: N, D, C, batch, learning rate, schedule, lineage, losses.
 
-    Losses in the middle of a schedule are no final losses of a shorter one: for laws of N and D take `--final`.
+    A loss in the middle of a schedule is not the final loss of a shorter one: for laws of N and D use `--final`.
 
     Example: `pathways-lite runs table runs --out runs.parquet`
     """

@@ -1,4 +1,4 @@
-"""What the methods of `pathways-lite data select` have in common: a corpus, a model that reads it, and the end."""
+"""Shared parts of `pathways-lite data select`: reading a corpus with a model, and writing and showing a selection."""
 
 from __future__ import annotations
 
@@ -27,70 +27,73 @@ if TYPE_CHECKING:
     from pathways_lite.evaluation.document_scores import Pooling
 
 HELD_OUT = "held-out:"
+"""Prefix of a target that names held-out documents of a domain."""
 
 
-class Reader:
-    """A checkpoint that reads the documents of a corpus."""
+class CorpusReader:
+    """Reads the documents of a corpus with a checkpoint's model."""
 
     def __init__(self, path: Path, corpus: str) -> None:
         from pathways_lite.training.load import load_model
 
-        self._loaded = load_model(path)
-        self._evaluator = self._loaded.evaluator(corpus)
-        self._tokens = 0
+        self._model = load_model(path)
+        self._evaluator = self._model.evaluator(corpus)
+        self._tokens_read = 0
 
     @cached_property
     def _params(self) -> Any:
-        return self._loaded.params()
+        return self._model.params()
 
     def embeddings(self, pooling: Pooling, first: Sequence[np.ndarray] = ()) -> np.ndarray:
-        """Of the documents `first`, then of all training documents; float32 [n, E]."""
+        """Return the embeddings of the documents `first`, then of all training documents; float32 [n, E]."""
         from pathways_lite.evaluation.document_scores import embeddings
 
-        with count_progress("reading", len(first) + self._stored, "documents") as done:
+        with count_progress("reading", len(first) + self._n_documents, "documents") as done:
             return embeddings(self._evaluator, self._params, self._documents(first), pooling, done=done)
 
     def losses(self) -> np.ndarray:
-        """Nats per token of all training documents, float32 [n]."""
+        """Return the nats per token of all training documents, float32 [n]."""
         from pathways_lite.evaluation.document_scores import mean_losses
 
-        with count_progress("reading", self._stored, "documents") as done:
+        with count_progress("reading", self._n_documents, "documents") as done:
             return mean_losses(self._evaluator, self._params, self._documents(), done=done)
 
     @property
-    def _stored(self) -> int:
+    def _n_documents(self) -> int:
         store = self._evaluator.store
         return sum(store.counts(domain).documents for domain in store.domains)
 
     def _documents(self, first: Sequence[np.ndarray] = ()) -> Iterator[np.ndarray]:
-        """Those `first` and all training documents; their tokens are counted as they are read."""
+        """Yield the documents `first`, then all training documents, and count their tokens."""
         store = self._evaluator.store
         for document in itertools.chain(first, *(store.documents(domain) for domain in store.domains)):
-            self._tokens += len(document)
+            self._tokens_read += len(document)
             yield document
 
     def to_json(self) -> dict[str, Any]:
-        """Which checkpoint, and what reading has cost until now, in model FLOPs."""
+        """Return the checkpoint, and the cost of reading so far in model FLOPs."""
         from pathways_lite.evaluation.document_scores import forward_flops
 
-        flops = forward_flops(self._loaded.stage, self._tokens)
-        return {"path": str(self._loaded.path), "digest": self._loaded.manifest.digest, "flops": flops}
+        flops = forward_flops(self._model.stage, self._tokens_read)
+        return {"path": str(self._model.path), "digest": self._model.manifest.digest, "flops": flops}
 
 
-class Selecting:
-    """A selection that is being made."""
+class SelectionBuilder:
+    """Builds a selection from a corpus, and writes and shows it."""
 
     def __init__(self, corpus: str, out: Path) -> None:
         require_directory(out)
         self._picture = out.with_suffix(".png")
         if self._picture == out:
-            raise UserError(f"{out}: a picture of that name is written beside the selection; name it {out.stem}.jsonl")
+            raise UserError(
+                f"{out} would be overwritten by the selection's picture; name the selection {out.stem}.jsonl"
+            )
         self.store = open_store(corpus)
         self.documents = training_documents(self.store)
-        self._out, self._began = out, time.perf_counter()
+        self._out, self._start = out, time.perf_counter()
 
     def own_domains(self, kept: np.ndarray) -> list[str | None]:
-        """Documents that are `kept` stay in their domains."""
+        """Return each document's own domain if it is `kept`, else None."""
         names = self.store.domains
         return [names[d] if k else None for d, k in zip(self.documents.domain.tolist(), kept.tolist(), strict=True)]
 
@@ -99,30 +102,28 @@ class Selecting:
         method: str,
         options: dict[str, Any],
         score: np.ndarray,
-        to: Sequence[str | None],
-        reader: Reader | None = None,
+        new_domains: Sequence[str | None],
+        reader: CorpusReader | None = None,
     ) -> None:
         """Write the file and the picture, and show what was selected."""
         from rich.console import Console
 
-        pass
-
-        seconds = time.perf_counter() - self._began
+        seconds = time.perf_counter() - self._start
         model = None if reader is None else reader.to_json()
         origin = Origin(self.store.address, self.store.fingerprint, method, options, model)
-        selection = Selection(origin, np.asarray(score, np.float64), to)
+        selection = Selection(origin, np.asarray(score, np.float64), new_domains)
         selection.write(self._out, self.store)
-        draw(selection, self.documents, self._picture)
+        draw_histogram(selection, self.documents, self._picture)
         console = Console()
-        console.print(shown(selection, self.store, self.documents, seconds))
-        console.print(f"{self._out}: written, and {self._picture}", soft_wrap=True, highlight=False)
+        console.print(render_selection(selection, self.store, self.documents, seconds))
+        console.print(f"wrote {self._out} and {self._picture}", soft_wrap=True, highlight=False)
         console.print(
-            f"To make a corpus of it: pathways-lite data apply {self._out} NEW_CORPUS", soft_wrap=True, highlight=False
+            f"To build a corpus of it: pathways-lite data apply {self._out} NEW_CORPUS", soft_wrap=True, highlight=False
         )
 
 
-def texts(store: Store, split: Split, done: Callable[[int], None]) -> Iterator[str]:
-    """All documents of a split, decoded; `done` is told of each."""
+def decoded_texts(store: Store, split: Split, done: Callable[[int], None]) -> Iterator[str]:
+    """Yield the text of all documents of a split; calls `done(1)` after each."""
     decode = store.tokenizer().decode
     for domain in store.domains:
         for tokens in store.documents(domain, split):
@@ -131,81 +132,84 @@ def texts(store: Store, split: Split, done: Callable[[int], None]) -> Iterator[s
 
 
 def target_documents(store: Store, targets: Sequence[str]) -> list[np.ndarray]:
-    """Tokens of target documents, EOD first: of sources of text, or of held-out documents of a domain."""
-    found: list[np.ndarray] = []
+    """Return the tokens of target documents, EOD first, from text sources or held-out documents of a domain."""
+    documents: list[np.ndarray] = []
     for target in targets:
         if target.startswith(HELD_OUT):
-            some = list(store.documents(target.removeprefix(HELD_OUT), "held_out"))
+            tokens = list(store.documents(target.removeprefix(HELD_OUT), "held_out"))
         else:
-            items = (item for piece in Source.parse(target).pieces() for item in piece.read())
+            items = (item for chunk in Source.parse(target).pieces() for item in chunk.read())
             contents = [item.text for item in items if not isinstance(item, Skipped)]
             encoded = store.tokenizer().encode_batch(contents)
-            some = [np.concatenate([[store.eod], ids]).astype(np.int32) for ids in encoded]
-        if not some:
-            raise UserError(f"--target {target}: there is not one document in it")
-        found += some
-    return found
+            tokens = [np.concatenate([[store.eod], ids]).astype(np.int32) for ids in encoded]
+        if not tokens:
+            raise UserError(f"--target {target} has no documents")
+        documents += tokens
+    return documents
 
 
-# How a selection looks: on a terminal, and as a histogram.
-
+# ---- a selection as tables and as a histogram ----
 
 _SCORES = {
     "prototypes": "distance from the nearest prototype",
-    "clusters": "distance from the centre of the cluster",
+    "clusters": "distance from the center of the cluster",
     "perplexity": "nats per token",
-    "rds": "cosine with the most similar target",
-    "near-duplicates": "similarity with an earlier document",
+    "rds": "cosine similarity to the nearest target",
+    "near-duplicates": "similarity to an earlier document",
     "random": "random number",
 }
 _EXAMPLES, _CHARACTERS = 3, 100
 _BINS = 60
 
 
-def shown(selection: Selection, store: Store, documents: TrainingDocuments, seconds: float) -> RenderableType:
-    """What is kept of every domain, the scores, what the lowest and the highest look like, and what it cost."""
+def render_selection(
+    selection: Selection, store: Store, documents: TrainingDocuments, seconds: float
+) -> RenderableType:
+    """Return tables of the domains, and of the lowest and highest scores with examples, and the cost."""
     origin, n = selection.origin, len(documents.tokens)
-    facts = [
+    lines = [
         f"{n:,} documents, {documents.tokens.sum():,} tokens in {duration(seconds)}: {n / seconds:,.0f} documents/s"
     ]
     if origin.model is not None:
-        facts.append(
-            f"asked {origin.model['path']}: {si(origin.model['flops'], 'FLOPs')}, to be counted when comparing"
+        lines.append(
+            f"read by {origin.model['path']}: {si(origin.model['flops'], 'FLOPs')}, to be counted in comparisons"
         )
-    return Group(_domains(selection, store, documents), _extremes(selection, store, documents), *map(Text, facts))
+    return Group(
+        _domain_table(selection, store, documents), _extremes_table(selection, store, documents), *map(Text, lines)
+    )
 
 
-def _domains(selection: Selection, store: Store, documents: TrainingDocuments) -> Table:
-    """A line per domain; where documents go to other domains than their own, a line per such domain."""
+def _domain_table(selection: Selection, store: Store, documents: TrainingDocuments) -> Table:
+    """Return a table with a row per domain, new domains included."""
     table = Table("domain", title=f"kept by {selection.origin.method}", title_justify="left")
     for heading in ("documents", "tokens", "share", "5 %", "score", "95 %"):
         table.add_column(heading, justify="right")
     own = np.array(store.domains)[documents.domain]
-    goes_to = np.array([to or name for to, name in zip(selection.to, own.tolist(), strict=True)])
-    for name in np.unique(goes_to):
-        here = goes_to == name
-        kept = here & selection.kept
-        tokens, before = documents.tokens[kept].sum(), documents.tokens[np.isin(own, own[here])].sum()
-        quantiles = (f"{q:.3g}" for q in np.quantile(selection.score[here], [0.05, 0.5, 0.95]))
+    new = np.array([to or name for to, name in zip(selection.to, own.tolist(), strict=True)])
+    for name in np.unique(new):
+        in_domain = new == name
+        kept = in_domain & selection.kept
+        tokens, before = documents.tokens[kept].sum(), documents.tokens[np.isin(own, own[in_domain])].sum()
+        quantiles = (f"{q:.3g}" for q in np.quantile(selection.score[in_domain], [0.05, 0.5, 0.95]))
         table.add_row(Text(name), f"{kept.sum():,}", f"{tokens:,}", f"{tokens / before:.1%}", *quantiles)
     return table
 
 
-def _extremes(selection: Selection, store: Store, documents: TrainingDocuments) -> Table:
-    table = Table("score", "goes to", "document", "begins with", title_justify="left")
+def _extremes_table(selection: Selection, store: Store, documents: TrainingDocuments) -> Table:
+    """Return a table with the documents of the lowest and of the highest scores."""
+    table = Table("score", "domain", "document", "start", title_justify="left")
     table.title = f"lowest and highest: {_SCORES.get(selection.origin.method, 'score')}"
     order = np.argsort(selection.score, kind="stable")
-    chosen = [*order[:_EXAMPLES], *order[_EXAMPLES:][-_EXAMPLES:]]
-    for i in chosen:
+    for i in [*order[:_EXAMPLES], *order[_EXAMPLES:][-_EXAMPLES:]]:
         document = sample(store, store.domains[documents.domain[i]], int(documents.number[i]), _CHARACTERS)
         text = Text(" ".join(document.text.split()), overflow="ellipsis", no_wrap=True)
-        where = Text(selection.to[i] or "left out")
-        table.add_row(f"{selection.score[i]:.4g}", where, Text(f"{document.domain} {document.id}"), text)
+        domain = Text(selection.to[i] or "left out")
+        table.add_row(f"{selection.score[i]:.4g}", domain, Text(f"{document.domain} {document.id}"), text)
     return table
 
 
-def draw(selection: Selection, documents: TrainingDocuments, path: Path) -> None:
-    """A histogram of the scores as PNG, weighted by tokens: what is kept, and what is left out."""
+def draw_histogram(selection: Selection, documents: TrainingDocuments, path: Path) -> None:
+    """Draw a histogram of the scores as PNG, weighted by tokens: of kept documents and of those left out."""
     from matplotlib.figure import Figure
 
     from pathways_lite.tracking.plot_style import style
@@ -215,16 +219,16 @@ def draw(selection: Selection, documents: TrainingDocuments, path: Path) -> None
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         ax = figure.subplots()
         edges = np.histogram_bin_edges(selection.score, _BINS)
-        parts = [(~kept, "left out", palette.grid), (kept, "kept", palette.series[0])]
+        groups = [(~kept, "left out", palette.grid), (kept, "kept", palette.series[0])]
         bottom = np.zeros(_BINS)
-        for mine, label, colour in parts:
-            tokens = np.histogram(selection.score[mine], edges, weights=documents.tokens[mine])[0]
-            share = tokens / documents.tokens.sum()
-            ax.bar(edges[:-1], share, np.diff(edges), bottom, align="edge", color=colour, label=label)
-            bottom += share
+        for mask, label, color in groups:
+            tokens = np.histogram(selection.score[mask], edges, weights=documents.tokens[mask])[0]
+            fraction = tokens / documents.tokens.sum()
+            ax.bar(edges[:-1], fraction, np.diff(edges), bottom, align="edge", color=color, label=label)
+            bottom += fraction
         if selection.origin.method == "near-duplicates":  # nearly all are at 0
             ax.set_yscale("log")
         ax.set_xlabel(_SCORES.get(selection.origin.method, "score"))
-        ax.set_ylabel("share of training tokens")
+        ax.set_ylabel("fraction of training tokens")
         ax.legend()
         figure.savefig(path, dpi=150)

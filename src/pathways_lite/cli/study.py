@@ -1,4 +1,4 @@
-"""`pathways-lite study`: many experiments as one question."""
+"""`pathways-lite study`: plan, run, watch and report a study of many runs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Many experiments as one question: plan, run, watch and report.\n\n"
+    help="Answer one question with many runs: plan, run, watch and report a study.\n\n"
     "A study is a Python file with a function `study()` that returns named arms, each a recipe per seed "
-    "(`configs/studies/palm_against_llama.py` is one; docs/studies.md explains it). Stages that recipes share are "
+    "(`configs/studies/palm_against_llama.py` is one; see docs/studies.md). Stages that recipes share are "
     "trained once.\n\n"
     "Example: `pathways-lite study plan configs/studies/palm_against_llama.py`, then `run`, then `report`.",
 )
@@ -27,26 +27,26 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="a Python file 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help='path=value, for every recipe, e.g. stages.base.budget="20 steps"')
 ]
-Out = Annotated[Path | None, typer.Option(help="directory of the study; by default runs/NAME of the study")]
-Jobs = Annotated[int, typer.Option(min=1, help="nodes at a time; on CPUs each gets its own share of the cores")]
+Out = Annotated[Path | None, typer.Option(help="directory of the study; default: runs/NAME of the study")]
+Jobs = Annotated[int, typer.Option(min=1, help="number of concurrent nodes; on CPUs each gets its own cores")]
 
 
 @app.command()
 def plan(study: StudyFile, overrides: Overrides = None, out: Out = None, jobs: Jobs = 1) -> None:
-    """Say what would be trained, what of it exists, what it costs and about how long it takes. Trains nothing.
+    """Show what would be trained, what is done already, its cost and its approximate time. Trains nothing.
 
-    Times come from the throughput of nodes that this study has trained already; before the first one, from an assumed
+    Times are based on the throughput of the nodes that this study has trained, or before the first one on an assumed
     share of the machine's peak. The last line says which.
 
     Example: `pathways-lite study plan configs/studies/palm_against_llama.py --jobs 2`
     """
     from rich.console import Console
 
-    made = _plan(study, overrides, out, jobs)
+    study_plan = _make_plan(study, overrides, out, jobs)
     console = Console()
-    console.print(_header(made.study), highlight=False)
-    console.print(_table(made))
-    console.print(_totals(made, jobs), highlight=False)
+    console.print(_header(study_plan.study), highlight=False)
+    console.print(_node_table(study_plan))
+    console.print(_summary(study_plan, jobs), highlight=False)
 
 
 @app.command()
@@ -57,13 +57,14 @@ def run(
     jobs: Jobs = 1,
     executor: Annotated[str, typer.Option(help="local, or slurm (the extra `slurm`)")] = "local",
     slurm: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="for sbatch, e.g. partition=gpu, timeout_min=600")
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="option for sbatch, e.g. partition=gpu, timeout_min=600"),
     ] = None,
 ) -> None:
-    """Train what is missing. The same command goes on after any interruption; two of them share the work.
+    """Train all nodes that are not done. The same command continues after an interruption; two of them share the work.
 
-    Ctrl-C or SIGTERM: every node saves and ends. A node that fails is told at the end, with its log's last lines, and
-    stops only what starts from it; the exit status is 1 then.
+    On Ctrl-C or SIGTERM every node saves a checkpoint and ends. A node that fails stops only the nodes that start from
+    it; failures are listed at the end with the last lines of their logs, and the exit status is 1.
 
     With `--executor slurm` each node is a job; the study's directory must be on a file system that all machines share.
 
@@ -78,23 +79,23 @@ def run(
     from pathways_lite.studies.progress import StudyProgress
     from pathways_lite.studies.runner import Runner, report_failures
 
-    made = _plan(study, overrides, out, jobs)
-    chosen = _executor(executor, made.store.path, jobs, slurm or [])
+    study_plan = _make_plan(study, overrides, out, jobs)
+    study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [])
     console = Console(stderr=True)
-    console.print(_totals(made, jobs), highlight=False)
-    steps = {identity: planned.timeline.total_steps for identity, planned in made.nodes.items()}
-    outcome = Runner(made.store, chosen, StudyProgress(steps, console)).run()
-    report_failures(made.store, outcome, lambda line: console.print(line, markup=False, highlight=False))
+    console.print(_summary(study_plan, jobs), highlight=False)
+    steps = {identity: planned.timeline.total_steps for identity, planned in study_plan.nodes.items()}
+    outcome = Runner(study_plan.store, study_executor, StudyProgress(steps, console)).run()
+    report_failures(study_plan.store, outcome, lambda line: console.print(line, markup=False, highlight=False))
     if outcome.exit_status:
-        console.print("The same command goes on from here.", highlight=False)
+        console.print("The same command continues from here.", highlight=False)
         raise typer.Exit(outcome.exit_status)
 
 
 @app.command()
 def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> None:
-    """How far every node is, as its files and locks say now.
+    """Show the progress of every node, from its files and locks.
 
-    States: `done`; `running` (a process holds it); `stopped` and `ready` (the next run trains it); `failed`;
+    States: `done`; `running` (a process holds its lock); `stopped` and `ready` (the next run trains it); `failed`;
     `waiting` for its parent; `held up` by a parent that failed.
 
     Example: `pathways-lite study status configs/studies/palm_against_llama.py`
@@ -107,14 +108,16 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> No
     from pathways_lite.studies.progress import position
     from pathways_lite.training.stage import stage_timeline
 
-    loaded, out = _load(study, overrides, out)
+    loaded, out = _load_study(study, overrides, out)
     store = store_of(resolve_study(loaded), out)
     table = Table("node", "identity", "state", "step", "loss")
     for identity, state in store.states().items():
         timeline: Timeline = stage_timeline(store.nodes[identity].stage)
-        at = position(store, identity)
-        loss = f"{at.loss:.4f}" if at.step else ""
-        table.add_row(store.nodes[identity].label, identity, state, f"{at.step:,}/{timeline.total_steps:,}", loss)
+        node_progress = position(store, identity)
+        loss = f"{node_progress.loss:.4f}" if node_progress.step else ""
+        table.add_row(
+            store.nodes[identity].label, identity, state, f"{node_progress.step:,}/{timeline.total_steps:,}", loss
+        )
     console = Console()
     console.print(table)
     for identity in store.nodes:
@@ -130,22 +133,22 @@ def report(
     study: StudyFile,
     overrides: Overrides = None,
     out: Out = None,
-    baseline: Annotated[str | None, typer.Option(help="compare with this arm; by default the study's baseline")] = None,
+    baseline: Annotated[str | None, typer.Option(help="arm to compare with; default: the study's baseline")] = None,
 ) -> None:
-    """Say what came out, and write report.html, results.csv and figures (PNG and SVG) into the study's directory.
+    """Print the results, and write report.html, results.csv and figures (PNG and SVG) into the study's directory.
 
-    The study may be going on.
+    The study may still be running.
 
     Example: `pathways-lite study report configs/studies/palm_against_llama.py --baseline palm`
     """
     from pathways_lite.studies.report import gather, verdict, write_report
 
-    given = {"--out": out, "--baseline": baseline}
-    options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
-    made = _plan(study, overrides, out, jobs=1)
+    options_given = {"--out": out, "--baseline": baseline}
+    options = [word for name, value in options_given.items() if value is not None for word in (name, str(value))]
+    study_plan = _make_plan(study, overrides, out, jobs=1)
     if baseline is not None:
-        made = replace(made, study=made.study.against(baseline))
-    findings = gather(made, [str(study), *(overrides or ()), *options])
+        study_plan = replace(study_plan, study=study_plan.study.against(baseline))
+    findings = gather(study_plan, [str(study), *(overrides or ()), *options])
     for comparison in findings.results.comparisons if findings.results is not None else ():
         typer.echo(verdict(comparison), err=True)
     for path in write_report(findings):
@@ -157,15 +160,15 @@ def export(
     study: StudyFile,
     overrides: Overrides = None,
     out: Out = None,
-    jobset: Annotated[bool, typer.Option("--jobset", help="Kubernetes JobSets instead of commands")] = False,
-    template: Annotated[Path, typer.Option(help="a JobSet that runs one recipe on your cluster")] = Path(
+    jobset: Annotated[bool, typer.Option("--jobset", help="print Kubernetes JobSets instead of commands")] = False,
+    template: Annotated[Path, typer.Option(help="YAML of a JobSet that runs one recipe on your cluster")] = Path(
         "tools/launch/jobset.yaml"
     ),
 ) -> None:
-    """Print what is missing as commands, one per node and parents first; or as JobSets for `kubectl apply -f -`.
+    """Print the nodes that are not done as commands, parents first, or as JobSets for `kubectl apply -f -`.
 
-    Each is one `pathways-lite train` of one node, for any engine. `--out` has to be where the machines find it; the
-    nodes' recipes are written there now.
+    Each command is the `pathways-lite train` of one node, for any scheduler. `--out` must be a path that the machines
+    can read; the nodes' recipes are written there now.
 
     Examples:
 
@@ -179,7 +182,7 @@ def export(
     from pathways_lite.studies.jobset import as_yaml, jobsets
     from pathways_lite.studies.plan import resolve_study, store_of
 
-    loaded, out = _load(study, overrides, out)
+    loaded, out = _load_study(study, overrides, out)
     store = store_of(resolve_study(loaded), out)
     if jobset:
         typer.echo(as_yaml(jobsets(store, loaded.name, template)), nl=False)
@@ -189,7 +192,7 @@ def export(
             typer.echo(shlex.join(["pathways-lite", *train_arguments(store.prepare(identity))]))
 
 
-def _executor(name: str, out: Path, jobs: int, slurm: list[str]) -> Executor:
+def _make_executor(name: str, out: Path, jobs: int, slurm: list[str]) -> Executor:
     from pathways_lite.errors import UserError
 
     if name == "local":
@@ -204,18 +207,18 @@ def _executor(name: str, out: Path, jobs: int, slurm: list[str]) -> Executor:
             raise UserError(f"--slurm takes NAME=VALUE, each name once, not {', '.join(slurm)}")
         return SlurmExecutor(out.absolute() / "slurm", jobs, parameters)
     raise UserError(
-        f"--executor {name}: there are local and slurm; for Kubernetes, `pathways-lite study export --jobset`"
+        f"unknown --executor {name}; use local or slurm, or for Kubernetes `pathways-lite study export --jobset`"
     )
 
 
-def _load(study: Path, overrides: list[str] | None, out: Path | None) -> tuple[Study, Path]:
+def _load_study(study: Path, overrides: list[str] | None, out: Path | None) -> tuple[Study, Path]:
     from pathways_lite.studies.study import load_study
 
     loaded = load_study(study, overrides or ())
     return loaded, out or Path("runs") / loaded.name
 
 
-def _plan(study: Path, overrides: list[str] | None, out: Path | None, jobs: int) -> StudyPlan:
+def _make_plan(study: Path, overrides: list[str] | None, out: Path | None, jobs: int) -> StudyPlan:
     from pathways_lite.studies.plan import plan_study, resolve_study
 
     def machine_flops(dtype: str) -> float:
@@ -223,7 +226,7 @@ def _plan(study: Path, overrides: list[str] | None, out: Path | None, jobs: int)
 
         return machine_peak(dtype) / jobs
 
-    loaded, out = _load(study, overrides, out)
+    loaded, out = _load_study(study, overrides, out)
     return plan_study(resolve_study(loaded), out, machine_flops)
 
 
@@ -232,17 +235,17 @@ def _header(study: Study) -> str:
     return f"[bold]{study.name}[/]: {study.question}\narms: {arms}; baseline: {study.baseline}; {study.metric.name}"
 
 
-def _table(made: StudyPlan) -> Any:
+def _node_table(study_plan: StudyPlan) -> Any:
     from rich.table import Column, Table
 
     from pathways_lite.tracking.formatting import duration, si
 
-    # `merge` and `evaluate` are given nodes by their identity: it stays whole in a narrow terminal.
-    whole = (Column("node", no_wrap=True), Column("identity", no_wrap=True))
-    table = Table(*whole, "after", "steps", "parameters", "FLOPs", "state", "time left", box=None, pad_edge=False)
-    for identity, planned in made.nodes.items():
+    # Never wrapped or cut, since `merge` and `evaluate` take nodes by their identity.
+    unwrapped = (Column("node", no_wrap=True), Column("identity", no_wrap=True))
+    table = Table(*unwrapped, "after", "steps", "parameters", "FLOPs", "state", "time left", box=None, pad_edge=False)
+    for identity, planned in study_plan.nodes.items():
         timeline = planned.timeline
-        left = duration(planned.seconds_left) if planned.flops_left else ""
+        time_left = duration(planned.seconds_left) if planned.flops_left else ""
         table.add_row(
             planned.node.label,
             identity,
@@ -251,26 +254,31 @@ def _table(made: StudyPlan) -> Any:
             si(timeline.active_parameters),
             si(planned.flops),
             planned.state,
-            left,
+            time_left,
         )
     return table
 
 
-def _totals(made: StudyPlan, jobs: int) -> str:
+def _summary(study_plan: StudyPlan, jobs: int) -> str:
     from pathways_lite.studies.study import node_chain
     from pathways_lite.tracking.formatting import duration, si
 
-    nodes = made.nodes
-    total, left = (sum(getattr(planned, name) for planned in nodes.values()) for name in ("flops", "flops_left"))
-    apart = sum(
+    nodes = study_plan.nodes
+    total = sum(planned.flops for planned in nodes.values())
+    left = sum(planned.flops_left for planned in nodes.values())
+    without_sharing = sum(
         nodes[ancestor.identity].flops * len(planned.node.is_last)
         for identity, planned in nodes.items()
-        for ancestor in node_chain(made.store.nodes, identity)
+        for ancestor in node_chain(study_plan.store.nodes, identity)
     )
-    saved = f"; sharing saves {si(apart - total, 'FLOPs')} of {si(apart, 'FLOPs')}" if apart > total else ""
+    saved = (
+        f"; sharing saves {si(without_sharing - total, 'FLOPs')} of {si(without_sharing, 'FLOPs')}"
+        if without_sharing > total
+        else ""
+    )
     done = sum(planned.state == "done" for planned in nodes.values())
     paces = ", ".join(sorted({planned.pace for planned in nodes.values() if planned.flops_left}))
-    time = f"about {duration(made.seconds_left(jobs))} with --jobs {jobs}, speed {paces}"
+    time = f"about {duration(study_plan.seconds_left(jobs))} with --jobs {jobs}, speed {paces}"
     if not left:
         time = "nothing is left to train"
     return f"{len(nodes)} nodes, {done} done; {si(left, 'FLOPs')} of {si(total, 'FLOPs')} left{saved}; {time}"

@@ -1,4 +1,4 @@
-"""`pathways-lite train`: run a recipe, or go on with it."""
+"""`pathways-lite train`: train a recipe, or resume its training."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="path=value, e.g. stages.base.optimizer.learning_rate=3e-4")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="run directory; by default runs/NAME of the recipe")] = None,
+    out: Annotated[Path | None, typer.Option(help="run directory; default: runs/NAME of the recipe")] = None,
     track: Annotated[list[str] | None, typer.Option(help="also log to: tensorboard (default), wandb, none")] = None,
-    dry_run: Annotated[bool, typer.Option(help="say what would be trained and what it costs, and stop")] = False,
+    dry_run: Annotated[bool, typer.Option(help="show what would be trained and its cost, and stop")] = False,
     coordinator: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="where process 0 is, for processes started by hand")
+        str | None, typer.Option(metavar="HOST:PORT", help="address of process 0, for processes started by hand")
     ] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="how many there are")] = None,
-    process: Annotated[int | None, typer.Option(min=0, help="which one this is")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="number of processes")] = None,
+    process: Annotated[int | None, typer.Option(min=0, help="index of this process, from 0")] = None,
     hang_timeout: Annotated[
-        float, typer.Option(min=0, help="seconds without a step after which it ends with status 75; 0: never")
+        float, typer.Option(min=0, help="seconds without a step after which the process ends with status 75; 0: never")
     ] = 600.0,
 ) -> None:
-    """Train a recipe's stages in order, from wherever the run directory is.
+    """Train a recipe's stages in order, continuing from the state of the run directory.
 
-    Running the same command again goes on after an interruption, bit for bit as if there had been none. SIGINT and
-    SIGTERM save and exit; a second one exits at once.
+    After an interruption the same command continues, bit for bit as if there had been none. SIGINT and SIGTERM save a
+    checkpoint and exit; a second one exits at once.
 
-    On many hosts give the same command on each: Slurm, Open MPI, GKE and TPU pods are recognised, and anywhere else the
-    three options say who is who. The run directory must be on a file system that all of them share.
+    On many hosts run the same command on each. Slurm, Open MPI, GKE and TPU pods are detected; anywhere else give
+    --coordinator, --processes and --process. The run directory must be on a file system that all hosts share.
 
     Examples:
 
@@ -50,11 +50,9 @@ def train(
     """
     from pathways_lite.recipe import load_recipe
 
-    pass
-
     loaded = load_recipe(recipe, overrides or ())
     if cpus_alone():
-        keep_freed_memory()  # before JAX is imported, with the next lines
+        keep_freed_memory()  # before the imports below load JAX
     if dry_run:
         from pathways_lite.training.run import describe
 
@@ -66,14 +64,14 @@ def train(
     trackers = [] if track == ["none"] else track or ["tensorboard"]
     status = _train(loaded, out or Path("runs") / loaded.name, trackers, hang_timeout or None)
     if status:
-        _end(status)
+        _exit_now(status)
 
 
 def _train(recipe: Recipe, out: Path, trackers: list[str], hang_timeout: float | None) -> int:
-    """The exit status, after everything that is to be said about it."""
+    """Train, print any error, and return the exit status."""
     import traceback
 
-    from pathways_lite.cli.common import show
+    from pathways_lite.cli.common import print_error
     from pathways_lite.distributed import coordination
     from pathways_lite.distributed.monitor import announce_failure
     from pathways_lite.errors import UserError
@@ -86,21 +84,22 @@ def _train(recipe: Recipe, out: Path, trackers: list[str], hang_timeout: float |
         return status
     except UserError as error:
         if announce_failure(str(error), error.status):
-            show(error if coordination.is_primary() else UserError(f"{who}{error}"))
+            print_error(error if coordination.is_primary() else UserError(f"{who}{error}"))
         return error.status
     except Exception as error:
         if coordination.process_count() == 1:
             raise
-        told = f"{type(error).__name__}: {error}"
-        if announce_failure(told, 1):
+        message = f"{type(error).__name__}: {error}"
+        if announce_failure(message, 1):
             traceback.print_exc()
-            show(UserError(f"{who}{told.splitlines()[0]}. If another process has died, start all of them again."))
+            print_error(
+                UserError(f"{who}{message.splitlines()[0]}. If another process has died, start all processes again.")
+            )
         return 1
 
 
-def _end(status: int) -> None:
-    """Without the interpreter's own end: a compiling thread would keep or break it, and a dead process the others'."""
-    import os
+def _exit_now(status: int) -> None:
+    """Exit without the interpreter's shutdown, which a compiling thread or a dead process could block or crash."""
     import sys
 
     sys.stdout.flush()
@@ -108,31 +107,30 @@ def _end(status: int) -> None:
     os._exit(status)
 
 
-# Keeping a CPU train step's memory between steps.
+# ---- memory of a train step on CPUs ----
 
-
-# mallopt(3), malloc.h
+# Parameters of mallopt(3), from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc's malloc keep what is freed, for this process; True where that was possible (Linux with glibc).
+    """Make glibc's malloc keep freed memory in this process; returns True if possible (Linux with glibc).
 
-    XLA's CPU backend allocates a program's temporaries anew at each call. malloc maps such large pieces and unmaps
+    XLA's CPU backend allocates a program's temporaries again at each call. malloc maps such large blocks and unmaps
     them when they are freed, so every step page-faults through all of its memory: a fifth of a step's CPU time at 8
-    layers and d_model 256. All from one arena, never mapped and never trimmed, the second step finds it there.
-    The process then stays as large as it ever was. To be called before JAX starts its threads.
+    layers and d_model 256. With a single arena that is never mapped or trimmed, the second step reuses the memory of
+    the first. The process then never shrinks. Call it before JAX starts its threads.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    # Of several arenas only the first grows by brk; the others hold 64 MiB at most and map what is larger.
+    # Only the first arena grows by brk; others hold 64 MiB at most and map larger blocks.
     options = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))
     return all(mallopt(option, value) == 1 for option, value in options)
 
 
 def cpus_alone() -> bool:
-    """Whether JAX, once imported, can only run on this machine's CPUs: asked for, or nothing else is installed."""
+    """Return True if JAX can only run on CPUs: JAX_PLATFORMS says so, or no accelerator library is installed."""
     if platforms := os.environ.get("JAX_PLATFORMS"):
         return platforms == "cpu"
     return not any(importlib.util.find_spec(name) for name in ("libtpu", "jax_plugins"))
