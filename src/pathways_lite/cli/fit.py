@@ -53,10 +53,10 @@ def fit_law(
 
     pass
     from pathways_lite.scaling.fit import fit_law as fit_one
-    from pathways_lite.scaling.laws.registry import find
+    from pathways_lite.scaling.laws.registry import find_law
     from pathways_lite.scaling.losses import parse_link, parse_loss
 
-    found = find(law)
+    found = find_law(law)
     rows, groups, origin = _rows(table, columns, found.target, by, drop_highest)
     fit = fit_one(
         found, rows, link=None if link is None else parse_link(link), loss=None if loss is None else parse_loss(loss),
@@ -97,12 +97,12 @@ def predict(
     Example: `pathways-lite fit predict chinchilla.json N=7e9 D=1.4e11`
     """
     from pathways_lite.scaling.fit import Fit
-    from pathways_lite.scaling.table import with_derived
+    from pathways_lite.scaling.table import derive_columns
 
     loaded = Fit.load(fit)
-    given = with_derived(_numbers(inputs), loaded.law.inputs)
+    given = derive_columns(_numbers(inputs), loaded.law.inputs)
     typer.echo(_line(loaded.law.target, loaded.predict(given, level)[0]))
-    for sentence in loaded.beyond(given):
+    for sentence in loaded.extrapolation_warnings(given):
         typer.echo(sentence, err=True)
 
 
@@ -144,9 +144,9 @@ def compare(
     from rich.table import Table as Grid
 
     from pathways_lite.scaling.compare import held_out_errors
-    from pathways_lite.scaling.laws.registry import find
+    from pathways_lite.scaling.laws.registry import find_law
 
-    chosen = [find(name) for name in law]
+    chosen = [find_law(name) for name in law]
     rows, _, _ = _rows(table, columns, chosen[0].target, None, 0)
     law_column = Column("law", no_wrap=True)
     grid = Grid(law_column, "rows fitted", "held out", "mean error", "worst error", "error in the fit")
@@ -198,14 +198,14 @@ def _rows(path: Path, columns: list[str] | None, target: str, by: str | None, dr
     import numpy as np
 
     from pathways_lite.errors import UserError
-    from pathways_lite.scaling.table import numeric, read_table
+    from pathways_lite.scaling.table import numeric_column, read_table
 
     names = dict(_pair(term) for term in columns or [])
     table = read_table(path, names)
     if by is not None and by not in table:
         raise UserError(f"{path} has no column {by!r} that names runs; it has {', '.join(sorted(table))}")
     if drop:
-        kept = np.sort(np.argsort(-numeric(table, target), kind="stable")[drop:])
+        kept = np.sort(np.argsort(-numeric_column(table, target), kind="stable")[drop:])
         table = {name: column[kept] for name, column in table.items()}
     origin = {"table": path.name, "columns": names, "dropped": f"the {drop} highest {target}" if drop else "nothing"}
     return table, None if by is None else table[by], {**origin, "resampled": by or "rows"}

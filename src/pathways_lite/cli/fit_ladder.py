@@ -26,22 +26,22 @@ def ladder(
     """
     from pathways_lite.errors import UserError
     from pathways_lite.recipe import load_recipe
-    from pathways_lite.scaling.ladder import climb
-    from pathways_lite.scaling.ladder_report import write_ladder
-    from pathways_lite.scaling.laws.registry import find
+    from pathways_lite.scaling.ladder import fit_ladder
+    from pathways_lite.scaling.ladder_report import write_ladder_report
+    from pathways_lite.scaling.laws.registry import find_law
     from pathways_lite.scaling.runs_table import runs_table
-    from pathways_lite.studies.plan import resolve_study, store_of
+    from pathways_lite.studies.plan import resolve_study, study_store
     from pathways_lite.studies.study import load_study
     from pathways_lite.training.resolve import resolve_recipe
 
     study, goal = load_study(file), resolve_recipe(load_recipe(file))
     folder = out or Path("runs") / study.name
-    store = store_of(resolve_study(study), folder)
+    store = study_store(resolve_study(study), folder)
     rungs = _trained(store)
     if not rungs:
         raise UserError(f"no rung of {study.name} is trained; `pathways-lite study run {file}` trains them")
-    found = climb(
-        find(law),
+    found = fit_ladder(
+        find_law(law),
         runs_table(rungs, final=True),
         _inputs(goal),
         measured=_measured(goal, run or Path("runs") / goal.name),
@@ -50,14 +50,14 @@ def ladder(
     typer.echo(", ".join(f"{name} {value:.4g}" for name, value in found.fit.values.items()))
     for sentence in (*found.sentences(), *found.fit.notes):
         typer.echo(sentence)
-    for path in write_ladder(found, folder):
+    for path in write_ladder_report(found, folder):
         typer.echo(path)
 
 
 def _trained(store: StudyStore) -> list[Path]:
     """Run directories of the study's runs that are finished."""
     states = store.states()
-    return [store.run(i).path for i, node in store.nodes.items() if node.is_last and states[i] == "done"]
+    return [store.run_directory(i).path for i, node in store.nodes.items() if node.is_last and states[i] == "done"]
 
 
 def _inputs(recipe: Recipe) -> dict[str, float]:

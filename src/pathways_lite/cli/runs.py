@@ -96,14 +96,14 @@ def compare(
     from pathways_lite.comparison.metric import Metric
     from pathways_lite.comparison.table import Results
     from pathways_lite.errors import UserError
-    from pathways_lite.recipe.load import explain
+    from pathways_lite.recipe.load import format_validation_error
 
     try:
         metric = Metric.model_validate({"of": of, "unit": unit, "domain": domain, "window": window, "flops": flops})
     except ValidationError as error:
-        raise UserError(explain(error, "runs compare")) from error
+        raise UserError(format_validation_error(error, "runs compare")) from error
     arms = _arms(runs, metric)
-    results = Results.of(arms, arms[0].name, metric, target)
+    results = Results.compare_arms(arms, arms[0].name, metric, target)
     console = Console()
     for header, rows in ((results.header, results.rows()), (results.time_header, results.time_rows())):
         table = Table(*header)
@@ -142,17 +142,17 @@ def _run_directories(directory: Path) -> list[Path]:
 
 def _stages(path: Path) -> list[dict[str, Any]]:
     """What is known of each stage of a run, as JSON."""
-    from pathways_lite.run_lock import holder
+    from pathways_lite.run_lock import find_holder
     from pathways_lite.tracking.run_data import read_run
 
-    running = holder(path) is not None
+    running = find_holder(path) is not None
     rows = []
     for known in read_run(path).stages:
-        state = "done" if known.finished else "waiting"
-        if not known.finished and (known.begun or running):
+        state = "done" if known.is_finished else "waiting"
+        if not known.is_finished and (known.has_begun or running):
             state, running = ("running" if running else "stopped"), False
-        last = known.last
-        train = known.of_kind("train")
+        last = known.last_counts
+        train = known.rows_of_kind("train")
         rows.append(
             {
                 "run": str(path),

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from pathways_lite.cli.common import count_progress
 from pathways_lite.data.documents import Skipped
-from pathways_lite.data.inspect import sample
+from pathways_lite.data.inspect import sample_document
 from pathways_lite.data.selection import Origin, Selection, TrainingDocuments, require_directory, training_documents
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import Split, Store, open_store
@@ -137,7 +137,7 @@ def target_documents(store: Store, targets: Sequence[str]) -> list[np.ndarray]:
         if target.startswith(HELD_OUT):
             some = list(store.documents(target.removeprefix(HELD_OUT), "held_out"))
         else:
-            items = (item for piece in Source.parse(target).pieces() for item in piece.read())
+            items = (item for piece in Source.parse(target).chunks() for item in piece.read())
             contents = [item.text for item in items if not isinstance(item, Skipped)]
             encoded = store.tokenizer().encode_batch(contents)
             some = [np.concatenate([[store.eod], ids]).astype(np.int32) for ids in encoded]
@@ -181,7 +181,7 @@ def _domains(selection: Selection, store: Store, documents: TrainingDocuments) -
     for heading in ("documents", "tokens", "share", "5 %", "score", "95 %"):
         table.add_column(heading, justify="right")
     own = np.array(store.domains)[documents.domain]
-    goes_to = np.array([to or name for to, name in zip(selection.to, own.tolist(), strict=True)])
+    goes_to = np.array([to or name for to, name in zip(selection.destinations, own.tolist(), strict=True)])
     for name in np.unique(goes_to):
         here = goes_to == name
         kept = here & selection.kept
@@ -197,9 +197,9 @@ def _extremes(selection: Selection, store: Store, documents: TrainingDocuments) 
     order = np.argsort(selection.score, kind="stable")
     chosen = [*order[:_EXAMPLES], *order[_EXAMPLES:][-_EXAMPLES:]]
     for i in chosen:
-        document = sample(store, store.domains[documents.domain[i]], int(documents.number[i]), _CHARACTERS)
+        document = sample_document(store, store.domains[documents.domain[i]], int(documents.number[i]), _CHARACTERS)
         text = Text(" ".join(document.text.split()), overflow="ellipsis", no_wrap=True)
-        where = Text(selection.to[i] or "left out")
+        where = Text(selection.destinations[i] or "left out")
         table.add_row(f"{selection.score[i]:.4g}", where, Text(f"{document.domain} {document.id}"), text)
     return table
 
