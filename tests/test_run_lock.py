@@ -182,9 +182,9 @@ def test_the_half_written_text_of_a_dead_owner_is_no_obstacle(tmp_path):
 
 
 def test_the_holder_is_found_without_taking_the_lock(tmp_path):
-    assert run_lock.holder(tmp_path) is None
+    assert run_lock.find_holder(tmp_path) is None
     with RunLock(tmp_path):
-        owner = run_lock.holder(tmp_path)
+        owner = run_lock.find_holder(tmp_path)
         assert owner is not None
         assert owner.pid == os.getpid()
-    assert run_lock.holder(tmp_path) is None
+    assert run_lock.find_holder(tmp_path) is None

@@ -60,7 +60,7 @@ def bench_tokenizer(source: Source, megabytes: float, vocab_size: int) -> dict[s
     tokenizer: Tokenizer = train_sentencepiece(texts, vocab_size)
     trained = now()
     chunks, size = [], 0
-    for chunk in source.pieces():
+    for chunk in source.chunks():
         chunks.append((0, chunk))
         size += chunk.size
         if size >= megabytes * 1e6:

@@ -27,7 +27,7 @@ from scipy import stats
 
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import GivenWeights, Recipe
-from pathways_lite.studies.plan import resolve_study, store_of
+from pathways_lite.studies.plan import resolve_study, study_store
 from pathways_lite.studies.study import load_study
 from pathways_lite.training.init_merging import merge_params
 from pathways_lite.training.load import TrainedModel, load_model
@@ -72,10 +72,11 @@ def domains_read(recipe: Recipe) -> frozenset[str]:
 def unions(path: Path, out: Path | None) -> list[Union]:
     """Evaluate all unions of the study whose parts are arms too. Raises UserError if a node is not trained yet."""
     study = resolve_study(load_study(path))
-    store = store_of(study, out or Path("runs") / study.name)
+    store = study_store(study, out or Path("runs") / study.name)
     last_nodes = {label: identity for identity, node in store.nodes.items() for label in node.is_last}
     runs = {
-        (domains_read(r), r.seed): load_model(store.run(last_nodes[label]).path) for label, r in study.recipes.items()
+        (domains_read(r), r.seed): load_model(store.run_directory(last_nodes[label]).path)
+        for label, r in study.recipes.items()
     }
     own_losses = {key: losses(model, [model]) for key, model in runs.items()}
     results = []

@@ -15,7 +15,7 @@ matplotlib.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.patches import Patch, Rectangle
 
-from pathways_kernels.attention.block_ranges import of_keys, padded_spans
+from pathways_kernels.attention.block_ranges import key_block_ranges, padded_spans
 from pathways_kernels.attention.spans import Spans, causal, dense_mask, from_segments, prefix, window
 
 T, BLOCK = 32, 4
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def draw(axis: plt.Axes, name: str, spans: Spans) -> None:
-    visited = np.asarray(of_keys(padded_spans(spans, T, T), BLOCK, BLOCK))[0]
+    visited = np.asarray(key_block_ranges(padded_spans(spans, T, T), BLOCK, BLOCK))[0]
     for i, (start, full_start, full_stop, stop) in enumerate(visited):
         for j in range(start, stop):
             is_full = full_start <= j < full_stop

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from pathways_kernels.attention import Spans
-from pathways_kernels.attention.block_ranges import of_keys, padded_spans
+from pathways_kernels.attention.block_ranges import key_block_ranges, padded_spans
 from pathways_kernels.attention.block_sizes import Limits
 from pathways_kernels.attention.spans import causal, from_segments, full, prefix
 from pathways_lite.chips import TPUS
@@ -46,7 +46,7 @@ def kinds_of_spans(T: int, rows: int = 8) -> dict[str, Spans]:
 def cycles_per_head(found: Costs, limits: Limits, spans: Spans) -> float:
     """Mean over the rows."""
     T = spans.start.shape[1]
-    visited = np.asarray(of_keys(padded_spans(spans, T, T), limits.rows, limits.keys))
+    visited = np.asarray(key_block_ranges(padded_spans(spans, T, T), limits.rows, limits.keys))
     return float(np.mean([found.cycles(row, T, limits.unroll) for row in visited]))
 
 

@@ -51,7 +51,7 @@ class StageDirectory:
         return self.path / "tensorboard"
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """True if the stage is trained to its end."""
         return (self.path / "summary.json").is_file()
 

@@ -189,7 +189,7 @@ def _close_all_in_child() -> None:
 os.register_at_fork(after_in_child=_close_all_in_child)
 
 
-def holder(directory: Path | str) -> Owner | None:
+def find_holder(directory: Path | str) -> Owner | None:
     """Return the process that writes to a directory, None if there seems to be none. Takes no lock."""
     path = Path(directory) / FILE_NAME
     try:

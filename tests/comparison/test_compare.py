@@ -70,7 +70,7 @@ def test_a_target_that_is_never_reached_is_reported() -> None:
     assert speedup_at_loss(GRID, logarithmic(1e9), logarithmic(), 5.0) == math.inf
     assert speedup_at_loss(GRID, logarithmic(), logarithmic(1e9), 5.0) == -1
     arm, baseline = (Arm(name, (curve(0, logarithmic()),)) for name in ("arm", "baseline"))
-    results = Results.of([arm, baseline], "baseline", Metric(), target=1.0)
+    results = Results.compare_arms([arm, baseline], "baseline", Metric(), target=1.0)
     assert "not reached" in results.rows()[1]
     assert results.time_rows()[0][1] == "not reached"
 

@@ -34,7 +34,7 @@ def test_zeros_cost_what_the_metric_says() -> None:
         metric = Metric(flops=flops)
         sparse = Arm("pruned", (curve(metric, [3.1, 2.1], 0.5),))
         dense = Arm("whole", (curve(metric, [3.0, 2.0], 0.0),))
-        results = Results.of([sparse, dense], "whole", metric)
+        results = Results.compare_arms([sparse, dense], "whole", metric)
         (comparison,) = results.comparisons
         differences[flops] = comparison.flops, comparison.difference.value
         assert ("zeros are skipped" in results.notes()[0]) == (flops == "sparse")

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.data.mixture import MixedOrder, ResolvedPhase, floor_sum, loss_weights, phases, shares, unimax
+from pathways_lite.data.mixture import (
+    MixedOrder,
+    ResolvedPhase,
+    floor_sum,
+    loss_weights,
+    resolve_phases,
+    shares,
+    unimax,
+)
 from pathways_lite.data.order import Order
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Timeline
@@ -49,7 +57,7 @@ def test_scalarization_weights():
     starts, table = loss_weights(mixture, SIZES, NAMES, TIMELINE)
     assert starts == [0]
     np.testing.assert_allclose(table[0], [0.4879, 4.677, 14.61, 273.9], rtol=5e-4)
-    (phase,) = phases(mixture, SIZES, NAMES, TIMELINE)
+    (phase,) = resolve_phases(mixture, SIZES, NAMES, TIMELINE)
     np.testing.assert_allclose(phase.weights, np.array(SIZES) / sum(SIZES))  # read as the corpus is
 
 
@@ -57,7 +65,11 @@ def gradients_of_batches(by, rows=16, batches=8000):
     """Gradients of a quadratic loss at 0: an example pulls to its domain's center, 1 or -0.5, plus noise."""
     sizes, names = [18_000, 2_000], ["large", "small"]
     mixture = DataMixture(phases=(MixturePhase(weights=Temperature(tau=5)),), by=by)
-    domain = MixedOrder(sizes, phases(mixture, sizes, names, TIMELINE), seed=3).locate(np.arange(rows * batches)).domain
+    domain = (
+        MixedOrder(sizes, resolve_phases(mixture, sizes, names, TIMELINE), seed=3)
+        .locate(np.arange(rows * batches))
+        .domain
+    )
     weights = np.ones(len(domain))
     if by == "loss":
         weigh = domain_factors(*loss_weights(mixture, sizes, names, TIMELINE))
@@ -119,7 +131,7 @@ WINDOWS = [300, 70, 20, 3]
 
 
 def order_of(mixture, skips=(), consumed=(), first=0):
-    return MixedOrder(WINDOWS, phases(mixture, WINDOWS, NAMES, TIMELINE, skips, first), 7, consumed)
+    return MixedOrder(WINDOWS, resolve_phases(mixture, WINDOWS, NAMES, TIMELINE, skips, first), 7, consumed)
 
 
 def test_any_rows_of_any_batch_have_the_same_locations():
@@ -161,7 +173,7 @@ def test_a_stage_continues_after_another_mixture():
 
 def test_upsampling_and_cooldown_resolve_to_their_phases():
     up = upsampling({"sw": 10}, last=0.2)
-    (early, late) = phases(up, WINDOWS, NAMES, TIMELINE)
+    (early, late) = resolve_phases(up, WINDOWS, NAMES, TIMELINE)
     assert late.first == TIMELINE.sequences_before(80)
     np.testing.assert_allclose(early.weights, np.array(WINDOWS) / sum(WINDOWS))
     np.testing.assert_allclose(late.weights, np.array([300, 70, 20, 30]) / 420)
@@ -177,7 +189,7 @@ def test_phases_that_a_short_stage_does_not_reach_do_no_harm():
     late = MixturePhase(start=Steps(n=70), weights=UniMax(epochs=1))
     later = MixturePhase(start=Steps(n=700), weights=UniMax(epochs=1))
     short = Timeline(Ramp(steps=((0, 4),)), seq_len=1, flops_per_token=1, active_parameters=1, budget=Steps(n=60))
-    first, *rest = phases(DataMixture(phases=(MixturePhase(), late, later)), WINDOWS, NAMES, short)
+    first, *rest = resolve_phases(DataMixture(phases=(MixturePhase(), late, later)), WINDOWS, NAMES, short)
     assert first.first == 0
     assert [phase.first for phase in rest] == [240, 240]
 

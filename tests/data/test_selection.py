@@ -59,7 +59,7 @@ def test_what_is_written_is_read(store: Store, write: Write) -> None:
     to = own(store)
     to[3] = None
     selection = read_selection(write(store, to), store)
-    assert selection.to == to
+    assert selection.destinations == to
     assert selection.score == pytest.approx(np.arange(len(to)) / 3, rel=1e-6)
     assert selection.kept.sum() == len(to) - 1
     assert selection.origin.options == {"keep": 0.5}

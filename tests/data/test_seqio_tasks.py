@@ -37,7 +37,7 @@ def test_without_the_extra_it_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "seqio", None)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(UserError, match=r"^seqio: sources need SeqIO and TensorFlow: make install EXTRA=seqio$"):
-        list(source("odd").pieces())
+        list(source("odd").chunks())
 
 
 class TestWithSeqio:
@@ -63,11 +63,11 @@ class TestWithSeqio:
         assert by_domain["odd"] == [f"odd train number {i}, é" for i in range(10)]
 
     def test_tokens_without_their_text_are_decoded(self) -> None:
-        (chunk,) = source("answers").pieces()
+        (chunk,) = source("answers").chunks()
         assert next(iter(chunk.read())).text == "Q why train number 0, é\nwhy train number 0, é"  # type: ignore[union-attr]
 
     def test_a_chunk_begins_anywhere(self) -> None:
-        (chunk,) = source("even").pieces()
+        (chunk,) = source("even").chunks()
         later = replace(chunk, first=58)  # type: ignore[type-var]
         assert [document.id for document in later.read()] == ["even/train/58", "even/train/59"]  # type: ignore[union-attr]
 
@@ -82,10 +82,10 @@ class TestWithSeqio:
     )
     def test_mistakes_are_sentences(self, name: str, examples: int | None, message: str) -> None:
         with pytest.raises(UserError, match=message):
-            list(source(name, examples).pieces())
+            list(source(name, examples).chunks())
 
     def test_no_accelerator_is_visible_to_tensorflow(self) -> None:
-        list(source("odd").pieces())
+        list(source("odd").chunks())
         import tensorflow
 
         assert [device.device_type for device in tensorflow.config.get_visible_devices()] == ["CPU"]

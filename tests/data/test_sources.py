@@ -24,7 +24,7 @@ from pathways_lite.errors import UserError
 def read(source: str | Path | Source) -> tuple[list[Document], list[str]]:
     """Documents, and sentences about skipped input."""
     source = source if isinstance(source, Source) else Source.parse(str(source))
-    items = [item for chunk in source.pieces() for item in chunk.read()]
+    items = [item for chunk in source.chunks() for item in chunk.read()]
     documents = [item for item in items if isinstance(item, Document)]
     return documents, [item.sentence for item in items if isinstance(item, Skipped)]
 
@@ -50,7 +50,7 @@ def test_jsonl(tmp_path: Path, suffix: str, ending: bytes) -> None:
     path.write_bytes(COMPRESS[suffix](lines(9000)) + COMPRESS[suffix](b"\n" + lines(3).rstrip() + ending))
     documents, skipped = read(path)
     assert skipped == []
-    assert len(list(Source(str(path)).pieces())) > 1
+    assert len(list(Source(str(path)).chunks())) > 1
     assert [d.id for d in documents] == [*map(str, range(9000)), "0", "1", "2"]
     assert documents[7] == Document("7", "d1", "7", "text 7 ü")
 
@@ -224,7 +224,7 @@ def test_the_python_installation() -> None:
     names = [name for _, name in library_files()]
     assert names == sorted(names, key=lambda name: Path(name))
     assert not any("site-packages" in name for name in names)
-    chunks = [chunk for chunk in Source("python:").pieces() if getattr(chunk, "name", "topics").split("/")[0] in PICKED]
+    chunks = [chunk for chunk in Source("python:").chunks() if getattr(chunk, "name", "topics").split("/")[0] in PICKED]
     items = [item for chunk in chunks for item in chunk.read()]
     documents = {item.id: item for item in items if isinstance(item, Document)}
     assert len(documents) == len(items)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pathways_lite.data.store import SPLITS, Store, open_store, require
+from pathways_lite.data.store import SPLITS, Store, open_store, require_compatible
 from pathways_lite.data.zarr_io import SHARD, ArrayWriter, open_array
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Data
@@ -114,9 +114,9 @@ def test_a_foreign_tokenizer_in_the_store_is_refused(store: Store, tmp_path: Pat
 
 
 def test_a_store_other_than_the_recipes_is_refused(store: Store) -> None:
-    require(store, Data(corpus="x", seq_len=4), vocab_size=257)
-    require(store, Data(corpus="x", seq_len=4, fingerprint=store.fingerprint), vocab_size=512)
+    require_compatible(store, Data(corpus="x", seq_len=4), vocab_size=257)
+    require_compatible(store, Data(corpus="x", seq_len=4, fingerprint=store.fingerprint), vocab_size=512)
     with pytest.raises(UserError, match=r"fingerprint .* the recipe expects"):
-        require(store, Data(corpus="x", seq_len=4, fingerprint="1" * 64), vocab_size=257)
+        require_compatible(store, Data(corpus="x", seq_len=4, fingerprint="1" * 64), vocab_size=257)
     with pytest.raises(UserError, match="vocab_size to at least 257"):
-        require(store, Data(corpus="x", seq_len=4), vocab_size=256)
+        require_compatible(store, Data(corpus="x", seq_len=4), vocab_size=256)

@@ -10,9 +10,9 @@ from pathways_lite.errors import MISTAKE, TRY_AGAIN
 def test_one_process_decides_alone():
     signals = [0]
     stop = Stop(lambda: signals[0])
-    assert (stop.should_stop(), stop.heard, stop.exit_status) == (0, 0, 0)
+    assert (stop.should_stop(), stop.pending_signal, stop.exit_status) == (0, 0, 0)
     signals[0] = 15
-    assert (stop.heard, stop.exit_status) == (15, 0)  # no call has decided to stop yet
+    assert (stop.pending_signal, stop.exit_status) == (15, 0)  # no call has decided to stop yet
     assert (stop.should_stop(), stop.exit_status) == (15, 143)
 
 
@@ -51,7 +51,7 @@ def test_a_slower_pace_takes_effect_at_once(monkeypatch):
     )
     stop = Stop(lambda: 0)
     for seconds in (0.01, 2.0):
-        stop.new_pace()
+        stop.reset_interval()
         for _ in range(20):
             stop.should_stop()
             now[0] += seconds

@@ -15,7 +15,7 @@ TEXT, VOCABULARY, EOD, T = 100, 160, 0, 64
 CONFIG = Model(
     d_model=16, n_layers=2, n_heads=2, head_dim=8, d_ff=32, vocab_size=VOCABULARY, dtype="float32", tie_embeddings=False
 )
-FORMAT = PromptFormat.of(UL2R(tokens=default_special_tokens(TEXT, VOCABULARY)), EOD)
+FORMAT = PromptFormat.from_objective(UL2R(tokens=default_special_tokens(TEXT, VOCABULARY)), EOD)
 GREEDY = Sampling(temperature=0)
 
 
@@ -65,14 +65,14 @@ def test_tasks_over_documents(params: models.Params) -> None:
         assert 4 < result["loss"] < 7
         assert 4 < result["loss_left_to_right"] < 7
     assert results == evaluate_infilling(CONFIG, params, FORMAT, documents, T)
-    nlg = PromptFormat.of(PrefixLM(mode="nlg", tokens=FORMAT.special.tokens), EOD)
+    nlg = PromptFormat.from_objective(PrefixLM(mode="nlg", tokens=FORMAT.special.tokens), EOD)
     for prompt_format in (FORMAT, nlg):
         prefix = evaluate_prefix(CONFIG, params, prompt_format, documents, T)
         assert prefix["loss"] != prefix["loss_left_to_right"]  # another prompt
     prefix = evaluate_prefix(CONFIG, params, FORMAT, documents, T)
     assert prefix["tokens"] == 32 + 20 + 16
     few = FORMAT.special.tokens.model_copy(update={"sentinels": 2})
-    prompt_format = PromptFormat.of(UL2R(tokens=few), EOD)
+    prompt_format = PromptFormat.from_objective(UL2R(tokens=few), EOD)
     assert list(evaluate_infilling(CONFIG, params, prompt_format, documents, T)) == ["single"]
 
 

@@ -59,7 +59,7 @@ def random_spans(rng: np.random.Generator, B: int, T: int, S: int) -> Spans:
     return Spans(start.astype(np.int32), (start + rng.integers(-2, lengths + 1, (B, T))).astype(np.int32))
 
 
-def kinds_of_spans(rng: np.random.Generator, B: int, T: int, S: int) -> Spans:
+def training_spans(rng: np.random.Generator, B: int, T: int, S: int) -> Spans:
     """Return one of the kinds that training uses, or arbitrary spans."""
     segments = np.cumsum(rng.random((B, T)) < rng.choice([0.02, 0.3]), axis=1)
     kind = rng.integers(6)
@@ -110,7 +110,7 @@ def assert_close(actual, expected, relative: float, what: str = "") -> None:
     )
 
 
-def few(examples: int):
+def limit_examples(examples: int):
     return settings(max_examples=examples, suppress_health_check=list(HealthCheck))
 
 
@@ -133,13 +133,13 @@ class AttentionContract:
         np.testing.assert_allclose(out, float64_reference(q, k, v, spans, shape.soft_cap), atol=1e-5)
 
     @pytest.mark.parametrize("index", range(len(SHAPES)))
-    @few(8)
+    @limit_examples(8)
     @given(seed=st.integers(0, 2**31))
     def test_equals_the_reference(self, index, seed):
         if index >= len(self.shapes):
             pytest.skip(f"{self.implementation} supports {len(self.shapes)} of the shapes")
         shape = self.shapes[index]
-        args = *arrays(shape, seed), kinds_of_spans(np.random.default_rng(seed), shape.B, shape.T, shape.S)
+        args = *arrays(shape, seed), training_spans(np.random.default_rng(seed), shape.B, shape.T, shape.S)
         expected = run(*args, soft_cap=shape.soft_cap, implementation="reference")
         actual = self.run(shape, *args)
         assert_close(actual[0], expected[0], 1e-5, "output")
@@ -156,7 +156,7 @@ class AttentionContract:
             assert a.dtype == jnp.bfloat16
             assert_close(a, b, 2**-6, name)
 
-    @few(6)
+    @limit_examples(6)
     @given(seed=st.integers(0, 2**31))
     def test_nothing_leaks(self, seed):
         """A key outside a query's interval has no influence, to the bit, and no gradient; one inside has both."""
@@ -267,6 +267,6 @@ class AttentionContract:
 
     def test_the_same_call_gives_the_same_bits(self):
         shape = self.shapes[1]
-        args = *arrays(shape), kinds_of_spans(np.random.default_rng(4), shape.B, shape.T, shape.S)
+        args = *arrays(shape), training_spans(np.random.default_rng(4), shape.B, shape.T, shape.S)
         for a, b in zip(self.run(shape, *args), self.run(shape, *args), strict=True):
             np.testing.assert_array_equal(a, b)

@@ -24,7 +24,7 @@ def windows(rows: int, seq_len: int, documents: float, seed: int = 0) -> np.ndar
     return x
 
 
-def batch_of(
+def make_objective_batch(
     objective: Objective, x: np.ndarray, boundaries: str = "document", example: np.ndarray | None = None
 ) -> Batch:
     """Make a batch of the windows by the objective, with `TOKENS` as its special tokens."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from helpers import span_corruption_reference as t5
-from helpers.denoising_examples import EOD, FIRST, TOKENS, batch_of, examples, windows
+from helpers.denoising_examples import EOD, FIRST, TOKENS, examples, make_objective_batch, windows
 from pathways_lite.recipe import PrefixLM, SpanCorruption
 
 T, EOS = 64, 1
@@ -18,7 +18,7 @@ def test_packed_rows_equal_seqios(objective: SpanCorruption) -> None:
 
     x = windows(1, T, 0.0)
     x[0, [0, 20, T]] = EOD
-    batch = batch_of(objective, x)
+    batch = make_objective_batch(objective, x)
     row_examples = examples(batch, 0)
     pairs = []
     for example in row_examples:

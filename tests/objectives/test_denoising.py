@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import span_corruption_reference as t5
-from helpers.denoising_examples import EOD, FIRST, TOKENS, batch_of, examples, split_documents, windows
+from helpers.denoising_examples import EOD, FIRST, TOKENS, examples, make_objective_batch, split_documents, windows
 from pathways_lite.objectives.batches import make_batch, unused_fraction
 from pathways_lite.objectives.denoisers import ExampleFormat, denoiser_specs, split_mixture
 from pathways_lite.objectives.span_corruption import count_noise, random_partition, raw_length
@@ -73,7 +73,7 @@ def test_halves_are_rounded_to_even() -> None:
 def test_examples_are_t5s(x: np.ndarray, setting: tuple[float, float]) -> None:
     """Recover the mask from the inputs: from that mask T5's rules give the same inputs and targets."""
     rate, mean_span = setting
-    batch = batch_of(SpanCorruption(rate=rate, mean_span=mean_span, mode="nlu"), x)
+    batch = make_objective_batch(SpanCorruption(rate=rate, mean_span=mean_span, mode="nlu"), x)
     for row in range(len(x)):
         documents = split_documents(x[row])
         row_examples = examples(batch, row)
@@ -107,7 +107,7 @@ def test_examples_are_t5s(x: np.ndarray, setting: tuple[float, float]) -> None:
 def test_a_prefix_lm_fills_the_row_with_the_windows_text(documents: float, seq_len: int, seed: int) -> None:
     """The window's text is unchanged, with a mode token for every EOD; each example has inputs and a continuation."""
     x = windows(3, seq_len, documents, seed)
-    batch = batch_of(PrefixLM(mode="s2s"), x)
+    batch = make_objective_batch(PrefixLM(mode="s2s"), x)
     assert unused_fraction(batch) == 0
     for row in range(3):
         text = x[row] if x[row, 0] == EOD else np.append(EOD, x[row])
@@ -120,7 +120,7 @@ def test_a_prefix_lm_fills_the_row_with_the_windows_text(documents: float, seq_l
 
 def test_the_split_is_uniform() -> None:
     """Of 8 tokens after a mode token, 1 to 7 are inputs."""
-    batch = batch_of(PrefixLM(), windows(7000, 9, 0.0))
+    batch = make_objective_batch(PrefixLM(), windows(7000, 9, 0.0))
     counted = np.bincount(batch.spans.stop[:, 0] - 1, minlength=8)[1:]
     assert len(counted) == 7
     assert (np.abs(counted - 1000) < 5 * 30).all()
@@ -143,9 +143,9 @@ def test_every_composition_is_equally_likely() -> None:
 def test_a_row_depends_on_its_number_alone(objective: UL2R, first: int, documents: float) -> None:
     x = windows(5, 96, documents)
     numbers = first + np.array([4, 0, 3, 2, 9])
-    together = batch_of(objective, x, example=numbers)
+    together = make_objective_batch(objective, x, example=numbers)
     for row in range(5):
-        alone = batch_of(objective, x[row : row + 1], example=numbers[row : row + 1])
+        alone = make_objective_batch(objective, x[row : row + 1], example=numbers[row : row + 1])
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
             assert a.dtype == b.dtype
             np.testing.assert_array_equal(a[row], b[0])
@@ -153,7 +153,7 @@ def test_a_row_depends_on_its_number_alone(objective: UL2R, first: int, document
 
 def test_large_batches_are_made_in_blocks() -> None:
     x = windows(40, 8192, 9.0)
-    whole, last_rows = batch_of(UL2R(), x), batch_of(UL2R(), x[32:], example=np.arange(32, 40))
+    whole, last_rows = make_objective_batch(UL2R(), x), make_objective_batch(UL2R(), x[32:], example=np.arange(32, 40))
     np.testing.assert_array_equal(whole.tokens[32:], last_rows.tokens)
     assert unused_fraction(whole) < 0.005
 
@@ -161,7 +161,7 @@ def test_large_batches_are_made_in_blocks() -> None:
 @pytest.mark.parametrize(("objective", "seq_len"), [(UL2R(), 2048), (UL2(), 2048), (UL2R(), 256), (UL2(), 256)])
 @pytest.mark.parametrize("boundaries", ["document", "none"])
 def test_hardly_any_position_is_unused(objective: UL2R, seq_len: int, boundaries: str) -> None:
-    batch = batch_of(objective, windows(200, seq_len, 3.0), boundaries)
+    batch = make_objective_batch(objective, windows(200, seq_len, 3.0), boundaries)
     assert unused_fraction(batch) < 0.005
     per_row = np.mean((batch.spans.stop - batch.spans.start == 1) & (batch.loss_weights == 0), axis=1)
     assert per_row.max() <= 2 / seq_len
@@ -181,7 +181,7 @@ def test_weights_of_ul2r() -> None:
     assert list(split_mixture(UL2())) == [
         "spans_3_0.15", "spans_8_0.15", "spans_3_0.5", "spans_8_0.5", "spans_64_0.15", "spans_64_0.5", "prefix_lm",
     ]  # fmt: skip
-    batch = batch_of(UL2R(), windows(2000, 64, 0.0))
+    batch = make_objective_batch(UL2R(), windows(2000, 64, 0.0))
     modes = np.bincount(batch.tokens[:, 0], minlength=4)[1:4] / 2000
     np.testing.assert_allclose(modes, [0.5, 0.25, 0.25], atol=0.05)
 
@@ -190,7 +190,7 @@ def test_the_fixed_layout_is_ul2rs() -> None:
     """One example a row: at most half the sequence for inputs and half for targets, the rest empty."""
     seq_len = 256
     x = windows(60, seq_len, 2.0)
-    fixed = batch_of(UL2R(layout="fixed"), x, "none")
+    fixed = make_objective_batch(UL2R(layout="fixed"), x, "none")
     row_examples = [example for row in range(60) for example in examples(fixed, row)]
     assert len(row_examples) == 60
     assert 0.1 < unused_fraction(fixed) < 0.6

@@ -10,8 +10,8 @@ from helpers.denoising_examples import (
     FIRST,
     TOKENS,
     Example,
-    batch_of,
     examples,
+    make_objective_batch,
     segment,
     split_documents,
     windows,
@@ -52,7 +52,7 @@ def restore(example: Example) -> list[int]:
 def test_the_text_can_be_restored(objective: CodeGen2, documents: float, seq_len: int, seed: int) -> None:
     """Attention is causal and every position carries loss: it is a rearranged text."""
     x = windows(3, seq_len, documents, seed)
-    batch = batch_of(objective, x)
+    batch = make_objective_batch(objective, x)
     for row in range(3):
         texts = split_documents(x[row])
         row_examples = examples(batch, row)
@@ -66,16 +66,16 @@ def test_the_text_can_be_restored(objective: CodeGen2, documents: float, seq_len
 
 
 def test_shares_and_orders() -> None:
-    batch = batch_of(FillInTheMiddle(rate=0.5, spm=0.25), windows(4000, 32, 0.0))
+    batch = make_objective_batch(FillInTheMiddle(rate=0.5, spm=0.25), windows(4000, 32, 0.0))
     starts = np.bincount(batch.tokens[:, 0], minlength=6) / 4000
     np.testing.assert_allclose(starts[[EOD, TOKENS.prefix, TOKENS.suffix]], [0.5, 0.375, 0.125], atol=0.03)
-    batch = batch_of(CodeGen2(rate=0.5, least=0.1, most=0.5), windows(2000, 64, 0.0))
+    batch = make_objective_batch(CodeGen2(rate=0.5, least=0.1, most=0.5), windows(2000, 64, 0.0))
     assert 0.45 < np.mean((batch.tokens == TOKENS.separator).any(1)) < 0.55
 
 
 def test_cuts_are_uniform() -> None:
     """Of n = 5 tokens: 15 pairs of different cuts among 6."""
-    batch = batch_of(FillInTheMiddle(rate=1, spm=0), windows(3000, 8, 0.0))
+    batch = make_objective_batch(FillInTheMiddle(rate=1, spm=0), windows(3000, 8, 0.0))
     marks = (TOKENS.prefix, TOKENS.middle)
     lengths = np.array([[len(segment(row.tolist(), mark)) for mark in marks] for row in batch.tokens])
     _, counted = np.unique(lengths, axis=0, return_counts=True)
@@ -85,7 +85,7 @@ def test_cuts_are_uniform() -> None:
 
 def test_mixed_with_causal_and_denoising_by_document() -> None:
     members = (WeightedDenoiser(weight=1, denoiser=Causal()), WeightedDenoiser(weight=1, denoiser=CodeGen2(rate=1.0)))
-    batch = batch_of(Denoisers(members=members), windows(50, 512, 6.0))
+    batch = make_objective_batch(Denoisers(members=members), windows(50, 512, 6.0))
     masked = [TOKENS.separator in example.tokens for row in range(50) for example in examples(batch, row)]
     assert 0.35 < np.mean(masked) < 0.65  # documents of a row differ
     assert unused_fraction(batch) < 0.005

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers.denoising_examples import START_TOKENS, TOKENS, batch_of, windows
+from helpers.denoising_examples import START_TOKENS, TOKENS, make_objective_batch, windows
 from pathways_kernels.attention import api, attention
 from pathways_kernels.attention.block_sizes import Limits
 from pathways_kernels.attention.pallas_gpu import Tile, Tiles, pallas_gpu
@@ -55,7 +55,7 @@ def allowed(batch: Batch, row: int) -> np.ndarray:
 
 
 def make(objective: UL2R | FillInTheMiddle, documents: float) -> Batch:
-    return batch_of(objective, windows(6, T, documents))
+    return make_objective_batch(objective, windows(6, T, documents))
 
 
 BATCHES = [make(UL2R(), 3.0), make(UL2R(), 0.0), make(FillInTheMiddle(rate=1), 2.0)]

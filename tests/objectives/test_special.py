@@ -11,8 +11,8 @@ from pathways_lite.objectives.denoisers import (
     count_needed_sentinels,
     denoiser_specs,
     measure_examples,
+    resolve_special_tokens,
     size_params,
-    with_special_tokens,
 )
 from pathways_lite.recipe import UL2, UL2R, Causal, CodeGen2, FillInTheMiddle, PrefixLM, SpanCorruption
 
@@ -20,17 +20,17 @@ SETTING = {"seq_len": 256, "text_ids": 4096, "eod": EOD}
 
 
 def test_unused_ids_are_taken_from_both_ends() -> None:
-    tokens = with_special_tokens(UL2R(), vocab_size=4352, **SETTING).tokens
-    assert list(tokens.named.values()) == list(range(4096, 4104))
+    tokens = resolve_special_tokens(UL2R(), vocab_size=4352, **SETTING).tokens
+    assert list(tokens.named_ids.values()) == list(range(4096, 4104))
     assert (tokens.first_sentinel, tokens.sentinels) == (4351, 248)
     for objective in (UL2(), FillInTheMiddle(), CodeGen2()):  # every stage of a model has the same
-        assert with_special_tokens(objective, vocab_size=4352, **SETTING | {"seq_len": 128}).tokens == tokens
+        assert resolve_special_tokens(objective, vocab_size=4352, **SETTING | {"seq_len": 128}).tokens == tokens
 
 
 def test_objectives_without_special_tokens_get_none() -> None:
     for objective in (Causal(), PrefixLM()):
-        assert with_special_tokens(objective, vocab_size=4096, **SETTING) is objective
-    assert with_special_tokens(PrefixLM(mode="s2s"), vocab_size=4200, **SETTING).tokens is not None
+        assert resolve_special_tokens(objective, vocab_size=4096, **SETTING) is objective
+    assert resolve_special_tokens(PrefixLM(mode="s2s"), vocab_size=4200, **SETTING).tokens is not None
 
 
 @pytest.mark.parametrize(("seq_len", "sentinels"), [(256, 32), (2048, 256)])
@@ -40,21 +40,21 @@ def test_too_few_ids_are_refused_with_the_number_needed(seq_len: int, sentinels:
     needed = 8 + sentinels
     setting = SETTING | {"seq_len": seq_len}
     with pytest.raises(UserError, match=f"needs {needed} special tokens.*leaves 20; set model.vocab_size to at least"):
-        with_special_tokens(UL2R(), vocab_size=4116, **setting)
+        resolve_special_tokens(UL2R(), vocab_size=4116, **setting)
     with pytest.raises(UserError, match=f"leaves {needed - 1}; .*at least {4096 + needed} "):
-        with_special_tokens(UL2R(), vocab_size=4096 + needed - 1, **setting)
-    assert with_special_tokens(UL2R(), vocab_size=4096 + needed, **setting).tokens.sentinels == sentinels
+        resolve_special_tokens(UL2R(), vocab_size=4096 + needed - 1, **setting)
+    assert resolve_special_tokens(UL2R(), vocab_size=4096 + needed, **setting).tokens.sentinels == sentinels
 
 
 def test_declared_ids_are_checked() -> None:
     few = TOKENS.model_copy(update={"sentinels": 20})
     with pytest.raises(UserError, match=r"needs 32 sentinels for seq_len=256, but .* declares 20"):
-        with_special_tokens(UL2R(tokens=few), vocab_size=4352, **SETTING)
+        resolve_special_tokens(UL2R(tokens=few), vocab_size=4352, **SETTING)
     with pytest.raises(UserError, match="declares id 999, but the model has vocab_size=900"):
-        with_special_tokens(UL2R(tokens=TOKENS), vocab_size=900, **SETTING)
+        resolve_special_tokens(UL2R(tokens=TOKENS), vocab_size=900, **SETTING)
     with pytest.raises(UserError, match="declares id 5, which opens every document"):
-        with_special_tokens(UL2R(tokens=TOKENS), vocab_size=4352, **SETTING | {"eod": 5})
-    assert with_special_tokens(UL2R(tokens=TOKENS), vocab_size=4352, **SETTING).tokens == TOKENS
+        resolve_special_tokens(UL2R(tokens=TOKENS), vocab_size=4352, **SETTING | {"eod": 5})
+    assert resolve_special_tokens(UL2R(tokens=TOKENS), vocab_size=4352, **SETTING).tokens == TOKENS
 
 
 @settings(max_examples=60)

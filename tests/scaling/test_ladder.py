@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
-from pathways_lite.scaling.ladder import Ladder, climb
-from pathways_lite.scaling.ladder_report import write_ladder
+from pathways_lite.scaling.ladder import Ladder, fit_ladder
+from pathways_lite.scaling.ladder_report import write_ladder_report
 from pathways_lite.scaling.laws.chinchilla import CHINCHILLA
 from pathways_lite.scaling.report import render
 
@@ -20,7 +20,7 @@ LOSS = 1.8 + 480 / 4e9**0.35 + 2000 / 1e11**0.37
 
 @pytest.fixture(scope="module")
 def ladder(rungs: dict[str, np.ndarray]) -> Ladder:
-    return climb(CHINCHILLA, rungs, GOAL, bootstraps=30)
+    return fit_ladder(CHINCHILLA, rungs, GOAL, bootstraps=30)
 
 
 def test_the_law_of_the_rungs_predicts(ladder: Ladder) -> None:
@@ -48,7 +48,7 @@ def test_seeds_of_a_rung_are_drawn_together(ladder: Ladder, rungs: dict[str, np.
 
 @pytest.mark.slow
 def test_the_report_is_written(ladder: Ladder, tmp_path: Path) -> None:
-    for path in write_ladder(replace(ladder, measured=LOSS), tmp_path):
+    for path in write_ladder_report(replace(ladder, measured=LOSS), tmp_path):
         assert path.stat().st_size > 1000
     page = (tmp_path / "ladder.html").read_text()
     assert page.index("The run to predict") < page.index("Caveats" if ladder.fit.notes else "Parameters")

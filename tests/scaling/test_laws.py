@@ -22,7 +22,7 @@ from pathways_lite.scaling.laws.downstream import (
 )
 from pathways_lite.scaling.laws.inference import pass_at_k
 from pathways_lite.scaling.laws.mixing import REPEATED_POOL, fit_regmix, mixed_pools_error, predict_regmix
-from pathways_lite.scaling.laws.registry import find
+from pathways_lite.scaling.laws.registry import find_law
 from pathways_lite.scaling.laws.repetition import DATA_CONSTRAINED, optimal_allocation
 from pathways_lite.scaling.laws.vocabulary import by_derivative, by_isoflop
 from pathways_lite.scaling.losses import retrieval_score, retrieval_sigmoid
@@ -30,12 +30,12 @@ from pathways_lite.scaling.solver import predict
 
 
 def published(law: str, index: int = 0) -> dict[str, float]:
-    found = find(law)
+    found = find_law(law)
     return dict(zip(found.names, found.published[index][1], strict=True))
 
 
 def value(law: str, index: int = 0, **inputs: float) -> float:
-    return float(predict(find(law), published(law, index), {k: np.array([v]) for k, v in inputs.items()})[0])
+    return float(predict(find_law(law), published(law, index), {k: np.array([v]) for k, v in inputs.items()})[0])
 
 
 # ---- Kaplan, Unraveling ----
@@ -200,7 +200,7 @@ def test_pass_at_k_is_the_product(counts: tuple[int, int, int]) -> None:
 
 
 def test_coverage() -> None:
-    coverage = predict(find("coverage"), {"a": 2, "b": 0.35}, {"k": np.array([1, 10, 100, 1000])})
+    coverage = predict(find_law("coverage"), {"a": 2, "b": 0.35}, {"k": np.array([1, 10, 100, 1000])})
     np.testing.assert_allclose(coverage, [0.135335, 0.409275, 0.670956, 0.836733], atol=1e-6)
 
 
@@ -236,7 +236,7 @@ def test_the_encoders_share_is_the_minimum() -> None:
     v = published("encoder-decoder")
     share = optimal_encoder_share(v)
     shares = np.linspace(0.05, 0.95, 181)
-    L = predict(find("encoder-decoder"), v, {"N_encoder": shares * 1e9, "N_decoder": (1 - shares) * 1e9})
+    L = predict(find_law("encoder-decoder"), v, {"N_encoder": shares * 1e9, "N_decoder": (1 - shares) * 1e9})
     assert shares[np.argmin(L)] == pytest.approx(share, abs=0.006)
 
 
@@ -287,18 +287,18 @@ def test_linear_mixtures_are_recovered() -> None:
     shares = rng.dirichlet(np.ones(4), 40)
     losses = 3 + shares @ np.array([0.1, -0.4, 0.3, 0.2])
     np.testing.assert_allclose(predict_regmix(fit_regmix(shares, losses), shares), losses, atol=1e-10)
-    assert find("mixing:web, code").names == ("c", "k", "t_web", "t_code")
-    assert find("mixing:web,code") is find("mixing:web, code"), "one law, compiled once"
+    assert find_law("mixing:web, code").names == ("c", "k", "t_web", "t_code")
+    assert find_law("mixing:web,code") is find_law("mixing:web, code"), "one law, compiled once"
     with pytest.raises(UserError, match="two domains"):
-        find("mixing:web")
+        find_law("mixing:web")
     with pytest.raises(UserError, match="must differ"):
-        find("mixing:web,web")
+        find_law("mixing:web,web")
 
 
 def test_a_mixing_law_is_saved_and_read(tmp_path: Path) -> None:
     web = np.linspace(0, 1, 24)
     L = 2 + 0.5 * np.exp(-1.5 * web + 0.3 * (1 - web))
-    fit = fit_law(find("mixing:web,code"), {"web": web, "code": 1 - web, "L": L}, bootstraps=0)
+    fit = fit_law(find_law("mixing:web,code"), {"web": web, "code": 1 - web, "L": L}, bootstraps=0)
     fit.save(tmp_path / "mixing.json")
     loaded = Fit.load(tmp_path / "mixing.json")
     half = loaded.predict({"web": 0.5, "code": 0.5})[0].value

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from helpers.run_helpers import stub_slow_parts
 from pathways_lite.recipe import Recipe, read_recipe
-from pathways_lite.studies.plan import resolve_study, store_of
+from pathways_lite.studies.plan import resolve_study, study_store
 from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import Study, load_study
 from pathways_lite.training.run import train_run
@@ -79,7 +79,7 @@ def study(study_file: Path) -> Study:
 @pytest.fixture(scope="session")
 def store(study: Study, tmp_path_factory: pytest.TempPathFactory) -> StudyStore:
     """The store of the study with all nodes trained, each in its own directory. Tests must not modify it."""
-    store = store_of(study, tmp_path_factory.mktemp("out"))
+    store = study_store(study, tmp_path_factory.mktemp("out"))
     for identity in store.nodes:
         run = store.prepare(identity)
         train_silently(read_recipe(run.recipe_path), run.path)

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from pathways_lite.errors import UserError
-from pathways_lite.studies.jobset import as_yaml, jobsets
+from pathways_lite.studies.jobset import make_jobsets, to_yaml
 from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import Study, build_nodes
 
@@ -18,7 +18,7 @@ def fresh(study: Study, tmp_path: Path) -> StudyStore:
 
 def test_nodes_that_share_a_stage_are_one_jobset_in_which_children_wait(fresh: StudyStore) -> None:
     trunk, slow, fast = fresh.nodes
-    (manifest,) = yaml.safe_load_all(as_yaml(jobsets(fresh, "Rates_of.x", TEMPLATE)))
+    (manifest,) = yaml.safe_load_all(to_yaml(make_jobsets(fresh, "Rates_of.x", TEMPLATE)))
     assert manifest["metadata"]["name"] == f"rates-of-x-{trunk[:8]}"
     jobs = manifest["spec"]["replicatedJobs"]
     assert [job["name"] for job in jobs] == [f"n{identity[:12]}" for identity in (trunk, slow, fast)]
@@ -28,9 +28,9 @@ def test_nodes_that_share_a_stage_are_one_jobset_in_which_children_wait(fresh: S
 
 def test_a_job_is_one_train_of_one_node_and_all_else_is_the_templates(fresh: StudyStore) -> None:
     pattern = yaml.safe_load(TEMPLATE.read_text())
-    (manifest,) = jobsets(fresh, "rates", TEMPLATE)
+    (manifest,) = make_jobsets(fresh, "rates", TEMPLATE)
     for identity, job in zip(fresh.nodes, manifest["spec"]["replicatedJobs"], strict=True):
-        run = fresh.run(identity)
+        run = fresh.run_directory(identity)
         (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
         assert container["command"][:5] == ["pathways-lite", "train", str(run.recipe_path), "--out", str(run.path)]
         assert run.recipe_path.is_file(), "what the job is to train is written"
@@ -42,10 +42,10 @@ def test_a_job_is_one_train_of_one_node_and_all_else_is_the_templates(fresh: Stu
 
 
 def test_finished_nodes_are_not_exported(store: StudyStore) -> None:
-    assert jobsets(store, "rates", TEMPLATE) == []
+    assert make_jobsets(store, "rates", TEMPLATE) == []
 
 
 def test_an_invalid_template_is_refused(fresh: StudyStore, tmp_path: Path) -> None:
     (tmp_path / "pod.yaml").write_text("kind: Pod\nspec: {}\n")
     with pytest.raises(UserError, match="is not a JobSet with one replicated job"):
-        jobsets(fresh, "rates", tmp_path / "pod.yaml")
+        make_jobsets(fresh, "rates", tmp_path / "pod.yaml")

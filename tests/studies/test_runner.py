@@ -117,7 +117,7 @@ def test_what_starts_from_a_failed_node_is_held_up(store: StudyStore) -> None:
 def test_two_runners_train_every_node_once(store: StudyStore) -> None:
     """The second one waits for what the first one holds."""
     trunk, *_ = store.nodes
-    with RunLock(store.claim(trunk)):
+    with RunLock(store.claim_directory(trunk)):
         threading.Timer(0.5, lambda: _finish(store, trunk)).start()
         executor = FakeExecutor()
         outcome = run(store, executor)
@@ -127,7 +127,7 @@ def test_two_runners_train_every_node_once(store: StudyStore) -> None:
 
 def test_a_process_left_behind_by_a_killed_runner_is_waited_for(store: StudyStore) -> None:
     trunk, *_ = store.nodes
-    with RunLock(store.run(trunk).path):
+    with RunLock(store.run_directory(trunk).path):
         threading.Timer(0.5, lambda: _finish(store, trunk)).start()
         executor = FakeExecutor()
         run(store, executor)

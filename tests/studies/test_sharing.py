@@ -30,7 +30,7 @@ def test_shared_and_separate_training_give_the_same_bits(
     alone = RunDirectory(tmp_path / label)
     train(recipe, alone.path)
     (identity,) = (node.identity for node in store.nodes.values() if label in node.is_last)
-    node = store.run(identity)
+    node = store.run_directory(identity)
     for stage in ("trunk", "tail"):
         assert _log(node, stage) == _log(alone, stage)
         assert _digest(node, stage) == _digest(alone, stage)
@@ -41,13 +41,16 @@ def test_shared_and_separate_training_give_the_same_bits(
 
 def test_a_shared_stage_is_trained_once(store: StudyStore, train: Train) -> None:
     trunk, *tails = store.nodes
-    said = [train(read_recipe(store.run(identity).recipe_path), store.run(identity).path) for identity in tails]
+    said = [
+        train(read_recipe(store.run_directory(identity).recipe_path), store.run_directory(identity).path)
+        for identity in tails
+    ]
     assert not any(said), "everything is there: nothing is left to do"
     for tail in tails:
-        assert store.run(tail).stage("trunk").link_target == store.run(trunk).path.resolve()
-        parent = read_manifest(_newest(store.run(tail), "tail")).meta["lineage"]["parent"]
-        assert parent == _digest(store.run(trunk), "trunk")
-    events = [row for row in read_run(store.run(trunk).path).stages[0].timings if row["kind"] == "compile"]
+        assert store.run_directory(tail).stage("trunk").link_target == store.run_directory(trunk).path.resolve()
+        parent = read_manifest(_newest(store.run_directory(tail), "tail")).meta["lineage"]["parent"]
+        assert parent == _digest(store.run_directory(trunk), "trunk")
+    events = [row for row in read_run(store.run_directory(trunk).path).stages[0].timings if row["kind"] == "compile"]
     assert len(events) == 1
 
 

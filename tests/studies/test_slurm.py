@@ -16,7 +16,7 @@ from pathways_lite.errors import UserError
 pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
 
 from helpers.local_slurm import missing_requirement, run_slurm
-from pathways_lite.studies.plan import store_of
+from pathways_lite.studies.plan import study_store
 from pathways_lite.studies.slurm import SlurmExecutor
 from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import Study
@@ -48,7 +48,7 @@ def jobs(slurm: dict[str, str]) -> list[str]:
 
 def wait_for_log(store: StudyStore, identity: str) -> None:
     deadline = time.monotonic() + 300
-    while not (store.stage(identity).path / "log.jsonl").exists():
+    while not (store.stage_directory(identity).path / "log.jsonl").exists():
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
@@ -56,10 +56,10 @@ def wait_for_log(store: StudyStore, identity: str) -> None:
 def test_a_study_continues_as_jobs_after_its_runner_is_killed(
     study: Study, study_file: Path, slurm: dict[str, str], tmp_path: Path
 ) -> None:
-    store = store_of(study, tmp_path / "out")
+    store = study_store(study, tmp_path / "out")
     trunk, *_ = store.nodes
     first = start(study_file, store.path, slurm)
-    while not (store.run(trunk).path / "job.json").exists():
+    while not (store.run_directory(trunk).path / "job.json").exists():
         time.sleep(0.1)
         assert first.poll() is None, first.communicate()[0]
     first.send_signal(signal.SIGKILL)
@@ -70,7 +70,7 @@ def test_a_study_continues_as_jobs_after_its_runner_is_killed(
     said = second.communicate(timeout=500)[0]
     assert second.returncode == 0, said
     assert set(store.states().values()) == {"done"}
-    numbers = {re.sub(r"\D", "", (store.run(node).path / "job.json").read_text()) for node in store.nodes}
+    numbers = {re.sub(r"\D", "", (store.run_directory(node).path / "job.json").read_text()) for node in store.nodes}
     assert len(numbers) == 3
     assert submitted[0] in numbers, "the trunk was not submitted again"
     assert jobs(slurm) == []
@@ -79,7 +79,7 @@ def test_a_study_continues_as_jobs_after_its_runner_is_killed(
 def test_a_stopped_runner_stops_its_jobs_and_a_killed_job_is_reported(
     study: Study, study_file: Path, slurm: dict[str, str], tmp_path: Path
 ) -> None:
-    store = store_of(study, tmp_path / "out")
+    store = study_store(study, tmp_path / "out")
     trunk, *_ = store.nodes
     runner = start(study_file, store.path, slurm)
     wait_for_log(store, trunk)
@@ -97,7 +97,7 @@ def test_a_stopped_runner_stops_its_jobs_and_a_killed_job_is_reported(
     said = runner.communicate(timeout=300)[0]
     assert runner.returncode == 1, said
     assert "killed by signal 9" in said
-    assert "waits for a failed node" in said or store.stage(trunk).finished
+    assert "waits for a failed node" in said or store.stage_directory(trunk).is_finished
 
 
 def test_parameters_that_slurm_has_not_are_refused(

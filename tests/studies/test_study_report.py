@@ -17,7 +17,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.intervals import Interval
 from pathways_lite.studies.figures import layout_nodes
 from pathways_lite.studies.plan import StudyPlan, plan_study
-from pathways_lite.studies.report import gather, verdict, write_report
+from pathways_lite.studies.report import gather_findings, verdict_sentence, write_report
 from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import Study
 
@@ -33,7 +33,7 @@ def plan(study: Study, store: StudyStore) -> StudyPlan:
 
 @pytest.fixture(scope="module")
 def written(plan: StudyPlan) -> list[Path]:
-    return write_report(gather(plan, ["rates.py"]))
+    return write_report(gather_findings(plan, ["rates.py"]))
 
 
 def test_the_page_says_all_it_should(written: list[Path], plan: StudyPlan) -> None:
@@ -65,11 +65,11 @@ def _cost(written: list[Path]) -> str:
 
 def test_arms_are_compared_with_any_of_them(study: Study, plan: StudyPlan) -> None:
     other = next(arm for arm in study.arms if arm != study.baseline)
-    results = gather(replace(plan, study=study.against(other)), ["rates.py"]).results
+    results = gather_findings(replace(plan, study=study.with_baseline(other)), ["rates.py"]).results
     assert results is not None
     assert [(c.arm, c.baseline) for c in results.comparisons] == [(study.baseline, other)]
     with pytest.raises(UserError, match="has no arm 'none'; it has"):
-        study.against("none")
+        study.with_baseline("none")
 
 
 def test_the_numbers_are_there_for_other_programs(written: list[Path], plan: StudyPlan) -> None:
@@ -97,7 +97,7 @@ def test_figures_are_written_as_png_and_svg(written: list[Path]) -> None:
 
 def test_a_study_not_started_has_a_page(study: Study, tmp_path: Path) -> None:
     plan = plan_study(study, tmp_path, lambda dtype: 1e9)
-    html = write_report(gather(plan, ["rates.py"]))[0].read_text()
+    html = write_report(gather_findings(plan, ["rates.py"]))[0].read_text()
     assert "0 of 3 nodes are done" in html
     assert "Nothing can be compared yet" in html
 
@@ -106,9 +106,9 @@ def test_failures_are_on_the_page_with_their_reason(study: Study, tmp_path: Path
     store = plan_study(study, tmp_path, lambda dtype: 1e9).store
     trunk, *_ = store.nodes
     store.prepare(trunk)
-    store.output(trunk).write_text("step 1\nerror: the <disk> is full\n")
+    store.output_path(trunk).write_text("step 1\nerror: the <disk> is full\n")
     store.record_failure(trunk, 2)
-    html = write_report(gather(plan_study(study, tmp_path, lambda dtype: 1e9), ["rates.py"]))[0].read_text()
+    html = write_report(gather_findings(plan_study(study, tmp_path, lambda dtype: 1e9), ["rates.py"]))[0].read_text()
     assert "exit status 2: error: the &lt;disk&gt; is full" in html
     assert html.count("waits for a failed node") == 2
 
@@ -123,9 +123,9 @@ def test_a_verdict_is_no_surer_than_its_interval() -> None:
         "new", "old", 1e12, 3.0, difference=Interval(-0.1, -0.2, -0.05), t_interval=Interval(-0.1, -0.3, 0.1),
         speedup=Interval(0.1), area=Interval(-0.1), paired=True, max_flops_ratio=1.0,
     )  # fmt: skip
-    assert "do not decide the question" in verdict(unsure)
-    assert "zero is outside" in verdict(replace(unsure, t_interval=None))
-    assert "it is unknown whether other seeds" in verdict(replace(unsure, t_interval=Interval(-0.1)))
+    assert "do not decide the question" in verdict_sentence(unsure)
+    assert "zero is outside" in verdict_sentence(replace(unsure, t_interval=None))
+    assert "it is unknown whether other seeds" in verdict_sentence(replace(unsure, t_interval=Interval(-0.1)))
     assert math.isnan(Interval(0.0).low)
 
 
@@ -149,4 +149,4 @@ def test_a_browser_draws_the_plots(written: list[Path], tmp_path: Path) -> None:
 def test_a_missing_domain_is_reported(study: Study, store: StudyStore) -> None:
     metric = study.metric.model_copy(update={"domain": "verse"})
     with pytest.raises(UserError, match="held-out domains are poems, tales"):
-        gather(plan_study(study.model_copy(update={"metric": metric}), store.path, never), ["rates.py"])
+        gather_findings(plan_study(study.model_copy(update={"metric": metric}), store.path, never), ["rates.py"])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pathways_lite.run_lock import holder
-from pathways_lite.studies.plan import resolve_study, store_of
+from pathways_lite.run_lock import find_holder
+from pathways_lite.studies.plan import resolve_study, study_store
 from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import load_study
 from pathways_lite.tracking.log import read_log
@@ -32,13 +32,13 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 def wait_until_training(store: StudyStore, identity: str, steps: int = 1) -> None:
     """Until the node has logged so many steps."""
     deadline = time.monotonic() + 300
-    while not any(row["step"] >= steps for row in read_log(store.stage(identity).path / "log.jsonl")):
+    while not any(row["step"] >= steps for row in read_log(store.stage_directory(identity).path / "log.jsonl")):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
 def kill_trainer(store: StudyStore, identity: str, number: int) -> None:
-    owner = holder(store.run(identity).path)
+    owner = find_holder(store.run_directory(identity).path)
     assert owner is not None
     os.kill(owner.pid, number)
 
@@ -56,7 +56,7 @@ def python_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(2400)
 def test_the_example_study_survives_kills_and_reports(python_corpus: Path, tmp_path: Path) -> None:
     options = (EXAMPLE, f"stages.base.data.corpus={python_corpus}", "--out", tmp_path / "out")
-    store = store_of(resolve_study(load_study(EXAMPLE, [options[1]])), tmp_path / "out")
+    store = study_store(resolve_study(load_study(EXAMPLE, [options[1]])), tmp_path / "out")
     first, *_ = store.nodes
     # The runner is killed; what it trained saves and ends.
     runner = start(*options)
@@ -77,7 +77,7 @@ def test_the_example_study_survives_kills_and_reports(python_corpus: Path, tmp_p
     runner = start(*options)
     said = runner.communicate(timeout=600)[0]
     assert runner.returncode == 0, said
-    events = [row for row in read_log(store.stage(first).path / "timings.jsonl") if row["kind"] == "event"]
+    events = [row for row in read_log(store.stage_directory(first).path / "timings.jsonl") if row["kind"] == "event"]
     assert {row["event"] for row in events} >= {"resume"}
     subprocess.run(study_verb("report", *options), check=True, capture_output=True)
     page = (tmp_path / "out" / "report.html").read_text()
@@ -88,7 +88,7 @@ def test_the_example_study_survives_kills_and_reports(python_corpus: Path, tmp_p
 @pytest.mark.slow
 def test_two_runners_and_a_stop_train_every_node_once(study_file: Path, tmp_path: Path) -> None:
     """Two at once share the work, and one that is stopped leaves it to the other."""
-    store = store_of(resolve_study(load_study(study_file)), tmp_path)
+    store = study_store(resolve_study(load_study(study_file)), tmp_path)
     one, other = (start(study_file, "--out", tmp_path) for _ in range(2))
     assert one.stdout is not None
     while not any(word in (line := one.stdout.readline()) for word in ("started", "another process")):
@@ -98,7 +98,11 @@ def test_two_runners_and_a_stop_train_every_node_once(study_file: Path, tmp_path
     assert (one.returncode, other.returncode) == (128 + signal.SIGTERM, 0), said
     assert set(store.states().values()) == {"done"}
     for identity in store.nodes:
-        steps = [row["step"] for row in read_log(store.stage(identity).path / "log.jsonl") if row["kind"] == "train"]
+        steps = [
+            row["step"]
+            for row in read_log(store.stage_directory(identity).path / "log.jsonl")
+            if row["kind"] == "train"
+        ]
         assert steps == sorted(set(steps)), "no step was trained by two at once"
         with contextlib.suppress(FileNotFoundError):
-            assert "Traceback" not in store.output(identity).read_text()
+            assert "Traceback" not in store.output_path(identity).read_text()

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathways_lite.errors import UserError
-from pathways_lite.tracking.log import LOG, TIMINGS, RunLog, SilentLog, read_log, restore_floats, to_json_types
+from pathways_lite.tracking.log import LOG, TIMINGS, NullLog, RunLog, read_log, restore_floats, to_json_types
 
 
 def write_rows(log: RunLog, first: int, last: int) -> None:
@@ -146,7 +146,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_silent_log_returns_what_a_log_would(tmp_path: Path) -> None:
-    silent = SilentLog()
+    silent = NullLog()
     with RunLog(tmp_path) as log:
         for write in ("row", "timing"):
             rows = [getattr(either, write)("train", 3, loss=np.float32(0.1), ok=True) for either in (log, silent)]

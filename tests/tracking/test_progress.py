@@ -37,7 +37,7 @@ def plain_progress(**options: float) -> tuple[Progress, io.StringIO, Clock]:
 def test_without_a_terminal_there_are_plain_lines_every_few_seconds() -> None:
     progress, file, clock = plain_progress(interval=5.0, peak_flops=1e11)
     with progress:
-        with progress.phase("compiling the train step"):
+        with progress.show_phase("compiling the train step"):
             clock.time += 12
         train(progress, clock, 20)
     lines = file.getvalue().splitlines()
@@ -53,7 +53,7 @@ def test_later_phases_are_told_only_where_they_took_long() -> None:
     progress, file, clock = plain_progress(interval=5.0)
     train(progress, clock, 1)
     for seconds in (1, 30):
-        with progress.phase("evaluating"):
+        with progress.show_phase("evaluating"):
             clock.time += seconds
     assert [line for line in file.getvalue().splitlines() if "evaluating" in line] == ["demo: evaluating: 30 s"]
 
@@ -69,7 +69,7 @@ def test_an_evaluation_is_printed_with_its_own_step() -> None:
     """Not with the step of the last update, which exists only for logged steps."""
     progress, file, clock = plain_progress()
     train(progress, clock, 25)
-    progress.evaluated(28, {"code": 2.0})
+    progress.show_evaluation(28, {"code": 2.0})
     assert file.getvalue().splitlines()[-1] == "demo: step 28: held out: code 2.000 bits per byte"
 
 
@@ -85,15 +85,15 @@ def test_each_line_is_one_write() -> None:
     console = Console(file=File(), force_terminal=False)
     with Progress("demo", total_steps=3, total_tokens=300, console=console, now=clock) as progress:
         train(progress, clock, 3)
-        progress.evaluated(3, {"code": 2.0})
-        progress.note("a message " * 50)
+        progress.show_evaluation(3, {"code": 2.0})
+        progress.print_note("a message " * 50)
 
 
 def test_time_left_counts_what_interrupts_training() -> None:
     progress, _, clock = plain_progress()
     progress.update(10, tokens=1000, loss=5.0, tokens_per_second=100.0, flops_per_second=1.0)
     clock.time += 10
-    with progress.phase("evaluating"):
+    with progress.show_phase("evaluating"):
         clock.time += 10
     progress.update(20, tokens=2000, loss=5.0, tokens_per_second=100.0, flops_per_second=1.0)
     assert progress.status.remaining == pytest.approx(8000 / 50)
@@ -110,7 +110,7 @@ def test_a_phase_ends_when_it_is_interrupted() -> None:
     progress, _, _ = plain_progress()
 
     def save() -> None:
-        with progress.phase("saving"):
+        with progress.show_phase("saving"):
             assert progress.status.phase == "saving"
             raise KeyboardInterrupt
 
@@ -126,11 +126,11 @@ def test_a_terminal_shows_everything_within_its_width() -> None:
         "demo", total_steps=50, total_tokens=5_000, peak_flops=1e11, console=console, now=clock, step=10
     )
     with progress:
-        with progress.phase("compiling the train step"):
+        with progress.show_phase("compiling the train step"):
             console.print(progress._render())
         train(progress, clock, 50)
-        progress.evaluated(50, {"code": 1.5, "prose": 2.25})
-        progress.saved(50)
+        progress.show_evaluation(50, {"code": 1.5, "prose": 2.25})
+        progress.show_save(50)
         clock.time += 65
         console.print(progress._render())
     shown = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", file.getvalue())

@@ -154,7 +154,7 @@ def test_values_and_places_of_patterns_unpack(tmp_path: Path) -> None:
     report = CliRunner().invoke(app, ["convert", str(before), "--sparse", str(tmp_path / "packed")])
     assert report.exit_code == 0, report.output
     manifest, reader = open_checkpoint(next((tmp_path / "packed").glob("step_*")))
-    whole = lambda name: reader.part(name, tuple(map(slice, manifest.arrays[name].shape)))  # noqa: E731
+    whole = lambda name: reader.read_slice(name, tuple(map(slice, manifest.arrays[name].shape)))  # noqa: E731
     params = load_model(before).params()["layers"]
     for part, name, axis in (("attention", "q", 1), ("attention", "out", 2), ("mlp", "down", 1)):
         stem = f"sparse.layers.{part}.{name}"
@@ -169,7 +169,7 @@ def test_masks_go_beside_parameters_and_are_drawn(tmp_path: Path) -> None:
     before = saved(tmp_path / "pruned", Prune(sparsity=0.75), {"layers.mlp.up": mask})
     out = convert_sparse(load_model(before), tmp_path / "masks", report=lambda line: None)
     reader = open_checkpoint(out)[1]
-    bits = reader.part("masks.layers.mlp.up", (slice(0, 4), slice(0, 16), slice(0, 3)))
+    bits = reader.read_slice("masks.layers.mlp.up", (slice(0, 4), slice(0, 16), slice(0, 3)))
     np.testing.assert_array_equal(unpack_np(bits, 24), mask)
     np.testing.assert_array_equal(np.asarray(load_model(out).params()["layers"]["mlp"]["up"]) != 0, mask)
     picture = tmp_path / "picture.png"

@@ -150,4 +150,4 @@ def test_no_example_from_around_a_spike_ever_comes_again(spikes, rewind, skip, r
         assert sequences >= skip * timeline.sequences_at(step)
         if old:  # the checkpoint that reaches back far enough may be older than an earlier, later-reaching skip
             cursor = DataCursor(skips=tuple(entry for entry in cursor.skips if entry[0] <= step))
-        cursor = cursor.skipping(step, sequences)
+        cursor = cursor.with_skip(step, sequences)

@@ -31,7 +31,7 @@ def padded_spans(spans: Spans, S: int, T: int) -> Spans:
     return Spans(start, stop)
 
 
-def of_keys(spans: Spans, Tc: int, Sc: int) -> Array:
+def key_block_ranges(spans: Spans, Tc: int, Sc: int) -> Array:
     """Return the range of key blocks `[B, n, 4]` that each block of queries sees. `spans` are from `padded_spans`."""
     min_start, max_start, min_stop, max_stop = _extremes(spans, Tc)
     start, stop = min_start // Sc, -(-max_stop // Sc)

@@ -36,7 +36,7 @@ from pathways_kernels.attention.blocks import (
     split_spans,
     transpose,
 )
-from pathways_kernels.attention.common import RESULTS, LogitTransform
+from pathways_kernels.attention.common import CHECKPOINT_NAME, LogitTransform
 from pathways_kernels.attention.one_block import MAX_SCORES, one_block
 from pathways_kernels.attention.spans import Spans
 
@@ -62,7 +62,7 @@ def _attend(q: Array, k: Array, v: Array, spans: Spans, transform: LogitTransfor
 
 
 def _attend_fwd(q: Array, k: Array, v: Array, spans: Spans, transform: LogitTransform) -> tuple[Array, tuple[Any, ...]]:
-    out, lse = checkpoint_name(_per_platform(_forward, transform, q, k, v, spans), RESULTS)
+    out, lse = checkpoint_name(_per_platform(_forward, transform, q, k, v, spans), CHECKPOINT_NAME)
     return out, (q, k, v, spans, out, lse)
 
 

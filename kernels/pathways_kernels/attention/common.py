@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-RESULTS = "attention"
+CHECKPOINT_NAME = "attention"
 """The name, for policies of `jax.checkpoint`, of what a forward pass saves for the backward pass: the output, and the
 log-sum-exp or the weights. If they are saved, the backward pass does not compute attention again."""
 

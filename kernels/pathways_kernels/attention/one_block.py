@@ -25,7 +25,7 @@ from pathways_kernels.attention.blocks import (
     split_spans,
     transpose,
 )
-from pathways_kernels.attention.common import RESULTS
+from pathways_kernels.attention.common import CHECKPOINT_NAME
 from pathways_kernels.attention.spans import Spans
 
 Array = jax.Array
@@ -41,7 +41,7 @@ def one_block(q: Array, k: Array, v: Array, spans: Spans, scale: float) -> Array
 
 
 def _fwd(q: Array, k: Array, v: Array, spans: Spans, scale: float) -> tuple[Array, tuple[Any, ...]]:
-    out, weights = checkpoint_name(_per_platform(_forward, scale, q, k, v, spans), RESULTS)
+    out, weights = checkpoint_name(_per_platform(_forward, scale, q, k, v, spans), CHECKPOINT_NAME)
     return out, (q, k, v, weights)
 
 

@@ -27,8 +27,8 @@ from jax.custom_batching import custom_vmap
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from pathways_kernels.attention.block_ranges import of_keys, padded_spans, query_block_ranges
-from pathways_kernels.attention.common import RESULTS, LogitTransform
+from pathways_kernels.attention.block_ranges import key_block_ranges, padded_spans, query_block_ranges
+from pathways_kernels.attention.common import CHECKPOINT_NAME, LogitTransform
 from pathways_kernels.attention.pallas_gpu_kernels import dkv_kernel, dq_kernel, forward_kernel
 from pathways_kernels.attention.spans import Spans
 
@@ -120,7 +120,7 @@ def _attend(q: Array, k: Array, v: Array, spans: Spans, settings: _Settings) -> 
 
 
 def _attend_fwd(q: Array, k: Array, v: Array, spans: Spans, settings: _Settings) -> tuple[Array, tuple[Any, ...]]:
-    out, lse = checkpoint_name(_vmap_by_folding(partial(_forward, settings))(q, k, v, *spans), RESULTS)
+    out, lse = checkpoint_name(_vmap_by_folding(partial(_forward, settings))(q, k, v, *spans), CHECKPOINT_NAME)
     return out, (q, k, v, *spans, out, lse)
 
 
@@ -143,7 +143,7 @@ def _forward(settings: _Settings, q: Array, k: Array, v: Array, start: Array, st
         out_specs=(specs.q, specs.scalars),
         out_shape=(_out_shape(q), _out_shape(q, (B, H, T), jnp.float32)),
         **_compiler_options(tile, settings),
-    )(q, k, v, start, stop, of_keys(Spans(start, stop), tile.queries, tile.keys))
+    )(q, k, v, start, stop, key_block_ranges(Spans(start, stop), tile.queries, tile.keys))
 
 
 def _backward(
@@ -178,7 +178,7 @@ def _d_q(
         out_specs=specs.q,
         out_shape=_out_shape(q),
         **_compiler_options(tile, settings),
-    )(q, k, v, start, stop, of_keys(Spans(start, stop), tile.queries, tile.keys), lse, delta, d_out)
+    )(q, k, v, start, stop, key_block_ranges(Spans(start, stop), tile.queries, tile.keys), lse, delta, d_out)
 
 
 def _d_kv(

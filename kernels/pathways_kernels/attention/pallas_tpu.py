@@ -30,9 +30,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from pathways_kernels.attention import block_sizes as sizing
-from pathways_kernels.attention.block_ranges import of_keys, padded_spans
+from pathways_kernels.attention.block_ranges import key_block_ranges, padded_spans
 from pathways_kernels.attention.block_sizes import BlockSizes, Limits
-from pathways_kernels.attention.common import RESULTS, LogitTransform
+from pathways_kernels.attention.common import CHECKPOINT_NAME, LogitTransform
 from pathways_kernels.attention.pallas_tpu_backward import backward
 from pathways_kernels.attention.pallas_tpu_forward import forward
 from pathways_kernels.attention.pallas_tpu_parts import SpanBounds
@@ -89,7 +89,7 @@ def pallas_tpu(
     kind = static_kind(spans, S) if sizes[1].segment == S_pad else None
     with jax.ensure_compile_time_eval() if kind is not None else nullcontext():
         spans = padded_spans(spans, S, T_pad)
-        ranges = [of_keys(spans, x.queries, x.keys) for x in sizes]
+        ranges = [key_block_ranges(spans, x.queries, x.keys) for x in sizes]
     bounds = jnp.stack([spans.start, spans.stop, *[spans.stop] * 6], axis=1) if kind is None else None
     queries = _pad(q, T_pad, D_pad).reshape(B, T_pad, H // G, G, D_pad).transpose(0, 2, 3, 1, 4)
     keys, values = (_pad(x, S_pad, D_pad).swapaxes(1, 2) for x in (k, v))
@@ -115,7 +115,7 @@ def _run_forward(
 def _attend_fwd(
     settings: _Settings, q: Array, k: Array, v: Array, bounds: Array | None, ranges: Array, backward_ranges: Array
 ) -> tuple[Array, tuple[Array | None, ...]]:
-    out, lse = checkpoint_name(_run_forward(settings, q, k, v, bounds, ranges), RESULTS)
+    out, lse = checkpoint_name(_run_forward(settings, q, k, v, bounds, ranges), CHECKPOINT_NAME)
     return out, (q, k, v, bounds, backward_ranges, out, lse)
 
 

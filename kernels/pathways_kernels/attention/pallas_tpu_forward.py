@@ -39,7 +39,7 @@ def forward(
 ) -> tuple[Array, Array]:
     """Return the output, shaped as q, and the base-2 log-sum-exp, float32 `[B, P, G, T]` (0 if a query sees nothing).
 
-    q `[B, P, G, T, D]`; k, v `[B, K, S, D]`; ranges `[B, T / Tc, 4]`: `block_ranges.of_keys`.
+    q `[B, P, G, T, D]`; k, v `[B, K, S, D]`; ranges `[B, T / Tc, 4]`: `block_ranges.key_block_ranges`.
     """
     B, P, G, T, D = q.shape
     grid = (P, B, T // sizes.queries, k.shape[2] // sizes.segment)

@@ -88,7 +88,7 @@ class KeyBlockRange(NamedTuple):
 def load_key_block_range(ranges_ref: Any, row: Any, block: Any, segment: Any, sizes: BlockSizes) -> KeyBlockRange:
     """Load the range of one block of queries within a segment of keys, counted from the segment's first block.
 
-    `ranges_ref`, in scalar memory: `block_ranges.of_keys`, flat. The grid's axis 2 goes over blocks of queries.
+    `ranges_ref`, in scalar memory: `block_ranges.key_block_ranges`, flat. The grid's axis 2 is over blocks of queries.
     """
     n = sizes.segment // sizes.keys
     offset = 4 * (row * pl.num_programs(2) + block)

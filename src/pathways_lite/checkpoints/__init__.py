@@ -8,7 +8,7 @@ from pathways_lite.checkpoints.checkpoint import (
     DamagedError,
     RestoredState,
     read_manifest,
-    require_complete,
+    require_undamaged,
     restore,
     step_of,
 )
@@ -32,7 +32,7 @@ __all__ = [
     "fsck",
     "open_checkpoint",
     "read_manifest",
-    "require_complete",
+    "require_undamaged",
     "restore",
     "step_of",
     "write_streamed",

@@ -9,7 +9,7 @@
     layer      digest                       computed by                        compared by
     manifest   SHA-256 of the manifest      manifest.Manifest.to_bytes         manifest.Manifest.from_bytes
     files      size and CRC-32 per file     manifest.FileInfo.of               check_files
-    arrays     fingerprint per array        fingerprint.fingerprint, of what   require_complete, by
+    arrays     fingerprint per array        fingerprint.fingerprint, of what   require_undamaged, by
                                             reader.CheckpointReader reads      CheckpointReader.damaged_arrays
 
 With many processes, all of them call `write_checkpoint` and `restore`. Each writes and reads its own shards and checks
@@ -267,10 +267,10 @@ def _read_and_verify(path: Path, reader: CheckpointReader, read: Callable[[], ob
         return ()
 
     _raise_if_damaged(path, find_problems)
-    require_complete(path, reader)
+    require_undamaged(path, reader)
 
 
-def require_complete(path: Path, reader: CheckpointReader) -> None:
+def require_undamaged(path: Path, reader: CheckpointReader) -> None:
     """Raise DamagedError if the arrays read so far are not what was saved. All processes must call it."""
     if damaged := reader.damaged_arrays():
         raise DamagedError(path, [f"array {name}: its content is not what was saved" for name in damaged])

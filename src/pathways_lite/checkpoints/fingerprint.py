@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pathways_lite.keyed import GOLDEN_GAMMA, mix
+from pathways_lite.keyed import GOLDEN_GAMMA, splitmix64
 
 _BLOCK = 1 << 16  # elements at a time: with their 64-bit copy they stay in a core's cache
 _MAX_WEIGHTS = 1 << 20  # weights along an axis that are worth caching
@@ -89,4 +89,4 @@ def _fold(words: np.ndarray) -> np.ndarray:
 def _weights(stream: int, axis: int, start: int, length: int) -> np.ndarray:
     """Return odd weights of the positions from `start` on, by splitmix64 (Steele, Lea & Flood, OOPSLA 2014)."""
     x = np.arange(start, start + length, dtype=np.uint64) + np.uint64(((2 * axis + stream + 1) << 48) & _MASK)
-    return mix((x + np.uint64(1)) * GOLDEN_GAMMA) | np.uint64(1)
+    return splitmix64((x + np.uint64(1)) * GOLDEN_GAMMA) | np.uint64(1)

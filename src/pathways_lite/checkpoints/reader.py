@@ -35,7 +35,7 @@ class CheckpointReader:
         stored = self._open(name)
         return load_array(stored.shape, stored.dtype.numpy_dtype, functools.partial(self._read, name, stored), target)
 
-    def part(self, name: str, index: Index) -> np.ndarray:
+    def read_slice(self, name: str, index: Index) -> np.ndarray:
         """Read a slice of the array into host memory.
 
         `damaged_arrays` takes all slices together for the whole array, so they must cover it and not overlap.

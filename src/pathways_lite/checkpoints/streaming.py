@@ -40,8 +40,8 @@ class StreamedArray(ArraySpec):
     make: yields the chunks.
     """
 
-    piece: tuple[int, ...]
-    make: Callable[[], Iterator[ArrayChunk]]
+    chunk_shape: tuple[int, ...]
+    make_chunks: Callable[[], Iterator[ArrayChunk]]
 
     @property
     def nbytes(self) -> int:
@@ -52,7 +52,7 @@ class StreamedArray(ArraySpec):
 def open_checkpoint(path: Path) -> tuple[Manifest, CheckpointReader]:
     """Open a checkpoint to read slices of its arrays. Raises DamagedError if its manifest is damaged.
 
-    Call `require_complete` when all has been read: until then the arrays are not verified.
+    Call `require_undamaged` when all has been read: until then the arrays are not verified.
     """
     manifest = read_manifest(path)
     return manifest, CheckpointReader(path / ARRAYS, manifest)
@@ -94,9 +94,9 @@ def write_streamed(
 
 def _write_array(path: Path, name: str, array: StreamedArray) -> Fingerprint:
     """Write one array and return its fingerprint. A chunk is written while the next one is computed."""
-    stored = orbax_io.create_array(path, name, array.shape, array.dtype, array.piece)
+    stored = orbax_io.create_array(path, name, array.shape, array.dtype, array.chunk_shape)
     sums, pending = [Fingerprint()], None
-    for start, data in array.make():
+    for start, data in array.make_chunks():
         if pending is not None:
             pending.result()
         index = tuple(slice(begin, begin + size) for begin, size in zip(start, data.shape, strict=True))

@@ -220,12 +220,12 @@ def random(corpus: Corpus, out: Out, keep: Keep = 0.5, seed: Seed = 0) -> None:
     import numpy as np
 
     from pathways_lite.cli.select_common import SelectionBuilder
-    from pathways_lite.keyed import keys, uniform
+    from pathways_lite.keyed import derive_keys, uniform
     from pathways_lite.methods.selection.selectors import select_fraction
 
     builder = SelectionBuilder(corpus, out)
     documents = builder.documents
-    score = uniform(keys("select", seed, np.arange(len(documents.tokens))), 0, np.zeros(1, int))
+    score = uniform(derive_keys("select", seed, np.arange(len(documents.tokens))), 0, np.zeros(1, int))
     kept = select_fraction(score, documents.tokens, keep, "bottom", documents.domain, floor=1.0)
     builder.finish("random", {"keep": keep, "seed": seed}, score, builder.own_domains(kept))
 

@@ -60,10 +60,10 @@ def fit_law(
     from rich.console import Console
 
     from pathways_lite.scaling.fit import fit_law as fit_table
-    from pathways_lite.scaling.laws.registry import find
+    from pathways_lite.scaling.laws.registry import find_law
     from pathways_lite.scaling.losses import parse_link, parse_loss
 
-    chosen_law = find(law)
+    chosen_law = find_law(law)
     rows, groups, origin = _read_rows(table, columns, chosen_law.target, by, drop_highest)
     fit = fit_table(
         chosen_law, rows,
@@ -105,12 +105,12 @@ def predict(
     Example: `pathways-lite fit predict chinchilla.json N=7e9 D=1.4e11`
     """
     from pathways_lite.scaling.fit import Fit
-    from pathways_lite.scaling.table import with_derived
+    from pathways_lite.scaling.table import derive_columns
 
     loaded = Fit.load(fit)
-    values = with_derived(_parse_numbers(inputs), loaded.law.inputs)
+    values = derive_columns(_parse_numbers(inputs), loaded.law.inputs)
     typer.echo(_format_interval(loaded.law.target, loaded.predict(values, level)[0]))
-    for sentence in loaded.beyond(values):
+    for sentence in loaded.extrapolation_warnings(values):
         typer.echo(sentence, err=True)
 
 
@@ -152,9 +152,9 @@ def compare(
     from rich.table import Table as Grid
 
     from pathways_lite.scaling.compare import held_out_errors
-    from pathways_lite.scaling.laws.registry import find
+    from pathways_lite.scaling.laws.registry import find_law
 
-    chosen = [find(name) for name in law]
+    chosen = [find_law(name) for name in law]
     rows, _, _ = _read_rows(table, columns, chosen[0].target, None, 0)
     law_column = Column("law", no_wrap=True)
     grid = Grid(law_column, "rows fitted", "held out", "mean error", "worst error", "error in the fit")
@@ -209,14 +209,14 @@ def _read_rows(path: Path, columns: list[str] | None, target: str, by: str | Non
     import numpy as np
 
     from pathways_lite.errors import UserError
-    from pathways_lite.scaling.table import numeric, read_table
+    from pathways_lite.scaling.table import numeric_column, read_table
 
     column_names = dict(_parse_pair(term) for term in columns or [])
     table = read_table(path, column_names)
     if by is not None and by not in table:
         raise UserError(f"{path} has no column {by!r} that names runs; it has {', '.join(sorted(table))}")
     if drop:
-        kept = np.sort(np.argsort(-numeric(table, target), kind="stable")[drop:])
+        kept = np.sort(np.argsort(-numeric_column(table, target), kind="stable")[drop:])
         table = {name: column[kept] for name, column in table.items()}
     origin = {
         "table": path.name,

@@ -31,22 +31,22 @@ def ladder(
     """
     from pathways_lite.errors import UserError
     from pathways_lite.recipe import load_recipe
-    from pathways_lite.scaling.ladder import climb
-    from pathways_lite.scaling.ladder_report import write_ladder
-    from pathways_lite.scaling.laws.registry import find
+    from pathways_lite.scaling.ladder import fit_ladder
+    from pathways_lite.scaling.ladder_report import write_ladder_report
+    from pathways_lite.scaling.laws.registry import find_law
     from pathways_lite.scaling.runs_table import runs_table
-    from pathways_lite.studies.plan import resolve_study, store_of
+    from pathways_lite.studies.plan import resolve_study, study_store
     from pathways_lite.studies.study import load_study
     from pathways_lite.training.resolve import resolve_recipe
 
     study, target = load_study(file), resolve_recipe(load_recipe(file))
     directory = out or Path("runs") / study.name
-    store = store_of(resolve_study(study), directory)
+    store = study_store(resolve_study(study), directory)
     rungs = _finished_runs(store)
     if not rungs:
         raise UserError(f"no rung of {study.name} is trained; train them with `pathways-lite study run {file}`")
-    fitted = climb(
-        find(law),
+    fitted = fit_ladder(
+        find_law(law),
         runs_table(rungs, final=True),
         _law_inputs(target),
         measured=_measured_loss(target, run or Path("runs") / target.name),
@@ -55,14 +55,14 @@ def ladder(
     typer.echo(", ".join(f"{name} {value:.4g}" for name, value in fitted.fit.values.items()))
     for sentence in (*fitted.sentences(), *fitted.fit.notes):
         typer.echo(sentence)
-    for path in write_ladder(fitted, directory):
+    for path in write_ladder_report(fitted, directory):
         typer.echo(path)
 
 
 def _finished_runs(store: StudyStore) -> list[Path]:
     """Return the run directories of the study's finished runs."""
     states = store.states()
-    return [store.run(i).path for i, node in store.nodes.items() if node.is_last and states[i] == "done"]
+    return [store.run_directory(i).path for i, node in store.nodes.items() if node.is_last and states[i] == "done"]
 
 
 def _law_inputs(recipe: Recipe) -> dict[str, float]:

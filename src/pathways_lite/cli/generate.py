@@ -52,7 +52,7 @@ def generate(
         raise UserError("--infill takes a whole text; leave out --prompt")
     model = load_model(path)
     store = open_store(model.stage.data.corpus)
-    tokenizer, prompt_format = store.tokenizer(), PromptFormat.of(model.stage.objective, store.eod)
+    tokenizer, prompt_format = store.tokenizer(), PromptFormat.from_objective(model.stage.objective, store.eod)
     config, params = model.stage.model, model.params()
     text = sys.stdin.read() if prompt == "-" else prompt
     for index in range(samples):

@@ -96,14 +96,14 @@ def compare(
     from pathways_lite.comparison.metric import Metric
     from pathways_lite.comparison.table import Results
     from pathways_lite.errors import UserError
-    from pathways_lite.recipe.load import explain
+    from pathways_lite.recipe.load import format_validation_error
 
     try:
         metric = Metric.model_validate({"of": of, "unit": unit, "domain": domain, "window": window, "flops": flops})
     except ValidationError as error:
-        raise UserError(explain(error, "runs compare")) from error
+        raise UserError(format_validation_error(error, "runs compare")) from error
     arms = _read_arms(runs, metric)
-    results = Results.of(arms, arms[0].name, metric, target)
+    results = Results.compare_arms(arms, arms[0].name, metric, target)
     console = Console()
     for header, rows in ((results.header, results.rows()), (results.time_header, results.time_rows())):
         table = Table(*header)
@@ -142,17 +142,17 @@ def _run_directories(directory: Path) -> list[Path]:
 
 def _stage_rows(path: Path) -> list[dict[str, Any]]:
     """Return a row for each stage of a run: its progress, loss, compute and state, as JSON."""
-    from pathways_lite.run_lock import holder
+    from pathways_lite.run_lock import find_holder
     from pathways_lite.tracking.run_data import read_run
 
-    running = holder(path) is not None
+    running = find_holder(path) is not None
     rows = []
     for stage in read_run(path).stages:
-        state = "done" if stage.finished else "waiting"
-        if not stage.finished and (stage.begun or running):
+        state = "done" if stage.is_finished else "waiting"
+        if not stage.is_finished and (stage.has_begun or running):
             state, running = ("running" if running else "stopped"), False
-        last = stage.last
-        train = stage.of_kind("train")
+        last = stage.last_counts
+        train = stage.rows_of_kind("train")
         rows.append(
             {
                 "run": str(path),

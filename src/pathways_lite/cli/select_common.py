@@ -16,7 +16,6 @@ from rich.text import Text
 
 from pathways_lite.cli.common import count_progress
 from pathways_lite.data.documents import Skipped
-from pathways_lite.data.inspect import sample
 from pathways_lite.data.selection import Origin, Selection, TrainingDocuments, require_directory, training_documents
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import Split, Store, open_store
@@ -24,6 +23,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.tracking.formatting import duration, si
 
 if TYPE_CHECKING:
+    from pathways_lite.data.inspect import sample_document
     from pathways_lite.evaluation.document_scores import Pooling
 
 HELD_OUT = "held-out:"
@@ -138,7 +138,7 @@ def target_documents(store: Store, targets: Sequence[str]) -> list[np.ndarray]:
         if target.startswith(HELD_OUT):
             tokens = list(store.documents(target.removeprefix(HELD_OUT), "held_out"))
         else:
-            items = (item for chunk in Source.parse(target).pieces() for item in chunk.read())
+            items = (item for chunk in Source.parse(target).chunks() for item in chunk.read())
             contents = [item.text for item in items if not isinstance(item, Skipped)]
             encoded = store.tokenizer().encode_batch(contents)
             tokens = [np.concatenate([[store.eod], ids]).astype(np.int32) for ids in encoded]
@@ -185,7 +185,7 @@ def _domain_table(selection: Selection, store: Store, documents: TrainingDocumen
     for heading in ("documents", "tokens", "share", "5 %", "score", "95 %"):
         table.add_column(heading, justify="right")
     own = np.array(store.domains)[documents.domain]
-    new = np.array([to or name for to, name in zip(selection.to, own.tolist(), strict=True)])
+    new = np.array([to or name for to, name in zip(selection.destinations, own.tolist(), strict=True)])
     for name in np.unique(new):
         in_domain = new == name
         kept = in_domain & selection.kept
@@ -201,9 +201,9 @@ def _extremes_table(selection: Selection, store: Store, documents: TrainingDocum
     table.title = f"lowest and highest: {_SCORES.get(selection.origin.method, 'score')}"
     order = np.argsort(selection.score, kind="stable")
     for i in [*order[:_EXAMPLES], *order[_EXAMPLES:][-_EXAMPLES:]]:
-        document = sample(store, store.domains[documents.domain[i]], int(documents.number[i]), _CHARACTERS)
+        document = sample_document(store, store.domains[documents.domain[i]], int(documents.number[i]), _CHARACTERS)
         text = Text(" ".join(document.text.split()), overflow="ellipsis", no_wrap=True)
-        domain = Text(selection.to[i] or "left out")
+        domain = Text(selection.destinations[i] or "left out")
         table.add_row(f"{selection.score[i]:.4g}", domain, Text(f"{document.domain} {document.id}"), text)
     return table
 

@@ -104,16 +104,16 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> No
     from rich.table import Table
 
     from pathways_lite.ledger import Timeline
-    from pathways_lite.studies.plan import resolve_study, store_of
-    from pathways_lite.studies.progress import position
+    from pathways_lite.studies.plan import resolve_study, study_store
+    from pathways_lite.studies.progress import read_progress
     from pathways_lite.training.stage import stage_timeline
 
     loaded, out = _load_study(study, overrides, out)
-    store = store_of(resolve_study(loaded), out)
+    store = study_store(resolve_study(loaded), out)
     table = Table("node", "identity", "state", "step", "loss")
     for identity, state in store.states().items():
         timeline: Timeline = stage_timeline(store.nodes[identity].stage)
-        node_progress = position(store, identity)
+        node_progress = read_progress(store, identity)
         loss = f"{node_progress.loss:.4f}" if node_progress.step else ""
         table.add_row(
             store.nodes[identity].label, identity, state, f"{node_progress.step:,}/{timeline.total_steps:,}", loss
@@ -141,16 +141,16 @@ def report(
 
     Example: `pathways-lite study report configs/studies/palm_against_llama.py --baseline palm`
     """
-    from pathways_lite.studies.report import gather, verdict, write_report
+    from pathways_lite.studies.report import gather_findings, verdict_sentence, write_report
 
     options_given = {"--out": out, "--baseline": baseline}
     options = [word for name, value in options_given.items() if value is not None for word in (name, str(value))]
     study_plan = _make_plan(study, overrides, out, jobs=1)
     if baseline is not None:
-        study_plan = replace(study_plan, study=study_plan.study.against(baseline))
-    findings = gather(study_plan, [str(study), *(overrides or ()), *options])
+        study_plan = replace(study_plan, study=study_plan.study.with_baseline(baseline))
+    findings = gather_findings(study_plan, [str(study), *(overrides or ()), *options])
     for comparison in findings.results.comparisons if findings.results is not None else ():
-        typer.echo(verdict(comparison), err=True)
+        typer.echo(verdict_sentence(comparison), err=True)
     for path in write_report(findings):
         typer.echo(path)
 
@@ -179,13 +179,13 @@ def export(
     import shlex
 
     from pathways_lite.studies.executor import train_arguments
-    from pathways_lite.studies.jobset import as_yaml, jobsets
-    from pathways_lite.studies.plan import resolve_study, store_of
+    from pathways_lite.studies.jobset import make_jobsets, to_yaml
+    from pathways_lite.studies.plan import resolve_study, study_store
 
     loaded, out = _load_study(study, overrides, out)
-    store = store_of(resolve_study(loaded), out)
+    store = study_store(resolve_study(loaded), out)
     if jobset:
-        typer.echo(as_yaml(jobsets(store, loaded.name, template)), nl=False)
+        typer.echo(to_yaml(make_jobsets(store, loaded.name, template)), nl=False)
         return
     for identity, state in store.states().items():
         if state != "done":
@@ -277,7 +277,7 @@ def _summary(study_plan: StudyPlan, jobs: int) -> str:
         else ""
     )
     done = sum(planned.state == "done" for planned in nodes.values())
-    paces = ", ".join(sorted({planned.pace for planned in nodes.values() if planned.flops_left}))
+    paces = ", ".join(sorted({planned.speed_source for planned in nodes.values() if planned.flops_left}))
     time = f"about {duration(study_plan.seconds_left(jobs))} with --jobs {jobs}, speed {paces}"
     if not left:
         time = "nothing is left to train"

@@ -77,7 +77,7 @@ def read_curve(run: RunData, metric: Metric, name: str | None = None) -> Curve:
 
 def _stage_points(stage: StageData, metric: Metric, seconds_before: float) -> np.ndarray:
     """Return one stage's points as rows flops, tokens, seconds and loss, [4, n]."""
-    rows = [row for row in stage.of_kind("eval" if metric.of == "held-out" else "train") if row.get("total_flops")]
+    rows = [row for row in stage.rows_of_kind("eval" if metric.of == "held-out" else "train") if row.get("total_flops")]
     timed = [row for row in stage.timings if row["kind"] == "train" and "train_seconds" in row]
     seconds = np.full(len(rows), seconds_before)
     if timed:

@@ -30,7 +30,7 @@ class Results:
     target: float | None
 
     @classmethod
-    def of(cls, arms: Sequence[Arm], baseline: str, metric: Metric, target: float | None = None) -> Results:
+    def compare_arms(cls, arms: Sequence[Arm], baseline: str, metric: Metric, target: float | None = None) -> Results:
         """Compare every arm with the one named `baseline`, which is put first."""
         arms = sorted(arms, key=lambda arm: arm.name != baseline)
         return cls(arms, baseline, metric, compare_all(arms, baseline, target), target)

@@ -244,7 +244,7 @@ def sample_texts(sources: Sequence[Source], size: int) -> list[str]:
     """Sample about `size` bytes of text, spread evenly over all chunks of the sources; deterministic."""
     chosen: list[tuple[int, int, InputChunk]] = []  # a heap, the largest key first
     total = 0
-    chunks = (chunk for source in sources for chunk in source.pieces() if chunk.size)
+    chunks = (chunk for source in sources for chunk in source.chunks() if chunk.size)
     for number, chunk in enumerate(chunks):
         key = int.from_bytes(hashlib.blake2b(str(number).encode(), digest_size=8).digest())
         heapq.heappush(chosen, (-key, number, chunk))
@@ -274,7 +274,7 @@ def _shard_specs(sources: Sequence[Source], total: int) -> Iterator[ShardSpec]:
     number, size = 0, 0
     chunks: list[tuple[int, InputChunk]] = []
     for source_number, source in enumerate(sources):
-        for chunk in source.pieces():
+        for chunk in source.chunks():
             chunks.append((source_number, chunk))
             size += chunk.size
             if size >= target:

@@ -94,10 +94,10 @@ def _samples(store: Store, domain: str, n: int, characters: int) -> Iterator[Sam
     documents = store.counts(domain).documents
     for i in range(min(n, documents)):
         document = (2 * i + 1) * documents // (2 * min(n, documents))
-        yield sample(store, domain, document, characters)
+        yield sample_document(store, domain, document, characters)
 
 
-def sample(store: Store, domain: str, document: int, characters: int) -> Sample:
+def sample_document(store: Store, domain: str, document: int, characters: int) -> Sample:
     """Return the beginning of a training document."""
     start, end = store.document_starts(domain)[document : document + 2].tolist()
     # A token is at least one byte, a character at most four.

@@ -149,7 +149,7 @@ def unimax(caps: np.ndarray, budget: float) -> np.ndarray:
     return allotment
 
 
-def phases(
+def resolve_phases(
     mixture: DataMixture,
     windows: Sequence[int],
     domains: Sequence[str],
@@ -165,13 +165,13 @@ def phases(
     steps = _first_steps(mixture, timeline)
     proportional = shares(Temperature(), windows, domains, 0)
     resolved = []
-    for number, mixed in enumerate(weights_of(mixture, windows, domains, timeline)):
+    for number, mixed in enumerate(phase_shares(mixture, windows, domains, timeline)):
         first = first_example(timeline, steps[number], skips, first_sequence) if number else 0
         resolved.append(ResolvedPhase(first, tuple((mixed if mixture.by == "sampling" else proportional).tolist())))
     return resolved
 
 
-def weights_of(
+def phase_shares(
     mixture: DataMixture, windows: Sequence[int], domains: Sequence[str], timeline: Timeline
 ) -> list[np.ndarray]:
     """Return the domains' shares in each phase, as the mixture defines them."""
@@ -192,7 +192,9 @@ def loss_weights(
     (arXiv 2410.04579).
     """
     proportional = shares(Temperature(), windows, domains, 0)
-    ratio = [p / np.where(proportional > 0, proportional, 1.0) for p in weights_of(mixture, windows, domains, timeline)]
+    ratio = [
+        p / np.where(proportional > 0, proportional, 1.0) for p in phase_shares(mixture, windows, domains, timeline)
+    ]
     return _first_steps(mixture, timeline), np.asarray(ratio, np.float32)
 
 

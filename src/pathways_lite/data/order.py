@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pathways_lite.keyed import mix
+from pathways_lite.keyed import splitmix64
 from pathways_lite.ledger import Timeline
 
 _ROUNDS = 10  # Luby & Rackoff need 4 with ideal round functions; ours are mixers on few bits
@@ -50,7 +50,7 @@ def _feistel(x: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
     high_bits = bits - low_bits
     for key in keys:
         low = x & np.uint64((1 << low_bits) - 1)
-        high = (x >> np.uint64(low_bits)) ^ (mix(low ^ key) >> np.uint64(64 - high_bits))
+        high = (x >> np.uint64(low_bits)) ^ (splitmix64(low ^ key) >> np.uint64(64 - high_bits))
         x = (low << np.uint64(high_bits)) | high
         low_bits, high_bits = high_bits, low_bits
     return x
@@ -129,15 +129,15 @@ class DataCursor:
     consumed: tuple[int, ...] = ()
 
     @property
-    def read(self) -> int:
+    def sequences_read(self) -> int:
         """Number of sequences read before step 0, of all domains."""
         return self.first_sequence + sum(self.consumed)
 
-    def skipping(self, at_step: int, sequences: int) -> DataCursor:
+    def with_skip(self, at_step: int, sequences: int) -> DataCursor:
         """Return a cursor that skips `sequences` more at `at_step`."""
         return replace(self, skips=(*self.skips, (at_step, sequences)))
 
-    def end(self, timeline: Timeline, step: int) -> int:
+    def end_example(self, timeline: Timeline, step: int) -> int:
         """Return the number of the first example that the steps before `step` have not read."""
         return first_example(timeline, step, self.skips, self.first_sequence)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
-from pathways_lite.data.mixture import MixedOrder, phases
+from pathways_lite.data.mixture import MixedOrder, resolve_phases
 from pathways_lite.data.order import DataCursor, Order, example_index, first_example
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
@@ -48,7 +48,7 @@ class DataStream:
         if (mixture := self.data.mixture) is None:
             return Order(windows, seed, self.data.rs2_fraction or 1.0)
         cursor = self.cursor
-        mixed = phases(mixture, windows, self.store.domains, self.timeline, cursor.skips, cursor.first_sequence)
+        mixed = resolve_phases(mixture, windows, self.store.domains, self.timeline, cursor.skips, cursor.first_sequence)
         return MixedOrder(windows, mixed, seed, cursor.consumed)
 
     def batch_at(self, step: int) -> Batch:

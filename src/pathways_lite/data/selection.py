@@ -49,19 +49,19 @@ class Selection:
 
     origin: Origin
     score: np.ndarray  # float64 [n]
-    to: Sequence[str | None]  # [n]
+    destinations: Sequence[str | None]  # [n]
 
     @property
     def kept(self) -> np.ndarray:
         """True for the documents that are not left out, bool [n]."""
-        return np.array([name is not None for name in self.to], bool)
+        return np.array([name is not None for name in self.destinations], bool)
 
     def write(self, path: Path, store: Store) -> None:
         """Write the file atomically. Raises UserError if the directory is missing."""
         require_directory(path)
         with replace_atomically(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.write(json.dumps(asdict(self.origin), ensure_ascii=False) + "\n")
-            for document, score, to in zip(_document_keys(store), self.score.tolist(), self.to, strict=True):
+            for document, score, to in zip(_document_keys(store), self.score.tolist(), self.destinations, strict=True):
                 line = {**document, "score": float(f"{score:.7g}"), "to": to}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
@@ -199,9 +199,9 @@ Destinations = dict[tuple[int, Split], np.ndarray]
 def _resolve_destinations(selection: Selection, store: Store) -> tuple[list[str], Destinations]:
     """Return the new store's domains, sorted, and the documents' destinations."""
     held_out = [name for name in store.domains if store.counts(name, "held_out").documents]
-    domains = sorted({*(name for name in selection.to if name is not None), *held_out})
+    domains = sorted({*(name for name in selection.destinations if name is not None), *held_out})
     index: dict[str | None, int] = {None: -1, **{name: i for i, name in enumerate(domains)}}
-    train = np.array([index[name] for name in selection.to])
+    train = np.array([index[name] for name in selection.destinations])
     counts = [store.counts(name).documents for name in store.domains]
     destinations: Destinations = {}
     for old, of_domain in enumerate(np.split(train, np.cumsum(counts)[:-1])):

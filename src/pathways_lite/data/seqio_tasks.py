@@ -41,7 +41,7 @@ class SeqioSource(Source):
         """Return no files: SeqIO does not tell which it reads."""
         return []
 
-    def pieces(self) -> Iterator[InputChunk]:
+    def chunks(self) -> Iterator[InputChunk]:
         """Yield chunks of each Task's examples. Raises UserError for an unknown name or split, or too few examples."""
         split = self._name_and_split()[1]
         for task, count in _examples_per_task(self._provider(), split, self.examples):

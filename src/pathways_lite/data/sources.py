@@ -69,7 +69,7 @@ class Source:
             raise UserError(f"{self.address}: the directory holds no files")
         return files
 
-    def pieces(self) -> Iterator[InputChunk]:
+    def chunks(self) -> Iterator[InputChunk]:
         """Yield all input chunks, in an order that never changes."""
         if self.address == PYTHON:
             yield from python_chunks()

@@ -267,7 +267,7 @@ def open_store(address: str) -> Store:
         raise UserError(f"{address}/{MANIFEST} is damaged ({error}); build the store again") from error
 
 
-def require(store: Store, data: Data, vocab_size: int) -> None:
+def require_compatible(store: Store, data: Data, vocab_size: int) -> None:
     """Raise UserError if the store is not the one that a recipe was resolved with, or if its model cannot embed it."""
     if data.fingerprint is not None and data.fingerprint != store.fingerprint:
         raise UserError(

@@ -33,7 +33,7 @@ class Stop:
         self._remote_signal = 0  # published by another process
 
     @property
-    def heard(self) -> int:
+    def pending_signal(self) -> int:
         """The signal that this process has received or heard of. For use without a rendezvous, e.g. while compiling."""
         return self._local_signal() or self._remote_signal
 
@@ -49,10 +49,10 @@ class Stop:
 
     def should_stop_now(self) -> int:
         """Return the same from an immediate rendezvous, on every signal that any process has heard of."""
-        self._decision = coordination.max_over_processes(self.heard)
+        self._decision = coordination.max_over_processes(self.pending_signal)
         return self._decision
 
-    def new_pace(self) -> None:
+    def reset_interval(self) -> None:
         """Reset k when the time between calls changes: the next two calls are rendezvous. All processes call it."""
         self._calls_left, self._last_rendezvous = 1, None
 

@@ -19,7 +19,7 @@ import numpy as np
 from pathways_kernels.attention import Spans
 from pathways_kernels.attention.spans import full, prefix
 from pathways_lite import models
-from pathways_lite.keyed import keys, words
+from pathways_lite.keyed import derive_keys, random_words
 from pathways_lite.objectives.denoisers import ExampleFormat
 from pathways_lite.objectives.prompts import Prompt, PromptFormat, left_to_right
 from pathways_lite.objectives.span_corruption import random_partition
@@ -152,7 +152,7 @@ def _split_text(text: np.ndarray, number: int, task: GapTask, seq_len: int) -> l
     if n_tokens < max(_MIN_TOKENS, 2 * task.n_gaps * task.gap_length):
         return None
     clean_tokens = n_tokens - task.n_gaps * task.gap_length
-    random = words(keys("infilling", 0, np.array([number])), 0, np.arange(clean_tokens))
+    random = random_words(derive_keys("infilling", 0, np.array([number])), 0, np.arange(clean_tokens))
     clean_lengths = random_partition(np.array([clean_tokens]), np.array([task.n_gaps + 1]), random).tolist()
     sizes = [size for length in clean_lengths for size in (length, task.gap_length)][:-1]
     return [stretch.tolist() for stretch in np.split(text[:n_tokens], np.cumsum(sizes)[:-1])]

@@ -180,5 +180,5 @@ def extra_flops(reweighting: Reweighting, training: int, reference: int, ahead: 
       reference: of training the reference on a token; 0 without one.
       ahead: whether losses are computed before the step, as they are for slices and for rows that are left out.
     """
-    backward_left_out = round((1.0 - reweighting.kept) * training)
+    backward_left_out = round((1.0 - reweighting.kept_fraction) * training)
     return (training // 3 if ahead else 0) + reference // 3 - backward_left_out

@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 
-from pathways_kernels.attention import RESULTS
+from pathways_kernels.attention import CHECKPOINT_NAME
 from pathways_lite.parallel.sharded_ops import WEIGHT
 from pathways_lite.recipe import Remat
 
-ATTENTION = ("q", "k", "v", RESULTS)
+ATTENTION = ("q", "k", "v", CHECKPOINT_NAME)
 MLP = ("gate", "up")
 
 SAVED: dict[Remat, tuple[str, ...]] = {

@@ -11,7 +11,7 @@ import numpy as np
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
-from pathways_lite.keyed import keys
+from pathways_lite.keyed import derive_keys
 from pathways_lite.objectives.causal import Boundaries, causal, sample_ids
 from pathways_lite.objectives.denoisers import ExampleFormat, SpecialIds, denoiser_specs
 from pathways_lite.objectives.packing import PackedExamples, pack_fixed, pack_greedy, split_documents
@@ -43,7 +43,7 @@ def make_batch(
     if isinstance(objective, Causal):
         return causal(windows, eod, boundaries, domain, example)
     rows, length = len(windows), windows.shape[1] - 1
-    key = keys("corruption", seed, example)
+    key = derive_keys("corruption", seed, example)
     block = max(1, _BLOCK_TOKENS // length)
     slices = [slice(first, first + block) for first in range(0, rows, block)]
     blocks = [_corrupt(objective, np.ascontiguousarray(windows[s]), eod, boundaries, key[s]) for s in slices]

@@ -201,7 +201,9 @@ def default_special_tokens(text_ids: int, vocab_size: int) -> SpecialTokens | No
     return SpecialTokens(**named, first_sentinel=vocab_size - 1, sentinels=sentinels)
 
 
-def with_special_tokens(objective: Objective, *, seq_len: int, text_ids: int, vocab_size: int, eod: int) -> Objective:
+def resolve_special_tokens(
+    objective: Objective, *, seq_len: int, text_ids: int, vocab_size: int, eod: int
+) -> Objective:
     """Return `objective` with the ids of the special tokens that its examples need.
 
     Raises:
@@ -224,10 +226,10 @@ def with_special_tokens(objective: Objective, *, seq_len: int, text_ids: int, vo
             f"objective {objective.kind} needs {sentinels} sentinels for seq_len={seq_len}, but objective.tokens "
             f"declares {tokens.sentinels}"
         )
-    largest = max(*tokens.named.values(), tokens.first_sentinel)
+    largest = max(*tokens.named_ids.values(), tokens.first_sentinel)
     if largest >= vocab_size:
         raise UserError(f"objective.tokens declares id {largest}, but the model has vocab_size={vocab_size}")
-    if eod in tokens.named.values() or eod in tokens.sentinel_ids:
+    if eod in tokens.named_ids.values() or eod in tokens.sentinel_ids:
         raise UserError(f"objective.tokens declares id {eod}, which opens every document; choose others")
     return objective.model_copy(update={"tokens": tokens})
 
@@ -255,4 +257,6 @@ class SpecialIds(NamedTuple):
         """Return whether `token` stands for text."""
         if self.tokens is None:
             return token != self.eod
-        return token != self.eod and token not in self.tokens.named.values() and token not in self.tokens.sentinel_ids
+        return (
+            token != self.eod and token not in self.tokens.named_ids.values() and token not in self.tokens.sentinel_ids
+        )

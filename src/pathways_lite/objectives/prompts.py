@@ -48,13 +48,13 @@ class PromptFormat:
     denoisers: tuple[DenoiserSpec, ...]
 
     @classmethod
-    def of(cls, objective: Objective, eod: int) -> PromptFormat:
+    def from_objective(cls, objective: Objective, eod: int) -> PromptFormat:
         """Return the format of a resolved objective, one with special tokens."""
         tokens = None if isinstance(objective, Causal) else objective.tokens
         return cls(SpecialIds(eod, tokens), tuple(denoiser_specs(objective)))
 
     @classmethod
-    def untrained(cls, *, text_ids: int, vocab_size: int, eod: int) -> PromptFormat:
+    def for_untrained(cls, *, text_ids: int, vocab_size: int, eod: int) -> PromptFormat:
         """Return the format of UL2R's R-denoiser for a causal model: its answers show where training starts.
 
         Raises:
@@ -69,7 +69,7 @@ class PromptFormat:
         return cls(SpecialIds(eod, tokens), tuple(denoiser_specs(SpanCorruption(mode="nlu", tokens=tokens))))
 
     @property
-    def infilling(self) -> ExampleFormat | None:
+    def infill_format(self) -> ExampleFormat | None:
         """The format in which gaps are filled; None if the objective has none."""
         formats = {denoiser.format for denoiser in self.denoisers}
         return next((format for format in _INFILL_FORMATS if format in formats), None)
@@ -106,7 +106,7 @@ class PromptFormat:
         Raises:
           UserError: the objective has no infilling, or none for this number of gaps.
         """
-        format, n_gaps = self.infilling, len(texts) - 1
+        format, n_gaps = self.infill_format, len(texts) - 1
         if format is None:
             raise UserError(
                 "the model was not trained to fill gaps; use one whose objective has span corruption or infilling"
@@ -130,18 +130,18 @@ class PromptFormat:
 
     def can_fill(self, n_gaps: int) -> bool:
         """Return whether `infill` can ask for `n_gaps` gaps of one text."""
-        if self.infilling is None or self.infilling in _FILL_IN_THE_MIDDLE:
-            return self.infilling is not None and n_gaps == 1
+        if self.infill_format is None or self.infill_format in _FILL_IN_THE_MIDDLE:
+            return self.infill_format is not None and n_gaps == 1
         tokens = self.special.tokens
-        return tokens is not None and n_gaps + (self.infilling is ExampleFormat.SPANS) <= tokens.sentinels
+        return tokens is not None and n_gaps + (self.infill_format is ExampleFormat.SPANS) <= tokens.sentinels
 
     # ---- answers ----
 
     def expected_answer(self, gaps: Sequence[Tokens]) -> list[int]:
         """Return the right answer to `infill`, without the prompt's `end`."""
-        if self.infilling in _FILL_IN_THE_MIDDLE:
+        if self.infill_format in _FILL_IN_THE_MIDDLE:
             return [token for gap in gaps for token in gap]
-        end_of_span = [self.special.id("end_of_span")] if self.infilling is ExampleFormat.CODEGEN2 else []
+        end_of_span = [self.special.id("end_of_span")] if self.infill_format is ExampleFormat.CODEGEN2 else []
         return [
             token
             for sentinel, gap in zip(self._sentinels(len(gaps)), gaps, strict=True)
@@ -150,7 +150,7 @@ class PromptFormat:
 
     def parse_gaps(self, answer: Tokens, n_gaps: int) -> list[list[int]]:
         """Return what an answer puts into each of `n_gaps` gaps, without special tokens."""
-        if self.infilling in _FILL_IN_THE_MIDDLE:
+        if self.infill_format in _FILL_IN_THE_MIDDLE:
             return [self.text(answer)]
         gaps: list[list[int]] = [[] for _ in range(n_gaps)]
         current: list[int] | None = None

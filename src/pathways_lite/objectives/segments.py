@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pathways_lite.keyed import uniform, words
+from pathways_lite.keyed import random_words, uniform
 from pathways_lite.objectives.denoisers import ExampleFormat, SpecialIds
 from pathways_lite.objectives.packing import CUT, NOISE, SECOND_CUT, PackedExamples
 from pathways_lite.objectives.span_corruption import group_starts, ragged_arange, random_partition
@@ -185,7 +185,7 @@ def _draw_noise_spans(
 
     clean_tokens = p.n_tokens - p.noise_tokens
     column = p.source - p.row * width
-    random = words(np.repeat(key[p.row], p.n_tokens), NOISE, ragged_arange(column, p.n_tokens))
+    random = random_words(np.repeat(key[p.row], p.n_tokens), NOISE, ragged_arange(column, p.n_tokens))
     # The last `noise_tokens` random numbers of an example divide its noise, the others its clean tokens.
     for_noise = ragged_arange(np.zeros_like(p.n_tokens), p.n_tokens) >= np.repeat(clean_tokens, p.n_tokens)
     noise_length = random_partition(p.noise_tokens, p.noise_spans, random[for_noise])

@@ -35,7 +35,7 @@ import numpy as np
 from jax import lax
 
 from pathways_kernels.attention import pallas_tpu, pallas_tpu_backward, pallas_tpu_forward
-from pathways_kernels.attention.block_ranges import of_keys, padded_spans
+from pathways_kernels.attention.block_ranges import key_block_ranges, padded_spans
 from pathways_kernels.attention.block_sizes import TUNED, Limits, largest_divisor
 from pathways_kernels.attention.pallas_tpu_parts import run_of_blocks
 from pathways_kernels.attention.spans import Spans, causal
@@ -145,7 +145,7 @@ class Costs(NamedTuple):
     single: float  # per single masked block
 
     def cycles(self, visited: np.ndarray, n_keys: int, unroll: int) -> float:
-        """Return the cycles of one row and head; visited: [blocks of queries, 4] from `block_ranges.of_keys`."""
+        """Return the cycles of one row and head; visited: [query blocks, 4] from `block_ranges.key_block_ranges`."""
         first, whole, ragged, last = visited.T
         runs = (ragged - whole) // unroll
         rest = last - first - runs * unroll
@@ -195,7 +195,7 @@ def causal_cycles(kernel: str, chip: str, shape: tuple[int, ...], keys: int) -> 
     if kernel_costs is None:
         return None
     queries, block = largest_divisor(T, limits.rows // G), largest_divisor(keys, limits.keys)
-    visited = np.asarray(of_keys(padded_spans(causal(1, keys), keys, keys), queries, block))[0]
+    visited = np.asarray(key_block_ranges(padded_spans(causal(1, keys), keys, keys), queries, block))[0]
     return B * P * kernel_costs.cycles(visited, keys, limits.unroll) * T / keys
 
 

@@ -93,14 +93,16 @@ class DataMixture(Frozen):
         return self
 
     @property
-    def learned(self) -> tuple[LearnedWeights, ...]:
+    def learned_weights(self) -> tuple[LearnedWeights, ...]:
         """The weights that another stage learns."""
         return tuple(phase.weights for phase in self.phases if isinstance(phase.weights, LearnedWeights))
 
     @property
-    def unknown(self) -> tuple[str, ...]:
+    def untrained_stages(self) -> tuple[str, ...]:
         """The names of the stages that must be trained before all weights are known."""
-        return tuple(weights.stage for weights in self.learned if weights.stage is not None and weights.weights is None)
+        return tuple(
+            weights.stage for weights in self.learned_weights if weights.stage is not None and weights.weights is None
+        )
 
 
 def cooldown(high: float = 5.0, low: float = 1.0, at: str = "50 %") -> DataMixture:

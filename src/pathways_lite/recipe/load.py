@@ -35,11 +35,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     is_json = path.suffix == ".json" and path.is_file()
-    recipe = read_recipe(path) if is_json else call_in(path, Recipe, "configs/demo.py")
+    recipe = read_recipe(path) if is_json else load_from_python(path, Recipe, "configs/demo.py")
     return apply_overrides(recipe, overrides)
 
 
-def call_in[T: Frozen](path: Path, kind: type[T], example: str) -> T:
+def load_from_python[T: Frozen](path: Path, kind: type[T], example: str) -> T:
     """Call the function in a Python file that has the name of `kind` in lower case: `recipe() -> Recipe`.
 
     Raises UserError if the file is missing, has no such function, or describes something invalid.
@@ -53,7 +53,7 @@ def call_in[T: Frozen](path: Path, kind: type[T], example: str) -> T:
             raise UserError(f"{path} has no function {name}(); a {name} file defines `def {name}() -> {kind.__name__}`")
         result = function()
     except ValidationError as error:
-        raise UserError(f"{path}: the {name} is invalid.\n{explain(error)}") from error
+        raise UserError(f"{path}: the {name} is invalid.\n{format_validation_error(error)}") from error
     except SyntaxError as error:
         raise UserError(f"{path}:{error.lineno}: {error.msg}") from error
     if not isinstance(result, kind):
@@ -73,10 +73,10 @@ def read_recipe(path: str | Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the recipe {path}: {error}") from error
     except ValidationError as error:
-        raise UserError(f"{path} is not a recipe of this version.\n{explain(error)}") from error
+        raise UserError(f"{path} is not a recipe of this version.\n{format_validation_error(error)}") from error
 
 
-def explain(error: ValidationError, prefix: str = "") -> str:
+def format_validation_error(error: ValidationError, prefix: str = "") -> str:
     """Format a validation error as sentences, `path: what is wrong`, one per line."""
     lines = []
     for item in error.errors(include_url=False):

@@ -48,7 +48,7 @@ class SpecialTokens(Frozen):
     sentinels: int = Field(ge=0, description="number of sentinels")
 
     @property
-    def named(self) -> dict[str, int]:
+    def named_ids(self) -> dict[str, int]:
         """The tokens other than sentinels, by name."""
         return {name: getattr(self, name) for name in type(self).model_fields if "sentinel" not in name}
 
@@ -59,7 +59,7 @@ class SpecialTokens(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        named = list(self.named.values())
+        named = list(self.named_ids.values())
         if self.sentinels > self.first_sentinel + 1:
             raise ValueError(f"{self.sentinels} sentinels do not fit below first_sentinel={self.first_sentinel}")
         if len(set(named)) < len(named) or any(i in self.sentinel_ids for i in named):

@@ -176,10 +176,10 @@ class Stage(Frozen):
         for _, sequences in self.ramp.steps:
             if self.microbatch is not None and sequences % self.microbatch:
                 raise ValueError(f"microbatch={self.microbatch} does not divide batch_size={sequences}")
-            rows = sequences if self.reweighting is None else self.reweighting.rows(sequences)
+            rows = sequences if self.reweighting is None else self.reweighting.num_kept_rows(sequences)
             if self.microbatch is not None and rows % self.microbatch:
                 raise ValueError(f"microbatch={self.microbatch} does not divide the {rows} rows that are trained on")
-        if self.pruning is not None and self.reweighting is not None and self.reweighting.kept < 1:
+        if self.pruning is not None and self.reweighting is not None and self.reweighting.kept_fraction < 1:
             raise ValueError(
                 "pruning counts the FLOPs of all rows, but this reweighting trains on some of them only: use a rule "
                 "that weights all rows, or remove pruning"

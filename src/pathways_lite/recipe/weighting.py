@@ -107,16 +107,17 @@ class Reweighting(Frozen):
     reference: Reference | None = None
 
     @property
-    def kept(self) -> float:
+    def kept_fraction(self) -> float:
         """Fraction of a batch's rows that have a backward pass."""
         return self.rule.fraction if isinstance(self.rule, TopLosses) and self.sample == "row" else 1.0
 
-    def rows(self, sequences: int) -> int:
+    def num_kept_rows(self, sequences: int) -> int:
         """Return the number of rows of a batch that have a backward pass. Raises ValueError if it is not an integer."""
-        rows = round(self.kept * sequences)
-        if rows < 1 or abs(rows - self.kept * sequences) > 1e-6:
+        rows = round(self.kept_fraction * sequences)
+        if rows < 1 or abs(rows - self.kept_fraction * sequences) > 1e-6:
             raise ValueError(
-                f"reweighting.rule.fraction={self.kept} of a batch of {sequences} rows is {self.kept * sequences:g} "
+                f"reweighting.rule.fraction={self.kept_fraction} "
+                f"of a batch of {sequences} rows is {self.kept_fraction * sequences:g} "
                 "rows; it must be a whole number of rows"
             )
         return rows

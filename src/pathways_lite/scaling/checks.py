@@ -8,7 +8,7 @@ import numpy as np
 
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.law import Law
-from pathways_lite.scaling.table import COLUMNS, Table, numeric, with_derived
+from pathways_lite.scaling.table import COLUMNS, Table, derive_columns, numeric_column
 
 
 def validate_columns(law: Law, table: Mapping[str, np.ndarray], *, units: bool = True) -> Table:
@@ -19,8 +19,8 @@ def validate_columns(law: Law, table: Mapping[str, np.ndarray], *, units: bool =
     parameters in millions or tokens in billions.
     """
     names = (*law.inputs, law.target)
-    full = with_derived(table, names)
-    columns = {name: numeric(full, name) for name in names}
+    full = derive_columns(table, names)
+    columns = {name: numeric_column(full, name) for name in names}
     if not len(columns[law.target]):
         raise UserError(f"the table is empty; {law.name} needs at least {len(law.parameters)} rows")
     for name, values in columns.items():
@@ -29,7 +29,7 @@ def validate_columns(law: Law, table: Mapping[str, np.ndarray], *, units: bool =
     if units:
         for name, values in columns.items():
             _check_unit(name, float(np.median(values)))
-        _check_consistency(with_derived(full, ("N", "D", "C")))
+        _check_consistency(derive_columns(full, ("N", "D", "C")))
     return columns
 
 
@@ -89,7 +89,7 @@ def _check_unit(name: str, median: float) -> None:
 def _check_consistency(full: Mapping[str, np.ndarray]) -> None:
     """Refuse columns N, D, C and M that contradict each other, as far as they exist."""
     try:
-        N, D, C, M = (numeric(full, name) if name in full else None for name in ("N", "D", "C", "M"))
+        N, D, C, M = (numeric_column(full, name) if name in full else None for name in ("N", "D", "C", "M"))
     except UserError:
         return  # a column of that name that the law does not use may hold anything
     if N is None or D is None:

@@ -11,7 +11,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.scaling.fit import leave_largest_out, quality
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.losses import Loss
-from pathways_lite.scaling.table import with_derived
+from pathways_lite.scaling.table import derive_columns
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def held_out_errors(
     targets = {law.target for law in laws}
     if len(targets) > 1:
         raise UserError(f"the laws predict different targets ({', '.join(sorted(targets))}) and cannot be compared")
-    full = with_derived(table, (by,))
+    full = derive_columns(table, (by,))
     if by not in full:
         raise UserError(f"the table has no column {by} to hold out by; it has {', '.join(full)}")
     results = []

@@ -27,7 +27,7 @@ from pathways_lite.scaling.solver import (
     refit_weighted,
     solve,
 )
-from pathways_lite.scaling.table import Table, numeric, table_digest, with_derived
+from pathways_lite.scaling.table import Table, derive_columns, numeric_column, table_digest
 
 FORMAT = 1
 
@@ -113,7 +113,7 @@ class Fit:
         )
         return {name: self._intervals(best[name], samples.get(name), jackknife.get(name), level) for name in best}
 
-    def beyond(self, columns: Columns) -> list[str]:
+    def extrapolation_warnings(self, columns: Columns) -> list[str]:
         """Return a sentence for every input that is more than ten times outside the range of the fitted data."""
         sentences = []
         for name in self.law.inputs:
@@ -173,13 +173,13 @@ class Fit:
     @classmethod
     def load(cls, path: str | Path) -> Fit:
         """Read a fit. Raises UserError if the file is not a fit, or was changed by hand."""
-        from pathways_lite.scaling.laws.registry import find
+        from pathways_lite.scaling.laws.registry import find_law
 
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             data = {name: np.array(column, np.float64) for name, column in content["data"].items()}
             fit = cls(
-                law=find(content["law"]), link=content["link"], loss=parse_loss(content["loss"]),
+                law=find_law(content["law"]), link=content["link"], loss=parse_loss(content["loss"]),
                 values={p["name"]: p["value"] for p in content["parameters"]}, objective=content["objective"],
                 starts=content["starts"], reached=content["reached"], converged=content["converged"],
                 seed=content["seed"], data=data,
@@ -251,7 +251,7 @@ def leave_largest_out(
     Returns the fit, the predictions and the measurements [held-out rows]. Raises UserError if no row would be left.
     """
     columns = validate_columns(law, table, units=settings.pop("units", True))
-    sizes = numeric(with_derived(table, (by,)), by)
+    sizes = numeric_column(derive_columns(table, (by,)), by)
     distinct = np.unique(sizes)
     if len(distinct) <= count:
         raise UserError(f"column {by} has {len(distinct)} different values, so the {count} largest cannot be left out")

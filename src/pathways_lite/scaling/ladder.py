@@ -11,7 +11,7 @@ from pathways_lite.scaling.compare import HeldOutError, held_out_errors
 from pathways_lite.scaling.fit import Fit, Interval, fit_law
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.losses import LeastSquares
-from pathways_lite.scaling.table import numeric, with_derived
+from pathways_lite.scaling.table import derive_columns, numeric_column
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Ladder:
         return sentences
 
 
-def climb(
+def fit_ladder(
     law: Law, rungs: Mapping[str, np.ndarray], goal: Mapping[str, float], *, measured: float | None = None,
     bootstraps: int = 1000, seed: int = 0, level: float = 0.95,
 ) -> Ladder:  # fmt: skip
@@ -63,8 +63,8 @@ def climb(
     of a rung, and hardly a resample changes the fit (docs/results/ladder.md has the coverage of both). Raises UserError
     if the rungs are too few for the fit, with or without the largest.
     """
-    full = with_derived(rungs, (*law.inputs, law.target, "C"))
-    goal_columns = with_derived({name: np.array([value]) for name, value in goal.items()}, (*law.inputs, "C"))
+    full = derive_columns(rungs, (*law.inputs, law.target, "C"))
+    goal_columns = derive_columns({name: np.array([value]) for name, value in goal.items()}, (*law.inputs, "C"))
     rows = zip(*(full[name] for name in law.inputs), strict=True)
     fit = fit_law(
         law, full, loss=LeastSquares(), bootstraps=bootstraps, seed=seed, groups=np.array([str(row) for row in rows])
@@ -72,7 +72,7 @@ def climb(
     return Ladder(
         fit=fit,
         goal_inputs={name: float(goal_columns[name][0]) for name in law.inputs},
-        compute_ratio=float(goal_columns["C"][0] / numeric(full, "C").max()),
+        compute_ratio=float(goal_columns["C"][0] / numeric_column(full, "C").max()),
         predicted=fit.predict(goal_columns, level)[0],
         measured=measured,
         held_out_error=held_out_errors([law], full, by="C", loss=LeastSquares(), seed=seed)[0],

@@ -16,7 +16,7 @@ from pathways_lite.tracking.page import paragraph, picture, section
 from pathways_lite.tracking.plot_style import Palette, line_style, style, to_svg
 
 
-def write_ladder(ladder: Ladder, folder: Path) -> list[Path]:
+def write_ladder_report(ladder: Ladder, folder: Path) -> list[Path]:
     """Write ladder.json (the fit), ladder.html and ladder.png into `folder`, and return their paths."""
     paths = [folder / f"ladder.{suffix}" for suffix in ("json", "html", "png")]
     ladder.fit.save(paths[0])

@@ -16,7 +16,7 @@ from scipy import signal
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.laws.annealing import fall_columns
 from pathways_lite.scaling.laws.vocabulary import tokens_per_character
-from pathways_lite.scaling.table import Table, read_table, with_derived
+from pathways_lite.scaling.table import Table, derive_columns, read_table
 
 # ---- schedules ----
 
@@ -77,7 +77,7 @@ def select_rows(table: Table, rows: np.ndarray) -> Table:
 def read_chinchilla_epoch(folder: Path) -> Table:
     """Read the points of Hoffmann et al., figure 4, digitized by Besiroglu et al., without the five highest losses."""
     columns = {"N": "Model Size", "C": "Training FLOP", "L": "loss"}
-    table = with_derived(read_table(folder / "chinchilla_epoch/svg_extracted_data.csv", columns), ("D",))
+    table = derive_columns(read_table(folder / "chinchilla_epoch/svg_extracted_data.csv", columns), ("D",))
     return select_rows(table, table["L"] < np.sort(table["L"])[-5])
 
 
@@ -91,7 +91,7 @@ def read_gemstones(folder: Path, name: str, *, embeddings: bool = True) -> Table
 def read_gadre(folder: Path, dataset: str) -> Table:
     """Read all models of Gadre et al. 2024 trained on "c4_original", "rpj" or "rw_original"."""
     columns = {"M": "tok_mult", "L": "loss_c4_val", "error": "err_avg_subset"}
-    table = with_derived(read_table(folder / "gadre/gadre_104_models.csv", columns), ("C",))
+    table = derive_columns(read_table(folder / "gadre/gadre_104_models.csv", columns), ("C",))
     table["C"] = 6 * table["N"] * table["M"] * table["N"]
     return select_rows(table, table["dataset_name"] == dataset)
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 
 from pathways_lite.scaling.fit import Fit
-from pathways_lite.scaling.table import numeric, with_derived
+from pathways_lite.scaling.table import derive_columns, numeric_column
 from pathways_lite.tracking.plot_style import Theme, style, to_svg
 
 
@@ -50,11 +50,11 @@ def residuals_svg(fit: Fit, theme: Theme) -> str:
 
 def frontier_svg(fit: Fit, theme: Theme) -> str | None:
     """Plot optimal N and D with 95 % bands over C, up to ten times the data's compute; None without an optimum."""
-    table = with_derived(fit.data, ("C",))
+    table = derive_columns(fit.data, ("C",))
     if fit.law.optimal is None or "C" not in table or min(fit.values[name] for name in fit.law.exponents) <= 0:
         return None
     with style(theme) as palette:
-        C = numeric(table, "C")
+        C = numeric_column(table, "C")
         budgets = np.geomspace(C.min(), 10 * C.max(), 40)
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         ax = figure.subplots()

@@ -11,7 +11,7 @@ import numpy as np
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.fit import Fit, Interval, published_objectives, quality
 from pathways_lite.scaling.plots import fit_svg, frontier_svg, residuals_svg
-from pathways_lite.scaling.table import COLUMNS, Column, numeric, with_derived
+from pathways_lite.scaling.table import COLUMNS, Column, derive_columns, numeric_column
 from pathways_lite.tracking.formatting import si
 from pathways_lite.tracking.page import page, paragraph, picture, section, table
 
@@ -108,7 +108,7 @@ def _frontier_section(fit: Fit) -> str:
     light, dark = frontier_svg(fit, "light"), frontier_svg(fit, "dark")
     if light is None or dark is None:
         return ""
-    largest = float(numeric(with_derived(fit.data, ("C",)), "C").max())
+    largest = float(numeric_column(derive_columns(fit.data, ("C",)), "C").max())
     rows = []
     for C in (largest, 10 * largest, 100 * largest):
         try:

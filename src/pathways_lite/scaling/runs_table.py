@@ -59,7 +59,7 @@ def _evaluation_rows(directory: Path, final: bool) -> list[tuple[Path, dict[str,
         stage_dir = stage.directory.resolve()
         rows += [
             (stage_dir, _table_row(run, index, evaluation))
-            for evaluation in stage.of_kind("eval") or _checkpoint_rows(stage)
+            for evaluation in stage.rows_of_kind("eval") or _checkpoint_rows(stage)
         ]
     return rows[-1:] if final else rows
 
@@ -169,7 +169,7 @@ def _loss_columns(stage: StageData, row: Row) -> dict[str, Any]:
     domains = row.get("domains", {})
     tokens = sum(result.get("tokens", 0) for result in domains.values())
     nll = sum(result.get("nll", np.nan) for result in domains.values())
-    train_losses = [r["loss"] for r in stage.of_kind("train") if r["step"] <= row["step"] and "loss" in r]
+    train_losses = [r["loss"] for r in stage.rows_of_kind("train") if r["step"] <= row["step"] and "loss" in r]
     return {
         "L": nll / tokens if tokens else None,
         **{f"loss_{name}": result.get("loss") for name, result in domains.items()},

@@ -77,7 +77,7 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Ta
         if source not in table:
             raise UserError(f"{path} has no column {source!r}; it has {', '.join(sorted(table))}")
         factor = float(match["factor"]) if match and source != term and match["factor"] else 1.0
-        table[name] = table[source] if factor == 1.0 else numeric(table, source) * factor
+        table[name] = table[source] if factor == 1.0 else numeric_column(table, source) * factor
     return table
 
 
@@ -133,7 +133,7 @@ def write_table(table: Mapping[str, np.ndarray], path: str | Path) -> None:
         )
 
 
-def numeric(table: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+def numeric_column(table: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """Return the column as float64. Raises UserError if it is missing or holds text."""
     if name not in table:
         raise UserError(f"the table has no column {name}; map it with {name}=COLUMN (it has {', '.join(table)})")
@@ -162,7 +162,7 @@ _DERIVATIONS: dict[str, tuple[tuple[tuple[str, ...], Callable[..., np.ndarray]],
 }
 
 
-def with_derived(table: Mapping[str, np.ndarray], names: tuple[str, ...]) -> Table:
+def derive_columns(table: Mapping[str, np.ndarray], names: tuple[str, ...]) -> Table:
     """Add the columns of `names` that follow from others: C = 6ND, M = D/N, PF-days from FLOPs."""
     full = dict(table)
     for name in names:
@@ -177,7 +177,7 @@ def _derive(full: Table, name: str, pending: frozenset[str]) -> bool:
     pending = pending | {name}
     for sources, rule in _DERIVATIONS.get(name, ()):
         if not pending & set(sources) and all(_derive(full, source, pending) for source in sources):
-            full[name] = rule(*(numeric(full, source) for source in sources))
+            full[name] = rule(*(numeric_column(full, source) for source in sources))
             return True
     return False
 

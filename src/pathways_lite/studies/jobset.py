@@ -21,7 +21,7 @@ from pathways_lite.studies.study import node_chain
 _MAX_NAME_LENGTH = 40  # characters; with a job's name and index a pod's name must stay below 63
 
 
-def jobsets(store: StudyStore, name: str, template: Path) -> list[dict[str, Any]]:
+def make_jobsets(store: StudyStore, name: str, template: Path) -> list[dict[str, Any]]:
     """Build a manifest per tree of nodes that are not done. Raises UserError for an invalid template."""
     pattern = _read_template(template)
     nodes_by_root: dict[str, list[str]] = {}
@@ -34,7 +34,7 @@ def jobsets(store: StudyStore, name: str, template: Path) -> list[dict[str, Any]
     ]
 
 
-def as_yaml(manifests: list[dict[str, Any]]) -> str:
+def to_yaml(manifests: list[dict[str, Any]]) -> str:
     """Return YAML documents for `kubectl apply -f`."""
     return yaml.safe_dump_all(manifests, sort_keys=False)
 

@@ -25,7 +25,7 @@ class PlannedNode:
     flops: int  # of the whole stage, learning to grow included
     flops_left: int  # after its newest checkpoint
     seconds_left: float
-    pace: str  # where the seconds come from
+    speed_source: str  # where the seconds come from
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def resolve_study(study: Study) -> Study:
     return study.model_copy(update={"arms": arms})
 
 
-def store_of(study: Study, out: Path) -> StudyStore:
+def study_store(study: Study, out: Path) -> StudyStore:
     """Return the store of a resolved study in the directory `out`."""
     return StudyStore(out, build_nodes(study.recipes))
 
@@ -69,7 +69,7 @@ def plan_study(study: Study, out: Path, machine_flops: Callable[[str], float]) -
     from pathways_lite.training.init_growth import ligo_ledger
     from pathways_lite.training.stage import StageSpec
 
-    store = store_of(study, out)
+    store = study_store(study, out)
     states = store.states()
     paces = _SpeedEstimates(store, machine_flops)
     planned = {}
@@ -111,5 +111,5 @@ def _speed_key(node: Node) -> tuple[object, ...]:
 
 def _ledger(store: StudyStore, identity: str) -> Ledger:
     """Return what the node's stage had spent at its newest checkpoint."""
-    ledgers: Mapping[str, dict] | None = store.stage(identity).ledger
+    ledgers: Mapping[str, dict] | None = store.stage_directory(identity).ledger
     return Ledger.from_json(ledgers["stage"]) if ledgers else Ledger()

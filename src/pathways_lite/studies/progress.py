@@ -30,9 +30,9 @@ class NodeProgress:
     loss: float
 
 
-def position(store: StudyStore, identity: str) -> NodeProgress:
+def read_progress(store: StudyStore, identity: str) -> NodeProgress:
     """Read the progress of a node from the last complete row of its log."""
-    for line in reversed(read_tail(store.stage(identity).path / LOG, lines=8).splitlines()):
+    for line in reversed(read_tail(store.stage_directory(identity).path / LOG, lines=8).splitlines()):
         try:
             row = json.loads(line)
         except ValueError:
@@ -62,7 +62,7 @@ class StudyProgress:
         if now - self._shown < (_REFRESH_INTERVAL if self._live else _LINE_INTERVAL):
             return
         self._shown = now
-        progress = {identity: position(store, identity) for identity in running}
+        progress = {identity: read_progress(store, identity) for identity in running}
         if self._live is not None:
             self._live.update(self._table(store, progress))
             return

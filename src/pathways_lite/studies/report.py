@@ -64,21 +64,21 @@ def write_report(findings: Findings) -> list[Path]:
     return paths
 
 
-def gather(plan: StudyPlan, command: Sequence[str]) -> Findings:
+def gather_findings(plan: StudyPlan, command: Sequence[str]) -> Findings:
     """Read all finished runs of the study and compare them."""
     study, store = plan.study, plan.store
     last = {label: identity for identity, node in store.nodes.items() for label in node.is_last}
     done = {label: identity for label, identity in last.items() if plan.nodes[identity].state == "done"}
-    runs = {label: read_run(store.run(identity).path) for label, identity in done.items()}
+    runs = {label: read_run(store.run_directory(identity).path) for label, identity in done.items()}
     arms = _arms(plan, runs, study.metric)
     problems = [problem for run in runs.values() for problem in run.problems]
     results, by_domain = None, {}
     if any(arm.name == study.baseline for arm in arms):
         try:
-            results = Results.of(arms, study.baseline, study.metric, study.target)
+            results = Results.compare_arms(arms, study.baseline, study.metric, study.target)
             for domain in _held_out_domains(runs):
                 metric = Metric(domain=domain, flops=study.metric.flops)
-                by_domain[domain] = Results.of(_arms(plan, runs, metric), study.baseline, metric)
+                by_domain[domain] = Results.compare_arms(_arms(plan, runs, metric), study.baseline, metric)
         except UserError as error:
             problems.append(str(error))
     return Findings(plan, command, runs, arms, results, by_domain, problems)
@@ -155,14 +155,14 @@ def _results_section(findings: Findings) -> str:
     missing = len(findings.plan.study.recipes) - len(findings.runs)
     return section(
         "Results",
-        *(paragraph(verdict(comparison), "verdict") for comparison in results.comparisons),
+        *(paragraph(verdict_sentence(comparison), "verdict") for comparison in results.comparisons),
         paragraph(f"{missing} unfinished runs are not included.", "note") if missing else "",
         table(results.header, results.rows()),
         *(paragraph(note, "note") for note in results.notes()),
     )
 
 
-def verdict(c: Comparison) -> str:
+def verdict_sentence(c: Comparison) -> str:
     """State the answer in a sentence, by Student's t interval if there is one, as the bootstrap is too narrow."""
     interval = c.t_interval if c.t_interval is not None else c.difference
     interval_name = f"{LEVEL:.0%} interval" + (" by Student's t" if c.t_interval is not None else "")
@@ -234,7 +234,7 @@ def _cost_section(findings: Findings) -> str:
     ledger_by_node = {
         identity: Ledger.from_json(ledgers["stage"])
         for identity in plan.nodes
-        if (ledgers := plan.store.stage(identity).ledger)
+        if (ledgers := plan.store.stage_directory(identity).ledger)
     }
     if not ledger_by_node:
         return ""
@@ -265,7 +265,7 @@ def _node_links(findings: Findings) -> str:
     links = []
     for identity, planned in findings.plan.nodes.items():
         label = escape(planned.node.label)
-        report = findings.plan.store.run(identity).report
+        report = findings.plan.store.run_directory(identity).report
         url = quote(report.relative_to(findings.plan.store.path).as_posix())
         links.append(f'<a href="{url}">{label}</a>' if report.exists() else label)
     return "<p>Pages of the nodes: " + ", ".join(links) + "</p>"
@@ -290,7 +290,8 @@ def _commands_section(findings: Findings) -> str:
     study = shlex.join(findings.command)
     lines = [f"pathways-lite study {verb} {study}" for verb in ("plan", "run", "report")]
     nodes = [
-        f"# {planned.node.label}\n" + shlex.join(["pathways-lite", *train_arguments(plan.store.run(identity))])
+        f"# {planned.node.label}\n"
+        + shlex.join(["pathways-lite", *train_arguments(plan.store.run_directory(identity))])
         for identity, planned in plan.nodes.items()
     ]
     environment = next((run.latest_summary("environment") for run in findings.runs.values()), None) or {}

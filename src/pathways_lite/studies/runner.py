@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pathways_lite.errors import UserError
-from pathways_lite.run_lock import RunLock, holder
+from pathways_lite.run_lock import RunLock, find_holder
 from pathways_lite.signals import StopSignals
 from pathways_lite.studies.executor import Executor, Job
 from pathways_lite.studies.progress import StudyProgress
@@ -81,7 +81,7 @@ class Runner:
         for identity, node in list(self._pending.items()):
             if identity in self._running:
                 continue
-            if self.store.stage(identity).finished:
+            if self.store.stage_directory(identity).is_finished:
                 self._close_node(identity, f"{node.label}: done")
             elif node.parent in self.outcome.failed or node.parent in self.outcome.held_up:
                 self.outcome.held_up.append(identity)
@@ -96,7 +96,7 @@ class Runner:
         if claim is None:
             return
         failure = self.store.failure(identity)
-        if self.store.stage(identity).finished:  # by the runner that held the claim until now
+        if self.store.stage_directory(identity).is_finished:  # by the runner that held the claim until now
             claim.release()
         elif failure is not None and failure.ended > self._started:
             claim.release()
@@ -104,15 +104,15 @@ class Runner:
         else:
             self.store.clear_failure(identity)
             run = self.store.prepare(identity)
-            self._running[identity] = _Running(self.executor.start(run, self.store.output(identity)), claim)
+            self._running[identity] = _Running(self.executor.start(run, self.store.output_path(identity)), claim)
             self.progress.note(f"{node.label}: started ({identity})")
 
     def _claim_node(self, identity: str, node: Node) -> RunLock | None:
         """Claim the node; None if another runner holds it, or if a process of an earlier runner still trains it."""
-        claim = RunLock(self.store.claim(identity), note=lambda line: None)
+        claim = RunLock(self.store.claim_directory(identity), note=lambda line: None)
         with contextlib.suppress(UserError):
             claim.acquire()
-            if holder(self.store.run(identity).path) is None:
+            if find_holder(self.store.run_directory(identity).path) is None:
                 return claim
             claim.release()
         if identity not in self._retry_claim_at:
@@ -129,7 +129,7 @@ class Runner:
                 continue
             del self._running[identity]
             node = self.store.nodes[identity]
-            if self.store.stage(identity).finished:
+            if self.store.stage_directory(identity).is_finished:
                 self.outcome.trained.append(identity)
                 self._close_node(identity, f"{node.label}: done")
             elif running.stopping:
@@ -156,7 +156,7 @@ class Runner:
 def report_failures(store: StudyStore, outcome: Outcome, write: Callable[[str], None]) -> None:
     """Report every failed node with the end of its output, and the nodes that wait for failed ones."""
     for identity, failure in outcome.failed.items():
-        label, output = store.nodes[identity].label, store.output(identity)
+        label, output = store.nodes[identity].label, store.output_path(identity)
         write(f"\n{label} failed ({identity}, {failure.reason}). The end of {output}:\n{failure.tail}")
     for identity in outcome.held_up:
         write(f"{store.nodes[identity].label} ({identity}) waits for a failed node.")

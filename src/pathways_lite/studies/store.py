@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Recipe, stage_identity, write_recipe
 from pathways_lite.run_directory import RunDirectory, StageDirectory, write_json
-from pathways_lite.run_lock import holder
+from pathways_lite.run_lock import find_holder
 from pathways_lite.studies.study import Node, node_chain
 
 State = Literal["done", "running", "failed", "stopped", "ready", "waiting", "held up"]
@@ -54,27 +54,27 @@ class StudyStore:
     path: Path
     nodes: Mapping[str, Node]
 
-    def run(self, identity: str) -> RunDirectory:
+    def run_directory(self, identity: str) -> RunDirectory:
         """The node's run directory."""
         return RunDirectory(self.path / "nodes" / identity)
 
-    def claim(self, identity: str) -> Path:
+    def claim_directory(self, identity: str) -> Path:
         """The directory that a runner locks while it trains the node."""
         return self.path / "claims" / identity
 
-    def output(self, identity: str) -> Path:
+    def output_path(self, identity: str) -> Path:
         """The file with the output of all of the node's processes."""
-        return self.run(identity).path / "output.txt"
+        return self.run_directory(identity).path / "output.txt"
 
-    def stage(self, identity: str) -> StageDirectory:
+    def stage_directory(self, identity: str) -> StageDirectory:
         """The directory of the node's own stage."""
-        run = self.run(identity)
+        run = self.run_directory(identity)
         return run.stage((_read_recipe(run, identity) or self.nodes[identity].recipe).stages[-1].name)
 
     def prepare(self, identity: str) -> RunDirectory:
         """Write the node's recipe, link the earlier stages (trained or not), and return the run directory."""
         *ancestors, node = node_chain(self.nodes, identity)
-        run = self.run(identity)
+        run = self.run_directory(identity)
         run.path.mkdir(parents=True, exist_ok=True)
         # Names are not part of an identity: directories keep the names that they were created with.
         earlier_recipe = _read_recipe(run, identity) or node.recipe
@@ -82,7 +82,7 @@ class StudyStore:
         stages = tuple(stage.model_copy(update={"name": earlier.name}) for stage, earlier in pairs)
         write_recipe(node.recipe.model_copy(update={"stages": stages}), run.recipe_path)
         for stage, ancestor in zip(stages, ancestors, strict=False):
-            run.stage(stage.name).link_to(self.stage(ancestor.identity))
+            run.stage(stage.name).link_to(self.stage_directory(ancestor.identity))
         return run
 
     # ---- states ----
@@ -96,9 +96,9 @@ class StudyStore:
         return states
 
     def _own_state(self, identity: str, parent: State) -> State:
-        if self.stage(identity).finished:
+        if self.stage_directory(identity).is_finished:
             return "done"
-        if holder(self.run(identity).path) is not None:
+        if find_holder(self.run_directory(identity).path) is not None:
             return "running"
         if parent in ("failed", "held up"):
             return "held up"
@@ -106,22 +106,22 @@ class StudyStore:
             return "waiting"
         if self.failure(identity) is not None:
             return "failed"
-        return "stopped" if self.stage(identity).path.exists() else "ready"
+        return "stopped" if self.stage_directory(identity).path.exists() else "ready"
 
     def failure(self, identity: str) -> Failure | None:
         """Return how the node's last process failed; None if it did not, or has not run."""
-        content = _read_json(self.run(identity).path / "failure.json")
+        content = _read_json(self.run_directory(identity).path / "failure.json")
         return Failure(**content) if content else None
 
     def record_failure(self, identity: str, status: int) -> Failure:
         """Record that the node's process failed with this exit status."""
-        failure = Failure(status, time.time(), read_tail(self.output(identity)))
-        write_json(self.run(identity).path / "failure.json", vars(failure))
+        failure = Failure(status, time.time(), read_tail(self.output_path(identity)))
+        write_json(self.run_directory(identity).path / "failure.json", vars(failure))
         return failure
 
     def clear_failure(self, identity: str) -> None:
         """Remove the record of the last failure."""
-        (self.run(identity).path / "failure.json").unlink(missing_ok=True)
+        (self.run_directory(identity).path / "failure.json").unlink(missing_ok=True)
 
 
 def read_tail(path: Path, lines: int = _TAIL_LINES) -> str:

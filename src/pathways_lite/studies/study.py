@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from pathways_lite.comparison.metric import Metric
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Frozen, Recipe, Stage, apply_overrides, stage_identity
-from pathways_lite.recipe.load import call_in
+from pathways_lite.recipe.load import load_from_python
 from pathways_lite.recipe.stage import Name
 
 
@@ -42,7 +42,7 @@ class Study(Frozen):
                 raise ValueError(f"arm {name!r} has the same recipe twice; recipes of an arm differ in their seed")
         return self
 
-    def against(self, baseline: str) -> Study:
+    def with_baseline(self, baseline: str) -> Study:
         """Return the study with another arm as baseline. Raises UserError if there is no such arm."""
         if baseline not in self.arms:
             raise UserError(f"{self.name} has no arm {baseline!r}; it has {', '.join(self.arms)}")
@@ -63,7 +63,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
 
     Raises UserError if the file is missing, has no `study()`, or describes something invalid.
     """
-    study = call_in(Path(path), Study, "configs/studies/palm_against_llama.py")
+    study = load_from_python(Path(path), Study, "configs/studies/palm_against_llama.py")
     arms = {name: [apply_overrides(recipe, overrides) for recipe in recipes] for name, recipes in study.arms.items()}
     return Study.model_validate({**dict(study), "arms": arms})
 

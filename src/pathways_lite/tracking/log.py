@@ -128,7 +128,7 @@ class RunLog:
             raise _cannot_write(path, error) from error
 
 
-class SilentLog:
+class NullLog:
     """The log of a process that is not the primary one: writes nothing, and returns the same as `RunLog`."""
 
     def row(self, kind: str, step: int, **values: Any) -> Row:

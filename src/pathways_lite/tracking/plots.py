@@ -62,15 +62,15 @@ def _stage_rows(run: RunData) -> list[_StageRows]:
     stages = []
     tokens, flops = 0, 0
     for stage in run.stages:
-        if stage.begun:
+        if stage.has_begun:
             cumulative = {
                 kind: [row | {"tokens": row["tokens"] + tokens, "flops": row["flops"] + flops} for row in rows]
-                for kind, rows in (("train", stage.of_kind("train")), ("eval", stage.of_kind("eval")))
+                for kind, rows in (("train", stage.rows_of_kind("train")), ("eval", stage.rows_of_kind("eval")))
             }
             stages.append(
-                _StageRows(stage.name, tokens, cumulative["train"], cumulative["eval"], stage.of_kind("event"))
+                _StageRows(stage.name, tokens, cumulative["train"], cumulative["eval"], stage.rows_of_kind("event"))
             )
-        tokens, flops = tokens + stage.last.get("tokens", 0), flops + stage.last.get("flops", 0)
+        tokens, flops = tokens + stage.last_counts.get("tokens", 0), flops + stage.last_counts.get("flops", 0)
     return stages
 
 

@@ -93,23 +93,23 @@ class Progress:
             self._printed_at = now
             self._print_line(self.status_line())
 
-    def evaluated(self, step: int, bits_per_byte: Mapping[str, float]) -> None:
+    def show_evaluation(self, step: int, bits_per_byte: Mapping[str, float]) -> None:
         """Show the bits per byte of each domain after `step` steps, which need not be a logged step."""
         result = ", ".join(f"{domain} {bits:.3f}" for domain, bits in bits_per_byte.items()) + " bits per byte"
         self.status = replace(self.status, evaluation=result)
         if self._live is None:
             self._print_line(f"{self.title}: step {step:,}: held out: {result}")
 
-    def saved(self, step: int) -> None:
+    def show_save(self, step: int) -> None:
         """Show that the checkpoint of `step` is complete."""
         self.status = replace(self.status, saved_step=step, saved_at=self.now())
 
-    def note(self, message: str) -> None:
+    def print_note(self, message: str) -> None:
         """Print a line that stays, above the live display."""
         self.console.print(Text(message), soft_wrap=True)
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def show_phase(self, name: str) -> Iterator[None]:
         """Show what is being done instead of training, e.g. "compiling the train step".
 
         In plain lines, phases before the first step are always printed; later ones only if they took long.

@@ -46,7 +46,7 @@ def render(run: RunData) -> str:
 
 
 def _header_section(run: RunData) -> str:
-    last = next((stage for stage in reversed(run.stages) if stage.begun), None)
+    last = next((stage for stage in reversed(run.stages) if stage.has_begun), None)
     if last is None:
         state = "Not started."
     elif run.is_finished:
@@ -56,7 +56,7 @@ def _header_section(run: RunData) -> str:
         state = f"Not finished: stage {last.name} was at step {step:,} when this page was written."
     model = run.latest_summary("model") or {}
     facts = [f"{si(model['parameters'])} parameters"] if "parameters" in model else []
-    tokens, flops = (sum(stage.last.get(name, 0) for stage in run.stages) for name in ("tokens", "flops"))
+    tokens, flops = (sum(stage.last_counts.get(name, 0) for stage in run.stages) for name in ("tokens", "flops"))
     facts += [f"{si(tokens)} training tokens", si(flops, "FLOPs")] if tokens else []
     lead = f"{state} {', '.join(facts)}." if facts else state
     return f"<header>\n<h1>{escape(run.name)}</h1>\n{paragraph(lead, 'lead')}\n</header>\n"

@@ -47,31 +47,31 @@ class StageData:
     summary: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def begun(self) -> bool:
+    def has_begun(self) -> bool:
         return bool(self.rows or self.timings)
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         return bool(self.summary)
 
     @property
-    def last(self) -> Row:
+    def last_counts(self) -> Row:
         """The last log row with a count of tokens; empty if there is none."""
         return next((row for row in reversed(self.rows) if "tokens" in row), {})
 
-    def of_kind(self, kind: str) -> list[Row]:
+    def rows_of_kind(self, kind: str) -> list[Row]:
         return [row for row in self.rows if row["kind"] == kind]
 
     @property
     def evaluation(self) -> dict[str, dict[str, Any]]:
         """The last held-out results, per domain."""
-        sources = [self.summary, *reversed(self.of_kind("eval"))]
+        sources = [self.summary, *reversed(self.rows_of_kind("eval"))]
         return next((dict(source["domains"]) for source in sources if source.get("domains")), {})
 
     @property
     def denoisers(self) -> dict[str, dict[str, float]]:
         """The last held-out losses of the objective's denoisers; empty if it has none."""
-        sources = [self.summary, *reversed(self.of_kind("eval"))]
+        sources = [self.summary, *reversed(self.rows_of_kind("eval"))]
         return next((dict(source["denoisers"]) for source in sources if source.get("denoisers")), {})
 
 
@@ -90,7 +90,7 @@ class RunData:
 
     @property
     def is_finished(self) -> bool:
-        return bool(self.stages) and all(stage.finished for stage in self.stages)
+        return bool(self.stages) and all(stage.is_finished for stage in self.stages)
 
     def latest_summary(self, key: str) -> Any:
         """Return `key` of the last stage's summary that has it; None if none does."""

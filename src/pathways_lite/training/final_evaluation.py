@@ -92,9 +92,9 @@ def evaluate_infilling_tasks(evaluator: StageEvaluator, params: Any) -> dict[str
     Raises UserError where no token id is left to stand for a gap.
     """
     stage, store = evaluator.stage, evaluator.store
-    prompt_format = PromptFormat.of(stage.objective, store.eod)
+    prompt_format = PromptFormat.from_objective(stage.objective, store.eod)
     ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size, "eod": store.eod}
-    infilling_format = prompt_format if prompt_format.infilling is not None else PromptFormat.untrained(**ids)
+    infilling_format = prompt_format if prompt_format.infill_format is not None else PromptFormat.for_untrained(**ids)
     documents = [tokens for domain in evaluator.documents.values() for tokens, _ in domain]
     results = evaluate_infilling(stage.model, params, infilling_format, documents, stage.data.seq_len)
     prefix = evaluate_prefix(stage.model, params, prompt_format, documents, stage.data.seq_len)

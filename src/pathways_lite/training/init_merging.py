@@ -80,7 +80,7 @@ def merge_cost(models: Sequence[TrainedModel]) -> Ledger:
 
 def furthest_cursor(models: Sequence[TrainedModel], stage: Stage) -> DataCursor:
     """Return where the data of a stage that starts from all of them continues: after the one that has read most."""
-    return max((model.cursor_for(stage) for model in models), key=lambda cursor: cursor.read)
+    return max((model.cursor_for(stage) for model in models), key=lambda cursor: cursor.sequences_read)
 
 
 def merge_lineage(models: Sequence[TrainedModel]) -> str:

@@ -80,7 +80,7 @@ class TrainedModel:
         if same_windows(read) != same_windows(reads) or (read.mixture is None) != (reads.mixture is None):
             return DataCursor()
         cursor = DataCursor.from_json(self.manifest.meta["cursor"])
-        end = cursor.end(self.spec.timeline, self.manifest.step)
+        end = cursor.end_example(self.spec.timeline, self.manifest.step)
         if read.mixture is None:
             return DataCursor(first_sequence=end)
         order = self.spec.on_corpus(reads.corpus).stream(cursor).order

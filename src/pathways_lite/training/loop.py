@@ -143,7 +143,7 @@ class Trainer:
             return self.compiler.get(sequences, lambda: False)
         with self._pause("compile", "compiling the train step"):
             with suppress(Interrupted):
-                step = self.compiler.get(sequences, lambda: self.stop.heard)
+                step = self.compiler.get(sequences, lambda: self.stop.pending_signal)
             # Some processes may have received a signal while they compiled, and others were done before.
             interrupted = self.stop.should_stop_now()
         if not interrupted:
@@ -184,7 +184,7 @@ class Trainer:
             if self.stop.should_stop():
                 raise Interrupted
 
-        self.stop.new_pace()
+        self.stop.reset_interval()
         with self._pause("evaluate", "evaluating"):
             params = self.components.evaluated_params(self.state.opt_state, self.state.params, self.step)
             evaluator = self.components.evaluator
@@ -213,7 +213,7 @@ class Trainer:
                 totals = {"total_steps": self.timeline.total_steps, "corpus_tokens": self.spec.corpus_tokens}
                 self.directory.write_ledger({**totals, **meta["ledger"]})
         self.saved_step = self.step
-        self.progress.saved(self.step)
+        self.progress.show_save(self.step)
         self.hooks.after_save(self.stage.name, self.step)
 
     def _require_agreement(self, meta: dict[str, Any]) -> None:
@@ -230,10 +230,12 @@ class Trainer:
         guard = self.guard
         sequences = rewind.skipped_sequences(self.timeline, self.cursor)
         with self._pause("save", "rewinding"):
-            saved = restore_latest(self.components, self.checkpoints, at_most=rewind.to_step, report=self.progress.note)
+            saved = restore_latest(
+                self.components, self.checkpoints, at_most=rewind.to_step, report=self.progress.print_note
+            )
             self._adopt(saved or initialize_stage(self.components, self.run, self.stop.should_stop))
             self.guard = guard.rewound_to(self.guard)
-            self.cursor = self.cursor.skipping(rewind.to_step, sequences)
+            self.cursor = self.cursor.with_skip(rewind.to_step, sequences)
             # The rewound state replaces the checkpoint it came from, so that after a kill from here on the run resumes
             # after the rewind; a kill before that leaves an older checkpoint, and the run spikes and rewinds again.
             self.checkpoints.delete_after(self.step - 1)
@@ -241,14 +243,14 @@ class Trainer:
             self.metric_writer.event(
                 "rewind", self.step, reason=rewind.reason, skip_from_step=rewind.to_step, skipped_sequences=sequences
             )
-        self.progress.note(f"{rewind.reason}: back to step {self.step}; {sequences} sequences are skipped")
+        self.progress.print_note(f"{rewind.reason}: back to step {self.step}; {sequences} sequences are skipped")
         self._save()
 
     @contextmanager
     def _pause(self, account: str, phase: str) -> Iterator[None]:
         """Run something other than training, with its time on `account` and `phase` on the display."""
         begin = self.timer.seconds.total
-        with self.timer.account(account), self.progress.phase(phase), self.watchdog.pause(phase):
+        with self.timer.account(account), self.progress.show_phase(phase), self.watchdog.pause(phase):
             yield
         self.metric_writer.pause(account, self.step, self.timer.seconds, begin)
 

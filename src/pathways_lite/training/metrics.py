@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pathways_lite.ledger import Ledger, Seconds
-from pathways_lite.tracking.log import RunLog, SilentLog
+from pathways_lite.tracking.log import NullLog, RunLog
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.trackers import Tracker
 from pathways_lite.training.initialize import CheckpointState
@@ -29,7 +29,7 @@ class MetricWriter:
         self,
         spec: StageSpec,
         start: CheckpointState,
-        log: RunLog | SilentLog,
+        log: RunLog | NullLog,
         trackers: Sequence[Tracker],
         progress: Progress,
     ) -> None:
@@ -76,7 +76,7 @@ class MetricWriter:
         """Record held-out results per domain (`HeldOutLoss.to_json`) and per denoiser, if the objective has any."""
         values = {"domains": domains, "denoisers": denoisers} if denoisers else {"domains": domains}
         self._write("eval", step, values)
-        self._progress.evaluated(step, {name: result["bits_per_byte"] for name, result in domains.items()})
+        self._progress.show_evaluation(step, {name: result["bits_per_byte"] for name, result in domains.items()})
         self._evaluations[step] = values
 
     def has_evaluation(self, step: int) -> bool:

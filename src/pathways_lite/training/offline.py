@@ -22,7 +22,7 @@ from pathways_lite.checkpoints import (
     Manifest,
     StreamedArray,
     open_checkpoint,
-    require_complete,
+    require_undamaged,
     write_streamed,
 )
 from pathways_lite.data.order import DataCursor
@@ -64,7 +64,7 @@ def grow_offline(small: TrainedModel, start: Grow, target: Model, out: Path, rep
     def check() -> None:
         for array in arrays:
             _read_unused_blocks(plan, array, reader)
-        require_complete(small.path, reader)
+        require_undamaged(small.path, reader)
 
     meta = initial_meta(spec, small.cursor_for(spec.stage), small.cost, small.manifest.digest)
     return write_streamed(out, 0, streamed, meta, check)
@@ -147,7 +147,7 @@ def _grown_blocks(
     plan: growth.GrowthPlan, array: models.ParamSpec, reader: CheckpointReader, grow: Any
 ) -> Iterator[tuple[Any, np.ndarray]]:
     for block, (source, fresh) in enumerate(zip(plan.depth.blocks, plan.depth.fresh, strict=True)):
-        x = reader.part(f"params.{array.name}", _block_index(array, source))
+        x = reader.read_slice(f"params.{array.name}", _block_index(array, source))
         if grow is not None:
             x = np.asarray(grow(x, jnp.int32(block), jnp.bool_(fresh)))
         yield (block, *[0] * len(array.shape)), x
@@ -157,17 +157,17 @@ def _grown_rows(
     array: models.ParamSpec, reader: CheckpointReader, grow: Any, rows: int
 ) -> Iterator[tuple[Any, np.ndarray]]:
     name, rest = f"params.{array.name}", (slice(None),) * (len(array.shape) - 1)
-    whole = None if grow is None else np.asarray(grow(reader.part(name, (slice(0, None), *rest))))
+    whole = None if grow is None else np.asarray(grow(reader.read_slice(name, (slice(0, None), *rest))))
     for begin in range(0, array.shape[0], rows):
         index = slice(begin, min(begin + rows, array.shape[0]))
-        yield (begin, *[0] * len(rest)), reader.part(name, (index, *rest)) if whole is None else whole[index]
+        yield (begin, *[0] * len(rest)), reader.read_slice(name, (index, *rest)) if whole is None else whole[index]
 
 
 def _read_unused_blocks(plan: growth.GrowthPlan, array: models.ParamSpec, reader: CheckpointReader) -> None:
     """Read the blocks that the growth leaves out: an array is verified as a whole."""
     if array.stacked:
         for block in set(range(plan.source.n_layers)) - set(plan.depth.blocks):
-            reader.part(f"params.{array.name}", _block_index(array, block))
+            reader.read_slice(f"params.{array.name}", _block_index(array, block))
 
 
 def _block_index(array: models.ParamSpec, block: int) -> tuple[slice, ...]:
@@ -203,7 +203,7 @@ def merge_offline(
 
     def check() -> None:
         for model, reader in zip(ingredients, readers, strict=True):
-            require_complete(model.path, reader)
+            require_undamaged(model.path, reader)
 
     named = tuple(
         Ingredient(path=str(model.path), weight=weight, digest=model.manifest.digest)
@@ -231,7 +231,7 @@ def _stream_merged(
         rest = (slice(None),) * (len(info.shape) - 1)
         for begin in range(0, info.shape[0], chunk_shape[0]):
             index = (slice(begin, min(begin + chunk_shape[0], info.shape[0])), *rest)
-            chunks = [reader.part(name, index).astype(np.float32) for reader in readers]
+            chunks = [reader.read_slice(name, index).astype(np.float32) for reader in readers]
             scaled = (np.float32(weight) * chunk for weight, chunk in zip(weights, chunks, strict=True))
             yield (begin, *[0] * len(rest)), functools.reduce(np.add, scaled).astype(info.dtype)
 

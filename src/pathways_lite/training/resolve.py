@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 
 from pathways_lite.checkpoints import restore
-from pathways_lite.data.store import open_store, require
+from pathways_lite.data.store import open_store, require_compatible
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
-from pathways_lite.objectives.denoisers import with_special_tokens
+from pathways_lite.objectives.denoisers import resolve_special_tokens
 from pathways_lite.recipe import (
     CheckpointRef,
     Continue,
@@ -54,10 +54,10 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
 
 def _resolve_stage(stage: Stage) -> Stage:
     store = open_store(stage.data.corpus)
-    require(store, stage.data, stage.model.vocab_size)
+    require_compatible(store, stage.data, stage.model.vocab_size)
     data = stage.data.model_copy(update={"fingerprint": store.fingerprint})
     ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size, "eod": store.eod}
-    objective = with_special_tokens(stage.objective, seq_len=data.seq_len, **ids)
+    objective = resolve_special_tokens(stage.objective, seq_len=data.seq_len, **ids)
     stage = stage.model_copy(update={"data": data, "objective": objective})
     if isinstance(stage.start, Restore):
         model = load_model(stage.start.path)
@@ -79,7 +79,7 @@ def resolve_checkpoint_refs(stage: Stage, before: Recipe) -> Stage:
     """
     if (reference := reference_of(stage)) is not None:
         stage = _with_reference(stage, _resolve_reference(stage, reference, before))
-    if (mixture := stage.data.mixture) is not None and mixture.learned:
+    if (mixture := stage.data.mixture) is not None and mixture.learned_weights:
         stage = _with_mixture(stage, _map_learned(mixture, lambda weights: _resolve_learned(stage, weights, before)))
     return stage
 
@@ -158,7 +158,7 @@ def _map_learned(mixture: DataMixture, change: Callable[[LearnedWeights], Learne
 def with_learned_weights(recipe: Recipe, index: int, run: RunDirectory) -> Recipe:
     """Fill the weights that earlier stages have learned into the mixture of stage `index`."""
     stage = recipe.stages[index]
-    if stage.data.mixture is None or not stage.data.mixture.unknown:
+    if stage.data.mixture is None or not stage.data.mixture.untrained_stages:
         return recipe
 
     def fill(learned: LearnedWeights) -> LearnedWeights:
@@ -208,7 +208,7 @@ def _checkpoint_refs(stage: Stage) -> Iterator[CheckpointRef]:
     if (reference := reference_of(stage)) is not None:
         yield reference
     if stage.data.mixture is not None:
-        yield from stage.data.mixture.learned
+        yield from stage.data.mixture.learned_weights
 
 
 def _ancestors(recipe: Recipe, index: int, *, with_references: bool = True) -> set[int]:

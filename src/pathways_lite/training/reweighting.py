@@ -12,7 +12,7 @@ import optax
 
 from pathways_lite import models
 from pathways_lite.batch import Batch
-from pathways_lite.data.mixture import loss_weights, weights_of
+from pathways_lite.data.mixture import loss_weights, phase_shares
 from pathways_lite.data.pipeline import windows_per_domain
 from pathways_lite.errors import UserError
 from pathways_lite.methods import domain_weights, reweighting
@@ -39,7 +39,7 @@ def build_sample_weights(spec: StageSpec, layout: Layout) -> SampleWeights | Non
     return SampleWeights(
         weigh=stateless(reweighting.weights_by_clock(rule, spec.timeline, factors)),
         statistics=lambda weights, batch, memory: reweighting.statistics(weights, batch),
-        rows=rule.rows,
+        rows=rule.num_kept_rows,
         reference_fn=_reference_fn(spec.stage, layout),
         place=layout.constrain_batch,
     )
@@ -78,7 +78,7 @@ def _active_domains(spec: StageSpec) -> np.ndarray:
     windows = windows_per_domain(spec.store, data.seq_len)
     read = np.asarray(windows) > 0
     if data.mixture is not None:
-        read = np.any(np.asarray(weights_of(data.mixture, windows, names, spec.timeline)) > 0, axis=0)
+        read = np.any(np.asarray(phase_shares(data.mixture, windows, names, spec.timeline)) > 0, axis=0)
     if (target := getattr(spec.stage.domain_weights, "target", None)) is not None:
         if target not in [name for name, is_read in zip(names, read, strict=True) if is_read]:
             raise UserError(

@@ -25,7 +25,7 @@ from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
 from pathways_lite.signals import StopSignals
 from pathways_lite.tracking.formatting import si
-from pathways_lite.tracking.log import RunLog, SilentLog
+from pathways_lite.tracking.log import NullLog, RunLog
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.run_data import NOT_COMPARABLE
@@ -108,7 +108,7 @@ def train_stage(components: Components, context: RunContext) -> None:
             trainer.metric_writer.happened("interrupt", trainer.step, trainer.timer.seconds)
             raise
         phase = "comparing with compressors, writing samples"
-        with trainer.progress.phase(phase), context.watchdog.pause(phase):
+        with trainer.progress.show_phase(phase), context.watchdog.pause(phase):
             params = components.evaluated_params(trainer.state.opt_state, trainer.state.params, trainer.step)
             peak = machine_peak(components.stage.model.dtype)
             summary = summarize(components, params, trainer.metric_writer.last_evaluation, peak_flops=peak)
@@ -136,7 +136,7 @@ def _is_trained(spec: StageSpec, run: RunDirectory) -> bool:
     """Whether nothing is left to do. Raises UserError for a stage that another run has to train and has not."""
     directory = run.stage(spec.stage.name)
     if directory.link_target is None:
-        return directory.finished
+        return directory.is_finished
     identity = (directory.summary or {}).get("identity")
     if identity == spec.identity:
         return True
@@ -159,12 +159,12 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
     if (step := coordination.run_on_primary(lambda: checkpoints.newest) or 0) < steps:
         compiler.start(timeline.sequences_at(step))
     if len(spec.store.domains) > 1 and spec.stage.data.mixture is not None:
-        progress.note(_describe_epochs(spec))
-    with progress.phase("preparing"):
-        saved = restore_latest(components, checkpoints, report=progress.note)
+        progress.print_note(_describe_epochs(spec))
+    with progress.show_phase("preparing"):
+        saved = restore_latest(components, checkpoints, report=progress.print_note)
         start = saved or initialize_stage(components, run, context.stop.should_stop)
     timer = Timer(start.seconds)
-    log: RunLog | SilentLog = SilentLog()
+    log: RunLog | NullLog = NullLog()
     if coordination.is_primary():
         log = stack.enter_context(RunLog(directory.path))
     log.truncate_after(saved.step if saved else -1)
@@ -174,7 +174,7 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
     metric_writer = MetricWriter(spec, start, log, trackers, progress)
     if saved:
         checkpoints.delete_after(saved.step)
-        progress.note(f"resuming {directory.path} at step {saved.step:,} of {steps:,}")
+        progress.print_note(f"resuming {directory.path} at step {saved.step:,} of {steps:,}")
         metric_writer.happened("resume", saved.step, saved.seconds)
     services = TrainerServices(
         compiler, checkpoints, metric_writer, progress, timer, context.stop, context.watchdog, context.hooks
@@ -255,8 +255,8 @@ def _describe_sparsity(timeline: Timeline) -> str:
 
 def _describe_epochs(spec: StageSpec) -> str:
     """Say how often the data is read; of a mixture, domain by domain."""
-    if (mixture := spec.stage.data.mixture) is not None and mixture.unknown:
-        return f"how often each domain is read, stage {mixture.unknown[0]!r} has yet to learn"
+    if (mixture := spec.stage.data.mixture) is not None and mixture.untrained_stages:
+        return f"how often each domain is read, stage {mixture.untrained_stages[0]!r} has yet to learn"
     epochs = {name: f"{times:.{0 if times >= 100 else 2}f}" for name, times in spec.epochs.items()}
     if mixture is None:
         return f"{next(iter(epochs.values()))} epochs"

@@ -19,7 +19,7 @@ from pathways_lite.checkpoints import (
     Manifest,
     StreamedArray,
     open_checkpoint,
-    require_complete,
+    require_undamaged,
     write_streamed,
 )
 from pathways_lite.errors import UserError
@@ -53,7 +53,7 @@ class SparseCheckpoint:
 
     def array(self, array: models.ParamSpec, block: int | None = None) -> np.ndarray:
         """Read all of an array of the parameters, or one block [1, ...] of a stacked one."""
-        return self.reader.part(f"params.{array.name}", _index(array, block))
+        return self.reader.read_slice(f"params.{array.name}", _index(array, block))
 
 
 def read_masks(manifest: Manifest, reader: CheckpointReader) -> dict[str, np.ndarray]:
@@ -63,7 +63,7 @@ def read_masks(manifest: Manifest, reader: CheckpointReader) -> dict[str, np.nda
         for prefix in MASKS:
             if stored.startswith(prefix):
                 name = stored.removeprefix(prefix)
-                bits = reader.part(stored, tuple(map(slice, info.shape)))
+                bits = reader.read_slice(stored, tuple(map(slice, info.shape)))
                 masks[name] = unpack_np(bits, manifest.arrays[f"params.{name}"].shape[-1])
     return masks
 
@@ -102,7 +102,7 @@ def convert_sparse(trained: TrainedModel, out: Path, report: Callable[[str], Non
         streamed = {f"params.{array.name}": _stream_compact(source, array, compact) for array in arrays}
     for name, array in streamed.items():
         report(f"{name} {list(array.shape)} {array.dtype}")
-    check = functools.partial(require_complete, trained.path, source.reader)
+    check = functools.partial(require_undamaged, trained.path, source.reader)
     meta = initial_meta(spec, trained.cursor_for(spec.stage), trained.cost, trained.manifest.digest)
     return write_streamed(out, 0, streamed, meta, check)
 

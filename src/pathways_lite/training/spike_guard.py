@@ -54,7 +54,7 @@ class Rewind(NamedTuple):
         size nor an earlier skip can bring back a batch from around a spike.
         """
         step, batches = self.skip
-        read = cursor.end(timeline, self.spike + 1) - cursor.end(timeline, self.to_step)
+        read = cursor.end_example(timeline, self.spike + 1) - cursor.end_example(timeline, self.to_step)
         return max(batches * timeline.sequences_at(step), read)
 
 

@@ -136,7 +136,7 @@ def training_flops_per_token(stage: Stage) -> int:
         rule,
         training=training,
         reference=flops_per_token(reference, stage.data.seq_len) if reference is not None else 0,
-        ahead=any(needs_full_batch_losses(rule.rows(n), n, stage.microbatch) for _, n in stage.ramp.steps),
+        ahead=any(needs_full_batch_losses(rule.num_kept_rows(n), n, stage.microbatch) for _, n in stage.ramp.steps),
     )
 
 

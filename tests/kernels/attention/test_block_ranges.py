@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.attention_contract import random_spans
-from pathways_kernels.attention.block_ranges import of_keys, padded_spans, query_block_ranges
+from pathways_kernels.attention.block_ranges import key_block_ranges, padded_spans, query_block_ranges
 from pathways_kernels.attention.spans import causal, dense_mask, from_segments, intersect, window
 
 T, S, Tc, Sc = 24, 21, 4, 8
@@ -45,7 +45,7 @@ def test_ranges_contain_every_allowed_pair_and_full_blocks_need_no_mask(seed, ki
     padded = padded_spans(spans, S, T)
     # Some queries are after the last key and see nothing: the ranges of their blocks are safe but may be too large.
     exact = kind != 0 and bool(dense_mask(spans, S).any(2).all())
-    check(np.asarray(of_keys(padded, Tc, Sc)), any_allowed, all_allowed, exact)
+    check(np.asarray(key_block_ranges(padded, Tc, Sc)), any_allowed, all_allowed, exact)
     check(
         np.asarray(query_block_ranges(padded, Tc, Sc, m)),
         *(x.swapaxes(1, 2) for x in (any_allowed, all_allowed)),
@@ -59,4 +59,4 @@ def test_padding_and_empty_intervals_affect_no_range():
     np.testing.assert_array_equal(padded.start, [[3, 8, 8, 0, 8, 8]])
     np.testing.assert_array_equal(padded.stop, [[6, 0, 0, 2, 0, 0]])
     assert padded.start.dtype == jnp.int32
-    np.testing.assert_array_equal(of_keys(padded, 2, 4), [[[0, 2, 2, 2], [0, 1, 1, 1], [2, 2, 2, 2]]])
+    np.testing.assert_array_equal(key_block_ranges(padded, 2, 4), [[[0, 2, 2, 2], [0, 1, 1, 1], [2, 2, 2, 2]]])

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers.attention_contract import SCALE, AttentionContract, Shape, arrays, assert_close, kinds_of_spans, run
+from helpers.attention_contract import SCALE, AttentionContract, Shape, arrays, assert_close, run, training_spans
 from pathways_kernels.attention import Spans, attention, chunked, one_block
 from pathways_kernels.attention.blocks import accelerator_blocks
 from pathways_kernels.attention.common import LogitTransform
@@ -33,7 +33,7 @@ class TestChunked(AttentionContract):
         """Run the programs for accelerators on the CPU, where no other test would reach them."""
         shape = Shape(2, length, length, 4, 2, 8, soft_cap=None if length == 40 else 2.0, dtype=dtype)
         q, k, v, d_out = arrays(shape)
-        spans = Spans(*map(jnp.asarray, kinds_of_spans(np.random.default_rng(7), shape.B, shape.T, shape.S)))
+        spans = Spans(*map(jnp.asarray, training_spans(np.random.default_rng(7), shape.B, shape.T, shape.S)))
         b = accelerator_blocks(shape.B, shape.T, shape.S, shape.H)
 
         @jax.jit

@@ -74,7 +74,7 @@ def test_a_chain_resumes_exactly_reads_what_was_learned_and_pays_for_everything(
     kept = Recipe.model_validate(meta["final"]["recipe"])
     mixture = kept.stages[2].data.mixture
     assert mixture is not None
-    (learned,) = mixture.learned
+    (learned,) = mixture.learned_weights
     assert dict(learned.weights or ()) == pytest.approx(mean, rel=1e-5)
     assert stage_identity(kept, 2) == stage_identity(resolve_recipe(recipe), 2)  # known before the weights are
 

@@ -50,7 +50,7 @@ def test_a_cooldown_resumes_exactly_and_says_how_often_each_domain_will_be_seen(
     cursor = found.cursor_for(more)
     assert sum(cursor.consumed) == 10 + 7 * 4  # all that the stage has read
     plain = more.model_copy(update={"data": more.data.model_copy(update={"mixture": None})})
-    assert found.cursor_for(plain).read == 0
+    assert found.cursor_for(plain).sequences_read == 0
     meta = read_manifest(CheckpointManager(tmp_path / "whole" / "base" / "checkpoints").path(12)).meta
     assert meta["cursor"] == {"first_sequence": 0, "skips": []}
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 from datasketch import MinHash, MinHashLSH
 
-from pathways_lite.keyed import GOLDEN_GAMMA, mix
+from pathways_lite.keyed import GOLDEN_GAMMA, splitmix64
 
 _BLOCK = 1 << 14  # shingles hashed at once
 
@@ -65,7 +65,7 @@ def shingles(text: str, length: int) -> np.ndarray:
     length = min(length, len(characters))
     hashes = np.zeros(len(characters) - length + 1, np.uint64)
     for i in range(length):
-        hashes = mix(hashes + characters[i : len(characters) - length + 1 + i] + GOLDEN_GAMMA)
+        hashes = splitmix64(hashes + characters[i : len(characters) - length + 1 + i] + GOLDEN_GAMMA)
     return np.unique(hashes.astype(np.uint32))
 
 

@@ -38,7 +38,7 @@ LAWS: dict[str, Law] = {law.name: law for module in MODULES for law in vars(modu
 FAMILIES: dict[str, Callable[[tuple[str, ...]], Law]] = {"mixing": mixing.mixing_law}
 
 
-def find(name: str) -> Law:
+def find_law(name: str) -> Law:
     """Return the law of that name. Raises UserError, with all names, for an unknown one."""
     family, _, columns = name.partition(":")
     if family in FAMILIES:
