@@ -30,5 +30,5 @@ def random_words(key: np.ndarray, stream: int, index: np.ndarray) -> np.ndarray:
 
 
 def uniform(key: np.ndarray, stream: int, index: np.ndarray) -> np.ndarray:
-    """Return `words` as float64 in [0, 1)."""
+    """Return `random_words` as float64 in [0, 1)."""
     return (random_words(key, stream, index) >> np.uint64(11)) * 2.0**-53

@@ -28,7 +28,7 @@ def merge(
 ) -> None:
     """Average the parameters of checkpoints of one model; a stage then starts from it by `Restore(path=OUT)`.
 
-    Arrays are read, averaged in float32 and written in chunks. In a recipe the same is `start=Merge(of=(...))`.
+    Arrays are read, averaged in float32 and written in chunks. In a recipe: `start=Merge(checkpoints=(...))`.
 
     Examples:
 
