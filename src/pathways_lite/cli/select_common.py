@@ -16,6 +16,7 @@ from rich.text import Text
 
 from pathways_lite.cli.common import count_progress
 from pathways_lite.data.documents import Skipped
+from pathways_lite.data.inspect import sample_document
 from pathways_lite.data.selection import Origin, Selection, TrainingDocuments, require_directory, training_documents
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import Split, Store, open_store
@@ -23,7 +24,6 @@ from pathways_lite.errors import UserError
 from pathways_lite.tracking.formatting import duration, si
 
 if TYPE_CHECKING:
-    from pathways_lite.data.inspect import sample_document
     from pathways_lite.evaluation.document_scores import Pooling
 
 HELD_OUT = "held-out:"
