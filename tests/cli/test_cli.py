@@ -1,4 +1,4 @@
-"""Every verb on a tiny run; a user's mistake is a sentence and exit status 2."""
+"""Every command on a tiny run; a user's mistake is a sentence and exit status 2."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def test_help_teaches(words: list[str]) -> None:
 
 
 def test_help_needs_no_jax(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Help and completion must come at once."""
+    """Help and completion must be fast."""
     loaded = [name for name in sys.modules if name == "jax" or name.startswith("jax.")]
     for name in loaded:
         monkeypatch.delitem(sys.modules, name)
@@ -80,7 +80,7 @@ def test_runs_lists_state(runs_directory: Path) -> None:
     assert set(row["bits_per_byte"]) == {"poems", "tales"}
 
 
-def test_no_runs_says_how_to_make_one(tmp_path: Path) -> None:
+def test_without_runs_the_list_says_how_to_make_one(tmp_path: Path) -> None:
     assert "pathways-lite train" in invoke("runs", tmp_path).output
 
 
@@ -159,7 +159,7 @@ def test_data_build_and_inspect(tmp_path: Path) -> None:
 def test_data_select_by_a_model(
     method: str, options: list[object], runs_directory: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    """Documents are selected, told of, and made a corpus."""
+    """Documents are selected, described, and built into a corpus."""
     (tmp_path / "like.txt").write_text("the river of stone")
     options = [str(tmp_path / "like.txt") if option == "TEXT" else option for option in options]
     out = tmp_path / "chosen.jsonl"

@@ -42,10 +42,10 @@ def test_gpus_get_an_analytic_estimate_labelled_as_one(recipe: Path) -> None:
     output = invoke(recipe, "--topology", "gpu:8xh100").stdout
     for text in ("analytic estimate, nothing is compiled", "fits", "at most 65%: assumed share", "MFU", "GPU-hours"):
         assert text in output
-    found = json.loads(invoke(recipe, "--topology", "gpu:8xh100", "--json").stdout)
-    assert found["method"] == "analytic"
-    assert found["mesh"]["fsdp"] == 8
-    assert found["steps"]["fast"]["seconds"] <= found["steps"]["slow"]["seconds"]
+    values = json.loads(invoke(recipe, "--topology", "gpu:8xh100", "--json").stdout)
+    assert values["method"] == "analytic"
+    assert values["mesh"]["fsdp"] == 8
+    assert values["steps"]["fast"]["seconds"] <= values["steps"]["slow"]["seconds"]
 
 
 def test_rules_show_shardings_without_compiling(recipe: Path) -> None:
@@ -125,24 +125,26 @@ def test_a_step_is_compiled_for_a_tpu_once_and_estimated(recipe: Path, tmp_path:
         assert text in shown.stdout
     assert picture.stat().st_size > 10_000
 
-    found = json.loads(plan("--json").stdout.splitlines()[-1])  # from the cache
-    assert found["mesh"] == {"pod": 1, "data": 1, "fsdp": 8, "context": 1, "tensor": 1}
-    memory = found["program"]["memory"]
-    assert memory["parameters"] == pytest.approx(found["parameters"] * 4 / 8, rel=0.02)
+    values = json.loads(plan("--json").stdout.splitlines()[-1])  # from the cache
+    assert values["mesh"] == {"pod": 1, "data": 1, "fsdp": 8, "context": 1, "tensor": 1}
+    memory = values["program"]["memory"]
+    assert memory["parameters"] == pytest.approx(values["parameters"] * 4 / 8, rel=0.02)
     assert memory["optimizer"] == pytest.approx(2 * memory["parameters"], rel=0.01)
     assert 0 < memory["padding"] < memory["parameters"]  # small arrays
-    assert found["program"]["unknown_loops"] == []
-    assert {one["kind"] for one in found["program"]["lookups"]} == {"gather", "scatter"}  # of the embedding
-    cycles = found["program"]["cycles"]
+    assert values["program"]["unknown_loops"] == []
+    assert {entry["kind"] for entry in values["program"]["lookups"]} == {"gather", "scatter"}  # of the embedding
+    cycles = values["program"]["cycles"]
     assert cycles["layers, backward"] > cycles["layers, forward"] > 0
-    gathers = [one for one in found["program"]["exchanges"] if one["kind"] == "all-gather" and one["axes"] == ["fsdp"]]
-    layers = [one for one in gathers if one["where"] == "layers, forward"]
-    assert sum(one["count"] for one in layers) % 3 == 0
-    assert {one["where"] for one in found["program"]["kernels"]} == {
+    gathers = [
+        entry for entry in values["program"]["exchanges"] if entry["kind"] == "all-gather" and entry["axes"] == ["fsdp"]
+    ]
+    layers = [entry for entry in gathers if entry["where"] == "layers, forward"]
+    assert sum(entry["count"] for entry in layers) % 3 == 0
+    assert {entry["where"] for entry in values["program"]["kernels"]} == {
         "layers, forward", "layers, again", "layers, backward"
     }  # fmt: skip
-    assert all(one["count"] == 3 for one in found["program"]["kernels"])
-    steps = found["steps"]
+    assert all(entry["count"] == 3 for entry in values["program"]["kernels"])
+    steps = values["steps"]
     assert 0 < steps["fast"]["seconds"] <= steps["slow"]["seconds"] < 1
 
     large = plan("stages.base.batch_size=1048576")

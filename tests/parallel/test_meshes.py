@@ -1,4 +1,4 @@
-"""Training on many meshes of eight simulated devices is training on one device, and sends what it has to, no more."""
+"""Training on meshes of eight simulated devices equals training on one device, with the collectives expected."""
 
 import json
 
@@ -30,15 +30,15 @@ def test_loss_gradients_and_training_are_those_of_one_device(trained: dict, mesh
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_so_it_is_with_microbatches_windows_dropout_and_moments(variant: str) -> None:
-    found = outcomes(variant)[variant]
-    assert found["metrics"] < 1e-5
-    assert found["state"] < 1e-4  # moments divide small gradients by small numbers
+def test_microbatches_windows_dropout_and_moments_match_one_device_too(variant: str) -> None:
+    outcome = outcomes(variant)[variant]
+    assert outcome["metrics"] < 1e-5
+    assert outcome["state"] < 1e-4  # moments divide small gradients by small numbers
 
 
 LAYERS, WEIGHTS = 2, 7
 
-# PaLM's block under full recomputation, by the axis that its products' arrays are spread over.
+# PaLM's block under full recomputation, by the axis that shards the arrays of its products.
 OF_WEIGHTS = {
     "all-gather": 2 * LAYERS * WEIGHTS + 1 + 1,  # forward and again backward; the head; the tokens to look up
     "reduce-scatter": LAYERS * WEIGHTS + 1,  # their gradients
@@ -64,29 +64,29 @@ def on(axis: str, *parts: dict[str, int]) -> dict[str, int]:
         ("context x tensor", on("context", OF_WEIGHTS, OF_KEYS) | on("tensor", OF_THE_STREAM)),
     ],
 )
-def test_the_step_sends_what_it_has_to(trained: dict, mesh: str, predicted: dict) -> None:
-    """How often arrays of at least 1 KiB are sent. What is summed whole is of norms, and of heads that all have."""
+def test_the_step_runs_the_expected_collectives(trained: dict, mesh: str, predicted: dict) -> None:
+    """Counts of arrays of at least 1 KiB. Only gradients of norms and of replicated heads are all-reduced."""
     sent = trained[mesh]["collectives"]
     assert {name: count for name, count in sent.items() if not name.startswith("all-reduce")} == predicted
     assert sum(count for name, count in sent.items() if name.startswith("all-reduce")) <= 2 * LAYERS
 
 
-def test_copies_of_the_model_send_gradients_alone(trained: dict) -> None:
+def test_replicas_send_only_gradients(trained: dict) -> None:
     assert set(trained["data"]["collectives"]) == {"all-reduce data"}
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_copies_stay_equal_bit_for_bit(trained: dict, mesh: str) -> None:
+def test_replicas_stay_equal_bit_for_bit(trained: dict, mesh: str) -> None:
     """In both pods of PaLM's mesh, too (section 4)."""
     assert trained[mesh]["copies_equal"]
 
 
 @pytest.mark.parametrize("mesh", ["fsdp", "context", "fsdp x tensor", "context x tensor", "pod x fsdp x tensor"])
-def test_nothing_is_whole_by_accident(trained: dict, mesh: str) -> None:
+def test_nothing_is_replicated_by_accident(trained: dict, mesh: str) -> None:
     """Only vectors (scales of norms, the random key) are on every device."""
     assert {name.rsplit(".", 1)[-1] for name in trained[mesh]["whole"]} <= {"scale", "key"}
 
 
-def test_key_and_value_heads_that_do_not_divide_are_whole(trained: dict) -> None:
+def test_key_and_value_heads_that_do_not_divide_are_replicated(trained: dict) -> None:
     kernels = {name for name in trained["tensor"]["whole"] if not name.endswith(("scale", "key"))}
     assert kernels == {"params.layers.attention.k", "params.layers.attention.v"}

@@ -1,4 +1,4 @@
-"""The model of what collectives take, against the formulas by hand."""
+"""The cost model of collectives, against the formulas by hand."""
 
 from types import SimpleNamespace
 
@@ -14,8 +14,8 @@ GB = 10**9
 
 def mesh_of(machine, *shape):
     """Devices in the order of their coordinates, slices outermost."""
-    places = [(s, c) for s in range(machine.slices) for c in np.ndindex(*machine.shape)]
-    devices = [SimpleNamespace(coords=(*c, 0)[:3], slice_index=s) for s, c in places]
+    positions = [(s, c) for s in range(machine.slices) for c in np.ndindex(*machine.shape)]
+    devices = [SimpleNamespace(coords=(*c, 0)[:3], slice_index=s) for s, c in positions]
     flat = np.empty(len(devices), object)
     flat[:] = devices
     return SimpleNamespace(devices=flat.reshape(shape or (-1,)))
@@ -34,7 +34,7 @@ def seconds(kind, bytes_, groups, machine):
     return cost_model.collective_seconds(collective(kind, bytes_, groups), mesh_of(machine), machine)
 
 
-def test_a_gather_over_a_whole_torus_comes_in_by_all_its_links():
+def test_a_gather_over_a_whole_torus_uses_all_its_links():
     machine = parse_machine("v5p:4x4x4")  # rings in three dimensions, 90 GB/s a link
     everyone = [list(range(64))]
     assert seconds("all-gather", GB, everyone, machine).ici == pytest.approx(1 * 63 / 64 / (6 * 90))
@@ -50,18 +50,18 @@ def test_a_side_is_a_ring_or_a_line_or_shared():
     assert seconds("all-gather", GB, column, ring).ici == pytest.approx(3 / 4 / (2 * 90))
     assert seconds("all-gather", GB, column, line).ici == pytest.approx(3 / 4 / 90)
     assert seconds("all-gather", GB, [[0, 1]], ring).ici == pytest.approx(1 / 2 / 90)  # a part of the ring
-    every_other = [[0, 2], [1, 3]]  # two rings in one: each has half of it
+    every_other = [[0, 2], [1, 3]]  # two rings share the links: each has half of them
     assert seconds("all-gather", GB, every_other, ring).ici == pytest.approx(1 / 2 / 90)
-    neighbours = seconds("collective-permute", GB, [[0, 1]], ring)
-    assert neighbours.ici == pytest.approx(1 / 90)
+    neighbors = seconds("collective-permute", GB, [[0, 1]], ring)
+    assert neighbors.ici == pytest.approx(1 / 90)
 
 
-def test_members_that_form_no_box_are_taken_for_a_line():
+def test_members_that_do_not_form_a_box_count_as_a_line():
     machine = parse_machine("v5p:4x4x4")
     assert seconds("all-gather", GB, [[0, 1, 4, 21]], machine).ici == pytest.approx(3 / 4 / 90)
 
 
-def test_between_slices_each_chip_has_its_part_of_a_host():
+def test_between_slices_each_chip_has_a_quarter_of_its_host():
     machine = parse_machine("v5p:4x4x4", 2)  # 25 GB/s per host of four
     across = seconds("all-reduce", GB, [[0, 64]], machine)
     assert across == cost_model.CollectiveSeconds(0.0, pytest.approx(2 / 2 / (25 / 4)))

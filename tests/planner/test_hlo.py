@@ -1,4 +1,4 @@
-"""Reading optimised HLO: loops rolled up, collectives with their groups, in every form the compilers write them."""
+"""The HLO parser: counts inside loops, collectives and their groups, in every form that the compilers write."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pathways_lite.planner import hlo
 from pathways_lite.planner.collectives import collectives, counts, mesh_axes, parse_groups
 
 # As the TPU compiler writes a scan of 8 layers: no known_trip_count, counters through copies, a reduce-scatter as a
-# fusion, a gather that goes on during a matrix product, one on the sparse cores, a Pallas kernel.
+# fusion, a gather that overlaps with a matrix product, one on the sparse cores, a Pallas kernel.
 TPU = """HloModule jit_step, is_scheduled=true, entry_computation_layout={()->f32[]}, num_partitions=8
 
 %add (x: bf16[], y: bf16[]) -> bf16[] {
@@ -81,17 +81,15 @@ MESH = SimpleNamespace(axis_names=("fsdp", "tensor"), devices=np.zeros((4, 2)))
 
 
 def test_collectives_of_a_tpu_program_count_once_each_per_layer():
-    found = collectives(TPU)
-    assert [
-        (one.kind, one.count, one.operand_bytes, one.result_bytes, one.asynchronous, one.where) for one in found
-    ] == [
+    ops = collectives(TPU)
+    assert [(op.kind, op.count, op.operand_bytes, op.result_bytes, op.asynchronous, op.where) for op in ops] == [
         ("all-gather", 8, 1024, 4096, True, "jit(step)/gather"),
         ("all-gather", 8, 1024, 4096, True, "jit(step)/sparse"),
         ("reduce-scatter", 8, 4096, 1024, False, "jit(step)/scatter"),
     ]
-    # The first goes on during fusion.9, the second during nothing that is estimated.
-    assert [one.cycles_meanwhile for one in found] == [500, 0, 0]
-    assert all(mesh_axes(one.groups, MESH) == ("fsdp",) and one.group_size == 4 for one in found)
+    # The first overlaps with fusion.9, the second with nothing that has an estimate.
+    assert [op.cycles_meanwhile for op in ops] == [500, 0, 0]
+    assert all(mesh_axes(op.groups, MESH) == ("fsdp",) and op.group_size == 4 for op in ops)
     assert counts(TPU, MESH) == {("all-gather", ("fsdp",)): 16, ("reduce-scatter", ("fsdp",)): 8}
     assert counts(TPU, MESH, at_least=5000) == {}
 

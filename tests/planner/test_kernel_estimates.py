@@ -1,4 +1,4 @@
-"""Described TPUs, and what the compiler says of kernels for them (needs the extra `tpu`)."""
+"""Described TPUs, and libtpu's estimates of kernels for them (needs the extra `tpu`)."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from pathways_lite.planner.chips import traced_for
 
 
 @pytest.mark.parametrize("chip", TPUS)
-def test_kernels_are_told_what_they_are_traced_for(chip):
+def test_kernels_see_the_chip_they_are_traced_for(chip):
     assert block_sizes.chip()[0] == ""
     with traced_for(chip):
         assert block_sizes.chip()[0] == chip
@@ -25,9 +25,9 @@ from pathways_lite.chips import TPUS
 from pathways_lite.planner.chips import device, quiet_libtpu
 quiet_libtpu()
 for name, chip in TPUS.items():
-    found = device(name)
-    assert found.device_kind == chip.device_kind, (name, found.device_kind)
-    assert found.num_cores == chip.cores, (name, found.num_cores)
+    described = device(name)
+    assert described.device_kind == chip.device_kind, (name, described.device_kind)
+    assert described.num_cores == chip.cores, (name, described.num_cores)
 """
 
 PROFILE = """
@@ -54,7 +54,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.libtpu
-def test_the_devices_are_what_the_table_says():
+def test_described_devices_match_the_table():
     done = run(DEVICES)
     assert done.returncode == 0, done.stderr
 
@@ -73,5 +73,5 @@ def test_vector_memory_is_two_blocks_in_and_two_out():
 
 
 @pytest.mark.libtpu
-def test_a_kernel_that_is_not_there_is_named():
+def test_a_missing_kernel_is_answered_with_those_there_are():
     assert "the program's kernels: double.1" in run(PROFILE, "cycles", "8192", "triple").stderr

@@ -1,4 +1,4 @@
-"""The arithmetic of a plan on a program made up for it, and what is read from a compiled step."""
+"""The arithmetic of a plan on an artificial program, and the reading of a compiled step."""
 
 import json
 from collections import Counter
@@ -56,25 +56,25 @@ PLAN = StepPlan(
 )
 
 
-def test_what_overlaps_bounds_the_step():
+def test_overlap_bounds_the_step():
     assert PLAN.compute_seconds == pytest.approx(5 * 0.1 + 0.1 + 0.05)
     assert PLAN.slow == pytest.approx(0.65 + 0.45)
-    assert PLAN.fast == pytest.approx(0.65 + 0.02 + 0.15)  # the asynchronous one is hidden but for a little
+    assert PLAN.fast == pytest.approx(0.65 + 0.02 + 0.15)  # the asynchronous one is mostly hidden
     assert PLAN.ideal == pytest.approx(0.65 + 0.05)
     longer = replace(PROGRAM, exchanges=(exchange("all-gather", ("fsdp",), 0.9, 0.9),))
     assert replace(PLAN, program=longer).ideal == pytest.approx(0.9)
 
 
 def test_rates_follow_from_the_step():
-    found = PLAN.rates(0.5)
-    assert found.tokens_per_second == 2 * 64 * 1024
-    assert found.mfu == pytest.approx(2 * 64 * 1024 * 7e9 / (64 * 459e12))
-    assert found.mfu_6n == pytest.approx(found.mfu * 6 / 7)
-    assert found.days == pytest.approx(1e12 / (2 * 64 * 1024) / 86400)
-    assert found.chip_hours == pytest.approx(found.days * 24 * 64)
+    rates = PLAN.rates(0.5)
+    assert rates.tokens_per_second == 2 * 64 * 1024
+    assert rates.mfu == pytest.approx(2 * 64 * 1024 * 7e9 / (64 * 459e12))
+    assert rates.mfu_6n == pytest.approx(rates.mfu * 6 / 7)
+    assert rates.days == pytest.approx(1e12 / (2 * 64 * 1024) / 86400)
+    assert rates.chip_hours == pytest.approx(rates.days * 24 * 64)
 
 
-def test_memory_is_held_against_the_chip():
+def test_memory_is_compared_with_the_chip():
     assert PLAN.fits
     large = replace(PROGRAM, memory=PROGRAM.memory._replace(temporaries=94 * GIB))
     assert not replace(PLAN, program=large).fits
@@ -108,17 +108,17 @@ def test_operations_belong_to_parts_of_the_step(op_name, part):
 
 def test_attention_is_estimated_or_assumed(monkeypatch):
     monkeypatch.setattr(plan, "causal_cycles", lambda *_: 1.75e6)
-    (found,) = plan.attention_times(PROGRAM, V5P)
-    assert (found.seconds, found.source) == (pytest.approx(32 * 1e-3), "static profile, causal rows")
-    (found,) = plan.attention_times(PROGRAM, parse_machine("v4:4x4x4"))
-    assert found.source == "static profile, causal rows, cycles of a v5p"
-    (found,) = plan.attention_times(PROGRAM, V5P, estimate=False)
+    (attention,) = plan.attention_times(PROGRAM, V5P)
+    assert (attention.seconds, attention.source) == (pytest.approx(32 * 1e-3), "static profile, causal rows")
+    (attention,) = plan.attention_times(PROGRAM, parse_machine("v4:4x4x4"))
+    assert attention.source == "static profile, causal rows, cycles of a v5p"
+    (attention,) = plan.attention_times(PROGRAM, V5P, estimate=False)
     pairs = 4 * 2 * 4 * 2048 * 2048 / 2
-    assert found.seconds == pytest.approx(32 * 4 * 256 * pairs / (0.6 * 459e12))
-    assert found.source == "assumed: 60% of peak"
+    assert attention.seconds == pytest.approx(32 * 4 * 256 * pairs / (0.6 * 459e12))
+    assert attention.source == "assumed: 60% of peak"
 
 
-def test_the_compilers_complaint_is_read():
+def test_the_compilers_error_is_parsed():
     error = plan.parse_out_of_memory(
         "E1000: the total memory required for HLO temporaries (38.50G) exceeds available HBM (30.75G)."
     )
@@ -126,7 +126,7 @@ def test_the_compilers_complaint_is_read():
     assert plan.parse_out_of_memory("no more memory").needed is None
 
 
-def test_what_was_compiled_is_kept_and_a_misfit_too(monkeypatch, tmp_path):
+def test_compilations_are_cached_and_a_misfit_too(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(plan, "read_program", lambda compiled, *_: compiled)
     compilations = []
@@ -140,8 +140,8 @@ def test_what_was_compiled_is_kept_and_a_misfit_too(monkeypatch, tmp_path):
 
     mesh = SimpleNamespace(shape={"fsdp": 64})
     for _ in range(2):
-        found = plan.compiled_program(lower, None, mesh, V5P, {}, {"stage": 1})
-        assert (found.text, found.aliased_bytes) == ("HloModule é", 7)
+        read = plan.compiled_program(lower, None, mesh, V5P, {}, {"stage": 1})
+        assert (read.text, read.aliased_bytes) == ("HloModule é", 7)
     assert len(compilations) == 1
     plan.compiled_program(lower, None, mesh, V5P, {"flag": "true"}, {"stage": 1})
     assert len(compilations) == 2
@@ -164,7 +164,7 @@ def test_what_was_compiled_is_kept_and_a_misfit_too(monkeypatch, tmp_path):
         plan.compiled_program(lambda: SimpleNamespace(compile=run_out), None, mesh, V5P, {}, {"stage": 3})
 
 
-def test_kept_results_depend_on_the_code(monkeypatch, tmp_path):
+def test_cached_results_depend_on_the_code(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert disk_cache.cached("kind", {"a": 1}, lambda: 5) == 5
     assert disk_cache.cached("kind", {"a": 1}, lambda: 6) == 5
@@ -175,13 +175,13 @@ def test_kept_results_depend_on_the_code(monkeypatch, tmp_path):
     assert disk_cache.cached("kind", {"a": 1}, lambda: 8) == 8
 
 
-def test_without_a_directory_to_write_to_nothing_is_kept(monkeypatch, tmp_path):
+def test_without_a_writable_directory_nothing_is_cached(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert [disk_cache.cached("kind", {}, lambda value=value: value) for value in (1, 2)] == [1, 2]
 
 
-def test_estimates_of_kernels_are_kept(monkeypatch, tmp_path):
+def test_estimates_of_kernels_are_cached(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     calls = []
 
@@ -197,7 +197,7 @@ def test_estimates_of_kernels_are_kept(monkeypatch, tmp_path):
     assert len(calls) == 1
 
 
-def test_of_estimates_that_fail_only_those_that_always_will_are_kept(monkeypatch, tmp_path):
+def test_only_permanent_failures_of_estimates_are_cached(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     answers = iter(
         [
@@ -221,31 +221,31 @@ def test_of_estimates_that_fail_only_those_that_always_will_are_kept(monkeypatch
     kernel_estimates.estimate.cache_clear()
 
 
-# ---- arithmetic alone, and searching ----
+# ---- analytic estimates and search ----
 
 
-def test_rough_arithmetic_moves_in_the_right_direction():
+def test_analytic_estimates_change_in_the_right_direction():
     shape = ModelShape(4096, 32, 1, "dots", None)
-    one = {"pod": 1, "data": 1, "fsdp": 64, "context": 1, "tensor": 1}
-    two = one | {"fsdp": 32, "tensor": 2}
-    base, tensor = (estimate_step(WORK, shape, mesh, V5P, GIB) for mesh in (one, two))
+    fsdp = {"pod": 1, "data": 1, "fsdp": 64, "context": 1, "tensor": 1}
+    fsdp_tensor = fsdp | {"fsdp": 32, "tensor": 2}
+    base, tensor = (estimate_step(WORK, shape, mesh, V5P, GIB) for mesh in (fsdp, fsdp_tensor))
     assert tensor.tensor > base.tensor == 0
     assert tensor.gathers < base.gathers
-    full = estimate_step(WORK, replace(shape, remat="full"), one, V5P, GIB)
+    full = estimate_step(WORK, replace(shape, remat="full"), fsdp, V5P, GIB)
     assert full.compute > base.compute
     assert full.activation_bytes < base.activation_bytes
-    assert estimate_step(WORK, replace(shape, microbatch=16), one, V5P, GIB).gathers == pytest.approx(4 * base.gathers)
+    assert estimate_step(WORK, replace(shape, microbatch=16), fsdp, V5P, GIB).gathers == pytest.approx(4 * base.gathers)
     assert base.fast <= base.slow
     assert base.offload == 0
-    away = estimate_step(WORK, replace(shape, remat="offload"), one, V5P, GIB)
+    offloaded = estimate_step(WORK, replace(shape, remat="offload"), fsdp, V5P, GIB)
     per_chip = 22 * 4096 * 32 * WORK.tokens_per_step / 64  # bytes that dots keeps and offload sends away
-    assert away.offload == pytest.approx(2 * per_chip / V5P.chip.host_link_bytes)
-    assert away.fast > base.fast  # for a model of 1 B parameters PCIe does not keep up
-    copies = estimate_step(WORK, shape, one | {"data": 2, "fsdp": 32}, V5P, GIB)
-    assert copies.sums > base.sums == 0
+    assert offloaded.offload == pytest.approx(2 * per_chip / V5P.chip.host_link_bytes)
+    assert offloaded.fast > base.fast  # for a model of 1 B parameters PCIe does not keep up
+    replicated = estimate_step(WORK, shape, fsdp | {"data": 2, "fsdp": 32}, V5P, GIB)
+    assert replicated.sums > base.sums == 0
 
 
-def test_gpus_talk_faster_inside_a_server():
+def test_gpus_communicate_faster_inside_a_server():
     shape = ModelShape(4096, 32, 1, "dots", None)
     mesh = {"pod": 1, "data": 1, "fsdp": 8, "context": 1, "tensor": 1}
     inside, outside = (
@@ -255,16 +255,16 @@ def test_gpus_talk_faster_inside_a_server():
 
 
 def test_meshes_use_every_chip_once():
-    found = list(enumerate_meshes(64, 2))
-    assert len(found) == len(set(found))
-    for sizes in found:
+    candidates = list(enumerate_meshes(64, 2))
+    assert len(candidates) == len(set(candidates))
+    for sizes in candidates:
         assert sizes.pod == 2
         assert sizes.pod * sizes.data * sizes.fsdp * sizes.context * sizes.tensor == 64
-    assert MeshSizes(2, 1, 8, 1, 4) in found
+    assert MeshSizes(2, 1, 8, 1, 4) in candidates
     assert {sizes.context for sizes in enumerate_meshes(16, 1, contexts=(1, 2))} == {1, 2}
 
 
-def test_the_front_leaves_out_what_is_slower_and_larger():
+def test_the_pareto_front_has_no_dominated_points():
     points = [(1.0, 9.0), (2.0, 5.0), (2.0, 4.0), (3.0, 6.0), (4.0, 1.0)]
     assert pareto_front(points) == [0, 2, 4]
     assert pareto_front([]) == []
@@ -274,7 +274,7 @@ def test_every_policy_gets_its_turn():
     assert interleave([[1, 2, 3], [4], [5, 6]]) == [1, 4, 5, 2, 6, 3]
 
 
-# ---- read from a compiled step ----
+# ---- reading a compiled step ----
 
 
 def test_shards_are_counted_by_their_bytes():
@@ -303,7 +303,7 @@ ENTRY %main (table: f32[4096,48], ids: s32[2048,1], more: f32[2048,48]) -> f32[4
 """
 
 
-def test_what_the_compiler_does_not_estimate_is_modelled_or_counted():
+def test_operations_without_estimates_are_modelled_or_counted():
     module = hlo.parse(LOOKUPS)
     sites = list(hlo.executed(module))
     scatter, gather = cost_model.model_lookups(sites, 1e9)
@@ -315,7 +315,7 @@ def test_what_the_compiler_does_not_estimate_is_modelled_or_counted():
 
 
 @pytest.mark.parametrize("scan", [True, False])
-def test_operations_of_layers_are_told_from_others(scan):
+def test_operations_of_layers_are_distinguished_from_others(scan):
     sizes = {"d_model": 32, "n_layers": 2, "n_heads": 2, "head_dim": 16, "d_ff": 64, "vocab_size": 64}
     config = Model(**sizes, remat="full", scan_layers=scan)
     ids = jax.ShapeDtypeStruct((1, 16), jnp.int32)
@@ -325,6 +325,6 @@ def test_operations_of_layers_are_told_from_others(scan):
         return sum(map(jnp.sum, models.token_losses(config, params, batch)[:2]))
 
     text = jax.jit(jax.grad(loss)).lower(models.abstract_params(config), batch).compile().as_text()
-    found = Counter(step_part(site.op_name) for site in hlo.executed(hlo.parse(text)))
-    assert set(found) >= {"layers, forward", "layers, backward", "layers, again", "embedding and loss"}
-    assert found["layers, backward"] > found["embedding and loss"]
+    counts = Counter(step_part(site.op_name) for site in hlo.executed(hlo.parse(text)))
+    assert set(counts) >= {"layers, forward", "layers, backward", "layers, again", "embedding and loss"}
+    assert counts["layers, backward"] > counts["embedding and loss"]

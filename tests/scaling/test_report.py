@@ -62,9 +62,9 @@ def test_predictions_and_optima_have_intervals(folder: Path) -> None:
     ("arguments", "sentence"),
     [
         (("predict", "FIT", "N=1e9"), "needs D=…"),
-        (("predict", "FIT", "N=1e9", "D=x"), "no number"),
+        (("predict", "FIT", "N=1e9", "D=x"), "is not a number"),
         (("predict", "FIT", "N=-1", "D=1e9"), "positive"),
-        (("optimal", "FIT", "N=1e9"), "compute alone"),
+        (("optimal", "FIT", "N=1e9"), "give only the compute"),
         (("chinchila", "TABLE"), "no law 'chinchila'"),
         (("chinchilla", "TABLE", "N=size_M", "D=tokens", "L=final loss"), "in other units"),
         (("chinchilla", "TABLE"), "no column N"),

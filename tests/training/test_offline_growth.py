@@ -118,7 +118,7 @@ def command(*arguments: str | Path) -> Any:
 
 def test_the_command_shows_the_map_and_grows(source: Path, tmp_path: Path) -> None:
     shown = command(source, tmp_path, "--operator", "direct", "--factor", 2, "--dry-run")
-    assert "the same function at first" in shown.output
+    assert "the same function at the start" in shown.output
     assert "d_model 8 → 16: 8 2 times; 0 new" in shown.output
     assert not list(tmp_path.iterdir())
     done = command(source, tmp_path, "--factor", 2, "start.noise=0.1")

@@ -21,7 +21,7 @@ HALF = Reweighting(rule=TopLosses(fraction=0.5), burn_in=NOW)
 def method(how, **fields):
     """Made once, so that steps with it compile once."""
     of_batch = lambda weights, batch, memory: statistics(weights, batch)  # noqa: E731
-    return SampleWeights(stateless(weights_by_clock(how, TIMELINE)), of_batch, rows=how.rows, **fields)
+    return SampleWeights(stateless(weights_by_clock(how, TIMELINE)), of_batch, rows=how.num_kept_rows, **fields)
 
 
 METHODS = {"row": method(LIN_UPPER), "token": method(LIN_UPPER.model_copy(update={"sample": "token"}))}
