@@ -179,8 +179,8 @@ def _group_along(
     """Group arrays by their units along some axes; `flops`: what a unit saves besides the FLOPs of its weights."""
     members = []
     for array in (arrays[name] for name in names):
-        axis = next(number for number, axis in enumerate(array.axes) if axis in axes)
-        members.append(GroupArray(array, axis + 1))
+        axis = next(axis for axis in array.axes if axis in axes)
+        members.append(GroupArray(array, array.axis_number(axis)))
     weights = sum(math.prod(member.array.shape) for member in members) // units
     return PruneGroup(tuple(members), model.n_layers, units, weights, SAVED_PER_WEIGHT * weights + flops)
 
