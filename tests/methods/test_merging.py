@@ -8,10 +8,10 @@ from pathways_lite.methods.merging import ages, average, greedy_soup, normalized
 
 def test_an_average_is_weighted_and_keeps_its_dtypes():
     trees = [{"a": jnp.float32([0, 4]), "b": jnp.bfloat16([1])}, {"a": jnp.float32([8, 0]), "b": jnp.bfloat16([2])}]
-    found = average(iter(trees), [1, 3])
-    np.testing.assert_array_equal(found["a"], [6, 1])
-    assert found["b"].dtype == jnp.bfloat16
-    assert found["b"] == 1.75
+    merged = average(iter(trees), [1, 3])
+    np.testing.assert_array_equal(merged["a"], [6, 1])
+    assert merged["b"].dtype == jnp.bfloat16
+    assert merged["b"] == 1.75
 
 
 def test_weights_are_relative_and_decay_with_age():

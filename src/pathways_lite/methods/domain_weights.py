@@ -1,16 +1,16 @@
-"""Weights of domains that are learned step by step while a proxy trains: DoReMi and DoGE.
+"""Domain weights that are learned while a proxy model trains: DoReMi and DoGE.
 
 Both keep a distribution alpha over domains, uniform at first, and multiply it in every step by the exponential of
-scores. The proxy's loss is sum_j alpha_j L_j, L_j being the mean over the tokens of domain j in the batch, however
-often it is read; what comes out is the average of alpha over all steps.
+scores. The proxy's loss is sum_j alpha_j L_j, where L_j is the mean over the tokens of domain j in the batch, however
+often the domain is sampled. The result is the average of alpha over all steps.
 
-- DoReMi (Xie et al. 2023, arXiv 2305.10429, algorithm 1): a score is the mean over a domain's tokens of how far the
-  proxy's loss exceeds a reference's, 0 where it does not.
-- DoGE (Fan et al. 2023, arXiv 2310.15393): a score is <grad L_j, h> / |h|, with h the sum of all domains' gradients, or
-  the target's. (The paper's W_j is <grad L_j, h>, and its code divides by the mean norm of the domains' gradients and
-  clips. Divided by the norm of h, a step means the same whatever the scale of gradients.)
+- DoReMi (Xie et al. 2023, arXiv 2305.10429, algorithm 1): a score is the mean excess loss over a domain's tokens:
+  the proxy's loss minus a reference model's, clipped at 0.
+- DoGE (Fan et al. 2023, arXiv 2310.15393): a score is <grad L_j, h> / |h|, where h is the sum of all domains'
+  gradients, or the target domain's gradient. (The paper's W_j is <grad L_j, h>, and its code divides by the mean norm
+  of the domains' gradients and clips. Division by the norm of h makes a step independent of the scale of gradients.)
 
-Shapes: B samples, T positions, D domains. Sums over a batch that is spread over devices are global, by `jit`'s meaning.
+Shapes: B samples, T positions, D domains. Sums over a sharded batch are global, by the semantics of `jit`.
 """
 
 from __future__ import annotations
@@ -25,93 +25,93 @@ from pathways_lite.batch import Batch
 from pathways_lite.methods.reweighting import normalize_weights
 from pathways_lite.recipe import DoGE, DoReMi
 
-_LEAST = 1e-30  # of alpha
+_MIN_ALPHA = 1e-30
 
 
 class DomainWeightState(NamedTuple):
-    """What goes from step to step."""
+    """State that is carried from step to step."""
 
-    weights: Any  # float32 [D], alpha; above 0 for those that take part, for others 0
-    average: Any  # float32 [D], of alpha over the steps so far
-    scores: Any  # float32 [D], each domain's newest, which counts again while a batch has nothing of the domain
+    weights: Any  # float32 [D], alpha; above 0 for active domains, 0 for others
+    average: Any  # float32 [D], mean of alpha over the steps so far
+    scores: Any  # float32 [D], the latest of each domain; used again while batches have no token of the domain
     steps: Any  # int32
 
 
-def init(takes_part: np.ndarray) -> DomainWeightState:
-    """Before the first step: uniform over the domains that take part, bool [D]."""
-    weights = np.asarray(takes_part, np.float32) / np.sum(takes_part)
+def init(active: np.ndarray) -> DomainWeightState:
+    """Return the state before the first step: uniform weights over the `active` domains, bool [D]."""
+    weights = np.asarray(active, np.float32) / np.sum(active)
     return DomainWeightState(weights, np.zeros_like(weights), np.zeros_like(weights), np.int32(0))
 
 
 def share_of_domains(batch: Batch, domains: int) -> jax.Array:
-    """Each domain's share of the batch's tokens with loss, [D]."""
-    sizes = _sums(batch.loss_weights, batch, domains)
+    """Return each domain's fraction of the batch's tokens with loss, [D]."""
+    sizes = _sum_by_domain(batch.loss_weights, batch, domains)
     total = jnp.sum(sizes)
     return sizes / jnp.where(total > 0, total, 1.0)
 
 
 def means_of_domains(losses: jax.Array, batch: Batch, domains: int) -> tuple[jax.Array, jax.Array]:
-    """The mean of `losses` [B, T] over each domain's tokens, 0 where it has none, and its share of tokens; both [D]."""
-    sizes = _sums(batch.loss_weights, batch, domains)
-    means = _sums(batch.loss_weights * losses, batch, domains) / jnp.where(sizes > 0, sizes, 1.0)
+    """Return the mean of `losses` [B, T] over each domain's tokens (0 without any) and its token fraction, both [D]."""
+    sizes = _sum_by_domain(batch.loss_weights, batch, domains)
+    means = _sum_by_domain(batch.loss_weights * losses, batch, domains) / jnp.where(sizes > 0, sizes, 1.0)
     return means, share_of_domains(batch, domains)
 
 
-def _sums(values: jax.Array, batch: Batch, domains: int) -> jax.Array:
-    """`values` [B, T] added up by domain, [D]."""
-    of = batch.domain[:, None] == jnp.arange(domains)
-    return jnp.sum(jnp.where(of, jnp.sum(values, axis=1, keepdims=True), 0.0), axis=0)
+def _sum_by_domain(values: jax.Array, batch: Batch, domains: int) -> jax.Array:
+    """Sum `values` [B, T] by domain, [D]."""
+    is_member = batch.domain[:, None] == jnp.arange(domains)
+    return jnp.sum(jnp.where(is_member, jnp.sum(values, axis=1, keepdims=True), 0.0), axis=0)
 
 
 def token_weights(weights: jax.Array, share: jax.Array, batch: Batch) -> jax.Array:
-    """Weights of rows [B, 1] that make the mean loss sum_j weights_j L_j; their mean per token is 1.
+    """Return row weights [B, 1] under which the mean loss is sum_j weights_j L_j; their mean over tokens is 1.
 
-    All are 0 where no row is of a domain with weight, as in a batch of DoGE's target alone.
+    All are 0 where no row belongs to a domain with weight, as in a batch of DoGE's target alone.
 
     Args:
-      share: of each domain in the batch's tokens, [D].
+      share: each domain's fraction of the batch's tokens, [D].
     """
     size = jnp.sum(batch.loss_weights, axis=1, keepdims=True)
-    found = normalize_weights((weights / jnp.where(share > 0, share, 1.0))[batch.domain][:, None], size)
-    return jnp.where(jnp.sum(weights * share) > 0, found, 0.0)
+    row_weights = normalize_weights((weights / jnp.where(share > 0, share, 1.0))[batch.domain][:, None], size)
+    return jnp.where(jnp.sum(weights * share) > 0, row_weights, 0.0)
 
 
 def update(
-    learned: DomainWeightState, scores: jax.Array, there: jax.Array, step: Any, smoothing: float
+    state: DomainWeightState, scores: jax.Array, has_score: jax.Array, step: Any, smoothing: float
 ) -> DomainWeightState:
-    """One step of exponentiated gradient ascent, along the `scores` [D] of domains that are `there`, bool [D]."""
-    scores = jnp.where(there, scores, learned.scores)
-    part = learned.weights > 0
-    exponent = jnp.where(part, jnp.log(jnp.where(part, learned.weights, 1.0)) + step * scores, -jnp.inf)
-    # Nothing that takes part comes to 0, from where it could not come back.
-    spread = part * jnp.maximum(jax.nn.softmax(exponent), _LEAST)
-    weights = (1.0 - smoothing) * spread + smoothing * part / jnp.sum(part)
-    steps = learned.steps + 1
-    return DomainWeightState(weights, learned.average + (weights - learned.average) / steps, scores, steps)
+    """Take a step of exponentiated gradient ascent along `scores` [D]; `has_score` bool [D]: domains with a new one."""
+    scores = jnp.where(has_score, scores, state.scores)
+    active = state.weights > 0
+    logits = jnp.where(active, jnp.log(jnp.where(active, state.weights, 1.0)) + step * scores, -jnp.inf)
+    # An active domain never reaches 0, as it could not recover.
+    alpha = active * jnp.maximum(jax.nn.softmax(logits), _MIN_ALPHA)
+    weights = (1.0 - smoothing) * alpha + smoothing * active / jnp.sum(active)
+    steps = state.steps + 1
+    return DomainWeightState(weights, state.average + (weights - state.average) / steps, scores, steps)
 
 
 def doremi(
-    rule: DoReMi, excess: jax.Array, batch: Batch, learned: DomainWeightState
+    rule: DoReMi, excess_loss: jax.Array, batch: Batch, state: DomainWeightState
 ) -> tuple[jax.Array, DomainWeightState]:
-    """Weights of rows [B, 1], and what has been learned; `excess` [B, T]: losses less the reference's."""
-    scores, share = means_of_domains(jnp.maximum(excess, 0.0), batch, len(learned.weights))
-    learned = update(learned, scores, share > 0, rule.step, rule.smoothing)
-    return token_weights(learned.weights, share, batch), learned
+    """Return DoReMi's row weights [B, 1] and the new state; `excess_loss` [B, T]: losses minus the reference's."""
+    scores, share = means_of_domains(jnp.maximum(excess_loss, 0.0), batch, len(state.weights))
+    state = update(state, scores, share > 0, rule.step, rule.smoothing)
+    return token_weights(state.weights, share, batch), state
 
 
 def doge(
-    rule: DoGE, rate: Any, scores: jax.Array, there: jax.Array, batch: Batch, learned: DomainWeightState
+    rule: DoGE, learning_rate: Any, scores: jax.Array, has_score: jax.Array, batch: Batch, state: DomainWeightState
 ) -> tuple[jax.Array, DomainWeightState]:
-    """As `doremi`, by the `scores` [D] of gradients, known of domains that are `there`; `rate`: the learning rate."""
-    share = share_of_domains(batch, len(learned.weights))
-    learned = update(learned, scores, there, rate / rule.mu, rule.smoothing)
-    return token_weights(learned.weights, share, batch), learned
+    """Return DoGE's row weights [B, 1] and the new state, from gradient alignments `scores` [D]; see `update`."""
+    share = share_of_domains(batch, len(state.weights))
+    state = update(state, scores, has_score, learning_rate / rule.mu, rule.smoothing)
+    return token_weights(state.weights, share, batch), state
 
 
-def statistics(learned: DomainWeightState) -> dict[str, jax.Array]:
-    """What is logged of it, float32 [D] each."""
+def statistics(state: DomainWeightState) -> dict[str, jax.Array]:
+    """Return the logged statistics, float32 [D] each."""
     return {
-        "domain_weights": learned.weights,
-        "average_domain_weights": learned.average,
-        "domain_scores": learned.scores,
+        "domain_weights": state.weights,
+        "average_domain_weights": state.average,
+        "domain_scores": state.scores,
     }

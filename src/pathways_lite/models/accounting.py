@@ -1,4 +1,4 @@
-"""What a model is made of and what it costs: parameters, model FLOPs, and the share of a machine's peak.
+"""Parameter counts, model FLOPs, and model FLOPs utilization (MFU).
 
 All counts are exact Python integers. A multiply-add is two FLOPs; recomputation (`remat`) is never counted.
 """
@@ -14,7 +14,7 @@ from pathways_lite.recipe import Model
 
 
 def parameter_count(config: Model, *, embedding: bool = True) -> int:
-    """All parameters; with `embedding=False` without the [V, E] matrices (the embedding and an untied head)."""
+    """Count the parameters; `embedding=False` leaves out the [V, E] matrices (the embedding and an untied head)."""
     E, D = config.d_model, config.head_dim
     norms = E if config.block == "parallel" else 2 * E
     if config.qk_norm:
@@ -26,38 +26,38 @@ def parameter_count(config: Model, *, embedding: bool = True) -> int:
 
 
 def flops_per_token(config: Model, seq_len: int) -> int:
-    """Model FLOPs to train on one token (forward and backward), by the formula that PaLM's MFU is defined with."""
+    """Return the model FLOPs of training on one token (forward and backward), as PaLM defines MFU."""
     return palm_flops_per_token(parameter_count(config), config.n_layers, config.n_heads, config.head_dim, seq_len)
 
 
 def palm_flops_per_token(parameters: int, n_layers: int, n_heads: int, head_dim: int, seq_len: int) -> int:
-    """`6 N + 12 L H Q T` (PaLM appendix B): N counts every parameter, attention every pair, causal or not.
+    """Return `6 N + 12 L H Q T` (PaLM appendix B): N counts every parameter, attention every pair, causal or not.
 
-    `seq_len=0` gives the count without attention.
+    `seq_len=0` leaves attention out.
     """
     return 6 * parameters + 12 * n_layers * n_heads * head_dim * seq_len
 
 
 def attended_pairs(config: Model, spans: Spans) -> int:
-    """Query-key pairs that the attention of all layers computes for NumPy `spans` [B, T], windows respected."""
+    """Count the query-key pairs in the attention of all layers, for NumPy `spans` [B, T] and the model's windows."""
     start, stop = np.asarray(spans.start, np.int64), np.asarray(spans.stop, np.int64)
-    slots = np.arange(start.shape[1])
+    positions = np.arange(start.shape[1])
     pattern = config.window or (None,)
     pairs = 0
     for window in pattern:
-        first = start if window is None else np.maximum(start, slots + 1 - window)
+        first = start if window is None else np.maximum(start, positions + 1 - window)
         pairs += int(np.maximum(stop - first, 0).sum())
     return pairs * (config.n_layers // len(pattern))
 
 
 def flops_with_spans(config: Model, tokens: int, attended_pairs: int, *, backward: bool = True) -> int:
-    """FLOPs of the matrix products that training on `tokens` tokens (or only the forward pass) really needs.
+    """Count the FLOPs of the matrix products that training on `tokens` tokens (or the forward pass alone) needs.
 
-    Every weight matrix multiplies every token once, the output matrix included (once, tied or not); looking up an
-    embedding is free. An attended pair costs a D-long product with the key and one with the value, per head.
+    Every weight matrix multiplies every token once, the output matrix included, tied or not. Embedding look-up is free.
+    An attended pair costs, per head, a product of length D with the key and one with the value.
 
     Args:
-      attended_pairs: summed over all layers, as the function of that name gives it.
+      attended_pairs: the sum over all layers, from the function of that name.
     """
     weights = config.n_layers * _block_matmul_parameters(config) + config.vocab_size * config.d_model
     forward = 2 * weights * tokens + 4 * config.n_heads * config.head_dim * attended_pairs
@@ -65,7 +65,7 @@ def flops_with_spans(config: Model, tokens: int, attended_pairs: int, *, backwar
 
 
 def mfu(tokens_per_second: Any, flops_per_token: int, peak_flops_per_second: float) -> Any:
-    """Model FLOPs utilisation: the observed throughput over the peak's, `P / flops_per_token` (PaLM appendix B)."""
+    """Return model FLOPs utilization: observed throughput / peak throughput `P / flops_per_token` (PaLM appendix B)."""
     return tokens_per_second * flops_per_token / peak_flops_per_second
 
 

@@ -17,7 +17,7 @@ from pathways_lite.recipe import Model
 
 
 class AttentionArrays(NamedTuple):
-    """Names of the projections whose units are heads, by what they do."""
+    """Names of the projections whose units are attention heads, by their role."""
 
     q: str = "layers.attention.q"
     k: str = "layers.attention.k"
@@ -26,7 +26,7 @@ class AttentionArrays(NamedTuple):
 
 
 class MLPArrays(NamedTuple):
-    """Names of the projections whose units are the MLP's channels, by what they do."""
+    """Names of the projections whose units are MLP channels, by their role."""
 
     gate: str = "layers.mlp.gate"
     up: str = "layers.mlp.up"
@@ -60,6 +60,11 @@ class ParamSpec:
         return len(self.axes) == 1
 
     @property
+    def is_final_norm(self) -> bool:
+        """Whether the array scales the residual stream before the output matrix."""
+        return self.name == FINAL_NORM
+
+    @property
     def is_output(self) -> bool:
         """Whether the array is the output projection of a branch, which writes to the residual stream."""
         return self.stacked and not self.is_scale and self.axes[-1] == "embed"
@@ -71,6 +76,10 @@ class ParamSpec:
             return 1
         read = (size for axis, size in zip(self.axes, self.shape, strict=True) if self.use(axis) is AxisRole.READS)
         return math.prod(read)
+
+    def axis_number(self, axis: str) -> int:
+        """Return the number of a logical axis in the array, the stacked layers counted."""
+        return self.axes.index(axis) + self.stacked
 
     def use(self, axis: str) -> AxisRole:
         """What the array does with the units of one of its axes."""
@@ -94,7 +103,7 @@ def param_specs(model: Model) -> Any:
     return jax.tree.map_with_path(describe, abstract_params(model), logical_axes(model))
 
 
-# ---- what an optimizer reads from logical axes, as the rank of stacked arrays does not tell ----
+# ---- logical axes, for optimizers: the rank of a stacked array does not show what it is ----
 
 Axes = tuple[str, ...]
 """Logical axes of a parameter, e.g. ("layers", "embed", "heads", "head_dim")."""

@@ -1,6 +1,6 @@
-"""Published architectures, and a ladder of small ones in PaLM's shape for experiments on a laptop or a few chips.
+"""Model presets: published architectures, and a ladder of small PaLM models for experiments on a laptop or a few chips.
 
-Their parameter counts are held to the published ones by a test.
+A test compares their parameter counts with the published ones.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Timeline
 from pathways_lite.methods.pruning import DensitySchedule, density_phases, num_kept, prune_groups
-from pathways_lite.methods.pruning.schedules import rounded, updates
+from pathways_lite.methods.pruning.schedules import mask_updates, round_density
 from pathways_lite.recipe import (
     NM,
     AdamW,
@@ -55,10 +55,10 @@ prunes = st.builds(
 @pytest.mark.parametrize(("sparsity", "compression"), [(0.8, 1.995), (0.6, 1.53), (0.4, 1.28), (0.2, 1.12)])
 def test_average_over_final_parameters_with_phases_in_compute(sparsity, compression):
     """The consistency check of The Journey Matters: "2x lossless" at 80 %."""
-    found = DensitySchedule(Prune(sparsity=sparsity))
+    schedule = DensitySchedule(Prune(sparsity=sparsity))
     expected = 1 / ((1 - sparsity) * (0.25 + 0.5 * math.log(1 / (1 - sparsity)) / sparsity + 0.25 / (1 - sparsity)))
-    assert found.mean / found.last == pytest.approx(expected, rel=1e-12)
-    assert round(found.mean / found.last, len(str(compression)) - 2) == compression
+    assert schedule.mean / schedule.final == pytest.approx(expected, rel=1e-12)
+    assert round(schedule.mean / schedule.final, len(str(compression)) - 2) == compression
 
 
 @given(st.floats(0.01, 0.95))
@@ -71,17 +71,17 @@ def test_average_parameters_with_phases_in_steps(sparsity):
 @settings(max_examples=30)
 @given(prunes, st.floats(0, 3))
 def test_tokens_are_the_integral_of_compute_over_cost(prune, fixed):
-    found = DensitySchedule(prune, fixed)
+    schedule = DensitySchedule(prune, fixed)
     middles = (np.arange(2000) + 0.5) / 2000
-    cost = np.array([fixed + found.at(c) if prune.compute == "sparse" else 1.0 for c in middles])
+    cost = np.array([fixed + schedule.density_at(c) if prune.compute == "sparse" else 1.0 for c in middles])
     integral = np.cumsum(1 / cost) / np.sum(1 / cost)
     for index in (499, 999, 1499):
         compute = (index + 1) / 2000
         # A jump of the density may fall anywhere within one of the 2000 pieces.
-        assert found.tokens(compute) == pytest.approx(integral[index], abs=0.02)
-        assert found.compute(found.tokens(compute)) == pytest.approx(compute, abs=1e-9)
-    density = np.array([found.at(c) for c in middles])
-    assert found.mean == pytest.approx(np.sum(density / cost) / np.sum(1 / cost), abs=0.02)
+        assert schedule.tokens_at(compute) == pytest.approx(integral[index], abs=0.02)
+        assert schedule.compute_at(schedule.tokens_at(compute)) == pytest.approx(compute, abs=1e-9)
+    density = np.array([schedule.density_at(c) for c in middles])
+    assert schedule.mean == pytest.approx(np.sum(density / cost) / np.sum(1 / cost), abs=0.02)
 
 
 @settings(max_examples=30)
@@ -108,7 +108,7 @@ def test_the_ledger_counts_what_is_active_in_every_step(prune, every, ramp):
             assert walked.active_parameter_tokens == active
             assert walked.sparse_flops == 6 * active
             assert walked.flops == whole.flops_before(step + 1)
-    assert sparse.phases[-1].density == rounded(1 - prune.sparsity)
+    assert sparse.phases[-1].density == round_density(1 - prune.sparsity)
 
 
 def test_the_ledgers_average_comes_to_the_closed_form():
@@ -159,14 +159,14 @@ def test_the_law_averages_as_the_ledger_does():
     ids=["one shot", "at once", "static", "to dense", "to the end", "rarely"],
 )  # fmt: skip
 def test_when_masks_change(prune, expected):
-    assert updates(DensitySchedule(prune), timeline()) == expected
+    assert mask_updates(DensitySchedule(prune), timeline()) == expected
 
 
 def test_cubic_is_that_of_zhu_and_gupta():
-    found = DensitySchedule(Prune(sparsity=0.8, shape="cubic", begin=0.2, end=0.6))
+    schedule = DensitySchedule(Prune(sparsity=0.8, shape="cubic", begin=0.2, end=0.6))
     for progress in (0.0, 0.3, 1.0):
         expected = 1 - 0.8 * (1 - (1 - progress) ** 3)
-        assert found.at(0.2 + 0.4 * progress) == pytest.approx(expected, abs=1e-12)
+        assert schedule.density_at(0.2 + 0.4 * progress) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_structures_zeros_save_what_computes_with_them():

@@ -12,14 +12,14 @@ from pathways_lite.methods.pruning.pruned_params import pack, unpack, unpack_np
 
 SHAPES = ((3, 4, 5), (1, 7))
 FLOATS = [0.0, -0.0, 1.0, 1.0, 2.5, -3.0, np.inf, -np.inf, np.nan, 1e-40, np.float32(1.0000001)]
-largest = jax.jit(thresholds.largest, static_argnames="together")
+largest = jax.jit(thresholds.select_largest, static_argnames="is_global")
 
 
-def by_sorting(keys, counts, together):
+def by_sorting(keys, counts, is_global):
     """Of equal keys the first, in the order of groups, sets and places."""
     masks = [np.zeros(x.shape, bool) for x in keys]
     every = [(-int(x[at]), group, at) for group, x in enumerate(keys) for at in np.ndindex(x.shape)]
-    if together:
+    if is_global:
         chosen = sorted(every)[: sum(int(c.sum()) for c in counts)]
     else:
         chosen = []
@@ -33,20 +33,20 @@ def by_sorting(keys, counts, together):
 
 @settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([2, 1000, 2**32]), st.floats(0, 1), st.booleans())
-def test_just_as_many_as_sorting_says(seed, top, share, together):
+def test_just_as_many_as_sorting_says(seed, top, share, is_global):
     rng = np.random.default_rng(seed)
     keys = [rng.integers(0, top, shape, np.uint32) for shape in SHAPES]
     sizes = [np.full(len(x), x[0].size) for x in keys]
     counts = [np.uint32(np.round(share * rng.random(len(size)) * size)) for size in sizes]
-    found = largest(keys, counts, together=together)
-    for mask, expected in zip(found, by_sorting(keys, counts, together), strict=True):
+    found = largest(keys, counts, is_global=is_global)
+    for mask, expected in zip(found, by_sorting(keys, counts, is_global), strict=True):
         np.testing.assert_array_equal(mask, expected)
 
 
 @given(st.lists(st.sampled_from(FLOATS), min_size=9, max_size=9))
 def test_the_order_of_floats(values):
     """As NumPy sorts them, but NaN below everything; both zeros are one."""
-    keys = np.asarray(thresholds.ordered(jnp.array(values, jnp.float32))).astype(np.int64)
+    keys = np.asarray(thresholds.order_keys(jnp.array(values, jnp.float32))).astype(np.int64)
     values = np.array([-np.inf if np.isnan(x) else x for x in np.float32(values)])
     for i in range(9):
         for j in range(9):
@@ -57,7 +57,7 @@ def test_the_order_of_floats(values):
 
 
 def test_what_is_not_a_number_is_below_everything():
-    keys = np.asarray(thresholds.ordered(jnp.array([np.nan, -np.inf, -1.0, -0.0, 0.0, np.inf], jnp.float32)))
+    keys = np.asarray(thresholds.order_keys(jnp.array([np.nan, -np.inf, -1.0, -0.0, 0.0, np.inf], jnp.float32)))
     assert keys[0] == 0
     assert (np.diff(keys.astype(np.int64)) > 0).tolist() == [True, True, True, False, True]
 
@@ -73,8 +73,8 @@ def test_counts_add_up_beyond_32_bits():
     counts = [np.full(500, 2**31 - 1, np.uint32), np.array([5, 2**31 - 2], np.uint32)]
     (total,) = thresholds._total(counts)
     assert (int(total.high) << 16) + int(total.low) == sum(int(c.astype(np.uint64).sum()) for c in counts)
-    assert not total.not_below(thresholds.Count(total.high, total.low + 1))
-    assert total.not_below(thresholds.Count(total.high - 1, jnp.uint32(2**16 - 1)))
+    assert not total.is_at_least(thresholds.Count(total.high, total.low + 1))
+    assert total.is_at_least(thresholds.Count(total.high - 1, jnp.uint32(2**16 - 1)))
 
 
 @pytest.mark.parametrize("size", [1, 8, 13, 24])

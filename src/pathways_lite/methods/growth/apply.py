@@ -21,7 +21,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.methods.growth.ligo import apply_maps, initial_maps
 from pathways_lite.methods.growth.operators import plan_operator
 from pathways_lite.methods.growth.plan import Fill, GrowthPlan, Treatment, Units
-from pathways_lite.models.params import FINAL_NORM, AxisRole, ParamSpec, param_specs
+from pathways_lite.models.params import AxisRole, ParamSpec, param_specs
 from pathways_lite.recipe import Grow, LiGO, Model, Operator
 
 Placement = Callable[[jax.Array, tuple[str, ...], int | None], jax.Array]
@@ -81,7 +81,7 @@ class ParamGrower:
         """The factor of copies along an axis."""
         stream = self.array.axes[axis] == "embed" and not self.plan.masked
         written = self.plan.stream / np.sqrt(units.copies) if stream else np.ones(units.index.shape)
-        if self.array.name == FINAL_NORM:
+        if self.array.is_final_norm:
             scale = self._along(axis, self._logit_scale()) * self._along(axis, 1.0 / written)
             return scale * self._tied_factor(units, axis, written)
         if role is AxisRole.WRITES:

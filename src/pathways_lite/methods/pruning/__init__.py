@@ -1,4 +1,4 @@
-"""Sparse pre-training: weights that are zero, more and more of them while a model is trained (docs/sparse.md)."""
+"""Sparse pre-training: prune a growing share of the weights while the model trains (docs/sparse.md)."""
 
 from pathways_lite.methods.pruning.schedules import DensitySchedule, num_kept
 from pathways_lite.methods.pruning.structures import (

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 
-from pathways_lite.models.params import ATTENTION, MLP, ParamSpec
+from pathways_lite.models.params import ATTENTION, MLP, ParamSpec, param_specs
 from pathways_lite.recipe import NM, Model
 
 Masks = Mapping[str, np.ndarray]
@@ -38,18 +39,22 @@ class CompactModel:
 def compact_model(model: Model, masks: Masks) -> CompactModel:
     """Find the units that are alive: at least one block, and in each as many heads and channels as any block needs."""
 
-    def alive(name: str, axis: int, units: int) -> np.ndarray:
-        """Which units of an array have an active weight, [layers, units]."""
-        if (mask := masks.get(name)) is None:
-            return np.ones((model.n_layers, units), bool)
-        return mask.any(axis=tuple(other for other in range(mask.ndim) if other not in (0, axis)))
+    arrays = {array.name: array for array in jax.tree.leaves(param_specs(model))}
 
-    queries, rows = alive(ATTENTION.out, 1, model.n_heads), alive(MLP.down, 1, model.d_ff)
+    def alive(name: str, axis: str) -> np.ndarray:
+        """Return which units of an array along a logical axis have an active weight, [layers, units]."""
+        array = arrays[name]
+        if (mask := masks.get(name)) is None:
+            return np.ones((model.n_layers, array.shape[array.axes.index(axis)]), bool)
+        reduced = set(range(mask.ndim)) - {0, array.axis_number(axis)}
+        return mask.any(axis=tuple(reduced))
+
+    queries, rows = alive(ATTENTION.out, "heads"), alive(MLP.down, "mlp")
     blocks = _numbers_of_alive((queries.any(axis=1) | rows.any(axis=1))[None])[0]
-    channels = rows & alive(MLP.gate, 2, model.d_ff) & alive(MLP.up, 2, model.d_ff)
+    channels = rows & alive(MLP.gate, "mlp") & alive(MLP.up, "mlp")
     shared = model.n_heads // model.n_kv_heads
     groups = queries.reshape(model.n_layers, model.n_kv_heads, shared)
-    values = alive(ATTENTION.v, 2, model.n_kv_heads)
+    values = alive(ATTENTION.v, "kv")
     units = {"mlp": _numbers_of_alive(channels[blocks])}
     if model.n_kv_heads == 1:
         units["heads"] = _numbers_of_alive((groups[:, 0] & values)[blocks])

@@ -1,6 +1,6 @@
-"""What a weight is worth: float32 scores of which the lowest go, out of weights, gradients and sums over steps.
+"""Pruning criteria: float32 scores from weights, gradients and sums over steps; the lowest scores are pruned.
 
-Sums are kept for every prunable weight where a criterion needs them, and spread as the weights are.
+Where a criterion needs sums, there is one for every prunable weight, sharded as the weights are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Criterion = Magnitude | FirstOrder | Movement | RandomScores
 
 
 def accumulate_sums(criterion: Criterion, sums: Weights, weights: Weights, grads: Weights) -> list[jax.Array]:
-    """What is kept from step to step, after one more; nothing where the criterion looks at a single step."""
+    """Add a step to a criterion's sums; [] for criteria that use a single step."""
     match criterion:
         case FirstOrder(decay=decay):
             new = [jnp.abs(w * g) for w, g in zip(weights, grads, strict=True)]
@@ -27,13 +27,13 @@ def accumulate_sums(criterion: Criterion, sums: Weights, weights: Weights, grads
     return []
 
 
-def keeps_sums(criterion: Criterion) -> bool:
-    """Whether `accumulate_sums` has anything to keep."""
+def needs_sums(criterion: Criterion) -> bool:
+    """Whether the criterion has sums over steps."""
     return isinstance(criterion, FirstOrder | Movement)
 
 
 def scores(criterion: Criterion, weights: Weights, sums: Weights, update: jax.Array | int) -> list[jax.Array]:
-    """The weights' scores; `update` (the step) tells random ones apart."""
+    """Score the weights; `update` (the step) seeds random scores."""
     match criterion:
         case Magnitude():
             return [jnp.abs(w) for w in weights]
@@ -42,14 +42,14 @@ def scores(criterion: Criterion, weights: Weights, sums: Weights, update: jax.Ar
     return list(sums)
 
 
-def first_scores(prune: Prune, weights: Weights) -> list[jax.Array]:
-    """Scores before the first step, where there are no gradients yet: magnitudes in their stead."""
-    criterion = Magnitude() if keeps_sums(prune.criterion) else prune.criterion
+def initial_scores(prune: Prune, weights: Weights) -> list[jax.Array]:
+    """Score the weights before the first step: by magnitude, where the criterion needs gradients."""
+    criterion = Magnitude() if needs_sums(prune.criterion) else prune.criterion
     return scores(criterion, weights, [], 0)
 
 
 def random_scores(seed: int, update: jax.Array | int, weights: Weights) -> list[jax.Array]:
-    """Uniform numbers that depend on the seed, the update and a weight's place alone, however weights are spread."""
+    """Draw uniform scores from the seed, the update and a weight's position alone, however weights are sharded."""
     key = jax.random.fold_in(jax.random.key(seed), update)
     keys = [jax.random.fold_in(key, number) for number in range(len(weights))]
     with jax.threefry_partitionable(True):

@@ -1,4 +1,4 @@
-"""The masks of a density: which units stay, which come back. The same way for every structure and criterion."""
+"""Masks of a given density: which units stay and which regrow, for every structure and criterion alike."""
 
 from __future__ import annotations
 
@@ -14,89 +14,94 @@ from pathways_lite.methods.pruning.structures import PruneGroup, input_axis
 from pathways_lite.recipe import NM, Prune
 
 Weights = Sequence[jax.Array]
-"""Something for every weight, an array for each of the groups' members."""
+"""A value for every weight: an array for each of the groups' members."""
 
-FIRST = np.uint32((1 << 32) - 1)
-"""The greatest key: of what is chosen before everything else."""
+HIGHEST = np.uint32((1 << 32) - 1)
+"""The largest key: its units are selected before all others."""
 
 
 @dataclass(frozen=True)
 class MaskBuilder:
-    """Masks on the weights of `groups`, in the order of their members."""
+    """Builds masks on the weights of `groups`, in the order of their members."""
 
     prune: Prune
     groups: tuple[PruneGroup, ...]
 
     @property
-    def grows(self) -> bool:
-        """Whether anything ever comes back."""
+    def regrows(self) -> bool:
+        """Whether pruned units can ever become active again."""
         return self.prune.regrowth is not None or self.prune.sparsity < self.prune.start_sparsity
 
-    def chosen(
-        self, density: jax.Array, scores: Weights, active: Weights, returning: Weights, swapped: jax.Array | float
+    def build(
+        self,
+        density: jax.Array,
+        scores: Weights,
+        active: Weights,
+        regrow_scores: Weights,
+        regrow_fraction: jax.Array | float,
     ) -> list[jax.Array]:
-        """Masks under which just as many units are active as the density says.
+        """Build masks with exactly the number of active units that the density gives.
 
         Args:
           density: int32, in units of 1 / DENSITIES.
-          scores: of the active weights; of their units those with the lowest go.
-          active: masks so far.
-          returning: the inactive units with the highest of these come back, where there are to be more active ones.
-          swapped: share of the units to be active that come back, others going for them. Not looked at, as `returning`,
-            where nothing `grows`.
+          scores: of the active weights; the units with the lowest are pruned.
+          active: the masks so far.
+          regrow_scores: of the inactive weights; the units with the highest regrow, up to the density.
+          regrow_fraction: fraction of the active units that regrown units replace. Ignored, as `regrow_scores`, unless
+            the builder `regrows`.
         """
-        together = self.prune.allocation == "global"
+        is_global = self.prune.allocation == "global"
         counts = [jnp.broadcast_to(thresholds.kept_counts(g.units, density), (g.sets,)) for g in self.groups]
-        living = [units > 0.0 for units in self._units([jnp.float32(mask) for mask in active])]
+        alive = [units > 0.0 for units in self._unit_scores([jnp.float32(mask) for mask in active])]
         keys = [
-            jnp.where(lives, jnp.maximum(thresholds.ordered(units), 1), 0)
-            for units, lives in zip(self._units(scores), living, strict=True)
+            jnp.where(is_alive, jnp.maximum(thresholds.order_keys(units), 1), 0)
+            for units, is_alive in zip(self._unit_scores(scores), alive, strict=True)
         ]
-        if not self.grows:
-            return self._on_weights(thresholds.largest(self._patterned(keys), counts, together=together))
-        fewer = [count - jnp.uint32(swapped * count) for count in counts]
-        stay = thresholds.largest(self._patterned(keys), fewer, together=together)
-        stay = [chosen & lives for chosen, lives in zip(stay, living, strict=True)]  # there may be fewer than that
-        back = [
-            jnp.where(stays, FIRST, jnp.minimum(thresholds.ordered(units), FIRST - 1))
-            for units, stays in zip(self._units(returning), stay, strict=True)
+        if not self.regrows:
+            return self._expand(thresholds.select_largest(self._prefer_pattern(keys), counts, is_global=is_global))
+        stay_counts = [count - jnp.uint32(regrow_fraction * count) for count in counts]
+        stay = thresholds.select_largest(self._prefer_pattern(keys), stay_counts, is_global=is_global)
+        stay = [mask & is_alive for mask, is_alive in zip(stay, alive, strict=True)]  # fewer may be alive
+        regrow_keys = [
+            jnp.where(mask, HIGHEST, jnp.minimum(thresholds.order_keys(units), HIGHEST - 1))
+            for units, mask in zip(self._unit_scores(regrow_scores), stay, strict=True)
         ]
-        return self._on_weights(thresholds.largest(back, counts, together=together))
+        return self._expand(thresholds.select_largest(regrow_keys, counts, is_global=is_global))
 
-    def first(self, density: float, scores: Weights) -> list[jax.Array]:
-        """The masks before the first step."""
-        everything = [jnp.ones(x.shape, bool) for x in scores]
+    def build_initial(self, density: float, scores: Weights) -> list[jax.Array]:
+        """Build the masks before the first step."""
+        all_active = [jnp.ones(x.shape, bool) for x in scores]
         if density == 1.0:
-            return everything
-        return self.chosen(jnp.int32(density * thresholds.DENSITIES), scores, everything, scores, 0.0)
+            return all_active
+        return self.build(jnp.int32(density * thresholds.DENSITIES), scores, all_active, scores, 0.0)
 
-    def active_shares(self, masks: Weights) -> list[jax.Array]:
-        """The share of active weights in each layer's array: float32 [layers, 1, ...], or [1, ...] if not stacked."""
+    def active_fractions(self, masks: Weights) -> list[jax.Array]:
+        """Return the fraction of active weights by layer and array: float32 [layers, 1, ...], or [1, ...]."""
         arrays = [member.array for group in self.groups for member in group.members]
-        over = [tuple(range(array.stacked, mask.ndim)) for array, mask in zip(arrays, masks, strict=True)]
-        return [jnp.mean(mask, axis=axes, keepdims=True) for mask, axes in zip(masks, over, strict=True)]
+        reduced = [tuple(range(array.stacked, mask.ndim)) for array, mask in zip(arrays, masks, strict=True)]
+        return [jnp.mean(mask, axis=axes, keepdims=True) for mask, axes in zip(masks, reduced, strict=True)]
 
-    def _units(self, weights: Weights) -> list[jax.Array]:
-        left = iter(weights)
-        return [group.scores([next(left) for _ in group.members]) for group in self.groups]
+    def _unit_scores(self, weights: Weights) -> list[jax.Array]:
+        remaining = iter(weights)
+        return [group.scores([next(remaining) for _ in group.members]) for group in self.groups]
 
-    def _on_weights(self, units: Weights) -> list[jax.Array]:
-        return [mask for group, chosen in zip(self.groups, units, strict=True) for mask in group.masks(chosen)]
+    def _expand(self, unit_masks: Weights) -> list[jax.Array]:
+        return [mask for group, units in zip(self.groups, unit_masks, strict=True) for mask in group.masks(units)]
 
-    def _patterned(self, keys: list[jax.Array]) -> list[jax.Array]:
-        """Of N:M, those that stay at the end are chosen before all others."""
+    def _prefer_pattern(self, keys: list[jax.Array]) -> list[jax.Array]:
+        """Give the weights that the final N:M pattern keeps the highest key; other structures: no change."""
         pattern = self.prune.structure
         if not isinstance(pattern, NM):
             return keys
         axes = [input_axis(array) + (not array.stacked) for array in (group.members[0].array for group in self.groups)]
-        return [jnp.where(_best(x, axis, pattern), FIRST, x) for x, axis in zip(keys, axes, strict=True)]
+        return [jnp.where(_is_in_pattern(x, axis, pattern), HIGHEST, x) for x, axis in zip(keys, axes, strict=True)]
 
 
-def _best(keys: jax.Array, axis: int, pattern: NM) -> jax.Array:
-    """Which are among the n largest of their m neighbours along an axis, the first of equal ones."""
+def _is_in_pattern(keys: jax.Array, axis: int, pattern: NM) -> jax.Array:
+    """Whether each key is among the n largest of its m neighbors along an axis; the first of equal keys wins."""
     x = keys.reshape(*keys.shape[:axis], -1, pattern.m, *keys.shape[axis + 1 :])
-    mine, theirs = jnp.expand_dims(x, axis + 2), jnp.expand_dims(x, axis + 1)
-    places = jnp.arange(pattern.m)
-    earlier = (places[None, :] < places[:, None]).reshape(pattern.m, pattern.m, *[1] * (keys.ndim - axis - 1))
-    ahead = jnp.sum((theirs > mine) | ((theirs == mine) & earlier), axis=axis + 2)
-    return (ahead < pattern.n).reshape(keys.shape)
+    key, neighbor = jnp.expand_dims(x, axis + 2), jnp.expand_dims(x, axis + 1)
+    positions = jnp.arange(pattern.m)
+    earlier = (positions[None, :] < positions[:, None]).reshape(pattern.m, pattern.m, *[1] * (keys.ndim - axis - 1))
+    rank = jnp.sum((neighbor > key) | ((neighbor == key) & earlier), axis=axis + 2)
+    return (rank < pattern.n).reshape(keys.shape)

@@ -60,7 +60,7 @@ class PrunedParams:
     pruned: tuple[ParamSpec, ...]  # in the order of the groups' members
 
     @classmethod
-    def of(cls, arrays: Any, groups: Sequence[PruneGroup]) -> PrunedParams:
+    def from_groups(cls, arrays: Any, groups: Sequence[PruneGroup]) -> PrunedParams:
         """Build it from `arrays` (`models.param_specs` of the model) and the groups that are pruned."""
         pruned = tuple(member.array for group in groups for member in group.members)
         return cls(jax.tree.structure(arrays), tuple(jax.tree.leaves(arrays)), pruned)
@@ -78,11 +78,11 @@ class PrunedParams:
         named = {array.name: leaf for array, leaf in zip(self.pruned, leaves, strict=True)}
         return jax.tree.unflatten(self.structure, [named.get(a.name, optax.MaskedNode()) for a in self.arrays])
 
-    def unpacked(self, masks: Any, weights: Sequence[jax.Array]) -> list[jax.Array]:
+    def unpack_masks(self, masks: Any, weights: Sequence[jax.Array]) -> list[jax.Array]:
         """List the masks of the pruned arrays in a tree of packed masks."""
         return [unpack(bits, w.shape[-1]) for bits, w in zip(self.pick(masks), weights, strict=True)]
 
-    def masked(self, tree: Any, masks: Sequence[jax.Array], other: Sequence[Any] | None = None) -> Any:
+    def apply_masks(self, tree: Any, masks: Sequence[jax.Array], other: Sequence[Any] | None = None) -> Any:
         """Replace the leaves of a tree like the parameters by zeros, or `other`, where masks are false."""
         filled = zip(self.pruned, masks, other or [0.0] * len(masks), strict=True)
         named = {array.name: (mask, value) for array, mask, value in filled}
@@ -92,7 +92,7 @@ class PrunedParams:
         ]
         return jax.tree.unflatten(self.structure, leaves)
 
-    def moments_masked(self, state: Any, masks: Sequence[jax.Array]) -> Any:
+    def mask_moments(self, state: Any, masks: Sequence[jax.Array]) -> Any:
         """Zero an optimizer's moments where masks are false: leaves with the name and shape of a parameter."""
         named = {array.name: mask for array, mask in zip(self.pruned, masks, strict=True)}
 

@@ -1,9 +1,9 @@
-"""How dense a stage is when, in closed form: in shares of its compute, of its tokens, and step by step.
+"""Density schedules in closed form: density over a stage's compute, over its tokens, and step by step.
 
-Where zeros are skipped a token costs f + rho, with rho the density of the prunable weights, in units of what these cost
-in the dense model, and f what everything else costs. While the share dc of the compute is spent, tokens in proportion
-to dc / (f + rho(c)) are seen: the sparser, the more. Where zeros are computed with, shares of compute and of tokens are
-the same.
+Where zeros are skipped, a token costs f + rho: rho is the density of the prunable weights, and f the cost of everything
+else, in units of what the prunable weights cost in the dense model. Spending the fraction dc of the compute processes
+tokens in proportion to dc / (f + rho(c)): the sparser the model, the more tokens. Where zeros are multiplied like other
+weights, fractions of compute and of tokens are the same.
 """
 
 from __future__ import annotations
@@ -17,119 +17,121 @@ from pathways_lite.ledger import Timeline
 from pathways_lite.recipe import Prune
 
 DENSITIES = 1 << 16
-"""Densities are multiples of one over this: exact in float32, and products with sizes exact in 32-bit integers."""
+"""Densities are multiples of 1 / DENSITIES: exact in float32, and products with sizes exact in 32-bit integers."""
 
 
 @dataclass(frozen=True)
 class DensitySchedule:
     """The density over a stage.
 
-    `fixed`: FLOPs per token that no zeros save, over those of the prunable weights where all are active.
+    Attributes:
+      fixed: FLOPs per token that no zeros save, divided by those of the prunable weights where all are active.
     """
 
     prune: Prune
     fixed: float = 0.0
 
     @property
-    def first(self) -> float:
-        """Before pruning begins."""
+    def initial(self) -> float:
+        """The density before pruning begins."""
         return 1.0 - self.prune.start_sparsity
 
     @property
-    def last(self) -> float:
-        """After it has ended."""
+    def final(self) -> float:
+        """The density after pruning has ended."""
         return 1.0 - self.prune.sparsity
 
-    def at(self, compute: float) -> float:
-        """The density when this share of the compute is spent."""
+    def density_at(self, compute: float) -> float:
+        """Return the density after the fraction `compute` of the compute is spent."""
         prune = self.prune
         if compute < prune.begin:
-            return self.first
+            return self.initial
         if compute >= prune.end:
-            return self.last
-        left = 1.0 - (compute - prune.begin) / (prune.end - prune.begin)
-        return self.last + (self.first - self.last) * left ** (3 if prune.shape == "cubic" else 1)
+            return self.final
+        remaining = 1.0 - (compute - prune.begin) / (prune.end - prune.begin)
+        return self.final + (self.initial - self.final) * remaining ** (3 if prune.shape == "cubic" else 1)
 
-    def tokens(self, compute: float) -> float:
-        """The share of the tokens that is seen when this share of the compute is spent."""
-        return self._tokens(compute) / self._all_tokens
+    def tokens_at(self, compute: float) -> float:
+        """Return the fraction of the tokens processed after the fraction `compute` of the compute is spent."""
+        return self._token_integral(compute) / self._total_integral
 
-    def compute(self, tokens: float) -> float:
-        """The inverse of `tokens`."""
+    def compute_at(self, tokens: float) -> float:
+        """Return the fraction of the compute spent after the fraction `tokens` of the tokens; inverts `tokens_at`."""
         low, high = 0.0, 1.0
         while low < (middle := (low + high) / 2) < high:
-            low, high = (middle, high) if self.tokens(middle) < tokens else (low, middle)
+            low, high = (middle, high) if self.tokens_at(middle) < tokens else (low, middle)
         return high
 
     @property
     def mean(self) -> float:
-        """The density averaged over tokens."""
+        """The mean density over tokens."""
         prune = self.prune
         if prune.compute == "sparse":
-            return 1.0 / self._all_tokens - self.fixed
-        window = self.last + (self.first - self.last) / (4 if prune.shape == "cubic" else 2)
-        return prune.begin * self.first + (prune.end - prune.begin) * window + (1.0 - prune.end) * self.last
+            return 1.0 / self._total_integral - self.fixed
+        window = self.final + (self.initial - self.final) / (4 if prune.shape == "cubic" else 2)
+        return prune.begin * self.initial + (prune.end - prune.begin) * window + (1.0 - prune.end) * self.final
 
     @functools.cached_property
-    def _all_tokens(self) -> float:
-        return self._tokens(1.0)
+    def _total_integral(self) -> float:
+        return self._token_integral(1.0)
 
-    def _tokens(self, compute: float) -> float:
-        """Tokens seen when this share of the compute is spent: the integral of dc / (f + rho(c))."""
+    def _token_integral(self, compute: float) -> float:
+        """Integrate dc / (f + rho(c)) from 0 to `compute`: tokens processed, unnormalized."""
         prune = self.prune
         if prune.compute == "dense":
             return compute
         before, after = min(compute, prune.begin), max(0.0, compute - prune.end)
         window = prune.end - prune.begin
         passed = (min(compute, prune.end) - prune.begin) / window if window and compute > prune.begin else 0.0
-        floor, drop = self.fixed + self.last, self.first - self.last
-        way = _cubic if prune.shape == "cubic" else _linear
-        return before / (floor + drop) + window * way(floor, drop, passed) + after / floor
+        floor, drop = self.fixed + self.final, self.initial - self.final
+        integral = _cubic_integral if prune.shape == "cubic" else _linear_integral
+        return before / (floor + drop) + window * integral(floor, drop, passed) + after / floor
 
 
-def _linear(floor: float, drop: float, passed: float) -> float:
-    """The integral of dp / (floor + drop (1 - p)) from 0 to `passed`."""
+def _linear_integral(floor: float, drop: float, passed: float) -> float:
+    """Integrate dp / (floor + drop (1 - p)) from 0 to `passed`."""
     if abs(drop) < 1e-9 * floor:
         return passed / floor
     return -math.log1p(-drop * passed / (floor + drop)) / drop
 
 
-def _cubic(floor: float, drop: float, passed: float) -> float:
-    """The integral of dp / (floor + drop (1 - p)^3) from 0 to `passed`."""
+def _cubic_integral(floor: float, drop: float, passed: float) -> float:
+    """Integrate dp / (floor + drop (1 - p)^3) from 0 to `passed`."""
     root = math.cbrt(drop / floor)
-    if abs(root) < 1e-4:  # its cube is less than rounding
+    if abs(root) < 1e-4:  # its cube is below rounding error
         return passed / floor
-    return (_over_cube(root) - _over_cube(root * (1.0 - passed))) / (floor * root)
+    return (_inverse_cube_integral(root) - _inverse_cube_integral(root * (1.0 - passed))) / (floor * root)
 
 
-def _over_cube(x: float) -> float:
-    """The integral of dt / (1 + t^3) from 0 to x > -1."""
+def _inverse_cube_integral(x: float) -> float:
+    """Integrate dt / (1 + t^3) from 0 to x > -1."""
     angle = math.atan((2.0 * x - 1.0) / math.sqrt(3.0)) + math.pi / 6
     return math.log((1.0 + x) ** 2 / (1.0 - x + x * x)) / 6.0 + angle / math.sqrt(3.0)
 
 
-def updates(densities: DensitySchedule, timeline: Timeline) -> list[tuple[int, float]]:
-    """The steps before which the masks change, the first at 0, with the density from there on.
+def mask_updates(schedule: DensitySchedule, timeline: Timeline) -> list[tuple[int, float]]:
+    """List the steps before which masks change, beginning with 0, each with the density from that step on.
 
-    Updates fall on the first step behind `begin`, every `every` steps from there, and the first step behind `end`.
+    Masks change at the first step after `begin`, every `update_every` steps from there, and at the first step after
+    `end`.
     """
     total = timeline.total_steps
     tokens = timeline.tokens_before(total)
-    share = lambda step: timeline.tokens_before(step) / tokens  # noqa: E731
+    token_fraction = lambda step: timeline.tokens_before(step) / tokens  # noqa: E731
     first, last = (
-        bisect.bisect_left(range(total), densities.tokens(compute), key=share)
-        for compute in (densities.prune.begin, densities.prune.end)
+        bisect.bisect_left(range(total), schedule.tokens_at(compute), key=token_fraction)
+        for compute in (schedule.prune.begin, schedule.prune.end)
     )
-    steps = range(first, last, densities.prune.update_every)
-    way = [(step, rounded(densities.at(densities.compute(share(step))))) for step in steps]
-    return sorted({0: rounded(densities.first), **dict(way), last: rounded(densities.last)}.items())
+    steps = range(first, last, schedule.prune.update_every)
+    densities = {step: round_density(schedule.density_at(schedule.compute_at(token_fraction(step)))) for step in steps}
+    return sorted({0: round_density(schedule.initial), **densities, last: round_density(schedule.final)}.items())
 
 
-def rounded(density: float) -> float:
-    """To what densities are multiples of."""
+def round_density(density: float) -> float:
+    """Round to a multiple of 1 / DENSITIES."""
     return round(density * DENSITIES) / DENSITIES
 
 
 def num_kept(size: int, density: float) -> int:
-    """How many of `size` stay, by 32-bit arithmetic on the device as well (`thresholds.kept`)."""
+    """Return the number of `size` units that stay; `thresholds.kept_counts` computes it in 32 bits on the device."""
     return (size * round(density * DENSITIES) + DENSITIES // 2) // DENSITIES

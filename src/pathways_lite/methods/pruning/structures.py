@@ -1,6 +1,6 @@
-"""Units that are pruned as one: single weights, heads, channels, blocks.
+"""Units that are pruned together: single weights, heads, channels, blocks.
 
-Each is a `PruneGroup` of units with a score of their own.
+A `PruneGroup` lists the arrays that share units; each unit has one score.
 
 Weights come as lists, in the order of the group's arrays, with layers stacked on a leading axis as in the parameters.
 """
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import DensityPhase, Timeline
-from pathways_lite.methods.pruning.schedules import DensitySchedule, num_kept, updates
+from pathways_lite.methods.pruning.schedules import DensitySchedule, mask_updates, num_kept
 from pathways_lite.models.accounting import flops_per_token
 from pathways_lite.models.params import ATTENTION, MLP, AxisRole, ParamSpec, param_specs
 from pathways_lite.recipe import NM, Channels, Heads, Model, Prune, Unstructured, WholeBlocks
@@ -111,13 +111,16 @@ def input_axis(array: ParamSpec) -> int:
 
 
 def density_phases(prune: Prune, groups: Sequence[PruneGroup], timeline: Timeline) -> tuple[DensityPhase, ...]:
-    """Compute what is active of a stage's model from step to step, for its `Timeline`."""
-    densities = _densities(prune, groups, timeline.flops_per_token)
-    for density in (densities.first, densities.last):
-        if few := [group for group in groups if not num_kept(group.units, density)]:
-            name = few[0].members[0].array.name
+    """Compute active parameters and FLOPs from step to step, for the stage's `Timeline`.
+
+    Raises UserError where a group would have no unit left.
+    """
+    schedule = _density_schedule(prune, groups, timeline.flops_per_token)
+    for density in (schedule.initial, schedule.final):
+        if empty := [group for group in groups if not num_kept(group.units, density)]:
+            name = empty[0].members[0].array.name
             raise UserError(
-                f"pruning: a density of {density:g} leaves nothing of the {few[0].units} units of {name}; prune less"
+                f"pruning: a density of {density:g} leaves nothing of the {empty[0].units} units of {name}; prune less"
             )
 
     def phase(step: int, density: float) -> DensityPhase:
@@ -126,7 +129,7 @@ def density_phases(prune: Prune, groups: Sequence[PruneGroup], timeline: Timelin
         flops = timeline.flops_per_token - sum(units * group.flops for group, units in pruned)
         return DensityPhase(step, density, parameters, flops)
 
-    return tuple(phase(step, density) for step, density in updates(densities, timeline))
+    return tuple(phase(step, density) for step, density in mask_updates(schedule, timeline))
 
 
 def mean_flops_per_token(prune: Prune | None, model: Model, seq_len: int) -> float:
@@ -138,16 +141,16 @@ def mean_flops_per_token(prune: Prune | None, model: Model, seq_len: int) -> flo
     if prune is None:
         return dense
     groups = prune_groups(prune, model, seq_len)
-    return dense - _saved(groups) * (1.0 - _densities(prune, groups, dense).mean)
+    return dense - _saved_flops(groups) * (1.0 - _density_schedule(prune, groups, dense).mean)
 
 
-def _densities(prune: Prune, groups: Sequence[PruneGroup], dense_flops: int) -> DensitySchedule:
-    saved = _saved(groups)
+def _density_schedule(prune: Prune, groups: Sequence[PruneGroup], dense_flops: int) -> DensitySchedule:
+    saved = _saved_flops(groups)
     return DensitySchedule(prune, fixed=(dense_flops - saved) / saved)
 
 
-def _saved(groups: Sequence[PruneGroup]) -> int:
-    """FLOPs per token that would be saved if everything were pruned."""
+def _saved_flops(groups: Sequence[PruneGroup]) -> int:
+    """Return the FLOPs per token that pruning everything would save."""
     return sum(group.sets * group.units * group.flops for group in groups)
 
 
@@ -176,8 +179,8 @@ def _group_along(
     """Group arrays by their units along some axes; `flops`: what a unit saves besides the FLOPs of its weights."""
     members = []
     for array in (arrays[name] for name in names):
-        axis = next(number for number, axis in enumerate(array.axes) if axis in axes)
-        members.append(GroupArray(array, axis + 1))
+        axis = next(axis for axis in array.axes if axis in axes)
+        members.append(GroupArray(array, array.axis_number(axis)))
     weights = sum(math.prod(member.array.shape) for member in members) // units
     return PruneGroup(tuple(members), model.n_layers, units, weights, SAVED_PER_WEIGHT * weights + flops)
 
@@ -185,14 +188,14 @@ def _group_along(
 def _in_scope(scope: Sequence[str], arrays: dict[str, ParamSpec]) -> list[ParamSpec]:
     """List the arrays that a scope names, in the order of the parameters; wildcards match matrices only."""
     chosen: set[str] = set()
-    for wanted in scope:
-        if wanted == "linear":
+    for pattern in scope:
+        if pattern == "linear":
             names = {name for name, array in arrays.items() if array.stacked and not array.is_scale}
-        elif wanted in arrays:
-            names = {wanted}
+        elif pattern in arrays:
+            names = {pattern}
         else:
-            names = {name for name in fnmatch.filter(arrays, wanted) if not arrays[name].is_scale}
+            names = {name for name in fnmatch.filter(arrays, pattern) if not arrays[name].is_scale}
         if not names:
-            raise UserError(f"pruning.scope: no matrix is called {wanted!r}; there are linear, {', '.join(arrays)}")
+            raise UserError(f"pruning.scope: no matrix is called {pattern!r}; there are linear, {', '.join(arrays)}")
         chosen |= names
     return [array for name, array in arrays.items() if name in chosen]

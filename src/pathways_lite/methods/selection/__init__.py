@@ -1,1 +1,1 @@
-"""Which documents of a corpus to train on: pure functions on arrays of losses, embeddings and texts."""
+"""Selection of a corpus's documents: pure functions of losses, embeddings and texts."""

@@ -1,8 +1,8 @@
-"""Documents that nearly repeat an earlier one: MinHash with locality-sensitive hashing, by `datasketch`.
+"""Near-duplicate documents: MinHash with locality-sensitive hashing, by `datasketch`.
 
-A document is the set of its shingles, all stretches of so many characters, after case and white space are levelled. Two
-documents are alike by their sets' Jaccard similarity, the size of the intersection by that of the union. Characters
-rather than words, as not every language has spaces.
+A document is the set of its shingles: all its substrings of n characters, after case and white space are normalized.
+The similarity of two documents is the Jaccard similarity of their sets, the size of the intersection divided by that of
+the union. Shingles are of characters, not words, as not every language has spaces.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ def near_duplicates(
     permutations: int = 128,
     seed: int = 1,
 ) -> np.ndarray:
-    """Of each text, its similarity with the kept text most like it, float64; 0 where none reaches `threshold`.
+    """Return each text's similarity with the most similar kept text, float64; 0 where none reaches `threshold`.
 
-    The first of several near duplicates is kept (its number is 0), and later ones are compared with kept texts only.
-    Texts `before` are all kept. Similarities are estimates of `permutations` hashes, so with s = 0.8 and 128 of them
-    they are off by 0.035 (standard deviation).
+    The first of several near duplicates is kept (its similarity is 0); later texts are compared with kept ones only.
+    Similarities are estimates: for a similarity of 0.8, 128 permutations give a standard deviation of 0.035.
 
     Args:
+      before: texts that precede `texts` and are all kept.
       threshold: least Jaccard similarity of near duplicates, in (0, 1].
-      shingle: characters.
-      permutations: hash functions.
+      shingle: number of characters of a shingle.
+      permutations: number of hash functions.
     """
-    # Candidates are checked below, so the index rather finds too many than too few; near 1 it cannot be made.
+    # Candidates are checked below, so the index favors recall over precision; near 1 it cannot be built.
     index = MinHashLSH(min(threshold, 0.9), permutations, weights=(0.1, 0.9))
     empty = MinHash(permutations, seed, hashfunc=int)
     kept: list[MinHash] = []
@@ -48,20 +48,20 @@ def near_duplicates(
 
     for text in before:
         insert(_sketch(text, shingle, empty))
-    found = []
+    similarities = []
     for text in texts:
         sketch = _sketch(text, shingle, empty)
-        most = max((sketch.jaccard(kept[number]) for number in index.query(sketch)), default=0.0)
-        if most < threshold:
+        highest = max((sketch.jaccard(kept[number]) for number in index.query(sketch)), default=0.0)
+        if highest < threshold:
             insert(sketch)
-        found.append(most if most >= threshold else 0.0)
-    return np.asarray(found, np.float64)
+        similarities.append(highest if highest >= threshold else 0.0)
+    return np.asarray(similarities, np.float64)
 
 
 def shingles(text: str, length: int) -> np.ndarray:
-    """The set of hashes, uint32, of all stretches of `length` characters; of the whole text if it is shorter."""
-    levelled = " ".join(text.casefold().split())
-    characters = np.frombuffer(levelled.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
+    """Return the unique hashes, uint32, of all substrings of `length` characters, or of the whole text if shorter."""
+    normalized = " ".join(text.casefold().split())
+    characters = np.frombuffer(normalized.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
     length = min(length, len(characters))
     hashes = np.zeros(len(characters) - length + 1, np.uint64)
     for i in range(length):
@@ -71,6 +71,6 @@ def shingles(text: str, length: int) -> np.ndarray:
 
 def _sketch(text: str, length: int, empty: MinHash) -> MinHash:
     sketch, hashes = empty.copy(), shingles(text, length)
-    for at in range(0, len(hashes), _BLOCK):
-        sketch.update_batch(hashes[at : at + _BLOCK].tolist())
+    for start in range(0, len(hashes), _BLOCK):
+        sketch.update_batch(hashes[start : start + _BLOCK].tolist())
     return sketch
