@@ -14,6 +14,6 @@ class Batch(NamedTuple):
     targets: Any  # int32 [B, T], the token that position t should predict
     loss_weights: Any  # float32 [B, T], 0 = no loss
     positions: Any  # int32 [B, T], for RoPE
-    spans: Spans  # int32 [B, T] twice, the keys that each position attends to
+    spans: Spans  # int32 [B, T] twice, the attention mask: keys that each position sees (pathways_kernels.attention)
     domain: Any  # int32 [B], index into the store's list of domains
     sample_id: Any  # uint32 [B, 2], high and low word of the example's global index

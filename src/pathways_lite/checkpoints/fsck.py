@@ -1,4 +1,7 @@
-"""Check all checkpoints of a run for damage: the command `pathways-lite fsck`."""
+"""Check all checkpoints of a run for damage: the command `pathways-lite fsck`.
+
+`checkpoint.py` describes the three layers of verification.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ UL2 (Tay et al. 2022, arXiv 2205.05131) and UL2R (arXiv 2210.11399) mix three ki
 corruption as in T5 (arXiv 1910.10683); X, extreme span corruption, with long noise spans or a high rate; and S,
 sequential denoising, a prefix LM. Fill-in-the-middle (arXiv 2207.14255) and CodeGen2 (arXiv 2305.02309) fit the same
 description. `denoiser_specs` flattens any of them, and any mixture, to numbers.
+`recipe/objective.py` defines them; `batches.py` makes examples by them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Initialize a stage: from its own latest checkpoint, or as the start in its recipe says.
+"""Resume a stage from its latest checkpoint (`restore_latest`), or start it as its recipe says (`initialize_stage`).
 
-The starts are Scratch, Continue, Restore, Grow and Merge, one function each; there is no other way to initialize a
-model.
+The starts are Scratch, Continue, Restore, Grow and Merge, one function each; a stage that has no checkpoint of its own
+starts in no other way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sample weights of a stage: build from its recipe what the train step needs to weight samples."""
+"""Build a stage's sample weights from its recipe; `sample_weights.py` computes them in the train step."""
 
 from __future__ import annotations
 

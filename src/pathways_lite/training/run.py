@@ -1,4 +1,4 @@
-"""Run a recipe: train its stages in order, in one run directory, from the state that the directory holds."""
+"""Run or resume a recipe: train its stages in order, in one run directory, from the state that the directory holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Sample weights in the train step: where a method weights the losses of sequences or tokens, or leaves rows out.
+"""Compute sample weights in the train step: a method weights the losses of sequences or tokens, or leaves rows out.
+
+`step.py` multiplies the losses by them; `reweighting.py` builds them from a recipe; `methods/` has the rules. They are
+not `Batch.loss_weights`, which mark the positions that carry a loss.
 
 Weights of a batch depend on the losses of the whole batch. Where the gradient is of the whole batch at once, one
 forward pass gives losses, weights and gradient. Otherwise (microbatches, or rows that are left out) an extra forward
