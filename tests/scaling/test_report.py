@@ -85,6 +85,8 @@ def test_advice() -> None:
     advice = invoke("fit", "advise", "N=1e9", "D=1e11")
     assert "0.001632" in advice
     assert "541 sequences" in advice
+    assert "10.9 G tokens for the base (Du et al. 2024)" in advice
+    assert "20 M tokens for the base (Du et al. 2024; a fifth of D" in invoke("fit", "advise", "N=1e6", "D=1e8")
 
 
 def test_the_page_has_its_parts_and_escapes_them(folder: Path) -> None:

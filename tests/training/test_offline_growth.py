@@ -134,6 +134,8 @@ def test_advice() -> None:
     advice = command("--advise", "N=7e9", "D=2e12").output
     assert "d = 11.11 G tokens" in advice
     assert "1.75 G parameters" in advice
+    assert "a fifth" not in advice
+    assert "d = 0.02 G tokens (a fifth of D; the fit says 38.7 G)" in command("--advise", "N=1e6", "D=1e8").output
     with pytest.raises(UserError, match="N=7e9 D=2e12"):
         CliRunner().invoke(app, ["grow", "--advise", "7e9"], catch_exceptions=False)
 

@@ -195,8 +195,11 @@ def advise(
     typer.echo(f"peak learning rate {advice['lr']:.4g} (Li et al. 2025: {lr_formula})")
     typer.echo(f"batch {si(advice['B'])} tokens, {advice['B'] / seq_len:.0f} sequences of {seq_len} ({batch_formula})")
     with echo_warnings():
-        base = guidelines.advise(N, D).timing
-    typer.echo(f"stacked from a quarter of its depth: {si(base)} tokens for the base (Du et al. 2024, at most D/5)")
+        growth = guidelines.advise(N, D)
+    clipped = f"; a fifth of D, the fit says {si(growth.fitted_timing)}" if growth.is_clipped else ""
+    typer.echo(
+        f"stacked from a quarter of its depth: {si(growth.timing)} tokens for the base (Du et al. 2024{clipped})"
+    )
     if not (6e7 <= N <= 1e10 and 1e9 <= D <= 1e12):
         typer.echo(
             "Outside the range of the Step Law's runs (N from 6e7 to 1e10, D from 1e9 to 1e12): an extrapolation.",

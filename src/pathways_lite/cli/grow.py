@@ -126,8 +126,9 @@ def _print_advice(arguments: list[str]) -> None:
     with echo_warnings():
         advice = advise(parameters, tokens)
     target_flops = advice.target_flops
+    clipped = f" (a fifth of D; the fit says {si(advice.fitted_timing)})" if advice.is_clipped else ""
     typer.echo(
-        f"base    {si(advice.base_parameters)} parameters on d = {advice.timing / 1e9:,.4g} G tokens: "
+        f"base    {si(advice.base_parameters)} parameters on d = {advice.timing / 1e9:,.4g} G tokens{clipped}: "
         f"{si(advice.base_flops, 'FLOPs')}\n"
         f"grow    g = {advice.factor} (the fit says {advice.fitted_factor:.2g}; 2 to 4 are good)\n"
         f"target  {si(parameters)} parameters on D = {tokens / 1e9:,.4g} G tokens: {si(target_flops, 'FLOPs')}; "

@@ -1,4 +1,4 @@
-"""The paper's printed numbers: when to grow, and how many neighbours a list of blocks keeps (Du et al. 2024)."""
+"""The paper's printed numbers: when to grow, and the connection rates of lists of blocks (Du et al. 2024)."""
 
 import itertools
 
@@ -28,9 +28,12 @@ def test_the_fits_warn_outside_their_range_and_are_clipped() -> None:
         with pytest.warns(UserWarning, match="are outside"):
             function(1e6, 1e15)
     with pytest.warns(UserWarning, match="are outside"):
-        assert advise(1e6, 1e8).timing == 2e7, "a toy's base gets at most a fifth of the tokens"
+        advice = advise(1e6, 1e8)
+    assert advice.is_clipped
+    assert advice.timing == 2e7, "a toy's base gets at most a fifth of the tokens"
     with pytest.warns(UserWarning, match="are outside"):
         advice = advise(7e9, 2e12)
+    assert not advice.is_clipped
     assert (advice.base_parameters, advice.target_flops) == (1.75e9, 8.4e22)
     assert advice.base_flops == 6 * 1.75e9 * advice.timing
 

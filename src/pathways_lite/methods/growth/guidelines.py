@@ -40,9 +40,19 @@ class Advice:
 
     parameters: float
     tokens: float
-    timing: float  # tokens of the base, at most a fifth of all
+    fitted_timing: float
     fitted_factor: float
     factor: int = FACTOR
+
+    @property
+    def timing(self) -> float:
+        """The tokens to train the base on: the fit's, at most a fifth of all."""
+        return min(self.fitted_timing, MAX_BASE_FRACTION * self.tokens)
+
+    @property
+    def is_clipped(self) -> bool:
+        """Whether the fit asks for more than a fifth of all tokens."""
+        return self.timing < self.fitted_timing
 
     @property
     def base_parameters(self) -> float:
@@ -62,8 +72,7 @@ def advise(parameters: float, tokens: float) -> Advice:
     flops = 6 * parameters * tokens
     with warnings.catch_warnings():
         warnings.simplefilter("once")
-        timing = min(growth_timing(parameters, flops), MAX_BASE_FRACTION * tokens)
-        return Advice(parameters, tokens, timing, growth_factor(parameters, flops))
+        return Advice(parameters, tokens, growth_timing(parameters, flops), growth_factor(parameters, flops))
 
 
 def _warn(parameters: float, flops: float) -> None:
