@@ -60,10 +60,10 @@ def test_doremis_update_by_hand():
 def test_clipping_is_of_tokens_not_of_means():
     excess = rows(0, 0)
     excess[:2] = [[2, -2], [1, 1]]
-    _, learned = by_excess(DOREMI, excess, batch_of([0, 1]), init(ALL))
-    np.testing.assert_allclose(learned.scores, [1, 1, 0])
-    _, learned = by_excess(DOREMI, excess, batch_of([0, 1], [[1, 3], [1, 1]]), init(ALL))
-    np.testing.assert_allclose(learned.scores, [0.5, 1, 0])
+    _, state = by_excess(DOREMI, excess, batch_of([0, 1]), init(ALL))
+    np.testing.assert_allclose(state.scores, [1, 1, 0])
+    _, state = by_excess(DOREMI, excess, batch_of([0, 1], [[1, 3], [1, 1]]), init(ALL))
+    np.testing.assert_allclose(state.scores, [0.5, 1, 0])
 
 
 EXCESS = st.lists(st.floats(-5, 50, width=32), min_size=B, max_size=B).map(lambda found: rows(*found))
@@ -73,39 +73,39 @@ DOMAINS = st.lists(st.integers(0, 2), min_size=B, max_size=B)
 @settings(max_examples=25)
 @given(excess=EXCESS, domains=DOMAINS, steps=st.integers(1, 4))
 def test_weights_are_a_distribution_above_the_floor_and_rows_have_a_mean_of_one(excess, domains, steps):
-    learned, batch, seen = init(ALL), batch_of(domains), []
+    state, batch, history = init(ALL), batch_of(domains), []
     for _ in range(steps):
-        weights, learned = by_excess(DOREMI, excess, batch, learned)
-        seen.append(learned.weights)
+        weights, state = by_excess(DOREMI, excess, batch, state)
+        history.append(state.weights)
         np.testing.assert_allclose(np.mean(weights), 1.0, rtol=1e-4)
-    np.testing.assert_allclose(np.sum(seen, axis=1), 1.0, rtol=1e-5)
-    assert np.min(seen) >= 1e-3 / 3 * (1 - 1e-5)
-    np.testing.assert_allclose(learned.average, np.mean(seen, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(np.sum(history, axis=1), 1.0, rtol=1e-5)
+    assert np.min(history) >= 1e-3 / 3 * (1 - 1e-5)
+    np.testing.assert_allclose(state.average, np.mean(history, axis=0), rtol=1e-4)
 
 
 def test_equal_excess_changes_nothing_and_the_greater_one_gains():
     batch = batch_of([0, 1, 2])
-    _, learned = by_excess(DOREMI, rows(0.7, 0.7, 0.7), batch, init(ALL))
-    np.testing.assert_allclose(learned.weights, 1 / 3, rtol=1e-6)
-    _, learned = by_excess(DOREMI, rows(0.7, 0.9, 0.7), batch, init(ALL))
-    assert learned.weights[1] > 1 / 3 > learned.weights[0] == learned.weights[2]
+    _, state = by_excess(DOREMI, rows(0.7, 0.7, 0.7), batch, init(ALL))
+    np.testing.assert_allclose(state.weights, 1 / 3, rtol=1e-6)
+    _, state = by_excess(DOREMI, rows(0.7, 0.9, 0.7), batch, init(ALL))
+    assert state.weights[1] > 1 / 3 > state.weights[0] == state.weights[2]
 
 
 def test_a_domain_that_a_batch_lacks_keeps_its_score():
     before = DomainWeightState(*(np.float32(x) for x in ([0.2, 0.3, 0.5], [0, 0, 0], [0.1, 0.2, 0.4])), np.int32(0))
-    there = np.array([True, True, False])
-    _, after = by_scores(DoGE(), 0.05, np.float32([1, 1, 0]), there, batch_of([0, 1]), before)
+    has_score = np.array([True, True, False])
+    _, after = by_scores(DoGE(), 0.05, np.float32([1, 1, 0]), has_score, batch_of([0, 1]), before)
     np.testing.assert_allclose(after.scores, [1, 1, 0.4])
     grown = np.array([0.2, 0.3, 0.5]) * np.exp([1, 1, 0.4])
     np.testing.assert_allclose(after.weights, grown / grown.sum(), rtol=1e-6)
 
 
 def test_who_takes_no_part_never_does():
-    learned = init(np.array([True, False, True]))
+    state = init(np.array([True, False, True]))
     for _ in range(3):
-        weights, learned = by_excess(DOREMI, rows(0.1, 9.0, 0.2), batch_of([0, 1, 2]), learned)
-    assert learned.weights[1] == learned.average[1] == weights[1, 0] == 0
-    np.testing.assert_allclose(np.sum(learned.weights), 1, rtol=1e-6)
+        weights, state = by_excess(DOREMI, rows(0.1, 9.0, 0.2), batch_of([0, 1, 2]), state)
+    assert state.weights[1] == state.average[1] == weights[1, 0] == 0
+    np.testing.assert_allclose(np.sum(state.weights), 1, rtol=1e-6)
 
 
 # ---- DoGE on losses of known gradients: each domain pulls the parameters towards a centre of its own ----
@@ -147,31 +147,31 @@ def test_alignments_are_those_of_exact_gradients(microbatch, target):
     rng = np.random.default_rng(0)
     batch = batch_of([0, 1, 2, 0, 0, 1], rng.uniform(0.2, 1, (6, 2)), rng.integers(0, 3, (6, 2)).astype(np.int32))
     params, target, key = {"w": jnp.float32([0.3, -0.2, 0.5, 0.1])}, np.float32(target), jax.random.key(0)
-    found, there = aligned(params, batch, target, key, microbatch=microbatch)
+    found, has_score = aligned(params, batch, target, key, microbatch=microbatch)
     first, second = (np.unique(batch.domain[half.loss_weights[:, 0] > 0]) for half in split_halves(batch, key, 3))
     assert set(first) | set(second) == {0, 1, 2}
-    assert np.flatnonzero(there).tolist() == second.tolist()
+    assert np.flatnonzero(has_score).tolist() == second.tolist()
     np.testing.assert_allclose(found, exact(params, batch, target, key), rtol=2e-4, atol=2e-4)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def descend(rule, target, params, learned, batch, key):
+def descend(rule, target, params, state, batch, key):
     """A step of DoGE's two levels by gradient descent: the proxy follows the weighted loss."""
-    weights, learned = doge(rule, 0.05, *aligned(params, batch, target, key), batch, learned)
+    weights, state = doge(rule, 0.05, *aligned(params, batch, target, key), batch, state)
     gradient = jax.grad(lambda params: jnp.mean(weights * quadratic(params, batch, None)[0]))(params)
-    return jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient), learned
+    return jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient), state
 
 
 def learn(rule, takes_part, target, noise=0, steps=20):
     """The average weights."""
     domain, target = np.repeat(np.arange(3, dtype=np.int32), 2), np.float32(target)
-    params, learned = {"w": jnp.zeros(4)}, init(np.asarray(takes_part))
+    params, state = {"w": jnp.zeros(4)}, init(np.asarray(takes_part))
     rng = np.random.default_rng(0)
     for number in range(steps):
         tokens = np.repeat(noise * rng.choice([-1, 1], (6, 1)) * (domain[:, None] == 2), 2, axis=1).astype(np.int32)
         batch = batch_of(domain, tokens=tokens)
-        params, learned = descend(rule, target, params, learned, batch, jax.random.key(number))
-    return np.asarray(learned.average)
+        params, state = descend(rule, target, params, state, batch, jax.random.key(number))
+    return np.asarray(state.average)
 
 
 @pytest.mark.parametrize("noise", [0, 1])
@@ -191,30 +191,30 @@ def test_a_target_raises_what_helps_it_and_is_not_trained_on():
 
 def test_doges_step_is_the_learning_rate_over_mu():
     scores, batch = np.float32([1.0, 0.5, -0.5]), batch_of([0, 1, 2])
-    _, learned = by_scores(DoGE(mu=0.1), 0.02, scores, ALL, batch, init(ALL))
-    np.testing.assert_allclose(learned.weights, np.exp(0.2 * scores) / np.exp(0.2 * scores).sum(), rtol=1e-6)
+    _, state = by_scores(DoGE(mu=0.1), 0.02, scores, ALL, batch, init(ALL))
+    np.testing.assert_allclose(state.weights, np.exp(0.2 * scores) / np.exp(0.2 * scores).sum(), rtol=1e-6)
 
 
 def test_nothing_is_known_without_anything_to_aim_at():
     batch, target = batch_of([0, 1, 1, 0]), np.float32([0, 0, 1])
-    _, there = aligned({"w": jnp.ones(4)}, batch, target, jax.random.key(0))
-    assert not there.any()
+    _, has_score = aligned({"w": jnp.ones(4)}, batch, target, jax.random.key(0))
+    assert not has_score.any()
 
 
 def test_no_weight_is_lost_in_rounding():
     """After one domain has gained all that floats can hold, another one can still win."""
-    learned = init(ALL)
-    by = DoGE(mu=0.01)
+    state = init(ALL)
+    rule = DoGE(mu=0.01)
     batch = batch_of([0, 1, 2])
     for scores, steps in (([9.0, 0.0, 0.0], 30), ([0.0, 9.0, 0.0], 60)):
         for _ in range(steps):
-            _, learned = by_scores(by, 0.02, np.float32(scores), ALL, batch, learned)
-    assert learned.weights[1] > 0.9
+            _, state = by_scores(rule, 0.02, np.float32(scores), ALL, batch, state)
+    assert state.weights[1] > 0.9
 
 
 def test_a_batch_of_the_target_alone_trains_on_nothing():
-    learned = init(np.array([True, False, True]))
-    weights, _ = by_scores(DoGE(), 0.05, np.zeros(3, np.float32), ALL, batch_of([1, 1]), learned)
+    state = init(np.array([True, False, True]))
+    weights, _ = by_scores(DoGE(), 0.05, np.zeros(3, np.float32), ALL, batch_of([1, 1]), state)
     assert not weights.any()
-    weights, _ = by_scores(DoGE(), 0.05, np.zeros(3, np.float32), ALL, batch_of([1, 0]), learned)
+    weights, _ = by_scores(DoGE(), 0.05, np.zeros(3, np.float32), ALL, batch_of([1, 0]), state)
     assert weights[0] == 0 < weights[1]

@@ -42,8 +42,8 @@ def weights_of(rule, losses, batch=None, sample="row"):
     losses = np.asarray(losses, np.float32)
     losses = losses[:, None] if losses.ndim == 1 else losses
     batch = batch_of(np.ones(losses.shape)) if batch is None else batch
-    found = weigh(Reweighting(rule=rule, sample=sample), losses, batch, getattr(rule, "temperature", 1.0))
-    return np.asarray(np.broadcast_to(found, losses.shape) if sample != "row" else found[:, 0])
+    weights = weigh(Reweighting(rule=rule, sample=sample), losses, batch, getattr(rule, "temperature", 1.0))
+    return np.asarray(np.broadcast_to(weights, losses.shape) if sample != "row" else weights[:, 0])
 
 
 GOLDEN = [  # of losses 1, 2, 3, 4, as shares of the batch
@@ -58,8 +58,8 @@ GOLDEN = [  # of losses 1, 2, 3, 4, as shares of the batch
 
 @pytest.mark.parametrize(("rule", "temperature", "shares"), GOLDEN)
 def test_the_papers_weights(rule, temperature, shares):
-    found = weights_of(rule(temperature=temperature), [1.0, 2.0, 3.0, 4.0])
-    np.testing.assert_allclose(found / 4, shares, atol=5e-6)
+    weights = weights_of(rule(temperature=temperature), [1.0, 2.0, 3.0, 4.0])
+    np.testing.assert_allclose(weights / 4, shares, atol=5e-6)
 
 
 def test_a_rule_in_proportion_to_the_loss_and_focal_and_top():
@@ -80,19 +80,19 @@ STARTS = [[0, 0, 2, 2], [0, 1, 1, 1], [0, 0, 0, 0]]
 @given(losses=LOSSES, sizes=SIZES, rule=st.sampled_from(RULES), sample=st.sampled_from(["row", "document", "token"]))
 def test_the_mean_weight_per_token_is_one_whatever_the_losses(losses, sizes, rule, sample):
     batch = batch_of(sizes, STARTS)
-    found = np.broadcast_to(np.asarray(weigh(Reweighting(rule=rule, sample=sample), losses, batch, 0.4)), (3, 4))
-    assert np.isfinite(found).all()
-    assert (found >= 0).all()
+    weights = np.broadcast_to(np.asarray(weigh(Reweighting(rule=rule, sample=sample), losses, batch, 0.4)), (3, 4))
+    assert np.isfinite(weights).all()
+    assert (weights >= 0).all()
     if sizes.sum():
-        assert math.isclose((found * sizes).sum() / sizes.sum(), 1.0, rel_tol=1e-4)
-    tempered = found[sizes > 0] if hasattr(rule, "temperature") else np.ones(1)
+        assert math.isclose((weights * sizes).sum() / sizes.sum(), 1.0, rel_tol=1e-4)
+    tempered = weights[sizes > 0] if hasattr(rule, "temperature") else np.ones(1)
     assert tempered.max(initial=1.0) <= tempered.min(initial=math.inf) * math.exp(1 / 0.4) * (1 + 1e-4)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)
 def test_equal_losses_weigh_the_same_but_for_the_softmax_of_rounding(rule):
-    found = weights_of(rule, [2.5] * 8)
-    np.testing.assert_allclose(found, np.ones(8), rtol=1e-5)
+    weights = weights_of(rule, [2.5] * 8)
+    np.testing.assert_allclose(weights, np.ones(8), rtol=1e-5)
 
 
 def test_a_document_has_the_mean_loss_of_its_tokens_wherever_it_lies():
@@ -111,8 +111,8 @@ def test_positions_without_loss_have_no_say():
     losses = np.float32([[1, 100], [2, -50], [3, 0], [4, 7]])
     batch = batch_of([[1, 0]] * 4)
     for sample in ("row", "document", "token"):
-        found = weights_of(LinUpper(), losses, batch, sample).reshape(4, -1)[:, 0]
-        np.testing.assert_allclose(found, weights_of(LinUpper(), [1, 2, 3, 4]), rtol=1e-5)
+        weights = weights_of(LinUpper(), losses, batch, sample).reshape(4, -1)[:, 0]
+        np.testing.assert_allclose(weights, weights_of(LinUpper(), [1, 2, 3, 4]), rtol=1e-5)
 
 
 def test_no_gradient_flows_through_weights():
@@ -123,8 +123,8 @@ def test_no_gradient_flows_through_weights():
 
 def test_the_burn_in_and_the_line_of_the_temperature():
     timeline = Timeline(Ramp(steps=((0, 4),)), seq_len=1, flops_per_token=1, active_parameters=1, budget=Steps(n=100))
-    how = Reweighting(rule=LinUpper(temperature=1.0, final_temperature=0.4), burn_in=Fraction(n=0.2))
-    weights, losses = weights_by_clock(how, timeline), jnp.float32([[1], [2], [3], [4]])
+    reweighting = Reweighting(rule=LinUpper(temperature=1.0, final_temperature=0.4), burn_in=Fraction(n=0.2))
+    weights, losses = weights_by_clock(reweighting, timeline), jnp.float32([[1], [2], [3], [4]])
     batch = batch_of(np.ones((4, 1)))
     at = lambda step: np.asarray(weights(losses, batch, timeline.clock(step)))[:, 0]  # noqa: E731
     assert at(19).tolist() == [1, 1, 1, 1]
@@ -165,12 +165,12 @@ def steps_to(rule, target, seed):
     rng = np.random.default_rng(seed)
     x = np.concatenate([rng.normal(size=(56, 4)) * [1, 1, 0, 0], rng.normal(size=(8, 4)) * [0, 0, 1, 1]])
     x, y = jnp.float32(x), jnp.float32(x @ np.array([1.0, -2.0, 3.0, -4.0]))
-    batch, how = batch_of(np.ones((64, 1))), Reweighting(rule=rule)
+    batch, reweighting = batch_of(np.ones((64, 1))), Reweighting(rule=rule)
 
     @jax.jit
     def step(w):
         losses = lambda w: jnp.square(x @ w - y)[:, None]  # noqa: E731
-        weights = weigh(how, losses(w), batch, getattr(rule, "temperature", 1.0))
+        weights = weigh(reweighting, losses(w), batch, getattr(rule, "temperature", 1.0))
         return w - 0.05 * jax.grad(lambda w: jnp.mean(weights * losses(w)))(w), jnp.mean(losses(w))
 
     w = jnp.zeros(4)

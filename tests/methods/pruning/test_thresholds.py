@@ -18,16 +18,16 @@ largest = jax.jit(thresholds.select_largest, static_argnames="is_global")
 def by_sorting(keys, counts, is_global):
     """Of equal keys the first, in the order of groups, sets and places."""
     masks = [np.zeros(x.shape, bool) for x in keys]
-    every = [(-int(x[at]), group, at) for group, x in enumerate(keys) for at in np.ndindex(x.shape)]
+    entries = [(-int(x[index]), group, index) for group, x in enumerate(keys) for index in np.ndindex(x.shape)]
     if is_global:
-        chosen = sorted(every)[: sum(int(c.sum()) for c in counts)]
+        chosen = sorted(entries)[: sum(int(c.sum()) for c in counts)]
     else:
         chosen = []
         for group, count in enumerate(counts):
             for layer, k in enumerate(count):
-                chosen += sorted(e for e in every if e[1] == group and e[2][0] == layer)[: int(k)]
-    for _, group, at in chosen:
-        masks[group][at] = True
+                chosen += sorted(e for e in entries if e[1] == group and e[2][0] == layer)[: int(k)]
+    for _, group, index in chosen:
+        masks[group][index] = True
     return masks
 
 
@@ -38,8 +38,8 @@ def test_just_as_many_as_sorting_says(seed, top, share, is_global):
     keys = [rng.integers(0, top, shape, np.uint32) for shape in SHAPES]
     sizes = [np.full(len(x), x[0].size) for x in keys]
     counts = [np.uint32(np.round(share * rng.random(len(size)) * size)) for size in sizes]
-    found = largest(keys, counts, is_global=is_global)
-    for mask, expected in zip(found, by_sorting(keys, counts, is_global), strict=True):
+    masks = largest(keys, counts, is_global=is_global)
+    for mask, expected in zip(masks, by_sorting(keys, counts, is_global), strict=True):
         np.testing.assert_array_equal(mask, expected)
 
 
@@ -64,9 +64,9 @@ def test_what_is_not_a_number_is_below_everything():
 
 @given(st.integers(0, 2**31 - 1), st.integers(0, schedules.DENSITIES))
 def test_what_is_kept_is_the_same_on_the_device(size, density):
-    here = num_kept(size, density / schedules.DENSITIES)
-    assert int(thresholds.kept_counts(size, jnp.int32(density))) == here
-    assert abs(here - size * density / schedules.DENSITIES) <= 0.5
+    count = num_kept(size, density / schedules.DENSITIES)
+    assert int(thresholds.kept_counts(size, jnp.int32(density))) == count
+    assert abs(count - size * density / schedules.DENSITIES) <= 0.5
 
 
 def test_counts_add_up_beyond_32_bits():

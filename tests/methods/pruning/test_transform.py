@@ -56,10 +56,10 @@ def draw(seed, model=MODEL):
 
 
 @functools.cache
-def compiled(of):
+def compiled(config):
     """(optimizer, timeline, jitted init, jitted update)."""
-    timeline = stage_timeline(of)
-    optimizer = optimizers.build_stage_optimizer(of, timeline)
+    timeline = stage_timeline(config)
+    optimizer = optimizers.build_stage_optimizer(config, timeline)
 
     def update(grads, state, params, clock):
         updates, state = optimizer.update(grads, state, params, clock=clock, grad_norm=optax.tree.norm(grads))
@@ -72,9 +72,9 @@ def compiled(of):
     return timeline, jax.jit(init), jax.jit(update)
 
 
-def run(of, params=None, gradient=lambda step: draw(step + 1), steps=STEPS):
+def run(config, params=None, gradient=lambda step: draw(step + 1), steps=STEPS):
     """Parameters and state before every step, and after the last."""
-    timeline, init, update = compiled(of)
+    timeline, init, update = compiled(config)
     path = [init(draw(0) if params is None else params)]
     for step in range(steps):
         params, state = path[-1]
@@ -127,11 +127,11 @@ def slowly(cases):
 
 @pytest.mark.parametrize("prune", [*FAST, *slowly(SLOW)], ids=str)
 def test_what_is_active_is_what_the_ledger_counts(prune):
-    of = stage(prune)
-    timeline = compiled(of)[0]
+    config = stage(prune)
+    timeline = compiled(config)[0]
     prunable = sum(group.sets * group.units * group.weights for group in pruning.prune_groups(prune, MODEL, 8))
     before = None
-    for step, (params, state) in enumerate(run(of)):
+    for step, (params, state) in enumerate(run(config)):
         masks = masks_of(params, state)
         active = sum(mask.sum() for mask in masks.values())
         everything = sum(p.size for p in jax.tree.leaves(params))
@@ -152,9 +152,9 @@ def test_what_is_active_is_what_the_ledger_counts(prune):
     "optimizer", [Muon(), Adafactor(), Lion(), ScheduleFree(), SGD(momentum=0.9)], ids=lambda o: o.kind
 )
 def test_every_optimizer_leaves_zeros_alone(optimizer):
-    of = stage(Prune(sparsity=0.5, update_every=4, scope=UP), optimizer)
-    timeline = compiled(of)[0]
-    for step, (params, state) in enumerate(run(of)):
+    config = stage(Prune(sparsity=0.5, update_every=4, scope=UP), optimizer)
+    timeline = compiled(config)[0]
+    for step, (params, state) in enumerate(run(config)):
         (mask,) = masks_of(params, state).values()
         assert np.count_nonzero(params["layers"]["mlp"]["up"]) == mask.sum()
         assert (~mask).sum() == timeline.active_parameters - timeline.active_parameters_at(step)
@@ -165,11 +165,11 @@ def test_every_optimizer_leaves_zeros_alone(optimizer):
 @pytest.mark.parametrize("allocation", ["tensor", *slowly(["global"])])
 def test_magnitudes_choose(allocation):
     """The weights that one shot leaves are the largest of each layer, or of all."""
-    of = stage(ONE_SHOT.model_copy(update={"allocation": allocation}))
-    path = run(of)
-    at = compiled(of)[0].phases[1].step
-    size = np.abs(np.asarray(path[at - 1][0]["layers"]["mlp"]["up"])).reshape(3, -1)
-    (mask,) = masks_of(*path[at]).values()
+    config = stage(ONE_SHOT.model_copy(update={"allocation": allocation}))
+    path = run(config)
+    change_step = compiled(config)[0].phases[1].step
+    size = np.abs(np.asarray(path[change_step - 1][0]["layers"]["mlp"]["up"])).reshape(3, -1)
+    (mask,) = masks_of(*path[change_step]).values()
     middle = np.median(size, axis=1, keepdims=True) if allocation == "tensor" else np.median(size)
     np.testing.assert_array_equal(mask.reshape(3, -1), size > middle)
 
@@ -179,7 +179,7 @@ def test_gradients_bring_weights_back():
     path = run(stage(RIGL))
     swaps = 0
     for step in range(STEPS):
-        (old,), (new,) = (masks_of(*path[at]).values() for at in (step, step + 1))
+        (old,), (new,) = (masks_of(*path[number]).values() for number in (step, step + 1))
         gradient = np.abs(draw(step + 1)["layers"]["mlp"]["up"])
         for layer in range(3):
             back = new[layer] & ~old[layer]
@@ -205,36 +205,36 @@ def test_patterns_are_whole_at_the_end_and_pack_smaller():
 
 
 def test_what_is_not_finite_goes_first():
-    of = stage(AT_ONCE)
+    config = stage(AT_ONCE)
     params = draw(0)
     params["layers"]["mlp"]["up"][0, :4] = np.nan
-    after, state = run(of, params, steps=0)[-1]
+    after, state = run(config, params, steps=0)[-1]
     assert np.isfinite(after["layers"]["mlp"]["up"]).all()
     (mask,) = masks_of(after, state).values()
     assert mask.sum(axis=(1, 2)).tolist() == [64, 64, 64]
 
 
 def test_ties_are_broken_by_place():
-    of = stage(AT_ONCE)
-    (mask,) = masks_of(*run(of, jax.tree.map(np.ones_like, draw(0)), steps=0)[-1]).values()
+    config = stage(AT_ONCE)
+    (mask,) = masks_of(*run(config, jax.tree.map(np.ones_like, draw(0)), steps=0)[-1]).values()
     np.testing.assert_array_equal(mask.reshape(3, -1), np.arange(128)[None].repeat(3, 0) < 64)
 
 
 def test_a_dropped_update_of_the_masks_comes_with_the_next():
-    of = stage(ONE_SHOT)
-    timeline, _, update = compiled(of)
-    at = timeline.phases[1].step
-    params, state = run(of, steps=at - 1)[-1]  # step at - 1, which makes the masks, is left out
-    params, state = update(draw(1), state, params, timeline.clock(at))
+    config = stage(ONE_SHOT)
+    timeline, _, update = compiled(config)
+    change_step = timeline.phases[1].step
+    params, state = run(config, steps=change_step - 1)[-1]  # the step that builds the masks is left out
+    params, state = update(draw(1), state, params, timeline.clock(change_step))
     assert np.count_nonzero(params["layers"]["mlp"]["up"]) == 3 * 64
 
 
 def test_it_goes_on_to_the_bit():
     """All that is needed is in the state: arrays that went through host memory."""
-    of = stage(RIGL)
-    path = run(of)
+    config = stage(RIGL)
+    path = run(config)
     params, state = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), path[5])
-    timeline, _, update = compiled(of)
+    timeline, _, update = compiled(config)
     for step in range(5, STEPS):
         params, state = update(draw(step + 1), state, params, timeline.clock(step))
     jax.tree.map(np.testing.assert_array_equal, (params, state), path[-1])
@@ -245,20 +245,24 @@ def test_it_goes_on_to_the_bit():
 def test_channels_that_are_gone_leave_a_smaller_model_that_trains_alike(optimizer):
     """Clipping, decay, moments and Adafactor's RMS take no notice of zeros."""
     path = run(stage(Prune(sparsity=0.5, begin=0.0, end=0.0, structure=Channels()), optimizer))
-    left = compact_model(MODEL, masks_of(*path[0]))
-    assert left.target == MODEL.model_copy(update={"d_ff": 8})
-    smaller = run(stage(None, optimizer, left.target), shrunk(left, path[0][0]), lambda k: shrunk(left, draw(k + 1)))
+    compact = compact_model(MODEL, masks_of(*path[0]))
+    assert compact.target == MODEL.model_copy(update={"d_ff": 8})
+    smaller = run(
+        stage(None, optimizer, compact.target),
+        shrink_params(compact, path[0][0]),
+        lambda k: shrink_params(compact, draw(k + 1)),
+    )
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
-    jax.tree.map(close, shrunk(left, path[-1][0]), smaller[-1][0])
+    jax.tree.map(close, shrink_params(compact, path[-1][0]), smaller[-1][0])
 
 
-def shrunk(left, params):
-    """What is left of a tree like the parameters."""
+def shrink_params(compact, params):
+    """Select what the compact model keeps of a tree like the parameters."""
 
-    def one(array, x):
+    def shrink(array, x):
         x = np.asarray(x)
         if not array.stacked:
             return x
-        return np.stack([left.take_units(array, x[block], at) for at, block in enumerate(left.blocks)])
+        return np.stack([compact.take_units(array, x[block], layer) for layer, block in enumerate(compact.blocks)])
 
-    return jax.tree.map(one, models.param_specs(left.source), params)
+    return jax.tree.map(shrink, models.param_specs(compact.source), params)

@@ -56,9 +56,9 @@ def test_every_group_keeps_its_floor(
     score, tokens, group = columns(rows)
     kept = select_fraction(score, tokens, share, which, group, floor)
     for g in np.unique(group):
-        here = group == g
-        least = floor * share * tokens[here].sum()
-        assert tokens[kept & here].sum() >= least - tokens[here].max() / 2 - 1e-9
+        members = group == g
+        least = floor * share * tokens[members].sum()
+        assert tokens[kept & members].sum() >= least - tokens[members].max() / 2 - 1e-9
     # What the floors leave is given to whoever comes first.
     over = len(np.unique(group)) * tokens.max() / 2
     assert abs(tokens[kept].sum() - share * tokens.sum()) <= over + tokens.max() / 2 + 1e-9
@@ -79,15 +79,15 @@ def test_a_floor_keeps_a_group_that_the_scores_alone_would_drop() -> None:
 
 def three_heaps(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """60 points about three directions that are far apart, and which."""
-    random, of = np.random.default_rng(seed), np.arange(60) % 3
-    return np.eye(4)[of] * 5 + random.normal(0, 0.2, (60, 4)), of
+    random, heap = np.random.default_rng(seed), np.arange(60) % 3
+    return np.eye(4)[heap] * 5 + random.normal(0, 0.2, (60, 4)), heap
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 def test_k_means_finds_heaps_and_repeats_itself(distance: str) -> None:
-    points, of = three_heaps()
+    points, heap = three_heaps()
     found = cluster(points, 3, distance, seed=1)  # type: ignore[arg-type]
-    assert len({(a, b) for a, b in zip(found.cluster, of, strict=True)}) == 3
+    assert len({(a, b) for a, b in zip(found.cluster, heap, strict=True)}) == 3
     again = cluster(points, 3, distance, seed=1)  # type: ignore[arg-type]
     assert np.array_equal(found.cluster, again.cluster)
     assert found.distance.tobytes() == again.distance.tobytes()
@@ -113,11 +113,11 @@ def test_more_clusters_than_documents_are_as_many_as_documents() -> None:
 
 
 def test_a_target_in_one_heap_takes_that_heap_first() -> None:
-    points, of = three_heaps()
-    found = prototype_scores(points[6:], points[:6][of[:6] == 1])
+    points, heap = three_heaps()
+    found = prototype_scores(points[6:], points[:6][heap[:6] == 1])
     kept = select_fraction(found.turn.astype(float), np.ones(54, int), 1 / 3, "bottom")
-    assert kept.tolist() == (of[6:] == 1).tolist()
-    assert found.similarity[of[6:] == 1].min() > found.similarity[of[6:] != 1].max()
+    assert kept.tolist() == (heap[6:] == 1).tolist()
+    assert found.similarity[heap[6:] == 1].min() > found.similarity[heap[6:] != 1].max()
 
 
 def test_targets_take_turns() -> None:
