@@ -66,8 +66,7 @@ def grow_offline(small: TrainedModel, start: Grow, target: Model, out: Path, rep
             _read_unused_blocks(plan, array, reader)
         require_undamaged(small.path, reader)
 
-    meta = initial_meta(spec, small.cursor_for(spec.stage), small.cost, small.manifest.digest)
-    return write_streamed(out, 0, streamed, meta, check)
+    return write_streamed(out, 0, streamed, meta_from(small, spec), check)
 
 
 def plan_offline_growth(small: TrainedModel, start: Grow, target: Model) -> growth.GrowthPlan:
@@ -254,6 +253,11 @@ def initial_meta(spec: StageSpec, cursor: DataCursor, inherited: Ledger, parent:
     """Return the JSON beside the arrays of a checkpoint at step 0; see `CheckpointState` for the arguments."""
     state = TrainState(step=0, params=(), opt_state=(), method_state=(), key=())
     return CheckpointState.initial(state, cursor, inherited, parent).to_meta(spec)
+
+
+def meta_from(trained: TrainedModel, spec: StageSpec) -> dict[str, Any]:
+    """Return `initial_meta` of a stage made from one checkpoint; its data continues where that one stopped."""
+    return initial_meta(spec, trained.cursor_for(spec.stage), trained.cost, trained.manifest.digest)
 
 
 def _refuse_unstored_average(model: TrainedModel, instead: str) -> None:

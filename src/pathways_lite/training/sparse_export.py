@@ -28,7 +28,7 @@ from pathways_lite.methods.pruning.compact import CompactModel, compact_model, c
 from pathways_lite.methods.pruning.pruned_params import pack_np, unpack_np
 from pathways_lite.recipe import NM, Model, Restore, Unstructured
 from pathways_lite.training.load import TrainedModel
-from pathways_lite.training.offline import initial_meta, next_stage
+from pathways_lite.training.offline import meta_from, next_stage
 from pathways_lite.training.optimizers import averages_params
 
 Block = tuple[tuple[int, ...], np.ndarray]
@@ -103,8 +103,7 @@ def convert_sparse(trained: TrainedModel, out: Path, report: Callable[[str], Non
     for name, array in streamed.items():
         report(f"{name} {list(array.shape)} {array.dtype}")
     check = functools.partial(require_undamaged, trained.path, source.reader)
-    meta = initial_meta(spec, trained.cursor_for(spec.stage), trained.cost, trained.manifest.digest)
-    return write_streamed(out, 0, streamed, meta, check)
+    return write_streamed(out, 0, streamed, meta_from(trained, spec), check)
 
 
 def _stream_compact(source: SparseCheckpoint, array: models.ParamSpec, compact: CompactModel) -> StreamedArray:
