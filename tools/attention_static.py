@@ -28,7 +28,7 @@ import numpy as np
 from jax import lax
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
-from pathways_lite.planner.kernel_estimates import kernel_cycles, kernel_vector_memory, program
+from pathways_lite.planner.kernel_estimates import attention_program, kernel_cycles, kernel_vector_memory
 
 
 @cache
@@ -57,7 +57,7 @@ def main() -> None:
 def memory(kernel: str, chip: str, T: int, D: int) -> int:
     """Vector memory in bytes, for two heads of T tokens and the chip's own block sizes."""
     return kernel_vector_memory(
-        partial(program, kernel, T, T, D, None), chip=chip, kernel=f"interval_attention_{kernel}"
+        partial(attention_program, kernel, T, T, D, None), chip=chip, kernel=f"interval_attention_{kernel}"
     )
 
 

@@ -36,7 +36,7 @@ import numpy as np
 from pathways_kernels.cross_entropy import cross_entropy
 from pathways_lite.chips import TPUS
 from pathways_lite.planner import hlo
-from pathways_lite.planner.chips import device, place, quiet_libtpu, traced_for
+from pathways_lite.planner.chips import abstract_on_device, described_device, quiet_libtpu, tracing_for
 
 FLOPS_PER_LOGIT = {"forward": 2, "forward+backward": 6}  # times E
 
@@ -99,10 +99,12 @@ def shapes(arguments: argparse.Namespace, E: int, V: int) -> tuple[jax.ShapeDtyp
 
 def estimated(run: Callable[..., Any], abstract: Any, flops: float, chip: str, profile: Path | None) -> dict[str, Any]:
     """By the cost model, or where libtpu writes its static profile into a folder, by that."""
-    with traced_for(chip):
+    with tracing_for(chip):
         # Where operands are placed in vector memory ahead of an operation, libtpu cannot schedule some copies.
         options = {"xla_msa_enable": "false"} if profile else {}
-        compiled = jax.jit(run).lower(*place(abstract, device(chip))).compile(compiler_options=options)
+        compiled = (
+            jax.jit(run).lower(*abstract_on_device(abstract, described_device(chip))).compile(compiler_options=options)
+        )
     seconds = total_cycles(compiled.as_text(), scheduled(profile) if profile else {}) / TPUS[chip].clock_hz
     return {
         "cycles": "scheduled" if profile else "cost model",
@@ -127,7 +129,7 @@ def total_cycles(text: str, by_name: dict[str, int]) -> int:
     module = hlo.parse(text)
     if loops := hlo.unknown_loops(module):
         raise LookupError(f"how often these loops run cannot be told: {', '.join(loops)}")
-    sites = (site for site in hlo.executed(module) if site.fusion is None)
+    sites = (site for site in hlo.executed_sites(module) if site.fusion is None)
     return sum(site.times * by_name.get(site.instruction.name, site.instruction.cycles or 0) for site in sites)
 
 

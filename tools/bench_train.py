@@ -46,7 +46,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pathways_lite.cli.train import cpus_alone, keep_freed_memory
+from pathways_lite.cli.train import keep_freed_memory, runs_on_cpu_only
 
 SHAPES = {
     # layers, d_model, heads, sequence, batch, vocabulary
@@ -74,7 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.steps < 1:
         parser.error(f"--steps {arguments.steps}: at least 1 is needed")
-    if not arguments.plain_malloc and cpus_alone():
+    if not arguments.plain_malloc and runs_on_cpu_only():
         keep_freed_memory()
     print(json.dumps(measure(arguments)))
 

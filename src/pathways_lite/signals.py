@@ -23,6 +23,10 @@ _STDERR = 2
 _SAME_REQUEST = 0.1  # seconds
 
 
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived; everything up to the last completed step is saved."""
+
+
 class StopSignals:
     """Context manager in which the first SIGTERM or SIGINT sets `requested`, for a training loop to poll.
 

@@ -6,21 +6,21 @@ import sys
 
 import pytest
 
-from pathways_lite.cli.train import cpus_alone
+from pathways_lite.cli.train import runs_on_cpu_only
 
 
 @pytest.mark.parametrize(("platforms", "alone"), [("cpu", True), ("tpu,cpu", False), ("cuda", False)])
 def test_what_is_asked_for_decides(platforms: str, alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
-    assert cpus_alone() is alone
+    assert runs_on_cpu_only() is alone
 
 
 def test_otherwise_an_installed_accelerator_library_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JAX_PLATFORMS")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert cpus_alone()
+    assert runs_on_cpu_only()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if name == "libtpu" else None)
-    assert not cpus_alone()
+    assert not runs_on_cpu_only()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc only")

@@ -9,8 +9,7 @@ import numpy as np
 from helpers.bigram import bigram_losses, initial_state
 from pathways_lite.methods import domain_weights
 from pathways_lite.recipe import DoGE, DoReMi, Reference
-from pathways_lite.training.reweighting import domain_alignments
-from pathways_lite.training.sample_weights import MethodState, SampleWeights
+from pathways_lite.training.sample_weights import MethodState, SampleWeights, domain_alignments
 
 D = 3
 DOREMI, DOGE = DoReMi(reference=Reference(stage="reference")), DoGE(mu=0.01)
@@ -31,7 +30,7 @@ def doge_weights(scores, batch, clock, memory):
 
 SAMPLE_WEIGHTS = {
     "doremi": SampleWeights(doremi_weights, statistics, reference_fn=bigram_losses),
-    "doge": SampleWeights(doge_weights, statistics, look_ahead=functools.partial(domain_alignments, target=TARGET)),
+    "doge": SampleWeights(doge_weights, statistics, signal_fn=functools.partial(domain_alignments, target=TARGET)),
 }
 
 

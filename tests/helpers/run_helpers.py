@@ -14,7 +14,7 @@ from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.recipe import Continue, Recipe, apply_overrides
 from pathways_lite.training import final_evaluation
 from pathways_lite.training.components import Components
-from pathways_lite.training.hooks import TrainerHooks
+from pathways_lite.training.loop import TrainerHooks
 from pathways_lite.training.run import train_run
 
 TOTAL = 12  # steps of the tiny recipe

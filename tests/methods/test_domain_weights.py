@@ -14,7 +14,7 @@ from pathways_lite.batch import Batch
 from pathways_lite.methods.domain_weights import DomainWeightState, doge, doremi, init, means_of_domains
 from pathways_lite.models import TokenLosses
 from pathways_lite.recipe import DoGE, DoReMi, Reference
-from pathways_lite.training.reweighting import domain_alignments, split_halves
+from pathways_lite.training.sample_weights import domain_alignments, split_halves
 
 DOREMI = DoReMi(reference=Reference(stage="reference"))
 ALL = np.ones(3, bool)

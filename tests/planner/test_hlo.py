@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pathways_lite.planner import hlo
-from pathways_lite.planner.collectives import collectives, counts, mesh_axes, parse_groups
+from pathways_lite.planner.collectives import collectives, count_collectives, mesh_axes, parse_groups
 
 # As the TPU compiler writes a scan of 8 layers: no known_trip_count, counters through copies, a reduce-scatter as a
 # fusion, a gather that overlaps with a matrix product, one on the sparse cores, a Pallas kernel.
@@ -90,25 +90,25 @@ def test_collectives_of_a_tpu_program_count_once_each_per_layer():
     # The first overlaps with fusion.9, the second with nothing that has an estimate.
     assert [op.cycles_meanwhile for op in ops] == [500, 0, 0]
     assert all(mesh_axes(op.groups, MESH) == ("fsdp",) and op.group_size == 4 for op in ops)
-    assert counts(TPU, MESH) == {("all-gather", ("fsdp",)): 16, ("reduce-scatter", ("fsdp",)): 8}
-    assert counts(TPU, MESH, at_least=5000) == {}
+    assert count_collectives(TPU, MESH) == {("all-gather", ("fsdp",)): 16, ("reduce-scatter", ("fsdp",)): 8}
+    assert count_collectives(TPU, MESH, at_least=5000) == {}
 
 
 def test_cycles_and_kernels_are_counted_per_execution():
-    sites = list(hlo.executed(hlo.parse(TPU)))
+    sites = list(hlo.executed_sites(hlo.parse(TPU)))
     assert sum(site.times * (site.instruction.cycles or 0) for site in sites) == 8 * 500
     assert [(site.instruction.kernel, site.times) for site in sites if site.instruction.kernel] == [("flash", 8)]
 
 
 def test_trip_counts_follow_start_stop_and_step():
     every_third = TPU.replace("%one = s32[]{:T(128)} constant(1)", "%one = s32[]{:T(128)} constant(3)")
-    assert counts(every_third, MESH)["reduce-scatter", ("fsdp",)] == 3  # 0, 3, 6
+    assert count_collectives(every_third, MESH)["reduce-scatter", ("fsdp",)] == 3  # 0, 3, 6
     from_six = TPU.replace("%start = s32[]{:T(128)} constant(0)", "%start = s32[]{:T(128)} constant(6)")
-    assert counts(from_six, MESH)["reduce-scatter", ("fsdp",)] == 2
+    assert count_collectives(from_six, MESH)["reduce-scatter", ("fsdp",)] == 2
     known = TPU.replace(
         "condition=%condition, body=%body", 'condition=%condition, body=%body, x={"known_trip_count":{"n":"5"}}'
     )
-    assert counts(known, MESH)["reduce-scatter", ("fsdp",)] == 5
+    assert count_collectives(known, MESH)["reduce-scatter", ("fsdp",)] == 5
 
 
 def test_a_loop_that_depends_on_data_is_named_and_counts_once():
@@ -117,7 +117,7 @@ def test_a_loop_that_depends_on_data_is_named_and_counts_once():
     )
     assert hlo.unknown_loops(hlo.parse(unknown)) == ["while.1"]
     assert hlo.unknown_loops(hlo.parse(TPU)) == []
-    assert counts(unknown, MESH)["reduce-scatter", ("fsdp",)] == 1
+    assert count_collectives(unknown, MESH)["reduce-scatter", ("fsdp",)] == 1
 
 
 def test_what_is_not_hlo_is_refused():

@@ -8,13 +8,13 @@ import pytest
 
 from pathways_kernels.attention import block_sizes
 from pathways_lite.chips import TPUS
-from pathways_lite.planner.chips import traced_for
+from pathways_lite.planner.chips import tracing_for
 
 
 @pytest.mark.parametrize("chip", TPUS)
 def test_kernels_see_the_chip_they_are_traced_for(chip):
     assert block_sizes.chip()[0] == ""
-    with traced_for(chip):
+    with tracing_for(chip):
         assert block_sizes.chip()[0] == chip
         assert block_sizes.TUNED[chip, 128] == block_sizes.limits(chip, 64)
     assert jax.sharding.get_abstract_mesh().empty

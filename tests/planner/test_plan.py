@@ -305,7 +305,7 @@ ENTRY %main (table: f32[4096,48], ids: s32[2048,1], more: f32[2048,48]) -> f32[4
 
 def test_operations_without_estimates_are_modelled_or_counted():
     module = hlo.parse(LOOKUPS)
-    sites = list(hlo.executed(module))
+    sites = list(hlo.executed_sites(module))
     scatter, gather = cost_model.model_lookups(sites, 1e9)
     assert (gather.kind, gather.rows, gather.row_bytes) == ("gather", 2048, 256)  # 128 lanes of two bytes
     assert gather.seconds == pytest.approx(2 * 2048 * 256 / 1e9)
@@ -325,6 +325,6 @@ def test_operations_of_layers_are_distinguished_from_others(scan):
         return sum(map(jnp.sum, models.token_losses(config, params, batch)[:2]))
 
     text = jax.jit(jax.grad(loss)).lower(models.abstract_params(config), batch).compile().as_text()
-    counts = Counter(step_part(site.op_name) for site in hlo.executed(hlo.parse(text)))
+    counts = Counter(step_part(site.op_name) for site in hlo.executed_sites(hlo.parse(text)))
     assert set(counts) >= {"layers, forward", "layers, backward", "layers, again", "embedding and loss"}
     assert counts["layers, backward"] > counts["embedding and loss"]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pathways_lite.training.compile import Interrupted, StepCompiler
+from pathways_lite.signals import Interrupted
+from pathways_lite.training.compile import StepCompiler
 
 
 class FakeSetup:

@@ -9,19 +9,19 @@ import pytest
 
 SCRIPT = """
 import json, sys
-from pathways_lite.planner.chips import device, place, quiet_libtpu, traced_for
+from pathways_lite.planner.chips import abstract_on_device, described_device, quiet_libtpu, tracing_for
 quiet_libtpu()
 import jax
 from pathways_lite.recipe import load_recipe
 from pathways_lite.training.components import Components, abstract_batch
 from pathways_lite.training.stage import StageSpec
-from pathways_lite.training.stage import StageSpec
 
 recipe = load_recipe(sys.argv[1], ["stages.base.model.dtype=bfloat16", "stages.base.data.seq_len=128"])
 components = Components(StageSpec(recipe, 0))
 arguments = (components.abstract_state, abstract_batch(8, 128), components.timeline.clock(0))
-with traced_for("v5e"):
-    lowered = jax.jit(components.step_function, donate_argnums=0).lower(*place(arguments, device("v5e")))
+with tracing_for("v5e"):
+    step = jax.jit(components.step_function, donate_argnums=0)
+    lowered = step.lower(*abstract_on_device(arguments, described_device("v5e")))
 compiled = lowered.compile()
 memory = compiled.memory_analysis()
 kernels = [name for name in ("forward", "backward") if f"interval_attention_{name}" in compiled.as_text()]

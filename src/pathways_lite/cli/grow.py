@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def grow(
-    source: Annotated[str, typer.Argument(metavar="SRC_CHECKPOINT", help="a run, stage or checkpoint directory")],
+    source: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="a run, stage or checkpoint directory")],
     out: Annotated[str | None, typer.Argument(help="directory of the new checkpoint")] = None,
     changes: Annotated[
         list[str] | None,
@@ -49,7 +49,7 @@ def grow(
         _print_advice([source, *([out] if out else []), *(changes or [])])
         return
     if out is None:
-        raise UserError("no OUT given; write pathways-lite grow SRC_CHECKPOINT OUT --operator stack --factor 4")
+        raise UserError("no OUT given; write pathways-lite grow CHECKPOINT OUT --operator stack --factor 4")
     from pathways_lite.methods.growth import plan_growth
     from pathways_lite.training.load import load_model
     from pathways_lite.training.offline import grow_offline, plan_offline_growth

@@ -51,7 +51,7 @@ def train(
     from pathways_lite.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
-    if cpus_alone():
+    if runs_on_cpu_only():
         keep_freed_memory()  # before the imports below load JAX
     if dry_run:
         from pathways_lite.training.run import describe
@@ -129,7 +129,7 @@ def keep_freed_memory() -> bool:
     return all(mallopt(option, value) == 1 for option, value in options)
 
 
-def cpus_alone() -> bool:
+def runs_on_cpu_only() -> bool:
     """Return True if JAX can only run on CPUs: JAX_PLATFORMS says so, or no accelerator library is installed."""
     if platforms := os.environ.get("JAX_PLATFORMS"):
         return platforms == "cpu"

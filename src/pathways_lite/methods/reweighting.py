@@ -172,6 +172,11 @@ def statistics(weights: jax.Array, batch: Batch) -> dict[str, jax.Array]:
     }
 
 
+def needs_full_batch_losses(rows: int, sequences: int, microbatch: int | None) -> bool:
+    """True if losses of the full batch are needed before the gradient: an extra forward pass precedes it."""
+    return rows < sequences or microbatch not in (None, sequences)
+
+
 def extra_flops(reweighting: Reweighting, training: int, reference: int, ahead: bool) -> int:
     """Return the change in FLOPs per token: skipped rows save some, and forward passes besides the step's add some.
 

@@ -168,7 +168,7 @@ class Decoder(nnx.Module):
 
         per_layer = stacked, _per_layer(config, dropout_key, cache)
         with jax.named_scope("layers"):  # `plan` tells by it what a layer's operation is
-            x, outputs = _run(config, block, x, per_layer, gathers=inputs.layout.is_spread)
+            x, outputs = _run(config, block, x, per_layer, gathers=inputs.layout.is_sharded)
         auxiliary = jax.tree.map(lambda layers: jnp.sum(layers, axis=0), outputs.auxiliary)
         return self.final_norm(x), BlockOutputs(outputs.cache, auxiliary)
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from pathways_lite.models.decoder import abstract_params, logical_axes
+from pathways_lite.models.layers import Axes
 from pathways_lite.recipe import Model
 
 
@@ -105,7 +106,6 @@ def param_specs(model: Model) -> Any:
 
 # ---- logical axes, for optimizers: the rank of a stacked array does not show what it is ----
 
-Axes = tuple[str, ...]
 """Logical axes of a parameter, e.g. ("layers", "embed", "heads", "head_dim")."""
 
 

@@ -25,7 +25,7 @@ from pathways_kernels.attention import attention as local_attention
 from pathways_kernels.cross_entropy import cross_entropy as local_cross_entropy
 from pathways_kernels.linear import linear
 from pathways_lite.errors import UserError
-from pathways_lite.parallel.sharding import Axes, Layout
+from pathways_lite.parallel.sharding import Layout, LogicalAxes
 
 # ---- matrix products of activations and weights ----
 #
@@ -45,13 +45,13 @@ class Weight(NamedTuple):
     """A layer's kernel with its logical axes; it reads the residual stream ("embed" first) or adds to it (last)."""
 
     value: jax.Array
-    axes: Axes
+    axes: LogicalAxes
 
 
 def project_in(layout: Layout, x: jax.Array, weights: Sequence[Weight]) -> list[jax.Array]:
     """Multiply `x` [B, T, E] by each of several weights [E, ...]; a result [B, T, ...] is sharded like its weight."""
     values = [weight.value.astype(x.dtype) for weight in weights]
-    if not layout.is_spread:
+    if not layout.is_sharded:
         return [_product(x, value, 1) for value in values]
     x_spec = layout.spec(("batch", "seq", "residual"), x.shape, "the residual stream")
     weight_specs = tuple(layout.spec(weight.axes, weight.value.shape, "a weight") for weight in weights)
@@ -74,7 +74,7 @@ def project_in(layout: Layout, x: jax.Array, weights: Sequence[Weight]) -> list[
 def project_out(layout: Layout, terms: Sequence[tuple[jax.Array, Weight]]) -> jax.Array:
     """Sum the products of x [B, T, ...] and weight [..., E] in `terms`: [B, T, E], sharded like the residual stream."""
     values = [weight.value.astype(x.dtype) for x, weight in terms]
-    if not layout.is_spread:
+    if not layout.is_sharded:
         return _sum([_product(x, value, value.ndim - 1) for (x, _), value in zip(terms, values, strict=True)])
     x_specs = tuple(layout.spec(("batch", "seq", *weight.axes[:-1]), x.shape, "a product") for x, weight in terms)
     weight_specs = tuple(layout.spec(weight.axes, weight.value.shape, "a weight") for _, weight in terms)
@@ -121,7 +121,7 @@ def attention(layout: Layout, q: jax.Array, k: jax.Array, v: jax.Array, spans: S
     If the sequence is sharded too, keys and values are gathered over `context`. Spans count keys from the start of the
     sequence, so they do not change (context parallelism as in Llama 3, arXiv 2407.21783, 3.3.2).
     """
-    if not layout.is_spread:
+    if not layout.is_sharded:
         return local_attention(q, k, v, spans, **options)
     q_spec = layout.spec(("batch", "seq", "heads", None), q.shape, "queries")
     kv_spec = layout.spec(("batch", "seq", "kv", None), k.shape, "keys")
@@ -168,7 +168,7 @@ def cross_entropy(
 
     `head` [V, E] is sharded like a parameter; it is gathered in the dtype of `hidden`, its gradient scattered once.
     """
-    if not layout.is_spread:
+    if not layout.is_sharded:
         return local_cross_entropy(hidden, head.astype(hidden.dtype), targets, **options)
     token_spec = layout.spec(("batch", "seq"), targets.shape, "targets")
     head_spec = layout.spec(("vocab", "embed"), head.shape, "the output matrix")
@@ -194,7 +194,7 @@ def embedding_lookup(layout: Layout, table: jax.Array, tokens: jax.Array, dtype:
     rows, and an all-to-all exchanges the slices. That sends T B E numbers, where gathering the table would send V E.
     Rows are cast after the lookup, so that the gradient of a frequent token is summed in float32.
     """
-    if not layout.is_spread:
+    if not layout.is_sharded:
         return jnp.take(table, tokens, axis=0).astype(dtype)
     token_spec = layout.spec(("batch", "seq"), tokens.shape, "tokens")
     table_spec = layout.spec(("vocab", "embed"), table.shape, "the embedding")

@@ -25,7 +25,7 @@ from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
 from pathways_lite.errors import UserError
 
-Axes = tuple[str | None, ...]
+LogicalAxes = tuple[str | None, ...]
 """A logical name for every axis of an array; None: not sharded."""
 
 Rules = Mapping[str, tuple[str, ...]]
@@ -51,7 +51,7 @@ RULES: Rules = MappingProxyType(
 REPLICATED_IF_UNEVEN = frozenset({"kv"})
 """Logical axes that are replicated if their mesh axes do not divide them: devices then share key/value heads."""
 
-_TOKENS: Axes = ("batch", "seq")
+_TOKENS: LogicalAxes = ("batch", "seq")
 BATCH_AXES = Batch(
     tokens=_TOKENS, targets=_TOKENS, loss_weights=_TOKENS, positions=_TOKENS, spans=Spans(_TOKENS, _TOKENS),
     domain=("batch",), sample_id=("batch", None),
@@ -89,7 +89,7 @@ class Layout:
     rules: Rules = RULES
 
     @property
-    def is_spread(self) -> bool:
+    def is_sharded(self) -> bool:
         """True if there is more than one device."""
         return self.mesh is not None and self.mesh.size > 1
 
@@ -120,7 +120,7 @@ class Layout:
     def _n_shards(self, mesh_axes: tuple[str, ...]) -> int:
         return math.prod(self.sizes[axis] for axis in mesh_axes)
 
-    def spec(self, axes: Axes, shape: tuple[int, ...], name: str = "an array") -> PartitionSpec:
+    def spec(self, axes: LogicalAxes, shape: tuple[int, ...], name: str = "an array") -> PartitionSpec:
         """Return the PartitionSpec of an array with these logical axes.
 
         Raises UserError if two of its axes need the same mesh axis, or if one cannot be split evenly.
@@ -140,7 +140,7 @@ class Layout:
             )
         return _partition_spec(entries)
 
-    def parameter_spec(self, axes: Axes, shape: tuple[int, ...], name: str = "a parameter") -> PartitionSpec:
+    def parameter_spec(self, axes: LogicalAxes, shape: tuple[int, ...], name: str = "a parameter") -> PartitionSpec:
         """Return `spec`, but replicate norm scales: gathering them would take as long and save nothing."""
         is_vector = len(axes) - (axes[:1] == ("layers",)) < 2
         return PartitionSpec() if is_vector else self.spec(axes, shape, name)
@@ -152,7 +152,7 @@ class Layout:
     def abstract_parameters(self, abstract: Any, axes: Any) -> Any:
         """Add shardings to parameters given as `jax.ShapeDtypeStruct`s, by their logical axes."""
 
-        def shard(path: Any, leaf: Any, names: Axes) -> Any:
+        def shard(path: Any, leaf: Any, names: LogicalAxes) -> Any:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             sharding = self.sharding(self.parameter_spec(names, leaf.shape, name))
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -163,7 +163,7 @@ class Layout:
         """Return `tree`, e.g. an optimizer's state, as `jax.ShapeDtypeStruct`s sharded like the parameters.
 
         A leaf is sharded like the parameter whose path is the end of its own path and that has the same number of axes.
-        Axes that the mesh does not divide (packed masks, numbers per layer) and all other leaves (counts) are
+        LogicalAxes that the mesh does not divide (packed masks, numbers per layer) and all other leaves (counts) are
         replicated.
         """
         parameter_of = {tuple(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]}
@@ -190,7 +190,7 @@ class Layout:
 
     def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
         """Constrain `x` to the sharding of its logical axes."""
-        if not self.is_spread:
+        if not self.is_sharded:
             return x
         return jax.lax.with_sharding_constraint(x, self.sharding(self.spec(axes, x.shape)))
 
@@ -213,7 +213,7 @@ class Layout:
     def abstract_batch(self, abstract: Batch) -> Batch:
         """Add shardings to a batch of `jax.ShapeDtypeStruct`s."""
 
-        def shard(x: Any, axes: Axes) -> Any:
+        def shard(x: Any, axes: LogicalAxes) -> Any:
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._batch_sharding(axes, x.shape))
 
         return jax.tree.map(shard, abstract, BATCH_AXES)
@@ -226,7 +226,7 @@ class Layout:
         sequences = len(batch.tokens) * share.total // len(share.shards)
         rows = share.rows(sequences)
 
-        def global_array(local: np.ndarray, axes: Axes) -> jax.Array:
+        def global_array(local: np.ndarray, axes: LogicalAxes) -> jax.Array:
             def read_shard(index: Any) -> np.ndarray:  # a slice for each axis
                 first, last, _ = index[0].indices(sequences)
                 start = int(np.searchsorted(rows, first))
@@ -237,7 +237,7 @@ class Layout:
 
         return jax.tree.map(global_array, batch, BATCH_AXES)
 
-    def _batch_sharding(self, axes: Axes, shape: tuple[int, ...]) -> Any:
+    def _batch_sharding(self, axes: LogicalAxes, shape: tuple[int, ...]) -> Any:
         return self.sharding(self.spec(axes, shape, "a batch"))
 
 

@@ -132,7 +132,7 @@ def quiet_libtpu(**flags: str) -> None:
     os.environ["LIBTPU_INIT_ARGS"] = " ".join([given, *(f"--{name}={value}" for name, value in flags.items())]).strip()
 
 
-def device(chip: str) -> jax.Device:
+def described_device(chip: str) -> jax.Device:
     """Return one described device. Raises KeyError for a chip that is not in `TPUS`, RuntimeError without libtpu."""
     from jax.experimental import topologies
 
@@ -141,13 +141,13 @@ def device(chip: str) -> jax.Device:
     return topology.devices[0]
 
 
-def place(tree: Any, on: jax.Device) -> Any:
+def abstract_on_device(tree: Any, on: jax.Device) -> Any:
     """Return abstract arrays with the sharding that makes `jit(f).lower(...)` compile for a described device."""
     sharding = SingleDeviceSharding(on)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
-def traced_for(chip: str) -> Any:
+def tracing_for(chip: str) -> Any:
     """Return a context in which kernels that ask for the chip they are traced for get this one."""
     tpu = TPUS[chip]
     abstract = AbstractDevice(device_kind=tpu.device_kind, num_cores=tpu.cores, platform="tpu")

@@ -3,7 +3,7 @@
 for op in collectives(compiled.as_text()):
     print(op.count, op.kind, mesh_axes(op.groups, mesh), op.bytes, op.where)
 
-counts(compiled.as_text(), mesh)    # {("all-gather", ("fsdp",)): 10, ("all-reduce", ("tensor",)): 20}
+count_collectives(compiled.as_text(), mesh)    # {("all-gather", ("fsdp",)): 10, ("all-reduce", ("tensor",)): 20}
 """
 
 from __future__ import annotations
@@ -59,11 +59,13 @@ def collectives(text: str) -> list[Collective]:
     """
     module = hlo.parse(text)
     n_devices = _count_devices(text)
-    ops = (_parse_collective(site, module, n_devices) for site in hlo.executed(module))
+    ops = (_parse_collective(site, module, n_devices) for site in hlo.executed_sites(module))
     return [op for op in ops if op is not None and op.group_size > 1]
 
 
-def counts(text: str, mesh: jax.sharding.Mesh, *, at_least: int = 0) -> dict[tuple[str, tuple[str, ...]], int]:
+def count_collectives(
+    text: str, mesh: jax.sharding.Mesh, *, at_least: int = 0
+) -> dict[tuple[str, tuple[str, ...]], int]:
     """Count executions per step by (kind, mesh axes), of collectives of `at_least` bytes (`Collective.bytes`)."""
     total: Counter[tuple[str, tuple[str, ...]]] = Counter()
     for op in collectives(text):

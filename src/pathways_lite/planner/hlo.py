@@ -151,7 +151,7 @@ def _closing(text: str, opening: int) -> int:
     return len(text)
 
 
-def executed(module: Module) -> Iterator[Site]:
+def executed_sites(module: Module) -> Iterator[Site]:
     """Yield every instruction that a run of the module executes, with its number of executions.
 
     Instructions inside fusions are included, with the fusion. A loop with an unknown trip count is counted once
@@ -164,7 +164,7 @@ def unknown_loops(module: Module) -> list[str]:
     """Return the names of the executed loops whose trip count is unknown."""
     return [
         site.instruction.name
-        for site in executed(module)
+        for site in executed_sites(module)
         if site.instruction.opcode == "while" and trip_count(module, site.instruction, site.computation) is None
     ]
 

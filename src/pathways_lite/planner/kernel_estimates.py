@@ -39,7 +39,7 @@ from pathways_kernels.attention.block_ranges import key_block_ranges, padded_spa
 from pathways_kernels.attention.block_sizes import TUNED, Limits, largest_divisor
 from pathways_kernels.attention.pallas_tpu_parts import run_of_blocks
 from pathways_kernels.attention.spans import Spans, causal
-from pathways_lite.planner.chips import device, place, quiet_libtpu, traced_for
+from pathways_lite.planner.chips import abstract_on_device, described_device, quiet_libtpu, tracing_for
 from pathways_lite.planner.disk_cache import KERNELS, cached
 
 # ---- any Pallas kernel ----
@@ -89,8 +89,8 @@ def _compile_and_read_dump(build: Build, chip: str, files: str, **flags: str) ->
     try:
         quiet_libtpu(**{name: value.format(directory) for name, value in flags.items()})
         function, arguments = build()
-        with traced_for(chip):
-            lowered = jax.jit(function).lower(*place(arguments, device(chip)))
+        with tracing_for(chip):
+            lowered = jax.jit(function).lower(*abstract_on_device(arguments, described_device(chip)))
         # Operands stay in main memory, as in a real step, instead of being placed in vector memory ahead of the kernel.
         compiled = lowered.compile(compiler_options={"xla_msa_enable": "false"})
         text = "".join(path.read_text(errors="replace") for path in directory.rglob(files))
@@ -227,11 +227,13 @@ def estimate_own_kernel(
                 lax.fori_loop(0, count, visit, None)
 
     pallas_tpu_forward.over_keys = pallas_tpu_backward.over_keys = over_keys
-    build = partial(program, kernel, T, S, D, (Limits(*limits),) * 2)
+    build = partial(attention_program, kernel, T, S, D, (Limits(*limits),) * 2)
     return kernel_cycles(build, chip=chip, kernel=KERNEL_NAMES[kernel])
 
 
-def program(kernel: str, T: int, S: int, D: int, limits: tuple[Limits, Limits] | None) -> tuple[Any, tuple[Any, ...]]:
+def attention_program(
+    kernel: str, T: int, S: int, D: int, limits: tuple[Limits, Limits] | None
+) -> tuple[Any, tuple[Any, ...]]:
     """Return a function that runs our kernels over two heads, and its arguments."""
 
     def run(q: Any, k: Any, v: Any, start: Any, stop: Any, d_out: Any) -> Any:

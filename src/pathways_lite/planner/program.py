@@ -121,7 +121,7 @@ def read_program(compiled: Compiled, state: Any, mesh: jax.sharding.Mesh, topolo
             `params` are the parameters.
     """
     module = hlo.parse(compiled.text)
-    sites = list(hlo.executed(module))
+    sites = list(hlo.executed_sites(module))
     parameters, total = bytes_per_chip(state.params), bytes_per_chip(state)
     memory = Memory(
         parameters=parameters,

@@ -5,7 +5,7 @@ A new optimizer or schedule is a class here, a member of the union below it, a n
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -69,6 +69,9 @@ Schedule = Annotated[Constant | Linear | Cosine | WSD | PaLM, Field(discriminato
 class _Optimizer(Frozen):
     """Fields of all optimizers. Gradients are clipped by their global norm before anything else."""
 
+    averages_params: ClassVar[bool] = False
+    """Whether the parameters to evaluate are an average in the optimizer's state, and not those that are trained."""
+
     clip_norm: float | None = Field(1.0, gt=0, description="global gradient norm; None: no clipping")
 
 
@@ -123,6 +126,8 @@ class Muon(_Optimizer):
 
 class ScheduleFree(_Optimizer):
     """Schedule-free AdamW (Defazio et al., arXiv 2405.15682); evaluation uses averaged parameters."""
+
+    averages_params: ClassVar[bool] = True
 
     kind: Literal["schedule_free"] = "schedule_free"
     learning_rate: float = Field(2.5e-3, gt=0, description="peak")

@@ -11,11 +11,8 @@ from typing import Any
 # imports while it traces would fail. So Grain is imported before there is a thread that traces.
 import grain  # noqa: F401
 
+from pathways_lite.signals import Interrupted
 from pathways_lite.training.components import Components
-
-
-class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; everything up to the last completed step is saved."""
 
 
 class StepCompiler:

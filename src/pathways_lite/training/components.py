@@ -22,7 +22,8 @@ from pathways_lite.parallel.compiler_options import run_once_options, step_optio
 from pathways_lite.parallel.mesh import device_mesh
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Stage
-from pathways_lite.training import optimizers, reweighting
+from pathways_lite.training import optimizers
+from pathways_lite.training.build_sample_weights import build_sample_weights, initial_memory
 from pathways_lite.training.sample_weights import MethodState, SampleWeights
 from pathways_lite.training.stage import StageSpec, reference_model
 from pathways_lite.training.step import TrainState, TrainStep, init_state, make_train_step
@@ -62,7 +63,7 @@ class Components:
     @functools.cached_property
     def sample_weights(self) -> SampleWeights | None:
         """The weighting of samples; None where all weigh the same."""
-        return reweighting.build_sample_weights(self.spec, self.layout)
+        return build_sample_weights(self.spec, self.layout)
 
     @functools.cached_property
     def evaluator(self) -> StageEvaluator:
@@ -112,7 +113,7 @@ class Components:
         model, layout = self.stage.model, self.layout
         params = layout.abstract_parameters(models.abstract_params(model), models.logical_axes(model))
         state = layout.abstract_like_parameters(jax.eval_shape(self._fresh_state), params)
-        memory = jax.eval_shape(lambda: reweighting.initial_memory(self.spec))
+        memory = jax.eval_shape(lambda: initial_memory(self.spec))
         reference_params = ()
         if (reference := reference_model(self.stage)) is not None:
             reference_params = layout.abstract_parameters(
@@ -143,7 +144,7 @@ class Components:
 
     def initial_memory(self) -> Any:
         """Make the memory of sample weights before the first step, replicated; () where there is none."""
-        memory = reweighting.initial_memory(self.spec)
+        memory = initial_memory(self.spec)
         replicated = self.layout.sharding(PartitionSpec())
         return jax.jit(lambda: jax.tree.map(jnp.asarray, memory), out_shardings=replicated)()
 

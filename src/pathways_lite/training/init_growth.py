@@ -25,8 +25,8 @@ from pathways_lite.methods import growth
 from pathways_lite.parallel.compiler_options import run_once_options, step_options
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import AdamW, Cosine, Fraction, Grow, LiGO, Recipe, Steps
+from pathways_lite.signals import Interrupted
 from pathways_lite.training import optimizers
-from pathways_lite.training.compile import Interrupted
 from pathways_lite.training.components import Components, abstract_batch
 from pathways_lite.training.load import TrainedModel
 from pathways_lite.training.stage import StageSpec
@@ -62,7 +62,7 @@ def require_growth(recipe: Recipe, index: int) -> None:
         raise UserError(
             f"stages.{stage.name}.start.optimizer={start.optimizer!r}: masks of pruning are not grown; use 'reset'"
         )
-    if start.optimizer == "keep" and optimizers.averages_params(stage.optimizer):
+    if start.optimizer == "keep" and stage.optimizer.averages_params:
         raise UserError(f"stages.{stage.name}.start.optimizer: schedule_free cannot keep its average; use 'grow'")
     if start.optimizer == "grow" and isinstance(start.operator, LiGO):
         raise UserError(f"stages.{stage.name}.start.optimizer: LiGO has no map of moments; use 'reset'")
@@ -247,7 +247,7 @@ def placement_on(layout: Layout) -> growth.Placement:
     They go to an axis that no other devices shard, if there is one that they divide: then an all-to-all moves the data.
     """
     mesh = layout.mesh
-    if mesh is None or not layout.is_spread:
+    if mesh is None or not layout.is_sharded:
         return growth.unplaced
 
     def place(x: jax.Array, axes: tuple[str, ...], whole: int | None) -> jax.Array:

@@ -18,7 +18,6 @@ from pathways_lite.ledger import Ledger
 from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.components import Components
-from pathways_lite.training.optimizers import averages_params
 from pathways_lite.training.stage import StageSpec
 
 
@@ -106,7 +105,7 @@ class TrainedModel:
     def params_like(self, abstract: Any) -> Any:
         """Read the parameters to evaluate, shaped and placed as `abstract`."""
         trained, opt_state = restore(self.path, abstract, "params").arrays, ()
-        if averages_params(self.stage.optimizer):  # otherwise the optimizer's state is not read
+        if self.stage.optimizer.averages_params:  # otherwise the optimizer's state is not read
             opt_state = restore(self.path, self.components.abstract_state.opt_state, "opt_state").arrays
         return self.components.evaluated_params(opt_state, trained, self.manifest.step)
 

@@ -26,15 +26,39 @@ from pathways_lite.distributed.monitor import Watchdog
 from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.signals import Interrupted
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
-from pathways_lite.training.compile import Interrupted, StepCompiler
+from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
-from pathways_lite.training.hooks import TrainerHooks
 from pathways_lite.training.initialize import CheckpointState, initialize_stage, restore_latest
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.spike_guard import GuardState, Halt, Rewind, observe
 from pathways_lite.training.step import TrainState
+
+
+class TrainerHooks:
+    """Callbacks of the loop that do nothing: subclass and override them to watch or disturb a run.
+
+    Every process calls them, on the thread that trains. An exception ends the run as a crash would.
+    """
+
+    def before_step(self, stage: str, step: int, batch: Batch) -> Batch:
+        """Return the batch to train on at `step`, given this process's rows of it in host memory."""
+        return batch
+
+    def after_step(self, stage: str, step: int) -> None:
+        """Called when `step` steps have been started."""
+
+    def after_evaluation(self, stage: str, step: int) -> None:
+        """Called when the evaluation after `step` steps is complete and logged."""
+
+    def after_save(self, stage: str, step: int) -> None:
+        """Called when the checkpoint of `step` has been handed to the background."""
+
+    def stop_requested(self) -> int:
+        """Return the number of a signal to stop as if it had arrived, or 0."""
+        return 0
 
 
 @dataclass(frozen=True)

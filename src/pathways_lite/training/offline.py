@@ -33,7 +33,6 @@ from pathways_lite.recipe import Adafactor, Grow, Ingredient, LiGO, Merge, Model
 from pathways_lite.training.init_merging import furthest_cursor, merge_cost, merge_lineage, require_same_model
 from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.load import TrainedModel
-from pathways_lite.training.optimizers import averages_params
 from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.step import TrainState
 
@@ -72,12 +71,13 @@ def grow_offline(small: TrainedModel, start: Grow, target: Model, out: Path, rep
 def plan_offline_growth(small: TrainedModel, start: Grow, target: Model) -> growth.GrowthPlan:
     """Plan the growth. Raises UserError where it needs training."""
     kind = start.operator.kind
-    if isinstance(start.operator, LiGO) or growth.plan_growth(start, small.stage.model, target).masked:
+    plan = None if isinstance(start.operator, LiGO) else growth.plan_growth(start, small.stage.model, target)
+    if plan is None or plan.masked:
         raise UserError(
             f"operator {kind!r} works while the grown model trains; use it as a stage's start: Grow(operator={kind}())"
         )
     _refuse_unstored_average(small, "grow it in a recipe")
-    return growth.plan_growth(start, small.stage.model, target)
+    return plan
 
 
 def _grown_spec(small: TrainedModel, start: Grow, target: Model) -> StageSpec:
@@ -261,5 +261,5 @@ def meta_from(trained: TrainedModel, spec: StageSpec) -> dict[str, Any]:
 
 
 def _refuse_unstored_average(model: TrainedModel, instead: str) -> None:
-    if averages_params(model.stage.optimizer):
+    if model.stage.optimizer.averages_params:
         raise UserError(f"{model.path} was trained schedule-free, and its average is not stored; {instead}")

@@ -23,19 +23,18 @@ from pathways_lite.ledger import Timeline
 from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
-from pathways_lite.signals import StopSignals
+from pathways_lite.signals import Interrupted, StopSignals
 from pathways_lite.tracking.formatting import si
 from pathways_lite.tracking.log import NullLog, RunLog
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.run_data import NOT_COMPARABLE
 from pathways_lite.tracking.trackers import open_trackers
-from pathways_lite.training.compile import Interrupted, StepCompiler
+from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
 from pathways_lite.training.final_evaluation import summarize
-from pathways_lite.training.hooks import TrainerHooks
 from pathways_lite.training.initialize import initialize_stage, restore_latest
-from pathways_lite.training.loop import Trainer, TrainerServices
+from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.resolve import resolve_recipe, with_learned_weights
 from pathways_lite.training.stage import StageSpec

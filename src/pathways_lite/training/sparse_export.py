@@ -29,7 +29,6 @@ from pathways_lite.methods.pruning.pruned_params import pack_np, unpack_np
 from pathways_lite.recipe import NM, Model, Restore, Unstructured
 from pathways_lite.training.load import TrainedModel
 from pathways_lite.training.offline import meta_from, next_stage
-from pathways_lite.training.optimizers import averages_params
 
 Block = tuple[tuple[int, ...], np.ndarray]
 MASKS = ("opt_state.masks.", "masks.")
@@ -82,7 +81,7 @@ def convert_sparse(trained: TrainedModel, out: Path, report: Callable[[str], Non
         raise UserError(
             f"stage {trained.stage.name!r} of {trained.path} prunes nothing; there is nothing sparse to write"
         )
-    if averages_params(trained.stage.optimizer):
+    if trained.stage.optimizer.averages_params:
         raise UserError(f"{trained.path} was trained schedule-free, and its average is not stored")
     source = SparseCheckpoint.open(trained)
     arrays = jax.tree.leaves(models.param_specs(source.model))

@@ -26,7 +26,6 @@ from pathways_lite.recipe import (
     Uniform,
     stage_identity,
 )
-from pathways_lite.training.sample_weights import needs_full_batch_losses
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,9 @@ def training_flops_per_token(stage: Stage) -> int:
         rule,
         training=training,
         reference=flops_per_token(reference, stage.data.seq_len) if reference is not None else 0,
-        ahead=any(needs_full_batch_losses(rule.num_kept_rows(n), n, stage.microbatch) for _, n in stage.ramp.steps),
+        ahead=any(
+            reweighting.needs_full_batch_losses(rule.num_kept_rows(n), n, stage.microbatch) for _, n in stage.ramp.steps
+        ),
     )
 
 

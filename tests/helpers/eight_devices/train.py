@@ -19,7 +19,7 @@ import numpy as np
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
-from pathways_lite.planner.collectives import counts
+from pathways_lite.planner.collectives import count_collectives
 from pathways_lite.recipe import (
     SGD,
     Adafactor,
@@ -138,7 +138,7 @@ def main() -> None:
         if key not in single:
             single[key] = train(Mesh(), options, jax.devices()[:1])[2:4]
         step, components, metrics, state, equal = train(mesh, options, jax.devices())
-        collectives = counts(step.as_text(), components.layout.mesh, at_least=1024)
+        collectives = count_collectives(step.as_text(), components.layout.mesh, at_least=1024)
         result[name] = {
             "metrics": relative_error(metrics, single[key][0]),
             "state": relative_error(state, single[key][1]),

@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = """
 import json, sys
-from pathways_lite.planner.chips import device, place, quiet_libtpu, traced_for
+from pathways_lite.planner.chips import abstract_on_device, described_device, quiet_libtpu, tracing_for
 quiet_libtpu()
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,8 @@ chip = sys.argv[1]
 for T, D, H, K, dtype, cap in json.loads(sys.argv[2]):
     q, k = (jax.ShapeDtypeStruct((1, T, heads, D), dtype) for heads in (H, K))
     bound = jax.ShapeDtypeStruct((1, T), jnp.int32)
-    with traced_for(chip):
-        lowered = jax.jit(run).lower(*place((q, k, k, Spans(bound, bound), q), device(chip)))
+    with tracing_for(chip):
+        lowered = jax.jit(run).lower(*abstract_on_device((q, k, k, Spans(bound, bound), q), described_device(chip)))
     text = lowered.compile().as_text()
     print("%d kernels" % text.count('custom_call_target="tpu_custom_call"'), flush=True)
 """

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pathways_lite.methods.growth.operators import register_planner
 from pathways_lite.methods.growth.plan import Depth, Fill, GrowthPlan, padded_width
 from pathways_lite.models.params import ParamSpec, param_specs
 from pathways_lite.recipe import LiGO, Model
@@ -25,6 +26,7 @@ from pathways_lite.recipe import LiGO, Model
 Maps = dict[str, Any]
 
 
+@register_planner("learned")
 def plan_ligo(config: LiGO, source: Model, target: Model) -> GrowthPlan:
     """Plan the initial maps. Raises UserError where query heads do not fit their groups."""
     blocks = tuple(layer % source.n_layers for layer in range(target.n_layers))

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pathways_lite.errors import UserError
-from pathways_lite.methods.growth.ligo import plan_ligo
 from pathways_lite.methods.growth.plan import (
     WIDTHS,
     Depth,
@@ -43,11 +42,11 @@ from pathways_lite.recipe import (
     parse_blocks,
 )
 
-PLANNERS: dict[str, Planner] = {"learned": plan_ligo}
+PLANNERS: dict[str, Planner] = {}
 """The planner of every operator, by the `kind` that recipes name."""
 
 
-def plans(kind: str) -> Callable[[Planner], Planner]:
+def register_planner(kind: str) -> Callable[[Planner], Planner]:
     """Register the planner of the operators of a kind."""
 
     def register(planner: Planner) -> Planner:
@@ -66,7 +65,7 @@ def plan_operator(operator: Operator, source: Model, target: Model) -> GrowthPla
 # ---- depth ----
 
 
-@plans("stack")
+@register_planner("stack")
 def plan_stack(config: Stack, source: Model, target: Model) -> GrowthPlan:
     """G_stack: the blocks 1 .. l, g times on top of each other (Du et al. 2024, arXiv 2405.15319, algorithm 1).
 
@@ -77,7 +76,7 @@ def plan_stack(config: Stack, source: Model, target: Model) -> GrowthPlan:
     return GrowthPlan(source, target, Depth(tuple(range(source.n_layers)) * times_deeper(config.kind, source, target)))
 
 
-@plans("interpolate")
+@register_planner("interpolate")
 def plan_interpolate(config: Interpolate, source: Model, target: Model) -> GrowthPlan:
     """Interpolation: each block g times in its place, 1 1 2 2 3 3 (Du et al. 2024, arXiv 2405.15319, appendix H).
 
@@ -88,7 +87,7 @@ def plan_interpolate(config: Interpolate, source: Model, target: Model) -> Growt
     return GrowthPlan(source, target, Depth(tuple(block for block in range(source.n_layers) for _ in range(times))))
 
 
-@plans("blocks")
+@register_planner("blocks")
 def plan_blocks(config: BlockOrder, source: Model, target: Model) -> GrowthPlan:
     """Partial stacking: the target's blocks as a list of the source's (Du et al. 2024, arXiv 2405.15319, appendix H).
 
@@ -105,7 +104,7 @@ def plan_blocks(config: BlockOrder, source: Model, target: Model) -> GrowthPlan:
     return GrowthPlan(source, target, Depth(blocks))
 
 
-@plans("drop_and_stack")
+@register_planner("drop_and_stack")
 def plan_drop_and_stack(config: DropAndStack, source: Model, target: Model) -> GrowthPlan:
     """Depth up-scaling: two overlapping copies (SOLAR 10.7B, Kim et al. 2023, arXiv 2312.15166).
 
@@ -136,7 +135,7 @@ def connection_rate(blocks: Sequence[int]) -> float:
 # ---- width ----
 
 
-@plans("direct")
+@register_planner("direct")
 def plan_split(config: Net2Net, source: Model, target: Model) -> GrowthPlan:
     """Splitting: units are copied, and what reads them divides its weight among the copies.
 
@@ -194,7 +193,7 @@ def _split_heads(source: Model, target: Model, kv: np.ndarray) -> np.ndarray:
 # ---- depth and width ----
 
 
-@plans("zero")
+@register_planner("zero")
 def plan_zero_init(config: ZeroInit, source: Model, target: Model) -> GrowthPlan:
     """Zero initialization: what is new adds nothing at first, and can learn (Du et al. 2024, arXiv 2405.15319, A.4).
 
@@ -212,7 +211,7 @@ def plan_zero_init(config: ZeroInit, source: Model, target: Model) -> GrowthPlan
     return GrowthPlan(source, target, Depth(padded_blocks(config, source, target), Treatment.ZERO_OUTPUT), width)
 
 
-@plans("random")
+@register_planner("random")
 def plan_masked(config: MaskedGrowth, source: Model, target: Model) -> GrowthPlan:
     """Random growth under masks (Masked Structural Growth, Yao et al. 2023, arXiv 2305.02869).
 
@@ -224,7 +223,7 @@ def plan_masked(config: MaskedGrowth, source: Model, target: Model) -> GrowthPla
     return GrowthPlan(source, target, depth, width, masked=True)
 
 
-@plans("compose")
+@register_planner("compose")
 def plan_compose(config: Compose, source: Model, target: Model) -> GrowthPlan:
     """Width by one operator at the source's depth, then depth by another at the target's width, in one step.
 

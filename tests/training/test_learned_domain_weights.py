@@ -8,7 +8,7 @@ import pytest
 
 from helpers.bigram import TIMELINE, assert_same_bits, bigram_losses, jitted_step, make_batch
 from helpers.domain_weight_steps import SAMPLE_WEIGHTS, D, state_of_method
-from pathways_lite.training.reweighting import split_halves
+from pathways_lite.training.sample_weights import split_halves
 
 
 def of_domains(seed):
