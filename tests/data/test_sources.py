@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathways_lite.data.documents import Document, Skipped
-from pathways_lite.data.files import Fields
 from pathways_lite.data.python_installation import SourceFile, library_files, split_docstrings
+from pathways_lite.data.records import Fields
 from pathways_lite.data.sources import Source
 from pathways_lite.errors import UserError
 

@@ -61,8 +61,8 @@ def build(
 
     from pathways_lite.cli.data_build_display import show_progress
     from pathways_lite.data.build import build as build_store
-    from pathways_lite.data.files import Fields
     from pathways_lite.data.inspect import describe
+    from pathways_lite.data.records import Fields
     from pathways_lite.data.seqio_tasks import SEQIO, SeqioSource
     from pathways_lite.data.sources import Source
 

@@ -84,9 +84,12 @@ def build(
     share, held_out_sources = (0.0, _parse_sources(held_out)) if isinstance(held_out, Sequence) else (held_out, [])
     if not 0 <= share < 1:
         raise UserError(f"held_out={share} must be at least 0 and below 1, e.g. 0.01 for 1 %")
+    directory = _workspace(address, workspace)
+    outputs = [directory] if is_remote(address) else [Path(address), directory]
+    training_sources = [source.without(outputs) for source in training_sources]
+    held_out_sources = [source.without(outputs) for source in held_out_sources]
     all_sources = training_sources + held_out_sources
     plan = _Plan.make(all_sources, tokenizer, [source.address for source in held_out_sources] or share)
-    directory = _workspace(address, workspace)
     if read_file(address, MANIFEST) is not None:
         store = _open_existing(address, plan)
         if plan.read(directory) == plan.content:  # killed after the last write, before it could clean up
