@@ -19,6 +19,7 @@ from pathways_lite.atomic_file import replace_atomically, write_text_atomically
 from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.data.assemble import Contents, survey, write_store
 from pathways_lite.data.documents import Document, InputChunk
+from pathways_lite.data.files import READING
 from pathways_lite.data.shards import Shard, ShardCounts, ShardSpec, count_documents, select_held_out
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import MANIFEST, VERSION, Store, open_store
@@ -108,7 +109,7 @@ def build(
     contents = survey(shards)
     _require_documents(all_sources, contents, directory)
     counts = ShardCounts(len(contents.length), int(contents.length.sum()), int(contents.text_bytes.sum()))
-    counts = replace(counts, skipped=len(contents.skipped), input_bytes=total)
+    counts = replace(counts, skipped=contents.skipped_documents, input_bytes=total)
     report(Progress("write", total, counts))
     write_store(
         address,
@@ -146,6 +147,7 @@ class _Plan:
             "files": hashlib.sha256(json.dumps(states).encode()).hexdigest(),
             "tokenizer": _tokenizer_identity(tokenizer),
             "held_out": held_out,
+            "reading": READING,
         }
         return cls(content, sum(size for source in states for _, size, _ in source))
 
@@ -176,6 +178,7 @@ class _Plan:
             "files": "other files, or files that were changed since",
             "tokenizer": f"tokenizer {other.get('tokenizer')} instead of {self.content['tokenizer']}",
             "held_out": f"held_out={other.get('held_out')} instead of {self.content['held_out']}",
+            "reading": "another version's way of reading files",
         }
         return " and ".join(text for name, text in descriptions.items() if other.get(name) != self.content[name])
 
@@ -183,7 +186,8 @@ class _Plan:
 def _open_existing(address: str, plan: _Plan) -> Store:
     """Open the store at `address`. Raises UserError if it was built by another plan."""
     store = open_store(address)
-    if different := plan.describe_differences(store.manifest.plan):
+    # A whole store stays what it is, whichever version has read its files.
+    if different := plan.describe_differences(store.manifest.plan | {"reading": READING}):
         raise UserError(f"{address} holds a store built from {different}; name another directory, or delete that one")
     return store
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -84,6 +85,15 @@ def default_domain(path: Path) -> str:
 
 def recognize(path: Path, wanted: Format | None = None) -> Recognized:
     """Return what the file holds, as `wanted` if that is given. Looks at the first 64 KiB of its content."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        return Recognized(None, reason=f"cannot be read ({error.strerror})")
+    return _recognize(path, wanted, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(1 << 17)  # a build asks three times
+def _recognize(path: Path, wanted: Format | None, *state: int) -> Recognized:
     try:
         with path.open("rb") as file:
             start = file.read(HEAD_BYTES)

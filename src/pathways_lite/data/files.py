@@ -25,6 +25,9 @@ from pathways_lite.data.json_files import json_line_chunks, json_value_chunks
 from pathways_lite.data.parquet import ArrowFile, parquet_chunks
 from pathways_lite.data.records import CHUNK_BYTES, Fields, Origin
 
+READING = 2
+"""Version of how files are read: an unfinished build that read its files otherwise is not continued."""
+
 
 @dataclass(frozen=True)
 class InputFile:

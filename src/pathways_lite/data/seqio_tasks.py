@@ -17,6 +17,7 @@ from typing import Any
 
 from pathways_lite.data.documents import Document, InputChunk, Skipped, check_text
 from pathways_lite.data.files import InputFile
+from pathways_lite.data.listing import Listing
 from pathways_lite.data.sources import Source
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
 from pathways_lite.errors import UserError
@@ -41,7 +42,7 @@ class SeqioSource(Source):
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), "module": self.module, "examples": self.examples}
 
-    def files(self) -> list[InputFile]:
+    def files(self, listing: Listing | None = None) -> list[InputFile]:
         """Return no files: SeqIO does not tell which it reads."""
         return []
 

@@ -64,11 +64,8 @@ class Source:
             )
         return list_directory(root, self.outputs)
 
-    def files(self) -> list[InputFile]:
-        """Return the files to read. Raises UserError if there are none."""
-        return self._files(None)
-
-    def _files(self, listing: Listing | None) -> list[InputFile]:
+    def files(self, listing: Listing | None = None) -> list[InputFile]:
+        """Return the files to read, of a directory those of `listing`. Raises UserError if there are none."""
         if self.address == PYTHON:
             return [InputFile(path, name, "code") for path, name in library_files()]
         root = Path(self.address)
@@ -98,7 +95,7 @@ class Source:
             yield from python_chunks()
             return
         listing = self.listing() if self.is_directory() else None
-        for file in self._files(listing):
+        for file in self.files(listing):
             yield from file_chunks(file, self.fields)
         for skipped in listing.left_out if listing else ():
             yield BadChunk(skipped)
