@@ -116,12 +116,12 @@ def test_garbage_after_the_end_loses_nothing(tmp_path: Path, suffix: str, name: 
 @pytest.mark.parametrize("suffix", [".gz", ".zst", ".xz", ".bz2"])  # .lz4 has no checksums by default
 def test_what_comes_before_a_damage_is_kept(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x.jsonl{suffix}"
-    text = b"".join(json.dumps({"text": f"{i * 7919**3 % 1000003} {i}"}).encode() + b"\n" for i in range(120_000))
+    text = b"".join(json.dumps({"text": f"{i * 7919**3 % 1000003} {i}"}).encode() + b"\n" for i in range(45_000))
     content = bytearray(COMPRESS[suffix](text))
     content[-200:-100] = bytes(100)  # near the end
     path.write_bytes(content)
     documents, skipped = read(path)
-    assert len(documents) > (0 if suffix == ".bz2" else 20_000)  # bzip2 checks blocks of 900 kB
+    assert len(documents) > (0 if suffix == ".bz2" else 10_000)  # bzip2 checks blocks of 900 kB
     assert [d.text.split()[1] for d in documents] == [str(i) for i in range(len(documents))]
     assert "damaged" in skipped[-1] or "ends in the middle" in skipped[-1]
     assert skipped[-1].endswith("this line and all after it are lost")
@@ -129,7 +129,7 @@ def test_what_comes_before_a_damage_is_kept(tmp_path: Path, suffix: str) -> None
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst", ".xz", ".bz2", ".lz4"])
 def test_a_small_file_that_decompresses_to_much_is_refused_in_bounded_memory(tmp_path: Path, suffix: str) -> None:
-    once = COMPRESS[suffix](b"x" * (32 << 20))
+    once = COMPRESS[suffix](b"x" * (12 << 20))
     for name, sentence in {
         "bomb.txt": "bomb.txt{}: longer than 4 MiB, the most text of one document; split it, or allow more with "
         "--max-document-mib",
@@ -151,7 +151,7 @@ def test_a_small_file_that_decompresses_to_much_is_refused_in_bounded_memory(tmp
 def test_blocks_of_a_bomb_are_bounded(tmp_path: Path) -> None:
     path = tmp_path / "bomb.zst"
     compressor = zstandard.ZstdCompressor(level=19).compressobj()
-    path.write_bytes(b"".join(compressor.compress(bytes(1 << 22)) for _ in range(64)) + compressor.flush())
+    path.write_bytes(b"".join(compressor.compress(bytes(1 << 22)) for _ in range(16)) + compressor.flush())
     assert path.stat().st_size < 1 << 15
     assert all(len(block) <= BLOCK_BYTES + (128 << 20) for block, _ in islice(read_blocks(path), 4))
 

@@ -73,6 +73,22 @@ def test_a_quote_without_its_end_takes_one_row_along(tmp_path: Path) -> None:
     assert skipped == [f"{path} line 3: not a row (a quote without its end)"]
 
 
+@pytest.mark.parametrize("header", ["text", "n,text", "text,n"])
+def test_a_last_quote_without_its_end_does_not_merge_rows(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "x.csv"
+    rows = {"text": ['"cut', "b", "c"], "n,text": ['1,"cut', "2,b", "3,c"], "text,n": ['"cut,1', "b,2", "c,3"]}
+    path.write_text("\n".join([header, *rows[header]]) + "\n")
+    documents, skipped = read(path)
+    assert [d.text for d in documents] == ["b", "c"]
+    assert skipped == [f"{path} line 2: not a row (a quote without its end)"]
+
+
+def test_a_file_with_carriage_returns_only_is_not_called_empty(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"text,n\rone,1\r")
+    assert read(path) == ([], [f"{path} line 1: not a row (new-line character seen in unquoted field)"])
+
+
 def test_headers_without_the_text_or_with_two(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("a,b\n1,2\n")

@@ -3,6 +3,7 @@
 import ast
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -130,8 +131,8 @@ def test_a_truncated_file_keeps_what_came_before(
 
 def test_damaged_empty_and_unreadable_files(tmp_path: Path) -> None:
     cases = {
-        "noise.jsonl.gz": (b"this is no gzip", "line 1: the gz data is damaged"),
-        "noise.jsonl.zst": (b"this is no zstd", "line 1: the zst data is damaged"),
+        "noise.jsonl.gz": (b"this is no gzip", "line 1: no gz data, although the name says so"),
+        "noise.jsonl.zst": (b"this is no zstd", "line 1: no zst data, although the name says so"),
         "empty.jsonl": (b"", ": the file is empty"),
         "empty.jsonl.gz": (gzip.compress(b""), ": the file is empty"),
         "empty.txt": (b"", ": the file is empty"),
@@ -156,6 +157,29 @@ def test_missing_and_empty_sources_are_refused(tmp_path: Path) -> None:
         Source(str(tmp_path / "x")).files()
     with pytest.raises(UserError, match="holds no files"):
         Source(str(tmp_path)).files()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is neither a file nor a directory; write it to a file first"):
+        Source(str(tmp_path / "pipe")).files()
+
+
+@pytest.mark.parametrize("domain", ["en-wiki", "2024", "pre_1929_books", "c++", "web.v2", "zh 中文"])
+def test_names_of_domains(tmp_path: Path, domain: str) -> None:
+    path = tmp_path / "w.txt"
+    path.write_text("some words")
+    assert [d.domain for d in read(f"{domain}={path}")[0]] == [domain]
+
+
+def test_names_that_no_domain_has_are_refused(tmp_path: Path) -> None:
+    for name in ("", "-x", "a|b", "[red]"):
+        with pytest.raises(UserError, match="cannot be the name of a domain, which begins with a letter"):
+            Source.parse(f"{name}=w.txt")
+    # A file's own name may have an equals sign.
+    (tmp_path / "lang=en").mkdir()
+    (tmp_path / "lang=en/x.txt").write_text("words")
+    assert [d.domain for d in read(tmp_path / "lang=en")[0]] == ["lang=en"]
+    assert [d.domain for d in read(f"en={tmp_path}/lang=en")[0]] == ["en"]
+    with pytest.raises(UserError, match="no such file"):
+        Source.parse(f"{tmp_path}/lang=de").files()
 
 
 SOURCE = '''#!/usr/bin/python

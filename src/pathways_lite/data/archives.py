@@ -37,8 +37,15 @@ def tar_members(blocks: Blocks) -> Iterator[Member]:
                 elif not info.isfile():
                     yield Member(name, iter(()), 0, "not a file")
                 else:
-                    yield Member(name, _read(archive.extractfile(info)), reader.used - used)
+                    file: Any = archive.extractfile(info)
+                    yield Member(name, _read(file), reader.used - used)
                     used = reader.used
+                    # What was not read; tarfile itself would seek to the end of a size that may be a lie.
+                    try:
+                        while file.read(BLOCK_BYTES):
+                            pass
+                    except (tarfile.TarError, OSError) as error:
+                        raise DamagedFileError(f"the archive ends in the middle of {name}") from error
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         raise DamagedFileError(f"the archive is damaged ({error})") from error
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pathways_lite.atomic_file import replace_atomically, write_text_atomically
 from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.data.assemble import Contents, survey, write_store
-from pathways_lite.data.documents import Document, InputChunk
+from pathways_lite.data.documents import Document, InputChunk, utf8_name
 from pathways_lite.data.files import READING
 from pathways_lite.data.shards import Shard, ShardCounts, ShardSpec, count_documents, select_held_out
 from pathways_lite.data.sources import Source
@@ -90,7 +90,7 @@ def build(
     training_sources = [source.without(outputs) for source in training_sources]
     held_out_sources = [source.without(outputs) for source in held_out_sources]
     all_sources = training_sources + held_out_sources
-    plan = _Plan.make(all_sources, tokenizer, [source.address for source in held_out_sources] or share)
+    plan = _Plan.make(all_sources, tokenizer, [utf8_name(source.address) for source in held_out_sources] or share)
     if read_file(address, MANIFEST) is not None:
         store = _open_existing(address, plan)
         if plan.read(directory) == plan.content:  # killed after the last write, before it could clean up

@@ -6,6 +6,7 @@ import bz2
 import io
 import itertools
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ class TooLongError(DamagedFileError):
         )
 
 
+_BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")  # the first bytes of a block, and of the end without one
+_ZSTD_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # pzstd begins with such a frame
+
+
 @dataclass(frozen=True)
 class Compression:
     """A compression: how files of it begin, end, and are read."""
@@ -56,6 +61,19 @@ class Compression:
     suffixes: tuple[str, ...]
     tar_suffixes: tuple[str, ...]  # short for `.tar` and a suffix
     start: Callable[[], Any] | None  # makes an object with `decompress`, `eof` and `unused_data`; None: lz4
+
+    def begins(self, head: bytes) -> bool:
+        """Say whether the first bytes of a file are those of this compression, and of nothing else."""
+        match self.kind:
+            case "gz":
+                return head.startswith(self.magic + b"\x08")
+            case "bz2":
+                return head.startswith(self.magic) and head[4:10] in _BZIP2_BLOCKS
+            case "zst":
+                return head.startswith(self.magic) or _ZSTD_SKIPPABLE.match(head) is not None
+            case "lzma":  # its first bytes occur in other files too
+                return False
+        return head.startswith(self.magic)
 
 
 COMPRESSIONS = (
@@ -73,33 +91,14 @@ COMPRESSIONS = (
     Compression("bz2", b"BZh", (".bz2", ".bzip2"), (".tbz2", ".tbz"), bz2.BZ2Decompressor),
     Compression("lz4", b"\x04\x22\x4d\x18", (".lz4",), (".tlz4",), None),
 )
-_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after a first byte of 0x50 .. 0x5f: pzstd begins with such a frame
 
 
 def compression_of(name: str, head: bytes) -> Compression | None:
     """Return the compression of a file by its first bytes, or else by its ending; None if it has none."""
     suffix = Path(name).suffix.lower()
-    for compression in COMPRESSIONS:
-        if suffix in compression.suffixes or suffix in compression.tar_suffixes:
-            by_ending = compression
-            break
-    else:
-        by_ending = None
-    for compression in COMPRESSIONS:
-        # The first bytes of .lzma and .bz2 occur in other files too.
-        if head.startswith(compression.magic) and (compression is by_ending or _is_certain(compression, head)):
-            return compression
-    if head[:1] and 0x50 <= head[0] <= 0x5F and head[1:4] == _ZSTD_SKIPPABLE:
-        return next(c for c in COMPRESSIONS if c.kind == "zst")
-    return by_ending
-
-
-def _is_certain(compression: Compression, head: bytes) -> bool:
-    if compression.kind == "bz2":
-        return head[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")
-    if compression.kind == "gz":
-        return head[2:3] == b"\x08"
-    return compression.kind != "lzma"
+    by_content = (compression for compression in COMPRESSIONS if compression.begins(head))
+    by_ending = (c for c in COMPRESSIONS if suffix in (*c.suffixes, *c.tar_suffixes))
+    return next(by_content, None) or next(by_ending, None)
 
 
 def strip_compression(name: str) -> str:
@@ -135,11 +134,12 @@ def decompress(raw: Iterator[bytes], name: str) -> Blocks:
         return ((block, len(block)) for block in raw)
     if compression.start is None:
         return _decompress_lz4(raw)
-    return _decompress(raw, compression.start, compression.kind)
+    return _decompress(raw, compression, compression.start)
 
 
-def _decompress(raw: Iterator[bytes], start: Callable[[], Any], kind: str) -> Blocks:
+def _decompress(raw: Iterator[bytes], compression: Compression, start: Callable[[], Any]) -> Blocks:
     """Decompress blocks of a file, which may consist of several compressed streams."""
+    kind = compression.kind
     stream: Any = None
     n_streams, is_new, used, content = 0, True, 0, bytearray()
     for block in raw:
@@ -158,6 +158,10 @@ def _decompress(raw: Iterator[bytes], start: Callable[[], Any], kind: str) -> Bl
                     yield bytes(content), used
                     if n_streams and is_new:
                         raise TrailingBytesError(kind) from error
+                    if not n_streams and is_new and not compression.begins(block):
+                        raise DamagedFileError(
+                            f"no {kind} data, although the name says so; rename it if it is not compressed"
+                        ) from error
                     raise DamagedFileError(f"the {kind} data is damaged ({error})") from error
                 content += piece
                 is_new = is_new and not piece

@@ -68,12 +68,18 @@ def table_dialect(head: bytes, text_field: str, is_tsv: bool) -> Dialect:
     return Dialect("\t", is_consistent and b'\t"' in b"\t" + head.replace(b"\n", b"\t"))
 
 
+def _is_unclosed(taken: list[tuple[str, int]], lines: _Lines) -> bool:
+    """Say whether a row ends in the middle of quotes, as the file does."""
+    return lines.is_at_end and sum(line.count('"') for line, _ in taken) % 2 == 1
+
+
 class _Lines:
     """Iterates over lines, counts them, and takes some back."""
 
     def __init__(self, blocks: Blocks, limit: int) -> None:
         self._lines = _decoded_lines(blocks, limit)
         self._returned: list[tuple[str, int]] = []
+        self.is_at_end = False
         self.taken: list[tuple[str, int]] = []
         """Lines since this list was last cleared, each with the bytes of the file that it used."""
 
@@ -81,7 +87,14 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        self.taken.append(self._returned.pop() if self._returned else next(self._lines))
+        if self._returned:
+            self.taken.append(self._returned.pop())
+        else:
+            try:
+                self.taken.append(next(self._lines))
+            except StopIteration:
+                self.is_at_end = True
+                raise
         return self.taken[-1][0]
 
     def give_back(self, lines: list[tuple[str, int]]) -> None:
@@ -139,7 +152,7 @@ def table_chunks(blocks: Blocks, origin: Origin, dialect: Dialect) -> Iterator[I
             if (n := columns.count(fields.text_field)) != 1:
                 yield BadChunk(Skipped(f"{origin.where}: {wrong_columns(columns, fields.text_field, n)}"))
                 return
-        elif problem or (len(row) != len(columns) and len(taken) > 1):
+        elif problem or (len(taken) > 1 and (len(row) != len(columns) or _is_unclosed(taken, lines))):
             # A quote without its end makes one row of many: leave out its first line only.
             lines.give_back(taken[1:])
             taken = taken[:1]
@@ -147,7 +160,7 @@ def table_chunks(blocks: Blocks, origin: Origin, dialect: Dialect) -> Iterator[I
             if rows:
                 yield TableRows(origin, columns, tuple(rows), size, used)
                 rows, size, used = [], 0, 0
-            yield BadChunk(Skipped(f"{origin.where} line {line}: not a row ({problem})"))
+            yield BadChunk(Skipped(f"{origin.where} line {line}: not a row ({problem.partition(' - ')[0]})"))
             reader = dialect.reader(lines, fields.max_document_bytes)
         elif row:
             rows.append((line, row))
@@ -160,5 +173,5 @@ def table_chunks(blocks: Blocks, origin: Origin, dialect: Dialect) -> Iterator[I
         yield TableRows(origin, columns, tuple(rows), size, used)
     if damage:
         yield BadChunk(damage)
-    elif not columns:
+    elif not columns and line == 1:
         yield BadChunk(Skipped(f"{origin.where}: the file is empty"))

@@ -120,6 +120,8 @@ def recognize_content(
         return Recognized(None, reason="the file is empty")
     if is_whole and len(head) < _LFS_BYTES and head.startswith(_LFS):
         return Recognized(None, reason="a pointer of Git LFS in place of the data; get the data with git lfs pull")
+    if compression and (inner := compression_of("", head)) is not None:
+        return Recognized(None, reason=f"{inner.kind} data inside {compression} data; decompress it once")
     if (container := _container(suffix, head)) in ("parquet", "arrow", "zip") and compression:
         return Recognized(None, reason=f"a {container} file inside {compression} data; decompress it")
     if container in ("tar", "zip"):
@@ -138,6 +140,8 @@ def recognize_content(
             return Recognized(None, reason=description)
     if suffix in _UNREAD_SUFFIXES and _is_binary(head):
         return Recognized(None, reason=_UNREAD_SUFFIXES[suffix])
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return Recognized(None, reason="UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE")
     if suffix in (".csv", ".tsv"):
         return recognized("csv" if suffix == ".csv" else "tsv")
     layout = _json_layout(head, is_whole)
@@ -145,8 +149,6 @@ def recognize_content(
         return recognized("json", layout or ("values" if suffix == ".json" else "lines"))
     if layout and _is_surely_json(head, layout, is_whole):
         return recognized("json", layout)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return Recognized(None, reason="UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE")
     if _is_binary(head):
         return Recognized(None, reason="binary data, not text")
     return recognized("text")

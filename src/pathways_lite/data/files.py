@@ -172,12 +172,14 @@ def _member_content(
     name = f"{archive_name}/{utf8_name(member.name)}"
     if member.reason:
         return iter([BadChunk(Skipped(f"{where}: {member.reason}"))])
-    blocks = decompress(member.content, member.name)
     head = bytearray()
     try:
+        blocks = decompress(member.content, member.name)
         while len(head) < HEAD_BYTES and (block := next(blocks, None)) is not None:
             head += block[0]
     except DamagedFileError as error:
+        if not head:
+            return iter([BadChunk(Skipped(f"{where}: {error}"), input_bytes=member.used)])
         blocks = _raise(error)
     content: Blocks = itertools.chain([(bytes(head), member.used)], blocks)
     is_whole = len(head) < HEAD_BYTES

@@ -60,8 +60,8 @@ class _Walk:
         self._files: set[_Identity] = set()
         self._outputs = [os.path.join(os.path.realpath(path.parent), path.name) for path in outputs]  # noqa: PTH118
 
-    def visit(self, directory: Path, name: Path) -> None:
-        """List a directory and all below it."""
+    def visit(self, directory: Path, name: Path, *, is_linked: bool = False) -> None:
+        """List a directory, which a link may have led to, and all below it."""
         directories = [(directory, name)]
         while directories:
             directory, name = directories.pop()
@@ -88,8 +88,7 @@ class _Walk:
                     else:
                         directories.append((path, entry_name))
                 elif entry.is_file():
-                    self._files.add(_identity(entry.stat()))
-                    self.listing.names.append(entry_name)
+                    self._add_file(path, entry_name, is_linked=is_linked)
                 else:
                     self._leave_out(path, "neither a file nor a directory")
 
@@ -112,16 +111,21 @@ class _Walk:
                 self._leave_out(path, "a link to a token store, not text", 0)
                 return
             self._note(path, target)
-            self.visit(path, name)
+            self.visit(path, name, is_linked=True)
         elif target.is_file():
-            if _identity(stat) in self._files:
-                self._leave_out(path, "a link to a file that is read in another place", 0)
-                return
-            self._files.add(_identity(stat))
-            self._note(path, target)
-            self.listing.names.append(name)
+            if self._add_file(path, name, is_linked=True):
+                self._note(path, target)
         else:
             self._leave_out(path, "a link to what is neither a file nor a directory")
+
+    def _add_file(self, path: Path, name: Path, *, is_linked: bool) -> bool:
+        identity = _identity(path.stat())
+        if is_linked and identity in self._files:
+            self._leave_out(path, "a file that is read in another place", 0)
+            return False
+        self._files.add(identity)
+        self.listing.names.append(name)
+        return True
 
     def _note(self, path: Path, target: Path) -> None:
         if not target.is_relative_to(self._real_root):

@@ -43,7 +43,8 @@ class Fields:
             return Skipped(f"{where}: expected an object with a field {self.text_field!r}, found {_kind(record)}")
         if self.text_field not in record:
             fields = ", ".join(map(str, list(record)[:8])) or "none"
-            return Skipped(f"{where}: there is no field {self.text_field!r} (fields: {fields})")
+            sentence = f"{where}: there is no field {self.text_field!r} (fields: {fields}); name it with --text-field"
+            return Skipped(sentence)
         text = record[self.text_field]
         if isinstance(text, bytes):  # of Parquet files whose text has no logical type
             text = decode_utf8(text, where)

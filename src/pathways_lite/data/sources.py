@@ -73,6 +73,10 @@ class Source:
             domain = self.fields.domain or utf8_name(split_name(root.name)[0])
             return [InputFile(root, utf8_name(root.name), domain)]
         if not self.is_directory():
+            if _exists(self.address):
+                raise UserError(
+                    f"{printable(self.address)} is neither a file nor a directory; write it to a file first"
+                )
             raise UserError(
                 f"{printable(self.address)}: no such file or directory; a source is one of these, or {PYTHON}"
             )
@@ -102,7 +106,7 @@ class Source:
 
     def to_json(self) -> dict[str, Any]:
         """Return what determines the documents, besides the files."""
-        return {"address": self.address, "fields": self.fields.to_json()}
+        return {"address": utf8_name(self.address), "fields": self.fields.to_json()}
 
 
 def _exists(path: str) -> bool:
