@@ -288,7 +288,7 @@ def _failures_section(findings: Findings) -> str:
 def _commands_section(findings: Findings) -> str:
     plan = findings.plan
     study = shlex.join(findings.command)
-    lines = [f"pathways-lite study {verb} {study}" for verb in ("plan", "run", "report")]
+    lines = [f"pathways-lite study {command} {study}" for command in ("plan", "run", "report")]
     nodes = [
         f"# {planned.node.label}\n"
         + shlex.join(["pathways-lite", *train_arguments(plan.store.run_directory(identity))])
