@@ -35,7 +35,7 @@ class Findings:
     """The contents of a report."""
 
     plan: StudyPlan
-    command: Sequence[str]  # the study's file, overrides and options, as typed after `study VERB`
+    command: Sequence[str]  # the study's file, overrides and options, as typed after `study COMMAND`
     runs: dict[str, RunData]  # finished recipes by label
     arms: list[Arm]  # with at least one finished run
     results: Results | None  # None if nothing can be compared yet
