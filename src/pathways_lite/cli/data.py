@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from pathways_lite.paths import local_path
+
 app = typer.Typer(no_args_is_help=True, help="Build, inspect and select corpora.", rich_markup_mode="markdown")
 
 
@@ -40,7 +42,9 @@ def build(
         int | None, typer.Option(min=1, help="read at most this many examples of each seqio: source")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="number of processes; default: one per core")] = None,
-    workspace: Annotated[Path | None, typer.Option(help="directory for unfinished work; default: OUT.building")] = None,
+    workspace: Annotated[
+        Path | None, typer.Option(parser=local_path, help="directory for unfinished work; default: OUT.building")
+    ] = None,
 ) -> None:
     """Tokenize text into a token store. After an interruption the same command continues.
 

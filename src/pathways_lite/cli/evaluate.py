@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from pathways_lite.paths import local_path
+
 
 def evaluate(
-    path: Annotated[Path, typer.Argument(help="a run, stage or checkpoint directory")],
+    path: Annotated[Path, typer.Argument(parser=local_path, help="a run, stage or checkpoint directory")],
     corpus: Annotated[str | None, typer.Option(help="another token store, built with the same tokenizer")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="held-out tokens per domain; default: the recipe's")] = None,
     infilling: Annotated[

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pathways_lite.cli.common import group_with_default
+from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.intervals import Interval
@@ -29,7 +30,8 @@ Columns = Annotated[
     list[str] | None, typer.Argument(help="columns of the law by those of the table: N='size_M*1e6' L=loss")
 ]
 TablePath = Annotated[
-    Path, typer.Argument(help="CSV (also .gz), Parquet or JSON lines, e.g. the output of `runs table`")
+    Path,
+    typer.Argument(parser=local_path, help="CSV (also .gz), Parquet or JSON lines, e.g. the output of `runs table`"),
 ]
 
 
@@ -38,7 +40,9 @@ def fit_law(
     law: Annotated[str, typer.Argument(help="a law's name; `fit laws` lists them")],
     table: TablePath,
     columns: Columns = None,
-    out: Annotated[Path | None, typer.Option(help="file of the fit; default: LAW.json beside the table")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=local_path, help="file of the fit; default: LAW.json beside the table")
+    ] = None,
     loss: Annotated[str | None, typer.Option(help="huber:DELTA, lad or squares; default: the paper's")] = None,
     link: Annotated[
         str | None, typer.Option(help="residuals of log, log1p or raw values; default: the paper's")
@@ -96,7 +100,7 @@ def laws() -> None:
 
 @app.command("predict")
 def predict(
-    fit: Annotated[Path, typer.Argument(help="a fit's JSON file")],
+    fit: Annotated[Path, typer.Argument(parser=local_path, help="a fit's JSON file")],
     inputs: Annotated[list[str], typer.Argument(help="the law's inputs: N=1e9 D=2e10")],
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="level of the interval")] = 0.95,
 ) -> None:
@@ -116,7 +120,7 @@ def predict(
 
 @app.command("optimal")
 def optimal(
-    fit: Annotated[Path, typer.Argument(help="a fit's JSON file")],
+    fit: Annotated[Path, typer.Argument(parser=local_path, help="a fit's JSON file")],
     inputs: Annotated[list[str], typer.Argument(help="the compute in FLOPs: C=1e24")],
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="level of the interval")] = 0.95,
 ) -> None:

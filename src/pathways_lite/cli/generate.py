@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from pathways_lite.paths import local_path
+
 
 def generate(
-    path: Annotated[Path, typer.Argument(help="a run, stage or checkpoint directory")],
+    path: Annotated[Path, typer.Argument(parser=local_path, help="a run, stage or checkpoint directory")],
     prompt: Annotated[str, typer.Option(help="start of a document to continue; '-' reads standard input")] = "",
     mode: Annotated[
         Literal["nlg", "nlu", "s2s"] | None,

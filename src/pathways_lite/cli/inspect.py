@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="a run, stage or checkpoint directory")],
+    path: Annotated[Path, typer.Argument(parser=local_path, help="a run, stage or checkpoint directory")],
     as_json: Annotated[
         bool, typer.Option("--json", help="print the manifest: arrays with digests, and all metadata")
     ] = False,
     picture: Annotated[
-        Path | None, typer.Option(help="for a pruned model: draw the density of each layer's arrays (.png, .svg, .pdf)")
+        Path | None,
+        typer.Option(
+            parser=local_path, help="for a pruned model: draw the density of each layer's arrays (.png, .svg, .pdf)"
+        ),
     ] = None,
 ) -> None:
     """Show arrays with shapes and sizes, the ledger, the data position, the origin of the parameters, and sparsity.

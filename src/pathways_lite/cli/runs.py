@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathways_lite.cli.common import group_with_default
+from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.comparison.compare import Arm
@@ -25,9 +26,9 @@ app = typer.Typer(
 
 @app.command("list")
 def list_runs(
-    directory: Annotated[Path, typer.Argument(help="a directory of run directories, or one run directory")] = Path(
-        "runs"
-    ),
+    directory: Annotated[
+        Path, typer.Argument(parser=local_path, help="a directory of run directories, or one run directory")
+    ] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per stage, each on a line")] = False,
 ) -> None:
     """List runs with stage, step, loss, held-out bits per byte, compute and state.

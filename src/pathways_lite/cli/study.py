@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pathways_lite.paths import local_path
+
 if TYPE_CHECKING:
     from pathways_lite.studies.executor import Executor
     from pathways_lite.studies.plan import StudyPlan
@@ -23,11 +25,15 @@ app = typer.Typer(
     "Example: `pathways-lite study plan configs/studies/palm_against_llama.py`, then `run`, then `report`.",
 )
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="a Python file with a function study()")]
+StudyFile = Annotated[
+    Path, typer.Argument(metavar="STUDY", parser=local_path, help="a Python file with a function study()")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help='path=value, for every recipe, e.g. stages.base.budget="20 steps"')
 ]
-Out = Annotated[Path | None, typer.Option(help="directory of the study; default: runs/NAME of the study")]
+Out = Annotated[
+    Path | None, typer.Option(parser=local_path, help="directory of the study; default: runs/NAME of the study")
+]
 Jobs = Annotated[int, typer.Option(min=1, help="number of concurrent nodes; on CPUs each gets its own cores")]
 
 
@@ -161,9 +167,9 @@ def export(
     overrides: Overrides = None,
     out: Out = None,
     jobset: Annotated[bool, typer.Option("--jobset", help="print Kubernetes JobSets instead of commands")] = False,
-    template: Annotated[Path, typer.Option(help="YAML of a JobSet that runs one recipe on your cluster")] = Path(
-        "tools/launch/jobset.yaml"
-    ),
+    template: Annotated[
+        Path, typer.Option(parser=local_path, help="YAML of a JobSet that runs one recipe on your cluster")
+    ] = Path("tools/launch/jobset.yaml"),
 ) -> None:
     """Print the nodes that are not done as commands, parents first, or as JobSets for `kubectl apply -f -`.
 

@@ -22,6 +22,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 from pathways_lite.recipe.base import Frozen
 from pathways_lite.recipe.stage import Recipe
 
@@ -33,7 +34,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises UserError if the file is missing, has no `recipe()`, or describes something invalid.
     """
-    path = Path(path)
+    path = local_path(path)
     is_json = path.suffix == ".json" and path.is_file()
     recipe = read_recipe(path) if is_json else load_from_python(path, Recipe, "configs/demo.py")
     return apply_overrides(recipe, overrides)

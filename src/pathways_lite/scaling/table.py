@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 
 Table = dict[str, np.ndarray]
 PF_DAY = 8.64e19  # FLOPs
@@ -67,7 +68,7 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Ta
     `columns` maps our names to the file's, each with a factor if necessary: {"N": "size_M*1e6"}. The other columns keep
     their names. Raises UserError if the file or a column does not exist.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.is_file():
         raise UserError(f"there is no table {path}; give a CSV, Parquet or JSON-lines file")
     table = _read(path)

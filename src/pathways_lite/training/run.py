@@ -20,6 +20,7 @@ from pathways_lite.distributed.monitor import FailureMonitor, Watchdog
 from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Timeline
+from pathways_lite.paths import local_path
 from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
@@ -78,7 +79,7 @@ def train_run(
             console = Console(file=stack.enter_context(open(os.devnull, "w")))  # noqa: PTH123
         console = console or Console(stderr=True)
         recipe = resolve_recipe(recipe)
-        run = RunDirectory(path)
+        run = RunDirectory(local_path(path))
         coordination.run_on_primary(lambda: _claim(stack, run, recipe, console))
         signals = stack.enter_context(StopSignals())
         stop = Stop(lambda: signals.requested or hooks.stop_requested())
