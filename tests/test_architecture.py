@@ -9,10 +9,11 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 
 # A room may import only itself and the rooms named here (kernels, errors and libraries aside).
-BOTTOM = {"errors", "chips", "paths", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores"}
+BOTTOM = {"errors", "chips", "console", "paths", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores"}
 MAY_IMPORT = {
     "errors": set(),
     "chips": set(),
+    "console": set(),
     "paths": {"errors"},
     "recipe": {"errors", "paths", "atomic_file"},
     "ledger": {"recipe"},

@@ -61,9 +61,8 @@ def build(
     - `pathways-lite data build corpora/tasks seqio:my_mixture --import my_tasks.py --examples 100000 \
         --tokenizer seqio:my_mixture`
     """
-    from rich.console import Console
-
     from pathways_lite.cli.data_build_display import show_progress
+    from pathways_lite.console import Console
     from pathways_lite.data.build import build as build_store
     from pathways_lite.data.files import Fields
     from pathways_lite.data.inspect import describe
@@ -94,7 +93,7 @@ def build(
         )
     console = Console()
     console.print(describe(store, samples=0))
-    console.print(f"{out}: ready after {time.perf_counter() - start:.1f} s", highlight=False)
+    console.print(f"{out}: ready after {time.perf_counter() - start:.1f} s")
 
 
 def _parse_number(text: str) -> float | None:
@@ -113,8 +112,7 @@ def inspect(
 
     Example: `pathways-lite data inspect corpora/python`
     """
-    from rich.console import Console
-
+    from pathways_lite.console import Console
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.store import open_store
 

@@ -252,9 +252,8 @@ def apply(
 
     Example: `pathways-lite data apply half.jsonl corpora/half`
     """
-    from rich.console import Console
-
     from pathways_lite.cli.common import count_progress
+    from pathways_lite.console import Console
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.selection import apply_selection, read_origin
     from pathways_lite.data.store import SPLITS, open_store

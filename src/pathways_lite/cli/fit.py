@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from pathways_lite.cli.common import group_with_default
+from pathways_lite.console import Table
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ def fit_law(
 
     Example: `pathways-lite fit chinchilla runs.csv N='Model Size' C='Training FLOP' L=loss --drop-highest 5 --report`
     """
-    from rich.console import Console
-
+    from pathways_lite.console import Console
     from pathways_lite.scaling.fit import fit_law as fit_table
     from pathways_lite.scaling.laws.registry import find_law
     from pathways_lite.scaling.losses import parse_link, parse_loss
@@ -87,9 +86,8 @@ def fit_law(
 @app.command("laws")
 def laws() -> None:
     """List the laws with their formulas, columns and sources."""
-    from rich.console import Console
-    from rich.table import Table as Grid
-
+    from pathways_lite.console import Console
+    from pathways_lite.console import Table as Grid
     from pathways_lite.scaling.laws.registry import FAMILIES, LAWS
 
     grid = Grid("law", "formula", "columns", "source")
@@ -151,10 +149,10 @@ def compare(
 
     Example: `pathways-lite fit compare runs.csv --law chinchilla --law kaplan --by N`
     """
-    from rich.console import Console
     from rich.table import Column
-    from rich.table import Table as Grid
 
+    from pathways_lite.console import Console
+    from pathways_lite.console import Table as Grid
     from pathways_lite.scaling.compare import held_out_errors
     from pathways_lite.scaling.laws.registry import find_law
 

@@ -111,11 +111,9 @@ def _check_picture(path: Path) -> None:
 
 def _print_tables(tables: RenderableType, values: Mapping[str, Any] | None = None) -> None:
     """Print the tables, or if values are given only these, as one JSON object."""
-    from rich.console import Console
+    from pathways_lite.console import Console
 
     if values is not None:
         typer.echo(json.dumps(values))
         return
-    console = Console(soft_wrap=True)
-    console = console if console.is_terminal else Console(soft_wrap=True, width=140)
-    console.print(tables)
+    Console().print(tables)

@@ -11,6 +11,8 @@ import typer
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from pathways_lite.studies.executor import Executor
     from pathways_lite.studies.plan import StudyPlan
     from pathways_lite.studies.study import Study
@@ -46,13 +48,13 @@ def plan(study: StudyFile, overrides: Overrides = None, out: Out = None, jobs: J
 
     Example: `pathways-lite study plan configs/studies/palm_against_llama.py --jobs 2`
     """
-    from rich.console import Console
+    from pathways_lite.console import Console
 
     study_plan = _make_plan(study, overrides, out, jobs)
     console = Console()
-    console.print(_header(study_plan.study), highlight=False)
+    console.print(_header(study_plan.study))
     console.print(_node_table(study_plan))
-    console.print(_summary(study_plan, jobs), highlight=False)
+    console.print(_summary(study_plan, jobs))
 
 
 @app.command()
@@ -80,20 +82,19 @@ def run(
 
     - `pathways-lite study run STUDY --executor slurm --jobs 20 --slurm partition=gpu --slurm gpus_per_node=8`
     """
-    from rich.console import Console
-
+    from pathways_lite.console import Console
     from pathways_lite.studies.progress import StudyProgress
     from pathways_lite.studies.runner import Runner, report_failures
 
     study_plan = _make_plan(study, overrides, out, jobs)
     study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [])
     console = Console(stderr=True)
-    console.print(_summary(study_plan, jobs), highlight=False)
+    console.print(_summary(study_plan, jobs))
     steps = {identity: planned.timeline.total_steps for identity, planned in study_plan.nodes.items()}
     outcome = Runner(study_plan.store, study_executor, StudyProgress(steps, console)).run()
-    report_failures(study_plan.store, outcome, lambda line: console.print(line, markup=False, highlight=False))
+    report_failures(study_plan.store, outcome, lambda line: console.print(line))
     if outcome.exit_status:
-        console.print("The same command continues from here.", highlight=False)
+        console.print("The same command continues from here.")
         raise typer.Exit(outcome.exit_status)
 
 
@@ -106,9 +107,7 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> No
 
     Example: `pathways-lite study status configs/studies/palm_against_llama.py`
     """
-    from rich.console import Console
-    from rich.table import Table
-
+    from pathways_lite.console import Console, Table
     from pathways_lite.ledger import Timeline
     from pathways_lite.studies.plan import resolve_study, study_store
     from pathways_lite.studies.progress import read_progress
@@ -129,9 +128,7 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> No
     for identity in store.nodes:
         failure = store.failure(identity)
         if failure is not None:
-            console.print(
-                f"{store.nodes[identity].label} ({identity}): {failure.reason}", markup=False, highlight=False
-            )
+            console.print(f"{store.nodes[identity].label} ({identity}): {failure.reason}", markup=False)
 
 
 @app.command()
@@ -236,14 +233,18 @@ def _make_plan(study: Path, overrides: list[str] | None, out: Path | None, jobs:
     return plan_study(resolve_study(loaded), out, machine_flops)
 
 
-def _header(study: Study) -> str:
+def _header(study: Study) -> Text:
+    from rich.text import Text
+
     arms = ", ".join(f"{name} ({len(recipes)})" for name, recipes in study.arms.items())
-    return f"[bold]{study.name}[/]: {study.question}\narms: {arms}; baseline: {study.baseline}; {study.metric.name}"
+    facts = f": {study.question}\narms: {arms}; baseline: {study.baseline}; {study.metric.name}"
+    return Text.assemble((study.name, "bold"), facts)
 
 
 def _node_table(study_plan: StudyPlan) -> Any:
-    from rich.table import Column, Table
+    from rich.table import Column
 
+    from pathways_lite.console import Table
     from pathways_lite.tracking.formatting import duration, si
 
     # Never wrapped or cut, since `merge` and `evaluate` take nodes by their identity.

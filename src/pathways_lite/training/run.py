@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from pathways_lite.checkpoints import CheckpointManager
+from pathways_lite.console import Console, Table
 from pathways_lite.distributed import coordination
 from pathways_lite.distributed.monitor import FailureMonitor, Watchdog
 from pathways_lite.distributed.stopping import Stop
@@ -91,7 +90,7 @@ def train_run(
                 recipe = with_learned_weights(recipe, index, run)
                 train_stage(Components(StageSpec(recipe, index)), context)
         except Interrupted:
-            console.print(f"Stopped. The same command continues from here ({path}).", highlight=False)
+            console.print(f"Stopped. The same command continues from here ({path}).")
         return stop.exit_status
 
 
@@ -222,7 +221,7 @@ def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, con
     for sample in summary["samples"][:1]:
         text = Text.assemble("sample: ", (sample["prompt"], "dim"), sample["text"])
         console.print(text)
-    console.print(f"report: {run.report}", highlight=False)
+    console.print(f"report: {run.report}")
 
 
 # ---- a description before training ----
