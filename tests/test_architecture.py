@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "methods": BOTTOM | {"models"},
     "evaluation": BOTTOM | {"parallel", "models", "objectives", "data"},
     "tracking": BOTTOM | {"run_directory"},
-    "scaling": {"errors", "paths", "intervals", "ledger", "run_directory", "tracking"},
+    "scaling": {"errors", "paths", "atomic_file", "intervals", "ledger", "run_directory", "tracking"},
     "training": BOTTOM
     | {"parallel", "distributed", "models", "objectives", "data", "methods", "evaluation", "tracking"}
     | {"checkpoints", "run_lock", "signals", "run_directory"},

@@ -210,7 +210,7 @@ def draw_histogram(selection: Selection, documents: TrainingDocuments, path: Pat
     """Draw a histogram of the scores as PNG, weighted by tokens: of kept documents and of those left out."""
     from matplotlib.figure import Figure
 
-    from pathways_lite.tracking.plot_style import style
+    from pathways_lite.tracking.plot_style import save_figure, style
 
     kept = selection.kept
     with style("light") as palette:
@@ -229,4 +229,4 @@ def draw_histogram(selection: Selection, documents: TrainingDocuments, path: Pat
         ax.set_xlabel(_SCORES.get(selection.origin.method, "score"))
         ax.set_ylabel("fraction of training tokens")
         ax.legend()
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path, dpi=150)

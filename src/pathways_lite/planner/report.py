@@ -16,6 +16,7 @@ from pathways_lite.console import Table, bold, dim
 from pathways_lite.planner.chips import TpuSlices
 from pathways_lite.planner.plan import DoesNotFit, StageWork, StepPlan
 from pathways_lite.tracking.formatting import si
+from pathways_lite.tracking.plot_style import save_figure
 
 GIB = 2**30
 
@@ -217,7 +218,7 @@ def save_picture(plan: StepPlan, path: Path) -> None:
             f"{plan.rates(plan.fast).mfu_6n:.1%} by estimates and models, not measured",
             loc="left", color=_INK, fontsize=10.5,
         )  # fmt: skip
-        figure.savefig(path, dpi=150, facecolor="white")
+        save_figure(figure, path, dpi=150)
 
 
 def _time_segments(plan: StepPlan) -> list[_Segment]:

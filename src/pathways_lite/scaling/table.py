@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 
@@ -124,14 +125,13 @@ def write_table(table: Mapping[str, np.ndarray], path: str | Path) -> None:
     path = Path(path)
     # Text columns hold Python strings; NaN is written as an empty cell.
     arrow = pa.table({name: pa.array(column.tolist(), from_pandas=True) for name, column in table.items()})
-    if path.suffix == ".parquet":
-        parquet.write_table(arrow, path)
-    elif path.suffix == ".csv":
-        csv.write_csv(arrow, path)
-    else:
+    writers = {".parquet": parquet.write_table, ".csv": csv.write_csv}
+    if path.suffix not in writers:
         raise UserError(
             f"{path.name} ends in neither .parquet nor .csv; use one of these suffixes to choose the format"
         )
+    with replace_atomically(path, shared=True) as temporary:
+        writers[path.suffix](arrow, temporary)
 
 
 def numeric_column(table: Mapping[str, np.ndarray], name: str) -> np.ndarray:
