@@ -108,7 +108,9 @@ class Table(RichTable):
             column.overflow = "fold"
             column.no_wrap = column.no_wrap or self._has_numbers(column)
         widths = [self._narrowest(console, options, column) for column in self.columns]
-        if sum(widths) + self._extra_width <= options.max_width:
+        _, right, _, left = self.padding
+        lines = len(self.columns) - 1 + 2 * self.show_edge if self.box else 0
+        if sum(widths) + (left + right) * len(widths) + lines <= options.max_width:
             yield from super().__rich_console__(console, options)
         else:
             yield from self._as_lines()
