@@ -165,8 +165,13 @@ def export(
     out: Out = None,
     jobset: Annotated[bool, typer.Option("--jobset", help="print Kubernetes JobSets instead of commands")] = False,
     template: Annotated[
-        Path, typer.Option(parser=local_path, help="YAML of a JobSet that runs one recipe on your cluster")
-    ] = Path("tools/launch/jobset.yaml"),
+        Path | None,
+        typer.Option(
+            parser=local_path,
+            help="YAML of a JobSet that runs one recipe on your cluster; default: tools/launch/jobset.yaml, or the "
+            "template of this package",
+        ),
+    ] = None,
 ) -> None:
     """Print the nodes that are not done as commands, parents first, or as JobSets for `kubectl apply -f -`.
 
@@ -181,13 +186,18 @@ def export(
     """
     import shlex
 
+    from pathways_lite.console import print_line
     from pathways_lite.studies.executor import train_arguments
-    from pathways_lite.studies.jobset import make_jobsets, to_yaml
+    from pathways_lite.studies.jobset import TEMPLATE, make_jobsets, to_yaml
     from pathways_lite.studies.plan import resolve_study, study_store
 
     loaded, out = _load_study(study, overrides, out)
     store = study_store(resolve_study(loaded), out)
     if jobset:
+        if template is None:
+            own = Path("tools/launch/jobset.yaml")
+            template = own if own.is_file() else TEMPLATE
+            print_line(f"template {template}: where it holds words in CAPITALS, copy it, fill them in, give --template")
         typer.echo(to_yaml(make_jobsets(store, loaded.name, template)), nl=False)
         return
     for identity, state in store.states().items():

@@ -97,7 +97,11 @@ def _read(path: Path) -> Table:
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not a CSV, Parquet or JSON-lines table: {reason}") from error
-    return {name.strip(): _array(arrow_table.column(name)) for name in arrow_table.column_names}
+    names = [name.strip() for name in arrow_table.column_names]
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise UserError(f"{path} has more than one column named {', '.join(twice)}; rename or remove all but one")
+    # Columns without a name are what spreadsheets leave of empty ones.
+    return {name: _array(column) for name, column in zip(names, arrow_table.columns, strict=True) if name}
 
 
 def _delimiter(path: Path) -> str:
