@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from pathways_lite.paths import local_path
+
 app = typer.Typer(no_args_is_help=True, help="Build, inspect and select corpora.", rich_markup_mode="markdown")
 
 
@@ -40,7 +42,9 @@ def build(
         int | None, typer.Option(min=1, help="read at most this many examples of each seqio: source")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="number of processes; default: one per core")] = None,
-    workspace: Annotated[Path | None, typer.Option(help="directory for unfinished work; default: OUT.building")] = None,
+    workspace: Annotated[
+        Path | None, typer.Option(parser=local_path, help="directory for unfinished work; default: OUT.building")
+    ] = None,
 ) -> None:
     """Tokenize text into a token store. After an interruption the same command continues.
 
@@ -57,9 +61,8 @@ def build(
     - `pathways-lite data build corpora/tasks seqio:my_mixture --import my_tasks.py --examples 100000 \
         --tokenizer seqio:my_mixture`
     """
-    from rich.console import Console
-
     from pathways_lite.cli.data_build_display import show_progress
+    from pathways_lite.console import Console
     from pathways_lite.data.build import build as build_store
     from pathways_lite.data.files import Fields
     from pathways_lite.data.inspect import describe
@@ -90,7 +93,7 @@ def build(
         )
     console = Console()
     console.print(describe(store, samples=0))
-    console.print(f"{out}: ready after {time.perf_counter() - start:.1f} s", highlight=False)
+    console.print(f"{out}: ready after {time.perf_counter() - start:.1f} s")
 
 
 def _parse_number(text: str) -> float | None:
@@ -109,8 +112,7 @@ def inspect(
 
     Example: `pathways-lite data inspect corpora/python`
     """
-    from rich.console import Console
-
+    from pathways_lite.console import Console
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.store import open_store
 

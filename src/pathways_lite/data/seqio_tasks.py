@@ -19,6 +19,7 @@ from pathways_lite.data.documents import Document, InputChunk, Skipped, check_te
 from pathways_lite.data.sources import InputFile, Source
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
 from pathways_lite.errors import UserError
+from pathways_lite.recipe.load import importing_from
 
 SEQIO = "seqio:"
 _CHUNK_EXAMPLES = 20_000
@@ -167,7 +168,8 @@ def _register(module: str) -> None:
     if module in _registered:
         return
     if Path(module).is_file():
-        runpy.run_path(module)
+        with importing_from(Path(module).parent):
+            runpy.run_path(module)
     else:
         sys.path.insert(0, str(Path.cwd()))
         try:

@@ -11,6 +11,7 @@ from pathways_lite.data.documents import InputChunk
 from pathways_lite.data.files import Fields, TextFile, bare_name, jsonl_chunks, parquet_chunks
 from pathways_lite.data.python_installation import library_files, python_chunks
 from pathways_lite.errors import UserError
+from pathways_lite.paths import input_path
 
 PYTHON = "python:"
 _JSONL = frozenset({".jsonl", ".ndjson"})
@@ -53,7 +54,7 @@ class Source:
         """Return the files to read. Raises UserError if there are none."""
         if self.address == PYTHON:
             return [InputFile(path, name, "code") for path, name in library_files()]
-        root = Path(self.address)
+        root = input_path(self.address)
         if root.is_file():
             return [InputFile(root, root.name, self.fields.domain or bare_name(root)[0])]
         if not root.is_dir():

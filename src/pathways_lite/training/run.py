@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from pathways_lite.checkpoints import CheckpointManager
+from pathways_lite.console import Console, Table
 from pathways_lite.distributed import coordination
 from pathways_lite.distributed.agreement import require_same, require_shared_directory
 from pathways_lite.distributed.monitor import FailureMonitor, Watchdog
 from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Timeline
+from pathways_lite.paths import local_path
 from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
 from pathways_lite.recipe.identity import flatten
 from pathways_lite.run_directory import RunDirectory
@@ -86,9 +86,9 @@ def train_run(
         require_same(_settings(recipe) | {"--hang-timeout": hang_timeout})
         recipe = resolve_recipe(recipe)
         require_same(_settings(recipe))
-        run = RunDirectory(path)
+        run = RunDirectory(local_path(path))
         coordination.run_on_primary(lambda: _claim(stack, run, recipe, console))
-        require_shared_directory(path)
+        require_shared_directory(run.path)
         stack.enter_context(signals)
         watchdog = stack.enter_context(Watchdog(path, hang_timeout))
         context = RunContext(run, trackers if coordination.is_primary() else (), console, stop, watchdog, hooks)
@@ -97,7 +97,7 @@ def train_run(
                 recipe = with_learned_weights(recipe, index, run)
                 train_stage(Components(StageSpec(recipe, index)), context)
         except Interrupted:
-            console.print(f"Stopped. The same command continues from here ({path}).", highlight=False)
+            console.print(f"Stopped. The same command continues from here ({path}).")
         return stop.exit_status
 
 
@@ -245,7 +245,7 @@ def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, con
     for sample in summary["samples"][:1]:
         text = Text.assemble("sample: ", (sample["prompt"], "dim"), sample["text"])
         console.print(text)
-    console.print(f"report: {run.report}", highlight=False)
+    console.print(f"report: {run.report}")
 
 
 # ---- a description before training ----
