@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from pathways_lite.data.compressed import MAX_DOCUMENT_BYTES
+from pathways_lite.paths import local_path
 
 app = typer.Typer(no_args_is_help=True, help="Build, inspect and select corpora.", rich_markup_mode="markdown")
 
@@ -53,7 +54,9 @@ def build(
         int | None, typer.Option(min=1, help="read at most this many examples of each seqio: source")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="number of processes; default: one per core")] = None,
-    workspace: Annotated[Path | None, typer.Option(help="directory for unfinished work; default: OUT.building")] = None,
+    workspace: Annotated[
+        Path | None, typer.Option(parser=local_path, help="directory for unfinished work; default: OUT.building")
+    ] = None,
 ) -> None:
     """Tokenize text into a token store. After an interruption the same command continues.
 
@@ -72,9 +75,8 @@ def build(
     - `pathways-lite data build corpora/tasks seqio:my_mixture --import my_tasks.py --examples 100000 \
         --tokenizer seqio:my_mixture`
     """
-    from rich.console import Console
-
     from pathways_lite.cli.data_build_display import print_previews, show_progress
+    from pathways_lite.console import Console
     from pathways_lite.data.build import build as build_store
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.records import Fields
@@ -96,9 +98,10 @@ def build(
     parsed = [parse(source) for source in sources]
     fraction = _parse_number(held_out[0]) if len(held_out) == 1 else None
     held_out_documents = fraction if fraction is not None else [parse(source) for source in held_out]
+    everything = [*parsed, *(held_out_documents if isinstance(held_out_documents, list) else [])]
     console = Console()
     if dry_run:
-        print_previews(console, [*parsed, *(held_out_documents if isinstance(held_out_documents, list) else [])], out)
+        print_previews(console, everything, out)
         return
     is_seqio = tokenizer.startswith(SEQIO)
     tokenizer_or_name = SeqioSource(tokenizer, fields, import_).tokenizer() if is_seqio else tokenizer
@@ -113,9 +116,9 @@ def build(
             workspace=workspace,
             report=report,
         )
-    print_previews(console, [*parsed, *(held_out_documents if isinstance(held_out_documents, list) else [])], out)
+    print_previews(console, everything, out)
     console.print(describe(store, samples=0))
-    console.print(f"{out}: ready after {time.perf_counter() - start:.1f} s", highlight=False)
+    console.print(f"{out}: ready after {time.perf_counter() - start:.1f} s")
 
 
 def _parse_number(text: str) -> float | None:
@@ -134,8 +137,7 @@ def inspect(
 
     Example: `pathways-lite data inspect corpora/python`
     """
-    from rich.console import Console
-
+    from pathways_lite.console import Console
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.store import open_store
 

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from pathways_lite.console import Console
 from pathways_lite.data.build import Progress, Report
 from pathways_lite.data.preview import preview
 from pathways_lite.data.seqio_tasks import SEQIO

@@ -28,6 +28,7 @@ from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
 from pathways_lite.data.workers import write_shards
 from pathways_lite.data.zarr_io import is_remote, read_file
 from pathways_lite.errors import UserError
+from pathways_lite.paths import absolute_path, storage_address
 
 # Text that a tokenizer is trained on, per token of its vocabulary: a token that is rarer than once in 256 bytes times
 # the vocabulary size is seldom worth its place. The bound keeps training of the largest vocabularies to a few minutes.
@@ -78,7 +79,7 @@ def build(
     Raises UserError if a source is missing or has no readable document, if a tokenizer cannot be read or trained, or if
     `out` is, or is being built as, a different store.
     """
-    address = str(out)
+    address = storage_address(out)
     training_sources = _parse_sources(sources)
     if not training_sources:
         raise UserError("there is nothing to build from; name a file, a directory, or python:")
@@ -198,7 +199,8 @@ def _workspace(address: str, workspace: Path | None) -> Path:
         return workspace / f"{hashlib.sha256(address.encode()).hexdigest()[:12]}.building"
     if is_remote(address):
         raise UserError(f"{address} is remote: name a local directory for unfinished work with --workspace")
-    return Path(address.rstrip("/") + ".building")
+    path = Path(address) if Path(address).name not in ("", "..") else Path(absolute_path(address))
+    return path.with_name(f"{path.name}.building")
 
 
 def _require_documents(sources: Sequence[Source], contents: Contents, directory: Path) -> None:

@@ -21,6 +21,7 @@ from pathways_lite.data.listing import Listing
 from pathways_lite.data.sources import Source
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
 from pathways_lite.errors import UserError
+from pathways_lite.recipe.load import importing_from
 
 SEQIO = "seqio:"
 _CHUNK_EXAMPLES = 20_000
@@ -172,7 +173,8 @@ def _register(module: str) -> None:
     if module in _registered:
         return
     if Path(module).is_file():
-        runpy.run_path(module)
+        with importing_from(Path(module).parent):
+            runpy.run_path(module)
     else:
         sys.path.insert(0, str(Path.cwd()))
         try:

@@ -15,6 +15,7 @@ from pathways_lite.data.listing import Listing, is_token_store, list_directory
 from pathways_lite.data.python_installation import library_files, python_chunks
 from pathways_lite.data.records import Fields
 from pathways_lite.errors import UserError
+from pathways_lite.paths import input_path
 
 PYTHON = "python:"
 _DOMAIN = re.compile(r"\w[\w .+-]*")
@@ -68,7 +69,7 @@ class Source:
         """Return the files to read, of a directory those of `listing`. Raises UserError if there are none."""
         if self.address == PYTHON:
             return [InputFile(path, name, "code") for path, name in library_files()]
-        root = Path(self.address)
+        root = input_path(self.address)
         if root.is_file():
             domain = self.fields.domain or utf8_name(split_name(root.name)[0])
             return [InputFile(root, utf8_name(root.name), domain)]
