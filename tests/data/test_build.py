@@ -128,6 +128,27 @@ def test_an_unfinished_build_is_not_mixed(tmp_path: Path, jsonl: Path) -> None:
     build([str(jsonl)], tmp_path / "out", tokenizer="bytes", workers=0)
 
 
+def test_builds_of_a_version_that_read_files_otherwise(
+    tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.done.documents:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "READING", build_module.READING - 1)
+        old = build([str(jsonl)], tmp_path / "whole", tokenizer="bytes", workers=0)
+        with pytest.raises(Stop):
+            build([str(jsonl)], tmp_path / "part", tokenizer="bytes", workers=0, report=stop)
+    # A whole store is what it is; an unfinished one would mix two ways of reading.
+    assert build([str(jsonl)], tmp_path / "whole", tokenizer="bytes", workers=0).fingerprint == old.fingerprint
+    with pytest.raises(UserError, match="another version's way of reading files"):
+        build([str(jsonl)], tmp_path / "part", tokenizer="bytes", workers=0)
+
+
 def test_a_workspace_is_left_as_it_was(tmp_path: Path, jsonl: Path) -> None:
     workspace = tmp_path / "work"
     workspace.mkdir()

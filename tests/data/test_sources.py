@@ -182,6 +182,14 @@ def test_names_that_no_domain_has_are_refused(tmp_path: Path) -> None:
         Source.parse(f"{tmp_path}/lang=de").files()
 
 
+def test_home_directories_are_found_after_a_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("words")
+    assert [(d.id, d.domain) for d in read("mine=~/texts")[0]] == [("texts/a.txt", "mine")]
+    assert [(d.id, d.domain) for d in read("mine=~/texts/a.txt")[0]] == [("a.txt", "mine")]
+
+
 SOURCE = '''#!/usr/bin/python
 # A comment.
 """Module ü docstring."""

@@ -57,7 +57,7 @@ class Source:
 
     def listing(self) -> Listing:
         """Return what a directory holds. Raises UserError if it is a token store."""
-        root = Path(self.address)
+        root = input_path(self.address)
         if is_token_store(root):
             raise UserError(
                 f"{self.address} is a token store, not text; build from the text that it was built from, or choose "
@@ -74,7 +74,7 @@ class Source:
             domain = self.fields.domain or utf8_name(split_name(root.name)[0])
             return [InputFile(root, utf8_name(root.name), domain)]
         if not self.is_directory():
-            if _exists(self.address):
+            if root.exists():
                 raise UserError(
                     f"{printable(self.address)} is neither a file nor a directory; write it to a file first"
                 )
@@ -92,7 +92,7 @@ class Source:
 
     def is_directory(self) -> bool:
         """Say whether the source is a directory."""
-        return self.address != PYTHON and Path(self.address).is_dir()
+        return self.address != PYTHON and input_path(self.address).is_dir()
 
     def chunks(self) -> Iterator[InputChunk]:
         """Yield all input chunks, in an order that never changes."""
