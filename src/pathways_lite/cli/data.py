@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pathways_lite.cli.common import AsJson, print_json
 from pathways_lite.paths import local_path
 
 app = typer.Typer(no_args_is_help=True, help="Build, inspect and select corpora.", rich_markup_mode="markdown")
@@ -45,6 +47,7 @@ def build(
     workspace: Annotated[
         Path | None, typer.Option(parser=local_path, help="directory for unfinished work; default: OUT.building")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tokenize text into a token store. After an interruption the same command continues.
 
@@ -91,9 +94,13 @@ def build(
             workspace=workspace,
             report=report,
         )
+    seconds = time.perf_counter() - start
+    if as_json:
+        print_json({**asdict(describe(store, samples=0)), "seconds": seconds})
+        return
     console = Console()
     console.print(describe(store, samples=0))
-    console.print(f"{out}: ready after {time.perf_counter() - start:.1f} s")
+    console.print(f"{out}: ready after {seconds:.1f} s")
 
 
 def _parse_number(text: str) -> float | None:
@@ -107,6 +114,7 @@ def _parse_number(text: str) -> float | None:
 def inspect(
     corpus: Annotated[str, typer.Argument(help="a token store")],
     samples: Annotated[int, typer.Option(min=0, help="number of documents to show per domain")] = 2,
+    as_json: AsJson = False,
 ) -> None:
     """Show sizes, domains, bytes per token, and the start of some documents.
 
@@ -116,4 +124,8 @@ def inspect(
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.store import open_store
 
-    Console().print(describe(open_store(corpus), samples=samples))
+    description = describe(open_store(corpus), samples=samples)
+    if as_json:
+        print_json(asdict(description))
+    else:
+        Console().print(description)

@@ -11,7 +11,7 @@ from typing import TextIO
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from pathways_lite.console import Console
+from pathways_lite.console import Console, print_line
 from pathways_lite.data.build import Progress, Report
 
 _PHASE_NAMES = {
@@ -84,6 +84,4 @@ class _LineReporter:
         self._phase, self._last = progress.phase, now
         percentage = f" {progress.done.input_bytes / max(1, progress.input_bytes):.0%}" if progress.done.tokens else ""
         detail = _detail(progress, self._speed)
-        print(
-            f"{_PHASE_NAMES[progress.phase]}{percentage}{': ' if detail else ''}{detail}", file=self._file, flush=True
-        )
+        print_line(f"{_PHASE_NAMES[progress.phase]}{percentage}{': ' if detail else ''}{detail}", self._file)
