@@ -11,7 +11,7 @@ PAGES = sorted((V0_1 / "help").glob("*.txt"), key=lambda path: path.stem)
 
 
 def words_of(stem: str) -> tuple[str, ...]:
-    """The verb whose help is frozen in a file of that name."""
+    """The command whose help is frozen in a file of that name."""
     return () if stem == "pathways-lite" else tuple(stem.split("."))
 
 

@@ -32,6 +32,7 @@ class Contents:
     length: np.ndarray
     text_bytes: np.ndarray
     skipped: list[tuple[int, str]]
+    skipped_documents: int
 
 
 def survey(shards: Sequence[Path]) -> Contents:
@@ -51,6 +52,7 @@ def survey(shards: Sequence[Path]) -> Contents:
         length=column(lambda s: s.length),
         text_bytes=column(lambda s: s.text_bytes),
         skipped=[entry for shard in loaded for entry in shard.skipped],
+        skipped_documents=sum(shard.skipped_documents for shard in loaded),
     )
 
 
@@ -94,7 +96,7 @@ def write_store(
         done += len(shard.ids)
         progress(done)
     skipped = [sentence for _, sentence in contents.skipped]
-    return finish_store(address, contents.domains, writers, tokenizer, skipped, plan)
+    return finish_store(address, contents.domains, writers, tokenizer, skipped, plan, contents.skipped_documents)
 
 
 class StreamWriter:
@@ -135,9 +137,18 @@ Streams = dict[tuple[int, Split], StreamWriter]
 
 
 def finish_store(
-    address: str, domains: list[str], writers: Streams, tokenizer: Tokenizer, skipped: list[str], plan: dict[str, Any]
+    address: str,
+    domains: list[str],
+    writers: Streams,
+    tokenizer: Tokenizer,
+    skipped: list[str],
+    plan: dict[str, Any],
+    skipped_documents: int = 0,
 ) -> Manifest:
-    """Close the writers, to which all documents have been appended, and write the other files, the manifest last."""
+    """Close the writers, to which all documents have been appended, and write the other files, the manifest last.
+
+    `skipped` are sentences about `skipped_documents` documents.
+    """
     digests = {f"{d}/{split}": writer.close() for (d, split), writer in writers.items()}
     manifest = Manifest(
         fingerprint=_fingerprint(domains, tokenizer, digests),
@@ -148,7 +159,7 @@ def finish_store(
         dtype=token_dtype(tokenizer.vocab_size).name,
         domains=domains,
         counts=[{split: writers[d, split].counts for split in SPLITS} for d in range(len(domains))],
-        skipped=len(skipped),
+        skipped=skipped_documents,
         plan=plan,
     )
     for name, content in tokenizer.files().items():

@@ -19,6 +19,7 @@ from pathways_lite.atomic_file import replace_atomically, write_text_atomically
 from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.data.assemble import Contents, survey, write_store
 from pathways_lite.data.documents import Document, InputChunk
+from pathways_lite.data.files import READING
 from pathways_lite.data.shards import Shard, ShardCounts, ShardSpec, count_documents, select_held_out
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import MANIFEST, VERSION, Store, open_store
@@ -85,9 +86,12 @@ def build(
     share, held_out_sources = (0.0, _parse_sources(held_out)) if isinstance(held_out, Sequence) else (held_out, [])
     if not 0 <= share < 1:
         raise UserError(f"held_out={share} must be at least 0 and below 1, e.g. 0.01 for 1 %")
+    directory = _workspace(address, workspace)
+    outputs = [directory] if is_remote(address) else [Path(address), directory]
+    training_sources = [source.without(outputs) for source in training_sources]
+    held_out_sources = [source.without(outputs) for source in held_out_sources]
     all_sources = training_sources + held_out_sources
     plan = _Plan.make(all_sources, tokenizer, [source.address for source in held_out_sources] or share)
-    directory = _workspace(address, workspace)
     if read_file(address, MANIFEST) is not None:
         store = _open_existing(address, plan)
         if plan.read(directory) == plan.content:  # killed after the last write, before it could clean up
@@ -106,7 +110,7 @@ def build(
     contents = survey(shards)
     _require_documents(all_sources, contents, directory)
     counts = ShardCounts(len(contents.length), int(contents.length.sum()), int(contents.text_bytes.sum()))
-    counts = replace(counts, skipped=len(contents.skipped), input_bytes=total)
+    counts = replace(counts, skipped=contents.skipped_documents, input_bytes=total)
     report(Progress("write", total, counts))
     write_store(
         address,
@@ -144,6 +148,7 @@ class _Plan:
             "files": hashlib.sha256(json.dumps(states).encode()).hexdigest(),
             "tokenizer": _tokenizer_identity(tokenizer),
             "held_out": held_out,
+            "reading": READING,
         }
         return cls(content, sum(size for source in states for _, size, _ in source))
 
@@ -174,6 +179,7 @@ class _Plan:
             "files": "other files, or files that were changed since",
             "tokenizer": f"tokenizer {other.get('tokenizer')} instead of {self.content['tokenizer']}",
             "held_out": f"held_out={other.get('held_out')} instead of {self.content['held_out']}",
+            "reading": "another version's way of reading files",
         }
         return " and ".join(text for name, text in descriptions.items() if other.get(name) != self.content[name])
 
@@ -181,7 +187,8 @@ class _Plan:
 def _open_existing(address: str, plan: _Plan) -> Store:
     """Open the store at `address`. Raises UserError if it was built by another plan."""
     store = open_store(address)
-    if different := plan.describe_differences(store.manifest.plan):
+    # A whole store stays what it is, whichever version has read its files.
+    if different := plan.describe_differences(store.manifest.plan | {"reading": READING}):
         raise UserError(f"{address} holds a store built from {different}; name another directory, or delete that one")
     return store
 

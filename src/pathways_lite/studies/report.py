@@ -35,7 +35,7 @@ class Findings:
     """The contents of a report."""
 
     plan: StudyPlan
-    command: Sequence[str]  # the study's file, overrides and options, as typed after `study VERB`
+    command: Sequence[str]  # the study's file, overrides and options, as typed after `study COMMAND`
     runs: dict[str, RunData]  # finished recipes by label
     arms: list[Arm]  # with at least one finished run
     results: Results | None  # None if nothing can be compared yet
@@ -288,7 +288,7 @@ def _failures_section(findings: Findings) -> str:
 def _commands_section(findings: Findings) -> str:
     plan = findings.plan
     study = shlex.join(findings.command)
-    lines = [f"pathways-lite study {verb} {study}" for verb in ("plan", "run", "report")]
+    lines = [f"pathways-lite study {command} {study}" for command in ("plan", "run", "report")]
     nodes = [
         f"# {planned.node.label}\n"
         + shlex.join(["pathways-lite", *train_arguments(plan.store.run_directory(identity))])
