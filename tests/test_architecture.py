@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "distributed": {"errors", "signals"},
     "checkpoints": {"errors", "paths", "keyed", "atomic_file", "parallel", "distributed"},
     "run_lock": {"errors"},
+    "output_lock": {"run_lock"},
     "signals": set(),
     "run_directory": BOTTOM,
     "parallel": BOTTOM,

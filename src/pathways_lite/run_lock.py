@@ -80,9 +80,11 @@ class Owner:
 class RunLock:
     """Lock on a directory for this process: `with RunLock(directory): ...`, or `acquire` and `release`."""
 
-    def __init__(self, directory: Path | str, *, note: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, directory: Path | str, *, note: Callable[[str], None] | None = None, file_name: str = FILE_NAME
+    ) -> None:
         """Create the lock without acquiring it. `note` receives lines for the user; the default prints to stderr."""
-        self._path = Path(directory) / FILE_NAME
+        self._path = Path(directory) / file_name
         self._note = note or (lambda line: print(line, file=sys.stderr))
         self._descriptor: int | None = None
         self._released = threading.Event()
@@ -109,6 +111,13 @@ class RunLock:
             os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
+
+    def is_in_place(self) -> bool:
+        """Return True if the file that is locked still has the lock's name."""
+        try:
+            return self._descriptor is not None and os.path.samestat(os.fstat(self._descriptor), self._path.stat())
+        except FileNotFoundError:
+            return False
 
     def __enter__(self) -> Self:
         self.acquire()

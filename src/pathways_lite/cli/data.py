@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from pathways_lite.cli.common import AsJson, print_json
 from pathways_lite.data.compressed import MAX_DOCUMENT_BYTES
 from pathways_lite.paths import local_path
 
@@ -57,6 +59,7 @@ def build(
     workspace: Annotated[
         Path | None, typer.Option(parser=local_path, help="directory for unfinished work; default: OUT.building")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tokenize text into a token store. After an interruption the same command continues.
 
@@ -75,7 +78,7 @@ def build(
     - `pathways-lite data build corpora/tasks seqio:my_mixture --import my_tasks.py --examples 100000 \
         --tokenizer seqio:my_mixture`
     """
-    from pathways_lite.cli.data_build_display import print_previews, show_progress
+    from pathways_lite.cli.data_build_display import preview_sources, print_previews, show_progress
     from pathways_lite.console import Console
     from pathways_lite.data.build import build as build_store
     from pathways_lite.data.inspect import describe
@@ -101,7 +104,10 @@ def build(
     everything = [*parsed, *(held_out_documents if isinstance(held_out_documents, list) else [])]
     console = Console()
     if dry_run:
-        print_previews(console, everything, out)
+        if as_json:
+            print_json({"sources": [asdict(item) for item in preview_sources(everything, out)]})
+        else:
+            print_previews(console, everything, out)
         return
     is_seqio = tokenizer.startswith(SEQIO)
     tokenizer_or_name = SeqioSource(tokenizer, fields, import_).tokenizer() if is_seqio else tokenizer
@@ -116,9 +122,13 @@ def build(
             workspace=workspace,
             report=report,
         )
+    seconds = time.perf_counter() - start
+    if as_json:
+        print_json({**asdict(describe(store, samples=0)), "seconds": seconds})
+        return
     print_previews(console, everything, out)
     console.print(describe(store, samples=0))
-    console.print(f"{out}: ready after {time.perf_counter() - start:.1f} s")
+    console.print(f"{out}: ready after {seconds:.1f} s")
 
 
 def _parse_number(text: str) -> float | None:
@@ -132,6 +142,7 @@ def _parse_number(text: str) -> float | None:
 def inspect(
     corpus: Annotated[str, typer.Argument(help="a token store")],
     samples: Annotated[int, typer.Option(min=0, help="number of documents to show per domain")] = 2,
+    as_json: AsJson = False,
 ) -> None:
     """Show sizes, domains, bytes per token, and the start of some documents.
 
@@ -141,4 +152,8 @@ def inspect(
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.store import open_store
 
-    Console().print(describe(open_store(corpus), samples=samples))
+    description = describe(open_store(corpus), samples=samples)
+    if as_json:
+        print_json(asdict(description))
+    else:
+        Console().print(description)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from pathways_lite.cli.common import AsJson, print_json
 from pathways_lite.paths import local_path
 
 app = typer.Typer(
@@ -61,6 +63,7 @@ def prototypes(
     distance: Distance = "cosine",
     pooling: Pooling = "mean",
     seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Keep documents that are far from the nearest of k prototypes, or near it (Sorscher et al. 2022).
 
@@ -72,7 +75,7 @@ def prototypes(
     from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder
     from pathways_lite.methods.selection.selectors import cluster, select_fraction
 
-    builder = SelectionBuilder(corpus, out)
+    builder = SelectionBuilder(corpus, out, as_json)
     reader = CorpusReader(model, corpus)
     clustering = cluster(reader.embeddings(pooling), k, distance, seed)
     end: Literal["top", "bottom"] = "top" if which == "hard" else "bottom"
@@ -92,6 +95,7 @@ def perplexity(
         typer.Option(help="which losses to keep: the lowest, those around the median, or the highest"),
     ] = "middle",
     floor: ByDomain = 0.0,
+    as_json: AsJson = False,
 ) -> None:
     """Keep documents with a low, medium or high loss per token under a model (Marion et al. 2023).
 
@@ -103,7 +107,7 @@ def perplexity(
     from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder
     from pathways_lite.methods.selection.selectors import select_fraction
 
-    builder = SelectionBuilder(corpus, out)
+    builder = SelectionBuilder(corpus, out, as_json)
     reader, documents = CorpusReader(model, corpus), builder.documents
     losses = reader.losses()
     kept = select_fraction(losses, documents.tokens, keep, which, documents.domain, floor)
@@ -123,6 +127,7 @@ def rds(
     keep: Keep = 0.5,
     floor: ByDomain = 0.0,
     pooling: Pooling = "position",
+    as_json: AsJson = False,
 ) -> None:
     """Keep documents most similar to target documents, which take turns choosing (RDS+, Ivison et al. 2025).
 
@@ -138,7 +143,7 @@ def rds(
     from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder, target_documents
     from pathways_lite.methods.selection.selectors import prototype_scores, select_fraction
 
-    builder = SelectionBuilder(corpus, out)
+    builder = SelectionBuilder(corpus, out, as_json)
     reader, documents = CorpusReader(model, corpus), builder.documents
     targets = target_documents(builder.store, target)
     embeddings = reader.embeddings(pooling, targets)
@@ -157,6 +162,7 @@ def clusters(
     distance: Distance = "cosine",
     pooling: Pooling = "mean",
     seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Split domains into clusters for a mixture to weight: `novels` into `novels.0`, `novels.1` ...; keeps everything.
 
@@ -167,7 +173,7 @@ def clusters(
     from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder
     from pathways_lite.methods.selection.selectors import cluster
 
-    builder = SelectionBuilder(corpus, out)
+    builder = SelectionBuilder(corpus, out, as_json)
     reader, documents = CorpusReader(model, corpus), builder.documents
     embeddings = reader.embeddings(pooling)
     score, label = np.zeros(len(embeddings)), np.zeros(len(embeddings), int)
@@ -193,6 +199,7 @@ def near_duplicates(
         bool, typer.Option(help="also remove training documents that are near duplicates of held-out ones")
     ] = True,
     seed: Seed = 1,
+    as_json: AsJson = False,
 ) -> None:
     """Keep only the first of near-duplicate documents, by MinHash and locality-sensitive hashing; needs no model.
 
@@ -205,7 +212,7 @@ def near_duplicates(
     from pathways_lite.data.store import Split
     from pathways_lite.methods.selection.near_duplicates import near_duplicates as near_duplicate_scores
 
-    builder = SelectionBuilder(corpus, out)
+    builder = SelectionBuilder(corpus, out, as_json)
     store = builder.store
     splits: tuple[Split, ...] = ("held_out", "train") if held_out else ("train",)
     total = sum(store.counts(domain, split).documents for domain in store.domains for split in splits)
@@ -219,7 +226,7 @@ def near_duplicates(
 
 
 @app.command()
-def random(corpus: Corpus, out: Out, keep: Keep = 0.5, seed: Seed = 0) -> None:
+def random(corpus: Corpus, out: Out, keep: Keep = 0.5, seed: Seed = 0, as_json: AsJson = False) -> None:
     """Keep documents at random, the same fraction of every domain: the baseline for every other method.
 
     Example: `pathways-lite data select random corpora/python random.jsonl --keep 0.5`
@@ -230,7 +237,7 @@ def random(corpus: Corpus, out: Out, keep: Keep = 0.5, seed: Seed = 0) -> None:
     from pathways_lite.keyed import derive_keys, uniform
     from pathways_lite.methods.selection.selectors import select_fraction
 
-    builder = SelectionBuilder(corpus, out)
+    builder = SelectionBuilder(corpus, out, as_json)
     documents = builder.documents
     score = uniform(derive_keys("select", seed, np.arange(len(documents.tokens))), 0, np.zeros(1, int))
     kept = select_fraction(score, documents.tokens, keep, "bottom", documents.domain, floor=1.0)
@@ -245,6 +252,7 @@ def apply(
     corpus: Annotated[
         str | None, typer.Option(help="the corpus that was selected from; default: its former address")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Build a token store of a selection: the kept training documents in their new domains, and all held-out documents.
 
@@ -262,4 +270,8 @@ def apply(
     total = sum(store.tokens(domain, split) for domain in store.domains for split in SPLITS)
     with count_progress("copying", total, "tokens") as done:
         new_store = apply_selection(selection, store, out, done=done)
-    Console().print(describe(new_store, samples=0))
+    description = describe(new_store, samples=0)
+    if as_json:
+        print_json(asdict(description))
+    else:
+        Console().print(description)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pathways_lite.cli.common import print_json
 from pathways_lite.paths import local_path
 
 
@@ -48,7 +48,7 @@ def evaluate(
     infilling_results = evaluate_infilling_tasks(evaluator, params) if infilling else {}
     if as_json:
         values = {"checkpoint": str(model.path), "domains": results, "compressors": compressors}
-        typer.echo(json.dumps(values | ({"infilling": infilling_results} if infilling else {})))
+        print_json(values | ({"infilling": infilling_results} if infilling else {}))
         return
     table = Table(title=f"{model.path}")
     for column in ("domain", "documents", "tokens", "bytes", "loss", "perplexity", "bits/byte", "xz -9"):

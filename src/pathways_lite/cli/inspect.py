@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pathways_lite.cli.common import print_json
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 
@@ -50,7 +50,7 @@ def inspect(
 
     model = load_model(path)
     if as_json:
-        typer.echo(json.dumps(asdict(model.manifest)))
+        print_json(asdict(model.manifest))
         return
     console, meta = Console(), model.manifest.meta
     lineage, cursor = meta["lineage"], meta["cursor"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pathways_lite.cli.common import group_with_default
+from pathways_lite.cli.common import AsJson, group_with_default, print_json
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def list_runs(
     rows = [row for run in _run_directories(directory) for row in _stage_rows(run)]
     if as_json:
         for row in rows:
-            typer.echo(json.dumps(row))
+            print_json(row)
         return
     if not rows:
         typer.echo(f"there are no runs in {directory}; `pathways-lite train configs/demo.py` makes one")
@@ -77,6 +76,7 @@ def compare(
     window: Annotated[int, typer.Option(min=1, help="smooth by the mean of this many points around each point")] = 1,
     target: Annotated[float | None, typer.Option(help="loss at which to compare compute")] = None,
     flops: Annotated[str, typer.Option(help="dense, as hardware spends them, or sparse, without zeros")] = "dense",
+    as_json: AsJson = False,
 ) -> None:
     """Compare runs at equal FLOPs and at equal loss; the first one is the baseline.
 
@@ -102,6 +102,12 @@ def compare(
         raise UserError(format_validation_error(error, "runs compare")) from error
     arms = _read_arms(runs, metric)
     results = Results.compare_arms(arms, arms[0].name, metric, target)
+    if as_json:
+        from pathways_lite.studies.figures import CSV_HEADER, csv_rows
+
+        compared = [dict(zip(CSV_HEADER, row, strict=True)) for row in csv_rows(domain or "", results)]
+        print_json({"metric": metric.model_dump(), "arms": compared, "notes": results.notes()})
+        return
     console = Console()
     for header, rows in ((results.header, results.rows()), (results.time_header, results.time_rows())):
         table = Table(*header)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from pathways_lite.cli.common import count_progress
+from pathways_lite.cli.common import count_progress, print_json
 from pathways_lite.console import Table
 from pathways_lite.data.documents import Skipped
 from pathways_lite.data.inspect import sample_document
@@ -21,6 +23,7 @@ from pathways_lite.data.selection import Origin, Selection, TrainingDocuments, r
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import Split, Store, open_store
 from pathways_lite.errors import UserError
+from pathways_lite.output_lock import lock_file
 from pathways_lite.tracking.formatting import duration, si
 
 if TYPE_CHECKING:
@@ -81,16 +84,20 @@ class CorpusReader:
 class SelectionBuilder:
     """Builds a selection from a corpus, and writes and shows it."""
 
-    def __init__(self, corpus: str, out: Path) -> None:
+    def __init__(self, corpus: str, out: Path, as_json: bool = False) -> None:
         require_directory(out)
         self._picture = out.with_suffix(".png")
         if self._picture == out:
             raise UserError(
                 f"{out} would be overwritten by the selection's picture; name the selection {out.stem}.jsonl"
             )
+        # Held until the selection is written, as reading a corpus with a model takes hours.
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(lock_file(out))
+        weakref.finalize(self, self._lock.close)
         self.store = open_store(corpus)
         self.documents = training_documents(self.store)
-        self._out, self._start = out, time.perf_counter()
+        self._out, self._start, self._as_json = out, time.perf_counter(), as_json
 
     def own_domains(self, kept: np.ndarray) -> list[str | None]:
         """Return each document's own domain if it is `kept`, else None."""
@@ -112,8 +119,15 @@ class SelectionBuilder:
         model = None if reader is None else reader.to_json()
         origin = Origin(self.store.address, self.store.fingerprint, method, options, model)
         selection = Selection(origin, np.asarray(score, np.float64), new_domains)
-        selection.write(self._out, self.store)
-        draw_histogram(selection, self.documents, self._picture)
+        with self._lock:
+            selection.write(self._out, self.store)
+            draw_histogram(selection, self.documents, self._picture)
+        if self._as_json:
+            tokens, kept = self.documents.tokens, selection.kept
+            counts = {"documents": len(tokens), "tokens": tokens.sum()}
+            counts |= {"kept_documents": kept.sum(), "kept_tokens": tokens[kept].sum()}
+            print_json({"selection": self._out, "picture": self._picture, **counts, "seconds": seconds, "model": model})
+            return
         console = Console()
         console.print(render_selection(selection, self.store, self.documents, seconds))
         console.print(f"wrote {self._out} and {self._picture}", soft_wrap=True)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from pathways_lite.console import escape_controls
+
 
 class Document(NamedTuple):
     """A text with its id, domain and group."""
@@ -56,7 +58,7 @@ class BadChunk:
 
 def printable(text: str) -> str:
     """Return `text` in one line with control characters, and bytes of file names that are not UTF-8, as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in utf8_name(text))
+    return escape_controls(utf8_name(text), one_line=True)
 
 
 def utf8_name(name: str) -> str:
