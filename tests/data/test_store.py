@@ -2,13 +2,15 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pathways_lite.data.pieces import ArrayWriter
 from pathways_lite.data.store import SPLITS, Store, open_store, require_compatible
-from pathways_lite.data.zarr_io import SHARD, ArrayWriter, open_array
+from pathways_lite.data.zarr_io import SHARD, open_array
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Data
 
@@ -108,7 +110,7 @@ def test_damaged_and_missing_arrays_are_reported(store: Store) -> None:
 
 def test_a_foreign_tokenizer_in_the_store_is_refused(store: Store, tmp_path: Path) -> None:
     manifest = Path(store.address) / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(store.manifest.tokenizer, "0" * 64))
+    manifest.write_bytes(replace(store.manifest, tokenizer="0" * 64).to_json())
     with pytest.raises(UserError, match="was built by tokenizer 0000"):
         open_store(store.address).tokenizer()
 

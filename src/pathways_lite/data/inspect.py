@@ -49,6 +49,7 @@ class Description:
     rows: list[Row]
     samples: list[Sample]
     selection: str | None = None  # how it was selected from another store, if it was
+    notes: tuple[str, ...] = ()  # sentences about what a user should know
 
     def __rich__(self) -> RenderableType:
         table = Table("domain", "split", title=Text(self.address), title_justify="left")
@@ -64,6 +65,7 @@ class Description:
             facts.append(f"{self.skipped:,} documents could not be read: see {self.address}/skipped.txt")
         if self.selection:
             facts.append(self.selection)
+        facts += self.notes
         samples = [Text(f"\n{s.domain}/{s.split} {s.id}\n{s.text}") for s in self.samples]
         return Group(table, *map(Text, facts), *samples)
 
