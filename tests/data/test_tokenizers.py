@@ -10,7 +10,7 @@ import tokenizers as hf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.data.sentencepiece import SentencePieceTokenizer, split_words, train_sentencepiece
+from pathways_lite.data.sentencepiece import SentencePieceTokenizer, _cut_line, split_words, train_sentencepiece
 from pathways_lite.data.tokenizer_files import load_tokenizer, save_tokenizer
 from pathways_lite.data.tokenizers import ByteTokenizer, HFTokenizer, Tokenizer
 from pathways_lite.errors import UserError
@@ -137,8 +137,49 @@ def test_mistakes_are_reported(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no tokenizer"):
         load_tokenizer(tmp_path / "empty")
-    with pytest.raises(UserError, match=r"vocabulary of 5000 tokens .* use at most \d+"):
-        train_sentencepiece(["a few words"], 5000)
     empty = hf.Tokenizer(hf.models.BPE()).to_str().encode()
     with pytest.raises(UserError, match="could mark the end of a document"):
         HFTokenizer(empty, "x")
+
+
+# ---- training ----
+
+
+@pytest.mark.parametrize("vocab_size", [1, 2, 100, 257, 259, 275])
+def test_a_vocabulary_that_is_too_small_is_told_the_least_size(vocab_size: int) -> None:
+    with pytest.raises(
+        UserError, match=rf"of {vocab_size} tokens is too small .* use sentencepiece:(\d+) or larger"
+    ) as e:
+        train_sentencepiece([TEXT], vocab_size)
+    least = int(str(e.value).split("sentencepiece:")[1].split()[0])
+    assert train_sentencepiece([TEXT], least).vocab_size == least
+    with pytest.raises(UserError, match="too small"):
+        train_sentencepiece([TEXT], least - 1)
+
+
+@pytest.mark.parametrize("text", ["a few words", "a", "x" * 5000, " "])
+def test_a_vocabulary_that_is_too_large_is_told_the_greatest_size(text: str) -> None:
+    with pytest.raises(UserError, match=r"of 5000 tokens is too large .* use at most \d+") as e:
+        train_sentencepiece([text], 5000)
+    greatest = int(str(e.value).split("at most ")[1].split(",")[0])
+    assert train_sentencepiece([text], greatest).vocab_size == greatest
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["\n\n"]])
+def test_no_text_is_said(texts: list[str]) -> None:
+    with pytest.raises(UserError, match="no text to train"):
+        train_sentencepiece(texts, 300)
+
+
+def test_long_lines_train_the_vocabulary_that_short_ones_do() -> None:
+    words = TEXT.split()
+    long_line = " ".join(words * (3_000_000 // len(" ".join(words))))
+    assert len(long_line) > 1 << 21
+    cut = list(_cut_line(long_line))
+    assert "".join(cut) == long_line
+    assert all(part.startswith(" ") and len(part) <= 1 << 16 for part in cut[1:])
+    assert list(_cut_line(TEXT)) == [TEXT]
+    unspaced = "漢字" * 400_000
+    assert "".join(_cut_line(unspaced)) == unspaced
+    assert max(len(part.encode()) for part in _cut_line(unspaced)) < 1 << 20
+    assert train_sentencepiece([long_line], 400).vocab_size == 400
