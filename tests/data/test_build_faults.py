@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers as hf
 
 from pathways_lite.data.build import Phase, Progress, build
 from pathways_lite.data.fsck import fsck
+from pathways_lite.data.inspect import describe
 from pathways_lite.data.selection import Origin, Selection, apply_selection
 from pathways_lite.data.store import Store
 from pathways_lite.data.store_lock import lock_store
@@ -148,3 +150,20 @@ def test_a_build_that_has_tokenized_nothing_does_not_bar_another(tmp_path: Path,
     store = build([str(jsonl)], tmp_path / "out", tokenizer="bytes", workers=0)
     assert json.loads((tmp_path / "out/manifest.json").read_text())["plan"]["tokenizer"] == "bytes"
     assert fsck(store.address) == []
+
+
+def test_a_lossy_tokenizer_is_said_and_recorded(tmp_path: Path, jsonl: Path) -> None:
+    tokenizer = hf.Tokenizer(hf.models.WordLevel({"Chapter": 0, "[UNK]": 1, "[SEP]": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.Whitespace()
+    (tmp_path / "words.json").write_text(tokenizer.to_str())
+    store = build([str(jsonl)], tmp_path / "out", tokenizer=str(tmp_path / "words.json"), workers=0)
+    assert store.is_lossy
+    assert store.manifest.round_trip is not None
+    assert store.manifest.round_trip.documents == store.manifest.round_trip.documents_lost == 90
+    assert any("cannot be restored from their tokens" in note for note in describe(store).notes)
+    with_bytes = build([str(jsonl)], tmp_path / "bytes", tokenizer="bytes", workers=0)
+    assert not with_bytes.is_lossy
+    assert describe(with_bytes).notes == ()
+    n = sum(store.counts(domain).documents for domain in store.domains)
+    Selection(Origin(store.address, store.fingerprint, "test"), np.zeros(n), ["tales"] * n).write(tmp_path / "s", store)
+    assert apply_selection(tmp_path / "s", store, str(tmp_path / "selected")).is_lossy

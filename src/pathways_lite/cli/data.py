@@ -28,6 +28,10 @@ def build(
             help="bytes; sentencepiece:SIZE (trained here); a .model, a tokenizer.json, another store; or seqio:TASK"
         ),
     ] = "sentencepiece:8192",
+    eod: Annotated[
+        str | None,
+        typer.Option(help="token of a .model or tokenizer.json that ends a document; default: the usual names"),
+    ] = None,
     held_out: Annotated[
         list[str],
         typer.Option(help="fraction of documents held out for evaluation, by a hash of their id; or sources of them"),
@@ -65,6 +69,9 @@ def build(
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.seqio_tasks import SEQIO, SeqioSource
     from pathways_lite.data.sources import Source
+    from pathways_lite.data.tokenizer_files import load_tokenizer
+    from pathways_lite.data.tokenizers import Tokenizer
+    from pathways_lite.errors import UserError
 
     def parse(text: str) -> Source:
         source = Source.parse(text, fields)
@@ -76,7 +83,13 @@ def build(
     fraction = _parse_number(held_out[0]) if len(held_out) == 1 else None
     held_out_documents = fraction if fraction is not None else [parse(source) for source in held_out]
     is_seqio = tokenizer.startswith(SEQIO)
-    tokenizer_or_name = SeqioSource(tokenizer, fields, import_).tokenizer() if is_seqio else tokenizer
+    tokenizer_or_name: str | Tokenizer = tokenizer
+    if is_seqio:
+        tokenizer_or_name = SeqioSource(tokenizer, fields, import_).tokenizer()
+    elif eod is not None and tokenizer.partition(":")[0] in ("bytes", "sentencepiece"):
+        raise UserError(f"--tokenizer {tokenizer} has an end-of-document token of its own; leave out --eod {eod}")
+    elif eod is not None:
+        tokenizer_or_name = load_tokenizer(tokenizer, eod)
     start = time.perf_counter()
     with show_progress() as report:
         store = build_store(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pathways_lite.data.pieces import PIECES_FILE, ArrayWriter, Pieces
+from pathways_lite.data.round_trip import RoundTrip
 from pathways_lite.data.shards import Shard, token_dtype
 from pathways_lite.data.store import (
     MANIFEST,
@@ -41,6 +42,7 @@ class Contents:
     length: np.ndarray
     text_bytes: np.ndarray
     skipped: list[tuple[int, str]]
+    round_trip: RoundTrip
 
 
 def survey(shards: Sequence[Path]) -> Contents:
@@ -60,6 +62,7 @@ def survey(shards: Sequence[Path]) -> Contents:
         length=column(lambda s: s.length),
         text_bytes=column(lambda s: s.text_bytes),
         skipped=[entry for shard in loaded for entry in shard.skipped],
+        round_trip=sum((shard.round_trip for shard in loaded), RoundTrip()),
     )
 
 
@@ -103,7 +106,7 @@ def write_store(
         done += len(shard.ids)
         progress(done)
     skipped = [sentence for _, sentence in contents.skipped]
-    return finish_store(address, contents.domains, writers, tokenizer, skipped, plan)
+    return finish_store(address, contents.domains, writers, tokenizer, skipped, plan, contents.round_trip)
 
 
 class StreamWriter:
@@ -151,7 +154,13 @@ Streams = dict[tuple[int, Split], StreamWriter]
 
 
 def finish_store(
-    address: str, domains: list[str], writers: Streams, tokenizer: Tokenizer, skipped: list[str], plan: dict[str, Any]
+    address: str,
+    domains: list[str],
+    writers: Streams,
+    tokenizer: Tokenizer,
+    skipped: list[str],
+    plan: dict[str, Any],
+    round_trip: RoundTrip | None,
 ) -> Manifest:
     """Close the writers, to which all documents have been appended, and write the other files, the manifest last."""
     digests = {f"{d}/{split}": writer.close() for (d, split), writer in writers.items()}
@@ -168,6 +177,7 @@ def finish_store(
         counts=[{split: writers[d, split].counts for split in SPLITS} for d in range(len(domains))],
         skipped=len(skipped),
         plan=plan,
+        round_trip=round_trip,
         pieces=hashlib.sha256(pieces_content).hexdigest(),
     )
     for name, content in tokenizer.files().items():

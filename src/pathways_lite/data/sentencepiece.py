@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 from array import array
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import sentencepiece as spm
 
-from pathways_lite.data.tokenizers import SENTENCEPIECE_FILE
+from pathways_lite.data.tokenizers import SENTENCEPIECE_FILE, eod_files, fingerprint
 from pathways_lite.errors import UserError
 
 EOD_PIECE = "<eod>"
@@ -111,7 +110,7 @@ class SentencePieceTokenizer:
 
     kind = "sentencepiece"
 
-    def __init__(self, content: bytes, name: str = "the SentencePiece model") -> None:
+    def __init__(self, content: bytes, name: str = "the SentencePiece model", eod: str | None = None) -> None:
         self._model: Any = spm.SentencePieceProcessor()
         try:
             self._model.LoadFromSerializedProto(content)
@@ -120,11 +119,18 @@ class SentencePieceTokenizer:
             raise UserError(f"{name} is no SentencePiece model: {_last_line(error)}") from error
         if not self.vocab_size:
             raise UserError(f"{name} is no SentencePiece model")
-        self._content = content
-        self.fingerprint = hashlib.sha256(content).hexdigest()
+        self._content, self._eod_name = content, eod
+        self.fingerprint = fingerprint(content, eod)
         ids = [i for i in (self._model.eos_id(), self._model.bos_id()) if i >= 0]
+        if eod is not None:
+            ids = [i for i in (self._model.piece_to_id(eod),) if self._model.id_to_piece(i) == eod]
+        if not ids and eod is None:
+            raise UserError(
+                f"{name} has no end-of-sentence token to mark the end of a document; name one of its tokens with "
+                "--eod TOKEN, or train it with one"
+            )
         if not ids:
-            raise UserError(f"{name} has no end-of-sentence token to mark the end of a document; train it with one")
+            raise UserError(f"{name} has no token {eod!r} to mark the end of a document; name one that it has")
         self.eod: int = ids[0]
         self._dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
         self._typecode = self._dtype.char  # for array, five times as fast as NumPy on a word's few ids
@@ -133,7 +139,7 @@ class SentencePieceTokenizer:
         self._words: dict[str, bytes] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SentencePieceTokenizer, (self._content,)
+        return SentencePieceTokenizer, (self._content, "the SentencePiece model", self._eod_name)
 
     def encode(self, text: str) -> list[int]:
         return [int(i) for i in self.encode_batch([text])[0]]
@@ -170,7 +176,7 @@ class SentencePieceTokenizer:
         return str(self._model.decode([int(i) for i in ids if i != self.eod and i < self.vocab_size]))
 
     def files(self) -> dict[str, bytes]:
-        return {SENTENCEPIECE_FILE: self._content}
+        return {SENTENCEPIECE_FILE: self._content} | eod_files(self._eod_name)
 
     def _cache_words(self, words: list[str]) -> None:
         """Put the ids of new words into the cache, as bytes of the token type."""

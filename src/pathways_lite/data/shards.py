@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.data.documents import Document, InputChunk, Skipped
+from pathways_lite.data.round_trip import RoundTrip, RoundTripSampler
 from pathways_lite.data.tokenizers import Tokenizer
 
 _BATCH_CHARACTERS = 1 << 20  # of text encoded at once
@@ -43,10 +44,12 @@ class Shard:
     ids: list[str]
     skipped: list[tuple[int, str]]  # number of the source, sentence
     tokens: np.ndarray  # [N]; every document is [EOD, t1 .. tn]
+    round_trip: RoundTrip = RoundTrip()  # noqa: RUF009  frozen
 
     def save(self, path: Path) -> None:
         """Write the file atomically: if it exists, it is complete."""
-        meta = json.dumps({"domains": self.domains, "ids": self.ids, "skipped": self.skipped})
+        small = {"domains": self.domains, "ids": self.ids, "skipped": self.skipped}
+        meta = json.dumps(small | {"round_trip": asdict(self.round_trip)})
         names = ("domain", "source", "group", "length", "text_bytes", "tokens")
         arrays = {name: getattr(self, name) for name in names}
         with replace_atomically(path, shared=True, sync=True) as temporary, temporary.open("wb") as file:
@@ -60,6 +63,7 @@ class Shard:
             meta = json.loads(bytes(file["meta"]).decode())
             token_array = file["tokens"] if tokens else np.zeros(0, np.uint16)
         meta["skipped"] = [(source, sentence) for source, sentence in meta["skipped"]]
+        meta["round_trip"] = RoundTrip(**meta.get("round_trip", {}))
         return cls(**meta, **arrays, tokens=token_array)
 
 
@@ -121,6 +125,7 @@ class _ShardBuilder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._sampler = RoundTripSampler(tokenizer)
         self._dtype = token_dtype(tokenizer.vocab_size)
         self._pending: list[tuple[int, Document]] = []
         self._pending_characters = 0
@@ -144,6 +149,7 @@ class _ShardBuilder:
                 sentence = f"{document.id}: the text encodes to the tokenizer's end-of-document token {eod[0]}"
                 self.skipped.append((source, sentence))
                 continue
+            self._sampler.add(document.text)
             domain = self._domains.setdefault(document.domain, len(self._domains))
             text_bytes = len(document.text.encode())
             self._rows.append((domain, source, group_hash(document.group), len(ids) + 1, text_bytes))
@@ -165,6 +171,7 @@ class _ShardBuilder:
             ids=self._ids,
             skipped=self.skipped,
             tokens=np.concatenate([np.zeros(0, self._dtype), *self._tokens]),
+            round_trip=self._sampler.result,
         )
 
 

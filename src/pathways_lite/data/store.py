@@ -31,6 +31,7 @@ import numpy as np
 
 from pathways_lite.data.order import permute, round_keys
 from pathways_lite.data.pieces import PIECES_FILE, ArrayReader, Pieces
+from pathways_lite.data.round_trip import RoundTrip
 from pathways_lite.data.tokenizer_files import TOKENIZER_FILES, tokenizer_from_files
 from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.data.zarr_io import read_file
@@ -71,6 +72,7 @@ class Manifest:
     plan: dict[str, Any]  # what determined the content; see data.build and data.selection
     format: str = FORMAT
     version: int = VERSION
+    round_trip: RoundTrip | None = None  # of a sample of the text; None for a store that was built without measuring it
     pieces: str | None = None  # SHA-256 of pieces.json; None for a store without digests
 
     def to_json(self) -> bytes:
@@ -85,7 +87,8 @@ class Manifest:
         if digest != (_digest_json(raw) if digest or raw.get("pieces") else None):
             raise ValueError("it does not match its digest")
         counts = [{split: Counts(**numbers) for split, numbers in domain.items()} for domain in raw["counts"]]
-        return cls(**{**raw, "counts": counts})
+        round_trip = None if raw.get("round_trip") is None else RoundTrip(**raw["round_trip"])
+        return cls(**{**raw, "counts": counts, "round_trip": round_trip})
 
 
 def _digest_json(raw: Mapping[str, Any]) -> str:
@@ -99,6 +102,7 @@ class HeldOutDocument:
     id: str
     tokens: np.ndarray  # int32 [n]; the first one is EOD
     text_bytes: int  # UTF-8 bytes of the text that tokens[1:] encode
+    is_whole: bool = True  # False for the beginning of a document
 
 
 @dataclass
@@ -125,6 +129,11 @@ class Store:
     @property
     def vocab_size(self) -> int:
         return self.manifest.vocab_size
+
+    @property
+    def is_lossy(self) -> bool:
+        """True if the tokenizer is known to lose text, so that bits per byte are not a code length."""
+        return self.manifest.round_trip is not None and self.manifest.round_trip.is_lossy
 
     @property
     def eod(self) -> int:
@@ -213,9 +222,10 @@ class Store:
             yield from np.split(tokens, starts[first + 1 : stop] - starts[first])
 
     def held_out(self, domain: str, max_tokens: int) -> Iterator[HeldOutDocument]:
-        """Yield whole held-out documents of a domain: at least one, and otherwise at most `max_tokens` tokens in total.
+        """Yield held-out documents of a domain of at most `max_tokens` tokens in total.
 
-        The choice is keyed: spread over the domain, and the same in every run.
+        The choice is keyed: spread over the domain, and the same in every run. Documents are whole, but if whole ones
+        would leave more than half of `max_tokens` unused, the last one is the beginning of a long document.
         """
         starts, sizes = self.document_starts(domain, "held_out"), self.document_text_bytes(domain, "held_out")
         if not len(sizes):
@@ -223,11 +233,24 @@ class Store:
         taken = 0
         for document in permute(np.arange(len(sizes)), len(sizes), round_keys(0)).tolist():
             start, stop = int(starts[document]), int(starts[document + 1])
-            if taken and taken + stop - start > max_tokens:
+            if taken + stop - start > max_tokens:
+                if 2 * taken < max_tokens:
+                    yield self._beginning(domain, document, start, max_tokens - taken)
                 return
             taken += stop - start
             tokens = self.read(domain, "held_out", start, stop)
             yield HeldOutDocument(self.document_id(domain, "held_out", document), tokens, int(sizes[document]))
+
+    def _beginning(self, domain: str, document: int, start: int, n: int) -> HeldOutDocument:
+        """Return the first `n` tokens of a longer held-out document after its EOD, up to the end of a character."""
+        tokens = self.read(domain, "held_out", start, start + n + 1)
+        text = self.tokenizer().decode(tokens[1:].tolist())
+        while text.endswith("\ufffd") and len(tokens) > max(2, n - 3):  # a part of a character
+            tokens = tokens[:-1]
+            text = self.tokenizer().decode(tokens[1:].tolist())
+        return HeldOutDocument(
+            self.document_id(domain, "held_out", document), tokens, len(text.encode()), is_whole=False
+        )
 
     def _index(self, domain: str) -> int:
         if domain not in self.domains:
