@@ -167,3 +167,11 @@ def test_a_lossy_tokenizer_is_said_and_recorded(tmp_path: Path, jsonl: Path) -> 
     n = sum(store.counts(domain).documents for domain in store.domains)
     Selection(Origin(store.address, store.fingerprint, "test"), np.zeros(n), ["tales"] * n).write(tmp_path / "s", store)
     assert apply_selection(tmp_path / "s", store, str(tmp_path / "selected")).is_lossy
+
+
+@pytest.mark.parametrize("held_out", ["texts/1.txt", "texts", "link.txt"])
+def test_what_is_trained_on_is_not_held_out(tmp_path: Path, texts: Path, held_out: str) -> None:
+    (tmp_path / "link.txt").symlink_to(texts / "2.txt")
+    with pytest.raises(UserError, match=r"is in the sources to train on and in those of --held-out"):
+        build([str(texts)], tmp_path / "out", tokenizer="bytes", held_out=[str(tmp_path / held_out)], workers=0)
+    assert not (tmp_path / "out.building").exists()

@@ -118,8 +118,8 @@ def test_every_piece_of_a_long_array_is_known(tmp_path: Path, monkeypatch: pytes
 
 def test_zeros_are_data_and_not_a_loss(tmp_path: Path) -> None:
     """A text of NUL bytes: TensorStore would leave out its chunks."""
-    (tmp_path / "zeros.txt").write_bytes(bytes(50_000))
-    store = build([str(tmp_path / "zeros.txt")], tmp_path / "out", tokenizer="bytes", workers=0)
+    (tmp_path / "zeros.jsonl").write_text(json.dumps({"text": "\0" * 50_000, "domain": "zeros"}))
+    store = build([str(tmp_path / "zeros.jsonl")], tmp_path / "out", tokenizer="bytes", workers=0)
     assert (store.read("zeros", "train", 1, 50_001) == 0).all()
     assert fsck(store.address) == []
 

@@ -26,6 +26,7 @@ from pathways_lite.checkpoints.checkpoint import (
 )
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -46,7 +47,7 @@ class CheckpointManager:
         """Manage `directory`, which need not exist yet, keeping the `keep` newest checkpoints (None: all)."""
         if keep is not None and keep < 1:
             raise ValueError(f"keep={keep} must be at least 1")
-        self.directory = Path(directory)
+        self.directory = local_path(directory)
         self._keep = keep
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 
 
 def convert(
     run: Annotated[str, typer.Argument(metavar="RUN", help="a run, stage or checkpoint directory")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="directory of the new checkpoint")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", parser=local_path, help="directory of the new checkpoint")],
     sparse: Annotated[bool, typer.Option("--sparse", help="write a pruned model without its zeros")] = False,
 ) -> None:
     """Write the newest checkpoint at or below RUN in another format.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from pathways_lite.data.compressed import MAX_DOCUMENT_BYTES
+from pathways_lite.paths import local_path
 
 app = typer.Typer(no_args_is_help=True, help="Build, inspect and select corpora.", rich_markup_mode="markdown")
 
@@ -17,9 +20,10 @@ def build(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="files or directories of text, .jsonl or .parquet (also .gz, .zst), or python: for the text that "
-            "comes with Python; NAME=SOURCE puts all of it into the domain NAME; seqio:TASK or seqio:TASK@SPLIT "
-            "reads a SeqIO Task or Mixture"
+            help="files or directories of text, JSON lines or other JSON, CSV, TSV, Parquet or Arrow, recognized by "
+            "content, compressed or not, also in tar and zip archives; or python: for the text that comes with Python; "
+            "NAME=SOURCE puts all of it into the domain NAME; seqio:TASK or seqio:TASK@SPLIT reads a SeqIO Task or "
+            "Mixture"
         ),
     ],
     tokenizer: Annotated[
@@ -36,15 +40,27 @@ def build(
         list[str],
         typer.Option(help="fraction of documents held out for evaluation, by a hash of their id; or sources of them"),
     ] = ["0.01"],  # noqa: B006  typer copies it
-    text_field: Annotated[str, typer.Option(help="field of JSONL and Parquet records that has the text")] = "text",
+    text_field: Annotated[str, typer.Option(help="field or column of records that has the text")] = "text",
     domain_field: Annotated[str, typer.Option(help="field that has the domain")] = "domain",
     id_field: Annotated[str, typer.Option(help="field that has the document's id")] = "id",
+    format_: Annotated[
+        Literal["text", "json", "csv", "tsv"] | None,
+        typer.Option("--format", help="what all files are, whatever their content looks like"),
+    ] = None,
+    max_document_mib: Annotated[
+        int, typer.Option(min=1, help="the most MiB of text of one document; longer ones are skipped")
+    ] = MAX_DOCUMENT_BYTES >> 20,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what each source is taken for, with three documents; build nothing")
+    ] = False,
     import_: Annotated[str | None, typer.Option("--import", help="module or file that registers SeqIO Tasks")] = None,
     examples: Annotated[
         int | None, typer.Option(min=1, help="read at most this many examples of each seqio: source")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="number of processes; default: one per core")] = None,
-    workspace: Annotated[Path | None, typer.Option(help="directory for unfinished work; default: OUT.building")] = None,
+    workspace: Annotated[
+        Path | None, typer.Option(parser=local_path, help="directory for unfinished work; default: OUT.building")
+    ] = None,
 ) -> None:
     """Tokenize text into a token store. After an interruption the same command continues.
 
@@ -58,15 +74,16 @@ def build(
 
     - `pathways-lite data build corpora/mine train.jsonl.gz --held-out test.jsonl.gz`
 
+    - `pathways-lite data build corpora/mine downloads/ --dry-run`
+
     - `pathways-lite data build corpora/tasks seqio:my_mixture --import my_tasks.py --examples 100000 \
         --tokenizer seqio:my_mixture`
     """
-    from rich.console import Console
-
-    from pathways_lite.cli.data_build_display import show_progress
+    from pathways_lite.cli.data_build_display import print_previews, show_progress
+    from pathways_lite.console import Console
     from pathways_lite.data.build import build as build_store
-    from pathways_lite.data.files import Fields
     from pathways_lite.data.inspect import describe
+    from pathways_lite.data.records import Fields
     from pathways_lite.data.seqio_tasks import SEQIO, SeqioSource
     from pathways_lite.data.sources import Source
     from pathways_lite.data.tokenizer_files import load_tokenizer
@@ -78,10 +95,21 @@ def build(
         is_seqio = source.address.startswith(SEQIO)
         return SeqioSource(source.address, source.fields, import_, examples) if is_seqio else source
 
-    fields = Fields(text_field=text_field, domain_field=domain_field, id_field=id_field)
+    fields = Fields(
+        text_field=text_field,
+        domain_field=domain_field,
+        id_field=id_field,
+        format=format_,
+        max_document_bytes=max_document_mib << 20,
+    )
     parsed = [parse(source) for source in sources]
     fraction = _parse_number(held_out[0]) if len(held_out) == 1 else None
     held_out_documents = fraction if fraction is not None else [parse(source) for source in held_out]
+    everything = [*parsed, *(held_out_documents if isinstance(held_out_documents, list) else [])]
+    console = Console()
+    if dry_run:
+        print_previews(console, everything, out)
+        return
     is_seqio = tokenizer.startswith(SEQIO)
     tokenizer_or_name: str | Tokenizer = tokenizer
     if is_seqio:
@@ -101,9 +129,9 @@ def build(
             workspace=workspace,
             report=report,
         )
-    console = Console()
+    print_previews(console, everything, out)
     console.print(describe(store, samples=0))
-    console.print(f"{out}: ready after {time.perf_counter() - start:.1f} s", highlight=False)
+    console.print(f"{out}: ready after {time.perf_counter() - start:.1f} s")
 
 
 def _parse_number(text: str) -> float | None:
@@ -122,8 +150,7 @@ def inspect(
 
     Example: `pathways-lite data inspect corpora/python`
     """
-    from rich.console import Console
-
+    from pathways_lite.console import Console
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.store import open_store
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
 
+from pathways_lite.console import Console
 from pathways_lite.data.build import Progress, Report
+from pathways_lite.data.preview import preview
+from pathways_lite.data.seqio_tasks import SEQIO
+from pathways_lite.data.sources import Source
+from pathways_lite.data.zarr_io import is_remote
 
 _PHASE_NAMES = {
     "sample": "reading a sample",
@@ -21,6 +27,15 @@ _PHASE_NAMES = {
     "write": "writing the store",
 }
 _SECONDS_BETWEEN_LINES = 5.0
+
+
+def print_previews(console: Console, sources: Sequence[Source], out: str) -> None:
+    """Print what each source of the store `out` is taken for."""
+    for source in sources:
+        if source.address.startswith(SEQIO):
+            continue  # registered, not recognized
+        outputs = [] if is_remote(out) else [Path(out)]
+        console.print(Text(str(preview(source.without(outputs)))), soft_wrap=True)
 
 
 @contextmanager

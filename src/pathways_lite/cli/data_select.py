@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from pathways_lite.paths import local_path
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -17,9 +19,14 @@ app = typer.Typer(
 
 Corpus = Annotated[str, typer.Argument(help="a token store")]
 Out = Annotated[
-    Path, typer.Argument(help="the selection file to write, e.g. half.jsonl; a histogram is written beside it")
+    Path,
+    typer.Argument(
+        parser=local_path, help="the selection file to write, e.g. half.jsonl; a histogram is written beside it"
+    ),
 ]
-Model = Annotated[Path, typer.Option("--model", help="run, stage or checkpoint whose model reads the documents")]
+Model = Annotated[
+    Path, typer.Option("--model", parser=local_path, help="run, stage or checkpoint whose model reads the documents")
+]
 Keep = Annotated[float, typer.Option(min=0.0, max=1.0, help="fraction of the training tokens to keep")]
 Pooling = Annotated[
     Literal["mean", "position"],
@@ -231,7 +238,9 @@ def random(corpus: Corpus, out: Out, keep: Keep = 0.5, seed: Seed = 0) -> None:
 
 
 def apply(
-    selection: Annotated[Path, typer.Argument(help="a selection file written by `pathways-lite data select`")],
+    selection: Annotated[
+        Path, typer.Argument(parser=local_path, help="a selection file written by `pathways-lite data select`")
+    ],
     out: Annotated[str, typer.Argument(help="the new token store")],
     corpus: Annotated[
         str | None, typer.Option(help="the corpus that was selected from; default: its former address")
@@ -243,9 +252,8 @@ def apply(
 
     Example: `pathways-lite data apply half.jsonl corpora/half`
     """
-    from rich.console import Console
-
     from pathways_lite.cli.common import count_progress
+    from pathways_lite.console import Console
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.selection import apply_selection, read_origin
     from pathways_lite.data.store import SPLITS, open_store

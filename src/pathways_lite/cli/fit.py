@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from pathways_lite.cli.common import group_with_default
+from pathways_lite.console import Table
+from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.intervals import Interval
@@ -29,7 +30,8 @@ Columns = Annotated[
     list[str] | None, typer.Argument(help="columns of the law by those of the table: N='size_M*1e6' L=loss")
 ]
 TablePath = Annotated[
-    Path, typer.Argument(help="CSV (also .gz), Parquet or JSON lines, e.g. the output of `runs table`")
+    Path,
+    typer.Argument(parser=local_path, help="CSV (also .gz), Parquet or JSON lines, e.g. the output of `runs table`"),
 ]
 
 
@@ -38,7 +40,9 @@ def fit_law(
     law: Annotated[str, typer.Argument(help="a law's name; `fit laws` lists them")],
     table: TablePath,
     columns: Columns = None,
-    out: Annotated[Path | None, typer.Option(help="file of the fit; default: LAW.json beside the table")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=local_path, help="file of the fit; default: LAW.json beside the table")
+    ] = None,
     loss: Annotated[str | None, typer.Option(help="huber:DELTA, lad or squares; default: the paper's")] = None,
     link: Annotated[
         str | None, typer.Option(help="residuals of log, log1p or raw values; default: the paper's")
@@ -57,8 +61,7 @@ def fit_law(
 
     Example: `pathways-lite fit chinchilla runs.csv N='Model Size' C='Training FLOP' L=loss --drop-highest 5 --report`
     """
-    from rich.console import Console
-
+    from pathways_lite.console import Console
     from pathways_lite.scaling.fit import fit_law as fit_table
     from pathways_lite.scaling.laws.registry import find_law
     from pathways_lite.scaling.losses import parse_link, parse_loss
@@ -83,9 +86,8 @@ def fit_law(
 @app.command("laws")
 def laws() -> None:
     """List the laws with their formulas, columns and sources."""
-    from rich.console import Console
-    from rich.table import Table as Grid
-
+    from pathways_lite.console import Console
+    from pathways_lite.console import Table as Grid
     from pathways_lite.scaling.laws.registry import FAMILIES, LAWS
 
     grid = Grid("law", "formula", "columns", "source")
@@ -96,7 +98,7 @@ def laws() -> None:
 
 @app.command("predict")
 def predict(
-    fit: Annotated[Path, typer.Argument(help="a fit's JSON file")],
+    fit: Annotated[Path, typer.Argument(parser=local_path, help="a fit's JSON file")],
     inputs: Annotated[list[str], typer.Argument(help="the law's inputs: N=1e9 D=2e10")],
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="level of the interval")] = 0.95,
 ) -> None:
@@ -116,7 +118,7 @@ def predict(
 
 @app.command("optimal")
 def optimal(
-    fit: Annotated[Path, typer.Argument(help="a fit's JSON file")],
+    fit: Annotated[Path, typer.Argument(parser=local_path, help="a fit's JSON file")],
     inputs: Annotated[list[str], typer.Argument(help="the compute in FLOPs: C=1e24")],
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="level of the interval")] = 0.95,
 ) -> None:
@@ -147,10 +149,10 @@ def compare(
 
     Example: `pathways-lite fit compare runs.csv --law chinchilla --law kaplan --by N`
     """
-    from rich.console import Console
     from rich.table import Column
-    from rich.table import Table as Grid
 
+    from pathways_lite.console import Console
+    from pathways_lite.console import Table as Grid
     from pathways_lite.scaling.compare import held_out_errors
     from pathways_lite.scaling.laws.registry import find_law
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pathways_lite.paths import local_path
+
 if TYPE_CHECKING:
     from pathways_lite.recipe import Recipe
     from pathways_lite.studies.store import StudyStore
@@ -15,12 +17,19 @@ if TYPE_CHECKING:
 def ladder(
     file: Annotated[
         Path,
-        typer.Argument(metavar="LADDER", help="a Python file with study(), the rungs, and recipe(), the larger run"),
+        typer.Argument(
+            metavar="LADDER",
+            parser=local_path,
+            help="a Python file with study(), the rungs, and recipe(), the larger run",
+        ),
     ],
     law: Annotated[str, typer.Option(help="a law's name; `fit laws` lists them")] = "chinchilla",
-    out: Annotated[Path | None, typer.Option(help="directory of the study; default: runs/NAME of the study")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=local_path, help="directory of the study; default: runs/NAME of the study")
+    ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="directory of the larger run; default: runs/NAME of the recipe")
+        Path | None,
+        typer.Option(parser=local_path, help="directory of the larger run; default: runs/NAME of the recipe"),
     ] = None,
 ) -> None:
     """Fit a law to the trained rungs, and predict the loss of the recipe, whether it is trained or not.

@@ -7,9 +7,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pathways_lite.paths import local_path
+
 
 def fsck(
-    path: Annotated[Path, typer.Argument(help="a run, stage or checkpoint directory, or a corpus")],
+    path: Annotated[Path, typer.Argument(parser=local_path, help="a run, stage or checkpoint directory, or a corpus")],
 ) -> None:
     """Read every checkpoint below PATH and compare it with its digests, bit by bit.
 

@@ -88,9 +88,7 @@ def _resolve_target(model: Model, operator: str, factor: int | None, changes: li
 
 def _print_plan(plan: GrowthPlan) -> None:
     """Print the source of every block, then of every width."""
-    from rich.console import Console
-    from rich.table import Table
-
+    from pathways_lite.console import Console, Table
     from pathways_lite.methods.growth import connection_rate, describe_width, is_function_preserving
     from pathways_lite.models.accounting import parameter_count
     from pathways_lite.tracking.formatting import si
@@ -98,14 +96,14 @@ def _print_plan(plan: GrowthPlan) -> None:
     console = Console()
     small, large = parameter_count(plan.source), parameter_count(plan.target)
     function = "the same function" if is_function_preserving(plan) else "another function"
-    console.print(f"{si(small)} → {si(large)} parameters; {function} at the start", highlight=False)
+    console.print(f"{si(small)} → {si(large)} parameters; {function} at the start")
     table = Table("block", "from block", "as", box=None)
     for block, (source, fresh) in enumerate(zip(plan.depth.blocks, plan.depth.fresh, strict=True), start=1):
         table.add_row(str(block), str(source + 1), plan.depth.treatment.value if fresh else "is")
     console.print(table)
-    console.print(f"connection rate {connection_rate(plan.depth.blocks):.1%}", highlight=False)
+    console.print(f"connection rate {connection_rate(plan.depth.blocks):.1%}")
     for line in describe_width(plan):
-        console.print(line, highlight=False)
+        console.print(line)
 
 
 def _print_advice(arguments: list[str]) -> None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.training.load import TrainedModel
 
 
 def merge(
-    out: Annotated[Path, typer.Argument(help="directory of the new checkpoint")],
+    out: Annotated[Path, typer.Argument(parser=local_path, help="directory of the new checkpoint")],
     checkpoints: Annotated[list[str], typer.Argument(help="run, stage or checkpoint directories of one model")],
     weights: Annotated[
         str | None, typer.Option(help="weight of each, separated by commas; default: equal weights")

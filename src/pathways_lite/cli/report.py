@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
+from pathways_lite.paths import local_path
+
 
 def report(
-    run: Annotated[Path, typer.Argument(help="a run directory; the run may be in progress or interrupted")],
+    run: Annotated[
+        Path, typer.Argument(parser=local_path, help="a run directory; the run may be in progress or interrupted")
+    ],
 ) -> None:
     """Write report.html, loss.png and loss.svg into RUN. Training also writes them at the end of every stage.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathways_lite.cli.common import group_with_default
+from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.comparison.compare import Arm
@@ -25,9 +26,9 @@ app = typer.Typer(
 
 @app.command("list")
 def list_runs(
-    directory: Annotated[Path, typer.Argument(help="a directory of run directories, or one run directory")] = Path(
-        "runs"
-    ),
+    directory: Annotated[
+        Path, typer.Argument(parser=local_path, help="a directory of run directories, or one run directory")
+    ] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per stage, each on a line")] = False,
 ) -> None:
     """List runs with stage, step, loss, held-out bits per byte, compute and state.
@@ -37,9 +38,7 @@ def list_runs(
 
     Example: `pathways-lite runs`
     """
-    from rich.console import Console
-    from rich.table import Table
-
+    from pathways_lite.console import Console, Table
     from pathways_lite.tracking.formatting import NOT_A_CODE_LENGTH, si
 
     rows = [row for run in _run_directories(directory) for row in _stage_rows(run)]
@@ -93,11 +92,10 @@ def compare(
     - `pathways-lite runs compare adamw=runs/a0,runs/a1,runs/a2 muon=runs/m0,runs/m1,runs/m2 --unit bits_per_byte`
     """
     from pydantic import ValidationError
-    from rich.console import Console
-    from rich.table import Table
 
     from pathways_lite.comparison.metric import Metric
     from pathways_lite.comparison.table import Results
+    from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
     from pathways_lite.recipe.load import format_validation_error
 
@@ -114,7 +112,7 @@ def compare(
             table.add_row(*row)
         console.print(table)
     for note in results.notes():
-        console.print(note, markup=False, highlight=False)
+        console.print(note)
 
 
 def _read_arms(arguments: list[str], metric: Metric) -> list[Arm]:

@@ -7,10 +7,14 @@ from typing import Annotated
 
 import typer
 
+from pathways_lite.paths import local_path
+
 
 def table(
-    paths: Annotated[list[Path], typer.Argument(help="run directories, directories of them, or of a study")],
-    out: Annotated[Path, typer.Option(help="a .parquet or .csv file")] = Path("runs.csv"),
+    paths: Annotated[
+        list[Path], typer.Argument(parser=local_path, help="run directories, directories of them, or of a study")
+    ],
+    out: Annotated[Path, typer.Option(parser=local_path, help="a .parquet or .csv file")] = Path("runs.csv"),
     final: Annotated[
         bool, typer.Option("--final", help="write only the last evaluation of every finished run")
     ] = False,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from pathways_lite.cli.common import count_progress
+from pathways_lite.console import Table
 from pathways_lite.data.documents import Skipped
 from pathways_lite.data.inspect import sample_document
 from pathways_lite.data.selection import Origin, Selection, TrainingDocuments, require_directory, training_documents
@@ -106,7 +106,7 @@ class SelectionBuilder:
         reader: CorpusReader | None = None,
     ) -> None:
         """Write the file and the picture, and show what was selected."""
-        from rich.console import Console
+        from pathways_lite.console import Console
 
         seconds = time.perf_counter() - self._start
         model = None if reader is None else reader.to_json()
@@ -116,10 +116,8 @@ class SelectionBuilder:
         draw_histogram(selection, self.documents, self._picture)
         console = Console()
         console.print(render_selection(selection, self.store, self.documents, seconds))
-        console.print(f"wrote {self._out} and {self._picture}", soft_wrap=True, highlight=False)
-        console.print(
-            f"To build a corpus of it: pathways-lite data apply {self._out} NEW_CORPUS", soft_wrap=True, highlight=False
-        )
+        console.print(f"wrote {self._out} and {self._picture}", soft_wrap=True)
+        console.print(f"To build a corpus of it: pathways-lite data apply {self._out} NEW_CORPUS", soft_wrap=True)
 
 
 def decoded_texts(store: Store, split: Split, done: Callable[[int], None]) -> Iterator[str]:
@@ -181,7 +179,7 @@ def render_selection(
 
 def _domain_table(selection: Selection, store: Store, documents: TrainingDocuments) -> Table:
     """Return a table with a row per domain, new domains included."""
-    table = Table("domain", title=f"kept by {selection.origin.method}", title_justify="left")
+    table = Table("domain", title=f"kept by {selection.origin.method}")
     for heading in ("documents", "tokens", "share", "5 %", "score", "95 %"):
         table.add_column(heading, justify="right")
     own = np.array(store.domains)[documents.domain]
@@ -197,7 +195,7 @@ def _domain_table(selection: Selection, store: Store, documents: TrainingDocumen
 
 def _extremes_table(selection: Selection, store: Store, documents: TrainingDocuments) -> Table:
     """Return a table with the documents of the lowest and of the highest scores."""
-    table = Table("score", "domain", "document", "start", title_justify="left")
+    table = Table("score", "domain", "document", "start")
     table.title = f"lowest and highest: {_SCORES.get(selection.origin.method, 'score')}"
     order = np.argsort(selection.score, kind="stable")
     for i in [*order[:_EXAMPLES], *order[_EXAMPLES:][-_EXAMPLES:]]:
@@ -212,7 +210,7 @@ def draw_histogram(selection: Selection, documents: TrainingDocuments, path: Pat
     """Draw a histogram of the scores as PNG, weighted by tokens: of kept documents and of those left out."""
     from matplotlib.figure import Figure
 
-    from pathways_lite.tracking.plot_style import style
+    from pathways_lite.tracking.plot_style import save_figure, style
 
     kept = selection.kept
     with style("light") as palette:
@@ -231,4 +229,4 @@ def draw_histogram(selection: Selection, documents: TrainingDocuments, path: Pat
         ax.set_xlabel(_SCORES.get(selection.origin.method, "score"))
         ax.set_ylabel("fraction of training tokens")
         ax.legend()
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path, dpi=150)

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pathways_lite.paths import local_path
+
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from pathways_lite.studies.executor import Executor
     from pathways_lite.studies.plan import StudyPlan
     from pathways_lite.studies.study import Study
@@ -23,11 +27,15 @@ app = typer.Typer(
     "Example: `pathways-lite study plan configs/studies/palm_against_llama.py`, then `run`, then `report`.",
 )
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="a Python file with a function study()")]
+StudyFile = Annotated[
+    Path, typer.Argument(metavar="STUDY", parser=local_path, help="a Python file with a function study()")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help='path=value, for every recipe, e.g. stages.base.budget="20 steps"')
 ]
-Out = Annotated[Path | None, typer.Option(help="directory of the study; default: runs/NAME of the study")]
+Out = Annotated[
+    Path | None, typer.Option(parser=local_path, help="directory of the study; default: runs/NAME of the study")
+]
 Jobs = Annotated[int, typer.Option(min=1, help="number of concurrent nodes; on CPUs each gets its own cores")]
 
 
@@ -40,13 +48,13 @@ def plan(study: StudyFile, overrides: Overrides = None, out: Out = None, jobs: J
 
     Example: `pathways-lite study plan configs/studies/palm_against_llama.py --jobs 2`
     """
-    from rich.console import Console
+    from pathways_lite.console import Console
 
     study_plan = _make_plan(study, overrides, out, jobs)
     console = Console()
-    console.print(_header(study_plan.study), highlight=False)
+    console.print(_header(study_plan.study))
     console.print(_node_table(study_plan))
-    console.print(_summary(study_plan, jobs), highlight=False)
+    console.print(_summary(study_plan, jobs))
 
 
 @app.command()
@@ -74,20 +82,19 @@ def run(
 
     - `pathways-lite study run STUDY --executor slurm --jobs 20 --slurm partition=gpu --slurm gpus_per_node=8`
     """
-    from rich.console import Console
-
+    from pathways_lite.console import Console
     from pathways_lite.studies.progress import StudyProgress
     from pathways_lite.studies.runner import Runner, report_failures
 
     study_plan = _make_plan(study, overrides, out, jobs)
     study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [])
     console = Console(stderr=True)
-    console.print(_summary(study_plan, jobs), highlight=False)
+    console.print(_summary(study_plan, jobs))
     steps = {identity: planned.timeline.total_steps for identity, planned in study_plan.nodes.items()}
     outcome = Runner(study_plan.store, study_executor, StudyProgress(steps, console)).run()
-    report_failures(study_plan.store, outcome, lambda line: console.print(line, markup=False, highlight=False))
+    report_failures(study_plan.store, outcome, lambda line: console.print(line))
     if outcome.exit_status:
-        console.print("The same command continues from here.", highlight=False)
+        console.print("The same command continues from here.")
         raise typer.Exit(outcome.exit_status)
 
 
@@ -100,9 +107,7 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> No
 
     Example: `pathways-lite study status configs/studies/palm_against_llama.py`
     """
-    from rich.console import Console
-    from rich.table import Table
-
+    from pathways_lite.console import Console, Table
     from pathways_lite.ledger import Timeline
     from pathways_lite.studies.plan import resolve_study, study_store
     from pathways_lite.studies.progress import read_progress
@@ -123,9 +128,7 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> No
     for identity in store.nodes:
         failure = store.failure(identity)
         if failure is not None:
-            console.print(
-                f"{store.nodes[identity].label} ({identity}): {failure.reason}", markup=False, highlight=False
-            )
+            console.print(f"{store.nodes[identity].label} ({identity}): {failure.reason}", markup=False)
 
 
 @app.command()
@@ -161,9 +164,14 @@ def export(
     overrides: Overrides = None,
     out: Out = None,
     jobset: Annotated[bool, typer.Option("--jobset", help="print Kubernetes JobSets instead of commands")] = False,
-    template: Annotated[Path, typer.Option(help="YAML of a JobSet that runs one recipe on your cluster")] = Path(
-        "tools/launch/jobset.yaml"
-    ),
+    template: Annotated[
+        Path | None,
+        typer.Option(
+            parser=local_path,
+            help="YAML of a JobSet that runs one recipe on your cluster; default: tools/launch/jobset.yaml, or the "
+            "template of this package",
+        ),
+    ] = None,
 ) -> None:
     """Print the nodes that are not done as commands, parents first, or as JobSets for `kubectl apply -f -`.
 
@@ -178,13 +186,18 @@ def export(
     """
     import shlex
 
+    from pathways_lite.console import print_line
     from pathways_lite.studies.executor import train_arguments
-    from pathways_lite.studies.jobset import make_jobsets, to_yaml
+    from pathways_lite.studies.jobset import TEMPLATE, make_jobsets, to_yaml
     from pathways_lite.studies.plan import resolve_study, study_store
 
     loaded, out = _load_study(study, overrides, out)
     store = study_store(resolve_study(loaded), out)
     if jobset:
+        if template is None:
+            own = Path("tools/launch/jobset.yaml")
+            template = own if own.is_file() else TEMPLATE
+            print_line(f"template {template}: where it holds words in CAPITALS, copy it, fill them in, give --template")
         typer.echo(to_yaml(make_jobsets(store, loaded.name, template)), nl=False)
         return
     for identity, state in store.states().items():
@@ -230,14 +243,18 @@ def _make_plan(study: Path, overrides: list[str] | None, out: Path | None, jobs:
     return plan_study(resolve_study(loaded), out, machine_flops)
 
 
-def _header(study: Study) -> str:
+def _header(study: Study) -> Text:
+    from rich.text import Text
+
     arms = ", ".join(f"{name} ({len(recipes)})" for name, recipes in study.arms.items())
-    return f"[bold]{study.name}[/]: {study.question}\narms: {arms}; baseline: {study.baseline}; {study.metric.name}"
+    facts = f": {study.question}\narms: {arms}; baseline: {study.baseline}; {study.metric.name}"
+    return Text.assemble((study.name, "bold"), facts)
 
 
 def _node_table(study_plan: StudyPlan) -> Any:
-    from rich.table import Column, Table
+    from rich.table import Column
 
+    from pathways_lite.console import Table
     from pathways_lite.tracking.formatting import duration, si
 
     # Never wrapped or cut, since `merge` and `evaluate` take nodes by their identity.

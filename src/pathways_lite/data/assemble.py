@@ -42,6 +42,7 @@ class Contents:
     length: np.ndarray
     text_bytes: np.ndarray
     skipped: list[tuple[int, str]]
+    skipped_documents: int
     round_trip: RoundTrip
 
 
@@ -62,6 +63,7 @@ def survey(shards: Sequence[Path]) -> Contents:
         length=column(lambda s: s.length),
         text_bytes=column(lambda s: s.text_bytes),
         skipped=[entry for shard in loaded for entry in shard.skipped],
+        skipped_documents=sum(shard.skipped_documents for shard in loaded),
         round_trip=sum((shard.round_trip for shard in loaded), RoundTrip()),
     )
 
@@ -106,7 +108,16 @@ def write_store(
         done += len(shard.ids)
         progress(done)
     skipped = [sentence for _, sentence in contents.skipped]
-    return finish_store(address, contents.domains, writers, tokenizer, skipped, plan, contents.round_trip)
+    return finish_store(
+        address,
+        contents.domains,
+        writers,
+        tokenizer,
+        skipped,
+        plan,
+        contents.round_trip,
+        skipped_documents=contents.skipped_documents,
+    )
 
 
 class StreamWriter:
@@ -161,8 +172,13 @@ def finish_store(
     skipped: list[str],
     plan: dict[str, Any],
     round_trip: RoundTrip | None,
+    *,
+    skipped_documents: int = 0,
 ) -> Manifest:
-    """Close the writers, to which all documents have been appended, and write the other files, the manifest last."""
+    """Close the writers, to which all documents have been appended, and write the other files, the manifest last.
+
+    `skipped` are sentences about `skipped_documents` documents.
+    """
     digests = {f"{d}/{split}": writer.close() for (d, split), writer in writers.items()}
     pieces = {path: asdict(record) for writer in writers.values() for path, record in writer.pieces.items()}
     pieces_content = json.dumps(pieces, separators=(",", ":")).encode() + b"\n"
@@ -175,7 +191,7 @@ def finish_store(
         dtype=token_dtype(tokenizer.vocab_size).name,
         domains=domains,
         counts=[{split: writers[d, split].counts for split in SPLITS} for d in range(len(domains))],
-        skipped=len(skipped),
+        skipped=skipped_documents,
         plan=plan,
         round_trip=round_trip,
         pieces=hashlib.sha256(pieces_content).hexdigest(),

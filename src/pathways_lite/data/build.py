@@ -16,12 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pathways_lite.atomic_file import replace_atomically
+from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.data.assemble import Contents, survey, write_store
-from pathways_lite.data.documents import InputChunk
+from pathways_lite.data.documents import InputChunk, printable
+from pathways_lite.data.files import READING, InputFile
 from pathways_lite.data.shards import ShardCounts, ShardSpec, count_documents, load_whole_shard, select_held_out
-from pathways_lite.data.sources import InputFile, Source
+from pathways_lite.data.sources import Source
 from pathways_lite.data.store import MANIFEST, VERSION, Store, open_store
 from pathways_lite.data.store_lock import clear_workspace, lock_store, store_workspace
 from pathways_lite.data.tokenizers import Tokenizer
@@ -29,6 +30,7 @@ from pathways_lite.data.train_tokenizer import TokenizerPhase, load_or_train_tok
 from pathways_lite.data.workers import write_shards
 from pathways_lite.data.zarr_io import is_remote, read_file
 from pathways_lite.errors import UserError
+from pathways_lite.paths import storage_address
 
 _MIN_SHARD, _MAX_SHARD = 1 << 20, 64 << 20  # bytes of text in a shard
 
@@ -76,16 +78,20 @@ def build(
     read or trained, if `out` is a different store or the workspace holds the unfinished build of one, or if another
     process is building it.
     """
-    address = str(out)
+    address = storage_address(out)
     training_sources = _parse_sources(sources)
     if not training_sources:
         raise UserError("there is nothing to build from; name a file, a directory, or python:")
     share, held_out_sources = (0.0, _parse_sources(held_out)) if isinstance(held_out, Sequence) else (held_out, [])
     if not 0 <= share < 1:
         raise UserError(f"held_out={share} must be at least 0 and below 1, e.g. 0.01 for 1 %")
+    directory = _workspace(address, workspace)
+    outputs = [directory] if is_remote(address) else [Path(address), directory, store_workspace(address)]
+    training_sources = [source.without(outputs) for source in training_sources]
+    held_out_sources = [source.without(outputs) for source in held_out_sources]
+    _require_apart(training_sources, held_out_sources)
     all_sources = training_sources + held_out_sources
     plan = _Plan.make(all_sources, tokenizer, [source.address for source in held_out_sources] or share)
-    directory = _workspace(address, workspace)
     if read_file(address, MANIFEST) is not None:
         store = _open_existing(address, plan)
         if plan.read(directory) == plan.content:  # killed after the last write, before it could clean up
@@ -130,7 +136,7 @@ def _write(
     """Write the store from its shards, and report the progress."""
     total = plan.input_bytes
     counts = ShardCounts(len(contents.length), int(contents.length.sum()), int(contents.text_bytes.sum()))
-    counts = replace(counts, skipped=len(contents.skipped), input_bytes=total)
+    counts = replace(counts, skipped=contents.skipped_documents, input_bytes=total)
     report(Progress("write", total, counts))
     write_store(
         address,
@@ -148,6 +154,17 @@ def _write(
 
 def _parse_sources(sources: Sequence[str | Source]) -> list[Source]:
     return [Source.parse(source) if isinstance(source, str) else source for source in sources]
+
+
+def _require_apart(training: Sequence[Source], held_out: Sequence[Source]) -> None:
+    """Raise UserError if a file would be trained on and held out: its held-out loss would say nothing."""
+    trained_on = {file.path.resolve() for source in training for file in source.files()} if held_out else set()
+    for source in held_out:
+        if both := [file.path for file in source.files() if file.path.resolve() in trained_on]:
+            raise UserError(
+                f"{printable(str(both[0]))} is in the sources to train on and in those of --held-out; move what is "
+                "held out away from the other files, or name a fraction, as in --held-out 0.01"
+            )
 
 
 @dataclass(frozen=True)
@@ -170,6 +187,7 @@ class _Plan:
             "files": hashlib.sha256(json.dumps(states).encode()).hexdigest(),
             "tokenizer": tokenizer_identity(tokenizer),
             "held_out": held_out,
+            "reading": READING,
         }
         return cls(content, states)
 
@@ -189,8 +207,7 @@ class _Plan:
             for unusable in (shards, directory / "tokenizer"):
                 shutil.rmtree(unusable, ignore_errors=True)
             directory.mkdir(parents=True, exist_ok=True)
-            with replace_atomically(directory / "plan.json", sync=True) as temporary:
-                temporary.write_text(json.dumps(self.content, indent=2))
+            write_text_atomically(directory / "plan.json", json.dumps(self.content, indent=2))
 
     def require_unchanged(self, sources: Sequence[Source], directory: Path) -> None:
         """Raise UserError and delete the unfinished work if files are not as they were when the build began."""
@@ -222,6 +239,7 @@ class _Plan:
             "files": "other files, or files that were changed since",
             "tokenizer": f"tokenizer {other.get('tokenizer')} instead of {self.content['tokenizer']}",
             "held_out": f"held_out={other.get('held_out')} instead of {self.content['held_out']}",
+            "reading": "another version's way of reading files",
         }
         return " and ".join(text for name, text in descriptions.items() if other.get(name) != self.content[name])
 
@@ -244,7 +262,8 @@ def _file_state(file: InputFile) -> FileState | None:
 def _open_existing(address: str, plan: _Plan) -> Store:
     """Open the store at `address`. Raises UserError if it was built by another plan."""
     store = open_store(address)
-    if different := plan.describe_differences(store.manifest.plan):
+    # A whole store stays what it is, whichever version has read its files.
+    if different := plan.describe_differences(store.manifest.plan | {"reading": READING}):
         raise UserError(f"{address} holds a store built from {different}; name another directory, or delete that one")
     return store
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from pathways_lite.console import Table
 from pathways_lite.data.notes import corpus_notes
 from pathways_lite.data.store import SPLITS, Counts, Split, Store
 
@@ -55,7 +55,7 @@ class Description:
     notes: tuple[str, ...] = ()  # sentences about what a user should know
 
     def __rich__(self) -> RenderableType:
-        table = Table("domain", "split", title=Text(self.address), title_justify="left")
+        table = Table("domain", "split", title=Text(self.address))
         for heading in ("documents", "tokens", "bytes", "bytes/token"):
             table.add_column(heading, justify="right")
         for row in self.rows[:_MAX_ROWS]:

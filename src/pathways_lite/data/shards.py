@@ -44,15 +44,16 @@ class Shard:
     ids: list[str]
     skipped: list[tuple[int, str]]  # number of the source, sentence
     tokens: np.ndarray  # [N]; every document is [EOD, t1 .. tn]
+    skipped_documents: int = 0  # at least as many as sentences about them, as one may tell of a whole row group
     round_trip: RoundTrip = RoundTrip()  # noqa: RUF009  frozen
 
     def save(self, path: Path) -> None:
         """Write the file atomically: if it exists, it is complete."""
-        small = {"domains": self.domains, "ids": self.ids, "skipped": self.skipped}
+        small = {name: getattr(self, name) for name in ("domains", "ids", "skipped", "skipped_documents")}
         meta = json.dumps(small | {"round_trip": asdict(self.round_trip)})
         names = ("domain", "source", "group", "length", "text_bytes", "tokens")
         arrays = {name: getattr(self, name) for name in names}
-        with replace_atomically(path, shared=True, sync=True) as temporary, temporary.open("wb") as file:
+        with replace_atomically(path, shared=True) as temporary, temporary.open("wb") as file:
             np.savez(file, meta=np.frombuffer(meta.encode(), np.uint8), **arrays)
 
     @classmethod
@@ -95,7 +96,7 @@ class ShardCounts:
 def count_documents(shard: Shard, input_bytes: int) -> ShardCounts:
     """Return the counts of a shard made from `input_bytes` of input."""
     tokens, text_bytes = int(shard.length.sum()), int(shard.text_bytes.sum())
-    return ShardCounts(len(shard.ids), tokens, text_bytes, len(shard.skipped), input_bytes)
+    return ShardCounts(len(shard.ids), tokens, text_bytes, shard.skipped_documents, input_bytes)
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -114,7 +115,7 @@ def tokenize(spec: ShardSpec, tokenizer: Tokenizer) -> Shard:
     for source, chunk in spec.chunks:
         for item in chunk.read():
             if isinstance(item, Skipped):
-                builder.skipped.append((source, item.sentence))
+                builder.skip(source, item)
             else:
                 builder.add(source, item)
     return builder.build()
@@ -133,7 +134,12 @@ class _ShardBuilder:
         self._ids: list[str] = []
         self._domains: dict[str, int] = {}
         self._tokens: list[np.ndarray] = []
-        self.skipped: list[tuple[int, str]] = []
+        self._skipped: list[tuple[int, str]] = []
+        self._skipped_documents = 0
+
+    def skip(self, source: int, skipped: Skipped) -> None:
+        self._skipped.append((source, skipped.sentence))
+        self._skipped_documents += skipped.documents
 
     def add(self, source: int, document: Document) -> None:
         self._pending.append((source, document))
@@ -147,7 +153,7 @@ class _ShardBuilder:
         for (source, document), ids in zip(self._pending, encoded, strict=True):
             if (ids == eod[0]).any():
                 sentence = f"{document.id}: the text encodes to the tokenizer's end-of-document token {eod[0]}"
-                self.skipped.append((source, sentence))
+                self.skip(source, Skipped(sentence))
                 continue
             self._sampler.add(document.text)
             domain = self._domains.setdefault(document.domain, len(self._domains))
@@ -169,7 +175,8 @@ class _ShardBuilder:
             length=np.array(length, np.int64),
             text_bytes=np.array(text_bytes, np.int64),
             ids=self._ids,
-            skipped=self.skipped,
+            skipped=self._skipped,
+            skipped_documents=self._skipped_documents,
             tokens=np.concatenate([np.zeros(0, self._dtype), *self._tokens]),
             round_trip=self._sampler.result,
         )

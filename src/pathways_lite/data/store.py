@@ -36,6 +36,7 @@ from pathways_lite.data.tokenizer_files import TOKENIZER_FILES, tokenizer_from_f
 from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.data.zarr_io import read_file
 from pathways_lite.errors import UserError
+from pathways_lite.paths import storage_address
 from pathways_lite.recipe import Data
 
 Split = Literal["train", "held_out"]
@@ -311,6 +312,7 @@ def store_fingerprint(domains: list[str], tokenizer: str, eod: int, digests: Map
 
 def open_store(address: str) -> Store:
     """Open the token store at a directory, or gs:// or s3:// prefix. Raises UserError if there is none."""
+    address = storage_address(address)
     try:
         content = read_file(address, MANIFEST)
     except ValueError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pathways_lite.data.zarr_io import is_remote
 from pathways_lite.errors import UserError
+from pathways_lite.paths import absolute_path
 from pathways_lite.run_lock import FILE_NAME, RunLock, find_holder
 
 
@@ -42,7 +43,8 @@ def lock_store(address: str, workspace: Path | None = None) -> Iterator[None]:
 
 def store_workspace(address: str) -> Path:
     """Return the directory next to a local store in which it is built."""
-    return Path(address.rstrip("/") + ".building")
+    path = Path(address) if Path(address).name not in ("", "..") else Path(absolute_path(address))
+    return path.with_name(f"{path.name}.building")
 
 
 def clear_workspace(directory: Path) -> None:

@@ -16,6 +16,7 @@ from pathways_lite.data.tokenizers import (
     Tokenizer,
 )
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 
 TOKENIZER_FILES = (BYTES_FILE, SENTENCEPIECE_FILE, HF_FILE, EOD_FILE)
 
@@ -45,7 +46,7 @@ def load_tokenizer(path: str | Path, eod: str | None = None) -> Tokenizer:
 
     A token store is such a directory too. `eod`: see `tokenizer_from_files`. Raises UserError.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.is_dir():
         directory = path / "tokenizer" if (path / "tokenizer").is_dir() else path
         files = {name: (directory / name).read_bytes() for name in TOKENIZER_FILES if (directory / name).is_file()}

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,29 +12,33 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from pathways_lite.errors import UserError
-
-_REMOTE = re.compile(r"(gs|s3|memory|http|https)://")
+from pathways_lite.paths import STORAGES, absolute_path, storage_address, url_scheme
 
 
 def is_remote(address: str) -> bool:
-    return _REMOTE.match(address) is not None
+    """Return True for a `gs://` or `s3://` prefix."""
+    return url_scheme(address) in STORAGES
 
 
 def kvstore(address: str, *path: str) -> Any:
     """Return TensorStore's spec of the directory `address/path...`. Raises UserError for an unknown URL scheme."""
+    address = storage_address(address)
     if is_remote(address):
         return "/".join([address.rstrip("/"), *path]) + "/"
-    if "://" in address:
-        scheme = address.partition("://")[0]
-        raise UserError(f"{address}: {scheme}:// is not a supported storage; use a local path, gs:// or s3://")
     # Not a URL: a URL would have to be percent-encoded, and paths may contain any character.
-    return {"driver": "file", "path": str(Path(address, *path).absolute()) + "/"}
+    return {"driver": "file", "path": absolute_path(Path(address, *path)) + "/"}
+
+
+def _open_kvstore(address: str) -> Any:
+    # By the absolute path, as a relative one is another directory once the working directory has changed.
+    spec = kvstore(address)
+    return _open_spec(spec if isinstance(spec, str) else spec["path"], is_remote(address))
 
 
 @cache
-def _open_kvstore(address: str) -> Any:
-    return ts.KvStore.open(kvstore(address), context=shared_context()).result()
+def _open_spec(location: str, remote: bool) -> Any:
+    spec = location if remote else {"driver": "file", "path": location}
+    return ts.KvStore.open(spec, context=shared_context()).result()
 
 
 @cache

@@ -7,10 +7,10 @@ import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.comparison.benchmarks import normalized_perplexity
 from pathways_lite.comparison.compare import Arm, Comparison
 from pathways_lite.comparison.curves import domain_value, read_curve
@@ -25,8 +25,8 @@ from pathways_lite.studies.plan import StudyPlan
 from pathways_lite.studies.store import State
 from pathways_lite.studies.study import node_chain
 from pathways_lite.tracking.formatting import duration, si
-from pathways_lite.tracking.page import page, paragraph, picture, section, table
-from pathways_lite.tracking.plot_style import style, to_svg
+from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
+from pathways_lite.tracking.plot_style import save_figure, style, to_svg
 from pathways_lite.tracking.run_data import RunData, read_run
 
 
@@ -35,7 +35,7 @@ class Findings:
     """The contents of a report."""
 
     plan: StudyPlan
-    command: Sequence[str]  # the study's file, overrides and options, as typed after `study VERB`
+    command: Sequence[str]  # the study's file, overrides and options, as typed after `study COMMAND`
     runs: dict[str, RunData]  # finished recipes by label
     arms: list[Arm]  # with at least one finished run
     results: Results | None  # None if nothing can be compared yet
@@ -53,14 +53,14 @@ def write_report(findings: Findings) -> list[Path]:
     (out / "figures").mkdir(parents=True, exist_ok=True)
     pictures = _figures(findings)
     paths = [out / "report.html", out / "results.csv"]
-    paths[0].write_text(render(findings, pictures), encoding="utf-8")
+    write_text_atomically(paths[0], render(findings, pictures), shared=True)
     write_csv(paths[1], findings.results, findings.by_domain)
     with style("light") as palette:
         for item in pictures:
             figure = item.draw(palette)
             for suffix in ("png", "svg"):
                 paths.append(out / "figures" / f"{item.name}.{suffix}")
-                figure.savefig(paths[-1], dpi=160, facecolor="white")
+                save_figure(figure, paths[-1])
     return paths
 
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pathways_lite.console import Console, escape_controls
 from pathways_lite.tracking.formatting import bits_per_byte, duration, si
 
 # Weight of the newest loss in the displayed average. Steps differ in difficulty; a tenth makes the trend readable.
@@ -170,8 +171,11 @@ class Progress:
 
     def _print_line(self, line: str) -> None:
         # One write per line: lines of other processes cannot tear it. No wrapping: a file has no width.
-        self.console.file.write(line + "\n")
-        self.console.file.flush()
+        try:
+            self.console.file.write(escape_controls(line, one_line=True) + "\n")
+            self.console.file.flush()
+        except BrokenPipeError:
+            self.console.on_broken_pipe()
 
     def _render(self) -> Group:
         status = self.status

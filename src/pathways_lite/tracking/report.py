@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.ledger import Ledger
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.formatting import duration, lossy_note, si
-from pathways_lite.tracking.page import page, paragraph, picture, section, table
+from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
 from pathways_lite.tracking.plots import curves_svg, save_curves, speed_svg
 from pathways_lite.tracking.run_data import NOT_COMPARABLE, RunData, StageData, read_run
 
@@ -25,7 +25,7 @@ def write_report(run_directory: str | Path, path: str | Path | None = None) -> P
     """
     run = read_run(run_directory)
     path = Path(path) if path is not None else RunDirectory(run.directory).report
-    path.write_text(render(run), encoding="utf-8")
+    write_text_atomically(path, render(run), shared=True)
     return path
 
 

@@ -15,6 +15,7 @@ from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
 from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.ledger import Ledger
+from pathways_lite.paths import local_path
 from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.components import Components
@@ -142,7 +143,7 @@ def newest_checkpoints(path: str | Path, count: int, *, examined: bool = True) -
         raise UserError("a checkpoint is needed: name a checkpoint, stage or run directory")
     valid: list[Path] = []
     problems = []
-    for candidate in map(Path, coordination.run_on_primary(lambda: _candidates(Path(path)))):
+    for candidate in map(Path, coordination.run_on_primary(lambda: _candidates(local_path(path)))):
         if valid and candidate.parent != valid[0].parent:
             break
         if not examined or (finding := verify_checkpoint(candidate)).ok:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import math
 import os
 from collections.abc import Sequence
@@ -10,18 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from pathways_lite.checkpoints import CheckpointManager
+from pathways_lite.console import Console, Table
 from pathways_lite.data.notes import training_notes
 from pathways_lite.distributed import coordination
+from pathways_lite.distributed.agreement import require_same, require_shared_directory
 from pathways_lite.distributed.monitor import FailureMonitor, Watchdog
 from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Timeline
+from pathways_lite.paths import local_path
 from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
+from pathways_lite.recipe.identity import flatten
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
 from pathways_lite.signals import Interrupted, StopSignals
@@ -78,12 +81,16 @@ def train_run(
         if not coordination.is_primary():
             console = Console(file=stack.enter_context(open(os.devnull, "w")))  # noqa: PTH123
         console = console or Console(stderr=True)
-        recipe = resolve_recipe(recipe)
-        run = RunDirectory(path)
-        coordination.run_on_primary(lambda: _claim(stack, run, recipe, console))
-        signals = stack.enter_context(StopSignals())
+        signals = StopSignals()
         stop = Stop(lambda: signals.requested or hooks.stop_requested())
         stack.enter_context(FailureMonitor(stop))
+        require_same(_settings(recipe) | {"--hang-timeout": hang_timeout})
+        recipe = resolve_recipe(recipe)
+        require_same(_settings(recipe))
+        run = RunDirectory(local_path(path))
+        coordination.run_on_primary(lambda: _claim(stack, run, recipe, console))
+        require_shared_directory(run.path)
+        stack.enter_context(signals)
         watchdog = stack.enter_context(Watchdog(path, hang_timeout))
         context = RunContext(run, trackers if coordination.is_primary() else (), console, stop, watchdog, hooks)
         try:
@@ -91,7 +98,7 @@ def train_run(
                 recipe = with_learned_weights(recipe, index, run)
                 train_stage(Components(StageSpec(recipe, index)), context)
         except Interrupted:
-            console.print(f"Stopped. The same command continues from here ({path}).", highlight=False)
+            console.print(f"Stopped. The same command continues from here ({path}).")
         return stop.exit_status
 
 
@@ -113,6 +120,23 @@ def train_stage(components: Components, context: RunContext) -> None:
             peak = machine_peak(components.stage.model.dtype)
             summary = summarize(components, params, trainer.metric_writer.last_evaluation, peak_flops=peak)
             coordination.run_on_primary(lambda: _finish(components.stage, summary, context))
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """What all processes of a run must have in common: versions and the recipe, except for paths."""
+    packages = ("pathways-lite", "jax", "jaxlib", "orbax-checkpoint")
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    stages = {stage.name: _without_paths(stage.model_dump(mode="json")) for stage in recipe.stages}
+    return versions | {"seed": recipe.seed} | flatten(stages, "stages")
+
+
+def _without_paths(node: Any) -> Any:
+    """Leave out paths, which may differ between hosts; a resolved recipe has digests of what is there."""
+    if isinstance(node, list):
+        return [_without_paths(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {name: _without_paths(value) for name, value in node.items() if name not in ("corpus", "path")}
 
 
 def _claim(stack: contextlib.ExitStack, run: RunDirectory, recipe: Recipe, console: Console) -> None:
@@ -227,7 +251,7 @@ def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, con
     for sample in summary["samples"][:1]:
         text = Text.assemble("sample: ", (sample["prompt"], "dim"), sample["text"])
         console.print(text)
-    console.print(f"report: {run.report}", highlight=False)
+    console.print(f"report: {run.report}")
 
 
 # ---- a description before training ----
