@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from pathways_lite.paths import local_path
+
+_SECONDS_BETWEEN_LINES = 5.0
 
 
 def fsck(
@@ -36,10 +39,20 @@ def fsck(
 
 def fsck_corpus(address: str) -> NoReturn:
     """Verify a token store, print what is damaged, and exit with status 0 if nothing is, else 1."""
+    from pathways_lite.console import print_line
     from pathways_lite.data.fsck import fsck as verify_store
     from pathways_lite.data.store import open_store
 
-    problems = verify_store(address)
+    verified, last = 0, time.monotonic()
+
+    def show(tokens: int) -> None:
+        nonlocal verified, last
+        verified += tokens
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print_line(f"{address}: {verified:,} tokens verified")
+
+    problems = verify_store(address, done=show)
     for problem in problems:
         typer.echo(problem)
     if problems:
