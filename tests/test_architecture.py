@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 
 # A room may import only itself and the rooms named here (kernels, errors and libraries aside).
-BOTTOM = {"errors", "chips", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores"}
+BOTTOM = {"errors", "chips", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores", "json_values"}
 MAY_IMPORT = {
     "errors": set(),
     "chips": set(),
@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "batch": set(),
     "keyed": set(),
     "intervals": set(),
+    "json_values": set(),
     "atomic_file": set(),
     "cpu_cores": set(),
     "distributed": {"errors", "signals"},
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "methods": BOTTOM | {"models"},
     "evaluation": BOTTOM | {"parallel", "models", "objectives", "data"},
     "tracking": BOTTOM | {"run_directory"},
-    "scaling": {"errors", "intervals", "ledger", "run_directory", "tracking"},
+    "scaling": {"errors", "intervals", "json_values", "ledger", "run_directory", "tracking"},
     "training": BOTTOM
     | {"parallel", "distributed", "models", "objectives", "data", "methods", "evaluation", "tracking"}
     | {"checkpoints", "run_lock", "signals", "run_directory"},

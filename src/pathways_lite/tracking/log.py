@@ -19,25 +19,20 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.errors import UserError
+from pathways_lite.json_values import restore_floats, to_json_types
 
 LOG = "log.jsonl"
 TIMINGS = "timings.jsonl"
 
 Row = dict[str, Any]
-
-# Standard JSON cannot represent these; the reader turns exactly these strings back into floats.
-_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class RunLog:
@@ -162,45 +157,8 @@ def _make_row(kind: str, step: int, values: Mapping[str, Any]) -> Row:
     return {"kind": kind, "step": int(step)} | {key: to_json_types(value) for key, value in values.items()}
 
 
-def to_json_types(value: Any) -> Any:
-    """Convert `value` to JSON types from which it can be restored exactly.
-
-    A float32 becomes its shortest decimal (0.1, not 0.10000000149011612), which reads back as the same
-    float32; a float64 keeps all its digits. NaN and infinities become strings, which `read_log` restores.
-    """
-    if isinstance(value, Mapping):
-        return {str(key): to_json_types(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json_types(item) for item in value]
-    if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
-        value = _from_scalar(np.asarray(value))
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-def _from_scalar(value: np.ndarray) -> Any:
-    """Convert a 0-d array (NumPy, JAX or bfloat16) to bool, int or float."""
-    if np.issubdtype(value.dtype, np.bool_):
-        return bool(value)
-    if np.issubdtype(value.dtype, np.integer):
-        return int(value)
-    if value.dtype == np.float64:
-        return float(value)
-    return float(str(value.astype(np.float32)))
-
-
 def _reject_type(value: Any) -> Any:
     raise TypeError(f"a log row holds scalars, text, lists and dicts, not {type(value).__name__}")
-
-
-def restore_floats(value: Any) -> Any:
-    """Restore the NaN and infinities that `to_json_types` turned into strings."""
-    if isinstance(value, dict):
-        return {key: restore_floats(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [restore_floats(item) for item in value]
-    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def _parse_line(line: bytes, path: Path, number: int) -> Row:

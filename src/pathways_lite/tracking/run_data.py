@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from pathways_lite.errors import UserError
-from pathways_lite.tracking.log import LOG, TIMINGS, Row, read_log, restore_floats
+from pathways_lite.json_values import restore_floats
+from pathways_lite.tracking.log import LOG, TIMINGS, Row, read_log
 
 RECIPE = "recipe.json"
 LEDGER = "ledger.json"

@@ -38,6 +38,7 @@ from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.resolve import resolve_recipe, with_learned_weights
 from pathways_lite.training.stage import StageSpec
+from pathways_lite.training.trained import is_trained
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class RunContext:
     stop: Stop
     watchdog: Watchdog
     hooks: TrainerHooks
+
+    def note(self, line: str) -> None:
+        """Print a line for the user."""
+        self.console.print(line, highlight=False, markup=False)
 
 
 # ---- training ----
@@ -87,6 +92,8 @@ def train_run(
         context = RunContext(run, trackers if coordination.is_primary() else (), console, stop, watchdog, hooks)
         try:
             for index in range(len(recipe.stages)):
+                if is_trained(StageSpec(recipe, index), run, context.note):
+                    continue
                 recipe = with_learned_weights(recipe, index, run)
                 train_stage(Components(StageSpec(recipe, index)), context)
         except Interrupted:
@@ -95,9 +102,7 @@ def train_run(
 
 
 def train_stage(components: Components, context: RunContext) -> None:
-    """Train one stage to its end, unless it is trained already. Raises Interrupted after a signal."""
-    if coordination.run_on_primary(lambda: _is_trained(components.spec, context.run)):
-        return
+    """Train one stage to its end. Raises Interrupted after a signal."""
     with contextlib.ExitStack() as stack:
         with context.watchdog.pause("preparing"):
             trainer = _prepare(stack, components, context)
@@ -129,21 +134,6 @@ def _claim(stack: contextlib.ExitStack, run: RunDirectory, recipe: Recipe, conso
                     f"{differences}"
                 )
     write_recipe(recipe, run.recipe_path)
-
-
-def _is_trained(spec: StageSpec, run: RunDirectory) -> bool:
-    """Whether nothing is left to do. Raises UserError for a stage that another run has to train and has not."""
-    directory = run.stage(spec.stage.name)
-    if directory.link_target is None:
-        return directory.is_finished
-    identity = (directory.summary or {}).get("identity")
-    if identity == spec.identity:
-        return True
-    problem = "is not finished" if identity is None else f"has the identity {identity}, not {spec.identity}"
-    raise UserError(
-        f"stage {spec.stage.name!r} is a link to the run {directory.link_target}, which {problem}; train that run "
-        "first, or remove the link to train the stage here"
-    )
 
 
 def _prepare(stack: contextlib.ExitStack, components: Components, context: RunContext) -> Trainer:
