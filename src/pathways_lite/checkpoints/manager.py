@@ -53,12 +53,13 @@ class CheckpointManager:
 
     # ---- writing ----
 
-    def save(self, step: int, arrays: Any, meta: dict[str, Any]) -> None:
+    def save(self, step: int, arrays: Any, meta: dict[str, Any], *, rotate: bool = True) -> None:
         """Save a pytree of arrays (JAX, NumPy, typed random keys) and JSON metadata as the checkpoint of `step`.
 
         Blocks until the previous save is done and the arrays are copied to the host. Afterwards the arrays may be
-        donated. Raises UserError if an earlier save failed (then this one does not start), ValueError if `step` is not
-        after the newest checkpoint (call `delete_after` before returning to an earlier step).
+        donated. With `rotate=False` no old checkpoint is deleted. Raises UserError if an earlier save failed (then this
+        one does not start), ValueError if `step` is not after the newest checkpoint (call `delete_after` before
+        returning to an earlier step).
         """
         self.wait()
         newest = self.newest
@@ -66,7 +67,7 @@ class CheckpointManager:
             raise ValueError(f"step {step} is not after the newest checkpoint, {newest}, in {self.directory}")
         frozen_meta = json.loads(json.dumps(meta, allow_nan=False))
         host = snapshot(arrays)
-        self._pending = (step, self._thread.submit(self._write, step, host, frozen_meta))
+        self._pending = (step, self._thread.submit(self._write, step, host, frozen_meta, rotate))
 
     def wait(self) -> None:
         """Block until the last save is on the disk. Raises UserError if it failed, but only once."""
@@ -157,7 +158,7 @@ class CheckpointManager:
                 raise
             error.add_note(f"Besides, a checkpoint was not saved: {failed_save}")
 
-    def _write(self, step: int, host: dict[str, HostArray], meta: dict[str, Any]) -> None:
+    def _write(self, step: int, host: dict[str, HostArray], meta: dict[str, Any], rotate: bool) -> None:
         """Write a checkpoint, in the background thread. Old ones are deleted only after the new one is committed."""
         nbytes = sum(array.nbytes for array in host.values())
 
@@ -171,9 +172,16 @@ class CheckpointManager:
             write_checkpoint(self.directory, step, host, meta, prepare)
         except (OSError, ValueError, coordination.RemoteProcessError) as error:
             raise self._explain(error, step, nbytes) from error
-        if self._keep is not None and coordination.is_primary():
+        if self._keep is not None and rotate and coordination.is_primary():
             for old_step in self.steps()[: -self._keep]:
-                discard(self.path(old_step))
+                self._delete(old_step)
+
+    def _delete(self, step: int) -> None:
+        """Delete an old checkpoint. One that cannot be deleted is in nobody's way; the new one is committed."""
+        try:
+            discard(self.path(step))
+        except OSError as error:
+            _print_to_stderr(f"warning: the old checkpoint {self.path(step)} cannot be deleted: {error.strerror}")
 
     def _explain(self, error: Exception, step: int, nbytes: int) -> Exception:
         """Return a UserError of one sentence for an error of the disk; any other error as it is."""

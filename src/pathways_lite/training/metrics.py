@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -87,6 +88,11 @@ class MetricWriter:
     def last_evaluation(self) -> dict[str, Any]:
         """Results of the newest evaluation, `domains` and perhaps `denoisers`; {} before the first."""
         return self._evaluations[max(self._evaluations)] if self._evaluations else {}
+
+    def non_finite_domains(self) -> list[str]:
+        """Return the domains whose newest held-out loss is NaN or infinite."""
+        domains = self.last_evaluation.get("domains", {})
+        return [name for name, result in domains.items() if not math.isfinite(result["loss"])]
 
     def event(self, event: str, step: int, **values: Any) -> None:
         """Record an event that belongs to the run's result."""
