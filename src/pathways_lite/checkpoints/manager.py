@@ -42,12 +42,18 @@ class CheckpointManager:
     error of that thread is raised by the next `save`, `wait` or `close`. Use it as a context manager, or call `close`.
     """
 
-    def __init__(self, directory: Path | str, *, keep: int | None = None) -> None:
-        """Manage `directory`, which need not exist yet, keeping the `keep` newest checkpoints (None: all)."""
+    def __init__(
+        self, directory: Path | str, *, keep: int | None = None, fence: Callable[[], None] = lambda: None
+    ) -> None:
+        """Manage `directory`, which need not exist yet, keeping the `keep` newest checkpoints (None: all).
+
+        `fence` is called in the primary process before every change of the directory; it raises LostRunError where
+        another process writes to it now.
+        """
         if keep is not None and keep < 1:
             raise ValueError(f"keep={keep} must be at least 1")
         self.directory = Path(directory)
-        self._keep = keep
+        self._keep, self._fence = keep, fence
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
 
@@ -90,6 +96,7 @@ class CheckpointManager:
         self.wait()
 
         def delete() -> None:
+            self._fence()
             for later_step in reversed([saved for saved in self.steps() if saved > step]):
                 discard(self.path(later_step))
 
@@ -163,16 +170,18 @@ class CheckpointManager:
         nbytes = sum(array.nbytes for array in host.values())
 
         def prepare() -> None:
+            self._fence()
             self.directory.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.directory)
             if shutil.disk_usage(self.directory).free < nbytes:
                 raise OSError(errno.ENOSPC, "the disk is full")
 
         try:
-            write_checkpoint(self.directory, step, host, meta, prepare)
+            write_checkpoint(self.directory, step, host, meta, prepare, self._fence)
         except (OSError, ValueError, coordination.RemoteProcessError) as error:
             raise self._explain(error, step, nbytes) from error
         if self._keep is not None and rotate and coordination.is_primary():
+            self._fence()
             for old_step in self.steps()[: -self._keep]:
                 self._delete(old_step)
 

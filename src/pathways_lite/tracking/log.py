@@ -8,7 +8,7 @@ Every row is one JSON object with `kind` and `step`, the number of steps taken w
     log.jsonl      train  tokens, flops (of the stage, so far), loss, grad_norm, learning_rate, ...
                    eval   tokens, flops, domains: {name: {loss, bits_per_byte, nll, tokens, bytes, documents}},
                           if the objective has any, denoisers: {name: {loss, tokens, unused}}
-                   event  event: "skip", "rewind", ..., and its details
+                   event  event: "skip", "rewind", "lost_rows" (before this step), ..., and its details
     timings.jsonl  train  seconds (since the stage started), tokens_per_second, flops_per_second,
                           share_of_peak (null at the first step)
                    compile, save, evaluate   seconds, duration
@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -48,9 +49,13 @@ class RunLog:
     Raises UserError if a file cannot be written (a full disk, no permission) or is not a log.
     """
 
-    def __init__(self, stage_dir: str | Path) -> None:
+    def __init__(self, stage_dir: str | Path, *, fence: Callable[[], None] = lambda: None) -> None:
+        """Open the log. `fence` is called before every write; it raises LostRunError if another process writes now."""
         self.directory = Path(stage_dir)
         self._files: dict[str, int] = {}
+        self._fence = fence
+        self._mark = {"bytes": 0, "crc32": 0}  # of `log.jsonl`
+        fence()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             for name in (LOG, TIMINGS):
@@ -77,8 +82,19 @@ class RunLog:
         """Return the reproducible rows so far."""
         return read_log(self.directory / LOG)
 
+    @property
+    def mark(self) -> dict[str, int] | None:
+        """Size and checksum of the reproducible rows so far, by which `holds` finds out whether some were lost."""
+        return dict(self._mark)
+
+    def holds(self, mark: Mapping[str, int]) -> bool:
+        """Return whether the log still begins with the rows that it had at an earlier `mark`."""
+        content = (self.directory / LOG).read_bytes()[: mark["bytes"]]
+        return _mark_of(content) == mark
+
     def sync(self) -> None:
         """Flush the rows to disk, so that a power failure cannot leave a checkpoint ahead of its log."""
+        self._fence()
         for file in self._files.values():
             os.fsync(file)
 
@@ -97,8 +113,11 @@ class RunLog:
 
     def _open(self, name: str) -> None:
         self._files[name] = os.open(self.directory / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        if name == LOG:
+            self._mark = _mark_of((self.directory / name).read_bytes())
 
     def _append(self, name: str, kind: str, step: int, values: Mapping[str, Any]) -> Row:
+        self._fence()
         row = _make_row(kind, step, values)
         line = (json.dumps(row, default=_reject_type, ensure_ascii=False, allow_nan=False) + "\n").encode()
         try:
@@ -107,9 +126,12 @@ class RunLog:
             raise _cannot_write(self.directory / name, error) from error
         if written < len(line):  # the disk filled up in the middle of the line
             raise _cannot_write(self.directory / name, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        if name == LOG:
+            self._mark = _mark_of(line, self._mark)
         return row
 
     def _rewrite(self, name: str, keep: Callable[[Row], bool]) -> None:
+        self._fence()
         path = self.directory / name
         lines = path.read_bytes().splitlines(keepends=True)
         kept_lines = [line for number, line in enumerate(lines, 1) if keep(_parse_line(line, path, number))]
@@ -137,6 +159,13 @@ class NullLog:
     def rows(self) -> list[Row]:
         return []
 
+    @property
+    def mark(self) -> dict[str, int] | None:
+        return None
+
+    def holds(self, mark: Mapping[str, int]) -> bool:
+        return True
+
     def sync(self) -> None:
         """Do nothing: there are no files."""
 
@@ -155,6 +184,12 @@ def read_log(path: str | Path) -> list[Row]:
 
 def _make_row(kind: str, step: int, values: Mapping[str, Any]) -> Row:
     return {"kind": kind, "step": int(step)} | {key: to_json_types(value) for key, value in values.items()}
+
+
+def _mark_of(content: bytes, before: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Return the mark of a log that continues with `content` after the mark `before`."""
+    size, crc = (before["bytes"], before["crc32"]) if before else (0, 0)
+    return {"bytes": size + len(content), "crc32": zlib.crc32(content, crc)}
 
 
 def _reject_type(value: Any) -> Any:

@@ -123,7 +123,10 @@ def _read_stage(directory: Path, recipe: dict[str, Any], problems: list[str]) ->
 
 def _read_rows(path: Path, problems: list[str]) -> list[Row]:
     try:
-        return read_log(path)
+        rows = read_log(path)
+        lost = [row["step"] for row in rows if row.get("event") == "lost_rows"]
+        problems.extend(f"{path} has lost rows from before step {step:,}: what is drawn has a hole" for step in lost)
+        return rows
     except (OSError, UserError) as error:
         problems.append(str(error))
         return []

@@ -37,6 +37,7 @@ class CheckpointState:
     seconds: Seconds  # of this stage
     inherited: Ledger  # the cost of everything that the initial parameters come from
     parent: str | None  # digest of the checkpoint that the initial parameters come from
+    log: dict[str, int] | None = None  # `RunLog.mark` when this was saved
 
     @classmethod
     def initial(cls, state: TrainState, cursor: DataCursor, inherited: Ledger, parent: str | None) -> CheckpointState:
@@ -61,6 +62,7 @@ class CheckpointState:
             "inherited": self.inherited.to_json(),
             "lineage": {"stage": spec.stage.name, "identity": spec.identity, "parent": self.parent},
             "recipe": spec.recipe.model_dump(mode="json"),
+            **({} if self.log is None else {"log": self.log}),
         }
 
 
@@ -91,6 +93,7 @@ def restore_latest(
         seconds=Ledger.from_json(restored.meta["ledger"]["stage"]).seconds,
         inherited=Ledger.from_json(restored.meta["inherited"]),
         parent=restored.meta["lineage"]["parent"],
+        log=restored.meta.get("log"),
     )
 
 

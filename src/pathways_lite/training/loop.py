@@ -259,7 +259,12 @@ class Trainer:
                 )
             self.metric_writer.sync()
             current = replace(
-                self.start, state=self.state, cursor=self.cursor, guard=self.guard, seconds=self.timer.seconds
+                self.start,
+                state=self.state,
+                cursor=self.cursor,
+                guard=self.guard,
+                seconds=self.timer.seconds,
+                log=self.metric_writer.log_mark,
             )
             meta = current.to_meta(self.spec)
             self._require_agreement(meta)

@@ -112,6 +112,19 @@ class MetricWriter:
         self._last = (step, seconds)
         self._evaluations = {at: values for at, values in self._evaluations.items() if at <= step}
 
+    @property
+    def log_mark(self) -> dict[str, int] | None:
+        """The mark of the reproducible rows so far; None in a process that writes none."""
+        return self._log.mark
+
+    def mark_lost_rows(self, saved: CheckpointState) -> bool:
+        """Return whether the log holds what it held when `saved` was saved; otherwise an event marks the hole."""
+        if saved.log is None or self._log.holds(saved.log):
+            return True
+        if not any(row["step"] == saved.step and row.get("event") == "lost_rows" for row in self._log.rows()):
+            self.event("lost_rows", saved.step)
+        return False
+
     def sync(self) -> None:
         """Return when every row is on the disk."""
         self._log.sync()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
 from pathways_lite.signals import Interrupted, StopSignals
 from pathways_lite.tracking.formatting import si
-from pathways_lite.tracking.log import NullLog, RunLog
+from pathways_lite.tracking.log import LOG, NullLog, RunLog
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.run_data import NOT_COMPARABLE
@@ -51,6 +51,7 @@ class RunContext:
     stop: Stop
     watchdog: Watchdog
     hooks: TrainerHooks
+    fence: Callable[[], None]  # raises LostRunError where another process writes to the run directory now
 
     def note(self, line: str) -> None:
         """Print a line for the user."""
@@ -84,12 +85,16 @@ def train_run(
         console = console or Console(stderr=True)
         recipe = resolve_recipe(recipe)
         run = RunDirectory(path)
-        coordination.run_on_primary(lambda: _claim(stack, run, recipe, console))
+        note = lambda line: console.print(line, highlight=False, markup=False)  # noqa: E731
+        lock = RunLock(path, note=note, end_when_lost=True)
+        coordination.run_on_primary(lambda: _claim(stack, lock, run, recipe))
         signals = stack.enter_context(StopSignals())
         stop = Stop(lambda: signals.requested or hooks.stop_requested())
         stack.enter_context(FailureMonitor(stop))
         watchdog = stack.enter_context(Watchdog(path, hang_timeout))
-        context = RunContext(run, trackers if coordination.is_primary() else (), console, stop, watchdog, hooks)
+        context = RunContext(
+            run, trackers if coordination.is_primary() else (), console, stop, watchdog, hooks, lock.require_held
+        )
         try:
             for index in range(len(recipe.stages)):
                 if is_trained(StageSpec(recipe, index), run, context.note):
@@ -119,10 +124,9 @@ def train_stage(components: Components, context: RunContext) -> None:
             coordination.run_on_primary(lambda: _finish(components.stage, summary, context))
 
 
-def _claim(stack: contextlib.ExitStack, run: RunDirectory, recipe: Recipe, console: Console) -> None:
+def _claim(stack: contextlib.ExitStack, lock: RunLock, run: RunDirectory, recipe: Recipe) -> None:
     """Lock `run` and write the recipe. Raises UserError where it is in use or holds another recipe's stages."""
-    run.path.mkdir(parents=True, exist_ok=True)
-    stack.enter_context(RunLock(run.path, note=console.print))
+    stack.enter_context(lock)
     if run.recipe_path.is_file():
         old = run.recipe()
         for index in range(min(len(recipe.stages), len(old.stages))):
@@ -140,7 +144,9 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
     """Make the stage's trainer, at its newest valid checkpoint or its start; `stack` closes its services."""
     run, spec, timeline = context.run, components.spec, components.timeline
     directory = run.stage(spec.stage.name)
-    checkpoints = stack.enter_context(CheckpointManager(directory.checkpoints, keep=checkpoints_to_keep(spec.stage)))
+    checkpoints = stack.enter_context(
+        CheckpointManager(directory.checkpoints, keep=checkpoints_to_keep(spec.stage), fence=context.fence)
+    )
     steps, tokens = timeline.total_steps, timeline.tokens_before(timeline.total_steps)
     title = f"{spec.recipe.name}/{spec.stage.name}"
     progress = stack.enter_context(Progress(title, total_steps=steps, total_tokens=tokens, console=context.console))
@@ -155,7 +161,7 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
     timer = Timer(start.seconds)
     log: RunLog | NullLog = NullLog()
     if coordination.is_primary():
-        log = stack.enter_context(RunLog(directory.path))
+        log = stack.enter_context(RunLog(directory.path, fence=context.fence))
     log.truncate_after(saved.step if saved else -1)
     trackers = open_trackers(context.trackers, directory.path, run=spec.recipe.name, step=start.step)
     for tracker in trackers:
@@ -165,6 +171,12 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
         checkpoints.delete_after(saved.step)
         progress.print_note(f"resuming {directory.path} at step {saved.step:,} of {steps:,}")
         metric_writer.happened("resume", saved.step, saved.seconds)
+        if not metric_writer.mark_lost_rows(saved):
+            progress.print_note(
+                f"{directory.path / LOG} has lost rows from before step {saved.step:,}: curves and comparisons of this "
+                "run have a hole, which an event in the log now marks. To have the rows made again, remove the "
+                "checkpoints after the last row and give the same command: training continues from the one before"
+            )
     services = TrainerServices(
         compiler, checkpoints, metric_writer, progress, timer, context.stop, context.watchdog, context.hooks
     )
@@ -184,6 +196,7 @@ def checkpoints_to_keep(stage: Stage) -> int:
 
 def _finish(stage: Stage, summary: dict[str, Any], context: RunContext) -> None:
     """Write and print the results of a finished stage."""
+    context.fence()
     context.run.stage(stage.name).write_summary(summary)
     draw_report(context.run)
     _print_summary(stage, summary, context.run, context.console)
