@@ -108,9 +108,14 @@ def grow_checkpoint(
 
 # ---- in memory ----
 
-MOMENTS = {"nu": 2, "second": 2, "z": 0}
-"""What an optimizer's copy of the parameters' tree averages, by its name in optax: 2, squares of gradients; 0,
-parameters. Everything else averages gradients."""
+QUANTITIES = {
+    "nu": growth.Quantity.SQUARED_GRADIENT,
+    "second": growth.Quantity.SQUARED_GRADIENT,
+    "first": growth.Quantity.UPDATE,  # Adafactor's, in proportion to the RMS of the parameter
+    "z": growth.Quantity.PARAMETER,
+}
+"""What an optimizer's copy of the parameters' tree holds, by its name in the state. Everything else, as AdamW's, Lion's
+and Muon's `mu` and SGD's `trace`, holds gradients."""
 
 
 def grow_function(components: Components) -> Any:
@@ -132,18 +137,32 @@ def _grow_state(components: Components, params: Any, maps: Any, moments: Any) ->
     state = init_state(grown, components.optimizer, step_key)
     if start.optimizer == "reset":
         return state
+    opt_state = grow_optimizer_state(start, plan, state.opt_state, moments, key, placement)
+    return state._replace(opt_state=opt_state)
+
+
+def grow_optimizer_state(
+    start: Grow, plan: growth.GrowthPlan, fresh: Any, old: Any, key: jax.Array, place: growth.Placement
+) -> Any:
+    """Grow an optimizer's state as `start.optimizer` says; `key` is the parameters'.
+
+    Args:
+      fresh: the grown model's state before any update.
+      old: the small model's, of the same optimizer.
+    """
     specs = {spec.name: spec for spec in jax.tree.leaves(models.param_specs(plan.target))}
 
-    def grow_moment(path: Any, new: jax.Array, old: jax.Array) -> jax.Array:
-        """Grow one array of the optimizer's state: the end of a moment's path is its parameter's name."""
+    def grow_array(path: Any, new: jax.Array, old: jax.Array) -> jax.Array:
+        """Grow one array of the state: the end of a moment's path is its parameter's name."""
         keys = [jax.tree_util.keystr((key,), simple=True) for key in path]
         candidates = ((keys[i - 1], specs.get(".".join(keys[i:]))) for i in range(1, len(keys)))
         kind, spec = next(((kind, spec) for kind, spec in candidates if spec is not None), ("", None))
         if start.optimizer == "keep" or spec is None:
             return old if old.shape == new.shape else new
-        return growth.grow_param(plan, spec, old, key, noise=0.0, moment=MOMENTS.get(kind, 1), place=placement)
+        quantity = QUANTITIES.get(kind, growth.Quantity.GRADIENT)
+        return growth.grow_param(plan, spec, old, key, noise=start.noise, quantity=quantity, place=place)
 
-    return state._replace(opt_state=jax.tree.map_with_path(grow_moment, state.opt_state, moments))
+    return jax.tree.map_with_path(grow_array, fresh, old)
 
 
 # ---- training LiGO's maps, before the stage that they initialize ----

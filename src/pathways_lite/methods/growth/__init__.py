@@ -2,6 +2,7 @@
 
 from pathways_lite.methods.growth.apply import (
     Placement,
+    Quantity,
     grow,
     grow_blocks,
     grow_param,
@@ -17,8 +18,8 @@ from pathways_lite.methods.growth.operators import PLANNERS, connection_rate, pl
 from pathways_lite.methods.growth.plan import GrowthPlan, describe_width, is_function_preserving
 
 __all__ = [
-    "PLANNERS", "Advice", "GrowthMasks", "GrowthPlan", "Maps", "Placement", "advise", "apply_maps", "build_masks",
-    "connection_rate", "describe_width", "grow", "grow_blocks", "grow_param", "grow_params", "growth_factor",
-    "growth_timing", "has_maps", "initial_maps", "is_function_preserving", "is_plain_copy", "map_flops",
-    "plan_growth", "plan_operator", "unplaced",
+    "PLANNERS", "Advice", "GrowthMasks", "GrowthPlan", "Maps", "Placement", "Quantity", "advise", "apply_maps",
+    "build_masks", "connection_rate", "describe_width", "grow", "grow_blocks", "grow_param", "grow_params",
+    "growth_factor", "growth_timing", "has_maps", "initial_maps", "is_function_preserving", "is_plain_copy",
+    "map_flops", "plan_growth", "plan_operator", "unplaced",
 ]  # fmt: skip
