@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def grow(
-    source: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="a run, stage or checkpoint directory")],
+    source: Annotated[
+        str | None, typer.Argument(metavar="CHECKPOINT", help="a run, stage or checkpoint directory")
+    ] = None,
     out: Annotated[str | None, typer.Argument(help="directory of the new checkpoint")] = None,
     changes: Annotated[
         list[str] | None,
@@ -46,9 +48,9 @@ def grow(
     - `pathways-lite grow --advise N=7e9 D=2e12`
     """
     if advise:
-        _print_advice([source, *([out] if out else []), *(changes or [])])
+        _print_advice([*filter(None, (source, out)), *(changes or [])])
         return
-    if out is None:
+    if source is None or out is None:
         raise UserError("no OUT given; write pathways-lite grow CHECKPOINT OUT --operator stack --factor 4")
     from pathways_lite.methods.growth import plan_growth
     from pathways_lite.training.load import load_model
@@ -119,7 +121,7 @@ def _print_advice(arguments: list[str]) -> None:
         parameters, tokens = numbers["N"], numbers["D"]
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"--advise needs N=parameters D=tokens, e.g. N=7e9 D=2e12, not {' '.join(arguments)!r}"
+            f"--advise needs N=parameters D=tokens, e.g. N=7e9 D=2e12, not {' '.join(arguments) or 'nothing'}"
         ) from error
     if not (parameters > 0 and tokens > 0):
         raise UserError(f"N={parameters:g} and D={tokens:g} must be positive")
@@ -128,9 +130,15 @@ def _print_advice(arguments: list[str]) -> None:
     target_flops = advice.target_flops
     clipped = f" (a fifth of D; the fit says {si(advice.fitted_timing)})" if advice.is_clipped else ""
     typer.echo(
-        f"base    {si(advice.base_parameters)} parameters on d = {advice.timing / 1e9:,.4g} G tokens{clipped}: "
+        f"base    {si(advice.base_parameters)} parameters on d = {_tokens(advice.timing)}{clipped}: "
         f"{si(advice.base_flops, 'FLOPs')}\n"
         f"grow    g = {advice.factor} (the fit says {advice.fitted_factor:.2g}; 2 to 4 are good)\n"
-        f"target  {si(parameters)} parameters on D = {tokens / 1e9:,.4g} G tokens: {si(target_flops, 'FLOPs')}; "
+        f"target  {si(parameters)} parameters on D = {_tokens(tokens)}: {si(target_flops, 'FLOPs')}; "
         f"the base adds {advice.base_flops / target_flops:.2%}"
     )
+
+
+def _tokens(count: float) -> str:
+    """Format a number of tokens with four digits: the guideline's published values have as many."""
+    prefix, factor = next(((p, f) for p, f in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)) if count >= f), ("", 1))
+    return f"{count / factor:,.4g} {prefix}".rstrip() + " tokens"

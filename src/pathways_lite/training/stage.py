@@ -98,11 +98,21 @@ class StageSpec:
     @functools.cached_property
     def growth_masks(self) -> growth.GrowthMasks | None:
         """The masks of masked growth. Raises UserError where the stage ends before they are all 1."""
-        if self.growth_plan is None or not self.growth_plan.masked:
+        if (operator := self._masked_growth) is None or self.growth_plan is None:
             return None
-        operator = self.stage.start.operator  # type: ignore[union-attr]
-        assert isinstance(operator, MaskedGrowth)
         return growth.build_masks(self.growth_plan, operator.ramp, self.timeline)
+
+    @functools.cached_property
+    def growth_end(self) -> int:
+        """The step from which on no mask of growth hides anything; 0 without masks."""
+        if (operator := self._masked_growth) is None or self.growth_plan is None:
+            return 0
+        return growth.masks_end(self.growth_plan, operator.ramp, self.timeline)
+
+    @property
+    def _masked_growth(self) -> MaskedGrowth | None:
+        operator = getattr(self.stage.start, "operator", None)
+        return operator if isinstance(operator, MaskedGrowth) else None
 
 
 # ---- costs ----
