@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 
 def grow(
-    source: Annotated[
-        str | None, typer.Argument(metavar="CHECKPOINT", help="a run, stage or checkpoint directory")
-    ] = None,
+    source: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="a run, stage or checkpoint directory")],
     out: Annotated[str | None, typer.Argument(help="directory of the new checkpoint")] = None,
     changes: Annotated[
         list[str] | None,
@@ -48,9 +46,9 @@ def grow(
     - `pathways-lite grow --advise N=7e9 D=2e12`
     """
     if advise:
-        _print_advice([*filter(None, (source, out)), *(changes or [])])
+        _print_advice([source, *([out] if out else []), *(changes or [])])
         return
-    if source is None or out is None:
+    if out is None:
         raise UserError("no OUT given; write pathways-lite grow CHECKPOINT OUT --operator stack --factor 4")
     from pathways_lite.methods.growth import plan_growth
     from pathways_lite.training.load import load_model
@@ -121,7 +119,7 @@ def _print_advice(arguments: list[str]) -> None:
         parameters, tokens = numbers["N"], numbers["D"]
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"--advise needs N=parameters D=tokens, e.g. N=7e9 D=2e12, not {' '.join(arguments) or 'nothing'}"
+            f"--advise needs N=parameters D=tokens, e.g. N=7e9 D=2e12, not {' '.join(arguments)!r}"
         ) from error
     if not (parameters > 0 and tokens > 0):
         raise UserError(f"N={parameters:g} and D={tokens:g} must be positive")
