@@ -31,11 +31,12 @@ from pathways_lite.recipe import (
     stage_identity,
 )
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.build_sample_weights import require_domains_to_weight
 from pathways_lite.training.init_growth import require_growth
 from pathways_lite.training.init_merging import resolve_merge
 from pathways_lite.training.kept_optimizer import require_kept_optimizer, require_stored_optimizer
 from pathways_lite.training.load import TrainedModel, load_model
-from pathways_lite.training.stage import reference_of
+from pathways_lite.training.stage import StageSpec, reference_of
 
 
 def resolve_recipe(recipe: Recipe) -> Recipe:
@@ -51,6 +52,7 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     for stage in recipe.stages:
         stage = resolve_checkpoint_refs(_resolve_stage(stage), resolved)
         resolved = resolved.model_copy(update={"stages": (*resolved.stages, stage)})
+        require_domains_to_weight(StageSpec(resolved, len(resolved.stages) - 1))
     return resolved
 
 
