@@ -136,6 +136,7 @@ def test_advice() -> None:
     advice = command("--advise", "N=7e9", "D=2e12").output
     assert "d = 11.11 G tokens" in advice
     assert "1.75 G parameters" in advice
+    assert "84 ZFLOPs" in advice
     assert "a fifth" not in advice
     assert "d = 20 M tokens (a fifth of D; the fit says 38.7 G)" in command("--advise", "N=1e6", "D=1e8").output
     assert "D = 100 M tokens" in command("--advise", "N=1e6", "D=1e8").output

@@ -51,7 +51,7 @@ def require_growth(recipe: Recipe, index: int) -> None:
     spec = StageSpec(recipe, index)
     spec.timeline  # noqa: B018  # its errors are of pruning, not of growth
     try:
-        spec.growth_masks  # noqa: B018
+        spec.growth_plan, spec.growth_masks  # noqa: B018
     except UserError as error:
         raise UserError(f"stages.{stage.name}.start={type(start.operator).__name__}: {error}") from error
     before = recipe.stages[index - 1].optimizer
