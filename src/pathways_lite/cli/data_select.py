@@ -75,7 +75,7 @@ def prototypes(
     from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder
     from pathways_lite.methods.selection.selectors import cluster, select_fraction
 
-    builder = SelectionBuilder(corpus, out, as_json)
+    builder = SelectionBuilder(corpus, out, as_json, keep=keep)
     reader = CorpusReader(model, corpus)
     clustering = cluster(reader.embeddings(pooling), k, distance, seed)
     end: Literal["top", "bottom"] = "top" if which == "hard" else "bottom"
@@ -107,7 +107,7 @@ def perplexity(
     from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder
     from pathways_lite.methods.selection.selectors import select_fraction
 
-    builder = SelectionBuilder(corpus, out, as_json)
+    builder = SelectionBuilder(corpus, out, as_json, keep=keep)
     reader, documents = CorpusReader(model, corpus), builder.documents
     losses = reader.losses()
     kept = select_fraction(losses, documents.tokens, keep, which, documents.domain, floor)
@@ -131,8 +131,9 @@ def rds(
 ) -> None:
     """Keep documents most similar to target documents, which take turns choosing (RDS+, Ivison et al. 2025).
 
-    Similarity is that of a model's embeddings. Do not evaluate on held-out documents that were targets: they are no
-    fair test of a model trained on the selection.
+    Similarity is that of a model's embeddings. The documents of one `--target` take turns; several targets take turns
+    instead, so that each chooses as much, however many documents it has. Do not evaluate on held-out documents that
+    were targets: they are no fair test of a model trained on the selection.
 
     Examples:
 
@@ -143,11 +144,11 @@ def rds(
     from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder, target_documents
     from pathways_lite.methods.selection.selectors import prototype_scores, select_fraction
 
-    builder = SelectionBuilder(corpus, out, as_json)
+    builder = SelectionBuilder(corpus, out, as_json, keep=keep)
     reader, documents = CorpusReader(model, corpus), builder.documents
-    targets = target_documents(builder.store, target)
+    targets, tasks = target_documents(builder.store, target)
     embeddings = reader.embeddings(pooling, targets)
-    scores = prototype_scores(embeddings[len(targets) :], embeddings[: len(targets)])
+    scores = prototype_scores(embeddings[len(targets) :], embeddings[: len(targets)], tasks)
     kept = select_fraction(scores.turn, documents.tokens, keep, "bottom", documents.domain, floor)
     options = {"keep": keep, "target": target, "floor": floor, "pooling": pooling}
     builder.finish("rds", options, scores.similarity, builder.own_domains(kept), reader)
@@ -196,14 +197,15 @@ def near_duplicates(
         int, typer.Option(min=16, help="number of hash functions; more are more accurate and slower")
     ] = 128,
     held_out: Annotated[
-        bool, typer.Option(help="also remove training documents that are near duplicates of held-out ones")
+        bool, typer.Option(help="also remove training documents that, as wholes, are near duplicates of held-out ones")
     ] = True,
     seed: Seed = 1,
     as_json: AsJson = False,
 ) -> None:
     """Keep only the first of near-duplicate documents, by MinHash and locality-sensitive hashing; needs no model.
 
-    Case and whitespace are ignored. All domains are compared with each other.
+    Case and whitespace are ignored. All domains are compared with each other. Documents are compared as wholes, so this
+    does not decontaminate: a held-out text inside a longer training document is not found.
 
     Example: `pathways-lite data select near-duplicates corpora/python distinct.jsonl --threshold 0.8`
     """
@@ -237,7 +239,7 @@ def random(corpus: Corpus, out: Out, keep: Keep = 0.5, seed: Seed = 0, as_json: 
     from pathways_lite.keyed import derive_keys, uniform
     from pathways_lite.methods.selection.selectors import select_fraction
 
-    builder = SelectionBuilder(corpus, out, as_json)
+    builder = SelectionBuilder(corpus, out, as_json, keep=keep)
     documents = builder.documents
     score = uniform(derive_keys("select", seed, np.arange(len(documents.tokens))), 0, np.zeros(1, int))
     kept = select_fraction(score, documents.tokens, keep, "bottom", documents.domain, floor=1.0)

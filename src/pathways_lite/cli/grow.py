@@ -150,9 +150,15 @@ def _print_advice(arguments: list[str], as_json: bool) -> None:
         return
     clipped = f" (a fifth of D; the fit says {si(advice.fitted_timing)})" if advice.is_clipped else ""
     typer.echo(
-        f"base    {si(advice.base_parameters)} parameters on d = {advice.timing / 1e9:,.4g} G tokens{clipped}: "
+        f"base    {si(advice.base_parameters)} parameters on d = {_tokens(advice.timing)}{clipped}: "
         f"{si(advice.base_flops, 'FLOPs')}\n"
         f"grow    g = {advice.factor} (the fit says {advice.fitted_factor:.2g}; 2 to 4 are good)\n"
-        f"target  {si(parameters)} parameters on D = {tokens / 1e9:,.4g} G tokens: {si(target_flops, 'FLOPs')}; "
+        f"target  {si(parameters)} parameters on D = {_tokens(tokens)}: {si(target_flops, 'FLOPs')}; "
         f"the base adds {advice.base_flops / target_flops:.2%}"
     )
+
+
+def _tokens(count: float) -> str:
+    """Format a number of tokens with four digits: the guideline's published values have as many."""
+    prefix, factor = next(((p, f) for p, f in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)) if count >= f), ("", 1))
+    return f"{count / factor:,.4g} {prefix}".rstrip() + " tokens"

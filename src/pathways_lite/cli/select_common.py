@@ -84,7 +84,8 @@ class CorpusReader:
 class SelectionBuilder:
     """Builds a selection from a corpus, and writes and shows it."""
 
-    def __init__(self, corpus: str, out: Path, as_json: bool = False) -> None:
+    def __init__(self, corpus: str, out: Path, as_json: bool = False, *, keep: float | None = None) -> None:
+        """Open the corpus. Raises UserError where the fraction `keep` of its tokens is too little for any document."""
         require_directory(out)
         self._picture = out.with_suffix(".png")
         if self._picture == out:
@@ -98,6 +99,12 @@ class SelectionBuilder:
         self.store = open_store(corpus)
         self.documents = training_documents(self.store)
         self._out, self._start, self._as_json = out, time.perf_counter(), as_json
+        shortest, total = int(self.documents.tokens.min()), int(self.documents.tokens.sum())
+        if keep is not None and keep * total <= shortest / 2:
+            raise UserError(
+                f"--keep {keep:g} of {total:,} tokens is at most half of the shortest document ({shortest:,} tokens), "
+                f"so nothing would be kept; use --keep {min(1.0, shortest / total):.2g} or more"
+            )
 
     def own_domains(self, kept: np.ndarray) -> list[str | None]:
         """Return each document's own domain if it is `kept`, else None."""
@@ -112,9 +119,11 @@ class SelectionBuilder:
         new_domains: Sequence[str | None],
         reader: CorpusReader | None = None,
     ) -> None:
-        """Write the file and the picture, and show what was selected."""
+        """Write the file and the picture, and show what was selected. Raises UserError where that is nothing."""
         from pathways_lite.console import Console
 
+        if not any(new_domains):
+            raise UserError(f"{method} keeps no document with these options; use a larger --keep")
         seconds = time.perf_counter() - self._start
         model = None if reader is None else reader.to_json()
         origin = Origin(self.store.address, self.store.fingerprint, method, options, model)
@@ -143,10 +152,14 @@ def decoded_texts(store: Store, split: Split, done: Callable[[int], None]) -> It
             done(1)
 
 
-def target_documents(store: Store, targets: Sequence[str]) -> list[np.ndarray]:
-    """Return the tokens of target documents, EOD first, from text sources or held-out documents of a domain."""
+def target_documents(store: Store, targets: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the tokens of target documents, EOD first, and the number of the target that each is of.
+
+    Targets are text sources or held-out documents of a domain.
+    """
     documents: list[np.ndarray] = []
-    for target in targets:
+    numbers: list[int] = []
+    for number, target in enumerate(targets):
         if target.startswith(HELD_OUT):
             tokens = list(store.documents(target.removeprefix(HELD_OUT), "held_out"))
         else:
@@ -157,7 +170,8 @@ def target_documents(store: Store, targets: Sequence[str]) -> list[np.ndarray]:
         if not tokens:
             raise UserError(f"--target {target} has no documents")
         documents += tokens
-    return documents
+        numbers += [number] * len(tokens)
+    return documents, np.array(numbers)
 
 
 # ---- a selection as tables and as a histogram ----

@@ -10,7 +10,17 @@ NOT_A_CODE_LENGTH = "* not a code length: the tokenizer loses text, so these bit
 
 def si(value: float, unit: str = "") -> str:
     """Format three significant digits with an SI prefix: 203e9, "FLOP/s" is "203 GFLOP/s"; 5.81e6 alone is "5.81 M"."""
-    prefixes = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
+    prefixes = (
+        ("Y", 1e24),
+        ("Z", 1e21),
+        ("E", 1e18),
+        ("P", 1e15),
+        ("T", 1e12),
+        ("G", 1e9),
+        ("M", 1e6),
+        ("k", 1e3),
+        ("", 1.0),
+    )
     # Compared after rounding, so that 999,999 becomes "1 M" rather than "1000 k".
     prefix, factor = next((pair for pair in prefixes if abs(value) >= 0.9995 * pair[1]), prefixes[-1])
     return f"{float(f'{value / factor:.3g}'):.4g} {prefix}{unit}".rstrip()

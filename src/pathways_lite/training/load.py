@@ -110,9 +110,25 @@ class TrainedModel:
 
         Raises UserError where the model does not compute with these yet, but with what masks of growth leave of them.
         """
-        if self.spec.growth_masks is not None and self.manifest.step < self.spec.timeline.total_steps:
-            raise UserError(f"{self.path}: growth is under way, and its masks stay behind; use optimizer='reset'")
+        self.require_full_growth("use optimizer='reset'")
         return restore(self.path, abstract, "params").arrays
+
+    def require_full_growth(self, instead: str) -> None:
+        """Raise UserError where masks of growth still hide a part of the parameters; `instead` says what to do."""
+        if (step := self.manifest.step) < (end := self.spec.growth_end):
+            raise UserError(
+                f"{self.path}: growth is under way at step {step}, and its masks, which hide a part of the parameters "
+                f"until step {end}, would be lost; {instead}"
+            )
+
+    def require_stored_params(self, instead: str) -> None:
+        """Raise UserError where the model computes with other parameters than the arrays that are stored.
+
+        These are schedule-free's average and parameters under masks of growth; `instead` says what to do.
+        """
+        if self.stage.optimizer.averages_params:
+            raise UserError(f"{self.path} was trained schedule-free, and its average is not stored; {instead}")
+        self.require_full_growth(f"{instead}, or take a later checkpoint")
 
     def params_like(self, abstract: Any) -> Any:
         """Read the parameters to evaluate, shaped and placed as `abstract`."""

@@ -40,6 +40,7 @@ from pathways_lite.training.final_evaluation import summarize
 from pathways_lite.training.initialize import initialize_stage, restore_latest
 from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
+from pathways_lite.training.notes import stage_notes
 from pathways_lite.training.resolve import resolve_recipe, with_learned_weights
 from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.trained import is_trained
@@ -181,6 +182,8 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
         progress.print_note(f"{spec.store.address}: {note}")
     if len(spec.store.domains) > 1 and spec.stage.data.mixture is not None:
         progress.print_note(_describe_epochs(spec))
+    for note in stage_notes(spec):
+        progress.print_note(note)
     with progress.show_phase("preparing"):
         saved = restore_latest(components, checkpoints, report=progress.print_note)
         start = saved or initialize_stage(components, run, context.stop.should_stop)
@@ -273,6 +276,7 @@ def describe(recipe: Recipe) -> str:
             f"({_describe_epochs(spec)}), {si(timeline.flops_before(total), 'FLOPs')}{_describe_sparsity(timeline)}, "
             f"starts with {stage.start.kind}, identity {spec.identity}"
         )
+        lines += [f"note: {stage.name}: {note}" for note in stage_notes(spec)]
     return "\n".join(lines)
 
 
