@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console as RichConsole
@@ -84,10 +84,10 @@ def drop_messages() -> None:
     os.close(descriptor)
 
 
-def print_line(line: str) -> None:
-    """Print a line on standard error, whole, for people and logs; without a reader it is dropped."""
+def print_line(line: str, file: TextIO | None = None) -> None:
+    """Print a line on standard error (or `file`), for people and logs; without a reader it is dropped."""
     try:
-        print(escape_controls(line), file=sys.stderr, flush=True)
+        print(escape_controls(line), file=file or sys.stderr, flush=True)
     except BrokenPipeError:
         drop_messages()
 

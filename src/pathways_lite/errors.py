@@ -21,6 +21,10 @@ class UserError(Exception):
     status = MISTAKE
 
 
+class LostRunError(UserError):
+    """Another process writes to the run directory now, or it is no longer there: nothing may be written to it."""
+
+
 class UnreachableError(UserError):
     """Another process did not answer; there is nothing to correct in the command."""
 

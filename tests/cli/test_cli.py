@@ -194,6 +194,12 @@ def test_data_select_without_a_model(corpus: Path, tmp_path: Path) -> None:
     for out in (random, again):
         invoke("data", "select", "random", tmp_path / "old", out)
     assert random.read_bytes() == again.read_bytes()
+    for keep in ("0", "1e-7"):
+        with pytest.raises(UserError, match="nothing would be kept; use --keep 0"):
+            invoke("data", "select", "random", tmp_path / "old", tmp_path / "none.jsonl", "--keep", keep)
+    with pytest.raises(UserError, match="nothing would be kept"):  # before the model is looked for
+        invoke("data", "select", "perplexity", tmp_path / "old", tmp_path / "none.jsonl", "--model", "x", "--keep", "0")
+    assert not (tmp_path / "none.jsonl").exists()
     with pytest.raises(UserError, match="name the right corpus"):
         invoke("data", "apply", random, tmp_path / "other", "--corpus", corpus)
 

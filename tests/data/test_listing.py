@@ -1,6 +1,7 @@
 """Directories: every file once, through links too, and never what the build itself writes."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -103,9 +104,13 @@ def test_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
         "d\\xe9/new\\nline.txt: not UTF-8 (byte 0xff at offset 0)",
         "d\\xe9/z\\xff.jsonl line 2: not JSON (Expecting value: line 1 column 1 (char 0))",
     ]
-    store = build([str(root)], tmp_path / "out", tokenizer="bytes", held_out=[str(root)], workers=0)
-    assert store.manifest.skipped == 4
-    assert len((tmp_path / "out/skipped.txt").read_text().splitlines()) == 4
+    (tmp_path / "other.txt").write_text("other text")
+    other = str(tmp_path / "other.txt")
+    for sources, held_out in (([str(root)], [other]), ([other], [str(root)])):
+        store = build(sources, tmp_path / "out", tokenizer="bytes", held_out=held_out, workers=0)
+        assert store.manifest.skipped == 2
+        assert len((tmp_path / "out/skipped.txt").read_text().splitlines()) == 2
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_a_store_inside_its_source_is_not_read(root: Path, tmp_path: Path) -> None:

@@ -91,10 +91,12 @@ def write_checkpoint(
     arrays: dict[str, HostArray],
     meta: dict[str, Any],
     prepare: Callable[[], None] = lambda: None,
+    fence: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write a checkpoint under a temporary name, sync it to the disk, and rename it to its final name.
 
-    `prepare` runs in the primary process before anything is written. Raises OSError or ValueError if the checkpoint
+    `prepare` runs in the primary process before anything is written, `fence` before it is renamed: it raises
+    LostRunError where another process writes to the directory now. Raises OSError or ValueError if the checkpoint
     cannot be written, RemoteProcessError if that happened to another process; then no file of it is left.
     """
     final = directory / checkpoint_name(step)
@@ -113,9 +115,11 @@ def write_checkpoint(
         run_on_all(lambda: orbax_io.write(temporary / ARRAYS, data))
         run_on_primary(lambda: orbax_io.finish(temporary / ARRAYS))
         run_on_all(lambda: _sync_and_fingerprint(temporary, arrays), records.extend)
+        run_on_primary(fence)
         run_on_primary(lambda: commit(temporary, final, step, arrays, records, meta))
     except BaseException:
         if coordination.is_primary():
+            fence()  # the temporary directory may be that of another process now
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     return final
@@ -209,11 +213,8 @@ def restore(path: Path, target: Any, prefix: str = "") -> RestoredState:
     UserError with the differences, before anything is loaded, if names, shapes or dtypes are not exactly those of the
     checkpoint, and DamagedError if the checkpoint is not what was written.
     """
-    manifest = _read_manifest_on_all(path)
-    below = f"{prefix}." if prefix else ""
-    stored = {name: info for name, info in manifest.arrays.items() if name.startswith(below)}
-    leaves = named_leaves(target, prefix)
-    if lines := differences(stored, {name: array_spec(leaf) for name, leaf in leaves.items()}):
+    manifest, leaves = _read_manifest_on_all(path), named_leaves(target, prefix)
+    if lines := restore_differences(manifest, target, prefix):
         raise UserError("\n  ".join([f"checkpoint {path} holds other arrays than this model and optimizer:", *lines]))
     _raise_if_damaged(path, lambda: check_files(path, manifest))
     reader, arrays = CheckpointReader(path / ARRAYS, manifest), list[Any]()
@@ -224,6 +225,13 @@ def restore(path: Path, target: Any, prefix: str = "") -> RestoredState:
 
     _read_and_verify(path, reader, read)
     return RestoredState(manifest.step, jax.tree.unflatten(jax.tree.structure(target), arrays), manifest.meta)
+
+
+def restore_differences(manifest: Manifest, target: Any, prefix: str = "") -> list[str]:
+    """Return a line for each array that keeps a checkpoint from being restored into `target`, as `restore` does."""
+    below = f"{prefix}." if prefix else ""
+    stored = {name: info for name, info in manifest.arrays.items() if name.startswith(below)}
+    return differences(stored, {name: array_spec(leaf) for name, leaf in named_leaves(target, prefix).items()})
 
 
 def verify_arrays(path: Path) -> Manifest:

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -24,6 +24,9 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 # ---- how a command ends ----
+
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
+"""The option of every command that prints results."""
 
 BROKEN_PIPE = 128 + signal.SIGPIPE
 
@@ -76,7 +79,7 @@ def print_json(values: Any) -> None:
     """Print one line of standard JSON; NaN and infinities become strings, as in the logs."""
     from pathways_lite.tracking.log import to_json_types
 
-    typer.echo(json.dumps(to_json_types(values), allow_nan=False))
+    typer.echo(json.dumps(to_json_types(values), allow_nan=False, default=str))
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from pathways_lite.cli.common import AsJson, print_json
 from pathways_lite.data.compressed import MAX_DOCUMENT_BYTES
 from pathways_lite.paths import local_path
 
@@ -32,6 +34,10 @@ def build(
             help="bytes; sentencepiece:SIZE (trained here); a .model, a tokenizer.json, another store; or seqio:TASK"
         ),
     ] = "sentencepiece:8192",
+    eod: Annotated[
+        str | None,
+        typer.Option(help="token of a .model or tokenizer.json that ends a document; default: the usual names"),
+    ] = None,
     held_out: Annotated[
         list[str],
         typer.Option(help="fraction of documents held out for evaluation, by a hash of their id; or sources of them"),
@@ -57,6 +63,7 @@ def build(
     workspace: Annotated[
         Path | None, typer.Option(parser=local_path, help="directory for unfinished work; default: OUT.building")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tokenize text into a token store. After an interruption the same command continues.
 
@@ -75,13 +82,16 @@ def build(
     - `pathways-lite data build corpora/tasks seqio:my_mixture --import my_tasks.py --examples 100000 \
         --tokenizer seqio:my_mixture`
     """
-    from pathways_lite.cli.data_build_display import print_previews, show_progress
+    from pathways_lite.cli.data_build_display import preview_sources, print_previews, show_progress
     from pathways_lite.console import Console
     from pathways_lite.data.build import build as build_store
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.records import Fields
     from pathways_lite.data.seqio_tasks import SEQIO, SeqioSource
     from pathways_lite.data.sources import Source
+    from pathways_lite.data.tokenizer_files import load_tokenizer
+    from pathways_lite.data.tokenizers import Tokenizer
+    from pathways_lite.errors import UserError
 
     def parse(text: str) -> Source:
         source = Source.parse(text, fields)
@@ -101,10 +111,19 @@ def build(
     everything = [*parsed, *(held_out_documents if isinstance(held_out_documents, list) else [])]
     console = Console()
     if dry_run:
-        print_previews(console, everything, out)
+        if as_json:
+            print_json({"sources": [asdict(item) for item in preview_sources(everything, out)]})
+        else:
+            print_previews(console, everything, out)
         return
     is_seqio = tokenizer.startswith(SEQIO)
-    tokenizer_or_name = SeqioSource(tokenizer, fields, import_).tokenizer() if is_seqio else tokenizer
+    tokenizer_or_name: str | Tokenizer = tokenizer
+    if is_seqio:
+        tokenizer_or_name = SeqioSource(tokenizer, fields, import_).tokenizer()
+    elif eod is not None and tokenizer.partition(":")[0] in ("bytes", "sentencepiece"):
+        raise UserError(f"--tokenizer {tokenizer} has an end-of-document token of its own; leave out --eod {eod}")
+    elif eod is not None:
+        tokenizer_or_name = load_tokenizer(tokenizer, eod)
     start = time.perf_counter()
     with show_progress() as report:
         store = build_store(
@@ -116,9 +135,13 @@ def build(
             workspace=workspace,
             report=report,
         )
+    seconds = time.perf_counter() - start
+    if as_json:
+        print_json({**asdict(describe(store, samples=0)), "seconds": seconds})
+        return
     print_previews(console, everything, out)
     console.print(describe(store, samples=0))
-    console.print(f"{out}: ready after {time.perf_counter() - start:.1f} s")
+    console.print(f"{out}: ready after {seconds:.1f} s")
 
 
 def _parse_number(text: str) -> float | None:
@@ -132,6 +155,7 @@ def _parse_number(text: str) -> float | None:
 def inspect(
     corpus: Annotated[str, typer.Argument(help="a token store")],
     samples: Annotated[int, typer.Option(min=0, help="number of documents to show per domain")] = 2,
+    as_json: AsJson = False,
 ) -> None:
     """Show sizes, domains, bytes per token, and the start of some documents.
 
@@ -141,4 +165,25 @@ def inspect(
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.store import open_store
 
-    Console().print(describe(open_store(corpus), samples=samples))
+    description = describe(open_store(corpus), samples=samples)
+    if as_json:
+        print_json(asdict(description))
+    else:
+        Console().print(description)
+
+
+@app.command("fsck")
+def verify(
+    corpus: Annotated[str, typer.Argument(help="a token store: a directory, or a gs:// or s3:// prefix")],
+    as_json: AsJson = False,
+) -> None:
+    """Read a whole corpus, and compare every file with its digest and the content with the fingerprint.
+
+    The exit status is 0 if it is intact and 1 if it is damaged; each damaged file is named. Reading, in training too,
+    notices missing, truncated and foreign files by itself, when it comes to them.
+
+    Example: `pathways-lite data fsck corpora/python`
+    """
+    from pathways_lite.cli.fsck import fsck_corpus
+
+    fsck_corpus(corpus, as_json=as_json)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.console import escape_controls
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 
@@ -27,8 +29,11 @@ def generate(
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="number of samples")] = 1,
     seed: Annotated[int, typer.Option(help="random seed; the same seed gives the same text")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Continue a prompt with the newest valid checkpoint at or below PATH; prints to standard output.
+
+    Control characters are shown as escapes; `--json` gives the text as it is.
 
     Examples:
 
@@ -60,6 +65,7 @@ def generate(
     tokenizer, prompt_format = store.tokenizer(), PromptFormat.from_objective(model.stage.objective, store.eod)
     config, params = model.stage.model, model.params()
     text = decode_text(sys.stdin.buffer.read(), "standard input") if prompt == "-" else prompt
+    outputs = []
     for index in range(samples):
         key = jax.random.fold_in(jax.random.key(seed), index)
         if infill is None:
@@ -81,9 +87,13 @@ def generate(
             output = infill_text(
                 config, params, tokenizer, prompt_format, infill, sampling, mode=mode, max_tokens=max_tokens, key=key
             )
-        if samples > 1:
-            typer.echo(f"--- sample {index + 1} of {samples} ---")
-        typer.echo(output)
+        outputs.append(output)
+        if not as_json:
+            if samples > 1:
+                typer.echo(f"--- sample {index + 1} of {samples} ---")
+            typer.echo(escape_controls(output))
+    if as_json:
+        print_json({"checkpoint": model.path, "samples": outputs})
 
 
 def decode_text(content: bytes, name: str) -> str:

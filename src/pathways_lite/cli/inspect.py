@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pathways_lite.cli.common import print_json
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 
@@ -50,7 +50,7 @@ def inspect(
 
     model = load_model(path)
     if as_json:
-        typer.echo(json.dumps(asdict(model.manifest)))
+        print_json(asdict(model.manifest))
         return
     console, meta = Console(), model.manifest.meta
     lineage, cursor = meta["lineage"], meta["cursor"]
@@ -125,7 +125,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 def mask_densities(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     """Return the fractions of active weights by array, [layers] or [1]; empty for a dense model."""
     from pathways_lite.checkpoints import open_checkpoint
-    from pathways_lite.training.sparse_export import read_masks
+    from pathways_lite.training.stored_masks import read_masks
 
     masks = read_masks(manifest, open_checkpoint(path)[1])
     stacked = {name: mask if name.startswith("layers.") else mask[None] for name, mask in masks.items()}

@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+from types import FrameType
 from typing import Any, NoReturn
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -40,12 +41,21 @@ def end_interrupted() -> NoReturn:
     os._exit(INTERRUPTED)
 
 
-def _interrupt(*_: Any) -> None:
+def _interrupt(_: int, frame: FrameType | None) -> None:
     global _requested
-    if _requested:
+    if _requested or _is_importing(frame):
         end_interrupted()
     _requested = True
     raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Return True while a module is imported: extensions make something else of an exception, or print it."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _end_if_swallowed(unraisable: Any) -> None:

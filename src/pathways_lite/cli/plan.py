@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pathways_lite.cli.common import print_json
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 
@@ -114,6 +114,6 @@ def _print_tables(tables: RenderableType, values: Mapping[str, Any] | None = Non
     from pathways_lite.console import Console
 
     if values is not None:
-        typer.echo(json.dumps(values))
+        print_json(values)
         return
     Console().print(tables)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pathways_lite.cli.common import AsJson, print_json
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ Jobs = Annotated[int, typer.Option(min=1, help="number of concurrent nodes; on C
 
 
 @app.command()
-def plan(study: StudyFile, overrides: Overrides = None, out: Out = None, jobs: Jobs = 1) -> None:
+def plan(
+    study: StudyFile, overrides: Overrides = None, out: Out = None, jobs: Jobs = 1, as_json: AsJson = False
+) -> None:
     """Show what would be trained, what is done already, its cost and its approximate time. Trains nothing.
 
     Times are based on the throughput of the nodes that this study has trained, or before the first one on an assumed
@@ -51,6 +54,9 @@ def plan(study: StudyFile, overrides: Overrides = None, out: Out = None, jobs: J
     from pathways_lite.console import Console
 
     study_plan = _make_plan(study, overrides, out, jobs)
+    if as_json:
+        print_json({"study": study_plan.study.name, "nodes": _plan_rows(study_plan), "jobs": jobs})
+        return
     console = Console()
     console.print(_header(study_plan.study))
     console.print(_node_table(study_plan))
@@ -99,7 +105,7 @@ def run(
 
 
 @app.command()
-def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> None:
+def status(study: StudyFile, overrides: Overrides = None, out: Out = None, as_json: AsJson = False) -> None:
     """Show the progress of every node, from its files and locks.
 
     States: `done`; `running` (a process holds its lock); `stopped` and `ready` (the next run trains it); `failed`;
@@ -115,20 +121,33 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> No
 
     loaded, out = _load_study(study, overrides, out)
     store = study_store(resolve_study(loaded), out)
-    table = Table("node", "identity", "state", "step", "loss")
+    rows: list[dict[str, Any]] = []
     for identity, state in store.states().items():
         timeline: Timeline = stage_timeline(store.nodes[identity].stage)
-        node_progress = read_progress(store, identity)
-        loss = f"{node_progress.loss:.4f}" if node_progress.step else ""
-        table.add_row(
-            store.nodes[identity].label, identity, state, f"{node_progress.step:,}/{timeline.total_steps:,}", loss
+        node_progress, failure = read_progress(store, identity), store.failure(identity)
+        rows.append(
+            {
+                "node": store.nodes[identity].label,
+                "identity": identity,
+                "state": state,
+                "step": node_progress.step,
+                "total_steps": timeline.total_steps,
+                "loss": node_progress.loss if node_progress.step else None,
+                "failure": None if failure is None else failure.reason,
+            }
         )
+    if as_json:
+        print_json({"study": loaded.name, "nodes": rows})
+        return
+    table = Table("node", "identity", "state", "step", "loss")
+    for row in rows:
+        loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
+        table.add_row(row["node"], row["identity"], row["state"], f"{row['step']:,}/{row['total_steps']:,}", loss)
     console = Console()
     console.print(table)
-    for identity in store.nodes:
-        failure = store.failure(identity)
-        if failure is not None:
-            console.print(f"{store.nodes[identity].label} ({identity}): {failure.reason}", markup=False)
+    for row in rows:
+        if row["failure"] is not None:
+            console.print(f"{row['node']} ({row['identity']}): {row['failure']}")
 
 
 @app.command()
@@ -137,6 +156,7 @@ def report(
     overrides: Overrides = None,
     out: Out = None,
     baseline: Annotated[str | None, typer.Option(help="arm to compare with; default: the study's baseline")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print the results, and write report.html, results.csv and figures (PNG and SVG) into the study's directory.
 
@@ -144,6 +164,8 @@ def report(
 
     Example: `pathways-lite study report configs/studies/palm_against_llama.py --baseline palm`
     """
+    from pathways_lite.console import print_line
+    from pathways_lite.output_lock import lock_file
     from pathways_lite.studies.report import gather_findings, verdict_sentence, write_report
 
     options_given = {"--out": out, "--baseline": baseline}
@@ -152,9 +174,17 @@ def report(
     if baseline is not None:
         study_plan = replace(study_plan, study=study_plan.study.with_baseline(baseline))
     findings = gather_findings(study_plan, [str(study), *(overrides or ()), *options])
-    for comparison in findings.results.comparisons if findings.results is not None else ():
-        typer.echo(verdict_sentence(comparison), err=True)
-    for path in write_report(findings):
+    comparisons = findings.results.comparisons if findings.results is not None else ()
+    sentences = [verdict_sentence(comparison) for comparison in comparisons]
+    study_plan.store.path.mkdir(parents=True, exist_ok=True)
+    with lock_file(study_plan.store.path / "report.html"):
+        files = write_report(findings)
+    if as_json:
+        print_json({"study": study_plan.study.name, "verdicts": sentences, "files": files})
+        return
+    for sentence in sentences:
+        print_line(sentence)
+    for path in files:
         typer.echo(path)
 
 
@@ -172,6 +202,7 @@ def export(
             "template of this package",
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print the nodes that are not done as commands, parents first, or as JobSets for `kubectl apply -f -`.
 
@@ -200,9 +231,17 @@ def export(
             print_line(f"template {template}: where it holds words in CAPITALS, copy it, fill them in, give --template")
         typer.echo(to_yaml(make_jobsets(store, loaded.name, template)), nl=False)
         return
-    for identity, state in store.states().items():
-        if state != "done":
-            typer.echo(shlex.join(["pathways-lite", *train_arguments(store.prepare(identity))]))
+    commands = {
+        identity: ["pathways-lite", *train_arguments(store.prepare(identity))]
+        for identity, state in store.states().items()
+        if state != "done"
+    }
+    if as_json:
+        parents = {identity: store.nodes[identity].parent for identity in commands}
+        print_json({"nodes": [{"identity": i, "parent": parents[i], "command": c} for i, c in commands.items()]})
+        return
+    for command in commands.values():
+        typer.echo(shlex.join(command))
 
 
 def _make_executor(name: str, out: Path, jobs: int, slurm: list[str]) -> Executor:
@@ -249,6 +288,25 @@ def _header(study: Study) -> Text:
     arms = ", ".join(f"{name} ({len(recipes)})" for name, recipes in study.arms.items())
     facts = f": {study.question}\narms: {arms}; baseline: {study.baseline}; {study.metric.name}"
     return Text.assemble((study.name, "bold"), facts)
+
+
+def _plan_rows(study_plan: StudyPlan) -> list[dict[str, Any]]:
+    """Return a row for each node of the plan, as JSON."""
+    return [
+        {
+            "node": planned.node.label,
+            "identity": identity,
+            "parent": planned.node.parent,
+            "steps": planned.timeline.total_steps,
+            "parameters": planned.timeline.active_parameters,
+            "flops": planned.flops,
+            "flops_left": planned.flops_left,
+            "seconds_left": planned.seconds_left,
+            "speed": planned.speed_source,
+            "state": planned.state,
+        }
+        for identity, planned in study_plan.nodes.items()
+    ]
 
 
 def _node_table(study_plan: StudyPlan) -> Any:

@@ -38,8 +38,8 @@ def train(
 ) -> None:
     """Train a recipe's stages in order, continuing from the state of the run directory.
 
-    After an interruption the same command continues, bit for bit as if there had been none. SIGINT and SIGTERM save a
-    checkpoint and exit; a second one exits at once.
+    After an interruption the same command continues, bit for bit as if there had been none. SIGINT, SIGTERM
+    and a closed terminal (SIGHUP) save a checkpoint and exit; a second signal exits at once.
 
     On many hosts run the same command on each. Slurm, Open MPI, GKE and TPU pods are detected; anywhere else give
     --coordinator, --processes and --process. The run directory must be on a file system that all hosts share.

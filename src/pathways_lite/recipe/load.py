@@ -28,7 +28,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
-from pathways_lite.recipe.base import Frozen
+from pathways_lite.recipe.base import Frozen, has_boolean
 from pathways_lite.recipe.stage import Recipe
 
 __all__ = ["apply_overrides", "load_recipe", "read_recipe", "write_recipe"]
@@ -140,16 +140,19 @@ def format_validation_error(error: ValidationError, prefix: str = "") -> str:
 
 
 def apply_overrides[T: Frozen](root: T, overrides: Sequence[str]) -> T:
-    """Return `root` with each `path=value` applied in turn.
+    """Return `root` with each `path=value` applied in turn, and then validated: rules between fields hold for all.
 
     Raises UserError with the path, what was found and what to write instead.
     """
+    changed, written = root, []
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path.strip():
             raise UserError(f"{override!r} is not an override; write path=value, e.g. stages.base.batch_size=32")
-        root = _set(root, path.strip().split("."), text.strip(), parents=())
-    return root
+        changed = _set(changed, path.strip().split("."), text.strip(), parents=())
+        written.append((path.strip(), text.strip()))
+    result: T = _validate_changes(root, changed, written, parents=())
+    return result
 
 
 def _set(node: Any, path: list[str], text: str, parents: tuple[str, ...]) -> Any:
@@ -167,11 +170,34 @@ def _set(node: Any, path: list[str], text: str, parents: tuple[str, ...]) -> Any
     if field not in fields:
         raise UserError(f"{'.'.join(parents) or owner.__name__} has no field {name!r}.{_did_you_mean(name, fields)}")
     value = _set(getattr(node, field), rest, text, full_path) if rest else _parse(owner, field, text, full_path)
+    return node.model_copy(update={field: value})
+
+
+def _validate_changes(old: Any, new: Any, written: Sequence[tuple[str, str]], parents: tuple[str, ...]) -> Any:
+    """Validate the nodes of `new` that are not those of `old`, the innermost first; `written`: the overrides."""
+    if new is old:
+        return new
+    if isinstance(new, tuple):
+        names = [getattr(item, "name", str(i)) for i, item in enumerate(new)]
+        before = old if isinstance(old, tuple) and len(old) == len(new) else (None,) * len(new)
+        triples = zip(names, before, new, strict=True)
+        return tuple(_validate_changes(a, b, written, (*parents, name)) for name, a, b in triples)
+    if not isinstance(new, Frozen):
+        return new
+    fields = {
+        name: _validate_changes(getattr(old, name, None), value, written, (*parents, name)) for name, value in new
+    }
     try:
-        # Validated as a whole, so that rules between fields hold after each override.
-        return owner.model_validate({**dict(node), field: value})
+        return type(new).model_validate(fields)
     except ValidationError as error:
-        raise UserError(f"{'.'.join(full_path)}={text}: {_messages(error)}") from error
+        raise UserError(f"{_overrides_below(parents, written)}: {_messages(error)}") from error
+
+
+def _overrides_below(parents: tuple[str, ...], written: Sequence[tuple[str, str]]) -> str:
+    """Return the overrides of fields of the node at `parents`; all of them where it was named otherwise."""
+    prefix = ".".join(parents)
+    below = [f"{path}={text}" for path, text in written if not prefix or path.startswith(f"{prefix}.")]
+    return " ".join(below or [f"{path}={text}" for path, text in written])
 
 
 def _index_of(items: tuple[Any, ...], name: str, full_path: tuple[str, ...]) -> int:
@@ -196,8 +222,10 @@ def _messages(error: ValidationError) -> str:
 def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]) -> Any:
     """Parse `text` as a value of the field's type."""
     field = owner.model_fields[name]
-    # pydantic separates metadata (discriminator, bounds, parsers) from the annotation.
-    annotation: Any = Annotated[field.annotation, field, *field.metadata] if field.metadata else field.annotation
+    # pydantic separates the discriminator and metadata (bounds, parsers) from the annotation. Without a discriminator
+    # a wrong value would be refused by every member of a union, and not by the one that it names.
+    separated = field.metadata or field.discriminator
+    annotation: Any = Annotated[field.annotation, field, *field.metadata] if separated else field.annotation
     variants = _variants(field.annotation)
     # The paper's term is often the name of the class: `operator=ligo` is `operator=learned`.
     by_class = {variant.__name__.lower(): variant for variant in variants.values()}
@@ -212,6 +240,8 @@ def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     refusals = []
     for candidate in _candidates(text):
+        if field.annotation is not bool and has_boolean(candidate):
+            raise UserError(f"{'.'.join(full_path)}={text}: a number or a name is expected here, not true or false")
         try:
             return adapter.validate_python(candidate)
         except ValidationError as error:

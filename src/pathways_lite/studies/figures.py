@@ -235,12 +235,13 @@ def write_csv(path: Path, results: Results | None, by_domain: Mapping[str, Resul
         writer = csv.writer(file)
         writer.writerow(CSV_HEADER)
         if results is not None:
-            writer.writerows(_csv_rows("", results))
+            writer.writerows(csv_rows("", results))
         for domain, domain_results in by_domain.items():
-            writer.writerows(_csv_rows(domain, domain_results))
+            writer.writerows(csv_rows(domain, domain_results))
 
 
-def _csv_rows(domain: str, results: Results) -> Iterator[list[object]]:
+def csv_rows(domain: str, results: Results) -> Iterator[list[object]]:
+    """Yield a row per arm, with the columns of `CSV_HEADER`."""
     by_arm = {comparison.arm: comparison for comparison in results.comparisons}
     for arm in results.arms:
         row: list[object] = [domain, arm.name, results.baseline, len(arm.curves), arm.final_loss]
