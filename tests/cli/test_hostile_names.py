@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from pathways_lite.cli.main import app
 from pathways_lite.data.build import build
+from pathways_lite.errors import UserError
 from pathways_lite.run_lock import FILE_NAME, Owner
 
 DOMAINS = ["[/b]x", "\x1b]0;title\x07\x1b[2J", "a$\\frac$ <mask> _"]
@@ -114,6 +115,23 @@ def test_a_command_of_another_owner_is_text(run: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     require_harmless(result.output)
     assert "[/nothing]" in result.output
+
+
+# ---- files after a power cut ----
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 4096, b'{"name": "ti'])
+def test_an_emptied_recipe_is_told_and_had_again(content: bytes, run: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.json"
+    copy = shutil.copytree(run, tmp_path / "copy")
+    shutil.move(copy / "recipe.json", recipe)
+    (copy / "recipe.json").write_bytes(content)
+    with pytest.raises(UserError, match="as after a power cut"):
+        invoke("train", recipe, "--out", copy)
+    assert "recipe.json" in invoke("runs", copy).stderr
+    (copy / "recipe.json").unlink()
+    assert invoke("train", recipe, "--out", copy).exit_code == 0
+    assert (copy / "recipe.json").read_bytes() == recipe.read_bytes()
 
 
 # ---- all results as JSON ----

@@ -49,6 +49,7 @@ class CheckpointManager:
             raise ValueError(f"keep={keep} must be at least 1")
         self.directory = local_path(directory)
         self._keep = keep
+        self._kept_against_will: set[int] = set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
 
@@ -174,7 +175,16 @@ class CheckpointManager:
             raise self._explain(error, step, nbytes) from error
         if self._keep is not None and coordination.is_primary():
             for old_step in self.steps()[: -self._keep]:
-                discard(self.path(old_step))
+                self._discard_old(old_step)
+
+    def _discard_old(self, step: int) -> None:
+        """Delete a checkpoint that is no longer needed. One that cannot be deleted is told once, and stays."""
+        try:
+            discard(self.path(step))
+        except OSError as error:
+            if step not in self._kept_against_will:
+                self._kept_against_will.add(step)
+                _print_to_stderr(f"{self.path(step)} cannot be deleted ({error.strerror}); delete it yourself")
 
     def _explain(self, error: Exception, step: int, nbytes: int) -> Exception:
         """Return a UserError of one sentence for an error of the disk; any other error as it is."""
