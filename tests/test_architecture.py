@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "parallel": BOTTOM,
     "models": BOTTOM | {"parallel"},
     "objectives": BOTTOM | {"models"},
-    "data": BOTTOM | {"objectives", "distributed", "parallel"},
+    "data": BOTTOM | {"objectives", "distributed", "parallel", "run_lock"},
     "methods": BOTTOM | {"models"},
     "evaluation": BOTTOM | {"parallel", "models", "objectives", "data"},
     "tracking": BOTTOM | {"run_directory"},

@@ -34,6 +34,10 @@ def build(
             help="bytes; sentencepiece:SIZE (trained here); a .model, a tokenizer.json, another store; or seqio:TASK"
         ),
     ] = "sentencepiece:8192",
+    eod: Annotated[
+        str | None,
+        typer.Option(help="token of a .model or tokenizer.json that ends a document; default: the usual names"),
+    ] = None,
     held_out: Annotated[
         list[str],
         typer.Option(help="fraction of documents held out for evaluation, by a hash of their id; or sources of them"),
@@ -85,6 +89,9 @@ def build(
     from pathways_lite.data.records import Fields
     from pathways_lite.data.seqio_tasks import SEQIO, SeqioSource
     from pathways_lite.data.sources import Source
+    from pathways_lite.data.tokenizer_files import load_tokenizer
+    from pathways_lite.data.tokenizers import Tokenizer
+    from pathways_lite.errors import UserError
 
     def parse(text: str) -> Source:
         source = Source.parse(text, fields)
@@ -110,7 +117,13 @@ def build(
             print_previews(console, everything, out)
         return
     is_seqio = tokenizer.startswith(SEQIO)
-    tokenizer_or_name = SeqioSource(tokenizer, fields, import_).tokenizer() if is_seqio else tokenizer
+    tokenizer_or_name: str | Tokenizer = tokenizer
+    if is_seqio:
+        tokenizer_or_name = SeqioSource(tokenizer, fields, import_).tokenizer()
+    elif eod is not None and tokenizer.partition(":")[0] in ("bytes", "sentencepiece"):
+        raise UserError(f"--tokenizer {tokenizer} has an end-of-document token of its own; leave out --eod {eod}")
+    elif eod is not None:
+        tokenizer_or_name = load_tokenizer(tokenizer, eod)
     start = time.perf_counter()
     with show_progress() as report:
         store = build_store(
@@ -157,3 +170,20 @@ def inspect(
         print_json(asdict(description))
     else:
         Console().print(description)
+
+
+@app.command("fsck")
+def verify(
+    corpus: Annotated[str, typer.Argument(help="a token store: a directory, or a gs:// or s3:// prefix")],
+    as_json: AsJson = False,
+) -> None:
+    """Read a whole corpus, and compare every file with its digest and the content with the fingerprint.
+
+    The exit status is 0 if it is intact and 1 if it is damaged; each damaged file is named. Reading, in training too,
+    notices missing, truncated and foreign files by itself, when it comes to them.
+
+    Example: `pathways-lite data fsck corpora/python`
+    """
+    from pathways_lite.cli.fsck import fsck_corpus
+
+    fsck_corpus(corpus, as_json=as_json)

@@ -36,7 +36,9 @@ def evaluate(
     - `pathways-lite evaluate runs/ul2r_demo --infilling`
     """
     from pathways_lite.console import Console, Table
+    from pathways_lite.errors import UserError
     from pathways_lite.evaluation.infilling import LEFT_TO_RIGHT, TASKS
+    from pathways_lite.tracking.formatting import bits_per_byte, lossy_note
     from pathways_lite.training.final_evaluation import compare_with_compressors, evaluate_infilling_tasks
     from pathways_lite.training.load import load_model
 
@@ -44,18 +46,20 @@ def evaluate(
     evaluator = model.evaluator(corpus, tokens)
     params = model.params()
     results = {name: result.to_json() for name, result in evaluator.evaluate(params).items()}
+    if not results:
+        raise UserError(f"{evaluator.store.address} has no held-out documents; name another corpus with --corpus")
     compressors = compare_with_compressors(evaluator)
     infilling_results = evaluate_infilling_tasks(evaluator, params) if infilling else {}
     if as_json:
         values = {"checkpoint": str(model.path), "domains": results, "compressors": compressors}
         print_json(values | ({"infilling": infilling_results} if infilling else {}))
         return
-    table = Table(title=f"{model.path}")
+    table = Table(title=f"{model.path}", caption=lossy_note(results.values()))
     for column in ("domain", "documents", "tokens", "bytes", "loss", "perplexity", "bits/byte", "xz -9"):
         table.add_column(column, justify="left" if column == "domain" else "right")
     for name, result in results.items():
         counts = [f"{result[key]:,}" for key in ("documents", "tokens", "bytes")]
-        quotients = [f"{result['loss']:.4f}", f"{result['perplexity']:.2f}", f"{result['bits_per_byte']:.4f}"]
+        quotients = [f"{result['loss']:.4f}", f"{result['perplexity']:.2f}", bits_per_byte(result)]
         table.add_row(name, *counts, *quotients, f"{compressors[name]['xz -9']:.4f}")
     console = Console()
     console.print(table)

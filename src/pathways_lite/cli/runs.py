@@ -39,7 +39,7 @@ def list_runs(
     Example: `pathways-lite runs`
     """
     from pathways_lite.console import Console, Table
-    from pathways_lite.tracking.formatting import si
+    from pathways_lite.tracking.formatting import NOT_A_CODE_LENGTH, si
 
     rows = [row for run in _run_directories(directory) for row in _stage_rows(run)]
     if as_json:
@@ -51,7 +51,8 @@ def list_runs(
         return
     table = Table("run", "stage", "step", "loss", "bits per byte", "tokens", "FLOPs", "state")
     for row in rows:
-        bits = ", ".join(f"{name} {value:.3f}" for name, value in row["bits_per_byte"].items())
+        mark = "*" if row.get("lossy") else ""  # not a code length
+        bits = ", ".join(f"{name} {value:.3f}{mark}" for name, value in row["bits_per_byte"].items())
         table.add_row(
             row["run"],
             row["stage"],
@@ -62,6 +63,8 @@ def list_runs(
             si(row["total_flops"]),
             row["state"],
         )
+    if any(row.get("lossy") for row in rows):
+        table.caption = NOT_A_CODE_LENGTH
     Console().print(table)
 
 
@@ -169,6 +172,7 @@ def _stage_rows(path: Path) -> list[dict[str, Any]]:
                 "total_steps": stage.ledger.get("total_steps"),
                 "loss": train[-1]["loss"] if train else None,
                 "bits_per_byte": {name: result["bits_per_byte"] for name, result in stage.evaluation.items()},
+                **({"lossy": True} if any(r.get("lossy") for r in stage.evaluation.values()) else {}),
                 "total_tokens": last.get("total_tokens", 0),
                 "total_flops": last.get("total_flops", 0),
                 "state": state,

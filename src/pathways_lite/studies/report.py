@@ -190,7 +190,7 @@ def _domains_section(findings: Findings) -> str:
     header = ["domain", "arm", "loss", "difference", "bits per byte", "perplexity per byte"]
     note = (
         "Perplexity per byte is Languini's normalized perplexity, exp(nats / bytes of text); like bits per byte, it "
-        "does not depend on the tokenizer."
+        "does not depend on the tokenizer. *: it is not a code length where the tokenizer loses text."
     )
     return section("By domain", table(header, rows, caption=caption), paragraph(note, "note"))
 
@@ -199,12 +199,13 @@ def _domain_row(findings: Findings, domain: str, arm: Arm) -> list[str]:
     metric = Metric(domain=domain)
     results = [findings.runs[curve.name].stages[-1].evaluation for curve in arm.curves]
     loss = statistics.fmean(domain_value(result, metric) for result in results)
-    bits = statistics.fmean(domain_value(result, Metric(unit="bits_per_byte", domain=domain)) for result in results)
+    bits = statistics.fmean(result[domain]["bits_per_byte"] for result in results)
+    mark = "*" if any(result[domain].get("lossy") for result in results) else ""
     perplexity = statistics.fmean(
         normalized_perplexity(result[domain]["nll"], result[domain]["bytes"]) for result in results
     )
     difference = _format_difference(findings, domain, arm.name)
-    return [domain, arm.name, f"{loss:.4f}", difference, f"{bits:.4f}", f"{perplexity:.4f}"]
+    return [domain, arm.name, f"{loss:.4f}", difference, f"{bits:.4f}{mark}", f"{perplexity:.4f}{mark}"]
 
 
 def _format_difference(findings: Findings, domain: str, arm: str) -> str:

@@ -86,7 +86,7 @@ def _stage_rows(run: RunData) -> list[_StageRows]:
 def _draw_curves(run: RunData, palette: Palette) -> Figure:
     stages = _stage_rows(run)
     panels: list[tuple[float, Callable[[Axes], None]]] = [(3.0, lambda ax: _draw_loss(ax, stages, palette))]
-    if any(stage.evals for stage in stages):
+    if any(row["domains"] for stage in stages for row in stage.evals):
         baselines = run.latest_summary("compressors") or {}
         panels.append((2.6, lambda ax: _draw_held_out(ax, stages, baselines, palette)))
     if any("domain_weights" in row for stage in stages for row in stage.train):
@@ -167,7 +167,8 @@ def _draw_held_out(
             ax.axhline(xz, color=line["color"], linewidth=0.9, linestyle=line["linestyle"], alpha=0.7)
             text = f"xz -9, {label_text(domain)}: {xz:.2f}"
             annotate(ax, text, (1, xz), ("axes fraction", "data"), (-4, 3), ha="right", color=line["color"])
-    ax.set_ylabel("held-out bits per byte")
+    lossy = any(result.get("lossy") for stage in stages for row in stage.evals for result in row["domains"].values())
+    ax.set_ylabel("held-out bits per byte" + (" (not a code length)" if lossy else ""))
     ax.legend()
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from pathways_lite.checkpoints import CheckpointManager
 from pathways_lite.console import Console, Table
+from pathways_lite.data.notes import training_notes
 from pathways_lite.distributed import coordination
 from pathways_lite.distributed.agreement import require_same, require_shared_directory
 from pathways_lite.distributed.monitor import FailureMonitor, Watchdog
@@ -27,7 +28,7 @@ from pathways_lite.recipe.identity import flatten
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
 from pathways_lite.signals import Interrupted, StopSignals
-from pathways_lite.tracking.formatting import si
+from pathways_lite.tracking.formatting import bits_per_byte, lossy_note, si
 from pathways_lite.tracking.log import NullLog, RunLog
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
@@ -181,6 +182,8 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
     compiler = StepCompiler(components)
     if (step := coordination.run_on_primary(lambda: checkpoints.newest) or 0) < steps:
         compiler.start(timeline.sequences_at(step))
+    for note in training_notes(spec.store, spec.stage.data.seq_len, spec.stage.evaluation.tokens):
+        progress.print_note(f"{spec.store.address}: {note}")
     if len(spec.store.domains) > 1 and spec.stage.data.mixture is not None:
         progress.print_note(_describe_epochs(spec))
     with progress.show_phase("preparing"):
@@ -232,11 +235,14 @@ def draw_report(run: RunDirectory) -> None:
 
 def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, console: Console) -> None:
     """Print held-out results beside xz, one sample, and the path of the report."""
+    domains = summary["domains"]
     table = Table("held out", "bits per byte", "xz -9", "loss per token", title=f"stage {stage.name}")
-    for name, result in summary["domains"].items():
+    table.caption = lossy_note(domains.values())
+    for name, result in domains.items():
         xz = summary["compressors"][name]["xz -9"]
-        table.add_row(name, f"{result['bits_per_byte']:.4f}", f"{xz:.4f}", f"{result['loss']:.4f}")
-    console.print(table)
+        table.add_row(name, bits_per_byte(result), f"{xz:.4f}", f"{result['loss']:.4f}")
+    if domains:
+        console.print(table)
     if "denoisers" in summary:
         table = Table("denoiser", "held-out loss", "tokens", title=f"stage {stage.name}", caption=NOT_COMPARABLE)
         for name, result in summary["denoisers"].items():
