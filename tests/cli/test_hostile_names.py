@@ -13,7 +13,9 @@ from typer.testing import CliRunner, Result
 from pathways_lite.cli.main import app
 from pathways_lite.data.build import build
 from pathways_lite.errors import UserError
+from pathways_lite.recipe import load_recipe
 from pathways_lite.run_lock import FILE_NAME, Owner
+from pathways_lite.training.run import train_run
 
 DOMAINS = ["[/b]x", "\x1b]0;title\x07\x1b[2J", "a$\\frac$ <mask> _"]
 RECIPE = """
@@ -127,7 +129,7 @@ def test_an_emptied_recipe_is_told_and_had_again(content: bytes, run: Path, tmp_
     shutil.move(copy / "recipe.json", recipe)
     (copy / "recipe.json").write_bytes(content)
     with pytest.raises(UserError, match="as after a power cut"):
-        invoke("train", recipe, "--out", copy)
+        train_run(load_recipe(recipe), copy)
     assert "recipe.json" in invoke("runs", copy).stderr
     (copy / "recipe.json").unlink()
     assert invoke("train", recipe, "--out", copy).exit_code == 0
