@@ -36,6 +36,26 @@ def test_old_ones_go_only_after_the_new_one_is_there(tmp_path, state, monkeypatc
     ]
 
 
+def test_an_old_one_that_cannot_be_deleted_is_told_and_ends_nothing(tmp_path, state, monkeypatch, capfd):
+    def refuse(path):
+        raise OSError(errno.EPERM, "Operation not permitted", str(path))
+
+    monkeypatch.setattr("pathways_lite.checkpoints.manager.discard", refuse)
+    with CheckpointManager(tmp_path, keep=1) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state, {})
+    assert checkpoints.steps() == [1, 2, 3]
+    assert all(finding.ok for finding in fsck(tmp_path))
+    assert capfd.readouterr().err.count("step_00000001 cannot be deleted (Operation not permitted)") == 1
+
+
+def test_a_dangling_link_hides_no_checkpoint(tmp_path, state):
+    with CheckpointManager(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+    (tmp_path / "step_00000002").symlink_to("nowhere")
+    assert [finding.ok for finding in fsck(tmp_path)] == [True, False]
+
+
 def test_saving_does_not_wait_for_the_disk_and_sees_the_state_of_its_step(tmp_path, monkeypatch):
     write = orbax_io.write
     monkeypatch.setattr(orbax_io, "write", lambda *args: (time.sleep(0.5), write(*args)))

@@ -142,8 +142,11 @@ def test_messages_without_a_reader_do_not_end_a_command(tmp_path: Path) -> None:
 
 # ---- Ctrl-C ----
 
+# SIGINT is ignored where the tests run in the background of a shell.
 INTERRUPT = """
 import os, signal, sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Interrupter:
     def find_spec(self, name, *_):
@@ -170,7 +173,8 @@ def test_ctrl_c_is_one_line_and_130_at_any_moment(module: str) -> None:
 
 def test_ctrl_c_in_a_destructor_is_not_swallowed() -> None:
     code = (
-        "import os, signal\nfrom pathways_lite.cli.interrupt import raise_on_interrupt\nraise_on_interrupt()\n"
+        "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from pathways_lite.cli.interrupt import raise_on_interrupt\nraise_on_interrupt()\n"
         "class A:\n    def __del__(self):\n        os.kill(os.getpid(), signal.SIGINT)\n"
         "a = A()\ndel a\nprint('went on')\n"
     )

@@ -54,7 +54,7 @@ def checkpoint_paths(directory: Path | str) -> list[Path]:
     if not paths:
         raise UserError(f"there is no checkpoint in {directory}; expected a run, a stage or a checkpoint directory")
     last_written = {
-        stage: max(path.stat().st_mtime_ns for path in paths if path.parent == stage)
+        stage: max(path.lstat().st_mtime_ns for path in paths if path.parent == stage)
         for stage in {path.parent for path in paths}
     }
     return sorted(paths, key=lambda path: (last_written[path.parent], path.parent, step_of(path)))

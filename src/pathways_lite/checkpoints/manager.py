@@ -55,6 +55,7 @@ class CheckpointManager:
             raise ValueError(f"keep={keep} must be at least 1")
         self.directory = local_path(directory)
         self._keep, self._fence = keep, fence
+        self._kept_against_will: set[int] = set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
 
@@ -184,14 +185,16 @@ class CheckpointManager:
         if self._keep is not None and rotate and coordination.is_primary():
             self._fence()
             for old_step in self.steps()[: -self._keep]:
-                self._delete(old_step)
+                self._discard_old(old_step)
 
-    def _delete(self, step: int) -> None:
-        """Delete an old checkpoint. One that cannot be deleted is in nobody's way; the new one is committed."""
+    def _discard_old(self, step: int) -> None:
+        """Delete a checkpoint that is no longer needed. One that cannot be deleted is told once, and stays."""
         try:
             discard(self.path(step))
         except OSError as error:
-            _print_to_stderr(f"warning: the old checkpoint {self.path(step)} cannot be deleted: {error.strerror}")
+            if step not in self._kept_against_will:
+                self._kept_against_will.add(step)
+                _print_to_stderr(f"{self.path(step)} cannot be deleted ({error.strerror}); delete it yourself")
 
     def _explain(self, error: Exception, step: int, nbytes: int) -> Exception:
         """Return a UserError of one sentence for an error of the disk; any other error as it is."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathways_lite.cli.common import AsJson, group_with_default, print_json
+from pathways_lite.console import print_line
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -154,7 +155,10 @@ def _stage_rows(path: Path) -> list[dict[str, Any]]:
 
     running = find_holder(path) is not None
     rows = []
-    for stage in read_run(path).stages:
+    run = read_run(path)
+    for problem in run.problems:
+        print_line(f"warning: {problem}")
+    for stage in run.stages:
         state = "done" if stage.is_finished else "waiting"
         if not stage.is_finished and (stage.has_begun or running):
             state, running = ("running" if running else "stopped"), False

@@ -78,7 +78,7 @@ def _train(recipe: Recipe, out: Path, trackers: list[str], hang_timeout: float |
     from pathways_lite.cli.common import print_error
     from pathways_lite.distributed import coordination
     from pathways_lite.distributed.monitor import announce_failure
-    from pathways_lite.errors import UserError
+    from pathways_lite.errors import UserError, explain_system_error
     from pathways_lite.training.run import train_run
 
     who = f"process {coordination.process_index()}: " if coordination.process_count() > 1 else ""
@@ -93,6 +93,10 @@ def _train(recipe: Recipe, out: Path, trackers: list[str], hang_timeout: float |
     except Exception as error:
         if coordination.process_count() == 1:
             raise
+        if (explained := explain_system_error(error)) is not None:
+            if announce_failure(str(explained), explained.status):
+                print_error(UserError(f"{who}{explained}"))
+            return explained.status
         message = f"{type(error).__name__}: {error}"
         if announce_failure(message, 1):
             traceback.print_exc()

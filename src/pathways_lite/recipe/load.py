@@ -120,6 +120,11 @@ def read_recipe(path: str | Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the recipe {path}: {error}") from error
     except ValidationError as error:
+        if error.errors(include_url=False)[0]["type"] == "json_invalid":
+            raise UserError(
+                f"{path} is empty, cut off or not JSON, as after a power cut. In a run directory: remove it, and the "
+                "same train command writes it again and continues from the checkpoints"
+            ) from error
         raise UserError(f"{path} is not a recipe of this version.\n{format_validation_error(error)}") from error
 
 

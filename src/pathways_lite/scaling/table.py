@@ -89,7 +89,7 @@ def _read(path: Path) -> Table:
 
     try:
         if path.suffix == ".parquet":
-            arrow_table = parquet.read_table(path)
+            arrow_table = parquet.ParquetFile(path).read()  # unlike read_table with two columns of one name too
         elif path.suffix in (".jsonl", ".json"):
             arrow_table = json.read_json(path)
         else:

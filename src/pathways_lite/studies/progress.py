@@ -38,8 +38,8 @@ def read_progress(store: StudyStore, identity: str) -> NodeProgress:
         except ValueError:
             continue
         if isinstance(row, dict) and row.get("kind") == "train":
-            loss = row["loss"]
-            return NodeProgress(row["step"], loss if isinstance(loss, float) else math.nan)
+            loss = row.get("loss")
+            return NodeProgress(int(row.get("step", 0)), loss if isinstance(loss, float) else math.nan)
     return NodeProgress(0, math.nan)
 
 

@@ -111,7 +111,10 @@ class StudyStore:
     def failure(self, identity: str) -> Failure | None:
         """Return how the node's last process failed; None if it did not, or has not run."""
         content = _read_json(self.run_directory(identity).path / "failure.json")
-        return Failure(**content) if content else None
+        try:
+            return Failure(**content) if content else None
+        except TypeError:  # written by something else
+            return None
 
     def record_failure(self, identity: str, status: int) -> Failure:
         """Record that the node's process failed with this exit status."""
@@ -146,5 +149,5 @@ def _read_recipe(run: RunDirectory, identity: str) -> Recipe | None:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError):  # none, or one that a power cut has emptied
         return None
