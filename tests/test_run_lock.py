@@ -12,7 +12,7 @@ import time
 import pytest
 
 from pathways_lite import run_lock
-from pathways_lite.errors import UserError
+from pathways_lite.errors import LostRunError, UserError
 from pathways_lite.run_lock import FILE_NAME, STALE_AFTER, Owner, RunLock
 
 HOLD = """
@@ -145,7 +145,7 @@ def test_without_file_system_locks_the_text_decides(tmp_path, monkeypatch, chang
 
 RACE = """
 import multiprocessing, sys, time
-from pathways_lite.errors import UserError
+from pathways_lite.errors import LostRunError, UserError
 from pathways_lite.run_lock import RunLock
 
 context = multiprocessing.get_context("fork")
@@ -188,3 +188,47 @@ def test_the_holder_is_found_without_taking_the_lock(tmp_path):
         assert owner is not None
         assert owner.pid == os.getpid()
     assert run_lock.find_holder(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", ["another", "released", "removed"])
+def test_a_process_that_has_lost_the_lock_is_told_and_leaves_it_alone(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(run_lock, "HEARTBEAT", 0.02)
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    lock.require_held()
+    if content == "another":
+        write_owner(tmp_path, host="elsewhere", user="alice", pid=4)
+        expected = "taken over by another run \\(alice@elsewhere, process 4"
+    elif content == "released":
+        (tmp_path / FILE_NAME).write_text("")
+        expected = "taken over by another run \\(which has ended"
+    else:
+        (tmp_path / FILE_NAME).unlink()
+        expected = "moved or removed"
+    with pytest.raises(LostRunError, match=expected):
+        lock.require_held()
+    if content == "another":
+        before = (tmp_path / FILE_NAME).read_text()
+        os.utime(tmp_path / FILE_NAME, (1, 1))
+        time.sleep(0.2)
+        assert (tmp_path / FILE_NAME).stat().st_mtime == 1, "its heart must not beat for another run"
+        lock.release()
+        assert (tmp_path / FILE_NAME).read_text() == before
+    lock.release()
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "directory"])
+def test_a_lock_that_is_not_a_file_of_its_own_is_refused_and_nothing_is_overwritten(tmp_path, kind):
+    target, path = tmp_path / "target", tmp_path / FILE_NAME
+    if "link" in kind:
+        path.symlink_to(target)
+    if kind == "link":
+        target.write_text("precious")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    with pytest.raises(UserError, match=FILE_NAME):
+        RunLock(tmp_path).acquire()
+    assert target.exists() == (kind == "link")
+    assert kind != "link" or target.read_text() == "precious"

@@ -57,7 +57,7 @@ def start(script):
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_requests_a_clean_stop(number):
     process = start(POLLING)
     process.send_signal(number)
@@ -65,6 +65,36 @@ def test_the_first_requests_a_clean_stop(number):
     assert (out, process.returncode) == ("saved\n", 128 + number)
     assert err.count("a second one stops at once") == 1
     assert number.name in err
+
+
+def test_a_run_that_was_started_with_sighup_ignored_does_not_end_with_its_terminal():
+    process = start("import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)" + POLLING)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20)[0] == "saved\n"
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_run_whose_terminal_was_closed_saves_and_may_still_print(tmp_path):
+    """Closing the terminal sends SIGHUP, and whatever is written to it from then on is an error."""
+    script = POLLING.replace(
+        'print("saved", flush=True)', "print('to the terminal', flush=True)\n    open(FILE, 'w').close()"
+    )
+    script = f"import fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\nFILE = {str(tmp_path / 'saved')!r}" + script
+    controller, terminal = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+    )
+    os.close(terminal)
+    output = b""
+    while b"\n" not in output:
+        output += os.read(controller, 100)
+    time.sleep(0.2)
+    os.close(controller)
+    assert process.wait(timeout=20) == 128 + signal.SIGHUP
+    assert (tmp_path / "saved").exists()
 
 
 @pytest.mark.parametrize(("first", "second"), [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])

@@ -215,8 +215,8 @@ def numbers(lab: Lab, rounds: int) -> Trials:
     """A batch of NaN: whatever the guard does, every checkpoint that is left is finite."""
     import jax
     import numpy as np
-    from rich.console import Console
 
+    from pathways_lite.console import Console
     from pathways_lite.errors import UserError
     from pathways_lite.recipe import load_recipe
     from pathways_lite.training.load import load_model

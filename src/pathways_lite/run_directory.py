@@ -24,16 +24,22 @@ from typing import Any
 
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
+from pathways_lite.json_values import restore_floats, to_json_types
 from pathways_lite.recipe import Recipe, read_recipe
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically: a reader sees the old file or the new one, never half of one."""
-    write_text_atomically(path, json.dumps(content, indent=2) + "\n")
+    """Write standard JSON atomically: a reader sees the old file or the new one, never half of one."""
+    write_text_atomically(path, json.dumps(to_json_types(content), indent=2, allow_nan=False) + "\n")
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None where there is no file, or it is damaged (empty after a power cut)."""
+    try:
+        content = restore_floats(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) and content else None
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,8 @@ class StageDirectory:
 
     @property
     def is_finished(self) -> bool:
-        """True if the stage is trained to its end."""
-        return (self.path / "summary.json").is_file()
+        """True if the stage is trained to its end: its summary is there and can be read."""
+        return self.summary is not None
 
     @property
     def link_target(self) -> Path | None:
@@ -69,19 +75,23 @@ class StageDirectory:
 
     @property
     def ledger(self) -> dict[str, Any] | None:
-        """`{"stage": ..., "total": ...}` as `Ledger.to_json` wrote them, or None before the first save."""
-        return _read_json(self.path / "ledger.json")
+        """`{"stage": ..., "total": ...}` as `Ledger.to_json` wrote them; None before the first save."""
+        return _read_object(self.path / "ledger.json")
 
     def write_ledger(self, content: dict[str, Any]) -> None:
         write_json(self.path / "ledger.json", content)
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """The results of a finished stage; None before it is finished."""
-        return _read_json(self.path / "summary.json")
+        """The results of a finished stage; None before it is finished, or where the file is damaged."""
+        return _read_object(self.summary_path)
+
+    @property
+    def summary_path(self) -> Path:
+        return self.path / "summary.json"
 
     def write_summary(self, content: dict[str, Any]) -> None:
-        write_json(self.path / "summary.json", content)
+        write_json(self.summary_path, content)
 
 
 @dataclass(frozen=True)

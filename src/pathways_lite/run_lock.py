@@ -5,7 +5,9 @@ process ends: a run killed by -9 can be continued at once. The text in the file 
 for the cases that `flock` does not cover:
 
 - A network file system may limit `flock` to one host (NFS mounted with `local_lock` or `nolock`). An owner on another
-  host is therefore assumed alive while its heartbeat (the file's modification time) is younger than `STALE_AFTER`.
+  host is therefore assumed alive while its heartbeat (the file's modification time) is younger than `STALE_AFTER`. One
+  that was only suspended may wake up later and find the directory taken: `require_held` is called before everything
+  that is written, and ends it.
 - Some file systems have no locks. Then only the text protects, and two runs started at the same instant are not kept
   apart; the lock prints a note.
 """
@@ -20,6 +22,7 @@ import json
 import os
 import shlex
 import socket
+import stat
 import sys
 import tempfile
 import threading
@@ -31,7 +34,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import LostRunError, UserError
 
 FILE_NAME = "run.lock"
 HEARTBEAT = 30.0  # seconds
@@ -80,17 +83,35 @@ class Owner:
 class RunLock:
     """Lock on a directory for this process: `with RunLock(directory): ...`, or `acquire` and `release`."""
 
-    def __init__(self, directory: Path | str, *, note: Callable[[str], None] | None = None) -> None:
-        """Create the lock without acquiring it. `note` receives lines for the user; the default prints to stderr."""
-        self._path = Path(directory) / FILE_NAME
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        note: Callable[[str], None] | None = None,
+        file_name: str = FILE_NAME,
+        end_when_lost: bool = False,
+    ) -> None:
+        """Create the lock without acquiring it. `note` receives lines for the user; the default prints to stderr.
+
+        With `end_when_lost`, a process that has lost the directory and is still there a heartbeat later is ended: it
+        may hang in a write to files that the new owner has removed.
+        """
+        self._end_when_lost = end_when_lost
+        self._path = Path(directory) / file_name
         self._note = note or (lambda line: print(line, file=sys.stderr))
         self._descriptor: int | None = None
+        self._owner: Owner | None = None  # this process, as written into the file
         self._released = threading.Event()
 
     def acquire(self) -> None:
         """Acquire the lock. Raises UserError, with owner and start time, while another process holds the directory."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot make the directory {self._path.parent}: {error.strerror}; choose another one with --out"
+            ) from error
+        descriptor = _open(self._path, os.O_RDWR | os.O_CREAT)
         try:
             self._take(descriptor)
         except BaseException:
@@ -106,9 +127,36 @@ class RunLock:
         if self._descriptor is not None:
             self._released.set()
             _held_locks.discard(self)
-            os.ftruncate(self._descriptor, 0)
+            if _read_owner(self._descriptor) == self._owner:
+                os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
+
+    def is_in_place(self) -> bool:
+        """Return True if the file that is locked still has the lock's name."""
+        try:
+            return self._descriptor is not None and os.path.samestat(os.fstat(self._descriptor), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def require_held(self) -> None:
+        """Read the file again. Raises LostRunError where this process no longer holds the directory."""
+        try:
+            descriptor = _open(self._path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise LostRunError(
+                f"{self._path} is gone: {self._path.parent} was moved or removed while this process was training in "
+                "it; nothing more is written. Give the command again with the new directory as --out"
+            ) from None
+        try:
+            owner = _read_owner(descriptor)
+        finally:
+            os.close(descriptor)
+        if owner != self._owner:
+            raise LostRunError(
+                f"{self._path.parent} was taken over by another run ({owner or 'which has ended'}), as this process "
+                f"had given no sign of life for {STALE_AFTER:.0f} s; it ends and writes nothing more"
+            )
 
     def __enter__(self) -> Self:
         self.acquire()
@@ -125,8 +173,9 @@ class RunLock:
         if owner is not None:
             self._check_dead(owner, locked)
             self._note(f"took over {self._path.parent} from a run that has died ({owner})")
+        self._owner = Owner.this_process()
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(asdict(Owner.this_process())).encode(), 0)
+        os.pwrite(descriptor, json.dumps(asdict(self._owner)).encode(), 0)
 
     def _flock(self, descriptor: int) -> bool | None:
         """Return True if locked, False if another process holds it, None if the file system has no locks."""
@@ -168,7 +217,22 @@ class RunLock:
     def _beat(self, descriptor: int) -> None:
         while not self._released.wait(HEARTBEAT):
             with contextlib.suppress(OSError):
-                os.utime(descriptor)
+                if _read_owner(descriptor) == self._owner:
+                    os.utime(descriptor)
+                    continue
+                # A heartbeat now would be another run's.
+                if self._end_when_lost and not self._released.wait(HEARTBEAT):
+                    self._end()
+                return
+
+    def _end(self) -> None:
+        """End this process if it has lost the directory."""
+        try:
+            self.require_held()
+        except UserError as error:
+            with contextlib.suppress(OSError):
+                os.write(2, f"error: {error}\n".encode())
+            os._exit(error.status)
 
     def _close_in_child(self) -> None:
         """Close the lock in a forked worker, which shares it and would keep it after this process has died."""
@@ -193,7 +257,7 @@ def find_holder(directory: Path | str) -> Owner | None:
     """Return the process that writes to a directory, None if there seems to be none. Takes no lock."""
     path = Path(directory) / FILE_NAME
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = _open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
@@ -206,11 +270,32 @@ def find_holder(directory: Path | str) -> Owner | None:
     return owner
 
 
+def _open(path: Path, flags: int) -> int:
+    """Open a lock file, never through a link, whose target would be overwritten.
+
+    Raises UserError where it is not a file or cannot be opened, FileNotFoundError where it is not there.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path} is a link; a run directory's lock must be a file of its own: remove it") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; choose a run directory that can be written, with --out"
+        ) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path} is not a file; a run directory's lock must be one: remove it")
+    return descriptor
+
+
 def _read_owner(descriptor: int) -> Owner | None:
     """Return the owner in the file; None if the lock was released, or its owner died before it had written all."""
     try:
         return Owner(**json.loads(os.pread(descriptor, 1 << 20, 0)))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

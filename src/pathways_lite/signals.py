@@ -1,4 +1,6 @@
-"""Handle SIGTERM and SIGINT: the first requests a clean stop, a second one stops at once, in every phase.
+"""Handle SIGTERM, SIGINT and SIGHUP: the first requests a clean stop, a second one stops at once, in every phase.
+
+SIGHUP says that the terminal was closed. It is left alone where the process was started with SIGHUP ignored (`nohup`).
 
 Python runs a signal handler only when the main thread is back in the interpreter, which may be minutes later while it
 compiles. The interpreter's own C handler, however, writes the signal number to a file descriptor at once, and a thread
@@ -16,19 +18,19 @@ import time
 import weakref
 from typing import Any, Self
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_STDERR = 2
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STDOUT, _STDERR = 1, 2
 
 # `timeout`, batch systems and terminals send one request to the process and to its group: two signals, one request.
 _SAME_REQUEST = 0.1  # seconds
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; everything up to the last completed step is saved."""
+    """SIGINT, SIGTERM or SIGHUP arrived; everything up to the last completed step is saved."""
 
 
 class StopSignals:
-    """Context manager in which the first SIGTERM or SIGINT sets `requested`, for a training loop to poll.
+    """Context manager in which the first SIGTERM, SIGINT or SIGHUP sets `requested`, for a training loop to poll.
 
     A second signal ends the process at once with exit status 128 plus its number, without saving or flushing. Enter it
     in the main thread. On exit the previous handlers are restored.
@@ -37,6 +39,7 @@ class StopSignals:
     def __init__(self) -> None:
         self._first: tuple[signal.Signals, float] | None = None
         self._old_handlers: dict[signal.Signals, Any] = {}
+        self._terminals: list[int] = []
         self._old_wakeup = -1
 
     @property
@@ -53,8 +56,10 @@ class StopSignals:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._old_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._terminals = [descriptor for descriptor in (_STDOUT, _STDERR) if os.isatty(descriptor)]
         # Only the interpreter's C handler matters; without some Python handler it would not be installed.
-        self._old_handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+        numbers = [n for n in _SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+        self._old_handlers = {number: signal.signal(number, lambda *_: None) for number in numbers}
         self._watcher = threading.Thread(target=self._watch, args=(self._reader,), daemon=True, name="signals")
         self._watcher.start()
         _active.add(self)
@@ -74,16 +79,25 @@ class StopSignals:
 
     def _watch(self, reader: socket.socket) -> None:
         while numbers := reader.recv(1):
-            if numbers[0] in _SIGNALS:
+            if numbers[0] in self._old_handlers:
                 self._receive(signal.Signals(numbers[0]))
 
     def _receive(self, number: signal.Signals) -> None:
         now = time.monotonic()
         if self._first is None:
-            self._first = (number, now)
             _print(f"{number.name}: saving a checkpoint and stopping; a second one stops at once.")
+            if number == signal.SIGHUP:
+                self._leave_terminals()
+            self._first = (number, now)
         elif now - self._first[1] > _SAME_REQUEST:
             os._exit(128 + number)
+
+    def _leave_terminals(self) -> None:
+        """Send further output nowhere: writing to a terminal that was closed is an error."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in self._terminals:
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
 
 _active: weakref.WeakSet[StopSignals] = weakref.WeakSet()

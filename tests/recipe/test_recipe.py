@@ -354,8 +354,8 @@ def test_a_wrong_override_says_what_to_type(override: str, message: str) -> None
 
 @given(st.floats(min_value=1e-12, max_value=1e12))
 def test_every_float_survives_an_override(value: float) -> None:
-    changed = apply_overrides(make_recipe(), [f"stages.base.optimizer.learning_rate={value!r}"])
-    assert changed.stages[0].optimizer.learning_rate == value
+    changed = apply_overrides(make_recipe(), [f"stages.base.guard.threshold={value!r}"])
+    assert changed.stages[0].guard.threshold == value
 
 
 # ---- identity ----

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathways_lite.errors import UserError
-from pathways_lite.tracking.log import LOG, TIMINGS, NullLog, RunLog, read_log, restore_floats, to_json_types
+from pathways_lite.json_values import restore_floats, to_json_types
+from pathways_lite.tracking.log import LOG, TIMINGS, NullLog, RunLog, read_log
 
 
 def write_rows(log: RunLog, first: int, last: int) -> None:

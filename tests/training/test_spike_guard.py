@@ -151,3 +151,13 @@ def test_no_example_from_around_a_spike_ever_comes_again(spikes, rewind, skip, r
         if old:  # the checkpoint that reaches back far enough may be older than an earlier, later-reaching skip
             cursor = DataCursor(skips=tuple(entry for entry in cursor.skips if entry[0] <= step))
         cursor = cursor.with_skip(step, sequences)
+
+
+@pytest.mark.parametrize("policy", ["halt", "skip", "rewind"])
+def test_parameters_that_are_not_finite_are_given_up_by_every_policy(policy):
+    config = SpikeGuard(policy=policy, rewind_steps=3)
+    state, decision = observe(config, GuardState(step=7), step=7, loss=2.0, ok=True, usable=False)
+    assert isinstance(decision, Rewind if policy == "rewind" else Halt)
+    assert "update of step 7 is not finite" in decision.reason
+    assert state.dropped_in_a_row == 1
+    assert not state.losses

@@ -21,6 +21,7 @@ from helpers.bigram import (
 )
 from pathways_lite.models import Auxiliary, TokenLosses
 from pathways_lite.recipe import ScheduleFree
+from pathways_lite.training.finite import join_some, non_finite_arrays
 
 
 def test_metrics_are_the_weighted_means_of_their_definitions():
@@ -195,3 +196,25 @@ def test_an_auxiliary_loss_that_is_not_finite_drops_the_update():
     after, metrics = jitted_step(loss_fn=infinite)(state, make_batch(0), TIMELINE.clock(0))
     assert metrics["ok"] == 0
     assert_same_bits(after._replace(step=state.step), state)
+
+
+@pytest.mark.parametrize(
+    ("moment", "value", "usable"),
+    [("mu", np.nan, False), ("mu", np.inf, False), ("nu", np.nan, False), ("nu", 1.0, True)],
+)
+def test_an_update_that_is_not_finite_is_noticed_though_loss_and_gradient_are(moment, value, usable):
+    state = initial_state()
+    damage = lambda path, leaf: (  # noqa: E731
+        leaf.at[2, 1].set(value) if moment in jax.tree_util.keystr(path) and leaf.shape == (7, 5) else leaf
+    )
+    state = state._replace(opt_state=jax.tree.map_with_path(damage, state.opt_state))
+    _, metrics = jitted_step()(state, make_batch(0), TIMELINE.clock(1))
+    assert metrics["ok"] == 1
+    assert metrics["usable"] == usable
+
+
+def test_arrays_that_hold_nan_or_infinities_are_named():
+    state = {"a": jnp.ones(3), "b": [jnp.array([1.0, jnp.nan]), jnp.zeros((0,))], "c": jnp.array(-jnp.inf)}
+    state |= {"d": jnp.float32(3e38), "e": jnp.array([2**31 - 1])}
+    assert non_finite_arrays(state) == ["b.0", "c"]
+    assert join_some(list("abcdef"), 4) == "a, b, c, d and 2 more"

@@ -91,10 +91,12 @@ def write_checkpoint(
     arrays: dict[str, HostArray],
     meta: dict[str, Any],
     prepare: Callable[[], None] = lambda: None,
+    fence: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write a checkpoint under a temporary name, sync it to the disk, and rename it to its final name.
 
-    `prepare` runs in the primary process before anything is written. Raises OSError or ValueError if the checkpoint
+    `prepare` runs in the primary process before anything is written, `fence` before it is renamed: it raises
+    LostRunError where another process writes to the directory now. Raises OSError or ValueError if the checkpoint
     cannot be written, RemoteProcessError if that happened to another process; then no file of it is left.
     """
     final = directory / checkpoint_name(step)
@@ -113,9 +115,11 @@ def write_checkpoint(
         run_on_all(lambda: orbax_io.write(temporary / ARRAYS, data))
         run_on_primary(lambda: orbax_io.finish(temporary / ARRAYS))
         run_on_all(lambda: _sync_and_fingerprint(temporary, arrays), records.extend)
+        run_on_primary(fence)
         run_on_primary(lambda: commit(temporary, final, step, arrays, records, meta))
     except BaseException:
         if coordination.is_primary():
+            fence()  # the temporary directory may be that of another process now
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     return final

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pathways_lite.checkpoints.checkpoint import DamagedError, step_of, verify_arrays
 from pathways_lite.errors import UserError
+from pathways_lite.paths import absolute_path, local_path
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ def checkpoint_paths(directory: Path | str) -> list[Path]:
 
     Steps ascend within a stage; stages are in the order in which they were written. Raises UserError if there is none.
     """
-    directory = Path(directory)
-    if step_of(directory) is not None and directory.is_dir():
-        return [directory]
+    directory = local_path(directory)
+    for checkpoint in (directory, Path(absolute_path(directory))):  # `.` and links have other names
+        if step_of(checkpoint) is not None and checkpoint.is_dir():
+            return [checkpoint]
     paths = [path for path in directory.rglob("step_*") if step_of(path) is not None]
     if not paths:
         raise UserError(f"there is no checkpoint in {directory}; expected a run, a stage or a checkpoint directory")

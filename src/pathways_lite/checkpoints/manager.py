@@ -26,6 +26,7 @@ from pathways_lite.checkpoints.checkpoint import (
 )
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -42,23 +43,30 @@ class CheckpointManager:
     error of that thread is raised by the next `save`, `wait` or `close`. Use it as a context manager, or call `close`.
     """
 
-    def __init__(self, directory: Path | str, *, keep: int | None = None) -> None:
-        """Manage `directory`, which need not exist yet, keeping the `keep` newest checkpoints (None: all)."""
+    def __init__(
+        self, directory: Path | str, *, keep: int | None = None, fence: Callable[[], None] = lambda: None
+    ) -> None:
+        """Manage `directory`, which need not exist yet, keeping the `keep` newest checkpoints (None: all).
+
+        `fence` is called in the primary process before every change of the directory; it raises LostRunError where
+        another process writes to it now.
+        """
         if keep is not None and keep < 1:
             raise ValueError(f"keep={keep} must be at least 1")
-        self.directory = Path(directory)
-        self._keep = keep
+        self.directory = local_path(directory)
+        self._keep, self._fence = keep, fence
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
 
     # ---- writing ----
 
-    def save(self, step: int, arrays: Any, meta: dict[str, Any]) -> None:
+    def save(self, step: int, arrays: Any, meta: dict[str, Any], *, rotate: bool = True) -> None:
         """Save a pytree of arrays (JAX, NumPy, typed random keys) and JSON metadata as the checkpoint of `step`.
 
         Blocks until the previous save is done and the arrays are copied to the host. Afterwards the arrays may be
-        donated. Raises UserError if an earlier save failed (then this one does not start), ValueError if `step` is not
-        after the newest checkpoint (call `delete_after` before returning to an earlier step).
+        donated. With `rotate=False` no old checkpoint is deleted. Raises UserError if an earlier save failed (then this
+        one does not start), ValueError if `step` is not after the newest checkpoint (call `delete_after` before
+        returning to an earlier step).
         """
         self.wait()
         newest = self.newest
@@ -66,7 +74,7 @@ class CheckpointManager:
             raise ValueError(f"step {step} is not after the newest checkpoint, {newest}, in {self.directory}")
         frozen_meta = json.loads(json.dumps(meta, allow_nan=False))
         host = snapshot(arrays)
-        self._pending = (step, self._thread.submit(self._write, step, host, frozen_meta))
+        self._pending = (step, self._thread.submit(self._write, step, host, frozen_meta, rotate))
 
     def wait(self) -> None:
         """Block until the last save is on the disk. Raises UserError if it failed, but only once."""
@@ -89,6 +97,7 @@ class CheckpointManager:
         self.wait()
 
         def delete() -> None:
+            self._fence()
             for later_step in reversed([saved for saved in self.steps() if saved > step]):
                 discard(self.path(later_step))
 
@@ -157,23 +166,32 @@ class CheckpointManager:
                 raise
             error.add_note(f"Besides, a checkpoint was not saved: {failed_save}")
 
-    def _write(self, step: int, host: dict[str, HostArray], meta: dict[str, Any]) -> None:
+    def _write(self, step: int, host: dict[str, HostArray], meta: dict[str, Any], rotate: bool) -> None:
         """Write a checkpoint, in the background thread. Old ones are deleted only after the new one is committed."""
         nbytes = sum(array.nbytes for array in host.values())
 
         def prepare() -> None:
+            self._fence()
             self.directory.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.directory)
             if shutil.disk_usage(self.directory).free < nbytes:
                 raise OSError(errno.ENOSPC, "the disk is full")
 
         try:
-            write_checkpoint(self.directory, step, host, meta, prepare)
+            write_checkpoint(self.directory, step, host, meta, prepare, self._fence)
         except (OSError, ValueError, coordination.RemoteProcessError) as error:
             raise self._explain(error, step, nbytes) from error
-        if self._keep is not None and coordination.is_primary():
+        if self._keep is not None and rotate and coordination.is_primary():
+            self._fence()
             for old_step in self.steps()[: -self._keep]:
-                discard(self.path(old_step))
+                self._delete(old_step)
+
+    def _delete(self, step: int) -> None:
+        """Delete an old checkpoint. One that cannot be deleted is in nobody's way; the new one is committed."""
+        try:
+            discard(self.path(step))
+        except OSError as error:
+            _print_to_stderr(f"warning: the old checkpoint {self.path(step)} cannot be deleted: {error.strerror}")
 
     def _explain(self, error: Exception, step: int, nbytes: int) -> Exception:
         """Return a UserError of one sentence for an error of the disk; any other error as it is."""

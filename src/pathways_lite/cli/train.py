@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pathways_lite.paths import local_path
+
 if TYPE_CHECKING:
     from pathways_lite.recipe import Recipe
 
@@ -20,7 +22,9 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="path=value, e.g. stages.base.optimizer.learning_rate=3e-4")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="run directory; default: runs/NAME of the recipe")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=local_path, help="run directory; default: runs/NAME of the recipe")
+    ] = None,
     track: Annotated[list[str] | None, typer.Option(help="also log to: tensorboard (default), wandb, none")] = None,
     dry_run: Annotated[bool, typer.Option(help="show what would be trained and its cost, and stop")] = False,
     coordinator: Annotated[
@@ -34,8 +38,8 @@ def train(
 ) -> None:
     """Train a recipe's stages in order, continuing from the state of the run directory.
 
-    After an interruption the same command continues, bit for bit as if there had been none. SIGINT and SIGTERM save a
-    checkpoint and exit; a second one exits at once.
+    After an interruption the same command continues, bit for bit as if there had been none. SIGINT, SIGTERM
+    and a closed terminal (SIGHUP) save a checkpoint and exit; a second signal exits at once.
 
     On many hosts run the same command on each. Slurm, Open MPI, GKE and TPU pods are detected; anywhere else give
     --coordinator, --processes and --process. The run directory must be on a file system that all hosts share.

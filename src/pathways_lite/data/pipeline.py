@@ -11,6 +11,7 @@ import numpy as np
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
+from pathways_lite.data.child_process import end_with_parent
 from pathways_lite.data.mixture import MixedOrder, resolve_phases
 from pathways_lite.data.order import DataCursor, Order, example_index, first_example
 from pathways_lite.data.store import Store
@@ -94,6 +95,7 @@ class _Steps:
         return self.stop - self.first
 
     def __getitem__(self, index: Any) -> Batch:
+        end_with_parent()  # where this is one of Grain's worker processes
         return self.stream.batch_at(self.first + int(index))
 
 

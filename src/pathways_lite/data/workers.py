@@ -6,12 +6,12 @@ import gc
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from pathways_lite.data.child_process import end_with_parent
 from pathways_lite.data.shards import ShardCounts, ShardSpec, count_documents, tokenize
 from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.errors import UserError
@@ -56,15 +56,7 @@ def _start_worker(tokenizer: Tokenizer) -> None:
     os.environ["RAYON_NUM_THREADS"] = "1"  # the processes are the parallelism, not HF tokenizers' threads
     gc.set_threshold(100_000)  # syntax trees are many objects without cycles
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End the worker when its parent has ended: it would wait forever for work of a parent that was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()
 
 
 def _write_shard_in_worker(spec: ShardSpec, path: Path) -> ShardCounts:

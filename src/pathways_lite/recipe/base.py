@@ -15,6 +15,8 @@ __all__ = ["Amount", "Budget", "Flops", "Fraction", "Frozen", "Steps", "Tokens"]
 class Frozen(BaseModel):
     """An immutable node of a recipe. Unknown fields are refused, so a misspelled one is never ignored.
 
+    So are NaN and infinities, and true or false where a number is expected, which would count as 1 or 0.
+
     `not_identity` names the fields that cannot change what a stage computes (how often it saves, where its corpus is
     stored); the stage's identity leaves them out.
 
@@ -23,7 +25,7 @@ class Frozen(BaseModel):
     identity is computed with the former name, so a rename does not separate a recipe from its checkpoints.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
     not_identity: ClassVar[frozenset[str]] = frozenset()
     former_names: ClassVar[Mapping[str, str]] = {}
 
@@ -40,6 +42,16 @@ class Frozen(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _refuse_booleans(cls, fields: Any) -> Any:
+        if isinstance(fields, dict):
+            for name, value in fields.items():
+                field = cls.model_fields.get(cls.current_name(name)) if isinstance(name, str) else None
+                if field is not None and field.annotation is not bool and has_boolean(value):
+                    raise ValueError(f"{name}={value!r}: a number or a name is expected here, not true or false")
+        return fields
+
+    @model_validator(mode="before")
+    @classmethod
     def _read_former_names(cls, fields: Any) -> Any:
         if not isinstance(fields, dict):
             return fields
@@ -52,6 +64,13 @@ class Frozen(BaseModel):
         """Copy, with the fields in `update` replaced and, as in pydantic, not validated."""
         current = {self.current_name(name): value for name, value in (update or {}).items()}
         return super().model_copy(update=current, deep=deep)
+
+
+def has_boolean(value: Any) -> bool:
+    """Return whether a value is a boolean, or a list with one; dictionaries are other nodes' or pairs of them."""
+    if isinstance(value, tuple | list):
+        return any(map(has_boolean, value))
+    return isinstance(value, bool)
 
 
 class Steps(Frozen):

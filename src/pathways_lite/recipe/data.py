@@ -21,7 +21,11 @@ __all__ = [
 
 def _sorted_pairs(value: Any) -> Any:
     """Convert a dictionary to sorted pairs, so that a recipe stays immutable and hashable."""
-    return tuple(sorted(value.items())) if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    if wrong := [name for name, number in value.items() if isinstance(number, bool)]:
+        raise ValueError(f"{wrong[0]!r} has {value[wrong[0]]!r}; a number is expected here, not true or false")
+    return tuple(sorted(value.items()))
 
 
 ByDomain = Annotated[

@@ -9,12 +9,17 @@ variant (`stages.base.optimizer=muon`) replaces the whole subtree by that varian
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib
 import json
+import os
 import runpy
+import sys
+import traceback
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +27,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
-from pathways_lite.recipe.base import Frozen
+from pathways_lite.paths import local_path
+from pathways_lite.recipe.base import Frozen, has_boolean
 from pathways_lite.recipe.stage import Recipe
 
 __all__ = ["apply_overrides", "load_recipe", "read_recipe", "write_recipe"]
@@ -33,7 +39,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises UserError if the file is missing, has no `recipe()`, or describes something invalid.
     """
-    path = Path(path)
+    path = local_path(path)
     is_json = path.suffix == ".json" and path.is_file()
     recipe = read_recipe(path) if is_json else load_from_python(path, Recipe, "configs/demo.py")
     return apply_overrides(recipe, overrides)
@@ -48,17 +54,58 @@ def load_from_python[T: Frozen](path: Path, kind: type[T], example: str) -> T:
     if not path.is_file():
         raise UserError(f"no {name} at {path}; give a Python file with a function {name}(), e.g. {example}")
     try:
-        function = runpy.run_path(str(path)).get(name)
-        if not callable(function):
-            raise UserError(f"{path} has no function {name}(); a {name} file defines `def {name}() -> {kind.__name__}`")
-        result = function()
+        with importing_from(path.parent):
+            function = runpy.run_path(str(path)).get(name)
+            if not callable(function):
+                raise UserError(
+                    f"{path} has no function {name}(); a {name} file defines `def {name}() -> {kind.__name__}`"
+                )
+            result = function()
+    except UserError:
+        raise
     except ValidationError as error:
         raise UserError(f"{path}: the {name} is invalid.\n{format_validation_error(error)}") from error
     except SyntaxError as error:
-        raise UserError(f"{path}:{error.lineno}: {error.msg}") from error
+        raise UserError(f"{error.filename or path}:{error.lineno}: {error.msg}") from error
+    except ImportError as error:
+        place = _own_line(error, path)
+        raise UserError(f"{place}: {error}; put that module beside {path.name}, or install it") from error
+    except Exception as error:
+        raise UserError(f"{_own_line(error, path)}: {type(error).__name__}: {error}") from error
     if not isinstance(result, kind):
         raise UserError(f"{path}: {name}() returned {type(result).__name__}, not a {kind.__name__}")
     return result
+
+
+@contextlib.contextmanager
+def importing_from(folder: Path) -> Iterator[None]:
+    """Import modules beside a Python file as `python FILE` does, and forget them afterwards.
+
+    A file in another folder may import another module of the same name.
+    """
+    root = os.path.realpath(folder)
+    before = set(sys.modules)
+    sys.path.insert(0, root)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(root)
+        for name in set(sys.modules) - before:
+            package = name.partition(".")[0]
+            if package not in before and (Path(root, f"{package}.py").is_file() or Path(root, package).is_dir()):
+                del sys.modules[name]
+
+
+def _own_line(error: BaseException, path: Path) -> str:
+    """Return `file:line` of the innermost line of the user's folder that led to an error."""
+    root = os.path.realpath(path.parent)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_below(frame.filename, root)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
+
+
+def _is_below(file: str, root: str) -> bool:
+    return Path(os.path.realpath(file)).is_relative_to(root) and "site-packages" not in file
 
 
 def write_recipe(recipe: Recipe, path: str | Path) -> None:
@@ -93,16 +140,19 @@ def format_validation_error(error: ValidationError, prefix: str = "") -> str:
 
 
 def apply_overrides[T: Frozen](root: T, overrides: Sequence[str]) -> T:
-    """Return `root` with each `path=value` applied in turn.
+    """Return `root` with each `path=value` applied in turn, and then validated: rules between fields hold for all.
 
     Raises UserError with the path, what was found and what to write instead.
     """
+    changed, written = root, []
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path.strip():
             raise UserError(f"{override!r} is not an override; write path=value, e.g. stages.base.batch_size=32")
-        root = _set(root, path.strip().split("."), text.strip(), parents=())
-    return root
+        changed = _set(changed, path.strip().split("."), text.strip(), parents=())
+        written.append((path.strip(), text.strip()))
+    result: T = _validate_changes(root, changed, written, parents=())
+    return result
 
 
 def _set(node: Any, path: list[str], text: str, parents: tuple[str, ...]) -> Any:
@@ -120,11 +170,34 @@ def _set(node: Any, path: list[str], text: str, parents: tuple[str, ...]) -> Any
     if field not in fields:
         raise UserError(f"{'.'.join(parents) or owner.__name__} has no field {name!r}.{_did_you_mean(name, fields)}")
     value = _set(getattr(node, field), rest, text, full_path) if rest else _parse(owner, field, text, full_path)
+    return node.model_copy(update={field: value})
+
+
+def _validate_changes(old: Any, new: Any, written: Sequence[tuple[str, str]], parents: tuple[str, ...]) -> Any:
+    """Validate the nodes of `new` that are not those of `old`, the innermost first; `written`: the overrides."""
+    if new is old:
+        return new
+    if isinstance(new, tuple):
+        names = [getattr(item, "name", str(i)) for i, item in enumerate(new)]
+        before = old if isinstance(old, tuple) and len(old) == len(new) else (None,) * len(new)
+        triples = zip(names, before, new, strict=True)
+        return tuple(_validate_changes(a, b, written, (*parents, name)) for name, a, b in triples)
+    if not isinstance(new, Frozen):
+        return new
+    fields = {
+        name: _validate_changes(getattr(old, name, None), value, written, (*parents, name)) for name, value in new
+    }
     try:
-        # Validated as a whole, so that rules between fields hold after each override.
-        return owner.model_validate({**dict(node), field: value})
+        return type(new).model_validate(fields)
     except ValidationError as error:
-        raise UserError(f"{'.'.join(full_path)}={text}: {_messages(error)}") from error
+        raise UserError(f"{_overrides_below(parents, written)}: {_messages(error)}") from error
+
+
+def _overrides_below(parents: tuple[str, ...], written: Sequence[tuple[str, str]]) -> str:
+    """Return the overrides of fields of the node at `parents`; all of them where it was named otherwise."""
+    prefix = ".".join(parents)
+    below = [f"{path}={text}" for path, text in written if not prefix or path.startswith(f"{prefix}.")]
+    return " ".join(below or [f"{path}={text}" for path, text in written])
 
 
 def _index_of(items: tuple[Any, ...], name: str, full_path: tuple[str, ...]) -> int:
@@ -149,8 +222,10 @@ def _messages(error: ValidationError) -> str:
 def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]) -> Any:
     """Parse `text` as a value of the field's type."""
     field = owner.model_fields[name]
-    # pydantic separates metadata (discriminator, bounds, parsers) from the annotation.
-    annotation: Any = Annotated[field.annotation, field, *field.metadata] if field.metadata else field.annotation
+    # pydantic separates the discriminator and metadata (bounds, parsers) from the annotation. Without a discriminator
+    # a wrong value would be refused by every member of a union, and not by the one that it names.
+    separated = field.metadata or field.discriminator
+    annotation: Any = Annotated[field.annotation, field, *field.metadata] if separated else field.annotation
     variants = _variants(field.annotation)
     # The paper's term is often the name of the class: `operator=ligo` is `operator=learned`.
     by_class = {variant.__name__.lower(): variant for variant in variants.values()}
@@ -165,6 +240,8 @@ def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     refusals = []
     for candidate in _candidates(text):
+        if field.annotation is not bool and has_boolean(candidate):
+            raise UserError(f"{'.'.join(full_path)}={text}: a number or a name is expected here, not true or false")
         try:
             return adapter.validate_python(candidate)
         except ValidationError as error:

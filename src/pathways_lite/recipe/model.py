@@ -33,9 +33,9 @@ class Model(Frozen):
 
     block: Literal["parallel", "serial"] = "parallel"
     norm: Norm = Field("rms", description="rms, or layer (LayerNorm without bias); both scale-only")
-    norm_epsilon: float = 1e-6
+    norm_epsilon: float = Field(1e-6, ge=0, lt=1)
     qk_norm: bool = Field(False, description="RMS-normalize queries and keys per head before RoPE")
-    rope_base: float = 10_000.0
+    rope_base: float = Field(10_000.0, gt=0)
     tie_embeddings: bool = True
     logit_scale: float | None = Field(None, description="None: 1/sqrt(d_model) where tied (PaLM section 5), else 1")
     logit_soft_cap: float | None = Field(None, gt=0, description="final logits z become cap * tanh(z / cap)")

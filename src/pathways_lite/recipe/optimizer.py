@@ -5,9 +5,9 @@ A new optimizer or schedule is a class here, a member of the union below it, a n
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pathways_lite.recipe.base import Amount, Fraction, Frozen, Steps
 
@@ -71,8 +71,24 @@ class _Optimizer(Frozen):
 
     averages_params: ClassVar[bool] = False
     """Whether the parameters to evaluate are an average in the optimizer's state, and not those that are trained."""
+    largest_rate: ClassVar[float] = 10.0
+    """A weight moves by about the rate in each step; those of SGD depend on the gradient's size."""
 
     clip_norm: float | None = Field(1.0, gt=0, description="global gradient norm; None: no clipping")
+
+    @model_validator(mode="after")
+    def _check_rates(self) -> Self:
+        """Refuse rates at which a step cannot be meant: above `largest_rate`, or a decay that turns weights around."""
+        for name in ("learning_rate", "adam_learning_rate"):
+            if (rate := getattr(self, name, 0.0)) > self.largest_rate:
+                raise ValueError(f"{name}={rate:g} is absurd; those of {type(self).__name__} are far below 1")
+        decay = getattr(self, "weight_decay", 0.0) * getattr(self, "learning_rate", 0.0)
+        if decay >= 1:
+            raise ValueError(
+                f"weight_decay is multiplied by learning_rate: together {decay:g} of each weight would be taken away "
+                "in every step; use e.g. weight_decay=0.1"
+            )
+        return self
 
 
 class AdamW(_Optimizer):
@@ -81,9 +97,9 @@ class AdamW(_Optimizer):
     kind: Literal["adamw"] = "adamw"
     learning_rate: float = Field(3e-4, gt=0, description="peak")
     schedule: Schedule = Cosine(warmup=Fraction(n=0.02))
-    b1: float = 0.9
-    b2: float = 0.95
-    epsilon: float = 1e-8
+    b1: float = Field(0.9, ge=0, lt=1)
+    b2: float = Field(0.95, ge=0, lt=1)
+    epsilon: float = Field(1e-8, ge=0)
     weight_decay: float = Field(0.1, ge=0, description="on matrices; norm scales are not decayed")
 
 
@@ -93,10 +109,12 @@ class Adafactor(_Optimizer):
     kind: Literal["adafactor"] = "adafactor"
     learning_rate: float = Field(1e-2, gt=0, description="peak, relative to the RMS of each parameter")
     schedule: Schedule = PaLM()
-    b1: float = 0.9
+    b1: float = Field(0.9, ge=0, lt=1)
     decay_exponent: float = Field(0.8, gt=0, description="b2 = 1 - k**-decay_exponent")
     update_clip: float = Field(1.0, gt=0, description="largest RMS of an update, per layer and parameter")
-    weight_decay_exponent: float | None = Field(2.0, description="decay = learning_rate**this per step; None: no decay")
+    weight_decay_exponent: float | None = Field(
+        2.0, gt=0, description="decay = learning_rate**this per step; None: no decay"
+    )
 
 
 class Lion(_Optimizer):
@@ -105,8 +123,8 @@ class Lion(_Optimizer):
     kind: Literal["lion"] = "lion"
     learning_rate: float = Field(1e-4, gt=0, description="peak")
     schedule: Schedule = Cosine(warmup=Fraction(n=0.02))
-    b1: float = 0.9
-    b2: float = 0.99
+    b1: float = Field(0.9, ge=0, lt=1)
+    b2: float = Field(0.99, ge=0, lt=1)
     weight_decay: float = Field(1.0, ge=0)
 
 
@@ -117,10 +135,10 @@ class Muon(_Optimizer):
     learning_rate: float = Field(0.02, gt=0, description="peak, of the orthogonalized matrices")
     adam_learning_rate: float = Field(3e-3, gt=0, description="peak, of everything else")
     schedule: Schedule = WSD(warmup=Fraction(n=0.02), decay=Fraction(n=0.4))
-    momentum: float = 0.95
+    momentum: float = Field(0.95, ge=0, lt=1)
     ns_steps: int = Field(5, ge=1, description="Newton-Schulz iterations")
-    b1: float = 0.9
-    b2: float = 0.95
+    b1: float = Field(0.9, ge=0, lt=1)
+    b2: float = Field(0.95, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
 
 
@@ -132,13 +150,15 @@ class ScheduleFree(_Optimizer):
     kind: Literal["schedule_free"] = "schedule_free"
     learning_rate: float = Field(2.5e-3, gt=0, description="peak")
     schedule: Schedule = Constant(warmup=Fraction(n=0.05))
-    b1: float = 0.9
-    b2: float = 0.95
+    b1: float = Field(0.9, gt=0, lt=1)
+    b2: float = Field(0.95, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
 
 
 class SGD(_Optimizer):
     """Stochastic gradient descent with optional momentum."""
+
+    largest_rate: ClassVar[float] = 1e6
 
     kind: Literal["sgd"] = "sgd"
     learning_rate: float = Field(0.1, gt=0, description="peak")

@@ -101,7 +101,8 @@ class Ramp(Frozen):
 class SpikeGuard(Frozen):
     """The response to a loss that is not finite, or rises far above its recent level.
 
-    A non-finite update never reaches the parameters, whatever the policy.
+    A gradient that is not finite never reaches the parameters, and a state that is not finite is never saved, whatever
+    the policy.
     """
 
     policy: Literal["halt", "skip", "rewind"] = "halt"

@@ -13,6 +13,7 @@ import numpy as np
 
 from pathways_lite.errors import UserError
 from pathways_lite.intervals import LEVEL, Interval
+from pathways_lite.json_values import restore_floats
 from pathways_lite.run_directory import write_json
 from pathways_lite.scaling import bootstrap
 from pathways_lite.scaling.checks import validate_columns
@@ -176,7 +177,7 @@ class Fit:
         from pathways_lite.scaling.laws.registry import find_law
 
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = restore_floats(json.loads(Path(path).read_text(encoding="utf-8")))
             data = {name: np.array(column, np.float64) for name, column in content["data"].items()}
             fit = cls(
                 law=find_law(content["law"]), link=content["link"], loss=parse_loss(content["loss"]),

@@ -8,7 +8,7 @@ Every row is one JSON object with `kind` and `step`, the number of steps taken w
     log.jsonl      train  tokens, flops (of the stage, so far), loss, grad_norm, learning_rate, ...
                    eval   tokens, flops, domains: {name: {loss, bits_per_byte, nll, tokens, bytes, documents}},
                           if the objective has any, denoisers: {name: {loss, tokens, unused}}
-                   event  event: "skip", "rewind", ..., and its details
+                   event  event: "skip", "rewind", "lost_rows" (before this step), ..., and its details
     timings.jsonl  train  seconds (since the stage started), tokens_per_second, flops_per_second,
                           share_of_peak (null at the first step)
                    compile, save, evaluate   seconds, duration
@@ -19,25 +19,21 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.errors import UserError
+from pathways_lite.json_values import restore_floats, to_json_types
 
 LOG = "log.jsonl"
 TIMINGS = "timings.jsonl"
 
 Row = dict[str, Any]
-
-# Standard JSON cannot represent these; the reader turns exactly these strings back into floats.
-_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class RunLog:
@@ -53,9 +49,13 @@ class RunLog:
     Raises UserError if a file cannot be written (a full disk, no permission) or is not a log.
     """
 
-    def __init__(self, stage_dir: str | Path) -> None:
+    def __init__(self, stage_dir: str | Path, *, fence: Callable[[], None] = lambda: None) -> None:
+        """Open the log. `fence` is called before every write; it raises LostRunError if another process writes now."""
         self.directory = Path(stage_dir)
         self._files: dict[str, int] = {}
+        self._fence = fence
+        self._mark = {"bytes": 0, "crc32": 0}  # of `log.jsonl`
+        fence()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             for name in (LOG, TIMINGS):
@@ -82,8 +82,19 @@ class RunLog:
         """Return the reproducible rows so far."""
         return read_log(self.directory / LOG)
 
+    @property
+    def mark(self) -> dict[str, int] | None:
+        """Size and checksum of the reproducible rows so far, by which `holds` finds out whether some were lost."""
+        return dict(self._mark)
+
+    def holds(self, mark: Mapping[str, int]) -> bool:
+        """Return whether the log still begins with the rows that it had at an earlier `mark`."""
+        content = (self.directory / LOG).read_bytes()[: mark["bytes"]]
+        return _mark_of(content) == mark
+
     def sync(self) -> None:
         """Flush the rows to disk, so that a power failure cannot leave a checkpoint ahead of its log."""
+        self._fence()
         for file in self._files.values():
             os.fsync(file)
 
@@ -102,8 +113,11 @@ class RunLog:
 
     def _open(self, name: str) -> None:
         self._files[name] = os.open(self.directory / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        if name == LOG:
+            self._mark = _mark_of((self.directory / name).read_bytes())
 
     def _append(self, name: str, kind: str, step: int, values: Mapping[str, Any]) -> Row:
+        self._fence()
         row = _make_row(kind, step, values)
         line = (json.dumps(row, default=_reject_type, ensure_ascii=False, allow_nan=False) + "\n").encode()
         try:
@@ -112,9 +126,12 @@ class RunLog:
             raise _cannot_write(self.directory / name, error) from error
         if written < len(line):  # the disk filled up in the middle of the line
             raise _cannot_write(self.directory / name, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        if name == LOG:
+            self._mark = _mark_of(line, self._mark)
         return row
 
     def _rewrite(self, name: str, keep: Callable[[Row], bool]) -> None:
+        self._fence()
         path = self.directory / name
         lines = path.read_bytes().splitlines(keepends=True)
         kept_lines = [line for number, line in enumerate(lines, 1) if keep(_parse_line(line, path, number))]
@@ -142,6 +159,13 @@ class NullLog:
     def rows(self) -> list[Row]:
         return []
 
+    @property
+    def mark(self) -> dict[str, int] | None:
+        return None
+
+    def holds(self, mark: Mapping[str, int]) -> bool:
+        return True
+
     def sync(self) -> None:
         """Do nothing: there are no files."""
 
@@ -162,45 +186,14 @@ def _make_row(kind: str, step: int, values: Mapping[str, Any]) -> Row:
     return {"kind": kind, "step": int(step)} | {key: to_json_types(value) for key, value in values.items()}
 
 
-def to_json_types(value: Any) -> Any:
-    """Convert `value` to JSON types from which it can be restored exactly.
-
-    A float32 becomes its shortest decimal (0.1, not 0.10000000149011612), which reads back as the same
-    float32; a float64 keeps all its digits. NaN and infinities become strings, which `read_log` restores.
-    """
-    if isinstance(value, Mapping):
-        return {str(key): to_json_types(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json_types(item) for item in value]
-    if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
-        value = _from_scalar(np.asarray(value))
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-def _from_scalar(value: np.ndarray) -> Any:
-    """Convert a 0-d array (NumPy, JAX or bfloat16) to bool, int or float."""
-    if np.issubdtype(value.dtype, np.bool_):
-        return bool(value)
-    if np.issubdtype(value.dtype, np.integer):
-        return int(value)
-    if value.dtype == np.float64:
-        return float(value)
-    return float(str(value.astype(np.float32)))
+def _mark_of(content: bytes, before: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Return the mark of a log that continues with `content` after the mark `before`."""
+    size, crc = (before["bytes"], before["crc32"]) if before else (0, 0)
+    return {"bytes": size + len(content), "crc32": zlib.crc32(content, crc)}
 
 
 def _reject_type(value: Any) -> Any:
     raise TypeError(f"a log row holds scalars, text, lists and dicts, not {type(value).__name__}")
-
-
-def restore_floats(value: Any) -> Any:
-    """Restore the NaN and infinities that `to_json_types` turned into strings."""
-    if isinstance(value, dict):
-        return {key: restore_floats(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [restore_floats(item) for item in value]
-    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def _parse_line(line: bytes, path: Path, number: int) -> Row:
@@ -224,7 +217,7 @@ def _remove_torn_line(path: Path) -> None:
 
 def _rewrite_durably(path: Path, content: bytes) -> None:
     """Replace the file's content: a crash or a power cut leaves the old file or the new one, never a part."""
-    with replace_atomically(path, sync=True) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_bytes(content)
 
 

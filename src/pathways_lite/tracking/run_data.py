@@ -25,7 +25,9 @@ from typing import Any
 import numpy as np
 
 from pathways_lite.errors import UserError
-from pathways_lite.tracking.log import LOG, TIMINGS, Row, read_log, restore_floats
+from pathways_lite.json_values import restore_floats
+from pathways_lite.paths import local_path
+from pathways_lite.tracking.log import LOG, TIMINGS, Row, read_log
 
 RECIPE = "recipe.json"
 LEDGER = "ledger.json"
@@ -99,7 +101,7 @@ class RunData:
 
 def read_run(directory: str | Path) -> RunData:
     """Read the run in `directory`. Raises UserError if there is none."""
-    directory = Path(directory)
+    directory = local_path(directory)
     problems: list[str] = []
     recipe = _read_object(directory / RECIPE, problems)
     if not recipe and not problems:
@@ -122,7 +124,10 @@ def _read_stage(directory: Path, recipe: dict[str, Any], problems: list[str]) ->
 
 def _read_rows(path: Path, problems: list[str]) -> list[Row]:
     try:
-        return read_log(path)
+        rows = read_log(path)
+        lost = [row["step"] for row in rows if row.get("event") == "lost_rows"]
+        problems.extend(f"{path} has lost rows from before step {step:,}: what is drawn has a hole" for step in lost)
+        return rows
     except (OSError, UserError) as error:
         problems.append(str(error))
         return []

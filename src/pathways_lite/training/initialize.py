@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pathways_lite.checkpoints import CheckpointManager, restore
@@ -20,7 +19,7 @@ from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.components import Components
 from pathways_lite.training.init_growth import grow_checkpoint
 from pathways_lite.training.init_merging import furthest_cursor, merge_cost, merge_lineage, merge_params
-from pathways_lite.training.load import load_model
+from pathways_lite.training.load import TrainedModel, load_final, load_model
 from pathways_lite.training.resolve import load_reference, reference_cost
 from pathways_lite.training.sample_weights import MethodState
 from pathways_lite.training.spike_guard import GuardState
@@ -38,6 +37,7 @@ class CheckpointState:
     seconds: Seconds  # of this stage
     inherited: Ledger  # the cost of everything that the initial parameters come from
     parent: str | None  # digest of the checkpoint that the initial parameters come from
+    log: dict[str, int] | None = None  # `RunLog.mark` when this was saved
 
     @classmethod
     def initial(cls, state: TrainState, cursor: DataCursor, inherited: Ledger, parent: str | None) -> CheckpointState:
@@ -62,6 +62,7 @@ class CheckpointState:
             "inherited": self.inherited.to_json(),
             "lineage": {"stage": spec.stage.name, "identity": spec.identity, "parent": self.parent},
             "recipe": spec.recipe.model_dump(mode="json"),
+            **({} if self.log is None else {"log": self.log}),
         }
 
 
@@ -92,6 +93,7 @@ def restore_latest(
         seconds=Ledger.from_json(restored.meta["ledger"]["stage"]).seconds,
         inherited=Ledger.from_json(restored.meta["inherited"]),
         parent=restored.meta["lineage"]["parent"],
+        log=restored.meta.get("log"),
     )
 
 
@@ -119,20 +121,20 @@ def _start(components: Components, run: RunDirectory, stopped: Callable[[], int]
         case Continue(optimizer=optimizer):
             return _continue(components, _stage_before(spec, run), keep_optimizer=optimizer == "keep")
         case Restore(path=path, optimizer=optimizer):
-            return _continue(components, path, keep_optimizer=optimizer == "keep")
+            return _continue(components, load_model(path, report=None), keep_optimizer=optimizer == "keep")
         case Grow():
             return _grow(components, _stage_before(spec, run), stopped)
         case Merge() as start:
             return _merge(components, start)
 
 
-def _stage_before(spec: StageSpec, run: RunDirectory) -> Path:
-    return run.stage(spec.recipe.stages[spec.index - 1].name).checkpoints
+def _stage_before(spec: StageSpec, run: RunDirectory) -> TrainedModel:
+    stage = spec.recipe.stages[spec.index - 1]
+    return load_final(run.stage(stage.name).checkpoints, stage)
 
 
-def _continue(components: Components, path: str | Path, *, keep_optimizer: bool) -> CheckpointState:
+def _continue(components: Components, model: TrainedModel, *, keep_optimizer: bool) -> CheckpointState:
     """Take another stage's parameters (and its optimizer's state, if kept); data continues where that one stopped."""
-    model = load_model(path)
     if keep_optimizer:
         # The parameters that were being trained, which may differ from those to evaluate (`model.params`).
         abstract = components.abstract_state
@@ -143,16 +145,15 @@ def _continue(components: Components, path: str | Path, *, keep_optimizer: bool)
     return CheckpointState.initial(state, model.cursor_for(components.stage), model.cost, model.manifest.digest)
 
 
-def _grow(components: Components, path: Path, stopped: Callable[[], int]) -> CheckpointState:
+def _grow(components: Components, model: TrainedModel, stopped: Callable[[], int]) -> CheckpointState:
     """Grow another stage's model; data continues where that one stopped, and where training of LiGO's maps did."""
-    model = load_model(path)
     grown = grow_checkpoint(components, model, model.cursor_for(components.stage), stopped)
     return CheckpointState.initial(grown.state, grown.cursor, model.cost + grown.spent, model.manifest.digest)
 
 
 def _merge(components: Components, start: Merge) -> CheckpointState:
     """Average several checkpoints; data continues after the one that has read most."""
-    models = [load_model(ingredient.path) for ingredient in start.checkpoints]
+    models = [load_model(ingredient.path, report=None) for ingredient in start.checkpoints]
     state = components.state_with(
         merge_params(components, models, [ingredient.weight for ingredient in start.checkpoints])
     )

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import functools
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pathways_lite.checkpoints import Manifest, checkpoint_paths, read_manifest, restore, verify_checkpoint
+from pathways_lite.checkpoints import (
+    CheckpointManager,
+    Manifest,
+    checkpoint_paths,
+    read_manifest,
+    restore,
+    verify_checkpoint,
+)
 from pathways_lite.data.mixture import MixedOrder
 from pathways_lite.data.order import DataCursor
 from pathways_lite.data.store import open_store
@@ -15,10 +24,13 @@ from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
 from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.ledger import Ledger
+from pathways_lite.paths import local_path
 from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.components import Components
-from pathways_lite.training.stage import StageSpec
+from pathways_lite.training.stage import StageSpec, stage_timeline
+
+_ATTEMPTS = 5  # to find checkpoints in the directory of a run that is training
 
 
 @dataclass(frozen=True)
@@ -126,49 +138,91 @@ class TrainedModel:
         return self.components.evaluated_params(opt_state, trained, self.manifest.step)
 
 
-def load_model(path: str | Path, *, examined: bool = True) -> TrainedModel:
+def print_warning(line: str) -> None:
+    """Print a warning on standard error."""
+    print(f"warning: {line}", file=sys.stderr)
+
+
+def load_model(
+    path: str | Path, *, examined: bool = True, report: Callable[[str], None] | None = print_warning
+) -> TrainedModel:
     """Load the newest valid checkpoint at or below `path` (a checkpoint, stage or run directory).
 
-    With `examined=False` the newest one; the caller verifies its content on reading.
+    `report` is told which newer checkpoints are passed over, and why; with None, UserError is raised instead. With
+    `examined=False` it is the newest one; the caller verifies its content on reading.
     Raises UserError where there is none, or where it was not written by `pathways-lite train`.
     """
-    path = find_checkpoint(path, examined=examined)
+    return _model_at(newest_checkpoints(path, 1, examined=examined, report=report)[0])
+
+
+def load_final(checkpoints: Path, stage: Stage) -> TrainedModel:
+    """Load the last step of a finished stage; its content is verified on reading. Raises UserError without it.
+
+    A stage that starts from an older checkpoint would have the same identity, and other parameters.
+    """
+    path = CheckpointManager(checkpoints).path(stage_timeline(stage).total_steps)
+    if not coordination.run_on_primary(path.is_dir):
+        raise UserError(
+            f"stage {stage.name!r} ends at step {stage_timeline(stage).total_steps:,}, but {path} is not there; "
+            f"remove {checkpoints.parent / 'summary.json'}, and the same command trains the missing steps again"
+        )
+    return _model_at(path)
+
+
+def _model_at(path: Path) -> TrainedModel:
     manifest = read_manifest(path)
     try:
         recipe = Recipe.model_validate(manifest.meta["recipe"])
         index = [stage.name for stage in recipe.stages].index(manifest.meta["lineage"]["stage"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"checkpoint {path} does not say which recipe made it: {error}") from error
     # The model is used on other devices than it was trained on.
     stages = [stage.model_copy(update={"mesh": Mesh()}) for stage in recipe.stages]
     return TrainedModel(path, manifest, StageSpec(recipe.model_copy(update={"stages": tuple(stages)}), index))
 
 
-def find_checkpoint(path: str | Path, *, examined: bool = True) -> Path:
-    """Find the newest valid checkpoint at or below `path`; of a run, that of its last stage that has any.
+def newest_checkpoints(
+    path: str | Path, count: int, *, examined: bool = True, report: Callable[[str], None] | None = None
+) -> list[Path]:
+    """Find the newest `count` valid checkpoints of one stage, the newest first; of a run, of its last stage with any.
 
-    All processes must call this; each verifies a part of the files. Raises UserError where there is none.
+    All processes must call this; each verifies a part of the files. Raises UserError where there are fewer, and, where
+    `report` is None, where a newer one is damaged; otherwise `report` is told so.
     """
-    return newest_checkpoints(path, 1, examined=examined)[0]
-
-
-def newest_checkpoints(path: str | Path, count: int, *, examined: bool = True) -> list[Path]:
-    """Find the newest `count` valid checkpoints of one stage, the newest first; UserError where there are fewer."""
     if not str(path):
         raise UserError("a checkpoint is needed: name a checkpoint, stage or run directory")
-    valid: list[Path] = []
-    problems = []
-    for candidate in map(Path, coordination.run_on_primary(lambda: _candidates(Path(path)))):
-        if valid and candidate.parent != valid[0].parent:
+    for _ in range(_ATTEMPTS):
+        valid: list[Path] = []
+        problems: list[str] = []
+        replaced = False  # by a run that is training, since they were listed
+        for candidate in map(Path, coordination.run_on_primary(lambda: _candidates(local_path(path)))):
+            if valid and candidate.parent != valid[0].parent:
+                break
+            if not examined or (finding := verify_checkpoint(candidate)).ok:
+                valid.append(candidate)
+                if len(valid) == count:
+                    _tell_passed_over(problems, valid, report)
+                    return valid
+            elif coordination.run_on_primary(candidate.is_dir):
+                problems.append(str(finding))
+            else:
+                replaced = True
+        if not replaced:
             break
-        if not examined or (finding := verify_checkpoint(candidate)).ok:
-            valid.append(candidate)
-            if len(valid) == count:
-                return valid
-        else:
-            problems.append(str(finding))
     summary = f"{path} has {len(valid)} checkpoints, not {count}" if valid else f"no checkpoint in {path} is whole"
     raise UserError("\n".join([f"{summary}:" if problems else summary, *problems]))
+
+
+def _tell_passed_over(problems: Sequence[str], valid: Sequence[Path], report: Callable[[str], None] | None) -> None:
+    """Report damaged checkpoints that are newer than some of the `valid` ones, or raise UserError."""
+    if not problems:
+        return
+    damaged = "\n".join(problems)
+    if report is None:
+        names = ", ".join(map(str, valid))
+        raise UserError(f"{damaged}\nOlder ones are whole: to use them all the same, name them ({names})")
+    if coordination.is_primary():
+        report(f"{damaged}\n{valid[-1]} is used instead")
 
 
 def _candidates(path: Path) -> list[str]:

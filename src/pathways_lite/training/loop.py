@@ -31,6 +31,7 @@ from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
+from pathways_lite.training.finite import join_some, non_finite_arrays
 from pathways_lite.training.initialize import CheckpointState, initialize_stage, restore_latest
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.spike_guard import GuardState, Halt, Rewind, observe
@@ -112,6 +113,11 @@ class Trainer:
         while self.step < self.timeline.total_steps:
             self._train_until_rewind()
         self.checkpoints.wait()
+        if damaged := coordination.run_on_primary(lambda: self.metric_writer.non_finite_domains()):
+            raise UserError(
+                f"stage {self.stage.name!r} is trained, but its held-out loss is not finite on {join_some(damaged)}: "
+                "this model is of no use. Its checkpoints are kept; train again with a lower optimizer.learning_rate"
+            )
 
     def _train_until_rewind(self) -> None:
         stream = self.spec.stream(self.cursor, shard=self.components.layout.batch_shard)
@@ -185,19 +191,34 @@ class Trainer:
         (step, metrics), self.pending = self.pending, None
         with self.timer.account("train"):
             values = {name: np.asarray(value)[()] for name, value in jax.device_get(metrics).items()}
+        usable = bool(values.pop("usable"))
         self.watchdog.beat()
         self.metric_writer.step(step, values, self.timer.seconds)
         self.guard, decision = observe(
-            self.stage.guard, self.guard, step=step - 1, loss=float(values["loss"]), ok=bool(values["ok"])
+            self.stage.guard,
+            self.guard,
+            step=step - 1,
+            loss=float(values["loss"]),
+            ok=bool(values["ok"]),
+            usable=usable,
         )
         match decision:
             case Halt(reason=reason):
-                newest = self.checkpoints.newest
-                saved = f"the newest checkpoint is of step {newest}" if newest is not None else "nothing was saved yet"
-                raise UserError(f"stage {self.stage.name!r} halted at step {step}: {reason}; {saved}")
+                before = step - self.guard.dropped_in_a_row
+                raise UserError(
+                    f"stage {self.stage.name!r} halted at step {step}: {reason}; {self._describe_saved(before)}"
+                )
             case Rewind() as rewind:
                 return rewind
         return None
+
+    def _describe_saved(self, step: int) -> str:
+        """Say which checkpoint is the newest one of `step` or before."""
+        self.checkpoints.wait()
+        newest = max((saved for saved in self.checkpoints.steps() if saved <= step), default=None)
+        if newest is None:
+            return f"nothing was saved before step {step + 1}"
+        return f"the newest checkpoint is of step {newest} ({self.checkpoints.path(newest)})"
 
     # ---- between steps ----
 
@@ -224,15 +245,31 @@ class Trainer:
         return True
 
     def _save(self) -> None:
-        """Save state, data cursor, guard and ledger as one; the disk is written in the background."""
+        """Save state, data cursor, guard and ledger as one; the disk is written in the background.
+
+        Raises UserError where the state is not finite: a checkpoint is a state that training can continue from.
+        """
         with self._pause("save", "saving"):
+            if damaged := non_finite_arrays((self.state.params, self.state.opt_state)):
+                raise UserError(
+                    f"stage {self.stage.name!r} halted at step {self.step}: NaN or infinities in {join_some(damaged)}, "
+                    f"although the losses are finite; this state was not saved, and "
+                    f"{self._describe_saved(self.step)}. The same command continues from there. Where it ends the same "
+                    "way, change the optimizer's options; otherwise suspect the hardware"
+                )
             self.metric_writer.sync()
             current = replace(
-                self.start, state=self.state, cursor=self.cursor, guard=self.guard, seconds=self.timer.seconds
+                self.start,
+                state=self.state,
+                cursor=self.cursor,
+                guard=self.guard,
+                seconds=self.timer.seconds,
+                log=self.metric_writer.log_mark,
             )
             meta = current.to_meta(self.spec)
             self._require_agreement(meta)
-            self.checkpoints.save(self.step, self.state, meta)
+            # While updates are dropped, checkpoints from before it are kept: whatever broke may be in this one.
+            self.checkpoints.save(self.step, self.state, meta, rotate=not self.guard.dropped_in_a_row)
             if coordination.is_primary():
                 totals = {"total_steps": self.timeline.total_steps, "corpus_tokens": self.spec.corpus_tokens}
                 self.directory.write_ledger({**totals, **meta["ledger"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,7 +77,7 @@ class MetricWriter:
         """Record held-out results per domain (`HeldOutLoss.to_json`) and per denoiser, if the objective has any."""
         values = {"domains": domains, "denoisers": denoisers} if denoisers else {"domains": domains}
         self._write("eval", step, values)
-        self._progress.show_evaluation(step, {name: result["bits_per_byte"] for name, result in domains.items()})
+        self._progress.show_evaluation(step, domains)
         self._evaluations[step] = values
 
     def has_evaluation(self, step: int) -> bool:
@@ -87,6 +88,11 @@ class MetricWriter:
     def last_evaluation(self) -> dict[str, Any]:
         """Results of the newest evaluation, `domains` and perhaps `denoisers`; {} before the first."""
         return self._evaluations[max(self._evaluations)] if self._evaluations else {}
+
+    def non_finite_domains(self) -> list[str]:
+        """Return the domains whose newest held-out loss is NaN or infinite."""
+        domains = self.last_evaluation.get("domains", {})
+        return [name for name, result in domains.items() if not math.isfinite(result["loss"])]
 
     def event(self, event: str, step: int, **values: Any) -> None:
         """Record an event that belongs to the run's result."""
@@ -105,6 +111,19 @@ class MetricWriter:
         self._log.truncate_after(step)
         self._last = (step, seconds)
         self._evaluations = {at: values for at, values in self._evaluations.items() if at <= step}
+
+    @property
+    def log_mark(self) -> dict[str, int] | None:
+        """The mark of the reproducible rows so far; None in a process that writes none."""
+        return self._log.mark
+
+    def mark_lost_rows(self, saved: CheckpointState) -> bool:
+        """Return whether the log holds what it held when `saved` was saved; otherwise an event marks the hole."""
+        if saved.log is None or self._log.holds(saved.log):
+            return True
+        if not any(row["step"] == saved.step and row.get("event") == "lost_rows" for row in self._log.rows()):
+            self.event("lost_rows", saved.step)
+        return False
 
     def sync(self) -> None:
         """Return when every row is on the disk."""

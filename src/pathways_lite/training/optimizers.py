@@ -19,7 +19,6 @@ import optax
 from optax import contrib
 
 from pathways_lite import models
-from pathways_lite.errors import UserError
 from pathways_lite.ledger import Clock, Timeline
 from pathways_lite.methods import pruning
 from pathways_lite.models.params import Axes, is_axes, is_matrix, is_stacked, matrix_sides
@@ -168,8 +167,6 @@ def _schedule_free(config: ScheduleFree, axes: Any, rate: Rate) -> optax.Gradien
     optax takes a learning rate as a function of its own count; here the transformation is built again in each update
     with the clock's rate. Its state does not depend on that function.
     """
-    if not 0.0 < config.b1 < 1.0:
-        raise UserError(f"optimizer.b1={config.b1} of schedule_free must be between 0 and 1, e.g. 0.9")
     # Adam without its first moment: the averaging replaces it.
     scaling = optax.scale_by_rms(config.b2, eps=1e-8, eps_in_sqrt=False, bias_correction=True)
     adamw = optax.chain(scaling, *_decay_and_scale(config, axes, rate))

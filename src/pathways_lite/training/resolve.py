@@ -35,7 +35,7 @@ from pathways_lite.training.build_sample_weights import require_domains_to_weigh
 from pathways_lite.training.init_growth import require_growth
 from pathways_lite.training.init_merging import resolve_merge
 from pathways_lite.training.kept_optimizer import require_kept_optimizer, require_stored_optimizer
-from pathways_lite.training.load import TrainedModel, load_model
+from pathways_lite.training.load import TrainedModel, load_final, load_model
 from pathways_lite.training.stage import StageSpec, reference_of
 
 
@@ -64,7 +64,7 @@ def _resolve_stage(stage: Stage) -> Stage:
     objective = resolve_special_tokens(stage.objective, seq_len=data.seq_len, **ids)
     stage = stage.model_copy(update={"data": data, "objective": objective})
     if isinstance(stage.start, Restore):
-        model = load_model(stage.start.path)
+        model = load_model(stage.start.path, report=None)
         model.require_recorded(stage.start.digest, stage.name, stage.start.path, "set start.digest=none")
         require_stored_optimizer(stage, model)
         start = stage.start.model_copy(update={"digest": model.manifest.digest})
@@ -121,7 +121,7 @@ def _resolve_learned(stage: Stage, learned: LearnedWeights, before: Recipe) -> L
             f"the mixture of stage {stage.name!r} is learned by {source}, which learns no weights; "
             "give that stage domain_weights, e.g. DoGE()"
         )
-    weights = learned_weights(load_model(learned.path)) if learned.stage is None else None
+    weights = learned_weights(load_model(learned.path, report=None)) if learned.stage is None else None
     return identified.model_copy(update={"weights": weights})
 
 
@@ -131,7 +131,7 @@ def _identify[R: CheckpointRef](stage: Stage, ref: R, before: Recipe) -> tuple[R
         recipe = before.model_copy(update={"stages": (*before.stages, stage)})
         index = _stage_index(recipe, len(before.stages), ref)
         return ref.model_copy(update={"identity": stage_identity(recipe, index)}), before.stages[index]
-    model = load_model(ref.path)
+    model = load_model(ref.path, report=None)
     model.require_recorded(ref.digest, stage.name, ref.path, "leave out the digest")
     return ref.model_copy(update={"digest": model.manifest.digest}), model.stage
 
@@ -199,7 +199,8 @@ def reference_cost(recipe: Recipe, index: int, run: RunDirectory) -> Ledger:
     used = [_stage_index(recipe, index, ref) for ref in refs if ref.stage is not None]
     own: dict[int, Ledger] = {}  # cost of each stage that led to them, without its ancestors
     for number in sorted({*used}.union(*(_ancestors(recipe, number) for number in used))):
-        cost = load_model(run.stage(recipe.stages[number].name).checkpoints, examined=False).cost
+        stage = recipe.stages[number]
+        cost = load_final(run.stage(stage.name).checkpoints, stage).cost
         own[number] = cost - sum((own[before] for before in _ancestors(recipe, number)), Ledger())
     inherited = _ancestors(recipe, index, with_references=False)
     total = sum((ledger for number, ledger in own.items() if number not in inherited), Ledger())
@@ -218,17 +219,24 @@ def _checkpoint_refs(stage: Stage) -> Iterator[CheckpointRef]:
 
 def _ancestors(recipe: Recipe, index: int, *, with_references: bool = True) -> set[int]:
     """The stages whose cost is part of that of stage `index`."""
+    parents = stages_needed(recipe, index, with_references=with_references)
+    return parents.union(*(_ancestors(recipe, parent) for parent in parents))
+
+
+def stages_needed(recipe: Recipe, index: int, *, with_references: bool = True) -> set[int]:
+    """Return the earlier stages whose last checkpoint stage `index` reads when it starts."""
     stage = recipe.stages[index]
     parents = {index - 1} if isinstance(stage.start, Continue | Grow) else set()
     if with_references:
         parents |= {_stage_index(recipe, index, ref) for ref in _checkpoint_refs(stage) if ref.stage is not None}
-    return parents.union(*(_ancestors(recipe, parent) for parent in parents))
+    return parents
 
 
 def _load(ref: CheckpointRef, recipe: Recipe, index: int, run: RunDirectory) -> TrainedModel:
     if ref.stage is None:
-        return load_model(ref.path)
-    return load_model(run.stage(recipe.stages[_stage_index(recipe, index, ref)].name).checkpoints)
+        return load_model(ref.path, report=None)
+    stage = recipe.stages[_stage_index(recipe, index, ref)]
+    return load_final(run.stage(stage.name).checkpoints, stage)
 
 
 def _stage_index(recipe: Recipe, index: int, ref: CheckpointRef) -> int:

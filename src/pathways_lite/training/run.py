@@ -6,29 +6,30 @@ import contextlib
 import importlib.metadata
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from pathways_lite.checkpoints import CheckpointManager
+from pathways_lite.console import Console, Table
+from pathways_lite.data.notes import training_notes
 from pathways_lite.distributed import coordination
 from pathways_lite.distributed.agreement import require_same, require_shared_directory
 from pathways_lite.distributed.monitor import FailureMonitor, Watchdog
 from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Timeline
+from pathways_lite.paths import local_path
 from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
 from pathways_lite.recipe.identity import flatten
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
 from pathways_lite.signals import Interrupted, StopSignals
-from pathways_lite.tracking.formatting import si
-from pathways_lite.tracking.log import NullLog, RunLog
+from pathways_lite.tracking.formatting import bits_per_byte, lossy_note, si
+from pathways_lite.tracking.log import LOG, NullLog, RunLog
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.run_data import NOT_COMPARABLE
@@ -42,6 +43,7 @@ from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.notes import stage_notes
 from pathways_lite.training.resolve import resolve_recipe, with_learned_weights
 from pathways_lite.training.stage import StageSpec
+from pathways_lite.training.trained import is_trained
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class RunContext:
     stop: Stop
     watchdog: Watchdog
     hooks: TrainerHooks
+    fence: Callable[[], None]  # raises LostRunError where another process writes to the run directory now
+
+    def note(self, line: str) -> None:
+        """Print a line for the user."""
+        self.console.print(line)
 
 
 # ---- training ----
@@ -87,25 +94,28 @@ def train_run(
         require_same(_settings(recipe) | {"--hang-timeout": hang_timeout})
         recipe = resolve_recipe(recipe)
         require_same(_settings(recipe))
-        run = RunDirectory(path)
-        coordination.run_on_primary(lambda: _claim(stack, run, recipe, console))
-        require_shared_directory(path)
+        run = RunDirectory(local_path(path))
+        lock = RunLock(run.path, note=console.print, end_when_lost=True)
+        coordination.run_on_primary(lambda: _claim(stack, lock, run, recipe))
+        require_shared_directory(run.path)
         stack.enter_context(signals)
         watchdog = stack.enter_context(Watchdog(path, hang_timeout))
-        context = RunContext(run, trackers if coordination.is_primary() else (), console, stop, watchdog, hooks)
+        context = RunContext(
+            run, trackers if coordination.is_primary() else (), console, stop, watchdog, hooks, lock.require_held
+        )
         try:
             for index in range(len(recipe.stages)):
+                if is_trained(StageSpec(recipe, index), run, context.note):
+                    continue
                 recipe = with_learned_weights(recipe, index, run)
                 train_stage(Components(StageSpec(recipe, index)), context)
         except Interrupted:
-            console.print(f"Stopped. The same command continues from here ({path}).", highlight=False)
+            console.print(f"Stopped. The same command continues from here ({path}).")
         return stop.exit_status
 
 
 def train_stage(components: Components, context: RunContext) -> None:
-    """Train one stage to its end, unless it is trained already. Raises Interrupted after a signal."""
-    if coordination.run_on_primary(lambda: _is_trained(components.spec, context.run)):
-        return
+    """Train one stage to its end. Raises Interrupted after a signal."""
     with contextlib.ExitStack() as stack:
         with context.watchdog.pause("preparing"):
             trainer = _prepare(stack, components, context)
@@ -139,10 +149,9 @@ def _without_paths(node: Any) -> Any:
     return {name: _without_paths(value) for name, value in node.items() if name not in ("corpus", "path")}
 
 
-def _claim(stack: contextlib.ExitStack, run: RunDirectory, recipe: Recipe, console: Console) -> None:
+def _claim(stack: contextlib.ExitStack, lock: RunLock, run: RunDirectory, recipe: Recipe) -> None:
     """Lock `run` and write the recipe. Raises UserError where it is in use or holds another recipe's stages."""
-    run.path.mkdir(parents=True, exist_ok=True)
-    stack.enter_context(RunLock(run.path, note=console.print))
+    stack.enter_context(lock)
     if run.recipe_path.is_file():
         old = run.recipe()
         for index in range(min(len(recipe.stages), len(old.stages))):
@@ -156,32 +165,21 @@ def _claim(stack: contextlib.ExitStack, run: RunDirectory, recipe: Recipe, conso
     write_recipe(recipe, run.recipe_path)
 
 
-def _is_trained(spec: StageSpec, run: RunDirectory) -> bool:
-    """Whether nothing is left to do. Raises UserError for a stage that another run has to train and has not."""
-    directory = run.stage(spec.stage.name)
-    if directory.link_target is None:
-        return directory.is_finished
-    identity = (directory.summary or {}).get("identity")
-    if identity == spec.identity:
-        return True
-    problem = "is not finished" if identity is None else f"has the identity {identity}, not {spec.identity}"
-    raise UserError(
-        f"stage {spec.stage.name!r} is a link to the run {directory.link_target}, which {problem}; train that run "
-        "first, or remove the link to train the stage here"
-    )
-
-
 def _prepare(stack: contextlib.ExitStack, components: Components, context: RunContext) -> Trainer:
     """Make the stage's trainer, at its newest valid checkpoint or its start; `stack` closes its services."""
     run, spec, timeline = context.run, components.spec, components.timeline
     directory = run.stage(spec.stage.name)
-    checkpoints = stack.enter_context(CheckpointManager(directory.checkpoints, keep=checkpoints_to_keep(spec.stage)))
+    checkpoints = stack.enter_context(
+        CheckpointManager(directory.checkpoints, keep=checkpoints_to_keep(spec.stage), fence=context.fence)
+    )
     steps, tokens = timeline.total_steps, timeline.tokens_before(timeline.total_steps)
     title = f"{spec.recipe.name}/{spec.stage.name}"
     progress = stack.enter_context(Progress(title, total_steps=steps, total_tokens=tokens, console=context.console))
     compiler = StepCompiler(components)
     if (step := coordination.run_on_primary(lambda: checkpoints.newest) or 0) < steps:
         compiler.start(timeline.sequences_at(step))
+    for note in training_notes(spec.store, spec.stage.data.seq_len, spec.stage.evaluation.tokens):
+        progress.print_note(f"{spec.store.address}: {note}")
     if len(spec.store.domains) > 1 and spec.stage.data.mixture is not None:
         progress.print_note(_describe_epochs(spec))
     for note in stage_notes(spec):
@@ -192,7 +190,7 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
     timer = Timer(start.seconds)
     log: RunLog | NullLog = NullLog()
     if coordination.is_primary():
-        log = stack.enter_context(RunLog(directory.path))
+        log = stack.enter_context(RunLog(directory.path, fence=context.fence))
     log.truncate_after(saved.step if saved else -1)
     trackers = open_trackers(context.trackers, directory.path, run=spec.recipe.name, step=start.step)
     for tracker in trackers:
@@ -202,6 +200,12 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
         checkpoints.delete_after(saved.step)
         progress.print_note(f"resuming {directory.path} at step {saved.step:,} of {steps:,}")
         metric_writer.happened("resume", saved.step, saved.seconds)
+        if not metric_writer.mark_lost_rows(saved):
+            progress.print_note(
+                f"{directory.path / LOG} has lost rows from before step {saved.step:,}: curves and comparisons of this "
+                "run have a hole, which an event in the log now marks. To have the rows made again, remove the "
+                "checkpoints after the last row and give the same command: training continues from the one before"
+            )
     services = TrainerServices(
         compiler, checkpoints, metric_writer, progress, timer, context.stop, context.watchdog, context.hooks
     )
@@ -221,6 +225,7 @@ def checkpoints_to_keep(stage: Stage) -> int:
 
 def _finish(stage: Stage, summary: dict[str, Any], context: RunContext) -> None:
     """Write and print the results of a finished stage."""
+    context.fence()
     context.run.stage(stage.name).write_summary(summary)
     draw_report(context.run)
     _print_summary(stage, summary, context.run, context.console)
@@ -235,11 +240,14 @@ def draw_report(run: RunDirectory) -> None:
 
 def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, console: Console) -> None:
     """Print held-out results beside xz, one sample, and the path of the report."""
+    domains = summary["domains"]
     table = Table("held out", "bits per byte", "xz -9", "loss per token", title=f"stage {stage.name}")
-    for name, result in summary["domains"].items():
+    table.caption = lossy_note(domains.values())
+    for name, result in domains.items():
         xz = summary["compressors"][name]["xz -9"]
-        table.add_row(name, f"{result['bits_per_byte']:.4f}", f"{xz:.4f}", f"{result['loss']:.4f}")
-    console.print(table)
+        table.add_row(name, bits_per_byte(result), f"{xz:.4f}", f"{result['loss']:.4f}")
+    if domains:
+        console.print(table)
     if "denoisers" in summary:
         table = Table("denoiser", "held-out loss", "tokens", title=f"stage {stage.name}", caption=NOT_COMPARABLE)
         for name, result in summary["denoisers"].items():
@@ -248,7 +256,7 @@ def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, con
     for sample in summary["samples"][:1]:
         text = Text.assemble("sample: ", (sample["prompt"], "dim"), sample["text"])
         console.print(text)
-    console.print(f"report: {run.report}", highlight=False)
+    console.print(f"report: {run.report}")
 
 
 # ---- a description before training ----

@@ -4,7 +4,9 @@ A state machine on the host. It sees every step's (loss, ok) once and in order, 
 has already started the next step; a decision to rewind discards that step. Its state is JSON and part of the checkpoint
 of the last step that it has seen, so a resumed run decides as an uninterrupted one.
 
-An update that is not finite is dropped by the train step itself, whatever the policy. The policies:
+An update from a loss or gradient that is not finite is dropped by the train step itself, whatever the policy. Where
+the update itself is not finite, the parameters are lost when it is seen: the run halts or rewinds, and such a state is
+never saved. The policies:
 
 halt    stop at the first spike or loss that is not finite.
 skip    continue. A finite spike has already changed the parameters when it is seen, so it cannot be undone: it is
@@ -83,11 +85,16 @@ class GuardState(NamedTuple):
         return saved._replace(rewinds=self.rewinds)
 
 
-def observe(config: SpikeGuard, state: GuardState, *, step: int, loss: float, ok: bool) -> tuple[GuardState, Decision]:
-    """Return the guard's next state and its decision on one step. `ok`: whether the step's update was applied."""
+def observe(
+    config: SpikeGuard, state: GuardState, *, step: int, loss: float, ok: bool, usable: bool = True
+) -> tuple[GuardState, Decision]:
+    """Return the guard's next state and its decision on one step.
+
+    `ok`: whether the step's update was applied; `usable`: whether the parameters after it are finite.
+    """
     if step != state.step:
         raise ValueError(f"the guard expects step {state.step}, not {step}; it must see every step once, in order")
-    problem, finite = _find_problem(config, state, step, loss, ok), ok and math.isfinite(loss)
+    problem, finite = _find_problem(config, state, step, loss, ok, usable), ok and usable and math.isfinite(loss)
     state = state._replace(
         step=step + 1,
         losses=(*state.losses, float(loss))[-config.window :] if finite else state.losses,
@@ -99,24 +106,31 @@ def observe(config: SpikeGuard, state: GuardState, *, step: int, loss: float, ok
     match config.policy:
         case "halt":
             return state, Halt(f"{problem}. guard.policy=rewind would go back and skip the batches around it")
+        case "skip" if not usable:
+            return state, Halt(f"{problem}, and guard.policy=skip cannot undo it")
         case "skip":
             state = state._replace(spikes=state.spikes + finite)
             if state.dropped_in_a_row < config.window:
                 return state, Proceed()
             return state, Halt(
                 f"{problem}, as at the {config.window - 1} steps before: nothing is being trained anymore. "
-                f"Resume from an older checkpoint with a lower optimizer.learning_rate"
+                f"Start from a checkpoint before these steps with a lower optimizer.learning_rate"
             )
         case "rewind":
             return _rewind(config, state, step, problem)
 
 
-def _find_problem(config: SpikeGuard, state: GuardState, step: int, loss: float, ok: bool) -> str | None:
+def _find_problem(config: SpikeGuard, state: GuardState, step: int, loss: float, ok: bool, usable: bool) -> str | None:
     """Say what is wrong with a step, or None. Without a full window there is no recent level to compare with."""
     if not math.isfinite(loss):
         return f"the loss at step {step} is {loss}"
     if not ok:
         return f"the gradient at step {step} is not finite (loss {loss:.4g})"
+    if not usable:
+        return (
+            f"the update of step {step} is not finite, although its loss ({loss:.4g}) and gradient are: the state of "
+            "the optimizer is damaged, or its options divide by zero (epsilon=0)"
+        )
     if config.threshold is None or len(state.losses) < config.window:
         return None
     level = statistics.median(state.losses)

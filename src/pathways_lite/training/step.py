@@ -64,7 +64,9 @@ def make_train_step(
 
     The loss is the mean over the batch of nll + z_loss * (log Z)^2, weighted by `batch.loss_weights` (PaLM
     section 5), plus the model's auxiliary losses. Where the loss or the gradient's norm is not finite, parameters,
-    optimizer and method state stay as they were, bit for bit, and only `step` advances.
+    optimizer and method state stay as they were, bit for bit, and only `step` advances. An update that is not finite
+    although they are (a damaged optimizer state, 0 / 0 with epsilon=0) has been applied when it is noticed, as keeping
+    the old state until then would take its memory twice: the caller has to give up this state.
 
     Args:
       loss_fn: losses of every position. Its auxiliary losses and metrics are means over the slices of a batch, by
@@ -78,8 +80,9 @@ def make_train_step(
 
     Metrics, float32 scalars: `loss` (nats per token of the whole batch, without z-loss, auxiliary losses and sample
     weights), `z_loss` (as added to it), `grad_norm` (before clipping), `learning_rate`, `ok` (1, or 0 where the update
-    was dropped), `tokens_with_loss`; the model's auxiliary losses and metrics by their names; and the statistics of
-    sample weights, arrays among them. What a method learns from step to step is in its state.
+    was dropped), `usable` (1, or 0 where the new parameters are not finite), `tokens_with_loss`; the model's auxiliary
+    losses and metrics by their names; and the statistics of sample weights, arrays among them. What a method learns
+    from step to step is in its state.
     """
 
     def train_step(state: TrainState, batch: Batch, clock: Clock) -> tuple[TrainState, Metrics]:
@@ -130,18 +133,23 @@ def make_train_step(
             metrics |= sample_weights.statistics(weighting.weights, batch, weighting.memory)
         ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-        def update(params: Any, opt_state: Any) -> tuple[Any, Any]:
+        def update(params: Any, opt_state: Any) -> tuple[Any, Any, jax.Array]:
             extra = {"clock": clock, "grad_norm": grad_norm}
             updates, opt_state = optimizer.update(grads, opt_state, params, **extra)
-            return optax.apply_updates(params, updates), opt_state
+            params = optax.apply_updates(params, updates)
+            # A sum of squares is one pass; `isfinite` of every element makes XLA store its results on a CPU.
+            return params, opt_state, jnp.isfinite(optax.tree.norm(params, squared=True))
+
+        def keep(params: Any, opt_state: Any) -> tuple[Any, Any, jax.Array]:
+            return params, opt_state, jnp.bool_(True)
 
         # A branch, not a `where` over all arrays: on a CPU that makes an AdamW update take 4 times as long.
-        params, opt_state = jax.lax.cond(ok, update, lambda *old: old, state.params, state.opt_state)
+        params, opt_state, usable = jax.lax.cond(ok, update, keep, state.params, state.opt_state)
         state = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
         if state.method_state:
             assert weighting is not None
             memory = jax.tree.map(lambda new, old: jnp.where(ok, new, old), weighting.memory, method.memory)
             state = state._replace(method_state=method._replace(memory=memory))
-        return state, {name: jnp.float32(value) for name, value in (metrics | {"ok": ok}).items()}
+        return state, {name: jnp.float32(value) for name, value in (metrics | {"ok": ok, "usable": usable}).items()}
 
     return train_step

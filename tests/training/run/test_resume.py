@@ -1,5 +1,7 @@
 """A run that was stopped, died, or lost its newest checkpoint equals the uninterrupted one, bit for bit."""
 
+import io
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -7,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from helpers.run_helpers import TOTAL, DieAfter, Died, StopAfter, digest, log_bytes, run
 from pathways_lite.checkpoints import CheckpointManager
 from pathways_lite.recipe import Recipe
+from pathways_lite.tracking.log import read_log
+from pathways_lite.tracking.run_data import read_run
 from pathways_lite.training.compile import StepCompiler
+from pathways_lite.training.run import train_run
 
 
 @pytest.mark.parametrize("step", range(1, TOTAL + 1))
@@ -95,3 +101,42 @@ def test_a_finished_run_is_left_alone(recipe: Recipe, uninterrupted: Path) -> No
     before = log_bytes(uninterrupted), digest(uninterrupted)
     assert run(recipe, uninterrupted) == 0
     assert (log_bytes(uninterrupted), digest(uninterrupted)) == before
+
+
+@pytest.mark.parametrize("damage", ["deleted", "emptied", "shortened", "without a row", "of other content"])
+def test_a_log_that_has_lost_rows_is_noticed_and_marked_once(
+    damage: str, recipe: Recipe, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    run(recipe, path, StopAfter(9))
+    log = path / "base" / "log.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    if damage == "deleted":
+        log.unlink()
+    else:
+        kept = {"emptied": 0, "shortened": 4}.get(damage, len(lines))
+        lines[3:4] = {"without a row": [], "of other content": [lines[2]]}.get(damage, lines[3:4])
+        log.write_bytes(b"".join(lines[:kept]))
+    hooks = StopAfter(9)
+    hooks.requested = 15
+    for more in (hooks, None):  # the first is stopped before it can save
+        output = io.StringIO()
+        train_run(recipe, path, console=Console(file=output, width=1000), hooks=more)
+        assert "lost rows from before step 9" in output.getvalue()
+    events = [row for row in read_log(log) if row["kind"] == "event"]
+    assert [(row["event"], row["step"]) for row in events] == [("lost_rows", 9)]
+    assert any("has a hole" in problem for problem in read_run(path).problems)
+    assert digest(path) == digest(uninterrupted)
+
+
+def test_rows_that_were_lost_are_made_again_from_the_checkpoint_before_them(
+    recipe: Recipe, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    run(recipe, path, StopAfter(9))
+    log = path / "base" / "log.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:6]))  # beyond step 4
+    for step in (8, 9):
+        shutil.rmtree(CheckpointManager(path / "base" / "checkpoints").path(step))
+    assert run(recipe, path) == 0
+    assert log_bytes(path) == log_bytes(uninterrupted)
