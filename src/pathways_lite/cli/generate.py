@@ -24,6 +24,9 @@ def generate(
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="number of samples")] = 1,
     seed: Annotated[int, typer.Option(help="random seed; the same seed gives the same text")] = 0,
+    corpus: Annotated[
+        str | None, typer.Option(help="token store whose tokenizer to use; default: the one that was trained on")
+    ] = None,
 ) -> None:
     """Continue a prompt with the newest valid checkpoint at or below PATH; prints to standard output.
 
@@ -41,7 +44,6 @@ def generate(
 
     import jax
 
-    from pathways_lite.data.store import open_store
     from pathways_lite.errors import UserError
     from pathways_lite.evaluation.generation import Sampling, infill_text
     from pathways_lite.evaluation.generation import generate as continue_text
@@ -51,7 +53,7 @@ def generate(
     if infill is not None and prompt:
         raise UserError("--infill takes a whole text; leave out --prompt")
     model = load_model(path)
-    store = open_store(model.stage.data.corpus)
+    store = model.open_corpus(corpus)
     tokenizer, prompt_format = store.tokenizer(), PromptFormat.from_objective(model.stage.objective, store.eod)
     config, params = model.stage.model, model.params()
     text = sys.stdin.read() if prompt == "-" else prompt

@@ -63,14 +63,17 @@ def load_from_python[T: Frozen](path: Path, kind: type[T], example: str) -> T:
 
 def write_recipe(recipe: Recipe, path: str | Path) -> None:
     """Write the recipe as JSON with every default spelled out. A reader sees either the old file or the new one."""
-    write_text_atomically(Path(path), recipe.model_dump_json(indent=2) + "\n")
+    try:
+        write_text_atomically(Path(path), recipe.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; free some space, or write elsewhere") from error
 
 
 def read_recipe(path: str | Path) -> Recipe:
     """Read what `write_recipe` wrote. Raises UserError if the file is not a recipe."""
     try:
         return Recipe.model_validate_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"cannot read the recipe {path}: {error}") from error
     except ValidationError as error:
         raise UserError(f"{path} is not a recipe of this version.\n{format_validation_error(error)}") from error

@@ -31,6 +31,7 @@ from pathways_lite.recipe import (
     stage_identity,
 )
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.check_chain import require_trainable
 from pathways_lite.training.init_growth import require_growth
 from pathways_lite.training.init_merging import resolve_merge
 from pathways_lite.training.load import TrainedModel, load_final, load_model
@@ -41,7 +42,8 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     """Fill in corpus fingerprints, special tokens and digests of the checkpoints that a recipe names.
 
     Raises UserError for a corpus that is missing or is not the recorded one, for a vocabulary or special tokens that
-    the model cannot hold, for growth that does not fit the stage before, and for checkpoints that are not there.
+    the model cannot hold, for growth that does not fit the stage before, for checkpoints that are not there, and for
+    whatever else would keep a stage from starting.
     """
     for index in range(len(recipe.stages)):
         require_growth(recipe, index)
@@ -49,6 +51,7 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     for stage in recipe.stages:
         stage = resolve_checkpoint_refs(_resolve_stage(stage), resolved)
         resolved = resolved.model_copy(update={"stages": (*resolved.stages, stage)})
+    require_trainable(resolved)
     return resolved
 
 

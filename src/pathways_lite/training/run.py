@@ -37,7 +37,7 @@ from pathways_lite.training.initialize import initialize_stage, restore_latest
 from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.resolve import resolve_recipe, with_learned_weights
-from pathways_lite.training.stage import StageSpec
+from pathways_lite.training.stage import StageSpec, describe_data_start
 from pathways_lite.training.trained import is_trained
 
 
@@ -135,9 +135,24 @@ def _claim(stack: contextlib.ExitStack, lock: RunLock, run: RunDirectory, recipe
                 differences = "\n".join(identity_differences(old, recipe, index))
                 raise UserError(
                     f"{run.path} was begun with another recipe; choose another directory with --out, or undo:\n"
-                    f"{differences}"
+                    f"{differences}{_suggest_stage(old, recipe, index)}"
                 )
     write_recipe(recipe, run.recipe_path)
+
+
+def _suggest_stage(old: Recipe, new: Recipe, index: int) -> str:
+    """Return the stage to append where a stage's budget is all that has changed, and has grown; otherwise ""."""
+    before, after = old.stages[index], new.stages[index]
+    names = {line.partition(":")[0] for line in identity_differences(old, new, index)}
+    grown = before.budget.kind == after.budget.kind and after.budget.n > before.budget.n
+    if not grown or names != {f"stages.{after.name}.budget.n"}:
+        return ""
+    return (
+        "\nThe learning rate has followed the old budget, so the stage cannot grow. To train further, append a stage "
+        f"to the old recipe: stages=(*stages, stages[{index}].model_copy(update={{'name': '{before.name}_more', "
+        f"'start': Continue(optimizer='keep'), "
+        f"'budget': {type(after.budget).__name__}(n={after.budget.n - before.budget.n})}}))"
+    )
 
 
 def _prepare(stack: contextlib.ExitStack, components: Components, context: RunContext) -> Trainer:
@@ -158,6 +173,8 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
     with progress.show_phase("preparing"):
         saved = restore_latest(components, checkpoints, report=progress.print_note)
         start = saved or initialize_stage(components, run, context.stop.should_stop)
+    if saved is None and (begins := describe_data_start(spec.recipe, spec.index)):
+        progress.print_note(f"stage {spec.stage.name!r}: {begins}")
     timer = Timer(start.seconds)
     log: RunLog | NullLog = NullLog()
     if coordination.is_primary():
@@ -244,6 +261,8 @@ def describe(recipe: Recipe) -> str:
             f"({_describe_epochs(spec)}), {si(timeline.flops_before(total), 'FLOPs')}{_describe_sparsity(timeline)}, "
             f"starts with {stage.start.kind}, identity {spec.identity}"
         )
+        if begins := describe_data_start(recipe, index):
+            lines[-1] += f"; {begins}"
     return "\n".join(lines)
 
 

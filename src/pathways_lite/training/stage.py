@@ -15,6 +15,8 @@ from pathways_lite.methods import growth, pruning, reweighting
 from pathways_lite.models.accounting import flops_per_token, parameter_count
 from pathways_lite.parallel.sharding import FULL_BATCH, BatchShard
 from pathways_lite.recipe import (
+    Continue,
+    Data,
     DoGE,
     Grow,
     MaskedGrowth,
@@ -103,6 +105,29 @@ class StageSpec:
         operator = self.stage.start.operator  # type: ignore[union-attr]
         assert isinstance(operator, MaskedGrowth)
         return growth.build_masks(self.growth_plan, operator.ramp, self.timeline)
+
+
+# ---- data after another stage ----
+
+
+def changes_of_order(before: Data, after: Data) -> list[str]:
+    """Name what keeps a stage's data from continuing where another one's stopped: it begins again then."""
+    names = {"fingerprint": "another corpus", "seq_len": "seq_len", "shuffle_seed": "shuffle_seed"}
+    names |= {"rs2_fraction": "rs2_fraction"}
+    changes = [text for name, text in names.items() if getattr(before, name) != getattr(after, name)]
+    return changes + (["a mixture in one of the two"] if (before.mixture is None) != (after.mixture is None) else [])
+
+
+def describe_data_start(recipe: Recipe, index: int) -> str:
+    """Say that the data of a stage begins again although the stage continues another one; "" where it continues."""
+    stage = recipe.stages[index]
+    if not isinstance(stage.start, Continue | Grow):
+        return ""
+    before = recipe.stages[index - 1]
+    changes = changes_of_order(before.data, stage.data)
+    if not changes:
+        return ""
+    return f"its data begins again, not where stage {before.name!r} stops, because of {' and '.join(changes)}"
 
 
 # ---- costs ----
