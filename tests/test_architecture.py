@@ -9,11 +9,16 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 
 # A room may import only itself and the rooms named here (kernels, errors and libraries aside).
-BOTTOM = {"errors", "chips", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores", "json_values"}
+BOTTOM = {
+    "errors", "chips", "console", "paths", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores",
+    "json_values",
+}  # fmt: skip
 MAY_IMPORT = {
     "errors": set(),
     "chips": set(),
-    "recipe": {"errors", "atomic_file"},
+    "console": set(),
+    "paths": {"errors"},
+    "recipe": {"errors", "paths", "atomic_file"},
     "ledger": {"recipe"},
     "batch": set(),
     "keyed": set(),
@@ -22,18 +27,19 @@ MAY_IMPORT = {
     "atomic_file": set(),
     "cpu_cores": set(),
     "distributed": {"errors", "signals"},
-    "checkpoints": {"errors", "keyed", "atomic_file", "parallel", "distributed"},
+    "checkpoints": {"errors", "paths", "keyed", "atomic_file", "parallel", "distributed"},
     "run_lock": {"errors"},
+    "output_lock": {"run_lock"},
     "signals": set(),
     "run_directory": BOTTOM,
     "parallel": BOTTOM,
     "models": BOTTOM | {"parallel"},
     "objectives": BOTTOM | {"models"},
-    "data": BOTTOM | {"objectives", "distributed", "parallel"},
+    "data": BOTTOM | {"objectives", "distributed", "parallel", "run_lock"},
     "methods": BOTTOM | {"models"},
     "evaluation": BOTTOM | {"parallel", "models", "objectives", "data"},
     "tracking": BOTTOM | {"run_directory"},
-    "scaling": {"errors", "intervals", "json_values", "ledger", "run_directory", "tracking"},
+    "scaling": {"errors", "paths", "atomic_file", "intervals", "json_values", "ledger", "run_directory", "tracking"},
     "training": BOTTOM
     | {"parallel", "distributed", "models", "objectives", "data", "methods", "evaluation", "tracking"}
     | {"checkpoints", "run_lock", "signals", "run_directory"},

@@ -102,9 +102,8 @@ def estimated(run: Callable[..., Any], abstract: Any, flops: float, chip: str, p
     with tracing_for(chip):
         # Where operands are placed in vector memory ahead of an operation, libtpu cannot schedule some copies.
         options = {"xla_msa_enable": "false"} if profile else {}
-        compiled = (
-            jax.jit(run).lower(*abstract_on_device(abstract, described_device(chip))).compile(compiler_options=options)
-        )
+        lowered = jax.jit(run).lower(*abstract_on_device(abstract, described_device(chip)))
+        compiled: Any = lowered.compile(compiler_options=options)
     seconds = total_cycles(compiled.as_text(), scheduled(profile) if profile else {}) / TPUS[chip].clock_hz
     return {
         "cycles": "scheduled" if profile else "cost model",

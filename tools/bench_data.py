@@ -20,13 +20,14 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from pathways_lite.data.build import SAMPLE_BYTES_PER_TOKEN, build, sample_texts
+from pathways_lite.data.build import build
 from pathways_lite.data.documents import Document
 from pathways_lite.data.pipeline import DataStream
 from pathways_lite.data.sentencepiece import train_sentencepiece
 from pathways_lite.data.shards import ShardSpec, tokenize
 from pathways_lite.data.sources import Source
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
+from pathways_lite.data.train_tokenizer import SAMPLE_BYTES_PER_TOKEN, sample_texts
 from pathways_lite.ledger import Timeline
 from pathways_lite.recipe import Data, Ramp, Steps
 

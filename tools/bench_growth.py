@@ -89,7 +89,7 @@ def bench_files(components: Components, directory: Path) -> dict[str, Any]:
     model, target = small.stage.model, components.stage.model
     arrays = {f"params.{array.name}": _random(model, array) for array in jax.tree.leaves(models.param_specs(model))}
     state = TrainState(step=1, params=(), opt_state=(), method_state=(), key=())
-    meta = CheckpointState(state, DataCursor(), GuardState(), Seconds(), Ledger(), None).to_meta(small)
+    meta = CheckpointState(state, DataCursor(), GuardState(), Seconds(), Ledger(), None).to_meta(small.spec)
     path = write_streamed(directory / "source", 1, arrays, meta, check=lambda: None)
     start = time.perf_counter()
     grown = grow_offline(

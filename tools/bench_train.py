@@ -221,9 +221,13 @@ def matmul_rates(dtype: str, size: int = 2048, runs: int = 5) -> tuple[float, fl
         for kind in {"float32", dtype}:
             x = jnp.ones((size, size), kind)
             product = jax.jit(layout).lower(x, x).compile()
-            timings.append(timed(lambda x=x, product=product: product(x, x).block_until_ready(), runs + 1))
+            timings.append(timed(functools.partial(_wait, product, x), runs + 1))
     seconds, cpu_seconds = (min(map(min, column)) for column in zip(*timings, strict=True))
     return 2 * size**3 / seconds, 2 * size**3 / cpu_seconds
+
+
+def _wait(product: Any, x: Any) -> Any:
+    return product(x, x).block_until_ready()
 
 
 if __name__ == "__main__":

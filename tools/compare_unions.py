@@ -81,14 +81,14 @@ def unions(path: Path, out: Path | None) -> list[Union]:
     own_losses = {key: losses(model, [model]) for key, model in runs.items()}
     results = []
     for (domains, seed), model in runs.items():
-        models = [runs.get((frozenset([domain]), seed)) for domain in sorted(domains)]
-        if len(domains) == 1 or None in models:
+        parts = [(frozenset([domain]), seed) for domain in sorted(domains)]
+        if len(domains) == 1 or not set(parts) <= runs.keys():
             continue
         name = f"{' + '.join(sorted(domains))}, seed {seed}"
         print(f"averaging the parts of {name}", file=sys.stderr)
         part_losses = [own_losses[frozenset([domain]), seed] for domain in domains]
         means = {domain: statistics.fmean(part[domain] for part in part_losses) for domain in part_losses[0]}
-        results.append(Union(name, own_losses[domains, seed], losses(model, models), means))
+        results.append(Union(name, own_losses[domains, seed], losses(model, [runs[part] for part in parts]), means))
     if not results:
         raise UserError(f"{path} has no arm of several domains each of which is an arm as well")
     return results

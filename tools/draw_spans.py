@@ -7,6 +7,7 @@ python tools/draw_spans.py docs/kernels.svg
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -54,7 +55,7 @@ def draw(axis: plt.Axes, name: str, spans: Spans) -> None:
     for i, (start, full_start, full_stop, stop) in enumerate(visited):
         for j in range(start, stop):
             is_full = full_start <= j < full_stop
-            style = {"facecolor": WHOLE} if is_full else {"facecolor": MASKED, "hatch": "///"}
+            style: dict[str, Any] = {"facecolor": WHOLE} if is_full else {"facecolor": MASKED, "hatch": "///"}
             axis.add_patch(Rectangle((j * BLOCK, i * BLOCK), BLOCK, BLOCK, edgecolor="#94a3b8", linewidth=0, **style))
     query, key = np.nonzero(dense_mask(spans, T)[0])
     axis.scatter(key + 0.5, query + 0.5, s=5, color=ALLOWED, linewidths=0)

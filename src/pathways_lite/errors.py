@@ -1,5 +1,10 @@
 """Exceptions that are shown as a sentence instead of a traceback, and their exit statuses."""
 
+from __future__ import annotations
+
+import errno
+import re
+
 MISTAKE = 2
 """Exit status: something must be corrected before the same command can succeed."""
 TRY_AGAIN = 75
@@ -24,3 +29,47 @@ class UnreachableError(UserError):
     """Another process did not answer; there is nothing to correct in the command."""
 
     status = TRY_AGAIN
+
+
+# ---- what the operating system refuses ----
+
+_ADVICE = {
+    errno.ENOSPC: "free some space and give the same command again",
+    errno.EDQUOT: "free some of your quota and give the same command again",
+    errno.EROFS: "name a place that can be written",
+    errno.EACCES: "change its permissions, or name another place",
+    errno.EPERM: "change its permissions, or name another place",
+    errno.ENOTDIR: "a file is in the place of a directory; name another place",
+    errno.EISDIR: "name a file",
+    errno.EEXIST: "name another place, or remove it",
+    errno.EMFILE: "raise the limit, e.g. ulimit -n 65536",
+}
+
+# TensorStore and Orbax raise ValueError("STATUS: what failed: \"path\": why [os_error_code='28'] [details]").
+_TENSORSTORE = re.compile(
+    r"(RESOURCE_EXHAUSTED|OUT_OF_RANGE|NOT_FOUND|PERMISSION_DENIED|UNAUTHENTICATED|FAILED_PRECONDITION|ALREADY_EXISTS"
+    r"|DATA_LOSS|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|INTERNAL|UNKNOWN): (.*)",
+    re.DOTALL,
+)
+_TRY_AGAIN = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
+
+
+def explain_system_error(error: BaseException) -> UserError | None:
+    """Return a sentence with the path for what the operating system or a storage refused; None for another error."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError):
+        paths = [str(path) for path in (error.filename, error.filename2) if path is not None]
+        reason = error.strerror or str(error) or type(error).__name__
+        advice = _ADVICE.get(error.errno or 0)
+        return UserError(
+            ": ".join([" and ".join(paths) or "the system refused", reason]) + (f"; {advice}" * bool(advice))
+        )
+    if isinstance(error, ValueError) and (match := _TENSORSTORE.match(str(error))):
+        status, text = match.groups()
+        text = re.split(r" \[(?:os_error_code|source locations|tensorstore_spec|http_|grpc_)", text)[0].strip()
+        quoted = re.findall(r'"(/[^"]*)"', text)
+        reason = text.rpartition(": ")[2]
+        sentence = f"{quoted[-1].removesuffix('.__lock')}: {reason}" if quoted else text
+        return (UnreachableError if status in _TRY_AGAIN else UserError)(sentence)
+    return None

@@ -84,7 +84,12 @@ class RunLock:
     """Lock on a directory for this process: `with RunLock(directory): ...`, or `acquire` and `release`."""
 
     def __init__(
-        self, directory: Path | str, *, note: Callable[[str], None] | None = None, end_when_lost: bool = False
+        self,
+        directory: Path | str,
+        *,
+        note: Callable[[str], None] | None = None,
+        file_name: str = FILE_NAME,
+        end_when_lost: bool = False,
     ) -> None:
         """Create the lock without acquiring it. `note` receives lines for the user; the default prints to stderr.
 
@@ -92,7 +97,7 @@ class RunLock:
         may hang in a write to files that the new owner has removed.
         """
         self._end_when_lost = end_when_lost
-        self._path = Path(directory) / FILE_NAME
+        self._path = Path(directory) / file_name
         self._note = note or (lambda line: print(line, file=sys.stderr))
         self._descriptor: int | None = None
         self._owner: Owner | None = None  # this process, as written into the file
@@ -126,6 +131,13 @@ class RunLock:
                 os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
+
+    def is_in_place(self) -> bool:
+        """Return True if the file that is locked still has the lock's name."""
+        try:
+            return self._descriptor is not None and os.path.samestat(os.fstat(self._descriptor), self._path.stat())
+        except FileNotFoundError:
+            return False
 
     def require_held(self) -> None:
         """Read the file again. Raises LostRunError where this process no longer holds the directory."""

@@ -14,10 +14,12 @@ from pathways_lite.data.store import open_store
 from pathways_lite.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
-VERBS = ["train", "plan", "evaluate", "generate", "runs", "study", "fit", "inspect", "fsck", "report"]
+COMMANDS = ["train", "plan", "evaluate", "generate", "runs", "study", "fit", "inspect", "fsck", "report"]
 
 METHODS = ["prototypes", "perplexity", "rds", "clusters", "near-duplicates", "random"]
-DATA_VERBS = [["data", verb] for verb in ("build", "inspect", "apply")] + [["data", "select", m] for m in METHODS]
+DATA_COMMANDS = [["data", command] for command in ("build", "inspect", "apply")] + [
+    ["data", "select", m] for m in METHODS
+]
 
 
 def invoke(*arguments: object) -> Result:
@@ -38,7 +40,7 @@ def runs_directory(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) 
 # ---- help ----
 
 
-@pytest.mark.parametrize("words", [[], *([verb] for verb in VERBS), *DATA_VERBS])
+@pytest.mark.parametrize("words", [[], *([command] for command in COMMANDS), *DATA_COMMANDS])
 def test_help_teaches(words: list[str]) -> None:
     result = invoke(*words, "--help")
     assert result.exit_code == 0
@@ -54,7 +56,7 @@ def test_help_needs_no_jax(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "jax" not in sys.modules
 
 
-# ---- verbs ----
+# ---- commands ----
 
 
 def test_train_leaves_a_run_with_page_and_pictures(runs_directory: Path) -> None:
@@ -192,6 +194,12 @@ def test_data_select_without_a_model(corpus: Path, tmp_path: Path) -> None:
     for out in (random, again):
         invoke("data", "select", "random", tmp_path / "old", out)
     assert random.read_bytes() == again.read_bytes()
+    for keep in ("0", "1e-7"):
+        with pytest.raises(UserError, match="nothing would be kept; use --keep 0"):
+            invoke("data", "select", "random", tmp_path / "old", tmp_path / "none.jsonl", "--keep", keep)
+    with pytest.raises(UserError, match="nothing would be kept"):  # before the model is looked for
+        invoke("data", "select", "perplexity", tmp_path / "old", tmp_path / "none.jsonl", "--model", "x", "--keep", "0")
+    assert not (tmp_path / "none.jsonl").exists()
     with pytest.raises(UserError, match="name the right corpus"):
         invoke("data", "apply", random, tmp_path / "other", "--corpus", corpus)
 
@@ -240,9 +248,9 @@ def test_brackets_in_messages_are_not_markup(monkeypatch: pytest.MonkeyPatch, ca
 def test_the_readme_names_every_verb_and_its_recipe_is_valid(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     named = set(re.findall(r"`pathways-lite (data \w+|\w+)", readme))
-    assert named >= {*VERBS, "data build", "data inspect"}
-    for verb in named:
-        assert invoke(*verb.split(), "--help").exit_code == 0
+    assert named >= {*COMMANDS, "data build", "data inspect"}
+    for command in named:
+        assert invoke(*command.split(), "--help").exit_code == 0
     for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL):
         scope: dict = {}
         exec(code, scope)

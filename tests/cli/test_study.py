@@ -1,4 +1,4 @@
-"""The verbs of a study on a tiny one; running it is tested with real processes elsewhere."""
+"""The commands of a study on a tiny one; running it is tested with real processes elsewhere."""
 
 import json
 import re
@@ -43,9 +43,9 @@ def invoke(*arguments: object) -> Result:
     return result
 
 
-@pytest.mark.parametrize("verb", ["plan", "run", "status", "report", "export"])
-def test_help_teaches(verb: str) -> None:
-    assert f"pathways-lite study {verb}" in " ".join(invoke("study", verb, "--help").output.split())
+@pytest.mark.parametrize("command", ["plan", "run", "status", "report", "export"])
+def test_help_teaches(command: str) -> None:
+    assert f"pathways-lite study {command}" in " ".join(invoke("study", command, "--help").output.split())
 
 
 def test_plan_counts_what_sharing_saves(study: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathways_lite.comparison.compare import Arm
 from pathways_lite.comparison.curves import Curve, read_curve
 from pathways_lite.comparison.metric import Metric
 from pathways_lite.comparison.table import Results
+from pathways_lite.errors import UserError
 from pathways_lite.tracking.run_data import RunData, StageData
 
 
@@ -44,3 +45,20 @@ def test_zeros_cost_what_the_metric_says() -> None:
 
 def test_a_log_without_sparse_flops_is_a_dense_runs() -> None:
     assert list(curve(Metric(flops="sparse"), [3.0, 2.0], None).flops) == [10e12, 20e12]
+
+
+def test_a_run_without_held_out_text_is_a_sentence() -> None:
+    data = run("run", [3.0, 2.0], zeros=None)
+    for row in data.stages[0].rows:
+        row["domains"] = {}
+    for metric in (Metric(), Metric(unit="bits_per_byte"), Metric(domain="tales")):
+        with pytest.raises(UserError, match=r"has no held-out documents.*--of train"):
+            read_curve(data, metric)
+
+
+def test_bits_per_byte_of_a_lossy_tokenizer_are_not_compared() -> None:
+    data = run("run", [3.0, 2.0], zeros=None)
+    data.stages[0].rows[1]["domains"]["tales"]["lossy"] = True
+    assert list(read_curve(data, Metric()).loss) == [3.0, 2.0]
+    with pytest.raises(UserError, match="not a code length"):
+        read_curve(data, Metric(unit="bits_per_byte"))

@@ -70,7 +70,7 @@ class Help:
 
 
 def help_text(words: tuple[str, ...]) -> str:
-    """The help of the main command, or of the verb that `words` name, without colors."""
+    """The help of the main command, or of the command that `words` name, without colors."""
     return re.sub(r"\x1b\[[0-9;]*m", "", succeed(*words, "--help"))
 
 
@@ -108,7 +108,7 @@ def _entries(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def all_verbs() -> Iterator[tuple[str, ...]]:
-    """The main command, every verb and every verb below one, as help lists them."""
+    """The main command, every command and every subcommand, as help lists them."""
     waiting: list[tuple[str, ...]] = [()]
     while waiting:
         words = waiting.pop(0)

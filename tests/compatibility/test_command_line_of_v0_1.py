@@ -9,9 +9,14 @@ from frozen import V0_1, load
 
 PAGES = sorted((V0_1 / "help").glob("*.txt"), key=lambda path: path.stem)
 
+OTHER_DEFAULTS = {
+    "study.export": {"--template": "the package's own, where the directory has no tools/launch/jobset.yaml"},
+}
+"""Options whose default is another one on purpose: what it is now."""
+
 
 def words_of(stem: str) -> tuple[str, ...]:
-    """The verb whose help is frozen in a file of that name."""
+    """The command whose help is frozen in a file of that name."""
     return () if stem == "pathways-lite" else tuple(stem.split("."))
 
 
@@ -26,7 +31,8 @@ def test_nothing_is_gone_from_the_help(stem: str) -> None:
     page = parse_help(help_text(words_of(stem)))
     assert frozen.commands - page.commands == set()
     assert frozen.options.keys() - page.options.keys() == set()
-    assert {flag: page.options[flag] for flag in frozen.options} == frozen.options, "defaults"
+    same = frozen.options.keys() - OTHER_DEFAULTS.get(stem, {}).keys()
+    assert {flag: page.options[flag] for flag in same} == {flag: frozen.options[flag] for flag in same}, "defaults"
     assert positions(page)[: len(frozen.arguments)] == positions(frozen)
 
 

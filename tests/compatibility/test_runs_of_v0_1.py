@@ -1,4 +1,4 @@
-"""A run that v0.1 began goes on, to the same result, and the verbs read it.
+"""A run that v0.1 began goes on, to the same result, and the commands read it.
 
 The frozen run was killed after step 10 of its last stage; checkpoints of steps 4 and 8 are there. Stages: `base`
 (the highest losses alone, gradient accumulation), `grown` (Grow, then pruning), `denoised` (UL2R, weighted rows, Muon);

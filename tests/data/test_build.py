@@ -12,10 +12,11 @@ import pytest
 
 from pathways_lite.cli.data_build_display import show_progress
 from pathways_lite.data import build as build_module
-from pathways_lite.data.build import Progress, build, sample_texts
+from pathways_lite.data.build import Progress, build
 from pathways_lite.data.inspect import describe
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import Store
+from pathways_lite.data.train_tokenizer import sample_texts
 from pathways_lite.errors import UserError
 
 Snapshot = Callable[[Path], dict[str, bytes]]

@@ -9,7 +9,7 @@ import pytest
 
 import helpers
 from pathways_lite.data.build import build
-from pathways_lite.data.files import Fields
+from pathways_lite.data.records import Fields
 from pathways_lite.data.seqio_tasks import SeqioSource
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError

@@ -14,19 +14,12 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.data.documents import Document, Skipped
-from pathways_lite.data.files import Fields
+from helpers.documents import read
+from pathways_lite.data.documents import Document
 from pathways_lite.data.python_installation import SourceFile, library_files, split_docstrings
+from pathways_lite.data.records import Fields
 from pathways_lite.data.sources import Source
 from pathways_lite.errors import UserError
-
-
-def read(source: str | Path | Source) -> tuple[list[Document], list[str]]:
-    """Documents, and sentences about skipped input."""
-    source = source if isinstance(source, Source) else Source.parse(str(source))
-    items = [item for chunk in source.chunks() for item in chunk.read()]
-    documents = [item for item in items if isinstance(item, Document)]
-    return documents, [item.sentence for item in items if isinstance(item, Skipped)]
 
 
 def lines(n: int) -> bytes:

@@ -2,13 +2,16 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pathways_lite.data.build import build
+from pathways_lite.data.pieces import ArrayWriter
 from pathways_lite.data.store import SPLITS, Store, open_store, require_compatible
-from pathways_lite.data.zarr_io import SHARD, ArrayWriter, open_array
+from pathways_lite.data.zarr_io import SHARD, open_array
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Data
 
@@ -108,7 +111,7 @@ def test_damaged_and_missing_arrays_are_reported(store: Store) -> None:
 
 def test_a_foreign_tokenizer_in_the_store_is_refused(store: Store, tmp_path: Path) -> None:
     manifest = Path(store.address) / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(store.manifest.tokenizer, "0" * 64))
+    manifest.write_bytes(replace(store.manifest, tokenizer="0" * 64).to_json())
     with pytest.raises(UserError, match="was built by tokenizer 0000"):
         open_store(store.address).tokenizer()
 
@@ -120,3 +123,38 @@ def test_a_store_other_than_the_recipes_is_refused(store: Store) -> None:
         require_compatible(store, Data(corpus="x", seq_len=4, fingerprint="1" * 64), vocab_size=257)
     with pytest.raises(UserError, match="vocab_size to at least 257"):
         require_compatible(store, Data(corpus="x", seq_len=4), vocab_size=256)
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "sentencepiece:275"])
+@pytest.mark.parametrize("budget", [1, 2, 5, 77, 500])
+def test_a_held_out_document_that_is_longer_than_the_budget_is_cut(tmp_path: Path, budget: int, tokenizer: str) -> None:
+    (tmp_path / "train.txt").write_text("a text, été 漢字\n" * 300)
+    (tmp_path / "long.txt").write_text("évé漢 text\n" * 400)
+    held_out = [str(tmp_path / "long.txt")]
+    store = build([f"d={tmp_path}/train.txt"], tmp_path / "s", tokenizer=tokenizer, held_out=held_out, workers=0)
+    (document,) = store.held_out("long", budget)
+    assert not document.is_whole
+    assert document.tokens[0] == store.eod
+    assert max(1, budget - 4) <= len(document.tokens) - 1 <= budget
+    text = store.tokenizer().decode(document.tokens[1:].tolist())
+    assert document.text_bytes == len(text.encode())
+    if budget > 4:
+        assert ("évé漢 text\n" * 400).startswith(text)
+    (whole,) = store.held_out("long", 10**6)
+    assert whole.is_whole
+    assert (whole.tokens[: len(document.tokens)] == document.tokens).all()
+
+
+def test_a_budget_is_filled_by_the_beginning_of_a_long_document_where_whole_ones_leave_most_of_it(
+    tmp_path: Path,
+) -> None:
+    lines = [json.dumps({"text": "x" * n, "id": str(n), "domain": "d"}) for n in [30, 31, 32, 9000, 9001]]
+    (tmp_path / "held.jsonl").write_text("\n".join(lines))
+    (tmp_path / "d.txt").write_text("some text")
+    held_out = [str(tmp_path / "held.jsonl")]
+    store = build([str(tmp_path / "d.txt")], tmp_path / "s", tokenizer="bytes", held_out=held_out, workers=0)
+    for budget in (1, 40, 60, 100, 200, 5000, 9050, 20_000):
+        documents = list(store.held_out("d", budget))
+        predictions = sum(len(document.tokens) - (not document.is_whole) for document in documents)
+        assert budget / 2 <= predictions <= budget or len(documents) == 5
+        assert sum(not document.is_whole for document in documents) <= 1

@@ -1,16 +1,18 @@
 """Coordination of several real processes, and of one, which must start nothing."""
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from pathways_lite.distributed import coordination
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UnreachableError, UserError
 
 AGREE = """
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UnreachableError, UserError
 import threading
 print(coordination.process_index(), coordination.process_count(), coordination.is_primary())
 gathered = coordination.gather_and_decide({"my": index}, lambda values: [value["my"] for value in values])
@@ -163,7 +165,7 @@ def test_one_of_one_needs_no_coordinator():
 
 
 NOBODY = """
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UnreachableError, UserError
 from pathways_lite.distributed import coordination
 import sys
 coordination._CONNECT = 2
@@ -179,3 +181,31 @@ def test_an_unreachable_coordinator_is_a_sentence(free_port):
         [sys.executable, "-c", NOBODY, f"localhost:{free_port}"], capture_output=True, text=True, timeout=120
     )
     assert done.stdout.startswith("process 1 of 2 could not join the others at localhost:"), done.stderr
+
+
+# ---- the coordinator's port ----
+
+
+@pytest.fixture(params=["0.0.0.0", "127.0.0.1", "::"])
+def listener(request: pytest.FixtureRequest):
+    """Another program that listens."""
+    family = socket.AF_INET6 if request.param == "::" else socket.AF_INET
+    try:
+        listening = socket.create_server((request.param, 0), family=family)
+    except OSError as error:
+        pytest.skip(f"this machine has no address {request.param}: {error}")
+    with listening:
+        yield listening
+
+
+def test_a_port_that_another_program_uses_is_a_sentence(listener, monkeypatch):
+    monkeypatch.setattr(coordination, "_FREE_PORT", 0.1)
+    port = listener.getsockname()[1]
+    with pytest.raises(UnreachableError, match=f"port {port} of this host, which another program uses") as refused:
+        coordination.initialize(f"localhost:{port}", 2, 0)
+    assert refused.value.status == 75
+
+
+def test_a_port_that_becomes_free_is_waited_for(listener):
+    threading.Timer(0.3, listener.close).start()
+    coordination._wait_for_free_port(f"localhost:{listener.getsockname()[1]}")

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from pathways_lite import models
 from pathways_lite.batch import Batch
-from pathways_lite.evaluation.bits import Evaluator, HeldOutLoss, pack_windows, split_windows, windows_to_batch
+from pathways_lite.evaluation.bits import (
+    Evaluator,
+    HeldOutLoss,
+    ScoredDocument,
+    pack_windows,
+    split_windows,
+    windows_to_batch,
+)
 from pathways_lite.objectives.causal import causal
 from pathways_lite.recipe import Model
 
@@ -79,6 +86,26 @@ def test_the_result_depends_only_on_the_documents(texts: list[list[int]], rows: 
     assert result.tokens == sum(len(text) + 1 for text in texts)
     assert result.bytes == sum(3 * len(text) + 1 for text in texts)
     assert result.documents == len(texts)
+
+
+@pytest.mark.parametrize("length", [3, 16, 19, 20, 40])
+def test_the_beginning_of_a_document_is_scored_as_in_the_whole(length: int) -> None:
+    """Its predictions are the first ones of the whole document, without an EOD after it."""
+    ((document, _),) = stored([np.random.default_rng(1).integers(1, VOCAB, size=39).tolist()])
+    whole = Evaluator(visible_sum, rows=1, seq_len=16)
+    beginning = whole(1.0, [ScoredDocument(document[:length], 7, is_whole=False)])
+    assert (beginning.tokens, beginning.bytes, beginning.documents) == (length - 1, 7, 1)
+    windows = split_windows(document, 16)
+    targets = np.concatenate([window.targets for window in windows])[: length - 1]
+    cut = split_windows(document[:length], 16, is_whole=False)
+    assert np.concatenate([window.targets for window in cut]).tolist() == targets.tolist()
+    assert sum(window.scored for window in cut) == length - 1
+
+
+def test_lossy_results_stay_lossy_when_they_are_added() -> None:
+    lossy = HeldOutLoss(1.0, 2, 3, 1, lossy=True)
+    assert (lossy + HeldOutLoss(1.0, 2, 3, 1)).to_json()["lossy"] is True
+    assert "lossy" not in HeldOutLoss(1.0, 2, 3, 1).to_json()
 
 
 def test_a_real_model_gives_the_same_for_every_batch_size_and_packing(params: models.Params) -> None:

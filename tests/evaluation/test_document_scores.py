@@ -26,15 +26,15 @@ def params(components: Components) -> models.Params:
 
 def test_losses_add_up_to_what_the_evaluation_says(components: Components, params: models.Params) -> None:
     documents = components.evaluator.documents["tales"]
-    losses = mean_losses(components.evaluator, params, [tokens for tokens, _ in documents])
-    total = np.dot(losses, [len(tokens) for tokens, _ in documents])
+    losses = mean_losses(components.evaluator, params, [document.tokens for document in documents])
+    total = np.dot(losses, [len(document.tokens) for document in documents])
     assert total == pytest.approx(components.evaluator.scorer(params, documents).nll, rel=1e-5)
 
 
 def test_embeddings_are_means_of_the_models_hidden_states(components: Components, params: models.Params) -> None:
     """A document of three windows among others: each window is read by itself, and its later positions count more."""
     length = components.stage.data.seq_len
-    others = [tokens for tokens, _ in components.evaluator.documents["tales"]]
+    others = [document.tokens for document in components.evaluator.documents["tales"]]
     document = np.arange(1, 2 * length + 6, dtype=np.int32) % 250
     windows = np.pad(document, (0, length - 5)).reshape(3, length)  # what follows is not seen
     place = np.arange(3 * length).reshape(3, length)

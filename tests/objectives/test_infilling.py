@@ -45,7 +45,9 @@ def restore(example: Example) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "objective", [FillInTheMiddle(rate=0.8), CodeGen2(rate=0.8, mean_span=3)], ids=lambda o: o.kind
+    "objective",
+    [FillInTheMiddle(rate=0.8), FillInTheMiddle(rate=0.8, spm_variant=2), CodeGen2(rate=0.8, mean_span=3)],
+    ids=["fill_in_the_middle", "spm_variant_2", "codegen2"],
 )
 @given(documents=st.floats(0, 20), seq_len=st.integers(8, 90), seed=st.integers(0, 99))
 @settings(max_examples=25)
@@ -70,6 +72,9 @@ def test_shares_and_orders() -> None:
     starts = np.bincount(batch.tokens[:, 0], minlength=6) / 4000
     np.testing.assert_allclose(starts[[EOD, TOKENS.prefix, TOKENS.suffix]], [0.5, 0.375, 0.125], atol=0.03)
     batch = make_objective_batch(CodeGen2(rate=0.5, least=0.1, most=0.5), windows(2000, 64, 0.0))
+    joint = make_objective_batch(FillInTheMiddle(rate=0.5, spm=0.25, spm_variant=2), windows(4000, 32, 0.0))
+    starts = np.bincount(joint.tokens[:, 0], minlength=6) / 4000
+    np.testing.assert_allclose(starts[[EOD, TOKENS.prefix, TOKENS.suffix]], [0.5, 0.5, 0], atol=0.03)
     assert 0.45 < np.mean((batch.tokens == TOKENS.separator).any(1)) < 0.55
 
 

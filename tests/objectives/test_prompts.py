@@ -44,6 +44,22 @@ def test_a_prompt_and_its_answer_are_a_training_example(objective: Objective) ->
         assert prompt_format.parse_gaps(answer, len(gaps)) == gaps
 
 
+def test_in_the_second_variant_of_spm_the_middle_follows_its_prefix() -> None:
+    """The two variants cut a text at the same places."""
+    first, second = (FillInTheMiddle(rate=1, spm=1, spm_variant=variant) for variant in (1, 2))
+    prompt_format = ask(second)
+    for row in range(len(x := windows(8, 60, 0.0))):
+        (example,) = examples(make_objective_batch(first, x[row : row + 1]), 0)
+        (joint,) = examples(make_objective_batch(second, x[row : row + 1]), 0)
+        (prefix, suffix), (middle,) = texts_and_gaps(example)
+        expected = [TOKENS.prefix, TOKENS.suffix, *suffix, TOKENS.middle, *prefix, *middle]
+        assert joint.tokens == expected
+        prompt, answer = prompt_format.infill([prefix, suffix]), prompt_format.expected_answer([middle])
+        assert [*prompt.tokens, *answer, prompt.end] == [*joint.tokens, joint.end]
+        assert prompt_format.parse_gaps(answer, 1) == [middle]
+        assert (prompt.prefix_length, joint.inputs, joint.loss_from) == (0, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("objective", "mode"),
     [(PrefixLM(mode="s2s"), "s2s"), (PrefixLM(mode="nlu"), "nlu"), (PrefixLM(), None), (Causal(), None)],

@@ -19,6 +19,7 @@ from pathways_lite.recipe import (
     Continue,
     Data,
     Frozen,
+    GivenWeights,
     Grow,
     LiGO,
     Merge,
@@ -106,6 +107,14 @@ def test_other_texts_are_not_budgets(text: str) -> None:
 def test_impossible_models_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Model(**{**MODEL.model_dump(), **changes})
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), -1.0])
+def test_weights_of_domains_are_finite_and_not_negative(number: float) -> None:
+    with pytest.raises(ValidationError):
+        GivenWeights.model_validate({"weights": {"math": number}})
+    with pytest.raises(ValidationError):
+        Temperature.model_validate({"upsample": {"math": number}})
 
 
 def test_impossible_chains_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""The verbs and the page of a fit."""
+"""The commands and the page of a fit."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def invoke(*arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, rungs: dict[str, np.ndarray]) -> Path:
-    """A fit of a table with other people's column names, made by the verb."""
+    """A fit of a table with other people's column names, made by the command."""
     folder = tmp_path_factory.mktemp("fit")
     run = np.array([f"<b>{i % 5}" for i in range(15)], dtype=object)
     theirs = {"size_M": rungs["N"] / 1e6, "tokens": rungs["D"], "final loss": rungs["L"], "run": run}

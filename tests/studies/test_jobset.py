@@ -4,11 +4,9 @@ import pytest
 import yaml
 
 from pathways_lite.errors import UserError
-from pathways_lite.studies.jobset import make_jobsets, to_yaml
+from pathways_lite.studies.jobset import TEMPLATE, make_jobsets, to_yaml
 from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import Study, build_nodes
-
-TEMPLATE = Path(__file__).parent.parent.parent / "tools" / "launch" / "jobset.yaml"
 
 
 @pytest.fixture
@@ -49,3 +47,11 @@ def test_an_invalid_template_is_refused(fresh: StudyStore, tmp_path: Path) -> No
     (tmp_path / "pod.yaml").write_text("kind: Pod\nspec: {}\n")
     with pytest.raises(UserError, match="is not a JobSet with one replicated job"):
         make_jobsets(fresh, "rates", tmp_path / "pod.yaml")
+
+
+def test_the_template_comes_with_the_package() -> None:
+    """`pip install` copies what is below the package's directory."""
+    import pathways_lite
+
+    assert TEMPLATE.is_relative_to(Path(pathways_lite.__file__).parent)
+    assert yaml.safe_load(TEMPLATE.read_text())["kind"] == "JobSet"

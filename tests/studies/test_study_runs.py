@@ -20,12 +20,12 @@ EXAMPLE = Path(__file__).parent.parent.parent / "configs" / "studies" / "palm_ag
 JOBS = min(2, len(os.sched_getaffinity(0)))
 
 
-def study_verb(verb: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", "pathways_lite", "study", verb, *map(str, arguments)]
+def study_command(command: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", "pathways_lite", "study", command, *map(str, arguments)]
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    command = study_verb("run", *arguments, "--jobs", JOBS)
+    command = study_command("run", *arguments, "--jobs", JOBS)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -79,7 +79,7 @@ def test_the_example_study_survives_kills_and_reports(python_corpus: Path, tmp_p
     assert runner.returncode == 0, said
     events = [row for row in read_log(store.stage_directory(first).path / "timings.jsonl") if row["kind"] == "event"]
     assert {row["event"] for row in events} >= {"resume"}
-    subprocess.run(study_verb("report", *options), check=True, capture_output=True)
+    subprocess.run(study_command("report", *options), check=True, capture_output=True)
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Finished." in page
     assert "over paired seeds" in page

@@ -65,11 +65,25 @@ def test_the_last_step_is_always_printed() -> None:
     assert "step 100/100" in file.getvalue()
 
 
+def held_out(**bits: float) -> dict[str, dict[str, float]]:
+    return {name: {"bits_per_byte": value} for name, value in bits.items()}
+
+
+def test_an_evaluation_without_text_is_not_printed_and_lossy_ones_are_marked() -> None:
+    progress, file, _ = plain_progress()
+    progress.show_evaluation(3, {})
+    assert "held out" not in file.getvalue()
+    progress.show_evaluation(3, {"code": {"bits_per_byte": 0.02, "lossy": True}})
+    assert "held out: code 0.020* bits per byte" in file.getvalue()
+    progress.show_evaluation(3, held_out(**{f"d{i}": 1.0 for i in range(100)}))
+    assert "d19 1.000 and 80 more domains" in file.getvalue()
+
+
 def test_an_evaluation_is_printed_with_its_own_step() -> None:
     """Not with the step of the last update, which exists only for logged steps."""
     progress, file, clock = plain_progress()
     train(progress, clock, 25)
-    progress.show_evaluation(28, {"code": 2.0})
+    progress.show_evaluation(28, held_out(code=2.0))
     assert file.getvalue().splitlines()[-1] == "demo: step 28: held out: code 2.000 bits per byte"
 
 
@@ -85,7 +99,7 @@ def test_each_line_is_one_write() -> None:
     console = Console(file=File(), force_terminal=False)
     with Progress("demo", total_steps=3, total_tokens=300, console=console, now=clock) as progress:
         train(progress, clock, 3)
-        progress.show_evaluation(3, {"code": 2.0})
+        progress.show_evaluation(3, held_out(code=2.0))
         progress.print_note("a message " * 50)
 
 
@@ -129,7 +143,7 @@ def test_a_terminal_shows_everything_within_its_width() -> None:
         with progress.show_phase("compiling the train step"):
             console.print(progress._render())
         train(progress, clock, 50)
-        progress.show_evaluation(50, {"code": 1.5, "prose": 2.25})
+        progress.show_evaluation(50, held_out(code=1.5, prose=2.25))
         progress.show_save(50)
         clock.time += 65
         console.print(progress._render())

@@ -3,7 +3,7 @@
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,16 @@ class Processes:
     def __init__(self, get_servers: Callable[[int], list[ForkServer]], recipe: Path) -> None:
         self._get_servers, self._recipe = get_servers, recipe
 
-    def start(self, count: int, devices: int, out: Path, *arguments: object, heartbeat: int = 15) -> "Started":
+    def start(
+        self,
+        count: int,
+        devices: int,
+        out: Path,
+        *arguments: object,
+        heartbeat: int = 15,
+        last: Sequence[object] = (),
+    ) -> "Started":
+        """`last`: arguments that only the last process gets."""
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             coordinator = f"localhost:{probe.getsockname()[1]}"
@@ -35,7 +44,7 @@ class Processes:
             # JAX is imported where they start from, and reads nothing but this later.
             xla_flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
             environment = {"XLA_FLAGS": xla_flags, coordination.HEARTBEAT: str(heartbeat)}
-            server.start(*always, *flags, **environment)
+            server.start(*always, *flags, *(last if index == count - 1 else ()), **environment)
         return Started(servers)
 
     def run(self, count: int, devices: int, out: Path, *arguments: object) -> None:
@@ -147,6 +156,28 @@ def test_a_mistake_is_told_once(processes: Processes, by_two: Path) -> None:
     assert "was begun with another recipe" in first
     assert "was begun with" not in second
     assert "Traceback" not in first + second
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (["stages.base.saving.every=1"], "stages.base.saving.every: 4 in process 0, 1 in process 1"),
+        (["--hang-timeout", "9"], "--hang-timeout: "),
+        (["stages.base.data.corpus=missing"], "process 1 has failed: missing is not a token store"),
+        pytest.param(["--out", "another"], "does not see the run directory", marks=pytest.mark.slow),
+    ],
+)
+def test_processes_that_differ_end_before_they_compile(
+    other: list[str], expected: str, processes: Processes, tmp_path: Path
+) -> None:
+    other = [str(tmp_path / word) if word == "another" else word for word in other]
+    started = processes.start(2, 1, tmp_path / "run", last=other)
+    assert started.wait() == [2, 2], started.outputs
+    first, second = started.outputs
+    assert expected in first
+    assert "Traceback" not in first + second
+    assert "compiling" not in first
+    assert not (tmp_path / "run/base").exists()
 
 
 # ---- more of the same ----

@@ -108,7 +108,9 @@ def test_a_damaged_source_is_noticed(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("operator", [MaskedGrowth(), LiGO()])
 def test_what_needs_training_is_not_for_files(source: Path, tmp_path: Path, operator: Operator) -> None:
-    with pytest.raises(UserError, match="while the grown model trains"):
+    with pytest.raises(
+        UserError, match=rf"while the grown model trains.*Grow\(operator={type(operator).__name__}\(\)\)"
+    ):
         grow_offline(load_model(source), Grow(operator=operator), MODEL, tmp_path, lambda _: None)
 
 
@@ -134,8 +136,10 @@ def test_advice() -> None:
     advice = command("--advise", "N=7e9", "D=2e12").output
     assert "d = 11.11 G tokens" in advice
     assert "1.75 G parameters" in advice
+    assert "84 ZFLOPs" in advice
     assert "a fifth" not in advice
-    assert "d = 0.02 G tokens (a fifth of D; the fit says 38.7 G)" in command("--advise", "N=1e6", "D=1e8").output
+    assert "d = 20 M tokens (a fifth of D; the fit says 38.7 G)" in command("--advise", "N=1e6", "D=1e8").output
+    assert "D = 100 M tokens" in command("--advise", "N=1e6", "D=1e8").output
     with pytest.raises(UserError, match="N=7e9 D=2e12"):
         CliRunner().invoke(app, ["grow", "--advise", "7e9"], catch_exceptions=False)
 

@@ -9,6 +9,7 @@ from pathways_lite.checkpoints.checkpoint import (
     read_manifest,
     require_undamaged,
     restore,
+    restore_differences,
     step_of,
 )
 from pathways_lite.checkpoints.fsck import Finding, checkpoint_paths, fsck, verify_checkpoint
@@ -33,6 +34,7 @@ __all__ = [
     "read_manifest",
     "require_undamaged",
     "restore",
+    "restore_differences",
     "step_of",
     "write_streamed",
 ]

@@ -213,11 +213,8 @@ def restore(path: Path, target: Any, prefix: str = "") -> RestoredState:
     UserError with the differences, before anything is loaded, if names, shapes or dtypes are not exactly those of the
     checkpoint, and DamagedError if the checkpoint is not what was written.
     """
-    manifest = _read_manifest_on_all(path)
-    below = f"{prefix}." if prefix else ""
-    stored = {name: info for name, info in manifest.arrays.items() if name.startswith(below)}
-    leaves = named_leaves(target, prefix)
-    if lines := differences(stored, {name: array_spec(leaf) for name, leaf in leaves.items()}):
+    manifest, leaves = _read_manifest_on_all(path), named_leaves(target, prefix)
+    if lines := restore_differences(manifest, target, prefix):
         raise UserError("\n  ".join([f"checkpoint {path} holds other arrays than this model and optimizer:", *lines]))
     _raise_if_damaged(path, lambda: check_files(path, manifest))
     reader, arrays = CheckpointReader(path / ARRAYS, manifest), list[Any]()
@@ -228,6 +225,13 @@ def restore(path: Path, target: Any, prefix: str = "") -> RestoredState:
 
     _read_and_verify(path, reader, read)
     return RestoredState(manifest.step, jax.tree.unflatten(jax.tree.structure(target), arrays), manifest.meta)
+
+
+def restore_differences(manifest: Manifest, target: Any, prefix: str = "") -> list[str]:
+    """Return a line for each array that keeps a checkpoint from being restored into `target`, as `restore` does."""
+    below = f"{prefix}." if prefix else ""
+    stored = {name: info for name, info in manifest.arrays.items() if name.startswith(below)}
+    return differences(stored, {name: array_spec(leaf) for name, leaf in named_leaves(target, prefix).items()})
 
 
 def verify_arrays(path: Path) -> Manifest:

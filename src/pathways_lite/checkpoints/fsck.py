@@ -11,6 +11,7 @@ from pathlib import Path
 from pathways_lite.checkpoints.checkpoint import step_of, verify_arrays
 from pathways_lite.checkpoints.manifest import FILE_NAME, DamagedError
 from pathways_lite.errors import UserError
+from pathways_lite.paths import absolute_path, local_path
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ def checkpoint_paths(directory: Path | str) -> list[Path]:
 
     Steps ascend within a stage; stages are in the order in which they were written. Raises UserError if there is none.
     """
-    directory = Path(directory)
-    if directory.is_dir() and (step_of(directory) is not None or (directory / FILE_NAME).is_file()):
-        return [directory]
+    directory = local_path(directory)
+    for checkpoint in (directory, Path(absolute_path(directory))):  # `.` and links have other names
+        if checkpoint.is_dir() and (step_of(checkpoint) is not None or (checkpoint / FILE_NAME).is_file()):
+            return [checkpoint]
     paths = [path for path in directory.rglob("step_*") if step_of(path) is not None and path.is_dir()]
     if not paths:
         raise UserError(f"there is no checkpoint in {directory}; expected a run, a stage or a checkpoint directory")

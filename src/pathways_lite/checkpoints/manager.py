@@ -26,6 +26,7 @@ from pathways_lite.checkpoints.checkpoint import (
 from pathways_lite.checkpoints.manifest import DamagedError
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -52,7 +53,7 @@ class CheckpointManager:
         """
         if keep is not None and keep < 1:
             raise ValueError(f"keep={keep} must be at least 1")
-        self.directory = Path(directory)
+        self.directory = local_path(directory)
         self._keep, self._fence = keep, fence
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None

@@ -26,6 +26,8 @@ import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath  # type: ignore[import-untyped]
 
+from pathways_lite.paths import absolute_path
+
 
 def write(path: Path, arrays: Mapping[str, np.ndarray | jax.Array]) -> None:
     """Write this process's shards of `arrays` into the empty directory `path`.
@@ -34,20 +36,20 @@ def write(path: Path, arrays: Mapping[str, np.ndarray | jax.Array]) -> None:
     disk refuses them.
     """
     with _only_exceptions():
-        _handler().save(epath.Path(path), args=ocp.args.PyTreeSave(_nest(arrays)))
+        _handler().save(epath.Path(absolute_path(path)), args=ocp.args.PyTreeSave(_nest(arrays)))
 
 
 def finish(path: Path) -> None:
     """Check that all processes wrote arrays of the same shape: in the primary process, after all have written."""
     with _only_exceptions():
-        _handler().finalize(epath.Path(path))
+        _handler().finalize(epath.Path(absolute_path(path)))
 
 
 def create_array(
     path: Path, name: str, shape: Sequence[int], dtype: str, chunk_shape: Sequence[int]
 ) -> tensorstore.TensorStore:
     """Create an array with one file per chunk, replacing one of that name; `[index].write(...)` writes a slice."""
-    kvstore = {"driver": "file", "path": str((path / name).absolute()) + "/"}
+    kvstore = {"driver": "file", "path": absolute_path(path / name) + "/"}
     grid = {"name": "regular", "configuration": {"chunk_shape": [max(1, size) for size in chunk_shape]}}
     metadata = {"shape": list(shape), "data_type": dtype, "chunk_grid": grid}
     spec = {"driver": "zarr3", "kvstore": kvstore, "metadata": metadata}
@@ -56,7 +58,7 @@ def create_array(
 
 def open_array(path: Path, name: str) -> tensorstore.TensorStore:
     """Open a stored array; `[index].read().result()` reads a slice. Raises ValueError if it cannot be read."""
-    kvstore = {"driver": "file", "path": str((path / name).absolute()) + "/"}
+    kvstore = {"driver": "file", "path": absolute_path(path / name) + "/"}
     return tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, open=True, read=True).result()
 
 

@@ -1,27 +1,85 @@
-"""Shared parts of the commands: error messages, warnings, progress, and groups with a default command."""
+"""Shared parts of the commands: how they end, warnings, JSON, progress, and groups with a default command."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from pathways_lite.errors import UserError
+from pathways_lite.cli.interrupt import end_interrupted, is_interrupted
+from pathways_lite.console import Console, print_line
+from pathways_lite.errors import MISTAKE, UserError, explain_system_error
 
 _SECONDS_BETWEEN_LINES = 5.0
+
+
+# ---- how a command ends ----
+
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
+"""The option of every command that prints results."""
+
+BROKEN_PIPE = 128 + signal.SIGPIPE
+
+
+class CommandLine(TyperGroup):
+    """The group of all commands: turns what stops a command from outside into one sentence and an exit status.
+
+    Typer would end with status 1 for a closed pipe, and with "Aborted." for a file that ends early.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Raises UserError for what the operating system or a storage refuses."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            end_interrupted()
+        except BrokenPipeError as error:
+            raise SystemExit(end_without_output(error)) from error
+        except Exception as error:
+            if is_interrupted():
+                end_interrupted()
+            if isinstance(error, EOFError):
+                raise RuntimeError("a file ends early") from error
+            if (explained := explain_system_error(error)) not in (None, error):
+                raise explained from error
+            raise
+
+
+def end_without_output(error: OSError) -> int:
+    """Give up standard output, which cannot be written, and return the exit status.
+
+    A reader that has ended (`pathways-lite runs | head`) is no error to talk about: the status is a pipe's, as of other
+    programs. A full disk is told.
+    """
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, sys.stdout.fileno())
+    os.close(descriptor)
+    if isinstance(error, BrokenPipeError):
+        return BROKEN_PIPE
+    print_error(UserError(f"standard output cannot be written: {error.strerror}"))
+    return MISTAKE
 
 
 def print_error(error: UserError) -> None:
     """Print an error message on standard error, without markup or wrapping."""
     Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+
+
+def print_json(values: Any) -> None:
+    """Print one line of standard JSON; NaN and infinities become strings, as in the logs."""
+    from pathways_lite.tracking.log import to_json_types
+
+    typer.echo(json.dumps(to_json_types(values), allow_nan=False, default=str))
 
 
 @contextmanager
@@ -31,7 +89,7 @@ def echo_warnings() -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     for line in dict.fromkeys(str(warning.message) for warning in caught):
-        typer.echo(f"warning: {line}", err=True)
+        print_line(f"warning: {line}")
 
 
 @contextmanager
@@ -56,8 +114,7 @@ def count_progress(activity: str, total: int, unit: str) -> Iterator[Callable[[i
         done, now = done + count, time.monotonic()
         if now - last > _SECONDS_BETWEEN_LINES:
             last = now
-            line = f"{activity}: {done:,} of {total:,} {unit}, {done / (now - start):,.0f}/s"
-            print(line, file=sys.stderr, flush=True)
+            print_line(f"{activity}: {done:,} of {total:,} {unit}, {done / (now - start):,.0f}/s")
 
     yield advance
 

@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
+from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.console import print_line
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 
 
 def convert(
     run: Annotated[str, typer.Argument(metavar="RUN", help="a run, stage or checkpoint directory")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="directory of the new checkpoint")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", parser=local_path, help="directory of the new checkpoint")],
     sparse: Annotated[bool, typer.Option("--sparse", help="write a pruned model without its zeros")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the newest checkpoint at or below RUN in another format.
 
@@ -30,9 +34,13 @@ def convert(
     """
     if not sparse:
         raise UserError("no format given; write pathways-lite convert RUN --sparse OUT")
+    from pathways_lite.output_lock import lock_directory
     from pathways_lite.training.load import load_model
     from pathways_lite.training.sparse_export import convert_sparse
 
-    model = load_model(run, examined=False)
-    path = convert_sparse(model, out, report=lambda line: typer.echo(line, err=True))
-    typer.echo(path)
+    with lock_directory(out):
+        path = convert_sparse(load_model(run, examined=False), out, report=print_line)
+    if as_json:
+        print_json({"checkpoint": path})
+    else:
+        typer.echo(path)

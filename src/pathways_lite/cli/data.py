@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.data.compressed import MAX_DOCUMENT_BYTES
+from pathways_lite.paths import local_path
 
 app = typer.Typer(no_args_is_help=True, help="Build, inspect and select corpora.", rich_markup_mode="markdown")
 
@@ -17,9 +22,10 @@ def build(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="files or directories of text, .jsonl or .parquet (also .gz, .zst), or python: for the text that "
-            "comes with Python; NAME=SOURCE puts all of it into the domain NAME; seqio:TASK or seqio:TASK@SPLIT "
-            "reads a SeqIO Task or Mixture"
+            help="files or directories of text, JSON lines or other JSON, CSV, TSV, Parquet or Arrow, recognized by "
+            "content, compressed or not, also in tar and zip archives; or python: for the text that comes with Python; "
+            "NAME=SOURCE puts all of it into the domain NAME; seqio:TASK or seqio:TASK@SPLIT reads a SeqIO Task or "
+            "Mixture"
         ),
     ],
     tokenizer: Annotated[
@@ -28,19 +34,36 @@ def build(
             help="bytes; sentencepiece:SIZE (trained here); a .model, a tokenizer.json, another store; or seqio:TASK"
         ),
     ] = "sentencepiece:8192",
+    eod: Annotated[
+        str | None,
+        typer.Option(help="token of a .model or tokenizer.json that ends a document; default: the usual names"),
+    ] = None,
     held_out: Annotated[
         list[str],
         typer.Option(help="fraction of documents held out for evaluation, by a hash of their id; or sources of them"),
     ] = ["0.01"],  # noqa: B006  typer copies it
-    text_field: Annotated[str, typer.Option(help="field of JSONL and Parquet records that has the text")] = "text",
+    text_field: Annotated[str, typer.Option(help="field or column of records that has the text")] = "text",
     domain_field: Annotated[str, typer.Option(help="field that has the domain")] = "domain",
     id_field: Annotated[str, typer.Option(help="field that has the document's id")] = "id",
+    format_: Annotated[
+        Literal["text", "json", "csv", "tsv"] | None,
+        typer.Option("--format", help="what all files are, whatever their content looks like"),
+    ] = None,
+    max_document_mib: Annotated[
+        int, typer.Option(min=1, help="the most MiB of text of one document; longer ones are skipped")
+    ] = MAX_DOCUMENT_BYTES >> 20,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what each source is taken for, with three documents; build nothing")
+    ] = False,
     import_: Annotated[str | None, typer.Option("--import", help="module or file that registers SeqIO Tasks")] = None,
     examples: Annotated[
         int | None, typer.Option(min=1, help="read at most this many examples of each seqio: source")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="number of processes; default: one per core")] = None,
-    workspace: Annotated[Path | None, typer.Option(help="directory for unfinished work; default: OUT.building")] = None,
+    workspace: Annotated[
+        Path | None, typer.Option(parser=local_path, help="directory for unfinished work; default: OUT.building")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tokenize text into a token store. After an interruption the same command continues.
 
@@ -54,29 +77,53 @@ def build(
 
     - `pathways-lite data build corpora/mine train.jsonl.gz --held-out test.jsonl.gz`
 
+    - `pathways-lite data build corpora/mine downloads/ --dry-run`
+
     - `pathways-lite data build corpora/tasks seqio:my_mixture --import my_tasks.py --examples 100000 \
         --tokenizer seqio:my_mixture`
     """
-    from rich.console import Console
-
-    from pathways_lite.cli.data_build_display import show_progress
+    from pathways_lite.cli.data_build_display import preview_sources, print_previews, show_progress
+    from pathways_lite.console import Console
     from pathways_lite.data.build import build as build_store
-    from pathways_lite.data.files import Fields
     from pathways_lite.data.inspect import describe
+    from pathways_lite.data.records import Fields
     from pathways_lite.data.seqio_tasks import SEQIO, SeqioSource
     from pathways_lite.data.sources import Source
+    from pathways_lite.data.tokenizer_files import load_tokenizer
+    from pathways_lite.data.tokenizers import Tokenizer
+    from pathways_lite.errors import UserError
 
     def parse(text: str) -> Source:
         source = Source.parse(text, fields)
         is_seqio = source.address.startswith(SEQIO)
         return SeqioSource(source.address, source.fields, import_, examples) if is_seqio else source
 
-    fields = Fields(text_field=text_field, domain_field=domain_field, id_field=id_field)
+    fields = Fields(
+        text_field=text_field,
+        domain_field=domain_field,
+        id_field=id_field,
+        format=format_,
+        max_document_bytes=max_document_mib << 20,
+    )
     parsed = [parse(source) for source in sources]
     fraction = _parse_number(held_out[0]) if len(held_out) == 1 else None
     held_out_documents = fraction if fraction is not None else [parse(source) for source in held_out]
+    everything = [*parsed, *(held_out_documents if isinstance(held_out_documents, list) else [])]
+    console = Console()
+    if dry_run:
+        if as_json:
+            print_json({"sources": [asdict(item) for item in preview_sources(everything, out)]})
+        else:
+            print_previews(console, everything, out)
+        return
     is_seqio = tokenizer.startswith(SEQIO)
-    tokenizer_or_name = SeqioSource(tokenizer, fields, import_).tokenizer() if is_seqio else tokenizer
+    tokenizer_or_name: str | Tokenizer = tokenizer
+    if is_seqio:
+        tokenizer_or_name = SeqioSource(tokenizer, fields, import_).tokenizer()
+    elif eod is not None and tokenizer.partition(":")[0] in ("bytes", "sentencepiece"):
+        raise UserError(f"--tokenizer {tokenizer} has an end-of-document token of its own; leave out --eod {eod}")
+    elif eod is not None:
+        tokenizer_or_name = load_tokenizer(tokenizer, eod)
     start = time.perf_counter()
     with show_progress() as report:
         store = build_store(
@@ -88,9 +135,13 @@ def build(
             workspace=workspace,
             report=report,
         )
-    console = Console()
+    seconds = time.perf_counter() - start
+    if as_json:
+        print_json({**asdict(describe(store, samples=0)), "seconds": seconds})
+        return
+    print_previews(console, everything, out)
     console.print(describe(store, samples=0))
-    console.print(f"{out}: ready after {time.perf_counter() - start:.1f} s", highlight=False)
+    console.print(f"{out}: ready after {seconds:.1f} s")
 
 
 def _parse_number(text: str) -> float | None:
@@ -104,14 +155,35 @@ def _parse_number(text: str) -> float | None:
 def inspect(
     corpus: Annotated[str, typer.Argument(help="a token store")],
     samples: Annotated[int, typer.Option(min=0, help="number of documents to show per domain")] = 2,
+    as_json: AsJson = False,
 ) -> None:
     """Show sizes, domains, bytes per token, and the start of some documents.
 
     Example: `pathways-lite data inspect corpora/python`
     """
-    from rich.console import Console
-
+    from pathways_lite.console import Console
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.store import open_store
 
-    Console().print(describe(open_store(corpus), samples=samples))
+    description = describe(open_store(corpus), samples=samples)
+    if as_json:
+        print_json(asdict(description))
+    else:
+        Console().print(description)
+
+
+@app.command("fsck")
+def verify(
+    corpus: Annotated[str, typer.Argument(help="a token store: a directory, or a gs:// or s3:// prefix")],
+    as_json: AsJson = False,
+) -> None:
+    """Read a whole corpus, and compare every file with its digest and the content with the fingerprint.
+
+    The exit status is 0 if it is intact and 1 if it is damaged; each damaged file is named. Reading, in training too,
+    notices missing, truncated and foreign files by itself, when it comes to them.
+
+    Example: `pathways-lite data fsck corpora/python`
+    """
+    from pathways_lite.cli.fsck import fsck_corpus
+
+    fsck_corpus(corpus, as_json=as_json)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
 
+from pathways_lite.console import Console, print_line
 from pathways_lite.data.build import Progress, Report
+from pathways_lite.data.preview import Preview, preview
+from pathways_lite.data.seqio_tasks import SEQIO
+from pathways_lite.data.sources import Source
+from pathways_lite.data.zarr_io import is_remote
+from pathways_lite.paths import local_path
 
 _PHASE_NAMES = {
     "sample": "reading a sample",
@@ -21,6 +27,18 @@ _PHASE_NAMES = {
     "write": "writing the store",
 }
 _SECONDS_BETWEEN_LINES = 5.0
+
+
+def preview_sources(sources: Sequence[Source], out: str) -> list[Preview]:
+    """Return what each source of the store `out` is taken for; tasks of SeqIO are registered, not recognized."""
+    outputs = [] if is_remote(out) else [local_path(out)]
+    return [preview(source.without(outputs)) for source in sources if not source.address.startswith(SEQIO)]
+
+
+def print_previews(console: Console, sources: Sequence[Source], out: str) -> None:
+    """Print what each source of the store `out` is taken for."""
+    for item in preview_sources(sources, out):
+        console.print(Text(str(item)), soft_wrap=True)
 
 
 @contextmanager
@@ -84,6 +102,4 @@ class _LineReporter:
         self._phase, self._last = progress.phase, now
         percentage = f" {progress.done.input_bytes / max(1, progress.input_bytes):.0%}" if progress.done.tokens else ""
         detail = _detail(progress, self._speed)
-        print(
-            f"{_PHASE_NAMES[progress.phase]}{percentage}{': ' if detail else ''}{detail}", file=self._file, flush=True
-        )
+        print_line(f"{_PHASE_NAMES[progress.phase]}{percentage}{': ' if detail else ''}{detail}", self._file)

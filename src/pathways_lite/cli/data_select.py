@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.paths import local_path
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,9 +21,14 @@ app = typer.Typer(
 
 Corpus = Annotated[str, typer.Argument(help="a token store")]
 Out = Annotated[
-    Path, typer.Argument(help="the selection file to write, e.g. half.jsonl; a histogram is written beside it")
+    Path,
+    typer.Argument(
+        parser=local_path, help="the selection file to write, e.g. half.jsonl; a histogram is written beside it"
+    ),
 ]
-Model = Annotated[Path, typer.Option("--model", help="run, stage or checkpoint whose model reads the documents")]
+Model = Annotated[
+    Path, typer.Option("--model", parser=local_path, help="run, stage or checkpoint whose model reads the documents")
+]
 Keep = Annotated[float, typer.Option(min=0.0, max=1.0, help="fraction of the training tokens to keep")]
 Pooling = Annotated[
     Literal["mean", "position"],
@@ -54,6 +63,7 @@ def prototypes(
     distance: Distance = "cosine",
     pooling: Pooling = "mean",
     seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Keep documents that are far from the nearest of k prototypes, or near it (Sorscher et al. 2022).
 
@@ -65,7 +75,7 @@ def prototypes(
     from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder
     from pathways_lite.methods.selection.selectors import cluster, select_fraction
 
-    builder = SelectionBuilder(corpus, out)
+    builder = SelectionBuilder(corpus, out, as_json, keep=keep)
     reader = CorpusReader(model, corpus)
     clustering = cluster(reader.embeddings(pooling), k, distance, seed)
     end: Literal["top", "bottom"] = "top" if which == "hard" else "bottom"
@@ -85,6 +95,7 @@ def perplexity(
         typer.Option(help="which losses to keep: the lowest, those around the median, or the highest"),
     ] = "middle",
     floor: ByDomain = 0.0,
+    as_json: AsJson = False,
 ) -> None:
     """Keep documents with a low, medium or high loss per token under a model (Marion et al. 2023).
 
@@ -96,7 +107,7 @@ def perplexity(
     from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder
     from pathways_lite.methods.selection.selectors import select_fraction
 
-    builder = SelectionBuilder(corpus, out)
+    builder = SelectionBuilder(corpus, out, as_json, keep=keep)
     reader, documents = CorpusReader(model, corpus), builder.documents
     losses = reader.losses()
     kept = select_fraction(losses, documents.tokens, keep, which, documents.domain, floor)
@@ -116,11 +127,13 @@ def rds(
     keep: Keep = 0.5,
     floor: ByDomain = 0.0,
     pooling: Pooling = "position",
+    as_json: AsJson = False,
 ) -> None:
     """Keep documents most similar to target documents, which take turns choosing (RDS+, Ivison et al. 2025).
 
-    Similarity is that of a model's embeddings. Do not evaluate on held-out documents that were targets: they are no
-    fair test of a model trained on the selection.
+    Similarity is that of a model's embeddings. The documents of one `--target` take turns; several targets take turns
+    instead, so that each chooses as much, however many documents it has. Do not evaluate on held-out documents that
+    were targets: they are no fair test of a model trained on the selection.
 
     Examples:
 
@@ -131,11 +144,11 @@ def rds(
     from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder, target_documents
     from pathways_lite.methods.selection.selectors import prototype_scores, select_fraction
 
-    builder = SelectionBuilder(corpus, out)
+    builder = SelectionBuilder(corpus, out, as_json, keep=keep)
     reader, documents = CorpusReader(model, corpus), builder.documents
-    targets = target_documents(builder.store, target)
+    targets, tasks = target_documents(builder.store, target)
     embeddings = reader.embeddings(pooling, targets)
-    scores = prototype_scores(embeddings[len(targets) :], embeddings[: len(targets)])
+    scores = prototype_scores(embeddings[len(targets) :], embeddings[: len(targets)], tasks)
     kept = select_fraction(scores.turn, documents.tokens, keep, "bottom", documents.domain, floor)
     options = {"keep": keep, "target": target, "floor": floor, "pooling": pooling}
     builder.finish("rds", options, scores.similarity, builder.own_domains(kept), reader)
@@ -150,6 +163,7 @@ def clusters(
     distance: Distance = "cosine",
     pooling: Pooling = "mean",
     seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Split domains into clusters for a mixture to weight: `novels` into `novels.0`, `novels.1` ...; keeps everything.
 
@@ -160,7 +174,7 @@ def clusters(
     from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder
     from pathways_lite.methods.selection.selectors import cluster
 
-    builder = SelectionBuilder(corpus, out)
+    builder = SelectionBuilder(corpus, out, as_json)
     reader, documents = CorpusReader(model, corpus), builder.documents
     embeddings = reader.embeddings(pooling)
     score, label = np.zeros(len(embeddings)), np.zeros(len(embeddings), int)
@@ -183,13 +197,15 @@ def near_duplicates(
         int, typer.Option(min=16, help="number of hash functions; more are more accurate and slower")
     ] = 128,
     held_out: Annotated[
-        bool, typer.Option(help="also remove training documents that are near duplicates of held-out ones")
+        bool, typer.Option(help="also remove training documents that, as wholes, are near duplicates of held-out ones")
     ] = True,
     seed: Seed = 1,
+    as_json: AsJson = False,
 ) -> None:
     """Keep only the first of near-duplicate documents, by MinHash and locality-sensitive hashing; needs no model.
 
-    Case and whitespace are ignored. All domains are compared with each other.
+    Case and whitespace are ignored. All domains are compared with each other. Documents are compared as wholes, so this
+    does not decontaminate: a held-out text inside a longer training document is not found.
 
     Example: `pathways-lite data select near-duplicates corpora/python distinct.jsonl --threshold 0.8`
     """
@@ -198,7 +214,7 @@ def near_duplicates(
     from pathways_lite.data.store import Split
     from pathways_lite.methods.selection.near_duplicates import near_duplicates as near_duplicate_scores
 
-    builder = SelectionBuilder(corpus, out)
+    builder = SelectionBuilder(corpus, out, as_json)
     store = builder.store
     splits: tuple[Split, ...] = ("held_out", "train") if held_out else ("train",)
     total = sum(store.counts(domain, split).documents for domain in store.domains for split in splits)
@@ -212,7 +228,7 @@ def near_duplicates(
 
 
 @app.command()
-def random(corpus: Corpus, out: Out, keep: Keep = 0.5, seed: Seed = 0) -> None:
+def random(corpus: Corpus, out: Out, keep: Keep = 0.5, seed: Seed = 0, as_json: AsJson = False) -> None:
     """Keep documents at random, the same fraction of every domain: the baseline for every other method.
 
     Example: `pathways-lite data select random corpora/python random.jsonl --keep 0.5`
@@ -223,7 +239,7 @@ def random(corpus: Corpus, out: Out, keep: Keep = 0.5, seed: Seed = 0) -> None:
     from pathways_lite.keyed import derive_keys, uniform
     from pathways_lite.methods.selection.selectors import select_fraction
 
-    builder = SelectionBuilder(corpus, out)
+    builder = SelectionBuilder(corpus, out, as_json, keep=keep)
     documents = builder.documents
     score = uniform(derive_keys("select", seed, np.arange(len(documents.tokens))), 0, np.zeros(1, int))
     kept = select_fraction(score, documents.tokens, keep, "bottom", documents.domain, floor=1.0)
@@ -231,11 +247,14 @@ def random(corpus: Corpus, out: Out, keep: Keep = 0.5, seed: Seed = 0) -> None:
 
 
 def apply(
-    selection: Annotated[Path, typer.Argument(help="a selection file written by `pathways-lite data select`")],
+    selection: Annotated[
+        Path, typer.Argument(parser=local_path, help="a selection file written by `pathways-lite data select`")
+    ],
     out: Annotated[str, typer.Argument(help="the new token store")],
     corpus: Annotated[
         str | None, typer.Option(help="the corpus that was selected from; default: its former address")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Build a token store of a selection: the kept training documents in their new domains, and all held-out documents.
 
@@ -243,9 +262,8 @@ def apply(
 
     Example: `pathways-lite data apply half.jsonl corpora/half`
     """
-    from rich.console import Console
-
     from pathways_lite.cli.common import count_progress
+    from pathways_lite.console import Console
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.selection import apply_selection, read_origin
     from pathways_lite.data.store import SPLITS, open_store
@@ -254,4 +272,8 @@ def apply(
     total = sum(store.tokens(domain, split) for domain in store.domains for split in SPLITS)
     with count_progress("copying", total, "tokens") as done:
         new_store = apply_selection(selection, store, out, done=done)
-    Console().print(describe(new_store, samples=0))
+    description = describe(new_store, samples=0)
+    if as_json:
+        print_json(asdict(description))
+    else:
+        Console().print(description)

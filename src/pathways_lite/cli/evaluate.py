@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pathways_lite.cli.common import print_json
+from pathways_lite.paths import local_path
+
 
 def evaluate(
-    path: Annotated[Path, typer.Argument(help="a run, stage or checkpoint directory")],
+    path: Annotated[Path, typer.Argument(parser=local_path, help="a run, stage or checkpoint directory")],
     corpus: Annotated[str | None, typer.Option(help="another token store, built with the same tokenizer")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="held-out tokens per domain; default: the recipe's")] = None,
     infilling: Annotated[
@@ -33,10 +35,10 @@ def evaluate(
 
     - `pathways-lite evaluate runs/ul2r_demo --infilling`
     """
-    from rich.console import Console
-    from rich.table import Table
-
+    from pathways_lite.console import Console, Table
+    from pathways_lite.errors import UserError
     from pathways_lite.evaluation.infilling import LEFT_TO_RIGHT, TASKS
+    from pathways_lite.tracking.formatting import bits_per_byte, lossy_note
     from pathways_lite.training.final_evaluation import compare_with_compressors, evaluate_infilling_tasks
     from pathways_lite.training.load import load_model
 
@@ -44,25 +46,25 @@ def evaluate(
     evaluator = model.evaluator(corpus, tokens)
     params = model.params()
     results = {name: result.to_json() for name, result in evaluator.evaluate(params).items()}
+    if not results:
+        raise UserError(f"{evaluator.store.address} has no held-out documents; name another corpus with --corpus")
     compressors = compare_with_compressors(evaluator)
     infilling_results = evaluate_infilling_tasks(evaluator, params) if infilling else {}
     if as_json:
         values = {"checkpoint": str(model.path), "domains": results, "compressors": compressors}
-        typer.echo(json.dumps(values | ({"infilling": infilling_results} if infilling else {})))
+        print_json(values | ({"infilling": infilling_results} if infilling else {}))
         return
-    table = Table(title=f"{model.path}", title_justify="left")
+    table = Table(title=f"{model.path}", caption=lossy_note(results.values()))
     for column in ("domain", "documents", "tokens", "bytes", "loss", "perplexity", "bits/byte", "xz -9"):
         table.add_column(column, justify="left" if column == "domain" else "right")
     for name, result in results.items():
         counts = [f"{result[key]:,}" for key in ("documents", "tokens", "bytes")]
-        quotients = [f"{result['loss']:.4f}", f"{result['perplexity']:.2f}", f"{result['bits_per_byte']:.4f}"]
+        quotients = [f"{result['loss']:.4f}", f"{result['perplexity']:.2f}", bits_per_byte(result)]
         table.add_row(name, *counts, *quotients, f"{compressors[name]['xz -9']:.4f}")
     console = Console()
     console.print(table)
     if infilling:
-        table = Table(
-            title="infilling and continuation of held-out documents", title_justify="left", caption=LEFT_TO_RIGHT
-        )
+        table = Table(title="infilling and continuation of held-out documents", caption=LEFT_TO_RIGHT)
         for column in ("task", "exact", "loss per token", "left to right"):
             table.add_column(column, justify="left" if column == "task" else "right")
         for name, result in infilling_results.items():
@@ -71,4 +73,4 @@ def evaluate(
         console.print(table)
         if left_out := [name for name in TASKS if name not in infilling_results]:
             why = "the model cannot fill that many gaps, or no held-out document is long enough"
-            console.print(f"left out: {', '.join(left_out)} ({why})", highlight=False)
+            console.print(f"left out: {', '.join(left_out)} ({why})")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
-from pathways_lite.cli.common import group_with_default
+from pathways_lite.cli.common import AsJson, group_with_default, print_json
+from pathways_lite.console import Table
+from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.intervals import Interval
@@ -29,7 +31,8 @@ Columns = Annotated[
     list[str] | None, typer.Argument(help="columns of the law by those of the table: N='size_M*1e6' L=loss")
 ]
 TablePath = Annotated[
-    Path, typer.Argument(help="CSV (also .gz), Parquet or JSON lines, e.g. the output of `runs table`")
+    Path,
+    typer.Argument(parser=local_path, help="CSV (also .gz), Parquet or JSON lines, e.g. the output of `runs table`"),
 ]
 
 
@@ -38,7 +41,9 @@ def fit_law(
     law: Annotated[str, typer.Argument(help="a law's name; `fit laws` lists them")],
     table: TablePath,
     columns: Columns = None,
-    out: Annotated[Path | None, typer.Option(help="file of the fit; default: LAW.json beside the table")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=local_path, help="file of the fit; default: LAW.json beside the table")
+    ] = None,
     loss: Annotated[str | None, typer.Option(help="huber:DELTA, lad or squares; default: the paper's")] = None,
     link: Annotated[
         str | None, typer.Option(help="residuals of log, log1p or raw values; default: the paper's")
@@ -52,53 +57,67 @@ def fit_law(
     bca: Annotated[bool, typer.Option("--bca", help="intervals corrected for bias and acceleration")] = False,
     drop_highest: Annotated[int, typer.Option(min=0, help="number of rows with the highest target to leave out")] = 0,
     report: Annotated[bool, typer.Option("--report", help="write an HTML report beside the fit")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fit a law and write it as JSON, with everything needed to repeat the fit.
 
     Example: `pathways-lite fit chinchilla runs.csv N='Model Size' C='Training FLOP' L=loss --drop-highest 5 --report`
     """
-    from rich.console import Console
-
+    from pathways_lite.console import Console
+    from pathways_lite.output_lock import lock_file
     from pathways_lite.scaling.fit import fit_law as fit_table
     from pathways_lite.scaling.laws.registry import find_law
     from pathways_lite.scaling.losses import parse_link, parse_loss
 
-    chosen_law = find_law(law)
-    rows, groups, origin = _read_rows(table, columns, chosen_law.target, by, drop_highest)
-    fit = fit_table(
-        chosen_law, rows,
-        link=None if link is None else parse_link(link), loss=None if loss is None else parse_loss(loss),
-        starts=starts, seed=seed, bootstraps=bootstraps, bca=bca, groups=groups, origin=origin,
-    )  # fmt: skip
     path = out or table.with_name(f"{law.partition(':')[0]}.json")
-    fit.save(path)
-    Console(soft_wrap=True).print(render_fit(fit))
-    typer.echo(path)
-    if report:
-        from pathways_lite.scaling.report import write_report
+    files = [path]
+    with lock_file(path):
+        chosen_law = find_law(law)
+        rows, groups, origin = _read_rows(table, columns, chosen_law.target, by, drop_highest)
+        fit = fit_table(
+            chosen_law, rows,
+            link=None if link is None else parse_link(link), loss=None if loss is None else parse_loss(loss),
+            starts=starts, seed=seed, bootstraps=bootstraps, bca=bca, groups=groups, origin=origin,
+        )  # fmt: skip
+        fit.save(path)
+        if report:
+            from pathways_lite.scaling.report import write_report
 
-        typer.echo(write_report(fit, path.with_suffix(".html")))
+            files.append(write_report(fit, path.with_suffix(".html")))
+    if as_json:
+        parameters = {name: asdict(interval) for name, interval in fit.parameter_intervals().items()}
+        facts = {"law": fit.law.name, "objective": fit.objective, "rows": fit.rows, "notes": list(fit.notes)}
+        print_json({**facts, "parameters": parameters, "files": files})
+        return
+    Console().print(render_fit(fit))
+    for file in files:
+        typer.echo(file)
 
 
 @app.command("laws")
-def laws() -> None:
+def laws(as_json: AsJson = False) -> None:
     """List the laws with their formulas, columns and sources."""
-    from rich.console import Console
-    from rich.table import Table as Grid
-
+    from pathways_lite.console import Console
+    from pathways_lite.console import Table as Grid
     from pathways_lite.scaling.laws.registry import FAMILIES, LAWS
 
+    listed = (*LAWS.values(), *(family(("A", "B")) for family in FAMILIES.values()))
+    if as_json:
+        fields = ("name", "formula", "inputs", "target", "source")
+        print_json({"laws": [{name: getattr(law, name) for name in fields} for law in listed]})
+        return
     grid = Grid("law", "formula", "columns", "source")
-    for law in (*LAWS.values(), *(family(("A", "B")) for family in FAMILIES.values())):
+    for law in listed:
         grid.add_row(law.name, law.formula, ", ".join((*law.inputs, law.target)), law.source)
     Console().print(grid)
 
 
 @app.command("predict")
 def predict(
-    fit: Annotated[Path, typer.Argument(help="a fit's JSON file")],
+    fit: Annotated[Path, typer.Argument(parser=local_path, help="a fit's JSON file")],
     inputs: Annotated[list[str], typer.Argument(help="the law's inputs: N=1e9 D=2e10")],
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="level of the interval")] = 0.95,
+    as_json: AsJson = False,
 ) -> None:
     """Predict the law's target at new inputs, with a bootstrap interval (of the law, not of a single run).
 
@@ -109,16 +128,21 @@ def predict(
 
     loaded = Fit.load(fit)
     values = derive_columns(_parse_numbers(inputs), loaded.law.inputs)
-    typer.echo(_format_interval(loaded.law.target, loaded.predict(values, level)[0]))
-    for sentence in loaded.extrapolation_warnings(values):
+    interval, sentences = loaded.predict(values, level)[0], loaded.extrapolation_warnings(values)
+    if as_json:
+        print_json({"target": loaded.law.target, **asdict(interval), "level": level, "warnings": sentences})
+        return
+    typer.echo(_format_interval(loaded.law.target, interval))
+    for sentence in sentences:
         typer.echo(sentence, err=True)
 
 
 @app.command("optimal")
 def optimal(
-    fit: Annotated[Path, typer.Argument(help="a fit's JSON file")],
+    fit: Annotated[Path, typer.Argument(parser=local_path, help="a fit's JSON file")],
     inputs: Annotated[list[str], typer.Argument(help="the compute in FLOPs: C=1e24")],
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="level of the interval")] = 0.95,
+    as_json: AsJson = False,
 ) -> None:
     """Compute the optimal parameters and tokens for a compute budget, with intervals.
 
@@ -130,7 +154,11 @@ def optimal(
     values = _parse_numbers(inputs)
     if set(values) != {"C"}:
         raise UserError(f"give only the compute, as in C=1e24, not {' '.join(inputs)}")
-    for name, interval in Fit.load(fit).optimal(float(values["C"][0]), level).items():
+    intervals = Fit.load(fit).optimal(float(values["C"][0]), level)
+    if as_json:
+        print_json({**{name: asdict(interval) for name, interval in intervals.items()}, "level": level})
+        return
+    for name, interval in intervals.items():
         typer.echo(_format_interval(name, interval))
 
 
@@ -142,23 +170,28 @@ def compare(
     by: Annotated[str, typer.Option(help="hold out the rows with the largest values of this column")] = "C",
     count: Annotated[int, typer.Option(min=1, help="number of its largest values to hold out")] = 1,
     seed: Annotated[int, typer.Option(help="random seed of the starts")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Fit several laws without the largest runs, and compare how well they predict these runs.
 
     Example: `pathways-lite fit compare runs.csv --law chinchilla --law kaplan --by N`
     """
-    from rich.console import Console
     from rich.table import Column
-    from rich.table import Table as Grid
 
+    from pathways_lite.console import Console
+    from pathways_lite.console import Table as Grid
     from pathways_lite.scaling.compare import held_out_errors
     from pathways_lite.scaling.laws.registry import find_law
 
     chosen = [find_law(name) for name in law]
     rows, _, _ = _read_rows(table, columns, chosen[0].target, None, 0)
+    results = held_out_errors(chosen, rows, by=by, count=count, seed=seed)
+    if as_json:
+        print_json({"by": by, "laws": [asdict(result) for result in results]})
+        return
     law_column = Column("law", no_wrap=True)
     grid = Grid(law_column, "rows fitted", "held out", "mean error", "worst error", "error in the fit")
-    for result in held_out_errors(chosen, rows, by=by, count=count, seed=seed):
+    for result in results:
         grid.add_row(
             result.law, str(result.fitted), str(result.held_out),
             f"{result.mean:.3%}", f"{result.worst:.3%}", f"{result.fit_mean:.3%}",
@@ -170,6 +203,7 @@ def compare(
 def advise(
     inputs: Annotated[list[str], typer.Argument(help="N=1e9 D=1e11: parameters without embeddings, and tokens")],
     seq_len: Annotated[int, typer.Option(min=1, help="sequence length, to show the batch in sequences too")] = 2048,
+    as_json: AsJson = False,
 ) -> None:
     """Advise on learning rate and batch (Step Law), and on how long to train the base of a stacked model.
 
@@ -190,6 +224,12 @@ def advise(
         raise UserError("give parameters without embeddings and tokens, as in N=1e9 D=1e11")
     N, D = float(values["N"][0]), float(values["D"][0])
     advice = step_law(N, D)
+    if as_json:
+        with echo_warnings():
+            growth = guidelines.advise(N, D)
+        batch = {"tokens": advice["B"], "sequences": advice["B"] / seq_len}
+        print_json({"learning_rate": advice["lr"], "batch": batch, "growth": {"base_tokens": growth.timing}})
+        return
     lr_formula = "{} N^{} D^{}".format(*STEP_LEARNING_RATE_VALUES)
     batch_formula = "{} D^{}".format(*STEP_BATCH_VALUES)
     typer.echo(f"peak learning rate {advice['lr']:.4g} (Li et al. 2025: {lr_formula})")

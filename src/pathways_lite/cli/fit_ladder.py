@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.paths import local_path
+
 if TYPE_CHECKING:
     from pathways_lite.recipe import Recipe
     from pathways_lite.studies.store import StudyStore
@@ -15,13 +18,21 @@ if TYPE_CHECKING:
 def ladder(
     file: Annotated[
         Path,
-        typer.Argument(metavar="LADDER", help="a Python file with study(), the rungs, and recipe(), the larger run"),
+        typer.Argument(
+            metavar="LADDER",
+            parser=local_path,
+            help="a Python file with study(), the rungs, and recipe(), the larger run",
+        ),
     ],
     law: Annotated[str, typer.Option(help="a law's name; `fit laws` lists them")] = "chinchilla",
-    out: Annotated[Path | None, typer.Option(help="directory of the study; default: runs/NAME of the study")] = None,
-    run: Annotated[
-        Path | None, typer.Option(help="directory of the larger run; default: runs/NAME of the recipe")
+    out: Annotated[
+        Path | None, typer.Option(parser=local_path, help="directory of the study; default: runs/NAME of the study")
     ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(parser=local_path, help="directory of the larger run; default: runs/NAME of the recipe"),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Fit a law to the trained rungs, and predict the loss of the recipe, whether it is trained or not.
 
@@ -30,6 +41,7 @@ def ladder(
     Example: `pathways-lite study run configs/ladders/toy.py`, then `pathways-lite fit ladder configs/ladders/toy.py`
     """
     from pathways_lite.errors import UserError
+    from pathways_lite.output_lock import lock_file
     from pathways_lite.recipe import load_recipe
     from pathways_lite.scaling.ladder import fit_ladder
     from pathways_lite.scaling.ladder_report import write_ladder_report
@@ -51,12 +63,17 @@ def ladder(
         _law_inputs(target),
         measured=_measured_loss(target, run or Path("runs") / target.name),
     )
+    with lock_file(directory / "ladder.json"):
+        files = write_ladder_report(fitted, directory)
+    sentences = [*fitted.sentences(), *fitted.fit.notes]
+    if as_json:
+        facts = {"trained": len(rungs), "rungs": len(study.recipes), "law": fitted.fit.law.name}
+        print_json({**facts, "values": fitted.fit.values, "sentences": sentences, "files": files})
+        return
     typer.echo(f"{len(rungs)} of {len(study.recipes)} rungs are trained. {fitted.fit.law.formula}:")
     typer.echo(", ".join(f"{name} {value:.4g}" for name, value in fitted.fit.values.items()))
-    for sentence in (*fitted.sentences(), *fitted.fit.notes):
-        typer.echo(sentence)
-    for path in write_ladder_report(fitted, directory):
-        typer.echo(path)
+    for line in (*sentences, *files):
+        typer.echo(line)
 
 
 def _finished_runs(store: StudyStore) -> list[Path]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.console import print_line
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.methods.growth import GrowthPlan
@@ -29,6 +31,7 @@ def grow(
     advise: Annotated[
         bool, typer.Option(help="advise when to grow, and by how much, for N=parameters D=tokens")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Grow a checkpoint without training it; a stage then starts from it by `Restore(path=OUT)`.
 
@@ -46,11 +49,12 @@ def grow(
     - `pathways-lite grow --advise N=7e9 D=2e12`
     """
     if advise:
-        _print_advice([source, *([out] if out else []), *(changes or [])])
+        _print_advice([source, *([out] if out else []), *(changes or [])], as_json)
         return
     if out is None:
         raise UserError("no OUT given; write pathways-lite grow CHECKPOINT OUT --operator stack --factor 4")
     from pathways_lite.methods.growth import plan_growth
+    from pathways_lite.output_lock import lock_directory
     from pathways_lite.training.load import load_model
     from pathways_lite.training.offline import grow_offline, plan_offline_growth
 
@@ -59,10 +63,15 @@ def grow(
     if target == base.stage.model:
         raise UserError("the larger model equals the base; give --factor 4, or its sizes, e.g. model.n_layers=24")
     if dry_run:
-        _print_plan(plan_growth(start, base.stage.model, target))
+        _print_plan(plan_growth(start, base.stage.model, target), as_json)
         return
     plan_offline_growth(base, start, target)
-    path = grow_offline(base, start, target, Path(out), report=lambda line: typer.echo(line, err=True))
+    directory = local_path(out)
+    with lock_directory(directory):
+        path = grow_offline(base, start, target, directory, report=print_line)
+    if as_json:
+        print_json({"checkpoint": path})
+        return
     typer.echo(f'{path}\nTo train from it: Stage(start=Restore(path="{out}"), model=..., ...)')
 
 
@@ -86,29 +95,36 @@ def _resolve_target(model: Model, operator: str, factor: int | None, changes: li
     return request.start, request.model
 
 
-def _print_plan(plan: GrowthPlan) -> None:
+def _print_plan(plan: GrowthPlan, as_json: bool) -> None:
     """Print the source of every block, then of every width."""
-    from rich.console import Console
-    from rich.table import Table
-
+    from pathways_lite.console import Console, Table
     from pathways_lite.methods.growth import connection_rate, describe_width, is_function_preserving
     from pathways_lite.models.accounting import parameter_count
     from pathways_lite.tracking.formatting import si
 
     console = Console()
     small, large = parameter_count(plan.source), parameter_count(plan.target)
+    if as_json:
+        blocks = [
+            {"block": block, "from": source + 1, "as": plan.depth.treatment.value if fresh else "is"}
+            for block, (source, fresh) in enumerate(zip(plan.depth.blocks, plan.depth.fresh, strict=True), start=1)
+        ]
+        facts = {"parameters": {"small": small, "large": large}, "preserves_function": is_function_preserving(plan)}
+        rate = connection_rate(plan.depth.blocks)
+        print_json({**facts, "blocks": blocks, "connection_rate": rate, "widths": list(describe_width(plan))})
+        return
     function = "the same function" if is_function_preserving(plan) else "another function"
-    console.print(f"{si(small)} → {si(large)} parameters; {function} at the start", highlight=False)
+    console.print(f"{si(small)} → {si(large)} parameters; {function} at the start")
     table = Table("block", "from block", "as", box=None)
     for block, (source, fresh) in enumerate(zip(plan.depth.blocks, plan.depth.fresh, strict=True), start=1):
         table.add_row(str(block), str(source + 1), plan.depth.treatment.value if fresh else "is")
     console.print(table)
-    console.print(f"connection rate {connection_rate(plan.depth.blocks):.1%}", highlight=False)
+    console.print(f"connection rate {connection_rate(plan.depth.blocks):.1%}")
     for line in describe_width(plan):
-        console.print(line, highlight=False)
+        console.print(line)
 
 
-def _print_advice(arguments: list[str]) -> None:
+def _print_advice(arguments: list[str], as_json: bool) -> None:
     """Print the guidelines' numbers, and the cost of both models."""
     from pathways_lite.cli.common import echo_warnings
     from pathways_lite.methods.growth import advise
@@ -126,11 +142,23 @@ def _print_advice(arguments: list[str]) -> None:
     with echo_warnings():
         advice = advise(parameters, tokens)
     target_flops = advice.target_flops
+    if as_json:
+        base = {"parameters": advice.base_parameters, "tokens": advice.timing, "flops": advice.base_flops}
+        fitted = {"factor": advice.fitted_factor, "tokens": advice.fitted_timing}
+        target = {"parameters": parameters, "tokens": tokens, "flops": target_flops}
+        print_json({"base": base, "factor": advice.factor, "fitted": fitted, "target": target})
+        return
     clipped = f" (a fifth of D; the fit says {si(advice.fitted_timing)})" if advice.is_clipped else ""
     typer.echo(
-        f"base    {si(advice.base_parameters)} parameters on d = {advice.timing / 1e9:,.4g} G tokens{clipped}: "
+        f"base    {si(advice.base_parameters)} parameters on d = {_tokens(advice.timing)}{clipped}: "
         f"{si(advice.base_flops, 'FLOPs')}\n"
         f"grow    g = {advice.factor} (the fit says {advice.fitted_factor:.2g}; 2 to 4 are good)\n"
-        f"target  {si(parameters)} parameters on D = {tokens / 1e9:,.4g} G tokens: {si(target_flops, 'FLOPs')}; "
+        f"target  {si(parameters)} parameters on D = {_tokens(tokens)}: {si(target_flops, 'FLOPs')}; "
         f"the base adds {advice.base_flops / target_flops:.2%}"
     )
+
+
+def _tokens(count: float) -> str:
+    """Format a number of tokens with four digits: the guideline's published values have as many."""
+    prefix, factor = next(((p, f) for p, f in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)) if count >= f), ("", 1))
+    return f"{count / factor:,.4g} {prefix}".rstrip() + " tokens"

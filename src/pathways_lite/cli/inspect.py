@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pathways_lite.cli.common import print_json
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.table import Table
     from rich.tree import Tree
 
     from pathways_lite.checkpoints import ArrayInfo, Manifest
+    from pathways_lite.console import Table
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="a run, stage or checkpoint directory")],
+    path: Annotated[Path, typer.Argument(parser=local_path, help="a run, stage or checkpoint directory")],
     as_json: Annotated[
         bool, typer.Option("--json", help="print the manifest: arrays with digests, and all metadata")
     ] = False,
     picture: Annotated[
-        Path | None, typer.Option(help="for a pruned model: draw the density of each layer's arrays (.png, .svg, .pdf)")
+        Path | None,
+        typer.Option(
+            parser=local_path, help="for a pruned model: draw the density of each layer's arrays (.png, .svg, .pdf)"
+        ),
     ] = None,
 ) -> None:
     """Show arrays with shapes and sizes, the ledger, the data position, the origin of the parameters, and sparsity.
@@ -41,20 +45,19 @@ def inspect(
     """
     from dataclasses import asdict
 
-    from rich.console import Console
-
+    from pathways_lite.console import Console, bold
     from pathways_lite.training.load import load_model
 
     model = load_model(path)
     if as_json:
-        typer.echo(json.dumps(asdict(model.manifest)))
+        print_json(asdict(model.manifest))
         return
     console, meta = Console(), model.manifest.meta
     lineage, cursor = meta["lineage"], meta["cursor"]
-    console.print(f"[bold]{model.path}[/]", highlight=False)
+    console.print(bold(str(model.path)))
     console.print(f"stage {lineage['stage']}, step {model.manifest.step:,} of {model.spec.timeline.total_steps:,}")
     console.print(f"identity {lineage['identity']}, parameters from {lineage['parent'] or 'scratch'}")
-    console.print(f"content  {model.manifest.digest[:16]}", highlight=False)
+    console.print(f"content  {model.manifest.digest[:16]}")
     skips = ", ".join(f"{n} sequences at step {step}" for step, n in cursor["skips"]) or "none"
     console.print(f"data     from sequence {cursor['first_sequence']:,}; skipped: {skips}")
     console.print(_ledger_table(meta["ledger"]))
@@ -68,13 +71,12 @@ def inspect(
 
 def _ledger_table(accounts: dict[str, dict]) -> Table:
     """Return a table of the ledgers of the stage and of the whole chain of stages."""
-    from rich.table import Table
-
+    from pathways_lite.console import Table
     from pathways_lite.ledger import Ledger
     from pathways_lite.tracking.formatting import duration, si
 
     stage, total = Ledger.from_json(accounts["stage"]), Ledger.from_json(accounts["total"])
-    table = Table("ledger", "stage", "chain", title_justify="left")
+    table = Table("ledger", "stage", "chain")
     for column in table.columns[1:]:
         column.justify = "right"
     table.add_row("steps", f"{stage.steps:,}", f"{total.steps:,}")
@@ -91,8 +93,10 @@ def _ledger_table(accounts: dict[str, dict]) -> Table:
 
 def _array_tree(arrays: dict[str, ArrayInfo]) -> Tree:
     """Return a tree of the arrays by name, with the size of every branch."""
+    from rich.text import Text
     from rich.tree import Tree
 
+    from pathways_lite.console import dim
     from pathways_lite.tracking.formatting import si
 
     sizes: dict[str, int] = {}
@@ -108,8 +112,8 @@ def _array_tree(arrays: dict[str, ArrayInfo]) -> Tree:
             branch = ".".join(parts[:depth])
             if branch not in branches:
                 parent = branches[".".join(parts[: depth - 1])]
-                branches[branch] = parent.add(f"{parts[depth - 1]}  [dim]{si(sizes[branch], 'B')}[/]")
-        branches[".".join(parts[:-1])].add(f"{parts[-1]}  {info}".replace("[", r"\["))
+                branches[branch] = parent.add(Text.assemble(parts[depth - 1], "  ", dim(si(sizes[branch], "B"))))
+        branches[".".join(parts[:-1])].add(f"{parts[-1]}  {info}")
     return branches[""]
 
 
@@ -121,7 +125,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 def mask_densities(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     """Return the fractions of active weights by array, [layers] or [1]; empty for a dense model."""
     from pathways_lite.checkpoints import open_checkpoint
-    from pathways_lite.training.sparse_export import read_masks
+    from pathways_lite.training.stored_masks import read_masks
 
     masks = read_masks(manifest, open_checkpoint(path)[1])
     stacked = {name: mask if name.startswith("layers.") else mask[None] for name, mask in masks.items()}
@@ -130,7 +134,7 @@ def mask_densities(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
 
 def sparsity_table(densities: dict[str, np.ndarray]) -> Table:
     """Return a table with a row per pruned array and a bar for each of its layers."""
-    from rich.table import Table
+    from pathways_lite.console import Table
 
     table = Table("pruned array", "active", "min", "max", "layers, from the first")
     for name, fractions in densities.items():

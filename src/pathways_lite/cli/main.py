@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import threading
 
 import typer
 
@@ -25,11 +27,12 @@ from pathways_lite.cli import (
     study,
     train,
 )
-from pathways_lite.cli.common import print_error
-from pathways_lite.errors import UserError
+from pathways_lite.cli.common import CommandLine, end_without_output, print_error
+from pathways_lite.errors import UserError, explain_system_error
 
 app = typer.Typer(
     name="pathways-lite",
+    cls=CommandLine,
     help="Pretrain transformers in JAX, and measure whether a training-efficiency method pays off.\n\n"
     "First time? `pathways-lite data build corpora/python python:` builds a corpus of the text that comes with "
     "Python, and `pathways-lite train configs/demo.py` trains on it. Every command has its own --help with examples.",
@@ -60,11 +63,34 @@ runs.app.command("table")(runs_table.table)
 
 def main() -> None:
     """Run the command line; a user's mistake prints one message on stderr and sets the exit status, no traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's encoding lacks a character
+    threading.excepthook = _explain_error_of_thread
+    status = _run()
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        status = end_without_output(error)
+    sys.exit(status)
+
+
+def _run() -> int:
+    """Run the command and return its exit status."""
     try:
         app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except UserError as error:
         print_error(error)
-        sys.exit(error.status)
-    except BrokenPipeError:  # `pathways-lite runs | head`
-        sys.stderr.close()
-        sys.exit(0)
+        return error.status
+    return 0
+
+
+def _explain_error_of_thread(error: threading.ExceptHookArgs) -> None:
+    """Print a sentence where the operating system refused something in a thread, e.g. to write events: work goes on."""
+    explained = None if error.exc_value is None else explain_system_error(error.exc_value)
+    if explained is None:
+        threading.__excepthook__(error)
+    else:
+        print_error(explained)

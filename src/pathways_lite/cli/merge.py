@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.console import print_line
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.training.load import TrainedModel
 
 
 def merge(
-    out: Annotated[Path, typer.Argument(help="directory of the new checkpoint")],
+    out: Annotated[Path, typer.Argument(parser=local_path, help="directory of the new checkpoint")],
     checkpoints: Annotated[list[str], typer.Argument(help="run, stage or checkpoint directories of one model")],
     weights: Annotated[
         str | None, typer.Option(help="weight of each, separated by commas; default: equal weights")
@@ -25,6 +28,7 @@ def merge(
     greedy: Annotated[
         bool, typer.Option(help="add a checkpoint only if it does not worsen the held-out loss (greedy soup)")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Average the parameters of checkpoints of one model; a stage then starts from it by `Restore(path=OUT)`.
 
@@ -38,6 +42,7 @@ def merge(
 
     - `pathways-lite merge runs/mixed runs/code runs/text --weights 1,3`
     """
+    from pathways_lite.output_lock import lock_directory
     from pathways_lite.recipe import Ingredient, Merge
     from pathways_lite.training.init_merging import resolve_merge
     from pathways_lite.training.load import load_model
@@ -49,17 +54,25 @@ def merge(
             f"--weights {weights} --decay {decay}: weights must have a positive sum, and the decay must be in (0, 1]"
         )
     ingredients = tuple(Ingredient(path=path, weight=w) for path, w in zip(checkpoints, relative_weights, strict=True))
-    resolved = resolve_merge(Merge(checkpoints=ingredients, last=last, decay=decay), "merged").checkpoints
-    models = [load_model(ingredient.path, examined=False) for ingredient in resolved]
-    model_weights = [ingredient.weight for ingredient in resolved]
-    if greedy:
-        if len(set(model_weights)) > 1:
-            raise UserError("a greedy soup averages uniformly; leave out --weights and --decay")
-        models = _greedy_soup(models)
-        model_weights = [1.0] * len(models)
-    for model, weight in zip(models, model_weights, strict=True):
-        typer.echo(f"{weight / sum(model_weights):.3f} of {model.path}", err=True)
-    path = merge_offline(models, model_weights, out, report=lambda line: typer.echo(line, err=True))
+    with lock_directory(out):  # before minutes of a greedy soup
+        resolved = resolve_merge(Merge(checkpoints=ingredients, last=last, decay=decay), "merged").checkpoints
+        models = [load_model(ingredient.path, examined=False) for ingredient in resolved]
+        model_weights = [ingredient.weight for ingredient in resolved]
+        if greedy:
+            if len(set(model_weights)) > 1:
+                raise UserError("a greedy soup averages uniformly; leave out --weights and --decay")
+            models = _greedy_soup(models)
+            model_weights = [1.0] * len(models)
+        for model, weight in zip(models, model_weights, strict=True):
+            print_line(f"{weight / sum(model_weights):.3f} of {model.path}")
+        path = merge_offline(models, model_weights, out, report=print_line)
+    if as_json:
+        shares = [
+            {"checkpoint": model.path, "weight": weight / sum(model_weights)}
+            for model, weight in zip(models, model_weights, strict=True)
+        ]
+        print_json({"checkpoint": path, "merged": shares})
+        return
     typer.echo(f'{path}\nTo train from it: Stage(start=Restore(path="{out}"), model=..., ...)')
 
 
@@ -87,7 +100,7 @@ def _greedy_soup(models: Sequence[TrainedModel]) -> list[TrainedModel]:
     def held_out_loss(subset: Sequence[TrainedModel]) -> float:
         results = components.evaluator.evaluate(merge_params(components, subset, [1.0] * len(subset)))
         mean = sum(result.nll for result in results.values()) / sum(result.tokens for result in results.values())
-        typer.echo(f"held-out loss {mean:.4f}: {', '.join(str(model.path) for model in subset)}", err=True)
+        print_line(f"held-out loss {mean:.4f}: {', '.join(str(model.path) for model in subset)}")
         return mean
 
     return greedy_soup(models, held_out_loss)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pathways_lite.cli.common import print_json
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,7 +35,9 @@ def plan(
     jobs: Annotated[
         int, typer.Option(min=1, help="with --search: concurrent compilations, of up to 16 GB of memory each")
     ] = 1,
-    picture: Annotated[Path | None, typer.Option(help="draw the use of time and memory, as PNG or SVG")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(parser=local_path, help="draw the use of time and memory, as PNG or SVG")
+    ] = None,
     estimate_kernels: Annotated[
         bool,
         typer.Option(
@@ -108,11 +111,9 @@ def _check_picture(path: Path) -> None:
 
 def _print_tables(tables: RenderableType, values: Mapping[str, Any] | None = None) -> None:
     """Print the tables, or if values are given only these, as one JSON object."""
-    from rich.console import Console
+    from pathways_lite.console import Console
 
     if values is not None:
-        typer.echo(json.dumps(values))
+        print_json(values)
         return
-    console = Console(soft_wrap=True)
-    console = console if console.is_terminal else Console(soft_wrap=True, width=140)
-    console.print(tables)
+    Console().print(tables)

@@ -7,9 +7,15 @@ from typing import Annotated
 
 import typer
 
+from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.paths import local_path
+
 
 def report(
-    run: Annotated[Path, typer.Argument(help="a run directory; the run may be in progress or interrupted")],
+    run: Annotated[
+        Path, typer.Argument(parser=local_path, help="a run directory; the run may be in progress or interrupted")
+    ],
+    as_json: AsJson = False,
 ) -> None:
     """Write report.html, loss.png and loss.svg into RUN. Training also writes them at the end of every stage.
 
@@ -17,5 +23,9 @@ def report(
     """
     from pathways_lite.tracking.report import write_pages
 
-    for path in write_pages(run):
+    paths = write_pages(run)
+    if as_json:
+        print_json({"files": paths})
+        return
+    for path in paths:
         typer.echo(path)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pathways_lite.cli.common import group_with_default
+from pathways_lite.cli.common import AsJson, group_with_default, print_json
+from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.comparison.compare import Arm
@@ -25,9 +25,9 @@ app = typer.Typer(
 
 @app.command("list")
 def list_runs(
-    directory: Annotated[Path, typer.Argument(help="a directory of run directories, or one run directory")] = Path(
-        "runs"
-    ),
+    directory: Annotated[
+        Path, typer.Argument(parser=local_path, help="a directory of run directories, or one run directory")
+    ] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per stage, each on a line")] = False,
 ) -> None:
     """List runs with stage, step, loss, held-out bits per byte, compute and state.
@@ -37,22 +37,21 @@ def list_runs(
 
     Example: `pathways-lite runs`
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    from pathways_lite.tracking.formatting import si
+    from pathways_lite.console import Console, Table
+    from pathways_lite.tracking.formatting import NOT_A_CODE_LENGTH, si
 
     rows = [row for run in _run_directories(directory) for row in _stage_rows(run)]
     if as_json:
         for row in rows:
-            typer.echo(json.dumps(row))
+            print_json(row)
         return
     if not rows:
         typer.echo(f"there are no runs in {directory}; `pathways-lite train configs/demo.py` makes one")
         return
     table = Table("run", "stage", "step", "loss", "bits per byte", "tokens", "FLOPs", "state")
     for row in rows:
-        bits = ", ".join(f"{name} {value:.3f}" for name, value in row["bits_per_byte"].items())
+        mark = "*" if row.get("lossy") else ""  # not a code length
+        bits = ", ".join(f"{name} {value:.3f}{mark}" for name, value in row["bits_per_byte"].items())
         table.add_row(
             row["run"],
             row["stage"],
@@ -63,6 +62,8 @@ def list_runs(
             si(row["total_flops"]),
             row["state"],
         )
+    if any(row.get("lossy") for row in rows):
+        table.caption = NOT_A_CODE_LENGTH
     Console().print(table)
 
 
@@ -78,6 +79,7 @@ def compare(
     window: Annotated[int, typer.Option(min=1, help="smooth by the mean of this many points around each point")] = 1,
     target: Annotated[float | None, typer.Option(help="loss at which to compare compute")] = None,
     flops: Annotated[str, typer.Option(help="dense, as hardware spends them, or sparse, without zeros")] = "dense",
+    as_json: AsJson = False,
 ) -> None:
     """Compare runs at equal FLOPs and at equal loss; the first one is the baseline.
 
@@ -90,11 +92,10 @@ def compare(
     - `pathways-lite runs compare adamw=runs/a0,runs/a1,runs/a2 muon=runs/m0,runs/m1,runs/m2 --unit bits_per_byte`
     """
     from pydantic import ValidationError
-    from rich.console import Console
-    from rich.table import Table
 
     from pathways_lite.comparison.metric import Metric
     from pathways_lite.comparison.table import Results
+    from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
     from pathways_lite.recipe.load import format_validation_error
 
@@ -104,6 +105,12 @@ def compare(
         raise UserError(format_validation_error(error, "runs compare")) from error
     arms = _read_arms(runs, metric)
     results = Results.compare_arms(arms, arms[0].name, metric, target)
+    if as_json:
+        from pathways_lite.studies.figures import CSV_HEADER, csv_rows
+
+        compared = [dict(zip(CSV_HEADER, row, strict=True)) for row in csv_rows(domain or "", results)]
+        print_json({"metric": metric.model_dump(), "arms": compared, "notes": results.notes()})
+        return
     console = Console()
     for header, rows in ((results.header, results.rows()), (results.time_header, results.time_rows())):
         table = Table(*header)
@@ -111,7 +118,7 @@ def compare(
             table.add_row(*row)
         console.print(table)
     for note in results.notes():
-        console.print(note, markup=False, highlight=False)
+        console.print(note)
 
 
 def _read_arms(arguments: list[str], metric: Metric) -> list[Arm]:
@@ -161,6 +168,7 @@ def _stage_rows(path: Path) -> list[dict[str, Any]]:
                 "total_steps": stage.ledger.get("total_steps"),
                 "loss": train[-1]["loss"] if train else None,
                 "bits_per_byte": {name: result["bits_per_byte"] for name, result in stage.evaluation.items()},
+                **({"lossy": True} if any(r.get("lossy") for r in stage.evaluation.values()) else {}),
                 "total_tokens": last.get("total_tokens", 0),
                 "total_flops": last.get("total_flops", 0),
                 "state": state,

@@ -7,13 +7,19 @@ from typing import Annotated
 
 import typer
 
+from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.paths import local_path
+
 
 def table(
-    paths: Annotated[list[Path], typer.Argument(help="run directories, directories of them, or of a study")],
-    out: Annotated[Path, typer.Option(help="a .parquet or .csv file")] = Path("runs.csv"),
+    paths: Annotated[
+        list[Path], typer.Argument(parser=local_path, help="run directories, directories of them, or of a study")
+    ],
+    out: Annotated[Path, typer.Option(parser=local_path, help="a .parquet or .csv file")] = Path("runs.csv"),
     final: Annotated[
         bool, typer.Option("--final", help="write only the last evaluation of every finished run")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write one row per held-out evaluation: N, D, C, batch, learning rate, schedule, lineage, losses.
 
@@ -21,9 +27,14 @@ def table(
 
     Example: `pathways-lite runs table runs --out runs.parquet`
     """
+    from pathways_lite.output_lock import lock_file
     from pathways_lite.scaling.runs_table import runs_table
     from pathways_lite.scaling.table import write_table
 
     rows = runs_table(paths, final=final)
-    write_table(rows, out)
+    with lock_file(out):
+        write_table(rows, out)
+    if as_json:
+        print_json({"table": out, "rows": len(rows["run"]), "columns": list(rows)})
+        return
     typer.echo(f"{out}: {len(rows['run'])} rows, {len(rows)} columns")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from pathways_lite.cli.common import count_progress
+from pathways_lite.cli.common import count_progress, print_json
+from pathways_lite.console import Table
 from pathways_lite.data.documents import Skipped
 from pathways_lite.data.inspect import sample_document
 from pathways_lite.data.selection import Origin, Selection, TrainingDocuments, require_directory, training_documents
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import Split, Store, open_store
 from pathways_lite.errors import UserError
+from pathways_lite.output_lock import lock_file
 from pathways_lite.tracking.formatting import duration, si
 
 if TYPE_CHECKING:
@@ -81,16 +84,27 @@ class CorpusReader:
 class SelectionBuilder:
     """Builds a selection from a corpus, and writes and shows it."""
 
-    def __init__(self, corpus: str, out: Path) -> None:
+    def __init__(self, corpus: str, out: Path, as_json: bool = False, *, keep: float | None = None) -> None:
+        """Open the corpus. Raises UserError where the fraction `keep` of its tokens is too little for any document."""
         require_directory(out)
         self._picture = out.with_suffix(".png")
         if self._picture == out:
             raise UserError(
                 f"{out} would be overwritten by the selection's picture; name the selection {out.stem}.jsonl"
             )
+        # Held until the selection is written, as reading a corpus with a model takes hours.
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(lock_file(out))
+        weakref.finalize(self, self._lock.close)
         self.store = open_store(corpus)
         self.documents = training_documents(self.store)
-        self._out, self._start = out, time.perf_counter()
+        self._out, self._start, self._as_json = out, time.perf_counter(), as_json
+        shortest, total = int(self.documents.tokens.min()), int(self.documents.tokens.sum())
+        if keep is not None and keep * total <= shortest / 2:
+            raise UserError(
+                f"--keep {keep:g} of {total:,} tokens is at most half of the shortest document ({shortest:,} tokens), "
+                f"so nothing would be kept; use --keep {min(1.0, shortest / total):.2g} or more"
+            )
 
     def own_domains(self, kept: np.ndarray) -> list[str | None]:
         """Return each document's own domain if it is `kept`, else None."""
@@ -105,21 +119,28 @@ class SelectionBuilder:
         new_domains: Sequence[str | None],
         reader: CorpusReader | None = None,
     ) -> None:
-        """Write the file and the picture, and show what was selected."""
-        from rich.console import Console
+        """Write the file and the picture, and show what was selected. Raises UserError where that is nothing."""
+        from pathways_lite.console import Console
 
+        if not any(new_domains):
+            raise UserError(f"{method} keeps no document with these options; use a larger --keep")
         seconds = time.perf_counter() - self._start
         model = None if reader is None else reader.to_json()
         origin = Origin(self.store.address, self.store.fingerprint, method, options, model)
         selection = Selection(origin, np.asarray(score, np.float64), new_domains)
-        selection.write(self._out, self.store)
-        draw_histogram(selection, self.documents, self._picture)
+        with self._lock:
+            selection.write(self._out, self.store)
+            draw_histogram(selection, self.documents, self._picture)
+        if self._as_json:
+            tokens, kept = self.documents.tokens, selection.kept
+            counts = {"documents": len(tokens), "tokens": tokens.sum()}
+            counts |= {"kept_documents": kept.sum(), "kept_tokens": tokens[kept].sum()}
+            print_json({"selection": self._out, "picture": self._picture, **counts, "seconds": seconds, "model": model})
+            return
         console = Console()
         console.print(render_selection(selection, self.store, self.documents, seconds))
-        console.print(f"wrote {self._out} and {self._picture}", soft_wrap=True, highlight=False)
-        console.print(
-            f"To build a corpus of it: pathways-lite data apply {self._out} NEW_CORPUS", soft_wrap=True, highlight=False
-        )
+        console.print(f"wrote {self._out} and {self._picture}", soft_wrap=True)
+        console.print(f"To build a corpus of it: pathways-lite data apply {self._out} NEW_CORPUS", soft_wrap=True)
 
 
 def decoded_texts(store: Store, split: Split, done: Callable[[int], None]) -> Iterator[str]:
@@ -131,10 +152,14 @@ def decoded_texts(store: Store, split: Split, done: Callable[[int], None]) -> It
             done(1)
 
 
-def target_documents(store: Store, targets: Sequence[str]) -> list[np.ndarray]:
-    """Return the tokens of target documents, EOD first, from text sources or held-out documents of a domain."""
+def target_documents(store: Store, targets: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the tokens of target documents, EOD first, and the number of the target that each is of.
+
+    Targets are text sources or held-out documents of a domain.
+    """
     documents: list[np.ndarray] = []
-    for target in targets:
+    numbers: list[int] = []
+    for number, target in enumerate(targets):
         if target.startswith(HELD_OUT):
             tokens = list(store.documents(target.removeprefix(HELD_OUT), "held_out"))
         else:
@@ -145,7 +170,8 @@ def target_documents(store: Store, targets: Sequence[str]) -> list[np.ndarray]:
         if not tokens:
             raise UserError(f"--target {target} has no documents")
         documents += tokens
-    return documents
+        numbers += [number] * len(tokens)
+    return documents, np.array(numbers)
 
 
 # ---- a selection as tables and as a histogram ----
@@ -181,7 +207,7 @@ def render_selection(
 
 def _domain_table(selection: Selection, store: Store, documents: TrainingDocuments) -> Table:
     """Return a table with a row per domain, new domains included."""
-    table = Table("domain", title=f"kept by {selection.origin.method}", title_justify="left")
+    table = Table("domain", title=f"kept by {selection.origin.method}")
     for heading in ("documents", "tokens", "share", "5 %", "score", "95 %"):
         table.add_column(heading, justify="right")
     own = np.array(store.domains)[documents.domain]
@@ -197,7 +223,7 @@ def _domain_table(selection: Selection, store: Store, documents: TrainingDocumen
 
 def _extremes_table(selection: Selection, store: Store, documents: TrainingDocuments) -> Table:
     """Return a table with the documents of the lowest and of the highest scores."""
-    table = Table("score", "domain", "document", "start", title_justify="left")
+    table = Table("score", "domain", "document", "start")
     table.title = f"lowest and highest: {_SCORES.get(selection.origin.method, 'score')}"
     order = np.argsort(selection.score, kind="stable")
     for i in [*order[:_EXAMPLES], *order[_EXAMPLES:][-_EXAMPLES:]]:
@@ -212,7 +238,7 @@ def draw_histogram(selection: Selection, documents: TrainingDocuments, path: Pat
     """Draw a histogram of the scores as PNG, weighted by tokens: of kept documents and of those left out."""
     from matplotlib.figure import Figure
 
-    from pathways_lite.tracking.plot_style import style
+    from pathways_lite.tracking.plot_style import save_figure, style
 
     kept = selection.kept
     with style("light") as palette:
@@ -231,4 +257,4 @@ def draw_histogram(selection: Selection, documents: TrainingDocuments, path: Pat
         ax.set_xlabel(_SCORES.get(selection.origin.method, "score"))
         ax.set_ylabel("fraction of training tokens")
         ax.legend()
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path, dpi=150)

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.paths import local_path
+
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from pathways_lite.studies.executor import Executor
     from pathways_lite.studies.plan import StudyPlan
     from pathways_lite.studies.study import Study
@@ -23,16 +28,22 @@ app = typer.Typer(
     "Example: `pathways-lite study plan configs/studies/palm_against_llama.py`, then `run`, then `report`.",
 )
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="a Python file with a function study()")]
+StudyFile = Annotated[
+    Path, typer.Argument(metavar="STUDY", parser=local_path, help="a Python file with a function study()")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help='path=value, for every recipe, e.g. stages.base.budget="20 steps"')
 ]
-Out = Annotated[Path | None, typer.Option(help="directory of the study; default: runs/NAME of the study")]
+Out = Annotated[
+    Path | None, typer.Option(parser=local_path, help="directory of the study; default: runs/NAME of the study")
+]
 Jobs = Annotated[int, typer.Option(min=1, help="number of concurrent nodes; on CPUs each gets its own cores")]
 
 
 @app.command()
-def plan(study: StudyFile, overrides: Overrides = None, out: Out = None, jobs: Jobs = 1) -> None:
+def plan(
+    study: StudyFile, overrides: Overrides = None, out: Out = None, jobs: Jobs = 1, as_json: AsJson = False
+) -> None:
     """Show what would be trained, what is done already, its cost and its approximate time. Trains nothing.
 
     Times are based on the throughput of the nodes that this study has trained, or before the first one on an assumed
@@ -40,13 +51,16 @@ def plan(study: StudyFile, overrides: Overrides = None, out: Out = None, jobs: J
 
     Example: `pathways-lite study plan configs/studies/palm_against_llama.py --jobs 2`
     """
-    from rich.console import Console
+    from pathways_lite.console import Console
 
     study_plan = _make_plan(study, overrides, out, jobs)
+    if as_json:
+        print_json({"study": study_plan.study.name, "nodes": _plan_rows(study_plan), "jobs": jobs})
+        return
     console = Console()
-    console.print(_header(study_plan.study), highlight=False)
+    console.print(_header(study_plan.study))
     console.print(_node_table(study_plan))
-    console.print(_summary(study_plan, jobs), highlight=False)
+    console.print(_summary(study_plan, jobs))
 
 
 @app.command()
@@ -74,25 +88,24 @@ def run(
 
     - `pathways-lite study run STUDY --executor slurm --jobs 20 --slurm partition=gpu --slurm gpus_per_node=8`
     """
-    from rich.console import Console
-
+    from pathways_lite.console import Console
     from pathways_lite.studies.progress import StudyProgress
     from pathways_lite.studies.runner import Runner, report_failures
 
     study_plan = _make_plan(study, overrides, out, jobs)
     study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [])
     console = Console(stderr=True)
-    console.print(_summary(study_plan, jobs), highlight=False)
+    console.print(_summary(study_plan, jobs))
     steps = {identity: planned.timeline.total_steps for identity, planned in study_plan.nodes.items()}
     outcome = Runner(study_plan.store, study_executor, StudyProgress(steps, console)).run()
-    report_failures(study_plan.store, outcome, lambda line: console.print(line, markup=False, highlight=False))
+    report_failures(study_plan.store, outcome, lambda line: console.print(line))
     if outcome.exit_status:
-        console.print("The same command continues from here.", highlight=False)
+        console.print("The same command continues from here.")
         raise typer.Exit(outcome.exit_status)
 
 
 @app.command()
-def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> None:
+def status(study: StudyFile, overrides: Overrides = None, out: Out = None, as_json: AsJson = False) -> None:
     """Show the progress of every node, from its files and locks.
 
     States: `done`; `running` (a process holds its lock); `stopped` and `ready` (the next run trains it); `failed`;
@@ -100,9 +113,7 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> No
 
     Example: `pathways-lite study status configs/studies/palm_against_llama.py`
     """
-    from rich.console import Console
-    from rich.table import Table
-
+    from pathways_lite.console import Console, Table
     from pathways_lite.ledger import Timeline
     from pathways_lite.studies.plan import resolve_study, study_store
     from pathways_lite.studies.progress import read_progress
@@ -110,22 +121,33 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None) -> No
 
     loaded, out = _load_study(study, overrides, out)
     store = study_store(resolve_study(loaded), out)
-    table = Table("node", "identity", "state", "step", "loss")
+    rows: list[dict[str, Any]] = []
     for identity, state in store.states().items():
         timeline: Timeline = stage_timeline(store.nodes[identity].stage)
-        node_progress = read_progress(store, identity)
-        loss = f"{node_progress.loss:.4f}" if node_progress.step else ""
-        table.add_row(
-            store.nodes[identity].label, identity, state, f"{node_progress.step:,}/{timeline.total_steps:,}", loss
+        node_progress, failure = read_progress(store, identity), store.failure(identity)
+        rows.append(
+            {
+                "node": store.nodes[identity].label,
+                "identity": identity,
+                "state": state,
+                "step": node_progress.step,
+                "total_steps": timeline.total_steps,
+                "loss": node_progress.loss if node_progress.step else None,
+                "failure": None if failure is None else failure.reason,
+            }
         )
+    if as_json:
+        print_json({"study": loaded.name, "nodes": rows})
+        return
+    table = Table("node", "identity", "state", "step", "loss")
+    for row in rows:
+        loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
+        table.add_row(row["node"], row["identity"], row["state"], f"{row['step']:,}/{row['total_steps']:,}", loss)
     console = Console()
     console.print(table)
-    for identity in store.nodes:
-        failure = store.failure(identity)
-        if failure is not None:
-            console.print(
-                f"{store.nodes[identity].label} ({identity}): {failure.reason}", markup=False, highlight=False
-            )
+    for row in rows:
+        if row["failure"] is not None:
+            console.print(f"{row['node']} ({row['identity']}): {row['failure']}")
 
 
 @app.command()
@@ -134,6 +156,7 @@ def report(
     overrides: Overrides = None,
     out: Out = None,
     baseline: Annotated[str | None, typer.Option(help="arm to compare with; default: the study's baseline")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print the results, and write report.html, results.csv and figures (PNG and SVG) into the study's directory.
 
@@ -141,6 +164,8 @@ def report(
 
     Example: `pathways-lite study report configs/studies/palm_against_llama.py --baseline palm`
     """
+    from pathways_lite.console import print_line
+    from pathways_lite.output_lock import lock_file
     from pathways_lite.studies.report import gather_findings, verdict_sentence, write_report
 
     options_given = {"--out": out, "--baseline": baseline}
@@ -149,9 +174,17 @@ def report(
     if baseline is not None:
         study_plan = replace(study_plan, study=study_plan.study.with_baseline(baseline))
     findings = gather_findings(study_plan, [str(study), *(overrides or ()), *options])
-    for comparison in findings.results.comparisons if findings.results is not None else ():
-        typer.echo(verdict_sentence(comparison), err=True)
-    for path in write_report(findings):
+    comparisons = findings.results.comparisons if findings.results is not None else ()
+    sentences = [verdict_sentence(comparison) for comparison in comparisons]
+    study_plan.store.path.mkdir(parents=True, exist_ok=True)
+    with lock_file(study_plan.store.path / "report.html"):
+        files = write_report(findings)
+    if as_json:
+        print_json({"study": study_plan.study.name, "verdicts": sentences, "files": files})
+        return
+    for sentence in sentences:
+        print_line(sentence)
+    for path in files:
         typer.echo(path)
 
 
@@ -161,9 +194,15 @@ def export(
     overrides: Overrides = None,
     out: Out = None,
     jobset: Annotated[bool, typer.Option("--jobset", help="print Kubernetes JobSets instead of commands")] = False,
-    template: Annotated[Path, typer.Option(help="YAML of a JobSet that runs one recipe on your cluster")] = Path(
-        "tools/launch/jobset.yaml"
-    ),
+    template: Annotated[
+        Path | None,
+        typer.Option(
+            parser=local_path,
+            help="YAML of a JobSet that runs one recipe on your cluster; default: tools/launch/jobset.yaml, or the "
+            "template of this package",
+        ),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print the nodes that are not done as commands, parents first, or as JobSets for `kubectl apply -f -`.
 
@@ -178,18 +217,31 @@ def export(
     """
     import shlex
 
+    from pathways_lite.console import print_line
     from pathways_lite.studies.executor import train_arguments
-    from pathways_lite.studies.jobset import make_jobsets, to_yaml
+    from pathways_lite.studies.jobset import TEMPLATE, make_jobsets, to_yaml
     from pathways_lite.studies.plan import resolve_study, study_store
 
     loaded, out = _load_study(study, overrides, out)
     store = study_store(resolve_study(loaded), out)
     if jobset:
+        if template is None:
+            own = Path("tools/launch/jobset.yaml")
+            template = own if own.is_file() else TEMPLATE
+            print_line(f"template {template}: where it holds words in CAPITALS, copy it, fill them in, give --template")
         typer.echo(to_yaml(make_jobsets(store, loaded.name, template)), nl=False)
         return
-    for identity, state in store.states().items():
-        if state != "done":
-            typer.echo(shlex.join(["pathways-lite", *train_arguments(store.prepare(identity))]))
+    commands = {
+        identity: ["pathways-lite", *train_arguments(store.prepare(identity))]
+        for identity, state in store.states().items()
+        if state != "done"
+    }
+    if as_json:
+        parents = {identity: store.nodes[identity].parent for identity in commands}
+        print_json({"nodes": [{"identity": i, "parent": parents[i], "command": c} for i, c in commands.items()]})
+        return
+    for command in commands.values():
+        typer.echo(shlex.join(command))
 
 
 def _make_executor(name: str, out: Path, jobs: int, slurm: list[str]) -> Executor:
@@ -230,14 +282,37 @@ def _make_plan(study: Path, overrides: list[str] | None, out: Path | None, jobs:
     return plan_study(resolve_study(loaded), out, machine_flops)
 
 
-def _header(study: Study) -> str:
+def _header(study: Study) -> Text:
+    from rich.text import Text
+
     arms = ", ".join(f"{name} ({len(recipes)})" for name, recipes in study.arms.items())
-    return f"[bold]{study.name}[/]: {study.question}\narms: {arms}; baseline: {study.baseline}; {study.metric.name}"
+    facts = f": {study.question}\narms: {arms}; baseline: {study.baseline}; {study.metric.name}"
+    return Text.assemble((study.name, "bold"), facts)
+
+
+def _plan_rows(study_plan: StudyPlan) -> list[dict[str, Any]]:
+    """Return a row for each node of the plan, as JSON."""
+    return [
+        {
+            "node": planned.node.label,
+            "identity": identity,
+            "parent": planned.node.parent,
+            "steps": planned.timeline.total_steps,
+            "parameters": planned.timeline.active_parameters,
+            "flops": planned.flops,
+            "flops_left": planned.flops_left,
+            "seconds_left": planned.seconds_left,
+            "speed": planned.speed_source,
+            "state": planned.state,
+        }
+        for identity, planned in study_plan.nodes.items()
+    ]
 
 
 def _node_table(study_plan: StudyPlan) -> Any:
-    from rich.table import Column, Table
+    from rich.table import Column
 
+    from pathways_lite.console import Table
     from pathways_lite.tracking.formatting import duration, si
 
     # Never wrapped or cut, since `merge` and `evaluate` take nodes by their identity.

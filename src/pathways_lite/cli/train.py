@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pathways_lite.paths import local_path
+
 if TYPE_CHECKING:
     from pathways_lite.recipe import Recipe
 
@@ -20,7 +22,9 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="path=value, e.g. stages.base.optimizer.learning_rate=3e-4")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="run directory; default: runs/NAME of the recipe")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=local_path, help="run directory; default: runs/NAME of the recipe")
+    ] = None,
     track: Annotated[list[str] | None, typer.Option(help="also log to: tensorboard (default), wandb, none")] = None,
     dry_run: Annotated[bool, typer.Option(help="show what would be trained and its cost, and stop")] = False,
     coordinator: Annotated[

@@ -67,6 +67,12 @@ def read_curve(run: RunData, metric: Metric, name: str | None = None) -> Curve:
     # A stage's evaluation before its first step would repeat its parent's last one.
     points = points[:, np.diff(points[0], prepend=-math.inf) > 0]
     if not points.shape[1]:
+        if metric.of == "held-out" and any(stage.rows_of_kind("eval") for stage in run.stages):
+            raise UserError(
+                f"{run.directory} was evaluated, but its corpus has no held-out documents, so there is no "
+                f"{metric.name} to compare; compare with --of train, or build the corpus with --held-out FILE and "
+                "train again"
+            )
         raise UserError(
             f"{run.directory} has no {metric.name} yet; a run is evaluated every stage.evaluation.every steps and at "
             "the end of a stage"
@@ -103,10 +109,20 @@ def _loss_of_row(row: Row, metric: Metric) -> float:
 
 
 def domain_value(domains: Mapping[str, Mapping[str, Any]], metric: Metric) -> float:
-    """Return the held-out loss or bits per byte of the metric's domain, or of all domains by their sums."""
+    """Return the held-out loss or bits per byte of the metric's domain, or of all domains by their sums.
+
+    NaN if nothing is held out. Raises UserError for another domain, and for bits per byte of a lossy tokenizer.
+    """
+    if not domains:
+        return math.nan
     if metric.domain is not None and metric.domain not in domains:
         raise UserError(f"there is no domain {metric.domain!r}; the held-out domains are {', '.join(domains)}")
     results = list(domains.values()) if metric.domain is None else [domains[metric.domain]]
+    if metric.unit == "bits_per_byte" and any(result.get("lossy") for result in results):
+        raise UserError(
+            "the tokenizer of the corpus loses text, so its bits per byte are not a code length and cannot be "
+            "compared; compare losses (unit loss) of runs with the same tokenizer"
+        )
     nll, tokens, size = (sum(result[name] for result in results) for name in ("nll", "tokens", "bytes"))
     return float(nll / tokens if metric.unit == "loss" else nll / (math.log(2) * size))
 

@@ -9,16 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pathways_lite.data.pieces import PIECES_FILE, ArrayWriter, Pieces
+from pathways_lite.data.round_trip import RoundTrip
 from pathways_lite.data.shards import Shard, token_dtype
-from pathways_lite.data.store import MANIFEST, SPLITS, VERSION, Counts, Manifest, Split, stream_path
+from pathways_lite.data.store import (
+    MANIFEST,
+    SPLITS,
+    Counts,
+    Manifest,
+    Split,
+    store_fingerprint,
+    stream_path,
+)
 from pathways_lite.data.tokenizers import Tokenizer
-from pathways_lite.data.zarr_io import ArrayWriter, write_file
+from pathways_lite.data.zarr_io import write_file
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,8 @@ class Contents:
     length: np.ndarray
     text_bytes: np.ndarray
     skipped: list[tuple[int, str]]
+    skipped_documents: int
+    round_trip: RoundTrip
 
 
 def survey(shards: Sequence[Path]) -> Contents:
@@ -51,6 +63,8 @@ def survey(shards: Sequence[Path]) -> Contents:
         length=column(lambda s: s.length),
         text_bytes=column(lambda s: s.text_bytes),
         skipped=[entry for shard in loaded for entry in shard.skipped],
+        skipped_documents=sum(shard.skipped_documents for shard in loaded),
+        round_trip=sum((shard.round_trip for shard in loaded), RoundTrip()),
     )
 
 
@@ -94,7 +108,16 @@ def write_store(
         done += len(shard.ids)
         progress(done)
     skipped = [sentence for _, sentence in contents.skipped]
-    return finish_store(address, contents.domains, writers, tokenizer, skipped, plan)
+    return finish_store(
+        address,
+        contents.domains,
+        writers,
+        tokenizer,
+        skipped,
+        plan,
+        contents.round_trip,
+        skipped_documents=contents.skipped_documents,
+    )
 
 
 class StreamWriter:
@@ -105,6 +128,7 @@ class StreamWriter:
     ) -> None:
         self.counts = Counts(len(length), int(length.sum()), int(text_bytes.sum()))
         self._address, self._domain, self._split = address, domain, split
+        self.pieces: dict[str, Pieces] = {}  # by path, of all arrays
         self._tokens = self._array_writer("tokens", token_dtype(vocab_size), self.counts.tokens)
         self._small = {"starts": np.concatenate([[0], np.cumsum(length)]), "text_bytes": text_bytes}
         self._ids: list[bytes] = []
@@ -127,7 +151,13 @@ class StreamWriter:
         return digests
 
     def _array_writer(self, name: str, dtype: np.dtype, length: int) -> ArrayWriter:
-        return ArrayWriter(self._address, stream_path(self._domain, self._split, name), dtype, length)
+        path = stream_path(self._domain, self._split, name)
+        # A split without documents has no files: a corpus may have hundreds of domains.
+        stored = self.counts.documents > 0
+        writer = ArrayWriter(self._address, path, dtype, length, stored=stored)
+        if stored:
+            self.pieces[path] = writer.pieces
+        return writer
 
 
 Streams = dict[tuple[int, Split], StreamWriter]
@@ -135,12 +165,25 @@ Streams = dict[tuple[int, Split], StreamWriter]
 
 
 def finish_store(
-    address: str, domains: list[str], writers: Streams, tokenizer: Tokenizer, skipped: list[str], plan: dict[str, Any]
+    address: str,
+    domains: list[str],
+    writers: Streams,
+    tokenizer: Tokenizer,
+    skipped: list[str],
+    plan: dict[str, Any],
+    round_trip: RoundTrip | None,
+    *,
+    skipped_documents: int = 0,
 ) -> Manifest:
-    """Close the writers, to which all documents have been appended, and write the other files, the manifest last."""
+    """Close the writers, to which all documents have been appended, and write the other files, the manifest last.
+
+    `skipped` are sentences about `skipped_documents` documents.
+    """
     digests = {f"{d}/{split}": writer.close() for (d, split), writer in writers.items()}
+    pieces = {path: asdict(record) for writer in writers.values() for path, record in writer.pieces.items()}
+    pieces_content = json.dumps(pieces, separators=(",", ":")).encode() + b"\n"
     manifest = Manifest(
-        fingerprint=_fingerprint(domains, tokenizer, digests),
+        fingerprint=store_fingerprint(domains, tokenizer.fingerprint, tokenizer.eod, digests),
         tokenizer=tokenizer.fingerprint,
         tokenizer_kind=tokenizer.kind,
         vocab_size=tokenizer.vocab_size,
@@ -148,23 +191,14 @@ def finish_store(
         dtype=token_dtype(tokenizer.vocab_size).name,
         domains=domains,
         counts=[{split: writers[d, split].counts for split in SPLITS} for d in range(len(domains))],
-        skipped=len(skipped),
+        skipped=skipped_documents,
         plan=plan,
+        round_trip=round_trip,
+        pieces=hashlib.sha256(pieces_content).hexdigest(),
     )
     for name, content in tokenizer.files().items():
         write_file(address, f"tokenizer/{name}", content)
     write_file(address, "skipped.txt", "".join(f"{sentence}\n" for sentence in skipped).encode())
+    write_file(address, PIECES_FILE, pieces_content)
     write_file(address, MANIFEST, manifest.to_json())
     return manifest
-
-
-def _fingerprint(domains: list[str], tokenizer: Tokenizer, digests: dict[str, list[str]]) -> str:
-    """Return the SHA-256 of the store's content: equal for equal text and tokenizer, however the store was built."""
-    content = {
-        "version": VERSION,
-        "tokenizer": tokenizer.fingerprint,
-        "eod": tokenizer.eod,
-        "domains": domains,
-        "streams": digests,
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,13 +1,12 @@
 """Build a token store from text: read and tokenize in worker processes, resumable at any time.
 
-The steps, each in a module of its own: `sources` split the input into chunks, `workers` tokenize groups of them into
-`shards`, and `assemble` writes the store from the shards.
+The steps, each in a module of its own: `train_tokenizer` loads or trains the tokenizer, `sources` split the input into
+chunks, `workers` tokenize groups of them into `shards`, and `assemble` writes the store from the shards.
 """
 
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -15,26 +14,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pathways_lite.atomic_file import replace_atomically, write_text_atomically
+import numpy as np
+
+from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.data.assemble import Contents, survey, write_store
-from pathways_lite.data.documents import Document, InputChunk
-from pathways_lite.data.shards import Shard, ShardCounts, ShardSpec, count_documents, select_held_out
+from pathways_lite.data.documents import InputChunk, printable
+from pathways_lite.data.files import READING, InputFile
+from pathways_lite.data.shards import ShardCounts, ShardSpec, count_documents, load_whole_shard, select_held_out
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import MANIFEST, VERSION, Store, open_store
-from pathways_lite.data.tokenizer_files import load_tokenizer, save_tokenizer
-from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
+from pathways_lite.data.store_lock import clear_workspace, lock_store, store_workspace
+from pathways_lite.data.tokenizers import Tokenizer
+from pathways_lite.data.train_tokenizer import TokenizerPhase, load_or_train_tokenizer, tokenizer_identity
 from pathways_lite.data.workers import write_shards
 from pathways_lite.data.zarr_io import is_remote, read_file
 from pathways_lite.errors import UserError
+from pathways_lite.paths import storage_address
 
-# Text that a tokenizer is trained on, per token of its vocabulary: a token that is rarer than once in 256 bytes times
-# the vocabulary size is seldom worth its place. The bound keeps training of the largest vocabularies to a few minutes.
-SAMPLE_BYTES_PER_TOKEN, MAX_SAMPLE_BYTES = 256, 64 << 20
 _MIN_SHARD, _MAX_SHARD = 1 << 20, 64 << 20  # bytes of text in a shard
-_TRAINED = "sentencepiece"
 
-Phase = Literal["sample", "train tokenizer", "tokenise", "write"]
+Phase = TokenizerPhase | Literal["tokenise", "write"]
 
 
 @dataclass(frozen=True)
@@ -74,50 +74,79 @@ def build(
       workspace: local directory for unfinished work; None: OUT.building, if `out` is local.
       report: called with the progress, often.
 
-    Raises UserError if a source is missing or has no readable document, if a tokenizer cannot be read or trained, or if
-    `out` is, or is being built as, a different store.
+    Raises UserError if a source is missing, has no readable document, or changes meanwhile, if a tokenizer cannot be
+    read or trained, if `out` is a different store or the workspace holds the unfinished build of one, or if another
+    process is building it.
     """
-    address = str(out)
+    address = storage_address(out)
     training_sources = _parse_sources(sources)
     if not training_sources:
         raise UserError("there is nothing to build from; name a file, a directory, or python:")
     share, held_out_sources = (0.0, _parse_sources(held_out)) if isinstance(held_out, Sequence) else (held_out, [])
     if not 0 <= share < 1:
         raise UserError(f"held_out={share} must be at least 0 and below 1, e.g. 0.01 for 1 %")
+    directory = _workspace(address, workspace)
+    outputs = [directory] if is_remote(address) else [Path(address), directory, store_workspace(address)]
+    training_sources = [source.without(outputs) for source in training_sources]
+    held_out_sources = [source.without(outputs) for source in held_out_sources]
+    _require_apart(training_sources, held_out_sources)
     all_sources = training_sources + held_out_sources
     plan = _Plan.make(all_sources, tokenizer, [source.address for source in held_out_sources] or share)
-    directory = _workspace(address, workspace)
     if read_file(address, MANIFEST) is not None:
         store = _open_existing(address, plan)
         if plan.read(directory) == plan.content:  # killed after the last write, before it could clean up
-            shutil.rmtree(directory)
+            shutil.rmtree(directory, ignore_errors=True)
         return store
-    plan.start_or_resume(directory)
+    with lock_store(address, directory):
+        if read_file(address, MANIFEST) is not None:  # by the process that has just released the lock
+            return _open_existing(address, plan)
+        plan.start_or_resume(directory)
+        try:
+            trained = load_or_train_tokenizer(
+                directory / "tokenizer",
+                tokenizer,
+                training_sources,
+                lambda phase: report(Progress(phase, plan.input_bytes, ShardCounts())),
+            )
+            processes = len(usable_cores()) if workers is None else workers
+            shards = _make_shards(directory / "shards", all_sources, trained, processes, plan.input_bytes, report)
+            plan.require_unchanged(all_sources, directory)
+            contents = survey(shards)
+            _require_documents(all_sources, contents, directory)
+            held_out_by_source = contents.source >= len(training_sources)
+            held = select_held_out(contents.domain, contents.group, share) | held_out_by_source
+            _write(address, shards, contents, trained, held, plan, report)
+            clear_workspace(directory)
+        except UserError:
+            if not any((directory / "shards").glob("*.npz")):  # nothing is lost, and nothing bars a corrected command
+                clear_workspace(directory)
+            raise
+    return open_store(address)
+
+
+def _write(
+    address: str,
+    shards: Sequence[Path],
+    contents: Contents,
+    tokenizer: Tokenizer,
+    held: np.ndarray,
+    plan: _Plan,
+    report: Report,
+) -> None:
+    """Write the store from its shards, and report the progress."""
     total = plan.input_bytes
-    trained = _load_or_train_tokenizer(
-        directory / "tokenizer",
-        tokenizer,
-        training_sources,
-        lambda phase: report(Progress(phase, total, ShardCounts())),
-    )
-    processes = len(usable_cores()) if workers is None else workers
-    shards = _make_shards(directory / "shards", all_sources, trained, processes, total, report)
-    contents = survey(shards)
-    _require_documents(all_sources, contents, directory)
     counts = ShardCounts(len(contents.length), int(contents.length.sum()), int(contents.text_bytes.sum()))
-    counts = replace(counts, skipped=len(contents.skipped), input_bytes=total)
+    counts = replace(counts, skipped=contents.skipped_documents, input_bytes=total)
     report(Progress("write", total, counts))
     write_store(
         address,
         shards,
         contents,
-        trained,
-        held=select_held_out(contents.domain, contents.group, share) | (contents.source >= len(training_sources)),
+        tokenizer,
+        held=held,
         plan=plan.content,
         progress=lambda documents: report(Progress("write", total, replace(counts, documents=documents))),
     )
-    shutil.rmtree(directory)
-    return open_store(address)
 
 
 # ---- the plan ----
@@ -127,43 +156,80 @@ def _parse_sources(sources: Sequence[str | Source]) -> list[Source]:
     return [Source.parse(source) if isinstance(source, str) else source for source in sources]
 
 
+def _require_apart(training: Sequence[Source], held_out: Sequence[Source]) -> None:
+    """Raise UserError if a file would be trained on and held out: its held-out loss would say nothing."""
+    trained_on = {file.path.resolve() for source in training for file in source.files()} if held_out else set()
+    for source in held_out:
+        if both := [file.path for file in source.files() if file.path.resolve() in trained_on]:
+            raise UserError(
+                f"{printable(str(both[0]))} is in the sources to train on and in those of --held-out; move what is "
+                "held out away from the other files, or name a fraction, as in --held-out 0.01"
+            )
+
+
 @dataclass(frozen=True)
 class _Plan:
     """Everything that determines a store's content."""
 
     content: dict[str, Any]
-    input_bytes: int
+    states: list[list[FileState]]  # of the files of each source
+
+    @property
+    def input_bytes(self) -> int:
+        return sum(size for source in self.states for _, size, _ in source)
 
     @classmethod
     def make(cls, sources: Sequence[Source], tokenizer: str | Tokenizer, held_out: float | list[str]) -> _Plan:
-        states = [[file.state() for file in source.files()] for source in sources]
+        states = _file_states(sources)
         content = {
             "version": VERSION,
             "sources": [source.to_json() for source in sources],
             "files": hashlib.sha256(json.dumps(states).encode()).hexdigest(),
-            "tokenizer": _tokenizer_identity(tokenizer),
+            "tokenizer": tokenizer_identity(tokenizer),
             "held_out": held_out,
+            "reading": READING,
         }
-        return cls(content, sum(size for source in states for _, size, _ in source))
+        return cls(content, states)
 
     def start_or_resume(self, directory: Path) -> None:
-        """Start the build in `directory`, or resume it. Raises UserError if another build was started there."""
-        started = self.read(directory)
-        if started is None:
-            directory.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(directory / "plan.json", json.dumps(self.content, indent=2))
-            return
-        if different := self.describe_differences(started):
+        """Start the build in `directory`, or resume it.
+
+        Raises UserError if another build was started there and has tokenized something.
+        """
+        shards, started = directory / "shards", self.read(directory)
+        different = self.describe_differences(started) if started is not None else ""
+        if different and any(shards.glob("*.npz")):
             raise UserError(
                 f"{directory} holds an unfinished build with {different}; "
                 f"finish that one with its own arguments, or delete the directory"
+            )
+        if different or started is None:
+            for unusable in (shards, directory / "tokenizer"):
+                shutil.rmtree(unusable, ignore_errors=True)
+            directory.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(directory / "plan.json", json.dumps(self.content, indent=2))
+
+    def require_unchanged(self, sources: Sequence[Source], directory: Path) -> None:
+        """Raise UserError and delete the unfinished work if files are not as they were when the build began."""
+        now = {entry for source in _file_states(sources) for entry in source}
+        changed = sorted({name for source in self.states for name, *rest in source if (name, *rest) not in now})
+        changed += sorted({name for name, *_ in now} - {name for source in self.states for name, *_ in source})
+        if changed:
+            clear_workspace(directory)
+            more = f" and {len(changed) - 1} more files" if len(changed) > 1 else ""
+            raise UserError(
+                f"{changed[0]}{more} changed while the store was built from it, so the store would hold neither the "
+                "old text nor the new; nothing was written. Give the same command when nothing writes there"
             )
 
     @staticmethod
     def read(directory: Path) -> dict[str, Any] | None:
         """Return the content of the plan of the build that was started in `directory`, None if there is none."""
-        file = directory / "plan.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        try:
+            content: dict[str, Any] = json.loads((directory / "plan.json").read_text())
+        except (FileNotFoundError, ValueError):  # not there, or of a machine that lost its power
+            return None
+        return content
 
     def describe_differences(self, other: dict[str, Any]) -> str:
         """Describe how the content `other` differs from this plan's; empty if it is equal."""
@@ -173,14 +239,31 @@ class _Plan:
             "files": "other files, or files that were changed since",
             "tokenizer": f"tokenizer {other.get('tokenizer')} instead of {self.content['tokenizer']}",
             "held_out": f"held_out={other.get('held_out')} instead of {self.content['held_out']}",
+            "reading": "another version's way of reading files",
         }
         return " and ".join(text for name, text in descriptions.items() if other.get(name) != self.content[name])
+
+
+FileState = tuple[str, int, int]
+"""Name, size and time of the last change of a file."""
+
+
+def _file_states(sources: Sequence[Source]) -> list[list[FileState]]:
+    return [[state for file in source.files() if (state := _file_state(file))] for source in sources]
+
+
+def _file_state(file: InputFile) -> FileState | None:
+    try:
+        return file.state()
+    except FileNotFoundError:  # deleted after the directory was read
+        return None
 
 
 def _open_existing(address: str, plan: _Plan) -> Store:
     """Open the store at `address`. Raises UserError if it was built by another plan."""
     store = open_store(address)
-    if different := plan.describe_differences(store.manifest.plan):
+    # A whole store stays what it is, whichever version has read its files.
+    if different := plan.describe_differences(store.manifest.plan | {"reading": READING}):
         raise UserError(f"{address} holds a store built from {different}; name another directory, or delete that one")
     return store
 
@@ -191,78 +274,17 @@ def _workspace(address: str, workspace: Path | None) -> Path:
         return workspace / f"{hashlib.sha256(address.encode()).hexdigest()[:12]}.building"
     if is_remote(address):
         raise UserError(f"{address} is remote: name a local directory for unfinished work with --workspace")
-    return Path(address.rstrip("/") + ".building")
+    return store_workspace(address)
 
 
 def _require_documents(sources: Sequence[Source], contents: Contents, directory: Path) -> None:
     """Raise UserError and delete the unfinished work, which is useless then, if a source has no document."""
     for number, source in enumerate(sources):
         if not (contents.source == number).any():
-            shutil.rmtree(directory)
+            clear_workspace(directory)
             problems = [sentence for n, sentence in contents.skipped if n == number]
             why = f"; the first of {len(problems)} problems: {problems[0]}" if problems else ""
             raise UserError(f"{source.address}: not one document could be read from it{why}")
-
-
-# ---- the tokenizer ----
-
-
-def _tokenizer_identity(request: str | Tokenizer) -> str:
-    """Return what, together with the sources, determines the tokenizer; its path does not matter."""
-    if not isinstance(request, str):
-        return request.fingerprint
-    if request == ByteTokenizer.kind or request.startswith(f"{_TRAINED}:"):
-        return request
-    return load_tokenizer(request).fingerprint
-
-
-def _load_or_train_tokenizer(
-    directory: Path, request: str | Tokenizer, sources: Sequence[Source], report_phase: Callable[[Phase], None]
-) -> Tokenizer:
-    """Return the requested tokenizer; a trained one is saved in `directory`, so that it is trained only once."""
-    if not isinstance(request, str):
-        return request
-    if request == ByteTokenizer.kind:
-        return ByteTokenizer()
-    if not request.startswith(f"{_TRAINED}:"):
-        return load_tokenizer(request)
-    if not directory.exists():
-        size = request.removeprefix(f"{_TRAINED}:")
-        if not size.isdigit():
-            raise UserError(f"--tokenizer {request}: {size!r} is not a number of tokens; write e.g. {_TRAINED}:8192")
-        from pathways_lite.data.sentencepiece import train_sentencepiece
-
-        report_phase("sample")
-        texts = sample_texts(sources, min(SAMPLE_BYTES_PER_TOKEN * int(size), MAX_SAMPLE_BYTES))
-        report_phase("train tokenizer")
-        with replace_atomically(directory) as temporary:
-            save_tokenizer(train_sentencepiece(texts, int(size)), temporary)
-    return load_tokenizer(directory)
-
-
-def sample_texts(sources: Sequence[Source], size: int) -> list[str]:
-    """Sample about `size` bytes of text, spread evenly over all chunks of the sources; deterministic."""
-    chosen: list[tuple[int, int, InputChunk]] = []  # a heap, the largest key first
-    total = 0
-    chunks = (chunk for source in sources for chunk in source.chunks() if chunk.size)
-    for number, chunk in enumerate(chunks):
-        key = int.from_bytes(hashlib.blake2b(str(number).encode(), digest_size=8).digest())
-        heapq.heappush(chosen, (-key, number, chunk))
-        total += chunk.size
-        while total - chosen[0][2].size >= size:
-            total -= heapq.heappop(chosen)[2].size
-    # So that a single huge chunk does not crowd out the others.
-    allowance = max(1 << 16, 2 * size // max(1, len(chosen)))
-    texts = []
-    for _, _, chunk in sorted(chosen, key=lambda entry: entry[1]):
-        remaining = allowance
-        for item in chunk.read():
-            if isinstance(item, Document):
-                texts.append(item.text[:remaining])
-                remaining -= len(item.text)
-            if remaining <= 0:
-                break
-    return texts
 
 
 # ---- the shards ----
@@ -287,7 +309,7 @@ def _shard_specs(sources: Sequence[Source], total: int) -> Iterator[ShardSpec]:
 def _make_shards(
     directory: Path, sources: Sequence[Source], tokenizer: Tokenizer, workers: int, total: int, report: Report
 ) -> list[Path]:
-    """Write all shards that do not exist yet; return the paths of all, in order."""
+    """Write all shards that do not exist yet, or are damaged; return the paths of all, in order."""
     directory.mkdir(exist_ok=True)
     shards: list[Path] = []
     done = ShardCounts()
@@ -297,10 +319,11 @@ def _make_shards(
         for spec in _shard_specs(sources, total):
             path = directory / f"{spec.number:06d}.npz"
             shards.append(path)
-            if path.exists():
-                done += count_documents(Shard.load(path, tokens=False), spec.input_bytes)
-            else:
+            shard = load_whole_shard(path)
+            if shard is None:
                 yield spec, path
+            else:
+                done += count_documents(shard, spec.input_bytes)
 
     for counts in write_shards(missing(), tokenizer, workers):
         done += counts

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+from pathways_lite.console import escape_controls
 
 
 class Document(NamedTuple):
@@ -20,6 +23,7 @@ class Skipped(NamedTuple):
     """Input that holds no document: one sentence with the file, the line where there are lines, and the reason."""
 
     sentence: str
+    documents: int = 1  # that were lost with it, as far as that is known
 
 
 class InputChunk(Protocol):
@@ -50,6 +54,16 @@ class BadChunk:
 
     def read(self) -> Iterator[Document | Skipped]:
         yield self.skipped
+
+
+def printable(text: str) -> str:
+    """Return `text` in one line with control characters, and bytes of file names that are not UTF-8, as escapes."""
+    return escape_controls(utf8_name(text), one_line=True)
+
+
+def utf8_name(name: str) -> str:
+    """Return a file name with bytes that are not UTF-8 as escapes: `caf\\xe9` of a Latin-1 name."""
+    return re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", name)
 
 
 def check_text(text: str, where: str) -> Skipped | None:

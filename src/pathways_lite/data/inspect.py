@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from pathways_lite.console import Table
+from pathways_lite.data.notes import corpus_notes
 from pathways_lite.data.store import SPLITS, Counts, Split, Store
+
+_MAX_ROWS = 2 * 64  # of the table: two splits of each domain
 
 
 @dataclass(frozen=True)
@@ -49,21 +52,25 @@ class Description:
     rows: list[Row]
     samples: list[Sample]
     selection: str | None = None  # how it was selected from another store, if it was
+    notes: tuple[str, ...] = ()  # sentences about what a user should know
 
     def __rich__(self) -> RenderableType:
-        table = Table("domain", "split", title=Text(self.address), title_justify="left")
+        table = Table("domain", "split", title=Text(self.address))
         for heading in ("documents", "tokens", "bytes", "bytes/token"):
             table.add_column(heading, justify="right")
-        for row in self.rows:
+        for row in self.rows[:_MAX_ROWS]:
             counts = row.counts
             fertility = f"{row.bytes_per_token:.2f}" if counts.tokens else "-"
             numbers = (f"{counts.documents:,}", f"{counts.tokens:,}", f"{counts.text_bytes:,}", fertility)
             table.add_row(Text(row.domain), row.split, *numbers)
+        if len(self.rows) > _MAX_ROWS:
+            table.caption = f"and {(len(self.rows) - _MAX_ROWS) // len(SPLITS):,} more domains"
         facts = [f"fingerprint {self.fingerprint}", f"tokenizer {self.tokenizer}, {self.vocab_size:,} tokens"]
         if self.skipped:
             facts.append(f"{self.skipped:,} documents could not be read: see {self.address}/skipped.txt")
         if self.selection:
             facts.append(self.selection)
+        facts += self.notes
         samples = [Text(f"\n{s.domain}/{s.split} {s.id}\n{s.text}") for s in self.samples]
         return Group(table, *map(Text, facts), *samples)
 
@@ -79,6 +86,7 @@ def describe(store: Store, *, samples: int = 1, characters: int = 400) -> Descri
         skipped=manifest.skipped,
         selection=_describe_selection(manifest.plan),
         rows=[Row(domain, split, store.counts(domain, split)) for domain in store.domains for split in SPLITS],
+        notes=tuple(corpus_notes(store)),
         samples=[item for domain in store.domains for item in _samples(store, domain, samples, characters)],
     )
 

@@ -23,6 +23,7 @@ import numpy as np
 from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.data.assemble import Streams, StreamWriter, finish_store
 from pathways_lite.data.store import MANIFEST, SPLITS, Split, Store, open_store
+from pathways_lite.data.store_lock import lock_store
 from pathways_lite.data.zarr_io import read_file
 from pathways_lite.errors import UserError
 
@@ -164,17 +165,26 @@ def apply_selection(path: Path, store: Store, out: str, *, done: Callable[[int],
     with the number of further tokens of the old store that have been processed.
 
     Raises UserError for a selection of another corpus, one that does not fit it, or one that keeps nothing, and if
-    `out` holds another store.
+    `out` holds another store, or is being written.
     """
     selection = read_selection(path, store)
     if not selection.kept.any():
         raise UserError(f"{path} keeps no document; a store needs at least one to train on")
     plan = {"selection": asdict(selection.origin) | {"digest": digest(path)}, "of": store.manifest.plan}
-    if read_file(out, MANIFEST) is not None:
-        existing = open_store(out)
-        if existing.manifest.plan.get("selection", {}).get("digest") != plan["selection"]["digest"]:
-            raise UserError(f"{out} holds another store; name another directory, or delete that one")
-        return existing
+    with lock_store(out):
+        if read_file(out, MANIFEST) is not None:
+            existing = open_store(out)
+            if existing.manifest.plan.get("selection", {}).get("digest") != plan["selection"]["digest"]:
+                raise UserError(f"{out} holds another store; name another directory, or delete that one")
+            return existing
+        _copy_documents(selection, store, out, plan, done)
+    return open_store(out)
+
+
+def _copy_documents(
+    selection: Selection, store: Store, out: str, plan: dict[str, Any], done: Callable[[int], None]
+) -> None:
+    """Write the store `out` of the selected documents."""
     domains, destinations = _resolve_destinations(selection, store)
     writers = _make_writers(out, store, domains, destinations)
     for old, name in enumerate(store.domains):
@@ -188,8 +198,7 @@ def apply_selection(path: Path, store: Store, out: str, *, done: Callable[[int],
                     new_tokens = tokens[np.repeat(goes_to_new, length[first:stop])]
                     writers[new, split].append(new_tokens, ids[first:stop][goes_to_new])
                 done(len(tokens))
-    finish_store(out, domains, writers, store.tokenizer(), [], plan)
-    return open_store(out)
+    finish_store(out, domains, writers, store.tokenizer(), [], plan, store.manifest.round_trip)
 
 
 Destinations = dict[tuple[int, Split], np.ndarray]

@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import sentencepiece as spm
 
-from pathways_lite.data.tokenizers import SENTENCEPIECE_FILE
+from pathways_lite.data.tokenizers import SENTENCEPIECE_FILE, eod_files, fingerprint
 from pathways_lite.errors import UserError
 
 EOD_PIECE = "<eod>"
 _SPACE = "▁"  # SentencePiece's character for a space
 _SPACE_BYTES = tuple(f"<0x{byte:02X}>" for byte in _SPACE.encode())
 _MAX_CACHED_WORDS = 1 << 20
+_MAX_LINE_BYTES = 1 << 20  # the trainer leaves out longer lines
+_PART_LENGTH = 1 << 16  # characters of the parts of such lines
+_MIN_VOCABULARY = 16  # below this the trainer does not say how many it needs
 
 
 def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> SentencePieceTokenizer:
     """Train a BPE vocabulary like PaLM's (section 2.2): whitespace kept, digits split, unknown characters as bytes.
 
     It is lossless for every text. Newlines are tokens of their own; runs of spaces may be one token. The result is
-    deterministic in `texts`. Raises UserError if the texts are too small for `vocab_size` tokens.
+    deterministic in `texts`. Raises UserError if `vocab_size` is too large or too small for the texts.
     """
     model = io.BytesIO()
-    # Tokens never cross a newline, so lines train the same vocabulary and stay below the trainer's length limit.
-    lines = (line for text in texts for line in text.replace(_SPACE, " ").replace("\0", " ").split("\n") if line)
+    # Tokens never cross a newline, so lines train the same vocabulary.
+    lines = (
+        part
+        for text in texts
+        for line in text.replace(_SPACE, " ").replace("\0", " ").split("\n")
+        for part in _cut_line(line)
+    )
     try:
         spm.SentencePieceTrainer.train(
             sentence_iterator=lines,
             model_writer=model,
             model_type="bpe",
-            vocab_size=vocab_size,
+            vocab_size=max(vocab_size, _MIN_VOCABULARY),
             byte_fallback=True,
             split_digits=True,
             character_coverage=0.9995,
@@ -50,17 +57,43 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> SentencePieceT
             eos_piece=EOD_PIECE,
             bos_id=-1,
             pad_id=-1,
-            max_sentence_length=1 << 20,
+            max_sentence_length=_MAX_LINE_BYTES,
             num_threads=2,  # recorded in the model and so in its fingerprint; BPE training hardly uses more
             minloglevel=2,
         )
     except RuntimeError as error:
-        limit = re.search(r"value <= (\d+)", str(error))
-        raise UserError(
-            f"the text is too short or too uniform for a SentencePiece vocabulary of {vocab_size} tokens (256 of them "
-            f"are bytes); {f'use at most {limit[1]}' if limit else 'use a smaller one'}, more text, or bytes"
-        ) from error
+        raise UserError(_describe_training_error(str(error), vocab_size)) from error
     return SentencePieceTokenizer(model.getvalue(), "the trained tokenizer")
+
+
+def _cut_line(line: str) -> Iterator[str]:
+    """Cut a line that the trainer would leave out for its length, at spaces if it has any; an empty one is left out."""
+    if len(line) * 4 > _MAX_LINE_BYTES and len(line.encode()) > _MAX_LINE_BYTES:
+        while len(line) > _PART_LENGTH:
+            cut = line.rfind(" ", 1, _PART_LENGTH)
+            cut = cut if cut > 0 else _PART_LENGTH
+            yield line[:cut]
+            line = line[cut:]
+    if line:
+        yield line
+
+
+def _describe_training_error(error: str, vocab_size: int) -> str:
+    """Return a sentence for the trainer's error, with the number of tokens that would work."""
+    beginning = f"a SentencePiece vocabulary of {vocab_size} tokens is too"
+    if required := re.search(r"smaller than required_chars\. \d+ vs (\d+)", error):
+        return (
+            f"{beginning} small for this text: 256 bytes, 3 special tokens and the text's characters need "
+            f"{required[1]}; use sentencepiece:{required[1]} or larger, or bytes"
+        )
+    if limit := re.search(r"value <= (\d+)", error):
+        return (
+            f"{beginning} large for this text, which is too short or too uniform for more than {limit[1]} (256 of them "
+            f"are bytes); use at most {limit[1]}, more text, or bytes"
+        )
+    if "sentences_.empty" in error:
+        return "there is no text to train a SentencePiece vocabulary on; name sources with more text, or use bytes"
+    return f"SentencePiece cannot train a vocabulary of {vocab_size} tokens: {error.strip().splitlines()[-1]}"
 
 
 def _last_line(error: Exception) -> str:
@@ -77,7 +110,7 @@ class SentencePieceTokenizer:
 
     kind = "sentencepiece"
 
-    def __init__(self, content: bytes, name: str = "the SentencePiece model") -> None:
+    def __init__(self, content: bytes, name: str = "the SentencePiece model", eod: str | None = None) -> None:
         self._model: Any = spm.SentencePieceProcessor()
         try:
             self._model.LoadFromSerializedProto(content)
@@ -86,11 +119,18 @@ class SentencePieceTokenizer:
             raise UserError(f"{name} is no SentencePiece model: {_last_line(error)}") from error
         if not self.vocab_size:
             raise UserError(f"{name} is no SentencePiece model")
-        self._content = content
-        self.fingerprint = hashlib.sha256(content).hexdigest()
+        self._content, self._eod_name = content, eod
+        self.fingerprint = fingerprint(content, eod)
         ids = [i for i in (self._model.eos_id(), self._model.bos_id()) if i >= 0]
+        if eod is not None:
+            ids = [i for i in (self._model.piece_to_id(eod),) if self._model.id_to_piece(i) == eod]
+        if not ids and eod is None:
+            raise UserError(
+                f"{name} has no end-of-sentence token to mark the end of a document; name one of its tokens with "
+                "--eod TOKEN, or train it with one"
+            )
         if not ids:
-            raise UserError(f"{name} has no end-of-sentence token to mark the end of a document; train it with one")
+            raise UserError(f"{name} has no token {eod!r} to mark the end of a document; name one that it has")
         self.eod: int = ids[0]
         self._dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
         self._typecode = self._dtype.char  # for array, five times as fast as NumPy on a word's few ids
@@ -99,7 +139,7 @@ class SentencePieceTokenizer:
         self._words: dict[str, bytes] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SentencePieceTokenizer, (self._content,)
+        return SentencePieceTokenizer, (self._content, "the SentencePiece model", self._eod_name)
 
     def encode(self, text: str) -> list[int]:
         return [int(i) for i in self.encode_batch([text])[0]]
@@ -136,7 +176,7 @@ class SentencePieceTokenizer:
         return str(self._model.decode([int(i) for i in ids if i != self.eod and i < self.vocab_size]))
 
     def files(self) -> dict[str, bytes]:
-        return {SENTENCEPIECE_FILE: self._content}
+        return {SENTENCEPIECE_FILE: self._content} | eod_files(self._eod_name)
 
     def _cache_words(self, words: list[str]) -> None:
         """Put the ids of new words into the cache, as bytes of the token type."""

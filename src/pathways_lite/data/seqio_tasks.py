@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from pathways_lite.data.documents import Document, InputChunk, Skipped, check_text
-from pathways_lite.data.sources import InputFile, Source
+from pathways_lite.data.files import InputFile
+from pathways_lite.data.listing import Listing
+from pathways_lite.data.sources import Source
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
 from pathways_lite.errors import UserError
+from pathways_lite.recipe.load import importing_from
 
 SEQIO = "seqio:"
 _CHUNK_EXAMPLES = 20_000
@@ -37,7 +40,10 @@ class SeqioSource(Source):
     module: str | None = None  # a module or a Python file that registers the Tasks
     examples: int | None = None  # the most to read; required for a Mixture, as its Tasks may repeat forever
 
-    def files(self) -> list[InputFile]:
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "module": self.module, "examples": self.examples}
+
+    def files(self, listing: Listing | None = None) -> list[InputFile]:
         """Return no files: SeqIO does not tell which it reads."""
         return []
 
@@ -167,7 +173,8 @@ def _register(module: str) -> None:
     if module in _registered:
         return
     if Path(module).is_file():
-        runpy.run_path(module)
+        with importing_from(Path(module).parent):
+            runpy.run_path(module)
     else:
         sys.path.insert(0, str(Path.cwd()))
         try:

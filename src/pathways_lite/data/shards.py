@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import zipfile
+import zlib
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.data.documents import Document, InputChunk, Skipped
+from pathways_lite.data.round_trip import RoundTrip, RoundTripSampler
 from pathways_lite.data.tokenizers import Tokenizer
 
 _BATCH_CHARACTERS = 1 << 20  # of text encoded at once
@@ -41,10 +44,13 @@ class Shard:
     ids: list[str]
     skipped: list[tuple[int, str]]  # number of the source, sentence
     tokens: np.ndarray  # [N]; every document is [EOD, t1 .. tn]
+    skipped_documents: int = 0  # at least as many as sentences about them, as one may tell of a whole row group
+    round_trip: RoundTrip = RoundTrip()  # noqa: RUF009  frozen
 
     def save(self, path: Path) -> None:
         """Write the file atomically: if it exists, it is complete."""
-        meta = json.dumps({"domains": self.domains, "ids": self.ids, "skipped": self.skipped})
+        small = {name: getattr(self, name) for name in ("domains", "ids", "skipped", "skipped_documents")}
+        meta = json.dumps(small | {"round_trip": asdict(self.round_trip)})
         names = ("domain", "source", "group", "length", "text_bytes", "tokens")
         arrays = {name: getattr(self, name) for name in names}
         with replace_atomically(path, shared=True) as temporary, temporary.open("wb") as file:
@@ -58,7 +64,19 @@ class Shard:
             meta = json.loads(bytes(file["meta"]).decode())
             token_array = file["tokens"] if tokens else np.zeros(0, np.uint16)
         meta["skipped"] = [(source, sentence) for source, sentence in meta["skipped"]]
+        meta["round_trip"] = RoundTrip(**meta.get("round_trip", {}))
         return cls(**meta, **arrays, tokens=token_array)
+
+
+def load_whole_shard(path: Path) -> Shard | None:
+    """Load a shard without its tokens; None if there is no file, or one with a byte that is not as it was written."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            if file.testzip() is not None:  # compares all checksums
+                return None
+        return Shard.load(path, tokens=False)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,7 @@ class ShardCounts:
 def count_documents(shard: Shard, input_bytes: int) -> ShardCounts:
     """Return the counts of a shard made from `input_bytes` of input."""
     tokens, text_bytes = int(shard.length.sum()), int(shard.text_bytes.sum())
-    return ShardCounts(len(shard.ids), tokens, text_bytes, len(shard.skipped), input_bytes)
+    return ShardCounts(len(shard.ids), tokens, text_bytes, shard.skipped_documents, input_bytes)
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -97,7 +115,7 @@ def tokenize(spec: ShardSpec, tokenizer: Tokenizer) -> Shard:
     for source, chunk in spec.chunks:
         for item in chunk.read():
             if isinstance(item, Skipped):
-                builder.skipped.append((source, item.sentence))
+                builder.skip(source, item)
             else:
                 builder.add(source, item)
     return builder.build()
@@ -108,6 +126,7 @@ class _ShardBuilder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._sampler = RoundTripSampler(tokenizer)
         self._dtype = token_dtype(tokenizer.vocab_size)
         self._pending: list[tuple[int, Document]] = []
         self._pending_characters = 0
@@ -115,7 +134,12 @@ class _ShardBuilder:
         self._ids: list[str] = []
         self._domains: dict[str, int] = {}
         self._tokens: list[np.ndarray] = []
-        self.skipped: list[tuple[int, str]] = []
+        self._skipped: list[tuple[int, str]] = []
+        self._skipped_documents = 0
+
+    def skip(self, source: int, skipped: Skipped) -> None:
+        self._skipped.append((source, skipped.sentence))
+        self._skipped_documents += skipped.documents
 
     def add(self, source: int, document: Document) -> None:
         self._pending.append((source, document))
@@ -129,8 +153,9 @@ class _ShardBuilder:
         for (source, document), ids in zip(self._pending, encoded, strict=True):
             if (ids == eod[0]).any():
                 sentence = f"{document.id}: the text encodes to the tokenizer's end-of-document token {eod[0]}"
-                self.skipped.append((source, sentence))
+                self.skip(source, Skipped(sentence))
                 continue
+            self._sampler.add(document.text)
             domain = self._domains.setdefault(document.domain, len(self._domains))
             text_bytes = len(document.text.encode())
             self._rows.append((domain, source, group_hash(document.group), len(ids) + 1, text_bytes))
@@ -150,8 +175,10 @@ class _ShardBuilder:
             length=np.array(length, np.int64),
             text_bytes=np.array(text_bytes, np.int64),
             ids=self._ids,
-            skipped=self.skipped,
+            skipped=self._skipped,
+            skipped_documents=self._skipped_documents,
             tokens=np.concatenate([np.zeros(0, self._dtype), *self._tokens]),
+            round_trip=self._sampler.result,
         )
 
 

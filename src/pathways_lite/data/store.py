@@ -3,6 +3,7 @@
 Layout of the directory (or gs://, s3:// prefix):
 
     manifest.json               the content's description and fingerprint; written last, so without it there is no store
+    pieces.json                 digests of the arrays' files; its own digest is in the manifest (see `pieces`)
     tokenizer/                  the tokenizer that made the tokens
     skipped.txt                 one sentence per document that could not be read
     d<domain>/<split>/tokens    the stream: every document is [EOD, t1 .. tn]
@@ -11,14 +12,17 @@ Layout of the directory (or gs://, s3:// prefix):
                      /ids, /id_starts  the documents' ids, UTF-8
 
 The last five are zarr3 arrays. EOD opens a document, so the first token is predicted from EOD, the last token predicts
-the next document's EOD, and nothing needs masking.
+the next document's EOD, and nothing needs masking. A split without documents has no arrays.
+
+Stores that were written before there was a pieces.json have no digests; they are read all the same.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -26,10 +30,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from pathways_lite.data.order import permute, round_keys
+from pathways_lite.data.pieces import PIECES_FILE, ArrayReader, Pieces
+from pathways_lite.data.round_trip import RoundTrip
 from pathways_lite.data.tokenizer_files import TOKENIZER_FILES, tokenizer_from_files
 from pathways_lite.data.tokenizers import Tokenizer
-from pathways_lite.data.zarr_io import open_array, read_file
+from pathways_lite.data.zarr_io import read_file
 from pathways_lite.errors import UserError
+from pathways_lite.paths import storage_address
 from pathways_lite.recipe import Data
 
 Split = Literal["train", "held_out"]
@@ -37,6 +44,8 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 FORMAT = "pathways-lite token store"
 VERSION = 1
 MANIFEST = "manifest.json"
+ARRAYS = ("tokens", "starts", "text_bytes", "id_starts", "ids")
+"""Names of a stream's arrays, in the order in which the fingerprint has their digests."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +73,27 @@ class Manifest:
     plan: dict[str, Any]  # what determined the content; see data.build and data.selection
     format: str = FORMAT
     version: int = VERSION
+    round_trip: RoundTrip | None = None  # of a sample of the text; None for a store that was built without measuring it
+    pieces: str | None = None  # SHA-256 of pieces.json; None for a store without digests
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode() + b"\n"
+        raw = asdict(self)
+        return json.dumps(raw | {"digest": _digest_json(raw)}, indent=2, ensure_ascii=False).encode() + b"\n"
 
     @classmethod
     def from_json(cls, content: bytes) -> Manifest:
+        """Parse the manifest. Raises ValueError, TypeError or KeyError for one that is damaged."""
         raw = json.loads(content)
+        digest = raw.pop("digest", None)
+        if digest != (_digest_json(raw) if digest or raw.get("pieces") else None):
+            raise ValueError("it does not match its digest")
         counts = [{split: Counts(**numbers) for split, numbers in domain.items()} for domain in raw["counts"]]
-        return cls(**{**raw, "counts": counts})
+        round_trip = None if raw.get("round_trip") is None else RoundTrip(**raw["round_trip"])
+        return cls(**{**raw, "counts": counts, "round_trip": round_trip})
+
+
+def _digest_json(raw: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -82,6 +103,7 @@ class HeldOutDocument:
     id: str
     tokens: np.ndarray  # int32 [n]; the first one is EOD
     text_bytes: int  # UTF-8 bytes of the text that tokens[1:] encode
+    is_whole: bool = True  # False for the beginning of a document
 
 
 @dataclass
@@ -90,10 +112,11 @@ class Store:
 
     address: str
     manifest: Manifest
-    _arrays: dict[str, Any] = field(default_factory=dict, repr=False)
+    _arrays: dict[str, ArrayReader] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"address": self.address, "manifest": self.manifest, "_arrays": {}}
+        pieces = {"pieces": self.__dict__["pieces"]} if "pieces" in self.__dict__ else {}
+        return {"address": self.address, "manifest": self.manifest, "_arrays": {}, **pieces}
 
     @property
     def domains(self) -> list[str]:
@@ -107,6 +130,11 @@ class Store:
     @property
     def vocab_size(self) -> int:
         return self.manifest.vocab_size
+
+    @property
+    def is_lossy(self) -> bool:
+        """True if the tokenizer is known to lose text, so that bits per byte are not a code length."""
+        return self.manifest.round_trip is not None and self.manifest.round_trip.is_lossy
 
     @property
     def eod(self) -> int:
@@ -145,14 +173,15 @@ class Store:
     def read_many(self, starts: list[tuple[str, int]], split: Split, length: int) -> np.ndarray:
         """Read tokens `[start, start + length)` of several `(domain, start)` at once, int32 `[len(starts), length]`."""
         out = np.empty((len(starts), length), np.int32)
-        pending = []
+        pending: list[tuple[int, Callable[[], np.ndarray]]] = []
         for row, (domain, start) in enumerate(starts):
-            array = self._array(domain, split, "tokens")
-            if not 0 <= start <= start + length <= array.shape[0]:
-                raise IndexError(f"tokens [{start}, {start + length}) of {domain}/{split}: it has {array.shape[0]}")
-            pending.append((row, array[start : start + length].read()))
-        for row, future in pending:
-            out[row] = self._result(future)
+            size = self.tokens(domain, split)
+            if not 0 <= start <= start + length <= size:
+                raise IndexError(f"tokens [{start}, {start + length}) of {domain}/{split}: it has {size}")
+            if length:
+                pending.append((row, self.array(domain, split, "tokens").start_reading(start, start + length)))
+        for row, result in pending:
+            out[row] = result()
         return out
 
     def document_starts(self, domain: str, split: Split = "train") -> np.ndarray:
@@ -164,8 +193,8 @@ class Store:
         return self._whole(domain, split, "text_bytes").astype(np.int64)
 
     def document_id(self, domain: str, split: Split, document: int) -> str:
-        start, stop = self._result(self._array(domain, split, "id_starts")[document : document + 2].read())
-        return bytes(self._result(self._array(domain, split, "ids")[int(start) : int(stop)].read())).decode()
+        start, stop = self.array(domain, split, "id_starts").read(document, document + 2).tolist()
+        return self.array(domain, split, "ids").read(start, stop).tobytes().decode()
 
     def document_ids(self, domain: str, split: Split = "train") -> list[str]:
         """Return the ids of all documents, in order."""
@@ -194,9 +223,10 @@ class Store:
             yield from np.split(tokens, starts[first + 1 : stop] - starts[first])
 
     def held_out(self, domain: str, max_tokens: int) -> Iterator[HeldOutDocument]:
-        """Yield whole held-out documents of a domain: at least one, and otherwise at most `max_tokens` tokens in total.
+        """Yield held-out documents of a domain of at most `max_tokens` tokens in total.
 
-        The choice is keyed: spread over the domain, and the same in every run.
+        The choice is keyed: spread over the domain, and the same in every run. Documents are whole, but if whole ones
+        would leave more than half of `max_tokens` unused, the last one is the beginning of a long document.
         """
         starts, sizes = self.document_starts(domain, "held_out"), self.document_text_bytes(domain, "held_out")
         if not len(sizes):
@@ -204,11 +234,24 @@ class Store:
         taken = 0
         for document in permute(np.arange(len(sizes)), len(sizes), round_keys(0)).tolist():
             start, stop = int(starts[document]), int(starts[document + 1])
-            if taken and taken + stop - start > max_tokens:
+            if taken + stop - start > max_tokens:
+                if 2 * taken < max_tokens:
+                    yield self._beginning(domain, document, start, max_tokens - taken)
                 return
             taken += stop - start
             tokens = self.read(domain, "held_out", start, stop)
             yield HeldOutDocument(self.document_id(domain, "held_out", document), tokens, int(sizes[document]))
+
+    def _beginning(self, domain: str, document: int, start: int, n: int) -> HeldOutDocument:
+        """Return the first `n` tokens of a longer held-out document after its EOD, up to the end of a character."""
+        tokens = self.read(domain, "held_out", start, start + n + 1)
+        text = self.tokenizer().decode(tokens[1:].tolist())
+        while text.endswith("\ufffd") and len(tokens) > max(2, n - 3):  # a part of a character
+            tokens = tokens[:-1]
+            text = self.tokenizer().decode(tokens[1:].tolist())
+        return HeldOutDocument(
+            self.document_id(domain, "held_out", document), tokens, len(text.encode()), is_whole=False
+        )
 
     def _index(self, domain: str) -> int:
         if domain not in self.domains:
@@ -216,22 +259,39 @@ class Store:
         return self.domains.index(domain)
 
     def _whole(self, domain: str, split: Split, name: str) -> np.ndarray:
-        return np.asarray(self._result(self._array(domain, split, name)[...].read()))
+        if not self.counts(domain, split).documents:
+            return np.zeros(1 if name in ("starts", "id_starts") else 0, np.uint8 if name == "ids" else np.uint64)
+        return self.array(domain, split, name).read_whole()
 
-    def _array(self, domain: str, split: Split, name: str) -> Any:
+    def array(self, domain: str, split: Split, name: str) -> ArrayReader:
+        """Return one of `ARRAYS` of a split that has documents. Raises UserError if it cannot be opened."""
         path = stream_path(self._index(domain), split, name)
         if path not in self._arrays:
-            try:
-                self._arrays[path] = open_array(self.address, path)
-            except ValueError as error:
-                raise UserError(f"{self.address} is incomplete: its array {path} cannot be opened ({error})") from error
+            counts = self.counts(domain, split)
+            n = counts.documents
+            lengths = {"tokens": counts.tokens, "starts": n + 1, "text_bytes": n, "id_starts": n + 1}
+            self._arrays[path] = ArrayReader(self.address, path, self._pieces_of(path), lengths.get(name))
         return self._arrays[path]
 
-    def _result(self, future: Any) -> Any:
-        try:
-            return future.result()
-        except ValueError as error:
-            raise UserError(f"{self.address} is damaged: a chunk cannot be read ({error}); build it again") from error
+    def _pieces_of(self, path: str) -> Pieces | None:
+        if self.pieces is None:
+            return None
+        if path not in self.pieces:
+            raise UserError(f"{self.address} is damaged: {PIECES_FILE} does not know the array {path}; build it again")
+        return self.pieces[path]
+
+    @cached_property
+    def pieces(self) -> dict[str, Pieces] | None:
+        """Records of the arrays' files by path; None for a store without. Raises UserError if they are damaged."""
+        if self.manifest.pieces is None:
+            return None
+        content = read_file(self.address, PIECES_FILE)
+        if content is None or hashlib.sha256(content).hexdigest() != self.manifest.pieces:
+            problem = "is missing" if content is None else "is not the one that was written"
+            raise UserError(
+                f"{self.address} is damaged: its file {PIECES_FILE} {problem}; copy it again, or build the store again"
+            )
+        return {path: Pieces(**record) for path, record in json.loads(content).items()}
 
 
 def stream_path(domain: int, split: str, name: str) -> str:
@@ -239,8 +299,20 @@ def stream_path(domain: int, split: str, name: str) -> str:
     return f"d{domain}/{split}/{name}"
 
 
+def store_fingerprint(domains: list[str], tokenizer: str, eod: int, digests: Mapping[str, list[str]]) -> str:
+    """Return the SHA-256 of a store's content: equal for equal text and tokenizer, however the store was built.
+
+    Args:
+      tokenizer: its fingerprint.
+      digests: by stream (domain index/split), the SHA-256 of each of `ARRAYS`.
+    """
+    content = {"version": VERSION, "tokenizer": tokenizer, "eod": eod, "domains": domains, "streams": digests}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def open_store(address: str) -> Store:
     """Open the token store at a directory, or gs:// or s3:// prefix. Raises UserError if there is none."""
+    address = storage_address(address)
     try:
         content = read_file(address, MANIFEST)
     except ValueError as error:
@@ -263,7 +335,7 @@ def open_store(address: str) -> Store:
         )
     try:
         return Store(str(address), Manifest.from_json(content))
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{address}/{MANIFEST} is damaged ({error}); build the store again") from error
 
 

@@ -6,6 +6,7 @@ The third, SentencePiece, has its own module; `tokenizer_files` loads any of the
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import numpy as np
 from pathways_lite.errors import UserError
 
 BYTES_FILE, SENTENCEPIECE_FILE, HF_FILE = "bytes.json", "sentencepiece.model", "tokenizer.json"
+EOD_FILE = "eod.json"  # {"eod": TOKEN}, beside a tokenizer whose end-of-document token the user has named
 
 # Tried in this order as the end-of-document token of a tokenizer.json, which does not name it.
 _EOD_NAMES = ("<eod>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "[SEP]")
@@ -61,35 +63,55 @@ class ByteTokenizer:
         return {BYTES_FILE: b'{"vocab_size": 257, "eod": 256}\n'}
 
 
+def fingerprint(content: bytes, eod: str | None) -> str:
+    """Return the SHA-256 of a tokenizer's file, and of the name of its end-of-document token if the user named it."""
+    return hashlib.sha256(content if eod is None else content + b"\0eod:" + eod.encode()).hexdigest()
+
+
+def eod_files(eod: str | None) -> dict[str, bytes]:
+    """Return the file that keeps the name of the end-of-document token, if the user named it."""
+    return {} if eod is None else {EOD_FILE: json.dumps({"eod": eod}, ensure_ascii=False).encode()}
+
+
 class HFTokenizer:
-    """The tokenizer of a `tokenizer.json`, without the special tokens that its post-processor would add."""
+    """The tokenizer of a `tokenizer.json`, without the special tokens that its post-processor would add.
+
+    `eod`: the token that marks the end of a document; None: the first of the usual names that the vocabulary has.
+    Raises UserError if there is none.
+    """
 
     kind = "hf"
 
-    def __init__(self, content: bytes, name: str) -> None:
+    def __init__(self, content: bytes, name: str, eod: str | None = None) -> None:
         import tokenizers
 
         try:
             self._tokenizer: Any = tokenizers.Tokenizer.from_str(content.decode())
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"{name} is no tokenizer.json that the tokenizers library can read: {error}") from error
-        self._content = content
+        self._content, self._eod_name = content, eod
+        if getattr(self._tokenizer.model, "dropout", None) is not None:  # BPE dropout makes every encoding random
+            self._tokenizer.model.dropout = None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         # "<|endoftext|>" within a text is text, not a document boundary.
         self._tokenizer.encode_special_tokens = True
-        self.fingerprint = hashlib.sha256(content).hexdigest()
+        self.fingerprint = fingerprint(content, eod)
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
-        eods = [vocabulary[token] for token in _EOD_NAMES if token in vocabulary]
-        if not eods:
+        names = _EOD_NAMES if eod is None else (eod,)
+        eods = [vocabulary[token] for token in names if token in vocabulary]
+        if not eods and eod is None:
             raise UserError(
-                f"{name} has no token that could mark the end of a document; it needs one of: {', '.join(_EOD_NAMES)}"
+                f"{name} has no token that could mark the end of a document, none of {', '.join(_EOD_NAMES)}; "
+                "name one of its tokens with --eod TOKEN"
             )
+        if not eods:
+            raise UserError(f"{name} has no token {eod!r} to mark the end of a document; name one that it has")
         self.eod: int = eods[0]
         self.vocab_size = max(vocabulary.values()) + 1  # not the number of entries: ids may have gaps
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return HFTokenizer, (self._content, "tokenizer.json")
+        return HFTokenizer, (self._content, "tokenizer.json", self._eod_name)
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -102,4 +124,4 @@ class HFTokenizer:
         return str(self._tokenizer.decode([i for i in ids if i != self.eod], skip_special_tokens=False))
 
     def files(self) -> dict[str, bytes]:
-        return {HF_FILE: self._content}
+        return {HF_FILE: self._content} | eod_files(self._eod_name)

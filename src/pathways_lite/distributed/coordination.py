@@ -14,10 +14,12 @@ import json
 import os
 import re
 import socket
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from errno import EADDRINUSE
 from typing import Any
 
 import jax
@@ -31,6 +33,8 @@ HEARTBEAT = "PATHWAYS_LITE_HEARTBEAT_TIMEOUT"
 """Environment variable: seconds until the others notice that a process is gone, and end; 100 if unset."""
 
 _CONNECT = 300  # seconds to find each other
+_FREE_PORT = 15  # seconds for a run that ends to free the coordinator's port
+_NOTE_AFTER = 10.0  # seconds without an answer of process 0, after which a waiting process says so
 _WAIT_SLICE = 10.0  # seconds of one blocking call, between which signals and exceptions are handled
 
 
@@ -69,6 +73,8 @@ def initialize(coordinator: str | None = None, processes: int | None = None, pro
     try:
         if process:
             _wait_for_coordinator(str(coordinator))
+        else:
+            _wait_for_free_port(str(coordinator))
         jax.distributed.initialize(
             coordinator,
             processes,
@@ -124,15 +130,43 @@ def _heartbeat_timeout() -> int:
 def _wait_for_coordinator(coordinator: str) -> None:
     """Wait until process 0 listens. Raises OSError if it does not in time; JAX's own client would abort instead."""
     host, _, port = coordinator.rpartition(":")
-    end = time.monotonic() + _CONNECT
+    start, noted = time.monotonic(), False
     while True:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=_WAIT_SLICE).close()
             return
         except OSError:
-            if time.monotonic() > end:
+            waited = time.monotonic() - start
+            if waited > _CONNECT:
                 raise
+        if waited > _NOTE_AFTER and not noted:
+            noted = True
+            print(f"waiting for process 0 at {coordinator} (for {_CONNECT} s at most)", file=sys.stderr, flush=True)
         time.sleep(0.1)
+
+
+def _wait_for_free_port(coordinator: str) -> None:
+    """Wait until process 0 can listen. Raises UnreachableError if it cannot in time; JAX's service would crash."""
+    port = int(coordinator.rpartition(":")[2])
+    family, any_address = (socket.AF_INET6, "::") if socket.has_dualstack_ipv6() else (socket.AF_INET, "")
+    end = time.monotonic() + _FREE_PORT
+    while True:
+        with socket.socket(family) as probe:  # it never listens: another process could take it for the coordinator
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            try:
+                probe.bind((any_address, port))
+                return
+            except OSError as error:
+                if error.errno != EADDRINUSE:
+                    raise
+                if time.monotonic() > end:
+                    raise UnreachableError(
+                        f"process 0 cannot listen on port {port} of this host, which another program uses; end that "
+                        "program, or give all processes another port in --coordinator HOST:PORT"
+                    ) from error
+        time.sleep(0.2)
 
 
 def _check_arguments(coordinator: str | None, processes: int | None, process: int | None) -> None:

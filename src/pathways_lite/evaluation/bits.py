@@ -38,6 +38,7 @@ class HeldOutLoss:
     tokens: int = 0
     bytes: int = 0  # UTF-8 bytes of the documents' text
     documents: int = 0
+    lossy: bool = False  # the tokens do not give the text back, so that bits per byte are not a code length
 
     def __add__(self, other: HeldOutLoss) -> HeldOutLoss:
         return HeldOutLoss(
@@ -45,6 +46,7 @@ class HeldOutLoss:
             self.tokens + other.tokens,
             self.bytes + other.bytes,
             self.documents + other.documents,
+            self.lossy or other.lossy,
         )
 
     @property
@@ -63,9 +65,25 @@ class HeldOutLoss:
         return math.exp(self.loss) if not self.loss > 709 else math.inf
 
     def to_json(self) -> dict[str, Any]:
-        """Return the sums, and the three quotients that people read."""
+        """Return the sums, the three quotients that people read, and `lossy` where it is true."""
         quotients = {"loss": self.loss, "bits_per_byte": self.bits_per_byte, "perplexity": self.perplexity}
-        return quotients | asdict(self)
+        sums = asdict(self)
+        if not self.lossy:
+            del sums["lossy"]
+        return quotients | sums
+
+
+class ScoredDocument(NamedTuple):
+    """A document to score."""
+
+    tokens: np.ndarray  # int32; the first one is EOD
+    text_bytes: int  # UTF-8 bytes of the text of tokens[1:]
+    is_whole: bool = True  # False for the beginning of a document, whose last token is not followed by an EOD
+
+    @property
+    def predictions(self) -> int:
+        """Number of tokens that are predicted: all but the opening EOD, and the closing one of a whole document."""
+        return len(self.tokens) - (not self.is_whole)
 
 
 class Evaluator:
@@ -97,20 +115,21 @@ class Evaluator:
     def __call__(
         self,
         params: Any,
-        documents: Iterable[tuple[np.ndarray, int]],
+        documents: Iterable[tuple[np.ndarray, int] | ScoredDocument],
         *,
         between_batches: Callable[[int, int], None] | None = None,
     ) -> HeldOutLoss:
-        """Score `documents`, pairs of (int32 tokens that begin with EOD, number of bytes of its text).
+        """Score `documents`: `ScoredDocument`s, or pairs of their first two fields.
 
         `between_batches` is called with (batches done, all batches) after each one; an exception that it raises
         ends the evaluation.
         """
         windows: list[Window] = []
         count, tokens, text_bytes = 0, 0, 0
-        for document, size in documents:
-            windows.extend(split_windows(document, self.seq_len, self._overlap))
-            count, tokens, text_bytes = count + 1, tokens + len(document), text_bytes + size
+        for document in (ScoredDocument(*fields) for fields in documents):
+            windows.extend(split_windows(document.tokens, self.seq_len, self._overlap, is_whole=document.is_whole))
+            tokens, text_bytes = tokens + document.predictions, text_bytes + document.text_bytes
+            count += 1
         rows = pack_windows([len(window.tokens) for window in windows], self.seq_len)
         batches = self._batches(windows, rows)
         nll = self.sum_losses(params, batches, math.ceil(len(rows) / self.rows), between_batches=between_batches)
@@ -148,9 +167,14 @@ class Window(NamedTuple):
     scored: int  # number of predictions that carry loss, the last ones
 
 
-def split_windows(document: np.ndarray, length: int, overlap: int = 0) -> list[Window]:
-    """Cut a document's n + 1 predictions into windows of at most `length`; each is scored in exactly one window."""
+def split_windows(document: np.ndarray, length: int, overlap: int = 0, *, is_whole: bool = True) -> list[Window]:
+    """Cut a document's n + 1 predictions into windows of at most `length`; each is scored in exactly one window.
+
+    Of the beginning of a document (`is_whole=False`) there are n predictions: no EOD follows.
+    """
     targets = np.append(document[1:], document[:1])
+    if not is_whole:
+        document, targets = document[:-1], targets[:-1]
     windows, scored_to = [], 0
     while scored_to < len(document):
         start = max(0, scored_to - overlap)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import numpy as np
 
 from pathways_lite import models
 from pathways_lite.batch import Batch
 from pathways_lite.data.store import Store
-from pathways_lite.evaluation.bits import Evaluator, HeldOutLoss
+from pathways_lite.evaluation.bits import Evaluator, HeldOutLoss, ScoredDocument
 from pathways_lite.evaluation.denoisers import denoiser_losses
 from pathways_lite.parallel.sharding import FULL_BATCH, Layout
 from pathways_lite.recipe import Stage
@@ -52,11 +51,14 @@ class StageEvaluator:
         )
 
     @functools.cached_property
-    def documents(self) -> dict[str, list[tuple[np.ndarray, int]]]:
-        """Per domain, the held-out documents as (tokens, bytes of text); empty domains are left out."""
+    def documents(self) -> dict[str, list[ScoredDocument]]:
+        """Per domain, the held-out documents that are scored; domains without any are left out."""
         budget = self.stage.evaluation.tokens
         documents = {
-            domain: [(document.tokens, document.text_bytes) for document in self.store.held_out(domain, budget)]
+            domain: [
+                ScoredDocument(document.tokens, document.text_bytes, document.is_whole)
+                for document in self.store.held_out(domain, budget)
+            ]
             for domain in self.store.domains
         }
         return {domain: held_out for domain, held_out in documents.items() if held_out}
@@ -66,7 +68,7 @@ class StageEvaluator:
     ) -> dict[str, HeldOutLoss]:
         """Compute the held-out loss of every domain. `between_batches(done, total)` is called after each batch."""
         return {
-            domain: self.scorer(params, documents, between_batches=between_batches)
+            domain: replace(self.scorer(params, documents, between_batches=between_batches), lossy=self.store.is_lossy)
             for domain, documents in self.documents.items()
         }
 
@@ -80,8 +82,8 @@ class StageEvaluator:
         documents = []
         for held_out in self.documents.values():
             left = self.stage.evaluation.tokens // len(self.documents)
-            for tokens, _ in held_out:
-                documents.append(tokens[:left])
+            for document in held_out:
+                documents.append(document.tokens[:left])
                 left -= len(documents[-1])
         return denoiser_losses(
             self.scorer,

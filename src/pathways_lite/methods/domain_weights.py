@@ -5,10 +5,14 @@ scores. The proxy's loss is sum_j alpha_j L_j, where L_j is the mean over the to
 often the domain is sampled. The result is the average of alpha over all steps.
 
 - DoReMi (Xie et al. 2023, arXiv 2305.10429, algorithm 1): a score is the mean excess loss over a domain's tokens:
-  the proxy's loss minus a reference model's, clipped at 0.
+  the proxy's loss minus a reference model's, clipped at 0. Where a domain is missing from a batch, the loss weights of
+  the others are scaled to a mean of 1 per token, as in the authors' code; algorithm 1 does not.
 - DoGE (Fan et al. 2023, arXiv 2310.15393): a score is <grad L_j, h> / |h|, where h is the sum of all domains'
-  gradients, or the target domain's gradient. (The paper's W_j is <grad L_j, h>, and its code divides by the mean norm
-  of the domains' gradients and clips. Division by the norm of h makes a step independent of the scale of gradients.)
+  gradients, or the target domain's gradient. Scores are in proportion to the size of grad L_j, and so to the scale of
+  the losses. The paper's W_j is <grad L_j, h>. Its code clips each domain's gradient, leaves <grad L_j, grad L_j> out,
+  divides by the mean norm of the domains' gradients instead of |h|, and clips scores to [0, 5]: for D domains with
+  similar gradients its scores are D - 1 times these. That takes a backward pass per domain; a difference along h does
+  not.
 
 Shapes: B samples, T positions, D domains. Sums over a sharded batch are global, by the semantics of `jit`.
 """

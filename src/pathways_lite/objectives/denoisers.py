@@ -45,6 +45,7 @@ class ExampleFormat(IntEnum):
     PSM = 3
     SPM = 4
     CODEGEN2 = 5
+    SPM_JOINT = 6  # variant 2 of SPM
 
 
 class DenoiserSpec(NamedTuple):
@@ -80,8 +81,9 @@ def _flatten(objective: Objective, weight: float) -> list[DenoiserSpec]:
         case SpanCorruption(rate=r, mean_span=span, mode=mode):
             spec = DenoiserSpec(weight, ExampleFormat.SPANS, 1, 2, 2, min_rate=r, max_rate=r, mean_span=span, mode=mode)
             return [spec]
-        case FillInTheMiddle(rate=rate, spm=spm):
-            rates = {ExampleFormat.PSM: rate * (1 - spm), ExampleFormat.SPM: rate * spm}
+        case FillInTheMiddle(rate=rate, spm=spm, spm_variant=variant):
+            suffix_first = ExampleFormat.SPM_JOINT if variant == 2 else ExampleFormat.SPM
+            rates = {ExampleFormat.PSM: rate * (1 - spm), suffix_first: rate * spm}
             infilling = [DenoiserSpec(weight * r, format, extra=3, min_tokens=1) for format, r in rates.items()]
             return [*infilling, *_flatten(Causal(), weight * (1 - rate))]
         case CodeGen2(rate=rate, least=least, most=most, mean_span=span):

@@ -23,8 +23,8 @@ from pathways_lite.recipe.objective import Causal, Mode, Objective, SpanCorrupti
 Tokens = Sequence[int]
 
 # In order of preference, where an objective has several.
-_INFILL_FORMATS = (ExampleFormat.SPANS, ExampleFormat.CODEGEN2, ExampleFormat.PSM, ExampleFormat.SPM)
-_FILL_IN_THE_MIDDLE = (ExampleFormat.PSM, ExampleFormat.SPM)
+_FILL_IN_THE_MIDDLE = (ExampleFormat.PSM, ExampleFormat.SPM, ExampleFormat.SPM_JOINT)
+_INFILL_FORMATS = (ExampleFormat.SPANS, ExampleFormat.CODEGEN2, *_FILL_IN_THE_MIDDLE)
 
 
 class Prompt(NamedTuple):
@@ -114,6 +114,9 @@ class PromptFormat:
         if format in _FILL_IN_THE_MIDDLE and n_gaps != 1:
             raise UserError(f"the model was trained to fill one gap (fill-in-the-middle), not {n_gaps}")
         special, start_token = self.special, self._start_token(format, mode)
+        if format is ExampleFormat.SPM_JOINT:
+            before = [special.id("prefix"), special.id("suffix"), *texts[1], special.id("middle")]
+            return Prompt([*before, *texts[0]], 0, special.eod)
         if format in _FILL_IN_THE_MIDDLE:
             prefix, suffix = [special.id("prefix"), *texts[0]], [special.id("suffix"), *texts[1]]
             context = prefix + suffix if format is ExampleFormat.PSM else suffix + prefix

@@ -7,6 +7,7 @@ An example is a sequence of segments. A segment is a special token, if any, and 
     spans      mode clean S0 clean S1 .. | S0 noise S1 noise ..         (T5; S: sentinels, from the first on)
     psm        PREFIX prefix SUFFIX suffix MIDDLE middle
     spm        SUFFIX suffix PREFIX prefix MIDDLE middle
+    spm_joint  PREFIX SUFFIX suffix MIDDLE prefix middle
     codegen2   EOD clean S0 clean .. EOD SEPARATOR S0 noise END S1 noise END ..
 
 Before the bar are inputs, which see each other. Without a mode the start token is EOD. At its end a causal text or a
@@ -102,7 +103,7 @@ def _fill_in_the_middle(
     key: np.ndarray,
     width: int,
     *,
-    spm: bool,
+    format: ExampleFormat,
 ) -> Segments:
     """Cut each text at two different places, uniformly chosen among the n + 1 possible ones."""
     column = p.source - p.row * width
@@ -113,7 +114,14 @@ def _fill_in_the_middle(
     prefix = (special.id("prefix"), p.source, start)
     suffix = (special.id("suffix"), p.source + stop, p.n_tokens - stop)
     middle = (special.id("middle"), p.source + start, stop - start)
-    return _interleave(index, [suffix, prefix, middle] if spm else [prefix, suffix, middle])
+    match format:
+        case ExampleFormat.PSM:
+            return _interleave(index, [prefix, suffix, middle])
+        case ExampleFormat.SPM:
+            return _interleave(index, [suffix, prefix, middle])
+        case _:
+            both = (special.id("middle"), p.source, stop)  # prefix and middle, as they follow each other in the text
+            return _interleave(index, [(special.id("prefix"), p.source, 0), suffix, both])
 
 
 def _span_corruption(
@@ -208,7 +216,8 @@ _BUILDERS: dict[ExampleFormat, Callable[..., Segments]] = {
     ExampleFormat.CAUSAL: _causal,
     ExampleFormat.PREFIX: _prefix,
     ExampleFormat.SPANS: partial(_span_corruption, codegen2=False),
-    ExampleFormat.PSM: partial(_fill_in_the_middle, spm=False),
-    ExampleFormat.SPM: partial(_fill_in_the_middle, spm=True),
+    ExampleFormat.PSM: partial(_fill_in_the_middle, format=ExampleFormat.PSM),
+    ExampleFormat.SPM: partial(_fill_in_the_middle, format=ExampleFormat.SPM),
+    ExampleFormat.SPM_JOINT: partial(_fill_in_the_middle, format=ExampleFormat.SPM_JOINT),
     ExampleFormat.CODEGEN2: partial(_span_corruption, codegen2=True),
 }

@@ -54,7 +54,7 @@ def cached(kind: str, key: Mapping[str, Any], make: Callable[[], Any], *, code: 
     text = json.dumps({"key": key, "value": value})
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(path, text, sync=False, shared=True)
+        write_text_atomically(path, text, shared=True)
     return value
 
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from pathways_kernels.attention.spans import causal
 from pathways_lite import models
+from pathways_lite.console import Console, bold
 from pathways_lite.errors import UserError
 from pathways_lite.models.accounting import attended_pairs, flops_with_spans, parameter_count
 from pathways_lite.parallel.compiler_options import step_options
@@ -164,9 +166,10 @@ def show_rules(recipe: Recipe, index: int, machine: TpuSlices | GpuCluster) -> R
             name, str(list(leaf.shape)), mesh_axes or "replicated", f"{shard_bytes(leaf) / 2**20:,.2f}"
         )
     parameters, optimizer = bytes_per_chip(state.params), bytes_per_chip(state.opt_state)
-    total = (
-        f"\n[bold]A chip holds {parameters / GIB:.2f} GiB of parameters and {optimizer / GIB:.2f} GiB of optimizer[/] "
-        f"state (exact, without padding); {machine.chips:,} chips, mesh {mesh_text(dict(layout.sizes))}"
+    total = Text.assemble(
+        "\n",
+        bold(f"A chip holds {parameters / GIB:.2f} GiB of parameters and {optimizer / GIB:.2f} GiB of optimizer "),
+        f"state (exact, without padding); {machine.chips:,} chips, mesh {mesh_text(dict(layout.sizes))}",
     )
     return Group(rules, parameter_rows, total)
 

@@ -10,11 +10,13 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.text import Text
 
+from pathways_lite.console import Table, bold, dim
 from pathways_lite.planner.chips import TpuSlices
 from pathways_lite.planner.plan import DoesNotFit, StageWork, StepPlan
 from pathways_lite.tracking.formatting import si
+from pathways_lite.tracking.plot_style import save_figure
 
 GIB = 2**30
 
@@ -50,12 +52,15 @@ def _advice(work: StageWork, mesh: Mapping[str, int]) -> str:
     return "To use less memory: " + ", ".join(options) + "; `plan --search` tries them."
 
 
-def _header(plan: StepPlan) -> str:
+def _header(plan: StepPlan) -> Text:
     work = plan.work
-    return (
-        f"[bold]{work.name}[/]: {si(work.parameters, 'parameters')}, {work.sequences:,} sequences of {work.seq_len:,} "
-        f"tokens per step\non [bold]{_machine_text(plan.machine)}[/], mesh {mesh_text(plan.mesh)}\n"
-    )
+    return header_text(work, _machine_text(plan.machine), f", mesh {mesh_text(plan.mesh)}\n")
+
+
+def header_text(work: StageWork, machine: str, more: str) -> Text:
+    """Return what is planned and on which machine."""
+    sizes = f"{si(work.parameters, 'parameters')}, {work.sequences:,} sequences of {work.seq_len:,} tokens per step"
+    return Text.assemble((work.name, "bold"), f": {sizes}\non ", (machine, "bold"), more)
 
 
 def _machine_text(machine: TpuSlices) -> str:
@@ -70,7 +75,7 @@ def mesh_text(mesh: Mapping[str, int]) -> str:
 
 def table(title: str, *columns: str, left: tuple[int, ...] = (0, -1)) -> Table:
     """Return a plain table; columns are right-aligned except those in `left`."""
-    plain = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    plain = Table(title=title, title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         plain.add_column(column, justify="right")
     for index in left:
@@ -89,12 +94,12 @@ def _memory_table(plan: StepPlan) -> Table:
         ("activations, gradients, temporaries", memory.temporaries, "compiler's allocation"),
         ("code", memory.code, "compiler's allocation"),
     ):
-        rows.add_row(name, f"{size / GIB:.2f}", f"[dim]{source}[/]")
+        rows.add_row(name, f"{size / GIB:.2f}", dim(source))
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     rows.add_row(
-        f"[bold]total: {verdict}[/]",
-        f"[bold]{memory.total / GIB:.2f}[/]",
-        f"[dim]of {hbm / GIB:.2f} by the compiler[/]",
+        bold(f"total: {verdict}"),
+        bold(f"{memory.total / GIB:.2f}"),
+        dim(f"of {hbm / GIB:.2f} by the compiler"),
     )
     if not plan.fits:
         rows.add_row("", "", _advice(plan.work, dict(plan.mesh)))
@@ -105,13 +110,13 @@ def _time_table(plan: StepPlan) -> Table:
     rows = table("\nTime of a step: computation", "", "s", "source")
     clock = plan.machine.chip.clock_hz / 1e9
     for part, seconds in plan.operation_seconds.items():
-        rows.add_row(part, f"{seconds:.4f}", f"[dim]compiler's estimate: cycles at {clock:g} GHz, loops rolled up[/]")
+        rows.add_row(part, f"{seconds:.4f}", dim(f"compiler's estimate: cycles at {clock:g} GHz, loops rolled up"))
     if plan.program.lookups:
         source = f"model: padded rows at {plan.machine.chip.hbm_bytes_per_second / 1e9:g} GB/s of memory, a lower bound"
-        rows.add_row("gathers and scatters", f"{plan.lookup_seconds:.4f}", f"[dim]{source}[/]")
+        rows.add_row("gathers and scatters", f"{plan.lookup_seconds:.4f}", dim(source))
     for kernel in plan.attention:
-        rows.add_row(f"attention kernel; {kernel.where}", f"{kernel.seconds:.4f}", f"[dim]{kernel.source}[/]")
-    rows.add_row("[bold]total[/]", f"[bold]{plan.compute_seconds:.4f}[/]", "[dim]assumed: one after another[/]")
+        rows.add_row(f"attention kernel; {kernel.where}", f"{kernel.seconds:.4f}", dim(kernel.source))
+    rows.add_row(bold("total"), bold(f"{plan.compute_seconds:.4f}"), dim("assumed: one after another"))
     return rows
 
 
@@ -123,18 +128,18 @@ def _collective_table(plan: StepPlan) -> Table:
         rows.add_row(
             cost.kind, " ".join(cost.axes), f"{cost.members:,}", f"{cost.bytes / 2**20:.1f}", f"{cost.count:,}",
             f"{cost.seconds:.4f}", f"{cost.waited_seconds:.4f}", cost.where, "async" if cost.asynchronous else "blocks",
-            "[dim]model[/]",
+            dim("model"),
         )  # fmt: skip
     small = [cost for cost in plan.program.exchanges if cost not in large]
     if small:
         count = sum(cost.count for cost in small)
         seconds, waited_seconds = sum(cost.seconds for cost in small), sum(cost.waited_seconds for cost in small)
         rows.add_row(
-            "smaller ones", "", "", "", f"{count:,}", f"{seconds:.4f}", f"{waited_seconds:.4f}", "", "", "[dim]model[/]"
+            "smaller ones", "", "", "", f"{count:,}", f"{seconds:.4f}", f"{waited_seconds:.4f}", "", "", dim("model")
         )
-    total, waited = f"[bold]{plan.collective_seconds():.4f}[/]", f"[bold]{plan.fast - plan.compute_seconds:.4f}[/]"
-    source = "[dim]count, bytes: the compiler's program[/]"
-    rows.add_row("[bold]total[/]", "", "", "", "", total, waited, "", "", source)
+    total, waited = bold(f"{plan.collective_seconds():.4f}"), bold(f"{plan.fast - plan.compute_seconds:.4f}")
+    source = dim("count, bytes: the compiler's program")
+    rows.add_row(bold("total"), "", "", "", "", total, waited, "", "", source)
     return rows
 
 
@@ -150,11 +155,11 @@ def _estimate_table(plan: StepPlan) -> Table:
         (f"days for {si(work.tokens, 'tokens')}", [f"{rate.days:.2f}" for rate in rates], "without pauses"),
         ("chip-hours", [f"{rate.chip_hours:,.0f}" for rate in rates], ""),
     ):
-        rows.add_row(name, *values, f"[dim]{source}[/]")
+        rows.add_row(name, *values, dim(source))
     return rows
 
 
-def _footnotes(plan: StepPlan) -> str:
+def _footnotes(plan: StepPlan) -> Text:
     work = plan.work
     chip = plan.machine.chip
     lines = [
@@ -175,7 +180,7 @@ def _footnotes(plan: StepPlan) -> str:
             f"operations without an estimate, counted as taking no time: {uncounted.operations:,} per step, with "
             f"results of {uncounted.bytes / 2**20:,.1f} MiB"
         )
-    return "\n".join(f"[dim]{line}[/]" for line in lines)
+    return dim("\n".join(lines))
 
 
 # ---- picture: the time of a step and the memory of a chip, readable without color ----
@@ -213,7 +218,7 @@ def save_picture(plan: StepPlan, path: Path) -> None:
             f"{plan.rates(plan.fast).mfu_6n:.1%} by estimates and models, not measured",
             loc="left", color=_INK, fontsize=10.5,
         )  # fmt: skip
-        figure.savefig(path, dpi=150, facecolor="white")
+        save_figure(figure, path, dpi=150)
 
 
 def _time_segments(plan: StepPlan) -> list[_Segment]:

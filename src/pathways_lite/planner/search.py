@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 
+from pathways_lite.console import Console, bold, dim
 from pathways_lite.errors import UserError
 from pathways_lite.parallel.sharding import BatchShard, Layout
 from pathways_lite.planner.analytic import (
@@ -30,7 +31,7 @@ from pathways_lite.planner.chips import GpuCluster, TpuSlices
 from pathways_lite.planner.plan import compute_rates
 from pathways_lite.planner.plan_stage import abstract_layout, abstract_state, stage_work
 from pathways_lite.planner.program import bytes_per_chip
-from pathways_lite.planner.report import GIB, mesh_text, table
+from pathways_lite.planner.report import GIB, header_text, mesh_text, table
 from pathways_lite.recipe import Recipe, Stage, apply_overrides
 from pathways_lite.recipe.model import Remat
 from pathways_lite.tracking.formatting import si
@@ -67,14 +68,14 @@ def analytic_plan(recipe: Recipe, index: int, machine: GpuCluster) -> tuple[dict
     target = {"name": work.name, "machine": machine.text, "chips": machine.chips, "mesh": dict(layout.sizes)}
     values = {**target, "method": "analytic", **asdict(estimate), "steps": steps}
     memory = table("Memory of a GPU: an analytic estimate", "", "GiB", "source")
-    memory.add_row("parameters and optimizer", f"{estimate.state_bytes / GIB:.2f}", "[dim]exact: the shardings[/]")
-    memory.add_row("activations, gradients", f"{estimate.activation_bytes / GIB:.2f}", "[dim]model[/]")
+    memory.add_row("parameters and optimizer", f"{estimate.state_bytes / GIB:.2f}", dim("exact: the shardings"))
+    memory.add_row("activations, gradients", f"{estimate.activation_bytes / GIB:.2f}", dim("model"))
     verdict = "fits" if estimate.bytes <= gpu.hbm_bytes else "DOES NOT FIT"
-    limit = f"[dim]data sheet's limit: {gpu.hbm_bytes / GIB:.2f}[/]"
-    memory.add_row(f"[bold]total: {verdict}[/]", f"[bold]{estimate.bytes / GIB:.2f}[/]", limit)
+    limit = dim(f"data sheet's limit: {gpu.hbm_bytes / GIB:.2f}")
+    memory.add_row(bold(f"total: {verdict}"), bold(f"{estimate.bytes / GIB:.2f}"), limit)
     time = table("\nTime of a step: an analytic estimate, nothing is compiled", "", "s", "source")
     peak = f"at most {MATMUL_SHARE:.0%}: assumed share of the peak in products, {gpu.bf16_flops / 1e12:g} TFLOP/s"
-    time.add_row("computation", f"{estimate.compute:.4f}", f"[dim]{peak}[/]")
+    time.add_row("computation", f"{estimate.compute:.4f}", dim(peak))
     network = (
         f"assumes {gpu.nvlink_bytes / 1e9:g} GB/s over NVLink, {gpu.network_bytes / 1e9:g} between servers, per GPU"
     )
@@ -83,11 +84,11 @@ def analytic_plan(recipe: Recipe, index: int, machine: GpuCluster) -> tuple[dict
         ("hidden states, over tensor", estimate.tensor),
         ("gradients, over data and pod", estimate.sums),
     ):
-        time.add_row(name, f"{seconds:.4f}", f"[dim]model, {network}[/]")
+        time.add_row(name, f"{seconds:.4f}", dim(f"model, {network}"))
     if estimate.offload:
         link = f"assumes {gpu.host_link_bytes / 1e9:g} GB/s to the host"
         time.add_row(
-            "offloaded activations, to the host's memory and back", f"{estimate.offload:.4f}", f"[dim]model, {link}[/]"
+            "offloaded activations, to the host's memory and back", f"{estimate.offload:.4f}", dim(f"model, {link}")
         )
     bounds = table("\nEstimate", "", "only tensor's waits", "nothing overlaps", "source")
     for key, name, format_ in (
@@ -95,11 +96,8 @@ def analytic_plan(recipe: Recipe, index: int, machine: GpuCluster) -> tuple[dict
         ("tokens_per_second", "tokens/s", ",.0f"), ("days", f"days for {si(work.tokens, 'tokens')}", ".2f"),
         ("chip_hours", "GPU-hours", ",.0f"),
     ):  # fmt: skip
-        bounds.add_row(name, *(f"{steps[which][key]:{format_}}" for which in ("fast", "slow")), "[dim]model[/]")
-    head = (
-        f"[bold]{work.name}[/]: {si(work.parameters, 'parameters')}, {work.sequences:,} sequences of {work.seq_len:,} "
-        f"tokens per step\non [bold]{machine.text}[/] ({machine.chips:,} GPUs), mesh {mesh_text(layout.sizes)}\n"
-    )
+        bounds.add_row(name, *(f"{steps[which][key]:{format_}}" for which in ("fast", "slow")), dim("model"))
+    head = header_text(work, machine.text, f" ({machine.chips:,} GPUs), mesh {mesh_text(layout.sizes)}\n")
     return values, Group(head, memory, time, bounds)
 
 

@@ -28,7 +28,9 @@ def _sorted_pairs(value: Any) -> Any:
     return tuple(sorted(value.items()))
 
 
-ByDomain = Annotated[tuple[tuple[str, Annotated[float, Field(ge=0)]], ...], BeforeValidator(_sorted_pairs)]
+ByDomain = Annotated[
+    tuple[tuple[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]], ...], BeforeValidator(_sorted_pairs)
+]
 """Numbers by domain name; write {"math": 8}."""
 
 
@@ -50,7 +52,10 @@ class GivenWeights(Frozen):
 
 
 class UniMax(Frozen):
-    """Uniform weights, capped at `epochs` passes over each domain (Chung et al. 2023, arXiv 2304.09151)."""
+    """Uniform weights, capped at `epochs` passes over each domain (Chung et al. 2023, arXiv 2304.09151).
+
+    The cap holds for the domains' shares; what is read of a domain is its share to within a few sequences.
+    """
 
     kind: Literal["unimax"] = "unimax"
     epochs: float = Field(4.0, gt=0, description="largest number of passes over a domain in the phase")

@@ -52,7 +52,7 @@ def identity_differences(old: Recipe, new: Recipe, index: int) -> list[str]:
     """List what gives stage `index` of two recipes different identities, ancestors included, one line per field."""
     pairs: list[tuple[str, Any, Any]] = [("seed", old.seed, new.seed)]
     for i in range(index + 1):
-        before, after = (_flatten(identity_fields(recipe.stages[i], former_names=False)) for recipe in (old, new))
+        before, after = (flatten(identity_fields(recipe.stages[i], former_names=False)) for recipe in (old, new))
         path = f"stages.{new.stages[i].name}"
         pairs += [
             (f"{path}.{name}", before.get(name), after.get(name)) for name in sorted(before.keys() | after.keys())
@@ -60,12 +60,12 @@ def identity_differences(old: Recipe, new: Recipe, index: int) -> list[str]:
     return [f"{path}: {was!r} there, {now!r} now" for path, was, now in pairs if was != now]
 
 
-def _flatten(fields: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dictionaries by dotted path."""
+def flatten(fields: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dictionaries by dotted path, which begins with `prefix`."""
     if not isinstance(fields, dict):
         return {prefix: fields}
     return {
         path: leaf
         for name, value in fields.items()
-        for path, leaf in _flatten(value, f"{prefix}.{name}" if prefix else name).items()
+        for path, leaf in flatten(value, f"{prefix}.{name}" if prefix else name).items()
     }

@@ -138,8 +138,8 @@ class Grow(Frozen):
     """A larger model grown from the previous stage's; the data continues where that stage stopped.
 
     The learning-rate schedule restarts with its warm-up, as in every stage. `optimizer` says what happens to the
-    optimizer state: `reset` starts from zero (as G_stack does); `grow` applies the operator to the moments (its square
-    to squared gradients) and keeps the count; `keep` keeps the count, and the moments of arrays whose shape is
+    optimizer state: `reset` starts from zero (as G_stack does); `grow` transforms the moments as gradients transform,
+    inversely to weights, and keeps the count; `keep` keeps the count, and the moments of arrays whose shape is
     unchanged.
     """
 

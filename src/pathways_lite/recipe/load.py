@@ -9,12 +9,17 @@ variant (`stages.base.optimizer=muon`) replaces the whole subtree by that varian
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib
 import json
+import os
 import runpy
+import sys
+import traceback
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +27,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 from pathways_lite.recipe.base import Frozen, has_boolean
 from pathways_lite.recipe.stage import Recipe
 
@@ -33,7 +39,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises UserError if the file is missing, has no `recipe()`, or describes something invalid.
     """
-    path = Path(path)
+    path = local_path(path)
     is_json = path.suffix == ".json" and path.is_file()
     recipe = read_recipe(path) if is_json else load_from_python(path, Recipe, "configs/demo.py")
     return apply_overrides(recipe, overrides)
@@ -48,17 +54,58 @@ def load_from_python[T: Frozen](path: Path, kind: type[T], example: str) -> T:
     if not path.is_file():
         raise UserError(f"no {name} at {path}; give a Python file with a function {name}(), e.g. {example}")
     try:
-        function = runpy.run_path(str(path)).get(name)
-        if not callable(function):
-            raise UserError(f"{path} has no function {name}(); a {name} file defines `def {name}() -> {kind.__name__}`")
-        result = function()
+        with importing_from(path.parent):
+            function = runpy.run_path(str(path)).get(name)
+            if not callable(function):
+                raise UserError(
+                    f"{path} has no function {name}(); a {name} file defines `def {name}() -> {kind.__name__}`"
+                )
+            result = function()
+    except UserError:
+        raise
     except ValidationError as error:
         raise UserError(f"{path}: the {name} is invalid.\n{format_validation_error(error)}") from error
     except SyntaxError as error:
-        raise UserError(f"{path}:{error.lineno}: {error.msg}") from error
+        raise UserError(f"{error.filename or path}:{error.lineno}: {error.msg}") from error
+    except ImportError as error:
+        place = _own_line(error, path)
+        raise UserError(f"{place}: {error}; put that module beside {path.name}, or install it") from error
+    except Exception as error:
+        raise UserError(f"{_own_line(error, path)}: {type(error).__name__}: {error}") from error
     if not isinstance(result, kind):
         raise UserError(f"{path}: {name}() returned {type(result).__name__}, not a {kind.__name__}")
     return result
+
+
+@contextlib.contextmanager
+def importing_from(folder: Path) -> Iterator[None]:
+    """Import modules beside a Python file as `python FILE` does, and forget them afterwards.
+
+    A file in another folder may import another module of the same name.
+    """
+    root = os.path.realpath(folder)
+    before = set(sys.modules)
+    sys.path.insert(0, root)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(root)
+        for name in set(sys.modules) - before:
+            package = name.partition(".")[0]
+            if package not in before and (Path(root, f"{package}.py").is_file() or Path(root, package).is_dir()):
+                del sys.modules[name]
+
+
+def _own_line(error: BaseException, path: Path) -> str:
+    """Return `file:line` of the innermost line of the user's folder that led to an error."""
+    root = os.path.realpath(path.parent)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_below(frame.filename, root)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
+
+
+def _is_below(file: str, root: str) -> bool:
+    return Path(os.path.realpath(file)).is_relative_to(root) and "site-packages" not in file
 
 
 def write_recipe(recipe: Recipe, path: str | Path) -> None:

@@ -96,11 +96,19 @@ class SpanCorruption(Corruption):
 
 
 class FillInTheMiddle(Corruption):
-    """Some documents as prefix, suffix, middle (PSM) or suffix, prefix, middle (SPM), the others causal."""
+    """Some documents as prefix, suffix, middle (PSM) or suffix, prefix, middle (SPM), the others causal.
+
+    A document is cut between tokens; the paper cuts between characters, so that a model also completes parts of tokens.
+    """
 
     kind: Literal["fill_in_the_middle"] = "fill_in_the_middle"
     rate: float = Field(0.5, ge=0, le=1, description="fraction of the documents; the paper's range is 0.5 to 0.9")
     spm: float = Field(0.5, ge=0, le=1, description="fraction of these in SPM order")
+    spm_variant: Literal[1, 2] | None = Field(
+        None,
+        description="1 (default): SUFFIX suffix PREFIX prefix MIDDLE middle; 2: PREFIX SUFFIX suffix MIDDLE prefix "
+        "middle, the paper's choice for joint training (appendix D), where the middle follows its prefix directly",
+    )
 
 
 class CodeGen2(Corruption):

@@ -1,15 +1,17 @@
 """Sparse pretraining: how sparse a stage becomes and when, which weights are pruned, and in which patterns.
 
-`methods.pruning` implements it. Defaults are what is published of "The Journey Matters" (Jin et al. 2025, arXiv
-2501.12486): a quarter of the compute dense, half pruning by magnitude, a quarter recovering, linear layers only. What
-is not published (thresholds per tensor or global, the update interval, the shape of the schedule) is an option here.
+`methods.pruning` implements it. The defaults have the phases of "The Journey Matters" (Jin et al. 2025, arXiv
+2501.12486): a quarter of the compute dense, half pruning by magnitude, a quarter recovering. `Prune.as_published` also
+has what the paper's code (github.com/tjingrant/sparse-llm-code) and model cards (huggingface.co/tjingrant/sparsellm-*)
+show: one threshold for all kernels, the output matrix among them, densities that are geometric in steps, and updates at
+both ends.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -136,10 +138,17 @@ class Prune(Frozen):
     compute: Literal["sparse", "dense"] = Field(
         "sparse", description="unit of `begin` and `end`: FLOPs with zeros skipped (sparse) or computed (dense)"
     )
-    shape: Literal["linear", "cubic"] = Field(
-        "linear", description="of the density over compute; cubic: fast at first (Zhu & Gupta 2017, arXiv 1710.01878)"
+    shape: Literal["linear", "cubic", "geometric"] = Field(
+        "linear",
+        description="of the density: linear in compute; cubic in compute, fast at first (Zhu & Gupta 2017, arXiv "
+        "1710.01878); geometric in tokens, as published, which is linear in compute where zeros save everything",
     )
     update_every: int = Field(10, ge=1, description="steps between updates of the masks; the last is at `end`")
+    edge: Literal["left", "right"] | None = Field(
+        None,
+        description="density from one update of the masks to the next: the schedule's at the first of the two (left, "
+        "the default) or at the second (right, as published: the first update, at `begin`, prunes)",
+    )
     criterion: Criterion = Magnitude()
     allocation: Literal["tensor", "global"] = Field(
         "tensor", description="tensor: each layer's kernel equally sparse; global: one threshold for all"
@@ -147,9 +156,23 @@ class Prune(Frozen):
     structure: Structure = Unstructured()
     scope: tuple[str, ...] = Field(
         ("linear",),
-        description="linear: the kernels of the blocks; or names of parameters, where * matches anything",
+        description="linear: the kernels of the blocks; kernels: the output matrix too, where it is not the embedding; "
+        "or names of parameters, where * matches anything",
     )
     regrowth: Regrowth | None = None
+
+    @classmethod
+    def as_published(cls, sparsity: float, **changes: Any) -> Self:
+        """Build the schedule of "The Journey Matters" by its code and model cards; `changes` are other fields.
+
+        Update i of n leaves the density (1 - sparsity)^((i + 1) / n); the first is at `begin` and the last at `end`.
+        The code updates every 100 steps, the cards' runs at multiples of 25. Its learning rate falls to a tenth along a
+        cosine, after a warm-up of 1 %: `Cosine(warmup="1 %", end=0.1)`.
+        """
+        published = {
+            "shape": "geometric", "edge": "right", "update_every": 100, "allocation": "global", "scope": ("kernels",),
+        }  # fmt: skip
+        return cls.model_validate({"sparsity": sparsity, **published, **changes})
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -139,7 +139,12 @@ class DoGE(Frozen):
     """More weight for domains whose gradient helps all domains, or a target (Fan et al. 2023, arXiv 2310.15393)."""
 
     kind: Literal["doge"] = "doge"
-    mu: float = Field(0.05, gt=0, description="of mirror descent, whose step size is the learning rate / mu")
+    mu: float = Field(
+        0.05,
+        gt=0,
+        description="of mirror descent, whose step size is the learning rate / mu; the authors' 0.01 is about "
+        "0.01 / (D - 1) here, as their scores are larger for D domains with similar gradients",
+    )
     smoothing: float = Field(0.0, ge=0, le=1, description="fraction that is spread evenly")
     target: str | None = Field(None, description="a domain to do well in, not trained on; None: all domains")
 

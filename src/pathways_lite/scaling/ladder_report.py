@@ -13,7 +13,7 @@ from pathways_lite.scaling.report import write_report
 from pathways_lite.scaling.solver import predict
 from pathways_lite.tracking.formatting import si
 from pathways_lite.tracking.page import paragraph, picture, section
-from pathways_lite.tracking.plot_style import Palette, line_style, style, to_svg
+from pathways_lite.tracking.plot_style import Palette, line_style, save_figure, style, to_svg
 
 
 def write_ladder_report(ladder: Ladder, folder: Path) -> list[Path]:
@@ -29,7 +29,7 @@ def write_ladder_report(ladder: Ladder, folder: Path) -> list[Path]:
     figure = picture(*figures, alt="Loss of the rungs, and of the run that they predict", caption=caption)
     write_report(ladder.fit, paths[1], first=section("The run to predict", *paragraphs, figure))
     with style("light") as palette:
-        draw_ladder(ladder, palette).savefig(paths[2], dpi=160, facecolor="white")
+        save_figure(draw_ladder(ladder, palette), paths[2])
     return paths
 
 

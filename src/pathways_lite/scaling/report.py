@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-from html import escape
 from pathlib import Path
 
 import numpy as np
 
+from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.fit import Fit, Interval, published_objectives, quality
 from pathways_lite.scaling.plots import fit_svg, frontier_svg, residuals_svg
 from pathways_lite.scaling.table import COLUMNS, Column, derive_columns, numeric_column
 from pathways_lite.tracking.formatting import si
-from pathways_lite.tracking.page import page, paragraph, picture, section, table
+from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
 
 
 def write_report(fit: Fit, path: str | Path, *, first: str = "") -> Path:
     """Write the page of a fit and return its path; `first` is HTML to put before the sections about the fit."""
     path = Path(path)
-    path.write_text(render(fit, first=first), encoding="utf-8")
+    write_text_atomically(path, render(fit, first=first), shared=True)
     return path
 
 

@@ -173,7 +173,11 @@ def _loss_columns(stage: StageData, row: Row) -> dict[str, Any]:
     return {
         "L": nll / tokens if tokens else None,
         **{f"loss_{name}": result.get("loss") for name, result in domains.items()},
-        **{f"bits_{name}": result.get("bits_per_byte") for name, result in domains.items()},
+        # Bits per byte of a tokenizer that loses text are not a code length, so no law may be fitted to them.
+        **{
+            f"bits_{name}": None if result.get("lossy") else result.get("bits_per_byte")
+            for name, result in domains.items()
+        },
         "train_loss": train_losses[-1] if train_losses else None,
     }
 

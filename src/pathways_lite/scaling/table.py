@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 
 Table = dict[str, np.ndarray]
 PF_DAY = 8.64e19  # FLOPs
@@ -67,7 +69,7 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Ta
     `columns` maps our names to the file's, each with a factor if necessary: {"N": "size_M*1e6"}. The other columns keep
     their names. Raises UserError if the file or a column does not exist.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.is_file():
         raise UserError(f"there is no table {path}; give a CSV, Parquet or JSON-lines file")
     table = _read(path)
@@ -95,7 +97,11 @@ def _read(path: Path) -> Table:
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not a CSV, Parquet or JSON-lines table: {reason}") from error
-    return {name.strip(): _array(arrow_table.column(name)) for name in arrow_table.column_names}
+    names = [name.strip() for name in arrow_table.column_names]
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise UserError(f"{path} has more than one column named {', '.join(twice)}; rename or remove all but one")
+    # Columns without a name are what spreadsheets leave of empty ones.
+    return {name: _array(column) for name, column in zip(names, arrow_table.columns, strict=True) if name}
 
 
 def _delimiter(path: Path) -> str:
@@ -123,14 +129,13 @@ def write_table(table: Mapping[str, np.ndarray], path: str | Path) -> None:
     path = Path(path)
     # Text columns hold Python strings; NaN is written as an empty cell.
     arrow = pa.table({name: pa.array(column.tolist(), from_pandas=True) for name, column in table.items()})
-    if path.suffix == ".parquet":
-        parquet.write_table(arrow, path)
-    elif path.suffix == ".csv":
-        csv.write_csv(arrow, path)
-    else:
+    writers = {".parquet": parquet.write_table, ".csv": csv.write_csv}
+    if path.suffix not in writers:
         raise UserError(
             f"{path.name} ends in neither .parquet nor .csv; use one of these suffixes to choose the format"
         )
+    with replace_atomically(path, shared=True) as temporary:
+        writers[path.suffix](arrow, temporary)
 
 
 def numeric_column(table: Mapping[str, np.ndarray], name: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
+from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.comparison.compare import Arm, Comparison
 from pathways_lite.comparison.curves import Clock, Curve
 from pathways_lite.comparison.metric import Metric
@@ -22,7 +23,7 @@ from pathways_lite.intervals import LEVEL
 from pathways_lite.studies.store import State
 from pathways_lite.studies.study import Node
 from pathways_lite.tracking.formatting import si
-from pathways_lite.tracking.plot_style import Palette, line_style
+from pathways_lite.tracking.plot_style import Palette, label_text, line_style
 
 # An axis is logarithmic if its largest value is this many times its smallest.
 _LOG_SCALE_RATIO = 30.0
@@ -89,7 +90,15 @@ def _draw_losses(arms: Sequence[Arm], metric: Metric, clock: Clock, palette: Pal
         line = line_style(i, palette)
         ax.fill_between(grid, losses.min(axis=0), losses.max(axis=0), color=line["color"], alpha=0.18, linewidth=0)
         every = max(1, len(grid) // 12)
-        ax.plot(grid, losses.mean(axis=0), linewidth=1.6, markersize=4.5, markevery=every, label=arm.name, **line)
+        ax.plot(
+            grid,
+            losses.mean(axis=0),
+            linewidth=1.6,
+            markersize=4.5,
+            markevery=every,
+            label=label_text(arm.name),
+            **line,
+        )
         ends += [grid[0], grid[-1]]
     if ends and max(ends) > _LOG_SCALE_RATIO * min(ends):
         ax.set_xscale("log")
@@ -128,7 +137,7 @@ def _draw_differences(ordered: Sequence[Comparison], metric: Metric, palette: Pa
             if interval is not None:
                 ax.plot([interval.low, interval.high], [row, row], color=palette.series[0], linewidth=width)
         ax.plot(c.difference.value, row, marker="o", color=palette.series[0])
-    ax.set_yticks(range(len(ordered)), [c.arm for c in ordered])
+    ax.set_yticks(range(len(ordered)), [label_text(c.arm) for c in ordered])
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(f"difference from {ordered[0].baseline}: {metric.name}")
     return figure
@@ -222,16 +231,17 @@ have bootstrap intervals, as on the page. Unknown values are empty."""
 
 def write_csv(path: Path, results: Results | None, by_domain: Mapping[str, Results]) -> None:
     """Write a row per arm, for all held-out text first; only the header if there is nothing to compare."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replace_atomically(path, shared=True) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(CSV_HEADER)
         if results is not None:
-            writer.writerows(_csv_rows("", results))
+            writer.writerows(csv_rows("", results))
         for domain, domain_results in by_domain.items():
-            writer.writerows(_csv_rows(domain, domain_results))
+            writer.writerows(csv_rows(domain, domain_results))
 
 
-def _csv_rows(domain: str, results: Results) -> Iterator[list[object]]:
+def csv_rows(domain: str, results: Results) -> Iterator[list[object]]:
+    """Yield a row per arm, with the columns of `CSV_HEADER`."""
     by_arm = {comparison.arm: comparison for comparison in results.comparisons}
     for arm in results.arms:
         row: list[object] = [domain, arm.name, results.baseline, len(arm.curves), arm.final_loss]

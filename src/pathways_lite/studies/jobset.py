@@ -1,4 +1,4 @@
-"""Export nodes as Kubernetes JobSets, from a template for one recipe on this cluster (tools/launch/jobset.yaml).
+"""Export nodes as Kubernetes JobSets, from a template for one recipe on this cluster (jobset.yaml).
 
 A JobSet has all nodes with the same root; each is a replicated job that depends on its parent's completion
 (`dependsOn`, JobSet 0.8 or later). Nodes that share no stage are in separate JobSets, so that they neither wait for
@@ -17,6 +17,9 @@ from pathways_lite.errors import UserError
 from pathways_lite.studies.executor import train_arguments
 from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import node_chain
+
+TEMPLATE = Path(__file__).with_name("jobset.yaml")
+"""The template that comes with the package, to be copied and filled in for a cluster."""
 
 _MAX_NAME_LENGTH = 40  # characters; with a job's name and index a pod's name must stay below 63
 
@@ -69,7 +72,7 @@ def _read_template(template: Path) -> dict[str, Any]:
         (_,) = job["template"]["spec"]["template"]["spec"]["containers"]
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{template} is not a JobSet with one replicated job with one container ({error!r}); start from "
-            "tools/launch/jobset.yaml and give its path with --template"
+            f"{template} is not a JobSet with one replicated job with one container ({error!r}); start from a copy of "
+            f"{TEMPLATE} and give its path with --template"
         ) from error
     return dict(pattern)

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pathways_lite.console import Console
 from pathways_lite.studies.store import StudyStore, read_tail
 from pathways_lite.tracking.log import LOG
 

@@ -7,10 +7,10 @@ import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.comparison.benchmarks import normalized_perplexity
 from pathways_lite.comparison.compare import Arm, Comparison
 from pathways_lite.comparison.curves import domain_value, read_curve
@@ -25,8 +25,8 @@ from pathways_lite.studies.plan import StudyPlan
 from pathways_lite.studies.store import State
 from pathways_lite.studies.study import node_chain
 from pathways_lite.tracking.formatting import duration, si
-from pathways_lite.tracking.page import page, paragraph, picture, section, table
-from pathways_lite.tracking.plot_style import style, to_svg
+from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
+from pathways_lite.tracking.plot_style import save_figure, style, to_svg
 from pathways_lite.tracking.run_data import RunData, read_run
 
 
@@ -35,7 +35,7 @@ class Findings:
     """The contents of a report."""
 
     plan: StudyPlan
-    command: Sequence[str]  # the study's file, overrides and options, as typed after `study VERB`
+    command: Sequence[str]  # the study's file, overrides and options, as typed after `study COMMAND`
     runs: dict[str, RunData]  # finished recipes by label
     arms: list[Arm]  # with at least one finished run
     results: Results | None  # None if nothing can be compared yet
@@ -53,14 +53,14 @@ def write_report(findings: Findings) -> list[Path]:
     (out / "figures").mkdir(parents=True, exist_ok=True)
     pictures = _figures(findings)
     paths = [out / "report.html", out / "results.csv"]
-    paths[0].write_text(render(findings, pictures), encoding="utf-8")
+    write_text_atomically(paths[0], render(findings, pictures), shared=True)
     write_csv(paths[1], findings.results, findings.by_domain)
     with style("light") as palette:
         for item in pictures:
             figure = item.draw(palette)
             for suffix in ("png", "svg"):
                 paths.append(out / "figures" / f"{item.name}.{suffix}")
-                figure.savefig(paths[-1], dpi=160, facecolor="white")
+                save_figure(figure, paths[-1])
     return paths
 
 
@@ -190,7 +190,7 @@ def _domains_section(findings: Findings) -> str:
     header = ["domain", "arm", "loss", "difference", "bits per byte", "perplexity per byte"]
     note = (
         "Perplexity per byte is Languini's normalized perplexity, exp(nats / bytes of text); like bits per byte, it "
-        "does not depend on the tokenizer."
+        "does not depend on the tokenizer. *: it is not a code length where the tokenizer loses text."
     )
     return section("By domain", table(header, rows, caption=caption), paragraph(note, "note"))
 
@@ -199,12 +199,13 @@ def _domain_row(findings: Findings, domain: str, arm: Arm) -> list[str]:
     metric = Metric(domain=domain)
     results = [findings.runs[curve.name].stages[-1].evaluation for curve in arm.curves]
     loss = statistics.fmean(domain_value(result, metric) for result in results)
-    bits = statistics.fmean(domain_value(result, Metric(unit="bits_per_byte", domain=domain)) for result in results)
+    bits = statistics.fmean(result[domain]["bits_per_byte"] for result in results)
+    mark = "*" if any(result[domain].get("lossy") for result in results) else ""
     perplexity = statistics.fmean(
         normalized_perplexity(result[domain]["nll"], result[domain]["bytes"]) for result in results
     )
     difference = _format_difference(findings, domain, arm.name)
-    return [domain, arm.name, f"{loss:.4f}", difference, f"{bits:.4f}", f"{perplexity:.4f}"]
+    return [domain, arm.name, f"{loss:.4f}", difference, f"{bits:.4f}{mark}", f"{perplexity:.4f}{mark}"]
 
 
 def _format_difference(findings: Findings, domain: str, arm: str) -> str:
@@ -288,7 +289,7 @@ def _failures_section(findings: Findings) -> str:
 def _commands_section(findings: Findings) -> str:
     plan = findings.plan
     study = shlex.join(findings.command)
-    lines = [f"pathways-lite study {verb} {study}" for verb in ("plan", "run", "report")]
+    lines = [f"pathways-lite study {command} {study}" for command in ("plan", "run", "report")]
     nodes = [
         f"# {planned.node.label}\n"
         + shlex.join(["pathways-lite", *train_arguments(plan.store.run_directory(identity))])

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from pathways_lite.comparison.metric import Metric
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
 from pathways_lite.recipe import Frozen, Recipe, Stage, apply_overrides, stage_identity
 from pathways_lite.recipe.load import load_from_python
 from pathways_lite.recipe.stage import Name
@@ -63,7 +64,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
 
     Raises UserError if the file is missing, has no `study()`, or describes something invalid.
     """
-    study = load_from_python(Path(path), Study, "configs/studies/palm_against_llama.py")
+    study = load_from_python(local_path(path), Study, "configs/studies/palm_against_llama.py")
     arms = {name: [apply_overrides(recipe, overrides) for recipe in recipes] for name, recipes in study.arms.items()}
     return Study.model_validate({**dict(study), "arms": arms})
 

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+NOT_A_CODE_LENGTH = "* not a code length: the tokenizer loses text, so these bits per byte compare with nothing."
+
 
 def si(value: float, unit: str = "") -> str:
     """Format three significant digits with an SI prefix: 203e9, "FLOP/s" is "203 GFLOP/s"; 5.81e6 alone is "5.81 M"."""
-    prefixes = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
+    prefixes = (
+        ("Y", 1e24),
+        ("Z", 1e21),
+        ("E", 1e18),
+        ("P", 1e15),
+        ("T", 1e12),
+        ("G", 1e9),
+        ("M", 1e6),
+        ("k", 1e3),
+        ("", 1.0),
+    )
     # Compared after rounding, so that 999,999 becomes "1 M" rather than "1000 k".
     prefix, factor = next((pair for pair in prefixes if abs(value) >= 0.9995 * pair[1]), prefixes[-1])
     return f"{float(f'{value / factor:.3g}'):.4g} {prefix}{unit}".rstrip()
@@ -21,3 +36,13 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def bits_per_byte(result: Mapping[str, Any], digits: int = 4) -> str:
+    """Format the bits per byte of a held-out result, marked where the tokenizer loses text."""
+    return f"{result['bits_per_byte']:.{digits}f}{'*' if result.get('lossy') else ''}"
+
+
+def lossy_note(results: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return what the mark of `bits_per_byte` means; None if no result has it."""
+    return NOT_A_CODE_LENGTH if any(result.get("lossy") for result in results) else None

@@ -217,7 +217,7 @@ def _remove_torn_line(path: Path) -> None:
 
 def _rewrite_durably(path: Path, content: bytes) -> None:
     """Replace the file's content: a crash or a power cut leaves the old file or the new one, never a part."""
-    with replace_atomically(path, sync=True) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_bytes(content)
 
 

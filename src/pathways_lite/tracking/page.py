@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import html
 from collections.abc import Sequence
-from html import escape
+
+from pathways_lite.console import escape_controls
 
 # Light or dark by the reader's setting; a single column that is readable on a phone without zooming.
 _CSS = """
@@ -48,6 +50,11 @@ pre .prompt { color: var(--link); font-weight: 600; }
 details summary { cursor: pointer; }
 @media print { main { max-width: none; padding: 0; } pre, figure, tr { break-inside: avoid; } }
 """
+
+
+def escape(text: str) -> str:
+    """Return the HTML that shows a text as it is, its control characters as escapes."""
+    return html.escape(escape_controls(text))
 
 
 def page(title: str, body: str) -> str:

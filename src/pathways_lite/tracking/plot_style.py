@@ -6,11 +6,15 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from pathways_lite.atomic_file import replace_atomically
+from pathways_lite.console import escape_controls
 
 Theme = Literal["light", "dark"]
 
@@ -72,9 +76,28 @@ def style(theme: Theme) -> Iterator[Palette]:
         yield palette
 
 
+def label_text(name: str) -> str:
+    """Return a name from data for use in a figure: without control characters, formulas and hidden entries."""
+    text = escape_controls(name, one_line=True).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text  # matplotlib leaves such labels out of legends
+
+
 def to_svg(figure: Figure) -> str:
     """Render the figure as SVG text with a transparent background. Call it within `style`."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
+    text = escape_controls(file.getvalue())
     return text[text.index("<svg") :]
+
+
+def save_figure(figure: Figure, path: Path, *, dpi: int = 160) -> None:
+    """Write the figure atomically, in the format that the suffix of `path` names. Raises OSError."""
+    suffix = path.suffix.removeprefix(".").lower()
+    content = io.BytesIO()
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix)
+    figure.savefig(content, format=suffix, dpi=dpi, facecolor="white", metadata=metadata)
+    written = content.getvalue()
+    if suffix == "svg":  # a control character would make it ill-formed
+        written = escape_controls(written.decode()).encode()
+    with replace_atomically(path, shared=True) as temporary:
+        temporary.write_bytes(written)

@@ -13,7 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from pathways_lite.tracking.log import Row
-from pathways_lite.tracking.plot_style import Palette, Theme, annotate, line_style, style, to_svg
+from pathways_lite.tracking.plot_style import (
+    Palette,
+    Theme,
+    annotate,
+    label_text,
+    line_style,
+    save_figure,
+    style,
+    to_svg,
+)
 from pathways_lite.tracking.run_data import RunData, smooth
 
 _AVERAGE_WEIGHTS = "average_domain_weights"
@@ -27,7 +36,7 @@ def save_curves(run: RunData, *paths: str | Path) -> None:
     with style("light") as palette:
         figure = _draw_curves(run, palette)
         for path in paths:
-            figure.savefig(path, dpi=160, facecolor="white")
+            save_figure(figure, Path(path))
 
 
 def curves_svg(run: RunData, theme: Theme) -> str:
@@ -77,7 +86,7 @@ def _stage_rows(run: RunData) -> list[_StageRows]:
 def _draw_curves(run: RunData, palette: Palette) -> Figure:
     stages = _stage_rows(run)
     panels: list[tuple[float, Callable[[Axes], None]]] = [(3.0, lambda ax: _draw_loss(ax, stages, palette))]
-    if any(stage.evals for stage in stages):
+    if any(row["domains"] for stage in stages for row in stage.evals):
         baselines = run.latest_summary("compressors") or {}
         panels.append((2.6, lambda ax: _draw_held_out(ax, stages, baselines, palette)))
     if any("domain_weights" in row for stage in stages for row in stage.train):
@@ -151,14 +160,15 @@ def _draw_held_out(
             bits = [row["domains"][domain].get("bits_per_byte", np.nan) for row in rows]
             ax.plot(
                 _column(rows, "tokens"), bits, linewidth=1.4, markersize=4.5, markevery=1 + len(rows) // 20,
-                label=domain if stage is stages[0] else "_", **line,
+                label=label_text(domain) if stage is stages[0] else "_", **line,
             )  # fmt: skip
         xz = baselines.get(domain, {}).get("xz -9")
         if xz is not None:
             ax.axhline(xz, color=line["color"], linewidth=0.9, linestyle=line["linestyle"], alpha=0.7)
-            text = f"xz -9, {domain}: {xz:.2f}"
+            text = f"xz -9, {label_text(domain)}: {xz:.2f}"
             annotate(ax, text, (1, xz), ("axes fraction", "data"), (-4, 3), ha="right", color=line["color"])
-    ax.set_ylabel("held-out bits per byte")
+    lossy = any(result.get("lossy") for stage in stages for row in stage.evals for result in row["domains"].values())
+    ax.set_ylabel("held-out bits per byte" + (" (not a code length)" if lossy else ""))
     ax.legend()
 
 
@@ -167,13 +177,21 @@ def _draw_domain_weights(ax: Axes, stages: Sequence[_StageRows], palette: Palett
     weight_rows = [[row for row in stage.train if "domain_weights" in row] for stage in stages]
     domains = list(dict.fromkeys(name for rows in weight_rows for row in rows for name in row["domain_weights"]))
     for i, domain in enumerate(domains):
-        line, label = line_style(i, palette), domain
+        line, name_in_legend = line_style(i, palette), label_text(domain)
         for rows in filter(None, weight_rows):
             tokens = _column(rows, "tokens")
             current, average = ([row[name][domain] for row in rows] for name in ("domain_weights", _AVERAGE_WEIGHTS))
             ax.plot(tokens, current, color=line["color"], alpha=0.35, linewidth=0.8)
-            ax.plot(tokens, average, linewidth=1.4, markersize=4.5, markevery=1 + len(rows) // 20, label=label, **line)
-            label = "_"
+            ax.plot(
+                tokens,
+                average,
+                linewidth=1.4,
+                markersize=4.5,
+                markevery=1 + len(rows) // 20,
+                label=name_in_legend,
+                **line,
+            )
+            name_in_legend = "_"
     ax.set_ylabel("learned weight")
     ax.legend(ncols=2)
 
@@ -288,7 +306,7 @@ def draw_densities(densities: Mapping[str, np.ndarray], path: Path) -> None:
                 color = "white" if density > 0.6 else palette.ink
                 ax.text(layer, array_index, f"{100 * density:.0f}", ha="center", va="center", fontsize=7.5, color=color)
         figure.colorbar(image, ax=ax, label="active weights (%)")
-        figure.savefig(path, dpi=160)
+        save_figure(figure, path)
 
 
 # ---- shared ----

@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pathways_lite.tracking.formatting import duration, si
+from pathways_lite.console import Console, escape_controls
+from pathways_lite.tracking.formatting import bits_per_byte, duration, si
 
 # Weight of the newest loss in the displayed average. Steps differ in difficulty; a tenth makes the trend readable.
+_MAX_DOMAINS = 20  # shown after an evaluation
 _SMOOTHING = 0.1
 
 
@@ -93,9 +95,13 @@ class Progress:
             self._printed_at = now
             self._print_line(self.status_line())
 
-    def show_evaluation(self, step: int, bits_per_byte: Mapping[str, float]) -> None:
-        """Show the bits per byte of each domain after `step` steps, which need not be a logged step."""
-        result = ", ".join(f"{domain} {bits:.3f}" for domain, bits in bits_per_byte.items()) + " bits per byte"
+    def show_evaluation(self, step: int, domains: Mapping[str, Mapping[str, Any]]) -> None:
+        """Show the bits per byte of each held-out domain after `step` steps, which need not be a logged step."""
+        if not domains:
+            return
+        shown = list(domains.items())[:_MAX_DOMAINS]
+        more = f" and {len(domains) - len(shown)} more domains" if len(domains) > len(shown) else ""
+        result = ", ".join(f"{name} {bits_per_byte(result, 3)}" for name, result in shown) + f"{more} bits per byte"
         self.status = replace(self.status, evaluation=result)
         if self._live is None:
             self._print_line(f"{self.title}: step {step:,}: held out: {result}")
@@ -165,8 +171,11 @@ class Progress:
 
     def _print_line(self, line: str) -> None:
         # One write per line: lines of other processes cannot tear it. No wrapping: a file has no width.
-        self.console.file.write(line + "\n")
-        self.console.file.flush()
+        try:
+            self.console.file.write(escape_controls(line, one_line=True) + "\n")
+            self.console.file.flush()
+        except BrokenPipeError:
+            self.console.on_broken_pipe()
 
     def _render(self) -> Group:
         status = self.status

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.ledger import Ledger
 from pathways_lite.run_directory import RunDirectory
-from pathways_lite.tracking.formatting import duration, si
-from pathways_lite.tracking.page import page, paragraph, picture, section, table
+from pathways_lite.tracking.formatting import duration, lossy_note, si
+from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
 from pathways_lite.tracking.plots import curves_svg, save_curves, speed_svg
 from pathways_lite.tracking.run_data import NOT_COMPARABLE, RunData, StageData, read_run
 
@@ -25,7 +25,7 @@ def write_report(run_directory: str | Path, path: str | Path | None = None) -> P
     """
     run = read_run(run_directory)
     path = Path(path) if path is not None else RunDirectory(run.directory).report
-    path.write_text(render(run), encoding="utf-8")
+    write_text_atomically(path, render(run), shared=True)
     return path
 
 
@@ -78,6 +78,8 @@ def _results_section(run: RunData) -> str:
         rows.append(_result_row("all", *combined, names))
     header = ["domain", "loss (nats/token)", "perplexity", "bits per byte", *names]
     caption = f"Stage {stage.name}, held-out documents."
+    if note := lossy_note(results.values()):
+        caption += f" {note}"
     if names:
         caption += " Compressors: bits per byte of the same text."
     verdicts = [_verdict(domain, result, baselines.get(domain, {})) for domain, result in results.items()]
@@ -114,6 +116,7 @@ def _denoisers_table(stage: StageData) -> str:
 def _result_row(domain: str, result: Mapping[str, Any], baseline: Mapping[str, float], names: list[str]) -> list[str]:
     digits = {"loss": 4, "perplexity": 2, "bits_per_byte": 4}
     values = [_format_fixed(result.get(name), n_digits) for name, n_digits in digits.items()]
+    values[-1] += "*" if result.get("lossy") else ""
     return [domain, *values, *(_format_fixed(baseline.get(name), 4) for name in names)]
 
 
@@ -126,6 +129,8 @@ def _combined_results(
     nll, tokens, size = (sum(result[name] for result in results.values()) for name in ("nll", "tokens", "bytes"))
     loss = nll / tokens
     model_result = {"loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_byte": nll / (math.log(2) * size)}
+    if any(result.get("lossy") for result in results.values()):
+        model_result["lossy"] = True
     compressors = set.intersection(*(set(baselines.get(domain, {})) for domain in results))
     baseline_result = {
         name: sum(baselines[domain][name] * result["bytes"] for domain, result in results.items()) / size
@@ -137,7 +142,7 @@ def _combined_results(
 def _verdict(text_name: str, result: Mapping[str, Any], baseline: Mapping[str, float]) -> str:
     """Say in a sentence whether the model beats xz; empty if one of the two numbers is missing."""
     bits, xz = result.get("bits_per_byte"), baseline.get("xz -9")
-    if bits is None or xz is None or not math.isfinite(bits):
+    if bits is None or xz is None or not math.isfinite(bits) or result.get("lossy"):
         return ""
     difference = abs(1 - bits / xz)
     bits_against_xz = f"{bits:.3f} against {xz:.3f} bits per byte"

@@ -26,6 +26,7 @@ import numpy as np
 
 from pathways_lite.errors import UserError
 from pathways_lite.json_values import restore_floats
+from pathways_lite.paths import local_path
 from pathways_lite.recipe.stage import NAME_PATTERN
 from pathways_lite.tracking.log import LOG, TIMINGS, Row, read_log
 
@@ -101,7 +102,7 @@ class RunData:
 
 def read_run(directory: str | Path) -> RunData:
     """Read the run in `directory`. Raises UserError if there is none."""
-    directory = Path(directory)
+    directory = local_path(directory)
     problems: list[str] = []
     recipe = _read_object(directory / RECIPE, problems)
     if not recipe and not problems:

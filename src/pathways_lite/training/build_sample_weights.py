@@ -69,12 +69,21 @@ def _learned_weights(spec: StageSpec, layout: Layout, rule: DoReMi | DoGE) -> Sa
     )
 
 
+def require_domains_to_weight(spec: StageSpec) -> None:
+    """Raise UserError where a stage learns weights of fewer than two domains, or for a target that it does not read.
+
+    Where an earlier stage has yet to learn what this one reads, all domains with a sequence count as read.
+    """
+    if spec.stage.domain_weights is not None:
+        _active_domains(spec)
+
+
 def _active_domains(spec: StageSpec) -> np.ndarray:
     """The domains whose weights are learned, bool [D]: those that are read, except the target."""
     data, names = spec.stage.data, spec.store.domains
     windows = windows_per_domain(spec.store, data.seq_len)
     read = np.asarray(windows) > 0
-    if data.mixture is not None:
+    if data.mixture is not None and not data.mixture.untrained_stages:
         read = np.any(np.asarray(phase_shares(data.mixture, windows, names, spec.timeline)) > 0, axis=0)
     if (target := getattr(spec.stage.domain_weights, "target", None)) is not None:
         if target not in [name for name, is_read in zip(names, read, strict=True) if is_read]:

@@ -51,7 +51,7 @@ def compare_with_compressors(evaluator: StageEvaluator) -> dict[str, dict[str, f
     """Compute bits per byte of general compressors, per domain, on the same bytes that the evaluation scores."""
     tokenizer = evaluator.store.tokenizer()
     return {
-        domain: compressed_bits_per_byte(tokenizer.decode(tokens[1:].tolist()).encode() for tokens, _ in documents)
+        domain: compressed_bits_per_byte(tokenizer.decode(d.tokens[1:].tolist()).encode() for d in documents)
         for domain, documents in evaluator.documents.items()
     }
 
@@ -71,7 +71,7 @@ def environment() -> dict[str, str]:
 def sample_continuation(evaluator: StageEvaluator, params: Any, domain: str) -> dict[str, Any]:
     """Continue the beginning of a held-out document; the same for the same parameters."""
     tokenizer = evaluator.store.tokenizer()
-    document: np.ndarray = max((tokens for tokens, _ in evaluator.documents[domain]), key=len)
+    document: np.ndarray = max((document.tokens for document in evaluator.documents[domain]), key=len)
     prompt = tokenizer.decode(document[1 : 1 + PROMPT_TOKENS].tolist())
     text = generate(
         evaluator.stage.model,
@@ -95,7 +95,7 @@ def evaluate_infilling_tasks(evaluator: StageEvaluator, params: Any) -> dict[str
     prompt_format = PromptFormat.from_objective(stage.objective, store.eod)
     ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size, "eod": store.eod}
     infilling_format = prompt_format if prompt_format.infill_format is not None else PromptFormat.for_untrained(**ids)
-    documents = [tokens for domain in evaluator.documents.values() for tokens, _ in domain]
+    documents = [document.tokens for domain in evaluator.documents.values() for document in domain]
     results = evaluate_infilling(stage.model, params, infilling_format, documents, stage.data.seq_len)
     prefix = evaluate_prefix(stage.model, params, prompt_format, documents, stage.data.seq_len)
     return results | ({"prefix": prefix} if prefix else {})

@@ -48,8 +48,10 @@ def require_growth(recipe: Recipe, index: int) -> None:
     start = stage.start
     if not isinstance(start, Grow):
         return
+    spec = StageSpec(recipe, index)
+    spec.timeline  # noqa: B018  # its errors are of pruning, not of growth
     try:
-        StageSpec(recipe, index).growth_masks  # noqa: B018
+        spec.growth_plan, spec.growth_masks  # noqa: B018
     except UserError as error:
         raise UserError(f"stages.{stage.name}.start={type(start.operator).__name__}: {error}") from error
     before = recipe.stages[index - 1].optimizer
@@ -89,12 +91,6 @@ def grow_checkpoint(
     else:  # the parameters that were being trained, which may differ from those to evaluate
         params = small.trained_params_like(abstract_small)
         abstract_moments = jax.eval_shape(small.components.optimizer.init, abstract_small)
-        expected: Any = jax.tree.structure(components.abstract_state.opt_state)
-        if jax.tree.structure(abstract_moments) != expected:
-            raise UserError(
-                f"stages.{spec.stage.name}.start.optimizer={start.optimizer!r}, but the optimizer's options give it "
-                "another state; use 'reset', or the options of the stage before"
-            )
         abstract_moments = layout.abstract_like_parameters(abstract_moments, abstract_small)
         moments = restore(small.path, abstract_moments, "opt_state").arrays
     maps, spent = None, Ledger()
@@ -108,9 +104,14 @@ def grow_checkpoint(
 
 # ---- in memory ----
 
-MOMENTS = {"nu": 2, "second": 2, "z": 0}
-"""What an optimizer's copy of the parameters' tree averages, by its name in optax: 2, squares of gradients; 0,
-parameters. Everything else averages gradients."""
+QUANTITIES = {
+    "nu": growth.Quantity.SQUARED_GRADIENT,
+    "second": growth.Quantity.SQUARED_GRADIENT,
+    "first": growth.Quantity.UPDATE,  # Adafactor's, in proportion to the RMS of the parameter
+    "z": growth.Quantity.PARAMETER,
+}
+"""What an optimizer's copy of the parameters' tree holds, by its name in the state. Everything else, as AdamW's, Lion's
+and Muon's `mu` and SGD's `trace`, holds gradients."""
 
 
 def grow_function(components: Components) -> Any:
@@ -132,18 +133,32 @@ def _grow_state(components: Components, params: Any, maps: Any, moments: Any) ->
     state = init_state(grown, components.optimizer, step_key)
     if start.optimizer == "reset":
         return state
+    opt_state = grow_optimizer_state(start, plan, state.opt_state, moments, key, placement)
+    return state._replace(opt_state=opt_state)
+
+
+def grow_optimizer_state(
+    start: Grow, plan: growth.GrowthPlan, fresh: Any, old: Any, key: jax.Array, place: growth.Placement
+) -> Any:
+    """Grow an optimizer's state as `start.optimizer` says; `key` is the parameters'.
+
+    Args:
+      fresh: the grown model's state before any update.
+      old: the small model's, of the same optimizer.
+    """
     specs = {spec.name: spec for spec in jax.tree.leaves(models.param_specs(plan.target))}
 
-    def grow_moment(path: Any, new: jax.Array, old: jax.Array) -> jax.Array:
-        """Grow one array of the optimizer's state: the end of a moment's path is its parameter's name."""
+    def grow_array(path: Any, new: jax.Array, old: jax.Array) -> jax.Array:
+        """Grow one array of the state: the end of a moment's path is its parameter's name."""
         keys = [jax.tree_util.keystr((key,), simple=True) for key in path]
         candidates = ((keys[i - 1], specs.get(".".join(keys[i:]))) for i in range(1, len(keys)))
         kind, spec = next(((kind, spec) for kind, spec in candidates if spec is not None), ("", None))
         if start.optimizer == "keep" or spec is None:
             return old if old.shape == new.shape else new
-        return growth.grow_param(plan, spec, old, key, noise=0.0, moment=MOMENTS.get(kind, 1), place=placement)
+        quantity = QUANTITIES.get(kind, growth.Quantity.GRADIENT)
+        return growth.grow_param(plan, spec, old, key, noise=start.noise, quantity=quantity, place=place)
 
-    return state._replace(opt_state=jax.tree.map_with_path(grow_moment, state.opt_state, moments))
+    return jax.tree.map_with_path(grow_array, fresh, old)
 
 
 # ---- training LiGO's maps, before the stage that they initialize ----

@@ -20,7 +20,7 @@ def resolve_merge(start: Merge, stage: str) -> Merge:
     Raises UserError where there are none, too few, or others than were recorded.
     """
     if not start.checkpoints:
-        raise UserError(f"stages.{stage}.start=Merge() needs checkpoints; give of=('runs/a', 'runs/b')")
+        raise UserError(f"stages.{stage}.start=Merge() needs checkpoints; give checkpoints=('runs/a', 'runs/b')")
     ingredients = [resolved for ingredient in start.checkpoints for resolved in _resolve(ingredient, start, stage)]
     return Merge(checkpoints=tuple(ingredients))
 

@@ -24,6 +24,7 @@ from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
 from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.ledger import Ledger
+from pathways_lite.paths import local_path
 from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.components import Components
@@ -124,14 +125,29 @@ class TrainedModel:
         return self.params_like((start_of or self.components).abstract_state.params)
 
     def trained_params_like(self, abstract: Any) -> Any:
-        """Read the parameters that were being trained, shaped and placed as `abstract`; see `require_unmasked`."""
-        self.require_unmasked()
+        """Read the parameters that were being trained, shaped and placed as `abstract`.
+
+        Raises UserError where the model does not compute with these yet, but with what masks of growth leave of them.
+        """
+        self.require_full_growth("use optimizer='reset'")
         return restore(self.path, abstract, "params").arrays
 
-    def require_unmasked(self) -> None:
-        """Raise UserError where the model does not compute with its parameters yet, but under masks of growth."""
-        if self.spec.growth_masks is not None and self.manifest.step < self.spec.timeline.total_steps:
-            raise UserError(f"{self.path}: growth is under way, and its masks stay behind; use optimizer='reset'")
+    def require_full_growth(self, instead: str) -> None:
+        """Raise UserError where masks of growth still hide a part of the parameters; `instead` says what to do."""
+        if (step := self.manifest.step) < (end := self.spec.growth_end):
+            raise UserError(
+                f"{self.path}: growth is under way at step {step}, and its masks, which hide a part of the parameters "
+                f"until step {end}, would be lost; {instead}"
+            )
+
+    def require_stored_params(self, instead: str) -> None:
+        """Raise UserError where the model computes with other parameters than the arrays that are stored.
+
+        These are schedule-free's average and parameters under masks of growth; `instead` says what to do.
+        """
+        if self.stage.optimizer.averages_params:
+            raise UserError(f"{self.path} was trained schedule-free, and its average is not stored; {instead}")
+        self.require_full_growth(f"{instead}, or take a later checkpoint")
 
     def params_like(self, abstract: Any) -> Any:
         """Read the parameters to evaluate, shaped and placed as `abstract`."""
@@ -203,7 +219,7 @@ def newest_checkpoints(
         valid: list[Path] = []
         problems: list[str] = []
         replaced = False  # by a run that is training, since they were listed
-        for candidate in map(Path, coordination.run_on_primary(lambda: _candidates(Path(path)))):
+        for candidate in map(Path, coordination.run_on_primary(lambda: _candidates(local_path(path)))):
             if valid and candidate.parent != valid[0].parent:
                 break
             if not examined or (finding := verify_checkpoint(candidate)).ok:

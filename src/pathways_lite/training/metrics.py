@@ -77,7 +77,7 @@ class MetricWriter:
         """Record held-out results per domain (`HeldOutLoss.to_json`) and per denoiser, if the objective has any."""
         values = {"domains": domains, "denoisers": denoisers} if denoisers else {"domains": domains}
         self._write("eval", step, values)
-        self._progress.show_evaluation(step, {name: result["bits_per_byte"] for name, result in domains.items()})
+        self._progress.show_evaluation(step, domains)
         self._evaluations[step] = values
 
     def has_evaluation(self, step: int) -> bool:

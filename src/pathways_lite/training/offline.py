@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ from pathways_lite.data.order import DataCursor
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.methods import growth, merging
-from pathways_lite.recipe import Adafactor, Grow, Ingredient, LiGO, Merge, Model, Stage
+from pathways_lite.recipe import Adafactor, Grow, Ingredient, LiGO, Merge, Model, Prune, Stage
 from pathways_lite.training.init_merging import furthest_cursor, merge_cost, merge_lineage, require_same_model
 from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.load import TrainedModel
 from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.step import TrainState
+from pathways_lite.training.stored_masks import grown_masks, mask_arrays, merged_masks
 
 CHUNK_NBYTES = 1 << 26
 """Size of the chunks in which an array that is not stacked is copied or averaged."""
@@ -59,6 +60,9 @@ def grow_offline(small: TrainedModel, start: Grow, target: Model, out: Path, rep
         f"params.{array.name}": _stream_grown(plan, array, manifest, reader, key, start.noise, report)
         for array in arrays
     }
+    masks = grown_masks(plan, start.noise, manifest, reader)
+    spec = _with_masks(spec, small.stage.pruning, mask_arrays(manifest), masks, report)
+    streamed |= masks
 
     def check() -> None:
         for array in arrays:
@@ -74,9 +78,10 @@ def plan_offline_growth(small: TrainedModel, start: Grow, target: Model) -> grow
     plan = None if isinstance(start.operator, LiGO) else growth.plan_growth(start, small.stage.model, target)
     if plan is None or plan.masked:
         raise UserError(
-            f"operator {kind!r} works while the grown model trains; use it as a stage's start: Grow(operator={kind}())"
+            f"operator {kind!r} works while the grown model trains; use it as a stage's start: "
+            f"start=Grow(operator={type(start.operator).__name__}())"
         )
-    _refuse_unstored_average(small, "grow it in a recipe")
+    small.require_stored_params("grow it in a recipe, by start=Grow(...)")
     return plan
 
 
@@ -194,11 +199,13 @@ def merge_offline(
     for model in ingredients:
         require_same_model(model, first.stage.model)
         require_parameters(model, model.manifest)
-        _refuse_unstored_average(model, "merge in a recipe")
+        model.require_stored_params("merge it in a recipe, by start=Merge(...)")
     readers = [open_checkpoint(model.path)[1] for model in ingredients]
     names = [f"params.{array.name}" for array in jax.tree.leaves(models.param_specs(first.stage.model))]
     normalized = merging.normalized_weights(weights)
     streamed = {name: _stream_merged(name, first, readers, normalized, report) for name in names}
+    masks = merged_masks([model.manifest for model in ingredients], readers)
+    streamed |= masks
 
     def check() -> None:
         for model, reader in zip(ingredients, readers, strict=True):
@@ -209,6 +216,8 @@ def merge_offline(
         for model, weight in zip(ingredients, weights, strict=True)
     )
     spec = next_stage(first, "merged", start=Merge(checkpoints=named))
+    pruned = {name for model in ingredients for name in mask_arrays(model.manifest)}
+    spec = _with_masks(spec, first.stage.pruning, pruned, masks, report)
     cursor = furthest_cursor(ingredients, spec.stage)
     meta = initial_meta(spec, cursor, merge_cost(ingredients), merge_lineage(ingredients))
     return write_streamed(out, 0, streamed, meta, check)
@@ -241,7 +250,11 @@ def _stream_merged(
 
 
 def next_stage(trained: TrainedModel, name: str, **fields: Any) -> StageSpec:
-    """Return a stage after that of `trained`, like it but for `fields`, called `name` or `name`_again."""
+    """Return a stage after that of `trained`, like it but for `fields`, called `name` or `name`_again.
+
+    Unless `fields` has it, it neither prunes nor weights samples: nothing of that is in a checkpoint of parameters.
+    """
+    fields = {"pruning": None, "reweighting": None, "domain_weights": None, **fields}
     stages = trained.spec.recipe.stages[: trained.spec.index + 1]
     while name in {stage.name for stage in stages}:
         name += "_again"
@@ -260,6 +273,13 @@ def meta_from(trained: TrainedModel, spec: StageSpec) -> dict[str, Any]:
     return initial_meta(spec, trained.cursor_for(spec.stage), trained.cost, trained.manifest.digest)
 
 
-def _refuse_unstored_average(model: TrainedModel, instead: str) -> None:
-    if model.stage.optimizer.averages_params:
-        raise UserError(f"{model.path} was trained schedule-free, and its average is not stored; {instead}")
+def _with_masks(
+    spec: StageSpec, prune: Prune | None, pruned: Collection[str], masks: Collection[str], report: Callable[[str], None]
+) -> StageSpec:
+    """Return the stage with the pruning that `masks` are of; say where the masks of `pruned` arrays are lost."""
+    if masks:
+        stage = spec.stage.model_copy(update={"pruning": prune})
+        return StageSpec(spec.recipe.model_copy(update={"stages": (*spec.recipe.stages[:-1], stage)}), spec.index)
+    if pruned:
+        report("the masks of pruning are not carried over: what was pruned stays zero, and trains like other weights")
+    return spec

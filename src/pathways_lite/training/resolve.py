@@ -34,6 +34,7 @@ from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.check_chain import require_trainable
 from pathways_lite.training.init_growth import require_growth
 from pathways_lite.training.init_merging import resolve_merge
+from pathways_lite.training.kept_optimizer import require_kept_optimizer, require_stored_optimizer
 from pathways_lite.training.load import TrainedModel, load_final, load_model
 from pathways_lite.training.stage import reference_of
 
@@ -47,6 +48,7 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     """
     for index in range(len(recipe.stages)):
         require_growth(recipe, index)
+        require_kept_optimizer(recipe, index)
     resolved = recipe.model_copy(update={"stages": ()})
     for stage in recipe.stages:
         stage = resolve_checkpoint_refs(_resolve_stage(stage), resolved)
@@ -65,6 +67,7 @@ def _resolve_stage(stage: Stage) -> Stage:
     if isinstance(stage.start, Restore):
         model = load_model(stage.start.path, report=None)
         model.require_recorded(stage.start.digest, stage.name, stage.start.path, "set start.digest=none")
+        require_stored_optimizer(stage, model)
         start = stage.start.model_copy(update={"digest": model.manifest.digest})
         stage = stage.model_copy(update={"start": start})
     if isinstance(stage.start, Merge):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.metadata
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -10,21 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from pathways_lite.checkpoints import CheckpointManager
+from pathways_lite.console import Console, Table
+from pathways_lite.data.notes import training_notes
 from pathways_lite.distributed import coordination
+from pathways_lite.distributed.agreement import require_same, require_shared_directory
 from pathways_lite.distributed.monitor import FailureMonitor, Watchdog
 from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Timeline
+from pathways_lite.paths import local_path
 from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
+from pathways_lite.recipe.identity import flatten
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
 from pathways_lite.signals import Interrupted, StopSignals
-from pathways_lite.tracking.formatting import si
+from pathways_lite.tracking.formatting import bits_per_byte, lossy_note, si
 from pathways_lite.tracking.log import LOG, NullLog, RunLog
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
@@ -36,8 +41,9 @@ from pathways_lite.training.final_evaluation import summarize
 from pathways_lite.training.initialize import initialize_stage, restore_latest
 from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
+from pathways_lite.training.notes import stage_notes
 from pathways_lite.training.resolve import resolve_recipe, with_learned_weights
-from pathways_lite.training.stage import StageSpec, describe_data_start
+from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.trained import is_trained
 
 
@@ -55,7 +61,7 @@ class RunContext:
 
     def note(self, line: str) -> None:
         """Print a line for the user."""
-        self.console.print(line, highlight=False, markup=False)
+        self.console.print(line)
 
 
 # ---- training ----
@@ -83,14 +89,18 @@ def train_run(
         if not coordination.is_primary():
             console = Console(file=stack.enter_context(open(os.devnull, "w")))  # noqa: PTH123
         console = console or Console(stderr=True)
-        recipe = resolve_recipe(recipe)
-        run = RunDirectory(path)
-        note = lambda line: console.print(line, highlight=False, markup=False)  # noqa: E731
-        lock = RunLock(path, note=note, end_when_lost=True)
-        coordination.run_on_primary(lambda: _claim(stack, lock, run, recipe))
-        signals = stack.enter_context(StopSignals())
+        signals = StopSignals()
         stop = Stop(lambda: signals.requested or hooks.stop_requested())
         stack.enter_context(FailureMonitor(stop))
+        require_same(_settings(recipe) | {"--hang-timeout": hang_timeout})
+        recipe = resolve_recipe(recipe)
+        require_same(_settings(recipe))
+        run = RunDirectory(local_path(path))
+        note = functools.partial(console.print, highlight=False, markup=False)
+        lock = RunLock(run.path, note=note, end_when_lost=True)
+        coordination.run_on_primary(lambda: _claim(stack, lock, run, recipe))
+        require_shared_directory(run.path)
+        stack.enter_context(signals)
         watchdog = stack.enter_context(Watchdog(path, hang_timeout))
         context = RunContext(
             run, trackers if coordination.is_primary() else (), console, stop, watchdog, hooks, lock.require_held
@@ -102,7 +112,7 @@ def train_run(
                 recipe = with_learned_weights(recipe, index, run)
                 train_stage(Components(StageSpec(recipe, index)), context)
         except Interrupted:
-            console.print(f"Stopped. The same command continues from here ({path}).", highlight=False)
+            console.print(f"Stopped. The same command continues from here ({path}).")
         return stop.exit_status
 
 
@@ -122,6 +132,23 @@ def train_stage(components: Components, context: RunContext) -> None:
             peak = machine_peak(components.stage.model.dtype)
             summary = summarize(components, params, trainer.metric_writer.last_evaluation, peak_flops=peak)
             coordination.run_on_primary(lambda: _finish(components.stage, summary, context))
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """What all processes of a run must have in common: versions and the recipe, except for paths."""
+    packages = ("pathways-lite", "jax", "jaxlib", "orbax-checkpoint")
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    stages = {stage.name: _without_paths(stage.model_dump(mode="json")) for stage in recipe.stages}
+    return versions | {"seed": recipe.seed} | flatten(stages, "stages")
+
+
+def _without_paths(node: Any) -> Any:
+    """Leave out paths, which may differ between hosts; a resolved recipe has digests of what is there."""
+    if isinstance(node, list):
+        return [_without_paths(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {name: _without_paths(value) for name, value in node.items() if name not in ("corpus", "path")}
 
 
 def _claim(stack: contextlib.ExitStack, lock: RunLock, run: RunDirectory, recipe: Recipe) -> None:
@@ -168,13 +195,15 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
     compiler = StepCompiler(components)
     if (step := coordination.run_on_primary(lambda: checkpoints.newest) or 0) < steps:
         compiler.start(timeline.sequences_at(step))
+    for note in training_notes(spec.store, spec.stage.data.seq_len, spec.stage.evaluation.tokens):
+        progress.print_note(f"{spec.store.address}: {note}")
     if len(spec.store.domains) > 1 and spec.stage.data.mixture is not None:
         progress.print_note(_describe_epochs(spec))
+    for note in stage_notes(spec):
+        progress.print_note(note)
     with progress.show_phase("preparing"):
         saved = restore_latest(components, checkpoints, report=progress.print_note)
         start = saved or initialize_stage(components, run, context.stop.should_stop)
-    if saved is None and (begins := describe_data_start(spec.recipe, spec.index)):
-        progress.print_note(f"stage {spec.stage.name!r}: {begins}")
     timer = Timer(start.seconds)
     log: RunLog | NullLog = NullLog()
     if coordination.is_primary():
@@ -228,11 +257,14 @@ def draw_report(run: RunDirectory) -> None:
 
 def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, console: Console) -> None:
     """Print held-out results beside xz, one sample, and the path of the report."""
+    domains = summary["domains"]
     table = Table("held out", "bits per byte", "xz -9", "loss per token", title=f"stage {stage.name}")
-    for name, result in summary["domains"].items():
+    table.caption = lossy_note(domains.values())
+    for name, result in domains.items():
         xz = summary["compressors"][name]["xz -9"]
-        table.add_row(name, f"{result['bits_per_byte']:.4f}", f"{xz:.4f}", f"{result['loss']:.4f}")
-    console.print(table)
+        table.add_row(name, bits_per_byte(result), f"{xz:.4f}", f"{result['loss']:.4f}")
+    if domains:
+        console.print(table)
     if "denoisers" in summary:
         table = Table("denoiser", "held-out loss", "tokens", title=f"stage {stage.name}", caption=NOT_COMPARABLE)
         for name, result in summary["denoisers"].items():
@@ -241,7 +273,7 @@ def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, con
     for sample in summary["samples"][:1]:
         text = Text.assemble("sample: ", (sample["prompt"], "dim"), sample["text"])
         console.print(text)
-    console.print(f"report: {run.report}", highlight=False)
+    console.print(f"report: {run.report}")
 
 
 # ---- a description before training ----
@@ -261,8 +293,7 @@ def describe(recipe: Recipe) -> str:
             f"({_describe_epochs(spec)}), {si(timeline.flops_before(total), 'FLOPs')}{_describe_sparsity(timeline)}, "
             f"starts with {stage.start.kind}, identity {spec.identity}"
         )
-        if begins := describe_data_start(recipe, index):
-            lines[-1] += f"; {begins}"
+        lines += [f"note: {stage.name}: {note}" for note in stage_notes(spec)]
     return "\n".join(lines)
 
 

@@ -25,14 +25,13 @@ from pathways_lite.checkpoints import (
 from pathways_lite.errors import UserError
 from pathways_lite.methods.pruning import input_axis
 from pathways_lite.methods.pruning.compact import CompactModel, compact_model, compress_nm, places_per_byte
-from pathways_lite.methods.pruning.pruned_params import pack_np, unpack_np
+from pathways_lite.methods.pruning.pruned_params import pack_np
 from pathways_lite.recipe import NM, Model, Restore, Unstructured
 from pathways_lite.training.load import TrainedModel
 from pathways_lite.training.offline import meta_from, next_stage
+from pathways_lite.training.stored_masks import read_masks
 
 Block = tuple[tuple[int, ...], np.ndarray]
-MASKS = ("opt_state.masks.", "masks.")
-"""Name prefixes of masks: in a checkpoint of training, and in one that `convert_sparse` has written."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +54,6 @@ class SparseCheckpoint:
         return self.reader.read_slice(f"params.{array.name}", _index(array, block))
 
 
-def read_masks(manifest: Manifest, reader: CheckpointReader) -> dict[str, np.ndarray]:
-    """Read the masks of a checkpoint by the names of the pruned arrays; {} for a dense model."""
-    masks = {}
-    for stored, info in manifest.arrays.items():
-        for prefix in MASKS:
-            if stored.startswith(prefix):
-                name = stored.removeprefix(prefix)
-                bits = reader.read_slice(stored, tuple(map(slice, info.shape)))
-                masks[name] = unpack_np(bits, manifest.arrays[f"params.{name}"].shape[-1])
-    return masks
-
-
 def convert_sparse(trained: TrainedModel, out: Path, report: Callable[[str], None]) -> Path:
     """Write the pruned model of a checkpoint into a new checkpoint below `out`. Returns its directory.
 
@@ -81,11 +68,12 @@ def convert_sparse(trained: TrainedModel, out: Path, report: Callable[[str], Non
         raise UserError(
             f"stage {trained.stage.name!r} of {trained.path} prunes nothing; there is nothing sparse to write"
         )
-    if trained.stage.optimizer.averages_params:
-        raise UserError(f"{trained.path} was trained schedule-free, and its average is not stored")
+    trained.require_stored_params("train it to the end without it")
     source = SparseCheckpoint.open(trained)
+    _require_pruned(trained, source)
     arrays = jax.tree.leaves(models.param_specs(source.model))
-    spec = trained.spec
+    restored = Restore(path=str(trained.path), digest=trained.manifest.digest)
+    spec = next_stage(trained, "sparse", start=restored, pruning=prune)
     if isinstance(prune.structure, NM):
         streamed = {
             name: stream
@@ -96,13 +84,23 @@ def convert_sparse(trained: TrainedModel, out: Path, report: Callable[[str], Non
         streamed = {name: stream for array in arrays for name, stream in _stream_masked(source, array).items()}
     else:
         compact = compact_model(source.model, source.masks)
-        start = Restore(path=str(trained.path), digest=trained.manifest.digest)
-        spec = next_stage(trained, "smaller", start=start, model=compact.target, pruning=None)
+        spec = next_stage(trained, "smaller", start=restored, model=compact.target)
         streamed = {f"params.{array.name}": _stream_compact(source, array, compact) for array in arrays}
     for name, array in streamed.items():
         report(f"{name} {list(array.shape)} {array.dtype}")
     check = functools.partial(require_undamaged, trained.path, source.reader)
     return write_streamed(out, 0, streamed, meta_from(trained, spec), check)
+
+
+def _require_pruned(trained: TrainedModel, source: SparseCheckpoint) -> None:
+    """Raise UserError where the checkpoint has no masks, or nothing is pruned under them."""
+    if not source.masks:
+        raise UserError(f"{trained.path} holds no masks: its model is dense, and there is nothing sparse to write")
+    if all(mask.all() for mask in source.masks.values()):
+        raise UserError(
+            f"nothing of {trained.path} is pruned at step {trained.manifest.step}; train the stage further, or use a "
+            "later checkpoint"
+        )
 
 
 def _stream_compact(source: SparseCheckpoint, array: models.ParamSpec, compact: CompactModel) -> StreamedArray:

@@ -15,7 +15,6 @@ from pathways_lite.methods import growth, pruning, reweighting
 from pathways_lite.models.accounting import flops_per_token, parameter_count
 from pathways_lite.parallel.sharding import FULL_BATCH, BatchShard
 from pathways_lite.recipe import (
-    Continue,
     Data,
     DoGE,
     Grow,
@@ -25,6 +24,7 @@ from pathways_lite.recipe import (
     Reference,
     Reweighting,
     Stage,
+    Steps,
     Uniform,
     stage_identity,
 )
@@ -100,11 +100,21 @@ class StageSpec:
     @functools.cached_property
     def growth_masks(self) -> growth.GrowthMasks | None:
         """The masks of masked growth. Raises UserError where the stage ends before they are all 1."""
-        if self.growth_plan is None or not self.growth_plan.masked:
+        if (operator := self._masked_growth) is None or self.growth_plan is None:
             return None
-        operator = self.stage.start.operator  # type: ignore[union-attr]
-        assert isinstance(operator, MaskedGrowth)
         return growth.build_masks(self.growth_plan, operator.ramp, self.timeline)
+
+    @functools.cached_property
+    def growth_end(self) -> int:
+        """The step from which on no mask of growth hides anything; 0 without masks."""
+        if (operator := self._masked_growth) is None or self.growth_plan is None:
+            return 0
+        return growth.masks_end(self.growth_plan, operator.ramp, self.timeline)
+
+    @property
+    def _masked_growth(self) -> MaskedGrowth | None:
+        operator = getattr(self.stage.start, "operator", None)
+        return operator if isinstance(operator, MaskedGrowth) else None
 
 
 # ---- data after another stage ----
@@ -116,18 +126,6 @@ def changes_of_order(before: Data, after: Data) -> list[str]:
     names |= {"rs2_fraction": "rs2_fraction"}
     changes = [text for name, text in names.items() if getattr(before, name) != getattr(after, name)]
     return changes + (["a mixture in one of the two"] if (before.mixture is None) != (after.mixture is None) else [])
-
-
-def describe_data_start(recipe: Recipe, index: int) -> str:
-    """Say that the data of a stage begins again although the stage continues another one; "" where it continues."""
-    stage = recipe.stages[index]
-    if not isinstance(stage.start, Continue | Grow):
-        return ""
-    before = recipe.stages[index - 1]
-    changes = changes_of_order(before.data, stage.data)
-    if not changes:
-        return ""
-    return f"its data begins again, not where stage {before.name!r} stops, because of {' and '.join(changes)}"
 
 
 # ---- costs ----
@@ -146,6 +144,26 @@ def stage_timeline(stage: Stage) -> Timeline:
         return timeline
     groups = pruning.prune_groups(stage.pruning, stage.model, stage.data.seq_len)
     return replace(timeline, phases=pruning.density_phases(stage.pruning, groups, timeline))
+
+
+def steps_for_sparse_flops(stage: Stage, flops: float) -> int:
+    """Return the number of steps after which the stage has cost `flops` where zeros are skipped.
+
+    The stage's budget is replaced, as densities follow from it. It is the step nearest to `flops`, whatever the shape
+    and the updates of pruning are. Raises UserError for a density that leaves nothing.
+    """
+
+    def cost(steps: int) -> int:
+        return stage_timeline(stage.model_copy(update={"budget": Steps(n=steps)})).sparse_flops_before(steps)
+
+    high = 1
+    while cost(high) < flops:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(middle) < flops else (low, middle)
+    return min((max(1, low), high), key=lambda steps: abs(cost(steps) - flops))
 
 
 def training_flops_per_token(stage: Stage) -> int:

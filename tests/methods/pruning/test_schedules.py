@@ -12,6 +12,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Timeline
 from pathways_lite.methods.pruning import DensitySchedule, density_phases, num_kept, prune_groups
 from pathways_lite.methods.pruning.schedules import mask_updates, round_density
+from pathways_lite.models.accounting import flops_per_token
 from pathways_lite.recipe import (
     NM,
     AdamW,
@@ -30,6 +31,7 @@ from pathways_lite.recipe import (
 )
 from pathways_lite.scaling.laws.chinchilla import CHINCHILLA
 from pathways_lite.scaling.laws.sparse import AVERAGE_PARAMETERS, average_parameters
+from pathways_lite.training.stage import stage_timeline, steps_for_sparse_flops
 
 MODEL = Model(d_model=32, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64, vocab_size=100)
 
@@ -41,14 +43,15 @@ def timeline(budget=Steps(n=2000), ramp=((0, 4),), flops=1000, parameters=100): 
 
 
 prunes = st.builds(
-    lambda ends, first, last, shape, compute: Prune(
-        begin=min(ends), end=max(ends), start_sparsity=first, sparsity=last, shape=shape, compute=compute
+    lambda ends, first, last, shape, compute, edge: Prune(
+        begin=min(ends), end=max(ends), start_sparsity=first, sparsity=last, shape=shape, compute=compute, edge=edge
     ),
     st.tuples(st.floats(0, 1), st.floats(0, 1)),
     st.floats(0, 0.95),
     st.floats(0, 0.95),
-    st.sampled_from(["linear", "cubic"]),
+    st.sampled_from(["linear", "cubic", "geometric"]),
     st.sampled_from(["sparse", "dense"]),
+    st.sampled_from([None, "right"]),
 )
 
 
@@ -167,6 +170,84 @@ def test_cubic_is_that_of_zhu_and_gupta():
     for progress in (0.0, 0.3, 1.0):
         expected = 1 - 0.8 * (1 - (1 - progress) ** 3)
         assert schedule.density_at(0.2 + 0.4 * progress) == pytest.approx(expected, abs=1e-12)
+
+
+# Zeros, steps, first and last update, mean density of the kernels: the cards of sparsellm-1b-20p, -40p, -60p and -80p.
+# That of 60 % does not say its mean; it is the formula's.
+CARDS = [
+    (0.2, 11200, 2500, 8100, 0.8919),
+    (0.4, 13050, 2500, 8875, 0.7651),
+    (0.6, 16375, 2500, 10100, 0.6098),
+    (0.8, 25050, 2500, 12600, 0.3984),
+]
+
+
+@pytest.mark.parametrize(("sparsity", "steps", "begin", "end", "mean"), CARDS)
+def test_the_published_schedule_is_that_of_the_model_cards(sparsity, steps, begin, end, mean):
+    prune = Prune.as_published(sparsity, update_every=25)
+    updates = mask_updates(DensitySchedule(prune), timeline(Steps(n=steps)))
+    ends = [*(step for step, _ in updates[1:]), steps]
+    assert updates[1][0] == pytest.approx(begin, abs=5)
+    assert updates[-1][0] == pytest.approx(end, abs=50)
+    average = sum((stop - step) * density for (step, density), stop in zip(updates, ends, strict=True)) / steps
+    assert average == pytest.approx(mean, abs=1.5e-3)
+
+
+def test_published_densities_are_geometric_in_the_number_of_the_update():
+    prune = Prune.as_published(0.8, compute="dense", update_every=50)
+    updates = mask_updates(DensitySchedule(prune), timeline())[1:]
+    assert [step for step, _ in updates] == list(range(500, 1501, 50))
+    np.testing.assert_allclose([density for _, density in updates], 0.2 ** (np.arange(1, 22) / 21), atol=1e-5)
+
+
+def test_as_many_dense_steps_buy_the_steps_of_the_cards():
+    """10,000 dense steps of kernels alone, where zeros are skipped."""
+    for sparsity, steps, *_ in CARDS:
+        mean = DensitySchedule(Prune.as_published(sparsity)).mean
+        assert 10_000 / mean == pytest.approx(steps, rel=1e-3)
+
+
+@given(st.floats(0.01, 0.95), st.floats(0, 0.95), st.floats(0, 1))
+def test_geometric_in_tokens_is_linear_in_compute_where_zeros_save_everything(last, first, compute):
+    fields = {"sparsity": last, "start_sparsity": first}
+    geometric, linear = (DensitySchedule(Prune(**fields, shape=shape)) for shape in ("geometric", "linear"))
+    assert geometric.density_at(compute) == pytest.approx(linear.density_at(compute), abs=1e-9)
+    assert geometric.tokens_at(compute) == pytest.approx(linear.tokens_at(compute), abs=1e-9)
+
+
+def test_on_the_right_edge_the_first_update_prunes_and_the_last_one_ends():
+    prune = Prune(sparsity=0.75, begin=0.5, end=1.0, compute="dense", update_every=500, edge="right")
+    thirds = [round_density(1 - 0.75 * i / 3) for i in (1, 2)]
+    found = mask_updates(DensitySchedule(prune), timeline())
+    assert found == [(0, 1.0), (1000, thirds[0]), (1500, thirds[1]), (2000, 0.25)]
+    once = Prune(sparsity=0.5, begin=0.5, end=0.5, compute="dense", edge="right")
+    assert mask_updates(DensitySchedule(once), timeline()) == [(0, 1.0), (1000, 0.5)]
+
+
+@pytest.mark.parametrize("prune", [Prune(sparsity=0.8), Prune(sparsity=0.8, shape="cubic"), Prune.as_published(0.8)])
+@pytest.mark.parametrize("every", [1, 10, 100, 333])
+def test_budgets_of_equal_cost_are_exact_however_rarely_masks_change(prune, every):
+    prune = prune.model_copy(update={"update_every": every})
+    fields = {"model": MODEL, "data": Data(corpus="none", seq_len=16), "optimizer": AdamW(), "batch_size": 4}
+    dense = Stage(**fields, budget="800 steps")
+    aimed = stage_timeline(dense).flops_before(800)
+    steps = steps_for_sparse_flops(dense.model_copy(update={"pruning": prune}), aimed)
+    cost = stage_timeline(Stage(**fields, budget=Steps(n=steps), pruning=prune)).sparse_flops_before(steps)
+    assert steps > 900
+    assert abs(cost - aimed) <= 64 * flops_per_token(MODEL, 16)  # one step
+    assert steps_for_sparse_flops(dense, aimed) == 800
+
+
+def test_kernels_are_all_matrices_but_the_embedding():
+    untied = MODEL.model_copy(update={"tie_embeddings": False})
+    names = [
+        {member.array.name for group in prune_groups(Prune.as_published(0.5), model, 16) for member in group.members}
+        for model in (MODEL, untied)
+    ]
+    linear = {f"layers.attention.{n}" for n in ("q", "k", "v", "out")} | {
+        f"layers.mlp.{n}" for n in ("gate", "up", "down")
+    }
+    assert names == [linear, linear | {"head"}]
 
 
 def test_a_structures_zeros_save_what_computes_with_them():

@@ -10,6 +10,7 @@ import pytest
 
 from pathways_lite import models
 from pathways_lite.methods import pruning
+from pathways_lite.methods.growth import grow
 from pathways_lite.methods.pruning.compact import compact_model, compress_nm, decompress_nm
 from pathways_lite.methods.pruning.pruned_params import unpack_np
 from pathways_lite.recipe import (
@@ -22,6 +23,7 @@ from pathways_lite.recipe import (
     Data,
     FirstOrder,
     Heads,
+    Interpolate,
     Lion,
     Model,
     Movement,
@@ -30,6 +32,7 @@ from pathways_lite.recipe import (
     RandomScores,
     Regrowth,
     ScheduleFree,
+    Stack,
     Stage,
     WholeBlocks,
 )
@@ -41,6 +44,7 @@ UP = ("layers.mlp.up",)
 MODEL = Model(
     d_model=8, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=16, vocab_size=11, dtype="float32", qk_norm=True
 )
+MLPS = (("mlp", "gate"), ("mlp", "up"), ("mlp", "down"))
 FLAT = Constant()
 ADAMW = AdamW(learning_rate=1e-2, schedule=FLAT, weight_decay=0.1)
 
@@ -116,9 +120,29 @@ SLOW = [
     Prune(sparsity=0.8, start_sparsity=0.8, begin=0.0, end=0.0, scope=UP, criterion=RandomScores()),
     Prune(sparsity=0.0, start_sparsity=0.75, update_every=3, scope=UP),
     Prune(sparsity=0.6, update_every=2, scope=UP, regrowth=Regrowth(by="random", falls=False)),
+    Prune.as_published(0.6, update_every=2),
     Prune(sparsity=0.5, update_every=3, structure=Channels(), allocation="global"),
     Prune(sparsity=0.5, update_every=3, structure=WholeBlocks()),
 ]
+
+
+@pytest.mark.parametrize("operator", [Stack(), Interpolate()])
+@pytest.mark.parametrize("allocation", ["tensor", "global"])
+def test_a_static_stage_keeps_the_zeros_that_it_starts_from(operator, allocation):
+    """Also of a model that was grown of a pruned one: a threshold at the same density finds the copied zeros."""
+    prune = Prune(sparsity=0.5, start_sparsity=0.5, begin=0.0, end=0.0, allocation=allocation)
+    small = draw(0)
+    for part, name in (("attention", "q"), ("attention", "k"), ("attention", "v"), ("attention", "out"), *MLPS):
+        x = small["layers"][part][name]
+        order = np.random.default_rng(1).permuted(np.tile(np.arange(x[0].size) % 2, (len(x), 1)), axis=1)
+        small["layers"][part][name] = np.where(order.reshape(x.shape), x, np.float32(0))
+    deeper = MODEL.model_copy(update={"n_layers": 6})
+    for model, params in ((MODEL, small), (deeper, grow(operator, small, MODEL, deeper, jax.random.key(0)))):
+        config = stage(prune, model=model)
+        state = optimizers.build_stage_optimizer(config, stage_timeline(config)).init(params)
+        for part, name in MLPS:
+            x = np.asarray(params["layers"][part][name])
+            np.testing.assert_array_equal(unpack_np(np.asarray(state.masks["layers"][part][name]), x.shape[-1]), x != 0)
 
 
 def slowly(cases):

@@ -130,6 +130,39 @@ def test_targets_take_turns() -> None:
     assert (found.similarity <= 1 + 1e-12).all()
 
 
+def test_tasks_take_turns_however_many_targets_they_have() -> None:
+    """Thirty targets of one task choose no more than one target of another; similar to any of them is similar."""
+    rng = np.random.default_rng(2)
+    near = lambda axis, n: np.eye(4)[axis] + 0.05 * rng.standard_normal((n, 4))  # noqa: E731
+    documents = np.concatenate([near(0, 40), near(1, 40), near(2, 40)])
+    targets = np.concatenate([near(0, 15), near(1, 15), near(2, 1)])
+    tasks = np.array([0] * 30 + [1])
+    found = prototype_scores(documents, targets, tasks)
+    kept = select_fraction(found.turn.astype(float), np.ones(120, int), 1 / 6, "bottom")
+    assert kept[:80].sum() == kept[80:].sum() == 10
+    cosines = (documents / np.linalg.norm(documents, axis=1, keepdims=True)) @ (
+        targets / np.linalg.norm(targets, axis=1, keepdims=True)
+    ).T
+    np.testing.assert_allclose(found.similarity, cosines.max(axis=1), rtol=1e-12)
+    first = np.argsort(-cosines[:, :30].max(axis=1))[:10]
+    assert set(np.flatnonzero(kept)) == {*first, *np.argsort(-cosines[:, 30])[:10]}
+    pooled = prototype_scores(documents, targets)
+    alone = prototype_scores(documents, targets, np.zeros(31, int))
+    np.testing.assert_array_equal(pooled.turn, alone.turn)
+    kept = select_fraction(pooled.turn.astype(float), np.ones(120, int), 1 / 6, "bottom")
+    assert kept[80:].sum() < 5
+
+
+def test_many_documents_are_compared_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    documents, targets = rng.standard_normal((37, 5)).astype(np.float32), rng.standard_normal((3, 5))
+    whole = prototype_scores(documents, targets)
+    monkeypatch.setattr("pathways_lite.methods.selection.selectors._BLOCK", 10)
+    blocks = prototype_scores(documents, targets)
+    np.testing.assert_allclose(blocks.similarity, whole.similarity, rtol=1e-12)
+    np.testing.assert_array_equal(blocks.turn, whole.turn)
+
+
 # ---- near duplicates ----
 
 WORDS = "river stone light under wind rain tree night over tale moon salt glass iron".split()  # noqa: SIM905
@@ -154,6 +187,13 @@ def test_the_first_of_a_group_stays_and_texts_before_come_first() -> None:
     assert near_duplicates(same).tolist() == [0, 1, 1]
     assert near_duplicates(same, before=[story(1)]).tolist() == [1, 1, 1]
     assert near_duplicates(same, before=[story(2)]).tolist() == [0, 1, 1]
+
+
+def test_a_text_inside_a_longer_one_is_not_found() -> None:
+    """Documents are compared as wholes: this is no decontamination."""
+    question = story(1, 30)
+    contaminated = f"{story(2, 400)} {question} {story(3, 400)}"
+    assert near_duplicates([contaminated], before=[question], threshold=0.5).tolist() == [0]
 
 
 def test_estimates_are_near_the_true_similarity() -> None:

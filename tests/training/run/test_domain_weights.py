@@ -1,5 +1,6 @@
 """One recipe that trains a reference, a proxy that learns weights of domains, and a model that reads by them."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,10 +30,8 @@ from pathways_lite.recipe import (
 )
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import read_log
-from pathways_lite.training.components import Components
 from pathways_lite.training.resolve import reference_cost, resolve_recipe
 from pathways_lite.training.run import describe
-from pathways_lite.training.stage import StageSpec
 
 BY_PROXY = DataMixture(phases=(MixturePhase(weights=LearnedWeights(stage="proxy")),))
 
@@ -123,7 +122,10 @@ def test_what_is_not_there_is_said(recipe: Recipe) -> None:
     with pytest.raises(
         UserError, match="target='tails' is not a domain that the stage reads; the corpus has: poems, tales"
     ):
-        Components(StageSpec(chain(recipe, DoGE(target="tails")), 1)).abstract_state  # noqa: B018
+        resolve_recipe(chain(recipe, DoGE(target="tails")))
+    one_domain = {"phases": [{"weights": {"kind": "given", "weights": {"poems": 1}}}]}
+    with pytest.raises(UserError, match=r"stages.proxy.domain_weights needs two or more domains"):
+        resolve_recipe(apply_overrides(chain(recipe, DoGE()), [f"stages.proxy.data.mixture={json.dumps(one_domain)}"]))
 
 
 def test_every_stage_that_led_to_one_is_counted_once(

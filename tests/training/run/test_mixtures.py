@@ -80,7 +80,7 @@ def test_denoisers_are_evaluated_on_text_of_every_domain(recipe: Recipe, monkeyp
     monkeypatch.setattr("pathways_lite.evaluation.held_out.denoiser_losses", losses)
     components.evaluator.evaluate_denoisers(None)
     of_domains = {
-        name: [tokens for tokens, _ in documents] for name, documents in components.evaluator.documents.items()
+        name: [document.tokens for document in documents] for name, documents in components.evaluator.documents.items()
     }
     assert len(of_domains) == 2
     read = np.concatenate(seen)

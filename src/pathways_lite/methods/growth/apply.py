@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import jax
@@ -23,6 +24,16 @@ from pathways_lite.methods.growth.operators import plan_operator
 from pathways_lite.methods.growth.plan import Fill, GrowthPlan, Treatment, Units
 from pathways_lite.models.params import AxisRole, ParamSpec, param_specs
 from pathways_lite.recipe import Grow, LiGO, Model, Operator
+
+
+class Quantity(Enum):
+    """What an array of the parameters' tree holds, which decides the factors of its copies."""
+
+    PARAMETER = "parameter"
+    GRADIENT = "gradient"  # or an average of gradients
+    SQUARED_GRADIENT = "squared gradient"
+    UPDATE = "update"  # in proportion to the parameter, as Adafactor's: copies take the parameter's factor
+
 
 Placement = Callable[[jax.Array, tuple[str, ...], int | None], jax.Array]
 """(array, its logical axes, the number of one of them or None) -> the same array. On a mesh it is sharded as parameters
@@ -38,16 +49,20 @@ def unplaced(x: jax.Array, axes: tuple[str, ...], whole: int | None) -> jax.Arra
 class ParamGrower:
     """Grows one array: n of its blocks, or all of it where it is not stacked.
 
+    A gradient transforms inversely to its weight. Where c copies of a unit take the factor f each and the function is
+    preserved, f times the copies' gradients adds up to the old gradient, and equal copies have equal ones: 1 / (f c).
+    So gradients of weights that read copies (f = 1 / c) keep their size, and those of weights that write them shrink.
+    Of uneven shares this is the mean over shares of the arrays that read the copies.
+
     Attributes:
       keys: a random key for each block, [n], or one.
-      moment: 0 for parameters; 1 and 2 for an optimizer's averages of gradients and of their squares, which are scaled
-        like the parameters and like their squares; zero for new units.
+      quantity: of anything but parameters, new units and blocks that start at random or add nothing get zeros.
     """
 
     plan: GrowthPlan
     array: ParamSpec
     keys: jax.Array
-    moment: int = 0
+    quantity: Quantity = Quantity.PARAMETER
     place: Placement = unplaced
 
     def widen(self, x: jax.Array) -> jax.Array:
@@ -69,24 +84,44 @@ class ParamGrower:
         axis = number + self.array.stacked
         names = ("layers",) * self.array.stacked + self.array.axes
         x = self.place(x, names, axis)
-        factor = self._factor(units, role, number) ** max(self.moment, 1)
+        factor = self._factor(units, role, number)
         y = self.place(jnp.take(x, units.sources, axis=axis), names, axis) * factor
         if units.new.any():
-            mean = fill is Fill.MEAN and not self.moment
+            mean = fill is Fill.MEAN and self.quantity is Quantity.PARAMETER
             missing = jnp.mean(x, axis=axis, keepdims=True) * factor if mean else 0.0
             y = jnp.where(self._along(number, units.new), missing, y)
         return self.place(y, names, None)
 
     def _factor(self, units: Units, role: AxisRole, axis: int) -> jax.Array:
         """The factor of copies along an axis."""
-        stream = self.array.axes[axis] == "embed" and not self.plan.masked
-        written = self.plan.stream / np.sqrt(units.copies) if stream else np.ones(units.index.shape)
+        if self.quantity in (Quantity.PARAMETER, Quantity.UPDATE):
+            return self._weight_factor(units, role, axis)
+        factor = self._along(axis, self._gradient_factor(units, role, axis))
+        return factor**2 if self.quantity is Quantity.SQUARED_GRADIENT else factor
+
+    def _weight_factor(self, units: Units, role: AxisRole, axis: int) -> jax.Array:
+        written = self._written(units, axis)
         if self.array.is_final_norm:
             scale = self._along(axis, self._logit_scale()) * self._along(axis, 1.0 / written)
             return scale * self._tied_factor(units, axis, written)
         if role is AxisRole.WRITES:
             return self._along(axis, written)
         return self._along(axis, 1.0 / written) if role is AxisRole.SCALES else self._split(units, axis)
+
+    def _gradient_factor(self, units: Units, role: AxisRole, axis: int) -> np.ndarray:
+        """1 / (f c), with f the weights' factor at even shares and c the number of copies, [size]."""
+        if role is AxisRole.READS:
+            return np.ones(units.index.shape)
+        written, shares = self._written(units, axis), 1.0 / units.copies
+        if self.array.is_final_norm:
+            tied = written if self.plan.target.tie_embeddings else shares
+            return tied * written / self._logit_scale()
+        return shares / written if role is AxisRole.WRITES else shares * written
+
+    def _written(self, units: Units, axis: int) -> np.ndarray:
+        """The factor with which units are written, [size]: that of the residual stream where they are its own."""
+        stream = self.array.axes[axis] == "embed" and not self.plan.masked
+        return self.plan.stream / np.sqrt(units.copies) if stream else np.ones(units.index.shape)
 
     def _tied_factor(self, units: Units, axis: int, written: np.ndarray) -> jax.Array:
         """The final norm's factor for a tied embedding: it is read as it is written, so the norm divides instead."""
@@ -119,8 +154,8 @@ class ParamGrower:
         return values.reshape(shape)
 
     def initial(self, noise_std: float | None = None) -> jax.Array:
-        """Draw the array as the initialization does (or N(0, noise_std^2)), [n, ...] or [...]; zero for moments."""
-        if self.moment:
+        """Draw the array as the initialization does (or N(0, noise_std^2)), [n, ...] or [...]; zeros for moments."""
+        if self.quantity is not Quantity.PARAMETER:
             return jnp.zeros(self.array.shape)
         if self.array.is_scale:
             return jnp.ones(self.array.shape)
@@ -134,9 +169,10 @@ class ParamGrower:
         fresh = fresh.reshape(-1, *[1] * len(self.array.axes))
         if treatment is Treatment.REDRAW:
             return jnp.where(fresh, self.initial(), x)
-        if treatment is Treatment.ZERO_OUTPUT and self.array.is_output:
-            return jnp.where(fresh, 0.0, x)
-        if treatment is Treatment.COPY and noise and kernel and not self.moment:
+        is_parameter = self.quantity is Quantity.PARAMETER
+        if treatment is Treatment.ZERO_OUTPUT and (self.array.is_output or not is_parameter):
+            return jnp.where(fresh, 0.0, x)  # a block whose outputs are zero has no gradient but theirs
+        if treatment is Treatment.COPY and noise and kernel and is_parameter:
             return jnp.where(fresh, (1.0 - noise) * x + noise * self.initial(self._noise_std()), x)
         return x
 
@@ -172,7 +208,7 @@ def grow_blocks(
     blocks: jax.Array | None = None,
     fresh: jax.Array | None = None,
     noise: float = 0.0,
-    moment: int = 0,
+    quantity: Quantity = Quantity.PARAMETER,
     place: Placement = unplaced,
 ) -> jax.Array:
     """Grow blocks of one array, or all of one that is not stacked, in the dtype of the source.
@@ -184,7 +220,7 @@ def grow_blocks(
     """
     key = jax.random.fold_in(key, zlib.crc32(array.name.encode()))
     keys = key if blocks is None else jax.vmap(lambda block: jax.random.fold_in(key, block))(blocks)
-    growing = ParamGrower(plan, array, keys, moment, place)
+    growing = ParamGrower(plan, array, keys, quantity, place)
     y = growing.widen(x)
     if fresh is not None:
         y = growing.apply_treatment(y, fresh, noise)
@@ -220,24 +256,31 @@ def grow_params(
     key: jax.Array,
     *,
     noise: float = 0.0,
-    moment: int = 0,
+    quantity: Quantity = Quantity.PARAMETER,
     place: Placement = unplaced,
 ) -> Any:
     """Grow a tree of parameters, or a subtree; see `grow_param`."""
 
     def grow_one(array: ParamSpec, x: jax.Array) -> jax.Array:
-        return grow_param(plan, array, x, key, noise=noise, moment=moment, place=place)
+        return grow_param(plan, array, x, key, noise=noise, quantity=quantity, place=place)
 
     return jax.tree.map(grow_one, param_specs(plan.target), params)
 
 
 def grow_param(
-    plan: GrowthPlan, array: ParamSpec, x: jax.Array, key: jax.Array, *, noise: float, moment: int, place: Placement
+    plan: GrowthPlan,
+    array: ParamSpec,
+    x: jax.Array,
+    key: jax.Array,
+    *,
+    noise: float,
+    quantity: Quantity,
+    place: Placement,
 ) -> jax.Array:
-    """Grow one array, all of its blocks; see `ParamGrower` for `moment`."""
+    """Grow one array, all of its blocks."""
     if not array.stacked:
-        return grow_blocks(plan, array, x, key, moment=moment, place=place)
+        return grow_blocks(plan, array, x, key, quantity=quantity, place=place)
     if plan.depth.blocks != tuple(range(plan.source.n_layers)):
         x = jnp.take(x, np.array(plan.depth.blocks), axis=0)
     blocks, fresh = jnp.arange(len(plan.depth.blocks)), jnp.asarray(plan.depth.fresh)
-    return grow_blocks(plan, array, x, key, blocks=blocks, fresh=fresh, noise=noise, moment=moment, place=place)
+    return grow_blocks(plan, array, x, key, blocks=blocks, fresh=fresh, noise=noise, quantity=quantity, place=place)

@@ -31,15 +31,30 @@ GrowthMasks = Callable[[Any, Clock], Any]
 """(parameters, clock) -> parameters under their masks."""
 
 
-def build_masks(plan: GrowthPlan, ramp: Amount, timeline: Timeline) -> GrowthMasks:
-    """Build the masks of a stage. Raises UserError where the stage ends before they are all 1."""
-    grown = [axis for axis in WIDTHS if axis in plan.width]
-    steps = max(1, timeline.steps_for(ramp))
-    if (needed := steps * max(1, len(grown))) > timeline.total_steps:
+def masks_end(plan: GrowthPlan, ramp: Amount, timeline: Timeline) -> int:
+    """Return the step from which on all masks are 1. Raises UserError where the stage ends before it."""
+    steps, turns = _ramp_steps(ramp, timeline), max(1, len(_grown_axes(plan)))
+    if steps * turns > timeline.total_steps:
         raise UserError(
-            f"the masks of random growth need {needed} steps (ramp: {steps}, {max(1, len(grown))} in a row), but the "
+            f"the masks of random growth need {steps * turns} steps (ramp: {steps}, {turns} in a row), but the "
             f"stage has {timeline.total_steps}; shorten start.operator.ramp, or train longer"
         )
+    return steps * turns
+
+
+def _ramp_steps(ramp: Amount, timeline: Timeline) -> int:
+    return max(1, timeline.steps_for(ramp))
+
+
+def _grown_axes(plan: GrowthPlan) -> list[str]:
+    """List the axes that grow, in the order in which they are ramped in."""
+    return [axis for axis in WIDTHS if axis in plan.width]
+
+
+def build_masks(plan: GrowthPlan, ramp: Amount, timeline: Timeline) -> GrowthMasks:
+    """Build the masks of a stage. Raises UserError where the stage ends before they are all 1."""
+    masks_end(plan, ramp, timeline)
+    grown, steps = _grown_axes(plan), _ramp_steps(ramp, timeline)
     arrays = param_specs(plan.target)
 
     def apply_masks(params: Any, clock: Clock) -> Any:

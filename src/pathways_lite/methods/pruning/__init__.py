@@ -1,4 +1,4 @@
-"""Sparse pre-training: prune a growing share of the weights while the model trains (docs/sparse.md)."""
+"""Sparse pretraining: prune a growing share of the weights while the model trains (docs/sparse.md)."""
 
 from pathways_lite.methods.pruning.schedules import DensitySchedule, num_kept
 from pathways_lite.methods.pruning.structures import (

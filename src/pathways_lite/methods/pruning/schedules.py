@@ -48,12 +48,22 @@ class DensitySchedule:
             return self.initial
         if compute >= prune.end:
             return self.final
-        remaining = 1.0 - (compute - prune.begin) / (prune.end - prune.begin)
+        passed = (compute - prune.begin) / (prune.end - prune.begin)
+        if prune.shape == "geometric":
+            return self._geometric(self._window_tokens(passed) / self._window_tokens(1.0))
+        remaining = 1.0 - passed
         return self.final + (self.initial - self.final) * remaining ** (3 if prune.shape == "cubic" else 1)
 
     def tokens_at(self, compute: float) -> float:
         """Return the fraction of the tokens processed after the fraction `compute` of the compute is spent."""
         return self._token_integral(compute) / self._total_integral
+
+    def density_at_tokens(self, tokens: float) -> float:
+        """Return the density after the fraction `tokens` of the tokens is processed."""
+        first, last = self.tokens_at(self.prune.begin), self.tokens_at(self.prune.end)
+        if self.prune.shape == "geometric" and first <= tokens < last:
+            return self._geometric((tokens - first) / (last - first))
+        return self.density_at(self.compute_at(tokens))
 
     def compute_at(self, tokens: float) -> float:
         """Return the fraction of the compute spent after the fraction `tokens` of the tokens; inverts `tokens_at`."""
@@ -68,7 +78,10 @@ class DensitySchedule:
         prune = self.prune
         if prune.compute == "sparse":
             return 1.0 / self._total_integral - self.fixed
-        window = self.final + (self.initial - self.final) / (4 if prune.shape == "cubic" else 2)
+        if prune.shape == "geometric":
+            window = self._logarithmic_mean
+        else:
+            window = self.final + (self.initial - self.final) / (4 if prune.shape == "cubic" else 2)
         return prune.begin * self.initial + (prune.end - prune.begin) * window + (1.0 - prune.end) * self.final
 
     @functools.cached_property
@@ -84,8 +97,45 @@ class DensitySchedule:
         window = prune.end - prune.begin
         passed = (min(compute, prune.end) - prune.begin) / window if window and compute > prune.begin else 0.0
         floor, drop = self.fixed + self.final, self.initial - self.final
-        integral = _cubic_integral if prune.shape == "cubic" else _linear_integral
-        return before / (floor + drop) + window * integral(floor, drop, passed) + after / floor
+        return before / (floor + drop) + window * self._window_tokens(passed) + after / floor
+
+    def _window_tokens(self, passed: float) -> float:
+        """Return the tokens, unnormalized, after the fraction `passed` of the compute between `begin` and `end`."""
+        if self.prune.compute == "dense":
+            return passed
+        floor, drop = self.fixed + self.final, self.initial - self.final
+        match self.prune.shape:
+            case "geometric":
+                return self._geometric_tokens(passed) / (self.fixed + self._logarithmic_mean)
+            case "cubic":
+                return _cubic_integral(floor, drop, passed)
+            case _:
+                return _linear_integral(floor, drop, passed)
+
+    # ---- densities that are geometric in tokens: rho_0 (rho_1 / rho_0)^p after the fraction p of the window's ----
+
+    def _geometric(self, tokens: float) -> float:
+        return self.initial * (self.final / self.initial) ** tokens
+
+    @property
+    def _logarithmic_mean(self) -> float:
+        """The mean of the geometric densities."""
+        rate = math.log(self.final / self.initial)
+        return self.initial * math.expm1(rate) / rate if rate else self.initial
+
+    def _geometric_tokens(self, passed: float) -> float:
+        """Return the fraction of the window's tokens after the fraction `passed` of its compute, by bisection."""
+        rate, total = math.log(self.final / self.initial), self.fixed + self._logarithmic_mean
+        if not rate or passed in (0.0, 1.0):
+            return passed
+
+        def spent(tokens: float) -> float:
+            return (self.fixed * tokens + self.initial * math.expm1(rate * tokens) / rate) / total
+
+        low, high = 0.0, 1.0
+        while low < (middle := (low + high) / 2) < high:
+            low, high = (middle, high) if spent(middle) < passed else (low, middle)
+        return high
 
 
 def _linear_integral(floor: float, drop: float, passed: float) -> float:
@@ -113,7 +163,8 @@ def mask_updates(schedule: DensitySchedule, timeline: Timeline) -> list[tuple[in
     """List the steps before which masks change, beginning with 0, each with the density from that step on.
 
     Masks change at the first step after `begin`, every `update_every` steps from there, and at the first step after
-    `end`.
+    `end`. From one update to the next, the density is the schedule's at the first of the two. With edge="right", n
+    updates at equal distances, both ends included, take 1 / n of the way each.
     """
     total = timeline.total_steps
     tokens = timeline.tokens_before(total)
@@ -122,8 +173,17 @@ def mask_updates(schedule: DensitySchedule, timeline: Timeline) -> list[tuple[in
         bisect.bisect_left(range(total), schedule.tokens_at(compute), key=token_fraction)
         for compute in (schedule.prune.begin, schedule.prune.end)
     )
-    steps = range(first, last, schedule.prune.update_every)
-    densities = {step: round_density(schedule.density_at(schedule.compute_at(token_fraction(step)))) for step in steps}
+    every = schedule.prune.update_every
+    steps = range(first, last, every)
+    positions = [token_fraction(step) for step in steps]
+    if schedule.prune.edge == "right":
+        begin, end = schedule.tokens_at(schedule.prune.begin), schedule.tokens_at(schedule.prune.end)
+        passed = lambda step: token_fraction(step + every) - token_fraction(first)  # noqa: E731
+        positions = [begin + (end - begin) * passed(step) / passed(last) for step in steps]
+    densities = {
+        step: round_density(schedule.density_at_tokens(position))
+        for step, position in zip(steps, positions, strict=True)
+    }
     return sorted({0: round_density(schedule.initial), **densities, last: round_density(schedule.final)}.items())
 
 

@@ -2,7 +2,8 @@
 
 A document is the set of its shingles: all its substrings of n characters, after case and white space are normalized.
 The similarity of two documents is the Jaccard similarity of their sets, the size of the intersection divided by that of
-the union. Shingles are of characters, not words, as not every language has spaces.
+the union, so a short text inside a long one is no near duplicate of it. Shingles are of characters, not words, as not
+every language has spaces.
 """
 
 from __future__ import annotations

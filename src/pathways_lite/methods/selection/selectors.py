@@ -132,20 +132,42 @@ class PrototypeScores(NamedTuple):
     turn: np.ndarray  # int64, the turn in which a target takes it; documents are kept in this order
 
 
-def prototype_scores(embeddings: np.ndarray, targets: np.ndarray) -> PrototypeScores:
+def prototype_scores(embeddings: np.ndarray, targets: np.ndarray, tasks: np.ndarray | None = None) -> PrototypeScores:
     """Score the documents `[n, E]` by RDS+: a round-robin of the targets `[q, E]`, q > 0, over similar documents.
 
     Ivison et al. 2025, arXiv 2503.01807. An embedding is the mean of a language model's last hidden states, weighted by
     position, as later states are of more context. In turn i q + v, target v takes the document of rank i in similarity
     to it, unless another target has taken it. Then v waits for its next turn, as in the paper's code.
+
+    With several tasks, tasks take turns instead, however many targets each has, and the similarity to a task is that to
+    the most similar of its targets, as in the paper's code for several tasks.
+
+    Args:
+      tasks: the task of each target, integers `[q]` from 0 on; None or one task: targets take turns.
     """
-    documents, queries = normalize(embeddings), normalize(targets)
-    similarity = np.full(len(documents), -np.inf)
-    turn = np.full(len(documents), np.iinfo(np.int64).max)
-    rank = np.empty(len(documents), np.int64)
-    for v, query in enumerate(queries):
-        cosine = documents @ query
-        rank[np.argsort(-cosine, kind="stable")] = np.arange(len(documents))
+    queries, norms = normalize(targets), _norms(embeddings)
+    groups = list(queries[:, None])
+    if tasks is not None and np.any(tasks):
+        groups = [queries[tasks == task] for task in np.unique(tasks)]
+    similarity = np.full(len(embeddings), -np.inf)
+    turn = np.full(len(embeddings), np.iinfo(np.int64).max)
+    rank = np.empty(len(embeddings), np.int64)
+    for v, group in enumerate(groups):
+        cosine = np.max([_cosines(embeddings, norms, query) for query in group], axis=0)
+        rank[np.argsort(-cosine, kind="stable")] = np.arange(len(embeddings))
         similarity = np.maximum(similarity, cosine)
-        turn = np.minimum(turn, rank * len(queries) + v)
+        turn = np.minimum(turn, rank * len(groups) + v)
     return PrototypeScores(similarity, turn)
+
+
+def _norms(vectors: np.ndarray) -> np.ndarray:
+    """Return the lengths of vectors `[n, E]`, float64 `[n]`; a block at a time, as there may be millions."""
+    blocks = (np.asarray(vectors[i : i + _BLOCK], np.float64) for i in range(0, len(vectors), _BLOCK))
+    norms = np.concatenate([np.linalg.norm(block, axis=1) for block in blocks] or [np.empty(0)])
+    return np.maximum(norms, np.finfo(np.float64).tiny)
+
+
+def _cosines(vectors: np.ndarray, norms: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Return the cosines of vectors `[n, E]` of lengths `norms` with a unit vector, float64 `[n]`."""
+    blocks = (np.asarray(vectors[i : i + _BLOCK], np.float64) for i in range(0, len(vectors), _BLOCK))
+    return np.concatenate([block @ unit for block in blocks] or [np.empty(0)]) / norms

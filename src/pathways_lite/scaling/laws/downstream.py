@@ -1,4 +1,4 @@
-"""Laws of what is measured after pre-training: translation, tasks, fine-tuning, concepts, knowledge."""
+"""Laws of what is measured after pretraining: translation, tasks, fine-tuning, concepts, knowledge."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathways_lite.scaling.losses import Huber, LeastSquares
 
 BLEU = Law(
     name="bleu",
-    title="BLEU over pre-training tokens",
-    source="Isik et al. 2024, arXiv 2402.04177; holds only where pre-training data are aligned with the task",
+    title="BLEU over pretraining tokens",
+    source="Isik et al. 2024, arXiv 2402.04177; holds only where pretraining data are aligned with the task",
     formula="BLEU = (ln(A D^alpha))^beta",
     inputs=("D",),
     target="BLEU",
@@ -31,7 +31,7 @@ BLEU = Law(
 
 
 def alignment_score(p_source: float, p_target: float) -> float:
-    """Return the alignment of pre-training with translation (Isik et al.): P_s P_t + 0.7 P_s + 0.8 P_t."""
+    """Return the alignment of pretraining with translation (Isik et al.): P_s P_t + 0.7 P_s + 0.8 P_t."""
     return p_source * p_target + 0.7 * p_source + 0.8 * p_target
 
 
@@ -66,7 +66,7 @@ def estimate_pass_until(successes: int, draws: int, *, unbiased: bool = True) ->
 RECTIFIED = Law(
     name="rectified",
     title="Fine-tuning loss (rectified)",
-    source="Lin et al. 2024, arXiv 2402.02314: D_l is what pre-training is worth in fine-tuning examples",
+    source="Lin et al. 2024, arXiv 2402.02314: D_l is what pretraining is worth in fine-tuning examples",
     formula="L = B/(Dl + D^beta) + E",
     inputs=("D_examples",),
     target="L",

@@ -1,0 +1,85 @@
+"""Sentences about a stage that works, but not as its recipe may suggest; shown before it trains and by a dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pathways_lite.objectives.denoisers import DenoiserSpec, ExampleFormat, denoiser_specs
+from pathways_lite.recipe import Continue, Corruption, Grow, MixtureOfDenoisers, Stage, Uniform
+from pathways_lite.training.stage import StageSpec, changes_of_order
+
+MIN_SPANS = 1.5
+"""Below this number of noise spans in an example, span corruption nearly always makes one, at the end."""
+
+
+def stage_notes(spec: StageSpec) -> list[str]:
+    """List what a user should know of a resolved stage before it trains; [] where there is nothing."""
+    return [
+        *_data_that_begins_again(spec),
+        *_unread_domains(spec),
+        *_single_spans(spec),
+        *_compared_denoisers(spec.stage),
+    ]
+
+
+def _data_that_begins_again(spec: StageSpec) -> Iterator[str]:
+    """Say that the data of a stage begins again although the stage continues another one."""
+    if isinstance(spec.stage.start, Continue | Grow):
+        before = spec.recipe.stages[spec.index - 1]
+        if changes := changes_of_order(before.data, spec.stage.data):
+            reasons = " and ".join(changes)
+            yield f"its data begins again, not where stage {before.name!r} stops, because of {reasons}"
+
+
+def _unread_domains(spec: StageSpec) -> Iterator[str]:
+    """Name the domains that have text, but not one sequence."""
+    needed = spec.stage.data.seq_len + 1
+    sizes = {name: spec.store.tokens(name) for name in spec.store.domains}
+    if short := {name: size for name, size in sizes.items() if 0 < size < needed}:
+        listed = ", ".join(f"{name} ({size:,})" for name, size in list(short.items())[:5])
+        more = f" and {len(short) - 5} more domains" if len(short) > 5 else ""
+        yield (
+            f"never read, for want of the {needed:,} tokens that a sequence of seq_len={needed - 1} takes: "
+            f"{listed}{more}; use a shorter seq_len, or join the domain with others"
+        )
+
+
+def _single_spans(spec: StageSpec) -> Iterator[str]:
+    """Name the span corruption that masks one span in a typical example: that is always its end."""
+    for denoiser in denoiser_specs(spec.stage.objective):
+        n_tokens = _typical_tokens(spec, denoiser)
+        noise = denoiser.min_rate * n_tokens
+        if denoiser.format is not ExampleFormat.SPANS or noise / denoiser.mean_span >= MIN_SPANS:
+            continue
+        shorter = int(noise / (2 * MIN_SPANS))
+        advice = f"use mean_span={shorter} or less" if shorter else "use longer examples"
+        if spec.stage.data.boundaries == "document":
+            advice += ", or data.boundaries='none'"
+        yield (
+            f"spans of {denoiser.mean_span:g} at a rate of {denoiser.min_rate:g} are a single span in examples of "
+            f"{n_tokens:,.0f} tokens, which is always their end, as in a prefix LM ({denoiser.weight:.1%} of the "
+            f"examples); {advice}"
+        )
+
+
+def _typical_tokens(spec: StageSpec, denoiser: DenoiserSpec) -> float:
+    """Return the tokens of a typical example: of a sequence, or of the mean document where documents are examples."""
+    objective, data = spec.stage.objective, spec.stage.data
+    room = float(data.seq_len - denoiser.extra)
+    if data.boundaries == "none" or (isinstance(objective, Corruption) and objective.layout == "fixed"):
+        return room
+    counts = [spec.store.counts(name) for name in spec.store.domains]
+    documents, tokens = sum(c.documents for c in counts), sum(c.tokens for c in counts)
+    return min(room, tokens / documents - 1) if documents else room  # EOD is not masked
+
+
+def _compared_denoisers(stage: Stage) -> Iterator[str]:
+    """Say where losses of different denoisers are compared with each other, although they predict different tokens."""
+    rule = None if stage.reweighting is None else stage.reweighting.rule
+    if rule is None or isinstance(rule, Uniform) or not isinstance(stage.objective, MixtureOfDenoisers):
+        return
+    if len({member.denoiser for member in stage.objective.members}) > 1:
+        yield (
+            f"reweighting by {rule.kind} compares the losses of different denoisers, which predict different tokens, "
+            "so it weighs denoisers rather than texts; use one denoiser, or no reweighting"
+        )
