@@ -244,5 +244,7 @@ class Ledger:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Ledger:
         # Ledgers from before sparse models existed have no sparse_flops.
-        fields = {"sparse_flops": data["flops"], **data, "seconds": Seconds(**data["seconds"])}
-        return cls(**fields)
+        ledger = cls(**{"sparse_flops": data["flops"], **data, "seconds": Seconds(**data["seconds"])})
+        if not all(isinstance(count, int) for count in ledger.counts().values()):
+            raise ValueError(f"the accounts of a ledger are whole numbers, not {ledger.counts()}")
+        return ledger

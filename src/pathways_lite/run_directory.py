@@ -30,7 +30,10 @@ from pathways_lite.recipe import Recipe, read_recipe
 
 def write_json(path: Path, content: Any) -> None:
     """Write standard JSON atomically: a reader sees the old file or the new one, never half of one."""
-    write_text_atomically(path, json.dumps(to_json_types(content), indent=2, allow_nan=False) + "\n")
+    try:
+        write_text_atomically(path, json.dumps(to_json_types(content), indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; free some space, or write elsewhere") from error
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:

@@ -40,7 +40,8 @@ def compile_once(patch: pytest.MonkeyPatch) -> None:
         stage = self.stage
         masked = self.spec.growth_masks and stage.start
         method = (masked, stage.pruning, stage.reweighting, stage.domain_weights)
-        key = (stage.model, stage.optimizer, stage.objective, stage.budget, stage.batch_size, method, sequences)
+        sizes = (stage.data.seq_len, stage.batch_size, sequences)
+        key = (stage.model, stage.optimizer, stage.objective, stage.budget, method, sizes)
         if key not in _compiled:
             _compiled[key] = original(self, sequences)
         return _compiled[key]

@@ -5,7 +5,6 @@ The module `checkpoint` describes the layout on disk and the three layers of ver
 """
 
 from pathways_lite.checkpoints.checkpoint import (
-    DamagedError,
     RestoredState,
     read_manifest,
     require_undamaged,
@@ -15,7 +14,7 @@ from pathways_lite.checkpoints.checkpoint import (
 )
 from pathways_lite.checkpoints.fsck import Finding, checkpoint_paths, fsck, verify_checkpoint
 from pathways_lite.checkpoints.manager import CheckpointManager
-from pathways_lite.checkpoints.manifest import ArrayInfo, Manifest
+from pathways_lite.checkpoints.manifest import ArrayInfo, DamagedError, Manifest
 from pathways_lite.checkpoints.reader import CheckpointReader
 from pathways_lite.checkpoints.streaming import StreamedArray, open_checkpoint, write_streamed
 

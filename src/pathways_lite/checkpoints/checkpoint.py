@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -34,7 +35,7 @@ from pathways_lite.atomic_file import fsync
 from pathways_lite.checkpoints import orbax_io
 from pathways_lite.checkpoints.arrays import HostArray, array_spec, differences, named_leaves
 from pathways_lite.checkpoints.fingerprint import Fingerprint, fingerprint
-from pathways_lite.checkpoints.manifest import FILE_NAME, ArrayInfo, FileInfo, Manifest
+from pathways_lite.checkpoints.manifest import FILE_NAME, ArrayInfo, DamagedError, FileInfo, Manifest, open_regular
 from pathways_lite.checkpoints.reader import CheckpointReader
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
@@ -55,14 +56,6 @@ class SizedArray(Protocol):
     def dtype(self) -> str: ...
     @property
     def nbytes(self) -> int: ...
-
-
-class DamagedError(UserError):
-    """A checkpoint differs from what was written; `problems` has one line for each difference."""
-
-    def __init__(self, path: Path, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n  ".join([f"checkpoint {path} is damaged:", *self.problems]))
 
 
 @dataclass(frozen=True)
@@ -187,13 +180,20 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read the step, the metadata, and the arrays' names, shapes, dtypes and sizes. Raises DamagedError."""
+    """Read the step, the metadata, and the arrays' names, shapes, dtypes and sizes. Raises DamagedError.
+
+    The directory may have any name, but not that of another step.
+    """
     try:
-        return Manifest.from_bytes((path / FILE_NAME).read_bytes())
+        manifest = Manifest.read(path / FILE_NAME)
     except OSError as error:
         raise DamagedError(path, [f"{FILE_NAME} cannot be read: {error.strerror}"]) from error
     except ValueError as error:
         raise DamagedError(path, [f"{FILE_NAME}: {error}"]) from error
+    if step_of(path) not in (None, manifest.step):
+        name = checkpoint_name(manifest.step)
+        raise DamagedError(path, [f"it is the checkpoint of step {manifest.step:,}; rename it to {name}"])
+    return manifest
 
 
 def check_files(path: Path, manifest: Manifest) -> list[str]:
@@ -294,9 +294,11 @@ def _raise_if_damaged(path: Path, find_problems: Callable[[], Iterable[str]]) ->
 
 
 def _file_problem(path: Path, expected: FileInfo) -> str | None:
-    """Return what is wrong with a file, None if nothing is."""
+    """Return what is wrong with a file, None if nothing is. One of another size is not read."""
     try:
-        actual = FileInfo.of(path)
+        with open_regular(path) as file:
+            nbytes = os.fstat(file.fileno()).st_size
+        actual = FileInfo.of(path) if nbytes == expected.nbytes else FileInfo(nbytes, 0)
     except FileNotFoundError:
         return "missing"
     except OSError as error:

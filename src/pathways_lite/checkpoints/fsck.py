@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pathways_lite.checkpoints.checkpoint import DamagedError, step_of, verify_arrays
+from pathways_lite.checkpoints.checkpoint import step_of, verify_arrays
+from pathways_lite.checkpoints.manifest import FILE_NAME, DamagedError
 from pathways_lite.errors import UserError
 from pathways_lite.paths import absolute_path, local_path
 
@@ -42,22 +43,29 @@ def verify_checkpoint(path: Path) -> Finding:
 
 
 def checkpoint_paths(directory: Path | str) -> list[Path]:
-    """Return the checkpoint `directory` itself, or all below a stage's or a run's directory, the newest last.
+    """Return the checkpoint `directory` itself, whatever its name, or all below a stage's or a run's, the newest last.
 
     Steps ascend within a stage; stages are in the order in which they were written. Raises UserError if there is none.
     """
     directory = local_path(directory)
     for checkpoint in (directory, Path(absolute_path(directory))):  # `.` and links have other names
-        if step_of(checkpoint) is not None and checkpoint.is_dir():
+        if checkpoint.is_dir() and (step_of(checkpoint) is not None or (checkpoint / FILE_NAME).is_file()):
             return [checkpoint]
-    paths = [path for path in directory.rglob("step_*") if step_of(path) is not None]
+    paths = [path for path in directory.rglob("step_*") if step_of(path) is not None and path.is_dir()]
     if not paths:
         raise UserError(f"there is no checkpoint in {directory}; expected a run, a stage or a checkpoint directory")
     last_written = {
-        stage: max(path.lstat().st_mtime_ns for path in paths if path.parent == stage)
+        stage: max(_time_written(path) for path in paths if path.parent == stage)
         for stage in {path.parent for path in paths}
     }
     return sorted(paths, key=lambda path: (last_written[path.parent], path.parent, step_of(path)))
+
+
+def _time_written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # the run that is training there has just deleted it
+        return 0
 
 
 def fsck(directory: Path | str) -> list[Finding]:

@@ -15,7 +15,6 @@ from typing import Any, Self
 
 from pathways_lite.checkpoints.arrays import HostArray, snapshot
 from pathways_lite.checkpoints.checkpoint import (
-    DamagedError,
     RestoredState,
     checkpoint_name,
     discard,
@@ -24,6 +23,7 @@ from pathways_lite.checkpoints.checkpoint import (
     step_of,
     write_checkpoint,
 )
+from pathways_lite.checkpoints.manifest import DamagedError
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from pathways_lite.checkpoints import orbax_io
 from pathways_lite.checkpoints.arrays import load_array, start_position
 from pathways_lite.checkpoints.fingerprint import Fingerprint, fingerprint
-from pathways_lite.checkpoints.manifest import Manifest
+from pathways_lite.checkpoints.manifest import ArraySpec, DamagedError, Manifest
 from pathways_lite.distributed import coordination
 
 Index = tuple[slice, ...]
@@ -38,9 +39,13 @@ class CheckpointReader:
     def read_slice(self, name: str, index: Index) -> np.ndarray:
         """Read a slice of the array into host memory.
 
-        `damaged_arrays` takes all slices together for the whole array, so they must cover it and not overlap.
+        `damaged_arrays` takes all slices together for the whole array, so they must cover it and not overlap. Raises
+        DamagedError where it cannot be read.
         """
-        return self._read(name, self._open(name), index)
+        try:
+            return self._read(name, self._open(name), index)
+        except ValueError as error:  # what TensorStore raises
+            raise DamagedError(self._path.parent, [f"array {name} cannot be read: {error}"]) from error
 
     def read_share(self, name: str) -> None:
         """Read this process's share of the array's files, holding no more than one of them in memory."""
@@ -62,7 +67,14 @@ class CheckpointReader:
 
     def _open(self, name: str) -> Any:
         if name not in self._opened:
-            self._opened[name] = orbax_io.open_array(self._path, name)
+            stored = orbax_io.open_array(self._path, name)
+            info = self._manifest.arrays[name]
+            nbytes = math.prod(stored.shape) * stored.dtype.numpy_dtype.itemsize
+            is_key = info.dtype.startswith("key<")  # stored as the keys' data, which have one more axis
+            actual = ArraySpec(tuple(stored.shape), str(stored.dtype.numpy_dtype))
+            if nbytes != info.nbytes or (not is_key and str(actual) != str(info)):
+                raise ValueError(f"it is stored as {actual}, the manifest says {info} of {info.nbytes:,} bytes")
+            self._opened[name] = stored
         return self._opened[name]
 
     def _read(self, name: str, stored: Any, index: Index) -> np.ndarray:

@@ -29,6 +29,9 @@ def generate(
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="number of samples")] = 1,
     seed: Annotated[int, typer.Option(help="random seed; the same seed gives the same text")] = 0,
+    corpus: Annotated[
+        str | None, typer.Option(help="token store whose tokenizer to use; default: the one that was trained on")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue a prompt with the newest valid checkpoint at or below PATH; prints to standard output.
@@ -50,7 +53,6 @@ def generate(
 
     import jax
 
-    from pathways_lite.data.store import open_store
     from pathways_lite.evaluation.generation import Sampling, infill_text
     from pathways_lite.evaluation.generation import generate as continue_text
     from pathways_lite.objectives.prompts import PromptFormat
@@ -61,7 +63,7 @@ def generate(
     prompt = decode_text(os.fsencode(prompt), "--prompt")
     infill = None if infill is None else decode_text(os.fsencode(infill), "--infill")
     model = load_model(path)
-    store = open_store(model.stage.data.corpus)
+    store = model.open_corpus(corpus)
     tokenizer, prompt_format = store.tokenizer(), PromptFormat.from_objective(model.stage.objective, store.eod)
     config, params = model.stage.model, model.params()
     text = decode_text(sys.stdin.buffer.read(), "standard input") if prompt == "-" else prompt

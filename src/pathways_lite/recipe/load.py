@@ -110,14 +110,17 @@ def _is_below(file: str, root: str) -> bool:
 
 def write_recipe(recipe: Recipe, path: str | Path) -> None:
     """Write the recipe as JSON with every default spelled out. A reader sees either the old file or the new one."""
-    write_text_atomically(Path(path), recipe.model_dump_json(indent=2) + "\n")
+    try:
+        write_text_atomically(Path(path), recipe.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; free some space, or write elsewhere") from error
 
 
 def read_recipe(path: str | Path) -> Recipe:
     """Read what `write_recipe` wrote. Raises UserError if the file is not a recipe."""
     try:
         return Recipe.model_validate_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"cannot read the recipe {path}: {error}") from error
     except ValidationError as error:
         if error.errors(include_url=False)[0]["type"] == "json_invalid":

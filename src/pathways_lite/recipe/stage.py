@@ -129,8 +129,11 @@ class Saving(Frozen):
     keep: int = Field(3, ge=1, description="newest checkpoints kept; the final one always is")
 
 
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
 def _check_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+    if not NAME_PATTERN.fullmatch(name):
         raise ValueError(f"{name!r} must be letters, digits, '_', '-' or '.', because it names a directory")
     return name
 

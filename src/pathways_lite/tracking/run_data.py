@@ -27,6 +27,7 @@ import numpy as np
 from pathways_lite.errors import UserError
 from pathways_lite.json_values import restore_floats
 from pathways_lite.paths import local_path
+from pathways_lite.recipe.stage import NAME_PATTERN
 from pathways_lite.tracking.log import LOG, TIMINGS, Row, read_log
 
 RECIPE = "recipe.json"
@@ -106,8 +107,14 @@ def read_run(directory: str | Path) -> RunData:
     recipe = _read_object(directory / RECIPE, problems)
     if not recipe and not problems:
         raise UserError(f"{directory} is not a run directory: it has no {RECIPE}; `pathways-lite runs` lists runs")
-    stages = recipe.get("stages", [])
-    return RunData(directory, recipe, [_read_stage(directory / s["name"], s, problems) for s in stages], problems)
+    stages = []
+    for stage in recipe.get("stages", []):
+        name = stage.get("name") if isinstance(stage, dict) else None
+        if isinstance(name, str) and NAME_PATTERN.fullmatch(name):  # a name with ".." would read other directories
+            stages.append(_read_stage(directory / name, stage, problems))
+        else:
+            problems.append(f"{directory / RECIPE} has a stage called {name!r}, which names no directory")
+    return RunData(directory, recipe, stages, problems)
 
 
 def _read_stage(directory: Path, recipe: dict[str, Any], problems: list[str]) -> StageData:
@@ -138,7 +145,7 @@ def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
         return {}
     try:
         content = restore_floats(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{path} cannot be read: {error}")
         return {}
     if not isinstance(content, dict):

@@ -63,7 +63,16 @@ class CheckpointState:
             "lineage": {"stage": spec.stage.name, "identity": spec.identity, "parent": self.parent},
             "recipe": spec.recipe.model_dump(mode="json"),
             **({} if self.log is None else {"log": self.log}),
+            **_tokenizer(spec),
         }
+
+
+def _tokenizer(spec: StageSpec) -> dict[str, str]:
+    """The fingerprint of the corpus's tokenizer; growth and merging between files need no corpus."""
+    try:
+        return {"tokenizer": spec.store.manifest.tokenizer}
+    except UserError:
+        return {}
 
 
 def restore_latest(

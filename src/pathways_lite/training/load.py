@@ -19,7 +19,7 @@ from pathways_lite.checkpoints import (
 )
 from pathways_lite.data.mixture import MixedOrder
 from pathways_lite.data.order import DataCursor
-from pathways_lite.data.store import open_store
+from pathways_lite.data.store import Store, open_store
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
 from pathways_lite.evaluation.held_out import StageEvaluator
@@ -28,7 +28,7 @@ from pathways_lite.paths import local_path
 from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.components import Components
-from pathways_lite.training.stage import StageSpec, stage_timeline
+from pathways_lite.training.stage import StageSpec, changes_of_order, stage_timeline
 
 _ATTEMPTS = 5  # to find checkpoints in the directory of a run that is training
 
@@ -60,15 +60,35 @@ class TrainedModel:
 
         Raises UserError for a corpus of another tokenizer.
         """
-        own = self.stage.data.corpus
-        spec = self.spec.on_corpus(corpus or own, tokens)
-        given, trained_with = spec.store.manifest.tokenizer, open_store(own).manifest.tokenizer
+        store = self.open_corpus(corpus)
+        return Components(self.spec.on_corpus(store.address, tokens)).evaluator
+
+    def open_corpus(self, corpus: str | None = None) -> Store:
+        """Open `corpus`, which may be the stage's own at another place, or another one of its tokenizer.
+
+        By default it is the stage's own. Raises UserError for a corpus of another tokenizer.
+        """
+        own = self.stage.data
+        if corpus is None:
+            try:
+                return open_store(own.corpus)
+            except UserError as error:
+                raise UserError(
+                    f"{error}\nThat is the place in the recipe of {self.path} (stages.{self.stage.name}.data.corpus); "
+                    "if the corpus is elsewhere now, name it with --corpus"
+                ) from error
+        store = open_store(corpus)
+        if store.fingerprint == own.fingerprint:
+            return store
+        # Checkpoints of version 0.1 do not say which tokenizer their corpus had.
+        trained_with = self.manifest.meta.get("tokenizer") or self.open_corpus().manifest.tokenizer
+        given = store.manifest.tokenizer
         if given != trained_with:
             raise UserError(
                 f"{corpus} was tokenized by {given[:12]}, the model was trained with {trained_with[:12]}; "
-                f"build the corpus with --tokenizer {own}"
+                f"build the corpus with --tokenizer {own.corpus}"
             )
-        return Components(spec).evaluator
+        return store
 
     def require_recorded(self, digest: str | None, stage: str, path: str, otherwise: str) -> None:
         """Raise UserError where `digest` is recorded for `stage` and `path` now holds another checkpoint.
@@ -87,8 +107,7 @@ class TrainedModel:
         That is the beginning where the two stages read different examples, or only one of them has a mixture.
         """
         read, reads = self.stage.data, stage.data
-        same_windows = lambda data: (data.fingerprint, data.seq_len, data.shuffle_seed, data.rs2_fraction)  # noqa: E731
-        if same_windows(read) != same_windows(reads) or (read.mixture is None) != (reads.mixture is None):
+        if changes_of_order(read, reads):
             return DataCursor()
         cursor = DataCursor.from_json(self.manifest.meta["cursor"])
         end = cursor.end_example(self.spec.timeline, self.manifest.step)
@@ -173,9 +192,14 @@ def _model_at(path: Path) -> TrainedModel:
     manifest = read_manifest(path)
     try:
         recipe = Recipe.model_validate(manifest.meta["recipe"])
-        index = [stage.name for stage in recipe.stages].index(manifest.meta["lineage"]["stage"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"checkpoint {path} does not say which recipe made it: {error}") from error
+        lineage = manifest.meta["lineage"]
+        index = [stage.name for stage in recipe.stages].index(lineage["stage"])
+        lineage["identity"], lineage["parent"]
+        DataCursor.from_json(manifest.meta["cursor"])
+        for account in ("stage", "total"):
+            Ledger.from_json(manifest.meta["ledger"][account])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"checkpoint {path} does not say which recipe made it: {error!r}") from error
     # The model is used on other devices than it was trained on.
     stages = [stage.model_copy(update={"mesh": Mesh()}) for stage in recipe.stages]
     return TrainedModel(path, manifest, StageSpec(recipe.model_copy(update={"stages": tuple(stages)}), index))

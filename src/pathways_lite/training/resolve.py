@@ -31,19 +31,20 @@ from pathways_lite.recipe import (
     stage_identity,
 )
 from pathways_lite.run_directory import RunDirectory
-from pathways_lite.training.build_sample_weights import require_domains_to_weight
+from pathways_lite.training.check_chain import require_trainable
 from pathways_lite.training.init_growth import require_growth
 from pathways_lite.training.init_merging import resolve_merge
 from pathways_lite.training.kept_optimizer import require_kept_optimizer, require_stored_optimizer
 from pathways_lite.training.load import TrainedModel, load_final, load_model
-from pathways_lite.training.stage import StageSpec, reference_of
+from pathways_lite.training.stage import reference_of
 
 
 def resolve_recipe(recipe: Recipe) -> Recipe:
     """Fill in corpus fingerprints, special tokens and digests of the checkpoints that a recipe names.
 
     Raises UserError for a corpus that is missing or is not the recorded one, for a vocabulary or special tokens that
-    the model cannot hold, for growth that does not fit the stage before, and for checkpoints that are not there.
+    the model cannot hold, for growth that does not fit the stage before, for checkpoints that are not there, and for
+    whatever else would keep a stage from starting.
     """
     for index in range(len(recipe.stages)):
         require_growth(recipe, index)
@@ -52,7 +53,7 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     for stage in recipe.stages:
         stage = resolve_checkpoint_refs(_resolve_stage(stage), resolved)
         resolved = resolved.model_copy(update={"stages": (*resolved.stages, stage)})
-        require_domains_to_weight(StageSpec(resolved, len(resolved.stages) - 1))
+    require_trainable(resolved)
     return resolved
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import math
 import os
@@ -95,7 +96,8 @@ def train_run(
         recipe = resolve_recipe(recipe)
         require_same(_settings(recipe))
         run = RunDirectory(local_path(path))
-        lock = RunLock(run.path, note=console.print, end_when_lost=True)
+        note = functools.partial(console.print, highlight=False, markup=False)
+        lock = RunLock(run.path, note=note, end_when_lost=True)
         coordination.run_on_primary(lambda: _claim(stack, lock, run, recipe))
         require_shared_directory(run.path)
         stack.enter_context(signals)
@@ -160,9 +162,24 @@ def _claim(stack: contextlib.ExitStack, lock: RunLock, run: RunDirectory, recipe
                 differences = "\n".join(identity_differences(old, recipe, index))
                 raise UserError(
                     f"{run.path} was begun with another recipe; choose another directory with --out, or undo:\n"
-                    f"{differences}"
+                    f"{differences}{_suggest_stage(old, recipe, index)}"
                 )
     write_recipe(recipe, run.recipe_path)
+
+
+def _suggest_stage(old: Recipe, new: Recipe, index: int) -> str:
+    """Return the stage to append where a stage's budget is all that has changed, and has grown; otherwise ""."""
+    before, after = old.stages[index], new.stages[index]
+    names = {line.partition(":")[0] for line in identity_differences(old, new, index)}
+    grown = before.budget.kind == after.budget.kind and after.budget.n > before.budget.n
+    if not grown or names != {f"stages.{after.name}.budget.n"}:
+        return ""
+    return (
+        "\nThe learning rate has followed the old budget, so the stage cannot grow. To train further, append a stage "
+        f"to the old recipe: stages=(*stages, stages[{index}].model_copy(update={{'name': '{before.name}_more', "
+        f"'start': Continue(optimizer='keep'), "
+        f"'budget': {type(after.budget).__name__}(n={after.budget.n - before.budget.n})}}))"
+    )
 
 
 def _prepare(stack: contextlib.ExitStack, components: Components, context: RunContext) -> Trainer:

@@ -15,6 +15,7 @@ from pathways_lite.methods import growth, pruning, reweighting
 from pathways_lite.models.accounting import flops_per_token, parameter_count
 from pathways_lite.parallel.sharding import FULL_BATCH, BatchShard
 from pathways_lite.recipe import (
+    Data,
     DoGE,
     Grow,
     MaskedGrowth,
@@ -114,6 +115,17 @@ class StageSpec:
     def _masked_growth(self) -> MaskedGrowth | None:
         operator = getattr(self.stage.start, "operator", None)
         return operator if isinstance(operator, MaskedGrowth) else None
+
+
+# ---- data after another stage ----
+
+
+def changes_of_order(before: Data, after: Data) -> list[str]:
+    """Name what keeps a stage's data from continuing where another one's stopped: it begins again then."""
+    names = {"fingerprint": "another corpus", "seq_len": "seq_len", "shuffle_seed": "shuffle_seed"}
+    names |= {"rs2_fraction": "rs2_fraction"}
+    changes = [text for name, text in names.items() if getattr(before, name) != getattr(after, name)]
+    return changes + (["a mixture in one of the two"] if (before.mixture is None) != (after.mixture is None) else [])
 
 
 # ---- costs ----

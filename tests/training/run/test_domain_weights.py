@@ -140,6 +140,7 @@ def test_every_stage_that_led_to_one_is_counted_once(
             return SimpleNamespace(cost=cost, manifest=SimpleNamespace(digest=str(path)))
 
         monkeypatch.setattr("pathways_lite.training.resolve.load_model", load)
+        monkeypatch.setattr("pathways_lite.training.resolve.load_final", lambda path, stage: load(path, examined=False))
 
     def cost(recipe: Recipe, index: int) -> int:
         found = reference_cost(recipe, index, RunDirectory(tmp_path))
