@@ -7,28 +7,22 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from helpers.small_recipes import MODEL, make_recipe, make_stage
 from pathways_lite import recipe as recipe_package
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import (
     Adafactor,
-    AdamW,
     Continue,
     Data,
     Frozen,
     GivenWeights,
-    Grow,
-    LiGO,
     Merge,
     Model,
     Muon,
-    Net2Net,
     Prune,
     Ramp,
-    Recipe,
     Regrowth,
     Restore,
     Stage,
@@ -42,25 +36,6 @@ from pathways_lite.recipe import (
     write_recipe,
 )
 from pathways_lite.recipe.identity import identity_fields
-
-MODEL = Model(d_model=64, n_layers=4, n_heads=2, head_dim=32, d_ff=256, vocab_size=512)
-
-
-def make_stage(name: str = "base", **changes: object) -> Stage:
-    fields = {
-        "name": name,
-        "model": MODEL,
-        "data": Data(corpus="corpora/x", seq_len=64),
-        "optimizer": AdamW(),
-        "batch_size": 8,
-        "budget": "100 steps",
-    }
-    return Stage(**{**fields, **changes})
-
-
-def make_recipe(*stages: Stage) -> Recipe:
-    return Recipe(name="test", stages=stages or (make_stage(),))
-
 
 # ---- typed and frozen ----
 
@@ -258,104 +233,6 @@ def test_the_identity_has_the_former_name(
 def test_identity_differences_have_the_new_names() -> None:
     old, new = (make_recipe(make_stage(data=Data(corpus="x", seq_len=64, rs2_fraction=n))) for n in (0.5, 0.25))
     assert identity_differences(old, new, 0) == ["stages.base.data.rs2_fraction: 0.5 there, 0.25 now"]
-
-
-# ---- overrides ----
-
-
-def test_overrides_by_name_and_by_number() -> None:
-    recipe = make_recipe(make_stage(), make_stage("more", start=Continue()))
-    changed = apply_overrides(recipe, ["stages.base.optimizer.learning_rate=3e-4", "stages.1.batch_size=1e3", "seed=7"])
-    assert changed.stages[0].optimizer.learning_rate == 3e-4
-    assert changed.stages[1].batch_size == 1000
-    assert isinstance(changed.stages[1].batch_size, int)
-    assert changed.seed == 7
-    assert recipe.seed == 0
-
-
-@pytest.mark.parametrize(
-    ("override", "value"),
-    [
-        ("stages.base.model.window=[null,32]", (None, 32)),
-        ("stages.base.model.logit_soft_cap=none", None),
-        ("stages.base.model.scan_layers=false", False),
-        ("stages.base.model.attention=reference", "reference"),
-        ("stages.base.data.corpus=123", "123"),
-        ("stages.base.budget=2e6 tokens", {"kind": "tokens", "n": 2_000_000}),
-        ('stages.base.batch_size={"steps": [[0, 8], [10, 16]]}', {"steps": ((0, 8), (10, 16))}),
-        ("stages.base.optimizer.schedule.warmup=10 %", {"kind": "fraction", "n": 0.1}),
-    ],
-)
-def test_values_are_parsed_by_the_type_of_the_field(override: str, value: object) -> None:
-    node: object = apply_overrides(make_recipe(), [override]).stages[0].model_dump()
-    for name in override.split("=")[0].split(".")[2:]:
-        node = node[name]  # type: ignore[index]
-    assert node == value
-
-
-@pytest.mark.parametrize(
-    ("former", "current"),
-    [
-        ("stages.base.start.of=[]", "stages.base.start.checkpoints=[]"),
-        ("stages.base.start.of.0.weight=2", "stages.base.start.checkpoints.0.weight=2"),
-        ("stages.base.data.round=0.5", "stages.base.data.rs2_fraction=0.5"),
-        ("stages.base.pruning.every=3", "stages.base.pruning.update_every=3"),
-        ("stages.base.pruning.regrowth.share=0.1", "stages.base.pruning.regrowth.fraction=0.1"),
-    ],
-)
-def test_former_paths_are_overridden(former: str, current: str) -> None:
-    pruning = Prune(sparsity=0.5, regrowth=Regrowth())
-    base = make_recipe(make_stage(start=Merge(checkpoints=("runs/a", "runs/b")), pruning=pruning))
-    changed = apply_overrides(base, [former])
-    assert changed == apply_overrides(base, [current]) != base
-    assert stage_identity(changed, 0) != stage_identity(base, 0)
-
-
-@pytest.mark.parametrize(
-    ("text", "operator"), [("ligo", LiGO()), ("LiGO", LiGO()), ("learned", LiGO()), ("net2net", Net2Net())]
-)
-def test_a_variant_is_named_by_its_kind_or_its_class(text: str, operator: Frozen) -> None:
-    grown = make_recipe(make_stage(), make_stage("grown", start=Grow()))
-    start = apply_overrides(grown, [f"stages.grown.start.operator={text}"]).stages[1].start
-    assert isinstance(start, Grow)
-    assert start.operator == operator
-
-
-def test_switching_a_kind_resets_the_subtree_to_its_own_defaults() -> None:
-    recipe = apply_overrides(
-        make_recipe(make_stage(optimizer=AdamW(learning_rate=0.5, b1=0.1))), ["stages.base.optimizer=muon"]
-    )
-    assert recipe.stages[0].optimizer == Muon()
-    recipe = apply_overrides(recipe, ["stages.base.optimizer=adamw"])
-    assert recipe.stages[0].optimizer == AdamW()
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("stages.base.optimizr.learning_rate=1", "Did you mean 'optimizer'"),
-        ("stages.bse.seed=1", "Did you mean 'base'"),
-        ("stages.base.optimizer=mun", "Did you mean 'muon'"),
-        ("stages.base.model.n_heads=3.5", "fractional part"),
-        ("stages.base.optimizer.learning_rate=-1", "greater than 0"),
-        ("stages.base.budget=3 apples", "unknown unit 'apples'"),
-        ("stages.base.microbatch=3", "does not divide"),
-        ("stages.base.data.rs2_fracton=0.5", "has no field 'rs2_fracton'. Did you mean 'rs2_fraction'"),
-        ("stages.base.name.x=1", "has no field 'x'"),
-        ("stages.base=1", "name a field of it"),
-        ("stages.base.seed", "write path=value"),
-        ("stages.base.optimizer.kind=muon", "kind"),
-    ],
-)
-def test_a_wrong_override_says_what_to_type(override: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        apply_overrides(make_recipe(), [override])
-
-
-@given(st.floats(min_value=1e-12, max_value=1e12))
-def test_every_float_survives_an_override(value: float) -> None:
-    changed = apply_overrides(make_recipe(), [f"stages.base.guard.threshold={value!r}"])
-    assert changed.stages[0].guard.threshold == value
 
 
 # ---- identity ----

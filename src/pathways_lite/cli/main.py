@@ -21,6 +21,7 @@ from pathways_lite.cli import (
     inspect,
     merge,
     plan,
+    recipe,
     report,
     runs,
     runs_table,
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("plan")(plan.plan)
+app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
 data.app.add_typer(data_select.app, name="select")
 data.app.command("apply")(data_select.apply)

@@ -77,28 +77,28 @@ class Steps(Frozen):
     """A number of optimizer steps."""
 
     kind: Literal["steps"] = "steps"
-    n: int = Field(ge=0)
+    n: int = Field(ge=0, description="steps")
 
 
 class Tokens(Frozen):
     """A number of training tokens (positions of the batch, whether or not they carry loss)."""
 
     kind: Literal["tokens"] = "tokens"
-    n: int = Field(ge=0)
+    n: int = Field(ge=0, description="tokens")
 
 
 class Flops(Frozen):
     """A number of model FLOPs, counted as in PaLM appendix B (forward and backward, no recomputation)."""
 
     kind: Literal["flops"] = "flops"
-    n: float = Field(ge=0)
+    n: float = Field(ge=0, description="FLOPs")
 
 
 class Fraction(Frozen):
     """A fraction of the stage's budget, measured in the budget's own unit."""
 
     kind: Literal["fraction"] = "fraction"
-    n: float = Field(ge=0, le=1)
+    n: float = Field(ge=0, le=1, description="of the budget")
 
 
 _UNITS = {"step": "steps", "token": "tokens", "flop": "flops"}

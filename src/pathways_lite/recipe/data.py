@@ -40,7 +40,7 @@ class Temperature(Frozen):
     former_names: ClassVar[Mapping[str, str]] = {"upsample": "times"}
 
     kind: Literal["temperature"] = "temperature"
-    tau: float = Field(1.0, gt=0)
+    tau: float = Field(1.0, gt=0, description="exponent 1 / tau of domain sizes: 1 is proportional, infinity uniform")
     upsample: ByDomain = Field((), description="factors on the weights of some domains, by name")
 
 
@@ -48,7 +48,7 @@ class GivenWeights(Frozen):
     """Weights proportional to the numbers given; a domain without a number is not read."""
 
     kind: Literal["given"] = "given"
-    weights: ByDomain
+    weights: ByDomain = Field(description="(domain, weight) pairs")
 
 
 class UniMax(Frozen):
@@ -76,8 +76,8 @@ DomainWeights = Annotated[Temperature | GivenWeights | UniMax | LearnedWeights, 
 class MixturePhase(Frozen):
     """Domain weights from one point of the stage's clock until the next phase."""
 
-    start: Amount = Fraction(n=0.0)
-    weights: DomainWeights = Temperature()
+    start: Amount = Field(Fraction(n=0.0), description="of the budget; the first phase starts at 0")
+    weights: DomainWeights = Field(Temperature(), description="of the domains")
 
 
 class DataMixture(Frozen):
@@ -88,8 +88,11 @@ class DataMixture(Frozen):
     2024, arXiv 2410.04579).
     """
 
-    phases: tuple[MixturePhase, ...] = Field((MixturePhase(),), min_length=1)
-    by: Literal["sampling", "loss"] = "sampling"
+    phases: tuple[MixturePhase, ...] = Field((MixturePhase(),), min_length=1, description="weights by time, in order")
+    by: Literal["sampling", "loss"] = Field(
+        "sampling",
+        description="sampling reads domains by their weights; loss reads all by size and scales losses",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

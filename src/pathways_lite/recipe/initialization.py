@@ -81,7 +81,7 @@ class Net2Net(Frozen):
     """
 
     kind: Literal["direct"] = "direct"
-    split: Literal["even", "uneven"] = "uneven"
+    split: Literal["even", "uneven"] = Field("uneven", description="how copies share what they write")
 
 
 # ---- growth in depth and width ----
@@ -124,8 +124,12 @@ class Compose(Frozen):
     """One operator for width and another for depth."""
 
     kind: Literal["compose"] = "compose"
-    depth: Annotated[Stack | Interpolate | BlockOrder | DropAndStack | ZeroInit, Field(discriminator="kind")] = Stack()
-    width: Annotated[Net2Net | ZeroInit, Field(discriminator="kind")] = Net2Net()
+    depth: Annotated[Stack | Interpolate | BlockOrder | DropAndStack | ZeroInit, Field(discriminator="kind")] = Field(
+        Stack(), description="operator that adds blocks"
+    )
+    width: Annotated[Net2Net | ZeroInit, Field(discriminator="kind")] = Field(
+        Net2Net(), description="operator that widens them, applied first"
+    )
 
 
 Operator = Annotated[
@@ -144,7 +148,7 @@ class Grow(Frozen):
     """
 
     kind: Literal["grow"] = "grow"
-    operator: Operator = Stack()
+    operator: Operator = Field(Stack(), description="how the larger model is made of the smaller")
     noise: float = Field(
         0.0, ge=0, le=1, description="fraction of noise in copied blocks' kernels: W <- (1 - noise) W + noise N"
     )
@@ -182,7 +186,9 @@ class Merge(Frozen):
     former_names: ClassVar[Mapping[str, str]] = {"checkpoints": "of"}
 
     kind: Literal["merge"] = "merge"
-    checkpoints: Annotated[tuple[Ingredient, ...], BeforeValidator(_parse_paths)] = ()
+    checkpoints: Annotated[tuple[Ingredient, ...], BeforeValidator(_parse_paths)] = Field(
+        (), description="what is averaged, with weights"
+    )
     last: int = Field(1, ge=1, description="newest checkpoints of each path; its stage must keep at least as many")
     decay: float = Field(1.0, gt=0, le=1, description="weight of a checkpoint relative to the next newer one's")
 

@@ -241,10 +241,9 @@ def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]
         try:
             return variant()
         except ValidationError as error:
-            missing = ", ".join(str(e["loc"][0]) for e in error.errors())
-            raise UserError(
-                f"{'.'.join(full_path)}={text}: {text} has no default for {missing}; give it as JSON"
-            ) from error
+            missing = ", ".join(str(e["loc"][0]) for e in error.errors() if e["loc"])
+            problem = f"{text} has no default for {missing}" if missing else _messages(error)
+            raise UserError(f"{'.'.join(full_path)}={text}: {problem}; give it as JSON") from error
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     refusals = []
     for candidate in _candidates(text):
@@ -263,7 +262,7 @@ def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]
 def _candidates(text: str) -> list[Any]:
     """Return the readings of `text`, the most likely first: JSON (so `1e3` is a number), then plain text."""
     if text.lower() in ("none", "null"):
-        return [None]
+        return [None, text]  # some fields have a choice of that name
     if text.lower() in ("true", "false"):
         return [text.lower() == "true"]
     try:

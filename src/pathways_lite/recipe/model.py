@@ -23,20 +23,22 @@ class Model(Frozen):
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"attention"})
 
-    d_model: int = Field(gt=0)
-    n_layers: int = Field(gt=0)
-    n_heads: int = Field(gt=0)
+    d_model: int = Field(gt=0, description="width of the residual stream")
+    n_layers: int = Field(gt=0, description="number of blocks")
+    n_heads: int = Field(gt=0, description="query heads")
     n_kv_heads: int = Field(1, gt=0, description="1 = multi-query, n_heads = multi-head, between = grouped-query")
-    head_dim: int = Field(gt=0)
-    d_ff: int = Field(gt=0)
-    vocab_size: int = Field(gt=0)
+    head_dim: int = Field(gt=0, description="width of a head")
+    d_ff: int = Field(gt=0, description="width of the MLP")
+    vocab_size: int = Field(gt=0, description="rows of the embedding; at least as many as the tokenizer has ids")
 
-    block: Literal["parallel", "serial"] = "parallel"
+    block: Literal["parallel", "serial"] = Field(
+        "parallel", description="parallel: PaLM's, attention and MLP side by side; serial: Llama's"
+    )
     norm: Norm = Field("rms", description="rms, or layer (LayerNorm without bias); both scale-only")
-    norm_epsilon: float = Field(1e-6, ge=0, lt=1)
+    norm_epsilon: float = Field(1e-6, ge=0, lt=1, description="added to the mean square in norms")
     qk_norm: bool = Field(False, description="RMS-normalize queries and keys per head before RoPE")
-    rope_base: float = Field(10_000.0, gt=0)
-    tie_embeddings: bool = True
+    rope_base: float = Field(10_000.0, gt=0, description="wavelengths of the rotary embedding go up to 2 pi times this")
+    tie_embeddings: bool = Field(True, description="use the embedding as the output head, too")
     logit_scale: float | None = Field(None, description="None: 1/sqrt(d_model) where tied (PaLM section 5), else 1")
     logit_soft_cap: float | None = Field(None, gt=0, description="final logits z become cap * tanh(z / cap)")
     attention_soft_cap: float | None = Field(None, gt=0, description="the same for attention logits")

@@ -26,7 +26,7 @@ class Causal(Frozen):
     """Next-token prediction, with mean token loss plus z_loss * (log Z)^2 (PaLM section 5)."""
 
     kind: Literal["causal"] = "causal"
-    z_loss: float = Field(1e-4, ge=0)
+    z_loss: float = Field(1e-4, ge=0, description="weight of (log Z)^2 in the loss")
 
 
 class SpecialTokens(Frozen):
@@ -36,12 +36,12 @@ class SpecialTokens(Frozen):
     the model's last ids to sentinels, as T5 does.
     """
 
-    s2s: int = Field(ge=0)
-    nlu: int = Field(ge=0)
-    nlg: int = Field(ge=0)
+    s2s: int = Field(ge=0, description="mode token of S denoisers")
+    nlu: int = Field(ge=0, description="mode token of R denoisers")
+    nlg: int = Field(ge=0, description="mode token of X denoisers")
     prefix: int = Field(ge=0, description="of fill-in-the-middle, like the next two")
-    suffix: int = Field(ge=0)
-    middle: int = Field(ge=0)
+    suffix: int = Field(ge=0, description="opens the suffix in fill-in-the-middle")
+    middle: int = Field(ge=0, description="opens the middle")
     separator: int = Field(ge=0, description="of CodeGen2: between a text with masks and the masked spans")
     end_of_span: int = Field(ge=0, description="of CodeGen2: after each masked span")
     first_sentinel: int = Field(ge=0, description="sentinel i has the id first_sentinel - i")
@@ -70,7 +70,7 @@ class SpecialTokens(Frozen):
 class Corruption(Frozen):
     """Fields of all objectives but `Causal`."""
 
-    z_loss: float = Field(1e-4, ge=0)
+    z_loss: float = Field(1e-4, ge=0, description="weight of (log Z)^2 in the loss")
     layout: Literal["fill", "fixed"] = Field(
         "fill",
         description="fill: examples are sized to fill the sequence; fixed: UL2R's, half of the sequence for inputs and "
@@ -83,7 +83,7 @@ class PrefixLM(Corruption):
     """The S-denoiser: inputs end and targets begin at a uniformly chosen token."""
 
     kind: Literal["prefix_lm"] = "prefix_lm"
-    mode: Mode | None = None
+    mode: Mode | None = Field(None, description="mode token in front of the prefix; None: none")
 
 
 class SpanCorruption(Corruption):
@@ -92,7 +92,7 @@ class SpanCorruption(Corruption):
     kind: Literal["span_corruption"] = "span_corruption"
     rate: float = Field(0.15, gt=0, lt=1, description="fraction of the tokens that is masked")
     mean_span: float = Field(3.0, ge=1, description="tokens")
-    mode: Mode | None = None
+    mode: Mode | None = Field(None, description="mode token in front of the input; None: none")
 
 
 class FillInTheMiddle(Corruption):
@@ -120,8 +120,8 @@ class CodeGen2(Corruption):
 
     kind: Literal["codegen2"] = "codegen2"
     rate: float = Field(0.5, ge=0, le=1, description="fraction of the documents")
-    least: float = Field(0.0, ge=0, lt=1)
-    most: float = Field(0.5, gt=0, lt=1)
+    least: float = Field(0.0, ge=0, lt=1, description="shortest corrupted span")
+    most: float = Field(0.5, gt=0, lt=1, description="longest corrupted span")
     mean_span: float = Field(32.0, ge=1, description="tokens")
 
     @model_validator(mode="after")
@@ -140,14 +140,14 @@ Denoiser = Annotated[
 class WeightedDenoiser(Frozen):
     """A denoiser and its weight in a mixture: its number of examples relative to the others'."""
 
-    weight: float = Field(gt=0)
-    denoiser: Denoiser
+    weight: float = Field(gt=0, description="relative frequency")
+    denoiser: Denoiser = Field(description="objective of these examples")
 
 
 class MixtureOfDenoisers(Corruption):
     """Base of mixtures: each example is made by one of several denoisers, chosen at random."""
 
-    members: tuple[WeightedDenoiser, ...] = Field(min_length=1)
+    members: tuple[WeightedDenoiser, ...] = Field(min_length=1, description="denoisers with their frequencies")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -180,11 +180,13 @@ class UL2R(MixtureOfDenoisers):
     members: tuple[WeightedDenoiser, ...] = Field(
         (
             _prefix_lm(0.5),
-            _span_corruption(0.125, 0.15, 32, "nlg"), _span_corruption(0.125, 0.5, 3, "nlg"),
+            _span_corruption(0.125, 0.15, 32, "nlg"),
+            _span_corruption(0.125, 0.5, 3, "nlg"),
             _span_corruption(0.25, 0.15, 3, "nlu"),
         ),
         min_length=1,
-    )  # fmt: skip
+        description="denoisers with their frequencies",
+    )
 
 
 class UL2(MixtureOfDenoisers):
@@ -193,13 +195,17 @@ class UL2(MixtureOfDenoisers):
     kind: Literal["ul2"] = "ul2"
     members: tuple[WeightedDenoiser, ...] = Field(
         (
-            _span_corruption(1, 0.15, 3, "nlu"), _span_corruption(1, 0.15, 8, "nlu"),
-            _span_corruption(1, 0.5, 3, "nlg"), _span_corruption(1, 0.5, 8, "nlg"),
-            _span_corruption(1, 0.15, 64, "nlg"), _span_corruption(1, 0.5, 64, "nlg"),
+            _span_corruption(1, 0.15, 3, "nlu"),
+            _span_corruption(1, 0.15, 8, "nlu"),
+            _span_corruption(1, 0.5, 3, "nlg"),
+            _span_corruption(1, 0.5, 8, "nlg"),
+            _span_corruption(1, 0.15, 64, "nlg"),
+            _span_corruption(1, 0.5, 64, "nlg"),
             _prefix_lm(1),
         ),
         min_length=1,
-    )  # fmt: skip
+        description="denoisers with their frequencies",
+    )
 
 
 Objective = Annotated[

@@ -22,7 +22,7 @@ __all__ = [
 class _Schedule(Frozen):
     """A curve between 0 and 1 that multiplies the optimizer's peak learning rate, after a linear warm-up from 0."""
 
-    warmup: Amount = Fraction(n=0.0)
+    warmup: Amount = Field(Fraction(n=0.0), description="linear rise from 0 to the peak")
 
 
 class Constant(_Schedule):
@@ -35,30 +35,30 @@ class Linear(_Schedule):
     """Linear decay from the peak to `end` times the peak."""
 
     kind: Literal["linear"] = "linear"
-    end: float = Field(0.0, ge=0, le=1)
+    end: float = Field(0.0, ge=0, le=1, description="fraction of the peak at the end")
 
 
 class Cosine(_Schedule):
     """Cosine decay from the peak to `end` times the peak."""
 
     kind: Literal["cosine"] = "cosine"
-    end: float = Field(0.1, ge=0, le=1)
+    end: float = Field(0.1, ge=0, le=1, description="fraction of the peak at the end")
 
 
 class WSD(_Schedule):
     """Warm-up, stable, decay (MiniCPM, arXiv 2404.06395): the peak until the last `decay` of the budget."""
 
     kind: Literal["wsd"] = "wsd"
-    decay: Amount = Fraction(n=0.2)
-    end: float = Field(0.0, ge=0, le=1)
-    shape: Literal["linear", "one_minus_sqrt"] = "linear"
+    decay: Amount = Field(Fraction(n=0.2), description="length of the decay at the end")
+    end: float = Field(0.0, ge=0, le=1, description="fraction of the peak at the end")
+    shape: Literal["linear", "one_minus_sqrt"] = Field("linear", description="of the decay")
 
 
 class PaLM(_Schedule):
     """The peak until `knee`, then peak * sqrt(knee / k) (PaLM section 5: 1e-2 for 10,000 steps, then 1/sqrt(k))."""
 
     kind: Literal["palm"] = "palm"
-    knee: Amount = Steps(n=10_000)
+    knee: Amount = Field(Steps(n=10_000), description="where the decay with 1/sqrt(k) begins")
 
 
 Schedule = Annotated[Constant | Linear | Cosine | WSD | PaLM, Field(discriminator="kind")]
@@ -96,10 +96,10 @@ class AdamW(_Optimizer):
 
     kind: Literal["adamw"] = "adamw"
     learning_rate: float = Field(3e-4, gt=0, description="peak")
-    schedule: Schedule = Cosine(warmup=Fraction(n=0.02))
-    b1: float = Field(0.9, ge=0, lt=1)
-    b2: float = Field(0.95, ge=0, lt=1)
-    epsilon: float = Field(1e-8, ge=0)
+    schedule: Schedule = Field(Cosine(warmup=Fraction(n=0.02)), description="of the learning rate")
+    b1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
+    b2: float = Field(0.95, ge=0, lt=1, description="decay of the second moment")
+    epsilon: float = Field(1e-8, ge=0, description="added to the root of the second moment")
     weight_decay: float = Field(0.1, ge=0, description="on matrices; norm scales are not decayed")
 
 
@@ -108,8 +108,8 @@ class Adafactor(_Optimizer):
 
     kind: Literal["adafactor"] = "adafactor"
     learning_rate: float = Field(1e-2, gt=0, description="peak, relative to the RMS of each parameter")
-    schedule: Schedule = PaLM()
-    b1: float = Field(0.9, ge=0, lt=1)
+    schedule: Schedule = Field(PaLM(), description="of the learning rate")
+    b1: float = Field(0.9, ge=0, lt=1, description="decay of the momentum over scaled updates")
     decay_exponent: float = Field(0.8, gt=0, description="b2 = 1 - k**-decay_exponent")
     update_clip: float = Field(1.0, gt=0, description="largest RMS of an update, per layer and parameter")
     weight_decay_exponent: float | None = Field(
@@ -122,10 +122,10 @@ class Lion(_Optimizer):
 
     kind: Literal["lion"] = "lion"
     learning_rate: float = Field(1e-4, gt=0, description="peak")
-    schedule: Schedule = Cosine(warmup=Fraction(n=0.02))
-    b1: float = Field(0.9, ge=0, lt=1)
-    b2: float = Field(0.99, ge=0, lt=1)
-    weight_decay: float = Field(1.0, ge=0)
+    schedule: Schedule = Field(Cosine(warmup=Fraction(n=0.02)), description="of the learning rate")
+    b1: float = Field(0.9, ge=0, lt=1, description="weight of the momentum in the update")
+    b2: float = Field(0.99, ge=0, lt=1, description="decay of the momentum")
+    weight_decay: float = Field(1.0, ge=0, description="on matrices; multiplied by the learning rate")
 
 
 class Muon(_Optimizer):
@@ -134,12 +134,14 @@ class Muon(_Optimizer):
     kind: Literal["muon"] = "muon"
     learning_rate: float = Field(0.02, gt=0, description="peak, of the orthogonalized matrices")
     adam_learning_rate: float = Field(3e-3, gt=0, description="peak, of everything else")
-    schedule: Schedule = WSD(warmup=Fraction(n=0.02), decay=Fraction(n=0.4))
-    momentum: float = Field(0.95, ge=0, lt=1)
+    schedule: Schedule = Field(
+        WSD(warmup=Fraction(n=0.02), decay=Fraction(n=0.4)), description="of both learning rates"
+    )
+    momentum: float = Field(0.95, ge=0, lt=1, description="decay of the momentum of matrices")
     ns_steps: int = Field(5, ge=1, description="Newton-Schulz iterations")
-    b1: float = Field(0.9, ge=0, lt=1)
-    b2: float = Field(0.95, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
+    b1: float = Field(0.9, ge=0, lt=1, description="AdamW's, of the other parameters")
+    b2: float = Field(0.95, ge=0, lt=1, description="AdamW's, of the other parameters")
+    weight_decay: float = Field(0.0, ge=0, description="on matrices; multiplied by the learning rate")
 
 
 class ScheduleFree(_Optimizer):
@@ -149,10 +151,10 @@ class ScheduleFree(_Optimizer):
 
     kind: Literal["schedule_free"] = "schedule_free"
     learning_rate: float = Field(2.5e-3, gt=0, description="peak")
-    schedule: Schedule = Constant(warmup=Fraction(n=0.05))
-    b1: float = Field(0.9, gt=0, lt=1)
-    b2: float = Field(0.95, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
+    schedule: Schedule = Field(Constant(warmup=Fraction(n=0.05)), description="of the learning rate")
+    b1: float = Field(0.9, gt=0, lt=1, description="interpolation between the average and the fastest iterate")
+    b2: float = Field(0.95, ge=0, lt=1, description="decay of the second moment")
+    weight_decay: float = Field(0.0, ge=0, description="on matrices; multiplied by the learning rate")
 
 
 class SGD(_Optimizer):
@@ -162,9 +164,9 @@ class SGD(_Optimizer):
 
     kind: Literal["sgd"] = "sgd"
     learning_rate: float = Field(0.1, gt=0, description="peak")
-    schedule: Schedule = Constant(warmup=Fraction(n=0.02))
-    momentum: float = Field(0.0, ge=0, lt=1)
-    nesterov: bool = False
+    schedule: Schedule = Field(Constant(warmup=Fraction(n=0.02)), description="of the learning rate")
+    momentum: float = Field(0.0, ge=0, lt=1, description="decay of the momentum; 0: none")
+    nesterov: bool = Field(False, description="momentum by Nesterov")
 
 
 Optimizer = Annotated[AdamW | Adafactor | Lion | Muon | ScheduleFree | SGD, Field(discriminator="kind")]

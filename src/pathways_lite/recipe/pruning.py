@@ -49,7 +49,7 @@ class RandomScores(Frozen):
     """Random scores, drawn again at every update; pruned weights stay pruned."""
 
     kind: Literal["random"] = "random"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of the scores")
 
 
 Criterion = Annotated[Magnitude | FirstOrder | Movement | RandomScores, Field(discriminator="kind")]
@@ -70,8 +70,8 @@ class NM(Frozen):
     """
 
     kind: Literal["n_m"] = "n_m"
-    n: int = Field(2, ge=1)
-    m: Literal[2, 4, 8, 16] = 4
+    n: int = Field(2, ge=1, description="weights kept of each m")
+    m: Literal[2, 4, 8, 16] = Field(4, description="size of a group along the input")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -115,7 +115,7 @@ class Regrowth(Frozen):
 
     former_names: ClassVar[Mapping[str, str]] = {"fraction": "share"}
 
-    by: Literal["gradient", "random"] = "gradient"
+    by: Literal["gradient", "random"] = Field("gradient", description="which weights grow back")
     fraction: float = Field(0.3, gt=0, lt=1, description="of the active weights, initially")
     falls: bool = Field(True, description="decay to 0 along half a cosine; else constant")
     seed: int = Field(0, ge=0, description="of random regrowth")
@@ -149,17 +149,19 @@ class Prune(Frozen):
         description="density from one update of the masks to the next: the schedule's at the first of the two (left, "
         "the default) or at the second (right, as published: the first update, at `begin`, prunes)",
     )
-    criterion: Criterion = Magnitude()
+    criterion: Criterion = Field(Magnitude(), description="which weights go first")
     allocation: Literal["tensor", "global"] = Field(
         "tensor", description="tensor: each layer's kernel equally sparse; global: one threshold for all"
     )
-    structure: Structure = Unstructured()
+    structure: Structure = Field(Unstructured(), description="what is removed at once")
     scope: tuple[str, ...] = Field(
         ("linear",),
         description="linear: the kernels of the blocks; kernels: the output matrix too, where it is not the embedding; "
         "or names of parameters, where * matches anything",
     )
-    regrowth: Regrowth | None = None
+    regrowth: Regrowth | None = Field(
+        None, description="of removed weights, at each update; None: what is removed stays so"
+    )
 
     @classmethod
     def as_published(cls, sparsity: float, **changes: Any) -> Self:

@@ -75,7 +75,7 @@ class Restore(Frozen):
     not_identity: ClassVar[frozenset[str]] = frozenset({"path"})
     path: str = Field("", description="a checkpoint directory, or a stage or run directory (its newest checkpoint)")
     digest: str | None = Field(None, description="of that checkpoint; filled in when the recipe is resolved")
-    optimizer: Literal["reset", "keep"] = "reset"
+    optimizer: Literal["reset", "keep"] = Field("reset", description="keep: the moments too; needs the same optimizer")
 
 
 Start = Annotated[Scratch | Continue | Grow | Merge | Restore, Field(discriminator="kind")]
@@ -86,7 +86,7 @@ Start = Annotated[Scratch | Continue | Grow | Merge | Restore, Field(discriminat
 class Ramp(Frozen):
     """Batch size by step, as (first step, sequences): PaLM 540B is ((0, 512), (50_000, 1024), (115_000, 2048))."""
 
-    steps: tuple[tuple[int, int], ...]
+    steps: tuple[tuple[int, int], ...] = Field(description="(first step, sequences) pairs; the first step is 0")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -105,14 +105,17 @@ class SpikeGuard(Frozen):
     the policy.
     """
 
-    policy: Literal["halt", "skip", "rewind"] = "halt"
+    policy: Literal["halt", "skip", "rewind"] = Field(
+        "halt",
+        description="halt ends the run, skip drops the update, rewind restores a checkpoint and skips batches",
+    )
     threshold: float | None = Field(
         None, gt=0, description="spike: nats by which the loss exceeds the running median; None: only NaN and Inf"
     )
     window: int = Field(50, ge=2, description="steps in the running median")
     rewind_steps: int = Field(100, ge=1, description="restart at least this far before the spike (PaLM section 5.1)")
     skip_batches: int = Field(300, ge=1, description="batches to skip after that (PaLM: 200 to 500)")
-    max_rewinds: int = Field(10, ge=1)
+    max_rewinds: int = Field(10, ge=1, description="then the run ends")
 
 
 class Evaluation(Frozen):
@@ -146,24 +149,24 @@ class Stage(Frozen):
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"name", "mesh", "evaluation", "saving", "log_every"})
 
-    name: Name = "base"
-    start: Start = Scratch()
-    model: Model
-    data: Data
-    objective: Objective = Causal()
-    optimizer: Optimizer
+    name: Name = Field("base", description="of its directory in the run")
+    start: Start = Field(Scratch(), description="first parameters")
+    model: Model = Field(description="architecture and size")
+    data: Data = Field(description="corpus, sequence length, order, mixture")
+    objective: Objective = Field(Causal(), description="what is predicted from what")
+    optimizer: Optimizer = Field(description="with its learning-rate schedule")
     batch_size: int | Ramp = Field(description="sequences per step, over all hosts")
     microbatch: int | None = Field(None, ge=1, description="sequences per gradient-accumulation slice")
-    budget: Budget
+    budget: Budget = Field(description="amount of training")
     pruning: Prune | None = Field(None, description="of the weights during training; None: dense")
     reweighting: Reweighting | None = Field(None, description="of samples by their losses; None: equal weights")
     domain_weights: LearnDomainWeights | None = Field(
         None, description="learned by this stage as a proxy for another; None: the mixture's weights"
     )
-    mesh: Mesh = Mesh()
-    guard: SpikeGuard = SpikeGuard()
-    evaluation: Evaluation = Evaluation()
-    saving: Saving = Saving()
+    mesh: Mesh = Field(Mesh(), description="devices along each axis")
+    guard: SpikeGuard = Field(SpikeGuard(), description="response to loss spikes")
+    evaluation: Evaluation = Field(Evaluation(), description="of held-out text")
+    saving: Saving = Field(Saving(), description="of checkpoints")
     log_every: int = Field(10, ge=1, description="steps")
 
     @property
@@ -227,9 +230,9 @@ class Stage(Frozen):
 class Recipe(Frozen):
     """A named chain of stages: a complete experiment."""
 
-    name: Name
+    name: Name = Field(description="of the run directory, by default")
     seed: int = Field(0, ge=0, description="of initialization and dropout; the data order has its own")
-    stages: tuple[Stage, ...] = Field(min_length=1)
+    stages: tuple[Stage, ...] = Field(min_length=1, description="trained in order")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -68,7 +68,7 @@ class Focal(Frozen):
     """Focal loss: weights (1 - p)^gamma with p = exp(-loss) (Lin et al. 2017, arXiv 1708.02002)."""
 
     kind: Literal["focal"] = "focal"
-    gamma: float = Field(2.0, ge=0)
+    gamma: float = Field(2.0, ge=0, description="exponent; 0 is uniform")
 
 
 class TopLosses(Frozen):
@@ -96,7 +96,7 @@ class Reweighting(Frozen):
     Their mean over tokens with loss is 1, so a learning rate means the same as without. The z-loss is not weighted.
     """
 
-    rule: Rule = LinUpper()
+    rule: Rule = Field(LinUpper(), description="weights from losses")
     sample: Literal["row", "document", "token"] = Field(
         "row",
         description="unit that has a loss (the mean over its tokens) and a weight: a packed row, a document in it",
@@ -104,7 +104,7 @@ class Reweighting(Frozen):
     burn_in: Amount = Field(
         Fraction(n=0.05), description="all weights are 1 until then (the paper: 1000 of 20000 steps)"
     )
-    reference: Reference | None = None
+    reference: Reference | None = Field(None, description="model whose losses are subtracted first; None: none")
 
     @property
     def kept_fraction(self) -> float:
@@ -130,7 +130,7 @@ class DoReMi(Frozen):
     """More weight for domains where the proxy is worse than a reference model (Xie et al. 2023, arXiv 2305.10429)."""
 
     kind: Literal["doremi"] = "doremi"
-    reference: Reference
+    reference: Reference = Field(description="model whose losses are subtracted")
     step: float = Field(1.0, gt=0, description="eta, of exponentiated gradient ascent")
     smoothing: float = Field(1e-3, ge=0, le=1, description="c, the fraction that is spread evenly")
 

@@ -1,0 +1,170 @@
+"""`pathways-lite recipe`: the fields that recipes have, the values of one, and the differences of two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.paths import local_path
+
+if TYPE_CHECKING:
+    from pathways_lite.recipe import Recipe
+    from pathways_lite.recipe.fields import ClassFields
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Look up the fields of recipes, show the values of one, and compare two.",
+    rich_markup_mode="markdown",
+)
+RecipeFile = Annotated[Path, typer.Argument(parser=local_path, help="a recipe file, its JSON, or a run directory")]
+
+
+@app.command()
+def fields(
+    path: Annotated[
+        str, typer.Argument(help="a field as in overrides, e.g. stages.optimizer, or a class, e.g. AdamW")
+    ] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="print the whole reference, docs/recipe.md")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the fields of recipes with their types, defaults and meaning; of a field with variants, all variants.
+
+    Names of stages may be left out of PATH. Without PATH: the fields of a recipe and of a stage.
+
+    Examples:
+
+    - `pathways-lite recipe fields`
+
+    - `pathways-lite recipe fields stages.optimizer`
+
+    - `pathways-lite recipe fields stages.data.mixture`
+    """
+    from dataclasses import asdict
+
+    from pathways_lite.console import Console
+    from pathways_lite.recipe.fields import describe_path
+
+    if markdown:
+        typer.echo(reference(), nl=False)
+        return
+    classes = describe_path(path) if path else [*describe_path(""), *describe_path("stages")]
+    if as_json:
+        print_json([asdict(cls) for cls in classes])
+        return
+    console = Console()
+    for cls in classes:
+        _print_class(console, cls)
+
+
+def _print_class(console: object, cls: ClassFields) -> None:
+    from rich.text import Text
+
+    from pathways_lite.console import Console, Table
+
+    assert isinstance(console, Console)
+    name = f"{cls.name} ({cls.kind})" if cls.kind else cls.name
+    console.print(Text.assemble((name, "bold"), f"  {cls.summary}"))
+    if cls.fields:
+        table = Table("field", "type", "default", "meaning")
+        for row in cls.fields:
+            table.add_row(row.name, row.type, row.default, row.description)
+        console.print(table)
+    console.print()
+
+
+def reference() -> str:
+    """Return the reference of all recipe classes in Markdown."""
+    from pathways_lite.recipe.fields import describe_path, recipe_classes
+
+    lines = [
+        "# Recipe reference",
+        "",
+        "Every class that a recipe may contain, with its fields. `pathways-lite recipe fields PATH` shows the same for",
+        "one field; this page is its `--markdown` output. In parentheses after a class: the name by which overrides",
+        "select it (`stages.base.optimizer=muon`). A *list* is written as JSON in overrides, and an *amount* as text.",
+        "",
+    ]
+    for cls in (description for known in recipe_classes() for description in describe_path(known.__name__)):
+        title = f"## {cls.name}" + (f" (`{cls.kind}`)" if cls.kind else "")
+        lines += [title, "", cls.summary, ""]
+        if cls.fields:
+            lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
+            rows = ((f"`{row.name}`", row.type, f"`{row.default}`", row.description) for row in cls.fields)
+            lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+            lines.append("")
+    return "\n".join(lines)
+
+
+@app.command()
+def show(
+    recipe: RecipeFile,
+    overrides: Annotated[list[str] | None, typer.Argument(help="path=value")] = None,
+    changed: Annotated[bool, typer.Option("--changed", help="only what differs from the defaults")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show every value of a recipe as an override that would set it: `stages.base.batch_size=32`.
+
+    Examples:
+
+    - `pathways-lite recipe show configs/demo.py --changed`
+
+    - `pathways-lite recipe show configs/demo.py stages.base.optimizer=muon | grep optimizer`
+
+    - `pathways-lite recipe show runs/demo --json`
+    """
+    from pathways_lite.recipe import apply_overrides
+    from pathways_lite.recipe.fields import override_values
+
+    loaded = apply_overrides(_load(recipe), overrides or ())
+    if as_json:
+        print_json(loaded.model_dump(mode="json"))
+        return
+    for path, value in override_values(loaded, changed=changed).items():
+        typer.echo(f"{path}={value}")
+
+
+@app.command()
+def diff(a: RecipeFile, b: RecipeFile, as_json: AsJson = False) -> None:
+    """Show where two recipes differ, and which of their stages give the same result all the same.
+
+    Two stages of the same identity compute the same: they may differ in names, paths, meshes, and in how often they
+    save or log. The exit status is 0 if the recipes are equal and 1 if they differ.
+
+    Example: `pathways-lite recipe diff runs/base runs/variant`
+    """
+    from pathways_lite.console import Console, Table
+    from pathways_lite.recipe import stage_identity
+    from pathways_lite.recipe.fields import override_values
+
+    recipes = (_load(a), _load(b))
+    values = [override_values(recipe) for recipe in recipes]
+    paths = [path for path in dict.fromkeys([*values[0], *values[1]]) if values[0].get(path) != values[1].get(path)]
+    identities = [
+        {stage.name: stage_identity(recipe, index) for index, stage in enumerate(recipe.stages)} for recipe in recipes
+    ]
+    same = [name for name in identities[0] if identities[0][name] == identities[1].get(name)]
+    if as_json:
+        rows = [{"path": path, "a": values[0].get(path), "b": values[1].get(path)} for path in paths]
+        print_json({"differences": rows, "stages_with_the_same_identity": same})
+        raise typer.Exit(1 if paths else 0)
+    if not paths:
+        typer.echo("the recipes are equal")
+        return
+    console = Console()
+    table = Table("field", str(a), str(b))
+    for path in paths:
+        table.add_row(path, values[0].get(path, "–"), values[1].get(path, "–"))
+    console.print(table)
+    shared = f"stages of the same identity, which compute the same: {', '.join(same)}"
+    console.print(shared if same else "no stage has the same identity in both: their results differ")
+    raise typer.Exit(1)
+
+
+def _load(path: Path) -> Recipe:
+    from pathways_lite.recipe import load_recipe
+    from pathways_lite.run_directory import RunDirectory
+
+    return RunDirectory(path).recipe() if path.is_dir() else load_recipe(path)

@@ -1,0 +1,60 @@
+"""`pathways-lite recipe`: reference, values and differences."""
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from pathways_lite.cli.main import app
+from pathways_lite.cli.recipe import reference
+
+ROOT = Path(__file__).parents[2]
+DEMO = str(ROOT / "configs/demo.py")
+
+
+def invoke(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["recipe", *words])
+    return result.exit_code, result.stdout
+
+
+def test_the_page_of_reference_is_current() -> None:
+    assert (ROOT / "docs/recipe.md").read_text() == reference(), (
+        "pathways-lite recipe fields --markdown > docs/recipe.md"
+    )
+
+
+def test_fields_of_variants() -> None:
+    status, output = invoke("fields", "stages.optimizer")
+    assert status == 0
+    assert all(name in output for name in ("AdamW (adamw)", "Muon (muon)", "learning_rate", "cosine", "number, > 0"))
+    status, output = invoke("fields", "stages.optimizer", "--json")
+    assert [cls["kind"] for cls in json.loads(output)][:2] == ["adamw", "adafactor"]
+
+
+def test_show_prints_overrides_and_takes_some() -> None:
+    status, output = invoke("show", DEMO, "stages.base.optimizer=muon")
+    lines = output.splitlines()
+    assert status == 0
+    assert "stages.base.optimizer=muon" in lines
+    assert "stages.base.budget=256 steps" in lines
+    assert len(invoke("show", DEMO, "--changed")[1].splitlines()) < len(lines) / 2
+    assert json.loads(invoke("show", DEMO, "--json")[1])["stages"][0]["name"] == "base"
+
+
+def test_diff_names_fields_and_stages_that_compute_the_same(tmp_path: Path) -> None:
+    assert invoke("diff", DEMO, DEMO) == (0, "the recipes are equal\n")
+    variant = tmp_path / "variant.py"
+    variant.write_text(
+        "from pathways_lite.recipe import apply_overrides, load_recipe\n"
+        f"def recipe():\n    return apply_overrides(load_recipe({DEMO!r}), ['stages.base.saving.every=7'])\n"
+    )
+    status, output = invoke("diff", DEMO, str(variant))
+    assert status == 1
+    assert "stages.base.saving.every" in output
+    assert "which compute the same: base" in output
+    variant.write_text(variant.read_text().replace("saving.every=7", "model.d_model=64"))
+    status, output = invoke("diff", DEMO, str(variant), "--json")
+    assert json.loads(output) == {
+        "differences": [{"path": "stages.base.model.d_model", "a": "192", "b": "64"}],
+        "stages_with_the_same_identity": [],
+    }
