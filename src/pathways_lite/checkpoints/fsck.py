@@ -51,7 +51,7 @@ def checkpoint_paths(directory: Path | str) -> list[Path]:
     for checkpoint in (directory, Path(absolute_path(directory))):  # `.` and links have other names
         if checkpoint.is_dir() and (step_of(checkpoint) is not None or (checkpoint / FILE_NAME).is_file()):
             return [checkpoint]
-    paths = [path for path in directory.rglob("step_*") if step_of(path) is not None and path.is_dir()]
+    paths = [path for path in directory.rglob("step_*") if step_of(path) is not None]
     if not paths:
         raise UserError(f"there is no checkpoint in {directory}; expected a run, a stage or a checkpoint directory")
     last_written = {
@@ -63,7 +63,7 @@ def checkpoint_paths(directory: Path | str) -> list[Path]:
 
 def _time_written(path: Path) -> int:
     try:
-        return path.stat().st_mtime_ns
+        return path.lstat().st_mtime_ns
     except FileNotFoundError:  # the run that is training there has just deleted it
         return 0
 
