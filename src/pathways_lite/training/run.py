@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.metadata
 import math
 import os
@@ -96,8 +95,7 @@ def train_run(
         recipe = resolve_recipe(recipe)
         require_same(_settings(recipe))
         run = RunDirectory(local_path(path))
-        note = functools.partial(console.print, highlight=False, markup=False)
-        lock = RunLock(run.path, note=note, end_when_lost=True)
+        lock = RunLock(run.path, note=console.print, end_when_lost=True)
         coordination.run_on_primary(lambda: _claim(stack, lock, run, recipe))
         require_shared_directory(run.path)
         stack.enter_context(signals)
