@@ -91,6 +91,4 @@ def test_a_checkpoint_may_have_any_name_but_that_of_another_step(checkpoint: Pat
     wrong = best.rename(best.with_name("step_00000007"))
     with pytest.raises(DamagedError, match="checkpoint of step 5; rename it to step_00000005"):
         restore(wrong, TREE)
-    (wrong.parent / "step_00000009").symlink_to("nowhere")
-    (finding,) = fsck(wrong.parent)
-    assert not finding.ok
+    assert [finding.ok for finding in fsck(wrong.parent)] == [False]
