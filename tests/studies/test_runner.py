@@ -50,7 +50,7 @@ class FakeExecutor:
             if status == 0:
                 name = run.recipe().stages[-1].name
                 run.stage(name).path.mkdir()
-                run.stage(name).write_summary({})
+                run.stage(name).write_summary({"identity": run.path.name})
             return status
 
         return FakeJob(ends)
@@ -138,7 +138,7 @@ def _finish(store: StudyStore, identity: str) -> None:
     run = store.prepare(identity)
     stage = run.stage(run.recipe().stages[-1].name)
     stage.path.mkdir()
-    stage.write_summary({})
+    stage.write_summary({"identity": "any"})
 
 
 def test_a_signal_stops_what_runs_and_starts_no_more(store: StudyStore) -> None:
