@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "training": BOTTOM
     | {"parallel", "distributed", "models", "objectives", "data", "methods", "evaluation", "tracking"}
     | {"checkpoints", "run_lock", "signals", "run_directory"},
+    "conversion": BOTTOM | {"models", "data", "methods", "checkpoints", "training"},
     "planner": BOTTOM | {"parallel", "models", "tracking", "training"},
     "comparison": BOTTOM | {"intervals", "tracking", "run_directory"},
     "studies": BOTTOM | {"comparison", "intervals", "tracking", "training", "run_lock", "signals", "run_directory"},

@@ -28,6 +28,7 @@ import numpy as np
 
 from pathways_lite import models
 from pathways_lite.checkpoints import StreamedArray, write_streamed
+from pathways_lite.conversion.grow_and_merge import grow_offline
 from pathways_lite.data.order import DataCursor
 from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.models import presets
@@ -36,7 +37,6 @@ from pathways_lite.training.components import Components
 from pathways_lite.training.init_growth import grow_function
 from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.load import load_model
-from pathways_lite.training.offline import grow_offline
 from pathways_lite.training.spike_guard import GuardState
 from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.step import TrainState

@@ -19,9 +19,9 @@ from helpers.bigram import (
     make_batch,
     take_steps,
 )
+from pathways_lite.checkpoints.finite import join_some, non_finite_arrays
 from pathways_lite.models import Auxiliary, TokenLosses
 from pathways_lite.recipe import ScheduleFree
-from pathways_lite.training.finite import join_some, non_finite_arrays
 
 
 def test_metrics_are_the_weighted_means_of_their_definitions():

@@ -34,9 +34,9 @@ def convert(
     """
     if not sparse:
         raise UserError("no format given; write pathways-lite convert RUN --sparse OUT")
+    from pathways_lite.conversion.sparse_export import convert_sparse
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.training.load import load_model
-    from pathways_lite.training.sparse_export import convert_sparse
 
     with lock_directory(out):
         path = convert_sparse(load_model(run, examined=False), out, report=print_line)

@@ -53,10 +53,10 @@ def grow(
         return
     if out is None:
         raise UserError("no OUT given; write pathways-lite grow CHECKPOINT OUT --operator stack --factor 4")
+    from pathways_lite.conversion.grow_and_merge import grow_offline, plan_offline_growth
     from pathways_lite.methods.growth import plan_growth
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.training.load import load_model
-    from pathways_lite.training.offline import grow_offline, plan_offline_growth
 
     base = load_model(source, examined=False)
     start, target = _resolve_target(base.stage.model, operator, factor, changes or [])

@@ -125,7 +125,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 def mask_densities(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     """Return the fractions of active weights by array, [layers] or [1]; empty for a dense model."""
     from pathways_lite.checkpoints import open_checkpoint
-    from pathways_lite.training.stored_masks import read_masks
+    from pathways_lite.conversion.stored_masks import read_masks
 
     masks = read_masks(manifest, open_checkpoint(path)[1])
     stacked = {name: mask if name.startswith("layers.") else mask[None] for name, mask in masks.items()}

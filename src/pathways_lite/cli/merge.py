@@ -42,11 +42,11 @@ def merge(
 
     - `pathways-lite merge runs/mixed runs/code runs/text --weights 1,3`
     """
+    from pathways_lite.conversion.grow_and_merge import merge_offline
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.recipe import Ingredient, Merge
     from pathways_lite.training.init_merging import resolve_merge
     from pathways_lite.training.load import load_model
-    from pathways_lite.training.offline import merge_offline
 
     relative_weights = _parse_weights(weights, len(checkpoints))
     if sum(relative_weights) <= 0 or not 0 < decay <= 1:

@@ -2,6 +2,7 @@
 
 from pathways_lite.models.decoder import (
     Auxiliary,
+    LossFn,
     Params,
     TokenLosses,
     abstract_params,
@@ -16,6 +17,6 @@ from pathways_lite.models.decoding import decode, init_cache
 from pathways_lite.models.params import ParamSpec, param_specs
 
 __all__ = [
-    "Auxiliary", "ParamSpec", "Params", "TokenLosses", "abstract_params", "apply", "decode", "head", "init",
+    "Auxiliary", "LossFn", "ParamSpec", "Params", "TokenLosses", "abstract_params", "apply", "decode", "head", "init",
     "init_cache", "logical_axes", "logits", "param_specs", "token_losses",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -60,6 +61,10 @@ class TokenLosses(NamedTuple):
     nll: jax.Array  # float32 [B, T], negative log likelihood of the target, nats
     log_z: jax.Array  # float32 [B, T], log of the softmax's normalizer
     auxiliary: Auxiliary = NO_AUXILIARY
+
+
+LossFn = Callable[[Any, Batch, jax.Array], TokenLosses]
+"""(params, batch, dropout key) -> losses of every position."""
 
 
 class BlockInputs(NamedTuple):

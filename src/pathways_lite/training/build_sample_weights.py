@@ -14,10 +14,10 @@ from pathways_lite.data.mixture import loss_weights, phase_shares
 from pathways_lite.data.pipeline import windows_per_domain
 from pathways_lite.errors import UserError
 from pathways_lite.methods import domain_weights, reweighting
+from pathways_lite.models import LossFn
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import DoGE, DoReMi, Stage
 from pathways_lite.training import optimizers
-from pathways_lite.training.grad_accum import LossFn
 from pathways_lite.training.sample_weights import SampleWeights, domain_alignments, stateless
 from pathways_lite.training.stage import StageSpec, effective_reweighting, is_scalarized, reference_model
 

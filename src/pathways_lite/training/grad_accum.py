@@ -12,10 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from pathways_lite.batch import Batch
-from pathways_lite.models import Auxiliary, TokenLosses
-
-LossFn = Callable[[Any, Batch, jax.Array], TokenLosses]
-"""(params, batch, dropout key) -> losses of every position."""
+from pathways_lite.models import Auxiliary, LossFn
 
 
 class Microbatch(NamedTuple):

@@ -20,6 +20,7 @@ import numpy as np
 
 from pathways_lite.batch import Batch
 from pathways_lite.checkpoints import CheckpointManager
+from pathways_lite.checkpoints.finite import join_some, non_finite_arrays
 from pathways_lite.data.order import DataCursor
 from pathways_lite.distributed import coordination
 from pathways_lite.distributed.monitor import Watchdog
@@ -31,7 +32,6 @@ from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
-from pathways_lite.training.finite import join_some, non_finite_arrays
 from pathways_lite.training.initialize import CheckpointState, initialize_stage, restore_latest
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.spike_guard import GuardState, Halt, Rewind, observe

@@ -31,10 +31,9 @@ from pathways_lite.recipe import (
     stage_identity,
 )
 from pathways_lite.run_directory import RunDirectory
-from pathways_lite.training.check_chain import require_trainable
+from pathways_lite.training.check_chain import require_kept_optimizer, require_stored_optimizer, require_trainable
 from pathways_lite.training.init_growth import require_growth
 from pathways_lite.training.init_merging import resolve_merge
-from pathways_lite.training.kept_optimizer import require_kept_optimizer, require_stored_optimizer
 from pathways_lite.training.load import TrainedModel, load_final, load_model
 from pathways_lite.training.stage import reference_of
 

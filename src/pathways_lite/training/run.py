@@ -37,13 +37,12 @@ from pathways_lite.tracking.trackers import open_trackers
 from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
 from pathways_lite.training.final_evaluation import summarize
-from pathways_lite.training.initialize import initialize_stage, restore_latest
+from pathways_lite.training.initialize import initialize_stage, is_trained, restore_latest
 from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.notes import stage_notes
 from pathways_lite.training.resolve import resolve_recipe, with_learned_weights
 from pathways_lite.training.stage import StageSpec
-from pathways_lite.training.trained import is_trained
 
 
 @dataclass(frozen=True)

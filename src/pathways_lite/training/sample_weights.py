@@ -23,7 +23,8 @@ from pathways_lite.batch import Batch
 from pathways_lite.ledger import Clock
 from pathways_lite.methods.domain_weights import means_of_domains, share_of_domains, token_weights
 from pathways_lite.methods.reweighting import needs_full_batch_losses
-from pathways_lite.training.grad_accum import LossFn, Microbatch, accumulate_gradients, per_token_nll
+from pathways_lite.models import LossFn
+from pathways_lite.training.grad_accum import Microbatch, accumulate_gradients, per_token_nll
 
 WeighFn = Callable[[Any, Batch, Clock, Any], tuple[jax.Array, Any]]
 """(excess losses [B, T] or what `SignalFn` returns, batch, clock, memory) -> (weights [B, T] or [B, 1], memory)."""

@@ -17,7 +17,8 @@ import optax
 from pathways_lite.batch import Batch
 from pathways_lite.ledger import Clock
 from pathways_lite.methods.pruning import apply_masks
-from pathways_lite.training.grad_accum import LossFn, LossMeans, Microbatch, accumulate_gradients
+from pathways_lite.models import LossFn
+from pathways_lite.training.grad_accum import LossMeans, Microbatch, accumulate_gradients
 from pathways_lite.training.sample_weights import MethodState, Prepared, SampleWeights, Weighting
 
 

@@ -11,12 +11,12 @@ from rich.console import Console
 
 from helpers.run_helpers import add_stage, run
 from pathways_lite.checkpoints import CheckpointManager
+from pathways_lite.conversion.grow_and_merge import merge_offline
 from pathways_lite.data.build import build
 from pathways_lite.data.store import open_store
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Continue, Recipe, Restore, apply_overrides, load_recipe
 from pathways_lite.training.load import load_model
-from pathways_lite.training.offline import merge_offline
 from pathways_lite.training.resolve import resolve_recipe
 from pathways_lite.training.run import describe, train_run
 

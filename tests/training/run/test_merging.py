@@ -70,7 +70,7 @@ def test_a_resolved_merge_names_its_checkpoints_and_stays_as_it_is(recipe: Recip
 def test_files_are_averaged_as_in_memory(
     uninterrupted: Path, saved: list[list[np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pathways_lite.training.offline.CHUNK_NBYTES", 1000)  # many pieces
+    monkeypatch.setattr("pathways_lite.conversion.grow_and_merge.CHUNK_NBYTES", 1000)  # many pieces
     paths = [str(CheckpointManager(uninterrupted / "base" / "checkpoints").path(step)) for step in STEPS]
     merge(tmp_path / "out", paths, weights="1,0,3", last=1, decay=1.0, greedy=False)
     found = load_model(tmp_path / "out")

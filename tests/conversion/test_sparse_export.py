@@ -13,6 +13,7 @@ from pathways_kernels.attention import Spans
 from pathways_lite import models
 from pathways_lite.checkpoints import CheckpointManager, open_checkpoint
 from pathways_lite.cli.main import app
+from pathways_lite.conversion.sparse_export import convert_sparse
 from pathways_lite.data.order import DataCursor
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Seconds
@@ -37,7 +38,6 @@ from pathways_lite.recipe import (
 )
 from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.load import load_model
-from pathways_lite.training.sparse_export import convert_sparse
 from pathways_lite.training.spike_guard import GuardState
 from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.step import TrainState

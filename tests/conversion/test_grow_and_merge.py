@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from pathways_lite import models
 from pathways_lite.checkpoints import CheckpointManager, DamagedError, read_manifest, restore
 from pathways_lite.cli.main import app
+from pathways_lite.conversion.grow_and_merge import grow_offline
 from pathways_lite.data.order import DataCursor
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Seconds
@@ -38,7 +39,6 @@ from pathways_lite.recipe import (
 from pathways_lite.training.components import Components
 from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.load import load_model
-from pathways_lite.training.offline import grow_offline
 from pathways_lite.training.spike_guard import GuardState
 from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.step import TrainState

@@ -10,6 +10,9 @@ import pytest
 
 from pathways_lite import models
 from pathways_lite.checkpoints import CheckpointManager, fsck, open_checkpoint
+from pathways_lite.conversion.grow_and_merge import grow_offline, merge_offline
+from pathways_lite.conversion.sparse_export import convert_sparse
+from pathways_lite.conversion.stored_masks import read_masks
 from pathways_lite.data.order import DataCursor
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Seconds
@@ -35,15 +38,12 @@ from pathways_lite.recipe import (
     Steps,
     ZeroInit,
 )
+from pathways_lite.training.check_chain import require_kept_optimizer, require_stored_optimizer
 from pathways_lite.training.initialize import CheckpointState
-from pathways_lite.training.kept_optimizer import require_kept_optimizer, require_stored_optimizer
 from pathways_lite.training.load import TrainedModel, load_model
-from pathways_lite.training.offline import grow_offline, merge_offline
-from pathways_lite.training.sparse_export import convert_sparse
 from pathways_lite.training.spike_guard import GuardState
 from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.step import TrainState
-from pathways_lite.training.stored_masks import read_masks
 
 MODEL = Model(d_model=16, n_layers=2, n_heads=2, head_dim=8, d_ff=24, vocab_size=32, dtype="float32")
 DEEPER = MODEL.model_copy(update={"n_layers": 4})

@@ -22,14 +22,14 @@ from pathways_lite.checkpoints import (
     require_undamaged,
     write_streamed,
 )
+from pathways_lite.conversion.grow_and_merge import meta_from, next_stage
+from pathways_lite.conversion.stored_masks import read_masks
 from pathways_lite.errors import UserError
 from pathways_lite.methods.pruning import input_axis
 from pathways_lite.methods.pruning.compact import CompactModel, compact_model, compress_nm, places_per_byte
 from pathways_lite.methods.pruning.pruned_params import pack_np
 from pathways_lite.recipe import NM, Model, Restore, Unstructured
 from pathways_lite.training.load import TrainedModel
-from pathways_lite.training.offline import meta_from, next_stage
-from pathways_lite.training.stored_masks import read_masks
 
 Block = tuple[tuple[int, ...], np.ndarray]
 

@@ -25,6 +25,7 @@ from pathways_lite.checkpoints import (
     require_undamaged,
     write_streamed,
 )
+from pathways_lite.conversion.stored_masks import grown_masks, mask_arrays, merged_masks
 from pathways_lite.data.order import DataCursor
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
@@ -35,7 +36,6 @@ from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.load import TrainedModel
 from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.step import TrainState
-from pathways_lite.training.stored_masks import grown_masks, mask_arrays, merged_masks
 
 CHUNK_NBYTES = 1 << 26
 """Size of the chunks in which an array that is not stacked is copied or averaged."""

@@ -1,0 +1,1 @@
+"""Make checkpoints from checkpoints, file by file and without training: grown, merged, sparse."""
