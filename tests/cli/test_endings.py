@@ -22,6 +22,7 @@ COMMAND = [sys.executable, "-m", "pathways_lite"]
 
 def run_main(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(sys, "argv", ["pathways-lite", *map(str, arguments)])
+    monkeypatch.setattr(os, "_exit", sys.exit)  # how training ends, without the interpreter's shutdown
     with pytest.raises(SystemExit) as end:
         command_line.main()
     assert isinstance(end.value.code, int)
