@@ -123,7 +123,7 @@ def test_another_recipe_is_refused(directory: Path) -> None:
     words = ["train", "run_recipe.py", "stages.denoised.optimizer.momentum=0.9", "--track", "none", "--out", RUN]
     outcome = run(*words, directory=directory)
     assert outcome.status == 2
-    assert "stages.denoised.optimizer.momentum: 0.95 there, 0.9 now" in outcome.stderr
+    assert "stages.denoised.optimizer.momentum: 0.95 in the run, 0.9 in this recipe" in outcome.stderr
 
 
 # ---- reading ----

@@ -232,7 +232,7 @@ def test_the_identity_has_the_former_name(
 
 def test_identity_differences_have_the_new_names() -> None:
     old, new = (make_recipe(make_stage(data=Data(corpus="x", seq_len=64, rs2_fraction=n))) for n in (0.5, 0.25))
-    assert identity_differences(old, new, 0) == ["stages.base.data.rs2_fraction: 0.5 there, 0.25 now"]
+    assert identity_differences(old, new, 0) == ["stages.base.data.rs2_fraction: 0.5 in the run, 0.25 in this recipe"]
 
 
 # ---- identity ----

@@ -67,7 +67,7 @@ class Description:
             table.caption = f"and {(len(self.rows) - _MAX_ROWS) // len(SPLITS):,} more domains"
         facts = [f"fingerprint {self.fingerprint}", f"tokenizer {self.tokenizer}, {self.vocab_size:,} tokens"]
         if self.skipped:
-            facts.append(f"{self.skipped:,} documents could not be read: see {self.address}/skipped.txt")
+            facts.append(f"documents that could not be read: {self.skipped:,}, listed in {self.address}/skipped.txt")
         if self.selection:
             facts.append(self.selection)
         facts += self.notes

@@ -57,7 +57,8 @@ def identity_differences(old: Recipe, new: Recipe, index: int) -> list[str]:
         pairs += [
             (f"{path}.{name}", before.get(name), after.get(name)) for name in sorted(before.keys() | after.keys())
         ]
-    return [f"{path}: {was!r} there, {now!r} now" for path, was, now in pairs if was != now]
+    show = lambda value: "unset" if value is None else repr(value)  # noqa: E731
+    return [f"{path}: {show(was)} in the run, {show(now)} in this recipe" for path, was, now in pairs if was != now]
 
 
 def flatten(fields: Any, prefix: str = "") -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _claim(stack: contextlib.ExitStack, lock: RunLock, run: RunDirectory, recipe
             if started and stage_identity(old, index) != stage_identity(recipe, index):
                 differences = "\n".join(identity_differences(old, recipe, index))
                 raise UserError(
-                    f"{run.path} was begun with another recipe; choose another directory with --out, or undo:\n"
+                    f"{run.path} was begun with another recipe; choose another directory with --out, or undo these changes:\n"
                     f"{differences}{_suggest_stage(old, recipe, index)}"
                 )
     write_recipe(recipe, run.recipe_path)
@@ -288,7 +288,7 @@ def describe(recipe: Recipe) -> str:
         lines.append(
             f"{stage.name}: {si(timeline.active_parameters, 'parameters')}, {total:,} steps, {si(tokens, 'tokens')} "
             f"({_describe_epochs(spec)}), {si(timeline.flops_before(total), 'FLOPs')}{_describe_sparsity(timeline)}, "
-            f"starts with {stage.start.kind}, identity {spec.identity}"
+            f"start: {stage.start.kind}, identity {spec.identity}"
         )
         lines += [f"note: {stage.name}: {note}" for note in stage_notes(spec)]
     return "\n".join(lines)
@@ -305,7 +305,7 @@ def _describe_sparsity(timeline: Timeline) -> str:
 def _describe_epochs(spec: StageSpec) -> str:
     """Say how often the data is read; of a mixture, domain by domain."""
     if (mixture := spec.stage.data.mixture) is not None and mixture.untrained_stages:
-        return f"how often each domain is read, stage {mixture.untrained_stages[0]!r} has yet to learn"
+        return f"stage {mixture.untrained_stages[0]!r} learns how often each domain is read"
     epochs = {name: f"{times:.{0 if times >= 100 else 2}f}" for name, times in spec.epochs.items()}
     if mixture is None:
         return f"{next(iter(epochs.values()))} epochs"

@@ -53,7 +53,7 @@ def test_logs_are_json(uninterrupted: Path) -> None:
 
 def test_another_recipe_in_the_same_directory_is_refused(recipe: Recipe, uninterrupted: Path) -> None:
     other = apply_overrides(recipe, ["stages.base.optimizer.learning_rate=1e-4"])
-    with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.003 there, 0\.0001 now"):
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.003 in the run, 0\.0001 in this recipe"):
         run(other, uninterrupted)
 
 
