@@ -158,8 +158,8 @@ def _claim(stack: contextlib.ExitStack, lock: RunLock, run: RunDirectory, recipe
             if started and stage_identity(old, index) != stage_identity(recipe, index):
                 differences = "\n".join(identity_differences(old, recipe, index))
                 raise UserError(
-                    f"{run.path} was begun with another recipe; choose another directory with --out, or undo these changes:\n"
-                    f"{differences}{_suggest_stage(old, recipe, index)}"
+                    f"{run.path} was begun with another recipe; choose another directory with --out, or undo these "
+                    f"changes:\n{differences}{_suggest_stage(old, recipe, index)}"
                 )
     write_recipe(recipe, run.recipe_path)
 
