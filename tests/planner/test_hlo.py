@@ -168,7 +168,7 @@ PROGRAM = """
 import json
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
-from pathways_lite.planner.collectives import counts
+from pathways_lite.planner.collectives import count_collectives
 
 mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 on = lambda shape, *spec: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, P(*spec)))
@@ -190,7 +190,7 @@ def permuted(x):
 x, w = on((16, 64), "fsdp"), on((5, 64, 32), None, "fsdp", "tensor")
 for function, arguments in ((layers, (x, w)), (twice, (x, w)), (permuted, (on((8,), "tensor"),))):
     text = jax.jit(function).lower(*arguments).compile().as_text()
-    print(json.dumps([[kind, axes, n] for (kind, axes), n in counts(text, mesh).items()]))
+    print(json.dumps([[kind, axes, n] for (kind, axes), n in count_collectives(text, mesh).items()]))
 """
 
 

@@ -22,10 +22,10 @@ def test_kernels_see_the_chip_they_are_traced_for(chip):
 
 DEVICES = """
 from pathways_lite.chips import TPUS
-from pathways_lite.planner.chips import device, quiet_libtpu
+from pathways_lite.planner.chips import described_device, quiet_libtpu
 quiet_libtpu()
 for name, chip in TPUS.items():
-    described = device(name)
+    described = described_device(name)
     assert described.device_kind == chip.device_kind, (name, described.device_kind)
     assert described.num_cores == chip.cores, (name, described.num_cores)
 """
