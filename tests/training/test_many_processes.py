@@ -126,7 +126,7 @@ def test_one_killed_process_of_two_and_all_goes_on(processes: Processes, by_two:
     assert second == -signal.SIGKILL
     # The other one ends as well: its step fails, or JAX aborts it where it waits for the dead one.
     assert first in (1, -signal.SIGABRT)
-    assert any(told in started.outputs[0] for told in ("start all of them again", "another task died"))
+    assert any(told in started.outputs[0] for told in ("start all processes again", "another task died"))
     processes.run(2, 1, tmp_path / "run", "stages.base.saving.every=1")
     assert log_of(tmp_path / "run") == log_of(by_two)
     assert digest(tmp_path / "run") == digest(by_two)
