@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,6 +146,24 @@ def test_damaged_files_are_listed_on_the_page(copy: Path) -> None:
     text = check(write_report(copy)).text
     assert "Files that could not be read" in text
     assert "log.jsonl:1 is not a row" in text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"step": "x", "domains": 3},
+        {"domains": {"code": {"loss": "x"}}},
+        {"domains": {"code": {"loss": 1.0}}},
+        {"samples": 5},
+        {"compressors": {"code": [1]}},
+        {"environment": None},
+    ],
+)
+@pytest.mark.usefixtures("no_figures")
+def test_a_summary_of_wrong_types_is_a_problem_and_no_crash(copy: Path, content: dict[str, Any]) -> None:
+    (copy / "tail" / "summary.json").write_text(json.dumps(content))
+    assert not read_run(copy).stages[-1].is_finished
+    assert f"summary.json is not read: {next(iter(content))}" in check(write_report(copy)).text
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:

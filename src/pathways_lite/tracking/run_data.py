@@ -20,9 +20,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from pathways_lite.errors import UserError
 from pathways_lite.json_values import restore_floats
@@ -35,6 +36,35 @@ LEDGER = "ledger.json"
 SUMMARY = "summary.json"
 
 NOT_COMPARABLE = "Losses of denoisers are comparable neither with each other nor with the causal loss."
+
+
+# ---- what is in the files, as far as pages and tables read it ----
+
+
+class _Domain(TypedDict):
+    loss: float
+    bits_per_byte: float
+
+
+class _Summary(TypedDict, total=False):
+    step: int
+    identity: str
+    model: dict[str, float]
+    domains: dict[str, _Domain]
+    denoisers: dict[str, dict[str, Any]]
+    compressors: dict[str, dict[str, float]]
+    samples: list[dict[str, Any]]
+    peak_flops: float | None
+    environment: dict[str, str]
+    command: str
+
+
+class _Ledger(TypedDict, total=False):
+    stage: dict[str, Any]
+    total: dict[str, Any]
+
+
+_SCHEMAS: dict[str, TypeAdapter[Any]] = {SUMMARY: TypeAdapter(_Summary), LEDGER: TypeAdapter(_Ledger)}
 
 
 @dataclass(frozen=True)
@@ -150,6 +180,13 @@ def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         problems.append(f"{path} does not hold a JSON object")
+        return {}
+    try:
+        if schema := _SCHEMAS.get(path.name):
+            schema.validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        problems.append(f"{path} is not read: {'.'.join(map(str, first['loc']))}: {first['msg']}")
         return {}
     return content
 
