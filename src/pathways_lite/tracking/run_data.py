@@ -55,7 +55,7 @@ class _Summary(TypedDict, total=False):
     compressors: dict[str, dict[str, float]]
     samples: list[dict[str, Any]]
     peak_flops: float | None
-    environment: dict[str, str]
+    environment: dict[str, Any]
     command: str
 
 
