@@ -235,8 +235,8 @@ def numbers(lab: Lab, rounds: int) -> Trials:
         run, count = lab.fresh("poisoned"), lab.rng.choice((1, 30))
         recipe = load_recipe(lab.recipe, [f"stages.base.guard.policy={policy}", "stages.base.guard.window=6"])
         hooks = Poison(lab.rng.randrange(2, 25), count)
-        with suppress(UserError):
-            train_run(recipe, run, console=Console(quiet=True), hooks=hooks)
+        with suppress(UserError), Path(os.devnull).open("w") as nowhere:
+            train_run(recipe, run, console=Console(file=nowhere), hooks=hooks)
         saved = sorted((run / "base/checkpoints").glob("step_*"))
         finite = lambda leaf: np.isfinite(np.asarray(leaf)).all()  # noqa: E731
         bad = [path.name for path in saved if not all(map(finite, jax.tree.leaves(load_model(path).params())))]

@@ -129,6 +129,8 @@ def train_stage(components: Components, context: RunContext) -> None:
             peak = machine_peak(components.stage.model.dtype)
             summary = summarize(components, params, trainer.metric_writer.last_evaluation, peak_flops=peak)
             coordination.run_on_primary(lambda: _finish(components.stage, summary, context))
+        if coordination.is_primary():
+            _print_summary(components.stage, summary, context.run, context.console)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -238,11 +240,10 @@ def checkpoints_to_keep(stage: Stage) -> int:
 
 
 def _finish(stage: Stage, summary: dict[str, Any], context: RunContext) -> None:
-    """Write and print the results of a finished stage."""
+    """Write the results of a finished stage."""
     context.fence()
     context.run.stage(stage.name).write_summary(summary)
     draw_report(context.run)
-    _print_summary(stage, summary, context.run, context.console)
 
 
 def draw_report(run: RunDirectory) -> None:
