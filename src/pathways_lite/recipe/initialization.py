@@ -117,7 +117,7 @@ class LiGO(Frozen):
 
     kind: Literal["learned"] = "learned"
     steps: int = Field(100, ge=0, description="of training the maps; 0: as initialized")
-    learning_rate: float = Field(1e-3, gt=0, description="peak, of AdamW")
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="peak, of AdamW")
 
 
 class Compose(Frozen):

@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from pathways_lite import models
 from pathways_lite.checkpoints import restore
+from pathways_lite.checkpoints.finite import join_some, non_finite_arrays
 from pathways_lite.data.order import DataCursor
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger, Timeline
@@ -207,7 +208,7 @@ def train_ligo_maps(
     optimizer = optimizers.build_optimizer(adamw, timeline, jax.tree.map(lambda _: ("new", "old"), maps))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, components.abstract_state.params)
 
-    def step(state: TrainState, small: Any, batch: Any, clock: Any) -> TrainState:
+    def step(state: TrainState, small: Any, batch: Any, clock: Any) -> tuple[TrainState, jax.Array]:
         def apply_maps(maps: growth.Maps, _: Any) -> Any:
             return jax.lax.with_sharding_constraint(growth.apply_maps(plan, maps, small), shardings)
 
@@ -219,7 +220,8 @@ def train_ligo_maps(
             microbatch=spec.stage.microbatch,
             reparameterize=apply_maps,
         )
-        return train_step(state, batch, clock)[0]
+        state, metrics = train_step(state, batch, clock)
+        return state, metrics["ok"]
 
     @functools.cache
     def compiled(sequences: int) -> Any:
@@ -231,12 +233,22 @@ def train_ligo_maps(
 
     state = jax.jit(lambda maps: init_state(maps, optimizer, step_key), out_shardings=replicated)(maps)
     cursor = replace(cursor, skips=())
+    updates = []  # 1 for each that was applied, 0 for those dropped as not finite
     with closing(spec.stream(cursor, shard=layout.batch_shard, timeline=timeline).read(0, operator.steps)) as batches:
         for number, batch in enumerate(batches):
             if stopped():
                 raise Interrupted
             placed = layout.place_batch(batch)
-            state = compiled(timeline.sequences_at(number))(state, params, placed, timeline.clock(number))
+            state, ok = compiled(timeline.sequences_at(number))(state, params, placed, timeline.clock(number))
+            updates.append(ok)
+    problem = None if sum(jax.device_get(updates)) else "no update was finite"
+    if damaged := non_finite_arrays(state.params):
+        problem = f"not finite after training: {join_some(damaged)}"
+    if problem is not None:
+        raise UserError(
+            f"stages.{spec.stage.name}.start: LiGO's maps cannot be learned ({problem}); lower "
+            f"operator.learning_rate={operator.learning_rate:g}, or check the model that is grown"
+        )
     return state.params, spent
 
 

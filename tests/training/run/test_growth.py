@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from helpers.run_helpers import digest, run
 from pathways_lite.checkpoints import restore
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
+from pathways_lite.methods import growth
 from pathways_lite.methods.growth import map_flops
 from pathways_lite.recipe import (
     Adafactor,
@@ -129,6 +131,21 @@ def test_learning_to_grow_is_paid_for_and_reads_on(begin: Any, uninterrupted: Pa
     )
     assert untrained.inherited.flops == base.flops
     assert loss(components, position.state.params) < loss(components, untrained.state.params)
+
+
+def test_maps_that_cannot_be_learned_are_told(begin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = growth.initial_maps
+    poison = lambda *args: jax.tree.map(lambda x: x * jnp.nan, original(*args))  # noqa: E731
+    monkeypatch.setattr(growth, "initial_maps", poison)
+    with pytest.raises(
+        UserError, match=r"maps cannot be learned \((no update was|not) finite.*operator\.learning_rate"
+    ):
+        begin(Grow(operator=LiGO(steps=3)), d_model=48)
+
+
+def test_a_rate_at_which_nothing_is_learned_is_refused() -> None:
+    with pytest.raises(ValidationError, match="learning_rate"):
+        LiGO(learning_rate=1e30)
 
 
 @pytest.mark.parametrize(
