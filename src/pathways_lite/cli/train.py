@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pathways_lite.cli.common import print_json
+from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ def train(
     hang_timeout: Annotated[
         float, typer.Option(min=0, help="seconds without a step after which the process ends with status 75; 0: never")
     ] = 600.0,
+    as_json: Annotated[bool, typer.Option("--json", help="with --dry-run: print JSON instead of text")] = False,
 ) -> None:
     """Train a recipe's stages in order, continuing from the state of the run directory.
 
@@ -58,10 +61,15 @@ def train(
     if runs_on_cpu_only():
         keep_freed_memory()  # before the imports below load JAX
     if dry_run:
-        from pathways_lite.training.run import describe
+        from pathways_lite.training.run import describe, describe_stages
 
-        typer.echo(describe(loaded))
+        if as_json:
+            print_json(describe_stages(loaded))
+        else:
+            typer.echo(describe(loaded))
         return
+    if as_json:
+        raise UserError("--json prints what --dry-run shows; add --dry-run, or leave out --json")
     from pathways_lite.distributed import coordination
 
     coordination.initialize(coordinator, processes, process)

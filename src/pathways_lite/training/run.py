@@ -21,7 +21,6 @@ from pathways_lite.distributed.agreement import require_same, require_shared_dir
 from pathways_lite.distributed.monitor import FailureMonitor, Watchdog
 from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Timeline
 from pathways_lite.paths import local_path
 from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
 from pathways_lite.recipe.identity import flatten
@@ -277,30 +276,53 @@ def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, con
 # ---- a description before training ----
 
 
+def describe_stages(recipe: Recipe) -> list[dict[str, Any]]:
+    """Return what training `recipe` would take, as JSON values, one dictionary for each stage.
+
+    `epochs` by domain is None where another stage has yet to learn the mixture; `sparse_flops` and
+    `final_active_parameters` are there for pruned stages.
+    """
+    recipe = resolve_recipe(recipe)
+    return [_describe_stage(StageSpec(recipe, index)) for index in range(len(recipe.stages))]
+
+
+def _describe_stage(spec: StageSpec) -> dict[str, Any]:
+    stage, timeline, mixture = spec.stage, spec.timeline, spec.stage.data.mixture
+    total = timeline.total_steps
+    row = {
+        "stage": stage.name,
+        "start": stage.start.kind,
+        "identity": spec.identity,
+        "parameters": timeline.active_parameters,
+        "steps": total,
+        "tokens": timeline.tokens_before(total),
+        "epochs": None if mixture is not None and mixture.untrained_stages else spec.epochs,
+        "flops": timeline.flops_before(total),
+        "notes": stage_notes(spec),
+    }
+    if timeline.phases:
+        row["sparse_flops"] = timeline.sparse_flops_before(total)
+        row["final_active_parameters"] = timeline.active_parameters_at(total)
+    return row
+
+
 def describe(recipe: Recipe) -> str:
     """Describe what training `recipe` would take: sizes, tokens, epochs and FLOPs of every stage, one line each."""
     lines = []
     recipe = resolve_recipe(recipe)
-    for index, stage in enumerate(recipe.stages):
+    for index in range(len(recipe.stages)):
         spec = StageSpec(recipe, index)
-        timeline = spec.timeline
-        total = timeline.total_steps
-        tokens = timeline.tokens_before(total)
+        row, sparse = _describe_stage(spec), ""
+        if "sparse_flops" in row:
+            active = si(row["final_active_parameters"], "parameters")
+            sparse = f" ({si(row['sparse_flops'])} without zeros; {active} in the end)"
         lines.append(
-            f"{stage.name}: {si(timeline.active_parameters, 'parameters')}, {total:,} steps, {si(tokens, 'tokens')} "
-            f"({_describe_epochs(spec)}), {si(timeline.flops_before(total), 'FLOPs')}{_describe_sparsity(timeline)}, "
-            f"start: {stage.start.kind}, identity {spec.identity}"
+            f"{row['stage']}: {si(row['parameters'], 'parameters')}, {row['steps']:,} steps, "
+            f"{si(row['tokens'], 'tokens')} ({_describe_epochs(spec)}), {si(row['flops'], 'FLOPs')}{sparse}, "
+            f"start: {row['start']}, identity {row['identity']}"
         )
-        lines += [f"note: {stage.name}: {note}" for note in stage_notes(spec)]
+        lines += [f"note: {row['stage']}: {note}" for note in row["notes"]]
     return "\n".join(lines)
-
-
-def _describe_sparsity(timeline: Timeline) -> str:
-    """Say what skipping zeros would save of a stage's FLOPs; "" for a dense stage."""
-    if not timeline.phases:
-        return ""
-    active = si(timeline.active_parameters_at(timeline.total_steps), "parameters")
-    return f" ({si(timeline.sparse_flops_before(timeline.total_steps))} without zeros; {active} in the end)"
 
 
 def _describe_epochs(spec: StageSpec) -> str:

@@ -12,7 +12,7 @@ from pathways_lite.recipe import Recipe, apply_overrides
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import read_log
 from pathways_lite.training.load import load_model
-from pathways_lite.training.run import describe
+from pathways_lite.training.run import describe, describe_stages
 
 
 def test_the_log_and_the_ledger_agree_with_the_course(uninterrupted: Path, recipe: Recipe) -> None:
@@ -41,6 +41,11 @@ def test_describe_counts_epochs(recipe: Recipe) -> None:
     line = describe(recipe)
     assert "12 steps" in line
     assert "epochs" in line
+    (row,) = describe_stages(recipe)
+    assert (row["stage"], row["start"], row["steps"]) == ("base", "scratch", TOTAL)
+    assert row["identity"] in line
+    assert set(row["epochs"]) == {"code", "prose"}
+    assert json.loads(json.dumps(row)) == row
 
 
 def test_logs_are_json(uninterrupted: Path) -> None:
