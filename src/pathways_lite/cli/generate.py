@@ -46,7 +46,7 @@ def generate(
 
     - `pathways-lite generate runs/ul2r_demo --mode s2s --prompt "The string "`
 
-    - `pathways-lite generate runs/ul2r_demo --infill "import <mask>\\n\\ndef main("`
+    - `pathways-lite generate runs/ul2r_demo --infill $'import <mask>\\n\\ndef main('`
     """
     import os
     import sys
