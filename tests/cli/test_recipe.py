@@ -1,11 +1,17 @@
 """`pathways-lite recipe`: reference, values and differences."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from typer.testing import CliRunner
 
 from pathways_lite.cli.main import app
+from pathways_lite.cli.overrides import complete_override
 from pathways_lite.cli.recipe import reference
 
 ROOT = Path(__file__).parents[2]
@@ -58,3 +64,29 @@ def test_diff_names_fields_and_stages_that_compute_the_same(tmp_path: Path) -> N
         "differences": [{"path": "stages.base.model.d_model", "a": "192", "b": "64"}],
         "stages_with_the_same_identity": [],
     }
+
+
+@pytest.mark.parametrize(
+    ("incomplete", "expected"),
+    [
+        ("stages.base.optimizer.le", ["stages.base.optimizer.learning_rate="]),
+        ("stages.base.optimizer=mu", ["stages.base.optimizer=muon"]),
+        ("stages.base.nothing", []),
+        ("stages.base.nothing.at.all=x", []),
+    ],
+)
+def test_overrides_are_completed(incomplete: str, expected: list[str]) -> None:
+    context = SimpleNamespace(params={"recipe": DEMO})
+    assert complete_override(context, incomplete) == expected  # type: ignore[arg-type]
+
+
+def test_nothing_is_completed_without_a_recipe() -> None:
+    assert complete_override(SimpleNamespace(params={"recipe": "missing.py"}), "stages") == []  # type: ignore[arg-type]
+
+
+def test_a_shell_completes_an_override() -> None:
+    line = f"pathways-lite train {DEMO} stages.base.model.d_"
+    shell = {"_PATHWAYS_LITE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": "3"}
+    command = Path(sys.executable).with_name("pathways-lite")
+    done = subprocess.run([command], env=os.environ | shell, capture_output=True, text=True)
+    assert "stages.base.model.d_model=" in done.stdout

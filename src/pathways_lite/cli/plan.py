@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathways_lite.cli.common import print_json
+from pathways_lite.cli.overrides import Overrides
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def plan(
     recipe: Annotated[str, typer.Argument(help="a Python file with a function recipe(), or a resolved recipe.json")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="path=value, e.g. stages.base.mesh.tensor=4")] = None,
+    overrides: Overrides = None,
     topology: Annotated[
         str, typer.Option(help="v4:AxBxC, v5p:AxBxC, v5e:AxB, v6e:AxB, or gpu:[SERVERSx]NxKIND")
     ] = "v5p:4x4x4",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.cli.overrides import Overrides
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def reference() -> str:
 @app.command()
 def show(
     recipe: RecipeFile,
-    overrides: Annotated[list[str] | None, typer.Argument(help="path=value")] = None,
+    overrides: Overrides = None,
     changed: Annotated[bool, typer.Option("--changed", help="only what differs from the defaults")] = False,
     as_json: AsJson = False,
 ) -> None:

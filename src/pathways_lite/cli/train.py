@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pathways_lite.cli.common import print_json
+from pathways_lite.cli.overrides import Overrides
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[str, typer.Argument(help="a Python file with a function recipe(), or a resolved recipe.json")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="path=value, e.g. stages.base.optimizer.learning_rate=3e-4")
-    ] = None,
+    overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(parser=local_path, help="run directory; default: runs/NAME of the recipe")
     ] = None,
