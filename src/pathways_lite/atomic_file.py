@@ -30,10 +30,10 @@ def replace_atomically(path: Path, *, shared: bool = False) -> Iterator[Path]:
 
     Raises OSError, with the path, if it cannot be written.
     """
-    final = Path(os.path.realpath(path)) if path.is_symlink() else path
-    if final.exists() and not (final.is_file() or final.is_dir()):
-        yield final
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
         return
+    final = Path(os.path.realpath(path)) if path.is_symlink() else path
     temporary = final.with_name(f"{final.name}.{os.getpid()}.tmp" if shared else f"{final.name}.tmp")
     try:
         yield temporary

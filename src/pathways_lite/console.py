@@ -116,7 +116,7 @@ class Table(RichTable):
             yield from self._as_lines()
 
     def _has_numbers(self, column: Column) -> bool:
-        """Return True if most of a column's cells are numbers: then it is neither folded nor wrapped."""
+        """Return True if all filled cells are numbers, or aligned right: it is then neither folded nor wrapped."""
         cells = [_plain(cell) for cell in column.cells]
         filled = [cell for cell in cells if cell not in ("", "-", "–")]
         return column.justify == "right" or (bool(filled) and all(_NUMBER.fullmatch(cell) for cell in filled))

@@ -31,10 +31,7 @@ def lock_file(path: Path) -> Iterator[None]:
     """Hold the lock of an output file. Raises UserError while another process holds it."""
     name = f".{path.name}.lock"
     lock = RunLock(path.parent, file_name=name)
-    lock.acquire()
-    while not lock.is_in_place():  # it was removed by its last owner after this process had opened it
-        lock.release()
-        lock.acquire()
+    lock.acquire_removable()
     try:
         yield
     finally:

@@ -34,6 +34,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
+from pathways_lite.console import escape_controls, print_line
 from pathways_lite.errors import LostRunError, UserError
 
 FILE_NAME = "run.lock"
@@ -41,6 +42,10 @@ HEARTBEAT = 30.0  # seconds
 STALE_AFTER = 300.0  # seconds without a heartbeat after which an owner on another host counts as dead
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+class InUseError(UserError):
+    """Another process holds the lock."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +103,13 @@ class RunLock:
         """
         self._end_when_lost = end_when_lost
         self._path = Path(directory) / file_name
-        self._note = note or (lambda line: print(line, file=sys.stderr))
+        self._note = note or print_line
         self._descriptor: int | None = None
         self._owner: Owner | None = None  # this process, as written into the file
         self._released = threading.Event()
 
     def acquire(self) -> None:
-        """Acquire the lock. Raises UserError, with owner and start time, while another process holds the directory."""
+        """Acquire the lock. Raises InUseError, with owner and start time, while another process holds the directory."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -122,6 +127,13 @@ class RunLock:
         self._released.clear()
         threading.Thread(target=self._beat, args=(descriptor,), daemon=True, name="run-lock").start()
 
+    def acquire_removable(self) -> None:
+        """Acquire a lock whose file its last owner may remove, also after this process has opened it."""
+        self.acquire()
+        while not self._is_in_place():
+            self.release()
+            self.acquire()
+
     def release(self) -> None:
         """Release the lock. The empty file stays: removing it would let two processes lock two files of one name."""
         if self._descriptor is not None:
@@ -132,7 +144,7 @@ class RunLock:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def is_in_place(self) -> bool:
+    def _is_in_place(self) -> bool:
         """Return True if the file that is locked still has the lock's name."""
         try:
             return self._descriptor is not None and os.path.samestat(os.fstat(self._descriptor), self._path.stat())
@@ -191,7 +203,7 @@ class RunLock:
         return True
 
     def _check_dead(self, owner: Owner, locked: bool | None) -> None:
-        """Raise UserError if the owner named in the file may still be alive."""
+        """Raise InUseError if the owner named in the file may still be alive."""
         if owner.is_here():
             dead = bool(locked) or owner.is_dead_here()
         else:
@@ -199,12 +211,12 @@ class RunLock:
         if not dead:
             raise self._refusal(owner)
 
-    def _refusal(self, owner: Owner | None) -> UserError:
+    def _refusal(self, owner: Owner | None) -> InUseError:
         message = f"{self._path.parent} is in use by another run ({owner or 'which has just started'}). "
         if owner is None or owner.is_here():
             end = f", or end it with `kill {owner.pid}`: it saves a checkpoint first" if owner else ""
-            return UserError(f"{message}Wait for it{end}.")
-        return UserError(
+            return InUseError(f"{message}Wait for it{end}.")
+        return InUseError(
             f"{message}Wait for it, or end it there. If it has died, this directory is free "
             f"{STALE_AFTER:.0f} s after its last sign of life, {self._seconds_since_heartbeat():.0f} s ago."
         )
@@ -231,7 +243,7 @@ class RunLock:
             self.require_held()
         except UserError as error:
             with contextlib.suppress(OSError):
-                os.write(2, f"error: {error}\n".encode())
+                os.write(2, f"error: {escape_controls(str(error))}\n".encode())
             os._exit(error.status)
 
     def _close_in_child(self) -> None:

@@ -26,7 +26,7 @@ def corpus(directory: Path, sizes: dict[str, list[int]], held_out: float = 0.01)
 
 def test_nothing_is_said_of_an_ordinary_corpus(tmp_path: Path) -> None:
     store = corpus(tmp_path, {"tales": [400] * 300, "poems": [400] * 300})
-    assert corpus_notes(store) == training_notes(store, 128, 1000) == []
+    assert corpus_notes(store) == training_notes(store, 1000) == []
 
 
 @pytest.mark.parametrize(("sizes", "held_out"), [({"a": [4000]}, 0.01), ({"a": [400] * 9, "b": [400]}, 0.0)])
@@ -34,7 +34,7 @@ def test_that_nothing_is_held_out_is_said_with_the_way_out(
     tmp_path: Path, sizes: dict[str, list[int]], held_out: float
 ) -> None:
     store = corpus(tmp_path, sizes, held_out)
-    for notes in (corpus_notes(store), training_notes(store, 128, 1000)):
+    for notes in (corpus_notes(store), training_notes(store, 1000)):
         assert len(notes) == 1
         assert "Nothing is held out" in notes[0]
         assert "--held-out FILE" in notes[0]
@@ -63,7 +63,7 @@ def test_what_was_asked_for_is_not_said(tmp_path: Path) -> None:
 
 def test_many_domains_are_said_and_cheap(tmp_path: Path) -> None:
     store = corpus(tmp_path, {f"host{i}.example": [40] * 2 for i in range(100)} | {f"one{i}": [40] for i in range(20)})
-    notes = " ".join(training_notes(store, 16, 1000))
+    notes = " ".join(training_notes(store, 1000))
     assert "120 domains" in notes
     assert "--domain-field" in notes
     assert "Each evaluation scores" in notes
@@ -75,11 +75,3 @@ def test_many_domains_are_said_and_cheap(tmp_path: Path) -> None:
     shown = (tmp_path / "shown").read_text()
     assert "and 56 more domains" in shown
     assert "--domain-field" in shown
-
-
-def test_domains_that_are_shorter_than_a_sequence_are_named(tmp_path: Path) -> None:
-    store = corpus(tmp_path, {"long": [400] * 300, "short": [40] * 2})
-    notes = [note for note in training_notes(store, 64, 1000) if "fewer tokens" in note]
-    assert len(notes) == 1
-    assert notes[0].startswith("short: ")
-    assert not [note for note in training_notes(store, 16, 1000) if "fewer tokens" in note]

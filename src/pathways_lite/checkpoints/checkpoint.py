@@ -31,7 +31,7 @@ from typing import Any, Protocol
 
 import jax
 
-from pathways_lite.atomic_file import fsync
+from pathways_lite.atomic_file import fsync, fsync_directory
 from pathways_lite.checkpoints import orbax_io
 from pathways_lite.checkpoints.arrays import HostArray, array_spec, differences, named_leaves
 from pathways_lite.checkpoints.fingerprint import Fingerprint, fingerprint
@@ -129,7 +129,7 @@ def _sync_and_fingerprint(temporary: Path, arrays: dict[str, HostArray]) -> dict
 def sync_files(directory: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
     """Sync this process's share of the paths below a directory; return the `FileInfo` fields of each file by name."""
     paths = sorted(directory.rglob("*"))[coordination.process_index() :: coordination.process_count()]
-    list(pool.map(fsync, paths))
+    list(pool.map(lambda path: fsync_directory(path) if path.is_dir() else fsync(path), paths))
     files = [path for path in paths if path.is_file()]
     infos = pool.map(FileInfo.of, files)
     return {str(path.relative_to(directory)): asdict(info) for path, info in zip(files, infos, strict=True)}
@@ -161,9 +161,9 @@ def commit(
     (temporary / FILE_NAME).write_bytes(Manifest(step, infos, dict(sorted(files.items())), meta).to_bytes())
     # A power cut after the rename must not leave empty files.
     fsync(temporary / FILE_NAME)
-    fsync(temporary)
+    fsync_directory(temporary)
     temporary.rename(final)
-    fsync(final.parent)
+    fsync_directory(final.parent)
 
 
 def discard(path: Path) -> None:

@@ -6,7 +6,6 @@ import errno
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,15 +23,12 @@ from pathways_lite.checkpoints.checkpoint import (
     write_checkpoint,
 )
 from pathways_lite.checkpoints.manifest import DamagedError
+from pathways_lite.console import print_line
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def _print_to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 class CheckpointManager:
@@ -131,7 +127,7 @@ class CheckpointManager:
         return restore(self.path(step), target, prefix)
 
     def restore_latest(
-        self, target: Any, *, at_most: int | None = None, report: Callable[[str], None] = _print_to_stderr
+        self, target: Any, *, at_most: int | None = None, report: Callable[[str], None] = print_line
     ) -> RestoredState | None:
         """Restore the newest undamaged checkpoint (not later than step `at_most`), verifying it while it is loaded.
 
@@ -194,7 +190,7 @@ class CheckpointManager:
         except OSError as error:
             if step not in self._kept_against_will:
                 self._kept_against_will.add(step)
-                _print_to_stderr(f"{self.path(step)} cannot be deleted ({error.strerror}); delete it yourself")
+                print_line(f"{self.path(step)} cannot be deleted ({error.strerror}); delete it yourself")
 
     def _explain(self, error: Exception, step: int, nbytes: int) -> Exception:
         """Return a UserError of one sentence for an error of the disk; any other error as it is."""

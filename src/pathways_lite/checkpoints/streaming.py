@@ -36,8 +36,8 @@ ArrayChunk = tuple[tuple[int, ...], np.ndarray]
 class StreamedArray(ArraySpec):
     """An array whose chunks are computed when they are written.
 
-    piece: the shape of all chunks but those at the end of an axis, which may be shorter.
-    make: yields the chunks.
+    chunk_shape: the shape of all chunks but those at the end of an axis, which may be shorter.
+    make_chunks: yields the chunks.
     """
 
     chunk_shape: tuple[int, ...]

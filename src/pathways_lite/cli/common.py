@@ -77,7 +77,7 @@ def print_error(error: UserError) -> None:
 
 def print_json(values: Any) -> None:
     """Print one line of standard JSON; NaN and infinities become strings, as in the logs."""
-    from pathways_lite.tracking.log import to_json_types
+    from pathways_lite.json_values import to_json_types
 
     typer.echo(json.dumps(to_json_types(values), allow_nan=False, default=str))
 

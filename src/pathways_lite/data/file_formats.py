@@ -7,13 +7,12 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from pathways_lite.data.compressed import compression_of, read_head, strip_compression
 from pathways_lite.data.records import Format
 
 HEAD_BYTES = 1 << 16
-FORMATS: tuple[str, ...] = get_args(Format)
 
 _JSON_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
 _SHARD = re.compile(r"[-_.]?\d+-of-\d+$")

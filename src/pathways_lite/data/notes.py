@@ -27,15 +27,9 @@ def corpus_notes(store: Store) -> list[str]:
     return notes
 
 
-def training_notes(store: Store, seq_len: int, evaluation_tokens: int) -> list[str]:
-    """Return the `corpus_notes` that matter to training, and what its sequences and evaluations make of the corpus."""
+def training_notes(store: Store, evaluation_tokens: int) -> list[str]:
+    """Return the `corpus_notes` that matter to training, and what its evaluations make of the corpus."""
     notes = [note for note in corpus_notes(store) if not note.startswith("It has no digests")]
-    short = [name for name in store.domains if 0 < store.tokens(name) <= seq_len]
-    if short:
-        notes.append(
-            f"{name_some(short)}: fewer tokens than a sequence of {seq_len} and the token after it, so nothing of "
-            "this is trained on; use a smaller data.seq_len, or a domain of more text."
-        )
     scored = sum(min(store.tokens(name, "held_out"), evaluation_tokens) for name in store.domains)
     if len(store.domains) >= MANY_DOMAINS and scored:
         notes.append(

@@ -9,7 +9,7 @@ last chunk with the record; `fsck` compares all of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,13 +128,8 @@ class ArrayReader:
 
     def read_whole(self) -> np.ndarray:
         """Read all values, and compare all of them with the record."""
-        blocks = [values for _, values in self.read_pieces()]
+        blocks = [self.read_piece(piece) for piece in self.piece_numbers(0, self.length)]
         return np.concatenate(blocks) if blocks else np.asarray(self._array[...].read().result())
-
-    def read_pieces(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Read piece by piece, and compare each with the record; yield its number and values."""
-        for piece in self.piece_numbers(0, self.length):
-            yield piece, self.read_piece(piece)
 
     def read_piece(self, piece: int) -> np.ndarray:
         """Read all values of a piece, and compare them with the record."""

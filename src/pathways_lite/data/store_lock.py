@@ -10,7 +10,7 @@ from pathlib import Path
 from pathways_lite.data.zarr_io import is_remote
 from pathways_lite.errors import UserError
 from pathways_lite.paths import absolute_path
-from pathways_lite.run_lock import FILE_NAME, RunLock, find_holder
+from pathways_lite.run_lock import FILE_NAME, InUseError, RunLock, find_holder
 
 
 @contextlib.contextmanager
@@ -26,8 +26,8 @@ def lock_store(address: str, workspace: Path | None = None) -> Iterator[None]:
         return
     lock = RunLock(directory, note=lambda line: None)  # a build that was killed is continued without a word
     try:
-        lock.acquire()
-    except UserError as error:
+        lock.acquire_removable()
+    except InUseError as error:
         holder = find_holder(directory)
         raise UserError(
             f"{address} is being written by another process ({holder or 'which has just started'}); "
@@ -36,8 +36,9 @@ def lock_store(address: str, workspace: Path | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        if not any(path.name != FILE_NAME for path in directory.iterdir()):  # nothing is left to continue
-            shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if all(path.name == FILE_NAME for path in directory.iterdir()):  # nothing is left to continue
+                shutil.rmtree(directory, ignore_errors=True)
         lock.release()
 
 

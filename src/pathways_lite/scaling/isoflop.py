@@ -97,12 +97,6 @@ def fit_optima(optima: Sequence[Optimum]) -> PowerLaw:
     return fit_power_law(np.array([o.C for o in inside]), np.array([o.N for o in inside]))
 
 
-def nearest_budgets(C: np.ndarray, budgets: np.ndarray) -> np.ndarray:
-    """Return each row's nearest budget in ln C, for points that are near common budgets but not on them."""
-    nearest = np.argmin(np.abs(np.log(np.asarray(C))[:, None] - np.log(budgets)[None, :]), axis=1)
-    return np.asarray(budgets)[nearest]
-
-
 def fit_envelope(C: np.ndarray, N: np.ndarray, L: np.ndarray, *, points: int = 1500) -> tuple[PowerLaw, PowerLaw]:
     """Fit N*(C) and D*(C) to the sizes with the lowest loss at `points` log-spaced budgets (approach 1).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathways_lite.checkpoints import (
     restore,
     verify_checkpoint,
 )
+from pathways_lite.console import print_line
 from pathways_lite.data.mixture import MixedOrder
 from pathways_lite.data.order import DataCursor
 from pathways_lite.data.store import Store, open_store
@@ -159,7 +159,7 @@ class TrainedModel:
 
 def print_warning(line: str) -> None:
     """Print a warning on standard error."""
-    print(f"warning: {line}", file=sys.stderr)
+    print_line(f"warning: {line}")
 
 
 def load_model(

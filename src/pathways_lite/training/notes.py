@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pathways_lite.data.notes import name_some
 from pathways_lite.objectives.denoisers import DenoiserSpec, ExampleFormat, denoiser_specs
 from pathways_lite.recipe import Continue, Corruption, Grow, MixtureOfDenoisers, Stage, Uniform
 from pathways_lite.training.stage import StageSpec, changes_of_order
@@ -36,11 +37,10 @@ def _unread_domains(spec: StageSpec) -> Iterator[str]:
     needed = spec.stage.data.seq_len + 1
     sizes = {name: spec.store.tokens(name) for name in spec.store.domains}
     if short := {name: size for name, size in sizes.items() if 0 < size < needed}:
-        listed = ", ".join(f"{name} ({size:,})" for name, size in list(short.items())[:5])
-        more = f" and {len(short) - 5} more domains" if len(short) > 5 else ""
+        listed = name_some([f"{name} ({size:,})" for name, size in short.items()])
         yield (
             f"never read, for want of the {needed:,} tokens that a sequence of seq_len={needed - 1} takes: "
-            f"{listed}{more}; use a shorter seq_len, or join the domain with others"
+            f"{listed}; use a shorter seq_len, or join the domain with others"
         )
 
 

@@ -193,7 +193,7 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
     compiler = StepCompiler(components)
     if (step := coordination.run_on_primary(lambda: checkpoints.newest) or 0) < steps:
         compiler.start(timeline.sequences_at(step))
-    for note in training_notes(spec.store, spec.stage.data.seq_len, spec.stage.evaluation.tokens):
+    for note in training_notes(spec.store, spec.stage.evaluation.tokens):
         progress.print_note(f"{spec.store.address}: {note}")
     if len(spec.store.domains) > 1 and spec.stage.data.mixture is not None:
         progress.print_note(_describe_epochs(spec))
