@@ -12,6 +12,7 @@ from pathways_lite.cli.overrides import Overrides
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
+    from pathways_lite.console import Console
     from pathways_lite.recipe import Recipe
     from pathways_lite.recipe.fields import ClassFields
 
@@ -60,12 +61,11 @@ def fields(
         _print_class(console, cls)
 
 
-def _print_class(console: object, cls: ClassFields) -> None:
+def _print_class(console: Console, cls: ClassFields) -> None:
     from rich.text import Text
 
-    from pathways_lite.console import Console, Table
+    from pathways_lite.console import Table
 
-    assert isinstance(console, Console)
     name = f"{cls.name} ({cls.kind})" if cls.kind else cls.name
     console.print(Text.assemble((name, "bold"), f"  {cls.summary}"))
     if cls.fields:

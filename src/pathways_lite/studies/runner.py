@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pathways_lite.errors import UserError
-from pathways_lite.run_lock import RunLock, find_holder
+from pathways_lite.run_lock import InUseError, RunLock, find_holder
 from pathways_lite.signals import StopSignals
 from pathways_lite.studies.executor import Executor, Job
 from pathways_lite.studies.progress import StudyProgress
@@ -110,7 +109,7 @@ class Runner:
     def _claim_node(self, identity: str, node: Node) -> RunLock | None:
         """Claim the node; None if another runner holds it, or if a process of an earlier runner still trains it."""
         claim = RunLock(self.store.claim_directory(identity), note=lambda line: None)
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(InUseError):
             claim.acquire()
             if find_holder(self.store.run_directory(identity).path) is None:
                 return claim
