@@ -78,7 +78,7 @@ def _print_class(console: Console, cls: ClassFields) -> None:
 
 def reference() -> str:
     """Return the reference of all recipe classes in Markdown."""
-    from pathways_lite.recipe.fields import describe_path, recipe_classes
+    from pathways_lite.recipe.fields import describe_class, recipe_classes
 
     lines = [
         "# Recipe reference",
@@ -88,7 +88,7 @@ def reference() -> str:
         "select it (`stages.base.optimizer=muon`). A *list* is written as JSON in overrides, and an *amount* as text.",
         "",
     ]
-    for cls in (description for known in recipe_classes() for description in describe_path(known.__name__)):
+    for cls in map(describe_class, recipe_classes()):
         title = f"## {cls.name}" + (f" (`{cls.kind}`)" if cls.kind else "")
         lines += [title, "", cls.summary, ""]
         if cls.fields:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
 import re
-from collections.abc import Mapping
+import types
+import typing
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -125,3 +128,28 @@ Budget = Annotated[Steps | Tokens | Flops, Field(discriminator="kind"), BeforeVa
 
 Amount = Annotated[Steps | Tokens | Flops | Fraction, Field(discriminator="kind"), BeforeValidator(_parse_amount)]
 """A point in time or a duration on a stage's clock."""
+
+
+# ---- what annotations and names of fields say, for overrides and the reference ----
+
+
+def union_members(annotation: Any) -> list[Any]:
+    """Return the alternatives of an annotation, without `Annotated`."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return union_members(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return [member for argument in typing.get_args(annotation) for member in union_members(argument)]
+    return [annotation]
+
+
+def is_node(annotation: Any) -> bool:
+    """Return whether an annotation is a class of recipes."""
+    return isinstance(annotation, type) and issubclass(annotation, Frozen)
+
+
+def did_you_mean(name: str, candidates: Iterable[str], cutoff: float = 0.5) -> str:
+    """Return a hint for a name that is not among the candidates: a similar one, if there is any, and all of them."""
+    close = difflib.get_close_matches(name, candidates, n=1, cutoff=cutoff)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{hint} It has: {', '.join(candidates)}"

@@ -5,21 +5,21 @@ from __future__ import annotations
 import collections
 import difflib
 import json
-import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from pathways_lite.errors import UserError
-from pathways_lite.recipe.base import Flops, Fraction, Frozen, Steps, Tokens
+from pathways_lite.recipe.base import Flops, Fraction, Frozen, Steps, Tokens, did_you_mean, is_node, union_members
 from pathways_lite.recipe.stage import Recipe
 
-__all__ = ["ClassFields", "FieldRow", "describe_path", "override_values", "recipe_classes"]
+__all__ = ["ClassFields", "FieldRow", "describe_class", "describe_path", "override_values", "recipe_classes"]
 
+_CLOSE = 0.7  # similarity above which a name is a misspelled field, and not the name of a stage
 _AMOUNTS = (Steps, Tokens, Flops, Fraction)
 _BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
@@ -55,14 +55,14 @@ def describe_path(path: str) -> list[ClassFields]:
     """
     named = {cls.__name__: cls for cls in recipe_classes()}
     if path in named:
-        return [_describe(named[path])]
+        return [describe_class(named[path])]
     classes: list[type[Frozen]] = [Recipe]
     in_sequence = False
     parts = [part for part in path.split(".") if part]
     for number, part in enumerate(parts):
         owners = [cls for cls in classes if cls.current_name(part) in cls.model_fields]
         if not owners:
-            if not in_sequence or _close_fields(part, classes):
+            if not in_sequence or difflib.get_close_matches(part, _field_names(classes), n=1, cutoff=_CLOSE):
                 raise UserError(_no_such_field(".".join(parts[:number]), part, classes))
             in_sequence = False  # the name or number of an item
             continue
@@ -71,68 +71,53 @@ def describe_path(path: str) -> list[ClassFields]:
         if not children or children[0] in _AMOUNTS:
             if number + 1 < len(parts):
                 raise UserError(f"{'.'.join(parts[: number + 1])} is a value and has no field {parts[number + 1]!r}")
-            return [_describe(cls, only=cls.current_name(part)) for cls in owners]
+            return [describe_class(cls, only=cls.current_name(part)) for cls in owners]
         classes = list(dict.fromkeys(children))
         in_sequence = any(_is_sequence(annotation) for annotation in annotations)
-    return [_describe(cls) for cls in classes]
+    return [describe_class(cls) for cls in classes]
 
 
 def recipe_classes() -> list[type[Frozen]]:
     """Return every class that a recipe may contain, outer ones first."""
-    found: dict[type[Frozen], None] = {Recipe: None}
+    classes: dict[type[Frozen], None] = {Recipe: None}
     waiting: collections.deque[type[Frozen]] = collections.deque([Recipe])
     while waiting:
         for field in waiting.popleft().model_fields.values():
             for cls in _classes_in(field.annotation):
-                if cls not in found:
-                    found[cls] = None
+                if cls not in classes:
+                    classes[cls] = None
                     waiting.append(cls)
-    return list(found)
+    return list(classes)
 
 
-def _describe(cls: type[Frozen], only: str | None = None) -> ClassFields:
+def describe_class(cls: type[Frozen], only: str | None = None) -> ClassFields:
+    """Return a class with its fields, or with the field `only` alone."""
     rows = [
         FieldRow(name, _type_text(field), _default_text(field), field.description or "")
         for name, field in cls.model_fields.items()
         if name != "kind" and only in (None, name)
     ]
     kind = cls.model_fields["kind"].default if "kind" in cls.model_fields else None
-    summary = (cls.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
-    return ClassFields(cls.__name__, kind, " ".join(summary.split()), tuple(rows))
+    summary = " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
+    return ClassFields(cls.__name__, kind, summary, tuple(rows))
 
 
 def _field_names(classes: list[type[Frozen]]) -> list[str]:
     return list(dict.fromkeys(field for cls in classes for field in cls.model_fields))
 
 
-def _close_fields(name: str, classes: list[type[Frozen]]) -> list[str]:
-    return difflib.get_close_matches(name, _field_names(classes), n=1, cutoff=0.7)
-
-
 def _no_such_field(path: str, name: str, classes: list[type[Frozen]]) -> str:
-    close = _close_fields(name, classes)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"{path or 'a recipe'} has no field {name!r}.{hint} It has: {', '.join(_field_names(classes))}"
+    return f"{path or 'a recipe'} has no field {name!r}.{did_you_mean(name, _field_names(classes), _CLOSE)}"
 
 
 # ---- types and defaults in words ----
 
 
-def _members(annotation: Any) -> list[Any]:
-    """Return the alternatives of an annotation, without `Annotated`."""
-    origin = typing.get_origin(annotation)
-    if origin is Annotated:
-        return _members(typing.get_args(annotation)[0])
-    if origin in (typing.Union, types.UnionType):
-        return [member for argument in typing.get_args(annotation) for member in _members(argument)]
-    return [annotation]
-
-
 def _classes_in(annotation: Any) -> list[type[Frozen]]:
     """Return the recipe classes that a value of the annotation may be or contain."""
     classes = []
-    for member in _members(annotation):
-        if isinstance(member, type) and issubclass(member, Frozen):
+    for member in union_members(annotation):
+        if is_node(member):
             classes.append(member)
         elif typing.get_origin(member) is tuple:
             classes += [cls for argument in typing.get_args(member) for cls in _classes_in(argument)]
@@ -140,7 +125,7 @@ def _classes_in(annotation: Any) -> list[type[Frozen]]:
 
 
 def _is_sequence(annotation: Any) -> bool:
-    return any(typing.get_origin(member) is tuple for member in _members(annotation))
+    return any(typing.get_origin(member) is tuple for member in union_members(annotation))
 
 
 def _type_text(field: FieldInfo) -> str:
@@ -155,7 +140,7 @@ def _type_text(field: FieldInfo) -> str:
 
 
 def _member_texts(annotation: Any) -> Iterator[str]:
-    members = _members(annotation)
+    members = union_members(annotation)
     if Steps in members or Tokens in members:
         amounts = ["5 %"] if Fraction in members else []
         yield f"amount ({', '.join(['300 steps', '2e6 tokens', '1e15 flops', *amounts])})"
@@ -169,7 +154,7 @@ def _member_texts(annotation: Any) -> Iterator[str]:
         elif typing.get_origin(member) is tuple:
             arguments = [argument for argument in typing.get_args(member) if argument is not Ellipsis]
             yield f"list of {' and '.join(' or '.join(_member_texts(argument)) for argument in arguments)}"
-        elif isinstance(member, type) and issubclass(member, Frozen):
+        elif is_node(member):
             yield member.model_fields["kind"].default if "kind" in member.model_fields else member.__name__
         else:
             yield {"int": "integer", "float": "number", "str": "text", "bool": "true or false"}.get(

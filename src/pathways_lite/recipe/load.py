@@ -10,16 +10,13 @@ variant (`stages.base.optimizer=muon`) replaces the whole subtree by that varian
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import json
 import os
 import runpy
 import sys
 import traceback
-import types
-import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +25,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
-from pathways_lite.recipe.base import Frozen, has_boolean
+from pathways_lite.recipe.base import Frozen, did_you_mean, has_boolean, is_node, union_members
 from pathways_lite.recipe.stage import Recipe
 
 __all__ = ["apply_overrides", "load_recipe", "read_recipe", "write_recipe"]
@@ -176,7 +173,7 @@ def _set(node: Any, path: list[str], text: str, parents: tuple[str, ...]) -> Any
     owner = type(node)
     field, fields = owner.current_name(name), owner.model_fields
     if field not in fields:
-        raise UserError(f"{'.'.join(parents) or owner.__name__} has no field {name!r}.{_did_you_mean(name, fields)}")
+        raise UserError(f"{'.'.join(parents) or owner.__name__} has no field {name!r}.{did_you_mean(name, fields)}")
     value = _set(getattr(node, field), rest, text, full_path) if rest else _parse(owner, field, text, full_path)
     return node.model_copy(update={field: value})
 
@@ -214,13 +211,7 @@ def _index_of(items: tuple[Any, ...], name: str, full_path: tuple[str, ...]) -> 
         return names.index(name)
     if name.isdigit() and int(name) < len(items):
         return int(name)
-    raise UserError(f"{'.'.join(full_path)}: there is no {name!r}.{_did_you_mean(name, names)}")
-
-
-def _did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"{hint} It has: {', '.join(candidates)}"
+    raise UserError(f"{'.'.join(full_path)}: there is no {name!r}.{did_you_mean(name, names)}")
 
 
 def _messages(error: ValidationError) -> str:
@@ -255,7 +246,7 @@ def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]
             refusals.append(error)
     hint = f" ({_messages(refusals[0])})"
     if variants and text.isidentifier():
-        hint = _did_you_mean(text, variants)
+        hint = did_you_mean(text, variants)
     raise UserError(f"{'.'.join(full_path)}={text}: not a valid value.{hint}") from refusals[0]
 
 
@@ -273,11 +264,5 @@ def _candidates(text: str) -> list[Any]:
 
 def _variants(annotation: Any) -> dict[str, type[Frozen]]:
     """Return the variants of a discriminated union by `kind`: `{"adamw": AdamW, ...}`."""
-    origin = typing.get_origin(annotation)
-    if origin is Annotated:
-        return _variants(typing.get_args(annotation)[0])
-    if origin in (typing.Union, types.UnionType):
-        return {kind: v for member in typing.get_args(annotation) for kind, v in _variants(member).items()}
-    if isinstance(annotation, type) and issubclass(annotation, Frozen) and "kind" in annotation.model_fields:
-        return {annotation.model_fields["kind"].default: annotation}
-    return {}
+    nodes = [member for member in union_members(annotation) if is_node(member)]
+    return {node.model_fields["kind"].default: node for node in nodes if "kind" in node.model_fields}
