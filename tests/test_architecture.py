@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "json_values": set(),
     "atomic_file": set(),
     "cpu_cores": set(),
-    "distributed": {"errors", "signals"},
+    "distributed": {"errors", "console", "signals"},
     "checkpoints": {"errors", "console", "paths", "keyed", "atomic_file", "parallel", "distributed"},
     "run_lock": {"errors", "console"},
     "output_lock": {"run_lock"},

@@ -12,6 +12,13 @@ _LARGE_SHARE = 0.05  # of the text that is held out, where less was asked for
 
 def corpus_notes(store: Store) -> list[str]:
     """Return sentences about a corpus's tokenizer, files, held-out text and domains; none where all is as expected."""
+    notes = _content_notes(store)
+    if store.manifest.pieces is None:
+        notes.append("It has no digests of its files, as it was built by an earlier version; `data fsck` verifies it.")
+    return notes
+
+
+def _content_notes(store: Store) -> list[str]:
     notes = []
     if store.manifest.round_trip is not None and store.is_lossy:
         notes.append(f"{store.manifest.round_trip}.")
@@ -22,14 +29,12 @@ def corpus_notes(store: Store) -> list[str]:
             "sources. Each has files, an evaluation and a line of every table of its own. If that is not meant, build "
             "it with another --domain-field, or name the source NAME=SOURCE to put all of it into one domain."
         )
-    if store.manifest.pieces is None:
-        notes.append("It has no digests of its files, as it was built by an earlier version; `data fsck` verifies it.")
     return notes
 
 
 def training_notes(store: Store, evaluation_tokens: int) -> list[str]:
-    """Return the `corpus_notes` that matter to training, and what its evaluations make of the corpus."""
-    notes = [note for note in corpus_notes(store) if not note.startswith("It has no digests")]
+    """Return the `corpus_notes` on its content, and what the evaluations of a stage make of it."""
+    notes = _content_notes(store)
     scored = sum(min(store.tokens(name, "held_out"), evaluation_tokens) for name in store.domains)
     if len(store.domains) >= MANY_DOMAINS and scored:
         notes.append(

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import socket
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from typing import Any
 
 import jax
 
+from pathways_lite.console import print_line
 from pathways_lite.errors import TRY_AGAIN, UnreachableError, UserError
 
 PATIENCE = 3600.0
@@ -141,7 +141,7 @@ def _wait_for_coordinator(coordinator: str) -> None:
                 raise
         if waited > _NOTE_AFTER and not noted:
             noted = True
-            print(f"waiting for process 0 at {coordinator} (for {_CONNECT} s at most)", file=sys.stderr, flush=True)
+            print_line(f"waiting for process 0 at {coordinator} (for {_CONNECT} s at most)")
         time.sleep(0.1)
 
 
