@@ -97,7 +97,7 @@ def train_run(
         coordination.run_on_primary(lambda: _claim(stack, lock, run, recipe))
         require_shared_directory(run.path)
         stack.enter_context(signals)
-        watchdog = stack.enter_context(Watchdog(path, hang_timeout))
+        watchdog = stack.enter_context(Watchdog(run.path, hang_timeout))
         context = RunContext(
             run, trackers if coordination.is_primary() else (), console, stop, watchdog, hooks, lock.require_held
         )
