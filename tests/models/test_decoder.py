@@ -23,7 +23,7 @@ def tree_close(a: Any, b: Any, tolerance: float) -> None:
 
 def loss_and_gradient(config, params, batch, dropout_key=None):
     def loss(params):
-        nll, log_z, _ = models.token_losses(config, params, batch, dropout_key=dropout_key)
+        nll, log_z, *_ = models.token_losses(config, params, batch, dropout_key=dropout_key)
         return jnp.mean(nll) + 1e-2 * jnp.mean(jnp.square(log_z))
 
     return jax.jit(jax.value_and_grad(loss))(params)

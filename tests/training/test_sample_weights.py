@@ -32,7 +32,7 @@ def gradient(weights, params, batch, z_loss=1e-2):
     """By the definition, and its norm as the metrics show it."""
 
     def total(params):
-        loss, log_z, _ = bigram_losses(params, batch, None)
+        loss, log_z, *_ = bigram_losses(params, batch, None)
         return jnp.sum(batch.loss_weights * (weights * loss + z_loss * log_z**2)) / jnp.sum(batch.loss_weights)
 
     return jax.grad(total)(params)

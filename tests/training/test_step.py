@@ -12,6 +12,8 @@ from helpers.bigram import (
     CONFIG,
     OVERFLOW,
     TIMELINE,
+    B,
+    T,
     assert_same_bits,
     bigram_losses,
     initial_state,
@@ -38,11 +40,33 @@ def test_metrics_are_the_weighted_means_of_their_definitions():
     assert metrics["ok"] == 1
 
     def total(params):
-        loss, log_z, _ = bigram_losses(params, batch, None)
+        loss, log_z, *_ = bigram_losses(params, batch, None)
         return jnp.sum(batch.loss_weights * (loss + 1e-2 * log_z**2)) / weights.sum()
 
     grads = jax.jit(jax.grad(total))(state.params)
     np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-5)
+
+
+def smoothed_losses(params, batch, key):
+    """Label smoothing of 0.1 over the vocabulary."""
+    nll, log_z, *_ = bigram_losses(params, batch, key)
+    logits = params["embedding"][batch.tokens] @ params["head"].T
+    return TokenLosses(nll, log_z, smoothed_nll=0.9 * nll + 0.1 * (log_z - logits.mean(-1)))
+
+
+@pytest.mark.parametrize("microbatch", [None, 2])
+def test_smoothed_losses_are_trained_on_and_the_plain_one_is_logged(microbatch):
+    batch = make_batch(0)
+    plain = lambda params, batch, key: TokenLosses(smoothed_losses(params, batch, key).smoothed_nll, jnp.zeros((B, T)))  # noqa: E731
+    as_nll, expected = jitted_step(loss_fn=plain, z_loss=0.0)(initial_state(), batch, TIMELINE.clock(1))
+    step = jitted_step(loss_fn=smoothed_losses, z_loss=0.0, microbatch=microbatch)
+    smoothed, metrics = step(initial_state(), batch, TIMELINE.clock(1))
+    _, unsmoothed = jitted_step(z_loss=0.0)(initial_state(), batch, TIMELINE.clock(1))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), smoothed.params, as_nll.params)
+    np.testing.assert_allclose(metrics["smoothed_loss"], expected["loss"], rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], unsmoothed["loss"], rtol=1e-6)
+    assert metrics["smoothed_loss"] > metrics["loss"] + 1e-3
+    assert "smoothed_loss" not in unsmoothed
 
 
 @pytest.mark.parametrize("microbatch", [1, 4])

@@ -10,8 +10,15 @@ from pathways_kernels.cross_entropy.logits import logits_from_products
 
 
 def reference(
-    hidden: Array, head: Array, targets: Array, *, logit_scale: float, soft_cap: float | None, vocab_axis: str | None
-) -> tuple[Array, Array]:
+    hidden: Array,
+    head: Array,
+    targets: Array,
+    *,
+    logit_scale: float,
+    soft_cap: float | None,
+    vocab_axis: str | None,
+    mean_logit: bool,
+) -> tuple[Array, ...]:
     """See `api.cross_entropy`."""
     products = jnp.einsum(
         "...e,ve->...v", hidden, head, preferred_element_type=jnp.float32, precision=lax.Precision.HIGHEST
@@ -21,5 +28,5 @@ def reference(
     logits = logits_from_products(products, logit_scale, soft_cap)
     log_z = jax.nn.logsumexp(logits, axis=-1)
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    loss = log_z - picked
-    return (loss, log_z) if vocab_axis is None else lax.pmean((loss, log_z), vocab_axis)
+    results = (log_z - picked, log_z, *((jnp.mean(logits, axis=-1),) if mean_logit else ()))
+    return results if vocab_axis is None else lax.pmean(results, vocab_axis)

@@ -61,6 +61,7 @@ class TokenLosses(NamedTuple):
     nll: jax.Array  # float32 [B, T], negative log likelihood of the target, nats
     log_z: jax.Array  # float32 [B, T], log of the softmax's normalizer
     auxiliary: Auxiliary = NO_AUXILIARY
+    smoothed_nll: jax.Array | None = None  # float32 [B, T], what is trained on with label smoothing; None: `nll`
 
 
 LossFn = Callable[[Any, Batch, jax.Array], TokenLosses]
@@ -302,10 +303,18 @@ def token_losses(
     *,
     dropout_key: jax.Array | None = None,
     layout: Layout = ONE_DEVICE,
+    label_smoothing: float = 0.0,
 ) -> TokenLosses:
-    """Return the losses of every position; the logits are never held at once."""
+    """Return the losses of every position; the logits are never held at once.
+
+    With `label_smoothing` s the target's distribution is (1 - s) of the token and s / V of every id of the vocabulary
+    (Szegedy et al. 2016, arXiv 1512.00567, section 7), whose cross-entropy is
+    (1 - s) (log Z - z_target) + s (log Z - mean z). `nll` and `log_z` stay those of the tokens.
+    """
     tokens, positions, spans = batch.tokens, batch.positions, batch.spans
     hidden, outputs = _uncached(config, params, tokens, positions, spans, dropout_key, layout)
     scale, cap = config.resolved_logit_scale, config.logit_soft_cap
-    nll, log_z = cross_entropy(layout, hidden, head(config, params), batch.targets, logit_scale=scale, soft_cap=cap)
-    return TokenLosses(nll, log_z, outputs.auxiliary)
+    options = {"logit_scale": scale, "soft_cap": cap, "mean_logit": label_smoothing > 0.0}
+    nll, log_z, *means = cross_entropy(layout, hidden, head(config, params), batch.targets, **options)
+    smoothed = [(1.0 - label_smoothing) * nll + label_smoothing * (log_z - mean) for mean in means]
+    return TokenLosses(nll, log_z, outputs.auxiliary, *smoothed)

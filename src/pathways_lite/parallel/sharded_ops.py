@@ -162,27 +162,33 @@ def _group_size_to_slice(layout: Layout, heads: int, kv_heads: int) -> int | Non
 
 
 def cross_entropy(
-    layout: Layout, hidden: jax.Array, head: jax.Array, targets: jax.Array, **options: Any
-) -> tuple[jax.Array, jax.Array]:
+    layout: Layout,
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    *,
+    mean_logit: bool = False,
+    **options: Any,
+) -> tuple[jax.Array, ...]:
     """Run `pathways_kernels.cross_entropy` of hidden [B, T, E] on each device's tokens and shard of the vocabulary.
 
     `head` [V, E] is sharded like a parameter; it is gathered in the dtype of `hidden`, its gradient scattered once.
     """
     if not layout.is_sharded:
-        return local_cross_entropy(hidden, head.astype(hidden.dtype), targets, **options)
+        return local_cross_entropy(hidden, head.astype(hidden.dtype), targets, mean_logit=mean_logit, **options)
     token_spec = layout.spec(("batch", "seq"), targets.shape, "targets")
     head_spec = layout.spec(("vocab", "embed"), head.shape, "the output matrix")
     hidden_spec = layout.spec(("batch", "seq", "residual"), hidden.shape, "the residual stream")
     vocab_axis = "tensor" if layout.size("vocab") > 1 else None
 
-    def local(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def local(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
         head = gather_weight(layout, head.astype(hidden.dtype), 1)
         if layout.size("residual") > 1:
             hidden = lax.all_gather(hidden, layout.rules["residual"], axis=2, tiled=True)
         head, targets = _vary(layout, head_spec, head), _vary(layout, token_spec, targets)
-        return local_cross_entropy(hidden, head, targets, vocab_axis=vocab_axis, **options)
+        return local_cross_entropy(hidden, head, targets, vocab_axis=vocab_axis, mean_logit=mean_logit, **options)
 
-    in_specs, out_specs = (hidden_spec, head_spec, token_spec), (token_spec, token_spec)
+    in_specs, out_specs = (hidden_spec, head_spec, token_spec), (token_spec,) * (3 if mean_logit else 2)
     mapped = jax.shard_map(local, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs)
     return mapped(hidden, head, targets)
 

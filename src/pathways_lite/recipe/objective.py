@@ -21,12 +21,18 @@ __all__ = [
 Mode = Literal["s2s", "nlu", "nlg"]
 """Names of the mode tokens, which select a denoiser: sequential, regular, extreme (UL2R section 2)."""
 
+_LABEL_SMOOTHING = (
+    "fraction of the target distribution that is spread evenly over the vocabulary (arXiv 1512.00567, section 7); logged "
+    "and held-out losses stay those of the tokens; None: 0"
+)
+
 
 class Causal(Frozen):
     """Next-token prediction, with mean token loss plus z_loss * (log Z)^2 (PaLM section 5)."""
 
     kind: Literal["causal"] = "causal"
     z_loss: float = Field(1e-4, ge=0, description="weight of (log Z)^2 in the loss")
+    label_smoothing: float | None = Field(None, ge=0, lt=1, description=_LABEL_SMOOTHING)
 
 
 class SpecialTokens(Frozen):
@@ -71,6 +77,7 @@ class Corruption(Frozen):
     """Fields of all objectives but `Causal`."""
 
     z_loss: float = Field(1e-4, ge=0, description="weight of (log Z)^2 in the loss")
+    label_smoothing: float | None = Field(None, ge=0, lt=1, description=_LABEL_SMOOTHING)
     layout: Literal["fill", "fixed"] = Field(
         "fill",
         description="fill: examples are sized to fill the sequence; fixed: UL2R's, half of the sequence for inputs and "

@@ -76,7 +76,10 @@ class Components:
 
     def loss_fn(self, params: Any, batch: Batch, key: jax.Array) -> models.TokenLosses:
         """The losses that the train step differentiates, with dropout by `key`."""
-        return models.token_losses(self.stage.model, params, batch, dropout_key=key, layout=self.layout)
+        smoothing = self.stage.objective.label_smoothing or 0.0
+        return models.token_losses(
+            self.stage.model, params, batch, dropout_key=key, layout=self.layout, label_smoothing=smoothing
+        )
 
     @functools.cached_property
     def step_function(self) -> TrainStep:

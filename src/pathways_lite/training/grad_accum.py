@@ -29,6 +29,7 @@ class LossMeans(NamedTuple):
     nll: jax.Array  # nats
     log_z_squared: jax.Array
     auxiliary: Auxiliary  # of the model
+    smoothed_nll: jax.Array | None = None  # nats; None: no label smoothing
     weighting: Any = None  # the weights of samples and the method's new memory, where computed with the losses
 
 

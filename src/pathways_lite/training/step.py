@@ -64,7 +64,7 @@ def make_train_step(
     """Make the pure function (state, batch, clock) -> (state, metrics), to be jitted with the state donated.
 
     The loss is the mean over the batch of nll + z_loss * (log Z)^2, weighted by `batch.loss_weights` (PaLM
-    section 5), plus the model's auxiliary losses. Where the loss or the gradient's norm is not finite, parameters,
+    section 5), plus the model's auxiliary losses; with label smoothing the smoothed nll takes the place of nll. Where the loss or the gradient's norm is not finite, parameters,
     optimizer and method state stay as they were, bit for bit, and only `step` advances. An update that is not finite
     although they are (a damaged optimizer state, 0 / 0 with epsilon=0) has been applied when it is noticed, as keeping
     the old state until then would take its memory twice: the caller has to give up this state.
@@ -82,7 +82,7 @@ def make_train_step(
     Metrics, float32 scalars: `loss` (nats per token of the whole batch, without z-loss, auxiliary losses and sample
     weights), `z_loss` (as added to it), `grad_norm` (before clipping), `learning_rate`, `ok` (1, or 0 where the update
     was dropped), `usable` (1, or 0 where the new parameters are not finite), `tokens_with_loss`; the model's auxiliary
-    losses and metrics by their names; and the statistics of sample weights, arrays among them. What a method learns
+    losses and metrics by their names; `smoothed_loss` (of the rows trained on) with label smoothing; and the statistics of sample weights, arrays among them. What a method learns
     from step to step is in its state.
     """
 
@@ -106,14 +106,17 @@ def make_train_step(
             share = lambda values: jnp.sum(jnp.sum(loss_weights * values, axis=1)) / total  # noqa: E731
             nll, log_z_squared = share(losses.nll), share(jnp.square(losses.log_z))
             auxiliary = jax.tree.map(lambda value: jnp.sum(loss_weights) / total * value, losses.auxiliary)
-            means = LossMeans(nll, log_z_squared, auxiliary)
+            trained = losses.nll if losses.smoothed_nll is None else losses.smoothed_nll
+            smoothed = None if losses.smoothed_nll is None else share(losses.smoothed_nll)
+            means = LossMeans(nll, log_z_squared, auxiliary, smoothed)
+            loss = nll if smoothed is None else smoothed
             if sample_weights is not None:
                 weights = part.weights
                 if weights is None:  # then this part is the whole batch
                     weighting = sample_weights.compute(losses.nll, part.reference_nll, batch, clock, method.memory)
                     weights, means = weighting.weights, means._replace(weighting=weighting)
-                nll = share(weights * losses.nll)
-            return sum(auxiliary.losses.values(), nll + z_loss * log_z_squared), means
+                loss = share(weights * trained)
+            return sum(auxiliary.losses.values(), loss + z_loss * log_z_squared), means
 
         gradient_fn = jax.grad(mean_loss, has_aux=True)
         grads, means = accumulate_gradients(gradient_fn, model_params, prepared.microbatch, key, microbatch)
@@ -129,6 +132,8 @@ def make_train_step(
         }
         loss = sum(means.auxiliary.losses.values(), metrics["loss"] + metrics["z_loss"])
         metrics |= means.auxiliary.losses | means.auxiliary.metrics
+        if means.smoothed_nll is not None:
+            metrics["smoothed_loss"] = means.smoothed_nll
         weighting: Weighting | None = prepared.weighting or means.weighting
         if sample_weights is not None and weighting is not None:
             metrics |= sample_weights.statistics(weighting.weights, batch, weighting.memory)

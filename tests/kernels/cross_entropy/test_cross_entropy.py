@@ -33,7 +33,8 @@ def values_and_gradients(implementation, hidden, head, targets, d_loss, d_log_z,
         values, pull_back = jax.vjp(
             lambda h, w: cross_entropy(h, w, targets, implementation=implementation, **options), hidden, head
         )
-        return (*values, *pull_back((d_loss, d_log_z)))
+        third = (d_loss - d_log_z,) if options.get("mean_logit") else ()
+        return (*values, *pull_back((d_loss, d_log_z, *third)))
 
     return compute(hidden, head, d_loss, d_log_z)
 
@@ -49,17 +50,18 @@ def relative_error(ours, exact):
     st.sampled_from([None, 3.0]),
     st.sampled_from([1.0, 0.25]),
     st.sampled_from([chunked.log_z_and_target, chunked.log_z_and_target_in_one_pass]),
+    st.booleans(),
     st.integers(0, 99),
 )
-def test_chunked_equals_reference(leading, soft_cap, logit_scale, reduction, seed):
+def test_chunked_equals_reference(leading, soft_cap, logit_scale, reduction, mean_logit, seed):
     arguments = example(leading, seed=seed)
-    options = {"soft_cap": soft_cap, "logit_scale": logit_scale}
+    options = {"soft_cap": soft_cap, "logit_scale": logit_scale, "mean_logit": mean_logit}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunked, "CHUNK_TOKENS", 8)
         patch.setattr(chunked, "log_z_and_target", reduction)  # the CPU's; one of the two is the TPU's
         ours = values_and_gradients("chunked", *arguments, **options)
     exact = values_and_gradients("reference", *arguments, **options)
-    for a, b, tolerance in zip(ours, exact, (1e-5, 1e-5, 1e-4, 1e-4), strict=True):
+    for a, b, tolerance in zip(ours, exact, (*[1e-5] * (3 if mean_logit else 2), 1e-4, 1e-4), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         assert relative_error(a, b) < tolerance
 
@@ -73,6 +75,34 @@ def test_gradient_equals_finite_differences(implementation, small_chunks):
         return (loss * jnp.arange(10.0).reshape(2, 5)).sum() + jnp.square(log_z).sum()
 
     check_grads(function, (hidden, head), order=1, modes=["rev"], atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("soft_cap", [None, 2.0])
+@pytest.mark.parametrize("implementation", ["reference", "chunked"])
+def test_label_smoothing_equals_its_definition_in_float64(implementation, soft_cap, small_chunks):
+    """The cross-entropy with (1 - s) onehot + s / V, and its gradients, from all logits in NumPy."""
+    s, scale = 0.1, 0.5
+    hidden, head, targets, d_loss, _ = example((2, 11))
+
+    @jax.jit
+    def smoothed(hidden, head):
+        nll, log_z, mean = cross_entropy(
+            hidden, head, targets, logit_scale=scale, soft_cap=soft_cap, mean_logit=True, implementation=implementation
+        )
+        loss = (1 - s) * nll + s * (log_z - mean)
+        return jnp.sum(d_loss * loss), loss
+
+    gradients, loss = jax.grad(smoothed, (0, 1), has_aux=True)(hidden, head)
+    h, w, d = (np.asarray(x, np.float64) for x in (hidden, head, d_loss))
+    product = scale * h @ w.T
+    logits = product if soft_cap is None else soft_cap * np.tanh(product / soft_cap)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    q = (1 - s) * np.eye(len(w))[np.asarray(targets)] + s / len(w)
+    np.testing.assert_allclose(loss, -(q * log_p).sum(-1), rtol=1e-5)
+    d_logits = d[..., None] * (np.exp(log_p) - q)
+    d_product = scale * d_logits * (1 if soft_cap is None else 1 - (logits / soft_cap) ** 2)
+    assert relative_error(gradients[0], d_product @ w) < 1e-5
+    assert relative_error(gradients[1], np.einsum("btv,bte->ve", d_product, h)) < 1e-5
 
 
 def test_one_pass_takes_extreme_logits():

@@ -20,7 +20,7 @@ B, T, E, V = 8, 24, 16, 64
 random = np.random.default_rng(0)
 hidden, head = (jnp.asarray(random.normal(size=shape), jnp.float32) for shape in ((B, T, E), (V, E)))
 targets = jnp.asarray(random.integers(0, V, (B, T)))
-weights = [jnp.asarray(random.normal(size=(B, T)), jnp.float32) for _ in range(2)]
+weights = [jnp.asarray(random.normal(size=(B, T)), jnp.float32) for _ in range(3)]
 
 def run(function):
     @jax.jit
@@ -30,7 +30,7 @@ def run(function):
 
     return both(hidden, head, targets, tuple(weights))
 
-exact = run(lambda h, w, t: cross_entropy(h, w, t, soft_cap=5.0, implementation="reference"))
+exact = run(lambda h, w, t: cross_entropy(h, w, t, soft_cap=5.0, mean_logit=True, implementation="reference"))
 errors = {}
 for name in ("chunked", "reference"):
     for data, tensor in ((4, 2), (1, 8), (8, 1)):
@@ -39,10 +39,11 @@ for name in ("chunked", "reference"):
         def local(hidden, head, targets):
             hidden, targets = jax.lax.pcast((hidden, targets), "tensor", to="varying")
             head = jax.lax.pcast(head, "data", to="varying")
-            return cross_entropy(hidden, head, targets, soft_cap=5.0, vocab_axis="tensor", implementation=name)
+            options = {"soft_cap": 5.0, "mean_logit": True, "vocab_axis": "tensor", "implementation": name}
+            return cross_entropy(hidden, head, targets, **options)
 
         tokens, vocabulary = P("data"), P("tensor")
-        mapped = jax.shard_map(local, mesh=mesh, in_specs=(tokens, vocabulary, tokens), out_specs=(tokens, tokens))
+        mapped = jax.shard_map(local, mesh=mesh, in_specs=(tokens, vocabulary, tokens), out_specs=(tokens,) * 3)
         ours = run(mapped)
         off = lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max())
         errors[f"{name} {data} {tensor}"] = list(map(off, ours, exact))
@@ -52,7 +53,7 @@ print(json.dumps(errors))
 
 @pytest.fixture(scope="module")
 def errors():
-    """Return by case the largest relative errors of loss, log Z and both gradients against one device's reference."""
+    """Return by case the largest relative errors of loss, log Z, mean logit and both gradients against one device's reference."""
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -63,5 +64,5 @@ def errors():
 @pytest.mark.parametrize("implementation", ["chunked", "reference"])
 def test_shards_of_tokens_and_vocabulary_give_the_whole(errors, implementation, mesh):
     case_errors = errors[f"{implementation} {mesh}"]
-    assert len(case_errors) == 4
+    assert len(case_errors) == 5
     assert max(case_errors) < 1e-5
