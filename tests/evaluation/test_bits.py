@@ -13,6 +13,7 @@ from pathways_lite.evaluation.bits import (
     Evaluator,
     HeldOutLoss,
     ScoredDocument,
+    Window,
     pack_windows,
     split_windows,
     windows_to_batch,
@@ -136,6 +137,29 @@ def test_context_repeated_at_cuts_is_read_and_not_scored() -> None:
     batch = windows_to_batch([windows[1:]], 1, 6)
     assert batch.loss_weights.tolist() == [[0, 0, 1, 1, 0, 0]]
     assert batch.spans.start.tolist() == [[0, 0, 0, 0, 4, 5]]
+
+
+def test_with_an_overlap_each_token_is_scored_with_the_context_it_is_promised(params: models.Params) -> None:
+    """Against one row per token: the first window as it is, later tokens with `overlap` tokens and their window's."""
+    length, overlap = 16, 5
+    rng = np.random.default_rng(3)
+    documents = stored([rng.integers(1, VOCAB, size=n).tolist() for n in (61, 15, 16, 3, 0, 27)])
+    rows = []
+    for document, _ in documents:
+        targets = np.append(document[1:], document[:1])
+        for t in range(len(document)):
+            first = 0 if t < length else (t - length) // (length - overlap) * (length - overlap) + length - overlap
+            assert t < length or t - first >= overlap
+            rows.append([Window(document[first : t + 1], targets[first : t + 1], scored=1)])
+    brute = windows_to_batch(rows, len(rows), length)
+    expected = float(np.sum(jax.jit(model_losses)(params, brute), where=brute.loss_weights > 0, dtype=np.float64))
+    result = Evaluator(model_losses, rows=3, seq_len=length, overlap=overlap)(params, documents)
+    assert result.nll == pytest.approx(expected, rel=1e-6)
+    assert result.tokens == len(rows)
+    plain = Evaluator(model_losses, rows=3, seq_len=length)(params, documents)
+    assert plain.nll != pytest.approx(expected, rel=1e-6)
+    assert result.to_json()["overlap"] == (result + HeldOutLoss()).overlap == overlap
+    assert "overlap" not in plain.to_json()
 
 
 def test_it_compiles_once_and_padding_may_be_anything() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from pathways_kernels.attention import Spans
 from pathways_lite import models
+from pathways_lite.models.layers import drop_branch
 
 apply = jax.jit(models.apply, static_argnums=0)
 token_losses = jax.jit(models.token_losses, static_argnums=0)
@@ -95,7 +96,7 @@ def test_logits_and_losses_are_the_formula(config, make_batch, make_params):
 
 
 def test_how_blocks_are_run_changes_nothing(config, make_batch, make_params):
-    config = config.model_copy(update={"dropout": 0.2})
+    config = config.model_copy(update={"dropout": 0.2, "stochastic_depth": 0.5})
     params, batch, dropout_key = make_params(config), make_batch(config), jax.random.key(7)
     expected = loss_and_gradient(config, params, batch, dropout_key)
     implementations = {
@@ -173,6 +174,55 @@ def test_dropout_needs_a_key_and_follows_it(make_model, make_batch, make_params)
     assert not np.allclose(run(config, key), run(config, jax.random.key(1)))
 
 
+def test_stochastic_depth_drops_whole_branches_of_rows(config, make_batch, make_params):
+    """A row whose branches are all dropped is its embedding; with a key for evaluation nothing is dropped."""
+    config = config.model_copy(update={"stochastic_depth": 0.9})
+    params, batch = make_params(config), make_batch(config, rows=64)
+    arguments = (batch.tokens, batch.positions, batch.spans)
+    plain = apply(config, params, *arguments)
+    np.testing.assert_array_equal(plain, apply(config.model_copy(update={"stochastic_depth": None}), params, *arguments))
+    empty = jax.tree.map(jnp.zeros_like, params["layers"])
+    embedded = apply(config, params | {"layers": empty}, *arguments)
+    dropped = apply(config, params, *arguments, dropout_key=jax.random.key(3))
+    is_embedding = np.isclose(dropped, embedded, atol=1e-6).all((1, 2))
+    # Of a parallel block one draw, of a serial one two: rates 0.45 and 0.9 of 2 blocks.
+    expected = (0.45 * 0.9) ** (1 if config.block == "parallel" else 2)
+    assert abs(is_embedding.mean() - expected) < 4 * math.sqrt(expected * (1 - expected) / 64)
+    assert np.array_equal(dropped, apply(config, params, *arguments, dropout_key=jax.random.key(3)))
+
+
+def test_stochastic_depth_by_batch_drops_all_rows_together(make_model, make_batch, make_params):
+    config = make_model(stochastic_depth=0.9, stochastic_depth_by="batch")
+    params, batch = make_params(config), make_batch(config, rows=8)
+    same = batch.tokens[:1].repeat(8, 0)
+    kinds = set()
+    for seed in range(8):
+        rows = np.asarray(apply(config, params, same, batch.positions, batch.spans, dropout_key=jax.random.key(seed)))
+        np.testing.assert_allclose(rows, rows[:1].repeat(8, 0), atol=1e-6)
+        kinds.add(rows.tobytes())
+    assert len(kinds) > 1
+
+
+def test_a_dropped_branch_keeps_its_expectation_and_is_drawn_per_row():
+    x = jnp.ones((4000, 2, 3), jnp.bfloat16)
+    dropped = drop_branch(x, jnp.float32(0.25), jax.random.key(0), by_row=True)
+    assert dropped.dtype == jnp.bfloat16
+    rows = np.asarray(dropped, np.float64)
+    assert set(np.unique(rows)) == {0.0, float(jnp.bfloat16(4 / 3))}
+    np.testing.assert_array_equal(rows, np.broadcast_to(rows[:, :1, :1], rows.shape))
+    assert abs(rows.mean() - 1) < 4 * math.sqrt((1 / 0.75 - 1) / 4000) + 2**-8
+
+
+def test_stochastic_depth_computes_what_it_drops(make_model, make_batch):
+    """The ledger's FLOPs are the same with and without it, and so are those that XLA counts."""
+    flops = []
+    for config in (make_model(scan_layers=False), make_model(scan_layers=False, stochastic_depth=0.5)):
+        batch = make_batch(config, rows=4, length=32)
+        step = jax.jit(lambda p, c=config, b=batch: loss_and_gradient(c, p, b, jax.random.key(0)))
+        flops.append(step.lower(models.abstract_params(config)).compile().cost_analysis()["flops"])
+    assert abs(flops[1] / flops[0] - 1) < 0.02
+
+
 def test_tokens_outside_the_vocabulary_are_loud(make_model, make_batch, make_params):
     config = make_model()
     batch = make_batch(config)
@@ -182,9 +232,9 @@ def test_tokens_outside_the_vocabulary_are_loud(make_model, make_batch, make_par
     assert np.isfinite(hidden[1]).all()
 
 
-@pytest.mark.parametrize("field", ["window", "dropout"])
+@pytest.mark.parametrize("field", ["window", "dropout", "stochastic_depth"])
 def test_an_option_that_is_off_costs_nothing(make_model, make_batch, field, make_params):
-    off = {"window": (None, None), "dropout": 0.5}[field]
+    off = {"window": (None, None), "dropout": 0.5, "stochastic_depth": 0.5}[field]
     text = [
         str(jax.make_jaxpr(lambda p, c=c: models.token_losses(c, p, make_batch(c)))(models.abstract_params(c)))
         for c in (make_model(), make_model(**{field: off}))

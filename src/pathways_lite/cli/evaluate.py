@@ -15,6 +15,12 @@ def evaluate(
     path: Annotated[Path, typer.Argument(parser=local_path, help="a run, stage or checkpoint directory")],
     corpus: Annotated[str | None, typer.Option(help="another token store, built with the same tokenizer")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="held-out tokens per domain; default: the recipe's")] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="tokens of context that the later windows of a long document repeat; default: the recipe's"
+        ),
+    ] = None,
     infilling: Annotated[
         bool,
         typer.Option(
@@ -27,23 +33,28 @@ def evaluate(
 
     Bits per byte cover the whole text, document ends included, and are comparable between tokenizers.
 
+    Documents longer than the sequence length L are cut into windows. With --overlap N each scored token after the first
+    L sees at least N tokens of its document, and the evaluation takes L / (L - N) times as long.
+
     Examples:
 
     - `pathways-lite evaluate runs/demo`
 
     - `pathways-lite evaluate runs/demo/base/checkpoints/step_00000500 --tokens 1000000 --json`
 
+    - `pathways-lite evaluate runs/demo --overlap 128`
+
     - `pathways-lite evaluate runs/ul2r_demo --infilling`
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
     from pathways_lite.evaluation.infilling import LEFT_TO_RIGHT, TASKS
-    from pathways_lite.tracking.formatting import bits_per_byte, lossy_note
+    from pathways_lite.tracking.formatting import bits_per_byte, held_out_note
     from pathways_lite.training.final_evaluation import compare_with_compressors, evaluate_infilling_tasks
     from pathways_lite.training.load import load_model
 
     model = load_model(path)
-    evaluator = model.evaluator(corpus, tokens)
+    evaluator = model.evaluator(corpus, tokens, overlap)
     params = model.params()
     results = {name: result.to_json() for name, result in evaluator.evaluate(params).items()}
     if not results:
@@ -51,10 +62,11 @@ def evaluate(
     compressors = compare_with_compressors(evaluator)
     infilling_results = evaluate_infilling_tasks(evaluator, params) if infilling else {}
     if as_json:
-        values = {"checkpoint": str(model.path), "domains": results, "compressors": compressors}
+        context = {"overlap": evaluator.stage.evaluation.overlap or 0}
+        values = {"checkpoint": str(model.path), **context, "domains": results, "compressors": compressors}
         print_json(values | ({"infilling": infilling_results} if infilling else {}))
         return
-    table = Table(title=f"{model.path}", caption=lossy_note(results.values()))
+    table = Table(title=f"{model.path}", caption=held_out_note(results.values()))
     for column in ("domain", "documents", "tokens", "bytes", "loss", "perplexity", "bits/byte", "xz -9"):
         table.add_column(column, justify="left" if column == "domain" else "right")
     for name, result in results.items():

@@ -29,6 +29,7 @@ class Curve:
     tokens: np.ndarray
     seconds: np.ndarray
     loss: np.ndarray
+    overlap: int = 0  # tokens of context with which held-out losses were measured
 
     @property
     def last_flops(self) -> float:
@@ -57,7 +58,10 @@ def first_crossing(cost: np.ndarray, values: np.ndarray, target: float) -> float
 
 
 def read_curve(run: RunData, metric: Metric, name: str | None = None) -> Curve:
-    """Read the curve of a run over all of its stages. Raises UserError if it has no measurement of `metric`."""
+    """Read the curve of a run over all of its stages.
+
+    Raises UserError if it has no measurement of `metric`, or held-out losses with several overlaps.
+    """
     stages, seconds = [], 0.0
     for stage in run.stages:
         stages.append(_stage_points(stage, metric, seconds))
@@ -77,8 +81,20 @@ def read_curve(run: RunData, metric: Metric, name: str | None = None) -> Curve:
             f"{run.directory} has no {metric.name} yet; a run is evaluated every stage.evaluation.every steps and at "
             "the end of a stage"
         )
-    curve = Curve(name or run.name, int(run.recipe.get("seed", 0)), *points)
+    overlaps = _overlaps(run) if metric.of == "held-out" else {0}
+    if len(overlaps) > 1:
+        raise UserError(
+            f"{run.directory} was evaluated with overlaps of {' and '.join(map(str, sorted(overlaps)))} tokens, so its "
+            "held-out losses do not compare; set evaluation.overlap to one number for all stages, or use --of train"
+        )
+    curve = Curve(name or run.name, int(run.recipe.get("seed", 0)), *points, overlap=overlaps.pop())
     return replace(curve, loss=smooth(curve.loss, metric.window))
+
+
+def _overlaps(run: RunData) -> set[int]:
+    """Return the overlaps with which the run's stages were evaluated."""
+    rows = (row for stage in run.stages for row in stage.rows_of_kind("eval"))
+    return {int(result.get("overlap", 0)) for row in rows for result in row["domains"].values()} or {0}
 
 
 def _stage_points(stage: StageData, metric: Metric, seconds_before: float) -> np.ndarray:
@@ -128,7 +144,17 @@ def domain_value(domains: Mapping[str, Mapping[str, Any]], metric: Metric) -> fl
 
 
 def common_grid(curves: Sequence[Curve]) -> np.ndarray:
-    """Return the FLOPs of all points of the curves, within the range that every curve covers."""
+    """Return the FLOPs of all points of the curves, within the range that every curve covers.
+
+    Raises UserError if there is none, and where held-out losses were measured with different overlaps.
+    """
+    by_overlap = {curve.overlap: curve.name for curve in curves}
+    if len(by_overlap) > 1:
+        listed = ", ".join(f"{name} {overlap}" for overlap, name in sorted(by_overlap.items()))
+        raise UserError(
+            f"held-out losses with different overlaps do not compare (evaluation.overlap: {listed}); compare with "
+            "--of train, or train with the same evaluation.overlap"
+        )
     begin, end = max(float(curve.flops[0]) for curve in curves), min(curve.last_flops for curve in curves)
     if begin > end:
         raise UserError(f"{curves[0].name} and the other runs have no FLOPs in common, so they cannot be compared")

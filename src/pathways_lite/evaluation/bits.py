@@ -6,7 +6,8 @@ length of a code from which the documents, and where each ends, could be restore
 
 A document longer than the sequence length L is cut into windows of L predictions, at offsets counted from its
 own beginning. A window begins without the text before it (like the cut first document of a training sequence),
-except for the last `overlap` tokens of the previous window, which are read but not scored again. Windows never
+except for the last `overlap` tokens of the previous window, which are read but not scored again: then every token
+after the first L sees at least `overlap` tokens, at L / (L - overlap) times the cost. Windows never
 see each other, so a document's score depends only on the document: not on the batch size, not on its row.
 
 For comparison, general-purpose compressors (xz, zstd, gzip) give the bits per byte that a model has to beat.
@@ -39,6 +40,7 @@ class HeldOutLoss:
     bytes: int = 0  # UTF-8 bytes of the documents' text
     documents: int = 0
     lossy: bool = False  # the tokens do not give the text back, so that bits per byte are not a code length
+    overlap: int = 0  # tokens of context that the later windows of a long document had
 
     def __add__(self, other: HeldOutLoss) -> HeldOutLoss:
         return HeldOutLoss(
@@ -47,6 +49,7 @@ class HeldOutLoss:
             self.bytes + other.bytes,
             self.documents + other.documents,
             self.lossy or other.lossy,
+            max(self.overlap, other.overlap),
         )
 
     @property
@@ -65,11 +68,12 @@ class HeldOutLoss:
         return math.exp(self.loss) if not self.loss > 709 else math.inf
 
     def to_json(self) -> dict[str, Any]:
-        """Return the sums, the three quotients that people read, and `lossy` where it is true."""
+        """Return the sums, the three quotients that people read, and `lossy` and `overlap` where they are not 0."""
         quotients = {"loss": self.loss, "bits_per_byte": self.bits_per_byte, "perplexity": self.perplexity}
         sums = asdict(self)
-        if not self.lossy:
-            del sums["lossy"]
+        for name in ("lossy", "overlap"):
+            if not sums[name]:
+                del sums[name]
         return quotients | sums
 
 
@@ -133,7 +137,7 @@ class Evaluator:
         rows = pack_windows([len(window.tokens) for window in windows], self.seq_len)
         batches = self._batches(windows, rows)
         nll = self.sum_losses(params, batches, math.ceil(len(rows) / self.rows), between_batches=between_batches)
-        return HeldOutLoss(nll, tokens, text_bytes, count)
+        return HeldOutLoss(nll, tokens, text_bytes, count, overlap=self._overlap)
 
     def sum_losses(
         self,

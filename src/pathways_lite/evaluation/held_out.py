@@ -47,6 +47,7 @@ class StageEvaluator:
             nll,
             rows=-(-self.rows // shards) * shards,
             seq_len=self.stage.data.seq_len,
+            overlap=self.stage.evaluation.overlap or 0,
             place=functools.partial(layout.place_batch, share=FULL_BATCH),
         )
 

@@ -24,6 +24,7 @@ from pathways_lite.models.layers import (
     KVCache,
     Norm,
     Rotary,
+    drop_branch,
     dropout,
     layer_weight,
     normal_init,
@@ -83,6 +84,7 @@ class PerLayer(NamedTuple):
     window: jax.Array | None = None  # int32, sliding window in tokens
     dropout_key: jax.Array | None = None
     cache: KVCache | None = None
+    drop_rate: jax.Array | None = None  # float32, probability of stochastic depth
 
 
 class BlockOutputs(NamedTuple):
@@ -139,14 +141,23 @@ class Block(nnx.Module):
         return self.attention(q, k, v, rotation, spans, layer.cache, key_positions, layout)
 
     def _add_branches(self, layer: PerLayer, layout: Layout, **branches: jax.Array) -> jax.Array:
-        """Sum the output projections of the `attention` heads and the `mlp`'s hidden units, with dropout on each."""
+        """Sum the output projections of the `attention` heads and the `mlp`'s hidden units, with dropout on each.
+
+        Stochastic depth drops the sum: in a serial block attention and MLP draw by themselves.
+        """
         weights = {"attention": self.attention.out, "mlp": self.mlp.down}
         terms = {name: (value, layer_weight(weights[name])) for name, value in branches.items()}
-        if layer.dropout_key is None:
-            return project_out(layout, list(terms.values()))
-        keys = dict(zip(weights, jax.random.split(layer.dropout_key), strict=True))
-        dropped = (dropout(project_out(layout, [terms[name]]), self.config.dropout, keys[name]) for name in terms)
-        return functools.reduce(operator.add, dropped)
+        if layer.dropout_key is None or self.config.dropout == 0.0:
+            total = project_out(layout, list(terms.values()))
+        else:
+            keys = dict(zip(weights, jax.random.split(layer.dropout_key), strict=True))
+            dropped = (dropout(project_out(layout, [terms[name]]), self.config.dropout, keys[name]) for name in terms)
+            total = functools.reduce(operator.add, dropped)
+        if layer.dropout_key is None or layer.drop_rate is None:
+            return total
+        # `split` above gives the keys 0 and 1 of a layer's.
+        key = jax.random.fold_in(layer.dropout_key, 2 + list(weights).index(next(iter(branches))))
+        return drop_branch(total, layer.drop_rate, key, by_row=self.config.stochastic_depth_by != "batch")
 
 
 class Decoder(nnx.Module):
@@ -185,11 +196,14 @@ def _per_layer(config: Model, dropout_key: jax.Array | None, cache: KVCache | No
     if config.window is not None and any(w is not None for w in config.window):
         pattern = [NO_WINDOW if w is None else min(w, NO_WINDOW) for w in config.window]
         window = jnp.tile(jnp.array(pattern, jnp.int32), config.n_layers // len(pattern))
-    if dropout_key is not None and config.dropout > 0.0:
+    drop_rate = None
+    if dropout_key is not None and config.stochastic_depth:
+        drop_rate = config.stochastic_depth / config.n_layers * jnp.arange(1, config.n_layers + 1, dtype=jnp.float32)
+    if dropout_key is not None and (config.dropout > 0.0 or drop_rate is not None):
         dropout_key = jax.vmap(functools.partial(jax.random.fold_in, dropout_key))(jnp.arange(config.n_layers))
     else:
         dropout_key = None
-    return PerLayer(window, dropout_key, cache)
+    return PerLayer(window, dropout_key, cache, drop_rate)
 
 
 def _run(config: Model, block: Any, x: jax.Array, stacked: Any, *, gathers: bool) -> tuple[jax.Array, Any]:

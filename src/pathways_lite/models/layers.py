@@ -94,6 +94,16 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0)
 
 
+def drop_branch(x: jax.Array, rate: jax.Array, key: jax.Array, *, by_row: bool) -> jax.Array:
+    """Zero a residual branch [B, T, E] with probability `rate`, of each row by itself or of all, else scale it up.
+
+    Stochastic depth (Huang et al. 2016, arXiv 1603.09382), which scales by the survival probability at test time; here
+    training scales by its inverse, so that the expectation is the branch and a model is evaluated as it is.
+    """
+    is_kept = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0] if by_row else 1, 1, 1))
+    return jnp.where(is_kept, x / (1.0 - rate), 0).astype(x.dtype)
+
+
 # ---- modules ----
 
 

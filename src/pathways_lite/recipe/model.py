@@ -46,6 +46,16 @@ class Model(Frozen):
         None, description="sliding window in tokens per layer (None = unlimited), repeated over the layers"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="on each block's branch outputs; PaLM: 0 in pretraining")
+    stochastic_depth: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="probability that training drops the last block's branches; block l of L has l / L of it "
+        "(arXiv 1603.09382); branches that are kept are scaled up; None: 0",
+    )
+    stochastic_depth_by: Literal["row", "batch"] | None = Field(
+        None, description="row: each sequence draws by itself; batch: those of a microbatch together; None: row"
+    )
     init: Literal["palm", "normal"] = Field(
         "palm", description="palm: kernels N(0, 1/fan_in), embedding N(0, 1); normal: all N(0, 0.02^2)"
     )

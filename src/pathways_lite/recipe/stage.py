@@ -123,6 +123,12 @@ class Evaluation(Frozen):
 
     every: int = Field(500, ge=1, description="steps; also at the end")
     tokens: int = Field(100_000, ge=1, description="held-out tokens per domain, in whole documents")
+    overlap: int | None = Field(
+        None,
+        ge=0,
+        description="tokens of its own document that a long document's later windows read again as context, unscored; "
+        "less than data.seq_len; None: 0",
+    )
 
 
 class Saving(Frozen):
@@ -190,6 +196,15 @@ class Stage(Frozen):
             raise ValueError(
                 "pruning counts the FLOPs of all rows, but this reweighting trains on some of them only: use a rule "
                 "that weights all rows, or remove pruning"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_overlap(self) -> Self:
+        if (overlap := self.evaluation.overlap or 0) >= self.data.seq_len:
+            raise ValueError(
+                f"evaluation.overlap={overlap} leaves no token of a window of data.seq_len={self.data.seq_len} to score; "
+                f"use at most {self.data.seq_len - 1}"
             )
         return self
 

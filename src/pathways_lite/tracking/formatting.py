@@ -43,6 +43,13 @@ def bits_per_byte(result: Mapping[str, Any], digits: int = 4) -> str:
     return f"{result['bits_per_byte']:.{digits}f}{'*' if result.get('lossy') else ''}"
 
 
-def lossy_note(results: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return what the mark of `bits_per_byte` means; None if no result has it."""
-    return NOT_A_CODE_LENGTH if any(result.get("lossy") for result in results) else None
+def held_out_note(results: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return what readers of held-out results must know: the mark of `bits_per_byte`, an overlap; None for neither."""
+    results = list(results)
+    notes = [NOT_A_CODE_LENGTH] if any(result.get("lossy") for result in results) else []
+    if overlaps := sorted({result["overlap"] for result in results if result.get("overlap")}):
+        notes.append(
+            f"Measured with an overlap: after the first window, tokens of long documents see at least {overlaps[0]} "
+            "tokens before them. Losses without it are higher and do not compare."
+        )
+    return " ".join(notes) or None

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.ledger import Ledger
 from pathways_lite.run_directory import RunDirectory
-from pathways_lite.tracking.formatting import duration, lossy_note, si
+from pathways_lite.tracking.formatting import duration, held_out_note, si
 from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
 from pathways_lite.tracking.plots import curves_svg, save_curves, speed_svg
 from pathways_lite.tracking.run_data import NOT_COMPARABLE, RunData, StageData, read_run
@@ -78,7 +78,7 @@ def _results_section(run: RunData) -> str:
         rows.append(_result_row("all", *combined, names))
     header = ["domain", "loss (nats/token)", "perplexity", "bits per byte", *names]
     caption = f"Stage {stage.name}, held-out documents."
-    if note := lossy_note(results.values()):
+    if note := held_out_note(results.values()):
         caption += f" {note}"
     if names:
         caption += " Compressors: bits per byte of the same text."

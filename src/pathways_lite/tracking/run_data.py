@@ -6,7 +6,8 @@
     <run>/<stage>/ledger.json    {"stage": ledger, "total": ledger}, as `Ledger.to_json` gives them
     <run>/<stage>/summary.json   when the stage is finished:
         step, model: {parameters, non_embedding_parameters, flops_per_token},
-        domains: {name: {loss, bits_per_byte, perplexity, nll, tokens, bytes, documents}},
+        domains: {name: {loss, bits_per_byte, perplexity, nll, tokens, bytes, documents}}, with `lossy`
+        and `overlap` where they are not 0,
         denoisers, if the objective has any: {name: {loss, tokens, unused}},
         compressors: {domain: {"xz -9": bits per byte, ...}},
         samples: [{prompt, text, temperature, ...}], peak_flops: FLOP/s,

@@ -55,13 +55,20 @@ class TrainedModel:
         """The stage on all devices of this program, whatever it was trained on."""
         return Components(self.spec)
 
-    def evaluator(self, corpus: str | None = None, tokens: int | None = None) -> StageEvaluator:
-        """Return the evaluation on `corpus` (default: the stage's own) with `tokens` held-out tokens per domain.
+    def evaluator(
+        self, corpus: str | None = None, tokens: int | None = None, overlap: int | None = None
+    ) -> StageEvaluator:
+        """Return the evaluation on `corpus` with `tokens` held-out tokens per domain and an `overlap` of windows.
 
-        Raises UserError for a corpus of another tokenizer.
+        Defaults are the stage's own. Raises UserError for a corpus of another tokenizer, and for too long an overlap.
         """
+        if overlap is not None and overlap >= (seq_len := self.stage.data.seq_len):
+            raise UserError(
+                f"an overlap of {overlap} tokens leaves none to score in windows of {seq_len}, the sequence length that "
+                f"{self.path} was trained with; use at most {seq_len - 1}"
+            )
         store = self.open_corpus(corpus)
-        return Components(self.spec.on_corpus(store.address, tokens)).evaluator
+        return Components(self.spec.on_corpus(store.address, tokens, overlap)).evaluator
 
     def open_corpus(self, corpus: str | None = None) -> Store:
         """Open `corpus`, which may be the stage's own at another place, or another one of its tokenizer.

@@ -27,7 +27,7 @@ from pathways_lite.recipe.identity import flatten
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
 from pathways_lite.signals import Interrupted, StopSignals
-from pathways_lite.tracking.formatting import bits_per_byte, lossy_note, si
+from pathways_lite.tracking.formatting import bits_per_byte, held_out_note, si
 from pathways_lite.tracking.log import LOG, NullLog, RunLog
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
@@ -256,7 +256,7 @@ def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, con
     """Print held-out results beside xz, one sample, and the path of the report."""
     domains = summary["domains"]
     table = Table("held out", "bits per byte", "xz -9", "loss per token", title=f"stage {stage.name}")
-    table.caption = lossy_note(domains.values())
+    table.caption = held_out_note(domains.values())
     for name, result in domains.items():
         xz = summary["compressors"][name]["xz -9"]
         table.add_row(name, bits_per_byte(result), f"{xz:.4f}", f"{result['loss']:.4f}")

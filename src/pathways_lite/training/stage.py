@@ -41,11 +41,11 @@ class StageSpec:
     def stage(self) -> Stage:
         return self.recipe.stages[self.index]
 
-    def on_corpus(self, corpus: str, tokens: int | None = None) -> StageSpec:
-        """Return the same stage with another corpus, or another number of held-out tokens per domain."""
+    def on_corpus(self, corpus: str, tokens: int | None = None, overlap: int | None = None) -> StageSpec:
+        """Return the same stage with another corpus, or other `Evaluation.tokens` or `Evaluation.overlap`."""
         data = self.stage.data.model_copy(update={"corpus": corpus, "fingerprint": None})
-        evaluation = self.stage.evaluation
-        evaluation = evaluation if tokens is None else evaluation.model_copy(update={"tokens": tokens})
+        given = {name: value for name, value in {"tokens": tokens, "overlap": overlap}.items() if value is not None}
+        evaluation = self.stage.evaluation.model_copy(update=given)
         stage = self.stage.model_copy(update={"data": data, "evaluation": evaluation})
         return StageSpec(self.recipe.model_copy(update={"stages": (stage,)}), 0)
 

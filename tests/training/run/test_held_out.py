@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from pathways_lite.cli.main import app
 from pathways_lite.console import Console
 from pathways_lite.data.build import build
+from pathways_lite.errors import UserError
 from pathways_lite.recipe import Recipe, apply_overrides
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import read_log
@@ -55,6 +56,32 @@ def test_an_evaluation_keeps_its_budget(recipe: Recipe, tmp_path: Path) -> None:
     assert "of the text is held out" in printed
     (result,) = RunDirectory(tmp_path / "run").stage("base").summary["domains"].values()  # type: ignore[index]
     assert (result["tokens"], result["bytes"], result["documents"]) == (100, 100, 1)
+
+
+def test_an_overlap_is_measured_said_and_compared_only_with_itself(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text(TEXT * 200)
+    build([str(tmp_path / "one.txt")], tmp_path / "corpus", tokenizer="bytes", workers=0, held_out=[str(tmp_path / "one.txt")])
+    corpus, seq_len = tmp_path / "corpus", recipe.stages[0].data.seq_len
+    train(recipe, corpus, tmp_path / "plain")
+    with_context = apply_overrides(recipe, [f"stages.base.evaluation.overlap={seq_len // 2}"])
+    assert "Measured with an overlap" in train(with_context, corpus, tmp_path / "run")
+    log = [row for row in read_log(tmp_path / "run/base/log.jsonl") if row["kind"] == "eval"]
+    assert all(result["overlap"] == seq_len // 2 for row in log for result in row["domains"].values())
+    write_pages(tmp_path / "run")
+    assert "Measured with an overlap" in (tmp_path / "run/report.html").read_text()
+
+    def evaluate(*arguments: str) -> dict:
+        done = CliRunner().invoke(app, ["evaluate", *arguments, "--json"])
+        return json.loads(done.stdout) if done.exit_code == 0 else {"error": str(done.exception)}
+
+    from_option = evaluate(str(tmp_path / "plain"), "--overlap", str(seq_len // 2), "--tokens", "100")
+    assert from_option["overlap"] == seq_len // 2
+    assert list(from_option["domains"].values()) == [pytest.approx(result) for result in log[-1]["domains"].values()]
+    assert f"use at most {seq_len - 1}" in evaluate(str(tmp_path / "plain"), "--overlap", str(seq_len))["error"]
+    both = [str(tmp_path / "plain"), str(tmp_path / "run")]
+    assert "different overlaps" in str(CliRunner().invoke(app, ["runs", "compare", *both]).exception)
+    with pytest.raises(UserError, match="leaves no token"):
+        apply_overrides(recipe, [f"stages.base.evaluation.overlap={seq_len}"])
 
 
 def test_bits_per_byte_of_a_lossy_tokenizer_are_marked_and_not_compared(recipe: Recipe, tmp_path: Path) -> None:
