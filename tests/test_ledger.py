@@ -1,11 +1,13 @@
 """The clock is closed-form arithmetic. It must equal a walk over the steps one by one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathways_lite.ledger import Ledger, Seconds, Timeline
+from pathways_lite.ledger import Ledger, LengthPhase, Seconds, Timeline
 from pathways_lite.recipe import Flops, Fraction, Ramp, Steps, Tokens
 
 
@@ -37,6 +39,21 @@ def test_steps_for_is_the_first_step_that_reaches_the_amount(ramp: Ramp, tokens:
     assert timeline.steps_for(Flops(n=float(timeline.flops_before(total)))) == total
     half = timeline.steps_for(Fraction(n=0.5))
     assert timeline.progress(half) >= 0.5 > timeline.progress(half - 1)
+
+
+@given(ramps, st.booleans(), st.integers(0, 60))
+def test_a_warm_up_counts_each_length_as_it_is(ramp: Ramp, shorter_batches: bool, step: int) -> None:
+    lengths = (LengthPhase(0, 4, 700), LengthPhase(6, 8, 800), LengthPhase(17, 16, 1000))
+    timeline = replace(make_timeline(ramp), lengths=lengths, shorter_batches=shorter_batches)
+    tokens = flops = 0
+    for k in range(step):
+        phase = lengths[(k >= 6) + (k >= 17)]
+        batch = ramp.sequences_at(k) * (phase.seq_len if shorter_batches else 16)
+        assert (timeline.seq_len_at(k), timeline.sequences_at(k)) == (phase.seq_len, batch // phase.seq_len)
+        tokens, flops = tokens + batch, flops + batch * phase.flops_per_token
+    assert (timeline.tokens_before(step), timeline.flops_before(step)) == (tokens, flops)
+    assert timeline.sparse_flops_before(step) == flops
+    assert timeline.active_parameter_tokens_before(step) == 50 * tokens
 
 
 def test_palm_540b_trains_776_billion_tokens() -> None:

@@ -40,6 +40,30 @@ class DensityPhase(NamedTuple):
     flops_per_token: int  # with zeros skipped
 
 
+class LengthPhase(NamedTuple):
+    """Sequence length, and its cost, from `step` until the next phase of a sequence-length warm-up."""
+
+    step: int
+    seq_len: int
+    flops_per_token: int
+
+
+class BatchPhase(NamedTuple):
+    """The batches from `step` until the next phase, and what all batches before it count."""
+
+    step: int
+    sequences: int
+    seq_len: int
+    flops_per_token: int
+    tokens_before: int
+    flops_before: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a batch."""
+        return self.sequences * self.seq_len
+
+
 @dataclass(frozen=True)
 class Timeline:
     """The whole schedule of a stage in closed form: batch-size ramp, sequence length, cost per token and budget.
@@ -47,7 +71,10 @@ class Timeline:
     Steps are 0-based: `tokens_before(k)` is what steps 0 .. k-1 consume, so the content of batch k and the clock at
     step k depend on k alone (PaLM section 5: batches are a function of the step number).
 
-    `flops_per_token` and `active_parameters` are the dense model's. `phases`, the first of which starts at step 0, say
+    `lengths` are the phases of a sequence-length warm-up, the last of which has `seq_len`. A batch then has the tokens
+    that the ramp's sequences of `seq_len` have or, with `shorter_batches`, the ramp's number of sequences.
+
+    `flops_per_token` and `active_parameters` are the dense model's, at `seq_len`. `phases`, the first of which starts at step 0, say
     how much of a sparse model is active. Hardware that does not skip zeros computes with them like with other numbers,
     so `flops`, budgets and the clock count them; `sparse_flops` does not.
     """
@@ -58,24 +85,52 @@ class Timeline:
     active_parameters: int
     budget: Budget
     phases: tuple[DensityPhase, ...] = ()
+    lengths: tuple[LengthPhase, ...] = ()
+    shorter_batches: bool = False
 
     def sequences_at(self, step: int) -> int:
-        """Return the number of sequences in the batch of `step`."""
-        return [n for start, n in self.ramp.steps if start <= step][-1]
+        """Return the number of sequences in the batch of `step`, of `seq_len_at(step)` tokens each."""
+        return self._batch_phase(step).sequences
+
+    def seq_len_at(self, step: int) -> int:
+        """Return the number of tokens of each sequence in the batch of `step`."""
+        return self._batch_phase(step).seq_len
 
     def sequences_before(self, step: int) -> int:
-        """Return the number of sequences in all batches before `step`."""
-        ends = [start for start, _ in self.ramp.steps[1:]] + [step]
-        intervals = zip(self.ramp.steps, ends, strict=True)
-        return sum(n * (min(end, step) - start) for (start, n), end in intervals if start < step)
+        """Return the number of sequences of `seq_len` tokens that all batches before `step` have read, or begun."""
+        return -(-self.tokens_before(step) // self.seq_len)
 
     def tokens_before(self, step: int) -> int:
         """Return the number of tokens in all batches before `step`."""
-        return self.sequences_before(step) * self.seq_len
+        phase = self._batch_phase(step)
+        return phase.tokens_before + (step - phase.step) * phase.tokens
 
     def flops_before(self, step: int) -> int:
         """Return the model FLOPs of all batches before `step`."""
-        return self.tokens_before(step) * self.flops_per_token
+        phase = self._batch_phase(step)
+        return phase.flops_before + (step - phase.step) * phase.tokens * phase.flops_per_token
+
+    @functools.cached_property
+    def batch_phases(self) -> list[BatchPhase]:
+        """The intervals of steps whose batches have one shape, in order; the first starts at step 0."""
+        lengths = self.lengths or (LengthPhase(0, self.seq_len, self.flops_per_token),)
+        phases: list[BatchPhase] = []
+        for step in sorted({start for start, *_ in (*self.ramp.steps, *lengths)}):
+            length = [phase for phase in lengths if phase.step <= step][-1]
+            sequences = self.ramp.sequences_at(step)
+            if not self.shorter_batches:
+                sequences *= self.seq_len // length.seq_len
+            tokens = flops = 0
+            if phases:
+                before = phases[-1]
+                tokens = before.tokens_before + (step - before.step) * before.tokens
+                flops = before.flops_before + (step - before.step) * before.tokens * before.flops_per_token
+            phases.append(BatchPhase(step, sequences, length.seq_len, length.flops_per_token, tokens, flops))
+        return phases
+
+    def _batch_phase(self, step: int) -> BatchPhase:
+        """Return the phase that contains `step`."""
+        return self.batch_phases[bisect.bisect_right(self.batch_phases, step, key=lambda phase: phase.step) - 1]
 
     def sparse_flops_before(self, step: int) -> int:
         """Return the model FLOPs of all batches before `step`, with zeros skipped."""
@@ -91,6 +146,8 @@ class Timeline:
 
     def _sparse_sums_before(self, step: int) -> tuple[int, int]:
         """Return active parameters, and FLOPs with zeros skipped, summed over all tokens before `step`."""
+        if not self.phases:
+            return self.tokens_before(step) * self.active_parameters, self.flops_before(step)
         index = self._phase_index(step)
         phase, (parameters, flops) = self._all_phases[index], self._sparse_sums_at_phases[index]
         tokens = self.tokens_before(step) - self.tokens_before(phase.step)

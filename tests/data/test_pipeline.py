@@ -1,5 +1,7 @@
 """Batches: a pure function of the step, however they are read."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from pathways_lite.data.order import DataCursor
 from pathways_lite.data.pipeline import DataStream, windows_per_domain
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Timeline
+from pathways_lite.ledger import LengthPhase, Timeline
 from pathways_lite.parallel.sharding import BatchShard
 from pathways_lite.recipe import UL2R, Data, Ramp, SpecialTokens, Steps
 
@@ -45,6 +47,47 @@ def test_worker_processes_give_the_pure_batches(store: Store) -> None:
     assert len(got) == 5
     for step, b in enumerate(got, 1):
         assert_equal(b, DataStream(store, data(), WAY, cursor=CUT).batch_at(step))
+
+
+LENGTHS = (LengthPhase(0, 4, 1), LengthPhase(2, 8, 1), LengthPhase(4, 16, 1))
+
+
+@pytest.mark.parametrize("boundaries", ["document", "none"])
+def test_a_warm_up_by_tokens_reads_in_each_step_what_it_reads_without_one(store: Store, boundaries: str) -> None:
+    plain = DataStream(store, data(boundaries=boundaries), WAY, cursor=CUT)
+    warm = replace(plain, timeline=replace(WAY, lengths=LENGTHS))
+    for step, length in enumerate((4, 4, 8, 8, 16, 16)):
+        short, full = warm.batch_at(step), plain.batch_at(step)
+        assert short.tokens.shape == (len(full.tokens) * 16 // length, length)
+        for name in ("tokens", "targets"):
+            np.testing.assert_array_equal(getattr(short, name).ravel(), getattr(full, name).ravel())
+        np.testing.assert_array_equal(short.domain, full.domain.repeat(16 // length))
+        assert len(np.unique(short.sample_id, axis=0)) == len(short.tokens)
+        assert short.positions[:, 0].tolist() == [0] * len(short.tokens)
+    for a, b in zip(warm.read(0, 6), map(warm.batch_at, range(6)), strict=True):
+        assert_equal(a, b)
+
+
+def test_a_warm_up_by_rows_reads_the_same_order_more_slowly(store: Store) -> None:
+    """No token is skipped or read twice, also where a step ends inside an example, or sequences are skipped."""
+    way = timeline((0, 3), (2, 6))
+    skips = DataCursor(first_sequence=13, skips=((5, 9),))
+    warm = DataStream(
+        store, data(), replace(way, lengths=(LengthPhase(0, 4, 1), LengthPhase(4, 16, 1)), shorter_batches=True)
+    )
+    read = np.concatenate([replace(warm, cursor=skips).batch_at(step).targets.ravel() for step in range(8)])
+    # 72 tokens in the first 4 steps, which is no multiple of 16: recipes refuse it, and here the next example begins.
+    plain = DataStream(store, data(), timeline((0, 1)), cursor=DataCursor(first_sequence=13))
+    order = np.concatenate([plain.batch_at(example).targets[0] for example in range(40)])
+    np.testing.assert_array_equal(read[:72], order[:72])
+    aligned = replace(warm.timeline, lengths=(LengthPhase(0, 4, 1), LengthPhase(6, 16, 1)))
+    read = np.concatenate(
+        [replace(warm, timeline=aligned, cursor=skips).batch_at(step).targets.ravel() for step in range(8)]
+    )
+    # Step 5 begins at token 96 - 24 + 0 of the order and skips 9 examples from there.
+    before = sum(n * 4 for n in (3, 3, 6, 6, 6))
+    np.testing.assert_array_equal(read[:before], order[:before])
+    np.testing.assert_array_equal(read[before:], order[before + 9 * 16 :][: len(read) - before])
 
 
 def test_a_closed_pipeline_reads_no_more(store: Store) -> None:

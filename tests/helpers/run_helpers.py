@@ -36,14 +36,14 @@ def compile_once(patch: pytest.MonkeyPatch) -> None:
     """Share components and compiled train steps among all runs of this process that would build the same."""
     original = Components.compile_step
 
-    def compile_step(self: Components, sequences: int) -> Any:
+    def compile_step(self: Components, sequences: int, seq_len: int | None = None) -> Any:
         stage = self.stage
         masked = self.spec.growth_masks and stage.start
         method = (masked, stage.pruning, stage.reweighting, stage.domain_weights)
-        sizes = (stage.data.seq_len, stage.batch_size, sequences)
+        sizes = (stage.data.seq_len, stage.data.seq_len_warmup, stage.batch_size, sequences, seq_len)
         key = (stage.model, stage.optimizer, stage.objective, stage.budget, method, sizes)
         if key not in _compiled:
-            _compiled[key] = original(self, sequences)
+            _compiled[key] = original(self, sequences, seq_len)
         return _compiled[key]
 
     patch.setattr(Components, "compile_step", compile_step)

@@ -96,7 +96,7 @@ def test_logits_and_losses_are_the_formula(config, make_batch, make_params):
 
 
 def test_how_blocks_are_run_changes_nothing(config, make_batch, make_params):
-    config = config.model_copy(update={"dropout": 0.2, "stochastic_depth": 0.5})
+    config = config.model_copy(update={"dropout": 0.2})
     params, batch, dropout_key = make_params(config), make_batch(config), jax.random.key(7)
     expected = loss_and_gradient(config, params, batch, dropout_key)
     implementations = {
@@ -110,6 +110,14 @@ def test_how_blocks_are_run_changes_nothing(config, make_batch, make_params):
         per_layer = gradient if "layers" in jax.tree_util.keystr(path) else gradient[None]
         norms = jnp.sqrt(jnp.sum(jnp.square(per_layer.reshape(per_layer.shape[0], -1)), axis=1))
         assert jnp.all(norms > 1e-6), f"no gradient reaches {jax.tree_util.keystr(path)}"
+
+
+def test_how_blocks_are_run_drops_the_same_branches(config, make_batch, make_params):
+    config = config.model_copy(update={"stochastic_depth": 0.5})
+    params, batch, key = make_params(config), make_batch(config, rows=8), jax.random.key(7)
+    expected = loss_and_gradient(config, params, batch, key)
+    for changes in ({"scan_layers": False}, {"remat": "full"}):
+        tree_close(loss_and_gradient(config.model_copy(update=changes), params, batch, key), expected, 1e-5)
 
 
 def test_remat_keeps_less(make_model, make_batch):
@@ -180,7 +188,9 @@ def test_stochastic_depth_drops_whole_branches_of_rows(config, make_batch, make_
     params, batch = make_params(config), make_batch(config, rows=64)
     arguments = (batch.tokens, batch.positions, batch.spans)
     plain = apply(config, params, *arguments)
-    np.testing.assert_array_equal(plain, apply(config.model_copy(update={"stochastic_depth": None}), params, *arguments))
+    np.testing.assert_array_equal(
+        plain, apply(config.model_copy(update={"stochastic_depth": None}), params, *arguments)
+    )
     empty = jax.tree.map(jnp.zeros_like, params["layers"])
     embedded = apply(config, params | {"layers": empty}, *arguments)
     dropped = apply(config, params, *arguments, dropout_key=jax.random.key(3))

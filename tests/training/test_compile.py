@@ -19,7 +19,7 @@ class FakeSetup:
         self.compiled: list[int] = []
         self.let = threading.Event()
 
-    def compile_step(self, sequences: int) -> str:
+    def compile_step(self, sequences: int, seq_len: int | None = None) -> str:
         self.let.wait(30)
         if sequences < 0:
             raise ValueError("cannot")

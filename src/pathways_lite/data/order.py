@@ -94,7 +94,7 @@ class Order:
 
 
 def first_example(timeline: Timeline, step: int, skips: Skips = (), first_sequence: int = 0) -> int:
-    """Return the global number of the first example of `step`, in closed form.
+    """Return the global number of the first example that no step before `step` has begun, in closed form.
 
     It is the sum of the batch sizes before `step` (PaLM section 5) and of every skip that has taken effect (PaLM
     section 5.1: after a spike the data skips 200 to 500 batches, the step counter does not).
@@ -107,9 +107,28 @@ def example_index(
     timeline: Timeline, step: int, rows: np.ndarray | slice | None = None, skips: Skips = (), first_sequence: int = 0
 ) -> np.ndarray:
     """Return the global example numbers, int64, of the batch of `step` (of its `rows` only, if given)."""
-    first = first_example(timeline, step, skips, first_sequence)
-    numbers = np.arange(first, first + timeline.sequences_at(step), dtype=np.int64)
-    return numbers if rows is None else numbers[rows]
+    return locate_rows(timeline, step, rows, skips, first_sequence).example
+
+
+class RowLocation(NamedTuple):
+    """Where the rows of a batch begin, int64 [B] each."""
+
+    example: np.ndarray  # global number of the example
+    offset: np.ndarray  # tokens of the example before the row; 0 unless a warm-up cuts examples into several rows
+
+
+def locate_rows(
+    timeline: Timeline, step: int, rows: np.ndarray | slice | None = None, skips: Skips = (), first_sequence: int = 0
+) -> RowLocation:
+    """Return the example of each row of the batch of `step` (of its `rows` only, if given), and where in it it begins.
+
+    During a sequence-length warm-up an example is cut into rows of the step's length, one after another.
+    """
+    phase_rows, length = timeline.sequences_at(step), timeline.seq_len_at(step)
+    tokens = timeline.tokens_before(step) + length * np.arange(phase_rows, dtype=np.int64)
+    tokens = tokens if rows is None else tokens[rows]
+    skipped = sum(n for at_step, n in skips if at_step <= step)
+    return RowLocation(first_sequence + skipped + tokens // timeline.seq_len, tokens % timeline.seq_len)
 
 
 # ---- the data position of a stage ----
@@ -136,6 +155,10 @@ class DataCursor:
     def with_skip(self, at_step: int, sequences: int) -> DataCursor:
         """Return a cursor that skips `sequences` more at `at_step`."""
         return replace(self, skips=(*self.skips, (at_step, sequences)))
+
+    def begin_example(self, timeline: Timeline, step: int) -> int:
+        """Return the number of the example in which the batch of `step` begins."""
+        return int(locate_rows(timeline, step, slice(1), self.skips, self.first_sequence).example[0])
 
     def end_example(self, timeline: Timeline, step: int) -> int:
         """Return the number of the first example that the steps before `step` have not read."""

@@ -13,7 +13,7 @@ from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
 from pathways_lite.data.child_process import end_with_parent
 from pathways_lite.data.mixture import MixedOrder, resolve_phases
-from pathways_lite.data.order import DataCursor, Order, example_index, first_example
+from pathways_lite.data.order import DataCursor, Order, first_example, locate_rows
 from pathways_lite.data.store import Store
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Timeline
@@ -29,7 +29,7 @@ class DataStream:
     Attributes:
       store: the corpus.
       data: sequence length, order and boundaries; its workers, threads and prefetch say how Grain reads.
-      timeline: the batch size of each step.
+      timeline: the batch size and sequence length of each step.
       objective: makes a batch from windows of tokens; resolved, so that it knows its special tokens.
       cursor: the example that step 0 begins with, and the sequences that are skipped.
       shard: the rows of each batch that this process reads.
@@ -54,15 +54,17 @@ class DataStream:
 
     def batch_at(self, step: int) -> Batch:
         """Return this process's rows of the batch of `step`."""
-        rows = self.shard.rows(self.timeline.sequences_at(step))
-        examples = example_index(self.timeline, step, rows, self.cursor.skips, self.cursor.first_sequence)
+        timeline, length = self.timeline, self.timeline.seq_len_at(step)
+        rows = self.shard.rows(timeline.sequences_at(step))
+        examples, offset = locate_rows(timeline, step, rows, self.cursor.skips, self.cursor.first_sequence)
         _, domain, window = self.order.locate(examples)
-        length = self.data.seq_len
         names = self.store.domains
-        starts = [(names[d], w * length) for d, w in zip(domain.tolist(), window.tolist(), strict=True)]
+        first_tokens = window * self.data.seq_len + offset
+        starts = [(names[d], first) for d, first in zip(domain.tolist(), first_tokens.tolist(), strict=True)]
         windows = self.store.read_many(starts, "train", length + 1)
         eod, boundaries, seed = self.store.eod, self.data.boundaries, self.data.shuffle_seed
-        return make_batch(self.objective, windows, eod, boundaries, domain, examples, seed)
+        numbers = (examples * self.data.seq_len + offset) // length  # of the rows; of the examples without a warm-up
+        return make_batch(self.objective, windows, eod, boundaries, domain, numbers, seed)
 
     def read(self, first_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """Yield the batches of steps `first_step` .. `stop_step` - 1, read ahead; bit for bit those of `batch_at`.

@@ -51,6 +51,7 @@ class StageWork:
     flops_per_token: int  # 6 N + 12 L H Q T
     exact_flops: int  # of the matrix products of one step, with causal attention
     tokens: int  # of the whole budget
+    seq_len_warmup: str = ""  # its phases, where the stage has one; the plan is of the step after it
 
     @property
     def tokens_per_step(self) -> int:

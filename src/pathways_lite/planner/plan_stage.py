@@ -29,7 +29,7 @@ from pathways_lite.planner.report import GIB, does_not_fit_message, mesh_text, t
 from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.recipe.identity import identity_fields
 from pathways_lite.training.components import Components
-from pathways_lite.training.stage import StageSpec, stage_timeline
+from pathways_lite.training.stage import StageSpec, describe_lengths, stage_timeline
 
 
 def find_stage(recipe: Recipe, name: str | None) -> int:
@@ -57,6 +57,7 @@ def stage_work(recipe: Recipe, stage: Stage) -> StageWork:
         flops_per_token=timeline.flops_per_token,
         exact_flops=flops_with_spans(model, sequences * seq_len, pairs),
         tokens=timeline.tokens_before(timeline.total_steps),
+        seq_len_warmup=describe_lengths(timeline) if timeline.lengths else "",
     )
 
 
@@ -116,6 +117,8 @@ def step_identity(recipe: Recipe, index: int) -> Mapping[str, Any]:
     stage = recipe.stages[index]
     components = {name: identity_fields(getattr(stage, name)) for name in ("model", "objective", "optimizer")}
     steps = stage_timeline(stage).total_steps  # in the schedules
+    if (warmup := stage.data.seq_len_warmup) is not None:  # so are tokens and FLOPs by step
+        components["seq_len_warmup"] = identity_fields(warmup)
     extra = {"seq_len": stage.data.seq_len, "microbatch": stage.microbatch, "attention": stage.model.attention}
     return {**components, **extra, "total_steps": steps}
 

@@ -60,7 +60,8 @@ def _header(plan: StepPlan) -> Text:
 def header_text(work: StageWork, machine: str, more: str) -> Text:
     """Return what is planned and on which machine."""
     sizes = f"{si(work.parameters, 'parameters')}, {work.sequences:,} sequences of {work.seq_len:,} tokens per step"
-    return Text.assemble((work.name, "bold"), f": {sizes}\non ", (machine, "bold"), more)
+    warmup = f"\n{work.seq_len_warmup}; planned is the step with all {work.seq_len:,}" if work.seq_len_warmup else ""
+    return Text.assemble((work.name, "bold"), f": {sizes}{warmup}\non ", (machine, "bold"), more)
 
 
 def _machine_text(machine: TpuSlices) -> str:

@@ -12,8 +12,8 @@ from pathways_lite.recipe.base import Amount, Fraction, Frozen
 from pathways_lite.recipe.checkpoint_ref import CheckpointRef
 
 __all__ = [
-    "Data", "DataMixture", "DomainWeights", "GivenWeights", "LearnedWeights", "MixturePhase", "Temperature", "UniMax",
-    "cooldown", "upsampling",
+    "Data", "DataMixture", "DomainWeights", "GivenWeights", "LearnedWeights", "MixturePhase", "SeqLenWarmup",
+    "Temperature", "UniMax", "cooldown", "upsampling",
 ]  # fmt: skip
 
 # ---- mixtures: how often each domain is read, and when; `data.mixture` implements them ----
@@ -133,6 +133,42 @@ def upsampling(times: dict[str, float], last: float = 0.2, tau: float = 1.0) -> 
     return DataMixture(phases=(MixturePhase(weights=Temperature(tau=tau)), late))
 
 
+# ---- the length of sequences over time ----
+
+
+class SeqLenWarmup(Frozen):
+    """Shorter sequences in the first steps (Li et al. 2022, arXiv 2108.06084); the order of the data stays.
+
+    Sequences of `seq_len` tokens are read in their usual order and cut into pieces of the step's length, each a row of
+    the batch: no token is left out or read twice.
+    """
+
+    steps: tuple[tuple[int, int], ...] = Field(
+        description="(first step, tokens per sequence) pairs; the first step is 0, each length divides the next, the "
+        "last one is seq_len"
+    )
+    batch: Literal["tokens", "rows"] = Field(
+        "tokens",
+        description="tokens: a batch has the tokens of batch_size full sequences, as more and shorter rows; rows: it has "
+        "batch_size rows, and so fewer tokens while they are short",
+    )
+
+    def length_at(self, step: int) -> int:
+        """Return the tokens per sequence at `step`."""
+        return [length for start, length in self.steps if start <= step][-1]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        starts, lengths = zip(*self.steps, strict=True) if self.steps else ((), ())
+        if not starts or starts[0] != 0 or any(b <= a for a, b in itertools.pairwise(starts)):
+            raise ValueError(f"the steps of a warm-up must start at 0 and increase, not {list(starts)}")
+        if lengths[0] < 1 or any(b <= a or b % a for a, b in itertools.pairwise(lengths)):
+            raise ValueError(
+                f"the lengths of a warm-up must grow, each a multiple of the one before, not {list(lengths)}"
+            )
+        return self
+
+
 # ---- the token store ----
 
 
@@ -151,6 +187,9 @@ class Data(Frozen):
         None, description="of the store; filled in when the recipe is resolved, then checked"
     )
     seq_len: int = Field(gt=0, description="tokens per sequence")
+    seq_len_warmup: SeqLenWarmup | None = Field(
+        None, description="shorter sequences in the first steps; None: seq_len from the first step on"
+    )
     shuffle_seed: int = Field(0, ge=0, description="key of the order; PaLM used the same order for all sizes")
     mixture: DataMixture | None = Field(
         None, description="how often each domain is read; None: every sequence once per epoch, of all domains together"
@@ -170,6 +209,10 @@ class Data(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if (warmup := self.seq_len_warmup) is not None and (last := warmup.steps[-1][1]) != self.seq_len:
+            raise ValueError(
+                f"seq_len_warmup ends with sequences of {last} tokens, but seq_len={self.seq_len}; set both"
+            )
         if self.mixture is not None and self.rs2_fraction is not None:
             raise ValueError(
                 "a mixture reads each domain in its own epochs; set either data.mixture or data.rs2_fraction, not both"

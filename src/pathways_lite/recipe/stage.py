@@ -97,6 +97,10 @@ class Ramp(Frozen):
             raise ValueError("every ramp entry needs at least 1 sequence")
         return self
 
+    def sequences_at(self, step: int) -> int:
+        """Return the batch size of `step`."""
+        return [n for start, n in self.steps if start <= step][-1]
+
 
 class SpikeGuard(Frozen):
     """The response to a loss that is not finite, or rises far above its recent level.
@@ -206,6 +210,38 @@ class Stage(Frozen):
                 f"evaluation.overlap={overlap} leaves no token of a window of data.seq_len={self.data.seq_len} to score; "
                 f"use at most {self.data.seq_len - 1}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_seq_len_warmup(self) -> Self:
+        warmup, ramp = self.data.seq_len_warmup, self.ramp
+        if warmup is None:
+            return self
+        if self.pruning is not None:
+            raise ValueError(
+                "pruning counts the FLOPs of one sequence length; remove data.seq_len_warmup, or prune in a later stage"
+            )
+        for _, length in warmup.steps if warmup.batch == "tokens" else ():
+            pieces = self.data.seq_len // length
+            for _, sequences in ramp.steps if self.microbatch is not None and self.reweighting is not None else ():
+                if (rows := self.reweighting.num_kept_rows(sequences * pieces)) % (self.microbatch * pieces):
+                    raise ValueError(
+                        f"microbatch={self.microbatch} is {self.microbatch * pieces} sequences of {length} tokens, which "
+                        f"do not divide the {rows} that are trained on; change the microbatch or the fraction that is kept"
+                    )
+        if warmup.batch == "tokens":  # a step reads whole sequences, so every length begins with one
+            return self
+        changes, tokens = sorted({step for step, _ in (*ramp.steps, *warmup.steps)}), 0
+        for begin, end in itertools.pairwise(changes):
+            rows, length, following = ramp.sequences_at(begin), warmup.length_at(begin), warmup.length_at(end)
+            tokens += (end - begin) * rows * length
+            if tokens % following:
+                later = next(n for n in range(following) if (tokens + n * rows * length) % following == 0)
+                raise ValueError(
+                    f"at step {end} of data.seq_len_warmup {tokens} tokens have been read, which is no multiple of the "
+                    f"{following} tokens of its sequences, so that one would begin inside another; begin it at step "
+                    f"{end + later}, or set seq_len_warmup.batch='tokens'"
+                )
         return self
 
     @model_validator(mode="after")

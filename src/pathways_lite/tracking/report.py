@@ -251,6 +251,7 @@ def _recipe_section(run: RunData) -> str:
             f"start: {stage['start']['kind']}" if stage.get("start") else "",
             f"{model.get('n_layers')} layers of width {model.get('d_model')}" if model else "",
             f"sequences of {data.get('seq_len')} tokens" if data else "",
+            "shorter in a warm-up" if data.get("seq_len_warmup") else "",
             f"{stage['batch_size']} per step" if isinstance(stage.get("batch_size"), int) else "",
             f"{optimizer['kind']} at {optimizer.get('learning_rate')}" if optimizer.get("kind") else "",
             f"for {stage['budget']['n']:,} {stage['budget']['kind']}" if stage.get("budget") else "",

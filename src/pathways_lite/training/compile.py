@@ -16,31 +16,34 @@ from pathways_lite.training.components import Components
 
 
 class StepCompiler:
-    """Compiles a stage's train step once for each batch size, in a background thread."""
+    """Compiles a stage's train step once for each batch size and sequence length, in a background thread."""
 
     def __init__(self, components: Components) -> None:
         self._components = components
-        self._steps: dict[int, Future[Any]] = {}
+        self._steps: dict[tuple[int, int | None], Future[Any]] = {}
 
-    def start(self, sequences: int) -> None:
-        """Start to compile for batches of `sequences`, unless that was started before."""
-        if sequences not in self._steps:
-            self._steps[sequences] = future = Future[Any]()
+    def start(self, sequences: int, seq_len: int | None = None) -> None:
+        """Start to compile for batches of `sequences`, unless that was started before.
+
+        `seq_len`: tokens of each sequence; None: those after a warm-up.
+        """
+        if (shape := (sequences, seq_len)) not in self._steps:
+            self._steps[shape] = future = Future[Any]()
             # A daemon, as native compilation cannot be stopped and must not keep a stopped run from ending.
-            threading.Thread(target=self._compile, args=(sequences, future), daemon=True, name="compile").start()
+            threading.Thread(target=self._compile, args=(*shape, future), daemon=True, name="compile").start()
 
-    def get(self, sequences: int, stopped: Callable[[], object]) -> Any:
+    def get(self, sequences: int, stopped: Callable[[], object], seq_len: int | None = None) -> Any:
         """Return the compiled step. Raises Interrupted once `stopped()` is true, and what the compilation raised."""
-        self.start(sequences)
+        self.start(sequences, seq_len)
         while True:
             try:
-                return self._steps[sequences].result(timeout=0.05)
+                return self._steps[sequences, seq_len].result(timeout=0.05)
             except TimeoutError:
                 if stopped():
                     raise Interrupted from None
 
-    def _compile(self, sequences: int, future: Future[Any]) -> None:
+    def _compile(self, sequences: int, seq_len: int | None, future: Future[Any]) -> None:
         try:
-            future.set_result(self._components.compile_step(sequences))
+            future.set_result(self._components.compile_step(sequences, seq_len))
         except BaseException as error:
             future.set_exception(error)

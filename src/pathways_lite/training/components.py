@@ -25,7 +25,7 @@ from pathways_lite.recipe import Stage
 from pathways_lite.training import optimizers
 from pathways_lite.training.build_sample_weights import build_sample_weights, initial_memory
 from pathways_lite.training.sample_weights import MethodState, SampleWeights
-from pathways_lite.training.stage import StageSpec, reference_model
+from pathways_lite.training.stage import StageSpec, microbatch_at, reference_model
 from pathways_lite.training.step import TrainState, TrainStep, init_state, make_train_step
 
 
@@ -69,7 +69,7 @@ class Components:
     def evaluator(self) -> StageEvaluator:
         """Held-out evaluation of the stage's corpus with the stage's model."""
         stage = self.stage
-        rows = min(self.timeline.sequences_at(0), stage.microbatch or 64)
+        rows = min(stage.ramp.sequences_at(0), stage.microbatch or 64)
         return StageEvaluator(stage, self.spec.store, self.layout, rows=rows)
 
     # ---- the train step ----
@@ -81,32 +81,40 @@ class Components:
             self.stage.model, params, batch, dropout_key=key, layout=self.layout, label_smoothing=smoothing
         )
 
-    @functools.cached_property
+    @property
     def step_function(self) -> TrainStep:
-        """The pure train step, not compiled."""
+        """The pure train step, not compiled, for sequences of the full length."""
+        return self.step_function_at(self.stage.data.seq_len)
+
+    def step_function_at(self, seq_len: int) -> TrainStep:
+        """The pure train step, not compiled, for sequences of `seq_len` tokens, on which its microbatches depend."""
         stage = self.stage
         return make_train_step(
             self.loss_fn,
             self.optimizer,
             learning_rate=optimizers.learning_rate_fn(stage.optimizer, self.timeline),
             z_loss=stage.objective.z_loss,
-            microbatch=stage.microbatch,
+            microbatch=microbatch_at(stage, seq_len),
             reparameterize=self.spec.growth_masks,
             sample_weights=self.sample_weights,
         )
 
-    def lower_step(self, sequences: int) -> jax.stages.Lowered:
-        """Lower the train step for batches of `sequences` on the stage's mesh, whose devices need not exist here."""
-        batch = self.layout.abstract_batch(abstract_batch(sequences, self.stage.data.seq_len))
+    def lower_step(self, sequences: int, seq_len: int | None = None) -> jax.stages.Lowered:
+        """Lower the train step for batches of `sequences` on the stage's mesh, whose devices need not exist here.
+
+        `seq_len`: tokens of each sequence; None: those after a warm-up.
+        """
+        seq_len = seq_len or self.stage.data.seq_len
+        batch = self.layout.abstract_batch(abstract_batch(sequences, seq_len))
         clock = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.timeline.clock(0))
         shardings = (self.shardings, self.layout.sharding(PartitionSpec()))
-        step = jax.jit(self.step_function, donate_argnums=0, out_shardings=shardings)
+        step = jax.jit(self.step_function_at(seq_len), donate_argnums=0, out_shardings=shardings)
         with jax.sharding.use_abstract_mesh(self.layout.abstract_mesh):  # kernels ask it which chip they are for
             return step.lower(self.abstract_state, batch, clock)
 
-    def compile_step(self, sequences: int) -> Any:
+    def compile_step(self, sequences: int, seq_len: int | None = None) -> Any:
         """Compile the train step for batches of `sequences`; its state argument is donated."""
-        return self.lower_step(sequences).compile(compiler_options=step_options(self.layout.mesh))
+        return self.lower_step(sequences, seq_len).compile(compiler_options=step_options(self.layout.mesh))
 
     # ---- the state ----
 

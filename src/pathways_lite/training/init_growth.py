@@ -30,7 +30,7 @@ from pathways_lite.signals import Interrupted
 from pathways_lite.training import optimizers
 from pathways_lite.training.components import Components, abstract_batch
 from pathways_lite.training.load import TrainedModel
-from pathways_lite.training.stage import StageSpec
+from pathways_lite.training.stage import StageSpec, microbatch_at
 from pathways_lite.training.step import TrainState, init_state, make_train_step
 
 
@@ -217,15 +217,15 @@ def train_ligo_maps(
             optimizer,
             learning_rate=optimizers.learning_rate_fn(adamw, timeline),
             z_loss=spec.stage.objective.z_loss,
-            microbatch=spec.stage.microbatch,
+            microbatch=microbatch_at(spec.stage, batch.tokens.shape[1]),
             reparameterize=apply_maps,
         )
         state, metrics = train_step(state, batch, clock)
         return state, metrics["ok"]
 
     @functools.cache
-    def compiled(sequences: int) -> Any:
-        batch = layout.abstract_batch(abstract_batch(sequences, spec.stage.data.seq_len))
+    def compiled(sequences: int, seq_len: int) -> Any:
+        batch = layout.abstract_batch(abstract_batch(sequences, seq_len))
         jitted = jax.jit(step, donate_argnums=0, out_shardings=replicated)
         with jax.sharding.use_abstract_mesh(layout.abstract_mesh):  # as in Components.lower_step
             lowered = jitted.lower(state, params, batch, timeline.clock(0))
@@ -239,7 +239,8 @@ def train_ligo_maps(
             if stopped():
                 raise Interrupted
             placed = layout.place_batch(batch)
-            state, ok = compiled(timeline.sequences_at(number))(state, params, placed, timeline.clock(number))
+            step_at = compiled(timeline.sequences_at(number), timeline.seq_len_at(number))
+            state, ok = step_at(state, params, placed, timeline.clock(number))
             updates.append(ok)
     problem = None if sum(jax.device_get(updates)) else "no update was finite"
     if damaged := non_finite_arrays(state.params):

@@ -88,7 +88,7 @@ class Trainer:
         self.compiler, self.checkpoints = services.compiler, services.checkpoints
         self.metric_writer, self.progress, self.timer = services.metric_writer, services.progress, services.timer
         self.stop, self.watchdog, self.hooks = services.stop, services.watchdog, services.hooks
-        self.compiled: set[int] = set()  # batch sizes that have been trained with
+        self.compiled: set[tuple[int, int]] = set()  # batch sizes and sequence lengths that have been trained with
         self.state: TrainState
         self.step: int  # steps started
         self.saved_step: int
@@ -156,7 +156,8 @@ class Trainer:
     def _take_step(self, batch: Batch) -> Rewind | None:
         """Start the next step, then look at the one before, which is done by now."""
         layout = self.components.layout
-        train_step = self._train_step(len(batch.tokens) * layout.batch_shard.total // len(layout.batch_shard.shards))
+        rows, seq_len = batch.tokens.shape
+        train_step = self._train_step(rows * layout.batch_shard.total // len(layout.batch_shard.shards), seq_len)
         batch = self.hooks.before_step(self.stage.name, self.step, batch)
         with self.timer.account("train"):
             batch = layout.place_batch(batch)
@@ -167,17 +168,17 @@ class Trainer:
         self.hooks.after_step(self.stage.name, self.step)
         return rewind
 
-    def _train_step(self, sequences: int) -> Any:
-        """Return the compiled step for a batch size; the later sizes of a ramp are compiled when they are reached."""
-        if sequences in self.compiled:
-            return self.compiler.get(sequences, lambda: False)
+    def _train_step(self, sequences: int, seq_len: int) -> Any:
+        """Return the compiled step for a batch; later sizes of a ramp or a warm-up are compiled when they are reached."""
+        if (sequences, seq_len) in self.compiled:
+            return self.compiler.get(sequences, lambda: False, seq_len)
         with self._pause("compile", "compiling the train step"):
             with suppress(Interrupted):
-                step = self.compiler.get(sequences, lambda: self.stop.pending_signal)
+                step = self.compiler.get(sequences, lambda: self.stop.pending_signal, seq_len)
             # Some processes may have received a signal while they compiled, and others were done before.
             interrupted = self.stop.should_stop_now()
         if not interrupted:
-            self.compiled.add(sequences)
+            self.compiled.add((sequences, seq_len))
             return step
         if self.step > self.saved_step and self._look_at_pending() is None:
             self._save()

@@ -41,7 +41,7 @@ from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.notes import stage_notes
 from pathways_lite.training.resolve import resolve_recipe, with_learned_weights
-from pathways_lite.training.stage import StageSpec
+from pathways_lite.training.stage import StageSpec, describe_lengths
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
     progress = stack.enter_context(Progress(title, total_steps=steps, total_tokens=tokens, console=context.console))
     compiler = StepCompiler(components)
     if (step := coordination.run_on_primary(lambda: checkpoints.newest) or 0) < steps:
-        compiler.start(timeline.sequences_at(step))
+        compiler.start(timeline.sequences_at(step), timeline.seq_len_at(step))
     for note in training_notes(spec.store, spec.stage.evaluation.tokens):
         progress.print_note(f"{spec.store.address}: {note}")
     if len(spec.store.domains) > 1 and spec.stage.data.mixture is not None:
@@ -280,7 +280,7 @@ def describe_stages(recipe: Recipe) -> list[dict[str, Any]]:
     """Return what training `recipe` would take, as JSON values, one dictionary for each stage.
 
     `epochs` by domain is None where another stage has yet to learn the mixture; `sparse_flops` and
-    `final_active_parameters` are there for pruned stages.
+    `final_active_parameters` are there for pruned stages, `seq_lens` for those with a sequence-length warm-up.
     """
     recipe = resolve_recipe(recipe)
     return [_describe_stage(StageSpec(recipe, index)) for index in range(len(recipe.stages))]
@@ -300,6 +300,17 @@ def _describe_stage(spec: StageSpec) -> dict[str, Any]:
         "flops": timeline.flops_before(total),
         "notes": stage_notes(spec),
     }
+    if timeline.lengths:
+        row["seq_lens"] = [
+            {
+                "step": phase.step,
+                "seq_len": phase.seq_len,
+                "sequences": phase.sequences,
+                "flops_per_token": phase.flops_per_token,
+            }
+            for phase in timeline.batch_phases
+            if phase.step < total
+        ]
     if timeline.phases:
         row["sparse_flops"] = timeline.sparse_flops_before(total)
         row["final_active_parameters"] = timeline.active_parameters_at(total)
@@ -321,6 +332,8 @@ def describe(recipe: Recipe) -> str:
             f"{si(row['tokens'], 'tokens')} ({_describe_epochs(spec)}), {si(row['flops'], 'FLOPs')}{sparse}, "
             f"start: {row['start']}, identity {row['identity']}"
         )
+        if "seq_lens" in row:
+            lines.append(f"{row['stage']}: {describe_lengths(spec.timeline)}")
         lines += [f"note: {row['stage']}: {note}" for note in row["notes"]]
     return "\n".join(lines)
 

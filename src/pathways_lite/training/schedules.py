@@ -15,7 +15,7 @@ exact (the counts, the end of the stage) is integer arithmetic on the host, in `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_lite.ledger import Clock, Timeline
-from pathways_lite.recipe import WSD, Amount, Budget, Constant, Cosine, Fraction, Linear, PaLM, Ramp, Schedule
+from pathways_lite.recipe import WSD, Amount, Budget, Constant, Cosine, Fraction, Linear, PaLM, Schedule
 
 Shape = Callable[[Clock], jax.Array]
 Unit = Literal["steps", "tokens", "flops"]
@@ -125,11 +125,14 @@ def _after(clock: Clock, unit: Unit, timeline: Timeline) -> jax.Array:
     """The position of the clock after the step."""
     if unit == "steps":
         return jnp.float32(clock.step + 1)
-    tokens = _sequences(clock.step, timeline.ramp) * jnp.float32(timeline.seq_len)
-    return _before(clock, unit) + tokens * (timeline.flops_per_token if unit == "flops" else 1)
+    phases = timeline.batch_phases
+    tokens = _by_phase(clock.step, timeline, [phase.tokens for phase in phases])
+    if unit == "flops":
+        tokens = tokens * _by_phase(clock.step, timeline, [phase.flops_per_token for phase in phases])
+    return _before(clock, unit) + tokens
 
 
-def _sequences(step: Any, ramp: Ramp) -> jax.Array:
-    """The number of sequences in the batch of `step`: `Timeline.sequences_at` on the device."""
-    starts, sizes = zip(*ramp.steps, strict=True)
-    return jnp.array(sizes, jnp.float32)[jnp.searchsorted(jnp.array(starts), step, side="right") - 1]
+def _by_phase(step: Any, timeline: Timeline, values: Sequence[int]) -> jax.Array:
+    """The value of the batch phase that contains `step`, on the device."""
+    starts = jnp.array([phase.step for phase in timeline.batch_phases])
+    return jnp.asarray(np.float32(values))[jnp.searchsorted(starts, step, side="right") - 1]

@@ -56,8 +56,9 @@ class Rewind(NamedTuple):
         size nor an earlier skip can bring back a batch from around a spike.
         """
         step, batches = self.skip
-        read = cursor.end_example(timeline, self.spike + 1) - cursor.end_example(timeline, self.to_step)
-        return max(batches * timeline.sequences_at(step), read)
+        read = cursor.end_example(timeline, self.spike + 1) - cursor.begin_example(timeline, self.to_step)
+        tokens = batches * timeline.sequences_at(step) * timeline.seq_len_at(step)
+        return max(-(-tokens // timeline.seq_len), read)
 
 
 Decision = Proceed | Halt | Rewind

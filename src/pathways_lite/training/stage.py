@@ -10,7 +10,7 @@ import jax
 from pathways_lite.data.order import DataCursor
 from pathways_lite.data.pipeline import DataStream
 from pathways_lite.data.store import Store, open_store
-from pathways_lite.ledger import Timeline
+from pathways_lite.ledger import LengthPhase, Timeline
 from pathways_lite.methods import growth, pruning, reweighting
 from pathways_lite.models.accounting import flops_per_token, parameter_count
 from pathways_lite.parallel.sharding import FULL_BATCH, BatchShard
@@ -133,17 +133,32 @@ def changes_of_order(before: Data, after: Data) -> list[str]:
 
 def stage_timeline(stage: Stage) -> Timeline:
     """Return the stage's timeline, with what its method adds to the FLOPs of training or saves of them."""
+    warmup = stage.data.seq_len_warmup
     timeline = Timeline(
         ramp=stage.ramp,
         seq_len=stage.data.seq_len,
         flops_per_token=training_flops_per_token(stage),
         active_parameters=parameter_count(stage.model),
         budget=stage.budget,
+        lengths=tuple(
+            LengthPhase(step, length, training_flops_per_token(stage, length))
+            for step, length in (warmup.steps if warmup is not None else ())
+        ),
+        shorter_batches=warmup is not None and warmup.batch == "rows",
     )
     if stage.pruning is None:
         return timeline
     groups = pruning.prune_groups(stage.pruning, stage.model, stage.data.seq_len)
     return replace(timeline, phases=pruning.density_phases(stage.pruning, groups, timeline))
+
+
+def describe_lengths(timeline: Timeline) -> str:
+    """List the phases of a sequence-length warm-up, each of which is a program of its own."""
+    phases = [phase for phase in timeline.batch_phases if phase.step < timeline.total_steps]
+    listed = [f"{phase.sequences:,} x {phase.seq_len:,} tokens from step {phase.step:,}" for phase in phases]
+    programs = len({(phase.sequences, phase.seq_len) for phase in phases})
+    unreached = "" if phases[-1].seq_len == timeline.seq_len else f"; seq_len={timeline.seq_len:,} is never reached"
+    return f"sequences grow: {', '.join(listed)} ({programs} programs to compile){unreached}"
 
 
 def steps_for_sparse_flops(stage: Stage, flops: float) -> int:
@@ -166,9 +181,14 @@ def steps_for_sparse_flops(stage: Stage, flops: float) -> int:
     return min((max(1, low), high), key=lambda steps: abs(cost(steps) - flops))
 
 
-def training_flops_per_token(stage: Stage) -> int:
-    """Return the FLOPs of training on a token, with what computing weights adds and what leaving rows out saves."""
-    training = flops_per_token(stage.model, stage.data.seq_len)
+def training_flops_per_token(stage: Stage, seq_len: int | None = None) -> int:
+    """Return the FLOPs of training on a token, with what computing weights adds and what leaving rows out saves.
+
+    `seq_len`: tokens per sequence; None: those after a warm-up.
+    """
+    seq_len = stage.data.seq_len if seq_len is None else seq_len
+    pieces = rows_per_sequence(stage, seq_len)
+    training = flops_per_token(stage.model, seq_len)
     if isinstance(stage.domain_weights, DoGE):  # the gradient of the target, and two forward passes
         return training + training + 2 * (training // 3)
     if (rule := effective_reweighting(stage)) is None:
@@ -177,11 +197,25 @@ def training_flops_per_token(stage: Stage) -> int:
     return training + reweighting.extra_flops(
         rule,
         training=training,
-        reference=flops_per_token(reference, stage.data.seq_len) if reference is not None else 0,
+        reference=flops_per_token(reference, seq_len) if reference is not None else 0,
         ahead=any(
-            reweighting.needs_full_batch_losses(rule.num_kept_rows(n), n, stage.microbatch) for _, n in stage.ramp.steps
+            reweighting.needs_full_batch_losses(
+                rule.num_kept_rows(n * pieces), n * pieces, microbatch_at(stage, seq_len)
+            )
+            for _, n in stage.ramp.steps
         ),
     )
+
+
+def rows_per_sequence(stage: Stage, seq_len: int) -> int:
+    """Return how many rows of `seq_len` tokens take the place of one full sequence in a batch."""
+    warmup = stage.data.seq_len_warmup
+    return stage.data.seq_len // seq_len if warmup is not None and warmup.batch == "tokens" else 1
+
+
+def microbatch_at(stage: Stage, seq_len: int) -> int | None:
+    """Return the sequences of `seq_len` tokens per gradient-accumulation slice; None: the whole batch at once."""
+    return None if stage.microbatch is None else stage.microbatch * rows_per_sequence(stage, seq_len)
 
 
 # ---- sample weights ----

@@ -51,14 +51,14 @@ def test_a_signal_while_a_later_batch_size_compiles_loses_no_step(
 ) -> None:
     original = StepCompiler.get
 
-    def get(self: StepCompiler, sequences: int, stopped: Callable[[], object]) -> Any:
+    def get(self: StepCompiler, sequences: int, stopped: Callable[[], object], seq_len: int | None = None) -> Any:
         if sequences == 4:  # the ramp's second size, from step 5 on
             signal.raise_signal(signal.SIGTERM)
             # A thread hears of it, and may be slower than a compilation that has been done before.
             deadline = time.monotonic() + 60
             while not stopped() and time.monotonic() < deadline:
                 time.sleep(0.001)
-        return original(self, sequences, stopped)
+        return original(self, sequences, stopped, seq_len)
 
     path = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
