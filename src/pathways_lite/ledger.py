@@ -74,9 +74,9 @@ class Timeline:
     `lengths` are the phases of a sequence-length warm-up, the last of which has `seq_len`. A batch then has the tokens
     that the ramp's sequences of `seq_len` have or, with `shorter_batches`, the ramp's number of sequences.
 
-    `flops_per_token` and `active_parameters` are the dense model's, at `seq_len`. `phases`, the first of which starts at step 0, say
-    how much of a sparse model is active. Hardware that does not skip zeros computes with them like with other numbers,
-    so `flops`, budgets and the clock count them; `sparse_flops` does not.
+    `flops_per_token` and `active_parameters` are the dense model's, at `seq_len`. `phases`, the first of which starts
+    at step 0, say how much of a sparse model is active. Hardware that does not skip zeros computes with them like with
+    other numbers, so `flops`, budgets and the clock count them; `sparse_flops` does not.
     """
 
     ramp: Ramp

@@ -149,8 +149,8 @@ class SeqLenWarmup(Frozen):
     )
     batch: Literal["tokens", "rows"] = Field(
         "tokens",
-        description="tokens: a batch has the tokens of batch_size full sequences, as more and shorter rows; rows: it has "
-        "batch_size rows, and so fewer tokens while they are short",
+        description="tokens: a batch has the tokens of batch_size full sequences, as more and shorter rows; rows: it "
+        "has batch_size rows, and so fewer tokens while they are short",
     )
 
     def length_at(self, step: int) -> int:

@@ -22,8 +22,8 @@ Mode = Literal["s2s", "nlu", "nlg"]
 """Names of the mode tokens, which select a denoiser: sequential, regular, extreme (UL2R section 2)."""
 
 _LABEL_SMOOTHING = (
-    "fraction of the target distribution that is spread evenly over the vocabulary (arXiv 1512.00567, section 7); logged "
-    "and held-out losses stay those of the tokens; None: 0"
+    "fraction of the target distribution that is spread evenly over the vocabulary (arXiv 1512.00567, section 7); "
+    "logged and held-out losses stay those of the tokens; None: 0"
 )
 
 

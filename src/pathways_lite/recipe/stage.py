@@ -207,8 +207,8 @@ class Stage(Frozen):
     def _check_overlap(self) -> Self:
         if (overlap := self.evaluation.overlap or 0) >= self.data.seq_len:
             raise ValueError(
-                f"evaluation.overlap={overlap} leaves no token of a window of data.seq_len={self.data.seq_len} to score; "
-                f"use at most {self.data.seq_len - 1}"
+                f"evaluation.overlap={overlap} leaves no token of a window of data.seq_len={self.data.seq_len} to "
+                f"score; use at most {self.data.seq_len - 1}"
             )
         return self
 
@@ -226,8 +226,9 @@ class Stage(Frozen):
             for _, sequences in ramp.steps if self.microbatch is not None and self.reweighting is not None else ():
                 if (rows := self.reweighting.num_kept_rows(sequences * pieces)) % (self.microbatch * pieces):
                     raise ValueError(
-                        f"microbatch={self.microbatch} is {self.microbatch * pieces} sequences of {length} tokens, which "
-                        f"do not divide the {rows} that are trained on; change the microbatch or the fraction that is kept"
+                        f"microbatch={self.microbatch} is {self.microbatch * pieces} sequences of {length} tokens, "
+                        f"which do not divide the {rows} that are trained on; change the microbatch or the fraction "
+                        "that is kept"
                     )
         if warmup.batch == "tokens":  # a step reads whole sequences, so every length begins with one
             return self

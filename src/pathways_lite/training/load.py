@@ -64,8 +64,8 @@ class TrainedModel:
         """
         if overlap is not None and overlap >= (seq_len := self.stage.data.seq_len):
             raise UserError(
-                f"an overlap of {overlap} tokens leaves none to score in windows of {seq_len}, the sequence length that "
-                f"{self.path} was trained with; use at most {seq_len - 1}"
+                f"an overlap of {overlap} tokens leaves none to score in windows of {seq_len}, the sequence length "
+                f"that {self.path} was trained with; use at most {seq_len - 1}"
             )
         store = self.open_corpus(corpus)
         return Components(self.spec.on_corpus(store.address, tokens, overlap)).evaluator

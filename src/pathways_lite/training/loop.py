@@ -169,7 +169,7 @@ class Trainer:
         return rewind
 
     def _train_step(self, sequences: int, seq_len: int) -> Any:
-        """Return the compiled step for a batch; later sizes of a ramp or a warm-up are compiled when they are reached."""
+        """Return the compiled step for a batch; later shapes of a ramp or a warm-up are compiled when reached."""
         if (sequences, seq_len) in self.compiled:
             return self.compiler.get(sequences, lambda: False, seq_len)
         with self._pause("compile", "compiling the train step"):

@@ -301,16 +301,9 @@ def _describe_stage(spec: StageSpec) -> dict[str, Any]:
         "notes": stage_notes(spec),
     }
     if timeline.lengths:
-        row["seq_lens"] = [
-            {
-                "step": phase.step,
-                "seq_len": phase.seq_len,
-                "sequences": phase.sequences,
-                "flops_per_token": phase.flops_per_token,
-            }
-            for phase in timeline.batch_phases
-            if phase.step < total
-        ]
+        names = ("step", "seq_len", "sequences", "flops_per_token")
+        phases = [phase for phase in timeline.batch_phases if phase.step < total]
+        row["seq_lens"] = [{name: getattr(phase, name) for name in names} for phase in phases]
     if timeline.phases:
         row["sparse_flops"] = timeline.sparse_flops_before(total)
         row["final_active_parameters"] = timeline.active_parameters_at(total)

@@ -187,7 +187,7 @@ def training_flops_per_token(stage: Stage, seq_len: int | None = None) -> int:
     `seq_len`: tokens per sequence; None: those after a warm-up.
     """
     seq_len = stage.data.seq_len if seq_len is None else seq_len
-    pieces = rows_per_sequence(stage, seq_len)
+    pieces, microbatch = rows_per_sequence(stage, seq_len), microbatch_at(stage, seq_len)
     training = flops_per_token(stage.model, seq_len)
     if isinstance(stage.domain_weights, DoGE):  # the gradient of the target, and two forward passes
         return training + training + 2 * (training // 3)
@@ -199,9 +199,7 @@ def training_flops_per_token(stage: Stage, seq_len: int | None = None) -> int:
         training=training,
         reference=flops_per_token(reference, seq_len) if reference is not None else 0,
         ahead=any(
-            reweighting.needs_full_batch_losses(
-                rule.num_kept_rows(n * pieces), n * pieces, microbatch_at(stage, seq_len)
-            )
+            reweighting.needs_full_batch_losses(rule.num_kept_rows(n * pieces), n * pieces, microbatch)
             for _, n in stage.ramp.steps
         ),
     )

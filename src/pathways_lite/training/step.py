@@ -64,10 +64,11 @@ def make_train_step(
     """Make the pure function (state, batch, clock) -> (state, metrics), to be jitted with the state donated.
 
     The loss is the mean over the batch of nll + z_loss * (log Z)^2, weighted by `batch.loss_weights` (PaLM
-    section 5), plus the model's auxiliary losses; with label smoothing the smoothed nll takes the place of nll. Where the loss or the gradient's norm is not finite, parameters,
-    optimizer and method state stay as they were, bit for bit, and only `step` advances. An update that is not finite
-    although they are (a damaged optimizer state, 0 / 0 with epsilon=0) has been applied when it is noticed, as keeping
-    the old state until then would take its memory twice: the caller has to give up this state.
+    section 5), plus the model's auxiliary losses; with label smoothing the smoothed nll takes the place of nll. Where
+    the loss or the gradient's norm is not finite, parameters, optimizer and method state stay as they were, bit for
+    bit, and only `step` advances. An update that is not finite although they are (a damaged optimizer state, 0 / 0 with
+    epsilon=0) has been applied when it is noticed, as keeping the old state until then would take its memory twice: the
+    caller has to give up this state.
 
     Args:
       loss_fn: losses of every position. Its auxiliary losses and metrics are means over the slices of a batch, by
@@ -79,11 +80,11 @@ def make_train_step(
       reparameterize: what the model computes with as a function of what is trained, where they differ; once per step.
       sample_weights: its weights, computed from the losses of the whole batch, multiply the nll, not the z-loss.
 
-    Metrics, float32 scalars: `loss` (nats per token of the whole batch, without z-loss, auxiliary losses and sample
-    weights), `z_loss` (as added to it), `grad_norm` (before clipping), `learning_rate`, `ok` (1, or 0 where the update
-    was dropped), `usable` (1, or 0 where the new parameters are not finite), `tokens_with_loss`; the model's auxiliary
-    losses and metrics by their names; `smoothed_loss` (of the rows trained on) with label smoothing; and the statistics of sample weights, arrays among them. What a method learns
-    from step to step is in its state.
+    Metrics, float32 scalars: `loss` (nats per token of the whole batch, without z-loss, auxiliary losses, sample
+    weights and smoothing), `z_loss` (as added to it), `grad_norm` (before clipping), `learning_rate`, `ok` (1, or 0
+    where the update was dropped), `usable` (1, or 0 where the new parameters are not finite), `tokens_with_loss`; with
+    label smoothing `smoothed_loss`, of the rows trained on; the model's auxiliary losses and metrics by their names;
+    and the statistics of sample weights, arrays among them. What a method learns from step to step is in its state.
     """
 
     def train_step(state: TrainState, batch: Batch, clock: Clock) -> tuple[TrainState, Metrics]:
