@@ -31,8 +31,8 @@ def test_the_examples_of_the_page_work_as_they_stand(tmp_path: Path) -> None:
     package = tmp_path / "src" / "pathways_lite"
     shutil.copytree(ROOT / "src" / "pathways_lite", package, ignore=shutil.ignore_patterns("__pycache__"))
     diffs, checks = DIFF.findall(PAGE), CHECK.findall(PAGE)
-    assert len(diffs) > 15
-    assert len(checks) == 6
+    assert len(diffs) > 30
+    assert len(checks) == 9
     for file, diff in diffs:
         apply_diff(package / file, diff)
     script = "\n".join(f"def check_{number}():\n" + indented(check) for number, check in enumerate(checks))

@@ -13,7 +13,12 @@ from pathways_lite.cli.common import AsJson, print_json
 from pathways_lite.data.compressed import MAX_DOCUMENT_BYTES
 from pathways_lite.paths import local_path
 
-app = typer.Typer(no_args_is_help=True, help="Build, inspect and select corpora.", rich_markup_mode="markdown")
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Build, inspect and select corpora.\n\n"
+    "Example: `pathways-lite data build corpora/python python:`, then `pathways-lite data inspect corpora/python`.",
+)
 
 
 @app.command()

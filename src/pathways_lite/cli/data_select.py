@@ -16,7 +16,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Choose training documents. The selection file lists the documents to keep, and their domains.\n\n"
     "`pathways-lite data apply SELECTION OUT` then builds a corpus of these training documents, with the same held-out "
-    "documents. Compare every method with `random`: it is the baseline to beat.",
+    "documents. Compare every method with `random`: it is the baseline to beat.\n\n"
+    "Example: `pathways-lite data select near-duplicates corpora/python distinct.jsonl`, then "
+    "`pathways-lite data apply distinct.jsonl corpora/distinct`.",
 )
 
 Corpus = Annotated[str, typer.Argument(help="a token store")]

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 # `fit chinchilla runs.csv` means `fit law chinchilla runs.csv`.
 app = typer.Typer(
     cls=group_with_default("law", bare=False),
-    help="Fit scaling laws to tables of runs, and predict from them: `fit LAW TABLE`, then `fit predict FIT.json N=…`.",
+    help="Fit scaling laws to tables of runs, and predict from them: `fit LAW TABLE`, then `fit predict FIT.json N=…`."
+    "\n\nExample: `pathways-lite fit chinchilla runs.parquet --out fit.json`, then "
+    "`pathways-lite fit predict fit.json N=7e9 D=1.4e11`.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )

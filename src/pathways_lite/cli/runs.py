@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 # `runs`, `runs DIRECTORY` and `runs --json` mean `runs list ...`.
 app = typer.Typer(
     cls=group_with_default("list", bare=True),
-    help="List, compare and tabulate runs. `pathways-lite runs` alone lists them.",
+    help="List, compare and tabulate runs. `pathways-lite runs` alone lists them.\n\n"
+    "Example: `pathways-lite runs compare runs/base runs/variant`.",
     rich_markup_mode="markdown",
 )
 

@@ -221,14 +221,13 @@ class Stage(Frozen):
             raise ValueError(
                 "pruning counts the FLOPs of one sequence length; remove data.seq_len_warmup, or prune in a later stage"
             )
-        for _, length in warmup.steps if warmup.batch == "tokens" else ():
-            pieces = self.data.seq_len // length
-            for _, sequences in ramp.steps if self.microbatch is not None and self.reweighting is not None else ():
-                if (rows := self.reweighting.num_kept_rows(sequences * pieces)) % (self.microbatch * pieces):
+        if warmup.batch == "tokens" and (microbatch := self.microbatch) and self.reweighting is not None:
+            for (_, length), (_, sequences) in itertools.product(warmup.steps, ramp.steps):
+                pieces = self.data.seq_len // length
+                if (rows := self.reweighting.num_kept_rows(sequences * pieces)) % (microbatch * pieces):
                     raise ValueError(
-                        f"microbatch={self.microbatch} is {self.microbatch * pieces} sequences of {length} tokens, "
-                        f"which do not divide the {rows} that are trained on; change the microbatch or the fraction "
-                        "that is kept"
+                        f"microbatch={microbatch} is {microbatch * pieces} sequences of {length} tokens, which do not "
+                        f"divide the {rows} that are trained on; change the microbatch or the fraction that is kept"
                     )
         if warmup.batch == "tokens":  # a step reads whole sequences, so every length begins with one
             return self

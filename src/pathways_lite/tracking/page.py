@@ -45,7 +45,7 @@ figcaption { color: var(--faint); font-size: 0.86rem; margin-top: 0.5rem; max-wi
 pre, code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: 0.86rem; }
 pre { background: var(--shade); border-radius: 6px; padding: 0.8rem 1rem; margin: 0.4rem 0 1.2rem; line-height: 1.5;
   white-space: pre-wrap; overflow-wrap: anywhere; tab-size: 4; }
-pre .prompt { color: var(--link); font-weight: 600; }
+pre .prompt { color: var(--link); font-weight: 600; border-right: 2px solid; padding-right: 1px; margin-right: 1px; }
 .note { color: var(--faint); font-size: 0.86rem; margin-bottom: 0; }
 details summary { cursor: pointer; }
 @media print { main { max-width: none; padding: 0; } pre, figure, tr { break-inside: avoid; } }

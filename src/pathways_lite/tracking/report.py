@@ -173,7 +173,7 @@ def _samples_section(run: RunData) -> str:
         prompt = f'<span class="prompt">{escape(str(sample.get("prompt", "")))}</span>'
         # HTML drops a newline directly after <pre>, so add one for it to drop.
         blocks.append(f"<pre>\n{prompt}{escape(str(sample.get('text', '')))}</pre>")
-    return section("Samples", paragraph("Prompts are bold.", "note") if blocks else "", *blocks)
+    return section("Samples", paragraph("Prompts are bold and end at the bar.", "note") if blocks else "", *blocks)
 
 
 # ---- cost ----

@@ -268,7 +268,9 @@ def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, con
             table.add_row(name, f"{result['loss']:.4f}", f"{result['tokens']:,}")
         console.print(table)
     for sample in summary["samples"][:1]:
-        text = Text.assemble("sample: ", (sample["prompt"], "dim"), sample["text"])
+        text = Text.assemble(
+            "sample (the prompt ends at │): ", (sample["prompt"], "dim"), ("│", "bold"), sample["text"]
+        )
         console.print(text)
     console.print(f"report: {run.report}")
 

@@ -1,6 +1,8 @@
 """Runs with options of training scripts: sequence-length warm-up, stochastic depth, label smoothing."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,19 @@ def test_a_dry_run_lists_the_lengths(recipe: Recipe, recipe_file: Path) -> None:
     assert "seq_len=32 is never reached" in describe(apply_overrides(recipe, ["stages.base.budget=4 steps"]))
     done = CliRunner().invoke(app, ["train", str(recipe_file), *OPTIONS, "--dry-run", "--json"])
     assert json.loads(done.stdout)[0]["seq_lens"] == row["seq_lens"]
+
+
+def test_the_commands_of_the_page_work(recipe_file: Path, uninterrupted: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "training_options.md").read_text()
+    lines = [line for block in re.findall(r"```\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("pathways-lite ")]
+    assert len(commands) > 4
+    places = {"configs/demo.py": [str(recipe_file), "stages.base.data.seq_len=256"], "runs/demo": [str(uninterrupted)]}
+    for command in commands:
+        words = [word for given in command for word in places.get(given, [given])]
+        words = ["16" if before == "--overlap" else word for before, word in zip(["", *words], words, strict=False)]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, f"{words}: {done.exception}"
 
 
 def test_identities_of_recipes_without_them_stay(recipe: Recipe) -> None:
