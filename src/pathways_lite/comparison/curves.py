@@ -87,8 +87,8 @@ def read_curve(run: RunData, metric: Metric, name: str | None = None) -> Curve:
             f"{run.directory} was evaluated with overlaps of {' and '.join(map(str, sorted(overlaps)))} tokens, so its "
             "held-out losses do not compare; set evaluation.overlap to one number for all stages, or use --of train"
         )
-    curve = Curve(name or run.name, int(run.recipe.get("seed", 0)), *points, overlap=overlaps.pop())
-    return replace(curve, loss=smooth(curve.loss, metric.window))
+    curve = Curve(name or run.name, int(run.recipe.get("seed", 0)), *points)
+    return replace(curve, loss=smooth(curve.loss, metric.window), overlap=overlaps.pop())
 
 
 def _overlaps(run: RunData) -> set[int]:

@@ -328,7 +328,14 @@ def token_losses(
     tokens, positions, spans = batch.tokens, batch.positions, batch.spans
     hidden, outputs = _uncached(config, params, tokens, positions, spans, dropout_key, layout)
     scale, cap = config.resolved_logit_scale, config.logit_soft_cap
-    options = {"logit_scale": scale, "soft_cap": cap, "mean_logit": label_smoothing > 0.0}
-    nll, log_z, *means = cross_entropy(layout, hidden, head(config, params), batch.targets, **options)
+    nll, log_z, *means = cross_entropy(
+        layout,
+        hidden,
+        head(config, params),
+        batch.targets,
+        mean_logit=label_smoothing > 0.0,
+        logit_scale=scale,
+        soft_cap=cap,
+    )
     smoothed = [(1.0 - label_smoothing) * nll + label_smoothing * (log_z - mean) for mean in means]
     return TokenLosses(nll, log_z, outputs.auxiliary, *smoothed)

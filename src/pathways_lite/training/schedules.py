@@ -135,4 +135,4 @@ def _after(clock: Clock, unit: Unit, timeline: Timeline) -> jax.Array:
 def _by_phase(step: Any, timeline: Timeline, values: Sequence[int]) -> jax.Array:
     """The value of the batch phase that contains `step`, on the device."""
     starts = jnp.array([phase.step for phase in timeline.batch_phases])
-    return jnp.asarray(np.float32(values))[jnp.searchsorted(starts, step, side="right") - 1]
+    return jnp.asarray(np.asarray(values, np.float32))[jnp.searchsorted(starts, step, side="right") - 1]
