@@ -24,6 +24,7 @@ from pathways_lite.recipe import (
     SGD,
     Adafactor,
     AdamW,
+    Causal,
     Constant,
     Data,
     LinUpper,
@@ -62,6 +63,10 @@ CASES = {
         Mesh(),
         LLAMA | {"reweighting": Reweighting(rule=TopLosses(fraction=0.5), burn_in=Steps(n=0))},
     ),
+    "fsdp x tensor, smoothed": (
+        Mesh(tensor=2),
+        LLAMA | {"stochastic_depth": 0.5, "objective": Causal(label_smoothing=0.1)},
+    ),
     "fsdp x tensor, adafactor": (Mesh(tensor=2), PALM | {"optimizer": Adafactor(), "tokens": 8}),
 }
 
@@ -71,7 +76,7 @@ def stage(mesh: Mesh, options: dict) -> Stage:
     fields = dict(options)
     optimizer = fields.pop("optimizer", SGD(learning_rate=1.0, schedule=Constant(), clip_norm=None))
     microbatch, length = fields.pop("microbatch", None), fields.pop("tokens", T)
-    method = {"reweighting": fields.pop("reweighting", None)}
+    method = {"reweighting": fields.pop("reweighting", None), "objective": fields.pop("objective", Causal())}
     model = Model(d_model=32, n_layers=2, n_heads=8, head_dim=8, d_ff=64, vocab_size=V, dtype="float32", **fields)
     data = Data(corpus="none", seq_len=length)
     return Stage(
