@@ -152,7 +152,7 @@ def test_with_an_overlap_each_token_is_scored_with_the_context_it_is_promised(pa
             assert t < length or t - first >= overlap
             rows.append([Window(document[first : t + 1], targets[first : t + 1], scored=1)])
     brute = windows_to_batch(rows, len(rows), length)
-    expected = float(np.sum(jax.jit(model_losses)(params, brute), where=brute.loss_weights > 0, dtype=np.float64))
+    expected = float(np.sum(np.float64(jax.jit(model_losses)(params, brute)), where=brute.loss_weights > 0))
     result = Evaluator(model_losses, rows=3, seq_len=length, overlap=overlap)(params, documents)
     assert result.nll == pytest.approx(expected, rel=1e-6)
     assert result.tokens == len(rows)

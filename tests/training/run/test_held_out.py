@@ -59,14 +59,10 @@ def test_an_evaluation_keeps_its_budget(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_an_overlap_is_measured_said_and_compared_only_with_itself(recipe: Recipe, tmp_path: Path) -> None:
-    (tmp_path / "one.txt").write_text(TEXT * 200)
-    build(
-        [str(tmp_path / "one.txt")],
-        tmp_path / "corpus",
-        tokenizer="bytes",
-        workers=0,
-        held_out=[str(tmp_path / "one.txt")],
-    )
+    for name in ("trained", "held_out"):
+        (tmp_path / f"{name}.txt").write_text(f"{name} {TEXT}" * 200)
+    held_out = [f"books={tmp_path / 'held_out.txt'}"]
+    build([f"books={tmp_path / 'trained.txt'}"], tmp_path / "corpus", tokenizer="bytes", workers=0, held_out=held_out)
     corpus, seq_len = tmp_path / "corpus", recipe.stages[0].data.seq_len
     train(recipe, corpus, tmp_path / "plain")
     with_context = apply_overrides(recipe, [f"stages.base.evaluation.overlap={seq_len // 2}"])
