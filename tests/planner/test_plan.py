@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from helpers.small_recipes import make_recipe, make_stage
 from pathways_kernels.attention import Spans
 from pathways_lite import models
 from pathways_lite.batch import Batch
@@ -25,8 +26,10 @@ from pathways_lite.planner.analytic import (
 from pathways_lite.planner.chips import parse_machine
 from pathways_lite.planner.cost_model import Lookup, UnestimatedOps
 from pathways_lite.planner.plan import AttentionTime, StageWork, StepPlan
+from pathways_lite.planner.plan_stage import stage_work, step_identity
 from pathways_lite.planner.program import STEP_PARTS, CollectiveCost, Kernel, Memory, Program, step_part
-from pathways_lite.recipe import Model
+from pathways_lite.planner.report import header_text
+from pathways_lite.recipe import Data, Model, SeqLenWarmup
 
 GIB = 2**30
 V5P = parse_machine("v5p:4x4x4")
@@ -328,3 +331,18 @@ def test_operations_of_layers_are_distinguished_from_others(scan):
     counts = Counter(step_part(site.op_name) for site in hlo.executed_sites(hlo.parse(text)))
     assert set(counts) >= {"layers, forward", "layers, backward", "layers, again", "embedding and loss"}
     assert counts["layers, backward"] > counts["embedding and loss"]
+
+
+def test_a_plan_lists_the_lengths_of_a_warm_up_and_is_of_the_last_one():
+    warm_up = SeqLenWarmup(steps=((0, 16), (40, 64)))
+    stages = [make_stage(data=Data(corpus="x", seq_len=64, seq_len_warmup=warmup)) for warmup in (warm_up, None)]
+    warm, plain = (stage_work(make_recipe(stage), stage) for stage in stages)
+    assert (
+        (warm.sequences, warm.seq_len, warm.tokens) == (plain.sequences, plain.seq_len, plain.tokens) == (8, 64, 51_200)
+    )
+    header = str(header_text(warm, "v5e", ""))
+    assert "sequences grow: 32 x 16 tokens from step 0, 8 x 64 tokens from step 40 (2 programs to compile)" in header
+    assert "planned is the step with all 64" in header
+    assert "sequences grow" not in str(header_text(plain, "v5e", ""))
+    (with_one, without) = (step_identity(make_recipe(stage), 0) for stage in stages)
+    assert with_one != without == {name: value for name, value in with_one.items() if name != "seq_len_warmup"}

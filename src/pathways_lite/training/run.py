@@ -197,6 +197,8 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
         progress.print_note(f"{spec.store.address}: {note}")
     if len(spec.store.domains) > 1 and spec.stage.data.mixture is not None:
         progress.print_note(_describe_epochs(spec))
+    if timeline.lengths:
+        progress.print_note(describe_lengths(timeline))
     for note in stage_notes(spec):
         progress.print_note(note)
     with progress.show_phase("preparing"):
