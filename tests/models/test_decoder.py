@@ -191,6 +191,8 @@ def test_stochastic_depth_drops_whole_branches_of_rows(config, make_batch, make_
     np.testing.assert_array_equal(
         plain, apply(config.model_copy(update={"stochastic_depth": None}), params, *arguments)
     )
+    never = config.model_copy(update={"stochastic_depth": 0.0})
+    np.testing.assert_array_equal(plain, apply(never, params, *arguments, dropout_key=jax.random.key(3)))
     empty = jax.tree.map(jnp.zeros_like, params["layers"])
     embedded = apply(config, params | {"layers": empty}, *arguments)
     dropped = apply(config, params, *arguments, dropout_key=jax.random.key(3))

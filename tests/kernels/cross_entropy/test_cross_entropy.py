@@ -105,6 +105,15 @@ def test_label_smoothing_equals_its_definition_in_float64(implementation, soft_c
     assert relative_error(gradients[1], np.einsum("btv,bte->ve", d_product, h)) < 1e-5
 
 
+@pytest.mark.parametrize("implementation", ["reference", "chunked"])
+def test_label_smoothing_of_two_logits_by_hand(implementation):
+    """Logits (2, 0), target 0: log(1 + e^-2) = 0.1269280, and half of s = 0.1 goes to the other: + 0.05 * 2."""
+    hidden, target = jnp.array([[2.0, 0.0]]), jnp.array([0])
+    nll, log_z, mean = cross_entropy(hidden, jnp.eye(2), target, mean_logit=True, implementation=implementation)
+    np.testing.assert_allclose(nll, 0.1269280, rtol=1e-6)
+    np.testing.assert_allclose(0.9 * nll + 0.1 * (log_z - mean), 0.2269280, rtol=1e-6)
+
+
 def test_one_pass_takes_extreme_logits():
     logits = jnp.array([[1e4, -1e4, 0.0], [-3e38, -3e38, -3e38], [3e38, 3e38, -3e38]])
     targets = jnp.array([1, 0, 2])
