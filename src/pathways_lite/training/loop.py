@@ -265,6 +265,7 @@ class Trainer:
                 guard=self.guard,
                 seconds=self.timer.seconds,
                 log=self.metric_writer.log_mark,
+                unlogged=self.metric_writer.unlogged,
             )
             meta = current.to_meta(self.spec)
             self._require_agreement(meta)
@@ -300,7 +301,7 @@ class Trainer:
             # The rewound state replaces the checkpoint it came from, so that after a kill from here on the run resumes
             # after the rewind; a kill before that leaves an older checkpoint, and the run spikes and rewinds again.
             self.checkpoints.delete_after(self.step - 1)
-            self.metric_writer.rewind_to(self.step, self.timer.seconds)
+            self.metric_writer.rewind_to(self.start, self.timer.seconds)
             self.metric_writer.event(
                 "rewind", self.step, reason=rewind.reason, skip_from_step=rewind.to_step, skipped_sequences=sequences
             )
