@@ -24,7 +24,9 @@ class Clock:
 def train(progress: Progress, clock: Clock, steps: int, *, seconds: float = 1.0) -> None:
     for step in range(1, steps + 1):
         clock.time += seconds
-        progress.update(step, tokens=100 * step, mean_loss=5.0, loss_steps=1, tokens_per_second=100.0, flops_per_second=5e10)
+        progress.update(
+            step, tokens=100 * step, mean_loss=5.0, loss_steps=1, tokens_per_second=100.0, flops_per_second=5e10
+        )
 
 
 def plain_progress(**options: float) -> tuple[Progress, io.StringIO, Clock]:
@@ -44,7 +46,9 @@ def test_without_a_terminal_there_are_plain_lines_every_few_seconds() -> None:
     assert lines[:2] == ["demo: compiling the train step ...", "demo: compiling the train step: 12 s"]
     assert len(lines) == 2 + 4
     assert all(line.startswith("demo: step ") for line in lines[2:])
-    assert "step 16/100, loss 5.0000 (mean of 1 step), 100 tokens/s, 50 GFLOP/s, 50% of peak, 1 min 24 s left" in lines[-1]
+    assert (
+        "step 16/100, loss 5.0000 (mean of 1 step), 100 tokens/s, 50 GFLOP/s, 50% of peak, 1 min 24 s left" in lines[-1]
+    )
     assert "\x1b" not in file.getvalue()
     assert "\r" not in file.getvalue()
 

@@ -22,7 +22,7 @@ from pathways_lite.training.components import Components
 from pathways_lite.training.init_growth import grow_checkpoint
 from pathways_lite.training.init_merging import furthest_cursor, merge_cost, merge_lineage, merge_params
 from pathways_lite.training.load import TrainedModel, load_final, load_model
-from pathways_lite.training.loss_sum import LossSum
+from pathways_lite.training.loss_sum import NO_LOSSES, LossSum
 from pathways_lite.training.resolve import load_reference, reference_cost, stages_needed
 from pathways_lite.training.sample_weights import MethodState
 from pathways_lite.training.spike_guard import GuardState
@@ -41,7 +41,7 @@ class CheckpointState:
     inherited: Ledger  # the cost of everything that the initial parameters come from
     parent: str | None  # digest of the checkpoint that the initial parameters come from
     log: dict[str, int] | None = None  # `RunLog.mark` when this was saved
-    unlogged: LossSum = LossSum()  # losses of the steps since the last log row
+    unlogged: LossSum = NO_LOSSES  # losses of the steps since the last log row
 
     @classmethod
     def initial(cls, state: TrainState, cursor: DataCursor, inherited: Ledger, parent: str | None) -> CheckpointState:

@@ -26,6 +26,7 @@ from pathways_lite.distributed import coordination
 from pathways_lite.distributed.monitor import Watchdog
 from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
+from pathways_lite.provenance import Provenance
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.signals import Interrupted
 from pathways_lite.tracking.peak import machine_peak
@@ -74,6 +75,7 @@ class TrainerServices:
     stop: Stop
     watchdog: Watchdog
     hooks: TrainerHooks
+    provenance: Provenance
 
 
 class Trainer:
@@ -88,6 +90,7 @@ class Trainer:
         self.compiler, self.checkpoints = services.compiler, services.checkpoints
         self.metric_writer, self.progress, self.timer = services.metric_writer, services.progress, services.timer
         self.stop, self.watchdog, self.hooks = services.stop, services.watchdog, services.hooks
+        self.provenance = services.provenance
         self.compiled: set[int] = set()  # batch sizes that have been trained with
         self.state: TrainState
         self.step: int  # steps started
@@ -267,7 +270,7 @@ class Trainer:
                 log=self.metric_writer.log_mark,
                 unlogged=self.metric_writer.unlogged,
             )
-            meta = current.to_meta(self.spec)
+            meta = current.to_meta(self.spec, self.provenance)
             self._require_agreement(meta)
             # While updates are dropped, checkpoints from before it are kept: whatever broke may be in this one.
             self.checkpoints.save(self.step, self.state, meta, rotate=not self.guard.dropped_in_a_row)

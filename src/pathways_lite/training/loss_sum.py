@@ -32,3 +32,6 @@ class LossSum:
     def from_json(cls, values: Mapping[str, Any] | None) -> Self:
         """Read what `to_json` returned; nothing is summed yet in a checkpoint of an earlier version."""
         return cls() if values is None else cls(float(values["total"]), int(values["steps"]))
+
+
+NO_LOSSES = LossSum()

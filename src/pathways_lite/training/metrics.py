@@ -15,7 +15,7 @@ from pathways_lite.tracking.log import NullLog, RunLog
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.trackers import Tracker
 from pathways_lite.training.initialize import CheckpointState
-from pathways_lite.training.loss_sum import LossSum
+from pathways_lite.training.loss_sum import NO_LOSSES, LossSum
 from pathways_lite.training.stage import StageSpec
 
 _PER_DOMAIN = {"domain_weights", "average_domain_weights", "domain_scores"}
@@ -51,7 +51,7 @@ class MetricWriter:
             self.event("skip", step, loss=values["loss"], grad_norm=values["grad_norm"])
         if step % self._every and step != self._timeline.total_steps and not dropped:
             return
-        losses, self._losses = self._losses, LossSum()
+        losses, self._losses = self._losses, NO_LOSSES
         self._write("train", step, {**_by_domain(values, self._domains), "mean_loss": losses.mean})
         last_step, last_seconds = self._last
         self._last = (step, seconds)
