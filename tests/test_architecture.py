@@ -11,7 +11,7 @@ SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py
 # A room may import only itself and the rooms named here (kernels, errors and libraries aside).
 BOTTOM = {
     "errors", "chips", "console", "paths", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores",
-    "json_values", "provenance",
+    "json_values", "provenance", "checkpoint_names",
 }  # fmt: skip
 MAY_IMPORT = {
     "errors": set(),
@@ -25,10 +25,20 @@ MAY_IMPORT = {
     "intervals": set(),
     "json_values": set(),
     "provenance": set(),
+    "checkpoint_names": set(),
     "atomic_file": set(),
     "cpu_cores": set(),
     "distributed": {"errors", "console", "signals"},
-    "checkpoints": {"errors", "console", "paths", "keyed", "atomic_file", "parallel", "distributed"},
+    "checkpoints": {
+        "errors",
+        "console",
+        "paths",
+        "checkpoint_names",
+        "keyed",
+        "atomic_file",
+        "parallel",
+        "distributed",
+    },
     "run_lock": {"errors", "console"},
     "output_lock": {"run_lock"},
     "signals": set(),
@@ -48,6 +58,7 @@ MAY_IMPORT = {
     "conversion": BOTTOM | {"models", "data", "methods", "checkpoints", "training"},
     "planner": BOTTOM | {"parallel", "models", "tracking", "training"},
     "comparison": BOTTOM | {"intervals", "tracking", "run_directory"},
+    "runs": BOTTOM | {"comparison", "tracking", "studies", "checkpoints", "run_lock", "run_directory", "run_history"},
     "studies": BOTTOM | {"comparison", "intervals", "tracking", "training", "run_lock", "signals", "run_directory"},
 }
 

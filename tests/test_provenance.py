@@ -83,9 +83,7 @@ def test_environment_command_host_and_device_are_recorded(tmp_path: Path, monkey
     assert f"digest {gathered['environment']['digest']}" in text["environment"]
 
 
-def test_another_version_of_any_package_is_another_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_version_of_any_package_is_another_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digests = []
     for version in ("1.0", "1.1", "1.0"):
         monkeypatch.setattr(provenance, "_versions", lambda version=version: {"something": version})
@@ -95,7 +93,13 @@ def test_another_version_of_any_package_is_another_environment(
 
 def test_differences_leave_out_what_differs_between_any_two_starts() -> None:
     one = {"time": "1", "command": "a", "host": "x", "git": {"commit": "c", "root": "/a"}, "environment": {"jax": "1"}}
-    other = {"time": "2", "command": "b", "host": "y", "git": {"commit": "c", "root": "/b"}, "environment": {"jax": "2"}}
+    other = {
+        "time": "2",
+        "command": "b",
+        "host": "y",
+        "git": {"commit": "c", "root": "/b"},
+        "environment": {"jax": "2"},
+    }
     assert provenance_differences([one, other]) == {"host": ["x", "y"], "environment.jax": ["1", "2"]}
     assert provenance_differences([one, one]) == {}
     assert provenance_differences([one, {}])["host"] == ["x", None]

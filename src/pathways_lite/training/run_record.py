@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from pathways_lite.checkpoints import CheckpointManager
+from pathways_lite.checkpoint_names import checkpoint_steps
 from pathways_lite.errors import LostRunError, UserError, explain_system_error
 from pathways_lite.provenance import Provenance, gather_provenance
 from pathways_lite.recipe import Recipe
@@ -67,7 +67,7 @@ def position(run: RunDirectory, recipe: Recipe) -> tuple[str, int]:
     """
     names = [stage.name for stage in recipe.stages]
     name = next((name for name in names if not run.stage(name).is_finished), names[-1])
-    return name, CheckpointManager(run.stage(name).checkpoints).newest or 0
+    return name, max(checkpoint_steps(run.stage(name).checkpoints), default=0)
 
 
 def describe_stop(run: RunDirectory, recipe: Recipe) -> str:
