@@ -123,7 +123,8 @@ def compare(
 ) -> None:
     """Compare runs at equal FLOPs and at equal loss; the first one is the baseline.
 
-    FLOPs include those of the models that a run started from. Runs with the same seed are paired.
+    FLOPs include those of the models that a run started from. Runs with the same seed are paired. Then: what differs
+    in the recipes, and in the code, packages and devices, between the first runs of the arms.
 
     Examples:
 
@@ -149,7 +150,8 @@ def compare(
         from pathways_lite.studies.figures import CSV_HEADER, csv_rows
 
         compared = [dict(zip(CSV_HEADER, row, strict=True)) for row in csv_rows(domain or "", results)]
-        print_json({"metric": metric.model_dump(), "arms": compared, "notes": results.notes()})
+        differences = {name: rows for name, rows in _differences(runs).items() if rows is not None}
+        print_json({"metric": metric.model_dump(), "arms": compared, "notes": results.notes(), **differences})
         return
     console = Console()
     for header, rows in ((results.header, results.rows()), (results.time_header, results.time_rows())):
@@ -159,6 +161,17 @@ def compare(
         console.print(table)
     for note in results.notes():
         console.print(note)
+    for name, rows_of in _differences(runs).items():
+        what = name.partition("_")[0]
+        if rows_of is None:
+            console.print(f"{what}: not recorded for all runs, which are of an earlier version")
+        elif not rows_of:
+            console.print(f"{what}: nothing differs")
+        else:
+            table = Table(f"{what} differs", *(arm.name for arm in arms))
+            for path, values in rows_of.items():
+                table.add_row(path, *("–" if value is None else str(value) for value in values))
+            console.print(table)
 
 
 def _read_arms(arguments: list[str], metric: Metric) -> list[Arm]:
@@ -170,10 +183,40 @@ def _read_arms(arguments: list[str], metric: Metric) -> list[Arm]:
 
     arms = []
     for argument in arguments:
-        name, equals, paths = argument.partition("=")
-        directories = paths.split(",") if equals else [argument]
+        name, directories = _arm_of(argument)
         arms.append(Arm(name, tuple(read_curve(read_run(path), metric, path) for path in directories)))
     names = [arm.name for arm in arms]
     if len(arms) < 2 or len(set(names)) < len(names):
         raise UserError(f"compare at least two different runs or arms, not {', '.join(names)}")
     return arms
+
+
+def _arm_of(argument: str) -> tuple[str, list[str]]:
+    """Return the name and the runs of an arm, `NAME=RUN,RUN,...` or a run directory."""
+    name, equals, paths = argument.partition("=")
+    return name, paths.split(",") if equals else [argument]
+
+
+def _differences(arguments: list[str]) -> dict[str, dict[str, list[Any]] | None]:
+    """Return where the first runs of the arms differ, by path: in their recipes, and in their provenance.
+
+    None where a run does not say: it is of an earlier version, or its recipe is of a later one.
+    """
+    from pathways_lite.errors import UserError
+    from pathways_lite.provenance import provenance_differences
+    from pathways_lite.recipe.differences import recipe_differences
+    from pathways_lite.run_directory import RunDirectory
+    from pathways_lite.run_history import last_start, read_history
+
+    directories = [local_path(_arm_of(argument)[1][0]) for argument in arguments]
+    starts = [last_start(read_history(directory)) for directory in directories]
+    try:
+        recipes = recipe_differences([RunDirectory(directory).recipe() for directory in directories])
+        recipes.pop("name", None)
+    except UserError:
+        recipes = None
+    known = [start for start in starts if start is not None]
+    return {
+        "recipe_differences": recipes,
+        "provenance_differences": provenance_differences(known) if len(known) == len(starts) else None,
+    }
