@@ -52,7 +52,7 @@ class MetricWriter:
         if step % self._every and step != self._timeline.total_steps and not dropped:
             return
         losses, self._losses = self._losses, NO_LOSSES
-        self._write("train", step, {**_by_domain(values, self._domains), "mean_loss": losses.mean})
+        self._write("train", step, {**_by_domain(values, self._domains), "mean_loss": np.float32(losses.mean)})
         last_step, last_seconds = self._last
         self._last = (step, seconds)
         elapsed = max(seconds.train - last_seconds.train, 1e-9)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from helpers.run_helpers import TOTAL, DieAfter, InjectNaN, StopAfter, apply_overrides, log_bytes, run
+from helpers.run_helpers import TOTAL, DieAfter, Died, InjectNaN, StopAfter, apply_overrides, log_bytes, run
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Recipe
@@ -94,7 +94,7 @@ def test_a_failure_is_recorded_with_its_reason_and_a_kill_without(recipe: Recipe
     assert end is not None
     assert (end["status"], end["stage"], end["step"]) == (2, "base", 4)
     assert "halted at step 6" in end["reason"]
-    with pytest.raises(BaseException, match="^$"):
+    with pytest.raises(Died):
         train(recipe, tmp_path / "killed", DieAfter("step", 6))
     rows = read_history(tmp_path / "killed")
     assert last_start(rows) is not None
