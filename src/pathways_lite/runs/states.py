@@ -16,7 +16,7 @@ from pathways_lite.runs.find import FoundRun, directory_bytes
 from pathways_lite.studies.store import Failure
 from pathways_lite.tracking.run_data import RunData, StageData, read_run
 
-KILLED = "its process was killed, or has crashed"
+KILLED = "killed, or crashed"
 
 
 def stage_rows(run: FoundRun) -> tuple[list[dict[str, Any]], list[str]]:
