@@ -43,6 +43,8 @@ def trained(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def workplace(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with `runs/demo`, `runs/other` and the study `runs/my_study`."""
     shutil.copytree(trained, tmp_path / "runs")
+    # The repository of these tests may have changed between the two runs.
+    shutil.copy(tmp_path / "runs/demo/history.jsonl", tmp_path / "runs/other/history.jsonl")
     node = tmp_path / "runs" / "my_study" / "nodes" / "aaa"
     shutil.copytree(trained / "demo", node)
     (tmp_path / "runs" / "my_study" / "study.json").write_text(json.dumps({"nodes": {"aaa": {"arms": ["adamw"]}}}))

@@ -87,7 +87,7 @@ def run_directories(recipe: Recipe, uninterrupted: Path, tmp_path: Path) -> list
     assert run(one_stage(recipe, domain_weights=DoGE(mu=0.001)), second) == 0
     base = one_stage(recipe)
     larger = Model.model_validate({**dict(base.stages[0].model), "d_ff": 128})
-    growth = {"name": "more", "model": larger, "start": Grow(operator=MaskedGrowth(steps=2))}
+    growth = {"name": "more", "model": larger, "start": Grow(operator=MaskedGrowth(ramp=Steps(n=2)))}
     more = Stage.model_validate({**dict(base.stages[0]), **growth})
     assert run(base.model_copy(update={"stages": (*base.stages, more)}), third) == 0
     rewinding = ["policy=rewind", "rewind_steps=2", "skip_batches=3"]
