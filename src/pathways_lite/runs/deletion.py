@@ -169,7 +169,7 @@ def _locked(runs: Sequence[Path]) -> Iterator[None]:
         try:
             for run in runs:
                 for directory in (run, *_claims(run)):
-                    stack.enter_context(RunLock(directory))
+                    stack.enter_context(RunLock(directory, note=lambda line: None))
         except InUseError as error:
             raise UserError(f"nothing was deleted: {error}") from error
         yield

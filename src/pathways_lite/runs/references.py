@@ -68,23 +68,26 @@ class References:
                     runs.setdefault(place, run)
         self._runs = [run.path for run in runs.values()]
         self._references = [reference for run in self._runs for reference in references_of(run)]
+        self._links: dict[Path, list[str]] = {}  # who has a link in place of a stage, by the stage's directory
+        for run_path in self._runs:
+            for link in filter(Path.is_symlink, run_path.iterdir()):
+                reason = f"{run_path} needs it: its stage {link.name} is a link to it"
+                self._links.setdefault(link.resolve(), []).append(reason)
 
     def to_run(self, run: Path) -> list[str]:
         """Return who needs anything of a run, a sentence each."""
         reasons = self._from_studies(run)
         for stage in _stage_directories(run):
             reasons += [reason for step_reasons in self.to_checkpoints(stage).values() for reason in step_reasons]
-            reasons += self._links_to(stage)
+            reasons += self._links.get(stage.resolve(), [])
         return list(dict.fromkeys(reasons))
 
     def to_checkpoints(self, stage: Path) -> dict[int, list[str]]:
         """Return who needs which checkpoint of a stage's directory, by step."""
         directory = stage / "checkpoints"
         found: dict[int, list[str]] = {}
-        if not self._references:
-            return found
         steps = checkpoint_steps(directory)
-        for step in steps:
+        for step in steps if self._references else ():
             path = directory / checkpoint_name(step)
             digest = _digest(path)
             for reference in self._references:
@@ -93,21 +96,10 @@ class References:
                 known = reference.digest is not None and digest is not None
                 if reference.digest == digest if known else _leads_to(reference, path):
                     found.setdefault(step, []).append(str(reference))
-        for step in steps[-1:]:
-            links = self._links_to(stage)
-            if links:
-                found[step] = found.get(step, []) + links
+        links = self._links.get(stage.resolve(), [])
+        for step in steps[-1:] if links else ():  # a stage after a link starts from the last checkpoint
+            found[step] = found.get(step, []) + links
         return found
-
-    def _links_to(self, stage: Path) -> list[str]:
-        """Return which runs have a link in place of the stage: they start from its last checkpoint."""
-        place = stage.resolve()
-        return [
-            f"{run} needs it: its stage {link.name} is a link to it"
-            for run in self._runs
-            for link in run.iterdir()
-            if link.is_symlink() and link.resolve() == place
-        ]
 
     def _from_studies(self, run: Path) -> list[str]:
         study = study_of(run)

@@ -137,8 +137,7 @@ def _train_stages(recipe: Recipe, context: RunContext) -> None:
             if is_trained(StageSpec(recipe, index), run, context.note):
                 continue
             if not recording and coordination.is_primary():
-                status = lambda: context.stop.exit_status  # noqa: E731
-                stack.enter_context(record_process(run, recipe, context.provenance, context.fence, status))
+                stack.enter_context(record_process(run, recipe, context.provenance, context.fence, context.stop))
             recording = True
             recipe = with_learned_weights(recipe, index, run)
             train_stage(Components(StageSpec(recipe, index)), context)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from pathways_lite.checkpoint_names import checkpoint_steps
+from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import LostRunError, UserError, explain_system_error
 from pathways_lite.provenance import Provenance, gather_provenance
 from pathways_lite.recipe import Recipe
@@ -39,7 +40,7 @@ def record_process(
     recipe: Recipe,
     provenance: Mapping[str, Any],
     fence: Callable[[], None],
-    signal_status: Callable[[], int],
+    stop: Stop,
 ) -> Iterator[None]:
     """Record in the run's history that training starts, and how it ends; only the primary process may call it."""
     history = RunHistory(run.path, fence)
@@ -47,7 +48,7 @@ def record_process(
     try:
         yield
     except Interrupted:
-        history.add_end(signal_status(), *position(run, recipe))
+        history.add_end(stop.exit_status, *position(run, recipe))
         raise
     except LostRunError:  # the directory is another process's now
         raise
