@@ -267,10 +267,11 @@ def _recipe_section(run: RunData) -> str:
 
 def _origin_section(run: RunData) -> str:
     command, environment = run.latest_summary("command"), run.latest_summary("environment") or {}
-    rows = [[str(name), str(value)] for name, value in environment.items()]
-    start = last_start(read_history(run.directory)) or {}
-    known = {name for name, _ in rows}
-    rows = [[name, text] for name, text in describe_provenance(start) if name not in ("command", *known)] + rows
+    start = last_start(read_history(run.directory))
+    if start is None:  # a run of an earlier version
+        rows = [[str(name), str(value)] for name, value in environment.items()]
+    else:
+        rows = [[name, text] for name, text in describe_provenance(start) if name != "command"]
     return section(
         "How to reproduce it",
         f"<pre>\n{escape(str(command))}</pre>" if command else "",
