@@ -11,7 +11,7 @@ SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py
 # A room may import only itself and the rooms named here (kernels, errors and libraries aside).
 BOTTOM = {
     "errors", "chips", "console", "paths", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores",
-    "json_values",
+    "json_values", "provenance", "checkpoint_names",
 }  # fmt: skip
 MAY_IMPORT = {
     "errors": set(),
@@ -24,28 +24,41 @@ MAY_IMPORT = {
     "keyed": set(),
     "intervals": set(),
     "json_values": set(),
+    "provenance": set(),
+    "checkpoint_names": set(),
     "atomic_file": set(),
     "cpu_cores": set(),
     "distributed": {"errors", "console", "signals"},
-    "checkpoints": {"errors", "console", "paths", "keyed", "atomic_file", "parallel", "distributed"},
+    "checkpoints": {
+        "errors",
+        "console",
+        "paths",
+        "checkpoint_names",
+        "keyed",
+        "atomic_file",
+        "parallel",
+        "distributed",
+    },
     "run_lock": {"errors", "console"},
     "output_lock": {"run_lock"},
     "signals": set(),
     "run_directory": BOTTOM,
+    "run_history": {"errors", "json_values"},
     "parallel": BOTTOM,
     "models": BOTTOM | {"parallel"},
     "objectives": BOTTOM | {"models"},
     "data": BOTTOM | {"objectives", "distributed", "parallel", "run_lock"},
     "methods": BOTTOM | {"models"},
     "evaluation": BOTTOM | {"parallel", "models", "objectives", "data"},
-    "tracking": BOTTOM | {"run_directory"},
+    "tracking": BOTTOM | {"run_directory", "run_history"},
     "scaling": {"errors", "paths", "atomic_file", "intervals", "json_values", "ledger", "run_directory", "tracking"},
     "training": BOTTOM
     | {"parallel", "distributed", "models", "objectives", "data", "methods", "evaluation", "tracking"}
-    | {"checkpoints", "run_lock", "signals", "run_directory"},
+    | {"checkpoints", "run_lock", "signals", "run_directory", "run_history"},
     "conversion": BOTTOM | {"models", "data", "methods", "checkpoints", "training"},
     "planner": BOTTOM | {"parallel", "models", "tracking", "training"},
     "comparison": BOTTOM | {"intervals", "tracking", "run_directory"},
+    "runs": BOTTOM | {"comparison", "tracking", "studies", "checkpoints", "run_lock", "run_directory", "run_history"},
     "studies": BOTTOM | {"comparison", "intervals", "tracking", "training", "run_lock", "signals", "run_directory"},
 }
 

@@ -2,6 +2,7 @@
 
 runs/NAME/
     recipe.json            the resolved recipe
+    history.jsonl          who started training here, with what, and how it ended (see `run_history`)
     report.html, loss.png  for people
     STAGE/                 one folder per stage
         checkpoints/       one folder per saved step

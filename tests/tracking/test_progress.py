@@ -24,7 +24,9 @@ class Clock:
 def train(progress: Progress, clock: Clock, steps: int, *, seconds: float = 1.0) -> None:
     for step in range(1, steps + 1):
         clock.time += seconds
-        progress.update(step, tokens=100 * step, loss=5.0, tokens_per_second=100.0, flops_per_second=5e10)
+        progress.update(
+            step, tokens=100 * step, mean_loss=5.0, loss_steps=1, tokens_per_second=100.0, flops_per_second=5e10
+        )
 
 
 def plain_progress(**options: float) -> tuple[Progress, io.StringIO, Clock]:
@@ -44,7 +46,9 @@ def test_without_a_terminal_there_are_plain_lines_every_few_seconds() -> None:
     assert lines[:2] == ["demo: compiling the train step ...", "demo: compiling the train step: 12 s"]
     assert len(lines) == 2 + 4
     assert all(line.startswith("demo: step ") for line in lines[2:])
-    assert "step 16/100, loss 5.0000, 100 tokens/s, 50 GFLOP/s, 50% of peak, 1 min 24 s left" in lines[-1]
+    assert (
+        "step 16/100, loss 5.0000 (mean of 1 step), 100 tokens/s, 50 GFLOP/s, 50% of peak, 1 min 24 s left" in lines[-1]
+    )
     assert "\x1b" not in file.getvalue()
     assert "\r" not in file.getvalue()
 
@@ -105,19 +109,19 @@ def test_each_line_is_one_write() -> None:
 
 def test_time_left_counts_what_interrupts_training() -> None:
     progress, _, clock = plain_progress()
-    progress.update(10, tokens=1000, loss=5.0, tokens_per_second=100.0, flops_per_second=1.0)
+    progress.update(10, tokens=1000, mean_loss=5.0, loss_steps=1, tokens_per_second=100.0, flops_per_second=1.0)
     clock.time += 10
     with progress.show_phase("evaluating"):
         clock.time += 10
-    progress.update(20, tokens=2000, loss=5.0, tokens_per_second=100.0, flops_per_second=1.0)
+    progress.update(20, tokens=2000, mean_loss=5.0, loss_steps=1, tokens_per_second=100.0, flops_per_second=1.0)
     assert progress.status.remaining == pytest.approx(8000 / 50)
 
 
 def test_a_loss_that_is_not_finite_leaves_the_average() -> None:
     progress, _, _ = plain_progress()
     for loss in (4.0, math.nan, math.inf, 4.0):
-        progress.update(1, tokens=1, loss=loss, tokens_per_second=1.0, flops_per_second=1.0)
-        assert progress.status.loss == 4.0
+        progress.update(1, tokens=1, mean_loss=loss, loss_steps=1, tokens_per_second=1.0, flops_per_second=1.0)
+        assert progress.status.mean_loss == 4.0
 
 
 def test_a_phase_ends_when_it_is_interrupted() -> None:

@@ -4,13 +4,13 @@ A training loop uses `CheckpointManager`; `restore` and `read_manifest` open one
 The module `checkpoint` describes the layout on disk and the three layers of verification.
 """
 
+from pathways_lite.checkpoint_names import step_of
 from pathways_lite.checkpoints.checkpoint import (
     RestoredState,
     read_manifest,
     require_undamaged,
     restore,
     restore_differences,
-    step_of,
 )
 from pathways_lite.checkpoints.fsck import Finding, checkpoint_paths, fsck, verify_checkpoint
 from pathways_lite.checkpoints.manager import CheckpointManager

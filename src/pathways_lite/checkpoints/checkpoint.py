@@ -21,7 +21,6 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from typing import Any, Protocol
 import jax
 
 from pathways_lite.atomic_file import fsync, fsync_directory
+from pathways_lite.checkpoint_names import checkpoint_name, step_of
 from pathways_lite.checkpoints import orbax_io
 from pathways_lite.checkpoints.arrays import HostArray, array_spec, differences, named_leaves
 from pathways_lite.checkpoints.fingerprint import Fingerprint, fingerprint
@@ -65,17 +65,6 @@ class RestoredState:
     step: int
     arrays: Any  # a pytree with the structure of `restore`'s target
     meta: dict[str, Any]
-
-
-def checkpoint_name(step: int) -> str:
-    """Return the name of a step's directory."""
-    return f"step_{step:08d}"
-
-
-def step_of(path: Path) -> int | None:
-    """Return the step of a checkpoint's directory, None for any other path."""
-    match = re.fullmatch(r"step_(\d{8,})", path.name)
-    return int(match[1]) if match else None
 
 
 def write_checkpoint(

@@ -12,14 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pathways_lite.checkpoint_names import checkpoint_name, checkpoint_steps
 from pathways_lite.checkpoints.arrays import HostArray, snapshot
 from pathways_lite.checkpoints.checkpoint import (
     RestoredState,
-    checkpoint_name,
     discard,
     remove_leftovers,
     restore,
-    step_of,
     write_checkpoint,
 )
 from pathways_lite.checkpoints.manifest import DamagedError
@@ -108,9 +107,7 @@ class CheckpointManager:
 
     def steps(self) -> list[int]:
         """Return the steps of the committed checkpoints, ascending, damaged ones included."""
-        if not self.directory.is_dir():
-            return []
-        return sorted(step for path in self.directory.iterdir() if (step := step_of(path)) is not None)
+        return checkpoint_steps(self.directory)
 
     @property
     def newest(self) -> int | None:

@@ -31,7 +31,7 @@ def inspect(
         ),
     ] = None,
 ) -> None:
-    """Show arrays with shapes and sizes, the ledger, the data position, the origin of the parameters, and sparsity.
+    """Show arrays, the ledger, the data position, the origin of the parameters, code and machine, and sparsity.
 
     Reads the newest valid checkpoint at or below PATH without loading its arrays into a model.
 
@@ -46,6 +46,7 @@ def inspect(
     from dataclasses import asdict
 
     from pathways_lite.console import Console, bold
+    from pathways_lite.provenance import describe_provenance
     from pathways_lite.training.load import load_model
 
     model = load_model(path)
@@ -60,6 +61,8 @@ def inspect(
     console.print(f"content  {model.manifest.digest[:16]}")
     skips = ", ".join(f"{n} sequences at step {step}" for step, n in cursor["skips"]) or "none"
     console.print(f"data     from sequence {cursor['first_sequence']:,}; skipped: {skips}")
+    for name, text in describe_provenance(meta.get("provenance", {})):
+        console.print(f"{name:<13} {text}", soft_wrap=True)
     console.print(_ledger_table(meta["ledger"]))
     console.print(_array_tree(model.manifest.arrays))
     densities = mask_densities(model.path, model.manifest)

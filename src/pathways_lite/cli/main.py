@@ -24,6 +24,7 @@ from pathways_lite.cli import (
     recipe,
     report,
     runs,
+    runs_delete,
     runs_table,
     study,
     train,
@@ -61,6 +62,8 @@ app.command("report")(report.report)
 app.add_typer(fit.app, name="fit")
 fit.app.command("ladder")(fit_ladder.ladder)
 runs.app.command("table")(runs_table.table)
+runs.app.command("delete")(runs_delete.delete)
+runs.app.command("prune")(runs_delete.prune)
 
 
 def main() -> None:

@@ -138,26 +138,25 @@ def diff(a: RecipeFile, b: RecipeFile, as_json: AsJson = False) -> None:
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.recipe import stage_identity
-    from pathways_lite.recipe.fields import override_values
+    from pathways_lite.recipe.differences import recipe_differences
 
     recipes = (_load(a), _load(b))
-    values = [override_values(recipe) for recipe in recipes]
-    paths = [path for path in dict.fromkeys([*values[0], *values[1]]) if values[0].get(path) != values[1].get(path)]
+    differences = recipe_differences(recipes)
     identities = [
         {stage.name: stage_identity(recipe, index) for index, stage in enumerate(recipe.stages)} for recipe in recipes
     ]
     same = [name for name in identities[0] if identities[0][name] == identities[1].get(name)]
     if as_json:
-        rows = [{"path": path, "a": values[0].get(path), "b": values[1].get(path)} for path in paths]
+        rows = [{"path": path, "a": old, "b": new} for path, (old, new) in differences.items()]
         print_json({"differences": rows, "stages_with_the_same_identity": same})
-        raise typer.Exit(1 if paths else 0)
-    if not paths:
+        raise typer.Exit(1 if differences else 0)
+    if not differences:
         typer.echo("the recipes are equal")
         return
     console = Console()
     table = Table("field", str(a), str(b))
-    for path in paths:
-        table.add_row(path, values[0].get(path, "–"), values[1].get(path, "–"))
+    for path, values in differences.items():
+        table.add_row(path, *("–" if value is None else value for value in values))
     console.print(table)
     shared = f"stages of the same identity, which compute the same: {', '.join(same)}"
     console.print(shared if same else "no stage has the same identity in both: their results differ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,9 @@ from pathways_lite.paths import local_path
 if TYPE_CHECKING:
     from pathways_lite.comparison.compare import Arm
     from pathways_lite.comparison.metric import Metric
+    from pathways_lite.console import Table
 
+_LONGEST_REASON = 80  # characters in the table; --json has all
 
 # `runs`, `runs DIRECTORY` and `runs --json` mean `runs list ...`.
 app = typer.Typer(
@@ -32,17 +35,33 @@ def list_runs(
     ] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per stage, each on a line")] = False,
 ) -> None:
-    """List runs with stage, step, loss, held-out bits per byte, compute and state.
+    """List runs, those of studies included: step, losses, compute, size on disk, age and state.
 
-    States: `done`, `running` (a process holds its lock), `stopped` (the same train command continues it), `waiting`
-    (for the previous stage).
+    States: `done`, `running` (a process holds its lock), `stopped` (the same train command continues it), `failed`
+    (the same command tries again), `waiting` (for the previous stage). The step is the last one logged or saved.
 
-    Example: `pathways-lite runs`
+    Examples:
+
+    - `pathways-lite runs`
+
+    - `pathways-lite runs runs/my_study --json`
     """
-    from pathways_lite.console import Console, Table
-    from pathways_lite.tracking.formatting import NOT_A_CODE_LENGTH, si
+    from pathways_lite.console import Console
+    from pathways_lite.runs.find import directory_bytes, find_runs, leftovers
+    from pathways_lite.runs.states import stage_rows
+    from pathways_lite.tracking.formatting import si
 
-    rows = [row for run in _run_directories(directory) for row in _stage_rows(run)]
+    rows: list[dict[str, Any]] = []
+    for run in find_runs(directory):
+        of_run, problems = stage_rows(run)
+        rows += of_run
+        for problem in problems:
+            print_line(f"warning: {problem}")
+    for path in leftovers(directory):
+        print_line(
+            f"{path} ({si(directory_bytes(path), 'B')}) is left of a deletion that was interrupted; "
+            "the next `pathways-lite runs delete` there removes it"
+        )
     if as_json:
         for row in rows:
             print_json(row)
@@ -50,23 +69,43 @@ def list_runs(
     if not rows:
         typer.echo(f"there are no runs in {directory}; `pathways-lite train configs/demo.py` makes one")
         return
-    table = Table("run", "stage", "step", "loss", "bits per byte", "tokens", "FLOPs", "state")
+    Console().print(_list_table(rows))
+
+
+def _list_table(rows: list[dict[str, Any]]) -> Table:
+    """Return a table with a row per stage; arms and seeds are columns where there are studies."""
+    from pathways_lite.console import Table
+    from pathways_lite.tracking.formatting import NOT_A_CODE_LENGTH, age, si
+
+    of_study = ("arm", "seed") if any("arm" in row for row in rows) else ()
+    table = Table("run", *of_study, "stage", "step", "loss", "bits per byte", "tokens", "FLOPs", "size", "age", "state")
     for row in rows:
         mark = "*" if row.get("lossy") else ""  # not a code length
-        bits = ", ".join(f"{name} {value:.3f}{mark}" for name, value in row["bits_per_byte"].items())
         table.add_row(
             row["run"],
+            *(str(row.get(name, "")) for name in of_study),
             row["stage"],
             f"{row['step']:,}" + (f"/{row['total_steps']:,}" if row["total_steps"] else ""),
-            "" if row["loss"] is None else f"{row['loss']:.4f}",
-            bits,
+            "" if row["mean_loss"] is None else f"{row['mean_loss']:.4f}",
+            ", ".join(f"{name} {value:.3f}{mark}" for name, value in row["bits_per_byte"].items()),
             si(row["total_tokens"]),
             si(row["total_flops"]),
-            row["state"],
+            si(row["bytes"], "B"),
+            "" if row["age"] is None else age(row["age"]),
+            _state(row),
         )
-    if any(row.get("lossy") for row in rows):
-        table.caption = NOT_A_CODE_LENGTH
-    Console().print(table)
+    notes = ["loss: of training, the mean since the log row before, as the progress line shows it"]
+    table.caption = "\n".join(notes + [NOT_A_CODE_LENGTH] * any(row.get("lossy") for row in rows))
+    return table
+
+
+def _state(row: dict[str, Any]) -> str:
+    """Return the state for people: where it continues, and with what it failed."""
+    reason = f": {shorten(row['reason'], _LONGEST_REASON)}" if row.get("reason") else ""
+    if row["state"] not in ("stopped", "failed"):
+        return str(row["state"])
+    saved = row["saved_step"]
+    return f"{row['state']}{reason}; " + (f"continues at step {saved:,}" if saved else "begins again")
 
 
 @app.command()
@@ -85,7 +124,8 @@ def compare(
 ) -> None:
     """Compare runs at equal FLOPs and at equal loss; the first one is the baseline.
 
-    FLOPs include those of the models that a run started from. Runs with the same seed are paired.
+    FLOPs include those of the models that a run started from. Runs with the same seed are paired. Then: what differs
+    in the recipes, and in the code, packages and devices, between the first runs of the arms.
 
     Examples:
 
@@ -111,7 +151,8 @@ def compare(
         from pathways_lite.studies.figures import CSV_HEADER, csv_rows
 
         compared = [dict(zip(CSV_HEADER, row, strict=True)) for row in csv_rows(domain or "", results)]
-        print_json({"metric": metric.model_dump(), "arms": compared, "notes": results.notes()})
+        differences = {name: rows for name, rows in _differences(runs).items() if rows is not None}
+        print_json({"metric": metric.model_dump(), "arms": compared, "notes": results.notes(), **differences})
         return
     console = Console()
     for header, rows in ((results.header, results.rows()), (results.time_header, results.time_rows())):
@@ -121,6 +162,17 @@ def compare(
         console.print(table)
     for note in results.notes():
         console.print(note)
+    for name, rows_of in _differences(runs).items():
+        what = name.partition("_")[0]
+        if rows_of is None:
+            console.print(f"{what}: not recorded for all runs, which are of an earlier version")
+        elif not rows_of:
+            console.print(f"{what}: nothing differs")
+        else:
+            table = Table(f"{what} differs", *(arm.name for arm in arms))
+            for path, values in rows_of.items():
+                table.add_row(path, *("–" if value is None else str(value) for value in values))
+            console.print(table)
 
 
 def _read_arms(arguments: list[str], metric: Metric) -> list[Arm]:
@@ -132,8 +184,7 @@ def _read_arms(arguments: list[str], metric: Metric) -> list[Arm]:
 
     arms = []
     for argument in arguments:
-        name, equals, paths = argument.partition("=")
-        directories = paths.split(",") if equals else [argument]
+        name, directories = _arm_of(argument)
         arms.append(Arm(name, tuple(read_curve(read_run(path), metric, path) for path in directories)))
     names = [arm.name for arm in arms]
     if len(arms) < 2 or len(set(names)) < len(names):
@@ -141,42 +192,32 @@ def _read_arms(arguments: list[str], metric: Metric) -> list[Arm]:
     return arms
 
 
-def _run_directories(directory: Path) -> list[Path]:
-    """Return the run directories at or directly below `directory`, the newest last."""
-    if (directory / "recipe.json").is_file():
-        return [directory]
-    runs = [path.parent for path in directory.glob("*/recipe.json")]
-    return sorted(runs, key=lambda path: (path / "recipe.json").stat().st_mtime)
+def _arm_of(argument: str) -> tuple[str, list[str]]:
+    """Return the name and the runs of an arm, `NAME=RUN,RUN,...` or a run directory."""
+    name, equals, paths = argument.partition("=")
+    return name, paths.split(",") if equals else [argument]
 
 
-def _stage_rows(path: Path) -> list[dict[str, Any]]:
-    """Return a row for each stage of a run: its progress, loss, compute and state, as JSON."""
-    from pathways_lite.run_lock import find_holder
-    from pathways_lite.tracking.run_data import read_run
+def _differences(arguments: list[str]) -> dict[str, dict[str, list[Any]] | None]:
+    """Return where the first runs of the arms differ, by path: in their recipes, and in their provenance.
 
-    running = find_holder(path) is not None
-    rows = []
-    run = read_run(path)
-    for problem in run.problems:
-        print_line(f"warning: {problem}")
-    for stage in run.stages:
-        state = "done" if stage.is_finished else "waiting"
-        if not stage.is_finished and (stage.has_begun or running):
-            state, running = ("running" if running else "stopped"), False
-        last = stage.last_counts
-        train = stage.rows_of_kind("train")
-        rows.append(
-            {
-                "run": str(path),
-                "stage": stage.name,
-                "step": last.get("step", 0),
-                "total_steps": stage.ledger.get("total_steps"),
-                "loss": train[-1]["loss"] if train else None,
-                "bits_per_byte": {name: result["bits_per_byte"] for name, result in stage.evaluation.items()},
-                **({"lossy": True} if any(r.get("lossy") for r in stage.evaluation.values()) else {}),
-                "total_tokens": last.get("total_tokens", 0),
-                "total_flops": last.get("total_flops", 0),
-                "state": state,
-            }
-        )
-    return rows
+    None where a run does not say: it is of an earlier version, or its recipe is of a later one.
+    """
+    from pathways_lite.errors import UserError
+    from pathways_lite.provenance import provenance_differences
+    from pathways_lite.recipe.differences import recipe_differences
+    from pathways_lite.run_directory import RunDirectory
+    from pathways_lite.run_history import last_start, read_history
+
+    directories = [local_path(_arm_of(argument)[1][0]) for argument in arguments]
+    starts = [last_start(read_history(directory)) for directory in directories]
+    try:
+        recipes = recipe_differences([RunDirectory(directory).recipe() for directory in directories])
+        recipes.pop("name", None)
+    except UserError:
+        recipes = None
+    known = [start for start in starts if start is not None]
+    return {
+        "recipe_differences": recipes,
+        "provenance_differences": provenance_differences(known) if len(known) == len(starts) else None,
+    }

@@ -89,11 +89,13 @@ def run(
     - `pathways-lite study run STUDY --executor slurm --jobs 20 --slurm partition=gpu --slurm gpus_per_node=8`
     """
     from pathways_lite.console import Console
+    from pathways_lite.studies.index import write_study_index
     from pathways_lite.studies.progress import StudyProgress
     from pathways_lite.studies.runner import Runner, report_failures
 
     study_plan = _make_plan(study, overrides, out, jobs)
     study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [])
+    write_study_index(study_plan.study, study_plan.store)
     console = Console(stderr=True)
     console.print(_summary(study_plan, jobs))
     steps = {identity: planned.timeline.total_steps for identity, planned in study_plan.nodes.items()}
@@ -219,6 +221,7 @@ def export(
 
     from pathways_lite.console import print_line
     from pathways_lite.studies.executor import train_arguments
+    from pathways_lite.studies.index import write_study_index
     from pathways_lite.studies.jobset import TEMPLATE, make_jobsets, to_yaml
     from pathways_lite.studies.plan import resolve_study, study_store
 
@@ -229,13 +232,16 @@ def export(
             own = Path("tools/launch/jobset.yaml")
             template = own if own.is_file() else TEMPLATE
             print_line(f"template {template}: where it holds words in CAPITALS, copy it, fill them in, give --template")
-        typer.echo(to_yaml(make_jobsets(store, loaded.name, template)), nl=False)
+        jobsets = to_yaml(make_jobsets(store, loaded.name, template))
+        write_study_index(loaded, store)
+        typer.echo(jobsets, nl=False)
         return
     commands = {
         identity: ["pathways-lite", *train_arguments(store.prepare(identity))]
         for identity, state in store.states().items()
         if state != "done"
     }
+    write_study_index(loaded, store)
     if as_json:
         parents = {identity: store.nodes[identity].parent for identity in commands}
         print_json({"nodes": [{"identity": i, "parent": parents[i], "command": c} for i, c in commands.items()]})

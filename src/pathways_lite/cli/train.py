@@ -73,13 +73,15 @@ def train(
 
     coordination.initialize(coordinator, processes, process)
     trackers = [] if track == ["none"] else track or ["tensorboard"]
-    status = _train(loaded, out or Path("runs") / loaded.name, trackers, hang_timeout or None)
+    status = _train(
+        loaded, out or Path("runs") / loaded.name, trackers, hang_timeout or None, local_path(recipe).parent
+    )
     if status:
         _exit_now(status)
 
 
-def _train(recipe: Recipe, out: Path, trackers: list[str], hang_timeout: float | None) -> int:
-    """Train, print any error, and return the exit status."""
+def _train(recipe: Recipe, out: Path, trackers: list[str], hang_timeout: float | None, source: Path) -> int:
+    """Train the recipe from a file in `source`, print any error, and return the exit status."""
     import traceback
 
     from pathways_lite.cli.common import print_error
@@ -90,7 +92,7 @@ def _train(recipe: Recipe, out: Path, trackers: list[str], hang_timeout: float |
 
     who = f"process {coordination.process_index()}: " if coordination.process_count() > 1 else ""
     try:
-        status = train_run(recipe, out, trackers=trackers, hang_timeout=hang_timeout)
+        status = train_run(recipe, out, trackers=trackers, hang_timeout=hang_timeout, source=source)
         coordination.shutdown()
         return status
     except UserError as error:

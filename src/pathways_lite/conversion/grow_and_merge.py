@@ -34,6 +34,7 @@ from pathways_lite.recipe import Adafactor, Grow, Ingredient, LiGO, Merge, Model
 from pathways_lite.training.init_merging import furthest_cursor, merge_cost, merge_lineage, require_same_model
 from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.load import TrainedModel
+from pathways_lite.training.run_record import current_provenance
 from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.step import TrainState
 
@@ -265,7 +266,7 @@ def next_stage(trained: TrainedModel, name: str, **fields: Any) -> StageSpec:
 def initial_meta(spec: StageSpec, cursor: DataCursor, inherited: Ledger, parent: str) -> dict[str, Any]:
     """Return the JSON beside the arrays of a checkpoint at step 0; see `CheckpointState` for the arguments."""
     state = TrainState(step=0, params=(), opt_state=(), method_state=(), key=())
-    return CheckpointState.initial(state, cursor, inherited, parent).to_meta(spec)
+    return CheckpointState.initial(state, cursor, inherited, parent).to_meta(spec, current_provenance())
 
 
 def meta_from(trained: TrainedModel, spec: StageSpec) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _REFRESH_INTERVAL = 1.0  # seconds between reads of the logs
 
 @dataclass(frozen=True)
 class NodeProgress:
-    """The last logged step of a node and its loss."""
+    """The last logged step of a node and the mean loss since the row before."""
 
     step: int
     loss: float
@@ -38,7 +38,7 @@ def read_progress(store: StudyStore, identity: str) -> NodeProgress:
         except ValueError:
             continue
         if isinstance(row, dict) and row.get("kind") == "train":
-            loss = row.get("loss")
+            loss = row.get("mean_loss", row.get("loss"))  # as the node's own progress line
             return NodeProgress(int(row.get("step", 0)), loss if isinstance(loss, float) else math.nan)
     return NodeProgress(0, math.nan)
 

@@ -2,6 +2,7 @@
 
 OUT/
     report.html, results.csv, figures/  the report
+    study.json             the arms of every node (see `index`)
     nodes/HASH/            the run directory of one node; earlier stages are links to their own nodes
         output.txt         the output of its processes
         failure.json       how the last process ended, if it failed

@@ -38,6 +38,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def age(seconds: float) -> str:
+    """Format how long ago something was, in one unit: "3 min", "5 h", "12 d"."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return "< 1 min"
+
+
 def bits_per_byte(result: Mapping[str, Any], digits: int = 4) -> str:
     """Format the bits per byte of a held-out result, marked where the tokenizer loses text."""
     return f"{result['bits_per_byte']:.{digits}f}{'*' if result.get('lossy') else ''}"

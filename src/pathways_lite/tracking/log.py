@@ -5,7 +5,7 @@ run's file is byte-identical to an uninterrupted one's. `timings.jsonl` holds ev
 
 Every row is one JSON object with `kind` and `step`, the number of steps taken when it was written:
 
-    log.jsonl      train  tokens, flops (of the stage, so far), loss, grad_norm, learning_rate, ...
+    log.jsonl      train  tokens, flops (of the stage, so far), loss, mean_loss, grad_norm, ...; docs/runs.md has all
                    eval   tokens, flops, domains: {name: {loss, bits_per_byte, nll, tokens, bytes, documents}},
                           with `lossy` and `overlap` where they are not 0; if the objective has any, denoisers:
                           {name: {loss, tokens, unused}}

@@ -19,9 +19,7 @@ from rich.text import Text
 from pathways_lite.console import Console, escape_controls
 from pathways_lite.tracking.formatting import bits_per_byte, duration, si
 
-# Weight of the newest loss in the displayed average. Steps differ in difficulty; a tenth makes the trend readable.
 _MAX_DOMAINS = 20  # shown after an evaluation
-_SMOOTHING = 0.1
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,8 @@ class Status:
     """Everything that the display shows at one moment. Times are those of `Progress.now`, in seconds."""
 
     step: int = 0
-    loss: float = math.nan  # smoothed
+    mean_loss: float = math.nan  # over the `loss_steps` steps since the log row before
+    loss_steps: int = 0
     tokens_per_second: float = math.nan
     flops_per_second: float = math.nan
     remaining: float = math.nan  # seconds
@@ -76,17 +75,29 @@ class Progress:
         terminal = self.console.is_terminal and not self.console.is_dumb_terminal
         self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4) if terminal else None
 
-    def update(self, step: int, *, tokens: int, loss: float, tokens_per_second: float, flops_per_second: float) -> None:
-        """Show the state after `step` steps and `tokens` tokens of the stage; rates are those of training alone."""
+    def update(
+        self,
+        step: int,
+        *,
+        tokens: int,
+        mean_loss: float,
+        loss_steps: int,
+        tokens_per_second: float,
+        flops_per_second: float,
+    ) -> None:
+        """Show the state after `step` steps and `tokens` tokens of the stage; rates are those of training alone.
+
+        `mean_loss` is that of the log row, the mean over the last `loss_steps` steps.
+        """
         old, now = self.status, self.now()
         if self._first_update is None:
             self._first_update = (now, tokens)
-        smooth = loss if not math.isfinite(old.loss) else old.loss + _SMOOTHING * (loss - old.loss)
+        is_finite = math.isfinite(mean_loss)  # otherwise all steps since the last row were dropped
         self.status = replace(
             old,
             step=step,
-            # A step with a loss that is not finite was skipped; it must not erase the average.
-            loss=smooth if math.isfinite(loss) else old.loss,
+            mean_loss=mean_loss if is_finite else old.mean_loss,
+            loss_steps=loss_steps if is_finite else old.loss_steps,
             tokens_per_second=tokens_per_second,
             flops_per_second=flops_per_second,
             remaining=self._remaining(tokens, tokens_per_second, now),
@@ -146,7 +157,7 @@ class Progress:
     def status_line(self) -> str:
         """Return the status as one plain line."""
         status = self.status
-        parts = [f"step {status.step:,}/{self.total_steps:,}", f"loss {status.loss:.4f}", *self._rates()]
+        parts = [f"step {status.step:,}/{self.total_steps:,}", self._loss(), *self._rates()]
         if math.isfinite(status.remaining):
             parts.append(f"{duration(status.remaining)} left")
         return f"{self.title}: " + ", ".join(parts)
@@ -157,6 +168,11 @@ class Progress:
         start, before = self._first_update
         pace = (tokens - before) / (now - start) if now > start and tokens > before else tokens_per_second
         return max(0, self.total_tokens - tokens) / pace if pace > 0 else math.nan
+
+    def _loss(self) -> str:
+        """Return the loss, and which one it is: the mean since the log row before."""
+        steps = self.status.loss_steps
+        return f"loss {self.status.mean_loss:.4f} (mean of {steps:,} step{'s' * (steps != 1)})"
 
     def _rates(self) -> list[str]:
         status = self.status
@@ -189,7 +205,7 @@ class Progress:
             ProgressBar(total=self.total_steps, completed=min(status.step, self.total_steps)),
             Text(f"{status.step:,}/{self.total_steps:,}  {left}"),
         )
-        numbers = "  ".join([*([f"loss {status.loss:.4f}"] if math.isfinite(status.loss) else []), *self._rates()])
+        numbers = "  ".join([*([self._loss()] if math.isfinite(status.mean_loss) else []), *self._rates()])
         held_out = f"held out: {status.evaluation}" if status.evaluation else ""
         lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in (numbers, held_out) if line]
         phase = Text(status.phase, style="dim" if status.phase == "training" else "yellow", no_wrap=True)

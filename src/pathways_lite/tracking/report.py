@@ -11,7 +11,9 @@ from urllib.parse import quote
 
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.ledger import Ledger
+from pathways_lite.provenance import describe_provenance
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.run_history import last_start, read_history
 from pathways_lite.tracking.formatting import duration, held_out_note, si
 from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
 from pathways_lite.tracking.plots import curves_svg, save_curves, speed_svg
@@ -266,7 +268,11 @@ def _recipe_section(run: RunData) -> str:
 
 def _origin_section(run: RunData) -> str:
     command, environment = run.latest_summary("command"), run.latest_summary("environment") or {}
-    rows = [[str(name), str(value)] for name, value in environment.items()]
+    start = last_start(read_history(run.directory))
+    if start is None:  # a run of an earlier version
+        rows = [[str(name), str(value)] for name, value in environment.items()]
+    else:
+        rows = [[name, text] for name, text in describe_provenance(start) if name != "command"]
     return section(
         "How to reproduce it",
         f"<pre>\n{escape(str(command))}</pre>" if command else "",

@@ -7,7 +7,7 @@ starts in no other way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from pathways_lite.training.components import Components
 from pathways_lite.training.init_growth import grow_checkpoint
 from pathways_lite.training.init_merging import furthest_cursor, merge_cost, merge_lineage, merge_params
 from pathways_lite.training.load import TrainedModel, load_final, load_model
+from pathways_lite.training.loss_sum import NO_LOSSES, LossSum
 from pathways_lite.training.resolve import load_reference, reference_cost, stages_needed
 from pathways_lite.training.sample_weights import MethodState
 from pathways_lite.training.spike_guard import GuardState
@@ -40,6 +41,7 @@ class CheckpointState:
     inherited: Ledger  # the cost of everything that the initial parameters come from
     parent: str | None  # digest of the checkpoint that the initial parameters come from
     log: dict[str, int] | None = None  # `RunLog.mark` when this was saved
+    unlogged: LossSum = NO_LOSSES  # losses of the steps since the last log row
 
     @classmethod
     def initial(cls, state: TrainState, cursor: DataCursor, inherited: Ledger, parent: str | None) -> CheckpointState:
@@ -54,8 +56,8 @@ class CheckpointState:
         """Return what the stage itself has cost up to this state."""
         return Ledger(seconds=self.seconds).after(spec.timeline, self.step)
 
-    def to_meta(self, spec: StageSpec) -> dict[str, Any]:
-        """Return the JSON that a checkpoint holds beside the arrays."""
+    def to_meta(self, spec: StageSpec, provenance: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the JSON that a checkpoint holds beside the arrays; `provenance` is that of the writing process."""
         ledger = self.ledger(spec)
         return {
             "cursor": self.cursor.to_json(),
@@ -65,6 +67,8 @@ class CheckpointState:
             "lineage": {"stage": spec.stage.name, "identity": spec.identity, "parent": self.parent},
             "recipe": spec.recipe.model_dump(mode="json"),
             **({} if self.log is None else {"log": self.log}),
+            **({} if not self.unlogged.steps else {"unlogged_loss": self.unlogged.to_json()}),
+            **({} if provenance is None else {"provenance": dict(provenance)}),
             **_tokenizer(spec),
         }
 
@@ -105,6 +109,7 @@ def restore_latest(
         inherited=Ledger.from_json(restored.meta["inherited"]),
         parent=restored.meta["lineage"]["parent"],
         log=restored.meta.get("log"),
+        unlogged=LossSum.from_json(restored.meta.get("unlogged_loss")),
     )
 
 

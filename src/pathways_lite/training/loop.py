@@ -26,6 +26,7 @@ from pathways_lite.distributed import coordination
 from pathways_lite.distributed.monitor import Watchdog
 from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
+from pathways_lite.provenance import Provenance
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.signals import Interrupted
 from pathways_lite.tracking.peak import machine_peak
@@ -74,6 +75,7 @@ class TrainerServices:
     stop: Stop
     watchdog: Watchdog
     hooks: TrainerHooks
+    provenance: Provenance
 
 
 class Trainer:
@@ -89,6 +91,7 @@ class Trainer:
         self.metric_writer, self.progress, self.timer = services.metric_writer, services.progress, services.timer
         self.stop, self.watchdog, self.hooks = services.stop, services.watchdog, services.hooks
         self.compiled: set[tuple[int, int]] = set()  # batch sizes and sequence lengths that have been trained with
+        self.provenance = services.provenance
         self.state: TrainState
         self.step: int  # steps started
         self.saved_step: int
@@ -266,8 +269,9 @@ class Trainer:
                 guard=self.guard,
                 seconds=self.timer.seconds,
                 log=self.metric_writer.log_mark,
+                unlogged=self.metric_writer.unlogged,
             )
-            meta = current.to_meta(self.spec)
+            meta = current.to_meta(self.spec, self.provenance)
             self._require_agreement(meta)
             # While updates are dropped, checkpoints from before it are kept: whatever broke may be in this one.
             self.checkpoints.save(self.step, self.state, meta, rotate=not self.guard.dropped_in_a_row)
@@ -301,7 +305,7 @@ class Trainer:
             # The rewound state replaces the checkpoint it came from, so that after a kill from here on the run resumes
             # after the rewind; a kill before that leaves an older checkpoint, and the run spikes and rewinds again.
             self.checkpoints.delete_after(self.step - 1)
-            self.metric_writer.rewind_to(self.step, self.timer.seconds)
+            self.metric_writer.rewind_to(self.start, self.timer.seconds)
             self.metric_writer.event(
                 "rewind", self.step, reason=rewind.reason, skip_from_step=rewind.to_step, skipped_sequences=sequences
             )

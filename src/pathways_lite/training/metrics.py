@@ -15,6 +15,7 @@ from pathways_lite.tracking.log import NullLog, RunLog
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.trackers import Tracker
 from pathways_lite.training.initialize import CheckpointState
+from pathways_lite.training.loss_sum import NO_LOSSES, LossSum
 from pathways_lite.training.stage import StageSpec
 
 _PER_DOMAIN = {"domain_weights", "average_domain_weights", "domain_scores"}
@@ -38,17 +39,20 @@ class MetricWriter:
         self._timeline, self._every, self._inherited = spec.timeline, spec.stage.log_every, start.inherited
         self._domains = spec.store.domains
         self._last = (start.step, start.seconds)  # where throughput was last measured
+        self._losses = start.unlogged
         evaluations = [row for row in log.rows() if row["kind"] == "eval"]
         self._evaluations = {row["step"]: row for row in evaluations}
 
     def step(self, step: int, values: Mapping[str, Any], seconds: Seconds) -> None:
         """Record the metrics of a step; `step` counts it, `seconds` are those of the stage so far."""
         dropped = not values["ok"]
+        self._losses = self._losses.plus(float(values["loss"]))
         if dropped:
             self.event("skip", step, loss=values["loss"], grad_norm=values["grad_norm"])
         if step % self._every and step != self._timeline.total_steps and not dropped:
             return
-        self._write("train", step, _by_domain(values, self._domains))
+        losses, self._losses = self._losses, NO_LOSSES
+        self._write("train", step, {**_by_domain(values, self._domains), "mean_loss": np.float32(losses.mean)})
         last_step, last_seconds = self._last
         self._last = (step, seconds)
         elapsed = max(seconds.train - last_seconds.train, 1e-9)
@@ -68,7 +72,8 @@ class MetricWriter:
         self._progress.update(
             step,
             tokens=self._timeline.tokens_before(step),
-            loss=float(values["loss"]),
+            mean_loss=losses.mean,
+            loss_steps=losses.steps,
             tokens_per_second=tokens,
             flops_per_second=flops,
         )
@@ -106,11 +111,17 @@ class MetricWriter:
         """Record what happened to this process only: a resumption, an interruption."""
         self._track(self._log.timing("event", step, event=event, seconds=seconds.total, **values))
 
-    def rewind_to(self, step: int, seconds: Seconds) -> None:
-        """Discard what was recorded after `step`."""
+    def rewind_to(self, saved: CheckpointState, seconds: Seconds) -> None:
+        """Discard what was recorded after the state that was restored."""
+        step, self._losses = saved.step, saved.unlogged
         self._log.truncate_after(step)
         self._last = (step, seconds)
         self._evaluations = {at: values for at, values in self._evaluations.items() if at <= step}
+
+    @property
+    def unlogged(self) -> LossSum:
+        """The losses of the steps since the last log row."""
+        return self._losses
 
     @property
     def log_mark(self) -> dict[str, int] | None:

@@ -22,6 +22,7 @@ from pathways_lite.distributed.monitor import FailureMonitor, Watchdog
 from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
+from pathways_lite.provenance import Provenance
 from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
 from pathways_lite.recipe.identity import flatten
 from pathways_lite.run_directory import RunDirectory
@@ -41,6 +42,14 @@ from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.notes import stage_notes
 from pathways_lite.training.resolve import resolve_recipe, with_learned_weights
+from pathways_lite.training.run_record import (
+    current_provenance,
+    describe_finished,
+    describe_stop,
+    missing_directory,
+    record_process,
+    removed_if_refused,
+)
 from pathways_lite.training.stage import StageSpec, describe_lengths
 
 
@@ -55,6 +64,7 @@ class RunContext:
     watchdog: Watchdog
     hooks: TrainerHooks
     fence: Callable[[], None]  # raises LostRunError where another process writes to the run directory now
+    provenance: Provenance
 
     def note(self, line: str) -> None:
         """Print a line for the user."""
@@ -72,11 +82,13 @@ def train_run(
     console: Console | None = None,
     hang_timeout: float | None = None,
     hooks: TrainerHooks | None = None,
+    source: Path | None = None,
 ) -> int:
     """Train all stages of `recipe` in the run directory `path`, continuing from what it holds.
 
     With many processes (`coordination.initialize`) all of them call this; only the primary one locks the directory,
-    writes logs and shows progress. `hang_timeout`: seconds that may pass without a step, see `Watchdog`.
+    writes logs and shows progress. `hang_timeout`: seconds that may pass without a step, see `Watchdog`. `source`: the
+    directory of the recipe, whose git commit is recorded; the working directory by default.
 
     Returns the process's exit status: 0 when everything is trained, 128 + n after signal n (the state is saved).
     Raises UserError for what the user can correct.
@@ -93,23 +105,44 @@ def train_run(
         recipe = resolve_recipe(recipe)
         require_same(_settings(recipe))
         run = RunDirectory(local_path(path))
+        first_made = missing_directory(run.path)
         lock = RunLock(run.path, note=console.print, end_when_lost=True)
-        coordination.run_on_primary(lambda: _claim(stack, lock, run, recipe))
+        coordination.run_on_primary(lambda: _claim(stack, lock, run, recipe, first_made))
         require_shared_directory(run.path)
         stack.enter_context(signals)
         watchdog = stack.enter_context(Watchdog(run.path, hang_timeout))
         context = RunContext(
-            run, trackers if coordination.is_primary() else (), console, stop, watchdog, hooks, lock.require_held
+            run=run,
+            trackers=trackers if coordination.is_primary() else (),
+            console=console,
+            stop=stop,
+            watchdog=watchdog,
+            hooks=hooks,
+            fence=lock.require_held,
+            provenance=current_provenance(source),
         )
         try:
-            for index in range(len(recipe.stages)):
-                if is_trained(StageSpec(recipe, index), run, context.note):
-                    continue
-                recipe = with_learned_weights(recipe, index, run)
-                train_stage(Components(StageSpec(recipe, index)), context)
+            _train_stages(recipe, context)
         except Interrupted:
-            console.print(f"Stopped. The same command continues from here ({path}).")
+            if coordination.is_primary():
+                console.print(describe_stop(run, recipe))
         return stop.exit_status
+
+
+def _train_stages(recipe: Recipe, context: RunContext) -> None:
+    """Train the stages that are not finished. Raises Interrupted after a signal."""
+    run, recording = context.run, False
+    with contextlib.ExitStack() as stack:
+        for index in range(len(recipe.stages)):
+            if is_trained(StageSpec(recipe, index), run, context.note):
+                continue
+            if not recording and coordination.is_primary():
+                stack.enter_context(record_process(run, recipe, context.provenance, context.fence, context.stop))
+            recording = True
+            recipe = with_learned_weights(recipe, index, run)
+            train_stage(Components(StageSpec(recipe, index)), context)
+    if not recording:
+        context.note(describe_finished(run))
 
 
 def train_stage(components: Components, context: RunContext) -> None:
@@ -149,9 +182,12 @@ def _without_paths(node: Any) -> Any:
     return {name: _without_paths(value) for name, value in node.items() if name not in ("corpus", "path")}
 
 
-def _claim(stack: contextlib.ExitStack, lock: RunLock, run: RunDirectory, recipe: Recipe) -> None:
+def _claim(
+    stack: contextlib.ExitStack, lock: RunLock, run: RunDirectory, recipe: Recipe, first_made: Path | None
+) -> None:
     """Lock `run` and write the recipe. Raises UserError where it is in use or holds another recipe's stages."""
     stack.enter_context(lock)
+    stack.enter_context(removed_if_refused(run.path, first_made))
     if run.recipe_path.is_file():
         old = run.recipe()
         for index in range(min(len(recipe.stages), len(old.stages))):
@@ -224,7 +260,15 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
                 "checkpoints after the last row and give the same command: training continues from the one before"
             )
     services = TrainerServices(
-        compiler, checkpoints, metric_writer, progress, timer, context.stop, context.watchdog, context.hooks
+        compiler,
+        checkpoints,
+        metric_writer,
+        progress,
+        timer,
+        context.stop,
+        context.watchdog,
+        context.hooks,
+        context.provenance,
     )
     return Trainer(components, run, start, services)
 

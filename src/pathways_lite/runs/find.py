@@ -1,0 +1,105 @@
+"""Find run directories, those of studies included, and what is left of interrupted deletions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RECIPE = "recipe.json"
+NODES = "nodes"
+STUDY_INDEX = "study.json"
+DELETED = ".deleted-"
+"""Prefix of the name of a directory that is being deleted; it is no run any more."""
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run directory; of a node of a study, also what the study's index says about it."""
+
+    path: Path
+    study: Path | None = None
+    arms: tuple[str, ...] = ()  # that contain the node; empty where the study has no index
+
+    @property
+    def arm(self) -> str:
+        """The arm for people: `palm`, `palm, llama` where two share the node, or how many do."""
+        return ", ".join(self.arms) if len(self.arms) <= 2 else f"{len(self.arms)} arms"
+
+
+def find_runs(path: Path) -> list[FoundRun]:
+    """Return the runs at or directly below `path`, and those of studies there; a study's together, the newest last."""
+    if (path / RECIPE).is_file():
+        return [_found(path)]
+    groups: dict[Path, list[Path]] = {}
+    for pattern in (f"*/{RECIPE}", f"{NODES}/*/{RECIPE}", f"*/{NODES}/*/{RECIPE}"):
+        for recipe in path.glob(pattern):
+            run = recipe.parent
+            if not any(part.startswith(".") for part in run.relative_to(path).parts):
+                groups.setdefault(study_of(run) or run, []).append(run)
+    ordered = sorted(groups.values(), key=lambda runs: max(map(_time, runs)))
+    return [_found(run) for runs in ordered for run in sorted(runs, key=lambda run: (_time(run), run.name))]
+
+
+def study_of(run: Path) -> Path | None:
+    """Return the directory of the study that a run is a node of; None for any other run."""
+    folder = Path(os.path.abspath(run)).parent  # noqa: PTH100 (links stay)
+    return run.parent.parent if folder.name == NODES and run.parent.name == NODES else None
+
+
+def is_study(path: Path) -> bool:
+    """Return whether a directory is that of a study: it has nodes, or an index of them."""
+    return any((path / NODES).glob(f"*/{RECIPE}")) or bool(read_study_index(path))
+
+
+def read_study_index(study: Path) -> dict[str, Any]:
+    """Return the nodes by identity as the index of a study has them; {} without an index (of an earlier version)."""
+    try:
+        nodes = json.loads((study / STUDY_INDEX).read_text(encoding="utf-8"))["nodes"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return {key: node for key, node in nodes.items() if isinstance(node, dict)} if isinstance(nodes, dict) else {}
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Return what interrupted deletions left in a directory and in the studies there."""
+    found: set[Path] = set()
+    for pattern in (f"{DELETED}*", f"*/{DELETED}*", f"{NODES}/{DELETED}*", f"*/{NODES}/{DELETED}*"):
+        found |= {one for one in path.glob(pattern) if one.is_dir() and not one.is_symlink()}
+    return sorted(found)
+
+
+def directory_bytes(path: Path) -> int:
+    """Return the bytes of all files in a directory; links are not followed, files that vanish meanwhile not counted."""
+    return sum(_file_sizes(path))
+
+
+def _file_sizes(path: Path) -> Iterator[int]:
+    try:
+        entries = list(os.scandir(path))
+    except OSError:
+        return
+    for entry in entries:
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _file_sizes(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                yield entry.stat(follow_symlinks=False).st_size
+        except OSError:
+            continue
+
+
+def _found(run: Path) -> FoundRun:
+    study = study_of(run)
+    arms = read_study_index(study).get(run.name, {}).get("arms", []) if study is not None else []
+    return FoundRun(run, study, tuple(map(str, arms)) if isinstance(arms, list) else ())
+
+
+def _time(run: Path) -> float:
+    try:
+        return (run / RECIPE).stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,112 @@
+"""What `runs` shows of a run, from its files and locks alone."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pathways_lite.run_lock import RunLock
+from pathways_lite.runs.find import DELETED, find_runs, leftovers
+from pathways_lite.runs.states import KILLED, stage_rows
+from pathways_lite.tracking.formatting import age
+
+MakeRun = Callable[..., Path]
+START = {"event": "start", "time": "t"}
+
+
+def only_row(run: Path) -> dict[str, Any]:
+    (found,) = find_runs(run)
+    rows, problems = stage_rows(found)
+    assert not problems
+    (row,) = rows
+    return row
+
+
+def test_a_stopped_run_shows_the_saved_step_which_need_not_be_logged(make_run: MakeRun) -> None:
+    """The step from which the same command resumes, not the last one of the log."""
+    end = {"event": "end", "status": 130, "stage": "base", "step": 14}
+    row = only_row(make_run("stopped", steps=(14,), logged=10, finished=False, history=[START, end]))
+    assert (row["state"], row["step"], row["saved_step"], row["total_steps"]) == ("stopped", 14, 14, 30)
+    assert (row["total_tokens"], row["total_flops"]) == (99, 999)
+    assert (row["loss"], row["mean_loss"]) == (4.0, 4.5)
+    assert "reason" not in row
+
+
+def test_a_killed_run_shows_what_it_logged_and_where_it_continues(make_run: MakeRun) -> None:
+    row = only_row(make_run("killed", steps=(8,), logged=10, finished=False, history=[START]))
+    assert (row["state"], row["reason"], row["step"], row["saved_step"]) == ("stopped", KILLED, 10, 8)
+
+
+@pytest.mark.parametrize(
+    ("history", "state", "reason"),
+    [
+        ([], "stopped", None),
+        ([START, {"event": "end", "status": 2, "reason": "the disk is full"}], "failed", "the disk is full"),
+        ([START, {"event": "end", "status": 2, "reason": "once"}, START], "stopped", KILLED),
+    ],
+)
+def test_how_the_last_process_ended(make_run: MakeRun, history: Any, state: str, reason: str | None) -> None:
+    row = only_row(make_run("run", logged=10, finished=False, history=history))
+    assert (row["state"], row.get("reason")) == (state, reason)
+
+
+def test_a_run_whose_lock_is_held_is_running(make_run: MakeRun) -> None:
+    run = make_run("running", finished=False, history=[START])
+    with RunLock(run):
+        assert only_row(run)["state"] == "running"
+    assert only_row(run)["state"] == "stopped"
+
+
+def test_a_finished_run_is_done_with_size_and_age(make_run: MakeRun) -> None:
+    row = only_row(make_run("done", logged=30))
+    assert row["state"] == "done"
+    assert row["bytes"] == sum(path.stat().st_size for path in Path("runs/done/base").rglob("*") if path.is_file())
+    assert 0 <= row["age"] < 60
+
+
+def test_ages_have_one_unit() -> None:
+    assert [age(seconds) for seconds in (3, 90, 7200, 86400 * 3)] == ["< 1 min", "1 min", "2 h", "3 d"]
+
+
+# ---- studies ----
+
+
+@pytest.fixture
+def study(make_run: MakeRun) -> Path:
+    """A study of a trunk that two arms share and a tail, whose first stage is a link."""
+    trunk, tail = make_run("study/nodes/aaa"), make_run("study/nodes/bbb")
+    (tail / "base").rename(tail / "tail")
+    (tail / "base").symlink_to("../aaa/base")
+    recipe = json.loads((tail / "recipe.json").read_text())
+    recipe["stages"].append({"name": "tail"})
+    (tail / "recipe.json").write_text(json.dumps(recipe))
+    nodes = {"aaa": {"arms": ["slow", "fast"]}, "bbb": {"arms": ["fast"]}}
+    (trunk.parent.parent / "study.json").write_text(json.dumps({"nodes": nodes}))
+    return trunk.parent.parent
+
+
+@pytest.mark.parametrize("directory", ["runs", "runs/study"])
+def test_nodes_of_a_study_have_arm_and_seed_and_shared_stages_appear_once(study: Path, directory: str) -> None:
+    rows = [row for run in find_runs(Path(directory)) for row in stage_rows(run)[0]]
+    assert [(row["arm"], row["seed"], row["stage"]) for row in rows] == [
+        ("slow, fast", 7, "base"),
+        ("fast", 7, "tail"),
+    ]
+    assert {row["study"] for row in rows} == {str(study)}
+
+
+def test_a_failed_node_says_with_what(study: Path) -> None:
+    node = study / "nodes" / "bbb"
+    (node / "tail" / "summary.json").unlink()
+    (node / "failure.json").write_text(json.dumps({"status": -9, "ended": 1.0, "tail": ""}))
+    (row,) = stage_rows(find_runs(node)[0])[0]
+    assert (row["state"], row["reason"]) == ("failed", "killed by signal 9")
+
+
+def test_what_is_being_deleted_is_no_run(make_run: MakeRun) -> None:
+    run = make_run("old")
+    run.rename(Path("runs") / f"{DELETED}old-1")
+    assert find_runs(Path("runs")) == []
+    assert leftovers(Path("runs")) == [Path("runs") / f"{DELETED}old-1"]
