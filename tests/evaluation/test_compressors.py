@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import zstandard
 
-from pathways_lite.evaluation.bits import COMPRESSORS, compressed_bits_per_byte
+from pathways_lite.evaluation.compressors import COMPRESSORS, compressed_bits_per_byte
 
 TEXTS = [" ".join(random.Random(i).choices(["let", "the", "law", "of", "é"], k=2000)).encode() for i in range(3)]
 DECOMPRESS = {"xz -9": lzma.decompress, "zstd -19": zstandard.decompress, "gzip -9": gzip.decompress}

@@ -74,6 +74,7 @@ def run(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="option for sbatch, e.g. partition=gpu, timeout_min=600"),
     ] = None,
+    samples: Annotated[bool, typer.Option("--samples", help="generate text at the end of every node")] = False,
 ) -> None:
     """Train all nodes that are not done. The same command continues after an interruption; two of them share the work.
 
@@ -93,7 +94,7 @@ def run(
     from pathways_lite.studies.runner import Runner, report_failures
 
     study_plan = _make_plan(study, overrides, out, jobs)
-    study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [])
+    study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [], samples=samples)
     console = Console(stderr=True)
     console.print(_summary(study_plan, jobs))
     steps = {identity: planned.timeline.total_steps for identity, planned in study_plan.nodes.items()}
@@ -244,20 +245,20 @@ def export(
         typer.echo(shlex.join(command))
 
 
-def _make_executor(name: str, out: Path, jobs: int, slurm: list[str]) -> Executor:
+def _make_executor(name: str, out: Path, jobs: int, slurm: list[str], *, samples: bool) -> Executor:
     from pathways_lite.errors import UserError
 
     if name == "local":
         from pathways_lite.studies.executor import LocalExecutor
 
-        return LocalExecutor(jobs)
+        return LocalExecutor(jobs, samples=samples)
     if name == "slurm":
         from pathways_lite.studies.slurm import SlurmExecutor
 
         parameters = dict(option.split("=", 1) for option in slurm if "=" in option)
         if len(parameters) < len(slurm):
             raise UserError(f"--slurm takes NAME=VALUE, each name once, not {', '.join(slurm)}")
-        return SlurmExecutor(out.absolute() / "slurm", jobs, parameters)
+        return SlurmExecutor(out.absolute() / "slurm", jobs, parameters, samples=samples)
     raise UserError(
         f"unknown --executor {name}; use local or slurm, or for Kubernetes `pathways-lite study export --jobset`"
     )

@@ -27,7 +27,9 @@ def si(value: float, unit: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds as in "42 s", "3 min 05 s", "2 h 07 min"."""
+    """Format seconds as in "350 µs", "42 s", "3 min 05 s", "2 h 07 min"."""
+    if 0 < seconds < 0.0995:
+        return si_below_one(seconds, "s")
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -36,6 +38,19 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def si_below_one(value: float, unit: str) -> str:
+    """Format two significant digits of a small number: 0.0123, "s" is "12 ms"; 3.5e-7 is "0.35 µs"."""
+    prefix, factor = ("m", 1e3) if value >= 0.9995e-3 else ("µ", 1e6)
+    return f"{float(f'{value * factor:.2g}'):.4g} {prefix}{unit}"
+
+
+def byte_size(size: float) -> str:
+    """Format bytes with three significant digits: "1.48 MiB", "12 GiB"."""
+    names = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = next((n for n in range(len(names)) if abs(size) < 999.5 * 1024**n), len(names) - 1)
+    return f"{float(f'{size / 1024**power:.3g}'):.4g} {names[power]}"
 
 
 def bits_per_byte(result: Mapping[str, Any], digits: int = 4) -> str:

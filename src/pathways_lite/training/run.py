@@ -6,8 +6,9 @@ import contextlib
 import importlib.metadata
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pathways_lite.distributed.agreement import require_same, require_shared_dir
 from pathways_lite.distributed.monitor import FailureMonitor, Watchdog
 from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
+from pathways_lite.ledger import Seconds
 from pathways_lite.paths import local_path
 from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
 from pathways_lite.recipe.identity import flatten
@@ -35,12 +37,14 @@ from pathways_lite.tracking.run_data import NOT_COMPARABLE
 from pathways_lite.tracking.trackers import open_trackers
 from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
+from pathways_lite.training.estimate import held_out_tokens, times_due
 from pathways_lite.training.final_evaluation import summarize
 from pathways_lite.training.initialize import initialize_stage, is_trained, restore_latest
 from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.notes import stage_notes
 from pathways_lite.training.resolve import resolve_recipe, with_learned_weights
+from pathways_lite.training.speed import Speed, keep_speed, measure_speed, parse_speed
 from pathways_lite.training.stage import StageSpec
 
 
@@ -55,6 +59,9 @@ class RunContext:
     watchdog: Watchdog
     hooks: TrainerHooks
     fence: Callable[[], None]  # raises LostRunError where another process writes to the run directory now
+    samples: bool = True  # generate text at the end of a stage
+    page: bool = True  # draw the run's page and plots
+    startup: float = 0.0  # seconds that this process took before training
 
     def note(self, line: str) -> None:
         """Print a line for the user."""
@@ -72,16 +79,19 @@ def train_run(
     console: Console | None = None,
     hang_timeout: float | None = None,
     hooks: TrainerHooks | None = None,
+    samples: bool = True,
+    page: bool = True,
 ) -> int:
     """Train all stages of `recipe` in the run directory `path`, continuing from what it holds.
 
     With many processes (`coordination.initialize`) all of them call this; only the primary one locks the directory,
-    writes logs and shows progress. `hang_timeout`: seconds that may pass without a step, see `Watchdog`.
+    writes logs and shows progress. `hang_timeout`: seconds that may pass without a step, see `Watchdog`. At its end each
+    stage generates `samples` and draws the run's `page`, both of which studies leave out.
 
     Returns the process's exit status: 0 when everything is trained, 128 + n after signal n (the state is saved).
     Raises UserError for what the user can correct.
     """
-    hooks = hooks or TrainerHooks()
+    hooks, startup = hooks or TrainerHooks(), time.process_time()
     with contextlib.ExitStack() as stack:
         if not coordination.is_primary():
             console = Console(file=stack.enter_context(open(os.devnull, "w")))  # noqa: PTH123
@@ -99,8 +109,9 @@ def train_run(
         stack.enter_context(signals)
         watchdog = stack.enter_context(Watchdog(run.path, hang_timeout))
         context = RunContext(
-            run, trackers if coordination.is_primary() else (), console, stop, watchdog, hooks, lock.require_held
-        )
+            run, trackers if coordination.is_primary() else (), console, stop, watchdog, hooks, lock.require_held,
+            samples, page, startup,
+        )  # fmt: skip
         try:
             for index in range(len(recipe.stages)):
                 if is_trained(StageSpec(recipe, index), run, context.note):
@@ -114,22 +125,42 @@ def train_run(
 
 def train_stage(components: Components, context: RunContext) -> None:
     """Train one stage to its end. Raises Interrupted after a signal."""
+    begin = time.perf_counter()
     with contextlib.ExitStack() as stack:
         with context.watchdog.pause("preparing"):
             trainer = _prepare(stack, components, context)
+        first_step, seconds_before = trainer.step, trainer.start.seconds
         try:
             trainer.train()
         except Interrupted:
             trainer.metric_writer.happened("interrupt", trainer.step, trainer.timer.seconds)
             raise
-        phase = "comparing with compressors, writing samples"
+        phase = "comparing with compressors, writing samples" if context.samples else "summarizing"
         with trainer.progress.show_phase(phase), context.watchdog.pause(phase):
             params = components.evaluated_params(trainer.state.opt_state, trainer.state.params, trainer.step)
             peak = machine_peak(components.stage.model.dtype)
-            summary = summarize(components, params, trainer.metric_writer.last_evaluation, peak_flops=peak)
+            results = trainer.metric_writer.last_evaluation
+            summary = summarize(components, params, results, peak_flops=peak, samples=context.samples)
+            wall = time.perf_counter() - begin
+            if speed := _measure_speed(trainer, first_step, seconds_before, wall, context.startup):
+                summary["speed"] = asdict(speed)
             coordination.run_on_primary(lambda: _finish(components.stage, summary, context))
         if coordination.is_primary():
             _print_summary(components.stage, summary, context.run, context.console)
+
+
+def _measure_speed(trainer: Trainer, first_step: int, before: Seconds, wall: float, startup: float) -> Speed | None:
+    """Return the stage's speed in this process, which trained it from `first_step` on."""
+    timeline, stage, now = trainer.timeline, trainer.stage, trainer.timer.seconds
+    total = timeline.total_steps
+    spent = Seconds(**{name: value - getattr(before, name) for name, value in asdict(now).items()})
+    return measure_speed(
+        spent, wall, startup,
+        tokens=timeline.tokens_before(total) - timeline.tokens_before(first_step),
+        evaluated_tokens=times_due(stage.evaluation.every, first_step, total) * held_out_tokens(trainer.components.spec),
+        saves=times_due(stage.saving.every, first_step, total),
+        steps=total - first_step,
+    )  # fmt: skip
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -242,7 +273,10 @@ def _finish(stage: Stage, summary: dict[str, Any], context: RunContext) -> None:
     """Write the results of a finished stage."""
     context.fence()
     context.run.stage(stage.name).write_summary(summary)
-    draw_report(context.run)
+    if (speed := parse_speed(summary.get("speed"))) is not None:
+        keep_speed(stage, speed)
+    if context.page:
+        draw_report(context.run)
 
 
 def draw_report(run: RunDirectory) -> None:
@@ -270,7 +304,8 @@ def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, con
     for sample in summary["samples"][:1]:
         text = Text.assemble("sample: ", (sample["prompt"], "dim"), sample["text"])
         console.print(text)
-    console.print(f"report: {run.report}")
+    if run.report.exists():
+        console.print(f"report: {run.report}")
 
 
 # ---- a description before training ----

@@ -1,0 +1,78 @@
+"""Calibrate: take a few train steps and score a batch of held-out text, to know what a whole stage would take."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pathways_lite.data.order import DataCursor
+from pathways_lite.data.pipeline import DataStream
+from pathways_lite.evaluation.bits import ScoredDocument
+from pathways_lite.models.accounting import parameter_count
+from pathways_lite.training.components import Components
+from pathways_lite.training.speed import Speed, peak_memory
+from pathways_lite.training.stage import StageSpec
+
+_SECONDS, _MAX_STEPS = 3.0, 20
+_SAVED_BYTES_PER_SECOND = 200e6  # assumed of the disk, fingerprints included
+_SAVE_SECONDS = 0.3  # assumed of any save: files, renames
+
+
+def calibrate_stage(spec: StageSpec) -> Speed:
+    """Measure the stage's step and evaluation on this machine; nothing is written but to the compilation cache.
+
+    Parameters are random and the data unmixed, which changes nothing about the time. A ramp of batch sizes is measured
+    at its last one.
+    """
+    begin = time.perf_counter()
+    components, timeline = Components(spec), spec.timeline
+    last = timeline.total_steps - 1
+    sequences = timeline.sequences_at(last)
+    compile_begin = time.perf_counter()
+    train_step = components.compile_step(sequences)
+    compiled = time.perf_counter() - compile_begin
+    # Without the mixture, which another stage may have yet to learn.
+    data = spec.stage.data.model_copy(update={"mixture": None})
+    layout = components.layout
+    stream = DataStream(spec.store, data, timeline, spec.stage.objective, DataCursor(), layout.batch_shard)
+    batch, clock = layout.place_batch(stream.batch_at(last)), timeline.clock(last)
+    state = _random_state(components)
+    times: list[float] = []
+    while len(times) < 2 or (len(times) < _MAX_STEPS and sum(times) < _SECONDS):
+        start = time.perf_counter()
+        state, metrics = train_step(state, batch, clock)
+        jax.block_until_ready(metrics)
+        times.append(time.perf_counter() - start)
+    evaluated = _evaluation_seconds_per_token(components, state.params)
+    fixed = max(0.0, time.perf_counter() - begin - compiled - sum(times)) + time.process_time()
+    return Speed(
+        token=float(np.median(times[1:])) / (sequences * spec.stage.data.seq_len),
+        evaluated_token=evaluated,
+        save=_SAVE_SECONDS + 12 * parameter_count(spec.stage.model) / _SAVED_BYTES_PER_SECOND,
+        compile=compiled,
+        fixed=fixed,
+        memory=peak_memory(),
+        calibrated=True,
+    )
+
+
+def _random_state(components: Components) -> Any:
+    """Make a fresh state; the method's arrays are zeros."""
+    state = components.fresh_state()
+    abstract = components.abstract_state.method_state
+    zeros = jax.tree.map(lambda x: jax.device_put(jnp.zeros(x.shape, x.dtype), x.sharding), abstract)
+    return state._replace(method_state=zeros)
+
+
+def _evaluation_seconds_per_token(components: Components, params: Any) -> float:
+    """Score a full batch twice, the first time to compile."""
+    scorer = components.evaluator.scorer
+    document = ScoredDocument(np.zeros(scorer.rows * scorer.seq_len, np.int32), 1)
+    scorer(params, [document])
+    start = time.perf_counter()
+    scorer(params, [document])
+    return (time.perf_counter() - start) / document.predictions
