@@ -1,7 +1,7 @@
 """Bits per byte of general-purpose compressors (xz, zstd, gzip) on held-out text: what a model has to beat.
 
-They depend on the corpus alone, and take seconds, so they are kept with it, in compressors.json; where the corpus cannot
-be written, in the user's cache.
+They depend on the corpus alone, and take seconds, so they are kept with it, in compressors.json; where the corpus
+cannot be written, in the user's cache.
 """
 
 from __future__ import annotations

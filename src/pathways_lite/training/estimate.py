@@ -24,7 +24,7 @@ from pathways_lite.training.speed import Speed, keep_speed, known_speed
 from pathways_lite.training.stage import StageSpec
 
 ASSUMED_SHARE_OF_PEAK = 0.3
-"""What small models reach on CPUs is 0.13 to 0.5 of the fastest matrix product: a guess within a factor of two or three."""
+"""What small models reach on CPUs is 0.13 to 0.5 of the fastest matrix product: a guess within a factor of three."""
 
 _ASSUMED_FIXED = 8.0  # seconds
 _MAX_CALIBRATION_FLOPS = 2e12  # of a step: seconds on a CPU, nothing on an accelerator

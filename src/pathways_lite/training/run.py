@@ -85,8 +85,8 @@ def train_run(
     """Train all stages of `recipe` in the run directory `path`, continuing from what it holds.
 
     With many processes (`coordination.initialize`) all of them call this; only the primary one locks the directory,
-    writes logs and shows progress. `hang_timeout`: seconds that may pass without a step, see `Watchdog`. At its end each
-    stage generates `samples` and draws the run's `page`, both of which studies leave out.
+    writes logs and shows progress. `hang_timeout`: seconds that may pass without a step, see `Watchdog`. At its end
+    each stage generates `samples` and draws the run's `page`, both of which studies leave out.
 
     Returns the process's exit status: 0 when everything is trained, 128 + n after signal n (the state is saved).
     Raises UserError for what the user can correct.
@@ -152,12 +152,12 @@ def train_stage(components: Components, context: RunContext) -> None:
 def _measure_speed(trainer: Trainer, first_step: int, before: Seconds, wall: float, startup: float) -> Speed | None:
     """Return the stage's speed in this process, which trained it from `first_step` on."""
     timeline, stage, now = trainer.timeline, trainer.stage, trainer.timer.seconds
-    total = timeline.total_steps
+    total, held_out = timeline.total_steps, held_out_tokens(trainer.spec)
     spent = Seconds(**{name: value - getattr(before, name) for name, value in asdict(now).items()})
     return measure_speed(
         spent, wall, startup,
         tokens=timeline.tokens_before(total) - timeline.tokens_before(first_step),
-        evaluated_tokens=times_due(stage.evaluation.every, first_step, total) * held_out_tokens(trainer.components.spec),
+        evaluated_tokens=times_due(stage.evaluation.every, first_step, total) * held_out,
         saves=times_due(stage.saving.every, first_step, total),
         steps=total - first_step,
     )  # fmt: skip
