@@ -11,11 +11,15 @@ from pathlib import Path
 from pathways_lite.cpu_cores import thread_count
 
 
-@functools.cache
 def machine_code_key() -> str:
     """Return a name for what machine code depends on besides the program: CPU, threads, compilers."""
+    return _machine_code_key(thread_count())
+
+
+@functools.cache
+def _machine_code_key(threads: int) -> str:
     packages = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "jax-cuda13-pjrt", "jax-cuda12-plugin")
-    facts = [platform.system(), platform.machine(), cpu_description(), str(thread_count())]
+    facts = [platform.system(), platform.machine(), cpu_description(), str(threads)]
     facts += [f"{name} {_version(name)}" for name in packages]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 

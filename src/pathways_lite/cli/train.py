@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import os
 import platform
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,16 @@ from pathways_lite.tracking.formatting import duration
 
 if TYPE_CHECKING:
     from pathways_lite.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The options of `train_run`, named as its arguments."""
+
+    trackers: tuple[str, ...]
+    hang_timeout: float | None
+    samples: bool
+    page: bool
 
 
 def train(
@@ -86,8 +97,8 @@ def train(
     trackers = [] if track == ["none"] else track or ["tensorboard"]
     if coordination.process_count() == 1:  # processes that compile and others that do not would wait for each other
         enable_compilation_cache()
-    ends = {"samples": samples, "page": page}
-    status = _train(loaded, out or Path("runs") / loaded.name, trackers, hang_timeout or None, ends)
+    options = TrainOptions(tuple(trackers), hang_timeout or None, samples, page)
+    status = _train(loaded, out or Path("runs") / loaded.name, options)
     if status:
         _exit_now(status)
 
@@ -113,7 +124,7 @@ def _dry_run(recipe: Recipe, *, as_json: bool) -> None:
         typer.echo(f"all stages: about {duration(sum(estimate.seconds.total for estimate in estimates))} here")
 
 
-def _train(recipe: Recipe, out: Path, trackers: list[str], hang_timeout: float | None, ends: dict[str, bool]) -> int:
+def _train(recipe: Recipe, out: Path, options: TrainOptions) -> int:
     """Train, print any error, and return the exit status."""
     import traceback
 
@@ -125,7 +136,7 @@ def _train(recipe: Recipe, out: Path, trackers: list[str], hang_timeout: float |
 
     who = f"process {coordination.process_index()}: " if coordination.process_count() > 1 else ""
     try:
-        status = train_run(recipe, out, trackers=trackers, hang_timeout=hang_timeout, **ends)
+        status = train_run(recipe, out, **asdict(options))
         coordination.shutdown()
         return status
     except UserError as error:

@@ -301,7 +301,9 @@ def _open_existing(address: str, plan: _Plan) -> Store:
     store = open_store(address)
     # A whole store stays what it is, whichever version has read its files.
     if different := plan.describe_differences(store.manifest.plan | {"reading": READING}):
-        raise UserError(f"{address} holds a store built from {different}; name another directory, or delete that one")
+        raise UserError(
+            f"{address} holds a store built from {different}; name another directory, or put this one in its place with --replace"
+        )
     return store
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
@@ -49,6 +49,7 @@ class Estimate:
             "memory_bytes": self.memory,
             "memory_limit_bytes": self.memory_limit,
             "source": self.source,
+            "speed": asdict(self.speed),
         }
 
     def sentence(self) -> str:
@@ -143,10 +144,3 @@ def held_out_tokens(spec: StageSpec) -> int:
     """Return about how many held-out tokens one evaluation of the stage scores."""
     store, budget = spec.store, spec.stage.evaluation.tokens
     return sum(min(budget, store.tokens(domain, "held_out")) for domain in store.domains)
-
-
-def scaled(speed: Speed, factor: float) -> Speed:
-    """Return the speed of a shape whose tokens cost `factor` times as much."""
-    evaluated = None if speed.evaluated_token is None else factor * speed.evaluated_token
-    save = None if speed.save is None else factor * speed.save
-    return replace(speed, token=factor * speed.token, evaluated_token=evaluated, save=save, memory=None)

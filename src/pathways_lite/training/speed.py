@@ -14,7 +14,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,13 @@ def combine(speeds: Sequence[Speed]) -> Speed:
         memory=last.memory,
         calibrated=last.calibrated,
     )
+
+
+def scaled(speed: Speed, factor: float) -> Speed:
+    """Return the speed of a shape whose tokens cost `factor` times as much."""
+    evaluated = None if speed.evaluated_token is None else factor * speed.evaluated_token
+    save = None if speed.save is None else factor * speed.save
+    return replace(speed, token=factor * speed.token, evaluated_token=evaluated, save=save, memory=None)
 
 
 def parse_speed(value: Any) -> Speed | None:
