@@ -1,4 +1,4 @@
-"""Arguments of a build: shares of domains, replacing a store, and mistakes that are told before there is a workspace."""
+"""Arguments of a build: shares of domains, replacing a store, and mistakes, told before there is a workspace."""
 
 import json
 from pathlib import Path

@@ -302,7 +302,8 @@ def _open_existing(address: str, plan: _Plan) -> Store:
     # A whole store stays what it is, whichever version has read its files.
     if different := plan.describe_differences(store.manifest.plan | {"reading": READING}):
         raise UserError(
-            f"{address} holds a store built from {different}; name another directory, or put this one in its place with --replace"
+            f"{address} holds a store built from {different}; name another directory, or put this one in "
+            "its place with --replace"
         )
     return store
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 NOT_A_CODE_LENGTH = "* not a code length: the tokenizer loses text, so these bits per byte compare with nothing."
 
@@ -38,6 +38,29 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Unit(NamedTuple):
+    """A unit for the numbers of a table: `format` gives as many decimals as leave three digits of the largest."""
+
+    name: str
+    size: float
+    decimals: int
+
+    def format(self, value: float) -> str:
+        return f"{value / self.size:.{self.decimals}f}"
+
+
+def memory_unit(largest: float) -> Unit:
+    """Return the unit for bytes of which `largest` is the sum: GiB, or a smaller one where that would be below 1."""
+    units = (Unit("GiB", 2**30, 2), Unit("MiB", 2**20, 2), Unit("KiB", 2**10, 2))
+    return next((unit for unit in units if largest >= unit.size), units[-1])
+
+
+def time_unit(largest: float) -> Unit:
+    """Return the unit for seconds of which `largest` is the sum: s, or ms or µs where that would be below 0.1."""
+    units = (Unit("s", 1.0, 4), Unit("ms", 1e-3, 3), Unit("µs", 1e-6, 2))
+    return next((unit for unit in units if largest >= 0.1 * unit.size), units[-1])
 
 
 def si_below_one(value: float, unit: str) -> str:
