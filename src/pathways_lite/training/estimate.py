@@ -15,6 +15,7 @@ import jax
 
 from pathways_lite.cgroups import usable_memory
 from pathways_lite.chips import published_peak
+from pathways_lite.errors import UserError
 from pathways_lite.ledger import Seconds
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.recipe import Recipe
@@ -69,16 +70,25 @@ class Estimate:
 
 def estimate_stage(spec: StageSpec, *, first_step: int = 0, calibrate: bool = False) -> Estimate:
     """Estimate the rest of a stage from `first_step` on; with `calibrate`, take a few steps if its shape is unknown."""
-    speed, source = known_speed(spec.stage) or (None, "")
-    if speed is None and calibrate and may_calibrate(spec):
-        from pathways_lite.training.calibrate import calibrate_stage
-
-        speed, source = calibrate_stage(spec), "calibrated by a few steps just now"
-        keep_speed(spec.stage, speed)
-    if speed is None:
-        speed = assumed_speed(spec)
-        source = f"assumed: {ASSUMED_SHARE_OF_PEAK:.0%} of this machine's peak, nothing of this shape is measured"
+    known = known_speed(spec.stage) or (_calibrated(spec) if calibrate else None)
+    if known is None:
+        known = assumed_speed(spec), f"assumed: {ASSUMED_SHARE_OF_PEAK:.0%} of this machine's peak, nothing is measured"
+    speed, source = known
     return estimate_from(spec, speed, source, first_step)
+
+
+def _calibrated(spec: StageSpec) -> tuple[Speed, str] | None:
+    """Calibrate the stage, and keep the result; None where that would take long, or is impossible on these devices."""
+    from pathways_lite.training.calibrate import calibrate_stage
+
+    if not may_calibrate(spec):
+        return None
+    try:
+        speed = calibrate_stage(spec)
+    except UserError:  # a mesh of more devices; training would say so
+        return None
+    keep_speed(spec.stage, speed)
+    return speed, "calibrated by a few steps just now"
 
 
 def estimate_from(spec: StageSpec, speed: Speed, source: str, first_step: int = 0) -> Estimate:
