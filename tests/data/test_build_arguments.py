@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pathways_lite.cli import data_build_display as display
+from pathways_lite.cli.data import _parse_shares
 from pathways_lite.data.build import Progress, build
 from pathways_lite.data.records import Fields
 from pathways_lite.data.shards import HeldOutShares, ShardCounts
@@ -31,6 +32,8 @@ def test_single_domains_have_shares_of_their_own(tmp_path: Path) -> None:
     )
     assert more == [few[0], both[1]]
     assert none == [0, both[1]]
+    with pytest.raises(UserError, match="held_out=b=1.0 must be at least 0 and below 1"):
+        HeldOutShares(0.05, {"b": 1.0})
     with pytest.raises(UserError, match="names the domain c, of which there is no document; there are a, b"):
         held("typo", HeldOutShares(0.05, {"c": 0.5}))
     assert held("typo", HeldOutShares(0.05, {"b": 0.5})) == more, "the corrected command goes on"
@@ -65,7 +68,6 @@ def test_an_old_corpus_is_replaced_when_the_new_one_is_complete(tmp_path: Path) 
         (Fields(text_field="body"), {"tokenizer": "sentencepiece:many"}, "'many' is not a number of tokens"),
         (Fields(text_field="body"), {"tokenizer": "no.model"}, "no such file"),
         (Fields(text_field="body"), {"held_out": 2.0}, "below 1"),
-        (Fields(text_field="body"), {"held_out": HeldOutShares(0.1, {"a": 1.0})}, "held_out=a=1.0 must be"),
         (Fields(text_field="body"), {"workers": -1}, "workers=-1 must be at least 0"),
     ],
 )
@@ -104,3 +106,30 @@ def test_a_speed_is_shown_when_there_is_one(monkeypatch: pytest.MonkeyPatch) -> 
         counts = ShardCounts(documents=7, tokens=8, text_bytes=n_bytes)
         shown.append(display._detail(Progress("tokenise", 10_000_000, counts), speed))
     assert shown == ["7 documents, 8 tokens"] * 3 + ["20 kB/s, 7 documents, 8 tokens"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "shares"),
+    [
+        (["0.02"], HeldOutShares(0.02)),
+        (["0.01", "code=0.05"], HeldOutShares(0.01, {"code": 0.05})),
+        (["code=0.05"], HeldOutShares(0.01, {"code": 0.05})),
+        (["test.jsonl", "wiki=w.jsonl"], None),
+    ],
+)
+def test_shares_as_they_are_written(texts: list[str], shares: HeldOutShares | None) -> None:
+    assert _parse_shares(texts) == shares
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        (["0.01", "test.jsonl"], "fractions or sources, not both: test.jsonl is a source"),
+        (["0.01", "0.02"], "one fraction, and one for each domain"),
+        (["a=0.1", "a=0.2"], "one fraction, and one for each domain"),
+        (["2"], "held_out=2.0 must be"),
+    ],
+)
+def test_shares_that_contradict_each_other(texts: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        _parse_shares(texts)
