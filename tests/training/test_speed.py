@@ -87,6 +87,8 @@ def test_repeated_measurements() -> None:
     speeds = [replace(SPEED, token=token, compile=token) for token in (1.0, 9.0, 2.0)]
     assert combine(speeds).token == 2.0, "a run beside other programs does not count"
     assert combine(speeds).compile == 2.0, "as it was last: programs are cached"
+    assert combine(speeds).seconds(0, 0, 0, cached=True).compile == 1.0
+    assert SPEED.seconds(0, 0, 0, cached=True).compile == 7.0, "unknown"
     assert scaled(SPEED, 2.0).seconds(1000, 0, 0).train == 2.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ class _Speeds:
         self._probe = probe
         self._found: dict[str, tuple[Speed, str]] = {}
         self._tried: set[str] = set()
+        self._compiled: set[str] = set()  # programs that nodes before have compiled
         self._flops_per_token: dict[str, float] = {}
         measured: dict[str, list[Speed]] = {}
         for identity, node in store.nodes.items():
@@ -113,7 +115,10 @@ class _Speeds:
         if (found := self._speed(node)) is None:
             return math.nan, "unknown before a node of the study is done"
         speed, source = found
-        estimate = estimate_from(spec, speed, source, first_step).seconds.total
+        # A learning rate is a constant of the program, but a seed is not: see docs/studies.md.
+        program = json.dumps([stage_shape(node.stage), node.stage.optimizer.model_dump(mode="json")], sort_keys=True)
+        estimate = estimate_from(spec, speed, source, first_step, cached=program in self._compiled).seconds.total
+        self._compiled.add(program)
         timeline = spec.timeline
         steps = timeline.flops_before(timeline.total_steps) - timeline.flops_before(first_step)
         # What a start learns, e.g. how to grow, is not in the stage's steps.

@@ -7,7 +7,6 @@ Assumed: a share of the machine's peak, where a few steps would take too long or
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from pathways_lite.models.accounting import parameter_count
 from pathways_lite.recipe import Recipe
 from pathways_lite.tracking.formatting import byte_size, duration
 from pathways_lite.tracking.peak import machine_peak
-from pathways_lite.training.speed import Speed, keep_speed, known_speed
+from pathways_lite.training.speed import Speed, keep_speed, known_speed, startup_seconds
 from pathways_lite.training.stage import StageSpec
 
 ASSUMED_SHARE_OF_PEAK = 0.3
@@ -91,25 +90,28 @@ def _calibrated(spec: StageSpec) -> tuple[Speed, str] | None:
     return speed, "calibrated by a few steps just now"
 
 
-def estimate_from(spec: StageSpec, speed: Speed, source: str, first_step: int = 0) -> Estimate:
-    """Return the estimate of a stage from `first_step` on that follows from a speed."""
+def estimate_from(spec: StageSpec, speed: Speed, source: str, first_step: int = 0, *, cached: bool = True) -> Estimate:
+    """Return the estimate of a stage from `first_step` on that follows from a speed.
+
+    `cached`: its programs were compiled before, e.g. by the calibration.
+    """
     stage, timeline = spec.stage, spec.timeline
     total = timeline.total_steps
     seconds = speed.seconds(
         timeline.tokens_before(total) - timeline.tokens_before(first_step),
         times_due(stage.evaluation.every, first_step, total) * held_out_tokens(spec),
         times_due(stage.saving.every, first_step, total),
+        cached=cached,
     )
     return Estimate(seconds, speed.memory, memory_limit(), source, speed)
 
 
 def estimate_recipe(recipe: Recipe, *, calibrate: bool) -> list[Estimate]:
     """Estimate every stage of a resolved recipe. Stages after the first share its process, and so its imports."""
-    imports, estimates = time.process_time(), list[Estimate]()
+    imports, estimates = startup_seconds(), list[Estimate]()
     for index in range(len(recipe.stages)):
         estimate = estimate_stage(StageSpec(recipe, index), calibrate=calibrate)
         if index:
-            # What imports take is about what this process has taken to come here.
             fixed = max(0.0, estimate.seconds.other - imports)
             estimate = replace(estimate, seconds=replace(estimate.seconds, other=fixed))
         estimates.append(estimate)

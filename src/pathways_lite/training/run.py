@@ -44,7 +44,7 @@ from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.notes import stage_notes
 from pathways_lite.training.resolve import resolve_recipe, with_learned_weights
-from pathways_lite.training.speed import Speed, keep_speed, measure_speed, parse_speed
+from pathways_lite.training.speed import Speed, keep_speed, measure_speed, parse_speed, startup_seconds
 from pathways_lite.training.stage import StageSpec
 
 
@@ -91,7 +91,7 @@ def train_run(
     Returns the process's exit status: 0 when everything is trained, 128 + n after signal n (the state is saved).
     Raises UserError for what the user can correct.
     """
-    hooks, startup = hooks or TrainerHooks(), time.process_time()
+    hooks, startup = hooks or TrainerHooks(), startup_seconds()
     with contextlib.ExitStack() as stack:
         if not coordination.is_primary():
             console = Console(file=stack.enter_context(open(os.devnull, "w")))  # noqa: PTH123

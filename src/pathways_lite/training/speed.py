@@ -7,11 +7,13 @@ summary.json too.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import resource
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -41,16 +43,23 @@ class Speed:
     fixed: float  # a process before, between and after the other activities: imports, restoring, summary, page
     memory: int | None  # peak, of the process on CPUs, else of the fullest device
     calibrated: bool = False  # by a few steps, not by a run
+    cached_compile: float | None = None  # where the compilation cache has the programs; None if unknown
 
-    def seconds(self, tokens: int, evaluated_tokens: int, saves: int) -> Seconds:
-        """Return the time of a stage with these amounts of work, by activity."""
+    def seconds(self, tokens: int, evaluated_tokens: int, saves: int, *, cached: bool = False) -> Seconds:
+        """Return the time of a stage with these amounts of work, by activity. `cached`: it was compiled before."""
         return Seconds(
             train=tokens * self.token,
-            compile=self.compile,
+            compile=self.cached_compile if cached and self.cached_compile is not None else self.compile,
             save=saves * (self.save or 0.0),
             evaluate=evaluated_tokens * (self.evaluated_token or 0.0),
             other=self.fixed,
         )
+
+
+@functools.cache
+def startup_seconds() -> float:
+    """Return the CPU seconds that this process had taken when this was first called: what imports take."""
+    return time.process_time()
 
 
 def stage_shape(stage: Stage) -> str:
@@ -121,7 +130,10 @@ def known_speed(stage: Stage) -> tuple[Speed, str] | None:
 
 
 def combine(speeds: Sequence[Speed]) -> Speed:
-    """Return the medians of repeated measurements; compiling and the rest as they were last, by what is cached now."""
+    """Return the medians of repeated measurements; compiling and the rest as they were last.
+
+    The shortest of several compilations is taken for one that was cached.
+    """
 
     def median(values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]
@@ -136,6 +148,7 @@ def combine(speeds: Sequence[Speed]) -> Speed:
         fixed=last.fixed,
         memory=last.memory,
         calibrated=last.calibrated,
+        cached_compile=min(speed.compile for speed in speeds) if len(speeds) > 1 else last.cached_compile,
     )
 
 
