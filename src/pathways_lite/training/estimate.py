@@ -71,7 +71,8 @@ def estimate_stage(spec: StageSpec, *, first_step: int = 0, calibrate: bool = Fa
     """Estimate the rest of a stage from `first_step` on; with `calibrate`, take a few steps if its shape is unknown."""
     known = known_speed(spec.stage) or (_calibrated(spec) if calibrate else None)
     if known is None:
-        known = assumed_speed(spec), f"assumed: {ASSUMED_SHARE_OF_PEAK:.0%} of this machine's peak, nothing is measured"
+        assumption = f"assumed: {ASSUMED_SHARE_OF_PEAK:.0%} of this machine's peak, and memory for the state alone"
+        known = assumed_speed(spec), assumption
     speed, source = known
     return estimate_from(spec, speed, source, first_step)
 
@@ -124,7 +125,7 @@ def assumed_speed(spec: StageSpec) -> Speed:
     token = spec.timeline.flops_per_token / flops
     # A forward pass is a third of a training step; a state of 12 bytes a parameter at 200 MB/s.
     save = 12 * parameter_count(spec.stage.model) / 200e6
-    return Speed(token, token / 3, save, 0.0, _ASSUMED_FIXED, None, calibrated=True)
+    return Speed(token, token / 3, save, 0.0, _ASSUMED_FIXED, _state_bytes(spec), calibrated=True)
 
 
 def may_calibrate(spec: StageSpec) -> bool:
@@ -135,8 +136,12 @@ def may_calibrate(spec: StageSpec) -> bool:
     flops = spec.timeline.flops_per_token * largest * spec.stage.data.seq_len
     seconds_of_peak = flops / (devices * (published_peak(device.device_kind) or math.inf))
     is_fast = flops <= _MAX_CALIBRATION_FLOPS or 0 < seconds_of_peak < 1
-    state = 16 * parameter_count(spec.stage.model) / devices  # float32: parameters, moments, gradient
-    return is_fast and (limit is None or state < _MAX_CALIBRATION_SHARE * limit)
+    return is_fast and (limit is None or _state_bytes(spec) < _MAX_CALIBRATION_SHARE * limit)
+
+
+def _state_bytes(spec: StageSpec) -> int:
+    """Return the bytes of parameters, two moments and gradient in float32, on each of all devices."""
+    return 16 * parameter_count(spec.stage.model) // jax.device_count()
 
 
 def memory_limit() -> int | None:
