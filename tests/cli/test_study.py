@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from pathways_lite.cli import study as study_cli
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import apply_overrides, load_recipe
@@ -63,6 +64,11 @@ def test_plan_counts_what_sharing_saves(study: Path, tmp_path: Path, monkeypatch
     assert "calibrated by a few steps just now" in said
     saved, apart = re.search(r"sharing saves ([\d.]+) MFLOPs of ([\d.]+) MFLOPs", said).groups()  # type: ignore[union-attr]
     assert float(saved) / float(apart) == pytest.approx(2 / 8, rel=0.01)
+
+
+def test_a_run_without_a_measurement_says_how_to_get_one(study: Path, tmp_path: Path) -> None:
+    summary = study_cli._summary(study_cli._make_plan(study, None, tmp_path), jobs=1)
+    assert "time is unknown before the first node is done; `pathways-lite study plan` measures it" in summary
 
 
 def test_overrides_reach_every_recipe(study: Path, tmp_path: Path) -> None:

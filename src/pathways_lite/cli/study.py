@@ -354,9 +354,10 @@ def _summary(study_plan: StudyPlan, jobs: int) -> str:
     done = sum(planned.state == "done" for planned in nodes.values())
     paces = ", ".join(sorted({planned.speed_source for planned in nodes.values() if planned.flops_left}))
     seconds = study_plan.seconds_left(jobs)
-    time = f"about {duration(seconds)} with --jobs {jobs}, speed {paces}"
-    if math.isnan(seconds):
-        time = "time is unknown before the first node is done; `pathways-lite study plan` measures it"
     if not left:
         time = "nothing is left to train"
+    elif math.isnan(seconds):
+        time = "time is unknown before the first node is done; `pathways-lite study plan` measures it"
+    else:
+        time = f"about {duration(seconds)} with --jobs {jobs}, speed {paces}"
     return f"{len(nodes)} nodes, {done} done; {si(left, 'FLOPs')} of {si(total, 'FLOPs')} left{saved}; {time}"
