@@ -1,9 +1,9 @@
 # `make demo` and `make test` need nothing but make, Python 3.12 and the package registry.
-# uv is taken from the PATH, or installed from PyPI into .uv/ (nothing outside this folder is touched).
+# uv is taken from the PATH if it runs, or installed from PyPI into .uv/ (nothing outside this folder is touched).
 
 PYTHON ?= python3
 UV_VERSION := 0.13.8
-UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+UV := $(or $(shell uv --version >/dev/null 2>&1 && command -v uv),.uv/bin/uv)
 EXTRA ?= # of pyproject.toml's optional dependencies, beside dev: make install EXTRA="tpu slurm"
 RUN := .venv/bin/
 JOBS ?= 2
@@ -36,10 +36,15 @@ check: lint types test  ## all that CI runs
 install: $(STAMP)  ## the environment alone; EXTRA="tpu slurm" adds what the README names
 
 $(STAMP): pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
+	@$(UV) python find >/dev/null 2>&1 || $(UV) python install 3.12 || { echo "error: there is no \
+	Python 3.12 or newer here, and uv could not download one; install it, or name it: make install UV_PYTHON=PATH" >&2; exit 2; }
 	$(UV) sync --frozen --inexact --compile-bytecode --extra dev $(addprefix --extra ,$(EXTRA))
 	@touch $@
 
 .uv/bin/uv:
+	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || { echo "error: uv does not run here, and $(PYTHON) cannot \
+	make an environment to install it into; install uv (https://docs.astral.sh/uv), or Python with its venv module, or \
+	name another Python: make install PYTHON=PATH" >&2; exit 2; }
 	$(PYTHON) -m venv .uv
 	.uv/bin/python -m pip install --quiet "uv==$(UV_VERSION)"
 

@@ -11,7 +11,7 @@ SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py
 # A room may import only itself and the rooms named here (kernels, errors and libraries aside).
 BOTTOM = {
     "errors", "chips", "console", "paths", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores",
-    "json_values", "provenance", "checkpoint_names",
+    "json_values", "provenance", "checkpoint_names", "accelerators", "cgroups", "compilation_cache", "machine",
 }  # fmt: skip
 MAY_IMPORT = {
     "errors": set(),
@@ -27,7 +27,11 @@ MAY_IMPORT = {
     "provenance": set(),
     "checkpoint_names": set(),
     "atomic_file": set(),
-    "cpu_cores": set(),
+    "accelerators": set(),
+    "cgroups": set(),
+    "cpu_cores": {"cgroups", "errors"},
+    "machine": {"cpu_cores"},
+    "compilation_cache": {"machine", "paths"},
     "distributed": {"errors", "console", "signals"},
     "checkpoints": {
         "errors",
@@ -38,7 +42,7 @@ MAY_IMPORT = {
         "atomic_file",
         "parallel",
         "distributed",
-    },
+    },  # fmt: skip
     "run_lock": {"errors", "console"},
     "output_lock": {"run_lock"},
     "signals": set(),

@@ -80,6 +80,11 @@ def absolute_path(path: str | Path) -> str:
     return absolute
 
 
+def user_cache() -> Path:
+    """Return the directory for what can be computed again: `$XDG_CACHE_HOME/pathways-lite`, by default in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "pathways-lite"
+
+
 def _refusal(written: str, scheme: str) -> str:
     rest = re.sub(r"^[^:]*:/+", "", written)
     if scheme == "file":

@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from pathways_lite.cli import study as study_cli
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
+from pathways_lite.recipe import apply_overrides, load_recipe
+from pathways_lite.studies.probe import SpeedProbe
+from pathways_lite.studies.study import Node
+from pathways_lite.tracking.formatting import duration
+from pathways_lite.training.speed import Speed
 
 STUDY = """
 from pathways_lite.recipe import *
@@ -48,13 +54,21 @@ def test_help_teaches(command: str) -> None:
     assert f"pathways-lite study {command}" in " ".join(invoke("study", command, "--help").output.split())
 
 
-def test_plan_counts_what_sharing_saves(study: Path, tmp_path: Path) -> None:
+def test_plan_counts_what_sharing_saves(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four recipes of two stages of equal cost, two trunks shared by two each: 6 of 8 parts are spent."""
+    speed = Speed(token=0.1, evaluated_token=0.0, save=0.0, compile=1.0, fixed=1.0, memory=None)
+    monkeypatch.setattr(SpeedProbe, "__call__", lambda self, node: (speed, "calibrated by a few steps just now"))
     said = invoke("study", "plan", study, "--out", tmp_path).output
     assert "6 nodes, 0 done" in said
-    assert "assumed: 40% of this machine's peak" in said
+    assert f"about {duration(6 * (2 + 0.1 * 6 * 2 * 32))} with --jobs 1" in said
+    assert "calibrated by a few steps just now" in said
     saved, apart = re.search(r"sharing saves ([\d.]+) MFLOPs of ([\d.]+) MFLOPs", said).groups()  # type: ignore[union-attr]
     assert float(saved) / float(apart) == pytest.approx(2 / 8, rel=0.01)
+
+
+def test_a_run_without_a_measurement_says_how_to_get_one(study: Path, tmp_path: Path) -> None:
+    summary = study_cli._summary(study_cli._make_plan(study, None, tmp_path), jobs=1)
+    assert "time is unknown before the first node is done; `pathways-lite study plan` measures it" in summary
 
 
 def test_overrides_reach_every_recipe(study: Path, tmp_path: Path) -> None:
@@ -98,3 +112,18 @@ def test_a_study_that_makes_no_sense_is_refused(study: Path, tmp_path: Path, old
     wrong.write_text(study.read_text().replace(old, new))
     with pytest.raises(UserError, match=message):
         invoke("study", "plan", wrong)
+
+
+@pytest.mark.slow
+def test_the_probe_takes_steps_in_a_process_of_its_own(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    node = Node("", load_recipe(recipe_file), None, ())
+    (first, source), (second, again) = (SpeedProbe(1)(node) or pytest.fail("no speed") for _ in range(2))
+    assert source == "calibrated by a few steps just now"
+    assert again == "calibrated on this machine"
+    assert first == second
+    assert SpeedProbe(1, seconds=-1.0)(node) is None, "the time for probing is over"
+    missing = apply_overrides(load_recipe(recipe_file), ["stages.base.data.corpus=/nowhere"])
+    assert SpeedProbe(1)(Node("", missing, None, ())) is None

@@ -214,7 +214,7 @@ def test_progress_is_shown_and_described(tmp_path: Path, jsonl: Path) -> None:
     with (tmp_path / "log").open("w") as file, show_progress(file) as report:
         store = build([str(jsonl)], tmp_path / "out", tokenizer="sentencepiece:300", workers=0, report=report)
     log = (tmp_path / "log").read_text()
-    for words in ("training the tokenizer", "tokenizing 100%", "MB/s, 90 documents", "writing the store"):
+    for words in ("training the tokenizer", "tokenizing 100%", ": 90 documents", "writing the store"):
         assert words in log
     description = describe(store, samples=2, characters=9)
     assert sum(row.counts.documents for row in description.rows) == 90

@@ -42,3 +42,18 @@ def test_large_corpora_are_split_by_the_hash_alone() -> None:
 
 def test_group_hash_golden_value() -> None:
     assert group_hash("json/decoder.py") == 1384971743171980357
+
+
+@given(documents=documents, shares=st.lists(st.sampled_from([0.0, 0.2, 0.7]), min_size=4, max_size=4))
+@settings(max_examples=200)
+def test_shares_by_domain(documents: list[tuple[int, int]], shares: list[float]) -> None:
+    domain = np.array([d for d, _ in documents])
+    group = np.array([group_hash(str(g)) for _, g in documents], np.uint64)
+    held = select_held_out(domain, group, np.array(shares))
+    assert not set(group[held].tolist()) & set(group[~held].tolist()), "a group is on one side"
+    with_share = {g for g, d in zip(group.tolist(), domain.tolist(), strict=True) if shares[d]}
+    assert set(group[held].tolist()) <= with_share, "a group is held out for a domain that has a share"
+    for d in set(domain.tolist()):
+        assert (~held[domain == d]).any()
+    same = select_held_out(domain, group, np.full(4, 0.2))
+    assert (same == select_held_out(domain, group, 0.2)).all()

@@ -19,11 +19,11 @@ from pathways_lite.studies.figures import layout_nodes
 from pathways_lite.studies.plan import StudyPlan, plan_study
 from pathways_lite.studies.report import gather_findings, verdict_sentence, write_report
 from pathways_lite.studies.store import StudyStore
-from pathways_lite.studies.study import Study
+from pathways_lite.studies.study import Node, Study
 
 
-def never(dtype: str) -> float:
-    raise AssertionError("what is measured need not be assumed")
+def never(node: Node) -> None:
+    raise AssertionError("what this study has measured need not be measured again")
 
 
 @pytest.fixture(scope="module")
@@ -96,19 +96,19 @@ def test_figures_are_written_as_png_and_svg(written: list[Path]) -> None:
 
 
 def test_a_study_not_started_has_a_page(study: Study, tmp_path: Path) -> None:
-    plan = plan_study(study, tmp_path, lambda dtype: 1e9)
+    plan = plan_study(study, tmp_path)
     html = write_report(gather_findings(plan, ["rates.py"]))[0].read_text()
     assert "0 of 3 nodes are done" in html
     assert "Nothing can be compared yet" in html
 
 
 def test_failures_are_on_the_page_with_their_reason(study: Study, tmp_path: Path) -> None:
-    store = plan_study(study, tmp_path, lambda dtype: 1e9).store
+    store = plan_study(study, tmp_path).store
     trunk, *_ = store.nodes
     store.prepare(trunk)
     store.output_path(trunk).write_text("step 1\nerror: the <disk> is full\n")
     store.record_failure(trunk, 2)
-    html = write_report(gather_findings(plan_study(study, tmp_path, lambda dtype: 1e9), ["rates.py"]))[0].read_text()
+    html = write_report(gather_findings(plan_study(study, tmp_path), ["rates.py"]))[0].read_text()
     assert "exit status 2: error: the &lt;disk&gt; is full" in html
     assert html.count("waits for a failed node") == 2
 

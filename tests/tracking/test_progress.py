@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pathways_lite.tracking.formatting import duration, si
+from pathways_lite.tracking.formatting import byte_size, duration, memory_unit, si, time_unit
 from pathways_lite.tracking.progress import Progress
 
 
@@ -171,3 +171,15 @@ def test_si_keeps_three_digits(value: float) -> None:
 def test_durations() -> None:
     spans = {3.14: "3.1 s", 9.99: "10 s", 42: "42 s", 59.7: "1 min 00 s", 185: "3 min 05 s", 7620: "2 h 07 min"}
     assert {seconds: duration(seconds) for seconds in spans} == spans
+
+
+def test_small_numbers_have_small_units() -> None:
+    assert [duration(s) for s in (0.0, 3.5e-7, 3.5e-4, 0.0123, 0.0994, 0.5)] == [
+        "0.0 s", "0.35 µs", "350 µs", "12 ms", "99 ms", "0.5 s",
+    ]  # fmt: skip
+    assert [byte_size(n) for n in (0, 999, 1000, 1.5 * 2**20, 23.5 * 2**30, 2**41)] == [
+        "0 B", "999 B", "0.977 KiB", "1.5 MiB", "23.5 GiB", "2 TiB",
+    ]  # fmt: skip
+    assert (memory_unit(2**31).name, memory_unit(3e6).name, memory_unit(10).name) == ("GiB", "MiB", "KiB")
+    assert (time_unit(1.0).name, time_unit(0.02).name, time_unit(2e-5).name) == ("s", "ms", "µs")
+    assert time_unit(2e-5).format(2e-5) == "20.00"

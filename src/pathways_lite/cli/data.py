@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
 from pathways_lite.data.compressed import MAX_DOCUMENT_BYTES
 from pathways_lite.paths import local_path
+
+if TYPE_CHECKING:
+    from pathways_lite.data.shards import HeldOutShares
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,7 +48,10 @@ def build(
     ] = None,
     held_out: Annotated[
         list[str],
-        typer.Option(help="fraction of documents held out for evaluation, by a hash of their id; or sources of them"),
+        typer.Option(
+            help="fraction of documents held out for evaluation, by a hash of their id; DOMAIN=FRACTION beside it for "
+            "single domains, e.g. --held-out 0.01 --held-out code=0.05; or sources of them"
+        ),
     ] = ["0.01"],  # noqa: B006  typer copies it
     text_field: Annotated[str, typer.Option(help="field or column of records that has the text")] = "text",
     domain_field: Annotated[str, typer.Option(help="field that has the domain")] = "domain",
@@ -64,10 +70,15 @@ def build(
     examples: Annotated[
         int | None, typer.Option(min=1, help="read at most this many examples of each seqio: source")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="number of processes; default: one per core")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="number of processes; default: one per core; 0: none but this one")
+    ] = None,
     workspace: Annotated[
         Path | None, typer.Option(parser=local_path, help="directory for unfinished work; default: OUT.building")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="build even if OUT holds a corpus, and put the new one in its place")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Tokenize text into a token store. After an interruption the same command continues.
@@ -81,6 +92,8 @@ def build(
     - `pathways-lite data build corpora/mine books/ wiki=wiki.jsonl.gz --tokenizer corpora/python`
 
     - `pathways-lite data build corpora/mine train.jsonl.gz --held-out test.jsonl.gz`
+
+    - `pathways-lite data build corpora/mine books/ --held-out 0.01 --held-out wiki=0.05 --replace`
 
     - `pathways-lite data build corpora/mine downloads/ --dry-run`
 
@@ -111,8 +124,8 @@ def build(
         max_document_bytes=max_document_mib << 20,
     )
     parsed = [parse(source) for source in sources]
-    fraction = _parse_number(held_out[0]) if len(held_out) == 1 else None
-    held_out_documents = fraction if fraction is not None else [parse(source) for source in held_out]
+    shares = _parse_shares(held_out)
+    held_out_documents = shares if shares is not None else [parse(source) for source in held_out]
     everything = [*parsed, *(held_out_documents if isinstance(held_out_documents, list) else [])]
     console = Console()
     if dry_run:
@@ -139,6 +152,7 @@ def build(
             workers=workers,
             workspace=workspace,
             report=report,
+            replace_store=replace,
         )
     seconds = time.perf_counter() - start
     if as_json:
@@ -149,11 +163,34 @@ def build(
     console.print(f"{out}: ready after {seconds:.1f} s")
 
 
-def _parse_number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
+def _parse_shares(texts: list[str]) -> HeldOutShares | None:
+    """Return the shares in `--held-out`, where all are FRACTION or DOMAIN=FRACTION; None where all are sources."""
+    from pathways_lite.data.shards import HeldOutShares
+    from pathways_lite.errors import UserError
+
+    parsed = [(text, *_parse_share(text)) for text in texts]
+    sources = [text for text, _, share in parsed if share is None]
+    if len(sources) == len(parsed):
         return None
+    if sources:
+        raise UserError(
+            f"--held-out takes fractions or sources, not both: {sources[0]} is a source; a fraction of a domain is "
+            "DOMAIN=FRACTION, e.g. code=0.05"
+        )
+    names = [domain for _, domain, _ in parsed]
+    if len(set(names)) < len(names):
+        raise UserError(f"--held-out {' --held-out '.join(texts)}: give one fraction, and one for each domain at most")
+    by_domain = {domain: share for _, domain, share in parsed if share is not None}
+    return HeldOutShares(by_domain.pop("", 0.01), by_domain)
+
+
+def _parse_share(text: str) -> tuple[str, float | None]:
+    """Return the domain ("" for all) and the fraction of FRACTION or DOMAIN=FRACTION; None for anything else."""
+    domain, _, number = text.rpartition("=")
+    try:
+        return domain, float(number)
+    except ValueError:
+        return "", None
 
 
 @app.command()

@@ -19,6 +19,7 @@ from pathways_lite.data.seqio_tasks import SEQIO
 from pathways_lite.data.sources import Source
 from pathways_lite.data.zarr_io import is_remote
 from pathways_lite.paths import local_path
+from pathways_lite.tracking.formatting import si
 
 _PHASE_NAMES = {
     "sample": "reading a sample",
@@ -27,6 +28,7 @@ _PHASE_NAMES = {
     "write": "writing the store",
 }
 _SECONDS_BETWEEN_LINES = 5.0
+_MIN_SECONDS = 0.5  # of tokenizing, before a speed means something
 
 
 def preview_sources(sources: Sequence[Source], out: str) -> list[Preview]:
@@ -43,7 +45,7 @@ def print_previews(console: Console, sources: Sequence[Source], out: str) -> Non
 
 @contextmanager
 def show_progress(file: TextIO | None = None) -> Iterator[Report]:
-    """Yield a `report` for `build` that shows phase, MB/s and time left on `file` (default: standard error)."""
+    """Yield a `report` for `build` that shows phase, speed and time left on `file` (default: standard error)."""
     file = file or sys.stderr
     speed = _Speed()
     if not file.isatty():
@@ -68,13 +70,14 @@ class _Speed:
     def __init__(self) -> None:
         self._start: tuple[float, int] | None = None
 
-    def bytes_per_second(self, progress: Progress) -> float:
-        """Return the average speed up to this report."""
+    def bytes_per_second(self, progress: Progress) -> float | None:
+        """Return the average speed up to this report; None as long as there is nothing to measure."""
         now, done = time.monotonic(), progress.done.text_bytes
         if self._start is None:
             self._start = now, done
         seconds = now - self._start[0]
-        return (done - self._start[1]) / seconds if seconds else 0.0
+        n_bytes = done - self._start[1]
+        return n_bytes / seconds if n_bytes and seconds >= _MIN_SECONDS else None
 
 
 def _detail(progress: Progress, speed: _Speed) -> str:
@@ -83,8 +86,9 @@ def _detail(progress: Progress, speed: _Speed) -> str:
     if progress.phase != "tokenise":
         return f"{done.tokens:,} tokens" if done.tokens else ""
     skipped = f", {done.skipped:,} skipped" if done.skipped else ""
-    rate = speed.bytes_per_second(progress) / 1e6
-    return f"{rate:.1f} MB/s, {done.documents:,} documents, {done.tokens:,} tokens{skipped}"
+    rate = speed.bytes_per_second(progress)
+    shown = f"{si(rate, 'B/s')}, " if rate is not None else ""
+    return f"{shown}{done.documents:,} documents, {done.tokens:,} tokens{skipped}"
 
 
 class _LineReporter:

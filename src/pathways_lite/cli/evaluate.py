@@ -48,9 +48,10 @@ def evaluate(
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
+    from pathways_lite.evaluation.compressors import held_out_compression
     from pathways_lite.evaluation.infilling import LEFT_TO_RIGHT, TASKS
     from pathways_lite.tracking.formatting import bits_per_byte, held_out_note
-    from pathways_lite.training.final_evaluation import compare_with_compressors, evaluate_infilling_tasks
+    from pathways_lite.training.final_evaluation import evaluate_infilling_tasks
     from pathways_lite.training.load import load_model
 
     model = load_model(path)
@@ -59,7 +60,7 @@ def evaluate(
     results = {name: result.to_json() for name, result in evaluator.evaluate(params).items()}
     if not results:
         raise UserError(f"{evaluator.store.address} has no held-out documents; name another corpus with --corpus")
-    compressors = compare_with_compressors(evaluator)
+    compressors = held_out_compression(evaluator.store, evaluator.documents, evaluator.stage.evaluation.tokens)
     infilling_results = evaluate_infilling_tasks(evaluator, params) if infilling else {}
     if as_json:
         context = {"overlap": evaluator.stage.evaluation.overlap or 0}

@@ -17,6 +17,7 @@ from pathways_lite.paths import local_path
 if TYPE_CHECKING:
     from pathways_lite.intervals import Interval
     from pathways_lite.scaling.fit import Fit
+    from pathways_lite.scaling.table import Table as RunsTable
 
 
 # `fit chinchilla runs.csv` means `fit law chinchilla runs.csv`.
@@ -34,7 +35,11 @@ Columns = Annotated[
 ]
 TablePath = Annotated[
     Path,
-    typer.Argument(parser=local_path, help="CSV (also .gz), Parquet or JSON lines, e.g. the output of `runs table`"),
+    typer.Argument(
+        parser=local_path,
+        help="CSV (also .gz), Parquet or JSON lines, e.g. the output of `runs table`; or a study (its file, or its "
+        "directory), or a directory of runs: the last evaluation of every finished run",
+    ),
 ]
 
 
@@ -63,7 +68,11 @@ def fit_law(
 ) -> None:
     """Fit a law and write it as JSON, with everything needed to repeat the fit.
 
-    Example: `pathways-lite fit chinchilla runs.csv N='Model Size' C='Training FLOP' L=loss --drop-highest 5 --report`
+    Examples:
+
+    - `pathways-lite fit chinchilla runs.csv N='Model Size' C='Training FLOP' L=loss --drop-highest 5 --report`
+
+    - `pathways-lite fit chinchilla my_study.py` fits the finished runs of a study
     """
     from pathways_lite.console import Console
     from pathways_lite.output_lock import lock_file
@@ -71,7 +80,8 @@ def fit_law(
     from pathways_lite.scaling.laws.registry import find_law
     from pathways_lite.scaling.losses import parse_link, parse_loss
 
-    path = out or table.with_name(f"{law.partition(':')[0]}.json")
+    name = f"{law.partition(':')[0]}.json"
+    path = out or (_study_directory(table) / name if is_study_or_runs(table) else table.with_name(name))
     files = [path]
     with lock_file(path):
         chosen_law = find_law(law)
@@ -254,10 +264,13 @@ def _read_rows(path: Path, columns: list[str] | None, target: str, by: str | Non
     import numpy as np
 
     from pathways_lite.errors import UserError
-    from pathways_lite.scaling.table import numeric_column, read_table
+    from pathways_lite.scaling.table import numeric_column, read_table, rename_columns
 
     column_names = dict(_parse_pair(term) for term in columns or [])
-    table = read_table(path, column_names)
+    if is_study_or_runs(path):
+        table = rename_columns(_finished_runs(path), column_names, str(path))
+    else:
+        table = read_table(path, column_names)
     if by is not None and by not in table:
         raise UserError(f"{path} has no column {by!r} that names runs; it has {', '.join(sorted(table))}")
     if drop:
@@ -269,6 +282,38 @@ def _read_rows(path: Path, columns: list[str] | None, target: str, by: str | Non
         "dropped": f"the {drop} highest {target}" if drop else "nothing",
     }
     return table, None if by is None else table[by], {**origin, "resampled": by or "rows"}
+
+
+def is_study_or_runs(path: Path) -> bool:
+    """Return whether runs are meant, not a table: a study's file, or a directory."""
+    return path.suffix == ".py" or path.is_dir()
+
+
+def _study_directory(path: Path) -> Path:
+    """Return the directory with the runs that `path` means."""
+    if path.is_dir():
+        return path
+    from pathways_lite.studies.study import load_study
+
+    return Path("runs") / load_study(path).name
+
+
+def _finished_runs(path: Path) -> RunsTable:
+    """Return a row for every finished run of a study, given by its file or directory, or of a directory of runs."""
+    from pathways_lite.scaling.runs_table import runs_table
+
+    if path.is_dir():
+        return runs_table([path], final=True)
+    from pathways_lite.errors import UserError
+    from pathways_lite.studies.plan import resolve_study, study_store
+    from pathways_lite.studies.study import load_study
+
+    store = study_store(resolve_study(load_study(path)), _study_directory(path))
+    if not (runs := store.finished_runs()):
+        raise UserError(
+            f"no run of {path} is finished in {store.path}; train them with `pathways-lite study run {path}`"
+        )
+    return runs_table(runs, final=True)
 
 
 def _parse_pair(term: str) -> tuple[str, str]:

@@ -12,7 +12,6 @@ from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.recipe import Recipe
-    from pathways_lite.studies.store import StudyStore
 
 
 def ladder(
@@ -54,7 +53,7 @@ def ladder(
     study, target = load_study(file), resolve_recipe(load_recipe(file))
     directory = out or Path("runs") / study.name
     store = study_store(resolve_study(study), directory)
-    rungs = _finished_runs(store)
+    rungs = store.finished_runs()
     if not rungs:
         raise UserError(f"no rung of {study.name} is trained; train them with `pathways-lite study run {file}`")
     fitted = fit_ladder(
@@ -74,12 +73,6 @@ def ladder(
     typer.echo(", ".join(f"{name} {value:.4g}" for name, value in fitted.fit.values.items()))
     for line in (*sentences, *files):
         typer.echo(line)
-
-
-def _finished_runs(store: StudyStore) -> list[Path]:
-    """Return the run directories of the study's finished runs."""
-    states = store.states()
-    return [store.run_directory(i).path for i, node in store.nodes.items() if node.is_last and states[i] == "done"]
 
 
 def _law_inputs(recipe: Recipe) -> dict[str, float]:

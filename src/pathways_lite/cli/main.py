@@ -8,6 +8,7 @@ import threading
 
 import typer
 
+from pathways_lite.accelerators import leave_out_missing_tpu
 from pathways_lite.cli import (
     convert,
     data,
@@ -71,6 +72,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's encoding lacks a character
     threading.excepthook = _explain_error_of_thread
+    leave_out_missing_tpu()
     status = _run()
     try:
         if sys.stdout is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from pathways_lite.studies.executor import Executor
-    from pathways_lite.studies.plan import StudyPlan
+    from pathways_lite.studies.plan import Probe, StudyPlan
     from pathways_lite.studies.study import Study
 
 app = typer.Typer(
@@ -46,14 +47,16 @@ def plan(
 ) -> None:
     """Show what would be trained, what is done already, its cost and its approximate time. Trains nothing.
 
-    Times are based on the throughput of the nodes that this study has trained, or before the first one on an assumed
-    share of the machine's peak. The last line says which.
+    Times are those of whole processes: importing, compiling, training, evaluating, saving. They come from nodes of the
+    same shape that this study or an earlier run on this machine has trained; otherwise a few steps of each shape are
+    taken now, which takes seconds each. The last line says which.
 
     Example: `pathways-lite study plan configs/studies/palm_against_llama.py --jobs 2`
     """
     from pathways_lite.console import Console
+    from pathways_lite.studies.probe import SpeedProbe
 
-    study_plan = _make_plan(study, overrides, out, jobs)
+    study_plan = _make_plan(study, overrides, out, probe=SpeedProbe(jobs))
     if as_json:
         print_json({"study": study_plan.study.name, "nodes": _plan_rows(study_plan), "jobs": jobs})
         return
@@ -74,6 +77,7 @@ def run(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="option for sbatch, e.g. partition=gpu, timeout_min=600"),
     ] = None,
+    samples: Annotated[bool, typer.Option("--samples", help="generate text at the end of every node")] = False,
 ) -> None:
     """Train all nodes that are not done. The same command continues after an interruption; two of them share the work.
 
@@ -93,8 +97,8 @@ def run(
     from pathways_lite.studies.progress import StudyProgress
     from pathways_lite.studies.runner import Runner, report_failures
 
-    study_plan = _make_plan(study, overrides, out, jobs)
-    study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [])
+    study_plan = _make_plan(study, overrides, out)
+    study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [], samples=samples)
     write_study_index(study_plan.study, study_plan.store)
     console = Console(stderr=True)
     console.print(_summary(study_plan, jobs))
@@ -172,7 +176,7 @@ def report(
 
     options_given = {"--out": out, "--baseline": baseline}
     options = [word for name, value in options_given.items() if value is not None for word in (name, str(value))]
-    study_plan = _make_plan(study, overrides, out, jobs=1)
+    study_plan = _make_plan(study, overrides, out)
     if baseline is not None:
         study_plan = replace(study_plan, study=study_plan.study.with_baseline(baseline))
     findings = gather_findings(study_plan, [str(study), *(overrides or ()), *options])
@@ -250,20 +254,20 @@ def export(
         typer.echo(shlex.join(command))
 
 
-def _make_executor(name: str, out: Path, jobs: int, slurm: list[str]) -> Executor:
+def _make_executor(name: str, out: Path, jobs: int, slurm: list[str], *, samples: bool) -> Executor:
     from pathways_lite.errors import UserError
 
     if name == "local":
         from pathways_lite.studies.executor import LocalExecutor
 
-        return LocalExecutor(jobs)
+        return LocalExecutor(jobs, samples=samples)
     if name == "slurm":
         from pathways_lite.studies.slurm import SlurmExecutor
 
         parameters = dict(option.split("=", 1) for option in slurm if "=" in option)
         if len(parameters) < len(slurm):
             raise UserError(f"--slurm takes NAME=VALUE, each name once, not {', '.join(slurm)}")
-        return SlurmExecutor(out.absolute() / "slurm", jobs, parameters)
+        return SlurmExecutor(out.absolute() / "slurm", jobs, parameters, samples=samples)
     raise UserError(
         f"unknown --executor {name}; use local or slurm, or for Kubernetes `pathways-lite study export --jobset`"
     )
@@ -276,16 +280,11 @@ def _load_study(study: Path, overrides: list[str] | None, out: Path | None) -> t
     return loaded, out or Path("runs") / loaded.name
 
 
-def _make_plan(study: Path, overrides: list[str] | None, out: Path | None, jobs: int) -> StudyPlan:
+def _make_plan(study: Path, overrides: list[str] | None, out: Path | None, probe: Probe | None = None) -> StudyPlan:
     from pathways_lite.studies.plan import plan_study, resolve_study
 
-    def machine_flops(dtype: str) -> float:
-        from pathways_lite.tracking.peak import machine_peak
-
-        return machine_peak(dtype) / jobs
-
     loaded, out = _load_study(study, overrides, out)
-    return plan_study(resolve_study(loaded), out, machine_flops)
+    return plan_study(resolve_study(loaded), out, probe)
 
 
 def _header(study: Study) -> Text:
@@ -307,7 +306,7 @@ def _plan_rows(study_plan: StudyPlan) -> list[dict[str, Any]]:
             "parameters": planned.timeline.active_parameters,
             "flops": planned.flops,
             "flops_left": planned.flops_left,
-            "seconds_left": planned.seconds_left,
+            "seconds_left": None if math.isnan(planned.seconds_left) else planned.seconds_left,
             "speed": planned.speed_source,
             "state": planned.state,
         }
@@ -326,7 +325,8 @@ def _node_table(study_plan: StudyPlan) -> Any:
     table = Table(*unwrapped, "after", "steps", "parameters", "FLOPs", "state", "time left", box=None, pad_edge=False)
     for identity, planned in study_plan.nodes.items():
         timeline = planned.timeline
-        time_left = duration(planned.seconds_left) if planned.flops_left else ""
+        is_known = planned.flops_left and not math.isnan(planned.seconds_left)
+        time_left = duration(planned.seconds_left) if is_known else ""
         table.add_row(
             planned.node.label,
             identity,
@@ -359,7 +359,11 @@ def _summary(study_plan: StudyPlan, jobs: int) -> str:
     )
     done = sum(planned.state == "done" for planned in nodes.values())
     paces = ", ".join(sorted({planned.speed_source for planned in nodes.values() if planned.flops_left}))
-    time = f"about {duration(study_plan.seconds_left(jobs))} with --jobs {jobs}, speed {paces}"
+    seconds = study_plan.seconds_left(jobs)
     if not left:
         time = "nothing is left to train"
+    elif math.isnan(seconds):
+        time = "time is unknown before the first node is done; `pathways-lite study plan` measures it"
+    else:
+        time = f"about {duration(seconds)} with --jobs {jobs}, speed {paces}"
     return f"{len(nodes)} nodes, {done} done; {si(left, 'FLOPs')} of {si(total, 'FLOPs')} left{saved}; {time}"

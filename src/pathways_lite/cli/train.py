@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import os
 import platform
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,11 +14,25 @@ import typer
 
 from pathways_lite.cli.common import print_json
 from pathways_lite.cli.overrides import Overrides
+from pathways_lite.compilation_cache import enable_compilation_cache
+from pathways_lite.cpu_cores import set_threads
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
+from pathways_lite.tracking.formatting import duration
 
 if TYPE_CHECKING:
     from pathways_lite.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The options of `train_run`, named as its arguments."""
+
+    trackers: tuple[str, ...]
+    hang_timeout: float | None
+    samples: bool
+    page: bool
+    source: Path
 
 
 def train(
@@ -36,6 +51,16 @@ def train(
     hang_timeout: Annotated[
         float, typer.Option(min=0, help="seconds without a step after which the process ends with status 75; 0: never")
     ] = 600.0,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="threads that XLA computes with on CPUs; default: one per core that this process may use, by its "
+            "affinity and its container's CPU limit. The threads that read data are data.threads of the recipe",
+        ),
+    ] = None,
+    samples: Annotated[bool, typer.Option(help="generate text at the end of every stage")] = True,
+    page: Annotated[bool, typer.Option(help="draw the run's page and plots at the end of every stage")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="with --dry-run: print JSON instead of text")] = False,
 ) -> None:
     """Train a recipe's stages in order, continuing from the state of the run directory.
@@ -52,20 +77,18 @@ def train(
 
     - `pathways-lite train configs/demo.py stages.base.optimizer=adamw stages.base.budget="1e6 tokens" --out runs/adamw`
 
+    - `pathways-lite train configs/demo.py --dry-run` says how long it takes here, and how much memory
+
     - `pathways-lite train configs/demo.py --coordinator host0:1234 --processes 2 --process 0`
     """
     from pathways_lite.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
+    set_threads(threads)
     if runs_on_cpu_only():
         keep_freed_memory()  # before the imports below load JAX
     if dry_run:
-        from pathways_lite.training.run import describe, describe_stages
-
-        if as_json:
-            print_json(describe_stages(loaded))
-        else:
-            typer.echo(describe(loaded))
+        _dry_run(loaded, as_json=as_json)
         return
     if as_json:
         raise UserError("--json prints what --dry-run shows; add --dry-run, or leave out --json")
@@ -73,15 +96,37 @@ def train(
 
     coordination.initialize(coordinator, processes, process)
     trackers = [] if track == ["none"] else track or ["tensorboard"]
-    status = _train(
-        loaded, out or Path("runs") / loaded.name, trackers, hang_timeout or None, local_path(recipe).parent
-    )
+    if coordination.process_count() == 1:  # processes that compile and others that do not would wait for each other
+        enable_compilation_cache()
+    options = TrainOptions(tuple(trackers), hang_timeout or None, samples, page, local_path(recipe).parent)
+    status = _train(loaded, out or Path("runs") / loaded.name, options)
     if status:
         _exit_now(status)
 
 
-def _train(recipe: Recipe, out: Path, trackers: list[str], hang_timeout: float | None, source: Path) -> int:
-    """Train the recipe from a file in `source`, print any error, and return the exit status."""
+def _dry_run(recipe: Recipe, *, as_json: bool) -> None:
+    """Print what would be trained, and the time and memory that it would take here."""
+    from pathways_lite.training.estimate import estimate_recipe
+    from pathways_lite.training.resolve import resolve_recipe
+    from pathways_lite.training.run import describe, describe_stages
+
+    enable_compilation_cache()
+    resolved = resolve_recipe(recipe)
+    if as_json:
+        estimates = estimate_recipe(resolved, calibrate=True)
+        rows = zip(describe_stages(resolved), estimates, strict=True)
+        print_json([{**row, "estimate": estimate.to_json()} for row, estimate in rows])
+        return
+    typer.echo(describe(resolved))
+    estimates = estimate_recipe(resolved, calibrate=True)
+    for stage, estimate in zip(resolved.stages, estimates, strict=True):
+        typer.echo(f"{stage.name}: {estimate.sentence()}")
+    if len(estimates) > 1:
+        typer.echo(f"all stages: about {duration(sum(estimate.seconds.total for estimate in estimates))} here")
+
+
+def _train(recipe: Recipe, out: Path, options: TrainOptions) -> int:
+    """Train, print any error, and return the exit status."""
     import traceback
 
     from pathways_lite.cli.common import print_error
@@ -92,7 +137,7 @@ def _train(recipe: Recipe, out: Path, trackers: list[str], hang_timeout: float |
 
     who = f"process {coordination.process_index()}: " if coordination.process_count() > 1 else ""
     try:
-        status = train_run(recipe, out, trackers=trackers, hang_timeout=hang_timeout, source=source)
+        status = train_run(recipe, out, **asdict(options))
         coordination.shutdown()
         return status
     except UserError as error:

@@ -21,10 +21,18 @@ from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.data.assemble import Contents, survey, write_store
 from pathways_lite.data.documents import InputChunk, printable, utf8_name
 from pathways_lite.data.files import READING, InputFile
-from pathways_lite.data.shards import ShardCounts, ShardSpec, count_documents, load_whole_shard, select_held_out
+from pathways_lite.data.preflight import no_document_error, require_documents
+from pathways_lite.data.shards import (
+    HeldOutShares,
+    ShardCounts,
+    ShardSpec,
+    count_documents,
+    load_whole_shard,
+    select_held_out,
+)
 from pathways_lite.data.sources import Source
 from pathways_lite.data.store import MANIFEST, VERSION, Store, open_store
-from pathways_lite.data.store_lock import clear_workspace, lock_store, store_workspace
+from pathways_lite.data.store_lock import clear_workspace, lock_store, replaced_store, store_workspace
 from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.data.train_tokenizer import TokenizerPhase, load_or_train_tokenizer, tokenizer_identity
 from pathways_lite.data.workers import write_shards
@@ -54,9 +62,10 @@ def build(
     out: str | Path,
     *,
     tokenizer: str | Tokenizer = "sentencepiece:8192",
-    held_out: float | Sequence[str | Source] = 0.01,
+    held_out: float | HeldOutShares | Sequence[str | Source] = 0.01,
     workers: int | None = None,
     workspace: Path | None = None,
+    replace_store: bool = False,
     report: Report = lambda progress: None,
 ) -> Store:
     """Build the token store `out` from `sources`, or finish building it after an interruption.
@@ -69,9 +78,10 @@ def build(
       tokenizer: `bytes`; `sentencepiece:SIZE`, trained on 256 bytes of text per token (64 MB at most), spread evenly
         over the sources; a path of a `.model`, a `tokenizer.json`, or another store; or a tokenizer itself.
       held_out: share of the documents that are never in training, chosen by a hash of their id; at least one of every
-        domain with two or more documents. Or sources whose documents are held out, and no others.
+        domain with two or more documents; or shares by domain. Or sources whose documents are held out, and no others.
       workers: processes; None: one per core; 0: this process.
       workspace: local directory for unfinished work; None: OUT.building, if `out` is local.
+      replace_store: build even if `out` holds a store, which is replaced when the new one is complete.
       report: called with the progress, often.
 
     Raises UserError if a source is missing, has no readable document, or changes meanwhile, if a tokenizer cannot be
@@ -82,21 +92,34 @@ def build(
     training_sources = _parse_sources(sources)
     if not training_sources:
         raise UserError("there is nothing to build from; name a file, a directory, or python:")
-    share, held_out_sources = (0.0, _parse_sources(held_out)) if isinstance(held_out, Sequence) else (held_out, [])
-    if not 0 <= share < 1:
-        raise UserError(f"held_out={share} must be at least 0 and below 1, e.g. 0.01 for 1 %")
+    if replace_store:
+        with replaced_store(address) as new:
+            options: dict[str, Any] = {"tokenizer": tokenizer, "held_out": held_out, "workers": workers}
+            build(training_sources, new, **options, workspace=workspace, report=report)
+        return open_store(address)
+    shares, held_out_sources = HeldOutShares(0.0), list[Source]()
+    if isinstance(held_out, HeldOutShares):
+        shares = held_out
+    elif isinstance(held_out, Sequence):
+        held_out_sources = _parse_sources(held_out)
+    else:
+        shares = HeldOutShares(held_out)
+    if workers is not None and workers < 0:
+        raise UserError(f"workers={workers} must be at least 0; 0 works in this process")
     directory = _workspace(address, workspace)
     outputs = [directory] if is_remote(address) else [Path(address), directory, store_workspace(address)]
     training_sources = [source.without(outputs) for source in training_sources]
     held_out_sources = [source.without(outputs) for source in held_out_sources]
     _require_apart(training_sources, held_out_sources)
     all_sources = training_sources + held_out_sources
-    plan = _Plan.make(all_sources, tokenizer, [utf8_name(source.address) for source in held_out_sources] or share)
+    plan = _Plan.make(all_sources, tokenizer, [utf8_name(source.address) for source in held_out_sources] or shares)
     if read_file(address, MANIFEST) is not None:
         store = _open_existing(address, plan)
         if plan.read(directory) == plan.content:  # killed after the last write, before it could clean up
             shutil.rmtree(directory, ignore_errors=True)
         return store
+    if not plan.is_started(directory):
+        require_documents(all_sources)
     with lock_store(address, directory):
         if read_file(address, MANIFEST) is not None:  # by the process that has just released the lock
             return _open_existing(address, plan)
@@ -114,11 +137,15 @@ def build(
             contents = survey(shards)
             _require_documents(all_sources, contents, directory)
             held_out_by_source = contents.source >= len(training_sources)
-            held = select_held_out(contents.domain, contents.group, share) | held_out_by_source
+            by_domain = shares.of(contents.domains)
+            held = select_held_out(contents.domain, contents.group, by_domain) | held_out_by_source
             _write(address, shards, contents, trained, held, plan, report)
             clear_workspace(directory)
-        except UserError:
-            if not any((directory / "shards").glob("*.npz")):  # nothing is lost, and nothing bars a corrected command
+        except BaseException as error:
+            # Where nothing is lost, nothing should bar a corrected command or lie around. A trained tokenizer is kept
+            # after an interruption, but not where the arguments were wrong.
+            kept = ("shards/*.npz",) if isinstance(error, UserError) else ("shards/*.npz", "tokenizer/*")
+            if not any(any(directory.glob(pattern)) for pattern in kept):
                 clear_workspace(directory)
             raise
     return open_store(address)
@@ -179,17 +206,26 @@ class _Plan:
         return sum(size for source in self.states for _, size, _ in source)
 
     @classmethod
-    def make(cls, sources: Sequence[Source], tokenizer: str | Tokenizer, held_out: float | list[str]) -> _Plan:
+    def make(cls, sources: Sequence[Source], tokenizer: str | Tokenizer, held_out: HeldOutShares | list[str]) -> _Plan:
         states = _file_states(sources)
         content = {
             "version": VERSION,
             "sources": [source.to_json() for source in sources],
             "files": hashlib.sha256(json.dumps(states).encode()).hexdigest(),
             "tokenizer": tokenizer_identity(tokenizer),
-            "held_out": held_out,
+            "held_out": held_out.to_json() if isinstance(held_out, HeldOutShares) else held_out,
             "reading": READING,
         }
         return cls(content, states)
+
+    def is_started(self, directory: Path) -> bool:
+        """Return whether this build, perhaps with other shares held out, was started in `directory`."""
+        started = self.read(directory)
+        return started is not None and not self._describe_differences_of_shards(started)
+
+    def _describe_differences_of_shards(self, other: dict[str, Any]) -> str:
+        """Describe how another build's shards differ: not by the shares that will be held out of them."""
+        return self.describe_differences(other | {"held_out": self.content["held_out"]})
 
     def start_or_resume(self, directory: Path) -> None:
         """Start the build in `directory`, or resume it.
@@ -197,7 +233,7 @@ class _Plan:
         Raises UserError if another build was started there and has tokenized something.
         """
         shards, started = directory / "shards", self.read(directory)
-        different = self.describe_differences(started) if started is not None else ""
+        different = self._describe_differences_of_shards(started) if started is not None else ""
         if different and any(shards.glob("*.npz")):
             raise UserError(
                 f"{directory} holds an unfinished build with {different}; "
@@ -206,6 +242,7 @@ class _Plan:
         if different or started is None:
             for unusable in (shards, directory / "tokenizer"):
                 shutil.rmtree(unusable, ignore_errors=True)
+        if started != self.content:
             directory.mkdir(parents=True, exist_ok=True)
             write_text_atomically(directory / "plan.json", json.dumps(self.content, indent=2))
 
@@ -264,7 +301,10 @@ def _open_existing(address: str, plan: _Plan) -> Store:
     store = open_store(address)
     # A whole store stays what it is, whichever version has read its files.
     if different := plan.describe_differences(store.manifest.plan | {"reading": READING}):
-        raise UserError(f"{address} holds a store built from {different}; name another directory, or delete that one")
+        raise UserError(
+            f"{address} holds a store built from {different}; name another directory, or put this one in "
+            "its place with --replace"
+        )
     return store
 
 
@@ -282,9 +322,7 @@ def _require_documents(sources: Sequence[Source], contents: Contents, directory:
     for number, source in enumerate(sources):
         if not (contents.source == number).any():
             clear_workspace(directory)
-            problems = [sentence for n, sentence in contents.skipped if n == number]
-            why = f"; the first of {len(problems)} problems: {problems[0]}" if problems else ""
-            raise UserError(f"{source.address}: not one document could be read from it{why}")
+            raise no_document_error(source, [sentence for n, sentence in contents.skipped if n == number])
 
 
 # ---- the shards ----

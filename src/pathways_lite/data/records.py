@@ -25,10 +25,11 @@ class Fields:
     id_field: str = "id"
     format: Format | None = None  # of all files; None: as their content says
     max_document_bytes: int = MAX_DOCUMENT_BYTES
+    strict: bool = False  # a domain or id field that was named must be in every record; to check the names
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields; those that earlier versions did not have only if they are set."""
-        later = {"format": None, "max_document_bytes": MAX_DOCUMENT_BYTES}
+        later = {"format": None, "max_document_bytes": MAX_DOCUMENT_BYTES, "strict": False}
         return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
     def document(self, record: Any, domain: str, name: str, where: str) -> Document | Skipped:
@@ -41,10 +42,10 @@ class Fields:
         """
         if not isinstance(record, dict):
             return Skipped(f"{where}: expected an object with a field {self.text_field!r}, found {_kind(record)}")
-        if self.text_field not in record:
+        if (absent := self._absent_field(record)) is not None:
             fields = ", ".join(map(str, list(record)[:8])) or "none"
-            sentence = f"{where}: there is no field {self.text_field!r} (fields: {fields}); name it with --text-field"
-            return Skipped(sentence)
+            name, option = absent
+            return Skipped(f"{where}: there is no field {name!r} (fields: {fields}); name it with {option}")
         text = record[self.text_field]
         if isinstance(text, bytes):  # of Parquet files whose text has no logical type
             text = decode_utf8(text, where)
@@ -61,6 +62,18 @@ class Fields:
         id_ = name if record_id is None else str(record_id)
         bad = check_text(text, where) or check_text(domain, where) or check_text(id_ or name, where)
         return bad or Document(id_ or name, domain, id_ or name, text)
+
+    def _absent_field(self, record: dict[Any, Any]) -> tuple[str, str] | None:
+        """Return a field that a record must have and has not, and the option that names it."""
+        if self.text_field not in record:
+            return self.text_field, "--text-field"
+        for name, default, option in (
+            (self.domain_field, Fields.domain_field, "--domain-field"),
+            (self.id_field, Fields.id_field, "--id-field"),
+        ):
+            if self.strict and name != default and name not in record:
+                return name, option
+        return None
 
 
 def _kind(value: Any) -> str:

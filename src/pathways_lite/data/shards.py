@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.data.documents import Document, InputChunk, Skipped
 from pathways_lite.data.round_trip import RoundTrip, RoundTripSampler
 from pathways_lite.data.tokenizers import Tokenizer
+from pathways_lite.errors import UserError
 
 _BATCH_CHARACTERS = 1 << 20  # of text encoded at once
 
@@ -185,24 +188,55 @@ class _ShardBuilder:
 # ---- the held-out split ----
 
 
-def select_held_out(domain: np.ndarray, group: np.ndarray, share: float) -> np.ndarray:
+@dataclass(frozen=True)
+class HeldOutShares:
+    """Shares of the documents that are held out: one for all domains, and others for some of them."""
+
+    share: float
+    by_domain: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, share in (("", self.share), *self.by_domain.items()):
+            if not 0 <= share < 1:
+                domain = f"{name}=" if name else ""
+                raise UserError(f"held_out={domain}{share} must be at least 0 and below 1, e.g. {domain}0.01 for 1 %")
+
+    def to_json(self) -> Any:
+        """Return the share alone where it is the only one."""
+        return {"share": self.share, "domains": dict(self.by_domain)} if self.by_domain else self.share
+
+    def of(self, domains: Sequence[str]) -> np.ndarray:
+        """Return the shares of the domains, [domains]. Raises UserError for a share of a domain that is not there."""
+        if unknown := sorted(set(self.by_domain) - set(domains)):
+            raise UserError(
+                f"--held-out names the domain {unknown[0]}, of which there is no document; there are "
+                f"{', '.join(domains)}. What was tokenized is kept: give the same command with one of these"
+            )
+        return np.array([self.by_domain.get(name, self.share) for name in domains])
+
+
+def select_held_out(domain: np.ndarray, group: np.ndarray, share: float | np.ndarray) -> np.ndarray:
     """Select the held-out documents, bool `[D]`: those whose group's hash is in the lowest `share` of all hashes.
 
-    The selection depends on the groups' names only, so the same documents are held out in every corpus. Small domains
-    are exceptions: if a domain would have no training document, its group with the largest hash goes to training; if
-    it would have none held out, its group with the smallest hash is, as long as every domain keeps something to train
-    on. With `share` 0 nothing is held out.
+    The selection depends on the groups' names only, so the same documents are held out in every corpus. A group with
+    documents in several domains goes by the largest of their shares. Small domains are exceptions: if a domain would
+    have no training document, its group with the largest hash goes to training; if it would have none held out, its
+    group with the smallest hash is, as long as every domain keeps something to train on. With `share` 0 nothing of a
+    domain is held out, except what belongs to a group of another.
 
     Args:
       domain: integers `[D]`.
       group: uint64 `[D]`, hashes.
-      share: in [0, 1).
+      share: in [0, 1), of all domains or by domain, `[domains]`.
     """
-    held = group < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
-    if not share:
-        return held
-    domains = np.unique(domain)
-    for d in domains:
+    groups, group_index = np.unique(group, return_inverse=True)
+    largest = np.zeros(len(groups))
+    document_share = np.broadcast_to(share, domain.shape) if np.ndim(share) == 0 else np.asarray(share)[domain]
+    np.maximum.at(largest, group_index, document_share)
+    limits = np.array([min(int(value * 2.0**64), 2**64 - 1) for value in np.unique(largest)], np.uint64)
+    held = group < limits[np.searchsorted(np.unique(largest), largest)][group_index]
+    domains = [d for d in np.unique(domain) if document_share[domain == d].any()]
+    for d in np.unique(domain):
         if held[domain == d].all():
             held &= group != group[domain == d].max()
     for d in domains:

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from pathways_lite.atomic_file import fsync_directory
+from pathways_lite.data.listing import is_token_store
 from pathways_lite.data.zarr_io import is_remote
 from pathways_lite.errors import UserError
 from pathways_lite.paths import absolute_path
@@ -40,6 +42,30 @@ def lock_store(address: str, workspace: Path | None = None) -> Iterator[None]:
             if all(path.name == FILE_NAME for path in directory.iterdir()):  # nothing is left to continue
                 shutil.rmtree(directory, ignore_errors=True)
         lock.release()
+
+
+@contextlib.contextmanager
+def replaced_store(address: str) -> Iterator[str]:
+    """Yield the address for a new store, which takes the place of the one at `address` when it is complete.
+
+    Until then the old one can be read. An interruption between the two renames leaves both beside the place, and the
+    same command finishes. Raises UserError for a remote store, which cannot be renamed, and for a directory with
+    something else in it.
+    """
+    if is_remote(address):
+        raise UserError(f"--replace works for local stores only; delete {address} yourself, or name another prefix")
+    path = Path(absolute_path(address))
+    if path.exists() and not is_token_store(path) and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{address} is not a token store, so --replace would delete something else; name another path")
+    new, old = (path.with_name(f"{path.name}.{suffix}") for suffix in ("replacing", "replaced"))
+    with lock_store(address):
+        yield str(new)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        new.rename(path)
+        fsync_directory(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def store_workspace(address: str) -> Path:

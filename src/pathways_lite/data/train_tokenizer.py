@@ -28,9 +28,20 @@ def tokenizer_identity(request: str | Tokenizer) -> str:
     """Return what, together with the sources, determines the tokenizer; its path does not matter."""
     if not isinstance(request, str):
         return request.fingerprint
-    if request == ByteTokenizer.kind or request.startswith(f"{_TRAINED}:"):
+    if request == ByteTokenizer.kind:
+        return request
+    if request.startswith(f"{_TRAINED}:"):
+        _trained_size(request)
         return request
     return load_tokenizer(request).fingerprint
+
+
+def _trained_size(request: str) -> int:
+    """Return SIZE of `sentencepiece:SIZE`. Raises UserError if it is no number of tokens."""
+    size = request.removeprefix(f"{_TRAINED}:")
+    if not size.isdigit() or not int(size):
+        raise UserError(f"--tokenizer {request}: {size!r} is not a number of tokens; write e.g. {_TRAINED}:8192")
+    return int(size)
 
 
 def load_or_train_tokenizer(
@@ -45,16 +56,14 @@ def load_or_train_tokenizer(
         return load_tokenizer(request)
     trained = _load_trained(directory)
     if trained is None:
-        size = request.removeprefix(f"{_TRAINED}:")
-        if not size.isdigit() or not int(size):
-            raise UserError(f"--tokenizer {request}: {size!r} is not a number of tokens; write e.g. {_TRAINED}:8192")
+        size = _trained_size(request)
         from pathways_lite.data.sentencepiece import train_sentencepiece
 
         report_phase("sample")
-        texts = sample_texts(sources, min(SAMPLE_BYTES_PER_TOKEN * int(size), MAX_SAMPLE_BYTES))
+        texts = sample_texts(sources, min(SAMPLE_BYTES_PER_TOKEN * size, MAX_SAMPLE_BYTES))
         report_phase("train tokenizer")
         with replace_atomically(directory) as temporary:
-            save_tokenizer(train_sentencepiece(texts, int(size)), temporary)
+            save_tokenizer(train_sentencepiece(texts, size), temporary)
         trained = load_tokenizer(directory)
     return trained
 

@@ -9,15 +9,11 @@ own beginning. A window begins without the text before it (like the cut first do
 except for the last `overlap` tokens of the previous window, which are read but not scored again: then every token
 after the first L sees at least `overlap` tokens, at L / (L - overlap) times the cost. Windows never
 see each other, so a document's score depends only on the document: not on the batch size, not on its row.
-
-For comparison, general-purpose compressors (xz, zstd, gzip) give the bits per byte that a model has to beat.
 """
 
 from __future__ import annotations
 
 import bisect
-import gzip
-import lzma
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +21,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import zstandard
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
@@ -234,27 +229,3 @@ def windows_to_batch(rows: Sequence[Sequence[Window]], n_rows: int, length: int)
             begin = end
     domain, sample_id = np.zeros(n_rows, np.int32), np.zeros((n_rows, 2), np.uint32)
     return Batch(tokens, targets, weights, positions, Spans(start, stop), domain, sample_id)
-
-
-# ---- compressors ----
-
-
-# Named by the command lines whose result they equal, except for a few bytes of header (gzip's file name).
-# `xz -9` is liblzma's preset 9, not the slower `xz -9e`.
-COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
-    "xz -9": lambda data: lzma.compress(data, format=lzma.FORMAT_XZ, preset=9),
-    "zstd -19": lambda data: zstandard.ZstdCompressor(level=19).compress(data),
-    "gzip -9": lambda data: gzip.compress(data, compresslevel=9, mtime=0),
-}
-
-
-def compressed_bits_per_byte(texts: Iterable[bytes]) -> dict[str, float]:
-    """Compress the concatenated `texts` with each of `COMPRESSORS`; return bits per byte, empty for no text.
-
-    The comparison favors each side in one way: a compressor starts without any text and sees only these bytes; a model
-    has read its training text before, and its own size is not counted.
-    """
-    data = b"".join(texts)
-    if not data:
-        return {}
-    return {name: 8 * len(compress(data)) / len(data) for name, compress in COMPRESSORS.items()}

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, SingleDeviceSharding
 
+from pathways_lite.accelerators import QUIET_LIBTPU
 from pathways_lite.chips import GPUS, TPUS, Gpu, Tpu
 from pathways_lite.errors import UserError
 
@@ -118,15 +119,7 @@ def quiet_libtpu(**flags: str) -> None:
 
     Call it before libtpu is first used, when it reads them. `flags` are libtpu's own, e.g. `xla_jf_dump_to="dir"`.
     """
-    defaults = {
-        "TPU_SKIP_MDS_QUERY": "1",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_WORKER_ID": "0",
-        "TPU_STDERR_LOG_LEVEL": "3",
-    }
-    for name, value in defaults.items():
+    for name, value in QUIET_LIBTPU.items():
         os.environ.setdefault(name, value)
     given = os.environ.get("LIBTPU_INIT_ARGS", "")
     os.environ["LIBTPU_INIT_ARGS"] = " ".join([given, *(f"--{name}={value}" for name, value in flags.items())]).strip()

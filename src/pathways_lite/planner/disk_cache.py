@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pathways_kernels
 import pathways_lite
 from pathways_lite.atomic_file import write_text_atomically
+from pathways_lite.paths import user_cache
 
 STEP = (
     "pathways_kernels",
@@ -45,7 +45,7 @@ def cached(kind: str, key: Mapping[str, Any], make: Callable[[], Any], *, code: 
     cannot be written.
     """
     content = json.dumps({"key": key, "code": code_identity(code)}, sort_keys=True)
-    path = directory() / kind / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.json"
+    path = user_cache() / kind / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.json"
     try:
         return json.loads(path.read_text())["value"]
     except (OSError, ValueError, KeyError):
@@ -56,11 +56,6 @@ def cached(kind: str, key: Mapping[str, Any], make: Callable[[], Any], *, code: 
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(path, text, shared=True)
     return value
-
-
-def directory() -> Path:
-    """Return the directory of the cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pathways-lite"
 
 
 @functools.cache

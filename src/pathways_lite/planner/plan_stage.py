@@ -25,9 +25,10 @@ from pathways_lite.parallel.sharding import Layout
 from pathways_lite.planner.chips import GpuCluster, TpuSlices
 from pathways_lite.planner.plan import DoesNotFit, StageWork, StepPlan, attention_times, compiled_program
 from pathways_lite.planner.program import bytes_per_chip, shard_bytes
-from pathways_lite.planner.report import GIB, does_not_fit_message, mesh_text, table
+from pathways_lite.planner.report import does_not_fit_message, mesh_text, table
 from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.recipe.identity import identity_fields
+from pathways_lite.tracking.formatting import byte_size
 from pathways_lite.training.components import Components
 from pathways_lite.training.stage import StageSpec, describe_lengths, stage_timeline
 
@@ -171,7 +172,7 @@ def show_rules(recipe: Recipe, index: int, machine: TpuSlices | GpuCluster) -> R
     parameters, optimizer = bytes_per_chip(state.params), bytes_per_chip(state.opt_state)
     total = Text.assemble(
         "\n",
-        bold(f"A chip holds {parameters / GIB:.2f} GiB of parameters and {optimizer / GIB:.2f} GiB of optimizer "),
+        bold(f"A chip holds {byte_size(parameters)} of parameters and {byte_size(optimizer)} of optimizer "),
         f"state (exact, without padding); {machine.chips:,} chips, mesh {mesh_text(dict(layout.sizes))}",
     )
     return Group(rules, parameter_rows, total)

@@ -15,7 +15,7 @@ from rich.text import Text
 from pathways_lite.console import Table, bold, dim
 from pathways_lite.planner.chips import TpuSlices
 from pathways_lite.planner.plan import DoesNotFit, StageWork, StepPlan
-from pathways_lite.tracking.formatting import si
+from pathways_lite.tracking.formatting import memory_unit, si, time_unit
 from pathways_lite.tracking.plot_style import save_figure
 
 GIB = 2**30
@@ -86,7 +86,8 @@ def table(title: str, *columns: str, left: tuple[int, ...] = (0, -1)) -> Table:
 
 def _memory_table(plan: StepPlan) -> Table:
     memory, hbm = plan.program.memory, plan.machine.chip.hbm_bytes
-    rows = table("Memory of a chip", "", "GiB", "source")
+    unit = memory_unit(memory.total)
+    rows = table("Memory of a chip", "", unit.name, "source")
     for name, size, source in (
         ("parameters, float32", memory.parameters, "exact: the shardings"),
         ("optimizer", memory.optimizer, "exact: the shardings"),
@@ -95,12 +96,12 @@ def _memory_table(plan: StepPlan) -> Table:
         ("activations, gradients, temporaries", memory.temporaries, "compiler's allocation"),
         ("code", memory.code, "compiler's allocation"),
     ):
-        rows.add_row(name, f"{size / GIB:.2f}", dim(source))
+        rows.add_row(name, unit.format(size), dim(source))
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     rows.add_row(
         bold(f"total: {verdict}"),
-        bold(f"{memory.total / GIB:.2f}"),
-        dim(f"of {hbm / GIB:.2f} by the compiler"),
+        bold(unit.format(memory.total)),
+        dim(f"of {hbm / GIB:.2f} GiB by the compiler"),
     )
     if not plan.fits:
         rows.add_row("", "", _advice(plan.work, dict(plan.mesh)))
@@ -108,37 +109,50 @@ def _memory_table(plan: StepPlan) -> Table:
 
 
 def _time_table(plan: StepPlan) -> Table:
-    rows = table("\nTime of a step: computation", "", "s", "source")
+    unit = time_unit(plan.compute_seconds)
+    rows = table("\nTime of a step: computation", "", unit.name, "source")
     clock = plan.machine.chip.clock_hz / 1e9
     for part, seconds in plan.operation_seconds.items():
-        rows.add_row(part, f"{seconds:.4f}", dim(f"compiler's estimate: cycles at {clock:g} GHz, loops rolled up"))
+        rows.add_row(part, unit.format(seconds), dim(f"compiler's estimate: cycles at {clock:g} GHz, loops rolled up"))
     if plan.program.lookups:
         source = f"model: padded rows at {plan.machine.chip.hbm_bytes_per_second / 1e9:g} GB/s of memory, a lower bound"
-        rows.add_row("gathers and scatters", f"{plan.lookup_seconds:.4f}", dim(source))
+        rows.add_row("gathers and scatters", unit.format(plan.lookup_seconds), dim(source))
     for kernel in plan.attention:
-        rows.add_row(f"attention kernel; {kernel.where}", f"{kernel.seconds:.4f}", dim(kernel.source))
-    rows.add_row(bold("total"), bold(f"{plan.compute_seconds:.4f}"), dim("assumed: one after another"))
+        rows.add_row(f"attention kernel; {kernel.where}", unit.format(kernel.seconds), dim(kernel.source))
+    rows.add_row(bold("total"), bold(unit.format(plan.compute_seconds)), dim("assumed: one after another"))
     return rows
 
 
 def _collective_table(plan: StepPlan) -> Table:
-    columns = ("", "over", "of", "MiB", "times", "s", "waited, s", "in", "runs", "source")
+    unit = time_unit(plan.collective_seconds())
+    columns = ("", "over", "of", "MiB", "times", unit.name, f"waited, {unit.name}", "in", "runs", "source")
     rows = table("\nTime of a step: collectives", *columns, left=(0, 1, 7, 8, 9))
     large = [cost for cost in plan.program.exchanges if cost.seconds >= 0.001 * plan.slow]
     for cost in large:
         rows.add_row(
             cost.kind, " ".join(cost.axes), f"{cost.members:,}", f"{cost.bytes / 2**20:.1f}", f"{cost.count:,}",
-            f"{cost.seconds:.4f}", f"{cost.waited_seconds:.4f}", cost.where, "async" if cost.asynchronous else "blocks",
-            dim("model"),
+            unit.format(cost.seconds), unit.format(cost.waited_seconds), cost.where,
+            "async" if cost.asynchronous else "blocks", dim("model"),
         )  # fmt: skip
     small = [cost for cost in plan.program.exchanges if cost not in large]
     if small:
         count = sum(cost.count for cost in small)
         seconds, waited_seconds = sum(cost.seconds for cost in small), sum(cost.waited_seconds for cost in small)
         rows.add_row(
-            "smaller ones", "", "", "", f"{count:,}", f"{seconds:.4f}", f"{waited_seconds:.4f}", "", "", dim("model")
+            "smaller ones",
+            "",
+            "",
+            "",
+            f"{count:,}",
+            unit.format(seconds),
+            unit.format(waited_seconds),
+            "",
+            "",
+            dim("model"),
         )
-    total, waited = bold(f"{plan.collective_seconds():.4f}"), bold(f"{plan.fast - plan.compute_seconds:.4f}")
+    total, waited = (
+        bold(unit.format(value)) for value in (plan.collective_seconds(), plan.fast - plan.compute_seconds)
+    )
     source = dim("count, bytes: the compiler's program")
     rows.add_row(bold("total"), "", "", "", "", total, waited, "", "", source)
     return rows
@@ -147,9 +161,14 @@ def _collective_table(plan: StepPlan) -> Table:
 def _estimate_table(plan: StepPlan) -> Table:
     rows = table("\nEstimate", "", "as scheduled", "nothing overlaps", "only tensor's waits", "source")
     steps = (plan.fast, plan.slow, plan.ideal)
+    unit = time_unit(plan.fast)
     work, peak, rates = plan.work, plan.machine.chip.bf16_flops / 1e12, [plan.rates(step) for step in steps]
     for name, values, source in (
-        ("step, s", [f"{step:.3f}" for step in steps], "computation and the collectives that it waits for"),
+        (
+            f"step, {unit.name}",
+            [unit.format(step) for step in steps],
+            "computation and the collectives that it waits for",
+        ),
         ("MFU, PaLM's", [f"{rate.mfu:.1%}" for rate in rates], f"(6 N + 12 L H Q T) per token, {peak:g} TFLOP/s"),
         ("MFU, 6 N D", [f"{rate.mfu_6n:.1%}" for rate in rates], "without attention"),
         ("tokens/s", [f"{rate.tokens_per_second:,.0f}" for rate in rates], ""),
@@ -209,8 +228,10 @@ def save_picture(plan: StepPlan, path: Path) -> None:
         _draw_bar(upper, _time_segments(plan), "seconds per step")
         _draw_mark(upper, plan.fast, "as scheduled")
         _draw_mark(upper, plan.slow, "nothing overlaps", above=False)
-        _draw_bar(lower, _memory_segments(plan), "GiB of a chip")
-        _draw_mark(lower, plan.machine.chip.hbm_bytes / 2**30, "limit")
+        unit = memory_unit(plan.program.memory.total)
+        _draw_bar(lower, _memory_segments(plan, unit.size), f"{unit.name} of a chip")
+        if unit.name == "GiB":  # far outside the picture of a small program
+            _draw_mark(lower, plan.machine.chip.hbm_bytes / unit.size, "limit")
         mesh = " ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1)
         upper.set_title(
             f"{plan.work.name} on {plan.machine.text}"
@@ -233,10 +254,10 @@ def _time_segments(plan: StepPlan) -> list[_Segment]:
     ]
 
 
-def _memory_segments(plan: StepPlan) -> list[_Segment]:
+def _memory_segments(plan: StepPlan, unit: float) -> list[_Segment]:
     memory = plan.program.memory
     return [
-        _Segment(label, size / 2**30)
+        _Segment(label, size / unit)
         for label, size in (
             ("parameters", memory.parameters),
             ("optimizer", memory.optimizer),

@@ -34,7 +34,7 @@ from pathways_lite.planner.program import bytes_per_chip
 from pathways_lite.planner.report import GIB, header_text, mesh_text, table
 from pathways_lite.recipe import Recipe, Stage, apply_overrides
 from pathways_lite.recipe.model import Remat
-from pathways_lite.tracking.formatting import si
+from pathways_lite.tracking.formatting import memory_unit, si, time_unit
 
 # ---- analytic plans: `plan --topology gpu:...` ----
 
@@ -67,15 +67,17 @@ def analytic_plan(recipe: Recipe, index: int, machine: GpuCluster) -> tuple[dict
     }
     target = {"name": work.name, "machine": machine.text, "chips": machine.chips, "mesh": dict(layout.sizes)}
     values = {**target, "method": "analytic", **asdict(estimate), "steps": steps}
-    memory = table("Memory of a GPU: an analytic estimate", "", "GiB", "source")
-    memory.add_row("parameters and optimizer", f"{estimate.state_bytes / GIB:.2f}", dim("exact: the shardings"))
-    memory.add_row("activations, gradients", f"{estimate.activation_bytes / GIB:.2f}", dim("model"))
+    unit = memory_unit(estimate.bytes)
+    memory = table("Memory of a GPU: an analytic estimate", "", unit.name, "source")
+    memory.add_row("parameters and optimizer", unit.format(estimate.state_bytes), dim("exact: the shardings"))
+    memory.add_row("activations, gradients", unit.format(estimate.activation_bytes), dim("model"))
     verdict = "fits" if estimate.bytes <= gpu.hbm_bytes else "DOES NOT FIT"
-    limit = dim(f"data sheet's limit: {gpu.hbm_bytes / GIB:.2f}")
-    memory.add_row(bold(f"total: {verdict}"), bold(f"{estimate.bytes / GIB:.2f}"), limit)
-    time = table("\nTime of a step: an analytic estimate, nothing is compiled", "", "s", "source")
+    limit = dim(f"data sheet's limit: {gpu.hbm_bytes / GIB:.2f} GiB")
+    memory.add_row(bold(f"total: {verdict}"), bold(unit.format(estimate.bytes)), limit)
+    seconds_unit = time_unit(estimate.slow)
+    time = table("\nTime of a step: an analytic estimate, nothing is compiled", "", seconds_unit.name, "source")
     peak = f"at most {MATMUL_SHARE:.0%}: assumed share of the peak in products, {gpu.bf16_flops / 1e12:g} TFLOP/s"
-    time.add_row("computation", f"{estimate.compute:.4f}", dim(peak))
+    time.add_row("computation", seconds_unit.format(estimate.compute), dim(peak))
     network = (
         f"assumes {gpu.nvlink_bytes / 1e9:g} GB/s over NVLink, {gpu.network_bytes / 1e9:g} between servers, per GPU"
     )
@@ -84,15 +86,19 @@ def analytic_plan(recipe: Recipe, index: int, machine: GpuCluster) -> tuple[dict
         ("hidden states, over tensor", estimate.tensor),
         ("gradients, over data and pod", estimate.sums),
     ):
-        time.add_row(name, f"{seconds:.4f}", dim(f"model, {network}"))
+        time.add_row(name, seconds_unit.format(seconds), dim(f"model, {network}"))
     if estimate.offload:
         link = f"assumes {gpu.host_link_bytes / 1e9:g} GB/s to the host"
         time.add_row(
-            "offloaded activations, to the host's memory and back", f"{estimate.offload:.4f}", dim(f"model, {link}")
+            "offloaded activations, to the host's memory and back",
+            seconds_unit.format(estimate.offload),
+            dim(f"model, {link}"),
         )
     bounds = table("\nEstimate", "", "only tensor's waits", "nothing overlaps", "source")
+    shown_steps = [seconds_unit.format(steps[which]["seconds"]) for which in ("fast", "slow")]
+    bounds.add_row(f"step, {seconds_unit.name}", *shown_steps, dim("model"))
     for key, name, format_ in (
-        ("seconds", "step, s", ".3f"), ("mfu", "MFU, PaLM's", ".1%"), ("mfu_6n", "MFU, 6 N D", ".1%"),
+        ("mfu", "MFU, PaLM's", ".1%"), ("mfu_6n", "MFU, 6 N D", ".1%"),
         ("tokens_per_second", "tokens/s", ",.0f"), ("days", f"days for {si(work.tokens, 'tokens')}", ".2f"),
         ("chip_hours", "GPU-hours", ",.0f"),
     ):  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.law import Law
-from pathways_lite.scaling.table import COLUMNS, Table, derive_columns, numeric_column
+from pathways_lite.scaling.table import COLUMNS, Table, derive_columns, is_own_table, numeric_column
 
 
 def validate_columns(law: Law, table: Mapping[str, np.ndarray], *, units: bool = True) -> Table:
@@ -16,7 +16,8 @@ def validate_columns(law: Law, table: Mapping[str, np.ndarray], *, units: bool =
 
     Raises UserError for missing columns, text, NaN and infinities, values that are not positive where a logarithm is
     taken, fewer rows than parameters, columns with a single value, and (with `units`) medians that no run has, such as
-    parameters in millions or tokens in billions.
+    parameters in millions or tokens in billions. Tables of this program's own runs have known units, however small the
+    runs are.
     """
     names = (*law.inputs, law.target)
     full = derive_columns(table, names)
@@ -26,7 +27,7 @@ def validate_columns(law: Law, table: Mapping[str, np.ndarray], *, units: bool =
     for name, values in columns.items():
         _check_numbers(law, name, values)
     _check_identifiability(law, columns)
-    if units:
+    if units and not is_own_table(table):
         for name, values in columns.items():
             _check_unit(name, float(np.median(values)))
         _check_consistency(derive_columns(full, ("N", "D", "C")))

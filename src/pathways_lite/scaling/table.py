@@ -44,10 +44,10 @@ COLUMNS: dict[str, Column] = {
     "N_decoder": Column("parameters of the decoder", "parameters", 1e4, 1e15),
     "Nnv": Column("parameters outside the vocabulary", "parameters", 1e3, 1e15),
     "Nv": Column("parameters of the vocabulary", "parameters", 1e3, 1e13),
-    "D": Column("training tokens", "tokens", 1e5, 1e16),
+    "D": Column("training tokens", "tokens", 1e4, 1e16),
     "U": Column("unique training tokens", "tokens", 1e4, 1e16),
-    "C": Column("training compute", "FLOPs", 1e10, 1e30),
-    "C_sparse": Column("training compute where zeros are skipped", "FLOPs", 1e10, 1e30),
+    "C": Column("training compute", "FLOPs", 1e7, 1e30),
+    "C_sparse": Column("training compute where zeros are skipped", "FLOPs", 1e7, 1e30),
     "C_pf_days": Column("training compute", "PF-days", 1e-9, 1e10),
     "M": Column("tokens per parameter", "", 1e-3, 1e6),
     "L": Column(
@@ -60,7 +60,15 @@ COLUMNS: dict[str, Column] = {
     "performance": Column("performance, 1 if perfect", "", -2.18, 1.12),
 }
 
+OWN_COLUMNS = frozenset({"run", "stage", "step", "lineage", "start", "C", "C_stage", "D", "D_stage", "N", "L"})
+"""Columns by which a table of `runs_table` is recognized, also after it was written and read."""
+
 _TERM = re.compile(r"^(?P<name>.*?)(?:\s*\*\s*(?P<factor>[0-9.]+(?:[eE][+-]?[0-9]+)?))?$")
+
+
+def is_own_table(table: Mapping[str, np.ndarray]) -> bool:
+    """Return whether the table is one of `runs_table`, whose units are ours."""
+    return table.keys() >= OWN_COLUMNS
 
 
 def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Table:
@@ -72,12 +80,16 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Ta
     path = local_path(path)
     if not path.is_file():
         raise UserError(f"there is no table {path}; give a CSV, Parquet or JSON-lines file")
-    table = _read(path)
-    for name, term in (columns or {}).items():
+    return rename_columns(_read(path), columns or {}, str(path))
+
+
+def rename_columns(table: Table, columns: Mapping[str, str], where: str) -> Table:
+    """Add columns by our names, as in `read_table`, to a table from `where`. Raises UserError for an unknown column."""
+    for name, term in columns.items():
         match = _TERM.match(term)
         source = match["name"] if match and match["name"] in table else term
         if source not in table:
-            raise UserError(f"{path} has no column {source!r}; it has {', '.join(sorted(table))}")
+            raise UserError(f"{where} has no column {source!r}; it has {', '.join(sorted(table))}")
         factor = float(match["factor"]) if match and source != term and match["factor"] else 1.0
         table[name] = table[source] if factor == 1.0 else numeric_column(table, source) * factor
     return table

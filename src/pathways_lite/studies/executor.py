@@ -38,14 +38,18 @@ class Executor(Protocol):
         """Train the node whose directory is `run`; its output is appended to the file `output`."""
 
 
-def train_command(run: RunDirectory) -> list[str]:
+def train_command(run: RunDirectory, *, samples: bool = False) -> list[str]:
     """Return the command that trains the node in `run` with this interpreter."""
-    return [sys.executable, "-m", "pathways_lite", *train_arguments(run)]
+    return [sys.executable, "-m", "pathways_lite", *train_arguments(run, samples=samples)]
 
 
-def train_arguments(run: RunDirectory) -> list[str]:
-    """Return the arguments of `pathways-lite` that train the node in `run`."""
-    return ["train", str(run.recipe_path), "--out", str(run.path), "--track", "none"]
+def train_arguments(run: RunDirectory, *, samples: bool = False) -> list[str]:
+    """Return the arguments of `pathways-lite` that train the node in `run`.
+
+    A node has no page: the study's report draws what its runs show together. Text is generated where it is asked for.
+    """
+    without = ["--no-page", *([] if samples else ["--no-samples"])]
+    return ["train", str(run.recipe_path), "--out", str(run.path), "--track", "none", *without]
 
 
 # ---- processes on this machine, each on its own cores ----
@@ -81,8 +85,8 @@ class LocalJob:
 class LocalExecutor:
     """An executor of at most `jobs` processes, pinned to disjoint cores; they save and end if this process ends."""
 
-    def __init__(self, jobs: int = 1) -> None:
-        self.slots = jobs
+    def __init__(self, jobs: int = 1, *, samples: bool = False) -> None:
+        self.slots, self._samples = jobs, samples
         self._free_core_sets = [",".join(map(str, cores)) for cores in split_cores(usable_cores(), jobs)]
 
     def start(self, run: RunDirectory, output: Path) -> LocalJob:
@@ -90,7 +94,7 @@ class LocalExecutor:
         wrapper = [sys.executable, "-m", "pathways_lite.studies.pinned", str(os.getpid()), cores]
         with output.open("ab") as file:
             process = subprocess.Popen(
-                [*wrapper, *train_command(run)],
+                [*wrapper, *train_command(run, samples=self._samples)],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

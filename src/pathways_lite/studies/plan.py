@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
+import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 from pathways_lite.ledger import Ledger, Timeline
 from pathways_lite.studies.store import State, StudyStore
 from pathways_lite.studies.study import Node, Study, build_nodes
+from pathways_lite.training.estimate import estimate_from
+from pathways_lite.training.speed import Speed, combine, parse_speed, scaled, stage_shape
+from pathways_lite.training.stage import StageSpec, stage_timeline
 
-# The share that small models reach on CPUs (docs/results/foundation.md: 0.33 to 0.53 of the fastest matrix product).
-ASSUMED_SHARE_OF_PEAK = 0.4
+Probe = Callable[[Node], tuple[Speed, str] | None]
+"""Returns the speed of a node on this machine and its source; None where it cannot be found out."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class PlannedNode:
     timeline: Timeline
     flops: int  # of the whole stage, learning to grow included
     flops_left: int  # after its newest checkpoint
-    seconds_left: float
+    seconds_left: float  # of the node's process, what it does besides training included; NaN if unknown
     speed_source: str  # where the seconds come from
 
 
@@ -37,7 +41,12 @@ class StudyPlan:
     nodes: dict[str, PlannedNode]  # parents before children
 
     def seconds_left(self, jobs: int = 1) -> float:
-        """Estimate the seconds until all is trained, `jobs` nodes at a time; no node starts before its parent ends."""
+        """Estimate the seconds until all is trained, `jobs` nodes at a time; no node starts before its parent ends.
+
+        NaN if they are unknown.
+        """
+        if any(math.isnan(planned.seconds_left) for planned in self.nodes.values()):
+            return math.nan
         slot_free_at, ends = [0.0] * jobs, dict[str, float]()
         for identity, planned in self.nodes.items():
             slot = slot_free_at.index(min(slot_free_at))
@@ -61,52 +70,82 @@ def study_store(study: Study, out: Path) -> StudyStore:
     return StudyStore(out, build_nodes(study.recipes))
 
 
-def plan_study(study: Study, out: Path, machine_flops: Callable[[str], float]) -> StudyPlan:
+def plan_study(study: Study, out: Path, probe: Probe | None = None) -> StudyPlan:
     """Plan a resolved study.
 
-    `machine_flops(dtype)` returns the machine's peak FLOP/s; it is called only if no node has been measured.
+    `probe` is asked once for each shape of node that this study has not measured yet; None: such nodes have no time.
     """
     from pathways_lite.training.init_growth import ligo_ledger
-    from pathways_lite.training.stage import StageSpec
 
     store = study_store(study, out)
     states = store.states()
-    paces = _SpeedEstimates(store, machine_flops)
+    speeds = _Speeds(store, probe)
     planned = {}
     for identity, node in store.nodes.items():
         spec = StageSpec(node.recipe, len(node.recipe.stages) - 1)
         timeline, learning = spec.timeline, ligo_ledger(spec).flops
-        steps, spent = timeline.flops_before(timeline.total_steps), _ledger(store, identity).flops
-        left = 0 if states[identity] == "done" else steps - spent + (0 if spent else learning)
-        speed, pace = paces.flops_per_second(node) if left else (1.0, "")
-        planned[identity] = PlannedNode(node, states[identity], timeline, steps + learning, left, left / speed, pace)
+        steps, spent = timeline.flops_before(timeline.total_steps), _ledger(store, identity)
+        left = 0 if states[identity] == "done" else steps - spent.flops + (0 if spent.flops else learning)
+        seconds, source = speeds.seconds_left(node, spec, spent.steps, left) if left else (0.0, "")
+        planned[identity] = PlannedNode(node, states[identity], timeline, steps + learning, left, seconds, source)
     return StudyPlan(study, store, planned)
 
 
-class _SpeedEstimates:
-    """Estimates of the FLOP/s of nodes, with compiling, evaluating and saving included: the best known for each."""
+class _Speeds:
+    """The speeds of nodes, by shape: those that this study has measured, then those that the probe finds."""
 
-    def __init__(self, store: StudyStore, machine_flops: Callable[[str], float]) -> None:
-        self._machine_flops = machine_flops
-        self._measured: dict[tuple[object, ...], list[float]] = {}
+    def __init__(self, store: StudyStore, probe: Probe | None) -> None:
+        self._probe = probe
+        self._found: dict[str, tuple[Speed, str]] = {}
+        self._tried: set[str] = set()
+        self._compiled: set[str] = set()  # programs that nodes before have compiled
+        self._flops_per_token: dict[str, float] = {}
+        measured: dict[str, list[Speed]] = {}
         for identity, node in store.nodes.items():
-            ledger = _ledger(store, identity)
-            if ledger.flops and ledger.seconds.total:
-                self._measured.setdefault(_speed_key(node), []).append(ledger.flops / ledger.seconds.total)
+            shape = stage_shape(node.stage)
+            self._flops_per_token[shape] = stage_timeline(node.stage).flops_per_token
+            summary = store.stage_directory(identity).summary or {}
+            if (speed := parse_speed(summary.get("speed")) or _ledger_speed(store, identity)) is not None:
+                measured.setdefault(shape, []).append(speed)
+        for shape, speeds in measured.items():
+            self._found[shape] = combine(speeds), "measured in this study"
 
-    def flops_per_second(self, node: Node) -> tuple[float, str]:
-        """Return FLOP/s, and where the estimate comes from."""
-        if same := self._measured.get(_speed_key(node)):
-            return statistics.median(same), "measured"
-        if others := [speed for speeds in self._measured.values() for speed in speeds]:
-            return statistics.median(others), "measured on another shape"
-        peak = self._machine_flops(node.stage.model.dtype)
-        return ASSUMED_SHARE_OF_PEAK * peak, f"assumed: {ASSUMED_SHARE_OF_PEAK:.0%} of this machine's peak"
+    def seconds_left(self, node: Node, spec: StageSpec, first_step: int, flops_left: int) -> tuple[float, str]:
+        """Return the seconds that the node's process still takes, and where the estimate comes from."""
+        if (found := self._speed(node)) is None:
+            return math.nan, "unknown before a node of the study is done"
+        speed, source = found
+        # A learning rate is a constant of the program, but a seed is not: see docs/studies.md.
+        program = json.dumps([stage_shape(node.stage), node.stage.optimizer.model_dump(mode="json")], sort_keys=True)
+        estimate = estimate_from(spec, speed, source, first_step, cached=program in self._compiled).seconds.total
+        self._compiled.add(program)
+        timeline = spec.timeline
+        steps = timeline.flops_before(timeline.total_steps) - timeline.flops_before(first_step)
+        # What a start learns, e.g. how to grow, is not in the stage's steps.
+        return estimate + max(0, flops_left - steps) / timeline.flops_per_token * speed.token, source
+
+    def _speed(self, node: Node) -> tuple[Speed, str] | None:
+        shape = stage_shape(node.stage)
+        if shape not in self._found and shape not in self._tried and self._probe is not None:
+            self._tried.add(shape)
+            if (probed := self._probe(node)) is not None:
+                self._found[shape] = probed
+        if shape in self._found:
+            return self._found[shape]
+        if not self._found:
+            return None
+        # The shape whose tokens cost most like this one's; time in proportion to FLOPs.
+        cost = self._flops_per_token[shape]
+        nearest = min(self._found, key=lambda other: abs(math.log(self._flops_per_token[other] / cost)))
+        return scaled(self._found[nearest][0], cost / self._flops_per_token[nearest]), "scaled from another shape"
 
 
-def _speed_key(node: Node) -> tuple[object, ...]:
-    """Return what the speed of training depends on most."""
-    return (node.stage.model, node.stage.data.seq_len, node.stage.ramp)
+def _ledger_speed(store: StudyStore, identity: str) -> Speed | None:
+    """Return the speed of a node that is not done, or whose summary has none, from its ledger: all time is training."""
+    ledger = _ledger(store, identity)
+    if not (ledger.tokens and ledger.seconds.total):
+        return None
+    return Speed(ledger.seconds.total / ledger.tokens, None, None, 0.0, 0.0, None)
 
 
 def _ledger(store: StudyStore, identity: str) -> Ledger:

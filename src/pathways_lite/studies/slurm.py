@@ -29,15 +29,15 @@ _LOST_JOB = -signal.SIGKILL  # the status of a job that has left no result
 class TrainNode:
     """The work of each task of a job; submitit pickles it and calls `checkpoint` shortly before the time limit."""
 
-    def __init__(self, run: Path, output: Path) -> None:
-        self.run, self.output = run, output
+    def __init__(self, run: Path, output: Path, samples: bool = False) -> None:
+        self.run, self.output, self.samples = run, output, samples
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
         """Train the node and return the exit status."""
         wrapper = [sys.executable, "-m", "pathways_lite.studies.pinned", str(os.getpid()), "all"]
         with self.output.open("ab") as file:
-            command = [*wrapper, *train_command(RunDirectory(self.run))]
+            command = [*wrapper, *train_command(RunDirectory(self.run), samples=self.samples)]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         return self._process.wait()
 
@@ -48,7 +48,7 @@ class TrainNode:
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
-        return DelayedSubmission(TrainNode(self.run, self.output))
+        return DelayedSubmission(TrainNode(self.run, self.output, self.samples))
 
 
 @dataclass
@@ -105,12 +105,12 @@ class SlurmExecutor:
     `parameters` are sbatch's, under submitit's names (time, partition, nodes, tasks_per_node, gpus_per_node, ...).
     """
 
-    def __init__(self, folder: Path, jobs: int, parameters: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, jobs: int, parameters: Mapping[str, str], *, samples: bool = False) -> None:
         try:
             import submitit
         except ImportError as error:
             raise UserError("--executor slurm needs submitit, the extra `slurm`: make install EXTRA=slurm") from error
-        self.slots, self.folder, self._queue = jobs, folder, _Queue()
+        self.slots, self.folder, self._queue, self._samples = jobs, folder, _Queue(), samples
         try:
             self._executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
             self._executor.update_parameters(
@@ -123,7 +123,7 @@ class SlurmExecutor:
         number = self._earlier_job(run)
         if number is None:
             self._executor.update_parameters(name=run.path.name)
-            number = self._executor.submit(TrainNode(run.path.absolute(), output.absolute())).job_id
+            number = self._executor.submit(TrainNode(run.path.absolute(), output.absolute(), self._samples)).job_id
             write_json(run.path / "job.json", {"number": number})
         self._queue.add(number)
         return SlurmJob(number, self.folder, self._queue)

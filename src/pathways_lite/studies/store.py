@@ -109,6 +109,15 @@ class StudyStore:
             return "failed"
         return "stopped" if self.stage_directory(identity).path.exists() else "ready"
 
+    def finished_runs(self) -> list[Path]:
+        """Return the run directories of finished runs: of nodes that are done and the last stage of a recipe."""
+        states = self.states()
+        return [
+            self.run_directory(identity).path
+            for identity, node in self.nodes.items()
+            if node.is_last and states[identity] == "done"
+        ]
+
     def failure(self, identity: str) -> Failure | None:
         """Return how the node's last process failed; None if it did not, or has not run."""
         content = _read_json(self.run_directory(identity).path / "failure.json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 NOT_A_CODE_LENGTH = "* not a code length: the tokenizer loses text, so these bits per byte compare with nothing."
 
@@ -27,7 +27,9 @@ def si(value: float, unit: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds as in "42 s", "3 min 05 s", "2 h 07 min"."""
+    """Format seconds as in "350 µs", "42 s", "3 min 05 s", "2 h 07 min"."""
+    if 0 < seconds < 0.0995:
+        return si_below_one(seconds, "s")
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -44,6 +46,42 @@ def age(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"
     return "< 1 min"
+
+
+class Unit(NamedTuple):
+    """A unit for the numbers of a table: `format` gives as many decimals as leave three digits of the largest."""
+
+    name: str
+    size: float
+    decimals: int
+
+    def format(self, value: float) -> str:
+        return f"{value / self.size:.{self.decimals}f}"
+
+
+def memory_unit(largest: float) -> Unit:
+    """Return the unit for bytes of which `largest` is the sum: GiB, or a smaller one where that would be below 1."""
+    units = (Unit("GiB", 2**30, 2), Unit("MiB", 2**20, 2), Unit("KiB", 2**10, 2))
+    return next((unit for unit in units if largest >= unit.size), units[-1])
+
+
+def time_unit(largest: float) -> Unit:
+    """Return the unit for seconds of which `largest` is the sum: s, or ms or µs where that would be below 0.1."""
+    units = (Unit("s", 1.0, 4), Unit("ms", 1e-3, 3), Unit("µs", 1e-6, 2))
+    return next((unit for unit in units if largest >= 0.1 * unit.size), units[-1])
+
+
+def si_below_one(value: float, unit: str) -> str:
+    """Format two significant digits of a small number: 0.0123, "s" is "12 ms"; 3.5e-7 is "0.35 µs"."""
+    prefix, factor = ("m", 1e3) if value >= 0.9995e-3 else ("µ", 1e6)
+    return f"{float(f'{value * factor:.2g}'):.4g} {prefix}{unit}"
+
+
+def byte_size(size: float) -> str:
+    """Format bytes with three significant digits: "1.48 MiB", "12 GiB"."""
+    names = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = next((n for n in range(len(names)) if abs(size) < 999.5 * 1024**n), len(names) - 1)
+    return f"{float(f'{size / 1024**power:.3g}'):.4g} {names[power]}"
 
 
 def bits_per_byte(result: Mapping[str, Any], digits: int = 4) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pathways_lite.evaluation.bits import compressed_bits_per_byte
+from pathways_lite.evaluation.compressors import held_out_compression
 from pathways_lite.evaluation.generation import generate
 from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.evaluation.infilling import evaluate_infilling, evaluate_prefix
@@ -25,9 +25,12 @@ TEMPERATURE = 0.8
 
 
 def summarize(
-    components: Components, params: Any, evaluation: dict[str, Any], *, peak_flops: float | None
+    components: Components, params: Any, evaluation: dict[str, Any], *, peak_flops: float | None, samples: bool = True
 ) -> dict[str, Any]:
-    """Return the content of summary.json (`tracking.run_data` lists it). `evaluation`: the last held-out results."""
+    """Return the content of summary.json (`tracking.run_data` lists it). `evaluation`: the last held-out results.
+
+    Without `samples` none are generated: each takes as long as some training steps, and compiles two programs.
+    """
     model, timeline, evaluator = components.stage.model, components.timeline, components.evaluator
     return {
         "step": timeline.total_steps,
@@ -39,20 +42,13 @@ def summarize(
         },
         "domains": evaluation["domains"],
         **({"denoisers": evaluation["denoisers"]} if "denoisers" in evaluation else {}),
-        "compressors": compare_with_compressors(evaluator),
-        "samples": [sample_continuation(evaluator, params, domain) for domain in evaluator.documents],
+        "compressors": held_out_compression(evaluator.store, evaluator.documents, components.stage.evaluation.tokens),
+        "samples": [sample_continuation(evaluator, params, domain) for domain in evaluator.documents]
+        if samples
+        else [],
         "peak_flops": peak_flops,
         "environment": environment(),
         "command": shlex.join(["pathways-lite", *sys.argv[1:]]),
-    }
-
-
-def compare_with_compressors(evaluator: StageEvaluator) -> dict[str, dict[str, float]]:
-    """Compute bits per byte of general compressors, per domain, on the same bytes that the evaluation scores."""
-    tokenizer = evaluator.store.tokenizer()
-    return {
-        domain: compressed_bits_per_byte(tokenizer.decode(d.tokens[1:].tolist()).encode() for d in documents)
-        for domain, documents in evaluator.documents.items()
     }
 
 

@@ -6,8 +6,9 @@ import contextlib
 import importlib.metadata
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pathways_lite.distributed.agreement import require_same, require_shared_dir
 from pathways_lite.distributed.monitor import FailureMonitor, Watchdog
 from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
+from pathways_lite.ledger import Seconds
 from pathways_lite.paths import local_path
 from pathways_lite.provenance import Provenance
 from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
@@ -36,6 +38,7 @@ from pathways_lite.tracking.run_data import NOT_COMPARABLE
 from pathways_lite.tracking.trackers import open_trackers
 from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
+from pathways_lite.training.estimate import held_out_tokens, times_due
 from pathways_lite.training.final_evaluation import summarize
 from pathways_lite.training.initialize import initialize_stage, is_trained, restore_latest
 from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
@@ -50,6 +53,7 @@ from pathways_lite.training.run_record import (
     record_process,
     removed_if_refused,
 )
+from pathways_lite.training.speed import Speed, keep_speed, measure_speed, parse_speed, startup_seconds
 from pathways_lite.training.stage import StageSpec, describe_lengths
 
 
@@ -65,6 +69,9 @@ class RunContext:
     hooks: TrainerHooks
     fence: Callable[[], None]  # raises LostRunError where another process writes to the run directory now
     provenance: Provenance
+    samples: bool = True  # generate text at the end of a stage
+    page: bool = True  # draw the run's page and plots
+    startup: float = 0.0  # seconds that this process took before training
 
     def note(self, line: str) -> None:
         """Print a line for the user."""
@@ -83,17 +90,20 @@ def train_run(
     hang_timeout: float | None = None,
     hooks: TrainerHooks | None = None,
     source: Path | None = None,
+    samples: bool = True,
+    page: bool = True,
 ) -> int:
     """Train all stages of `recipe` in the run directory `path`, continuing from what it holds.
 
     With many processes (`coordination.initialize`) all of them call this; only the primary one locks the directory,
     writes logs and shows progress. `hang_timeout`: seconds that may pass without a step, see `Watchdog`. `source`: the
-    directory of the recipe, whose git commit is recorded; the working directory by default.
+    directory of the recipe, whose git commit is recorded; the working directory by default. At its end each stage
+    generates `samples` and draws the run's `page`, both of which studies leave out.
 
     Returns the process's exit status: 0 when everything is trained, 128 + n after signal n (the state is saved).
     Raises UserError for what the user can correct.
     """
-    hooks = hooks or TrainerHooks()
+    hooks, startup = hooks or TrainerHooks(), startup_seconds()
     with contextlib.ExitStack() as stack:
         if not coordination.is_primary():
             console = Console(file=stack.enter_context(open(os.devnull, "w")))  # noqa: PTH123
@@ -120,6 +130,9 @@ def train_run(
             hooks=hooks,
             fence=lock.require_held,
             provenance=current_provenance(source),
+            samples=samples,
+            page=page,
+            startup=startup,
         )
         try:
             _train_stages(recipe, context)
@@ -147,22 +160,42 @@ def _train_stages(recipe: Recipe, context: RunContext) -> None:
 
 def train_stage(components: Components, context: RunContext) -> None:
     """Train one stage to its end. Raises Interrupted after a signal."""
+    begin = time.perf_counter()
     with contextlib.ExitStack() as stack:
         with context.watchdog.pause("preparing"):
             trainer = _prepare(stack, components, context)
+        first_step, seconds_before = trainer.step, trainer.start.seconds
         try:
             trainer.train()
         except Interrupted:
             trainer.metric_writer.happened("interrupt", trainer.step, trainer.timer.seconds)
             raise
-        phase = "comparing with compressors, writing samples"
+        phase = "comparing with compressors, writing samples" if context.samples else "summarizing"
         with trainer.progress.show_phase(phase), context.watchdog.pause(phase):
             params = components.evaluated_params(trainer.state.opt_state, trainer.state.params, trainer.step)
             peak = machine_peak(components.stage.model.dtype)
-            summary = summarize(components, params, trainer.metric_writer.last_evaluation, peak_flops=peak)
+            results = trainer.metric_writer.last_evaluation
+            summary = summarize(components, params, results, peak_flops=peak, samples=context.samples)
+            wall = time.perf_counter() - begin
+            if speed := _measure_speed(trainer, first_step, seconds_before, wall, context.startup):
+                summary["speed"] = asdict(speed)
             coordination.run_on_primary(lambda: _finish(components.stage, summary, context))
         if coordination.is_primary():
             _print_summary(components.stage, summary, context.run, context.console)
+
+
+def _measure_speed(trainer: Trainer, first_step: int, before: Seconds, wall: float, startup: float) -> Speed | None:
+    """Return the stage's speed in this process, which trained it from `first_step` on."""
+    timeline, stage, now = trainer.timeline, trainer.stage, trainer.timer.seconds
+    total, held_out = timeline.total_steps, held_out_tokens(trainer.spec)
+    spent = Seconds(**{name: value - getattr(before, name) for name, value in asdict(now).items()})
+    return measure_speed(
+        spent, wall, startup,
+        tokens=timeline.tokens_before(total) - timeline.tokens_before(first_step),
+        evaluated_tokens=times_due(stage.evaluation.every, first_step, total) * held_out,
+        saves=times_due(stage.saving.every, first_step, total),
+        steps=total - first_step,
+    )  # fmt: skip
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -288,7 +321,10 @@ def _finish(stage: Stage, summary: dict[str, Any], context: RunContext) -> None:
     """Write the results of a finished stage."""
     context.fence()
     context.run.stage(stage.name).write_summary(summary)
-    draw_report(context.run)
+    if (speed := parse_speed(summary.get("speed"))) is not None:
+        keep_speed(stage, speed)
+    if context.page:
+        draw_report(context.run)
 
 
 def draw_report(run: RunDirectory) -> None:
@@ -318,7 +354,8 @@ def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, con
             "sample (the prompt ends at │): ", (sample["prompt"], "dim"), ("│", "bold"), sample["text"]
         )
         console.print(text)
-    console.print(f"report: {run.report}")
+    if run.report.exists():
+        console.print(f"report: {run.report}")
 
 
 # ---- a description before training ----

@@ -1,0 +1,163 @@
+"""Estimate the time and memory of stages on this machine before they run: measured, calibrated, or assumed.
+
+Measured: runs of the same shape have left their speed (`speed`). Calibrated: a few steps are taken now (`calibrate`).
+Assumed: a share of the machine's peak, where a few steps would take too long or more memory than there is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import jax
+
+from pathways_lite.cgroups import usable_memory
+from pathways_lite.chips import published_peak
+from pathways_lite.errors import UserError
+from pathways_lite.ledger import Seconds
+from pathways_lite.models.accounting import parameter_count
+from pathways_lite.recipe import Recipe
+from pathways_lite.tracking.formatting import byte_size, duration
+from pathways_lite.tracking.peak import machine_peak
+from pathways_lite.training.speed import Speed, keep_speed, known_speed, startup_seconds
+from pathways_lite.training.stage import StageSpec
+
+ASSUMED_SHARE_OF_PEAK = 0.3
+"""What small models reach on CPUs is 0.13 to 0.5 of the fastest matrix product: a guess within a factor of three."""
+
+_ASSUMED_FIXED = 8.0  # seconds
+_MAX_CALIBRATION_FLOPS = 2e12  # of a step: seconds on a CPU, nothing on an accelerator
+_MAX_CALIBRATION_SHARE = 0.5  # of the memory
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a stage would take here."""
+
+    seconds: Seconds
+    memory: int | None  # bytes: of the process on CPUs, else of the fullest device
+    memory_limit: int | None
+    source: str
+    speed: Speed
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as JSON values."""
+        return {
+            "seconds": self.seconds.total,
+            "seconds_by_activity": vars(self.seconds),
+            "memory_bytes": self.memory,
+            "memory_limit_bytes": self.memory_limit,
+            "source": self.source,
+            "speed": asdict(self.speed),
+        }
+
+    def sentence(self) -> str:
+        """Return the estimate for people."""
+        seconds = self.seconds
+        parts = {"training": seconds.train, "compiling": seconds.compile, "evaluating": seconds.evaluate}
+        parts |= {"saving": seconds.save, "starting and ending": seconds.other}
+        shown = [f"{name} {duration(value)}" for name, value in parts.items() if value >= 0.005 * seconds.total]
+        text = f"about {duration(seconds.total)} here ({', '.join(shown)})"
+        if self.memory is not None:
+            limit = f" of {byte_size(self.memory_limit)}" if self.memory_limit else ""
+            text += f", {byte_size(self.memory)}{limit} of memory"
+            if self.memory_limit and self.memory > self.memory_limit:
+                text += ", which is more than there is"
+        return f"{text}; {self.source}"
+
+
+def estimate_stage(spec: StageSpec, *, first_step: int = 0, calibrate: bool = False) -> Estimate:
+    """Estimate the rest of a stage from `first_step` on; with `calibrate`, take a few steps if its shape is unknown."""
+    known = known_speed(spec.stage) or (_calibrated(spec) if calibrate else None)
+    if known is None:
+        assumption = f"assumed: {ASSUMED_SHARE_OF_PEAK:.0%} of this machine's peak, and memory for the state alone"
+        known = assumed_speed(spec), assumption
+    speed, source = known
+    return estimate_from(spec, speed, source, first_step)
+
+
+def _calibrated(spec: StageSpec) -> tuple[Speed, str] | None:
+    """Calibrate the stage, and keep the result; None where that would take long, or is impossible on these devices."""
+    from pathways_lite.training.calibrate import calibrate_stage
+
+    if not may_calibrate(spec):
+        return None
+    try:
+        speed = calibrate_stage(spec)
+    except UserError:  # a mesh of more devices; training would say so
+        return None
+    keep_speed(spec.stage, speed)
+    return speed, "calibrated by a few steps just now"
+
+
+def estimate_from(spec: StageSpec, speed: Speed, source: str, first_step: int = 0, *, cached: bool = True) -> Estimate:
+    """Return the estimate of a stage from `first_step` on that follows from a speed.
+
+    `cached`: its programs were compiled before, e.g. by the calibration.
+    """
+    stage, timeline = spec.stage, spec.timeline
+    total = timeline.total_steps
+    seconds = speed.seconds(
+        timeline.tokens_before(total) - timeline.tokens_before(first_step),
+        times_due(stage.evaluation.every, first_step, total) * held_out_tokens(spec),
+        times_due(stage.saving.every, first_step, total),
+        cached=cached,
+    )
+    return Estimate(seconds, speed.memory, memory_limit(), source, speed)
+
+
+def estimate_recipe(recipe: Recipe, *, calibrate: bool) -> list[Estimate]:
+    """Estimate every stage of a resolved recipe. Stages after the first share its process, and so its imports."""
+    imports, estimates = startup_seconds(), list[Estimate]()
+    for index in range(len(recipe.stages)):
+        estimate = estimate_stage(StageSpec(recipe, index), calibrate=calibrate)
+        if index:
+            fixed = max(0.0, estimate.seconds.other - imports)
+            estimate = replace(estimate, seconds=replace(estimate.seconds, other=fixed))
+        estimates.append(estimate)
+    return estimates
+
+
+def assumed_speed(spec: StageSpec) -> Speed:
+    """Return a guess from the FLOPs alone."""
+    flops = ASSUMED_SHARE_OF_PEAK * machine_peak(spec.stage.model.dtype)
+    token = spec.timeline.flops_per_token / flops
+    # A forward pass is a third of a training step; a state of 12 bytes a parameter at 200 MB/s.
+    save = 12 * parameter_count(spec.stage.model) / 200e6
+    return Speed(token, token / 3, save, 0.0, _ASSUMED_FIXED, _state_bytes(spec), calibrated=True)
+
+
+def may_calibrate(spec: StageSpec) -> bool:
+    """Return whether a few steps of the stage are a matter of seconds, and fit into memory with certainty."""
+    device, limit = jax.devices()[0], memory_limit()
+    devices = jax.device_count()
+    largest = max(sequences for _, sequences in spec.stage.ramp.steps)
+    flops = spec.timeline.flops_per_token * largest * spec.stage.data.seq_len
+    seconds_of_peak = flops / (devices * (published_peak(device.device_kind) or math.inf))
+    is_fast = flops <= _MAX_CALIBRATION_FLOPS or 0 < seconds_of_peak < 1
+    return is_fast and (limit is None or _state_bytes(spec) < _MAX_CALIBRATION_SHARE * limit)
+
+
+def _state_bytes(spec: StageSpec) -> int:
+    """Return the bytes of parameters, two moments and gradient in float32, on each of all devices."""
+    return 16 * parameter_count(spec.stage.model) // jax.device_count()
+
+
+def memory_limit() -> int | None:
+    """Return the bytes that `Speed.memory` may reach: of a device, or of this process on CPUs; None if unknown."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return usable_memory()
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def times_due(every: int, first_step: int, total: int) -> int:
+    """Return how often something that is due every `every` steps and at the end happens after `first_step`."""
+    return 0 if first_step >= total else (total - 1) // every - first_step // every + 1
+
+
+def held_out_tokens(spec: StageSpec) -> int:
+    """Return about how many held-out tokens one evaluation of the stage scores."""
+    store, budget = spec.store, spec.stage.evaluation.tokens
+    return sum(min(budget, store.tokens(domain, "held_out")) for domain in store.domains)

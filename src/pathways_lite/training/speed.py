@@ -1,0 +1,183 @@
+"""How fast stages trained on this machine: measured by every run, kept for each shape, read by later estimates.
+
+A shape is what the time and memory of a step depend on: model, sequence length, batch, objective, optimizer, methods,
+mesh. Kept in the user's cache, because other machines are faster or slower; a stage's own measurement is in its
+summary.json too.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from pathways_lite.atomic_file import write_text_atomically
+from pathways_lite.ledger import Seconds
+from pathways_lite.machine import machine_code_key
+from pathways_lite.paths import user_cache
+from pathways_lite.recipe import Stage
+
+_KEPT = 5  # measurements of a shape
+_MIN_STEPS = 5  # a shorter run says little
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a stage of one shape takes, in seconds (of wall-clock time) and bytes."""
+
+    token: float  # of training
+    evaluated_token: float | None  # of the held-out text; None where nothing was evaluated
+    save: float | None  # a checkpoint
+    compile: float
+    fixed: float  # a process before, between and after the other activities: imports, restoring, summary, page
+    memory: int | None  # peak, of the process on CPUs, else of the fullest device
+    calibrated: bool = False  # by a few steps, not by a run
+    cached_compile: float | None = None  # where the compilation cache has the programs; None if unknown
+
+    def seconds(self, tokens: int, evaluated_tokens: int, saves: int, *, cached: bool = False) -> Seconds:
+        """Return the time of a stage with these amounts of work, by activity. `cached`: it was compiled before."""
+        return Seconds(
+            train=tokens * self.token,
+            compile=self.cached_compile if cached and self.cached_compile is not None else self.compile,
+            save=saves * (self.save or 0.0),
+            evaluate=evaluated_tokens * (self.evaluated_token or 0.0),
+            other=self.fixed,
+        )
+
+
+@functools.cache
+def startup_seconds() -> float:
+    """Return the CPU seconds that this process had taken when this was first called: what imports take."""
+    return time.process_time()
+
+
+def stage_shape(stage: Stage) -> str:
+    """Return a digest of what the time of the stage's steps depends on."""
+    optimizer = {"kind": stage.optimizer.kind}
+    fields = stage.model_dump(mode="json", exclude_none=True, exclude={
+        "name", "start", "data", "optimizer", "budget", "evaluation", "saving", "log_every", "guard",
+    })  # fmt: skip
+    data = {"seq_len": stage.data.seq_len, "workers": stage.data.workers}
+    shape = {**fields, "optimizer": optimizer, "data": data, "start": _masked(stage)}
+    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _masked(stage: Stage) -> str:
+    """Return the kind of operator of a growth, as some of them compute in every step."""
+    return getattr(getattr(stage.start, "operator", None), "kind", "")
+
+
+def measure_speed(
+    seconds: Seconds, wall: float, startup: float, *, tokens: int, evaluated_tokens: int, saves: int, steps: int
+) -> Speed | None:
+    """Return what a process measured in `wall` seconds of a stage, of which `seconds` are accounted for.
+
+    `startup` are the seconds that the process took before. None after too few steps.
+    """
+    if steps < _MIN_STEPS or tokens <= 0:
+        return None
+    accounted = seconds.train + seconds.compile + seconds.save + seconds.evaluate
+    return Speed(
+        token=seconds.train / tokens,
+        evaluated_token=seconds.evaluate / evaluated_tokens if evaluated_tokens else None,
+        save=seconds.save / saves if saves else None,
+        compile=seconds.compile,
+        fixed=max(0.0, wall - accounted) + startup,
+        memory=peak_memory(),
+    )
+
+
+def peak_memory() -> int | None:
+    """Return the most bytes that this process has used: of its fullest accelerator, or in host memory on CPUs."""
+    devices = jax.local_devices()
+    if devices[0].platform != "cpu":
+        used = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in devices]
+        return max((n for n in used if n is not None), default=None)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+# ---- what is kept ----
+
+
+def keep_speed(stage: Stage, speed: Speed) -> None:
+    """Add a measurement to those of the stage's shape; a run's replace those of calibrations."""
+    earlier = [] if (kept := _read(stage)) and kept[-1].calibrated and not speed.calibrated else kept
+    path = _path(stage)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(path, json.dumps([asdict(s) for s in [*earlier, speed][-_KEPT:]]), shared=True)
+
+
+def known_speed(stage: Stage) -> tuple[Speed, str] | None:
+    """Return the speed that was measured for the stage's shape on this machine, and how; None before the first time."""
+    if not (kept := _read(stage)):
+        return None
+    speed = combine(kept)
+    if speed.calibrated:
+        return speed, "calibrated on this machine"
+    return speed, f"measured on this machine ({len(kept)} run{'s' if len(kept) > 1 else ''} of this shape)"
+
+
+def combine(speeds: Sequence[Speed]) -> Speed:
+    """Return the medians of repeated measurements; compiling and the rest as they were last.
+
+    The shortest of several compilations is taken for one that was cached.
+    """
+
+    def median(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return statistics.median(known) if known else None
+
+    last = speeds[-1]
+    return Speed(
+        token=statistics.median(speed.token for speed in speeds),
+        evaluated_token=median([speed.evaluated_token for speed in speeds]),
+        save=median([speed.save for speed in speeds]),
+        compile=last.compile,
+        fixed=last.fixed,
+        memory=last.memory,
+        calibrated=last.calibrated,
+        cached_compile=min(speed.compile for speed in speeds) if len(speeds) > 1 else last.cached_compile,
+    )
+
+
+def scaled(speed: Speed, factor: float) -> Speed:
+    """Return the speed of a shape whose tokens cost `factor` times as much."""
+    evaluated = None if speed.evaluated_token is None else factor * speed.evaluated_token
+    save = None if speed.save is None else factor * speed.save
+    return replace(speed, token=factor * speed.token, evaluated_token=evaluated, save=save, memory=None)
+
+
+def parse_speed(value: Any) -> Speed | None:
+    """Read a speed from JSON; None for anything else, e.g. of another version."""
+    try:
+        speed = Speed(**value)
+        return speed if speed.token > 0 else None
+    except TypeError:
+        return None
+
+
+def _read(stage: Stage) -> list[Speed]:
+    with suppress(OSError, ValueError):
+        values = json.loads(_path(stage).read_text())
+        if isinstance(values, list):
+            return [speed for value in values if (speed := parse_speed(value)) is not None]
+    return []
+
+
+def _path(stage: Stage) -> Path:
+    device = jax.devices()[0]
+    machine = f"{machine_code_key()} {jax.device_count()} {jax.process_count()} {device.platform} {device.device_kind}"
+    key = hashlib.sha256(machine.encode()).hexdigest()[:16]
+    return user_cache() / "speeds" / key / f"{stage_shape(stage)}.json"

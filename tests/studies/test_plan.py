@@ -1,0 +1,83 @@
+"""The plan of a study: times by what nodes of the same shape took, whole processes included."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from pathways_lite.run_directory import RunDirectory
+from pathways_lite.scaling.runs_table import runs_table
+from pathways_lite.studies.executor import train_arguments
+from pathways_lite.studies.plan import plan_study
+from pathways_lite.studies.store import StudyStore
+from pathways_lite.studies.study import Node, Study
+from pathways_lite.training.speed import Speed
+
+SPEED = Speed(token=0.01, evaluated_token=0.0, save=0.0, compile=5.0, fixed=2.0, memory=None)
+
+
+def test_each_shape_is_probed_once(study: Study, tmp_path: Path) -> None:
+    probed: list[str] = []
+
+    def probe(node: Node) -> tuple[Speed, str]:
+        probed.append(node.label)
+        return SPEED, "calibrated"
+
+    plan = plan_study(study, tmp_path, probe)
+    assert len(probed) == 1, "trunk and tails have one shape"
+    trunk, *tails = plan.nodes.values()
+    assert trunk.seconds_left == pytest.approx(7.0 + 0.01 * 6 * 2 * 32)
+    assert [tail.seconds_left for tail in tails] == pytest.approx([7.0 + 0.01 * 4 * 2 * 32] * 2)
+    assert {node.speed_source for node in plan.nodes.values()} == {"calibrated"}
+    assert plan.seconds_left(2) == pytest.approx(trunk.seconds_left + tails[0].seconds_left)
+    assert plan.seconds_left(1) == pytest.approx(trunk.seconds_left + 2 * tails[0].seconds_left)
+
+
+def test_without_a_measurement_there_is_no_time(study: Study, tmp_path: Path) -> None:
+    for probe in (None, lambda node: None):
+        plan = plan_study(study, tmp_path, probe)
+        assert math.isnan(plan.seconds_left())
+        assert {node.speed_source for node in plan.nodes.values()} == {"unknown before a node of the study is done"}
+
+
+def test_nodes_of_the_study_come_first(study: Study, store: StudyStore, tmp_path: Path) -> None:
+    trunk = next(iter(store.nodes))
+    target = StudyStore(tmp_path, store.nodes)
+    run = target.prepare(trunk)
+    stage = run.stage("trunk")
+    stage.path.mkdir()
+    summary = json.loads((store.stage_directory(trunk).path / "summary.json").read_text())
+    assert summary["speed"]["token"] > 0, "a run leaves its speed"
+    (stage.path / "summary.json").write_text(json.dumps(summary | {"speed": vars(SPEED)}))
+
+    def never(node: Node) -> None:
+        raise AssertionError("what this study has measured need not be measured again")
+
+    plan = plan_study(study, tmp_path, never)
+    tails = list(plan.nodes.values())[1:]
+    assert {tail.speed_source for tail in tails} == {"measured in this study"}
+    assert [tail.seconds_left for tail in tails] == pytest.approx([7.0 + 0.01 * 4 * 2 * 32] * 2)
+
+
+def test_nodes_draw_nothing_and_write_no_text_unless_asked() -> None:
+    run = RunDirectory(Path("run"))
+    assert train_arguments(run)[-2:] == ["--no-page", "--no-samples"]
+    assert "--no-samples" not in train_arguments(run, samples=True)
+
+
+def test_a_study_is_fitted_in_one_command(store: StudyStore, study_file: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from pathways_lite.cli.main import app
+
+    table, target = runs_table([store.path], final=True), tmp_path / "fit.json"
+    options = ["--out", str(target), "--bootstraps", "0", "--starts", "1"]
+    assert len(table["run"]) == 3
+    told = CliRunner().invoke(app, ["fit", "chinchilla", str(store.path), *options])
+    assert "3 rows are too few for the 5 parameters" in str(told.exception), "its finished runs were read"
+    told = CliRunner().invoke(app, ["fit", "chinchilla", str(study_file), *options])
+    assert "no run of" in str(told.exception)
+    assert "pathways-lite study run" in str(told.exception)
+    nodes = [node for node in store.nodes.values() if node.is_last]
+    assert store.finished_runs() == [store.run_directory(node.identity).path for node in nodes]

@@ -1,0 +1,127 @@
+"""Speeds of stages: measured by runs, kept by shape, and what estimates make of them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pathways_lite.ledger import Seconds
+from pathways_lite.recipe import Recipe, apply_overrides, load_recipe
+from pathways_lite.training import estimate as estimate_module
+from pathways_lite.training.calibrate import calibrate_stage
+from pathways_lite.training.estimate import estimate_stage, held_out_tokens, times_due
+from pathways_lite.training.resolve import resolve_recipe
+from pathways_lite.training.speed import (
+    Speed,
+    combine,
+    keep_speed,
+    known_speed,
+    measure_speed,
+    parse_speed,
+    scaled,
+    stage_shape,
+)
+from pathways_lite.training.stage import StageSpec
+
+SPEED = Speed(token=1e-3, evaluated_token=2e-4, save=0.5, compile=7.0, fixed=3.0, memory=1 << 30)
+
+
+@pytest.fixture
+def recipe(recipe_file: Path) -> Recipe:
+    """The tiny recipe."""
+    return load_recipe(recipe_file)
+
+
+@pytest.fixture
+def spec(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StageSpec:
+    """The tiny recipe's stage, with a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return StageSpec(resolve_recipe(recipe), 0)
+
+
+def test_what_does_not_change_the_time_of_a_step_does_not_change_the_shape(recipe: Recipe) -> None:
+    def shape(*changes: str) -> str:
+        return stage_shape(apply_overrides(recipe, changes).stages[0])
+
+    same = (
+        "stages.base.name=other",
+        'stages.base.budget="7 steps"',
+        "stages.base.optimizer.learning_rate=1e-5",
+        "stages.base.data.shuffle_seed=3",
+        "stages.base.evaluation.every=2",
+        "stages.base.saving.every=2",
+    )
+    assert {shape(change) for change in same} == {shape()}
+    others = (
+        "stages.base.model.n_layers=4",
+        "stages.base.data.seq_len=16",
+        "stages.base.batch_size=8",
+        "stages.base.microbatch=1",
+    )
+    assert len({shape(), *(shape(change) for change in others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize(("every", "first", "total", "times"), [(5, 0, 10, 2), (5, 0, 11, 3), (5, 4, 10, 2),
+    (5, 5, 10, 1), (3, 0, 2, 1), (3, 10, 10, 0), (1, 7, 9, 2)])  # fmt: skip
+def test_how_often_something_is_due(every: int, first: int, total: int, times: int) -> None:
+    assert times_due(every, first, total) == times
+    due = [step for step in range(first + 1, total + 1) if step % every == 0 or step == total]
+    assert len(due) == times
+
+
+def test_a_run_is_measured_by_its_activities() -> None:
+    seconds = Seconds(train=8.0, compile=3.0, save=1.0, evaluate=4.0, other=2.0)
+    speed = measure_speed(seconds, 20.0, 1.5, tokens=1000, evaluated_tokens=200, saves=2, steps=50)
+    assert speed is not None
+    assert (speed.token, speed.evaluated_token, speed.save, speed.compile) == (8e-3, 2e-2, 0.5, 3.0)
+    assert speed.fixed == 20.0 - 16.0 + 1.5
+    assert speed.seconds(1000, 200, 2).total == pytest.approx(21.5), "the same work again takes what it took"
+    assert measure_speed(seconds, 20.0, 1.5, tokens=1000, evaluated_tokens=0, saves=0, steps=1) is None
+    assert parse_speed(json.loads(json.dumps(vars(speed)))) == speed
+    assert parse_speed({"token": 1}) is None
+    assert parse_speed(None) is None
+
+
+def test_repeated_measurements() -> None:
+    speeds = [replace(SPEED, token=token, compile=token) for token in (1.0, 9.0, 2.0)]
+    assert combine(speeds).token == 2.0, "a run beside other programs does not count"
+    assert combine(speeds).compile == 2.0, "as it was last: programs are cached"
+    assert combine(speeds).seconds(0, 0, 0, cached=True).compile == 1.0
+    assert SPEED.seconds(0, 0, 0, cached=True).compile == 7.0, "unknown"
+    assert scaled(SPEED, 2.0).seconds(1000, 0, 0).train == 2.0
+
+
+def test_an_estimate_says_where_it_comes_from(spec: StageSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate_module, "machine_peak", lambda dtype: 1e9)
+    assert estimate_stage(spec).source.startswith("assumed: 30% of this machine's peak")
+    keep_speed(spec.stage, replace(SPEED, token=5.0, calibrated=True))
+    assert known_speed(spec.stage) is not None
+    assert estimate_stage(spec).source == "calibrated on this machine"
+    keep_speed(spec.stage, SPEED)
+    estimate = estimate_stage(spec)
+    assert estimate.source == "measured on this machine (1 run of this shape)"
+    timeline, stage = spec.timeline, spec.stage
+    evaluations = times_due(stage.evaluation.every, 0, timeline.total_steps)
+    assert estimate.seconds.train == pytest.approx(1e-3 * timeline.tokens_before(timeline.total_steps))
+    assert estimate.seconds.evaluate == pytest.approx(2e-4 * evaluations * held_out_tokens(spec))
+    assert estimate.memory == 1 << 30
+    assert "1 GiB" in estimate.sentence()
+    assert "which is more than there is" in replace(estimate, memory_limit=1 << 20).sentence()
+
+
+def test_a_calibration_takes_steps_of_the_stage_and_writes_nothing(spec: StageSpec, tmp_path: Path) -> None:
+    speed = calibrate_stage(spec)
+    assert speed.calibrated
+    assert 0 < speed.token < 10
+    assert speed.evaluated_token is not None
+    assert speed.evaluated_token > 0
+    assert speed.memory is not None
+    assert speed.memory > 1 << 20
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_does_not_fit_is_not_tried(spec: StageSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert estimate_module.may_calibrate(spec)
+    monkeypatch.setattr(estimate_module, "memory_limit", lambda: 1000)
+    assert not estimate_module.may_calibrate(spec)
