@@ -12,6 +12,7 @@ from pathways_lite.checkpoints.checkpoint import (
     restore_differences,
     step_of,
 )
+from pathways_lite.checkpoints.companions import read_companions
 from pathways_lite.checkpoints.fsck import Finding, checkpoint_paths, fsck, verify_checkpoint
 from pathways_lite.checkpoints.manager import CheckpointManager
 from pathways_lite.checkpoints.manifest import ArrayInfo, DamagedError, Manifest
@@ -31,6 +32,7 @@ __all__ = [
     "verify_checkpoint",
     "fsck",
     "open_checkpoint",
+    "read_companions",
     "read_manifest",
     "require_undamaged",
     "restore",

@@ -13,7 +13,12 @@ from pathways_lite.paths import local_path
 
 def evaluate(
     path: Annotated[Path, typer.Argument(parser=local_path, help="a run, stage or checkpoint directory")],
-    corpus: Annotated[str | None, typer.Option(help="another token store, built with the same tokenizer")] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            help="a token store, built with the same tokenizer; default: the text that the run was evaluated on"
+        ),
+    ] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="held-out tokens per domain; default: the recipe's")] = None,
     infilling: Annotated[
         bool,

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 from pathways_kernels.attention import Spans
 from pathways_lite import models
 from pathways_lite.batch import Batch
+from pathways_lite.data.held_out_text import HeldOutSource
 from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.ledger import Timeline
 from pathways_lite.parallel.compiler_options import run_once_options, step_options
@@ -68,9 +69,15 @@ class Components:
     @functools.cached_property
     def evaluator(self) -> StageEvaluator:
         """Held-out evaluation of the stage's corpus with the stage's model."""
+        return self.evaluator_on(self.spec.store)
+
+    def evaluator_on(self, documents: HeldOutSource, tokens: int | None = None) -> StageEvaluator:
+        """Return the evaluation of other held-out documents, or of another number of tokens per domain."""
         stage = self.stage
+        if tokens is not None:
+            stage = stage.model_copy(update={"evaluation": stage.evaluation.model_copy(update={"tokens": tokens})})
         rows = min(self.timeline.sequences_at(0), stage.microbatch or 64)
-        return StageEvaluator(stage, self.spec.store, self.layout, rows=rows)
+        return StageEvaluator(stage, documents, self.layout, rows=rows)
 
     # ---- the train step ----
 

@@ -269,7 +269,13 @@ class Trainer:
             meta = current.to_meta(self.spec)
             self._require_agreement(meta)
             # While updates are dropped, checkpoints from before it are kept: whatever broke may be in this one.
-            self.checkpoints.save(self.step, self.state, meta, rotate=not self.guard.dropped_in_a_row)
+            self.checkpoints.save(
+                self.step,
+                self.state,
+                meta,
+                companions=self.spec.companions if coordination.is_primary() else None,
+                rotate=not self.guard.dropped_in_a_row,
+            )
             if coordination.is_primary():
                 totals = {"total_steps": self.timeline.total_steps, "corpus_tokens": self.spec.corpus_tokens}
                 self.directory.write_ledger({**totals, **meta["ledger"]})
