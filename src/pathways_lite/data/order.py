@@ -6,6 +6,7 @@ whose key is derived from the seed and e, so example number x is window `permuta
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +45,17 @@ def permute(x: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
     return out.astype(np.int64)
 
 
+def unpermute(y: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
+    """Apply the inverse of `permute`: `unpermute(permute(x, n, keys), n, keys)` is x; returns int64."""
+    bits = max(2, (n - 1).bit_length())
+    out = _unfeistel(np.asarray(y).astype(np.uint64), bits, keys)
+    outside = out >= n
+    while outside.any():
+        out[outside] = _unfeistel(out[outside], bits, keys)
+        outside = out >= n
+    return out.astype(np.int64)
+
+
 def _feistel(x: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
     """Apply an unbalanced Feistel network over `bits` bits; the halves swap their widths every round."""
     low_bits = bits // 2
@@ -54,6 +66,18 @@ def _feistel(x: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
         x = (low << np.uint64(high_bits)) | high
         low_bits, high_bits = high_bits, low_bits
     return x
+
+
+def _unfeistel(y: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
+    """Undo `_feistel`, round by round."""
+    widths = bits // 2, bits - bits // 2
+    for number, key in reversed(list(enumerate(keys))):
+        low_bits, high_bits = widths if number % 2 == 0 else widths[::-1]
+        low = y >> np.uint64(high_bits)
+        mixed = y & np.uint64((1 << high_bits) - 1)
+        high = mixed ^ (splitmix64(low ^ key) >> np.uint64(64 - high_bits))
+        y = (high << np.uint64(low_bits)) | low
+    return y
 
 
 class ExampleLocation(NamedTuple):
@@ -92,6 +116,16 @@ class Order:
         starts = np.concatenate([[0], self._ends[:-1]])
         return ExampleLocation(epoch, domain, number - starts[domain])
 
+    def examples_of(self, domain: int, window: int, begin: int, end: int) -> list[int]:
+        """Return the examples among begin .. end-1 that are this window, ascending: the inverse of `locate`."""
+        number = np.array([window + (int(self._ends[domain - 1]) if domain else 0)])
+        examples = []
+        for epoch in range(begin // self._epoch_length, -(-end // self._epoch_length)):
+            position = int(unpermute(number, self.n_windows, round_keys(self._seed, epoch))[0])
+            if position < self._epoch_length:
+                examples.append(epoch * self._epoch_length + position)
+        return [example for example in examples if begin <= example < end]
+
 
 def first_example(timeline: Timeline, step: int, skips: Skips = (), first_sequence: int = 0) -> int:
     """Return the global number of the first example of `step`, in closed form.
@@ -101,6 +135,17 @@ def first_example(timeline: Timeline, step: int, skips: Skips = (), first_sequen
     """
     skipped = sum(n for at_step, n in skips if at_step <= step)
     return first_sequence + timeline.sequences_before(step) + skipped
+
+
+def step_of_example(
+    timeline: Timeline, example: int, steps: int, skips: Skips = (), first_sequence: int = 0
+) -> tuple[int, int] | None:
+    """Return step and row of an example, None where none of the first `steps` steps reads it (a skip, perhaps)."""
+    first = lambda step: first_example(timeline, step, skips, first_sequence)  # noqa: E731
+    step = bisect.bisect_right(range(steps), example, key=first) - 1
+    if step < 0 or (row := example - first(step)) >= timeline.sequences_at(step):
+        return None
+    return step, row
 
 
 def example_index(

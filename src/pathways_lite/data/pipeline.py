@@ -52,15 +52,26 @@ class DataStream:
         mixed = resolve_phases(mixture, windows, self.store.domains, self.timeline, cursor.skips, cursor.first_sequence)
         return MixedOrder(windows, mixed, seed, cursor.consumed)
 
+    def examples_at(self, step: int) -> np.ndarray:
+        """Return the numbers of the examples of this process's rows of the batch of `step`, int64 [B]."""
+        rows = self.shard.rows(self.timeline.sequences_at(step))
+        return example_index(self.timeline, step, rows, self.cursor.skips, self.cursor.first_sequence)
+
     def batch_at(self, step: int) -> Batch:
         """Return this process's rows of the batch of `step`."""
-        rows = self.shard.rows(self.timeline.sequences_at(step))
-        examples = example_index(self.timeline, step, rows, self.cursor.skips, self.cursor.first_sequence)
+        examples = self.examples_at(step)
         _, domain, window = self.order.locate(examples)
+        return self.make_batch(self.read_windows(domain, window), domain, examples)
+
+    def read_windows(self, domain: np.ndarray, window: np.ndarray) -> np.ndarray:
+        """Read windows of domains, integers [B] each; returns int32 [B, T + 1]."""
         length = self.data.seq_len
         names = self.store.domains
         starts = [(names[d], w * length) for d, w in zip(domain.tolist(), window.tolist(), strict=True)]
-        windows = self.store.read_many(starts, "train", length + 1)
+        return self.store.read_many(starts, "train", length + 1)
+
+    def make_batch(self, windows: np.ndarray, domain: np.ndarray, examples: np.ndarray) -> Batch:
+        """Make the batch of the stage's objective from windows [B, T + 1]; examples, integers [B], key its choices."""
         eod, boundaries, seed = self.store.eod, self.data.boundaries, self.data.shuffle_seed
         return make_batch(self.objective, windows, eod, boundaries, domain, examples, seed)
 

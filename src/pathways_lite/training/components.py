@@ -112,6 +112,16 @@ class Components:
         """Compile the train step for batches of `sequences`; its state argument is donated."""
         return self.lower_step(sequences).compile(compiler_options=step_options(self.layout.mesh))
 
+    def compiled_step(self, sequences: int) -> Any:
+        """Return the compiled train step for batches of `sequences`, compiling it when it is first asked for."""
+        if sequences not in self._compiled_steps:
+            self._compiled_steps[sequences] = self.compile_step(sequences)
+        return self._compiled_steps[sequences]
+
+    @functools.cached_property
+    def _compiled_steps(self) -> dict[int, Any]:
+        return {}
+
     # ---- the state ----
 
     @functools.cached_property

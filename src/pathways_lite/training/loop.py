@@ -308,7 +308,12 @@ class Trainer:
             self.checkpoints.delete_after(self.step - 1)
             self.metric_writer.rewind_to(self.step, self.timer.seconds)
             self.metric_writer.event(
-                "rewind", self.step, reason=rewind.reason, skip_from_step=rewind.to_step, skipped_sequences=sequences
+                "rewind",
+                self.step,
+                reason=rewind.reason,
+                spike=rewind.spike,
+                skip_from_step=rewind.to_step,
+                skipped_sequences=sequences,
             )
         self.progress.print_note(f"{rewind.reason}: back to step {self.step}; {sequences} sequences are skipped")
         self._save()
