@@ -26,6 +26,10 @@ def evaluate(
             "--infilling", help="also measure infilling, and continuations of a prefix with bidirectional attention"
         ),
     ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(parser=local_path, help="write held-out text with the loss of each token in color (HTML)"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
 ) -> None:
     """Measure loss, perplexity and bits per byte on held-out documents, per domain, and compare with compressors.
@@ -39,6 +43,8 @@ def evaluate(
     - `pathways-lite evaluate runs/demo/base/checkpoints/step_00000500 --tokens 1000000 --json`
 
     - `pathways-lite evaluate runs/ul2r_demo --infilling`
+
+    - `pathways-lite evaluate runs/demo --page tokens.html`
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
@@ -46,18 +52,25 @@ def evaluate(
     from pathways_lite.tracking.formatting import bits_per_byte, lossy_note
     from pathways_lite.training.final_evaluation import compare_with_compressors, evaluate_infilling_tasks
     from pathways_lite.training.load import load_model
+    from pathways_lite.training.token_losses import score_samples, write_samples_page
 
+    if page is not None and not page.parent.is_dir():
+        raise UserError(f"--page {page}: there is no directory {page.parent}")
     model = load_model(path)
     evaluator = model.evaluator(corpus, tokens)
     params = model.params()
     results = {name: result.to_json() for name, result in evaluator.evaluate(params).items()}
     if not results:
         raise UserError(f"{evaluator.store.address} has no held-out documents; name another corpus with --corpus")
+    if page is not None:
+        samples = score_samples(evaluator, params)
+        write_samples_page(page, model.spec.recipe.name, model.stage.name, model.manifest.step, samples)
     compressors = compare_with_compressors(evaluator)
     infilling_results = evaluate_infilling_tasks(evaluator, params) if infilling else {}
     if as_json:
         values = {"checkpoint": str(model.path), "domains": results, "compressors": compressors}
-        print_json(values | ({"infilling": infilling_results} if infilling else {}))
+        values |= {"infilling": infilling_results} if infilling else {}
+        print_json(values | ({"page": page} if page is not None else {}))
         return
     table = Table(title=f"{model.path}", caption=lossy_note(results.values()))
     for column in ("domain", "documents", "tokens", "bytes", "loss", "perplexity", "bits/byte", "xz -9"):
@@ -68,6 +81,8 @@ def evaluate(
         table.add_row(name, *counts, *quotients, f"{compressors[name]['xz -9']:.4f}")
     console = Console()
     console.print(table)
+    if page is not None:
+        console.print(f"losses of tokens: {page}")
     if infilling:
         table = Table(title="infilling and continuation of held-out documents", caption=LEFT_TO_RIGHT)
         for column in ("task", "exact", "loss per token", "left to right"):

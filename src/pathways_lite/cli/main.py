@@ -11,6 +11,7 @@ import typer
 from pathways_lite.cli import (
     convert,
     data,
+    data_reading,
     data_select,
     evaluate,
     fit,
@@ -48,6 +49,8 @@ app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
 data.app.add_typer(data_select.app, name="select")
 data.app.command("apply")(data_select.apply)
+data.app.command("batch")(data_reading.batch)
+data.app.command("who-read")(data_reading.who_read)
 app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.add_typer(runs.app, name="runs")

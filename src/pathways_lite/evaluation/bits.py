@@ -143,7 +143,7 @@ class Evaluator:
         """
         owned = [
             (number, window)
-            for number, document in enumerate(map(lambda fields: ScoredDocument(*fields), documents))
+            for number, document in enumerate(ScoredDocument(*fields) for fields in documents)
             for window in split_windows(document.tokens, self.seq_len, self._overlap, is_whole=document.is_whole)
         ]
         rows = pack_windows([len(window.tokens) for _, window in owned], self.seq_len)

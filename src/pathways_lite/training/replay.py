@@ -122,13 +122,13 @@ class Spike:
     skips: int | None = None
 
 
-def find_spikes(model: TrainedModel, run: RunDirectory) -> list[Spike]:
+def find_spikes(model: TrainedModel, stage_directory: Path) -> list[Spike]:
     """Return the spikes of the model's stage, in order of the log: what the guard rewound or skipped.
 
     Where it did neither, the step whose loss is most above the median of the steps before it. Raises UserError where
     the log has no steps.
     """
-    rows = read_log(run.stage(model.stage.name).path / LOG)
+    rows = read_log(stage_directory / LOG)
     skips = [list(skip) for skip in DataCursor.from_json(model.manifest.meta["cursor"]).skips]
     spikes = []
     for row in rows:
@@ -149,5 +149,8 @@ def _largest_rise(rows: list[Row], window: int) -> Spike:
     rises: list[Any] = [-np.inf]
     rises += [values[i] - np.median(values[max(0, i - window) : i]) for i in range(1, len(values))]
     largest = int(np.argmax(np.nan_to_num(np.array(rises), nan=np.inf)))
-    reason = f"its loss, {values[largest]:.4g}, is the largest rise above the steps before, {rises[largest]:.4g}"
+    reason = (
+        f"its loss, {values[largest]:.4g}, is further above that of the steps before it than at any other logged step: "
+        f"by {rises[largest]:.4g}"
+    )
     return Spike(losses[largest][0], reason)

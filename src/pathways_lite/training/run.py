@@ -32,6 +32,7 @@ from pathways_lite.tracking.log import LOG, NullLog, RunLog
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.run_data import NOT_COMPARABLE
+from pathways_lite.tracking.token_page import PAGE_NAME, ScoredText
 from pathways_lite.tracking.trackers import open_trackers
 from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
@@ -42,6 +43,7 @@ from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.notes import stage_notes
 from pathways_lite.training.resolve import resolve_recipe, with_learned_weights
 from pathways_lite.training.stage import StageSpec
+from pathways_lite.training.token_losses import score_samples, write_samples_page
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def train_stage(components: Components, context: RunContext) -> None:
             params = components.evaluated_params(trainer.state.opt_state, trainer.state.params, trainer.step)
             peak = machine_peak(components.stage.model.dtype)
             summary = summarize(components, params, trainer.metric_writer.last_evaluation, peak_flops=peak)
-            coordination.run_on_primary(lambda: _finish(components.stage, summary, context))
+            samples = score_samples(components.evaluator, params)
+            coordination.run_on_primary(lambda: _finish(components.spec, summary, samples, context))
         if coordination.is_primary():
             _print_summary(components.stage, summary, context.run, context.console)
 
@@ -238,10 +241,12 @@ def checkpoints_to_keep(stage: Stage) -> int:
 # ---- a finished stage ----
 
 
-def _finish(stage: Stage, summary: dict[str, Any], context: RunContext) -> None:
+def _finish(spec: StageSpec, summary: dict[str, Any], samples: list[ScoredText], context: RunContext) -> None:
     """Write the results of a finished stage."""
     context.fence()
-    context.run.stage(stage.name).write_summary(summary)
+    directory = context.run.stage(spec.stage.name)
+    write_samples_page(directory.path / PAGE_NAME, spec.recipe.name, spec.stage.name, summary["step"], samples)
+    directory.write_summary(summary)
     draw_report(context.run)
 
 
