@@ -19,9 +19,9 @@ EDGES = (0.1, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
 """Losses, in nats, between which tokens have the same color."""
 
 # One hue from the page's color to its strongest; the ink on the strong ones is that of the other theme.
-_LIGHT = ("#fff", "#fdf3ea", "#fbe5d2", "#f8d3b3", "#f3bb8b", "#eb9f61", "#dc7f38", "#bd5f17", "#8f430b", "#5f2a05")
+_LIGHT = ("#fff", "#fdf3ea", "#fbe5d2", "#f8d3b3", "#f3bb8b", "#eb9f61", "#dc7f38", "#b3560f", "#8f430b", "#5f2a05")
 _DARK = ("#14181f", "#211b17", "#30211a", "#44291a", "#5c341a", "#7a431a", "#9d561b", "#c56d22", "#ec8d3c", "#ffb674")
-_STRONG = {"light": 7, "dark": 7}  # from this class on the ink is reversed
+_STRONG = 7  # from this class on the ink is reversed
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _document(text: ScoredText) -> str:
 def _tokens(tokens: Sequence[TokenLoss]) -> Iterator[str]:
     for token in tokens:
         level = bisect.bisect_right(EDGES, token.nats) if math.isfinite(token.nats) else len(EDGES)
-        shown = escape(token.text) or "·"
+        shown = escape(token.text).replace("\n", "⏎\n") or "·"
         yield f'<span class="l{level}" title="{describe_loss(token.nats)}">{shown}</span>'
 
 
@@ -124,9 +124,9 @@ def _css() -> str:
         ".tokens span:hover { outline: 2px solid var(--link); }",
         ".legend { font-size: 0.78rem; min-width: 0; } .legend th, .legend td { padding: 0.25rem 0.5rem 0.25rem 0; }",
         ".legend td { text-align: center; padding: 0.25rem 0.45rem; }",
-        *_theme(_LIGHT, _STRONG["light"], "#1d2433", "#ffffff"),
+        *_theme(_LIGHT, _STRONG, "#1d2433", "#ffffff"),
         "@media (prefers-color-scheme: dark) {",
-        *_theme(_DARK, _STRONG["dark"], "#e8eaee", "#14181f"),
+        *_theme(_DARK, _STRONG, "#e8eaee", "#14181f"),
         "}",
     ]
     return "\n".join(rules)
