@@ -12,7 +12,7 @@ from pathways_lite.checkpoints.checkpoint import (
     restore_differences,
     step_of,
 )
-from pathways_lite.checkpoints.companions import read_companions
+from pathways_lite.checkpoints.companions import companion_sizes, read_companions
 from pathways_lite.checkpoints.fsck import Finding, checkpoint_paths, fsck, verify_checkpoint
 from pathways_lite.checkpoints.manager import CheckpointManager
 from pathways_lite.checkpoints.manifest import ArrayInfo, DamagedError, Manifest
@@ -29,6 +29,7 @@ __all__ = [
     "RestoredState",
     "StreamedArray",
     "checkpoint_paths",
+    "companion_sizes",
     "verify_checkpoint",
     "fsck",
     "open_checkpoint",

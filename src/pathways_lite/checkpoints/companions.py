@@ -34,6 +34,11 @@ def write_companions(checkpoint: Path, files: Mapping[str, bytes], earlier: Path
             path.write_bytes(content)
 
 
+def companion_sizes(manifest: Manifest) -> dict[str, int]:
+    """Return the bytes of each companion file."""
+    return {name: info.nbytes for name, info in manifest.files.items() if is_companion(name)}
+
+
 def read_companions(checkpoint: Path, manifest: Manifest) -> dict[str, bytes]:
     """Read all companion files, by name. Raises DamagedError for one that is not what was written."""
     files = {}

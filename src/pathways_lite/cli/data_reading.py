@@ -122,7 +122,8 @@ def who_read(
         except UserError as error:  # stages may have different corpora
             missing = error
             continue
-        part = replace(whole, **dict(zip(("start", "stop"), _parse_slice(tokens, whole.stop), strict=True)))
+        start, stop = _parse_slice(tokens, whole.stop)
+        part = replace(whole, start=start, stop=stop)
         reads = reads_of(stream, model.manifest.step, part)
         results.append({"stage": model.stage.name, "steps": model.manifest.step, **asdict(part), "reads": reads})
         if as_json:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pathways_kernels.attention.spans import causal
@@ -63,7 +64,7 @@ def _evaluator(config: Model, seq_len: int) -> Evaluator:
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(config: Model, params: Any, tokens: jax.Array) -> jax.Array:
     rows, length = tokens.shape
-    positions = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
+    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
     hidden = models.apply(config, params, tokens, positions, causal(rows, length))
     return models.logits(config, params, hidden)
 

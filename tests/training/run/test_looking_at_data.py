@@ -1,6 +1,8 @@
 """The commands that show what a run has read: their rows are those that were trained on."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +151,21 @@ def test_the_page_of_a_stage_has_the_losses_of_its_evaluation(uninterrupted: Pat
     assert written.read_text() == stage_page.read_text()
     with pytest.raises(UserError, match="there is no directory"):
         command("evaluate", uninterrupted, "--page", tmp_path / "none" / "page.html")
+
+
+def test_the_commands_of_the_page_run(uninterrupted: Path, corpus: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "looking_at_data.md").read_text()
+    lines = re.findall(r"^pathways-lite ([^#\n]*(?:#\d+)?[^#\n]*)", page, re.MULTILINE)
+    assert len(lines) >= 7
+    places = {
+        "runs/demo": str(uninterrupted),
+        "corpora/python": str(corpus),
+        "stdlib#12": "tales#2",
+        "--tokens 100:120": "--tokens 10:20",
+        "--step 100": "--step 10",
+        "tokens.html": str(tmp_path / "tokens.html"),
+    }
+    for line in lines:
+        for name, place in places.items():
+            line = line.replace(name, place)
+        assert command(*shlex.split(line)).exit_code == 0, line

@@ -1,20 +1,24 @@
 """A checkpoint is used where only it is: without its corpus, from another directory, grown and merged too."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
 import pytest
+import tokenizers
 from typer.testing import CliRunner
 
 from helpers.run_helpers import run
 from pathways_lite.checkpoints import read_manifest
 from pathways_lite.cli.main import app
 from pathways_lite.conversion.grow_and_merge import grow_offline, merge_offline
+from pathways_lite.data.build import build
 from pathways_lite.data.tokenizer_files import load_tokenizer
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Grow, Recipe, Stack, apply_overrides
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.companions import carried_tokenizer, companion_files
 from pathways_lite.training.load import load_model
 
 
@@ -101,6 +105,38 @@ def test_damaged_files_are_told_and_the_corpus_serves_instead(alone: Path, corpu
     assert evaluate(alone, "--corpus", str(corpus))
     assert CliRunner().invoke(app, ["fsck", str(alone)]).exit_code == 1
     assert load_model(alone).params()  # which is all that another stage starts from
+
+
+def test_held_out_text_that_is_too_large_stays_in_the_corpus(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Path
+) -> None:
+    monkeypatch.setattr("pathways_lite.training.companions.MAX_HELD_OUT_BYTES", 10)
+    assert run(recipe, tmp_path / "run") == 0
+    names = load_model(tmp_path / "run").companions
+    assert names
+    assert all(name.startswith("tokenizer/") for name in names)
+    assert evaluate(tmp_path / "run") == evaluate(uninterrupted)
+
+
+def test_files_beside_a_published_tokenizer_travel_from_the_corpus_to_the_checkpoint(tmp_path: Path) -> None:
+    """An imported model's tokenizer_config.json and generation_config.json."""
+    published = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<eos>": 0, "night": 1, "[UNK]": 2}, "[UNK]"))
+    published.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    folder = tmp_path / "published"
+    folder.mkdir()
+    published.save(str(folder / "tokenizer.json"))
+    companions = {"tokenizer_config.json": b'{"bos_token": "<s>"}', "generation_config.json": b'{"eos_token_id": 0}'}
+    for name, content in companions.items():
+        (folder / name).write_bytes(content)
+    (tmp_path / "text.txt").write_text("night night " * 400)
+    store = build([str(tmp_path / "text.txt")], tmp_path / "store", tokenizer=str(folder), held_out=0.1, workers=0)
+    files = companion_files(store, 100)
+    for name, content in companions.items():
+        assert files[f"tokenizer/{name}"] == content
+    tokenizer = carried_tokenizer(files, "here")
+    assert tokenizer is not None
+    assert tokenizer.fingerprint == store.manifest.tokenizer
+    assert pickle.loads(pickle.dumps(tokenizer)).files() == tokenizer.files()
 
 
 def test_a_checkpoint_without_the_files_uses_its_corpus(
