@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from pathways_lite.data.batch_view import RowView
-    from pathways_lite.training.load import TrainedModel
-    from pathways_lite.training.replay import Spike
 
 RunPath = Annotated[Path, typer.Argument(parser=local_path, help="a run, stage or checkpoint directory")]
 StageName = Annotated[str | None, typer.Option(help="stage of the run; default: the last one with a checkpoint")]
@@ -58,14 +56,14 @@ def batch(
     from pathways_lite.console import Console
     from pathways_lite.data.batch_view import view_rows
     from pathways_lite.data.reading import batch_source
-    from pathways_lite.training.replay import Spike, data_stream, load_stage, require_step
+    from pathways_lite.training.replay import Spike, data_stream, find_spikes, load_reading, require_step
 
     if (step is None) != spike:
         raise UserError("name a step with --step, or ask for the last loss spike with --spike")
-    model = load_stage(path, stage)
-    last = Spike(step, "") if step is not None else _last_spike(model)
-    require_step(model, last.step)
-    stream = data_stream(model, corpus, skips=last.skips)
+    reading = load_reading(path, stage)
+    last = Spike(step, "") if step is not None else find_spikes(reading)[-1]
+    require_step(reading.spec, last.step)
+    stream = data_stream(reading, corpus, skips=last.skips)
     console, batches = Console(), []
     for number in range(max(0, last.step - before) if spike else last.step, last.step + 1):
         source = batch_source(stream, number)
@@ -77,7 +75,7 @@ def batch(
             facts = {"step": number, "sequences": n_rows, "spike": reason or None}
             batches.append(facts | {"rows": [asdict(row) for row in shown]})
             continue
-        console.print(f"stage {model.stage.name}, step {number:,}, {n_rows} rows of {stream.data.seq_len} tokens")
+        console.print(f"stage {reading.stage.name}, step {number:,}, {n_rows} rows of {stream.data.seq_len} tokens")
         if reason:
             console.print(f"spike: {reason}")
         for row in shown:
@@ -85,7 +83,7 @@ def batch(
         if (hidden := n_rows - first_row - rows) > 0:
             console.print(f"\n{hidden} more rows; --rows and --first-row choose others")
     if as_json:
-        print_json({"checkpoint": model.path, "stage": model.stage.name, "batches": batches})
+        print_json({"checkpoint": reading.path, "stage": reading.stage.name, "batches": batches})
 
 
 def who_read(
@@ -112,11 +110,11 @@ def who_read(
 
     from pathways_lite.console import Console, Table
     from pathways_lite.data.reading import find_document, reads_of
-    from pathways_lite.training.replay import data_stream
+    from pathways_lite.training.replay import data_stream, load_reading, load_readings
 
     console, results, missing = Console(), [], None
-    for model in _models(path, stage):
-        stream = data_stream(model, corpus)
+    for reading in load_readings(path) if stage is None else [load_reading(path, stage)]:
+        stream, steps = data_stream(reading, corpus), reading.steps
         try:
             whole = find_document(stream.store, document)
         except UserError as error:  # stages may have different corpora
@@ -124,46 +122,25 @@ def who_read(
             continue
         start, stop = _parse_slice(tokens, whole.stop)
         part = replace(whole, start=start, stop=stop)
-        reads = reads_of(stream, model.manifest.step, part)
-        results.append({"stage": model.stage.name, "steps": model.manifest.step, **asdict(part), "reads": reads})
+        reads = reads_of(stream, steps, part)
+        results.append({"stage": reading.stage.name, "steps": steps, **asdict(part), "reads": reads})
         if as_json:
             results[-1]["reads"] = [asdict(read) for read in reads]
             continue
         name = f"{part.domain}#{part.document}"
-        title = f"stage {model.stage.name}: {name} ({part.id}), tokens {part.start:,} to {part.stop - 1:,}"
+        title = f"stage {reading.stage.name}: {name} ({part.id}), tokens {part.start:,} to {part.stop - 1:,}"
         if not reads:
-            console.print(f"{title}: none of the {model.manifest.step:,} steps has read it")
+            console.print(f"{title}: none of the {steps:,} steps has read it")
             continue
         table = Table("step", "row", "epoch", "tokens of the document", title=title)
         for read in reads:
             table.add_row(f"{read.step:,}", str(read.row), str(read.epoch), f"{read.start:,} to {read.stop - 1:,}")
-        table.caption = f"of {model.manifest.step:,} steps; see a row: data batch {path} --step STEP --first-row ROW"
+        table.caption = f"of {steps:,} steps; see a row: data batch {path} --step STEP --first-row ROW"
         console.print(table)
     if not results and missing is not None:
         raise missing
     if as_json:
         print_json({"document": document, "stages": results})
-
-
-def _models(path: Path, stage: str | None) -> list[TrainedModel]:
-    """Load the newest checkpoint of the named stage, or of each stage of a run that has one."""
-    from pathways_lite.run_directory import RunDirectory
-    from pathways_lite.training.replay import load_stage
-
-    run = RunDirectory(path)
-    if stage is not None or not run.recipe_path.is_file():
-        return [load_stage(path, stage)]
-    names = [item.name for item in run.recipe().stages if list(run.stage(item.name).checkpoints.glob("step_*"))]
-    return [load_stage(path, name) for name in names] or [load_stage(path)]
-
-
-def _last_spike(model: TrainedModel) -> Spike:
-    from pathways_lite.training.replay import find_spikes
-
-    stage_directory = model.path.parent.parent
-    if stage_directory.name != model.stage.name:
-        raise UserError(f"{model.path} is not in a run, whose log says where its loss rose; name a step with --step")
-    return find_spikes(model, stage_directory)[-1]
 
 
 def _parse_slice(text: str | None, length: int) -> tuple[int, int]:

@@ -15,49 +15,100 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_lite.batch import Batch
-from pathways_lite.checkpoints import restore
+from pathways_lite.checkpoints import CheckpointManager, restore, step_of
 from pathways_lite.data.order import DataCursor
 from pathways_lite.data.pipeline import DataStream
+from pathways_lite.data.store import open_store
 from pathways_lite.errors import UserError
+from pathways_lite.paths import local_path
+from pathways_lite.recipe import Scratch, Stage
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import LOG, Row, read_log
 from pathways_lite.training.load import TrainedModel, load_model
+from pathways_lite.training.stage import StageSpec
 from pathways_lite.training.step import TrainState
-
-
-def load_stage(path: str | Path, stage: str | None = None) -> TrainedModel:
-    """Load the newest checkpoint at or below `path`, or of one stage of the run there, without reading its arrays.
-
-    Raises UserError where there is none.
-    """
-    if stage is not None:
-        run = RunDirectory(Path(path))
-        names = [item.name for item in run.recipe().stages]
-        if stage not in names:
-            raise UserError(f"{path} has no stage {stage!r}; it has: {', '.join(names)}")
-        path = run.stage(stage).path
-    return load_model(path, examined=False)
-
 
 # ---- data ----
 
 
-def data_stream(model: TrainedModel, corpus: str | None = None, *, skips: int | None = None) -> DataStream:
-    """Return the batches of the model's stage by step, as it has read them up to this checkpoint.
+@dataclass(frozen=True)
+class StageReading:
+    """What decides which text the steps of a stage read.
+
+    steps: how many it has taken, as far as is known.
+    path: the checkpoint that says so, or the stage's directory.
+    """
+
+    path: Path
+    spec: StageSpec
+    cursor: DataCursor
+    steps: int
+
+    @classmethod
+    def of(cls, model: TrainedModel) -> StageReading:
+        """Return what a checkpoint's stage has read until then."""
+        return cls(model.path, model.spec, DataCursor.from_json(model.manifest.meta["cursor"]), model.manifest.step)
+
+    @property
+    def stage(self) -> Stage:
+        return self.spec.stage
+
+
+def load_reading(path: str | Path, stage: str | None = None) -> StageReading:
+    """Load what the newest checkpoint at or below `path`, or of one stage of the run there, says about its data.
+
+    A stage from scratch needs no checkpoint: it begins at the beginning. Raises UserError where nothing is known.
+    """
+    run = RunDirectory(local_path(path))
+    if stage is None and (not run.recipe_path.is_file() or _begun(run)):
+        return StageReading.of(load_model(path, examined=False))
+    recipe = run.recipe()
+    names = [item.name for item in recipe.stages]
+    if stage is not None and stage not in names:
+        raise UserError(f"{path} has no stage {stage!r}; it has: {', '.join(names)}")
+    index = 0 if stage is None else names.index(stage)
+    directory = run.stage(names[index])
+    if names[index] in _begun(run) or not isinstance(recipe.stages[index].start, Scratch):
+        return StageReading.of(load_model(directory.path, examined=False))
+    steps = max((row["step"] for row in read_log(directory.path / LOG)), default=0)
+    return StageReading(directory.path, StageSpec(recipe, index), DataCursor(), steps)
+
+
+def load_readings(path: str | Path) -> list[StageReading]:
+    """Load what the stages of a run with a checkpoint have read, or that of a single stage or checkpoint."""
+    run = RunDirectory(local_path(path))
+    begun = _begun(run) if run.recipe_path.is_file() else []
+    return [load_reading(path, name) for name in begun] or [load_reading(path)]
+
+
+def _begun(run: RunDirectory) -> list[str]:
+    """Return the stages of a run that have a checkpoint."""
+    names = [stage.name for stage in run.recipe().stages]
+    return [name for name in names if CheckpointManager(run.stage(name).checkpoints).steps()]
+
+
+def data_stream(
+    source: TrainedModel | StageReading, corpus: str | None = None, *, skips: int | None = None
+) -> DataStream:
+    """Return the batches of a stage by step, as it has read them.
 
     `corpus`: the same corpus at another place. `skips`: how many of the skips of data to count, all by default; less
     gives what was read before a rewind. Raises UserError for another corpus.
     """
-    store = model.open_corpus(corpus)
-    if store.fingerprint != (model.stage.data.fingerprint or store.fingerprint):
+    reading = source if isinstance(source, StageReading) else StageReading.of(source)
+    stage, cursor = reading.stage, reading.cursor
+    try:
+        store = open_store(corpus or stage.data.corpus)
+    except UserError as error:
+        hint = "" if corpus else f"\nThe recipe of {reading.path} names it; if it is elsewhere now, use --corpus"
+        raise UserError(f"{error}{hint}") from error
+    if store.fingerprint != (stage.data.fingerprint or store.fingerprint):
         raise UserError(
-            f"{store.address} is not the corpus that {model.path} was trained on: its fingerprint is "
-            f"{store.fingerprint[:12]}, not {str(model.stage.data.fingerprint)[:12]}"
+            f"{store.address} is not the corpus that {reading.path} was trained on: its fingerprint is "
+            f"{store.fingerprint[:12]}, not {str(stage.data.fingerprint)[:12]}"
         )
-    cursor = DataCursor.from_json(model.manifest.meta["cursor"])
     cursor = replace(cursor, skips=cursor.skips if skips is None else cursor.skips[:skips])
-    stage = model.stage
-    return DataStream(store, stage.data, model.spec.timeline, stage.objective, cursor)
+    return DataStream(store, stage.data, reading.spec.timeline, stage.objective, cursor)
 
 
 def batch_at(model: TrainedModel, step: int, corpus: str | None = None) -> Batch:
@@ -66,14 +117,14 @@ def batch_at(model: TrainedModel, step: int, corpus: str | None = None) -> Batch
     Step k leads from the checkpoint of step k to that of step k + 1. Raises UserError for a step that the stage does
     not have, and where the corpus is not there.
     """
-    require_step(model, step)
+    require_step(model.spec, step)
     return data_stream(model, corpus).batch_at(step)
 
 
-def require_step(model: TrainedModel, step: int) -> None:
+def require_step(spec: StageSpec, step: int) -> None:
     """Raise UserError for a step that the stage does not have."""
-    if not 0 <= step < (total := model.spec.timeline.total_steps):
-        raise UserError(f"stage {model.stage.name!r} has the steps 0 to {total - 1:,}; there is no step {step:,}")
+    if not 0 <= step < (total := spec.timeline.total_steps):
+        raise UserError(f"stage {spec.stage.name!r} has the steps 0 to {total - 1:,}; there is no step {step:,}")
 
 
 # ---- steps ----
@@ -122,23 +173,26 @@ class Spike:
     skips: int | None = None
 
 
-def find_spikes(model: TrainedModel, stage_directory: Path) -> list[Spike]:
-    """Return the spikes of the model's stage, in order of the log: what the guard rewound or skipped.
+def find_spikes(reading: StageReading) -> list[Spike]:
+    """Return the spikes of a stage of a run, in order of its log: what the guard rewound or skipped.
 
     Where it did neither, the step whose loss is most above the median of the steps before it. Raises UserError where
-    the log has no steps.
+    there is no log, or it has no steps.
     """
-    rows = read_log(stage_directory / LOG)
-    skips = [list(skip) for skip in DataCursor.from_json(model.manifest.meta["cursor"]).skips]
+    directory = reading.path if step_of(reading.path) is None else reading.path.parent.parent
+    if not (directory / LOG).is_file():
+        raise UserError(f"{reading.path} is not in a run, whose log says where its loss rose; name a step with --step")
+    rows, guard = read_log(directory / LOG), reading.stage.guard
+    skips = [list(skip) for skip in reading.cursor.skips]
     spikes = []
     for row in rows:
         if row["kind"] == "event" and row.get("event") == "rewind":
             skip = [row["skip_from_step"], row["skipped_sequences"]]
-            step = row.get("spike", row["skip_from_step"] + model.stage.guard.rewind_steps)
+            step = row.get("spike", row["skip_from_step"] + guard.rewind_steps)
             spikes.append(Spike(step, str(row["reason"]), skips.index(skip) if skip in skips else None))
         elif row["kind"] == "event" and row.get("event") == "skip":
             spikes.append(Spike(row["step"] - 1, "its update was not finite and was dropped"))
-    return spikes or [_largest_rise(rows, model.stage.guard.window)]
+    return spikes or [_largest_rise(rows, guard.window)]
 
 
 def _largest_rise(rows: list[Row], window: int) -> Spike:

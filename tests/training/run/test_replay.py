@@ -24,7 +24,7 @@ from pathways_lite.training.replay import (
     batch_at,
     data_stream,
     find_spikes,
-    load_stage,
+    load_reading,
     restore_state,
     train_step,
 )
@@ -146,8 +146,8 @@ def test_around_a_rewind_the_batch_of_the_spike_is_the_one_that_was_read_then(re
     record = RecordBatches()
     rewinding = apply_overrides(recipe, [f"stages.base.{change}" for change in changes])
     assert run(rewinding, tmp_path / "run", Chain(InjectNaN(12), record)) == 0
-    model = load_stage(tmp_path / "run")
-    (spike,) = find_spikes(model, tmp_path / "run" / "base")
+    model, reading = load_model(tmp_path / "run"), load_reading(tmp_path / "run")
+    (spike,) = find_spikes(reading)
     assert (spike.step, spike.skips) == (5, 0)
     first, again = [batch for step, batch in record.batches if step == 5]
     then = batch_source(data_stream(model, skips=spike.skips), 5).batch
@@ -160,13 +160,12 @@ def test_around_a_rewind_the_batch_of_the_spike_is_the_one_that_was_read_then(re
 def test_a_dropped_update_is_a_spike_and_otherwise_the_largest_rise(recipe: Recipe, tmp_path: Path) -> None:
     skipping = apply_overrides(recipe, ["stages.base.guard.policy=skip", "stages.base.log_every=1"])
     assert run(skipping, tmp_path / "run", InjectNaN(12)) == 0
-    directory = tmp_path / "run" / "base"
-    assert [spike.step for spike in find_spikes(load_stage(tmp_path / "run"), directory)] == [5]
-    log = directory / "log.jsonl"
+    assert [spike.step for spike in find_spikes(load_reading(tmp_path / "run"))] == [5]
+    log = tmp_path / "run" / "base" / "log.jsonl"
     lines = [line for line in log.read_text().splitlines() if '"skip"' not in line and "nan" not in line.lower()]
     raised = [line.replace('"loss": ', '"loss": 9') if '"step": 8,' in line else line for line in lines]
     log.write_text("\n".join(raised) + "\n")
-    (spike,) = find_spikes(load_stage(tmp_path / "run"), directory)
+    (spike,) = find_spikes(load_reading(tmp_path / "run"))
     assert spike.step == 7
     assert "further above" in spike.reason
 
@@ -182,6 +181,18 @@ def test_another_corpus_is_refused(recorded: tuple[Path, object], tmp_path: Path
 
 
 def test_stages_are_named(recorded: tuple[Path, object]) -> None:
-    assert load_stage(recorded[0], "base").stage.name == "base"
+    assert load_reading(recorded[0], "base").steps == TOTAL
     with pytest.raises(UserError, match="no stage 'more'; it has: base"):
-        load_stage(recorded[0], "more")
+        load_reading(recorded[0], "more")
+
+
+def test_the_batch_of_a_spike_before_the_first_checkpoint_is_known(recipe: Recipe, tmp_path: Path) -> None:
+    early = apply_overrides(recipe, ["stages.base.saving.every=99", "stages.base.evaluation.every=99"])
+    record = RecordBatches()
+    with pytest.raises(UserError, match="halted at step 6"):
+        run(early, tmp_path / "run", Chain(InjectNaN(12), record))
+    assert not (tmp_path / "run" / "base" / "checkpoints").is_dir()
+    reading = load_reading(tmp_path / "run")
+    (spike,) = find_spikes(reading)
+    assert spike.step == 5
+    assert_equal(data_stream(reading).batch_at(5).tokens, dict(record.batches)[5].tokens)
