@@ -132,11 +132,14 @@ def who_read(
         if not reads:
             console.print(f"{title}: none of the {steps:,} steps has read it")
             continue
-        table = Table("step", "row", "epoch", "tokens of the document", title=title)
+        console.print(f"{title}, in {steps:,} steps:")
+        table = Table("step", "row", "epoch", "tokens of the document")
         for read in reads:
             table.add_row(f"{read.step:,}", str(read.row), str(read.epoch), f"{read.start:,} to {read.stop - 1:,}")
-        table.caption = f"of {steps:,} steps; see a row: data batch {path} --step STEP --first-row ROW"
         console.print(table)
+        console.print(
+            f"to see a row: pathways-lite data batch {path} --stage {reading.stage.name} --step STEP --first-row ROW"
+        )
     if not results and missing is not None:
         raise missing
     if as_json:
