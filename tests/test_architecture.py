@@ -42,7 +42,7 @@ MAY_IMPORT = {
         "atomic_file",
         "parallel",
         "distributed",
-    },  # fmt: skip
+    },
     "run_lock": {"errors", "console"},
     "output_lock": {"run_lock"},
     "signals": set(),

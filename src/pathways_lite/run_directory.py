@@ -10,6 +10,7 @@ runs/NAME/
         timings.jsonl      wall-clock rows
         ledger.json        the accounts of the stage and of the chain so far
         summary.json       final evaluation, samples, environment; written when the stage is finished
+        tokens.html        held-out text, each token colored by its loss
         tensorboard/       event files
 
 A stage's folder may be a link to the folder of the same stage in another run, where it is trained once.

@@ -4,7 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from pathways_lite.checkpoints import CheckpointManager, fsck, read_manifest, restore, verify_checkpoint
+from pathways_lite.checkpoints import (
+    CheckpointManager,
+    fsck,
+    read_companions,
+    read_manifest,
+    restore,
+    verify_checkpoint,
+)
 
 # A state sharded over four devices in every way: evenly, partly replicated, fully replicated, on one process only.
 STATE = """
@@ -62,7 +69,8 @@ state = placed(content(7))
 overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0, tree), donate_argnums=0)
 with CheckpointManager(arguments[0], keep=2) as checkpoints:
     for step in (5, 6, 7):
-        checkpoints.save(step, placed(content(step)) if step < 7 else state, {"by": index})
+        companions = {"tokenizer/bytes.json": b"{}"} if index == 0 else None
+        checkpoints.save(step, placed(content(step)) if step < 7 else state, {"by": index}, companions=companions)
     overwrite(state)
     restored = checkpoints.restore_latest(abstract(placed(content(0))))
     print(restored.step, restored.meta, same(restored.arrays, 7), checkpoints.steps())
@@ -78,6 +86,8 @@ def test_two_processes_write_the_same_as_one(tmp_path, start_group, local):
         checkpoints.save(7, local["placed"](local["content"](7), jax.devices()[:1]), {})
     two, one = tmp_path / "two/step_00000007", tmp_path / "one/step_00000007"
     assert read_manifest(two).digest == read_manifest(one).digest
+    assert read_companions(two, read_manifest(two)) == {"tokenizer/bytes.json": b"{}"}
+    assert verify_checkpoint(two).ok
     assert read_manifest(two).nbytes == read_manifest(one).nbytes
     assert all(finding.ok for finding in fsck(tmp_path))
     whole = restore(two, local["content"](0)).arrays

@@ -247,7 +247,7 @@ def test_brackets_in_messages_are_not_markup(monkeypatch: pytest.MonkeyPatch, ca
 
 def test_the_readme_names_every_verb_and_its_recipe_is_valid(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
-    named = set(re.findall(r"`pathways-lite (data \w+|\w+)", readme))
+    named = set(re.findall(r"`pathways-lite (data [\w-]+|\w+)", readme))
     assert named >= {*COMMANDS, "data build", "data inspect"}
     for command in named:
         assert invoke(*command.split(), "--help").exit_code == 0

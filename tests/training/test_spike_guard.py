@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.data.order import DataCursor, example_index
+from pathways_lite.data.order import DataCursor, locate_rows
 from pathways_lite.ledger import Timeline
 from pathways_lite.recipe import Ramp, SpikeGuard, Steps
 from pathways_lite.training.spike_guard import GuardState, Halt, Proceed, Rewind, observe
@@ -138,7 +138,7 @@ def test_no_example_from_around_a_spike_ever_comes_again(spikes, rewind, skip, r
     step, cursor, banned = 0, DataCursor(), set()
 
     def examples(first, last):
-        return {int(n) for t in range(first, last + 1) for n in example_index(timeline, t, skips=cursor.skips)}
+        return {int(n) for t in range(first, last + 1) for n in locate_rows(timeline, t, skips=cursor.skips).example}
 
     for distance in spikes:
         spike = step + distance

@@ -12,6 +12,7 @@ from pathways_lite.checkpoints.checkpoint import (
     restore,
     restore_differences,
 )
+from pathways_lite.checkpoints.companions import companion_sizes, read_companions
 from pathways_lite.checkpoints.fsck import Finding, checkpoint_paths, fsck, verify_checkpoint
 from pathways_lite.checkpoints.manager import CheckpointManager
 from pathways_lite.checkpoints.manifest import ArrayInfo, DamagedError, Manifest
@@ -28,9 +29,11 @@ __all__ = [
     "RestoredState",
     "StreamedArray",
     "checkpoint_paths",
+    "companion_sizes",
     "verify_checkpoint",
     "fsck",
     "open_checkpoint",
+    "read_companions",
     "read_manifest",
     "require_undamaged",
     "restore",

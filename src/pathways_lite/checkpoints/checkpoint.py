@@ -3,8 +3,9 @@
     step_00000100/
         manifest.json    step, metadata, fingerprint of every array, CRC-32 of every file, and its own digest
         arrays/          one zarr directory per array; `orbax.checkpoint.v1.load` opens it
+        ...              companion files, such as the tokenizer; see the module `companions`
 
-`restore` and `verify_arrays` verify three layers, in this order; the module `manifest` says why there are three:
+`restore` and `verify_content` verify three layers, in this order; the module `manifest` says why there are three:
 
     layer      digest                       computed by                        compared by
     manifest   SHA-256 of the manifest      manifest.Manifest.to_bytes         manifest.Manifest.from_bytes
@@ -34,6 +35,7 @@ from pathways_lite.atomic_file import fsync, fsync_directory
 from pathways_lite.checkpoint_names import checkpoint_name, step_of
 from pathways_lite.checkpoints import orbax_io
 from pathways_lite.checkpoints.arrays import HostArray, array_spec, differences, named_leaves
+from pathways_lite.checkpoints.companions import ARRAYS, is_companion, write_companions
 from pathways_lite.checkpoints.fingerprint import Fingerprint, fingerprint
 from pathways_lite.checkpoints.manifest import FILE_NAME, ArrayInfo, DamagedError, FileInfo, Manifest, open_regular
 from pathways_lite.checkpoints.reader import CheckpointReader
@@ -41,7 +43,6 @@ from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
 
 TEMPORARY = ".tmp-"
-ARRAYS = "arrays"
 SYNC_THREADS = 16  # the file system commits concurrent syncs together
 _READ_THREADS = 8
 _SAVE_CHANNEL = "save"  # a channel of its own, as a save runs in the background
@@ -67,6 +68,12 @@ class RestoredState:
     meta: dict[str, Any]
 
 
+def newest_in(directory: Path) -> Path | None:
+    """Return the checkpoint of the highest step in a directory, whole or not; None if there is none."""
+    steps = [(step, path) for path in directory.glob("step_*") if (step := step_of(path)) is not None]
+    return max(steps)[1] if steps else None
+
+
 def write_checkpoint(
     directory: Path,
     step: int,
@@ -74,12 +81,14 @@ def write_checkpoint(
     meta: dict[str, Any],
     prepare: Callable[[], None] = lambda: None,
     fence: Callable[[], None] = lambda: None,
+    companions: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write a checkpoint under a temporary name, sync it to the disk, and rename it to its final name.
 
     `prepare` runs in the primary process before anything is written, `fence` before it is renamed: it raises
-    LostRunError where another process writes to the directory now. Raises OSError or ValueError if the checkpoint
-    cannot be written, RemoteProcessError if that happened to another process; then no file of it is left.
+    LostRunError where another process writes to the directory now. `companions`: the content of companion files by
+    name, of the primary process. Raises OSError or ValueError if the checkpoint cannot be written, RemoteProcessError
+    if that happened to another process; then no file of it is left.
     """
     final = directory / checkpoint_name(step)
     temporary = directory / f"{TEMPORARY}{final.name}"
@@ -92,6 +101,7 @@ def write_checkpoint(
     try:
         run_on_primary(prepare)
         run_on_primary(lambda: (temporary / ARRAYS).mkdir(parents=True))
+        run_on_primary(lambda: write_companions(temporary, companions or {}, newest_in(directory)))
         # Orbax refuses arrays without elements; their shape and dtype in the manifest describe them completely.
         data = {name: array.data for name, array in arrays.items() if array.data.size}
         run_on_all(lambda: orbax_io.write(temporary / ARRAYS, data))
@@ -185,10 +195,14 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def check_files(path: Path, manifest: Manifest) -> list[str]:
-    """Check this process's share of the files; return one line for each damaged file, with the array it belongs to."""
+def check_files(path: Path, manifest: Manifest, *, companions: bool = False) -> list[str]:
+    """Check this process's share of the files; return one line for each damaged file, with the array it belongs to.
+
+    Companion files only if asked for: arrays can be restored without them.
+    """
     problems = []
-    for name, expected in list(manifest.files.items())[coordination.process_index() :: coordination.process_count()]:
+    files = [(name, info) for name, info in manifest.files.items() if companions or not is_companion(name)]
+    for name, expected in files[coordination.process_index() :: coordination.process_count()]:
         if problem := _file_problem(path / name, expected):
             array = next((part for part in Path(name).parts if part in manifest.arrays), None)
             problems.append(f"{name}{f' (array {array})' if array else ''}: {problem}")
@@ -223,10 +237,10 @@ def restore_differences(manifest: Manifest, target: Any, prefix: str = "") -> li
     return differences(stored, {name: array_spec(leaf) for name, leaf in named_leaves(target, prefix).items()})
 
 
-def verify_arrays(path: Path) -> Manifest:
-    """Read and verify a whole checkpoint; the processes share the work. Raises DamagedError."""
+def verify_content(path: Path, *, companions: bool = True) -> Manifest:
+    """Read and verify a whole checkpoint, or its arrays alone; the processes share the work. Raises DamagedError."""
     manifest = _read_manifest_on_all(path)
-    _raise_if_damaged(path, lambda: check_files(path, manifest))
+    _raise_if_damaged(path, lambda: check_files(path, manifest, companions=companions))
     reader = CheckpointReader(path / ARRAYS, manifest)
 
     def read() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pathways_lite.checkpoints.checkpoint import step_of, verify_arrays
+from pathways_lite.checkpoints.checkpoint import step_of, verify_content
 from pathways_lite.checkpoints.manifest import FILE_NAME, DamagedError
 from pathways_lite.errors import UserError
 from pathways_lite.paths import absolute_path, local_path
@@ -33,10 +33,13 @@ class Finding:
         return "\n  ".join([f"damaged  {self.path}", *self.problems])
 
 
-def verify_checkpoint(path: Path) -> Finding:
-    """Read a whole checkpoint and compare it with its digests. The processes share the work; all must call it."""
+def verify_checkpoint(path: Path, *, companions: bool = True) -> Finding:
+    """Read a whole checkpoint and compare it with its digests. The processes share the work; all must call it.
+
+    `companions`: also the files beside the arrays, without which the arrays can be restored.
+    """
     try:
-        manifest = verify_arrays(path)
+        manifest = verify_content(path, companions=companions)
     except DamagedError as error:
         return Finding(path, error.problems)
     return Finding(path, arrays=len(manifest.arrays), nbytes=manifest.nbytes)

@@ -6,7 +6,7 @@ import errno
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -56,13 +56,21 @@ class CheckpointManager:
 
     # ---- writing ----
 
-    def save(self, step: int, arrays: Any, meta: dict[str, Any], *, rotate: bool = True) -> None:
+    def save(
+        self,
+        step: int,
+        arrays: Any,
+        meta: dict[str, Any],
+        *,
+        companions: Mapping[str, bytes] | None = None,
+        rotate: bool = True,
+    ) -> None:
         """Save a pytree of arrays (JAX, NumPy, typed random keys) and JSON metadata as the checkpoint of `step`.
 
         Blocks until the previous save is done and the arrays are copied to the host. Afterwards the arrays may be
-        donated. With `rotate=False` no old checkpoint is deleted. Raises UserError if an earlier save failed (then this
-        one does not start), ValueError if `step` is not after the newest checkpoint (call `delete_after` before
-        returning to an earlier step).
+        donated. `companions`: files to save beside the arrays, by name (of the primary process). With `rotate=False` no
+        old checkpoint is deleted. Raises UserError if an earlier save failed (then this one does not start), ValueError
+        if `step` is not after the newest checkpoint (call `delete_after` before returning to an earlier step).
         """
         self.wait()
         newest = self.newest
@@ -70,7 +78,7 @@ class CheckpointManager:
             raise ValueError(f"step {step} is not after the newest checkpoint, {newest}, in {self.directory}")
         frozen_meta = json.loads(json.dumps(meta, allow_nan=False))
         host = snapshot(arrays)
-        self._pending = (step, self._thread.submit(self._write, step, host, frozen_meta, rotate))
+        self._pending = (step, self._thread.submit(self._write, step, host, frozen_meta, companions, rotate))
 
     def wait(self) -> None:
         """Block until the last save is on the disk. Raises UserError if it failed, but only once."""
@@ -160,7 +168,14 @@ class CheckpointManager:
                 raise
             error.add_note(f"Besides, a checkpoint was not saved: {failed_save}")
 
-    def _write(self, step: int, host: dict[str, HostArray], meta: dict[str, Any], rotate: bool) -> None:
+    def _write(
+        self,
+        step: int,
+        host: dict[str, HostArray],
+        meta: dict[str, Any],
+        companions: Mapping[str, bytes] | None,
+        rotate: bool,
+    ) -> None:
         """Write a checkpoint, in the background thread. Old ones are deleted only after the new one is committed."""
         nbytes = sum(array.nbytes for array in host.values())
 
@@ -172,7 +187,7 @@ class CheckpointManager:
                 raise OSError(errno.ENOSPC, "the disk is full")
 
         try:
-            write_checkpoint(self.directory, step, host, meta, prepare, self._fence)
+            write_checkpoint(self.directory, step, host, meta, prepare, self._fence, companions)
         except (OSError, ValueError, coordination.RemoteProcessError) as error:
             raise self._explain(error, step, nbytes) from error
         if self._keep is not None and rotate and coordination.is_primary():

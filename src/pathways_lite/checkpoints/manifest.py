@@ -84,6 +84,11 @@ class FileInfo:
                 nbytes += len(block)
         return cls(nbytes, crc)
 
+    @classmethod
+    def of_bytes(cls, content: bytes) -> Self:
+        """Compute the entry of a file with this content."""
+        return cls(len(content), zlib.crc32(content))
+
 
 @dataclass(frozen=True)
 class Manifest:

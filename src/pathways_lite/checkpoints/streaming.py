@@ -15,7 +15,6 @@ import numpy as np
 
 from pathways_lite.checkpoints import orbax_io
 from pathways_lite.checkpoints.checkpoint import (
-    ARRAYS,
     SYNC_THREADS,
     TEMPORARY,
     checkpoint_name,
@@ -23,6 +22,7 @@ from pathways_lite.checkpoints.checkpoint import (
     read_manifest,
     sync_files,
 )
+from pathways_lite.checkpoints.companions import ARRAYS, write_companions
 from pathways_lite.checkpoints.fingerprint import Fingerprint, fingerprint
 from pathways_lite.checkpoints.manifest import ArraySpec, Manifest
 from pathways_lite.checkpoints.reader import CheckpointReader
@@ -59,12 +59,18 @@ def open_checkpoint(path: Path) -> tuple[Manifest, CheckpointReader]:
 
 
 def write_streamed(
-    directory: Path, step: int, arrays: Mapping[str, StreamedArray], meta: dict[str, Any], check: Callable[[], None]
+    directory: Path,
+    step: int,
+    arrays: Mapping[str, StreamedArray],
+    meta: dict[str, Any],
+    check: Callable[[], None],
+    companions: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write a checkpoint like `write_checkpoint`, with no more than two chunks in memory.
 
-    `check` runs before the checkpoint is renamed to its final name. Raises UserError if that step has a checkpoint
-    already or there is too little space; after any error no file of it is left.
+    `check` runs before the checkpoint is renamed to its final name. `companions`: the content of companion files by
+    name. Raises UserError if that step has a checkpoint already or there is too little space; after any error no file
+    of it is left.
     """
     final = directory / checkpoint_name(step)
     temporary = directory / f"{TEMPORARY}{final.name}"
@@ -78,6 +84,7 @@ def write_streamed(
         )
     try:
         (temporary / ARRAYS).mkdir(parents=True)
+        write_companions(temporary, companions or {}, None)
         # Orbax writes its description of the tree; the placeholder arrays are then overwritten.
         orbax_io.write(temporary / ARRAYS, {name: np.zeros(1, np.int8) for name in arrays})
         orbax_io.finish(temporary / ARRAYS)

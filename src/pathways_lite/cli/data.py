@@ -197,17 +197,26 @@ def _parse_share(text: str) -> tuple[str, float | None]:
 def inspect(
     corpus: Annotated[str, typer.Argument(help="a token store")],
     samples: Annotated[int, typer.Option(min=0, help="number of documents to show per domain")] = 2,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="show the documents' tokens, as the tokenizer cut them")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show sizes, domains, bytes per token, and the start of some documents.
 
-    Example: `pathways-lite data inspect corpora/python`
+    With `--tokens`, tokens end with a bar; where several make up one character, all but the last are dots.
+
+    Examples:
+
+    - `pathways-lite data inspect corpora/python`
+
+    - `pathways-lite data inspect corpora/python --samples 1 --tokens`
     """
     from pathways_lite.console import Console
     from pathways_lite.data.inspect import describe
     from pathways_lite.data.store import open_store
 
-    description = describe(open_store(corpus), samples=samples)
+    description = describe(open_store(corpus), samples=samples, tokens=tokens)
     if as_json:
         print_json(asdict(description))
     else:

@@ -13,7 +13,12 @@ from pathways_lite.paths import local_path
 
 def evaluate(
     path: Annotated[Path, typer.Argument(parser=local_path, help="a run, stage or checkpoint directory")],
-    corpus: Annotated[str | None, typer.Option(help="another token store, built with the same tokenizer")] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            help="a token store, built with the same tokenizer; default: the text that the run was evaluated on"
+        ),
+    ] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="held-out tokens per domain; default: the recipe's")] = None,
     overlap: Annotated[
         int | None,
@@ -27,6 +32,10 @@ def evaluate(
             "--infilling", help="also measure infilling, and continuations of a prefix with bidirectional attention"
         ),
     ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(parser=local_path, help="write held-out text with the loss of each token in color (HTML)"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
 ) -> None:
     """Measure loss, perplexity and bits per byte on held-out documents, per domain, and compare with compressors.
@@ -45,6 +54,8 @@ def evaluate(
     - `pathways-lite evaluate runs/demo --overlap 128`
 
     - `pathways-lite evaluate runs/ul2r_demo --infilling`
+
+    - `pathways-lite evaluate runs/demo --page tokens.html`
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
@@ -53,19 +64,26 @@ def evaluate(
     from pathways_lite.tracking.formatting import bits_per_byte, held_out_note
     from pathways_lite.training.final_evaluation import evaluate_infilling_tasks
     from pathways_lite.training.load import load_model
+    from pathways_lite.training.token_losses import score_samples, write_samples_page
 
+    if page is not None and not page.parent.is_dir():
+        raise UserError(f"--page {page}: there is no directory {page.parent}")
     model = load_model(path)
     evaluator = model.evaluator(corpus, tokens, overlap)
     params = model.params()
     results = {name: result.to_json() for name, result in evaluator.evaluate(params).items()}
     if not results:
         raise UserError(f"{evaluator.store.address} has no held-out documents; name another corpus with --corpus")
+    if page is not None:
+        samples = score_samples(evaluator, params)
+        write_samples_page(page, model.spec.recipe.name, model.stage.name, model.manifest.step, samples)
     compressors = held_out_compression(evaluator.store, evaluator.documents, evaluator.stage.evaluation.tokens)
     infilling_results = evaluate_infilling_tasks(evaluator, params) if infilling else {}
     if as_json:
         context = {"overlap": evaluator.stage.evaluation.overlap or 0}
         values = {"checkpoint": str(model.path), **context, "domains": results, "compressors": compressors}
-        print_json(values | ({"infilling": infilling_results} if infilling else {}))
+        values |= {"infilling": infilling_results} if infilling else {}
+        print_json(values | ({"page": page} if page is not None else {}))
         return
     table = Table(title=f"{model.path}", caption=held_out_note(results.values()))
     for column in ("domain", "documents", "tokens", "bytes", "loss", "perplexity", "bits/byte", "xz -9"):
@@ -76,6 +94,8 @@ def evaluate(
         table.add_row(name, *counts, *quotients, f"{compressors[name]['xz -9']:.4f}")
     console = Console()
     console.print(table)
+    if page is not None:
+        console.print(f"losses of tokens: {page}")
     if infilling:
         table = Table(title="infilling and continuation of held-out documents", caption=LEFT_TO_RIGHT)
         for column in ("task", "exact", "loss per token", "left to right"):

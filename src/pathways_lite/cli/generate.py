@@ -30,7 +30,7 @@ def generate(
     samples: Annotated[int, typer.Option(min=1, help="number of samples")] = 1,
     seed: Annotated[int, typer.Option(help="random seed; the same seed gives the same text")] = 0,
     corpus: Annotated[
-        str | None, typer.Option(help="token store whose tokenizer to use; default: the one that was trained on")
+        str | None, typer.Option(help="token store whose tokenizer to use; default: the checkpoint's own")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -63,8 +63,8 @@ def generate(
     prompt = decode_text(os.fsencode(prompt), "--prompt")
     infill = None if infill is None else decode_text(os.fsencode(infill), "--infill")
     model = load_model(path)
-    store = model.open_corpus(corpus)
-    tokenizer, prompt_format = store.tokenizer(), PromptFormat.from_objective(model.stage.objective, store.eod)
+    tokenizer = model.tokenizer(corpus)
+    prompt_format = PromptFormat.from_objective(model.stage.objective, tokenizer.eod)
     config, params = model.stage.model, model.params()
     text = decode_text(sys.stdin.buffer.read(), "standard input") if prompt == "-" else prompt
     outputs = []

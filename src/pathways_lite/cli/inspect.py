@@ -45,8 +45,10 @@ def inspect(
     """
     from dataclasses import asdict
 
+    from pathways_lite.checkpoints import companion_sizes
     from pathways_lite.console import Console, bold
     from pathways_lite.provenance import describe_provenance
+    from pathways_lite.tracking.formatting import si
     from pathways_lite.training.load import load_model
 
     model = load_model(path)
@@ -59,6 +61,8 @@ def inspect(
     console.print(f"stage {lineage['stage']}, step {model.manifest.step:,} of {model.spec.timeline.total_steps:,}")
     console.print(f"identity {lineage['identity']}, parameters from {lineage['parent'] or 'scratch'}")
     console.print(f"content  {model.manifest.digest[:16]}")
+    if carried := companion_sizes(model.manifest):
+        console.print(f"carries  {', '.join(carried)} ({si(sum(carried.values()), 'B')})")
     skips = ", ".join(f"{n} sequences at step {step}" for step, n in cursor["skips"]) or "none"
     console.print(f"data     from sequence {cursor['first_sequence']:,}; skipped: {skips}")
     for name, text in describe_provenance(meta.get("provenance", {})):

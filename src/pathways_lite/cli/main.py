@@ -12,6 +12,7 @@ from pathways_lite.accelerators import leave_out_missing_tpu
 from pathways_lite.cli import (
     convert,
     data,
+    data_reading,
     data_select,
     evaluate,
     fit,
@@ -50,6 +51,8 @@ app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
 data.app.add_typer(data_select.app, name="select")
 data.app.command("apply")(data_select.apply)
+data.app.command("batch")(data_reading.batch)
+data.app.command("who-read")(data_reading.who_read)
 app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.add_typer(runs.app, name="runs")

@@ -40,7 +40,8 @@ class CorpusReader:
         from pathways_lite.training.load import load_model
 
         self._model = load_model(path)
-        self._evaluator = self._model.evaluator(corpus)
+        self._store = self._model.open_corpus(corpus)
+        self._evaluator = self._model.components.evaluator_on(self._store)
         self._tokens_read = 0
 
     @cached_property
@@ -63,12 +64,11 @@ class CorpusReader:
 
     @property
     def _n_documents(self) -> int:
-        store = self._evaluator.store
-        return sum(store.counts(domain).documents for domain in store.domains)
+        return sum(self._store.counts(domain).documents for domain in self._store.domains)
 
     def _documents(self, first: Sequence[np.ndarray] = ()) -> Iterator[np.ndarray]:
         """Yield the documents `first`, then all training documents, and count their tokens."""
-        store = self._evaluator.store
+        store = self._store
         for document in itertools.chain(first, *(store.documents(domain) for domain in store.domains)):
             self._tokens_read += len(document)
             yield document

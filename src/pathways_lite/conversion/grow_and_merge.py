@@ -70,7 +70,7 @@ def grow_offline(small: TrainedModel, start: Grow, target: Model, out: Path, rep
             _read_unused_blocks(plan, array, reader)
         require_undamaged(small.path, reader)
 
-    return write_streamed(out, 0, streamed, meta_from(small, spec), check)
+    return write_streamed(out, 0, streamed, meta_from(small, spec), check, small.files_to_carry())
 
 
 def plan_offline_growth(small: TrainedModel, start: Grow, target: Model) -> growth.GrowthPlan:
@@ -221,7 +221,7 @@ def merge_offline(
     spec = _with_masks(spec, first.stage.pruning, pruned, masks, report)
     cursor = furthest_cursor(ingredients, spec.stage)
     meta = initial_meta(spec, cursor, merge_cost(ingredients), merge_lineage(ingredients))
-    return write_streamed(out, 0, streamed, meta, check)
+    return write_streamed(out, 0, streamed, meta, check, first.files_to_carry())
 
 
 def _stream_merged(

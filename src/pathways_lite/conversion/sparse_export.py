@@ -89,7 +89,7 @@ def convert_sparse(trained: TrainedModel, out: Path, report: Callable[[str], Non
     for name, array in streamed.items():
         report(f"{name} {list(array.shape)} {array.dtype}")
     check = functools.partial(require_undamaged, trained.path, source.reader)
-    return write_streamed(out, 0, streamed, meta_from(trained, spec), check)
+    return write_streamed(out, 0, streamed, meta_from(trained, spec), check, trained.files_to_carry())
 
 
 def _require_pruned(trained: TrainedModel, source: SparseCheckpoint) -> None:

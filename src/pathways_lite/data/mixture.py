@@ -9,13 +9,14 @@ sequences are in keyed random order, another one in every epoch of the domain.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from pathways_lite.data.order import ExampleLocation, Skips, first_example, permute, round_keys
+from pathways_lite.data.order import ExampleLocation, Skips, first_example, permute, round_keys, unpermute
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Timeline
 from pathways_lite.recipe import DataMixture, DomainWeights, GivenWeights, LearnedWeights, Temperature, UniMax
@@ -99,6 +100,19 @@ class MixedOrder:
             in_epoch = (domain == d) & (epoch == e)
             window[in_epoch] = permute(position[in_epoch], self.windows[d], round_keys(self.seed, d, e))
         return ExampleLocation(epoch, domain, window)
+
+    def examples_of(self, domain: int, window: int, begin: int, end: int) -> list[int]:
+        """Return the examples among begin .. end-1 that are this window, ascending: the inverse of `locate`."""
+        size = self.windows[domain]
+        first, stop = (int(self.counts(example)[domain]) for example in (begin, end))
+        examples = []
+        for epoch in range(first // size, -(-stop // size)):
+            position = int(unpermute(np.array([window]), size, round_keys(self.seed, domain, epoch))[0])
+            number = epoch * size + position  # among the examples of the domain
+            if first <= number < stop:
+                count = lambda example: int(self.counts(example)[domain])  # noqa: E731
+                examples.append(begin + bisect.bisect_right(range(begin, end), number, key=count) - 1)
+        return examples
 
     def _domains(self, begin: int, end: int) -> np.ndarray:
         ends = [phase.first for phase in self.phases[1:]] + [end]

@@ -6,6 +6,7 @@ whose key is derived from the seed and e, so example number x is window `permuta
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +45,17 @@ def permute(x: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
     return out.astype(np.int64)
 
 
+def unpermute(y: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
+    """Apply the inverse of `permute`: `unpermute(permute(x, n, keys), n, keys)` is x; returns int64."""
+    bits = max(2, (n - 1).bit_length())
+    out = _unfeistel(np.asarray(y).astype(np.uint64), bits, keys)
+    outside = out >= n
+    while outside.any():
+        out[outside] = _unfeistel(out[outside], bits, keys)
+        outside = out >= n
+    return out.astype(np.int64)
+
+
 def _feistel(x: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
     """Apply an unbalanced Feistel network over `bits` bits; the halves swap their widths every round."""
     low_bits = bits // 2
@@ -54,6 +66,18 @@ def _feistel(x: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
         x = (low << np.uint64(high_bits)) | high
         low_bits, high_bits = high_bits, low_bits
     return x
+
+
+def _unfeistel(y: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
+    """Undo `_feistel`, round by round."""
+    widths = bits // 2, bits - bits // 2
+    for number, key in reversed(list(enumerate(keys))):
+        low_bits, high_bits = widths if number % 2 == 0 else widths[::-1]
+        low = y >> np.uint64(high_bits)
+        mixed = y & np.uint64((1 << high_bits) - 1)
+        high = mixed ^ (splitmix64(low ^ key) >> np.uint64(64 - high_bits))
+        y = (high << np.uint64(low_bits)) | low
+    return y
 
 
 class ExampleLocation(NamedTuple):
@@ -92,6 +116,16 @@ class Order:
         starts = np.concatenate([[0], self._ends[:-1]])
         return ExampleLocation(epoch, domain, number - starts[domain])
 
+    def examples_of(self, domain: int, window: int, begin: int, end: int) -> list[int]:
+        """Return the examples among begin .. end-1 that are this window, ascending: the inverse of `locate`."""
+        number = np.array([window + (int(self._ends[domain - 1]) if domain else 0)])
+        examples = []
+        for epoch in range(begin // self._epoch_length, -(-end // self._epoch_length)):
+            position = int(unpermute(number, self.n_windows, round_keys(self._seed, epoch))[0])
+            if position < self._epoch_length:
+                examples.append(epoch * self._epoch_length + position)
+        return [example for example in examples if begin <= example < end]
+
 
 def first_example(timeline: Timeline, step: int, skips: Skips = (), first_sequence: int = 0) -> int:
     """Return the global number of the first example that no step before `step` has begun, in closed form.
@@ -101,13 +135,6 @@ def first_example(timeline: Timeline, step: int, skips: Skips = (), first_sequen
     """
     skipped = sum(n for at_step, n in skips if at_step <= step)
     return first_sequence + timeline.sequences_before(step) + skipped
-
-
-def example_index(
-    timeline: Timeline, step: int, rows: np.ndarray | slice | None = None, skips: Skips = (), first_sequence: int = 0
-) -> np.ndarray:
-    """Return the global example numbers, int64, of the batch of `step` (of its `rows` only, if given)."""
-    return locate_rows(timeline, step, rows, skips, first_sequence).example
 
 
 class RowLocation(NamedTuple):
@@ -129,6 +156,41 @@ def locate_rows(
     tokens = tokens if rows is None else tokens[rows]
     skipped = sum(n for at_step, n in skips if at_step <= step)
     return RowLocation(first_sequence + skipped + tokens // timeline.seq_len, tokens % timeline.seq_len)
+
+
+class RowOfExample(NamedTuple):
+    """A row that is an example, or a part of one."""
+
+    step: int
+    row: int
+    offset: int  # tokens of the example before the row
+
+
+def rows_of_example(
+    timeline: Timeline, example: int, steps: int, skips: Skips = (), first_sequence: int = 0
+) -> list[RowOfExample]:
+    """Return the rows of an example: one, or several where a sequence-length warm-up cuts it.
+
+    None where none of the first `steps` steps reads it, because it is skipped, perhaps.
+    """
+    length = timeline.seq_len
+    begin, end = example * length, (example + 1) * length
+
+    def first_token(step: int) -> int:
+        skipped = sum(n for at_step, n in skips if at_step <= step)
+        return (first_sequence + skipped) * length + timeline.tokens_before(step)
+
+    def size(step: int) -> int:
+        return timeline.sequences_at(step) * timeline.seq_len_at(step)
+
+    step = bisect.bisect_right(range(steps), begin, key=lambda step: first_token(step) + size(step))
+    rows = []
+    while step < steps and (first := first_token(step)) < end:
+        of_step = timeline.seq_len_at(step)
+        tokens = range(max(begin, first), min(end, first + size(step)), of_step)
+        rows += [RowOfExample(step, (token - first) // of_step, token - begin) for token in tokens]
+        step += 1
+    return rows
 
 
 # ---- the data position of a stage ----

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,17 @@ from pathways_lite.ledger import Timeline
 from pathways_lite.objectives.batches import make_batch
 from pathways_lite.parallel.sharding import FULL_BATCH, BatchShard
 from pathways_lite.recipe import Causal, Data, Objective
+
+
+class BatchRows(NamedTuple):
+    """Where the rows of a batch come from; integers [B] each, but for their length."""
+
+    length: int  # T, tokens that each row predicts
+    example: np.ndarray  # global number of the example that the row is, or is a part of
+    epoch: np.ndarray  # of the corpus, or of the domain under a mixture
+    domain: np.ndarray
+    first_token: np.ndarray  # offset of the row's first token in its domain's stream
+    number: np.ndarray  # key of the objective's choices: the example's number, without a warm-up
 
 
 @dataclass(frozen=True)
@@ -52,19 +63,30 @@ class DataStream:
         mixed = resolve_phases(mixture, windows, self.store.domains, self.timeline, cursor.skips, cursor.first_sequence)
         return MixedOrder(windows, mixed, seed, cursor.consumed)
 
+    def rows_at(self, step: int) -> BatchRows:
+        """Return where this process's rows of the batch of `step` come from."""
+        timeline, seq_len, length = self.timeline, self.data.seq_len, self.timeline.seq_len_at(step)
+        rows = self.shard.rows(timeline.sequences_at(step))
+        example, offset = locate_rows(timeline, step, rows, self.cursor.skips, self.cursor.first_sequence)
+        epoch, domain, window = self.order.locate(example)
+        number = (example * seq_len + offset) // length
+        return BatchRows(length, example, epoch, domain, window * seq_len + offset, number)
+
     def batch_at(self, step: int) -> Batch:
         """Return this process's rows of the batch of `step`."""
-        timeline, length = self.timeline, self.timeline.seq_len_at(step)
-        rows = self.shard.rows(timeline.sequences_at(step))
-        examples, offset = locate_rows(timeline, step, rows, self.cursor.skips, self.cursor.first_sequence)
-        _, domain, window = self.order.locate(examples)
+        rows = self.rows_at(step)
+        return self.make_batch(self.read_windows(rows), rows)
+
+    def read_windows(self, rows: BatchRows) -> np.ndarray:
+        """Read the window of each row, int32 [B, T + 1]."""
         names = self.store.domains
-        first_tokens = window * self.data.seq_len + offset
-        starts = [(names[d], first) for d, first in zip(domain.tolist(), first_tokens.tolist(), strict=True)]
-        windows = self.store.read_many(starts, "train", length + 1)
+        starts = [(names[d], first) for d, first in zip(rows.domain.tolist(), rows.first_token.tolist(), strict=True)]
+        return self.store.read_many(starts, "train", rows.length + 1)
+
+    def make_batch(self, windows: np.ndarray, rows: BatchRows) -> Batch:
+        """Make the batch of the stage's objective from the rows' windows, [B, T + 1]."""
         eod, boundaries, seed = self.store.eod, self.data.boundaries, self.data.shuffle_seed
-        numbers = (examples * self.data.seq_len + offset) // length  # of the rows; of the examples without a warm-up
-        return make_batch(self.objective, windows, eod, boundaries, domain, numbers, seed)
+        return make_batch(self.objective, windows, eod, boundaries, rows.domain, rows.number, seed)
 
     def read(self, first_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """Yield the batches of steps `first_step` .. `stop_step` - 1, read ahead; bit for bit those of `batch_at`.

@@ -106,6 +106,16 @@ class HeldOutDocument:
     is_whole: bool = True  # False for the beginning of a document
 
 
+def beginning_of_document(name: str, tokens: np.ndarray, tokenizer: Tokenizer) -> HeldOutDocument:
+    """Make a document of the first `tokens` of a longer one, EOD among them, up to the end of a character."""
+    least = len(tokens) - 4
+    text = tokenizer.decode(tokens[1:].tolist())
+    while text.endswith("\ufffd") and len(tokens) > max(2, least):  # a part of a character
+        tokens = tokens[:-1]
+        text = tokenizer.decode(tokens[1:].tolist())
+    return HeldOutDocument(name, tokens, len(text.encode()), is_whole=False)
+
+
 @dataclass
 class Store:
     """An open token store. Safe to read from many threads, and to send to other processes."""
@@ -245,13 +255,7 @@ class Store:
     def _beginning(self, domain: str, document: int, start: int, n: int) -> HeldOutDocument:
         """Return the first `n` tokens of a longer held-out document after its EOD, up to the end of a character."""
         tokens = self.read(domain, "held_out", start, start + n + 1)
-        text = self.tokenizer().decode(tokens[1:].tolist())
-        while text.endswith("\ufffd") and len(tokens) > max(2, n - 3):  # a part of a character
-            tokens = tokens[:-1]
-            text = self.tokenizer().decode(tokens[1:].tolist())
-        return HeldOutDocument(
-            self.document_id(domain, "held_out", document), tokens, len(text.encode()), is_whole=False
-        )
+        return beginning_of_document(self.document_id(domain, "held_out", document), tokens, self.tokenizer())
 
     def _index(self, domain: str) -> int:
         if domain not in self.domains:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pathways_lite.data.tokenizers import (
     BYTES_FILE,
     EOD_FILE,
+    HF_COMPANIONS,
     HF_FILE,
     SENTENCEPIECE_FILE,
     ByteTokenizer,
@@ -18,7 +19,7 @@ from pathways_lite.data.tokenizers import (
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 
-TOKENIZER_FILES = (BYTES_FILE, SENTENCEPIECE_FILE, HF_FILE, EOD_FILE)
+TOKENIZER_FILES = (BYTES_FILE, SENTENCEPIECE_FILE, HF_FILE, EOD_FILE, *HF_COMPANIONS)
 
 
 def tokenizer_from_files(files: Mapping[str, bytes], name: str, eod: str | None = None) -> Tokenizer:
@@ -37,22 +38,24 @@ def tokenizer_from_files(files: Mapping[str, bytes], name: str, eod: str | None 
 
         return SentencePieceTokenizer(files[SENTENCEPIECE_FILE], name, eod)
     if HF_FILE in files:
-        return HFTokenizer(files[HF_FILE], name, eod)
-    raise UserError(f"{name} holds no tokenizer; expected one of: {', '.join(TOKENIZER_FILES)}")
+        companions = {file: files[file] for file in HF_COMPANIONS if file in files}
+        return HFTokenizer(files[HF_FILE], name, eod, companions)
+    expected = (BYTES_FILE, SENTENCEPIECE_FILE, HF_FILE)
+    raise UserError(f"{name} holds no tokenizer; expected one of: {', '.join(expected)}")
 
 
 def load_tokenizer(path: str | Path, eod: str | None = None) -> Tokenizer:
     """Load a tokenizer from a `.model` file, a `tokenizer.json` file, or a directory that holds one.
 
-    A token store is such a directory too. `eod`: see `tokenizer_from_files`. Raises UserError.
+    A token store is such a directory too, and so is a checkpoint. `eod`: see `tokenizer_from_files`. Raises UserError.
     """
     path = local_path(path)
     if path.is_dir():
         directory = path / "tokenizer" if (path / "tokenizer").is_dir() else path
         files = {name: (directory / name).read_bytes() for name in TOKENIZER_FILES if (directory / name).is_file()}
         models = sorted(directory.glob("*.model"))
-        if not files and len(models) == 1:
-            files = {SENTENCEPIECE_FILE: models[0].read_bytes()}
+        if not files.keys() - {EOD_FILE, *HF_COMPANIONS} and len(models) == 1:
+            files[SENTENCEPIECE_FILE] = models[0].read_bytes()
         return tokenizer_from_files(files, str(directory), eod)
     if not path.is_file():
         raise UserError(f"{path}: no such file; a tokenizer is bytes, sentencepiece:SIZE, a .model or a tokenizer.json")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +16,8 @@ from pathways_lite.errors import UserError
 
 BYTES_FILE, SENTENCEPIECE_FILE, HF_FILE = "bytes.json", "sentencepiece.model", "tokenizer.json"
 EOD_FILE = "eod.json"  # {"eod": TOKEN}, beside a tokenizer whose end-of-document token the user has named
+HF_COMPANIONS = ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json")
+"""Files beside a published tokenizer.json. They are kept as they came; tokens do not depend on them."""
 
 # Tried in this order as the end-of-document token of a tokenizer.json, which does not name it.
 _EOD_NAMES = ("<eod>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "[SEP]")
@@ -77,19 +79,21 @@ class HFTokenizer:
     """The tokenizer of a `tokenizer.json`, without the special tokens that its post-processor would add.
 
     `eod`: the token that marks the end of a document; None: the first of the usual names that the vocabulary has.
-    Raises UserError if there is none.
+    `companions`: files of `HF_COMPANIONS`, to be kept beside it. Raises UserError if there is no such token.
     """
 
     kind = "hf"
 
-    def __init__(self, content: bytes, name: str, eod: str | None = None) -> None:
+    def __init__(
+        self, content: bytes, name: str, eod: str | None = None, companions: Mapping[str, bytes] | None = None
+    ) -> None:
         import tokenizers
 
         try:
             self._tokenizer: Any = tokenizers.Tokenizer.from_str(content.decode())
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"{name} is no tokenizer.json that the tokenizers library can read: {error}") from error
-        self._content, self._eod_name = content, eod
+        self._content, self._eod_name, self._companions = content, eod, dict(companions or {})
         if getattr(self._tokenizer.model, "dropout", None) is not None:  # BPE dropout makes every encoding random
             self._tokenizer.model.dropout = None
         self._tokenizer.no_truncation()
@@ -111,7 +115,7 @@ class HFTokenizer:
         self.vocab_size = max(vocabulary.values()) + 1  # not the number of entries: ids may have gaps
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return HFTokenizer, (self._content, "tokenizer.json", self._eod_name)
+        return HFTokenizer, (self._content, "tokenizer.json", self._eod_name, self._companions)
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -124,4 +128,4 @@ class HFTokenizer:
         return str(self._tokenizer.decode([i for i in ids if i != self.eod], skip_special_tokens=False))
 
     def files(self) -> dict[str, bytes]:
-        return {HF_FILE: self._content} | eod_files(self._eod_name)
+        return {HF_FILE: self._content} | eod_files(self._eod_name) | self._companions

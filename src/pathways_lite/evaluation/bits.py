@@ -134,6 +134,31 @@ class Evaluator:
         nll = self.sum_losses(params, batches, math.ceil(len(rows) / self.rows), between_batches=between_batches)
         return HeldOutLoss(nll, tokens, text_bytes, count, overlap=self._overlap)
 
+    def token_losses(self, params: Any, documents: Iterable[ScoredDocument]) -> list[np.ndarray]:
+        """Return the nats of each document's predictions, float32 [n + 1]: t1 .. tn, and the closing EOD.
+
+        They are those that a call sums, to the bit where the documents are the same. Of the beginning of a document
+        there are n.
+        """
+        owned = [
+            (number, window)
+            for number, document in enumerate(ScoredDocument(*fields) for fields in documents)
+            for window in split_windows(document.tokens, self.seq_len, self._overlap, is_whole=document.is_whole)
+        ]
+        rows = pack_windows([len(window.tokens) for _, window in owned], self.seq_len)
+        scored: list[np.ndarray] = [np.zeros(0, np.float32)] * len(owned)
+        for number, batch in enumerate(self._batches([window for _, window in owned], rows)):
+            losses = np.asarray(self._token_losses(params, self._place(batch)))
+            for row, indices in zip(losses, rows[number * self.rows : (number + 1) * self.rows], strict=False):
+                end = 0
+                for index in indices:
+                    end += len(owned[index][1].tokens)
+                    scored[index] = row[end - owned[index][1].scored : end]
+        parts: list[list[np.ndarray]] = [[] for _ in range(1 + max((number for number, _ in owned), default=-1))]
+        for (number, _), losses in zip(owned, scored, strict=True):
+            parts[number].append(losses)
+        return [np.concatenate(part) for part in parts]
+
     def sum_losses(
         self,
         params: Any,

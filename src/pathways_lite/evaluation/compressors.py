@@ -17,6 +17,7 @@ from typing import Any
 import zstandard
 
 from pathways_lite.atomic_file import write_text_atomically
+from pathways_lite.data.held_out_text import HeldOutSource
 from pathways_lite.data.store import Store
 from pathways_lite.data.zarr_io import read_file, write_file
 from pathways_lite.evaluation.bits import ScoredDocument
@@ -46,16 +47,17 @@ def compressed_bits_per_byte(texts: Iterable[bytes]) -> dict[str, float]:
 
 
 def held_out_compression(
-    store: Store, documents: Mapping[str, list[ScoredDocument]], budget: int
+    source: HeldOutSource, documents: Mapping[str, list[ScoredDocument]], budget: int
 ) -> dict[str, dict[str, float]]:
     """Return `compressed_bits_per_byte` of each domain's held-out documents, computed once per corpus and budget.
 
     `documents`: those that are scored with a budget of `budget` tokens per domain. Their number and bytes must match
     what is kept. Several processes may call this at once: a result that is lost to another one is computed again.
+    Nothing is kept for held-out text without its corpus.
     """
-    kept = _read(store)
+    kept = _read(source) if isinstance(source, Store) else {}
     results, missing = {}, False
-    tokenizer = store.tokenizer()
+    tokenizer = source.tokenizer()
     for domain, scored in documents.items():
         size = {"budget": budget, "documents": len(scored), "bytes": sum(document.text_bytes for document in scored)}
         key = f"{domain} {budget}"
@@ -65,8 +67,8 @@ def held_out_compression(
             entry = {"size": size, "bits_per_byte": compressed_bits_per_byte(texts)}
             kept[key], missing = entry, True
         results[domain] = dict(entry["bits_per_byte"])
-    if missing:
-        _write(store, kept)
+    if missing and isinstance(source, Store):
+        _write(source, kept)
     return results
 
 

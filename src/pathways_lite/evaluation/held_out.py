@@ -11,7 +11,7 @@ import jax
 
 from pathways_lite import models
 from pathways_lite.batch import Batch
-from pathways_lite.data.store import Store
+from pathways_lite.data.held_out_text import HeldOutSource
 from pathways_lite.evaluation.bits import Evaluator, HeldOutLoss, ScoredDocument
 from pathways_lite.evaluation.denoisers import denoiser_losses
 from pathways_lite.parallel.sharding import FULL_BATCH, Layout
@@ -24,13 +24,13 @@ class StageEvaluator:
 
     Attributes:
       stage: its model, objective, data and evaluation budget.
-      store: the corpus whose held-out documents are read.
+      store: the corpus whose held-out documents are read, or these documents alone.
       layout: how batches and parameters are sharded.
       rows: sequences scored at once, rounded up to what the layout divides.
     """
 
     stage: Stage
-    store: Store
+    store: HeldOutSource
     layout: Layout
     rows: int
 

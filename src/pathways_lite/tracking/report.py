@@ -18,6 +18,7 @@ from pathways_lite.tracking.formatting import duration, held_out_note, si
 from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
 from pathways_lite.tracking.plots import curves_svg, save_curves, speed_svg
 from pathways_lite.tracking.run_data import NOT_COMPARABLE, RunData, StageData, read_run
+from pathways_lite.tracking.token_page import PAGE_NAME
 
 
 def write_report(run_directory: str | Path, path: str | Path | None = None) -> Path:
@@ -175,7 +176,15 @@ def _samples_section(run: RunData) -> str:
         prompt = f'<span class="prompt">{escape(str(sample.get("prompt", "")))}</span>'
         # HTML drops a newline directly after <pre>, so add one for it to drop.
         blocks.append(f"<pre>\n{prompt}{escape(str(sample.get('text', '')))}</pre>")
-    return section("Samples", paragraph("Prompts are bold and end at the bar.", "note") if blocks else "", *blocks)
+    pages = [
+        f'<a href="{escape(quote(f"{stage.name}/{PAGE_NAME}"))}">of stage {escape(stage.name)}</a>'
+        for stage in run.stages
+        if (stage.directory / PAGE_NAME).is_file()
+    ]
+    links = f"<p>Held-out text with the loss of each token in color: {', '.join(pages)}.</p>" if pages else ""
+    return section(
+        "Samples", links, paragraph("Prompts are bold and end at the bar.", "note") if blocks else "", *blocks
+    )
 
 
 # ---- cost ----

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 from pathways_kernels.attention import Spans
 from pathways_lite import models
 from pathways_lite.batch import Batch
+from pathways_lite.data.held_out_text import HeldOutSource
 from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.ledger import Timeline
 from pathways_lite.parallel.compiler_options import run_once_options, step_options
@@ -68,9 +69,17 @@ class Components:
     @functools.cached_property
     def evaluator(self) -> StageEvaluator:
         """Held-out evaluation of the stage's corpus with the stage's model."""
+        return self.evaluator_on(self.spec.store)
+
+    def evaluator_on(
+        self, documents: HeldOutSource, tokens: int | None = None, overlap: int | None = None
+    ) -> StageEvaluator:
+        """Return the evaluation of other held-out documents, or with other `Evaluation.tokens` or `.overlap`."""
         stage = self.stage
+        given = {name: value for name, value in {"tokens": tokens, "overlap": overlap}.items() if value is not None}
+        stage = stage.model_copy(update={"evaluation": stage.evaluation.model_copy(update=given)})
         rows = min(stage.ramp.sequences_at(0), stage.microbatch or 64)
-        return StageEvaluator(stage, self.spec.store, self.layout, rows=rows)
+        return StageEvaluator(stage, documents, self.layout, rows=rows)
 
     # ---- the train step ----
 
@@ -115,6 +124,16 @@ class Components:
     def compile_step(self, sequences: int, seq_len: int | None = None) -> Any:
         """Compile the train step for batches of `sequences`; its state argument is donated."""
         return self.lower_step(sequences, seq_len).compile(compiler_options=step_options(self.layout.mesh))
+
+    def compiled_step(self, sequences: int, seq_len: int) -> Any:
+        """Return the compiled train step for [sequences, seq_len] batches, compiling it when it is first asked for."""
+        if (sequences, seq_len) not in self._compiled_steps:
+            self._compiled_steps[sequences, seq_len] = self.compile_step(sequences, seq_len)
+        return self._compiled_steps[sequences, seq_len]
+
+    @functools.cached_property
+    def _compiled_steps(self) -> dict[tuple[int, int], Any]:
+        return {}
 
     # ---- the state ----
 

@@ -195,7 +195,7 @@ def is_trained(spec: StageSpec, run: RunDirectory, note: Callable[[str], None]) 
         return True
     directory = run.stage(spec.stage.name)
     checkpoints, last_step = CheckpointManager(directory.checkpoints), spec.timeline.total_steps
-    finding = verify_checkpoint(checkpoints.path(last_step))
+    finding = verify_checkpoint(checkpoints.path(last_step), companions=False)
     if finding.ok:
         return True
     problem = f"stage {spec.stage.name!r} is finished, but its last checkpoint is not whole:\n{finding}\n"

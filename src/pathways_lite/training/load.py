@@ -12,14 +12,17 @@ from pathways_lite.checkpoints import (
     CheckpointManager,
     Manifest,
     checkpoint_paths,
+    read_companions,
     read_manifest,
     restore,
     verify_checkpoint,
 )
 from pathways_lite.console import print_line
+from pathways_lite.data.held_out_text import HeldOutSource
 from pathways_lite.data.mixture import MixedOrder
 from pathways_lite.data.order import DataCursor
 from pathways_lite.data.store import Store, open_store
+from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
 from pathways_lite.evaluation.held_out import StageEvaluator
@@ -27,6 +30,7 @@ from pathways_lite.ledger import Ledger
 from pathways_lite.paths import local_path
 from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.companions import carried_held_out, carried_tokenizer, companion_files
 from pathways_lite.training.components import Components
 from pathways_lite.training.stage import StageSpec, changes_of_order, stage_timeline
 
@@ -55,20 +59,61 @@ class TrainedModel:
         """The stage on all devices of this program, whatever it was trained on."""
         return Components(self.spec)
 
+    # ---- what the checkpoint carries ----
+
+    @functools.cached_property
+    def companions(self) -> dict[str, bytes]:
+        """The files that the checkpoint carries beside its arrays. Raises DamagedError where they are damaged."""
+        return read_companions(self.path, self.manifest)
+
+    def tokenizer(self, corpus: str | None = None) -> Tokenizer:
+        """Return the checkpoint's tokenizer: the one that it carries, or else that of its corpus, or of `corpus`.
+
+        Raises UserError where there is none.
+        """
+        if corpus is None and self._carried_tokenizer is not None:
+            return self._carried_tokenizer
+        return self.open_corpus(corpus).tokenizer()
+
+    @functools.cached_property
+    def _carried_tokenizer(self) -> Tokenizer | None:
+        return carried_tokenizer(self.companions, str(self.path))
+
+    def held_out_documents(self, corpus: str | None = None, tokens: int | None = None) -> HeldOutSource:
+        """Return where an evaluation on `tokens` held-out tokens per domain reads its documents.
+
+        That is the text that the checkpoint carries, where it is enough, or else its corpus, or `corpus`. Raises
+        UserError where there is none.
+        """
+        if corpus is None and self._carried_tokenizer is not None:
+            carried = carried_held_out(self.companions, self._carried_tokenizer, str(self.path))
+            if carried is not None and carried.serves(tokens or self.stage.evaluation.tokens):
+                return carried
+        return self.open_corpus(corpus)
+
+    def files_to_carry(self) -> dict[str, bytes]:
+        """Return the companion files of a checkpoint made from this one: its own, or what its corpus has."""
+        if self.companions:
+            return self.companions
+        try:
+            return companion_files(self.open_corpus(), self.stage.evaluation.tokens)
+        except UserError:
+            return {}
+
     def evaluator(
         self, corpus: str | None = None, tokens: int | None = None, overlap: int | None = None
     ) -> StageEvaluator:
         """Return the evaluation on `corpus` with `tokens` held-out tokens per domain and an `overlap` of windows.
 
-        Defaults are the stage's own. Raises UserError for a corpus of another tokenizer, and for too long an overlap.
+        By default as the stage was evaluated. Raises UserError for a corpus of another tokenizer, and for too long an
+        overlap.
         """
         if overlap is not None and overlap >= (seq_len := self.stage.data.seq_len):
             raise UserError(
                 f"an overlap of {overlap} tokens leaves none to score in windows of {seq_len}, the sequence length "
                 f"that {self.path} was trained with; use at most {seq_len - 1}"
             )
-        store = self.open_corpus(corpus)
-        return Components(self.spec.on_corpus(store.address, tokens, overlap)).evaluator
+        return self.components.evaluator_on(self.held_out_documents(corpus, tokens), tokens, overlap)
 
     def open_corpus(self, corpus: str | None = None) -> Store:
         """Open `corpus`, which may be the stage's own at another place, or another one of its tokenizer.
@@ -88,12 +133,12 @@ class TrainedModel:
         if store.fingerprint == own.fingerprint:
             return store
         # Checkpoints of version 0.1 do not say which tokenizer their corpus had.
-        trained_with = self.manifest.meta.get("tokenizer") or self.open_corpus().manifest.tokenizer
+        trained_with = self.manifest.meta.get("tokenizer") or self.tokenizer().fingerprint
         given = store.manifest.tokenizer
         if given != trained_with:
             raise UserError(
                 f"{corpus} was tokenized by {given[:12]}, the model was trained with {trained_with[:12]}; "
-                f"build the corpus with --tokenizer {own.corpus}"
+                f"build the corpus with --tokenizer {self.path if self.companions else own.corpus}"
             )
         return store
 
@@ -229,7 +274,7 @@ def newest_checkpoints(
         for candidate in map(Path, coordination.run_on_primary(lambda: _candidates(local_path(path)))):
             if valid and candidate.parent != valid[0].parent:
                 break
-            if not examined or (finding := verify_checkpoint(candidate)).ok:
+            if not examined or (finding := verify_checkpoint(candidate, companions=False)).ok:
                 valid.append(candidate)
                 if len(valid) == count:
                     _tell_passed_over(problems, valid, report)

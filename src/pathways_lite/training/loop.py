@@ -274,7 +274,13 @@ class Trainer:
             meta = current.to_meta(self.spec, self.provenance)
             self._require_agreement(meta)
             # While updates are dropped, checkpoints from before it are kept: whatever broke may be in this one.
-            self.checkpoints.save(self.step, self.state, meta, rotate=not self.guard.dropped_in_a_row)
+            self.checkpoints.save(
+                self.step,
+                self.state,
+                meta,
+                companions=self.spec.companions if coordination.is_primary() else None,
+                rotate=not self.guard.dropped_in_a_row,
+            )
             if coordination.is_primary():
                 totals = {"total_steps": self.timeline.total_steps, "corpus_tokens": self.spec.corpus_tokens}
                 self.directory.write_ledger({**totals, **meta["ledger"]})
@@ -307,7 +313,12 @@ class Trainer:
             self.checkpoints.delete_after(self.step - 1)
             self.metric_writer.rewind_to(self.start, self.timer.seconds)
             self.metric_writer.event(
-                "rewind", self.step, reason=rewind.reason, skip_from_step=rewind.to_step, skipped_sequences=sequences
+                "rewind",
+                self.step,
+                reason=rewind.reason,
+                spike=rewind.spike,
+                skip_from_step=rewind.to_step,
+                skipped_sequences=sequences,
             )
         self.progress.print_note(f"{rewind.reason}: back to step {self.step}; {sequences} sequences are skipped")
         self._save()

@@ -35,6 +35,7 @@ from pathways_lite.tracking.log import LOG, NullLog, RunLog
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.run_data import NOT_COMPARABLE
+from pathways_lite.tracking.token_page import PAGE_NAME, ScoredText
 from pathways_lite.tracking.trackers import open_trackers
 from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
@@ -55,6 +56,7 @@ from pathways_lite.training.run_record import (
 )
 from pathways_lite.training.speed import Speed, keep_speed, measure_speed, parse_speed, startup_seconds
 from pathways_lite.training.stage import StageSpec, describe_lengths
+from pathways_lite.training.token_losses import score_samples, write_samples_page
 
 
 @dataclass(frozen=True)
@@ -176,10 +178,11 @@ def train_stage(components: Components, context: RunContext) -> None:
             peak = machine_peak(components.stage.model.dtype)
             results = trainer.metric_writer.last_evaluation
             summary = summarize(components, params, results, peak_flops=peak, samples=context.samples)
+            scored = score_samples(components.evaluator, params) if context.page else []
             wall = time.perf_counter() - begin
             if speed := _measure_speed(trainer, first_step, seconds_before, wall, context.startup):
                 summary["speed"] = asdict(speed)
-            coordination.run_on_primary(lambda: _finish(components.stage, summary, context))
+            coordination.run_on_primary(lambda: _finish(components.spec, summary, scored, context))
         if coordination.is_primary():
             _print_summary(components.stage, summary, context.run, context.console)
 
@@ -317,10 +320,13 @@ def checkpoints_to_keep(stage: Stage) -> int:
 # ---- a finished stage ----
 
 
-def _finish(stage: Stage, summary: dict[str, Any], context: RunContext) -> None:
+def _finish(spec: StageSpec, summary: dict[str, Any], scored: list[ScoredText], context: RunContext) -> None:
     """Write the results of a finished stage."""
     context.fence()
-    context.run.stage(stage.name).write_summary(summary)
+    stage, directory = spec.stage, context.run.stage(spec.stage.name)
+    if context.page:
+        write_samples_page(directory.path / PAGE_NAME, spec.recipe.name, stage.name, summary["step"], scored)
+    directory.write_summary(summary)
     if (speed := parse_speed(summary.get("speed"))) is not None:
         keep_speed(stage, speed)
     if context.page:

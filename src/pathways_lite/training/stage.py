@@ -10,6 +10,7 @@ import jax
 from pathways_lite.data.order import DataCursor
 from pathways_lite.data.pipeline import DataStream
 from pathways_lite.data.store import Store, open_store
+from pathways_lite.errors import UserError
 from pathways_lite.ledger import LengthPhase, Timeline
 from pathways_lite.methods import growth, pruning, reweighting
 from pathways_lite.models.accounting import flops_per_token, parameter_count
@@ -28,6 +29,7 @@ from pathways_lite.recipe import (
     Uniform,
     stage_identity,
 )
+from pathways_lite.training.companions import companion_files
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,10 @@ class StageSpec:
     def stage(self) -> Stage:
         return self.recipe.stages[self.index]
 
-    def on_corpus(self, corpus: str, tokens: int | None = None, overlap: int | None = None) -> StageSpec:
-        """Return the same stage with another corpus, or other `Evaluation.tokens` or `Evaluation.overlap`."""
+    def on_corpus(self, corpus: str) -> StageSpec:
+        """Return the same stage with another corpus."""
         data = self.stage.data.model_copy(update={"corpus": corpus, "fingerprint": None})
-        given = {name: value for name, value in {"tokens": tokens, "overlap": overlap}.items() if value is not None}
-        evaluation = self.stage.evaluation.model_copy(update=given)
-        stage = self.stage.model_copy(update={"data": data, "evaluation": evaluation})
+        stage = self.stage.model_copy(update={"data": data})
         return StageSpec(self.recipe.model_copy(update={"stages": (stage,)}), 0)
 
     @functools.cached_property
@@ -69,6 +69,14 @@ class StageSpec:
     def store(self) -> Store:
         """The corpus. Raises UserError where there is none."""
         return open_store(self.stage.data.corpus)
+
+    @functools.cached_property
+    def companions(self) -> dict[str, bytes]:
+        """The files that the stage's checkpoints carry beside the arrays; none where there is no corpus."""
+        try:
+            return companion_files(self.store, self.stage.evaluation.tokens)
+        except UserError:
+            return {}
 
     @property
     def corpus_tokens(self) -> int:

@@ -1,0 +1,50 @@
+"""The companion files of a training checkpoint: its tokenizer, and the held-out text that it is evaluated on.
+
+    tokenizer/...     what `Tokenizer.files` returns; of an imported model also the files that came with it
+    held_out.npz      the documents of the stage's evaluation (`data.held_out_text`), where they are not too large
+
+With them a checkpoint is evaluated, and generates text, wherever it is: after the corpus has moved, on another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pathways_lite.data.held_out_text import HeldOutText
+from pathways_lite.data.store import Store
+from pathways_lite.data.tokenizer_files import tokenizer_from_files
+from pathways_lite.data.tokenizers import Tokenizer
+
+TOKENIZER = "tokenizer/"
+HELD_OUT = "held_out.npz"
+MAX_HELD_OUT_BYTES = 64 << 20
+"""Larger held-out text stays in the corpus, whose fingerprint and place are in the recipe."""
+
+
+def companion_files(store: Store, held_out_tokens: int) -> dict[str, bytes]:
+    """Return the files that checkpoints of a stage carry, given its corpus and the tokens per domain of its evaluation.
+
+    Raises UserError where the corpus cannot be read.
+    """
+    files = tokenizer_companions(store.tokenizer())
+    held_out = HeldOutText.of_store(store, held_out_tokens).to_bytes()
+    return files if len(held_out) > MAX_HELD_OUT_BYTES else files | {HELD_OUT: held_out}
+
+
+def tokenizer_companions(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Return the companion files of a checkpoint that has no corpus, such as an imported one."""
+    return {f"{TOKENIZER}{name}": content for name, content in tokenizer.files().items()}
+
+
+def carried_tokenizer(companions: Mapping[str, bytes], address: str) -> Tokenizer | None:
+    """Return the tokenizer among the files of a checkpoint at `address`; None where there is none. Raises UserError."""
+    files = {
+        name.removeprefix(TOKENIZER): content for name, content in companions.items() if name.startswith(TOKENIZER)
+    }
+    return tokenizer_from_files(files, f"{address}/{TOKENIZER.rstrip('/')}") if files else None
+
+
+def carried_held_out(companions: Mapping[str, bytes], tokenizer: Tokenizer, address: str) -> HeldOutText | None:
+    """Return the held-out text among the files of a checkpoint; None where there is none. Raises UserError."""
+    content = companions.get(HELD_OUT)
+    return None if content is None else HeldOutText.from_bytes(content, tokenizer, f"{address}/{HELD_OUT}")
