@@ -21,7 +21,7 @@ from pathways_lite.training import optimizers
 from pathways_lite.training.build_sample_weights import build_sample_weights, require_domains_to_weight
 from pathways_lite.training.init_merging import require_same_model
 from pathways_lite.training.load import TrainedModel, load_model
-from pathways_lite.training.stage import StageSpec, stage_timeline
+from pathways_lite.training.stage import StageSpec, stage_timeline, stage_trainable
 
 
 def require_trainable(recipe: Recipe) -> None:
@@ -31,6 +31,7 @@ def require_trainable(recipe: Recipe) -> None:
     """
     for index in range(len(recipe.stages)):
         spec = StageSpec(recipe, index)
+        optimizers.build_stage_optimizer(spec.stage, spec.timeline, spec.trainable)  # names of its parameters
         _require_data(spec)
         _require_parameters(spec)
 
@@ -97,6 +98,11 @@ def require_kept_optimizer(recipe: Recipe, index: int) -> None:
     if not isinstance(stage.start, Continue | Grow) or stage.start.optimizer == "reset":
         return
     before, grows = recipe.stages[index - 1], isinstance(stage.start, Grow)
+    if before.freeze != stage.freeze or (grows and stage.freeze is not None):
+        raise UserError(
+            f"stages.{stage.name}.start.optimizer={stage.start.optimizer!r}, but {_described(before)} {_frozen(before)} "
+            f"and {_described(stage)} {_frozen(stage)}, which has no moments; use 'reset'"
+        )
     if _specs(before, with_shapes=not grows) != _specs(stage, with_shapes=not grows):
         raise UserError(
             f"stages.{stage.name}.start.optimizer={stage.start.optimizer!r}, but the state of {_described(before)} is "
@@ -119,17 +125,23 @@ def require_stored_optimizer(stage: Stage, model: TrainedModel) -> None:
             f"{prefix} holds the state of {_described(model.stage)}, and this stage has {_described(stage)} "
             f"({differences[0]}); use 'reset', or what that stage has"
         )
+    if model.stage.freeze != stage.freeze:
+        raise UserError(f"{prefix} {_frozen(model.stage)}, and this stage {_frozen(stage)}; use 'reset'")
     model.require_full_growth("use start.optimizer='reset'")
 
 
 def _abstract_state(stage: Stage) -> Any:
-    optimizer = optimizers.build_stage_optimizer(stage, stage_timeline(stage))
+    optimizer = optimizers.build_stage_optimizer(stage, stage_timeline(stage), stage_trainable(stage))
     return jax.eval_shape(optimizer.init, models.abstract_params(stage.model))
 
 
 def _specs(stage: Stage, *, with_shapes: bool) -> Any:
     leaves, _ = jax.tree_util.tree_flatten_with_path(_abstract_state(stage))
     return [(path, leaf.dtype, leaf.shape if with_shapes else ()) for path, leaf in leaves]
+
+
+def _frozen(stage: Stage) -> str:
+    return "freezes nothing" if stage.freeze is None else f"freezes {', '.join(stage.freeze)}"
 
 
 def _described(stage: Stage) -> str:

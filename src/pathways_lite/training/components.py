@@ -18,11 +18,13 @@ from pathways_lite import models
 from pathways_lite.batch import Batch
 from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.ledger import Timeline
+from pathways_lite.methods.pruning import apply_masks
 from pathways_lite.parallel.compiler_options import run_once_options, step_options
 from pathways_lite.parallel.mesh import device_mesh
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Stage
 from pathways_lite.training import optimizers
+from pathways_lite.training.average import Average
 from pathways_lite.training.build_sample_weights import build_sample_weights, initial_memory
 from pathways_lite.training.sample_weights import MethodState, SampleWeights
 from pathways_lite.training.stage import StageSpec, reference_model
@@ -58,7 +60,7 @@ class Components:
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
         """The optimizer, with pruning around it where the stage prunes."""
-        return optimizers.build_stage_optimizer(self.stage, self.timeline)
+        return optimizers.build_stage_optimizer(self.stage, self.timeline, self.spec.trainable)
 
     @functools.cached_property
     def sample_weights(self) -> SampleWeights | None:
@@ -76,7 +78,19 @@ class Components:
 
     def loss_fn(self, params: Any, batch: Batch, key: jax.Array) -> models.TokenLosses:
         """The losses that the train step differentiates, with dropout by `key`."""
-        return models.token_losses(self.stage.model, params, batch, dropout_key=key, layout=self.layout)
+        return self._losses(params, batch, key, observe=False)
+
+    def observed_loss_fn(self, params: Any, batch: Batch, key: jax.Array) -> models.TokenLosses:
+        """`loss_fn` with the sizes of activations."""
+        return self._losses(params, batch, key, observe=True)
+
+    def _losses(self, params: Any, batch: Batch, key: jax.Array, *, observe: bool) -> models.TokenLosses:
+        model, trainable = self.stage.model, self.spec.trainable
+        segments = trainable.segments(model.n_layers) if trainable.trained else ()
+        params = trainable.stop_gradients(params)
+        return models.token_losses(
+            model, params, batch, dropout_key=key, layout=self.layout, observe=observe, segments=segments
+        )
 
     @functools.cached_property
     def step_function(self) -> TrainStep:
@@ -90,6 +104,8 @@ class Components:
             microbatch=stage.microbatch,
             reparameterize=self.spec.growth_masks,
             sample_weights=self.sample_weights,
+            trainable=self.spec.trainable,
+            ema=stage.ema,
         )
 
     def lower_step(self, sequences: int) -> jax.stages.Lowered:
@@ -139,8 +155,12 @@ class Components:
 
     def state_with(self, params: Any) -> TrainState:
         """Make a fresh optimizer state for given parameters, with the stage's own key."""
-        init = lambda params: init_state(params, self.optimizer, self.spec.keys()[1])  # noqa: E731
+        init = lambda params: self.init_state(params, self.spec.keys()[1])  # noqa: E731
         return jax.jit(init, out_shardings=self.initial_shardings)(params)
+
+    def init_state(self, params: Any, key: jax.Array) -> TrainState:
+        """Make the state before step 0 of parameters and a step key; for use inside `jit`."""
+        return init_state(params, self.optimizer, key, ema=self.stage.ema, trainable=self.spec.trainable)
 
     def initial_memory(self) -> Any:
         """Make the memory of sample weights before the first step, replicated; () where there is none."""
@@ -150,13 +170,22 @@ class Components:
 
     def evaluated_params(self, opt_state: Any, params: Any, step: int) -> Any:
         """Return the parameters to evaluate and keep: schedule-free's average, under the masks of growth at `step`."""
-        params = optimizers.evaluation_params(opt_state, params)
+        trainable = self.spec.trainable
+        params = trainable.with_rows(params, optimizers.evaluation_params(opt_state, trainable.rows(params)))
+        return self._grown(params, step)
+
+    def averaged_params(self, average: Average, opt_state: Any, params: Any, step: int) -> Any:
+        """Return the parameters with their moving average in place of what is trained, under the masks of the step."""
+        params = self.spec.trainable.with_rows(params, average.params)
+        return self._grown(apply_masks(opt_state, params), step)
+
+    def _grown(self, params: Any, step: int) -> Any:
         masks = self.spec.growth_masks
         return params if masks is None else jax.jit(masks)(params, self.timeline.clock(step))
 
     def _fresh_state(self) -> TrainState:
         params_key, step_key = self.spec.keys()
-        return init_state(models.init(self.stage.model, params_key), self.optimizer, step_key)
+        return self.init_state(models.init(self.stage.model, params_key), step_key)
 
 
 def abstract_batch(sequences: int, length: int) -> Batch:
