@@ -68,15 +68,29 @@ def _require_parameters(spec: StageSpec) -> None:
     stage, start = spec.stage, spec.stage.start
     if isinstance(start, Continue):
         before = spec.recipe.stages[spec.index - 1]
+        _require_average(stage, before)
         stored = _array_specs(models.abstract_params(before.model))
         _refuse(stage, f"stage {before.name!r}", differences(stored, _array_specs(models.abstract_params(stage.model))))
+    elif isinstance(start, Grow):
+        _require_average(stage, spec.recipe.stages[spec.index - 1])
     elif isinstance(start, Restore):
         model = load_model(start.path, examined=False)
+        if start.weights == "average":
+            model.of_average()
         lines = restore_differences(model.manifest, models.abstract_params(stage.model), "params")
         _refuse(stage, str(model.path), lines)
     elif isinstance(start, Merge):
         for ingredient in start.checkpoints:
             require_same_model(load_model(ingredient.path, examined=False), stage.model)
+
+
+def _require_average(stage: Stage, before: Stage) -> None:
+    """Raise UserError where a stage starts from the average of one that has none."""
+    if getattr(stage.start, "weights", None) == "average" and before.ema is None:
+        raise UserError(
+            f"stages.{stage.name}.start.weights='average', but stage {before.name!r} has no average; give it "
+            f"ema=EMA(), or leave out weights"
+        )
 
 
 def _array_specs(params: Any) -> dict[str, ArraySpec]:
@@ -100,8 +114,8 @@ def require_kept_optimizer(recipe: Recipe, index: int) -> None:
     before, grows = recipe.stages[index - 1], isinstance(stage.start, Grow)
     if before.freeze != stage.freeze or (grows and stage.freeze is not None):
         raise UserError(
-            f"stages.{stage.name}.start.optimizer={stage.start.optimizer!r}, but {_described(before)} {_frozen(before)} "
-            f"and {_described(stage)} {_frozen(stage)}, which has no moments; use 'reset'"
+            f"stages.{stage.name}.start.optimizer={stage.start.optimizer!r}, but stage {before.name!r} "
+            f"{_frozen(before)} and this stage {_frozen(stage)}: the moments do not fit; use 'reset'"
         )
     if _specs(before, with_shapes=not grows) != _specs(stage, with_shapes=not grows):
         raise UserError(
@@ -115,6 +129,8 @@ def require_stored_optimizer(stage: Stage, model: TrainedModel) -> None:
     if not (isinstance(stage.start, Restore) and stage.start.optimizer == "keep"):
         return
     prefix = f"stages.{stage.name}.start.optimizer='keep', but {model.path}"
+    if model.stage.freeze != stage.freeze:
+        raise UserError(f"{prefix} {_frozen(model.stage)}, and this stage {_frozen(stage)}; use 'reset'")
     if differences := restore_differences(model.manifest, _abstract_state(stage), "opt_state"):
         if not any(name.startswith("opt_state.") for name in model.manifest.arrays):
             raise UserError(
@@ -125,8 +141,6 @@ def require_stored_optimizer(stage: Stage, model: TrainedModel) -> None:
             f"{prefix} holds the state of {_described(model.stage)}, and this stage has {_described(stage)} "
             f"({differences[0]}); use 'reset', or what that stage has"
         )
-    if model.stage.freeze != stage.freeze:
-        raise UserError(f"{prefix} {_frozen(model.stage)}, and this stage {_frozen(stage)}; use 'reset'")
     model.require_full_growth("use start.optimizer='reset'")
 
 

@@ -26,8 +26,10 @@ from pathways_lite.recipe import Stage
 from pathways_lite.training import optimizers
 from pathways_lite.training.average import Average
 from pathways_lite.training.build_sample_weights import build_sample_weights, initial_memory
+from pathways_lite.training.gradient import make_gradient_fn
 from pathways_lite.training.sample_weights import MethodState, SampleWeights
 from pathways_lite.training.stage import StageSpec, reference_model
+from pathways_lite.training.statistics import StepStatistics, make_statistics
 from pathways_lite.training.step import TrainState, TrainStep, init_state, make_train_step
 
 
@@ -110,16 +112,40 @@ class Components:
 
     def lower_step(self, sequences: int) -> jax.stages.Lowered:
         """Lower the train step for batches of `sequences` on the stage's mesh, whose devices need not exist here."""
+        shardings = (self.shardings, self.layout.sharding(PartitionSpec()))
+        return self._lower(jax.jit(self.step_function, donate_argnums=0, out_shardings=shardings), sequences)
+
+    def _lower(self, function: Any, sequences: int) -> jax.stages.Lowered:
+        """Lower a jitted function of (state, batch, clock)."""
         batch = self.layout.abstract_batch(abstract_batch(sequences, self.stage.data.seq_len))
         clock = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.timeline.clock(0))
-        shardings = (self.shardings, self.layout.sharding(PartitionSpec()))
-        step = jax.jit(self.step_function, donate_argnums=0, out_shardings=shardings)
         with jax.sharding.use_abstract_mesh(self.layout.abstract_mesh):  # kernels ask it which chip they are for
-            return step.lower(self.abstract_state, batch, clock)
+            return function.lower(self.abstract_state, batch, clock)
 
     def compile_step(self, sequences: int) -> Any:
         """Compile the train step for batches of `sequences`; its state argument is donated."""
         return self.lower_step(sequences).compile(compiler_options=step_options(self.layout.mesh))
+
+    # ---- statistics ----
+
+    @functools.cached_property
+    def statistics_function(self) -> StepStatistics:
+        """The statistics of the step that comes next, not compiled."""
+        stage, trainable = self.stage, self.spec.trainable
+        gradient_fn = make_gradient_fn(
+            self.observed_loss_fn,
+            z_loss=stage.objective.z_loss,
+            microbatch=stage.microbatch,
+            reparameterize=self.spec.growth_masks,
+            sample_weights=self.sample_weights,
+            trainable=trainable,
+        )
+        return make_statistics(gradient_fn, self.optimizer, models.param_specs(stage.model), trainable)
+
+    def compile_statistics(self, sequences: int) -> Any:
+        """Compile the statistics for batches of `sequences`; nothing is donated, and the results are replicated."""
+        function = jax.jit(self.statistics_function, out_shardings=self.layout.sharding(PartitionSpec()))
+        return self._lower(function, sequences).compile(compiler_options=step_options(self.layout.mesh))
 
     # ---- the state ----
 
