@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pathways_lite.cli.common import print_json
+from pathways_lite.cli.common import OfAverage, print_json
 from pathways_lite.paths import local_path
 
 
@@ -21,6 +21,7 @@ def evaluate(
             "--infilling", help="also measure infilling, and continuations of a prefix with bidirectional attention"
         ),
     ] = False,
+    average: OfAverage = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
 ) -> None:
     """Measure loss, perplexity and bits per byte on held-out documents, per domain, and compare with compressors.
@@ -34,6 +35,8 @@ def evaluate(
     - `pathways-lite evaluate runs/demo/base/checkpoints/step_00000500 --tokens 1000000 --json`
 
     - `pathways-lite evaluate runs/ul2r_demo --infilling`
+
+    - `pathways-lite evaluate runs/averaged --average`
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
@@ -42,7 +45,7 @@ def evaluate(
     from pathways_lite.training.final_evaluation import compare_with_compressors, evaluate_infilling_tasks
     from pathways_lite.training.load import load_model
 
-    model = load_model(path)
+    model = load_model(path, average=average)
     evaluator = model.evaluator(corpus, tokens)
     params = model.params()
     results = {name: result.to_json() for name, result in evaluator.evaluate(params).items()}
@@ -52,9 +55,11 @@ def evaluate(
     infilling_results = evaluate_infilling_tasks(evaluator, params) if infilling else {}
     if as_json:
         values = {"checkpoint": str(model.path), "domains": results, "compressors": compressors}
+        values |= {"average": True} if average else {}
         print_json(values | ({"infilling": infilling_results} if infilling else {}))
         return
-    table = Table(title=f"{model.path}", caption=lossy_note(results.values()))
+    title = f"{model.path}, average of parameters" if average else f"{model.path}"
+    table = Table(title=title, caption=lossy_note(results.values()))
     for column in ("domain", "documents", "tokens", "bytes", "loss", "perplexity", "bits/byte", "xz -9"):
         table.add_column(column, justify="left" if column == "domain" else "right")
     for name, result in results.items():

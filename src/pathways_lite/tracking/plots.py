@@ -162,6 +162,14 @@ def _draw_held_out(
                 _column(rows, "tokens"), bits, linewidth=1.4, markersize=4.5, markevery=1 + len(rows) // 20,
                 label=label_text(domain) if stage is stages[0] else "_", **line,
             )  # fmt: skip
+            averages = [
+                (row, row["average_domains"][domain]) for row in rows if domain in row.get("average_domains", {})
+            ]
+            if averages:
+                bits = [result.get("bits_per_byte", np.nan) for _, result in averages]
+                label = f"{label_text(domain)}, average" if stage is stages[0] else "_"
+                tokens = _column([row for row, _ in averages], "tokens")
+                ax.plot(tokens, bits, color=line["color"], linewidth=1.0, linestyle=(0, (1, 1)), label=label)
         xz = baselines.get(domain, {}).get("xz -9")
         if xz is not None:
             ax.axhline(xz, color=line["color"], linewidth=0.9, linestyle=line["linestyle"], alpha=0.7)

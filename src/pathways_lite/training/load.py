@@ -65,7 +65,7 @@ class TrainedModel:
 
     def of_average(self) -> TrainedModel:
         """Return the same checkpoint as the average of its parameters. Raises UserError where it has none."""
-        if self.stage.ema is None:
+        if self.stage.ema is None or "average.count" not in self.manifest.arrays:
             raise UserError(
                 f"{self.path} holds no moving average of its parameters; a stage has one where its recipe says "
                 f"ema=EMA() (stages.{self.stage.name}.ema)"
@@ -163,8 +163,6 @@ class TrainedModel:
 
         These are schedule-free's average and parameters under masks of growth; `instead` says what to do.
         """
-        if self.average:
-            raise UserError(f"the moving average of {self.path} is beside its parameters; {instead}")
         if self.stage.optimizer.averages_params:
             raise UserError(f"{self.path} was trained schedule-free, and its average is not stored; {instead}")
         self.require_full_growth(f"{instead}, or take a later checkpoint")

@@ -1,8 +1,8 @@
 """Statistics of a step: norms of gradients, updates and parameters per layer and array, and sizes of activations.
 
-They are computed by a program of its own, which does what the train step does but keeps nothing of it. So the train step
-is the same program with and without statistics, which no compiler guarantees for one that returns more; and a step
-without them costs nothing.
+They are computed by a program of their own, which does what the train step does but keeps nothing of it. So the train
+step is the same program with and without statistics, which no compiler guarantees for one that returns more; and a
+step without them costs nothing.
 
 A row of the log, kind "statistics", has for each quantity a number per layer, or one where arrays are not stacked:
 
