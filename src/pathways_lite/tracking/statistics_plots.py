@@ -82,7 +82,8 @@ def _draw_kinds(ax: Axes, rows: Sequence[Row], palette: Palette) -> None:
     for number, name in enumerate(rows[0]["gradient"]):
         norms = [np.sqrt(np.nansum(np.square(_floats(row["gradient"].get(name))))) for row in rows]
         label = label_text(name.removeprefix("layers.").removesuffix(".scale"))
-        ax.plot(steps, norms, label=label, linewidth=1.1, markersize=3, markevery=1 + len(rows) // 6, **line_style(number, palette))  # fmt: skip
+        line = line_style(number, palette)
+        ax.plot(steps, norms, label=label, linewidth=1.1, markersize=3, markevery=1 + len(rows) // 6, **line)
     ax.set_yscale("log")
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     ax.legend(fontsize=6, ncols=2, loc="best", handlelength=1.6, columnspacing=0.8, labelspacing=0.2)
