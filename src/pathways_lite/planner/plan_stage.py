@@ -115,6 +115,9 @@ def step_identity(recipe: Recipe, index: int) -> Mapping[str, Any]:
     """Return what the compiled step depends on: the stage without its name, budget, corpus address and the like."""
     stage = recipe.stages[index]
     components = {name: identity_fields(getattr(stage, name)) for name in ("model", "objective", "optimizer")}
+    for name in ("freeze", "ema"):  # what is None is left out, as in identities
+        if (value := getattr(stage, name)) is not None:
+            components[name] = identity_fields(value)
     steps = stage_timeline(stage).total_steps  # in the schedules
     extra = {"seq_len": stage.data.seq_len, "microbatch": stage.microbatch, "attention": stage.model.attention}
     return {**components, **extra, "total_steps": steps}
@@ -166,9 +169,12 @@ def show_rules(recipe: Recipe, index: int, machine: TpuSlices | GpuCluster) -> R
             name, str(list(leaf.shape)), mesh_axes or "replicated", f"{shard_bytes(leaf) / 2**20:,.2f}"
         )
     parameters, optimizer = bytes_per_chip(state.params), bytes_per_chip(state.opt_state)
+    average = bytes_per_chip(state.average)
+    held = f"{parameters / GIB:.2f} GiB of parameters"
+    held += f", {average / GIB:.2f} GiB of their average and " if average else " and "
     total = Text.assemble(
         "\n",
-        bold(f"A chip holds {parameters / GIB:.2f} GiB of parameters and {optimizer / GIB:.2f} GiB of optimizer "),
+        bold(f"A chip holds {held}{optimizer / GIB:.2f} GiB of optimizer "),
         f"state (exact, without padding); {machine.chips:,} chips, mesh {mesh_text(dict(layout.sizes))}",
     )
     return Group(rules, parameter_rows, total)
