@@ -174,7 +174,7 @@ def _curves_section(run: RunData) -> str:
 def _statistics_section(run: RunData) -> str:
     alt = "Heat maps, layers by steps: norms of gradients and relative updates, sizes of activations"
     caption = (
-        "By layer, from the bottom, and step; colors are logarithmic. Gradients are those before clipping. White: not "
+        "By layer, from the bottom, and step; colors are logarithmic. Gradients are those before clipping. Empty: not "
         "trained. Attention logits are of 64 queries per sequence."
     )
     figures = []

@@ -34,17 +34,19 @@ def _draw(rows: Sequence[Row], palette: Palette) -> Figure:
     panels: list[tuple[str, Callable[[Sequence[Row]], Grid]]] = [
         ("gradient norm", lambda rows: layer_norms(rows, "gradient")),
         ("update norm / parameter norm", relative_updates),
+        ("parameter norm", lambda rows: layer_norms(rows, "parameter")),
+        ("attention logit, largest", lambda rows: _by_layer(rows, "attention_logit_max")),
         ("residual stream, RMS", lambda rows: _by_layer(rows, "residual_rms")),
         ("residual stream, largest", lambda rows: _by_layer(rows, "residual_max")),
-        ("attention logit, largest", lambda rows: _by_layer(rows, "attention_logit_max")),
     ]
-    figure = Figure(figsize=(7.2, 6.4), layout="constrained")
-    axes = figure.subplots(3, 2).flatten()
-    for ax, (title, grid_of) in zip(axes, panels, strict=False):
+    figure = Figure(figsize=(7.2, 8.4), layout="constrained")
+    grid = figure.add_gridspec(4, 2)
+    for number, (title, grid_of) in enumerate(panels):
+        ax = figure.add_subplot(grid[number // 2, number % 2])
         _draw_heat_map(ax, title, grid_of(rows), [row["step"] for row in rows], palette)
-    _draw_kinds(axes[-1], rows, palette)
-    for ax in axes[-2:]:
-        ax.set_xlabel("step")
+    ax = figure.add_subplot(grid[3, :])
+    _draw_kinds(ax, rows, palette)
+    ax.set_xlabel("step")
     return figure
 
 
@@ -86,7 +88,7 @@ def _draw_kinds(ax: Axes, rows: Sequence[Row], palette: Palette) -> None:
         ax.plot(steps, norms, label=label, linewidth=1.1, markersize=3, markevery=1 + len(rows) // 6, **line)
     ax.set_yscale("log")
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    ax.legend(fontsize=6, ncols=2, loc="best", handlelength=1.6, columnspacing=0.8, labelspacing=0.2)
+    ax.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=5, handlelength=2.2)
 
 
 # ---- numbers ----

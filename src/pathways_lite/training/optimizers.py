@@ -85,8 +85,7 @@ def build_optimizer(
             transforms = [optax.scale_by_lion(config.b1, config.b2), *_decay_and_scale(config, axes, rate, factors)]
         case SGD():
             momentum = [optax.trace(config.momentum, config.nesterov)] if config.momentum else []
-            decay = [] if factors is None else [add_group_decay(factors, 0.0, _matrices(axes)), scale_rates(factors)]
-            transforms = [*momentum, *decay, scale_by_clock(rate)]
+            transforms = [*momentum, *_decay_and_scale(config, axes, rate, factors)]
         case Adafactor():
             options = config.model_dump(include={"b1", "decay_exponent", "update_clip", "weight_decay_exponent"})
             transforms = [adafactor(rate, axes, factors=factors, **options)]
@@ -134,14 +133,14 @@ def scale_by_clock(rate: Rate) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def _decay_and_scale(
-    config: AdamW | Lion | Muon | ScheduleFree, axes: Any, rate: Rate, factors: GroupFactors | None
-) -> list[Any]:
-    """Weight decay on matrices or as groups have it, then the learning rate on both."""
-    if factors is None:
-        return [optax.add_decayed_weights(config.weight_decay, _matrices(axes)), scale_by_clock(rate)]
-    decay = add_group_decay(factors, config.weight_decay, _matrices(axes))
-    return [decay, scale_rates(factors), scale_by_clock(rate)]
+def _decay_and_scale(config: Optimizer, axes: Any, rate: Rate, factors: GroupFactors | None) -> list[Any]:
+    """Weight decay on matrices or as groups have it, if there is any, then the learning rate on both."""
+    decay = getattr(config, "weight_decay", None)
+    if factors is not None:
+        return [add_group_decay(factors, decay or 0.0, _matrices(axes)), scale_rates(factors), scale_by_clock(rate)]
+    if decay is None:
+        return [scale_by_clock(rate)]
+    return [optax.add_decayed_weights(decay, _matrices(axes)), scale_by_clock(rate)]
 
 
 def _matrices(axes: Any) -> Callable[[Any], Any]:
