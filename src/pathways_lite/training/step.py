@@ -46,9 +46,10 @@ def init_state(
 ) -> TrainState:
     """Make the state before step 0. It owns `params`, which a donating step consumes. `key`: from `jax.random`."""
     opt_state = optimizer.init(params)
+    params = apply_masks(opt_state, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=apply_masks(opt_state, params),
+        params=params,
         opt_state=opt_state,
         method_state=(),
         key=jnp.copy(jax.random.key_data(key)),  # the caller's key outlives the state

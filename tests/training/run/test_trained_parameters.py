@@ -157,6 +157,23 @@ def test_a_grown_stage_averages_from_its_grown_parameters(finished: tuple[Recipe
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-12)
 
 
+def test_an_average_of_a_pruned_model_has_its_zeros(recipe: Recipe, tmp_path: Path) -> None:
+    prune = '{"sparsity": 0.5, "begin": 0.2, "end": 0.6, "update_every": 1, "structure": {"kind": "channels"}}'
+    changes = [f"stages.base.pruning={prune}", 'stages.base.ema={"decay": 0.9}']
+    assert run(apply_overrides(recipe, changes), tmp_path / "run") == 0
+    average, trained = (
+        load_model(tmp_path / "run", average=flag).params()["layers"]["mlp"]["up"] for flag in (True, False)
+    )
+    zeros = np.asarray(trained) == 0
+    assert zeros.mean() == pytest.approx(0.5)
+    np.testing.assert_array_equal(np.asarray(average) == 0, zeros)
+    out = tmp_path / "smaller"
+    assert CliRunner().invoke(app, ["convert", str(tmp_path / "run"), str(out), "--sparse", "--average"]).exit_code == 0
+    smaller = np.asarray(load_model(out).params()["layers"]["mlp"]["up"])
+    kept = np.stack([layer[:, ~hidden.all(axis=0)] for layer, hidden in zip(np.asarray(average), zeros, strict=True)])
+    np.testing.assert_array_equal(smaller, kept)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
