@@ -48,7 +48,7 @@ def measure(rounds: int) -> dict[str, Any]:
 
     half = f"layers.0-{LAYERS // 2 - 1}"
     groups = (ParameterGroup(parameters="*.scale", weight_decay=0.0), ParameterGroup(parameters=half, rate=0.1))
-    stages = {
+    stages: dict[str, dict[str, Any]] = {
         "plain": {},
         "freeze": {"freeze": ("embedding", half)},
         "groups": {"optimizer": AdamW(groups=groups)},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,7 +54,7 @@ def evaluate(
     compressors = compare_with_compressors(evaluator)
     infilling_results = evaluate_infilling_tasks(evaluator, params) if infilling else {}
     if as_json:
-        values = {"checkpoint": str(model.path), "domains": results, "compressors": compressors}
+        values: dict[str, Any] = {"checkpoint": str(model.path), "domains": results, "compressors": compressors}
         values |= {"average": True} if average else {}
         print_json(values | ({"infilling": infilling_results} if infilling else {}))
         return

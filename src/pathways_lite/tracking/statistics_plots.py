@@ -74,7 +74,7 @@ def _draw_heat_map(ax: Axes, title: str, grid: Grid, steps: Sequence[int], palet
     )
     bar = ax.figure.colorbar(image, ax=ax, format="%.2g")
     bar.ax.minorticks_off()
-    bar.set_ticks(np.geomspace(low, max(high, 1.001 * low), 4))
+    bar.set_ticks(np.geomspace(low, max(high, 1.001 * low), 4).tolist())
 
 
 def _draw_kinds(ax: Axes, rows: Sequence[Row], palette: Palette) -> None:

@@ -73,7 +73,7 @@ def _first_matches(model: Model, groups: tuple[ParameterGroup, ...], where: str)
 
 def _leaf(spec: ParamSpec, numbers: np.ndarray, values: list[float], otherwise: float) -> Any:
     """Return the values of an array's rows: one number where all have the same."""
-    factors = np.float32([otherwise if number == NO_GROUP else values[number] for number in numbers])
+    factors = np.array([otherwise if number == NO_GROUP else values[number] for number in numbers], np.float32)
     if (numbers == numbers[0]).all():
         return float(otherwise if numbers[0] == NO_GROUP else values[numbers[0]])
     return factors.reshape(-1, *[1] * len(spec.shape))
