@@ -55,7 +55,7 @@ def test_the_gradient_is_that_of_the_whole_model_where_it_is_trained(microbatch)
     """The norm that clips counts nothing that is frozen."""
     config = SGD(learning_rate=1.0, schedule=Constant(), clip_norm=None)
     full, frozen = components(optimizer=config), components(optimizer=config, freeze=FREEZE, microbatch=microbatch)
-    start, state, metrics = take_steps(full, 1)
+    start, state, _ = take_steps(full, 1)
     expected = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), start.params, state.params)
     rows = make_trainable(full.stage.model, FREEZE).rows(expected)
     start, state, metrics = take_steps(frozen, 1)

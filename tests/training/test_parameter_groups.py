@@ -1,10 +1,13 @@
 """Groups of parameters: against an own float64 AdamW, for every optimizer by its meaning, by layer, with `freeze`."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from helpers.small_models import random_params
 from helpers.small_steps import components
 from pathways_lite.models.trainable import make_trainable
 from pathways_lite.recipe import (
@@ -34,10 +37,11 @@ def kind(config):
     return config.kind
 
 
+@functools.cache
 def updates_of(config, steps=1, freeze=None):
     """Gradients, parameters, and the updates of the last of several steps at the same parameters."""
     parts = components(optimizer=config, freeze=freeze)
-    params = jax.device_get(parts.fresh_state().params)
+    params = random_params(parts.stage.model)
     rng = np.random.default_rng(0)
     grads = [jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), params) for _ in range(steps)]
     state, update = parts.optimizer.init(params), jax.jit(parts.optimizer.update)
