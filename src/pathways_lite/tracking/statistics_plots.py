@@ -80,13 +80,15 @@ def _draw_heat_map(ax: Axes, title: str, grid: Grid, steps: Sequence[int], palet
 def _draw_kinds(ax: Axes, rows: Sequence[Row], palette: Palette) -> None:
     """Plot the gradient's norm by kind of array, all layers together."""
     ax.set_title("gradient norm by array", fontsize=9.5)
-    steps = [row["step"] for row in rows]
+    steps, largest = [row["step"] for row in rows], 0.0
     for number, name in enumerate(rows[0]["gradient"]):
         norms = [np.sqrt(np.nansum(np.square(_floats(row["gradient"].get(name))))) for row in rows]
+        largest = max(largest, *norms)
         label = label_text(name.removeprefix("layers.").removesuffix(".scale"))
         line = line_style(number, palette)
         ax.plot(steps, norms, label=label, linewidth=1.1, markersize=3, markevery=1 + len(rows) // 6, **line)
-    ax.set_yscale("log")
+    if largest > 0:
+        ax.set_yscale("log")
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     ax.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=5, handlelength=2.2)
 
