@@ -81,5 +81,5 @@ def compiled_flops(*freeze):
 )
 def test_the_ledger_counts_what_the_compiled_step_computes(freeze):
     (full, full_counted), (frozen, counted) = compiled_flops(), compiled_flops(*freeze)
-    assert counted / full_counted < 0.9
+    assert counted / full_counted < 0.95
     assert frozen / full == pytest.approx(counted / full_counted, rel=0.05)
