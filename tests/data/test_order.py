@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathways_lite.data.order import Order, example_index, first_example, permute, round_keys
+from pathways_lite.data.order import Order, first_example, locate_rows, permute, round_keys
 from pathways_lite.ledger import Timeline
 from pathways_lite.recipe import Ramp, Steps
 
@@ -105,21 +105,21 @@ def test_offsets_are_those_of_counting_step_by_step(
     position = first
     for step in range(40):
         position += sum(n for at_step, n in skips if at_step == step)
-        numbers = example_index(ramped, step, None, skips, first)
+        numbers = locate_rows(ramped, step, None, skips, first).example
         assert numbers.tolist() == list(range(position, position + ramped.sequences_at(step)))
         position += len(numbers)
 
 
 def test_skipped_sequences_are_never_read_and_the_rest_once() -> None:
     constant = timeline((0, 4))
-    read = np.concatenate([example_index(constant, step, None, ((3, 10),)) for step in range(6)]).tolist()
+    read = np.concatenate([locate_rows(constant, step, None, ((3, 10),)).example for step in range(6)]).tolist()
     assert read == [*range(12), *range(22, 34)]
 
 
 def test_rows_of_hosts_make_up_the_batch() -> None:
     constant = timeline((0, 6))
-    whole = example_index(constant, 2)
-    shards = [example_index(constant, 2, slice(i, i + 2)) for i in (0, 2, 4)]
+    whole = locate_rows(constant, 2).example
+    shards = [locate_rows(constant, 2, slice(i, i + 2)).example for i in (0, 2, 4)]
     assert np.concatenate(shards).tolist() == whole.tolist()
 
 

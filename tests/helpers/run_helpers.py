@@ -39,7 +39,7 @@ def compile_once(patch: pytest.MonkeyPatch) -> None:
     def compile_step(self: Components, sequences: int, seq_len: int | None = None) -> Any:
         stage = self.stage
         masked = self.spec.growth_masks and stage.start
-        method = (masked, stage.pruning, stage.reweighting, stage.domain_weights)
+        method = (masked, stage.freeze, stage.ema, stage.pruning, stage.reweighting, stage.domain_weights)
         sizes = (stage.data.seq_len, stage.data.seq_len_warmup, stage.batch_size, sequences, seq_len)
         key = (stage.model, stage.optimizer, stage.objective, stage.budget, method, sizes)
         if key not in _compiled:

@@ -47,6 +47,10 @@ def test_of_what_is_as_it_seems_nothing_is_said(store: str) -> None:
     assert notes(store, objective=UL2R(), reweighting=Reweighting(rule=Uniform()), seq_len=2048) == notes(store, 2048)
 
 
+def test_it_is_said_how_much_is_trained(store: str) -> None:
+    assert notes(store, freeze=("embedding",)) == ["9,280 of 22,080 parameters are trained; the others are frozen"]
+
+
 def test_domains_without_a_sequence_are_named(store: str) -> None:
     (note,) = notes(store, seq_len=128)
     assert "129 tokens" in note

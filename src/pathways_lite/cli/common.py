@@ -28,6 +28,11 @@ _SECONDS_BETWEEN_LINES = 5.0
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
 """The option of every command that prints results."""
 
+OfAverage = Annotated[
+    bool, typer.Option("--average", help="use the moving average of the parameters (see ema in the recipe)")
+]
+"""The option of commands that use a trained model."""
+
 BROKEN_PIPE = 128 + signal.SIGPIPE
 
 

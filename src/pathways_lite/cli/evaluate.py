@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pathways_lite.cli.common import print_json
+from pathways_lite.cli.common import OfAverage, print_json
 from pathways_lite.paths import local_path
 
 
@@ -36,6 +36,7 @@ def evaluate(
         Path | None,
         typer.Option(parser=local_path, help="write held-out text with the loss of each token in color (HTML)"),
     ] = None,
+    average: OfAverage = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
 ) -> None:
     """Measure loss, perplexity and bits per byte on held-out documents, per domain, and compare with compressors.
@@ -56,6 +57,7 @@ def evaluate(
     - `pathways-lite evaluate runs/ul2r_demo --infilling`
 
     - `pathways-lite evaluate runs/demo --page tokens.html`
+    - `pathways-lite evaluate runs/averaged --average`
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
@@ -68,7 +70,7 @@ def evaluate(
 
     if page is not None and not page.parent.is_dir():
         raise UserError(f"--page {page}: there is no directory {page.parent}")
-    model = load_model(path)
+    model = load_model(path, average=average)
     evaluator = model.evaluator(corpus, tokens, overlap)
     params = model.params()
     results = {name: result.to_json() for name, result in evaluator.evaluate(params).items()}
@@ -80,12 +82,13 @@ def evaluate(
     compressors = held_out_compression(evaluator.store, evaluator.documents, evaluator.stage.evaluation.tokens)
     infilling_results = evaluate_infilling_tasks(evaluator, params) if infilling else {}
     if as_json:
-        context = {"overlap": evaluator.stage.evaluation.overlap or 0}
-        values = {"checkpoint": str(model.path), **context, "domains": results, "compressors": compressors}
+        values: dict[str, Any] = {"checkpoint": str(model.path), "overlap": evaluator.stage.evaluation.overlap or 0}
+        values |= {"domains": results, "compressors": compressors} | ({"average": True} if average else {})
         values |= {"infilling": infilling_results} if infilling else {}
         print_json(values | ({"page": page} if page is not None else {}))
         return
-    table = Table(title=f"{model.path}", caption=held_out_note(results.values()))
+    title = f"{model.path}, average of parameters" if average else f"{model.path}"
+    table = Table(title=title, caption=held_out_note(results.values()))
     for column in ("domain", "documents", "tokens", "bytes", "loss", "perplexity", "bits/byte", "xz -9"):
         table.add_column(column, justify="left" if column == "domain" else "right")
     for name, result in results.items():

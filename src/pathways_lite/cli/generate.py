@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.cli.common import AsJson, OfAverage, print_json
 from pathways_lite.console import escape_controls
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
@@ -32,6 +32,7 @@ def generate(
     corpus: Annotated[
         str | None, typer.Option(help="token store whose tokenizer to use; default: the checkpoint's own")
     ] = None,
+    average: OfAverage = False,
     as_json: AsJson = False,
 ) -> None:
     """Continue a prompt with the newest valid checkpoint at or below PATH; prints to standard output.
@@ -62,7 +63,7 @@ def generate(
         raise UserError("--infill takes a whole text; leave out --prompt")
     prompt = decode_text(os.fsencode(prompt), "--prompt")
     infill = None if infill is None else decode_text(os.fsencode(infill), "--infill")
-    model = load_model(path)
+    model = load_model(path, average=average)
     tokenizer = model.tokenizer(corpus)
     prompt_format = PromptFormat.from_objective(model.stage.objective, tokenizer.eod)
     config, params = model.stage.model, model.params()

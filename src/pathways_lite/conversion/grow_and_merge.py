@@ -253,9 +253,11 @@ def _stream_merged(
 def next_stage(trained: TrainedModel, name: str, **fields: Any) -> StageSpec:
     """Return a stage after that of `trained`, like it but for `fields`, called `name` or `name`_again.
 
-    Unless `fields` has it, it neither prunes nor weights samples: nothing of that is in a checkpoint of parameters.
+    Unless `fields` has it, it neither prunes nor weights samples nor averages: nothing of that is in a checkpoint of
+    parameters. Nor does it freeze parameters or have groups of them, which another model may not have.
     """
-    fields = {"pruning": None, "reweighting": None, "domain_weights": None, **fields}
+    none = dict.fromkeys(("pruning", "reweighting", "domain_weights", "freeze", "ema"))
+    fields = {**none, "optimizer": trained.stage.optimizer.model_copy(update={"groups": None}), **fields}
     stages = trained.spec.recipe.stages[: trained.spec.index + 1]
     while name in {stage.name for stage in stages}:
         name += "_again"

@@ -22,6 +22,8 @@ from pathways_lite.checkpoints import (
     require_undamaged,
     write_streamed,
 )
+from pathways_lite.conversion.average_export import read_parameter
+from pathways_lite.conversion.blocks import Block, stream_blocks
 from pathways_lite.conversion.grow_and_merge import meta_from, next_stage
 from pathways_lite.conversion.stored_masks import read_masks
 from pathways_lite.errors import UserError
@@ -31,14 +33,12 @@ from pathways_lite.methods.pruning.pruned_params import pack_np
 from pathways_lite.recipe import NM, Model, Restore, Unstructured
 from pathways_lite.training.load import TrainedModel
 
-Block = tuple[tuple[int, ...], np.ndarray]
-
 
 @dataclass(frozen=True)
 class SparseCheckpoint:
     """The arrays of a pruned model's checkpoint."""
 
-    model: Model
+    trained: TrainedModel
     manifest: Manifest
     reader: CheckpointReader
     masks: dict[str, np.ndarray]  # booleans by the names of the pruned arrays
@@ -47,11 +47,15 @@ class SparseCheckpoint:
     def open(cls, trained: TrainedModel) -> SparseCheckpoint:
         """Open a checkpoint and read its masks. Raises DamagedError for one that cannot be read."""
         manifest, reader = open_checkpoint(trained.path)
-        return cls(trained.stage.model, manifest, reader, read_masks(manifest, reader))
+        return cls(trained, manifest, reader, read_masks(manifest, reader))
+
+    @property
+    def model(self) -> Model:
+        return self.trained.stage.model
 
     def array(self, array: models.ParamSpec, block: int | None = None) -> np.ndarray:
-        """Read all of an array of the parameters, or one block [1, ...] of a stacked one."""
-        return self.reader.read_slice(f"params.{array.name}", _index(array, block))
+        """Read all of an array of the parameters or of their average, or one block [1, ...] of a stacked one."""
+        return read_parameter(self.trained, self.reader, array, block)
 
 
 def convert_sparse(trained: TrainedModel, out: Path, report: Callable[[str], None]) -> Path:
@@ -125,11 +129,13 @@ def _stream_compact(source: SparseCheckpoint, array: models.ParamSpec, compact: 
 def _stream_masked(source: SparseCheckpoint, array: models.ParamSpec) -> dict[str, StreamedArray]:
     """Stream one array, and its mask in bits."""
     info = source.manifest.arrays[f"params.{array.name}"]
-    arrays = {f"params.{array.name}": _blockwise(array, info.shape, info.dtype, functools.partial(source.array, array))}
+    arrays = {
+        f"params.{array.name}": stream_blocks(array, info.shape, info.dtype, functools.partial(source.array, array))
+    }
     if array.name in source.masks:
         bits = pack_np(source.masks[array.name])
         read = lambda block: bits if block is None else bits[block : block + 1]  # noqa: E731
-        arrays[f"masks.{array.name}"] = _blockwise(array, bits.shape, "uint8", read)
+        arrays[f"masks.{array.name}"] = stream_blocks(array, bits.shape, "uint8", read)
     return arrays
 
 
@@ -152,29 +158,8 @@ def _stream_compressed(source: SparseCheckpoint, array: models.ParamSpec, patter
     n_values = info.shape[axis] * pattern.n // pattern.m
     n_bytes = -(-n_values // places_per_byte(pattern))
     return {
-        f"sparse.{array.name}.values": _blockwise(array, shape(n_values), info.dtype, functools.partial(compress, 0)),
-        f"sparse.{array.name}.places": _blockwise(array, shape(n_bytes), "uint8", functools.partial(compress, 1)),
+        f"sparse.{array.name}.values": stream_blocks(
+            array, shape(n_values), info.dtype, functools.partial(compress, 0)
+        ),
+        f"sparse.{array.name}.places": stream_blocks(array, shape(n_bytes), "uint8", functools.partial(compress, 1)),
     }
-
-
-def _blockwise(
-    array: models.ParamSpec, shape: tuple[int, ...], dtype: str, read: Callable[[int | None], np.ndarray]
-) -> StreamedArray:
-    """Stream an array a block at a time where it is stacked; `read(block)` returns a block, or all of it for None."""
-
-    def make() -> Iterator[Block]:
-        rest = (0,) * (len(shape) - 1)
-        if not array.stacked:
-            yield (0, *rest), read(None)
-            return
-        for block in range(shape[0]):
-            yield (block, *rest), read(block)
-
-    return StreamedArray(shape, dtype, (1, *shape[1:]) if array.stacked else shape, make)
-
-
-def _index(array: models.ParamSpec, block: int | None) -> tuple[slice, ...]:
-    rest = tuple(slice(0, size) for size in array.shape)
-    if not array.stacked:
-        return rest
-    return (slice(0, None) if block is None else slice(block, block + 1), *rest)

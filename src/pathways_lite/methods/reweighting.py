@@ -177,13 +177,17 @@ def needs_full_batch_losses(rows: int, sequences: int, microbatch: int | None) -
     return rows < sequences or microbatch not in (None, sequences)
 
 
-def extra_flops(reweighting: Reweighting, training: int, reference: int, ahead: bool) -> int:
+def extra_flops(
+    reweighting: Reweighting, training: int, reference: int, ahead: bool, forward: int | None = None
+) -> int:
     """Return the change in FLOPs per token: skipped rows save some, and forward passes besides the step's add some.
 
     Args:
-      training: FLOPs of training on a token, forward and backward (a third is the forward pass).
+      training: FLOPs of training on a token, forward and backward.
       reference: FLOPs of training the reference model on a token; 0 without one.
       ahead: whether losses are computed before the step, as they are for microbatches and for skipped rows.
+      forward: FLOPs of the forward pass alone; None: a third of training, as where everything is trained.
     """
     skipped = round((1.0 - reweighting.kept_fraction) * training)
-    return (training // 3 if ahead else 0) + reference // 3 - skipped
+    forward = training // 3 if forward is None else forward
+    return (forward if ahead else 0) + reference // 3 - skipped

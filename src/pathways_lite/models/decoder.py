@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from flax import nnx
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
+from pathways_lite.models.activations import Activations, observe
 from pathways_lite.models.layers import (
     MLP,
     Attention,
@@ -46,11 +47,13 @@ class Auxiliary(NamedTuple):
     """What a forward pass gives beside hidden states: float32 scalars, summed over the blocks.
 
     `losses` are added to the training loss, weights included (a router's load balance, say); `metrics` are logged
-    under their names. The dense blocks have neither.
+    under their names. The dense blocks have neither. `activations` are not summed, but of each block, [L], where they
+    are observed.
     """
 
     losses: dict[str, jax.Array]
     metrics: dict[str, jax.Array]
+    activations: Activations | None = None
 
 
 NO_AUXILIARY = Auxiliary({}, {})
@@ -69,6 +72,10 @@ LossFn = Callable[[Any, Batch, jax.Array], TokenLosses]
 """(params, batch, dropout key) -> losses of every position."""
 
 
+Segments = Sequence[tuple[int, int, frozenset[str]]]
+"""Runs of blocks (first, end, names of arrays without gradients in them); (): one run, with all gradients."""
+
+
 class BlockInputs(NamedTuple):
     """Inputs that all blocks of one forward pass share."""
 
@@ -76,6 +83,8 @@ class BlockInputs(NamedTuple):
     spans: Spans
     key_positions: jax.Array  # int32 [B, T], where each query stands on the key axis
     layout: Layout
+    observe: bool = False  # whether blocks return `Activations`
+    segments: Segments = ()
 
 
 class PerLayer(NamedTuple):
@@ -121,24 +130,25 @@ class Block(nnx.Module):
         layout, attention, mlp = inputs.layout, self.attention, self.mlp
         if self.config.block == "parallel":
             q, k, v, gate, up = project_in(layout, self.norm(x), [*attention.qkv_weights, *mlp.gate_up_weights])
-            heads, cache = self._attend(q, k, v, inputs, layer)
+            heads, cache, logit = self._attend(q, k, v, inputs, layer)
             x = x + self._add_branches(layer, layout, attention=heads, mlp=mlp(gate, up))
         else:
             q, k, v = project_in(layout, self.attention_norm(x), attention.qkv_weights)
-            heads, cache = self._attend(q, k, v, inputs, layer)
+            heads, cache, logit = self._attend(q, k, v, inputs, layer)
             x = x + self._add_branches(layer, layout, attention=heads)
             gate, up = project_in(layout, self.mlp_norm(x), mlp.gate_up_weights)
             x = x + self._add_branches(layer, layout, mlp=mlp(gate, up))
-        return x, BlockOutputs(cache, NO_AUXILIARY)
+        activations = None if logit is None else observe(x, logit)
+        return x, BlockOutputs(cache, NO_AUXILIARY._replace(activations=activations))
 
     def _attend(
         self, q: jax.Array, k: jax.Array, v: jax.Array, inputs: BlockInputs, layer: PerLayer
-    ) -> tuple[jax.Array, KVCache | None]:
-        """softmax(Q K^T) V of every head, [B, T, H, D], before the output projection."""
-        rotation, spans, key_positions, layout = inputs
+    ) -> tuple[jax.Array, KVCache | None, jax.Array | None]:
+        """softmax(Q K^T) V of every head, [B, T, H, D], before the output projection; the largest logit, or None."""
+        rotation, spans, key_positions, layout, observed, _ = inputs
         if layer.window is not None:
             spans = Spans(jnp.maximum(spans.start, key_positions + 1 - layer.window), spans.stop)
-        return self.attention(q, k, v, rotation, spans, layer.cache, key_positions, layout)
+        return self.attention(q, k, v, rotation, spans, layer.cache, key_positions, layout, observe=observed)
 
     def _add_branches(self, layer: PerLayer, layout: Layout, **branches: jax.Array) -> jax.Array:
         """Sum the output projections of the `attention` heads and the `mlp`'s hidden units, with dropout on each.
@@ -185,8 +195,13 @@ class Decoder(nnx.Module):
 
         per_layer = stacked, _per_layer(config, dropout_key, cache)
         with jax.named_scope("layers"):  # `plan` tells by it what a layer's operation is
-            x, outputs = _run(config, block, x, per_layer, gathers=inputs.layout.is_sharded)
-        auxiliary = jax.tree.map(lambda layers: jnp.sum(layers, axis=0), outputs.auxiliary)
+            parts = []
+            for part in _cut(per_layer, inputs.segments):
+                x, outputs = _run(config, block, x, part, gathers=inputs.layout.is_sharded)
+                parts.append(outputs)
+        outputs = parts[0] if len(parts) == 1 else jax.tree.map(lambda *runs: jnp.concatenate(runs), *parts)
+        auxiliary = jax.tree.map(lambda layers: jnp.sum(layers, axis=0), outputs.auxiliary._replace(activations=None))
+        auxiliary = auxiliary._replace(activations=outputs.auxiliary.activations)
         return self.final_norm(x), BlockOutputs(outputs.cache, auxiliary)
 
 
@@ -206,13 +221,29 @@ def _per_layer(config: Model, dropout_key: jax.Array | None, cache: KVCache | No
     return PerLayer(window, dropout_key, cache, drop_rate)
 
 
+def _cut(per_layer: tuple[Any, PerLayer], segments: Segments) -> list[tuple[Any, PerLayer]]:
+    """Cut what is stacked for all blocks into runs of them, without the gradients that a run does not need."""
+    if not segments:
+        return [per_layer]
+
+    def stop(path: Any, leaf: jax.Array, names: frozenset[str]) -> jax.Array:
+        name = jax.tree_util.keystr(path[:-1], simple=True, separator=".")  # the last key is nnx's "value"
+        return jax.lax.stop_gradient(leaf) if f"layers.{name}" in names else leaf
+
+    runs = []
+    for first, end, names in segments:
+        params, rest = jax.tree.map(lambda leaf, first=first, end=end: leaf[first:end], per_layer)
+        runs.append((jax.tree.map_with_path(functools.partial(stop, names=names), params), rest))
+    return runs
+
+
 def _run(config: Model, block: Any, x: jax.Array, stacked: Any, *, gathers: bool) -> tuple[jax.Array, Any]:
     """Scan (or unroll) `block` over the leading axis of `stacked`, under the recomputation policy config.remat."""
     block = rematerialized(block, config.remat, gathers=gathers, scanned=config.scan_layers)
     if config.scan_layers:
         return jax.lax.scan(block, x, stacked)
     outputs = []
-    for i in range(config.n_layers):
+    for i in range(len(jax.tree.leaves(stacked)[0])):
         x, output = block(x, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
         outputs.append(output)
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
@@ -256,13 +287,18 @@ def forward(
     dropout_key: jax.Array | None = None,
     cache: KVCache | None = None,
     layout: Layout = ONE_DEVICE,
+    observe: bool = False,
+    segments: Segments = (),
 ) -> tuple[jax.Array, BlockOutputs]:
     """`apply` for queries at the positions `key_positions` int32 [B, T] of a cache of keys and values [L, B, S, K, D].
 
-    Returns the hidden states, the new cache and the auxiliary losses and metrics of all blocks together.
+    Returns the hidden states, the new cache, the auxiliary losses and metrics of all blocks together and, where they
+    are to be observed, the sizes of their activations. `segments`: where gradients of some blocks' arrays are not
+    needed; the values do not depend on it.
     """
     decoder = nnx.merge(_skeleton(config)[0], params)
-    inputs = BlockInputs(rotary(positions, config.head_dim, config.rope_base), spans, key_positions, layout)
+    rotation = rotary(positions, config.head_dim, config.rope_base)
+    inputs = BlockInputs(rotation, spans, key_positions, layout, observe, segments)
     return decoder(tokens, inputs, dropout_key, cache)
 
 
@@ -282,20 +318,12 @@ def apply(
     (a layer's window narrows it further). Without `dropout_key` there is no dropout. `layout`: how parameters and batch
     are sharded; the values do not depend on it.
     """
-    return _uncached(config, params, tokens, positions, spans, dropout_key, layout)[0]
+    key_positions = _all_positions(tokens)
+    return forward(config, params, tokens, positions, spans, key_positions, dropout_key=dropout_key, layout=layout)[0]
 
 
-def _uncached(
-    config: Model,
-    params: Params,
-    tokens: jax.Array,
-    positions: jax.Array,
-    spans: Spans,
-    dropout_key: jax.Array | None,
-    layout: Layout,
-) -> tuple[jax.Array, BlockOutputs]:
-    key_positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
-    return forward(config, params, tokens, positions, spans, key_positions, dropout_key=dropout_key, layout=layout)
+def _all_positions(tokens: jax.Array) -> jax.Array:
+    return jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
 
 
 def head(config: Model, params: Params) -> jax.Array:
@@ -317,16 +345,20 @@ def token_losses(
     *,
     dropout_key: jax.Array | None = None,
     layout: Layout = ONE_DEVICE,
+    observe: bool = False,
+    segments: Segments = (),
     label_smoothing: float = 0.0,
 ) -> TokenLosses:
-    """Return the losses of every position; the logits are never held at once.
+    """Return the losses of every position; the logits are never held at once. `observe`, `segments`: see `forward`.
 
     With `label_smoothing` s the target's distribution is (1 - s) of the token and s / V of every id of the vocabulary
     (Szegedy et al. 2016, arXiv 1512.00567, section 7), whose cross-entropy is
     (1 - s) (log Z - z_target) + s (log Z - mean z). `nll` and `log_z` stay those of the tokens.
     """
-    tokens, positions, spans = batch.tokens, batch.positions, batch.spans
-    hidden, outputs = _uncached(config, params, tokens, positions, spans, dropout_key, layout)
+    hidden, outputs = forward(
+        config, params, batch.tokens, batch.positions, batch.spans, _all_positions(batch.tokens),
+        dropout_key=dropout_key, layout=layout, observe=observe, segments=segments,
+    )  # fmt: skip
     scale, cap = config.resolved_logit_scale, config.logit_soft_cap
     nll, log_z, *means = cross_entropy(
         layout,

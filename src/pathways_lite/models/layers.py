@@ -20,6 +20,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from pathways_kernels.attention import Spans
+from pathways_lite.models.activations import largest_logit
 from pathways_lite.parallel.sharded_ops import Weight, attention
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Model
@@ -151,8 +152,10 @@ class Attention(nnx.Module):
         cache: KVCache | None,
         key_positions: jax.Array,
         layout: Layout,
-    ) -> tuple[jax.Array, KVCache | None]:
-        """Compute softmax(Q K^T) V of every head, [B, T, H, D].
+        *,
+        observe: bool = False,
+    ) -> tuple[jax.Array, KVCache | None, jax.Array | None]:
+        """Compute softmax(Q K^T) V of every head, [B, T, H, D], and the largest logit where `observe`.
 
         With a `cache` the keys and values are written to its `key_positions` [B, T] first, and queries attend to it.
         """
@@ -168,7 +171,8 @@ class Attention(nnx.Module):
             layout, q, k, v, spans,
             scale=config.head_dim**-0.5, logits_soft_cap=config.attention_soft_cap, implementation=config.attention,
         )  # fmt: skip
-        return heads, cache
+        logit = largest_logit(q, k, spans, config.head_dim**-0.5) if observe else None
+        return heads, cache, logit
 
 
 class MLP(nnx.Module):

@@ -117,6 +117,9 @@ def step_identity(recipe: Recipe, index: int) -> Mapping[str, Any]:
     """Return what the compiled step depends on: the stage without its name, budget, corpus address and the like."""
     stage = recipe.stages[index]
     components = {name: identity_fields(getattr(stage, name)) for name in ("model", "objective", "optimizer")}
+    for name in ("freeze", "ema"):  # what is None is left out, as in identities
+        if (value := getattr(stage, name)) is not None:
+            components[name] = identity_fields(value)
     steps = stage_timeline(stage).total_steps  # in the schedules
     if (warmup := stage.data.seq_len_warmup) is not None:  # so are tokens and FLOPs by step
         components["seq_len_warmup"] = identity_fields(warmup)
@@ -170,9 +173,12 @@ def show_rules(recipe: Recipe, index: int, machine: TpuSlices | GpuCluster) -> R
             name, str(list(leaf.shape)), mesh_axes or "replicated", f"{shard_bytes(leaf) / 2**20:,.2f}"
         )
     parameters, optimizer = bytes_per_chip(state.params), bytes_per_chip(state.opt_state)
+    average = bytes_per_chip(state.average)
+    held = f"{byte_size(parameters)} of parameters"
+    held += f", {byte_size(average)} of their average and " if average else " and "
     total = Text.assemble(
         "\n",
-        bold(f"A chip holds {byte_size(parameters)} of parameters and {byte_size(optimizer)} of optimizer "),
+        bold(f"A chip holds {held}{byte_size(optimizer)} of optimizer "),
         f"state (exact, without padding); {machine.chips:,} chips, mesh {mesh_text(dict(layout.sizes))}",
     )
     return Group(rules, parameter_rows, total)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-__all__ = ["Amount", "Budget", "Flops", "Fraction", "Frozen", "Steps", "Tokens"]
+__all__ = ["Amount", "Budget", "Flops", "Fraction", "Frozen", "Patterns", "Steps", "Tokens"]
 
 
 class Frozen(BaseModel):
@@ -122,6 +122,14 @@ def _parse_amount(value: Any) -> Any:
         raise ValueError(f"unknown unit {match[2]!r} in {value!r}; use steps, tokens, flops or %")
     return {"kind": kind, "n": number}
 
+
+def _split_names(value: Any) -> Any:
+    """Accept `"embedding, layers.0-3"` wherever several names are expected."""
+    return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_split_names), Field(min_length=1)]
+"""Patterns of names of parameters (`models.trainable`)."""
 
 Budget = Annotated[Steps | Tokens | Flops, Field(discriminator="kind"), BeforeValidator(_parse_amount)]
 """The amount of training in a stage."""

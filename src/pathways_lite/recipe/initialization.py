@@ -17,7 +17,7 @@ from pathways_lite.recipe.base import Amount, Fraction, Frozen
 
 __all__ = [
     "BlockOrder", "Compose", "DropAndStack", "Grow", "Ingredient", "Interpolate", "LiGO", "MaskedGrowth", "Merge",
-    "Net2Net", "Operator", "Stack", "ZeroInit", "parse_blocks",
+    "Net2Net", "Operator", "Stack", "StartWeights", "ZeroInit", "parse_blocks",
 ]  # fmt: skip
 
 
@@ -138,6 +138,20 @@ Operator = Annotated[
 ]
 
 
+StartWeights = Literal["trained", "average"]
+"""Which parameters of a checkpoint a stage starts from: those that were trained, or their moving average."""
+
+
+def require_reset[T: Any](start: T) -> T:
+    """Return a start that takes an average without moments; raises ValueError for others, for pydantic."""
+    if start.weights == "average" and start.optimizer != "reset":
+        raise ValueError(
+            f"optimizer={start.optimizer!r}: the moments are those of the trained parameters, not of their average; "
+            "use optimizer='reset', or weights='trained'"
+        )
+    return start
+
+
 class Grow(Frozen):
     """A larger model grown from the previous stage's; the data continues where that stage stopped.
 
@@ -153,6 +167,13 @@ class Grow(Frozen):
         0.0, ge=0, le=1, description="fraction of noise in copied blocks' kernels: W <- (1 - noise) W + noise N"
     )
     optimizer: Literal["reset", "grow", "keep"] = Field("reset", description="grow, keep: need the same optimizer")
+    weights: StartWeights | None = Field(
+        None, description="average: that of the parameters (see ema); none: those that were trained"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return require_reset(self)
 
 
 # ---- merges of checkpoints ----

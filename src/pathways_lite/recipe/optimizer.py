@@ -9,10 +9,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pathways_lite.recipe.base import Amount, Fraction, Frozen, Steps
+from pathways_lite.recipe.base import Amount, Fraction, Frozen, Patterns, Steps
 
 __all__ = [
-    "SGD", "WSD", "Adafactor", "AdamW", "Constant", "Cosine", "Linear", "Lion", "Muon", "Optimizer", "PaLM", "Schedule",
+    "SGD", "WSD", "Adafactor", "AdamW", "Constant", "Cosine", "Linear", "Lion", "Muon", "Optimizer", "PaLM",
+    "ParameterGroup", "Schedule",
     "ScheduleFree",
 ]  # fmt: skip
 
@@ -66,6 +67,22 @@ Schedule = Annotated[Constant | Linear | Cosine | WSD | PaLM, Field(discriminato
 # ---- optimizers ----
 
 
+class ParameterGroup(Frozen):
+    """Parameters with a learning rate and a weight decay of their own.
+
+    The rate is a multiple of the optimizer's, whose schedule they share. In a group with a `weight_decay` every
+    parameter decays by it, norm scales too, whatever the optimizer decays; it is multiplied by the group's rate.
+    """
+
+    parameters: Patterns = Field(
+        description="names of parameters, as `inspect` shows them: embedding, layers.0-3, *.scale; * matches anything"
+    )
+    rate: float = Field(1.0, gt=0, description="factor of the learning rate; to train them not at all, see freeze")
+    weight_decay: float | None = Field(
+        None, ge=0, description="of all of them, per step and unit of the rate; None: as without the group"
+    )
+
+
 class _Optimizer(Frozen):
     """Fields of all optimizers. Gradients are clipped by their global norm before anything else."""
 
@@ -75,6 +92,11 @@ class _Optimizer(Frozen):
     """A weight moves by about the rate in each step; those of SGD depend on the gradient's size."""
 
     clip_norm: float | None = Field(1.0, gt=0, description="global gradient norm; None: no clipping")
+    groups: tuple[ParameterGroup, ...] | None = Field(
+        None,
+        min_length=1,
+        description="parameters with another rate or decay, the first that matches; None: all are alike",
+    )
 
     @model_validator(mode="after")
     def _check_rates(self) -> Self:
@@ -82,7 +104,12 @@ class _Optimizer(Frozen):
         for name in ("learning_rate", "adam_learning_rate"):
             if (rate := getattr(self, name, 0.0)) > self.largest_rate:
                 raise ValueError(f"{name}={rate:g} is absurd; those of {type(self).__name__} are far below 1")
-        decay = getattr(self, "weight_decay", 0.0) * getattr(self, "learning_rate", 0.0)
+        rate, own_decay = getattr(self, "learning_rate", 0.0), getattr(self, "weight_decay", 0.0)
+        for group in self.groups or ():
+            if group.rate * rate > self.largest_rate:
+                raise ValueError(f"the group {', '.join(group.parameters)} has the absurd rate {group.rate * rate:g}")
+        decays = [(1.0, own_decay), *((group.rate, group.weight_decay or 0.0) for group in self.groups or ())]
+        decay = max(factor * rate * value for factor, value in decays)
         if decay >= 1:
             raise ValueError(
                 f"weight_decay is multiplied by learning_rate: together {decay:g} of each weight would be taken away "

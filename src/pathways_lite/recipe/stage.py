@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pathways_lite.recipe.base import Budget, Frozen, Steps
+from pathways_lite.recipe.base import Budget, Frozen, Patterns, Steps
 from pathways_lite.recipe.data import Data
-from pathways_lite.recipe.initialization import Grow, Merge
+from pathways_lite.recipe.initialization import Grow, Merge, StartWeights, require_reset
 from pathways_lite.recipe.model import Model
 from pathways_lite.recipe.objective import Causal, Corruption, Objective
 from pathways_lite.recipe.optimizer import Adafactor, Optimizer
@@ -18,7 +18,8 @@ from pathways_lite.recipe.pruning import Prune
 from pathways_lite.recipe.weighting import DoGE, LearnDomainWeights, Reweighting
 
 __all__ = [
-    "Continue", "Evaluation", "Mesh", "Ramp", "Recipe", "Restore", "Saving", "Scratch", "SpikeGuard", "Stage", "Start",
+    "EMA", "Continue", "Evaluation", "Mesh", "Ramp", "Recipe", "Restore", "Saving", "Scratch", "SpikeGuard", "Stage",
+    "Start", "Statistics",
 ]  # fmt: skip
 
 # ---- mesh ----
@@ -66,6 +67,13 @@ class Continue(Frozen):
     optimizer: Literal["reset", "keep"] = Field(
         "reset", description="keep: keep the moments too; needs the same optimizer"
     )
+    weights: StartWeights | None = Field(
+        None, description="average: that of the parameters (see ema); none: those that were trained"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return require_reset(self)
 
 
 class Restore(Frozen):
@@ -76,6 +84,13 @@ class Restore(Frozen):
     path: str = Field("", description="a checkpoint directory, or a stage or run directory (its newest checkpoint)")
     digest: str | None = Field(None, description="of that checkpoint; filled in when the recipe is resolved")
     optimizer: Literal["reset", "keep"] = Field("reset", description="keep: the moments too; needs the same optimizer")
+    weights: StartWeights | None = Field(
+        None, description="average: that of the parameters (see ema); none: those that were trained"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return require_reset(self)
 
 
 Start = Annotated[Scratch | Continue | Grow | Merge | Restore, Field(discriminator="kind")]
@@ -122,6 +137,28 @@ class SpikeGuard(Frozen):
     max_rewinds: int = Field(10, ge=1, description="then the run ends")
 
 
+class EMA(Frozen):
+    """An exponential moving average of the parameters, beside those that are trained (Polyak & Juditsky 1992).
+
+    It starts from the stage's first parameters. Update n, from 0, is a <- a + (1 - d) (p - a), with d = `decay`, or
+    min(decay, (1 + n) / (10 + n)) with `warmup` (TensorFlow's `ExponentialMovingAverage`). A step whose update is
+    dropped does not count.
+    """
+
+    decay: float = Field(0.999, ge=0, lt=1, description="weight of the average in its next value")
+    warmup: bool = Field(False, description="smaller decays at first, so that the first parameters are soon forgotten")
+    every: int = Field(1, ge=1, description="steps between updates")
+
+
+class Statistics(Frozen):
+    """Norms of gradients, updates and parameters per layer and array, and sizes of activations.
+
+    They come from a second pass over the batch in every n-th step, so that the train step is the same with and without.
+    """
+
+    every: int = Field(100, ge=1, description="steps; each costs about as much as one more step")
+
+
 class Evaluation(Frozen):
     """Evaluation of held-out loss and bits per byte, per domain."""
 
@@ -157,7 +194,9 @@ Name = Annotated[str, AfterValidator(_check_name)]
 class Stage(Frozen):
     """One phase of training with one model, one data set, one objective and one optimizer."""
 
-    not_identity: ClassVar[frozenset[str]] = frozenset({"name", "mesh", "evaluation", "saving", "log_every"})
+    not_identity: ClassVar[frozenset[str]] = frozenset(
+        {"name", "mesh", "evaluation", "saving", "log_every", "statistics"}
+    )
 
     name: Name = Field("base", description="of its directory in the run")
     start: Start = Field(Scratch(), description="first parameters")
@@ -165,6 +204,12 @@ class Stage(Frozen):
     data: Data = Field(description="corpus, sequence length, order, mixture")
     objective: Objective = Field(Causal(), description="what is predicted from what")
     optimizer: Optimizer = Field(description="with its learning-rate schedule")
+    freeze: Patterns | None = Field(
+        None,
+        description="names of parameters that are not trained, as `inspect` shows them: embedding, layers.0-3, "
+        "*.scale; * matches anything; none: all are trained",
+    )
+    ema: EMA | None = Field(None, description="moving average of the parameters; none: no average")
     batch_size: int | Ramp = Field(description="sequences per step, over all hosts")
     microbatch: int | None = Field(None, ge=1, description="sequences per gradient-accumulation slice")
     budget: Budget = Field(description="amount of training")
@@ -178,6 +223,9 @@ class Stage(Frozen):
     evaluation: Evaluation = Field(Evaluation(), description="of held-out text")
     saving: Saving = Field(Saving(), description="of checkpoints")
     log_every: int = Field(10, ge=1, description="steps")
+    statistics: Statistics | None = Field(
+        None, description="norms per layer and sizes of activations in the log; none: no statistics"
+    )
 
     @property
     def ramp(self) -> Ramp:
@@ -242,6 +290,14 @@ class Stage(Frozen):
                     f"{following} tokens of its sequences, so that one would begin inside another; begin it at step "
                     f"{end + later}, or set seq_len_warmup.batch='tokens'"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_trained_parameters(self) -> Self:
+        if self.freeze is not None and self.pruning is not None:
+            raise ValueError("pruning changes parameters that freeze keeps: remove one of the two")
+        if self.ema is not None and self.optimizer.averages_params:
+            raise ValueError(f"{self.optimizer.kind} has an average of its own, which is evaluated; remove ema")
         return self
 
     @model_validator(mode="after")

@@ -162,6 +162,7 @@ def _draw_held_out(
                 _column(rows, "tokens"), bits, linewidth=1.4, markersize=4.5, markevery=1 + len(rows) // 20,
                 label=label_text(domain) if stage is stages[0] else "_", **line,
             )  # fmt: skip
+            _draw_average(ax, rows, domain, line["color"], labeled=stage is stages[0])
         xz = baselines.get(domain, {}).get("xz -9")
         if xz is not None:
             ax.axhline(xz, color=line["color"], linewidth=0.9, linestyle=line["linestyle"], alpha=0.7)
@@ -170,6 +171,14 @@ def _draw_held_out(
     lossy = any(result.get("lossy") for stage in stages for row in stage.evals for result in row["domains"].values())
     ax.set_ylabel("held-out bits per byte" + (" (not a code length)" if lossy else ""))
     ax.legend()
+
+
+def _draw_average(ax: Axes, rows: Sequence[Row], domain: str, color: Any, *, labeled: bool) -> None:
+    """Plot the results of a moving average of the parameters, dotted, where there is one."""
+    rows = [row for row in rows if domain in row.get("average_domains", {})]
+    bits = [row["average_domains"][domain].get("bits_per_byte", np.nan) for row in rows]
+    label = f"{label_text(domain)}, average" if labeled and rows else "_"
+    ax.plot(_column(rows, "tokens"), bits, color=color, linewidth=1.4, linestyle=(0, (1, 1)), label=label)
 
 
 def _draw_domain_weights(ax: Axes, stages: Sequence[_StageRows], palette: Palette) -> None:

@@ -18,6 +18,7 @@ from pathways_lite.tracking.formatting import duration, held_out_note, si
 from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
 from pathways_lite.tracking.plots import curves_svg, save_curves, speed_svg
 from pathways_lite.tracking.run_data import NOT_COMPARABLE, RunData, StageData, read_run
+from pathways_lite.tracking.statistics_plots import statistics_svg
 from pathways_lite.tracking.token_page import PAGE_NAME
 
 
@@ -38,6 +39,7 @@ def render(run: RunData) -> str:
         _header_section,
         _results_section,
         _curves_section,
+        _statistics_section,
         _samples_section,
         _cost_section,
         _events_section,
@@ -76,6 +78,10 @@ def _results_section(run: RunData) -> str:
     baselines: Mapping[str, Mapping[str, float]] = run.latest_summary("compressors") or {}
     names = list(dict.fromkeys(name for domain in results for name in baselines.get(domain, {})))
     rows = [_result_row(domain, result, baselines.get(domain, {}), names) for domain, result in results.items()]
+    rows += [
+        _result_row(f"{domain}, average of parameters", result, {}, names)
+        for domain, result in stage.average_evaluation.items()
+    ]
     combined = _combined_results(results, baselines)
     if combined:
         rows.append(_result_row("all", *combined, names))
@@ -166,6 +172,21 @@ def _curves_section(run: RunData) -> str:
         caption += " Horizontal lines: xz -9 on the same held-out text."
     figure = picture(curves_svg(run, "light"), curves_svg(run, "dark"), alt=alt, caption=caption)
     return section("How it learned", figure)
+
+
+def _statistics_section(run: RunData) -> str:
+    alt = "Heat maps, layers by steps: norms of gradients and relative updates, sizes of activations"
+    caption = (
+        "By layer, from the bottom, and step; colors are logarithmic. Gradients are those before clipping. Empty: not "
+        "trained. Attention logits are of 64 queries per sequence."
+    )
+    figures = []
+    for stage in run.stages:
+        light, dark = statistics_svg(stage, "light"), statistics_svg(stage, "dark")
+        if light and dark:
+            name = f"Stage {stage.name}. " if len(run.stages) > 1 else ""
+            figures.append(picture(light, dark, alt=alt, caption=f"{name}{caption}"))
+    return section("Layer by layer", *figures)
 
 
 def _samples_section(run: RunData) -> str:

@@ -9,6 +9,7 @@
         domains: {name: {loss, bits_per_byte, perplexity, nll, tokens, bytes, documents}}, with `lossy`
         and `overlap` where they are not 0,
         denoisers, if the objective has any: {name: {loss, tokens, unused}},
+        average_domains, average_denoisers, if there is a moving average: the same of the average,
         compressors: {domain: {"xz -9": bits per byte, ...}},
         samples: [{prompt, text, temperature, ...}], peak_flops: FLOP/s,
         environment: {name: version or description}, command: the command line
@@ -53,6 +54,7 @@ class _Summary(TypedDict, total=False):
     model: dict[str, float]
     domains: dict[str, _Domain]
     denoisers: dict[str, dict[str, Any]]
+    average_domains: dict[str, _Domain]
     compressors: dict[str, dict[str, float]]
     samples: list[dict[str, Any]]
     peak_flops: float | None
@@ -99,14 +101,21 @@ class StageData:
     @property
     def evaluation(self) -> dict[str, dict[str, Any]]:
         """The last held-out results, per domain."""
-        sources = [self.summary, *reversed(self.rows_of_kind("eval"))]
-        return next((dict(source["domains"]) for source in sources if source.get("domains")), {})
+        return self._newest_results("domains")
+
+    @property
+    def average_evaluation(self) -> dict[str, dict[str, Any]]:
+        """The last held-out results of the moving average, per domain; empty if there is none."""
+        return self._newest_results("average_domains")
 
     @property
     def denoisers(self) -> dict[str, dict[str, float]]:
         """The last held-out losses of the objective's denoisers; empty if it has none."""
+        return self._newest_results("denoisers")
+
+    def _newest_results(self, name: str) -> dict[str, dict[str, Any]]:
         sources = [self.summary, *reversed(self.rows_of_kind("eval"))]
-        return next((dict(source["denoisers"]) for source in sources if source.get("denoisers")), {})
+        return next((dict(source[name]) for source in sources if source.get(name)), {})
 
 
 @dataclass(frozen=True)

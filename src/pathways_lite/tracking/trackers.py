@@ -41,7 +41,10 @@ def open_trackers(names: Iterable[str], stage_dir: Path, *, run: str, step: int 
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return the finite numbers of a row by slash-separated name: `train/loss`, `eval/code/bits_per_byte`."""
+    """Return the finite numbers of a row by slash-separated name: `train/loss`, `eval/code/bits_per_byte`.
+
+    Lists are left out, except those of statistics, whose numbers are of layers: `statistics/residual_rms/layer_03`.
+    """
     values = {key: value for key, value in row.items() if key not in ("kind", "step", "domains")}
     return _flatten(str(row["kind"]), values | dict(row.get("domains", {})))
 
@@ -50,6 +53,8 @@ def _flatten(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
     flat: dict[str, float] = {}
     for key, value in values.items():
         name = f"{prefix}/{key}"
+        if isinstance(value, list) and prefix.startswith("statistics"):
+            value = {f"layer_{layer:02d}": number for layer, number in enumerate(value)}
         if isinstance(value, Mapping):
             flat |= _flatten(name, value)
         elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):

@@ -21,7 +21,7 @@ from pathways_lite.training import optimizers
 from pathways_lite.training.build_sample_weights import build_sample_weights, require_domains_to_weight
 from pathways_lite.training.init_merging import require_same_model
 from pathways_lite.training.load import TrainedModel, load_model
-from pathways_lite.training.stage import StageSpec, stage_timeline
+from pathways_lite.training.stage import StageSpec, stage_timeline, stage_trainable
 
 
 def require_trainable(recipe: Recipe) -> None:
@@ -31,6 +31,7 @@ def require_trainable(recipe: Recipe) -> None:
     """
     for index in range(len(recipe.stages)):
         spec = StageSpec(recipe, index)
+        optimizers.build_stage_optimizer(spec.stage, spec.timeline, spec.trainable)  # names of its parameters
         _require_data(spec)
         _require_parameters(spec)
 
@@ -67,15 +68,29 @@ def _require_parameters(spec: StageSpec) -> None:
     stage, start = spec.stage, spec.stage.start
     if isinstance(start, Continue):
         before = spec.recipe.stages[spec.index - 1]
+        _require_average(stage, before)
         stored = _array_specs(models.abstract_params(before.model))
         _refuse(stage, f"stage {before.name!r}", differences(stored, _array_specs(models.abstract_params(stage.model))))
+    elif isinstance(start, Grow):
+        _require_average(stage, spec.recipe.stages[spec.index - 1])
     elif isinstance(start, Restore):
         model = load_model(start.path, examined=False)
+        if start.weights == "average":
+            model.of_average()
         lines = restore_differences(model.manifest, models.abstract_params(stage.model), "params")
         _refuse(stage, str(model.path), lines)
     elif isinstance(start, Merge):
         for ingredient in start.checkpoints:
             require_same_model(load_model(ingredient.path, examined=False), stage.model)
+
+
+def _require_average(stage: Stage, before: Stage) -> None:
+    """Raise UserError where a stage starts from the average of one that has none."""
+    if getattr(stage.start, "weights", None) == "average" and before.ema is None:
+        raise UserError(
+            f"stages.{stage.name}.start.weights='average', but stage {before.name!r} has no average; give it "
+            f"ema=EMA(), or leave out weights"
+        )
 
 
 def _array_specs(params: Any) -> dict[str, ArraySpec]:
@@ -97,6 +112,11 @@ def require_kept_optimizer(recipe: Recipe, index: int) -> None:
     if not isinstance(stage.start, Continue | Grow) or stage.start.optimizer == "reset":
         return
     before, grows = recipe.stages[index - 1], isinstance(stage.start, Grow)
+    if before.freeze != stage.freeze or (grows and stage.freeze is not None):
+        raise UserError(
+            f"stages.{stage.name}.start.optimizer={stage.start.optimizer!r}, but stage {before.name!r} "
+            f"{_frozen(before)} and this stage {_frozen(stage)}: the moments do not fit; use 'reset'"
+        )
     if _specs(before, with_shapes=not grows) != _specs(stage, with_shapes=not grows):
         raise UserError(
             f"stages.{stage.name}.start.optimizer={stage.start.optimizer!r}, but the state of {_described(before)} is "
@@ -109,6 +129,8 @@ def require_stored_optimizer(stage: Stage, model: TrainedModel) -> None:
     if not (isinstance(stage.start, Restore) and stage.start.optimizer == "keep"):
         return
     prefix = f"stages.{stage.name}.start.optimizer='keep', but {model.path}"
+    if model.stage.freeze != stage.freeze:
+        raise UserError(f"{prefix} {_frozen(model.stage)}, and this stage {_frozen(stage)}; use 'reset'")
     if differences := restore_differences(model.manifest, _abstract_state(stage), "opt_state"):
         if not any(name.startswith("opt_state.") for name in model.manifest.arrays):
             raise UserError(
@@ -123,13 +145,17 @@ def require_stored_optimizer(stage: Stage, model: TrainedModel) -> None:
 
 
 def _abstract_state(stage: Stage) -> Any:
-    optimizer = optimizers.build_stage_optimizer(stage, stage_timeline(stage))
+    optimizer = optimizers.build_stage_optimizer(stage, stage_timeline(stage), stage_trainable(stage))
     return jax.eval_shape(optimizer.init, models.abstract_params(stage.model))
 
 
 def _specs(stage: Stage, *, with_shapes: bool) -> Any:
     leaves, _ = jax.tree_util.tree_flatten_with_path(_abstract_state(stage))
     return [(path, leaf.dtype, leaf.shape if with_shapes else ()) for path, leaf in leaves]
+
+
+def _frozen(stage: Stage) -> str:
+    return "freezes nothing" if stage.freeze is None else f"freezes {', '.join(stage.freeze)}"
 
 
 def _described(stage: Stage) -> str:

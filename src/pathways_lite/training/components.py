@@ -19,14 +19,18 @@ from pathways_lite.batch import Batch
 from pathways_lite.data.held_out_text import HeldOutSource
 from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.ledger import Timeline
+from pathways_lite.methods.pruning import apply_masks
 from pathways_lite.parallel.compiler_options import run_once_options, step_options
 from pathways_lite.parallel.mesh import device_mesh
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Stage
 from pathways_lite.training import optimizers
+from pathways_lite.training.average import Average
 from pathways_lite.training.build_sample_weights import build_sample_weights, initial_memory
+from pathways_lite.training.gradient import make_gradient_fn
 from pathways_lite.training.sample_weights import MethodState, SampleWeights
 from pathways_lite.training.stage import StageSpec, microbatch_at, reference_model
+from pathways_lite.training.statistics import StepStatistics, make_statistics
 from pathways_lite.training.step import TrainState, TrainStep, init_state, make_train_step
 
 
@@ -59,7 +63,7 @@ class Components:
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
         """The optimizer, with pruning around it where the stage prunes."""
-        return optimizers.build_stage_optimizer(self.stage, self.timeline)
+        return optimizers.build_stage_optimizer(self.stage, self.timeline, self.spec.trainable)
 
     @functools.cached_property
     def sample_weights(self) -> SampleWeights | None:
@@ -85,9 +89,23 @@ class Components:
 
     def loss_fn(self, params: Any, batch: Batch, key: jax.Array) -> models.TokenLosses:
         """The losses that the train step differentiates, with dropout by `key`."""
-        smoothing = self.stage.objective.label_smoothing or 0.0
+        return self._losses(params, batch, key, observe=False)
+
+    def observed_loss_fn(self, params: Any, batch: Batch, key: jax.Array) -> models.TokenLosses:
+        """`loss_fn` with the sizes of activations."""
+        return self._losses(params, batch, key, observe=True)
+
+    def _losses(self, params: Any, batch: Batch, key: jax.Array, *, observe: bool) -> models.TokenLosses:
+        model, trainable = self.stage.model, self.spec.trainable
         return models.token_losses(
-            self.stage.model, params, batch, dropout_key=key, layout=self.layout, label_smoothing=smoothing
+            model,
+            trainable.stop_gradients(params),
+            batch,
+            dropout_key=key,
+            layout=self.layout,
+            observe=observe,
+            segments=trainable.segments(model.n_layers) if trainable.trained else (),
+            label_smoothing=self.stage.objective.label_smoothing or 0.0,
         )
 
     @property
@@ -106,6 +124,8 @@ class Components:
             microbatch=microbatch_at(stage, seq_len),
             reparameterize=self.spec.growth_masks,
             sample_weights=self.sample_weights,
+            trainable=self.spec.trainable,
+            ema=stage.ema,
         )
 
     def lower_step(self, sequences: int, seq_len: int | None = None) -> jax.stages.Lowered:
@@ -114,12 +134,16 @@ class Components:
         `seq_len`: tokens of each sequence; None: those after a warm-up.
         """
         seq_len = seq_len or self.stage.data.seq_len
-        batch = self.layout.abstract_batch(abstract_batch(sequences, seq_len))
-        clock = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.timeline.clock(0))
         shardings = (self.shardings, self.layout.sharding(PartitionSpec()))
         step = jax.jit(self.step_function_at(seq_len), donate_argnums=0, out_shardings=shardings)
+        return self._lower(step, sequences, seq_len)
+
+    def _lower(self, function: Any, sequences: int, seq_len: int) -> jax.stages.Lowered:
+        """Lower a jitted function of (state, batch, clock)."""
+        batch = self.layout.abstract_batch(abstract_batch(sequences, seq_len))
+        clock = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.timeline.clock(0))
         with jax.sharding.use_abstract_mesh(self.layout.abstract_mesh):  # kernels ask it which chip they are for
-            return step.lower(self.abstract_state, batch, clock)
+            return function.lower(self.abstract_state, batch, clock)
 
     def compile_step(self, sequences: int, seq_len: int | None = None) -> Any:
         """Compile the train step for batches of `sequences`; its state argument is donated."""
@@ -134,6 +158,26 @@ class Components:
     @functools.cached_property
     def _compiled_steps(self) -> dict[tuple[int, int], Any]:
         return {}
+
+    # ---- statistics ----
+
+    def statistics_function(self, seq_len: int) -> StepStatistics:
+        """The statistics of the step that comes next, not compiled, for sequences of `seq_len` tokens."""
+        stage, trainable = self.stage, self.spec.trainable
+        gradient_fn = make_gradient_fn(
+            self.observed_loss_fn,
+            z_loss=stage.objective.z_loss,
+            microbatch=microbatch_at(stage, seq_len),
+            reparameterize=self.spec.growth_masks,
+            sample_weights=self.sample_weights,
+            trainable=trainable,
+        )
+        return make_statistics(gradient_fn, self.optimizer, models.param_specs(stage.model), trainable)
+
+    def compile_statistics(self, sequences: int, seq_len: int) -> Any:
+        """Compile the statistics for [sequences, seq_len] batches: nothing is donated, results are replicated."""
+        function = jax.jit(self.statistics_function(seq_len), out_shardings=self.layout.sharding(PartitionSpec()))
+        return self._lower(function, sequences, seq_len).compile(compiler_options=step_options(self.layout.mesh))
 
     # ---- the state ----
 
@@ -169,8 +213,12 @@ class Components:
 
     def state_with(self, params: Any) -> TrainState:
         """Make a fresh optimizer state for given parameters, with the stage's own key."""
-        init = lambda params: init_state(params, self.optimizer, self.spec.keys()[1])  # noqa: E731
+        init = lambda params: self.init_state(params, self.spec.keys()[1])  # noqa: E731
         return jax.jit(init, out_shardings=self.initial_shardings)(params)
+
+    def init_state(self, params: Any, key: jax.Array) -> TrainState:
+        """Make the state before step 0 of parameters and a step key; for use inside `jit`."""
+        return init_state(params, self.optimizer, key, ema=self.stage.ema, trainable=self.spec.trainable)
 
     def initial_memory(self) -> Any:
         """Make the memory of sample weights before the first step, replicated; () where there is none."""
@@ -180,13 +228,22 @@ class Components:
 
     def evaluated_params(self, opt_state: Any, params: Any, step: int) -> Any:
         """Return the parameters to evaluate and keep: schedule-free's average, under the masks of growth at `step`."""
-        params = optimizers.evaluation_params(opt_state, params)
+        trainable = self.spec.trainable
+        params = trainable.with_rows(params, optimizers.evaluation_params(opt_state, trainable.rows(params)))
+        return self._grown(params, step)
+
+    def averaged_params(self, average: Average, opt_state: Any, params: Any, step: int) -> Any:
+        """Return the parameters with their moving average in place of what is trained, under the masks of the step."""
+        params = self.spec.trainable.with_rows(params, average.params)
+        return self._grown(apply_masks(opt_state, params), step)
+
+    def _grown(self, params: Any, step: int) -> Any:
         masks = self.spec.growth_masks
         return params if masks is None else jax.jit(masks)(params, self.timeline.clock(step))
 
     def _fresh_state(self) -> TrainState:
         params_key, step_key = self.spec.keys()
-        return init_state(models.init(self.stage.model, params_key), self.optimizer, step_key)
+        return self.init_state(models.init(self.stage.model, params_key), step_key)
 
 
 def abstract_batch(sequences: int, length: int) -> Batch:

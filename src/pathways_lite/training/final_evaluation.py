@@ -23,6 +23,8 @@ PROMPT_TOKENS = 16
 SAMPLE_TOKENS = 128
 TEMPERATURE = 0.8
 
+_OPTIONAL_RESULTS = ("denoisers", "average_domains", "average_denoisers")
+
 
 def summarize(
     components: Components, params: Any, evaluation: dict[str, Any], *, peak_flops: float | None, samples: bool = True
@@ -41,7 +43,7 @@ def summarize(
             "flops_per_token": timeline.flops_per_token,
         },
         "domains": evaluation["domains"],
-        **({"denoisers": evaluation["denoisers"]} if "denoisers" in evaluation else {}),
+        **{name: evaluation[name] for name in _OPTIONAL_RESULTS if name in evaluation},
         "compressors": held_out_compression(evaluator.store, evaluator.documents, components.stage.evaluation.tokens),
         "samples": [sample_continuation(evaluator, params, domain) for domain in evaluator.documents]
         if samples

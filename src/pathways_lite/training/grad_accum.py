@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from pathways_lite.batch import Batch
 from pathways_lite.models import Auxiliary, LossFn
+from pathways_lite.models.activations import Activations
 
 
 class Microbatch(NamedTuple):
@@ -28,8 +29,9 @@ class LossMeans(NamedTuple):
 
     nll: jax.Array  # nats
     log_z_squared: jax.Array
-    auxiliary: Auxiliary  # of the model
+    auxiliary: Auxiliary  # of the model, without activations
     smoothed_nll: jax.Array | None = None  # nats; None: no label smoothing
+    activations: Activations | None = None  # where they are observed; the largest are not means
     weighting: Any = None  # the weights of samples and the method's new memory, where computed with the losses
 
 
@@ -61,12 +63,21 @@ def accumulate_gradients(
 
     def add(sums: Any, scanned: tuple[Microbatch, jax.Array]) -> tuple[Any, None]:
         part, index = scanned
-        return jax.tree.map(jnp.add, sums, gradient_fn(params, part, jax.random.fold_in(key, index))), None
+        return _add(sums, gradient_fn(params, part, jax.random.fold_in(key, index))), None
 
     first = jax.tree.map(lambda x: x[0], slices)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), jax.eval_shape(gradient_fn, params, first, key))
     sums, _ = jax.lax.scan(add, zeros, (slices, jnp.arange(len(slices.batch.tokens))))
     return sums
+
+
+def _add(sums: tuple[Any, Any], part: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Add gradients and means; of the largest activations, take the larger."""
+    grads, means = jax.tree.map(jnp.add, sums, part)
+    if isinstance(means, LossMeans) and means.activations is not None:
+        largest = jax.tree.map(jnp.maximum, sums[1].activations.largest, part[1].activations.largest)
+        means = means._replace(activations=means.activations._replace(largest=largest))
+    return grads, means
 
 
 def per_token_nll(loss_fn: LossFn, params: Any, batch: Batch, key: jax.Array, microbatch: int | None) -> jax.Array:

@@ -131,7 +131,7 @@ def _grow_state(components: Components, params: Any, maps: Any, moments: Any) ->
         grown = growth.grow_params(plan, params, key, noise=start.noise, place=placement)
     else:
         grown = growth.apply_maps(plan, maps, params)
-    state = init_state(grown, components.optimizer, step_key)
+    state = components.init_state(grown, step_key)
     if start.optimizer == "reset":
         return state
     opt_state = grow_optimizer_state(start, plan, state.opt_state, moments, key, placement)

@@ -136,8 +136,9 @@ def _start(components: Components, run: RunDirectory, stopped: Callable[[], int]
             return CheckpointState.initial(components.fresh_state(), DataCursor(), Ledger(), None)
         case Continue(optimizer=optimizer):
             return _continue(components, _stage_before(spec, run), keep_optimizer=optimizer == "keep")
-        case Restore(path=path, optimizer=optimizer):
-            return _continue(components, load_model(path, report=None), keep_optimizer=optimizer == "keep")
+        case Restore(path=path, optimizer=optimizer, weights=weights):
+            model = load_model(path, report=None, average=weights == "average")
+            return _continue(components, model, keep_optimizer=optimizer == "keep")
         case Grow():
             return _grow(components, _stage_before(spec, run), stopped)
         case Merge() as start:
@@ -146,16 +147,23 @@ def _start(components: Components, run: RunDirectory, stopped: Callable[[], int]
 
 def _stage_before(spec: StageSpec, run: RunDirectory) -> TrainedModel:
     stage = spec.recipe.stages[spec.index - 1]
-    return load_final(run.stage(stage.name).checkpoints, stage)
+    model = load_final(run.stage(stage.name).checkpoints, stage)
+    return model.of_average() if getattr(spec.stage.start, "weights", None) == "average" else model
 
 
 def _continue(components: Components, model: TrainedModel, *, keep_optimizer: bool) -> CheckpointState:
-    """Take another stage's parameters (and its optimizer's state, if kept); data continues where that one stopped."""
+    """Take another stage's parameters (and its optimizer's state, if kept); data continues where that one stopped.
+
+    With the optimizer's state a moving average continues too, where both stages have one; otherwise it starts again
+    from the parameters.
+    """
     if keep_optimizer:
         # The parameters that were being trained, which may differ from those to evaluate (`model.params`).
         abstract = components.abstract_state
         state = components.state_with(model.trained_params_like(abstract.params))
         state = state._replace(opt_state=restore(model.path, abstract.opt_state, "opt_state").arrays)
+        if components.stage.ema is not None and model.stage.ema is not None:
+            state = state._replace(average=restore(model.path, abstract.average, "average").arrays)
     else:
         state = components.state_with(model.params(components))
     return CheckpointState.initial(state, model.cursor_for(components.stage), model.cost, model.manifest.digest)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from pathways_lite.checkpoints import (
     CheckpointManager,
@@ -30,6 +33,7 @@ from pathways_lite.ledger import Ledger
 from pathways_lite.paths import local_path
 from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.average import Average
 from pathways_lite.training.companions import carried_held_out, carried_tokenizer, companion_files
 from pathways_lite.training.components import Components
 from pathways_lite.training.stage import StageSpec, changes_of_order, stage_timeline
@@ -39,11 +43,15 @@ _ATTEMPTS = 5  # to find checkpoints in the directory of a run that is training
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A valid checkpoint and the stage that made it. Parameters are read when asked for."""
+    """A valid checkpoint and the stage that made it. Parameters are read when asked for.
+
+    With `average` they are the moving average of those that were trained.
+    """
 
     path: Path
     manifest: Manifest
     spec: StageSpec
+    average: bool = False
 
     @property
     def stage(self) -> Stage:
@@ -58,6 +66,15 @@ class TrainedModel:
     def components(self) -> Components:
         """The stage on all devices of this program, whatever it was trained on."""
         return Components(self.spec)
+
+    def of_average(self) -> TrainedModel:
+        """Return the same checkpoint as the average of its parameters. Raises UserError where it has none."""
+        if self.stage.ema is None or "average.count" not in self.manifest.arrays:
+            raise UserError(
+                f"{self.path} holds no moving average of its parameters; a stage has one where its recipe says "
+                f"ema=EMA() (stages.{self.stage.name}.ema)"
+            )
+        return replace(self, average=True)
 
     # ---- what the checkpoint carries ----
 
@@ -181,6 +198,7 @@ class TrainedModel:
 
         Raises UserError where the model does not compute with these yet, but with what masks of growth leave of them.
         """
+        assert not self.average
         self.require_full_growth("use optimizer='reset'")
         return restore(self.path, abstract, "params").arrays
 
@@ -204,9 +222,20 @@ class TrainedModel:
     def params_like(self, abstract: Any) -> Any:
         """Read the parameters to evaluate, shaped and placed as `abstract`."""
         trained, opt_state = restore(self.path, abstract, "params").arrays, ()
+        if self.average:
+            if self.stage.pruning is not None:  # for its masks
+                opt_state = restore(self.path, self.components.abstract_state.opt_state, "opt_state").arrays
+            average = self.average_like(abstract)
+            return self.components.averaged_params(average, opt_state, trained, self.manifest.step)
         if self.stage.optimizer.averages_params:  # otherwise the optimizer's state is not read
             opt_state = restore(self.path, self.components.abstract_state.opt_state, "opt_state").arrays
         return self.components.evaluated_params(opt_state, trained, self.manifest.step)
+
+    def average_like(self, abstract: Any) -> Average:
+        """Read the moving average of parameters, which are shaped and placed as `abstract`."""
+        count = jax.ShapeDtypeStruct((), jnp.int32)
+        target = Average(count, self.spec.trainable.abstract_rows(abstract))
+        return Average(*restore(self.path, target, "average").arrays)
 
 
 def print_warning(line: str) -> None:
@@ -215,15 +244,21 @@ def print_warning(line: str) -> None:
 
 
 def load_model(
-    path: str | Path, *, examined: bool = True, report: Callable[[str], None] | None = print_warning
+    path: str | Path,
+    *,
+    examined: bool = True,
+    report: Callable[[str], None] | None = print_warning,
+    average: bool = False,
 ) -> TrainedModel:
     """Load the newest valid checkpoint at or below `path` (a checkpoint, stage or run directory).
 
     `report` is told which newer checkpoints are passed over, and why; with None, UserError is raised instead. With
-    `examined=False` it is the newest one; the caller verifies its content on reading.
+    `examined=False` it is the newest one; the caller verifies its content on reading. With `average` its parameters are
+    the moving average; UserError where the stage has none.
     Raises UserError where there is none, or where it was not written by `pathways-lite train`.
     """
-    return _model_at(newest_checkpoints(path, 1, examined=examined, report=report)[0])
+    model = _model_at(newest_checkpoints(path, 1, examined=examined, report=report)[0])
+    return model.of_average() if average else model
 
 
 def load_final(checkpoints: Path, stage: Stage) -> TrainedModel:

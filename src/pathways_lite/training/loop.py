@@ -91,13 +91,14 @@ class Trainer:
         self.metric_writer, self.progress, self.timer = services.metric_writer, services.progress, services.timer
         self.stop, self.watchdog, self.hooks = services.stop, services.watchdog, services.hooks
         self.compiled: set[tuple[int, int]] = set()  # batch sizes and sequence lengths that have been trained with
+        self.statistics_fns: dict[tuple[int, int], Any] = {}  # compiled, by the same
         self.provenance = services.provenance
         self.state: TrainState
         self.step: int  # steps started
         self.saved_step: int
         self.cursor: DataCursor
         self.guard: GuardState
-        self.pending: tuple[int, Any] | None  # the newest step and its metrics, not looked at yet
+        self.pending: tuple[int, Any, Any] | None  # the newest step, its metrics and statistics, not looked at yet
         self._adopt(start)
 
     # ---- the stage ----
@@ -160,14 +161,17 @@ class Trainer:
         """Start the next step, then look at the one before, which is done by now."""
         layout = self.components.layout
         rows, seq_len = batch.tokens.shape
-        train_step = self._train_step(rows * layout.batch_shard.total // len(layout.batch_shard.shards), seq_len)
+        sequences = rows * layout.batch_shard.total // len(layout.batch_shard.shards)
+        train_step = self._train_step(sequences, seq_len)
         batch = self.hooks.before_step(self.stage.name, self.step, batch)
+        statistics_fn = self._statistics_fn(sequences, seq_len)
         with self.timer.account("train"):
-            batch = layout.place_batch(batch)
-            self.state, metrics = train_step(self.state, batch, self.timeline.clock(self.step))
+            batch, clock = layout.place_batch(batch), self.timeline.clock(self.step)
+            statistics = statistics_fn(self.state, batch, clock) if statistics_fn else {}  # before the state is donated
+            self.state, metrics = train_step(self.state, batch, clock)
             rewind = self._look_at_pending()
         self.step += 1
-        self.pending = (self.step, metrics)
+        self.pending = (self.step, metrics, statistics)
         self.hooks.after_step(self.stage.name, self.step)
         return rewind
 
@@ -188,16 +192,28 @@ class Trainer:
             self.checkpoints.wait()
         raise Interrupted
 
+    def _statistics_fn(self, sequences: int, seq_len: int) -> Any:
+        """Return the compiled statistics if the next step is to have them; None otherwise."""
+        if self.stage.statistics is None or (self.step + 1) % self.stage.statistics.every:
+            return None
+        if (shape := (sequences, seq_len)) not in self.statistics_fns:
+            with self._pause("compile", "compiling the statistics"):
+                self.statistics_fns[shape] = self.components.compile_statistics(*shape)
+        return self.statistics_fns[shape]
+
     def _look_at_pending(self) -> Rewind | None:
         """Record the newest step and ask the guard about it."""
         if self.pending is None:
             return None
-        (step, metrics), self.pending = self.pending, None
+        (step, metrics, statistics), self.pending = self.pending, None
         with self.timer.account("train"):
-            values = {name: np.asarray(value)[()] for name, value in jax.device_get(metrics).items()}
+            metrics, statistics = jax.device_get((metrics, statistics))
+            values = {name: np.asarray(value)[()] for name, value in metrics.items()}
         usable = bool(values.pop("usable"))
         self.watchdog.beat()
         self.metric_writer.step(step, values, self.timer.seconds)
+        if statistics:
+            self.metric_writer.statistics(step, statistics)
         self.guard, decision = observe(
             self.stage.guard,
             self.guard,
@@ -235,18 +251,28 @@ class Trainer:
 
         self.stop.reset_interval()
         with self._pause("evaluate", "evaluating"):
-            params = self.components.evaluated_params(self.state.opt_state, self.state.params, self.step)
-            evaluator = self.components.evaluator
+            evaluator, values = self.components.evaluator, {}
             try:
-                results = evaluator.evaluate(params, between_batches=interrupt_if_stopped)
-                denoisers = evaluator.evaluate_denoisers(params, between_batches=interrupt_if_stopped)
+                for prefix, params in self._evaluated_params():
+                    results = evaluator.evaluate(params, between_batches=interrupt_if_stopped)
+                    values[f"{prefix}domains"] = {name: result.to_json() for name, result in results.items()}
+                    if denoisers := evaluator.evaluate_denoisers(params, between_batches=interrupt_if_stopped):
+                        values[f"{prefix}denoisers"] = denoisers
             except Interrupted:
                 return False
-        self.metric_writer.evaluation(
-            self.step, {name: result.to_json() for name, result in results.items()}, denoisers
-        )
+        self.metric_writer.evaluation(self.step, values)
         self.hooks.after_evaluation(self.stage.name, self.step)
         return True
+
+    def _evaluated_params(self) -> Iterator[tuple[str, Any]]:
+        """Yield the parameters to evaluate and, where there is one, their moving average, with prefixes of log keys."""
+        state = self.state
+        yield "", self.components.evaluated_params(state.opt_state, state.params, self.step)
+        if state.average:
+            yield (
+                "average_",
+                self.components.averaged_params(state.average, state.opt_state, state.params, self.step),
+            )
 
     def _save(self) -> None:
         """Save state, data cursor, guard and ledger as one; the disk is written in the background.
@@ -254,7 +280,7 @@ class Trainer:
         Raises UserError where the state is not finite: a checkpoint is a state that training can continue from.
         """
         with self._pause("save", "saving"):
-            if damaged := non_finite_arrays((self.state.params, self.state.opt_state)):
+            if damaged := non_finite_arrays((self.state.params, self.state.opt_state, self.state.average)):
                 raise UserError(
                     f"stage {self.stage.name!r} halted at step {self.step}: NaN or infinities in {join_some(damaged)}, "
                     f"although the losses are finite; this state was not saved, and "

@@ -17,6 +17,7 @@ from pathways_lite.tracking.trackers import Tracker
 from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.loss_sum import NO_LOSSES, LossSum
 from pathways_lite.training.stage import StageSpec
+from pathways_lite.training.statistics import statistics_row
 
 _PER_DOMAIN = {"domain_weights", "average_domain_weights", "domain_scores"}
 
@@ -38,6 +39,7 @@ class MetricWriter:
         self._log, self._trackers, self._progress = log, trackers, progress
         self._timeline, self._every, self._inherited = spec.timeline, spec.stage.log_every, start.inherited
         self._domains = spec.store.domains
+        self._trainable, self._n_layers = spec.trainable, spec.stage.model.n_layers
         self._last = (start.step, start.seconds)  # where throughput was last measured
         self._losses = start.unlogged
         evaluations = [row for row in log.rows() if row["kind"] == "eval"]
@@ -78,12 +80,18 @@ class MetricWriter:
             flops_per_second=flops,
         )
 
-    def evaluation(self, step: int, domains: Mapping[str, Any], denoisers: Mapping[str, Any]) -> None:
-        """Record held-out results per domain (`HeldOutLoss.to_json`) and per denoiser, if the objective has any."""
-        values = {"domains": domains, "denoisers": denoisers} if denoisers else {"domains": domains}
+    def statistics(self, step: int, values: Mapping[str, Any]) -> None:
+        """Record the statistics of a step, see `training.statistics`."""
+        self._write("statistics", step, statistics_row(values, self._trainable, self._n_layers))
+
+    def evaluation(self, step: int, values: Mapping[str, Any]) -> None:
+        """Record held-out results: `domains` (`HeldOutLoss.to_json`), and `denoisers` if the objective has any.
+
+        Those of a moving average of the parameters are `average_domains` and `average_denoisers`.
+        """
         self._write("eval", step, values)
-        self._progress.show_evaluation(step, domains)
-        self._evaluations[step] = values
+        self._progress.show_evaluation(step, values["domains"])
+        self._evaluations[step] = dict(values)
 
     def has_evaluation(self, step: int) -> bool:
         """Whether the log has the evaluation of `step`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pathways_lite.data.notes import name_some
+from pathways_lite.models.accounting import parameter_count
+from pathways_lite.models.trainable import trained_parameters
 from pathways_lite.objectives.denoisers import DenoiserSpec, ExampleFormat, denoiser_specs
 from pathways_lite.recipe import Continue, Corruption, Grow, MixtureOfDenoisers, Stage, Uniform
 from pathways_lite.training.stage import StageSpec, changes_of_order
@@ -20,6 +22,7 @@ def stage_notes(spec: StageSpec) -> list[str]:
         *_unread_domains(spec),
         *_single_spans(spec),
         *_compared_denoisers(spec.stage),
+        *_frozen_parameters(spec),
     ]
 
 
@@ -71,6 +74,13 @@ def _typical_tokens(spec: StageSpec, denoiser: DenoiserSpec) -> float:
     counts = [spec.store.counts(name) for name in spec.store.domains]
     documents, tokens = sum(c.documents for c in counts), sum(c.tokens for c in counts)
     return min(room, tokens / documents - 1) if documents else room  # EOD is not masked
+
+
+def _frozen_parameters(spec: StageSpec) -> Iterator[str]:
+    """Say how much is trained where something is frozen."""
+    if not spec.trainable.is_all:
+        trained = trained_parameters(spec.stage.model, spec.trainable)
+        yield f"{trained:,} of {parameter_count(spec.stage.model):,} parameters are trained; the others are frozen"
 
 
 def _compared_denoisers(stage: Stage) -> Iterator[str]:

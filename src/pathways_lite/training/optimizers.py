@@ -22,7 +22,9 @@ from pathways_lite import models
 from pathways_lite.ledger import Clock, Timeline
 from pathways_lite.methods import pruning
 from pathways_lite.models.params import Axes, is_axes, is_matrix, is_stacked, matrix_sides
+from pathways_lite.models.trainable import EVERYTHING, Trainable
 from pathways_lite.recipe import SGD, Adafactor, AdamW, Lion, Muon, Optimizer, ScheduleFree, Stage
+from pathways_lite.training.parameter_groups import GroupFactors, add_group_decay, group_factors, scale_rates
 from pathways_lite.training.schedules import schedule
 
 Rate = Callable[[Clock], jax.Array]
@@ -34,41 +36,63 @@ def learning_rate_fn(config: Optimizer, timeline: Timeline) -> Rate:
     return lambda clock: config.learning_rate * shape(clock)
 
 
-def build_stage_optimizer(stage: Stage, timeline: Timeline) -> optax.GradientTransformationExtraArgs:
-    """Build the optimizer of a stage, with pruning around it where the stage prunes."""
-    optimizer = build_optimizer(stage.optimizer, timeline, models.logical_axes(stage.model))
+def build_stage_optimizer(
+    stage: Stage, timeline: Timeline, trainable: Trainable = EVERYTHING
+) -> optax.GradientTransformationExtraArgs:
+    """Build the optimizer of a stage, with pruning around it where the stage prunes.
+
+    `init` takes all parameters, `update` all parameters and gradients of what is trained, for which it returns updates.
+    """
+    axes = trainable.arrays(models.logical_axes(stage.model))
+    optimizer = build_optimizer(stage.optimizer, timeline, axes, group_factors(stage, trainable))
+    if not trainable.is_all:
+        return _train_only(optimizer, trainable)
     if stage.pruning is None:
         return optimizer
     groups = pruning.prune_groups(stage.pruning, stage.model, stage.data.seq_len)
     return pruning.prune(optimizer, stage.pruning, groups, timeline, models.param_specs(stage.model))
 
 
-def build_optimizer(config: Optimizer, timeline: Timeline, axes: Any) -> optax.GradientTransformationExtraArgs:
+def _train_only(
+    optimizer: optax.GradientTransformationExtraArgs, trainable: Trainable
+) -> optax.GradientTransformationExtraArgs:
+    """Give an optimizer of what is trained all parameters; of the others it has no state."""
+
+    def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        return optimizer.update(grads, state, trainable.rows(params), **extra)
+
+    return optax.GradientTransformationExtraArgs(lambda params: optimizer.init(trainable.rows(params)), update)
+
+
+def build_optimizer(
+    config: Optimizer, timeline: Timeline, axes: Any, factors: GroupFactors | None = None
+) -> optax.GradientTransformationExtraArgs:
     """Build an optimizer; gradients are clipped by their global norm first.
 
     `axes` is the tree of parameters with a tuple of logical axis names per array. `update(grads, state, params,
     clock=)` returns updates to be added. Weight decay is multiplied by the learning rate and applies to matrices,
-    embedding and head included, not to norm scales (Adafactor's is PaLM's own).
+    embedding and head included, not to norm scales (Adafactor's is PaLM's own). `factors` are those of the recipe's
+    groups, `group_factors`.
     """
     rate = learning_rate_fn(config, timeline)
     match config:
         case AdamW():
             transforms = [
                 optax.scale_by_adam(config.b1, config.b2, config.epsilon),
-                *_decay_and_scale(config, axes, rate),
+                *_decay_and_scale(config, axes, rate, factors),
             ]
         case Lion():
-            transforms = [optax.scale_by_lion(config.b1, config.b2), *_decay_and_scale(config, axes, rate)]
+            transforms = [optax.scale_by_lion(config.b1, config.b2), *_decay_and_scale(config, axes, rate, factors)]
         case SGD():
             momentum = [optax.trace(config.momentum, config.nesterov)] if config.momentum else []
-            transforms = [*momentum, scale_by_clock(rate)]
+            transforms = [*momentum, *_decay_and_scale(config, axes, rate, factors)]
         case Adafactor():
             options = config.model_dump(include={"b1", "decay_exponent", "update_clip", "weight_decay_exponent"})
-            transforms = [adafactor(rate, axes, **options)]
+            transforms = [adafactor(rate, axes, factors=factors, **options)]
         case Muon():
-            transforms = [_muon(config, axes, rate)]
+            transforms = [_muon(config, axes, rate, factors)]
         case ScheduleFree():
-            transforms = [_schedule_free(config, axes, rate)]
+            transforms = [_schedule_free(config, axes, rate, factors)]
     clipping = [] if config.clip_norm is None else [clip(config.clip_norm)]
     return optax.chain(*clipping, *transforms)
 
@@ -109,9 +133,14 @@ def scale_by_clock(rate: Rate) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def _decay_and_scale(config: AdamW | Lion | Muon | ScheduleFree, axes: Any, rate: Rate) -> list[Any]:
-    """Weight decay on matrices, then the learning rate on both."""
-    return [optax.add_decayed_weights(config.weight_decay, _matrices(axes)), scale_by_clock(rate)]
+def _decay_and_scale(config: Optimizer, axes: Any, rate: Rate, factors: GroupFactors | None) -> list[Any]:
+    """Weight decay on matrices or as groups have it, if there is any, then the learning rate on both."""
+    decay = getattr(config, "weight_decay", None)
+    if factors is not None:
+        return [add_group_decay(factors, decay or 0.0, _matrices(axes)), scale_rates(factors), scale_by_clock(rate)]
+    if decay is None:
+        return [scale_by_clock(rate)]
+    return [optax.add_decayed_weights(decay, _matrices(axes)), scale_by_clock(rate)]
 
 
 def _matrices(axes: Any) -> Callable[[Any], Any]:
@@ -124,7 +153,7 @@ def _matrices(axes: Any) -> Callable[[Any], Any]:
     return mask
 
 
-def _muon(config: Muon, axes: Any, rate: Rate) -> optax.GradientTransformationExtraArgs:
+def _muon(config: Muon, axes: Any, rate: Rate, factors: GroupFactors | None) -> optax.GradientTransformationExtraArgs:
     """Build Muon for the kernels of the blocks, each layer separately, and AdamW for the rest.
 
     It consists of the same optax transformations as `optax.contrib.muon`, which cannot read a clock, decays norm scales
@@ -151,17 +180,19 @@ def _muon(config: Muon, axes: Any, rate: Rate) -> optax.GradientTransformationEx
             ns_steps=config.ns_steps, beta=config.momentum, weight_dimension_numbers=map_axes(dimensions)
         ),
         optax.stateless(map_axes(scale_by_shape)),
-        *_decay_and_scale(config, axes, rate),
+        *_decay_and_scale(config, axes, rate, factors),
     )
     rest = optax.chain(
         optax.scale_by_adam(config.b1, config.b2),
-        *_decay_and_scale(config, axes, lambda clock: adam_rate * rate(clock)),
+        *_decay_and_scale(config, axes, lambda clock: adam_rate * rate(clock), factors),
     )
     labels = jax.tree.map(lambda names: "rest" if matrix_sides(names) is None else "kernels", axes, is_leaf=is_axes)
     return optax.partition({"kernels": kernels, "rest": rest}, labels)
 
 
-def _schedule_free(config: ScheduleFree, axes: Any, rate: Rate) -> optax.GradientTransformationExtraArgs:
+def _schedule_free(
+    config: ScheduleFree, axes: Any, rate: Rate, factors: GroupFactors | None
+) -> optax.GradientTransformationExtraArgs:
     """Build schedule-free AdamW, whose averaging weights follow the clock's learning rate.
 
     optax takes a learning rate as a function of its own count; here the transformation is built again in each update
@@ -169,7 +200,7 @@ def _schedule_free(config: ScheduleFree, axes: Any, rate: Rate) -> optax.Gradien
     """
     # Adam without its first moment: the averaging replaces it.
     scaling = optax.scale_by_rms(config.b2, eps=1e-8, eps_in_sqrt=False, bias_correction=True)
-    adamw = optax.chain(scaling, *_decay_and_scale(config, axes, rate))
+    adamw = optax.chain(scaling, *_decay_and_scale(config, axes, rate, factors))
 
     def transformation(rate: Any) -> optax.GradientTransformationExtraArgs:
         return contrib.schedule_free(adamw, lambda _: rate, b1=config.b1)
@@ -202,6 +233,7 @@ def adafactor(
     decay_exponent: float,
     update_clip: float,
     weight_decay_exponent: float | None,
+    factors: GroupFactors | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Build Adafactor as PaLM used it, learning rate included: unfactored, with momentum over the scaled update.
 
@@ -217,7 +249,8 @@ def adafactor(
     Weight decay applies to every parameter, norm scales and embeddings too, as in T5X. `axes` are the parameters'
     logical axes: where blocks are stacked, each layer has its own RMS, as if it were a separate parameter. Where
     weights are pruned, the RMS is of the others: `update` then takes `active`, the fraction that is not pruned, which
-    broadcasts against each parameter.
+    broadcasts against each parameter. With the `factors` of groups, r is a group's own, and w r replaces
+    r^weight_decay_exponent where it has a weight decay w.
     """
 
     def init(params: Any) -> AdafactorState:
@@ -233,7 +266,11 @@ def adafactor(
         fresh = jnp.float32(count) ** -decay_exponent
         rate = learning_rate(clock)
 
-        def scale(names: Axes, grad: jax.Array, square: jax.Array, param: jax.Array, active: Any) -> Any:
+        rates = jax.tree.map(lambda _: rate, params)
+        if factors is not None:
+            rates = jax.tree.map(lambda factor: factor * rate, factors.rate)
+
+        def scale(names: Axes, grad: jax.Array, square: jax.Array, param: jax.Array, active: Any, rate: Any) -> Any:
             u = grad * jax.lax.rsqrt(square)
             u = u / jnp.maximum(1.0, _rms(u, names, active) / update_clip)
             return rate * jnp.maximum(SCALE_FLOOR, _rms(param, names, active)) * u
@@ -241,13 +278,25 @@ def adafactor(
         second = jax.tree.map(
             lambda v, g: (1.0 - fresh) * v + fresh * (jnp.square(g) + SQUARE_FLOOR), state.second, grads
         )
-        step = jax.tree.map(scale, axes, grads, second, params, active, is_leaf=is_axes)
+        step = jax.tree.map(scale, axes, grads, second, params, active, rates, is_leaf=is_axes)
         first = jax.tree.map(lambda m, s: b1 * m + (1.0 - b1) * s, state.first, step)
-        decay = 0.0 if weight_decay_exponent is None else rate**weight_decay_exponent
-        updates = jax.tree.map(lambda m, p: -m - decay * p, first, params)
+        if factors is None:
+            decay = _adafactor_decay(rate, weight_decay_exponent)
+            updates = jax.tree.map(lambda m, p: -m - decay * p, first, params)
+        else:
+            decays = jax.tree.map(
+                lambda f, w: jnp.where(jnp.isnan(w), _adafactor_decay(f * rate, weight_decay_exponent), w * f * rate),
+                factors.rate,
+                factors.weight_decay,
+            )
+            updates = jax.tree.map(lambda m, p, d: -m - d * p, first, params, decays)
         return updates, AdafactorState(count, first, second)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _adafactor_decay(rate: Any, exponent: float | None) -> Any:
+    return 0.0 if exponent is None else rate**exponent
 
 
 def _rms(x: jax.Array, names: Axes, active: Any) -> jax.Array:

@@ -14,6 +14,8 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import LengthPhase, Timeline
 from pathways_lite.methods import growth, pruning, reweighting
 from pathways_lite.models.accounting import flops_per_token, parameter_count
+from pathways_lite.models.trainable import Trainable, make_trainable
+from pathways_lite.models.trainable import training_flops_per_token as frozen_flops_per_token
 from pathways_lite.parallel.sharding import FULL_BATCH, BatchShard
 from pathways_lite.recipe import (
     Data,
@@ -95,6 +97,13 @@ class StageSpec:
         """Passes over each domain in the whole stage."""
         return self.stream(DataCursor()).epochs()
 
+    # ---- parameters ----
+
+    @property
+    def trainable(self) -> Trainable:
+        """What is trained. Raises UserError where `freeze` names a parameter that the model does not have."""
+        return stage_trainable(self.stage)
+
     # ---- growth ----
 
     @functools.cached_property
@@ -137,6 +146,11 @@ def changes_of_order(before: Data, after: Data) -> list[str]:
 
 
 # ---- costs ----
+
+
+def stage_trainable(stage: Stage) -> Trainable:
+    """Return what a stage trains. Raises UserError for names of parameters that its model does not have."""
+    return make_trainable(stage.model, stage.freeze, f"stages.{stage.name}.freeze")
 
 
 def stage_timeline(stage: Stage) -> Timeline:
@@ -190,21 +204,26 @@ def steps_for_sparse_flops(stage: Stage, flops: float) -> int:
 
 
 def training_flops_per_token(stage: Stage, seq_len: int | None = None) -> int:
-    """Return the FLOPs of training on a token, with what computing weights adds and what leaving rows out saves.
+    """Return the FLOPs of training on a token, without the gradients of frozen parameters.
 
-    `seq_len`: tokens per sequence; None: those after a warm-up.
+    What computing weights of samples adds is included, and what leaving rows out saves. `seq_len`: tokens per sequence;
+    None: those after a warm-up.
     """
     seq_len = stage.data.seq_len if seq_len is None else seq_len
     pieces, microbatch = rows_per_sequence(stage, seq_len), microbatch_at(stage, seq_len)
     training = flops_per_token(stage.model, seq_len)
+    forward = training // 3
+    if not (trainable := stage_trainable(stage)).is_all:
+        training = frozen_flops_per_token(stage.model, seq_len, trainable)
     if isinstance(stage.domain_weights, DoGE):  # the gradient of the target, and two forward passes
-        return training + training + 2 * (training // 3)
+        return training + training + 2 * forward
     if (rule := effective_reweighting(stage)) is None:
         return training
     reference = reference_model(stage)
     return training + reweighting.extra_flops(
         rule,
         training=training,
+        forward=forward,
         reference=flops_per_token(reference, seq_len) if reference is not None else 0,
         ahead=any(
             reweighting.needs_full_batch_losses(rule.num_kept_rows(n * pieces), n * pieces, microbatch)

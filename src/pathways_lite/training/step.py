@@ -18,8 +18,11 @@ from pathways_lite.batch import Batch
 from pathways_lite.ledger import Clock
 from pathways_lite.methods.pruning import apply_masks
 from pathways_lite.models import LossFn
-from pathways_lite.training.grad_accum import LossMeans, Microbatch, accumulate_gradients
-from pathways_lite.training.sample_weights import MethodState, Prepared, SampleWeights, Weighting
+from pathways_lite.models.trainable import EVERYTHING, Trainable
+from pathways_lite.recipe import EMA
+from pathways_lite.training.average import start_average, update_average
+from pathways_lite.training.gradient import Reparameterize, make_gradient_fn
+from pathways_lite.training.sample_weights import SampleWeights, Weighting
 
 
 class TrainState(NamedTuple):
@@ -30,22 +33,29 @@ class TrainState(NamedTuple):
     opt_state: Any
     method_state: Any  # of a training-efficiency method, a `MethodState`; () where there is none
     key: Any  # uint32 key data of a `jax.random` key; each step derives its own from it
+    average: Any = ()  # of the parameters, an `Average`; () where there is none
 
 
-def init_state(params: Any, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
+def init_state(
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    *,
+    ema: EMA | None = None,
+    trainable: Trainable = EVERYTHING,
+) -> TrainState:
     """Make the state before step 0. It owns `params`, which a donating step consumes. `key`: from `jax.random`."""
     opt_state = optimizer.init(params)
+    params = apply_masks(opt_state, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=apply_masks(opt_state, params),
+        params=params,
         opt_state=opt_state,
         method_state=(),
         key=jnp.copy(jax.random.key_data(key)),  # the caller's key outlives the state
+        average=() if ema is None else start_average(trainable.rows(params)),
     )
 
-
-Reparameterize = Callable[[Any, Clock], Any]
-"""(trained parameters, clock) -> the parameters that the model computes with."""
 
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch, Clock], tuple[TrainState, Metrics]]
@@ -60,6 +70,8 @@ def make_train_step(
     microbatch: int | None = None,
     reparameterize: Reparameterize | None = None,
     sample_weights: SampleWeights | None = None,
+    trainable: Trainable = EVERYTHING,
+    ema: EMA | None = None,
 ) -> TrainStep:
     """Make the pure function (state, batch, clock) -> (state, metrics), to be jitted with the state donated.
 
@@ -79,6 +91,8 @@ def make_train_step(
         gradient whatever the weights are. None: the whole batch at once.
       reparameterize: what the model computes with as a function of what is trained, where they differ; once per step.
       sample_weights: its weights, computed from the losses of the whole batch, multiply the nll, not the z-loss.
+      trainable: what is trained; everything else stays as it is, bit for bit, and is in no gradient.
+      ema: the moving average in the state, which is updated after the parameters.
 
     Metrics, float32 scalars: `loss` (nats per token of the whole batch, without z-loss, auxiliary losses, sample
     weights and smoothing), `z_loss` (as added to it), `grad_norm` (before clipping), `learning_rate`, `ok` (1, or 0
@@ -87,42 +101,19 @@ def make_train_step(
     and the statistics of sample weights, arrays among them. What a method learns from step to step is in its state.
     """
 
+    gradient_fn = make_gradient_fn(
+        loss_fn,
+        z_loss=z_loss,
+        microbatch=microbatch,
+        reparameterize=reparameterize,
+        sample_weights=sample_weights,
+        trainable=trainable,
+    )
+
     def train_step(state: TrainState, batch: Batch, clock: Clock) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        model_params, vjp_fn = state.params, lambda grads: (grads,)
-        if reparameterize is not None:
-            model_params, vjp_fn = jax.vjp(lambda params: reparameterize(params, clock), state.params)
-
-        method = MethodState(*state.method_state)
-        prepared = Prepared(Microbatch(batch), None)
-        if sample_weights is not None:
-            prepared = sample_weights.prepare(loss_fn, model_params, method, batch, key, clock, microbatch)
-        total = jnp.sum(prepared.microbatch.batch.loss_weights)
-        total = jnp.where(total > 0.0, total, 1.0)  # no position carries loss: a gradient of zero, not 0 / 0
-
-        def mean_loss(params: Any, part: Microbatch, dropout_key: jax.Array) -> tuple[jax.Array, LossMeans]:
-            """The part's share of the whole batch's mean, so that parts add up."""
-            losses = loss_fn(params, part.batch, dropout_key)
-            loss_weights = part.batch.loss_weights
-            share = lambda values: jnp.sum(jnp.sum(loss_weights * values, axis=1)) / total  # noqa: E731
-            nll, log_z_squared = share(losses.nll), share(jnp.square(losses.log_z))
-            auxiliary = jax.tree.map(lambda value: jnp.sum(loss_weights) / total * value, losses.auxiliary)
-            trained = losses.nll if losses.smoothed_nll is None else losses.smoothed_nll
-            smoothed = None if losses.smoothed_nll is None else share(losses.smoothed_nll)
-            means = LossMeans(nll, log_z_squared, auxiliary, smoothed)
-            loss = nll if smoothed is None else smoothed
-            if sample_weights is not None:
-                weights = part.weights
-                if weights is None:  # then this part is the whole batch
-                    weighting = sample_weights.compute(losses.nll, part.reference_nll, batch, clock, method.memory)
-                    weights, means = weighting.weights, means._replace(weighting=weighting)
-                loss = share(weights * trained)
-            return sum(auxiliary.losses.values(), loss + z_loss * log_z_squared), means
-
-        gradient_fn = jax.grad(mean_loss, has_aux=True)
-        grads, means = accumulate_gradients(gradient_fn, model_params, prepared.microbatch, key, microbatch)
-        (grads,) = vjp_fn(grads)
-
+        grads, means, prepared, method = gradient_fn(
+            state.step, state.params, state.method_state, state.key, batch, clock
+        )
         grad_norm = optax.tree.norm(grads)
         metrics = {
             "loss": means.nll if prepared.nll is None else prepared.nll,
@@ -140,19 +131,23 @@ def make_train_step(
             metrics |= sample_weights.statistics(weighting.weights, batch, weighting.memory)
         ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-        def update(params: Any, opt_state: Any) -> tuple[Any, Any, jax.Array]:
+        def update(params: Any, opt_state: Any, average: Any) -> tuple[Any, Any, Any, jax.Array]:
             extra = {"clock": clock, "grad_norm": grad_norm}
             updates, opt_state = optimizer.update(grads, opt_state, params, **extra)
-            params = optax.apply_updates(params, updates)
+            rows = optax.apply_updates(trainable.rows(params), updates)
+            if ema is not None:
+                average = update_average(ema, average, rows, state.step + 1)
             # A sum of squares is one pass; `isfinite` of every element makes XLA store its results on a CPU.
-            return params, opt_state, jnp.isfinite(optax.tree.norm(params, squared=True))
+            usable = jnp.isfinite(optax.tree.norm(rows, squared=True))
+            return trainable.with_rows(params, rows), opt_state, average, usable
 
-        def keep(params: Any, opt_state: Any) -> tuple[Any, Any, jax.Array]:
-            return params, opt_state, jnp.bool_(True)
+        def keep(params: Any, opt_state: Any, average: Any) -> tuple[Any, Any, Any, jax.Array]:
+            return params, opt_state, average, jnp.bool_(True)
 
         # A branch, not a `where` over all arrays: on a CPU that makes an AdamW update take 4 times as long.
-        params, opt_state, usable = jax.lax.cond(ok, update, keep, state.params, state.opt_state)
-        state = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+        operands = state.params, state.opt_state, state.average
+        params, opt_state, average, usable = jax.lax.cond(ok, update, keep, *operands)
+        state = state._replace(step=state.step + 1, params=params, opt_state=opt_state, average=average)
         if state.method_state:
             assert weighting is not None
             memory = jax.tree.map(lambda new, old: jnp.where(ok, new, old), weighting.memory, method.memory)

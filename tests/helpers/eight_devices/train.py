@@ -21,6 +21,7 @@ from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
 from pathways_lite.planner.collectives import count_collectives
 from pathways_lite.recipe import (
+    EMA,
     SGD,
     Adafactor,
     AdamW,
@@ -30,9 +31,11 @@ from pathways_lite.recipe import (
     LinUpper,
     Mesh,
     Model,
+    ParameterGroup,
     Recipe,
     Reweighting,
     Stage,
+    Statistics,
     Steps,
     TopLosses,
 )
@@ -44,6 +47,12 @@ B, T, V, STEPS = 16, 16, 64, 3
 PALM = {"n_kv_heads": 1, "remat": "full"}
 LLAMA = {"n_kv_heads": 2, "block": "serial", "tie_embeddings": False, "qk_norm": True}
 WEIGHTS = Reweighting(rule=LinUpper(), sample="document", burn_in=Steps(n=1))
+GROUPS = SGD(
+    learning_rate=1.0, schedule=Constant(), clip_norm=None,
+    groups=(ParameterGroup(parameters=("layers.1",), rate=0.5, weight_decay=0.01),),
+)  # fmt: skip
+OBSERVED = Statistics(every=1)
+FROZEN = {"freeze": ("embedding", "layers.0.mlp"), "ema": EMA(decay=0.5)}
 CASES = {
     "fsdp": (Mesh(), PALM),
     "data": (Mesh(data=8, fsdp=1), LLAMA),
@@ -67,6 +76,12 @@ CASES = {
         Mesh(tensor=2),
         LLAMA | {"stochastic_depth": 0.5, "objective": Causal(label_smoothing=0.1)},
     ),
+    "fsdp x tensor, frozen in part": (Mesh(tensor=2), LLAMA | {"optimizer": GROUPS, **FROZEN}),
+    "data x context x tensor, observed": (
+        Mesh(data=2, context=2, tensor=2),
+        LLAMA | {"statistics": Statistics(every=1)},
+    ),
+    "fsdp, observed in slices": (Mesh(), PALM | {"microbatch": 8, "statistics": Statistics(every=1), **FROZEN}),
     "fsdp x tensor, adafactor": (Mesh(tensor=2), PALM | {"optimizer": Adafactor(), "tokens": 8}),
 }
 
@@ -76,7 +91,8 @@ def stage(mesh: Mesh, options: dict) -> Stage:
     fields = dict(options)
     optimizer = fields.pop("optimizer", SGD(learning_rate=1.0, schedule=Constant(), clip_norm=None))
     microbatch, length = fields.pop("microbatch", None), fields.pop("tokens", T)
-    method = {"reweighting": fields.pop("reweighting", None), "objective": fields.pop("objective", Causal())}
+    method = {name: fields.pop(name, None) for name in ("reweighting", "freeze", "ema", "statistics")}
+    method["objective"] = fields.pop("objective", Causal())
     model = Model(d_model=32, n_layers=2, n_heads=8, head_dim=8, d_ff=64, vocab_size=V, dtype="float32", **fields)
     data = Data(corpus="none", seq_len=length)
     return Stage(
@@ -103,10 +119,13 @@ def train(mesh: Mesh, options: dict, devices: list[jax.Device]) -> tuple:
     """Return the compiled step, its components, all steps' metrics, the final state, and whether replicas are equal."""
     components = Components(StageSpec(Recipe(name="tiny", stages=(stage(mesh, options),)), 0), devices)
     step, state, metrics = components.compile_step(B), components.fresh_state(), []
+    observe = components.compile_statistics(B, components.stage.data.seq_len) if components.stage.statistics else None
     for number in range(STEPS):
         placed = components.layout.place_batch(batch(number, components.stage.data.seq_len))
-        state, step_metrics = step(state, placed, components.timeline.clock(number))
-        metrics.append(jax.device_get(step_metrics))
+        clock = components.timeline.clock(number)
+        statistics = observe(state, placed, clock) if observe else {}
+        state, step_metrics = step(state, placed, clock)
+        metrics.append(jax.device_get(step_metrics | statistics))
     return step, components, metrics, jax.device_get(state), all(map(replicas_equal, jax.tree.leaves(state)))
 
 
