@@ -142,7 +142,7 @@ def abstract_state(recipe: Recipe, index: int, layout: Layout) -> Any:
     # Fields that do not change the state are reset, so that a search builds it once.
     model = stage.model.model_copy(update={"remat": "none"})
     plain = stage.model_copy(update={"mesh": Mesh(), "microbatch": None, "model": model})
-    return layout.abstract_like_parameters(_unsharded_state(recipe.model_copy(update={"stages": (plain,)})), params)
+    return layout.abstract_like_parameters(_unsharded_state(recipe.copy_unchecked(stages=(plain,))), params)
 
 
 @functools.lru_cache(maxsize=4)

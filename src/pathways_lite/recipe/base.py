@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 __all__ = ["Amount", "Budget", "Flops", "Fraction", "Frozen", "Steps", "Tokens"]
 
@@ -43,6 +44,20 @@ class Frozen(BaseModel):
         """Return the present name of a field that is called `name`, or was formerly."""
         return next((current for current, former in cls.former_names.items() if former == name), name)
 
+    # Validators before others run in reverse order: former names are read first.
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_names(cls, fields: Any) -> Any:
+        if isinstance(fields, dict):
+            for name in fields:
+                if name not in cls.model_fields:
+                    known = [field for field in cls.model_fields if field != "kind"]
+                    hint = did_you_mean(str(name), known)
+                    message = f"{cls.__name__} has no field {name!r}.{hint}"
+                    raise PydanticCustomError("unknown_field", "{message}", {"message": message, "name": str(name)})
+        return fields
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_booleans(cls, fields: Any) -> Any:
@@ -64,9 +79,20 @@ class Frozen(BaseModel):
         return {cls.current_name(name): value for name, value in fields.items()}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Copy, with the fields in `update` replaced and, as in pydantic, not validated."""
-        current = {self.current_name(name): value for name, value in (update or {}).items()}
-        return super().model_copy(update=current, deep=deep)
+        """Copy with the fields in `update` replaced, and validate the copy as a new node (pydantic does not).
+
+        Raises ValidationError for a name that is not a field's, and for values that a new node would refuse.
+        """
+        if not update:
+            return super().model_copy(deep=deep)
+        node = super().model_copy(deep=deep)
+        # Of the fields that were set alone: whether a field was set is part of a recipe (`Stage.start`).
+        kept = {name: getattr(node, name) for name in node.model_fields_set}
+        return type(self).model_validate(kept | {self.current_name(name): value for name, value in update.items()})
+
+    def copy_unchecked(self, **changes: Any) -> Self:
+        """Copy with fields replaced, without validation: for parts of recipes that are not recipes by themselves."""
+        return super().model_copy(update=changes)
 
 
 def has_boolean(value: Any) -> bool:
@@ -148,8 +174,16 @@ def is_node(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Frozen)
 
 
-def did_you_mean(name: str, candidates: Iterable[str], cutoff: float = 0.5) -> str:
+def variants_of(annotation: Any) -> dict[str, type[Frozen]]:
+    """Return the variants of a discriminated union by `kind`: `{"adamw": AdamW, ...}`."""
+    nodes = [member for member in union_members(annotation) if is_node(member)]
+    return {node.model_fields["kind"].default: node for node in nodes if "kind" in node.model_fields}
+
+
+def did_you_mean(name: str, candidates: Iterable[str], cutoff: float = 0.5, *, ignore_case: bool = False) -> str:
     """Return a hint for a name that is not among the candidates: a similar one, if there is any, and all of them."""
-    close = difflib.get_close_matches(name, candidates, n=1, cutoff=cutoff)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    fold = str.lower if ignore_case else str
+    folded = {fold(candidate): candidate for candidate in candidates}
+    close = difflib.get_close_matches(fold(name), folded, n=1, cutoff=cutoff)
+    hint = f" Did you mean {folded[close[0]]!r}?" if close else ""
     return f"{hint} It has: {', '.join(candidates)}"

@@ -239,6 +239,14 @@ class Recipe(Frozen):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stage names must differ, not {names}")
+        for before, stage in itertools.pairwise(self.stages):
+            # Random parameters in the middle of a chain are rarely meant, and nothing in the results would tell.
+            if "start" not in stage.model_fields_set:
+                raise ValueError(
+                    f"stage {stage.name!r} has no start, so it would begin with random parameters: write "
+                    f"start=Continue() to train the model of stage {before.name!r} further, start=Grow(...) to make it "
+                    "larger, or start=Scratch() if random parameters are meant"
+                )
         first = self.stages[0].start
         if isinstance(first, Continue | Grow):
             raise ValueError(

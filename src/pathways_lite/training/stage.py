@@ -47,7 +47,7 @@ class StageSpec:
         evaluation = self.stage.evaluation
         evaluation = evaluation if tokens is None else evaluation.model_copy(update={"tokens": tokens})
         stage = self.stage.model_copy(update={"data": data, "evaluation": evaluation})
-        return StageSpec(self.recipe.model_copy(update={"stages": (stage,)}), 0)
+        return StageSpec(self.recipe.copy_unchecked(stages=(stage,)), 0)
 
     @functools.cached_property
     def identity(self) -> str:

@@ -23,6 +23,7 @@ from pathways_lite.recipe import (
     Reference,
     Restore,
     Reweighting,
+    Scratch,
     Steps,
     TopLosses,
     apply_overrides,
@@ -37,7 +38,7 @@ BY_PROXY = DataMixture(phases=(MixturePhase(weights=LearnedWeights(stage="proxy"
 
 
 def chain(recipe: Recipe, rule: DoReMi | DoGE) -> Recipe:
-    quick = {"batch_size": 4, "budget": Steps(n=4), "evaluation": Evaluation(tokens=50)}
+    quick = {"start": Scratch(), "batch_size": 4, "budget": Steps(n=4), "evaluation": Evaluation(tokens=50)}
     base = recipe.stages[0].model_copy(update=quick)
     reference = base.model_copy(update={"name": "reference"})
     proxy = base.model_copy(update={"name": "proxy", "domain_weights": rule})
