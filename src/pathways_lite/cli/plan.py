@@ -76,6 +76,8 @@ def plan(
         _check_picture(picture)
     loaded = load_recipe(recipe, overrides or ())
     index = plan_stage.find_stage(loaded, stage)
+    if not as_json:
+        typer.echo(plan_stage.describe_data(loaded, index))
     if rules:
         _print_tables(plan_stage.show_rules(loaded, index, machine))
     elif isinstance(machine, chips.GpuCluster):

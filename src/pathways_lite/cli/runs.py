@@ -72,7 +72,7 @@ def list_runs(
 def compare(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN", help="run directories, or NAME=RUN,RUN,... for the seeds of one arm"),
+        typer.Argument(help="run directories, or NAME=RUN,RUN,... for the seeds of one arm"),
     ],
     of: Annotated[str, typer.Option(help="which loss: held-out or train")] = "held-out",
     unit: Annotated[str, typer.Option(help="unit: loss (nats per token) or bits_per_byte")] = "loss",

@@ -29,6 +29,7 @@ from pathways_lite.planner.report import GIB, does_not_fit_message, mesh_text, t
 from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.recipe.identity import identity_fields
 from pathways_lite.training.components import Components
+from pathways_lite.training.data_position import describe_data_position
 from pathways_lite.training.stage import StageSpec, stage_timeline
 
 
@@ -40,6 +41,11 @@ def find_stage(recipe: Recipe, name: str | None) -> int:
     if name not in names:
         raise UserError(f"there is no stage {name!r}; the recipe has {', '.join(names)}")
     return names.index(name)
+
+
+def describe_data(recipe: Recipe, index: int) -> str:
+    """Say in one line where the stage's data begins."""
+    return f"{recipe.stages[index].name}: {describe_data_position(StageSpec(recipe, index))}"
 
 
 def stage_work(recipe: Recipe, stage: Stage) -> StageWork:

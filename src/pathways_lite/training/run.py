@@ -35,6 +35,7 @@ from pathways_lite.tracking.run_data import NOT_COMPARABLE
 from pathways_lite.tracking.trackers import open_trackers
 from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
+from pathways_lite.training.data_position import describe_data_position
 from pathways_lite.training.final_evaluation import summarize
 from pathways_lite.training.initialize import initialize_stage, is_trained, restore_latest
 from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
@@ -202,6 +203,8 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
     with progress.show_phase("preparing"):
         saved = restore_latest(components, checkpoints, report=progress.print_note)
         start = saved or initialize_stage(components, run, context.stop.should_stop)
+    if not saved:
+        progress.print_note(f"{spec.stage.name}: {describe_data_position(spec, start.cursor.sequences_read)}")
     timer = Timer(start.seconds)
     log: RunLog | NullLog = NullLog()
     if coordination.is_primary():
@@ -298,6 +301,7 @@ def _describe_stage(spec: StageSpec) -> dict[str, Any]:
         "tokens": timeline.tokens_before(total),
         "epochs": None if mixture is not None and mixture.untrained_stages else spec.epochs,
         "flops": timeline.flops_before(total),
+        "data": describe_data_position(spec),
         "notes": stage_notes(spec),
     }
     if timeline.phases:
@@ -321,6 +325,7 @@ def describe(recipe: Recipe) -> str:
             f"{si(row['tokens'], 'tokens')} ({_describe_epochs(spec)}), {si(row['flops'], 'FLOPs')}{sparse}, "
             f"start: {row['start']}, identity {row['identity']}"
         )
+        lines.append(f"{row['stage']}: {row['data']}")
         lines += [f"note: {row['stage']}: {note}" for note in row["notes"]]
     return "\n".join(lines)
 

@@ -122,10 +122,10 @@ class StageSpec:
 
 def changes_of_order(before: Data, after: Data) -> list[str]:
     """Name what keeps a stage's data from continuing where another one's stopped: it begins again then."""
-    names = {"fingerprint": "another corpus", "seq_len": "seq_len", "shuffle_seed": "shuffle_seed"}
+    names = {"fingerprint": "the corpus", "seq_len": "seq_len", "shuffle_seed": "shuffle_seed"}
     names |= {"rs2_fraction": "rs2_fraction"}
     changes = [text for name, text in names.items() if getattr(before, name) != getattr(after, name)]
-    return changes + (["a mixture in one of the two"] if (before.mixture is None) != (after.mixture is None) else [])
+    return changes + (["whether there is a mixture"] if (before.mixture is None) != (after.mixture is None) else [])
 
 
 # ---- costs ----
