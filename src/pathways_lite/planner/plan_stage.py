@@ -30,6 +30,7 @@ from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.recipe.identity import identity_fields
 from pathways_lite.training.components import Components
 from pathways_lite.training.data_position import describe_data_position
+from pathways_lite.training.resolve_amounts import resolve_budgets as resolve_budgets
 from pathways_lite.training.stage import StageSpec, stage_timeline
 
 

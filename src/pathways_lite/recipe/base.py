@@ -13,7 +13,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Amount", "Budget", "Flops", "Fraction", "Frozen", "Steps", "Tokens"]
+__all__ = [
+    "Amount", "Budget", "Epochs", "Flops", "Fraction", "FractionOf", "Frozen", "ResolvedBudget", "Steps", "Tokens",
+]  # fmt: skip
 
 
 class Frozen(BaseModel):
@@ -130,29 +132,60 @@ class Fraction(Frozen):
     n: float = Field(ge=0, le=1, description="of the budget")
 
 
-_UNITS = {"step": "steps", "token": "tokens", "flop": "flops"}
+class Epochs(Frozen):
+    """A number of passes over the corpus (with RS2, over one round), as tokens when the recipe is resolved."""
+
+    kind: Literal["epochs"] = "epochs"
+    n: float = Field(gt=0, description="passes over all sequences, of all domains together")
 
 
-def _parse_amount(value: Any) -> Any:
-    """Accept `"300 steps"`, `"2e6 tokens"`, `"1e15 flops"` and `"5 %"` wherever an amount is expected."""
+class FractionOf(Frozen):
+    """A fraction of another stage's budget, in that budget's unit when the recipe is resolved."""
+
+    kind: Literal["fraction_of"] = "fraction_of"
+    n: float = Field(gt=0, description="of that stage's budget; may exceed 1")
+    stage: str = Field(description="name of the other stage")
+
+
+_UNITS = {"step": "steps", "token": "tokens", "flop": "flops", "epoch": "epochs"}
+
+
+def parse_amount(value: Any) -> Any:
+    """Accept `"300 steps"`, `"2e6 tokens"`, `"1e15 flops"` and `"5 %"` wherever an amount is expected.
+
+    A budget may also be `"2 epochs"` or `"10 % of base"`, of another stage.
+    """
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(%|[A-Za-z]+)\s*", value)
+    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(%|[A-Za-z]+)\s*(?:(?<=%)\s*of\s+(\S+)\s*|)", value)
     if match is None:
         raise ValueError(f"{value!r} is not an amount; write e.g. '300 steps', '2e6 tokens', '1e15 flops' or '5 %'")
     number, unit = float(match[1]), match[2].lower()
     if unit == "%":
-        return {"kind": "fraction", "n": number / 100}
+        part = {"kind": "fraction", "n": number / 100}
+        return part if match[3] is None else {"kind": "fraction_of", "n": number / 100, "stage": match[3]}
     kind = _UNITS.get(unit.removesuffix("s"))
     if kind is None:
-        raise ValueError(f"unknown unit {match[2]!r} in {value!r}; use steps, tokens, flops or %")
+        raise ValueError(f"unknown unit {match[2]!r} in {value!r}; use steps, tokens, flops, epochs or %")
     return {"kind": kind, "n": number}
 
 
-Budget = Annotated[Steps | Tokens | Flops, Field(discriminator="kind"), BeforeValidator(_parse_amount)]
+def _parse_budget(value: Any) -> Any:
+    amount = parse_amount(value)
+    if isinstance(amount, dict) and amount.get("kind") == "fraction" and isinstance(value, str):
+        raise ValueError(f"{value!r} of what? Name a stage, e.g. '{value.strip()} of base', or write e.g. '300 steps'")
+    return amount
+
+
+ResolvedBudget = Steps | Tokens | Flops
+"""The amount of training in a stage of a resolved recipe."""
+
+Budget = Annotated[
+    Steps | Tokens | Flops | Epochs | FractionOf, Field(discriminator="kind"), BeforeValidator(_parse_budget)
+]
 """The amount of training in a stage."""
 
-Amount = Annotated[Steps | Tokens | Flops | Fraction, Field(discriminator="kind"), BeforeValidator(_parse_amount)]
+Amount = Annotated[Steps | Tokens | Flops | Fraction, Field(discriminator="kind"), BeforeValidator(parse_amount)]
 """A point in time or a duration on a stage's clock."""
 
 

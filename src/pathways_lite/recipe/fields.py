@@ -15,8 +15,10 @@ from pydantic.fields import FieldInfo
 
 from pathways_lite.errors import UserError
 from pathways_lite.recipe.base import (
+    Epochs,
     Flops,
     Fraction,
+    FractionOf,
     Frozen,
     Steps,
     Tokens,
@@ -30,7 +32,7 @@ from pathways_lite.recipe.stage import Recipe
 __all__ = ["ClassFields", "FieldRow", "describe_class", "describe_path", "override_values", "recipe_classes"]
 
 _CLOSE = 0.7  # similarity above which a name is a misspelled field, and not the name of a stage
-_AMOUNTS = (Steps, Tokens, Flops, Fraction)
+_AMOUNTS = (Steps, Tokens, Flops, Fraction, Epochs, FractionOf)
 _BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
@@ -185,7 +187,7 @@ def _type_text(field: FieldInfo) -> str:
 def _member_texts(annotation: Any) -> Iterator[str]:
     members = union_members(annotation)
     if Steps in members or Tokens in members:
-        amounts = ["5 %"] if Fraction in members else []
+        amounts = ["5 %"] if Fraction in members else ["2 epochs", "10 % of base"] if Epochs in members else []
         yield f"amount ({', '.join(['300 steps', '2e6 tokens', '1e15 flops', *amounts])})"
         members = [member for member in members if member not in _AMOUNTS]
     for member in members:
@@ -226,10 +228,10 @@ def _short_text(value: Any) -> str:
 
 def value_text(value: Any) -> str:
     """Return a value as an override writes it: `none`, `true`, `0.1`, `300 steps`, `[1, 2]`."""
-    if isinstance(value, Fraction):
-        text = f"{100 * value.n:g}"
-        return f"{text} %" if float(text) / 100 == value.n else value.model_dump_json()
-    if isinstance(value, Steps | Tokens | Flops):
+    if isinstance(value, Fraction | FractionOf):
+        text, of = f"{100 * value.n:g}", f" of {value.stage}" if isinstance(value, FractionOf) else ""
+        return f"{text} %{of}" if float(text) / 100 == value.n else value.model_dump_json()
+    if isinstance(value, Steps | Tokens | Flops | Epochs):
         return f"{value.n!r} {value.kind}"
     if isinstance(value, str):
         return value

@@ -3,13 +3,15 @@
 A recipe is a Python file. Once resolved it is JSON, which is read back equal, without running code.
 
 Overrides are typed and addressed by path: `stages.base.optimizer.learning_rate=3e-4`. A stage is addressed by its name
-or its index. Values are JSON where they parse as JSON and text otherwise; `none` and `null` are None. The name of a
-variant (`stages.base.optimizer=muon`) replaces the whole subtree by that variant's own defaults.
+or its index, and several by a pattern: `stages.*.data.corpus=corpora/x`. Values are JSON where they parse as JSON and
+text otherwise; `none` and `null` are None. The name of a variant (`stages.base.optimizer=muon`) replaces the whole
+subtree by that variant's own defaults.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import importlib
 import json
 import os
@@ -139,10 +141,10 @@ def _set(node: Any, path: list[str], text: str, parents: tuple[str, ...]) -> Any
     name, rest = path[0], path[1:]
     full_path = (*parents, name)
     if isinstance(node, tuple):
-        index = _index_of(node, name, full_path)
+        chosen = _indices_of(node, name, full_path)
         if not rest:
-            raise UserError(f"{'.'.join(full_path)} is a whole {type(node[index]).__name__}; name a field of it")
-        return tuple(_set(item, rest, text, full_path) if i == index else item for i, item in enumerate(node))
+            raise UserError(f"{'.'.join(full_path)} is a whole {type(node[chosen[0]]).__name__}; name a field of it")
+        return tuple(_set(item, rest, text, full_path) if i in chosen else item for i, item in enumerate(node))
     if not isinstance(node, Frozen):
         raise UserError(f"{'.'.join(parents)} is {node!r} and has no field {name!r}")
     owner = type(node)
@@ -177,17 +179,23 @@ def _validate_changes(old: Any, new: Any, written: Sequence[tuple[str, str]], pa
 
 def _overrides_below(parents: tuple[str, ...], written: Sequence[tuple[str, str]]) -> str:
     """Return the overrides of fields of the node at `parents`; all of them where it was named otherwise."""
-    prefix = ".".join(parents)
-    below = [f"{path}={text}" for path, text in written if not prefix or path.startswith(f"{prefix}.")]
+    below = [f"{path}={text}" for path, text in written if _is_at_or_below(path.split("."), parents)]
     return " ".join(below or [f"{path}={text}" for path, text in written])
 
 
-def _index_of(items: tuple[Any, ...], name: str, full_path: tuple[str, ...]) -> int:
+def _is_at_or_below(path: Sequence[str], parents: tuple[str, ...]) -> bool:
+    """Return whether a path, which may have `*`, leads below the node at `parents`."""
+    pairs = zip(parents, path, strict=False)
+    return len(path) > len(parents) and all(fnmatch.fnmatchcase(parent, part) for parent, part in pairs)
+
+
+def _indices_of(items: tuple[Any, ...], name: str, full_path: tuple[str, ...]) -> list[int]:
+    """Return the items that a part of a path names: one, or with `*` and `?` all whose name matches."""
     names = [getattr(item, "name", str(i)) for i, item in enumerate(items)]
-    if name in names:
-        return names.index(name)
+    if matching := [i for i, other in enumerate(names) if fnmatch.fnmatchcase(other, name)]:
+        return matching
     if name.isdigit() and int(name) < len(items):
-        return int(name)
+        return [int(name)]
     raise UserError(f"{'.'.join(full_path)}: there is no {name!r}.{did_you_mean(name, names)}")
 
 

@@ -43,7 +43,8 @@ def _sentences(error: ValidationError, prefix: str, document: Any) -> list[str]:
 def _message(item: Any, cls: type[Frozen] | None) -> str:
     """Return one of pydantic's findings as a sentence without its path."""
     value, kind, context = item.get("input"), item["type"], item.get("ctx", {})
-    variants = variants_of(cls.model_fields[item["loc"][0]].annotation) if _is_field(cls, item["loc"]) else {}
+    field = cls.model_fields.get(str(item["loc"][0])) if cls is not None and item["loc"] else None
+    variants = {} if field is None else variants_of(field.annotation)
     if kind == "missing":
         return "Field required"
     if kind == "frozen_instance":
@@ -59,10 +60,6 @@ def _message(item: Any, cls: type[Frozen] | None) -> str:
     # The "input" of an unknown or missing field is the whole object around it, which helps nobody.
     suffix = "" if isinstance(value, BaseModel | dict) or kind == "value_error" else f" (found {value!r})"
     return f"{item['msg'].removeprefix('Value error, ')}{suffix}"
-
-
-def _is_field(cls: type[Frozen] | None, location: tuple[Any, ...]) -> bool:
-    return cls is not None and bool(location) and location[0] in cls.model_fields
 
 
 def _path_in(location: tuple[Any, ...], document: Any) -> Iterator[str]:
@@ -114,10 +111,10 @@ def _describe(error: Exception, call: ast.Call | None) -> str:
             return f"there is no {wanted!r} in {error.name}.{_similar_class(wanted)} See `pathways-lite recipe fields`"
         return f"{error}; put that module beside the file, or install it"
     if isinstance(error, NameError):
-        return text + ("." * bool(hint := _similar_class(error.name)) + hint)
+        return text + ("." * bool(hint := _similar_class(str(error.name))) + hint)
     if isinstance(error, AttributeError) and isinstance(error.obj, Frozen):
         cls = type(error.obj)
-        return f"{cls.__name__} has no field {error.name!r}.{did_you_mean(error.name, cls.model_fields)}"
+        return f"{cls.__name__} has no field {error.name!r}.{did_you_mean(str(error.name), cls.model_fields)}"
     return text
 
 

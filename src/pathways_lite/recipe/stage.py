@@ -18,7 +18,8 @@ from pathways_lite.recipe.pruning import Prune
 from pathways_lite.recipe.weighting import DoGE, LearnDomainWeights, Reweighting
 
 __all__ = [
-    "Continue", "Evaluation", "Mesh", "Ramp", "Recipe", "Restore", "Saving", "Scratch", "SpikeGuard", "Stage", "Start",
+    "Continue", "EarlyStopping", "Evaluation", "Mesh", "Ramp", "Recipe", "Restore", "Saving", "Scratch", "SpikeGuard",
+    "Stage", "Start",
 ]  # fmt: skip
 
 # ---- mesh ----
@@ -125,6 +126,17 @@ class Evaluation(Frozen):
     tokens: int = Field(100_000, ge=1, description="held-out tokens per domain, in whole documents")
 
 
+class EarlyStopping(Frozen):
+    """The end of a stage before its budget is spent: once held-out loss does not improve anymore.
+
+    The last model is kept, not the best one: its checkpoint is the stage's last, and a later stage starts from it.
+    """
+
+    patience: int = Field(3, ge=1, description="evaluations in a row without improvement after which the stage ends")
+    min_delta: float = Field(0.0, ge=0, description="nats per token by which the best loss must fall to improve")
+    domain: str | None = Field(None, description="whose held-out loss; None: all held-out tokens together")
+
+
 class Saving(Frozen):
     """Interval of checkpoints and the number that is kept."""
 
@@ -166,6 +178,9 @@ class Stage(Frozen):
     mesh: Mesh = Field(Mesh(), description="devices along each axis")
     guard: SpikeGuard = Field(SpikeGuard(), description="response to loss spikes")
     evaluation: Evaluation = Field(Evaluation(), description="of held-out text")
+    early_stopping: EarlyStopping | None = Field(
+        None, description="at the held-out loss of `evaluation`; None: the whole budget is spent"
+    )
     saving: Saving = Field(Saving(), description="of checkpoints")
     log_every: int = Field(10, ge=1, description="steps")
 

@@ -36,7 +36,9 @@ def describe_data_position(spec: StageSpec, position: int | None = None) -> str:
         return "data begins at sequence 0"
     changes = changes_of_order(left.spec.stage.data, spec.stage.data)
     if not changes:
-        return f"data continues at sequence {_position_after(left) if position is None else position:,}"
+        open_end = position is None and left.model is None and left.spec.stage.early_stopping is not None
+        earlier = f", or earlier where stage {left.spec.stage.name!r} stops early" if open_end else ""
+        return f"data continues at sequence {_position_after(left) if position is None else position:,}{earlier}"
     tokens = sum(count for data, count in _read_until(left) if _is_same_corpus(data, spec.stage.data))
     reason = f"because {' and '.join(changes)} changed"
     if not tokens:

@@ -25,12 +25,15 @@ TEMPERATURE = 0.8
 
 
 def summarize(
-    components: Components, params: Any, evaluation: dict[str, Any], *, peak_flops: float | None
+    components: Components, params: Any, step: int, evaluation: dict[str, Any], *, peak_flops: float | None
 ) -> dict[str, Any]:
-    """Return the content of summary.json (`tracking.run_data` lists it). `evaluation`: the last held-out results."""
+    """Return the content of summary.json (`tracking.run_data` lists it).
+
+    `step`: the last one; `evaluation`: the held-out results after it.
+    """
     model, timeline, evaluator = components.stage.model, components.timeline, components.evaluator
     return {
-        "step": timeline.total_steps,
+        "step": step,
         "identity": components.spec.identity,
         "model": {
             "parameters": parameter_count(model),

@@ -8,7 +8,7 @@ starts in no other way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pathways_lite.checkpoints import CheckpointManager, restore, verify_checkpoint
@@ -19,9 +19,10 @@ from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.recipe import Continue, Grow, Merge, Recipe, Restore, Scratch
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.components import Components
+from pathways_lite.training.early_stopping import StoppingState
 from pathways_lite.training.init_growth import grow_checkpoint
 from pathways_lite.training.init_merging import furthest_cursor, merge_cost, merge_lineage, merge_params
-from pathways_lite.training.load import TrainedModel, load_final, load_model
+from pathways_lite.training.load import TrainedModel, final_step, load_final, load_model
 from pathways_lite.training.resolve import load_reference, reference_cost, stages_needed
 from pathways_lite.training.sample_weights import MethodState
 from pathways_lite.training.spike_guard import GuardState
@@ -40,6 +41,7 @@ class CheckpointState:
     inherited: Ledger  # the cost of everything that the initial parameters come from
     parent: str | None  # digest of the checkpoint that the initial parameters come from
     log: dict[str, int] | None = None  # `RunLog.mark` when this was saved
+    stopping: StoppingState = field(default_factory=StoppingState)
 
     @classmethod
     def initial(cls, state: TrainState, cursor: DataCursor, inherited: Ledger, parent: str | None) -> CheckpointState:
@@ -65,6 +67,7 @@ class CheckpointState:
             "lineage": {"stage": spec.stage.name, "identity": spec.identity, "parent": self.parent},
             "recipe": spec.recipe.model_dump(mode="json"),
             **({} if self.log is None else {"log": self.log}),
+            **({} if spec.stage.early_stopping is None else {"early_stopping": self.stopping.to_json()}),
             **_tokenizer(spec),
         }
 
@@ -105,6 +108,7 @@ def restore_latest(
         inherited=Ledger.from_json(restored.meta["inherited"]),
         parent=restored.meta["lineage"]["parent"],
         log=restored.meta.get("log"),
+        stopping=StoppingState.from_json(restored.meta.get("early_stopping", {})),
     )
 
 
@@ -189,7 +193,8 @@ def is_trained(spec: StageSpec, run: RunDirectory, note: Callable[[str], None]) 
     if not coordination.run_on_primary(lambda: _is_about_to_be_read(spec.recipe, spec.index, run)):
         return True
     directory = run.stage(spec.stage.name)
-    checkpoints, last_step = CheckpointManager(directory.checkpoints), spec.timeline.total_steps
+    checkpoints = CheckpointManager(directory.checkpoints)
+    last_step = coordination.run_on_primary(lambda: final_step(directory, spec.stage))
     finding = verify_checkpoint(checkpoints.path(last_step))
     if finding.ok:
         return True

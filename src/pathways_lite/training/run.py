@@ -127,7 +127,9 @@ def train_stage(components: Components, context: RunContext) -> None:
         with trainer.progress.show_phase(phase), context.watchdog.pause(phase):
             params = components.evaluated_params(trainer.state.opt_state, trainer.state.params, trainer.step)
             peak = machine_peak(components.stage.model.dtype)
-            summary = summarize(components, params, trainer.metric_writer.last_evaluation, peak_flops=peak)
+            summary = summarize(
+                components, params, trainer.step, trainer.metric_writer.last_evaluation, peak_flops=peak
+            )
             coordination.run_on_primary(lambda: _finish(components.stage, summary, context))
         if coordination.is_primary():
             _print_summary(components.stage, summary, context.run, context.console)

@@ -10,6 +10,7 @@ import jax
 from pathways_lite.data.order import DataCursor
 from pathways_lite.data.pipeline import DataStream
 from pathways_lite.data.store import Store, open_store
+from pathways_lite.errors import UserError
 from pathways_lite.ledger import Timeline
 from pathways_lite.methods import growth, pruning, reweighting
 from pathways_lite.models.accounting import flops_per_token, parameter_count
@@ -22,6 +23,7 @@ from pathways_lite.recipe import (
     Model,
     Recipe,
     Reference,
+    ResolvedBudget,
     Reweighting,
     Stage,
     Steps,
@@ -133,6 +135,11 @@ def changes_of_order(before: Data, after: Data) -> list[str]:
 
 def stage_timeline(stage: Stage) -> Timeline:
     """Return the stage's timeline, with what its method adds to the FLOPs of training or saves of them."""
+    if not isinstance(stage.budget, ResolvedBudget):
+        raise UserError(
+            f"stages.{stage.name}.budget={stage.budget.n:g} {stage.budget.kind} has no steps before the recipe is "
+            "resolved with its corpus and other stages; use steps, tokens or flops here"
+        )
     timeline = Timeline(
         ramp=stage.ramp,
         seq_len=stage.data.seq_len,
