@@ -22,6 +22,7 @@ from pathways_lite.training.components import Components
 from pathways_lite.training.early_stopping import StoppingState
 from pathways_lite.training.init_growth import grow_checkpoint
 from pathways_lite.training.init_merging import furthest_cursor, merge_cost, merge_lineage, merge_params
+from pathways_lite.training.larger_budget import has_larger_budget
 from pathways_lite.training.load import TrainedModel, final_step, load_final, load_model
 from pathways_lite.training.resolve import load_reference, reference_cost, stages_needed
 from pathways_lite.training.sample_weights import MethodState
@@ -95,7 +96,10 @@ def restore_latest(
     if restored is None:
         return None
     identity = restored.meta["lineage"]["identity"]
-    if identity != components.spec.identity:
+    spec = components.spec
+    if identity != spec.identity and not has_larger_budget(
+        Recipe.model_validate(restored.meta["recipe"]), spec.recipe, spec.index
+    ):
         raise UserError(
             f"{checkpoints.directory} holds checkpoints of another recipe (identity {identity}, this one is "
             f"{components.spec.identity}); choose another run directory with --out"

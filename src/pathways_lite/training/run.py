@@ -23,6 +23,7 @@ from pathways_lite.distributed.stopping import Stop
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
+from pathways_lite.recipe.fields import value_text
 from pathways_lite.recipe.identity import flatten
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
@@ -38,6 +39,7 @@ from pathways_lite.training.components import Components
 from pathways_lite.training.data_position import describe_data_position
 from pathways_lite.training.final_evaluation import summarize
 from pathways_lite.training.initialize import initialize_stage, is_trained, restore_latest
+from pathways_lite.training.larger_budget import has_larger_budget
 from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.notes import stage_notes
@@ -159,27 +161,31 @@ def _claim(stack: contextlib.ExitStack, lock: RunLock, run: RunDirectory, recipe
         old = run.recipe()
         for index in range(min(len(recipe.stages), len(old.stages))):
             started = run.stage(old.stages[index].name).path.exists()
-            if started and stage_identity(old, index) != stage_identity(recipe, index):
+            later = any(run.stage(stage.name).path.exists() for stage in old.stages[index + 1 :])
+            if started and not later and has_larger_budget(old, recipe, index):
+                run.stage(old.stages[index].name).summary_path.unlink(missing_ok=True)  # it is not finished anymore
+            elif started and stage_identity(old, index) != stage_identity(recipe, index):
                 differences = "\n".join(identity_differences(old, recipe, index))
                 raise UserError(
                     f"{run.path} was begun with another recipe; choose another directory with --out, or undo these "
-                    f"changes:\n{differences}{_suggest_stage(old, recipe, index)}"
+                    f"changes:\n{differences}{_suggest_stage(old, recipe, index, run.path)}"
                 )
     write_recipe(recipe, run.recipe_path)
 
 
-def _suggest_stage(old: Recipe, new: Recipe, index: int) -> str:
+def _suggest_stage(old: Recipe, new: Recipe, index: int, path: Path) -> str:
     """Return the stage to append where a stage's budget is all that has changed, and has grown; otherwise ""."""
     before, after = old.stages[index], new.stages[index]
     names = {line.partition(":")[0] for line in identity_differences(old, new, index)}
     grown = before.budget.kind == after.budget.kind and after.budget.n > before.budget.n
     if not grown or names != {f"stages.{after.name}.budget.n"}:
         return ""
+    more = after.budget.model_copy(update={"n": after.budget.n - before.budget.n})
     return (
-        "\nThe learning rate has followed the old budget, so the stage cannot grow. To train further, append a stage "
-        f"to the old recipe: stages=(*stages, stages[{index}].model_copy(update={{'name': '{before.name}_more', "
-        f"'start': Continue(optimizer='keep'), "
-        f"'budget': {type(after.budget).__name__}(n={after.budget.n - before.budget.n})}}))"
+        "\nIts steps have followed the old budget, so the stage cannot grow. To train further, append a stage, by "
+        f"pathways-lite train {path} --extend '{value_text(more)}', or to the old recipe: stages=(*stages, "
+        f"stages[{index}].model_copy(update={{'name': '{before.name}_more', 'start': Continue(optimizer='keep'), "
+        f"'budget': {type(more).__name__}(n={more.n})}}))"
     )
 
 

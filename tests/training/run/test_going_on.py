@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,19 +11,31 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from helpers.run_helpers import DieAfter, Died, RecordSamples, StopAfter, digest, log_bytes, run
 from pathways_lite.checkpoints import CheckpointManager
+from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
-from pathways_lite.recipe import AdamW, Constant, Continue, EarlyStopping, Recipe, Restore, apply_overrides
+from pathways_lite.recipe import (
+    AdamW,
+    Constant,
+    Continue,
+    EarlyStopping,
+    Recipe,
+    Restore,
+    apply_overrides,
+    stage_identity,
+)
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.going_on import branched, extended
+from pathways_lite.training.larger_budget import ignores_budget
 from pathways_lite.training.load import load_model
 from pathways_lite.training.optimizers import learning_rate_fn
 from pathways_lite.training.resolve import resolve_recipe
 from pathways_lite.training.resolve_amounts import resolve_budgets
 from pathways_lite.training.run import describe
-from pathways_lite.training.stage import stage_timeline
+from pathways_lite.training.stage import StageSpec, stage_timeline
 
 
 def constant(recipe: Recipe, budget: str = "12 steps", **optimizer: Any) -> Recipe:
@@ -91,6 +105,33 @@ def test_what_cannot_be_extended_is_said(recipe: Recipe, uninterrupted: Path, tm
         extended(RunDirectory(path), "10 %")
 
 
+@pytest.mark.parametrize("budgets", [("8 steps", "12 steps"), ("600 tokens", "1400 tokens")])
+def test_a_larger_budget_continues_a_stage_whose_steps_do_not_depend_on_it(
+    recipe: Recipe, tmp_path: Path, budgets: tuple[str, str]
+) -> None:
+    for budget in budgets:
+        assert run(constant(recipe, budget), tmp_path / "grown") == 0
+    assert run(constant(recipe, budgets[1]), tmp_path / "whole") == 0
+    steps = stage_timeline(constant(recipe, budgets[1]).stages[0]).total_steps
+    assert digest(tmp_path / "grown", step=steps) == digest(tmp_path / "whole", step=steps)
+    with pytest.raises(UserError, match="begun with another recipe"):
+        run(constant(recipe, budgets[0]), tmp_path / "grown")
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["optimizer.schedule=cosine", "optimizer.schedule.warmup=10 %", "pruning.sparsity=0.5", "reweighting={}"],
+)
+def test_steps_that_depend_on_the_budget_are_known(recipe: Recipe, change: str) -> None:
+    assert ignores_budget(constant(recipe).stages[0])
+    in_steps = apply_overrides(constant(recipe), ["stages.base.optimizer.schedule.warmup=3 steps"])
+    assert ignores_budget(in_steps.stages[0])
+    field, _, value = change.partition("=")
+    if field.startswith("pruning"):
+        change = f'pruning={{"sparsity": {value}}}'
+    assert not ignores_budget(apply_overrides(constant(recipe), [f"stages.base.{change}"]).stages[0])
+
+
 # ---- branches ----
 
 
@@ -157,9 +198,7 @@ def test_budgets_in_epochs_and_of_other_stages(recipe: Recipe) -> None:
     chain = recipe.model_copy(update={"stages": (base, tail)})
     assert resolve_budgets(chain).stages[1].budget.n == 3
     one = resolve_recipe(apply_overrides(chain, ["stages.base.budget=1 epochs"]))
-    from pathways_lite.training.stage import StageSpec
-
-    assert set(StageSpec(one, 0).epochs.values()) == {pytest.approx(1.0, abs=0.01)}
+    assert list(StageSpec(one, 0).epochs.values()) == [pytest.approx(1.0, abs=0.01)] * 2
     assert one.stages[1].budget.n == -(-one.stages[0].budget.n // 4)
     rounds = resolve_recipe(
         apply_overrides(chain, ["stages.base.budget=2 epochs", "stages.base.data.rs2_fraction=0.5"])
@@ -244,8 +283,6 @@ def test_a_resumed_stage_stops_where_an_uninterrupted_one_does(recipe: Recipe, t
 
 
 def test_evaluations_are_part_of_the_identity_where_they_decide(recipe: Recipe) -> None:
-    from pathways_lite.recipe import stage_identity
-
     for base, differs in ((stopping(recipe), True), (constant(recipe), False)):
         other = apply_overrides(base, ["stages.base.evaluation.every=3"])
         assert (stage_identity(base, 0) != stage_identity(other, 0)) == differs
@@ -254,3 +291,40 @@ def test_evaluations_are_part_of_the_identity_where_they_decide(recipe: Recipe) 
 def test_early_stopping_needs_its_domain(recipe: Recipe) -> None:
     with pytest.raises(UserError, match=r"early_stopping.domain: there is no 'tale'. Did you mean 'tales'"):
         resolve_recipe(stopping(recipe, domain="tale"))
+
+
+# ---- the page ----
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_works(
+    recipe_file: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the tiny recipe, as `mine.py`, and on one with a constant rate."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(corpus, "corpora/moved")
+    mine = recipe_file.read_text().replace('name="tiny"', 'name="mine"')
+    Path("mine.py").write_text(mine)
+    Path("constant.py").write_text(mine.replace("3e-3", "3e-3, schedule=Constant()"))
+    page = Path(__file__).parents[3] / "docs" / "going_on.md"
+    commands = re.findall(r"^pathways-lite (.*)$", page.read_text(), re.MULTILINE)
+    assert len(commands) >= 12
+    for command in ("train mine.py", *commands):
+        result = CliRunner().invoke(app, shlex.split(command))
+        assert result.exit_code == 0, f"{command}\n{result.output}\n{result.exception!r}"
+    stages = {path: [stage.name for stage in RunDirectory(Path(path)).recipe().stages] for path in ("runs/mine",)}
+    assert stages == {"runs/mine": ["base", "base_more", "base_more_2"]}
+    assert json.loads(Path("runs/stopped/base/summary.json").read_text())["step"] < 12
+    assert CheckpointManager(Path("runs/constant/base/checkpoints")).newest == 30
+
+
+def test_the_recipe_of_the_page_is_valid(recipe: Recipe) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "going_on.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    stage = recipe.stages[0]
+    scope: dict[str, Any] = {"model": stage.model, "data": stage.data}
+    exec(f"from pathways_lite.recipe import *\n{code}", scope)
+    resolved = resolve_recipe(recipe.model_copy(update={"stages": (scope["base"], scope["decay"])}))
+    base, decay = resolved.stages
+    assert decay.optimizer.learning_rate == pytest.approx(base.optimizer.learning_rate)
+    assert decay.budget.n == pytest.approx(0.1 * base.budget.n, abs=1)
