@@ -170,7 +170,18 @@ def _claim(stack: contextlib.ExitStack, lock: RunLock, run: RunDirectory, recipe
                     f"{run.path} was begun with another recipe; choose another directory with --out, or undo these "
                     f"changes:\n{differences}{_suggest_stage(old, recipe, index, run.path)}"
                 )
+        recipe = _with_later_stages(recipe, old, run)
     write_recipe(recipe, run.recipe_path)
+
+
+def _with_later_stages(recipe: Recipe, old: Recipe, run: RunDirectory) -> Recipe:
+    """Keep the stages that a run was extended by where its first recipe, without them, is given again."""
+    count = len(recipe.stages)
+    names = [stage.name for stage in old.stages]
+    begun = any(run.stage(name).path.exists() for name in names[count:])
+    if not begun or names[:count] != [stage.name for stage in recipe.stages]:
+        return recipe
+    return recipe.copy_unchecked(stages=(*recipe.stages, *old.stages[count:]))
 
 
 def _suggest_stage(old: Recipe, new: Recipe, index: int, path: Path) -> str:

@@ -74,6 +74,9 @@ def test_an_extension_is_one_stage_more_that_holds_the_rate(
     first = timeline.sequences_before(timeline.total_steps)
     assert samples.samples == list(range(first, first + len(samples.samples)))
     assert extended(RunDirectory(path), "25 %").stages[2].name == "base_more_2"
+    # The recipe that the run began with is trained, and does not make it forget its extension.
+    assert run(recipe, path) == 0
+    assert [stage.name for stage in RunDirectory(path).recipe().stages] == ["base", "base_more"]
 
 
 def test_an_extension_that_was_stopped_is_continued_by_the_same_call(
