@@ -25,6 +25,7 @@ from pathways_lite.recipe import (
     Recipe,
     Reference,
     Saving,
+    Scratch,
     Stage,
     Temperature,
 )
@@ -38,6 +39,7 @@ def stage(name: str, weights: Temperature | LearnedWeights, flops: float, model:
     mixture = DataMixture(phases=(MixturePhase(weights=weights),))
     return Stage(
         name=name,
+        start=Scratch(),
         model=model,
         data=Data(corpus="corpora/python", seq_len=256, mixture=mixture),
         optimizer=AdamW(learning_rate=4e-3, schedule=WSD(warmup=Fraction(n=0.05), decay=Fraction(n=0.4))),

@@ -29,6 +29,7 @@ from pathways_lite.recipe import (
     Recipe,
     Reference,
     Saving,
+    Scratch,
     Stage,
     Temperature,
 )
@@ -44,6 +45,7 @@ UNIFORM = Temperature(tau=1e9)
 def stage(seed: int, weights: DomainWeights, flops: float, **fields: object) -> Stage:
     mixture = DataMixture(phases=(MixturePhase(weights=weights),))
     return Stage(
+        start=Scratch(),
         data=Data(corpus="corpora/languages", seq_len=128, shuffle_seed=seed, mixture=mixture),
         optimizer=AdamW(learning_rate=4e-3, schedule=WSD(warmup=Fraction(n=0.05), decay=Fraction(n=0.4))),
         budget=f"{flops} flops",

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pathways_lite.recipe import Amount, Budget, Flops, Fraction, Ramp, Steps, Tokens
+from pathways_lite.recipe import Amount, Flops, Fraction, Ramp, ResolvedBudget, Steps, Tokens
 
 
 class Clock(NamedTuple):
@@ -83,7 +83,7 @@ class Timeline:
     seq_len: int
     flops_per_token: int
     active_parameters: int
-    budget: Budget
+    budget: ResolvedBudget
     phases: tuple[DensityPhase, ...] = ()
     lengths: tuple[LengthPhase, ...] = ()
     shorter_batches: bool = False

@@ -10,7 +10,8 @@ MESHES = ("fsdp", "data", "tensor", "context", "fsdp x tensor", "fsdp x context"
           "pod x fsdp x tensor", "data x context x tensor")  # fmt: skip
 VARIANTS = ("fsdp, in slices", "fsdp x tensor, adamw", "fsdp x tensor, adafactor", "fsdp x tensor, reweighted",
             "fsdp, reweighted in slices", "fsdp, a selection", "fsdp x tensor, smoothed",
-            "fsdp x tensor, frozen in part", "data x context x tensor, observed", "fsdp, observed in slices")  # fmt: skip
+            "fsdp x tensor, frozen in part", "data x context x tensor, observed",
+            "fsdp, observed in slices")  # fmt: skip
 
 
 def outcomes(*cases: str) -> dict:

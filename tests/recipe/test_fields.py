@@ -69,6 +69,10 @@ def test_every_field_of_every_class_has_a_meaning() -> None:
         ("stages.optimizer.momentum", ["Muon", "SGD"]),
         ("stages.pruning.regrowth", ["Regrowth"]),
         ("AdamW", ["AdamW"]),
+        ("adamw", ["AdamW"]),
+        ("net2net", ["Net2Net"]),
+        ("stages.optimizer.muon", ["Muon"]),
+        ("stages.*.data", ["Data"]),
     ],
 )
 def test_a_path_leads_to_the_classes_that_may_be_there(path: str, classes: list[str]) -> None:
@@ -91,6 +95,9 @@ def test_a_plain_field_is_shown_alone_with_type_bounds_and_default() -> None:
         ("stages.base.optimizer.learningrate", "Did you mean 'learning_rate'?"),
         ("stages.base.batch_size.n", "batch_size"),
         ("stagess", "a recipe has no field 'stagess'. Did you mean 'stages'?"),
+        ("adamm", "there is no 'adamm'. Did you mean 'AdamW'? Of its kind there are: adamw, adafactor, lion, muon"),
+        ("stages.optimizer.adamm", "Did you mean 'AdamW'? Of its kind there are: adamw, adafactor, lion, muon"),
+        ("stages.base.start.operator.ligoo", "Did you mean 'LiGO'? Of its kind there are: stack, interpolate"),
         ("stages.budget.n", "stages.budget is a value and has no field 'n'"),
     ],
 )

@@ -23,9 +23,12 @@ from pathways_lite.recipe import (
     Muon,
     Prune,
     Ramp,
+    Recipe,
     Regrowth,
     Restore,
+    Scratch,
     Stage,
+    Steps,
     Temperature,
     TopLosses,
     apply_overrides,
@@ -284,3 +287,45 @@ def test_shared_first_stages_have_the_same_identity() -> None:
     assert stage_identity(first, 1) != stage_identity(second, 1)
     longer_trunk = apply_overrides(first, ["stages.base.budget=200 steps"])
     assert stage_identity(longer_trunk, 1) != stage_identity(first, 1)
+
+
+# ---- what is never silent ----
+
+
+def test_a_later_stage_says_how_it_starts() -> None:
+    later = make_stage("more")
+    with pytest.raises(
+        ValidationError, match=r"stage 'more' has no start.*random parameters: write start=Continue\(\)"
+    ):
+        make_recipe(make_stage(), later)
+    with pytest.raises(ValidationError, match="has no start"):
+        make_recipe(make_stage(), make_stage().model_copy(update={"name": "more"}))
+    chain = make_recipe(make_stage(), make_stage("more", start=Scratch()))
+    # Neither a copy nor an override nor a file forgets that it was written, or adds it.
+    assert apply_overrides(chain, ["stages.more.batch_size=4"]).stages[1].start == Scratch()
+    assert Recipe.model_validate_json(chain.model_dump_json()) == chain
+    single = apply_overrides(make_recipe(), ["stages.base.batch_size=4"])
+    with pytest.raises(ValidationError, match="has no start"):
+        make_recipe(make_stage(), single.stages[0].model_copy(update={"name": "more"}))
+
+
+def test_a_recipe_of_an_earlier_version_without_starts_in_it_loads() -> None:
+    """Stored recipes spell out every default, so those that were random parameters before are so still."""
+    chain = make_recipe(make_stage(), make_stage("more", start=Scratch()))
+    stored = json.loads(chain.model_dump_json())
+    assert stored["stages"][1]["start"] == {"kind": "scratch"}
+    assert stage_identity(Recipe.model_validate(stored), 1) == stage_identity(chain, 1)
+
+
+def test_a_copy_is_validated() -> None:
+    stage = make_stage()
+    assert stage.model_copy(update={"budget": "30 steps"}).budget == Steps(n=30)
+    assert stage.model_copy(update={"budget": "30 steps"}) == make_stage(budget="30 steps")
+    assert stage.model_copy(update={"name": "more"}).model_fields_set == stage.model_fields_set
+    assert stage.model_copy() == stage
+    with pytest.raises(ValidationError, match=r"Stage has no field 'batchsize'. Did you mean 'batch_size'"):
+        stage.model_copy(update={"batchsize": 4})
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        stage.model_copy(update={"microbatch": 0})
+    with pytest.raises(ValidationError, match="does not divide"):
+        stage.model_copy(update={"microbatch": 3})

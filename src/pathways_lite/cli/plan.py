@@ -74,8 +74,10 @@ def plan(
         if rules or search or is_gpu:
             raise UserError("--picture draws one compiled plan; it does not work with --rules, --search or GPUs")
         _check_picture(picture)
-    loaded = load_recipe(recipe, overrides or ())
+    loaded = plan_stage.resolve_budgets(load_recipe(recipe, overrides or ()))
     index = plan_stage.find_stage(loaded, stage)
+    if not as_json:
+        typer.echo(plan_stage.describe_data(loaded, index))
     if rules:
         _print_tables(plan_stage.show_rules(loaded, index, machine))
     elif isinstance(machine, chips.GpuCluster):

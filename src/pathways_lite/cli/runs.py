@@ -112,7 +112,7 @@ def _state(row: dict[str, Any]) -> str:
 def compare(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="run directories, or NAME=RUN,RUN,... for the seeds of one arm"),
+        typer.Argument(help="run directories, or NAME=RUN,RUN,... for the seeds of one arm"),
     ],
     of: Annotated[str, typer.Option(help="which loss: held-out or train")] = "held-out",
     unit: Annotated[str, typer.Option(help="unit: loss (nats per token) or bits_per_byte")] = "loss",
@@ -139,7 +139,7 @@ def compare(
     from pathways_lite.comparison.table import Results
     from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
-    from pathways_lite.recipe.load import format_validation_error
+    from pathways_lite.recipe.mistakes import format_validation_error
 
     try:
         metric = Metric.model_validate({"of": of, "unit": unit, "domain": domain, "window": window, "flops": flops})

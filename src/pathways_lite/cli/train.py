@@ -36,12 +36,21 @@ class TrainOptions:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="a Python file with a function recipe(), or a resolved recipe.json")],
+    recipe: Annotated[str, typer.Argument(help="a Python file with a function recipe(), its JSON, or a run directory")],
     overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(parser=local_path, help="run directory; default: runs/NAME of the recipe")
     ] = None,
     track: Annotated[list[str] | None, typer.Option(help="also log to: tensorboard (default), wandb, none")] = None,
+    extend: Annotated[
+        str | None,
+        typer.Option(metavar="AMOUNT", help="of a finished run: train its model longer, e.g. '10 %' or '500 steps'"),
+    ] = None,
+    branch: Annotated[
+        int | None,
+        typer.Option(metavar="STEP", min=0, help="of a run: continue from its checkpoint of this step as a new run"),
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="with --branch: of which stage; default: the last one")] = None,
     dry_run: Annotated[bool, typer.Option(help="show what would be trained and its cost, and stop")] = False,
     coordinator: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="address of process 0, for processes started by hand")
@@ -68,6 +77,10 @@ def train(
     After an interruption the same command continues, bit for bit as if there had been none. SIGINT, SIGTERM
     and a closed terminal (SIGHUP) save a checkpoint and exit; a second signal exits at once.
 
+    A run directory in the place of the recipe continues that run, with changes of what does not change its result
+    (mesh, place of the corpus). --extend appends a stage to it, and --branch makes a run that starts from one of its
+    checkpoints; both keep the optimizer's state and hold the learning rate, unless overrides say otherwise.
+
     On many hosts run the same command on each. Slurm, Open MPI, GKE and TPU pods are detected; anywhere else give
     --coordinator, --processes and --process. The run directory must be on a file system that all hosts share.
 
@@ -79,14 +92,16 @@ def train(
 
     - `pathways-lite train configs/demo.py --dry-run` says how long it takes here, and how much memory
 
+    - `pathways-lite train runs/demo --extend "10 %"`
+
+    - `pathways-lite train runs/demo --branch 400 --out runs/lower stages.base.optimizer.learning_rate=1e-4`
+
     - `pathways-lite train configs/demo.py --coordinator host0:1234 --processes 2 --process 0`
     """
-    from pathways_lite.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides or ())
     set_threads(threads)
     if runs_on_cpu_only():
         keep_freed_memory()  # before the imports below load JAX
+    loaded, out = _load(recipe, overrides or [], out, extend, branch, stage)
     if dry_run:
         _dry_run(loaded, as_json=as_json)
         return
@@ -99,7 +114,7 @@ def train(
     if coordination.process_count() == 1:  # processes that compile and others that do not would wait for each other
         enable_compilation_cache()
     options = TrainOptions(tuple(trackers), hang_timeout or None, samples, page, local_path(recipe).parent)
-    status = _train(loaded, out or Path("runs") / loaded.name, options)
+    status = _train(loaded, out, options)
     if status:
         _exit_now(status)
 
@@ -123,6 +138,37 @@ def _dry_run(recipe: Recipe, *, as_json: bool) -> None:
         typer.echo(f"{stage.name}: {estimate.sentence()}")
     if len(estimates) > 1:
         typer.echo(f"all stages: about {duration(sum(estimate.seconds.total for estimate in estimates))} here")
+
+
+def _load(
+    recipe: str, overrides: list[str], out: Path | None, extend: str | None, branch: int | None, stage: str | None
+) -> tuple[Recipe, Path]:
+    """Return the recipe to train and its run directory. Raises UserError where the options do not go together."""
+    from pathways_lite.recipe import apply_overrides, load_recipe
+    from pathways_lite.run_directory import RunDirectory
+
+    path = local_path(recipe)
+    if not path.is_dir():
+        for option, value in (("--extend", extend), ("--branch", branch), ("--stage", stage)):
+            if value is not None:
+                raise UserError(f"{option} goes on from a run; name its directory instead of {recipe}")
+        loaded = load_recipe(recipe, overrides)
+        return loaded, out or Path("runs") / loaded.name
+    run = RunDirectory(path)
+    if branch is not None:
+        from pathways_lite.training.going_on import branched
+
+        loaded = branched(run, branch, stage, extend, overrides)
+        return loaded, out or path.parent / loaded.name
+    if stage is not None:
+        raise UserError("--stage names the stage of --branch; add --branch STEP, or leave out --stage")
+    if out is not None and out != path:
+        raise UserError(f"a run goes on in its own directory, {path}; leave out --out, or branch off by --branch STEP")
+    if extend is None:
+        return apply_overrides(run.recipe(), overrides), path
+    from pathways_lite.training.going_on import extended
+
+    return extended(run, extend, overrides), path
 
 
 def _train(recipe: Recipe, out: Path, options: TrainOptions) -> int:

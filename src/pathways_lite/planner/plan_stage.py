@@ -30,6 +30,8 @@ from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.recipe.identity import identity_fields
 from pathways_lite.tracking.formatting import byte_size
 from pathways_lite.training.components import Components
+from pathways_lite.training.data_position import describe_data_position
+from pathways_lite.training.resolve_amounts import resolve_budgets as resolve_budgets
 from pathways_lite.training.stage import StageSpec, describe_lengths, stage_timeline
 
 
@@ -41,6 +43,11 @@ def find_stage(recipe: Recipe, name: str | None) -> int:
     if name not in names:
         raise UserError(f"there is no stage {name!r}; the recipe has {', '.join(names)}")
     return names.index(name)
+
+
+def describe_data(recipe: Recipe, index: int) -> str:
+    """Say in one line where the stage's data begins."""
+    return f"{recipe.stages[index].name}: {describe_data_position(StageSpec(recipe, index))}"
 
 
 def stage_work(recipe: Recipe, stage: Stage) -> StageWork:
@@ -149,7 +156,7 @@ def abstract_state(recipe: Recipe, index: int, layout: Layout) -> Any:
     # Fields that do not change the state are reset, so that a search builds it once.
     model = stage.model.model_copy(update={"remat": "none"})
     plain = stage.model_copy(update={"mesh": Mesh(), "microbatch": None, "model": model})
-    return layout.abstract_like_parameters(_unsharded_state(recipe.model_copy(update={"stages": (plain,)})), params)
+    return layout.abstract_like_parameters(_unsharded_state(recipe.copy_unchecked(stages=(plain,))), params)
 
 
 @functools.lru_cache(maxsize=4)

@@ -11,8 +11,12 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-__all__ = ["Amount", "Budget", "Flops", "Fraction", "Frozen", "Patterns", "Steps", "Tokens"]
+__all__ = [
+    "Amount", "Budget", "Epochs", "Flops", "Fraction", "FractionOf", "Frozen", "Patterns", "ResolvedBudget", "Steps",
+    "Tokens",
+]  # fmt: skip
 
 
 class Frozen(BaseModel):
@@ -43,6 +47,20 @@ class Frozen(BaseModel):
         """Return the present name of a field that is called `name`, or was formerly."""
         return next((current for current, former in cls.former_names.items() if former == name), name)
 
+    # Validators before others run in reverse order: former names are read first.
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_names(cls, fields: Any) -> Any:
+        if isinstance(fields, dict):
+            for name in fields:
+                if name not in cls.model_fields:
+                    known = [field for field in cls.model_fields if field != "kind"]
+                    hint = did_you_mean(str(name), known)
+                    message = f"{cls.__name__} has no field {name!r}.{hint}"
+                    raise PydanticCustomError("unknown_field", "{message}", {"message": message, "name": str(name)})
+        return fields
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_booleans(cls, fields: Any) -> Any:
@@ -64,9 +82,20 @@ class Frozen(BaseModel):
         return {cls.current_name(name): value for name, value in fields.items()}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Copy, with the fields in `update` replaced and, as in pydantic, not validated."""
-        current = {self.current_name(name): value for name, value in (update or {}).items()}
-        return super().model_copy(update=current, deep=deep)
+        """Copy with the fields in `update` replaced, and validate the copy as a new node (pydantic does not).
+
+        Raises ValidationError for a name that is not a field's, and for values that a new node would refuse.
+        """
+        if not update:
+            return super().model_copy(deep=deep)
+        node = super().model_copy(deep=deep)
+        # Of the fields that were set alone: whether a field was set is part of a recipe (`Stage.start`).
+        kept = {name: getattr(node, name) for name in node.model_fields_set}
+        return type(self).model_validate(kept | {self.current_name(name): value for name, value in update.items()})
+
+    def copy_unchecked(self, **changes: Any) -> Self:
+        """Copy with fields replaced, without validation: for parts of recipes that are not recipes by themselves."""
+        return super().model_copy(update=changes)
 
 
 def has_boolean(value: Any) -> bool:
@@ -104,22 +133,41 @@ class Fraction(Frozen):
     n: float = Field(ge=0, le=1, description="of the budget")
 
 
-_UNITS = {"step": "steps", "token": "tokens", "flop": "flops"}
+class Epochs(Frozen):
+    """A number of passes over the corpus (with RS2, over one round), as tokens when the recipe is resolved."""
+
+    kind: Literal["epochs"] = "epochs"
+    n: float = Field(gt=0, description="passes over all sequences, of all domains together")
 
 
-def _parse_amount(value: Any) -> Any:
-    """Accept `"300 steps"`, `"2e6 tokens"`, `"1e15 flops"` and `"5 %"` wherever an amount is expected."""
+class FractionOf(Frozen):
+    """A fraction of another stage's budget, in that budget's unit when the recipe is resolved."""
+
+    kind: Literal["fraction_of"] = "fraction_of"
+    n: float = Field(gt=0, description="of that stage's budget; may exceed 1")
+    stage: str = Field(description="name of the other stage")
+
+
+_UNITS = {"step": "steps", "token": "tokens", "flop": "flops", "epoch": "epochs"}
+
+
+def parse_amount(value: Any) -> Any:
+    """Accept `"300 steps"`, `"2e6 tokens"`, `"1e15 flops"` and `"5 %"` wherever an amount is expected.
+
+    A budget may also be `"2 epochs"` or `"10 % of base"`, of another stage.
+    """
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(%|[A-Za-z]+)\s*", value)
+    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(%|[A-Za-z]+)\s*(?:(?<=%)\s*of\s+(\S+)\s*|)", value)
     if match is None:
         raise ValueError(f"{value!r} is not an amount; write e.g. '300 steps', '2e6 tokens', '1e15 flops' or '5 %'")
     number, unit = float(match[1]), match[2].lower()
     if unit == "%":
-        return {"kind": "fraction", "n": number / 100}
+        part = {"kind": "fraction", "n": number / 100}
+        return part if match[3] is None else {"kind": "fraction_of", "n": number / 100, "stage": match[3]}
     kind = _UNITS.get(unit.removesuffix("s"))
     if kind is None:
-        raise ValueError(f"unknown unit {match[2]!r} in {value!r}; use steps, tokens, flops or %")
+        raise ValueError(f"unknown unit {match[2]!r} in {value!r}; use steps, tokens, flops, epochs or %")
     return {"kind": kind, "n": number}
 
 
@@ -131,10 +179,23 @@ def _split_names(value: Any) -> Any:
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_split_names), Field(min_length=1)]
 """Patterns of names of parameters (`models.trainable`)."""
 
-Budget = Annotated[Steps | Tokens | Flops, Field(discriminator="kind"), BeforeValidator(_parse_amount)]
+
+def _parse_budget(value: Any) -> Any:
+    amount = parse_amount(value)
+    if isinstance(amount, dict) and amount.get("kind") == "fraction" and isinstance(value, str):
+        raise ValueError(f"{value!r} of what? Name a stage, e.g. '{value.strip()} of base', or write e.g. '300 steps'")
+    return amount
+
+
+ResolvedBudget = Steps | Tokens | Flops
+"""The amount of training in a stage of a resolved recipe."""
+
+Budget = Annotated[
+    Steps | Tokens | Flops | Epochs | FractionOf, Field(discriminator="kind"), BeforeValidator(_parse_budget)
+]
 """The amount of training in a stage."""
 
-Amount = Annotated[Steps | Tokens | Flops | Fraction, Field(discriminator="kind"), BeforeValidator(_parse_amount)]
+Amount = Annotated[Steps | Tokens | Flops | Fraction, Field(discriminator="kind"), BeforeValidator(parse_amount)]
 """A point in time or a duration on a stage's clock."""
 
 
@@ -156,8 +217,16 @@ def is_node(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Frozen)
 
 
-def did_you_mean(name: str, candidates: Iterable[str], cutoff: float = 0.5) -> str:
+def variants_of(annotation: Any) -> dict[str, type[Frozen]]:
+    """Return the variants of a discriminated union by `kind`: `{"adamw": AdamW, ...}`."""
+    nodes = [member for member in union_members(annotation) if is_node(member)]
+    return {node.model_fields["kind"].default: node for node in nodes if "kind" in node.model_fields}
+
+
+def did_you_mean(name: str, candidates: Iterable[str], cutoff: float = 0.5, *, ignore_case: bool = False) -> str:
     """Return a hint for a name that is not among the candidates: a similar one, if there is any, and all of them."""
-    close = difflib.get_close_matches(name, candidates, n=1, cutoff=cutoff)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    fold = str.lower if ignore_case else str
+    folded = {fold(candidate): candidate for candidate in candidates}
+    close = difflib.get_close_matches(fold(name), folded, n=1, cutoff=cutoff)
+    hint = f" Did you mean {folded[close[0]]!r}?" if close else ""
     return f"{hint} It has: {', '.join(candidates)}"

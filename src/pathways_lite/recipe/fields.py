@@ -14,13 +14,25 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from pathways_lite.errors import UserError
-from pathways_lite.recipe.base import Flops, Fraction, Frozen, Steps, Tokens, did_you_mean, is_node, union_members
+from pathways_lite.recipe.base import (
+    Epochs,
+    Flops,
+    Fraction,
+    FractionOf,
+    Frozen,
+    Steps,
+    Tokens,
+    did_you_mean,
+    is_node,
+    union_members,
+    variants_of,
+)
 from pathways_lite.recipe.stage import Recipe
 
 __all__ = ["ClassFields", "FieldRow", "describe_class", "describe_path", "override_values", "recipe_classes"]
 
 _CLOSE = 0.7  # similarity above which a name is a misspelled field, and not the name of a stage
-_AMOUNTS = (Steps, Tokens, Flops, Fraction)
+_AMOUNTS = (Steps, Tokens, Flops, Fraction, Epochs, FractionOf)
 _BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
@@ -53,15 +65,19 @@ def describe_path(path: str) -> list[ClassFields]:
     Names and numbers of stages may be left out. The path may also be a class (`AdamW`). Raises UserError for a name
     that is not a field, with the names that are.
     """
-    named = {cls.__name__: cls for cls in recipe_classes()}
-    if path in named:
-        return [describe_class(named[path])]
+    named = _named_classes()
+    if path.lower() in named:
+        return [describe_class(named[path.lower()])]
     classes: list[type[Frozen]] = [Recipe]
     in_sequence = False
     parts = [part for part in path.split(".") if part]
     for number, part in enumerate(parts):
         owners = [cls for cls in classes if cls.current_name(part) in cls.model_fields]
         if not owners:
+            kinds = {variant.model_fields["kind"].default: variant for variant in classes if _has_kind(variant)}
+            if part in kinds:
+                classes, in_sequence = [kinds[part]], False
+                continue
             if not in_sequence or difflib.get_close_matches(part, _field_names(classes), n=1, cutoff=_CLOSE):
                 raise UserError(_no_such_field(".".join(parts[:number]), part, classes))
             in_sequence = False  # the name or number of an item
@@ -106,8 +122,37 @@ def _field_names(classes: list[type[Frozen]]) -> list[str]:
     return list(dict.fromkeys(field for cls in classes for field in cls.model_fields))
 
 
+def _has_kind(cls: type[Frozen]) -> bool:
+    return "kind" in cls.model_fields
+
+
+def _named_classes() -> dict[str, type[Frozen]]:
+    """Return the classes by their names and, where these are free, kinds, in lower case."""
+    kinds = {cls.model_fields["kind"].default: cls for cls in recipe_classes() if _has_kind(cls)}
+    return kinds | {cls.__name__.lower(): cls for cls in recipe_classes()}
+
+
 def _no_such_field(path: str, name: str, classes: list[type[Frozen]]) -> str:
+    fields = _field_names(classes)
+    if not difflib.get_close_matches(name, fields, n=1, cutoff=_CLOSE):
+        # A class or a kind is meant rather than a field.
+        among = classes if path else list(_named_classes().values())
+        variants = [cls for cls in among if _has_kind(cls)]
+        named = {text.lower(): cls for cls in variants for text in (cls.__name__, cls.model_fields["kind"].default)}
+        if close := difflib.get_close_matches(name.lower(), named, n=1, cutoff=_CLOSE):
+            kinds = ", ".join(cls.model_fields["kind"].default for cls in _siblings(named[close[0]]))
+            return f"there is no {name!r}. Did you mean {named[close[0]].__name__!r}? Of its kind there are: {kinds}"
     return f"{path or 'a recipe'} has no field {name!r}.{did_you_mean(name, _field_names(classes), _CLOSE)}"
+
+
+def _siblings(cls: type[Frozen]) -> list[type[Frozen]]:
+    """Return the classes of the first union that a class is in."""
+    for owner in recipe_classes():
+        for field in owner.model_fields.values():
+            variants = list(variants_of(field.annotation).values())
+            if cls in variants:
+                return variants
+    return [cls]
 
 
 # ---- types and defaults in words ----
@@ -142,7 +187,7 @@ def _type_text(field: FieldInfo) -> str:
 def _member_texts(annotation: Any) -> Iterator[str]:
     members = union_members(annotation)
     if Steps in members or Tokens in members:
-        amounts = ["5 %"] if Fraction in members else []
+        amounts = ["5 %"] if Fraction in members else ["2 epochs", "10 % of base"] if Epochs in members else []
         yield f"amount ({', '.join(['300 steps', '2e6 tokens', '1e15 flops', *amounts])})"
         members = [member for member in members if member not in _AMOUNTS]
     for member in members:
@@ -183,10 +228,10 @@ def _short_text(value: Any) -> str:
 
 def value_text(value: Any) -> str:
     """Return a value as an override writes it: `none`, `true`, `0.1`, `300 steps`, `[1, 2]`."""
-    if isinstance(value, Fraction):
-        text = f"{100 * value.n:g}"
-        return f"{text} %" if float(text) / 100 == value.n else value.model_dump_json()
-    if isinstance(value, Steps | Tokens | Flops):
+    if isinstance(value, Fraction | FractionOf):
+        text, of = f"{100 * value.n:g}", f" of {value.stage}" if isinstance(value, FractionOf) else ""
+        return f"{text} %{of}" if float(text) / 100 == value.n else value.model_dump_json()
+    if isinstance(value, Steps | Tokens | Flops | Epochs):
         return f"{value.n!r} {value.kind}"
     if isinstance(value, str):
         return value

@@ -37,13 +37,22 @@ def identity_fields(node: Any, *, former_names: bool = True) -> Any:
     return node
 
 
+def _stage_fields(recipe: Recipe, index: int, *, former_names: bool = True) -> dict[str, Any]:
+    """Return `identity_fields` of a stage, with its evaluations where these decide when it ends."""
+    stage = recipe.stages[index]
+    fields: dict[str, Any] = identity_fields(stage, former_names=former_names)
+    if stage.early_stopping is not None:
+        fields["evaluation"] = identity_fields(stage.evaluation, former_names=former_names)
+    return fields
+
+
 def stage_identity(recipe: Recipe, index: int) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of stage `index`, all stages before it and the seed.
 
     Two recipes that share their first stages share those stages' identities, and so their checkpoints.
     """
     parent = stage_identity(recipe, index - 1) if index else None
-    content = {"format": FORMAT, "seed": recipe.seed, "parent": parent, "stage": identity_fields(recipe.stages[index])}
+    content = {"format": FORMAT, "seed": recipe.seed, "parent": parent, "stage": _stage_fields(recipe, index)}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -52,7 +61,7 @@ def identity_differences(old: Recipe, new: Recipe, index: int) -> list[str]:
     """List what gives stage `index` of two recipes different identities, ancestors included, one line per field."""
     pairs: list[tuple[str, Any, Any]] = [("seed", old.seed, new.seed)]
     for i in range(index + 1):
-        before, after = (flatten(identity_fields(recipe.stages[i], former_names=False)) for recipe in (old, new))
+        before, after = (flatten(_stage_fields(recipe, i, former_names=False)) for recipe in (old, new))
         path = f"stages.{new.stages[i].name}"
         pairs += [
             (f"{path}.{name}", before.get(name), after.get(name)) for name in sorted(before.keys() | after.keys())

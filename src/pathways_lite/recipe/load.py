@@ -3,29 +3,31 @@
 A recipe is a Python file. Once resolved it is JSON, which is read back equal, without running code.
 
 Overrides are typed and addressed by path: `stages.base.optimizer.learning_rate=3e-4`. A stage is addressed by its name
-or its index. Values are JSON where they parse as JSON and text otherwise; `none` and `null` are None. The name of a
-variant (`stages.base.optimizer=muon`) replaces the whole subtree by that variant's own defaults.
+or its index, and several by a pattern: `stages.*.data.corpus=corpora/x`. Values are JSON where they parse as JSON and
+text otherwise; `none` and `null` are None. The name of a variant (`stages.base.optimizer=muon`) replaces the whole
+subtree by that variant's own defaults.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import importlib
 import json
 import os
 import runpy
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
-from pathways_lite.recipe.base import Frozen, did_you_mean, has_boolean, is_node, union_members
+from pathways_lite.recipe.base import Frozen, did_you_mean, has_boolean, variants_of
+from pathways_lite.recipe.mistakes import explain_mistake, format_validation_error
 from pathways_lite.recipe.stage import Recipe
 
 __all__ = ["apply_overrides", "load_recipe", "read_recipe", "write_recipe"]
@@ -60,15 +62,10 @@ def load_from_python[T: Frozen](path: Path, kind: type[T], example: str) -> T:
             result = function()
     except UserError:
         raise
-    except ValidationError as error:
-        raise UserError(f"{path}: the {name} is invalid.\n{format_validation_error(error)}") from error
     except SyntaxError as error:
         raise UserError(f"{error.filename or path}:{error.lineno}: {error.msg}") from error
-    except ImportError as error:
-        place = _own_line(error, path)
-        raise UserError(f"{place}: {error}; put that module beside {path.name}, or install it") from error
     except Exception as error:
-        raise UserError(f"{_own_line(error, path)}: {type(error).__name__}: {error}") from error
+        raise UserError(explain_mistake(error, path)) from error
     if not isinstance(result, kind):
         raise UserError(f"{path}: {name}() returned {type(result).__name__}, not a {kind.__name__}")
     return result
@@ -94,17 +91,6 @@ def importing_from(folder: Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def _own_line(error: BaseException, path: Path) -> str:
-    """Return `file:line` of the innermost line of the user's folder that led to an error."""
-    root = os.path.realpath(path.parent)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_below(frame.filename, root)]
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
-
-
-def _is_below(file: str, root: str) -> bool:
-    return Path(os.path.realpath(file)).is_relative_to(root) and "site-packages" not in file
-
-
 def write_recipe(recipe: Recipe, path: str | Path) -> None:
     """Write the recipe as JSON with every default spelled out. A reader sees either the old file or the new one."""
     try:
@@ -115,8 +101,10 @@ def write_recipe(recipe: Recipe, path: str | Path) -> None:
 
 def read_recipe(path: str | Path) -> Recipe:
     """Read what `write_recipe` wrote. Raises UserError if the file is not a recipe."""
+    text = ""
     try:
-        return Recipe.model_validate_json(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        return Recipe.model_validate_json(text)
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"cannot read the recipe {path}: {error}") from error
     except ValidationError as error:
@@ -125,20 +113,9 @@ def read_recipe(path: str | Path) -> Recipe:
                 f"{path} is empty, cut off or not JSON, as after a power cut. In a run directory: remove it, and the "
                 "same train command writes it again and continues from the checkpoints"
             ) from error
-        raise UserError(f"{path} is not a recipe of this version.\n{format_validation_error(error)}") from error
-
-
-def format_validation_error(error: ValidationError, prefix: str = "") -> str:
-    """Format a validation error as sentences, `path: what is wrong`, one per line."""
-    lines = []
-    for item in error.errors(include_url=False):
-        path = ".".join([*([prefix] if prefix else []), *(str(key) for key in item["loc"])])
-        value = item.get("input")
-        # The "input" of a missing field is the whole object around it, which helps nobody.
-        suffix = "" if item["type"] == "missing" or isinstance(value, BaseModel | dict) else f" (found {value!r})"
-        message = item["msg"].removeprefix("Value error, ")
-        lines.append(f"{path}: {message}{suffix}" if path else message)
-    return "\n".join(lines)
+        raise UserError(
+            f"{path} is not a recipe of this version.\n{format_validation_error(error, document=json.loads(text))}"
+        ) from error
 
 
 # ---- overrides ----
@@ -164,10 +141,10 @@ def _set(node: Any, path: list[str], text: str, parents: tuple[str, ...]) -> Any
     name, rest = path[0], path[1:]
     full_path = (*parents, name)
     if isinstance(node, tuple):
-        index = _index_of(node, name, full_path)
+        chosen = _indices_of(node, name, full_path)
         if not rest:
-            raise UserError(f"{'.'.join(full_path)} is a whole {type(node[index]).__name__}; name a field of it")
-        return tuple(_set(item, rest, text, full_path) if i == index else item for i, item in enumerate(node))
+            raise UserError(f"{'.'.join(full_path)} is a whole {type(node[chosen[0]]).__name__}; name a field of it")
+        return tuple(_set(item, rest, text, full_path) if i in chosen else item for i, item in enumerate(node))
     if not isinstance(node, Frozen):
         raise UserError(f"{'.'.join(parents)} is {node!r} and has no field {name!r}")
     owner = type(node)
@@ -175,7 +152,7 @@ def _set(node: Any, path: list[str], text: str, parents: tuple[str, ...]) -> Any
     if field not in fields:
         raise UserError(f"{'.'.join(parents) or owner.__name__} has no field {name!r}.{did_you_mean(name, fields)}")
     value = _set(getattr(node, field), rest, text, full_path) if rest else _parse(owner, field, text, full_path)
-    return node.model_copy(update={field: value})
+    return node.copy_unchecked(**{field: value})
 
 
 def _validate_changes(old: Any, new: Any, written: Sequence[tuple[str, str]], parents: tuple[str, ...]) -> Any:
@@ -190,7 +167,9 @@ def _validate_changes(old: Any, new: Any, written: Sequence[tuple[str, str]], pa
     if not isinstance(new, Frozen):
         return new
     fields = {
-        name: _validate_changes(getattr(old, name, None), value, written, (*parents, name)) for name, value in new
+        name: _validate_changes(getattr(old, name, None), value, written, (*parents, name))
+        for name, value in new
+        if name in new.model_fields_set
     }
     try:
         return type(new).model_validate(fields)
@@ -200,17 +179,23 @@ def _validate_changes(old: Any, new: Any, written: Sequence[tuple[str, str]], pa
 
 def _overrides_below(parents: tuple[str, ...], written: Sequence[tuple[str, str]]) -> str:
     """Return the overrides of fields of the node at `parents`; all of them where it was named otherwise."""
-    prefix = ".".join(parents)
-    below = [f"{path}={text}" for path, text in written if not prefix or path.startswith(f"{prefix}.")]
+    below = [f"{path}={text}" for path, text in written if _is_at_or_below(path.split("."), parents)]
     return " ".join(below or [f"{path}={text}" for path, text in written])
 
 
-def _index_of(items: tuple[Any, ...], name: str, full_path: tuple[str, ...]) -> int:
+def _is_at_or_below(path: Sequence[str], parents: tuple[str, ...]) -> bool:
+    """Return whether a path, which may have `*`, leads below the node at `parents`."""
+    pairs = zip(parents, path, strict=False)
+    return len(path) > len(parents) and all(fnmatch.fnmatchcase(parent, part) for parent, part in pairs)
+
+
+def _indices_of(items: tuple[Any, ...], name: str, full_path: tuple[str, ...]) -> list[int]:
+    """Return the items that a part of a path names: one, or with `*` and `?` all whose name matches."""
     names = [getattr(item, "name", str(i)) for i, item in enumerate(items)]
-    if name in names:
-        return names.index(name)
+    if matching := [i for i, other in enumerate(names) if fnmatch.fnmatchcase(other, name)]:
+        return matching
     if name.isdigit() and int(name) < len(items):
-        return int(name)
+        return [int(name)]
     raise UserError(f"{'.'.join(full_path)}: there is no {name!r}.{did_you_mean(name, names)}")
 
 
@@ -225,7 +210,7 @@ def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]
     # a wrong value would be refused by every member of a union, and not by the one that it names.
     separated = field.metadata or field.discriminator
     annotation: Any = Annotated[field.annotation, field, *field.metadata] if separated else field.annotation
-    variants = _variants(field.annotation)
+    variants = variants_of(field.annotation)
     # The paper's term is often the name of the class: `operator=ligo` is `operator=learned`.
     by_class = {variant.__name__.lower(): variant for variant in variants.values()}
     if variant := variants.get(text) or by_class.get(text.lower()):
@@ -260,9 +245,3 @@ def _candidates(text: str) -> list[Any]:
         return [json.loads(text), text]
     except json.JSONDecodeError:
         return [text]
-
-
-def _variants(annotation: Any) -> dict[str, type[Frozen]]:
-    """Return the variants of a discriminated union by `kind`: `{"adamw": AdamW, ...}`."""
-    nodes = [member for member in union_members(annotation) if is_node(member)]
-    return {node.model_fields["kind"].default: node for node in nodes if "kind" in node.model_fields}

@@ -91,11 +91,19 @@ class _Optimizer(Frozen):
     largest_rate: ClassVar[float] = 10.0
     """A weight moves by about the rate in each step; those of SGD depend on the gradient's size."""
 
+    not_identity: ClassVar[frozenset[str]] = frozenset({"relative_learning_rate"})  # learning_rate says it all
+
     clip_norm: float | None = Field(1.0, gt=0, description="global gradient norm; None: no clipping")
     groups: tuple[ParameterGroup, ...] | None = Field(
         None,
         min_length=1,
         description="parameters with another rate or decay, the first that matches; None: all are alike",
+    )
+    relative_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="multiple of the rate at which the model that the stage starts from was left: 1 holds it; "
+        "learning_rate is then filled in when the recipe is resolved",
     )
 
     @model_validator(mode="after")

@@ -18,8 +18,8 @@ from pathways_lite.recipe.pruning import Prune
 from pathways_lite.recipe.weighting import DoGE, LearnDomainWeights, Reweighting
 
 __all__ = [
-    "EMA", "Continue", "Evaluation", "Mesh", "Ramp", "Recipe", "Restore", "Saving", "Scratch", "SpikeGuard", "Stage",
-    "Start", "Statistics",
+    "EMA", "Continue", "EarlyStopping", "Evaluation", "Mesh", "Ramp", "Recipe", "Restore", "Saving", "Scratch",
+    "SpikeGuard", "Stage", "Start", "Statistics",
 ]  # fmt: skip
 
 # ---- mesh ----
@@ -172,6 +172,17 @@ class Evaluation(Frozen):
     )
 
 
+class EarlyStopping(Frozen):
+    """The end of a stage before its budget is spent: once held-out loss does not improve anymore.
+
+    The last model is kept, not the best one: its checkpoint is the stage's last, and a later stage starts from it.
+    """
+
+    patience: int = Field(3, ge=1, description="evaluations in a row without improvement after which the stage ends")
+    min_delta: float = Field(0.0, ge=0, description="nats per token by which the best loss must fall to improve")
+    domain: str | None = Field(None, description="whose held-out loss; None: all held-out tokens together")
+
+
 class Saving(Frozen):
     """Interval of checkpoints and the number that is kept."""
 
@@ -221,6 +232,9 @@ class Stage(Frozen):
     mesh: Mesh = Field(Mesh(), description="devices along each axis")
     guard: SpikeGuard = Field(SpikeGuard(), description="response to loss spikes")
     evaluation: Evaluation = Field(Evaluation(), description="of held-out text")
+    early_stopping: EarlyStopping | None = Field(
+        None, description="at the held-out loss of `evaluation`; None: the whole budget is spent"
+    )
     saving: Saving = Field(Saving(), description="of checkpoints")
     log_every: int = Field(10, ge=1, description="steps")
     statistics: Statistics | None = Field(
@@ -346,6 +360,14 @@ class Recipe(Frozen):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stage names must differ, not {names}")
+        for before, stage in itertools.pairwise(self.stages):
+            # Random parameters in the middle of a chain are rarely meant, and nothing in the results would tell.
+            if "start" not in stage.model_fields_set:
+                raise ValueError(
+                    f"stage {stage.name!r} has no start, so it would begin with random parameters: write "
+                    f"start=Continue() to train the model of stage {before.name!r} further, start=Grow(...) to make it "
+                    "larger, or start=Scratch() if random parameters are meant"
+                )
         first = self.stages[0].start
         if isinstance(first, Continue | Grow):
             raise ValueError(

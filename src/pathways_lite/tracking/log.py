@@ -11,7 +11,7 @@ Every row is one JSON object with `kind` and `step`, the number of steps taken w
                           {name: {loss, tokens, unused}}; of the moving average, if there is one, average_domains,
                           average_denoisers
                    statistics  norms and activations by layer, see `training.statistics`
-                   event  event: "skip", "rewind", "lost_rows" (before this step), ..., and its details
+                   event  event: "skip", "rewind", "early_stop", "lost_rows" (before this step), ..., and its details
     timings.jsonl  train  seconds (since the stage started), tokens_per_second, flops_per_second,
                           share_of_peak (null at the first step)
                    compile, save, evaluate   seconds, duration

@@ -17,6 +17,7 @@ from pathways_lite.data.store import open_store
 from pathways_lite.errors import UserError
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Continue, Grow, Merge, Recipe, Restore, Stage
+from pathways_lite.recipe.base import did_you_mean
 from pathways_lite.training import optimizers
 from pathways_lite.training.build_sample_weights import build_sample_weights, require_domains_to_weight
 from pathways_lite.training.init_merging import require_same_model
@@ -34,6 +35,7 @@ def require_trainable(recipe: Recipe) -> None:
         optimizers.build_stage_optimizer(spec.stage, spec.timeline, spec.trainable)  # names of its parameters
         _require_data(spec)
         _require_parameters(spec)
+        _require_held_out(spec)
 
 
 def _require_data(spec: StageSpec) -> None:
@@ -61,6 +63,19 @@ def _require_learned_domains(spec: StageSpec) -> None:
                 f"stages.{spec.stage.name}.data.mixture: stage {source.name!r} learns weights of "
                 f"{', '.join(sorted(unknown))}, which the corpus {spec.store.address} does not have"
             )
+
+
+def _require_held_out(spec: StageSpec) -> None:
+    """Check that early stopping has the held-out text that it decides by."""
+    if (stopping := spec.stage.early_stopping) is None:
+        return
+    path = f"stages.{spec.stage.name}.early_stopping"
+    domains = list(spec.store.domains)
+    if stopping.domain is not None and stopping.domain not in domains:
+        raise UserError(f"{path}.domain: there is no {stopping.domain!r}.{did_you_mean(stopping.domain, domains)}")
+    named = domains if stopping.domain is None else [stopping.domain]
+    if not any(spec.store.counts(name, "held_out").documents for name in named):
+        raise UserError(f"{path}: the corpus {spec.store.address} has no held-out text of {', '.join(named)}")
 
 
 def _require_parameters(spec: StageSpec) -> None:

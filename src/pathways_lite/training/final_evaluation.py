@@ -27,15 +27,22 @@ _OPTIONAL_RESULTS = ("denoisers", "average_domains", "average_denoisers")
 
 
 def summarize(
-    components: Components, params: Any, evaluation: dict[str, Any], *, peak_flops: float | None, samples: bool = True
+    components: Components,
+    params: Any,
+    step: int,
+    evaluation: dict[str, Any],
+    *,
+    peak_flops: float | None,
+    samples: bool = True,
 ) -> dict[str, Any]:
-    """Return the content of summary.json (`tracking.run_data` lists it). `evaluation`: the last held-out results.
+    """Return the content of summary.json (`tracking.run_data` lists it).
 
-    Without `samples` none are generated: each takes as long as some training steps, and compiles two programs.
+    `step`: the last one; `evaluation`: the held-out results after it. Without `samples` none are generated: each takes
+    as long as some training steps, and compiles two programs.
     """
     model, timeline, evaluator = components.stage.model, components.timeline, components.evaluator
     return {
-        "step": timeline.total_steps,
+        "step": step,
         "identity": components.spec.identity,
         "model": {
             "parameters": parameter_count(model),

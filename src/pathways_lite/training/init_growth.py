@@ -73,6 +73,17 @@ def require_growth(recipe: Recipe, index: int) -> None:
         raise UserError(f"stages.{stage.name}: LiGO reads ahead of the mixture's clock; use one phase")
 
 
+def require_something_grown(recipe: Recipe, index: int) -> None:
+    """Raise UserError where stage `index` starts with growth whose result is the model of the stage before it."""
+    stage, plan = recipe.stages[index], StageSpec(recipe, index).growth_plan
+    if plan is not None and plan.is_identity:
+        raise UserError(
+            f"stages.{stage.name}.start=Grow() grows nothing: the model has the n_layers={stage.model.n_layers}, "
+            f"d_model={stage.model.d_model} and d_ff={stage.model.d_ff} of stage {recipe.stages[index - 1].name!r}; "
+            "give it larger ones, or use start=Continue()"
+        )
+
+
 def grow_checkpoint(
     components: Components, small: TrainedModel, cursor: DataCursor, stopped: Callable[[], int]
 ) -> GrownState:

@@ -8,7 +8,7 @@ starts in no other way.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pathways_lite.checkpoints import CheckpointManager, restore, verify_checkpoint
@@ -19,9 +19,11 @@ from pathways_lite.ledger import Ledger, Seconds
 from pathways_lite.recipe import Continue, Grow, Merge, Recipe, Restore, Scratch
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.components import Components
+from pathways_lite.training.early_stopping import StoppingState
 from pathways_lite.training.init_growth import grow_checkpoint
 from pathways_lite.training.init_merging import furthest_cursor, merge_cost, merge_lineage, merge_params
-from pathways_lite.training.load import TrainedModel, load_final, load_model
+from pathways_lite.training.larger_budget import has_larger_budget
+from pathways_lite.training.load import TrainedModel, final_step, load_final, load_model
 from pathways_lite.training.loss_sum import NO_LOSSES, LossSum
 from pathways_lite.training.resolve import load_reference, reference_cost, stages_needed
 from pathways_lite.training.sample_weights import MethodState
@@ -42,6 +44,7 @@ class CheckpointState:
     parent: str | None  # digest of the checkpoint that the initial parameters come from
     log: dict[str, int] | None = None  # `RunLog.mark` when this was saved
     unlogged: LossSum = NO_LOSSES  # losses of the steps since the last log row
+    stopping: StoppingState = field(default_factory=StoppingState)
 
     @classmethod
     def initial(cls, state: TrainState, cursor: DataCursor, inherited: Ledger, parent: str | None) -> CheckpointState:
@@ -69,6 +72,7 @@ class CheckpointState:
             **({} if self.log is None else {"log": self.log}),
             **({} if not self.unlogged.steps else {"unlogged_loss": self.unlogged.to_json()}),
             **({} if provenance is None else {"provenance": dict(provenance)}),
+            **({} if spec.stage.early_stopping is None else {"early_stopping": self.stopping.to_json()}),
             **_tokenizer(spec),
         }
 
@@ -96,7 +100,10 @@ def restore_latest(
     if restored is None:
         return None
     identity = restored.meta["lineage"]["identity"]
-    if identity != components.spec.identity:
+    spec = components.spec
+    if identity != spec.identity and not has_larger_budget(
+        Recipe.model_validate(restored.meta["recipe"]), spec.recipe, spec.index
+    ):
         raise UserError(
             f"{checkpoints.directory} holds checkpoints of another recipe (identity {identity}, this one is "
             f"{components.spec.identity}); choose another run directory with --out"
@@ -110,6 +117,7 @@ def restore_latest(
         parent=restored.meta["lineage"]["parent"],
         log=restored.meta.get("log"),
         unlogged=LossSum.from_json(restored.meta.get("unlogged_loss")),
+        stopping=StoppingState.from_json(restored.meta.get("early_stopping", {})),
     )
 
 
@@ -202,7 +210,8 @@ def is_trained(spec: StageSpec, run: RunDirectory, note: Callable[[str], None]) 
     if not coordination.run_on_primary(lambda: _is_about_to_be_read(spec.recipe, spec.index, run)):
         return True
     directory = run.stage(spec.stage.name)
-    checkpoints, last_step = CheckpointManager(directory.checkpoints), spec.timeline.total_steps
+    checkpoints = CheckpointManager(directory.checkpoints)
+    last_step = coordination.run_on_primary(lambda: final_step(directory, spec.stage))
     finding = verify_checkpoint(checkpoints.path(last_step), companions=False)
     if finding.ok:
         return True

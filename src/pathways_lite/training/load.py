@@ -32,7 +32,7 @@ from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.ledger import Ledger
 from pathways_lite.paths import local_path
 from pathways_lite.recipe import Mesh, Recipe, Stage
-from pathways_lite.run_directory import RunDirectory
+from pathways_lite.run_directory import RunDirectory, StageDirectory
 from pathways_lite.training.average import Average
 from pathways_lite.training.companions import carried_held_out, carried_tokenizer, companion_files
 from pathways_lite.training.components import Components
@@ -266,13 +266,20 @@ def load_final(checkpoints: Path, stage: Stage) -> TrainedModel:
 
     A stage that starts from an older checkpoint would have the same identity, and other parameters.
     """
-    path = CheckpointManager(checkpoints).path(stage_timeline(stage).total_steps)
+    last_step = coordination.run_on_primary(lambda: final_step(StageDirectory(checkpoints.parent), stage))
+    path = CheckpointManager(checkpoints).path(last_step)
     if not coordination.run_on_primary(path.is_dir):
         raise UserError(
-            f"stage {stage.name!r} ends at step {stage_timeline(stage).total_steps:,}, but {path} is not there; "
+            f"stage {stage.name!r} ends at step {last_step:,}, but {path} is not there; "
             f"remove {checkpoints.parent / 'summary.json'}, and the same command trains the missing steps again"
         )
     return _model_at(path)
+
+
+def final_step(directory: StageDirectory, stage: Stage) -> int:
+    """Return the step at which a finished stage ended: that of its budget, unless it stopped early."""
+    summary = directory.summary if stage.early_stopping is not None else None
+    return stage_timeline(stage).total_steps if summary is None else int(summary["step"])
 
 
 def _model_at(path: Path) -> TrainedModel:

@@ -10,7 +10,7 @@ which are the same everywhere. Each keeps the guard's state; only the primary pr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +33,7 @@ from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
+from pathways_lite.training.early_stopping import StoppingState, describe_stop, observe_evaluation
 from pathways_lite.training.initialize import CheckpointState, initialize_stage, restore_latest
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.spike_guard import GuardState, Halt, Rewind, observe
@@ -98,6 +99,7 @@ class Trainer:
         self.saved_step: int
         self.cursor: DataCursor
         self.guard: GuardState
+        self.stopping: StoppingState
         self.pending: tuple[int, Any, Any] | None  # the newest step, its metrics and statistics, not looked at yet
         self._adopt(start)
 
@@ -114,7 +116,8 @@ class Trainer:
         )
         if missing and not self._evaluate():
             raise Interrupted
-        while self.step < self.timeline.total_steps:
+        self._observe_missed_evaluation()
+        while self.step < self._last_step:
             self._train_until_rewind()
         self.checkpoints.wait()
         if damaged := coordination.run_on_primary(lambda: self.metric_writer.non_finite_domains()):
@@ -125,7 +128,7 @@ class Trainer:
 
     def _train_until_rewind(self) -> None:
         stream = self.spec.stream(self.cursor, shard=self.components.layout.batch_shard)
-        with closing(stream.read(self.step, self.timeline.total_steps)) as batches:
+        with closing(stream.read(self.step, self._last_step)) as batches:
             for batch in batches:
                 rewind = self._take_step(batch)
                 if self.progress.peak_flops is None and rewind is None:
@@ -145,15 +148,22 @@ class Trainer:
                 if stopping:
                     self.checkpoints.wait()
                     raise Interrupted
+                if self.step == self._last_step:
+                    return
+
+    @property
+    def _last_step(self) -> int:
+        """The step that ends the stage: that of its budget, or the one at which it stopped early."""
+        return self.stopping.stopped_at or self.timeline.total_steps
 
     @property
     def _evaluation_due(self) -> bool:
-        at_end = self.step == self.timeline.total_steps
+        at_end = self.step == self._last_step
         return self.step > 0 and (self.step % self.stage.evaluation.every == 0 or at_end)
 
     @property
     def _saving_due(self) -> bool:
-        return self.step % self.stage.saving.every == 0 or self.step == self.timeline.total_steps
+        return self.step % self.stage.saving.every == 0 or self.step == self._last_step
 
     # ---- one step ----
 
@@ -261,6 +271,7 @@ class Trainer:
             except Interrupted:
                 return False
         self.metric_writer.evaluation(self.step, values)
+        self._observe_evaluation(values["domains"])
         self.hooks.after_evaluation(self.stage.name, self.step)
         return True
 
@@ -273,6 +284,27 @@ class Trainer:
                 "average_",
                 self.components.averaged_params(state.average, state.opt_state, state.params, self.step),
             )
+
+    def _observe_evaluation(self, domains: Mapping[str, Any]) -> None:
+        """Decide whether the stage ends here, on held-out results that are the same in all processes."""
+        config = self.stage.early_stopping
+        if config is None or self.step == self.timeline.total_steps:
+            return
+        self.stopping = observe_evaluation(config, self.stopping, self.step, domains)
+        if self.stopping.stopped_at is not None:
+            reason = describe_stop(config, self.stopping)
+            self.metric_writer.stop_early(self.step, reason=reason, best_step=self.stopping.best_step)
+            self.progress.print_note(f"stage {self.stage.name!r} {reason}")
+
+    def _observe_missed_evaluation(self) -> None:
+        """Observe the evaluation of a checkpoint's step that an earlier process was stopped in, or right after."""
+        if self.stage.early_stopping is None or not self._evaluation_due:
+            return
+        if self.stopping.step < self.step:
+            self._observe_evaluation(coordination.run_on_primary(lambda: self.metric_writer.last_evaluation)["domains"])
+        if self.stopping.stopped_at is not None and self.start.stopping.stopped_at is None:
+            self.checkpoints.delete_after(self.step - 1)  # it does not say that the stage ends with it
+            self._save()
 
     def _save(self) -> None:
         """Save state, data cursor, guard and ledger as one; the disk is written in the background.
@@ -293,6 +325,7 @@ class Trainer:
                 state=self.state,
                 cursor=self.cursor,
                 guard=self.guard,
+                stopping=self.stopping,
                 seconds=self.timer.seconds,
                 log=self.metric_writer.log_mark,
                 unlogged=self.metric_writer.unlogged,
@@ -308,7 +341,7 @@ class Trainer:
                 rotate=not self.guard.dropped_in_a_row,
             )
             if coordination.is_primary():
-                totals = {"total_steps": self.timeline.total_steps, "corpus_tokens": self.spec.corpus_tokens}
+                totals = {"total_steps": self._last_step, "corpus_tokens": self.spec.corpus_tokens}
                 self.directory.write_ledger({**totals, **meta["ledger"]})
         self.saved_step = self.step
         self.progress.show_save(self.step)
@@ -316,7 +349,7 @@ class Trainer:
 
     def _require_agreement(self, meta: dict[str, Any]) -> None:
         """Raise UserError where processes decided differently, from metrics that should have been the same."""
-        decisions = json.dumps([self.step, meta["cursor"], meta["guard"], meta["lineage"]])
+        decisions = json.dumps([self.step, meta["cursor"], meta["guard"], meta["lineage"], meta.get("early_stopping")])
         if not coordination.gather_and_decide(decisions, lambda gathered: len(set(gathered)) == 1):
             raise UserError(
                 f"the processes do not agree about step {self.step}, its losses or its place in the data; nothing was "
@@ -362,5 +395,5 @@ class Trainer:
         self.start = start
         self.state, self.step = start.state, start.step
         self.saved_step = start.step  # everything before it is in a checkpoint, or can be made again
-        self.cursor, self.guard = start.cursor, start.guard
+        self.cursor, self.guard, self.stopping = start.cursor, start.guard, start.stopping
         self.pending = None

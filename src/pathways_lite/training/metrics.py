@@ -111,6 +111,11 @@ class MetricWriter:
         """Record an event that belongs to the run's result."""
         self._write("event", step, {"event": event, **values})
 
+    def stop_early(self, step: int, **values: Any) -> None:
+        """Record once that the stage ends at `step`."""
+        if not any(row["step"] == step and row.get("event") == "early_stop" for row in self._log.rows()):
+            self.event("early_stop", step, **values)
+
     def pause(self, kind: str, step: int, seconds: Seconds, begin: float) -> None:
         """Record a compilation, evaluation or save that began when the stage had run for `begin` seconds."""
         self._track(self._log.timing(kind, step, seconds=seconds.total, duration=seconds.total - begin))

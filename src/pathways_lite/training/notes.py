@@ -8,8 +8,8 @@ from pathways_lite.data.notes import name_some
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.models.trainable import trained_parameters
 from pathways_lite.objectives.denoisers import DenoiserSpec, ExampleFormat, denoiser_specs
-from pathways_lite.recipe import Continue, Corruption, Grow, MixtureOfDenoisers, Stage, Uniform
-from pathways_lite.training.stage import StageSpec, changes_of_order
+from pathways_lite.recipe import Corruption, MixtureOfDenoisers, Stage, Uniform
+from pathways_lite.training.stage import StageSpec
 
 MIN_SPANS = 1.5
 """Below this number of noise spans in an example, span corruption nearly always makes one, at the end."""
@@ -18,21 +18,11 @@ MIN_SPANS = 1.5
 def stage_notes(spec: StageSpec) -> list[str]:
     """List what a user should know of a resolved stage before it trains; [] where there is nothing."""
     return [
-        *_data_that_begins_again(spec),
         *_unread_domains(spec),
         *_single_spans(spec),
         *_compared_denoisers(spec.stage),
         *_frozen_parameters(spec),
     ]
-
-
-def _data_that_begins_again(spec: StageSpec) -> Iterator[str]:
-    """Say that the data of a stage begins again although the stage continues another one."""
-    if isinstance(spec.stage.start, Continue | Grow):
-        before = spec.recipe.stages[spec.index - 1]
-        if changes := changes_of_order(before.data, spec.stage.data):
-            reasons = " and ".join(changes)
-            yield f"its data begins again, not where stage {before.name!r} stops, because of {reasons}"
 
 
 def _unread_domains(spec: StageSpec) -> Iterator[str]:

@@ -32,28 +32,44 @@ from pathways_lite.recipe import (
 )
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.check_chain import require_kept_optimizer, require_stored_optimizer, require_trainable
-from pathways_lite.training.init_growth import require_growth
+from pathways_lite.training.init_growth import require_growth, require_something_grown
 from pathways_lite.training.init_merging import resolve_merge
 from pathways_lite.training.load import TrainedModel, load_final, load_model
-from pathways_lite.training.stage import reference_of
+from pathways_lite.training.resolve_amounts import resolve_budgets, with_relative_rate
+from pathways_lite.training.stage import reference_of, stage_timeline
 
 
-def resolve_recipe(recipe: Recipe) -> Recipe:
+def resolve_recipe(recipe: Recipe, run: RunDirectory | None = None) -> Recipe:
     """Fill in corpus fingerprints, special tokens and digests of the checkpoints that a recipe names.
 
     Raises UserError for a corpus that is missing or is not the recorded one, for a vocabulary or special tokens that
     the model cannot hold, for growth that does not fit the stage before, for checkpoints that are not there, and for
-    whatever else would keep a stage from starting.
+    whatever else would keep a stage from starting. Stages that were begun in `run` may be what is refused today.
     """
+    recipe = resolve_budgets(recipe)
     for index in range(len(recipe.stages)):
         require_growth(recipe, index)
+        if run is None or not run.stage(recipe.stages[index].name).path.exists():
+            require_something_grown(recipe, index)
         require_kept_optimizer(recipe, index)
-    resolved = recipe.model_copy(update={"stages": ()})
+    resolved = recipe.copy_unchecked(stages=())
     for stage in recipe.stages:
         stage = resolve_checkpoint_refs(_resolve_stage(stage), resolved)
+        stage = with_relative_rate(stage, *_left(stage, resolved))
         resolved = resolved.model_copy(update={"stages": (*resolved.stages, stage)})
     require_trainable(resolved)
     return resolved
+
+
+def _left(stage: Stage, before: Recipe) -> tuple[Stage | None, int | None]:
+    """Return the stage that `stage` starts from, and the step at which that is left; None where it is not known yet."""
+    if isinstance(stage.start, Continue | Grow):
+        parent = before.stages[-1]
+        return parent, None if parent.early_stopping is not None else stage_timeline(parent).total_steps
+    if isinstance(stage.start, Restore):
+        model = load_model(stage.start.path, examined=False)
+        return model.stage, model.manifest.step
+    return None, None
 
 
 def _resolve_stage(stage: Stage) -> Stage:

@@ -26,6 +26,7 @@ from pathways_lite.ledger import Seconds
 from pathways_lite.paths import local_path
 from pathways_lite.provenance import Provenance
 from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
+from pathways_lite.recipe.fields import value_text
 from pathways_lite.recipe.identity import flatten
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
@@ -39,9 +40,11 @@ from pathways_lite.tracking.token_page import PAGE_NAME, ScoredText
 from pathways_lite.tracking.trackers import open_trackers
 from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
+from pathways_lite.training.data_position import describe_data_position
 from pathways_lite.training.estimate import held_out_tokens, times_due
 from pathways_lite.training.final_evaluation import summarize
 from pathways_lite.training.initialize import initialize_stage, is_trained, restore_latest
+from pathways_lite.training.larger_budget import has_larger_budget
 from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.notes import stage_notes
@@ -114,9 +117,9 @@ def train_run(
         stop = Stop(lambda: signals.requested or hooks.stop_requested())
         stack.enter_context(FailureMonitor(stop))
         require_same(_settings(recipe) | {"--hang-timeout": hang_timeout})
-        recipe = resolve_recipe(recipe)
-        require_same(_settings(recipe))
         run = RunDirectory(local_path(path))
+        recipe = resolve_recipe(recipe, run)
+        require_same(_settings(recipe))
         first_made = missing_directory(run.path)
         lock = RunLock(run.path, note=console.print, end_when_lost=True)
         coordination.run_on_primary(lambda: _claim(stack, lock, run, recipe, first_made))
@@ -177,7 +180,7 @@ def train_stage(components: Components, context: RunContext) -> None:
             params = components.evaluated_params(trainer.state.opt_state, trainer.state.params, trainer.step)
             peak = machine_peak(components.stage.model.dtype)
             results = trainer.metric_writer.last_evaluation
-            summary = summarize(components, params, results, peak_flops=peak, samples=context.samples)
+            summary = summarize(components, params, trainer.step, results, peak_flops=peak, samples=context.samples)
             scored = score_samples(components.evaluator, params) if context.page else []
             wall = time.perf_counter() - begin
             if speed := _measure_speed(trainer, first_step, seconds_before, wall, context.startup):
@@ -228,27 +231,42 @@ def _claim(
         old = run.recipe()
         for index in range(min(len(recipe.stages), len(old.stages))):
             started = run.stage(old.stages[index].name).path.exists()
-            if started and stage_identity(old, index) != stage_identity(recipe, index):
+            later = any(run.stage(stage.name).path.exists() for stage in old.stages[index + 1 :])
+            if started and not later and has_larger_budget(old, recipe, index):
+                run.stage(old.stages[index].name).summary_path.unlink(missing_ok=True)  # it is not finished anymore
+            elif started and stage_identity(old, index) != stage_identity(recipe, index):
                 differences = "\n".join(identity_differences(old, recipe, index))
                 raise UserError(
                     f"{run.path} was begun with another recipe; choose another directory with --out, or undo these "
-                    f"changes:\n{differences}{_suggest_stage(old, recipe, index)}"
+                    f"changes:\n{differences}{_suggest_stage(old, recipe, index, run.path)}"
                 )
+        recipe = _with_later_stages(recipe, old, run)
     write_recipe(recipe, run.recipe_path)
 
 
-def _suggest_stage(old: Recipe, new: Recipe, index: int) -> str:
+def _with_later_stages(recipe: Recipe, old: Recipe, run: RunDirectory) -> Recipe:
+    """Keep the stages that a run was extended by where its first recipe, without them, is given again."""
+    count = len(recipe.stages)
+    names = [stage.name for stage in old.stages]
+    begun = any(run.stage(name).path.exists() for name in names[count:])
+    if not begun or names[:count] != [stage.name for stage in recipe.stages]:
+        return recipe
+    return recipe.copy_unchecked(stages=(*recipe.stages, *old.stages[count:]))
+
+
+def _suggest_stage(old: Recipe, new: Recipe, index: int, path: Path) -> str:
     """Return the stage to append where a stage's budget is all that has changed, and has grown; otherwise ""."""
     before, after = old.stages[index], new.stages[index]
     names = {line.partition(":")[0] for line in identity_differences(old, new, index)}
     grown = before.budget.kind == after.budget.kind and after.budget.n > before.budget.n
     if not grown or names != {f"stages.{after.name}.budget.n"}:
         return ""
+    more = after.budget.model_copy(update={"n": after.budget.n - before.budget.n})
     return (
-        "\nThe learning rate has followed the old budget, so the stage cannot grow. To train further, append a stage "
-        f"to the old recipe: stages=(*stages, stages[{index}].model_copy(update={{'name': '{before.name}_more', "
-        f"'start': Continue(optimizer='keep'), "
-        f"'budget': {type(after.budget).__name__}(n={after.budget.n - before.budget.n})}}))"
+        "\nIts steps have followed the old budget, so the stage cannot grow. To train further, append a stage, by "
+        f"pathways-lite train {path} --extend '{value_text(more)}', or to the old recipe: stages=(*stages, "
+        f"stages[{index}].model_copy(update={{'name': '{before.name}_more', 'start': Continue(optimizer='keep'), "
+        f"'budget': {type(more).__name__}(n={more.n})}}))"
     )
 
 
@@ -276,6 +294,8 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
     with progress.show_phase("preparing"):
         saved = restore_latest(components, checkpoints, report=progress.print_note)
         start = saved or initialize_stage(components, run, context.stop.should_stop)
+    if not saved:
+        progress.print_note(f"{spec.stage.name}: {describe_data_position(spec, start.cursor.sequences_read)}")
     timer = Timer(start.seconds)
     log: RunLog | NullLog = NullLog()
     if coordination.is_primary():
@@ -389,6 +409,7 @@ def _describe_stage(spec: StageSpec) -> dict[str, Any]:
         "tokens": timeline.tokens_before(total),
         "epochs": None if mixture is not None and mixture.untrained_stages else spec.epochs,
         "flops": timeline.flops_before(total),
+        "data": describe_data_position(spec),
         "notes": stage_notes(spec),
     }
     if timeline.lengths:
@@ -416,6 +437,7 @@ def describe(recipe: Recipe) -> str:
             f"{si(row['tokens'], 'tokens')} ({_describe_epochs(spec)}), {si(row['flops'], 'FLOPs')}{sparse}, "
             f"start: {row['start']}, identity {row['identity']}"
         )
+        lines.append(f"{row['stage']}: {row['data']}")
         if "seq_lens" in row:
             lines.append(f"{row['stage']}: {describe_lengths(spec.timeline)}")
         lines += [f"note: {row['stage']}: {note}" for note in row["notes"]]

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_lite.ledger import Clock, Timeline
-from pathways_lite.recipe import WSD, Amount, Budget, Constant, Cosine, Fraction, Linear, PaLM, Schedule
+from pathways_lite.recipe import WSD, Amount, Constant, Cosine, Fraction, Linear, PaLM, ResolvedBudget, Schedule
 
 Shape = Callable[[Clock], jax.Array]
 Unit = Literal["steps", "tokens", "flops"]
@@ -103,7 +103,7 @@ def _rescale(height: jax.Array, end: float) -> jax.Array:
     return height + end * (1.0 - height)
 
 
-def _measure(amount: Amount, budget: Budget) -> tuple[Unit, float]:
+def _measure(amount: Amount, budget: ResolvedBudget) -> tuple[Unit, float]:
     """Return an amount's unit and size."""
     if isinstance(amount, Fraction):
         return budget.kind, amount.n * float(budget.n)

@@ -25,6 +25,7 @@ from pathways_lite.recipe import (
     Model,
     Recipe,
     Reference,
+    ResolvedBudget,
     Reweighting,
     Stage,
     Steps,
@@ -49,7 +50,7 @@ class StageSpec:
         """Return the same stage with another corpus."""
         data = self.stage.data.model_copy(update={"corpus": corpus, "fingerprint": None})
         stage = self.stage.model_copy(update={"data": data})
-        return StageSpec(self.recipe.model_copy(update={"stages": (stage,)}), 0)
+        return StageSpec(self.recipe.copy_unchecked(stages=(stage,)), 0)
 
     @functools.cached_property
     def identity(self) -> str:
@@ -139,10 +140,10 @@ class StageSpec:
 
 def changes_of_order(before: Data, after: Data) -> list[str]:
     """Name what keeps a stage's data from continuing where another one's stopped: it begins again then."""
-    names = {"fingerprint": "another corpus", "seq_len": "seq_len", "shuffle_seed": "shuffle_seed"}
+    names = {"fingerprint": "the corpus", "seq_len": "seq_len", "shuffle_seed": "shuffle_seed"}
     names |= {"rs2_fraction": "rs2_fraction"}
     changes = [text for name, text in names.items() if getattr(before, name) != getattr(after, name)]
-    return changes + (["a mixture in one of the two"] if (before.mixture is None) != (after.mixture is None) else [])
+    return changes + (["whether there is a mixture"] if (before.mixture is None) != (after.mixture is None) else [])
 
 
 # ---- costs ----
@@ -155,6 +156,11 @@ def stage_trainable(stage: Stage) -> Trainable:
 
 def stage_timeline(stage: Stage) -> Timeline:
     """Return the stage's timeline, with what its method adds to the FLOPs of training or saves of them."""
+    if not isinstance(stage.budget, ResolvedBudget):
+        raise UserError(
+            f"stages.{stage.name}.budget={stage.budget.n:g} {stage.budget.kind} has no steps before the recipe is "
+            "resolved with its corpus and other stages; use steps, tokens or flops here"
+        )
     warmup = stage.data.seq_len_warmup
     timeline = Timeline(
         ramp=stage.ramp,

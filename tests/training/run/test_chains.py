@@ -15,10 +15,11 @@ from pathways_lite.conversion.grow_and_merge import merge_offline
 from pathways_lite.data.build import build
 from pathways_lite.data.store import open_store
 from pathways_lite.errors import UserError
-from pathways_lite.recipe import Continue, Recipe, Restore, apply_overrides, load_recipe
+from pathways_lite.recipe import Continue, Grow, Recipe, Restore, apply_overrides, load_recipe
+from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.load import load_model
 from pathways_lite.training.resolve import resolve_recipe
-from pathways_lite.training.run import describe, train_run
+from pathways_lite.training.run import describe, describe_stages, train_run
 
 GIVEN = '{"phases": [{"weights": {"kind": "given", "weights": {"%s": 1}}}]}'
 
@@ -98,19 +99,42 @@ def test_a_longer_budget_of_a_stage_that_has_begun_is_a_stage_to_append(
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"), [("seq_len=16", "seq_len"), ("shuffle_seed=3", "shuffle_seed"), ("threads=1", None)]
+    ("change", "sentence"),
+    [
+        ("seq_len=16", "more: data begins again, because seq_len changed; 1.22 ktokens of it were read before"),
+        (
+            "shuffle_seed=3",
+            "more: data begins again, because shuffle_seed changed; 1.22 ktokens of it were read before",
+        ),
+        ("threads=1", "more: data continues at sequence 38"),
+    ],
 )
-def test_data_that_begins_again_is_said_before_and_at_the_start(
-    change: str, reason: str | None, recipe: Recipe, uninterrupted: Path, tmp_path: Path
+def test_where_data_goes_on_is_said_before_and_at_the_start(
+    change: str, sentence: str, recipe: Recipe, uninterrupted: Path, tmp_path: Path
 ) -> None:
     path = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
     chain = add_stage(recipe, f"stages.more.data.{change}", "stages.more.budget=1 steps", start=Continue())
     output = io.StringIO()
     assert train_run(chain, path, console=Console(file=output, width=1000)) == 0
     for text in (describe(chain), output.getvalue()):
-        sentence = f"its data begins again, not where stage 'base' stops, because of {reason}"
-        assert (sentence in text) == (reason is not None)
-        assert reason is not None or "begins again" not in text
+        assert sentence in text
+    assert "base: data begins at sequence 0" in describe(chain)
+    assert describe_stages(chain)[1]["data"] == sentence.removeprefix("more: ")
+    # From a checkpoint of another run: the same place, and the same of it was read.
+    restored = apply_overrides(chain, [f'stages.more.start={{"kind": "restore", "path": "{uninterrupted}"}}'])
+    assert sentence in describe(restored)
+
+
+def test_growth_that_grows_nothing_is_refused_unless_it_was_begun(recipe: Recipe, tmp_path: Path) -> None:
+    chain = add_stage(recipe, start=Grow())
+    with pytest.raises(UserError, match=r"grows nothing: the model has the n_layers=.* of stage 'base'.*Continue\(\)"):
+        resolve_recipe(chain)
+    with pytest.raises(UserError, match="grows nothing"):
+        resolve_recipe(chain, RunDirectory(tmp_path))
+    (tmp_path / "more").mkdir()
+    resolve_recipe(chain, RunDirectory(tmp_path))
+    taller = 2 * recipe.stages[0].model.n_layers
+    resolve_recipe(apply_overrides(chain, [f"stages.more.model.n_layers={taller}"]))
 
 
 def test_a_run_whose_corpus_was_moved_is_used_with_its_new_place(

@@ -92,6 +92,13 @@ class GrowthPlan:
     mixed: bool = False  # the plan is only the initial value of learned maps, which will mix units and blocks
 
     @property
+    def is_identity(self) -> bool:
+        """Whether the target is the source: of its sizes, with its blocks in their order."""
+        sizes = ("n_layers", *WIDTHS)
+        same = all(getattr(self.source, name) == getattr(self.target, name) for name in sizes)
+        return same and self.depth.blocks == tuple(range(self.source.n_layers))
+
+    @property
     def stream(self) -> float:
         """The factor of the residual stream, before division by the square root of a unit's copies.
 

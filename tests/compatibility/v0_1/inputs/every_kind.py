@@ -106,7 +106,8 @@ BUDGETS = ("300 steps", "2e6 tokens", "1e15 flops", Steps(n=5), Tokens(n=4096), 
 
 def stage(name, **fields):
     settings = {
-        "name": name, "model": PLAIN, "data": DATA, "optimizer": AdamW(), "batch_size": 8, "budget": "10 steps",
+        "name": name, "start": Scratch(), "model": PLAIN, "data": DATA, "optimizer": AdamW(), "batch_size": 8,
+        "budget": "10 steps",
     } | fields  # fmt: skip
     return Stage(**settings)
 
