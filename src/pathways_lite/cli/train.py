@@ -121,9 +121,9 @@ def train(
 
 def _dry_run(recipe: Recipe, *, as_json: bool) -> None:
     """Print what would be trained, and the time and memory that it would take here."""
+    from pathways_lite.training.describe import describe, describe_stages
     from pathways_lite.training.estimate import estimate_recipe
     from pathways_lite.training.resolve import resolve_recipe
-    from pathways_lite.training.run import describe, describe_stages
 
     enable_compilation_cache()
     resolved = resolve_recipe(recipe)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathways_lite.recipe.fields import override_values
 from pathways_lite.recipe.stage import Recipe
 
+__all__ = ["recipe_differences"]
+
 
 def recipe_differences(recipes: Sequence[Recipe]) -> dict[str, list[str | None]]:
     """Return the values of all recipes by path where they are not the same; None where one has no such field."""

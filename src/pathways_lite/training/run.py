@@ -31,7 +31,7 @@ from pathways_lite.recipe.identity import flatten
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
 from pathways_lite.signals import Interrupted, StopSignals
-from pathways_lite.tracking.formatting import bits_per_byte, held_out_note, si
+from pathways_lite.tracking.formatting import bits_per_byte, held_out_note
 from pathways_lite.tracking.log import LOG, NullLog, RunLog
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.tracking.progress import Progress
@@ -41,6 +41,7 @@ from pathways_lite.tracking.trackers import open_trackers
 from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
 from pathways_lite.training.data_position import describe_data_position
+from pathways_lite.training.describe import describe_epochs
 from pathways_lite.training.estimate import held_out_tokens, times_due
 from pathways_lite.training.final_evaluation import summarize
 from pathways_lite.training.initialize import initialize_stage, is_trained, restore_latest
@@ -286,7 +287,7 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
     for note in training_notes(spec.store, spec.stage.evaluation.tokens):
         progress.print_note(f"{spec.store.address}: {note}")
     if len(spec.store.domains) > 1 and spec.stage.data.mixture is not None:
-        progress.print_note(_describe_epochs(spec))
+        progress.print_note(describe_epochs(spec))
     if timeline.lengths:
         progress.print_note(describe_lengths(timeline))
     for note in stage_notes(spec):
@@ -382,73 +383,3 @@ def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, con
         console.print(text)
     if run.report.exists():
         console.print(f"report: {run.report}")
-
-
-# ---- a description before training ----
-
-
-def describe_stages(recipe: Recipe) -> list[dict[str, Any]]:
-    """Return what training `recipe` would take, as JSON values, one dictionary for each stage.
-
-    `epochs` by domain is None where another stage has yet to learn the mixture; `sparse_flops` and
-    `final_active_parameters` are there for pruned stages, `seq_lens` for those with a sequence-length warm-up.
-    """
-    recipe = resolve_recipe(recipe)
-    return [_describe_stage(StageSpec(recipe, index)) for index in range(len(recipe.stages))]
-
-
-def _describe_stage(spec: StageSpec) -> dict[str, Any]:
-    stage, timeline, mixture = spec.stage, spec.timeline, spec.stage.data.mixture
-    total = timeline.total_steps
-    row = {
-        "stage": stage.name,
-        "start": stage.start.kind,
-        "identity": spec.identity,
-        "parameters": timeline.active_parameters,
-        "steps": total,
-        "tokens": timeline.tokens_before(total),
-        "epochs": None if mixture is not None and mixture.untrained_stages else spec.epochs,
-        "flops": timeline.flops_before(total),
-        "data": describe_data_position(spec),
-        "notes": stage_notes(spec),
-    }
-    if timeline.lengths:
-        names = ("step", "seq_len", "sequences", "flops_per_token")
-        phases = [phase for phase in timeline.batch_phases if phase.step < total]
-        row["seq_lens"] = [{name: getattr(phase, name) for name in names} for phase in phases]
-    if timeline.phases:
-        row["sparse_flops"] = timeline.sparse_flops_before(total)
-        row["final_active_parameters"] = timeline.active_parameters_at(total)
-    return row
-
-
-def describe(recipe: Recipe) -> str:
-    """Describe what training `recipe` would take: sizes, tokens, epochs and FLOPs of every stage, one line each."""
-    lines = []
-    recipe = resolve_recipe(recipe)
-    for index in range(len(recipe.stages)):
-        spec = StageSpec(recipe, index)
-        row, sparse = _describe_stage(spec), ""
-        if "sparse_flops" in row:
-            active = si(row["final_active_parameters"], "parameters")
-            sparse = f" ({si(row['sparse_flops'])} without zeros; {active} in the end)"
-        lines.append(
-            f"{row['stage']}: {si(row['parameters'], 'parameters')}, {row['steps']:,} steps, "
-            f"{si(row['tokens'], 'tokens')} ({_describe_epochs(spec)}), {si(row['flops'], 'FLOPs')}{sparse}, "
-            f"start: {row['start']}, identity {row['identity']}"
-        )
-        lines.append(f"{row['stage']}: {row['data']}")
-        if "seq_lens" in row:
-            lines.append(f"{row['stage']}: {describe_lengths(spec.timeline)}")
-        lines += [f"note: {row['stage']}: {note}" for note in row["notes"]]
-    return "\n".join(lines)
-
-
-def _describe_epochs(spec: StageSpec) -> str:
-    """Say how often the data is read; of a mixture, domain by domain."""
-    if (mixture := spec.stage.data.mixture) is not None and mixture.untrained_stages:
-        return f"stage {mixture.untrained_stages[0]!r} learns how often each domain is read"
-    epochs = {name: f"{times:.{0 if times >= 100 else 2}f}" for name, times in spec.epochs.items()}
-    if mixture is None:
-        return f"{next(iter(epochs.values()))} epochs"
-    return ", ".join(f"{name} will be seen {times} times" for name, times in epochs.items())

@@ -17,9 +17,10 @@ from pathways_lite.data.store import open_store
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Continue, Grow, Recipe, Restore, apply_overrides, load_recipe
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.describe import describe, describe_stages
 from pathways_lite.training.load import load_model
 from pathways_lite.training.resolve import resolve_recipe
-from pathways_lite.training.run import describe, describe_stages, train_run
+from pathways_lite.training.run import train_run
 
 GIVEN = '{"phases": [{"weights": {"kind": "given", "weights": {"%s": 1}}}]}'
 

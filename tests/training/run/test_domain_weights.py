@@ -94,9 +94,8 @@ def meta_of(path: Path, stage: str) -> dict:
 
 def test_the_plan_says_that_the_weights_are_not_known_yet(recipe: Recipe) -> None:
     told = describe(chain(recipe, DOREMI)).splitlines()
-    assert "stage 'proxy' learns how often each domain is read" in next(
-        line for line in told if line.startswith("final: ")
-    )
+    final = next(line for line in told if line.startswith("final: "))
+    assert "stage 'proxy' learns how often each domain is read" in final
 
 
 def test_identities_follow_what_a_stage_uses_and_not_its_name(recipe: Recipe) -> None:

@@ -28,13 +28,13 @@ from pathways_lite.recipe import (
     stage_identity,
 )
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.describe import describe
 from pathways_lite.training.going_on import branched, extended
 from pathways_lite.training.larger_budget import ignores_budget
 from pathways_lite.training.load import load_model
 from pathways_lite.training.optimizers import learning_rate_fn
 from pathways_lite.training.resolve import resolve_recipe
 from pathways_lite.training.resolve_amounts import resolve_budgets
-from pathways_lite.training.run import describe
 from pathways_lite.training.stage import StageSpec, stage_timeline
 
 

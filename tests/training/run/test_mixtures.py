@@ -22,8 +22,9 @@ from pathways_lite.recipe import (
     stage_identity,
 )
 from pathways_lite.training.components import Components
+from pathways_lite.training.describe import describe
 from pathways_lite.training.load import load_model
-from pathways_lite.training.run import describe, train_run
+from pathways_lite.training.run import train_run
 from pathways_lite.training.stage import StageSpec
 
 

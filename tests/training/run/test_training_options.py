@@ -16,8 +16,9 @@ from pathways_lite.recipe import Recipe, SeqLenWarmup, Stage, apply_overrides, s
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import read_log
 from pathways_lite.training.components import Components
+from pathways_lite.training.describe import describe, describe_stages
 from pathways_lite.training.load import load_model
-from pathways_lite.training.run import describe, describe_stages
+from pathways_lite.training.run import train_run
 
 WARM_UP = "stages.base.data.seq_len_warmup"
 OPTIONS = [
@@ -77,15 +78,23 @@ def test_a_dry_run_lists_the_lengths(recipe: Recipe, recipe_file: Path) -> None:
     assert json.loads(done.stdout)[0]["seq_lens"] == row["seq_lens"]
 
 
-def test_the_commands_of_the_page_work(recipe_file: Path, uninterrupted: Path) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "training_options.md").read_text()
+def test_the_commands_of_the_page_work(recipe: Recipe, recipe_file: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """Those that train are dry runs here."""
+    averaged = tmp_path / "averaged"
+    assert train_run(apply_overrides(recipe, ["stages.base.ema={}", "stages.base.budget=2 steps"]), averaged) == 0
+    page = (Path(__file__).parents[3] / "docs" / "training_options.md").read_text().replace("\\\n", " ")
     lines = [line for block in re.findall(r"```\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("pathways-lite ")]
-    assert len(commands) > 4
-    places = {"configs/demo.py": [str(recipe_file), "stages.base.data.seq_len=256"], "runs/demo": [str(uninterrupted)]}
+    assert len(commands) == 10
+    places = {
+        "configs/demo.py": [str(recipe_file), "stages.base.data.seq_len=256"],
+        "runs/demo": [str(uninterrupted)],
+        "runs/averaged": [str(averaged)],
+    }
     for command in commands:
         words = [word for given in command for word in places.get(given, [given])]
         words = ["16" if before == "--overlap" else word for before, word in zip(["", *words], words, strict=False)]
+        words += ["--dry-run"] if words[0] == "train" and "--dry-run" not in words else []
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 0, f"{words}: {done.exception}"
 

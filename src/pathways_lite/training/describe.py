@@ -1,0 +1,79 @@
+"""Describe what training a recipe would take, before it is trained: `train --dry-run`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pathways_lite.recipe import Recipe
+from pathways_lite.tracking.formatting import si
+from pathways_lite.training.data_position import describe_data_position
+from pathways_lite.training.notes import stage_notes
+from pathways_lite.training.resolve import resolve_recipe
+from pathways_lite.training.stage import StageSpec, describe_lengths
+
+
+def describe_stages(recipe: Recipe) -> list[dict[str, Any]]:
+    """Return what training `recipe` would take, as JSON values, one dictionary for each stage.
+
+    `epochs` by domain is None where another stage has yet to learn the mixture; `sparse_flops` and
+    `final_active_parameters` are there for pruned stages, `seq_lens` for those with a sequence-length warm-up.
+    """
+    recipe = resolve_recipe(recipe)
+    return [_describe_stage(StageSpec(recipe, index)) for index in range(len(recipe.stages))]
+
+
+def _describe_stage(spec: StageSpec) -> dict[str, Any]:
+    stage, timeline, mixture = spec.stage, spec.timeline, spec.stage.data.mixture
+    total = timeline.total_steps
+    row = {
+        "stage": stage.name,
+        "start": stage.start.kind,
+        "identity": spec.identity,
+        "parameters": timeline.active_parameters,
+        "steps": total,
+        "tokens": timeline.tokens_before(total),
+        "epochs": None if mixture is not None and mixture.untrained_stages else spec.epochs,
+        "flops": timeline.flops_before(total),
+        "data": describe_data_position(spec),
+        "notes": stage_notes(spec),
+    }
+    if timeline.lengths:
+        names = ("step", "seq_len", "sequences", "flops_per_token")
+        phases = [phase for phase in timeline.batch_phases if phase.step < total]
+        row["seq_lens"] = [{name: getattr(phase, name) for name in names} for phase in phases]
+    if timeline.phases:
+        row["sparse_flops"] = timeline.sparse_flops_before(total)
+        row["final_active_parameters"] = timeline.active_parameters_at(total)
+    return row
+
+
+def describe(recipe: Recipe) -> str:
+    """Describe what training `recipe` would take: sizes, tokens, epochs and FLOPs of every stage, one line each."""
+    lines = []
+    recipe = resolve_recipe(recipe)
+    for index in range(len(recipe.stages)):
+        spec = StageSpec(recipe, index)
+        row, sparse = _describe_stage(spec), ""
+        if "sparse_flops" in row:
+            active = si(row["final_active_parameters"], "parameters")
+            sparse = f" ({si(row['sparse_flops'])} without zeros; {active} in the end)"
+        lines.append(
+            f"{row['stage']}: {si(row['parameters'], 'parameters')}, {row['steps']:,} steps, "
+            f"{si(row['tokens'], 'tokens')} ({describe_epochs(spec)}), {si(row['flops'], 'FLOPs')}{sparse}, "
+            f"start: {row['start']}, identity {row['identity']}"
+        )
+        lines.append(f"{row['stage']}: {row['data']}")
+        if "seq_lens" in row:
+            lines.append(f"{row['stage']}: {describe_lengths(spec.timeline)}")
+        lines += [f"note: {row['stage']}: {note}" for note in row["notes"]]
+    return "\n".join(lines)
+
+
+def describe_epochs(spec: StageSpec) -> str:
+    """Say how often the data is read; of a mixture, domain by domain."""
+    if (mixture := spec.stage.data.mixture) is not None and mixture.untrained_stages:
+        return f"stage {mixture.untrained_stages[0]!r} learns how often each domain is read"
+    epochs = {name: f"{times:.{0 if times >= 100 else 2}f}" for name, times in spec.epochs.items()}
+    if mixture is None:
+        return f"{next(iter(epochs.values()))} epochs"
+    return ", ".join(f"{name} will be seen {times} times" for name, times in epochs.items())
