@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pathways_lite.cli.common import print_json
 from pathways_lite.paths import local_path
+
+if TYPE_CHECKING:
+    from pathways_lite.console import Table
+    from pathways_lite.training.final_evaluation import InfillingResults
 
 
 def evaluate(
@@ -21,6 +26,10 @@ def evaluate(
             "--infilling", help="also measure infilling, and continuations of a prefix with bidirectional attention"
         ),
     ] = False,
+    infilling_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="held-out tokens per domain for --infilling; default: those of the other results"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
 ) -> None:
     """Measure loss, perplexity and bits per byte on held-out documents, per domain, and compare with compressors.
@@ -37,7 +46,7 @@ def evaluate(
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
-    from pathways_lite.evaluation.infilling import LEFT_TO_RIGHT, TASKS
+    from pathways_lite.evaluation.infilling import AS_TRAINED, TASKS
     from pathways_lite.tracking.formatting import bits_per_byte, lossy_note
     from pathways_lite.training.final_evaluation import compare_with_compressors, evaluate_infilling_tasks
     from pathways_lite.training.load import load_model
@@ -49,10 +58,13 @@ def evaluate(
     if not results:
         raise UserError(f"{evaluator.store.address} has no held-out documents; name another corpus with --corpus")
     compressors = compare_with_compressors(evaluator)
-    infilling_results = evaluate_infilling_tasks(evaluator, params) if infilling else {}
+    infilled = None
+    if infilling:
+        budget = infilling_tokens or tokens
+        infilled = evaluate_infilling_tasks(model.evaluator(corpus, budget) if infilling_tokens else evaluator, params)
     if as_json:
         values = {"checkpoint": str(model.path), "domains": results, "compressors": compressors}
-        print_json(values | ({"infilling": infilling_results} if infilling else {}))
+        print_json(values | ({} if infilled is None else {"infilling": infilled.tasks, "openers": infilled.openers}))
         return
     table = Table(title=f"{model.path}", caption=lossy_note(results.values()))
     for column in ("domain", "documents", "tokens", "bytes", "loss", "perplexity", "bits/byte", "xz -9"):
@@ -63,14 +75,53 @@ def evaluate(
         table.add_row(name, *counts, *quotients, f"{compressors[name]['xz -9']:.4f}")
     console = Console()
     console.print(table)
-    if infilling:
-        table = Table(title="infilling and continuation of held-out documents", caption=LEFT_TO_RIGHT)
-        for column in ("task", "exact", "loss per token", "left to right"):
-            table.add_column(column, justify="left" if column == "task" else "right")
-        for name, result in infilling_results.items():
-            exact = f"{result['exact']:.2%}" if "exact" in result else "-"
-            table.add_row(name, exact, f"{result['loss']:.4f}", f"{result['loss_left_to_right']:.4f}")
-        console.print(table)
-        if left_out := [name for name in TASKS if name not in infilling_results]:
-            why = "the model cannot fill that many gaps, or no held-out document is long enough"
+    if infilled is not None:
+        console.print(_infilling_table(infilled))
+        console.print(_openers_table(infilled))
+        if left_out := [name for name in (AS_TRAINED, *TASKS) if name not in infilled.tasks]:
+            why = "the model cannot fill such gaps, or no held-out document is long enough"
             console.print(f"left out: {', '.join(left_out)} ({why})")
+
+
+def _infilling_table(results: InfillingResults) -> Table:
+    """Show each task: losses of the gaps' tokens, and their difference from those read from left to right."""
+    from pathways_lite.console import Table
+    from pathways_lite.evaluation.infilling import AS_TRAINED, LEFT_TO_RIGHT
+    from pathways_lite.evaluation.openers import BEST
+
+    caption = f"{LEFT_TO_RIGHT} It opens with {results.openers[BEST]['opener']}. ±: standard error over documents."
+    if trained := results.tasks.get(AS_TRAINED):
+        parts = [f"{part} {trained[f'{part}_loss']:.4f}" for part in ("content", "format") if f"{part}_loss" in trained]
+        caption += f" {AS_TRAINED}: nats per predicted token, last span included: {', '.join(parts)}."
+    table = Table(title="infilling and continuation of held-out documents", caption=caption)
+    for column in ("task", "documents", "tokens", "exact", "loss per token", "left to right", "difference"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, result in results.tasks.items():
+        exact = f"{result['exact']:.2%}" if "exact" in result else "-"
+        counts = [f"{result[key]:,}" for key in ("documents", "tokens")]
+        losses = [f"{result[key]:.4f}" for key in ("loss", "loss_left_to_right")]
+        table.add_row(name, *counts, exact, *losses, _format_difference(result))
+    return table
+
+
+def _openers_table(results: InfillingResults) -> Table:
+    """Show the causal loss by what opens a document, of its first tokens and of the rest."""
+    from pathways_lite.console import Table
+    from pathways_lite.evaluation.openers import BEST, FIRST_TOKENS
+
+    table = Table(title="causal loss by opener, nats per token")
+    first = f"first_{FIRST_TOKENS}_loss"
+    headers = ("opens with", "documents", "loss", f"first {FIRST_TOKENS} of a document", "rest", "difference")
+    for column in headers:
+        table.add_column(column, justify="left" if column == "opens with" else "right")
+    for name, result in results.openers.items():
+        if name != BEST:
+            losses = [f"{result[key]:.4f}" if key in result else "-" for key in ("loss", first, "rest_loss")]
+            difference = _format_difference(result) if "difference" in result else ""
+            table.add_row(name, f"{result['documents']:,}", *losses, difference)
+    return table
+
+
+def _format_difference(result: Mapping[str, Any]) -> str:
+    error = f" ± {result['standard_error']:.4f}" if "standard_error" in result else ""
+    return f"{result['difference']:+.4f}{error}"

@@ -6,7 +6,7 @@ import platform
 import shlex
 import sys
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,9 +14,13 @@ import numpy as np
 from pathways_lite.evaluation.bits import compressed_bits_per_byte
 from pathways_lite.evaluation.generation import generate
 from pathways_lite.evaluation.held_out import StageEvaluator
-from pathways_lite.evaluation.infilling import evaluate_infilling, evaluate_prefix
+from pathways_lite.evaluation.infilling import AS_TRAINED, evaluate_as_trained, evaluate_infilling, evaluate_prefix
+from pathways_lite.evaluation.openers import BEST, evaluate_openers, openers
+from pathways_lite.evaluation.token_scores import model_score
 from pathways_lite.models.accounting import parameter_count
+from pathways_lite.objectives.denoisers import count_needed_sentinels, infilling_denoiser
 from pathways_lite.objectives.prompts import PromptFormat
+from pathways_lite.recipe import Objective, SpanCorruption
 from pathways_lite.training.components import Components
 
 PROMPT_TOKENS = 16
@@ -85,17 +89,50 @@ def sample_continuation(evaluator: StageEvaluator, params: Any, domain: str) -> 
     return {"domain": domain, "prompt": prompt, "text": text, "temperature": TEMPERATURE}
 
 
-def evaluate_infilling_tasks(evaluator: StageEvaluator, params: Any) -> dict[str, dict[str, float]]:
-    """Run `evaluate_infilling` and, as `prefix`, `evaluate_prefix` on the held-out documents of all domains.
+class InfillingResults(NamedTuple):
+    """What `evaluate --infilling` adds, as in its JSON."""
+
+    openers: dict[str, dict[str, Any]]  # `evaluate_openers`
+    tasks: dict[str, dict[str, float]]  # by task; `as_trained` and `prefix` among them
+
+
+def evaluate_infilling_tasks(evaluator: StageEvaluator, params: Any) -> InfillingResults:
+    """Run all evaluations of infilling on the held-out documents of all domains.
 
     A model whose objective has no infilling is prompted as after UL2R: its answers are what UL2R training starts from.
-    Raises UserError where no token id is left to stand for a gap.
+    What is read from left to right begins with the opener, EOD or a mode token, behind which the model's causal loss is
+    lower. Raises UserError where no token id is left to stand for a gap.
     """
     stage, store = evaluator.stage, evaluator.store
     prompt_format = PromptFormat.from_objective(stage.objective, store.eod)
-    ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size, "eod": store.eod}
-    infilling_format = prompt_format if prompt_format.infill_format is not None else PromptFormat.for_untrained(**ids)
-    documents = [document.tokens for domain in evaluator.documents.values() for document in domain]
-    results = evaluate_infilling(stage.model, params, infilling_format, documents, stage.data.seq_len)
-    prefix = evaluate_prefix(stage.model, params, prompt_format, documents, stage.data.seq_len)
-    return results | ({"prefix": prefix} if prefix else {})
+    denoiser: Objective | None = infilling_denoiser(stage.objective)
+    infilling_format = prompt_format
+    if prompt_format.infill_format is None:
+        ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size}
+        infilling_format = PromptFormat.for_untrained(**ids, eod=store.eod)
+        tokens = infilling_format.special.tokens
+        regular = SpanCorruption(mode="nlu", tokens=tokens)
+        has_enough = tokens is not None and tokens.sentinels >= count_needed_sentinels(regular, stage.data.seq_len)
+        denoiser = regular if has_enough else None
+    held_out = [document for documents in evaluator.documents.values() for document in documents]
+    by_opener = openers(prompt_format)
+    opener_results = evaluate_openers(evaluator.scorer, params, held_out, by_opener)
+    opener = by_opener[opener_results[BEST]["opener"]]
+
+    score, seq_len = model_score(stage.model, params), stage.data.seq_len
+    documents = [document.tokens for document in held_out]
+    tasks: dict[str, dict[str, float]] = {}
+    if denoiser is not None:
+        tasks[AS_TRAINED] = evaluate_as_trained(
+            score,
+            denoiser,
+            documents,
+            seq_len,
+            eod=store.eod,
+            opener=opener,
+            boundaries=stage.data.boundaries,
+            seed=stage.data.shuffle_seed,
+        )
+    tasks |= evaluate_infilling(score, infilling_format, documents, seq_len, opener)
+    tasks["prefix"] = evaluate_prefix(score, prompt_format, documents, seq_len, opener)
+    return InfillingResults(opener_results, {name: result for name, result in tasks.items() if result})
