@@ -105,7 +105,7 @@ def make_traced_batch(
     """Make the batch of `make_batch`, with the sources of its tokens."""
     # Random choices depend on no token but EOD, so a batch of the tokens' own indices is laid out in the same way.
     tokens = None if isinstance(objective, Causal) else objective.tokens
-    base = 1 + max(eod, *([] if tokens is None else [*tokens.named_ids.values(), tokens.first_sentinel]))
+    base = 1 + max([eod] if tokens is None else [eod, *tokens.named_ids.values(), tokens.first_sentinel])
     flat = windows.ravel()
     numbered = base + np.arange(windows.size, dtype=np.int64).reshape(windows.shape)
     if boundaries == "document":

@@ -134,7 +134,8 @@ def infilling_denoiser(objective: Objective) -> SpanCorruption | CodeGen2 | Fill
         if isinstance(d, FillInTheMiddle) and d.rate and d.spm < 1
     )
     common = {"layout": objective.layout, "tokens": objective.tokens}
-    return next((denoiser.model_copy(update=common) for denoiser in chain(spans, codegen, fim)), None)
+    chosen: SpanCorruption | CodeGen2 | FillInTheMiddle | None = next(chain(spans, codegen, fim), None)
+    return None if chosen is None else chosen.model_copy(update=common)
 
 
 def denoiser_label(denoiser: Frozen) -> str:
