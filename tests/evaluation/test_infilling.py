@@ -7,8 +7,9 @@ import pytest
 from helpers.denoising_examples import examples
 from pathways_kernels.attention import Spans
 from pathways_lite import models
+from pathways_lite.evaluation.as_trained import score_as_trained
 from pathways_lite.evaluation.generation import Sampling, complete, generate, infill_text
-from pathways_lite.evaluation.infilling import evaluate_as_trained, evaluate_infilling, evaluate_prefix
+from pathways_lite.evaluation.infilling import score_continuations, score_gaps
 from pathways_lite.evaluation.token_scores import TokenScores, model_score, score_answers
 from pathways_lite.objectives.batches import make_batch
 from pathways_lite.objectives.denoisers import default_special_tokens
@@ -84,7 +85,7 @@ def test_every_window_of_every_document_is_asked(params: models.Params) -> None:
     rng = np.random.default_rng(0)
     documents = [np.append(EOD, rng.integers(1, TEXT, n)) for n in (500, 40, 31, 5, 33)]
     score = model_score(CONFIG, params)
-    results = evaluate_infilling(score, FORMAT, documents, T, EOD)
+    results = {name: task.summary() for name, task in score_gaps(score, FORMAT, documents, T, EOD).items()}
     windows = {"single": 8 + 1 + 1 + 1, "several": 10 + 1 + 1}  # 500 = 8 * 58 + 36 = 10 * 49 + 10
     assert results["single"]["gaps"] == windows["single"]
     assert results["several"]["gaps"] == 4 * windows["several"]
@@ -96,15 +97,21 @@ def test_every_window_of_every_document_is_asked(params: models.Params) -> None:
         assert 4 < result["loss_left_to_right"] < 7
         assert result["difference"] == pytest.approx(result["loss"] - result["loss_left_to_right"])
         assert result["standard_error"] > 0
-    assert results == evaluate_infilling(score, FORMAT, documents, T, EOD)
+    again = score_gaps(score, FORMAT, documents, T, EOD)
+    assert results == {name: task.summary() for name, task in again.items()}
+    parts = [again["single"].summary(*bounds) for bounds in ((0, 1), (1, 3), (3, 5))]
+    assert [part["gaps"] for part in parts] == [9, 1, 1]
+    weighted = sum(part["difference"] * part["tokens"] for part in parts) / results["single"]["tokens"]
+    assert weighted == pytest.approx(results["single"]["difference"])
+    assert again["single"].summary(3, 4) == {}
     nlg = PromptFormat.from_objective(PrefixLM(mode="nlg", tokens=FORMAT.special.tokens), EOD)
     for prompt_format in (FORMAT, nlg):
-        prefix = evaluate_prefix(score, prompt_format, documents, T, EOD)
+        prefix = score_continuations(score, prompt_format, documents, T, EOD).summary()
         assert prefix["loss"] != prefix["loss_left_to_right"]  # another prompt
         assert prefix["tokens"] == 7 * 32 + 26 + 20 + 16  # 500 = 7 * 64 + 52
     few = FORMAT.special.tokens.model_copy(update={"sentinels": 2})
     prompt_format = PromptFormat.from_objective(UL2R(tokens=few), EOD)
-    assert list(evaluate_infilling(score, prompt_format, documents, T, EOD)) == ["single"]
+    assert list(score_gaps(score, prompt_format, documents, T, EOD)) == ["single"]
 
 
 # ---- a reader who knows everything ----
@@ -138,11 +145,12 @@ def test_who_knows_what_follows_fills_every_gap(name: str) -> None:
     """Each format shows the text after a gap before the gap, and reading from left to right does not."""
     documents = ascending(300, 60, 90, 44)
     prompt_format = PromptFormat.from_objective(FORMATS[name], EOD)
-    results = evaluate_infilling(knows_what_follows, prompt_format, documents, T, EOD)
+    asked = score_gaps(knows_what_follows, prompt_format, documents, T, EOD)
+    results = {name: task.summary() for name, task in asked.items()}
     assert list(results) == (["single"] if name == "middle" else ["single", "several"])
-    results["as_trained"] = evaluate_as_trained(
+    results["as_trained"] = score_as_trained(
         knows_what_follows, FORMATS[name], documents, T, eod=EOD, opener=EOD, boundaries="document", seed=3
-    )
+    ).summary()
     for result in results.values():
         known = {"exact": 1, "loss": 0, "loss_left_to_right": 1, "difference": -1, "standard_error": 0}
         assert {key: result[key] for key in known} == known
@@ -165,7 +173,7 @@ def test_the_last_sentinel_stands_for_text_that_is_there() -> None:
         prompts.append(tokens[0].tolist())
         return knows_what_follows(tokens, targets, positions, spans)
 
-    evaluate_infilling(record, PromptFormat.from_objective(FORMATS["spans"], EOD), [document], T, EOD)
+    score_gaps(record, PromptFormat.from_objective(FORMATS["spans"], EOD), [document], T, EOD)
     prompt, text = prompts[0], document[1:].tolist()  # of `single`
     first, second = SPECIAL.sentinel_ids[:2]
     inputs = prompt[1 : prompt.index(second) + 1]
@@ -188,9 +196,11 @@ def test_tokens_are_paired_with_themselves() -> None:
         for opener in (EOD, SPECIAL.s2s):
             ways = {"eod": EOD, "opener": opener, "seed": 1}
             for boundaries in ("document", "none"):
-                trained = evaluate_as_trained(by_token, objective, documents, T, boundaries=boundaries, **ways)
+                scores = score_as_trained(by_token, objective, documents, T, boundaries=boundaries, **ways)
+                trained = scores.summary()
                 assert trained["difference"] == trained["standard_error"] == 0
-            for result in evaluate_infilling(by_token, prompt_format, documents, T, opener).values():
+            for task in score_gaps(by_token, prompt_format, documents, T, opener).values():
+                result = task.summary()
                 assert result["difference"] == result["standard_error"] == 0
                 assert result["loss"] > 1
 
@@ -201,9 +211,10 @@ def test_as_trained_against_examples_one_by_one(params: models.Params) -> None:
     documents = [np.append(EOD, text) for text in np.split(order[:90], [30, 38, 58, 72, 80])]  # no token comes twice
     objective = SpanCorruption(rate=0.5, mean_span=1.5, mode="nlu", tokens=FORMAT.special.tokens)
     opener = FORMAT.special.tokens.s2s
-    result = evaluate_as_trained(
+    scores = score_as_trained(
         model_score(CONFIG, params), objective, documents, width, eod=EOD, opener=opener, boundaries="document", seed=3
     )
+    result = scores.summary()
     stream = np.concatenate(documents)
     windows = np.stack([stream[first : first + width + 1] for first in range(0, len(stream) - width, width)])
     batch = make_batch(objective, windows, EOD, "document", np.zeros(len(windows)), np.arange(len(windows)), 3)
@@ -240,6 +251,10 @@ def test_as_trained_against_examples_one_by_one(params: models.Params) -> None:
     counts = {"tokens": len(pairs), "documents": len(sums)}
     counts |= {"content_tokens": len(content), "format_tokens": len(special)}
     assert {key: result[key] for key in counts} == counts
+    by_document = [scores.summary(first, first + 1) for first in range(len(documents))]
+    for counted in ("tokens", "gaps", "content_tokens", "format_tokens"):
+        assert sum(part.get(counted, 0) for part in by_document) <= result[counted]
+    assert [part["tokens"] for part in by_document if part] == [int((owner == i).sum()) for i in np.unique(owner)]
     assert len(pairs) > 10
     assert len(sums) > 1
 

@@ -5,7 +5,7 @@ import pytest
 
 from pathways_lite.batch import Batch
 from pathways_lite.evaluation.bits import Evaluator, ScoredDocument
-from pathways_lite.evaluation.openers import evaluate_openers, openers
+from pathways_lite.evaluation.openers import openers, score_openers, summarize_openers
 from pathways_lite.objectives.denoisers import default_special_tokens
 from pathways_lite.objectives.prompts import PromptFormat
 from pathways_lite.recipe import UL2R, Causal, FillInTheMiddle, SpanCorruption
@@ -40,7 +40,7 @@ def test_the_same_tokens_behind_both() -> None:
     evaluator = Evaluator(depends_on_the_first_token, rows=2, seq_len=T)
     # Evaluator compiles its function; this one reads NumPy arrays.
     evaluator._token_losses = depends_on_the_first_token  # type: ignore[assignment]
-    results = evaluate_openers(evaluator, None, DOCUMENTS, {"eod": EOD, "s2s": TOKENS.s2s})
+    results = summarize_openers(score_openers(evaluator, None, DOCUMENTS, {"eod": EOD, "s2s": TOKENS.s2s}))
     targets = [[*range(1, 41), EOD], [1, 2, 3, EOD], [*range(1, 21)]]
     extra = [[10 - i % T for i in range(len(document))] for document in targets]
     for name, sign in (("eod", 0), ("s2s", 1)):

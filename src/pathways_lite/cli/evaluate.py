@@ -13,7 +13,6 @@ from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.console import Table
-    from pathways_lite.training.final_evaluation import InfillingResults
 
 
 def evaluate(
@@ -46,9 +45,10 @@ def evaluate(
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
-    from pathways_lite.evaluation.infilling import AS_TRAINED, TASKS
+    from pathways_lite.evaluation.as_trained import AS_TRAINED
+    from pathways_lite.evaluation.infilling import TASKS
     from pathways_lite.tracking.formatting import bits_per_byte, lossy_note
-    from pathways_lite.training.final_evaluation import compare_with_compressors, evaluate_infilling_tasks
+    from pathways_lite.training.final_evaluation import compare_with_compressors, infilling_json
     from pathways_lite.training.load import load_model
 
     model = load_model(path)
@@ -58,13 +58,13 @@ def evaluate(
     if not results:
         raise UserError(f"{evaluator.store.address} has no held-out documents; name another corpus with --corpus")
     compressors = compare_with_compressors(evaluator)
-    infilled = None
+    infilled: dict[str, Any] | None = None
     if infilling:
-        budget = infilling_tokens or tokens
-        infilled = evaluate_infilling_tasks(model.evaluator(corpus, budget) if infilling_tokens else evaluator, params)
+        own = evaluator if infilling_tokens is None else model.evaluator(corpus, infilling_tokens)
+        infilled = infilling_json(own, params)
     if as_json:
         values = {"checkpoint": str(model.path), "domains": results, "compressors": compressors}
-        print_json(values | ({} if infilled is None else {"infilling": infilled.tasks, "openers": infilled.openers}))
+        print_json(values | (infilled or {}))
         return
     table = Table(title=f"{model.path}", caption=lossy_note(results.values()))
     for column in ("domain", "documents", "tokens", "bytes", "loss", "perplexity", "bits/byte", "xz -9"):
@@ -78,25 +78,26 @@ def evaluate(
     if infilled is not None:
         console.print(_infilling_table(infilled))
         console.print(_openers_table(infilled))
-        if left_out := [name for name in (AS_TRAINED, *TASKS) if name not in infilled.tasks]:
+        if left_out := [name for name in (AS_TRAINED, *TASKS) if name not in infilled["infilling"]]:
             why = "the model cannot fill such gaps, or no held-out document is long enough"
             console.print(f"left out: {', '.join(left_out)} ({why})")
 
 
-def _infilling_table(results: InfillingResults) -> Table:
+def _infilling_table(results: Mapping[str, Any]) -> Table:
     """Show each task: losses of the gaps' tokens, and their difference from those read from left to right."""
     from pathways_lite.console import Table
-    from pathways_lite.evaluation.infilling import AS_TRAINED, LEFT_TO_RIGHT
+    from pathways_lite.evaluation.as_trained import AS_TRAINED
+    from pathways_lite.evaluation.infilling import LEFT_TO_RIGHT
     from pathways_lite.evaluation.openers import BEST
 
-    caption = f"{LEFT_TO_RIGHT} It opens with {results.openers[BEST]['opener']}. ±: standard error over documents."
-    if trained := results.tasks.get(AS_TRAINED):
+    caption = f"{LEFT_TO_RIGHT} It opens with {results['openers'][BEST]['opener']}. ±: standard error over documents."
+    if trained := results["infilling"].get(AS_TRAINED):
         parts = [f"{part} {trained[f'{part}_loss']:.4f}" for part in ("content", "format") if f"{part}_loss" in trained]
         caption += f" {AS_TRAINED}: nats per predicted token, last span included: {', '.join(parts)}."
     table = Table(title="infilling and continuation of held-out documents", caption=caption)
     for column in ("task", "documents", "tokens", "exact", "loss per token", "left to right", "difference"):
         table.add_column(column, justify="left" if column == "task" else "right")
-    for name, result in results.tasks.items():
+    for name, result in results["infilling"].items():
         exact = f"{result['exact']:.2%}" if "exact" in result else "-"
         counts = [f"{result[key]:,}" for key in ("documents", "tokens")]
         losses = [f"{result[key]:.4f}" for key in ("loss", "loss_left_to_right")]
@@ -104,7 +105,7 @@ def _infilling_table(results: InfillingResults) -> Table:
     return table
 
 
-def _openers_table(results: InfillingResults) -> Table:
+def _openers_table(results: Mapping[str, Any]) -> Table:
     """Show the causal loss by what opens a document, of its first tokens and of the rest."""
     from pathways_lite.console import Table
     from pathways_lite.evaluation.openers import BEST, FIRST_TOKENS
@@ -114,7 +115,7 @@ def _openers_table(results: InfillingResults) -> Table:
     headers = ("opens with", "documents", "loss", f"first {FIRST_TOKENS} of a document", "rest", "difference")
     for column in headers:
         table.add_column(column, justify="left" if column == "opens with" else "right")
-    for name, result in results.openers.items():
+    for name, result in results["openers"].items():
         if name != BEST:
             losses = [f"{result[key]:.4f}" if key in result else "-" for key in ("loss", first, "rest_loss")]
             difference = _format_difference(result) if "difference" in result else ""

@@ -33,18 +33,30 @@ def openers(prompt_format: PromptFormat) -> dict[str, int]:
     return {"eod": special.eod, **({modes[0]: special.id(modes[0])} if modes else {})}
 
 
-def evaluate_openers(
+def score_openers(
     evaluator: Evaluator,
     params: Any,
     documents: Sequence[ScoredDocument],
     openers: Mapping[str, int],
     *,
     between_batches: Callable[[int, int], None] | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Evaluate the causal loss of `documents` behind each of `openers`, EOD the first, on the same tokens.
+) -> dict[str, list[np.ndarray]]:
+    """Score `documents` from left to right behind each of `openers`; behind EOD it is the held-out loss.
 
-    Behind EOD it is the held-out loss. A mode token stands in EOD's place, and in that of the token before each later
-    window of a long document, as in training.
+    A mode token stands in EOD's place, and in that of the token before each later window of a long document, as in
+    training.
+
+    Returns:
+      By opener the nats of each document's predictions, float64.
+    """
+    return {
+        name: _score_documents(evaluator, params, documents, None if name == "eod" else token, between_batches)
+        for name, token in openers.items()
+    }
+
+
+def summarize_openers(nll: Mapping[str, Sequence[np.ndarray]]) -> dict[str, dict[str, Any]]:
+    """Average what `score_openers` returned for some documents, one or more.
 
     Returns:
       By opener, and as `best` for the one with the lowest loss (`opener`: its name): `loss`, `first_16_loss` of the
@@ -52,10 +64,6 @@ def evaluate_openers(
       and `documents`. For all but EOD, `difference` from it and `standard_error` over documents (left out for one).
       A loss of no tokens is left out.
     """
-    nll = {
-        name: _score_documents(evaluator, params, documents, None if name == "eod" else token, between_batches)
-        for name, token in openers.items()
-    }
     results: dict[str, dict[str, Any]] = {}
     for name, losses in nll.items():
         results[name] = _summarize(losses)

@@ -1,4 +1,7 @@
-"""Losses of the same tokens read in two ways, their difference, and its standard error over documents."""
+"""Losses of the same tokens read in two ways, their difference, and its standard error over documents.
+
+The tokens are those of gaps: filled, and read from left to right.
+"""
 
 from __future__ import annotations
 
@@ -55,3 +58,38 @@ def clustered_mean(values: np.ndarray, cluster: np.ndarray) -> tuple[float, floa
         return mean, math.nan
     variance = n_clusters / (n_clusters - 1) * float(residual_sums @ residual_sums) / len(values) ** 2
     return mean, math.sqrt(variance)
+
+
+class GapScores(NamedTuple):
+    """The scores of a task, token by token and gap by gap; `document`: the number of the document of each."""
+
+    pairs: PairedLosses  # of the gaps' tokens
+    exact: np.ndarray  # bool [gaps]: greedy decoding would fill and end the gap exactly
+    exact_document: np.ndarray
+    parts: dict[str, tuple[np.ndarray, np.ndarray]]  # nats and document of all tokens of the content, and of the format
+
+    def summary(self, first: int = 0, stop: int | None = None) -> dict[str, float]:
+        """Average over documents `first` to `stop`; empty if they have no gaps.
+
+        Returns:
+          What `summarize_pairs` says of the gaps' tokens; where there are gaps `exact` (a fraction) and `gaps` (their
+          number), and where there are parts `content_loss`, `content_tokens`, `format_loss` and `format_tokens`.
+        """
+
+        def among(document: np.ndarray) -> np.ndarray:
+            return (document >= first) & (document < (np.inf if stop is None else stop))
+
+        pairs = PairedLosses(*(values[among(self.pairs.document)] for values in self.pairs))
+        if not len(pairs.nll):
+            return {}
+        result: dict[str, float] = {}
+        if len(exact := self.exact[among(self.exact_document)]):
+            result["exact"] = float(exact.mean())
+        result |= summarize_pairs(pairs)
+        if len(exact):
+            result["gaps"] = len(exact)
+        for part, (nll, document) in self.parts.items():
+            if len(chosen := nll[among(document)]):
+                result[f"{part}_loss"] = float(chosen.mean())
+            result[f"{part}_tokens"] = len(chosen)
+        return result

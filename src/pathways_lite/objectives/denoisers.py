@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,16 +125,17 @@ def infilling_denoiser(objective: Objective) -> SpanCorruption | CodeGen2 | Fill
         return None
     mixture = objective.members if isinstance(objective, MixtureOfDenoisers) else ()
     members: list[Objective] = [member.denoiser for member in mixture] or [objective]
-    spans = sorted((d for d in members if isinstance(d, SpanCorruption)), key=lambda d: d.mode != "nlu")
-    codegen = (d.model_copy(update={"rate": 1.0}) for d in members if isinstance(d, CodeGen2) and d.rate)
-    fim = (
-        d.model_copy(update={"rate": 1.0, "spm": 0.0})
-        for d in members
-        if isinstance(d, FillInTheMiddle) and d.rate and d.spm < 1
-    )
+    candidates: list[SpanCorruption | CodeGen2 | FillInTheMiddle] = [
+        *sorted((d for d in members if isinstance(d, SpanCorruption)), key=lambda d: d.mode != "nlu"),
+        *(d.model_copy(update={"rate": 1.0}) for d in members if isinstance(d, CodeGen2) and d.rate),
+        *(
+            d.model_copy(update={"rate": 1.0, "spm": 0.0})
+            for d in members
+            if isinstance(d, FillInTheMiddle) and d.rate and d.spm < 1
+        ),
+    ]
     common = {"layout": objective.layout, "tokens": objective.tokens}
-    chosen: SpanCorruption | CodeGen2 | FillInTheMiddle | None = next(chain(spans, codegen, fim), None)
-    return None if chosen is None else chosen.model_copy(update=common)
+    return candidates[0].model_copy(update=common) if candidates else None
 
 
 def denoiser_label(denoiser: Frozen) -> str:

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from pathways_lite.evaluation.as_trained import AS_TRAINED, score_as_trained
 from pathways_lite.evaluation.bits import compressed_bits_per_byte
 from pathways_lite.evaluation.generation import generate
 from pathways_lite.evaluation.held_out import StageEvaluator
-from pathways_lite.evaluation.infilling import AS_TRAINED, evaluate_as_trained, evaluate_infilling, evaluate_prefix
-from pathways_lite.evaluation.openers import BEST, evaluate_openers, openers
+from pathways_lite.evaluation.infilling import score_continuations, score_gaps
+from pathways_lite.evaluation.openers import BEST, openers, score_openers, summarize_openers
+from pathways_lite.evaluation.paired import GapScores
 from pathways_lite.evaluation.token_scores import model_score
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.objectives.denoisers import count_needed_sentinels, infilling_denoiser
@@ -90,40 +92,48 @@ def sample_continuation(evaluator: StageEvaluator, params: Any, domain: str) -> 
 
 
 class InfillingResults(NamedTuple):
-    """What `evaluate --infilling` adds, as in its JSON."""
+    """What `evaluate --infilling` measures on some held-out documents."""
 
-    openers: dict[str, dict[str, Any]]  # `evaluate_openers`
-    tasks: dict[str, dict[str, float]]  # by task; `as_trained` and `prefix` among them
+    openers: dict[str, dict[str, Any]]  # `summarize_openers`
+    tasks: dict[str, dict[str, float]]  # by task, `GapScores.summary`; `as_trained` and `prefix` among them
 
 
-def evaluate_infilling_tasks(evaluator: StageEvaluator, params: Any) -> InfillingResults:
-    """Run all evaluations of infilling on the held-out documents of all domains.
+def infilling_json(evaluator: StageEvaluator, params: Any) -> dict[str, Any]:
+    """Return what `evaluate --infilling --json` adds: `infilling` and `openers`, and both by domain."""
+    results, by_domain = evaluate_infilling_tasks(evaluator, params)
+    return {
+        "infilling": results.tasks,
+        "openers": results.openers,
+        "infilling_by_domain": {name: result.tasks for name, result in by_domain.items()},
+        "openers_by_domain": {name: result.openers for name, result in by_domain.items()},
+    }
+
+
+def evaluate_infilling_tasks(
+    evaluator: StageEvaluator, params: Any
+) -> tuple[InfillingResults, dict[str, InfillingResults]]:
+    """Run all evaluations of infilling on the held-out documents of all domains, and summarize each domain's as well.
 
     A model whose objective has no infilling is prompted as after UL2R: its answers are what UL2R training starts from.
     What is read from left to right begins with the opener, EOD or a mode token, behind which the model's causal loss is
     lower. Raises UserError where no token id is left to stand for a gap.
+
+    Returns:
+      The results on all documents, and by domain.
     """
     stage, store = evaluator.stage, evaluator.store
     prompt_format = PromptFormat.from_objective(stage.objective, store.eod)
-    denoiser: Objective | None = infilling_denoiser(stage.objective)
-    infilling_format = prompt_format
-    if prompt_format.infill_format is None:
-        ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size}
-        infilling_format = PromptFormat.for_untrained(**ids, eod=store.eod)
-        tokens = infilling_format.special.tokens
-        regular = SpanCorruption(mode="nlu", tokens=tokens)
-        has_enough = tokens is not None and tokens.sentinels >= count_needed_sentinels(regular, stage.data.seq_len)
-        denoiser = regular if has_enough else None
+    infilling_format, denoiser = _infilling_format(evaluator, prompt_format)
     held_out = [document for documents in evaluator.documents.values() for document in documents]
     by_opener = openers(prompt_format)
-    opener_results = evaluate_openers(evaluator.scorer, params, held_out, by_opener)
-    opener = by_opener[opener_results[BEST]["opener"]]
+    nll = score_openers(evaluator.scorer, params, held_out, by_opener)
+    opener = by_opener[summarize_openers(nll)[BEST]["opener"]]
 
     score, seq_len = model_score(stage.model, params), stage.data.seq_len
     documents = [document.tokens for document in held_out]
-    tasks: dict[str, dict[str, float]] = {}
+    scores: dict[str, GapScores | None] = {}
     if denoiser is not None:
-        tasks[AS_TRAINED] = evaluate_as_trained(
+        scores[AS_TRAINED] = score_as_trained(
             score,
             denoiser,
             documents,
@@ -133,6 +143,27 @@ def evaluate_infilling_tasks(evaluator: StageEvaluator, params: Any) -> Infillin
             boundaries=stage.data.boundaries,
             seed=stage.data.shuffle_seed,
         )
-    tasks |= evaluate_infilling(score, infilling_format, documents, seq_len, opener)
-    tasks["prefix"] = evaluate_prefix(score, prompt_format, documents, seq_len, opener)
-    return InfillingResults(opener_results, {name: result for name, result in tasks.items() if result})
+    scores |= score_gaps(score, infilling_format, documents, seq_len, opener)
+    scores["prefix"] = score_continuations(score, prompt_format, documents, seq_len, opener)
+
+    def summarize(first: int, stop: int) -> InfillingResults:
+        tasks = {name: task.summary(first, stop) for name, task in scores.items() if task is not None}
+        of_openers = summarize_openers({name: losses[first:stop] for name, losses in nll.items()})
+        return InfillingResults(of_openers, {name: result for name, result in tasks.items() if result})
+
+    ends = np.cumsum([len(documents) for documents in evaluator.documents.values()]).tolist()
+    domains = zip(evaluator.documents, [0, *ends[:-1]], ends, strict=True)
+    return summarize(0, len(documents)), {domain: summarize(first, stop) for domain, first, stop in domains}
+
+
+def _infilling_format(evaluator: StageEvaluator, prompt_format: PromptFormat) -> tuple[PromptFormat, Objective | None]:
+    """Return how the model is asked to fill gaps, and the denoiser that makes such examples, if there is one."""
+    stage, store = evaluator.stage, evaluator.store
+    if prompt_format.infill_format is not None:
+        return prompt_format, infilling_denoiser(stage.objective)
+    ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size}
+    untrained = PromptFormat.for_untrained(**ids, eod=store.eod)
+    tokens = untrained.special.tokens
+    regular = SpanCorruption(mode="nlu", tokens=tokens)
+    has_enough = tokens is not None and tokens.sentinels >= count_needed_sentinels(regular, stage.data.seq_len)
+    return untrained, regular if has_enough else None

@@ -123,10 +123,10 @@ def test_gaps_are_filled_by_what_follows_them(tmp_path: Path, seed: int) -> None
     corpus = build([str(tmp_path / "words.jsonl")], tmp_path / "corpus", tokenizer="bytes", workers=0, held_out=0.05)
     assert train_run(recipe(corpus.address, seed), tmp_path / "run") == 0
     trained = load_model(tmp_path / "run")
-    results = evaluate_infilling_tasks(trained.evaluator(), trained.params())
+    results, _ = evaluate_infilling_tasks(trained.evaluator(), trained.params())
     gaps, best = results.tasks["as_trained"], best_possible(lexicon)
     assert best["infilling"] < 0.1
-    assert best["left_to_right"] > 0.35
+    assert best["left_to_right"] > 0.3
     assert gaps["tokens"] > 2000
     assert gaps["documents"] > 500
     # The error of the mean over a sample of gaps, whose letters' nats are spread about 0 to ln 16.
