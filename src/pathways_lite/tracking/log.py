@@ -7,7 +7,8 @@ Every row is one JSON object with `kind` and `step`, the number of steps taken w
 
     log.jsonl      train  tokens, flops (of the stage, so far), loss, grad_norm, learning_rate, ...
                    eval   tokens, flops, domains: {name: {loss, bits_per_byte, nll, tokens, bytes, documents}},
-                          if the objective has any, denoisers: {name: {loss, tokens, unused}}
+                          if the objective has any, denoisers: {name: {loss, tokens, content_loss, content_tokens,
+                          format_loss, format_tokens, unused}}
                    event  event: "skip", "rewind", "lost_rows" (before this step), ..., and its details
     timings.jsonl  train  seconds (since the stage started), tokens_per_second, flops_per_second,
                           share_of_peak (null at the first step)

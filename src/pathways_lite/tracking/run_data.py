@@ -7,7 +7,7 @@
     <run>/<stage>/summary.json   when the stage is finished:
         step, model: {parameters, non_embedding_parameters, flops_per_token},
         domains: {name: {loss, bits_per_byte, perplexity, nll, tokens, bytes, documents}},
-        denoisers, if the objective has any: {name: {loss, tokens, unused}},
+        denoisers, if the objective has any: {name: {loss, tokens, content_loss, ..., unused}} (see `log`),
         compressors: {domain: {"xz -9": bits per byte, ...}},
         samples: [{prompt, text, temperature, ...}], peak_flops: FLOP/s,
         environment: {name: version or description}, command: the command line
