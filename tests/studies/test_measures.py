@@ -118,6 +118,7 @@ def test_the_report_has_them(measured_study: tuple[Study, StudyStore]) -> None:
     assert float(row["loss"]) == pytest.approx(np.mean(NUMBERS["fills_more"][0]))
     assert float(row["low"]) < float(row["difference"]) < float(row["high"])
     assert rows[INFILLING, "base"]["difference"] == ""
+    assert float(rows[INFILLING, "base"]["value_low"]) < 0.2 < float(rows[INFILLING, "base"]["value_high"])
     assert (
         "Measures"
         not in write_report(

@@ -223,11 +223,12 @@ def _draw_box(ax: Axes, corner_xy: tuple[float, float], title: str, text: str, p
 
 CSV_HEADER = (
     "held_out", "arm", "baseline", "runs", "loss", "flops", "difference", "low", "high", "interval",
-    "speedup", "speedup_low", "speedup_high", "area", "area_low", "area_high",
+    "speedup", "speedup_low", "speedup_high", "area", "area_low", "area_high", "value_low", "value_high",
 )  # fmt: skip
 """`held_out`: the domain, empty for all text, or the name of a measure, whose mean is in `loss`. `loss`: at the end of
 a run, mean over runs. `difference`: from the baseline at `flops`, with its 95 % interval (`interval`: student, over
-pairs of runs, or bootstrap). Speedup and area have bootstrap intervals, as on the page. Unknown values are empty."""
+pairs of runs, or bootstrap). Speedup and area have bootstrap intervals, as on the page. `value_low`, `value_high`:
+Student's interval of a measure's mean. Unknown values are empty."""
 
 
 def write_csv(
@@ -246,7 +247,9 @@ def write_csv(
             kind = "" if m.difference is None else "student"
             row = [m.measure, m.arm, m.baseline, m.runs, m.value.value, ""]
             cells = [*row, interval.value, interval.low, interval.high, kind]
-            writer.writerow([*map(_cell, cells), *[""] * (len(CSV_HEADER) - len(cells))])
+            limits = [m.value.low, m.value.high]
+            empty = [""] * (len(CSV_HEADER) - len(cells) - len(limits))
+            writer.writerow([*map(_cell, cells), *empty, *map(_cell, limits)])
 
 
 def csv_rows(domain: str, results: Results) -> Iterator[list[object]]:
