@@ -6,7 +6,7 @@
     pathways-lite study evaluate configs/ablations/ul2r_doses.py --tokens 150000
     pathways-lite study report configs/ablations/ul2r_doses.py
 
-Cost: 722 TFLOPs, 60 runs that share 3 bases of 90k parameters; about 4 hours on 2 idle cores, an hour of it evaluating.
+Cost: 722 TFLOPs, 60 runs that share 3 bases of 90k parameters; about 3 hours on 2 idle cores.
 
 Expected result: not measured yet.
 
