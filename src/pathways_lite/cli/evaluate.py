@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pathways_lite.cli.common import OfAverage, print_json
 from pathways_lite.paths import local_path
+
+if TYPE_CHECKING:
+    from pathways_lite.console import Table
 
 
 def evaluate(
@@ -32,6 +36,10 @@ def evaluate(
             "--infilling", help="also measure infilling, and continuations of a prefix with bidirectional attention"
         ),
     ] = False,
+    infilling_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="held-out tokens per domain for --infilling; default: those of the other results"),
+    ] = None,
     page: Annotated[
         Path | None,
         typer.Option(parser=local_path, help="write held-out text with the loss of each token in color (HTML)"),
@@ -61,10 +69,11 @@ def evaluate(
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
+    from pathways_lite.evaluation.as_trained import AS_TRAINED
     from pathways_lite.evaluation.compressors import held_out_compression
-    from pathways_lite.evaluation.infilling import LEFT_TO_RIGHT, TASKS
+    from pathways_lite.evaluation.infilling import TASKS
     from pathways_lite.tracking.formatting import bits_per_byte, held_out_note
-    from pathways_lite.training.final_evaluation import evaluate_infilling_tasks
+    from pathways_lite.training.final_evaluation import infilling_json
     from pathways_lite.training.load import load_model
     from pathways_lite.training.token_losses import score_samples, write_samples_page
 
@@ -80,12 +89,14 @@ def evaluate(
         samples = score_samples(evaluator, params)
         write_samples_page(page, model.spec.recipe.name, model.stage.name, model.manifest.step, samples)
     compressors = held_out_compression(evaluator.store, evaluator.documents, evaluator.stage.evaluation.tokens)
-    infilling_results = evaluate_infilling_tasks(evaluator, params) if infilling else {}
+    infilled: dict[str, Any] | None = None
+    if infilling:
+        own = evaluator if infilling_tokens is None else model.evaluator(corpus, infilling_tokens)
+        infilled = infilling_json(own, params)
     if as_json:
         values: dict[str, Any] = {"checkpoint": str(model.path), "overlap": evaluator.stage.evaluation.overlap or 0}
         values |= {"domains": results, "compressors": compressors} | ({"average": True} if average else {})
-        values |= {"infilling": infilling_results} if infilling else {}
-        print_json(values | ({"page": page} if page is not None else {}))
+        print_json(values | (infilled or {}) | ({"page": page} if page is not None else {}))
         return
     title = f"{model.path}, average of parameters" if average else f"{model.path}"
     table = Table(title=title, caption=held_out_note(results.values()))
@@ -99,14 +110,54 @@ def evaluate(
     console.print(table)
     if page is not None:
         console.print(f"losses of tokens: {page}")
-    if infilling:
-        table = Table(title="infilling and continuation of held-out documents", caption=LEFT_TO_RIGHT)
-        for column in ("task", "exact", "loss per token", "left to right"):
-            table.add_column(column, justify="left" if column == "task" else "right")
-        for name, result in infilling_results.items():
-            exact = f"{result['exact']:.2%}" if "exact" in result else "-"
-            table.add_row(name, exact, f"{result['loss']:.4f}", f"{result['loss_left_to_right']:.4f}")
-        console.print(table)
-        if left_out := [name for name in TASKS if name not in infilling_results]:
-            why = "the model cannot fill that many gaps, or no held-out document is long enough"
+    if infilled is not None:
+        console.print(_infilling_table(infilled))
+        console.print(_openers_table(infilled))
+        if left_out := [name for name in (AS_TRAINED, *TASKS) if name not in infilled["infilling"]]:
+            why = "the model cannot fill such gaps, or no held-out document is long enough"
             console.print(f"left out: {', '.join(left_out)} ({why})")
+
+
+def _infilling_table(results: Mapping[str, Any]) -> Table:
+    """Show each task: losses of the gaps' tokens, and their difference from those read from left to right."""
+    from pathways_lite.console import Table
+    from pathways_lite.evaluation.as_trained import AS_TRAINED
+    from pathways_lite.evaluation.infilling import LEFT_TO_RIGHT
+    from pathways_lite.evaluation.openers import BEST
+
+    caption = f"{LEFT_TO_RIGHT} It opens with {results['openers'][BEST]['opener']}. ±: standard error over documents."
+    if trained := results["infilling"].get(AS_TRAINED):
+        parts = [f"{part} {trained[f'{part}_loss']:.4f}" for part in ("content", "format") if f"{part}_loss" in trained]
+        caption += f" {AS_TRAINED}: nats per predicted token, last span included: {', '.join(parts)}."
+    table = Table(title="infilling and continuation of held-out documents", caption=caption)
+    for column in ("task", "documents", "tokens", "exact", "loss per token", "left to right", "difference"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, result in results["infilling"].items():
+        exact = f"{result['exact']:.2%}" if "exact" in result else "-"
+        counts = [f"{result[key]:,}" for key in ("documents", "tokens")]
+        losses = [f"{result[key]:.4f}" for key in ("loss", "loss_left_to_right")]
+        table.add_row(name, *counts, exact, *losses, _format_difference(result))
+    return table
+
+
+def _openers_table(results: Mapping[str, Any]) -> Table:
+    """Show the causal loss by what opens a document, of its first tokens and of the rest."""
+    from pathways_lite.console import Table
+    from pathways_lite.evaluation.openers import BEST, FIRST_TOKENS
+
+    table = Table(title="causal loss by opener, nats per token")
+    first = f"first_{FIRST_TOKENS}_loss"
+    headers = ("opens with", "documents", "loss", f"first {FIRST_TOKENS} of a document", "rest", "difference")
+    for column in headers:
+        table.add_column(column, justify="left" if column == "opens with" else "right")
+    for name, result in results["openers"].items():
+        if name != BEST:
+            losses = [f"{result[key]:.4f}" if key in result else "-" for key in ("loss", first, "rest_loss")]
+            difference = _format_difference(result) if "difference" in result else ""
+            table.add_row(name, f"{result['documents']:,}", *losses, difference)
+    return table
+
+
+def _format_difference(result: Mapping[str, Any]) -> str:
+    error = f" ± {result['standard_error']:.4f}" if "standard_error" in result else ""
+    return f"{result['difference']:+.4f}{error}"

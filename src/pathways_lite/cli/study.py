@@ -157,6 +157,40 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None, as_js
 
 
 @app.command()
+def evaluate(
+    study: StudyFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="held-out tokens per domain; default: the recipes'")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate the final checkpoint of every finished recipe as `evaluate --infilling` does, for the report's measures.
+
+    Each result is in the node's directory, as `evaluation.json`; nodes that have one of as many tokens are left out.
+    For studies with a `criterion` or `measures`, whose report then says whether the criterion is met.
+
+    Example: `pathways-lite study evaluate configs/ablations/ul2r_doses.py --tokens 300000`
+    """
+    from pathways_lite.console import print_line
+    from pathways_lite.output_lock import lock_file
+    from pathways_lite.studies.measures import criterion_sentences, evaluate_study, read_measures
+    from pathways_lite.studies.plan import resolve_study, study_store
+
+    loaded, out = _load_study(study, overrides, out)
+    resolved = resolve_study(loaded)
+    store = study_store(resolved, out)
+    out.mkdir(parents=True, exist_ok=True)
+    with lock_file(out / "evaluate"):
+        count = evaluate_study(store, tokens, lambda line: print_line(line))
+    sentences = criterion_sentences(resolved, read_measures(resolved, store))
+    if as_json:
+        print_json({"study": loaded.name, "evaluated": count, "verdicts": sentences})
+        return
+    for sentence in sentences:
+        print_line(sentence)
+
+
+@app.command()
 def report(
     study: StudyFile,
     overrides: Overrides = None,
@@ -172,6 +206,7 @@ def report(
     """
     from pathways_lite.console import print_line
     from pathways_lite.output_lock import lock_file
+    from pathways_lite.studies.measures import criterion_sentences
     from pathways_lite.studies.report import gather_findings, verdict_sentence, write_report
 
     options_given = {"--out": out, "--baseline": baseline}
@@ -182,6 +217,7 @@ def report(
     findings = gather_findings(study_plan, [str(study), *(overrides or ()), *options])
     comparisons = findings.results.comparisons if findings.results is not None else ()
     sentences = [verdict_sentence(comparison) for comparison in comparisons]
+    sentences += criterion_sentences(study_plan.study, findings.measured)
     study_plan.store.path.mkdir(parents=True, exist_ok=True)
     with lock_file(study_plan.store.path / "report.html"):
         files = write_report(findings)

@@ -169,13 +169,26 @@ class Evaluator:
     ) -> float:
         """Sum the nats of all positions that carry loss in `count` batches [rows, seq_len]."""
         nll = 0.0
-        for done, batch in enumerate(batches, 1):
-            losses = np.asarray(self._token_losses(params, self._place(batch)), np.float64)
-            # At positions without loss the model's output has no meaning and may not even be finite.
+        for batch, losses in self.losses(params, batches, count, between_batches=between_batches):
             nll += float(np.sum(losses, where=batch.loss_weights > 0))
+        return nll
+
+    def losses(
+        self,
+        params: Any,
+        batches: Iterable[Batch],
+        count: int,
+        *,
+        between_batches: Callable[[int, int], None] | None = None,
+    ) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Yield each of `count` batches with the nats of its positions, float64 [rows, seq_len].
+
+        At positions without loss they have no meaning and may not even be finite.
+        """
+        for done, batch in enumerate(batches, 1):
+            yield batch, np.asarray(self._token_losses(params, self._place(batch)), np.float64)
             if between_batches is not None:
                 between_batches(done, count)
-        return nll
 
     def _batches(self, windows: Sequence[Window], rows: Sequence[Sequence[int]]) -> Iterator[Batch]:
         for first in range(0, len(rows), self.rows):

@@ -6,7 +6,7 @@ other tokens. They follow one denoiser during a run, or compare it between runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 
 from pathways_lite.batch import Batch
 from pathways_lite.evaluation.bits import Evaluator
-from pathways_lite.objectives.batches import make_batch, unused_fraction
+from pathways_lite.objectives.batches import TracedBatch, make_traced_batch, unused_fraction
 from pathways_lite.objectives.causal import Boundaries
 from pathways_lite.objectives.denoisers import split_mixture
 from pathways_lite.recipe import Causal, Objective
@@ -31,28 +31,48 @@ def denoiser_losses(
     seed: int,
     between_batches: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Evaluate each denoiser: `loss` (nats per token), `tokens` (those with loss), `unused` (fraction of positions).
+    """Evaluate each denoiser on its own examples of the same documents.
 
-    Each denoiser makes its own examples of the same `documents` (int32, EOD first), joined to one stream and cut into
-    windows. The result is empty for a causal objective, and if the stream is shorter than a window.
+    `documents` (int32, EOD first) are joined to one stream and cut into windows. The result is empty for a causal
+    objective, and if the stream is shorter than a window.
+
+    Returns:
+      By denoiser: `loss` (nats per token) and `tokens` (those with loss); the same for the tokens of the text,
+      `content_loss` and `content_tokens`, and for sentinels, other special tokens and the end, `format_loss` and
+      `format_tokens`; `unused` (fraction of positions). Losses without a token are left out.
     """
     results: dict[str, dict[str, float]] = {}
     if isinstance(objective, Causal):
         return results
-    windows = _windows(documents, evaluator.seq_len)
+    windows = join_windows(documents, evaluator.seq_len)
     if not len(windows):
         return results
     for label, denoiser in split_mixture(objective).items():
         example = np.arange(len(windows))
-        batch = make_batch(denoiser, windows, eod, boundaries, np.zeros_like(example), example, seed)
-        batches, count = _split_rows(batch, evaluator.rows), -(-len(windows) // evaluator.rows)
-        nll = evaluator.sum_losses(params, batches, count, between_batches=between_batches)
-        tokens = int(batch.loss_weights.sum())
-        results[label] = {"loss": nll / tokens, "tokens": tokens, "unused": unused_fraction(batch)}
+        traced = make_traced_batch(denoiser, windows, eod, boundaries, np.zeros_like(example), example, seed)
+        batches, count = _split_rows(traced.batch, evaluator.rows), -(-len(windows) // evaluator.rows)
+        losses = evaluator.losses(params, batches, count, between_batches=between_batches)
+        results[label] = _summarize(traced, losses, evaluator.rows)
     return results
 
 
-def _windows(documents: Sequence[np.ndarray], seq_len: int) -> np.ndarray:
+def _summarize(traced: TracedBatch, losses: Iterable[tuple[Batch, np.ndarray]], rows: int) -> dict[str, float]:
+    """Average the nats of batches of `rows` rows, [rows, T] each: all, and content and format apart."""
+    parts = {"": traced.batch.loss_weights > 0, "content_": traced.is_content, "format_": traced.is_format}
+    nll = dict.fromkeys(parts, 0.0)
+    for number, (_, batch_nll) in enumerate(losses):
+        for part, chosen in parts.items():
+            batch_chosen = chosen[number * rows : (number + 1) * rows]
+            nll[part] += float(np.sum(batch_nll[: len(batch_chosen)], where=batch_chosen))
+    result: dict[str, float] = {}
+    for part, chosen in parts.items():
+        if tokens := int(chosen.sum()):
+            result[f"{part}loss"] = nll[part] / tokens
+        result[f"{part}tokens"] = tokens
+    return result | {"unused": unused_fraction(traced.batch)}
+
+
+def join_windows(documents: Sequence[np.ndarray], seq_len: int) -> np.ndarray:
     """Cut the joined documents into windows [n, T + 1] that overlap by a token; an incomplete last one is dropped."""
     stream = np.concatenate([*documents, np.zeros(0, np.int32)])
     count = max(0, len(stream) - 1) // seq_len

@@ -2,93 +2,31 @@
 
 A gap is some tokens of a held-out document. The model is asked for it in the format that its objective taught it. An
 exact match means that greedy decoding would write the gap's tokens and then end the gap, given the right answers to the
-gaps before it. The likelihood of the gap's tokens is compared with that of the same tokens read from left to right,
-without the text after them, as a causal model reads them.
+gaps before it. Each token of a gap is paired with itself read from left to right by the same model, without the text
+after it, as a causal model reads it; their mean difference has a standard error over documents.
+
+The gaps are cut in the same places for every model, in all windows of all documents; training need not have shown so
+many, or such long ones. Gaps as in training are in `evaluation.as_trained`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from pathways_kernels.attention import Spans
-from pathways_kernels.attention.spans import full, prefix
-from pathways_lite import models
+from pathways_lite.evaluation.paired import GapScores, PairedLosses, join_pairs
+from pathways_lite.evaluation.token_scores import Score, TokenScores, score_answers
 from pathways_lite.keyed import derive_keys, random_words
 from pathways_lite.objectives.denoisers import ExampleFormat
-from pathways_lite.objectives.prompts import Prompt, PromptFormat, left_to_right
+from pathways_lite.objectives.prompts import Prompt, PromptFormat
 from pathways_lite.objectives.span_corruption import random_partition
-from pathways_lite.recipe import Mode, Model
-
-# ---- scores of given answers to given prompts ----
-
-_BATCH_ROWS = 8
-
-
-class TokenScores(NamedTuple):
-    """Scores of an answer's tokens, each given the prompt and the tokens before it; [len(answer)]."""
-
-    nll: np.ndarray  # nats, float64
-    likeliest: np.ndarray  # bool: greedy decoding would write this token
-
-
-def score_tokens(
-    config: Model, params: Any, pairs: Sequence[tuple[Prompt, Sequence[int]]], seq_len: int
-) -> list[TokenScores]:
-    """Score (prompt, answer) pairs, each of at most `seq_len` + 1 tokens, in batches of one shape."""
-    results = []
-    for first in range(0, len(pairs), _BATCH_ROWS):
-        batch = pairs[first : first + _BATCH_ROWS]
-        arrays = _to_arrays(batch, seq_len)
-        nll, likeliest = (np.asarray(x) for x in _score(config, params, *arrays))
-        for row, (prompt, answer) in enumerate(batch):
-            predictions = slice(len(prompt.tokens) - 1, len(prompt.tokens) - 1 + len(answer))
-            results.append(TokenScores(nll[row, predictions].astype(np.float64), likeliest[row, predictions]))
-    return results
-
-
-def _to_arrays(pairs: Sequence[tuple[Prompt, Sequence[int]]], seq_len: int) -> tuple[np.ndarray, np.ndarray, Spans]:
-    """Return tokens, targets and spans [_BATCH_ROWS, seq_len]."""
-    windows = np.zeros((_BATCH_ROWS, seq_len + 1), np.int32)
-    prefix_length = np.zeros(_BATCH_ROWS, np.int32)
-    for row, (prompt, answer) in enumerate(pairs):
-        tokens = [*prompt.tokens, *answer]
-        if len(tokens) > seq_len + 1:
-            raise ValueError(
-                f"a prompt of {len(prompt.tokens)} and an answer of {len(answer)} exceed {seq_len + 1} tokens"
-            )
-        windows[row, : len(tokens)] = tokens
-        prefix_length[row] = prompt.prefix_length
-    return windows[:, :-1], windows[:, 1:], prefix(full(_BATCH_ROWS, seq_len), prefix_length)
-
-
-@partial(jax.jit, static_argnums=0)
-def _score(
-    config: Model, params: Any, tokens: jax.Array, targets: jax.Array, spans: Spans
-) -> tuple[jax.Array, jax.Array]:
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    hidden = models.apply(config, params, tokens, positions, spans)
-
-    def score_row(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """Score one row at a time, because its logits are [T, V]."""
-        hidden, targets = row
-        logits = models.logits(config, params, hidden)
-        nll = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-        return nll, jnp.argmax(logits, axis=-1) == targets
-
-    return jax.lax.map(score_row, (hidden, targets))
-
-
-# ---- tasks: gaps and continuations ----
+from pathways_lite.recipe import Mode
 
 
 class GapTask(NamedTuple):
-    """The gaps that are cut out of each document."""
+    """The gaps that are cut out of each window of a document."""
 
     n_gaps: int
     gap_length: int  # tokens
@@ -96,98 +34,122 @@ class GapTask(NamedTuple):
 
 TASKS = {"single": GapTask(1, 8), "several": GapTask(4, 3)}
 LEFT_TO_RIGHT = "Left to right: the same tokens, by the same model, given only the text before them."
-_MIN_TOKENS = 32  # of a document, so that there is text around the gaps
+_MIN_TOKENS = 32  # of a window, so that there is text around the gaps
 
 
-def evaluate_infilling(
-    config: Model, params: Any, prompt_format: PromptFormat, documents: Sequence[np.ndarray], seq_len: int
-) -> dict[str, dict[str, float]]:
-    """Evaluate each of `TASKS` over `documents` (int32 tokens, EOD first), those with at least 32 tokens.
+class Piece(NamedTuple):
+    """A stretch of a document."""
 
-    A task is left out if the model cannot be asked to fill that many gaps, or if no document is long enough.
+    document: int
+    window: int  # number in the document
+    before: int  # the token before it: EOD, or the document's
+    text: np.ndarray
 
-    Returns:
-      By task: `exact` (fraction of the gaps), `loss` and `loss_left_to_right` (nats per token of the gaps), `gaps`
-      (their number).
+
+def score_gaps(
+    score: Score, prompt_format: PromptFormat, documents: Sequence[np.ndarray], seq_len: int, opener: int
+) -> dict[str, GapScores]:
+    """Score each of `TASKS` over all windows of `documents` (int32 tokens, EOD first) of at least 32 tokens.
+
+    A task is left out if the model cannot be asked to fill that many gaps, or if no document is long enough. `opener`
+    opens a text that is read from left to right (`evaluation.openers`).
     """
     results = {}
     for name, task in TASKS.items():
         if not prompt_format.can_fill(task.n_gaps):
             continue
-        split = [_split_text(document[1:], number, task, seq_len) for number, document in enumerate(documents)]
-        long_enough = [stretches for stretches in split if stretches is not None]
-        if long_enough:
-            results[name] = _evaluate_task(config, params, prompt_format, long_enough, seq_len)
+        # A gap takes two sentinels and an end token; 4 more for the other special tokens.
+        pieces = _pieces(documents, seq_len + 1 - 3 * task.n_gaps - 4)
+        split = [(piece, _split_text(piece, task)) for piece in pieces]
+        texts = [(piece, stretches) for piece, stretches in split if stretches is not None]
+        if texts:
+            results[name] = _score_task(score, prompt_format, texts, seq_len, opener)
     return results
 
 
-def evaluate_prefix(
-    config: Model, params: Any, prompt_format: PromptFormat, documents: Sequence[np.ndarray], seq_len: int
-) -> dict[str, float]:
-    """Evaluate the loss of each document's second half given its first, which is read as a prefix.
-
-    `loss_left_to_right` is that of the same halves with causal attention. Empty for a model without a prefix LM.
-    """
+def score_continuations(
+    score: Score, prompt_format: PromptFormat, documents: Sequence[np.ndarray], seq_len: int, opener: int
+) -> GapScores | None:
+    """Score each window's second half given its first, read as a prefix; None for a model without a prefix LM."""
     modes = [denoiser.mode for denoiser in prompt_format.denoisers if denoiser.format is ExampleFormat.PREFIX]
     mode: Mode | None = "s2s" if "s2s" in modes or not modes else modes[0]
-    halves = [np.array_split(document[1 : seq_len + 1], 2) for document in documents if len(document) > _MIN_TOKENS]
-    if not halves or not modes:
-        return {}
+    pieces = [piece for piece in _pieces(documents, seq_len) if len(piece.text) >= _MIN_TOKENS]
+    if not pieces or not modes:
+        return None
+    halves = [np.array_split(piece.text, 2) for piece in pieces]
     with_prefix = [(prompt_format.continuation(first.tolist(), mode), second.tolist()) for first, second in halves]
-    causal = [(left_to_right(first.tolist(), prompt_format.special.eod), second.tolist()) for first, second in halves]
-    nll, nll_left_to_right = (
-        np.concatenate([scores.nll for scores in score_tokens(config, params, pairs, seq_len)])
-        for pairs in (with_prefix, causal)
-    )
-    return {"loss": float(nll.mean()), "loss_left_to_right": float(nll_left_to_right.mean()), "tokens": len(nll)}
+    scores = score_answers(score, with_prefix, seq_len)
+    causal_nll = _left_to_right(score, prompt_format, pieces, seq_len, opener)
+    pairs = [
+        _pair(scored.nll, nll[-len(scored.nll) :], piece)
+        for piece, scored, nll in zip(pieces, scores, causal_nll, strict=True)
+    ]
+    return GapScores(join_pairs(pairs), np.zeros(0, bool), np.zeros(0, int), {})
 
 
-def _split_text(text: np.ndarray, number: int, task: GapTask, seq_len: int) -> list[list[int]] | None:
-    """Split the beginning of a text into stretches [text, gap, text, .., text], with the gaps at random places.
+def _pieces(documents: Sequence[np.ndarray], length: int) -> Iterator[Piece]:
+    """Cut each document (EOD first) into pieces of at most `length` tokens of its text."""
+    for number, document in enumerate(documents):
+        for window, start in enumerate(range(1, len(document), max(1, length))):
+            yield Piece(number, window, int(document[start - 1]), document[start : start + max(1, length)])
 
-    `number` is the document's, the only source of randomness. None if the text is too short.
+
+def _split_text(piece: Piece, task: GapTask) -> list[list[int]] | None:
+    """Split a text into stretches [text, gap, text, .., text, tail], with the gaps at random places.
+
+    The tail, as long as a gap, is what the last sentinel of span corruption stands for. The places depend only on the
+    numbers of the document and the window. None if the text is too short.
     """
-    # A gap takes two sentinels and an end token; 4 more for the other special tokens.
-    n_tokens = min(len(text), seq_len + 1 - 3 * task.n_gaps - 4)
-    if n_tokens < max(_MIN_TOKENS, 2 * task.n_gaps * task.gap_length):
+    n_tokens = len(piece.text) - task.gap_length
+    if n_tokens < max(_MIN_TOKENS - task.gap_length, 2 * task.n_gaps * task.gap_length):
         return None
     clean_tokens = n_tokens - task.n_gaps * task.gap_length
-    random = random_words(derive_keys("infilling", 0, np.array([number])), 0, np.arange(clean_tokens))
+    key = derive_keys("infilling", piece.window, np.array([piece.document]))
+    random = random_words(key, 0, np.arange(clean_tokens))
     clean_lengths = random_partition(np.array([clean_tokens]), np.array([task.n_gaps + 1]), random).tolist()
-    sizes = [size for length in clean_lengths for size in (length, task.gap_length)][:-1]
-    return [stretch.tolist() for stretch in np.split(text[:n_tokens], np.cumsum(sizes)[:-1])]
+    sizes = [size for length in clean_lengths for size in (length, task.gap_length)]
+    return [stretch.tolist() for stretch in np.split(piece.text, np.cumsum(sizes)[:-1])]
 
 
-def _evaluate_task(
-    config: Model, params: Any, prompt_format: PromptFormat, texts: Sequence[list[list[int]]], seq_len: int
-) -> dict[str, float]:
-    """Evaluate one task over texts from `_split_text`."""
-    prompts = [prompt_format.infill(stretches[::2]) for stretches in texts]
+def _score_task(
+    score: Score, prompt_format: PromptFormat, texts: Sequence[tuple[Piece, list[list[int]]]], seq_len: int, opener: int
+) -> GapScores:
+    """Score one task over pieces and their stretches from `_split_text`."""
+    prompts = [prompt_format.infill(stretches[:-1:2]) for _, stretches in texts]
+    gaps = [stretches[1:-1:2] for _, stretches in texts]
     answers = [
-        [*prompt_format.expected_answer(stretches[1::2]), prompt.end]
-        for prompt, stretches in zip(prompts, texts, strict=True)
+        [*prompt_format.expected_answer(text_gaps), prompt.end] for prompt, text_gaps in zip(prompts, gaps, strict=True)
     ]
-    scores = score_tokens(config, params, list(zip(prompts, answers, strict=True)), seq_len)
-    gap_scores = [
-        gap_score
-        for stretches, answer, answer_scores in zip(texts, answers, scores, strict=True)
-        for gap_score in _score_gaps(stretches[1::2], answer, answer_scores)
-    ]
-    start = left_to_right([], prompt_format.special.eod)
-    whole_texts = [(start, [token for stretch in stretches for token in stretch]) for stretches in texts]
-    causal_scores = score_tokens(config, params, whole_texts, seq_len)
-    causal_nll = [
-        text_scores.nll[_is_in_gap(stretches)] for stretches, text_scores in zip(texts, causal_scores, strict=True)
-    ]
-    return {
-        "exact": float(np.mean([exact for _, exact in gap_scores])),
-        "loss": float(np.concatenate([nll for nll, _ in gap_scores]).mean()),
-        "loss_left_to_right": float(np.concatenate(causal_nll).mean()),
-        "gaps": len(gap_scores),
-    }
+    scores = score_answers(score, list(zip(prompts, answers, strict=True)), seq_len)
+    causal_nll = _left_to_right(score, prompt_format, [piece for piece, _ in texts], seq_len, opener)
+    pairs, exact, exact_document = [], list[bool](), list[int]()
+    for (piece, stretches), text_gaps, answer, answer_scores, nll in zip(
+        texts, gaps, answers, scores, causal_nll, strict=True
+    ):
+        gap_scores = _score_answered_gaps(text_gaps, answer, answer_scores)
+        exact += [is_exact for _, is_exact in gap_scores]
+        exact_document += [piece.document] * len(gap_scores)
+        pairs.append(_pair(np.concatenate([gap for gap, _ in gap_scores]), nll[_is_in_gap(stretches)], piece))
+    return GapScores(join_pairs(pairs), np.array(exact), np.array(exact_document), {})
 
 
-def _score_gaps(gaps: Sequence[list[int]], answer: Sequence[int], scores: TokenScores) -> list[tuple[np.ndarray, bool]]:
+def _left_to_right(
+    score: Score, prompt_format: PromptFormat, pieces: Sequence[Piece], seq_len: int, opener: int
+) -> list[np.ndarray]:
+    """Return the nats of each piece's tokens, read from left to right after the token before it, or a mode token."""
+    eod = prompt_format.special.eod
+    starts = [piece.before if opener == eod else opener for piece in pieces]
+    pairs = [(Prompt([start], 0, eod), piece.text.tolist()) for start, piece in zip(starts, pieces, strict=True)]
+    return [scores.nll for scores in score_answers(score, pairs, seq_len)]
+
+
+def _pair(nll: np.ndarray, left_to_right: np.ndarray, piece: Piece) -> PairedLosses:
+    return PairedLosses(nll, left_to_right, np.full(len(nll), piece.document))
+
+
+def _score_answered_gaps(
+    gaps: Sequence[list[int]], answer: Sequence[int], scores: TokenScores
+) -> list[tuple[np.ndarray, bool]]:
     """Return for every gap its tokens' nats, and whether greedy decoding would fill and end it exactly."""
     gap_scores, begin = [], 0
     for gap in gaps:
@@ -200,5 +162,7 @@ def _score_gaps(gaps: Sequence[list[int]], answer: Sequence[int], scores: TokenS
 
 
 def _is_in_gap(stretches: Sequence[list[int]]) -> np.ndarray:
-    """Return for each token of the whole text whether it is in a gap."""
-    return np.repeat(np.arange(len(stretches)) % 2 == 1, [len(stretch) for stretch in stretches])
+    """Return for each token of [text, gap, .., text, tail] whether it is in a gap; the tail is none."""
+    odd = np.arange(len(stretches)) % 2 == 1
+    odd[-1] = False
+    return np.repeat(odd, [len(stretch) for stretch in stretches])

@@ -7,6 +7,8 @@ S-, R- and X-denoisers are `PrefixLM` and `SpanCorruption` in `recipe.objective`
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from pathways_kernels.attention import Spans
@@ -56,6 +58,70 @@ def make_batch(
         spans=Spans(start, stop),
         domain=np.asarray(domain, dtype=np.int32),
         sample_id=sample_ids(example),
+    )
+
+
+class TracedBatch(NamedTuple):
+    """A batch, and where its tokens come from: indices in the flat windows (B * (T + 1) tokens), -1 for special tokens.
+
+    EOD is special, except in windows that are one text across documents (boundaries "none").
+    """
+
+    batch: Batch
+    input_source: np.ndarray  # int64 [B, T], of `batch.tokens`; without meaning at unused positions
+    target_source: np.ndarray  # int64 [B, T], of `batch.targets`; -1 where there is no loss
+
+    @property
+    def is_content(self) -> np.ndarray:
+        """Bool [B, T]: the position predicts a token of the text, with loss."""
+        return self.target_source >= 0
+
+    @property
+    def is_format(self) -> np.ndarray:
+        """Bool [B, T]: the position predicts a sentinel or another special token, or the end, with loss."""
+        return (self.target_source < 0) & (self.batch.loss_weights > 0)
+
+    @property
+    def follows_later_text(self) -> np.ndarray:
+        """Bool [B, T]: the position predicts a token of the text and sees some of the text that comes after it.
+
+        These are a gap's tokens. The last span of T5's span corruption, with which the text ends, is none.
+        """
+        # Examples of a row are in the order of the text: what earlier ones have seen comes before all of this one.
+        seen = np.maximum.accumulate(self.input_source, axis=1)
+        latest = np.take_along_axis(seen, np.asarray(self.batch.spans.stop, np.int64) - 1, axis=1)
+        return self.is_content & (latest > self.target_source)
+
+
+def make_traced_batch(
+    objective: Objective,
+    windows: np.ndarray,
+    eod: int,
+    boundaries: Boundaries,
+    domain: np.ndarray,
+    example: np.ndarray,
+    seed: int,
+) -> TracedBatch:
+    """Make the batch of `make_batch`, with the sources of its tokens."""
+    # Random choices depend on no token but EOD, so a batch of the tokens' own indices is laid out in the same way.
+    tokens = None if isinstance(objective, Causal) else objective.tokens
+    base = 1 + max([eod] if tokens is None else [eod, *tokens.named_ids.values(), tokens.first_sentinel])
+    flat = windows.ravel()
+    numbered = base + np.arange(windows.size, dtype=np.int64).reshape(windows.shape)
+    if boundaries == "document":
+        numbered = np.where(windows == eod, eod, numbered)
+    batch = make_batch(objective, numbered, eod, boundaries, domain, example, seed)
+
+    def sources(ids: np.ndarray) -> np.ndarray:
+        return np.where(ids >= base, ids.astype(np.int64) - base, -1)
+
+    def text(ids: np.ndarray) -> np.ndarray:
+        return np.where(ids >= base, flat[np.maximum(sources(ids), 0)], ids).astype(np.int32)
+
+    return TracedBatch(
+        batch._replace(tokens=text(batch.tokens), targets=text(batch.targets)),
+        sources(batch.tokens),
+        np.where(batch.loss_weights > 0, sources(batch.targets), -1),
     )
 
 

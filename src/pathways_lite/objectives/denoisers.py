@@ -114,6 +114,30 @@ def split_mixture(objective: Corruption) -> dict[str, Objective]:
     }
 
 
+def infilling_denoiser(objective: Objective) -> SpanCorruption | CodeGen2 | FillInTheMiddle | None:
+    """Return the denoiser of `objective` whose examples are like the prompts that ask for gaps; None if there is none.
+
+    Span corruption comes before CodeGen2 and fill-in-the-middle, and regular span corruption (mode nlu) before other
+    modes. All of its examples have gaps; those of fill-in-the-middle are prefix, suffix, middle, so that only the
+    middle is read after what follows it.
+    """
+    if isinstance(objective, Causal):
+        return None
+    mixture = objective.members if isinstance(objective, MixtureOfDenoisers) else ()
+    members: list[Objective] = [member.denoiser for member in mixture] or [objective]
+    candidates: list[SpanCorruption | CodeGen2 | FillInTheMiddle] = [
+        *sorted((d for d in members if isinstance(d, SpanCorruption)), key=lambda d: d.mode != "nlu"),
+        *(d.model_copy(update={"rate": 1.0}) for d in members if isinstance(d, CodeGen2) and d.rate),
+        *(
+            d.model_copy(update={"rate": 1.0, "spm": 0.0})
+            for d in members
+            if isinstance(d, FillInTheMiddle) and d.rate and d.spm < 1
+        ),
+    ]
+    common = {"layout": objective.layout, "tokens": objective.tokens}
+    return candidates[0].model_copy(update=common) if candidates else None
+
+
 def denoiser_label(denoiser: Frozen) -> str:
     """Return a short name, as in logs."""
     if isinstance(denoiser, SpanCorruption):

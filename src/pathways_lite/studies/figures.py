@@ -19,7 +19,8 @@ from pathways_lite.comparison.compare import Arm, Comparison
 from pathways_lite.comparison.curves import Clock, Curve
 from pathways_lite.comparison.metric import Metric
 from pathways_lite.comparison.table import Results
-from pathways_lite.intervals import LEVEL
+from pathways_lite.intervals import LEVEL, Interval
+from pathways_lite.studies.measures import Measured
 from pathways_lite.studies.store import State
 from pathways_lite.studies.study import Node
 from pathways_lite.tracking.formatting import si
@@ -222,15 +223,18 @@ def _draw_box(ax: Axes, corner_xy: tuple[float, float], title: str, text: str, p
 
 CSV_HEADER = (
     "held_out", "arm", "baseline", "runs", "loss", "flops", "difference", "low", "high", "interval",
-    "speedup", "speedup_low", "speedup_high", "area", "area_low", "area_high",
+    "speedup", "speedup_low", "speedup_high", "area", "area_low", "area_high", "value_low", "value_high",
 )  # fmt: skip
-"""`held_out`: the domain, or empty for all text. `loss`: at the end of a run, mean over runs. `difference`: from the
-baseline at `flops`, with its 95 % interval (`interval`: student, over pairs of runs, or bootstrap). Speedup and area
-have bootstrap intervals, as on the page. Unknown values are empty."""
+"""`held_out`: the domain, empty for all text, or the name of a measure, whose mean is in `loss`. `loss`: at the end of
+a run, mean over runs. `difference`: from the baseline at `flops`, with its 95 % interval (`interval`: student, over
+pairs of runs, or bootstrap). Speedup and area have bootstrap intervals, as on the page. `value_low`, `value_high`:
+Student's interval of a measure's mean. Unknown values are empty."""
 
 
-def write_csv(path: Path, results: Results | None, by_domain: Mapping[str, Results]) -> None:
-    """Write a row per arm, for all held-out text first; only the header if there is nothing to compare."""
+def write_csv(
+    path: Path, results: Results | None, by_domain: Mapping[str, Results], measured: Sequence[Measured] = ()
+) -> None:
+    """Write a row per arm, for all held-out text first, then by domain and measure; at least the header."""
     with replace_atomically(path, shared=True) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(CSV_HEADER)
@@ -238,6 +242,14 @@ def write_csv(path: Path, results: Results | None, by_domain: Mapping[str, Resul
             writer.writerows(csv_rows("", results))
         for domain, domain_results in by_domain.items():
             writer.writerows(csv_rows(domain, domain_results))
+        for m in measured:
+            interval = Interval(math.nan) if m.difference is None else m.difference
+            kind = "" if m.difference is None else "student"
+            row = [m.measure, m.arm, m.baseline, m.runs, m.value.value, ""]
+            cells = [*row, interval.value, interval.low, interval.high, kind]
+            limits = [m.value.low, m.value.high]
+            empty = [""] * (len(CSV_HEADER) - len(cells) - len(limits))
+            writer.writerow([*map(_cell, cells), *empty, *map(_cell, limits)])
 
 
 def csv_rows(domain: str, results: Results) -> Iterator[list[object]]:
@@ -249,5 +261,9 @@ def csv_rows(domain: str, results: Results) -> Iterator[list[object]]:
             kind, interval = ("bootstrap", c.difference) if c.t_interval is None else ("student", c.t_interval)
             row += [c.flops, c.difference.value, interval.low, interval.high, kind]
             row += [value for i in (c.speedup, c.area) for value in (i.value, i.low, i.high)]
-        cells = ["" if isinstance(value, float) and math.isnan(value) else value for value in row]
-        yield [*cells, *[""] * (len(CSV_HEADER) - len(cells))]
+        yield [*map(_cell, row), *[""] * (len(CSV_HEADER) - len(row))]
+
+
+def _cell(value: object) -> object:
+    """Return the value as it is written: unknown ones are empty."""
+    return "" if isinstance(value, float) and math.isnan(value) else value

@@ -31,15 +31,18 @@ class NodeProgress:
 
 
 def read_progress(store: StudyStore, identity: str) -> NodeProgress:
-    """Read the progress of a node from the last complete row of its log."""
-    for line in reversed(read_tail(store.stage_directory(identity).path / LOG, lines=8).splitlines()):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and row.get("kind") == "train":
-            loss = row.get("mean_loss", row.get("loss"))  # as the node's own progress line
-            return NodeProgress(int(row.get("step", 0)), loss if isinstance(loss, float) else math.nan)
+    """Read the progress of a node from the last complete row of a training step in its log."""
+    path = store.stage_directory(identity).path / LOG
+    # Rows of evaluations with many domains and denoisers are long: further back where the end has nothing else.
+    for lines in (8, 80, 800, 8000):
+        for line in reversed(read_tail(path, lines).splitlines()):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and row.get("kind") == "train":
+                loss = row.get("mean_loss", row.get("loss"))  # as the node's own progress line
+                return NodeProgress(int(row.get("step", 0)), loss if isinstance(loss, float) else math.nan)
     return NodeProgress(0, math.nan)
 
 

@@ -6,7 +6,7 @@ import math
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,6 +21,7 @@ from pathways_lite.intervals import LEVEL
 from pathways_lite.ledger import Ledger
 from pathways_lite.studies.executor import train_arguments
 from pathways_lite.studies.figures import StudyFigure, difference_figure, lineage_figure, loss_figures, write_csv
+from pathways_lite.studies.measures import Measured, criterion_sentences, read_measures
 from pathways_lite.studies.plan import StudyPlan
 from pathways_lite.studies.store import State
 from pathways_lite.studies.study import node_chain
@@ -41,6 +42,7 @@ class Findings:
     results: Results | None  # None if nothing can be compared yet
     by_domain: dict[str, Results]  # by domain of held-out text; empty if `results` is None
     problems: list[str]
+    measured: list[Measured] = field(default_factory=list)
 
     @property
     def states(self) -> dict[str, State]:
@@ -54,7 +56,7 @@ def write_report(findings: Findings) -> list[Path]:
     pictures = _figures(findings)
     paths = [out / "report.html", out / "results.csv"]
     write_text_atomically(paths[0], render(findings, pictures), shared=True)
-    write_csv(paths[1], findings.results, findings.by_domain)
+    write_csv(paths[1], findings.results, findings.by_domain, findings.measured)
     with style("light") as palette:
         for item in pictures:
             figure = item.draw(palette)
@@ -81,7 +83,7 @@ def gather_findings(plan: StudyPlan, command: Sequence[str]) -> Findings:
                 by_domain[domain] = Results.compare_arms(_arms(plan, runs, metric), study.baseline, metric)
         except UserError as error:
             problems.append(str(error))
-    return Findings(plan, command, runs, arms, results, by_domain, problems)
+    return Findings(plan, command, runs, arms, results, by_domain, problems, read_measures(study, store))
 
 
 def _held_out_domains(runs: Mapping[str, RunData]) -> list[str]:
@@ -115,6 +117,7 @@ def render(findings: Findings, pictures: Sequence[StudyFigure]) -> str:
         _header_section(findings),
         _results_section(findings),
         section("Loss against cost", *map(_render_figure, results)),
+        _measures_section(findings),
         _domains_section(findings),
         _time_section(findings),
         _cost_section(findings),
@@ -175,6 +178,34 @@ def verdict_sentence(c: Comparison) -> str:
         within = f"zero is within the {interval_name}, {format_signed(interval)}"
         return f"{claim}, but {within}: these runs do not decide the question."
     return f"{claim}; zero is outside the {interval_name}, {format_signed(interval)}."
+
+
+def _measures_section(findings: Findings) -> str:
+    study = findings.plan.study
+    if not study.measured:
+        return ""
+    in_order = sorted(findings.measured, key=lambda m: study.measured.index(m.measure))
+    rows = [[m.measure, m.arm, str(m.runs), format_signed(m.value), *_compared(m)] for m in in_order]
+    note = (
+        "Of final checkpoints, as `pathways-lite study evaluate` found them; means over seeds, differences over the "
+        f"seeds that both have, with {LEVEL:.0%} intervals by Student's t."
+    )
+    if not rows:
+        note = "Nothing is measured yet; `pathways-lite study evaluate` does it."
+    header = ["measure", "arm", "runs", "value", "compared with", "difference"]
+    return section(
+        "Measures",
+        *(paragraph(sentence, "verdict") for sentence in criterion_sentences(study, findings.measured)),
+        table(header, rows) if rows else "",
+        paragraph(note, "note"),
+    )
+
+
+def _compared(m: Measured) -> tuple[str, str]:
+    """Return the baseline and the difference from it, as in the table."""
+    if m.arm == m.baseline:
+        return "baseline", ""
+    return m.baseline, "" if m.difference is None else format_signed(m.difference)
 
 
 def _domains_section(findings: Findings) -> str:

@@ -17,6 +17,16 @@ from pathways_lite.recipe.load import load_from_python
 from pathways_lite.recipe.stage import Name
 
 
+class Claim(Frozen):
+    """A part of a study's criterion: a measure of an arm is below a bound."""
+
+    measure: str = Field(
+        description="a number of `pathways-lite evaluate --infilling --json`, e.g. `infilling.as_trained.difference`"
+    )
+    below: float = Field(description="the bound")
+    compared: bool = Field(False, description="the difference from the arm's baseline is below it, not the number")
+
+
 class Study(Frozen):
     """Named arms, each with a recipe per seed, and the baseline that the other arms are compared with.
 
@@ -31,17 +41,38 @@ class Study(Frozen):
     target: float | None = Field(
         None, description="loss at which compute is compared; None: the one that both arms reach"
     )
+    criterion: tuple[Claim, ...] = Field(
+        (), description="claims about every arm but the baselines, decided before the study runs"
+    )
+    measures: tuple[str, ...] = Field((), description="more measures to show, named like those of claims")
+    baselines: dict[str, str] = Field(
+        {}, description="the baselines of single arms for measures and claims; the others': `baseline`"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.baseline not in self.arms:
             raise ValueError(f"baseline={self.baseline!r} is not an arm; the arms are {', '.join(self.arms)}")
+        for arm, baseline in self.baselines.items():
+            if missing := [name for name in (arm, baseline) if name not in self.arms]:
+                raise ValueError(
+                    f"baselines names {missing[0]!r}, which is no arm; the arms are {', '.join(self.arms)}"
+                )
         for name, recipes in self.arms.items():
             if not recipes:
                 raise ValueError(f"arm {name!r} has no recipe")
             if len({stage_identity(recipe, len(recipe.stages) - 1) for recipe in recipes}) < len(recipes):
                 raise ValueError(f"arm {name!r} has the same recipe twice; recipes of an arm differ in their seed")
         return self
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The measures that the report shows: those of claims first."""
+        return tuple(dict.fromkeys([*(claim.measure for claim in self.criterion), *self.measures]))
+
+    def baseline_of(self, arm: str) -> str:
+        """Return the arm whose measures those of `arm` are compared with; its own name for a baseline."""
+        return arm if arm in {self.baseline, *self.baselines.values()} else self.baselines.get(arm, self.baseline)
 
     def with_baseline(self, baseline: str) -> Study:
         """Return the study with another arm as baseline. Raises UserError if there is no such arm."""

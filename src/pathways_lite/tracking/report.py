@@ -109,16 +109,19 @@ def _results_section(run: RunData) -> str:
     )
 
 
+_DENOISER_LOSSES = ("loss", "content_loss", "format_loss")
+
+
 def _denoisers_table(stage: StageData) -> str:
     """Render a table of the losses of the objective's denoisers, if it has any."""
     denoisers = stage.denoisers
     if not denoisers:
         return ""
     rows = [
-        [name, _format_fixed(result.get("loss"), 4), f"{result.get('tokens', 0):,}"]
+        [name, *(_format_fixed(result.get(key), 4) for key in _DENOISER_LOSSES), f"{result.get('tokens', 0):,}"]
         for name, result in denoisers.items()
     ]
-    header = ["denoiser", "loss (nats per target token)", "target tokens"]
+    header = ["denoiser", "loss (nats per target token)", "of text", "of special tokens", "target tokens"]
     return table(header, rows, caption=f"Stage {stage.name}, held-out text. {NOT_COMPARABLE}")
 
 

@@ -8,7 +8,7 @@
         step, model: {parameters, non_embedding_parameters, flops_per_token},
         domains: {name: {loss, bits_per_byte, perplexity, nll, tokens, bytes, documents}}, with `lossy`
         and `overlap` where they are not 0,
-        denoisers, if the objective has any: {name: {loss, tokens, unused}},
+        denoisers, if the objective has any: {name: {loss, tokens, content_loss, ..., unused}} (see `log`),
         average_domains, average_denoisers, if there is a moving average: the same of the average,
         compressors: {domain: {"xz -9": bits per byte, ...}},
         samples: [{prompt, text, temperature, ...}], peak_flops: FLOP/s,

@@ -6,17 +6,23 @@ import platform
 import shlex
 import sys
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from pathways_lite.evaluation.as_trained import AS_TRAINED, score_as_trained
 from pathways_lite.evaluation.compressors import held_out_compression
 from pathways_lite.evaluation.generation import generate
 from pathways_lite.evaluation.held_out import StageEvaluator
-from pathways_lite.evaluation.infilling import evaluate_infilling, evaluate_prefix
+from pathways_lite.evaluation.infilling import score_continuations, score_gaps
+from pathways_lite.evaluation.openers import BEST, openers, score_openers, summarize_openers
+from pathways_lite.evaluation.paired import GapScores
+from pathways_lite.evaluation.token_scores import model_score
 from pathways_lite.models.accounting import parameter_count
+from pathways_lite.objectives.denoisers import count_needed_sentinels, infilling_denoiser
 from pathways_lite.objectives.prompts import PromptFormat
+from pathways_lite.recipe import Objective, SpanCorruption
 from pathways_lite.training.components import Components
 
 PROMPT_TOKENS = 16
@@ -90,17 +96,79 @@ def sample_continuation(evaluator: StageEvaluator, params: Any, domain: str) -> 
     return {"domain": domain, "prompt": prompt, "text": text, "temperature": TEMPERATURE}
 
 
-def evaluate_infilling_tasks(evaluator: StageEvaluator, params: Any) -> dict[str, dict[str, float]]:
-    """Run `evaluate_infilling` and, as `prefix`, `evaluate_prefix` on the held-out documents of all domains.
+class InfillingResults(NamedTuple):
+    """What `evaluate --infilling` measures on some held-out documents."""
+
+    openers: dict[str, dict[str, Any]]  # `summarize_openers`
+    tasks: dict[str, dict[str, float]]  # by task, `GapScores.summary`; `as_trained` and `prefix` among them
+
+
+def infilling_json(evaluator: StageEvaluator, params: Any) -> dict[str, Any]:
+    """Return what `evaluate --infilling --json` adds: `infilling` and `openers`, and both by domain."""
+    results, by_domain = evaluate_infilling_tasks(evaluator, params)
+    return {
+        "infilling": results.tasks,
+        "openers": results.openers,
+        "infilling_by_domain": {name: result.tasks for name, result in by_domain.items()},
+        "openers_by_domain": {name: result.openers for name, result in by_domain.items()},
+    }
+
+
+def evaluate_infilling_tasks(
+    evaluator: StageEvaluator, params: Any
+) -> tuple[InfillingResults, dict[str, InfillingResults]]:
+    """Run all evaluations of infilling on the held-out documents of all domains, and summarize each domain's as well.
 
     A model whose objective has no infilling is prompted as after UL2R: its answers are what UL2R training starts from.
-    Raises UserError where no token id is left to stand for a gap.
+    What is read from left to right begins with the opener, EOD or a mode token, behind which the model's causal loss is
+    lower. Raises UserError where no token id is left to stand for a gap.
+
+    Returns:
+      The results on all documents, and by domain.
     """
     stage, store = evaluator.stage, evaluator.store
     prompt_format = PromptFormat.from_objective(stage.objective, store.eod)
-    ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size, "eod": store.eod}
-    infilling_format = prompt_format if prompt_format.infill_format is not None else PromptFormat.for_untrained(**ids)
-    documents = [document.tokens for domain in evaluator.documents.values() for document in domain]
-    results = evaluate_infilling(stage.model, params, infilling_format, documents, stage.data.seq_len)
-    prefix = evaluate_prefix(stage.model, params, prompt_format, documents, stage.data.seq_len)
-    return results | ({"prefix": prefix} if prefix else {})
+    infilling_format, denoiser = _infilling_format(evaluator, prompt_format)
+    held_out = [document for documents in evaluator.documents.values() for document in documents]
+    by_opener = openers(prompt_format)
+    nll = score_openers(evaluator.scorer, params, held_out, by_opener)
+    opener = by_opener[summarize_openers(nll)[BEST]["opener"]]
+
+    score, seq_len = model_score(stage.model, params), stage.data.seq_len
+    documents = [document.tokens for document in held_out]
+    scores: dict[str, GapScores | None] = {}
+    if denoiser is not None:
+        scores[AS_TRAINED] = score_as_trained(
+            score,
+            denoiser,
+            documents,
+            seq_len,
+            eod=store.eod,
+            opener=opener,
+            boundaries=stage.data.boundaries,
+            seed=stage.data.shuffle_seed,
+        )
+    scores |= score_gaps(score, infilling_format, documents, seq_len, opener)
+    scores["prefix"] = score_continuations(score, prompt_format, documents, seq_len, opener)
+
+    def summarize(first: int, stop: int) -> InfillingResults:
+        tasks = {name: task.summary(first, stop) for name, task in scores.items() if task is not None}
+        of_openers = summarize_openers({name: losses[first:stop] for name, losses in nll.items()})
+        return InfillingResults(of_openers, {name: result for name, result in tasks.items() if result})
+
+    ends = np.cumsum([len(documents) for documents in evaluator.documents.values()]).tolist()
+    domains = zip(evaluator.documents, [0, *ends[:-1]], ends, strict=True)
+    return summarize(0, len(documents)), {domain: summarize(first, stop) for domain, first, stop in domains}
+
+
+def _infilling_format(evaluator: StageEvaluator, prompt_format: PromptFormat) -> tuple[PromptFormat, Objective | None]:
+    """Return how the model is asked to fill gaps, and the denoiser that makes such examples, if there is one."""
+    stage, store = evaluator.stage, evaluator.store
+    if prompt_format.infill_format is not None:
+        return prompt_format, infilling_denoiser(stage.objective)
+    ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size}
+    untrained = PromptFormat.for_untrained(**ids, eod=store.eod)
+    tokens = untrained.special.tokens
+    regular = SpanCorruption(mode="nlu", tokens=tokens)
+    has_enough = tokens is not None and tokens.sentinels >= count_needed_sentinels(regular, stage.data.seq_len)
+    return untrained, regular if has_enough else None

@@ -372,9 +372,11 @@ def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, con
     if domains:
         console.print(table)
     if "denoisers" in summary:
-        table = Table("denoiser", "held-out loss", "tokens", title=f"stage {stage.name}", caption=NOT_COMPARABLE)
+        headers = ("denoiser", "held-out loss", "of text", "of special tokens", "tokens")
+        table = Table(*headers, title=f"stage {stage.name}", caption=NOT_COMPARABLE)
         for name, result in summary["denoisers"].items():
-            table.add_row(name, f"{result['loss']:.4f}", f"{result['tokens']:,}")
+            losses = (result.get(key) for key in ("loss", "content_loss", "format_loss"))
+            table.add_row(name, *("" if loss is None else f"{loss:.4f}" for loss in losses), f"{result['tokens']:,}")
         console.print(table)
     for sample in summary["samples"][:1]:
         text = Text.assemble(
