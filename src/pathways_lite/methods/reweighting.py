@@ -137,17 +137,32 @@ def weights_by_clock(
     Weights of `domains`, if given, multiply those of samples.
     """
     burn_in_steps = timeline.steps_for(reweighting.burn_in)
-    burn_in_end = timeline.progress(burn_in_steps)
-    initial = getattr(reweighting.rule, "temperature", 1.0)
-    final = getattr(reweighting.rule, "final_temperature", None) or initial
+    temperature = _temperature(reweighting, timeline)
 
     def weights(losses: jax.Array, batch: Batch, clock: Clock) -> jax.Array:
-        passed = jnp.clip((clock.progress - burn_in_end) / max(1.0 - burn_in_end, MIN_RANGE), 0.0, 1.0)
-        sample_weights = weigh(reweighting, losses, batch, initial + (final - initial) * passed)
+        sample_weights = weigh(reweighting, losses, batch, temperature(clock.progress))
         sample_weights = jnp.where(clock.step < burn_in_steps, 1.0, sample_weights)
         return sample_weights if domains is None else sample_weights * domains(batch, clock)
 
     return weights
+
+
+def _temperature(reweighting: Reweighting, timeline: Timeline) -> Callable[[jax.Array], jax.Array]:
+    """Return the temperature as a function of the stage's progress."""
+    burn_in_end = timeline.progress(timeline.steps_for(reweighting.burn_in))
+    initial = getattr(reweighting.rule, "temperature", 1.0)
+    final = getattr(reweighting.rule, "final_temperature", None) or initial
+
+    def temperature(progress: jax.Array) -> jax.Array:
+        passed = jnp.clip((progress - burn_in_end) / max(1.0 - burn_in_end, MIN_RANGE), 0.0, 1.0)
+        return initial + (final - initial) * passed
+
+    return temperature
+
+
+def temperature_at(reweighting: Reweighting, timeline: Timeline, step: int) -> float:
+    """Return the temperature of the rule's softmax at `step`; 1 for a rule that has none."""
+    return float(_temperature(reweighting, timeline)(jnp.float32(timeline.progress(step))))
 
 
 def statistics(weights: jax.Array, batch: Batch) -> dict[str, jax.Array]:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pathways_lite.checkpoints import CheckpointManager
 from pathways_lite.errors import UserError
+from pathways_lite.methods.reweighting import temperature_at
 from pathways_lite.recipe import (
     Constant,
     Continue,
@@ -20,6 +21,7 @@ from pathways_lite.recipe import (
     Recipe,
     ResolvedBudget,
     Restore,
+    Reweighting,
     Stage,
     Steps,
     Tokens,
@@ -119,13 +121,39 @@ def _held(stage: Stage, step: int, overrides: Sequence[str], name: str) -> dict[
     optimizer = stage.optimizer.model_copy(update={"schedule": Constant()})
     if not any(_sets_rate(override, name) for override in overrides):
         optimizer = held_optimizer(optimizer, stage, step, name)
-    sizes = [(max(start - step, 0), size) for start, size in stage.ramp.steps]
-    ahead = [pair for pair, following in itertools.zip_longest(sizes, sizes[1:]) if following is None or following[0]]
-    batch_size = ahead[0][1] if len(ahead) == 1 else {"steps": ahead}
-    fields: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch_size}
+    sizes = _phases_after(stage.ramp.steps, step)
+    fields: dict[str, Any] = {
+        "optimizer": optimizer,
+        "batch_size": sizes[0][1] if len(sizes) == 1 else {"steps": sizes},
+    }
+    data: dict[str, Any] = {}
     if (mixture := stage.data.mixture) is not None and len(mixture.phases) > 1:
-        fields["data"] = stage.data.model_copy(update={"mixture": _phase_at(stage, mixture, step)})
-    return fields
+        data["mixture"] = _phase_at(stage, mixture, step)
+    if (warmup := stage.data.seq_len_warmup) is not None:
+        lengths = _phases_after(warmup.steps, step)
+        data["seq_len_warmup"] = None if len(lengths) == 1 else warmup.model_copy(update={"steps": lengths})
+    if stage.reweighting is not None:
+        fields["reweighting"] = _reweighting_at(stage, stage.reweighting, step)
+    return fields | ({"data": stage.data.model_copy(update=data)} if data else {})
+
+
+def _phases_after(phases: Sequence[tuple[int, int]], step: int) -> list[tuple[int, int]]:
+    """Return (first step, value) phases as counted from `step`; the first is the one that `step` is in."""
+    shifted = [(max(start - step, 0), value) for start, value in phases]
+    return [
+        pair for pair, following in itertools.zip_longest(shifted, shifted[1:]) if following is None or following[0]
+    ]
+
+
+def _reweighting_at(stage: Stage, reweighting: Reweighting, step: int) -> Reweighting:
+    """Return the rule with what is left of its burn-in, at the temperature of `step`."""
+    timeline = stage_timeline(stage)
+    burn_in = timeline.steps_for(reweighting.burn_in)
+    fields: dict[str, Any] = {"burn_in": Steps(n=max(0, burn_in - step))}
+    if getattr(reweighting.rule, "final_temperature", None) is not None:
+        held = temperature_at(reweighting, timeline, step)
+        fields["rule"] = reweighting.rule.model_copy(update={"temperature": held, "final_temperature": None})
+    return reweighting.model_copy(update=fields)
 
 
 def _sets_rate(override: str, name: str) -> bool:

@@ -152,6 +152,37 @@ def test_a_branch_at_a_constant_rate_is_the_rest_of_the_run(recipe: Recipe, tmp_
     assert "base: data continues at sequence " in describe(branch)
 
 
+@pytest.mark.parametrize(
+    ("option", "left"),
+    [
+        (
+            'stages.base.data.seq_len_warmup={"steps": [[0, 8], [3, 16], [9, 32]]}',
+            {"seq_len_warmup": [(0, 16), (1, 32)]},
+        ),
+        ('stages.base.reweighting={"rule": {"kind": "lin_upper"}, "burn_in": "9 steps"}', {"burn_in": 1}),
+    ],
+)
+def test_a_branch_goes_on_within_a_warm_up_or_burn_in(option, left, recipe: Recipe, tmp_path: Path) -> None:
+    whole = apply_overrides(constant(recipe), ["stages.base.model.dropout=0", option])
+    assert run(whole, tmp_path / "whole") == 0
+    branch = branched(RunDirectory(tmp_path / "whole"), 8, None, None)
+    (stage,) = branch.stages
+    warmup, rule = stage.data.seq_len_warmup, stage.reweighting
+    found = {"seq_len_warmup": list(warmup.steps)} if warmup else {"burn_in": rule.burn_in.n}
+    assert found == left
+    assert run(branch, tmp_path / "branch") == 0
+    for a, b in zip(params(tmp_path / "whole"), params(tmp_path / "branch"), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_branch_holds_the_temperature_of_its_step(recipe: Recipe, tmp_path: Path) -> None:
+    rule = '{"rule": {"kind": "lin_upper", "temperature": 1, "final_temperature": 0.5}, "burn_in": "0 steps"}'
+    assert run(apply_overrides(constant(recipe), [f"stages.base.reweighting={rule}"]), tmp_path / "whole") == 0
+    (stage,) = branched(RunDirectory(tmp_path / "whole"), 8, None, None).stages
+    assert stage.reweighting.rule.final_temperature is None
+    assert stage.reweighting.rule.temperature == pytest.approx(1 - 0.5 * 8 / 12)
+
+
 def test_a_branch_has_another_rate_and_says_which_steps_there_are(uninterrupted: Path) -> None:
     source = RunDirectory(uninterrupted)
     branch = branched(source, 8, "base", "5 steps", ["stages.base.optimizer.learning_rate=1e-5"])
