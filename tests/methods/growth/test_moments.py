@@ -95,7 +95,7 @@ CASES: dict[str, tuple[Operator, dict, dict]] = {
     "olmo doubled": (EVEN, OLMO, {"d_model": 16, "d_ff": 24}),
     "olmo padded": (ZeroInit(), OLMO, {"d_model": 13, "d_ff": 17}),
     "neox doubled": (EVEN, NEOX, {"d_model": 16, "d_ff": 24, "n_heads": 4, "n_kv_heads": 4}),
-    "neox padded and deeper": (ZeroInit(), NEOX, {"n_layers": 3, "d_model": 13, "d_ff": 17}),
+    "neox padded and deeper": (ZeroInit(), NEOX, {"n_layers": 3, "d_ff": 17}),
     "untied under masks": (MaskedGrowth(), LLAMA, {"d_model": 13, "d_ff": 17}),
 }
 FAST = ("llama with unequal numbers of copies", "palm padded", "neox doubled")
