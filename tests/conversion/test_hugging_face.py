@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from helpers.hf_goldens import CASES, TOOL, golden, logits_and_greedy, write_published
+from helpers.hf_goldens import CASES, TOOL, golden, logits_and_greedy, tool, write_published
 from helpers.small_models import PALM
 from pathways_lite import recipe
 from pathways_lite.conversion.hf_config import ConfigReader
@@ -118,6 +118,26 @@ def test_a_stage_starts_from_an_imported_model(tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, start.state.params, trained.params())
     assert (start.step, start.parent, start.inherited.tokens) == (0, trained.manifest.digest, 10**9)
     assert trained.manifest.meta["imported"]["family"] == "gemma2"
+
+
+def test_special_tokens_come_back(tmp_path: Path) -> None:
+    source = write_published(tmp_path / "hf", "llama2", bos_token_id=1, eos_token_id=[2, 3])
+    config = json.loads((exported(imported(source, tmp_path / "ours"), tmp_path / "back") / "config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"]) == (1, [2, 3])
+    assert config["max_position_embeddings"] == 128
+
+
+def test_an_imported_model_takes_the_corpus_that_is_named(tmp_path: Path, corpus: Path) -> None:
+    trained = imported(write_published(tmp_path / "hf", "llama2"), tmp_path / "ours")
+    with pytest.raises(UserError, match="was imported and has no corpus; name one of its tokenizer with --corpus"):
+        trained.open_corpus()
+    with pytest.raises(UserError, match="tokens, but the model has vocab_size=61"):
+        trained.open_corpus(str(corpus))
+    stored = golden("llama2")
+    shapes = {name: [300 if size == 61 else size for size in shape] for name, shape in stored["shapes"].items()}
+    config = stored["config"] | {"vocab_size": 300}
+    tool.write_checkpoint(tmp_path / "larger", "llama2", stored | {"config": config, "shapes": shapes})
+    assert imported(tmp_path / "larger", tmp_path / "fits").open_corpus(str(corpus)).eod == 256
 
 
 def test_a_scale_of_logits_that_a_class_lacks_goes_into_the_final_norm(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def export_hf(trained: TrainedModel, out: Path, *, dtype: str, shard_bytes: int,
         layers = range(model.n_layers) if "{i}" in tensor.name else range(1)
         source = _Source(reader, tensor, [specs[name] for name in tensor.arrays], tensor_shape(tensor, specs), scale)
         tensors |= {tensor.name.format(i=layer): source.new_tensor(layer) for layer in layers}
-    config |= {"dtype": dtype, "torch_dtype": dtype, "bos_token_id": None, "eos_token_id": _end_of_document(trained)}
+    config |= {"dtype": dtype, "torch_dtype": dtype, **_special_tokens(trained)}
     out.parent.mkdir(parents=True, exist_ok=True)
     with replace_atomically(out) as temporary:
         shutil.rmtree(temporary, ignore_errors=True)  # of a killed conversion
@@ -73,12 +73,15 @@ def _final(line: str, temporary: Path, out: Path) -> str:
     return line.replace(str(temporary), str(out))
 
 
-def _end_of_document(trained: TrainedModel) -> int | None:
-    """The token at which generation ends; None where the model's corpus is not there to say it."""
+def _special_tokens(trained: TrainedModel) -> dict[str, Any]:
+    """The tokens that open and close a document: an import's own, else the corpus's; null where neither says them."""
+    ids: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
+    if (imported := trained.manifest.meta.get("imported")) is not None:
+        return {name: imported["config"].get(name) for name in ids}
     try:
-        return int(trained.open_corpus().eod)
+        return ids | {"eos_token_id": int(trained.open_corpus().eod)}
     except UserError:
-        return None
+        return ids
 
 
 class _Source:
