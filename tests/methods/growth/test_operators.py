@@ -83,6 +83,8 @@ def growths(draw: st.DrawFn, widths: st.SearchStrategy[dict]) -> tuple[Operator,
         larger["n_layers"] = 4
     if operator.kind in ("direct", "zero", "random", "learned", "compose"):
         width = dict(draw(widths))
+        if source.embedding_scale is not None and width["d_model"] != source.d_model:
+            width["embedding_scale"] = draw(st.sampled_from([source.embedding_scale, 4.0]))
         times, kv_times = width.pop("heads")
         fits = times >= kv_times or operator.kind in ("direct", "compose")
         if source.qk_norm_over is not None:

@@ -22,7 +22,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.methods.growth.ligo import apply_maps, initial_maps
 from pathways_lite.methods.growth.operators import plan_operator
 from pathways_lite.methods.growth.plan import Fill, GrowthPlan, Treatment, Units
-from pathways_lite.models.params import AxisRole, ParamSpec, param_specs
+from pathways_lite.models.params import EMBEDDING, AxisRole, ParamSpec, param_specs
 from pathways_lite.recipe import Grow, LiGO, Model, Operator
 
 
@@ -103,10 +103,12 @@ class ParamGrower:
         written = self._written(units, axis)
         if self.array.is_final_norm:
             factor = self._along(axis, self._logit_scale()) * self._tied_factor(units, axis, written)
+            if self.plan.target.tie_embeddings:
+                factor = factor / self._embedding_factor()
             return factor if role is AxisRole.ADJUSTS else factor * self._along(axis, 1.0 / written)
         match role:
             case AxisRole.WRITES:
-                return self._along(axis, written)
+                return self._along(axis, written * self._embedding_factor())
             case AxisRole.SCALES:
                 return self._along(axis, 1.0 / written)
             case AxisRole.ADJUSTS:
@@ -122,10 +124,11 @@ class ParamGrower:
         written, shares = self._written(units, axis), 1.0 / units.copies
         if self.array.is_final_norm:
             tied = written if self.plan.target.tie_embeddings else shares
+            tied = tied * self._embedding_factor() if self.plan.target.tie_embeddings else tied
             return (tied if role is AxisRole.ADJUSTS else tied * written) / self._logit_scale()
         if role is AxisRole.ADJUSTS:
             return shares
-        return shares / written if role is AxisRole.WRITES else shares * written
+        return shares / (written * self._embedding_factor()) if role is AxisRole.WRITES else shares * written
 
     def _written(self, units: Units, axis: int) -> np.ndarray:
         """The factor with which units are written, [size]: that of the residual stream where they are its own."""
@@ -137,6 +140,13 @@ class ParamGrower:
         if not self.plan.target.tie_embeddings:
             return jnp.ones(())
         return self._split(units, axis) * self._along(axis, 1.0 / written)
+
+    def _embedding_factor(self) -> float:
+        """The factor of the embedding that keeps embedded tokens, whose scale may follow d_model; 1 elsewhere."""
+        if self.array.name != EMBEDDING and not self.array.is_final_norm:
+            return 1.0
+        source, target = self.plan.source.embedding_scale, self.plan.target.embedding_scale
+        return (1.0 if source is None else source) / (1.0 if target is None else target)
 
     def _logit_scale(self) -> np.ndarray:
         """The factor that keeps the scale of the logits. Under masks, the masks compensate what comes from d_model."""

@@ -123,6 +123,8 @@ _SAME = (
 def require_growth(source: Model, target: Model) -> None:
     """Raise UserError where `target` is smaller than `source` in some size, or differs in what growth cannot change."""
     for name in _SAME:
+        if name == "embedding_scale" and source.d_model != target.d_model:
+            continue  # where it is sqrt(d_model) it follows; the embedding takes it back
         if (old := getattr(source, name)) != (new := getattr(target, name)):
             raise UserError(f"{name} goes from {old!r} to {new!r}, which growth cannot do; use {name}={old!r} in both")
     for name in ("n_layers", *WIDTHS):
