@@ -79,7 +79,7 @@ def saved(
 def shapes(model: Model) -> dict[str, tuple[int, ...]]:
     """Of the kernels of the blocks."""
     arrays = jax.tree.leaves(models.param_specs(model))
-    return {a.name: (model.n_layers, *a.shape) for a in arrays if a.stacked and not a.is_scale}
+    return {a.name: (model.n_layers, *a.shape) for a in arrays if a.stacked and a.is_matrix}
 
 
 def along(model: Model, axes: dict[str, int], alive: np.ndarray) -> dict[str, np.ndarray]:

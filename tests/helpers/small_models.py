@@ -1,10 +1,12 @@
-"""Tiny models, and a second decoder in NumPy and float64: exact, and fast because no shape is compiled."""
+"""Tiny models, as published ones are built."""
 
 from typing import Any
 
 import jax
 import numpy as np
 
+from helpers.reference_decoder import reference_logits
+from pathways_kernels.attention import Spans
 from pathways_lite import models
 from pathways_lite.recipe import Model
 
@@ -17,6 +19,21 @@ LLAMA: dict[str, Any] = PALM | {
     "n_heads": 4, "n_kv_heads": 2, "block": "serial", "tie_embeddings": False, "qk_norm": True, "norm_epsilon": 0.1,
     "attention_soft_cap": 3.0, "logit_soft_cap": 5.0,
 }  # fmt: skip
+GEMMA: dict[str, Any] = PALM | {
+    "block": "serial", "norm_position": "both", "qk_norm": True, "activation": "geglu_tanh", "embedding_scale": 2.5,
+    "attention_scale": 0.4, "logit_scale": 1.0, "window": (3, None), "local_rope_base": 50.0,
+    "rope_scaling": {"kind": "linear", "factor": 4}, "logit_soft_cap": 5.0,
+}  # fmt: skip
+OLMO: dict[str, Any] = LLAMA | {
+    "norm_position": "post", "qk_norm_over": "all_heads", "bias": ("qkv", "attention_out"), "activation": "reglu",
+    "rope_scaling": {"kind": "llama3", "factor": 4, "original_length": 40},
+}  # fmt: skip
+NEOX: dict[str, Any] = PALM | {
+    "n_kv_heads": 2, "norm": "layer", "parallel_norms": 2, "bias": ("qkv", "attention_out", "mlp", "norm"),
+    "activation": "gelu", "rope_fraction": 0.5, "tie_embeddings": False,
+    "rope_scaling": {"kind": "yarn", "factor": 8, "original_length": 20, "fast_turns": 2},
+}  # fmt: skip
+FAMILIES = {"palm": PALM, "llama": LLAMA, "gemma": GEMMA, "olmo": OLMO, "neox": NEOX}
 TOKENS = np.random.default_rng(7).integers(0, V, T)
 
 
@@ -33,52 +50,5 @@ def random_params(model: Model, seed: int = 1) -> Any:
 
 def logits(model: Model, params: Any) -> np.ndarray:
     """Return the logits of `TOKENS` under causal attention, [T, V]."""
-    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
-    x = params["embedding"][TOKENS]
-    for layer in range(model.n_layers):
-        block = jax.tree.map(lambda p, layer=layer: p[layer], params["layers"])
-        window = model.window[layer % len(model.window)] if model.window else None
-        if model.block == "parallel":
-            h = _norm(model, x, block["norm"])
-            x = x + _attention(model, h, block["attention"], window) + _mlp(h, block["mlp"])
-        else:
-            x = x + _attention(model, _norm(model, x, block["attention_norm"]), block["attention"], window)
-            x = x + _mlp(_norm(model, x, block["mlp_norm"]), block["mlp"])
-    x = _norm(model, x, params["final_norm"])
-    z = x @ params["embedding" if model.tie_embeddings else "head"].T * model.resolved_logit_scale
-    return z if model.logit_soft_cap is None else model.logit_soft_cap * np.tanh(z / model.logit_soft_cap)
-
-
-def _norm(model: Model, x: np.ndarray, params: Any, kind: str | None = None) -> np.ndarray:
-    if (kind or model.norm) == "layer":
-        x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + model.norm_epsilon) * params["scale"]
-
-
-def _mlp(h: np.ndarray, params: Any) -> np.ndarray:
-    gate = h @ params["gate"]
-    return (gate / (1 + np.exp(-gate)) * (h @ params["up"])) @ params["down"]
-
-
-def _attention(model: Model, h: np.ndarray, params: Any, window: int | None) -> np.ndarray:
-    q, k, v = (np.einsum("te,ehd->thd", h, params[name]) for name in ("q", "k", "v"))
-    if model.qk_norm:
-        q, k = _norm(model, q, params["q_norm"], "rms"), _norm(model, k, params["k_norm"], "rms")
-    q, k = _rotate(model, q), _rotate(model, k)
-    k, v = (np.repeat(x, model.n_heads // model.n_kv_heads, axis=1) for x in (k, v))
-    z = np.einsum("thd,shd->hts", q, k) * model.head_dim**-0.5
-    if model.attention_soft_cap is not None:
-        z = model.attention_soft_cap * np.tanh(z / model.attention_soft_cap)
-    distance = np.arange(T)[:, None] - np.arange(T)
-    visible = (distance >= 0) & (distance < (window or T))
-    weights = np.exp(np.where(visible, z, -np.inf))
-    mixed = np.einsum("hts,shd->thd", weights / weights.sum(-1, keepdims=True), v)
-    return np.einsum("thd,hde->te", mixed, params["out"])
-
-
-def _rotate(model: Model, x: np.ndarray) -> np.ndarray:
-    D = model.head_dim
-    angles = np.arange(T)[:, None, None] * model.rope_base ** (-np.arange(0, D, 2) / D)
-    first, second = np.split(x, 2, axis=-1)
-    cos, sin = np.cos(angles), np.sin(angles)
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    positions = np.arange(T)[None]
+    return reference_logits(model, params, TOKENS[None], positions, Spans(0 * positions, positions + 1))[0]

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from helpers.small_models import GEMMA, NEOX, OLMO
 from pathways_kernels.attention import Spans
 from pathways_lite import models
 from pathways_lite.batch import Batch
@@ -19,11 +20,13 @@ SERIAL: dict[str, Any] = PARALLEL | {
     "block": "serial", "norm": "layer", "n_kv_heads": 2, "tie_embeddings": False, "qk_norm": True,
     "logit_soft_cap": 3.0, "attention_soft_cap": 2.0, "window": (3, None),
 }  # fmt: skip
+SIZES = {name: PARALLEL[name] for name in ("d_model", "n_heads", "head_dim", "d_ff", "vocab_size")}
+FAMILIES = {"parallel": PARALLEL, "serial": SERIAL, "gemma": GEMMA | SIZES, "olmo": OLMO | SIZES, "neox": NEOX | SIZES}
 
 
-@pytest.fixture(params=[PARALLEL, SERIAL], ids=["parallel", "serial"])
+@pytest.fixture(params=list(FAMILIES.values()), ids=list(FAMILIES))
 def config(request: pytest.FixtureRequest) -> Model:
-    """A tiny model of each block kind; the serial one sets every option that the parallel one leaves out."""
+    """A tiny model of each kind; together they set every option."""
     return Model(**request.param)
 
 

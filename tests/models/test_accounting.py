@@ -25,6 +25,9 @@ from pathways_lite.recipe import Model
 def configs(draw):
     kv = draw(st.integers(1, 3))
     pattern = draw(st.lists(st.none() | st.integers(1, 9), min_size=1, max_size=3))
+    block, norm = draw(st.sampled_from(["parallel", "serial"])), draw(st.sampled_from(["rms", "layer"]))
+    qk_norm = draw(st.booleans())
+    biases = ["qkv", "attention_out", "mlp", "norm"][: 3 + (norm == "layer")]
     return Model(
         d_model=draw(st.integers(1, 40)),
         n_layers=len(pattern) * draw(st.integers(1, 3)),
@@ -33,9 +36,14 @@ def configs(draw):
         head_dim=2 * draw(st.integers(1, 8)),
         d_ff=draw(st.integers(1, 50)),
         vocab_size=draw(st.integers(1, 99)),
-        block=draw(st.sampled_from(["parallel", "serial"])),
-        norm=draw(st.sampled_from(["rms", "layer"])),
-        qk_norm=draw(st.booleans()),
+        block=block,
+        parallel_norms=draw(st.sampled_from([None, 2])) if block == "parallel" else None,
+        norm=norm,
+        norm_position=draw(st.sampled_from([None, "post", "both"])) if block == "serial" else None,
+        qk_norm=qk_norm,
+        qk_norm_over=draw(st.sampled_from([None, "all_heads"])) if qk_norm else None,
+        bias=tuple(name for name in biases if draw(st.booleans())) or None,
+        activation=draw(st.sampled_from([None, "geglu", "gelu"])),
         tie_embeddings=draw(st.booleans()),
         window=draw(st.none() | st.just(tuple(pattern))),
     )
@@ -57,7 +65,7 @@ def test_parameters_and_flops_follow_from_the_tree(config):
     # With every pair attended, the exact count is PaLM's less norms and the lookup of an untied embedding.
     rows, length = 3, 7
     pairs = config.n_layers * rows * length**2
-    free = sum(n for name, n in size.items() if "scale" in name)
+    free = sum(n for name, n in size.items() if "scale" in name or "bias" in name)
     free += 0 if config.tie_embeddings else size["['embedding']"]
     exact = flops_with_spans(config, rows * length, pairs)
     assert exact == rows * length * (flops_per_token(config, length) - 6 * free)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers.reference_decoder import reference_logits
 from pathways_kernels.attention import Spans
 from pathways_lite import models
 from pathways_lite.models.layers import drop_branch
@@ -30,61 +31,10 @@ def loss_and_gradient(config, params, batch, dropout_key=None):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
-def plain_logits(config, params, batch):
-    """The model from its formulas, in float64 NumPy, one layer and one head at a time."""
-    p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
-    T, D = batch.tokens.shape[1], config.head_dim
-
-    def norm(x, scale, kind=config.norm):
-        x = x - x.mean(-1, keepdims=True) if kind == "layer" else x
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_epsilon) * scale["scale"]
-
-    def cap(z, c):
-        return z if c is None else c * np.tanh(z / c)
-
-    def turn(x):  # [B, T, D] as complex numbers x_i + i x_(i + D/2)
-        z = x[..., : D // 2] + 1j * x[..., D // 2 :]
-        z = z * np.exp(1j * batch.positions[..., None] * config.rope_base ** (-np.arange(0, D, 2) / D))
-        return np.concatenate([z.real, z.imag], -1)
-
-    def attention(x, w, window):
-        i, j = np.arange(T)[:, None], np.arange(T)
-        seen = (batch.spans.start[..., None] <= j) & (j < batch.spans.stop[..., None])
-        seen &= (i - j < window) if window else True
-        y = np.zeros_like(x)
-        for h in range(config.n_heads):
-            g = h * config.n_kv_heads // config.n_heads
-            q, k, v = x @ w["q"][:, h], x @ w["k"][:, g], x @ w["v"][:, g]
-            if config.qk_norm:
-                q, k = norm(q, w["q_norm"], "rms"), norm(k, w["k_norm"], "rms")
-            z = cap(turn(q) @ turn(k).transpose(0, 2, 1) / math.sqrt(D), config.attention_soft_cap)
-            e = np.where(seen, np.exp(z), 0)
-            y += (e / e.sum(-1, keepdims=True)) @ v @ w["out"][h]
-        return y
-
-    def mlp(x, w):
-        g = x @ w["gate"]
-        return (g / (1 + np.exp(-g)) * (x @ w["up"])) @ w["down"]
-
-    x = p["embedding"][batch.tokens]
-    for layer in range(config.n_layers):
-        w = jax.tree.map(lambda a, layer=layer: a[layer], p["layers"])
-        window = config.window and config.window[layer % len(config.window)]
-        if config.block == "parallel":
-            h = norm(x, w["norm"])
-            x = x + mlp(h, w["mlp"]) + attention(h, w["attention"], window)
-        else:
-            x = x + attention(norm(x, w["attention_norm"]), w["attention"], window)
-            x = x + mlp(norm(x, w["mlp_norm"]), w["mlp"])
-    head = p["embedding"] if config.tie_embeddings else p["head"]
-    scale = config.d_model**-0.5 if config.tie_embeddings else 1.0
-    return cap(norm(x, p["final_norm"]) @ head.T * scale, config.logit_soft_cap)
-
-
 def test_logits_and_losses_are_the_formula(config, make_batch, make_params):
     params = make_params(config)
     batch = make_batch(config)
-    z = plain_logits(config, params, batch)
+    z = reference_logits(config, params, batch.tokens, batch.positions, batch.spans)
     log_z = np.log(np.exp(z).sum(-1))
     nll = log_z - np.take_along_axis(z, batch.targets[..., None], -1)[..., 0]
 

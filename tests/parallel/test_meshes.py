@@ -12,6 +12,7 @@ VARIANTS = ("fsdp, in slices", "fsdp x tensor, adamw", "fsdp x tensor, adafactor
             "fsdp, reweighted in slices", "fsdp, a selection", "fsdp x tensor, smoothed",
             "fsdp x tensor, frozen in part", "data x context x tensor, observed",
             "fsdp, observed in slices")  # fmt: skip
+FAMILIES = ("context x tensor, gemma", "tensor, olmo", "data x fsdp x tensor, neox")
 
 
 def outcomes(*cases: str) -> dict:
@@ -28,6 +29,14 @@ def test_loss_gradients_and_training_are_those_of_one_device(trained: dict, mesh
     """SGD at rate 1: the parameters move by the gradients. Rows hold two documents, the first with a prefix."""
     assert trained[mesh]["metrics"] < 1e-5
     assert trained[mesh]["state"] < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_of_other_families_too(family: str) -> None:
+    outcome = outcomes(family)[family]
+    assert outcome["metrics"] < 1e-5
+    assert outcome["state"] < 2e-5
 
 
 @pytest.mark.slow

@@ -1,9 +1,10 @@
-"""`pathways-lite convert`: write a checkpoint in another format."""
+"""`pathways-lite convert`: write a model in another format, or read one of Hugging Face."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,21 +15,34 @@ from pathways_lite.paths import local_path
 
 
 def convert(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="a run, stage or checkpoint directory")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", parser=local_path, help="directory of the new checkpoint")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="a run, stage or checkpoint directory; with --from hf the model's")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", parser=local_path, help="directory of the result")],
     sparse: Annotated[bool, typer.Option("--sparse", help="write a pruned model without its zeros")] = False,
     average: OfAverage = False,
+    source: Annotated[Literal["hf"] | None, typer.Option("--from", help="read a Hugging Face model")] = None,
+    target: Annotated[Literal["hf"] | None, typer.Option("--to", help="write a Hugging Face model")] = None,
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="with --to hf: of the numbers")] = "float32",
+    shard_size: Annotated[str, typer.Option(help="with --to hf: largest file, such as 500MB")] = "5GB",
+    tokens: Annotated[
+        float | None,
+        typer.Option(min=1, help="with --from hf: tokens that the model was trained on, such as 15e12, for its cost"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the newest checkpoint at or below RUN in another format.
+    """Write the newest checkpoint at or below RUN in another format, or read a Hugging Face model.
 
     With `--sparse` a model with pruned heads, MLP channels or blocks becomes a smaller dense one, which you can
     evaluate, generate with, or start a stage from by `Restore(path=OUT)`. 2:4 patterns are stored as values and
     positions, in 9/16 of the bytes of bfloat16; pruned single weights as parameters with bit masks. docs/sparse.md
     describes the formats.
 
-    With `--average` the parameters of the new checkpoint are the moving average of those of RUN (`ema` in the recipe);
-    both options together write the average without its zeros.
+    With `--average` the parameters of the result are the moving average of those of RUN (`ema` in the recipe); it goes
+    with `--sparse` and `--to hf` too.
+
+    With `--from hf` a directory with config.json and safetensors becomes a checkpoint, from which a stage starts by
+    `Restore(path=OUT)`; with `--to hf` a checkpoint becomes such a directory. docs/public_models.md lists the families.
 
     Examples:
 
@@ -37,18 +51,47 @@ def convert(
     - `pathways-lite evaluate runs/smaller`
 
     - `pathways-lite convert runs/averaged --average runs/average`
+
+    - `pathways-lite convert Llama-3.2-1B runs/llama --from hf`
+
+    - `pathways-lite convert runs/demo demo_hf --to hf --dtype bfloat16`
     """
-    if not sparse and not average:
-        raise UserError("no format given; write pathways-lite convert RUN --sparse OUT, or --average")
-    from pathways_lite.conversion.average_export import convert_average
-    from pathways_lite.conversion.sparse_export import convert_sparse
+    formats = [sparse, source is not None, target is not None].count(True)
+    if formats > 1 or not (formats or average):
+        raise UserError("give one of --sparse, --average, --from hf and --to hf: pathways-lite convert RUN OUT --to hf")
+    if source is not None and average:
+        raise UserError("--average is that of a run; an imported model has none")
+    if tokens is not None and source is None:
+        raise UserError("--tokens is what an imported model was trained on; it goes with --from hf")
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.training.load import load_model
 
-    with lock_directory(out):
-        write = convert_sparse if sparse else convert_average
-        path = write(load_model(run, examined=False, average=average), out, report=print_line)
+    if source is not None:
+        from pathways_lite.conversion.hf_import import import_hf
+
+        with lock_directory(out):
+            path = import_hf(local_path(run), out, None if tokens is None else int(tokens), report=print_line)
+    elif target is not None:
+        from pathways_lite.conversion.hf_export import export_hf
+
+        model, limit = load_model(run, examined=False, average=average), _bytes(shard_size)
+        path = export_hf(model, out, dtype=dtype, shard_bytes=limit, report=print_line)
+    else:
+        from pathways_lite.conversion.average_export import convert_average
+        from pathways_lite.conversion.sparse_export import convert_sparse
+
+        with lock_directory(out):
+            write = convert_sparse if sparse else convert_average
+            path = write(load_model(run, examined=False, average=average), out, report=print_line)
     if as_json:
-        print_json({"checkpoint": path})
+        print_json({"checkpoint" if target is None else "model": path})
     else:
         typer.echo(path)
+
+
+def _bytes(text: str) -> int:
+    """Read a size such as 5GB or 500MB. Raises UserError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"--shard-size={text!r} is no size; write e.g. 5GB or 500MB")
+    return int(float(match[1]) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[match[2]])

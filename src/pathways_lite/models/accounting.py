@@ -15,13 +15,10 @@ from pathways_lite.recipe import Model
 
 def parameter_count(config: Model, *, embedding: bool = True) -> int:
     """Count the parameters; `embedding=False` leaves out the [V, E] matrices (the embedding and an untied head)."""
-    E, D = config.d_model, config.head_dim
-    norms = E if config.block == "parallel" else 2 * E
-    if config.qk_norm:
-        norms += 2 * D
-    count = config.n_layers * (_block_matmul_parameters(config) + norms) + E
+    count = config.n_layers * (_block_matmul_parameters(config) + _block_vectors(config))
+    count += config.d_model * (1 + config.has_bias("norm"))  # the final norm
     if embedding:
-        count += config.vocab_size * E * (1 if config.tie_embeddings else 2)
+        count += config.vocab_size * config.d_model * (1 if config.tie_embeddings else 2)
     return count
 
 
@@ -71,4 +68,18 @@ def mfu(tokens_per_second: Any, flops_per_token: int, peak_flops_per_second: flo
 
 def _block_matmul_parameters(config: Model) -> int:
     heads = 2 * config.n_heads + 2 * config.n_kv_heads  # query and output, key and value
-    return config.d_model * (heads * config.head_dim + 3 * config.d_ff)
+    return config.d_model * (heads * config.head_dim + (3 if config.is_gated else 2) * config.d_ff)
+
+
+def _block_vectors(config: Model) -> int:
+    """Count a block's norm scales and biases."""
+    E, D, F = config.d_model, config.head_dim, config.d_ff
+    norms = 1 if config.block == "parallel" and config.parallel_norms is None else 2
+    if config.norm_position == "both":
+        norms = 4
+    count = norms * E * (1 + config.has_bias("norm"))
+    if config.qk_norm:
+        count += D * (2 if config.qk_norm_over is None else config.n_heads + config.n_kv_heads)
+    count += config.has_bias("qkv") * D * (config.n_heads + 2 * config.n_kv_heads)
+    count += config.has_bias("attention_out") * E
+    return count + config.has_bias("mlp") * (E + F * (2 if config.is_gated else 1))

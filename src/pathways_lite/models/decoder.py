@@ -25,6 +25,7 @@ from pathways_lite.models.layers import (
     KVCache,
     Norm,
     Rotary,
+    add_bias,
     drop_branch,
     dropout,
     layer_weight,
@@ -80,6 +81,7 @@ class BlockInputs(NamedTuple):
     """Inputs that all blocks of one forward pass share."""
 
     rotation: Rotary
+    local_rotation: Rotary | None  # of layers with a window, where theirs differs
     spans: Spans
     key_positions: jax.Array  # int32 [B, T], where each query stands on the key axis
     layout: Layout
@@ -105,39 +107,46 @@ class BlockOutputs(NamedTuple):
 
 def residual_norm(config: Model, shape: tuple[int, ...], axes: Axes) -> Norm:
     """The norm over the embed axis that the model uses everywhere in the residual stream."""
-    return Norm(shape, axes, config.norm_epsilon, centered=config.norm == "layer")
+    return Norm(shape, axes, config.norm_epsilon, centered=config.norm == "layer", bias=config.has_bias("norm"))
 
 
 class Block(nnx.Module):
     """One transformer block: made with the parameters of all layers stacked, called on one layer's slice of them.
 
-    parallel (PaLM section 2): y = x + MLP(N(x)) + Attention(N(x)), one shared norm.
+    parallel (PaLM section 2): y = x + MLP(N(x)) + Attention(N(x)), one shared norm, or one each (GPT-NeoX).
     serial (Llama):            h = x + Attention(N1(x)),  y = h + MLP(N2(h)).
+    Norms may also be after the branches, h = x + N1(Attention(x)) (OLMo 2), or on both sides (Gemma 2).
     """
 
     def __init__(self, config: Model, rngs: nnx.Rngs):
         self.config = config
-        shape, axes = (config.n_layers, config.d_model), ("layers", "embed")
-        if config.block == "parallel":
-            self.norm = residual_norm(config, shape, axes)
-        else:
-            self.attention_norm = residual_norm(config, shape, axes)
-            self.mlp_norm = residual_norm(config, shape, axes)
+        norm = functools.partial(residual_norm, config, (config.n_layers, config.d_model), ("layers", "embed"))
+        if config.block == "parallel" and config.parallel_norms is None:
+            self.norm = norm()
+        elif config.norm_position != "post":
+            self.attention_norm, self.mlp_norm = norm(), norm()
+        if config.norm_position is not None:
+            self.attention_post_norm, self.mlp_post_norm = norm(), norm()
         self.attention = Attention(config, rngs)
         self.mlp = MLP(config, rngs)
 
     def __call__(self, x: jax.Array, inputs: BlockInputs, layer: PerLayer) -> tuple[jax.Array, BlockOutputs]:
         layout, attention, mlp = inputs.layout, self.attention, self.mlp
         if self.config.block == "parallel":
-            q, k, v, gate, up = project_in(layout, self.norm(x), [*attention.qkv_weights, *mlp.gate_up_weights])
+            if self.config.parallel_norms is None:
+                q, k, v, *hidden = project_in(layout, self.norm(x), [*attention.qkv_weights, *mlp.in_weights])
+            else:
+                q, k, v = project_in(layout, self.attention_norm(x), attention.qkv_weights)
+                hidden = project_in(layout, self.mlp_norm(x), mlp.in_weights)
             heads, cache, logit = self._attend(q, k, v, inputs, layer)
-            x = x + self._add_branches(layer, layout, attention=heads, mlp=mlp(gate, up))
+            x = x + self._add_branches(layer, layout, attention=heads, mlp=mlp(*hidden))
         else:
-            q, k, v = project_in(layout, self.attention_norm(x), attention.qkv_weights)
+            is_normed = self.config.norm_position != "post"
+            q, k, v = project_in(layout, self.attention_norm(x) if is_normed else x, attention.qkv_weights)
             heads, cache, logit = self._attend(q, k, v, inputs, layer)
             x = x + self._add_branches(layer, layout, attention=heads)
-            gate, up = project_in(layout, self.mlp_norm(x), mlp.gate_up_weights)
-            x = x + self._add_branches(layer, layout, mlp=mlp(gate, up))
+            hidden = project_in(layout, self.mlp_norm(x) if is_normed else x, mlp.in_weights)
+            x = x + self._add_branches(layer, layout, mlp=mlp(*hidden))
         activations = None if logit is None else observe(x, logit)
         return x, BlockOutputs(cache, NO_AUXILIARY._replace(activations=activations))
 
@@ -145,24 +154,37 @@ class Block(nnx.Module):
         self, q: jax.Array, k: jax.Array, v: jax.Array, inputs: BlockInputs, layer: PerLayer
     ) -> tuple[jax.Array, KVCache | None, jax.Array | None]:
         """softmax(Q K^T) V of every head, [B, T, H, D], before the output projection; the largest logit, or None."""
-        rotation, spans, key_positions, layout, observed, _ = inputs
+        rotation, spans, key_positions = inputs.rotation, inputs.spans, inputs.key_positions
         if layer.window is not None:
             spans = Spans(jnp.maximum(spans.start, key_positions + 1 - layer.window), spans.stop)
-        return self.attention(q, k, v, rotation, spans, layer.cache, key_positions, layout, observe=observed)
+            if inputs.local_rotation is not None:
+                is_local = layer.window < NO_WINDOW
+                rotation = jax.tree.map(functools.partial(jnp.where, is_local), inputs.local_rotation, rotation)
+        return self.attention(
+            q, k, v, rotation, spans, layer.cache, key_positions, inputs.layout, observe=inputs.observe
+        )
 
     def _add_branches(self, layer: PerLayer, layout: Layout, **branches: jax.Array) -> jax.Array:
-        """Sum the output projections of the `attention` heads and the `mlp`'s hidden units, with dropout on each.
+        """Sum the output projections of the `attention` heads and the `mlp`'s hidden units.
 
-        Stochastic depth drops the sum: in a serial block attention and MLP draw by themselves.
+        Each has its bias, norm and dropout where the model has them. Stochastic depth drops the sum: in a serial block
+        attention and MLP draw by themselves.
         """
         weights = {"attention": self.attention.out, "mlp": self.mlp.down}
+        biases = {"attention": self.attention.out_bias, "mlp": self.mlp.down_bias}
         terms = {name: (value, layer_weight(weights[name])) for name, value in branches.items()}
-        if layer.dropout_key is None or self.config.dropout == 0.0:
-            total = project_out(layout, list(terms.values()))
+        dropout_key = layer.dropout_key if self.config.dropout > 0.0 else None
+        if dropout_key is None and self.config.norm_position is None:
+            total = functools.reduce(add_bias, [biases[name] for name in terms], project_out(layout, [*terms.values()]))
         else:
-            keys = dict(zip(weights, jax.random.split(layer.dropout_key), strict=True))
-            dropped = (dropout(project_out(layout, [terms[name]]), self.config.dropout, keys[name]) for name in terms)
-            total = functools.reduce(operator.add, dropped)
+            outputs = {name: add_bias(project_out(layout, [term]), biases[name]) for name, term in terms.items()}
+            if self.config.norm_position is not None:
+                norms = {"attention": self.attention_post_norm, "mlp": self.mlp_post_norm}
+                outputs = {name: norms[name](output) for name, output in outputs.items()}
+            if dropout_key is not None:
+                keys = dict(zip(weights, jax.random.split(dropout_key), strict=True))
+                outputs = {name: dropout(x, self.config.dropout, keys[name]) for name, x in outputs.items()}
+            total = functools.reduce(operator.add, outputs.values())
         if layer.dropout_key is None or layer.drop_rate is None:
             return total
         # `split` above gives the keys 0 and 1 of a layer's.
@@ -187,6 +209,8 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, BlockOutputs]:
         config = self.config
         x = embedding_lookup(inputs.layout, self.embedding[...], tokens, config.dtype)
+        if config.embedding_scale is not None:
+            x = x * config.embedding_scale
         structure, stacked = nnx.split(self.layers)
 
         def block(x: jax.Array, scanned: tuple[Any, PerLayer]) -> tuple[jax.Array, BlockOutputs]:
@@ -297,8 +321,10 @@ def forward(
     needed; the values do not depend on it.
     """
     decoder = nnx.merge(_skeleton(config)[0], params)
-    rotation = rotary(positions, config.head_dim, config.rope_base)
-    inputs = BlockInputs(rotation, spans, key_positions, layout, observe, segments)
+    rotation = rotary(positions, config.rotary_dim, config.rope_base, config.rope_scaling)
+    base = config.local_rope_base
+    local_rotation = None if base is None else rotary(positions, config.rotary_dim, base)
+    inputs = BlockInputs(rotation, local_rotation, spans, key_positions, layout, observe, segments)
     return decoder(tokens, inputs, dropout_key, cache)
 
 

@@ -35,7 +35,7 @@ class MLPArrays(NamedTuple):
 
 
 ATTENTION, MLP = AttentionArrays(), MLPArrays()
-EMBEDDING, FINAL_NORM = "embedding", "final_norm.scale"
+EMBEDDING, FINAL_NORM = "embedding", "final_norm."
 
 
 class AxisRole(Enum):
@@ -43,7 +43,8 @@ class AxisRole(Enum):
 
     WRITES = "writes"  # computes them
     READS = "reads"  # sums over them
-    SCALES = "scales"  # multiplies each by a factor
+    SCALES = "scales"  # multiplies each by a factor, after dividing all by their root mean square
+    ADJUSTS = "adjusts"  # scales or shifts each where it is already normalized, and keeps its size
 
 
 @dataclass(frozen=True)
@@ -54,21 +55,28 @@ class ParamSpec:
     axes: tuple[str, ...]  # without "layers"
     shape: tuple[int, ...]  # without "layers"
     stacked: bool
+    is_output: bool  # the last array of a branch, which is added to the residual stream (one of them where it is a sum)
+    reads_unnormalized: bool = False  # whether it reads the residual stream itself, as blocks with only post-norms do
 
     @property
-    def is_scale(self) -> bool:
-        """Whether the array is a norm's scale; every other one is a matrix."""
-        return len(self.axes) == 1
+    def is_matrix(self) -> bool:
+        """Whether the array is a kernel, an embedding or the head; every other one is a norm's scale or a bias."""
+        return has_matrix_axes(self.axes)
+
+    @property
+    def is_bias(self) -> bool:
+        """Whether the array is a bias, of a linear layer or of a norm."""
+        return self.name.endswith("bias")
 
     @property
     def is_final_norm(self) -> bool:
-        """Whether the array scales the residual stream before the output matrix."""
-        return self.name == FINAL_NORM
+        """Whether the array scales or shifts the residual stream before the output matrix."""
+        return self.name.startswith(FINAL_NORM)
 
     @property
-    def is_output(self) -> bool:
-        """Whether the array is the output projection of a branch, which writes to the residual stream."""
-        return self.stacked and not self.is_scale and self.axes[-1] == "embed"
+    def is_out_projection(self) -> bool:
+        """Whether the array is the matrix that projects a branch back to the width of the residual stream."""
+        return self.stacked and self.is_matrix and self.axes[-1] == "embed"
 
     @property
     def fan_in(self) -> int:
@@ -84,13 +92,21 @@ class ParamSpec:
 
     def use(self, axis: str) -> AxisRole:
         """What the array does with the units of one of its axes."""
-        if self.is_scale:
-            return AxisRole.SCALES
-        if self.is_output:
+        if not self.is_matrix:
+            is_after_branch = "post_norm" in self.name
+            if not _is_of_norm(self.name) or (self.is_bias and is_after_branch):
+                return AxisRole.WRITES
+            return AxisRole.ADJUSTS if self.is_bias or is_after_branch else AxisRole.SCALES
+        if self.is_out_projection:
             return AxisRole.WRITES if axis == "embed" else AxisRole.READS
         if axis == "embed":
             return AxisRole.WRITES if self.name == EMBEDDING else AxisRole.READS
         return AxisRole.WRITES
+
+
+def _is_of_norm(name: str) -> bool:
+    """Whether a norm owns the array."""
+    return name.endswith(("norm.scale", "norm.bias"))
 
 
 def param_specs(model: Model) -> Any:
@@ -99,7 +115,11 @@ def param_specs(model: Model) -> Any:
     def describe(path: Any, leaf: jax.ShapeDtypeStruct, axes: tuple[str, ...]) -> ParamSpec:
         stacked = axes[0] == "layers"
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        return ParamSpec(name, axes[stacked:], leaf.shape[stacked:], stacked)
+        is_post_norm = "post_norm" in name
+        adds = stacked and axes[-1] == "embed" and not _is_of_norm(name)
+        reads = model.norm_position == "post" and stacked and axes[1] == "embed" and not is_post_norm and not adds
+        is_output = adds if model.norm_position is None else is_post_norm
+        return ParamSpec(name, axes[stacked:], leaf.shape[stacked:], stacked, is_output, reads)
 
     return jax.tree.map_with_path(describe, abstract_params(model), logical_axes(model))
 
@@ -121,7 +141,15 @@ def is_stacked(names: Axes) -> bool:
 
 def is_matrix(names: Axes) -> bool:
     """Whether a layer's parameter is a matrix (a kernel, an embedding, the head) and not a vector of scales."""
-    return len(names) - is_stacked(names) >= 2
+    return has_matrix_axes(names[is_stacked(names) :])
+
+
+def has_matrix_axes(axes: Axes) -> bool:
+    """Whether an array with these axes, layers left out, maps from or to the residual stream.
+
+    A bias of the heads, or a scale of all heads at once, has two axes and is no matrix.
+    """
+    return len(axes) >= 2 and "embed" in axes
 
 
 def matrix_sides(names: Axes) -> tuple[tuple[int, ...], tuple[int, ...]] | None:

@@ -33,7 +33,7 @@ class ModelShape:
 
     d_model: int
     n_layers: int
-    branches: int  # sequential branches of a block: 1 parallel, 2 serial
+    branches: float  # times that a block gathers the residual stream and scatters a sum: 1 parallel, 2 serial
     remat: str
     microbatch: int | None  # sequences
 

@@ -42,7 +42,9 @@ from pathways_lite.tracking.formatting import memory_unit, si, time_unit
 def model_shape(stage: Stage) -> ModelShape:
     """Return the settings of a stage that the analytic estimate needs."""
     model = stage.model
-    branches = 1 if model.block == "parallel" else 2
+    branches = 1.0 if model.block == "parallel" else 2.0
+    if model.parallel_norms is not None:
+        branches = 1.5  # two inputs are gathered, and one sum is scattered
     return ModelShape(model.d_model, model.n_layers, branches, model.remat, stage.microbatch)
 
 

@@ -24,7 +24,7 @@ from pathways_lite.console import print_line
 from pathways_lite.data.held_out_text import HeldOutSource
 from pathways_lite.data.mixture import MixedOrder
 from pathways_lite.data.order import DataCursor
-from pathways_lite.data.store import Store, open_store
+from pathways_lite.data.store import Store, open_store, require_compatible
 from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
@@ -138,6 +138,8 @@ class TrainedModel:
         By default it is the stage's own. Raises UserError for a corpus of another tokenizer.
         """
         own = self.stage.data
+        if not own.corpus and corpus is None:
+            raise UserError(f"{self.path} was imported and has no corpus; name one of its tokenizer with --corpus")
         if corpus is None:
             try:
                 return open_store(own.corpus)
@@ -148,6 +150,9 @@ class TrainedModel:
                 ) from error
         store = open_store(corpus)
         if store.fingerprint == own.fingerprint:
+            return store
+        if not own.corpus and "tokenizer" not in self.manifest.meta:  # imported: its tokenizer is not recorded
+            require_compatible(store, own, self.stage.model.vocab_size)
             return store
         # Checkpoints of version 0.1 do not say which tokenizer their corpus had.
         trained_with = self.manifest.meta.get("tokenizer") or self.tokenizer().fingerprint

@@ -46,6 +46,18 @@ B, T, V, STEPS = 16, 16, 64, 3
 
 PALM = {"n_kv_heads": 1, "remat": "full"}
 LLAMA = {"n_kv_heads": 2, "block": "serial", "tie_embeddings": False, "qk_norm": True}
+GEMMA = {
+    "n_kv_heads": 2, "block": "serial", "norm_position": "both", "qk_norm": True, "activation": "geglu_tanh",
+    "embedding_scale": 2.0, "window": (4, None), "local_rope_base": 50.0, "remat": "attention",
+}  # fmt: skip
+OLMO = {
+    "n_kv_heads": 2, "block": "serial", "norm_position": "post", "qk_norm": True, "qk_norm_over": "all_heads",
+    "bias": ("qkv", "attention_out"), "tie_embeddings": False,
+}  # fmt: skip
+NEOX = {
+    "n_kv_heads": 8, "parallel_norms": 2, "norm": "layer", "bias": ("qkv", "attention_out", "mlp", "norm"),
+    "activation": "gelu", "rope_fraction": 0.5, "tie_embeddings": False, "remat": "up",
+}  # fmt: skip
 WEIGHTS = Reweighting(rule=LinUpper(), sample="document", burn_in=Steps(n=1))
 GROUPS = SGD(
     learning_rate=1.0, schedule=Constant(), clip_norm=None,
@@ -64,6 +76,9 @@ CASES = {
     "pod x fsdp x tensor": (Mesh(pod=2, tensor=2), PALM),
     "data x fsdp x tensor": (Mesh(data=2, tensor=2), LLAMA),
     "data x context x tensor": (Mesh(data=2, context=2, tensor=2), LLAMA),
+    "context x tensor, gemma": (Mesh(context=2, tensor=2), GEMMA),
+    "tensor, olmo": (Mesh(tensor=8), OLMO),
+    "data x fsdp x tensor, neox": (Mesh(data=2, tensor=2), NEOX),
     "fsdp, in slices": (Mesh(), LLAMA | {"microbatch": 8, "window": (4, None)}),
     "fsdp x tensor, adamw": (Mesh(tensor=2), LLAMA | {"optimizer": AdamW(learning_rate=1e-2), "dropout": 0.1}),
     "fsdp x tensor, reweighted": (Mesh(tensor=2), PALM | {"reweighting": WEIGHTS}),

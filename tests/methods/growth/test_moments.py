@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers.small_models import LLAMA, PALM, TOKENS, T, random_params
+from helpers.small_models import GEMMA, LLAMA, NEOX, OLMO, PALM, TOKENS, T, random_params
 from pathways_kernels.attention.spans import causal
 from pathways_lite import models
 from pathways_lite.ledger import Timeline
@@ -89,9 +89,20 @@ CASES: dict[str, tuple[Operator, dict, dict]] = {
     "palm padded": (ZeroInit(), PALM, {"d_model": 13, "d_ff": 17, "n_heads": 3}),
     "llama padded and deeper": (ZeroInit(), LLAMA, {"n_layers": 3, "d_model": 13, "d_ff": 17, "n_heads": 6}),
     "under masks": (MaskedGrowth(), PALM, {"n_layers": 3, "d_model": 13, "d_ff": 17}),
+    "gemma doubled": (EVEN, GEMMA, {"d_model": 16, "d_ff": 24, "n_heads": 4, "embedding_scale": 4.0}),
+    "gemma padded and deeper": (
+        ZeroInit(),
+        GEMMA,
+        {"n_layers": 4, "d_model": 13, "embedding_scale": 4.0},
+    ),
+    "gemma under masks": (MaskedGrowth(), GEMMA, {"n_layers": 4, "d_model": 13, "d_ff": 17}),
+    "olmo doubled": (EVEN, OLMO, {"d_model": 16, "d_ff": 24}),
+    "olmo padded": (ZeroInit(), OLMO, {"d_model": 13, "d_ff": 17}),
+    "neox doubled": (EVEN, NEOX, {"d_model": 16, "d_ff": 24, "n_heads": 4, "n_kv_heads": 4}),
+    "neox padded and deeper": (ZeroInit(), NEOX, {"n_layers": 3, "d_ff": 17}),
     "untied under masks": (MaskedGrowth(), LLAMA, {"d_model": 13, "d_ff": 17}),
 }
-FAST = ("llama with unequal numbers of copies", "palm padded")
+FAST = ("llama with unequal numbers of copies", "palm padded", "neox doubled")
 
 
 @pytest.mark.parametrize("case", [c if c in FAST else pytest.param(c, marks=pytest.mark.slow) for c in CASES])

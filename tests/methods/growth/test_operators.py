@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from helpers.small_models import LLAMA, PALM, TOKENS, T, logits, random_params
+from helpers.small_models import FAMILIES, GEMMA, LLAMA, OLMO, PALM, TOKENS, T, logits, random_params
 from pathways_kernels.attention.spans import causal
 from pathways_lite import models
 from pathways_lite.errors import UserError
@@ -63,8 +63,9 @@ WIDTHS = st.fixed_dictionaries(
 @st.composite
 def growths(draw: st.DrawFn, widths: st.SearchStrategy[dict]) -> tuple[Operator, Model, Model]:
     """An operator, a model, and a larger one that the operator can make of it."""
-    fields = dict(draw(st.sampled_from([PALM, LLAMA])))
-    fields["norm"] = draw(st.sampled_from(["rms", "layer"]))
+    fields = dict(draw(st.sampled_from(list(FAMILIES.values()))))
+    if fields in (PALM, LLAMA):
+        fields["norm"] = draw(st.sampled_from(["rms", "layer"]))
     fields["tie_embeddings"] = draw(st.booleans())
     fields["logit_scale"] = draw(st.sampled_from([None, 0.3]))
     source = Model(**fields)
@@ -82,8 +83,12 @@ def growths(draw: st.DrawFn, widths: st.SearchStrategy[dict]) -> tuple[Operator,
         larger["n_layers"] = 4
     if operator.kind in ("direct", "zero", "random", "learned", "compose"):
         width = dict(draw(widths))
+        if source.embedding_scale is not None and width["d_model"] != source.d_model:
+            width["embedding_scale"] = draw(st.sampled_from([source.embedding_scale, 4.0]))
         times, kv_times = width.pop("heads")
         fits = times >= kv_times or operator.kind in ("direct", "compose")
+        if source.qk_norm_over is not None:
+            times = kv_times = 1
         heads = source.n_heads * (times if fits else kv_times)
         kv_heads = source.n_kv_heads * kv_times
         larger |= width | ({"n_heads": heads, "n_kv_heads": kv_heads} if heads % kv_heads == 0 else {})
@@ -113,7 +118,7 @@ def test_so_they_do_in_many_shapes(case: tuple) -> None:
 
 def test_the_model_itself_agrees() -> None:
     """The decoder in NumPy, which the property is tested with, is the decoder."""
-    for fields in (PALM, LLAMA | {"window": (2, None), "norm": "layer"}):
+    for fields in (PALM, LLAMA | {"window": (2, None), "norm": "layer"}, GEMMA):
         model = Model(**fields)
         params = random_params(model)
         found = jax.jit(functools.partial(compiled_logits, model))(params)
@@ -123,6 +128,24 @@ def test_the_model_itself_agrees() -> None:
 def compiled_logits(model: Model, params: Any) -> jax.Array:
     hidden = models.apply(model, params, TOKENS[None], np.arange(T)[None], causal(1, T))
     return models.logits(model, params, hidden)[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "larger", "reason"),
+    [
+        (
+            OLMO,
+            {"n_heads": 8, "n_kv_heads": 4},
+            "new heads change the mean square of the old ones; use 4 and 2",
+        ),
+        (OLMO | {"norm": "layer"}, {"d_model": 16}, "norm='layer' and norm_position='post'; use d_model=8 in both"),
+        (GEMMA, {"rope_scaling": None}, "rope_scaling goes from .* growth cannot do"),
+        (PALM, {"activation": "geglu"}, "activation goes from None to 'geglu', which growth cannot do"),
+    ],
+)
+def test_what_norms_or_trained_parts_do_not_allow_is_refused(fields: dict, larger: dict, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        plan_operator(ZeroInit(), Model(**fields), Model(**(fields | larger)))
 
 
 @pytest.mark.parametrize("operator", [ZeroInit(), ZeroInit(order="interpolate"), MaskedGrowth()])

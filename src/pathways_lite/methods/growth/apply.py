@@ -22,7 +22,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.methods.growth.ligo import apply_maps, initial_maps
 from pathways_lite.methods.growth.operators import plan_operator
 from pathways_lite.methods.growth.plan import Fill, GrowthPlan, Treatment, Units
-from pathways_lite.models.params import AxisRole, ParamSpec, param_specs
+from pathways_lite.models.params import EMBEDDING, AxisRole, ParamSpec, param_specs
 from pathways_lite.recipe import Grow, LiGO, Model, Operator
 
 
@@ -72,7 +72,7 @@ class ParamGrower:
         y = x
         for axis, units in grown:
             role = self.array.use(self.array.axes[axis])
-            fill = {AxisRole.WRITES: units.written, AxisRole.READS: units.read, AxisRole.SCALES: Fill.RANDOM}[role]
+            fill = {AxisRole.WRITES: units.written, AxisRole.READS: units.read}.get(role, Fill.RANDOM)
             new = self._along(axis, units.new)
             y = self._copy_units(y, axis, units, role, fill)
             drawn, held = (drawn | new, held) if fill is Fill.RANDOM else (drawn, held | new)
@@ -102,21 +102,33 @@ class ParamGrower:
     def _weight_factor(self, units: Units, role: AxisRole, axis: int) -> jax.Array:
         written = self._written(units, axis)
         if self.array.is_final_norm:
-            scale = self._along(axis, self._logit_scale()) * self._along(axis, 1.0 / written)
-            return scale * self._tied_factor(units, axis, written)
-        if role is AxisRole.WRITES:
-            return self._along(axis, written)
-        return self._along(axis, 1.0 / written) if role is AxisRole.SCALES else self._split(units, axis)
+            factor = self._along(axis, self._logit_scale()) * self._tied_factor(units, axis, written)
+            if self.plan.target.tie_embeddings:
+                factor = factor / self._embedding_factor()
+            return factor if role is AxisRole.ADJUSTS else factor * self._along(axis, 1.0 / written)
+        match role:
+            case AxisRole.WRITES:
+                return self._along(axis, written * self._embedding_factor())
+            case AxisRole.SCALES:
+                return self._along(axis, 1.0 / written)
+            case AxisRole.ADJUSTS:
+                return self._along(axis, np.ones(units.index.shape))
+            case AxisRole.READS:
+                shares = self._split(units, axis)
+                return shares * self._along(axis, 1.0 / written) if self.array.reads_unnormalized else shares
 
     def _gradient_factor(self, units: Units, role: AxisRole, axis: int) -> np.ndarray:
         """1 / (f c), with f the weights' factor at even shares and c the number of copies, [size]."""
         if role is AxisRole.READS:
-            return np.ones(units.index.shape)
+            return self._written(units, axis) if self.array.reads_unnormalized else np.ones(units.index.shape)
         written, shares = self._written(units, axis), 1.0 / units.copies
         if self.array.is_final_norm:
             tied = written if self.plan.target.tie_embeddings else shares
-            return tied * written / self._logit_scale()
-        return shares / written if role is AxisRole.WRITES else shares * written
+            tied = tied * self._embedding_factor() if self.plan.target.tie_embeddings else tied
+            return (tied if role is AxisRole.ADJUSTS else tied * written) / self._logit_scale()
+        if role is AxisRole.ADJUSTS:
+            return shares
+        return shares / (written * self._embedding_factor()) if role is AxisRole.WRITES else shares * written
 
     def _written(self, units: Units, axis: int) -> np.ndarray:
         """The factor with which units are written, [size]: that of the residual stream where they are its own."""
@@ -128,6 +140,13 @@ class ParamGrower:
         if not self.plan.target.tie_embeddings:
             return jnp.ones(())
         return self._split(units, axis) * self._along(axis, 1.0 / written)
+
+    def _embedding_factor(self) -> float:
+        """The factor of the embedding that keeps embedded tokens, whose scale may follow d_model; 1 elsewhere."""
+        if self.array.name != EMBEDDING and not self.array.is_final_norm:
+            return 1.0
+        source, target = self.plan.source.embedding_scale, self.plan.target.embedding_scale
+        return (1.0 if source is None else source) / (1.0 if target is None else target)
 
     def _logit_scale(self) -> np.ndarray:
         """The factor that keeps the scale of the logits. Under masks, the masks compensate what comes from d_model."""
@@ -157,15 +176,15 @@ class ParamGrower:
         """Draw the array as the initialization does (or N(0, noise_std^2)), [n, ...] or [...]; zeros for moments."""
         if self.quantity is not Quantity.PARAMETER:
             return jnp.zeros(self.array.shape)
-        if self.array.is_scale:
-            return jnp.ones(self.array.shape)
+        if not self.array.is_matrix:
+            return jnp.zeros(self.array.shape) if self.array.is_bias else jnp.ones(self.array.shape)
         std = self.array.fan_in**-0.5 if self.plan.target.init == "palm" else 0.02
         std, stream = (std, 1000) if noise_std is None else (noise_std, 1001)
         return std * draw(jax.random.normal, self.keys, stream, self.array.shape)
 
     def apply_treatment(self, x: jax.Array, fresh: jax.Array, noise: float) -> jax.Array:
         """Apply the plan's treatment of repeated blocks to blocks [n, ...]; `fresh` bool [n] says which ones repeat."""
-        treatment, kernel = self.plan.depth.treatment, not self.array.is_scale
+        treatment, kernel = self.plan.depth.treatment, self.array.is_matrix
         fresh = fresh.reshape(-1, *[1] * len(self.array.axes))
         if treatment is Treatment.REDRAW:
             return jnp.where(fresh, self.initial(), x)
@@ -179,7 +198,7 @@ class ParamGrower:
     def _noise_std(self) -> float:
         """Du et al. 2024, arXiv 2405.15319, appendix I.2: variance 1/(d l^2) of outputs, 2/(5 d) elsewhere."""
         d, layers = self.plan.target.d_model, self.plan.target.n_layers
-        return math.sqrt(1.0 / (d * layers**2) if self.array.is_output else 2.0 / (5.0 * d))
+        return math.sqrt(1.0 / (d * layers**2) if self.array.is_out_projection else 2.0 / (5.0 * d))
 
 
 def is_plain_copy(plan: GrowthPlan, array: ParamSpec, noise: float) -> bool:
@@ -190,7 +209,7 @@ def is_plain_copy(plan: GrowthPlan, array: ParamSpec, noise: float) -> bool:
         return True
     treatment = plan.depth.treatment
     changed = array.is_output if treatment is Treatment.ZERO_OUTPUT else treatment is Treatment.REDRAW
-    return not (changed or (noise and not array.is_scale))
+    return not (changed or (noise and array.is_matrix))
 
 
 def draw(distribution: Callable[..., jax.Array], keys: jax.Array, stream: int, shape: tuple[int, ...]) -> jax.Array:

@@ -89,11 +89,11 @@ def map_flops(plan: GrowthPlan) -> int:
 def _map_name(plan: GrowthPlan, array: ParamSpec, axis: str) -> str:
     """Name the matrix that maps the array along the axis."""
     if axis == "kv":
-        return array.name.rsplit(".", 1)[-1]
+        return array.name.split(".")[2].removesuffix("_bias").removesuffix("_norm")
     if axis != "heads":
         return axis
     multi_head = plan.source.n_kv_heads == plan.source.n_heads and plan.target.n_kv_heads == plan.target.n_heads
-    return "v" if multi_head and array.is_output else "q"
+    return "v" if multi_head and array.is_out_projection else "q"
 
 
 def _multiply_along(matrix: jax.Array, x: jax.Array, axis: int) -> jax.Array:

@@ -69,15 +69,18 @@ def build_masks(plan: GrowthPlan, ramp: Amount, timeline: Timeline) -> GrowthMas
 def _factor(plan: GrowthPlan, array: ParamSpec, rise: Mapping[str, jax.Array]) -> jax.Array:
     """The factor of an array, which broadcasts against it; 1 where it has no mask."""
     factor = jnp.ones((1,) * (len(array.axes) + array.stacked))
-    if array.axes == ("embed",) and "embed" in rise:
+    if array.axes == ("embed",) and "embed" in rise and array.use("embed") is AxisRole.SCALES:
         return factor / _stream_scale(plan, rise["embed"])
     if array.is_output:
         mask = jnp.where(plan.depth.fresh, rise["layers"], 1.0)
         factor = factor * mask.reshape(-1, *[1] * len(array.axes))
     for position, axis in enumerate(array.axes):
-        if axis not in rise or array.is_scale:
+        role = array.use(axis)
+        if axis == "embed" and axis in rise and array.reads_unnormalized:
+            factor = factor / _stream_scale(plan, rise[axis])
+        if axis not in rise or role in (AxisRole.SCALES, AxisRole.ADJUSTS):
             continue
-        role, mask = array.use(axis), jnp.where(plan.width[axis].new, rise[axis], 1.0)
+        mask = jnp.where(plan.width[axis].new, rise[axis], 1.0)
         if role is AxisRole.WRITES and axis == "embed":
             mask = mask * _stream_scale(plan, rise[axis])
         elif role is AxisRole.WRITES or axis == "embed":

@@ -121,19 +121,38 @@ WIDTHS = ("d_model", "n_heads", "n_kv_heads", "d_ff")
 
 # What growth cannot change, as the parameters were trained for it.
 _SAME = (
-    "head_dim", "vocab_size", "block", "norm", "norm_epsilon", "qk_norm", "rope_base", "tie_embeddings", "logit_scale",
-    "logit_soft_cap", "attention_soft_cap",
+    "head_dim", "vocab_size", "block", "parallel_norms", "norm", "norm_epsilon", "norm_position", "qk_norm",
+    "qk_norm_over", "bias", "activation", "rope_base", "rope_scaling", "rope_fraction", "local_rope_base",
+    "tie_embeddings", "embedding_scale", "logit_scale", "logit_soft_cap", "attention_scale", "attention_soft_cap",
 )  # fmt: skip
 
 
 def require_growth(source: Model, target: Model) -> None:
     """Raise UserError where `target` is smaller than `source` in some size, or differs in what growth cannot change."""
     for name in _SAME:
+        if name == "embedding_scale" and source.d_model != target.d_model:
+            continue  # where it is sqrt(d_model) it follows; the embedding takes it back
         if (old := getattr(source, name)) != (new := getattr(target, name)):
             raise UserError(f"{name} goes from {old!r} to {new!r}, which growth cannot do; use {name}={old!r} in both")
     for name in ("n_layers", *WIDTHS):
         if (new := getattr(target, name)) < (old := getattr(source, name)):
             raise UserError(f"{name} goes from {old} to {new}, but growth makes nothing smaller; use {old} or more")
+    _require_widths_that_norms_allow(source, target)
+
+
+def _require_widths_that_norms_allow(source: Model, target: Model) -> None:
+    """Raise UserError where a norm over all heads, or one after a branch, would compute something else."""
+    heads, new_heads = (f"{m.n_heads} and {m.n_kv_heads}" for m in (source, target))
+    if source.qk_norm_over is not None and heads != new_heads:
+        raise UserError(
+            f"n_heads and n_kv_heads go from {heads} to {new_heads}, which growth cannot do with qk_norm_over="
+            f"{source.qk_norm_over!r}: new heads change the mean square of the old ones; use {heads} in both"
+        )
+    if source.norm == "layer" and source.norm_position is not None and target.d_model != source.d_model:
+        raise UserError(
+            f"d_model goes from {source.d_model} to {target.d_model}, which growth cannot do with norm='layer' and "
+            f"norm_position={source.norm_position!r}; use d_model={source.d_model} in both"
+        )
 
 
 def require_depth_alone(kind: str, source: Model, target: Model) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from pathways_lite.errors import UserError
 from pathways_lite.models.params import ATTENTION, MLP, ParamSpec, param_specs
 from pathways_lite.recipe import NM, Model
 
@@ -37,8 +38,11 @@ class CompactModel:
 
 
 def compact_model(model: Model, masks: Masks) -> CompactModel:
-    """Find the units that are alive: at least one block, and in each as many heads and channels as any block needs."""
+    """Find the units that are alive: at least one block, and in each as many heads and channels as any block needs.
 
+    A unit whose input is a bias alone is alive, and so is a block that adds one. Raises UserError where heads are dead
+    that a norm over all of them still counts.
+    """
     arrays = {array.name: array for array in jax.tree.leaves(param_specs(model))}
 
     def alive(name: str, axis: str) -> np.ndarray:
@@ -50,17 +54,25 @@ def compact_model(model: Model, masks: Masks) -> CompactModel:
         return mask.any(axis=tuple(reduced))
 
     queries, rows = alive(ATTENTION.out, "heads"), alive(MLP.down, "mlp")
-    blocks = _numbers_of_alive((queries.any(axis=1) | rows.any(axis=1))[None])[0]
-    channels = rows & alive(MLP.gate, "mlp") & alive(MLP.up, "mlp")
+    blocks = _numbers_of_alive((queries.any(axis=1) | rows.any(axis=1) | model.adds_bias)[None])[0]
+    channels = rows
+    for name in () if model.has_bias("mlp") else (MLP.gate, MLP.up):
+        if name in arrays:
+            channels = channels & alive(name, "mlp")
     shared = model.n_heads // model.n_kv_heads
     groups = queries.reshape(model.n_layers, model.n_kv_heads, shared)
-    values = alive(ATTENTION.v, "kv")
+    values = alive(ATTENTION.v, "kv") | model.has_bias("qkv")
     units = {"mlp": _numbers_of_alive(channels[blocks])}
     if model.n_kv_heads == 1:
         units["heads"] = _numbers_of_alive((groups[:, 0] & values)[blocks])
     else:  # a head of keys and values goes with all of its queries
         units["kv"] = _numbers_of_alive((groups.any(axis=2) & values)[blocks])
         units["heads"] = (units["kv"][..., None] * shared + np.arange(shared)).reshape(len(blocks), -1)
+    if model.qk_norm_over is not None and units["heads"].shape[1] < model.n_heads:
+        raise UserError(
+            f"{model.n_heads - units['heads'].shape[1]} heads are pruned, but qk_norm_over={model.qk_norm_over!r} "
+            "counts them in the mean square of the others, so a model without them would be another; keep the masks"
+        )
     every = model.window and model.window * (model.n_layers // len(model.window))
     sizes = {
         "n_layers": len(blocks),

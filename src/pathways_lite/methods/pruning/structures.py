@@ -92,13 +92,19 @@ def prune_groups(prune: Prune, model: Model, seq_len: int) -> tuple[PruneGroup, 
             )
         case Heads():
             shared = model.n_kv_heads == 1  # then the one head of keys and values stays
-            names = (ATTENTION.q, ATTENTION.out) if shared else ATTENTION
+            heads = (ATTENTION.q, ATTENTION.out) if shared else ATTENTION
             units = model.n_heads if shared else model.n_kv_heads
             saved = attention * model.n_heads // units
-            return (_group_along(names, ("heads", "kv"), units, saved, arrays, model),)
+            return (_group_along(heads, ("heads", "kv"), units, saved, arrays, model),)
         case Channels():
-            return (_group_along(MLP, ("mlp",), model.d_ff, 0, arrays, model),)
+            channels = [name for name in MLP if name in arrays]  # without a gate where the model has none
+            return (_group_along(channels, ("mlp",), model.d_ff, 0, arrays, model),)
         case WholeBlocks():
+            if model.adds_bias:
+                raise UserError(
+                    f"pruning whole blocks needs blocks that add nothing without their kernels, but model.bias="
+                    f"{list(model.bias or ())} would still be added; use another structure"
+                )
             kernels = _in_scope(("linear",), arrays)
             weights = sum(math.prod(array.shape) for array in kernels)
             flops = SAVED_PER_WEIGHT * weights + attention * model.n_heads
@@ -161,7 +167,7 @@ def _single(array: ParamSpec, model: Model) -> PruneGroup:
 
 
 def _require_divisible(array: ParamSpec, m: int) -> ParamSpec:
-    if array.is_scale or AxisRole.READS not in map(array.use, array.axes):
+    if not array.is_matrix or AxisRole.READS not in map(array.use, array.axes):
         raise UserError(f"pruning.scope: patterns run along what a kernel reads, and {array.name} is not a kernel")
     size = array.shape[input_axis(array) - array.stacked]
     if size % m:
@@ -191,13 +197,13 @@ def _in_scope(scope: Sequence[str], arrays: dict[str, ParamSpec]) -> list[ParamS
     chosen: set[str] = set()
     for pattern in scope:
         if pattern == "linear":
-            names = {name for name, array in arrays.items() if array.stacked and not array.is_scale}
+            names = {name for name, array in arrays.items() if array.stacked and array.is_matrix}
         elif pattern == "kernels":
-            names = {name for name, array in arrays.items() if name != EMBEDDING and not array.is_scale}
+            names = {name for name, array in arrays.items() if name != EMBEDDING and array.is_matrix}
         elif pattern in arrays:
             names = {pattern}
         else:
-            names = {name for name in fnmatch.filter(arrays, pattern) if not arrays[name].is_scale}
+            names = {name for name in fnmatch.filter(arrays, pattern) if arrays[name].is_matrix}
         if not names:
             raise UserError(
                 f"pruning.scope: no matrix is called {pattern!r}; there are linear, kernels, {', '.join(arrays)}"
