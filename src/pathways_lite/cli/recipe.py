@@ -137,8 +137,7 @@ def diff(a: RecipeFile, b: RecipeFile, as_json: AsJson = False) -> None:
     Example: `pathways-lite recipe diff runs/base runs/variant`
     """
     from pathways_lite.console import Console, Table
-    from pathways_lite.recipe import stage_identity
-    from pathways_lite.recipe.differences import recipe_differences
+    from pathways_lite.recipe import recipe_differences, stage_identity
 
     recipes = (_load(a), _load(b))
     differences = recipe_differences(recipes)

@@ -205,7 +205,7 @@ def _differences(arguments: list[str]) -> dict[str, dict[str, list[Any]] | None]
     """
     from pathways_lite.errors import UserError
     from pathways_lite.provenance import provenance_differences
-    from pathways_lite.recipe.differences import recipe_differences
+    from pathways_lite.recipe import recipe_differences
     from pathways_lite.run_directory import RunDirectory
     from pathways_lite.run_history import last_start, read_history
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.cli.study_tables import node_table, plan_rows, plan_summary, study_header
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from pathways_lite.studies.executor import Executor
     from pathways_lite.studies.plan import Probe, StudyPlan
     from pathways_lite.studies.study import Study
@@ -58,12 +56,12 @@ def plan(
 
     study_plan = _make_plan(study, overrides, out, probe=SpeedProbe(jobs))
     if as_json:
-        print_json({"study": study_plan.study.name, "nodes": _plan_rows(study_plan), "jobs": jobs})
+        print_json({"study": study_plan.study.name, "nodes": plan_rows(study_plan), "jobs": jobs})
         return
     console = Console()
-    console.print(_header(study_plan.study))
-    console.print(_node_table(study_plan))
-    console.print(_summary(study_plan, jobs))
+    console.print(study_header(study_plan.study))
+    console.print(node_table(study_plan))
+    console.print(plan_summary(study_plan, jobs))
 
 
 @app.command()
@@ -101,7 +99,7 @@ def run(
     study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [], samples=samples)
     write_study_index(study_plan.study, study_plan.store)
     console = Console(stderr=True)
-    console.print(_summary(study_plan, jobs))
+    console.print(plan_summary(study_plan, jobs))
     steps = {identity: planned.timeline.total_steps for identity, planned in study_plan.nodes.items()}
     outcome = Runner(study_plan.store, study_executor, StudyProgress(steps, console)).run()
     report_failures(study_plan.store, outcome, lambda line: console.print(line))
@@ -321,85 +319,3 @@ def _make_plan(study: Path, overrides: list[str] | None, out: Path | None, probe
 
     loaded, out = _load_study(study, overrides, out)
     return plan_study(resolve_study(loaded), out, probe)
-
-
-def _header(study: Study) -> Text:
-    from rich.text import Text
-
-    arms = ", ".join(f"{name} ({len(recipes)})" for name, recipes in study.arms.items())
-    facts = f": {study.question}\narms: {arms}; baseline: {study.baseline}; {study.metric.name}"
-    return Text.assemble((study.name, "bold"), facts)
-
-
-def _plan_rows(study_plan: StudyPlan) -> list[dict[str, Any]]:
-    """Return a row for each node of the plan, as JSON."""
-    return [
-        {
-            "node": planned.node.label,
-            "identity": identity,
-            "parent": planned.node.parent,
-            "steps": planned.timeline.total_steps,
-            "parameters": planned.timeline.active_parameters,
-            "flops": planned.flops,
-            "flops_left": planned.flops_left,
-            "seconds_left": None if math.isnan(planned.seconds_left) else planned.seconds_left,
-            "speed": planned.speed_source,
-            "state": planned.state,
-        }
-        for identity, planned in study_plan.nodes.items()
-    ]
-
-
-def _node_table(study_plan: StudyPlan) -> Any:
-    from rich.table import Column
-
-    from pathways_lite.console import Table
-    from pathways_lite.tracking.formatting import duration, si
-
-    # Never wrapped or cut, since `merge` and `evaluate` take nodes by their identity.
-    unwrapped = (Column("node", no_wrap=True), Column("identity", no_wrap=True))
-    table = Table(*unwrapped, "after", "steps", "parameters", "FLOPs", "state", "time left", box=None, pad_edge=False)
-    for identity, planned in study_plan.nodes.items():
-        timeline = planned.timeline
-        is_known = planned.flops_left and not math.isnan(planned.seconds_left)
-        time_left = duration(planned.seconds_left) if is_known else ""
-        table.add_row(
-            planned.node.label,
-            identity,
-            planned.node.parent or "",
-            f"{timeline.total_steps:,}",
-            si(timeline.active_parameters),
-            si(planned.flops),
-            planned.state,
-            time_left,
-        )
-    return table
-
-
-def _summary(study_plan: StudyPlan, jobs: int) -> str:
-    from pathways_lite.studies.study import node_chain
-    from pathways_lite.tracking.formatting import duration, si
-
-    nodes = study_plan.nodes
-    total = sum(planned.flops for planned in nodes.values())
-    left = sum(planned.flops_left for planned in nodes.values())
-    without_sharing = sum(
-        nodes[ancestor.identity].flops * len(planned.node.is_last)
-        for identity, planned in nodes.items()
-        for ancestor in node_chain(study_plan.store.nodes, identity)
-    )
-    saved = (
-        f"; sharing saves {si(without_sharing - total, 'FLOPs')} of {si(without_sharing, 'FLOPs')}"
-        if without_sharing > total
-        else ""
-    )
-    done = sum(planned.state == "done" for planned in nodes.values())
-    paces = ", ".join(sorted({planned.speed_source for planned in nodes.values() if planned.flops_left}))
-    seconds = study_plan.seconds_left(jobs)
-    if not left:
-        time = "nothing is left to train"
-    elif math.isnan(seconds):
-        time = "time is unknown before the first node is done; `pathways-lite study plan` measures it"
-    else:
-        time = f"about {duration(seconds)} with --jobs {jobs}, speed {paces}"
-    return f"{len(nodes)} nodes, {done} done; {si(left, 'FLOPs')} of {si(total, 'FLOPs')} left{saved}; {time}"

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from pathways_lite.errors import UserError
 from pathways_lite.models.accounting import parameter_count
-from pathways_lite.models.params import EMBEDDING, FINAL_NORM, ParamSpec, param_specs
+from pathways_lite.models.params import EMBEDDING, ParamSpec, param_specs
 from pathways_lite.recipe import Model
 
 Rows = Mapping[str, tuple[int, ...]]
@@ -279,7 +279,8 @@ def training_flops_per_token(model: Model, seq_len: int, trainable: Trainable) -
     forward = 2 * parameter_count(model) + 4 * model.n_layers * attention
     blocks = [row for spec in _specs(model) if spec.stacked for row in trainable.rows_of(spec.name, model.n_layers)]
     lowest = 0 if trainable.rows_of(EMBEDDING, 1) else min(blocks, default=model.n_layers)
-    reaches_output = lowest < model.n_layers or FINAL_NORM not in trainable.frozen
+    trains_final_norm = any(spec.is_final_norm and spec.name not in trainable.frozen for spec in _specs(model))
+    reaches_output = lowest < model.n_layers or trains_final_norm
     activations = 8 * (model.n_layers - lowest) * attention
     for spec in _specs(model):
         is_lookup = spec.name == EMBEDDING and not model.tie_embeddings

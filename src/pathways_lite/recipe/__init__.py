@@ -10,6 +10,7 @@ from types import ModuleType as _ModuleType
 from pathways_lite.recipe.base import *
 from pathways_lite.recipe.checkpoint_ref import *
 from pathways_lite.recipe.data import *
+from pathways_lite.recipe.differences import *
 from pathways_lite.recipe.fields import *
 from pathways_lite.recipe.identity import *
 from pathways_lite.recipe.initialization import *

@@ -1,0 +1,94 @@
+"""What `study` commands print of a study and its plan: nodes, time and FLOPs."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from pathways_lite.studies.plan import StudyPlan
+    from pathways_lite.studies.study import Study
+
+
+def study_header(study: Study) -> Text:
+    from rich.text import Text
+
+    arms = ", ".join(f"{name} ({len(recipes)})" for name, recipes in study.arms.items())
+    facts = f": {study.question}\narms: {arms}; baseline: {study.baseline}; {study.metric.name}"
+    return Text.assemble((study.name, "bold"), facts)
+
+
+def plan_rows(study_plan: StudyPlan) -> list[dict[str, Any]]:
+    """Return a row for each node of the plan, as JSON."""
+    return [
+        {
+            "node": planned.node.label,
+            "identity": identity,
+            "parent": planned.node.parent,
+            "steps": planned.timeline.total_steps,
+            "parameters": planned.timeline.active_parameters,
+            "flops": planned.flops,
+            "flops_left": planned.flops_left,
+            "seconds_left": None if math.isnan(planned.seconds_left) else planned.seconds_left,
+            "speed": planned.speed_source,
+            "state": planned.state,
+        }
+        for identity, planned in study_plan.nodes.items()
+    ]
+
+
+def node_table(study_plan: StudyPlan) -> Any:
+    from rich.table import Column
+
+    from pathways_lite.console import Table
+    from pathways_lite.tracking.formatting import duration, si
+
+    # Never wrapped or cut, since `merge` and `evaluate` take nodes by their identity.
+    unwrapped = (Column("node", no_wrap=True), Column("identity", no_wrap=True))
+    table = Table(*unwrapped, "after", "steps", "parameters", "FLOPs", "state", "time left", box=None, pad_edge=False)
+    for identity, planned in study_plan.nodes.items():
+        timeline = planned.timeline
+        is_known = planned.flops_left and not math.isnan(planned.seconds_left)
+        time_left = duration(planned.seconds_left) if is_known else ""
+        table.add_row(
+            planned.node.label,
+            identity,
+            planned.node.parent or "",
+            f"{timeline.total_steps:,}",
+            si(timeline.active_parameters),
+            si(planned.flops),
+            planned.state,
+            time_left,
+        )
+    return table
+
+
+def plan_summary(study_plan: StudyPlan, jobs: int) -> str:
+    from pathways_lite.studies.study import node_chain
+    from pathways_lite.tracking.formatting import duration, si
+
+    nodes = study_plan.nodes
+    total = sum(planned.flops for planned in nodes.values())
+    left = sum(planned.flops_left for planned in nodes.values())
+    without_sharing = sum(
+        nodes[ancestor.identity].flops * len(planned.node.is_last)
+        for identity, planned in nodes.items()
+        for ancestor in node_chain(study_plan.store.nodes, identity)
+    )
+    saved = (
+        f"; sharing saves {si(without_sharing - total, 'FLOPs')} of {si(without_sharing, 'FLOPs')}"
+        if without_sharing > total
+        else ""
+    )
+    done = sum(planned.state == "done" for planned in nodes.values())
+    paces = ", ".join(sorted({planned.speed_source for planned in nodes.values() if planned.flops_left}))
+    seconds = study_plan.seconds_left(jobs)
+    if not left:
+        time = "nothing is left to train"
+    elif math.isnan(seconds):
+        time = "time is unknown before the first node is done; `pathways-lite study plan` measures it"
+    else:
+        time = f"about {duration(seconds)} with --jobs {jobs}, speed {paces}"
+    return f"{len(nodes)} nodes, {done} done; {si(left, 'FLOPs')} of {si(total, 'FLOPs')} left{saved}; {time}"
