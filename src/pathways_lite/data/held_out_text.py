@@ -156,7 +156,7 @@ class HeldOutText:
             fields = header["tokens"], header["domains"], tuple(header["complete"])
             sizes = header["vocab_size"], header["is_lossy"]
             made_by = header["tokenizer"]
-        except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{address} is no held-out text: {error}; name a corpus with --corpus") from error
         if made_by != tokenizer.fingerprint:
             raise UserError(
