@@ -47,8 +47,8 @@ def explain(error: ValidationError, annotation: Any, *, as_json: bool = False) -
             value = items[0][0].get("input")
             whole = _members_at(annotation, location) or members
             yield location, _wrong_type(value, whole, items[0][0], as_json)
-        for item, members in definite:
-            yield location, _sentence(item, members)
+        for finding, _ in definite:
+            yield location, _sentence(finding)
 
 
 # ---- where ----
@@ -94,7 +94,7 @@ def _item_types(member: Any) -> list[Any]:
 # ---- what ----
 
 
-def _sentence(item: dict[str, Any], members: list[Any]) -> str:
+def _sentence(item: dict[str, Any]) -> str:
     """Return one of pydantic's findings about a value of the right type."""
     value, kind, context = item.get("input"), item["type"], item.get("ctx", {})
     if kind == "missing":
