@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from pathways_lite.cli import data_build_display as display
 from pathways_lite.cli.data import _parse_shares
+from pathways_lite.cli.main import app
 from pathways_lite.data.build import Progress, build
 from pathways_lite.data.records import Fields
 from pathways_lite.data.shards import HeldOutShares, ShardCounts
@@ -34,10 +36,51 @@ def test_single_domains_have_shares_of_their_own(tmp_path: Path) -> None:
     assert none == [0, both[1]]
     with pytest.raises(UserError, match=r"held_out=b=1\.0 must be at least 0 and below 1"):
         HeldOutShares(0.05, {"b": 1.0})
-    with pytest.raises(UserError, match="names the domain c, of which there is no document; there are a, b"):
+    with pytest.raises(UserError, match=r"names the domain c, of which there is no document\. There are a, b"):
         held("typo", HeldOutShares(0.05, {"c": 0.5}))
-    assert held("typo", HeldOutShares(0.05, {"b": 0.5})) == more, "the corrected command goes on"
+    assert held("typo", HeldOutShares(0.05, {"b": 0.5})) == more
     assert not (tmp_path / "typo.building").exists()
+
+
+@pytest.mark.parametrize("dry_run", [["--dry-run"], ["--dry-run", "--json"], []])
+def test_a_dry_run_refuses_what_the_build_refuses_before_it_tokenizes(tmp_path: Path, dry_run: list[str]) -> None:
+    poems, empty, out = tmp_path / "poems.txt", tmp_path / "empty.jsonl", tmp_path / "out"
+    poems.write_text("a poem")
+    empty.write_text('{"words": "no text"}\n')
+
+    def refusal(*arguments: object) -> str:
+        command = ["data", "build", str(out), *map(str, arguments), "--tokenizer", "bytes", *dry_run]
+        result = CliRunner().invoke(app, command)
+        assert isinstance(result.exception, UserError)
+        assert not (tmp_path / "out.building").exists()
+        return str(result.exception)
+
+    assert "names the domain poem, of which there is no document. Did you mean 'poems'? There are" in refusal(
+        poems, "--held-out", "poem=0.1"
+    )
+    assert "empty.jsonl" in refusal(empty)
+    assert "is in the sources to train on" in refusal(poems, "--held-out", poems)
+
+
+@pytest.mark.parametrize(
+    ("texts", "shares"),
+    [
+        (["1%"], HeldOutShares(0.01)),
+        (["2.5 %", "wiki=5%"], HeldOutShares(0.025, {"wiki": 0.05})),
+        (["0.5"], HeldOutShares(0.5)),
+        (["100%.txt"], None),
+    ],
+)
+def test_shares_may_be_per_cent(texts: list[str], shares: HeldOutShares | None) -> None:
+    assert _parse_shares(texts) == shares
+
+
+def test_another_share_is_named_in_words(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a text")
+    build([str(tmp_path / "a.txt")], tmp_path / "out", tokenizer="bytes", workers=0)
+    shares = HeldOutShares(0.02, {"a": 0.5})
+    with pytest.raises(UserError, match="1 % held out instead of 2 %, 50 % of a;"):
+        build([str(tmp_path / "a.txt")], tmp_path / "out", tokenizer="bytes", workers=0, held_out=shares)
 
 
 def test_an_old_corpus_is_replaced_when_the_new_one_is_complete(tmp_path: Path) -> None:

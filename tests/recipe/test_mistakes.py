@@ -47,6 +47,10 @@ GOOD = 'Stage(name="a", model=M, data=D, optimizer=AdamW(), batch_size=2, budget
         (GOOD.replace(", data=D", ""), 9, "stage 'a': Stage.data: Field required"),
         (GOOD.replace("batch_size=2", "batch_size=2, microbatch=5"), 9, "stage 'a': microbatch=5 does not divide"),
         ('base.model_copy(update={\n "name": "b",\n "batchsize": 3}),\n', 11, "Stage has no field 'batchsize'."),
+        (GOOD.replace("batch_size=2", "batch_size=2, ema=0.99"), 9, "EMA is expected, not 0.99; write EMA(decay=0.99)"),
+        (GOOD.replace("AdamW()", "AdamW(lr=1)"), 9, "AdamW has no field 'lr'. Did you mean 'learning_rate'?"),
+        (GOOD.replace("batch_size=2", "batch_size=2, lr=1"), 9, "Did you mean 'optimizer.learning_rate'?"),
+        (GOOD.replace('"3 steps"', "60"), 9, "Stage.budget: 60 of what? Write e.g. '60 steps'"),
         ("base.optimizr,\n", 9, "Stage has no field 'optimizr'. Did you mean 'optimizer'?"),
         ('base, base.model_copy(update={"name": "b"}),\n', 6, "stage 'b' has no start, so it would begin with random"),
     ],
@@ -69,6 +73,15 @@ def test_a_change_of_a_recipe_is_refused_in_a_sentence(tmp_path: Path) -> None:
         load_recipe(path)
 
 
+def test_one_stage_alone_is_no_tuple_of_stages(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(HEAD.replace("stages=(", "stages=base,").rstrip() + "\n    )\n")
+    with pytest.raises(UserError) as error:
+        load_recipe(path)
+    assert str(error.value).endswith("not one Stage alone: write (base,), with a comma before the parenthesis")
+    assert "\n" not in str(error.value)
+
+
 def test_a_class_that_cannot_be_imported_has_a_similar_name(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("from pathways_lite.recipe import Recipe, Adamm\n")
@@ -86,5 +99,5 @@ def test_json_names_stages_and_no_alternatives_of_types(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         load_recipe(path)
     assert "stages.a.optimizer.b1: Input should be less than 1 (found 7)" in str(error.value)
-    assert "stages.a.batch_size: Input should be a valid integer" in str(error.value)
+    assert "stages.a.batch_size: a whole number or Ramp is expected, not 2.5" in str(error.value)
     assert "function-" not in str(error.value)

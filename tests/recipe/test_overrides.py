@@ -7,8 +7,12 @@ from hypothesis import strategies as st
 from helpers.small_recipes import make_recipe, make_stage
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import (
+    EMA,
     AdamW,
     Continue,
+    EarlyStopping,
+    Epochs,
+    Flops,
     Frozen,
     Grow,
     LiGO,
@@ -17,6 +21,8 @@ from pathways_lite.recipe import (
     Net2Net,
     Prune,
     Regrowth,
+    Steps,
+    Tokens,
     apply_overrides,
     stage_identity,
 )
@@ -82,6 +88,33 @@ def test_a_variant_is_named_by_its_kind_or_its_class(text: str, operator: Frozen
     assert start.operator == operator
 
 
+@pytest.mark.parametrize(
+    ("override", "field", "value"),
+    [
+        ("early_stopping.patience=2", "early_stopping", EarlyStopping(patience=2)),
+        ("ema.decay=0.5", "ema", EMA(decay=0.5)),
+        ("ema={}", "ema", EMA()),
+        ("pruning.sparsity=0.5", "pruning", Prune(sparsity=0.5)),
+        ("budget=60k steps", "budget", Steps(n=60_000)),
+        ("budget=2.3M tokens", "budget", Tokens(n=2_300_000)),
+        ("budget=1.5 B tokens", "budget", Tokens(n=1_500_000_000)),
+        ("budget=60_000 steps", "budget", Steps(n=60_000)),
+        ("budget=3 Epochs", "budget", Epochs(n=3)),
+        ("budget=2 E flops", "budget", Flops(n=2e18)),
+    ],
+)
+def test_fields_of_what_is_not_there_begin_at_its_defaults_and_amounts_have_prefixes(
+    override: str, field: str, value: Frozen
+) -> None:
+    assert getattr(apply_overrides(make_recipe(), [f"stages.base.{override}"]).stages[0], field) == value
+
+
+def test_a_path_that_any_stage_has_is_hinted_for_all() -> None:
+    recipe = make_recipe(make_stage(), make_stage("more", start=Continue()))
+    with pytest.raises(UserError, match=r"'stages\.base\.batch_size', or 'stages\.\*\.batch_size' for all stages\?$"):
+        apply_overrides(recipe, ["batch_size=3"])
+
+
 def test_switching_a_kind_resets_the_subtree_to_its_own_defaults() -> None:
     recipe = apply_overrides(
         make_recipe(make_stage(optimizer=AdamW(learning_rate=0.5, b1=0.1))), ["stages.base.optimizer=muon"]
@@ -106,6 +139,30 @@ def test_switching_a_kind_resets_the_subtree_to_its_own_defaults() -> None:
         ("stages.base=1", "name a field of it"),
         ("stages.base.seed", "write path=value"),
         ("stages.base.optimizer.kind=muon", "kind"),
+        ("stages.base.budget=60", "60 of what. Write e.g. '60 steps'; an amount is .*'2 epochs' or '10 % of STAGE'"),
+        ("stages.base.budget=soon", "'soon' is not an amount; write e.g. '300 steps'"),
+        ("stages.base.budget=5 %", "'5 %' of what. Name another stage, e.g. '5 % of base'"),
+        (
+            "stages.base.optimizer.schedule.warmup=2 epochs",
+            "'2 epochs' can be a budget only.* or a share such as '5 %'",
+        ),
+        ("stages.base.ema=0.99", r'EMA is expected, not 0\.99; write {"decay": 0\.99}$'),
+        ("stages.base.statistics=10", r'Statistics is expected, not 10; write {"every": 10}$'),
+        ("stages.base.mesh=4", "mesh=4: Mesh is expected, not 4$"),
+        ("stages.base.batch_size=many", "a whole number or Ramp is expected, not 'many'$"),
+        ("stages.base.model.window=4", "a list is expected, not 4$"),
+        ("stages.base.early_stopping=true", r"write {} \(in Python EarlyStopping\(\)\) for the defaults"),
+        ("stages.base.ema=false", r"write none \(in Python None\) for no EMA"),
+        ('stages.base.optimizer.groups=[{"lr": 1}]', "Did you mean 'rate'. It has: parameters, rate, weight_decay$"),
+        ("stages.base.freeze=[]", "at least 1 of them are expected, not 0$"),
+        ("stages.base.early_stopping.patiense=1", "Did you mean 'patience'"),
+        ("stages.base.pruning.update_every=1", "sparsity is required"),
+        ("stages.base.domain_weights.x=1", "domain_weights is none; choose what it is first"),
+        ("stages.base.optimizer.groups.0.rate=1", "groups"),
+        ("stages.base.optimizer.lr=1", "Did you mean 'learning_rate'"),
+        ("stages.base.lr=1", r"Did you mean 'optimizer\.learning_rate'"),
+        ("base.batch_size=8", r"Did you mean 'stages\.base\.batch_size'\?$"),
+        ("budget=3 steps", r"Did you mean 'stages\.base\.budget'\?$"),
     ],
 )
 def test_a_wrong_override_says_what_to_type(override: str, message: str) -> None:

@@ -15,7 +15,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.tracking import report
 from pathways_lite.tracking.log import RunLog
 from pathways_lite.tracking.plots import curves_svg, save_curves
-from pathways_lite.tracking.report import write_report
+from pathways_lite.tracking.report import _verdict, write_report
 from pathways_lite.tracking.run_data import read_run, smooth
 
 VOID = {"meta", "img", "source", "br", "link"}
@@ -213,3 +213,10 @@ def test_a_browser_shows_the_page(run_dir: Path, tmp_path: Path) -> None:
 def test_the_recipe_is_on_the_page_as_it_was_read(page: Checker, run_dir: Path) -> None:
     recipe = json.loads((run_dir / "recipe.json").read_text())
     assert json.dumps(recipe, indent=2) in page.text
+
+
+def test_a_result_of_few_documents_says_so() -> None:
+    result = {"bits_per_byte": 2.0, "bytes": 22_000, "documents": 1}
+    assert _verdict("novels", result, {"xz -9": 3.0}).startswith("On novels (1 document only, 22 kB) the model beats")
+    many = result | {"documents": 5}
+    assert _verdict("novels", many, {"xz -9": 3.0}).startswith("On novels the model beats")

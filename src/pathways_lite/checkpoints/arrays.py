@@ -87,16 +87,21 @@ def snapshot(tree: Any) -> dict[str, HostArray]:
     return {name: HostArray(specs[name].shape, specs[name].dtype, copy) for name, copy in copies.items()}
 
 
-def differences(stored: Mapping[str, ArraySpec], expected: Mapping[str, ArraySpec]) -> list[str]:
-    """Return one line for each array that is missing, not expected, or of another shape or dtype."""
+def differences(
+    stored: Mapping[str, ArraySpec], expected: Mapping[str, ArraySpec], place: str = "the checkpoint"
+) -> list[str]:
+    """Return one line for each array that is missing, not expected, or of another shape or dtype.
+
+    `place`: what has the stored ones, for the lines.
+    """
     lines = []
     for name in [*expected, *(name for name in stored if name not in expected)]:
         if name not in stored:
-            lines.append(f"{name}: not in the checkpoint, expected {expected[name]}")
+            lines.append(f"{name}: not in {place}, expected {expected[name]}")
         elif name not in expected:
-            lines.append(f"{name}: {stored[name]} in the checkpoint, not expected")
+            lines.append(f"{name}: {stored[name]} in {place}, not expected")
         elif str(stored[name]) != str(expected[name]):
-            lines.append(f"{name}: {stored[name]} in the checkpoint, expected {expected[name]}")
+            lines.append(f"{name}: {stored[name]} in {place}, expected {expected[name]}")
     more = len(lines) - _MAX_DIFFERENCES
     return lines if more <= 0 else [*lines[:_MAX_DIFFERENCES], f"… and {more} more"]
 

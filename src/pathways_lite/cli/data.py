@@ -49,8 +49,8 @@ def build(
     held_out: Annotated[
         list[str],
         typer.Option(
-            help="fraction of documents held out for evaluation, by a hash of their id; DOMAIN=FRACTION beside it for "
-            "single domains, e.g. --held-out 0.01 --held-out code=0.05; or sources of them"
+            help="fraction of documents (0.01 or 1%) held out for evaluation, by a hash of their id; "
+            "DOMAIN=FRACTION beside it for single domains, e.g. --held-out 1% --held-out code=0.05; or sources of them"
         ),
     ] = ["0.01"],  # noqa: B006  typer copies it
     text_field: Annotated[str, typer.Option(help="field or column of records that has the text")] = "text",
@@ -97,10 +97,9 @@ def build(
 
     - `pathways-lite data build corpora/mine downloads/ --dry-run`
 
-    - `pathways-lite data build corpora/tasks seqio:my_mixture --import my_tasks.py --examples 100000 \
-        --tokenizer seqio:my_mixture`
+    - `pathways-lite data build corpora/tasks seqio:my_mixture --import my_tasks.py --tokenizer seqio:my_mixture`
     """
-    from pathways_lite.cli.data_build_display import preview_sources, print_previews, show_progress
+    from pathways_lite.cli.data_build_display import check_sources, preview_sources, print_previews, show_progress
     from pathways_lite.console import Console
     from pathways_lite.data.build import build as build_store
     from pathways_lite.data.inspect import describe
@@ -130,9 +129,11 @@ def build(
     console = Console()
     if dry_run:
         if as_json:
+            check_sources(parsed, held_out_documents, out)
             print_json({"sources": [asdict(item) for item in preview_sources(everything, out)]})
         else:
             print_previews(console, everything, out)
+        check_sources(parsed, held_out_documents, out)
         return
     is_seqio = tokenizer.startswith(SEQIO)
     tokenizer_or_name: str | Tokenizer = tokenizer
@@ -185,10 +186,11 @@ def _parse_shares(texts: list[str]) -> HeldOutShares | None:
 
 
 def _parse_share(text: str) -> tuple[str, float | None]:
-    """Return the domain ("" for all) and the fraction of FRACTION or DOMAIN=FRACTION; None for anything else."""
+    """Return the domain ("" for all) and the fraction of FRACTION or DOMAIN=FRACTION, also in %; None for others."""
     domain, _, number = text.rpartition("=")
+    percent = number.rstrip().endswith("%")
     try:
-        return domain, float(number)
+        return domain, float(number.rstrip(" %")) / 100 if percent else float(number)
     except ValueError:
         return "", None
 

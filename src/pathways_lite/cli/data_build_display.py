@@ -14,8 +14,10 @@ from rich.text import Text
 
 from pathways_lite.console import Console, print_line
 from pathways_lite.data.build import Progress, Report
+from pathways_lite.data.preflight import require_apart, require_documents, require_domains
 from pathways_lite.data.preview import Preview, preview
 from pathways_lite.data.seqio_tasks import SEQIO
+from pathways_lite.data.shards import HeldOutShares
 from pathways_lite.data.sources import Source
 from pathways_lite.data.zarr_io import is_remote
 from pathways_lite.paths import local_path
@@ -41,6 +43,17 @@ def print_previews(console: Console, sources: Sequence[Source], out: str) -> Non
     """Print what each source of the store `out` is taken for."""
     for item in preview_sources(sources, out):
         console.print(Text(str(item)), soft_wrap=True)
+
+
+def check_sources(training: Sequence[Source], held_out: HeldOutShares | Sequence[Source], out: str) -> None:
+    """Raise UserError for what a build of these sources would refuse before it tokenizes anything."""
+    outputs = [] if is_remote(out) else [local_path(out)]
+    shares = held_out if isinstance(held_out, HeldOutShares) else HeldOutShares(0.0)
+    texts = [source.without(outputs) for source in training]
+    others = [] if isinstance(held_out, HeldOutShares) else [source.without(outputs) for source in held_out]
+    require_apart(texts, others)
+    require_documents([*texts, *others])
+    require_domains([*texts, *others], shares.by_domain)
 
 
 @contextmanager

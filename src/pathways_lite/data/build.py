@@ -19,14 +19,15 @@ import numpy as np
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.data.assemble import Contents, survey, write_store
-from pathways_lite.data.documents import InputChunk, printable, utf8_name
+from pathways_lite.data.documents import InputChunk, utf8_name
 from pathways_lite.data.files import READING, InputFile
-from pathways_lite.data.preflight import no_document_error, require_documents
+from pathways_lite.data.preflight import no_document_error, require_apart, require_documents, require_domains
 from pathways_lite.data.shards import (
     HeldOutShares,
     ShardCounts,
     ShardSpec,
     count_documents,
+    held_out_text,
     load_whole_shard,
     select_held_out,
 )
@@ -110,7 +111,7 @@ def build(
     outputs = [directory] if is_remote(address) else [Path(address), directory, store_workspace(address)]
     training_sources = [source.without(outputs) for source in training_sources]
     held_out_sources = [source.without(outputs) for source in held_out_sources]
-    _require_apart(training_sources, held_out_sources)
+    require_apart(training_sources, held_out_sources)
     all_sources = training_sources + held_out_sources
     plan = _Plan.make(all_sources, tokenizer, [utf8_name(source.address) for source in held_out_sources] or shares)
     if read_file(address, MANIFEST) is not None:
@@ -120,6 +121,7 @@ def build(
         return store
     if not plan.is_started(directory):
         require_documents(all_sources)
+        require_domains(all_sources, shares.by_domain)
     with lock_store(address, directory):
         if read_file(address, MANIFEST) is not None:  # by the process that has just released the lock
             return _open_existing(address, plan)
@@ -181,17 +183,6 @@ def _write(
 
 def _parse_sources(sources: Sequence[str | Source]) -> list[Source]:
     return [Source.parse(source) if isinstance(source, str) else source for source in sources]
-
-
-def _require_apart(training: Sequence[Source], held_out: Sequence[Source]) -> None:
-    """Raise UserError if a file would be trained on and held out: its held-out loss would say nothing."""
-    trained_on = {file.path.resolve() for source in training for file in source.files()} if held_out else set()
-    for source in held_out:
-        if both := [file.path for file in source.files() if file.path.resolve() in trained_on]:
-            raise UserError(
-                f"{printable(str(both[0]))} is in the sources to train on and in those of --held-out; move what is "
-                "held out away from the other files, or name a fraction, as in --held-out 0.01"
-            )
 
 
 @dataclass(frozen=True)
@@ -270,12 +261,13 @@ class _Plan:
 
     def describe_differences(self, other: dict[str, Any]) -> str:
         """Describe how the content `other` differs from this plan's; empty if it is equal."""
+        there, asked = held_out_text(other.get("held_out")), held_out_text(self.content["held_out"])
         descriptions = {
             "version": "another version of the format",
             "sources": "other sources",
             "files": "other files, or files that were changed since",
             "tokenizer": f"tokenizer {other.get('tokenizer')} instead of {self.content['tokenizer']}",
-            "held_out": f"held_out={other.get('held_out')} instead of {self.content['held_out']}",
+            "held_out": f"{there} held out instead of {asked}",
             "reading": "another version's way of reading files",
         }
         return " and ".join(text for name, text in descriptions.items() if other.get(name) != self.content[name])

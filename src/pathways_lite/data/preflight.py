@@ -1,12 +1,13 @@
-"""Check the sources of a build before it begins: is there a document, and are fields named as in the records?"""
+"""Check the sources of a build before it begins: documents, names of fields and domains, and what is held out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from pathways_lite.data.documents import Document
+from pathways_lite.data.documents import Document, printable
 from pathways_lite.data.seqio_tasks import SEQIO
 from pathways_lite.data.sources import PYTHON, Source
 from pathways_lite.errors import UserError
@@ -33,6 +34,42 @@ def require_documents(sources: Sequence[Source]) -> None:
         else:
             if len(problems) < _MAX_ITEMS or any(option in problems[0] for option in _FIELD_OPTIONS):
                 raise no_document_error(source, problems)
+
+
+def require_domains(sources: Sequence[Source], names: Collection[str]) -> None:
+    """Raise UserError for a name that no document of the sources has as its domain.
+
+    Reads until every name was found, which takes a part of the time of tokenizing; tasks of SeqIO are not read, so
+    with them nothing is refused here.
+    """
+    missing, there = set(names), dict[str, None]()
+    for source in sources if missing else ():
+        if source.address.startswith(SEQIO):
+            return
+        for item in (item for chunk in source.chunks() for item in chunk.read()):
+            if isinstance(item, Document):
+                there[item.domain] = None
+                missing.discard(item.domain)
+                if not missing:
+                    return
+    if missing:
+        name = min(missing)
+        close = difflib.get_close_matches(name, there, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise UserError(
+            f"--held-out names the domain {name}, of which there is no document.{hint} There are {', '.join(there)}"
+        )
+
+
+def require_apart(training: Sequence[Source], held_out: Sequence[Source]) -> None:
+    """Raise UserError if a file would be trained on and held out: its held-out loss would say nothing."""
+    trained_on = {file.path.resolve() for source in training for file in source.files()} if held_out else set()
+    for source in held_out:
+        if both := [file.path for file in source.files() if file.path.resolve() in trained_on]:
+            raise UserError(
+                f"{printable(str(both[0]))} is in the sources to train on and in those of --held-out; move what is "
+                "held out away from the other files, or name a fraction, as in --held-out 0.01"
+            )
 
 
 def no_document_error(source: Source, problems: Sequence[str]) -> UserError:

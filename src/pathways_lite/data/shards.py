@@ -215,6 +215,14 @@ class HeldOutShares:
         return np.array([self.by_domain.get(name, self.share) for name in domains])
 
 
+def held_out_text(held_out: Any) -> str:
+    """Return in words what a plan says is held out: a share, shares by domain, or sources."""
+    if isinstance(held_out, Mapping):
+        by_domain = ", ".join(f"{100 * share:g} % of {name}" for name, share in held_out["domains"].items())
+        return f"{100 * held_out['share']:g} %, {by_domain}"
+    return f"{100 * held_out:g} %" if isinstance(held_out, int | float) else ", ".join(map(str, held_out or ()))
+
+
 def select_held_out(domain: np.ndarray, group: np.ndarray, share: float | np.ndarray) -> np.ndarray:
     """Select the held-out documents, bool `[D]`: those whose group's hash is in the lowest `share` of all hashes.
 

@@ -321,6 +321,11 @@ def open_store(address: str) -> Store:
         content = read_file(address, MANIFEST)
     except ValueError as error:
         raise UserError(f"{address} cannot be read: {error}") from error
+    if content is None and read_file(address, "recipe.json") is not None:
+        raise UserError(
+            f"{address} is a run, not a corpus; a run is shown by: pathways-lite runs {address}, its checkpoint by: "
+            f"pathways-lite inspect {address}"
+        )
     if content is None:
         raise UserError(
             f"{address} is not a token store (it has no {MANIFEST}); "

@@ -8,6 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -55,9 +56,7 @@ class Frozen(BaseModel):
         if isinstance(fields, dict):
             for name in fields:
                 if name not in cls.model_fields:
-                    known = [field for field in cls.model_fields if field != "kind"]
-                    hint = did_you_mean(str(name), known)
-                    message = f"{cls.__name__} has no field {name!r}.{hint}"
+                    message = f"{cls.__name__} has no field {name!r}.{field_hint(cls, str(name))}"
                     raise PydanticCustomError("unknown_field", "{message}", {"message": message, "name": str(name)})
         return fields
 
@@ -68,7 +67,27 @@ class Frozen(BaseModel):
             for name, value in fields.items():
                 field = cls.model_fields.get(cls.current_name(name)) if isinstance(name, str) else None
                 if field is not None and field.annotation is not bool and has_boolean(value):
-                    raise ValueError(f"{name}={value!r}: a number or a name is expected here, not true or false")
+                    raise ValueError(f"{name}={value!r}: {boolean_problem(field.annotation, value)}")
+        return fields
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_single_nodes(cls, fields: Any) -> Any:
+        """Refuse one node where several are expected: pydantic would take its fields for the items."""
+        for name, value in fields.items() if isinstance(fields, dict) else ():
+            field = cls.model_fields.get(name) if isinstance(name, str) else None
+            if field is None or not isinstance(value, Frozen):
+                continue
+            members = union_members(field.annotation)
+            if any(typing.get_origin(member) is tuple for member in members) and not isinstance(
+                value, tuple(member for member in members if is_node(member))
+            ):
+                written = getattr(value, "name", None) or f"{type(value).__name__}(...)"
+                message = (
+                    f"a tuple is expected, not one {type(value).__name__} alone: write ({written},), with a comma "
+                    "before the parenthesis"
+                )
+                raise PydanticCustomError("single_node", "{message}", {"message": message, "name": name})
         return fields
 
     @model_validator(mode="before")
@@ -103,6 +122,19 @@ def has_boolean(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return any(map(has_boolean, value))
     return isinstance(value, bool)
+
+
+def boolean_problem(annotation: Any, value: Any) -> str:
+    """Say what to write instead of true or false where a field takes neither."""
+    nodes = [member for member in union_members(annotation) if is_node(member)]
+    if len(nodes) != 1 or not isinstance(value, bool):
+        return "a number or a name is expected here, not true or false"
+    if not value:
+        return f"write none (in Python None) for no {nodes[0].__name__}"
+    required = [name for name, field in nodes[0].model_fields.items() if field.is_required()]
+    if required:
+        return f"{nodes[0].__name__} needs {', '.join(required)}"
+    return f"write {{}} (in Python {nodes[0].__name__}()) for the defaults of {nodes[0].__name__}"
 
 
 class Steps(Frozen):
@@ -151,24 +183,45 @@ class FractionOf(Frozen):
 _UNITS = {"step": "steps", "token": "tokens", "flop": "flops", "epoch": "epochs"}
 
 
-def parse_amount(value: Any) -> Any:
-    """Accept `"300 steps"`, `"2e6 tokens"`, `"1e15 flops"` and `"5 %"` wherever an amount is expected.
+_PREFIXES = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "B": 9, "T": 12, "P": 15, "E": 18}
+_AMOUNT = re.compile(
+    r"\s*([0-9][0-9_,]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*(?:([kKMGBTPE])\s+)?(%|[A-Za-z]+)"
+    r"\s*(?:(?<=%)\s*of\s+(\S+)\s*|)"
+)
+_PLAIN_EXAMPLES = "'300 steps', '60k steps', '2e6 tokens', '1e15 flops'"
+_EXAMPLES = f"{_PLAIN_EXAMPLES}, or a share such as '5 %'"
+_BUDGET_EXAMPLES = f"{_PLAIN_EXAMPLES}, '2 epochs' or '10 % of STAGE'"
 
-    A budget may also be `"2 epochs"` or `"10 % of base"`, of another stage.
+
+def parse_amount(value: Any, examples: str = _EXAMPLES) -> Any:
+    """Accept `"300 steps"`, `"60k steps"`, `"2e6 tokens"`, `"1e15 flops"` and `"5 %"` wherever an amount is expected.
+
+    k, M, G or B, T, P and E are powers of a thousand. A budget may also be `"2 epochs"` or `"10 % of base"`, of another
+    stage. `examples`: for errors, of what may be written.
     """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"{value} of what? Write e.g. '{value} steps'; an amount is {examples}")
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(%|[A-Za-z]+)\s*(?:(?<=%)\s*of\s+(\S+)\s*|)", value)
+    match = _AMOUNT.fullmatch(value)
     if match is None:
-        raise ValueError(f"{value!r} is not an amount; write e.g. '300 steps', '2e6 tokens', '1e15 flops' or '5 %'")
-    number, unit = float(match[1]), match[2].lower()
+        raise ValueError(f"{value!r} is not an amount; write e.g. {examples}")
+    digits, prefix, unit, stage = match[1].replace(",", "").replace("_", ""), match[2] or "", match[3], match[4]
+    number = float(Decimal(digits).scaleb(_PREFIXES[prefix]))  # in decimals, so that 2.3M are 2,300,000
     if unit == "%":
         part = {"kind": "fraction", "n": number / 100}
-        return part if match[3] is None else {"kind": "fraction_of", "n": number / 100, "stage": match[3]}
-    kind = _UNITS.get(unit.removesuffix("s"))
+        return part if stage is None else {"kind": "fraction_of", "n": number / 100, "stage": stage}
+    kind = _UNITS.get(unit.lower().removesuffix("s"))
     if kind is None:
-        raise ValueError(f"unknown unit {match[2]!r} in {value!r}; use steps, tokens, flops, epochs or %")
+        raise ValueError(f"unknown unit {unit!r} in {value!r}; write e.g. {examples}")
     return {"kind": kind, "n": number}
+
+
+def _parse_point(value: Any) -> Any:
+    amount = parse_amount(value)
+    if isinstance(value, str) and amount["kind"] in ("epochs", "fraction_of"):
+        raise ValueError(f"{value!r} can be a budget only; write here e.g. {_EXAMPLES}")
+    return amount
 
 
 def _split_names(value: Any) -> Any:
@@ -181,9 +234,11 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(_split_names), Field(min_l
 
 
 def _parse_budget(value: Any) -> Any:
-    amount = parse_amount(value)
+    amount = parse_amount(value, _BUDGET_EXAMPLES)
     if isinstance(amount, dict) and amount.get("kind") == "fraction" and isinstance(value, str):
-        raise ValueError(f"{value!r} of what? Name a stage, e.g. '{value.strip()} of base', or write e.g. '300 steps'")
+        raise ValueError(
+            f"{value!r} of what? Name another stage, e.g. '{value.strip()} of base', or write e.g. {_BUDGET_EXAMPLES}"
+        )
     return amount
 
 
@@ -195,7 +250,7 @@ Budget = Annotated[
 ]
 """The amount of training in a stage."""
 
-Amount = Annotated[Steps | Tokens | Flops | Fraction, Field(discriminator="kind"), BeforeValidator(parse_amount)]
+Amount = Annotated[Steps | Tokens | Flops | Fraction, Field(discriminator="kind"), BeforeValidator(_parse_point)]
 """A point in time or a duration on a stage's clock."""
 
 
@@ -217,16 +272,69 @@ def is_node(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Frozen)
 
 
+def is_amount(annotation: Any) -> bool:
+    """Return whether an annotation is of amounts of training."""
+    return Steps in union_members(annotation)
+
+
 def variants_of(annotation: Any) -> dict[str, type[Frozen]]:
     """Return the variants of a discriminated union by `kind`: `{"adamw": AdamW, ...}`."""
     nodes = [member for member in union_members(annotation) if is_node(member)]
     return {node.model_fields["kind"].default: node for node in nodes if "kind" in node.model_fields}
 
 
+_OTHER_NAMES = {
+    "lr": "learning_rate rate", "max_lr": "learning_rate", "peak_lr": "learning_rate", "wd": "weight_decay",
+    "beta1": "b1", "beta2": "b2", "eps": "epsilon", "warmup_steps": "warmup", "lr_scheduler": "schedule",
+    "scheduler": "schedule", "grad_clip": "clip_norm", "max_grad_norm": "clip_norm", "clip": "clip_norm",
+    "steps": "budget", "max_steps": "budget", "num_steps": "budget", "epochs": "budget", "n_steps": "budget",
+    "num_epochs": "budget", "tokens": "budget", "bs": "batch_size", "batch": "batch_size",
+    "micro_batch_size": "microbatch", "microbatch_size": "microbatch", "dataset": "data", "loss": "objective",
+    "hidden_size": "d_model", "width": "d_model", "dim": "d_model", "depth": "n_layers", "num_layers": "n_layers",
+    "num_heads": "n_heads", "heads": "n_heads", "layers": "n_layers", "num_kv_heads": "n_kv_heads",
+    "intermediate_size": "d_ff", "vocabulary": "vocab_size", "context_length": "seq_len", "seq_length": "seq_len",
+    "max_seq_len": "seq_len", "sequence_length": "seq_len", "block_size": "seq_len", "dir": "corpus",
+    "save_every": "saving", "eval_every": "evaluation", "checkpoint_every": "saving", "init": "start",
+}  # fmt: skip
+"""What fields are called elsewhere, and here (the first that there is)."""
+
+
+def other_names(name: str) -> list[str]:
+    """Return what may be meant by a name that other programs give a field."""
+    return _OTHER_NAMES.get(name.lower(), "").split()
+
+
 def did_you_mean(name: str, candidates: Iterable[str], cutoff: float = 0.5, *, ignore_case: bool = False) -> str:
     """Return a hint for a name that is not among the candidates: a similar one, if there is any, and all of them."""
     fold = str.lower if ignore_case else str
+    candidates = list(candidates)
     folded = {fold(candidate): candidate for candidate in candidates}
-    close = difflib.get_close_matches(fold(name), folded, n=1, cutoff=cutoff)
+    close = [other for other in other_names(name) if other in folded]
+    close = close or difflib.get_close_matches(fold(name), folded, n=1, cutoff=cutoff)
     hint = f" Did you mean {folded[close[0]]!r}?" if close else ""
     return f"{hint} It has: {', '.join(candidates)}"
+
+
+def field_hint(cls: type[Frozen], name: str) -> str:
+    """Return a hint for a name that is no field of a class: a similar one, or one further down that is called so."""
+    known = [field for field in cls.model_fields if field != "kind"]
+    wanted = [name, *other_names(name)]
+    if not any(field in known for field in wanted):
+        for field in wanted:
+            if path := _path_below(cls, field):
+                return f" Did you mean {path!r}? It has: {', '.join(known)}"
+    return did_you_mean(name, known)
+
+
+def _path_below(cls: type[Frozen], name: str) -> str | None:
+    """Return the path of the field `name` in the classes below `cls`, the shortest one; None if there is none."""
+    waiting, seen = [("", cls)], {cls}
+    for prefix, owner in waiting:
+        if prefix and name in owner.model_fields and name != "kind":
+            return f"{prefix}{name}"
+        for field_name, field in owner.model_fields.items():
+            for member in union_members(field.annotation):
+                if is_node(member) and member not in seen:
+                    seen.add(member)
+                    waiting.append((f"{prefix}{field_name}.", member))
+    return None

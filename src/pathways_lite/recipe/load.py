@@ -26,8 +26,21 @@ from pydantic import TypeAdapter, ValidationError
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
-from pathways_lite.recipe.base import Frozen, did_you_mean, has_boolean, variants_of
+from pathways_lite.recipe.base import (
+    Frozen,
+    boolean_problem,
+    did_you_mean,
+    field_hint,
+    has_boolean,
+    is_amount,
+    is_node,
+    other_names,
+    union_members,
+    variants_of,
+)
+from pathways_lite.recipe.fields import override_values, value_text
 from pathways_lite.recipe.mistakes import explain_mistake, format_validation_error
+from pathways_lite.recipe.sentences import explain
 from pathways_lite.recipe.stage import Recipe
 
 __all__ = ["apply_overrides", "load_recipe", "read_recipe", "write_recipe"]
@@ -146,13 +159,49 @@ def _set(node: Any, path: list[str], text: str, parents: tuple[str, ...]) -> Any
             raise UserError(f"{'.'.join(full_path)} is a whole {type(node[chosen[0]]).__name__}; name a field of it")
         return tuple(_set(item, rest, text, full_path) if i in chosen else item for i, item in enumerate(node))
     if not isinstance(node, Frozen):
-        raise UserError(f"{'.'.join(parents)} is {node!r} and has no field {name!r}")
+        raise UserError(f"{'.'.join(parents)} is {value_text(node)} and has no field {name!r}")
     owner = type(node)
     field, fields = owner.current_name(name), owner.model_fields
     if field not in fields:
-        raise UserError(f"{'.'.join(parents) or owner.__name__} has no field {name!r}.{did_you_mean(name, fields)}")
-    value = _set(getattr(node, field), rest, text, full_path) if rest else _parse(owner, field, text, full_path)
+        hint = field_hint(owner, name) if parents else _hint_at_root(node, path)
+        raise UserError(f"{'.'.join(parents) or owner.__name__} has no field {name!r}.{hint}")
+    inner = getattr(node, field, None) if rest else None
+    if rest and inner is None:
+        inner = _begin(fields[field].annotation, full_path)
+    value = _set(inner, rest, text, full_path) if rest else _parse(owner, field, text, full_path)
     return node.copy_unchecked(**{field: value})
+
+
+def _hint_at_root(root: Frozen, path: list[str]) -> str:
+    """Return a hint for a path that does not begin at the root: the path in `root` that ends in its first name."""
+    parts = [key.split(".") for key in override_values(root)]
+    prefixes = list(dict.fromkeys(tuple(key[:n]) for key in parts for n in range(2, len(key) + 1)))
+    for name in (path[0], *other_names(path[0])):
+        ending = [prefix for prefix in prefixes if prefix[-1] == name]
+        shortest = [prefix for prefix in ending if len(prefix) == min(map(len, ending))]
+        if shortest:
+            first, *others = shortest
+            same = others and all(first[:1] + first[2:] == other[:1] + other[2:] for other in others)
+            rest = path[1:]
+            hint = f" Did you mean {'.'.join([*first, *rest])!r}"
+            return (
+                f"{hint}, or {'.'.join([first[0], '*', *first[2:], *rest])!r} for all stages?" if same else f"{hint}?"
+            )
+    return did_you_mean(path[0], [name for name in type(root).model_fields if name != "kind"])
+
+
+def _begin(annotation: Any, full_path: tuple[str, ...]) -> Frozen:
+    """Return the node whose fields are set where there is none: the class that the field may hold, with its defaults.
+
+    What has no default is missing there, until it is set or the whole is validated.
+    """
+    nodes = [member for member in union_members(annotation) if is_node(member)]
+    path = ".".join(full_path)
+    if variants := variants_of(annotation):
+        raise UserError(f"{path} is none; choose what it is first, e.g. {path}={next(iter(variants))}")
+    if len(nodes) != 1:
+        raise UserError(f"{path} is none, so it has no fields to set; give the whole value")
+    return nodes[0].model_construct()
 
 
 def _validate_changes(old: Any, new: Any, written: Sequence[tuple[str, str]], parents: tuple[str, ...]) -> Any:
@@ -174,7 +223,7 @@ def _validate_changes(old: Any, new: Any, written: Sequence[tuple[str, str]], pa
     try:
         return type(new).model_validate(fields)
     except ValidationError as error:
-        raise UserError(f"{_overrides_below(parents, written)}: {_messages(error)}") from error
+        raise UserError(f"{_overrides_below(parents, written)}: {_messages(error, type(new))}") from error
 
 
 def _overrides_below(parents: tuple[str, ...], written: Sequence[tuple[str, str]]) -> str:
@@ -199,8 +248,16 @@ def _indices_of(items: tuple[Any, ...], name: str, full_path: tuple[str, ...]) -
     raise UserError(f"{'.'.join(full_path)}: there is no {name!r}.{did_you_mean(name, names)}")
 
 
-def _messages(error: ValidationError) -> str:
-    return "; ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in error.errors(include_url=False)))
+def _messages(error: ValidationError, annotation: Any) -> str:
+    """Return what is wrong with a value, with the places inside it."""
+    lines = []
+    for location, sentence in explain(error, annotation, as_json=True):
+        path = ".".join(map(str, location))
+        if sentence == "Field required":
+            lines.append(f"{path} is required")
+        else:
+            lines.append(f"{path}: {sentence}" if path else sentence)
+    return "; ".join(dict.fromkeys(lines))
 
 
 def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]) -> Any:
@@ -218,21 +275,21 @@ def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]
             return variant()
         except ValidationError as error:
             missing = ", ".join(str(e["loc"][0]) for e in error.errors() if e["loc"])
-            problem = f"{text} has no default for {missing}" if missing else _messages(error)
+            problem = f"{text} has no default for {missing}" if missing else _messages(error, variant)
             raise UserError(f"{'.'.join(full_path)}={text}: {problem}; give it as JSON") from error
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     refusals = []
     for candidate in _candidates(text):
         if field.annotation is not bool and has_boolean(candidate):
-            raise UserError(f"{'.'.join(full_path)}={text}: a number or a name is expected here, not true or false")
+            raise UserError(f"{'.'.join(full_path)}={text}: {boolean_problem(field.annotation, candidate)}")
         try:
             return adapter.validate_python(candidate)
         except ValidationError as error:
             refusals.append(error)
-    hint = f" ({_messages(refusals[0])})"
-    if variants and text.isidentifier():
-        hint = did_you_mean(text, variants)
-    raise UserError(f"{'.'.join(full_path)}={text}: not a valid value.{hint}") from refusals[0]
+    problem = _messages(refusals[0], annotation)
+    if variants and text.isidentifier() and not is_amount(field.annotation):
+        problem = f"there is no {text!r}.{did_you_mean(text, variants)}"
+    raise UserError(f"{'.'.join(full_path)}={text}: {problem}") from refusals[0]
 
 
 def _candidates(text: str) -> list[Any]:
@@ -242,6 +299,7 @@ def _candidates(text: str) -> list[Any]:
     if text.lower() in ("true", "false"):
         return [text.lower() == "true"]
     try:
-        return [json.loads(text), text]
+        value = json.loads(text)
     except json.JSONDecodeError:
         return [text]
+    return [value] if isinstance(value, list | dict) else [value, text]

@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from pathways_lite.recipe.base import Frozen, did_you_mean, variants_of
+from pathways_lite.recipe.base import Frozen, did_you_mean
 from pathways_lite.recipe.fields import recipe_classes
+from pathways_lite.recipe.sentences import Location, explain
 
 __all__: list[str] = []
-
-_TYPES = ("int", "float", "str", "bool")
-
 
 # ---- what is wrong ----
 
@@ -27,50 +25,25 @@ def format_validation_error(error: ValidationError, prefix: str = "", document: 
 
     `document` is what was validated, where it is JSON: stages are then called by their names.
     """
-    return "\n".join(_sentences(error, prefix, document))
+    return "\n".join(_sentences(error, prefix, document, as_json=document is not None))
 
 
-def _sentences(error: ValidationError, prefix: str, document: Any) -> list[str]:
-    cls = {cls.__name__: cls for cls in recipe_classes()}.get(error.title)
+def _sentences(error: ValidationError, prefix: str, document: Any, *, as_json: bool) -> list[str]:
+    cls = {cls.__name__: cls for cls in recipe_classes()}.get(error.title, Any)
     lines = []
-    for item in error.errors(include_url=False):
-        path = ".".join([*([prefix] if prefix else []), *_path_in(item["loc"], document)])
-        message = _message(item, cls)
-        lines.append(f"{path}: {message}" if path else message)
+    for location, sentence in explain(error, cls, as_json=as_json):
+        path = ".".join([*([prefix] if prefix else []), *_path_in(location, document)])
+        lines.append(f"{path}: {sentence}" if path else sentence)
     return list(dict.fromkeys(lines))
 
 
-def _message(item: Any, cls: type[Frozen] | None) -> str:
-    """Return one of pydantic's findings as a sentence without its path."""
-    value, kind, context = item.get("input"), item["type"], item.get("ctx", {})
-    field = cls.model_fields.get(str(item["loc"][0])) if cls is not None and item["loc"] else None
-    variants = {} if field is None else variants_of(field.annotation)
-    if kind == "missing":
-        return "Field required"
-    if kind == "frozen_instance":
-        return "recipes are immutable: use model_copy(update={...}), which returns a changed copy"
-    if kind == "union_tag_invalid":
-        kinds = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-        return f"there is no {context['tag']!r}.{did_you_mean(context['tag'], kinds)}"
-    if variants and isinstance(value, str) and kind in ("model_attributes_type", "union_tag_not_found"):
-        names = [variant.__name__ for variant in variants.values()]
-        exact = variants.get(value.lower())
-        hint = f" Write {exact.__name__}()" if exact else did_you_mean(value, names, ignore_case=True)
-        return f"{value!r} is text, but one of the classes is expected.{hint}"
-    # The "input" of an unknown or missing field is the whole object around it, which helps nobody.
-    suffix = "" if isinstance(value, BaseModel | dict) or kind == "value_error" else f" (found {value!r})"
-    return f"{item['msg'].removeprefix('Value error, ')}{suffix}"
-
-
-def _path_in(location: tuple[Any, ...], document: Any) -> Iterator[str]:
-    """Yield the parts of a path: stages by name, and without the kinds that pydantic puts between."""
+def _path_in(location: Location, document: Any) -> Iterator[str]:
+    """Yield the parts of a path, stages by name."""
     for key in location:
         if isinstance(document, list) and isinstance(key, int) and key < len(document):
             document = document[key]
             yield str(document.get("name", key) if isinstance(document, dict) else key)
-        elif isinstance(document, dict) and key not in document and key == document.get("kind"):
-            continue
-        elif str(key) not in _TYPES and "[" not in str(key):  # pydantic also names the alternatives of a union
+        else:
             document = document.get(key) if isinstance(document, dict) else None
             yield str(key)
 
@@ -97,7 +70,7 @@ def explain_mistake(error: Exception, path: Path) -> str:
 
 def _describe(error: Exception, call: ast.Call | None) -> str:
     if isinstance(error, ValidationError):
-        sentences = _sentences(error, error.title, None)
+        sentences = _sentences(error, error.title, None, as_json=False)
         # Rules between fields name what they are about.
         sentences = [text.removeprefix(f"{error.title}: ") for text in sentences]
         return "\n  ".join(["the recipe is invalid:", *sentences] if len(sentences) > 1 else sentences)

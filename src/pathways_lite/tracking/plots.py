@@ -165,9 +165,9 @@ def _draw_held_out(
             _draw_average(ax, rows, domain, line["color"], labeled=stage is stages[0])
         xz = baselines.get(domain, {}).get("xz -9")
         if xz is not None:
-            ax.axhline(xz, color=line["color"], linewidth=0.9, linestyle=line["linestyle"], alpha=0.7)
-            text = f"xz -9, {label_text(domain)}: {xz:.2f}"
-            annotate(ax, text, (1, xz), ("axes fraction", "data"), (-4, 3), ha="right", color=line["color"])
+            # Named in the legend, which is where no points are; beside the line they may be.
+            name = f"xz -9, {label_text(domain)}: {xz:.2f}"
+            ax.axhline(xz, color=line["color"], linewidth=0.9, linestyle=line["linestyle"], alpha=0.7, label=name)
     lossy = any(result.get("lossy") for stage in stages for row in stage.evals for result in row["domains"].values())
     ax.set_ylabel("held-out bits per byte" + (" (not a code length)" if lossy else ""))
     ax.legend()

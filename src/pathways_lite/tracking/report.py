@@ -91,6 +91,8 @@ def _results_section(run: RunData) -> str:
         caption += f" {note}"
     if names:
         caption += " Compressors: bits per byte of the same text."
+    if few := [f"{name} {result['documents']}" for name, result in results.items() if _is_thin(result)]:
+        caption += f" Few documents, so other text may give other results: {', '.join(few)}."
     verdicts = [_verdict(domain, result, baselines.get(domain, {})) for domain, result in results.items()]
     if combined and "xz -9" in combined[1]:
         verdicts.append(_verdict("all held-out text together", *combined))
@@ -151,6 +153,14 @@ def _combined_results(
     return model_result, baseline_result
 
 
+_FEW_DOCUMENTS = 5
+
+
+def _is_thin(result: Mapping[str, Any]) -> bool:
+    """Return whether a held-out result is of so few documents that others might give another one."""
+    return bool(result.get("bytes")) and 0 < result.get("documents", _FEW_DOCUMENTS) < _FEW_DOCUMENTS
+
+
 def _verdict(text_name: str, result: Mapping[str, Any], baseline: Mapping[str, float]) -> str:
     """Say in a sentence whether the model beats xz; empty if one of the two numbers is missing."""
     bits, xz = result.get("bits_per_byte"), baseline.get("xz -9")
@@ -158,6 +168,9 @@ def _verdict(text_name: str, result: Mapping[str, Any], baseline: Mapping[str, f
         return ""
     difference = abs(1 - bits / xz)
     bits_against_xz = f"{bits:.3f} against {xz:.3f} bits per byte"
+    if _is_thin(result):
+        count = f"{result['documents']} document{'' if result['documents'] == 1 else 's'}"
+        text_name = f"{text_name} ({count} only, {si(result['bytes'], 'B')})"
     if bits < xz:
         return f"On {text_name} the model beats xz -9: {bits_against_xz}, {difference:.1%} less."
     return f"On {text_name} the model does not beat xz -9: {bits_against_xz}, {difference:.1%} more."
@@ -207,7 +220,10 @@ def _samples_section(run: RunData) -> str:
     ]
     links = f"<p>Held-out text with the loss of each token in color: {', '.join(pages)}.</p>" if pages else ""
     return section(
-        "Samples", links, paragraph("Prompts are bold and end at the bar.", "note") if blocks else "", *blocks
+        "Samples" if blocks else "Held-out text",
+        links,
+        paragraph("Prompts are bold and end at the bar.", "note") if blocks else "",
+        *blocks,
     )
 
 
@@ -278,6 +294,16 @@ def _events_section(run: RunData) -> str:
     return section("Events", table(["stage", "step", "event", "details"], rows, text=True) if rows else "")
 
 
+_OPTIONS = {
+    "ema": "average of the parameters",
+    "pruning": "pruned",
+    "reweighting": "samples weighted",
+    "domain_weights": "learns domain weights",
+    "early_stopping": "may stop early",
+}
+"""What a stage has besides, by field."""
+
+
 def _recipe_section(run: RunData) -> str:
     rows = []
     for stage in run.recipe.get("stages", []):
@@ -289,6 +315,9 @@ def _recipe_section(run: RunData) -> str:
             "shorter in a warm-up" if data.get("seq_len_warmup") else "",
             f"{stage['batch_size']} per step" if isinstance(stage.get("batch_size"), int) else "",
             f"{optimizer['kind']} at {optimizer.get('learning_rate')}" if optimizer.get("kind") else "",
+            f"{', '.join(stage['freeze'])} frozen" if stage.get("freeze") else "",
+            f"{len(optimizer['groups'])} groups of parameters" if optimizer.get("groups") else "",
+            *(words for name, words in _OPTIONS.items() if stage.get(name)),
             f"for {stage['budget']['n']:,} {stage['budget']['kind']}" if stage.get("budget") else "",
         ]
         rows.append([str(stage.get("name", "")), ", ".join(filter(None, facts))])

@@ -15,6 +15,7 @@ from pathways_lite.data.order import DataCursor
 from pathways_lite.data.pipeline import windows_per_domain
 from pathways_lite.data.store import open_store
 from pathways_lite.errors import UserError
+from pathways_lite.methods.growth.plan import WIDTHS, require_growth
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Continue, Grow, Merge, Recipe, Restore, Stage
 from pathways_lite.recipe.base import did_you_mean
@@ -84,8 +85,7 @@ def _require_parameters(spec: StageSpec) -> None:
     if isinstance(start, Continue):
         before = spec.recipe.stages[spec.index - 1]
         _require_average(stage, before)
-        stored = _array_specs(models.abstract_params(before.model))
-        _refuse(stage, f"stage {before.name!r}", differences(stored, _array_specs(models.abstract_params(stage.model))))
+        _require_same_parameters(stage, before)
     elif isinstance(start, Grow):
         _require_average(stage, spec.recipe.stages[spec.index - 1])
     elif isinstance(start, Restore):
@@ -93,7 +93,7 @@ def _require_parameters(spec: StageSpec) -> None:
         if start.weights == "average":
             model.of_average()
         lines = restore_differences(model.manifest, models.abstract_params(stage.model), "params")
-        _refuse(stage, str(model.path), lines)
+        _refuse(stage, str(model.path), model.stage, lines)
     elif isinstance(start, Merge):
         for ingredient in start.checkpoints:
             require_same_model(load_model(ingredient.path, examined=False), stage.model)
@@ -112,10 +112,29 @@ def _array_specs(params: Any) -> dict[str, ArraySpec]:
     return {name: array_spec(leaf) for name, leaf in named_leaves(params, "params").items()}
 
 
-def _refuse(stage: Stage, source: str, lines: Sequence[str]) -> None:
-    if lines:
-        head = f"stages.{stage.name} cannot start from {source}, which has other parameters (Grow() makes them larger):"
-        raise UserError("\n  ".join([head, *lines]))
+def _can_grow(before: Stage, stage: Stage) -> bool:
+    """Return whether growth makes a stage's model of the one before."""
+    try:
+        require_growth(before.model, stage.model)
+    except UserError:
+        return False
+    return any(getattr(stage.model, name) != getattr(before.model, name) for name in ("n_layers", *WIDTHS))
+
+
+def _require_same_parameters(stage: Stage, before: Stage) -> None:
+    stored, expected = (_array_specs(models.abstract_params(model)) for model in (before.model, stage.model))
+    _refuse(stage, f"stage {before.name!r}", before, differences(stored, expected, "that stage"))
+
+
+def _refuse(stage: Stage, source: str, before: Stage, lines: Sequence[str]) -> None:
+    if not lines:
+        return
+    old, new = before.model.model_dump(), stage.model.model_dump()
+    changed = {name: (old[name], new[name]) for name in new if old[name] != new[name]}
+    advice = "use start=Grow() to make them larger" if _can_grow(before, stage) else "give it the same model"
+    named = ", ".join(f"{name}={b} instead of {a}" for name, (a, b) in changed.items())
+    head = f"stages.{stage.name} cannot start from {source}, which has other parameters ({named}); {advice}:"
+    raise UserError("\n  ".join([head, *lines]))
 
 
 # ---- kept optimizers ----
@@ -127,6 +146,8 @@ def require_kept_optimizer(recipe: Recipe, index: int) -> None:
     if not isinstance(stage.start, Continue | Grow) or stage.start.optimizer == "reset":
         return
     before, grows = recipe.stages[index - 1], isinstance(stage.start, Grow)
+    if not grows:  # moments of other parameters cannot fit, and without them the stage could not start either
+        _require_same_parameters(stage, before)
     if before.freeze != stage.freeze or (grows and stage.freeze is not None):
         raise UserError(
             f"stages.{stage.name}.start.optimizer={stage.start.optimizer!r}, but stage {before.name!r} "

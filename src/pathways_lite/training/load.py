@@ -22,6 +22,7 @@ from pathways_lite.checkpoints import (
 )
 from pathways_lite.console import print_line
 from pathways_lite.data.held_out_text import HeldOutSource
+from pathways_lite.data.listing import is_token_store
 from pathways_lite.data.mixture import MixedOrder
 from pathways_lite.data.order import DataCursor
 from pathways_lite.data.store import Store, open_store, require_compatible
@@ -350,6 +351,10 @@ def _tell_passed_over(problems: Sequence[str], valid: Sequence[Path], report: Ca
 
 def _candidates(path: Path) -> list[str]:
     """List all checkpoints at or below `path`, the newest first. Raises UserError where there is none."""
+    if is_token_store(path):
+        raise UserError(
+            f"{path} is a corpus, not a run or a checkpoint; a corpus is shown by: pathways-lite data inspect {path}"
+        )
     run = RunDirectory(path)
     directories = [path]
     if run.recipe_path.is_file():

@@ -51,7 +51,7 @@ def _resolved_budget(recipe: Recipe, stage: Stage, waiting: tuple[str, ...]) -> 
         return budget
     others = {other.name: other for other in recipe.stages if other.name != stage.name}
     if budget.stage not in others or budget.stage in waiting:
-        problem = "depends on its own" if budget.stage in (*waiting, stage.name) else "is of a stage that is not there"
+        problem = "depends on itself" if budget.stage in (*waiting, stage.name) else "is of a stage that is not there"
         raise UserError(
             f"stages.{stage.name}.budget={100 * budget.n:g} % of {budget.stage} {problem}; "
             f"name another stage{f' ({chr(44).join(others)})' if others else ''}, or write e.g. '300 steps'"

@@ -263,6 +263,12 @@ def _suggest_stage(old: Recipe, new: Recipe, index: int, path: Path) -> str:
     if not grown or names != {f"stages.{after.name}.budget.n"}:
         return ""
     more = after.budget.model_copy(update={"n": after.budget.n - before.budget.n})
+    if index + 1 < len(old.stages):  # --extend would lengthen the last stage
+        return (
+            f"\nIts steps have followed the old budget, so stage {before.name!r} cannot grow. To train it further, "
+            f"branch off its last step: pathways-lite train {path} --stage {before.name} --branch STEP --extend "
+            f"'{value_text(more)}' --out OTHER; the stages after it are then to be added"
+        )
     return (
         "\nIts steps have followed the old budget, so the stage cannot grow. To train further, append a stage, by "
         f"pathways-lite train {path} --extend '{value_text(more)}', or to the old recipe: stages=(*stages, "

@@ -28,8 +28,11 @@ GIVEN = '{"phases": [{"weights": {"kind": "given", "weights": {"%s": 1}}}]}'
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["model.n_layers=4"], "cannot start from stage 'base'.*other parameters"),
-        (["model.tie_embeddings=false"], "params.head: not in the checkpoint"),
+        (
+            ["model.n_layers=4"],
+            "cannot start from stage 'base'.*n_layers=4 instead of .*; use start=Grow",
+        ),
+        (["model.tie_embeddings=false"], "give it the same model:\n.*params.head: not in that stage"),
         (["optimizer=lion", "start.optimizer=keep"], "not that of lion"),
         (["pruning.sparsity=0.5", "start.optimizer=keep"], "with pruning"),
         (["data.seq_len=100000"], "seq_len=100000 needs"),
@@ -158,3 +161,11 @@ def test_a_run_whose_corpus_was_moved_is_used_with_its_new_place(
     monkeypatch.setattr("pathways_lite.training.load.open_store", lambda path: other)
     with pytest.raises(UserError, match="was tokenized by another"):
         model.open_corpus("other")
+
+
+def test_a_corpus_and_a_run_are_told_apart(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a corpus, not a run or a checkpoint.*pathways-lite data inspect"):
+        load_model(corpus)
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is a run, not a corpus.*pathways-lite inspect"):
+        open_store(str(tmp_path))
