@@ -54,7 +54,7 @@ def plan(
     from pathways_lite.console import Console
     from pathways_lite.studies.probe import SpeedProbe
 
-    study_plan = _make_plan(study, overrides, out, probe=SpeedProbe(jobs))
+    study_plan = _make_plan(study, overrides, out, probe=SpeedProbe(jobs), trains=True)
     if as_json:
         print_json({"study": study_plan.study.name, "nodes": plan_rows(study_plan), "jobs": jobs})
         return
@@ -95,7 +95,7 @@ def run(
     from pathways_lite.studies.progress import StudyProgress
     from pathways_lite.studies.runner import Runner, report_failures
 
-    study_plan = _make_plan(study, overrides, out)
+    study_plan = _make_plan(study, overrides, out, trains=True)
     study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [], samples=samples)
     write_study_index(study_plan.study, study_plan.store)
     console = Console(stderr=True)
@@ -124,7 +124,7 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None, as_js
     from pathways_lite.training.stage import stage_timeline
 
     loaded, out = _load_study(study, overrides, out)
-    store = study_store(resolve_study(loaded), out)
+    store = study_store(resolve_study(loaded, out), out)
     rows: list[dict[str, Any]] = []
     for identity, state in store.states().items():
         timeline: Timeline = stage_timeline(store.nodes[identity].stage)
@@ -175,7 +175,7 @@ def evaluate(
     from pathways_lite.studies.plan import resolve_study, study_store
 
     loaded, out = _load_study(study, overrides, out)
-    resolved = resolve_study(loaded)
+    resolved = resolve_study(loaded, out)
     store = study_store(resolved, out)
     out.mkdir(parents=True, exist_ok=True)
     with lock_file(out / "evaluate"):
@@ -314,8 +314,14 @@ def _load_study(study: Path, overrides: list[str] | None, out: Path | None) -> t
     return loaded, out or Path("runs") / loaded.name
 
 
-def _make_plan(study: Path, overrides: list[str] | None, out: Path | None, probe: Probe | None = None) -> StudyPlan:
-    from pathways_lite.studies.plan import plan_study, resolve_study
+def _make_plan(
+    study: Path, overrides: list[str] | None, out: Path | None, probe: Probe | None = None, *, trains: bool = False
+) -> StudyPlan:
+    """Plan the study; where it `trains` and a node is left, all corpora have to be there."""
+    from pathways_lite.studies.plan import plan_study, resolve_study, study_store
 
     loaded, out = _load_study(study, overrides, out)
-    return plan_study(resolve_study(loaded), out, probe)
+    resolved = resolve_study(loaded, out)
+    if trains and any(state != "done" for state in study_store(resolved, out).states().values()):
+        resolved = resolve_study(loaded)
+    return plan_study(resolved, out, probe)

@@ -24,7 +24,7 @@ from pathways_lite.console import print_line
 from pathways_lite.data.held_out_text import HeldOutSource
 from pathways_lite.data.mixture import MixedOrder
 from pathways_lite.data.order import DataCursor
-from pathways_lite.data.store import Store, open_store, require_compatible
+from pathways_lite.data.store import Store, find_store, open_store, require_compatible
 from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
@@ -142,7 +142,7 @@ class TrainedModel:
             raise UserError(f"{self.path} was imported and has no corpus; name one of its tokenizer with --corpus")
         if corpus is None:
             try:
-                return open_store(own.corpus)
+                return open_store(find_store(own.corpus, self.manifest.meta.get("provenance", {}).get("directory")))
             except UserError as error:
                 raise UserError(
                     f"{error}\nThat is the place in the recipe of {self.path} (stages.{self.stage.name}.data.corpus); "

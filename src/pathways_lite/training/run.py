@@ -57,6 +57,7 @@ from pathways_lite.training.run_record import (
     missing_directory,
     record_process,
     removed_if_refused,
+    stage_has_begun,
 )
 from pathways_lite.training.speed import Speed, keep_speed, measure_speed, parse_speed, startup_seconds
 from pathways_lite.training.stage import StageSpec, describe_lengths
@@ -231,15 +232,16 @@ def _claim(
     if run.recipe_path.is_file():
         old = run.recipe()
         for index in range(min(len(recipe.stages), len(old.stages))):
-            started = run.stage(old.stages[index].name).path.exists()
-            later = any(run.stage(stage.name).path.exists() for stage in old.stages[index + 1 :])
+            started, *later_ones = (stage_has_begun(run.stage(stage.name).path) for stage in old.stages[index:])
+            later = any(later_ones)
             if started and not later and has_larger_budget(old, recipe, index):
                 run.stage(old.stages[index].name).summary_path.unlink(missing_ok=True)  # it is not finished anymore
             elif started and stage_identity(old, index) != stage_identity(recipe, index):
                 differences = "\n".join(identity_differences(old, recipe, index))
                 raise UserError(
-                    f"{run.path} was begun with another recipe; choose another directory with --out, or undo these "
-                    f"changes:\n{differences}{_suggest_stage(old, recipe, index, run.path)}"
+                    f"{run.path} was begun with another recipe; choose another directory with --out, delete this one "
+                    f"with `pathways-lite runs delete {run.path}`, or undo these changes:\n"
+                    f"{differences}{_suggest_stage(old, recipe, index, run.path)}"
                 )
         recipe = _with_later_stages(recipe, old, run)
     write_recipe(recipe, run.recipe_path)

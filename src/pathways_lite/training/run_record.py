@@ -121,5 +121,14 @@ def missing_directory(path: Path) -> Path | None:
 
 
 def _has_begun(path: Path) -> bool:
-    """Return whether anything was trained: a log has a row, or a checkpoint is there."""
-    return any(read_log(log) for log in path.glob(f"*/{LOG}")) or any(path.glob("*/checkpoints/step_*"))
+    """Return whether anything was trained: a log has a step, or a checkpoint is there."""
+    return any(stage_has_begun(stage) for stage in path.glob("*/"))
+
+
+def stage_has_begun(stage: Path) -> bool:
+    """Return whether anything of the stage in a directory was trained: its log has a step, or a checkpoint is there.
+
+    A link to the stage of another run counts, trained or not.
+    """
+    logged = (row["kind"] == "train" for row in read_log(stage / LOG))
+    return stage.is_symlink() or any(logged) or any((stage / "checkpoints").glob("step_*"))

@@ -2,6 +2,7 @@
 
 import io
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from helpers.run_helpers import TOTAL, DieAfter, Died, InjectNaN, StopAfter, app
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Recipe
+from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_history import FILE_NAME, RunHistory, last_end, last_start, read_history
 from pathways_lite.runs.find import find_runs
 from pathways_lite.runs.states import stage_rows
@@ -142,3 +144,17 @@ def test_a_refused_start_removes_nothing_that_was_there(recipe: Recipe, uninterr
     with pytest.raises(UserError, match="begun with another recipe"):
         train(apply_overrides(recipe, ["stages.base.optimizer.learning_rate=1"]), uninterrupted)
     assert sorted(uninterrupted.rglob("*")) == before
+
+
+def test_a_run_that_saved_and_logged_nothing_starts_over_with_another_recipe(
+    recipe: Recipe, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C before the first step leaves a directory with nothing to lose; after it, there is something."""
+    stage = RunDirectory(tmp_path / "early").stage("base").path
+    stage.mkdir(parents=True)
+    shutil.copy(uninterrupted / "recipe.json", tmp_path / "early")
+    (stage / "log.jsonl").write_text('{"kind": "event", "step": 0, "event": "interrupt"}\n')
+    changed = apply_overrides(recipe, ["stages.base.budget=3 steps"])
+    assert run(changed, tmp_path / "early") == 0
+    with pytest.raises(UserError, match=r"begun with another recipe.*`pathways-lite runs delete .*early`"):
+        run(recipe, tmp_path / "early")
