@@ -54,6 +54,7 @@ from pathways_lite.training.run_record import (
     current_provenance,
     describe_finished,
     describe_stop,
+    has_current_page,
     missing_directory,
     record_process,
     removed_if_refused,
@@ -104,7 +105,7 @@ def train_run(
 
     With many processes (`coordination.initialize`) all of them call this; only the primary one locks the directory,
     writes logs and shows progress. `hang_timeout`: seconds that may pass without a step, see `Watchdog`. `source`: the
-    directory of the recipe, whose git commit is recorded; the working directory by default. At its end each stage
+    recipe's file or directory, whose git commit is recorded; the working directory by default. At its end each stage
     generates `samples` and draws the run's `page`, both of which studies leave out.
 
     Returns the process's exit status: 0 when everything is trained, 128 + n after signal n (the state is saved).
@@ -189,7 +190,7 @@ def train_stage(components: Components, context: RunContext) -> None:
                 summary["speed"] = asdict(speed)
             coordination.run_on_primary(lambda: _finish(components.spec, summary, scored, context))
         if coordination.is_primary():
-            _print_summary(components.stage, summary, context.run, context.console)
+            _print_summary(components.stage, summary, context)
 
 
 def _measure_speed(trainer: Trainer, first_step: int, before: Seconds, wall: float, startup: float) -> Speed | None:
@@ -281,7 +282,7 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
         CheckpointManager(directory.checkpoints, keep=checkpoints_to_keep(spec.stage), fence=context.fence)
     )
     steps, tokens = timeline.total_steps, timeline.tokens_before(timeline.total_steps)
-    title = f"{spec.recipe.name}/{spec.stage.name}"
+    title = f"{run.path.name}/{spec.stage.name}"
     progress = stack.enter_context(Progress(title, total_steps=steps, total_tokens=tokens, console=context.console))
     compiler = StepCompiler(components)
     if (step := coordination.run_on_primary(lambda: checkpoints.newest) or 0) < steps:
@@ -363,8 +364,9 @@ def draw_report(run: RunDirectory) -> None:
     write_pages(run.path)
 
 
-def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, console: Console) -> None:
+def _print_summary(stage: Stage, summary: dict[str, Any], context: RunContext) -> None:
     """Print held-out results beside xz, one sample, and the path of the report."""
+    run, console = context.run, context.console
     domains = summary["domains"]
     table = Table("held out", "bits per byte", "xz -9", "loss per token", title=f"stage {stage.name}")
     table.caption = held_out_note(domains.values())
@@ -385,5 +387,5 @@ def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, con
             "sample (the prompt ends at │): ", (sample["prompt"], "dim"), ("│", "bold"), sample["text"]
         )
         console.print(text)
-    if run.report.exists():
+    if has_current_page(run):
         console.print(f"report: {run.report}")
