@@ -53,6 +53,11 @@ class TrainedModel:
     spec: StageSpec
     average: bool = False
 
+    def __repr__(self) -> str:
+        """Return one line, as a notebook shows it; the manifest alone would take pages."""
+        average = ", average of its parameters" if self.average else ""
+        return f"TrainedModel({str(self.path)!r}: stage {self.stage.name!r}, step {self.manifest.step:,}{average})"
+
     @property
     def stage(self) -> Stage:
         return self.spec.stage

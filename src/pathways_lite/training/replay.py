@@ -175,6 +175,7 @@ class Spike:
     step: int
     reason: str
     skips: int | None = None
+    is_rise: bool = False  # no spike, but the largest rise of the loss
 
 
 def find_spikes(reading: StageReading) -> list[Spike]:
@@ -208,7 +209,7 @@ def _largest_rise(rows: list[Row], window: int) -> Spike:
     rises += [values[i] - np.median(values[max(0, i - window) : i]) for i in range(1, len(values))]
     largest = int(np.argmax(np.nan_to_num(np.array(rises), nan=np.inf)))
     reason = (
-        f"its loss, {values[largest]:.4g}, is further above that of the steps before it than at any other logged step: "
-        f"by {rises[largest]:.4g}"
+        f"its loss, {values[largest]:.4g}, is {rises[largest]:.4g} above the median of the steps before it, the "
+        "largest rise of all logged steps"
     )
-    return Spike(losses[largest][0], reason)
+    return Spike(losses[largest][0], reason, is_rise=True)
