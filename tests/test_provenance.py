@@ -43,6 +43,19 @@ def test_commit_and_changes_of_the_users_repository(repository: Path) -> None:
     assert changes[0] == changes[2] != changes[1]
 
 
+def test_a_recipe_that_git_does_not_track_is_named_with_its_digest(repository: Path) -> None:
+    tracked = gather_provenance(repository / "recipe.py", DEVICE)["recipe_file"]
+    assert tracked["tracked"] is True
+    (repository / "mine.py").write_text("budget = 1\n")
+    mine = gather_provenance(repository / "mine.py", DEVICE)
+    assert mine["recipe_file"] == {"path": str(repository / "mine.py"), "digest": tracked["digest"], "tracked": False}
+    (repository / "mine.py").write_text("budget = 2\n")
+    assert gather_provenance(repository / "mine.py", DEVICE)["recipe_file"]["digest"] != tracked["digest"]
+    lines = dict(describe_provenance(mine))
+    assert lines["recipe file"] == f"{repository}/mine.py, which git does not track (digest {tracked['digest']})"
+    assert "recipe_file" not in gather_provenance(repository, DEVICE)
+
+
 def test_outside_of_a_repository_there_is_no_commit(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

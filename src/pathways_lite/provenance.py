@@ -7,7 +7,9 @@
     environment  digest of all installed packages with their versions, their number, and the versions that matter most
     device       platform, kind, count, processes
 
-Files that git does not track do not make a working tree dirty: the resolved recipe is kept with the run.
+    recipe_file  of the file that the recipe was read from: path, digest of its content, and whether git tracks it
+
+Other files that git does not track do not make a working tree dirty: the resolved recipe is kept with the run.
 """
 
 from __future__ import annotations
@@ -37,12 +39,12 @@ _CHANGED_FILES = 20  # listed at most
 _GIT = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false")
 
 
-def gather_provenance(directory: Path, device: Mapping[str, Any]) -> Provenance:
-    """Gather the provenance of this process; `directory` is that of the user's recipe, `device` what JAX computes on.
+def gather_provenance(source: Path, device: Mapping[str, Any]) -> Provenance:
+    """Gather the provenance of this process; `source` is the file of the user's recipe, or the directory that it is in.
 
-    Where it is not in a git repository, the working directory is looked at.
+    Where it is not in a git repository, the working directory is looked at. `device`: what JAX computes on.
     """
-    git = _checkout(directory) or _checkout(Path.cwd())
+    git = _checkout(source if source.is_dir() else source.parent) or _checkout(Path.cwd())
     return {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(["pathways-lite", *sys.argv[1:]]),
@@ -50,6 +52,7 @@ def gather_provenance(directory: Path, device: Mapping[str, Any]) -> Provenance:
         "host": socket.gethostname(),
         "user": _user(),
         **({"git": git} if git else {}),
+        **({"recipe_file": _recipe_file(source, in_checkout=bool(git))} if source.is_file() else {}),
         "package": {"version": _versions().get("pathways-lite", "unknown"), **_package_checkout()},
         "environment": _environment(),
         "device": dict(device),
@@ -80,6 +83,12 @@ def _checkout(directory: Path) -> dict[str, Any]:
     difference = _git(directory, "diff", "HEAD", "--no-ext-diff", "--no-textconv", "--binary") or ""
     files = [line[3:] for line in status.splitlines()]
     return content | {"dirty": True, "changes": _digest(difference), "changed_files": files[:_CHANGED_FILES]}
+
+
+def _recipe_file(path: Path, *, in_checkout: bool) -> dict[str, Any]:
+    tracked = in_checkout and _git(path.parent, "ls-files", "--error-unmatch", path.name) is not None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return {"path": str(path), "digest": digest, **({"tracked": tracked} if in_checkout else {})}
 
 
 def _package_checkout() -> dict[str, Any]:
@@ -141,6 +150,7 @@ def describe_provenance(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("directory", provenance.get("directory")),
         ("host", f"{user}@{host}" if host else None),
         ("git", _describe_checkout(provenance.get("git", {}))),
+        ("recipe file", _describe_file(provenance.get("recipe_file", {}))),
         ("pathways-lite", _describe_package(provenance.get("package", {}))),
         ("environment", f"{versions}; {packages} packages, digest {digest}" if digest else None),
         ("device", _describe_device(device) if device else None),
@@ -155,6 +165,13 @@ def _describe_checkout(checkout: Mapping[str, Any]) -> str:
     files = checkout.get("changed_files")
     changed = f": {', '.join(files)} (changes {checkout.get('changes')})" if files else ""
     return f"{checkout['commit'][:12]} of {checkout.get('root')}, {state}{changed}"
+
+
+def _describe_file(file: Mapping[str, Any]) -> str:
+    if not file:
+        return ""
+    untracked = ", which git does not track" if file.get("tracked") is False else ""
+    return f"{file.get('path')}{untracked} (digest {file.get('digest')})"
 
 
 def _describe_package(package: Mapping[str, Any]) -> str:
@@ -182,7 +199,8 @@ def provenance_differences(all_of: Sequence[Mapping[str, Any]]) -> dict[str, lis
 
 
 def _is_own(path: str) -> bool:
-    return path in _OWN_TO_EACH_START or path.startswith("package.changed_files")
+    # What differs in the recipes is told beside it; their files need not say the same.
+    return path in _OWN_TO_EACH_START or path.startswith(("package.changed_files", "recipe_file."))
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pathways_lite.atomic_file import write_text_atomically
+from pathways_lite.checkpoint_names import checkpoint_steps
 from pathways_lite.errors import UserError
 from pathways_lite.json_values import restore_floats, to_json_types
 from pathways_lite.recipe import Recipe, read_recipe
@@ -115,6 +116,11 @@ class RunDirectory:
 
     def recipe(self) -> Recipe:
         """Return the resolved recipe. Raises UserError if this is not a run directory."""
+        if not self.recipe_path.is_file() and checkpoint_steps(self.path):
+            raise UserError(
+                f"{self.path} holds a checkpoint of grow, merge or convert, and is no run; to train from it, "
+                f'write a stage with start=Restore(path="{self.path}")'
+            )
         if not self.recipe_path.is_file():
             raise UserError(
                 f"{self.path} is not a run directory: it has no recipe.json; `pathways-lite runs` lists runs"

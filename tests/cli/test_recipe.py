@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from pathways_lite.cli.main import app
 from pathways_lite.cli.overrides import complete_override
 from pathways_lite.cli.recipe import reference
+from pathways_lite.recipe import Continue, Steps, load_recipe, recipe_differences
 
 ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "configs/demo.py")
@@ -90,3 +91,10 @@ def test_a_shell_completes_an_override() -> None:
     command = Path(sys.executable).with_name("pathways-lite")
     done = subprocess.run([command], env=os.environ | shell, capture_output=True, text=True)
     assert "stages.base.model.d_model=" in done.stdout
+
+
+def test_a_stage_that_one_recipe_lacks_is_one_difference() -> None:
+    recipe = load_recipe(DEMO)
+    more = recipe.stages[0].model_copy(update={"name": "more", "start": Continue(), "budget": Steps(n=3)})
+    longer = recipe.model_copy(update={"stages": (*recipe.stages, more)})
+    assert recipe_differences([recipe, longer]) == {"stages.more": [None, "continue, 3 steps"]}

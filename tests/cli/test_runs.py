@@ -79,7 +79,7 @@ def test_comparing_says_what_differs(workplace: Path) -> None:
     assert re.search(r"seed +│ 0 +│ 1", output)
     assert "provenance: nothing differs" in output
     compared = json.loads(invoke("runs", "compare", "runs/demo", "runs/other", "--json").stdout)
-    assert compared["recipe_differences"] == {"seed": ["0", "1"]}
+    assert compared["recipe_differences"] == {"seed": [0, 1]}
     assert compared["provenance_differences"] == {}
     history = Path("runs/other/history.jsonl")
     history.write_text(history.read_text().replace('"kind": "cpu"', '"kind": "TPU v9"'))

@@ -11,6 +11,7 @@ from pathways_lite.cli import study as study_cli
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import apply_overrides, load_recipe
+from pathways_lite.recipe.base import parse_amount
 from pathways_lite.studies.probe import SpeedProbe
 from pathways_lite.studies.study import Node
 from pathways_lite.tracking.formatting import duration
@@ -127,3 +128,19 @@ def test_the_probe_takes_steps_in_a_process_of_its_own(
     assert SpeedProbe(1, seconds=-1.0)(node) is None, "the time for probing is over"
     missing = apply_overrides(load_recipe(recipe_file), ["stages.base.data.corpus=/nowhere"])
     assert SpeedProbe(1)(Node("", missing, None, ())) is None
+
+
+def test_a_plan_of_unequal_budgets_says_so(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SpeedProbe, "__call__", lambda self, node: None)
+    assert "Budgets differ" not in invoke("study", "plan", study, "--out", tmp_path / "out").output
+    longer = study.with_name("longer.py")
+    longer.write_text(
+        study.read_text().replace("start=Continue(),", "start=Continue(), budget=Steps(n=6 if arm < 0.2 else 12),")
+    )
+    output = " ".join(invoke("study", "plan", longer, "--out", tmp_path / "out").output.split())
+    assert "Budgets differ, in multiples of the smallest: rate_0.1 1.00, rate_0.2 1.50." in output
+    amount = re.search(r"give all arms one budget, e.g. '([^']*)'", output)
+    assert amount is not None
+    assert parse_amount(amount[1])["kind"] == "flops"
+    rows = json.loads(invoke("study", "plan", longer, "--out", tmp_path / "out", "--json").stdout)
+    assert "1.50" in rows["note"]

@@ -12,6 +12,7 @@ import pytest
 from pathways_lite.checkpoint_names import checkpoint_steps
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
+from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_lock import RunLock
 from pathways_lite.runs.deletion import carry_out, plan_deletion, plan_pruning
 from pathways_lite.runs.find import find_runs, leftovers
@@ -75,6 +76,24 @@ def test_a_plan_has_the_bytes_that_become_free(make_run: MakeRun) -> None:
     assert plan.nbytes == 2 * 5
     whole = plan_deletion([run], ())
     assert whole.nbytes == sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
+
+
+def test_what_grow_and_merge_wrote_is_deleted_unless_a_run_starts_from_it(make_run: MakeRun, tmp_path: Path) -> None:
+    soup = tmp_path / "runs" / "soup"
+    (soup / "step_00000000").mkdir(parents=True)
+    (soup / "step_00000000" / "manifest.json").write_text("12345")
+    (whole,) = plan_deletion([soup], ()).deletions
+    assert (whole.path, whole.what) == (soup, "checkpoint of grow, merge or convert")
+    user = make_run("user", start={"kind": "restore", "path": "runs/soup", "digest": None})
+    with pytest.raises(UserError, match="user needs it"):
+        plan_deletion([soup], ())
+    with pytest.raises(UserError, match="neither a run"):  # a stage's folder is no such thing
+        plan_deletion([user / "base" / "checkpoints"], ())
+    carry_out(plan_deletion([user, soup], ()))
+    assert not soup.exists()
+    (tmp_path / "runs" / "grown" / "step_00000000").mkdir(parents=True)
+    with pytest.raises(UserError, match=r'start=Restore\(path="runs/grown"\)'):
+        RunDirectory(Path("runs/grown")).recipe()
 
 
 # ---- what is protected ----
@@ -183,7 +202,11 @@ def test_a_study_with_a_claimed_node_is_refused(study: Path) -> None:
 def test_what_is_no_run_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("run")
     (tmp_path / "study.json").write_text('{"my": "file"}')
-    for path, says in ((Path("runs"), "name its runs"), (tmp_path, "neither a run"), (Path("nothing"), "neither")):
+    for path, says in (
+        (Path("runs"), "name its runs"),
+        (tmp_path, "neither a run"),
+        (Path("nothing"), "does not exist"),
+    ):
         with pytest.raises(UserError, match=says):
             plan_deletion([path], ())
     Path("link").symlink_to(run)

@@ -2,16 +2,18 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 
+from pathways_lite.errors import UserError
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.scaling.runs_table import runs_table
 from pathways_lite.studies.executor import train_arguments
-from pathways_lite.studies.plan import plan_study
+from pathways_lite.studies.plan import plan_study, resolve_study, study_store
 from pathways_lite.studies.store import StudyStore
-from pathways_lite.studies.study import Node, Study
+from pathways_lite.studies.study import Node, Study, load_study
 from pathways_lite.training.speed import Speed
 
 SPEED = Speed(token=0.01, evaluated_token=0.0, save=0.0, compile=5.0, fixed=2.0, memory=None)
@@ -81,3 +83,20 @@ def test_a_study_is_fitted_in_one_command(store: StudyStore, study_file: Path, t
     assert "pathways-lite study run" in str(told.exception)
     nodes = [node for node in store.nodes.values() if node.is_last]
     assert store.finished_runs() == [store.run_directory(node.identity).path for node in nodes]
+
+
+def test_a_finished_study_is_resolved_without_its_corpus(
+    study_file: Path, study: Study, store: StudyStore, corpus: Path, tmp_path: Path
+) -> None:
+    """`status`, `report` and `evaluate` read what the nodes recorded; a study on a corpus that is not there is none."""
+    missing = load_study(study_file, [f"stages.*.data.corpus={tmp_path / 'moved'}"])
+    with pytest.raises(UserError, match=r"'stages\.\*\.data\.corpus=PLACE'"):
+        resolve_study(missing)
+    with pytest.raises(UserError, match="is not a token store"):  # no node has read that one
+        resolve_study(missing, store.path)
+    copied = shutil.copytree(store.path, tmp_path / "out", symlinks=True)
+    for recipe in copied.glob("nodes/*/recipe.json"):
+        recipe.write_text(recipe.read_text().replace(str(corpus), str(tmp_path / "moved")))
+    resolved = resolve_study(missing, copied)
+    assert set(study_store(resolved, copied).states().values()) == {"done"}
+    assert study_store(resolved, copied).nodes.keys() == store.nodes.keys()

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from pathways_lite.comparison.compare import Comparison
+from pathways_lite.comparison.compare import Arm, Comparison
+from pathways_lite.comparison.curves import Curve
 from pathways_lite.errors import UserError
 from pathways_lite.intervals import Interval
 from pathways_lite.studies.figures import layout_nodes
 from pathways_lite.studies.plan import StudyPlan, plan_study
-from pathways_lite.studies.report import gather_findings, verdict_sentence, write_report
+from pathways_lite.studies.report import gather_findings, verdict, verdict_sentence, write_report
 from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import Node, Study
 
@@ -150,3 +151,20 @@ def test_a_missing_domain_is_reported(study: Study, store: StudyStore) -> None:
     metric = study.metric.model_copy(update={"domain": "verse"})
     with pytest.raises(UserError, match="held-out domains are poems, tales"):
         gather_findings(plan_study(study.model_copy(update={"metric": metric}), store.path, never), ["rates.py"])
+
+
+def test_a_verdict_between_unequal_budgets_says_so_and_how_the_runs_end() -> None:
+    """Longer training: worse in the middle of its schedule, where the shorter run ends, and better at its own end."""
+    arms = [
+        Arm(name, (Curve(name, 0, np.array([1e12, flops]), np.ones(2), np.ones(2), np.array([4.0, loss])),))
+        for name, flops, loss in (("old", 2e12, 3.0), ("new", 3.42e12, 2.884))
+    ]
+    c = Comparison(
+        "new", "old", 2e12, 3.0, difference=Interval(0.0351), t_interval=None,
+        speedup=Interval(-0.1), area=Interval(0.1), paired=True, max_flops_ratio=1.71,
+    )  # fmt: skip
+    told = verdict(c, arms)
+    assert "0.0351 higher" in told
+    assert "factor of up to 1.71" in told
+    assert "At the ends of the runs, after different FLOPs, the loss of new is 0.1160 lower." in told
+    assert verdict(replace(c, max_flops_ratio=1.0), arms) == verdict_sentence(c)

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathways_lite.errors import UserError
-from pathways_lite.tracking import report
+from pathways_lite.tracking import plots, report
 from pathways_lite.tracking.log import RunLog
+from pathways_lite.tracking.plot_style import style
 from pathways_lite.tracking.plots import curves_svg, save_curves
 from pathways_lite.tracking.report import _verdict, write_report
 from pathways_lite.tracking.run_data import read_run, smooth
@@ -220,3 +221,16 @@ def test_a_result_of_few_documents_says_so() -> None:
     assert _verdict("novels", result, {"xz -9": 3.0}).startswith("On novels (1 document only, 22 kB) the model beats")
     many = result | {"documents": 5}
     assert _verdict("novels", many, {"xz -9": 3.0}).startswith("On novels the model beats")
+
+
+def test_the_curve_is_the_mean_since_the_row_before_as_progress_shows_it(run_dir: Path, tmp_path: Path) -> None:
+    """A single batch's loss is mostly noise; logs of before the mean show that."""
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    log = run / "base" / "log.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    train = [row for row in rows if row["kind"] == "train"]
+    train[0]["mean_loss"], train[1]["mean_loss"] = 7.25, "NaN"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with style("light") as palette:
+        drawn = plots._draw_curves(read_run(run), palette).axes[0].lines[0].get_ydata()
+    assert list(drawn[:3]) == [7.25, train[1]["loss"], train[2]["loss"]]

@@ -62,6 +62,7 @@ def batch(
         raise UserError("name a step with --step, or ask for the last loss spike with --spike")
     reading = load_reading(path, stage)
     last = Spike(step, "") if step is not None else find_spikes(reading)[-1]
+    is_spike = spike and not last.is_rise
     require_step(reading.spec, last.step)
     stream = data_stream(reading, corpus, skips=last.skips)
     console, batches = Console(), []
@@ -72,12 +73,17 @@ def batch(
         shown = view_rows(stream, source, range(first_row, min(n_rows, first_row + rows)))
         reason = last.reason if number == last.step else ""
         if as_json:
-            facts = {"step": number, "sequences": n_rows, "spike": reason or None}
+            facts = {
+                "step": number,
+                "sequences": n_rows,
+                "spike": reason or None,
+                "is_spike": bool(reason) and is_spike,
+            }
             batches.append(facts | {"rows": [asdict(row) for row in shown]})
             continue
         console.print(f"stage {reading.stage.name}, step {number:,}, {n_rows} rows of {source.rows.length} tokens")
         if reason:
-            console.print(f"spike: {reason}")
+            console.print(f"spike: {reason}" if is_spike else f"no spike, as the guard saw none; {reason}")
         for row in shown:
             console.print(_describe_row(row, characters))
         if (hidden := n_rows - first_row - rows) > 0:
@@ -132,7 +138,7 @@ def who_read(
         if not reads:
             console.print(f"{title}: none of the {steps:,} steps has read it")
             continue
-        console.print(f"{title}, in {steps:,} steps:")
+        console.print(f"{title}, read by {len({read.step for read in reads}):,} of {steps:,} steps:")
         table = Table("step", "row", "epoch", "tokens of the document")
         for read in reads:
             table.add_row(f"{read.step:,}", str(read.row), str(read.epoch), f"{read.start:,} to {read.stop - 1:,}")

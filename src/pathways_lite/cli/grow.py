@@ -72,7 +72,12 @@ def grow(
     if as_json:
         print_json({"checkpoint": path})
         return
-    typer.echo(f'{path}\nTo train from it: Stage(start=Restore(path="{out}"), model=..., ...)')
+    grown = {name: value for name, value in dict(target).items() if value != getattr(base.stage.model, name)}
+    fields = ", ".join(f"{name}={value!r}" for name, value in grown.items())
+    typer.echo(
+        f'{path}\nTo train from it: Stage(start=Restore(path="{out}"), model=MODEL, ...), where MODEL is that of '
+        f"{source} with {fields}: its stage.model.model_copy(update=dict({fields}))"
+    )
 
 
 def _resolve_target(model: Model, operator: str, factor: int | None, changes: list[str]) -> tuple[Grow, Model]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pathways_lite.checkpoints import ArrayInfo, Manifest
     from pathways_lite.console import Table
+    from pathways_lite.training.load import TrainedModel
 
 
 def inspect(
@@ -59,7 +60,7 @@ def inspect(
     lineage, cursor = meta["lineage"], meta["cursor"]
     console.print(bold(str(model.path)))
     console.print(f"stage {lineage['stage']}, step {model.manifest.step:,} of {model.spec.timeline.total_steps:,}")
-    console.print(f"identity {lineage['identity']}, parameters from {lineage['parent'] or 'scratch'}")
+    console.print(f"identity {lineage['identity']}, parameters {describe_origin(model)}")
     console.print(f"content  {model.manifest.digest[:16]}")
     if carried := companion_sizes(model.manifest):
         console.print(f"carries  {', '.join(carried)} ({si(sum(carried.values()), 'B')})")
@@ -74,6 +75,40 @@ def inspect(
         console.print(sparsity_table(densities))
     if picture is not None:
         save_sparsity_picture(densities, picture)
+
+
+def describe_origin(model: TrainedModel) -> str:
+    """Say where the parameters that a checkpoint's stage started from come from, e.g. `from base, step 40`."""
+    from pathways_lite.recipe import Continue, Grow, Merge, Restore
+
+    parent = str(model.manifest.meta["lineage"]["parent"] or "")
+    start, index = model.stage.start, model.spec.index
+    if isinstance(start, Restore):
+        return f"from {start.path} (content {parent[:16]})"
+    if isinstance(start, Merge):
+        return f"averaged from {', '.join(one.path for one in start.checkpoints)}"
+    if not isinstance(start, Continue | Grow):
+        return f"from {parent[:16]}" if parent else "from scratch"
+    how = f"grown by {type(start.operator).__name__} from" if isinstance(start, Grow) else "from"
+    if not index:  # grown between files: the recipe has the stage alone
+        return f"{how} the checkpoint with content {parent[:16]}"
+    before = model.spec.recipe.stages[index - 1].name
+    step = _step_with_content(model.path.parent.parent.parent / before / "checkpoints", parent)
+    return f"{how} {before}, " + (f"step {step:,}" if step is not None else f"content {parent[:16]}")
+
+
+def _step_with_content(checkpoints: Path, digest: str) -> int | None:
+    """Return the step of a stage's newest checkpoint with a digest; None where it is not there any more."""
+    from pathways_lite.checkpoint_names import checkpoint_name, checkpoint_steps
+    from pathways_lite.checkpoints import read_manifest
+
+    for step in reversed(checkpoint_steps(checkpoints)):
+        try:
+            if read_manifest(checkpoints / checkpoint_name(step)).digest == digest:
+                return step
+        except (UserError, OSError, ValueError):
+            continue
+    return None
 
 
 def _ledger_table(accounts: dict[str, dict]) -> Table:

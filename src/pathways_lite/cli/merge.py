@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,10 +58,14 @@ def merge(
         resolved = resolve_merge(Merge(checkpoints=ingredients, last=last, decay=decay), "merged").checkpoints
         models = [load_model(ingredient.path, examined=False) for ingredient in resolved]
         model_weights = [ingredient.weight for ingredient in resolved]
+        for line in _unrelated(models):
+            print_line(line)
         if greedy:
             if len(set(model_weights)) > 1:
                 raise UserError("a greedy soup averages uniformly; leave out --weights and --decay")
-            models = _greedy_soup(models)
+            given, models = len(models), _greedy_soup(models)
+            if len(models) == 1 < given:
+                print_line("adding any other checkpoint worsened the held-out loss: the result is this one alone")
             model_weights = [1.0] * len(models)
         for model, weight in zip(models, model_weights, strict=True):
             print_line(f"{weight / sum(model_weights):.3f} of {model.path}")
@@ -73,7 +77,10 @@ def merge(
         ]
         print_json({"checkpoint": path, "merged": shares})
         return
-    typer.echo(f'{path}\nTo train from it: Stage(start=Restore(path="{out}"), model=..., ...)')
+    typer.echo(
+        f'{path}\nTo train from it: Stage(start=Restore(path="{out}"), model=MODEL, ...), where MODEL is that of the '
+        "stages that were merged"
+    )
 
 
 def _parse_weights(text: str | None, count: int) -> list[float]:
@@ -88,6 +95,22 @@ def _parse_weights(text: str | None, count: int) -> list[float]:
             f"--weights {text!r} has {len(weights)} weights for {count} checkpoints; give one weight for each"
         )
     return weights
+
+
+def _unrelated(models: Sequence[TrainedModel]) -> Iterator[str]:
+    """Yield a warning where the checkpoints' parameters do not come from one initialization."""
+    from pathways_lite.recipe import Scratch, stage_identity
+
+    recipes = [model.spec.recipe for model in models]
+    if not all(isinstance(recipe.stages[0].start, Scratch) for recipe in recipes):
+        return
+    seeds = sorted({recipe.seed for recipe in recipes})
+    if len(seeds) > 1 and len({stage_identity(recipe, 0) for recipe in recipes}) > 1:
+        yield (
+            f"warning: the checkpoints were initialized by different seeds ({', '.join(map(str, seeds))}); the average "
+            "of models without a common start is usually much worse than each. Merge checkpoints of one run, or runs "
+            "that continue one checkpoint; `pathways-lite evaluate` says how good the result is"
+        )
 
 
 def _greedy_soup(models: Sequence[TrainedModel]) -> list[TrainedModel]:

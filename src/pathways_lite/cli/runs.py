@@ -38,7 +38,8 @@ def list_runs(
     """List runs, those of studies included: step, losses, compute, size on disk, age and state.
 
     States: `done`, `running` (a process holds its lock), `stopped` (the same train command continues it), `failed`
-    (the same command tries again), `waiting` (for the previous stage). The step is the last one logged or saved.
+    (the same command tries again), `ready` (not begun), `waiting` (for the previous stage). The step is the last one
+    logged or saved. The runs of a study stand together; the newest run or study is last.
 
     Examples:
 
@@ -47,10 +48,13 @@ def list_runs(
     - `pathways-lite runs runs/my_study --json`
     """
     from pathways_lite.console import Console
+    from pathways_lite.errors import UserError
     from pathways_lite.runs.find import directory_bytes, find_runs, leftovers
     from pathways_lite.runs.states import stage_rows
     from pathways_lite.tracking.formatting import si
 
+    if not directory.exists() and directory != Path("runs"):
+        raise UserError(f"{directory} does not exist; `pathways-lite runs` lists the runs in runs/")
     rows: list[dict[str, Any]] = []
     for run in find_runs(directory):
         of_run, problems = stage_rows(run)
@@ -150,8 +154,15 @@ def compare(
     if as_json:
         from pathways_lite.studies.figures import CSV_HEADER, csv_rows
 
-        compared = [dict(zip(CSV_HEADER, row, strict=True)) for row in csv_rows(domain or "", results)]
-        differences = {name: rows for name, rows in _differences(runs).items() if rows is not None}
+        compared = [
+            {name: None if cell == "" else cell for name, cell in zip(CSV_HEADER, row, strict=True)}
+            for row in csv_rows(domain or "", results)
+        ]
+        differences = {
+            name: {path: [_json_value(value) for value in values] for path, values in rows.items()}
+            for name, rows in _differences(runs).items()
+            if rows is not None
+        }
         print_json({"metric": metric.model_dump(), "arms": compared, "notes": results.notes(), **differences})
         return
     console = Console()
@@ -173,6 +184,16 @@ def compare(
             for path, values in rows_of.items():
                 table.add_row(path, *("–" if value is None else str(value) for value in values))
             console.print(table)
+
+
+def _json_value(text: Any) -> Any:
+    """Return the value that an override's text stands for: JSON where it is, or else the text."""
+    import json
+
+    try:
+        return json.loads(text) if isinstance(text, str) else text
+    except ValueError:
+        return text
 
 
 def _read_arms(arguments: list[str], metric: Metric) -> list[Arm]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
-from pathways_lite.cli.study_tables import node_table, plan_rows, plan_summary, study_header
+from pathways_lite.cli.study_tables import budget_note, node_table, plan_rows, plan_summary, study_header
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -54,14 +54,19 @@ def plan(
     from pathways_lite.console import Console
     from pathways_lite.studies.probe import SpeedProbe
 
-    study_plan = _make_plan(study, overrides, out, probe=SpeedProbe(jobs))
+    study_plan = _make_plan(study, overrides, out, probe=SpeedProbe(jobs), trains=True)
     if as_json:
-        print_json({"study": study_plan.study.name, "nodes": plan_rows(study_plan), "jobs": jobs})
+        print_json(
+            {"study": study_plan.study.name, "nodes": plan_rows(study_plan), "jobs": jobs}
+            | ({"note": note} if (note := budget_note(study_plan)) else {})
+        )
         return
     console = Console()
     console.print(study_header(study_plan.study))
     console.print(node_table(study_plan))
     console.print(plan_summary(study_plan, jobs))
+    if note := budget_note(study_plan):
+        console.print(note)
 
 
 @app.command()
@@ -95,11 +100,13 @@ def run(
     from pathways_lite.studies.progress import StudyProgress
     from pathways_lite.studies.runner import Runner, report_failures
 
-    study_plan = _make_plan(study, overrides, out)
+    study_plan = _make_plan(study, overrides, out, trains=True)
     study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [], samples=samples)
     write_study_index(study_plan.study, study_plan.store)
     console = Console(stderr=True)
     console.print(plan_summary(study_plan, jobs))
+    if note := budget_note(study_plan):
+        console.print(note)
     steps = {identity: planned.timeline.total_steps for identity, planned in study_plan.nodes.items()}
     outcome = Runner(study_plan.store, study_executor, StudyProgress(steps, console)).run()
     report_failures(study_plan.store, outcome, lambda line: console.print(line))
@@ -124,7 +131,7 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None, as_js
     from pathways_lite.training.stage import stage_timeline
 
     loaded, out = _load_study(study, overrides, out)
-    store = study_store(resolve_study(loaded), out)
+    store = study_store(resolve_study(loaded, out), out)
     rows: list[dict[str, Any]] = []
     for identity, state in store.states().items():
         timeline: Timeline = stage_timeline(store.nodes[identity].stage)
@@ -175,7 +182,7 @@ def evaluate(
     from pathways_lite.studies.plan import resolve_study, study_store
 
     loaded, out = _load_study(study, overrides, out)
-    resolved = resolve_study(loaded)
+    resolved = resolve_study(loaded, out)
     store = study_store(resolved, out)
     out.mkdir(parents=True, exist_ok=True)
     with lock_file(out / "evaluate"):
@@ -205,7 +212,7 @@ def report(
     from pathways_lite.console import print_line
     from pathways_lite.output_lock import lock_file
     from pathways_lite.studies.measures import criterion_sentences
-    from pathways_lite.studies.report import gather_findings, verdict_sentence, write_report
+    from pathways_lite.studies.report import gather_findings, verdict, write_report
 
     options_given = {"--out": out, "--baseline": baseline}
     options = [word for name, value in options_given.items() if value is not None for word in (name, str(value))]
@@ -213,8 +220,8 @@ def report(
     if baseline is not None:
         study_plan = replace(study_plan, study=study_plan.study.with_baseline(baseline))
     findings = gather_findings(study_plan, [str(study), *(overrides or ()), *options])
-    comparisons = findings.results.comparisons if findings.results is not None else ()
-    sentences = [verdict_sentence(comparison) for comparison in comparisons]
+    results = findings.results
+    sentences = [verdict(comparison, results.arms) for comparison in results.comparisons] if results is not None else []
     sentences += criterion_sentences(study_plan.study, findings.measured)
     study_plan.store.path.mkdir(parents=True, exist_ok=True)
     with lock_file(study_plan.store.path / "report.html"):
@@ -314,8 +321,14 @@ def _load_study(study: Path, overrides: list[str] | None, out: Path | None) -> t
     return loaded, out or Path("runs") / loaded.name
 
 
-def _make_plan(study: Path, overrides: list[str] | None, out: Path | None, probe: Probe | None = None) -> StudyPlan:
-    from pathways_lite.studies.plan import plan_study, resolve_study
+def _make_plan(
+    study: Path, overrides: list[str] | None, out: Path | None, probe: Probe | None = None, *, trains: bool = False
+) -> StudyPlan:
+    """Plan the study; where it `trains` and a node is left, all corpora have to be there."""
+    from pathways_lite.studies.plan import plan_study, resolve_study, study_store
 
     loaded, out = _load_study(study, overrides, out)
-    return plan_study(resolve_study(loaded), out, probe)
+    resolved = resolve_study(loaded, out)
+    if trains and any(state != "done" for state in study_store(resolved, out).states().values()):
+        resolved = resolve_study(loaded)
+    return plan_study(resolved, out, probe)

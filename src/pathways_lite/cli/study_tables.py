@@ -92,3 +92,26 @@ def plan_summary(study_plan: StudyPlan, jobs: int) -> str:
     else:
         time = f"about {duration(seconds)} with --jobs {jobs}, speed {paces}"
     return f"{len(nodes)} nodes, {done} done; {si(left, 'FLOPs')} of {si(total, 'FLOPs')} left{saved}; {time}"
+
+
+def budget_note(study_plan: StudyPlan) -> str:
+    """Say which arm's recipes take more FLOPs than the baseline's, or less, and what that means; "" where none does."""
+    from pathways_lite.comparison.table import UNEQUAL_BUDGETS
+    from pathways_lite.studies.study import node_chain
+
+    study, nodes = study_plan.study, study_plan.nodes
+    flops: dict[str, list[int]] = {arm: [] for arm in study.arms}
+    for identity, planned in nodes.items():
+        chain = sum(nodes[node.identity].flops for node in node_chain(study_plan.store.nodes, identity))
+        for label in planned.node.is_last:
+            flops[study.arm_of[label]].append(chain)
+    smallest = min(map(min, flops.values()))
+    ratios = {arm: max(values) / smallest for arm, values in flops.items()}
+    if max(ratios.values()) <= UNEQUAL_BUDGETS:
+        return ""
+    told = ", ".join(f"{arm} {ratio:.2f}" for arm, ratio in ratios.items())
+    return (
+        f"Budgets differ, in multiples of the smallest: {told}. Arms are compared at equal FLOPs, where longer runs "
+        "are not at the end of their schedules: if learning rates decay until the end of the budget, these are at a "
+        f"disadvantage. To compare whole runs, give all arms one budget, e.g. '{smallest:.3g} FLOPs'"
+    )

@@ -113,10 +113,15 @@ def train(
     trackers = [] if track == ["none"] else track or ["tensorboard"]
     if coordination.process_count() == 1:  # processes that compile and others that do not would wait for each other
         enable_compilation_cache()
-    options = TrainOptions(tuple(trackers), hang_timeout or None, samples, page, local_path(recipe).parent)
+    options = TrainOptions(tuple(trackers), hang_timeout or None, samples, page, _source(local_path(recipe)))
     status = _train(loaded, out, options)
     if status:
         _exit_now(status)
+
+
+def _source(path: Path) -> Path:
+    """Return the file of the recipe, or the directory beside which a run is."""
+    return path if path.is_file() else path.parent
 
 
 def _dry_run(recipe: Recipe, *, as_json: bool) -> None:

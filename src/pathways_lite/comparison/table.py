@@ -12,8 +12,8 @@ from pathways_lite.comparison.metric import Metric
 from pathways_lite.intervals import LEVEL, Interval
 from pathways_lite.tracking.formatting import duration, si
 
-# Ratio of FLOPs above which a note says that schedules were for different budgets.
-_UNEQUAL_BUDGETS = 1.02
+UNEQUAL_BUDGETS = 1.02
+"""Ratio of FLOPs above which a note says that schedules were for different budgets."""
 
 # Number of runs below which a note says that a bootstrap interval is too narrow.
 _FEW_RUNS = 10
@@ -75,11 +75,8 @@ class Results:
                 )
             if not c.difference.has_limits:
                 lines.append("One run says nothing about how much the result varies between seeds.")
-            if c.max_flops_ratio > _UNEQUAL_BUDGETS:
-                lines.append(
-                    f"Budgets differ by a factor of up to {c.max_flops_ratio:.2f}: if learning rates decay until the "
-                    "end of the budget, the longer run is at a disadvantage where the shorter one ends."
-                )
+            if caveat := unequal_budgets(c, self.arms):
+                lines.append(caveat)
         return lines
 
     # ---- time to target ----
@@ -109,6 +106,22 @@ class Results:
         if self.target is not None:
             return self.target
         return max(arm.final_loss for arm in self.arms)
+
+
+def unequal_budgets(c: Comparison, arms: Sequence[Arm]) -> str:
+    """Say what the comparison at equal FLOPs cannot where budgets differ, and how the runs end; "" where they do not.
+
+    `arms`: those that are compared, and others.
+    """
+    if c.max_flops_ratio <= UNEQUAL_BUDGETS:
+        return ""
+    at_the_end = {arm.name: arm.final_loss for arm in arms}
+    difference = at_the_end[c.arm] - at_the_end[c.baseline]
+    return (
+        f"Budgets differ by a factor of up to {c.max_flops_ratio:.2f}: if learning rates decay until the end of the "
+        f"budget, the longer run is at a disadvantage where the shorter one ends. At the ends of the runs, after "
+        f"different FLOPs, the loss of {c.arm} is {abs(difference):.4f} {'lower' if difference < 0 else 'higher'}."
+    )
 
 
 def format_signed(interval: Interval, separator: str = " ") -> str:

@@ -25,6 +25,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -314,8 +315,23 @@ def store_fingerprint(domains: list[str], tokenizer: str, eod: int, digests: Map
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+class MissingStoreError(UserError):
+    """There is no token store at an address: it was never built, or it has been moved or deleted."""
+
+
+def find_store(address: str, directory: str | None) -> str:
+    """Return the address of a store that a process in `directory` named: as it is, or from there where it is not here.
+
+    `directory`: None where it is not known.
+    """
+    if directory is None or "://" in address or Path(address).is_absolute() or (Path(address) / MANIFEST).is_file():
+        return address
+    there = Path(directory) / address
+    return str(there) if (there / MANIFEST).is_file() else address
+
+
 def open_store(address: str) -> Store:
-    """Open the token store at a directory, or gs:// or s3:// prefix. Raises UserError if there is none."""
+    """Open the token store at a directory, or gs:// or s3:// prefix. Raises MissingStoreError if there is none."""
     address = storage_address(address)
     try:
         content = read_file(address, MANIFEST)
@@ -327,7 +343,7 @@ def open_store(address: str) -> Store:
             f"pathways-lite inspect {address}"
         )
     if content is None:
-        raise UserError(
+        raise MissingStoreError(
             f"{address} is not a token store (it has no {MANIFEST}); "
             f"build one with: pathways-lite data build {address} TEXT..."
         )

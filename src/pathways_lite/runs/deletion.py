@@ -56,6 +56,8 @@ def plan_deletion(paths: Sequence[Path], others: Sequence[Path]) -> Plan:
             continue  # it is among the leftovers
         plan.runs += _runs_of(path)
         what = f"study of {len(_runs_of(path))} runs" if not (path / RECIPE).is_file() else "run"
+        if _is_output(path):
+            what = "checkpoint of grow, merge or convert"
         plan.deletions.append(Deletion(path, directory_bytes(path), what))
     references = References(_places(paths, others), leaving=[deletion.path for deletion in plan.deletions])
     for run in plan.runs:
@@ -113,6 +115,12 @@ def _runs_of(path: Path) -> list[Path]:
     """Return the run, or all runs of the study. Raises UserError for anything else, and where one is written to."""
     if path.is_symlink():
         raise UserError(f"{path} is a link to {path.resolve()}; name that, and remove the link yourself")
+    if not path.exists():
+        raise UserError(f"{path} does not exist; `pathways-lite runs` lists runs")
+    if _is_output(path):
+        if holder := find_holder(path):
+            raise UserError(f"nothing was deleted: {path} is being written to ({holder}); wait for it, or end it")
+        return [path]
     if not (path / RECIPE).is_file() and not is_study(path):
         hint = f"; name its runs: {path}/..." if find_runs(path) else "; `pathways-lite runs` lists runs"
         raise UserError(f"{path} is neither a run (it has no {RECIPE}) nor a study{hint}")
@@ -121,6 +129,12 @@ def _runs_of(path: Path) -> list[Path]:
         for holder in filter(None, map(find_holder, (run, *_claims(run)))):
             raise UserError(f"nothing was deleted: {run} is being written to ({holder}); wait for it, or end it")
     return runs
+
+
+def _is_output(path: Path) -> bool:
+    """Return whether a directory is what grow, merge or convert wrote: a checkpoint, and no run or stage."""
+    in_run = path.name == "checkpoints" or any((folder / RECIPE).is_file() for folder in (path, path.absolute().parent))
+    return path.is_dir() and not in_run and bool(checkpoint_steps(path))
 
 
 def _claims(run: Path) -> list[Path]:

@@ -75,8 +75,9 @@ class References:
                 self._links.setdefault(link.resolve(), []).append(reason)
 
     def to_run(self, run: Path) -> list[str]:
-        """Return who needs anything of a run, a sentence each."""
+        """Return who needs anything of a run, or of a checkpoint made by grow or merge, a sentence each."""
         reasons = self._from_studies(run)
+        reasons += [reason for step_reasons in self._to_steps(run).values() for reason in step_reasons]
         for stage in _stage_directories(run):
             reasons += [reason for step_reasons in self.to_checkpoints(stage).values() for reason in step_reasons]
             reasons += self._links.get(stage.resolve(), [])
@@ -84,7 +85,14 @@ class References:
 
     def to_checkpoints(self, stage: Path) -> dict[int, list[str]]:
         """Return who needs which checkpoint of a stage's directory, by step."""
-        directory = stage / "checkpoints"
+        found = self._to_steps(stage / "checkpoints")
+        links = self._links.get(stage.resolve(), [])
+        for step in checkpoint_steps(stage / "checkpoints")[-1:] if links else ():
+            found[step] = found.get(step, []) + links  # a stage after a link starts from the last checkpoint
+        return found
+
+    def _to_steps(self, directory: Path) -> dict[int, list[str]]:
+        """Return the runs whose recipes name checkpoints of a directory, by step."""
         found: dict[int, list[str]] = {}
         steps = checkpoint_steps(directory)
         for step in steps if self._references else ():
@@ -96,9 +104,6 @@ class References:
                 known = reference.digest is not None and digest is not None
                 if reference.digest == digest if known else _leads_to(reference, path):
                     found.setdefault(step, []).append(str(reference))
-        links = self._links.get(stage.resolve(), [])
-        for step in steps[-1:] if links else ():  # a stage after a link starts from the last checkpoint
-            found[step] = found.get(step, []) + links
         return found
 
     def _from_studies(self, run: Path) -> list[str]:

@@ -22,8 +22,9 @@ KILLED = "killed, or crashed"
 def stage_rows(run: FoundRun) -> tuple[list[dict[str, Any]], list[str]]:
     """Return a row for each stage that this run trains itself, as JSON values, and the problems of its files.
 
-    States: done; running; failed, with a reason; stopped: the same command continues it after step `saved_step`;
-    waiting: not begun. Stages that are links belong to another run, unless that is all that there is.
+    States: done; running; failed, with a reason; stopped, the same command continues it after step `saved_step`;
+    ready: not begun; waiting: for the stage before it. Stages that are links belong to another run, unless that is all
+    that there is.
     """
     data = read_run(run.path)
     problems = list(data.problems)
@@ -82,7 +83,7 @@ def _unfinished_state(path: Path, stage: StageData, running: bool) -> dict[str, 
         return {"state": "failed", "reason": failure.reason}
     if start is not None and end is None:
         return {"state": "stopped", "reason": KILLED}
-    return {"state": "stopped" if stage.has_begun or start is not None else "waiting"}
+    return {"state": "stopped" if stage.has_begun or start is not None else "ready"}
 
 
 def _failure_of_node(path: Path) -> Failure | None:

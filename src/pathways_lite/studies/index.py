@@ -11,11 +11,7 @@ from pathways_lite.studies.study import Study
 
 def write_study_index(study: Study, store: StudyStore) -> None:
     """Write the names of the study and its arms, and the arms of every node that the study has now."""
-    arm_of = {
-        arm if len(recipes) == 1 else f"{arm}/{recipe.seed}": arm
-        for arm, recipes in study.arms.items()
-        for recipe in recipes
-    }
+    arm_of = study.arm_of
     nodes: dict[str, Any] = {
         identity: {"label": node.label, "arms": list(dict.fromkeys(arm_of[user] for user in node.users))}
         for identity, node in store.nodes.items()

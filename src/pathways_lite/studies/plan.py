@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pathways_lite.ledger import Ledger, Timeline
+from pathways_lite.run_directory import RunDirectory
 from pathways_lite.studies.store import State, StudyStore
 from pathways_lite.studies.study import Node, Study, build_nodes
 from pathways_lite.training.estimate import estimate_from
@@ -57,11 +58,19 @@ class StudyPlan:
         return max(ends.values(), default=0.0)
 
 
-def resolve_study(study: Study) -> Study:
-    """Record corpora and checkpoints of all recipes by content. Raises UserError if a recipe cannot run."""
-    from pathways_lite.training.resolve import resolve_recipe
+def resolve_study(study: Study, out: Path | None = None) -> Study:
+    """Record corpora and checkpoints of all recipes by content. Raises UserError if a recipe cannot run.
 
-    arms = {name: tuple(resolve_recipe(recipe) for recipe in recipes) for name, recipes in study.arms.items()}
+    `out`: the study's directory; a corpus that finished nodes there have read need not be there any more.
+    """
+    from pathways_lite.training.resolve import finished_stages, resolve_recipe
+
+    nodes = sorted(path.parent for path in (out / "nodes").glob("*/recipe.json")) if out is not None else []
+    finished = finished_stages(RunDirectory(path) for path in nodes)
+    arms = {
+        name: tuple(resolve_recipe(recipe, finished=finished) for recipe in recipes)
+        for name, recipes in study.arms.items()
+    }
     return study.model_copy(update={"arms": arms})
 
 

@@ -15,7 +15,7 @@ from pathways_lite.comparison.benchmarks import normalized_perplexity
 from pathways_lite.comparison.compare import Arm, Comparison
 from pathways_lite.comparison.curves import domain_value, read_curve
 from pathways_lite.comparison.metric import Metric
-from pathways_lite.comparison.table import Results, format_signed
+from pathways_lite.comparison.table import Results, format_signed, unequal_budgets
 from pathways_lite.errors import UserError
 from pathways_lite.intervals import LEVEL
 from pathways_lite.ledger import Ledger
@@ -158,11 +158,16 @@ def _results_section(findings: Findings) -> str:
     missing = len(findings.plan.study.recipes) - len(findings.runs)
     return section(
         "Results",
-        *(paragraph(verdict_sentence(comparison), "verdict") for comparison in results.comparisons),
+        *(paragraph(verdict(comparison, results.arms), "verdict") for comparison in results.comparisons),
         paragraph(f"{missing} unfinished runs are not included.", "note") if missing else "",
         table(results.header, results.rows()),
         *(paragraph(note, "note") for note in results.notes()),
     )
+
+
+def verdict(c: Comparison, arms: Sequence[Arm]) -> str:
+    """State the answer, and where budgets differ how far it goes. `arms`: of the study."""
+    return " ".join(filter(None, (verdict_sentence(c), unequal_budgets(c, arms))))
 
 
 def verdict_sentence(c: Comparison) -> str:

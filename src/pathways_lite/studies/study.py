@@ -89,6 +89,12 @@ class Study(Frozen):
             for recipe in recipes
         }
 
+    @property
+    def arm_of(self) -> dict[str, str]:
+        """The arm of every recipe, by the recipe's label."""
+        labels = iter(self.recipes)
+        return {next(labels): arm for arm, recipes in self.arms.items() for _ in recipes}
+
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     """Load the study returned by `study()` in the Python file at `path`; `overrides` are applied to every recipe.

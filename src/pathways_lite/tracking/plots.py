@@ -116,11 +116,11 @@ def _draw_loss(ax: Axes, stages: Sequence[_StageRows], palette: Palette) -> None
     color, n_points = palette.series[0], 0
     window = min(101, sum(len(stage.train) for stage in stages) // 25) | 1
     for stage in stages:
-        rows = [row for row in stage.train if np.isfinite(row.get("loss", np.nan))]
-        tokens, loss = _column(rows, "tokens"), _column(rows, "loss")
+        rows = [row for row in stage.train if np.isfinite(_shown_loss(row))]
+        tokens, loss = _column(rows, "tokens"), np.array([_shown_loss(row) for row in rows])
         thinned = slice(None, None, 1 + len(rows) // _MAX_POINTS)
         # Only the first stage's lines have a legend entry; the others look the same.
-        labels = ("_", "_") if n_points else ("training, as logged", f"mean of {window} logged steps")
+        labels = ("_", "_") if n_points else ("training, mean since the row before", f"mean of {window} rows")
         faint: Any = {"alpha": 0.35, "linewidth": 0.8} if window > 1 else {"linewidth": 1.6}
         ax.plot(tokens[thinned], loss[thinned], color=color, label=labels[0], **faint)
         if window > 1:
@@ -135,12 +135,21 @@ def _draw_loss(ax: Axes, stages: Sequence[_StageRows], palette: Palette) -> None
         _draw_placeholder(ax, "no training step has been logged yet", palette)
 
 
+def _shown_loss(row: Row) -> float:
+    """Return the loss that is drawn, as progress shows it: the mean since the row before, where the log has it.
+
+    A single batch's is mostly noise where rows are few.
+    """
+    mean = row.get("mean_loss", np.nan)
+    return float(mean if np.isfinite(mean) else row.get("loss", np.nan))
+
+
 def _crop_first_steps(ax: Axes, rows: Sequence[Row], palette: Palette) -> None:
     """Crop the highest percent of the losses of a long run, and label the first loss.
 
     The losses of an untrained model would squeeze all others to the bottom of the plot.
     """
-    loss = _column(rows, "loss")
+    loss = np.array([_shown_loss(row) for row in rows])
     low, high, highest = np.nanmin(loss), np.nanquantile(loss, 0.99), np.nanmax(loss)
     if highest - low > 2 * (high - low) > 0:
         ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))

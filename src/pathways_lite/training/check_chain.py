@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -26,12 +26,15 @@ from pathways_lite.training.load import TrainedModel, load_model
 from pathways_lite.training.stage import StageSpec, stage_timeline, stage_trainable
 
 
-def require_trainable(recipe: Recipe) -> None:
+def require_trainable(recipe: Recipe, without_corpus: Collection[str] = ()) -> None:
     """Raise UserError where a stage of a resolved recipe could not start: its data, sample weights or parameters.
 
-    What needs devices (a mesh, memory) is not checked here.
+    What needs devices (a mesh, memory) is not checked here. `without_corpus`: stages that are trained already and whose
+    corpora are not there any more, of which nothing is checked.
     """
     for index in range(len(recipe.stages)):
+        if recipe.stages[index].name in without_corpus:
+            continue
         spec = StageSpec(recipe, index)
         optimizers.build_stage_optimizer(spec.stage, spec.timeline, spec.trainable)  # names of its parameters
         _require_data(spec)

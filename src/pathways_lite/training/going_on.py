@@ -31,6 +31,7 @@ from pathways_lite.recipe.base import parse_amount
 from pathways_lite.recipe.mistakes import format_validation_error
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.load import final_step
+from pathways_lite.training.resolve import with_corpora_found
 from pathways_lite.training.resolve_amounts import held_optimizer
 from pathways_lite.training.stage import stage_timeline
 
@@ -67,7 +68,7 @@ def branched(
     unless `overrides` say otherwise. It trains for `amount`, by default for what is left of the stage. Raises UserError
     where there is no such checkpoint.
     """
-    recipe = run.recipe()
+    recipe = with_corpora_found(run.recipe(), run)
     index = _stage_with_checkpoints(recipe, run, stage_name)
     stage = recipe.stages[index]
     checkpoints = CheckpointManager(run.stage(stage.name).checkpoints)

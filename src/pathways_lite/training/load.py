@@ -25,7 +25,7 @@ from pathways_lite.data.held_out_text import HeldOutSource
 from pathways_lite.data.listing import is_token_store
 from pathways_lite.data.mixture import MixedOrder
 from pathways_lite.data.order import DataCursor
-from pathways_lite.data.store import Store, open_store, require_compatible
+from pathways_lite.data.store import Store, find_store, open_store, require_compatible
 from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError
@@ -53,6 +53,11 @@ class TrainedModel:
     manifest: Manifest
     spec: StageSpec
     average: bool = False
+
+    def __repr__(self) -> str:
+        """Return one line, as a notebook shows it; the manifest alone would take pages."""
+        average = ", average of its parameters" if self.average else ""
+        return f"TrainedModel({str(self.path)!r}: stage {self.stage.name!r}, step {self.manifest.step:,}{average})"
 
     @property
     def stage(self) -> Stage:
@@ -143,7 +148,7 @@ class TrainedModel:
             raise UserError(f"{self.path} was imported and has no corpus; name one of its tokenizer with --corpus")
         if corpus is None:
             try:
-                return open_store(own.corpus)
+                return open_store(find_store(own.corpus, self.manifest.meta.get("provenance", {}).get("directory")))
             except UserError as error:
                 raise UserError(
                     f"{error}\nThat is the place in the recipe of {self.path} (stages.{self.stage.name}.data.corpus); "

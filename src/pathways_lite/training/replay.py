@@ -18,7 +18,7 @@ from pathways_lite.batch import Batch
 from pathways_lite.checkpoints import CheckpointManager, restore, step_of
 from pathways_lite.data.order import DataCursor
 from pathways_lite.data.pipeline import DataStream
-from pathways_lite.data.store import open_store
+from pathways_lite.data.store import find_store, open_store
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 from pathways_lite.recipe import Scratch, Stage
@@ -37,17 +37,21 @@ class StageReading:
 
     steps: how many it has taken, as far as is known.
     path: the checkpoint that says so, or the stage's directory.
+    directory: where training was started, from which a relative path of the corpus counts; None: not known.
     """
 
     path: Path
     spec: StageSpec
     cursor: DataCursor
     steps: int
+    directory: str | None = None
 
     @classmethod
     def of(cls, model: TrainedModel) -> StageReading:
         """Return what a checkpoint's stage has read until then."""
-        return cls(model.path, model.spec, DataCursor.from_json(model.manifest.meta["cursor"]), model.manifest.step)
+        meta = model.manifest.meta
+        directory = meta.get("provenance", {}).get("directory")
+        return cls(model.path, model.spec, DataCursor.from_json(meta["cursor"]), model.manifest.step, directory)
 
     @property
     def stage(self) -> Stage:
@@ -98,7 +102,7 @@ def data_stream(
     reading = source if isinstance(source, StageReading) else StageReading.of(source)
     stage, cursor = reading.stage, reading.cursor
     try:
-        store = open_store(corpus or stage.data.corpus)
+        store = open_store(corpus or find_store(stage.data.corpus, reading.directory))
     except UserError as error:
         hint = "" if corpus else f"\nThe recipe of {reading.path} names it; if it is elsewhere now, use --corpus"
         raise UserError(f"{error}{hint}") from error
@@ -171,6 +175,7 @@ class Spike:
     step: int
     reason: str
     skips: int | None = None
+    is_rise: bool = False  # no spike, but the largest rise of the loss
 
 
 def find_spikes(reading: StageReading) -> list[Spike]:
@@ -204,7 +209,7 @@ def _largest_rise(rows: list[Row], window: int) -> Spike:
     rises += [values[i] - np.median(values[max(0, i - window) : i]) for i in range(1, len(values))]
     largest = int(np.argmax(np.nan_to_num(np.array(rises), nan=np.inf)))
     reason = (
-        f"its loss, {values[largest]:.4g}, is further above that of the steps before it than at any other logged step: "
-        f"by {rises[largest]:.4g}"
+        f"its loss, {values[largest]:.4g}, is {rises[largest]:.4g} above the median of the steps before it, the "
+        "largest rise of all logged steps"
     )
-    return Spike(losses[largest][0], reason)
+    return Spike(losses[largest][0], reason, is_rise=True)

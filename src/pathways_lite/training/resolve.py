@@ -6,13 +6,13 @@ is a `CheckpointRef` to an earlier stage of the recipe, or to another run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from pathways_lite.checkpoints import restore
-from pathways_lite.data.store import open_store, require_compatible
+from pathways_lite.data.store import MissingStoreError, find_store, open_store, require_compatible
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.objectives.denoisers import resolve_special_tokens
@@ -31,6 +31,7 @@ from pathways_lite.recipe import (
     stage_identity,
 )
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.run_history import last_start, read_history
 from pathways_lite.training.check_chain import require_kept_optimizer, require_stored_optimizer, require_trainable
 from pathways_lite.training.init_growth import require_growth, require_something_grown
 from pathways_lite.training.init_merging import resolve_merge
@@ -39,26 +40,83 @@ from pathways_lite.training.resolve_amounts import resolve_budgets, with_relativ
 from pathways_lite.training.stage import reference_of, stage_timeline
 
 
-def resolve_recipe(recipe: Recipe, run: RunDirectory | None = None) -> Recipe:
+def resolve_recipe(recipe: Recipe, run: RunDirectory | None = None, finished: Sequence[Stage] = ()) -> Recipe:
     """Fill in corpus fingerprints, special tokens and digests of the checkpoints that a recipe names.
 
     Raises UserError for a corpus that is missing or is not the recorded one, for a vocabulary or special tokens that
     the model cannot hold, for growth that does not fit the stage before, for checkpoints that are not there, and for
     whatever else would keep a stage from starting. Stages that were begun in `run` may be what is refused today.
+
+    A stage that is finished in `run` needs no corpus. `finished`: resolved stages, trained elsewhere, whose corpora
+    need not be there either; nothing but what they recorded is then known of such a corpus.
     """
+    if run is not None:
+        recipe = with_corpora_found(recipe, run)
     recipe = resolve_budgets(recipe)
     for index in range(len(recipe.stages)):
         require_growth(recipe, index)
         if run is None or not run.stage(recipe.stages[index].name).path.exists():
             require_something_grown(recipe, index)
         require_kept_optimizer(recipe, index)
-    resolved = recipe.copy_unchecked(stages=())
+    resolved, without_corpus = recipe.copy_unchecked(stages=()), set()
     for stage in recipe.stages:
-        stage = resolve_checkpoint_refs(_resolve_stage(stage), resolved)
+        try:
+            stage = _resolve_data(stage)
+        except MissingStoreError as error:
+            here = finished_stages([run], stage.name) if run is not None else ()
+            if (recorded := _as_recorded(stage, [*here, *finished])) is None:
+                raise MissingStoreError(
+                    f"{error}\nStage {stage.name!r} reads it; if it is elsewhere now, say where: "
+                    "'stages.*.data.corpus=PLACE'"
+                ) from error
+            stage = recorded
+            without_corpus.add(stage.name)
+        stage = resolve_checkpoint_refs(_resolve_start(stage), resolved)
         stage = with_relative_rate(stage, *_left(stage, resolved))
         resolved = resolved.model_copy(update={"stages": (*resolved.stages, stage)})
-    require_trainable(resolved)
+    require_trainable(resolved, without_corpus)
     return resolved
+
+
+def with_corpora_found(recipe: Recipe, run: RunDirectory) -> Recipe:
+    """Return the recipe with relative corpora as they lie from where `run` was started, where they are not here."""
+    directory = (last_start(read_history(run.path)) or {}).get("directory")
+    places = [find_store(stage.data.corpus, directory) for stage in recipe.stages]
+    if places == [stage.data.corpus for stage in recipe.stages]:
+        return recipe
+    stages = zip(recipe.stages, places, strict=True)
+    moved = (s.model_copy(update={"data": s.data.model_copy(update={"corpus": place})}) for s, place in stages)
+    return recipe.copy_unchecked(stages=tuple(moved))
+
+
+def finished_stages(runs: Iterable[RunDirectory], name: str | None = None) -> list[Stage]:
+    """Return the stages that are finished in run directories, resolved, as their recipes have them; or those of a name.
+
+    Directories without a recipe that can be read have none.
+    """
+    stages: list[Stage] = []
+    for run in runs:
+        try:
+            recorded = run.recipe().stages
+        except UserError:
+            continue
+        stages += [one for one in recorded if name in (None, one.name) and run.stage(one.name).is_finished]
+    return stages
+
+
+def _as_recorded(stage: Stage, finished: Sequence[Stage]) -> Stage | None:
+    """Fill in what a stage's missing corpus would say, from a finished stage that has read it; None if none has."""
+    for one in finished:
+        tokens, own = getattr(one.objective, "tokens", None), getattr(stage.objective, "tokens", None)
+        objective = stage.objective
+        if own is None and tokens is not None and hasattr(objective, "tokens"):
+            objective = objective.model_copy(update={"tokens": tokens})
+        same_place = stage.data.fingerprint is None and stage.data.corpus == one.data.corpus
+        is_same = same_place or stage.data.fingerprint == one.data.fingerprint is not None
+        if is_same and one.data.fingerprint is not None and objective == one.objective:
+            data = stage.data.model_copy(update={"fingerprint": one.data.fingerprint})
+            return stage.model_copy(update={"data": data, "objective": objective})
+    return None
 
 
 def _left(stage: Stage, before: Recipe) -> tuple[Stage | None, int | None]:
@@ -72,13 +130,16 @@ def _left(stage: Stage, before: Recipe) -> tuple[Stage | None, int | None]:
     return None, None
 
 
-def _resolve_stage(stage: Stage) -> Stage:
+def _resolve_data(stage: Stage) -> Stage:
     store = open_store(stage.data.corpus)
     require_compatible(store, stage.data, stage.model.vocab_size)
     data = stage.data.model_copy(update={"fingerprint": store.fingerprint})
     ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size, "eod": store.eod}
     objective = resolve_special_tokens(stage.objective, seq_len=data.seq_len, **ids)
-    stage = stage.model_copy(update={"data": data, "objective": objective})
+    return stage.model_copy(update={"data": data, "objective": objective})
+
+
+def _resolve_start(stage: Stage) -> Stage:
     if isinstance(stage.start, Restore):
         model = load_model(stage.start.path, report=None)
         model.require_recorded(stage.start.digest, stage.name, stage.start.path, "set start.digest=none")

@@ -54,9 +54,11 @@ from pathways_lite.training.run_record import (
     current_provenance,
     describe_finished,
     describe_stop,
+    has_current_page,
     missing_directory,
     record_process,
     removed_if_refused,
+    stage_has_begun,
 )
 from pathways_lite.training.speed import Speed, keep_speed, measure_speed, parse_speed, startup_seconds
 from pathways_lite.training.stage import StageSpec, describe_lengths
@@ -103,7 +105,7 @@ def train_run(
 
     With many processes (`coordination.initialize`) all of them call this; only the primary one locks the directory,
     writes logs and shows progress. `hang_timeout`: seconds that may pass without a step, see `Watchdog`. `source`: the
-    directory of the recipe, whose git commit is recorded; the working directory by default. At its end each stage
+    recipe's file or directory, whose git commit is recorded; the working directory by default. At its end each stage
     generates `samples` and draws the run's `page`, both of which studies leave out.
 
     Returns the process's exit status: 0 when everything is trained, 128 + n after signal n (the state is saved).
@@ -188,7 +190,7 @@ def train_stage(components: Components, context: RunContext) -> None:
                 summary["speed"] = asdict(speed)
             coordination.run_on_primary(lambda: _finish(components.spec, summary, scored, context))
         if coordination.is_primary():
-            _print_summary(components.stage, summary, context.run, context.console)
+            _print_summary(components.stage, summary, context)
 
 
 def _measure_speed(trainer: Trainer, first_step: int, before: Seconds, wall: float, startup: float) -> Speed | None:
@@ -231,15 +233,16 @@ def _claim(
     if run.recipe_path.is_file():
         old = run.recipe()
         for index in range(min(len(recipe.stages), len(old.stages))):
-            started = run.stage(old.stages[index].name).path.exists()
-            later = any(run.stage(stage.name).path.exists() for stage in old.stages[index + 1 :])
+            started, *later_ones = (stage_has_begun(run.stage(stage.name).path) for stage in old.stages[index:])
+            later = any(later_ones)
             if started and not later and has_larger_budget(old, recipe, index):
                 run.stage(old.stages[index].name).summary_path.unlink(missing_ok=True)  # it is not finished anymore
             elif started and stage_identity(old, index) != stage_identity(recipe, index):
                 differences = "\n".join(identity_differences(old, recipe, index))
                 raise UserError(
-                    f"{run.path} was begun with another recipe; choose another directory with --out, or undo these "
-                    f"changes:\n{differences}{_suggest_stage(old, recipe, index, run.path)}"
+                    f"{run.path} was begun with another recipe; choose another directory with --out, delete this one "
+                    f"with `pathways-lite runs delete {run.path}`, or undo these changes:\n"
+                    f"{differences}{_suggest_stage(old, recipe, index, run.path)}"
                 )
         recipe = _with_later_stages(recipe, old, run)
     write_recipe(recipe, run.recipe_path)
@@ -285,7 +288,7 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
         CheckpointManager(directory.checkpoints, keep=checkpoints_to_keep(spec.stage), fence=context.fence)
     )
     steps, tokens = timeline.total_steps, timeline.tokens_before(timeline.total_steps)
-    title = f"{spec.recipe.name}/{spec.stage.name}"
+    title = f"{run.path.name}/{spec.stage.name}"
     progress = stack.enter_context(Progress(title, total_steps=steps, total_tokens=tokens, console=context.console))
     compiler = StepCompiler(components)
     if (step := coordination.run_on_primary(lambda: checkpoints.newest) or 0) < steps:
@@ -367,8 +370,9 @@ def draw_report(run: RunDirectory) -> None:
     write_pages(run.path)
 
 
-def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, console: Console) -> None:
+def _print_summary(stage: Stage, summary: dict[str, Any], context: RunContext) -> None:
     """Print held-out results beside xz, one sample, and the path of the report."""
+    run, console = context.run, context.console
     domains = summary["domains"]
     table = Table("held out", "bits per byte", "xz -9", "loss per token", title=f"stage {stage.name}")
     table.caption = held_out_note(domains.values())
@@ -389,5 +393,5 @@ def _print_summary(stage: Stage, summary: dict[str, Any], run: RunDirectory, con
             "sample (the prompt ends at │): ", (sample["prompt"], "dim"), ("│", "bold"), sample["text"]
         )
         console.print(text)
-    if run.report.exists():
+    if has_current_page(run):
         console.print(f"report: {run.report}")

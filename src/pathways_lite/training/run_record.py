@@ -22,8 +22,8 @@ from pathways_lite.tracking.log import LOG, read_log
 from pathways_lite.training.stage import stage_timeline
 
 
-def current_provenance(directory: Path | None = None) -> Provenance:
-    """Gather the provenance of this process; the recipe lies in `directory` (default: the working directory)."""
+def current_provenance(source: Path | None = None) -> Provenance:
+    """Gather the provenance of this process; `source`: the recipe's file or directory (default: working directory)."""
     device = jax.devices()[0]
     devices = {
         "platform": device.platform,
@@ -31,7 +31,7 @@ def current_provenance(directory: Path | None = None) -> Provenance:
         "count": jax.device_count(),
         "processes": jax.process_count(),
     }
-    return gather_provenance(directory or Path.cwd(), devices)
+    return gather_provenance(source or Path.cwd(), devices)
 
 
 @contextlib.contextmanager
@@ -86,8 +86,17 @@ def describe_stop(run: RunDirectory, recipe: Recipe) -> str:
 
 def describe_finished(run: RunDirectory) -> str:
     """Say that nothing is left to train, and where the results are."""
-    page = f"its page: {run.report}" if run.report.is_file() else f"`pathways-lite report {run.path}` writes its page"
+    page = f"its page: {run.report}" if has_current_page(run) else f"`pathways-lite report {run.path}` writes its page"
     return f"{run.path} is finished: nothing is left to train; {page}"
+
+
+def has_current_page(run: RunDirectory) -> bool:
+    """Return whether the run has a page that was drawn after its last stage was finished."""
+    try:
+        drawn = run.report.stat().st_mtime_ns
+    except OSError:
+        return False
+    return all(summary.stat().st_mtime_ns <= drawn for summary in run.path.glob("*/summary.json"))
 
 
 # ---- refused starts ----
@@ -121,5 +130,14 @@ def missing_directory(path: Path) -> Path | None:
 
 
 def _has_begun(path: Path) -> bool:
-    """Return whether anything was trained: a log has a row, or a checkpoint is there."""
-    return any(read_log(log) for log in path.glob(f"*/{LOG}")) or any(path.glob("*/checkpoints/step_*"))
+    """Return whether anything was trained: a log has a step, or a checkpoint is there."""
+    return any(stage_has_begun(stage) for stage in path.glob("*/"))
+
+
+def stage_has_begun(stage: Path) -> bool:
+    """Return whether anything of the stage in a directory was trained: its log has a step, or a checkpoint is there.
+
+    A link to the stage of another run counts, trained or not.
+    """
+    logged = (row["kind"] == "train" for row in read_log(stage / LOG))
+    return stage.is_symlink() or any(logged) or any((stage / "checkpoints").glob("step_*"))

@@ -2,6 +2,7 @@
 
 import io
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from helpers.run_helpers import TOTAL, DieAfter, Died, InjectNaN, StopAfter, app
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Recipe
+from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_history import FILE_NAME, RunHistory, last_end, last_start, read_history
 from pathways_lite.runs.find import find_runs
 from pathways_lite.runs.states import stage_rows
 from pathways_lite.tracking.log import read_log
+from pathways_lite.training.going_on import extended
 from pathways_lite.training.run import train_run
+from pathways_lite.training.run_record import describe_finished
 
 
 def train(recipe: Recipe, path: Path, hooks: Any = None) -> str:
@@ -142,3 +146,33 @@ def test_a_refused_start_removes_nothing_that_was_there(recipe: Recipe, uninterr
     with pytest.raises(UserError, match="begun with another recipe"):
         train(apply_overrides(recipe, ["stages.base.optimizer.learning_rate=1"]), uninterrupted)
     assert sorted(uninterrupted.rglob("*")) == before
+
+
+def test_a_run_that_saved_and_logged_nothing_starts_over_with_another_recipe(
+    recipe: Recipe, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C before the first step leaves a directory with nothing to lose; after it, there is something."""
+    stage = RunDirectory(tmp_path / "early").stage("base").path
+    stage.mkdir(parents=True)
+    shutil.copy(uninterrupted / "recipe.json", tmp_path / "early")
+    (stage / "log.jsonl").write_text('{"kind": "event", "step": 0, "event": "interrupt"}\n')
+    changed = apply_overrides(recipe, ["stages.base.budget=3 steps"])
+    assert run(changed, tmp_path / "early") == 0
+    with pytest.raises(UserError, match=r"begun with another recipe.*`pathways-lite runs delete .*early`"):
+        run(recipe, tmp_path / "early")
+
+
+def test_a_page_of_before_a_stage_is_not_announced_for_it(
+    recipe: Recipe, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pathways_lite.training.run.draw_report", lambda run: run.report.touch())
+    path = shutil.copytree(uninterrupted, tmp_path / "renamed")
+    (path / "report.html").touch()
+    output = io.StringIO()
+    longer = extended(RunDirectory(path), "1 steps")
+    assert train_run(longer, path, console=Console(file=output, width=1000), page=False, samples=False) == 0
+    assert "renamed/base_more" in output.getvalue()
+    assert "report:" not in output.getvalue()
+    assert f"`pathways-lite report {path}` writes its page" in describe_finished(RunDirectory(path))
+    (path / "report.html").touch()
+    assert f"its page: {path / 'report.html'}" in describe_finished(RunDirectory(path))

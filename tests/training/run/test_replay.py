@@ -167,7 +167,8 @@ def test_a_dropped_update_is_a_spike_and_otherwise_the_largest_rise(recipe: Reci
     log.write_text("\n".join(raised) + "\n")
     (spike,) = find_spikes(load_reading(tmp_path / "run"))
     assert spike.step == 7
-    assert "further above" in spike.reason
+    assert "largest rise of all" in spike.reason
+    assert spike.is_rise
 
 
 def test_another_corpus_is_refused(recorded: tuple[Path, object], tmp_path: Path, corpus: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from typer.testing import CliRunner
 
-from helpers.run_helpers import run
+from helpers.run_helpers import StopAfter, run
 from pathways_lite.checkpoints import read_manifest
 from pathways_lite.cli.main import app
 from pathways_lite.conversion.grow_and_merge import grow_offline, merge_offline
@@ -20,7 +20,9 @@ from pathways_lite.errors import UserError
 from pathways_lite.recipe import Grow, Recipe, Stack, apply_overrides
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.companions import carried_tokenizer, companion_files
+from pathways_lite.training.going_on import branched
 from pathways_lite.training.load import load_model
+from pathways_lite.training.replay import data_stream, load_reading
 
 
 @pytest.fixture
@@ -156,3 +158,36 @@ def test_a_checkpoint_without_the_files_uses_its_corpus(
     grown = grow_offline(old, Grow(operator=Stack()), target, tmp_path / "grown", lambda line: None)
     monkeypatch.undo()
     assert load_model(grown).companions == model.companions
+
+
+def test_a_finished_run_says_so_without_its_corpus_and_an_unfinished_one_says_what_to_type(
+    alone: Path, recipe: Recipe, corpus: Path
+) -> None:
+    result = CliRunner().invoke(app, ["train", str(alone)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "is finished: nothing is left to train" in result.output
+    # The recipe as it was given, not resolved.
+    again = apply_overrides(recipe, [f"stages.base.data.corpus={alone.parent / 'corpus'}", "stages.base.saving.keep=9"])
+    assert run(again, alone) == 0
+    with pytest.raises(UserError, match=r"'stages\.\*\.data\.corpus=PLACE'"):
+        run(apply_overrides(again, ["stages.base.batch_size=1"]), alone.parent / "other")
+    (alone / "base" / "summary.json").unlink()
+    with pytest.raises(UserError, match=r"'stages\.\*\.data\.corpus=PLACE'"):
+        run(again, alone)
+    assert run(apply_overrides(again, [f"stages.*.data.corpus={corpus}"]), alone) == 0
+
+
+def test_a_relative_corpus_is_found_from_another_working_directory(
+    recipe: Recipe, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(corpus, tmp_path / "here" / "corpora" / "x")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    relative = apply_overrides(recipe, ["stages.base.data.corpus=corpora/x"])
+    assert run(relative, tmp_path / "run", StopAfter(4)) == 143
+    monkeypatch.chdir(tmp_path / "there")
+    assert load_model(tmp_path / "run").open_corpus().address.endswith("corpora/x")
+    assert data_stream(load_reading(tmp_path / "run")).batch_at(0).tokens.size
+    branch = branched(RunDirectory(tmp_path / "run"), 4, None, "1 steps")
+    assert branch.stages[0].data.corpus == str(tmp_path / "here" / "corpora" / "x")
+    assert run(RunDirectory(tmp_path / "run").recipe(), tmp_path / "run") == 0
