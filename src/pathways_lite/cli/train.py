@@ -50,7 +50,9 @@ def train(
         int | None,
         typer.Option(metavar="STEP", min=0, help="of a run: continue from its checkpoint of this step as a new run"),
     ] = None,
-    stage: Annotated[str | None, typer.Option(help="with --branch: of which stage; default: the last one")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="with --branch: of which stage; default: the one that has STEP")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="show what would be trained and its cost, and stop")] = False,
     coordinator: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="address of process 0, for processes started by hand")
@@ -65,7 +67,8 @@ def train(
         typer.Option(
             min=1,
             help="threads that XLA computes with on CPUs; default: one per core that this process may use, by its "
-            "affinity and its container's CPU limit. The threads that read data are data.threads of the recipe",
+            "affinity and its container's CPU limit. Another number changes the last bits of losses and parameters. The "
+            "threads that read data are data.threads of the recipe",
         ),
     ] = None,
     samples: Annotated[bool, typer.Option(help="generate text at the end of every stage")] = True,
@@ -171,6 +174,8 @@ def _load(
     if branch is not None:
         from pathways_lite.training.going_on import branched
 
+        if out is not None and out.resolve() == path.resolve():
+            raise UserError(f"--branch makes a new run, and {out} is the run that it leaves; name a new directory")
         loaded = branched(run, branch, stage, extend, overrides)
         return loaded, out or path.parent / loaded.name
     if stage is not None:

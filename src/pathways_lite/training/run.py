@@ -277,7 +277,7 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
         CheckpointManager(directory.checkpoints, keep=checkpoints_to_keep(spec.stage), fence=context.fence)
     )
     steps, tokens = timeline.total_steps, timeline.tokens_before(timeline.total_steps)
-    title = f"{spec.recipe.name}/{spec.stage.name}"
+    title = f"{run.path.name or spec.recipe.name}/{spec.stage.name}"
     progress = stack.enter_context(Progress(title, total_steps=steps, total_tokens=tokens, console=context.console))
     compiler = StepCompiler(components)
     if (step := coordination.run_on_primary(lambda: checkpoints.newest) or 0) < steps:

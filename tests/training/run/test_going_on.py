@@ -26,6 +26,7 @@ from pathways_lite.recipe import (
     Restore,
     apply_overrides,
     stage_identity,
+    write_recipe,
 )
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.begun import stage_states
@@ -232,12 +233,27 @@ def test_a_branch_has_another_rate_and_says_which_steps_there_are(uninterrupted:
     source = RunDirectory(uninterrupted)
     branch = branched(source, 8, "base", "5 steps", ["stages.base.optimizer.learning_rate=1e-5"])
     assert (branch.stages[0].optimizer.learning_rate, branch.stages[0].budget.n) == (1e-5, 5)
-    with pytest.raises(UserError, match=r"has no checkpoint of step 7; it has .*8.*12"):
+    with pytest.raises(UserError, match=r"has no checkpoint of step 7: base has .*8.*12"):
         branched(source, 7, None, None)
     with pytest.raises(UserError, match="nothing of stage 'base' is left after step 12; say how long"):
         branched(source, 12, None, None)
     with pytest.raises(UserError, match="there is no stage 'bse'"):
         branched(source, 8, "bse", None)
+
+
+def test_a_branch_finds_the_stage_that_has_its_step(recipe: Recipe, uninterrupted: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    longer = extended(RunDirectory(path), "2 steps")
+    write_recipe(longer, path / "recipe.json")
+    shutil.copytree(path / "base" / "checkpoints" / "step_00000004", path / "base_more/checkpoints/step_00000002")
+    assert branched(RunDirectory(path), 8, None, None).stages[0].name == "base"
+    with pytest.raises(UserError, match="no checkpoint of step 7: base has 4, 8, 12; base_more has 2 "):
+        branched(RunDirectory(path), 7, None, None)
+    shutil.copytree(path / "base" / "checkpoints" / "step_00000004", path / "base_more/checkpoints/step_00000004")
+    with pytest.raises(UserError, match="stages base and base_more of .* of step 4; say which: --stage base"):
+        branched(RunDirectory(path), 4, None, None)
+    result = CliRunner().invoke(app, ["train", str(path), "--branch", "8", "--out", str(path), "--dry-run"])
+    assert "name a new directory" in str(result.exception)
 
 
 # ---- a rate that is the parent's ----
