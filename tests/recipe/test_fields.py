@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pathways_lite.errors import UserError
-from pathways_lite.recipe import Recipe, apply_overrides, load_recipe
+from pathways_lite.recipe import AdamW, Recipe, apply_overrides, load_recipe
 from pathways_lite.recipe.fields import describe_path, override_values, recipe_classes
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.py"))

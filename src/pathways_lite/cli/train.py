@@ -67,8 +67,8 @@ def train(
         typer.Option(
             min=1,
             help="threads that XLA computes with on CPUs; default: one per core that this process may use, by its "
-            "affinity and its container's CPU limit. Another number changes the last bits of losses and parameters. The "
-            "threads that read data are data.threads of the recipe",
+            "affinity and its container's CPU limit. Their number changes the last digits of losses. The threads "
+            "that read data are data.threads of the recipe",
         ),
     ] = None,
     samples: Annotated[bool, typer.Option(help="generate text at the end of every stage")] = True,

@@ -22,8 +22,9 @@ KILLED = "killed, or crashed"
 def stage_rows(run: FoundRun) -> tuple[list[dict[str, Any]], list[str]]:
     """Return a row for each stage that this run trains itself, as JSON values, and the problems of its files.
 
-    States: done, with `stopped_early` where that is so; running; failed, with a reason; stopped: the same command continues it after step `saved_step`;
-    waiting: not begun. Stages that are links belong to another run, unless that is all that there is.
+    States: done, with `stopped_early` where that is so; running; failed, with a reason; stopped: the same command
+    continues it after step `saved_step`; waiting: not begun. Stages that are links belong to another run, unless that
+    is all that there is.
     """
     data = read_run(run.path)
     problems = list(data.problems)
@@ -74,8 +75,9 @@ def _early_stop(data: RunData, stage: StageData) -> dict[str, Any]:
     """Return `stopped_early` for a finished stage that early stopping ended, and the steps of its budget if known."""
     if not stage.is_finished or not any(row.get("event") == "early_stop" for row in stage.rows_of_kind("event")):
         return {}
-    budgets = [s.get("budget") for s in data.recipe.get("stages", []) if s.get("name") == stage.name]
-    in_steps = {"total_steps": budget["n"] for budget in budgets if budget and budget.get("kind") == "steps"}
+    fields = next((s for s in data.recipe.get("stages", []) if s.get("name") == stage.name), {})
+    budget = fields.get("budget") or {}
+    in_steps = {"total_steps": budget["n"]} if budget.get("kind") == "steps" else {}
     return {"stopped_early": True, **in_steps}
 
 

@@ -250,7 +250,7 @@ def test_a_branch_finds_the_stage_that_has_its_step(recipe: Recipe, uninterrupte
     with pytest.raises(UserError, match="no checkpoint of step 7: base has 4, 8, 12; base_more has 2 "):
         branched(RunDirectory(path), 7, None, None)
     shutil.copytree(path / "base" / "checkpoints" / "step_00000004", path / "base_more/checkpoints/step_00000004")
-    with pytest.raises(UserError, match="stages base and base_more of .* of step 4; say which: --stage base"):
+    with pytest.raises(UserError, match=r"stages base and base_more of .* of step 4; say which: --stage base"):
         branched(RunDirectory(path), 4, None, None)
     result = CliRunner().invoke(app, ["train", str(path), "--branch", "8", "--out", str(path), "--dry-run"])
     assert "name a new directory" in str(result.exception)
