@@ -75,8 +75,8 @@ def _early_stop(data: RunData, stage: StageData) -> dict[str, Any]:
     """Return `stopped_early` for a finished stage that early stopping ended, and the steps of its budget if known."""
     if not stage.is_finished or not any(row.get("event") == "early_stop" for row in stage.rows_of_kind("event")):
         return {}
-    fields = next((s for s in data.recipe.get("stages", []) if s.get("name") == stage.name), {})
-    budget = fields.get("budget") or {}
+    budgets = {fields.get("name"): fields.get("budget") or {} for fields in data.recipe.get("stages", [])}
+    budget = budgets.get(stage.name, {})
     in_steps = {"total_steps": budget["n"]} if budget.get("kind") == "steps" else {}
     return {"stopped_early": True, **in_steps}
 
