@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from pathways_lite.cli.main import app
 from pathways_lite.cli.overrides import complete_override
 from pathways_lite.cli.recipe import reference
-from pathways_lite.recipe import Continue, Steps, load_recipe, recipe_differences
+from pathways_lite.recipe import Continue, Steps, load_recipe, recipe_differences, write_recipe
+from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.resolve import resolve_recipe
 
 ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "configs/demo.py")
@@ -65,6 +67,22 @@ def test_diff_names_fields_and_stages_that_compute_the_same(tmp_path: Path) -> N
         "differences": [{"path": "stages.base.model.d_model", "a": "192", "b": "64"}],
         "stages_with_the_same_identity": [],
     }
+
+
+def test_the_recipe_of_a_run_does_not_differ_from_what_the_run_recorded(recipe_file: Path, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    resolved = resolve_recipe(load_recipe(recipe_file))
+    write_recipe(resolved, run.recipe_path)
+    assert invoke("diff", str(recipe_file), str(run.path)) == (0, "the recipes are equal\n")
+    changed = tmp_path / "changed.py"
+    changed.write_text(recipe_file.read_text().replace("learning_rate=3e-3", "learning_rate=1e-3"))
+    status, output = invoke("diff", str(run.path), str(changed))
+    assert status == 1
+    assert "fingerprint" not in output
+    assert "stages.base.optimizer.learning_rate" in output
+    changed.write_text(recipe_file.read_text().replace("corpus=", "corpus='/missing' or "))
+    result = CliRunner().invoke(app, ["recipe", "diff", str(run.path), str(changed)])
+    assert "is compared as it is written" in result.stderr
 
 
 @pytest.mark.parametrize(

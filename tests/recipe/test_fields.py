@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pathways_lite.errors import UserError
-from pathways_lite.recipe import Recipe, apply_overrides, load_recipe
+from pathways_lite.recipe import AdamW, Recipe, apply_overrides, load_recipe
 from pathways_lite.recipe.fields import describe_path, override_values, recipe_classes
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.py"))
@@ -105,3 +105,15 @@ def test_a_wrong_path_is_told_with_what_is_there(path: str, sentence: str) -> No
     with pytest.raises(UserError) as error:
         describe_path(path)
     assert sentence in str(error.value)
+
+
+def test_a_field_that_takes_a_number_or_a_class_shows_both() -> None:
+    owner, ramp = describe_path("stages.batch_size")
+    assert (owner.name, [row.name for row in owner.fields]) == ("Stage", ["batch_size"])
+    assert ramp.name == "Ramp"
+
+
+def test_a_default_rate_is_not_shown_beside_a_relative_one() -> None:
+    assert "learning_rate" not in override_values(AdamW(relative_learning_rate=1.0))
+    assert override_values(AdamW(relative_learning_rate=1.0, learning_rate=1e-3))["learning_rate"] == "0.001"
+    assert override_values(AdamW())["learning_rate"] == "0.0003"

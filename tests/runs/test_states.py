@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from pathways_lite.cli.main import app
 from pathways_lite.run_lock import RunLock
 from pathways_lite.runs.find import DELETED, find_runs, leftovers
 from pathways_lite.runs.states import KILLED, stage_rows
@@ -50,6 +52,20 @@ def test_a_killed_run_shows_what_it_logged_and_where_it_continues(make_run: Make
 def test_how_the_last_process_ended(make_run: MakeRun, history: Any, state: str, reason: str | None) -> None:
     row = only_row(make_run("run", logged=10, finished=False, history=history))
     assert (row["state"], row.get("reason")) == (state, reason)
+
+
+def test_a_stage_that_stopped_early_is_seen(make_run: MakeRun) -> None:
+    run = make_run("early", logged=20)
+    row = only_row(run)
+    assert (row["state"], row.get("stopped_early")) == ("done", None)
+    recipe = json.loads((run / "recipe.json").read_text())
+    recipe["stages"][0]["budget"] = {"kind": "steps", "n": 60}
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    with (run / "base" / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"kind": "event", "event": "early_stop", "step": 30, "best_step": 10}) + "\n")
+    row = only_row(run)
+    assert (row["state"], row["stopped_early"], row["step"], row["total_steps"]) == ("done", True, 30, 60)
+    assert "done, stopped early" in CliRunner().invoke(app, ["runs", str(run)], env={"COLUMNS": "200"}).output
 
 
 def test_a_run_whose_lock_is_held_is_running(make_run: MakeRun) -> None:

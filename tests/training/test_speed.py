@@ -15,6 +15,7 @@ from pathways_lite.training.resolve import resolve_recipe
 from pathways_lite.training.speed import (
     Speed,
     combine,
+    is_compiled,
     keep_speed,
     known_speed,
     measure_speed,
@@ -86,8 +87,7 @@ def test_a_run_is_measured_by_its_activities() -> None:
 def test_repeated_measurements() -> None:
     speeds = [replace(SPEED, token=token, compile=token) for token in (1.0, 9.0, 2.0)]
     assert combine(speeds).token == 2.0, "a run beside other programs does not count"
-    assert combine(speeds).compile == 2.0, "as it was last: programs are cached"
-    assert combine(speeds).seconds(0, 0, 0, cached=True).compile == 1.0
+    assert combine(speeds).compile == 2.0
     assert SPEED.seconds(0, 0, 0, cached=True).compile == 7.0, "unknown"
     assert scaled(SPEED, 2.0).seconds(1000, 0, 0).train == 2.0
 
@@ -100,7 +100,7 @@ def test_an_estimate_says_where_it_comes_from(spec: StageSpec, monkeypatch: pyte
     assert estimate_stage(spec).source == "calibrated on this machine"
     keep_speed(spec.stage, SPEED)
     estimate = estimate_stage(spec)
-    assert estimate.source == "measured on this machine (1 run of this shape)"
+    assert estimate.source == "measured on this machine (1 stage of this shape)"
     timeline, stage = spec.timeline, spec.stage
     evaluations = times_due(stage.evaluation.every, 0, timeline.total_steps)
     assert estimate.seconds.train == pytest.approx(1e-3 * timeline.tokens_before(timeline.total_steps))
@@ -108,6 +108,19 @@ def test_an_estimate_says_where_it_comes_from(spec: StageSpec, monkeypatch: pyte
     assert estimate.memory == 1 << 30
     assert "1 GiB" in estimate.sentence()
     assert "which is more than there is" in replace(estimate, memory_limit=1 << 20).sentence()
+
+
+def test_an_estimate_knows_what_the_compilation_cache_has(spec: StageSpec, recipe: Recipe) -> None:
+    keep_speed(spec.stage, replace(SPEED, calibrated=True, cached_compile=0.5))
+    assert is_compiled(spec.stage)
+    keep_speed(spec.stage, replace(SPEED, compile=0.7))  # a run, which reads what the calibration compiled
+    same = estimate_stage(spec)
+    assert (same.seconds.compile, same.cached) == (0.7, True)
+    assert "compiling, with the cache, 0.7 s" in same.sentence()
+    longer = apply_overrides(recipe, ["stages.base.budget=50 steps"])
+    other = estimate_stage(StageSpec(resolve_recipe(longer), 0))
+    assert (other.seconds.compile, other.cached) == (7.0, False), "the budget is a constant of the program"
+    assert other.source == same.source, "the shape is the same"
 
 
 def test_a_calibration_takes_steps_of_the_stage_and_writes_nothing(spec: StageSpec, tmp_path: Path) -> None:

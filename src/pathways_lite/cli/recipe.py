@@ -132,14 +132,19 @@ def diff(a: RecipeFile, b: RecipeFile, as_json: AsJson = False) -> None:
     """Show where two recipes differ, and which of their stages give the same result all the same.
 
     Two stages of the same identity compute the same: they may differ in names, paths, meshes, and in how often they
-    save or log. The exit status is 0 if the recipes are equal and 1 if they differ.
+    save or log. Where one of them is a run's, in which digests and defaults are filled in, the other is resolved
+    first. The exit status is 0 if the recipes are equal and 1 if they differ.
 
-    Example: `pathways-lite recipe diff runs/base runs/variant`
+    Examples:
+
+    - `pathways-lite recipe diff runs/base runs/variant`
+
+    - `pathways-lite recipe diff configs/demo.py runs/demo`
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.recipe import recipe_differences, stage_identity
 
-    recipes = (_load(a), _load(b))
+    recipes = _resolved_alike({a: _load(a), b: _load(b)}) if a != b else [_load(a)] * 2
     differences = recipe_differences(recipes)
     identities = [
         {stage.name: stage_identity(recipe, index) for index, stage in enumerate(recipe.stages)} for recipe in recipes
@@ -160,6 +165,27 @@ def diff(a: RecipeFile, b: RecipeFile, as_json: AsJson = False) -> None:
     shared = f"stages of the same identity, which compute the same: {', '.join(same)}"
     console.print(shared if same else "no stage has the same identity in both: their results differ")
     raise typer.Exit(1)
+
+
+def _resolved_alike(recipes: dict[Path, Recipe]) -> list[Recipe]:
+    """Return recipes as they can be compared: where one of them is resolved, the others are resolved too."""
+    from pathways_lite.errors import UserError
+
+    def is_resolved(recipe: Recipe) -> bool:
+        return any(stage.data.fingerprint is not None for stage in recipe.stages)
+
+    if not any(map(is_resolved, recipes.values())):
+        return list(recipes.values())
+    from pathways_lite.training.resolve import resolve_recipe
+
+    comparable = []
+    for path, recipe in recipes.items():
+        try:
+            comparable.append(recipe if is_resolved(recipe) else resolve_recipe(recipe))
+        except UserError as error:
+            typer.echo(f"note: {path} is compared as it is written, as it cannot be resolved here: {error}", err=True)
+            comparable.append(recipe)
+    return comparable
 
 
 def _load(path: Path) -> Recipe:

@@ -105,6 +105,8 @@ def _list_table(rows: list[dict[str, Any]]) -> Table:
 
 def _state(row: dict[str, Any]) -> str:
     """Return the state for people: where it continues, and with what it failed."""
+    if row.get("stopped_early"):
+        return f"{row['state']}, stopped early"
     reason = f": {shorten(row['reason'], _LONGEST_REASON)}" if row.get("reason") else ""
     if row["state"] not in ("stopped", "failed"):
         return str(row["state"])

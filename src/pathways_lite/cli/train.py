@@ -50,7 +50,9 @@ def train(
         int | None,
         typer.Option(metavar="STEP", min=0, help="of a run: continue from its checkpoint of this step as a new run"),
     ] = None,
-    stage: Annotated[str | None, typer.Option(help="with --branch: of which stage; default: the last one")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="with --branch: of which stage; default: the one that has STEP")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="show what would be trained and its cost, and stop")] = False,
     coordinator: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="address of process 0, for processes started by hand")
@@ -65,7 +67,8 @@ def train(
         typer.Option(
             min=1,
             help="threads that XLA computes with on CPUs; default: one per core that this process may use, by its "
-            "affinity and its container's CPU limit. The threads that read data are data.threads of the recipe",
+            "affinity and its container's CPU limit. Their number changes the last digits of losses. The threads "
+            "that read data are data.threads of the recipe",
         ),
     ] = None,
     samples: Annotated[bool, typer.Option(help="generate text at the end of every stage")] = True,
@@ -103,7 +106,7 @@ def train(
         keep_freed_memory()  # before the imports below load JAX
     loaded, out = _load(recipe, overrides or [], out, extend, branch, stage)
     if dry_run:
-        _dry_run(loaded, as_json=as_json)
+        _dry_run(loaded, out, as_json=as_json)
         return
     if as_json:
         raise UserError("--json prints what --dry-run shows; add --dry-run, or leave out --json")
@@ -124,25 +127,38 @@ def _source(path: Path) -> Path:
     return path if path.is_file() else path.parent
 
 
-def _dry_run(recipe: Recipe, *, as_json: bool) -> None:
-    """Print what would be trained, and the time and memory that it would take here."""
+def _dry_run(recipe: Recipe, out: Path, *, as_json: bool) -> None:
+    """Print what would be trained in `out`, and the time and memory that it would take here."""
+    from pathways_lite.run_directory import RunDirectory
+    from pathways_lite.training.begun import first_other_stage, stage_states
     from pathways_lite.training.describe import describe, describe_stages
-    from pathways_lite.training.estimate import estimate_recipe
+    from pathways_lite.training.estimate import busy_note, estimate_recipe
     from pathways_lite.training.resolve import resolve_recipe
 
     enable_compilation_cache()
-    resolved = resolve_recipe(recipe)
+    run = RunDirectory(out)
+    resolved = resolve_recipe(recipe, run)
+    states = stage_states(resolved, run)
     if as_json:
-        estimates = estimate_recipe(resolved, calibrate=True)
-        rows = zip(describe_stages(resolved), estimates, strict=True)
+        estimates = estimate_recipe(resolved, calibrate=True, states=states)
+        rows = zip(describe_stages(resolved, run), estimates, strict=True)
         print_json([{**row, "estimate": estimate.to_json()} for row, estimate in rows])
         return
-    typer.echo(describe(resolved))
-    estimates = estimate_recipe(resolved, calibrate=True)
-    for stage, estimate in zip(resolved.stages, estimates, strict=True):
-        typer.echo(f"{stage.name}: {estimate.sentence()}")
+    typer.echo(describe(resolved, run))
+    if (name := first_other_stage(resolved, run)) is not None:
+        typer.echo(f"note: {out} was begun with another recipe of stage {name!r}; training needs another --out")
+    estimates = estimate_recipe(resolved, calibrate=True, states=states)
+    for stage, estimate, state in zip(resolved.stages, estimates, states, strict=True):
+        if not state.finished:
+            typer.echo(f"{stage.name}: {'what is left: ' if state.step else ''}{estimate.sentence()}")
+    if all(state.finished for state in states):
+        typer.echo("nothing is left to train")
+        return
     if len(estimates) > 1:
-        typer.echo(f"all stages: about {duration(sum(estimate.seconds.total for estimate in estimates))} here")
+        left = "all that is left" if any(state.step for state in states) else "all stages"
+        typer.echo(f"{left}: about {duration(sum(estimate.seconds.total for estimate in estimates))} here")
+    if note := busy_note():
+        typer.echo(f"note: {note}")
 
 
 def _load(
@@ -163,6 +179,8 @@ def _load(
     if branch is not None:
         from pathways_lite.training.going_on import branched
 
+        if out is not None and out.resolve() == path.resolve():
+            raise UserError(f"--branch makes a new run, and {out} is the run that it leaves; name a new directory")
         loaded = branched(run, branch, stage, extend, overrides)
         return loaded, out or path.parent / loaded.name
     if stage is not None:

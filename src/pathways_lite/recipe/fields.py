@@ -60,7 +60,8 @@ class ClassFields:
 
 
 def describe_path(path: str) -> list[ClassFields]:
-    """Return the classes that may be at `path`, such as `stages.base.optimizer`; of a plain field, its owners alone.
+    """Return the classes that may be at `path`, such as `stages.base.optimizer`; of a plain field, its owners alone,
+    which come first where a number may be in the place of a class.
 
     Names and numbers of stages may be left out. The path may also be a class (`AdamW`). Raises UserError for a name
     that is not a field, with the names that are.
@@ -88,6 +89,9 @@ def describe_path(path: str) -> list[ClassFields]:
             if number + 1 < len(parts):
                 raise UserError(f"{'.'.join(parts[: number + 1])} is a value and has no field {parts[number + 1]!r}")
             return [describe_class(cls, only=cls.current_name(part)) for cls in owners]
+        if number + 1 == len(parts) and any(map(_takes_plain_value, annotations)):
+            owner = [describe_class(cls, only=cls.current_name(part)) for cls in owners]
+            return owner + [describe_class(cls) for cls in dict.fromkeys(children)]
         classes = list(dict.fromkeys(children))
         in_sequence = any(_is_sequence(annotation) for annotation in annotations)
     return [describe_class(cls) for cls in classes]
@@ -167,6 +171,11 @@ def _classes_in(annotation: Any) -> list[type[Frozen]]:
         elif typing.get_origin(member) is tuple:
             classes += [cls for argument in typing.get_args(member) for cls in _classes_in(argument)]
     return classes
+
+
+def _takes_plain_value(annotation: Any) -> bool:
+    """Return whether a number or text may be in the place of a class."""
+    return any(member in (int, float, str, bool) for member in union_members(annotation))
 
 
 def _is_sequence(annotation: Any) -> bool:
@@ -257,10 +266,16 @@ def override_values(node: Frozen, *, changed: bool = False, prefix: str = "") ->
     for name, field in type(node).model_fields.items():
         value, path = getattr(node, name), f"{prefix}{name}"
         default = None if field.is_required() else field.get_default(call_default_factory=True)
-        if name == "kind" or (changed and not field.is_required() and value == default):
+        if name == "kind" or _is_overruled(node, name) or (changed and not field.is_required() and value == default):
             continue
         values |= _values_of(value, path, changed)
     return values
+
+
+def _is_overruled(node: Frozen, name: str) -> bool:
+    """Return whether a field's default does not count: a learning rate beside a relative one."""
+    relative = getattr(node, "relative_learning_rate", None) is not None
+    return relative and name.endswith("learning_rate") and name not in node.model_fields_set
 
 
 def _values_of(value: Any, path: str, changed: bool) -> dict[str, str]:

@@ -22,9 +22,9 @@ KILLED = "killed, or crashed"
 def stage_rows(run: FoundRun) -> tuple[list[dict[str, Any]], list[str]]:
     """Return a row for each stage that this run trains itself, as JSON values, and the problems of its files.
 
-    States: done; running; failed, with a reason; stopped, the same command continues it after step `saved_step`;
-    ready: not begun; waiting: for the stage before it. Stages that are links belong to another run, unless that is all
-    that there is.
+    States: done, with `stopped_early` where that is so; running; failed, with a reason; stopped, the same command
+    continues it after step `saved_step`; ready: not begun; waiting: for the stage before it. Stages that are links
+    belong to another run, unless that is all that there is.
     """
     data = read_run(run.path)
     problems = list(data.problems)
@@ -57,6 +57,7 @@ def _stage_row(run: FoundRun, data: RunData, stage: StageData) -> dict[str, Any]
         "stage": stage.name,
         "step": step,
         "total_steps": stage.ledger.get("total_steps"),
+        **_early_stop(data, stage),
         "saved_step": saved,
         "loss": train[-1]["loss"] if train else None,
         "mean_loss": train[-1].get("mean_loss", train[-1]["loss"]) if train else None,
@@ -68,6 +69,16 @@ def _stage_row(run: FoundRun, data: RunData, stage: StageData) -> dict[str, Any]
         **_age(_updated(stage)),
         **({} if run.study is None else {"study": str(run.study), "arm": run.arm, "seed": data.recipe.get("seed")}),
     }
+
+
+def _early_stop(data: RunData, stage: StageData) -> dict[str, Any]:
+    """Return `stopped_early` for a finished stage that early stopping ended, and the steps of its budget if known."""
+    if not stage.is_finished or not any(row.get("event") == "early_stop" for row in stage.rows_of_kind("event")):
+        return {}
+    budgets = {fields.get("name"): fields.get("budget") or {} for fields in data.recipe.get("stages", [])}
+    budget = budgets.get(stage.name, {})
+    in_steps = {"total_steps": budget["n"]} if budget.get("kind") == "steps" else {}
+    return {"stopped_early": True, **in_steps}
 
 
 def _unfinished_state(path: Path, stage: StageData, running: bool) -> dict[str, Any]:

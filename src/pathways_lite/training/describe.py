@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from pathways_lite.recipe import Recipe
+from pathways_lite.recipe import Recipe, Stage
+from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.formatting import si
+from pathways_lite.training.begun import StageState, stage_states
 from pathways_lite.training.data_position import describe_data_position
 from pathways_lite.training.notes import stage_notes
 from pathways_lite.training.resolve import resolve_recipe
 from pathways_lite.training.stage import StageSpec, describe_lengths
 
 
-def describe_stages(recipe: Recipe) -> list[dict[str, Any]]:
-    """Return what training `recipe` would take, as JSON values, one dictionary for each stage.
+def describe_stages(recipe: Recipe, run: RunDirectory | None = None) -> list[dict[str, Any]]:
+    """Return what training `recipe` in `run` would take, as JSON values, one dictionary for each stage.
 
-    `epochs` by domain is None where another stage has yet to learn the mixture; `sparse_flops` and
-    `final_active_parameters` are there for pruned stages, `seq_lens` for those with a sequence-length warm-up.
+    `first_step` is where training continues, or where a `finished` stage ended; all amounts are those of whole stages.
+    `learning_rates` are the resolved ones, by field. `epochs` by domain is None where another stage has yet to learn
+    the mixture; `sparse_flops` and `final_active_parameters` are there for pruned stages, `seq_lens` for those with a
+    sequence-length warm-up.
     """
-    recipe = resolve_recipe(recipe)
-    return [_describe_stage(StageSpec(recipe, index)) for index in range(len(recipe.stages))]
+    recipe = resolve_recipe(recipe, run)
+    states = stage_states(recipe, run)
+    return [_describe_stage(StageSpec(recipe, index), state) for index, state in enumerate(states)]
 
 
-def _describe_stage(spec: StageSpec) -> dict[str, Any]:
+def _describe_stage(spec: StageSpec, state: StageState) -> dict[str, Any]:
     stage, timeline, mixture = spec.stage, spec.timeline, spec.stage.data.mixture
     total = timeline.total_steps
     row = {
@@ -34,7 +39,10 @@ def _describe_stage(spec: StageSpec) -> dict[str, Any]:
         "tokens": timeline.tokens_before(total),
         "epochs": None if mixture is not None and mixture.untrained_stages else spec.epochs,
         "flops": timeline.flops_before(total),
-        "data": describe_data_position(spec),
+        "first_step": state.step,
+        "finished": state.finished,
+        "learning_rates": _learning_rates(spec.stage),
+        "data": _describe_data(spec, state),
         "notes": stage_notes(spec),
     }
     if timeline.lengths:
@@ -47,26 +55,46 @@ def _describe_stage(spec: StageSpec) -> dict[str, Any]:
     return row
 
 
-def describe(recipe: Recipe) -> str:
-    """Describe what training `recipe` would take: sizes, tokens, epochs and FLOPs of every stage, one line each."""
+def describe(recipe: Recipe, run: RunDirectory | None = None) -> str:
+    """Describe what training `recipe` in `run` would take, stage by stage.
+
+    That is its size, tokens, epochs, FLOPs and learning rate, how far it is, and where its data begins.
+    """
     lines = []
-    recipe = resolve_recipe(recipe)
-    for index in range(len(recipe.stages)):
+    recipe = resolve_recipe(recipe, run)
+    for index, state in enumerate(stage_states(recipe, run)):
         spec = StageSpec(recipe, index)
-        row, sparse = _describe_stage(spec), ""
+        row, sparse = _describe_stage(spec, state), ""
         if "sparse_flops" in row:
             active = si(row["final_active_parameters"], "parameters")
             sparse = f" ({si(row['sparse_flops'])} without zeros; {active} in the end)"
+        rates = ", ".join(f"{name} {rate:g}" for name, rate in row["learning_rates"].items())
         lines.append(
             f"{row['stage']}: {si(row['parameters'], 'parameters')}, {row['steps']:,} steps, "
             f"{si(row['tokens'], 'tokens')} ({describe_epochs(spec)}), {si(row['flops'], 'FLOPs')}{sparse}, "
-            f"start: {row['start']}, identity {row['identity']}"
+            f"{rates} ({spec.stage.optimizer.schedule.kind}), start: {row['start']}, identity {row['identity']}"
         )
-        lines.append(f"{row['stage']}: {row['data']}")
+        if progress := state.describe(row["steps"]):
+            lines.append(f"{row['stage']}: {progress}")
+        if not state.finished:
+            lines.append(f"{row['stage']}: {row['data']}")
         if "seq_lens" in row:
             lines.append(f"{row['stage']}: {describe_lengths(spec.timeline)}")
         lines += [f"note: {row['stage']}: {note}" for note in row["notes"]]
     return "\n".join(lines)
+
+
+def _describe_data(spec: StageSpec, state: StageState) -> str:
+    if state.position is not None:
+        return f"data continues at sequence {state.position:,}"
+    return describe_data_position(spec)
+
+
+def _learning_rates(stage: Stage) -> dict[str, float]:
+    """Return the rates of the stage's optimizer, by field: one, or one for each of its kinds of parameters."""
+    names = [name for name in type(stage.optimizer).model_fields if name.endswith("learning_rate")]
+    rates = {name: getattr(stage.optimizer, name) for name in names if name != "relative_learning_rate"}
+    return {name: rate for name, rate in rates.items() if rate is not None}
 
 
 def describe_epochs(spec: StageSpec) -> str:

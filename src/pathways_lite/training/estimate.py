@@ -7,6 +7,8 @@ Assumed: a share of the machine's peak, where a few steps would take too long or
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,7 +22,8 @@ from pathways_lite.models.accounting import parameter_count
 from pathways_lite.recipe import Recipe
 from pathways_lite.tracking.formatting import byte_size, duration
 from pathways_lite.tracking.peak import machine_peak
-from pathways_lite.training.speed import Speed, keep_speed, known_speed, startup_seconds
+from pathways_lite.training.begun import StageState
+from pathways_lite.training.speed import Speed, is_compiled, keep_speed, known_speed, startup_seconds
 from pathways_lite.training.stage import StageSpec
 
 ASSUMED_SHARE_OF_PEAK = 0.3
@@ -29,6 +32,7 @@ ASSUMED_SHARE_OF_PEAK = 0.3
 _ASSUMED_FIXED = 8.0  # seconds
 _MAX_CALIBRATION_FLOPS = 2e12  # of a step: seconds on a CPU, nothing on an accelerator
 _MAX_CALIBRATION_SHARE = 0.5  # of the memory
+_BUSY = 0.75  # load per core, without what this process has added by then
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Estimate:
     memory: int | None  # bytes: of the process on CPUs, else of the fullest device
     memory_limit: int | None
     source: str
-    speed: Speed
+    speed: Speed | None  # None where nothing is left to train
+    cached: bool = False  # the compilation cache has the programs
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as JSON values."""
@@ -49,13 +54,15 @@ class Estimate:
             "memory_bytes": self.memory,
             "memory_limit_bytes": self.memory_limit,
             "source": self.source,
-            "speed": asdict(self.speed),
+            "speed": None if self.speed is None else asdict(self.speed),
+            "cached": self.cached,
         }
 
     def sentence(self) -> str:
         """Return the estimate for people."""
         seconds = self.seconds
-        parts = {"training": seconds.train, "compiling": seconds.compile, "evaluating": seconds.evaluate}
+        compiling = "compiling, with the cache," if self.cached else "compiling"
+        parts = {"training": seconds.train, compiling: seconds.compile, "evaluating": seconds.evaluate}
         parts |= {"saving": seconds.save, "starting and ending": seconds.other}
         shown = [f"{name} {duration(value)}" for name, value in parts.items() if value >= 0.005 * seconds.total]
         text = f"about {duration(seconds.total)} here ({', '.join(shown)})"
@@ -69,12 +76,14 @@ class Estimate:
 
 def estimate_stage(spec: StageSpec, *, first_step: int = 0, calibrate: bool = False) -> Estimate:
     """Estimate the rest of a stage from `first_step` on; with `calibrate`, take a few steps if its shape is unknown."""
+    if first_step >= spec.timeline.total_steps:
+        return Estimate(Seconds(), None, memory_limit(), "finished", None)
     known = known_speed(spec.stage) or (_calibrated(spec) if calibrate else None)
     if known is None:
         assumption = f"assumed: {ASSUMED_SHARE_OF_PEAK:.0%} of this machine's peak, and memory for the state alone"
         known = assumed_speed(spec), assumption
     speed, source = known
-    return estimate_from(spec, speed, source, first_step)
+    return estimate_from(spec, speed, source, first_step, cached=is_compiled(spec.stage))
 
 
 def _calibrated(spec: StageSpec) -> tuple[Speed, str] | None:
@@ -104,19 +113,37 @@ def estimate_from(spec: StageSpec, speed: Speed, source: str, first_step: int = 
         times_due(stage.saving.every, first_step, total),
         cached=cached,
     )
-    return Estimate(seconds, speed.memory, memory_limit(), source, speed)
+    return Estimate(seconds, speed.memory, memory_limit(), source, speed, cached and speed.cached_compile is not None)
 
 
-def estimate_recipe(recipe: Recipe, *, calibrate: bool) -> list[Estimate]:
-    """Estimate every stage of a resolved recipe. Stages after the first share its process, and so its imports."""
-    imports, estimates = startup_seconds(), list[Estimate]()
+def estimate_recipe(recipe: Recipe, *, calibrate: bool, states: Sequence[StageState] | None = None) -> list[Estimate]:
+    """Estimate what is left of every stage of a resolved recipe; by default all of it.
+
+    Stages after the first that is trained share its process, and so its imports.
+    """
+    imports, estimates, begun = startup_seconds(), list[Estimate](), False
     for index in range(len(recipe.stages)):
-        estimate = estimate_stage(StageSpec(recipe, index), calibrate=calibrate)
-        if index:
+        spec, state = StageSpec(recipe, index), states[index] if states else StageState()
+        first_step = spec.timeline.total_steps if state.finished else state.step
+        estimate = estimate_stage(spec, first_step=first_step, calibrate=calibrate)
+        if begun and not state.finished:
             fixed = max(0.0, estimate.seconds.other - imports)
             estimate = replace(estimate, seconds=replace(estimate.seconds, other=fixed))
+        begun = begun or not state.finished
         estimates.append(estimate)
     return estimates
+
+
+def busy_note() -> str | None:
+    """Say where other programs keep this machine's CPUs busy, which no estimate foresees; None where they do not."""
+    try:
+        load = os.getloadavg()[0]
+    except OSError:
+        return None
+    cores = os.cpu_count() or 1
+    if jax.devices()[0].platform != "cpu" or load < _BUSY * cores:
+        return None
+    return f"this machine is busy (load {load:.1f} on {cores} cores), so that times may be longer than on an idle one"
 
 
 def assumed_speed(spec: StageSpec) -> Speed:

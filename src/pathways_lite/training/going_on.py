@@ -62,22 +62,16 @@ def extended(run: RunDirectory, amount: str, overrides: Sequence[str] = ()) -> R
 def branched(
     run: RunDirectory, step: int, stage_name: str | None, amount: str | None, overrides: Sequence[str] = ()
 ) -> Recipe:
-    """Return the recipe of a new run that continues a stage of `run` (the last with checkpoints) from `step` on.
+    """Return the recipe of a new run that continues a stage of `run` from `step` on: by default the one that has it.
 
     It keeps the optimizer's state, reads the data that would have come next, and holds the learning rate of that step,
     unless `overrides` say otherwise. It trains for `amount`, by default for what is left of the stage. Raises UserError
-    where there is no such checkpoint.
+    where there is no such checkpoint, or several stages have one of this step.
     """
     recipe = with_corpora_found(run.recipe(), run)
-    index = _stage_with_checkpoints(recipe, run, stage_name)
+    index = _stage_with_checkpoint(recipe, run, stage_name, step)
     stage = recipe.stages[index]
     checkpoints = CheckpointManager(run.stage(stage.name).checkpoints)
-    if step not in checkpoints.steps():
-        there = ", ".join(map(str, checkpoints.steps())) or "none"
-        raise UserError(
-            f"{run.stage(stage.name).path} has no checkpoint of step {step}; it has {there} "
-            f"(saving.keep={stage.saving.keep} are kept, one every saving.every={stage.saving.every} steps)"
-        )
     _require_continuable(stage)
     start = Restore(path=str(checkpoints.path(step)), optimizer="keep")
     budget = _parse(amount, stage) if amount is not None else _left_after(stage, step)
@@ -213,13 +207,27 @@ def _checked(recipe: Recipe) -> Recipe:
         raise UserError(format_validation_error(error)) from error
 
 
-def _stage_with_checkpoints(recipe: Recipe, run: RunDirectory, name: str | None) -> int:
+def _stage_with_checkpoint(recipe: Recipe, run: RunDirectory, name: str | None, step: int) -> int:
+    """Return the index of the stage that has a checkpoint of `step`; where `name` is given, it is that one."""
     names = [stage.name for stage in recipe.stages]
-    if name is not None:
-        if name not in names:
-            raise UserError(f"there is no stage {name!r} in {run.path}; it has {', '.join(names)}")
-        return names.index(name)
-    begun = [i for i, name in enumerate(names) if CheckpointManager(run.stage(name).checkpoints).steps()]
-    if not begun:
+    if name is not None and name not in names:
+        raise UserError(f"there is no stage {name!r} in {run.path}; it has {', '.join(names)}")
+    steps = {stage: CheckpointManager(run.stage(stage).checkpoints).steps() for stage in names if name in (None, stage)}
+    steps = {stage: there for stage, there in steps.items() if there}
+    if not steps:
         raise UserError(f"{run.path} has no checkpoint to branch off")
-    return begun[-1]
+    match [stage for stage, there in steps.items() if step in there]:
+        case [stage]:
+            return names.index(stage)
+        case []:
+            kept = recipe.stages[names.index(next(reversed(steps)))].saving
+            there = "; ".join(f"{stage} has {', '.join(map(str, of_stage))}" for stage, of_stage in steps.items())
+            raise UserError(
+                f"{run.path} has no checkpoint of step {step}: {there} "
+                f"(saving.keep={kept.keep} are kept, one every saving.every={kept.every} steps)"
+            )
+        case several:
+            raise UserError(
+                f"stages {' and '.join(several)} of {run.path} have a checkpoint of step {step}; "
+                f"say which: --stage {several[0]}"
+            )

@@ -25,7 +25,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.ledger import Seconds
 from pathways_lite.paths import local_path
 from pathways_lite.provenance import Provenance
-from pathways_lite.recipe import Recipe, Stage, identity_differences, stage_identity, write_recipe
+from pathways_lite.recipe import Recipe, Stage, identity_differences, write_recipe
 from pathways_lite.recipe.fields import value_text
 from pathways_lite.recipe.identity import flatten
 from pathways_lite.run_directory import RunDirectory
@@ -38,6 +38,7 @@ from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.run_data import NOT_COMPARABLE
 from pathways_lite.tracking.token_page import PAGE_NAME, ScoredText
 from pathways_lite.tracking.trackers import open_trackers
+from pathways_lite.training.begun import is_another_recipe, is_enlarged
 from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
 from pathways_lite.training.data_position import describe_data_position
@@ -45,7 +46,6 @@ from pathways_lite.training.describe import describe_epochs
 from pathways_lite.training.estimate import held_out_tokens, times_due
 from pathways_lite.training.final_evaluation import summarize
 from pathways_lite.training.initialize import initialize_stage, is_trained, restore_latest
-from pathways_lite.training.larger_budget import has_larger_budget
 from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.notes import stage_notes
@@ -58,7 +58,6 @@ from pathways_lite.training.run_record import (
     missing_directory,
     record_process,
     removed_if_refused,
-    stage_has_begun,
 )
 from pathways_lite.training.speed import Speed, keep_speed, measure_speed, parse_speed, startup_seconds
 from pathways_lite.training.stage import StageSpec, describe_lengths
@@ -233,11 +232,9 @@ def _claim(
     if run.recipe_path.is_file():
         old = run.recipe()
         for index in range(min(len(recipe.stages), len(old.stages))):
-            started, *later_ones = (stage_has_begun(run.stage(stage.name).path) for stage in old.stages[index:])
-            later = any(later_ones)
-            if started and not later and has_larger_budget(old, recipe, index):
+            if is_enlarged(old, recipe, index, run):
                 run.stage(old.stages[index].name).summary_path.unlink(missing_ok=True)  # it is not finished anymore
-            elif started and stage_identity(old, index) != stage_identity(recipe, index):
+            elif is_another_recipe(old, recipe, index, run):
                 differences = "\n".join(identity_differences(old, recipe, index))
                 raise UserError(
                     f"{run.path} was begun with another recipe; choose another directory with --out, delete this one "
@@ -288,7 +285,7 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
         CheckpointManager(directory.checkpoints, keep=checkpoints_to_keep(spec.stage), fence=context.fence)
     )
     steps, tokens = timeline.total_steps, timeline.tokens_before(timeline.total_steps)
-    title = f"{run.path.name}/{spec.stage.name}"
+    title = f"{run.path.name or spec.recipe.name}/{spec.stage.name}"
     progress = stack.enter_context(Progress(title, total_steps=steps, total_tokens=tokens, console=context.console))
     compiler = StepCompiler(components)
     if (step := coordination.run_on_primary(lambda: checkpoints.newest) or 0) < steps:

@@ -44,6 +44,7 @@ class Speed:
     memory: int | None  # peak, of the process on CPUs, else of the fullest device
     calibrated: bool = False  # by a few steps, not by a run
     cached_compile: float | None = None  # where the compilation cache has the programs; None if unknown
+    program: str | None = None  # digest of what the programs were compiled for (`stage_program`)
 
     def seconds(self, tokens: int, evaluated_tokens: int, saves: int, *, cached: bool = False) -> Seconds:
         """Return the time of a stage with these amounts of work, by activity. `cached`: it was compiled before."""
@@ -71,6 +72,18 @@ def stage_shape(stage: Stage) -> str:
     data = {"seq_len": stage.data.seq_len, "workers": stage.data.workers}
     shape = {**fields, "optimizer": optimizer, "data": data, "start": _masked(stage)}
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def stage_program(stage: Stage) -> str:
+    """Return a digest of what the stage's programs depend on: beside its shape, budget and rates, which are constants.
+
+    A stage of another program is compiled anew; one of the same is read from the compilation cache.
+    """
+    excluded = {"name", "start", "evaluation", "saving", "log_every", "guard", "early_stopping"}
+    fields = stage.model_dump(mode="json", exclude_none=True, exclude=excluded)
+    fields["data"] = {"seq_len": stage.data.seq_len}
+    program = {**fields, "start": _masked(stage)}
+    return hashlib.sha256(json.dumps(program, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _masked(stage: Stage) -> str:
@@ -111,8 +124,15 @@ def peak_memory() -> int | None:
 
 
 def keep_speed(stage: Stage, speed: Speed) -> None:
-    """Add a measurement to those of the stage's shape; a run's replace those of calibrations."""
-    earlier = [] if (kept := _read(stage)) and kept[-1].calibrated and not speed.calibrated else kept
+    """Add a measurement to those of the stage's shape; a run's replace those of calibrations.
+
+    Where the stage's program was compiled before, what this one took is the time of reading it from the cache.
+    """
+    kept, speed = _read(stage), replace(speed, program=stage_program(stage))
+    if before := next((s for s in kept if s.program == speed.program), None):
+        cached = speed.compile if speed.cached_compile is None else speed.cached_compile
+        speed = replace(speed, compile=before.compile, cached_compile=min(cached, before.compile))
+    earlier = [] if kept and kept[-1].calibrated and not speed.calibrated else kept
     path = _path(stage)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,14 +146,16 @@ def known_speed(stage: Stage) -> tuple[Speed, str] | None:
     speed = combine(kept)
     if speed.calibrated:
         return speed, "calibrated on this machine"
-    return speed, f"measured on this machine ({len(kept)} run{'s' if len(kept) > 1 else ''} of this shape)"
+    return speed, f"measured on this machine ({len(kept)} stage{'s' if len(kept) > 1 else ''} of this shape)"
+
+
+def is_compiled(stage: Stage) -> bool:
+    """Return whether the compilation cache should have the stage's programs: the same ones were compiled before."""
+    return bool(jax.config.jax_compilation_cache_dir) and any(s.program == stage_program(stage) for s in _read(stage))
 
 
 def combine(speeds: Sequence[Speed]) -> Speed:
-    """Return the medians of repeated measurements; compiling and the rest as they were last.
-
-    The shortest of several compilations is taken for one that was cached.
-    """
+    """Return the medians of repeated measurements; the rest as it was last, and the most memory."""
 
     def median(values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]
@@ -144,11 +166,11 @@ def combine(speeds: Sequence[Speed]) -> Speed:
         token=statistics.median(speed.token for speed in speeds),
         evaluated_token=median([speed.evaluated_token for speed in speeds]),
         save=median([speed.save for speed in speeds]),
-        compile=last.compile,
+        compile=statistics.median(speed.compile for speed in speeds),
         fixed=last.fixed,
-        memory=last.memory,
+        memory=max((speed.memory for speed in speeds if speed.memory is not None), default=None),
         calibrated=last.calibrated,
-        cached_compile=min(speed.compile for speed in speeds) if len(speeds) > 1 else last.cached_compile,
+        cached_compile=median([speed.cached_compile for speed in speeds]),
     )
 
 

@@ -26,9 +26,12 @@ from pathways_lite.recipe import (
     Restore,
     apply_overrides,
     stage_identity,
+    write_recipe,
 )
 from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training.begun import stage_states
 from pathways_lite.training.describe import describe
+from pathways_lite.training.estimate import estimate_recipe
 from pathways_lite.training.going_on import branched, extended
 from pathways_lite.training.larger_budget import ignores_budget
 from pathways_lite.training.load import load_model
@@ -90,6 +93,49 @@ def test_an_extension_that_was_stopped_is_continued_by_the_same_call(
     assert [stage.name for stage in again.stages] == ["base", "base_more"]
     assert run(again, path) == 0
     assert CheckpointManager(path / "base_more" / "checkpoints").newest == 4
+
+
+def test_a_dry_run_knows_what_is_done(recipe: Recipe, recipe_file: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    def dry_run(*words: str | Path) -> str:
+        result = CliRunner().invoke(app, ["train", *map(str, words), "--dry-run"])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    path = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    output = dry_run(path)
+    assert "base: finished\n" in output
+    assert "nothing is left to train" in output
+    assert "about" not in output
+    output = dry_run(path, "--extend", "25 %")
+    assert "base: finished\n" in output
+    assert output.count("about") == 2, "the new stage, and the sum"
+    assert "all that is left: about" in output
+    assert "base_more: data continues at sequence" in output
+    assert "needs another --out" in dry_run(recipe_file, "--out", path, "stages.base.optimizer.learning_rate=1e-4")
+    stopped = tmp_path / "stopped"
+    run(recipe, stopped, StopAfter(8, "base"))
+    first = stage_timeline(recipe.stages[0]).sequences_before(8)
+    assert f"base: continues at step 8 of 12\nbase: data continues at sequence {first:,}\n" in dry_run(stopped)
+    (row,) = json.loads(dry_run(stopped, "--json"))
+    assert (row["first_step"], row["finished"], row["learning_rates"]) == (8, False, {"learning_rate": 3e-3})
+    shape, whole = RunDirectory(stopped).recipe(), tmp_path / "whole"
+    left, of_all = (describe_estimate(shape, path) for path in (stopped, whole))
+    assert 0 < left < of_all
+
+
+def describe_estimate(recipe: Recipe, path: Path) -> float:
+    """Return the seconds of training that are left in a run directory."""
+    states = stage_states(recipe, RunDirectory(path))
+    return sum(estimate.seconds.train for estimate in estimate_recipe(recipe, calibrate=False, states=states))
+
+
+def test_a_larger_budget_continues_in_a_dry_run_too(recipe: Recipe, tmp_path: Path) -> None:
+    for budget in ("8 steps", "12 steps"):
+        resolved = resolve_recipe(constant(recipe, budget))
+        if budget == "8 steps":
+            assert run(resolved, tmp_path) == 0
+    (state,) = stage_states(resolved, RunDirectory(tmp_path))
+    assert (state.step, state.finished, state.describe(12)) == (8, False, "continues at step 8 of 12")
 
 
 def test_what_cannot_be_extended_is_said(recipe: Recipe, uninterrupted: Path, tmp_path: Path) -> None:
@@ -187,12 +233,27 @@ def test_a_branch_has_another_rate_and_says_which_steps_there_are(uninterrupted:
     source = RunDirectory(uninterrupted)
     branch = branched(source, 8, "base", "5 steps", ["stages.base.optimizer.learning_rate=1e-5"])
     assert (branch.stages[0].optimizer.learning_rate, branch.stages[0].budget.n) == (1e-5, 5)
-    with pytest.raises(UserError, match=r"has no checkpoint of step 7; it has .*8.*12"):
+    with pytest.raises(UserError, match=r"has no checkpoint of step 7: base has .*8.*12"):
         branched(source, 7, None, None)
     with pytest.raises(UserError, match="nothing of stage 'base' is left after step 12; say how long"):
         branched(source, 12, None, None)
     with pytest.raises(UserError, match="there is no stage 'bse'"):
         branched(source, 8, "bse", None)
+
+
+def test_a_branch_finds_the_stage_that_has_its_step(recipe: Recipe, uninterrupted: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    longer = extended(RunDirectory(path), "2 steps")
+    write_recipe(longer, path / "recipe.json")
+    shutil.copytree(path / "base" / "checkpoints" / "step_00000004", path / "base_more/checkpoints/step_00000002")
+    assert branched(RunDirectory(path), 8, None, None).stages[0].name == "base"
+    with pytest.raises(UserError, match="no checkpoint of step 7: base has 4, 8, 12; base_more has 2 "):
+        branched(RunDirectory(path), 7, None, None)
+    shutil.copytree(path / "base" / "checkpoints" / "step_00000004", path / "base_more/checkpoints/step_00000004")
+    with pytest.raises(UserError, match=r"stages base and base_more of .* of step 4; say which: --stage base"):
+        branched(RunDirectory(path), 4, None, None)
+    result = CliRunner().invoke(app, ["train", str(path), "--branch", "8", "--out", str(path), "--dry-run"])
+    assert "name a new directory" in str(result.exception)
 
 
 # ---- a rate that is the parent's ----

@@ -93,6 +93,12 @@ def run_directories(recipe: Recipe, uninterrupted: Path, tmp_path: Path) -> list
     rewinding = ["policy=rewind", "rewind_steps=2", "skip_batches=3"]
     rewound = apply_overrides(recipe, [f"stages.base.guard.{change}" for change in rewinding])
     assert run(rewound, fourth, InjectNaN(12)) == 0
+    options = ["ema={}", "statistics={}", "statistics.every=2", "objective.label_smoothing=0.1", "evaluation.overlap=8"]
+    options += ['early_stopping={"patience": 1, "min_delta": 9}', "evaluation.every=1"]
+    optional = apply_overrides(base, [f"stages.base.{option}" for option in options])
+    assert run(optional, tmp_path / "optional") == 0
+    denoising = apply_overrides(weighted, ["stages.base.ema={}", "stages.base.pruning=none"])
+    assert run(denoising, tmp_path / "averaged") == 0
     with pytest.raises(UserError, match="halted"):
         run(base, tmp_path / "halted", InjectNaN(0))
     return [uninterrupted, *sorted(tmp_path.iterdir())]
