@@ -70,6 +70,14 @@ def frontier_svg(fit: Fit, theme: Theme) -> str | None:
         return to_svg(figure)
 
 
+def amount(value: float, _: object = None) -> str:
+    """Format a count as the field writes it: 10.4B parameters, 1.4T tokens; powers of ten outside k to T."""
+    for suffix, unit in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0)):
+        if 0.9995 * unit <= abs(value) < 9.995e14:
+            return f"{value / unit:.3g}{suffix}"
+    return f"{value:.3g}".replace("e+", "e")
+
+
 def set_log_scale(ax: Axes, axis_names: str = "xy") -> None:
     """Make axes logarithmic, with labels like 1e9, or plain numbers if they span little more than a decade."""
     for axis_name in axis_names:
