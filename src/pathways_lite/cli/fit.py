@@ -81,7 +81,8 @@ def fit_law(
 
     - `pathways-lite fit chinchilla my_study.py` fits the finished runs of a study
 
-    - `pathways-lite fit chinchilla wandb.csv N=params D=tokens L=eval/loss --drop-missing --where 'State == "finished"'`
+    - `pathways-lite fit chinchilla wandb.csv N=params D=tokens L=eval/loss --drop-missing --where 'State ==
+    "finished"'`
     """
     from pathways_lite.cli.fit_groups import fit_each
     from pathways_lite.console import Console

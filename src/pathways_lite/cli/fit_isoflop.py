@@ -43,9 +43,9 @@ def isoflop(
 ) -> None:
     """Find the compute-optimal size by budget (Chinchilla's approach 2), and extrapolate it.
 
-    Beside it stand approach 1 where sizes recur, the law of all runs (approach 3), variable projection, and how wrong the
-    parabolas would be on these sizes without noise. Writes JSON, a page and a figure. Columns: C, N, L, and D if C is
-    not 6ND.
+    Beside it stand approach 1 where sizes recur, the law of all runs (approach 3), variable projection, and how wrong
+    the parabolas would be on these sizes without noise. Writes JSON, a page and a figure. Columns: C, N, L, and D if C
+    is not 6ND.
 
     Examples:
 

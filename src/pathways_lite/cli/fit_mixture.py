@@ -103,7 +103,8 @@ def mixture(
     errors = {name: quality(fit) for name, fit in zip(weights, fits, strict=True)}
     if as_json:
         print_json({
-            "law": chosen.name, "fits": {n: {"values": f.values, **errors[n]} for n, f in zip(weights, fits, strict=True)},
+            "law": chosen.name,
+            "fits": {n: {"values": f.values, **errors[n]} for n, f in zip(weights, fits, strict=True)},
             **asdict(best), "left_out": rows.left_out, "files": files,
         })  # fmt: skip
         return
@@ -119,7 +120,8 @@ def mixture(
     )
     for name, metrics in errors.items():
         typer.echo(
-            f"{name}: mean error {metrics['mean_relative_error']:.2%}, worst {metrics['worst_relative_error']:.2%} in the fit."
+            f"{name}: mean error {metrics['mean_relative_error']:.2%} in the fit, "
+            f"worst {metrics['worst_relative_error']:.2%}."
         )
     for line in (*rows.left_out, *best.notes, *files):
         typer.echo(line)

@@ -33,8 +33,8 @@ def prediction_inputs(law: Law, terms: Sequence[str]) -> dict[str, np.ndarray]:
         total = np.sum([values[name] for name in law.shares], axis=0)
         if np.any(np.abs(total - 1) > 1e-3) or any((values[name] < 0).any() for name in law.shares):
             raise UserError(
-                f"the shares {', '.join(law.shares)} add up to {total[np.argmax(np.abs(total - 1))]:g}; give shares that "
-                "are not negative and add up to 1"
+                f"the shares {', '.join(law.shares)} add up to {total[np.argmax(np.abs(total - 1))]:g}; give "
+                "shares that are not negative and add up to 1"
             )
     return derive_columns(values, law.inputs)
 

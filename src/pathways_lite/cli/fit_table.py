@@ -24,8 +24,8 @@ TablePath = Annotated[
     Path,
     typer.Argument(
         parser=local_path,
-        help="CSV (also .gz), Parquet, Feather or JSON, e.g. the output of `runs table` or an export of W&B; or a study "
-        "(its file, or its directory), or a directory of runs: the last evaluation of every finished run",
+        help="CSV (also .gz), Parquet, Feather or JSON, e.g. the output of `runs table` or an export of W&B; or a "
+        "study (its file, or its directory), or a directory of runs: the last evaluation of every finished run",
     ),
 ]
 Where = Annotated[

@@ -1,7 +1,7 @@
 """Laws of loss curves under learning-rate schedules, fitted to (step, lr, loss) and tested on other schedules.
 
-The multi-power law (Luo et al. 2025, arXiv 2503.12811) and the annealing law (Tissue et al. 2024, arXiv 2408.11029) read
-sums over the schedule up to a step; here they are made from the logged rates.
+The multi-power law (Luo et al. 2025, arXiv 2503.12811) and the annealing law (Tissue et al. 2024, arXiv 2408.11029)
+read sums over the schedule up to a step; here they are made from the logged rates.
 """
 
 from __future__ import annotations

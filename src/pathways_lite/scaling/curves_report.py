@@ -41,6 +41,10 @@ def draw_curves(fit: CurveFit, curves: Sequence[Curve], palette: Palette) -> Fig
     rows = -(-len(curves) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.7 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    losses = np.concatenate([curve.losses for curve in curves])
+    low, high = float(losses.min()), float(losses.max())
+    low, high = low - 0.25 * (high - low), high + 0.03 * (high - low)
+    peak = max(curve.rates.max() for curve in curves)
     for ax in axes[len(curves) :]:
         ax.set_axis_off()
     for ax, curve, error in zip(axes[: len(curves)], curves, fit.errors, strict=True):
@@ -48,15 +52,19 @@ def draw_curves(fit: CurveFit, curves: Sequence[Curve], palette: Palette) -> Fig
         ax.plot(curve.steps, curve.losses, "o", color=palette.faint, markersize=2.5, label="measured")
         word = "fitted" if error.role == "fit" else "predicted"
         ax.plot(curve.steps, fit.predictions[curve.name], color=color, linewidth=1.4, label=word)
-        low, high = ax.get_ylim()
-        rates = curve.rates / max(other.rates.max() for other in curves)
-        every = max(1, len(rates) // 500)
-        steps = np.arange(len(rates))[::every]
-        ax.fill_between(steps, low, low + 0.18 * (high - low) * rates[::every], color=palette.grid, zorder=0)
+        every = max(1, len(curve.rates) // 500)
+        steps = np.arange(len(curve.rates))[::every]
+        heights = 0.18 * (high - low) * curve.rates[::every] / peak
+        ax.fill_between(steps, low, low + heights, color=palette.grid, zorder=0)
         ax.set_ylim(low, high)
-        ax.set_title(f"{label_text(curve.name)}: {error.mean:.2%}, worst {error.worst:.2%}", fontsize=9)
+        ax.set_title(f"{_short(label_text(curve.name))}\n{error.mean:.2%}, worst {error.worst:.2%}", fontsize=8.5)
         ax.set_xlabel("step (gray: learning rate)", fontsize=8.5)
         ax.legend(fontsize=8)
     for ax in axes[::columns]:
         ax.set_ylabel("loss")
     return figure
+
+
+def _short(name: str, most: int = 36) -> str:
+    """Return the end of a long name: names of files begin alike."""
+    return name if len(name) <= most else "…" + name[1 - most :]

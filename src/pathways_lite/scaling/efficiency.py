@@ -1,8 +1,8 @@
 """Does a method pay, by how much, and at which scale: efficiency factors of arms that share a law's exponents.
 
-Separate laws per arm are ill-conditioned: their exponents trade with their coefficients. Here all arms have one law, and
-an arm's compute (or tokens, or parameters) counts f times (Volkova et al. 2026, arXiv 2602.07712). A second fit lets f
-change as a power of scale, which is an exponent of the arm's own; the two are compared by an F test.
+Separate laws per arm are ill-conditioned: their exponents trade with their coefficients. Here all arms have one law,
+and an arm's compute (or tokens, or parameters) counts f times (Volkova et al. 2026, arXiv 2602.07712). A second fit
+lets f change as a power of scale, which is an exponent of the arm's own; the two are compared by an F test.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from pathways_lite.scaling.table import Table, derive_columns, numeric_column
 class Factor:
     """What one unit of an input is worth in an arm, in units of the baseline's.
 
-    `shared` is the factor where exponents are shared. `smallest`, `largest` and `goal` are the factors at the smallest and
-    the largest measured value of the input and at a given one, where the factor is a power of the input with exponent
-    `slope`. `p_value` tests that `slope` is zero, corrected for the number of arms and inputs by Holm's method.
+    `shared` is the factor where exponents are shared. `smallest`, `largest` and `goal` are the factors at the smallest
+    and the largest measured value of the input and at a given one, where the factor is a power of the input with
+    exponent `slope`. `p_value` tests that `slope` is zero, corrected for the number of arms and inputs by Holm's
+    method.
     """
 
     arm: str
@@ -77,16 +78,17 @@ class Efficiency:
             )
             if np.isfinite(factor.p_value) and factor.p_value < 0.05:
                 direction = "grows" if factor.slope.value > 0 else "shrinks"
+                (low, high), goal = self.ranges[factor.column], factor.goal
                 lines.append(
-                    f"The factor {direction} with {factor.column} (p = {factor.p_value:.2g}): {_times(factor.smallest)} at "
-                    f"{self.ranges[factor.column][0]:.3g}, {_times(factor.largest)} at {self.ranges[factor.column][1]:.3g}"
-                    + (f", {_times(factor.goal)} at {self.goal[factor.column]:.3g}" if factor.goal else "")
+                    f"The factor {direction} with {factor.column} (p = {factor.p_value:.2g}): "
+                    f"{_times(factor.smallest)} at {low:.3g}, {_times(factor.largest)} at {high:.3g}"
+                    + (f", {_times(goal)} at {self.goal[factor.column]:.3g}" if goal else "")
                     + "."
                 )
             elif factor.goal is not None and factor.goal.has_limits:
                 lines.append(
-                    f"At {factor.column} = {self.goal[factor.column]:.3g} it is {_times(factor.goal)} if the exponent may "
-                    "differ."
+                    f"At {factor.column} = {self.goal[factor.column]:.3g} it is {_times(factor.goal)} if the exponent "
+                    "may differ."
                 )
         if np.isfinite(self.p_value):
             lines.append(
@@ -125,8 +127,8 @@ def fit_efficiency(
     """Fit the law `law` ("chinchilla", "compute" or "tokens") to all arms, with factors of the inputs `scaled`.
 
     `arms` [rows] names the arm of every run. Runs are independent rows, and intervals are by the delta method with
-    Student's t, unless `seeds` [rows] is given: then rows of a seed are measured along the same runs, each seed is fitted
-    apart, and intervals are Student's t over seeds. `goal`: inputs to give the factor at.
+    Student's t, unless `seeds` [rows] is given: then rows of a seed are measured along the same runs, each seed is
+    fitted apart, and intervals are Student's t over seeds. `goal`: inputs to give the factor at.
 
     Raises UserError if the baseline or a law is missing, or the rows cannot carry the fit.
     """
@@ -233,7 +235,7 @@ def _factors_over_seeds(
     ranges: Mapping[str, tuple[float, float]], goal: Mapping[str, float], level: float, pooled: Solution,
     notes: list[str],
 ) -> list[Factor]:  # fmt: skip
-    """Return factors with Student's t intervals over seeds, whose rows are each fitted apart from the pooled optimum."""
+    """Return factors with Student's t intervals over seeds, each of which is fitted apart."""
     logs: dict[str, list[float]] = {}
     for seed in dict.fromkeys(seeds.tolist()):
         rows = {name: column[seeds == seed] for name, column in columns.items()}

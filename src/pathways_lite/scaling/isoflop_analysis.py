@@ -1,8 +1,8 @@
 """IsoFLOP profiles: optimal sizes by budget with intervals, the same from laws of the loss, and the parabola's bias.
 
 Hoffmann et al. 2022, approaches 1 to 3 (arXiv 2203.15556); Besiroglu et al. 2024. Parabolas in ln N are biased where
-sizes are not centered on the optimum or the loss rises faster on one side (Open Athena, scaling-law-analysis); how much is
-computed for the runs at hand.
+sizes are not centered on the optimum or the loss rises faster on one side (Open Athena, scaling-law-analysis); by how
+much is computed for the runs at hand.
 """
 
 from __future__ import annotations
@@ -194,8 +194,8 @@ def _from_optima(
 ) -> Estimate:  # fmt: skip
     """Extrapolate the optima of the budgets, with the interval of the redrawn losses or of the line, if that is wider.
 
-    The redrawn losses know nothing of budgets that lie off the line for another reason than noise; the line's t interval
-    does, but is coarse with few budgets.
+    The redrawn losses know nothing of budgets that lie off the line for another reason than noise; the line's t
+    interval does, but is coarse with few budgets.
     """
     inside = [(o, p) for o, p in zip(optima, profiles, strict=True) if o.N is not None]
     C = np.array([o.C for o, _ in inside])
@@ -308,7 +308,7 @@ def _notes(profiles: Sequence[Profile], kept: np.ndarray, target: float, largest
     if edge:
         budgets = ", ".join(f"{p.C:.3g}" for p in edge)
         notes.append(
-            f"The best size is at the edge of those tried, or there is no minimum, at C = {budgets}: not used; add sizes."
+            f"At C = {budgets} the best size is at the edge of those tried, or there is none: not used; add sizes."
         )
     off_center = [
         p

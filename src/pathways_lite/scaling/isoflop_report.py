@@ -46,6 +46,11 @@ def sentences(analysis: IsoflopAnalysis) -> list[str]:
         )
     if np.isfinite(analysis.noise):
         result.append(f"Losses scatter by {analysis.noise:.2%} around the parabolas.")
+        if analysis.noise > 0.01:
+            result.append(
+                "That is more than runs with other seeds usually differ by: the profiles are no parabolas over all of "
+                "these sizes; keep those near the minimum with --where, or try --akima."
+            )
     return [*result, *analysis.notes]
 
 
@@ -75,8 +80,8 @@ def render(analysis: IsoflopAnalysis, origin: dict[str, Any]) -> str:
         with style(theme) as palette:
             figures.append(to_svg(draw(analysis, palette)))
     caption = (
-        "Left: runs of each budget with the parabola in ln N and its minimum. Right: the minima with 95 % intervals, the "
-        "power law through them, and the optimum of the Chinchilla law fitted to all runs."
+        "Left: runs of each budget with the parabola in ln N and its minimum. Right: the minima with 95 % intervals, "
+        "the power law through them, and the optimum of the Chinchilla law fitted to all runs."
     )
     profiles = [
         [f"{p.C:.3g}", str(len(p.sizes)), _limits(p.N, amount) if np.isfinite(p.N.value) else "at the edge",
@@ -130,7 +135,7 @@ def _draw_profiles(ax: Axes, analysis: IsoflopAnalysis, palette: Palette) -> Non
             f"{profile.C:.2g}", (profile.sizes[-1], np.polyval(curve, u[-1] - u.mean())), xytext=(4, 0),
             textcoords="offset points", fontsize=7.5, color=color, va="center",
         )  # fmt: skip
-    set_log_scale(ax, "x")
+    set_log_scale(ax, "x", counts="x")
     ax.margins(x=0.12)
     ax.set(xlabel="parameters N", ylabel="loss L (by C in FLOPs)")
 
@@ -153,6 +158,6 @@ def _draw_sizes(ax: Axes, analysis: IsoflopAnalysis, palette: Palette) -> None:
     if best.N.has_limits:
         errors = [[best.N.value - best.N.low], [best.N.high - best.N.value]]
         ax.errorbar([analysis.C], [best.N.value], errors, color=palette.ink, marker="_", capsize=4, linestyle="")
-    set_log_scale(ax)
+    set_log_scale(ax, counts="y")
     ax.set(xlabel="compute C (FLOPs)", ylabel="optimal parameters N*")
     ax.legend()

@@ -23,7 +23,8 @@ Limits = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class OptimalMixture:
-    """Shares by domain with the intervals of the refitted laws, the loss there, and for comparison that of equal shares.
+    """Shares by domain with the intervals of the refitted laws, the loss there, and for comparison that of equal
+    shares.
 
     `best_measured` is the lowest loss among the fitted rows.
     """
@@ -36,14 +37,15 @@ class OptimalMixture:
 
 
 def optimal_mixture(
-    fits: Sequence[Fit], weights: Sequence[float] | None = None, *, bounds: Mapping[str, tuple[float, float]] | None = None,
-    others: Mapping[str, float] | None = None, level: float = LEVEL, seed: int = 0,
+    fits: Sequence[Fit], weights: Sequence[float] | None = None, *,
+    bounds: Mapping[str, tuple[float, float]] | None = None, others: Mapping[str, float] | None = None,
+    level: float = LEVEL, seed: int = 0,
 ) -> OptimalMixture:  # fmt: skip
     """Find the shares that minimize the weighted mean of the losses of `fits`, laws over the same shares.
 
     `weights` of the fits are equal by default. `bounds` are limits of shares by domain; `others` are the values of the
-    laws' other inputs (N, D). Shares have intervals if all fits have bootstrap samples. Raises UserError for limits that
-    no mixture satisfies, and for inputs or weights that are missing.
+    laws' other inputs (N, D). Shares have intervals if all fits have bootstrap samples. Raises UserError for limits
+    that no mixture satisfies, and for inputs or weights that are missing.
     """
     names = fits[0].law.shares
     limits = [(bounds or {}).get(name, (0.0, 1.0)) for name in names]
@@ -126,8 +128,8 @@ def _notes(fits: Sequence[Fit], names: Sequence[str], best: np.ndarray, limits: 
     notes = []
     if len(fits) == 1 and fits[0].law.name.partition(":")[0] in ("mixing", "linear-mixing"):
         notes.append(
-            "For one target this law always has its optimum at the limits of the shares; give several targets (losses by "
-            "domain), or limits with --at-most and --at-least."
+            "For one target this law always has its optimum at the limits of the shares; give several targets (losses "
+            "by domain), or limits with --at-most and --at-least."
         )
     outside = []
     for j, name in enumerate(names):

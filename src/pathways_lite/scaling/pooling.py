@@ -17,7 +17,8 @@ P_VALUE = 1e-4
 def pooling_notes(fit: Fit, table: Mapping[str, np.ndarray]) -> list[str]:
     """Return a sentence about the text column whose values explain the residuals best, if one explains them.
 
-    By an analysis of variance of the relative residuals. `table` [rows of the fit] has the columns that were not fitted.
+    By an analysis of variance of the relative residuals. `table` [rows of the fit] has the columns that were not
+    fitted.
     """
     residuals = np.log(
         np.maximum(np.abs(fit.predicted()), 1e-300) / np.maximum(np.abs(fit.data[fit.law.target]), 1e-300)

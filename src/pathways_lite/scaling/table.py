@@ -1,7 +1,7 @@
 """Tables of runs, with columns named as in the literature, read from files of any origin.
 
-A table is a mapping from column names to arrays [rows]. `read_table` reads a file (`table_files.py` has the formats) and
-renames columns, so that other people's runs can be fitted.
+A table is a mapping from column names to arrays [rows]. `read_table` reads a file (`table_files.py` has the formats)
+and renames columns, so that other people's runs can be fitted.
 """
 
 from __future__ import annotations
@@ -58,6 +58,13 @@ COLUMNS: dict[str, Column] = {
     "B": Column("batch", "tokens", 1, 1e10),
     "lr": Column("peak learning rate", "", 1e-9, 1e2),
     "error": Column("error rate", "", 0, 1),
+    "accuracy": Column("accuracy", "", -0.01, 1.01, "an accuracy is between 0 and 1, not in percent"),
+    "chance": Column("accuracy by chance", "", -0.01, 0.99, "it is between 0 and 1, not in percent"),
+    "teacher_loss": Column("loss of the teacher", "nats per token", 1e-3, 20),
+    "supervised_loss": Column("loss of the student without a teacher", "nats per token", 1e-3, 20),
+    "P_w": Column("precision of the weights", "bits", 1, 64),
+    "P_a": Column("precision of the activations", "bits", 1, 64),
+    "P_kv": Column("precision of the cache", "bits", 1, 64),
     "performance": Column("performance, 1 if perfect", "", -2.18, 1.12),
 }
 
@@ -76,8 +83,8 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None, *, de
     """Read the table in a file and rename its columns.
 
     `columns` maps our names to the file's, or to expressions over them: {"N": "size_M*1e6", "L": "ln(perplexity)"}. The
-    other columns keep their names. `decimal` is the file's decimal mark, if that is not a point. Raises UserError if the
-    file or a column does not exist.
+    other columns keep their names. `decimal` is the file's decimal mark, if that is not a point. Raises UserError if
+    the file or a column does not exist.
     """
     path = local_path(path)
     if not path.is_file():

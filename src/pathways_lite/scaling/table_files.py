@@ -77,7 +77,7 @@ def _arrow_table(path: Path, content: bytes, decimal: Decimal | None) -> Any:
 
 
 def _decode(content: bytes) -> str:
-    """Return the text: UTF-8, UTF-16 with or without its mark, or else Windows' Latin-1, in which any byte is a letter."""
+    """Return the text: UTF-8, UTF-16 with or without its mark, or else Windows' Latin-1, which any bytes are."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16")
     if b"\x00" in content[:64]:

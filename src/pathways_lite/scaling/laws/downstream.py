@@ -109,7 +109,7 @@ TRANSLATION = Law(
         Parameter("L_inf", (0.05, 0.9), in_target_units=True),
     ),
     predict=lambda v, x: v["a"] * power(x["N_encoder"], -v["pe"]) * power(x["N_decoder"], -v["pd"]) + v["L_inf"],
-    published=(("exponents from memory", (3e3, 0.18, 0.31, 1.0)),),
+    published=(("made-up coefficients, exponents from memory", (3e3, 0.18, 0.31, 1.0)),),
 )
 
 

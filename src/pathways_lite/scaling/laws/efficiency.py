@@ -1,4 +1,4 @@
-"""Laws with shared exponents and one efficiency factor per arm: what a method is worth in compute, tokens or parameters."""
+"""Laws with shared exponents and an efficiency factor per arm: what a method is worth in compute or tokens."""
 
 from __future__ import annotations
 
