@@ -86,6 +86,7 @@ def fit_law(
     """
     from pathways_lite.cli.fit_groups import fit_each
     from pathways_lite.console import Console
+    from pathways_lite.errors import UserError
     from pathways_lite.output_lock import lock_file
     from pathways_lite.scaling.fit import fit_law as fit_table
     from pathways_lite.scaling.laws.chinchilla import with_features
@@ -94,6 +95,11 @@ def fit_law(
     from pathways_lite.scaling.pooling import pooling_notes
 
     chosen_law = with_features(find_law(law), feature or ())
+    if "falls" in chosen_law.inputs:
+        raise UserError(
+            f"{chosen_law.name} reads whole schedules; fit it to curves, as in `pathways-lite fit curves CURVE.csv "
+            f"CURVE.csv --law {chosen_law.name}`"
+        )
     path = out or output_path(table, f"{chosen_law.name.partition(':')[0]}.json")
     choice = RowChoice(where or (), drop_missing, decimal, drop_highest)
     settings: dict[str, Any] = {"starts": starts, "seed": seed, "bootstraps": bootstraps, "bca": bca}
@@ -146,6 +152,12 @@ def predict(
     fit: Annotated[Path, typer.Argument(parser=local_path, help="a fit's JSON file")],
     inputs: Annotated[list[str], typer.Argument(help="the law's inputs: N=1e9 D=2e10")],
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="level of the interval")] = 0.95,
+    through: Annotated[
+        Path | None,
+        typer.Option(
+            parser=local_path, help="a fit of the loss L that this law reads: two steps, from N and D to a task"
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict the law's target at new inputs, with a bootstrap interval (of the law, not of a single run).
@@ -155,11 +167,19 @@ def predict(
     - `pathways-lite fit predict chinchilla.json N=7e9 D=1.4e11`
 
     - `pathways-lite fit predict chinchilla.json N=1B,7B D=20B,140B`
+
+    - `pathways-lite fit predict task-accuracy.json --through task_loss.json N=7B D=4T`
     """
     from pathways_lite.cli.fit_predict import prediction_inputs, print_predictions
     from pathways_lite.scaling.fit import Fit
+    from pathways_lite.scaling.two_steps import TwoSteps
 
     loaded = Fit.load(fit)
+    if through is not None:
+        steps = TwoSteps(Fit.load(through), loaded)
+        values = prediction_inputs(steps.law, inputs)
+        print_predictions(steps, values, steps.predict(values, level), level, as_json=as_json)
+        return
     values = prediction_inputs(loaded.law, inputs)
     print_predictions(loaded, values, loaded.predict(values, level), level, as_json=as_json)
 

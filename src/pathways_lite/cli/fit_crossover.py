@@ -41,7 +41,7 @@ def crossover(
     losses, scale = numeric_column(full, "L"), numeric_column(full, x)
     names = np.array([str(value) for value in full[arm]], dtype=object)
     chosen = between or list(dict.fromkeys(names.tolist()))
-    if len(chosen) != 2 or (missing := [name for name in chosen if name not in names]):
+    if len(chosen) != 2 or any(name not in names for name in chosen):
         found = ", ".join(dict.fromkeys(names.tolist()))
         raise UserError(f"a crossing is between two arms; give --between twice, of {found}")
     first, second = ((scale[names == name], losses[names == name]) for name in chosen)

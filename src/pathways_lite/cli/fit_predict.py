@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathways_lite.intervals import Interval
     from pathways_lite.scaling.fit import Fit
     from pathways_lite.scaling.law import Law
+    from pathways_lite.scaling.two_steps import TwoSteps
 
 
 def prediction_inputs(law: Law, terms: Sequence[str]) -> dict[str, np.ndarray]:
@@ -40,7 +41,7 @@ def prediction_inputs(law: Law, terms: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def print_predictions(
-    fit: Fit, values: Mapping[str, np.ndarray], intervals: Sequence[Interval], level: float, *, as_json: bool
+    fit: Fit | TwoSteps, values: Mapping[str, np.ndarray], intervals: Sequence[Interval], level: float, *, as_json: bool
 ) -> None:
     """Print a line for one point and a table for several, with warnings of extrapolation on standard error."""
     from pathways_lite.cli.fit import format_interval
@@ -48,7 +49,7 @@ def print_predictions(
 
     warnings = fit.extrapolation_warnings(values)
     if as_json:
-        facts = {"target": fit.law.target, "level": level, "warnings": warnings}
+        facts: dict[str, object] = {"target": fit.law.target, "level": level, "warnings": warnings}
         if len(intervals) == 1:
             print_json({**facts, **asdict(intervals[0])})
         else:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.cli.study_law import Factors, LawName, Methods
+from pathways_lite.cli.study_table import node_table, plan_rows
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -58,11 +60,11 @@ def plan(
 
     study_plan = _make_plan(study, overrides, out, probe=SpeedProbe(jobs))
     if as_json:
-        print_json({"study": study_plan.study.name, "nodes": _plan_rows(study_plan), "jobs": jobs})
+        print_json({"study": study_plan.study.name, "nodes": plan_rows(study_plan), "jobs": jobs})
         return
     console = Console()
     console.print(_header(study_plan.study))
-    console.print(_node_table(study_plan))
+    console.print(node_table(study_plan))
     console.print(_summary(study_plan, jobs))
 
 
@@ -196,14 +198,25 @@ def report(
     overrides: Overrides = None,
     out: Out = None,
     baseline: Annotated[str | None, typer.Option(help="arm to compare with; default: the study's baseline")] = None,
+    law: LawName = None,
+    methods: Methods = None,
+    factor: Factors = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the results, and write report.html, results.csv and figures (PNG and SVG) into the study's directory.
 
-    The study may still be running.
+    The study may still be running. `--law` says what each arm is worth in compute, with an interval and a test of a
+    changed exponent: one law is fitted to all arms, with a factor per arm. Arms of several sizes or budgets, named like
+    muon_s and muon_l, are one method with `--methods '(.+)_'`.
 
-    Example: `pathways-lite study report configs/studies/palm_against_llama.py --baseline palm`
+    Examples:
+
+    - `pathways-lite study report configs/studies/palm_against_llama.py --baseline palm`
+
+    - `pathways-lite study report STUDY --law auto --methods '(.+)_[sml]$'`
     """
+    from pathways_lite.cli.fit_arms import efficiency_facts
+    from pathways_lite.cli.study_law import efficiency_section, fit_study_law
     from pathways_lite.console import print_line
     from pathways_lite.output_lock import lock_file
     from pathways_lite.studies.measures import criterion_sentences
@@ -215,16 +228,18 @@ def report(
     if baseline is not None:
         study_plan = replace(study_plan, study=study_plan.study.with_baseline(baseline))
     findings = gather_findings(study_plan, [str(study), *(overrides or ()), *options])
+    efficiency = None if law is None else fit_study_law(study_plan, law, methods, factor or ())
     comparisons = findings.results.comparisons if findings.results is not None else ()
     sentences = [verdict_sentence(comparison) for comparison in comparisons]
     sentences += criterion_sentences(study_plan.study, findings.measured)
     study_plan.store.path.mkdir(parents=True, exist_ok=True)
     with lock_file(study_plan.store.path / "report.html"):
-        files = write_report(findings)
+        files = write_report(findings, "" if efficiency is None else efficiency_section(efficiency))
     if as_json:
-        print_json({"study": study_plan.study.name, "verdicts": sentences, "files": files})
+        facts = {} if efficiency is None else {"law": efficiency_facts(efficiency)}
+        print_json({"study": study_plan.study.name, "verdicts": sentences, **facts, "files": files})
         return
-    for sentence in sentences:
+    for sentence in (*sentences, *(efficiency.sentences() if efficiency is not None else ())):
         print_line(sentence)
     for path in files:
         typer.echo(path)
@@ -329,51 +344,6 @@ def _header(study: Study) -> Text:
     arms = ", ".join(f"{name} ({len(recipes)})" for name, recipes in study.arms.items())
     facts = f": {study.question}\narms: {arms}; baseline: {study.baseline}; {study.metric.name}"
     return Text.assemble((study.name, "bold"), facts)
-
-
-def _plan_rows(study_plan: StudyPlan) -> list[dict[str, Any]]:
-    """Return a row for each node of the plan, as JSON."""
-    return [
-        {
-            "node": planned.node.label,
-            "identity": identity,
-            "parent": planned.node.parent,
-            "steps": planned.timeline.total_steps,
-            "parameters": planned.timeline.active_parameters,
-            "flops": planned.flops,
-            "flops_left": planned.flops_left,
-            "seconds_left": None if math.isnan(planned.seconds_left) else planned.seconds_left,
-            "speed": planned.speed_source,
-            "state": planned.state,
-        }
-        for identity, planned in study_plan.nodes.items()
-    ]
-
-
-def _node_table(study_plan: StudyPlan) -> Any:
-    from rich.table import Column
-
-    from pathways_lite.console import Table
-    from pathways_lite.tracking.formatting import duration, si
-
-    # Never wrapped or cut, since `merge` and `evaluate` take nodes by their identity.
-    unwrapped = (Column("node", no_wrap=True), Column("identity", no_wrap=True))
-    table = Table(*unwrapped, "after", "steps", "parameters", "FLOPs", "state", "time left", box=None, pad_edge=False)
-    for identity, planned in study_plan.nodes.items():
-        timeline = planned.timeline
-        is_known = planned.flops_left and not math.isnan(planned.seconds_left)
-        time_left = duration(planned.seconds_left) if is_known else ""
-        table.add_row(
-            planned.node.label,
-            identity,
-            planned.node.parent or "",
-            f"{timeline.total_steps:,}",
-            si(timeline.active_parameters),
-            si(planned.flops),
-            planned.state,
-            time_left,
-        )
-    return table
 
 
 def _summary(study_plan: StudyPlan, jobs: int) -> str:

@@ -26,6 +26,10 @@ class HeldOutError:
     fit_mean: float
 
 
+def _is_same_column(table: Table, first: str, second: str) -> bool:
+    return first in table and second in table and bool(np.array_equal(table[first], table[second]))
+
+
 def with_shared_names(laws: Sequence[Law], table: Table) -> Table:
     """Return the table with the columns x and y of laws of one input, where the other laws say what these are.
 
@@ -59,7 +63,7 @@ def held_out_errors(
     """
     full = derive_columns(table, (by,))
     targets = list(dict.fromkeys(law.target for law in laws))
-    if any(name not in full or not np.array_equal(full[name], full.get(targets[0])) for name in targets[1:]):
+    if any(not _is_same_column(full, targets[0], name) for name in targets[1:]):
         raise UserError(
             f"the laws predict different targets ({', '.join(targets)}) and cannot be compared; if they are one column "
             f"of the table, name it for each, as in {targets[-1]}=COLUMN"

@@ -204,17 +204,18 @@ def _from_optima(
         law = fit_power_law(C, values)
         results[name] = (law, *_line_errors(C, values, law, target, level))
     law, slope_error, value_error = results["N"]
-    slopes, values = [], []
+    slopes: list[float] = []
+    at_target: list[float] = []
     log_c = np.log([p.C for p in profiles])
     for row in samples:
         good = np.isfinite(row)
         if good.sum() >= 2:
             slope, intercept = np.polyfit(log_c[good], np.log(row[good]), 1)
-            slopes.append(slope)
-            values.append(intercept + slope * np.log(target))
+            slopes.append(float(slope))
+            at_target.append(intercept + slope * np.log(target))
     if len(slopes) >= 20:
         slope_error = max(slope_error, _half_width(slopes, level))
-        value_error = max(value_error, _half_width(values, level))
+        value_error = max(value_error, _half_width(at_target, level))
     tokens_law, _, tokens_error = results["D"]
     tokens_error = max(tokens_error, value_error)
     size, tokens = law(target), tokens_law(target)

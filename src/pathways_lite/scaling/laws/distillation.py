@@ -12,8 +12,9 @@ from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
 def student_loss(v: Values, x: Columns) -> Any:
     """L_S = L_T + L_T^-c0 (1 + (L_T/(L~ d1))^(1/f1))^(-c1 f1) (A N^-alpha + B D^-beta)^gamma (equation 8).
 
-    `teacher_loss` is L_T; `supervised_loss` is L~, the loss of the student's size and tokens without a teacher, measured
-    or predicted. A teacher that is much better than the student could become alone helps less: the capacity gap.
+    `teacher_loss` is L_T; `supervised_loss` is L~, the loss of the student's size and tokens without a teacher,
+    measured or predicted. A teacher that is much better than the student could become alone helps less: the capacity
+    gap.
     """
     ratio = jnp.log(x["teacher_loss"] / x["supervised_loss"]) - jnp.log(v["d1"])
     # In logarithms, because the ratio's power overflows and ln(1 + e^z) does not.

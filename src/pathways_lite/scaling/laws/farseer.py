@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from pathways_lite.scaling.law import Columns, Law, Parameter, Values
+from pathways_lite.scaling.law import Columns, Law, Parameter, Values, double_precision
 
 SIZE, TOKENS = 1e9, 1e11  # where the fitted parameters are the terms' values and slopes
 
@@ -51,7 +51,7 @@ def farseer_constants(v: Values) -> dict[str, float]:
         ("2", "b", level, level_slope),
         ("1", "a", v["decay"], v["decay_slope"]),
     )
-    constants = {}
+    constants: dict[str, float] = {}
     for index, exponent, value, slope in terms:
         factor = slope / v[exponent] * SIZE ** -v[exponent]
         constants |= {f"a{index}": float(factor), exponent: float(v[exponent])}
@@ -60,20 +60,26 @@ def farseer_constants(v: Values) -> dict[str, float]:
 
 
 def optimal(v: Values, C: Any) -> dict[str, Any]:
-    """Find the allocation of C = 6ND FLOPs with the lowest loss, by a search over ln N: D/N grows with C here."""
+    """Find the allocation of C = 6ND FLOPs with the lowest loss, by a search over ln N: D/N grows with C here.
+
+    Between 1 and 10,000 tokens per parameter: far outside them the form falls again, towards vast models without data.
+    """
     shape = np.broadcast_shapes(np.shape(C), *(np.shape(value) for value in v.values()))
     v = {name: np.broadcast_to(np.asarray(value, np.float64), shape)[..., None] for name, value in v.items()}
     C = np.broadcast_to(np.asarray(C, np.float64), shape)[..., None]
-    low, high = np.log(C) * 0.25, np.log(C / 6) * 0.75
-    for _ in range(12):  # each round keeps two of 32 parts
+    low, high = 0.5 * np.log(C / 6 / 1e4), 0.5 * np.log(C / 6)
+    for _ in range(6):  # each round keeps two of 32 parts
         grid = low + (high - low) * np.linspace(0, 1, 33)
-        losses = np.asarray(loss(v, {"N": np.exp(grid), "D": C / (6 * np.exp(grid))}))
+        with double_precision():
+            losses = np.asarray(loss(v, {"N": np.exp(grid), "D": C / (6 * np.exp(grid))}))
         best = np.argmin(losses, axis=-1)[..., None]
         low, high = (np.take_along_axis(grid, np.clip(best + side, 0, 32), axis=-1) for side in (-1, 1))
     N = np.exp(0.5 * (low + high))[..., 0]
     D = C[..., 0] / (6 * N)
     values = {name: value[..., 0] for name, value in v.items()}
-    return {"N": N, "D": D, "tokens_per_parameter": D / N, "L": np.asarray(loss(values, {"N": N, "D": D}))}
+    with double_precision():
+        best_loss = np.asarray(loss(values, {"N": N, "D": D}))
+    return {"N": N, "D": D, "tokens_per_parameter": D / N, "L": best_loss}
 
 
 FARSEER = Law(

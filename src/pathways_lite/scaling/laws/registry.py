@@ -69,7 +69,7 @@ def find_fitted_law(name: str, parameters: tuple[str, ...]) -> Law:
 
 
 # By name and parameters of files of earlier versions.
-_EARLIER_NAMES = {("data-constrained", ("RD", "RN")): "data-constrained-c4"}
+_EARLIER_NAMES: dict[tuple[str, tuple[str, ...]], str] = {("data-constrained", ("RD", "RN")): "data-constrained-c4"}
 
 
 def family_examples() -> list[Law]:

@@ -57,6 +57,22 @@ def optimal_allocation(v: Values, C: float, U: float) -> dict[str, float]:
     return {"N": N, "D": C / (6 * N), "epochs": C / (6 * N * U), "L": float(result.fun)}
 
 
+MOST_REPETITIONS = 1e3
+
+
+def _remarks(v: Values) -> list[str]:
+    """Say which of the two constants the data do not determine."""
+    what = {
+        "RD": "repeated tokens are worth as much as new ones",
+        "RN": "excess parameters are worth as much as others",
+    }
+    return [
+        f"{name} = {v[name]:.3g} means that {meaning}, as far as these data go; its value means nothing else."
+        for name, meaning in what.items()
+        if v[name] > MOST_REPETITIONS
+    ]
+
+
 _REPETITIONS = (Parameter("RD", (1.0, 300.0), "repetitions"), Parameter("RN", (0.3, 30.0), "repetitions"))
 _PUBLISHED = (15.387756, 5.309743)
 
@@ -76,6 +92,7 @@ DATA_CONSTRAINED = Law(
         *_REPETITIONS,
     ),
     predict=loss,
+    remarks=_remarks,
     published=(("C4", (C4["A"], C4["B"], C4["E"], C4["alpha"], C4["alpha"], *_PUBLISHED)),),
 )
 
@@ -88,5 +105,6 @@ DATA_CONSTRAINED_C4 = Law(
     target="L",
     parameters=_REPETITIONS,
     predict=loss,
+    remarks=_remarks,
     published=(("C4", _PUBLISHED),),
 )

@@ -43,7 +43,7 @@ def _above_chance(x: Columns, log_success: Any) -> Any:
 TASK_COMPUTE = Law(
     name="task-compute",
     title="Task accuracy over compute, directly",
-    source="Krajewski et al. 2025, arXiv 2512.08894: log accuracy is a power law (abstract; chance is corrected as usual)",
+    source="Krajewski et al. 2025, arXiv 2512.08894: log accuracy is a power law (as in the abstract)",
     formula="-ln((accuracy - chance)/(1 - chance)) = A C^-alpha",
     inputs=("C", "chance"),
     target="accuracy",
@@ -60,7 +60,7 @@ TASK_COMPUTE = Law(
 TASK_TOKENS = Law(
     name="task",
     title="Task accuracy over parameters and tokens, directly",
-    source="Krajewski et al. 2025, arXiv 2512.08894: log accuracy as a power law of N and of D (this sum is our reading)",
+    source="Krajewski et al. 2025, arXiv 2512.08894: log accuracy as a power law (the sum is our reading)",
     formula="-ln((accuracy - chance)/(1 - chance)) = A N^-alpha + B D^-beta",
     inputs=("N", "D", "chance"),
     target="accuracy",
