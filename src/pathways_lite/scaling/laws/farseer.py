@@ -63,18 +63,21 @@ def optimal(v: Values, C: Any) -> dict[str, Any]:
     """Find the allocation of C = 6ND FLOPs with the lowest loss, by a search over ln N: D/N grows with C here.
 
     Between 1 and 10,000 tokens per parameter: far outside them the form falls again, towards vast models without data.
+    NaN where it has no minimum between them.
     """
     shape = np.broadcast_shapes(np.shape(C), *(np.shape(value) for value in v.values()))
     v = {name: np.broadcast_to(np.asarray(value, np.float64), shape)[..., None] for name, value in v.items()}
     C = np.broadcast_to(np.asarray(C, np.float64), shape)[..., None]
     low, high = 0.5 * np.log(C / 6 / 1e4), 0.5 * np.log(C / 6)
+    is_inside = np.ones(shape, bool)
     for _ in range(6):  # each round keeps two of 32 parts
         grid = low + (high - low) * np.linspace(0, 1, 33)
         with double_precision():
             losses = np.asarray(loss(v, {"N": np.exp(grid), "D": C / (6 * np.exp(grid))}))
         best = np.argmin(losses, axis=-1)[..., None]
+        is_inside &= ((best > 0) & (best < 32))[..., 0]
         low, high = (np.take_along_axis(grid, np.clip(best + side, 0, 32), axis=-1) for side in (-1, 1))
-    N = np.exp(0.5 * (low + high))[..., 0]
+    N = np.where(is_inside, np.exp(0.5 * (low + high))[..., 0], np.nan)
     D = C[..., 0] / (6 * N)
     values = {name: value[..., 0] for name, value in v.items()}
     with double_precision():
@@ -85,7 +88,7 @@ def optimal(v: Values, C: Any) -> dict[str, Any]:
 FARSEER = Law(
     name="farseer",
     title="Farseer",
-    source="Li et al. 2025, arXiv 2506.10972 (form and constants from memory; their loss is in bits per character)",
+    source="Li et al. 2025, arXiv 2506.10972 (the form from memory; their loss is in bits per character)",
     formula="L = exp(a3 N^g + b3) + exp(a2 N^b + b2) D^-exp(a1 N^a + b1), by values and slopes at N = 1e9, D = 1e11",
     inputs=("N", "D"),
     target="L",
@@ -102,5 +105,10 @@ FARSEER = Law(
     ),
     predict=loss,
     optimal=optimal,
-    published=(("Li et al.", fitted_values(-0.021, 0.169, -0.091, 88.01, -0.1, -6.287, -0.124, 0.123, 0.424)),),
+    published=(
+        (
+            "made-up runs, near what is remembered of the paper's",
+            fitted_values(-0.021, 0.169, -0.091, 88.01, -0.1, -6.287, -0.124, 0.123, 0.424),
+        ),
+    ),
 )
