@@ -136,3 +136,5 @@ def test_columns_are_computed(tmp_path: Path) -> None:
     assert table["y"].tolist() == [1e7, 2e7]
     with pytest.raises(UserError, match="no column 'pplx'"):
         read_table(path, {"L": "ln(pplx)"})
+    with pytest.raises(UserError, match="no column 'eval/loss'; it has"):
+        read_table(path, {"L": "eval/loss"})

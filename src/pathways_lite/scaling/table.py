@@ -107,7 +107,13 @@ def _column_of_term(table: Table, term: str, where: str) -> np.ndarray:
     if not re.search(r"[*/+()`-]", term) or (match and match["factor"] and match["name"].isidentifier()):
         source = match["name"] if match and match["factor"] else term
         raise UserError(f"{where} has no column {source!r}; it has {', '.join(sorted(table))}")
-    return np.asarray(evaluate(term, table), np.float64)
+    try:
+        return np.asarray(evaluate(term, table), np.float64)
+    except UserError:
+        if re.search(r"[(0-9]", term):
+            raise
+        # More likely a name with a slash or a hyphen than a quotient of columns.
+        raise UserError(f"{where} has no column {term!r}; it has {', '.join(sorted(table))}") from None
 
 
 def write_table(table: Mapping[str, np.ndarray], path: str | Path) -> None:
