@@ -41,7 +41,7 @@ from pathways_lite.scaling.laws.mixing import fit_regmix as regmix_fit
 from pathways_lite.scaling.laws.mixing import mixing_law, predict_regmix
 from pathways_lite.scaling.laws.overtraining import DOWNSTREAM_ERROR, OVERTRAINING
 from pathways_lite.scaling.laws.power import POWER_FLOOR
-from pathways_lite.scaling.laws.repetition import DATA_CONSTRAINED, optimal_allocation
+from pathways_lite.scaling.laws.repetition import DATA_CONSTRAINED, DATA_CONSTRAINED_C4, optimal_allocation
 from pathways_lite.scaling.laws.sparse import ROUTED
 from pathways_lite.scaling.laws.vocabulary import VOCABULARY, by_derivative, by_isoflop, by_loss
 from pathways_lite.scaling.losses import Huber
@@ -215,17 +215,19 @@ def multi_power(folder: Path) -> Iterator[Line]:
 def data_constrained(folder: Path) -> Iterator[Line]:
     """Muennighoff et al.: the global optimum is not the published one."""
     table = measurements.read_data_constrained(folder)
-    published = dict(zip(DATA_CONSTRAINED.names, DATA_CONSTRAINED.published[0][1], strict=True))
-    point = predict(DATA_CONSTRAINED, published, {"N": [6.34e9, 8.67e9], "D": [242e9, 178e9], "U": [25e9, 25e9]})
+    published = dict(zip(DATA_CONSTRAINED_C4.names, DATA_CONSTRAINED_C4.published[0][1], strict=True))
+    point = predict(DATA_CONSTRAINED_C4, published, {"N": [6.34e9, 8.67e9], "D": [242e9, 178e9], "U": [25e9, 25e9]})
     yield near("data-constrained, L(6.34B, 242B, U=25B)", 2.2256440889984477, float(point[0]), 1e-6)
     yield near("data-constrained, L(8.67B, 178B, U=25B)", 2.2269634075087867, float(point[1]), 1e-6)
     best = optimal_allocation(published, 1e22, 25e9)
     yield near("data-constrained, best N at 1e22, U=25B", 7.0224e9, best["N"], 7e6)
     yield near("data-constrained, epochs there", 9.493, best["epochs"], 1e-2)
-    before = objective_of(DATA_CONSTRAINED, published, table)
+    before = objective_of(DATA_CONSTRAINED_C4, published, table)
     yield near("data-constrained, objective at published R*", 0.0158259352, before, 1e-8, objective=before)
-    solution = solve(DATA_CONSTRAINED, table)
+    solution = solve(DATA_CONSTRAINED_C4, table)
     yield at_most("data-constrained, global optimum", 0.0158047, solution.objective, values(solution))
+    free = solve(DATA_CONSTRAINED, table)
+    yield at_most("data-constrained, all constants free", solution.objective, free.objective, values(free))
 
 
 def vocabulary(folder: Path) -> Iterator[Line]:

@@ -13,6 +13,8 @@ RANGES = {
     "Nnv": (3e7, 1e9), "Nv": (2e6, 2e8), "N_average": (1e7, 1e10), "N_encoder": (1e7, 1e10),
     "N_decoder": (1e7, 1e10), "experts": (1, 512), "D_examples": (200, 1e6), "frequency": (1, 1e6),
     "C_pf_days": (1e-6, 1e3), "documents": (1, 1e3), "shots": (1, 256), "iterations": (1, 6),
+    "N_active": (1e7, 1e10), "chance": (0.2, 0.3), "teacher_loss": (1.8, 2.6), "supervised_loss": (2, 3.5),
+    "P_w": (2, 16), "P_a": (2, 16), "P_kv": (2, 16),
     "i_documents": (0.05, 1), "i_shots": (0.05, 1), "samples": (1e7, 1.5e8), "pool": (1.2e7, 1.4e7),
 }  # fmt: skip
 

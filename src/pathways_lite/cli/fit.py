@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,14 +11,23 @@ from rich.console import Group
 from rich.text import Text
 
 from pathways_lite.cli.common import AsJson, group_with_default, print_json
+from pathways_lite.cli.fit_table import (
+    Columns,
+    DecimalMark,
+    DropMissing,
+    RowChoice,
+    TablePath,
+    Where,
+    output_path,
+    read_rows,
+    single_numbers,
+)
 from pathways_lite.console import Table
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.intervals import Interval
     from pathways_lite.scaling.fit import Fit
-    from pathways_lite.scaling.table import Table as RunsTable
-
 
 # `fit chinchilla runs.csv` means `fit law chinchilla runs.csv`.
 app = typer.Typer(
@@ -29,18 +38,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
-
-Columns = Annotated[
-    list[str] | None, typer.Argument(help="columns of the law by those of the table: N='size_M*1e6' L=loss")
-]
-TablePath = Annotated[
-    Path,
-    typer.Argument(
-        parser=local_path,
-        help="CSV (also .gz), Parquet or JSON lines, e.g. the output of `runs table`; or a study (its file, or its "
-        "directory), or a directory of runs: the last evaluation of every finished run",
-    ),
-]
 
 
 @app.command("law")
@@ -63,6 +60,16 @@ def fit_law(
     by: Annotated[str | None, typer.Option(help="resample whole runs, named by this column")] = None,
     bca: Annotated[bool, typer.Option("--bca", help="intervals corrected for bias and acceleration")] = False,
     drop_highest: Annotated[int, typer.Option(min=0, help="number of rows with the highest target to leave out")] = 0,
+    where: Where = None,
+    drop_missing: DropMissing = False,
+    decimal: DecimalMark = None,
+    feature: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="a column of your own with a power law beside those of N and D, e.g. width (chinchilla only)"
+        ),
+    ] = None,
+    each: Annotated[str | None, typer.Option(help="fit every value of this column apart, e.g. dataset")] = None,
     report: Annotated[bool, typer.Option("--report", help="write an HTML report beside the fit")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -73,24 +80,40 @@ def fit_law(
     - `pathways-lite fit chinchilla runs.csv N='Model Size' C='Training FLOP' L=loss --drop-highest 5 --report`
 
     - `pathways-lite fit chinchilla my_study.py` fits the finished runs of a study
+
+    - `pathways-lite fit chinchilla wandb.csv N=params D=tokens L=eval/loss --drop-missing --where 'State ==
+    "finished"'`
     """
+    from pathways_lite.cli.fit_groups import fit_each
     from pathways_lite.console import Console
+    from pathways_lite.errors import UserError
     from pathways_lite.output_lock import lock_file
     from pathways_lite.scaling.fit import fit_law as fit_table
+    from pathways_lite.scaling.laws.chinchilla import with_features
     from pathways_lite.scaling.laws.registry import find_law
     from pathways_lite.scaling.losses import parse_link, parse_loss
+    from pathways_lite.scaling.pooling import pooling_notes
 
-    name = f"{law.partition(':')[0]}.json"
-    path = out or (_study_directory(table) / name if is_study_or_runs(table) else table.with_name(name))
+    chosen_law = with_features(find_law(law), feature or ())
+    if "falls" in chosen_law.inputs:
+        raise UserError(
+            f"{chosen_law.name} reads whole schedules; fit it to curves, as in `pathways-lite fit curves CURVE.csv "
+            f"CURVE.csv --law {chosen_law.name}`"
+        )
+    path = out or output_path(table, f"{chosen_law.name.partition(':')[0]}.json")
+    choice = RowChoice(where or (), drop_missing, decimal, drop_highest)
+    settings: dict[str, Any] = {"starts": starts, "seed": seed, "bootstraps": bootstraps, "bca": bca}
+    settings |= {"link": None if link is None else parse_link(link), "loss": None if loss is None else parse_loss(loss)}
+    needed = (*chosen_law.inputs, chosen_law.target)
+    if each is not None:
+        rows = read_rows(table, columns, needed, by=by, choice=choice, target=chosen_law.target)
+        fit_each(chosen_law, rows, each, path, settings, as_json=as_json)
+        return
     files = [path]
     with lock_file(path):
-        chosen_law = find_law(law)
-        rows, groups, origin = _read_rows(table, columns, chosen_law.target, by, drop_highest)
-        fit = fit_table(
-            chosen_law, rows,
-            link=None if link is None else parse_link(link), loss=None if loss is None else parse_loss(loss),
-            starts=starts, seed=seed, bootstraps=bootstraps, bca=bca, groups=groups, origin=origin,
-        )  # fmt: skip
+        rows = read_rows(table, columns, needed, by=by, choice=choice, target=chosen_law.target)
+        fit = fit_table(chosen_law, rows.table, groups=rows.groups, origin=rows.origin, **settings)
+        fit = replace(fit, notes=(*rows.left_out, *fit.notes, *pooling_notes(fit, rows.table)))
         fit.save(path)
         if report:
             from pathways_lite.scaling.report import write_report
@@ -111,9 +134,9 @@ def laws(as_json: AsJson = False) -> None:
     """List the laws with their formulas, columns and sources."""
     from pathways_lite.console import Console
     from pathways_lite.console import Table as Grid
-    from pathways_lite.scaling.laws.registry import FAMILIES, LAWS
+    from pathways_lite.scaling.laws.registry import LAWS, family_examples
 
-    listed = (*LAWS.values(), *(family(("A", "B")) for family in FAMILIES.values()))
+    listed = (*LAWS.values(), *family_examples())
     if as_json:
         fields = ("name", "formula", "inputs", "target", "source")
         print_json({"laws": [{name: getattr(law, name) for name in fields} for law in listed]})
@@ -129,24 +152,36 @@ def predict(
     fit: Annotated[Path, typer.Argument(parser=local_path, help="a fit's JSON file")],
     inputs: Annotated[list[str], typer.Argument(help="the law's inputs: N=1e9 D=2e10")],
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="level of the interval")] = 0.95,
+    through: Annotated[
+        Path | None,
+        typer.Option(
+            parser=local_path, help="a fit of the loss L that this law reads: two steps, from N and D to a task"
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict the law's target at new inputs, with a bootstrap interval (of the law, not of a single run).
 
-    Example: `pathways-lite fit predict chinchilla.json N=7e9 D=1.4e11`
+    Examples:
+
+    - `pathways-lite fit predict chinchilla.json N=7e9 D=1.4e11`
+
+    - `pathways-lite fit predict chinchilla.json N=1B,7B D=20B,140B`
+
+    - `pathways-lite fit predict task-accuracy.json --through task_loss.json N=7B D=4T`
     """
+    from pathways_lite.cli.fit_predict import prediction_inputs, print_predictions
     from pathways_lite.scaling.fit import Fit
-    from pathways_lite.scaling.table import derive_columns
+    from pathways_lite.scaling.two_steps import TwoSteps
 
     loaded = Fit.load(fit)
-    values = derive_columns(_parse_numbers(inputs), loaded.law.inputs)
-    interval, sentences = loaded.predict(values, level)[0], loaded.extrapolation_warnings(values)
-    if as_json:
-        print_json({"target": loaded.law.target, **asdict(interval), "level": level, "warnings": sentences})
+    if through is not None:
+        steps = TwoSteps(Fit.load(through), loaded)
+        values = prediction_inputs(steps.law, inputs)
+        print_predictions(steps, values, steps.predict(values, level), level, as_json=as_json)
         return
-    typer.echo(_format_interval(loaded.law.target, interval))
-    for sentence in sentences:
-        typer.echo(sentence, err=True)
+    values = prediction_inputs(loaded.law, inputs)
+    print_predictions(loaded, values, loaded.predict(values, level), level, as_json=as_json)
 
 
 @app.command("optimal")
@@ -163,15 +198,15 @@ def optimal(
     from pathways_lite.errors import UserError
     from pathways_lite.scaling.fit import Fit
 
-    values = _parse_numbers(inputs)
+    values = single_numbers(inputs)
     if set(values) != {"C"}:
         raise UserError(f"give only the compute, as in C=1e24, not {' '.join(inputs)}")
-    intervals = Fit.load(fit).optimal(float(values["C"][0]), level)
+    intervals = Fit.load(fit).optimal(values["C"], level)
     if as_json:
         print_json({**{name: asdict(interval) for name, interval in intervals.items()}, "level": level})
         return
     for name, interval in intervals.items():
-        typer.echo(_format_interval(name, interval))
+        typer.echo(format_interval(name, interval))
 
 
 @app.command("compare")
@@ -182,22 +217,34 @@ def compare(
     by: Annotated[str, typer.Option(help="hold out the rows with the largest values of this column")] = "C",
     count: Annotated[int, typer.Option(min=1, help="number of its largest values to hold out")] = 1,
     seed: Annotated[int, typer.Option(help="random seed of the starts")] = 0,
+    where: Where = None,
+    drop_missing: DropMissing = False,
+    decimal: DecimalMark = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit several laws without the largest runs, and compare how well they predict these runs.
 
-    Example: `pathways-lite fit compare runs.csv --law chinchilla --law kaplan --by N`
+    Laws of one input over x and y (power, power-floor, broken) take the columns of the others.
+
+    Examples:
+
+    - `pathways-lite fit compare runs.csv --law chinchilla --law kaplan --by N`
+
+    - `pathways-lite fit compare sft.csv --law rectified --law power-floor --by D_examples --count 3`
     """
     from rich.table import Column
 
     from pathways_lite.console import Console
     from pathways_lite.console import Table as Grid
-    from pathways_lite.scaling.compare import held_out_errors
+    from pathways_lite.scaling.compare import held_out_errors, with_shared_names
     from pathways_lite.scaling.laws.registry import find_law
 
     chosen = [find_law(name) for name in law]
-    rows, _, _ = _read_rows(table, columns, chosen[0].target, None, 0)
-    results = held_out_errors(chosen, rows, by=by, count=count, seed=seed)
+    needed = tuple(dict.fromkeys(name for one in chosen for name in (*one.inputs, one.target)))
+    rows = read_rows(table, columns, needed, choice=RowChoice(where or (), drop_missing, decimal))
+    for sentence in rows.left_out:
+        typer.echo(sentence, err=True)
+    results = held_out_errors(chosen, with_shared_names(chosen, rows.table), by=by, count=count, seed=seed)
     if as_json:
         print_json({"by": by, "laws": [asdict(result) for result in results]})
         return
@@ -231,10 +278,10 @@ def advise(
     )
     from pathways_lite.tracking.formatting import si
 
-    values = _parse_numbers(inputs)
+    values = single_numbers(inputs)
     if set(values) != {"N", "D"}:
         raise UserError("give parameters without embeddings and tokens, as in N=1e9 D=1e11")
-    N, D = float(values["N"][0]), float(values["D"][0])
+    N, D = values["N"], values["D"]
     advice = step_law(N, D)
     if as_json:
         with echo_warnings():
@@ -259,89 +306,7 @@ def advise(
         )
 
 
-def _read_rows(path: Path, columns: list[str] | None, target: str, by: str | None, drop: int) -> Any:
-    """Return the table's rows, the groups to resample, and a record of both."""
-    import numpy as np
-
-    from pathways_lite.errors import UserError
-    from pathways_lite.scaling.table import numeric_column, read_table, rename_columns
-
-    column_names = dict(_parse_pair(term) for term in columns or [])
-    if is_study_or_runs(path):
-        table = rename_columns(_finished_runs(path), column_names, str(path))
-    else:
-        table = read_table(path, column_names)
-    if by is not None and by not in table:
-        raise UserError(f"{path} has no column {by!r} that names runs; it has {', '.join(sorted(table))}")
-    if drop:
-        kept = np.sort(np.argsort(-numeric_column(table, target), kind="stable")[drop:])
-        table = {name: column[kept] for name, column in table.items()}
-    origin = {
-        "table": path.name,
-        "columns": column_names,
-        "dropped": f"the {drop} highest {target}" if drop else "nothing",
-    }
-    return table, None if by is None else table[by], {**origin, "resampled": by or "rows"}
-
-
-def is_study_or_runs(path: Path) -> bool:
-    """Return whether runs are meant, not a table: a study's file, or a directory."""
-    return path.suffix == ".py" or path.is_dir()
-
-
-def _study_directory(path: Path) -> Path:
-    """Return the directory with the runs that `path` means."""
-    if path.is_dir():
-        return path
-    from pathways_lite.studies.study import load_study
-
-    return Path("runs") / load_study(path).name
-
-
-def _finished_runs(path: Path) -> RunsTable:
-    """Return a row for every finished run of a study, given by its file or directory, or of a directory of runs."""
-    from pathways_lite.scaling.runs_table import runs_table
-
-    if path.is_dir():
-        return runs_table([path], final=True)
-    from pathways_lite.errors import UserError
-    from pathways_lite.studies.plan import resolve_study, study_store
-    from pathways_lite.studies.study import load_study
-
-    store = study_store(resolve_study(load_study(path)), _study_directory(path))
-    if not (runs := store.finished_runs()):
-        raise UserError(
-            f"no run of {path} is finished in {store.path}; train them with `pathways-lite study run {path}`"
-        )
-    return runs_table(runs, final=True)
-
-
-def _parse_pair(term: str) -> tuple[str, str]:
-    from pathways_lite.errors import UserError
-
-    name, equals, value = term.partition("=")
-    if not (name and equals and value):
-        raise UserError(f"{term!r} is not NAME=VALUE; write e.g. N=1e9")
-    return name, value
-
-
-def _parse_numbers(terms: list[str]) -> Any:
-    import numpy as np
-
-    from pathways_lite.errors import UserError
-
-    numbers = {}
-    for name, value in map(_parse_pair, terms):
-        try:
-            numbers[name] = np.array([float(value)])
-        except ValueError:
-            raise UserError(f"{name}={value} is not a number; write e.g. {name}=1e9") from None
-        if not np.isfinite(numbers[name][0]) or numbers[name][0] <= 0:
-            raise UserError(f"{name}={value} is not positive; write e.g. {name}=1e9")
-    return numbers
-
-
-def _format_interval(name: str, interval: Interval) -> str:
+def format_interval(name: str, interval: Interval) -> str:
     has_limits = interval.low == interval.low  # NaN without bootstraps
     limits = f"{interval.low:.5g} to {interval.high:.5g}" if has_limits else "no interval"
     return f"{name} {interval.value:.5g} ({limits})"

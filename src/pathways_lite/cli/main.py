@@ -16,7 +16,12 @@ from pathways_lite.cli import (
     data_select,
     evaluate,
     fit,
+    fit_arms,
+    fit_crossover,
+    fit_curves,
+    fit_isoflop,
     fit_ladder,
+    fit_mixture,
     fsck,
     generate,
     grow,
@@ -65,6 +70,11 @@ app.command("fsck")(fsck.fsck)
 app.command("report")(report.report)
 app.add_typer(fit.app, name="fit")
 fit.app.command("ladder")(fit_ladder.ladder)
+fit.app.command("isoflop")(fit_isoflop.isoflop)
+fit.app.command("arms")(fit_arms.arms)
+fit.app.command("curves")(fit_curves.curves)
+fit.app.command("crossover")(fit_crossover.crossover)
+fit.app.command("mixture")(fit_mixture.mixture)
 runs.app.command("table")(runs_table.table)
 runs.app.command("delete")(runs_delete.delete)
 runs.app.command("prune")(runs_delete.prune)

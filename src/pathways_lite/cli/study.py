@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.cli.study_law import Factors, LawName, Methods
 from pathways_lite.cli.study_tables import budget_note, node_table, plan_rows, plan_summary, study_header
 from pathways_lite.paths import local_path
 
@@ -201,14 +202,25 @@ def report(
     overrides: Overrides = None,
     out: Out = None,
     baseline: Annotated[str | None, typer.Option(help="arm to compare with; default: the study's baseline")] = None,
+    law: LawName = None,
+    methods: Methods = None,
+    factor: Factors = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the results, and write report.html, results.csv and figures (PNG and SVG) into the study's directory.
 
-    The study may still be running.
+    The study may still be running. `--law` says what each arm is worth in compute, with an interval and a test of a
+    changed exponent: one law is fitted to all arms, with a factor per arm. Arms of several sizes or budgets, named like
+    muon_s and muon_l, are one method with `--methods '(.+)_'`.
 
-    Example: `pathways-lite study report configs/studies/palm_against_llama.py --baseline palm`
+    Examples:
+
+    - `pathways-lite study report configs/studies/palm_against_llama.py --baseline palm`
+
+    - `pathways-lite study report STUDY --law auto --methods '(.+)_[sml]$'`
     """
+    from pathways_lite.cli.fit_arms import efficiency_facts
+    from pathways_lite.cli.study_law import efficiency_section, fit_study_law
     from pathways_lite.console import print_line
     from pathways_lite.output_lock import lock_file
     from pathways_lite.studies.measures import criterion_sentences
@@ -220,16 +232,18 @@ def report(
     if baseline is not None:
         study_plan = replace(study_plan, study=study_plan.study.with_baseline(baseline))
     findings = gather_findings(study_plan, [str(study), *(overrides or ()), *options])
+    efficiency = None if law is None else fit_study_law(study_plan, law, methods, factor or ())
     results = findings.results
     sentences = [verdict(comparison, results.arms) for comparison in results.comparisons] if results is not None else []
     sentences += criterion_sentences(study_plan.study, findings.measured)
     study_plan.store.path.mkdir(parents=True, exist_ok=True)
     with lock_file(study_plan.store.path / "report.html"):
-        files = write_report(findings)
+        files = write_report(findings, "" if efficiency is None else efficiency_section(efficiency))
     if as_json:
-        print_json({"study": study_plan.study.name, "verdicts": sentences, "files": files})
+        facts = {} if efficiency is None else {"law": efficiency_facts(efficiency)}
+        print_json({"study": study_plan.study.name, "verdicts": sentences, **facts, "files": files})
         return
-    for sentence in sentences:
+    for sentence in (*sentences, *(efficiency.sentences() if efficiency is not None else ())):
         print_line(sentence)
     for path in files:
         typer.echo(path)

@@ -65,7 +65,7 @@ def _check_identifiability(law: Law, columns: Table) -> None:
                 f"column {name}{meaning} has the single value {values[0]:g}, so the data do not show how "
                 f"{law.target} depends on it; add runs with another {name}"
             )
-    inputs = np.stack([columns[name] for name in law.inputs], axis=1)
+    inputs = np.stack([columns[name] for name in law.inputs if columns[name].ndim == 1], axis=1)
     distinct = len(np.unique(inputs, axis=0))
     if distinct < law.min_distinct:
         raise UserError(

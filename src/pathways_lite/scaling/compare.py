@@ -11,7 +11,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.scaling.fit import leave_largest_out, quality
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.losses import Loss
-from pathways_lite.scaling.table import derive_columns
+from pathways_lite.scaling.table import Table, derive_columns
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,26 @@ class HeldOutError:
     mean: float
     worst: float
     fit_mean: float
+
+
+def _is_same_column(table: Table, first: str, second: str) -> bool:
+    return first in table and second in table and bool(np.array_equal(table[first], table[second]))
+
+
+def with_shared_names(laws: Sequence[Law], table: Table) -> Table:
+    """Return the table with the columns x and y of laws of one input, where the other laws say what these are.
+
+    y is the target that the other laws share, x their only input. Columns that exist stay.
+    """
+    named = [law for law in laws if "x" not in law.inputs]
+    targets = {law.target for law in named if law.target in table}
+    inputs = {law.inputs for law in named}
+    added: Table = {}
+    if len(targets) == 1 and "y" not in table:
+        added["y"] = table[next(iter(targets))]
+    if len(inputs) == 1 and len(only := next(iter(inputs))) == 1 and "x" not in table and only[0] in table:
+        added["x"] = table[only[0]]
+    return {**table, **added}
 
 
 def held_out_errors(
@@ -41,10 +61,13 @@ def held_out_errors(
 
     Raises UserError if a law cannot be fitted, or if the laws predict different targets.
     """
-    targets = {law.target for law in laws}
-    if len(targets) > 1:
-        raise UserError(f"the laws predict different targets ({', '.join(sorted(targets))}) and cannot be compared")
     full = derive_columns(table, (by,))
+    targets = list(dict.fromkeys(law.target for law in laws))
+    if any(not _is_same_column(full, targets[0], name) for name in targets[1:]):
+        raise UserError(
+            f"the laws predict different targets ({', '.join(targets)}) and cannot be compared; if they are one column "
+            f"of the table, name it for each, as in {targets[-1]}=COLUMN"
+        )
     if by not in full:
         raise UserError(f"the table has no column {by} to hold out by; it has {', '.join(full)}")
     results = []

@@ -174,13 +174,14 @@ class Fit:
     @classmethod
     def load(cls, path: str | Path) -> Fit:
         """Read a fit. Raises UserError if the file is not a fit, or was changed by hand."""
-        from pathways_lite.scaling.laws.registry import find_law
+        from pathways_lite.scaling.laws.registry import find_fitted_law
 
         try:
             content = restore_floats(json.loads(Path(path).read_text(encoding="utf-8")))
             data = {name: np.array(column, np.float64) for name, column in content["data"].items()}
             fit = cls(
-                law=find_law(content["law"]), link=content["link"], loss=parse_loss(content["loss"]),
+                law=find_fitted_law(content["law"], tuple(p["name"] for p in content["parameters"])),
+                link=content["link"], loss=parse_loss(content["loss"]),
                 values={p["name"]: p["value"] for p in content["parameters"]}, objective=content["objective"],
                 starts=content["starts"], reached=content["reached"], converged=content["converged"],
                 seed=content["seed"], data=data,
@@ -305,6 +306,8 @@ def _notes(solution: Solution, columns: Table) -> list[str]:
                 notes.append(
                     f"{parameter.name} went to zero: the data show no floor, so the extrapolation has none either."
                 )
+    if law.remarks is not None:
+        notes += law.remarks(solution.values)
     if "N" in columns and "D" in columns and np.median(columns["D"] / columns["N"]) < 1:
         notes.append("Most runs have fewer tokens than parameters. If that is wrong, N and D are swapped.")
     logs = [np.log(columns[name]) for name in law.inputs if np.all(columns[name] > 0) and np.ptp(columns[name]) > 0]

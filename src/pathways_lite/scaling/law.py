@@ -72,6 +72,12 @@ class Law:
     must_vary: tuple[str, ...] | None = None
     # Columns that may be zero or negative, because no logarithm is taken of them.
     any_sign: tuple[str, ...] = ()
+    # Columns that may be zero in a prediction, where the formula is defined.
+    zero_inputs: tuple[str, ...] = ()
+    # Columns that are shares of a mixture: not negative, with sum 1.
+    shares: tuple[str, ...] = ()
+    # What fitted values mean for a reader, as sentences, where that is not a matter of course.
+    remarks: Callable[[Values], list[str]] | None = None
     # The values that papers published, with a name of the data that they were fitted to.
     published: tuple[tuple[str, tuple[float, ...]], ...] = ()
 

@@ -51,7 +51,11 @@ def residuals_svg(fit: Fit, theme: Theme) -> str:
 def frontier_svg(fit: Fit, theme: Theme) -> str | None:
     """Plot optimal N and D with 95 % bands over C, up to ten times the data's compute; None without an optimum."""
     table = derive_columns(fit.data, ("C",))
-    if fit.law.optimal is None or "C" not in table or min(fit.values[name] for name in fit.law.exponents) <= 0:
+    if (
+        fit.law.optimal is None
+        or "C" not in table
+        or min((fit.values[name] for name in fit.law.exponents), default=1) <= 0
+    ):
         return None
     with style(theme) as palette:
         C = numeric_column(table, "C")
@@ -70,16 +74,36 @@ def frontier_svg(fit: Fit, theme: Theme) -> str | None:
         return to_svg(figure)
 
 
-def set_log_scale(ax: Axes, axis_names: str = "xy") -> None:
-    """Make axes logarithmic, with labels like 1e9, or plain numbers if they span little more than a decade."""
+def amount(value: float, _: object = None) -> str:
+    """Format a count as the field writes it: 10.4B parameters, 1.4T tokens; powers of ten outside k to T."""
+    for suffix, unit in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0)):
+        if 0.9995 * unit <= abs(value) < 9.995e14:
+            return f"{value / unit:.3g}{suffix}"
+    return f"{value:.3g}".replace("e+", "e")
+
+
+def _power_of_ten(value: float, _: object = None) -> str:
+    return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+
+
+def set_log_scale(ax: Axes, axis_names: str = "xy", *, counts: str = "") -> None:
+    """Make axes logarithmic, with labels like 1e9, or plain numbers if they span little more than a decade.
+
+    `counts`: the axes with parameters or tokens, whose labels are like 1B.
+    """
     for axis_name in axis_names:
         getattr(ax, f"set_{axis_name}scale")("log")
         axis = getattr(ax, f"{axis_name}axis")
         low, high = axis.get_view_interval()
-        if high / low < 20:
+        if axis_name in counts:
+            axis.set_major_formatter(FuncFormatter(amount))
+            axis.set_minor_formatter(NullFormatter())
+        elif high / low < 20:
             axis.set_major_locator(MaxNLocator(6))
             axis.set_major_formatter(ScalarFormatter())
             axis.set_minor_locator(NullLocator())
         else:
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+", "e")))
+            axis.set_major_formatter(
+                FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+0", "e").replace("e+", "e"))
+            )
             axis.set_minor_formatter(NullFormatter())

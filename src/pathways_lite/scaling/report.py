@@ -10,9 +10,9 @@ import numpy as np
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.fit import Fit, Interval, published_objectives, quality
-from pathways_lite.scaling.plots import fit_svg, frontier_svg, residuals_svg
+from pathways_lite.scaling.law_plots import correlation_svg, law_svg
+from pathways_lite.scaling.plots import amount, fit_svg, frontier_svg, residuals_svg
 from pathways_lite.scaling.table import COLUMNS, Column, derive_columns, numeric_column
-from pathways_lite.tracking.formatting import si
 from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
 
 
@@ -27,6 +27,7 @@ def render(fit: Fit, *, first: str = "") -> str:
     """Render the page as HTML. All text is escaped; nothing outside the page is loaded."""
     sections = (
         _notes_section,
+        _law_section,
         _parameters_section,
         _quality_section,
         _residuals_section,
@@ -53,6 +54,20 @@ def _notes_section(fit: Fit) -> str:
     return section("Caveats", *(paragraph(note, "verdict") for note in fit.notes))
 
 
+def _law_section(fit: Fit) -> str:
+    light, dark = law_svg(fit, "light"), law_svg(fit, "dark")
+    if light is None or dark is None:
+        return ""
+    is_curve = len(fit.law.inputs) == 1
+    caption = (
+        "The law over its input, to ten times the data; the band is of the law, not of a run."
+        if is_curve
+        else "Left: runs over compute, with the law at some of their sizes. Right: the law at four budgets, "
+        "with the runs within 25 % of each."
+    )
+    return section("The law", picture(light, dark, alt="The law and the runs", caption=caption))
+
+
 def _parameters_section(fit: Fit) -> str:
     rows = []
     for parameter in fit.law.parameters:
@@ -69,7 +84,12 @@ def _parameters_section(fit: Fit) -> str:
     caption += (
         "Where the objective is a flat valley, parameters are uncertain jointly and predictions are far more certain."
     )
-    return section("Parameters", table(["", "value", "2.5 %", "97.5 %", "sd", "unit"], rows, caption=caption))
+    light, dark = correlation_svg(fit, "light"), correlation_svg(fit, "dark")
+    figure = ""
+    if light is not None and dark is not None:
+        about = "Correlations over the resamples. Parameters that are nearly ±1 are known only together."
+        figure = picture(light, dark, alt="Correlations of the parameters", caption=about)
+    return section("Parameters", table(["", "value", "2.5 %", "97.5 %", "sd", "unit"], rows, caption=caption), figure)
 
 
 def _quality_section(fit: Fit) -> str:
@@ -147,9 +167,9 @@ def _settings_section(fit: Fit) -> str:
 
 
 def _format_allocation(name: str, interval: Interval) -> str:
-    """Format a value and its limits in few digits; sizes have SI prefixes, as in 7.3 G."""
-    format_value = si if name in ("N", "D") else "{:.3g}".format
-    limits = f" ({format_value(interval.low)}, {format_value(interval.high)})" if np.isfinite(interval.low) else ""
+    """Format a value and its limits in few digits, on two lines; sizes are written like 7.3B."""
+    format_value = amount if name in ("N", "D") else "{:.3g}".format
+    limits = f"\n({format_value(interval.low)}, {format_value(interval.high)})" if np.isfinite(interval.low) else ""
     return format_value(interval.value) + limits
 
 

@@ -1,24 +1,25 @@
 """Tables of runs, with columns named as in the literature, read from files of any origin.
 
-A table is a mapping from column names to arrays [rows]. `read_table` reads CSV (also gzipped), Parquet and JSON lines,
+A table is a mapping from column names to arrays [rows]. `read_table` reads a file (`table_files.py` has the formats)
 and renames columns, so that other people's runs can be fitted.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
+from pathways_lite.scaling.expressions import evaluate
+from pathways_lite.scaling.number_text import Decimal, parse_column
+from pathways_lite.scaling.table_files import FORMATS, read_file
 
 Table = dict[str, np.ndarray]
 PF_DAY = 8.64e19  # FLOPs
@@ -57,6 +58,13 @@ COLUMNS: dict[str, Column] = {
     "B": Column("batch", "tokens", 1, 1e10),
     "lr": Column("peak learning rate", "", 1e-9, 1e2),
     "error": Column("error rate", "", 0, 1),
+    "accuracy": Column("accuracy", "", -0.01, 1.01, "an accuracy is between 0 and 1, not in percent"),
+    "chance": Column("accuracy by chance", "", -0.01, 0.99, "it is between 0 and 1, not in percent"),
+    "teacher_loss": Column("loss of the teacher", "nats per token", 1e-3, 20),
+    "supervised_loss": Column("loss of the student without a teacher", "nats per token", 1e-3, 20),
+    "P_w": Column("precision of the weights", "bits", 1, 64),
+    "P_a": Column("precision of the activations", "bits", 1, 64),
+    "P_kv": Column("precision of the cache", "bits", 1, 64),
     "performance": Column("performance, 1 if perfect", "", -2.18, 1.12),
 }
 
@@ -71,66 +79,41 @@ def is_own_table(table: Mapping[str, np.ndarray]) -> bool:
     return table.keys() >= OWN_COLUMNS
 
 
-def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Table:
+def read_table(path: str | Path, columns: Mapping[str, str] | None = None, *, decimal: Decimal | None = None) -> Table:
     """Read the table in a file and rename its columns.
 
-    `columns` maps our names to the file's, each with a factor if necessary: {"N": "size_M*1e6"}. The other columns keep
-    their names. Raises UserError if the file or a column does not exist.
+    `columns` maps our names to the file's, or to expressions over them: {"N": "size_M*1e6", "L": "ln(perplexity)"}. The
+    other columns keep their names. `decimal` is the file's decimal mark, if that is not a point. Raises UserError if
+    the file or a column does not exist.
     """
     path = local_path(path)
     if not path.is_file():
-        raise UserError(f"there is no table {path}; give a CSV, Parquet or JSON-lines file")
-    return rename_columns(_read(path), columns or {}, str(path))
+        raise UserError(f"there is no table {path}; give a {FORMATS} file")
+    return rename_columns(read_file(path, decimal), columns or {}, str(path))
 
 
 def rename_columns(table: Table, columns: Mapping[str, str], where: str) -> Table:
     """Add columns by our names, as in `read_table`, to a table from `where`. Raises UserError for an unknown column."""
-    for name, term in columns.items():
-        match = _TERM.match(term)
-        source = match["name"] if match and match["name"] in table else term
-        if source not in table:
-            raise UserError(f"{where} has no column {source!r}; it has {', '.join(sorted(table))}")
-        factor = float(match["factor"]) if match and source != term and match["factor"] else 1.0
-        table[name] = table[source] if factor == 1.0 else numeric_column(table, source) * factor
-    return table
+    added = {name: _column_of_term(table, term, where) for name, term in columns.items()}
+    return {**table, **added}
 
 
-def _read(path: Path) -> Table:
-    import pyarrow as pa
-    from pyarrow import csv, json, parquet
-
+def _column_of_term(table: Table, term: str, where: str) -> np.ndarray:
+    if term in table:
+        return table[term]
+    match = _TERM.match(term)
+    if match and match["factor"] and match["name"] in table:
+        return numeric_column(table, match["name"]) * float(match["factor"])
+    if not re.search(r"[*/+()`-]", term) or (match and match["factor"] and match["name"].isidentifier()):
+        source = match["name"] if match and match["factor"] else term
+        raise UserError(f"{where} has no column {source!r}; it has {', '.join(sorted(table))}")
     try:
-        if path.suffix == ".parquet":
-            arrow_table = parquet.ParquetFile(path).read()  # unlike read_table with two columns of one name too
-        elif path.suffix in (".jsonl", ".json"):
-            arrow_table = json.read_json(path)
-        else:
-            arrow_table = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=_delimiter(path)))
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is not a CSV, Parquet or JSON-lines table: {reason}") from error
-    names = [name.strip() for name in arrow_table.column_names]
-    if twice := sorted({name for name in names if name and names.count(name) > 1}):
-        raise UserError(f"{path} has more than one column named {', '.join(twice)}; rename or remove all but one")
-    # Columns without a name are what spreadsheets leave of empty ones.
-    return {name: _array(column) for name, column in zip(names, arrow_table.columns, strict=True) if name}
-
-
-def _delimiter(path: Path) -> str:
-    """Return the separator of the columns in the first line: a comma, a semicolon or a tab."""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        header = file.readline()
-    return max(",;\t", key=lambda mark: header.count(mark.encode()))
-
-
-def _array(column: Any) -> np.ndarray:
-    """Convert numbers to float64, with NaN for missing ones, and anything else to stripped text."""
-    import pyarrow as pa
-
-    kind = column.type
-    if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
-        return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    return np.array(["" if value is None else str(value).strip() for value in column.to_pylist()], dtype=object)
+        return np.asarray(evaluate(term, table), np.float64)
+    except UserError:
+        if re.search(r"[(0-9]", term):
+            raise
+        # More likely a name with a slash or a hyphen than a quotient of columns.
+        raise UserError(f"{where} has no column {term!r}; it has {', '.join(sorted(table))}") from None
 
 
 def write_table(table: Mapping[str, np.ndarray], path: str | Path) -> None:
@@ -154,19 +137,7 @@ def numeric_column(table: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """Return the column as float64. Raises UserError if it is missing or holds text."""
     if name not in table:
         raise UserError(f"the table has no column {name}; map it with {name}=COLUMN (it has {', '.join(table)})")
-    try:
-        return np.asarray(table[name], np.float64)
-    except ValueError:
-        raise UserError(f"column {name} holds text where numbers are expected: {_first_text(table[name])}") from None
-
-
-def _first_text(column: np.ndarray) -> str:
-    for row, value in enumerate(column, 1):
-        try:
-            float(value)
-        except ValueError:
-            return f"{value!r} in row {row}"
-    return "no single value"
+    return parse_column(name, table[name])
 
 
 # By column, the columns that it can be derived from and how; the first possible derivation is used.

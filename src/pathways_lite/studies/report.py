@@ -49,13 +49,16 @@ class Findings:
         return {identity: planned.state for identity, planned in self.plan.nodes.items()}
 
 
-def write_report(findings: Findings) -> list[Path]:
-    """Write report.html, results.csv and figures into the study's directory, and return their paths."""
+def write_report(findings: Findings, more: str = "") -> list[Path]:
+    """Write report.html, results.csv and figures into the study's directory, and return their paths.
+
+    `more` is HTML that follows the results.
+    """
     out = findings.plan.store.path
     (out / "figures").mkdir(parents=True, exist_ok=True)
     pictures = _figures(findings)
     paths = [out / "report.html", out / "results.csv"]
-    write_text_atomically(paths[0], render(findings, pictures), shared=True)
+    write_text_atomically(paths[0], render(findings, pictures, more), shared=True)
     write_csv(paths[1], findings.results, findings.by_domain, findings.measured)
     with style("light") as palette:
         for item in pictures:
@@ -110,12 +113,13 @@ def _figures(findings: Findings) -> list[StudyFigure]:
     return [*differences, *curves, lineage_figure(plan.store.nodes, findings.states, flops)]
 
 
-def render(findings: Findings, pictures: Sequence[StudyFigure]) -> str:
+def render(findings: Findings, pictures: Sequence[StudyFigure], more: str = "") -> str:
     """Render the page as HTML. All text of the study is escaped; nothing outside the page is loaded."""
     *results, lineage = pictures
     sections = [
         _header_section(findings),
         _results_section(findings),
+        more,
         section("Loss against cost", *map(_render_figure, results)),
         _measures_section(findings),
         _domains_section(findings),

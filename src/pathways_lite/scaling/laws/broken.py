@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -41,6 +42,47 @@ BROKEN = Law(
     loss=LeastSquares(),
     published=(("four-digit addition", (0.4139, 2.277, 0.0551, 5.663, 612.6, 0.0592)),),
 )
+
+
+@functools.cache
+def several_breaks(counts: tuple[str, ...]) -> Law:
+    """Build the law with n breaks, named like "broken:2" (Caballero et al. 2022, equation 1).
+
+    y = a + b x^-c0 prod_i (1 + (x/d_i)^(1/f_i))^(-c_i f_i). The breaks are not ordered: a fit names them as it finds
+    them. Raises UserError unless n is 1 to 5.
+    """
+    if len(counts) != 1 or counts[0] not in ("1", "2", "3", "4", "5"):
+        raise UserError(
+            f"broken:N is the law with N breaks, 1 to 5, as in broken:2; found {','.join(counts) or 'none'}"
+        )
+    breaks = range(1, int(counts[0]) + 1)
+
+    def predict(v: Values, x: Columns) -> Any:
+        log_x = jnp.log(x["x"])
+        exponent = -v["c0"] * log_x
+        for i in breaks:
+            bend = jnp.logaddexp(0.0, (log_x - jnp.log(v[f"d{i}"])) / v[f"f{i}"])
+            exponent = exponent - v[f"c{i}"] * v[f"f{i}"] * bend
+        return v["a"] + v["b"] * jnp.exp(exponent)
+
+    parameters = [
+        parameter
+        for i in breaks
+        for parameter in (
+            Parameter(f"c{i}", (-1.0, 3.0), kind="real"),
+            Parameter(f"d{i}", (0.01, 100.0), center=(("-1", "x"),)),
+            Parameter(f"f{i}", (0.03, 1.0)),
+        )
+    ]
+    return replace(
+        BROKEN,
+        name=f"broken:{counts[0]}",
+        title=f"Broken neural scaling law, {counts[0]} breaks",
+        formula="y = a + b x^-c0 prod_i (1 + (x/d_i)^(1/f_i))^(-c_i f_i)",
+        parameters=(*BROKEN.parameters[:3], *parameters),
+        predict=predict,
+        published=(),
+    )
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from pathways_lite.errors import UserError
 from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
 
 
@@ -44,3 +48,47 @@ CHINCHILLA = Law(
         ("Besiroglu et al.", (482.01, 2085.43, 1.8172, 0.3478, 0.3658)),
     ),
 )
+
+
+@functools.cache
+def features_law(names: tuple[str, ...]) -> Law:
+    """Build the Chinchilla law with a power law of every column of `names` beside those of N and D.
+
+    L = E + A/N^alpha + B/D^beta + sum_j c_j/x_j^g_j, as McLeish et al. 2025 do with width and depth. The law's name is
+    like "features:width,depth". Raises UserError for no name, and for N, D and duplicates.
+    """
+    if not names or len(set(names)) < len(names) or {"N", "D", "L"} & set(names) or any("/" in n for n in names):
+        raise UserError(
+            f"features are different columns besides N, D and L, without slashes; found {', '.join(names) or 'none'}"
+        )
+
+    def predict(v: Values, x: Columns) -> Any:
+        return loss(v, x) + sum(v[f"c_{name}"] * power(x[name], -v[f"g_{name}"]) for name in names)
+
+    extra = [
+        parameter
+        for name in names
+        for parameter in (
+            Parameter(f"c_{name}", (0.005, 1.0), "nats", center=((f"-g_{name}", name),)),
+            Parameter(f"g_{name}", (0.1, 1.0), kind="real"),
+        )
+    ]
+    return replace(
+        CHINCHILLA,
+        name=f"features:{','.join(names)}",
+        title=f"Chinchilla with {', '.join(names)}",
+        source="McLeish et al. 2025 (Gemstones), arXiv 2502.06857, for width and depth; nested in Chinchilla",
+        formula="L = E + A/N^alpha + B/D^beta + sum_j c_j/x_j^g_j",
+        inputs=("N", "D", *names),
+        parameters=(*PARAMETERS, *extra),
+        predict=predict,
+        optimal=None,
+        published=(),
+    )
+
+
+def with_features(law: Law, names: Sequence[str]) -> Law:
+    """Return the law with features. Raises UserError for a law other than Chinchilla's."""
+    if names and law is not CHINCHILLA:
+        raise UserError(f"features are added to chinchilla, not to {law.name}")
+    return features_law(tuple(names)) if names else law

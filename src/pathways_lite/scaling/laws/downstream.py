@@ -77,6 +77,7 @@ RECTIFIED = Law(
         Parameter("E", (0.05, 0.9), in_target_units=True),
     ),
     predict=lambda v, x: v["scale"] * v["Dl"] / (v["Dl"] + power(x["D_examples"], v["beta"])) + v["E"],
+    zero_inputs=("D_examples",),
     published=(("flan, one model", (3.0, 200.0, 0.6, 1.2)),),
 )
 
@@ -108,7 +109,7 @@ TRANSLATION = Law(
         Parameter("L_inf", (0.05, 0.9), in_target_units=True),
     ),
     predict=lambda v, x: v["a"] * power(x["N_encoder"], -v["pe"]) * power(x["N_decoder"], -v["pd"]) + v["L_inf"],
-    published=(("exponents from memory", (3e3, 0.18, 0.31, 1.0)),),
+    published=(("made-up coefficients, exponents from memory", (3e3, 0.18, 0.31, 1.0)),),
 )
 
 

@@ -26,8 +26,9 @@ def loss_from_parameters_and_steps(v: Values, x: Columns) -> Any:
 
 
 def _single_input_law(
-    name: str, column: str, title: str, scale: str, exponent: str, values: tuple[float, float]
-) -> Law:
+    name: str, column: str, title: str, scale: str, exponent: str, values: tuple[float, float],
+    others: tuple[tuple[str, tuple[float, ...]], ...] = (),
+) -> Law:  # fmt: skip
     """Build the law L(X) = (Xc/X)^a of one input; Xc is fitted as the loss that it gives at the typical X."""
 
     def predict(v: Values, x: Columns) -> Any:
@@ -45,13 +46,17 @@ def _single_input_law(
             Parameter(exponent, (0.03, 0.5), kind="positive"),
         ),
         predict=predict,
-        published=((_SOURCE, values),),
+        published=((_SOURCE, values), *others),
     )
 
 
 KAPLAN_N = _single_input_law("kaplan-n", "N", "Kaplan, loss over parameters", "Nc", "aN", (8.8e13, 0.076))
 KAPLAN_D = _single_input_law("kaplan-d", "D", "Kaplan, loss over tokens", "Dc", "aD", (5.4e13, 0.095))
-KAPLAN_C = _single_input_law("kaplan-c", "C_pf_days", "Kaplan, loss over compute (PF-days)", "Cc", "aC", (3.1e8, 0.050))
+# Runs at one batch size follow L(C); L(Cmin) is for compute as a batch far below the critical one would need.
+KAPLAN_C = _single_input_law(
+    "kaplan-c", "C_pf_days", "Kaplan, loss over compute (PF-days)", "Cc", "aC", (1.6e7, 0.057),
+    ((f"{_SOURCE}, L(Cmin): see minimal_compute", (3.1e8, 0.050)),),
+)  # fmt: skip
 
 KAPLAN_ND = Law(
     name="kaplan",

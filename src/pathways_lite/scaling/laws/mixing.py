@@ -22,10 +22,7 @@ def mixing_law(names: tuple[str, ...]) -> Law:
     the t are redundant by one factor, which does not affect predictions. Raises UserError for fewer than two domains,
     and for duplicates.
     """
-    if len(names) < 2 or not all(names):
-        raise UserError("a mixture needs at least two domains, which name columns of shares, as in mixing:web,code")
-    if len(set(names)) < len(names):
-        raise UserError(f"domains of a mixture must differ; found {', '.join(names)}")
+    _check_domains(names)
 
     def predict(v: Values, x: Columns) -> Any:
         return v["c"] + v["k"] * jnp.exp(sum(v[f"t_{name}"] * x[name] for name in names))
@@ -46,7 +43,104 @@ def mixing_law(names: tuple[str, ...]) -> Law:
         loss=Huber(0.02),
         must_vary=(),
         any_sign=names,
+        shares=names,
     )
+
+
+@functools.cache
+def linear_mixing_law(names: tuple[str, ...]) -> Law:
+    """Build the law L(r) = sum_j t_j r_j of shares that add up to one, RegMix's linear regression (Liu et al. 2024)."""
+    _check_domains(names)
+    return Law(
+        name=f"linear-mixing:{','.join(names)}",
+        title="Data mixing, linear",
+        source="Liu et al. 2024 (RegMix), arXiv 2407.01492",
+        formula="L = sum_j t_j r_j",
+        inputs=names,
+        target="L",
+        parameters=tuple(Parameter(f"t_{name}", (0.5, 2.0), in_target_units=True, kind="real") for name in names),
+        predict=lambda v, x: sum(v[f"t_{name}"] * x[name] for name in names),
+        link="raw",
+        loss=LeastSquares(),
+        must_vary=(),
+        any_sign=names,
+        shares=names,
+    )
+
+
+def _check_domains(names: tuple[str, ...]) -> None:
+    """Raise UserError for fewer than two domains, and for duplicates."""
+    if len(names) < 2 or not all(names):
+        raise UserError("a mixture needs at least two domains, which name columns of shares, as in mixing:web,code")
+    if len(set(names)) < len(names):
+        raise UserError(f"domains of a mixture must differ; found {', '.join(names)}")
+
+
+def _share_power(share: Any, exponent: Any) -> Any:
+    """Return share^exponent for a positive exponent; a share of zero is a billionth, so that its gradient is finite."""
+    return power(jnp.maximum(share, 1e-9), exponent)
+
+
+def _sized_mixing_law(family: str, names: tuple[str, ...], *, is_joint: bool) -> Law:
+    """Build a law of shares, N and D. Mixtures change the floor, and in the joint law A and B too."""
+    _check_domains(names)
+
+    def predict(v: Values, x: Columns) -> Any:
+        mixed = sum(v[f"C_{name}"] * _share_power(x[name], v[f"g_{name}"]) for name in names)
+        A, B = v["A"], v["B"]
+        if is_joint:
+            A = A * _relative(v, x, "A")
+            B = B * _relative(v, x, "B")
+        return v["E"] + 1 / mixed + A * power(x["N"], -v["alpha"]) + B * power(x["D"], -v["beta"])
+
+    def _relative(v: Values, x: Columns, which: str) -> Any:
+        # Weights are relative to the first domain's, as A and B carry the scale.
+        total = x[names[0]] + sum(v[f"{which}_{name}"] * x[name] for name in names[1:])
+        return _share_power(total, v[f"g{which}"])
+
+    joint = [
+        parameter
+        for which in ("A", "B")
+        for parameter in (
+            *(Parameter(f"{which}_{name}", (0.3, 3.0)) for name in names[1:]),
+            Parameter(f"g{which}", (0.2, 2.0)),
+        )
+    ]
+    return Law(
+        name=f"{family}:{','.join(names)}",
+        title=f"Data mixing over N and D, {'joint' if is_joint else 'additive'}",
+        source="Shukor et al. 2025, arXiv 2507.09404 (the form from memory, no constants)",
+        formula="L = E + 1/sum_j C_j r_j^g_j + A/N^alpha + B/D^beta"
+        + (", A and B times (sum_j A_j r_j)^gA and (sum_j B_j r_j)^gB" if is_joint else ""),
+        inputs=(*names, "N", "D"),
+        target="L",
+        parameters=(
+            Parameter("E", (0.1, 0.8), in_target_units=True),
+            *(Parameter(f"C_{name}", (0.3, 10.0)) for name in names),
+            *(Parameter(f"g_{name}", (0.1, 1.5)) for name in names),
+            Parameter("A", (0.02, 0.5), in_target_units=True, center=(("-alpha", "N"),)),
+            Parameter("alpha", (0.1, 0.8), kind="real"),
+            Parameter("B", (0.02, 0.5), in_target_units=True, center=(("-beta", "D"),)),
+            Parameter("beta", (0.1, 0.8), kind="real"),
+            *(joint if is_joint else ()),
+        ),
+        predict=predict,
+        must_vary=("N", "D"),
+        any_sign=names,
+        shares=names,
+    )
+
+
+@functools.cache
+def additive_mixing_law(names: tuple[str, ...]) -> Law:
+    """Build the additive law of Shukor et al. 2025: the best mixture does not depend on N and D."""
+    return _sized_mixing_law("additive-mixing", names, is_joint=False)
+
+
+@functools.cache
+def joint_mixing_law(names: tuple[str, ...]) -> Law:
+    """Build the joint law of Shukor et al. 2025: the best mixture changes with N and D."""
+    return _sized_mixing_law("joint-mixing", names, is_joint=True)
 
 
 def fit_regmix(shares: np.ndarray, losses: np.ndarray) -> np.ndarray:

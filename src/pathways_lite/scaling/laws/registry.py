@@ -14,36 +14,64 @@ from pathways_lite.scaling.laws import (
     annealing,
     broken,
     chinchilla,
+    distillation,
     downstream,
+    efficiency,
+    experts,
+    farseer,
     hyperparameters,
     inference,
     kaplan,
     mixing,
     overtraining,
     power,
+    precision,
     repetition,
     sparse,
+    tasks,
     vocabulary,
 )
 
 # In the order in which `fit laws` lists their laws.
 MODULES = (
-    chinchilla, overtraining, repetition, annealing, vocabulary, kaplan, hyperparameters, sparse, downstream, inference,
-    mixing, broken, power,
+    chinchilla, farseer, overtraining, repetition, annealing, vocabulary, kaplan, hyperparameters, sparse, experts,
+    precision, distillation, downstream, tasks, inference, mixing, broken, power, efficiency,
 )  # fmt: skip
 
 LAWS: dict[str, Law] = {law.name: law for module in MODULES for law in vars(module).values() if isinstance(law, Law)}
 
-# Laws whose inputs are columns with arbitrary names, as in `mixing:web,code`.
-FAMILIES: dict[str, Callable[[tuple[str, ...]], Law]] = {"mixing": mixing.mixing_law}
+# Laws that are built from what follows the colon in their name, as in `mixing:web,code`, each with an example.
+FAMILIES: dict[str, tuple[Callable[[tuple[str, ...]], Law], str]] = {
+    "mixing": (mixing.mixing_law, "A,B"),
+    "linear-mixing": (mixing.linear_mixing_law, "A,B"),
+    "additive-mixing": (mixing.additive_mixing_law, "A,B"),
+    "joint-mixing": (mixing.joint_mixing_law, "A,B"),
+    "features": (chinchilla.features_law, "width,depth"),
+    "broken": (broken.several_breaks, "2"),
+    "efficiency": (efficiency.efficiency_law, "chinchilla,D,shared,ARM"),
+}
 
 
 def find_law(name: str) -> Law:
     """Return the law of that name. Raises UserError, with all names, for an unknown one."""
-    family, _, columns = name.partition(":")
-    if family in FAMILIES:
-        return FAMILIES[family](tuple(filter(None, map(str.strip, columns.split(",")))))
+    family, colon, columns = name.partition(":")
+    if family in FAMILIES and (colon or name not in LAWS):
+        return FAMILIES[family][0](tuple(filter(None, map(str.strip, columns.split(",")))))
     if name not in LAWS:
-        families = ", ".join(f"{family}:COLUMN,COLUMN" for family in FAMILIES)
+        families = ", ".join(f"{family}:{example}" for family, (_, example) in FAMILIES.items())
         raise UserError(f"there is no law {name!r}; there are {', '.join(LAWS)}, {families}")
     return LAWS[name]
+
+
+def find_fitted_law(name: str, parameters: tuple[str, ...]) -> Law:
+    """Return the law of a fit's file, whose name may have meant another law when the file was written."""
+    return find_law(_EARLIER_NAMES.get((name, parameters), name))
+
+
+# By name and parameters of files of earlier versions.
+_EARLIER_NAMES: dict[tuple[str, tuple[str, ...]], str] = {("data-constrained", ("RD", "RN")): "data-constrained-c4"}
+
+
+def family_examples() -> list[Law]:
+    """Return an example of every family."""
+    return [build(tuple(example.split(","))) for build, example in FAMILIES.values()]

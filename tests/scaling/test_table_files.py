@@ -1,0 +1,140 @@
+"""Tables as people have them: every way of writing numbers, every encoding, exports of W&B."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import feather
+
+from pathways_lite.errors import UserError
+from pathways_lite.scaling.number_text import parse_number
+from pathways_lite.scaling.table import numeric_column, read_table
+
+N = [1.5e9, 7e9, 2.4e12]
+
+
+def numbers(path: Path, name: str = "N", **options: str) -> list[float]:
+    return numeric_column(read_table(path, **options), name).tolist()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1.5B", 1.5e9), ("300e9", 3e11), ("2.4T", 2.4e12), ("160M", 1.6e8), ("70m", 7e7), ("2.5%", 0.025),
+     ("2.5 %", 0.025),
+     ("1,500,000", 1.5e6), ("1 500 000", 1.5e6), ("1_500_000", 1.5e6), ("1'500'000", 1.5e6), ("-3", -3), ("1e-4", 1e-4),
+     ("\u22123.5", -3.5), (" 12 ", 12), ("1.5 bn", 1.5e9), (".5k", 500)],
+)  # fmt: skip
+def test_numbers_are_read_as_people_write_them(text: str, value: float) -> None:
+    assert parse_number(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["", "-", "N/A", "nan", "NaN", "null", "—"])
+def test_missing_numbers_are_nan(text: str) -> None:
+    assert np.isnan(parse_number(text))
+
+
+@pytest.mark.parametrize("text", ["abc", "1.5X", "1,50,00", "12,34,567", "1.2.3", "0,500,000", "5 5"])
+def test_what_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="number"):
+        parse_number(text)
+
+
+def test_a_comma_that_may_be_a_decimal_mark_is_asked_about() -> None:
+    """3,105 is a loss in half of the world, and three thousand in the other."""
+    with pytest.raises(ValueError, match="--decimal"):
+        parse_number("3,105")
+    assert parse_number("3,105", ",") == 3.105
+    assert parse_number("3,105", ".") == 3105
+    assert parse_number("1.234.567,5", ",") == 1234567.5
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_number_is_read_back(value: float) -> None:
+    assert parse_number(repr(value)) == value
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1"])
+def test_encodings(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes("N,größe\n1.5B,a\n7B,b\n2.4T,é\n".encode(encoding))
+    assert numbers(path) == pytest.approx(N)
+    assert read_table(path)["größe"][2] == "é"
+
+
+def test_decimal_commas(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("N;L;C\n1.500.000,5;3,105;1,5B\n2;2,5;2T\n")
+    assert numbers(path, decimal=",") == [1500000.5, 2]
+    assert numbers(path, "L", decimal=",") == [3.105, 2.5]
+    assert numbers(path, "C", decimal=",") == [1.5e9, 2e12]
+    with pytest.raises(UserError, match="--decimal ,"):
+        numbers(path, "L")
+
+
+def test_formats_follow_from_the_content(tmp_path: Path) -> None:
+    rows = [{"N": n, "config": {"lr": 0.1, "model": {"d": 8}}} for n in N]
+    path = tmp_path / "table.dat"
+    feather.write_feather(pa.Table.from_pylist(rows), str(path))
+    assert numbers(path) == N
+    assert numbers(path, "config.model.d") == [8, 8, 8]
+    for name, text in {
+        "lines.jsonl": "\n".join(map(json.dumps, rows)),
+        "array.json": json.dumps(rows, indent=1),
+        "columns.json": json.dumps({"N": dict(enumerate(N))}),
+        "lists.json": json.dumps({"N": N}),
+    }.items():
+        (tmp_path / name).write_text(text)
+        assert numbers(tmp_path / name) == N
+    for name, content in {
+        "csv.gz": gzip.compress(b"N\n1.5e9\n7e9\n2.4e12\n"),
+        "csv.zst": zstandard.compress(b"N\n1.5e9\n7e9\n2.4e12\n"),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        assert numbers(tmp_path / name) == N
+
+
+def test_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for name, content, sentence in (
+        ("book.xlsx", b"PK\x03\x04rest", "an Excel workbook; save the sheet as CSV"),
+        ("old.xls", b"\xd0\xcf\x11\xe0rest", "an Excel workbook"),
+        ("empty.csv", b"\n", "is empty"),
+        ("twice.csv", b"N,L,L\n1,2,3\n", "more than one column named L"),
+        ("cut.csv.gz", gzip.compress(b"N\n1\n" * 999)[:40], "ended"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=sentence) as caught:
+            read_table(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_chart_exported_by_wandb_becomes_rows(tmp_path: Path) -> None:
+    path = tmp_path / "chart.csv"
+    path.write_text(
+        '"Step","run - a - loss","run - a - loss__MIN","run - a - loss__MAX",'
+        '"b - loss","b - loss__MIN","b - loss__MAX"\n'
+        '"1","4","4","4","5","5","5"\n"2","3","3","3","","",""\n"3","2.5","2.5","2.5","4","4","4"\n'
+    )
+    table = read_table(path)
+    assert table["run"].tolist() == ["run - a"] * 3 + ["b"] * 2
+    assert table["loss"].tolist() == [4, 3, 2.5, 5, 4]
+    assert table["Step"].tolist() == [1, 2, 3, 1, 3]
+
+
+def test_columns_are_computed(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("size_M,Model Size,ppl\n10,1e7,20\n20,2e7,10\n")
+    table = read_table(path, {"N": "size_M*1e6", "L": "ln(ppl)", "x": "`Model Size`/1e6 - 1", "y": "Model Size"})
+    assert table["N"].tolist() == [1e7, 2e7]
+    assert table["L"] == pytest.approx(np.log([20, 10]))
+    assert table["x"].tolist() == [9, 19]
+    assert table["y"].tolist() == [1e7, 2e7]
+    with pytest.raises(UserError, match="no column 'pplx'"):
+        read_table(path, {"L": "ln(pplx)"})
+    with pytest.raises(UserError, match="no column 'eval/loss'; it has"):
+        read_table(path, {"L": "eval/loss"})
