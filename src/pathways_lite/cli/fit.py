@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Group
-from rich.text import Text
 
-from pathways_lite.cli.common import AsJson, group_with_default, print_json
-from pathways_lite.console import Table
+from pathways_lite.cli.common import AsJson, count_progress, group_with_default, print_json
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.intervals import Interval
-    from pathways_lite.scaling.fit import Fit
     from pathways_lite.scaling.table import Table as RunsTable
 
 
@@ -58,8 +54,15 @@ def fit_law(
     starts: Annotated[int, typer.Option(min=1, help="number of random starts, in centered logarithms")] = 20,
     seed: Annotated[int, typer.Option(help="random seed of starts and bootstraps")] = 0,
     bootstraps: Annotated[
-        int, typer.Option(min=0, help="number of resamples for the intervals; 0: no intervals")
-    ] = 1000,
+        int | None,
+        typer.Option(
+            min=0, help="number of resamples for the intervals; 0: no intervals; default: 1000, fewer for many rows"
+        ),
+    ] = None,
+    intervals: Annotated[
+        str | None,
+        typer.Option(help="bootstrap, profile or delta; default: bootstrap if there are ten rows per parameter"),
+    ] = None,
     by: Annotated[str | None, typer.Option(help="resample whole runs, named by this column")] = None,
     bca: Annotated[bool, typer.Option("--bca", help="intervals corrected for bias and acceleration")] = False,
     drop_highest: Annotated[int, typer.Option(min=0, help="number of rows with the highest target to leave out")] = 0,
@@ -74,11 +77,15 @@ def fit_law(
 
     - `pathways-lite fit chinchilla my_study.py` fits the finished runs of a study
     """
+    from pathways_lite.cli.fit_display import LARGE_TABLE, quality_json, render_fit
     from pathways_lite.console import Console
     from pathways_lite.output_lock import lock_file
+    from pathways_lite.scaling.bootstrap import default_count
     from pathways_lite.scaling.fit import fit_law as fit_table
     from pathways_lite.scaling.laws.registry import find_law
     from pathways_lite.scaling.losses import parse_link, parse_loss
+    from pathways_lite.scaling.solver import no_progress
+    from pathways_lite.scaling.uncertainty import parse_method
 
     name = f"{law.partition(':')[0]}.json"
     path = out or (_study_directory(table) / name if is_study_or_runs(table) else table.with_name(name))
@@ -86,10 +93,13 @@ def fit_law(
     with lock_file(path):
         chosen_law = find_law(law)
         rows, groups, origin = _read_rows(table, columns, chosen_law.target, by, drop_highest)
+        number = len(next(iter(rows.values()), ()))
         fit = fit_table(
             chosen_law, rows,
             link=None if link is None else parse_link(link), loss=None if loss is None else parse_loss(loss),
-            starts=starts, seed=seed, bootstraps=bootstraps, bca=bca, groups=groups, origin=origin,
+            starts=starts, seed=seed, bootstraps=default_count(number) if bootstraps is None else bootstraps,
+            method=None if intervals is None or bootstraps == 0 else parse_method(intervals),
+            bca=bca, groups=groups, origin=origin, progress=count_progress if number > LARGE_TABLE else no_progress,
         )  # fmt: skip
         fit.save(path)
         if report:
@@ -99,7 +109,7 @@ def fit_law(
     if as_json:
         parameters = {name: asdict(interval) for name, interval in fit.parameter_intervals().items()}
         facts = {"law": fit.law.name, "objective": fit.objective, "rows": fit.rows, "notes": list(fit.notes)}
-        print_json({**facts, "parameters": parameters, "files": files})
+        print_json({**facts, "parameters": parameters, "files": files, **quality_json(fit)})
         return
     Console().print(render_fit(fit))
     for file in files:
@@ -131,20 +141,30 @@ def predict(
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="level of the interval")] = 0.95,
     as_json: AsJson = False,
 ) -> None:
-    """Predict the law's target at new inputs, with a bootstrap interval (of the law, not of a single run).
+    """Predict the law's target at new inputs, with the intervals of the law, of a run there, and of a forecast.
+
+    In brackets is where the law may be; `run` adds the noise of one run; `forecast` also adds what rehearsals missed,
+    in which the fit's own largest rows were left out and predicted.
 
     Example: `pathways-lite fit predict chinchilla.json N=7e9 D=1.4e11`
     """
+    from pathways_lite.cli.fit_display import rehearsal_warnings
     from pathways_lite.scaling.fit import Fit
     from pathways_lite.scaling.table import derive_columns
+    from pathways_lite.scaling.uncertainty import KINDS
 
     loaded = Fit.load(fit)
     values = derive_columns(_parse_numbers(inputs), loaded.law.inputs)
-    interval, sentences = loaded.predict(values, level)[0], loaded.extrapolation_warnings(values)
+    of_law, of_run, of_forecast = (loaded.predict(values, level, kind)[0] for kind in KINDS)
+    sentences = [*loaded.extrapolation_warnings(values), *rehearsal_warnings(loaded, values)]
     if as_json:
-        print_json({"target": loaded.law.target, **asdict(interval), "level": level, "warnings": sentences})
+        kinds = {"run": asdict(of_run), "forecast": asdict(of_forecast)}
+        print_json({"target": loaded.law.target, **asdict(of_law), "level": level, "warnings": sentences, **kinds})
         return
-    typer.echo(_format_interval(loaded.law.target, interval))
+    typer.echo(_format_interval(loaded.law.target, of_law))
+    for kind, interval in (("run", of_run), ("forecast", of_forecast)):
+        if interval.has_limits:
+            typer.echo(f"{kind} {interval.low:.5g} to {interval.high:.5g}")
     for sentence in sentences:
         typer.echo(sentence, err=True)
 
@@ -166,12 +186,17 @@ def optimal(
     values = _parse_numbers(inputs)
     if set(values) != {"C"}:
         raise UserError(f"give only the compute, as in C=1e24, not {' '.join(inputs)}")
-    intervals = Fit.load(fit).optimal(float(values["C"][0]), level)
+    loaded = Fit.load(fit)
+    intervals = loaded.optimal(float(values["C"][0]), level)
+    sentences = loaded.extrapolation_warnings(values)
     if as_json:
-        print_json({**{name: asdict(interval) for name, interval in intervals.items()}, "level": level})
+        numbers = {name: asdict(interval) for name, interval in intervals.items()}
+        print_json({**numbers, "level": level, "warnings": sentences})
         return
     for name, interval in intervals.items():
         typer.echo(_format_interval(name, interval))
+    for sentence in sentences:
+        typer.echo(sentence, err=True)
 
 
 @app.command("compare")
@@ -345,18 +370,3 @@ def _format_interval(name: str, interval: Interval) -> str:
     has_limits = interval.low == interval.low  # NaN without bootstraps
     limits = f"{interval.low:.5g} to {interval.high:.5g}" if has_limits else "no interval"
     return f"{name} {interval.value:.5g} ({limits})"
-
-
-def render_fit(fit: Fit) -> Group:
-    """Return a table of the parameters with intervals, how the fit was found, and its caveats."""
-    grid = Table("", "value", "2.5 %", "97.5 %", "unit")
-    for (name, interval), parameter in zip(fit.parameter_intervals().items(), fit.law.parameters, strict=True):
-        limits = ("", "") if not fit.bootstraps else (f"{interval.low:.5g}", f"{interval.high:.5g}")
-        grid.add_row(name, f"{interval.value:.6g}", *limits, parameter.unit)
-    lines = [
-        f"{fit.law.title}: {fit.law.formula}",
-        f"{fit.rows} rows, {fit.loss} in {fit.link}: objective (sum) {fit.objective:.8g}, "
-        f"reached by {fit.reached} of {fit.starts} starts",
-        *fit.notes,
-    ]
-    return Group(Text(lines[0]), grid, *(Text(line) for line in lines[1:]))
