@@ -137,4 +137,4 @@ def _of_residuals(solution: Solution, columns: Table) -> Iterator[str]:
     rows = np.flatnonzero(far)[np.argsort(-np.abs(residuals[far]), kind="stable")]
     shown = ", ".join(f"row {i + 1} ({target[i]:.4g}, the law says {predicted[i]:.4g})" for i in rows[:SHOWN_ROWS])
     more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
-    yield f"Outliers, more than {OUTLIER:g} times the usual residual: {shown}{more}. Look at them before you trust the fit."
+    yield f"Outliers, over {OUTLIER:g} times the usual residual: {shown}{more}; look at them before trusting the fit."

@@ -166,9 +166,9 @@ def _results_section(findings: Findings) -> str:
 
 
 def verdict_sentence(c: Comparison) -> str:
-    """State the answer in a sentence, by Student's t interval if there is one, as the bootstrap is too narrow."""
-    interval = c.t_interval if c.t_interval is not None else c.difference
-    interval_name = f"{LEVEL:.0%} interval" + (" by Student's t" if c.t_interval is not None else "")
+    """State the answer in a sentence, by Student's t interval, and by Holm's correction for many comparisons."""
+    interval = c.t_interval
+    interval_name = f"{LEVEL:.0%} interval by Student's t"
     direction = "lower" if c.difference.value < 0 else "higher"
     amount = f"{abs(c.difference.value):.4f} {direction}"
     claim = f"At {si(c.flops, 'FLOPs')} the loss of {c.arm} is {amount} than that of {c.baseline}"
@@ -177,6 +177,11 @@ def verdict_sentence(c: Comparison) -> str:
     if interval.low <= 0 <= interval.high:
         within = f"zero is within the {interval_name}, {format_signed(interval)}"
         return f"{claim}, but {within}: these runs do not decide the question."
+    if c.p_holm is not None and c.p_holm >= 1 - LEVEL:
+        return (
+            f"{claim}; zero is outside the {interval_name}, {format_signed(interval)}, but not after Holm's correction "
+            f"for {c.comparisons} comparisons (p = {c.p_holm:.2g}): these runs do not decide the question."
+        )
     return f"{claim}; zero is outside the {interval_name}, {format_signed(interval)}."
 
 
