@@ -26,8 +26,8 @@ from typing import NamedTuple
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np
-import scaling_hold_outs
 
+import scaling_hold_outs
 from pathways_lite.scaling import measurements
 from pathways_lite.scaling.fit import Fit
 from pathways_lite.scaling.isoflop import fit_optima, isoflop_optima, variable_projection

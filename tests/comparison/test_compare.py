@@ -149,7 +149,7 @@ def test_the_interval_of_a_speedup_is_students_over_logarithms() -> None:
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1)), min_size=1, max_size=12))
 def test_holms_correction(p_values: list[float | None]) -> None:
-    """Never below the p-value nor above Bonferroni's, in the same order, and the definition of Holm for the smallest."""
+    """Between the p-value and Bonferroni, in the same order; the smallest is Bonferroni's."""
     corrected, known = holm(p_values), [p for p in p_values if p is not None]
     for p, q in zip(p_values, corrected, strict=True):
         assert (p is None) == (q is None)

@@ -127,7 +127,7 @@ def test_a_verdict_is_no_surer_than_its_interval() -> None:
     assert "do not decide the question" in verdict_sentence(unsure)
     sure = replace(unsure, t_interval=Interval(-0.1, -0.2, -0.05), p_holm=0.02, comparisons=10)
     assert verdict_sentence(sure).endswith(
-        "zero is outside the 95 % interval by Student's t, -0.1000 [-0.2000, -0.0500]."
+        "zero is outside the 95% interval by Student's t, -0.1000 [-0.2000, -0.0500]."
     )
     many = verdict_sentence(replace(sure, p_holm=0.2))
     assert "not after Holm's correction for 10 comparisons (p = 0.2): these runs do not decide" in many

@@ -110,15 +110,20 @@ def _half_widths_of_a_run(fit: Fit, inputs: Mapping[str, np.ndarray], best: np.n
 def forecast_factor(fit: Fit, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return by how much [rows] a run's interval is widened: 1 inside the data, the rehearsals' factor beyond them.
 
-    Beyond the furthest rehearsal it grows with the logarithm of the distance.
+    A row is beyond the data if its size (the column that rehearsals left out by) or an input is out of their range.
+    Beyond the furthest rehearsal the factor grows with the logarithm of the size.
     """
     assert fit.rehearsal is not None
     factor = fit.rehearsal.factor
     if not fit.rehearsal.by:
         return np.full(len(next(iter(inputs.values()))), factor)
     beyond = np.log(np.maximum(extrapolation(fit.law, fit.data, inputs, fit.rehearsal.by), 1))
+    is_outside = beyond > 0
+    for name in fit.law.inputs:
+        values, fitted = np.asarray(inputs[name]), fit.data[name]
+        is_outside = is_outside | (values > fitted.max() * (1 + 1e-9)) | (values < fitted.min() * (1 - 1e-9))
     rehearsed = math.log(max(fit.rehearsal.furthest, 1 + 1e-9))
-    return np.where(beyond > 0, factor * np.maximum(1, beyond / rehearsed), 1.0)
+    return np.where(is_outside, factor * np.maximum(1, beyond / rehearsed), 1.0)
 
 
 def parameter_limits(fit: Fit, level: float) -> np.ndarray:

@@ -229,7 +229,7 @@ CSV_HEADER = (
 )  # fmt: skip
 """`held_out`: the domain, empty for all text, or the name of a measure, whose mean is in `loss`. `loss`: at the end of
 a run, mean over runs. `difference`: from the baseline at `flops`, with its 95 % interval (`interval`: student, over
-pairs of runs, or welch, over unpaired ones). Speedup and area have the intervals of the page. `value_low`, `value_high`:
+pairs of runs, or welch, over unpaired ones). Speedup and area have those of the page. `value_low`, `value_high`:
 Student's interval of a measure's mean. Unknown values are empty."""
 
 
