@@ -94,7 +94,8 @@ def _coverage(folder: Path, model: str) -> HoldOut:
 def hold_out_table(folder: Path, only: str = "") -> list[str]:
     """Return a Markdown table of the shares of held-out rows inside the 95 % intervals, with the sum of all."""
     lines = [
-        "| data, column of the largest rows | rows fitted | held out | mean error (in the fit) | law | run | forecast | factor | s |",
+        "| data, column of the largest rows | rows fitted | held out | mean error (in the fit) | law | run | forecast "
+        "| factor | s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     inside, counts = np.zeros(len(KINDS)), np.zeros(len(KINDS))
@@ -127,8 +128,9 @@ def hold_out_table(folder: Path, only: str = "") -> list[str]:
 
 
 NOTES = """\
-The rows with the largest compute (or size, C or N in the first column) are held out, a tenth of them or more, and the law
-is fitted to the others with its own loss and 300 bootstraps, or the delta method below ten rows per parameter. `law`, `run`
-and `forecast` are the shares of the held-out rows inside these 95 % intervals; `factor` is how many times as wide as a run's
-interval the worst rehearsal needed. The mean error is relative. The interval of the law is not one for measured rows: it
-leaves out the noise of a run. pass@k has one row per model, the largest k, and the interval over problems."""
+The rows with the largest compute (or size, C or N in the first column) are held out, a tenth of them or more, and the
+law is fitted to the others with its own loss, and 300 bootstraps, or the delta method below ten rows per parameter.
+`law`, `run` and `forecast` are the shares of the held-out rows inside these 95 % intervals; `factor` is how many times
+as wide as a run's interval the worst rehearsal needed. The mean error is relative. The interval of the law is not one
+for measured rows: it leaves out the noise of a run. pass@k has one row per model, the largest k, and the interval over
+problems."""

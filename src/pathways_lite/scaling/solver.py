@@ -255,7 +255,7 @@ def _finish_on_all_rows(
     objective: _Objective, shared: Any, start: np.ndarray, weights: np.ndarray, progress: Progress
 ) -> Minima:
     """Minimize over all rows from one start [1, parameters]."""
-    with progress("fitting all rows", 1, "fit") as advance:
+    with double_precision(), progress("fitting all rows", 1, "fit") as advance:
         minima = minimize(objective, shared, start, weights[None], max_evaluations=FINISHING_EVALUATIONS)
         advance(1)
     return minima
