@@ -40,7 +40,8 @@ def measure(loss: Loss, methods: tuple[Method, ...], ladders: int, noise: float,
     """Return a row per method; all methods see the same ladders."""
     N, D = (np.array(column, np.float64) for column in zip(*GRID, strict=True))
     exact, truth = predict(CHINCHILLA, TRUTH, {"N": N, "D": D}), float(predict(CHINCHILLA, TRUTH, CORNER)[0])
-    random, results = np.random.default_rng(0), {method: [] for method in methods}
+    random = np.random.default_rng(0)
+    results: dict[Method, list[tuple[bool, bool, float, float]]] = {method: [] for method in methods}
     groups = np.array([str(point) for point in GRID]) if "bootstrap" in methods else None
     for _ in range(ladders):
         table = {"N": N, "D": D, "L": exact * np.exp(random.normal(0, noise, len(N)))}

@@ -90,6 +90,10 @@ def test_report_of_a_study(study: Path) -> None:
     assert differences(numbers(verdict), numbers(said)) == []
     out = study / "runs" / "rates"
     frozen, results = read_csv(V0_1 / "study" / "results.csv"), read_csv(out / "results.csv")
+    # Brackets of two or three runs were bootstraps, too narrow by a factor of four; now they are Student's t.
+    for row in frozen:
+        for name in ("speedup_low", "speedup_high", "area_low", "area_high"):
+            row.pop(name)
     assert differences(frozen, results, tolerance=1e-6, more=True) == []
     assert "<html" in (out / "report.html").read_text()
 

@@ -79,7 +79,7 @@ def test_the_advised_factor_gives_the_units_of_the_law(
     ("change", "sentence"),
     [
         (lambda t: {**t, "N": np.where(np.arange(15) == 14, t["N"] / 1e6, t["N"])}, "column N has 1e\\+03 in row 15"),
-        (lambda t: {**t, "C": 6 * t["N"] * t["D"] * np.repeat([1e3, 1], [2, 13])}, "6ND in row 1 and the like in 1 more"),
+        (lambda t: {**t, "C": 6 * t["N"] * t["D"] * np.repeat([1e3, 1], [2, 13])}, "6ND in row 1 and the like"),
     ],
 )  # fmt: skip
 def test_rows_in_different_units_are_refused(rungs: Table, change, sentence: str) -> None:

@@ -202,7 +202,8 @@ def _derive(full: Table, name: str, pending: frozenset[str]) -> bool:
 def row_names(table: Mapping[str, np.ndarray], rows: int) -> tuple[str, ...] | None:
     """Return the names of the rows: the column `run`, `name` or `id`, or the first with different texts in all rows."""
     texts = {name: column for name, column in table.items() if column.dtype == object and len(column) == rows}
-    named = [name for name in ("run", "name", "id", "Name", "ID") if name in texts]
+    usual: tuple[str, ...] = ("run", "name", "id", "Name", "ID")
+    named = [name for name in usual if name in texts]
     named += [name for name, column in texts.items() if len(set(column)) == rows]
     if not named:
         return None

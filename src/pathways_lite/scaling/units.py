@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def _likely_factors(medians: Mapping[str, float]) -> dict[str, float]:
         known.pop("C")  # derived from the others in their units
     wrong = [name for name, value in known.items() if not COLUMNS[name].low <= value <= COLUMNS[name].high]
 
-    def misfit(factors: tuple[float, ...]) -> float:
+    def misfit(factors: Iterable[float]) -> float:
         scaled = known | {name: known[name] * f for name, f in zip(wrong, factors, strict=True)}
         N, D, C = (scaled.get(name) for name in ("N", "D", "C"))
         loss = 0.0
