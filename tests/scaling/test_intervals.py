@@ -281,6 +281,7 @@ def test_many_rows_race_on_some_and_finish_on_all(rungs: Table, monkeypatch: pyt
     monkeypatch.setattr("pathways_lite.scaling.solver.MAX_RACE_ROWS", 30)
     raced = solve(CHINCHILLA, many, loss=LeastSquares())
     assert raced.objective == pytest.approx(exact.objective, rel=1e-9)
+    assert raced.values == pytest.approx(exact.values, rel=1e-4)
     assert raced.reached == raced.starts
     assert bootstrap.default_count(1_000) == 1000
     assert bootstrap.default_count(1_000_000) == 50

@@ -71,7 +71,7 @@ def rehearsal_line(fit: Fit) -> list[str]:
     how = f"without its largest {rehearsal.by}" if rehearsal.by else "without a fifth of its rows"
     verdict = (
         "the interval of a run held its own forecasts"
-        if rehearsal.factor == 1
+        if rehearsal.factor < 1.005
         else f"the interval of a run had to be {rehearsal.factor:.2f} times as wide to hold them"
     )
     return [f"Fitted {how} and asked for the rest ({len(rehearsal.misses)} rehearsals): {verdict}."]

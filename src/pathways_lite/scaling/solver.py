@@ -116,13 +116,13 @@ def solve(
     best = int(np.argmin(minima.f))
     if not np.isfinite(minima.f[best]):
         raise UserError(f"{law.title}: no start gives a finite objective on these {len(target)} rows; check the units")
-    values = _natural(objective, shared, minima.x[best : best + 1])
     # Without noise in the data every residual is a rounding error, and ratios of objectives mean nothing.
     rounding = 1e-20 * float(np.sum(weights * target**2))
     reached = int((minima.f <= minima.f[best] * (1 + REACHED_TOLERANCE) + rounding).sum())
     if len(target) > MAX_RACE_ROWS:
         minima = _finish_on_all_rows(objective, shared, minima.x[best : best + 1], weights, progress)
         best = 0
+    values = _natural(objective, shared, minima.x[best : best + 1])
     return Solution(
         law=law, link=link, loss=loss, values={name: float(value[0]) for name, value in values.items()},
         objective=float(minima.f[best]), starts=len(initial), reached=reached, converged=bool(minima.converged[best]),
