@@ -21,7 +21,7 @@ from pathways_lite.intervals import LEVEL
 from pathways_lite.ledger import Ledger
 from pathways_lite.studies.executor import train_arguments
 from pathways_lite.studies.figures import StudyFigure, difference_figure, lineage_figure, loss_figures, write_csv
-from pathways_lite.studies.measures import Measured, criterion_sentences, read_measures
+from pathways_lite.studies.measures import Measured, corrected_sentence, criterion_sentences, read_measures
 from pathways_lite.studies.plan import StudyPlan
 from pathways_lite.studies.store import State
 from pathways_lite.studies.study import node_chain
@@ -203,6 +203,7 @@ def _measures_section(findings: Findings) -> str:
         *(paragraph(sentence, "verdict") for sentence in criterion_sentences(study, findings.measured)),
         table(header, rows) if rows else "",
         paragraph(note, "note"),
+        *([paragraph(sentence, "note")] if (sentence := corrected_sentence(findings.measured)) else []),
     )
 
 
