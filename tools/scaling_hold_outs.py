@@ -91,6 +91,9 @@ def _coverage(folder: Path, model: str) -> HoldOut:
     return HoldOut(f"coverage at k = {last['k'][0]:.0f}, {model}", COVERAGE, fitted, last, table["problem"][is_small])
 
 
+ALL, LARGEST = "all rows but those of coverage", "rows that are the largest of their table (without RegMix)"
+
+
 def hold_out_table(folder: Path, only: str = "") -> list[str]:
     """Return a Markdown table of the shares of held-out rows inside the 95 % intervals, with the sum of all."""
     lines = [
@@ -98,7 +101,7 @@ def hold_out_table(folder: Path, only: str = "") -> list[str]:
         "| factor | s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    inside, counts = np.zeros(len(KINDS)), np.zeros(len(KINDS))
+    sums = {ALL: np.zeros((2, len(KINDS))), LARGEST: np.zeros((2, len(KINDS)))}  # rows inside, and rows, by kind
     for name, law, fitted, held_out, groups in hold_outs(folder):
         if only not in name:
             continue
@@ -112,8 +115,8 @@ def hold_out_table(folder: Path, only: str = "") -> list[str]:
             has_limits = all(interval.has_limits for interval in intervals)
             shares.append(f"{np.mean(held):.2f}" if has_limits else "–")
             if has_limits and not law.averaged:
-                inside[i] += sum(held)
-                counts[i] += len(held)
+                for total in (ALL, LARGEST)[: 1 if name.startswith("RegMix") else 2]:
+                    sums[total][:, i] += sum(held), len(held)
         predicted = np.array([interval.value for interval in fit.predict(held_out)])
         error, own = float(np.mean(np.abs(predicted / measured - 1))), quality(fit)["mean_relative_error"]
         factor = "–" if fit.rehearsal is None or not fit.rehearsal.misses else f"{fit.rehearsal.factor:.2f}"
@@ -121,9 +124,10 @@ def hold_out_table(folder: Path, only: str = "") -> list[str]:
         cells = [name, fit.rows, len(measured), f"{error:.2%} ({own:.2%})", *shares, factor, seconds]
         lines.append(f"| {' | '.join(map(str, cells))} |")
         print(lines[-1], flush=True)
-    shares = [f"{number / count:.3f}" if count else "–" for number, count in zip(inside, counts, strict=True)]
-    lines.append(f"| all rows but those of coverage | | {counts[0]:.0f} | | {' | '.join(shares)} | | |")
-    print(lines[-1], flush=True)
+    for total, (inside, counts) in sums.items():
+        shares = [f"{number / count:.3f}" if count else "–" for number, count in zip(inside, counts, strict=True)]
+        lines.append(f"| {total} | | {counts[0]:.0f} | | {' | '.join(shares)} | | |")
+        print(lines[-1], flush=True)
     return lines
 
 
@@ -135,6 +139,8 @@ as wide as a run's interval the worst rehearsal needed. The mean error is relati
 for measured rows: it leaves out the noise of a run. pass@k has one row per model, the largest k, and the interval over
 problems.
 
-Over all rows the interval of a run holds about nine in ten, and that of a forecast about the 95 % that it says; single
-tables differ. Where the forecast still misses (Porian's long schedules for every size, where the law itself fails, and
-Chinchilla's largest sizes), the errors are larger than any rehearsal's: a table cannot show what begins beyond it."""
+The last row leaves out RegMix, whose rows are new mixtures and no extrapolation: beyond the data the interval of a run holds
+fewer than nine in ten rows, and that of a forecast about what it says. Single tables differ: on Porian's long schedules
+(kaplan/standard/val), where the law itself fails, and on Chinchilla's largest sizes the forecast misses too, as errors there
+are larger than in any rehearsal. The rule of the forecast (the worst rehearsal instead of their mean, and any input outside
+the data) was chosen after a look at Chinchilla's and Porian's rows of this table, so its share of these is not blind."""
