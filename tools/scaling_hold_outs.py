@@ -139,8 +139,9 @@ as wide as a run's interval the worst rehearsal needed. The mean error is relati
 for measured rows: it leaves out the noise of a run. pass@k has one row per model, the largest k, and the interval over
 problems.
 
-The last row leaves out RegMix, whose rows are new mixtures and no extrapolation: beyond the data the interval of a run holds
-fewer than nine in ten rows, and that of a forecast about what it says. Single tables differ: on Porian's long schedules
-(kaplan/standard/val), where the law itself fails, and on Chinchilla's largest sizes the forecast misses too, as errors there
-are larger than in any rehearsal. The rule of the forecast (the worst rehearsal instead of their mean, and any input outside
-the data) was chosen after a look at Chinchilla's and Porian's rows of this table, so its share of these is not blind."""
+The last row leaves out RegMix, whose rows are new mixtures and no extrapolation: beyond the data the interval of a
+run holds fewer than nine in ten rows, and that of a forecast about what it says. Single tables differ: on Porian's
+long schedules (kaplan/standard/val), where the law itself fails, and on Chinchilla's largest sizes the forecast
+misses too, as errors there are larger than in any rehearsal. The rule of the forecast (the worst rehearsal instead
+of their mean, and any input outside the data) was chosen after a look at Chinchilla's and Porian's rows of this
+table, so its share of these is not blind."""
