@@ -1,6 +1,7 @@
 """Fit published scaling laws to public measurements, and compare the results with the published ones.
 
     python tools/reproduce_scaling.py FOLDER [--only WORD] [--out docs/results/scaling.md]
+    python tools/reproduce_scaling.py FOLDER --hold-outs docs/results/scaling_hold_outs.md
 
 FOLDER has one folder per source, as `pathways_lite.scaling.measurements` reads them: chinchilla_epoch
 (epoch-research/analyzing-chinchilla), gadre (mlfoundations/scaling), gemstones (mcleish7/gemstone-scaling-laws),
@@ -26,6 +27,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np
 
+import scaling_hold_outs
 from pathways_lite.scaling import measurements
 from pathways_lite.scaling.fit import Fit
 from pathways_lite.scaling.isoflop import fit_optima, isoflop_optima, variable_projection
@@ -372,13 +374,27 @@ errors it is the published error. The multi-power law is fitted to schedules in 
 evaluated with every step counted."""
 
 
+def write_hold_outs(folder: Path, only: str, out: Path) -> None:
+    """Write the table of `scaling_hold_outs`."""
+    lines = scaling_hold_outs.hold_out_table(folder, only)
+    header = (
+        "# Intervals of held-out rows\n\n`python tools/reproduce_scaling.py FOLDER --hold-outs "
+        f"docs/results/scaling_hold_outs.md`\n\n{scaling_hold_outs.NOTES}\n\n"
+    )
+    out.write_text(header + "\n".join(lines) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the measurements are")
     parser.add_argument("--only", default="", help="run only the comparisons whose name contains this")
     parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
+    parser.add_argument("--hold-outs", type=Path, help="write the intervals of held-out rows to this file, and no more")
     arguments = parser.parse_args()
     start = time.perf_counter()
+    if arguments.hold_outs:
+        write_hold_outs(arguments.folder, arguments.only, arguments.hold_outs)
+        return
     lines, good = table_of(arguments.folder, arguments.only)
     print(f"{time.perf_counter() - start:.0f} s in all; {'all good' if good else 'NOT all good'}")
     if arguments.out:

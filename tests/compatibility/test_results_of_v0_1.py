@@ -90,6 +90,10 @@ def test_report_of_a_study(study: Path) -> None:
     assert differences(numbers(verdict), numbers(said)) == []
     out = study / "runs" / "rates"
     frozen, results = read_csv(V0_1 / "study" / "results.csv"), read_csv(out / "results.csv")
+    # Brackets of two or three runs were bootstraps, too narrow by a factor of four; now they are Student's t.
+    for row in frozen:
+        for name in ("speedup_low", "speedup_high", "area_low", "area_high"):
+            row.pop(name)
     assert differences(frozen, results, tolerance=1e-6, more=True) == []
     assert "<html" in (out / "report.html").read_text()
 
@@ -113,11 +117,13 @@ def fits(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("said", load("fit/predictions.json"), ids=lambda said: " ".join(said["words"][:2]))
 def test_saved_fits_predict(said: dict[str, Any], fits: Path) -> None:
     stdout = succeed("fit", *said["words"], directory=fits)
-    assert [line.split()[0] for line in stdout.splitlines()] == [
+    # The intervals of a run follow on lines of their own since then.
+    first_lines = "\n".join(stdout.splitlines()[: len(said["stdout"].splitlines())])
+    assert [line.split()[0] for line in first_lines.splitlines()] == [
         line.split()[0] for line in said["stdout"].splitlines()
     ]
     assert numbers(said["stdout"])
-    assert differences(numbers(said["stdout"]), numbers(stdout)) == []
+    assert differences(numbers(said["stdout"]), numbers(first_lines)) == []
 
 
 @pytest.mark.parametrize("law", ["chinchilla", "mixing:web,code"])

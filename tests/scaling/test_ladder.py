@@ -20,7 +20,7 @@ LOSS = 1.8 + 480 / 4e9**0.35 + 2000 / 1e11**0.37
 
 @pytest.fixture(scope="module")
 def ladder(rungs: dict[str, np.ndarray]) -> Ladder:
-    return fit_ladder(CHINCHILLA, rungs, GOAL, bootstraps=30)
+    return fit_ladder(CHINCHILLA, rungs, GOAL)
 
 
 def test_the_law_of_the_rungs_predicts(ladder: Ladder) -> None:
@@ -37,13 +37,14 @@ def test_the_prediction_is_compared_with_the_measurement(ladder: Ladder) -> None
     for share, word in ((0.5, "inside"), (1.01, "outside")):
         measured = ladder.predicted.low + share * (ladder.predicted.high - ladder.predicted.low)
         trained = replace(ladder, measured=measured)
-        assert f"{word} the interval" in trained.sentences()[-1]
+        assert f"{word} that of the law" in trained.sentences()[-1]
         assert trained.relative_error == pytest.approx(ladder.predicted.value / measured - 1)
 
 
-def test_seeds_of_a_rung_are_drawn_together(ladder: Ladder, rungs: dict[str, np.ndarray]) -> None:
-    assert ladder.fit.groups is not None
-    assert len(set(ladder.fit.groups)) == len({*zip(rungs["N"], rungs["D"], strict=True)})
+def test_the_intervals_of_law_run_and_forecast_are_nested(ladder: Ladder) -> None:
+    assert ladder.fit.method == "profile"
+    assert ladder.of_run.low < ladder.predicted.low < ladder.predicted.high < ladder.of_run.high
+    assert ladder.of_forecast.low <= ladder.of_run.low < ladder.of_run.high <= ladder.of_forecast.high
 
 
 @pytest.mark.slow

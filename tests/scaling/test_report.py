@@ -58,6 +58,42 @@ def test_predictions_and_optima_have_intervals(folder: Path) -> None:
     assert "extrapolated" in invoke("fit", "predict", fit, "N=1e15", "D=4e10")
 
 
+def test_extrapolation_is_said_with_its_factor(folder: Path) -> None:
+    """The data have N from 1e7 to 1e9 and C up to 6 * 1e9 * 8e10 = 4.8e20."""
+    fit = str(folder / "chinchilla.json")
+    said = invoke("fit", "predict", fit, "N=2e9", "D=4e10")
+    assert "N=2e+09 is a factor of 2 above the largest N of the data (1e+09): extrapolated." in said
+    assert "below the smallest" in invoke("fit", "predict", fit, "N=1e6", "D=4e10")
+    assert "a factor of 2.08e+09 above the largest C" in invoke("fit", "optimal", fit, "C=1e30")
+    assert "extrapolated" not in invoke("fit", "predict", fit, "N=5e8", "D=1e10")
+    assert "extrapolated" not in invoke("fit", "optimal", fit, "C=1e20")
+    assert json.loads(invoke("fit", "optimal", fit, "C=1e30", "--json"))["warnings"]
+
+
+def test_predictions_have_three_intervals(folder: Path) -> None:
+    said = json.loads(invoke("fit", "predict", str(folder / "chinchilla.json"), "N=2e9", "D=4e10", "--json"))
+    assert said["forecast"]["low"] <= said["run"]["low"] < said["low"] < said["value"]
+    assert said["value"] < said["high"] < said["run"]["high"] <= said["forecast"]["high"]
+    lines = invoke("fit", "predict", str(folder / "chinchilla.json"), "N=2e9", "D=4e10").splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["L", "run", "forecast"]
+
+
+def test_the_terminal_says_how_good_a_fit_is(folder: Path, tmp_path: Path, rungs: dict[str, np.ndarray]) -> None:
+    out = ["--out", str(tmp_path / "again.json"), "--bootstraps", "20"]
+    table = {**rungs, "run": np.array([f"run-{i}" for i in range(15)], object)}
+    table["L"] = np.where(np.arange(15) == 4, 9.8, rungs["L"])
+    write_table(table, tmp_path / "runs.csv")
+    said = " ".join(invoke("fit", "chinchilla", str(tmp_path / "runs.csv"), *out).split())
+    for part in ("relative error: mean", "R² of log L", "noise of a run", "farthest from the law: run-4 (row 5) 9.8"):
+        assert part in said
+    assert "Outliers" in said
+    assert "the delta method" in said
+    told = json.loads(invoke("fit", "chinchilla", str(tmp_path / "runs.csv"), *out, "--json"))
+    assert told["worst_rows"][0]["name"] == "run-4 (row 5)"
+    assert told["quality"]["worst_relative_error"] > 0.5
+    assert told["intervals"] == "delta"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

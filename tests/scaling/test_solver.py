@@ -104,7 +104,7 @@ def test_a_skewed_statistic_has_a_skewed_interval() -> None:
 
 
 def test_a_fit_is_repeated_from_its_file(rungs: Table, tmp_path) -> None:
-    fit = fit_law(CHINCHILLA, rungs, bootstraps=20)
+    fit = fit_law(CHINCHILLA, rungs, bootstraps=20, method="bootstrap")
     fit.save(tmp_path / "fit.json")
     loaded = Fit.load(tmp_path / "fit.json")
     assert loaded.values == fit.values

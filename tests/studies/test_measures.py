@@ -12,10 +12,13 @@ from pydantic import ValidationError
 
 from pathways_lite.comparison.bootstrap import student_t_interval
 from pathways_lite.errors import UserError
+from pathways_lite.intervals import Interval
 from pathways_lite.run_directory import write_json
 from pathways_lite.studies import Claim, Study
 from pathways_lite.studies.measures import (
     EVALUATION,
+    Measured,
+    corrected_sentence,
     criterion_sentences,
     evaluate_study,
     find_number,
@@ -125,6 +128,18 @@ def test_the_report_has_them(measured_study: tuple[Study, StudyStore]) -> None:
             gather_findings(replace(plan, study=study.model_copy(update={"criterion": (), "measures": ()})), ["x.py"])
         )[0].read_text()
     )
+
+
+def test_many_measures_are_corrected_for_their_number() -> None:
+    """0.004 times 3 remains below 0.05; 0.03 times 2 does not, though each of three has p < 0.05."""
+    value = Interval(1.0)
+    measured = [
+        Measured(arm, "base", "infilling", 3, value, value, p)
+        for arm, p in zip("abc", (0.04, 0.004, 0.03), strict=True)
+    ]
+    assert corrected_sentence(measured).endswith("after Holm's correction: infilling of b (p = 0.012).")
+    assert corrected_sentence(measured[:1]) == ""
+    assert corrected_sentence([measured[0], Measured("base", "base", "infilling", 3, value, None)]) == ""
 
 
 def test_numbers_by_their_path() -> None:

@@ -123,9 +123,15 @@ def test_a_verdict_is_no_surer_than_its_interval() -> None:
     unsure = Comparison(
         "new", "old", 1e12, 3.0, difference=Interval(-0.1, -0.2, -0.05), t_interval=Interval(-0.1, -0.3, 0.1),
         speedup=Interval(0.1), area=Interval(-0.1), paired=True, max_flops_ratio=1.0,
+        p_value=0.2, by_student=False, progress=(1.0, 1.0),
     )  # fmt: skip
     assert "do not decide the question" in verdict_sentence(unsure)
-    assert "zero is outside" in verdict_sentence(replace(unsure, t_interval=None))
+    sure = replace(unsure, t_interval=Interval(-0.1, -0.2, -0.05), p_holm=0.02, comparisons=10)
+    assert verdict_sentence(sure).endswith(
+        "zero is outside the 95% interval by Student's t, -0.1000 [-0.2000, -0.0500]."
+    )
+    many = verdict_sentence(replace(sure, p_holm=0.2))
+    assert "not after Holm's correction for 10 comparisons (p = 0.2): these runs do not decide" in many
     assert "it is unknown whether other seeds" in verdict_sentence(replace(unsure, t_interval=Interval(-0.1)))
     assert math.isnan(Interval(0.0).low)
 

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Group
-from rich.text import Text
 
-from pathways_lite.cli.common import AsJson, group_with_default, print_json
+from pathways_lite.cli.common import AsJson, count_progress, group_with_default, print_json
 from pathways_lite.cli.fit_table import (
     Columns,
     DecimalMark,
@@ -22,12 +20,10 @@ from pathways_lite.cli.fit_table import (
     read_rows,
     single_numbers,
 )
-from pathways_lite.console import Table
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.intervals import Interval
-    from pathways_lite.scaling.fit import Fit
 
 # `fit chinchilla runs.csv` means `fit law chinchilla runs.csv`.
 app = typer.Typer(
@@ -55,8 +51,15 @@ def fit_law(
     starts: Annotated[int, typer.Option(min=1, help="number of random starts, in centered logarithms")] = 20,
     seed: Annotated[int, typer.Option(help="random seed of starts and bootstraps")] = 0,
     bootstraps: Annotated[
-        int, typer.Option(min=0, help="number of resamples for the intervals; 0: no intervals")
-    ] = 1000,
+        int | None,
+        typer.Option(
+            min=0, help="number of resamples for the intervals; 0: no intervals; default: 1000, fewer for many rows"
+        ),
+    ] = None,
+    intervals: Annotated[
+        str | None,
+        typer.Option(help="bootstrap, profile or delta; default: bootstrap if there are ten rows per parameter"),
+    ] = None,
     by: Annotated[str | None, typer.Option(help="resample whole runs, named by this column")] = None,
     bca: Annotated[bool, typer.Option("--bca", help="intervals corrected for bias and acceleration")] = False,
     drop_highest: Annotated[int, typer.Option(min=0, help="number of rows with the highest target to leave out")] = 0,
@@ -84,15 +87,19 @@ def fit_law(
     - `pathways-lite fit chinchilla wandb.csv N=params D=tokens L=eval/loss --drop-missing --where 'State ==
     "finished"'`
     """
+    from pathways_lite.cli.fit_display import LARGE_TABLE, quality_json, render_fit
     from pathways_lite.cli.fit_groups import fit_each
     from pathways_lite.console import Console
     from pathways_lite.errors import UserError
     from pathways_lite.output_lock import lock_file
+    from pathways_lite.scaling.bootstrap import default_count
     from pathways_lite.scaling.fit import fit_law as fit_table
     from pathways_lite.scaling.laws.chinchilla import with_features
     from pathways_lite.scaling.laws.registry import find_law
     from pathways_lite.scaling.losses import parse_link, parse_loss
     from pathways_lite.scaling.pooling import pooling_notes
+    from pathways_lite.scaling.solver import no_progress
+    from pathways_lite.scaling.uncertainty import parse_method
 
     chosen_law = with_features(find_law(law), feature or ())
     if "falls" in chosen_law.inputs:
@@ -102,17 +109,23 @@ def fit_law(
         )
     path = out or output_path(table, f"{chosen_law.name.partition(':')[0]}.json")
     choice = RowChoice(where or (), drop_missing, decimal, drop_highest)
-    settings: dict[str, Any] = {"starts": starts, "seed": seed, "bootstraps": bootstraps, "bca": bca}
+    method = None if intervals is None or bootstraps == 0 else parse_method(intervals)
+    settings: dict[str, Any] = {"starts": starts, "seed": seed, "bca": bca, "method": method}
     settings |= {"link": None if link is None else parse_link(link), "loss": None if loss is None else parse_loss(loss)}
     needed = (*chosen_law.inputs, chosen_law.target)
     if each is not None:
         rows = read_rows(table, columns, needed, by=by, choice=choice, target=chosen_law.target)
-        fit_each(chosen_law, rows, each, path, settings, as_json=as_json)
+        fit_each(chosen_law, rows, each, path, settings, bootstraps, as_json=as_json)
         return
     files = [path]
     with lock_file(path):
         rows = read_rows(table, columns, needed, by=by, choice=choice, target=chosen_law.target)
-        fit = fit_table(chosen_law, rows.table, groups=rows.groups, origin=rows.origin, **settings)
+        number = len(next(iter(rows.table.values()), ()))
+        progress = count_progress if number > LARGE_TABLE else no_progress
+        fit = fit_table(
+            chosen_law, rows.table, groups=rows.groups, origin=rows.origin, progress=progress,
+            bootstraps=default_count(number) if bootstraps is None else bootstraps, **settings,
+        )  # fmt: skip
         fit = replace(fit, notes=(*rows.left_out, *fit.notes, *pooling_notes(fit, rows.table)))
         fit.save(path)
         if report:
@@ -122,7 +135,7 @@ def fit_law(
     if as_json:
         parameters = {name: asdict(interval) for name, interval in fit.parameter_intervals().items()}
         facts = {"law": fit.law.name, "objective": fit.objective, "rows": fit.rows, "notes": list(fit.notes)}
-        print_json({**facts, "parameters": parameters, "files": files})
+        print_json({**facts, "parameters": parameters, "files": files, **quality_json(fit)})
         return
     Console().print(render_fit(fit))
     for file in files:
@@ -160,7 +173,10 @@ def predict(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict the law's target at new inputs, with a bootstrap interval (of the law, not of a single run).
+    """Predict the law's target at new inputs, with the intervals of the law, of a run there, and of a forecast.
+
+    In brackets is where the law may be; `run` adds the noise of one run; `forecast` also adds what rehearsals missed,
+    in which the fit's own largest rows were left out and predicted.
 
     Examples:
 
@@ -170,18 +186,13 @@ def predict(
 
     - `pathways-lite fit predict task-accuracy.json --through task_loss.json N=7B D=4T`
     """
-    from pathways_lite.cli.fit_predict import prediction_inputs, print_predictions
+    from pathways_lite.cli.fit_predict import predict_kinds, prediction_inputs, print_predictions
     from pathways_lite.scaling.fit import Fit
     from pathways_lite.scaling.two_steps import TwoSteps
 
-    loaded = Fit.load(fit)
-    if through is not None:
-        steps = TwoSteps(Fit.load(through), loaded)
-        values = prediction_inputs(steps.law, inputs)
-        print_predictions(steps, values, steps.predict(values, level), level, as_json=as_json)
-        return
+    loaded = Fit.load(fit) if through is None else TwoSteps(Fit.load(through), Fit.load(fit))
     values = prediction_inputs(loaded.law, inputs)
-    print_predictions(loaded, values, loaded.predict(values, level), level, as_json=as_json)
+    print_predictions(loaded, values, predict_kinds(loaded, values, level), level, as_json=as_json)
 
 
 @app.command("optimal")
@@ -201,12 +212,17 @@ def optimal(
     values = single_numbers(inputs)
     if set(values) != {"C"}:
         raise UserError(f"give only the compute, as in C=1e24, not {' '.join(inputs)}")
-    intervals = Fit.load(fit).optimal(values["C"], level)
+    loaded = Fit.load(fit)
+    intervals = loaded.optimal(values["C"], level)
+    sentences = loaded.extrapolation_warnings(values)
     if as_json:
-        print_json({**{name: asdict(interval) for name, interval in intervals.items()}, "level": level})
+        numbers = {name: asdict(interval) for name, interval in intervals.items()}
+        print_json({**numbers, "level": level, "warnings": sentences})
         return
     for name, interval in intervals.items():
         typer.echo(format_interval(name, interval))
+    for sentence in sentences:
+        typer.echo(sentence, err=True)
 
 
 @app.command("compare")
@@ -307,21 +323,8 @@ def advise(
 
 
 def format_interval(name: str, interval: Interval) -> str:
-    has_limits = interval.low == interval.low  # NaN without bootstraps
-    limits = f"{interval.low:.5g} to {interval.high:.5g}" if has_limits else "no interval"
-    return f"{name} {interval.value:.5g} ({limits})"
+    return f"{name} {interval.value:.5g} ({format_limits(interval)})"
 
 
-def render_fit(fit: Fit) -> Group:
-    """Return a table of the parameters with intervals, how the fit was found, and its caveats."""
-    grid = Table("", "value", "2.5 %", "97.5 %", "unit")
-    for (name, interval), parameter in zip(fit.parameter_intervals().items(), fit.law.parameters, strict=True):
-        limits = ("", "") if not fit.bootstraps else (f"{interval.low:.5g}", f"{interval.high:.5g}")
-        grid.add_row(name, f"{interval.value:.6g}", *limits, parameter.unit)
-    lines = [
-        f"{fit.law.title}: {fit.law.formula}",
-        f"{fit.rows} rows, {fit.loss} in {fit.link}: objective (sum) {fit.objective:.8g}, "
-        f"reached by {fit.reached} of {fit.starts} starts",
-        *fit.notes,
-    ]
-    return Group(Text(lines[0]), grid, *(Text(line) for line in lines[1:]))
+def format_limits(interval: Interval) -> str:
+    return f"{interval.low:.5g} to {interval.high:.5g}" if interval.has_limits else "no interval"

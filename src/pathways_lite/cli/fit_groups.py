@@ -16,15 +16,20 @@ if TYPE_CHECKING:
     from pathways_lite.scaling.law import Law
 
 
-def fit_each(law: Law, rows: Rows, column: str, path: Path, settings: dict[str, Any], *, as_json: bool) -> None:
+def fit_each(
+    law: Law, rows: Rows, column: str, path: Path, settings: dict[str, Any], bootstraps: int | None, *, as_json: bool
+) -> None:
     """Fit the rows of every value of `column`, write a fit each beside `path`, and print the parameters side by side.
 
-    A value whose rows cannot carry the fit is told and left out. Raises UserError if none can.
+    `bootstraps`: of every fit; None: as many as its rows allow. A value whose rows cannot carry the fit is told and
+    left out. Raises UserError if none can.
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
     from pathways_lite.output_lock import lock_file
-    from pathways_lite.scaling.fit import fit_law, quality
+    from pathways_lite.scaling.bootstrap import default_count
+    from pathways_lite.scaling.fit import fit_law
+    from pathways_lite.scaling.quality import quality
 
     if column not in rows.table:
         raise UserError(f"the table has no column {column!r} to fit apart; it has {', '.join(rows.table)}")
@@ -35,7 +40,9 @@ def fit_each(law: Law, rows: Rows, column: str, path: Path, settings: dict[str, 
         table = {name: values[chosen] for name, values in rows.table.items()}
         groups = None if rows.groups is None else rows.groups[chosen]
         try:
-            fit = fit_law(law, table, groups=groups, origin={**rows.origin, column: label}, **settings)
+            count = default_count(int(chosen.sum())) if bootstraps is None else bootstraps
+            origin = {**rows.origin, column: label}
+            fit = fit_law(law, table, groups=groups, origin=origin, bootstraps=count, **settings)
         except UserError as error:
             refused[label] = str(error)
             continue

@@ -62,9 +62,10 @@ def mixture(
     from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
     from pathways_lite.output_lock import lock_file
-    from pathways_lite.scaling.fit import fit_law, quality
+    from pathways_lite.scaling.fit import fit_law
     from pathways_lite.scaling.laws.registry import find_law
     from pathways_lite.scaling.mixture import optimal_mixture
+    from pathways_lite.scaling.quality import quality
 
     if law not in LAWS:
         raise UserError(f"there is no law of mixtures {law!r}; there are {', '.join(LAWS)}")
@@ -87,7 +88,11 @@ def mixture(
                 raise UserError(f"{table} has no column {name!r} of losses; it has {', '.join(rows.table)}")
             columns_of_target = {**rows.table, "L": rows.table[name]}
             origin = {**rows.origin, "target": name}
-            fit = fit_law(chosen, columns_of_target, bootstraps=bootstraps, starts=starts, seed=seed, origin=origin)
+            # The interval of the best mixture is of the best mixtures of the resamples.
+            fit = fit_law(
+                chosen, columns_of_target, bootstraps=bootstraps, starts=starts, seed=seed, origin=origin,
+                method="bootstrap" if bootstraps else None,
+            )  # fmt: skip
             files.append(path if len(weights) == 1 else path.with_name(f"{path.stem}-{name}.json"))
             fit.save(files[-1])
             fits.append(fit)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathways_lite.scaling.fit import Fit
     from pathways_lite.scaling.law import Law
     from pathways_lite.scaling.two_steps import TwoSteps
+    from pathways_lite.scaling.uncertainty import Kind
 
 
 def prediction_inputs(law: Law, terms: Sequence[str]) -> dict[str, np.ndarray]:
@@ -40,29 +41,58 @@ def prediction_inputs(law: Law, terms: Sequence[str]) -> dict[str, np.ndarray]:
     return derive_columns(values, law.inputs)
 
 
-def print_predictions(
-    fit: Fit | TwoSteps, values: Mapping[str, np.ndarray], intervals: Sequence[Interval], level: float, *, as_json: bool
-) -> None:
-    """Print a line for one point and a table for several, with warnings of extrapolation on standard error."""
-    from pathways_lite.cli.fit import format_interval
-    from pathways_lite.console import Console, Table
+def predict_kinds(fit: Fit | TwoSteps, values: Mapping[str, np.ndarray], level: float) -> dict[Kind, list[Interval]]:
+    """Return the predictions at every point with intervals of every kind; two steps have that of the law only."""
+    from pathways_lite.scaling.fit import Fit
+    from pathways_lite.scaling.uncertainty import KINDS
 
+    if isinstance(fit, Fit):
+        return {kind: fit.predict(values, level, kind) for kind in KINDS}
+    return {"law": fit.predict(values, level)}
+
+
+def print_predictions(
+    fit: Fit | TwoSteps,
+    values: Mapping[str, np.ndarray],
+    predictions: Mapping[Kind, Sequence[Interval]],
+    level: float,
+    *,
+    as_json: bool,
+) -> None:
+    """Print a line per interval for one point, a table for several points, and warnings on standard error."""
+    from pathways_lite.cli.fit import format_interval, format_limits
+    from pathways_lite.cli.fit_display import rehearsal_warnings
+    from pathways_lite.console import Console, Table
+    from pathways_lite.scaling.fit import Fit
+
+    of_law = predictions["law"]
+    others = {kind: intervals for kind, intervals in predictions.items() if kind != "law"}
     warnings = fit.extrapolation_warnings(values)
+    if isinstance(fit, Fit):
+        warnings += rehearsal_warnings(fit, values)
     if as_json:
+        inputs = [{name: float(values[name][i]) for name in fit.law.inputs} for i in range(len(of_law))]
+        points = [
+            asdict(interval) | {kind: asdict(intervals[i]) for kind, intervals in others.items()}
+            for i, interval in enumerate(of_law)
+        ]
         facts: dict[str, object] = {"target": fit.law.target, "level": level, "warnings": warnings}
-        if len(intervals) == 1:
-            print_json({**facts, **asdict(intervals[0])})
+        if len(points) == 1:
+            print_json({**facts, **points[0]})
         else:
-            inputs = [{name: float(values[name][i]) for name in fit.law.inputs} for i in range(len(intervals))]
-            print_json({**facts, "points": [x | asdict(y) for x, y in zip(inputs, intervals, strict=True)]})
+            print_json({**facts, "points": [x | point for x, point in zip(inputs, points, strict=True)]})
         return
-    if len(intervals) == 1:
-        typer.echo(format_interval(fit.law.target, intervals[0]))
+    if len(of_law) == 1:
+        typer.echo(format_interval(fit.law.target, of_law[0]))
+        for kind, intervals in others.items():
+            if intervals[0].has_limits:
+                typer.echo(f"{kind} {format_limits(intervals[0])}")
     else:
-        grid = Table(*fit.law.inputs, fit.law.target, "low", "high")
-        for i, interval in enumerate(intervals):
-            limits = ("", "") if interval.low != interval.low else (f"{interval.low:.5g}", f"{interval.high:.5g}")
-            grid.add_row(*(f"{values[name][i]:.4g}" for name in fit.law.inputs), f"{interval.value:.5g}", *limits)
+        shown = {kind: rows for kind, rows in predictions.items() if any(row.has_limits for row in rows)}
+        grid = Table(*fit.law.inputs, fit.law.target, *shown)
+        for i, interval in enumerate(of_law):
+            inputs_of_row = (f"{values[name][i]:.4g}" for name in fit.law.inputs)
+            grid.add_row(*inputs_of_row, f"{interval.value:.5g}", *(format_limits(rows[i]) for rows in shown.values()))
         Console().print(grid)
     for sentence in warnings:
         typer.echo(sentence, err=True)

@@ -6,13 +6,22 @@ FLOPs. FLOPs include the models that a run started from.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pathways_lite.comparison.bootstrap import bootstrap_interval, student_t_interval
+from pathways_lite.comparison.bootstrap import (
+    MIN_BOOTSTRAP_RUNS,
+    Statistic,
+    bootstrap_interval,
+    holm,
+    student_t_interval,
+    student_t_p_value,
+    unpaired_t_interval,
+)
 from pathways_lite.comparison.curves import Curve, common_grid, first_crossing
 from pathways_lite.intervals import Interval
 
@@ -43,11 +52,16 @@ class Comparison:
     flops: float  # the most FLOPs that every run of both arms has spent: the "equal compute"
     target: float  # the loss at which compute is compared
     difference: Interval  # of the losses at equal compute, arm - baseline: negative is better
-    t_interval: Interval | None  # the same by Student's t over pairs; None if runs are not paired
+    t_interval: Interval  # the same by Student's t over pairs, or Welch's over runs that are not paired
+    p_value: float | None  # of no difference, by the same t; None for single runs
     speedup: Interval  # FLOPs(baseline) / FLOPs(arm) - 1 at the target: positive is better
     area: Interval  # mean difference of the losses over log FLOPs
     paired: bool
+    by_student: bool  # whether all intervals are by Student's t, as runs are few; else they are bootstraps
     max_flops_ratio: float  # the largest FLOPs of any run over `flops`; if well above 1, budgets differ
+    progress: tuple[float, float]  # the shares of its own FLOPs after which the arm, and the baseline, is at the target
+    p_holm: float | None = None  # `p_value` corrected for all comparisons with this baseline
+    comparisons: int = 1  # their number
 
 
 def compare(arm: Arm, baseline: Arm, target: float | None = None) -> Comparison:
@@ -60,7 +74,8 @@ def compare(arm: Arm, baseline: Arm, target: float | None = None) -> Comparison:
     Runs with the same seed are pairs if both arms have exactly the same seeds, each once.
 
     Speedup as in G_stack (Du et al. 2024, arXiv 2405.15319, equation 48): FLOPs of the baseline over FLOPs of the arm
-    at equal loss, minus 1.
+    at equal loss, minus 1. Its interval is that of its logarithm. Of few pairs it is Student's t over the pairs' own
+    speedups, each at the loss that both of a pair reach, around the speedup of the mean curves.
     """
     a, b = list(arm.curves), list(baseline.curves)
     paired = sorted(arm.seeds) == sorted(baseline.seeds) and len(set(arm.seeds)) == len(a)
@@ -70,26 +85,56 @@ def compare(arm: Arm, baseline: Arm, target: float | None = None) -> Comparison:
     losses_a, losses_b = (np.array([curve.loss_at(grid) for curve in curves]) for curves in (a, b))  # [runs, grid]
     last_a, last_b = losses_a[:, -1], losses_b[:, -1]
 
-    def interval_over_runs(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Interval:
-        """Return `statistic` of the two arms' mean curves on the grid, with its interval."""
-        return bootstrap_interval(
-            lambda i, j: statistic(losses_a[i].mean(axis=0), losses_b[j].mean(axis=0)), len(a), len(b), paired=paired
-        )
+    def over_mean_curves(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Statistic:
+        """Return `statistic` of the mean curves on the grid as one of the indices of runs."""
+        return lambda i, j: statistic(losses_a[i].mean(axis=0), losses_b[j].mean(axis=0))
 
+    def log_speedup(x: np.ndarray, y: np.ndarray) -> float:
+        speedup = speedup_at_loss(grid, x, y, max(x[-1], y[-1]) if target is None else target)
+        return math.log1p(speedup) if speedup > -1 else -math.inf if speedup == -1 else math.nan
+
+    by_student = min(len(a), len(b)) < MIN_BOOTSTRAP_RUNS
+
+    def interval_over_runs(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Interval:
+        """Return `statistic` of the two arms' mean curves, with its interval."""
+        of_runs = over_mean_curves(statistic)
+        if not by_student:
+            return bootstrap_interval(of_runs, len(a), len(b), paired=paired)
+        if not paired:
+            return unpaired_t_interval(of_runs, len(a), len(b))[0]
+        pairs = np.array([statistic(x, y) for x, y in zip(losses_a, losses_b, strict=True)])
+        return student_t_interval(pairs, center=of_runs(np.arange(len(a)), np.arange(len(b))))
+
+    def final_difference(x: np.ndarray, y: np.ndarray) -> float:
+        return float(x[-1] - y[-1])
+
+    t_interval, p_value = unpaired_t_interval(over_mean_curves(final_difference), len(a), len(b))
+    if paired:
+        t_interval, p_value = student_t_interval(last_a - last_b), student_t_p_value(last_a - last_b)
+    speedup = interval_over_runs(log_speedup)
+    loss = float(max(last_a.mean(), last_b.mean())) if target is None else target
+    reached = [first_crossing(grid, losses.mean(axis=0), loss) for losses in (losses_a, losses_b)]
+    spent = [statistics.median(curve.last_flops for curve in curves) for curves in (a, b)]
     return Comparison(
         arm=arm.name,
         baseline=baseline.name,
         flops=float(grid[-1]),
-        target=float(max(last_a.mean(), last_b.mean())) if target is None else target,
-        difference=interval_over_runs(lambda x, y: float(x[-1] - y[-1])),
-        t_interval=student_t_interval(last_a - last_b) if paired else None,
-        speedup=interval_over_runs(
-            lambda x, y: speedup_at_loss(grid, x, y, max(x[-1], y[-1]) if target is None else target)
-        ),
+        target=loss,
+        difference=interval_over_runs(final_difference),
+        t_interval=t_interval,
+        p_value=p_value,
+        speedup=Interval(*(_expm1(value) for value in (speedup.value, speedup.low, speedup.high))),
         area=interval_over_runs(lambda x, y: area_between(grid, x, y)),
         paired=paired,
+        by_student=by_student,
         max_flops_ratio=max(curve.last_flops for curve in (*a, *b)) / float(grid[-1]),
+        progress=(reached[0] / spent[0], reached[1] / spent[1]),
     )
+
+
+def _expm1(value: float) -> float:
+    """Return exp(value) - 1, and inf instead of an overflow."""
+    return math.inf if value > 700 else math.expm1(value)
 
 
 def speedup_at_loss(flops: np.ndarray, arm: np.ndarray, baseline: np.ndarray, target: float) -> float:
@@ -112,6 +157,11 @@ def area_between(flops: np.ndarray, arm: np.ndarray, baseline: np.ndarray) -> fl
 
 
 def compare_all(arms: Sequence[Arm], baseline: str, target: float | None = None) -> list[Comparison]:
-    """Compare every other arm with the arm named `baseline`."""
+    """Compare every other arm with the arm named `baseline`, with p-values corrected for their number (Holm)."""
     baseline_arm = next(arm for arm in arms if arm.name == baseline)
-    return [compare(arm, baseline_arm, target) for arm in arms if arm is not baseline_arm]
+    compared = [compare(arm, baseline_arm, target) for arm in arms if arm is not baseline_arm]
+    corrected = holm([comparison.p_value for comparison in compared])
+    return [
+        replace(comparison, p_holm=p, comparisons=len(compared))
+        for comparison, p in zip(compared, corrected, strict=True)
+    ]

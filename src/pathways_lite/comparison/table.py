@@ -18,6 +18,9 @@ UNEQUAL_BUDGETS = 1.02
 # Number of runs below which a note says that a bootstrap interval is too narrow.
 _FEW_RUNS = 10
 
+# An arm that is at the target before this share of its FLOPs is not at the end of its schedule there.
+_UNFINISHED = 0.95
+
 
 @dataclass(frozen=True)
 class Results:
@@ -61,23 +64,25 @@ class Results:
         ]
         few = min(len(arm.curves) for arm in self.arms) < _FEW_RUNS
         for c in self.comparisons:
+            how = "by Student's t (of the speedup, over its logarithms)" if c.by_student else "by the bootstrap"
             over = "over paired seeds" if c.paired else "over runs, which are not paired (different seeds or numbers)"
             lines.append(
                 f"{c.arm} against {c.baseline}: the difference is at {si(c.flops, 'FLOPs')}, the most that all runs "
                 f"have spent; the speedup is FLOPs of {c.baseline} over FLOPs of {c.arm} to reach {c.target:.4f}, "
                 "minus 1; the area is the mean difference over log FLOPs. "
-                f"Brackets: {LEVEL:.0%} bootstrap interval {over}."
+                f"Brackets: {LEVEL:.0%} interval {how} {over}."
             )
-            if few and c.t_interval is not None and c.t_interval.has_limits:
+            lines += _unfinished_note(c)
+            if few and not c.by_student and c.t_interval.has_limits:
                 lines.append(
-                    f"A bootstrap interval over this few runs is too narrow. By Student's t over pairs the difference "
+                    f"A bootstrap interval over this few runs is too narrow. By Student's t the difference "
                     f"is {format_signed(c.t_interval)}."
                 )
             if not c.difference.has_limits:
                 lines.append("One run says nothing about how much the result varies between seeds.")
             if caveat := unequal_budgets(c, self.arms):
                 lines.append(caveat)
-        return lines
+        return [*lines, *_holm_note(self.comparisons)]
 
     # ---- time to target ----
 
@@ -122,6 +127,36 @@ def unequal_budgets(c: Comparison, arms: Sequence[Arm]) -> str:
         f"budget, the longer run is at a disadvantage where the shorter one ends. At the ends of the runs, after "
         f"different FLOPs, the loss of {c.arm} is {abs(difference):.4f} {'lower' if difference < 0 else 'higher'}."
     )
+
+
+def _unfinished_note(c: Comparison) -> list[str]:
+    """Say if one arm is at the target at the end of its schedule, and the other one before."""
+    (early, early_share), (late, late_share) = sorted(
+        zip((c.arm, c.baseline), c.progress, strict=True), key=lambda item: item[1]
+    )
+    if not (early_share < _UNFINISHED <= late_share and math.isfinite(late_share)):
+        return []
+    return [
+        f"{late} is at that loss at its end ({late_share:.0%} of its FLOPs), {early} after {early_share:.0%} of its "
+        f"own: if learning rates decay, a finished {late} is compared with an unfinished {early}, which would be there "
+        f"sooner if its rate had decayed by then. To compare finished runs, decay {early} from an earlier step."
+    ]
+
+
+def _holm_note(comparisons: Sequence[Comparison]) -> list[str]:
+    """Say which differences remain after Holm's correction for the number of comparisons."""
+    tested = [(c.arm, c.p_holm) for c in comparisons if c.p_holm is not None]
+    if len(tested) < 2:
+        return []
+    by_verdict = {
+        verdict: ", ".join(f"{arm} (p = {p:.2g})" for arm, p in tested if (p < 1 - LEVEL) is is_decided)
+        for verdict, is_decided in (("Different from the baseline", True), ("Not decided", False))
+    }
+    verdicts = "; ".join(f"{verdict}: {arms}" for verdict, arms in by_verdict.items() if arms)
+    return [
+        f"{len(tested)} arms are compared with one baseline, so some brackets exclude zero by chance. After Holm's "
+        f"correction, by Student's t of the differences: {verdicts}."
+    ]
 
 
 def format_signed(interval: Interval, separator: str = " ") -> str:

@@ -23,6 +23,7 @@ MAX_SEARCH_EVALUATIONS = 40  # evaluations in one line search
 EVALUATIONS_PER_CHECK = 16  # evaluations between two checks for finished lanes
 LANE_COUNTS = (1, 8, 32, 512)  # few choices, because each is a program to compile
 FEW_LANES = 32
+MAX_LANE_ELEMENTS = 2**22  # of task data in all lanes: what an evaluation keeps in memory is a few times that
 
 
 class _Lane(NamedTuple):
@@ -69,7 +70,9 @@ def minimize(
     estimate of the inverse Hessian. A start at which the objective is not finite ends at once with f = inf.
     """
     tasks, p = starts.shape
-    lanes = next((count for count in LANE_COUNTS if count >= tasks), LANE_COUNTS[-1])
+    affordable = max(1, MAX_LANE_ELEMENTS // max(task_data[0].size, 1))
+    wanted = next((count for count in LANE_COUNTS if count >= tasks), LANE_COUNTS[-1])
+    lanes = max(count for count in LANE_COUNTS if count <= max(1, min(wanted, affordable)))
     minima = Minima(np.array(starts), np.full(tasks, np.inf), np.zeros(tasks, bool), np.zeros((tasks, p, p)))
     initial_curvature = np.full((p, p), np.nan) if curvature is None else curvature
 

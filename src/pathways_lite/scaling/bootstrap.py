@@ -11,20 +11,36 @@ from pathways_lite.errors import UserError
 from pathways_lite.intervals import LEVEL, tail_quantiles
 
 
-def resample_weights(rows: int, count: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """Return the weights [count, rows] of bootstrap resamples: the number of times that each row is drawn.
+class Resamples:
+    """The weights [count, rows] of bootstrap resamples, made in order as they are needed.
 
-    With `groups` [rows] (the run that a row belongs to) whole groups are drawn, because measurements along one run are
-    not independent. Raises UserError for fewer than two groups.
+    A weight is the number of times that a row is drawn. With `groups` [rows] (the run that a row belongs to) whole
+    groups are drawn, because measurements along one run are not independent. Raises UserError for fewer than two
+    groups.
     """
-    rng = np.random.default_rng(seed)
-    if groups is None:
-        return rng.multinomial(rows, np.full(rows, 1 / rows), size=count).astype(np.float64)
-    names, group_ids = np.unique(np.asarray(groups).astype(str), return_inverse=True)
-    if len(names) < 2:
-        raise UserError("a bootstrap over runs needs at least two runs; bootstrap over rows instead")
-    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
-    return draws[:, group_ids].astype(np.float64)
+
+    def __init__(self, rows: int, count: int, seed: int, groups: np.ndarray | None = None):
+        self.shape = (count, rows)
+        self._rng = np.random.default_rng(seed)
+        self._group_ids = None if groups is None else np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
+        self._units = rows if self._group_ids is None else int(self._group_ids.max()) + 1
+        if self._group_ids is not None and self._units < 2:
+            raise UserError("a bootstrap over runs needs at least two runs; bootstrap over rows instead")
+
+    def draw(self, count: int) -> np.ndarray:
+        """Return the weights [count, rows] of the next resamples."""
+        draws = self._rng.multinomial(self._units, np.full(self._units, 1 / self._units), size=count)
+        return (draws if self._group_ids is None else draws[:, self._group_ids]).astype(np.float64)
+
+
+def resample_weights(rows: int, count: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Return the weights [count, rows] of bootstrap resamples, all at once; `Resamples` says what they are."""
+    return Resamples(rows, count, seed, groups).draw(count)
+
+
+def default_count(rows: int) -> int:
+    """Return how many resamples a table of that size affords: 1000 up to 50 thousand rows, then fewer, at least 50."""
+    return int(np.clip(5e7 / max(rows, 1), 50, 1000))
 
 
 def jackknife_weights(rows: int, groups: np.ndarray | None = None) -> np.ndarray:

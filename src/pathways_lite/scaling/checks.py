@@ -9,6 +9,7 @@ import numpy as np
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.table import COLUMNS, Table, derive_columns, is_own_table, numeric_column
+from pathways_lite.scaling.units import check_units
 
 
 def validate_columns(law: Law, table: Mapping[str, np.ndarray], *, units: bool = True) -> Table:
@@ -28,9 +29,7 @@ def validate_columns(law: Law, table: Mapping[str, np.ndarray], *, units: bool =
         _check_numbers(law, name, values)
     _check_identifiability(law, columns)
     if units and not is_own_table(table):
-        for name, values in columns.items():
-            _check_unit(name, float(np.median(values)))
-        _check_consistency(derive_columns(full, ("N", "D", "C")))
+        check_units(columns, derive_columns(full, ("N", "D", "C")))
     return columns
 
 
@@ -72,39 +71,3 @@ def _check_identifiability(law: Law, columns: Table) -> None:
             f"the {rows} rows have only {distinct} different inputs ({', '.join(law.inputs)}), too few for "
             f"the {parameters} parameters of {law.name}; give at least {law.min_distinct}"
         )
-
-
-def _check_unit(name: str, median: float) -> None:
-    column = COLUMNS.get(name)
-    if column is None or column.low <= median <= column.high:
-        return
-    unit = f" in {column.unit}" if column.unit not in ("", column.meaning) else ""
-    factor = "1e6" if median < column.low else "1e-6"
-    advice = column.mistake or f"give a factor, as in {name}='{name}*{factor}'"
-    raise UserError(
-        f"column {name} has a median of {median:.3g}, not plausible for {column.meaning}{unit}: it seems to be in "
-        f"other units; {advice}"
-    )
-
-
-def _check_consistency(full: Mapping[str, np.ndarray]) -> None:
-    """Refuse columns N, D, C and M that contradict each other, as far as they exist."""
-    try:
-        N, D, C, M = (numeric_column(full, name) if name in full else None for name in ("N", "D", "C", "M"))
-    except UserError:
-        return  # a column of that name that the law does not use may hold anything
-    if N is None or D is None:
-        return
-    ratio = float(np.nanmedian(D / N))
-    if not COLUMNS["M"].low <= ratio <= COLUMNS["M"].high:
-        raise UserError(
-            f"D/N has a median of {ratio:.3g} tokens per parameter, which no run has: N or D is in other units; give "
-            f"a factor, as in N='N*1e6'"
-        )
-    for name, column, expected, formula in (("C", C, 6 * N * D, "6ND"), ("M", M, D / N, "D/N")):
-        factor = 1.0 if column is None else float(np.nanmedian(column / expected))
-        if np.isfinite(factor) and not 0.02 < factor < 50:
-            raise UserError(
-                f"column {name} is {factor:.3g} times {formula} in the median: {name}, N or D is in other units; give "
-                f"a factor, as in {name}='{name}*{1 / factor:.0e}'"
-            )

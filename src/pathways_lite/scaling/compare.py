@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pathways_lite.errors import UserError
-from pathways_lite.scaling.fit import leave_largest_out, quality
+from pathways_lite.scaling.fit import leave_largest_out
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.losses import Loss
+from pathways_lite.scaling.quality import quality
 from pathways_lite.scaling.table import Table, derive_columns
 
 

@@ -15,22 +15,18 @@ from pathways_lite.errors import UserError
 from pathways_lite.intervals import LEVEL, Interval
 from pathways_lite.json_values import restore_floats
 from pathways_lite.run_directory import write_json
-from pathways_lite.scaling import bootstrap
+from pathways_lite.scaling import bootstrap, uncertainty
 from pathways_lite.scaling.checks import validate_columns
 from pathways_lite.scaling.law import Columns, Law
 from pathways_lite.scaling.losses import Link, Loss, parse_loss
-from pathways_lite.scaling.solver import (
-    Solution,
-    objective_of,
-    optimal_allocation,
-    predict,
-    predict_many,
-    refit_weighted,
-    solve,
-)
-from pathways_lite.scaling.table import Table, derive_columns, numeric_column, table_digest
+from pathways_lite.scaling.notes import fit_notes
+from pathways_lite.scaling.rehearsal import Rehearsal, rehearse
+from pathways_lite.scaling.solver import Progress, no_progress, optimal_allocation, predict, refit_weighted, solve
+from pathways_lite.scaling.table import Table, derive_columns, numeric_column, row_names, table_digest
+from pathways_lite.scaling.uncertainty import Kind, Method, choose_method
 
 FORMAT = 1
+EXTRAPOLATION_FACTOR = 1.1  # an input further outside the data than this is said to be extrapolated
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,8 @@ class Fit:
 
     `samples` [bootstraps] by parameter name are the values fitted to bootstrap resamples. `jackknife` [rows, or groups]
     by parameter name are the values fitted without each row, which BCa intervals need; if it is empty, intervals are
-    percentiles.
+    percentiles. `method` is how intervals are found; None: there are none. `rehearsal` has what forecasts of its own
+    largest rows missed. `row_names` [rows] name the rows, if the table does.
     """
 
     law: Law
@@ -57,6 +54,9 @@ class Fit:
     jackknife: dict[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     origin: dict[str, Any] = field(default_factory=dict)  # the file, the column map, the dropped rows
+    method: Method | None = None
+    rehearsal: Rehearsal | None = None
+    row_names: tuple[str, ...] | None = None
 
     @property
     def rows(self) -> int:
@@ -70,20 +70,20 @@ class Fit:
         """Predict the target of the fit's own rows, [rows]."""
         return predict(self.law, self.values, self.data)
 
-    def predict(self, columns: Columns, level: float = LEVEL) -> list[Interval]:
-        """Predict the target at new inputs, with the bootstrap interval of the law (not of a single run).
+    def predict(self, columns: Columns, level: float = LEVEL, kind: Kind = "law") -> list[Interval]:
+        """Predict the target at new inputs, with the interval of the law, of a run, or of a forecast.
 
-        Raises UserError if an input is missing.
+        `uncertainty.py` says what they are. Limits are NaN for a kind that this fit does not have. Raises UserError if
+        an input is missing.
         """
         missing = [name for name in self.law.inputs if name not in columns]
         if missing:
             raise UserError(f"{self.law.name} needs {', '.join(f'{name}=…' for name in missing)} as well")
         inputs = {name: np.atleast_1d(np.asarray(columns[name], np.float64)) for name in self.law.inputs}
-        samples, jackknife = (
-            predict_many(self.law, fits, inputs) if fits else None for fits in (self.samples, self.jackknife)
-        )
-        intervals = self._intervals(predict(self.law, self.values, inputs), samples, jackknife, level)
-        return [Interval(*map(float, row)) for row in intervals.T]
+        low, high = uncertainty.prediction_limits(self, inputs, level, kind)
+        return [
+            Interval(*map(float, row)) for row in zip(predict(self.law, self.values, inputs), low, high, strict=True)
+        ]
 
     def optimal(self, C: float, level: float = LEVEL) -> dict[str, Interval]:
         """Return the compute-optimal allocation at C FLOPs by the law's closed form, with intervals.
@@ -108,37 +108,51 @@ class Fit:
             raise UserError(f"{self.law.name} has no compute-optimal allocation; chinchilla has one")
         C = np.asarray(budgets, np.float64)
         best = optimal_allocation(self.law, self.values, C)
-        samples, jackknife = (
+        samples, left_out = (
             optimal_allocation(self.law, {name: v[:, None] for name, v in fits.items()}, C) if fits else {}
             for fits in (self.samples, self.jackknife)
         )
-        return {name: self._intervals(best[name], samples.get(name), jackknife.get(name), level) for name in best}
+        return {
+            name: np.stack(
+                [
+                    value,
+                    *uncertainty.allocation_limits(self, name, value, samples.get(name), left_out.get(name), C, level),
+                ]
+            )
+            for name, value in best.items()
+        }
 
     def extrapolation_warnings(self, columns: Columns) -> list[str]:
-        """Return a sentence for every input that is more than ten times outside the range of the fitted data."""
+        """Return a sentence, with the factor, for every input outside the range of the fitted data.
+
+        `columns` may have C, the compute of an optimum, which is compared with that of the data.
+        """
+        known = {name: self.data[name] for name in self.law.inputs}
+        names = [name for name in ("C", *self.law.inputs) if name in columns]
+        fitted = derive_columns(known, tuple(names))
         sentences = []
-        for name in self.law.inputs:
-            low, high = float(self.data[name].min()), float(self.data[name].max())
-            value = float(np.max(columns[name]))
-            if low > 0 and (value > 10 * high or value < low / 10):
-                sentences.append(f"{name}={value:.3g} is far outside the data ({low:.3g} to {high:.3g}): extrapolated.")
+        for name in names:
+            if name not in fitted or name in self.law.any_sign or np.min(columns[name]) <= 0:
+                continue
+            low, high = float(fitted[name].min()), float(fitted[name].max())
+            largest, smallest = float(np.max(columns[name])), float(np.min(columns[name]))
+            for value, limit, factor, where in (
+                (largest, high, largest / high, "above the largest"),
+                (smallest, low, low / smallest, "below the smallest"),
+            ):
+                if factor > EXTRAPOLATION_FACTOR:
+                    sentences.append(
+                        f"{name}={value:.3g} is a factor of {factor:.3g} {where} {name} of the data ({limit:.3g}): "
+                        "extrapolated."
+                    )
         return sentences
 
     def parameter_intervals(self, level: float = LEVEL) -> dict[str, Interval]:
         """Return the intervals of the parameters."""
+        low, high = uncertainty.parameter_limits(self, level)
         return {
-            name: Interval(*map(float, self._intervals(value, self.samples.get(name), self.jackknife.get(name), level)))
-            for name, value in self.values.items()
+            name: Interval(self.values[name], float(low[i]), float(high[i])) for i, name in enumerate(self.law.names)
         }
-
-    @staticmethod
-    def _intervals(estimate: Any, samples: Any, jackknife: Any, level: float) -> np.ndarray:
-        """Return the values [...] with their limits, [3, ...]; limits are NaN without bootstrap samples."""
-        estimate = np.asarray(estimate, np.float64)
-        low = high = np.full(estimate.shape, np.nan)
-        if samples is not None:
-            low, high = bootstrap.bootstrap_limits(samples, level, estimate=estimate, jackknife=jackknife)
-        return np.stack([estimate, low, high])
 
     # ---- as JSON ----
 
@@ -166,6 +180,9 @@ class Fit:
             "groups": None if self.groups is None else [str(group) for group in self.groups],
             "samples": {name: values.tolist() for name, values in self.samples.items()},
             "left_out": {name: values.tolist() for name, values in self.jackknife.items()},
+            "intervals": self.method,
+            "rehearsal": None if self.rehearsal is None else self.rehearsal.to_json(),
+            "row_names": None if self.row_names is None else list(self.row_names),
         }
 
     def save(self, path: str | Path) -> None:
@@ -189,6 +206,10 @@ class Fit:
                 samples={name: np.array(values, np.float64) for name, values in content["samples"].items()},
                 jackknife={name: np.array(values, np.float64) for name, values in content["left_out"].items()},
                 notes=tuple(content["notes"]), origin=content["origin"],
+                # Fits of earlier versions have no key of these.
+                method=content.get("intervals", "bootstrap" if content["samples"] else None),
+                rehearsal=None if content.get("rehearsal") is None else Rehearsal.from_json(content["rehearsal"]),
+                row_names=None if content.get("row_names") is None else tuple(content["row_names"]),
             )  # fmt: skip
         except FileNotFoundError:
             raise UserError(
@@ -204,9 +225,9 @@ class Fit:
         """Fit again from the fit's own data, seed and settings."""
         again = fit_law(
             self.law, self.data, link=self.link, loss=self.loss, starts=self.starts, seed=self.seed,
-            bootstraps=self.bootstraps, bca=bool(self.jackknife), groups=self.groups, units=False,
+            bootstraps=self.bootstraps, bca=bool(self.jackknife), groups=self.groups, units=False, method=self.method,
         )  # fmt: skip
-        return replace(again, notes=self.notes, origin=self.origin)
+        return replace(again, notes=self.notes, origin=self.origin, row_names=self.row_names)
 
 
 def fit_law(
@@ -222,26 +243,36 @@ def fit_law(
     groups: np.ndarray | None = None,
     units: bool = True,
     origin: Mapping[str, Any] | None = None,
+    method: Method | None = None,
+    progress: Progress = no_progress,
 ) -> Fit:
-    """Fit a law to a table and to `bootstraps` resamples of its rows, or of whole runs if `groups` [rows] names them.
+    """Fit a law to a table, with intervals.
 
-    `bca`: correct the intervals for bias and acceleration, at the price of one more fit per row or run.
+    `method`: how intervals are found. None chooses one (`uncertainty.choose_method`) if `bootstraps` is positive, and
+    gives none otherwise. A bootstrap draws `bootstraps` resamples of the rows, or of whole runs if `groups` [rows]
+    names them. `bca`: correct a bootstrap for bias and acceleration, at the price of one more fit per row or run.
+    `progress` shows the parts of the work (`cli.common.count_progress`).
 
     Raises UserError if the table cannot carry the fit (`checks.validate_columns`).
     """
     columns = validate_columns(replace(law, link=link or law.link), table, units=units)
-    solution = solve(law, columns, link=link, loss=loss, starts=starts, seed=seed)
+    rows = len(columns[law.target])
+    solution = solve(law, columns, link=link, loss=loss, starts=starts, seed=seed, progress=progress)
+    if method is None and bootstraps:
+        method = "bootstrap" if bca else choose_method(law, rows, solution.loss, grouped=groups is not None)
     samples: dict[str, np.ndarray] = {}
     jackknife: dict[str, np.ndarray] = {}
-    rows = len(columns[law.target])
-    if bootstraps:
-        samples = refit_weighted(solution, columns, bootstrap.resample_weights(rows, bootstraps, seed + 1, groups))
+    if method == "bootstrap":
+        resamples = bootstrap.Resamples(rows, bootstraps, seed + 1, groups)
+        samples = refit_weighted(solution, columns, resamples, progress=progress)
         jackknife = refit_weighted(solution, columns, bootstrap.jackknife_weights(rows, groups)) if bca else {}
     return Fit(
         law=law, link=solution.link, loss=solution.loss, values=solution.values, objective=solution.objective,
         starts=solution.starts, reached=solution.reached, converged=solution.converged, seed=seed, data=columns,
-        groups=groups, samples=samples, jackknife=jackknife, notes=tuple(_notes(solution, columns)),
-        origin=dict(origin or {}),
+        groups=groups, samples=samples, jackknife=jackknife, origin=dict(origin or {}), method=method,
+        notes=tuple(fit_notes(solution, columns, groups=groups, has_intervals=method is not None or not bootstraps)),
+        rehearsal=None if method is None or law.averaged else rehearse(solution, columns),
+        row_names=row_names(table, rows),
     )  # fmt: skip
 
 
@@ -261,61 +292,6 @@ def leave_largest_out(
     fit = fit_law(law, {name: column[~held_out] for name, column in columns.items()}, units=False, **settings)
     held_out_rows = {name: column[held_out] for name, column in columns.items()}
     return fit, predict(law, fit.values, held_out_rows), held_out_rows[law.target]
-
-
-def quality(fit: Fit) -> dict[str, float]:
-    """Return R² of the target, its root mean squared error, and its mean and largest relative error."""
-    measured, predicted = fit.data[fit.law.target], fit.predicted()
-    relative = np.abs(predicted - measured) / np.maximum(np.abs(measured), 1e-300)
-    spread = float(np.sum((measured - measured.mean()) ** 2))
-    return {
-        "r2": 1 - float(np.sum((predicted - measured) ** 2)) / spread if spread > 0 else float("nan"),
-        "rmse": float(np.sqrt(np.mean((predicted - measured) ** 2))),
-        "mean_relative_error": float(relative.mean()),
-        "worst_relative_error": float(relative.max()),
-    }
-
-
-def published_objectives(fit: Fit) -> list[tuple[str, float]]:
-    """Return the objective on the fit's data of every published set of values, by its name."""
-    law = fit.law
-    sets = [(name, dict(zip(law.names, values, strict=True))) for name, values in law.published]
-    return [(name, objective_of(law, v, fit.data, link=fit.link, loss=fit.loss)) for name, v in sets]
-
-
-def _notes(solution: Solution, columns: Table) -> list[str]:
-    """Return what a reader should know before trusting the fit, a sentence per note."""
-    law, notes = solution.law, []
-    if not solution.converged:
-        notes.append("The best start ran out of evaluations, so the objective may still fall; use more starts.")
-    if solution.starts > 1 and solution.reached < max(2, 0.1 * solution.starts):
-        notes.append(
-            f"Only {solution.reached} of {solution.starts} starts reached the best objective; use more starts."
-        )
-    rows = len(columns[law.target])
-    if rows < 2 * len(law.parameters):
-        notes.append(
-            f"{rows} rows for {len(law.parameters)} parameters: residuals say little about errors on other data."
-        )
-    for parameter in law.parameters:
-        if parameter.name in law.decay_exponents and solution.values[parameter.name] <= 0:
-            notes.append(f"{parameter.name} is not positive: in these data the loss does not fall as that input grows.")
-        elif parameter.in_target_units and parameter.kind == "positive":
-            typical = float(np.median(np.abs(columns[law.target])))
-            if solution.values[parameter.name] < 1e-4 * typical:
-                notes.append(
-                    f"{parameter.name} went to zero: the data show no floor, so the extrapolation has none either."
-                )
-    if law.remarks is not None:
-        notes += law.remarks(solution.values)
-    if "N" in columns and "D" in columns and np.median(columns["D"] / columns["N"]) < 1:
-        notes.append("Most runs have fewer tokens than parameters. If that is wrong, N and D are swapped.")
-    logs = [np.log(columns[name]) for name in law.inputs if np.all(columns[name] > 0) and np.ptp(columns[name]) > 0]
-    if len(logs) > 1:
-        correlations = np.abs(np.corrcoef(logs))[np.triu_indices(len(logs), 1)]
-        if correlations.max() > 0.995:
-            notes.append("Two inputs vary together in these data, so their effects cannot be separated.")
-    return notes
 
 
 def _format_values(values: Mapping[str, float]) -> str:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pathways_lite.intervals import Interval
 from pathways_lite.scaling.compare import HeldOutError, held_out_errors
-from pathways_lite.scaling.fit import Fit, Interval, fit_law
+from pathways_lite.scaling.fit import Fit, fit_law
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.losses import LeastSquares
 from pathways_lite.scaling.table import derive_columns, numeric_column
+from pathways_lite.scaling.uncertainty import KINDS
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,9 @@ class Ladder:
     fit: Fit
     goal_inputs: dict[str, float]  # inputs of the run to predict, by column name
     compute_ratio: float  # its compute over that of the largest rung
-    predicted: Interval
+    predicted: Interval  # of the law
+    of_run: Interval
+    of_forecast: Interval
     measured: float | None  # None before it is trained
     held_out_error: HeldOutError
 
@@ -39,41 +43,46 @@ class Ladder:
         interval = self.predicted
         sentences = [
             f"At {inputs} the law predicts {self.fit.law.target} = {interval.value:.4f} "
-            f"({interval.low:.4f} to {interval.high:.4f}).",
+            f"({interval.low:.4f} to {interval.high:.4f}, the interval of the law).",
+            f"One run there: {self.of_run.low:.4f} to {self.of_run.high:.4f}. As a forecast, with what rehearsals "
+            f"missed: {self.of_forecast.low:.4f} to {self.of_forecast.high:.4f}.",
             f"That is {self.compute_ratio:.2g} times the compute of the largest rung; "
             f"fitted without that rung, the law misses it by {self.held_out_error.worst:.2%}.",
         ]
         if self.measured is not None:
-            where = "inside" if interval.contains(self.measured) else "outside"
+            kinds = {"law": interval, "run": self.of_run, "forecast": self.of_forecast}
+            held = [
+                f"{'inside' if kind.contains(self.measured) else 'outside'} that of the {name}"
+                for name, kind in kinds.items()
+            ]
             sentences.append(
-                f"Measured: {self.measured:.4f}, {where} the interval; the error is {self.relative_error:+.2%}."
+                f"Measured: {self.measured:.4f}, {', '.join(held)}; the error is {self.relative_error:+.2%}."
             )
         return sentences
 
 
 def fit_ladder(
     law: Law, rungs: Mapping[str, np.ndarray], goal: Mapping[str, float], *, measured: float | None = None,
-    bootstraps: int = 1000, seed: int = 0, level: float = 0.95,
+    seed: int = 0, level: float = 0.95,
 ) -> Ladder:  # fmt: skip
     """Fit `law` to the rungs, one row per finished run, and predict the run with the inputs of `goal`.
 
-    Runs that differ in their seed alone are not independent, so the bootstrap draws all seeds of a rung together. The
-    interval is that of the law, without the noise of a single run. The loss is least squares, whatever the law's own:
-    if rungs are few and seeds differ by more than Huber's delta, a loss that is linear there is flat between the seeds
-    of a rung, and hardly a resample changes the fit (docs/results/ladder.md has the coverage of both). Raises UserError
-    if the rungs are too few for the fit, with or without the largest.
+    The intervals are profiles of the prediction, as rungs are few (docs/results/ladder.md has their coverage). The loss
+    is least squares, whatever the law's own: if rungs are few and seeds differ by more than Huber's delta, a loss that
+    is linear there is flat between the seeds of a rung. Raises UserError if the rungs are too few for the fit, with or
+    without the largest.
     """
     full = derive_columns(rungs, (*law.inputs, law.target, "C"))
     goal_columns = derive_columns({name: np.array([value]) for name, value in goal.items()}, (*law.inputs, "C"))
-    rows = zip(*(full[name] for name in law.inputs), strict=True)
-    fit = fit_law(
-        law, full, loss=LeastSquares(), bootstraps=bootstraps, seed=seed, groups=np.array([str(row) for row in rows])
-    )
+    fit = fit_law(law, full, loss=LeastSquares(), seed=seed, method="profile")
+    of_law, of_run, of_forecast = (fit.predict(goal_columns, level, kind)[0] for kind in KINDS)
     return Ladder(
         fit=fit,
         goal_inputs={name: float(goal_columns[name][0]) for name in law.inputs},
         compute_ratio=float(goal_columns["C"][0] / numeric_column(full, "C").max()),
-        predicted=fit.predict(goal_columns, level)[0],
+        predicted=of_law,
+        of_run=of_run,
+        of_forecast=of_forecast,
         measured=measured,
         held_out_error=held_out_errors([law], full, by="C", loss=LeastSquares(), seed=seed)[0],
     )

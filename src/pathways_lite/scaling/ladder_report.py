@@ -24,7 +24,7 @@ def write_ladder_report(ladder: Ladder, folder: Path) -> list[Path]:
     for theme in ("light", "dark"):
         with style(theme) as palette:
             figures.append(to_svg(draw_ladder(ladder, palette)))
-    caption = "Points: runs. Lines: the law at their sizes. Bar: the 95 % interval of the prediction."
+    caption = "Points: runs. Lines: the law at their sizes. Bars: 95 % intervals of the law (thick) and of a forecast."
     paragraphs = [paragraph(sentence, "verdict") for sentence in ladder.sentences()]
     figure = picture(*figures, alt="Loss of the rungs, and of the run that they predict", caption=caption)
     write_report(ladder.fit, paths[1], first=section("The run to predict", *paragraphs, figure))
@@ -57,8 +57,10 @@ def draw_ladder(ladder: Ladder, palette: Palette) -> Figure:
     error_bars = [[predicted.value - predicted.low], [predicted.high - predicted.value]]
     ax.errorbar(
         [goal_x], [predicted.value], error_bars, color=palette.ink, marker="_", capsize=5, markersize=12, linestyle="",
-        label=f"predicted, {size_name} = {si(ladder.goal_inputs[size_name])}",
+        label=f"predicted, {size_name} = {si(ladder.goal_inputs[size_name])}", elinewidth=3,
     )  # fmt: skip
+    if ladder.of_forecast.has_limits:
+        ax.vlines([goal_x], [ladder.of_forecast.low], [ladder.of_forecast.high], color=palette.ink, linewidth=1)
     if ladder.measured is not None:
         ax.plot([goal_x], [ladder.measured], "*", color=palette.series[1], markersize=13, label="measured")
     set_log_scale(ax)

@@ -78,6 +78,8 @@ class Law:
     shares: tuple[str, ...] = ()
     # What fitted values mean for a reader, as sentences, where that is not a matter of course.
     remarks: Callable[[Values], list[str]] | None = None
+    # Whether a row is an average over problems that other rows average too: only the problems are independent.
+    averaged: bool = False
     # The values that papers published, with a name of the data that they were fitted to.
     published: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
@@ -135,14 +137,14 @@ class Law:
                 continue
             for exponent, column in parameter.center:
                 w = w - _exponent(values, exponent) * centers[column]
-            values[parameter.name] = _natural(parameter, w)
+            values[parameter.name] = to_natural(parameter, w)
         return values
 
     def to_working(self, values: Values, centers: Mapping[str, Any]) -> Any:
         """Return the working vector of natural values: the inverse of `from_working`."""
         columns = []
         for parameter in self.parameters:
-            w = _working(parameter, jnp.asarray(values[parameter.name]))
+            w = to_working(parameter, jnp.asarray(values[parameter.name]))
             for exponent, column in parameter.center:
                 w = w + _exponent(values, exponent) * centers[column]
             columns.append(w)
@@ -173,7 +175,8 @@ def _exponent(values: Values, name: str) -> Any:
     return -values[name[1:]] if name.startswith("-") else values[name]
 
 
-def _natural(parameter: Parameter, w: Any) -> Any:
+def to_natural(parameter: Parameter, w: Any) -> Any:
+    """Return the natural value of a parameter from its logarithm, log-odds or value `w`."""
     match parameter.kind:
         case "positive":
             return jnp.exp(w)
@@ -183,7 +186,8 @@ def _natural(parameter: Parameter, w: Any) -> Any:
             return w
 
 
-def _working(parameter: Parameter, value: Any) -> Any:
+def to_working(parameter: Parameter, value: Any) -> Any:
+    """Return the logarithm, log-odds or value of a parameter: the inverse of `to_natural`, without centering."""
     match parameter.kind:
         case "positive":
             return jnp.log(value)

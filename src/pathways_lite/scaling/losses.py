@@ -35,6 +35,13 @@ LINKS: dict[Link, Callable[[Any], Any]] = {
     "retrieval": retrieval_score,
 }
 
+INVERSE_LINKS: dict[Link, Callable[[Any], Any]] = {
+    "raw": lambda y: y,
+    "log": jnp.exp,
+    "log1p": jnp.expm1,
+    "retrieval": retrieval_sigmoid,
+}
+
 
 @dataclass(frozen=True)
 class Huber:

@@ -174,6 +174,18 @@ def read_coverage(folder: Path, model: str) -> Table:
     return {"k": k, "coverage": np.array([table["pass_at_k"][table["k"] == n].mean() for n in k])}
 
 
+def read_coverage_by_problem(folder: Path, model: str) -> Table:
+    """Read the same before averaging: a row per problem and k, with the column `problem` as text."""
+    table = read_table(folder / "monkeys/pythia_math_pass_at_k.csv.gz", {"coverage": "pass_at_k"})
+    table = select_rows(table, table["model"] == model)
+    return {"problem": table["problem"].astype(int).astype(str), "k": table["k"], "coverage": table["coverage"]}
+
+
+def coverage_models(folder: Path) -> list[str]:
+    """Return the models of `read_coverage`."""
+    return sorted(set(read_table(folder / "monkeys/pythia_math_pass_at_k.csv.gz")["model"]))
+
+
 def read_routed(folder: Path, router: str) -> Table:
     """Read final losses of Clark et al. 2022: "S-Base", "RL-R" or "Hash" in every second layer, and dense."""
     columns = {"N": "dense_parameter_count", "experts": "num_experts", "L": "loss_validation"}

@@ -9,9 +9,11 @@ import numpy as np
 
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
-from pathways_lite.scaling.fit import Fit, Interval, published_objectives, quality
+from pathways_lite.intervals import Interval
+from pathways_lite.scaling.fit import Fit
 from pathways_lite.scaling.law_plots import correlation_svg, law_svg
 from pathways_lite.scaling.plots import amount, fit_svg, frontier_svg, residuals_svg
+from pathways_lite.scaling.quality import noise_of_runs, published_objectives, quality, worst_rows
 from pathways_lite.scaling.table import COLUMNS, Column, derive_columns, numeric_column
 from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
 
@@ -75,12 +77,7 @@ def _parameters_section(fit: Fit) -> str:
         samples = fit.samples.get(parameter.name)
         spread = "–" if samples is None else f"{np.std(samples):.4g}"
         rows.append([parameter.name, f"{interval.value:.5g}", *_format_limits(interval), spread, parameter.unit or "–"])
-    caption = (
-        f"Intervals from {fit.bootstraps} bootstrap resamples of {'rows' if fit.groups is None else 'whole runs'}: "
-        f"{'percentiles corrected for bias and acceleration' if fit.jackknife else 'percentiles'}. "
-        if fit.bootstraps
-        else "There are no intervals, because no bootstrap was made. "
-    )
+    caption = f"{describe_intervals(fit)} "
     caption += (
         "Where the objective is a flat valley, parameters are uncertain jointly and predictions are far more certain."
     )
@@ -100,6 +97,8 @@ def _quality_section(fit: Fit) -> str:
         ["starts at the best objective", f"{fit.reached} of {fit.starts}"],
         ["converged", "yes" if fit.converged else "no"],
         ["R²", f"{metrics['r2']:.6f}"],
+        *([["R² of log " + fit.law.target, f"{metrics['r2_of_link']:.6f}"]] if fit.link == "log" else []),
+        ["noise of a run", format_noise(fit)],
         ["root mean squared error", f"{metrics['rmse']:.5g}"],
     ]
     published_rows = [
@@ -108,12 +107,16 @@ def _quality_section(fit: Fit) -> str:
     figure = picture(
         fit_svg(fit, "light"), fit_svg(fit, "dark"), alt="Measured against predicted", caption="One point per row."
     )
+    worst = table(
+        ["farthest from the law", "measured", "predicted", "error"],
+        [[row.name, f"{row.measured:.5g}", f"{row.predicted:.5g}", f"{row.error:+.2%}"] for row in worst_rows(fit)],
+    )
     published = table(
         ["published values", "objective on these data"],
         published_rows,
         caption="Published constants evaluated on these data.",
     )
-    return section("How well it fits", table(["", ""], rows), figure, published if published_rows else "")
+    return section("How well it fits", table(["", ""], rows), worst, figure, published if published_rows else "")
 
 
 def _residuals_section(fit: Fit) -> str:
@@ -164,6 +167,28 @@ def _describe_column(column: Column) -> str:
 def _settings_section(fit: Fit) -> str:
     settings = {**fit.origin, "law": fit.law.name, "source": fit.law.source, "seed": fit.seed, "starts": fit.starts}
     return section("How to reproduce it", f"<pre>\n{escape(json.dumps(settings, indent=2, ensure_ascii=False))}</pre>")
+
+
+def describe_intervals(fit: Fit) -> str:
+    """State in a sentence how the intervals of a fit were found."""
+    match fit.method:
+        case "bootstrap":
+            what = "rows" if fit.groups is None else "whole runs"
+            how = "percentiles corrected for bias and acceleration" if fit.jackknife else "percentiles"
+            return f"Intervals from {fit.bootstraps} bootstrap resamples of {what}: {how}."
+        case "delta" | "profile":
+            degrees = fit.rows - len(fit.law.parameters)
+            kind = "the profile of the prediction" if fit.method == "profile" else "the delta method"
+            return f"Intervals by {kind}, with Student's t for {degrees} degrees of freedom: rows are few."
+        case None:
+            return "There are no intervals."
+
+
+def format_noise(fit: Fit) -> str:
+    """Format the noise of a run, as a share of the target where residuals are logarithms."""
+    noise, repeats = noise_of_runs(fit)
+    amount = f"{noise:.2%}" if fit.link == "log" else f"{noise:.4g}"
+    return f"{amount} ({f'from {repeats} repeats' if repeats else 'residuals, as no inputs repeat'})"
 
 
 def _format_allocation(name: str, interval: Interval) -> str:

@@ -7,7 +7,8 @@ sum, and BFGS stops on relative progress alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,24 @@ import numpy as np
 
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.bfgs import Minima, minimize
+from pathways_lite.scaling.bootstrap import Resamples
 from pathways_lite.scaling.law import Columns, Law, double_precision
 from pathways_lite.scaling.losses import LINKS, Link, Loss
 
 SCREENING_EVALUATIONS = 200  # for every start
-FINISHING_EVALUATIONS = 4000  # for the starts near the best
+FINISHING_EVALUATIONS = 4000  # for the starts that are not done then
+MAX_RACE_ROWS = 50_000  # starts are compared on this many rows
+MAX_WEIGHTS = 2**24  # elements of the weights [fits, rows] that are in memory at once
 REACHED_TOLERANCE = 1e-6  # a start reached the best objective if it ended within this fraction of it
+
+Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]
+"""Shows a part of the work: called with an activity, its total and the unit, gives what is told of finished units."""
+
+
+@contextmanager
+def no_progress(activity: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show nothing."""
+    yield lambda count: None
 
 
 @dataclass(frozen=True)
@@ -78,12 +91,14 @@ def solve(
     starts: int | Mapping[str, np.ndarray] = 20,
     seed: int = 0,
     fixed: Mapping[str, float] | None = None,
+    progress: Progress = no_progress,
 ) -> Solution:
     """Find the parameters of `law` that minimize the sum of losses over the rows of `columns`.
 
     `columns` has the law's inputs and its target, [rows] each, in the law's units. `weights` [rows] count rows: a row
     with weight two is a row given twice. `starts` is the number of starts to draw with `seed`, or arrays of natural
-    values by parameter name, [starts] each. Parameters in `fixed` are not fitted.
+    values by parameter name, [starts] each. Parameters in `fixed` are not fitted. All starts of a table with more than
+    `MAX_RACE_ROWS` rows are run on that many of them, drawn at random, and the best one is finished on all rows.
 
     Raises UserError if no start gives a finite objective.
     """
@@ -97,14 +112,17 @@ def solve(
             initial = law.draw_starts(starts, target, seed)[:, free]
         else:
             initial = np.asarray(law.to_working(starts, shared[2]))[:, free]
-        minima = _minimize_from_starts(objective, shared, initial, weights)
+        minima = _minimize_from_starts(objective, shared, initial, weights, progress)
     best = int(np.argmin(minima.f))
     if not np.isfinite(minima.f[best]):
         raise UserError(f"{law.title}: no start gives a finite objective on these {len(target)} rows; check the units")
-    values = _natural(objective, shared, minima.x[best : best + 1])
     # Without noise in the data every residual is a rounding error, and ratios of objectives mean nothing.
     rounding = 1e-20 * float(np.sum(weights * target**2))
     reached = int((minima.f <= minima.f[best] * (1 + REACHED_TOLERANCE) + rounding).sum())
+    if len(target) > MAX_RACE_ROWS:
+        minima = _finish_on_all_rows(objective, shared, minima.x[best : best + 1], weights, progress)
+        best = 0
+    values = _natural(objective, shared, minima.x[best : best + 1])
     return Solution(
         law=law, link=link, loss=loss, values={name: float(value[0]) for name, value in values.items()},
         objective=float(minima.f[best]), starts=len(initial), reached=reached, converged=bool(minima.converged[best]),
@@ -113,17 +131,31 @@ def solve(
 
 
 def refit_weighted(
-    solution: Solution, columns: Columns, weights: np.ndarray, fixed: Mapping[str, float] | None = None
+    solution: Solution,
+    columns: Columns,
+    weights: np.ndarray | Resamples,
+    fixed: Mapping[str, float] | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, np.ndarray]:
-    """Fit again for every row of `weights` [fits, rows], starting from `solution`. Returns values by name, [fits]."""
-    with double_precision():
+    """Fit again for every row of `weights` [fits, rows], starting from `solution`. Returns values by name, [fits].
+
+    Many rows are fitted a few resamples at a time, so that memory is bounded by `MAX_WEIGHTS`.
+    """
+    fits, rows = weights.shape
+    at_once = max(1, min(fits, MAX_WEIGHTS // max(rows, 1)))
+    parts = []
+    with double_precision(), progress("fitting again", fits, "resamples") as advance:
         objective, shared = make_objective(solution.law, columns, solution.link, solution.loss, dict(fixed or {}))
-        initial = np.repeat(solution.working[None], len(weights), axis=0)
-        minima = minimize(
-            objective, shared, initial, np.asarray(weights, np.float64),
-            max_evaluations=FINISHING_EVALUATIONS, curvature=solution.curvature,
-        )  # fmt: skip
-    return _natural(objective, shared, minima.x)
+        for first in range(0, fits, at_once):
+            count = min(at_once, fits - first)
+            part = weights.draw(count) if isinstance(weights, Resamples) else np.asarray(weights[first : first + count])
+            minima = minimize(
+                objective, shared, np.repeat(solution.working[None], count, axis=0), np.asarray(part, np.float64),
+                max_evaluations=FINISHING_EVALUATIONS, curvature=solution.curvature,
+            )  # fmt: skip
+            parts.append(minima.x)
+            advance(count)
+    return _natural(objective, shared, np.concatenate(parts))
 
 
 def make_objective(
@@ -184,21 +216,48 @@ def profile_objective(solution: Solution, columns: Columns, name: str, grid: Seq
     return np.array(objectives)
 
 
-def _minimize_from_starts(objective: _Objective, shared: Any, starts: np.ndarray, weights: np.ndarray) -> Minima:
-    """Give every start a few evaluations, and the starts that end at or near the best as many as they need."""
+def _minimize_from_starts(
+    objective: _Objective, shared: Any, starts: np.ndarray, weights: np.ndarray, progress: Progress
+) -> Minima:
+    """Run every start to its end; on `MAX_RACE_ROWS` rows at most.
+
+    All starts are given a few evaluations first, and those that are not done are then run together, as a few slow ones
+    would keep the many lanes of the others.
+    """
+    if len(weights) > MAX_RACE_ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(len(weights), MAX_RACE_ROWS, replace=False))
+        arrays = {name: array[rows] for name, array in shared[0].items()}
+        # The centers stay those of all rows: working coordinates mean the same.
+        shared, weights = (arrays, shared[1][rows], *shared[2:]), weights[rows]
+    at_once = max(1, MAX_WEIGHTS // max(len(weights), 1))
 
     def run(initial: np.ndarray, evaluations: int) -> Minima:
-        task_weights = np.broadcast_to(weights, (len(initial), len(weights)))
-        return minimize(objective, shared, initial, task_weights, max_evaluations=evaluations)
+        parts = []
+        for first in range(0, len(initial), at_once):
+            part = initial[first : first + at_once]
+            task_weights = np.broadcast_to(weights, (len(part), len(weights)))
+            parts.append(minimize(objective, shared, part, task_weights, max_evaluations=evaluations))
+        return Minima(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
-    minima = run(starts, SCREENING_EVALUATIONS)
-    order = np.argsort(minima.f)
-    leading = order[: max(16, int((minima.f <= 1.02 * minima.f[order[0]]).sum()))]
-    leading = leading[~minima.converged[leading] & np.isfinite(minima.f[leading])]
-    if len(leading):
-        finished = run(minima.x[leading], FINISHING_EVALUATIONS)
-        for field, finished_field in zip(minima, finished, strict=True):
-            field[leading] = finished_field
+    with progress("fitting", len(starts), "starts") as advance:
+        minima = run(starts, SCREENING_EVALUATIONS)
+        unfinished = np.flatnonzero(~minima.converged & np.isfinite(minima.f))
+        advance(len(starts) - len(unfinished))
+        if len(unfinished):
+            finished = run(minima.x[unfinished], FINISHING_EVALUATIONS)
+            for field, finished_field in zip(minima, finished, strict=True):
+                field[unfinished] = finished_field
+            advance(len(unfinished))
+    return minima
+
+
+def _finish_on_all_rows(
+    objective: _Objective, shared: Any, start: np.ndarray, weights: np.ndarray, progress: Progress
+) -> Minima:
+    """Minimize over all rows from one start [1, parameters]."""
+    with double_precision(), progress("fitting all rows", 1, "fit") as advance:
+        minima = minimize(objective, shared, start, weights[None], max_evaluations=FINISHING_EVALUATIONS)
+        advance(1)
     return minima
 
 

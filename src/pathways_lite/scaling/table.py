@@ -170,6 +170,17 @@ def _derive(full: Table, name: str, pending: frozenset[str]) -> bool:
     return False
 
 
+def row_names(table: Mapping[str, np.ndarray], rows: int) -> tuple[str, ...] | None:
+    """Return the names of the rows: the column `run`, `name` or `id`, or the first with different texts in all rows."""
+    texts = {name: column for name, column in table.items() if column.dtype == object and len(column) == rows}
+    usual: tuple[str, ...] = ("run", "name", "id", "Name", "ID")
+    named = [name for name in usual if name in texts]
+    named += [name for name, column in texts.items() if len(set(column)) == rows]
+    if not named:
+        return None
+    return tuple(str(value) for value in texts[named[0]])
+
+
 def table_digest(table: Mapping[str, np.ndarray]) -> str:
     """Return the SHA-256 of the table's content, independent of the order of its columns."""
     sha = hashlib.sha256()

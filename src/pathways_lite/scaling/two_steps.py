@@ -49,8 +49,8 @@ class TwoSteps:
     def predict(self, columns: Columns, level: float = LEVEL) -> list[Interval]:
         """Predict the target of the second law, with the errors of both laws in the interval.
 
-        Bootstrap samples of the two fits are paired as they come, from different resamples. Raises
-        UserError if an input is missing.
+        Bootstrap samples of the two fits are paired as they come, from different resamples; without samples of both
+        there is no interval. Raises UserError if an input is missing.
         """
         if missing := [name for name in self.law.inputs if name not in columns]:
             raise UserError(f"{self.law.name} needs {', '.join(f'{name}=…' for name in missing)} as well")
@@ -77,4 +77,11 @@ class TwoSteps:
         """Return the warnings of both laws, the second's at the predicted loss."""
         inputs = {name: np.atleast_1d(np.asarray(columns[name], np.float64)) for name in self.law.inputs}
         second = {**inputs, self.first.law.target: self._first(inputs)}
-        return [*self.first.extrapolation_warnings(inputs), *self.second.extrapolation_warnings(second)]
+        warnings = [*self.first.extrapolation_warnings(inputs), *self.second.extrapolation_warnings(second)]
+        unsampled = [fit.law.name for fit in (self.first, self.second) if fit.method is not None and not fit.bootstraps]
+        if unsampled:
+            warnings.append(
+                f"Two steps have an interval only if both fits have bootstrap samples; {' and '.join(unsampled)} has "
+                "none: fit it again with --intervals bootstrap."
+            )
+        return warnings

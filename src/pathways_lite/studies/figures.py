@@ -124,7 +124,9 @@ def difference_figure(comparisons: Sequence[Comparison], metric: Metric) -> Stud
     ordered = sorted(comparisons, key=lambda c: -c.difference.value)
     baseline = comparisons[0].baseline
     alt = "; ".join(f"{c.arm}: {c.difference.value:+.4f}" for c in reversed(ordered))
-    caption = f"Left is better. Lines: {LEVEL:.0%} bootstrap intervals; thin: Student's t over pairs of runs."
+    caption = (
+        f"Left is better. Lines: {LEVEL:.0%} intervals by Student's t; thick: by the bootstrap, for six runs or more."
+    )
     title = f"At equal compute, against {baseline}"
     return StudyFigure("differences", title, alt, caption, lambda palette: _draw_differences(ordered, metric, palette))
 
@@ -134,8 +136,8 @@ def _draw_differences(ordered: Sequence[Comparison], metric: Metric, palette: Pa
     ax = figure.subplots()
     ax.axvline(0.0, color=palette.ink, linewidth=1.0)
     for row, c in enumerate(ordered):
-        for interval, width in ((c.t_interval, 1.0), (c.difference, 3.0)):
-            if interval is not None:
+        for interval, width in ((c.t_interval, 1.0), (Interval(math.nan) if c.by_student else c.difference, 3.0)):
+            if interval.has_limits:
                 ax.plot([interval.low, interval.high], [row, row], color=palette.series[0], linewidth=width)
         ax.plot(c.difference.value, row, marker="o", color=palette.series[0])
     ax.set_yticks(range(len(ordered)), [label_text(c.arm) for c in ordered])
@@ -227,7 +229,7 @@ CSV_HEADER = (
 )  # fmt: skip
 """`held_out`: the domain, empty for all text, or the name of a measure, whose mean is in `loss`. `loss`: at the end of
 a run, mean over runs. `difference`: from the baseline at `flops`, with its 95 % interval (`interval`: student, over
-pairs of runs, or bootstrap). Speedup and area have bootstrap intervals, as on the page. `value_low`, `value_high`:
+pairs of runs, or welch, over unpaired ones). Speedup and area have those of the page. `value_low`, `value_high`:
 Student's interval of a measure's mean. Unknown values are empty."""
 
 
@@ -258,7 +260,7 @@ def csv_rows(domain: str, results: Results) -> Iterator[list[object]]:
     for arm in results.arms:
         row: list[object] = [domain, arm.name, results.baseline, len(arm.curves), arm.final_loss]
         if (c := by_arm.get(arm.name)) is not None:
-            kind, interval = ("bootstrap", c.difference) if c.t_interval is None else ("student", c.t_interval)
+            kind, interval = ("student" if c.paired else "welch"), c.t_interval
             row += [c.flops, c.difference.value, interval.low, interval.high, kind]
             row += [value for i in (c.speedup, c.area) for value in (i.value, i.low, i.high)]
         yield [*map(_cell, row), *[""] * (len(CSV_HEADER) - len(row))]

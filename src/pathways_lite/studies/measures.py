@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pathways_lite.comparison.bootstrap import student_t_interval
+from pathways_lite.comparison.bootstrap import holm, student_t_interval, student_t_p_value
 from pathways_lite.comparison.table import format_signed
 from pathways_lite.intervals import LEVEL, Interval
 from pathways_lite.run_directory import write_json
@@ -76,6 +76,7 @@ class Measured:
     runs: int
     value: Interval  # mean and Student's t interval
     difference: Interval | None  # from the baseline, over the seeds that both have; None for a baseline
+    p_value: float | None = None  # of no difference, by the same t
 
     def decide(self, claim: Claim) -> bool | None:
         """Return whether the claim holds; None where its bound is within the interval, or there is no interval."""
@@ -108,11 +109,22 @@ def _measure(study: Study, arm: str, measure: str, values: Mapping[str, Mapping[
         for name in (arm, baseline)
     )
     both = [seed for seed in own if seed in other]
-    difference = None
+    difference, p_value = None, None
     if arm != baseline and both:
-        difference = student_t_interval(np.array([own[seed] - other[seed] for seed in both]))
+        differences = np.array([own[seed] - other[seed] for seed in both])
+        difference, p_value = student_t_interval(differences), student_t_p_value(differences)
     value = student_t_interval(np.array(list(own.values()))) if own else Interval(math.nan)
-    return Measured(arm, baseline, measure, len(own), value, difference)
+    return Measured(arm, baseline, measure, len(own), value, difference, p_value)
+
+
+def corrected_sentence(measured: Sequence[Measured]) -> str:
+    """Say which differences remain after Holm's correction for their number; empty for fewer than two."""
+    corrected = holm([m.p_value for m in measured])
+    tested = [(m, p) for m, p in zip(measured, corrected, strict=True) if p is not None]
+    if len(tested) < 2:
+        return ""
+    remain = ", ".join(f"{m.measure} of {m.arm} (p = {p:.2g})" for m, p in tested if p < 1 - LEVEL) or "none"
+    return f"Of {len(tested)} differences, these are not zero after Holm's correction: {remain}."
 
 
 def criterion_sentences(study: Study, measured: list[Measured]) -> list[str]:

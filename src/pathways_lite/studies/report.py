@@ -21,7 +21,7 @@ from pathways_lite.intervals import LEVEL
 from pathways_lite.ledger import Ledger
 from pathways_lite.studies.executor import train_arguments
 from pathways_lite.studies.figures import StudyFigure, difference_figure, lineage_figure, loss_figures, write_csv
-from pathways_lite.studies.measures import Measured, criterion_sentences, read_measures
+from pathways_lite.studies.measures import Measured, corrected_sentence, criterion_sentences, read_measures
 from pathways_lite.studies.plan import StudyPlan
 from pathways_lite.studies.store import State
 from pathways_lite.studies.study import node_chain
@@ -175,9 +175,9 @@ def verdict(c: Comparison, arms: Sequence[Arm]) -> str:
 
 
 def verdict_sentence(c: Comparison) -> str:
-    """State the answer in a sentence, by Student's t interval if there is one, as the bootstrap is too narrow."""
-    interval = c.t_interval if c.t_interval is not None else c.difference
-    interval_name = f"{LEVEL:.0%} interval" + (" by Student's t" if c.t_interval is not None else "")
+    """State the answer in a sentence, by Student's t interval, and by Holm's correction for many comparisons."""
+    interval = c.t_interval
+    interval_name = f"{LEVEL:.0%} interval by Student's t"
     direction = "lower" if c.difference.value < 0 else "higher"
     amount = f"{abs(c.difference.value):.4f} {direction}"
     claim = f"At {si(c.flops, 'FLOPs')} the loss of {c.arm} is {amount} than that of {c.baseline}"
@@ -186,6 +186,11 @@ def verdict_sentence(c: Comparison) -> str:
     if interval.low <= 0 <= interval.high:
         within = f"zero is within the {interval_name}, {format_signed(interval)}"
         return f"{claim}, but {within}: these runs do not decide the question."
+    if c.p_holm is not None and c.p_holm >= 1 - LEVEL:
+        return (
+            f"{claim}; zero is outside the {interval_name}, {format_signed(interval)}, but not after Holm's correction "
+            f"for {c.comparisons} comparisons (p = {c.p_holm:.2g}): these runs do not decide the question."
+        )
     return f"{claim}; zero is outside the {interval_name}, {format_signed(interval)}."
 
 
@@ -207,6 +212,7 @@ def _measures_section(findings: Findings) -> str:
         *(paragraph(sentence, "verdict") for sentence in criterion_sentences(study, findings.measured)),
         table(header, rows) if rows else "",
         paragraph(note, "note"),
+        *([paragraph(sentence, "note")] if (sentence := corrected_sentence(findings.measured)) else []),
     )
 
 

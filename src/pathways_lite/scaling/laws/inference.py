@@ -23,6 +23,7 @@ COVERAGE = Law(
     predict=lambda v, x: jnp.exp(-v["a"] * power(x["k"], -v["b"])),
     link="raw",
     loss=LeastSquares(),
+    averaged=True,
     published=(
         ("Pythia 12B, MATH", (4.245, 0.3777)),
         ("Pythia 2.8B, MATH", (4.250, 0.3440)),
