@@ -32,7 +32,9 @@ def exponential(own: str) -> np.ndarray:
 @pytest.fixture(scope="module")
 def fits() -> list[Fit]:
     law = find_law("mixing:web,code,books")
-    return [fit_law(law, {**mixes(), "L": exponential(own)}, bootstraps=20, starts=5) for own in NAMES]
+    return [
+        fit_law(law, {**mixes(), "L": exponential(own)}, bootstraps=20, starts=5, method="bootstrap") for own in NAMES
+    ]
 
 
 def test_equal_domains_are_mixed_equally(fits: list[Fit]) -> None:

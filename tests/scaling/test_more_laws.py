@@ -207,6 +207,23 @@ def test_two_steps_are_one_after_the_other(steps: TwoSteps) -> None:
         TwoSteps(fit_law(LAWS["bleu"], synthetic_runs(LAWS["bleu"]), starts=3), steps.second)
 
 
+def test_two_steps_without_resamples_add_the_limits_in_quadrature(steps: TwoSteps) -> None:
+    resampled = TwoSteps(*(
+        fit_law(fit.law, fit.data, bootstraps=200, starts=5, method="bootstrap") for fit in (steps.first, steps.second)
+    ))  # fmt: skip
+    inputs = {"N": np.array([3e9]), "D": np.array([1e11])}
+    for without, drawn in zip(steps.predict(inputs), resampled.predict(inputs), strict=True):
+        assert without.high - without.low == pytest.approx(drawn.high - drawn.low, rel=0.4)
+
+
+def test_without_examples_a_fine_tuning_loss_has_an_interval() -> None:
+    law = LAWS["rectified"]
+    fit = fit_law(law, synthetic_runs(law, rows=20, noise=3e-3), bootstraps=20, starts=5)
+    assert fit.method == "delta"
+    (none,) = fit.predict({"D_examples": np.zeros(1)})
+    assert none.low < none.value < none.high
+
+
 def test_the_command_predicts_through_a_loss(steps: TwoSteps, tmp_path: Path) -> None:
     steps.first.save(tmp_path / "loss.json")
     steps.second.save(tmp_path / "task.json")

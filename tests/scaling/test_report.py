@@ -78,6 +78,18 @@ def test_predictions_have_three_intervals(folder: Path) -> None:
     assert [line.split()[0] for line in lines[:3]] == ["L", "run", "forecast"]
 
 
+def test_lists_of_inputs_have_three_intervals_each(folder: Path) -> None:
+    arguments = ("fit", "predict", str(folder / "chinchilla.json"), "N=5e8,2e9", "D=4e10")
+    points = json.loads(invoke(*arguments, "--json"))["points"]
+    alone = json.loads(invoke(*arguments[:3], "N=2e9", "D=4e10", "--json"))
+    assert [point["N"] for point in points] == [5e8, 2e9]
+    for kind in ("run", "forecast"):
+        assert points[1][kind] == pytest.approx(alone[kind])
+    header, *rows = (line.split() for line in invoke(*arguments).splitlines() if line[:1] in "┃│")
+    assert [word for word in header if word != "┃"] == ["N", "D", "L", "law", "run", "forecast"]
+    assert [row.count("to") for row in rows] == [3, 3]
+
+
 def test_the_terminal_says_how_good_a_fit_is(folder: Path, tmp_path: Path, rungs: dict[str, np.ndarray]) -> None:
     out = ["--out", str(tmp_path / "again.json"), "--bootstraps", "20"]
     table = {**rungs, "run": np.array([f"run-{i}" for i in range(15)], object)}

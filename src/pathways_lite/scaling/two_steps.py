@@ -49,8 +49,8 @@ class TwoSteps:
     def predict(self, columns: Columns, level: float = LEVEL) -> list[Interval]:
         """Predict the target of the second law, with the errors of both laws in the interval.
 
-        Bootstrap samples of the two fits are paired as they come, from different resamples; without samples of both
-        there is no interval. Raises UserError if an input is missing.
+        Bootstrap samples of the two fits are paired as they come, from different resamples; where a fit has none, the
+        distances to the limits of the two laws are added in quadrature. Raises UserError if an input is missing.
         """
         if missing := [name for name in self.law.inputs if name not in columns]:
             raise UserError(f"{self.law.name} needs {', '.join(f'{name}=…' for name in missing)} as well")
@@ -59,7 +59,7 @@ class TwoSteps:
         value = predict(self.second.law, self.second.values, {**inputs, between: self._first(inputs)})
         count = min(self.first.bootstraps, self.second.bootstraps)
         if not count:
-            return [Interval(float(v)) for v in value]
+            return self._in_quadrature(inputs, level)
         losses = predict_many(self.first.law, {n: s[:count] for n, s in self.first.samples.items()}, inputs)
         samples = [
             predict(
@@ -70,6 +70,21 @@ class TwoSteps:
         low, high = bootstrap_limits(np.array(samples), level)
         return [Interval(float(v), float(a), float(b)) for v, a, b in zip(value, low, high, strict=True)]
 
+    def _in_quadrature(self, inputs: Columns, level: float) -> list[Interval]:
+        """Combine the limits of two independent estimates (Zou and Donner 2008, doi 10.1002/sim.3095)."""
+        between = self.first.law.target
+        losses = self.first.predict(inputs, level)
+        own = self.second.predict({**inputs, between: np.array([loss.value for loss in losses])}, level)
+        ends = [
+            predict(self.second.law, self.second.values, {**inputs, between: np.array(limits)})
+            for limits in ([loss.low for loss in losses], [loss.high for loss in losses])
+        ]
+        value = np.array([interval.value for interval in own])
+        below, above = value - np.minimum(*ends), np.maximum(*ends) - value
+        low = value - np.hypot(below, [interval.value - interval.low for interval in own])
+        high = value + np.hypot(above, [interval.high - interval.value for interval in own])
+        return [Interval(float(v), float(a), float(b)) for v, a, b in zip(value, low, high, strict=True)]
+
     def _first(self, inputs: Columns) -> np.ndarray:
         return predict(self.first.law, self.first.values, inputs)
 
@@ -77,11 +92,4 @@ class TwoSteps:
         """Return the warnings of both laws, the second's at the predicted loss."""
         inputs = {name: np.atleast_1d(np.asarray(columns[name], np.float64)) for name in self.law.inputs}
         second = {**inputs, self.first.law.target: self._first(inputs)}
-        warnings = [*self.first.extrapolation_warnings(inputs), *self.second.extrapolation_warnings(second)]
-        unsampled = [fit.law.name for fit in (self.first, self.second) if fit.method is not None and not fit.bootstraps]
-        if unsampled:
-            warnings.append(
-                f"Two steps have an interval only if both fits have bootstrap samples; {' and '.join(unsampled)} has "
-                "none: fit it again with --intervals bootstrap."
-            )
-        return warnings
+        return [*self.first.extrapolation_warnings(inputs), *self.second.extrapolation_warnings(second)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +64,11 @@ def estimate_pass_until(successes: int, draws: int, *, unbiased: bool = True) ->
     return (successes - 1) / (draws - 1) if unbiased else successes / draws
 
 
+def _positive(x: Any) -> Any:
+    """Return x with zeros as the smallest number, whose powers are zero and have derivatives."""
+    return jnp.maximum(x, jnp.finfo(jnp.asarray(x).dtype).tiny)
+
+
 RECTIFIED = Law(
     name="rectified",
     title="Fine-tuning loss (rectified)",
@@ -76,7 +82,7 @@ RECTIFIED = Law(
         Parameter("beta", (0.2, 1.2)),
         Parameter("E", (0.05, 0.9), in_target_units=True),
     ),
-    predict=lambda v, x: v["scale"] * v["Dl"] / (v["Dl"] + power(x["D_examples"], v["beta"])) + v["E"],
+    predict=lambda v, x: v["scale"] * v["Dl"] / (v["Dl"] + power(_positive(x["D_examples"]), v["beta"])) + v["E"],
     zero_inputs=("D_examples",),
     published=(("flan, one model", (3.0, 200.0, 0.6, 1.2)),),
 )
