@@ -10,6 +10,7 @@ from frozen import V0_1, load
 PAGES = sorted((V0_1 / "help").glob("*.txt"), key=lambda path: path.stem)
 
 OTHER_DEFAULTS = {
+    "fit.law": {"--bootstraps": "1000 up to 50,000 rows, then fewer"},
     "study.export": {"--template": "the package's own, where the directory has no tools/launch/jobset.yaml"},
 }
 """Options whose default is another one on purpose: what it is now."""

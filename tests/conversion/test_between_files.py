@@ -216,7 +216,6 @@ def test_a_state_that_no_file_holds_cannot_be_kept(tmp_path: Path) -> None:
         (Continue(optimizer="keep"), {}, {"optimizer": SGD(momentum=0.9)}),
         (Continue(optimizer="keep"), {"pruning": Prune(sparsity=0.5)}, {}),
         (Continue(optimizer="keep"), {}, {"pruning": Prune(sparsity=0.5)}),
-        (Continue(optimizer="keep"), {"optimizer": AdamW()}, {"optimizer": AdamW(), "model": DEEPER}),
         (Grow(optimizer="grow"), {"optimizer": SGD(momentum=0.9)}, {"model": DEEPER}),
     ],
 )
@@ -228,3 +227,10 @@ def test_the_state_of_another_optimizer_is_refused_before_anything_trains(
         require_kept_optimizer(Recipe(name="two", stages=(first, second)), 1)
     same = stage(**before, name="more", start=Continue(optimizer="keep"))
     require_kept_optimizer(Recipe(name="two", stages=(first, same)), 1)
+
+
+def test_another_model_is_told_before_the_state_of_its_optimizer() -> None:
+    first = stage(optimizer=AdamW())
+    second = stage(optimizer=AdamW(), model=DEEPER, name="more", start=Continue(optimizer="keep"))
+    with pytest.raises(UserError, match=r"n_layers=4 instead of 2.*use start=Grow\(\)"):
+        require_kept_optimizer(Recipe(name="two", stages=(first, second)), 1)
