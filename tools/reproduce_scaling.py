@@ -27,8 +27,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np
 
-import scaling_hold_outs
-from pathways_lite.scaling import measurements
+from pathways_lite.scaling import hold_outs, measurements
 from pathways_lite.scaling.fit import Fit
 from pathways_lite.scaling.isoflop import fit_optima, isoflop_optima, variable_projection
 from pathways_lite.scaling.law import Law
@@ -375,11 +374,11 @@ evaluated with every step counted."""
 
 
 def write_hold_outs(folder: Path, only: str, out: Path) -> None:
-    """Write the table of `scaling_hold_outs`."""
-    lines = scaling_hold_outs.hold_out_table(folder, only)
+    """Write the table of `pathways_lite.scaling.hold_outs`."""
+    lines = hold_outs.hold_out_table(folder, only)
     header = (
         "# Intervals of held-out rows\n\n`python tools/reproduce_scaling.py FOLDER --hold-outs "
-        f"docs/results/scaling_hold_outs.md`\n\n{scaling_hold_outs.NOTES}\n\n"
+        f"docs/results/scaling_hold_outs.md`\n\n{hold_outs.NOTES}\n\n"
     )
     out.write_text(header + "\n".join(lines) + "\n", encoding="utf-8")
 

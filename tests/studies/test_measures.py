@@ -110,7 +110,7 @@ def test_the_criterion_holds_where_all_claims_do_beyond_their_intervals(
 
 def test_the_report_has_them(measured_study: tuple[Study, StudyStore]) -> None:
     study, store = measured_study
-    plan = plan_study(study, store.path, lambda dtype: 1e10)
+    plan = plan_study(study, store.path)
     html_path, csv_path, *_ = write_report(gather_findings(plan, ["made_up.py"]))
     html = html_path.read_text()
     assert "costs: the criterion is not met" in html

@@ -166,8 +166,9 @@ def test_a_verdict_between_unequal_budgets_says_so_and_how_the_runs_end() -> Non
         for name, flops, loss in (("old", 2e12, 3.0), ("new", 3.42e12, 2.884))
     ]
     c = Comparison(
-        "new", "old", 2e12, 3.0, difference=Interval(0.0351), t_interval=None,
-        speedup=Interval(-0.1), area=Interval(0.1), paired=True, max_flops_ratio=1.71,
+        "new", "old", 2e12, 3.0, difference=Interval(0.0351), t_interval=Interval(0.0351), p_value=None,
+        speedup=Interval(-0.1), area=Interval(0.1), paired=True, by_student=True, max_flops_ratio=1.71,
+        progress=(1.0, 1.0),
     )  # fmt: skip
     told = verdict(c, arms)
     assert "0.0351 higher" in told
