@@ -301,7 +301,7 @@ def test_budgets_in_epochs_and_of_other_stages(recipe: Recipe) -> None:
     assert rounds.stages[0].budget.n == pytest.approx(one.stages[0].budget.n, abs=64)
     for text, message in (
         ("10 % of nothing", "is of a stage that is not there; name another stage"),
-        ("10 % of tail", "depends on its own"),
+        ("10 % of tail", "depends on itself"),
     ):
         with pytest.raises(UserError, match=message):
             resolve_budgets(apply_overrides(chain, [f"stages.base.budget={text}"]))
