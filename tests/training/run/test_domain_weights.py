@@ -31,8 +31,8 @@ from pathways_lite.recipe import (
 )
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import read_log
+from pathways_lite.training.describe import describe
 from pathways_lite.training.resolve import reference_cost, resolve_recipe
-from pathways_lite.training.run import describe
 
 BY_PROXY = DataMixture(phases=(MixturePhase(weights=LearnedWeights(stage="proxy")),))
 
