@@ -12,12 +12,28 @@ from rich.console import Console
 from pathways_lite.batch import Batch
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.recipe import Continue, Recipe, apply_overrides
+from pathways_lite.run_directory import RunDirectory
+from pathways_lite.training import describe as describe_module
 from pathways_lite.training import final_evaluation
+from pathways_lite.training.begun import stage_states
 from pathways_lite.training.components import Components
 from pathways_lite.training.loop import TrainerHooks
+from pathways_lite.training.resolve import resolve_recipe
 from pathways_lite.training.run import train_run
 
 TOTAL = 12  # steps of the tiny recipe
+
+
+def describe(recipe: Recipe, run: RunDirectory | None = None) -> str:
+    """Describe a recipe as `train --dry-run` does, which resolves it first."""
+    resolved = resolve_recipe(recipe, run)
+    return describe_module.describe(resolved, stage_states(resolved, run))
+
+
+def describe_stages(recipe: Recipe, run: RunDirectory | None = None) -> list[dict[str, Any]]:
+    """`describe` as JSON values."""
+    resolved = resolve_recipe(recipe, run)
+    return describe_module.describe_stages(resolved, stage_states(resolved, run))
 
 
 def stub_slow_parts(patch: pytest.MonkeyPatch) -> None:

@@ -141,11 +141,12 @@ def _dry_run(recipe: Recipe, out: Path, *, as_json: bool) -> None:
     states = stage_states(resolved, run)
     if as_json:
         estimates = estimate_recipe(resolved, calibrate=True, states=states)
-        rows = zip(describe_stages(resolved, run), estimates, strict=True)
+        rows = zip(describe_stages(resolved, states), estimates, strict=True)
         print_json([{**row, "estimate": estimate.to_json()} for row, estimate in rows])
         return
-    typer.echo(describe(resolved, run))
-    if (name := first_other_stage(resolved, run)) is not None:
+    typer.echo(describe(resolved, states))
+    if (other := first_other_stage(resolved, run)) is not None:
+        name = run.recipe().stages[other].name
         typer.echo(f"note: {out} was begun with another recipe of stage {name!r}; training needs another --out")
     estimates = estimate_recipe(resolved, calibrate=True, states=states)
     for stage, estimate, state in zip(resolved.stages, estimates, states, strict=True):

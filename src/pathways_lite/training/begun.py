@@ -42,21 +42,19 @@ def stage_states(recipe: Recipe, run: RunDirectory | None) -> list[StageState]:
     states = [StageState()] * len(recipe.stages)
     if run is None or not run.recipe_path.is_file():
         return states
-    old = run.recipe()
-    for index in range(min(len(recipe.stages), len(old.stages))):
-        if is_another_recipe(old, recipe, index, run):
-            break
+    old, other = run.recipe(), first_other_stage(recipe, run)
+    for index in range(min(len(recipe.stages), len(old.stages)) if other is None else other):
         states[index] = _state(recipe, index, run, finished=not is_enlarged(old, recipe, index, run))
     return states
 
 
-def first_other_stage(recipe: Recipe, run: RunDirectory) -> str | None:
+def first_other_stage(recipe: Recipe, run: RunDirectory) -> int | None:
     """Return the first stage that `run` began with another recipe, so that this one is refused there; None if none."""
     if not run.recipe_path.is_file():
         return None
     old = run.recipe()
     common = range(min(len(recipe.stages), len(old.stages)))
-    return next((old.stages[index].name for index in common if is_another_recipe(old, recipe, index, run)), None)
+    return next((index for index in common if is_another_recipe(old, recipe, index, run)), None)
 
 
 def _state(recipe: Recipe, index: int, run: RunDirectory, *, finished: bool) -> StageState:

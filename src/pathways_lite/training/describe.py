@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pathways_lite.recipe import Recipe, Stage
-from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.formatting import si
-from pathways_lite.training.begun import StageState, stage_states
+from pathways_lite.training.begun import StageState
 from pathways_lite.training.data_position import describe_data_position
 from pathways_lite.training.notes import stage_notes
-from pathways_lite.training.resolve import resolve_recipe
 from pathways_lite.training.stage import StageSpec, describe_lengths
 
 
-def describe_stages(recipe: Recipe, run: RunDirectory | None = None) -> list[dict[str, Any]]:
-    """Return what training `recipe` in `run` would take, as JSON values, one dictionary for each stage.
+def describe_stages(recipe: Recipe, states: Sequence[StageState]) -> list[dict[str, Any]]:
+    """Return what training a resolved recipe would take, as JSON values, one dictionary for each stage.
 
-    `first_step` is where training continues, or where a `finished` stage ended; all amounts are those of whole stages.
-    `learning_rates` are the resolved ones, by field. `epochs` by domain is None where another stage has yet to learn
-    the mixture; `sparse_flops` and `final_active_parameters` are there for pruned stages, `seq_lens` for those with a
-    sequence-length warm-up.
+    `states`: how far the stages are. `first_step` is where training continues, or where a `finished` stage ended; all
+    amounts are those of whole stages. `learning_rates` are the resolved ones, by field. `epochs` by domain is None
+    where another stage has yet to learn the mixture; `sparse_flops` and `final_active_parameters` are there for pruned
+    stages, `seq_lens` for those with a sequence-length warm-up.
     """
-    recipe = resolve_recipe(recipe, run)
-    states = stage_states(recipe, run)
     return [_describe_stage(StageSpec(recipe, index), state) for index, state in enumerate(states)]
 
 
@@ -55,14 +52,13 @@ def _describe_stage(spec: StageSpec, state: StageState) -> dict[str, Any]:
     return row
 
 
-def describe(recipe: Recipe, run: RunDirectory | None = None) -> str:
-    """Describe what training `recipe` in `run` would take, stage by stage.
+def describe(recipe: Recipe, states: Sequence[StageState]) -> str:
+    """Describe what training a resolved recipe would take, stage by stage; `states`: how far the stages are.
 
     That is its size, tokens, epochs, FLOPs and learning rate, how far it is, and where its data begins.
     """
     lines = []
-    recipe = resolve_recipe(recipe, run)
-    for index, state in enumerate(stage_states(recipe, run)):
+    for index, state in enumerate(states):
         spec = StageSpec(recipe, index)
         row, sparse = _describe_stage(spec, state), ""
         if "sparse_flops" in row:

@@ -139,5 +139,6 @@ def stage_has_begun(stage: Path) -> bool:
 
     A link to the stage of another run counts, trained or not.
     """
-    logged = (row["kind"] == "train" for row in read_log(stage / LOG))
-    return stage.is_symlink() or any(logged) or any((stage / "checkpoints").glob("step_*"))
+    if stage.is_symlink() or any((stage / "checkpoints").glob("step_*")):
+        return True
+    return any(row["kind"] == "train" for row in read_log(stage / LOG))  # last, as a log may be long

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from helpers.run_helpers import add_stage, run
+from helpers.run_helpers import add_stage, describe, describe_stages, run
 from pathways_lite.checkpoints import CheckpointManager
 from pathways_lite.conversion.grow_and_merge import merge_offline
 from pathways_lite.data.build import build
@@ -17,7 +17,6 @@ from pathways_lite.data.store import open_store
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Continue, Grow, Recipe, Restore, apply_overrides, load_recipe
 from pathways_lite.run_directory import RunDirectory
-from pathways_lite.training.describe import describe, describe_stages
 from pathways_lite.training.load import load_model
 from pathways_lite.training.resolve import resolve_recipe
 from pathways_lite.training.run import train_run

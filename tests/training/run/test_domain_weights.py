@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers.run_helpers import StopAfter, digest, log_bytes, run
+from helpers.run_helpers import StopAfter, describe, digest, log_bytes, run
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
@@ -31,7 +31,6 @@ from pathways_lite.recipe import (
 )
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import read_log
-from pathways_lite.training.describe import describe
 from pathways_lite.training.resolve import reference_cost, resolve_recipe
 
 BY_PROXY = DataMixture(phases=(MixturePhase(weights=LearnedWeights(stage="proxy")),))

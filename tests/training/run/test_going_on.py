@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from helpers.run_helpers import DieAfter, Died, RecordSamples, StopAfter, digest, log_bytes, run
+from helpers.run_helpers import DieAfter, Died, RecordSamples, StopAfter, describe, digest, log_bytes, run
 from pathways_lite.checkpoints import CheckpointManager
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
@@ -30,7 +30,6 @@ from pathways_lite.recipe import (
 )
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.begun import stage_states
-from pathways_lite.training.describe import describe
 from pathways_lite.training.estimate import estimate_recipe
 from pathways_lite.training.going_on import branched, extended
 from pathways_lite.training.larger_budget import ignores_budget

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from helpers.run_helpers import StopAfter, digest, log_bytes, run
+from helpers.run_helpers import StopAfter, describe, digest, log_bytes, run
 from pathways_lite.batch import Batch
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
 from pathways_lite.recipe import (
@@ -22,7 +22,6 @@ from pathways_lite.recipe import (
     stage_identity,
 )
 from pathways_lite.training.components import Components
-from pathways_lite.training.describe import describe
 from pathways_lite.training.load import load_model
 from pathways_lite.training.run import train_run
 from pathways_lite.training.stage import StageSpec

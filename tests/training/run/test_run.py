@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from helpers.run_helpers import TOTAL, run
+from helpers.run_helpers import TOTAL, describe, describe_stages, run
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.recipe import Recipe, apply_overrides
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import read_log
-from pathways_lite.training.describe import describe, describe_stages
 from pathways_lite.training.load import load_model
 from pathways_lite.training.stage import StageSpec
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from helpers.run_helpers import StopAfter, digest, log_bytes, run
+from helpers.run_helpers import StopAfter, describe, describe_stages, digest, log_bytes, run
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
 from pathways_lite.models.accounting import flops_per_token
@@ -16,7 +16,6 @@ from pathways_lite.recipe import Recipe, SeqLenWarmup, Stage, apply_overrides, s
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import read_log
 from pathways_lite.training.components import Components
-from pathways_lite.training.describe import describe, describe_stages
 from pathways_lite.training.load import load_model
 from pathways_lite.training.run import train_run
 
