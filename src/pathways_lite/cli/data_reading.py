@@ -108,9 +108,9 @@ def who_read(
 
     Examples:
 
-    - `pathways-lite data who-read runs/demo stdlib#12`
+    - `pathways-lite data who-read runs/demo code#12`
 
-    - `pathways-lite data who-read runs/demo stdlib#12 --tokens 100:120`
+    - `pathways-lite data who-read runs/demo code#12 --tokens 100:120`
     """
     from dataclasses import asdict, replace
 

@@ -160,7 +160,7 @@ def test_the_commands_of_the_page_run(uninterrupted: Path, corpus: Path, tmp_pat
     places = {
         "runs/demo": str(uninterrupted),
         "corpora/python": str(corpus),
-        "stdlib#12": "tales#2",
+        "code#12": "tales#2",
         "--tokens 100:120": "--tokens 10:20",
         "--step 100": "--step 10",
         "tokens.html": str(tmp_path / "tokens.html"),
