@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "chips": set(),
     "console": set(),
     "paths": {"errors"},
-    "recipe": {"errors", "paths", "atomic_file"},
+    "suffixes": set(),
+    "recipe": {"errors", "paths", "atomic_file", "suffixes"},
     "ledger": {"recipe"},
     "batch": set(),
     "keyed": set(),
@@ -55,7 +56,8 @@ MAY_IMPORT = {
     "methods": BOTTOM | {"models"},
     "evaluation": BOTTOM | {"parallel", "models", "objectives", "data"},
     "tracking": BOTTOM | {"run_directory", "run_history"},
-    "scaling": {"errors", "paths", "atomic_file", "intervals", "json_values", "ledger", "run_directory", "tracking"},
+    "scaling": {"errors", "paths", "atomic_file", "intervals", "json_values", "ledger", "run_directory", "tracking"}
+    | {"suffixes"},
     "training": BOTTOM
     | {"parallel", "distributed", "models", "objectives", "data", "methods", "evaluation", "tracking"}
     | {"checkpoints", "run_lock", "signals", "run_directory", "run_history"},

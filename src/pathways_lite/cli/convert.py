@@ -12,6 +12,7 @@ from pathways_lite.cli.common import AsJson, OfAverage, print_json
 from pathways_lite.console import print_line
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
+from pathways_lite.suffixes import POWERS_OF_TEN
 
 
 def convert(
@@ -91,7 +92,7 @@ def convert(
 
 def _bytes(text: str) -> int:
     """Read a size such as 5GB or 500MB. Raises UserError for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text.strip())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKMGTP]?)B?", text.strip())
     if match is None or float(match[1]) == 0:
         raise UserError(f"--shard-size={text!r} is no size; write e.g. 5GB or 500MB")
-    return int(float(match[1]) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[match[2]])
+    return int(float(match[1]) * 10 ** (POWERS_OF_TEN[match[2]] if match[2] else 0))

@@ -24,6 +24,12 @@ _WRONG_TYPES = frozenset(
         "string_type", "bool_type", "bool_parsing", "none_required", "literal_error",
     }
 )  # fmt: skip
+_BOUNDS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+}
 _LONGEST = 60  # characters of a value that was found
 
 
@@ -105,6 +111,11 @@ def _sentence(item: dict[str, Any]) -> str:
         kinds = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         return f"there is no {context['tag']!r}.{did_you_mean(context['tag'], kinds)}"
     message = item["msg"].removeprefix("Value error, ")
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        return f"it must be {words} {context[name]:g}, not {_short(value)}"
+    if kind == "int_parsing_size":
+        return f"{_short(value)} is too large for a whole number"
     if kind in ("too_short", "too_long"):
         bound = context.get("min_length", context.get("max_length"))
         return (

@@ -137,7 +137,11 @@ def _draw_differences(ordered: Sequence[Comparison], metric: Metric, palette: Pa
     color = palette.series[0]
     for row, c in enumerate(ordered):
         student = (c.t_interval, 1.0, f"{LEVEL:.0%} interval by {_T_NAMES[c.paired]} t")
-        bootstrap = (Interval(math.nan) if c.by_student else c.difference, 3.0, f"{LEVEL:.0%} interval by the bootstrap")
+        bootstrap = (
+            Interval(math.nan) if c.by_student else c.difference,
+            3.0,
+            f"{LEVEL:.0%} interval by the bootstrap",
+        )
         for interval, width, label in (student, bootstrap):
             if interval.has_limits:
                 ax.plot([interval.low, interval.high], [row, row], color=color, linewidth=width, label=label)
@@ -165,7 +169,9 @@ def lineage_figure(
         return None  # a column of boxes
     labels = {identity: node.label for identity, node in nodes.items()}
     alt = "Lineage: " + "; ".join(f"{n.label} after {labels.get(n.parent or '', 'nothing')}" for n in nodes.values())
-    caption = "Each box is a stage that is trained once; arrows lead to the stages that start from it. Dashed: not done."
+    caption = (
+        "Each box is a stage that is trained once; arrows lead to the stages that start from it. Dashed: not done."
+    )
     return StudyFigure(LINEAGE, "Lineage", alt, caption, lambda palette: _draw_lineage(nodes, states, flops, palette))
 
 

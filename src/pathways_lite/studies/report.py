@@ -278,9 +278,9 @@ def _time_section(findings: Findings) -> str:
     if results is None:
         return ""
     note = (
-        "The targets are those of the table of results. Time is the median over runs, without compiling, evaluating and "
-        "saving, on the machine that trained them. The score is the area under AlgoPerf's performance profile up to four "
-        "times the faster arm's time, here of an arm and the baseline over this one workload."
+        "The targets are those of the table of results. Time is the median over runs, without compiling, evaluating "
+        "and saving, on the machine that trained them. The score is the area under AlgoPerf's performance profile up "
+        "to four times the faster arm's time, here of an arm and the baseline over this one workload."
     )
     return section("Time to the target", table(results.time_header, results.time_rows()), paragraph(note, "note"))
 

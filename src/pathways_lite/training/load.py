@@ -28,7 +28,7 @@ from pathways_lite.data.order import DataCursor
 from pathways_lite.data.store import Store, find_store, open_store, require_compatible
 from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.distributed import coordination
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, counted
 from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.ledger import Ledger
 from pathways_lite.paths import local_path
@@ -338,7 +338,9 @@ def newest_checkpoints(
                 replaced = True
         if not replaced:
             break
-    summary = f"{path} has {len(valid)} checkpoints, not {count}" if valid else f"no checkpoint in {path} is whole"
+    summary = (
+        f"{path} has {counted(len(valid), 'checkpoint')}, not {count}" if valid else f"no checkpoint in {path} is whole"
+    )
     raise UserError("\n".join([f"{summary}:" if problems else summary, *problems]))
 
 

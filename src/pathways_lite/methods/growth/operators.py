@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, counted
 from pathways_lite.methods.growth.plan import (
     WIDTHS,
     Depth,
@@ -97,10 +97,13 @@ def plan_blocks(config: BlockOrder, source: Model, target: Model) -> GrowthPlan:
     blocks = parse_blocks(config.order)
     if len(blocks) != target.n_layers:
         raise UserError(
-            f"order={config.order!r} lists {len(blocks)} blocks, but the model has {target.n_layers} layers"
+            f"order={config.order!r} lists {counted(len(blocks), 'block')}, but the model has "
+            f"{counted(target.n_layers, 'layer')}"
         )
     if max(blocks) >= source.n_layers:
-        raise UserError(f"order={config.order!r} names block {max(blocks) + 1} of a model of {source.n_layers} layers")
+        raise UserError(
+            f"order={config.order!r} names block {max(blocks) + 1} of a model of {counted(source.n_layers, 'layer')}"
+        )
     return GrowthPlan(source, target, Depth(blocks))
 
 
@@ -116,8 +119,8 @@ def plan_drop_and_stack(config: DropAndStack, source: Model, target: Model) -> G
     layers_per_copy, odd = divmod(target.n_layers, 2)
     if odd or layers_per_copy > source.n_layers:
         raise UserError(
-            f"operator {config.kind!r} makes two copies of at most {source.n_layers} layers each, but the model has "
-            f"{target.n_layers}; use an even n_layers up to {2 * source.n_layers}"
+            f"operator {config.kind!r} makes two copies of at most {counted(source.n_layers, 'layer')} each, but the "
+            f"model has {target.n_layers}; use an even n_layers up to {2 * source.n_layers}"
         )
     dropped = source.n_layers - layers_per_copy
     return GrowthPlan(source, target, Depth((*range(layers_per_copy), *range(dropped, source.n_layers))))
