@@ -118,9 +118,8 @@ def _sentence(item: dict[str, Any]) -> str:
         return f"{_short(value)} is too large for a whole number"
     if kind in ("too_short", "too_long"):
         bound = context.get("min_length", context.get("max_length"))
-        return (
-            f"{'at least' if kind == 'too_short' else 'at most'} {bound} of them are expected, not {len(value or ())}"
-        )
+        words = "at least" if kind == "too_short" else "at most"
+        return f"{words} {bound} {'is' if bound == 1 else 'are'} expected, not {len(value or ())}"
     # The "input" of an unknown field is the whole object around it, which helps nobody.
     plain = isinstance(value, Frozen | dict) or kind == "value_error"
     return message if plain else f"{message} (found {_short(value)})"
