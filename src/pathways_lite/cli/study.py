@@ -83,7 +83,7 @@ def run(
     ] = None,
     samples: Annotated[bool, typer.Option("--samples", help="generate text at the end of every node")] = False,
 ) -> None:
-    """Train all nodes that are not done. The same command continues after an interruption; two of them share the work.
+    """Train all nodes that are not done. The same command continues after an interruption; two at once share the work.
 
     On Ctrl-C or SIGTERM every node saves a checkpoint and ends. A node that fails stops only the nodes that start from
     it; failures are listed at the end with the last lines of their logs, and the exit status is 1.

@@ -28,7 +28,7 @@ from pathways_lite.provenance import Provenance
 from pathways_lite.recipe import Recipe, Stage, identity_differences, write_recipe
 from pathways_lite.recipe.fields import value_text
 from pathways_lite.recipe.identity import flatten
-from pathways_lite.run_directory import RunDirectory
+from pathways_lite.run_directory import RunDirectory, node_label
 from pathways_lite.run_lock import RunLock
 from pathways_lite.signals import Interrupted, StopSignals
 from pathways_lite.tracking.formatting import bits_per_byte, held_out_note
@@ -285,7 +285,7 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
         CheckpointManager(directory.checkpoints, keep=checkpoints_to_keep(spec.stage), fence=context.fence)
     )
     steps, tokens = timeline.total_steps, timeline.tokens_before(timeline.total_steps)
-    title = f"{run.path.name or spec.recipe.name}/{spec.stage.name}"
+    title = node_label(run.path) or f"{run.path.name or spec.recipe.name}/{spec.stage.name}"
     progress = stack.enter_context(Progress(title, total_steps=steps, total_tokens=tokens, console=context.console))
     compiler = StepCompiler(components)
     if (step := coordination.run_on_primary(lambda: checkpoints.newest) or 0) < steps:

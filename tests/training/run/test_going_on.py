@@ -304,6 +304,12 @@ def test_budgets_in_epochs_and_of_other_stages(recipe: Recipe) -> None:
     ):
         with pytest.raises(UserError, match=message):
             resolve_budgets(apply_overrides(chain, [f"stages.base.budget={text}"]))
+    last = tail.model_copy(update={"name": "last", "budget": "4 steps"})
+    three = chain.model_copy(update={"stages": (*chain.stages, last)})
+    with pytest.raises(UserError, match=r"depends on itself \(base of tail of base\); name another stage \(last\), or"):
+        resolve_budgets(apply_overrides(three, ["stages.base.budget=10 % of tail"]))
+    with pytest.raises(UserError, match=r"base\.budget=2 epochs counts its sequences; .*or give the budget in tokens"):
+        resolve_budgets(apply_overrides(chain, ["stages.base.budget=2 epochs", "stages.base.data.corpus=nowhere"]))
 
 
 # ---- other places, for all stages ----
