@@ -92,7 +92,7 @@ def test_flops_and_time_are_compared_at_one_target() -> None:
     assert [row[4] for row in rows] == ["", f"{baseline_end:.4f}", f"{worse_end:.4f}"]
     seconds = arms[0].curves[0].seconds
     assert results.time_header[2] == "of baseline"
-    assert [row[2] for row in results.time_rows()][0] == duration(float(seconds[-1]))
+    assert results.time_rows()[0][2] == duration(float(seconds[-1]))
     assert float(results.time_rows()[0][3]) == 1.0 > float(results.time_rows()[0][4])
     assert "".join(results.notes()).count("Target: the loss at which FLOPs and training time are compared") == 1
 

@@ -20,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Build, inspect and select corpora.\n\n"
-    "Example: `pathways-lite data build corpora/python python:`, then `pathways-lite data inspect corpora/python`.",
+    "Example: `pathways-lite data build corpora/mine notes/`, then `pathways-lite data inspect corpora/mine`.",
 )
 
 

@@ -149,6 +149,7 @@ def _draw_differences(ordered: Sequence[Comparison], metric: Metric, palette: Pa
     entries = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))  # each label once
     figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=2)
     ax.set_yticks(range(len(ordered)), [label_text(c.arm) for c in ordered])
+    ax.set_ylim(-0.6, len(ordered) - 0.4)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(f"difference from {ordered[0].baseline}: {metric.name}")
     return figure

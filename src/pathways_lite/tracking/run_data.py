@@ -88,12 +88,6 @@ class StageData:
         return bool(self.rows or self.timings)
 
     @property
-    def title(self) -> str:
-        """The name for people: of a study's node, whose siblings have the same name, with arm, seed and stage."""
-        label = node_label(self.directory)
-        return self.name if label is None else f"{self.name}: {label}"
-
-    @property
     def is_finished(self) -> bool:
         return bool(self.summary)
 
@@ -137,6 +131,12 @@ class RunData:
     @property
     def name(self) -> str:
         return str(self.recipe.get("name", self.directory.resolve().name))
+
+    @property
+    def title(self) -> str:
+        """The name for people: of a study's node, whose siblings have the same name, with arm, seed and stage."""
+        label = node_label(self.directory)
+        return self.name if label is None else f"{self.name}: {label}"
 
     @property
     def is_finished(self) -> bool:
