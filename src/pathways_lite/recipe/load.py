@@ -230,8 +230,8 @@ def _validate_changes(old: Any, new: Any, written: Sequence[tuple[str, str]], pa
 def _with_override(override: str, problem: str) -> str:
     """Put an override before what is wrong with it, which may begin with the field and its value, too."""
     path, _, text = override.partition("=")
-    match = re.match(r"([a-z_.0-9]+)=(\S+)(?: steps)? (?=must|is|has)", problem)
-    if match is not None and f".{path}".endswith(f".{match[1]}") and _is_same_value(match[2], text):
+    match = re.match(r"([a-z_.0-9]+)=(\S+)(?: steps)? (?=must|is|has|does|needs|leaves)", problem)
+    if match is not None and "=" not in text and f".{path}".endswith(f".{match[1]}") and _is_same_value(match[2], text):
         return f"{override} {problem[match.end() :]}"
     return f"{override}: {problem}"
 

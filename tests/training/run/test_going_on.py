@@ -321,7 +321,7 @@ def test_all_stages_are_named_by_a_star(recipe: Recipe) -> None:
     moved = apply_overrides(chain, ["stages.*.data.corpus=elsewhere", "stages.m*.batch_size=2"])
     assert [stage.data.corpus for stage in moved.stages] == ["elsewhere", "elsewhere"]
     assert [stage.batch_size for stage in moved.stages] == [base.batch_size, 2]
-    with pytest.raises(UserError, match=r"stages\.\*\.microbatch=7: .*does not divide"):
+    with pytest.raises(UserError, match=r"stages\.\*\.microbatch=7 does not divide"):
         apply_overrides(chain, ["stages.*.microbatch=7"])
     with pytest.raises(UserError, match="there is no 'x\\*'"):
         apply_overrides(chain, ["stages.x*.batch_size=2"])
