@@ -108,8 +108,9 @@ def evaluate(
     compressors = held_out_compression(evaluator.store, evaluator.documents, evaluator.stage.evaluation.tokens)
     infilled: dict[str, Any] | None = None
     if infilling:
-        given = {"seq_len": seq_len, "documents": documents}
-        own = evaluator if infilling_tokens is None else model.evaluator(corpus, infilling_tokens, **given)
+        own = evaluator
+        if infilling_tokens is not None:
+            own = model.evaluator(corpus, infilling_tokens, seq_len=seq_len, documents=documents)
         infilled = infilling_json(own, params)
     if as_json:
         values: dict[str, Any] = {"checkpoint": str(model.path), "overlap": evaluator.stage.evaluation.overlap or 0}

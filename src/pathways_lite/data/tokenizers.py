@@ -141,7 +141,7 @@ class HFTokenizer:
         self._tokenizer.encode_special_tokens = True
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         if eod is None and published:
-            named = document_end(self._named_control(name), self._tokenizer.id_to_token)
+            named = document_end(self._named_control(name), self.token_of)
             # Only a name that is not the usual one is part of the fingerprint.
             eod = named if named != next((t for t in _EOD_NAMES if t in vocabulary), None) else None
         self._eod_name, self.fingerprint = eod, fingerprint(content, eod)
@@ -170,6 +170,11 @@ class HFTokenizer:
         if not prefix and control.bos is not None and adds_bos_token(self._companions, "the tokenizer"):
             prefix = (control.bos,)
         return replace(control, eos=control.eos or (self.eod,), prefix=prefix)
+
+    def token_of(self, token: int) -> str | None:
+        """Return a token's name in the vocabulary; None where it has none of that id."""
+        name: str | None = self._tokenizer.id_to_token(token)
+        return name
 
     def _named_control(self, name: str) -> ControlTokens:
         return read_control_tokens(self._companions, self._tokenizer.token_to_id, name)
