@@ -175,6 +175,19 @@ class SentencePieceTokenizer:
         # A model may have more ids than its tokenizer; they have no text.
         return str(self._model.decode([int(i) for i in ids if i != self.eod and i < self.vocab_size]))
 
+    def token_id(self, token: str) -> int | None:
+        id_ = int(self._model.piece_to_id(token))
+        return id_ if self._model.id_to_piece(id_) == token else None
+
+    @property
+    def bos_and_eos(self) -> tuple[str | None, str | None]:
+        """The pieces that the model itself calls the beginning and the end of a text."""
+        bos, eos = (
+            str(self._model.id_to_piece(id_)) if id_ >= 0 else None
+            for id_ in (self._model.bos_id(), self._model.eos_id())
+        )
+        return bos, eos
+
     def files(self) -> dict[str, bytes]:
         return {SENTENCEPIECE_FILE: self._content} | eod_files(self._eod_name)
 

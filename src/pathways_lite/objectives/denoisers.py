@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 from pathways_lite.objectives.span_corruption import count_noise
 from pathways_lite.recipe.base import Frozen
@@ -87,7 +88,7 @@ def _flatten(objective: Objective, weight: float) -> list[DenoiserSpec]:
             infilling = [DenoiserSpec(weight * r, format, extra=3, min_tokens=1) for format, r in rates.items()]
             return [*infilling, *_flatten(Causal(), weight * (1 - rate))]
         case CodeGen2(rate=rate, least=least, most=most, mean_span=span):
-            # EOD, the text with its masks, EOD, separator; then for every noise span its mask and its end token.
+            # Opening token, the text with its masks, end, separator; then for every noise span its mask and its end.
             masked = DenoiserSpec(weight * rate, ExampleFormat.CODEGEN2, 3, 3, 3, least, most, span)
             return [masked, *_flatten(Causal(), weight * (1 - rate))]
         case Causal():
@@ -195,7 +196,7 @@ _NAMED = [name for name in SpecialTokens.model_fields if "sentinel" not in name]
 
 
 def needs_special_tokens(objective: Objective) -> bool:
-    """Return whether examples have other tokens than the text's and EOD."""
+    """Return whether examples have other tokens than the text's and those around documents."""
     plain = (ExampleFormat.CAUSAL, ExampleFormat.PREFIX)
     return any(spec.format not in plain or spec.mode is not None for spec in denoiser_specs(objective))
 
@@ -229,7 +230,7 @@ def default_special_tokens(text_ids: int, vocab_size: int) -> SpecialTokens | No
 
 
 def resolve_special_tokens(
-    objective: Objective, *, seq_len: int, text_ids: int, vocab_size: int, eod: int
+    objective: Objective, *, seq_len: int, text_ids: int, vocab_size: int, frame: DocumentFrame
 ) -> Objective:
     """Return `objective` with the ids of the special tokens that its examples need.
 
@@ -256,15 +257,16 @@ def resolve_special_tokens(
     largest = max(*tokens.named_ids.values(), tokens.first_sentinel)
     if largest >= vocab_size:
         raise UserError(f"objective.tokens declares id {largest}, but the model has vocab_size={vocab_size}")
-    if eod in tokens.named_ids.values() or eod in tokens.sentinel_ids:
-        raise UserError(f"objective.tokens declares id {eod}, which opens every document; choose others")
+    for token, verb in zip(frame.ids, ("opens", "closes"), strict=False):
+        if token in tokens.named_ids.values() or token in tokens.sentinel_ids:
+            raise UserError(f"objective.tokens declares id {token}, which {verb} every document; choose others")
     return objective.model_copy(update={"tokens": tokens})
 
 
 class SpecialIds(NamedTuple):
-    """The ids of all tokens that are no text: EOD, and the special tokens of an objective that has any."""
+    """The ids of all tokens that are no text: those around documents, and an objective's special tokens, if any."""
 
-    eod: int
+    frame: DocumentFrame
     tokens: SpecialTokens | None
 
     def id(self, name: str) -> int:
@@ -273,8 +275,8 @@ class SpecialIds(NamedTuple):
         return int(getattr(self.tokens, name))
 
     def start_token(self, mode: Mode | None) -> int:
-        """Return the token that opens an example: its denoiser's mode token, or EOD."""
-        return self.eod if mode is None else self.id(mode)
+        """Return the token that opens an example: its denoiser's mode token, or the documents' own."""
+        return self.frame.opens if mode is None else self.id(mode)
 
     def sentinel(self, number: np.ndarray) -> np.ndarray:
         """Return the ids of sentinels by their number, from 0 on."""
@@ -282,8 +284,7 @@ class SpecialIds(NamedTuple):
 
     def is_text(self, token: int) -> bool:
         """Return whether `token` stands for text."""
-        if self.tokens is None:
-            return token != self.eod
-        return (
-            token != self.eod and token not in self.tokens.named_ids.values() and token not in self.tokens.sentinel_ids
-        )
+        if token in self.frame.ids:
+            return False
+        tokens = self.tokens
+        return tokens is None or (token not in tokens.named_ids.values() and token not in tokens.sentinel_ids)

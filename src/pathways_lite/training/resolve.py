@@ -134,8 +134,13 @@ def _resolve_data(stage: Stage) -> Stage:
     store = open_store(stage.data.corpus)
     require_compatible(store, stage.data, stage.model.vocab_size)
     data = stage.data.model_copy(update={"fingerprint": store.fingerprint})
-    ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size, "eod": store.eod}
-    objective = resolve_special_tokens(stage.objective, seq_len=data.seq_len, **ids)
+    objective = resolve_special_tokens(
+        stage.objective,
+        seq_len=data.seq_len,
+        text_ids=store.vocab_size,
+        vocab_size=stage.model.vocab_size,
+        frame=store.frame,
+    )
     return stage.model_copy(update={"data": data, "objective": objective})
 
 
