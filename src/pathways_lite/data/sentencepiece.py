@@ -179,6 +179,9 @@ class SentencePieceTokenizer:
         id_ = int(self._model.piece_to_id(token))
         return id_ if self._model.id_to_piece(id_) == token else None
 
+    def token_name(self, token: int) -> str | None:
+        return str(self._model.id_to_piece(token)) if 0 <= token < self.vocab_size else None
+
     @property
     def bos_and_eos(self) -> tuple[str | None, str | None]:
         """The pieces that the model itself calls the beginning and the end of a text."""

@@ -43,6 +43,10 @@ class Tokenizer(Protocol):
         """Return the id of a token by its name, such as "<s>"; None where there is none of that name."""
         ...
 
+    def token_name(self, token: int) -> str | None:
+        """Return the name of an id; None where it has none."""
+        ...
+
     def files(self) -> dict[str, bytes]:
         """Return files by name from which `tokenizer_from_files` makes the same tokenizer."""
         ...
@@ -66,6 +70,9 @@ class ByteTokenizer:
         return bytes(i for i in ids if i < 256).decode(errors="replace")
 
     def token_id(self, token: str) -> int | None:
+        return None
+
+    def token_name(self, token: int) -> str | None:
         return None
 
     def files(self) -> dict[str, bytes]:
@@ -137,6 +144,10 @@ class HFTokenizer:
     def token_id(self, token: str) -> int | None:
         id_: int | None = self._tokenizer.token_to_id(token)
         return id_
+
+    def token_name(self, token: int) -> str | None:
+        name: str | None = self._tokenizer.id_to_token(token)
+        return name
 
     def files(self) -> dict[str, bytes]:
         return {HF_FILE: self._content} | eod_files(self._eod_name) | self._companions
