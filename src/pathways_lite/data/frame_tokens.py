@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any
-
-from pathways_lite.data.tokenizers import Tokenizer
+from pathways_lite.data.tokenizers import Tokenizer, document_end
 from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 
 AUTO = "auto"
-_CONFIGS = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 def resolve_frame(tokenizer: Tokenizer, bos: str | None, eos: str | None) -> DocumentFrame:
@@ -34,26 +29,10 @@ def resolve_frame(tokenizer: Tokenizer, bos: str | None, eos: str | None) -> Doc
 
 
 def published_frame(tokenizer: Tokenizer) -> tuple[str | None, str | None]:
-    """Return the names of BOS and EOS that the files beside a tokenizer give; None for one that they do not."""
-    files = tokenizer.files()
-    names: dict[str, str] = {}
-    for file in _CONFIGS:
-        config = _read_json(files.get(file, b""))
-        for kind in ("bos", "eos"):
-            name = config.get(f"{kind}_token")
-            name = name.get("content") if isinstance(name, Mapping) else name
-            if isinstance(name, str) and tokenizer.token_id(name) is not None:
-                names.setdefault(kind, name)
-    own: tuple[str | None, str | None] = getattr(tokenizer, "bos_and_eos", (None, None))  # a SentencePiece model's
-    return names.get("bos", own[0]), names.get("eos", own[1])
-
-
-def _read_json(content: bytes) -> Mapping[str, Any]:
-    try:
-        config = json.loads(content or b"{}")
-    except ValueError:
-        return {}
-    return config if isinstance(config, Mapping) else {}
+    """Return the names of BOS and EOS as the tokenizer, or the files beside it, give them; None for one without."""
+    control = tokenizer.control
+    bos = None if control.bos is None else tokenizer.token_name(control.bos)
+    return bos, document_end(control, tokenizer.token_name)
 
 
 def _token_id(tokenizer: Tokenizer, name: str | None, option: str) -> int | None:
@@ -63,8 +42,8 @@ def _token_id(tokenizer: Tokenizer, name: str | None, option: str) -> int | None
         name = published_frame(tokenizer)[option == "eos"]
         if name is None:
             raise UserError(
-                f"--{option} auto: the tokenizer's files ({', '.join(_CONFIGS)}) name no {option}_token; name one of "
-                f"its tokens: --{option} TOKEN"
+                f"--{option} auto: neither the tokenizer nor a file beside it (tokenizer_config.json, "
+                f"generation_config.json) says which token that is; name one of its tokens: --{option} TOKEN"
             )
     if (token := tokenizer.token_id(name)) is None:
         raise UserError(f"--{option} {name}: the tokenizer has no such token; name one that it has")

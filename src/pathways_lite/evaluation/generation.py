@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -90,6 +91,8 @@ def generate(
     prompt_format: PromptFormat | None = None,
     mode: Mode | None = None,
     frame: DocumentFrame | None = None,
+    opener: Sequence[int] | None = None,
+    ends: Sequence[int] = (),
 ) -> str:
     """Continue `prompt`, which begins a document, by up to `max_tokens` tokens, or until the document's end.
 
@@ -98,6 +101,8 @@ def generate(
       key: the same key gives the same text.
       prompt_format, mode: how the model is asked to continue; None: as a causal model.
       frame: the tokens around documents; None: those of `prompt_format`, or else the tokenizer's EOD.
+      opener: ids before the prompt, instead of EOD; without any, and without a prompt, EOD all the same.
+      ends: further ids of which each ends the text (see `TrainedModel.prompt_tokens`).
 
     Returns:
       The continuation, without the prompt.
@@ -106,8 +111,10 @@ def generate(
     if frame is None:
         frame = DocumentFrame(tokenizer.eod) if prompt_format is None else prompt_format.special.frame
     ask = left_to_right(text, frame) if prompt_format is None else prompt_format.continuation(text, mode)
+    if opener is not None and mode is None and (opened := [*opener, *text]):
+        ask = ask._replace(tokens=opened, prefix_length=len(opened) if ask.prefix_length else 0)
     sampling = Sampling(temperature, top_k, top_p)
-    answer = complete(config, params, ask, sampling, max_tokens=max_tokens, frame=frame, key=key)
+    answer = complete(config, params, ask, sampling, max_tokens=max_tokens, frame=frame, key=key, ends=ends)
     answer = answer if prompt_format is None else prompt_format.text(answer)
     # Decoded together: a token alone may lack the space before it, or the first bytes of its character.
     whole, beginning = tokenizer.decode(text + answer), tokenizer.decode(text)
@@ -151,16 +158,17 @@ def complete(
     max_tokens: int,
     frame: DocumentFrame,
     key: jax.Array,
+    ends: Sequence[int] = (),
 ) -> list[int]:
-    """Generate up to `max_tokens` tokens after `prompt`; stop before one of `frame`, or the answer's end token."""
+    """Generate up to `max_tokens` tokens; stop before one of `frame`, the answer's end token or one of `ends`."""
     if max_tokens < 1:
         raise UserError(f"max_tokens={max_tokens} must be at least 1")
     prefill, buffer = _round_up(len(prompt.tokens)), _round_up(max_tokens)
     padded = np.zeros(prefill, np.int32)
     padded[: len(prompt.tokens)] = prompt.tokens
     lengths = jnp.array([len(prompt.tokens), prompt.prefix_length], jnp.int32)
-    ends = jnp.array([*frame.ids, prompt.end], jnp.int32)
-    tokens, count = _complete(config, sampling, buffer, params, padded, lengths, max_tokens, ends, key)
+    all_ends = jnp.array(sorted({*frame.ids, prompt.end, *ends}), jnp.int32)
+    tokens, count = _complete(config, sampling, buffer, params, padded, lengths, max_tokens, all_ends, key)
     return [int(token) for token in np.asarray(tokens)[: int(count)]]
 
 

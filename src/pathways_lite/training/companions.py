@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
+from pathways_lite.data.control_tokens import generation_config_of
 from pathways_lite.data.held_out_text import HeldOutText
 from pathways_lite.data.store import Store
 from pathways_lite.data.tokenizer_files import tokenizer_from_files
@@ -54,6 +56,22 @@ def carried_frame(companions: Mapping[str, bytes], tokenizer: Tokenizer, address
         return DocumentFrame(**json.loads(companions[FRAME]))
     except (ValueError, TypeError) as error:
         raise UserError(f"{address}/{FRAME} does not say what opens and closes documents: {error}") from error
+
+
+def published_companions(
+    files: Mapping[str, bytes], name: str, config: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
+    """Return the companion files of an imported checkpoint: its tokenizer, with all that came beside it.
+
+    Args:
+      files: of the tokenizer, by the names of `data.tokenizer_files.TOKENIZER_FILES`; others are left out.
+      name: where they are from, for errors.
+      config: the model's config.json, whose special tokens count where no file of `files` gives ids.
+
+    Raises UserError where there is no tokenizer among the files, or none that can be read.
+    """
+    files = generation_config_of(config or {}) | dict(files)
+    return tokenizer_companions(tokenizer_from_files(files, name, published=True))
 
 
 def carried_tokenizer(companions: Mapping[str, bytes], address: str) -> Tokenizer | None:
