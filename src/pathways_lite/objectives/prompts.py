@@ -6,7 +6,7 @@ fill-in-the-middle (PSM, SPM) or CodeGen2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -55,17 +55,22 @@ class PromptFormat:
         return cls(SpecialIds(frame, tokens), tuple(denoiser_specs(objective)))
 
     @classmethod
-    def for_untrained(cls, *, text_ids: int, vocab_size: int, frame: DocumentFrame) -> PromptFormat:
+    def for_untrained(
+        cls, *, text_ids: int, vocab_size: int, frame: DocumentFrame, reserved: Callable[[], Sequence[int]] = tuple
+    ) -> PromptFormat:
         """Return the format of UL2R's R-denoiser for a causal model: its answers show where training starts.
+
+        `reserved`: see `resolve_special_tokens`.
 
         Raises:
           UserError: the model has no unused ids.
         """
-        tokens = default_special_tokens(text_ids, vocab_size)
+        tokens = default_special_tokens(text_ids, vocab_size, reserved=reserved)
         if tokens is None:
             raise UserError(
                 f"the model has vocab_size={vocab_size} and its tokenizer {text_ids} tokens: no id is left to stand "
-                "for a gap; only a model with unused ids can be asked to fill gaps"
+                "for a gap; only a model with unused ids can be asked to fill gaps; pathways-lite grow --operator "
+                "vocabulary adds some"
             )
         return cls(SpecialIds(frame, tokens), tuple(denoiser_specs(SpanCorruption(mode="nlu", tokens=tokens))))
 

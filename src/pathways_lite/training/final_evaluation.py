@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from pathways_lite.data.reserved_tokens import reserved_ids
 from pathways_lite.evaluation.as_trained import AS_TRAINED, score_as_trained
 from pathways_lite.evaluation.compressors import held_out_compression
 from pathways_lite.evaluation.generation import generate
@@ -168,7 +169,7 @@ def _infilling_format(evaluator: StageEvaluator, prompt_format: PromptFormat) ->
     if prompt_format.infill_format is not None:
         return prompt_format, infilling_denoiser(stage.objective)
     ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size}
-    untrained = PromptFormat.for_untrained(**ids, frame=store.frame)
+    untrained = PromptFormat.for_untrained(**ids, frame=store.frame, reserved=lambda: reserved_ids(store.tokenizer()))
     tokens = untrained.special.tokens
     regular = SpanCorruption(mode="nlu", tokens=tokens)
     has_enough = tokens is not None and tokens.sentinels >= count_needed_sentinels(regular, stage.data.seq_len)
