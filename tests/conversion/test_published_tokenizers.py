@@ -78,19 +78,19 @@ def test_an_import_is_used_from_anywhere_without_a_corpus(
     result = run("evaluate", alone, "--text", "text.txt", "--seq-len", 64, "--json")
     assert result["seq_len"] == 64
     domain = result["domains"]["text.txt"]
-    assert (domain["bytes"], domain["tokens"]) == (len(TEXT), len(TEXT))
+    assert (domain["bytes"], domain["tokens"]) == (len(TEXT), len(TEXT) + 1)
     assert CliRunner().invoke(app, ["inspect", str(alone)]).exit_code == 0
 
-    # The text is scored after BOS, which this tokenizer puts before it.
+    # The text is scored after BOS, which this tokenizer puts before it, and before EOS.
     model = load_model(alone)
-    documents = model.evaluator(seq_len=64, documents=held_out(model)).documents["text"]
-    assert documents[0].tokens[0] == 257
+    (document,) = model.evaluator(seq_len=64, documents=held_out(model)).documents["text"]
+    assert (document.tokens[0], document.end, model.frame()) == (257, 256, (257, 256))
 
 
 def held_out(model: TrainedModel) -> Any:
     from pathways_lite.data.held_out_text import HeldOutText
 
-    return HeldOutText.of_texts({"text": TEXT}, model.tokenizer(), 257)
+    return HeldOutText.of_texts({"text": TEXT}, model.tokenizer(), model.frame())
 
 
 def test_a_corpus_is_built_with_an_import_and_records_its_tokenizer(alone: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_corpus_is_built_with_an_import_and_records_its_tokenizer(alone: Path,
     model = load_model(alone)
     assert store.manifest.tokenizer == model.manifest.meta["tokenizer"]
     assert store.tokenizer().files() == model.tokenizer().files()
-    assert model.open_corpus(str(tmp_path / "corpus")).eod == 256
+    assert model.open_corpus(str(tmp_path / "corpus")).frame == (256, None)
     # The same ids with another token between documents do as well, other ids do not.
     other = build(sources, tmp_path / "other", tokenizer=str(write_json(tmp_path)), held_out=0.5, workers=0)
     assert model.open_corpus(other.address).fingerprint == open_store(other.address).fingerprint

@@ -157,9 +157,7 @@ def _read_texts(paths: list[Path], model: TrainedModel) -> HeldOutText:
             raise UserError(f"--text {path} cannot be read: {error.strerror}") from error
         if not texts[name]:
             raise UserError(f"--text {path} is empty; name a file with text")
-    tokenizer = model.tokenizer()
-    opener, _ = model.prompt_tokens(tokenizer)
-    return HeldOutText.of_texts(texts, tokenizer, opener[0] if opener else None)
+    return HeldOutText.of_texts(texts, model.tokenizer(), model.frame())
 
 
 def _infilling_table(results: Mapping[str, Any]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -83,15 +84,24 @@ def _final(line: str, temporary: Path, out: Path) -> str:
     return line.replace(str(temporary), str(out))
 
 
+def _opens_and_ends(trained: TrainedModel, tokenizer: Tokenizer) -> tuple[int | None, list[int]]:
+    """The id before a text, None where an import's tokenizer puts none there, and those of which each ends one."""
+    opener, ends = trained.prompt_tokens(tokenizer)
+    frame = trained.frame()
+    opens = frame.opens if opener is None else next(iter(opener), None)
+    return opens, list(dict.fromkeys((*ends, frame.end) if trained.is_imported else (frame.end, *ends)))
+
+
 def _special_tokens(trained: TrainedModel) -> dict[str, Any]:
-    """The tokens that open and close a document: an import's own, else EOD; null where neither is known."""
+    """The tokens that open and close a document: an import's own, else the corpus's; null where neither is known."""
     ids: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
     if (imported := trained.manifest.meta.get("imported")) is not None:
         return {name: imported["config"].get(name) for name in ids}
     try:
-        return dict.fromkeys(ids, trained.tokenizer().eod)
+        opens, ends = _opens_and_ends(trained, trained.tokenizer())
     except UserError:
         return ids
+    return {"bos_token_id": opens, "eos_token_id": ends[0] if len(ends) == 1 else ends}
 
 
 def _tokenizer_files(trained: TrainedModel, report: Callable[[str], None]) -> dict[str, bytes]:
@@ -101,13 +111,12 @@ def _tokenizer_files(trained: TrainedModel, report: Callable[[str], None]) -> di
     except UserError as error:
         report(f"no tokenizer is written: {str(error).splitlines()[0]}")
         return {}
-    opener, ends = trained.prompt_tokens(tokenizer)
-    opens = tokenizer.eod if opener is None else next(iter(opener), tokenizer.eod)
+    opens, ends = _opens_and_ends(trained, tokenizer)
     files = tokenizer_files(tokenizer, opens, ends, trained.stage.data.seq_len)
     report(f"tokenizer: {', '.join(sorted(files))}")
     if HF_FILE not in tokenizer.files() and HF_FILE in files:
-        report(f"{compare_tokenizers(tokenizer, files[HF_FILE], _held_out_texts(trained, tokenizer))}")
-    elif opener is None and tokenizer.control.prefix != (opens,):
+        report(str(compare_tokenizers(tokenizer, files[HF_FILE], _held_out_texts(trained, tokenizer))))
+    elif not trained.is_imported and opens is not None and tokenizer.control.prefix != (opens,):
         before = ", ".join(token_name(tokenizer, i) for i in tokenizer.control.prefix) or "nothing"
         report(
             f"transformers puts {before} before a text, as the tokenizer's files say; the model's documents began with "
@@ -117,12 +126,14 @@ def _tokenizer_files(trained: TrainedModel, report: Callable[[str], None]) -> di
 
 
 def _held_out_texts(trained: TrainedModel, tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield the first held-out documents, to compare tokenizers on; none where there are none."""
-    try:
-        source = trained.held_out_documents()
-    except UserError:
+    """Yield the first held-out documents, to compare tokenizers on: of the corpus, or those that are carried."""
+    for tokens in (_COMPARED_TOKENS, trained.stage.evaluation.tokens):
+        with contextlib.suppress(UserError):
+            source = trained.held_out_documents(tokens=tokens)
+            break
+    else:
         return
-    chosen = (document for domain in source.domains for document in source.held_out(domain, _COMPARED_TOKENS))
+    chosen = (document for domain in source.domains for document in source.held_out(domain, tokens))
     for document in itertools.islice(chosen, COMPARED_DOCUMENTS):
         yield tokenizer.decode(document.tokens[1:].tolist())
 

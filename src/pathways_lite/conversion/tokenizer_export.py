@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pathways_lite.data.control_tokens import GENERATION_CONFIG, TOKENIZER_CONFIG
-from pathways_lite.data.sentencepiece import SentencePieceTokenizer
 from pathways_lite.data.tokenizers import (
     BYTES_FILE,
     EOD_FILE,
     HF_FILE,
     SENTENCEPIECE_FILE,
     ByteTokenizer,
-    HFTokenizer,
     Tokenizer,
 )
 from pathways_lite.errors import UserError
@@ -27,11 +25,12 @@ BYTES_EOD = "<eod>"
 _UNIGRAM, _BPE = 1, 2  # TrainerSpec.ModelType of sentencepiece_model.proto
 
 
-def tokenizer_files(tokenizer: Tokenizer, opens: int, ends: Sequence[int], max_length: int) -> dict[str, bytes]:
+def tokenizer_files(tokenizer: Tokenizer, opens: int | None, ends: Sequence[int], max_length: int) -> dict[str, bytes]:
     """Return the files, by name, from which transformers makes the tokenizer.
 
     Args:
-      opens, ends: ids of the token before a text, and of those of which each ends one.
+      opens: the id before a text; None: nothing is there.
+      ends: ids of which each ends a text.
       max_length: of a text in tokens, of which transformers warns when it is exceeded.
 
     Files that came with a tokenizer are written byte for byte; tokenizer_config.json and generation_config.json are
@@ -44,13 +43,13 @@ def tokenizer_files(tokenizer: Tokenizer, opens: int, ends: Sequence[int], max_l
         return files
     if HF_FILE not in files:
         files = {HF_FILE: tokenizer_json(tokenizer, opens)} | files
-    first, last = token_name(tokenizer, opens), token_name(tokenizer, ends[0])
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": first, "eos_token": last, "pad_token": last,
-        "clean_up_tokenization_spaces": False, "model_max_length": max_length,
-    }  # fmt: skip
-    ids: dict[str, Any] = {"bos_token_id": opens, "pad_token_id": ends[0]}
-    ids |= {"eos_token_id": ends[0] if len(ends) == 1 else list(ends)}
+    bos = tokenizer.control.bos if opens is None else opens
+    last = token_name(tokenizer, ends[0])
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": last, "pad_token": last}
+    config |= {"clean_up_tokenization_spaces": False, "model_max_length": max_length}
+    ids: dict[str, Any] = {"eos_token_id": ends[0] if len(ends) == 1 else list(ends), "pad_token_id": ends[0]}
+    if bos is not None:
+        config["bos_token"], ids["bos_token_id"] = token_name(tokenizer, bos), bos
     made = {TOKENIZER_CONFIG: config, GENERATION_CONFIG: {"_from_model_config": True, **ids}}
     return {name: _json(value) for name, value in made.items()} | files
 
@@ -63,13 +62,13 @@ def token_name(tokenizer: Tokenizer, token: int) -> str:
     """Return the name of a token in the files that are written."""
     if isinstance(tokenizer, ByteTokenizer):
         return BYTES_EOD
-    assert isinstance(tokenizer, HFTokenizer | SentencePieceTokenizer)
-    name = tokenizer.token_of(token)
-    assert name is not None
+    name = tokenizer.token_name(token)
+    if name is None:
+        raise UserError(f"token {token}, which opens or ends a text, is none of the tokenizer's; its files disagree")
     return name
 
 
-def tokenizer_json(tokenizer: Tokenizer, opens: int) -> bytes:
+def tokenizer_json(tokenizer: Tokenizer, opens: int | None) -> bytes:
     """Return a tokenizer.json with the ids of a tokenizer of bytes or SentencePiece, which puts `opens` before a text.
 
     SentencePiece's BPE merges the pair whose result has the highest score, which is the order of merges here; a unigram
@@ -77,11 +76,12 @@ def tokenizer_json(tokenizer: Tokenizer, opens: int) -> bytes:
     """
     import tokenizers as hf
 
-    name = token_name(tokenizer, opens)
     converted = _of_bytes() if isinstance(tokenizer, ByteTokenizer) else _of_sentencepiece(tokenizer)
-    converted.post_processor = hf.processors.TemplateProcessing(
-        single=f"{name} $A", pair=f"{name} $A {name} $B", special_tokens=[(name, opens)]
-    )
+    if opens is not None:
+        name = token_name(tokenizer, opens)
+        converted.post_processor = hf.processors.TemplateProcessing(
+            single=f"{name} $A", pair=f"{name} $A {name} $B", special_tokens=[(name, opens)]
+        )
     return str(converted.to_str(pretty=False)).encode()
 
 
@@ -110,14 +110,14 @@ def _of_sentencepiece(tokenizer: Tokenizer) -> Any:
     import tokenizers as hf
     from sentencepiece import sentencepiece_model_pb2
 
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto: Any = vars(sentencepiece_model_pb2)["ModelProto"]()
     proto.ParseFromString(tokenizer.files()[SENTENCEPIECE_FILE])
     kinds, pieces = proto.SentencePiece.Type, list(proto.pieces)
     has_bytes = any(piece.type == kinds.BYTE for piece in pieces)
     unknown = next(i for i, piece in enumerate(pieces) if piece.type == kinds.UNKNOWN)
     if proto.trainer_spec.model_type == _UNIGRAM:
         scores = [(piece.piece, piece.score) for piece in pieces]
-        model = hf.models.Unigram(scores, unk_id=unknown, byte_fallback=has_bytes)
+        model: Any = hf.models.Unigram(scores, unk_id=unknown, byte_fallback=has_bytes)
     elif proto.trainer_spec.model_type == _BPE:
         made = {piece.piece: piece.score for piece in pieces if piece.type == kinds.NORMAL}
         vocabulary = {piece.piece: i for i, piece in enumerate(pieces)}
@@ -131,13 +131,13 @@ def _of_sentencepiece(tokenizer: Tokenizer) -> Any:
         )
     converted = hf.Tokenizer(model)
     spec = proto.normalizer_spec
-    steps = [hf.normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
+    steps: list[Any] = [hf.normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
     if spec.remove_extra_whitespaces:
         steps += [hf.normalizers.Strip(), hf.normalizers.Replace(hf.Regex(" {2,}"), " ")]
     steps += [hf.normalizers.Prepend("▁")] if spec.add_dummy_prefix else []
     steps += [hf.normalizers.Replace(" ", "▁")]
     converted.normalizer = hf.normalizers.Sequence(steps)
-    decoders = [hf.decoders.Replace("▁", " "), hf.decoders.ByteFallback(), hf.decoders.Fuse()]
+    decoders: list[Any] = [hf.decoders.Replace("▁", " "), hf.decoders.ByteFallback(), hf.decoders.Fuse()]
     decoders += [hf.decoders.Strip(" ", 1, 0)] if spec.add_dummy_prefix else []
     converted.decoder = hf.decoders.Sequence(decoders)
     special = [piece.piece for piece in pieces if piece.type in (kinds.CONTROL, kinds.UNKNOWN)]

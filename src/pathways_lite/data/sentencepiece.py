@@ -141,7 +141,7 @@ class SentencePieceTokenizer:
         self._content, self._companions = content, dict(companions or {})
         ids = [i for i in (self._model.eos_id(), self._model.bos_id()) if i >= 0]
         if eod is None and published:
-            named = document_end(self._named_control(name), self.token_of)
+            named = document_end(self._named_control(name), self.token_name)
             eod = named if named is not None and self._id_of(named) != next(iter(ids), None) else None
         self._eod_name, self.fingerprint = eod, fingerprint(content, eod)
         if eod is not None:
@@ -182,10 +182,6 @@ class SentencePieceTokenizer:
         i = int(self._model.piece_to_id(piece))
         return i if self._model.id_to_piece(i) == piece else None
 
-    def token_of(self, token: int) -> str | None:
-        """Return a token's piece; None where the model has none of that id."""
-        return str(self._model.id_to_piece(token)) if token < self.vocab_size else None
-
     def encode(self, text: str) -> list[int]:
         return [int(i) for i in self.encode_batch([text])[0]]
 
@@ -219,6 +215,12 @@ class SentencePieceTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         # A model may have more ids than its tokenizer; they have no text.
         return str(self._model.decode([int(i) for i in ids if i != self.eod and i < self.vocab_size]))
+
+    def token_id(self, token: str) -> int | None:
+        return self._id_of(token)
+
+    def token_name(self, token: int) -> str | None:
+        return str(self._model.id_to_piece(token)) if 0 <= token < self.vocab_size else None
 
     def files(self) -> dict[str, bytes]:
         return {SENTENCEPIECE_FILE: self._content} | eod_files(self._eod_name) | self._companions

@@ -58,6 +58,14 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token by its name, such as "<s>"; None where there is none of that name."""
+        ...
+
+    def token_name(self, token: int) -> str | None:
+        """Return the name of an id; None where it has none."""
+        ...
+
     def files(self) -> dict[str, bytes]:
         """Return files by name from which `tokenizer_from_files` makes the same tokenizer."""
         ...
@@ -80,6 +88,12 @@ class ByteTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i for i in ids if i < 256).decode(errors="replace")
+
+    def token_id(self, token: str) -> int | None:
+        return None
+
+    def token_name(self, token: int) -> str | None:
+        return None
 
     def files(self) -> dict[str, bytes]:
         return {BYTES_FILE: b'{"vocab_size": 257, "eod": 256}\n'}
@@ -141,7 +155,7 @@ class HFTokenizer:
         self._tokenizer.encode_special_tokens = True
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         if eod is None and published:
-            named = document_end(self._named_control(name), self.token_of)
+            named = document_end(self._named_control(name), self.token_name)
             # Only a name that is not the usual one is part of the fingerprint.
             eod = named if named != next((t for t in _EOD_NAMES if t in vocabulary), None) else None
         self._eod_name, self.fingerprint = eod, fingerprint(content, eod)
@@ -171,11 +185,6 @@ class HFTokenizer:
             prefix = (control.bos,)
         return replace(control, eos=control.eos or (self.eod,), prefix=prefix)
 
-    def token_of(self, token: int) -> str | None:
-        """Return a token's name in the vocabulary; None where it has none of that id."""
-        name: str | None = self._tokenizer.id_to_token(token)
-        return name
-
     def _named_control(self, name: str) -> ControlTokens:
         return read_control_tokens(self._companions, self._tokenizer.token_to_id, name)
 
@@ -188,6 +197,14 @@ class HFTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode([i for i in ids if i != self.eod], skip_special_tokens=False))
+
+    def token_id(self, token: str) -> int | None:
+        id_: int | None = self._tokenizer.token_to_id(token)
+        return id_
+
+    def token_name(self, token: int) -> str | None:
+        name: str | None = self._tokenizer.id_to_token(token)
+        return name
 
     def files(self) -> dict[str, bytes]:
         return {HF_FILE: self._content} | eod_files(self._eod_name) | self._companions
