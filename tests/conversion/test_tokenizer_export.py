@@ -1,4 +1,4 @@
-"""What is written for transformers has our ids: tokenizers of bytes and SentencePiece, and those of others as they came."""
+"""What is written for transformers has our ids: bytes and SentencePiece as a tokenizer.json, others as they came."""
 
 import io
 import json
@@ -26,11 +26,11 @@ from pathways_lite.data.sentencepiece import SentencePieceTokenizer, train_sente
 from pathways_lite.data.sources import Source
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
 from pathways_lite.errors import UserError
-from pathways_lite.recipe import Recipe, apply_overrides
+from pathways_lite.recipe import apply_overrides, load_recipe
 from pathways_lite.training.load import TrainedModel, load_model
 
 TORCH_PYTHON = os.environ.get("PATHWAYS_LITE_TORCH_PYTHON", sys.executable)
-TEXT = Path(__file__).read_text() * 3 + "  indented\n\n\tTabs and 2024 digits, Zürich…\n"
+TEXT = Path(__file__).with_name("test_hugging_face.py").read_text() * 3 + "  indented\n\n\tTabs, Zürich…\n"
 # As in tests/data/test_tokenizers.py, without U+2581 and names of tokens, of which other ids are expected.
 PARTS = [*"a \n\t\r\0é漢🎉\u2028\ufffd", "the ", "  ", "42", "<0x41>"]
 texts = st.one_of(st.lists(st.sampled_from(PARTS), max_size=20).map("".join), st.text(max_size=30)).filter(
@@ -98,8 +98,16 @@ def test_models_of_others_have_our_ids_too(options: dict[str, Any]) -> None:
 
 
 def test_models_of_words_are_refused_in_a_sentence() -> None:
-    with pytest.raises(UserError, match="of words or characters has no form as a tokenizer.json"):
+    with pytest.raises(UserError, match=r"of words or characters has no form as a tokenizer.json"):
         tokenizer_json(sentencepiece_model(model_type="char", vocab_size=60), None)
+
+
+@pytest.fixture(scope="module")
+def tiny_run(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on a corpus of bytes."""
+    directory = tmp_path_factory.mktemp("run")
+    assert run(load_recipe(recipe_file), directory) == 0
+    return directory
 
 
 def exported(trained: TrainedModel, out: Path) -> tuple[Path, list[str]]:
@@ -116,16 +124,14 @@ def test_files_of_others_are_written_as_they_came(tmp_path: Path) -> None:
     assert written.keys() == files.keys() | {"config.json", "model.safetensors"}
 
 
-def test_a_run_is_written_with_its_tokenizer(uninterrupted: Path, tmp_path: Path) -> None:
-    out, said = exported(load_model(uninterrupted), tmp_path / "out")
+def test_a_run_is_written_with_its_tokenizer(tiny_run: Path, tmp_path: Path) -> None:
+    out, said = exported(load_model(tiny_run), tmp_path / "out")
     read = {name: json.loads((out / name).read_text()) for name in ("tokenizer_config.json", "generation_config.json")}
     assert read["tokenizer_config.json"].items() >= {"bos_token": "<eod>", "eos_token": "<eod>"}.items()
     assert read["generation_config.json"]["eos_token_id"] == 256
     config = json.loads((out / "config.json").read_text())
     assert (config["bos_token_id"], config["eos_token_id"]) == (256, 256)
-    held_out = sum(
-        len(list(load_model(uninterrupted).held_out_documents().held_out(d, 500))) for d in ("poems", "tales")
-    )
+    held_out = sum(len(list(load_model(tiny_run).held_out_documents().held_out(d, 500))) for d in ("poems", "tales"))
     assert held_out > 5
     assert [line for line in said if "the same ids for all" in line]
     # It comes back as an import that generates as the run does.
@@ -175,7 +181,7 @@ print(json.dumps({"ids": inputs["input_ids"][0].tolist(), "new": out[inputs["inp
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bytes", "sentencepiece", "published", "published with BOS"])
 def test_transformers_reads_the_same_ids_and_generates_the_same_tokens(
-    kind: str, recipe: Recipe, corpus: Path, tmp_path: Path
+    kind: str, recipe_file: Path, corpus: Path, tmp_path: Path
 ) -> None:
     import jax
 
@@ -200,7 +206,7 @@ def test_transformers_reads_the_same_ids_and_generates_the_same_tokens(
             "stages.base.model.vocab_size=512",
             "stages.base.model.dropout=0",
         ]
-        assert run(apply_overrides(recipe, changes), tmp_path / "run") == 0
+        assert run(apply_overrides(load_recipe(recipe_file), changes), tmp_path / "run") == 0
         model = load_model(tmp_path / "run")
     out, said = exported(model, tmp_path / "out")
     assert kind.startswith("published") or [line for line in said if "the same ids for all" in line]

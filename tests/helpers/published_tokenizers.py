@@ -35,8 +35,8 @@ def published(*, adds_bos: bool = False, **more: bytes) -> dict[str, bytes]:
     return {
         "tokenizer.json": byte_level(adds_bos=adds_bos),
         "tokenizer_config.json": as_json(
-            tokenizer_class="PreTrainedTokenizerFast", bos_token="<s>", eos_token={"content": "<|im_end|>"},
-            pad_token="<pad>",
+            tokenizer_class="PreTrainedTokenizerFast", bos_token="<s>", pad_token="<pad>",
+            eos_token={"__type": "AddedToken", "content": "<|im_end|>", "special": True},
         ),
         "generation_config.json": as_json(eos_token_id=[258, 256]),
         "chat_template.jinja": TEMPLATE.encode(),
