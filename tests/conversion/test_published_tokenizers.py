@@ -1,6 +1,7 @@
 """An imported model brings its tokenizer, so that it generates text and is evaluated where only its checkpoint is."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,13 @@ def held_out(model: TrainedModel) -> Any:
     from pathways_lite.data.held_out_text import HeldOutText
 
     return HeldOutText.of_texts({"text": TEXT}, model.tokenizer(), model.frame())
+
+
+def test_the_lines_of_the_library_page_for_imports_run(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parents[2] / "docs" / "library.md"
+    _, code, _ = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    exec(code.replace("runs/llama", str(alone)).replace("max_tokens=40", "max_tokens=2"), {})
+    assert float(capsys.readouterr().out.splitlines()[-1]) > 0
 
 
 def test_a_corpus_is_built_with_an_import_and_records_its_tokenizer(alone: Path, tmp_path: Path) -> None:
