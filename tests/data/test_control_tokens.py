@@ -98,10 +98,10 @@ def test_bos_of_sentencepiece_models_is_added_as_their_class_does(
     config: dict[str, object], prefix: tuple[int, ...], tmp_path: Path
 ) -> None:
     model = io.BytesIO()
+    lines = Path(__file__).read_text().splitlines()
     spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(Path(__file__).read_text().splitlines()), model_writer=model, vocab_size=300, minloglevel=2,
-        hard_vocab_limit=False,
-    )  # fmt: skip
+        sentence_iterator=iter(lines), model_writer=model, vocab_size=300, minloglevel=2, hard_vocab_limit=False
+    )
     (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = load_tokenizer(tmp_path)
