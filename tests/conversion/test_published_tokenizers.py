@@ -105,7 +105,7 @@ def test_a_corpus_is_built_with_an_import_and_records_its_tokenizer(alone: Path,
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "more.txt").write_text(TEXT)
     sources = [str(tmp_path / "text.txt"), str(tmp_path / "more.txt")]
-    store = build(sources, tmp_path / "corpus", tokenizer=str(alone), held_out=0.5, workers=0)
+    store = build(sources, tmp_path / "corpus", tokenizer=str(alone.parent), held_out=0.5, workers=0)
     model = load_model(alone)
     assert store.manifest.tokenizer == model.manifest.meta["tokenizer"]
     assert store.tokenizer().files() == model.tokenizer().files()
