@@ -22,6 +22,7 @@ from pathways_lite.objectives.denoisers import count_needed_sentinels
 from pathways_lite.recipe import (
     UL2R,
     AdamW,
+    Causal,
     Data,
     Evaluation,
     Grow,
@@ -110,7 +111,7 @@ def test_a_start_that_grows_is_the_growth_of_files(framed: str, tmp_path: Path) 
     llama = imported(tmp_path)
     model = load_model(llama).stage.model
     larger, largest = (model.model_copy(update={"vocab_size": V + NEEDED + n}) for n in (0, 4))
-    base = ul2r(model, framed, Restore(path=str(llama)), "base").model_copy(update={"objective": Stage.model_fields["objective"].get_default()})  # fmt: skip
+    base = ul2r(model, framed, Restore(path=str(llama)), "base").model_copy(update={"objective": Causal()})
     grow = Grow(operator=VocabularyGrowth())
     recipe = Recipe(
         name="chain",
@@ -147,7 +148,7 @@ def test_a_tokenizer_with_more_tokens_takes_the_place_of_the_models(framed: str,
     command("grow", tmp_path / "grown", tmp_path / "again", "--operator", "vocabulary", "--add-tokens", 1)
     assert load_model(tmp_path / "again").tokenizer().fingerprint == grown.tokenizer().fingerprint
     again = build(
-        [str(tmp_path / "tokenizer" / "tokenizer.json")], tmp_path / "new", tokenizer=str(tmp_path / "grown"), workers=0
+        [str(tmp_path / "tokenizer" / "tokenizer.json")], tmp_path / "new", tokenizer=str(grown.path), workers=0
     )
     assert grown.open_corpus(again.address).vocab_size == V + 2
     with pytest.raises(UserError, match="in the new tokenizer and"):
