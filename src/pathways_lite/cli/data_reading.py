@@ -97,7 +97,7 @@ def who_read(
     document: Annotated[str, typer.Argument(help="id of a training document, or DOMAIN#NUMBER, as `data batch` shows")],
     tokens: Annotated[
         str | None,
-        typer.Option(help="START:STOP, a slice of the document's tokens; 0 is the one that opens it; default: all"),
+        typer.Option(help="START:STOP, a slice of the document's tokens; token 0 opens it; default: all"),
     ] = None,
     stage: Annotated[str | None, typer.Option(help="one stage of the run; default: all that have a checkpoint")] = None,
     corpus: CorpusOption = None,
