@@ -108,8 +108,9 @@ def evaluate(
     compressors = held_out_compression(evaluator.store, evaluator.documents, evaluator.stage.evaluation.tokens)
     infilled: dict[str, Any] | None = None
     if infilling:
-        given = {"seq_len": seq_len, "documents": documents}
-        own = evaluator if infilling_tokens is None else model.evaluator(corpus, infilling_tokens, **given)
+        own = evaluator
+        if infilling_tokens is not None:
+            own = model.evaluator(corpus, infilling_tokens, seq_len=seq_len, documents=documents)
         infilled = infilling_json(own, params)
     if as_json:
         values: dict[str, Any] = {"checkpoint": str(model.path), "overlap": evaluator.stage.evaluation.overlap or 0}
@@ -156,9 +157,7 @@ def _read_texts(paths: list[Path], model: TrainedModel) -> HeldOutText:
             raise UserError(f"--text {path} cannot be read: {error.strerror}") from error
         if not texts[name]:
             raise UserError(f"--text {path} is empty; name a file with text")
-    tokenizer = model.tokenizer()
-    opener, _ = model.prompt_tokens(tokenizer)
-    return HeldOutText.of_texts(texts, tokenizer, model.frame(), opener=opener[0] if opener else None)
+    return HeldOutText.of_texts(texts, model.tokenizer(), model.frame())
 
 
 def _infilling_table(results: Mapping[str, Any]) -> Table:

@@ -84,25 +84,15 @@ class HeldOutText:
         cls,
         texts: Mapping[str, str],
         tokenizer: Tokenizer,
-        frame: DocumentFrame | None = None,
-        *,
-        opener: int | None = None,
+        frame: DocumentFrame,
     ) -> HeldOutText:
-        """Make each text a domain of one document.
-
-        Args:
-          frame: the tokens around documents; None: the tokenizer's EOD.
-          opener: the id before each text, of models that saw another one there; the end of such a text is not scored,
-            as that does not follow it.
-        """
-        frame = DocumentFrame(tokenizer.eod) if frame is None else frame
-        first = frame.opens if opener is None else opener
+        """Make each text a domain of one document. `frame`: the tokens around documents."""
         documents, is_lossy = {}, False
         for (name, text), ids in zip(texts.items(), tokenizer.encode_batch(list(texts.values())), strict=True):
             is_lossy |= tokenizer.decode(ids.tolist()) != text
-            tokens = np.concatenate([[first], ids]).astype(np.int32)
-            documents[name] = [HeldOutDocument(name, tokens, len(text.encode()), is_whole=first == frame.opens)]
-        longest = max((len(document.tokens) for (document,) in documents.values()), default=0)
+            tokens = np.concatenate([[frame.opens], ids]).astype(np.int32)
+            documents[name] = [HeldOutDocument(name, tokens, len(text.encode()))]
+        longest = max((len(document.tokens) - 1 + frame.size for (document,) in documents.values()), default=0)
         names = list(documents)
         return cls(
             "the text", longest, names, tuple(names), tokenizer.vocab_size, is_lossy, documents, tokenizer, frame

@@ -141,7 +141,7 @@ class SentencePieceTokenizer:
         self._content, self._companions = content, dict(companions or {})
         ids = [i for i in (self._model.eos_id(), self._model.bos_id()) if i >= 0]
         if eod is None and published:
-            named = document_end(self._named_control(name), self._piece)
+            named = document_end(self._named_control(name), self.token_name)
             eod = named if named is not None and self._id_of(named) != next(iter(ids), None) else None
         self._eod_name, self.fingerprint = eod, fingerprint(content, eod)
         if eod is not None:
@@ -171,8 +171,9 @@ class SentencePieceTokenizer:
         own = {role: i for role, i in roles.items() if i >= 0 and getattr(control, role) is None}
         control = replace(control, eos=control.eos or (self.eod,), **own)
         by_class = tokenizer_class(self._companions, name).startswith(_ADD_BOS_CLASSES)
-        adds = control.bos is not None and adds_bos_token(self._companions, name, otherwise=by_class)
-        return replace(control, prefix=(control.bos,) if adds else ())
+        if control.bos is not None and adds_bos_token(self._companions, name, otherwise=by_class):
+            control = replace(control, prefix=(control.bos,))
+        return control
 
     def _named_control(self, name: str) -> ControlTokens:
         return read_control_tokens(self._companions, self._id_of, name)
@@ -180,9 +181,6 @@ class SentencePieceTokenizer:
     def _id_of(self, piece: str) -> int | None:
         i = int(self._model.piece_to_id(piece))
         return i if self._model.id_to_piece(i) == piece else None
-
-    def _piece(self, i: int) -> str | None:
-        return str(self._model.id_to_piece(i)) if i < self.vocab_size else None
 
     def encode(self, text: str) -> list[int]:
         return [int(i) for i in self.encode_batch([text])[0]]
@@ -222,7 +220,7 @@ class SentencePieceTokenizer:
         return self._id_of(token)
 
     def token_name(self, token: int) -> str | None:
-        return self._piece(token)
+        return str(self._model.id_to_piece(token)) if 0 <= token < self.vocab_size else None
 
     def files(self) -> dict[str, bytes]:
         return {SENTENCEPIECE_FILE: self._content} | eod_files(self._eod_name) | self._companions

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -109,13 +109,19 @@ def eod_files(eod: str | None) -> dict[str, bytes]:
     return {} if eod is None else {EOD_FILE: json.dumps({"eod": eod}, ensure_ascii=False).encode()}
 
 
-def document_end(control: ControlTokens, token_of: Callable[[int], str | None]) -> str | None:
-    """Return the EOS token that ends a document: one of the usual names, else the first; None where there is none.
+def document_end(
+    control: ControlTokens, token_of: Callable[[int], str | None], special: Collection[str] = ()
+) -> str | None:
+    """Return the token that ends a document, given the EOS tokens of a tokenizer; None where it names none.
 
-    Models that chat have several, some of which end a turn.
+    That is the EOS with one of the usual names. The EOS of models that chat may only end turns: then it is the one of
+    the usual names among the `special` tokens, which ended documents before the model learned to chat, or else an EOS.
+    (SmolLM2-135M-Instruct: 3.07 nats per token on short texts opened by <|endoftext|>, 3.19 by its EOS, <|im_end|>.)
     """
     tokens = [token for token in map(token_of, control.eos) if token is not None]
-    return next((token for token in _EOD_NAMES if token in tokens), next(iter(tokens), None))
+    if not tokens:
+        return None
+    return next((name for names in (tokens, special) for name in _EOD_NAMES if name in names), tokens[0])
 
 
 class HFTokenizer:
@@ -155,7 +161,9 @@ class HFTokenizer:
         self._tokenizer.encode_special_tokens = True
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         if eod is None and published:
-            named = document_end(self._named_control(name), self._tokenizer.id_to_token)
+            added = self._tokenizer.get_added_tokens_decoder().values()
+            special = {token.content for token in added if token.special}
+            named = document_end(self._named_control(name), self.token_name, special)
             # Only a name that is not the usual one is part of the fingerprint.
             eod = named if named != next((t for t in _EOD_NAMES if t in vocabulary), None) else None
         self._eod_name, self.fingerprint = eod, fingerprint(content, eod)

@@ -63,6 +63,8 @@ def published_companions(
 ) -> dict[str, bytes]:
     """Return the companion files of an imported checkpoint: its tokenizer, with all that came beside it.
 
+    Where the tokenizer puts BOS before a text, the model's documents were framed by it and EOS, else by EOD.
+
     Args:
       files: of the tokenizer, by the names of `data.tokenizer_files.TOKENIZER_FILES`; others are left out.
       name: where they are from, for errors.
@@ -70,8 +72,10 @@ def published_companions(
 
     Raises UserError where there is no tokenizer among the files, or none that can be read.
     """
-    files = generation_config_of(config or {}) | dict(files)
-    return tokenizer_companions(tokenizer_from_files(files, name, published=True))
+    tokenizer = tokenizer_from_files(generation_config_of(config or {}) | dict(files), name, published=True)
+    prefix = tokenizer.control.prefix
+    opens, closes = (prefix[0], tokenizer.eod) if prefix and prefix[0] != tokenizer.eod else (tokenizer.eod, None)
+    return tokenizer_companions(tokenizer) | frame_companion(tokenizer, DocumentFrame(opens, closes))
 
 
 def carried_tokenizer(companions: Mapping[str, bytes], address: str) -> Tokenizer | None:
