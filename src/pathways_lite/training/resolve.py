@@ -143,16 +143,16 @@ def _resolve_data(stage: Stage, before: Recipe) -> Stage:
         vocab_size=stage.model.vocab_size,
         frame=store.frame,
         reserved=lambda: reserved_ids(store.tokenizer()),
-        kept=lambda: _kept_tokens(stage, before, store.vocab_size),
+        kept=lambda: _kept_tokens(stage, before),
     )
     return stage.model_copy(update={"data": data, "objective": objective})
 
 
-def _kept_tokens(stage: Stage, before: Recipe, text_ids: int) -> SpecialTokens | None:
-    """Return the special tokens of the stage that `stage` starts from, where the model's sizes alone give others.
+def _kept_tokens(stage: Stage, before: Recipe) -> SpecialTokens | None:
+    """Return the special tokens of the stage that `stage` starts from, where they do not follow from sizes alone.
 
     So they keep their meaning after the vocabulary has grown, where they are reserved tokens, and where they were
-    declared. None where there is no such stage or it had none.
+    declared. None where there is no such stage, where it had none, or where the same rule gives this stage its own.
     """
     parent: Stage | None = None
     if isinstance(stage.start, Continue | Grow):
@@ -160,7 +160,10 @@ def _kept_tokens(stage: Stage, before: Recipe, text_ids: int) -> SpecialTokens |
     elif isinstance(stage.start, Restore):
         parent = load_model(stage.start.path, examined=False).stage
     tokens: SpecialTokens | None = getattr(parent.objective, "tokens", None) if parent is not None else None
-    return None if tokens == default_special_tokens(text_ids, stage.model.vocab_size) else tokens
+    if parent is None or tokens is None:
+        return None
+    by_rule = tokens == default_special_tokens(tokens.s2s, parent.model.vocab_size)
+    return None if by_rule and parent.model.vocab_size == stage.model.vocab_size else tokens
 
 
 def _resolve_start(stage: Stage) -> Stage:
