@@ -100,7 +100,8 @@ def who_read(
     path: RunPath,
     document: Annotated[str, typer.Argument(help="id of a training document, or DOMAIN#NUMBER, as `data batch` shows")],
     tokens: Annotated[
-        str | None, typer.Option(help="START:STOP, a slice of the document's tokens; 0 is its EOD; default: all")
+        str | None,
+        typer.Option(help="START:STOP, a slice of the document's tokens; token 0 opens it; default: all"),
     ] = None,
     stage: Annotated[str | None, typer.Option(help="one stage of the run; default: all that have a checkpoint")] = None,
     corpus: CorpusOption = None,
