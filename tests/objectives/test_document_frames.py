@@ -170,4 +170,5 @@ def test_documents_are_weighted_by_the_losses_of_their_text_and_end() -> None:
     of_documents = [np.unique(weights[0][(starts == start) & has_loss[0]]) for start in np.unique(starts)]
     assert [len(values) for values in of_documents] == [1] * 4
     means = [losses[0][(starts == start) & has_loss[0]].mean() for start in np.unique(starts)]
-    assert np.argsort(np.concatenate(of_documents)).tolist() == np.argsort(means).tolist()
+    assert (np.diff(np.concatenate(of_documents)[np.argsort(means)]) >= 0).all()
+    assert len(np.unique(np.concatenate(of_documents))) > 1
