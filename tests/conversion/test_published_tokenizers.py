@@ -1,6 +1,7 @@
 """An imported model brings its tokenizer, so that it generates text and is evaluated where only its checkpoint is."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -93,11 +94,18 @@ def held_out(model: TrainedModel) -> Any:
     return HeldOutText.of_texts({"text": TEXT}, model.tokenizer(), model.frame())
 
 
+def test_the_lines_of_the_library_page_for_imports_run(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parents[2] / "docs" / "library.md"
+    _, code, _ = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    exec(code.replace("runs/llama", str(alone)).replace("max_tokens=40", "max_tokens=2"), {})
+    assert float(capsys.readouterr().out.splitlines()[-1]) > 0
+
+
 def test_a_corpus_is_built_with_an_import_and_records_its_tokenizer(alone: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "more.txt").write_text(TEXT)
     sources = [str(tmp_path / "text.txt"), str(tmp_path / "more.txt")]
-    store = build(sources, tmp_path / "corpus", tokenizer=str(alone), held_out=0.5, workers=0)
+    store = build(sources, tmp_path / "corpus", tokenizer=str(alone.parent), held_out=0.5, workers=0)
     model = load_model(alone)
     assert store.manifest.tokenizer == model.manifest.meta["tokenizer"]
     assert store.tokenizer().files() == model.tokenizer().files()

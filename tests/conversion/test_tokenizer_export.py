@@ -197,10 +197,10 @@ def test_transformers_reads_the_same_ids_and_generates_the_same_tokens(
         place = corpus
         if kind == "sentencepiece":
             place = tmp_path / "corpus"
-            (tmp_path / "text.txt").write_text(TEXT)
-            (tmp_path / "more.txt").write_text(TEXT[: len(TEXT) // 2])
-            sources = [str(tmp_path / "text.txt"), str(tmp_path / "more.txt")]
-            build(sources, place, tokenizer="sentencepiece:500", held_out=0.5, workers=0)
+            lines = TEXT.splitlines(keepends=True)
+            records = [{"text": "".join(lines[i : i + 20])} for i in range(0, len(lines), 20)]
+            (tmp_path / "text.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+            build([str(tmp_path / "text.jsonl")], place, tokenizer="sentencepiece:500", held_out=0.2, workers=0)
         changes = [
             f"stages.base.data.corpus={place}",
             "stages.base.model.vocab_size=512",
