@@ -1,7 +1,7 @@
 """Tokens that a published vocabulary holds in reserve: no text is encoded to them, and nobody has trained them.
 
-Llama 3 has `<|reserved_special_token_0|>` and so on, Gemma `<unused0>`, BERT `[unused0]`, T5 `<extra_id_0>`, Phi `<|placeholder1|>`
-and `<|dummy_0|>`, DeepSeek its placeholders.
+Llama 3 has `<|reserved_special_token_0|>` and so on, Gemma `<unused0>`, BERT `[unused0]`, T5 `<extra_id_0>`, Phi
+`<|placeholder1|>` and `<|dummy_0|>`, DeepSeek its placeholders.
 """
 
 from __future__ import annotations
