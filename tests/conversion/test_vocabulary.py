@@ -127,7 +127,7 @@ def test_a_start_that_grows_is_the_growth_of_files(framed: str, tmp_path: Path) 
     assert trained.stage.model.vocab_size == V + NEEDED + 4
 
 
-def test_a_tokenizer_with_more_tokens_takes_the_place_of_the_models(framed: str, tmp_path: Path) -> None:
+def test_a_tokenizer_with_more_tokens_takes_the_place_of_the_models(framed: str, tmp_path: Path, corpus: Path) -> None:
     recipe = Recipe(
         name="base",
         stages=(
@@ -147,9 +147,7 @@ def test_a_tokenizer_with_more_tokens_takes_the_place_of_the_models(framed: str,
     assert grown.frame() == DocumentFrame(V - 2, V - 1)
     command("grow", tmp_path / "grown", tmp_path / "again", "--operator", "vocabulary", "--add-tokens", 1)
     assert load_model(tmp_path / "again").tokenizer().fingerprint == grown.tokenizer().fingerprint
-    again = build(
-        [str(tmp_path / "tokenizer" / "tokenizer.json")], tmp_path / "new", tokenizer=str(grown.path), workers=0
-    )
+    again = build([str(corpus.parent / "corpus.jsonl")], tmp_path / "new", tokenizer=str(grown.path), workers=0)
     assert grown.open_corpus(again.address).vocab_size == V + 2
     with pytest.raises(UserError, match="in the new tokenizer and"):
         command("grow", tmp_path / "grown", tmp_path / "y", *options[:3], write_tokenizer(tmp_path / "z", V + 2))

@@ -16,7 +16,7 @@ from pathways_lite.data.held_out_text import HeldOutText
 from pathways_lite.data.inspect import describe
 from pathways_lite.data.reading import documents_between
 from pathways_lite.data.selection import Origin, Selection, apply_selection, training_documents
-from pathways_lite.data.store import SPLITS, Store, open_store
+from pathways_lite.data.store import SPLITS, Store, open_store, store_fingerprint
 from pathways_lite.data.tokenizer_files import load_tokenizer
 from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
@@ -65,6 +65,7 @@ def test_the_corpus_says_how_it_is_framed_and_others_are_as_they_were(
     opened = build_framed(tmp_path / "opened", jsonl, tokenizer, eos=None)
     assert opened.frame == DocumentFrame(59)
     assert len({one.fingerprint for one in (framed, unframed, opened)}) == 3
+    assert len({store_fingerprint(["a"], "t", frame, {}) for frame in (FRAME, unframed.frame, opened.frame)}) == 3
     facts = "\n".join(describe(framed).notes)
     assert "opened by BOS, id 59, and closed by EOS, id 60" in facts
     per_token = [row.bytes_per_token for one in (framed, unframed) for row in describe(one).rows]
@@ -87,7 +88,10 @@ def test_held_out_documents_are_the_same_from_the_corpus_and_from_a_checkpoint(f
     for asked in (1, 60, 200, total - 1, total, 10**9):
         carried = HeldOutText.of_store(framed, asked)
         text = HeldOutText.from_bytes(carried.to_bytes(), framed.tokenizer(), FRAME, "here")
-        for fewer in (asked, asked // 2):
+        ends = np.cumsum([len(document.tokens) + 1 for document in framed.held_out("tales", asked)])
+        for fewer in (asked, asked // 2, *(int(end) + more for end in ends for more in (-1, 0, 1))):
+            if fewer > asked:
+                continue
             for domain in framed.domains:
                 expected = list(framed.held_out(domain, fewer))
                 assert sum(len(d.tokens) + d.is_whole for d in expected) <= fewer + 1

@@ -9,10 +9,21 @@ from helpers.denoising_examples import EOD, FIRST, TOKENS, examples
 from helpers.denoising_examples import FRAME as EOD_FRAME
 from pathways_lite.batch import Batch
 from pathways_lite.document_frame import DocumentFrame
+from pathways_lite.methods.reweighting import weigh
 from pathways_lite.objectives.batches import make_batch, make_traced_batch
 from pathways_lite.objectives.causal import causal
 from pathways_lite.objectives.prompts import PromptFormat, left_to_right
-from pathways_lite.recipe import UL2R, Causal, CodeGen2, FillInTheMiddle, Objective, PrefixLM, SpanCorruption
+from pathways_lite.recipe import (
+    UL2R,
+    Causal,
+    CodeGen2,
+    FillInTheMiddle,
+    LinUpper,
+    Objective,
+    PrefixLM,
+    Reweighting,
+    SpanCorruption,
+)
 
 BOS, EOS = 50, 51
 FRAME = DocumentFrame(BOS, EOS)
@@ -144,3 +155,20 @@ def test_prompts_open_with_bos_and_end_at_eos() -> None:
     gaps = PromptFormat.from_objective(CodeGen2(tokens=TOKENS), FRAME).infill([[7], [8]])
     assert gaps.tokens == [BOS, 7, TOKENS.first_sentinel, 8, EOS, TOKENS.separator]
     assert PromptFormat.from_objective(UL2R(tokens=TOKENS), FRAME).continuation([7], "s2s").end == EOS
+
+
+def test_documents_are_weighted_by_the_losses_of_their_text_and_end() -> None:
+    _, tokens = stream([5, 0, 9, 7])
+    made = causal(tokens[None], FRAME, "document", np.zeros(1), np.zeros(1))
+    losses = np.random.default_rng(0).random((1, len(tokens) - 1), np.float32)
+    rule = Reweighting(rule=LinUpper(), sample="document")
+    weights = np.asarray(weigh(rule, losses, made))
+    other = np.asarray(weigh(rule, np.where(made.targets == BOS, 99, losses), made))
+    has_loss = made.loss_weights > 0
+    np.testing.assert_allclose(other[has_loss], weights[has_loss], rtol=1e-6)
+    starts = np.asarray(made.spans.start)[0]
+    of_documents = [np.unique(weights[0][(starts == start) & has_loss[0]]) for start in np.unique(starts)]
+    assert [len(values) for values in of_documents] == [1] * 4
+    means = [losses[0][(starts == start) & has_loss[0]].mean() for start in np.unique(starts)]
+    assert (np.diff(np.concatenate(of_documents)[np.argsort(means)]) >= 0).all()
+    assert len(np.unique(np.concatenate(of_documents))) > 1

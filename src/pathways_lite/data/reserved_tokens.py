@@ -1,6 +1,7 @@
 """Tokens that a published vocabulary holds in reserve: no text is encoded to them, and nobody has trained them.
 
-Llama 3 has `<|reserved_special_token_0|>` and so on, Gemma `<unused0>`, BERT `[unused0]`, T5 `<extra_id_0>`.
+Llama 3 has `<|reserved_special_token_0|>` and so on, Gemma `<unused0>`, BERT `[unused0]`, T5 `<extra_id_0>`, Phi
+`<|placeholder1|>` and `<|dummy_0|>`, DeepSeek its placeholders.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import re
 from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.errors import UserError
 
+_WORDS = "reserved_special_token|reserved|unused|unused_token|extra|extra_id|extra_token|special|placeholder|dummy"
 _RESERVED = re.compile(
-    r"<\|?(reserved_special_token|reserved|unused|unused_token|extra|extra_id|extra_token|special)_?\d+\|?>|\[unused_?\d+\]",
-    re.IGNORECASE,
+    rf"<\|?({_WORDS})_?\d+\|?>|\[unused_?\d+\]|<\uff5cplace\u2581holder\u2581no\u2581\d+\uff5c>", re.IGNORECASE
 )
 
 

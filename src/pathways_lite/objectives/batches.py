@@ -122,9 +122,8 @@ def make_traced_batch(
         return np.where(ids >= base, flat[np.maximum(sources(ids), 0)], ids).astype(np.int32)
 
     targets = text(batch.targets)
-    weights = np.where(
-        frame.carries_loss(targets), batch.loss_weights, np.float32(0)
-    )  # numbered, none opens a document
+    # Where a window is one text, the numbers also hide what opens documents in it.
+    weights = np.where(frame.carries_loss(targets), batch.loss_weights, np.float32(0))
     return TracedBatch(
         batch._replace(tokens=text(batch.tokens), targets=targets, loss_weights=weights),
         sources(batch.tokens),

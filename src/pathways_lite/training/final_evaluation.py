@@ -81,7 +81,7 @@ def environment() -> dict[str, str]:
 
 
 def sample_continuation(evaluator: StageEvaluator, params: Any, domain: str) -> dict[str, Any]:
-    """Continue the beginning of a held-out document; the same for the same parameters."""
+    """Continue the beginning of a held-out document, as `generate` does; the same for the same parameters."""
     tokenizer = evaluator.store.tokenizer()
     document: np.ndarray = max((document.tokens for document in evaluator.documents[domain]), key=len)
     prompt = tokenizer.decode(document[1 : 1 + PROMPT_TOKENS].tolist())
@@ -93,7 +93,7 @@ def sample_continuation(evaluator: StageEvaluator, params: Any, domain: str) -> 
         max_tokens=SAMPLE_TOKENS,
         temperature=TEMPERATURE,
         key=jax.random.key(0),
-        frame=evaluator.store.frame,
+        prompt_format=PromptFormat.from_objective(evaluator.stage.objective, evaluator.store.frame),
     )
     return {"domain": domain, "prompt": prompt, "text": text, "temperature": TEMPERATURE}
 
