@@ -73,6 +73,13 @@ class TrainedModel:
         """The stage on all devices of this program, whatever it was trained on."""
         return Components(self.spec)
 
+    def sibling(self, path: Path) -> TrainedModel:
+        """Return the checkpoint at `path`; of the same stage, with the same components, which are not built again."""
+        other = replace(_model_at(path), average=self.average)
+        if other.spec.identity == self.spec.identity:
+            vars(other)["components"] = self.components
+        return other.of_average() if self.average else other
+
     def of_average(self) -> TrainedModel:
         """Return the same checkpoint as the average of its parameters. Raises UserError where it has none."""
         if self.stage.ema is None or "average.count" not in self.manifest.arrays:
@@ -324,7 +331,7 @@ def newest_checkpoints(
         valid: list[Path] = []
         problems: list[str] = []
         replaced = False  # by a run that is training, since they were listed
-        for candidate in map(Path, coordination.run_on_primary(lambda: _candidates(local_path(path)))):
+        for candidate in map(Path, coordination.run_on_primary(lambda: checkpoints_below(local_path(path)))):
             if valid and candidate.parent != valid[0].parent:
                 break
             if not examined or (finding := verify_checkpoint(candidate, companions=False)).ok:
@@ -354,7 +361,7 @@ def _tell_passed_over(problems: Sequence[str], valid: Sequence[Path], report: Ca
         report(f"{damaged}\n{valid[-1]} is used instead")
 
 
-def _candidates(path: Path) -> list[str]:
+def checkpoints_below(path: Path) -> list[str]:
     """List all checkpoints at or below `path`, the newest first. Raises UserError where there is none."""
     if is_token_store(path):
         raise UserError(
