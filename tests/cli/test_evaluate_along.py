@@ -85,7 +85,7 @@ def test_measured_rows_are_kept_and_only_new_checkpoints_are_measured(run: Path)
 
 def test_results_on_other_text_are_not_mixed(run: Path) -> None:
     invoke("evaluate", run, "--along")
-    with pytest.raises(UserError, match="results with text sha256-.* cannot be compared; name another --out"):
+    with pytest.raises(UserError, match=r"results with text sha256-.* cannot be compared; name another --out"):
         invoke("evaluate", run, "--along", "--tokens", 100)
     with pytest.raises(UserError, match="results with overlap 0, and these would have overlap 4"):
         invoke("evaluate", run, "--along", "--overlap", 4)

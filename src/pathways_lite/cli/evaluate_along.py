@@ -93,7 +93,9 @@ def _rows_so_far(out: Path, evaluator: CheckpointEvaluator, average: bool) -> li
         return []
     table = read_table(out)
     if missing := [name for name in KEY if name not in table]:
-        raise UserError(f"{out} was not written by `evaluate --along`: it has no column {missing[0]}; name another --out")
+        raise UserError(
+            f"{out} was not written by `evaluate --along`: it has no column {missing[0]}; name another --out"
+        )
     wanted = {"text": evaluator.text_digest, "overlap": f"{evaluator.overlap or 0}", "average": _yes_or_no(average)}
     for name, value in wanted.items():
         if other := [found for found in map(_as_text, table[name]) if found != value]:
@@ -102,7 +104,9 @@ def _rows_so_far(out: Path, evaluator: CheckpointEvaluator, average: bool) -> li
                 "compared; name another --out, or delete the file"
             )
     names = list(table)
-    return [dict(zip(names, values, strict=True)) for values in zip(*map(np.ndarray.tolist, table.values()), strict=True)]
+    return [
+        dict(zip(names, values, strict=True)) for values in zip(*map(np.ndarray.tolist, table.values()), strict=True)
+    ]
 
 
 def _as_text(value: Any) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
-from pathways_lite.cli.fit_table import DecimalMark, RowChoice, Where, read_rows
+from pathways_lite.cli.fit_table import DecimalMark, RowChoice, Sheet, Where, read_rows
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def curves(
     seed: Annotated[int, typer.Option(help="random seed of the starts")] = 0,
     where: Where = None,
     decimal: DecimalMark = None,
+    sheet: Sheet = None,
     out: Annotated[
         Path | None,
         typer.Option(parser=local_path, help="file of the result; default: curves.json beside the first file"),
@@ -71,7 +72,7 @@ def curves(
         raise UserError(f"there is no law of curves {law!r}; there are {', '.join(CURVE_LAWS)}")
     read, notes = [], []
     for file in files:
-        rows = read_rows(file, column, (), choice=RowChoice(where or (), False, decimal))
+        rows = read_rows(file, column, (), choice=RowChoice(where or (), False, decimal, sheet=sheet))
         found, sentences = _curves_of(file, rows.table, run, warmup, skip)
         read += found
         notes += sentences

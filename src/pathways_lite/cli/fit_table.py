@@ -24,8 +24,8 @@ TablePath = Annotated[
     Path,
     typer.Argument(
         parser=local_path,
-        help="CSV (also .gz), Parquet, Feather or JSON, e.g. the output of `runs table` or an export of W&B; or a "
-        "study (its file, or its directory), or a directory of runs: the last evaluation of every finished run",
+        help="CSV (also .gz), Parquet, Feather, JSON or Excel, e.g. the output of `runs table` or an export of W&B; "
+        "or a study (its file, or its directory), or a directory of runs: the last evaluation of every finished run",
     ),
 ]
 Where = Annotated[
@@ -40,6 +40,8 @@ DropMissing = Annotated[
 ]
 DecimalMark = Annotated[str | None, typer.Option("--decimal", help="the table's decimal mark: , or . (the default)")]
 
+Sheet = Annotated[str | None, typer.Option("--sheet", help="the sheet of a workbook, if it has several")]
+
 
 @dataclass(frozen=True)
 class RowChoice:
@@ -49,6 +51,7 @@ class RowChoice:
     drop_missing: bool = False
     decimal: str | None = None
     drop_highest: int = 0
+    sheet: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,12 @@ def read_rows(
     if is_study_or_runs(path):
         table = rename_columns(finished_runs(path), names, str(path))
     else:
-        table = read_table(path, names, decimal=cast("Decimal | None", choice.decimal))
+        table = read_table(path, names, decimal=cast("Decimal | None", choice.decimal), sheet=choice.sheet)
     if by is not None and by not in table:
         raise UserError(f"{path} has no column {by!r} that names runs; it has {', '.join(sorted(table))}")
     origin: dict[str, Any] = {"table": path.name, "columns": names}
+    if choice.sheet is not None:
+        origin["sheet"] = choice.sheet
     for condition in choice.where:
         table = _select(table, rows_where(condition, table))
     left_out = []

@@ -41,7 +41,9 @@ def draw_checkpoints(table: Table, palette: Palette) -> Figure:
     stages = table["stage"]
     for i in np.flatnonzero(stages[1:] != stages[:-1]):
         ax.axvline(D[i], color=palette.faint, linewidth=1, linestyle=":")
-        annotate(ax, label_text(str(stages[i + 1])), (D[i], 1), ("data", "axes fraction"), (4, -10), color=palette.faint)
+        annotate(
+            ax, label_text(str(stages[i + 1])), (D[i], 1), ("data", "axes fraction"), (4, -10), color=palette.faint
+        )
     ax.set(xlabel="tokens", ylabel="bits per byte" if has_bits else "nats per token")
     if len(lines) > 1:
         ax.legend()
