@@ -28,7 +28,7 @@ def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
     Rows of a stage that several runs share are not repeated. `final`: one row per finished run, its last evaluation.
     Raises UserError if there is no run, or no row.
     """
-    directories = [run for path in paths for run in _find_runs(Path(path))]
+    directories = [run for path in paths for run in find_runs(Path(path))]
     rows: list[dict[str, Any]] = []
     stage_dirs: set[Path] = set()
     for directory in directories:
@@ -41,7 +41,8 @@ def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
     return to_columns(rows)
 
 
-def _find_runs(path: Path) -> list[Path]:
+def find_runs(path: Path) -> list[Path]:
+    """List the run directories: `path` itself, those in it, or those of a study. Raises UserError if there is none."""
     for pattern in ("recipe.json", "*/recipe.json", "nodes/*/recipe.json"):
         if runs := sorted(recipe.parent for recipe in path.glob(pattern)):
             return runs
