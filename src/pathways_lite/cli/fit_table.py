@@ -42,6 +42,9 @@ DecimalMark = Annotated[str | None, typer.Option("--decimal", help="the table's 
 
 Sheet = Annotated[str | None, typer.Option("--sheet", help="the sheet of a workbook, if it has several")]
 
+UNFINISHED = frozenset({"crashed", "failed", "killed", "running", "preempted"})
+"""States of runs in exports of W&B, apart from finished."""
+
 
 @dataclass(frozen=True)
 class RowChoice:
@@ -102,12 +105,26 @@ def read_rows(
         assert target is not None
         kept = np.sort(np.argsort(-numeric_column(table, target), kind="stable")[choice.drop_highest :])
         table = _select(table, kept)
+    left_out += _unfinished(table)
     origin["dropped"] = f"the {choice.drop_highest} highest {target}" if choice.drop_highest else "nothing"
     return Rows(table, None if by is None else table[by], {**origin, "resampled": by or "rows"}, tuple(left_out))
 
 
 def _select(table: Table, rows: np.ndarray) -> Table:
     return {name: column[rows] for name, column in table.items()}
+
+
+def _unfinished(table: Table) -> list[str]:
+    """Say that W&B's column of states names runs whose loss is not their last one."""
+    for name in ("State", "state"):
+        states = [str(state) for state in table.get(name, ())]
+        if other := [state for state in states if state in UNFINISHED]:
+            kinds = ", ".join(dict.fromkeys(other))
+            return [
+                f"{len(other)} of {len(states)} rows are of runs that are not finished ({name}: {kinds}), whose loss may "
+                f"not be their last; leave them out with --where '{name} == \"finished\"'."
+            ]
+    return []
 
 
 def _drop_missing(table: Table, needed: Sequence[str]) -> tuple[Table, str]:
