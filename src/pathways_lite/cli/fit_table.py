@@ -121,8 +121,8 @@ def _unfinished(table: Table) -> list[str]:
         if other := [state for state in states if state in UNFINISHED]:
             kinds = ", ".join(dict.fromkeys(other))
             return [
-                f"{len(other)} of {len(states)} rows are of runs that are not finished ({name}: {kinds}), whose loss may "
-                f"not be their last; leave them out with --where '{name} == \"finished\"'."
+                f"{len(other)} of {len(states)} rows are of runs that are not finished ({name}: {kinds}), whose loss "
+                f"may not be their last; leave them out with --where '{name} == \"finished\"'."
             ]
     return []
 

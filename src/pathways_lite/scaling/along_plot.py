@@ -39,7 +39,7 @@ def draw_checkpoints(table: Table, palette: Palette) -> Figure:
     if (D > 0).all() and D.max() > 1.5 * D.min():
         set_log_scale(ax, "x", counts="x")
     stages = table["stage"]
-    for i in np.flatnonzero(stages[1:] != stages[:-1]):
+    for i in np.flatnonzero(stages[1:] != stages[:-1]).tolist():
         ax.axvline(D[i], color=palette.faint, linewidth=1, linestyle=":")
         annotate(
             ax, label_text(str(stages[i + 1])), (D[i], 1), ("data", "axes fraction"), (4, -10), color=palette.faint

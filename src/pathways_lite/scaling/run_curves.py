@@ -81,7 +81,7 @@ def _table(chain: Sequence[StageData]) -> Table:
                 steps.append(step)
                 rates.append(float(row["learning_rate"]))
                 middle = float((before + 1 + step) // 2)
-                means.append((middle, float(row.get("mean_loss", row.get("loss", np.nan)))))
+                means.append((middle, float(row["mean_loss"] if "mean_loss" in row else row.get("loss", np.nan))))
             before = step
         offset = before
     points = {**dict.fromkeys(steps, np.nan), **dict(means)}
