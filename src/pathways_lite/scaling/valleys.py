@@ -66,8 +66,9 @@ def profiles(fit: Fit) -> dict[str, Profile]:
     if fit.rows > MAX_ROWS or len(law.parameters) > MAX_PARAMETERS or fit.rows <= len(law.parameters):
         return {}
     linear = linearization(fit)
-    # As far as the interval goes, where that is from resamples.
-    errors = np.fmax(linear.standard_error(ParameterVector(law), None), standard_deviations(fit))
+    errors = linear.standard_error(ParameterVector(law), None)
+    # Further where resamples vary more, but not as far as a floor that some of them lose.
+    errors = np.fmax(errors, np.fmin(standard_deviations(fit), 2 * errors))
     scale = fit.objective / linear.degrees_of_freedom  # by which the objective rises one standard error away
     if not (scale > 1e-20 and np.isfinite(errors).all()):
         return {}
