@@ -31,6 +31,10 @@ def convert(
         float | None,
         typer.Option(min=1, help="with --from: tokens that the model was trained on, such as 15e12, for its cost"),
     ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(parser=local_path, help="with --from: the model's tokenizer, where it comes without one"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the newest checkpoint at or below RUN in another format, or read a published model.
@@ -45,7 +49,7 @@ def convert(
 
     With `--from hf` a directory with config.json and safetensors becomes a checkpoint, from which a stage starts by
     `Restore(path=OUT)`, and with `--from gguf` a file of llama.cpp does; with `--to hf` a checkpoint becomes such a
-    directory. docs/public_models.md lists the families.
+    directory. Either way the tokenizer comes along. docs/public_models.md lists the families.
 
     Examples:
 
@@ -70,6 +74,8 @@ def convert(
         raise UserError("--average is that of a run; an imported model has none")
     if tokens is not None and source is None:
         raise UserError("--tokens is what an imported model was trained on; it goes with --from hf or gguf")
+    if tokenizer is not None and source is None:
+        raise UserError("--tokenizer is that of an imported model; it goes with --from hf or gguf")
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.training.load import load_model
 
@@ -78,8 +84,8 @@ def convert(
         from pathways_lite.conversion.hf_import import import_hf
 
         with lock_directory(out):
-            read = {"hf": import_hf, "gguf": import_gguf}[source]
-            path = read(local_path(run), out, None if tokens is None else int(tokens), report=print_line)
+            trained_on, read = None if tokens is None else int(tokens), {"hf": import_hf, "gguf": import_gguf}[source]
+            path = read(local_path(run), out, trained_on, report=print_line, tokenizer=tokenizer)
     elif target is not None:
         from pathways_lite.conversion.hf_export import export_hf
 

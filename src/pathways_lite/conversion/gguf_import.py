@@ -6,32 +6,43 @@ float32 when they are written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pathways_lite.checkpoints import write_streamed
 from pathways_lite.conversion.gguf_config import ROPE_FACTORS, Metadata, architecture_of
 from pathways_lite.conversion.gguf_files import GGUFReader, counts_by_type
-from pathways_lite.conversion.gguf_tokenizer import eos_text, tokenizer_files
+from pathways_lite.conversion.gguf_tokenizer import tokenizer_files
 from pathways_lite.conversion.grow_and_merge import initial_meta
 from pathways_lite.conversion.hf_config import ConfigReader
 from pathways_lite.conversion.hf_families import read_model
-from pathways_lite.conversion.hf_import import TensorFiles, imported_stage, model_text, trained_before
+from pathways_lite.conversion.hf_import import (
+    TensorFiles,
+    describe_control,
+    imported_stage,
+    model_text,
+    tokenizer_meta,
+    tokenizer_of_import,
+    trained_before,
+)
 from pathways_lite.conversion.hf_names import specs_by_name
 from pathways_lite.data.order import DataCursor
-from pathways_lite.data.tokenizer_files import tokenizer_from_files
-from pathways_lite.errors import UserError
 from pathways_lite.models.accounting import parameter_count
-from pathways_lite.training.companions import tokenizer_companions
+from pathways_lite.recipe import Model
+from pathways_lite.training.companions import carried_tokenizer, published_companions
 
 
-def import_gguf(source: Path, out: Path, tokens: int | None, report: Callable[[str], None]) -> Path:
+def import_gguf(
+    source: Path, out: Path, tokens: int | None, report: Callable[[str], None], *, tokenizer: Path | None = None
+) -> Path:
     """Write the model of a GGUF file as a checkpoint below `out`, in float32. Returns its directory.
 
     Args:
       source: the file, or any shard of its model.
       tokens: as of `import_hf`.
       report: is told the model, what of the metadata was not understood, and each array when it is written.
+      tokenizer: a directory or file that has the model's tokenizer; None: the one in the file.
 
     Raises UserError, with the key or the tensor, where the decoder cannot compute what the file says, where it is
     damaged or incomplete or of a quantization that cannot be read, where the package gguf is not installed, where `out`
@@ -51,25 +62,33 @@ def import_gguf(source: Path, out: Path, tokens: int | None, report: Callable[[s
     report(f"{architecture.name}, {parameter_count(model):,} parameters, {counts_by_type(reader.tensors)} tensors")
     report("for a recipe that restores it:")
     report(f"model={model_text(model)}")
-    companions = _tokenizer(reader, metadata.path, model.vocab_size, report)
     spec = imported_stage(source.stem, model, config["max_position_embeddings"])
     meta = initial_meta(spec, DataCursor(), trained_before(model, tokens), reader.digest())
     meta["imported"] = {"from": "gguf", "family": family.model_type, "config": config, "tokens": tokens}
+    companions = _tokenizer_companions(reader, metadata.path, tokenizer, model, config, report)
+    meta |= tokenizer_meta(companions)
     meta["imported"]["quantized"] = sorted({tensor.dtype for tensor in reader.tensors.values()} - {"F32"})
     streamed = {f"params.{name}": files.stream(array, report) for name, array in specs.items()}
     return write_streamed(out, 0, streamed, meta, check=lambda: None, companions=companions)
 
 
-def _tokenizer(reader: GGUFReader, path: Path, vocab_size: int, report: Callable[[str], None]) -> dict[str, bytes]:
-    """Return the checkpoint's companion files of the tokenizer; none, which is reported, where it cannot be read."""
+def _tokenizer_companions(
+    reader: GGUFReader,
+    path: Path,
+    other: Path | None,
+    model: Model,
+    config: Mapping[str, Any],
+    report: Callable[[str], None],
+) -> dict[str, bytes]:
+    """Return the companion files of the tokenizer, of the file's own or of `other`; none, which is reported."""
+    if other is not None:
+        return tokenizer_of_import(other, model, config, report)
     files, reason = tokenizer_files(reader.metadata)
-    if files:
-        try:
-            tokenizer = tokenizer_from_files(files, f"the tokenizer in {path}")
-        except UserError:  # no token of the usual names ends a document
-            tokenizer = tokenizer_from_files(files, f"the tokenizer in {path}", eos_text(reader.metadata))
-        if tokenizer.vocab_size <= vocab_size:
-            return tokenizer_companions(tokenizer)
-        reason = f"it has {tokenizer.vocab_size:,} tokens, more than the model's {vocab_size:,}"
-    report(f"its tokenizer is left out: {reason}; name a corpus of its tokenizer.json with --corpus")
-    return {}
+    if not files:
+        report(f"its tokenizer is left out: {reason}; pass --tokenizer PLACE with its tokenizer.json")
+        return {}
+    companions = published_companions(files, f"the tokenizer in {path}", config)
+    tokenizer = carried_tokenizer(companions, str(path))
+    assert tokenizer is not None
+    report(f"tokenizer {tokenizer.fingerprint[:12]}, {tokenizer.vocab_size:,} tokens: {describe_control(tokenizer)}")
+    return companions

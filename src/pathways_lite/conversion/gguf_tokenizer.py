@@ -66,12 +66,6 @@ def tokenizer_files(values: Mapping[str, Any]) -> tuple[dict[str, bytes], str]:
     return {HF_FILE: json.dumps(content, ensure_ascii=False).encode(), **_companions(values)}, ""
 
 
-def eos_text(values: Mapping[str, Any]) -> str | None:
-    """Return the text of the token that ends a document, where the file says one."""
-    pieces, number = values.get("tokenizer.ggml.tokens"), values.get("tokenizer.ggml.eos_token_id")
-    return None if not pieces or number is None or number >= len(pieces) else str(pieces[number])
-
-
 def _companions(values: Mapping[str, Any]) -> dict[str, bytes]:
     pieces = values.get("tokenizer.ggml.tokens", [])
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -79,9 +73,12 @@ def _companions(values: Mapping[str, Any]) -> dict[str, bytes]:
         number = values.get(f"tokenizer.ggml.{key}_token_id")
         if number is not None and number < len(pieces):
             config[f"{name}_token"] = pieces[number]
-    for name in ("add_bos_token", "add_eos_token"):
-        if (added := values.get(f"tokenizer.ggml.{name}")) is not None:
-            config[name] = added
+    # Where the file does not say, as llama.cpp does.
+    adds_bos = (
+        values.get("tokenizer.ggml.model") == "llama" or _PRE.get(values.get("tokenizer.ggml.pre"), ("",))[0] == _LLAMA3
+    )
+    config["add_bos_token"] = values.get("tokenizer.ggml.add_bos_token", adds_bos)
+    config["add_eos_token"] = values.get("tokenizer.ggml.add_eos_token", False)
     if "tokenizer.chat_template" in values:
         config["chat_template"] = values["tokenizer.chat_template"]
     config["model_max_length"] = values.get(f"{values.get('general.architecture')}.context_length")

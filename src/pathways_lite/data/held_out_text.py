@@ -10,7 +10,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -75,6 +75,23 @@ class HeldOutText:
             documents,
             store.tokenizer(),
         )
+
+    @classmethod
+    def of_texts(cls, texts: Mapping[str, str], tokenizer: Tokenizer, opener: int | None = None) -> HeldOutText:
+        """Make each text a domain of one document.
+
+        `opener`: the id before each text, of models that saw another one than EOD there; the end of such a text is not
+        scored, as EOD does not follow it.
+        """
+        first = tokenizer.eod if opener is None else opener
+        documents, is_lossy = {}, False
+        for (name, text), ids in zip(texts.items(), tokenizer.encode_batch(list(texts.values())), strict=True):
+            is_lossy |= tokenizer.decode(ids.tolist()) != text
+            tokens = np.concatenate([[first], ids]).astype(np.int32)
+            documents[name] = [HeldOutDocument(name, tokens, len(text.encode()), is_whole=first == tokenizer.eod)]
+        longest = max((len(document.tokens) for (document,) in documents.values()), default=0)
+        names = list(documents)
+        return cls("the text", longest, names, tuple(names), tokenizer.vocab_size, is_lossy, documents, tokenizer)
 
     @property
     def eod(self) -> int:

@@ -9,7 +9,9 @@ With them a checkpoint is evaluated, and generates text, wherever it is: after t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from pathways_lite.data.control_tokens import generation_config_of
 from pathways_lite.data.held_out_text import HeldOutText
 from pathways_lite.data.store import Store
 from pathways_lite.data.tokenizer_files import tokenizer_from_files
@@ -34,6 +36,22 @@ def companion_files(store: Store, held_out_tokens: int) -> dict[str, bytes]:
 def tokenizer_companions(tokenizer: Tokenizer) -> dict[str, bytes]:
     """Return the companion files of a checkpoint that has no corpus, such as an imported one."""
     return {f"{TOKENIZER}{name}": content for name, content in tokenizer.files().items()}
+
+
+def published_companions(
+    files: Mapping[str, bytes], name: str, config: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
+    """Return the companion files of an imported checkpoint: its tokenizer, with all that came beside it.
+
+    Args:
+      files: of the tokenizer, by the names of `data.tokenizer_files.TOKENIZER_FILES`; others are left out.
+      name: where they are from, for errors.
+      config: the model's config.json, whose special tokens count where no file of `files` gives ids.
+
+    Raises UserError where there is no tokenizer among the files, or none that can be read.
+    """
+    files = generation_config_of(config or {}) | dict(files)
+    return tokenizer_companions(tokenizer_from_files(files, name, published=True))
 
 
 def carried_tokenizer(companions: Mapping[str, bytes], address: str) -> Tokenizer | None:
