@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from pathways_lite.checkpoint_names import checkpoint_name, checkpoint_steps
 from pathways_lite.data.tokenizers import (
     BYTES_FILE,
     EOD_FILE,
@@ -54,9 +55,12 @@ def tokenizer_from_files(
 def load_tokenizer(path: str | Path, eod: str | None = None) -> Tokenizer:
     """Load a tokenizer from a `.model` file, a `tokenizer.json` file, or a directory that holds one.
 
-    A token store is such a directory too, and so is a checkpoint. `eod`: see `tokenizer_from_files`. Raises UserError.
+    A token store is such a directory too, and so is a checkpoint, or the directory of a stage's checkpoints, of which
+    the newest counts. `eod`: see `tokenizer_from_files`. Raises UserError.
     """
     path = local_path(path)
+    if steps := checkpoint_steps(path):
+        path = path / checkpoint_name(steps[-1])
     if path.is_dir():
         if (path / "tokenizer").is_dir():
             return tokenizer_from_files(_read_files(path / "tokenizer"), str(path / "tokenizer"), eod)
