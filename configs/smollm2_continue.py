@@ -15,36 +15,23 @@ Cost: COST
 Expected result: RESULT
 """
 
-from pathways_lite.recipe import WSD, AdamW, Data, Evaluation, Fraction, Model, Recipe, Restore, Saving, Stage
+from pathways_lite.models.presets import smollm2_135m
+from pathways_lite.recipe import WSD, AdamW, Data, Evaluation, Fraction, Recipe, Restore, Saving, Stage
 
-MODEL = Model(
-    d_model=576,
-    n_layers=30,
-    n_heads=9,
-    n_kv_heads=3,
-    head_dim=64,
-    d_ff=1536,
-    vocab_size=49_152,
-    block="serial",
-    norm_epsilon=1e-5,
-    rope_base=100_000.0,
-    logit_scale=1.0,
-    init="normal",
-    dtype="float32",
-)
+SMOLLM2 = smollm2_135m().model_copy(update={"dtype": "float32"})
 
 
 def recipe() -> Recipe:
     stage = Stage(
         name="continued",
-        model=MODEL,
+        model=SMOLLM2,
         start=Restore(path="runs/smollm2"),
         data=Data(corpus="corpora/smollm2", seq_len=256),
         optimizer=AdamW(learning_rate=1e-4, schedule=WSD(warmup=Fraction(n=0.1), decay=Fraction(n=0.4))),
-        batch_size=4,
-        budget="60 steps",
-        evaluation=Evaluation(every=30, tokens=10_000),
-        saving=Saving(every=30, keep=1),
+        batch_size=2,
+        budget="16 steps",
+        evaluation=Evaluation(every=16, tokens=4_000),
+        saving=Saving(every=16, keep=1),
         log_every=1,
     )
     return Recipe(name="smollm2_continue", stages=(stage,))

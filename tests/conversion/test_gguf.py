@@ -1,6 +1,8 @@
 """GGUF files compute here what the models that they were made of do, and what cannot be read is refused."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +242,46 @@ def test_one_row_is_read_without_the_others(tmp_path: Path) -> None:
     name = "token_embd.weight"
     np.testing.assert_array_equal(reader.read(name, slice(5, 7)), reader.read(name)[5:7])
     assert reader.tensors[name].shape == tensors[name].shape
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from pathways_lite.conversion.gguf_import import import_gguf
+
+def resident(field):
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if field in line)
+
+source, out, warm = map(Path, sys.argv[1:])
+import_gguf(warm, out / "warm", None, lambda line: None)  # a tiny model first, so that code is loaded
+before = resident("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+import_gguf(source, out / "ours", None, lambda line: None)
+print(1024 * (resident("VmHWM") - before))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured by /proc")
+def test_memory_grows_by_less_than_twice_the_largest_array(tmp_path: Path) -> None:
+    """The file's mapped pages included, of a model of 67 M parameters in Q8_0 whose embedding has 128 MiB here."""
+    config = WIDE | {"vocab_size": 131_072, "hidden_size": 256, "intermediate_size": 8192, "num_hidden_layers": 4}
+    layer = {
+        "input_layernorm.weight": [256],
+        "post_attention_layernorm.weight": [256],
+        "self_attn.q_proj.weight": [256, 256],
+        "self_attn.k_proj.weight": [128, 256],
+        "self_attn.v_proj.weight": [128, 256],
+        "self_attn.o_proj.weight": [256, 256],
+        "mlp.gate_proj.weight": [8192, 256],
+        "mlp.up_proj.weight": [8192, 256],
+        "mlp.down_proj.weight": [256, 8192],
+    }
+    shapes = {f"model.layers.{i}.{name}": shape for i in range(4) for name, shape in layer.items()}
+    shapes |= {"model.embed_tokens.weight": [131_072, 256], "model.norm.weight": [256]}
+    tensors = tensors_of("smollm", config, shapes)
+    source = write(tmp_path / "large.gguf", "llama", metadata_of("smollm", config), tensors, "Q8_0")
+    warm = write_gguf(tmp_path / "small.gguf", "smollm")
+    command = [sys.executable, "-c", MEASURE, str(source), str(tmp_path / "out"), str(warm)]
+    grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert grown < 2 * 4 * 131_072 * 256
