@@ -11,7 +11,8 @@ SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py
 # A room may import only itself and the rooms named here (kernels, errors and libraries aside).
 BOTTOM = {
     "errors", "chips", "console", "paths", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores",
-    "json_values", "provenance", "checkpoint_names", "accelerators", "cgroups", "compilation_cache", "machine",
+    "json_values", "provenance", "document_frame", "checkpoint_names", "accelerators", "cgroups", "compilation_cache",
+    "machine",
 }  # fmt: skip
 MAY_IMPORT = {
     "errors": set(),
@@ -25,6 +26,7 @@ MAY_IMPORT = {
     "intervals": set(),
     "json_values": set(),
     "provenance": set(),
+    "document_frame": set(),
     "checkpoint_names": set(),
     "atomic_file": set(),
     "accelerators": set(),

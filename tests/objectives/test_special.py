@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.denoising_examples import EOD, TOKENS
+from helpers.denoising_examples import FRAME, TOKENS
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 from pathways_lite.objectives.denoisers import (
     count_needed_sentinels,
@@ -16,7 +17,7 @@ from pathways_lite.objectives.denoisers import (
 )
 from pathways_lite.recipe import UL2, UL2R, Causal, CodeGen2, FillInTheMiddle, PrefixLM, SpanCorruption
 
-SETTING = {"seq_len": 256, "text_ids": 4096, "eod": EOD}
+SETTING = {"seq_len": 256, "text_ids": 4096, "frame": FRAME}
 
 
 def test_unused_ids_are_taken_from_both_ends() -> None:
@@ -53,7 +54,7 @@ def test_declared_ids_are_checked() -> None:
     with pytest.raises(UserError, match="declares id 999, but the model has vocab_size=900"):
         resolve_special_tokens(UL2R(tokens=TOKENS), vocab_size=900, **SETTING)
     with pytest.raises(UserError, match="declares id 5, which opens every document"):
-        resolve_special_tokens(UL2R(tokens=TOKENS), vocab_size=4352, **SETTING | {"eod": 5})
+        resolve_special_tokens(UL2R(tokens=TOKENS), vocab_size=4352, **SETTING | {"frame": DocumentFrame(5)})
     assert resolve_special_tokens(UL2R(tokens=TOKENS), vocab_size=4352, **SETTING).tokens == TOKENS
 
 

@@ -158,7 +158,7 @@ def _read_texts(paths: list[Path], model: TrainedModel) -> HeldOutText:
             raise UserError(f"--text {path} is empty; name a file with text")
     tokenizer = model.tokenizer()
     opener, _ = model.prompt_tokens(tokenizer)
-    return HeldOutText.of_texts(texts, tokenizer, opener[0] if opener else None)
+    return HeldOutText.of_texts(texts, tokenizer, model.frame(), opener=opener[0] if opener else None)
 
 
 def _infilling_table(results: Mapping[str, Any]) -> Table:

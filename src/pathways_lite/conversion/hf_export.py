@@ -79,9 +79,10 @@ def _special_tokens(trained: TrainedModel) -> dict[str, Any]:
     if (imported := trained.manifest.meta.get("imported")) is not None:
         return {name: imported["config"].get(name) for name in ids}
     try:
-        return ids | {"eos_token_id": int(trained.open_corpus().eod)}
+        frame = trained.frame()
     except UserError:
         return ids
+    return {"bos_token_id": None if frame.closes is None else frame.opens, "eos_token_id": frame.end}
 
 
 class _Source:

@@ -18,6 +18,7 @@ import numpy as np
 
 from pathways_lite.data.store import HeldOutDocument, Store, beginning_of_document
 from pathways_lite.data.tokenizers import Tokenizer
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 
 FORMAT = 1
@@ -33,7 +34,7 @@ class HeldOutSource(Protocol):
     @property
     def vocab_size(self) -> int: ...
     @property
-    def eod(self) -> int: ...
+    def frame(self) -> DocumentFrame: ...
     @property
     def is_lossy(self) -> bool: ...
     def tokenizer(self) -> Tokenizer: ...
@@ -55,6 +56,7 @@ class HeldOutText:
     is_lossy: bool
     documents: dict[str, list[HeldOutDocument]]
     text_tokenizer: Tokenizer
+    frame: DocumentFrame
 
     @classmethod
     def of_store(cls, store: Store, tokens: int) -> HeldOutText:
@@ -74,29 +76,37 @@ class HeldOutText:
             store.is_lossy,
             documents,
             store.tokenizer(),
+            store.frame,
         )
 
     @classmethod
-    def of_texts(cls, texts: Mapping[str, str], tokenizer: Tokenizer, opener: int | None = None) -> HeldOutText:
+    def of_texts(
+        cls,
+        texts: Mapping[str, str],
+        tokenizer: Tokenizer,
+        frame: DocumentFrame | None = None,
+        *,
+        opener: int | None = None,
+    ) -> HeldOutText:
         """Make each text a domain of one document.
 
-        `opener`: the id before each text, of models that saw another one than EOD there; the end of such a text is not
-        scored, as EOD does not follow it.
+        Args:
+          frame: the tokens around documents; None: the tokenizer's EOD.
+          opener: the id before each text, of models that saw another one there; the end of such a text is not scored,
+            as that does not follow it.
         """
-        first = tokenizer.eod if opener is None else opener
+        frame = DocumentFrame(tokenizer.eod) if frame is None else frame
+        first = frame.opens if opener is None else opener
         documents, is_lossy = {}, False
         for (name, text), ids in zip(texts.items(), tokenizer.encode_batch(list(texts.values())), strict=True):
             is_lossy |= tokenizer.decode(ids.tolist()) != text
             tokens = np.concatenate([[first], ids]).astype(np.int32)
-            documents[name] = [HeldOutDocument(name, tokens, len(text.encode()), is_whole=first == tokenizer.eod)]
+            documents[name] = [HeldOutDocument(name, tokens, len(text.encode()), is_whole=first == frame.opens)]
         longest = max((len(document.tokens) for (document,) in documents.values()), default=0)
         names = list(documents)
-        return cls("the text", longest, names, tuple(names), tokenizer.vocab_size, is_lossy, documents, tokenizer)
-
-    @property
-    def eod(self) -> int:
-        """Id of the token that opens every document."""
-        return self.text_tokenizer.eod
+        return cls(
+            "the text", longest, names, tuple(names), tokenizer.vocab_size, is_lossy, documents, tokenizer, frame
+        )
 
     def tokenizer(self) -> Tokenizer:
         return self.text_tokenizer
@@ -114,8 +124,9 @@ class HeldOutText:
             )
         taken = 0
         for document in self.documents[domain]:
-            if document.is_whole and taken + len(document.tokens) <= max_tokens:
-                taken += len(document.tokens)
+            stored = len(document.tokens) - 1 + self.frame.size
+            if document.is_whole and taken + stored <= max_tokens:
+                taken += stored
                 yield document
                 continue
             tokens = document.tokens[: max_tokens - taken + 1]
@@ -156,7 +167,7 @@ class HeldOutText:
         return file.getvalue()
 
     @classmethod
-    def from_bytes(cls, content: bytes, tokenizer: Tokenizer, address: str) -> HeldOutText:
+    def from_bytes(cls, content: bytes, tokenizer: Tokenizer, frame: DocumentFrame, address: str) -> HeldOutText:
         """Parse what `to_bytes` wrote. Raises UserError, with `address`, for anything else."""
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
@@ -180,7 +191,7 @@ class HeldOutText:
                 f"{address} was made by tokenizer {made_by[:12]}, beside it is {tokenizer.fingerprint[:12]}; "
                 "name a corpus with --corpus"
             )
-        return cls(address, *fields, *sizes, per_domain, tokenizer)
+        return cls(address, *fields, *sizes, per_domain, tokenizer, frame)
 
 
 def _documents(arrays: dict[str, np.ndarray]) -> Iterator[HeldOutDocument]:

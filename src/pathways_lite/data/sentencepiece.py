@@ -218,6 +218,12 @@ class SentencePieceTokenizer:
         # A model may have more ids than its tokenizer; they have no text.
         return str(self._model.decode([int(i) for i in ids if i != self.eod and i < self.vocab_size]))
 
+    def token_id(self, token: str) -> int | None:
+        return self._id_of(token)
+
+    def token_name(self, token: int) -> str | None:
+        return self._piece(token)
+
     def files(self) -> dict[str, bytes]:
         return {SENTENCEPIECE_FILE: self._content} | eod_files(self._eod_name) | self._companions
 

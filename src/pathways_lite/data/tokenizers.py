@@ -58,6 +58,14 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token by its name, such as "<s>"; None where there is none of that name."""
+        ...
+
+    def token_name(self, token: int) -> str | None:
+        """Return the name of an id; None where it has none."""
+        ...
+
     def files(self) -> dict[str, bytes]:
         """Return files by name from which `tokenizer_from_files` makes the same tokenizer."""
         ...
@@ -80,6 +88,12 @@ class ByteTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i for i in ids if i < 256).decode(errors="replace")
+
+    def token_id(self, token: str) -> int | None:
+        return None
+
+    def token_name(self, token: int) -> str | None:
+        return None
 
     def files(self) -> dict[str, bytes]:
         return {BYTES_FILE: b'{"vocab_size": 257, "eod": 256}\n'}
@@ -183,6 +197,14 @@ class HFTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode([i for i in ids if i != self.eod], skip_special_tokens=False))
+
+    def token_id(self, token: str) -> int | None:
+        id_: int | None = self._tokenizer.token_to_id(token)
+        return id_
+
+    def token_name(self, token: int) -> str | None:
+        name: str | None = self._tokenizer.id_to_token(token)
+        return name
 
     def files(self) -> dict[str, bytes]:
         return {HF_FILE: self._content} | eod_files(self._eod_name) | self._companions

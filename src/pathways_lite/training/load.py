@@ -25,13 +25,14 @@ from pathways_lite.data.order import DataCursor
 from pathways_lite.data.store import Store, find_store, open_store, require_compatible
 from pathways_lite.data.tokenizers import HF_FILE, SENTENCEPIECE_FILE, Tokenizer
 from pathways_lite.distributed import coordination
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.ledger import Ledger
 from pathways_lite.recipe import Mesh, Recipe, Stage
 from pathways_lite.run_directory import StageDirectory
 from pathways_lite.training.average import Average
-from pathways_lite.training.companions import carried_held_out, carried_tokenizer, companion_files
+from pathways_lite.training.companions import carried_frame, carried_held_out, carried_tokenizer, companion_files
 from pathways_lite.training.components import Components
 from pathways_lite.training.find_checkpoints import newest_checkpoints
 from pathways_lite.training.stage import StageSpec, changes_of_order, stage_timeline
@@ -108,6 +109,15 @@ class TrainedModel:
                 "import it again with --tokenizer PLACE"
             )
         return self.open_corpus(corpus).tokenizer()
+
+    def frame(self, corpus: str | None = None) -> DocumentFrame:
+        """Return the tokens around the documents that the model was trained on, or of those of `corpus`.
+
+        Raises UserError where neither the checkpoint nor a corpus says them.
+        """
+        if corpus is None and self._carried_tokenizer is not None:
+            return carried_frame(self.companions, self._carried_tokenizer, str(self.path))
+        return self.open_corpus(corpus).frame
 
     def prompt_tokens(self, tokenizer: Tokenizer) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
         """Return the ids that open a prompt, and those of which each ends an answer, for `evaluation.generate`.

@@ -63,7 +63,7 @@ def _typical_tokens(spec: StageSpec, denoiser: DenoiserSpec) -> float:
         return room
     counts = [spec.store.counts(name) for name in spec.store.domains]
     documents, tokens = sum(c.documents for c in counts), sum(c.tokens for c in counts)
-    return min(room, tokens / documents - 1) if documents else room  # EOD is not masked
+    return min(room, tokens / documents - spec.store.frame.size) if documents else room  # the frame is not masked
 
 
 def _frozen_parameters(spec: StageSpec) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Growth operators: each plans how a larger model's blocks and units copy those of a smaller one.
 
 Depth: Stack (G_stack), Interpolate, BlockOrder, DropAndStack (SOLAR). Width: Net2Net. Both: ZeroInit, MaskedGrowth,
-LiGO (`ligo.py`), Compose. A new operator is a class in `recipe/initialization.py` and a function here, registered by
-the `kind` that recipes name.
+LiGO (`ligo.py`), Compose. Vocabulary: VocabularyGrowth. A new operator is a class in `recipe/initialization.py` and a
+function here, registered by the `kind` that recipes name.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from pathways_lite.methods.growth.plan import (
     Planner,
     Treatment,
     Units,
+    append_units,
     padded_blocks,
     padded_width,
     require_depth_alone,
     require_growth,
+    require_same_vocabulary,
+    require_vocabulary_alone,
     require_width_alone,
     times_deeper,
 )
@@ -38,6 +41,7 @@ from pathways_lite.recipe import (
     Net2Net,
     Operator,
     Stack,
+    VocabularyGrowth,
     ZeroInit,
     parse_blocks,
 )
@@ -59,6 +63,8 @@ def register_planner(kind: str) -> Callable[[Planner], Planner]:
 def plan_operator(operator: Operator, source: Model, target: Model) -> GrowthPlan:
     """Plan growth from `source` to `target`. Raises UserError where the operator cannot do it."""
     require_growth(source, target)
+    if not isinstance(operator, VocabularyGrowth):
+        require_same_vocabulary(operator.kind, source, target)
     return PLANNERS[operator.kind](operator, source, target)
 
 
@@ -221,6 +227,28 @@ def plan_masked(config: MaskedGrowth, source: Model, target: Model) -> GrowthPla
     width = padded_width(source, target, written=Fill.RANDOM, unread=Fill.RANDOM)
     depth = Depth(padded_blocks(config, source, target), Treatment.REDRAW)
     return GrowthPlan(source, target, depth, width, masked=True)
+
+
+# ---- vocabulary ----
+
+
+@register_planner("vocabulary")
+def plan_vocabulary(config: VocabularyGrowth, source: Model, target: Model) -> GrowthPlan:
+    """Append rows to the embedding, and to the head where there is one; every other array is copied.
+
+    Hidden states and the logits of old ids do not change. Where the embedding is also the head (tied), its new rows are
+    read and predicted alike. Raises UserError where something else grows.
+    """
+    require_vocabulary_alone(config.kind, source, target)
+    width = {}
+    if source.vocab_size != target.vocab_size:
+        fill = {"mean": Fill.MEAN, "zero": Fill.ZERO, "random": Fill.RANDOM}[config.init]
+        rows = append_units(source.vocab_size, target.vocab_size)
+        width["vocab"] = Units(rows, source.vocab_size, written=fill)
+    return GrowthPlan(source, target, Depth(tuple(range(source.n_layers))), width)
+
+
+# ---- two at once ----
 
 
 @register_planner("compose")
