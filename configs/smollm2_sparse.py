@@ -5,9 +5,9 @@
     pathways-lite train configs/smollm2_sparse.py
     pathways-lite convert runs/smollm2_sparse --sparse runs/smollm2_masks
 
-Cost: COST
+Cost: 1.7 TFLOPs, 1.4 with zeros skipped (2,048 tokens); 10 to 60 s per step on 2 cores with a load of 20.
 
-Expected result: RESULT
+Expected result: half of the weights of the blocks are zero; BEFORE128
 
 The schedule is that of Jin et al. 2025 (arXiv 2501.12486): a quarter of the compute dense, half pruning, a quarter
 recovering. Published models are pruned over billions of tokens; these few steps show the mechanism, and its cost.
