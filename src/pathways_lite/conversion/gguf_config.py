@@ -7,6 +7,7 @@ Keys and what is left unsaid are those of llama.cpp, https://github.com/ggml-org
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,6 +80,20 @@ class Metadata:
             raise UserError(f"{self.path} lacks {self.architecture}.{key}, without which the model is not determined")
         return default if value is None else value
 
+    def count(self, key: str, default: Any = _REQUIRED) -> int:
+        """Return a positive whole number of the architecture."""
+        value = self.take(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise self.refuse(key, value, "a positive whole number is expected")
+        return value
+
+    def number(self, key: str, default: Any = _REQUIRED) -> Any:
+        """Return a positive number of the architecture, or the default."""
+        value = self.take(key, default)
+        if value is not default and (not isinstance(value, int | float) or not 0 < value < math.inf):
+            raise self.refuse(key, value, "a positive number is expected")
+        return value
+
     def refuse(self, key: str, value: Any, why: str) -> UserError:
         """Return the error for a value that cannot be computed."""
         return UserError(f"{self.path}: {self.architecture}.{key}={json.dumps(value, default=str)}: {why}")
@@ -103,8 +118,8 @@ class Metadata:
     @property
     def head_dim(self) -> int:
         """Width of a head. Raises UserError where keys and values differ in it."""
-        heads, width = self.take("attention.head_count"), self.take("embedding_length")
-        head_dim = self.take("attention.key_length", width // heads)
+        heads, width = self.count("attention.head_count"), self.count("embedding_length")
+        head_dim = self.count("attention.key_length", width // heads)
         if (values := self.take("attention.value_length", head_dim)) != head_dim:
             raise self.refuse(
                 "attention.value_length", values, f"keys have {head_dim}; they must be of one length here"
@@ -114,14 +129,14 @@ class Metadata:
     def rope_scaling(self) -> Fields | None:
         """Return `rope_scaling` of config.json. Raises UserError for what cannot be computed."""
         kind = self.take("rope.scaling.type", "none")
-        factor = self.take("rope.scaling.factor", self.take("rope.scale_linear", 1.0))
+        factor = self.number("rope.scaling.factor", self.number("rope.scale_linear", 1.0))
         if kind == "none" and factor > 1:
             kind = "linear"  # of files that are older than the type
         if self.has(ROPE_FACTORS):
             factors = self.reader.read(ROPE_FACTORS)
             if kind == "none" and (np.asarray(factors) == 1).all():
                 return None
-            found = llama3_parameters(factors, self.take("rope.freq_base", 10_000.0)) if kind == "none" else None
+            found = llama3_parameters(factors, self.number("rope.freq_base", 10_000.0)) if kind == "none" else None
             if found is None:
                 raise UserError(f"{self.path}: {ROPE_FACTORS} is not a scaling of RoPE that can be computed here")
             return found
@@ -159,22 +174,22 @@ class Architecture:
 
     def config(self, metadata: Metadata) -> Fields:
         """Return config.json. Raises UserError, with the key, for what cannot be computed here."""
-        head_dim, heads = metadata.head_dim, metadata.take("attention.head_count")
+        head_dim, heads = metadata.head_dim, metadata.count("attention.head_count")
         if not metadata.has("token_embd.weight"):
             raise UserError(f"{metadata.path} has no tensor token_embd.weight; name the file of a language model")
         config = {
             "model_type": self.model_type,
             "vocab_size": metadata.reader.tensors["token_embd.weight"].shape[0],
-            "hidden_size": metadata.take("embedding_length"),
-            "intermediate_size": metadata.take("feed_forward_length"),
-            "num_hidden_layers": metadata.take("block_count"),
+            "hidden_size": metadata.count("embedding_length"),
+            "intermediate_size": metadata.count("feed_forward_length"),
+            "num_hidden_layers": metadata.count("block_count"),
             "num_attention_heads": heads,
-            "num_key_value_heads": metadata.take("attention.head_count_kv", heads),
+            "num_key_value_heads": metadata.count("attention.head_count_kv", heads),
             "head_dim": head_dim,
-            "max_position_embeddings": metadata.take("context_length", 2048),
+            "max_position_embeddings": metadata.count("context_length", 2048),
             "tie_word_embeddings": not metadata.has("output.weight"),
             "attention_bias": metadata.has("blk.0.attn_q.bias"),
-            "rope_theta": metadata.take("rope.freq_base", 10_000.0),
+            "rope_theta": metadata.number("rope.freq_base", 10_000.0),
             "rope_scaling": metadata.rope_scaling(),
             **self.read(metadata),
             **special_ids(metadata.values),
@@ -232,12 +247,12 @@ def _qwen2(metadata: Metadata) -> Fields:
 
 def _scalar(metadata: Metadata, largest: int) -> Fields:
     """Gemma's attention is scaled by 1/sqrt(head_dim), and by another width in the model with `largest` layers."""
-    scale = metadata.take("attention.scale", None)
+    scale = metadata.number("attention.scale", None)
     if scale is not None:
         scalar = scale**-2
         scalar = round(scalar) if abs(scalar - round(scalar)) < 1e-4 * scalar else scalar
-    elif metadata.take("block_count") == largest:
-        scalar = metadata.take("embedding_length") // metadata.take("attention.head_count")
+    elif metadata.count("block_count") == largest:
+        scalar = metadata.count("embedding_length") // metadata.count("attention.head_count")
     else:
         scalar = metadata.head_dim
     return _rms(metadata) | {"query_pre_attn_scalar": scalar, "final_logit_softcapping": _cap(metadata, "final")}
@@ -256,14 +271,18 @@ def _gemma2(metadata: Metadata) -> Fields:
 
 
 def _gemma3(metadata: Metadata) -> Fields:
-    layers = metadata.take("block_count")
+    layers = metadata.count("block_count")
     pattern = metadata.take_any("attention.sliding_window_pattern", 6)
-    local = [bool(one) for one in pattern] if isinstance(pattern, list) else [(i + 1) % pattern for i in range(layers)]
+    if isinstance(pattern, list):
+        local = [bool(one) for one in pattern]
+    else:
+        period = metadata.count("attention.sliding_window_pattern", 6)
+        local = [(i + 1) % period != 0 for i in range(layers)]
     window = metadata.take("attention.sliding_window", 0)
     return _scalar(metadata, 62) | {
         "sliding_window": window or None,
         "layer_types": ["sliding_attention" if window and one else "full_attention" for one in local],
-        "rope_local_base_freq": metadata.take("rope.freq_base_swa", 10_000.0),
+        "rope_local_base_freq": metadata.number("rope.freq_base_swa", 10_000.0),
     }
 
 
@@ -272,7 +291,7 @@ def _neox(metadata: Metadata) -> Fields:
         "layer_norm_eps": metadata.take("attention.layer_norm_epsilon"),
         "use_parallel_residual": metadata.take("use_parallel_residual", True),
         "attention_bias": metadata.has("blk.0.attn_qkv.bias"),
-        "rotary_pct": metadata.take("rope.dimension_count") / metadata.head_dim,
+        "rotary_pct": metadata.count("rope.dimension_count") / metadata.head_dim,
     }
 
 

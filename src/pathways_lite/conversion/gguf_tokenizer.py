@@ -73,10 +73,9 @@ def _companions(values: Mapping[str, Any]) -> dict[str, bytes]:
         number = values.get(f"tokenizer.ggml.{key}_token_id")
         if number is not None and number < len(pieces):
             config[f"{name}_token"] = pieces[number]
-    # Where the file does not say, as llama.cpp does.
-    adds_bos = (
-        values.get("tokenizer.ggml.model") == "llama" or _PRE.get(values.get("tokenizer.ggml.pre"), ("",))[0] == _LLAMA3
-    )
+    # Where the file does not say, llama.cpp adds BOS for SentencePiece and for Llama 3.
+    cut, _, _ = _PRE.get(str(values.get("tokenizer.ggml.pre")), ("", False, None))
+    adds_bos = values.get("tokenizer.ggml.model") == "llama" or cut == _LLAMA3
     config["add_bos_token"] = values.get("tokenizer.ggml.add_bos_token", adds_bos)
     config["add_eos_token"] = values.get("tokenizer.ggml.add_eos_token", False)
     if "tokenizer.chat_template" in values:
