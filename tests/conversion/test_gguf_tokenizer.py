@@ -84,6 +84,7 @@ def test_byte_level_ids_are_those_of_the_tokenizer(pre: str) -> None:
         if normalizer is None:
             assert ours.decode(ours.encode(text)) == text
     assert (ours.eod, ours.vocab_size) == (0, theirs.get_vocab_size())
+    assert ours.control.prefix == ((1,) if pre == "llama-bpe" else ())  # what llama.cpp does where the file is silent
     assert len(ours.encode("<|endoftext|>")) > 1  # within a text it is text
 
 
