@@ -10,7 +10,7 @@ Python installation carries. The same by hand:
     pathways-lite train configs/smollm2_continue.py
     pathways-lite generate runs/smollm2_continue --prompt "def main("
 
-Cost: 7.0 TFLOPs (134.5M parameters, 8,192 tokens), about 7 GiB of memory; 17.7 s per step on 2 cores
+Cost: 7.0 TFLOPs (134.5M parameters, 8,192 tokens); 17.7 s per step on 2 cores
 with a load of 20 (25 GFLOP/s).
 
 Expected result: bits per byte fall from 0.775 to 0.737 on held-out code, from 1.163 to 1.128 on prose. For more than a

@@ -8,7 +8,8 @@
 Cost: 1.7 TFLOPs, 1.4 with zeros skipped (2,048 tokens); 27.7 s per step on 2 cores with a
 load of 20.
 
-Expected result: half of the weights of the blocks are zero; BEFORE128
+Expected result: half of the weights of the blocks are zero, and bits per byte rise from 0.786 to 2.044 on held-out
+code, from 1.246 to 2.364 on prose.
 
 The schedule is that of Jin et al. 2025 (arXiv 2501.12486): a quarter of the compute dense, half pruning, a quarter
 recovering. Published models are pruned over billions of tokens; these few steps show the mechanism, and its cost.

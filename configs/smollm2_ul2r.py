@@ -4,15 +4,15 @@
     pathways-lite grow runs/smollm2 runs/smollm2_ids --operator vocabulary --add-tokens 128
     pathways-lite data build corpora/smollm2 python: --tokenizer runs/smollm2 --held-out 0.03
     pathways-lite train configs/smollm2_ul2r.py
-    pathways-lite evaluate runs/smollm2_ul2r --infilling
 
-Cost: COST
+Cost: 1.7 TFLOPs (134.6M parameters, 2,048 tokens); 12.8 s per step on 2 cores with a load of 20.
 
-Expected result: RESULT
+Expected result: the causal bits per byte stay, 0.786 on held-out code (0.786 before) and 1.245 on prose (1.246).
+Prefix LM costs 4.5 nats per token of text, and 13 for the end of it: eight steps do not teach denoising.
 
-The model's tokenizer has 14 tokens that no text is encoded to, and a sequence of 128 needs 22 sentinels beside eight
-other special tokens; so the vocabulary grows by 128 ids, whose rows begin as the mean of all others. The mixture is
-UL2R's: half prefix LM, a quarter each of extreme and regular span corruption.
+The model's tokenizer has 14 tokens that no text is encoded to, and a sequence of 128 needs about 21 sentinels beside
+eight other special tokens; so the vocabulary grows by 128 ids, whose rows begin as the mean of all others. The
+mixture is UL2R's: half prefix LM, a quarter each of extreme and regular span corruption.
 """
 
 from pathways_lite.models.presets import smollm2_135m
