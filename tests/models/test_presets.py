@@ -31,7 +31,10 @@ def test_published_counts(name):
 
 
 def test_exact_counts_of_the_released_llamas():
-    exact = {"llama_7b": 6_738_415_616, "llama3_8b": 8_030_261_248, "tinyllama_1b": 1_100_048_384}
+    exact = {
+        "llama_7b": 6_738_415_616, "llama3_8b": 8_030_261_248, "tinyllama_1b": 1_100_048_384,
+        "smollm2_135m": 134_515_008,
+    }  # fmt: skip
     assert {name: parameter_count(getattr(presets, name)()) for name in exact} == exact
 
 

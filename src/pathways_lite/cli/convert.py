@@ -1,4 +1,4 @@
-"""`pathways-lite convert`: write a model in another format, or read one of Hugging Face."""
+"""`pathways-lite convert`: write a model in another format, or read a published one."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ from pathways_lite.suffixes import POWERS_OF_TEN
 
 def convert(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="a run, stage or checkpoint directory; with --from hf the model's")
+        str, typer.Argument(metavar="RUN", help="a run, stage or checkpoint directory; with --from the model's")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", parser=local_path, help="directory of the result")],
     sparse: Annotated[bool, typer.Option("--sparse", help="write a pruned model without its zeros")] = False,
     average: OfAverage = False,
-    source: Annotated[Literal["hf"] | None, typer.Option("--from", help="read a Hugging Face model")] = None,
+    source: Annotated[
+        Literal["hf", "gguf"] | None, typer.Option("--from", help="read a Hugging Face directory or a GGUF file")
+    ] = None,
     target: Annotated[Literal["hf"] | None, typer.Option("--to", help="write a Hugging Face model")] = None,
     dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="with --to hf: of the numbers")] = "float32",
     shard_size: Annotated[str, typer.Option(help="with --to hf: largest file, such as 500MB")] = "5GB",
     tokens: Annotated[
         float | None,
-        typer.Option(min=1, help="with --from hf: tokens that the model was trained on, such as 15e12, for its cost"),
+        typer.Option(min=1, help="with --from: tokens that the model was trained on, such as 15e12, for its cost"),
     ] = None,
     tokenizer: Annotated[
         Path | None,
-        typer.Option(parser=local_path, help="with --from hf: the model's tokenizer, where its directory has none"),
+        typer.Option(parser=local_path, help="with --from: the model's tokenizer, where it comes without one"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the newest checkpoint at or below RUN in another format, or read a Hugging Face model.
+    """Write the newest checkpoint at or below RUN in another format, or read a published model.
 
     With `--sparse` a model with pruned heads, MLP channels or blocks becomes a smaller dense one, which you can
     evaluate, generate with, or start a stage from by `Restore(path=OUT)`. 2:4 patterns are stored as values and
@@ -47,8 +49,8 @@ def convert(
     with `--sparse` and `--to hf` too.
 
     With `--from hf` a directory with config.json and safetensors becomes a checkpoint, from which a stage starts by
-    `Restore(path=OUT)`; with `--to hf` a checkpoint becomes such a directory. Either way the tokenizer comes along.
-    docs/public_models.md lists the families.
+    `Restore(path=OUT)`, and with `--from gguf` a file of llama.cpp does; with `--to hf` a checkpoint becomes such a
+    directory. Either way the tokenizer comes along. docs/public_models.md lists the families.
 
     Examples:
 
@@ -60,26 +62,31 @@ def convert(
 
     - `pathways-lite convert Llama-3.2-1B runs/llama --from hf`
 
+    - `pathways-lite convert SmolLM2-135M-Instruct.Q4_1.gguf runs/smollm2 --from gguf`
+
     - `pathways-lite convert runs/demo demo_hf --to hf --dtype bfloat16`
     """
     formats = [sparse, source is not None, target is not None].count(True)
     if formats > 1 or not (formats or average):
-        raise UserError("give one of --sparse, --average, --from hf and --to hf: pathways-lite convert RUN OUT --to hf")
+        raise UserError(
+            "give one of --sparse, --average, --from hf or gguf, and --to hf: pathways-lite convert RUN OUT --to hf"
+        )
     if source is not None and average:
         raise UserError("--average is that of a run; an imported model has none")
     if tokens is not None and source is None:
-        raise UserError("--tokens is what an imported model was trained on; it goes with --from hf")
+        raise UserError("--tokens is what an imported model was trained on; it goes with --from hf or gguf")
     if tokenizer is not None and source is None:
-        raise UserError("--tokenizer is that of an imported model; it goes with --from hf")
+        raise UserError("--tokenizer is that of an imported model; it goes with --from hf or gguf")
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.training.load import load_model
 
     if source is not None:
+        from pathways_lite.conversion.gguf_import import import_gguf
         from pathways_lite.conversion.hf_import import import_hf
 
         with lock_directory(out):
-            trained_on = None if tokens is None else int(tokens)
-            path = import_hf(local_path(run), out, trained_on, report=print_line, tokenizer=tokenizer)
+            trained_on, read = None if tokens is None else int(tokens), {"hf": import_hf, "gguf": import_gguf}[source]
+            path = read(local_path(run), out, trained_on, report=print_line, tokenizer=tokenizer)
     elif target is not None:
         from pathways_lite.conversion.hf_export import export_hf
 

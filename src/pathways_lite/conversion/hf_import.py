@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from pathways_lite.checkpoints import StreamedArray, write_streamed
 from pathways_lite.conversion.grow_and_merge import initial_meta
-from pathways_lite.conversion.hf_config import ConfigReader
+from pathways_lite.conversion.hf_config import CONFIG, ConfigReader
 from pathways_lite.conversion.hf_families import read_model
 from pathways_lite.conversion.hf_names import IGNORED, SAME_TENSOR, Tensor, specs_by_name, tensor_shape, to_ours
 from pathways_lite.conversion.safetensors_files import SafetensorsReader, pieces
@@ -45,11 +45,11 @@ def import_hf(
         report(f"not understood in {config.path}, and taken to change nothing: {', '.join(unknown)}")
     reader = SafetensorsReader(source)
     specs = specs_by_name(model)
-    files = _TensorFiles(reader, family.tensors(model), model, specs)
+    files = TensorFiles(reader, family.tensors(model), model, specs)
     files.require_whole()
     report(f"{family.model_type}, {parameter_count(model):,} parameters; for a recipe that restores it:")
     report(f"model={model_text(model)}")
-    spec = _imported_stage(source.resolve().name, model, config.count("max_position_embeddings", 2048))
+    spec = imported_stage(source.resolve().name, model, config.count("max_position_embeddings", 2048))
     meta = initial_meta(spec, DataCursor(), trained_before(model, tokens), reader.digest())
     meta["imported"] = {"from": "hf", "family": family.model_type, "config": dict(config.values), "tokens": tokens}
     companions = tokenizer_of_import(tokenizer or source, model, config.values, report)
@@ -122,7 +122,7 @@ def model_text(model: Model) -> str:
     return f"Model({', '.join(given)})"
 
 
-def _imported_stage(name: str, model: Model, max_positions: int) -> StageSpec:
+def imported_stage(name: str, model: Model, max_positions: int) -> StageSpec:
     """The stage that the checkpoint belongs to. It was never trained here, so only its model and length mean much."""
     stage = Stage(
         name="imported",
@@ -135,13 +135,37 @@ def _imported_stage(name: str, model: Model, max_positions: int) -> StageSpec:
     return StageSpec(Recipe(name=name, stages=(stage,)), 0)
 
 
-class _TensorFiles:
-    """The tensors of a model in its files, by our arrays."""
+class TensorReader(Protocol):
+    """Published files whose tensors are read as float32, whole or by rows."""
+
+    @property
+    def tensors(self) -> Mapping[str, PublishedTensor]: ...
+
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray: ...
+
+
+class PublishedTensor(Protocol):
+    """Where a published tensor is, and its shape."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+class TensorFiles:
+    """The tensors of a model in its files, by our arrays. `config` names what says the model, for errors."""
 
     def __init__(
-        self, reader: SafetensorsReader, tensors: list[Tensor], model: Model, specs: dict[str, ParamSpec]
+        self,
+        reader: TensorReader,
+        tensors: list[Tensor],
+        model: Model,
+        specs: dict[str, ParamSpec],
+        config: str = CONFIG,
     ) -> None:
-        self._reader, self._tensors, self._model, self._specs = reader, tensors, model, specs
+        self._reader, self._tensors, self._model, self._specs, self._config = reader, tensors, model, specs, config
         self._by_array = {name: tensor for tensor in tensors for name in tensor.arrays}
 
     def require_whole(self) -> None:
@@ -155,17 +179,17 @@ class _TensorFiles:
         missing = [name for name in expected if name not in stored]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise UserError(f"the files have no tensor {missing[0]}{more}, which config.json asks for")
+            raise UserError(f"the files have no tensor {missing[0]}{more}, which {self._config} asks for")
         for name, shape in expected.items():
             if stored[name].shape != shape:
-                raise UserError(f"{name} in {stored[name].path} is {stored[name].shape}; config.json says {shape}")
+                raise UserError(f"{name} in {stored[name].path} is {stored[name].shape}; {self._config} says {shape}")
         extra = [name for name in stored if name not in expected and not IGNORED.search(name)]
         if self._model.tie_embeddings:
             extra = [name for name in extra if not self._is_copy_of_embedding(name)]
         if extra:
             more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
             raise UserError(
-                f"{extra[0]} in {stored[extra[0]].path}{more} has no place in the model that config.json says; "
+                f"{extra[0]} in {stored[extra[0]].path}{more} has no place in the model that {self._config} says; "
                 "its logits would be others"
             )
 

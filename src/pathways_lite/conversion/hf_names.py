@@ -27,6 +27,7 @@ class Layout(Enum):
     OFFSET = "offset"  # a norm computes (1 + weight), so ours is the weight + 1 (Gemma)
     INTERLEAVED = "interleaved"  # RoPE pairs elements 2i and 2i + 1 of a head, ours i and i + D/2 (Cohere, GPT-J)
     FUSED = "fused"  # queries, keys and values in one, [heads, 3, D] along the output (GPT-NeoX)
+    CONCATENATED = "concatenated"  # the same as [3, heads, D] (llama.cpp's GPT-NeoX)
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,8 @@ def to_ours(tensor: Tensor, value: np.ndarray, array: ParamSpec) -> np.ndarray:
         heads, head_dim = array.shape[-2:]
         value = value.reshape(heads, len(tensor.arrays), head_dim, -1)[:, _position(tensor, array)]
         value = value.reshape(heads * head_dim, -1) if array.is_matrix else value.reshape(-1)
+    if tensor.layout is Layout.CONCATENATED:
+        value = np.split(value, len(tensor.arrays))[_position(tensor, array)]
     if tensor.layout is Layout.OFFSET:
         value = value + np.float32(1.0)
     if tensor.layout is Layout.INTERLEAVED:
@@ -178,6 +181,8 @@ def to_theirs(tensor: Tensor, values: list[np.ndarray], arrays: list[ParamSpec])
         heads, head_dim = arrays[0].shape[-2:]
         stacked = np.stack([value.reshape(heads, head_dim, -1) for value in flat], axis=1)
         return stacked.reshape(-1, *flat[0].shape[1:])
+    if tensor.layout is Layout.CONCATENATED:
+        return np.concatenate(flat)
     (value,) = flat
     if tensor.layout is Layout.OFFSET:
         return value - np.float32(1.0)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,14 +78,19 @@ class SafetensorsReader:
 
     def digest(self) -> str:
         """Return the SHA-256 of the names and contents of all files."""
-        lines = []
-        for path in self.files:
-            digest = hashlib.sha256()
-            with path.open("rb") as file:
-                while block := file.read(PIECE_NBYTES):
-                    digest.update(block)
-            lines.append(f"{path.name} {digest.hexdigest()}\n")
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return files_digest(self.files)
+
+
+def files_digest(files: Iterable[Path]) -> str:
+    """Return the SHA-256 of the names and contents of files."""
+    lines = []
+    for path in files:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(PIECE_NBYTES):
+                digest.update(block)
+        lines.append(f"{path.name} {digest.hexdigest()}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -93,6 +93,12 @@ def llama_70b() -> Model:
     return llama(8192, 80, 64, 8, 28_672)
 
 
+def smollm2_135m() -> Model:
+    """SmolLM2 135M (Allal et al. 2025, arXiv 2502.02737): 134.5 M parameters; `make smollm` fetches its weights."""
+    tied = {"tie_embeddings": True, "logit_scale": 1.0}
+    return llama(576, 30, 9, 3, 1536, vocab_size=49_152, rope_base=100_000.0).model_copy(update=tied)
+
+
 def llama3_8b() -> Model:
     """Llama 3 8B (Grattafiori et al. 2024, arXiv 2407.21783): 8.03 B parameters."""
     return llama(4096, 32, 32, 8, 14_336, vocab_size=128_256, rope_base=500_000.0)
