@@ -26,7 +26,7 @@ def import_hf(source: Path, out: Path, tokens: int | None, report: Callable[[str
     """Write the model in the directory `source` as a checkpoint below `out`, in float32. Returns its directory.
 
     Args:
-      tokens: that the model was trained on, as the user says; its cost is then 6 N D. None: the cost is not known.
+      tokens: that the model was trained on, as the user states; its cost is then 6 N D. None: its cost is unknown.
       report: is told the model, what of config.json was not understood, and each array when it is written.
 
     Raises UserError, with the key or the tensor, where the decoder cannot compute what the files say, where they are
@@ -50,12 +50,13 @@ def import_hf(source: Path, out: Path, tokens: int | None, report: Callable[[str
 
 
 def trained_before(model: Model, tokens: int | None) -> Ledger:
-    """Return the cost of a model's training elsewhere, 6 N D without attention; nothing where it is not known."""
+    """Return the cost of a model's training elsewhere: 6 N D without attention as its user states, or unknown."""
     if tokens is None:
-        return Ledger()
+        return Ledger(cost_elsewhere="unknown")
     parameters = parameter_count(model)
     flops = palm_flops_per_token(parameters, model.n_layers, model.n_heads, model.head_dim, seq_len=0) * tokens
-    return Ledger(tokens=tokens, flops=flops, sparse_flops=flops, active_parameter_tokens=parameters * tokens)
+    counts = {"tokens": tokens, "flops": flops, "sparse_flops": flops, "active_parameter_tokens": parameters * tokens}
+    return Ledger(**counts, cost_elsewhere="stated")
 
 
 def model_text(model: Model) -> str:

@@ -24,6 +24,9 @@ def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
     stages share a corpus), the stage's own D_stage and C_stage; L (nats per token over all held-out text), loss_NAME
     and bits_NAME per domain; train_loss. Unknown values are NaN or an empty text.
 
+    `cost_elsewhere` says whether the chain starts from a model that was trained elsewhere: "stated", its cost is
+    counted as its user stated it; "unknown", then D, U, C, C_sparse and N_average, which are of the chain, are NaN.
+
     A stage without logs has a row per checkpoint, from the ledger in its manifest; the last has the summary's results.
     Rows of a stage that several runs share are not repeated. `final`: one row per finished run, its last evaluation.
     Raises UserError if there is no run, or no row.
@@ -94,6 +97,7 @@ def _checkpoint_rows(stage: StageData) -> list[Row]:
             row |= {"total_tokens": total_ledger["tokens"], "total_flops": total_ledger["flops"]}
             row["active_parameter_tokens"] = total_ledger["active_parameter_tokens"]
             row["total_sparse_flops"] = total_ledger.get("sparse_flops")
+            row["cost_elsewhere"] = total_ledger.get("cost_elsewhere")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} is not the manifest of a checkpoint ({error!r}); remove that checkpoint"
@@ -124,7 +128,9 @@ def _size_columns(stage: StageData, row: Row, before: list[StageData]) -> dict[s
     embedding_parameters = (
         model.get("vocab_size", 0) * model.get("d_model", 0) * (1 if model.get("tie_embeddings") else 2)
     )
-    D = row.get("total_tokens", row.get("tokens"))
+    elsewhere = row.get("cost_elsewhere")
+    is_known = elsewhere != "unknown"
+    D = row.get("total_tokens", row.get("tokens")) if is_known else None
     return {
         "N": N,
         "N_non_embedding": stage.summary.get("model", {}).get(
@@ -135,8 +141,9 @@ def _size_columns(stage: StageData, row: Row, before: list[StageData]) -> dict[s
         "N_average": row["active_parameter_tokens"] / D if D and "active_parameter_tokens" in row else None,
         "D": D,
         "U": _unique_tokens(stage, before, D),
-        "C": row.get("total_flops", row.get("flops")),
-        "C_sparse": row.get("total_sparse_flops"),
+        "C": row.get("total_flops", row.get("flops")) if is_known else None,
+        "C_sparse": row.get("total_sparse_flops") if is_known else None,
+        "cost_elsewhere": elsewhere or "",
         "D_stage": row.get("tokens"),
         "C_stage": row.get("flops"),
     }

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from pathways_lite.data.notes import name_some
+from pathways_lite.errors import UserError
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.models.trainable import trained_parameters
 from pathways_lite.objectives.denoisers import DenoiserSpec, ExampleFormat, denoiser_specs
-from pathways_lite.recipe import Corruption, MixtureOfDenoisers, Stage, Uniform
-from pathways_lite.training.stage import StageSpec
+from pathways_lite.recipe import Corruption, Merge, MixtureOfDenoisers, Restore, Stage, Uniform
+from pathways_lite.training.load import load_model
+from pathways_lite.training.stage import StageSpec, reference_of
 
 MIN_SPANS = 1.5
 """Below this number of noise spans in an example, span corruption nearly always makes one, at the end."""
+
+INHERITS_UNKNOWN = "starts from a model that was trained elsewhere at a cost that is unknown; its FLOPs are those here"
 
 
 def stage_notes(spec: StageSpec) -> list[str]:
@@ -23,6 +28,24 @@ def stage_notes(spec: StageSpec) -> list[str]:
         *_compared_denoisers(spec.stage),
         *_frozen_parameters(spec),
     ]
+
+
+def unknown_costs(stage: Stage) -> list[str]:
+    """List the checkpoints that a resolved stage starts from, or refers to, and whose total cost is unknown.
+
+    A stage of the same recipe is none of them: what is unknown of it comes from where it starts. A checkpoint that is
+    not there any more is left out. All processes must call this.
+    """
+    start, reference = stage.start, reference_of(stage)
+    paths = [start.path] if isinstance(start, Restore) else []
+    paths += [ingredient.path for ingredient in start.checkpoints] if isinstance(start, Merge) else []
+    paths += [reference.path] if reference is not None and reference.path else []
+    unknown = []
+    for path in paths:
+        with contextlib.suppress(UserError):
+            if load_model(path, examined=False).cost.cost_elsewhere == "unknown":
+                unknown.append(path)
+    return unknown
 
 
 def _unread_domains(spec: StageSpec) -> Iterator[str]:
