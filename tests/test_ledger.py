@@ -92,7 +92,7 @@ def test_what_is_not_known_of_a_part_is_not_known_of_the_whole() -> None:
     assert (known + known).cost_elsewhere is None
     assert (known + stated).cost_elsewhere == "stated"
     assert (stated + unknown + known).cost_elsewhere == (unknown + stated - known).cost_elsewhere == "unknown"
-    assert (known + unknown).after(timeline(), 2).cost_elsewhere == "unknown"
+    assert (known + unknown).after(make_timeline(), 2).cost_elsewhere == "unknown"
     for ledger in (known, stated, unknown):
         assert Ledger.from_json(ledger.to_json()) == ledger
     assert "cost_elsewhere" not in known.to_json(), "what was written before is written still"
