@@ -29,6 +29,9 @@ def convert(
         float | None,
         typer.Option(min=1, help="with --from hf: tokens that the model was trained on, such as 15e12, for its cost"),
     ] = None,
+    allow_torch: Annotated[
+        bool, typer.Option("--allow-torch", help="with --from hf: let PyTorch read .bin files where nothing else is")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the newest checkpoint at or below RUN in another format, or read a Hugging Face model.
@@ -63,6 +66,8 @@ def convert(
         raise UserError("--average is that of a run; an imported model has none")
     if tokens is not None and source is None:
         raise UserError("--tokens is what an imported model was trained on; it goes with --from hf")
+    if allow_torch and source is None:
+        raise UserError("--allow-torch reads the pickles of a public model; it goes with --from hf")
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.training.load import load_model
 
@@ -70,7 +75,8 @@ def convert(
         from pathways_lite.conversion.hf_import import import_hf
 
         with lock_directory(out):
-            path = import_hf(local_path(run), out, None if tokens is None else int(tokens), report=print_line)
+            stated = None if tokens is None else int(tokens)
+            path = import_hf(local_path(run), out, stated, report=print_line, allow_torch=allow_torch)
     elif target is not None:
         from pathways_lite.conversion.hf_export import export_hf
 

@@ -12,7 +12,8 @@ from pathways_lite.conversion.grow_and_merge import initial_meta
 from pathways_lite.conversion.hf_config import ConfigReader
 from pathways_lite.conversion.hf_families import read_model
 from pathways_lite.conversion.hf_names import IGNORED, SAME_TENSOR, Tensor, specs_by_name, tensor_shape, to_ours
-from pathways_lite.conversion.safetensors_files import SafetensorsReader, pieces
+from pathways_lite.conversion.safetensors_files import SafetensorsReader, pieces, safetensors_files
+from pathways_lite.conversion.torch_files import TorchReader
 from pathways_lite.data.order import DataCursor
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
@@ -22,11 +23,14 @@ from pathways_lite.recipe import AdamW, Data, Model, Recipe, Stage, Steps
 from pathways_lite.training.stage import StageSpec
 
 
-def import_hf(source: Path, out: Path, tokens: int | None, report: Callable[[str], None]) -> Path:
+def import_hf(
+    source: Path, out: Path, tokens: int | None, report: Callable[[str], None], *, allow_torch: bool = False
+) -> Path:
     """Write the model in the directory `source` as a checkpoint below `out`, in float32. Returns its directory.
 
     Args:
       tokens: that the model was trained on, as the user states; its cost is then 6 N D. None: its cost is unknown.
+      allow_torch: whether PyTorch reads pickles where there are no safetensors files.
       report: is told the model, what of config.json was not understood, and each array when it is written.
 
     Raises UserError, with the key or the tensor, where the decoder cannot compute what the files say, where they are
@@ -36,7 +40,8 @@ def import_hf(source: Path, out: Path, tokens: int | None, report: Callable[[str
     family, model, unknown = read_model(config)
     if unknown:
         report(f"not understood in {config.path}, and taken to change nothing: {', '.join(unknown)}")
-    reader = SafetensorsReader(source)
+    pickled = allow_torch and not safetensors_files(source)
+    reader = TorchReader(source) if pickled else SafetensorsReader(source)
     specs = specs_by_name(model)
     files = _TensorFiles(reader, family.tensors(model), model, specs)
     files.require_whole()
@@ -55,8 +60,13 @@ def trained_before(model: Model, tokens: int | None) -> Ledger:
         return Ledger(cost_elsewhere="unknown")
     parameters = parameter_count(model)
     flops = palm_flops_per_token(parameters, model.n_layers, model.n_heads, model.head_dim, seq_len=0) * tokens
-    counts = {"tokens": tokens, "flops": flops, "sparse_flops": flops, "active_parameter_tokens": parameters * tokens}
-    return Ledger(**counts, cost_elsewhere="stated")
+    return Ledger(
+        tokens=tokens,
+        flops=flops,
+        sparse_flops=flops,
+        active_parameter_tokens=parameters * tokens,
+        cost_elsewhere="stated",
+    )
 
 
 def model_text(model: Model) -> str:
@@ -83,7 +93,7 @@ class _TensorFiles:
     """The tensors of a model in its files, by our arrays."""
 
     def __init__(
-        self, reader: SafetensorsReader, tensors: list[Tensor], model: Model, specs: dict[str, ParamSpec]
+        self, reader: SafetensorsReader | TorchReader, tensors: list[Tensor], model: Model, specs: dict[str, ParamSpec]
     ) -> None:
         self._reader, self._tensors, self._model, self._specs = reader, tensors, model, specs
         self._by_array = {name: tensor for tensor in tensors for name in tensor.arrays}

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,14 +78,19 @@ class SafetensorsReader:
 
     def digest(self) -> str:
         """Return the SHA-256 of the names and contents of all files."""
-        lines = []
-        for path in self.files:
-            digest = hashlib.sha256()
-            with path.open("rb") as file:
-                while block := file.read(PIECE_NBYTES):
-                    digest.update(block)
-            lines.append(f"{path.name} {digest.hexdigest()}\n")
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return digest_of_files(self.files)
+
+
+def digest_of_files(files: Sequence[Path]) -> str:
+    """Return the SHA-256 of the names and contents of files."""
+    lines = []
+    for path in files:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(PIECE_NBYTES):
+                digest.update(block)
+        lines.append(f"{path.name} {digest.hexdigest()}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -95,6 +100,11 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise UserError(f"{path} is no whole safetensors file ({error}); download it again") from error
+
+
+def safetensors_files(directory: Path) -> list[Path]:
+    """List the safetensors files of a directory."""
+    return sorted(directory.glob("*.safetensors"))
 
 
 def _files(directory: Path) -> list[Path]:
@@ -108,13 +118,13 @@ def _files(directory: Path) -> list[Path]:
         if missing := [name for name in names if not (directory / name).is_file()]:
             raise UserError(f"{directory} lacks {', '.join(missing)}, which {INDEX} names; download it again")
         return [directory / name for name in names]
-    if files := sorted(directory.glob("*.safetensors")):
+    if files := safetensors_files(directory):
         return files
     if pickles := sorted([*directory.glob("*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth")]):
         raise UserError(
             f"{directory} holds {pickles[0].name} and no safetensors files; a pickle can run any program when it is "
-            "read, so it is refused: take the safetensors files of the model, or convert it with transformers' "
-            "save_pretrained"
+            "read, so it is refused: take the safetensors files of the model or, if there are none, let PyTorch read "
+            "its tensors alone with --allow-torch"
         )
     raise UserError(f"{directory} has no *.safetensors files; name the directory of a Hugging Face model")
 
