@@ -101,6 +101,14 @@ def test_a_model_is_written_as_the_class_that_computes_it_or_not_at_all(fields: 
     assert again.resolved_logit_scale == model.resolved_logit_scale
 
 
+@pytest.mark.parametrize(("changes", "field"), [({"head_dim": 16}, "head_dim=16"), ({"n_kv_heads": 2}, "n_kv_heads=2")])
+def test_a_class_without_a_key_is_not_written_with_it(changes: dict, field: str) -> None:
+    """GPTNeoXForCausalLM divides hidden_size by its heads, which all have keys of their own."""
+    model = read_model(ConfigReader(golden("pythia")["config"], Path("config.json")))[1]
+    with pytest.raises(UserError, match=f"the nearest, gpt_neox, cannot say {field}"):
+        family_for(model.model_copy(update=changes), 64)
+
+
 @pytest.mark.parametrize("case", ["llama3", "qwen3", "gemma3"])
 def test_the_model_is_printed_as_a_recipe_writes_it(case: str) -> None:
     model = read_model(ConfigReader(golden(case)["config"], Path("config.json")))[1]
