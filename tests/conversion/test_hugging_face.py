@@ -101,7 +101,7 @@ def test_a_model_is_written_as_the_class_that_computes_it_or_not_at_all(fields: 
     assert again.resolved_logit_scale == model.resolved_logit_scale
 
 
-@pytest.mark.parametrize(("changes", "field"), [({"head_dim": 16}, "head_dim=16"), ({"n_kv_heads": 2}, "n_kv_heads=2")])
+@pytest.mark.parametrize(("changes", "field"), [({"head_dim": 32}, "head_dim=32"), ({"n_kv_heads": 1}, "n_kv_heads=1")])
 def test_a_class_without_a_key_is_not_written_with_it(changes: dict, field: str) -> None:
     """GPTNeoXForCausalLM divides hidden_size by its heads, which all have keys of their own."""
     model = read_model(ConfigReader(golden("pythia")["config"], Path("config.json")))[1]

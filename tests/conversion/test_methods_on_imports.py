@@ -96,7 +96,7 @@ def test_a_padded_model_computes_the_same_and_goes_out_again(case: str, tmp_path
     base = imported(tmp_path, case)
     sizes = ["model.n_layers=6", f"model.d_model={base.stage.model.d_model + 16}", "model.d_ff=72"]
     if case in NO_PLACE_FOR_HEADS:
-        sizes += ["model.n_heads=6", "model.n_kv_heads=6"]
+        sizes += ["model.n_heads=3", "model.n_kv_heads=3"]
     start, target = _resolve_target(base.stage.model, "zero", None, sizes)
     assert growth.is_function_preserving(growth.plan_growth(start, base.stage.model, target))
     grown = load_model(grow_offline(base, start, target, tmp_path / "grown", quiet))
