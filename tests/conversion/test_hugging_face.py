@@ -24,6 +24,7 @@ from pathways_lite.conversion.hf_families import FAMILIES, read_model
 from pathways_lite.conversion.hf_import import import_hf, model_text
 from pathways_lite.conversion.hf_match import family_for
 from pathways_lite.conversion.hf_names import specs_by_name, tensor_shape
+from pathways_lite.conversion.hf_text_part import text_config
 from pathways_lite.errors import UserError
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.recipe import AdamW, Data, Model, Recipe, Restore, Stage
@@ -145,6 +146,43 @@ def test_an_imported_model_takes_the_corpus_that_is_named(tmp_path: Path, corpus
     assert imported(larger, tmp_path / "fits").open_corpus(str(corpus)).eod == 256
 
 
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_the_text_part_of_a_model_with_images_is_the_text_model(prefix: str, tmp_path: Path) -> None:
+    source = write_published(tmp_path / "hf", "gemma3", eos_token_id=1)
+    expected = imported(source, tmp_path / "text")
+    held = {name.replace("model.", prefix, 1): value for name, value in tensors(source).items()}
+    tower = {"vision_tower.head.probe": np.ones(3, np.float32), "multi_modal_projector.w": np.ones(2, np.float32)}
+    save_file(held | {("model." if prefix.startswith("model") else "") + name: x for name, x in tower.items()},
+              source / "model.safetensors")  # fmt: skip
+    config = json.loads((source / "config.json").read_text())
+    config.pop("eos_token_id")
+    whole = {
+        "model_type": "gemma3",
+        "text_config": config,
+        "vision_config": {"patch_size": 14},
+        "eos_token_id": [1, 106],
+    }
+    (source / "config.json").write_text(json.dumps(whole))
+    trained = imported(source, tmp_path / "part")
+    assert trained.manifest.digest == expected.manifest.digest
+    assert trained.stage.model == expected.stage.model
+    assert trained.manifest.meta["imported"]["config"]["eos_token_id"] == [1, 106]
+    (source / "config.json").write_text(json.dumps({"model_type": "gemma3"}))
+    with pytest.raises(UserError, match="text_config=null: an object that describes the text model is expected"):
+        imported(source, tmp_path / "none")
+
+
+def test_the_defaults_of_gemma_3s_text_config() -> None:
+    """google/gemma-3-4b-it says only these of its text model; its card's 4 B are with the vision tower."""
+    inside = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024,
+              "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}  # fmt: skip
+    config = text_config(ConfigReader({"model_type": "gemma3", "text_config": inside}, Path("config.json")))
+    model = read_model(config)[1]
+    assert (model.n_heads, model.n_kv_heads, model.head_dim, model.vocab_size) == (8, 4, 256, 262_208)
+    assert model.window == (*((1024,) * 5 + (None,)) * 5, *(1024,) * 4)
+    assert (model.rope_base, model.local_rope_base) == (1e6, 1e4)
+
+
 def test_a_scale_of_logits_that_a_class_lacks_goes_into_the_final_norm(tmp_path: Path) -> None:
     trained = imported(write_published(tmp_path / "hf", "smollm"), tmp_path / "ours")
     model = trained.stage.model.model_copy(update={"logit_scale": 0.3})
@@ -208,7 +246,6 @@ def read(**changes: Any) -> tuple[Any, Model, list[str]]:
     ("changes", "sentence"),
     [
         ({"model_type": "smollm3"}, 'model_type="smollm3": no such family'),
-        ({"model_type": "gemma3"}, "use the text model alone, gemma3_text"),
         ({"hidden_act": "xielu"}, 'hidden_act="xielu"'),
         ({"rope_parameters": {"rope_type": "longrope", "factor": 2}}, 'rope_parameters.rope_type="longrope"'),
         ({"rope_parameters": None, "rope_scaling": {"type": "dynamic"}}, 'rope_scaling.rope_type="dynamic"'),

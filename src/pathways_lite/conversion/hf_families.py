@@ -389,8 +389,7 @@ def read_model(config: ConfigReader) -> tuple[Family, Model, list[str]]:
     """
     kind = config.take("model_type")
     if kind not in FAMILIES:
-        hint = " (use the text model alone, gemma3_text)" if kind == "gemma3" else ""
-        raise config.refuse("model_type", kind, f"no such family here{hint}; there are {', '.join(FAMILIES)}")
+        raise config.refuse("model_type", kind, f"no such family here; there are {', '.join(FAMILIES)}")
     family = FAMILIES[kind]
     model = family.model(config)
     return family, model, config.unknown_keys()

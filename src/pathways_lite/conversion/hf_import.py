@@ -12,6 +12,7 @@ from pathways_lite.conversion.grow_and_merge import initial_meta
 from pathways_lite.conversion.hf_config import ConfigReader
 from pathways_lite.conversion.hf_families import read_model
 from pathways_lite.conversion.hf_names import IGNORED, SAME_TENSOR, Tensor, specs_by_name, tensor_shape, to_ours
+from pathways_lite.conversion.hf_text_part import TensorReader, TextPartReader, text_config
 from pathways_lite.conversion.safetensors_files import SafetensorsReader, pieces, safetensors_files
 from pathways_lite.conversion.torch_files import TorchReader
 from pathways_lite.data.order import DataCursor
@@ -37,11 +38,16 @@ def import_hf(
     damaged or incomplete, where `out` has such a checkpoint, or where the disk is too small.
     """
     config = ConfigReader.open(source)
+    part = text_config(config)
+    config = part or config
     family, model, unknown = read_model(config)
     if unknown:
         report(f"not understood in {config.path}, and taken to change nothing: {', '.join(unknown)}")
     pickled = allow_torch and not safetensors_files(source)
-    reader = TorchReader(source) if pickled else SafetensorsReader(source)
+    reader: TensorReader = TorchReader(source) if pickled else SafetensorsReader(source)
+    if part is not None:
+        report("the text model alone: the vision tower and its projector are left out")
+        reader = TextPartReader(reader)
     specs = specs_by_name(model)
     files = _TensorFiles(reader, family.tensors(model), model, specs)
     files.require_whole()
@@ -92,9 +98,7 @@ def _imported_stage(name: str, model: Model, max_positions: int) -> StageSpec:
 class _TensorFiles:
     """The tensors of a model in its files, by our arrays."""
 
-    def __init__(
-        self, reader: SafetensorsReader | TorchReader, tensors: list[Tensor], model: Model, specs: dict[str, ParamSpec]
-    ) -> None:
+    def __init__(self, reader: TensorReader, tensors: list[Tensor], model: Model, specs: dict[str, ParamSpec]) -> None:
         self._reader, self._tensors, self._model, self._specs = reader, tensors, model, specs
         self._by_array = {name: tensor for tensor in tensors for name in tensor.arrays}
 
