@@ -84,3 +84,17 @@ def test_ledgers_add_up_along_a_chain() -> None:
     assert total.seconds == Seconds(train=4.0, save=2.0)
     assert total.seconds.goodput == pytest.approx(4 / 6)
     assert total.average_active_parameters == 50
+
+
+def test_what_is_not_known_of_a_part_is_not_known_of_the_whole() -> None:
+    known = Ledger(steps=3, tokens=30, flops=300, sparse_flops=200)
+    stated, unknown = Ledger(flops=10, cost_elsewhere="stated"), Ledger(cost_elsewhere="unknown")
+    assert (known + known).cost_elsewhere is None
+    assert (known + stated).cost_elsewhere == "stated"
+    assert (stated + unknown + known).cost_elsewhere == (unknown + stated - known).cost_elsewhere == "unknown"
+    assert (known + unknown).after(make_timeline(), 2).cost_elsewhere == "unknown"
+    for ledger in (known, stated, unknown):
+        assert Ledger.from_json(ledger.to_json()) == ledger
+    assert "cost_elsewhere" not in known.to_json(), "what was written before is written still"
+    with pytest.raises(ValueError, match="cost_elsewhere='free' is none of"):
+        Ledger.from_json(known.to_json() | {"cost_elsewhere": "free"})

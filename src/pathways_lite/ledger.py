@@ -10,9 +10,9 @@ import bisect
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -245,9 +245,23 @@ class Seconds:
         return replace(self, **{name: getattr(self, name) + value for name, value in seconds.items()})
 
 
+CostElsewhere = Literal["stated", "unknown"]
+"""What is known of training elsewhere, as that of an imported model: its user stated it, or nobody did."""
+
+
+def least_known(costs: Iterable[CostElsewhere | None]) -> CostElsewhere | None:
+    """Return what is known of several costs together: as much as of the least known; None is trained here."""
+    given = set(costs)
+    return "unknown" if "unknown" in given else "stated" if "stated" in given else None
+
+
 @dataclass(frozen=True)
 class Ledger:
-    """Accounts of what was spent. Ledgers add up along a chain of stages."""
+    """Accounts of what was spent. Ledgers add up along a chain of stages.
+
+    Where `cost_elsewhere` is "unknown", the counts leave out training that nobody counted: they are lower bounds, and
+    whatever adds such a ledger is one too. Where it is "stated", they include what a user said of it.
+    """
 
     steps: int = 0
     tokens: int = 0
@@ -255,6 +269,7 @@ class Ledger:
     sparse_flops: int = 0  # zeros skipped
     active_parameter_tokens: int = 0  # the integral of active parameters over tokens; / tokens = average N
     seconds: Seconds = field(default_factory=Seconds)
+    cost_elsewhere: CostElsewhere | None = None  # None: everything was trained here
 
     def __add__(self, other: Ledger) -> Ledger:
         return Ledger(
@@ -264,12 +279,14 @@ class Ledger:
             sparse_flops=self.sparse_flops + other.sparse_flops,
             active_parameter_tokens=self.active_parameter_tokens + other.active_parameter_tokens,
             seconds=self.seconds.plus(**asdict(other.seconds)),
+            cost_elsewhere=least_known((self.cost_elsewhere, other.cost_elsewhere)),
         )
 
     def __sub__(self, other: Ledger) -> Ledger:
-        """Subtract `other`, which this ledger includes."""
+        """Subtract `other`, which this ledger includes. What is not known of the whole is not known of the rest."""
         counts = {name: value - getattr(other, name) for name, value in self.counts().items()}
-        return Ledger(**counts, seconds=self.seconds.plus(**{k: -v for k, v in asdict(other.seconds).items()}))
+        seconds = self.seconds.plus(**{k: -v for k, v in asdict(other.seconds).items()})
+        return Ledger(**counts, seconds=seconds, cost_elsewhere=self.cost_elsewhere)
 
     def plus_flops(self, flops: int) -> Ledger:
         """Return a copy with the cost of something other than training on tokens added."""
@@ -293,15 +310,18 @@ class Ledger:
 
     def counts(self) -> dict[str, int]:
         """Return the reproducible accounts, as JSON."""
-        return {name: value for name, value in asdict(self).items() if name != "seconds"}
+        return {name: value for name, value in asdict(self).items() if name not in ("seconds", "cost_elsewhere")}
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return all accounts as JSON; `cost_elsewhere` only where something was trained elsewhere."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Ledger:
-        # Ledgers from before sparse models existed have no sparse_flops.
+        # Ledgers from before sparse models existed have no sparse_flops. Without cost_elsewhere all was trained here.
         ledger = cls(**{"sparse_flops": data["flops"], **data, "seconds": Seconds(**data["seconds"])})
         if not all(isinstance(count, int) for count in ledger.counts().values()):
             raise ValueError(f"the accounts of a ledger are whole numbers, not {ledger.counts()}")
+        if ledger.cost_elsewhere not in (None, *get_args(CostElsewhere)):
+            raise ValueError(f"cost_elsewhere={ledger.cost_elsewhere!r} is none of {get_args(CostElsewhere)}")
         return ledger

@@ -7,12 +7,16 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import pytest
 from typer.testing import CliRunner, Result
 
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
+from pathways_lite.models.accounting import parameter_count
+from pathways_lite.models.params import param_specs
 from pathways_lite.planner import search
+from pathways_lite.recipe import load_recipe
 
 RECIPE = """
 from pathways_lite.recipe import *
@@ -154,3 +158,61 @@ def test_a_step_is_compiled_for_a_tpu_once_and_estimated(recipe: Path, tmp_path:
     assert large.returncode == 2
     assert "does not fit on v5e:2x4 (8 chips), mesh fsdp=8" in large.stderr
     assert "stages.base.model.remat=full" in large.stderr
+
+
+BLOCKS = {
+    # Serial with norms on both sides, windows with a RoPE base of their own, and both soft caps: Gemma 2 and 3.
+    "gemma": "block='serial', norm_position='both', qk_norm=True, activation='geglu_tanh', embedding_scale=16.0, "
+    "attention_scale=0.1, logit_scale=1.0, window=(64, None), local_rope_base=1e3, "
+    "rope_scaling=LinearScaling(factor=4), logit_soft_cap=30.0, attention_soft_cap=50.0",
+    # Norms after the branches, and over the queries of all heads: OLMo 2.
+    "olmo": "block='serial', n_kv_heads=2, norm_position='post', qk_norm=True, qk_norm_over='all_heads', "
+    "bias=('qkv', 'attention_out'), tie_embeddings=False, "
+    "rope_scaling=Llama3Scaling(factor=4, original_length=128)",
+    # A parallel block with two LayerNorms, biases everywhere, no gate, RoPE on a part of each head: GPT-NeoX.
+    "neox": "n_kv_heads=4, norm='layer', parallel_norms=2, bias=('qkv', 'attention_out', 'mlp', 'norm'), "
+    "activation='gelu', rope_fraction=0.5, tie_embeddings=False",
+}  # fmt: skip
+
+
+@pytest.fixture(params=BLOCKS)
+def public(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe of a small model of each block kind of public models."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / f"{request.param}.py"
+    fields = RECIPE.replace("n_layers=3", "n_layers=4").replace(
+        'remat="full"', f'remat="full", {BLOCKS[request.param]}'
+    )
+    path.write_text(fields)
+    return path
+
+
+def test_every_array_of_every_block_kind_has_a_rule(public: Path) -> None:
+    model = load_recipe(public).stages[0].model
+    output = invoke(public, "stages.base.mesh.tensor=4", "--topology", "v5p:2x2x4", "--rules").stdout
+    rows = {line.split()[0] for line in output.splitlines() if line.strip()}
+    assert {array.name for array in jax.tree.leaves(param_specs(model))} <= rows
+    values = json.loads(invoke(public, "--topology", "gpu:8xh100", "--json").stdout)
+    assert values["steps"]["fast"]["seconds"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.libtpu
+def test_every_block_kind_is_compiled_for_a_tpu(public: Path) -> None:
+    model = load_recipe(public).stages[0].model
+    command = [sys.executable, "-c", "from pathways_lite.cli.main import main; main()", "plan", str(public)]
+    command += ["--topology", "v5e:2x4", "--no-estimate-kernels", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    values = json.loads(done.stdout.splitlines()[-1])
+    memory, program = values["program"]["memory"], values["program"]
+    assert values["parameters"] == parameter_count(model)
+    assert memory["parameters"] == pytest.approx(4 * parameter_count(model) / 8, rel=0.1)
+    assert memory["optimizer"] == pytest.approx(2 * memory["parameters"], rel=0.01)
+    assert program["unknown_loops"] == []
+    assert program["cycles"]["layers, backward"] > program["cycles"]["layers, forward"] > 0
+    assert {entry["where"] for entry in program["kernels"]} == {
+        "layers, forward", "layers, again", "layers, backward"
+    }  # fmt: skip
+    assert {sum(e["count"] for e in program["kernels"] if e["where"] == where) for where in
+            ("layers, forward", "layers, again")} == {model.n_layers}  # fmt: skip

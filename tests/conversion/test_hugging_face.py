@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from helpers.hf_goldens import CASES, TOOL, golden, logits_and_greedy, tool, write_published
+from helpers.hf_goldens import CASES, TOOL, golden, logits_and_greedy, write_published
 from helpers.small_models import PALM
 from pathways_lite import recipe
 from pathways_lite.conversion.hf_config import ConfigReader
@@ -24,6 +24,7 @@ from pathways_lite.conversion.hf_families import FAMILIES, read_model
 from pathways_lite.conversion.hf_import import import_hf, model_text
 from pathways_lite.conversion.hf_match import family_for
 from pathways_lite.conversion.hf_names import specs_by_name, tensor_shape
+from pathways_lite.conversion.hf_text_part import text_config
 from pathways_lite.errors import UserError
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.recipe import AdamW, Data, Model, Recipe, Restore, Stage
@@ -101,6 +102,14 @@ def test_a_model_is_written_as_the_class_that_computes_it_or_not_at_all(fields: 
     assert again.resolved_logit_scale == model.resolved_logit_scale
 
 
+@pytest.mark.parametrize(("changes", "field"), [({"head_dim": 32}, "head_dim=32"), ({"n_kv_heads": 1}, "n_kv_heads=1")])
+def test_a_class_without_a_key_is_not_written_with_it(changes: dict, field: str) -> None:
+    """GPTNeoXForCausalLM divides hidden_size by its heads, which all have keys of their own."""
+    model = read_model(ConfigReader(golden("pythia")["config"], Path("config.json")))[1]
+    with pytest.raises(UserError, match=f"the nearest, gpt_neox, cannot say {field}"):
+        family_for(model.model_copy(update=changes), 64)
+
+
 @pytest.mark.parametrize("case", ["llama3", "qwen3", "gemma3"])
 def test_the_model_is_printed_as_a_recipe_writes_it(case: str) -> None:
     model = read_model(ConfigReader(golden(case)["config"], Path("config.json")))[1]
@@ -133,11 +142,45 @@ def test_an_imported_model_takes_the_corpus_that_is_named(tmp_path: Path, corpus
         trained.open_corpus()
     with pytest.raises(UserError, match="tokens, but the model has vocab_size=61"):
         trained.open_corpus(str(corpus))
-    stored = golden("llama2")
-    shapes = {name: [300 if size == 61 else size for size in shape] for name, shape in stored["shapes"].items()}
-    config = stored["config"] | {"vocab_size": 300}
-    tool.write_checkpoint(tmp_path / "larger", "llama2", stored | {"config": config, "shapes": shapes})
-    assert imported(tmp_path / "larger", tmp_path / "fits").open_corpus(str(corpus)).frame.opens == 256
+    larger = write_published(tmp_path / "larger", "llama2", vocab_size=300)
+    assert imported(larger, tmp_path / "fits").open_corpus(str(corpus)).frame.opens == 256
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_the_text_part_of_a_model_with_images_is_the_text_model(prefix: str, tmp_path: Path) -> None:
+    source = write_published(tmp_path / "hf", "gemma3", eos_token_id=1)
+    expected = imported(source, tmp_path / "text")
+    held = {name.replace("model.", prefix, 1): value for name, value in tensors(source).items()}
+    tower = {"vision_tower.head.probe": np.ones(3, np.float32), "multi_modal_projector.w": np.ones(2, np.float32)}
+    save_file(held | {("model." if prefix.startswith("model") else "") + name: x for name, x in tower.items()},
+              source / "model.safetensors")  # fmt: skip
+    config = json.loads((source / "config.json").read_text())
+    config.pop("eos_token_id")
+    whole = {
+        "model_type": "gemma3",
+        "text_config": config,
+        "vision_config": {"patch_size": 14},
+        "eos_token_id": [1, 106],
+    }
+    (source / "config.json").write_text(json.dumps(whole))
+    trained = imported(source, tmp_path / "part")
+    assert trained.manifest.digest == expected.manifest.digest
+    assert trained.stage.model == expected.stage.model
+    assert trained.manifest.meta["imported"]["config"]["eos_token_id"] == [1, 106]
+    (source / "config.json").write_text(json.dumps({"model_type": "gemma3"}))
+    with pytest.raises(UserError, match="text_config=null: an object that describes the text model is expected"):
+        imported(source, tmp_path / "none")
+
+
+def test_the_defaults_of_gemma_3s_text_config() -> None:
+    """google/gemma-3-4b-it says only these of its text model; its card's 4 B are with the vision tower."""
+    inside = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024,
+              "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}  # fmt: skip
+    config = text_config(ConfigReader({"model_type": "gemma3", "text_config": inside}, Path("config.json")))
+    model = read_model(config)[1]
+    assert (model.n_heads, model.n_kv_heads, model.head_dim, model.vocab_size) == (8, 4, 256, 262_208)
+    assert model.window == (*((1024,) * 5 + (None,)) * 5, *(1024,) * 4)
+    assert (model.rope_base, model.local_rope_base) == (1e6, 1e4)
 
 
 def test_a_scale_of_logits_that_a_class_lacks_goes_into_the_final_norm(tmp_path: Path) -> None:
@@ -203,7 +246,6 @@ def read(**changes: Any) -> tuple[Any, Model, list[str]]:
     ("changes", "sentence"),
     [
         ({"model_type": "smollm3"}, 'model_type="smollm3": no such family'),
-        ({"model_type": "gemma3"}, "use the text model alone, gemma3_text"),
         ({"hidden_act": "xielu"}, 'hidden_act="xielu"'),
         ({"rope_parameters": {"rope_type": "longrope", "factor": 2}}, 'rope_parameters.rope_type="longrope"'),
         ({"rope_parameters": None, "rope_scaling": {"type": "dynamic"}}, 'rope_scaling.rope_type="dynamic"'),

@@ -32,9 +32,11 @@ def golden(case: str) -> dict[str, Any]:
 
 
 def write_published(directory: Path, case: str, **config: Any) -> Path:
-    """Write a case as transformers would, with some keys of its config changed."""
+    """Write a case as transformers would, with some keys of its config changed; `vocab_size` changes its tables too."""
     stored = golden(case)
-    tool.write_checkpoint(directory, case, stored | {"config": stored["config"] | config})
+    before, after = stored["config"]["vocab_size"], config.get("vocab_size", stored["config"]["vocab_size"])
+    shapes = {name: [after if size == before else size for size in shape] for name, shape in stored["shapes"].items()}
+    tool.write_checkpoint(directory, case, stored | {"config": stored["config"] | config, "shapes": shapes})
     return directory
 
 

@@ -10,13 +10,18 @@ from pathways_lite.recipe import (
     UL2R,
     AdamW,
     Data,
+    Grow,
+    Interpolate,
     LinUpper,
     Model,
+    Net2Net,
     Recipe,
     Reweighting,
     SpanCorruption,
+    Stack,
     Stage,
     Uniform,
+    ZeroInit,
 )
 from pathways_lite.training.notes import stage_notes
 from pathways_lite.training.stage import StageSpec
@@ -84,3 +89,32 @@ def test_reweighting_over_denoisers_is_said(store: str) -> None:
     objective = UL2R.model_validate({"members": [m.model_dump() for m in UL2R().members if m.weight != 0.125]})
     (note,) = notes(store, objective=objective, reweighting=Reweighting(rule=LinUpper()))
     assert "reweighting by lin_upper compares the losses of different denoisers" in note
+
+
+def grown_notes(store: str, source: Model, target: Model, **start: Any) -> list[str]:
+    shared: dict[str, Any] = {"data": Data(corpus=store, seq_len=64), "batch_size": 2, "budget": "5 steps"}
+    stages = (
+        Stage(name="base", model=source, optimizer=AdamW(), **shared),
+        Stage(name="grown", model=target, optimizer=AdamW(), start=Grow(**start), **shared),
+    )
+    return stage_notes(StageSpec(Recipe(name="noted", stages=stages), 1))
+
+
+def test_windows_that_move_are_told_with_those_that_keep_them(store: str) -> None:
+    source = MODEL.model_copy(update={"n_layers": 2, "window": (4, None)})
+    target = source.model_copy(update={"n_layers": 4})
+    assert grown_notes(store, source, target, operator=Stack()) == []
+    (note,) = grown_notes(store, source, target, operator=Interpolate())
+    assert "2 of 4 blocks get another window" in note
+    assert "block 2: None instead of 4; to keep them, use model.window=(4, 4, None, None)" in note
+    kept = target.model_copy(update={"window": (4, 4, None, None)})
+    assert grown_notes(store, source, kept, operator=Interpolate()) == []
+
+
+def test_moments_that_layer_norms_leave_open_are_told(store: str) -> None:
+    source = MODEL.model_copy(update={"norm": "layer"})
+    padded, doubled = (source.model_copy(update={"d_model": width}) for width in (40, 64))
+    (note,) = grown_notes(store, source, padded, operator=ZeroInit(), optimizer="grow")
+    assert "not known of d_model=32; a multiple of 32 with operator=Net2Net()" in note
+    assert grown_notes(store, source, padded, operator=ZeroInit()) == []
+    assert grown_notes(store, source, doubled, operator=Net2Net(), optimizer="grow") == []

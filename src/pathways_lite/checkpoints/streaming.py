@@ -83,6 +83,7 @@ def write_streamed(
             f"{directory} has room for {free / 1e6:,.0f} MB, but the checkpoint needs {needed / 1e6:,.0f} MB"
         )
     try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
         (temporary / ARRAYS).mkdir(parents=True)
         write_companions(temporary, companions or {}, None)
         # Orbax writes its description of the tree; the placeholder arrays are then overwritten.

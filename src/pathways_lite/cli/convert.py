@@ -36,6 +36,9 @@ def convert(
         Path | None,
         typer.Option(parser=local_path, help="with --from: the model's tokenizer, where it comes without one"),
     ] = None,
+    allow_torch: Annotated[
+        bool, typer.Option("--allow-torch", help="with --from hf: let PyTorch read .bin files where nothing else is")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the newest checkpoint at or below RUN in another format, or read a published model.
@@ -77,6 +80,8 @@ def convert(
         raise UserError("--tokens is what an imported model was trained on; it goes with --from hf or gguf")
     if tokenizer is not None and source is None:
         raise UserError("--tokenizer is that of an imported model; it goes with --from hf or gguf")
+    if allow_torch and source != "hf":
+        raise UserError("--allow-torch reads the pickles of a public model; it goes with --from hf")
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.training.load import load_model
 
@@ -85,8 +90,13 @@ def convert(
         from pathways_lite.conversion.hf_import import import_hf
 
         with lock_directory(out):
-            trained_on, read = None if tokens is None else int(tokens), {"hf": import_hf, "gguf": import_gguf}[source]
-            path = read(local_path(run), out, trained_on, report=print_line, tokenizer=tokenizer)
+            stated = None if tokens is None else int(tokens)
+            if source == "gguf":
+                path = import_gguf(local_path(run), out, stated, report=print_line, tokenizer=tokenizer)
+            else:
+                path = import_hf(
+                    local_path(run), out, stated, report=print_line, tokenizer=tokenizer, allow_torch=allow_torch
+                )
     elif target is not None:
         from pathways_lite.conversion.hf_export import export_hf
 

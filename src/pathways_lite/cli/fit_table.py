@@ -106,6 +106,7 @@ def read_rows(
         kept = np.sort(np.argsort(-numeric_column(table, target), kind="stable")[choice.drop_highest :])
         table = _select(table, kept)
     left_out += _unfinished(table)
+    _require_known_costs(table, needed)
     origin["dropped"] = f"the {choice.drop_highest} highest {target}" if choice.drop_highest else "nothing"
     return Rows(table, None if by is None else table[by], {**origin, "resampled": by or "rows"}, tuple(left_out))
 
@@ -143,6 +144,27 @@ def _drop_missing(table: Table, needed: Sequence[str]) -> tuple[Table, str]:
     return _select(
         table, ~is_missing
     ), f"{is_missing.sum()} of {len(is_missing)} rows left out without a number: {reasons}."
+
+
+def _require_known_costs(table: Table, needed: Sequence[str]) -> None:
+    """Raise UserError where a row lacks a needed number because its model was trained elsewhere at an unknown cost."""
+    from pathways_lite.errors import UserError
+    from pathways_lite.scaling.table import derive_columns, numeric_column
+
+    if "cost_elsewhere" not in table:
+        return
+    full = derive_columns(table, tuple(needed))
+    unknown = table["cost_elsewhere"] == "unknown"
+    for name in needed:
+        if name not in full or not (rows := unknown & ~np.isfinite(numeric_column(full, name))).any():
+            continue
+        first = str(table["run"][np.flatnonzero(rows)[0]]) if "run" in table else "a row"
+        more = f" and {rows.sum() - 1} more rows start" if rows.sum() > 1 else " starts"
+        here = f", or fit to what was spent here ({name}={name}_stage)" if f"{name}_stage" in full else ""
+        raise UserError(
+            f"{first}{more} from a model that was trained elsewhere at an unknown cost, so {name} is unknown; leave "
+            f"such runs out with --drop-missing, state the cost (pathways-lite convert --from hf --tokens N){here}"
+        )
 
 
 def is_study_or_runs(path: Path) -> bool:

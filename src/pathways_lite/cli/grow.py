@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, NoReturn
+import math
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -137,18 +138,36 @@ def _resolve_target(model: Model, operator: str, factor: int | None, changes: li
 
     request = recipe.apply_overrides(Request(model=model), [f"start.operator={operator}"])
     multiple = factor or 1
-    deeper = {"n_layers": multiple * model.n_layers}
-    wider = {name: multiple * getattr(model, name) for name in ("d_model", "n_heads", "d_ff")}
+    deeper: dict[str, Any] = {"n_layers": multiple * model.n_layers}
+    wider: dict[str, Any] = {name: multiple * getattr(model, name) for name in ("d_model", "n_heads", "d_ff")}
     if model.n_kv_heads > 1:  # multi-query attention is kept
         wider["n_kv_heads"] = multiple * model.n_kv_heads
-    sizes: dict[str, int] = wider if request.start.operator.kind == "direct" else deeper
+    sizes = wider if request.start.operator.kind == "direct" else deeper
     if request.start.operator.kind == "vocabulary":
         if factor is not None:
             raise UserError("--operator vocabulary adds ids, not layers; give --add-tokens 40 instead of --factor")
         sizes = {}
+    given = {change.partition("=")[0] for change in changes}
+    # Blocks keep the windows that they were trained with; until it is known where they go, all have one of them.
+    moves = model.window is not None and "model.window" not in given
+    if moves:
+        sizes["window"] = (next(filter(None, model.window or ()), None),)
     request = request.model_copy(update={"model": recipe.Model.model_validate({**dict(model), **sizes})})
     request = recipe.apply_overrides(request, changes)
-    return request.start, request.model
+    target = request.model
+    if moves:
+        target = target.model_copy(update={"window": _windows_kept(request.start, model, target)})
+    if model.embedding_scale == math.sqrt(model.d_model) and "model.embedding_scale" not in given:
+        target = target.model_copy(update={"embedding_scale": math.sqrt(target.d_model)})  # Gemma's, which follows
+    return request.start, target
+
+
+def _windows_kept(start: Grow, model: Model, target: Model) -> tuple[int | None, ...] | None:
+    """Return the larger model's windows with which every block has that of the block that it copies."""
+    from pathways_lite.methods.growth import plan_growth, shortest_pattern, windows_of_layers
+
+    windows = windows_of_layers(model)
+    return shortest_pattern([windows[block] for block in plan_growth(start, model, target).depth.blocks])
 
 
 def _print_plan(plan: GrowthPlan, as_json: bool) -> None:

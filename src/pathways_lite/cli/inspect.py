@@ -115,7 +115,7 @@ def _ledger_table(accounts: dict[str, dict]) -> Table:
     """Return a table of the ledgers of the stage and of the whole chain of stages."""
     from pathways_lite.console import Table
     from pathways_lite.ledger import Ledger
-    from pathways_lite.tracking.formatting import duration, si
+    from pathways_lite.tracking.formatting import COST_NOTES, duration, si, total_cost
 
     stage, total = Ledger.from_json(accounts["stage"]), Ledger.from_json(accounts["total"])
     table = Table("ledger", "stage", "chain")
@@ -123,13 +123,15 @@ def _ledger_table(accounts: dict[str, dict]) -> Table:
         column.justify = "right"
     table.add_row("steps", f"{stage.steps:,}", f"{total.steps:,}")
     table.add_row("tokens", f"{stage.tokens:,}", f"{total.tokens:,}")
-    table.add_row("model FLOPs", si(stage.flops), si(total.flops))
+    table.add_row("model FLOPs", si(stage.flops), total_cost(total.flops, total.cost_elsewhere))
     if total.sparse_flops != total.flops:
         table.add_row("FLOPs without zeros", si(stage.sparse_flops), si(total.sparse_flops))
     table.add_row("average active parameters", *(f"{x.average_active_parameters:,.0f}" for x in (stage, total)))
     for name in ("train", "compile", "save", "evaluate", "other"):
         table.add_row(f"time: {name}", *(duration(getattr(x.seconds, name)) for x in (stage, total)))
     table.add_row("goodput", f"{stage.seconds.goodput:.1%}", f"{total.seconds.goodput:.1%}")
+    if total.cost_elsewhere is not None:
+        table.caption = COST_NOTES[total.cost_elsewhere]
     return table
 
 

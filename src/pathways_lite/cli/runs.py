@@ -81,7 +81,7 @@ def list_runs(
 def _list_table(rows: list[dict[str, Any]]) -> Table:
     """Return a table with a row per stage; arms and seeds are columns where there are studies."""
     from pathways_lite.console import Table
-    from pathways_lite.tracking.formatting import NOT_A_CODE_LENGTH, age, si
+    from pathways_lite.tracking.formatting import COST_NOTES, NOT_A_CODE_LENGTH, age, si, total_cost
 
     of_study = ("arm", "seed") if any("arm" in row for row in rows) else ()
     table = Table("run", *of_study, "stage", "step", "loss", "bits per byte", "tokens", "FLOPs", "size", "age", "state")
@@ -95,14 +95,19 @@ def _list_table(rows: list[dict[str, Any]]) -> Table:
             "" if row["mean_loss"] is None else f"{row['mean_loss']:.4f}",
             ", ".join(f"{name} {value:.3f}{mark}" for name, value in row["bits_per_byte"].items()),
             si(row["total_tokens"]),
-            si(row["total_flops"]),
+            total_cost(row["total_flops"], row.get("cost_elsewhere")),
             si(row["bytes"], "B"),
             "" if row["age"] is None else age(row["age"]),
             _state(row),
         )
     notes = ["loss: of training, the mean since the log row before, as the progress line shows it"]
-    table.caption = "\n".join(notes + [NOT_A_CODE_LENGTH] * any(row.get("lossy") for row in rows))
+    notes += [NOT_A_CODE_LENGTH] * any(row.get("lossy") for row in rows)
+    table.caption = "\n".join(notes + [COST_NOTES[cost] for cost in COST_NOTES if cost in _costs_elsewhere(rows)])
     return table
+
+
+def _costs_elsewhere(rows: list[dict[str, Any]]) -> set[str]:
+    return {row["cost_elsewhere"] for row in rows if "cost_elsewhere" in row}
 
 
 def _state(row: dict[str, Any]) -> str:
@@ -132,7 +137,8 @@ def compare(
 ) -> None:
     """Compare runs at equal FLOPs and at equal loss; the first one is the baseline.
 
-    FLOPs include those of the models that a run started from. Runs with the same seed are paired. Then: what differs
+    FLOPs include those of the models that a run started from; where one was imported and its cost is unknown, they are
+    those spent here, and no speed-up is given in total FLOPs. Runs with the same seed are paired. Then: what differs
     in the recipes, and in the code, packages and devices, between the first runs of the arms.
 
     Examples:

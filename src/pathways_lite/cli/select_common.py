@@ -78,7 +78,9 @@ class CorpusReader:
         from pathways_lite.evaluation.document_scores import forward_flops
 
         flops = forward_flops(self._model.stage, self._tokens_read)
-        return {"path": str(self._model.path), "digest": self._model.manifest.digest, "flops": flops}
+        model = {"path": str(self._model.path), "digest": self._model.manifest.digest, "flops": flops}
+        elsewhere = self._model.cost.cost_elsewhere
+        return model if elsewhere is None else model | {"cost_elsewhere": elsewhere}
 
 
 class SelectionBuilder:
@@ -197,8 +199,10 @@ def render_selection(
         f"{n:,} documents, {documents.tokens.sum():,} tokens in {duration(seconds)}: {n / seconds:,.0f} documents/s"
     ]
     if origin.model is not None:
+        unknown = origin.model.get("cost_elsewhere") == "unknown"
+        more = ", and the unknown cost of its training elsewhere" if unknown else ""
         lines.append(
-            f"read by {origin.model['path']}: {si(origin.model['flops'], 'FLOPs')}, to be counted in comparisons"
+            f"read by {origin.model['path']}: {si(origin.model['flops'], 'FLOPs')}{more}, to be counted in comparisons"
         )
     return Group(
         _domain_table(selection, store, documents), _extremes_table(selection, store, documents), *map(Text, lines)

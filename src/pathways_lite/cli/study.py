@@ -10,7 +10,7 @@ import typer
 
 from pathways_lite.cli.common import AsJson, print_json
 from pathways_lite.cli.study_law import Factors, LawName, Methods
-from pathways_lite.cli.study_tables import budget_note, node_table, plan_rows, plan_summary, study_header
+from pathways_lite.cli.study_tables import cost_note, node_table, plan_rows, plan_summary, study_header
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -59,14 +59,14 @@ def plan(
     if as_json:
         print_json(
             {"study": study_plan.study.name, "nodes": plan_rows(study_plan), "jobs": jobs}
-            | ({"note": note} if (note := budget_note(study_plan)) else {})
+            | ({"note": note} if (note := cost_note(study_plan)) else {})
         )
         return
     console = Console()
     console.print(study_header(study_plan.study))
     console.print(node_table(study_plan))
     console.print(plan_summary(study_plan, jobs))
-    if note := budget_note(study_plan):
+    if note := cost_note(study_plan):
         console.print(note)
 
 
@@ -108,7 +108,7 @@ def run(
     write_study_index(study_plan.study, study_plan.store)
     console = Console(stderr=True)
     console.print(plan_summary(study_plan, jobs))
-    if note := budget_note(study_plan):
+    if note := cost_note(study_plan):
         console.print(note)
     steps = {identity: planned.timeline.total_steps for identity, planned in study_plan.nodes.items()}
     outcome = Runner(study_plan.store, study_executor, StudyProgress(steps, console)).run()

@@ -88,6 +88,12 @@ def _runs_of_arms(plan: StudyPlan, methods: str | None, *, final: bool) -> Table
             if plan.nodes[identity].state != "done":
                 continue
             part = runs_table([plan.store.run_directory(identity).path], final=final)
+            if "unknown" in part.get("cost_elsewhere", ()):
+                raise UserError(
+                    f"arm {arm} starts from a model that was trained elsewhere at an unknown cost, so what it is worth "
+                    "in total compute or tokens is unknown; leave out --law, or state the cost of that model "
+                    "(pathways-lite convert --from hf --tokens N)"
+                )
             rows = np.isfinite(part["L"]) & np.isfinite(part["C"]) & (part["C"] > 0)
             part = {name: part[name][rows] for name in ("N", "D", "C", "L", "seed")}
             parts.append({**part, "method": np.full(int(rows.sum()), method_of(arm, methods), dtype=object)})

@@ -97,7 +97,33 @@ def plan_summary(study_plan: StudyPlan, jobs: int) -> str:
     )
 
 
-def budget_note(study_plan: StudyPlan) -> str:
+def cost_note(study_plan: StudyPlan) -> str:
+    """Say where arms differ in FLOPs, and where those of a start are unknown; "" where neither is so."""
+    return " ".join(filter(None, (_budget_note(study_plan), _unknown_cost_note(study_plan))))
+
+
+def _unknown_cost_note(study_plan: StudyPlan) -> str:
+    """Name the arms that start from a model whose cost is unknown; "" where none does."""
+    from pathways_lite.studies.study import node_chain
+    from pathways_lite.training.notes import unknown_costs
+
+    study, nodes = study_plan.study, study_plan.nodes
+    unknown = {identity: unknown_costs(planned.node.stage) for identity, planned in nodes.items()}
+    models: dict[str, list[str]] = {}
+    for identity, planned in nodes.items():
+        before = [path for node in node_chain(study_plan.store.nodes, identity) for path in unknown[node.identity]]
+        for label in planned.node.is_last if before else ():
+            models.setdefault(study.arm_of[label], []).extend(before)
+    if not models:
+        return ""
+    told = "; ".join(f"{arm} ({', '.join(dict.fromkeys(paths))})" for arm, paths in models.items())
+    return (
+        f"Cost unknown: {told}. These arms start from models that were trained elsewhere; their FLOPs are those spent "
+        "here, and no speed-up in total FLOPs can be given against arms that do not."
+    )
+
+
+def _budget_note(study_plan: StudyPlan) -> str:
     """Say which arm's recipes take more FLOPs than the baseline's, or less, and what that means; "" where none does."""
     from pathways_lite.comparison.table import UNEQUAL_BUDGETS
     from pathways_lite.studies.study import node_chain

@@ -1,7 +1,8 @@
 """Compare two arms at equal compute and at equal loss, with intervals over their runs.
 
 All numbers are read off the arms' mean curves: losses averaged over runs at equal FLOPs, interpolated linearly in log
-FLOPs. FLOPs include the models that a run started from.
+FLOPs. FLOPs include the models that a run started from, except for what an imported model had cost elsewhere where that
+is unknown (`Comparison.cost_elsewhere`): then they are the FLOPs spent here, and so is what a speedup is of.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathways_lite.comparison.bootstrap import (
 )
 from pathways_lite.comparison.curves import Curve, common_grid, first_crossing
 from pathways_lite.intervals import Interval
+from pathways_lite.ledger import CostElsewhere, least_known
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Arm:
     @property
     def seeds(self) -> list[int]:
         return [curve.seed for curve in self.curves]
+
+    @property
+    def cost_elsewhere(self) -> CostElsewhere | None:
+        """What is known of training elsewhere that its runs start from."""
+        return least_known(curve.cost_elsewhere for curve in self.curves)
 
     @property
     def final_loss(self) -> float:
@@ -62,6 +69,12 @@ class Comparison:
     progress: tuple[float, float]  # the shares of its own FLOPs after which the arm, and the baseline, is at the target
     p_holm: float | None = None  # `p_value` corrected for all comparisons with this baseline
     comparisons: int = 1  # their number
+    cost_elsewhere: CostElsewhere | None = None  # of both arms together
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether FLOPs are those of everything that led to the models, not only those that were spent here."""
+        return self.cost_elsewhere != "unknown"
 
 
 def compare(arm: Arm, baseline: Arm, target: float | None = None) -> Comparison:
@@ -129,6 +142,7 @@ def compare(arm: Arm, baseline: Arm, target: float | None = None) -> Comparison:
         by_student=by_student,
         max_flops_ratio=max(curve.last_flops for curve in (*a, *b)) / float(grid[-1]),
         progress=(reached[0] / spent[0], reached[1] / spent[1]),
+        cost_elsewhere=least_known((arm.cost_elsewhere, baseline.cost_elsewhere)),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from pathways_lite.comparison.metric import Metric
 from pathways_lite.errors import UserError
+from pathways_lite.ledger import CostElsewhere, least_known
 from pathways_lite.tracking.log import Row
 from pathways_lite.tracking.run_data import RunData, StageData, smooth
 
@@ -30,6 +31,7 @@ class Curve:
     seconds: np.ndarray
     loss: np.ndarray
     overlap: int = 0  # tokens of context with which held-out losses were measured
+    cost_elsewhere: CostElsewhere | None = None  # "unknown": `flops` and `tokens` are those spent here
 
     @property
     def last_flops(self) -> float:
@@ -88,7 +90,8 @@ def read_curve(run: RunData, metric: Metric, name: str | None = None) -> Curve:
             "held-out losses do not compare; set evaluation.overlap to one number for all stages, or use --of train"
         )
     curve = Curve(name or run.name, int(run.recipe.get("seed", 0)), *points)
-    return replace(curve, loss=smooth(curve.loss, metric.window), overlap=overlaps.pop())
+    elsewhere = least_known(row.get("cost_elsewhere") for stage in run.stages for row in stage.rows)
+    return replace(curve, loss=smooth(curve.loss, metric.window), overlap=overlaps.pop(), cost_elsewhere=elsewhere)
 
 
 def _overlaps(run: RunData) -> set[int]:
@@ -146,8 +149,15 @@ def domain_value(domains: Mapping[str, Mapping[str, Any]], metric: Metric) -> fl
 def common_grid(curves: Sequence[Curve]) -> np.ndarray:
     """Return the FLOPs of all points of the curves, within the range that every curve covers.
 
-    Raises UserError if there is none, and where held-out losses were measured with different overlaps.
+    Raises UserError if there is none, where held-out losses were measured with different overlaps, and where the FLOPs
+    of some include training elsewhere as it was stated, and those of others leave it out as unknown.
     """
+    known = {curve.cost_elsewhere: curve.name for curve in curves}
+    if "stated" in known and "unknown" in known:
+        raise UserError(
+            f"the FLOPs of {known['stated']} include training elsewhere as it was stated, and what {known['unknown']} "
+            "starts from had an unknown cost, so they do not compare; import that model with --tokens N too"
+        )
     by_overlap = {curve.overlap: curve.name for curve in curves}
     if len(by_overlap) > 1:
         listed = ", ".join(f"{name} {overlap}" for overlap, name in sorted(by_overlap.items()))
@@ -157,6 +167,9 @@ def common_grid(curves: Sequence[Curve]) -> np.ndarray:
         )
     begin, end = max(float(curve.flops[0]) for curve in curves), min(curve.last_flops for curve in curves)
     if begin > end:
-        raise UserError(f"{curves[0].name} and the other runs have no FLOPs in common, so they cannot be compared")
+        stated = f", which include training elsewhere as stated of {known['stated']}" if "stated" in known else ""
+        raise UserError(
+            f"{curves[0].name} and the other runs have no FLOPs in common{stated}, so they cannot be compared"
+        )
     points = np.unique(np.concatenate([curve.flops for curve in curves]))
     return points[(points >= begin) & (points <= end)]

@@ -15,6 +15,9 @@ from pathways_lite.tracking.formatting import duration, si
 UNEQUAL_BUDGETS = 1.02
 """Ratio of FLOPs above which a note says that schedules were for different budgets."""
 
+HERE = "in FLOPs here"
+"""Of a speedup where the total FLOPs of an arm are unknown."""
+
 # Number of runs below which a note says that a bootstrap interval is too narrow.
 _FEW_RUNS = 10
 
@@ -53,7 +56,8 @@ class Results:
         if comparison is None:
             return [*cells, "baseline", "", "", ""]
         c = comparison
-        values = (f"{c.target:.4f}", format_percent(c.speedup, "\n"), format_signed(c.area, "\n"))
+        speedup = format_percent(c.speedup, "\n") + ("" if c.counts_all else f"\n{HERE}")
+        values = (f"{c.target:.4f}", speedup, format_signed(c.area, "\n"))
         return [*cells, format_signed(c.difference, "\n"), *values]
 
     def notes(self) -> list[str]:
@@ -67,14 +71,15 @@ class Results:
             "Target: the loss at which FLOPs and training time are compared, "
             + ("which was given." if self.target is not None else "the higher one of the two arms at equal FLOPs.")
         )
+        lines += cost_notes(self.arms)
         few = min(len(arm.curves) for arm in self.arms) < _FEW_RUNS
         for c in self.comparisons:
             how = "by Student's t (of the speedup, over its logarithms)" if c.by_student else "by the bootstrap"
             over = "over paired seeds" if c.paired else "over runs, which are not paired (different seeds or numbers)"
             lines.append(
-                f"{c.arm} against {c.baseline}: the difference is at {si(c.flops, 'FLOPs')}, the most that all runs "
-                f"have spent; the speedup is FLOPs of {c.baseline} over FLOPs of {c.arm} to reach the target, minus 1; "
-                "the area is the mean difference over log FLOPs. "
+                f"{c.arm} against {c.baseline}: the difference is at {si(c.flops, flops_name(c))}, the most that all "
+                f"runs have spent; the speedup is {flops_name(c)} of {c.baseline} over those of {c.arm} to reach the "
+                "target, minus 1; the area is the mean difference over log FLOPs. "
                 f"Brackets: {LEVEL:.0%} interval {how} {over}."
             )
             lines += _unfinished_note(c)
@@ -114,6 +119,37 @@ class Results:
         scores = benchmarks.scores({"arm": {"this": times[0]}, "baseline": {"this": times[1]}})
         shown = [duration(time) if math.isfinite(time) else "not reached" for time in times]
         return [arm.name, *shown, *(f"{score:.3f}" for score in scores.values())]
+
+
+def flops_name(c: Comparison) -> str:
+    """Name the FLOPs that a comparison is at."""
+    return "FLOPs" if c.counts_all else "FLOPs spent here"
+
+
+def cost_notes(arms: Sequence[Arm]) -> list[str]:
+    """Say which arms start from models that were trained elsewhere, and what FLOPs mean then; [] where none does."""
+    unknown, stated = ([arm.name for arm in arms if arm.cost_elsewhere == cost] for cost in ("unknown", "stated"))
+    notes = []
+    if unknown:
+        meaning = (
+            "That is fair only if they start from the same model."
+            if len(unknown) == len(arms)
+            else "Against other arms that is no comparison at equal compute, and no speedup in total FLOPs is known."
+        )
+        notes.append(
+            f"What {_join(unknown)} started from was trained elsewhere, at a cost that is unknown and not free. FLOPs, "
+            f"tokens and times are those spent here. {meaning}"
+        )
+    if stated:
+        notes.append(
+            f"FLOPs and tokens of {_join(stated)} include training elsewhere as a user stated it (`convert --tokens`); "
+            "times do not."
+        )
+    return notes
+
+
+def _join(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def unequal_budgets(c: Comparison, arms: Sequence[Arm]) -> str:

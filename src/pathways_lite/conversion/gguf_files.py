@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pathways_lite.conversion.safetensors_files import files_digest
+from pathways_lite.conversion.safetensors_files import digest_of_files
 from pathways_lite.errors import UserError
 
 _MAGIC = b"GGUF"
@@ -65,7 +65,7 @@ class GGUFReader:
 
     def digest(self) -> str:
         """Return the SHA-256 of the names and contents of all files."""
-        return files_digest(self.files)
+        return digest_of_files(self.files)
 
 
 def _shards(path: Path) -> list[Path]:

@@ -28,6 +28,8 @@ class Family:
       read: (config) -> fields of `Model` beside the sizes.
       write: (model) -> keys of config.json beside the sizes, as the family says what it can.
       names: a key of `hf_names.NAMES`.
+      head_keys: whether the class reads `head_dim` and `num_key_value_heads`. Otherwise the heads share `hidden_size`,
+        and each has keys and values of its own, whatever config.json says.
       tied: whether the head is the embedding where the config does not say.
     """
 
@@ -40,17 +42,22 @@ class Family:
     tied: bool = False
     offset_norms: bool = False
     interleaved: bool = False
+    head_keys: bool = True
 
     def model(self, config: ConfigReader) -> Model:
         """Return the model that a config describes. Raises UserError for what cannot be computed here."""
         heads, width = config.count("num_attention_heads"), config.count("hidden_size")
+        kv_heads, head_dim = config.count("num_key_value_heads", heads), self.head_dim or max(1, width // heads)
+        head_dim = config.count("head_dim", head_dim)
+        if not self.head_keys:
+            kv_heads, head_dim = heads, max(1, width // heads)
         tied = config.take("tie_word_embeddings", self.tied)
         fields = {
             "d_model": width,
             "n_layers": config.count("num_hidden_layers"),
             "n_heads": heads,
-            "n_kv_heads": config.count("num_key_value_heads", heads),
-            "head_dim": config.count("head_dim", self.head_dim or max(1, width // heads)),
+            "n_kv_heads": kv_heads,
+            "head_dim": head_dim,
             "d_ff": config.count("intermediate_size"),
             "vocab_size": config.count("vocab_size"),
             "tie_embeddings": tied,
@@ -367,7 +374,7 @@ _FAMILIES = (
     Family(
         "gemma3_text", "Gemma3ForCausalLM", _read_gemma3, _write_gemma3, "gemma2", 256, tied=True, offset_norms=True
     ),
-    Family("gpt_neox", "GPTNeoXForCausalLM", _read_neox, _write_neox, names="gpt_neox"),
+    Family("gpt_neox", "GPTNeoXForCausalLM", _read_neox, _write_neox, names="gpt_neox", head_keys=False),
     Family("cohere", "CohereForCausalLM", _read_cohere, _write_cohere, "cohere", tied=True, interleaved=True),
     Family("cohere2_moe", "Cohere2MoeForCausalLM", _read_palm, _write_palm, "cohere", tied=True, interleaved=True),
 )
@@ -382,8 +389,7 @@ def read_model(config: ConfigReader) -> tuple[Family, Model, list[str]]:
     """
     kind = config.take("model_type")
     if kind not in FAMILIES:
-        hint = " (use the text model alone, gemma3_text)" if kind == "gemma3" else ""
-        raise config.refuse("model_type", kind, f"no such family here{hint}; there are {', '.join(FAMILIES)}")
+        raise config.refuse("model_type", kind, f"no such family here; there are {', '.join(FAMILIES)}")
     family = FAMILIES[kind]
     model = family.model(config)
     return family, model, config.unknown_keys()

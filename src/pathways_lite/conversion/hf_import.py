@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +13,9 @@ from pathways_lite.conversion.grow_and_merge import initial_meta
 from pathways_lite.conversion.hf_config import CONFIG, ConfigReader
 from pathways_lite.conversion.hf_families import read_model
 from pathways_lite.conversion.hf_names import IGNORED, SAME_TENSOR, Tensor, specs_by_name, tensor_shape, to_ours
-from pathways_lite.conversion.safetensors_files import SafetensorsReader, pieces
+from pathways_lite.conversion.hf_text_part import TextPartReader, text_config
+from pathways_lite.conversion.safetensors_files import SafetensorsReader, TensorReader, pieces, safetensors_files
+from pathways_lite.conversion.torch_files import TorchReader
 from pathways_lite.data.order import DataCursor
 from pathways_lite.data.tokenizer_files import has_tokenizer, read_published_files
 from pathways_lite.data.tokenizers import HF_FILE, SENTENCEPIECE_FILE, Tokenizer
@@ -27,12 +29,19 @@ from pathways_lite.training.stage import StageSpec
 
 
 def import_hf(
-    source: Path, out: Path, tokens: int | None, report: Callable[[str], None], *, tokenizer: Path | None = None
+    source: Path,
+    out: Path,
+    tokens: int | None,
+    report: Callable[[str], None],
+    *,
+    tokenizer: Path | None = None,
+    allow_torch: bool = False,
 ) -> Path:
     """Write the model in the directory `source` as a checkpoint below `out`, in float32. Returns its directory.
 
     Args:
-      tokens: that the model was trained on, as the user says; its cost is then 6 N D. None: the cost is not known.
+      tokens: that the model was trained on, as the user states; its cost is then 6 N D. None: its cost is unknown.
+      allow_torch: whether PyTorch reads pickles where there are no safetensors files.
       report: is told the model, what of config.json was not understood, and each array when it is written.
       tokenizer: a directory or file that has the model's tokenizer; None: `source`, if it has one.
 
@@ -40,10 +49,16 @@ def import_hf(
     damaged or incomplete, where `out` has such a checkpoint, or where the disk is too small.
     """
     config = ConfigReader.open(source)
+    part = text_config(config)
+    config = part or config
     family, model, unknown = read_model(config)
     if unknown:
         report(f"not understood in {config.path}, and taken to change nothing: {', '.join(unknown)}")
-    reader = SafetensorsReader(source)
+    pickled = allow_torch and not safetensors_files(source)
+    reader: TensorReader = TorchReader(source) if pickled else SafetensorsReader(source)
+    if part is not None:
+        report("the text model alone: the vision tower and its projector are left out")
+        reader = TextPartReader(reader)
     specs = specs_by_name(model)
     files = TensorFiles(reader, family.tensors(model), model, specs)
     files.require_whole()
@@ -107,12 +122,18 @@ def describe_control(tokenizer: Tokenizer) -> str:
 
 
 def trained_before(model: Model, tokens: int | None) -> Ledger:
-    """Return the cost of a model's training elsewhere, 6 N D without attention; nothing where it is not known."""
+    """Return the cost of a model's training elsewhere: 6 N D without attention as its user states, or unknown."""
     if tokens is None:
-        return Ledger()
+        return Ledger(cost_elsewhere="unknown")
     parameters = parameter_count(model)
     flops = palm_flops_per_token(parameters, model.n_layers, model.n_heads, model.head_dim, seq_len=0) * tokens
-    return Ledger(tokens=tokens, flops=flops, sparse_flops=flops, active_parameter_tokens=parameters * tokens)
+    return Ledger(
+        tokens=tokens,
+        flops=flops,
+        sparse_flops=flops,
+        active_parameter_tokens=parameters * tokens,
+        cost_elsewhere="stated",
+    )
 
 
 def model_text(model: Model) -> str:
@@ -133,25 +154,6 @@ def imported_stage(name: str, model: Model, max_positions: int) -> StageSpec:
         budget=Steps(n=1),
     )
     return StageSpec(Recipe(name=name, stages=(stage,)), 0)
-
-
-class TensorReader(Protocol):
-    """Published files whose tensors are read as float32, whole or by rows."""
-
-    @property
-    def tensors(self) -> Mapping[str, PublishedTensor]: ...
-
-    def read(self, name: str, rows: slice | None = None) -> np.ndarray: ...
-
-
-class PublishedTensor(Protocol):
-    """Where a published tensor is, and its shape."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
 
 
 class TensorFiles:

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -37,6 +37,27 @@ class StoredTensor:
     path: Path
     shape: tuple[int, ...]
     dtype: str  # a key of `DTYPES`
+
+
+class PublishedTensor(Protocol):
+    """Where a published tensor is, and its shape."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+class TensorReader(Protocol):
+    """Published files whose tensors are read as float32, whole or by rows."""
+
+    @property
+    def tensors(self) -> Mapping[str, PublishedTensor]: ...
+
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray: ...
+
+    def digest(self) -> str: ...
 
 
 def pieces(shape: tuple[int, ...]) -> list[slice]:
@@ -78,10 +99,10 @@ class SafetensorsReader:
 
     def digest(self) -> str:
         """Return the SHA-256 of the names and contents of all files."""
-        return files_digest(self.files)
+        return digest_of_files(self.files)
 
 
-def files_digest(files: Iterable[Path]) -> str:
+def digest_of_files(files: Iterable[Path]) -> str:
     """Return the SHA-256 of the names and contents of files."""
     lines = []
     for path in files:
@@ -102,6 +123,11 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError(f"{path} is no whole safetensors file ({error}); download it again") from error
 
 
+def safetensors_files(directory: Path) -> list[Path]:
+    """List the safetensors files of a directory."""
+    return sorted(directory.glob("*.safetensors"))
+
+
 def _files(directory: Path) -> list[Path]:
     """List the shards: those that the index names, or all safetensors files."""
     index = directory / INDEX
@@ -113,13 +139,13 @@ def _files(directory: Path) -> list[Path]:
         if missing := [name for name in names if not (directory / name).is_file()]:
             raise UserError(f"{directory} lacks {', '.join(missing)}, which {INDEX} names; download it again")
         return [directory / name for name in names]
-    if files := sorted(directory.glob("*.safetensors")):
+    if files := safetensors_files(directory):
         return files
     if pickles := sorted([*directory.glob("*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth")]):
         raise UserError(
             f"{directory} holds {pickles[0].name} and no safetensors files; a pickle can run any program when it is "
-            "read, so it is refused: take the safetensors files of the model, or convert it with transformers' "
-            "save_pretrained"
+            "read, so it is refused: take the safetensors files of the model or, if there are none, let PyTorch read "
+            "its tensors alone with --allow-torch"
         )
     raise UserError(f"{directory} has no *.safetensors files; name the directory of a Hugging Face model")
 

@@ -81,7 +81,8 @@ def _stage_row(run: FoundRun, data: RunData, stage: StageData) -> dict[str, Any]
     step, totals = last.get("step", 0), last
     if saved is not None and saved > step:  # a run that was stopped saves a step that need not be logged
         step, ledger = saved, stage.ledger.get("total") or {}
-        totals = {f"total_{name}": ledger[name] for name in ("tokens", "flops") if name in ledger} or last
+        totals = {f"total_{name}": ledger[name] for name in ("tokens", "flops") if name in ledger}
+        totals = totals | {"cost_elsewhere": ledger.get("cost_elsewhere")} if totals else last
     return {
         "run": str(run.path),
         "stage": stage.name,
@@ -95,6 +96,7 @@ def _stage_row(run: FoundRun, data: RunData, stage: StageData) -> dict[str, Any]
         **({"lossy": True} if any(r.get("lossy") for r in stage.evaluation.values()) else {}),
         "total_tokens": totals.get("total_tokens", 0),
         "total_flops": totals.get("total_flops", 0),
+        **({"cost_elsewhere": elsewhere} if (elsewhere := totals.get("cost_elsewhere")) is not None else {}),
         "bytes": 0 if stage.directory.is_symlink() else directory_bytes(stage.directory),
         **_age(_updated(stage)),
         **({} if run.study is None else {"study": str(run.study), "arm": run.arm, "seed": data.recipe.get("seed")}),

@@ -24,6 +24,9 @@ def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
     stages share a corpus), the stage's own D_stage and C_stage; L (nats per token over all held-out text), loss_NAME
     and bits_NAME per domain; train_loss. Unknown values are NaN or an empty text.
 
+    `cost_elsewhere` says whether the chain starts from a model that was trained elsewhere: "stated", its cost is
+    counted as its user stated it; "unknown", then D, U, C, C_sparse and N_average, which are of the chain, are NaN.
+
     A stage without logs has a row per checkpoint, from the ledger in its manifest; the last has the summary's results.
     Rows of a stage that several runs share are not repeated. `final`: one row per finished run, its last evaluation.
     Raises UserError if there is no run, or no row.
@@ -107,6 +110,7 @@ def _row_of_ledger(step: int, ledger: Mapping[str, Any]) -> Row:
         "total_flops": total["flops"],
         "active_parameter_tokens": total["active_parameter_tokens"],
         "total_sparse_flops": total.get("sparse_flops"),
+        "cost_elsewhere": total.get("cost_elsewhere"),
     }
 
 
@@ -153,7 +157,9 @@ def _size_columns(stage: StageData, row: Row, before: list[StageData]) -> dict[s
     embedding_parameters = (
         model.get("vocab_size", 0) * model.get("d_model", 0) * (1 if model.get("tie_embeddings") else 2)
     )
-    D = row.get("total_tokens", row.get("tokens"))
+    elsewhere = row.get("cost_elsewhere")
+    is_known = elsewhere != "unknown"
+    D = row.get("total_tokens", row.get("tokens")) if is_known else None
     return {
         "N": N,
         "N_non_embedding": stage.summary.get("model", {}).get(
@@ -164,8 +170,9 @@ def _size_columns(stage: StageData, row: Row, before: list[StageData]) -> dict[s
         "N_average": row["active_parameter_tokens"] / D if D and "active_parameter_tokens" in row else None,
         "D": D,
         "U": _unique_tokens(stage, before, D),
-        "C": row.get("total_flops", row.get("flops")),
-        "C_sparse": row.get("total_sparse_flops"),
+        "C": row.get("total_flops", row.get("flops")) if is_known else None,
+        "C_sparse": row.get("total_sparse_flops") if is_known else None,
+        "cost_elsewhere": elsewhere or "",
         "D_stage": row.get("tokens"),
         "C_stage": row.get("flops"),
     }

@@ -20,6 +20,7 @@ from pathways_lite.comparison.curves import Clock, Curve
 from pathways_lite.comparison.metric import Metric
 from pathways_lite.comparison.table import Results
 from pathways_lite.intervals import LEVEL, Interval
+from pathways_lite.ledger import CostElsewhere
 from pathways_lite.studies.measures import Measured
 from pathways_lite.studies.store import State
 from pathways_lite.studies.study import Node
@@ -31,7 +32,7 @@ _LOG_SCALE_RATIO = 30.0
 _T_NAMES = {True: "Student's", False: "Welch's"}  # whether runs are paired
 _MAX_INSET_LEGEND = 6  # entries of a legend that fits into a plot
 _AXIS_LABELS = {
-    "flops": "{compute}, base models included",
+    "flops": "{compute}, {included}",
     "tokens": "training tokens",
     "seconds": "seconds of training",
 }
@@ -59,7 +60,7 @@ def loss_figures(arms: Sequence[Arm], metric: Metric) -> list[StudyFigure]:
     }
 
     def make_figure(clock: Clock) -> StudyFigure:
-        alt = f"{metric.name} of {', '.join(arm.name for arm in arms)} against {_axis_label(clock, metric)}"
+        alt = f"{metric.name} of {', '.join(arm.name for arm in arms)} against {_axis_label(clock, metric, arms)}"
         return StudyFigure(
             f"loss_{clock}", titles[clock], alt, captions[clock], lambda p: _draw_losses(arms, metric, clock, p)
         )
@@ -67,8 +68,10 @@ def loss_figures(arms: Sequence[Arm], metric: Metric) -> list[StudyFigure]:
     return [make_figure(clock) for clock in titles]
 
 
-def _axis_label(clock: Clock, metric: Metric) -> str:
-    return _AXIS_LABELS[clock].format(compute=metric.flops_label)
+def _axis_label(clock: Clock, metric: Metric, arms: Sequence[Arm]) -> str:
+    known = all(arm.cost_elsewhere != "unknown" for arm in arms)
+    included = "base models included" if known else "spent here: the cost of imported models is unknown"
+    return _AXIS_LABELS[clock].format(compute=metric.flops_label, included=included)
 
 
 def align_curves(curves: Sequence[Curve], clock: Clock) -> tuple[np.ndarray, np.ndarray]:
@@ -107,7 +110,7 @@ def _draw_losses(arms: Sequence[Arm], metric: Metric, clock: Clock, palette: Pal
         ax.xaxis.set_major_locator(LogLocator(numticks=8))
         ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    ax.set_xlabel(_axis_label(clock, metric))
+    ax.set_xlabel(_axis_label(clock, metric, arms))
     ax.set_ylabel(metric.name)
     if len(arms) > _MAX_INSET_LEGEND:
         figure.set_figwidth(9.4)
@@ -126,7 +129,8 @@ def difference_figure(comparisons: Sequence[Comparison], metric: Metric) -> Stud
     baseline = comparisons[0].baseline
     alt = "; ".join(f"{c.arm}: {c.difference.value:+.4f}" for c in reversed(ordered))
     caption = "Left is better."
-    title = f"At equal compute, against {baseline}"
+    known = all(comparison.counts_all for comparison in comparisons)
+    title = f"At equal {'compute' if known else 'FLOPs spent here'}, against {baseline}"
     return StudyFigure("differences", title, alt, caption, lambda palette: _draw_differences(ordered, metric, palette))
 
 
@@ -163,9 +167,15 @@ _GRID_STEP = (2.5, 0.62)
 
 
 def lineage_figure(
-    nodes: Mapping[str, Node], states: Mapping[str, State], flops: Mapping[str, int]
+    nodes: Mapping[str, Node],
+    states: Mapping[str, State],
+    flops: Mapping[str, int],
+    costs_elsewhere: Mapping[str, CostElsewhere | None] | None = None,
 ) -> StudyFigure | None:
-    """Build the figure of all nodes, each to the right of the node that it starts from; None where none does."""
+    """Build the figure of all nodes, each to the right of the node that it starts from; None where none does.
+
+    A first node that starts from an imported model says by `costs_elsewhere` whether the cost of that one is known.
+    """
     if not any(node.parent for node in nodes.values()):
         return None  # a column of boxes
     labels = {identity: node.label for identity, node in nodes.items()}
@@ -173,7 +183,15 @@ def lineage_figure(
     caption = (
         "Each box is a stage that is trained once; arrows lead to the stages that start from it. Dashed: not done."
     )
-    return StudyFigure(LINEAGE, "Lineage", alt, caption, lambda palette: _draw_lineage(nodes, states, flops, palette))
+    roots = {identity for identity, node in nodes.items() if node.parent is None}
+    elsewhere = {identity: cost for identity, cost in (costs_elsewhere or {}).items() if cost and identity in roots}
+    if elsewhere:
+        caption += " + unknown, + stated: what a model had cost that was trained elsewhere and imported."
+    amounts = {
+        identity: si(value, "FLOPs") + (f" + {elsewhere[identity]}" if identity in elsewhere else "")
+        for identity, value in flops.items()
+    }
+    return StudyFigure(LINEAGE, "Lineage", alt, caption, lambda palette: _draw_lineage(nodes, states, amounts, palette))
 
 
 def layout_nodes(nodes: Mapping[str, Node]) -> dict[str, tuple[int, float]]:
@@ -196,7 +214,7 @@ def layout_nodes(nodes: Mapping[str, Node]) -> dict[str, tuple[int, float]]:
 
 
 def _draw_lineage(
-    nodes: Mapping[str, Node], states: Mapping[str, State], flops: Mapping[str, int], palette: Palette
+    nodes: Mapping[str, Node], states: Mapping[str, State], amounts: Mapping[str, str], palette: Palette
 ) -> Figure:
     corners = {
         identity: (_GRID_STEP[0] * column, -_GRID_STEP[1] * row)
@@ -215,7 +233,7 @@ def _draw_lineage(
             middle = (x0 + _BOX_SIZE[0] + x1) / 2
             ax.plot([x0 + _BOX_SIZE[0], middle, middle, x1], [y0, y0, y1, y1], color=palette.faint, linewidth=1.0)
             ax.plot(x1 - 0.05, y1, marker=">", markersize=5, color=palette.faint)
-        _draw_box(ax, corners[identity], node.label, f"{si(flops[identity], 'FLOPs')}, {states[identity]}", palette)
+        _draw_box(ax, corners[identity], node.label, f"{amounts[identity]}, {states[identity]}", palette)
     return figure
 
 
@@ -244,12 +262,14 @@ def _draw_box(ax: Axes, corner_xy: tuple[float, float], title: str, text: str, p
 CSV_HEADER = (
     "held_out", "arm", "baseline", "runs", "loss", "flops", "difference", "low", "high", "interval",
     "speedup", "speedup_low", "speedup_high", "area", "area_low", "area_high", "value_low", "value_high",
-    "target",
+    "target", "cost_elsewhere",
 )  # fmt: skip
 """`held_out`: the domain, empty for all text, or the name of a measure, whose mean is in `loss`. `loss`: at the end of
 a run, mean over runs. `difference`: from the baseline at `flops`, with its 95 % interval (`interval`: student, over
 pairs of runs, or welch, over unpaired ones). Speedup and area have those of the page. `value_low`, `value_high`:
-Student's interval of a measure's mean. `target`: the loss of the speedup. Unknown values are empty."""
+Student's interval of a measure's mean. `target`: the loss of the speedup. `cost_elsewhere`: "unknown" where `flops` and
+the speedup are of the FLOPs spent here, as an imported model's cost elsewhere is unknown; "stated" where they include
+it. Unknown values are empty."""
 
 
 def write_csv(
@@ -270,7 +290,7 @@ def write_csv(
             cells = [*row, interval.value, interval.low, interval.high, kind]
             limits = [m.value.low, m.value.high]
             empty = [""] * (CSV_HEADER.index("value_low") - len(cells))
-            writer.writerow([*map(_cell, cells), *empty, *map(_cell, limits), ""])
+            writer.writerow([*map(_cell, cells), *empty, *map(_cell, limits), "", ""])
 
 
 def csv_rows(domain: str, results: Results) -> Iterator[list[object]]:
@@ -283,7 +303,8 @@ def csv_rows(domain: str, results: Results) -> Iterator[list[object]]:
             row += [c.flops, c.difference.value, interval.low, interval.high, kind]
             row += [value for i in (c.speedup, c.area) for value in (i.value, i.low, i.high)]
             row += ["", "", c.target]
-        yield [*map(_cell, row), *[""] * (len(CSV_HEADER) - len(row))]
+        elsewhere = arm.cost_elsewhere if c is None else c.cost_elsewhere
+        yield [*map(_cell, row), *[""] * (len(CSV_HEADER) - len(row) - 1), elsewhere or ""]
 
 
 def _cell(value: object) -> object:

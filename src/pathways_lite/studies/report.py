@@ -6,7 +6,7 @@ import math
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,10 +15,10 @@ from pathways_lite.comparison.benchmarks import normalized_perplexity
 from pathways_lite.comparison.compare import Arm, Comparison
 from pathways_lite.comparison.curves import domain_value, read_curve
 from pathways_lite.comparison.metric import Metric
-from pathways_lite.comparison.table import Results, format_signed, unequal_budgets
+from pathways_lite.comparison.table import Results, cost_notes, flops_name, format_signed, unequal_budgets
 from pathways_lite.errors import UserError
 from pathways_lite.intervals import LEVEL
-from pathways_lite.ledger import Ledger
+from pathways_lite.ledger import CostElsewhere, Ledger, least_known
 from pathways_lite.studies.executor import train_arguments
 from pathways_lite.studies.figures import (
     LINEAGE,
@@ -50,6 +50,16 @@ class Findings:
     by_domain: dict[str, Results]  # by domain of held-out text; empty if `results` is None
     problems: list[str]
     measured: list[Measured] = field(default_factory=list)
+
+    @property
+    def costs_elsewhere(self) -> dict[str, CostElsewhere | None]:
+        """What is known of training elsewhere that each node with a checkpoint, or its ancestors, started from."""
+        ledgers = {identity: self.plan.store.stage_directory(identity).ledger for identity in self.plan.nodes}
+        return {
+            identity: Ledger.from_json(ledger["total"]).cost_elsewhere
+            for identity, ledger in ledgers.items()
+            if ledger and "total" in ledger
+        }
 
     @property
     def states(self) -> dict[str, State]:
@@ -117,10 +127,11 @@ def _arms(plan: StudyPlan, runs: dict[str, RunData], metric: Metric) -> list[Arm
 def _figures(findings: Findings) -> list[StudyFigure]:
     plan = findings.plan
     flops = {identity: planned.flops for identity, planned in plan.nodes.items()}
+    elsewhere = findings.costs_elsewhere
     metric, comparisons = plan.study.metric, findings.results.comparisons if findings.results else []
     differences = [difference_figure(comparisons, metric)] if comparisons else []
     curves = loss_figures(findings.arms, metric) if findings.arms else []
-    lineage = lineage_figure(plan.store.nodes, findings.states, flops)
+    lineage = lineage_figure(plan.store.nodes, findings.states, flops, elsewhere)
     return [*differences, *curves, *([lineage] if lineage is not None else [])]
 
 
@@ -175,9 +186,10 @@ def _results_section(findings: Findings) -> str:
     return section(
         "Results",
         *(paragraph(verdict(comparison, results.arms), "verdict") for comparison in results.comparisons),
+        *(paragraph(note, "verdict") for note in cost_notes(results.arms)),
         paragraph(f"{missing} unfinished runs are not included.", "note") if missing else "",
         table(results.header, results.rows()),
-        *(paragraph(note, "note") for note in results.notes()),
+        *(paragraph(note, "note") for note in results.notes() if note not in cost_notes(results.arms)),
     )
 
 
@@ -192,7 +204,7 @@ def verdict_sentence(c: Comparison) -> str:
     interval_name = f"{LEVEL:.0%} interval by Student's t"
     direction = "lower" if c.difference.value < 0 else "higher"
     amount = f"{abs(c.difference.value):.4f} {direction}"
-    claim = f"At {si(c.flops, 'FLOPs')} the loss of {c.arm} is {amount} than that of {c.baseline}"
+    claim = f"At {si(c.flops, flops_name(c))} the loss of {c.arm} is {amount} than that of {c.baseline}"
     if math.isnan(interval.low):
         return f"{claim}, with one run each, so it is unknown whether other seeds would give the same result."
     if interval.low <= 0 <= interval.high:
@@ -297,6 +309,7 @@ def _cost_section(findings: Findings) -> str:
     }
     if not ledger_by_node:
         return ""
+    costs_elsewhere = findings.costs_elsewhere
     rows = []
     for name, recipes in plan.study.arms.items():
         labels = {name} if len(recipes) == 1 else {f"{name}/{recipe.seed}" for recipe in recipes}
@@ -305,18 +318,25 @@ def _cost_section(findings: Findings) -> str:
             [ledger_by_node.get(n.identity, Ledger()) for n in node_chain(plan.store.nodes, identity)]
             for identity in last
         ]
-        rows.append(_ledger_row(name, sum((sum(ledgers, Ledger()) for ledgers in chains), Ledger())))
-    rows.append(_ledger_row("total, each node once", sum(ledger_by_node.values(), Ledger())))
+        spent = sum((sum(ledgers, Ledger()) for ledgers in chains), Ledger())
+        elsewhere = least_known(costs_elsewhere.get(identity) for identity in last)
+        rows.append(_ledger_row(name, replace(spent, cost_elsewhere=elsewhere)))
+    total = replace(sum(ledger_by_node.values(), Ledger()), cost_elsewhere=least_known(costs_elsewhere.values()))
+    rows.append(_ledger_row("total, each node once", total))
     header = ["arm", "steps", "tokens", "model FLOPs", "training", "running time"]
     caption = (
         "All runs of an arm with the stages that they started from. A shared stage counts for every run that has it."
     )
+    if any(costs_elsewhere.values()):
+        caption += " Not included is the training elsewhere of imported models, whose cost is unknown or was stated."
     return section("What it cost", table(header, rows, caption=caption, total=True))
 
 
 def _ledger_row(name: str, ledger: Ledger) -> list[str]:
     times = (ledger.seconds.train, ledger.seconds.total)
-    return [name, f"{ledger.steps:,}", si(ledger.tokens), si(ledger.flops), *map(duration, times)]
+    # Of nodes alone, so also what was stated is not in it.
+    more = "" if ledger.cost_elsewhere is None else f" + {ledger.cost_elsewhere}"
+    return [name, f"{ledger.steps:,}", si(ledger.tokens), si(ledger.flops) + more, *map(duration, times)]
 
 
 def _node_links(findings: Findings) -> str:

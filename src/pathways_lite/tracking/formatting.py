@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from pathways_lite.ledger import CostElsewhere
+
 NOT_A_CODE_LENGTH = "* not a code length: the tokenizer loses text, so these bits per byte compare with nothing."
+
+UNKNOWN_COST = (
+    "unknown: what a model that was imported had cost elsewhere, which is not free; FLOPs and tokens are those spent "
+    "here. `pathways-lite convert --from hf --tokens N` states it."
+)
+STATED_COST = "stated: with what a user said of the training of a model that was imported (`convert --tokens`)."
+COST_NOTES: dict[CostElsewhere, str] = {"unknown": UNKNOWN_COST, "stated": STATED_COST}
+
+
+def total_cost(value: float, elsewhere: CostElsewhere | None, unit: str = "") -> str:
+    """Format what a chain of stages cost as `si` does, and what is not known of it: "1.2 P + unknown"."""
+    return si(value, unit) + {"unknown": " + unknown", "stated": ", stated", None: ""}[elsewhere]
 
 
 def si(value: float, unit: str = "") -> str:

@@ -14,7 +14,7 @@ from pathways_lite.ledger import Ledger
 from pathways_lite.provenance import describe_provenance
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_history import last_start, read_history
-from pathways_lite.tracking.formatting import duration, held_out_note, si
+from pathways_lite.tracking.formatting import COST_NOTES, duration, held_out_note, si, total_cost
 from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
 from pathways_lite.tracking.plots import curves_svg, save_curves, speed_svg
 from pathways_lite.tracking.run_data import NOT_COMPARABLE, RunData, StageData, read_run
@@ -251,10 +251,14 @@ def _ledger_tables(stages: list[tuple[StageData, Ledger]]) -> list[str]:
         return []
     ledgers = {stage.name: ledger for stage, ledger in stages}
     total = stages[-1][0].ledger.get("total")
-    several = len(ledgers) > 1 and total is not None
-    if total is not None and several:
-        ledgers["chain"] = Ledger.from_json(total)
-    counts = [[name, f"{x.steps:,}", f"{x.tokens:,}", si(x.flops, "FLOPs")] for name, x in ledgers.items()]
+    chain = Ledger() if total is None else Ledger.from_json(total)
+    several = total is not None and (len(ledgers) > 1 or chain.cost_elsewhere is not None)
+    if several:
+        ledgers["chain"] = chain
+    counts = [
+        [name, f"{x.steps:,}", f"{x.tokens:,}", total_cost(x.flops, x.cost_elsewhere, "FLOPs")]
+        for name, x in ledgers.items()
+    ]
     kinds = ("train", "compile", "evaluate", "save", "other")
     times = [
         [name, *(duration(getattr(x.seconds, kind)) for kind in (*kinds, "total")), f"{x.seconds.goodput:.1%}"]
@@ -262,8 +266,10 @@ def _ledger_tables(stages: list[tuple[StageData, Ledger]]) -> list[str]:
     ]
     header = ["stage", "training", "compiling", "evaluating", "saving", "other", "total", "goodput"]
     caption = "Running time. Goodput: share of the time spent training."
+    note = "" if chain.cost_elsewhere is None else paragraph(COST_NOTES[chain.cost_elsewhere], "note")
     return [
         table(["stage", "steps", "tokens", "model FLOPs"], counts, total=several),
+        note,
         table(header, times, caption=caption, total=several),
     ]
 

@@ -9,7 +9,7 @@ from pathways_lite.recipe import Recipe, Stage
 from pathways_lite.tracking.formatting import si
 from pathways_lite.training.begun import StageState
 from pathways_lite.training.data_position import describe_data_position
-from pathways_lite.training.notes import stage_notes
+from pathways_lite.training.notes import INHERITS_UNKNOWN, stage_notes, unknown_costs
 from pathways_lite.training.stage import StageSpec, describe_lengths
 
 
@@ -40,7 +40,7 @@ def _describe_stage(spec: StageSpec, state: StageState) -> dict[str, Any]:
         "finished": state.finished,
         "learning_rates": _learning_rates(spec.stage),
         "data": _describe_data(spec, state),
-        "notes": stage_notes(spec),
+        "notes": [*stage_notes(spec), *(f"{INHERITS_UNKNOWN} ({path})" for path in unknown_costs(stage))],
     }
     if timeline.lengths:
         names = ("step", "seq_len", "sequences", "flops_per_token")

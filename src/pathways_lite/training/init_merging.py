@@ -51,9 +51,15 @@ def merge_params(components: Components, models: Sequence[TrainedModel], weights
     return merging.average((model.params(components) for model in models), weights)
 
 
+_ONLY_IN_TRAINING = (
+    "dtype", "scan_layers", "remat", "attention", "init", "dropout", "stochastic_depth", "stochastic_depth_by",
+)  # fmt: skip
+"""Fields that say how a model is computed, initialized or trained; its parameters mean the same without them."""
+
+
 def require_same_model(trained: TrainedModel, model: Model) -> None:
     """Raise UserError where a checkpoint's parameters cannot be averaged with those of `model`."""
-    given, expected = trained.stage.model.model_dump(), model.model_dump()
+    given, expected = trained.stage.model.model_dump(), model.model_dump(exclude=set(_ONLY_IN_TRAINING))
     differences = [
         f"{name}={given[name]!r}, not {expected[name]!r}" for name in expected if given[name] != expected[name]
     ]
@@ -75,7 +81,7 @@ def merge_cost(models: Sequence[TrainedModel]) -> Ledger:
         identity, own = meta["lineage"]["identity"], Ledger.from_json(meta["ledger"]["stage"])
         if identity not in stages or own.steps > stages[identity].steps:
             stages[identity] = own
-        inherited[meta["lineage"]["parent"] or ""] = Ledger.from_json(meta["inherited"])
+        inherited[meta["lineage"]["parent"] or ""] = model.inherited
     return sum([*stages.values(), *inherited.values()], Ledger())
 
 

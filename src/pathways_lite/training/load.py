@@ -68,7 +68,18 @@ class TrainedModel:
     @property
     def cost(self) -> Ledger:
         """The cost of everything that led to the checkpoint."""
-        return Ledger.from_json(self.manifest.meta["ledger"]["total"])
+        return self._with_cost_of_import(Ledger.from_json(self.manifest.meta["ledger"]["total"]))
+
+    @property
+    def inherited(self) -> Ledger:
+        """The cost of everything that the stage's initial parameters come from."""
+        return self._with_cost_of_import(Ledger.from_json(self.manifest.meta["inherited"]))
+
+    def _with_cost_of_import(self, ledger: Ledger) -> Ledger:
+        """Say that an import's cost is unknown where an earlier version wrote zeros for it."""
+        imported = self.manifest.meta.get("imported")
+        is_unknown = imported is not None and imported["tokens"] is None
+        return replace(ledger, cost_elsewhere="unknown") if is_unknown else ledger
 
     @functools.cached_property
     def components(self) -> Components:

@@ -157,7 +157,13 @@ class MetricWriter:
         ledger = Ledger().after(self._timeline, step)
         total = self._inherited + ledger
         counts = {"tokens": ledger.tokens, "flops": ledger.flops}
-        chain = {"total_tokens": total.tokens, "total_flops": total.flops, "total_sparse_flops": total.sparse_flops}
+        chain: dict[str, Any] = {
+            "total_tokens": total.tokens,
+            "total_flops": total.flops,
+            "total_sparse_flops": total.sparse_flops,
+        }
+        if total.cost_elsewhere is not None:  # the totals leave out, or include as stated, what was trained elsewhere
+            chain["cost_elsewhere"] = total.cost_elsewhere
         active = {
             "active_parameters": self._timeline.active_parameters_at(step),
             "active_parameter_tokens": total.active_parameter_tokens,  # of the chain too

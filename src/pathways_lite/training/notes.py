@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from pathways_lite.data.notes import name_some
+from pathways_lite.errors import UserError
+from pathways_lite.methods import growth
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.models.trainable import trained_parameters
 from pathways_lite.objectives.denoisers import DenoiserSpec, ExampleFormat, denoiser_specs
-from pathways_lite.recipe import Corruption, MixtureOfDenoisers, Stage, Uniform
-from pathways_lite.training.stage import StageSpec
+from pathways_lite.recipe import Corruption, Grow, Merge, MixtureOfDenoisers, Restore, Stage, Uniform
+from pathways_lite.training.load import load_model
+from pathways_lite.training.stage import StageSpec, reference_of
 
 MIN_SPANS = 1.5
 """Below this number of noise spans in an example, span corruption nearly always makes one, at the end."""
+
+INHERITS_UNKNOWN = "starts from a model that was trained elsewhere at a cost that is unknown; its FLOPs are those here"
 
 
 def stage_notes(spec: StageSpec) -> list[str]:
@@ -23,7 +29,27 @@ def stage_notes(spec: StageSpec) -> list[str]:
         *_single_spans(spec),
         *_compared_denoisers(spec.stage),
         *_frozen_parameters(spec),
+        *_moved_windows(spec),
+        *_moments_under_layer_norm(spec),
     ]
+
+
+def unknown_costs(stage: Stage) -> list[str]:
+    """List the checkpoints that a resolved stage starts from, or refers to, and whose total cost is unknown.
+
+    A stage of the same recipe is none of them: what is unknown of it comes from where it starts. A checkpoint that is
+    not there any more is left out. All processes must call this.
+    """
+    start, reference = stage.start, reference_of(stage)
+    paths = [start.path] if isinstance(start, Restore) else []
+    paths += [ingredient.path for ingredient in start.checkpoints] if isinstance(start, Merge) else []
+    paths += [reference.path] if reference is not None and reference.path else []
+    unknown = []
+    for path in paths:
+        with contextlib.suppress(UserError):
+            if load_model(path, examined=False).cost.cost_elsewhere == "unknown":
+                unknown.append(path)
+    return unknown
 
 
 def _unread_domains(spec: StageSpec) -> Iterator[str]:
@@ -86,6 +112,34 @@ def _frozen_parameters(spec: StageSpec) -> Iterator[str]:
     if not spec.trainable.is_all:
         trained = trained_parameters(spec.stage.model, spec.trainable)
         yield f"{trained:,} of {parameter_count(spec.stage.model):,} parameters are trained; the others are frozen"
+
+
+def _moved_windows(spec: StageSpec) -> Iterator[str]:
+    """Say where blocks that growth copies get another window than they were trained with."""
+    if (plan := spec.growth_plan) is None:
+        return
+    kept, given = growth.windows_of_copies(plan), growth.windows_of_layers(plan.target)
+    if moved := [number for number, (a, b) in enumerate(zip(kept, given, strict=True), start=1) if a != b]:
+        first = moved[0] - 1
+        yield (
+            f"{len(moved)} of {len(kept)} blocks get another window than the blocks that they copy were trained with, "
+            f"the first of them block {moved[0]}: {given[first]} instead of {kept[first]}; to keep them, use "
+            f"model.window={growth.shortest_pattern(kept)}"
+        )
+
+
+def _moments_under_layer_norm(spec: StageSpec) -> Iterator[str]:
+    """Say what moments cannot know where LayerNorms average over new units of the residual stream."""
+    start, plan = spec.stage.start, spec.growth_plan
+    if plan is None or not isinstance(start, Grow) or start.optimizer != "grow" or plan.source.norm != "layer":
+        return
+    if "embed" in plan.width and plan.width["embed"].new.any():
+        d = plan.source.d_model
+        yield (
+            "the moments of what writes to the residual stream are grown without the part that is the same for all "
+            f"units: LayerNorm takes its mean over the new ones too, so that part is not known of d_model={d}; a "
+            f"multiple of {d} with operator=Net2Net(), or optimizer='reset', has no such difference"
+        )
 
 
 def _compared_denoisers(stage: Stage) -> Iterator[str]:

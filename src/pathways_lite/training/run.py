@@ -48,7 +48,7 @@ from pathways_lite.training.final_evaluation import summarize
 from pathways_lite.training.initialize import initialize_stage, is_trained, restore_latest
 from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
-from pathways_lite.training.notes import stage_notes
+from pathways_lite.training.notes import INHERITS_UNKNOWN, stage_notes
 from pathways_lite.training.resolve import resolve_recipe, with_learned_weights
 from pathways_lite.training.run_record import (
     current_provenance,
@@ -301,6 +301,8 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
     with progress.show_phase("preparing"):
         saved = restore_latest(components, checkpoints, report=progress.print_note)
         start = saved or initialize_stage(components, run, context.stop.should_stop)
+    if start.inherited.cost_elsewhere == "unknown":
+        progress.print_note(f"{spec.stage.name}: {INHERITS_UNKNOWN}")
     if not saved:
         progress.print_note(f"{spec.stage.name}: {describe_data_position(spec, start.cursor.sequences_read)}")
     timer = Timer(start.seconds)

@@ -122,6 +122,35 @@ def test_grown_gradients_are_those_of_the_grown_model(case: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("operator", "source", "larger"),
+    [
+        (ZeroInit(), PALM | {"norm": "layer"}, {"d_model": 13}),
+        pytest.param(ZeroInit(), NEOX, {"d_model": 13}, marks=pytest.mark.slow),
+        pytest.param(EVEN, PALM | {"norm": "layer"}, {"d_model": 20}, marks=pytest.mark.slow),
+    ],
+)
+def test_new_units_under_layer_norms_shift_the_gradients_of_what_writes_beside_them(
+    operator: Operator, source: dict, larger: dict
+) -> None:
+    """LayerNorm takes its mean over the new units too, which adds the same to the gradients of all old ones."""
+    small, large = Model.model_validate(source), Model.model_validate(source | larger)
+    plan, params = growth.plan_operator(operator, small, large), random_params(small)
+    old = plan.width["embed"].index >= 0
+    true = gradient(large, growth.grow_params(plan, params, KEY), TOKENS)
+    grown = growth.grow_params(plan, gradient(small, params, TOKENS), KEY, quantity=Quantity.GRADIENT)
+
+    def centered(array: models.ParamSpec, x: jax.Array) -> np.ndarray:
+        x = old_part(plan, array, x)
+        writes = array.axes[-1] == "embed" and array.use("embed") is models.params.AxisRole.WRITES
+        return np.where(old, x - x[..., old].mean(axis=-1, keepdims=True), 0.0) if writes else x
+
+    specs = models.param_specs(large)
+    assert_like(plan, *(jax.tree.map(centered, specs, tree) for tree in (grown, true)))
+    shift = np.asarray(true["layers"]["mlp"]["down"] - grown["layers"]["mlp"]["down"])[..., old]
+    assert np.abs(shift.mean(axis=-1)).max() > 1e-2 * np.abs(true["layers"]["mlp"]["down"]).max(), "there is one"
+
+
+@pytest.mark.parametrize(
     "operator", [Stack(), *(pytest.param(o, marks=pytest.mark.slow) for o in (Interpolate(), BlockOrder(order="12-1")))]
 )
 def test_where_blocks_add_nothing_copies_have_the_gradients_of_their_source(operator: Operator) -> None:

@@ -6,7 +6,7 @@ An operator makes a `GrowthPlan` of two models; `apply.py` applies it, an array 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -254,7 +254,8 @@ def _preserves_depth(plan: GrowthPlan) -> bool:
     old_blocks = [block for block, new in zip(plan.depth.blocks, fresh, strict=True) if not new]
     if old_blocks != list(range(plan.source.n_layers)) or (fresh.any() and plan.depth.treatment is Treatment.COPY):
         return False
-    return [w for w, new in zip(_windows(plan.target), fresh, strict=True) if not new] == _windows(plan.source)
+    kept = [w for w, new in zip(windows_of_layers(plan.target), fresh, strict=True) if not new]
+    return kept == windows_of_layers(plan.source)
 
 
 def _preserves_stream(plan: GrowthPlan) -> bool:
@@ -266,9 +267,23 @@ def _preserves_stream(plan: GrowthPlan) -> bool:
     return even and not (units.new.any() and (plan.masked or units.written is not Fill.MEAN))
 
 
-def _windows(model: Model) -> list[int | None]:
+def windows_of_layers(model: Model) -> list[int | None]:
+    """Return the window of each layer."""
     pattern = model.window or (None,)
     return list(pattern) * (model.n_layers // len(pattern))
+
+
+def windows_of_copies(plan: GrowthPlan) -> list[int | None]:
+    """Return for each block of the target the window with which the block that it copies was trained."""
+    windows = windows_of_layers(plan.source)
+    return [windows[block] for block in plan.depth.blocks]
+
+
+def shortest_pattern(windows: Sequence[int | None]) -> tuple[int | None, ...] | None:
+    """Return the windows of layers as `Model.window` has them: as the shortest pattern that repeats."""
+    lengths = (n for n in range(1, len(windows) + 1) if len(windows) % n == 0)
+    pattern = next(p for n in lengths if (p := tuple(windows[:n])) * (len(windows) // n) == tuple(windows))
+    return None if pattern == (None,) else pattern
 
 
 # ---- padding, for ZeroInit and MaskedGrowth: old units and blocks do not change, new ones are added ----
