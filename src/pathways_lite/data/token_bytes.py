@@ -29,9 +29,11 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
 
 def _of_tokenizer_json(content: dict[str, Any]) -> dict[int, bytes]:
     vocabulary = content["model"]["vocab"]
-    names = dict(enumerate(piece[0] for piece in vocabulary)) if isinstance(vocabulary, list) else {
-        i: name for name, i in vocabulary.items()
-    }
+    names = (
+        dict(enumerate(piece[0] for piece in vocabulary))
+        if isinstance(vocabulary, list)
+        else {i: name for name, i in vocabulary.items()}
+    )
     decoders = _kinds(content.get("decoder"))
     if "ByteLevel" in decoders:
         letters = {letter: byte for byte, letter in byte_letters().items()}

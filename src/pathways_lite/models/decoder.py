@@ -250,9 +250,7 @@ def block_inputs(
     return BlockInputs(rotation, local_rotation, spans, key_positions, layout, observe, segments)
 
 
-def per_layer_inputs(
-    config: Model, dropout_key: jax.Array | None = None, cache: StepCache | None = None
-) -> PerLayer:
+def per_layer_inputs(config: Model, dropout_key: jax.Array | None = None, cache: StepCache | None = None) -> PerLayer:
     """Build the inputs that differ between blocks, stacked on a leading axis as the parameters are."""
     window = None
     if config.window is not None and any(w is not None for w in config.window):

@@ -69,6 +69,8 @@ def rotate(x: jax.Array, rotation: Rotary) -> jax.Array:
 # ---- parameters ----
 
 Axes = tuple[str, ...]
+
+
 class CachePlace(NamedTuple):
     """Where new tokens stand behind a cache: in the same place of the recent entries for all rows."""
 

@@ -60,9 +60,7 @@ def combine(automata: Sequence[Automaton], vocab_size: int) -> tuple[Automata, n
                 allowed[:, :known] = automaton.allowed[:, :known]
             alloweds.append(allowed)
     return (
-        Automata(
-            np.concatenate(nexts), np.concatenate(finals), np.concatenate(alloweds) if has_allowed else None
-        ),
+        Automata(np.concatenate(nexts), np.concatenate(finals), np.concatenate(alloweds) if has_allowed else None),
         offsets,
     )
 

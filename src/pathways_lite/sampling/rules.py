@@ -130,8 +130,16 @@ def _ordered_bits(x: jax.Array) -> jax.Array:
 
 
 def draw(keys: jax.Array, log_probs: jax.Array) -> jax.Array:
-    """Draw a token int32 [B] per row of `log_probs` [B, V], by a key [B] of its own, so that rows do not matter."""
-    return jax.vmap(jax.random.categorical)(keys, log_probs).astype(jnp.int32)
+    """Draw a token int32 [B] per row of `log_probs` [B, V], by a key [B] of its own, so that other rows do not matter.
+
+    By inverting the cumulative distribution: one random number per row, where Gumbel noise would take V.
+    """
+    cumulative = jnp.cumsum(jnp.exp(log_probs), axis=-1)
+    threshold = jax.vmap(jax.random.uniform)(keys) * cumulative[:, -1]
+    token = jnp.sum(cumulative <= threshold[:, None], axis=-1)
+    # Rounding must not draw a token beyond the last one that has a probability.
+    last = log_probs.shape[-1] - 1 - jnp.argmax(log_probs[:, ::-1] > -jnp.inf, axis=-1)
+    return jnp.minimum(token, last).astype(jnp.int32)
 
 
 def draw_key(base: jax.Array, epoch: jax.Array, position: jax.Array) -> jax.Array:

@@ -116,7 +116,9 @@ class Sampler:
         """Return a sampler of a decoder's parameters, as `models.init` makes them."""
         return cls(config, jax.jit(unstack, static_argnums=0)(config, params), tuple(ends), **options)
 
-    def sample(self, requests: Sequence[Request], watch: Callable[[list[Sample]], None] | None = None) -> Iterator[Sample]:
+    def sample(
+        self, requests: Sequence[Request], watch: Callable[[list[Sample]], None] | None = None
+    ) -> Iterator[Sample]:
         """Yield the samples of all requests as they end.
 
         Args:
@@ -130,7 +132,9 @@ class Sampler:
             if request.max_tokens < 1:
                 raise UserError(f"max_tokens={request.max_tokens} must be at least 1")
         queue = deque(
-            _Slot(index, request.first_sample + i) for index, request in enumerate(requests) for i in range(request.samples)
+            _Slot(index, request.first_sample + i)
+            for index, request in enumerate(requests)
+            for i in range(request.samples)
         )
         if not queue:
             return
@@ -160,7 +164,12 @@ class _Batch:
             steps = min(self._sampler.chunk, _power_of_two(int((limit - length)[is_running].max())))
             self._make_room(int(length[is_running].max()) + steps)
             self._rows = advance(
-                self._sampler.config, self._sampler.weights, self._rows, self._automata, steps, layout=self._sampler.layout
+                self._sampler.config,
+                self._sampler.weights,
+                self._rows,
+                self._automata,
+                steps,
+                layout=self._sampler.layout,
             )
             unfinished, finished = self._look()
             if watch is not None:
@@ -265,7 +274,9 @@ class _Batch:
             self._cache_length = wanted
 
 
-def read_prompts(config: Model, weights: StepWeights, prompts: Sequence[Prompt], *, layout: Layout = ONE_DEVICE) -> Cache:
+def read_prompts(
+    config: Model, weights: StepWeights, prompts: Sequence[Prompt], *, layout: Layout = ONE_DEVICE
+) -> Cache:
     """Return a cache with the keys and values of prompts, one per row; there may be more rows than prompts."""
     longest = max(len(prompt.tokens) for prompt in prompts)
     length = max(_PAD, _power_of_two(longest)) if longest <= _READ else -(-longest // _READ) * _READ
@@ -285,7 +296,14 @@ def read_prompts(config: Model, weights: StepWeights, prompts: Sequence[Prompt],
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("layout",), donate_argnums=2)
 def _read_part(
-    config: Model, weights: StepWeights, cache: Cache, tokens: jax.Array, start: jax.Array, prefix: jax.Array, *, layout: Layout
+    config: Model,
+    weights: StepWeights,
+    cache: Cache,
+    tokens: jax.Array,
+    start: jax.Array,
+    prefix: jax.Array,
+    *,
+    layout: Layout,
 ) -> Cache:
     recent = empty_cache(config, *tokens.shape)
     _, recent = step(config, weights, cache, recent, tokens, start, prefix_length=prefix, layout=layout)
