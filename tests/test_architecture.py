@@ -11,20 +11,23 @@ SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py
 # A room may import only itself and the rooms named here (kernels, errors and libraries aside).
 BOTTOM = {
     "errors", "chips", "console", "paths", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores",
-    "json_values", "provenance", "checkpoint_names", "accelerators", "cgroups", "compilation_cache", "machine",
+    "json_values", "provenance", "document_frame", "checkpoint_names", "accelerators", "cgroups", "compilation_cache",
+    "machine",
 }  # fmt: skip
 MAY_IMPORT = {
     "errors": set(),
     "chips": set(),
     "console": set(),
     "paths": {"errors"},
-    "recipe": {"errors", "paths", "atomic_file"},
+    "suffixes": set(),
+    "recipe": {"errors", "paths", "atomic_file", "suffixes"},
     "ledger": {"recipe"},
     "batch": set(),
     "keyed": set(),
     "intervals": set(),
     "json_values": set(),
     "provenance": set(),
+    "document_frame": set(),
     "checkpoint_names": set(),
     "atomic_file": set(),
     "accelerators": set(),
@@ -55,7 +58,8 @@ MAY_IMPORT = {
     "methods": BOTTOM | {"models"},
     "evaluation": BOTTOM | {"parallel", "models", "objectives", "data"},
     "tracking": BOTTOM | {"run_directory", "run_history"},
-    "scaling": {"errors", "paths", "atomic_file", "intervals", "json_values", "ledger", "run_directory", "tracking"},
+    "scaling": {"errors", "paths", "atomic_file", "intervals", "json_values", "ledger", "run_directory", "tracking"}
+    | {"suffixes"},
     "training": BOTTOM
     | {"parallel", "distributed", "models", "objectives", "data", "methods", "evaluation", "tracking"}
     | {"checkpoints", "run_lock", "signals", "run_directory", "run_history"},

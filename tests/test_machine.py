@@ -69,7 +69,7 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cpu_cores.thread_count() == 2
     cpu_cores.set_threads(None)
     assert cpu_cores.thread_count() == 2, "what was chosen stays, also in child processes"
-    with pytest.raises(UserError, match="may use 3 cores at once; use 1 to 3"):
+    with pytest.raises(UserError, match="may use 3 cores at once; use at most 3"):
         cpu_cores.set_threads(4)
 
 

@@ -169,3 +169,11 @@ with StopSignals() as stop:
 def test_a_forked_worker_handles_its_own_signals():
     result = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60)
     assert result.stdout == f"ready {-signal.SIGTERM} 0\n"
+
+
+def test_the_first_signal_says_what_comes_of_it() -> None:
+    script = POLLING.replace("StopSignals()", "StopSignals(lambda: 'there is nothing to save')")
+    process = start(script)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert "SIGINT: there is nothing to save; a second one stops at once." in said

@@ -28,6 +28,7 @@ from pathways_lite.data.shards import ShardSpec, tokenize
 from pathways_lite.data.sources import Source
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
 from pathways_lite.data.train_tokenizer import SAMPLE_BYTES_PER_TOKEN, sample_texts
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.ledger import Timeline
 from pathways_lite.recipe import Data, Ramp, Steps
 
@@ -74,7 +75,7 @@ def bench_tokenizer(source: Source, megabytes: float, vocab_size: int) -> dict[s
     del documents
     for name in ("tokenise_cold_mb_per_s", "tokenise_mb_per_s"):
         start = now()
-        tokens = len(tokenize(ShardSpec(0, tuple(chunks)), tokenizer).tokens)
+        tokens = len(tokenize(ShardSpec(0, tuple(chunks), DocumentFrame(tokenizer.eod)), tokenizer).tokens)
         result[name] = size / 1e6 / (now() - start)
     return {name: round(value, 3) for name, value in result.items()} | {"bytes_per_token": round(encoded / tokens, 3)}
 

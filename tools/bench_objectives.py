@@ -17,6 +17,7 @@ import time
 
 import numpy as np
 
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.objectives.batches import make_batch, unused_fraction
 from pathways_lite.objectives.denoisers import default_special_tokens
 from pathways_lite.recipe import UL2, UL2R, Causal, CodeGen2, FillInTheMiddle, Objective
@@ -46,7 +47,7 @@ def bench(objective: Objective, windows: np.ndarray, seconds: float) -> dict[str
     start = time.process_time()
     while (elapsed := time.process_time() - start) < seconds:
         number = np.arange(rows) + tokens
-        batch = make_batch(objective, windows, EOD, "document", np.zeros(rows), number, seed=0)
+        batch = make_batch(objective, windows, DocumentFrame(EOD), "document", np.zeros(rows), number, seed=0)
         tokens += batch.tokens.size
         shares.append(unused_fraction(batch))
     return {"tokens_per_s": round(tokens / elapsed), "unused": round(float(np.mean(shares)), 6)}

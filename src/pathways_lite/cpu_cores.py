@@ -6,7 +6,7 @@ import math
 import os
 
 from pathways_lite.cgroups import cpu_quota
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, counted
 
 # XLA's CPU client makes one pool of threads per process, of the size that is in these variables when JAX starts.
 # PJRT's own one comes first; NPROC is also read by the code beneath.
@@ -20,16 +20,19 @@ def usable_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def usable_threads() -> int:
-    """Return how many threads can run at once: the usable cores, or the control group's share of them if smaller."""
-    cores, quota = len(usable_cores()), cpu_quota()
+def usable_threads(cores: int | None = None) -> int:
+    """Return how many threads can run at once: the usable cores, or the control group's share of them if smaller.
+
+    `cores`: the number that a child process will be pinned to; None: those of this process.
+    """
+    cores, quota = len(usable_cores()) if cores is None else cores, cpu_quota()
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
-def thread_count() -> int:
-    """Return the number of threads that XLA computes with on CPUs: what was chosen, or `usable_threads`."""
+def thread_count(cores: int | None = None) -> int:
+    """Return the number of threads that XLA computes with on CPUs: what was chosen, or `usable_threads(cores)`."""
     chosen = next((os.environ[name] for name in _POOL_SIZE if os.environ.get(name, "").isdigit()), None)
-    return max(1, int(chosen)) if chosen else usable_threads()
+    return max(1, int(chosen)) if chosen else usable_threads(cores)
 
 
 def set_threads(threads: int | None) -> None:
@@ -44,6 +47,8 @@ def set_threads(threads: int | None) -> None:
             return
         threads = usable
     elif threads > usable:
-        raise UserError(f"--threads {threads}: this process may use {usable} cores at once; use 1 to {usable}")
+        raise UserError(
+            f"--threads {threads}: this process may use {counted(usable, 'core')} at once; use at most {usable}"
+        )
     for name in _POOL_SIZE:
         os.environ[name] = str(threads)

@@ -11,6 +11,11 @@ TRY_AGAIN = 75
 """Exit status: the same command may succeed next time (EX_TEMPFAIL of sysexits.h)."""
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 device`, `2 devices`; `plural`: where it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 class UserError(Exception):
     """A mistake that the user can correct. The message says what was found, what was expected and what to type.
 

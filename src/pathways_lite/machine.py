@@ -11,9 +11,12 @@ from pathlib import Path
 from pathways_lite.cpu_cores import thread_count
 
 
-def machine_code_key() -> str:
-    """Return a name for what machine code depends on besides the program: CPU, threads, compilers."""
-    return _machine_code_key(thread_count())
+def machine_code_key(cores: int | None = None) -> str:
+    """Return a name for what machine code depends on besides the program: CPU, threads, compilers.
+
+    `cores`: the number that a child process will be pinned to; None: of this process.
+    """
+    return _machine_code_key(thread_count(cores))
 
 
 @functools.cache

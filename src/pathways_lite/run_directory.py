@@ -48,6 +48,18 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content else None
 
 
+def node_label(run: Path) -> str | None:
+    """Return what a study calls a run that is one of its nodes, e.g. `palm/0 trunk`; None for any other run.
+
+    The study's index says it; the directory's own name is a hash.
+    """
+    run = run.absolute()
+    nodes = (_read_object(run.parent.parent / "study.json") or {}).get("nodes") if run.parent.name == "nodes" else None
+    node = nodes.get(run.name) if isinstance(nodes, dict) else None
+    label = node.get("label") if isinstance(node, dict) else None
+    return label if isinstance(label, str) and label else None
+
+
 @dataclass(frozen=True)
 class StageDirectory:
     """The folder of one stage."""

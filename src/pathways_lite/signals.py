@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any, Self
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -34,9 +35,12 @@ class StopSignals:
 
     A second signal ends the process at once with exit status 128 plus its number, without saving or flushing. Enter it
     in the main thread. On exit the previous handlers are restored.
+
+    `describe`: returns what the first signal leads to, in words for the user.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, describe: Callable[[], str] = lambda: "saving a checkpoint and stopping") -> None:
+        self._describe = describe
         self._first: tuple[signal.Signals, float] | None = None
         self._old_handlers: dict[signal.Signals, Any] = {}
         self._terminals: list[int] = []
@@ -85,7 +89,7 @@ class StopSignals:
     def _receive(self, number: signal.Signals) -> None:
         now = time.monotonic()
         if self._first is None:
-            _print(f"{number.name}: saving a checkpoint and stopping; a second one stops at once.")
+            _print(f"{number.name}: {self._describe()}; a second one stops at once.")
             if number == signal.SIGHUP:
                 self._leave_terminals()
             self._first = (number, now)

@@ -68,7 +68,10 @@ def test_search_on_gpus_shows_a_front(recipe: Path) -> None:
     [
         (["--topology", "v7:4x4"], "unknown machine"),
         (["--topology", "gpu:3xh100"], "cannot be spread evenly over 3 devices"),
-        (["stages.base.mesh.tensor=3", "--topology", "gpu:8xh100"], "mesh tensor=3 does not divide 8 devices"),
+        (
+            ["stages.base.mesh.tensor=3", "--topology", "gpu:8xh100"],
+            "mesh tensor=3 is for a multiple of 3 devices, but there are 8",
+        ),
         (["stages.base.mesh.tensor=8", "--topology", "gpu:8xh100"], "do not divide the 4 of its axis 'heads'"),
         (["--stage", "other", "--topology", "gpu:8xh100"], "there is no stage 'other'"),
         (["--search", "stages.base.batch_size=1", "--topology", "gpu:7xh100"], "no layout fits"),

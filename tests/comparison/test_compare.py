@@ -18,6 +18,7 @@ from pathways_lite.comparison.compare import Arm, area_between, compare, speedup
 from pathways_lite.comparison.curves import Curve, first_crossing
 from pathways_lite.comparison.metric import Metric
 from pathways_lite.comparison.table import Results
+from pathways_lite.tracking.formatting import duration
 
 GRID = np.geomspace(1e12, 1e15, 40)
 
@@ -77,7 +78,23 @@ def test_a_target_that_is_never_reached_is_reported() -> None:
     arm, baseline = (Arm(name, (curve(0, logarithmic()),)) for name in ("arm", "baseline"))
     results = Results.compare_arms([arm, baseline], "baseline", Metric(), target=1.0)
     assert "not reached" in results.rows()[1]
-    assert results.time_rows()[0][1] == "not reached"
+    assert results.time_rows() == [["arm", "not reached", "not reached", "0.000", "0.000"]]
+
+
+def test_flops_and_time_are_compared_at_one_target() -> None:
+    """That of the pair; a third arm, far worse, does not move it."""
+    offsets = {"baseline": 0.0, "arm": -0.1, "worse": 2.0}
+    arms = [Arm(name, (curve(0, logarithmic(offset=offset)),)) for name, offset in offsets.items()]
+    results = Results.compare_arms(arms, "baseline", Metric())
+    (arm, worse), rows = results.comparisons, results.rows()
+    baseline_end, worse_end = (float(arms[i].curves[0].loss[-1]) for i in (0, 2))
+    assert (arm.target, worse.target) == pytest.approx((baseline_end, worse_end))
+    assert [row[4] for row in rows] == ["", f"{baseline_end:.4f}", f"{worse_end:.4f}"]
+    seconds = arms[0].curves[0].seconds
+    assert results.time_header[2] == "of baseline"
+    assert results.time_rows()[0][2] == duration(float(seconds[-1]))
+    assert float(results.time_rows()[0][3]) == 1.0 > float(results.time_rows()[0][4])
+    assert "".join(results.notes()).count("Target: the loss at which FLOPs and training time are compared") == 1
 
 
 @given(st.lists(st.floats(0, 10), min_size=2, max_size=20), st.floats(0, 10))

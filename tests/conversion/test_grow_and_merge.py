@@ -34,6 +34,7 @@ from pathways_lite.recipe import (
     Recipe,
     Stack,
     Stage,
+    VocabularyGrowth,
     ZeroInit,
 )
 from pathways_lite.training.components import Components
@@ -73,8 +74,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Grow(operator=Compose(depth=ZeroInit(), width=Net2Net())),
             {"n_layers": 5, "d_model": 12, "n_heads": 4, "d_ff": 20},
         ),
+        (Grow(operator=VocabularyGrowth()), {"vocab_size": 21}),
     ],
-    ids=["stack", "blocks", "compose"],
+    ids=["stack", "blocks", "compose", "vocabulary"],
 )
 def test_block_by_block_it_is_the_same(source: Path, tmp_path: Path, start: Grow, larger: dict) -> None:
     target = Model.model_validate(dict(MODEL) | larger)

@@ -137,7 +137,7 @@ def test_an_imported_model_takes_the_corpus_that_is_named(tmp_path: Path, corpus
     shapes = {name: [300 if size == 61 else size for size in shape] for name, shape in stored["shapes"].items()}
     config = stored["config"] | {"vocab_size": 300}
     tool.write_checkpoint(tmp_path / "larger", "llama2", stored | {"config": config, "shapes": shapes})
-    assert imported(tmp_path / "larger", tmp_path / "fits").open_corpus(str(corpus)).eod == 256
+    assert imported(tmp_path / "larger", tmp_path / "fits").open_corpus(str(corpus)).frame.opens == 256
 
 
 def test_a_scale_of_logits_that_a_class_lacks_goes_into_the_final_norm(tmp_path: Path) -> None:

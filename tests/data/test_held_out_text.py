@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pathways_lite.data.build import build
 from pathways_lite.data.held_out_text import HeldOutText
 from pathways_lite.data.tokenizers import ByteTokenizer
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 
 
@@ -33,9 +34,9 @@ def same(a, b) -> bool:
 @given(carried=st.integers(1, 3000), asked=st.integers(1, 4000))
 def test_a_saved_text_gives_the_documents_of_the_corpus(store, carried, asked):
     saved = HeldOutText.of_store(store, carried).to_bytes()
-    text = HeldOutText.from_bytes(saved, ByteTokenizer(), "here")
+    text = HeldOutText.from_bytes(saved, ByteTokenizer(), DocumentFrame(256), "here")
     assert text.to_bytes() == saved
-    assert (text.domains, text.eod, text.vocab_size) == (store.domains, store.eod, store.vocab_size)
+    assert (text.domains, text.frame, text.vocab_size) == (store.domains, store.frame, store.vocab_size)
     assert text.is_lossy == store.is_lossy
     for domain in store.domains:
         expected = list(store.held_out(domain, asked))
@@ -53,8 +54,8 @@ def test_damage_and_another_tokenizer_are_refused(store):
     saved = HeldOutText.of_store(store, 500).to_bytes()
     for content in (b"", b"PK", saved[:-30], saved[: len(saved) // 2], b"x" + saved[1:]):
         with pytest.raises(UserError, match="here is no held-out text"):
-            HeldOutText.from_bytes(content, ByteTokenizer(), "here")
+            HeldOutText.from_bytes(content, ByteTokenizer(), DocumentFrame(256), "here")
     other = ByteTokenizer()
     other.fingerprint = "another"
     with pytest.raises(UserError, match="was made by tokenizer"):
-        HeldOutText.from_bytes(saved, other, "here")
+        HeldOutText.from_bytes(saved, other, DocumentFrame(256), "here")

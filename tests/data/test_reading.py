@@ -127,7 +127,7 @@ def test_every_token_comes_from_where_its_offset_says(store: Store, objective, b
             assert ((inside >= 0) & (inside < LENGTH + 1)).all()
             special = tokens[~has_source]
             unused = (source.batch.spans.stop - source.batch.spans.start)[row][~has_source] == 1
-            assert ((special >= 200) | (special == store.eod) | (unused & (special == 0))).all()
+            assert ((special >= 200) | (special == store.frame.opens) | (unused & (special == 0))).all()
             known += has_source.sum()
     assert known > 100
 

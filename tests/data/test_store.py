@@ -25,8 +25,8 @@ def documents(store: Store) -> dict[str, tuple[str, str, str]]:
             sizes = store.document_text_bytes(domain, split).tolist()
             for i, size in enumerate(sizes):
                 tokens = store.read(domain, split, starts[i], starts[i + 1])
-                assert tokens[0] == store.eod
-                assert store.eod not in tokens[1:]
+                assert tokens[0] == store.frame.opens
+                assert store.frame.opens not in tokens[1:]
                 content = store.tokenizer().decode(tokens.tolist())
                 assert len(content.encode()) == size
                 by_id[store.document_id(domain, split, i)] = domain, split, content
@@ -134,7 +134,7 @@ def test_a_held_out_document_that_is_longer_than_the_budget_is_cut(tmp_path: Pat
     store = build([f"d={tmp_path}/train.txt"], tmp_path / "s", tokenizer=tokenizer, held_out=held_out, workers=0)
     (document,) = store.held_out("long", budget)
     assert not document.is_whole
-    assert document.tokens[0] == store.eod
+    assert document.tokens[0] == store.frame.opens
     assert max(1, budget - 4) <= len(document.tokens) - 1 <= budget
     text = store.tokenizer().decode(document.tokens[1:].tolist())
     assert document.text_bytes == len(text.encode())

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pathways_lite import models
 from pathways_lite.batch import Batch
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.evaluation.bits import (
     Evaluator,
     HeldOutLoss,
@@ -22,6 +23,7 @@ from pathways_lite.objectives.causal import causal
 from pathways_lite.recipe import Model
 
 EOD, VOCAB = 0, 50
+FRAME = DocumentFrame(EOD)
 DOCUMENTS = st.lists(st.lists(st.integers(1, VOCAB - 1), max_size=40), max_size=12)
 
 TINY = Model(d_model=16, n_layers=2, n_heads=2, head_dim=8, d_ff=32, vocab_size=VOCAB, dtype="float32")
@@ -123,7 +125,7 @@ def test_documents_are_scored_as_training_scores_them() -> None:
     """A row that the documents fill exactly equals what the training objective makes of their stream."""
     documents = stored([[5, 6, 7, 3, 2, 1], [9, 10, 11, 12], [8]])  # the longest first, as in packing
     stream = np.concatenate([tokens for tokens, _ in documents] + [np.array([EOD])])
-    trained = causal(stream[None], EOD, "document", np.zeros(1), np.zeros(1))
+    trained = causal(stream[None], FRAME, "document", np.zeros(1), np.zeros(1))
     scored = windows_to_batch([[window for tokens, _ in documents for window in split_windows(tokens, 14)]], 1, 14)
     jax.tree.map(np.testing.assert_array_equal, scored, trained)
     assert Evaluator(visible_sum, rows=1, seq_len=14)(1.0, documents).nll == float(jnp.sum(visible_sum(1.0, trained)))

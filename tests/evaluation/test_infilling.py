@@ -7,6 +7,7 @@ import pytest
 from helpers.denoising_examples import examples
 from pathways_kernels.attention import Spans
 from pathways_lite import models
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.evaluation.as_trained import score_as_trained
 from pathways_lite.evaluation.generation import Sampling, complete, generate, infill_text
 from pathways_lite.evaluation.infilling import score_continuations, score_gaps
@@ -17,10 +18,11 @@ from pathways_lite.objectives.prompts import Prompt, PromptFormat
 from pathways_lite.recipe import UL2R, CodeGen2, FillInTheMiddle, Model, PrefixLM, SpanCorruption
 
 TEXT, VOCABULARY, EOD, T = 100, 160, 0, 64
+FRAME = DocumentFrame(EOD)
 CONFIG = Model(
     d_model=16, n_layers=2, n_heads=2, head_dim=8, d_ff=32, vocab_size=VOCABULARY, dtype="float32", tie_embeddings=False
 )
-FORMAT = PromptFormat.from_objective(UL2R(tokens=default_special_tokens(TEXT, VOCABULARY)), EOD)
+FORMAT = PromptFormat.from_objective(UL2R(tokens=default_special_tokens(TEXT, VOCABULARY)), FRAME)
 GREEDY = Sampling(temperature=0)
 
 
@@ -31,7 +33,7 @@ def params() -> models.Params:
 
 
 def write(params: models.Params, prompt: Prompt, n: int = 6) -> list[int]:
-    return complete(CONFIG, params, prompt, GREEDY, max_tokens=n, eod=EOD, key=jax.random.key(0))
+    return complete(CONFIG, params, prompt, GREEDY, max_tokens=n, frame=FRAME, key=jax.random.key(0))
 
 
 def answer_scores(params: models.Params, pairs: list[tuple[Prompt, list[int]]]) -> list[TokenScores]:
@@ -104,13 +106,13 @@ def test_every_window_of_every_document_is_asked(params: models.Params) -> None:
     weighted = sum(part["difference"] * part["tokens"] for part in parts) / results["single"]["tokens"]
     assert weighted == pytest.approx(results["single"]["difference"])
     assert again["single"].summary(3, 4) == {}
-    nlg = PromptFormat.from_objective(PrefixLM(mode="nlg", tokens=FORMAT.special.tokens), EOD)
+    nlg = PromptFormat.from_objective(PrefixLM(mode="nlg", tokens=FORMAT.special.tokens), FRAME)
     for prompt_format in (FORMAT, nlg):
         prefix = score_continuations(score, prompt_format, documents, T, EOD).summary()
         assert prefix["loss"] != prefix["loss_left_to_right"]  # another prompt
         assert prefix["tokens"] == 7 * 32 + 26 + 20 + 16  # 500 = 7 * 64 + 52
     few = FORMAT.special.tokens.model_copy(update={"sentinels": 2})
-    prompt_format = PromptFormat.from_objective(UL2R(tokens=few), EOD)
+    prompt_format = PromptFormat.from_objective(UL2R(tokens=few), FRAME)
     assert list(score_gaps(score, prompt_format, documents, T, EOD)) == ["single"]
 
 
@@ -144,12 +146,19 @@ def ascending(*lengths: int) -> list[np.ndarray]:
 def test_who_knows_what_follows_fills_every_gap(name: str) -> None:
     """Each format shows the text after a gap before the gap, and reading from left to right does not."""
     documents = ascending(300, 60, 90, 44)
-    prompt_format = PromptFormat.from_objective(FORMATS[name], EOD)
+    prompt_format = PromptFormat.from_objective(FORMATS[name], FRAME)
     asked = score_gaps(knows_what_follows, prompt_format, documents, T, EOD)
     results = {name: task.summary() for name, task in asked.items()}
     assert list(results) == (["single"] if name == "middle" else ["single", "several"])
     results["as_trained"] = score_as_trained(
-        knows_what_follows, FORMATS[name], documents, T, eod=EOD, opener=EOD, boundaries="document", seed=3
+        knows_what_follows,
+        FORMATS[name],
+        documents,
+        T,
+        frame=FRAME,
+        opener=EOD,
+        boundaries="document",
+        seed=3,
     ).summary()
     for result in results.values():
         known = {"exact": 1, "loss": 0, "loss_left_to_right": 1, "difference": -1, "standard_error": 0}
@@ -173,7 +182,7 @@ def test_the_last_sentinel_stands_for_text_that_is_there() -> None:
         prompts.append(tokens[0].tolist())
         return knows_what_follows(tokens, targets, positions, spans)
 
-    score_gaps(record, PromptFormat.from_objective(FORMATS["spans"], EOD), [document], T, EOD)
+    score_gaps(record, PromptFormat.from_objective(FORMATS["spans"], FRAME), [document], T, EOD)
     prompt, text = prompts[0], document[1:].tolist()  # of `single`
     first, second = SPECIAL.sentinel_ids[:2]
     inputs = prompt[1 : prompt.index(second) + 1]
@@ -192,9 +201,9 @@ def test_tokens_are_paired_with_themselves() -> None:
 
     documents = ascending(300, 60, 90, 44)
     for objective in FORMATS.values():
-        prompt_format = PromptFormat.from_objective(objective, EOD)
+        prompt_format = PromptFormat.from_objective(objective, FRAME)
         for opener in (EOD, SPECIAL.s2s):
-            ways = {"eod": EOD, "opener": opener, "seed": 1}
+            ways = {"frame": FRAME, "opener": opener, "seed": 1}
             for boundaries in ("document", "none"):
                 scores = score_as_trained(by_token, objective, documents, T, boundaries=boundaries, **ways)
                 trained = scores.summary()
@@ -212,12 +221,19 @@ def test_as_trained_against_examples_one_by_one(params: models.Params) -> None:
     objective = SpanCorruption(rate=0.5, mean_span=1.5, mode="nlu", tokens=FORMAT.special.tokens)
     opener = FORMAT.special.tokens.s2s
     scores = score_as_trained(
-        model_score(CONFIG, params), objective, documents, width, eod=EOD, opener=opener, boundaries="document", seed=3
+        model_score(CONFIG, params),
+        objective,
+        documents,
+        width,
+        frame=FRAME,
+        opener=opener,
+        boundaries="document",
+        seed=3,
     )
     result = scores.summary()
     stream = np.concatenate(documents)
     windows = np.stack([stream[first : first + width + 1] for first in range(0, len(stream) - width, width)])
-    batch = make_batch(objective, windows, EOD, "document", np.zeros(len(windows)), np.arange(len(windows)), 3)
+    batch = make_batch(objective, windows, FRAME, "document", np.zeros(len(windows)), np.arange(len(windows)), 3)
     content, special, pairs = [], [], []
     for row, window in enumerate(windows):
         for example in examples(batch, row):

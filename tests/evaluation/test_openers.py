@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pathways_lite.batch import Batch
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.evaluation.bits import Evaluator, ScoredDocument
 from pathways_lite.evaluation.openers import openers, score_openers, summarize_openers
 from pathways_lite.objectives.denoisers import default_special_tokens
@@ -11,6 +12,7 @@ from pathways_lite.objectives.prompts import PromptFormat
 from pathways_lite.recipe import UL2R, Causal, FillInTheMiddle, SpanCorruption
 
 EOD, T = 0, 8
+FRAME = DocumentFrame(EOD)
 TOKENS = default_special_tokens(100, 200)
 DOCUMENTS = [
     ScoredDocument(np.append(EOD, np.arange(1, n + 1)).astype(np.int32), n, whole)
@@ -28,7 +30,7 @@ def depends_on_the_first_token(params: object, batch: Batch) -> np.ndarray:
 
 def test_which_tokens_open() -> None:
     def of(objective: object) -> dict[str, int]:
-        return openers(PromptFormat.from_objective(objective, EOD))  # type: ignore[arg-type]
+        return openers(PromptFormat.from_objective(objective, FRAME))  # type: ignore[arg-type]
 
     assert of(Causal()) == {"eod": EOD}
     assert of(FillInTheMiddle(tokens=TOKENS)) == {"eod": EOD}

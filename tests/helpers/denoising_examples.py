@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from pathways_lite.batch import Batch
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.objectives.batches import make_batch
 from pathways_lite.recipe import Objective, SpecialTokens
 
 EOD = 0
+FRAME = DocumentFrame(EOD)
 TOKENS = SpecialTokens(
     s2s=1, nlu=2, nlg=3, prefix=4, suffix=5, middle=6, separator=7, end_of_span=8, first_sentinel=999, sentinels=900
 )
@@ -30,7 +32,7 @@ def make_objective_batch(
     """Make a batch of the windows by the objective, with `TOKENS` as its special tokens."""
     objective = objective.model_copy(update={"tokens": TOKENS})
     numbers = np.arange(len(x)) if example is None else example
-    return make_batch(objective, x, EOD, boundaries, np.zeros(len(x)), numbers, seed=3)  # type: ignore[arg-type]
+    return make_batch(objective, x, FRAME, boundaries, np.zeros(len(x)), numbers, seed=3)  # type: ignore[arg-type]
 
 
 @dataclass

@@ -5,9 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathways_lite.batch import Batch
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.objectives.causal import causal
 
 EOD = 9
+FRAME = DocumentFrame(EOD)
 
 
 def windows(max_rows: int = 4) -> st.SearchStrategy[np.ndarray]:
@@ -23,7 +25,7 @@ def windows(max_rows: int = 4) -> st.SearchStrategy[np.ndarray]:
 
 def make(x: np.ndarray, boundaries: str = "document") -> Batch:
     rows = np.arange(len(x))
-    return causal(x, EOD, boundaries, rows % 3, rows)  # type: ignore[arg-type]
+    return causal(x, FRAME, boundaries, rows % 3, rows)  # type: ignore[arg-type]
 
 
 @given(windows())
@@ -85,5 +87,5 @@ def test_without_boundaries_it_is_plain_causal(x: np.ndarray) -> None:
 def test_sample_id_holds_64_bits() -> None:
     examples = np.array([0, 2**32 - 1, 2**32, 3 * 2**40 + 5], np.int64)
     x = np.zeros((4, 3), np.uint16)
-    high, low = causal(x, EOD, "none", np.zeros(4), examples).sample_id.astype(np.uint64).T
+    high, low = causal(x, FRAME, "none", np.zeros(4), examples).sample_id.astype(np.uint64).T
     assert ((high << np.uint64(32)) + low).tolist() == examples.tolist()

@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import span_corruption_reference as t5
-from helpers.denoising_examples import EOD, FIRST, TOKENS, examples, make_objective_batch, split_documents, windows
+from helpers.denoising_examples import (
+    EOD,
+    FIRST,
+    FRAME,
+    TOKENS,
+    examples,
+    make_objective_batch,
+    split_documents,
+    windows,
+)
 from pathways_lite.objectives.batches import make_batch, unused_fraction
 from pathways_lite.objectives.denoisers import ExampleFormat, denoiser_specs, split_mixture
 from pathways_lite.objectives.span_corruption import count_noise, random_partition, raw_length
@@ -222,4 +231,4 @@ def test_denoisers_with_the_same_label_are_numbered() -> None:
     assert list(split) == ["fill_in_the_middle", "fill_in_the_middle_2", "codegen2"]
     formats = [[spec.format for spec in denoiser_specs(objective)] for objective in split.values()]
     assert formats == [[ExampleFormat.PSM], [ExampleFormat.SPM], [ExampleFormat.CAUSAL]]
-    make_batch(split["codegen2"], windows(2, 64, 3.0), EOD, "document", np.zeros(2), np.arange(2), seed=0)
+    make_batch(split["codegen2"], windows(2, 64, 3.0), FRAME, "document", np.zeros(2), np.arange(2), seed=0)

@@ -3,14 +3,25 @@
 import numpy as np
 import pytest
 
-from helpers.denoising_examples import EOD, FIRST, TOKENS, Example, examples, make_objective_batch, segment, windows
+from helpers.denoising_examples import (
+    EOD,
+    FIRST,
+    FRAME,
+    TOKENS,
+    Example,
+    examples,
+    make_objective_batch,
+    segment,
+    windows,
+)
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 from pathways_lite.objectives.prompts import PromptFormat
 from pathways_lite.recipe import UL2R, Causal, CodeGen2, FillInTheMiddle, Objective, PrefixLM, SpanCorruption
 
 
 def ask(objective: Objective) -> PromptFormat:
-    return PromptFormat.from_objective(objective.model_copy(update={"tokens": TOKENS}), EOD)
+    return PromptFormat.from_objective(objective.model_copy(update={"tokens": TOKENS}), FRAME)
 
 
 def texts_and_gaps(example: Example) -> tuple[list[list[int]], list[list[int]]]:
@@ -68,7 +79,7 @@ def test_a_continuation_is_a_training_example(objective: Objective, mode: str | 
     x = windows(1, 60, 0.0)
     x[0, 0] = EOD
     batch = make_objective_batch(objective, x) if mode or isinstance(objective, PrefixLM) else None
-    prompt_format = ask(objective) if batch is not None else PromptFormat.from_objective(objective, EOD)
+    prompt_format = ask(objective) if batch is not None else PromptFormat.from_objective(objective, FRAME)
     split = int(batch.spans.stop[0, 0]) if batch is not None else 9
     prompt = prompt_format.continuation(x[0, 1:split].tolist(), mode)  # type: ignore[arg-type]
     assert prompt.prefix_length == (split if batch is not None else 0)
@@ -90,7 +101,7 @@ def test_short_gaps_are_asked_for_in_the_regular_mode() -> None:
 
 def test_prompts_that_were_not_trained_are_refused() -> None:
     with pytest.raises(UserError, match="not trained to fill gaps"):
-        PromptFormat.from_objective(Causal(), EOD).infill([[1], [2]])
+        PromptFormat.from_objective(Causal(), FRAME).infill([[1], [2]])
     with pytest.raises(UserError, match="one gap"):
         ask(FillInTheMiddle()).infill([[1], [2], [3]])
     with pytest.raises(UserError, match="not trained with mode 'nlg'; use nlu"):
@@ -100,13 +111,15 @@ def test_prompts_that_were_not_trained_are_refused() -> None:
     with pytest.raises(UserError, match="not trained to fill gaps with mode 'nlu'; it has no mode tokens"):
         ask(FillInTheMiddle(rate=1)).infill([[1], [2]], "nlu")
     with pytest.raises(UserError, match="no id is left"):
-        PromptFormat.for_untrained(text_ids=257, vocab_size=260, eod=256)
+        PromptFormat.for_untrained(text_ids=257, vocab_size=260, frame=DocumentFrame(256))
     few = ask(SpanCorruption()).special.tokens.model_copy(update={"sentinels": 3})  # type: ignore[union-attr]
     for objective, most in ((SpanCorruption(tokens=few), 2), (CodeGen2(rate=1, tokens=few), 3), (Causal(), 0)):
-        prompt_format = PromptFormat.from_objective(objective, EOD)
+        prompt_format = PromptFormat.from_objective(objective, FRAME)
         assert [prompt_format.can_fill(gaps) for gaps in range(1, 5)] == [gaps <= most for gaps in range(1, 5)]
     assert [ask(FillInTheMiddle()).can_fill(gaps) for gaps in (1, 2)] == [True, False]
-    assert PromptFormat.for_untrained(text_ids=257, vocab_size=300, eod=256).infill([[1], [2]]).tokens == [
+    assert PromptFormat.for_untrained(text_ids=257, vocab_size=300, frame=DocumentFrame(256)).infill(
+        [[1], [2]]
+    ).tokens == [
         258,
         1,
         299,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.denoising_examples import EOD, FIRST, TOKENS, make_objective_batch, windows
+from helpers.denoising_examples import EOD, FIRST, FRAME, TOKENS, make_objective_batch, windows
 from pathways_lite.objectives.batches import make_traced_batch
 from pathways_lite.objectives.denoisers import infilling_denoiser
 from pathways_lite.recipe import (
@@ -43,7 +43,7 @@ def test_the_batch_is_the_same_and_sources_name_its_tokens(
     if not isinstance(objective, Causal):
         objective = objective.model_copy(update={"tokens": TOKENS})
         expected = make_objective_batch(objective, x, boundaries)
-    ways = (EOD, boundaries, np.zeros(3), np.arange(3), 3)
+    ways = (FRAME, boundaries, np.zeros(3), np.arange(3), 3)
     traced = make_traced_batch(objective, x, *ways)
     batch = traced.batch
     if not isinstance(objective, Causal):
@@ -72,7 +72,7 @@ def test_only_gaps_with_text_after_them_count() -> None:
     def share(objective: Objective) -> float:
         x = windows(40, 64, 0.0)
         corrupted = objective if isinstance(objective, Causal) else objective.model_copy(update={"tokens": TOKENS})
-        traced = make_traced_batch(corrupted, x, EOD, "document", np.zeros(40), np.arange(40), 3)
+        traced = make_traced_batch(corrupted, x, FRAME, "document", np.zeros(40), np.arange(40), 3)
         return float(traced.follows_later_text.sum() / traced.is_content.sum())
 
     assert share(Causal()) == 0

@@ -31,7 +31,7 @@ GOOD = 'Stage(name="a", model=M, data=D, optimizer=AdamW(), batch_size=2, budget
         (
             'Stage(name="a", model=M, data=D, optimizer=AdamW(\n b1=3), batch_size=2, budget="3 steps"),\n',
             10,
-            "stage 'a': AdamW.b1: Input should be less than 1 (found 3)",
+            "stage 'a': AdamW.b1: it must be below 1, not 3",
         ),
         (
             GOOD.replace("AdamW()", '"adamm"'),
@@ -98,6 +98,6 @@ def test_json_names_stages_and_no_alternatives_of_types(tmp_path: Path) -> None:
     path.write_text(text.replace('"b1":0.9', '"b1":7').replace('"batch_size":2', '"batch_size":2.5'))
     with pytest.raises(UserError) as error:
         load_recipe(path)
-    assert "stages.a.optimizer.b1: Input should be less than 1 (found 7)" in str(error.value)
+    assert "stages.a.optimizer.b1: it must be below 1, not 7" in str(error.value)
     assert "stages.a.batch_size: a whole number or Ramp is expected, not 2.5" in str(error.value)
     assert "function-" not in str(error.value)

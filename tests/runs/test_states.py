@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pathways_lite.cli.main import app
 from pathways_lite.run_lock import RunLock
-from pathways_lite.runs.find import DELETED, find_runs, leftovers
+from pathways_lite.runs.find import DELETED, find_outputs, find_runs, leftovers
 from pathways_lite.runs.states import KILLED, stage_rows
 from pathways_lite.tracking.formatting import age
 
@@ -126,3 +126,25 @@ def test_what_is_being_deleted_is_no_run(make_run: MakeRun) -> None:
     run.rename(Path("runs") / f"{DELETED}old-1")
     assert find_runs(Path("runs")) == []
     assert leftovers(Path("runs")) == [Path("runs") / f"{DELETED}old-1"]
+
+
+def test_checkpoints_of_grow_and_merge_are_listed_after_the_runs(make_run: MakeRun) -> None:
+    make_run("base")
+    for name, stage in (("soup", "merged"), ("damaged", None)):
+        place = Path("runs") / name / "step_00000000"
+        place.mkdir(parents=True)
+        meta = {"lineage": {"stage": stage}, "ledger": {"total": {"tokens": 5, "flops": 6}}}
+        (place / "manifest.json").write_text(json.dumps({"meta": meta}) if stage else "12")
+    assert [path.name for path in find_outputs(Path("runs"))] == ["soup", "damaged"]
+    assert find_outputs(Path("runs/soup")) == [Path("runs/soup")]
+    assert find_outputs(Path("runs/base")) == find_outputs(Path("runs/base/base")) == [], "its stages are no such thing"
+    assert [run.path.name for run in find_runs(Path("runs"))] == ["base"]
+    printed = CliRunner().invoke(app, ["runs", "--json"]).stdout.splitlines()
+    _, soup, damaged = (json.loads(line) for line in printed)
+    assert (soup["run"], soup["stage"], soup["state"], soup["step"]) == ("runs/soup", "merged", "checkpoint", 0)
+    assert (soup["total_tokens"], soup["total_flops"]) == (5, 6)
+    assert damaged["reason"] == "its manifest cannot be read"
+    shown = CliRunner().invoke(app, ["runs"], env={"COLUMNS": "200"}).stdout
+    assert "checkpoint: its manifest cannot be read" in shown
+    assert CliRunner().invoke(app, ["runs", "delete", "runs/soup", "--yes"]).exit_code == 0
+    assert not Path("runs/soup").exists()

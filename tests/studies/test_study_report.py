@@ -17,10 +17,13 @@ from pathways_lite.comparison.curves import Curve
 from pathways_lite.errors import UserError
 from pathways_lite.intervals import Interval
 from pathways_lite.studies.figures import layout_nodes
+from pathways_lite.studies.index import write_study_index
 from pathways_lite.studies.plan import StudyPlan, plan_study
 from pathways_lite.studies.report import gather_findings, verdict, verdict_sentence, write_report
 from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import Node, Study
+from pathways_lite.tracking.report import render as render_report
+from pathways_lite.tracking.run_data import read_run
 
 
 def never(node: Node) -> None:
@@ -94,6 +97,32 @@ def test_figures_are_written_as_png_and_svg(written: list[Path]) -> None:
     assert names == {f"{kind}.{suffix}" for kind in kinds for suffix in ("png", "svg")}
     for path in written[2:]:
         assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"<?xml")
+
+
+def test_the_picture_of_differences_says_what_its_lines_are(written: list[Path]) -> None:
+    svg = next(path for path in written if path.name == "differences.svg").read_text()
+    assert "difference of the means" in svg
+    assert "the baseline, " in svg
+
+
+def test_stages_that_start_from_nothing_have_no_lineage(study: Study, store: StudyStore, tmp_path: Path) -> None:
+    alone = {name: tuple(r.copy_unchecked(stages=r.stages[:1]) for r in rs) for name, rs in study.arms.items()}
+    arms = {name: tuple(r.model_copy(update={"seed": i}) for r in rs) for i, (name, rs) in enumerate(alone.items())}
+    old = tmp_path / "figures" / "lineage.png"
+    old.parent.mkdir()
+    old.touch()
+    files = write_report(gather_findings(plan_study(study.copy_unchecked(arms=arms), tmp_path), ["rates.py"]))
+    assert not old.exists()
+    assert not any(path.name.startswith("lineage") for path in files)
+    assert "No stage starts from another one: all 2 are trained from their own start." in files[0].read_text()
+
+
+def test_the_page_of_a_node_says_which_it_is(study: Study, store: StudyStore) -> None:
+    write_study_index(study, store)
+    for identity, node in store.nodes.items():
+        run = read_run(store.run_directory(identity).path)
+        assert run.title == f"{study.name}: {node.label}"
+        assert f"<h1>{run.title}</h1>" in render_report(run)
 
 
 def test_a_study_not_started_has_a_page(study: Study, tmp_path: Path) -> None:

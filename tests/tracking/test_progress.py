@@ -132,6 +132,8 @@ def test_a_phase_ends_when_it_is_interrupted() -> None:
             assert progress.status.phase == "saving"
             raise KeyboardInterrupt
 
+    assert progress.status.phase == "starting"
+    progress.begin_training()
     with pytest.raises(KeyboardInterrupt):
         save()
     assert progress.status.phase == "training"

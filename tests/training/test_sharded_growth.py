@@ -20,4 +20,4 @@ def test_growth_is_spread() -> None:
 
 @pytest.mark.slow
 def test_so_is_every_operator() -> None:
-    holds("direct", "zero", "random", "learned")
+    holds("direct", "zero", "random", "learned", "vocabulary")

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.ledger import Seconds
 from pathways_lite.recipe import Recipe, apply_overrides, load_recipe
+from pathways_lite.studies.probe import KnownSpeeds, SpeedProbe
+from pathways_lite.studies.study import Node
 from pathways_lite.training import estimate as estimate_module
+from pathways_lite.training import speed as speed_module
 from pathways_lite.training.calibrate import calibrate_stage
 from pathways_lite.training.estimate import estimate_stage, held_out_tokens, times_due
 from pathways_lite.training.resolve import resolve_recipe
@@ -21,6 +25,7 @@ from pathways_lite.training.speed import (
     measure_speed,
     parse_speed,
     scaled,
+    speed_on_cores,
     stage_shape,
 )
 from pathways_lite.training.stage import StageSpec
@@ -138,3 +143,18 @@ def test_a_model_that_does_not_fit_is_not_tried(spec: StageSpec, monkeypatch: py
     assert estimate_module.may_calibrate(spec)
     monkeypatch.setattr(estimate_module, "memory_limit", lambda: 1000)
     assert not estimate_module.may_calibrate(spec)
+
+
+def test_a_speed_is_found_without_starting_jax(spec: StageSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a planning process, which must not take the accelerators: on as many cores as the process that measured it."""
+    cores = len(usable_cores())
+    assert speed_on_cores(spec.stage, cores) is None
+    keep_speed(spec.stage, SPEED)
+    known = known_speed(spec.stage)
+    node = Node("", spec.recipe, None, ())
+    with monkeypatch.context() as patch:
+        patch.setattr(speed_module.jax, "devices", pytest.fail)
+        assert speed_on_cores(spec.stage, cores) == known
+        assert speed_on_cores(spec.stage, cores + 1) is None, "another machine, as far as times go"
+        patch.setattr("pathways_lite.studies.probe.subprocess.run", pytest.fail)
+        assert KnownSpeeds(1)(node) == SpeedProbe(1)(node) == known, "what is known is not measured again"

@@ -12,6 +12,7 @@ from pathways_lite.cli.common import AsJson, OfAverage, print_json
 from pathways_lite.console import print_line
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
+from pathways_lite.suffixes import POWERS_OF_TEN
 
 
 def convert(
@@ -29,6 +30,10 @@ def convert(
         float | None,
         typer.Option(min=1, help="with --from hf: tokens that the model was trained on, such as 15e12, for its cost"),
     ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(parser=local_path, help="with --from hf: the model's tokenizer, where its directory has none"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the newest checkpoint at or below RUN in another format, or read a Hugging Face model.
@@ -42,7 +47,8 @@ def convert(
     with `--sparse` and `--to hf` too.
 
     With `--from hf` a directory with config.json and safetensors becomes a checkpoint, from which a stage starts by
-    `Restore(path=OUT)`; with `--to hf` a checkpoint becomes such a directory. docs/public_models.md lists the families.
+    `Restore(path=OUT)`; with `--to hf` a checkpoint becomes such a directory. Either way the tokenizer comes along.
+    docs/public_models.md lists the families.
 
     Examples:
 
@@ -63,6 +69,8 @@ def convert(
         raise UserError("--average is that of a run; an imported model has none")
     if tokens is not None and source is None:
         raise UserError("--tokens is what an imported model was trained on; it goes with --from hf")
+    if tokenizer is not None and source is None:
+        raise UserError("--tokenizer is that of an imported model; it goes with --from hf")
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.training.load import load_model
 
@@ -70,7 +78,8 @@ def convert(
         from pathways_lite.conversion.hf_import import import_hf
 
         with lock_directory(out):
-            path = import_hf(local_path(run), out, None if tokens is None else int(tokens), report=print_line)
+            trained_on = None if tokens is None else int(tokens)
+            path = import_hf(local_path(run), out, trained_on, report=print_line, tokenizer=tokenizer)
     elif target is not None:
         from pathways_lite.conversion.hf_export import export_hf
 
@@ -91,7 +100,7 @@ def convert(
 
 def _bytes(text: str) -> int:
     """Read a size such as 5GB or 500MB. Raises UserError for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text.strip())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKMGTP]?)B?", text.strip())
     if match is None or float(match[1]) == 0:
         raise UserError(f"--shard-size={text!r} is no size; write e.g. 5GB or 500MB")
-    return int(float(match[1]) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[match[2]])
+    return int(float(match[1]) * 10 ** (POWERS_OF_TEN[match[2]] if match[2] else 0))

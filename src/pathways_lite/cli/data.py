@@ -14,13 +14,15 @@ from pathways_lite.data.compressed import MAX_DOCUMENT_BYTES
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
+    from pathways_lite.console import Console
     from pathways_lite.data.shards import HeldOutShares
+    from pathways_lite.data.store import Store
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Build, inspect and select corpora.\n\n"
-    "Example: `pathways-lite data build corpora/python python:`, then `pathways-lite data inspect corpora/python`.",
+    "Example: `pathways-lite data build corpora/mine notes/`, then `pathways-lite data inspect corpora/mine`.",
 )
 
 
@@ -45,6 +47,13 @@ def build(
     eod: Annotated[
         str | None,
         typer.Option(help="token of a .model or tokenizer.json that ends a document; default: the usual names"),
+    ] = None,
+    bos: Annotated[
+        str | None,
+        typer.Option(help="token that opens a document; auto: as tokenizer_config.json beside the tokenizer says"),
+    ] = None,
+    eos: Annotated[
+        str | None, typer.Option(help="token that closes a document, with --bos; auto: as tokenizer_config.json says")
     ] = None,
     held_out: Annotated[
         list[str],
@@ -83,6 +92,9 @@ def build(
 ) -> None:
     """Tokenize text into a token store. After an interruption the same command continues.
 
+    By default one token, the tokenizer's EOD, opens a document and so closes the one before it. With --bos and --eos
+    documents are framed as Llama 3 and Gemma saw theirs: the loss is on EOS, not on BOS.
+
     Documents that cannot be read are skipped, counted, and listed with file and line in OUT/skipped.txt.
 
     Examples:
@@ -96,6 +108,8 @@ def build(
     - `pathways-lite data build corpora/mine books/ --held-out 0.01 --held-out wiki=0.05 --replace`
 
     - `pathways-lite data build corpora/mine downloads/ --dry-run`
+
+    - `pathways-lite data build corpora/mine books/ --tokenizer Llama-3.2-1B --bos auto --eos auto`
 
     - `pathways-lite data build corpora/tasks seqio:my_mixture --import my_tasks.py --tokenizer seqio:my_mixture`
     """
@@ -143,12 +157,16 @@ def build(
         raise UserError(f"--tokenizer {tokenizer} has an end-of-document token of its own; leave out --eod {eod}")
     elif eod is not None:
         tokenizer_or_name = load_tokenizer(tokenizer, eod)
+    if eod is not None and (bos or eos):
+        raise UserError("--eod is the one token between documents; give it, or --bos and --eos, not both")
     start = time.perf_counter()
     with show_progress() as report:
         store = build_store(
             parsed,
             out,
             tokenizer=tokenizer_or_name,
+            bos=bos,
+            eos=eos,
             held_out=held_out_documents,
             workers=workers,
             workspace=workspace,
@@ -161,7 +179,21 @@ def build(
         return
     print_previews(console, everything, out)
     console.print(describe(store, samples=0))
+    if eod is None and bos is None and eos is None:
+        _suggest_frame(console, store)
     console.print(f"{out}: ready after {seconds:.1f} s")
+
+
+def _suggest_frame(console: Console, store: Store) -> None:
+    """Say that models of the corpus's tokenizer saw BOS and EOS around documents, where its files name both."""
+    from pathways_lite.data.frame_tokens import published_frame
+
+    bos, eos = published_frame(store.tokenizer())
+    if store.frame.closes is None and bos is not None and eos is not None and bos != eos:
+        console.print(
+            f"The tokenizer names {bos} and {eos}: a model trained with them around documents should read a corpus "
+            "built with --bos auto --eos auto; this one has only EOD between documents."
+        )
 
 
 def _parse_shares(texts: list[str]) -> HeldOutShares | None:

@@ -69,7 +69,9 @@ def show_progress(file: TextIO | None = None) -> Iterator[Report]:
         task = bars.add_task("starting", total=None, detail="")
 
         def report(progress: Progress) -> None:
-            total = progress.input_bytes if progress.phase == "tokenise" else None
+            # No percentage before the first part is done: 0 % for a minute looks as if nothing happened.
+            is_known = progress.phase == "tokenise" and progress.done.documents > 0
+            total = progress.input_bytes if is_known else None
             done = min(progress.done.input_bytes, progress.input_bytes)
             detail = _detail(progress, speed)
             bars.update(task, description=_PHASE_NAMES[progress.phase], total=total, completed=done, detail=detail)
@@ -98,6 +100,8 @@ def _detail(progress: Progress, speed: _Speed) -> str:
     done = progress.done
     if progress.phase != "tokenise":
         return f"{done.tokens:,} tokens" if done.tokens else ""
+    if not done.documents:
+        return f"{si(progress.input_bytes, 'B')} of input"
     skipped = f", {done.skipped:,} skipped" if done.skipped else ""
     rate = speed.bytes_per_second(progress)
     shown = f"{si(rate, 'B/s')}, " if rate is not None else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, counted
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def batch(
     for number in range(max(0, last.step - before) if spike else last.step, last.step + 1):
         source = batch_source(stream, number)
         if first_row >= (n_rows := len(source.rows.domain)):
-            raise UserError(f"the batch of step {number:,} has {n_rows} rows, numbered from 0; there is no {first_row}")
+            raise UserError(
+                f"the batch of step {number:,} has {counted(n_rows, 'row')}, numbered from 0; there is no {first_row}"
+            )
         shown = view_rows(stream, source, range(first_row, min(n_rows, first_row + rows)))
         reason = last.reason if number == last.step else ""
         if as_json:
@@ -81,7 +83,9 @@ def batch(
             }
             batches.append(facts | {"rows": [asdict(row) for row in shown]})
             continue
-        console.print(f"stage {reading.stage.name}, step {number:,}, {n_rows} rows of {source.rows.length} tokens")
+        console.print(
+            f"stage {reading.stage.name}, step {number:,}, {counted(n_rows, 'row')} of {source.rows.length} tokens"
+        )
         if reason:
             console.print(f"spike: {reason}" if is_spike else f"no spike, as the guard saw none; {reason}")
         for row in shown:
@@ -96,7 +100,8 @@ def who_read(
     path: RunPath,
     document: Annotated[str, typer.Argument(help="id of a training document, or DOMAIN#NUMBER, as `data batch` shows")],
     tokens: Annotated[
-        str | None, typer.Option(help="START:STOP, a slice of the document's tokens; 0 is its EOD; default: all")
+        str | None,
+        typer.Option(help="START:STOP, a slice of the document's tokens; token 0 opens it; default: all"),
     ] = None,
     stage: Annotated[str | None, typer.Option(help="one stage of the run; default: all that have a checkpoint")] = None,
     corpus: CorpusOption = None,

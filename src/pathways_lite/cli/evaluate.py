@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathways_lite.cli.common import OfAverage, print_json
+from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.console import Table
+    from pathways_lite.data.held_out_text import HeldOutText
+    from pathways_lite.training.load import TrainedModel
 
 
 def evaluate(
@@ -23,7 +26,16 @@ def evaluate(
             help="a token store, built with the same tokenizer; default: the text that the run was evaluated on"
         ),
     ] = None,
+    text: Annotated[
+        list[Path], typer.Option(parser=local_path, help="a text file to evaluate instead of a corpus; may be repeated")
+    ] = [],  # noqa: B006
     tokens: Annotated[int | None, typer.Option(min=1, help="held-out tokens per domain; default: the recipe's")] = None,
+    seq_len: Annotated[
+        int | None,
+        typer.Option(
+            "--seq-len", min=1, help="tokens of a window; default: the recipe's, of an imported model at most 2048"
+        ),
+    ] = None,
     overlap: Annotated[
         int | None,
         typer.Option(
@@ -62,13 +74,14 @@ def evaluate(
 
     - `pathways-lite evaluate runs/demo --overlap 128`
 
+    - `pathways-lite evaluate runs/llama --text book.txt --seq-len 4096`
+
     - `pathways-lite evaluate runs/ul2r_demo --infilling`
 
     - `pathways-lite evaluate runs/demo --page tokens.html`
     - `pathways-lite evaluate runs/averaged --average`
     """
     from pathways_lite.console import Console, Table
-    from pathways_lite.errors import UserError
     from pathways_lite.evaluation.as_trained import AS_TRAINED
     from pathways_lite.evaluation.compressors import held_out_compression
     from pathways_lite.evaluation.infilling import TASKS
@@ -79,8 +92,12 @@ def evaluate(
 
     if page is not None and not page.parent.is_dir():
         raise UserError(f"--page {page}: there is no directory {page.parent}")
+    if text and corpus is not None:
+        raise UserError("--text is evaluated instead of a corpus; leave out --corpus, or --text")
     model = load_model(path, average=average)
-    evaluator = model.evaluator(corpus, tokens, overlap)
+    documents = _read_texts(text, model) if text else None
+    tokens = documents.tokens if documents is not None and tokens is None else tokens
+    evaluator = model.evaluator(corpus, tokens, overlap, seq_len=seq_len, documents=documents)
     params = model.params()
     results = {name: result.to_json() for name, result in evaluator.evaluate(params).items()}
     if not results:
@@ -91,10 +108,13 @@ def evaluate(
     compressors = held_out_compression(evaluator.store, evaluator.documents, evaluator.stage.evaluation.tokens)
     infilled: dict[str, Any] | None = None
     if infilling:
-        own = evaluator if infilling_tokens is None else model.evaluator(corpus, infilling_tokens)
+        own = evaluator
+        if infilling_tokens is not None:
+            own = model.evaluator(corpus, infilling_tokens, seq_len=seq_len, documents=documents)
         infilled = infilling_json(own, params)
     if as_json:
         values: dict[str, Any] = {"checkpoint": str(model.path), "overlap": evaluator.stage.evaluation.overlap or 0}
+        values |= {"seq_len": evaluator.stage.data.seq_len}
         values |= {"domains": results, "compressors": compressors} | ({"average": True} if average else {})
         print_json(values | (infilled or {}) | ({"page": page} if page is not None else {}))
         return
@@ -108,6 +128,11 @@ def evaluate(
         table.add_row(name, *counts, *quotients, f"{compressors[name]['xz -9']:.4f}")
     console = Console()
     console.print(table)
+    if seq_len is None and evaluator.stage.data.seq_len != model.stage.data.seq_len:
+        console.print(
+            f"Windows have {evaluator.stage.data.seq_len:,} tokens; the model's positions go to "
+            f"{model.stage.data.seq_len:,}, and --seq-len takes any number up to that."
+        )
     if page is not None:
         console.print(f"losses of tokens: {page}")
     if infilled is not None:
@@ -116,6 +141,23 @@ def evaluate(
         if left_out := [name for name in (AS_TRAINED, *TASKS) if name not in infilled["infilling"]]:
             why = "the model cannot fill such gaps, or no held-out document is long enough"
             console.print(f"left out: {', '.join(left_out)} ({why})")
+
+
+def _read_texts(paths: list[Path], model: TrainedModel) -> HeldOutText:
+    """Read text files as held-out documents, one domain each. Raises UserError for one that cannot be read."""
+    from pathways_lite.cli.generate import decode_text
+    from pathways_lite.data.held_out_text import HeldOutText
+
+    texts: dict[str, str] = {}
+    for path in paths:
+        name = path.name if path.name not in texts else str(path)
+        try:
+            texts[name] = decode_text(path.read_bytes(), str(path))
+        except OSError as error:
+            raise UserError(f"--text {path} cannot be read: {error.strerror}") from error
+        if not texts[name]:
+            raise UserError(f"--text {path} is empty; name a file with text")
+    return HeldOutText.of_texts(texts, model.tokenizer(), model.frame())
 
 
 def _infilling_table(results: Mapping[str, Any]) -> Table:

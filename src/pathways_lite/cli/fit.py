@@ -144,7 +144,10 @@ def fit_law(
 
 @app.command("laws")
 def laws(as_json: AsJson = False) -> None:
-    """List the laws with their formulas, columns and sources."""
+    """List the laws with their formulas, columns and sources.
+
+    Example: `pathways-lite fit laws --json`
+    """
     from pathways_lite.console import Console
     from pathways_lite.console import Table as Grid
     from pathways_lite.scaling.laws.registry import LAWS, family_examples

@@ -65,7 +65,8 @@ def generate(
     infill = None if infill is None else decode_text(os.fsencode(infill), "--infill")
     model = load_model(path, average=average)
     tokenizer = model.tokenizer(corpus)
-    prompt_format = PromptFormat.from_objective(model.stage.objective, tokenizer.eod)
+    prompt_format = PromptFormat.from_objective(model.stage.objective, model.frame(corpus))
+    opener, ends = model.prompt_tokens(tokenizer)
     config, params = model.stage.model, model.params()
     text = decode_text(sys.stdin.buffer.read(), "standard input") if prompt == "-" else prompt
     outputs = []
@@ -84,6 +85,8 @@ def generate(
                 key=key,
                 prompt_format=prompt_format,
                 mode=mode,
+                opener=opener,
+                ends=ends,
             )
         else:
             sampling = Sampling(temperature, top_k, top_p)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -12,8 +12,10 @@ from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
+    from pathways_lite.data.tokenizers import Tokenizer
     from pathways_lite.methods.growth import GrowthPlan
     from pathways_lite.recipe import Grow, Model
+    from pathways_lite.training.load import TrainedModel
 
 
 def grow(
@@ -27,6 +29,16 @@ def grow(
     factor: Annotated[
         int | None, typer.Option(min=1, help="multiply the number of layers; for an operator that widens, the widths")
     ] = None,
+    add_tokens: Annotated[
+        int | None, typer.Option(min=1, help="with --operator vocabulary: number of ids to add after the model's")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="with --operator vocabulary: the model's tokenizer with more tokens after its own"),
+    ] = None,
+    pad_to: Annotated[
+        int, typer.Option(min=1, help="with --operator vocabulary: round the number of ids up to a multiple of this")
+    ] = 1,
     dry_run: Annotated[bool, typer.Option(help="print the source of every block and axis, and stop")] = False,
     advise: Annotated[
         bool, typer.Option(help="advise when to grow, and by how much, for N=parameters D=tokens")
@@ -46,6 +58,8 @@ def grow(
 
     - `pathways-lite grow runs/base runs/part --operator '{"kind": "blocks", "order": "12-34*5"}' model.n_layers=12`
 
+    - `pathways-lite grow runs/llama runs/larger --operator vocabulary --add-tokens 40 --pad-to 64`
+
     - `pathways-lite grow --advise N=7e9 D=2e12`
     """
     if advise:
@@ -60,15 +74,18 @@ def grow(
 
     base = load_model(source, examined=False)
     start, target = _resolve_target(base.stage.model, operator, factor, changes or [])
+    extended = None if tokenizer is None else _extended_tokenizer(base, tokenizer)
+    if (add_tokens, extended, pad_to) != (None, None, 1):
+        target = _with_more_ids(start, target, add_tokens, extended, pad_to)
     if target == base.stage.model:
-        raise UserError("the larger model equals the base; give --factor 4, or its sizes, e.g. model.n_layers=24")
+        _refuse_same_size(start, target, extended)
     if dry_run:
         _print_plan(plan_growth(start, base.stage.model, target), as_json)
         return
     plan_offline_growth(base, start, target)
     directory = local_path(out)
     with lock_directory(directory):
-        path = grow_offline(base, start, target, directory, report=print_line)
+        path = grow_offline(base, start, target, directory, report=print_line, tokenizer=extended)
     if as_json:
         print_json({"checkpoint": path})
         return
@@ -78,6 +95,36 @@ def grow(
         f'{path}\nTo train from it: Stage(start=Restore(path="{out}"), model=MODEL, ...), where MODEL is that of '
         f"{source} with {fields}: its stage.model.model_copy(update=dict({fields}))"
     )
+
+
+def _extended_tokenizer(base: TrainedModel, path: str) -> Tokenizer:
+    """Load a tokenizer. Raises UserError where it is not that of `base` with more tokens."""
+    from pathways_lite.data.reserved_tokens import require_extension
+    from pathways_lite.data.tokenizer_files import load_tokenizer
+
+    extended = load_tokenizer(path)
+    require_extension(base.tokenizer(), extended)
+    return extended
+
+
+def _with_more_ids(start: Grow, model: Model, add: int | None, extended: Tokenizer | None, pad_to: int) -> Model:
+    """Return the model with the ids that the options ask for."""
+    if start.operator.kind != "vocabulary":
+        raise UserError("--add-tokens, --tokenizer and --pad-to add ids; they go with --operator vocabulary")
+    size = model.vocab_size if extended is None else max(model.vocab_size, extended.vocab_size)
+    size += add or 0
+    return model.model_copy(update={"vocab_size": -(-size // pad_to) * pad_to})
+
+
+def _refuse_same_size(start: Grow, model: Model, extended: Tokenizer | None) -> NoReturn:
+    """Raise UserError, as nothing grows."""
+    if extended is not None:
+        raise UserError(
+            f"the model has vocab_size={model.vocab_size}, so that all {extended.vocab_size} tokens of the extended "
+            "tokenizer have a row already; build a corpus with it, and train"
+        )
+    example = "--add-tokens 40" if start.operator.kind == "vocabulary" else "--factor 4"
+    raise UserError(f"the larger model equals the base; give {example}, or its sizes, e.g. model.n_layers=24")
 
 
 def _resolve_target(model: Model, operator: str, factor: int | None, changes: list[str]) -> tuple[Grow, Model]:
@@ -94,7 +141,11 @@ def _resolve_target(model: Model, operator: str, factor: int | None, changes: li
     wider = {name: multiple * getattr(model, name) for name in ("d_model", "n_heads", "d_ff")}
     if model.n_kv_heads > 1:  # multi-query attention is kept
         wider["n_kv_heads"] = multiple * model.n_kv_heads
-    sizes = wider if request.start.operator.kind == "direct" else deeper
+    sizes: dict[str, int] = wider if request.start.operator.kind == "direct" else deeper
+    if request.start.operator.kind == "vocabulary":
+        if factor is not None:
+            raise UserError("--operator vocabulary adds ids, not layers; give --add-tokens 40 instead of --factor")
+        sizes = {}
     request = request.model_copy(update={"model": recipe.Model.model_validate({**dict(model), **sizes})})
     request = recipe.apply_overrides(request, changes)
     return request.start, request.model

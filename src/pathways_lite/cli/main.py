@@ -43,8 +43,9 @@ app = typer.Typer(
     name="pathways-lite",
     cls=CommandLine,
     help="Pretrain transformers in JAX, and measure whether a training-efficiency method pays off.\n\n"
-    "First time? `pathways-lite data build corpora/python python:` builds a corpus of the text that comes with "
-    "Python, and `pathways-lite train configs/demo.py` trains on it. Every command has its own --help with examples.",
+    "First time? `pathways-lite data build corpora/python python: --tokenizer sentencepiece:4096` builds a corpus of "
+    "the text that comes with Python, and `pathways-lite train configs/demo.py` trains on it; docs/first_run.md does "
+    "the same with your own text. Every command has its own --help with examples.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

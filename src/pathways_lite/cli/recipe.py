@@ -87,6 +87,11 @@ def reference() -> str:
         "one field; this page is its `--markdown` output. In parentheses after a class: the name by which overrides",
         "select it (`stages.base.optimizer=muon`). A *list* is written as JSON in overrides, and an *amount* as text.",
         "",
+        "An *amount* is a number and its unit: `300 steps`, `60k steps`, `2.5M tokens`, `1e15 flops`. k, M, G or B, T,",
+        "P and E before the unit are powers of a thousand. A point in a stage may also be a share of its budget,",
+        "`5 %`, and a budget `2 epochs` of the corpus or `10 % of base`, another stage. Other numbers are plain,",
+        "`4096` or `3e-4`; tables and options of fits take suffixes too, `N=7B D=2T`, and so do sizes of files, `5GB`.",
+        "",
     ]
     for cls in map(describe_class, recipe_classes()):
         title = f"## {cls.name}" + (f" (`{cls.kind}`)" if cls.kind else "")

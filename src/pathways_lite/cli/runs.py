@@ -39,7 +39,8 @@ def list_runs(
 
     States: `done`, `running` (a process holds its lock), `stopped` (the same train command continues it), `failed`
     (the same command tries again), `ready` (not begun), `waiting` (for the previous stage). The step is the last one
-    logged or saved. The runs of a study stand together; the newest run or study is last.
+    logged or saved. The runs of a study stand together; the newest run or study is last. Then come the checkpoints of
+    `grow`, `merge` and `convert`, in the state `checkpoint`.
 
     Examples:
 
@@ -49,8 +50,8 @@ def list_runs(
     """
     from pathways_lite.console import Console
     from pathways_lite.errors import UserError
-    from pathways_lite.runs.find import directory_bytes, find_runs, leftovers
-    from pathways_lite.runs.states import stage_rows
+    from pathways_lite.runs.find import directory_bytes, find_outputs, find_runs, leftovers
+    from pathways_lite.runs.states import output_row, stage_rows
     from pathways_lite.tracking.formatting import si
 
     if not directory.exists() and directory != Path("runs"):
@@ -61,6 +62,7 @@ def list_runs(
         rows += of_run
         for problem in problems:
             print_line(f"warning: {problem}")
+    rows += map(output_row, find_outputs(directory))
     for path in leftovers(directory):
         print_line(
             f"{path} ({si(directory_bytes(path), 'B')}) is left of a deletion that was interrupted; "
@@ -109,7 +111,7 @@ def _state(row: dict[str, Any]) -> str:
         return f"{row['state']}, stopped early"
     reason = f": {shorten(row['reason'], _LONGEST_REASON)}" if row.get("reason") else ""
     if row["state"] not in ("stopped", "failed"):
-        return str(row["state"])
+        return f"{row['state']}{reason}"
     saved = row["saved_step"]
     return f"{row['state']}{reason}; " + (f"continues at step {saved:,}" if saved else "begins again")
 

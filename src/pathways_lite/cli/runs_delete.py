@@ -14,9 +14,7 @@ from pathways_lite.paths import local_path
 if TYPE_CHECKING:
     from pathways_lite.runs.deletion import Plan
 
-Runs = Annotated[
-    list[Path], typer.Argument(metavar="RUN...", parser=local_path, help="run directories, or directories of studies")
-]
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", parser=local_path, help="directories of runs or studies")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="delete without asking")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="list what would be deleted, and stop")]
 Others = Annotated[
@@ -25,7 +23,8 @@ Others = Annotated[
         "--used-by",
         metavar="DIRECTORY",
         parser=local_path,
-        help="look there too for runs that need what would be deleted; beside each RUN and in runs/ is always looked",
+        help="search this directory too for runs that need what would be deleted; the folder of each RUN and runs/ are "
+        "always searched",
     ),
 ]
 
@@ -33,7 +32,7 @@ Others = Annotated[
 def delete(
     runs: Runs, yes: Yes = False, dry_run: DryRun = False, used_by: Others = None, as_json: AsJson = False
 ) -> None:
-    """Delete runs and studies with all that is in their directories.
+    """Delete runs, studies, and checkpoints of grow, merge and convert, with all that is in their directories.
 
     Refused, with the reason, where one is being written to, or where the recipe of another run names one of its
     checkpoints, a study has it as a node, or a stage of another run is a link to it.
@@ -61,7 +60,7 @@ def prune(
 ) -> None:
     """Delete the checkpoints of finished or stopped runs that no rule keeps; logs, results and pages stay.
 
-    `newest 3` keeps the last three of every stage, `every 1000` those whose step is a multiple, `best 1` the one with
+    `newest 3` keeps the last three of every stage, `every 1000` those at multiples of 1000 steps, `best 1` the one with
     the lowest held-out loss (of those evaluated at their step). The newest one and those that other runs need stay.
 
     Examples:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.errors import counted
 from pathways_lite.paths import local_path
 
 
@@ -37,4 +38,4 @@ def table(
     if as_json:
         print_json({"table": out, "rows": len(rows["run"]), "columns": list(rows)})
         return
-    typer.echo(f"{out}: {len(rows['run'])} rows, {len(rows)} columns")
+    typer.echo(f"{out}: {counted(len(rows['run']), 'row')}, {counted(len(rows), 'column')}")

@@ -153,7 +153,7 @@ def decoded_texts(store: Store, split: Split, done: Callable[[int], None]) -> It
 
 
 def target_documents(store: Store, targets: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return the tokens of target documents, EOD first, and the number of the target that each is of.
+    """Return the tokens of target documents, the opening one first, and the number of the target that each is of.
 
     Targets are text sources or held-out documents of a domain.
     """
@@ -166,7 +166,7 @@ def target_documents(store: Store, targets: Sequence[str]) -> tuple[list[np.ndar
             items = (item for chunk in Source.parse(target).chunks() for item in chunk.read())
             contents = [item.text for item in items if not isinstance(item, Skipped)]
             encoded = store.tokenizer().encode_batch(contents)
-            tokens = [np.concatenate([[store.eod], ids]).astype(np.int32) for ids in encoded]
+            tokens = [np.concatenate([[store.frame.opens], ids]).astype(np.int32) for ids in encoded]
         if not tokens:
             raise UserError(f"--target {target} has no documents")
         documents += tokens

@@ -83,7 +83,7 @@ def run(
     ] = None,
     samples: Annotated[bool, typer.Option("--samples", help="generate text at the end of every node")] = False,
 ) -> None:
-    """Train all nodes that are not done. The same command continues after an interruption; two of them share the work.
+    """Train all nodes that are not done. The same command continues after an interruption; two at once share the work.
 
     On Ctrl-C or SIGTERM every node saves a checkpoint and ends. A node that fails stops only the nodes that start from
     it; failures are listed at the end with the last lines of their logs, and the exit status is 1.
@@ -98,10 +98,12 @@ def run(
     """
     from pathways_lite.console import Console
     from pathways_lite.studies.index import write_study_index
+    from pathways_lite.studies.probe import KnownSpeeds
     from pathways_lite.studies.progress import StudyProgress
     from pathways_lite.studies.runner import Runner, report_failures
 
-    study_plan = _make_plan(study, overrides, out, trains=True)
+    local = executor == "local"  # a job's machine is not this one
+    study_plan = _make_plan(study, overrides, out, KnownSpeeds(jobs) if local else None, trains=True)
     study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [], samples=samples)
     write_study_index(study_plan.study, study_plan.store)
     console = Console(stderr=True)
@@ -339,10 +341,16 @@ def _make_plan(
     study: Path, overrides: list[str] | None, out: Path | None, probe: Probe | None = None, *, trains: bool = False
 ) -> StudyPlan:
     """Plan the study; where it `trains` and a node is left, all corpora have to be there."""
+    from pathways_lite.errors import UserError
     from pathways_lite.studies.plan import plan_study, resolve_study, study_store
 
     loaded, out = _load_study(study, overrides, out)
-    resolved = resolve_study(loaded, out)
-    if trains and any(state != "done" for state in study_store(resolved, out).states().values()):
-        resolved = resolve_study(loaded)
+    try:
+        resolved = resolve_study(loaded, None if trains else out)
+    except UserError:
+        if not trains:
+            raise
+        resolved = resolve_study(loaded, out)  # what finished nodes have read need not be there
+        if any(state != "done" for state in study_store(resolved, out).states().values()):
+            raise
     return plan_study(resolved, out, probe)

@@ -66,6 +66,7 @@ def node_table(study_plan: StudyPlan) -> Any:
 
 
 def plan_summary(study_plan: StudyPlan, jobs: int) -> str:
+    from pathways_lite.errors import counted
     from pathways_lite.studies.study import node_chain
     from pathways_lite.tracking.formatting import duration, si
 
@@ -91,7 +92,9 @@ def plan_summary(study_plan: StudyPlan, jobs: int) -> str:
         time = "time is unknown before the first node is done; `pathways-lite study plan` measures it"
     else:
         time = f"about {duration(seconds)} with --jobs {jobs}, speed {paces}"
-    return f"{len(nodes)} nodes, {done} done; {si(left, 'FLOPs')} of {si(total, 'FLOPs')} left{saved}; {time}"
+    return (
+        f"{counted(len(nodes), 'node')}, {done} done; {si(left, 'FLOPs')} of {si(total, 'FLOPs')} left{saved}; {time}"
+    )
 
 
 def budget_note(study_plan: StudyPlan) -> str:

@@ -40,7 +40,7 @@ class Results:
 
     # ---- at equal compute and at equal loss ----
 
-    header = ("arm", "runs", "loss", "difference", "speedup", "area")
+    header = ("arm", "runs", "loss", "difference", "target", "speedup", "area")
 
     def rows(self) -> list[list[str]]:
         """Return a row per arm, with intervals on their own line."""
@@ -51,9 +51,10 @@ class Results:
     def _row(arm: Arm, comparison: Comparison | None) -> list[str]:
         cells = [arm.name, str(len(arm.curves)), f"{arm.final_loss:.4f}"]
         if comparison is None:
-            return [*cells, "baseline", "", ""]
+            return [*cells, "baseline", "", "", ""]
         c = comparison
-        return [*cells, format_signed(c.difference, "\n"), format_percent(c.speedup, "\n"), format_signed(c.area, "\n")]
+        values = (f"{c.target:.4f}", format_percent(c.speedup, "\n"), format_signed(c.area, "\n"))
+        return [*cells, format_signed(c.difference, "\n"), *values]
 
     def notes(self) -> list[str]:
         """Return what the numbers mean, a sentence or two per note."""
@@ -62,14 +63,18 @@ class Results:
             "Curves are interpolated linearly in log FLOPs. "
             f"FLOPs are {self.metric.flops_label} of all stages of a run, including the models that it started from."
         ]
+        lines.append(
+            "Target: the loss at which FLOPs and training time are compared, "
+            + ("which was given." if self.target is not None else "the higher one of the two arms at equal FLOPs.")
+        )
         few = min(len(arm.curves) for arm in self.arms) < _FEW_RUNS
         for c in self.comparisons:
             how = "by Student's t (of the speedup, over its logarithms)" if c.by_student else "by the bootstrap"
             over = "over paired seeds" if c.paired else "over runs, which are not paired (different seeds or numbers)"
             lines.append(
                 f"{c.arm} against {c.baseline}: the difference is at {si(c.flops, 'FLOPs')}, the most that all runs "
-                f"have spent; the speedup is FLOPs of {c.baseline} over FLOPs of {c.arm} to reach {c.target:.4f}, "
-                "minus 1; the area is the mean difference over log FLOPs. "
+                f"have spent; the speedup is FLOPs of {c.baseline} over FLOPs of {c.arm} to reach the target, minus 1; "
+                "the area is the mean difference over log FLOPs. "
                 f"Brackets: {LEVEL:.0%} interval {how} {over}."
             )
             lines += _unfinished_note(c)
@@ -86,31 +91,29 @@ class Results:
 
     # ---- time to target ----
 
-    time_header = ("arm", "training time to the target", "AlgoPerf score")
+    @property
+    def time_header(self) -> tuple[str, ...]:
+        """The columns of `time_rows`."""
+        of_baseline = f"of {self.baseline}"
+        return ("arm", "training time to the target", of_baseline, "AlgoPerf score", of_baseline)
 
     def time_rows(self) -> list[list[str]]:
-        """Return a row per arm: the median over runs of the seconds of training to the target, and AlgoPerf's score."""
-        times = {
-            arm.name: {
-                "this": benchmarks.workload_time(
-                    [[curve.first_cost_at(self.time_target, "seconds")] for curve in arm.curves]
-                )
-            }
-            for arm in self.arms
-        }
-        scores = benchmarks.scores(times)
-        medians = {name: seconds["this"] for name, seconds in times.items()}
-        return [
-            [name, duration(median) if math.isfinite(median) else "not reached", f"{scores[name]:.3f}"]
-            for name, median in medians.items()
-        ]
+        """Return a row per arm but the baseline: both arms' time of training to the target, and AlgoPerf's scores.
 
-    @property
-    def time_target(self) -> float:
-        """The loss to reach: the given one, or the highest mean loss at the end of an arm's runs."""
-        if self.target is not None:
-            return self.target
-        return max(arm.final_loss for arm in self.arms)
+        A time is the median over runs; the scores are those of the two arms alone, at the target of their speedup.
+        """
+        arms = {arm.name: arm for arm in self.arms}
+        return [self._time_row(c, arms[c.arm], arms[c.baseline]) for c in self.comparisons]
+
+    @staticmethod
+    def _time_row(c: Comparison, arm: Arm, baseline: Arm) -> list[str]:
+        def seconds(of: Arm) -> float:
+            return benchmarks.workload_time([[curve.first_cost_at(c.target, "seconds")] for curve in of.curves])
+
+        times = [seconds(arm), seconds(baseline)]
+        scores = benchmarks.scores({"arm": {"this": times[0]}, "baseline": {"this": times[1]}})
+        shown = [duration(time) if math.isfinite(time) else "not reached" for time in times]
+        return [arm.name, *shown, *(f"{score:.3f}" for score in scores.values())]
 
 
 def unequal_budgets(c: Comparison, arms: Sequence[Arm]) -> str:

@@ -39,7 +39,7 @@ def convert_average(trained: TrainedModel, out: Path, report: Callable[[str], No
     restored = Restore(path=str(trained.path), digest=trained.manifest.digest, weights="average")
     spec = next_stage(trained, "average", start=restored, ema=None)
     check = functools.partial(require_undamaged, trained.path, reader)
-    return write_streamed(out, 0, streamed, meta_from(trained, spec), check)
+    return write_streamed(out, 0, streamed, meta_from(trained, spec), check, trained.files_to_carry())
 
 
 def _read_masked(

@@ -27,10 +27,12 @@ from pathways_lite.checkpoints import (
 )
 from pathways_lite.conversion.stored_masks import grown_masks, mask_arrays, merged_masks
 from pathways_lite.data.order import DataCursor
+from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.methods import growth, merging
 from pathways_lite.recipe import Adafactor, Grow, Ingredient, LiGO, Merge, Model, Prune, Stage
+from pathways_lite.training.companions import FRAME, tokenizer_companions
 from pathways_lite.training.init_merging import furthest_cursor, merge_cost, merge_lineage, require_same_model
 from pathways_lite.training.initialize import CheckpointState
 from pathways_lite.training.load import TrainedModel
@@ -45,8 +47,17 @@ CHUNK_NBYTES = 1 << 26
 # ---- growth ----
 
 
-def grow_offline(small: TrainedModel, start: Grow, target: Model, out: Path, report: Callable[[str], None]) -> Path:
+def grow_offline(
+    small: TrainedModel,
+    start: Grow,
+    target: Model,
+    out: Path,
+    report: Callable[[str], None],
+    tokenizer: Tokenizer | None = None,
+) -> Path:
     """Grow the checkpoint `small` into a new one below `out`, in the same dtypes. Returns its directory.
+
+    `tokenizer`: an extension of the model's, which the result carries instead of it.
 
     Raises UserError where the models do not fit the operator, where the operator has to be trained, where `out` has
     such a checkpoint or the disk is full, and DamagedError where the source is not what was saved.
@@ -70,7 +81,11 @@ def grow_offline(small: TrainedModel, start: Grow, target: Model, out: Path, rep
             _read_unused_blocks(plan, array, reader)
         require_undamaged(small.path, reader)
 
-    return write_streamed(out, 0, streamed, meta_from(small, spec), check, small.files_to_carry())
+    meta, files = meta_from(small, spec), small.files_to_carry()
+    if tokenizer is not None:  # the held-out text is that of the old one
+        frame = {name: content for name, content in files.items() if name == FRAME}
+        meta, files = meta | {"tokenizer": tokenizer.fingerprint}, tokenizer_companions(tokenizer) | frame
+    return write_streamed(out, 0, streamed, meta, check, files)
 
 
 def plan_offline_growth(small: TrainedModel, start: Grow, target: Model) -> growth.GrowthPlan:

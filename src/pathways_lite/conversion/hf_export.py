@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,9 +19,15 @@ from pathways_lite.conversion.hf_config import CONFIG
 from pathways_lite.conversion.hf_match import family_for
 from pathways_lite.conversion.hf_names import Tensor, specs_by_name, tensor_shape, to_theirs
 from pathways_lite.conversion.safetensors_files import NewTensor, pieces, write_safetensors
+from pathways_lite.conversion.tokenizer_export import compare_tokenizers, token_name, tokenizer_files
+from pathways_lite.data.tokenizers import HF_FILE, Tokenizer
 from pathways_lite.errors import UserError
 from pathways_lite.models import ParamSpec
 from pathways_lite.training.load import TrainedModel
+
+COMPARED_DOCUMENTS = 1000
+"""Held-out documents on which a tokenizer that was converted is compared with ours."""
+_COMPARED_TOKENS = 1 << 20  # of each domain, at most
 
 
 def export_hf(trained: TrainedModel, out: Path, *, dtype: str, shard_bytes: int, report: Callable[[str], None]) -> Path:
@@ -55,6 +63,7 @@ def export_hf(trained: TrainedModel, out: Path, *, dtype: str, shard_bytes: int,
         source = _Source(reader, tensor, [specs[name] for name in tensor.arrays], tensor_shape(tensor, specs), scale)
         tensors |= {tensor.name.format(i=layer): source.new_tensor(layer) for layer in layers}
     config |= {"dtype": dtype, "torch_dtype": dtype, **_special_tokens(trained)}
+    beside = _tokenizer_files(trained, report)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replace_atomically(out) as temporary:
         shutil.rmtree(temporary, ignore_errors=True)  # of a killed conversion
@@ -62,6 +71,8 @@ def export_hf(trained: TrainedModel, out: Path, *, dtype: str, shard_bytes: int,
         try:
             write_safetensors(temporary, tensors, dtype, shard_bytes, lambda line: report(_final(line, temporary, out)))
             require_undamaged(trained.path, reader)
+            for name, content in beside.items():
+                (temporary / name).write_bytes(content)
             (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -73,15 +84,58 @@ def _final(line: str, temporary: Path, out: Path) -> str:
     return line.replace(str(temporary), str(out))
 
 
+def _opens_and_ends(trained: TrainedModel, tokenizer: Tokenizer) -> tuple[int | None, list[int]]:
+    """The id before a text, None where an import's tokenizer puts none there, and those of which each ends one."""
+    opener, ends = trained.prompt_tokens(tokenizer)
+    frame = trained.frame()
+    opens = frame.opens if opener is None else next(iter(opener), None)
+    return opens, list(dict.fromkeys((*ends, frame.end) if trained.is_imported else (frame.end, *ends)))
+
+
 def _special_tokens(trained: TrainedModel) -> dict[str, Any]:
-    """The tokens that open and close a document: an import's own, else the corpus's; null where neither says them."""
+    """The tokens that open and close a document: an import's own, else the corpus's; null where neither is known."""
     ids: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
     if (imported := trained.manifest.meta.get("imported")) is not None:
         return {name: imported["config"].get(name) for name in ids}
     try:
-        return ids | {"eos_token_id": int(trained.open_corpus().eod)}
+        opens, ends = _opens_and_ends(trained, trained.tokenizer())
     except UserError:
         return ids
+    return {"bos_token_id": opens, "eos_token_id": ends[0] if len(ends) == 1 else ends}
+
+
+def _tokenizer_files(trained: TrainedModel, report: Callable[[str], None]) -> dict[str, bytes]:
+    """The files of the tokenizer beside the model, after telling what differs from ours; none where it has none."""
+    try:
+        tokenizer = trained.tokenizer()
+    except UserError as error:
+        report(f"no tokenizer is written: {str(error).splitlines()[0]}")
+        return {}
+    opens, ends = _opens_and_ends(trained, tokenizer)
+    files = tokenizer_files(tokenizer, opens, ends, trained.stage.data.seq_len)
+    report(f"tokenizer: {', '.join(sorted(files))}")
+    if HF_FILE not in tokenizer.files() and HF_FILE in files:
+        report(str(compare_tokenizers(tokenizer, files[HF_FILE], _held_out_texts(trained, tokenizer))))
+    elif not trained.is_imported and opens is not None and tokenizer.control.prefix != (opens,):
+        before = ", ".join(token_name(tokenizer, i) for i in tokenizer.control.prefix) or "nothing"
+        report(
+            f"transformers puts {before} before a text, as the tokenizer's files say; the model's documents began with "
+            f"{token_name(tokenizer, opens)}, so put that there"
+        )
+    return files
+
+
+def _held_out_texts(trained: TrainedModel, tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield the first held-out documents, to compare tokenizers on: of the corpus, or those that are carried."""
+    for tokens in (_COMPARED_TOKENS, trained.stage.evaluation.tokens):
+        with contextlib.suppress(UserError):
+            source = trained.held_out_documents(tokens=tokens)
+            break
+    else:
+        return
+    chosen = (document for domain in source.domains for document in source.held_out(domain, tokens))
+    for document in itertools.islice(chosen, COMPARED_DOCUMENTS):
+        yield tokenizer.decode(document.tokens[1:].tolist())
 
 
 class _Source:

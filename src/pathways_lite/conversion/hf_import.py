@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,20 +15,26 @@ from pathways_lite.conversion.hf_families import read_model
 from pathways_lite.conversion.hf_names import IGNORED, SAME_TENSOR, Tensor, specs_by_name, tensor_shape, to_ours
 from pathways_lite.conversion.safetensors_files import SafetensorsReader, pieces
 from pathways_lite.data.order import DataCursor
+from pathways_lite.data.tokenizer_files import has_tokenizer, read_published_files
+from pathways_lite.data.tokenizers import HF_FILE, SENTENCEPIECE_FILE, Tokenizer
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.models import ParamSpec
 from pathways_lite.models.accounting import palm_flops_per_token, parameter_count
 from pathways_lite.recipe import AdamW, Data, Model, Recipe, Stage, Steps
+from pathways_lite.training.companions import carried_tokenizer, published_companions
 from pathways_lite.training.stage import StageSpec
 
 
-def import_hf(source: Path, out: Path, tokens: int | None, report: Callable[[str], None]) -> Path:
+def import_hf(
+    source: Path, out: Path, tokens: int | None, report: Callable[[str], None], *, tokenizer: Path | None = None
+) -> Path:
     """Write the model in the directory `source` as a checkpoint below `out`, in float32. Returns its directory.
 
     Args:
       tokens: that the model was trained on, as the user says; its cost is then 6 N D. None: the cost is not known.
       report: is told the model, what of config.json was not understood, and each array when it is written.
+      tokenizer: a directory or file that has the model's tokenizer; None: `source`, if it has one.
 
     Raises UserError, with the key or the tensor, where the decoder cannot compute what the files say, where they are
     damaged or incomplete, where `out` has such a checkpoint, or where the disk is too small.
@@ -45,8 +52,58 @@ def import_hf(source: Path, out: Path, tokens: int | None, report: Callable[[str
     spec = _imported_stage(source.resolve().name, model, config.count("max_position_embeddings", 2048))
     meta = initial_meta(spec, DataCursor(), trained_before(model, tokens), reader.digest())
     meta["imported"] = {"from": "hf", "family": family.model_type, "config": dict(config.values), "tokens": tokens}
+    companions = tokenizer_of_import(tokenizer or source, model, config.values, report)
+    meta |= tokenizer_meta(companions)
     streamed = {f"params.{name}": files.stream(array, report) for name, array in specs.items()}
-    return write_streamed(out, 0, streamed, meta, check=lambda: None)
+    return write_streamed(out, 0, streamed, meta, lambda: None, companions)
+
+
+def tokenizer_of_import(
+    place: Path, model: Model, config: Mapping[str, Any], report: Callable[[str], None]
+) -> dict[str, bytes]:
+    """Return the companion files of the tokenizer in `place`; none, and say what to pass, where there is none.
+
+    Args:
+      place: a directory with the files of a tokenizer, or a tokenizer.json or .model by itself.
+      config: the model's config.json.
+
+    Raises UserError for a tokenizer that cannot be read.
+    """
+    if place.is_dir():
+        files = read_published_files(place)
+    elif place.is_file():
+        files = {HF_FILE if place.suffix == ".json" else SENTENCEPIECE_FILE: place.read_bytes()}
+    else:
+        raise UserError(f"--tokenizer {place}: no such file or directory; name one with a tokenizer.json or .model")
+    if not has_tokenizer(files):
+        report(
+            f"{place} has no tokenizer.json or tokenizer.model, so the checkpoint carries no tokenizer: pass "
+            "--tokenizer PLACE here, or --corpus CORPUS to generate and evaluate"
+        )
+        return {}
+    companions = published_companions(files, str(place), config)
+    tokenizer = carried_tokenizer(companions, str(place))
+    assert tokenizer is not None
+    beyond = tokenizer.vocab_size - model.vocab_size
+    if beyond > 0:
+        report(f"the tokenizer's last {beyond} tokens have no row in the model's embedding of {model.vocab_size:,}")
+    report(f"tokenizer {tokenizer.fingerprint[:12]}, {tokenizer.vocab_size:,} tokens: {describe_control(tokenizer)}")
+    return companions
+
+
+def tokenizer_meta(companions: Mapping[str, bytes]) -> dict[str, str]:
+    """Return what a checkpoint's metadata says of the tokenizer among its companion files."""
+    tokenizer = carried_tokenizer(companions, "the checkpoint")
+    return {} if tokenizer is None else {"tokenizer": tokenizer.fingerprint}
+
+
+def describe_control(tokenizer: Tokenizer) -> str:
+    """Say which tokens open and end a text, e.g. `BOS 1 before every text, EOS 2, documents end with 2`."""
+    control = tokenizer.control
+    before = ", ".join(map(str, control.prefix))
+    bos = "no BOS" if control.bos is None else f"BOS {control.bos}"
+    bos += f", {before} before every text" if before else ", nothing before a text"
+    return f"{bos}, EOS {' '.join(map(str, control.eos))}, EOD {tokenizer.eod}"
 
 
 def trained_before(model: Model, tokens: int | None) -> Ledger:

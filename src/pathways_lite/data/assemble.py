@@ -29,6 +29,7 @@ from pathways_lite.data.store import (
 )
 from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.data.zarr_io import write_file
+from pathways_lite.document_frame import DocumentFrame
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def write_store(
     contents: Contents,
     tokenizer: Tokenizer,
     *,
+    frame: DocumentFrame,
     held: np.ndarray,
     plan: dict[str, Any],
     progress: Callable[[int], None],
@@ -86,6 +88,7 @@ def write_store(
     """Write the store from its shards, the manifest last.
 
     Args:
+      frame: the tokens around every document of the shards.
       held: which documents are held out, bool `[D]`.
       progress: called with the number of documents written so far.
     """
@@ -113,6 +116,7 @@ def write_store(
         contents.domains,
         writers,
         tokenizer,
+        frame,
         skipped,
         plan,
         contents.round_trip,
@@ -169,6 +173,7 @@ def finish_store(
     domains: list[str],
     writers: Streams,
     tokenizer: Tokenizer,
+    frame: DocumentFrame,
     skipped: list[str],
     plan: dict[str, Any],
     round_trip: RoundTrip | None,
@@ -183,11 +188,11 @@ def finish_store(
     pieces = {path: asdict(record) for writer in writers.values() for path, record in writer.pieces.items()}
     pieces_content = json.dumps(pieces, separators=(",", ":")).encode() + b"\n"
     manifest = Manifest(
-        fingerprint=store_fingerprint(domains, tokenizer.fingerprint, tokenizer.eod, digests),
+        fingerprint=store_fingerprint(domains, tokenizer.fingerprint, frame, digests),
         tokenizer=tokenizer.fingerprint,
         tokenizer_kind=tokenizer.kind,
         vocab_size=tokenizer.vocab_size,
-        eod=tokenizer.eod,
+        eod=frame.opens,
         dtype=token_dtype(tokenizer.vocab_size).name,
         domains=domains,
         counts=[{split: writers[d, split].counts for split in SPLITS} for d in range(len(domains))],
@@ -195,6 +200,7 @@ def finish_store(
         plan=plan,
         round_trip=round_trip,
         pieces=hashlib.sha256(pieces_content).hexdigest(),
+        closes=frame.closes,
     )
     for name, content in tokenizer.files().items():
         write_file(address, f"tokenizer/{name}", content)

@@ -12,6 +12,7 @@ from pathways_lite.data.pipeline import DataStream
 from pathways_lite.data.reading import BatchSource, DocumentPart, documents_between
 from pathways_lite.data.token_texts import token_texts
 from pathways_lite.data.tokenizers import Tokenizer
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.recipe import Causal
 
 Role = Literal["input", "predicted"]
@@ -21,7 +22,8 @@ Role = Literal["input", "predicted"]
 class Stretch:
     """Consecutive tokens of an example that are given to the model, or that it has to predict.
 
-    A token is predicted where the position before it carries loss. Special tokens have names: `⟨eod⟩`.
+    A token is predicted where the position before it carries loss. Special tokens have names: `⟨eod⟩`, or `⟨bos⟩` and
+    `⟨eos⟩`.
     """
 
     example: int  # counted in the row
@@ -82,14 +84,19 @@ def view_rows(stream: DataStream, source: BatchSource, rows: Sequence[int]) -> I
 
 
 def special_names(stream: DataStream) -> dict[int, str]:
-    """Return the names of EOD and of the objective's special tokens, by id."""
-    names = {stream.store.eod: "⟨eod⟩"}
+    """Return the names of the tokens around documents and of the objective's special tokens, by id."""
+    names = frame_names(stream.store.frame)
     objective = stream.objective
     if isinstance(objective, Causal) or objective.tokens is None:
         return names
     special = {token: f"⟨{name}⟩" for name, token in objective.tokens.named_ids.items()}
     sentinels = {token: f"⟨sentinel {number}⟩" for number, token in enumerate(objective.tokens.sentinel_ids)}
     return {**sentinels, **special, **names}
+
+
+def frame_names(frame: DocumentFrame) -> dict[int, str]:
+    """Return the names of the tokens around documents, by id."""
+    return {frame.opens: "⟨eod⟩"} if frame.closes is None else {frame.opens: "⟨bos⟩", frame.closes: "⟨eos⟩"}
 
 
 def _stretches(tokenizer: Tokenizer, names: dict[int, str], arrays: dict[str, Any]) -> Iterator[Stretch]:

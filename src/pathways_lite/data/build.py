@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.data.assemble import Contents, survey, write_store
 from pathways_lite.data.documents import InputChunk, utf8_name
 from pathways_lite.data.files import READING, InputFile
+from pathways_lite.data.frame_tokens import resolve_frame
 from pathways_lite.data.preflight import no_document_error, require_apart, require_documents, require_domains
 from pathways_lite.data.shards import (
     HeldOutShares,
@@ -38,6 +39,7 @@ from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.data.train_tokenizer import TokenizerPhase, load_or_train_tokenizer, tokenizer_identity
 from pathways_lite.data.workers import write_shards
 from pathways_lite.data.zarr_io import is_remote, read_file
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 from pathways_lite.paths import storage_address
 
@@ -63,6 +65,8 @@ def build(
     out: str | Path,
     *,
     tokenizer: str | Tokenizer = "sentencepiece:8192",
+    bos: str | None = None,
+    eos: str | None = None,
     held_out: float | HeldOutShares | Sequence[str | Source] = 0.01,
     workers: int | None = None,
     workspace: Path | None = None,
@@ -78,6 +82,8 @@ def build(
       out: local directory, or gs:// or s3:// prefix.
       tokenizer: `bytes`; `sentencepiece:SIZE`, trained on 256 bytes of text per token (64 MB at most), spread evenly
         over the sources; a path of a `.model`, a `tokenizer.json`, or another store; or a tokenizer itself.
+      bos, eos: names of the tokens that open and close a document, or "auto" (`frame_tokens.resolve_frame`); None: the
+        tokenizer's EOD does both.
       held_out: share of the documents that are never in training, chosen by a hash of their id; at least one of every
         domain with two or more documents; or shares by domain. Or sources whose documents are held out, and no others.
       workers: processes; None: one per core; 0: this process.
@@ -95,8 +101,8 @@ def build(
         raise UserError("there is nothing to build from; name a file, a directory, or python:")
     if replace_store:
         with replaced_store(address) as new:
-            options: dict[str, Any] = {"tokenizer": tokenizer, "held_out": held_out, "workers": workers}
-            build(training_sources, new, **options, workspace=workspace, report=report)
+            options: dict[str, Any] = {"tokenizer": tokenizer, "bos": bos, "eos": eos, "held_out": held_out}
+            build(training_sources, new, **options, workers=workers, workspace=workspace, report=report)
         return open_store(address)
     shares, held_out_sources = HeldOutShares(0.0), list[Source]()
     if isinstance(held_out, HeldOutShares):
@@ -113,7 +119,9 @@ def build(
     held_out_sources = [source.without(outputs) for source in held_out_sources]
     require_apart(training_sources, held_out_sources)
     all_sources = training_sources + held_out_sources
-    plan = _Plan.make(all_sources, tokenizer, [utf8_name(source.address) for source in held_out_sources] or shares)
+    frame_names = {name: token for name, token in (("bos", bos), ("eos", eos)) if token is not None}
+    held_out_names = [utf8_name(source.address) for source in held_out_sources]
+    plan = _Plan.make(all_sources, tokenizer, frame_names, held_out_names or shares)
     if read_file(address, MANIFEST) is not None:
         store = _open_existing(address, plan)
         if plan.read(directory) == plan.content:  # killed after the last write, before it could clean up
@@ -133,15 +141,17 @@ def build(
                 training_sources,
                 lambda phase: report(Progress(phase, plan.input_bytes, ShardCounts())),
             )
+            frame = resolve_frame(trained, bos, eos)
             processes = len(usable_cores()) if workers is None else workers
-            shards = _make_shards(directory / "shards", all_sources, trained, processes, plan.input_bytes, report)
+            specs = _shard_specs(all_sources, plan.input_bytes, frame)
+            shards = _make_shards(directory / "shards", specs, trained, processes, plan.input_bytes, report)
             plan.require_unchanged(all_sources, directory)
             contents = survey(shards)
             _require_documents(all_sources, contents, directory)
             held_out_by_source = contents.source >= len(training_sources)
             by_domain = shares.of(contents.domains)
             held = select_held_out(contents.domain, contents.group, by_domain) | held_out_by_source
-            _write(address, shards, contents, trained, held, plan, report)
+            _write(address, shards, contents, trained, frame, held, plan, report)
             clear_workspace(directory)
         except BaseException as error:
             # Where nothing is lost, nothing should bar a corrected command or lie around. A trained tokenizer is kept
@@ -158,6 +168,7 @@ def _write(
     shards: Sequence[Path],
     contents: Contents,
     tokenizer: Tokenizer,
+    frame: DocumentFrame,
     held: np.ndarray,
     plan: _Plan,
     report: Report,
@@ -172,6 +183,7 @@ def _write(
         shards,
         contents,
         tokenizer,
+        frame=frame,
         held=held,
         plan=plan.content,
         progress=lambda documents: report(Progress("write", total, replace(counts, documents=documents))),
@@ -197,7 +209,13 @@ class _Plan:
         return sum(size for source in self.states for _, size, _ in source)
 
     @classmethod
-    def make(cls, sources: Sequence[Source], tokenizer: str | Tokenizer, held_out: HeldOutShares | list[str]) -> _Plan:
+    def make(
+        cls,
+        sources: Sequence[Source],
+        tokenizer: str | Tokenizer,
+        frame: Mapping[str, str],
+        held_out: HeldOutShares | list[str],
+    ) -> _Plan:
         states = _file_states(sources)
         content = {
             "version": VERSION,
@@ -206,6 +224,7 @@ class _Plan:
             "tokenizer": tokenizer_identity(tokenizer),
             "held_out": held_out.to_json() if isinstance(held_out, HeldOutShares) else held_out,
             "reading": READING,
+            **({"frame": dict(frame)} if frame else {}),
         }
         return cls(content, states)
 
@@ -269,8 +288,13 @@ class _Plan:
             "tokenizer": f"tokenizer {other.get('tokenizer')} instead of {self.content['tokenizer']}",
             "held_out": f"{there} held out instead of {asked}",
             "reading": "another version's way of reading files",
+            "frame": f"{_frame_text(other.get('frame'))} instead of {_frame_text(self.content.get('frame'))}",
         }
-        return " and ".join(text for name, text in descriptions.items() if other.get(name) != self.content[name])
+        return " and ".join(text for name, text in descriptions.items() if other.get(name) != self.content.get(name))
+
+
+def _frame_text(frame: Mapping[str, str] | None) -> str:
+    return " ".join(f"--{name} {token}" for name, token in (frame or {}).items()) or "neither --bos nor --eos"
 
 
 FileState = tuple[str, int, int]
@@ -320,7 +344,7 @@ def _require_documents(sources: Sequence[Source], contents: Contents, directory:
 # ---- the shards ----
 
 
-def _shard_specs(sources: Sequence[Source], total: int) -> Iterator[ShardSpec]:
+def _shard_specs(sources: Sequence[Source], total: int, frame: DocumentFrame) -> Iterator[ShardSpec]:
     """Group the input chunks into shards, always in the same way."""
     target = min(max(total // 256, _MIN_SHARD), _MAX_SHARD)
     number, size = 0, 0
@@ -330,14 +354,14 @@ def _shard_specs(sources: Sequence[Source], total: int) -> Iterator[ShardSpec]:
             chunks.append((source_number, chunk))
             size += chunk.size
             if size >= target:
-                yield ShardSpec(number, tuple(chunks))
+                yield ShardSpec(number, tuple(chunks), frame)
                 number, size, chunks = number + 1, 0, []
     if chunks:
-        yield ShardSpec(number, tuple(chunks))
+        yield ShardSpec(number, tuple(chunks), frame)
 
 
 def _make_shards(
-    directory: Path, sources: Sequence[Source], tokenizer: Tokenizer, workers: int, total: int, report: Report
+    directory: Path, specs: Iterator[ShardSpec], tokenizer: Tokenizer, workers: int, total: int, report: Report
 ) -> list[Path]:
     """Write all shards that do not exist yet, or are damaged; return the paths of all, in order."""
     directory.mkdir(exist_ok=True)
@@ -346,7 +370,7 @@ def _make_shards(
 
     def missing() -> Iterator[tuple[ShardSpec, Path]]:
         nonlocal done
-        for spec in _shard_specs(sources, total):
+        for spec in specs:
             path = directory / f"{spec.number:06d}.npz"
             shards.append(path)
             shard = load_whole_shard(path)

@@ -50,7 +50,7 @@ def fsck(address: str, *, done: Callable[[int], None] = lambda tokens: None) -> 
         stream_problems, digests[f"{index}/{split}"] = _verify_stream(store, index, domain, split)
         problems += stream_problems
         done(store.tokens(domain, split))
-    actual = store_fingerprint(store.domains, store.manifest.tokenizer, store.eod, digests)
+    actual = store_fingerprint(store.domains, store.manifest.tokenizer, store.frame, digests)
     if not problems and actual != store.fingerprint:
         problems.append(
             f"{address} is damaged: its content has the fingerprint {actual[:12]}, its {MANIFEST} says "

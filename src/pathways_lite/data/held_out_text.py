@@ -10,7 +10,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from pathways_lite.data.store import HeldOutDocument, Store, beginning_of_document
 from pathways_lite.data.tokenizers import Tokenizer
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 
 FORMAT = 1
@@ -33,7 +34,7 @@ class HeldOutSource(Protocol):
     @property
     def vocab_size(self) -> int: ...
     @property
-    def eod(self) -> int: ...
+    def frame(self) -> DocumentFrame: ...
     @property
     def is_lossy(self) -> bool: ...
     def tokenizer(self) -> Tokenizer: ...
@@ -55,6 +56,7 @@ class HeldOutText:
     is_lossy: bool
     documents: dict[str, list[HeldOutDocument]]
     text_tokenizer: Tokenizer
+    frame: DocumentFrame
 
     @classmethod
     def of_store(cls, store: Store, tokens: int) -> HeldOutText:
@@ -74,12 +76,27 @@ class HeldOutText:
             store.is_lossy,
             documents,
             store.tokenizer(),
+            store.frame,
         )
 
-    @property
-    def eod(self) -> int:
-        """Id of the token that opens every document."""
-        return self.text_tokenizer.eod
+    @classmethod
+    def of_texts(
+        cls,
+        texts: Mapping[str, str],
+        tokenizer: Tokenizer,
+        frame: DocumentFrame,
+    ) -> HeldOutText:
+        """Make each text a domain of one document. `frame`: the tokens around documents."""
+        documents, is_lossy = {}, False
+        for (name, text), ids in zip(texts.items(), tokenizer.encode_batch(list(texts.values())), strict=True):
+            is_lossy |= tokenizer.decode(ids.tolist()) != text
+            tokens = np.concatenate([[frame.opens], ids]).astype(np.int32)
+            documents[name] = [HeldOutDocument(name, tokens, len(text.encode()))]
+        longest = max((len(document.tokens) - 1 + frame.size for (document,) in documents.values()), default=0)
+        names = list(documents)
+        return cls(
+            "the text", longest, names, tuple(names), tokenizer.vocab_size, is_lossy, documents, tokenizer, frame
+        )
 
     def tokenizer(self) -> Tokenizer:
         return self.text_tokenizer
@@ -97,8 +114,9 @@ class HeldOutText:
             )
         taken = 0
         for document in self.documents[domain]:
-            if document.is_whole and taken + len(document.tokens) <= max_tokens:
-                taken += len(document.tokens)
+            stored = len(document.tokens) - 1 + self.frame.size
+            if document.is_whole and taken + stored <= max_tokens:
+                taken += stored
                 yield document
                 continue
             tokens = document.tokens[: max_tokens - taken + 1]
@@ -139,7 +157,7 @@ class HeldOutText:
         return file.getvalue()
 
     @classmethod
-    def from_bytes(cls, content: bytes, tokenizer: Tokenizer, address: str) -> HeldOutText:
+    def from_bytes(cls, content: bytes, tokenizer: Tokenizer, frame: DocumentFrame, address: str) -> HeldOutText:
         """Parse what `to_bytes` wrote. Raises UserError, with `address`, for anything else."""
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
@@ -163,7 +181,7 @@ class HeldOutText:
                 f"{address} was made by tokenizer {made_by[:12]}, beside it is {tokenizer.fingerprint[:12]}; "
                 "name a corpus with --corpus"
             )
-        return cls(address, *fields, *sizes, per_domain, tokenizer)
+        return cls(address, *fields, *sizes, per_domain, tokenizer, frame)
 
 
 def _documents(arrays: dict[str, np.ndarray]) -> Iterator[HeldOutDocument]:

@@ -25,11 +25,12 @@ class Row:
     domain: str
     split: Split
     counts: Counts
+    frame_tokens: int = 1  # of each document, beside those of its text
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes of text per token (the inverse of fertility), without the documents' EOD."""
-        return self.counts.text_bytes / max(1, self.counts.tokens - self.counts.documents)
+        """Bytes of text per token (the inverse of fertility), without those that open and close documents."""
+        return self.counts.text_bytes / max(1, self.counts.tokens - self.frame_tokens * self.counts.documents)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,11 @@ def describe(store: Store, *, samples: int = 1, characters: int = 400, tokens: b
         vocab_size=store.vocab_size,
         skipped=manifest.skipped,
         selection=_describe_selection(manifest.plan),
-        rows=[Row(domain, split, store.counts(domain, split)) for domain in store.domains for split in SPLITS],
+        rows=[
+            Row(domain, split, store.counts(domain, split), store.frame.size)
+            for domain in store.domains
+            for split in SPLITS
+        ],
         notes=tuple(corpus_notes(store)),
         samples=[item for domain in store.domains for item in _samples(store, domain, samples, characters, tokens)],
     )
@@ -135,7 +140,7 @@ def sample_document(store: Store, domain: str, document: int, characters: int, *
     start, end = store.document_starts(domain)[document : document + 2].tolist()
     # A token is at least one byte, a character at most four.
     stop = min(end, start + 1 + 4 * characters)
-    ids = store.read(domain, "train", start + 1, stop).tolist()
+    ids = store.frame.from_stream(store.read(domain, "train", start + 1, stop)).tolist()
     name, text = store.document_id(domain, "train", document), store.tokenizer().decode(ids)
     cut = _cut_tokens(token_texts(store.tokenizer(), ids), ids, characters) if tokens else None
     return Sample(domain, "train", name, text[:characters], cut)

@@ -20,6 +20,8 @@ def corpus_notes(store: Store) -> list[str]:
 
 def _content_notes(store: Store) -> list[str]:
     notes = []
+    if (frame := store.frame).closes is not None:
+        notes.append(f"Documents are opened by BOS, id {frame.opens}, and closed by EOS, id {frame.closes}.")
     if store.manifest.round_trip is not None and store.is_lossy:
         notes.append(f"{store.manifest.round_trip}.")
     notes += _held_out_notes(store)

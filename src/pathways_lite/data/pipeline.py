@@ -85,8 +85,8 @@ class DataStream:
 
     def make_batch(self, windows: np.ndarray, rows: BatchRows) -> Batch:
         """Make the batch of the stage's objective from the rows' windows, [B, T + 1]."""
-        eod, boundaries, seed = self.store.eod, self.data.boundaries, self.data.shuffle_seed
-        return make_batch(self.objective, windows, eod, boundaries, rows.domain, rows.number, seed)
+        frame, boundaries, seed = self.store.frame, self.data.boundaries, self.data.shuffle_seed
+        return make_batch(self.objective, windows, frame, boundaries, rows.domain, rows.number, seed)
 
     def read(self, first_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """Yield the batches of steps `first_step` .. `stop_step` - 1, read ahead; bit for bit those of `batch_at`.

@@ -30,7 +30,7 @@ class BatchSource:
 
     batch: Batch
     rows: BatchRows
-    offsets: np.ndarray  # [B, T], of each input token in its domain's stream; -1: special tokens, EOD too, and padding
+    offsets: np.ndarray  # [B, T], of each input token in its domain's stream; -1: padding and tokens of no text
 
 
 def batch_source(stream: DataStream, step: int) -> BatchSource:
@@ -40,10 +40,10 @@ def batch_source(stream: DataStream, step: int) -> BatchSource:
     batch, first = stream.make_batch(windows, rows), rows.first_token[:, None]
     if isinstance(stream.objective, Causal):  # which copies the window
         offsets = first + np.arange(rows.length)
-        return BatchSource(batch, rows, np.where(batch.tokens == stream.store.eod, -1, offsets))
-    # What an objective does depends on where documents begin, not on other tokens: marked ones show where they go.
+        return BatchSource(batch, rows, np.where(stream.store.frame.is_frame(batch.tokens), -1, offsets))
+    # What an objective does depends on where documents begin and end, not on other tokens: marks show where they go.
     index = np.arange(windows.size, dtype=np.int32).reshape(windows.shape)
-    marked = np.where(windows == stream.store.eod, windows, _MARK + index).astype(np.int32)
+    marked = np.where(stream.store.frame.is_frame(windows), windows, _MARK + index).astype(np.int32)
     tokens = stream.make_batch(marked, rows).tokens
     column = (tokens - _MARK) - np.arange(len(windows))[:, None] * windows.shape[1]
     return BatchSource(batch, rows, np.where(tokens >= _MARK, first + column, -1))
@@ -51,7 +51,7 @@ def batch_source(stream: DataStream, step: int) -> BatchSource:
 
 @dataclass(frozen=True)
 class DocumentPart:
-    """Tokens [start, stop) of a training document, counted from its EOD, which is token 0."""
+    """Tokens [start, stop) of a training document, counted from the one that opens it, which is token 0."""
 
     domain: str
     document: int  # its number in the domain

@@ -198,7 +198,7 @@ def _copy_documents(
                     new_tokens = tokens[np.repeat(goes_to_new, length[first:stop])]
                     writers[new, split].append(new_tokens, ids[first:stop][goes_to_new])
                 done(len(tokens))
-    finish_store(out, domains, writers, store.tokenizer(), [], plan, store.manifest.round_trip)
+    finish_store(out, domains, writers, store.tokenizer(), store.frame, [], plan, store.manifest.round_trip)
 
 
 Destinations = dict[tuple[int, Split], np.ndarray]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import sentencepiece as spm
 
-from pathways_lite.data.tokenizers import SENTENCEPIECE_FILE, eod_files, fingerprint
+from pathways_lite.data.control_tokens import ControlTokens, adds_bos_token, read_control_tokens, tokenizer_class
+from pathways_lite.data.tokenizers import SENTENCEPIECE_FILE, document_end, eod_files, fingerprint
 from pathways_lite.errors import UserError
 
 EOD_PIECE = "<eod>"
@@ -21,6 +24,7 @@ _SPACE_BYTES = tuple(f"<0x{byte:02X}>" for byte in _SPACE.encode())
 _MAX_CACHED_WORDS = 1 << 20
 _MAX_LINE_BYTES = 1 << 20  # the trainer leaves out longer lines
 _PART_LENGTH = 1 << 16  # characters of the parts of such lines
+_ADD_BOS_CLASSES = ("Llama", "CodeLlama", "Gemma", "Cohere")  # classes of transformers that add BOS by default
 _MIN_VOCABULARY = 16  # below this the trainer does not say how many it needs
 
 
@@ -106,11 +110,26 @@ class SentencePieceTokenizer:
     If the model allows it, text is encoded word by word through a cache, many times as fast as the library encodes
     whole texts. A word is a run of spaces with what follows it, or a newline. The result is exact if no token of the
     vocabulary crosses the beginning of a word, which is checked when the model is loaded.
+
+    Args:
+      eod: the token that marks the end of a document; None: the model's end or, without one, beginning of a sentence.
+      companions: files of `tokenizers.HF_COMPANIONS`, to be kept beside it.
+      published: without `eod`, take the EOS that `companions` name before the model's.
+
+    Raises UserError if there is no such token.
     """
 
     kind = "sentencepiece"
 
-    def __init__(self, content: bytes, name: str = "the SentencePiece model", eod: str | None = None) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        name: str = "the SentencePiece model",
+        eod: str | None = None,
+        companions: Mapping[str, bytes] | None = None,
+        *,
+        published: bool = False,
+    ) -> None:
         self._model: Any = spm.SentencePieceProcessor()
         try:
             self._model.LoadFromSerializedProto(content)
@@ -119,11 +138,14 @@ class SentencePieceTokenizer:
             raise UserError(f"{name} is no SentencePiece model: {_last_line(error)}") from error
         if not self.vocab_size:
             raise UserError(f"{name} is no SentencePiece model")
-        self._content, self._eod_name = content, eod
-        self.fingerprint = fingerprint(content, eod)
+        self._content, self._companions = content, dict(companions or {})
         ids = [i for i in (self._model.eos_id(), self._model.bos_id()) if i >= 0]
+        if eod is None and published:
+            named = document_end(self._named_control(name), self.token_name)
+            eod = named if named is not None and self._id_of(named) != next(iter(ids), None) else None
+        self._eod_name, self.fingerprint = eod, fingerprint(content, eod)
         if eod is not None:
-            ids = [i for i in (self._model.piece_to_id(eod),) if self._model.id_to_piece(i) == eod]
+            ids = [] if (named_id := self._id_of(eod)) is None else [named_id]
         if not ids and eod is None:
             raise UserError(
                 f"{name} has no end-of-sentence token to mark the end of a document; name one of its tokens with "
@@ -139,7 +161,26 @@ class SentencePieceTokenizer:
         self._words: dict[str, bytes] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SentencePieceTokenizer, (self._content, "the SentencePiece model", self._eod_name)
+        return SentencePieceTokenizer, (self._content, "the SentencePiece model", self._eod_name, self._companions)
+
+    @cached_property
+    def control(self) -> ControlTokens:
+        model, name = self._model, "the SentencePiece model"
+        control = self._named_control(name)
+        roles = {"bos": model.bos_id(), "pad": model.pad_id(), "unknown": model.unk_id()}
+        own = {role: i for role, i in roles.items() if i >= 0 and getattr(control, role) is None}
+        control = replace(control, eos=control.eos or (self.eod,), **own)
+        by_class = tokenizer_class(self._companions, name).startswith(_ADD_BOS_CLASSES)
+        if control.bos is not None and adds_bos_token(self._companions, name, otherwise=by_class):
+            control = replace(control, prefix=(control.bos,))
+        return control
+
+    def _named_control(self, name: str) -> ControlTokens:
+        return read_control_tokens(self._companions, self._id_of, name)
+
+    def _id_of(self, piece: str) -> int | None:
+        i = int(self._model.piece_to_id(piece))
+        return i if self._model.id_to_piece(i) == piece else None
 
     def encode(self, text: str) -> list[int]:
         return [int(i) for i in self.encode_batch([text])[0]]
@@ -175,8 +216,14 @@ class SentencePieceTokenizer:
         # A model may have more ids than its tokenizer; they have no text.
         return str(self._model.decode([int(i) for i in ids if i != self.eod and i < self.vocab_size]))
 
+    def token_id(self, token: str) -> int | None:
+        return self._id_of(token)
+
+    def token_name(self, token: int) -> str | None:
+        return str(self._model.id_to_piece(token)) if 0 <= token < self.vocab_size else None
+
     def files(self) -> dict[str, bytes]:
-        return {SENTENCEPIECE_FILE: self._content} | eod_files(self._eod_name)
+        return {SENTENCEPIECE_FILE: self._content} | eod_files(self._eod_name) | self._companions
 
     def _cache_words(self, words: list[str]) -> None:
         """Put the ids of new words into the cache, as bytes of the token type."""

@@ -17,6 +17,7 @@ from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.data.documents import Document, InputChunk, Skipped
 from pathways_lite.data.round_trip import RoundTrip, RoundTripSampler
 from pathways_lite.data.tokenizers import Tokenizer
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 
 _BATCH_CHARACTERS = 1 << 20  # of text encoded at once
@@ -28,6 +29,7 @@ class ShardSpec:
 
     number: int
     chunks: tuple[tuple[int, InputChunk], ...]
+    frame: DocumentFrame  # the tokens around its documents
 
     @property
     def input_bytes(self) -> int:
@@ -42,11 +44,11 @@ class Shard:
     domain: np.ndarray  # int64 [D], index into `domains`
     source: np.ndarray  # int64 [D], number of the source
     group: np.ndarray  # uint64 [D], hash of the group
-    length: np.ndarray  # int64 [D], tokens, the EOD included
+    length: np.ndarray  # int64 [D], tokens, those around the document included
     text_bytes: np.ndarray  # int64 [D]
     ids: list[str]
     skipped: list[tuple[int, str]]  # number of the source, sentence
-    tokens: np.ndarray  # [N]; every document is [EOD, t1 .. tn]
+    tokens: np.ndarray  # [N], of the documents in their frame
     skipped_documents: int = 0  # at least as many as sentences about them, as one may tell of a whole row group
     round_trip: RoundTrip = RoundTrip()  # noqa: RUF009  frozen
 
@@ -114,7 +116,7 @@ def group_hash(group: str) -> int:
 
 def tokenize(spec: ShardSpec, tokenizer: Tokenizer) -> Shard:
     """Read the chunks of a shard and encode their documents."""
-    builder = _ShardBuilder(tokenizer)
+    builder = _ShardBuilder(tokenizer, spec.frame)
     for source, chunk in spec.chunks:
         for item in chunk.read():
             if isinstance(item, Skipped):
@@ -127,8 +129,8 @@ def tokenize(spec: ShardSpec, tokenizer: Tokenizer) -> Shard:
 class _ShardBuilder:
     """Encodes documents in batches and concatenates their tokens."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, frame: DocumentFrame) -> None:
+        self._tokenizer, self._frame = tokenizer, frame
         self._sampler = RoundTripSampler(tokenizer)
         self._dtype = token_dtype(tokenizer.vocab_size)
         self._pending: list[tuple[int, Document]] = []
@@ -151,19 +153,22 @@ class _ShardBuilder:
             self._encode_pending()
 
     def _encode_pending(self) -> None:
-        eod = np.array([self._tokenizer.eod], self._dtype)
+        opens, closes = np.array([self._frame.opens], self._dtype), np.array(self._frame.ids[1:], self._dtype)
         encoded = self._tokenizer.encode_batch([document.text for _, document in self._pending])
         for (source, document), ids in zip(self._pending, encoded, strict=True):
-            if (ids == eod[0]).any():
-                sentence = f"{document.id}: the text encodes to the tokenizer's end-of-document token {eod[0]}"
+            if (is_frame := self._frame.is_frame(ids)).any():
+                what = "the token that opens or closes documents, id"
+                if self._frame.closes is None:
+                    what = "the tokenizer's end-of-document token"
+                sentence = f"{document.id}: the text encodes to {what} {ids[is_frame][0]}"
                 self.skip(source, Skipped(sentence))
                 continue
             self._sampler.add(document.text)
             domain = self._domains.setdefault(document.domain, len(self._domains))
             text_bytes = len(document.text.encode())
-            self._rows.append((domain, source, group_hash(document.group), len(ids) + 1, text_bytes))
+            self._rows.append((domain, source, group_hash(document.group), len(ids) + self._frame.size, text_bytes))
             self._ids.append(document.id)
-            self._tokens += [eod, ids.astype(self._dtype, copy=False)]
+            self._tokens += [opens, ids.astype(self._dtype, copy=False), closes]
         self._pending, self._pending_characters = [], 0
 
     def build(self) -> Shard:

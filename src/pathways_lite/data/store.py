@@ -6,13 +6,14 @@ Layout of the directory (or gs://, s3:// prefix):
     pieces.json                 digests of the arrays' files; its own digest is in the manifest (see `pieces`)
     tokenizer/                  the tokenizer that made the tokens
     skipped.txt                 one sentence per document that could not be read
-    d<domain>/<split>/tokens    the stream: every document is [EOD, t1 .. tn]
+    d<domain>/<split>/tokens    the stream: every document is [EOD, t1 .. tn], or [BOS, t1 .. tn, EOS]
                      /starts    start of each document in the stream, and the stream's length
                      /text_bytes  UTF-8 bytes of each document's text
                      /ids, /id_starts  the documents' ids, UTF-8
 
 The last five are zarr3 arrays. EOD opens a document, so the first token is predicted from EOD, the last token predicts
-the next document's EOD, and nothing needs masking. A split without documents has no arrays.
+the next document's EOD, and nothing needs masking. A manifest that names a closing token (`closes`) says that BOS opens
+a document and EOS closes it (see `document_frame`). A split without documents has no arrays.
 
 Stores that were written before there was a pieces.json have no digests; they are read all the same.
 """
@@ -36,6 +37,7 @@ from pathways_lite.data.round_trip import RoundTrip
 from pathways_lite.data.tokenizer_files import TOKENIZER_FILES, tokenizer_from_files
 from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.data.zarr_io import read_file
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 from pathways_lite.paths import storage_address
 from pathways_lite.recipe import Data
@@ -54,7 +56,7 @@ class Counts:
     """The size of one split of one domain."""
 
     documents: int
-    tokens: int  # the EOD of each document included
+    tokens: int  # those that open and close the documents included
     text_bytes: int
 
 
@@ -76,9 +78,12 @@ class Manifest:
     version: int = VERSION
     round_trip: RoundTrip | None = None  # of a sample of the text; None for a store that was built without measuring it
     pieces: str | None = None  # SHA-256 of pieces.json; None for a store without digests
+    closes: int | None = None  # id of the token that closes every document; None: `eod`, which opens the next one, does
 
     def to_json(self) -> bytes:
         raw = asdict(self)
+        if self.closes is None:  # as it was before there were closing tokens
+            del raw["closes"]
         return json.dumps(raw | {"digest": _digest_json(raw)}, indent=2, ensure_ascii=False).encode() + b"\n"
 
     @classmethod
@@ -102,13 +107,13 @@ class HeldOutDocument:
     """A document that is never in training."""
 
     id: str
-    tokens: np.ndarray  # int32 [n]; the first one is EOD
+    tokens: np.ndarray  # int32 [n]; the first one opens it, and none closes it
     text_bytes: int  # UTF-8 bytes of the text that tokens[1:] encode
     is_whole: bool = True  # False for the beginning of a document
 
 
 def beginning_of_document(name: str, tokens: np.ndarray, tokenizer: Tokenizer) -> HeldOutDocument:
-    """Make a document of the first `tokens` of a longer one, EOD among them, up to the end of a character."""
+    """Make a document of the first `tokens` of a longer one, the opening one too, up to the end of a character."""
     least = len(tokens) - 4
     text = tokenizer.decode(tokens[1:].tolist())
     while text.endswith("\ufffd") and len(tokens) > max(2, least):  # a part of a character
@@ -148,9 +153,9 @@ class Store:
         return self.manifest.round_trip is not None and self.manifest.round_trip.is_lossy
 
     @property
-    def eod(self) -> int:
-        """Id of the token that opens every document."""
-        return self.manifest.eod
+    def frame(self) -> DocumentFrame:
+        """The ids around every document."""
+        return DocumentFrame(self.manifest.eod, self.manifest.closes)
 
     def tokenizer(self) -> Tokenizer:
         return self._tokenizer
@@ -216,7 +221,7 @@ class Store:
     def document_blocks(
         self, domain: str, split: Split, tokens: int = 1 << 22
     ) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Yield blocks of whole documents, in order: first, stop, and the tokens of documents [first, stop), int32.
+        """Yield blocks of whole documents, in order: first, stop, and documents [first, stop) as they stand, int32.
 
         A block has at most `tokens` tokens, or one document.
         """
@@ -228,10 +233,10 @@ class Store:
             first = stop
 
     def documents(self, domain: str, split: Split = "train") -> Iterator[np.ndarray]:
-        """Yield the tokens of each document in order, int32; the first token is EOD."""
+        """Yield the tokens of each document in order, int32: the opening one and the text, without a closing one."""
         starts = self.document_starts(domain, split)
         for first, stop, tokens in self.document_blocks(domain, split):
-            yield from np.split(tokens, starts[first + 1 : stop] - starts[first])
+            yield from map(self.frame.from_stream, np.split(tokens, starts[first + 1 : stop] - starts[first]))
 
     def held_out(self, domain: str, max_tokens: int) -> Iterator[HeldOutDocument]:
         """Yield held-out documents of a domain of at most `max_tokens` tokens in total.
@@ -250,12 +255,12 @@ class Store:
                     yield self._beginning(domain, document, start, max_tokens - taken)
                 return
             taken += stop - start
-            tokens = self.read(domain, "held_out", start, stop)
+            tokens = self.frame.from_stream(self.read(domain, "held_out", start, stop))
             yield HeldOutDocument(self.document_id(domain, "held_out", document), tokens, int(sizes[document]))
 
     def _beginning(self, domain: str, document: int, start: int, n: int) -> HeldOutDocument:
-        """Return the first `n` tokens of a longer held-out document after its EOD, up to the end of a character."""
-        tokens = self.read(domain, "held_out", start, start + n + 1)
+        """Return the first `n` tokens of the text of a longer held-out document, up to the end of a character."""
+        tokens = self.frame.from_stream(self.read(domain, "held_out", start, start + n + 1))
         return beginning_of_document(self.document_id(domain, "held_out", document), tokens, self.tokenizer())
 
     def _index(self, domain: str) -> int:
@@ -304,14 +309,18 @@ def stream_path(domain: int, split: str, name: str) -> str:
     return f"d{domain}/{split}/{name}"
 
 
-def store_fingerprint(domains: list[str], tokenizer: str, eod: int, digests: Mapping[str, list[str]]) -> str:
+def store_fingerprint(
+    domains: list[str], tokenizer: str, frame: DocumentFrame, digests: Mapping[str, list[str]]
+) -> str:
     """Return the SHA-256 of a store's content: equal for equal text and tokenizer, however the store was built.
 
     Args:
       tokenizer: its fingerprint.
       digests: by stream (domain index/split), the SHA-256 of each of `ARRAYS`.
     """
-    content = {"version": VERSION, "tokenizer": tokenizer, "eod": eod, "domains": domains, "streams": digests}
+    content = {"version": VERSION, "tokenizer": tokenizer, "eod": frame.opens, "domains": domains, "streams": digests}
+    if frame.closes is not None:
+        content["closes"] = frame.closes
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,8 @@
-"""Load and save tokenizers: of a token store, a SentencePiece `.model`, or a `tokenizer.json`."""
+"""Load and save tokenizers: of a token store, a SentencePiece `.model`, or a `tokenizer.json`.
+
+A tokenizer is *stored*, as a corpus or a checkpoint holds it, or *published*, as it came with somebody's model. A
+stored one says all that matters by itself; of a published one the files beside it say which token ends a document.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from pathways_lite.checkpoint_names import checkpoint_name, checkpoint_steps
 from pathways_lite.data.tokenizers import (
     BYTES_FILE,
     EOD_FILE,
@@ -22,10 +27,13 @@ from pathways_lite.paths import local_path
 TOKENIZER_FILES = (BYTES_FILE, SENTENCEPIECE_FILE, HF_FILE, EOD_FILE, *HF_COMPANIONS)
 
 
-def tokenizer_from_files(files: Mapping[str, bytes], name: str, eod: str | None = None) -> Tokenizer:
+def tokenizer_from_files(
+    files: Mapping[str, bytes], name: str, eod: str | None = None, *, published: bool = False
+) -> Tokenizer:
     """Make the tokenizer whose `files()` these are. Errors call it `name`. Raises UserError.
 
-    `eod`: the token that marks the end of a document, instead of the one that the files name.
+    `eod`: the token that marks the end of a document, instead of the one that the files name. `published`: the files
+    came with somebody's model; without `eod` the EOS of tokenizer_config.json and generation_config.json is that token.
     """
     if BYTES_FILE in files:
         if eod is not None:
@@ -33,13 +41,13 @@ def tokenizer_from_files(files: Mapping[str, bytes], name: str, eod: str | None 
         return ByteTokenizer()
     if eod is None and EOD_FILE in files:
         eod = str(json.loads(files[EOD_FILE])["eod"])
+    companions = {file: files[file] for file in HF_COMPANIONS if file in files}
     if SENTENCEPIECE_FILE in files:
         from pathways_lite.data.sentencepiece import SentencePieceTokenizer
 
-        return SentencePieceTokenizer(files[SENTENCEPIECE_FILE], name, eod)
+        return SentencePieceTokenizer(files[SENTENCEPIECE_FILE], name, eod, companions, published=published)
     if HF_FILE in files:
-        companions = {file: files[file] for file in HF_COMPANIONS if file in files}
-        return HFTokenizer(files[HF_FILE], name, eod, companions)
+        return HFTokenizer(files[HF_FILE], name, eod, companions, published=published)
     expected = (BYTES_FILE, SENTENCEPIECE_FILE, HF_FILE)
     raise UserError(f"{name} holds no tokenizer; expected one of: {', '.join(expected)}")
 
@@ -47,22 +55,45 @@ def tokenizer_from_files(files: Mapping[str, bytes], name: str, eod: str | None 
 def load_tokenizer(path: str | Path, eod: str | None = None) -> Tokenizer:
     """Load a tokenizer from a `.model` file, a `tokenizer.json` file, or a directory that holds one.
 
-    A token store is such a directory too, and so is a checkpoint. `eod`: see `tokenizer_from_files`. Raises UserError.
+    A token store is such a directory too, and so is a checkpoint, or the directory of a stage's checkpoints, of which
+    the newest counts. `eod`: see `tokenizer_from_files`. Raises UserError.
     """
     path = local_path(path)
+    if steps := checkpoint_steps(path):
+        path = path / checkpoint_name(steps[-1])
     if path.is_dir():
-        directory = path / "tokenizer" if (path / "tokenizer").is_dir() else path
-        files = {name: (directory / name).read_bytes() for name in TOKENIZER_FILES if (directory / name).is_file()}
-        models = sorted(directory.glob("*.model"))
-        if not files.keys() - {EOD_FILE, *HF_COMPANIONS} and len(models) == 1:
-            files[SENTENCEPIECE_FILE] = models[0].read_bytes()
-        return tokenizer_from_files(files, str(directory), eod)
+        if (path / "tokenizer").is_dir():
+            return tokenizer_from_files(_read_files(path / "tokenizer"), str(path / "tokenizer"), eod)
+        return tokenizer_from_files(read_published_files(path), str(path), eod, published=True)
     if not path.is_file():
         raise UserError(f"{path}: no such file; a tokenizer is bytes, sentencepiece:SIZE, a .model or a tokenizer.json")
     if path.suffix not in (".model", ".json"):
         raise UserError(f"{path} is no tokenizer file; expected a SentencePiece .model or an HF tokenizer.json")
     name = SENTENCEPIECE_FILE if path.suffix == ".model" else HF_FILE
     return tokenizer_from_files({name: path.read_bytes()}, str(path), eod)
+
+
+def read_published_files(directory: Path) -> dict[str, bytes]:
+    """Read the files of the tokenizer in a directory, such as one of a Hugging Face model, by the names we store.
+
+    A SentencePiece model may have any name; it counts where there is no tokenizer.json. Without a tokenizer, the result
+    holds neither.
+    """
+    files = _read_files(directory)
+    models = [directory / "tokenizer.model"] if "tokenizer.model" in files else sorted(directory.glob("*.model"))
+    if not has_tokenizer(files) and len(models) == 1:
+        files.pop(models[0].name, None)
+        files[SENTENCEPIECE_FILE] = models[0].read_bytes()
+    return files
+
+
+def has_tokenizer(files: Mapping[str, bytes]) -> bool:
+    """Return whether there is a tokenizer among some files, and not only what belongs beside one."""
+    return any(name in files for name in (BYTES_FILE, SENTENCEPIECE_FILE, HF_FILE))
+
+
+def _read_files(directory: Path) -> dict[str, bytes]:
+    return {name: (directory / name).read_bytes() for name in TOKENIZER_FILES if (directory / name).is_file()}
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:

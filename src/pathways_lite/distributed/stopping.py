@@ -10,12 +10,20 @@ every step has one. Every process receives the same k, and so reaches the rendez
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from pathways_lite.distributed import coordination
 
 _INTERVAL = 1.0  # seconds between two rendezvous
 _MAX_CALLS = 1000  # calls between two rendezvous
+
+# What a signal leads to, in words for the user.
+_USUAL = "saving a checkpoint and stopping"
+UNPREPARED = "stopping as soon as the stage is prepared; there is nothing to save yet"
+NOTHING_TO_SAVE = "stopping; there is nothing new to save"
+AFTER_COMPILING = "stopping after the compilation and the next step, which is saved"
+TRAINED = "the stage is trained and saved; stopping after its summary"
 
 
 class Stop:
@@ -27,6 +35,7 @@ class Stop:
 
     def __init__(self, local_signal: Callable[[], int]) -> None:
         self._local_signal = local_signal
+        self.consequence = _USUAL  # of a signal that arrives now, in words for the user
         self._decision = 0
         self._calls_left = 1  # until the next rendezvous, including that call
         self._last_rendezvous: tuple[float, int] | None = None  # time, and the number of calls until the next
@@ -36,6 +45,15 @@ class Stop:
     def pending_signal(self) -> int:
         """The signal that this process has received or heard of. For use without a rendezvous, e.g. while compiling."""
         return self._local_signal() or self._remote_signal
+
+    @contextmanager
+    def instead(self, consequence: str) -> Iterator[None]:
+        """Say `consequence` of signals that arrive meanwhile: not every phase of a run can save or stop at once."""
+        outer, self.consequence = self.consequence, consequence
+        try:
+            yield
+        finally:
+            self.consequence = outer
 
     def should_stop(self) -> int:
         """Return the signal to stop for, 0 if none; the same in all processes, as all call it equally often."""

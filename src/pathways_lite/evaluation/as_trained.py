@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.evaluation.denoisers import join_windows
 from pathways_lite.evaluation.paired import GapScores, PairedLosses, join_pairs
 from pathways_lite.evaluation.token_scores import Score, score_rows
@@ -27,21 +28,22 @@ def score_as_trained(
     documents: Sequence[np.ndarray],
     seq_len: int,
     *,
-    eod: int,
+    frame: DocumentFrame,
     opener: int,
     boundaries: Boundaries,
     seed: int,
 ) -> GapScores | None:
     """Score the gaps of the training examples that `objective`, a denoiser, makes of held-out documents.
 
-    The documents are joined to one stream and cut into windows, as for `denoiser_losses`. A gap's tokens are those that
-    the model predicts having read text that comes after them: not the last span of T5's span corruption, with which the
-    text ends. From left to right the same windows are read, without the denoiser. The parts are all tokens of the text
-    with loss (content), and all others (format: sentinels, the end). None where the text is shorter than a window.
+    The documents, as they stand in the corpus's stream, are joined to one and cut into windows, as for
+    `denoiser_losses`. A gap's tokens are those that the model predicts having read text that comes after them: not the
+    last span of T5's span corruption, with which the text ends. From left to right the same windows are read, without
+    the denoiser. The parts are all tokens of the text with loss (content), and all others (format: sentinels, the end).
+    None where the text is shorter than a window.
     """
     windows, document = join_windows(documents, seq_len), _documents_of_windows(documents, seq_len)
     chunks = [
-        _score_chunk(score, objective, windows, document, first, eod, opener, boundaries, seed)
+        _score_chunk(score, objective, windows, document, first, frame, opener, boundaries, seed)
         for first in range(0, len(windows), _CHUNK_ROWS)
     ]
     if not chunks:
@@ -67,7 +69,7 @@ def _score_chunk(
     windows: np.ndarray,
     document: np.ndarray,
     first: int,
-    eod: int,
+    frame: DocumentFrame,
     opener: int,
     boundaries: Boundaries,
     seed: int,
@@ -75,12 +77,12 @@ def _score_chunk(
     """Score `_CHUNK_ROWS` windows [n, T + 1] from `first` on; `document` [n, T + 1]: the number of each token's."""
     windows, document = windows[first : first + _CHUNK_ROWS], document[first : first + _CHUNK_ROWS]
     example = first + np.arange(len(windows))
-    traced = make_traced_batch(objective, windows, eod, boundaries, np.zeros_like(example), example, seed)
+    traced = make_traced_batch(objective, windows, frame, boundaries, np.zeros_like(example), example, seed)
     batch = traced.batch
     scores = score_rows(score, batch.tokens, batch.targets, batch.positions, batch.spans)
     # Token t of a window is predicted at position t - 1; nothing predicts the first.
     left_to_right = np.full(windows.shape, np.nan)
-    left_to_right[:, 1:] = _read_windows(score, windows, eod, opener, boundaries)
+    left_to_right[:, 1:] = _read_windows(score, windows, frame, opener, boundaries)
     gap = traced.follows_later_text
     source = traced.target_source[gap]
     paired = ~np.isnan(left_to_right.ravel()[source])
@@ -106,13 +108,15 @@ def _documents_of_windows(documents: Sequence[np.ndarray], seq_len: int) -> np.n
     return join_windows([np.full(len(document), number) for number, document in enumerate(documents)], seq_len)
 
 
-def _read_windows(score: Score, windows: np.ndarray, eod: int, opener: int, boundaries: Boundaries) -> np.ndarray:
+def _read_windows(
+    score: Score, windows: np.ndarray, frame: DocumentFrame, opener: int, boundaries: Boundaries
+) -> np.ndarray:
     """Return the nats of windows [B, T + 1] read from left to right, float64 [B, T]."""
     number = np.arange(len(windows))
-    batch = causal(windows, eod, boundaries, number, number)
-    opens = batch.tokens == eod
+    batch = causal(windows, frame, boundaries, number, number)
+    opens = batch.tokens == frame.opens
     if boundaries == "none":
-        opens[:, 1:] = False  # a window is one text, in which EOD is a token like others
+        opens[:, 1:] = False  # a window is one text, in which the opening token is one like others
     tokens = np.where(opens, np.int32(opener), batch.tokens)
     return score_rows(score, tokens, batch.targets, batch.positions, batch.spans).nll
 

@@ -1,8 +1,10 @@
 """Held-out bits per byte: how well a model predicts whole documents it was not trained on.
 
-A document in the store is [EOD, t1 .. tn]. It is scored as the n + 1 predictions t1 .. tn, EOD: the closing EOD
-is the next document's opening one, so that every held-out token is predicted exactly once and the total is the
-length of a code from which the documents, and where each ends, could be restored.
+A document is [EOD, t1 .. tn]. It is scored as the n + 1 predictions t1 .. tn, EOD: the closing EOD is the next
+document's opening one, so that every held-out token is predicted exactly once and the total is the length of a code
+from which the documents, and where each ends, could be restored. Where BOS opens documents and EOS closes them, the
+predictions are t1 .. tn, EOS, for the same reason: EOS counts as the closing EOD does, and BOS, which always follows
+it, does not.
 
 A document longer than the sequence length L is cut into windows of L predictions, at offsets counted from its
 own beginning. A window begins without the text before it (like the cut first document of a training sequence),
@@ -75,14 +77,19 @@ class HeldOutLoss:
 class ScoredDocument(NamedTuple):
     """A document to score."""
 
-    tokens: np.ndarray  # int32; the first one is EOD
+    tokens: np.ndarray  # int32; the first one opens it, and none closes it
     text_bytes: int  # UTF-8 bytes of the text of tokens[1:]
-    is_whole: bool = True  # False for the beginning of a document, whose last token is not followed by an EOD
+    is_whole: bool = True  # False for the beginning of a document, after which no end is predicted
+    end: int | None = None  # the token that is predicted after a whole document; None: the one that opens it
 
     @property
     def predictions(self) -> int:
-        """Number of tokens that are predicted: all but the opening EOD, and the closing one of a whole document."""
+        """Number of tokens that are predicted: all but the opening one, and the end of a whole document."""
         return len(self.tokens) - (not self.is_whole)
+
+    def windows(self, length: int, overlap: int = 0) -> list[Window]:
+        """Cut the predictions into windows: see `split_windows`."""
+        return split_windows(self.tokens, length, overlap, is_whole=self.is_whole, end=self.end)
 
 
 class Evaluator:
@@ -126,7 +133,7 @@ class Evaluator:
         windows: list[Window] = []
         count, tokens, text_bytes = 0, 0, 0
         for document in (ScoredDocument(*fields) for fields in documents):
-            windows.extend(split_windows(document.tokens, self.seq_len, self._overlap, is_whole=document.is_whole))
+            windows.extend(document.windows(self.seq_len, self._overlap))
             tokens, text_bytes = tokens + document.predictions, text_bytes + document.text_bytes
             count += 1
         rows = pack_windows([len(window.tokens) for window in windows], self.seq_len)
@@ -135,7 +142,7 @@ class Evaluator:
         return HeldOutLoss(nll, tokens, text_bytes, count, overlap=self._overlap)
 
     def token_losses(self, params: Any, documents: Iterable[ScoredDocument]) -> list[np.ndarray]:
-        """Return the nats of each document's predictions, float32 [n + 1]: t1 .. tn, and the closing EOD.
+        """Return the nats of each document's predictions, float32 [n + 1]: t1 .. tn, and the end.
 
         They are those that a call sums, to the bit where the documents are the same. Of the beginning of a document
         there are n.
@@ -143,7 +150,7 @@ class Evaluator:
         owned = [
             (number, window)
             for number, document in enumerate(ScoredDocument(*fields) for fields in documents)
-            for window in split_windows(document.tokens, self.seq_len, self._overlap, is_whole=document.is_whole)
+            for window in document.windows(self.seq_len, self._overlap)
         ]
         rows = pack_windows([len(window.tokens) for _, window in owned], self.seq_len)
         scored: list[np.ndarray] = [np.zeros(0, np.float32)] * len(owned)
@@ -204,12 +211,15 @@ class Window(NamedTuple):
     scored: int  # number of predictions that carry loss, the last ones
 
 
-def split_windows(document: np.ndarray, length: int, overlap: int = 0, *, is_whole: bool = True) -> list[Window]:
+def split_windows(
+    document: np.ndarray, length: int, overlap: int = 0, *, is_whole: bool = True, end: int | None = None
+) -> list[Window]:
     """Cut a document's n + 1 predictions into windows of at most `length`; each is scored in exactly one window.
 
-    Of the beginning of a document (`is_whole=False`) there are n predictions: no EOD follows.
+    The last one is `end`, by default the document's first token. Of the beginning of a document (`is_whole=False`)
+    there are n predictions: no end follows.
     """
-    targets = np.append(document[1:], document[:1])
+    targets = np.append(document[1:], document[:1] if end is None else document.dtype.type(end))
     if not is_whole:
         document, targets = document[:-1], targets[:-1]
     windows, scored_to = [], 0

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from pathways_lite.batch import Batch
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.evaluation.bits import Evaluator
 from pathways_lite.objectives.batches import TracedBatch, make_traced_batch, unused_fraction
 from pathways_lite.objectives.causal import Boundaries
@@ -26,15 +27,15 @@ def denoiser_losses(
     objective: Objective,
     documents: Sequence[np.ndarray],
     *,
-    eod: int,
+    frame: DocumentFrame,
     boundaries: Boundaries,
     seed: int,
     between_batches: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Evaluate each denoiser on its own examples of the same documents.
 
-    `documents` (int32, EOD first) are joined to one stream and cut into windows. The result is empty for a causal
-    objective, and if the stream is shorter than a window.
+    `documents` (int32, as they stand in the corpus's stream) are joined to one and cut into windows. The result is
+    empty for a causal objective, and if the stream is shorter than a window.
 
     Returns:
       By denoiser: `loss` (nats per token) and `tokens` (those with loss); the same for the tokens of the text,
@@ -49,7 +50,7 @@ def denoiser_losses(
         return results
     for label, denoiser in split_mixture(objective).items():
         example = np.arange(len(windows))
-        traced = make_traced_batch(denoiser, windows, eod, boundaries, np.zeros_like(example), example, seed)
+        traced = make_traced_batch(denoiser, windows, frame, boundaries, np.zeros_like(example), example, seed)
         batches, count = _split_rows(traced.batch, evaluator.rows), -(-len(windows) // evaluator.rows)
         losses = evaluator.losses(params, batches, count, between_batches=between_batches)
         results[label] = _summarize(traced, losses, evaluator.rows)

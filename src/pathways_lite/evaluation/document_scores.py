@@ -30,7 +30,7 @@ def embeddings(
     *,
     done: DocumentCounter = lambda documents: None,
 ) -> np.ndarray:
-    """Embed documents (int32 tokens, EOD first), float32 [n, E]: means of the final-normed last hidden states.
+    """Embed documents (int32, [opening token, t1 .. tn]), float32 [n, E]: means of the final-normed last hidden states.
 
     With pooling "position" tokens weigh 1, 2, 3 ... from the beginning of their window, as later ones have more context
     (SGPT, arXiv 2202.08904). Documents longer than the sequence length are read in windows that do not see each other.
@@ -52,7 +52,7 @@ def mean_losses(
     *,
     done: DocumentCounter = lambda documents: None,
 ) -> np.ndarray:
-    """Compute the nats per token of each document, the final EOD included, float32 [n]; windows as for `embeddings`."""
+    """Compute the nats per token of each document, the end included, float32 [n]; windows as for `embeddings`."""
     config, layout = evaluator.stage.model, evaluator.layout
 
     def values(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -75,4 +75,5 @@ def _means(evaluator: StageEvaluator, values: Callable[[Any, Batch], tuple[jax.A
         seq_len=evaluator.stage.data.seq_len,
         place=partial(layout.place_batch, share=FULL_BATCH),
         collect=lambda sums: layout.constrain(sums, None, None, None),
+        end=evaluator.store.frame.end,
     )

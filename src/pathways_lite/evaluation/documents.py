@@ -29,6 +29,7 @@ class DocumentMeans:
         seq_len: tokens per sequence, and so the longest context that the model sees.
         place: puts a NumPy batch on the parameters' devices.
         collect: replicates an array that is sharded over devices.
+        end: the token that is predicted after a document; None: the one that opens it.
     """
 
     def __init__(
@@ -39,14 +40,15 @@ class DocumentMeans:
         seq_len: int,
         place: Callable[[Batch], Batch] = lambda batch: batch,
         collect: Callable[[jax.Array], jax.Array] = lambda sums: sums,
+        end: int | None = None,
     ) -> None:
         self._sums = jax.jit(lambda params, batch, n: collect(_window_sums(values, params, batch, n)), static_argnums=2)
-        self._rows, self._seq_len, self._place = rows, seq_len, place
+        self._rows, self._seq_len, self._place, self._end = rows, seq_len, place, end
 
     def __call__(
         self, params: Any, documents: Iterable[np.ndarray], *, done: Callable[[int], None] = lambda documents: None
     ) -> np.ndarray:
-        """Return the means of `documents` (int32 tokens that begin with EOD), float32 [n, F]; n > 0.
+        """Return the means of `documents` (int32, [opening token, t1 .. tn]), float32 [n, F]; n > 0.
 
         `done` is called with the number of documents of each chunk that is finished.
         """
@@ -58,7 +60,9 @@ class DocumentMeans:
 
     def _means(self, params: Any, documents: Sequence[np.ndarray]) -> np.ndarray:
         windows = [
-            (i, window) for i, document in enumerate(documents) for window in split_windows(document, self._seq_len)
+            (i, window)
+            for i, document in enumerate(documents)
+            for window in split_windows(document, self._seq_len, end=self._end)
         ]
         rows = pack_windows([len(window.tokens) for _, window in windows], self._seq_len)
         # The most windows of any row, rounded up to a power of two, so that few programs are compiled.

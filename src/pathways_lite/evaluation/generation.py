@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_lite import models
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 from pathways_lite.objectives.prompts import Prompt, PromptFormat, left_to_right
 from pathways_lite.recipe import Mode, Model
@@ -88,6 +90,9 @@ def generate(
     key: jax.Array,
     prompt_format: PromptFormat | None = None,
     mode: Mode | None = None,
+    frame: DocumentFrame | None = None,
+    opener: Sequence[int] | None = None,
+    ends: Sequence[int] = (),
 ) -> str:
     """Continue `prompt`, which begins a document, by up to `max_tokens` tokens, or until the document's end.
 
@@ -95,14 +100,21 @@ def generate(
       temperature, top_k, top_p: see `Sampling`.
       key: the same key gives the same text.
       prompt_format, mode: how the model is asked to continue; None: as a causal model.
+      frame: the tokens around documents; None: those of `prompt_format`, or else the tokenizer's EOD.
+      opener: ids before the prompt, instead of EOD; without any, and without a prompt, EOD all the same.
+      ends: further ids of which each ends the text (see `TrainedModel.prompt_tokens`).
 
     Returns:
       The continuation, without the prompt.
     """
     text = tokenizer.encode(prompt)
-    ask = left_to_right(text, tokenizer.eod) if prompt_format is None else prompt_format.continuation(text, mode)
+    if frame is None:
+        frame = DocumentFrame(tokenizer.eod) if prompt_format is None else prompt_format.special.frame
+    ask = left_to_right(text, frame) if prompt_format is None else prompt_format.continuation(text, mode)
+    if opener is not None and mode is None and (opened := [*opener, *text]):
+        ask = ask._replace(tokens=opened, prefix_length=len(opened) if ask.prefix_length else 0)
     sampling = Sampling(temperature, top_k, top_p)
-    answer = complete(config, params, ask, sampling, max_tokens=max_tokens, eod=tokenizer.eod, key=key)
+    answer = complete(config, params, ask, sampling, max_tokens=max_tokens, frame=frame, key=key, ends=ends)
     answer = answer if prompt_format is None else prompt_format.text(answer)
     # Decoded together: a token alone may lack the space before it, or the first bytes of its character.
     whole, beginning = tokenizer.decode(text + answer), tokenizer.decode(text)
@@ -129,8 +141,8 @@ def infill_text(
     texts = [tokenizer.encode(stretch) for stretch in text.split(MASK)]
     if len(texts) == 1:
         raise UserError(f"there is no gap to fill: write {MASK} where text is missing")
-    prompt = prompt_format.infill(texts, mode)
-    answer = complete(config, params, prompt, sampling, max_tokens=max_tokens, eod=tokenizer.eod, key=key)
+    prompt, frame = prompt_format.infill(texts, mode), prompt_format.special.frame
+    answer = complete(config, params, prompt, sampling, max_tokens=max_tokens, frame=frame, key=key)
     filled = texts[0]
     for gap, following in zip(prompt_format.parse_gaps(answer, len(texts) - 1), texts[1:], strict=True):
         filled = filled + gap + following
@@ -138,17 +150,25 @@ def infill_text(
 
 
 def complete(
-    config: Model, params: Any, prompt: Prompt, sampling: Sampling, *, max_tokens: int, eod: int, key: jax.Array
+    config: Model,
+    params: Any,
+    prompt: Prompt,
+    sampling: Sampling,
+    *,
+    max_tokens: int,
+    frame: DocumentFrame,
+    key: jax.Array,
+    ends: Sequence[int] = (),
 ) -> list[int]:
-    """Generate up to `max_tokens` tokens after `prompt`; stop before the first EOD or the answer's end token."""
+    """Generate up to `max_tokens` tokens; stop before one of `frame`, the answer's end token or one of `ends`."""
     if max_tokens < 1:
         raise UserError(f"max_tokens={max_tokens} must be at least 1")
     prefill, buffer = _round_up(len(prompt.tokens)), _round_up(max_tokens)
     padded = np.zeros(prefill, np.int32)
     padded[: len(prompt.tokens)] = prompt.tokens
     lengths = jnp.array([len(prompt.tokens), prompt.prefix_length], jnp.int32)
-    ends = jnp.array([eod, prompt.end], jnp.int32)
-    tokens, count = _complete(config, sampling, buffer, params, padded, lengths, max_tokens, ends, key)
+    all_ends = jnp.array(sorted({*frame.ids, prompt.end, *ends}), jnp.int32)
+    tokens, count = _complete(config, sampling, buffer, params, padded, lengths, max_tokens, all_ends, key)
     return [int(token) for token in np.asarray(tokens)[: int(count)]]
 
 

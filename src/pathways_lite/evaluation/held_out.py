@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from pathways_lite import models
 from pathways_lite.batch import Batch
@@ -57,7 +58,7 @@ class StageEvaluator:
         budget = self.stage.evaluation.tokens
         documents = {
             domain: [
-                ScoredDocument(document.tokens, document.text_bytes, document.is_whole)
+                ScoredDocument(document.tokens, document.text_bytes, document.is_whole, self.store.frame.closes)
                 for document in self.store.held_out(domain, budget)
             ]
             for domain in self.store.domains
@@ -73,6 +74,14 @@ class StageEvaluator:
             for domain, documents in self.documents.items()
         }
 
+    @property
+    def documents_in_stream(self) -> list[np.ndarray]:
+        """The documents of all domains as they stand in the corpus's streams."""
+        return [self._in_stream(document) for documents in self.documents.values() for document in documents]
+
+    def _in_stream(self, document: ScoredDocument) -> np.ndarray:
+        return self.store.frame.to_stream(document.tokens) if document.is_whole else document.tokens
+
     def evaluate_denoisers(
         self, params: Any, *, between_batches: Callable[[int, int], None] | None = None
     ) -> dict[str, dict[str, float]]:
@@ -84,14 +93,14 @@ class StageEvaluator:
         for held_out in self.documents.values():
             left = self.stage.evaluation.tokens // len(self.documents)
             for document in held_out:
-                documents.append(document.tokens[:left])
+                documents.append(self._in_stream(document)[:left])
                 left -= len(documents[-1])
         return denoiser_losses(
             self.scorer,
             params,
             self.stage.objective,
             documents,
-            eod=self.store.eod,
+            frame=self.store.frame,
             boundaries=self.stage.data.boundaries,
             seed=self.stage.data.shuffle_seed,
             between_batches=between_batches,

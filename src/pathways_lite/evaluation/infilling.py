@@ -42,14 +42,14 @@ class Piece(NamedTuple):
 
     document: int
     window: int  # number in the document
-    before: int  # the token before it: EOD, or the document's
+    before: int  # the token before it, in the document
     text: np.ndarray
 
 
 def score_gaps(
     score: Score, prompt_format: PromptFormat, documents: Sequence[np.ndarray], seq_len: int, opener: int
 ) -> dict[str, GapScores]:
-    """Score each of `TASKS` over all windows of `documents` (int32 tokens, EOD first) of at least 32 tokens.
+    """Score each of `TASKS` over all windows of `documents` (int32, [opening token, t1 .. tn]) of at least 32 tokens.
 
     A task is left out if the model cannot be asked to fill that many gaps, or if no document is long enough. `opener`
     opens a text that is read from left to right (`evaluation.openers`).
@@ -88,7 +88,7 @@ def score_continuations(
 
 
 def _pieces(documents: Sequence[np.ndarray], length: int) -> Iterator[Piece]:
-    """Cut each document (EOD first) into pieces of at most `length` tokens of its text."""
+    """Cut each document (the opening token first) into pieces of at most `length` tokens of its text."""
     for number, document in enumerate(documents):
         for window, start in enumerate(range(1, len(document), max(1, length))):
             yield Piece(number, window, int(document[start - 1]), document[start : start + max(1, length)])
@@ -137,9 +137,9 @@ def _left_to_right(
     score: Score, prompt_format: PromptFormat, pieces: Sequence[Piece], seq_len: int, opener: int
 ) -> list[np.ndarray]:
     """Return the nats of each piece's tokens, read from left to right after the token before it, or a mode token."""
-    eod = prompt_format.special.eod
-    starts = [piece.before if opener == eod else opener for piece in pieces]
-    pairs = [(Prompt([start], 0, eod), piece.text.tolist()) for start, piece in zip(starts, pieces, strict=True)]
+    frame = prompt_format.special.frame
+    starts = [piece.before if opener == frame.opens else opener for piece in pieces]
+    pairs = [(Prompt([start], 0, frame.end), piece.text.tolist()) for start, piece in zip(starts, pieces, strict=True)]
     return [scores.nll for scores in score_answers(score, pairs, seq_len)]
 
 

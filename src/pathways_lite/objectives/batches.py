@@ -13,6 +13,7 @@ import numpy as np
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.keyed import derive_keys
 from pathways_lite.objectives.causal import Boundaries, causal, sample_ids
 from pathways_lite.objectives.denoisers import ExampleFormat, SpecialIds, denoiser_specs
@@ -27,7 +28,7 @@ _BLOCK_TOKENS = 1 << 17  # corrupted together: as many as stay in a core's cache
 def make_batch(
     objective: Objective,
     windows: np.ndarray,
-    eod: int,
+    frame: DocumentFrame,
     boundaries: Boundaries,
     domain: np.ndarray,
     example: np.ndarray,
@@ -36,19 +37,19 @@ def make_batch(
     """Make the batch of `objective` from B windows of T+1 consecutive tokens.
 
     Args:
-      windows, eod, boundaries, domain, example: see `causal`. With boundaries "none" a window is one text; otherwise
+      windows, frame, boundaries, domain, example: see `causal`. With boundaries "none" a window is one text; otherwise
         each of its documents becomes an example, made by a denoiser of its own.
       seed: with a window's example number the key of all random choices: a row depends on nothing else.
 
     An unused position has no loss and sees only itself (`unused_fraction`).
     """
     if isinstance(objective, Causal):
-        return causal(windows, eod, boundaries, domain, example)
+        return causal(windows, frame, boundaries, domain, example)
     rows, length = len(windows), windows.shape[1] - 1
     key = derive_keys("corruption", seed, example)
     block = max(1, _BLOCK_TOKENS // length)
     slices = [slice(first, first + block) for first in range(0, rows, block)]
-    blocks = [_corrupt(objective, np.ascontiguousarray(windows[s]), eod, boundaries, key[s]) for s in slices]
+    blocks = [_corrupt(objective, np.ascontiguousarray(windows[s]), frame, boundaries, key[s]) for s in slices]
     tokens, targets, weights, positions, start, stop = (np.concatenate(values) for values in zip(*blocks, strict=True))
     return Batch(
         tokens=tokens,
@@ -64,7 +65,7 @@ def make_batch(
 class TracedBatch(NamedTuple):
     """A batch, and where its tokens come from: indices in the flat windows (B * (T + 1) tokens), -1 for special tokens.
 
-    EOD is special, except in windows that are one text across documents (boundaries "none").
+    The tokens around documents are special, except in windows that are one text across documents (boundaries "none").
     """
 
     batch: Batch
@@ -96,21 +97,23 @@ class TracedBatch(NamedTuple):
 def make_traced_batch(
     objective: Objective,
     windows: np.ndarray,
-    eod: int,
+    frame: DocumentFrame,
     boundaries: Boundaries,
     domain: np.ndarray,
     example: np.ndarray,
     seed: int,
 ) -> TracedBatch:
     """Make the batch of `make_batch`, with the sources of its tokens."""
-    # Random choices depend on no token but EOD, so a batch of the tokens' own indices is laid out in the same way.
+    # Random choices depend on no token but those around documents, so a batch of the tokens' own indices is laid out in
+    # the same way.
     tokens = None if isinstance(objective, Causal) else objective.tokens
-    base = 1 + max([eod] if tokens is None else [eod, *tokens.named_ids.values(), tokens.first_sentinel])
+    special = [] if tokens is None else [*tokens.named_ids.values(), tokens.first_sentinel]
+    base = 1 + max(*frame.ids, 0, *special)
     flat = windows.ravel()
     numbered = base + np.arange(windows.size, dtype=np.int64).reshape(windows.shape)
     if boundaries == "document":
-        numbered = np.where(windows == eod, eod, numbered)
-    batch = make_batch(objective, numbered, eod, boundaries, domain, example, seed)
+        numbered = np.where(frame.is_frame(windows), windows, numbered)
+    batch = make_batch(objective, numbered, frame, boundaries, domain, example, seed)
 
     def sources(ids: np.ndarray) -> np.ndarray:
         return np.where(ids >= base, ids.astype(np.int64) - base, -1)
@@ -118,10 +121,13 @@ def make_traced_batch(
     def text(ids: np.ndarray) -> np.ndarray:
         return np.where(ids >= base, flat[np.maximum(sources(ids), 0)], ids).astype(np.int32)
 
+    targets = text(batch.targets)
+    # Where a window is one text, the numbers also hide what opens documents in it.
+    weights = np.where(frame.carries_loss(targets), batch.loss_weights, np.float32(0))
     return TracedBatch(
-        batch._replace(tokens=text(batch.tokens), targets=text(batch.targets)),
+        batch._replace(tokens=text(batch.tokens), targets=targets, loss_weights=weights),
         sources(batch.tokens),
-        np.where(batch.loss_weights > 0, sources(batch.targets), -1),
+        np.where(weights > 0, sources(batch.targets), -1),
     )
 
 
@@ -132,25 +138,25 @@ def unused_fraction(batch: Batch) -> float:
 
 
 def _corrupt(
-    objective: Objective, windows: np.ndarray, eod: int, boundaries: Boundaries, key: np.ndarray
+    objective: Objective, windows: np.ndarray, frame: DocumentFrame, boundaries: Boundaries, key: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """Make tokens, targets, loss weights, positions, and starts and stops of spans, [B, T] each, of a few rows."""
     assert not isinstance(objective, Causal)
     specs = denoiser_specs(objective)
     rows, width = windows.shape
-    row, source, n_tokens = split_documents(windows, eod, boundaries)
+    row, source, n_tokens = split_documents(windows, frame, boundaries)
     if objective.layout == "fixed":
         examples = pack_fixed(row, source, specs, key, width - 1)
     else:
         examples = pack_greedy(row, source, n_tokens, specs, key, width - 1)
-    special = SpecialIds(eod, objective.tokens)
+    special = SpecialIds(frame, objective.tokens)
     formats, min_tokens, start_tokens = (
         np.array(values)[examples.denoiser]
         for values in zip(*((s.format, s.min_tokens, special.start_token(s.mode)) for s in specs), strict=True)
     )
     formats = np.where(examples.n_tokens < min_tokens, ExampleFormat.CAUSAL, formats)
     segments = build_segments(examples, formats, start_tokens, special, key, width)
-    return _assemble_rows(windows.ravel(), rows, width - 1, examples, segments, formats, eod)
+    return _assemble_rows(windows.ravel(), rows, width - 1, examples, segments, formats, frame)
 
 
 def _assemble_rows(
@@ -160,7 +166,7 @@ def _assemble_rows(
     examples: PackedExamples,
     segments: Segments,
     formats: np.ndarray,
-    eod: int,
+    frame: DocumentFrame,
 ) -> tuple[np.ndarray, ...]:
     """Copy the segments to their positions, and set what each position predicts and sees."""
     n_special = (segments.special != NO_TOKEN).astype(np.int64)
@@ -170,11 +176,11 @@ def _assemble_rows(
     has_special = n_special.astype(bool)
     values[group_starts(n_positions)[has_special]] = segments.special[has_special]
 
-    # At its end plain text predicts the window's next token (EOD, unless the document was cut), everything else EOD.
+    # At its end plain text predicts the window's next token (the end, unless the document was cut), all else the end.
     is_text = (formats == ExampleFormat.CAUSAL) | (formats == ExampleFormat.PREFIX)
     last = np.cumsum(examples.n_positions) - 1
-    next_values = np.append(values[1:], np.int32(eod))
-    next_values[last] = np.where(is_text, flat_windows[examples.source + examples.n_tokens], eod)
+    next_values = np.append(values[1:], np.int32(frame.end))
+    next_values[last] = np.where(is_text, flat_windows[examples.source + examples.n_tokens], frame.end)
 
     # Of every used position: index in the flat rows, first column and inputs of its example, position in the example.
     used = ragged_arange(examples.row * length + examples.column, examples.n_positions)
@@ -187,7 +193,7 @@ def _assemble_rows(
     weights = np.zeros(rows * length, np.float32)
     start, stop = own_column.copy(), own_column + np.int32(1)
     tokens[used], targets[used], positions[used] = values, next_values, position
-    weights[used] = position >= n_inputs - 1
+    weights[used] = (position >= n_inputs - 1) & frame.carries_loss(next_values)
     start[used], stop[used] = column, column + np.maximum(position + 1, n_inputs)
     return tuple(x.reshape(rows, length) for x in (tokens, targets, weights, positions, start, stop))
 

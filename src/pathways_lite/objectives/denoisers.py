@@ -9,12 +9,13 @@ description. `denoiser_specs` flattens any of them, and any mixture, to numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 from pathways_lite.objectives.span_corruption import count_noise
 from pathways_lite.recipe.base import Frozen
@@ -87,7 +88,7 @@ def _flatten(objective: Objective, weight: float) -> list[DenoiserSpec]:
             infilling = [DenoiserSpec(weight * r, format, extra=3, min_tokens=1) for format, r in rates.items()]
             return [*infilling, *_flatten(Causal(), weight * (1 - rate))]
         case CodeGen2(rate=rate, least=least, most=most, mean_span=span):
-            # EOD, the text with its masks, EOD, separator; then for every noise span its mask and its end token.
+            # Opening token, the text with its masks, end, separator; then for every noise span its mask and its end.
             masked = DenoiserSpec(weight * rate, ExampleFormat.CODEGEN2, 3, 3, 3, least, most, span)
             return [masked, *_flatten(Causal(), weight * (1 - rate))]
         case Causal():
@@ -195,7 +196,7 @@ _NAMED = [name for name in SpecialTokens.model_fields if "sentinel" not in name]
 
 
 def needs_special_tokens(objective: Objective) -> bool:
-    """Return whether examples have other tokens than the text's and EOD."""
+    """Return whether examples have other tokens than the text's and those around documents."""
     plain = (ExampleFormat.CAUSAL, ExampleFormat.PREFIX)
     return any(spec.format not in plain or spec.mode is not None for spec in denoiser_specs(objective))
 
@@ -215,23 +216,56 @@ def count_needed_sentinels(objective: Objective, seq_len: int) -> int:
     return needed
 
 
-def default_special_tokens(text_ids: int, vocab_size: int) -> SpecialTokens | None:
+def default_special_tokens(
+    text_ids: int, vocab_size: int, *, needed: int = 1, reserved: Callable[[], Sequence[int]] = tuple
+) -> SpecialTokens | None:
     """Choose the special tokens of a model whose tokenizer leaves ids unused; None if it leaves too few.
 
     The named tokens take the first ids after the tokenizer's, the sentinels the last ones, as in T5. The choice depends
-    on nothing else, so that all stages of a model agree.
+    on nothing else, so that all stages of a model agree. Where that leaves fewer than `needed` sentinels, the tokens
+    that the tokenizer has in `reserved`, ascending ids, are taken instead, if they leave enough.
     """
     sentinels = vocab_size - text_ids - len(_NAMED)
+    if sentinels < needed:
+        tokens = reserved_special_tokens(reserved())
+        if tokens is not None and tokens.sentinels >= needed:
+            return tokens
     if sentinels < 1:
         return None
     named = {name: text_ids + i for i, name in enumerate(_NAMED)}
     return SpecialTokens(**named, first_sentinel=vocab_size - 1, sentinels=sentinels)
 
 
+def reserved_special_tokens(reserved: Sequence[int]) -> SpecialTokens | None:
+    """Choose special tokens among ascending reserved ids; None if there are too few.
+
+    The named tokens take the first ones, the sentinels the longest run of consecutive ids among the others.
+    """
+    named, others = reserved[: len(_NAMED)], np.asarray(reserved[len(_NAMED) :], np.int64)
+    if not len(others):
+        return None
+    runs = np.split(others, np.flatnonzero(np.diff(others) != 1) + 1)
+    longest = max(runs, key=len)
+    ids = dict(zip(_NAMED, map(int, named), strict=True))
+    return SpecialTokens(**ids, first_sentinel=int(longest[-1]), sentinels=len(longest))
+
+
 def resolve_special_tokens(
-    objective: Objective, *, seq_len: int, text_ids: int, vocab_size: int, eod: int
+    objective: Objective,
+    *,
+    seq_len: int,
+    text_ids: int,
+    vocab_size: int,
+    frame: DocumentFrame,
+    reserved: Callable[[], Sequence[int]] = tuple,
+    kept: Callable[[], SpecialTokens | None] = lambda: None,
 ) -> Objective:
     """Return `objective` with the ids of the special tokens that its examples need.
+
+    Args:
+      reserved: returns the ids, ascending, that the tokenizer holds in reserve; called where no others are left.
+      kept: returns those of the model that the stage starts from, where they are to keep their meaning; called where
+        the objective declares none.
 
     Raises:
       UserError: the model has too few ids (the message says how many are needed), or the declared ids do not fit.
@@ -239,32 +273,37 @@ def resolve_special_tokens(
     if isinstance(objective, Causal) or not needs_special_tokens(objective):
         return objective
     sentinels = count_needed_sentinels(objective, seq_len)
-    tokens = objective.tokens or default_special_tokens(text_ids, vocab_size)
-    if tokens is None or (objective.tokens is None and tokens.sentinels < sentinels):
+    declared = objective.tokens or kept()
+    tokens = declared or default_special_tokens(text_ids, vocab_size, needed=sentinels, reserved=reserved)
+    if tokens is None or (declared is None and tokens.sentinels < sentinels):
         needed = len(_NAMED) + sentinels
         raise UserError(
             f"objective {objective.kind} needs {needed} special tokens for seq_len={seq_len} ({sentinels} sentinels "
             f"and {len(_NAMED)} named ones), but of the model's {vocab_size} ids the tokenizer leaves "
             f"{max(0, vocab_size - text_ids)}; set model.vocab_size to at least {text_ids + needed} in all stages, "
-            f"or declare ids that the corpus does not use: objective.tokens=SpecialTokens(...)"
+            f"or in this one alone with start=Grow(operator=VocabularyGrowth()); a checkpoint of another model gets "
+            f"them by: pathways-lite grow CHECKPOINT OUT --operator vocabulary model.vocab_size={text_ids + needed}. "
+            f"Or declare ids that the corpus does not use: objective.tokens=SpecialTokens(...)"
         )
     if tokens.sentinels < sentinels:
+        whose = "objective.tokens declares" if objective.tokens else "the model that the stage starts from has"
         raise UserError(
-            f"objective {objective.kind} needs {sentinels} sentinels for seq_len={seq_len}, but objective.tokens "
-            f"declares {tokens.sentinels}"
+            f"objective {objective.kind} needs {sentinels} sentinels for seq_len={seq_len}, but {whose} "
+            f"{tokens.sentinels}; declare others by objective.tokens=SpecialTokens(...)"
         )
     largest = max(*tokens.named_ids.values(), tokens.first_sentinel)
     if largest >= vocab_size:
         raise UserError(f"objective.tokens declares id {largest}, but the model has vocab_size={vocab_size}")
-    if eod in tokens.named_ids.values() or eod in tokens.sentinel_ids:
-        raise UserError(f"objective.tokens declares id {eod}, which opens every document; choose others")
+    for token, verb in zip(frame.ids, ("opens", "closes"), strict=False):
+        if token in tokens.named_ids.values() or token in tokens.sentinel_ids:
+            raise UserError(f"objective.tokens declares id {token}, which {verb} every document; choose others")
     return objective.model_copy(update={"tokens": tokens})
 
 
 class SpecialIds(NamedTuple):
-    """The ids of all tokens that are no text: EOD, and the special tokens of an objective that has any."""
+    """The ids of all tokens that are no text: those around documents, and an objective's special tokens, if any."""
 
-    eod: int
+    frame: DocumentFrame
     tokens: SpecialTokens | None
 
     def id(self, name: str) -> int:
@@ -273,8 +312,8 @@ class SpecialIds(NamedTuple):
         return int(getattr(self.tokens, name))
 
     def start_token(self, mode: Mode | None) -> int:
-        """Return the token that opens an example: its denoiser's mode token, or EOD."""
-        return self.eod if mode is None else self.id(mode)
+        """Return the token that opens an example: its denoiser's mode token, or the documents' own."""
+        return self.frame.opens if mode is None else self.id(mode)
 
     def sentinel(self, number: np.ndarray) -> np.ndarray:
         """Return the ids of sentinels by their number, from 0 on."""
@@ -282,8 +321,7 @@ class SpecialIds(NamedTuple):
 
     def is_text(self, token: int) -> bool:
         """Return whether `token` stands for text."""
-        if self.tokens is None:
-            return token != self.eod
-        return (
-            token != self.eod and token not in self.tokens.named_ids.values() and token not in self.tokens.sentinel_ids
-        )
+        if token in self.frame.ids:
+            return False
+        tokens = self.tokens
+        return tokens is None or (token not in tokens.named_ids.values() and token not in tokens.sentinel_ids)

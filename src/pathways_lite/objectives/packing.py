@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.keyed import uniform
 from pathways_lite.objectives.causal import Boundaries
 from pathways_lite.objectives.denoisers import DenoiserSpec, ExampleFormat, SizeParams, measure_examples, size_params
@@ -26,7 +27,7 @@ class PackedExamples(NamedTuple):
 
     row: np.ndarray
     source: np.ndarray  # index of the first token in the flat windows, B * W tokens
-    n_tokens: np.ndarray  # of text, without EOD
+    n_tokens: np.ndarray  # of text, without the tokens around it
     denoiser: np.ndarray  # index of the `DenoiserSpec`
     noise_tokens: np.ndarray
     noise_spans: np.ndarray
@@ -39,26 +40,33 @@ class PackedExamples(NamedTuple):
         return PackedExamples(*(values[index] for values in self))
 
 
-def split_documents(windows: np.ndarray, eod: int, boundaries: Boundaries) -> tuple[np.ndarray, ...]:
+def split_documents(windows: np.ndarray, frame: DocumentFrame, boundaries: Boundaries) -> tuple[np.ndarray, ...]:
     """Find the documents, whole or cut, in the first T tokens of each window [B, W].
 
     With boundaries "none" a window counts as one document.
 
     Returns:
-      Row, source and number of tokens of each document, without its EOD.
+      Row, source and number of tokens of each document, without the tokens that open and close it. A closing token
+      with which a window begins is none.
     """
     rows, width = windows.shape
     if boundaries == "none":
         row = np.arange(rows)
         return row, row * width, np.full(rows, width - 1)
-    is_eod = windows[:, :-1] == eod
-    begins = is_eod.copy()
+    inputs = windows[:, :-1]
+    opens = inputs == frame.opens
+    begins = opens.copy()
     begins[:, 0] = True
     row, column = np.nonzero(begins)
     stop = np.append(column[1:], 0)
     stop[np.append(row[1:] != row[:-1], True)] = width - 1
-    first = column + is_eod[row, column]
-    return row, row * width + first, stop - first
+    first = column + opens[row, column]
+    n_tokens = stop - first
+    if frame.closes is not None:
+        is_rest = (first == column) & (inputs[row, column] == frame.closes)  # of a document in the window before
+        n_tokens -= inputs[row, stop - 1] == frame.closes
+        row, first, n_tokens = row[~is_rest], first[~is_rest], n_tokens[~is_rest]
+    return row, row * width + first, n_tokens
 
 
 def pack_greedy(
@@ -72,8 +80,9 @@ def pack_greedy(
     """Make examples of as many documents as fit into `seq_len` positions a row; cut the one that crosses the end.
 
     A window never runs out of documents before its row is full, because an example takes at least one position more
-    than its tokens. The only positions left over are those into which another noise span does not fit: 0 to 2 a row for
-    T5's span corruption, at most 5 for CodeGen2.
+    than its tokens; where a token closes documents, its examples may take one position less, and those are left over.
+    Beside them the only positions left over are those into which another noise span does not fit: 0 to 2 a row for T5's
+    span corruption, at most 5 for CodeGen2.
     """
     column = source - row * (seq_len + 1)
     denoiser, rate = _choose_denoisers(specs, key[row], column)

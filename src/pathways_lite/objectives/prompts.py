@@ -6,10 +6,11 @@ fill-in-the-middle (PSM, SPM) or CodeGen2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 from pathways_lite.objectives.denoisers import (
     DenoiserSpec,
@@ -32,12 +33,12 @@ class Prompt(NamedTuple):
 
     tokens: list[int]
     prefix_length: int  # number of tokens, from the first on, that see each other; 0: causal attention
-    end: int  # the token that ends the answer; EOD does, too
+    end: int  # the token that ends the answer; the end of a document does, too
 
 
-def left_to_right(text: Tokens, eod: int) -> Prompt:
+def left_to_right(text: Tokens, frame: DocumentFrame) -> Prompt:
     """Ask to continue the beginning of a document, as a causal model does."""
-    return Prompt([eod, *text], 0, eod)
+    return Prompt([frame.opens, *text], 0, frame.end)
 
 
 @dataclass(frozen=True)
@@ -48,25 +49,30 @@ class PromptFormat:
     denoisers: tuple[DenoiserSpec, ...]
 
     @classmethod
-    def from_objective(cls, objective: Objective, eod: int) -> PromptFormat:
+    def from_objective(cls, objective: Objective, frame: DocumentFrame) -> PromptFormat:
         """Return the format of a resolved objective, one with special tokens."""
         tokens = None if isinstance(objective, Causal) else objective.tokens
-        return cls(SpecialIds(eod, tokens), tuple(denoiser_specs(objective)))
+        return cls(SpecialIds(frame, tokens), tuple(denoiser_specs(objective)))
 
     @classmethod
-    def for_untrained(cls, *, text_ids: int, vocab_size: int, eod: int) -> PromptFormat:
+    def for_untrained(
+        cls, *, text_ids: int, vocab_size: int, frame: DocumentFrame, reserved: Callable[[], Sequence[int]] = tuple
+    ) -> PromptFormat:
         """Return the format of UL2R's R-denoiser for a causal model: its answers show where training starts.
+
+        `reserved`: see `resolve_special_tokens`.
 
         Raises:
           UserError: the model has no unused ids.
         """
-        tokens = default_special_tokens(text_ids, vocab_size)
+        tokens = default_special_tokens(text_ids, vocab_size, reserved=reserved)
         if tokens is None:
             raise UserError(
                 f"the model has vocab_size={vocab_size} and its tokenizer {text_ids} tokens: no id is left to stand "
-                "for a gap; only a model with unused ids can be asked to fill gaps"
+                "for a gap; only a model with unused ids can be asked to fill gaps; pathways-lite grow --operator "
+                "vocabulary adds some"
             )
-        return cls(SpecialIds(eod, tokens), tuple(denoiser_specs(SpanCorruption(mode="nlu", tokens=tokens))))
+        return cls(SpecialIds(frame, tokens), tuple(denoiser_specs(SpanCorruption(mode="nlu", tokens=tokens))))
 
     @property
     def infill_format(self) -> ExampleFormat | None:
@@ -77,7 +83,7 @@ class PromptFormat:
     # ---- prompts ----
 
     def continuation(self, text: Tokens, mode: Mode | None = None) -> Prompt:
-        """Ask to continue `text`, after a mode token instead of EOD if `mode` is given.
+        """Ask to continue `text`, after a mode token instead of the opening one if `mode` is given.
 
         In a mode that only span corruption has, as UL2R's nlg and nlu, what follows the text is the first gap. The
         text's tokens see each other if a mode is given, or if a prefix LM without a mode was trained.
@@ -87,15 +93,15 @@ class PromptFormat:
         """
         if mode is None:
             bidirectional = any(d.format is ExampleFormat.PREFIX and d.mode is None for d in self.denoisers)
-            tokens = [self.special.eod, *text]
-            return Prompt(tokens, len(tokens) if bidirectional else 0, self.special.eod)
+            tokens = [self.special.frame.opens, *text]
+            return Prompt(tokens, len(tokens) if bidirectional else 0, self.special.frame.end)
         formats = {denoiser.format for denoiser in self.denoisers if denoiser.mode == mode}
         if not formats:
             modes = sorted({denoiser.mode for denoiser in self.denoisers if denoiser.mode is not None})
             raise UserError(f"the model was not trained with mode {mode!r}; {_suggest(modes)}")
         gap = [] if ExampleFormat.PREFIX in formats else self._sentinels(1)
         tokens = [self.special.id(mode), *text, *gap]
-        return Prompt(tokens, len(tokens), self.special.eod)
+        return Prompt(tokens, len(tokens), self.special.frame.end)
 
     def infill(self, texts: Sequence[Tokens], mode: Mode | None = None) -> Prompt:
         """Ask for the gaps between `texts`, one gap less than texts; the last text may be empty.
@@ -116,20 +122,20 @@ class PromptFormat:
         special, start_token = self.special, self._start_token(format, mode)
         if format is ExampleFormat.SPM_JOINT:
             before = [special.id("prefix"), special.id("suffix"), *texts[1], special.id("middle")]
-            return Prompt([*before, *texts[0]], 0, special.eod)
+            return Prompt([*before, *texts[0]], 0, special.frame.end)
         if format in _FILL_IN_THE_MIDDLE:
             prefix, suffix = [special.id("prefix"), *texts[0]], [special.id("suffix"), *texts[1]]
             context = prefix + suffix if format is ExampleFormat.PSM else suffix + prefix
-            return Prompt([*context, special.id("middle")], 0, special.eod)
+            return Prompt([*context, special.id("middle")], 0, special.frame.end)
         text_follows = format is ExampleFormat.SPANS and len(texts[-1]) > 0
         sentinels = self._sentinels(n_gaps + text_follows)
         tokens = [start_token, *texts[0]]
         for sentinel, text in zip(sentinels, texts[1:], strict=False):
             tokens += [sentinel, *text]
         if format is ExampleFormat.CODEGEN2:
-            return Prompt([*tokens, special.eod, special.id("separator")], 0, special.eod)
+            return Prompt([*tokens, special.frame.end, special.id("separator")], 0, special.frame.end)
         tokens += sentinels[n_gaps:]
-        return Prompt(tokens, len(tokens), sentinels[n_gaps] if text_follows else special.eod)
+        return Prompt(tokens, len(tokens), sentinels[n_gaps] if text_follows else special.frame.end)
 
     def can_fill(self, n_gaps: int) -> bool:
         """Return whether `infill` can ask for `n_gaps` gaps of one text."""

@@ -2,16 +2,17 @@
 
 An example is a sequence of segments. A segment is a special token, if any, and a stretch of the window after it:
 
-    causal     EOD text
+    causal     OPEN text
     prefix     mode prefix | continuation
     spans      mode clean S0 clean S1 .. | S0 noise S1 noise ..         (T5; S: sentinels, from the first on)
     psm        PREFIX prefix SUFFIX suffix MIDDLE middle
     spm        SUFFIX suffix PREFIX prefix MIDDLE middle
     spm_joint  PREFIX SUFFIX suffix MIDDLE prefix middle
-    codegen2   EOD clean S0 clean .. EOD SEPARATOR S0 noise END S1 noise END ..
+    codegen2   OPEN clean S0 clean .. END SEPARATOR S0 noise EOM S1 noise EOM ..
 
-Before the bar are inputs, which see each other. Without a mode the start token is EOD. At its end a causal text or a
-continuation predicts the next token of the window (EOD, unless the document was cut there); all others predict EOD.
+Before the bar are inputs, which see each other. OPEN is the token that opens documents, unless there
+is a mode, END the one that says that they end (often the same), EOM that of a noise span. At its end a causal text or a
+continuation predicts the next token of the window (END, unless the document was cut there); all others predict END.
 
 T5's span corruption is Raffel et al. 2020 (arXiv 1910.10683), modes are UL2's (arXiv 2205.05131), fill-in-the-middle is
 Bavarian et al. 2022 (arXiv 2207.14255), CodeGen2 is Nijkamp et al. 2023 (arXiv 2305.02309).
@@ -153,7 +154,7 @@ def _span_corruption(
     if not codegen2:
         return _concatenate([inputs, targets])
     zero = np.zeros_like(index)
-    between = _interleave(index, [(special.eod, zero, 0), (special.id("separator"), zero, 0)])
+    between = _interleave(index, [(special.frame.end, zero, 0), (special.id("separator"), zero, 0)])
     end_of_span = np.full_like(span_example, special.id("end_of_span"))
     ends = Segments(span_example, end_of_span, noise_source, np.zeros_like(span_example))
     ended_targets = Segments(*(np.stack(values, 1).ravel() for values in zip(targets, ends, strict=True)))

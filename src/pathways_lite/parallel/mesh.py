@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 
 from pathways_lite import recipe
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, counted
 
 AXES = ("pod", "data", "fsdp", "context", "tensor")
 """Mesh axes, outermost first: along the last axes devices are neighbors in the machine; slices differ in `pod`."""
@@ -24,20 +24,23 @@ def resolve_axis_sizes(shape: recipe.Mesh, n_devices: int, n_slices: int = 1) ->
     sizes = [getattr(shape, axis) for axis in AXES]
     fixed = math.prod(size for size in sizes if size != -1)
     named = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True) if size not in (1, -1))
+    there_are = f"there {'is' if n_devices == 1 else 'are'} {n_devices}"
     if -1 in sizes:
         if n_devices % fixed:
             raise UserError(
-                f"mesh {named} does not divide {n_devices} devices; change one of them, or use more devices"
+                f"mesh {named} is for a multiple of {counted(fixed, 'device')}, but {there_are}; change the mesh, or "
+                "use more devices"
             )
         sizes[sizes.index(-1)] = n_devices // fixed
     elif fixed != n_devices:
         raise UserError(
-            f"mesh {named or 'fsdp=1'} needs {fixed} devices, but there are {n_devices}; "
+            f"mesh {named or 'fsdp=1'} needs {counted(fixed, 'device')}, but {there_are}; "
             "set one axis to -1 for the rest"
         )
     if sizes[0] % n_slices:
         raise UserError(
-            f"the devices form {n_slices} slices, which mesh.pod={sizes[0]} does not match; set mesh.pod={n_slices}"
+            f"the devices form {counted(n_slices, 'slice')}, which mesh.pod={sizes[0]} does not match; set "
+            f"mesh.pod={n_slices}"
         )
     return tuple(sizes)
 

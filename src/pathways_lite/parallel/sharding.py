@@ -23,7 +23,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from pathways_kernels.attention import Spans
 from pathways_lite.batch import Batch
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, counted
 
 LogicalAxes = tuple[str | None, ...]
 """A logical name for every axis of an array; None: not sharded."""
@@ -69,7 +69,7 @@ class BatchShard:
         """Return row numbers, ascending. Raises UserError if the batch cannot be split evenly."""
         if sequences % self.total:
             raise UserError(
-                f"a batch of {sequences} sequences cannot be spread evenly over {self.total} devices "
+                f"a batch of {counted(sequences, 'sequence')} cannot be spread evenly over {self.total} devices "
                 f"(pod x data x fsdp); use a multiple of {self.total}, or set mesh.tensor or mesh.context"
             )
         return np.arange(sequences).reshape(self.total, -1)[list(self.shards)].reshape(-1)

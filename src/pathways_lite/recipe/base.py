@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from pathways_lite.suffixes import POWERS_OF_TEN
+
 __all__ = [
     "Amount", "Budget", "Epochs", "Flops", "Fraction", "FractionOf", "Frozen", "Patterns", "ResolvedBudget", "Steps",
     "Tokens",
@@ -183,11 +185,11 @@ class FractionOf(Frozen):
 _UNITS = {"step": "steps", "token": "tokens", "flop": "flops", "epoch": "epochs"}
 
 
-_PREFIXES = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "B": 9, "T": 12, "P": 15, "E": 18}
 _AMOUNT = re.compile(
     r"\s*([0-9][0-9_,]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*(?:([kKMGBTPE])\s+)?(%|[A-Za-z]+)"
     r"\s*(?:(?<=%)\s*of\s+(\S+)\s*|)"
 )
+_MOST = 2.0**62  # steps or tokens
 _PLAIN_EXAMPLES = "'300 steps', '60k steps', '2e6 tokens', '1e15 flops'"
 _EXAMPLES = f"{_PLAIN_EXAMPLES}, or a share such as '5 %'"
 _BUDGET_EXAMPLES = f"{_PLAIN_EXAMPLES}, '2 epochs' or '10 % of STAGE'"
@@ -200,20 +202,28 @@ def parse_amount(value: Any, examples: str = _EXAMPLES) -> Any:
     stage. `examples`: for errors, of what may be written.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError(f"{value} of what? Write e.g. '{value} steps'; an amount is {examples}")
+        example = f"'{value} steps'; an amount is {examples}" if value > 0 and value % 1 == 0 else examples
+        raise ValueError(f"{value} of what? Write e.g. {example}")
     if not isinstance(value, str):
         return value
     match = _AMOUNT.fullmatch(value)
+    if match is None and _AMOUNT.fullmatch(value.strip().removeprefix("-")):
+        raise ValueError(f"{value!r} is negative; write e.g. {examples}")
     if match is None:
         raise ValueError(f"{value!r} is not an amount; write e.g. {examples}")
-    digits, prefix, unit, stage = match[1].replace(",", "").replace("_", ""), match[2] or "", match[3], match[4]
-    number = float(Decimal(digits).scaleb(_PREFIXES[prefix]))  # in decimals, so that 2.3M are 2,300,000
+    digits, prefix, unit, stage = match[1].replace(",", "").replace("_", ""), match[2], match[3], match[4]
+    number = float(
+        Decimal(digits).scaleb(POWERS_OF_TEN[prefix] if prefix else 0)
+    )  # in decimals, so that 2.3M are 2,300,000
     if unit == "%":
         part = {"kind": "fraction", "n": number / 100}
         return part if stage is None else {"kind": "fraction_of", "n": number / 100, "stage": stage}
     kind = _UNITS.get(unit.lower().removesuffix("s"))
     if kind is None:
         raise ValueError(f"unknown unit {unit!r} in {value!r}; write e.g. {examples}")
+    if kind in ("steps", "tokens") and (number % 1 or number > _MOST):
+        problem = "is no whole number" if number % 1 else f"is above {_MOST:.1e}, the most that can be counted"
+        raise ValueError(f"{value!r} {problem}; write e.g. {examples}")
     return {"kind": kind, "n": number}
 
 

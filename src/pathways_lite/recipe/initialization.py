@@ -2,7 +2,8 @@
 
 `methods.growth` and `methods.merging` implement them. The names of growth follow "Stacking Your Transformers" (Du et
 al. 2024, arXiv 2405.15319): a model grows in two directions, depth (more layers) and width (`d_model`, `n_heads`,
-`n_kv_heads`, `d_ff`, together or not). The differences between the models of the two stages say what grows.
+`n_kv_heads`, `d_ff`, together or not). The differences between the models of the two stages say what grows. A third
+direction is the vocabulary, which grows alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathways_lite.recipe.base import Amount, Fraction, Frozen
 
 __all__ = [
     "BlockOrder", "Compose", "DropAndStack", "Grow", "Ingredient", "Interpolate", "LiGO", "MaskedGrowth", "Merge",
-    "Net2Net", "Operator", "Stack", "StartWeights", "ZeroInit", "parse_blocks",
+    "Net2Net", "Operator", "Stack", "StartWeights", "VocabularyGrowth", "ZeroInit", "parse_blocks",
 ]  # fmt: skip
 
 
@@ -120,6 +121,24 @@ class LiGO(Frozen):
     learning_rate: float = Field(1e-3, gt=0, le=10, description="peak, of AdamW")
 
 
+# ---- growth in the vocabulary ----
+
+
+class VocabularyGrowth(Frozen):
+    """More rows of the embedding and the head (`vocab_size`), after the old ones: for sentinels, or new tokens.
+
+    Old rows do not change, so neither do the logits of old ids. With `mean` a new id gets at most the mean of what the
+    old ones get (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models"): k new ids after V old
+    ones together get at most k / (V + k) of the probability, and the loss rises by at most ln(1 + k / V).
+    """
+
+    kind: Literal["vocabulary"] = "vocabulary"
+    init: Literal["mean", "zero", "random"] = Field(
+        "mean",
+        description="new rows. mean: the mean of the old ones; zero: so logits of 0; random: as a new model has them",
+    )
+
+
 class Compose(Frozen):
     """One operator for width and another for depth."""
 
@@ -133,7 +152,16 @@ class Compose(Frozen):
 
 
 Operator = Annotated[
-    Stack | Interpolate | BlockOrder | DropAndStack | Net2Net | ZeroInit | MaskedGrowth | LiGO | Compose,
+    Stack
+    | Interpolate
+    | BlockOrder
+    | DropAndStack
+    | Net2Net
+    | ZeroInit
+    | MaskedGrowth
+    | LiGO
+    | VocabularyGrowth
+    | Compose,
     Field(discriminator="kind"),
 ]
 

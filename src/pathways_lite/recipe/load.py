@@ -15,6 +15,7 @@ import fnmatch
 import importlib
 import json
 import os
+import re
 import runpy
 import sys
 from collections.abc import Iterator, Sequence
@@ -223,7 +224,23 @@ def _validate_changes(old: Any, new: Any, written: Sequence[tuple[str, str]], pa
     try:
         return type(new).model_validate(fields)
     except ValidationError as error:
-        raise UserError(f"{_overrides_below(parents, written)}: {_messages(error, type(new))}") from error
+        raise UserError(_with_override(_overrides_below(parents, written), _messages(error, type(new)))) from error
+
+
+def _with_override(override: str, problem: str) -> str:
+    """Put an override before what is wrong with it, which may begin with the field and its value, too."""
+    path, _, text = override.partition("=")
+    match = re.match(r"([a-z_.0-9]+)=(\S+)(?: steps)? (?=must|is|has|does|needs|leaves)", problem)
+    if match is not None and "=" not in text and f".{path}".endswith(f".{match[1]}") and _is_same_value(match[2], text):
+        return f"{override} {problem[match.end() :]}"
+    return f"{override}: {problem}"
+
+
+def _is_same_value(one: str, other: str) -> bool:
+    try:
+        return float(one) == float(other.split()[0])
+    except (ValueError, IndexError):
+        return one == other
 
 
 def _overrides_below(parents: tuple[str, ...], written: Sequence[tuple[str, str]]) -> str:
@@ -289,7 +306,7 @@ def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]
     problem = _messages(refusals[0], annotation)
     if variants and text.isidentifier() and not is_amount(field.annotation):
         problem = f"there is no {text!r}.{did_you_mean(text, variants)}"
-    raise UserError(f"{'.'.join(full_path)}={text}: {problem}") from refusals[0]
+    raise UserError(_with_override(f"{'.'.join(full_path)}={text}", problem)) from refusals[0]
 
 
 def _candidates(text: str) -> list[Any]:

@@ -114,7 +114,9 @@ class Model(Frozen):
             raise ValueError(f"head_dim={self.head_dim} is odd; RoPE rotates pairs, so use an even number")
         if self.window is not None:
             if not self.window or self.n_layers % len(self.window):
-                raise ValueError(f"window has {len(self.window)} entries, which do not divide n_layers={self.n_layers}")
+                raise ValueError(
+                    f"n_layers={self.n_layers} is not a multiple of the {len(self.window)} entries of window"
+                )
             if any(w is not None and w < 1 for w in self.window):
                 raise ValueError("a window must be at least 1 token; use null for no limit")
         self._check_variants()

@@ -1,6 +1,7 @@
 """Training objectives. The package `objectives` makes batches for them.
 
-All but `Causal` turn a document's tokens into examples: a mode token (or EOD), inputs, targets, EOD. Denoising follows
+All but `Causal` turn a document's tokens into examples: a mode token (or EOD), inputs, targets, EOD (of a corpus with
+BOS and EOS these two). Denoising follows
 UL2 (Tay et al. 2022, arXiv 2205.05131) and UL2R (Tay et al. 2022, arXiv 2210.11399), infilling Bavarian et al. 2022
 (arXiv 2207.14255) and CodeGen2 (Nijkamp et al. 2023, arXiv 2305.02309).
 """
@@ -39,7 +40,8 @@ class SpecialTokens(Frozen):
     """Ids that no text is encoded to: beyond the tokenizer's vocabulary, or reserved in it.
 
     A recipe need not set them. Resolving it assigns the first eight ids beyond the vocabulary to the named tokens and
-    the model's last ids to sentinels, as T5 does.
+    the model's last ids to sentinels, as T5 does; where those are too few, tokens that the tokenizer holds in reserve,
+    such as `<|reserved_special_token_0|>`. A stage that starts from a model with other ones keeps those.
     """
 
     s2s: int = Field(ge=0, description="mode token of S denoisers")

@@ -111,7 +111,7 @@ class _Optimizer(Frozen):
         """Refuse rates at which a step cannot be meant: above `largest_rate`, or a decay that turns weights around."""
         for name in ("learning_rate", "adam_learning_rate"):
             if (rate := getattr(self, name, 0.0)) > self.largest_rate:
-                raise ValueError(f"{name}={rate:g} is absurd; those of {type(self).__name__} are far below 1")
+                raise ValueError(f"{name}={rate:g} is absurd; learning rates of {type(self).__name__} are far below 1")
         rate, own_decay = getattr(self, "learning_rate", 0.0), getattr(self, "weight_decay", 0.0)
         for group in self.groups or ():
             if group.rate * rate > self.largest_rate:

@@ -24,6 +24,12 @@ _WRONG_TYPES = frozenset(
         "string_type", "bool_type", "bool_parsing", "none_required", "literal_error",
     }
 )  # fmt: skip
+_BOUNDS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+}
 _LONGEST = 60  # characters of a value that was found
 
 
@@ -105,11 +111,15 @@ def _sentence(item: dict[str, Any]) -> str:
         kinds = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         return f"there is no {context['tag']!r}.{did_you_mean(context['tag'], kinds)}"
     message = item["msg"].removeprefix("Value error, ")
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        return f"it must be {words} {context[name]:g}, not {_short(value)}"
+    if kind == "int_parsing_size":
+        return f"{_short(value)} is too large for a whole number"
     if kind in ("too_short", "too_long"):
         bound = context.get("min_length", context.get("max_length"))
-        return (
-            f"{'at least' if kind == 'too_short' else 'at most'} {bound} of them are expected, not {len(value or ())}"
-        )
+        words = "at least" if kind == "too_short" else "at most"
+        return f"{words} {bound} {'is' if bound == 1 else 'are'} expected, not {len(value or ())}"
     # The "input" of an unknown field is the whole object around it, which helps nobody.
     plain = isinstance(value, Frozen | dict) or kind == "value_error"
     return message if plain else f"{message} (found {_short(value)})"

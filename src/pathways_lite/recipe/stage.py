@@ -251,7 +251,7 @@ class Stage(Frozen):
         if isinstance(self.batch_size, int) and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1")
         if isinstance(self.budget, Steps) and self.budget.n < 1:
-            raise ValueError("budget must be at least 1 step")
+            raise ValueError(f"budget={self.budget.n} steps must be at least 1 step")
         for _, sequences in self.ramp.steps:
             if self.microbatch is not None and sequences % self.microbatch:
                 raise ValueError(f"microbatch={self.microbatch} does not divide batch_size={sequences}")

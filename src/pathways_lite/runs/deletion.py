@@ -10,9 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pathways_lite.checkpoint_names import checkpoint_name, checkpoint_steps
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, counted
 from pathways_lite.run_lock import InUseError, RunLock, find_holder
-from pathways_lite.runs.find import DELETED, RECIPE, directory_bytes, find_runs, is_study, leftovers, study_of
+from pathways_lite.runs.find import (
+    DELETED,
+    RECIPE,
+    directory_bytes,
+    find_runs,
+    is_output,
+    is_study,
+    leftovers,
+    study_of,
+)
 from pathways_lite.runs.references import References
 from pathways_lite.runs.retention import Rule
 
@@ -55,8 +64,8 @@ def plan_deletion(paths: Sequence[Path], others: Sequence[Path]) -> Plan:
         if path.name.startswith(DELETED) and path.is_dir() and not path.is_symlink():
             continue  # it is among the leftovers
         plan.runs += _runs_of(path)
-        what = f"study of {len(_runs_of(path))} runs" if not (path / RECIPE).is_file() else "run"
-        if _is_output(path):
+        what = f"study of {counted(len(_runs_of(path)), 'run')}" if not (path / RECIPE).is_file() else "run"
+        if is_output(path):
             what = "checkpoint of grow, merge or convert"
         plan.deletions.append(Deletion(path, directory_bytes(path), what))
     references = References(_places(paths, others), leaving=[deletion.path for deletion in plan.deletions])
@@ -117,7 +126,7 @@ def _runs_of(path: Path) -> list[Path]:
         raise UserError(f"{path} is a link to {path.resolve()}; name that, and remove the link yourself")
     if not path.exists():
         raise UserError(f"{path} does not exist; `pathways-lite runs` lists runs")
-    if _is_output(path):
+    if is_output(path):
         if holder := find_holder(path):
             raise UserError(f"nothing was deleted: {path} is being written to ({holder}); wait for it, or end it")
         return [path]
@@ -129,12 +138,6 @@ def _runs_of(path: Path) -> list[Path]:
         for holder in filter(None, map(find_holder, (run, *_claims(run)))):
             raise UserError(f"nothing was deleted: {run} is being written to ({holder}); wait for it, or end it")
     return runs
-
-
-def _is_output(path: Path) -> bool:
-    """Return whether a directory is what grow, merge or convert wrote: a checkpoint, and no run or stage."""
-    in_run = path.name == "checkpoints" or any((folder / RECIPE).is_file() for folder in (path, path.absolute().parent))
-    return path.is_dir() and not in_run and bool(checkpoint_steps(path))
 
 
 def _claims(run: Path) -> list[Path]:

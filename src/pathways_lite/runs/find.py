@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pathways_lite.checkpoint_names import checkpoint_steps
+
 RECIPE = "recipe.json"
 NODES = "nodes"
 STUDY_INDEX = "study.json"
@@ -42,6 +44,20 @@ def find_runs(path: Path) -> list[FoundRun]:
                 groups.setdefault(study_of(run) or run, []).append(run)
     ordered = sorted(groups.values(), key=lambda runs: max(map(_time, runs)))
     return [_found(run) for runs in ordered for run in sorted(runs, key=lambda run: (_time(run), run.name))]
+
+
+def find_outputs(path: Path) -> list[Path]:
+    """Return the checkpoints of grow, merge and convert at or directly below `path`, the newest last."""
+    if not path.is_dir():
+        return []
+    places = [path] if is_output(path) else [place for place in path.iterdir() if not place.name.startswith(".")]
+    return sorted((place for place in places if is_output(place)), key=lambda place: (place.stat().st_mtime, place))
+
+
+def is_output(path: Path) -> bool:
+    """Return whether a directory is what grow, merge or convert wrote: a checkpoint, and no run or stage."""
+    in_run = path.name == "checkpoints" or any((folder / RECIPE).is_file() for folder in (path, path.absolute().parent))
+    return path.is_dir() and not in_run and bool(checkpoint_steps(path))
 
 
 def study_of(run: Path) -> Path | None:

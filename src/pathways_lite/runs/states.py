@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pathways_lite.checkpoint_names import checkpoint_steps
+from pathways_lite.checkpoint_names import checkpoint_name, checkpoint_steps
 from pathways_lite.errors import UserError
 from pathways_lite.run_history import last_end, last_start, read_history
 from pathways_lite.run_lock import find_holder
@@ -43,6 +43,36 @@ def stage_rows(run: FoundRun) -> tuple[list[dict[str, Any]], list[str]]:
             state = _unfinished_state(run.path, stage, running)
         rows.append(_stage_row(run, data, stage) | state)
     return rows, problems
+
+
+def output_row(path: Path) -> dict[str, Any]:
+    """Return the row of a checkpoint that grow, merge or convert wrote, with the columns of `stage_rows`.
+
+    `stage` says what made it: grown, merged, average, sparse, smaller, or the name that an import gave it.
+    """
+    step = checkpoint_steps(path)[-1]
+    place = path / checkpoint_name(step)
+    try:
+        meta = json.loads((place / "manifest.json").read_text(encoding="utf-8"))["meta"]
+        stage, total = str(meta["lineage"]["stage"]), dict(meta["ledger"]["total"])
+        state = {"state": "checkpoint"}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        stage, total, state = "", {}, {"state": "checkpoint", "reason": "its manifest cannot be read"}
+    return {
+        "run": str(path),
+        "stage": stage,
+        "step": step,
+        "total_steps": None,
+        "saved_step": step,
+        "loss": None,
+        "mean_loss": None,
+        "bits_per_byte": {},
+        "total_tokens": total.get("tokens", 0),
+        "total_flops": total.get("flops", 0),
+        "bytes": directory_bytes(path),
+        **_age(place.stat().st_mtime),
+        **state,
+    }
 
 
 def _stage_row(run: FoundRun, data: RunData, stage: StageData) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from typing import Literal
 import numpy as np
 
 from pathways_lite.errors import UserError
+from pathways_lite.suffixes import POWERS_OF_TEN
 
 Decimal = Literal[".", ","]
 """The mark between units and tenths; the other one may group thousands."""
 
-SUFFIXES = {"k": 1e3, "m": 1e6, "mn": 1e6, "b": 1e9, "bn": 1e9, "g": 1e9, "t": 1e12, "tn": 1e12, "p": 1e15, "%": 1e-2}
+SUFFIXES = {name.lower(): 10.0**power for name, power in POWERS_OF_TEN.items() if name != "E"}  # 1E is no number
+SUFFIXES |= {"mn": 1e6, "bn": 1e9, "tn": 1e12, "%": 1e-2}
 MISSING = frozenset({"", "-", "–", "—", "n/a", "na", "nan", "null", "none", "#n/a", "?"})
 HOW_TO_WRITE = "numbers may be written as 1500000, 1.5e6, 1.5M, 300B, 2.4T, 1,500,000 or 2.5 %"
 

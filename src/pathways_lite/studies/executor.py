@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pathways_lite.cpu_cores import usable_cores
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, counted
 from pathways_lite.run_directory import RunDirectory
 
 
@@ -58,7 +58,7 @@ def train_arguments(run: RunDirectory, *, samples: bool = False) -> list[str]:
 def split_cores(cores: Sequence[int], jobs: int) -> list[list[int]]:
     """Split the cores into `jobs` contiguous groups, as evenly as possible. Raises UserError if there are too few."""
     if not 1 <= jobs <= len(cores):
-        raise UserError(f"--jobs {jobs}: this process may use {len(cores)} cores; use 1 to {len(cores)}")
+        raise UserError(f"--jobs {jobs}: this process may use {counted(len(cores), 'core')}; use at most {len(cores)}")
     bounds = [len(cores) * i // jobs for i in range(jobs + 1)]
     return [list(cores[start:end]) for start, end in itertools.pairwise(bounds)]
 

@@ -28,6 +28,7 @@ from pathways_lite.tracking.plot_style import Palette, label_text, line_style
 
 # An axis is logarithmic if its largest value is this many times its smallest.
 _LOG_SCALE_RATIO = 30.0
+_T_NAMES = {True: "Student's", False: "Welch's"}  # whether runs are paired
 _MAX_INSET_LEGEND = 6  # entries of a legend that fits into a plot
 _AXIS_LABELS = {
     "flops": "{compute}, base models included",
@@ -124,23 +125,31 @@ def difference_figure(comparisons: Sequence[Comparison], metric: Metric) -> Stud
     ordered = sorted(comparisons, key=lambda c: -c.difference.value)
     baseline = comparisons[0].baseline
     alt = "; ".join(f"{c.arm}: {c.difference.value:+.4f}" for c in reversed(ordered))
-    caption = (
-        f"Left is better. Lines: {LEVEL:.0%} intervals by Student's t; thick: by the bootstrap, for six runs or more."
-    )
+    caption = "Left is better."
     title = f"At equal compute, against {baseline}"
     return StudyFigure("differences", title, alt, caption, lambda palette: _draw_differences(ordered, metric, palette))
 
 
 def _draw_differences(ordered: Sequence[Comparison], metric: Metric, palette: Palette) -> Figure:
-    figure = Figure(figsize=(7.2, 0.9 + 0.3 * len(ordered)), layout="constrained")
+    figure = Figure(figsize=(7.2, 1.3 + 0.3 * len(ordered)), layout="constrained")
     ax = figure.subplots()
-    ax.axvline(0.0, color=palette.ink, linewidth=1.0)
+    ax.axvline(0.0, color=palette.ink, linewidth=1.0, label=label_text(f"the baseline, {ordered[0].baseline}"))
+    color = palette.series[0]
     for row, c in enumerate(ordered):
-        for interval, width in ((c.t_interval, 1.0), (Interval(math.nan) if c.by_student else c.difference, 3.0)):
+        student = (c.t_interval, 1.0, f"{LEVEL:.0%} interval by {_T_NAMES[c.paired]} t")
+        bootstrap = (
+            Interval(math.nan) if c.by_student else c.difference,
+            3.0,
+            f"{LEVEL:.0%} interval by the bootstrap",
+        )
+        for interval, width, label in (student, bootstrap):
             if interval.has_limits:
-                ax.plot([interval.low, interval.high], [row, row], color=palette.series[0], linewidth=width)
-        ax.plot(c.difference.value, row, marker="o", color=palette.series[0])
+                ax.plot([interval.low, interval.high], [row, row], color=color, linewidth=width, label=label)
+        ax.plot(c.difference.value, row, marker="o", color=color, linestyle="", label="difference of the means")
+    entries = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))  # each label once
+    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=2)
     ax.set_yticks(range(len(ordered)), [label_text(c.arm) for c in ordered])
+    ax.set_ylim(-0.6, len(ordered) - 0.4)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(f"difference from {ordered[0].baseline}: {metric.name}")
     return figure
@@ -148,15 +157,23 @@ def _draw_differences(ordered: Sequence[Comparison], metric: Metric, palette: Pa
 
 # ---- lineage ----
 
+LINEAGE = "lineage"
 _BOX_SIZE = (2.05, 0.46)  # inches
 _GRID_STEP = (2.5, 0.62)
 
 
-def lineage_figure(nodes: Mapping[str, Node], states: Mapping[str, State], flops: Mapping[str, int]) -> StudyFigure:
-    """Build the figure of all nodes, each to the right of the node that it starts from."""
-    alt = "Lineage: " + "; ".join(f"{node.label} after {node.parent or 'nothing'}" for node in nodes.values())
-    caption = "Each box is a stage that is trained once; lines lead to the stages that start from it. Dashed: not done."
-    return StudyFigure("lineage", "Lineage", alt, caption, lambda palette: _draw_lineage(nodes, states, flops, palette))
+def lineage_figure(
+    nodes: Mapping[str, Node], states: Mapping[str, State], flops: Mapping[str, int]
+) -> StudyFigure | None:
+    """Build the figure of all nodes, each to the right of the node that it starts from; None where none does."""
+    if not any(node.parent for node in nodes.values()):
+        return None  # a column of boxes
+    labels = {identity: node.label for identity, node in nodes.items()}
+    alt = "Lineage: " + "; ".join(f"{n.label} after {labels.get(n.parent or '', 'nothing')}" for n in nodes.values())
+    caption = (
+        "Each box is a stage that is trained once; arrows lead to the stages that start from it. Dashed: not done."
+    )
+    return StudyFigure(LINEAGE, "Lineage", alt, caption, lambda palette: _draw_lineage(nodes, states, flops, palette))
 
 
 def layout_nodes(nodes: Mapping[str, Node]) -> dict[str, tuple[int, float]]:
@@ -197,6 +214,7 @@ def _draw_lineage(
             (x0, y0), (x1, y1) = corners[node.parent], corners[identity]
             middle = (x0 + _BOX_SIZE[0] + x1) / 2
             ax.plot([x0 + _BOX_SIZE[0], middle, middle, x1], [y0, y0, y1, y1], color=palette.faint, linewidth=1.0)
+            ax.plot(x1 - 0.05, y1, marker=">", markersize=5, color=palette.faint)
         _draw_box(ax, corners[identity], node.label, f"{si(flops[identity], 'FLOPs')}, {states[identity]}", palette)
     return figure
 
@@ -226,11 +244,12 @@ def _draw_box(ax: Axes, corner_xy: tuple[float, float], title: str, text: str, p
 CSV_HEADER = (
     "held_out", "arm", "baseline", "runs", "loss", "flops", "difference", "low", "high", "interval",
     "speedup", "speedup_low", "speedup_high", "area", "area_low", "area_high", "value_low", "value_high",
+    "target",
 )  # fmt: skip
 """`held_out`: the domain, empty for all text, or the name of a measure, whose mean is in `loss`. `loss`: at the end of
 a run, mean over runs. `difference`: from the baseline at `flops`, with its 95 % interval (`interval`: student, over
 pairs of runs, or welch, over unpaired ones). Speedup and area have those of the page. `value_low`, `value_high`:
-Student's interval of a measure's mean. Unknown values are empty."""
+Student's interval of a measure's mean. `target`: the loss of the speedup. Unknown values are empty."""
 
 
 def write_csv(
@@ -250,8 +269,8 @@ def write_csv(
             row = [m.measure, m.arm, m.baseline, m.runs, m.value.value, ""]
             cells = [*row, interval.value, interval.low, interval.high, kind]
             limits = [m.value.low, m.value.high]
-            empty = [""] * (len(CSV_HEADER) - len(cells) - len(limits))
-            writer.writerow([*map(_cell, cells), *empty, *map(_cell, limits)])
+            empty = [""] * (CSV_HEADER.index("value_low") - len(cells))
+            writer.writerow([*map(_cell, cells), *empty, *map(_cell, limits), ""])
 
 
 def csv_rows(domain: str, results: Results) -> Iterator[list[object]]:
@@ -263,6 +282,7 @@ def csv_rows(domain: str, results: Results) -> Iterator[list[object]]:
             kind, interval = ("student" if c.paired else "welch"), c.t_interval
             row += [c.flops, c.difference.value, interval.low, interval.high, kind]
             row += [value for i in (c.speedup, c.area) for value in (i.value, i.low, i.high)]
+            row += ["", "", c.target]
         yield [*map(_cell, row), *[""] * (len(CSV_HEADER) - len(row))]
 
 

@@ -1,7 +1,8 @@
-"""Ask how long a node takes on this machine: `train --dry-run` of its recipe, in a process of its own.
+"""Ask how long a node takes on this machine: what was measured before, or `train --dry-run` in a process of its own.
 
-The process runs on the cores that a node gets. When it ends it gives accelerators back, which a planning process that
-had started JAX itself would keep from the nodes.
+The process keeps what it measures for all later plans and runs (`training.speed`). It runs on the cores that a node
+gets. When it ends it gives accelerators back, which a planning process that had started JAX itself would keep from the
+nodes.
 """
 
 from __future__ import annotations
@@ -18,26 +19,40 @@ from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.recipe import write_recipe
 from pathways_lite.studies.executor import split_cores
 from pathways_lite.studies.study import Node
-from pathways_lite.training.speed import Speed, parse_speed
+from pathways_lite.training.speed import Speed, parse_speed, speed_on_cores
 
 _TIMEOUT = 600.0  # seconds
 
 
-class SpeedProbe:
-    """Finds the speeds of nodes as long as `seconds` are left for it; then only the caller's guesses remain."""
+class KnownSpeeds:
+    """Finds the speeds that runs and plans on this machine have measured, on the cores that a node gets."""
+
+    def __init__(self, jobs: int) -> None:
+        self._cores = split_cores(usable_cores(), jobs)[0]
+
+    def __call__(self, node: Node) -> tuple[Speed, str] | None:
+        """Return the node's speed and where it comes from; None where its shape has not been measured."""
+        return speed_on_cores(node.stage, len(self._cores))
+
+
+class SpeedProbe(KnownSpeeds):
+    """Finds speeds also by a few steps, as long as `seconds` are left for it; then the caller's guesses remain."""
 
     def __init__(self, jobs: int, seconds: float = 120.0) -> None:
-        self._cores = ",".join(map(str, split_cores(usable_cores(), jobs)[0]))
+        super().__init__(jobs)
         self._deadline = time.monotonic() + seconds
 
     def __call__(self, node: Node) -> tuple[Speed, str] | None:
         """Return the node's speed and where it comes from; None where it could not be found out."""
+        if (known := super().__call__(node)) is not None:
+            return known
         if time.monotonic() > self._deadline:
             return None
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory, "recipe.json")
             write_recipe(node.recipe, path)
-            wrapper = [sys.executable, "-m", "pathways_lite.studies.pinned", str(os.getpid()), self._cores]
+            cores = ",".join(map(str, self._cores))
+            wrapper = [sys.executable, "-m", "pathways_lite.studies.pinned", str(os.getpid()), cores]
             command = [sys.executable, "-m", "pathways_lite", "train", str(path), "--dry-run", "--json"]
             try:
                 done = subprocess.run(

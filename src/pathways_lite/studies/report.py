@@ -20,7 +20,14 @@ from pathways_lite.errors import UserError
 from pathways_lite.intervals import LEVEL
 from pathways_lite.ledger import Ledger
 from pathways_lite.studies.executor import train_arguments
-from pathways_lite.studies.figures import StudyFigure, difference_figure, lineage_figure, loss_figures, write_csv
+from pathways_lite.studies.figures import (
+    LINEAGE,
+    StudyFigure,
+    difference_figure,
+    lineage_figure,
+    loss_figures,
+    write_csv,
+)
 from pathways_lite.studies.measures import Measured, corrected_sentence, criterion_sentences, read_measures
 from pathways_lite.studies.plan import StudyPlan
 from pathways_lite.studies.store import State
@@ -58,6 +65,9 @@ def write_report(findings: Findings, more: str = "") -> list[Path]:
     (out / "figures").mkdir(parents=True, exist_ok=True)
     pictures = _figures(findings)
     paths = [out / "report.html", out / "results.csv"]
+    if all(item.name != LINEAGE for item in pictures):
+        for suffix in ("png", "svg"):  # of an earlier version
+            (out / "figures" / f"{LINEAGE}.{suffix}").unlink(missing_ok=True)
     write_text_atomically(paths[0], render(findings, pictures, more), shared=True)
     write_csv(paths[1], findings.results, findings.by_domain, findings.measured)
     with style("light") as palette:
@@ -110,12 +120,14 @@ def _figures(findings: Findings) -> list[StudyFigure]:
     metric, comparisons = plan.study.metric, findings.results.comparisons if findings.results else []
     differences = [difference_figure(comparisons, metric)] if comparisons else []
     curves = loss_figures(findings.arms, metric) if findings.arms else []
-    return [*differences, *curves, lineage_figure(plan.store.nodes, findings.states, flops)]
+    lineage = lineage_figure(plan.store.nodes, findings.states, flops)
+    return [*differences, *curves, *([lineage] if lineage is not None else [])]
 
 
 def render(findings: Findings, pictures: Sequence[StudyFigure], more: str = "") -> str:
     """Render the page as HTML. All text of the study is escaped; nothing outside the page is loaded."""
-    *results, lineage = pictures
+    results = [item for item in pictures if item.name != LINEAGE]
+    lineage = [_render_figure(item) for item in pictures if item.name == LINEAGE]
     sections = [
         _header_section(findings),
         _results_section(findings),
@@ -125,7 +137,7 @@ def render(findings: Findings, pictures: Sequence[StudyFigure], more: str = "") 
         _domains_section(findings),
         _time_section(findings),
         _cost_section(findings),
-        section("Lineage", _render_figure(lineage), _node_links(findings)),
+        section("Lineage", *(lineage or [paragraph(_unrelated(findings))]), _node_links(findings)),
         _failures_section(findings),
         _commands_section(findings),
         section("Files that could not be read", *map(paragraph, findings.problems)),
@@ -266,9 +278,9 @@ def _time_section(findings: Findings) -> str:
     if results is None:
         return ""
     note = (
-        f"Target: {results.time_target:.4f}. Time is the median over runs, without compiling, evaluating and saving, "
-        "on the machine that trained them. The score is the area under AlgoPerf's performance profile up to four times "
-        "the fastest arm's time, here over this one workload."
+        "The targets are those of the table of results. Time is the median over runs, without compiling, evaluating "
+        "and saving, on the machine that trained them. The score is the area under AlgoPerf's performance profile up "
+        "to four times the faster arm's time, here of an arm and the baseline over this one workload."
     )
     return section("Time to the target", table(results.time_header, results.time_rows()), paragraph(note, "note"))
 
@@ -316,6 +328,11 @@ def _node_links(findings: Findings) -> str:
         url = quote(report.relative_to(findings.plan.store.path).as_posix())
         links.append(f'<a href="{url}">{label}</a>' if report.exists() else label)
     return "<p>Pages of the nodes: " + ", ".join(links) + "</p>"
+
+
+def _unrelated(findings: Findings) -> str:
+    """Say how many times each node is trained where none starts from another."""
+    return f"No stage starts from another one: all {len(findings.plan.nodes)} are trained from their own start."
 
 
 def _failures_section(findings: Findings) -> str:

@@ -35,7 +35,7 @@ class Status:
     evaluation: str = ""
     saved_step: int | None = None
     saved_at: float = math.nan
-    phase: str = "training"
+    phase: str = "starting"  # "training" from the first step on
 
 
 class Progress:
@@ -101,6 +101,7 @@ class Progress:
             tokens_per_second=tokens_per_second,
             flops_per_second=flops_per_second,
             remaining=self._remaining(tokens, tokens_per_second, now),
+            phase="training" if old.phase == "starting" else old.phase,
         )
         if self._live is None and (now - self._printed_at >= self.interval or step >= self.total_steps):
             self._printed_at = now
@@ -116,6 +117,10 @@ class Progress:
         self.status = replace(self.status, evaluation=result)
         if self._live is None:
             self._print_line(f"{self.title}: step {step:,}: held out: {result}")
+
+    def begin_training(self) -> None:
+        """Show that steps are taken from now on, as soon as no other phase is shown."""
+        self.status = replace(self.status, phase="training")
 
     def show_save(self, step: int) -> None:
         """Show that the checkpoint of `step` is complete."""

@@ -47,7 +47,7 @@ def render(run: RunData) -> str:
         _origin_section,
         _problems_section,
     )
-    return page(f"{run.name}: pathways_lite run", "".join(make_section(run) for make_section in sections))
+    return page(f"{run.title}: pathways_lite run", "".join(make_section(run) for make_section in sections))
 
 
 def _header_section(run: RunData) -> str:
@@ -64,7 +64,7 @@ def _header_section(run: RunData) -> str:
     tokens, flops = (sum(stage.last_counts.get(name, 0) for stage in run.stages) for name in ("tokens", "flops"))
     facts += [f"{si(tokens)} training tokens", si(flops, "FLOPs")] if tokens else []
     lead = f"{state} {', '.join(facts)}." if facts else state
-    return f"<header>\n<h1>{escape(run.name)}</h1>\n{paragraph(lead, 'lead')}\n</header>\n"
+    return f"<header>\n<h1>{escape(run.title)}</h1>\n{paragraph(lead, 'lead')}\n</header>\n"
 
 
 # ---- held-out results ----

@@ -31,6 +31,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.json_values import restore_floats
 from pathways_lite.paths import local_path
 from pathways_lite.recipe.stage import NAME_PATTERN
+from pathways_lite.run_directory import node_label
 from pathways_lite.tracking.log import LOG, TIMINGS, Row, read_log
 
 RECIPE = "recipe.json"
@@ -130,6 +131,12 @@ class RunData:
     @property
     def name(self) -> str:
         return str(self.recipe.get("name", self.directory.resolve().name))
+
+    @property
+    def title(self) -> str:
+        """The name for people: of a study's node, whose siblings have the same name, with arm, seed and stage."""
+        label = node_label(self.directory)
+        return self.name if label is None else f"{self.name}: {label}"
 
     @property
     def is_finished(self) -> bool:

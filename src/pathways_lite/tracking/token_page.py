@@ -59,8 +59,8 @@ def render_token_page(title: str, lead: str, texts: Sequence[ScoredText]) -> str
         _legend(),
         paragraph(
             "A token's color is its loss: what it takes to encode it, given the text before it. The more surprising, "
-            "the stronger. Point at a token for its number. ⟨eod⟩ is the end of a document, which is predicted too. Of "
-            "tokens that make up one character the last has it, and the others are dots.",
+            "the stronger. Point at a token for its number. ⟨eod⟩ or ⟨eos⟩ is the end of a document, which is "
+            "predicted too. Of tokens that make up one character the last has it, and the others are dots.",
             "note",
         ),
         *(_document(text) for text in texts),

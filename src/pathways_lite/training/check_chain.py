@@ -15,7 +15,7 @@ from pathways_lite.data.order import DataCursor
 from pathways_lite.data.pipeline import windows_per_domain
 from pathways_lite.data.store import open_store
 from pathways_lite.errors import UserError
-from pathways_lite.methods.growth.plan import WIDTHS, require_growth
+from pathways_lite.methods.growth.plan import SIZES, require_growth
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Continue, Grow, Merge, Recipe, Restore, Stage
 from pathways_lite.recipe.base import did_you_mean
@@ -121,7 +121,7 @@ def _can_grow(before: Stage, stage: Stage) -> bool:
         require_growth(before.model, stage.model)
     except UserError:
         return False
-    return any(getattr(stage.model, name) != getattr(before.model, name) for name in ("n_layers", *WIDTHS))
+    return any(getattr(stage.model, name) != getattr(before.model, name) for name in SIZES)
 
 
 def _require_same_parameters(stage: Stage, before: Stage) -> None:
@@ -134,7 +134,11 @@ def _refuse(stage: Stage, source: str, before: Stage, lines: Sequence[str]) -> N
         return
     old, new = before.model.model_dump(), stage.model.model_dump()
     changed = {name: (old[name], new[name]) for name in new if old[name] != new[name]}
-    advice = "use start=Grow() to make them larger" if _can_grow(before, stage) else "give it the same model"
+    advice = "give it the same model"
+    if _can_grow(before, stage):
+        advice = "use start=Grow() to make them larger"
+        if old["vocab_size"] != new["vocab_size"]:
+            advice = "use start=Grow(operator=VocabularyGrowth()) to add rows to the embedding"
     named = ", ".join(f"{name}={b} instead of {a}" for name, (a, b) in changed.items())
     head = f"stages.{stage.name} cannot start from {source}, which has other parameters ({named}); {advice}:"
     raise UserError("\n  ".join([head, *lines]))

@@ -76,12 +76,21 @@ class Components:
         return self.evaluator_on(self.spec.store)
 
     def evaluator_on(
-        self, documents: HeldOutSource, tokens: int | None = None, overlap: int | None = None
+        self,
+        documents: HeldOutSource,
+        tokens: int | None = None,
+        overlap: int | None = None,
+        seq_len: int | None = None,
     ) -> StageEvaluator:
-        """Return the evaluation of other held-out documents, or with other `Evaluation.tokens` or `.overlap`."""
+        """Return the evaluation of other held-out documents, or with other `Evaluation.tokens` or `.overlap`.
+
+        `seq_len`: of its windows, instead of the stage's.
+        """
         stage = self.stage
         given = {name: value for name, value in {"tokens": tokens, "overlap": overlap}.items() if value is not None}
         stage = stage.model_copy(update={"evaluation": stage.evaluation.model_copy(update=given)})
+        if seq_len not in (None, stage.data.seq_len):
+            stage = stage.model_copy(update={"data": stage.data.model_copy(update={"seq_len": seq_len})})
         rows = min(stage.ramp.sequences_at(0), stage.microbatch or 64)
         return StageEvaluator(stage, documents, self.layout, rows=rows)
 

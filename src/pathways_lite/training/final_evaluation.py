@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from pathways_lite.data.reserved_tokens import reserved_ids
 from pathways_lite.evaluation.as_trained import AS_TRAINED, score_as_trained
 from pathways_lite.evaluation.compressors import held_out_compression
 from pathways_lite.evaluation.generation import generate
@@ -80,7 +81,7 @@ def environment() -> dict[str, str]:
 
 
 def sample_continuation(evaluator: StageEvaluator, params: Any, domain: str) -> dict[str, Any]:
-    """Continue the beginning of a held-out document; the same for the same parameters."""
+    """Continue the beginning of a held-out document, as `generate` does; the same for the same parameters."""
     tokenizer = evaluator.store.tokenizer()
     document: np.ndarray = max((document.tokens for document in evaluator.documents[domain]), key=len)
     prompt = tokenizer.decode(document[1 : 1 + PROMPT_TOKENS].tolist())
@@ -92,6 +93,7 @@ def sample_continuation(evaluator: StageEvaluator, params: Any, domain: str) -> 
         max_tokens=SAMPLE_TOKENS,
         temperature=TEMPERATURE,
         key=jax.random.key(0),
+        prompt_format=PromptFormat.from_objective(evaluator.stage.objective, evaluator.store.frame),
     )
     return {"domain": domain, "prompt": prompt, "text": text, "temperature": TEMPERATURE}
 
@@ -120,14 +122,14 @@ def evaluate_infilling_tasks(
     """Run all evaluations of infilling on the held-out documents of all domains, and summarize each domain's as well.
 
     A model whose objective has no infilling is prompted as after UL2R: its answers are what UL2R training starts from.
-    What is read from left to right begins with the opener, EOD or a mode token, behind which the model's causal loss is
-    lower. Raises UserError where no token id is left to stand for a gap.
+    What is read from left to right begins with the opener, the documents' own or a mode token, behind which the model's
+    causal loss is lower. Raises UserError where no token id is left to stand for a gap.
 
     Returns:
       The results on all documents, and by domain.
     """
     stage, store = evaluator.stage, evaluator.store
-    prompt_format = PromptFormat.from_objective(stage.objective, store.eod)
+    prompt_format = PromptFormat.from_objective(stage.objective, store.frame)
     infilling_format, denoiser = _infilling_format(evaluator, prompt_format)
     held_out = [document for documents in evaluator.documents.values() for document in documents]
     by_opener = openers(prompt_format)
@@ -141,9 +143,9 @@ def evaluate_infilling_tasks(
         scores[AS_TRAINED] = score_as_trained(
             score,
             denoiser,
-            documents,
+            evaluator.documents_in_stream,
             seq_len,
-            eod=store.eod,
+            frame=store.frame,
             opener=opener,
             boundaries=stage.data.boundaries,
             seed=stage.data.shuffle_seed,
@@ -167,7 +169,7 @@ def _infilling_format(evaluator: StageEvaluator, prompt_format: PromptFormat) ->
     if prompt_format.infill_format is not None:
         return prompt_format, infilling_denoiser(stage.objective)
     ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size}
-    untrained = PromptFormat.for_untrained(**ids, eod=store.eod)
+    untrained = PromptFormat.for_untrained(**ids, frame=store.frame, reserved=lambda: reserved_ids(store.tokenizer()))
     tokens = untrained.special.tokens
     regular = SpanCorruption(mode="nlu", tokens=tokens)
     has_enough = tokens is not None and tokens.sentinels >= count_needed_sentinels(regular, stage.data.seq_len)

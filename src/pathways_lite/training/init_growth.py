@@ -79,8 +79,8 @@ def require_something_grown(recipe: Recipe, index: int) -> None:
     if plan is not None and plan.is_identity:
         raise UserError(
             f"stages.{stage.name}.start=Grow() grows nothing: the model has the n_layers={stage.model.n_layers}, "
-            f"d_model={stage.model.d_model} and d_ff={stage.model.d_ff} of stage {recipe.stages[index - 1].name!r}; "
-            "give it larger ones, or use start=Continue()"
+            f"d_model={stage.model.d_model}, d_ff={stage.model.d_ff} and vocab_size={stage.model.vocab_size} of stage "
+            f"{recipe.stages[index - 1].name!r}; give it larger ones, or use start=Continue()"
         )
 
 

@@ -11,7 +11,8 @@ from pathways_lite.ledger import Ledger
 from pathways_lite.methods import merging
 from pathways_lite.recipe import Ingredient, Merge, Model, Stage
 from pathways_lite.training.components import Components
-from pathways_lite.training.load import TrainedModel, load_model, newest_checkpoints
+from pathways_lite.training.find_checkpoints import newest_checkpoints
+from pathways_lite.training.load import TrainedModel, load_model
 
 
 def resolve_merge(start: Merge, stage: str) -> Merge:

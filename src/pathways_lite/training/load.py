@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,32 +14,34 @@ import jax.numpy as jnp
 from pathways_lite.checkpoints import (
     CheckpointManager,
     Manifest,
-    checkpoint_paths,
     read_companions,
     read_manifest,
     restore,
-    verify_checkpoint,
 )
 from pathways_lite.console import print_line
 from pathways_lite.data.held_out_text import HeldOutSource
-from pathways_lite.data.listing import is_token_store
 from pathways_lite.data.mixture import MixedOrder
 from pathways_lite.data.order import DataCursor
 from pathways_lite.data.store import Store, find_store, open_store, require_compatible
-from pathways_lite.data.tokenizers import Tokenizer
+from pathways_lite.data.tokenizers import HF_FILE, SENTENCEPIECE_FILE, Tokenizer
 from pathways_lite.distributed import coordination
+from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.ledger import Ledger
-from pathways_lite.paths import local_path
 from pathways_lite.recipe import Mesh, Recipe, Stage
-from pathways_lite.run_directory import RunDirectory, StageDirectory
+from pathways_lite.run_directory import StageDirectory
 from pathways_lite.training.average import Average
-from pathways_lite.training.companions import carried_held_out, carried_tokenizer, companion_files
+from pathways_lite.training.companions import carried_frame, carried_held_out, carried_tokenizer, companion_files
 from pathways_lite.training.components import Components
+from pathways_lite.training.find_checkpoints import newest_checkpoints
 from pathways_lite.training.stage import StageSpec, changes_of_order, stage_timeline
 
-_ATTEMPTS = 5  # to find checkpoints in the directory of a run that is training
+IMPORTED_SEQ_LEN = 2048
+"""The longest window in which an imported model is evaluated unless a length is given.
+
+Its config.json says how far its positions go, often 131,072, for which attention would take most memory.
+"""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,11 @@ class TrainedModel:
         """The files that the checkpoint carries beside its arrays. Raises DamagedError where they are damaged."""
         return read_companions(self.path, self.manifest)
 
+    @property
+    def is_imported(self) -> bool:
+        """Whether the model was trained elsewhere, and not on a corpus since; grown and merged ones too."""
+        return not self.stage.data.corpus
+
     def tokenizer(self, corpus: str | None = None) -> Tokenizer:
         """Return the checkpoint's tokenizer: the one that it carries, or else that of its corpus, or of `corpus`.
 
@@ -96,7 +103,29 @@ class TrainedModel:
         """
         if corpus is None and self._carried_tokenizer is not None:
             return self._carried_tokenizer
+        if corpus is None and self.is_imported:
+            raise UserError(
+                f"{self.path} was imported without a tokenizer; name a corpus of its tokenizer with --corpus, or "
+                "import it again with --tokenizer PLACE"
+            )
         return self.open_corpus(corpus).tokenizer()
+
+    def frame(self, corpus: str | None = None) -> DocumentFrame:
+        """Return the tokens around the documents that the model was trained on, or of those of `corpus`.
+
+        Raises UserError where neither the checkpoint nor a corpus says them.
+        """
+        if corpus is None and self._carried_tokenizer is not None:
+            return carried_frame(self.companions, self._carried_tokenizer, str(self.path))
+        return self.open_corpus(corpus).frame
+
+    def prompt_tokens(self, tokenizer: Tokenizer) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+        """Return the ids that open a prompt, and those of which each ends an answer, for `evaluation.generate`.
+
+        An imported model's prompts are opened by what its tokenizer puts before a text, which may be nothing; None: as
+        the documents that the model was trained on.
+        """
+        return tokenizer.control.prefix if self.is_imported else None, tokenizer.control.eos
 
     @functools.cached_property
     def _carried_tokenizer(self) -> Tokenizer | None:
@@ -123,20 +152,34 @@ class TrainedModel:
         except UserError:
             return {}
 
+    @property
+    def evaluated_seq_len(self) -> int:
+        """The tokens of a window of an evaluation, by default: the stage's, of an import at most `IMPORTED_SEQ_LEN`."""
+        return min(self.stage.data.seq_len, IMPORTED_SEQ_LEN) if self.is_imported else self.stage.data.seq_len
+
     def evaluator(
-        self, corpus: str | None = None, tokens: int | None = None, overlap: int | None = None
+        self,
+        corpus: str | None = None,
+        tokens: int | None = None,
+        overlap: int | None = None,
+        *,
+        seq_len: int | None = None,
+        documents: HeldOutSource | None = None,
     ) -> StageEvaluator:
         """Return the evaluation on `corpus` with `tokens` held-out tokens per domain and an `overlap` of windows.
 
-        By default as the stage was evaluated. Raises UserError for a corpus of another tokenizer, and for too long an
-        overlap.
+        By default as the stage was evaluated. `seq_len`: of a window; None: `evaluated_seq_len`. `documents`: instead
+        of those of a corpus. Raises UserError for a corpus of another tokenizer, and for too long an overlap.
         """
-        if overlap is not None and overlap >= (seq_len := self.stage.data.seq_len):
+        length = seq_len or self.evaluated_seq_len
+        if overlap is not None and overlap >= length:
+            given = "that you gave" if seq_len else f"that {self.path} was trained with"
             raise UserError(
-                f"an overlap of {overlap} tokens leaves none to score in windows of {seq_len}, the sequence length "
-                f"that {self.path} was trained with; use at most {seq_len - 1}"
+                f"an overlap of {overlap} tokens leaves none to score in windows of {length}, the sequence length "
+                f"{given}; use at most {length - 1}"
             )
-        return self.components.evaluator_on(self.held_out_documents(corpus, tokens), tokens, overlap)
+        source = documents or self.held_out_documents(corpus, tokens)
+        return self.components.evaluator_on(source, tokens, overlap, length)
 
     def open_corpus(self, corpus: str | None = None) -> Store:
         """Open `corpus`, which may be the stage's own at another place, or another one of its tokenizer.
@@ -145,7 +188,10 @@ class TrainedModel:
         """
         own = self.stage.data
         if not own.corpus and corpus is None:
-            raise UserError(f"{self.path} was imported and has no corpus; name one of its tokenizer with --corpus")
+            raise UserError(
+                f"{self.path} was imported and has no corpus; name one of its tokenizer with --corpus (built by: "
+                f"pathways-lite data build CORPUS TEXTS --tokenizer {self.path})"
+            )
         if corpus is None:
             try:
                 return open_store(find_store(own.corpus, self.manifest.meta.get("provenance", {}).get("directory")))
@@ -157,9 +203,10 @@ class TrainedModel:
         store = open_store(corpus)
         if store.fingerprint == own.fingerprint:
             return store
-        if not own.corpus and "tokenizer" not in self.manifest.meta:  # imported: its tokenizer is not recorded
+        if self.is_imported:
             require_compatible(store, own, self.stage.model.vocab_size)
-            return store
+            if self._carried_tokenizer is None or self._has_the_ids_of(store):
+                return store
         # Checkpoints of version 0.1 do not say which tokenizer their corpus had.
         trained_with = self.manifest.meta.get("tokenizer") or self.tokenizer().fingerprint
         given = store.manifest.tokenizer
@@ -169,6 +216,11 @@ class TrainedModel:
                 f"build the corpus with --tokenizer {self.path if self.companions else own.corpus}"
             )
         return store
+
+    def _has_the_ids_of(self, store: Store) -> bool:
+        """Whether a corpus has the tokenizer of the checkpoint, perhaps with another token between documents."""
+        own, given = (dict(tokenizer.files()) for tokenizer in (self.tokenizer(), store.tokenizer()))
+        return any(name in own and own[name] == given.get(name) for name in (HF_FILE, SENTENCEPIECE_FILE))
 
     def require_recorded(self, digest: str | None, stage: str, path: str, otherwise: str) -> None:
         """Raise UserError where `digest` is recorded for `stage` and `path` now holds another checkpoint.
@@ -308,61 +360,3 @@ def _model_at(path: Path) -> TrainedModel:
     # The model is used on other devices than it was trained on.
     stages = [stage.model_copy(update={"mesh": Mesh()}) for stage in recipe.stages]
     return TrainedModel(path, manifest, StageSpec(recipe.model_copy(update={"stages": tuple(stages)}), index))
-
-
-def newest_checkpoints(
-    path: str | Path, count: int, *, examined: bool = True, report: Callable[[str], None] | None = None
-) -> list[Path]:
-    """Find the newest `count` valid checkpoints of one stage, the newest first; of a run, of its last stage with any.
-
-    All processes must call this; each verifies a part of the files. Raises UserError where there are fewer, and, where
-    `report` is None, where a newer one is damaged; otherwise `report` is told so.
-    """
-    if not str(path):
-        raise UserError("a checkpoint is needed: name a checkpoint, stage or run directory")
-    for _ in range(_ATTEMPTS):
-        valid: list[Path] = []
-        problems: list[str] = []
-        replaced = False  # by a run that is training, since they were listed
-        for candidate in map(Path, coordination.run_on_primary(lambda: _candidates(local_path(path)))):
-            if valid and candidate.parent != valid[0].parent:
-                break
-            if not examined or (finding := verify_checkpoint(candidate, companions=False)).ok:
-                valid.append(candidate)
-                if len(valid) == count:
-                    _tell_passed_over(problems, valid, report)
-                    return valid
-            elif coordination.run_on_primary(candidate.is_dir):
-                problems.append(str(finding))
-            else:
-                replaced = True
-        if not replaced:
-            break
-    summary = f"{path} has {len(valid)} checkpoints, not {count}" if valid else f"no checkpoint in {path} is whole"
-    raise UserError("\n".join([f"{summary}:" if problems else summary, *problems]))
-
-
-def _tell_passed_over(problems: Sequence[str], valid: Sequence[Path], report: Callable[[str], None] | None) -> None:
-    """Report damaged checkpoints that are newer than some of the `valid` ones, or raise UserError."""
-    if not problems:
-        return
-    damaged = "\n".join(problems)
-    if report is None:
-        names = ", ".join(map(str, valid))
-        raise UserError(f"{damaged}\nOlder ones are whole: to use them all the same, name them ({names})")
-    if coordination.is_primary():
-        report(f"{damaged}\n{valid[-1]} is used instead")
-
-
-def _candidates(path: Path) -> list[str]:
-    """List all checkpoints at or below `path`, the newest first. Raises UserError where there is none."""
-    if is_token_store(path):
-        raise UserError(
-            f"{path} is a corpus, not a run or a checkpoint; a corpus is shown by: pathways-lite data inspect {path}"
-        )
-    run = RunDirectory(path)
-    directories = [path]
-    if run.recipe_path.is_file():
-        stages = [run.stage(stage.name).checkpoints for stage in run.recipe().stages]
-        directories = [stage for stage in reversed(stages) if stage.is_dir()] or directories
-    return [str(candidate) for directory in directories for candidate in reversed(checkpoint_paths(directory))]

@@ -24,7 +24,7 @@ from pathways_lite.checkpoints.finite import join_some, non_finite_arrays
 from pathways_lite.data.order import DataCursor
 from pathways_lite.distributed import coordination
 from pathways_lite.distributed.monitor import Watchdog
-from pathways_lite.distributed.stopping import Stop
+from pathways_lite.distributed.stopping import AFTER_COMPILING, NOTHING_TO_SAVE, Stop
 from pathways_lite.errors import UserError
 from pathways_lite.provenance import Provenance
 from pathways_lite.run_directory import RunDirectory
@@ -189,13 +189,15 @@ class Trainer:
         """Return the compiled step for a batch; later shapes of a ramp or a warm-up are compiled when reached."""
         if (sequences, seq_len) in self.compiled:
             return self.compiler.get(sequences, lambda: False, seq_len)
-        with self._pause("compile", "compiling the train step"):
+        consequence = NOTHING_TO_SAVE if self.step == self.saved_step else self.stop.consequence
+        with self._pause("compile", "compiling the train step"), self.stop.instead(consequence):
             with suppress(Interrupted):
                 step = self.compiler.get(sequences, lambda: self.stop.pending_signal, seq_len)
             # Some processes may have received a signal while they compiled, and others were done before.
             interrupted = self.stop.should_stop_now()
         if not interrupted:
             self.compiled.add((sequences, seq_len))
+            self.progress.begin_training()
             return step
         if self.step > self.saved_step and self._look_at_pending() is None:
             self._save()
@@ -207,7 +209,7 @@ class Trainer:
         if self.stage.statistics is None or (self.step + 1) % self.stage.statistics.every:
             return None
         if (shape := (sequences, seq_len)) not in self.statistics_fns:
-            with self._pause("compile", "compiling the statistics"):
+            with self._pause("compile", "compiling the statistics"), self.stop.instead(AFTER_COMPILING):
                 self.statistics_fns[shape] = self.components.compile_statistics(*shape)
         return self.statistics_fns[shape]
 
@@ -234,10 +236,8 @@ class Trainer:
         )
         match decision:
             case Halt(reason=reason):
-                before = step - self.guard.dropped_in_a_row
-                raise UserError(
-                    f"stage {self.stage.name!r} halted at step {step}: {reason}; {self._describe_saved(before)}"
-                )
+                saved = self._describe_saved(step - self.guard.dropped_in_a_row)
+                raise UserError(f"stage {self.stage.name!r} halted at step {step}: {reason}; {saved}")
             case Rewind() as rewind:
                 return rewind
         return None

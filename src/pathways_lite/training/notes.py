@@ -19,6 +19,7 @@ def stage_notes(spec: StageSpec) -> list[str]:
     """List what a user should know of a resolved stage before it trains; [] where there is nothing."""
     return [
         *_unread_domains(spec),
+        *_reserved_tokens(spec),
         *_single_spans(spec),
         *_compared_denoisers(spec.stage),
         *_frozen_parameters(spec),
@@ -35,6 +36,20 @@ def _unread_domains(spec: StageSpec) -> Iterator[str]:
             f"never read, for want of the {needed:,} tokens that a sequence of seq_len={needed - 1} takes: "
             f"{listed}; use a shorter seq_len, or join the domain with others"
         )
+
+
+def _reserved_tokens(spec: StageSpec) -> Iterator[str]:
+    """Name the special tokens that are ids of the tokenizer, whatever text it encodes to them."""
+    tokens = getattr(spec.stage.objective, "tokens", None)
+    if tokens is None or tokens.s2s >= spec.store.vocab_size:
+        return
+    tokenizer = spec.store.tokenizer()
+    first, last = tokens.first_sentinel - tokens.sentinels + 1, tokens.first_sentinel
+    names = [tokenizer.token_name(token) or str(token) for token in (tokens.s2s, tokens.nlu, tokens.nlg, first, last)]
+    yield (
+        f"special tokens are ids of the tokenizer: {names[0]} (s2s), {names[1]} (nlu), {names[2]} (nlg), sentinels "
+        f"{names[3]} to {names[4]}"
+    )
 
 
 def _single_spans(spec: StageSpec) -> Iterator[str]:
@@ -63,7 +78,7 @@ def _typical_tokens(spec: StageSpec, denoiser: DenoiserSpec) -> float:
         return room
     counts = [spec.store.counts(name) for name in spec.store.domains]
     documents, tokens = sum(c.documents for c in counts), sum(c.tokens for c in counts)
-    return min(room, tokens / documents - 1) if documents else room  # EOD is not masked
+    return min(room, tokens / documents - spec.store.frame.size) if documents else room  # the frame is not masked
 
 
 def _frozen_parameters(spec: StageSpec) -> Iterator[str]:

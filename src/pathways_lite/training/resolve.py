@@ -12,10 +12,11 @@ from dataclasses import replace
 import numpy as np
 
 from pathways_lite.checkpoints import restore
+from pathways_lite.data.reserved_tokens import reserved_ids
 from pathways_lite.data.store import MissingStoreError, find_store, open_store, require_compatible
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
-from pathways_lite.objectives.denoisers import resolve_special_tokens
+from pathways_lite.objectives.denoisers import default_special_tokens, resolve_special_tokens
 from pathways_lite.recipe import (
     CheckpointRef,
     Continue,
@@ -27,6 +28,7 @@ from pathways_lite.recipe import (
     Recipe,
     Reference,
     Restore,
+    SpecialTokens,
     Stage,
     stage_identity,
 )
@@ -61,7 +63,7 @@ def resolve_recipe(recipe: Recipe, run: RunDirectory | None = None, finished: Se
     resolved, without_corpus = recipe.copy_unchecked(stages=()), set()
     for stage in recipe.stages:
         try:
-            stage = _resolve_data(stage)
+            stage = _resolve_data(stage, resolved)
         except MissingStoreError as error:
             here = finished_stages([run], stage.name) if run is not None else ()
             if (recorded := _as_recorded(stage, [*here, *finished])) is None:
@@ -130,13 +132,38 @@ def _left(stage: Stage, before: Recipe) -> tuple[Stage | None, int | None]:
     return None, None
 
 
-def _resolve_data(stage: Stage) -> Stage:
+def _resolve_data(stage: Stage, before: Recipe) -> Stage:
     store = open_store(stage.data.corpus)
     require_compatible(store, stage.data, stage.model.vocab_size)
     data = stage.data.model_copy(update={"fingerprint": store.fingerprint})
-    ids = {"text_ids": store.vocab_size, "vocab_size": stage.model.vocab_size, "eod": store.eod}
-    objective = resolve_special_tokens(stage.objective, seq_len=data.seq_len, **ids)
+    objective = resolve_special_tokens(
+        stage.objective,
+        seq_len=data.seq_len,
+        text_ids=store.vocab_size,
+        vocab_size=stage.model.vocab_size,
+        frame=store.frame,
+        reserved=lambda: reserved_ids(store.tokenizer()),
+        kept=lambda: _kept_tokens(stage, before),
+    )
     return stage.model_copy(update={"data": data, "objective": objective})
+
+
+def _kept_tokens(stage: Stage, before: Recipe) -> SpecialTokens | None:
+    """Return the special tokens of the stage that `stage` starts from, where they do not follow from sizes alone.
+
+    So they keep their meaning after the vocabulary has grown, where they are reserved tokens, and where they were
+    declared. None where there is no such stage, where it had none, or where the same rule gives this stage its own.
+    """
+    parent: Stage | None = None
+    if isinstance(stage.start, Continue | Grow):
+        parent = before.stages[-1]
+    elif isinstance(stage.start, Restore):
+        parent = load_model(stage.start.path, examined=False).stage
+    tokens: SpecialTokens | None = getattr(parent.objective, "tokens", None) if parent is not None else None
+    if parent is None or tokens is None:
+        return None
+    by_rule = tokens == default_special_tokens(tokens.s2s, parent.model.vocab_size)
+    return None if by_rule and parent.model.vocab_size == stage.model.vocab_size else tokens
 
 
 def _resolve_start(stage: Stage) -> Stage:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 from pathways_lite.data.pipeline import windows_per_domain
-from pathways_lite.data.store import open_store
+from pathways_lite.data.store import MissingStoreError, open_store
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import (
     Epochs,
@@ -46,21 +47,47 @@ def _resolved_budget(recipe: Recipe, stage: Stage, waiting: tuple[str, ...]) -> 
     """Return a stage's budget; `waiting`: the stages whose budgets depend on it."""
     budget = stage.budget
     if isinstance(budget, Epochs):
-        return Tokens(n=_epoch_sequences(stage, budget.n) * stage.data.seq_len)
+        try:
+            return Tokens(n=_epoch_sequences(stage, budget.n) * stage.data.seq_len)
+        except MissingStoreError as error:
+            field = f"stages.{stage.name}.budget={budget.n:g} epochs"
+            raise MissingStoreError(
+                f"{error}\n{field} counts its sequences; if it is elsewhere now, say where: "
+                "'stages.*.data.corpus=PLACE', or give the budget in tokens"
+            ) from error
     if not isinstance(budget, FractionOf):
         return budget
     others = {other.name: other for other in recipe.stages if other.name != stage.name}
     if budget.stage not in others or budget.stage in waiting:
-        problem = "depends on itself" if budget.stage in (*waiting, stage.name) else "is of a stage that is not there"
+        chain = (*waiting, stage.name)
+        problem, free = "is of a stage that is not there", [*others]
+        if budget.stage in chain:
+            cycle = (*chain[chain.index(budget.stage) :], budget.stage)
+            problem = "depends on itself" + (f" ({' of '.join(cycle)})" if len(cycle) > 2 else "")
+            free = [name for name in others if not _leads_to(others[name], cycle, others)]
         raise UserError(
             f"stages.{stage.name}.budget={100 * budget.n:g} % of {budget.stage} {problem}; "
-            f"name another stage{f' ({chr(44).join(others)})' if others else ''}, or write e.g. '300 steps'"
+            + (f"name another stage ({', '.join(free)}), or " if free else "")
+            + "write e.g. '300 steps'"
         )
     whole = _resolved_budget(recipe, others[budget.stage], (*waiting, stage.name))
     if isinstance(whole, Flops):
         return Flops(n=budget.n * whole.n)
     # Rounded before, as 0.1 times 30 is above 3.
     return type(whole)(n=max(1, math.ceil(round(budget.n * whole.n, 6))))
+
+
+def _leads_to(stage: Stage, names: Sequence[str], stages: Mapping[str, Stage]) -> bool:
+    """Return whether a stage is one of those named, or its budget depends on one, or on itself."""
+    seen = set[str]()
+    while stage.name not in names and stage.name not in seen:
+        seen.add(stage.name)
+        if not isinstance(stage.budget, FractionOf):
+            return False
+        if stage.budget.stage not in stages:
+            return stage.budget.stage in names
+        stage = stages[stage.budget.stage]
+    return True
 
 
 def _epoch_sequences(stage: Stage, epochs: float) -> int:

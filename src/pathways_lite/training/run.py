@@ -20,7 +20,7 @@ from pathways_lite.data.notes import training_notes
 from pathways_lite.distributed import coordination
 from pathways_lite.distributed.agreement import require_same, require_shared_directory
 from pathways_lite.distributed.monitor import FailureMonitor, Watchdog
-from pathways_lite.distributed.stopping import Stop
+from pathways_lite.distributed.stopping import TRAINED, UNPREPARED, Stop
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Seconds
 from pathways_lite.paths import local_path
@@ -28,7 +28,7 @@ from pathways_lite.provenance import Provenance
 from pathways_lite.recipe import Recipe, Stage, identity_differences, write_recipe
 from pathways_lite.recipe.fields import value_text
 from pathways_lite.recipe.identity import flatten
-from pathways_lite.run_directory import RunDirectory
+from pathways_lite.run_directory import RunDirectory, node_label
 from pathways_lite.run_lock import RunLock
 from pathways_lite.signals import Interrupted, StopSignals
 from pathways_lite.tracking.formatting import bits_per_byte, held_out_note
@@ -115,7 +115,7 @@ def train_run(
         if not coordination.is_primary():
             console = Console(file=stack.enter_context(open(os.devnull, "w")))  # noqa: PTH123
         console = console or Console(stderr=True)
-        signals = StopSignals()
+        signals = StopSignals(lambda: stop.consequence)
         stop = Stop(lambda: signals.requested or hooks.stop_requested())
         stack.enter_context(FailureMonitor(stop))
         require_same(_settings(recipe) | {"--hang-timeout": hang_timeout})
@@ -169,7 +169,7 @@ def train_stage(components: Components, context: RunContext) -> None:
     """Train one stage to its end. Raises Interrupted after a signal."""
     begin = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        with context.watchdog.pause("preparing"):
+        with context.watchdog.pause("preparing"), context.stop.instead(UNPREPARED):
             trainer = _prepare(stack, components, context)
         first_step, seconds_before = trainer.step, trainer.start.seconds
         try:
@@ -178,7 +178,7 @@ def train_stage(components: Components, context: RunContext) -> None:
             trainer.metric_writer.happened("interrupt", trainer.step, trainer.timer.seconds)
             raise
         phase = "comparing with compressors, writing samples" if context.samples else "summarizing"
-        with trainer.progress.show_phase(phase), context.watchdog.pause(phase):
+        with trainer.progress.show_phase(phase), context.watchdog.pause(phase), context.stop.instead(TRAINED):
             params = components.evaluated_params(trainer.state.opt_state, trainer.state.params, trainer.step)
             peak = machine_peak(components.stage.model.dtype)
             results = trainer.metric_writer.last_evaluation
@@ -285,7 +285,7 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
         CheckpointManager(directory.checkpoints, keep=checkpoints_to_keep(spec.stage), fence=context.fence)
     )
     steps, tokens = timeline.total_steps, timeline.tokens_before(timeline.total_steps)
-    title = f"{run.path.name or spec.recipe.name}/{spec.stage.name}"
+    title = node_label(run.path) or f"{run.path.name or spec.recipe.name}/{spec.stage.name}"
     progress = stack.enter_context(Progress(title, total_steps=steps, total_tokens=tokens, console=context.console))
     compiler = StepCompiler(components)
     if (step := coordination.run_on_primary(lambda: checkpoints.newest) or 0) < steps:

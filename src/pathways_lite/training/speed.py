@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import resource
 import statistics
 import sys
@@ -137,11 +138,30 @@ def keep_speed(stage: Stage, speed: Speed) -> None:
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(path, json.dumps([asdict(s) for s in [*earlier, speed][-_KEPT:]]), shared=True)
+        if jax.process_count() == 1:
+            write_text_atomically(_devices_path(None), json.dumps(path.parent.name), shared=True)
 
 
 def known_speed(stage: Stage) -> tuple[Speed, str] | None:
     """Return the speed that was measured for the stage's shape on this machine, and how; None before the first time."""
-    if not (kept := _read(stage)):
+    return _described(_read(stage))
+
+
+def speed_on_cores(stage: Stage, cores: int) -> tuple[Speed, str] | None:
+    """Return what `known_speed` would in a process that is pinned to `cores` cores, without starting JAX in this one.
+
+    None also where no such process has kept a speed yet.
+    """
+    with suppress(OSError, ValueError):
+        devices = json.loads(_devices_path(cores).read_text())
+        if isinstance(devices, str):
+            return _described(_read_file(user_cache() / "speeds" / devices / f"{stage_shape(stage)}.json"))
+    return None
+
+
+def _described(kept: Sequence[Speed]) -> tuple[Speed, str] | None:
+    """Return the speed of repeated measurements, and where it comes from."""
+    if not kept:
         return None
     speed = combine(kept)
     if speed.calibrated:
@@ -191,11 +211,24 @@ def parse_speed(value: Any) -> Speed | None:
 
 
 def _read(stage: Stage) -> list[Speed]:
+    return _read_file(_path(stage))
+
+
+def _read_file(path: Path) -> list[Speed]:
     with suppress(OSError, ValueError):
-        values = json.loads(_path(stage).read_text())
+        values = json.loads(path.read_text())
         if isinstance(values, list):
             return [speed for value in values if (speed := parse_speed(value)) is not None]
     return []
+
+
+_DEVICE_VARIABLES = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS")
+
+
+def _devices_path(cores: int | None) -> Path:
+    """Return the file that names the directory of speeds on the devices that a process on `cores` cores finds."""
+    facts = [machine_code_key(cores), *(os.environ.get(name, "") for name in _DEVICE_VARIABLES)]
+    return user_cache() / "speeds" / f"devices_{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:16]}.json"
 
 
 def _path(stage: Stage) -> Path:

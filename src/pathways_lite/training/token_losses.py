@@ -44,7 +44,8 @@ def score_samples(evaluator: StageEvaluator, params: Any, *, tokens: int = PAGE_
 
 def _token_losses(tokenizer: Tokenizer, document: ScoredDocument, nats: list[float]) -> list[TokenLoss]:
     texts = token_texts(tokenizer, document.tokens[1:].tolist())
-    texts += ["⟨eod⟩"] if document.is_whole else []
+    if document.is_whole:
+        texts.append("⟨eod⟩" if document.end is None else "⟨eos⟩")
     return [TokenLoss(text, loss) for text, loss in zip(texts, nats, strict=True)]
 
 

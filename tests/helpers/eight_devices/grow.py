@@ -36,6 +36,7 @@ from pathways_lite.recipe import (
     Net2Net,
     Recipe,
     Stage,
+    VocabularyGrowth,
     ZeroInit,
 )
 from pathways_lite.training.components import Components
@@ -53,6 +54,7 @@ CASES = {
     "zero": (Mesh(context=2, tensor=2), Grow(operator=ZeroInit()), DEEP | WIDE),
     "random": (Mesh(data=2, tensor=2), Grow(operator=MaskedGrowth()), DEEP | WIDE),
     "learned": (Mesh(tensor=2), Grow(operator=LiGO(steps=0)), DEEP | WIDE),
+    "vocabulary": (Mesh(tensor=2), Grow(operator=VocabularyGrowth(), optimizer="grow"), {"vocab_size": 96}),
 }
 
 

@@ -304,6 +304,12 @@ def test_budgets_in_epochs_and_of_other_stages(recipe: Recipe) -> None:
     ):
         with pytest.raises(UserError, match=message):
             resolve_budgets(apply_overrides(chain, [f"stages.base.budget={text}"]))
+    last = tail.model_copy(update={"name": "last", "budget": "4 steps"})
+    three = chain.model_copy(update={"stages": (*chain.stages, last)})
+    with pytest.raises(UserError, match=r"depends on itself \(base of tail of base\); name another stage \(last\), or"):
+        resolve_budgets(apply_overrides(three, ["stages.base.budget=10 % of tail"]))
+    with pytest.raises(UserError, match=r"base\.budget=2 epochs counts its sequences; .*or give the budget in tokens"):
+        resolve_budgets(apply_overrides(chain, ["stages.base.budget=2 epochs", "stages.base.data.corpus=nowhere"]))
 
 
 # ---- other places, for all stages ----
@@ -315,7 +321,7 @@ def test_all_stages_are_named_by_a_star(recipe: Recipe) -> None:
     moved = apply_overrides(chain, ["stages.*.data.corpus=elsewhere", "stages.m*.batch_size=2"])
     assert [stage.data.corpus for stage in moved.stages] == ["elsewhere", "elsewhere"]
     assert [stage.batch_size for stage in moved.stages] == [base.batch_size, 2]
-    with pytest.raises(UserError, match=r"stages\.\*\.microbatch=7: .*does not divide"):
+    with pytest.raises(UserError, match=r"stages\.\*\.microbatch=7 does not divide"):
         apply_overrides(chain, ["stages.*.microbatch=7"])
     with pytest.raises(UserError, match="there is no 'x\\*'"):
         apply_overrides(chain, ["stages.x*.batch_size=2"])

@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "library.md"
 
 
 def test_the_ten_lines(uninterrupted: Path) -> None:
-    code, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     path = re.search(r'"(runs/.*)"', code)[1]
     statements = [line for line in code.splitlines() if line and "import " not in line]
     assert len(statements) == 10
@@ -37,7 +37,7 @@ def test_the_ten_lines(uninterrupted: Path) -> None:
 
 
 def test_the_loop_takes_the_steps_of_the_run(uninterrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    *_, code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     path = re.search(r'"(runs/.*)"', code)[1]
     first = min(step_of(p) for p in (uninterrupted / "base" / "checkpoints").iterdir())
     names: dict[str, Any] = {}

@@ -1,11 +1,13 @@
 """docs/runs.md has every column that runs of all kinds write, and no other."""
 
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from helpers.run_helpers import Chain, InjectNaN, RecordSamples, StopAfter, apply_overrides, run
 from pathways_lite.errors import UserError
@@ -27,6 +29,7 @@ from pathways_lite.recipe import (
 )
 from pathways_lite.run_history import read_history
 from pathways_lite.tracking.log import LOG, TIMINGS, read_log
+from pathways_lite.training.run import train_run
 
 PAGE = (Path(__file__).parents[3] / "docs" / "runs.md").read_text()
 TOKENS = SpecialTokens(
@@ -54,7 +57,7 @@ def flat(row: dict[str, Any]) -> Iterator[str]:
     for name, value in row.items():
         if name in ("domains", "denoisers"):
             yield from (f"{name}.NAME.{key}" for result in value.values() for key in result)
-        elif name in ("git", "package", "environment", "device"):
+        elif name in ("git", "package", "recipe_file", "environment", "device"):
             yield from (f"{name}.{key}" for key in value)
         else:
             yield name
@@ -96,7 +99,8 @@ def run_directories(recipe: Recipe, uninterrupted: Path, tmp_path: Path) -> list
     options = ["ema={}", "statistics={}", "statistics.every=2", "objective.label_smoothing=0.1", "evaluation.overlap=8"]
     options += ['early_stopping={"patience": 1, "min_delta": 9}', "evaluation.every=1"]
     optional = apply_overrides(base, [f"stages.base.{option}" for option in options])
-    assert run(optional, tmp_path / "optional") == 0
+    quiet = Console(file=io.StringIO())
+    assert train_run(optional, tmp_path / "optional", console=quiet, source=Path(__file__)) == 0  # of a file
     denoising = apply_overrides(weighted, ["stages.base.ema={}", "stages.base.pruning=none"])
     assert run(denoising, tmp_path / "averaged") == 0
     with pytest.raises(UserError, match="halted"):

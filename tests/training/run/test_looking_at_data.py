@@ -89,7 +89,7 @@ def test_the_stretches_of_a_row_are_its_text_and_what_is_predicted(corpus: Path,
             assert predicted.count("⟨sentinel") == inputs.count("⟨sentinel")
             with_loss = np.array(row.loss_weights) > 0
             tokens = [token for token in np.array(row.targets)[with_loss] if token < store.vocab_size]
-            assert store.tokenizer().decode([t for t in tokens if t != store.eod]).strip()[:3] in predicted
+            assert store.tokenizer().decode([t for t in tokens if t != store.frame.opens]).strip()[:3] in predicted
     assert modes == names
 
 

@@ -1,8 +1,8 @@
 """Growth operators: each plans how a larger model's blocks and units copy those of a smaller one.
 
 Depth: Stack (G_stack), Interpolate, BlockOrder, DropAndStack (SOLAR). Width: Net2Net. Both: ZeroInit, MaskedGrowth,
-LiGO (`ligo.py`), Compose. A new operator is a class in `recipe/initialization.py` and a function here, registered by
-the `kind` that recipes name.
+LiGO (`ligo.py`), Compose. Vocabulary: VocabularyGrowth. A new operator is a class in `recipe/initialization.py` and a
+function here, registered by the `kind` that recipes name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, counted
 from pathways_lite.methods.growth.plan import (
     WIDTHS,
     Depth,
@@ -21,10 +21,13 @@ from pathways_lite.methods.growth.plan import (
     Planner,
     Treatment,
     Units,
+    append_units,
     padded_blocks,
     padded_width,
     require_depth_alone,
     require_growth,
+    require_same_vocabulary,
+    require_vocabulary_alone,
     require_width_alone,
     times_deeper,
 )
@@ -38,6 +41,7 @@ from pathways_lite.recipe import (
     Net2Net,
     Operator,
     Stack,
+    VocabularyGrowth,
     ZeroInit,
     parse_blocks,
 )
@@ -59,6 +63,8 @@ def register_planner(kind: str) -> Callable[[Planner], Planner]:
 def plan_operator(operator: Operator, source: Model, target: Model) -> GrowthPlan:
     """Plan growth from `source` to `target`. Raises UserError where the operator cannot do it."""
     require_growth(source, target)
+    if not isinstance(operator, VocabularyGrowth):
+        require_same_vocabulary(operator.kind, source, target)
     return PLANNERS[operator.kind](operator, source, target)
 
 
@@ -97,10 +103,13 @@ def plan_blocks(config: BlockOrder, source: Model, target: Model) -> GrowthPlan:
     blocks = parse_blocks(config.order)
     if len(blocks) != target.n_layers:
         raise UserError(
-            f"order={config.order!r} lists {len(blocks)} blocks, but the model has {target.n_layers} layers"
+            f"order={config.order!r} lists {counted(len(blocks), 'block')}, but the model has "
+            f"{counted(target.n_layers, 'layer')}"
         )
     if max(blocks) >= source.n_layers:
-        raise UserError(f"order={config.order!r} names block {max(blocks) + 1} of a model of {source.n_layers} layers")
+        raise UserError(
+            f"order={config.order!r} names block {max(blocks) + 1} of a model of {counted(source.n_layers, 'layer')}"
+        )
     return GrowthPlan(source, target, Depth(blocks))
 
 
@@ -116,8 +125,8 @@ def plan_drop_and_stack(config: DropAndStack, source: Model, target: Model) -> G
     layers_per_copy, odd = divmod(target.n_layers, 2)
     if odd or layers_per_copy > source.n_layers:
         raise UserError(
-            f"operator {config.kind!r} makes two copies of at most {source.n_layers} layers each, but the model has "
-            f"{target.n_layers}; use an even n_layers up to {2 * source.n_layers}"
+            f"operator {config.kind!r} makes two copies of at most {counted(source.n_layers, 'layer')} each, but the "
+            f"model has {target.n_layers}; use an even n_layers up to {2 * source.n_layers}"
         )
     dropped = source.n_layers - layers_per_copy
     return GrowthPlan(source, target, Depth((*range(layers_per_copy), *range(dropped, source.n_layers))))
@@ -221,6 +230,28 @@ def plan_masked(config: MaskedGrowth, source: Model, target: Model) -> GrowthPla
     width = padded_width(source, target, written=Fill.RANDOM, unread=Fill.RANDOM)
     depth = Depth(padded_blocks(config, source, target), Treatment.REDRAW)
     return GrowthPlan(source, target, depth, width, masked=True)
+
+
+# ---- vocabulary ----
+
+
+@register_planner("vocabulary")
+def plan_vocabulary(config: VocabularyGrowth, source: Model, target: Model) -> GrowthPlan:
+    """Append rows to the embedding, and to the head where there is one; every other array is copied.
+
+    Hidden states and the logits of old ids do not change. Where the embedding is also the head (tied), its new rows are
+    read and predicted alike. Raises UserError where something else grows.
+    """
+    require_vocabulary_alone(config.kind, source, target)
+    width = {}
+    if source.vocab_size != target.vocab_size:
+        fill = {"mean": Fill.MEAN, "zero": Fill.ZERO, "random": Fill.RANDOM}[config.init]
+        rows = append_units(source.vocab_size, target.vocab_size)
+        width["vocab"] = Units(rows, source.vocab_size, written=fill)
+    return GrowthPlan(source, target, Depth(tuple(range(source.n_layers))), width)
+
+
+# ---- two at once ----
 
 
 @register_planner("compose")

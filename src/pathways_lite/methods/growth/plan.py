@@ -94,7 +94,7 @@ class GrowthPlan:
     @property
     def is_identity(self) -> bool:
         """Whether the target is the source: of its sizes, with its blocks in their order."""
-        sizes = ("n_layers", *WIDTHS)
+        sizes = SIZES
         same = all(getattr(self.source, name) == getattr(self.target, name) for name in sizes)
         return same and self.depth.blocks == tuple(range(self.source.n_layers))
 
@@ -118,10 +118,12 @@ Planner = Callable[[Any, Model, Model], GrowthPlan]
 
 
 WIDTHS = ("d_model", "n_heads", "n_kv_heads", "d_ff")
+SIZES = ("n_layers", *WIDTHS, "vocab_size")
+"""What growth can make larger."""
 
 # What growth cannot change, as the parameters were trained for it.
 _SAME = (
-    "head_dim", "vocab_size", "block", "parallel_norms", "norm", "norm_epsilon", "norm_position", "qk_norm",
+    "head_dim", "block", "parallel_norms", "norm", "norm_epsilon", "norm_position", "qk_norm",
     "qk_norm_over", "bias", "activation", "rope_base", "rope_scaling", "rope_fraction", "local_rope_base",
     "tie_embeddings", "embedding_scale", "logit_scale", "logit_soft_cap", "attention_scale", "attention_soft_cap",
 )  # fmt: skip
@@ -134,7 +136,7 @@ def require_growth(source: Model, target: Model) -> None:
             continue  # where it is sqrt(d_model) it follows; the embedding takes it back
         if (old := getattr(source, name)) != (new := getattr(target, name)):
             raise UserError(f"{name} goes from {old!r} to {new!r}, which growth cannot do; use {name}={old!r} in both")
-    for name in ("n_layers", *WIDTHS):
+    for name in SIZES:
         if (new := getattr(target, name)) < (old := getattr(source, name)):
             raise UserError(f"{name} goes from {old} to {new}, but growth makes nothing smaller; use {old} or more")
     _require_widths_that_norms_allow(source, target)
@@ -153,6 +155,25 @@ def _require_widths_that_norms_allow(source: Model, target: Model) -> None:
             f"d_model goes from {source.d_model} to {target.d_model}, which growth cannot do with norm='layer' and "
             f"norm_position={source.norm_position!r}; use d_model={source.d_model} in both"
         )
+
+
+def require_same_vocabulary(kind: str, source: Model, target: Model) -> None:
+    """Raise UserError where the vocabulary grows, for an operator of depth or width."""
+    if (old := source.vocab_size) != (new := target.vocab_size):
+        raise UserError(
+            f"operator {kind!r} does not grow the vocabulary, but vocab_size goes from {old} to {new}; use vocab_size="
+            f"{old} in both, or a stage of its own before it with operator=VocabularyGrowth()"
+        )
+
+
+def require_vocabulary_alone(kind: str, source: Model, target: Model) -> None:
+    """Raise UserError where something else than the vocabulary grows."""
+    for name in ("n_layers", *WIDTHS):
+        if (old := getattr(source, name)) != (new := getattr(target, name)):
+            raise UserError(
+                f"operator {kind!r} grows vocab_size alone, but {name} goes from {old} to {new}; use {name}={old}, and "
+                "a stage of its own for the rest"
+            )
 
 
 def require_depth_alone(kind: str, source: Model, target: Model) -> None:
@@ -190,18 +211,40 @@ def times_deeper(kind: str, source: Model, target: Model) -> int:
 
 
 def is_function_preserving(plan: GrowthPlan) -> bool:
-    """Whether the grown model computes the same function at first, under its masks if it has any, without noise."""
+    """Whether the grown model computes the same function at first, under its masks if it has any, without noise.
+
+    New ids take a part of the probability, so a grown vocabulary is another function, though its old logits stay.
+    """
+    if "vocab" in plan.width:
+        return False
     return _preserves_depth(plan) and _preserves_stream(plan) and not (plan.mixed and plan.width)
+
+
+def new_ids_share(plan: GrowthPlan) -> float | None:
+    """Return the most probability that a vocabulary's new ids together get at first; None where nothing bounds it.
+
+    The logit of a row that is the mean of the V old ones is the mean of their logits, and exp is convex: so each of k
+    new ids gets at most the mean of the old ones' exponentials, and all get at most k / (V + k). A soft cap of the
+    logits comes after the product, so that this does not hold.
+    """
+    units = plan.width.get("vocab")
+    if units is None or units.written is not Fill.MEAN or plan.target.logit_soft_cap is not None:
+        return None
+    return float(units.new.sum() / units.index.size)
 
 
 def describe_width(plan: GrowthPlan) -> list[str]:
     """Describe each axis of units that grows, a line each."""
-    names = {"embed": "d_model", "mlp": "d_ff", "heads": "n_heads", "kv": "n_kv_heads"}
+    names = {"embed": "d_model", "mlp": "d_ff", "heads": "n_heads", "kv": "n_kv_heads", "vocab": "vocab_size"}
     lines = []
     for axis, units in plan.width.items():
         copies = np.bincount(units.index[~units.new], minlength=units.old)
         counts = ", ".join(f"{(copies == times).sum()} {times} times" for times in np.unique(copies))
         lines.append(f"{names[axis]} {units.old} → {units.index.size}: {counts}; {units.new.sum()} new")
+        if axis == "vocab":
+            share = new_ids_share(plan)
+            bound = "" if share is None else f"; the new ones together get at most {share:.2g} of the probability"
+            lines.append(f"the logits of old ids stay{bound}")
     return lines
 
 
@@ -247,9 +290,9 @@ def padded_width(source: Model, target: Model, *, written: Fill, unread: Fill) -
     """
     width = {}
     if source.d_model != target.d_model:
-        width["embed"] = Units(_append(source.d_model, target.d_model), source.d_model, written=written)
+        width["embed"] = Units(append_units(source.d_model, target.d_model), source.d_model, written=written)
     if source.d_ff != target.d_ff:
-        width["mlp"] = Units(_append(source.d_ff, target.d_ff), source.d_ff, read=unread)
+        width["mlp"] = Units(append_units(source.d_ff, target.d_ff), source.d_ff, read=unread)
     if (source.n_heads, source.n_kv_heads) != (target.n_heads, target.n_kv_heads):
         group, new_group = source.n_heads // source.n_kv_heads, target.n_heads // target.n_kv_heads
         if new_group < group:
@@ -260,10 +303,10 @@ def padded_width(source: Model, target: Model, *, written: Fill, unread: Fill) -
         kv, member = np.divmod(np.arange(target.n_heads), new_group)
         heads = np.where((kv < source.n_kv_heads) & (member < group), kv * group + member, -1)
         width["heads"] = Units(heads, source.n_heads, read=unread)
-        width["kv"] = Units(_append(source.n_kv_heads, target.n_kv_heads), source.n_kv_heads)
+        width["kv"] = Units(append_units(source.n_kv_heads, target.n_kv_heads), source.n_kv_heads)
     return width
 
 
-def _append(old: int, new: int) -> np.ndarray:
+def append_units(old: int, new: int) -> np.ndarray:
     units = np.arange(new)
     return np.where(units < old, units, -1)
