@@ -49,7 +49,8 @@ def test_of_equal_logits_the_lower_id_counts_as_likelier():
     rules = Rules.of([Sampling(top_k=3), Sampling(top_p=0.5), GREEDY])
     found = np.asarray(log_probs(logits, rules) > -np.inf)
     np.testing.assert_array_equal(found.sum(axis=1), [3, 4, 1])
-    assert found[:, 0].all() and not found[:, 4:].any()
+    assert found[:, 0].all()
+    assert not found[:, 4:].any()
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_frequencies_are_within_four_standard_errors(rule: Sampling, kept: set[i
     n = 100_000
     logits = np.broadcast_to(np.log(PROBABILITIES).astype(np.float32), (n, 5))
     probabilities = log_probs(logits, Rules.of([rule] * n))
-    tokens = np.asarray(jax.jit(draw)(row_keys(0, np.zeros(n), np.arange(n)), probabilities))
+    tokens = np.asarray(jax.jit(draw)(row_keys(jax.random.key(0), np.zeros(n), np.arange(n)), probabilities))
     expected = reference(np.log(PROBABILITIES), rule)
     assert {i for i in range(5) if expected[i] > 0} == kept
     frequencies = np.bincount(tokens, minlength=5) / n
@@ -78,7 +79,7 @@ def test_frequencies_are_within_four_standard_errors(rule: Sampling, kept: set[i
 def test_forbidden_tokens_are_never_drawn():
     logits = jnp.full((1000, 9), -jnp.inf).at[:, 3].set(-50.0).at[:, 8].set(-50.0)
     probabilities = log_probs(logits, Rules.of([Sampling(top_p=0.99)] * 1000))
-    tokens = draw(row_keys(1, np.zeros(1000), np.arange(1000)), probabilities)
+    tokens = draw(row_keys(jax.random.key(1), np.zeros(1000), np.arange(1000)), probabilities)
     assert set(np.asarray(tokens).tolist()) == {3, 8}
 
 

@@ -1,6 +1,7 @@
 """Samples depend on the model, the prompt, the seed and their number, and on nothing else."""
 
 import dataclasses
+from collections import deque
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,9 @@ from pathways_lite.models import Params
 from pathways_lite.objectives.prompts import Prompt
 from pathways_lite.recipe import Model
 from pathways_lite.sampling import rows as on_device
-from pathways_lite.sampling.automaton import stop_strings, trie
+from pathways_lite.sampling.automaton import grammar, stop_strings, trie
 from pathways_lite.sampling.rules import GREEDY, Rules, Sampling, drawn_log_probs
-from pathways_lite.sampling.sampler import Request, Sample, Sampler, read_prompts
+from pathways_lite.sampling.sampler import Request, Sample, Sampler, _Batch, _Slot, read_prompts
 
 MODEL = Model(
     d_model=24, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=40, vocab_size=50, dtype="float32",
@@ -107,7 +108,7 @@ def test_more_samples_begin_with_the_same(sampler, samples):
 
 def test_seeds_and_problems_change_samples(sampler, samples):
     first = samples[0, 0].tokens.tolist()
-    other_seed = next(dataclasses.replace(sampler, seed=1).sample([REQUESTS[0]]))
+    other_seed = next(dataclasses.replace(sampler, key=jax.random.key(1)).sample([REQUESTS[0]]))
     other_problem = next(sampler.sample([dataclasses.replace(REQUESTS[0], problem=7)]))
     assert first != other_seed.tokens.tolist() != other_problem.tokens.tolist() != first
 
@@ -133,19 +134,20 @@ def test_stop_strings_and_tries_end_and_restrict(sampler):
     )
     assert stopped.finish == "stop"
     text = b"".join(letters[i] for i in stopped.tokens).decode()
-    assert text.endswith(stop) and stop not in text[:-1]
+    assert text.endswith(stop)
+    assert stop not in text[:-1]
     assert stopped.tokens.tolist() == free.tokens[: len(stopped.tokens)].tolist()
     words = [[3, 4, 5], [3, 6], [9]]
     answers = sampler.sample([Request(prompt(4), Sampling(4.0), samples=12, automaton=trie(words, 50, [END]))])
     found = [sample.answer for sample in answers]
-    assert all(answer in words for answer in found) and len({tuple(answer) for answer in found}) > 1
+    assert all(answer in words for answer in found)
+    assert len({tuple(answer) for answer in found}) > 1
 
 
 def test_where_nothing_is_allowed_the_row_ends(sampler):
-    from pathways_lite.sampling.automaton import grammar
-
     sample = next(sampler.sample([Request(prompt(4), automaton=grammar({(0, 5): 1}, [], 50))]))
-    assert sample.finish == "dead end" and sample.tokens.tolist() == [5]
+    assert sample.finish == "dead end"
+    assert sample.tokens.tolist() == [5]
 
 
 def test_bad_requests_are_refused(sampler):
@@ -162,12 +164,8 @@ def test_bad_requests_are_refused(sampler):
 @pytest.fixture
 def opened(sampler: Sampler):
     """Return rows that have drawn eight tokens, without automata that matter."""
-    from pathways_lite.sampling.sampler import _Batch, _Slot
-
     requests = [Request(prompt(4, seed), Sampling(), max_tokens=40) for seed in range(3)]
     batch = _Batch(dataclasses.replace(sampler, ends=()), requests, 3)
-    from collections import deque
-
     batch._refill(deque(_Slot(i, 0) for i in range(3)))
     batch._make_room(64)
     return on_device.advance(MODEL, sampler.weights, batch._rows, batch._automata, 8), batch._automata
@@ -189,7 +187,8 @@ def test_after_going_back_a_row_goes_on_as_if_it_had_never_gone_on(params, sampl
         np.testing.assert_allclose(logp[row], expected[np.arange(3), [1, 2, 3]], atol=1e-4)
     on = on_device.advance(MODEL, sampler.weights, cut, automata, 8)
     # The row that was cut draws with new noise; the others go on.
-    assert tokens_of(on, 0)[:6] == tokens_of(rows, 0)[:6] and tokens_of(on, 0)[6:12] != tokens_of(rows, 0)[6:12]
+    assert tokens_of(on, 0)[:6] == tokens_of(rows, 0)[:6]
+    assert tokens_of(on, 0)[6:12] != tokens_of(rows, 0)[6:12]
 
 
 def test_given_tokens_are_read_and_leave_the_noise_as_it_was(params, sampler, opened):
@@ -204,7 +203,7 @@ def test_given_tokens_are_read_and_leave_the_noise_as_it_was(params, sampler, op
     np.testing.assert_array_equal(forced.drawn, [8, 8, 8])
     on = on_device.advance(MODEL, sampler.weights, forced, automata, 8)
     assert tokens_of(on, 2) == tokens_of(plain, 2)
-    for row, n in enumerate([3, 1, 0]):
+    for row in range(3):
         tokens = tokens_of(on, row)
         expected = whole_log_probs(params, tokens, 0)
         at = np.arange(4, len(tokens))

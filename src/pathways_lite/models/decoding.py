@@ -2,9 +2,9 @@
 
 B rows, T new tokens, S entries of a cache, C recent entries, H query heads, K key/value heads, D head, E embed.
 
-`step` reads a few tokens: a part of a prompt, or the one that was drawn last. Blocks are unrolled, and their weights and
-caches are arrays of their own (`unstack`), so that nothing is written but what changes: new keys go into a small array of
-recent ones, at one place for all rows, and `merge` puts them into the cache once in a while.
+`step` reads a few tokens: a part of a prompt, or the one that was drawn last. Blocks are unrolled, and their weights
+and caches are arrays of their own (`unstack`), so that nothing is written but what changes: new keys go into a small
+array of recent ones, at one place for all rows, and `merge` puts them into the cache once in a while.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Sampling:
             raise UserError(f"min_p={self.min_p} must be between 0 and 1")
 
 
-GREEDY = Sampling(temperature=0.0)
+PLAIN, GREEDY = Sampling(), Sampling(temperature=0.0)
 
 
 class Rules(NamedTuple):
@@ -148,8 +148,8 @@ def draw_key(base: jax.Array, epoch: jax.Array, position: jax.Array) -> jax.Arra
     return fold(fold(base, epoch), position)
 
 
-def row_keys(seed: int, problem: np.ndarray, sample: np.ndarray) -> jax.Array:
-    """Return the base keys [B] of samples: of the seed, the problem (uint32) and the sample's number, and no more."""
+def row_keys(key: jax.Array, problem: np.ndarray, sample: np.ndarray) -> jax.Array:
+    """Return the keys [B] of samples: of the common key, the problem (uint32) and the sample's number, and no more."""
     fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    keys = fold(jax.random.key(seed), jnp.asarray(problem, jnp.uint32))
+    keys = fold(key, jnp.asarray(problem, jnp.uint32))
     return jax.vmap(jax.random.fold_in)(keys, jnp.asarray(sample, jnp.uint32))

@@ -1,8 +1,9 @@
 """Sample many texts: a queue of requests, a batch of rows that is refilled as rows end, each prompt read once.
 
-The device draws in chunks of `CHUNK` tokens; between chunks the host takes the rows that have ended, gives their places
-to the next requests, and makes the cache longer where it must be. What a sample is does not depend on its neighbors: its
-noise comes from the seed, the prompt, the sample's number and the token's, so 64 samples begin with the same 16.
+The device draws in chunks of `CHUNK` tokens; between chunks the host takes the rows that have ended, gives their
+places to the next requests, and makes the cache longer where it must be. What a sample is does not depend on its
+neighbors: its noise comes from the seed, the prompt, the sample's number and the token's, so 64 samples begin with the
+same 16. (Up to rounding: the sums of another batch size, or of a longer cache, may differ in their last bits.)
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from pathways_lite.models.decoding import Cache, StepWeights, empty_cache, merge
 from pathways_lite.objectives.prompts import Prompt
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Model
-from pathways_lite.sampling.automaton import FREE, Automata, Automaton, combine
-from pathways_lite.sampling.rows import RUNNING, Rows, advance
-from pathways_lite.sampling.rules import Rules, Sampling, row_keys
+from pathways_lite.sampling.automaton import FREE, Automaton, combine
+from pathways_lite.sampling.rows import LENGTH, RUNNING, Rows, advance
+from pathways_lite.sampling.rules import PLAIN, Rules, Sampling, row_keys
 
 CHUNK = 32  # tokens between two looks of the host
 _PAD = 64  # prompts and caches are padded to multiples of it
@@ -46,7 +47,7 @@ class Request:
     """
 
     prompt: Prompt
-    sampling: Sampling = Sampling()
+    sampling: Sampling = PLAIN
     max_tokens: int = 256
     samples: int = 1
     first_sample: int = 0
@@ -99,7 +100,7 @@ class Sampler:
 
     ends: tokens that end every text, besides the `end` of its prompt.
     rows: texts that are drawn at the same time, at most.
-    seed: of the noise.
+    key: of the noise.
     layout: how rows and heads are sharded.
     """
 
@@ -107,7 +108,7 @@ class Sampler:
     weights: StepWeights
     ends: tuple[int, ...]
     rows: int = 16
-    seed: int = 0
+    key: jax.Array = field(default_factory=lambda: jax.random.key(0))
     layout: Layout = field(default=ONE_DEVICE)
     chunk: int = CHUNK
 
@@ -239,7 +240,7 @@ class _Batch:
         length, limit = np.ones(size, np.int32), np.ones(size, np.int32)
         problem, number = np.zeros(size, np.uint32), np.zeros(size, np.uint32)
         ends = np.full((size, len(self._sampler.ends) + 1), -1, np.int32)
-        rules = [Sampling()] * size
+        rules = [PLAIN] * size
         for row, slot in slots.items():
             request = self._requests[slot.request]
             length[row] = len(request.prompt.tokens)
@@ -252,18 +253,19 @@ class _Batch:
         return Rows(
             (), tokens, length, limit, np.zeros((size, capacity), bool), np.zeros((size, capacity), np.float32),
             np.zeros((size, capacity), np.float32), states, np.zeros(size, np.int32), Rules.of(rules),
-            row_keys(self._sampler.seed, problem, number), np.zeros(size, np.int32), ends,
+            row_keys(self._sampler.key, problem, number), np.zeros(size, np.int32), ends,
         )  # fmt: skip
 
     def _empty(self, capacity: int) -> Rows:
         """Return rows that have all ended."""
         shape = (self._size, capacity)
         ids, floats = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+        ends = np.full((self._size, len(self._sampler.ends) + 1), -1, np.int32)
         one, zeros = np.ones(self._size, np.int32), np.zeros(self._size, np.int32)
         return Rows(
             empty_cache(self._sampler.config, self._size, 0), ids, one, one, np.zeros(shape, bool), floats, floats, ids,
-            np.full(self._size, 3, np.int32), Rules.of([Sampling()] * self._size),
-            row_keys(0, zeros, zeros), zeros, np.full((self._size, len(self._sampler.ends) + 1), -1, np.int32),
+            np.full(self._size, LENGTH, np.int32), Rules.of([PLAIN] * self._size),
+            row_keys(self._sampler.key, zeros, zeros), zeros, ends,
         )  # fmt: skip
 
     def _make_room(self, length: int) -> None:
