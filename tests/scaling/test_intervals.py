@@ -1,7 +1,9 @@
 """Intervals of the law, of a run and of a forecast, against simulations, textbooks and other methods."""
 
 import math
+import warnings
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -174,6 +176,20 @@ def test_a_wrong_law_is_found_out_by_its_rehearsals() -> None:
     }
     assert held["run"] < 0.5
     assert held["forecast"] > held["run"]
+
+
+@pytest.mark.parametrize("method", ["delta", "bootstrap"])
+def test_exact_data_need_no_wider_forecast(rungs: Table, method: Literal["delta", "bootstrap"]) -> None:
+    """Errors and intervals are both zero, but for rounding."""
+    exact = {**rungs, "L": 1.8 + 480 / rungs["N"] ** 0.35 + 2000 / rungs["D"] ** 0.37}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit = fit_law(CHINCHILLA, exact, bootstraps=10, method=method)
+        assert fit.rehearsal is not None
+        assert fit.rehearsal.misses
+        assert fit.rehearsal.factor == 1
+        (forecast,) = fit.predict({"N": np.array([1e10]), "D": np.array([1e12])}, kind="forecast")
+    assert forecast.high - forecast.low < 1e-4
 
 
 def test_a_forecast_inside_the_data_is_a_run_and_grows_beyond(ladder: Fit) -> None:

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.ladder import Ladder, fit_ladder
-from pathways_lite.scaling.ladder_report import write_ladder_report
+from pathways_lite.scaling.ladder_report import STAR_OFFSET, draw_ladder, write_ladder_report
 from pathways_lite.scaling.laws.chinchilla import CHINCHILLA
 from pathways_lite.scaling.report import render
+from pathways_lite.tracking.plot_style import style
 
 GOAL = {"N": 4e9, "D": 1e11}
 LOSS = 1.8 + 480 / 4e9**0.35 + 2000 / 1e11**0.37
@@ -54,6 +55,24 @@ def test_the_report_is_written(ladder: Ladder, tmp_path: Path) -> None:
     page = (tmp_path / "ladder.html").read_text()
     assert page.index("The run to predict") < page.index("Caveats" if ladder.fit.notes else "Parameters")
     assert "The run to predict" not in render(ladder.fit)
+
+
+def test_the_goal_is_seen_above_a_rung_of_its_size_and_the_star_beside_its_bar(ladder: Ladder) -> None:
+    size = float(ladder.fit.data["N"].max())
+    same = replace(ladder, goal_inputs={**ladder.goal_inputs, "N": size}, measured=ladder.predicted.value)
+    with style("light") as palette:
+        figure = draw_ladder(same, palette)
+        (ax,) = figure.axes
+        lines = {str(line.get_label()): line for line in ax.get_lines()}
+        goal = next(line for label, line in lines.items() if "to predict" in label)
+        others = [line for line in ax.get_lines() if line.get_linestyle() != "None" and line is not goal]
+        assert all(goal.get_zorder() > line.get_zorder() for line in others if len(line.get_xdata()) == 60)
+        assert all(goal.get_linewidth() > line.get_linewidth() for line in others if len(line.get_xdata()) == 60)
+        star = lines["measured"]
+        figure.canvas.draw()
+        at_goal = ax.transData.transform((same.goal_inputs["D"], same.predicted.value))
+        drawn = star.get_transform().transform((same.goal_inputs["D"], same.predicted.value))
+        assert (drawn - at_goal).tolist() == pytest.approx([STAR_OFFSET * figure.dpi / 72, 0])
 
 
 def test_a_ladder_without_trained_rungs_is_refused(tmp_path: Path, corpus: Path) -> None:

@@ -1,5 +1,8 @@
 """Properties of the solver that need no published data."""
 
+import contextlib
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 from scipy import optimize
 
 from pathways_lite.errors import UserError
-from pathways_lite.scaling import bootstrap
+from pathways_lite.scaling import bootstrap, solver
 from pathways_lite.scaling.checks import validate_columns
 from pathways_lite.scaling.fit import Fit, fit_law, leave_largest_out
 from pathways_lite.scaling.law import double_precision
@@ -53,6 +56,23 @@ def test_never_worse_than_scipy(rungs: Table, loss: Huber | LeastSquares) -> Non
 
 
 @pytest.mark.slow
+def test_all_starts_are_counted_however_long_they_take(rungs: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are not done after the first evaluations are finished, not counted as elsewhere."""
+    patient = solve(CHINCHILLA, rungs, starts=40)
+    monkeypatch.setattr(solver, "SCREENING_EVALUATIONS", 20)
+    hurried = solve(CHINCHILLA, rungs, starts=40)
+    assert hurried.reached == patient.reached == 40
+
+
+@pytest.mark.parametrize("L", [2.5, 1.0])
+def test_a_constant_loss_has_no_optimum_and_no_warnings(rungs: Table, L: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit = fit_law(CHINCHILLA, {**rungs, "L": np.full(15, L)}, bootstraps=5, starts=5)
+        with contextlib.suppress(UserError):  # unless rounding left the exponents positive
+            assert fit.optimal(1e21)["L"].value == pytest.approx(L, rel=1e-3)
+
+
 def test_least_absolute_is_the_limit_of_huber(rungs: Table) -> None:
     absolute = solve(CHINCHILLA, rungs, loss=LeastAbsolute())
     huber = solve(CHINCHILLA, rungs, loss=Huber(1e-7))

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +103,7 @@ def test_formats_follow_from_the_content(tmp_path: Path) -> None:
 
 def test_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
     for name, content, sentence in (
-        ("book.xlsx", b"PK\x03\x04rest", "an Excel workbook; save the sheet as CSV"),
+        ("book.xlsx", b"PK\x03\x04rest", "is an archive; unpack it"),
         ("old.xls", b"\xd0\xcf\x11\xe0rest", "an Excel workbook"),
         ("empty.csv", b"\n", "is empty"),
         ("twice.csv", b"N,L,L\n1,2,3\n", "more than one column named L"),
@@ -111,6 +113,90 @@ def test_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=sentence) as caught:
             read_table(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+def workbook(path: Path, sheets: dict[str, list[list[object]]]) -> Path:
+    """Write a workbook with the few parts that the format needs; texts are inline."""
+
+    def cell(value: object) -> str:
+        if isinstance(value, str):
+            return f'<c t="inlineStr"><is><t>{value}</t></is></c>'
+        return "<c/>" if value is None else f"<c><v>{value}</v></c>"
+
+    main = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    relations = "http://schemas.openxmlformats.org/package/2006/relationships"
+    kinds = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    parts = {
+        "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types"/>',
+        "_rels/.rels": f'<Relationships xmlns="{relations}"><Relationship Id="r1" Type="{kinds}/officeDocument" '
+        'Target="xl/workbook.xml"/></Relationships>',
+        "xl/workbook.xml": f'<workbook {main} xmlns:r="{kinds}"><sheets>'
+        + "".join(f'<sheet name="{name}" sheetId="{i}" r:id="r{i}"/>' for i, name in enumerate(sheets, 1))
+        + "</sheets></workbook>",
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{relations}">'
+        + "".join(
+            f'<Relationship Id="r{i}" Type="{kinds}/worksheet" Target="worksheets/s{i}.xml"/>'
+            for i in range(1, len(sheets) + 1)
+        )
+        + "</Relationships>",
+    }
+    for i, rows in enumerate(sheets.values(), 1):
+        lines = "".join(f"<row>{''.join(map(cell, row))}</row>" for row in rows)
+        parts[f"xl/worksheets/s{i}.xml"] = f"<worksheet {main}><sheetData>{lines}</sheetData></worksheet>"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in parts.items():
+            archive.writestr(name, f'<?xml version="1.0" encoding="UTF-8"?>{text}')
+    return path
+
+
+SHEET: list[list[object]] = [
+    [],
+    ["run", "N", "tokens", "final loss"],
+    ["a", 1e8, "2B", 3.25],
+    ["b", 2e8, "4B", 3.0],
+    ["crashed", 4e8, "8B", None],
+    [None, None, None, None],
+]
+
+
+def test_a_workbook_is_read_whatever_its_name(tmp_path: Path) -> None:
+    pytest.importorskip("python_calamine", reason="the extra `excel` is not installed")
+    for name in ("runs.xlsx", "runs.csv"):
+        table = read_table(workbook(tmp_path / name, {"notes": [], "runs": SHEET}), {"D": "tokens"})
+        assert table["run"].tolist() == ["a", "b", "crashed"]
+        assert table["N"].tolist() == [1e8, 2e8, 4e8]
+        assert numeric_column(table, "D").tolist() == [2e9, 4e9, 8e9]
+        np.testing.assert_equal(table["final loss"], [3.25, 3.0, np.nan])
+
+
+def test_a_sheet_is_named_where_a_workbook_has_several(tmp_path: Path) -> None:
+    pytest.importorskip("python_calamine", reason="the extra `excel` is not installed")
+    book = workbook(tmp_path / "book.xlsx", {"small": [["N"], [1]], "large": [["N"], [2]], "blank": []})
+    assert read_table(book, sheet="large")["N"].tolist() == [2]
+    for sheet, sentence in (
+        (None, "has the sheets small, large; name the one to read with --sheet"),
+        ("x", "no sheet 'x'; it has small, large, blank"),
+        ("blank", "has no sheet with rows"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            read_table(book, sheet=sheet)
+    (tmp_path / "plain.csv").write_text("N\n1\n")
+    with pytest.raises(UserError, match="is no workbook and has no sheets"):
+        read_table(tmp_path / "plain.csv", sheet="small")
+
+
+def test_a_damaged_workbook_is_said_so(tmp_path: Path) -> None:
+    pytest.importorskip("python_calamine", reason="the extra `excel` is not installed")
+    with zipfile.ZipFile(tmp_path / "cut.xlsx", "w") as archive:
+        archive.writestr("xl/workbook.xml", "<workbook")
+    with pytest.raises(UserError, match="an Excel workbook that cannot be read"):
+        read_table(tmp_path / "cut.xlsx")
+
+
+def test_without_the_extra_a_workbook_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "python_calamine", None)  # makes the import fail
+    with pytest.raises(UserError, match=r"needs the extra `excel` \(make install EXTRA=excel\); or save"):
+        read_table(workbook(tmp_path / "runs.xlsx", {"runs": SHEET}))
 
 
 def test_a_chart_exported_by_wandb_becomes_rows(tmp_path: Path) -> None:

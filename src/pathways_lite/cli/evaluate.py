@@ -57,6 +57,14 @@ def evaluate(
         typer.Option(parser=local_path, help="write held-out text with the loss of each token in color (HTML)"),
     ] = None,
     average: OfAverage = False,
+    along: Annotated[
+        bool, typer.Option("--along", help="evaluate every checkpoint that the run keeps, and write a table of them")
+    ] = False,
+    every: Annotated[int, typer.Option(min=1, help="with --along: each that many-th checkpoint of a stage")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=local_path, help="with --along: the table, .csv or .parquet; default: RUN/along.csv"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
 ) -> None:
     """Measure loss, perplexity and bits per byte on held-out documents, per domain, and compare with compressors.
@@ -65,6 +73,9 @@ def evaluate(
 
     Documents longer than the sequence length L are cut into windows. With --overlap N each scored token after the first
     L sees at least N tokens of its document, and the evaluation takes L / (L - N) times as long.
+
+    --along evaluates all kept checkpoints of a run on the same text, one row each with N, D, C and losses as in
+    `runs table`, and a picture. Rows that the table has already are not measured again.
 
     Examples:
 
@@ -79,7 +90,10 @@ def evaluate(
     - `pathways-lite evaluate runs/ul2r_demo --infilling`
 
     - `pathways-lite evaluate runs/demo --page tokens.html`
+
     - `pathways-lite evaluate runs/averaged --average`
+
+    - `pathways-lite evaluate runs/demo --along --every 2`
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.evaluation.as_trained import AS_TRAINED
@@ -90,6 +104,17 @@ def evaluate(
     from pathways_lite.training.load import load_model
     from pathways_lite.training.token_losses import score_samples, write_samples_page
 
+    if along:
+        from pathways_lite.cli.evaluate_along import evaluate_along
+
+        if page is not None or infilling:
+            raise UserError("--along writes a table of losses; give --page and --infilling for one checkpoint")
+        evaluate_along(
+            path, out, every=every, corpus=corpus, tokens=tokens, overlap=overlap, average=average, as_json=as_json
+        )
+        return
+    if every != 1 or out is not None:
+        raise UserError("--every and --out are for --along, which writes a table; results of one checkpoint: --json")
     if page is not None and not page.parent.is_dir():
         raise UserError(f"--page {page}: there is no directory {page.parent}")
     if text and corpus is not None:

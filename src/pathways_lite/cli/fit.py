@@ -14,6 +14,7 @@ from pathways_lite.cli.fit_table import (
     DecimalMark,
     DropMissing,
     RowChoice,
+    Sheet,
     TablePath,
     Where,
     output_path,
@@ -66,6 +67,7 @@ def fit_law(
     where: Where = None,
     drop_missing: DropMissing = False,
     decimal: DecimalMark = None,
+    sheet: Sheet = None,
     feature: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,7 +110,7 @@ def fit_law(
             f"CURVE.csv --law {chosen_law.name}`"
         )
     path = out or output_path(table, f"{chosen_law.name.partition(':')[0]}.json")
-    choice = RowChoice(where or (), drop_missing, decimal, drop_highest)
+    choice = RowChoice(where or (), drop_missing, decimal, drop_highest, sheet)
     method = None if intervals is None or bootstraps == 0 else parse_method(intervals)
     settings: dict[str, Any] = {"starts": starts, "seed": seed, "bca": bca, "method": method}
     settings |= {"link": None if link is None else parse_link(link), "loss": None if loss is None else parse_loss(loss)}
@@ -239,6 +241,7 @@ def compare(
     where: Where = None,
     drop_missing: DropMissing = False,
     decimal: DecimalMark = None,
+    sheet: Sheet = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit several laws without the largest runs, and compare how well they predict these runs.
@@ -260,7 +263,7 @@ def compare(
 
     chosen = [find_law(name) for name in law]
     needed = tuple(dict.fromkeys(name for one in chosen for name in (*one.inputs, one.target)))
-    rows = read_rows(table, columns, needed, choice=RowChoice(where or (), drop_missing, decimal))
+    rows = read_rows(table, columns, needed, choice=RowChoice(where or (), drop_missing, decimal, sheet=sheet))
     for sentence in rows.left_out:
         typer.echo(sentence, err=True)
     results = held_out_errors(chosen, with_shared_names(chosen, rows.table), by=by, count=count, seed=seed)

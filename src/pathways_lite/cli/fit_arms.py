@@ -14,6 +14,7 @@ from pathways_lite.cli.fit_table import (
     DecimalMark,
     DropMissing,
     RowChoice,
+    Sheet,
     TablePath,
     Where,
     read_rows,
@@ -44,6 +45,7 @@ def arms(
     where: Where = None,
     drop_missing: DropMissing = False,
     decimal: DecimalMark = None,
+    sheet: Sheet = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit one law to all arms, in which an arm's tokens (or compute, or parameters) count f times the baseline's.
@@ -64,7 +66,9 @@ def arms(
     if law not in BASES:
         raise UserError(f"factors are fitted with {', '.join(BASES)}, not with {law}")
     base = BASES[law]
-    rows = read_rows(table, columns, (*base.inputs, "L"), by=arm, choice=RowChoice(where or (), drop_missing, decimal))
+    rows = read_rows(
+        table, columns, (*base.inputs, "L"), by=arm, choice=RowChoice(where or (), drop_missing, decimal, sheet=sheet)
+    )
     names = np.array([str(value) for value in rows.table[arm]], dtype=object)
     if seeds is not None and seeds not in rows.table:
         raise UserError(f"{table} has no column {seeds!r} of seeds; it has {', '.join(rows.table)}")

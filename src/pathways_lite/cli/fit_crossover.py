@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
-from pathways_lite.cli.fit_table import Columns, DecimalMark, DropMissing, RowChoice, TablePath, Where, read_rows
+from pathways_lite.cli.fit_table import Columns, DecimalMark, DropMissing, RowChoice, Sheet, TablePath, Where, read_rows
 
 
 def crossover(
@@ -24,6 +24,7 @@ def crossover(
     where: Where = None,
     drop_missing: DropMissing = False,
     decimal: DecimalMark = None,
+    sheet: Sheet = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit a power law of the loss to each of two arms, and find where they cross, with an interval.
@@ -36,7 +37,9 @@ def crossover(
     from pathways_lite.scaling.isoflop import find_crossover
     from pathways_lite.scaling.table import derive_columns, numeric_column
 
-    rows = read_rows(table, columns, (x, "L"), by=arm, choice=RowChoice(where or (), drop_missing, decimal))
+    rows = read_rows(
+        table, columns, (x, "L"), by=arm, choice=RowChoice(where or (), drop_missing, decimal, sheet=sheet)
+    )
     full = derive_columns(rows.table, (x,))
     losses, scale = numeric_column(full, "L"), numeric_column(full, x)
     names = np.array([str(value) for value in full[arm]], dtype=object)

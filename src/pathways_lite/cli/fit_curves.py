@@ -11,7 +11,16 @@ import numpy as np
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
-from pathways_lite.cli.fit_table import DecimalMark, RowChoice, Where, read_rows
+from pathways_lite.cli.fit_table import (
+    DecimalMark,
+    RowChoice,
+    Sheet,
+    Where,
+    is_study_or_runs,
+    output_path,
+    read_rows,
+    study_directory,
+)
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -23,7 +32,8 @@ def curves(
         list[Path],
         typer.Argument(
             parser=local_path,
-            help="a file per curve with columns step, lr and loss, or one with a column that names runs",
+            help="a file per curve with columns step, lr and loss, or one with a column that names runs; or run "
+            "directories, directories of them, or a study: their training losses",
         ),
     ],
     law: Annotated[str, typer.Option(help="multi-power or annealing; several: each")] = "multi-power",
@@ -44,9 +54,13 @@ def curves(
     seed: Annotated[int, typer.Option(help="random seed of the starts")] = 0,
     where: Where = None,
     decimal: DecimalMark = None,
+    sheet: Sheet = None,
     out: Annotated[
         Path | None,
-        typer.Option(parser=local_path, help="file of the result; default: curves.json beside the first file"),
+        typer.Option(
+            parser=local_path,
+            help="file of the result; default: curves.json beside the first file, or in its directory",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -60,6 +74,8 @@ def curves(
     - `pathways-lite fit curves cosine.csv constant.csv wsd.csv --test wsd`
 
     - `pathways-lite fit curves history.csv --run Name --law annealing --test 'wsd*'`
+
+    - `pathways-lite fit curves runs/cosine runs/constant runs/wsd --test wsd`
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
@@ -71,8 +87,11 @@ def curves(
         raise UserError(f"there is no law of curves {law!r}; there are {', '.join(CURVE_LAWS)}")
     read, notes = [], []
     for file in files:
-        rows = read_rows(file, column, (), choice=RowChoice(where or (), False, decimal))
-        found, sentences = _curves_of(file, rows.table, run, warmup, skip)
+        if is_study_or_runs(file):
+            found, sentences = _curves_of_runs(file, warmup, skip)
+        else:
+            rows = read_rows(file, column, (), choice=RowChoice(where or (), False, decimal, sheet=sheet))
+            found, sentences = _curves_of(file, rows.table, run, warmup, skip)
         read += found
         notes += sentences
     names = [curve.name for curve in read]
@@ -80,7 +99,7 @@ def curves(
     if unmatched := [pattern for pattern in test or () if not fnmatch.filter(names, pattern)]:
         raise UserError(f"--test {unmatched[0]!r} is none of the curves {', '.join(names)}")
     fit = fit_curves(CURVE_LAWS[law], read, tested, momentum=momentum, seed=seed)
-    path = out or files[0].with_name("curves.json")
+    path = out or output_path(files[0], "curves.json")
     with lock_file(path):
         written = write_curves_report(fit, read, path)
     notes += fit.notes
@@ -112,6 +131,20 @@ def _summary(fit: CurveFit, role: str) -> str:
         f"{s['worst_over_curves']:.3%} (mean, worst); over all points {s['mean_over_points']:.3%} and "
         f"{s['worst_point']:.3%}."
     )
+
+
+def _curves_of_runs(path: Path, warmup: int | None, skip: int) -> tuple[list[Curve], list[str]]:
+    """Return the curves of the runs that `path` means."""
+    from pathways_lite.scaling.curves import read_curve
+    from pathways_lite.scaling.run_curves import run_curves
+
+    tables, notes = run_curves(study_directory(path))
+    found = []
+    for name, table in tables.items():
+        curve, sentences = read_curve(name, table, warmup=warmup, skip=skip)
+        found.append(curve)
+        notes += sentences
+    return found, notes
 
 
 def _curves_of(

@@ -14,6 +14,7 @@ from pathways_lite.cli.fit_table import (
     DecimalMark,
     DropMissing,
     RowChoice,
+    Sheet,
     TablePath,
     Where,
     output_path,
@@ -36,6 +37,7 @@ def isoflop(
     where: Where = None,
     drop_missing: DropMissing = False,
     decimal: DecimalMark = None,
+    sheet: Sheet = None,
     out: Annotated[
         Path | None, typer.Option(parser=local_path, help="file of the result; default: isoflop.json beside the table")
     ] = None,
@@ -67,7 +69,9 @@ def isoflop(
     target = None if at is None else single_numbers([at if "=" in at else f"C={at}"])
     if target is not None and set(target) != {"C"}:
         raise UserError(f"--at {at} is not a budget; give e.g. --at C=1e24")
-    rows = read_rows(table, columns, ("C", "N", "D", "L"), choice=RowChoice(where or (), drop_missing, decimal))
+    rows = read_rows(
+        table, columns, ("C", "N", "D", "L"), choice=RowChoice(where or (), drop_missing, decimal, sheet=sheet)
+    )
     analysis = analyze_isoflops(
         rows.table, at=None if target is None else target["C"], akima=akima, tolerance=tolerance,
         bootstraps=bootstraps, seed=seed,

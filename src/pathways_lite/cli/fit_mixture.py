@@ -13,6 +13,7 @@ from pathways_lite.cli.fit_table import (
     DecimalMark,
     DropMissing,
     RowChoice,
+    Sheet,
     TablePath,
     Where,
     output_path,
@@ -44,6 +45,7 @@ def mixture(
     where: Where = None,
     drop_missing: DropMissing = False,
     decimal: DecimalMark = None,
+    sheet: Sheet = None,
     out: Annotated[
         Path | None, typer.Option(parser=local_path, help="file of the fit; default: mixture.json beside the table")
     ] = None,
@@ -79,7 +81,9 @@ def mixture(
             weights[name] = float(weight)
         except ValueError:
             raise UserError(f"--target {term}: {weight!r} is not a weight; write e.g. --target {name}=2") from None
-    rows = read_rows(table, columns, (*chosen.inputs, *weights), choice=RowChoice(where or (), drop_missing, decimal))
+    rows = read_rows(
+        table, columns, (*chosen.inputs, *weights), choice=RowChoice(where or (), drop_missing, decimal, sheet=sheet)
+    )
     path = out or output_path(table, "mixture.json")
     fits, files = [], []
     with lock_file(path), count_progress("fitting", len(weights), "targets") as advance:

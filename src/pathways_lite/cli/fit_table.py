@@ -24,8 +24,8 @@ TablePath = Annotated[
     Path,
     typer.Argument(
         parser=local_path,
-        help="CSV (also .gz), Parquet, Feather or JSON, e.g. the output of `runs table` or an export of W&B; or a "
-        "study (its file, or its directory), or a directory of runs: the last evaluation of every finished run",
+        help="CSV (also .gz), Parquet, Feather, JSON or Excel, e.g. the output of `runs table` or an export of W&B; "
+        "or a study (its file, or its directory), or a directory of runs: the last evaluation of every finished run",
     ),
 ]
 Where = Annotated[
@@ -40,6 +40,11 @@ DropMissing = Annotated[
 ]
 DecimalMark = Annotated[str | None, typer.Option("--decimal", help="the table's decimal mark: , or . (the default)")]
 
+Sheet = Annotated[str | None, typer.Option("--sheet", help="the sheet of a workbook, if it has several")]
+
+UNFINISHED = frozenset({"crashed", "failed", "killed", "running", "preempted"})
+"""States of runs in exports of W&B, apart from finished."""
+
 
 @dataclass(frozen=True)
 class RowChoice:
@@ -49,6 +54,7 @@ class RowChoice:
     drop_missing: bool = False
     decimal: str | None = None
     drop_highest: int = 0
+    sheet: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,10 +86,12 @@ def read_rows(
     if is_study_or_runs(path):
         table = rename_columns(finished_runs(path), names, str(path))
     else:
-        table = read_table(path, names, decimal=cast("Decimal | None", choice.decimal))
+        table = read_table(path, names, decimal=cast("Decimal | None", choice.decimal), sheet=choice.sheet)
     if by is not None and by not in table:
         raise UserError(f"{path} has no column {by!r} that names runs; it has {', '.join(sorted(table))}")
     origin: dict[str, Any] = {"table": path.name, "columns": names}
+    if choice.sheet is not None:
+        origin["sheet"] = choice.sheet
     for condition in choice.where:
         table = _select(table, rows_where(condition, table))
     left_out = []
@@ -97,12 +105,26 @@ def read_rows(
         assert target is not None
         kept = np.sort(np.argsort(-numeric_column(table, target), kind="stable")[choice.drop_highest :])
         table = _select(table, kept)
+    left_out += _unfinished(table)
     origin["dropped"] = f"the {choice.drop_highest} highest {target}" if choice.drop_highest else "nothing"
     return Rows(table, None if by is None else table[by], {**origin, "resampled": by or "rows"}, tuple(left_out))
 
 
 def _select(table: Table, rows: np.ndarray) -> Table:
     return {name: column[rows] for name, column in table.items()}
+
+
+def _unfinished(table: Table) -> list[str]:
+    """Say that W&B's column of states names runs whose loss is not their last one."""
+    for name in ("State", "state"):
+        states = [str(state) for state in table.get(name, ())]
+        if other := [state for state in states if state in UNFINISHED]:
+            kinds = ", ".join(dict.fromkeys(other))
+            return [
+                f"{len(other)} of {len(states)} rows are of runs that are not finished ({name}: {kinds}), whose loss "
+                f"may not be their last; leave them out with --where '{name} == \"finished\"'."
+            ]
+    return []
 
 
 def _drop_missing(table: Table, needed: Sequence[str]) -> tuple[Table, str]:

@@ -38,7 +38,8 @@ def _check_numbers(law: Law, name: str, values: np.ndarray) -> None:
     if len(bad_rows):
         more = f" and {len(bad_rows) - 1} more rows are not finite either" if len(bad_rows) > 1 else ""
         raise UserError(
-            f"column {name} has {values[bad_rows[0]]} in row {bad_rows[0] + 1}{more}; drop these rows or fill them in"
+            f"column {name} has {values[bad_rows[0]]} in row {bad_rows[0] + 1}{more}; leave such rows "
+            "out (--drop-missing) or fill them in"
         )
     if name in law.any_sign or (name == law.target and law.link == "raw"):
         return

@@ -47,13 +47,19 @@ class Linearization:
             return math.inf
         return float(stats.t.ppf((1 + level) / 2, self.degrees_of_freedom))
 
+    def _gradient(self, quantity: Quantity, inputs: Any) -> np.ndarray:
+        with double_precision():
+            _, gradient = _quantity_and_gradient(quantity, self.law, self.working, self.centers, inputs)
+            return np.nan_to_num(np.asarray(gradient))
+
+    def covariance_of(self, quantity: Quantity, inputs: Any) -> np.ndarray:
+        """Return the covariance [n, n] of a quantity on its scale."""
+        gradient = self._gradient(quantity, inputs)
+        return gradient @ self.covariance @ gradient.T
+
     def standard_error(self, quantity: Quantity, inputs: Any) -> np.ndarray:
         """Return the standard errors [n] of a quantity on its scale."""
-        with double_precision():
-            _, gradient = map(
-                np.asarray, _quantity_and_gradient(quantity, self.law, self.working, self.centers, inputs)
-            )
-        gradient = np.nan_to_num(gradient)
+        gradient = self._gradient(quantity, inputs)
         return np.sqrt(np.maximum(np.einsum("ni,ij,nj->n", gradient, self.covariance, gradient), 0))
 
     def half_widths(self, quantity: Quantity, inputs: Any, level: float) -> np.ndarray:

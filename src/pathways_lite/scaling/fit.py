@@ -257,6 +257,7 @@ def fit_law(
     """
     columns = validate_columns(replace(law, link=link or law.link), table, units=units)
     rows = len(columns[law.target])
+    names = row_names(table, rows)
     solution = solve(law, columns, link=link, loss=loss, starts=starts, seed=seed, progress=progress)
     if method is None and bootstraps:
         method = "bootstrap" if bca else choose_method(law, rows, solution.loss, grouped=groups is not None)
@@ -270,9 +271,11 @@ def fit_law(
         law=law, link=solution.link, loss=solution.loss, values=solution.values, objective=solution.objective,
         starts=solution.starts, reached=solution.reached, converged=solution.converged, seed=seed, data=columns,
         groups=groups, samples=samples, jackknife=jackknife, origin=dict(origin or {}), method=method,
-        notes=tuple(fit_notes(solution, columns, groups=groups, has_intervals=method is not None or not bootstraps)),
+        notes=tuple(fit_notes(
+            solution, columns, groups=groups, has_intervals=method is not None or not bootstraps, names=names,
+        )),
         rehearsal=None if method is None or law.averaged else rehearse(solution, columns),
-        row_names=row_names(table, rows),
+        row_names=names,
     )  # fmt: skip
 
 

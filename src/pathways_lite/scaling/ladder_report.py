@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from pathways_lite.scaling.ladder import Ladder
 from pathways_lite.scaling.plots import set_log_scale
@@ -14,6 +15,8 @@ from pathways_lite.scaling.solver import predict
 from pathways_lite.tracking.formatting import si
 from pathways_lite.tracking.page import paragraph, picture, section
 from pathways_lite.tracking.plot_style import Palette, line_style, save_figure, style, to_svg
+
+STAR_OFFSET = 11  # points by which the measurement stands beside the bar of its prediction
 
 
 def write_ladder_report(ladder: Ladder, folder: Path) -> list[Path]:
@@ -46,9 +49,11 @@ def draw_ladder(ladder: Ladder, palette: Palette) -> Figure:
         is_goal = i == len(sizes)
         columns = {name: np.full(60, ladder.goal_inputs[name]) for name in law.inputs}
         columns |= {size_name: np.full(60, size), x_name: grid}
-        goal_line = {"color": palette.ink, "linestyle": (0, (1, 1.5))}
-        line = goal_line if is_goal else {**line_style(i, palette), "marker": ""}
-        ax.plot(grid, predict(law, fit.values, columns), linewidth=1.2, **line)
+        # The goal's line may lie on that of a rung of its size: wider and above it, it is seen on both sides.
+        goal_line = {"color": palette.ink, "linestyle": (0, (1, 1.5)), "linewidth": 2.4, "zorder": 4}
+        line = goal_line if is_goal else {**line_style(i, palette), "marker": "", "linewidth": 1.2}
+        label = f"law at {size_name} = {si(size)}, to predict" if is_goal else None
+        ax.plot(grid, predict(law, fit.values, columns), label=label, **line)
         if not is_goal:
             rows = fit.data[size_name] == size
             points = {**line_style(i, palette), "linestyle": ""}
@@ -57,12 +62,16 @@ def draw_ladder(ladder: Ladder, palette: Palette) -> Figure:
     error_bars = [[predicted.value - predicted.low], [predicted.high - predicted.value]]
     ax.errorbar(
         [goal_x], [predicted.value], error_bars, color=palette.ink, marker="_", capsize=5, markersize=12, linestyle="",
-        label=f"predicted, {size_name} = {si(ladder.goal_inputs[size_name])}", elinewidth=3,
+        label="predicted", elinewidth=3, zorder=5,
     )  # fmt: skip
     if ladder.of_forecast.has_limits:
         ax.vlines([goal_x], [ladder.of_forecast.low], [ladder.of_forecast.high], color=palette.ink, linewidth=1)
     if ladder.measured is not None:
-        ax.plot([goal_x], [ladder.measured], "*", color=palette.series[1], markersize=13, label="measured")
+        beside = ScaledTranslation(STAR_OFFSET / 72, 0, figure.dpi_scale_trans)
+        ax.plot(
+            [goal_x], [ladder.measured], "*", color=palette.series[1], markersize=12, label="measured", zorder=6,
+            transform=ax.transData + beside,
+        )  # fmt: skip
     set_log_scale(ax)
     ax.set(xlabel=x_name, ylabel=law.target)
     ax.legend()

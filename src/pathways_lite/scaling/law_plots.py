@@ -1,4 +1,4 @@
-"""Figures of the law itself: its curve with a band, losses over compute, IsoFLOP slices, correlations."""
+"""Figures of the law itself: its curve with a band, losses over compute, IsoFLOP slices."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pathways_lite.scaling.fit import Fit
-from pathways_lite.scaling.plots import amount, set_log_scale
+from pathways_lite.scaling.plots import COUNTS, amount, set_log_scale
 from pathways_lite.scaling.table import COLUMNS
 from pathways_lite.tracking.plot_style import Palette, Theme, line_style, style, to_svg
 
-COUNTS = frozenset({"N", "D", "U", "N_active", "N_average", "D_examples", "N_non_embedding"})
 MOST_LINES = 6
 BEYOND = 10.0  # times the data's range, to which a law is drawn
 BAND = 0.25  # runs within this fraction of a budget belong to its slice
@@ -103,35 +102,3 @@ def _draw_slices(ax: Axes, fit: Fit, palette: Palette) -> None:
     set_log_scale(ax, "x", counts="x")
     ax.set(xlabel="parameters N")
     ax.legend(fontsize=8)
-
-
-def correlation_svg(fit: Fit, theme: Theme) -> str | None:
-    """Plot the correlations of the parameters over bootstrap samples, in the coordinates of the fit's logarithms."""
-    names = [p.name for p in fit.law.parameters if p.name in fit.samples]
-    if len(names) < 2 or fit.bootstraps < 10 or len(names) > 12:
-        return None
-    columns = []
-    for parameter in fit.law.parameters:
-        values = fit.samples[parameter.name]
-        columns.append(np.log(values) if parameter.kind == "positive" and (values > 0).all() else values)
-    good = np.isfinite(columns).all(axis=0)
-    if good.sum() < 10 or any(np.ptp(column[good]) == 0 for column in columns):
-        return None
-    correlation = np.corrcoef([column[good] for column in columns])
-    with style(theme) as palette:
-        size = 1.4 + 0.55 * len(names)
-        figure = Figure(figsize=(size + 1, size), layout="constrained")
-        ax = figure.subplots()
-        image = ax.imshow(correlation, vmin=-1, vmax=1, cmap="RdBu_r")
-        ax.grid(visible=False)
-        labels = [f"ln {p.name}" if p.kind == "positive" else p.name for p in fit.law.parameters]
-        ax.set_xticks(range(len(names)), labels, rotation=60)
-        ax.set_yticks(range(len(names)), labels)
-        for i in range(len(names)):
-            for j in range(len(names)):
-                dark = abs(correlation[i, j]) > 0.6
-                color = "white" if dark else "#1d2433"
-                ax.text(j, i, f"{correlation[i, j]:.2f}", ha="center", va="center", fontsize=8, color=color)
-        figure.colorbar(image, ax=ax, shrink=0.8)
-        ax.tick_params(colors=palette.ink)
-        return to_svg(figure)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -21,15 +21,23 @@ UNIT_GAP = 2.5  # powers of ten without a value between two groups of values
 
 
 def fit_notes(
-    solution: Solution, columns: Table, *, groups: np.ndarray | None = None, has_intervals: bool = True
+    solution: Solution,
+    columns: Table,
+    *,
+    groups: np.ndarray | None = None,
+    has_intervals: bool = True,
+    names: Sequence[str] | None = None,
 ) -> list[str]:
-    """Return the notes on a fit, a sentence or two each; `has_intervals`: not asked for and refused."""
+    """Return the notes on a fit, a sentence or two each.
+
+    `has_intervals`: they were not asked for and refused. `names`: of the rows.
+    """
     return [
         *_of_the_optimum(solution),
         *_of_intervals(solution, columns, groups, has_intervals),
         *_of_parameters(solution, columns),
         *_of_the_data(solution, columns),
-        *_of_residuals(solution, columns),
+        *_of_residuals(solution, columns, names),
     ]
 
 
@@ -124,7 +132,7 @@ def _of_perplexities(columns: Table) -> Iterator[str]:
         )
 
 
-def _of_residuals(solution: Solution, columns: Table) -> Iterator[str]:
+def _of_residuals(solution: Solution, columns: Table, names: Sequence[str] | None) -> Iterator[str]:
     law, target = solution.law, columns[solution.law.target]
     if len(target) < len(law.parameters) + 3 or law.averaged:
         return
@@ -137,6 +145,9 @@ def _of_residuals(solution: Solution, columns: Table) -> Iterator[str]:
     if not 0 < far.sum() <= 0.1 * len(target):
         return
     rows = np.flatnonzero(far)[np.argsort(-np.abs(residuals[far]), kind="stable")]
-    shown = ", ".join(f"row {i + 1} ({target[i]:.4g}, the law says {predicted[i]:.4g})" for i in rows[:SHOWN_ROWS])
+    shown = ", ".join(
+        f"{f'row {i + 1}' if names is None else names[i]} ({target[i]:.4g}, the law says {predicted[i]:.4g})"
+        for i in rows[:SHOWN_ROWS]
+    )
     more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
     yield f"Outliers, over {OUTLIER:g} times the usual residual: {shown}{more}; look at them before trusting the fit."

@@ -8,8 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 
 from pathways_lite.scaling.fit import Fit
+from pathways_lite.scaling.quality import worst_rows
 from pathways_lite.scaling.table import derive_columns, numeric_column
-from pathways_lite.tracking.plot_style import Theme, style, to_svg
+from pathways_lite.tracking.plot_style import Palette, Theme, label_text, style, to_svg
+
+COUNTS = frozenset({"N", "D", "U", "N_active", "N_average", "D_examples", "N_non_embedding"})
+"""Inputs whose values are written like 1B."""
 
 
 def fit_svg(fit: Fit, theme: Theme) -> str:
@@ -38,14 +42,38 @@ def residuals_svg(fit: Fit, theme: Theme) -> str:
         axes = figure.subplots(len(inputs), 1, squeeze=False, sharey=True)[:, 0]
         measured = fit.data[fit.law.target]
         percent = 100 * (measured - fit.predicted()) / np.maximum(np.abs(measured), 1e-300)
+        named = [(row.index, label_text(_short(row.name))) for row in worst_rows(fit)]
         for i, (ax, name) in enumerate(zip(axes, inputs, strict=True)):
             ax.axhline(0, color=palette.faint, linewidth=1)
             ax.plot(fit.data[name], percent, "o", color=palette.series[i % 5], markersize=4, alpha=0.7)
             if fit.data[name].min() > 0:
-                set_log_scale(ax, "x")
+                set_log_scale(ax, "x", counts="x" if name in COUNTS else "")
+            _name_points(ax, [(float(fit.data[name][row]), float(percent[row]), text) for row, text in named], palette)
             ax.set_xlabel(name)
             ax.set_ylabel("residual (%)")
         return to_svg(figure)
+
+
+def _short(name: str, most: int = 28) -> str:
+    """Return the end of a long name: names of runs begin alike."""
+    return name if len(name) <= most else "…" + name[1 - most :]
+
+
+def _name_points(ax: Axes, points: list[tuple[float, float, str]], palette: Palette) -> None:
+    """Write names beside points, towards the middle of the axes, and apart where points are close."""
+    low, high = ax.get_xlim()
+    bottom, top = ax.get_ylim()
+    middle = np.sqrt(low * high) if ax.get_xscale() == "log" else (low + high) / 2
+    step = 0.11 * (top - bottom)  # the height of a line of text
+    written: list[float] = []
+    for x, y, text in sorted(points, key=lambda point: point[1]):
+        at = max([y, *(other + step for other in written if abs(other + step - y) < 2 * step and other + step > y)])
+        written.append(at)
+        is_left = x > middle
+        ax.annotate(
+            text, (x, y), xytext=((-6 if is_left else 6), (at - y) / (top - bottom) * 130), textcoords="offset points",
+            ha="right" if is_left else "left", va="center", fontsize=7.5, color=palette.ink,
+        )  # fmt: skip
 
 
 def frontier_svg(fit: Fit, theme: Theme) -> str | None:
@@ -68,7 +96,7 @@ def frontier_svg(fit: Fit, theme: Theme) -> str | None:
             ax.plot(budgets, value, color=palette.series[i], label=label, linestyle=("-", "--")[i])
             ax.fill_between(budgets, low, high, color=palette.series[i], alpha=0.18, linewidth=0)
         ax.axvspan(C.max(), budgets[-1], color=palette.grid, zorder=0, label="beyond the data")
-        set_log_scale(ax)
+        set_log_scale(ax, counts="y")
         ax.set(xlabel="compute C (FLOPs)", ylabel="optimal N and D")
         ax.legend()
         return to_svg(figure)
@@ -80,10 +108,6 @@ def amount(value: float, _: object = None) -> str:
         if 0.9995 * unit <= abs(value) < 9.995e14:
             return f"{value / unit:.3g}{suffix}"
     return f"{value:.3g}".replace("e+", "e")
-
-
-def _power_of_ten(value: float, _: object = None) -> str:
-    return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
 
 
 def set_log_scale(ax: Axes, axis_names: str = "xy", *, counts: str = "") -> None:

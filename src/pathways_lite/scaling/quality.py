@@ -20,12 +20,13 @@ WORST_ROWS = 3
 
 @dataclass(frozen=True)
 class WorstRow:
-    """A row that the law misses; `error` is measured over predicted, minus 1."""
+    """A row that the law misses; `error` is measured minus predicted, relative to measured."""
 
     name: str
     measured: float
     predicted: float
     error: float
+    index: int  # from 0
 
 
 def quality(fit: Fit) -> dict[str, float]:
@@ -93,16 +94,18 @@ def noise_of_runs(fit: Fit) -> tuple[float, int]:
 def worst_rows(fit: Fit, count: int = WORST_ROWS) -> list[WorstRow]:
     """Return the rows with the largest relative errors, by name, or by number (from 1) if they have none."""
     measured, predicted = fit.data[fit.law.target], fit.predicted()
-    errors = measured / np.where(predicted == 0, np.nan, predicted) - 1
+    errors = (measured - predicted) / np.maximum(np.abs(measured), 1e-300)
     order = np.argsort(-np.abs(np.nan_to_num(errors)), kind="stable")[:count]
     return [
-        WorstRow(row_name(fit, i), float(measured[i]), float(predicted[i]), float(errors[i])) for i in map(int, order)
+        WorstRow(row_name(fit, i), float(measured[i]), float(predicted[i]), float(errors[i]), i)
+        for i in map(int, order)
     ]
 
 
 def row_name(fit: Fit, row: int) -> str:
-    """Return the name of a row, or its number from 1."""
-    return f"row {row + 1}" if fit.row_names is None else f"{fit.row_names[row]} (row {row + 1})"
+    """Return the name of a row, that of its group where rows have none, or its number from 1."""
+    names = fit.groups if fit.row_names is None else fit.row_names
+    return f"row {row + 1}" if names is None else f"{names[row]} (row {row + 1})"
 
 
 def published_objectives(fit: Fit) -> list[tuple[str, float]]:

@@ -25,6 +25,7 @@ from pathways_lite.scaling.table import Table, derive_columns
 LEFT_OUT = (0.0, 0.1, 0.2, 0.3, 0.4)  # shares of the rows that a rehearsal leaves out; 0: one value alone
 FOLDS = 5  # of rehearsals where no input orders the rows by size
 MIN_TASKS = 9
+ROUNDING = 1e-8  # relative errors of predictions below this are those of the arithmetic
 
 
 @dataclass(frozen=True)
@@ -136,5 +137,8 @@ def _misses(solution: Solution, columns: Table, kept: np.ndarray, values: Mappin
     linear = linearize(law, values, columns, solution.link, solution.loss, rows=kept)
     with double_precision():
         errors = np.asarray(link(left_out[law.target])) - np.asarray(link(predict(law, values, left_out)))
+        scale = np.maximum(np.abs(np.asarray(link(left_out[law.target]))), 1)
     law_error = linear.standard_error(Prediction(law, solution.link), {name: left_out[name] for name in law.inputs})
-    return np.abs(errors) / (linear.quantile(0.95) * np.hypot(law_error, linear.noise))
+    half_widths = linear.quantile(0.95) * np.hypot(law_error, linear.noise)
+    # Of exact data, errors and half-widths are what rounding leaves of zero.
+    return np.abs(errors) / np.maximum(half_widths, ROUNDING * scale)

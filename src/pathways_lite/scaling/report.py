@@ -11,11 +11,15 @@ from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
 from pathways_lite.intervals import Interval
 from pathways_lite.scaling.fit import Fit
-from pathways_lite.scaling.law_plots import correlation_svg, law_svg
-from pathways_lite.scaling.plots import amount, fit_svg, frontier_svg, residuals_svg
+from pathways_lite.scaling.law_plots import law_svg
+from pathways_lite.scaling.parameter_plots import correlation_svg, profiles_svg
+from pathways_lite.scaling.plots import COUNTS, amount, fit_svg, frontier_svg, residuals_svg
 from pathways_lite.scaling.quality import noise_of_runs, published_objectives, quality, worst_rows
 from pathways_lite.scaling.table import COLUMNS, Column, derive_columns, numeric_column
+from pathways_lite.scaling.valleys import limit_ratio, standard_deviations
 from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
+
+WORST_SHOWN = 8  # rows in the table of those farthest from the law
 
 
 def write_report(fit: Fit, path: str | Path, *, first: str = "") -> Path:
@@ -72,21 +76,44 @@ def _law_section(fit: Fit) -> str:
 
 def _parameters_section(fit: Fit) -> str:
     rows = []
-    for parameter in fit.law.parameters:
+    for parameter, deviation in zip(fit.law.parameters, standard_deviations(fit), strict=True):
         interval = fit.parameter_intervals()[parameter.name]
-        samples = fit.samples.get(parameter.name)
-        spread = "–" if samples is None else f"{np.std(samples):.4g}"
+        spread = _format_spread(float(deviation), is_factor=parameter.kind == "positive")
         rows.append([parameter.name, f"{interval.value:.5g}", *_format_limits(interval), spread, parameter.unit or "–"])
-    caption = f"{describe_intervals(fit)} "
+    caption = f"{describe_intervals(fit)} One sd of a parameter that is fitted as a logarithm is a factor, up or down. "
     caption += (
         "Where the objective is a flat valley, parameters are uncertain jointly and predictions are far more certain."
     )
+    header = ["", "value", "2.5 %", "97.5 %", "one sd", "unit"]
+    return section("Parameters", table(header, rows, caption=caption), _profiles_figure(fit), _correlation_figure(fit))
+
+
+def _profiles_figure(fit: Fit) -> str:
+    light, dark = profiles_svg(fit, "light"), profiles_svg(fit, "dark")
+    if light is None or dark is None:
+        return ""
+    about = "The best objective that is left with one parameter held at a value, over that of the fit: its valley."
+    about += " Shaded: the 95 % interval." if fit.method is not None else ""
+    if limit_ratio(fit) is not None:
+        about += " Dotted: the rise that the 95 % limits of one parameter allow."
+    return picture(light, dark, alt="Profiles of the objective", caption=about)
+
+
+def _correlation_figure(fit: Fit) -> str:
     light, dark = correlation_svg(fit, "light"), correlation_svg(fit, "dark")
-    figure = ""
-    if light is not None and dark is not None:
-        about = "Correlations over the resamples. Parameters that are nearly ±1 are known only together."
-        figure = picture(light, dark, alt="Correlations of the parameters", caption=about)
-    return section("Parameters", table(["", "value", "2.5 %", "97.5 %", "sd", "unit"], rows, caption=caption), figure)
+    if light is None or dark is None:
+        return ""
+    about = "Correlations of the parameters. Two that are nearly ±1 are known only together."
+    return picture(light, dark, alt="Correlations of the parameters", caption=about)
+
+
+def _format_spread(deviation: float, *, is_factor: bool) -> str:
+    """Format a standard deviation; that of a logarithm as a factor, like × 1.3."""
+    if not np.isfinite(deviation):
+        return "–"
+    if not is_factor:
+        return f"± {deviation:.3g}"
+    return f"× {np.exp(deviation):.4g}" if deviation < np.log(1000) else "× > 1000"
 
 
 def _quality_section(fit: Fit) -> str:
@@ -102,25 +129,39 @@ def _quality_section(fit: Fit) -> str:
         ["root mean squared error", f"{metrics['rmse']:.5g}"],
     ]
     published_rows = [
-        [name, f"{objective:.8g}"] for name, objective in published_objectives(fit) if np.isfinite(objective)
+        [name, f"{objective:.8g}", _times_ours(objective, fit)]
+        for name, objective in published_objectives(fit)
+        if np.isfinite(objective)
     ]
     figure = picture(
         fit_svg(fit, "light"), fit_svg(fit, "dark"), alt="Measured against predicted", caption="One point per row."
     )
     worst = table(
         ["farthest from the law", "measured", "predicted", "error"],
-        [[row.name, f"{row.measured:.5g}", f"{row.predicted:.5g}", f"{row.error:+.2%}"] for row in worst_rows(fit)],
+        [
+            [row.name, f"{row.measured:.5g}", f"{row.predicted:.5g}", f"{row.error:+.2%}"]
+            for row in worst_rows(fit, WORST_SHOWN)
+        ],
     )
     published = table(
-        ["published values", "objective on these data"],
+        ["published values", "objective", "compared with this fit"],
         published_rows,
-        caption="Published constants evaluated on these data.",
+        caption="Published constants evaluated on these data; those of other data need not describe them.",
     )
     return section("How well it fits", table(["", ""], rows), worst, figure, published if published_rows else "")
 
 
+def _times_ours(objective: float, fit: Fit) -> str:
+    """Say how many times the fit's own objective another one is."""
+    if not fit.objective > 1e-20 * fit.rows:
+        return "–"  # exact data, on which ratios are of rounding errors
+    ratio = objective / fit.objective
+    return f"{ratio:.4f} times ours" if ratio < 1.1 else f"{ratio:.3g} times ours".replace("e+0", "e")
+
+
 def _residuals_section(fit: Fit) -> str:
     caption = "Measured minus predicted, relative to measured. A pattern is something that the law does not describe."
+    caption += " The rows farthest from the law are named."
     return section(
         "Residuals",
         picture(residuals_svg(fit, "light"), residuals_svg(fit, "dark"), alt="Residuals by input", caption=caption),
@@ -152,7 +193,8 @@ def _data_section(fit: Fit) -> str:
     for name in (*fit.law.inputs, fit.law.target):
         column, definition = fit.data[name], COLUMNS.get(name)
         if column.ndim == 1:
-            numbers = [f"{value:.4g}" for value in (column.min(), np.median(column), column.max())]
+            format_value = amount if name in COUNTS else "{:.4g}".format
+            numbers = [format_value(float(value)) for value in (column.min(), np.median(column), column.max())]
             rows.append(
                 [name, _describe_column(definition) if definition else "–", *numbers, f"{len(np.unique(column))}"]
             )

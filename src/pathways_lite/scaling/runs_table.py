@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
     Rows of a stage that several runs share are not repeated. `final`: one row per finished run, its last evaluation.
     Raises UserError if there is no run, or no row.
     """
-    directories = [run for path in paths for run in _find_runs(Path(path))]
+    directories = [run for path in paths for run in find_runs(Path(path))]
     rows: list[dict[str, Any]] = []
     stage_dirs: set[Path] = set()
     for directory in directories:
@@ -38,11 +38,11 @@ def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
     if not rows:
         reason = "is finished" if final else "has a held-out evaluation or a checkpoint yet"
         raise UserError(f"none of {len(directories)} runs {reason}; a table has one row for each")
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return {name: _to_column([row.get(name) for row in rows]) for name in names}
+    return to_columns(rows)
 
 
-def _find_runs(path: Path) -> list[Path]:
+def find_runs(path: Path) -> list[Path]:
+    """List the run directories: `path` itself, those in it, or those of a study. Raises UserError if there is none."""
     for pattern in ("recipe.json", "*/recipe.json", "nodes/*/recipe.json"):
         if runs := sorted(recipe.parent for recipe in path.glob(pattern)):
             return runs
@@ -84,16 +84,7 @@ def _checkpoint_rows(stage: StageData) -> list[Row]:
     for path in sorted(stage.directory.glob("checkpoints/step_*/manifest.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            stage_ledger, total_ledger = content["meta"]["ledger"]["stage"], content["meta"]["ledger"]["total"]
-            row = {
-                "step": content["step"],
-                "own": stage_ledger,
-                "tokens": stage_ledger["tokens"],
-                "flops": stage_ledger["flops"],
-            }
-            row |= {"total_tokens": total_ledger["tokens"], "total_flops": total_ledger["flops"]}
-            row["active_parameter_tokens"] = total_ledger["active_parameter_tokens"]
-            row["total_sparse_flops"] = total_ledger.get("sparse_flops")
+            row = _row_of_ledger(content["step"], content["meta"]["ledger"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} is not the manifest of a checkpoint ({error!r}); remove that checkpoint"
@@ -102,6 +93,44 @@ def _checkpoint_rows(stage: StageData) -> list[Row]:
             row["domains"] = stage.summary.get("domains", {})
         rows.append(row)
     return rows
+
+
+def _row_of_ledger(step: int, ledger: Mapping[str, Any]) -> Row:
+    """Return what a log would have of `step`, from the accounts of the stage and of its chain in a checkpoint."""
+    stage, total = ledger["stage"], ledger["total"]
+    return {
+        "step": step,
+        "own": stage,
+        "tokens": stage["tokens"],
+        "flops": stage["flops"],
+        "total_tokens": total["tokens"],
+        "total_flops": total["flops"],
+        "active_parameter_tokens": total["active_parameter_tokens"],
+        "total_sparse_flops": total.get("sparse_flops"),
+    }
+
+
+def checkpoint_row(path: Path, step: int, meta: Mapping[str, Any], domains: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of `runs_table` for the checkpoint at `path` with held-out results `domains`.
+
+    `meta`: the metadata of its manifest. What the run's own files say is used where they are there; a checkpoint that
+    was copied out of its run has a row all the same.
+    """
+    stages, name = meta["recipe"]["stages"], meta["lineage"]["stage"]
+    index = [stage["name"] for stage in stages].index(name)
+    directory = (path if len(path.parts) > 3 else path.absolute()).parents[2]
+    run = RunData(directory, meta["recipe"], [StageData(s["name"], directory / s["name"], s) for s in stages], [])
+    if (directory / "recipe.json").is_file():
+        found = read_run(directory)
+        if [stage.name for stage in found.stages] == [stage.name for stage in run.stages]:
+            run = found
+    return _table_row(run, index, {**_row_of_ledger(step, meta["ledger"]), "domains": domains})
+
+
+def to_columns(rows: list[dict[str, Any]]) -> Table:
+    """Return rows as columns: texts as objects, numbers as float64 with NaN for unknown ones."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: _to_column([row.get(name) for row in rows]) for name in names}
 
 
 def _recipe_columns(stage: StageData) -> dict[str, Any]:

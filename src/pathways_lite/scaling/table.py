@@ -79,17 +79,23 @@ def is_own_table(table: Mapping[str, np.ndarray]) -> bool:
     return table.keys() >= OWN_COLUMNS
 
 
-def read_table(path: str | Path, columns: Mapping[str, str] | None = None, *, decimal: Decimal | None = None) -> Table:
+def read_table(
+    path: str | Path,
+    columns: Mapping[str, str] | None = None,
+    *,
+    decimal: Decimal | None = None,
+    sheet: str | None = None,
+) -> Table:
     """Read the table in a file and rename its columns.
 
     `columns` maps our names to the file's, or to expressions over them: {"N": "size_M*1e6", "L": "ln(perplexity)"}. The
-    other columns keep their names. `decimal` is the file's decimal mark, if that is not a point. Raises UserError if
-    the file or a column does not exist.
+    other columns keep their names. `decimal` is the file's decimal mark, if that is not a point; `sheet` the name of a
+    workbook's sheet, if it has several. Raises UserError if the file or a column does not exist.
     """
     path = local_path(path)
     if not path.is_file():
         raise UserError(f"there is no table {path}; give a {FORMATS} file")
-    return rename_columns(read_file(path, decimal), columns or {}, str(path))
+    return rename_columns(read_file(path, decimal, sheet), columns or {}, str(path))
 
 
 def rename_columns(table: Table, columns: Mapping[str, str], where: str) -> Table:

@@ -1,4 +1,4 @@
-"""Files with tables as people have them: CSV of any origin, Parquet, Feather, JSON lines and arrays, W&B exports."""
+"""Files with tables as people have them: CSV of any origin, Parquet, Feather, JSON, workbooks, W&B exports."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ import numpy as np
 
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.number_text import Decimal
+from pathways_lite.scaling.spreadsheets import ZIP, read_sheet, workbook_kind
 
-FORMATS = "CSV, Parquet, Feather, JSON or JSON lines"
+FORMATS = "CSV, Parquet, Feather, JSON, JSON lines or Excel"
 
 # W&B's export of a chart: one column per run and metric, with its range in two more.
 _HISTORY = re.compile(r"(?P<run>.+) - (?P<metric>.+?)(?P<range>__MIN|__MAX)?$")
 
 
-def read_file(path: Path, decimal: Decimal | None = None) -> dict[str, np.ndarray]:
+def read_file(path: Path, decimal: Decimal | None = None, sheet: str | None = None) -> dict[str, np.ndarray]:
     """Read the table in a file: numbers as float64 with NaN for missing ones, anything else as stripped text.
 
     The format follows from the content, not from the name. Nested JSON becomes columns with dotted names; a W&B export
-    of a chart becomes rows with a column `run`. Raises UserError for what is no table.
+    of a chart becomes rows with a column `run`. `sheet` names that of a workbook.
+
+    Raises UserError for what is no table.
     """
     import pyarrow as pa
 
@@ -36,7 +39,7 @@ def read_file(path: Path, decimal: Decimal | None = None) -> dict[str, np.ndarra
             import zstandard
 
             content = zstandard.ZstdDecompressor().decompressobj().decompress(content)
-        arrow = _arrow_table(path, content, decimal)
+        arrow = _arrow_table(path, content, decimal, sheet)
     except (pa.ArrowException, OSError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else "it ends early"
         raise UserError(f"{path} is not a {FORMATS} table: {reason}") from error
@@ -48,7 +51,7 @@ def read_file(path: Path, decimal: Decimal | None = None) -> dict[str, np.ndarra
     return _unpivot_history(table)
 
 
-def _arrow_table(path: Path, content: bytes, decimal: Decimal | None) -> Any:
+def _arrow_table(path: Path, content: bytes, decimal: Decimal | None, sheet: str | None) -> Any:
     from pyarrow import csv, feather, orc, parquet
 
     stream = io.BytesIO(content)
@@ -58,9 +61,12 @@ def _arrow_table(path: Path, content: bytes, decimal: Decimal | None) -> Any:
         return _flatten(feather.read_table(stream))
     if content[:3] == b"ORC":
         return _flatten(orc.read_table(stream))
-    if content[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
-        kind = "an Excel workbook" if path.suffix.lower().startswith(".xls") else "an archive or a spreadsheet"
-        raise UserError(f"{path} is {kind}; save the sheet as CSV (File, Save as, CSV UTF-8), and give that file")
+    if kind := workbook_kind(content):
+        return read_sheet(path, content, kind, sheet)
+    if sheet is not None:
+        raise UserError(f"{path} is no workbook and has no sheets; leave --sheet away")
+    if content[:4] == ZIP:
+        raise UserError(f"{path} is an archive; unpack it, and give the file with the table")
     text = _decode(content)
     if not text.strip():
         raise UserError(f"{path} is empty; a table has a header and rows")

@@ -71,7 +71,12 @@ class TwoSteps:
         return [Interval(float(v), float(a), float(b)) for v, a, b in zip(value, low, high, strict=True)]
 
     def _in_quadrature(self, inputs: Columns, level: float) -> list[Interval]:
-        """Combine the limits of two independent estimates (Zou and Donner 2008, doi 10.1002/sim.3095)."""
+        """Add the distances to the limits of two independent errors in quadrature.
+
+        One is the second law's own at the predicted loss; the other is the first's, as the second law maps its limits,
+        which are in order as it rises or falls throughout. Zou and Donner 2008 (doi 10.1002/sim.3095, MOVER) do so for
+        sums; a composition's error is such a sum to first order, and exactly so for lines.
+        """
         between = self.first.law.target
         losses = self.first.predict(inputs, level)
         own = self.second.predict({**inputs, between: np.array([loss.value for loss in losses])}, level)

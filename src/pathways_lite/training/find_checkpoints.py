@@ -29,7 +29,7 @@ def newest_checkpoints(
         valid: list[Path] = []
         problems: list[str] = []
         replaced = False  # by a run that is training, since they were listed
-        for candidate in map(Path, coordination.run_on_primary(lambda: _candidates(local_path(path)))):
+        for candidate in map(Path, coordination.run_on_primary(lambda: checkpoints_below(local_path(path)))):
             if valid and candidate.parent != valid[0].parent:
                 break
             if not examined or (finding := verify_checkpoint(candidate, companions=False)).ok:
@@ -61,7 +61,7 @@ def _tell_passed_over(problems: Sequence[str], valid: Sequence[Path], report: Ca
         report(f"{damaged}\n{valid[-1]} is used instead")
 
 
-def _candidates(path: Path) -> list[str]:
+def checkpoints_below(path: Path) -> list[str]:
     """List all checkpoints at or below `path`, the newest first. Raises UserError where there is none."""
     if is_token_store(path):
         raise UserError(

@@ -75,6 +75,13 @@ class TrainedModel:
         """The stage on all devices of this program, whatever it was trained on."""
         return Components(self.spec)
 
+    def sibling(self, path: Path) -> TrainedModel:
+        """Return the checkpoint at `path`; of the same stage, with the same components, which are not built again."""
+        other = replace(_model_at(path), average=self.average)
+        if other.spec.identity == self.spec.identity:
+            vars(other)["components"] = self.components
+        return other.of_average() if self.average else other
+
     def of_average(self) -> TrainedModel:
         """Return the same checkpoint as the average of its parameters. Raises UserError where it has none."""
         if self.stage.ema is None or "average.count" not in self.manifest.arrays:

@@ -104,7 +104,8 @@ CONCEPTS = Law(
 TRANSLATION = Law(
     name="encoder-decoder",
     title="Encoder and decoder",
-    source="Ghorbani et al. 2021, arXiv 2109.07740; the form from memory (exponents 0.18 and 0.31: low confidence)",
+    source="Ghorbani et al. 2021, arXiv 2109.07740; two variables by its abstract, the form from memory "
+    "(exponents 0.18 and 0.31: low confidence)",
     formula="L = a Ne^-pe Nd^-pd + L_inf",
     inputs=("N_encoder", "N_decoder"),
     target="L",

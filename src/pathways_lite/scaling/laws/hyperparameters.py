@@ -68,7 +68,7 @@ OPTIMAL_BATCH = replace(
     STEP_BATCH,
     name="optimal-batch",
     title="Batch with the lowest loss, over tokens",
-    source=f"{_POWER_LINES}; constants from memory, in sequences of 2048 tokens there, in tokens here",
+    source=f"{_POWER_LINES}; the exponent as published, the coefficient from memory (sequences of 2048 tokens there)",
     published=(("Bergsma et al.", (0.0306 * 2048, 0.383)),),
 )
 
@@ -76,7 +76,7 @@ CRITICAL_BATCH_OF_TOKENS = replace(
     STEP_BATCH,
     name="critical-batch-tokens",
     title="Critical batch, over tokens",
-    source=f"{_POWER_LINES}; constants from memory, in sequences of 2048 tokens there, in tokens here",
+    source=f"{_POWER_LINES}; the exponent as published, the coefficient from memory (sequences of 2048 tokens there)",
     published=(("Bergsma et al.", (0.0471 * 2048, 0.462)),),
 )
 

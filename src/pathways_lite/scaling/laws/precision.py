@@ -22,7 +22,8 @@ def effective_parameters(v: Values, x: Columns) -> Any:
 PRECISION = Law(
     name="precision",
     title="Precision of training",
-    source="Kumar et al. 2024, arXiv 2411.04330, equation 3 without quantization after training; constants from memory",
+    source="Kumar et al. 2024, arXiv 2411.04330, equation 3 without quantization after training; form and "
+    "gammas as notes on the paper quote them, the other constants from memory",
     formula="L = E + A/(N prod_i (1 - exp(-P_i/gamma_i)))^alpha + B/D^beta, P_i bits of w, a and kv",
     inputs=("N", "D", "P_w", "P_a", "P_kv"),
     target="L",

@@ -32,7 +32,8 @@ def _average_loss(v: Values, x: Columns) -> Any:
 AVERAGE_PARAMETERS = Law(
     name="average-parameters",
     title="Average parameters (sparse pretraining)",
-    source="Jin et al. 2025, The Journey Matters, arXiv 2501.12486; the form from memory, no constants",
+    source="Jin et al. 2025, The Journey Matters, arXiv 2501.12486: Chinchilla's with average parameters, by its "
+    "abstract; the authors' code has no constants",
     formula="L = E + A/N̄^alpha + B/D^beta, N̄ the active parameters averaged over tokens",
     inputs=("N_average", "D"),
     target="L",
