@@ -110,9 +110,10 @@ def test_many_prompts_and_samples_are_written_together(params: models.Params) ->
 def test_a_text_ends_before_a_stop_string(params: models.Params) -> None:
     token_bytes = [b"", *(bytes([ord("a") + i]) for i in range(19))]
     writer = Writer(CONFIG, params, Letters(), key=jax.random.key(0), rows=1)
-    (whole,) = writer.continuations(["abc"], Sampling(2.0), max_tokens=20)
-    string = whole.text[5:7]
+    ask = {"max_tokens": 20, "samples": 8}
+    whole = {result.number: result.text for result in writer.continuations(["abc"], Sampling(2.0), **ask)}
+    string = next(text for text in whole.values() if len(text) > 8)[5:7]
     stops = Stops((string,), stop_strings([string], token_bytes))
-    (cut,) = writer.continuations(["abc"], Sampling(2.0), max_tokens=20, stops=stops)
-    assert cut.finish == "stop"
-    assert cut.text == whole.text[: whole.text.index(string)]
+    for cut in writer.continuations(["abc"], Sampling(2.0), stops=stops, **ask):
+        assert (cut.finish == "stop") == (string in whole[cut.number])
+        assert cut.text == whole[cut.number].partition(string)[0]

@@ -75,7 +75,7 @@ class CachePlace(NamedTuple):
     """Where new tokens stand behind a cache: in the same place of the recent entries for all rows."""
 
     start: jax.Array  # int32 [B], the number of entries in the cache
-    count: jax.Array  # int32 [], the number of recent entries that follow
+    recent: jax.Array  # int32 [], the number of recent entries that follow
 
 
 class StepCache(NamedTuple):
@@ -91,7 +91,7 @@ class StepCache(NamedTuple):
         """Put the new keys and values [B, T, K, D] behind the recent ones."""
 
         def put(old: jax.Array, new: jax.Array) -> jax.Array:
-            return lax.dynamic_update_slice_in_dim(old, jnp.swapaxes(new, 1, 2), self.place.count, axis=2)
+            return lax.dynamic_update_slice_in_dim(old, jnp.swapaxes(new, 1, 2), self.place.recent, axis=2)
 
         return self._replace(recent_keys=put(self.recent_keys, k), recent_values=put(self.recent_values, v))
 
@@ -117,11 +117,11 @@ class StepCache(NamedTuple):
         if soft_cap is not None:
             scores = soft_cap * jnp.tanh(scores / soft_cap)
         weights = jax.nn.softmax(jnp.where(is_seen[:, None, None], scores, -jnp.inf), axis=-1).astype(q.dtype)
-        parts = (weights[..., :S], self.values), (weights[..., S:], self.recent_values)
-        heads = sum(
-            jnp.einsum("bkgts,bksd->btkgd", w, values, preferred_element_type=jnp.float32) for w, values in parts
+        old_heads, young_heads = (
+            jnp.einsum("bkgts,bksd->btkgd", part, values, preferred_element_type=jnp.float32)
+            for part, values in ((weights[..., :S], self.values), (weights[..., S:], self.recent_values))
         )
-        return heads.reshape(B, T, H, D).astype(q.dtype)
+        return (old_heads + young_heads).reshape(B, T, H, D).astype(q.dtype)
 
 
 def normal_init(config: Model, rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, fan_in: int) -> nnx.Param:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pathways_lite.errors import UserError
@@ -59,10 +60,8 @@ def combine(automata: Sequence[Automaton], vocab_size: int) -> tuple[Automata, n
             if automaton.allowed is not None:
                 allowed[:, :known] = automaton.allowed[:, :known]
             alloweds.append(allowed)
-    return (
-        Automata(np.concatenate(nexts), np.concatenate(finals), np.concatenate(alloweds) if has_allowed else None),
-        offsets,
-    )
+    allowed_table = jnp.asarray(np.concatenate(alloweds)) if has_allowed else None
+    return Automata(jnp.asarray(np.concatenate(nexts)), jnp.asarray(np.concatenate(finals)), allowed_table), offsets
 
 
 FREE = Automaton(np.zeros((1, 1), np.int32), np.zeros(1, bool))

@@ -201,10 +201,8 @@ def force(
 @jax.jit
 def fork(rows: Rows, parent: jax.Array) -> Rows:
     """Make row b a copy of row `parent[b]`, int32 [B], that goes on with noise of its own."""
-    own = rows.keys, rows.epoch
-    keys, epoch = own
-    copies = jax.tree.map(lambda array: array[parent], rows._replace(keys=None, epoch=None))
-    return copies._replace(keys=keys, epoch=epoch + 1)
+    copies = jax.tree.map(lambda array: array[parent], rows)
+    return copies._replace(keys=rows.keys, epoch=rows.epoch + 1)
 
 
 @jax.jit

@@ -64,10 +64,10 @@ class Rules(NamedTuple):
     def of(cls, rules: Sequence[Sampling]) -> Rules:
         """Stack the rules of rows."""
         return cls(
-            np.array([rule.temperature for rule in rules], np.float32),
-            np.array([rule.top_k or 0 for rule in rules], np.int32),
-            np.array([1.0 if rule.top_p is None else rule.top_p for rule in rules], np.float32),
-            np.array([rule.min_p or 0.0 for rule in rules], np.float32),
+            jnp.array([rule.temperature for rule in rules], jnp.float32),
+            jnp.array([rule.top_k or 0 for rule in rules], jnp.int32),
+            jnp.array([1.0 if rule.top_p is None else rule.top_p for rule in rules], jnp.float32),
+            jnp.array([rule.min_p or 0.0 for rule in rules], jnp.float32),
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -113,7 +113,7 @@ class Sampler:
     chunk: int = CHUNK
 
     @classmethod
-    def of_params(cls, config: Model, params: Any, ends: Sequence[int], **options: Any) -> Sampler:
+    def of_params(cls, config: Model, params: Any, ends: Collection[int], **options: Any) -> Sampler:
         """Return a sampler of a decoder's parameters, as `models.init` makes them."""
         return cls(config, jax.jit(unstack, static_argnums=0)(config, params), tuple(ends), **options)
 
@@ -181,7 +181,8 @@ class _Batch:
         """Return the samples that go on, and those that have ended, whose places become free."""
         rows = self._rows
         arrays = [np.asarray(x) for x in (rows.finish, rows.length, rows.tokens, rows.logp_model, rows.logp_drawn)]
-        going, ended = [], []
+        going: list[Sample] = []
+        ended: list[Sample] = []
         for row, slot in enumerate(self._slots):
             if slot is None:
                 continue
@@ -250,22 +251,29 @@ class _Batch:
             problem[row], number[row] = request.problem_number, slot.number
             ends[row] = [*self._sampler.ends, request.prompt.end]
             rules[row] = request.sampling
-        return Rows(
-            (), tokens, length, limit, np.zeros((size, capacity), bool), np.zeros((size, capacity), np.float32),
-            np.zeros((size, capacity), np.float32), states, np.zeros(size, np.int32), Rules.of(rules),
-            row_keys(self._sampler.key, problem, number), np.zeros(size, np.int32), ends,
+        return self._rows_of(
+            tokens=tokens, length=length, limit=limit, states=states, rules=Rules.of(rules), ends=ends,
+            keys=row_keys(self._sampler.key, problem, number),
         )  # fmt: skip
+
+    def _rows_of(self, **given: Any) -> Rows:
+        """Return rows without caches, of the `given` arrays; the others begin as zeros."""
+        shape = (self._size, given["tokens"].shape[1])
+        ids, floats, zeros = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(self._size, np.int32)
+        fields: dict[str, Any] = {
+            "cache": (), "is_drawn": np.zeros(shape, bool), "logp_model": floats, "logp_drawn": floats, "states": ids,
+            "finish": zeros, "epoch": zeros,
+        }  # fmt: skip
+        return Rows(**fields | given)
 
     def _empty(self, capacity: int) -> Rows:
         """Return rows that have all ended."""
-        shape = (self._size, capacity)
-        ids, floats = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-        ends = np.full((self._size, len(self._sampler.ends) + 1), -1, np.int32)
-        one, zeros = np.ones(self._size, np.int32), np.zeros(self._size, np.int32)
-        return Rows(
-            empty_cache(self._sampler.config, self._size, 0), ids, one, one, np.zeros(shape, bool), floats, floats, ids,
-            np.full(self._size, LENGTH, np.int32), Rules.of([PLAIN] * self._size),
-            row_keys(self._sampler.key, zeros, zeros), zeros, ends,
+        one = np.ones(self._size, np.int32)
+        return self._rows_of(
+            cache=empty_cache(self._sampler.config, self._size, 0), tokens=np.zeros((self._size, capacity), np.int32),
+            length=one, limit=one, finish=one * LENGTH, rules=Rules.of([PLAIN] * self._size),
+            keys=row_keys(self._sampler.key, one, one),
+            ends=np.full((self._size, len(self._sampler.ends) + 1), -1, np.int32),
         )  # fmt: skip
 
     def _make_room(self, length: int) -> None:
