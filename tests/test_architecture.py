@@ -56,7 +56,8 @@ MAY_IMPORT = {
     "objectives": BOTTOM | {"models"},
     "data": BOTTOM | {"objectives", "distributed", "parallel", "run_lock"},
     "methods": BOTTOM | {"models"},
-    "evaluation": BOTTOM | {"parallel", "models", "objectives", "data"},
+    "sampling": BOTTOM | {"parallel", "models", "objectives"},
+    "evaluation": BOTTOM | {"parallel", "models", "objectives", "data", "sampling"},
     "tracking": BOTTOM | {"run_directory", "run_history"},
     "scaling": {"errors", "paths", "atomic_file", "intervals", "json_values", "ledger", "run_directory", "tracking"}
     | {"suffixes"},

@@ -2,14 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pathways_kernels.attention import Spans
 from pathways_lite import models
 from pathways_lite.errors import UserError
-from pathways_lite.evaluation.generation import Sampling, generate, sample
+from pathways_lite.evaluation.generation import Sampling, Stops, Writer, generate
 from pathways_lite.recipe import Model
+from pathways_lite.sampling import stop_strings
 
 CONFIG = Model(
     d_model=16, n_layers=2, n_heads=2, head_dim=8, d_ff=32, vocab_size=20, dtype="float32", window=(None, 8),
@@ -33,9 +32,6 @@ class Letters:
 def params() -> models.Params:
     params = jax.jit(models.init, static_argnums=0)(CONFIG, jax.random.key(1))
     return params | {"head": params["head"].at[Letters.eod].set(0)}  # never the likeliest token, so that texts are long
-
-
-choose = jax.jit(sample, static_argnums=2)
 
 
 def continue_(params: models.Params, prompt: str = "abc", *, n: int = 20, seed: int = 0, **options: float) -> str:
@@ -70,10 +66,8 @@ def test_greedy_is_the_likeliest_token_of_whole_passes(params: models.Params, pr
 
 
 def test_a_single_candidate_is_greedy(params: models.Params) -> None:
-    assert continue_(params, top_k=1, seed=3) == continue_(params, temperature=0)
-    logits = jax.random.normal(jax.random.key(0), (100, 20))
-    for sampling in (Sampling(top_k=1), Sampling(top_p=1e-6), Sampling(top_k=5, top_p=1e-6)):
-        assert jnp.array_equal(choose(logits, jax.random.key(1), sampling), jnp.argmax(logits, axis=-1))
+    greedy = continue_(params, temperature=0)
+    assert continue_(params, top_k=1, seed=3) == continue_(params, top_p=1e-6) == continue_(params, min_p=1.0) == greedy
 
 
 def test_the_key_decides(params: models.Params) -> None:
@@ -91,43 +85,7 @@ def test_it_stops_where_the_document_ends(params: models.Params) -> None:
     assert 10 < np.mean([len(text) for text in texts]) < 30
 
 
-LOGITS = jnp.log(jnp.array([0.05, 0.4, 0.1, 0.25, 0.2]))
-
-
-@pytest.mark.parametrize(
-    ("sampling", "expected"),
-    [
-        (Sampling(), [0.05, 0.4, 0.1, 0.25, 0.2]),
-        (Sampling(temperature=0.5), np.array([0.05, 0.4, 0.1, 0.25, 0.2]) ** 2 / 0.275),
-        (Sampling(top_k=2), [0, 0.4 / 0.65, 0, 0.25 / 0.65, 0]),
-        (Sampling(top_k=99), [0.05, 0.4, 0.1, 0.25, 0.2]),
-        (Sampling(top_p=0.6), [0, 0.4 / 0.65, 0, 0.25 / 0.65, 0]),
-        (Sampling(top_p=1.0), [0.05, 0.4, 0.1, 0.25, 0.2]),
-        (Sampling(top_k=4, top_p=0.85), [0, 0.4 / 0.85, 0, 0.25 / 0.85, 0.2 / 0.85]),
-    ],
-)
-def test_samples_follow_the_distribution(sampling: Sampling, expected: np.ndarray) -> None:
-    n = 20_000
-    tokens = choose(jnp.broadcast_to(LOGITS, (n, 5)), jax.random.key(0), sampling)
-    counts = np.bincount(np.asarray(tokens), minlength=5)
-    expected = np.asarray(expected, float)
-    assert np.all(counts[expected == 0] == 0)
-    spread = np.sqrt(n * expected * (1 - expected))
-    assert np.all(np.abs(counts - n * expected) <= 4.5 * spread + 1e-9)
-
-
-@settings(max_examples=20)
-@given(st.lists(st.integers(-3, 3), min_size=6, max_size=6), st.sampled_from([1, 3]), st.integers(0, 100))
-def test_top_k_is_exact_where_logits_are_equal(values: list[int], k: int, seed: int) -> None:
-    logits = jnp.array(values, jnp.float32)
-    allowed = np.argsort(-np.array(values), kind="stable")[:k]
-    tokens = choose(jnp.broadcast_to(logits, (50, 6)), jax.random.key(seed), Sampling(top_k=k))
-    assert set(np.asarray(tokens).tolist()) <= set(allowed.tolist())
-
-
-@pytest.mark.parametrize(
-    "options", [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}]
-)
+@pytest.mark.parametrize("options", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"min_p": 2.0}])
 def test_settings_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
         Sampling(**options)
@@ -136,3 +94,26 @@ def test_settings_out_of_range_are_refused(options: dict[str, float]) -> None:
 def test_nothing_to_generate_is_refused(params: models.Params) -> None:
     with pytest.raises(UserError, match="max_tokens=0"):
         continue_(params, n=0)
+
+
+def test_many_prompts_and_samples_are_written_together(params: models.Params) -> None:
+    writer = Writer(CONFIG, params, Letters(), key=jax.random.key(0), rows=3)
+    prompts, ask = ["abc", "", "zebra"[1:]], {"max_tokens": 9, "samples": 4}
+    together = {(r.prompt, r.number): r.text for r in writer.continuations(prompts, Sampling(2.0), **ask)}
+    alone = Writer(CONFIG, params, Letters(), key=jax.random.key(0), rows=1)
+    for i, prompt in enumerate(prompts):
+        texts = {r.number: r.text for r in alone.continuations([prompt], Sampling(2.0), **ask)}
+        assert texts == {number: together[i, number] for number in range(4)}
+        assert len(set(texts.values())) == 4
+
+
+def test_a_text_ends_before_a_stop_string(params: models.Params) -> None:
+    token_bytes = [b"", *(bytes([ord("a") + i]) for i in range(19))]
+    writer = Writer(CONFIG, params, Letters(), key=jax.random.key(0), rows=1)
+    ask = {"max_tokens": 20, "samples": 8}
+    whole = {result.number: result.text for result in writer.continuations(["abc"], Sampling(2.0), **ask)}
+    string = next(text for text in whole.values() if len(text) > 8)[5:7]
+    stops = Stops((string,), stop_strings([string], token_bytes))
+    for cut in writer.continuations(["abc"], Sampling(2.0), stops=stops, **ask):
+        assert (cut.finish == "stop") == (string in whole[cut.number])
+        assert cut.text == whole[cut.number].partition(string)[0]

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pathways_lite.cli.common import AsJson, OfAverage, print_json
-from pathways_lite.console import escape_controls
+from pathways_lite.console import escape_controls, print_line
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
+
+if TYPE_CHECKING:
+    from pathways_lite.data.tokenizers import Tokenizer
+    from pathways_lite.evaluation.generation import Generated, Stops, Writer
+    from pathways_lite.sampling import Sampling
 
 
 def generate(
     path: Annotated[Path, typer.Argument(parser=local_path, help="a run, stage or checkpoint directory")],
-    prompt: Annotated[str, typer.Option(help="start of a document to continue; '-' reads standard input")] = "",
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="start of a document to continue, several times for several; '-' reads standard input"),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(parser=local_path, help="a file of prompts: a line each, or JSON lines with the key `prompt`"),
+    ] = None,
     mode: Annotated[
         Literal["nlg", "nlu", "s2s"] | None,
         typer.Option(help="use the prompt format of this UL2R denoiser, with bidirectional attention in the prompt"),
@@ -27,17 +43,30 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(help="sample from the most likely tokens that have this total probability")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="number of samples")] = 1,
-    seed: Annotated[int, typer.Option(help="random seed; the same seed gives the same text")] = 0,
+    min_p: Annotated[
+        float | None,
+        typer.Option(help="sample from tokens with at least this share of the likeliest one's probability"),
+    ] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="end a text before this string; may be repeated")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="number of samples of each prompt")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="texts that are written at the same time, at most")] = 16,
+    seed: Annotated[int, typer.Option(help="random seed; the same seed gives the same text, whatever the batch")] = 0,
+    logprobs: Annotated[
+        bool, typer.Option("--logprobs", help="show the log probability of every token, in nats")
+    ] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="print the text while it is written; of one sample")] = False,
     corpus: Annotated[
         str | None, typer.Option(help="token store whose tokenizer to use; default: the checkpoint's own")
     ] = None,
     average: OfAverage = False,
     as_json: AsJson = False,
 ) -> None:
-    """Continue a prompt with the newest valid checkpoint at or below PATH; prints to standard output.
+    """Continue prompts with the newest valid checkpoint at or below PATH; prints to standard output.
 
-    Control characters are shown as escapes; `--json` gives the text as it is.
+    A sample depends on the prompt, the seed and its number alone: `--samples 64` begins with those of `--samples 16`.
+    Control characters are shown as escapes; `--json` gives the text as it is, why it ended (`end` of the document,
+    `stop` string, `length`), and with `--logprobs` its tokens, with their log probabilities under the model and under
+    what they were drawn from.
 
     Examples:
 
@@ -45,61 +74,167 @@ def generate(
 
     - `pathways-lite generate runs/demo --prompt "The string " --temperature 0 --max-tokens 40`
 
+    - `pathways-lite generate runs/demo --prompt "import " --samples 8 --min-p 0.05 --stop $'\\n' --json`
+
     - `pathways-lite generate runs/ul2r_demo --mode s2s --prompt "The string "`
 
     - `pathways-lite generate runs/ul2r_demo --infill $'import <mask>\\n\\ndef main('`
     """
-    import os
-    import sys
-
     import jax
 
-    from pathways_lite.evaluation.generation import Sampling, infill_text
-    from pathways_lite.evaluation.generation import generate as continue_text
+    from pathways_lite.evaluation.generation import Writer
     from pathways_lite.objectives.prompts import PromptFormat
+    from pathways_lite.sampling import Sampling
     from pathways_lite.training.load import load_model
 
-    if infill is not None and prompt:
+    if infill is not None and (prompt or prompts):
         raise UserError("--infill takes a whole text; leave out --prompt")
-    prompt = decode_text(os.fsencode(prompt), "--prompt")
+    texts = _read_prompts(prompt or [], prompts) if infill is None else []
+    if stream and (samples > 1 or len(texts) != 1 or as_json):
+        raise UserError("--stream shows one text while it is written: one prompt, one sample, no --infill, no --json")
     infill = None if infill is None else decode_text(os.fsencode(infill), "--infill")
+    sampling = Sampling(temperature, top_k, top_p, min_p)
     model = load_model(path, average=average)
     tokenizer = model.tokenizer(corpus)
     prompt_format = PromptFormat.from_objective(model.stage.objective, model.frame(corpus))
     opener, ends = model.prompt_tokens(tokenizer)
-    config, params = model.stage.model, model.params()
-    text = decode_text(sys.stdin.buffer.read(), "standard input") if prompt == "-" else prompt
-    outputs = []
-    for index in range(samples):
-        key = jax.random.fold_in(jax.random.key(seed), index)
-        if infill is None:
-            output = text + continue_text(
-                config,
-                params,
-                tokenizer,
-                text,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                key=key,
-                prompt_format=prompt_format,
-                mode=mode,
-                opener=opener,
-                ends=ends,
-            )
-        else:
-            sampling = Sampling(temperature, top_k, top_p)
-            output = infill_text(
-                config, params, tokenizer, prompt_format, infill, sampling, mode=mode, max_tokens=max_tokens, key=key
-            )
-        outputs.append(output)
+    writer = Writer(
+        model.stage.model, model.params(), tokenizer, prompt_format, mode, None, opener, ends,
+        key=jax.random.key(seed), rows=batch, chunk=8 if stream else 32,
+    )  # fmt: skip
+    if infill is not None:
+        if stop:
+            raise UserError("--stop is for continuations; what --infill fills ends where the text goes on")
+        results = writer.filled(infill, sampling, max_tokens=max_tokens, samples=samples)
+        texts = [""]
+    elif stream:
+        _stream(writer, texts[0], sampling, max_tokens, _stops(stop, tokenizer), logprobs=logprobs, tokenizer=tokenizer)
+        return
+    else:
+        stops = _stops(stop, tokenizer)
+        results = writer.continuations(texts, sampling, max_tokens=max_tokens, samples=samples, stops=stops)
+    done = []
+    for result in _in_order(results, samples):
+        done.append(result)
         if not as_json:
-            if samples > 1:
-                typer.echo(f"--- sample {index + 1} of {samples} ---")
-            typer.echo(escape_controls(output))
+            if samples > 1 or len(texts) > 1:
+                of_prompt = f"prompt {result.prompt + 1} of {len(texts)}, " if len(texts) > 1 else ""
+                typer.echo(f"--- {of_prompt}sample {result.number + 1} of {samples} ---")
+            typer.echo(escape_controls(texts[result.prompt] + result.text))
+            if logprobs:
+                _print_log_probs(result, tokenizer)
     if as_json:
-        print_json({"checkpoint": model.path, "samples": outputs})
+        rows = [_row(result, texts[result.prompt], logprobs=logprobs) for result in done]
+        whole = [texts[result.prompt] + result.text for result in done]
+        print_json({"checkpoint": model.path, "samples": whole, "results": rows})
+
+
+def _read_prompts(given: list[str], file: Path | None) -> list[str]:
+    """Return the prompts of --prompt and of the file of --prompts; one empty one where there is neither.
+
+    Raises UserError for a file that cannot be read, has none, or has a line of JSON without `prompt`.
+    """
+    texts = []
+    for text in given:
+        is_input = text == "-"
+        content = sys.stdin.buffer.read() if is_input else os.fsencode(text)
+        texts.append(decode_text(content, "standard input" if is_input else "--prompt"))
+    if file is None:
+        return texts or [""]
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"--prompts {file}: {error.strerror}") from error
+    lines = [line for line in decode_text(content, str(file)).splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"--prompts {file} has no prompt; write one on a line")
+    return texts + [_prompt_of(line, f"line {number} of {file}") for number, line in enumerate(lines, 1)]
+
+
+def _prompt_of(line: str, where: str) -> str:
+    if not line.startswith("{"):
+        return line
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} begins as JSON, but is none: {error.msg}") from error
+    if not isinstance(row.get("prompt"), str):
+        raise UserError(f"{where} has no text under `prompt`; it has {', '.join(row) or 'no keys'}")
+    return str(row["prompt"])
+
+
+def _stops(strings: list[str] | None, tokenizer: Tokenizer) -> Stops:
+    from pathways_lite.data.token_bytes import token_bytes
+    from pathways_lite.evaluation.generation import Stops
+    from pathways_lite.sampling import stop_strings
+
+    return Stops(tuple(strings), stop_strings(strings, token_bytes(tokenizer))) if strings else Stops()
+
+
+def _in_order(results: Iterable[Generated], samples: int) -> Iterator[Generated]:
+    """Yield results by prompt and number, each as soon as those before it are there."""
+    waiting: dict[int, Generated] = {}
+    following = 0
+    for result in results:
+        waiting[result.prompt * samples + result.number] = result
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+
+
+def _stream(
+    writer: Writer,
+    prompt: str,
+    sampling: Sampling,
+    max_tokens: int,
+    stops: Stops,
+    *,
+    logprobs: bool,
+    tokenizer: Tokenizer,
+) -> None:
+    """Print one continuation while it is written. What may be the beginning of a stop string is held back."""
+    shown = 0
+    held = max((len(text) for text in stops.strings), default=1) - 1
+
+    def show(text: str, upto: int) -> None:
+        nonlocal shown
+        if upto > shown:
+            typer.echo(escape_controls(text[shown:upto]), nl=False)
+            sys.stdout.flush()
+            shown = upto
+
+    def watch(unfinished: list[Generated]) -> None:
+        for result in unfinished:
+            # A character may not be whole yet.
+            show(result.text, len(result.text.rstrip("\ufffd")) - held)
+
+    typer.echo(escape_controls(prompt), nl=False)
+    for result in writer.continuations([prompt], sampling, max_tokens=max_tokens, stops=stops, watch=watch):
+        show(result.text, len(result.text))
+        typer.echo()
+        if logprobs:
+            _print_log_probs(result, tokenizer)
+
+
+def _row(result: Generated, prompt: str, *, logprobs: bool) -> dict[str, Any]:
+    from pathways_lite.evaluation.generation import nats
+
+    row: dict[str, Any] = {"prompt": prompt, "sample": result.number, "text": result.text, "finish": result.finish}
+    if logprobs:
+        sample = result.sample
+        row["tokens"] = sample.tokens.tolist()
+        row |= {"logp_model": nats(sample.logp_model), "logp_drawn": nats(sample.logp_drawn)}
+    return row
+
+
+def _print_log_probs(result: Generated, tokenizer: Tokenizer) -> None:
+    from pathways_lite.data.token_texts import token_texts
+
+    sample = result.sample
+    print_line("nats under the model, nats as drawn, token")
+    rows = zip(token_texts(tokenizer, sample.tokens.tolist()), sample.logp_model, sample.logp_drawn, strict=True)
+    for text, model, drawn in rows:
+        typer.echo(f"{model:9.4f} {drawn:9.4f}  {json.dumps(text, ensure_ascii=False)}")
 
 
 def decode_text(content: bytes, name: str) -> str:

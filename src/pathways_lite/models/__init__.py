@@ -13,10 +13,10 @@ from pathways_lite.models.decoder import (
     logits,
     token_losses,
 )
-from pathways_lite.models.decoding import decode, init_cache
+from pathways_lite.models.decoding import empty_cache, merge, step, step_logits, unstack
 from pathways_lite.models.params import ParamSpec, param_specs
 
 __all__ = [
-    "Auxiliary", "LossFn", "ParamSpec", "Params", "TokenLosses", "abstract_params", "apply", "decode", "head", "init",
-    "init_cache", "logical_axes", "logits", "param_specs", "token_losses",
+    "Auxiliary", "LossFn", "ParamSpec", "Params", "TokenLosses", "abstract_params", "apply", "empty_cache", "head",
+    "init", "logical_axes", "logits", "merge", "param_specs", "step", "step_logits", "token_losses", "unstack",
 ]  # fmt: skip

@@ -22,9 +22,9 @@ from pathways_lite.models.layers import (
     MLP,
     Attention,
     Axes,
-    KVCache,
     Norm,
     Rotary,
+    StepCache,
     add_bias,
     drop_branch,
     dropout,
@@ -94,14 +94,14 @@ class PerLayer(NamedTuple):
 
     window: jax.Array | None = None  # int32, sliding window in tokens
     dropout_key: jax.Array | None = None
-    cache: KVCache | None = None
+    cache: StepCache | None = None
     drop_rate: jax.Array | None = None  # float32, probability of stochastic depth
 
 
 class BlockOutputs(NamedTuple):
     """What a block returns beside the residual stream; stacked on a layer axis by the scan over blocks."""
 
-    cache: KVCache | None
+    cache: StepCache | None
     auxiliary: Auxiliary
 
 
@@ -152,7 +152,7 @@ class Block(nnx.Module):
 
     def _attend(
         self, q: jax.Array, k: jax.Array, v: jax.Array, inputs: BlockInputs, layer: PerLayer
-    ) -> tuple[jax.Array, KVCache | None, jax.Array | None]:
+    ) -> tuple[jax.Array, StepCache | None, jax.Array | None]:
         """softmax(Q K^T) V of every head, [B, T, H, D], before the output projection; the largest logit, or None."""
         rotation, spans, key_positions = inputs.rotation, inputs.spans, inputs.key_positions
         if layer.window is not None:
@@ -205,19 +205,17 @@ class Decoder(nnx.Module):
         self.final_norm = residual_norm(config, (E,), ("embed",))
 
     def __call__(
-        self, tokens: jax.Array, inputs: BlockInputs, dropout_key: jax.Array | None, cache: KVCache | None
+        self, tokens: jax.Array, inputs: BlockInputs, dropout_key: jax.Array | None, cache: StepCache | None
     ) -> tuple[jax.Array, BlockOutputs]:
         config = self.config
-        x = embedding_lookup(inputs.layout, self.embedding[...], tokens, config.dtype)
-        if config.embedding_scale is not None:
-            x = x * config.embedding_scale
+        x = embed(config, self.embedding[...], tokens, inputs.layout)
         structure, stacked = nnx.split(self.layers)
 
         def block(x: jax.Array, scanned: tuple[Any, PerLayer]) -> tuple[jax.Array, BlockOutputs]:
             params, layer = scanned
             return nnx.merge(structure, params)(x, inputs, layer)
 
-        per_layer = stacked, _per_layer(config, dropout_key, cache)
+        per_layer = stacked, per_layer_inputs(config, dropout_key, cache)
         with jax.named_scope("layers"):  # `plan` tells by it what a layer's operation is
             parts = []
             for part in _cut(per_layer, inputs.segments):
@@ -229,7 +227,30 @@ class Decoder(nnx.Module):
         return self.final_norm(x), BlockOutputs(outputs.cache, auxiliary)
 
 
-def _per_layer(config: Model, dropout_key: jax.Array | None, cache: KVCache | None) -> PerLayer:
+def embed(config: Model, embedding: jax.Array, tokens: jax.Array, layout: Layout) -> jax.Array:
+    """Return the residual stream [B, T, E] below the first block."""
+    x = embedding_lookup(layout, embedding, tokens, config.dtype)
+    return x if config.embedding_scale is None else x * config.embedding_scale
+
+
+def block_inputs(
+    config: Model,
+    positions: jax.Array,
+    spans: Spans,
+    key_positions: jax.Array,
+    layout: Layout,
+    *,
+    observe: bool = False,
+    segments: Segments = (),
+) -> BlockInputs:
+    """Return what all blocks share, for tokens at `positions` int32 [B, T]."""
+    rotation = rotary(positions, config.rotary_dim, config.rope_base, config.rope_scaling)
+    base = config.local_rope_base
+    local_rotation = None if base is None else rotary(positions, config.rotary_dim, base)
+    return BlockInputs(rotation, local_rotation, spans, key_positions, layout, observe, segments)
+
+
+def per_layer_inputs(config: Model, dropout_key: jax.Array | None = None, cache: StepCache | None = None) -> PerLayer:
     """Build the inputs that differ between blocks, stacked on a leading axis as the parameters are."""
     window = None
     if config.window is not None and any(w is not None for w in config.window):
@@ -309,7 +330,7 @@ def forward(
     key_positions: jax.Array,
     *,
     dropout_key: jax.Array | None = None,
-    cache: KVCache | None = None,
+    cache: StepCache | None = None,
     layout: Layout = ONE_DEVICE,
     observe: bool = False,
     segments: Segments = (),
@@ -321,10 +342,7 @@ def forward(
     needed; the values do not depend on it.
     """
     decoder = nnx.merge(_skeleton(config)[0], params)
-    rotation = rotary(positions, config.rotary_dim, config.rope_base, config.rope_scaling)
-    base = config.local_rope_base
-    local_rotation = None if base is None else rotary(positions, config.rotary_dim, base)
-    inputs = BlockInputs(rotation, local_rotation, spans, key_positions, layout, observe, segments)
+    inputs = block_inputs(config, positions, spans, key_positions, layout, observe=observe, segments=segments)
     return decoder(tokens, inputs, dropout_key, cache)
 
 

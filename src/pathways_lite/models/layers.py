@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from pathways_kernels.attention import Spans
@@ -68,7 +69,59 @@ def rotate(x: jax.Array, rotation: Rotary) -> jax.Array:
 # ---- parameters ----
 
 Axes = tuple[str, ...]
-KVCache = tuple[jax.Array, jax.Array]  # keys and values [B, S, K, D]
+
+
+class CachePlace(NamedTuple):
+    """Where new tokens stand behind a cache: in the same place of the recent entries for all rows."""
+
+    start: jax.Array  # int32 [B], the number of entries in the cache
+    recent: jax.Array  # int32 [], the number of recent entries that follow
+
+
+class StepCache(NamedTuple):
+    """The keys and values that a few new tokens see, besides their own."""
+
+    keys: jax.Array  # [B, K, S, D]
+    values: jax.Array
+    recent_keys: jax.Array  # [B, K, C, D]
+    recent_values: jax.Array
+    place: CachePlace
+
+    def append(self, k: jax.Array, v: jax.Array) -> StepCache:
+        """Put the new keys and values [B, T, K, D] behind the recent ones."""
+
+        def put(old: jax.Array, new: jax.Array) -> jax.Array:
+            return lax.dynamic_update_slice_in_dim(old, jnp.swapaxes(new, 1, 2), self.place.recent, axis=2)
+
+        return self._replace(recent_keys=put(self.recent_keys, k), recent_values=put(self.recent_values, v))
+
+    def attend(self, q: jax.Array, spans: Spans, *, scale: float, soft_cap: float | None) -> jax.Array:
+        """Compute softmax(Q K^T) V of the heads q [B, T, H, D] over the entries in `spans` of positions [B, T]."""
+        B, T, H, D = q.shape
+        K, S, C = self.keys.shape[1], self.keys.shape[2], self.recent_keys.shape[2]
+        grouped = q.reshape(B, T, K, H // K, D)
+        start = self.place.start[:, None, None]
+        old, young = jnp.arange(S)[None, None, :], start + jnp.arange(C)[None, None, :]
+        first, stop = spans.start[..., None], spans.stop[..., None]
+        is_seen = jnp.concatenate(
+            [(old >= first) & (old < jnp.minimum(stop, start)), (young >= first) & (young < stop)], axis=-1
+        )  # [B, T, S + C]
+        scores = jnp.concatenate(
+            [
+                jnp.einsum("btkgd,bksd->bkgts", grouped, keys, preferred_element_type=jnp.float32)
+                for keys in (self.keys, self.recent_keys)
+            ],
+            axis=-1,
+        )
+        scores = scores * scale
+        if soft_cap is not None:
+            scores = soft_cap * jnp.tanh(scores / soft_cap)
+        weights = jax.nn.softmax(jnp.where(is_seen[:, None, None], scores, -jnp.inf), axis=-1).astype(q.dtype)
+        old_heads, young_heads = (
+            jnp.einsum("bkgts,bksd->btkgd", part, values, preferred_element_type=jnp.float32)
+            for part, values in ((weights[..., :S], self.values), (weights[..., S:], self.recent_values))
+        )
+        return (old_heads + young_heads).reshape(B, T, H, D).astype(q.dtype)
 
 
 def normal_init(config: Model, rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, fan_in: int) -> nnx.Param:
@@ -194,15 +247,15 @@ class Attention(nnx.Module):
         v: jax.Array,
         rotation: Rotary,
         spans: Spans,
-        cache: KVCache | None,
+        cache: StepCache | None,
         key_positions: jax.Array,
         layout: Layout,
         *,
         observe: bool = False,
-    ) -> tuple[jax.Array, KVCache | None, jax.Array | None]:
+    ) -> tuple[jax.Array, StepCache | None, jax.Array | None]:
         """Compute softmax(Q K^T) V of every head, [B, T, H, D], and the largest logit where `observe`.
 
-        With a `cache` the keys and values are written to its `key_positions` [B, T] first, and queries attend to it.
+        With a `cache` the new keys and values are appended to it, and queries attend to all of it.
         """
         config = self.config
         q, k, v = add_bias(q, self.q_bias), add_bias(k, self.k_bias), add_bias(v, self.v_bias)
@@ -211,8 +264,9 @@ class Attention(nnx.Module):
         q, k = rotate(q, rotation), rotate(k, rotation)
         q, k, v = (checkpoint_name(x, name) for x, name in ((q, "q"), (k, "k"), (v, "v")))
         if cache is not None:
-            rows = jnp.arange(q.shape[0])[:, None]
-            k, v = cache = (cache[0].at[rows, key_positions].set(k), cache[1].at[rows, key_positions].set(v))
+            cache = cache.append(k, v)
+            scale, soft_cap = config.resolved_attention_scale, config.attention_soft_cap
+            return cache.attend(q, spans, scale=scale, soft_cap=soft_cap), cache, None
         heads = attention(
             layout, q, k, v, spans,
             scale=config.resolved_attention_scale, logits_soft_cap=config.attention_soft_cap,

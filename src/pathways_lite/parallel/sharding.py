@@ -88,6 +88,10 @@ class Layout:
     mesh: Mesh | None = None
     rules: Rules = RULES
 
+    def __hash__(self) -> int:
+        """Return a hash, so that a layout can be a static argument of compiled functions."""
+        return hash((self.mesh, tuple(self.rules.items())))
+
     @property
     def is_sharded(self) -> bool:
         """True if there is more than one device."""

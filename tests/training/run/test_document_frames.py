@@ -19,6 +19,7 @@ from pathways_lite.evaluation import generation
 from pathways_lite.evaluation.texts import document_losses, encode_documents
 from pathways_lite.objectives.causal import causal
 from pathways_lite.recipe import UL2R, Recipe, Reweighting, apply_overrides, load_recipe
+from pathways_lite.sampling import Sampler
 from pathways_lite.training.load import load_model
 from pathways_lite.training.replay import batch_at
 
@@ -110,13 +111,13 @@ def test_a_checkpoint_carries_the_frame(trained: Path, framed: Store, tmp_path: 
 
 def test_a_prompt_opens_with_bos_and_the_answer_stops_at_eos(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    complete = generation.complete
+    sample = Sampler.sample
 
-    def record(config: Any, params: Any, prompt: Any, *rest: Any, **named: Any) -> list[int]:
-        asked.append(prompt)
-        return complete(config, params, prompt, *rest, **named)
+    def record(sampler: Sampler, requests: Any, *rest: Any) -> Any:
+        asked.extend(request.prompt for request in requests)
+        return sample(sampler, requests, *rest)
 
-    monkeypatch.setattr(generation, "complete", record)
+    monkeypatch.setattr(Sampler, "sample", record)
     (text,) = output("generate", trained, "--prompt", "the tree", "--max-tokens", 12, "--temperature", 0)["samples"]
     assert text.startswith("the tree")
     model = load_model(trained)
@@ -129,7 +130,7 @@ def test_a_prompt_opens_with_bos_and_the_answer_stops_at_eos(trained: Path, monk
     key = jax.random.key(0)
     for frame, length in ((DocumentFrame(59, 0), 0), (FRAME, 4)):  # the likeliest id is then 0
         options = {"max_tokens": 4, "frame": frame, "key": key}
-        assert len(complete(model.stage.model, sure, prompt, greedy, **options)) == length
+        assert len(generation.complete(model.stage.model, sure, prompt, greedy, **options)) == length
 
 
 def test_ul2r_on_it_is_the_same_after_an_interruption(recipe: Recipe, framed: Store, tmp_path: Path) -> None:
