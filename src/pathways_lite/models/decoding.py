@@ -17,17 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pathways_kernels.attention import Spans
-from pathways_lite.models.decoder import (
-    ONE_DEVICE,
-    Block,
-    BlockInputs,
-    Params,
-    block_inputs,
-    embed,
-    logits,
-    per_layer_inputs,
-    residual_norm,
-)
+from pathways_lite.models.block import Block, block_inputs, per_layer_inputs, residual_norm
+from pathways_lite.models.decoder import ONE_DEVICE, Params, embed, logits
 from pathways_lite.models.layers import CachePlace, StepCache
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Model
@@ -100,7 +91,7 @@ def step(
     positions = start[:, None] + count + jnp.arange(tokens.shape[1], dtype=jnp.int32)
     seen = jnp.maximum(positions + 1, jnp.reshape(prefix_length, (-1, 1)))
     spans = Spans(jnp.zeros_like(positions), seen)
-    inputs: BlockInputs = block_inputs(config, positions, spans, positions, layout)
+    inputs = block_inputs(config, positions, spans, positions, layout)
     x = embed(config, weights.rest["embedding"], tokens, layout)
     per_layer = per_layer_inputs(config)
     new = []
