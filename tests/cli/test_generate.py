@@ -1,0 +1,89 @@
+"""`pathways-lite generate`: many prompts and samples, stop strings, log probabilities, text while it is written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pathways_lite.cli.main import app
+from pathways_lite.errors import UserError
+
+
+def invoke(run: Path, *words: Any) -> str:
+    return CliRunner().invoke(app, ["generate", str(run), *map(str, words)], catch_exceptions=False).stdout
+
+
+@pytest.fixture(scope="module")
+def run(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "tiny"
+    assert CliRunner().invoke(app, ["train", str(recipe_file), "--out", str(directory)]).exit_code == 0
+    return directory
+
+
+ASK = ("--max-tokens", 12, "--temperature", 2)
+
+
+def results(run: Path, *words: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(invoke(run, *words, *ASK, "--json"))["results"]
+    return rows
+
+
+def test_samples_do_not_depend_on_their_batch(run: Path, tmp_path: Path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "the ", "id": 3}\n\n{"prompt": "a\\nb"}\n')
+    together = results(run, "--prompts", tmp_path / "prompts.jsonl", "--samples", 3)
+    assert [(row["prompt"], row["sample"]) for row in together] == [(p, i) for p in ("the ", "a\nb") for i in range(3)]
+    alone = [*results(run, "--prompt", "the ", "--samples", 2, "--batch", 1), *results(run, "--prompt", "a\nb")]
+    assert [row["text"] for row in alone] == [together[i]["text"] for i in (0, 1, 3)]
+    assert len({row["text"] for row in together}) == 6
+    text = invoke(run, "--prompt", "the ", "--samples", 2, *ASK)
+    assert text.startswith("--- sample 1 of 2 ---\nthe ")
+    both = invoke(run, "--prompt", "the ", "--prompt", "of", *ASK)
+    assert "--- prompt 2 of 2, sample 1 of 1 ---\nof" in both
+
+
+def test_log_probabilities_are_told_by_token(run: Path):
+    (row,) = results(run, "--prompt", "the ", "--logprobs")
+    assert row["finish"] in ("length", "end")
+    assert len(row["tokens"]) == len(row["logp_model"]) == len(row["logp_drawn"]) > 0
+    assert all(value < 0 for value in row["logp_model"])
+    assert "tokens" not in results(run, "--prompt", "the ")[0]
+    lines = invoke(run, "--prompt", "the ", "--logprobs", *ASK).splitlines()
+    assert len([line for line in lines if line.endswith('"')]) >= len(row["tokens"]) - 1
+
+
+def test_a_text_ends_before_a_stop_string(run: Path):
+    (free,) = results(run, "--prompt", "the ")
+    stop = next(c for c in free["text"][2:] if c.isascii() and c.isprintable())
+    (cut,) = results(run, "--prompt", "the ", "--stop", stop, "--stop", "unheard of")
+    assert cut["finish"] == "stop"
+    assert cut["text"] == free["text"].partition(stop)[0]
+
+
+def test_a_text_may_be_read_while_it_is_written(run: Path):
+    ask = ("--prompt", "the ", "--max-tokens", 30, "--temperature", 0.5)
+    assert invoke(run, *ask, "--stream") == invoke(run, *ask)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stop", ""], "a stop string is empty"),
+        (["--stream", "--samples", 2], "--stream shows one text"),
+        (["--min-p", 2], "min_p=2.0 must be between 0 and 1"),
+        (["--prompts", "nothing.txt"], "No such file"),
+        (["--infill", "a <mask>", "--stop", "b"], "--stop is for continuations"),
+    ],
+)
+def test_what_cannot_be_is_refused(run: Path, words: list[Any], message: str):
+    with pytest.raises(UserError, match=message):
+        invoke(run, *words)
+
+
+def test_files_of_prompts_are_checked(run: Path, tmp_path: Path):
+    file = tmp_path / "prompts"
+    for content, message in (("\n \n", "has no prompt"), ('{"text": "a"}', "it has text"), ("a\n{b", "line 2 of")):
+        file.write_text(content)
+        with pytest.raises(UserError, match=message):
+            invoke(run, "--prompts", file)
