@@ -107,14 +107,15 @@ def step_logits(config: Model, weights: StepWeights, hidden: jax.Array) -> jax.A
     return logits(config, weights.rest, hidden)
 
 
-def merge(cache: Cache, recent: Cache, start: jax.Array, count: jax.Array) -> Cache:
+def merge(cache: Cache, recent: Cache, start: jax.Array, count: jax.Array, *, layout: Layout = ONE_DEVICE) -> Cache:
     """Put the first `count` int32 [B] recent entries of each row into the cache, from entry `start` int32 [B] on."""
 
     def put(old: jax.Array, young: jax.Array) -> jax.Array:
         index = jnp.arange(old.shape[2])[None, :] - start[:, None]  # of the recent entry that belongs there, [B, S]
         is_new = (index >= 0) & (index < count[:, None])
         at = jnp.clip(index, 0, young.shape[2] - 1)
-        return jnp.where(is_new[:, None, :, None], jnp.take_along_axis(young, at[:, None, :, None], axis=2), old)
+        merged = jnp.where(is_new[:, None, :, None], jnp.take_along_axis(young, at[:, None, :, None], axis=2), old)
+        return layout.constrain(merged, "batch", "kv", None, None)
 
     return jax.tree.map(put, cache, recent)
 

@@ -93,7 +93,7 @@ def advance(
     # The loop reads the cache, which is written once after it.
     first = jnp.int32(0), empty_cache(config, batch, steps), rows._replace(cache=())
     _, recent, rows = lax.while_loop(is_unfinished, draw_one, first)
-    return rows._replace(cache=merge(cache, recent, start, rows.start - start))
+    return rows._replace(cache=merge(cache, recent, start, rows.start - start, layout=layout))
 
 
 def _append(
@@ -169,7 +169,7 @@ def force(
     have room. A row runs on afterwards, unless it is at its limit.
     """
     logp, recent = _read(config, weights, rows, tokens, layout)
-    cache = merge(rows.cache, recent, rows.start, count)
+    cache = merge(rows.cache, recent, rows.start, count, layout=layout)
     at = jnp.arange(rows.tokens.shape[1])[None, :] - rows.length[:, None]
     is_new = (at >= 0) & (at < count[:, None])
     given = jnp.clip(at, 0, tokens.shape[1] - 1)

@@ -101,7 +101,8 @@ class Sampler:
     ends: tokens that end every text, besides the `end` of its prompt.
     rows: texts that are drawn at the same time, at most.
     key: of the noise.
-    layout: how rows and heads are sharded.
+    layout: how rows and heads are sharded. Rows are rounded up to a multiple of the devices that share a batch;
+        parameters that are sharded over `fsdp` are gathered for every token, so `tensor` is the axis for large models.
     """
 
     config: Model
@@ -111,6 +112,12 @@ class Sampler:
     key: jax.Array = field(default_factory=lambda: jax.random.key(0))
     layout: Layout = field(default=ONE_DEVICE)
     chunk: int = CHUNK
+
+    def __post_init__(self) -> None:
+        # One token at a time cannot be spread over devices: those of `context` take rows instead.
+        rules = self.layout.rules
+        batch = tuple(dict.fromkeys((*rules["batch"], *rules["seq"])))
+        self.layout = Layout(self.layout.mesh, {**rules, "batch": batch, "seq": ()})
 
     @classmethod
     def of_params(cls, config: Model, params: Any, ends: Collection[int], **options: Any) -> Sampler:
@@ -139,7 +146,8 @@ class Sampler:
         )
         if not queue:
             return
-        yield from _Batch(self, requests, min(self.rows, len(queue))).run(queue, watch)
+        shards = self.layout.size("batch")
+        yield from _Batch(self, requests, -(-min(self.rows, len(queue)) // shards) * shards).run(queue, watch)
 
 
 class _Batch:
@@ -290,7 +298,7 @@ def read_prompts(
     """Return a cache with the keys and values of prompts, one per row; there may be more rows than prompts."""
     longest = max(len(prompt.tokens) for prompt in prompts)
     length = max(_PAD, _power_of_two(longest)) if longest <= _READ else -(-longest // _READ) * _READ
-    rows = _power_of_two(len(prompts))
+    rows = _power_of_two(-(-len(prompts) // layout.size("batch"))) * layout.size("batch")
     tokens, prefix = np.zeros((rows, length), np.int32), np.zeros(rows, np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt.tokens)] = prompt.tokens
@@ -317,7 +325,7 @@ def _read_part(
 ) -> Cache:
     recent = empty_cache(config, *tokens.shape)
     _, recent = step(config, weights, cache, recent, tokens, start, prefix_length=prefix, layout=layout)
-    return merge(cache, recent, start, jnp.full_like(start, tokens.shape[1]))
+    return merge(cache, recent, start, jnp.full_like(start, tokens.shape[1]), layout=layout)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

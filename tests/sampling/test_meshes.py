@@ -1,0 +1,13 @@
+"""Samples are the same on meshes of eight devices as on one."""
+
+import json
+
+from helpers.eight_devices import run_on_eight_devices
+
+
+def test_meshes_of_eight_devices():
+    result = json.loads(run_on_eight_devices("sample"))
+    assert set(result) == {"fsdp", "tensor", "kv heads shared", "context"}
+    for name, found in result.items():
+        assert found["equal"] == 1.0, name
+        assert found["off"] < 1e-4, name
