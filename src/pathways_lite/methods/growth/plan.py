@@ -94,8 +94,7 @@ class GrowthPlan:
     @property
     def is_identity(self) -> bool:
         """Whether the target is the source: of its sizes, with its blocks in their order."""
-        sizes = SIZES
-        same = all(getattr(self.source, name) == getattr(self.target, name) for name in sizes)
+        same = all(getattr(self.source, name) == getattr(self.target, name) for name in SIZES)
         return same and self.depth.blocks == tuple(range(self.source.n_layers))
 
     @property
