@@ -121,7 +121,7 @@ def test_the_page_of_a_node_says_which_it_is(study: Study, store: StudyStore) ->
     write_study_index(study, store)
     for identity, node in store.nodes.items():
         run = read_run(store.run_directory(identity).path)
-        assert run.title == f"{study.name}: {node.label}"
+        assert run.title == f"{node.recipe.name}: {node.label}"
         assert f"<h1>{run.title}</h1>" in render_report(run)
 
 

@@ -125,6 +125,14 @@ def test_the_model_itself_agrees() -> None:
         np.testing.assert_allclose(found, logits(model, params), rtol=2e-4, atol=2e-5)
 
 
+def test_an_embedding_scale_follows_the_width_that_is_grown_with_depth() -> None:
+    source = Model(**GEMMA)
+    wider = {"d_model": 2 * source.d_model, "n_heads": 2 * source.n_heads, "d_ff": 2 * source.d_ff}
+    target = source.model_copy(update=wider | {"n_layers": 2 * source.n_layers, "embedding_scale": 4.0})
+    plan = plan_operator(Compose(), source, target)
+    assert set(plan.width) == {"embed", "heads", "mlp"}
+
+
 def compiled_logits(model: Model, params: Any) -> jax.Array:
     hidden = models.apply(model, params, TOKENS[None], np.arange(T)[None], causal(1, T))
     return models.logits(model, params, hidden)[0]

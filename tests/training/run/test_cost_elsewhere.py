@@ -136,7 +136,7 @@ def test_curves_and_comparisons_say_what_their_flops_are(runs: dict[str, Path]) 
     results = Results.compare_arms([arms["scratch"], arms["unknown"]], "scratch", Metric())
     (comparison,) = results.comparisons
     assert (comparison.cost_elsewhere, comparison.counts_all) == ("unknown", False)
-    assert results.rows()[1][4].endswith("in FLOPs here")
+    assert results.rows()[1][5].endswith("in FLOPs here")
     text = " ".join(results.notes())
     assert "What unknown started from was trained elsewhere, at a cost that is unknown and not free" in text
     assert "no speedup in total FLOPs is known" in text
@@ -172,7 +172,8 @@ def test_commands_say_it(runs: dict[str, Path]) -> None:
 def test_the_page_of_a_run_says_it(runs: dict[str, Path]) -> None:
     assert "FLOPs + unknown" in render(read_run(runs["unknown"]))
     assert "FLOPs, stated" in render(read_run(runs["stated"]))
-    assert "elsewhere" not in render(read_run(runs["scratch"]))
+    assert "FLOPs + unknown" not in render(read_run(runs["scratch"]))
+    assert "FLOPs, stated" not in render(read_run(runs["scratch"]))
 
 
 def test_tables_for_laws_leave_open_what_is_unknown(runs: dict[str, Path], tmp_path: Path) -> None:

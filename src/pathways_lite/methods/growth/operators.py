@@ -260,6 +260,7 @@ def plan_compose(config: Compose, source: Model, target: Model) -> GrowthPlan:
 
     Raises what the two operators raise.
     """
-    wider = source.model_copy(update={name: getattr(target, name) for name in WIDTHS})
+    follows = (*WIDTHS, "embedding_scale")  # which may be the square root of d_model
+    wider = source.model_copy(update={name: getattr(target, name) for name in follows})
     width = plan_operator(config.width, source, wider).width
     return GrowthPlan(source, target, plan_operator(config.depth, wider, target).depth, width)
