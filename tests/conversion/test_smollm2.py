@@ -21,7 +21,7 @@ FILE = Path(os.environ.get("PATHWAYS_LITE_SMOLLM2", ROOT / "runs" / "SmolLM2-135
 TORCH_PYTHON = os.environ.get("PATHWAYS_LITE_TORCH_PYTHON", sys.executable)
 TEXT = (ROOT / "LICENSE").read_text()
 
-BITS = 0.76356
+BITS = 0.75870
 GREEDY = {
     "The capital of France is": " Paris.\n\nThe answer is: 201",
     "def fibonacci(n):\n": "\ndef fibonacci(n):\n    if n <= ",

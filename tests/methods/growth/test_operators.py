@@ -130,7 +130,7 @@ def test_an_embedding_scale_follows_the_width_that_is_grown_with_depth() -> None
     wider = {"d_model": 2 * source.d_model, "n_heads": 2 * source.n_heads, "d_ff": 2 * source.d_ff}
     target = source.model_copy(update=wider | {"n_layers": 2 * source.n_layers, "embedding_scale": 4.0})
     plan = plan_operator(Compose(), source, target)
-    assert set(plan.width) == {"embed", "heads", "mlp"}
+    assert {"embed", "heads", "mlp"} <= set(plan.width)
 
 
 def compiled_logits(model: Model, params: Any) -> jax.Array:
