@@ -108,10 +108,12 @@ def generate(
         results = writer.filled(infill, sampling, max_tokens=max_tokens, samples=samples)
         texts = [""]
     elif stream:
-        _stream(writer, texts[0], sampling, max_tokens, _stops(stop, tokenizer), logprobs=logprobs, tokenizer=tokenizer)
+        _stream(
+            writer, texts[0], sampling, max_tokens, stops_of(stop, tokenizer), logprobs=logprobs, tokenizer=tokenizer
+        )
         return
     else:
-        stops = _stops(stop, tokenizer)
+        stops = stops_of(stop, tokenizer)
         results = writer.continuations(texts, sampling, max_tokens=max_tokens, samples=samples, stops=stops)
     done = []
     for result in _in_order(results, samples):
@@ -163,7 +165,8 @@ def _prompt_of(line: str, where: str) -> str:
     return str(row["prompt"])
 
 
-def _stops(strings: list[str] | None, tokenizer: Tokenizer) -> Stops:
+def stops_of(strings: list[str] | None, tokenizer: Tokenizer) -> Stops:
+    """Return what ends a text, besides its end. Raises UserError for an empty string."""
     from pathways_lite.data.token_bytes import token_bytes
     from pathways_lite.evaluation.generation import Stops
     from pathways_lite.sampling import stop_strings

@@ -124,13 +124,14 @@ class Writer:
         *,
         max_tokens: int,
         samples: int = 1,
+        first_sample: int = 0,
         stops: Stops = Stops(),
         watch: Callable[[list[Generated]], None] | None = None,
     ) -> Iterator[Generated]:
         """Yield the continuations of the prompts as they end. `watch` is given the unfinished ones now and then."""
         texts = [self._tokenizer.encode(prompt) for prompt in prompts]
         requests = [
-            Request(self._ask(text), sampling, max_tokens, samples, automaton=stops.automaton) for text in texts
+            Request(self._ask(text), sampling, max_tokens, samples, first_sample, stops.automaton) for text in texts
         ]
 
         def finish(sample: Sample) -> Generated:
@@ -142,6 +143,10 @@ class Writer:
                 watch([finish(sample) for sample in unfinished])
 
         yield from map(finish, self.sampler.sample(requests, show))
+
+    def ask(self, prompt: str) -> Prompt:
+        """Return the tokens that the model reads for a prompt."""
+        return self._ask(self._tokenizer.encode(prompt))
 
     def filled(self, text: str, sampling: Sampling, *, max_tokens: int, samples: int = 1) -> Iterator[Generated]:
         """Yield whole texts, with every `<mask>` of `text` filled.

@@ -1,0 +1,96 @@
+"""`pathways-lite sample`: many samples of every problem of a file, into a directory that `judge` reads."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pathways_lite.cli.common import AsJson, OfAverage, count_progress, print_json
+from pathways_lite.console import print_line
+from pathways_lite.paths import local_path
+
+
+def sample(
+    path: Annotated[
+        Path, typer.Argument(metavar="RUN", parser=local_path, help="a run, stage or checkpoint directory")
+    ],
+    problems: Annotated[Path, typer.Argument(parser=local_path, help="a file of problems (pathways-lite tasks make)")],
+    out: Annotated[Path, typer.Option(parser=local_path, help="directory for the samples")],
+    samples: Annotated[int, typer.Option(min=1, help="samples of each problem")] = 16,
+    max_tokens: Annotated[int, typer.Option(min=1, help="maximum number of tokens of a sample")] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always picks the most likely token")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(min=1, help="sample from the k most likely tokens only")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="sample from the most likely tokens that have this total probability")
+    ] = None,
+    min_p: Annotated[
+        float | None,
+        typer.Option(help="sample from tokens with at least this share of the likeliest one's probability"),
+    ] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="end a sample before this string; may be repeated")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="samples that are written at the same time, at most")] = 64,
+    seed: Annotated[int, typer.Option(help="random seed")] = 0,
+    average: OfAverage = False,
+    as_json: AsJson = False,
+) -> None:
+    """Sample answers to problems with the newest valid checkpoint at or below RUN.
+
+    The same command goes on after an interruption, to the same bytes. With a larger `--samples` it draws those that are
+    missing: 4,096 samples begin with the same 1,024. `pathways-lite judge OUT` tells which answers are right.
+
+    Examples:
+
+    - `pathways-lite sample runs/sums problems/sum/problems.jsonl --out samples/sum --samples 64 --stop $'\\nQ:'`
+
+    - `pathways-lite judge samples/sum --curve coverage.csv --page`
+    """
+    import jax
+
+    from pathways_lite.cli.generate import stops_of
+    from pathways_lite.evaluation.generation import Writer
+    from pathways_lite.evaluation.problem_samples import Asked, Asking, draw_part, require_room
+    from pathways_lite.objectives.prompts import PromptFormat
+    from pathways_lite.output_lock import lock_directory
+    from pathways_lite.sampling import Sampling
+    from pathways_lite.sampling.files import SampleDirectory, read_account
+    from pathways_lite.tasks import problems_digest, read_problems
+    from pathways_lite.training.load import load_model
+
+    sampling = Sampling(temperature, top_k, top_p, min_p)
+    asked = [Asked(problem.id, problem.prompt) for problem in read_problems(problems)]
+    model = load_model(path, average=average)
+    tokenizer = model.tokenizer()
+    asking = Asking(sampling, max_tokens, stops_of(stop, tokenizer))
+    manifest = {
+        "checkpoint": str(model.path), "checkpoint_digest": model.manifest.digest, "average": average,
+        "problems": str(problems), "problems_digest": problems_digest(problems),
+        "sampling": {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
+        "stop": list(asking.stops.strings), "max_tokens": max_tokens, "seed": seed, "batch": batch,
+    }  # fmt: skip
+    with lock_directory(out):
+        directory = SampleDirectory(out, manifest)
+        parts = directory.missing(len(asked), samples)
+        if parts:
+            config, opener_and_ends = model.stage.model, model.prompt_tokens(tokenizer)
+            prompt_format = PromptFormat.from_objective(model.stage.objective, model.frame())
+            writer = Writer(
+                config, model.params(), tokenizer, prompt_format, None, None, *opener_and_ends,
+                key=jax.random.key(seed), rows=batch,
+            )  # fmt: skip
+            require_room(writer, asked, model.stage.data.seq_len)
+            total = sum(len(part.problems) * len(part.samples) for part in parts)
+            with count_progress("sampling", total, "samples") as report:
+                for part in parts:
+                    draw_part(directory, part, writer, config, asked, asking, report)
+    account = read_account(out)
+    if as_json:
+        print_json({"samples": out, "problems": len(asked), "per_problem": samples, **asdict(account)})
+        return
+    print_line(
+        f"{len(asked):,} problems, {samples:,} samples each: {account.tokens_written:,} tokens written, "
+        f"{account.tokens_read:,} read, {account.flops:.3g} FLOPs, {account.seconds:.0f} s"
+    )
+    typer.echo(out)

@@ -1,0 +1,110 @@
+"""Directories of samples go on after a kill, to the same bytes, and grow by further samples."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from pathways_lite import models
+from pathways_lite.errors import UserError
+from pathways_lite.evaluation.generation import Stops, Writer
+from pathways_lite.evaluation.problem_samples import Asked, Asking, draw_part, require_room
+from pathways_lite.models.accounting import flops_with_spans
+from pathways_lite.recipe import Model
+from pathways_lite.sampling import Sampling
+from pathways_lite.sampling.files import SampleDirectory, read_account, read_manifest, read_samples
+
+CONFIG = Model(d_model=16, n_layers=2, n_heads=2, head_dim=8, d_ff=32, vocab_size=20, dtype="float32", window=(None, 8))
+PROBLEMS = [Asked(f"p{i}", "abcdefgh"[: 1 + i % 5]) for i in range(40)]
+ASKING = Asking(Sampling(1.5), 6, Stops())
+MANIFEST: dict[str, Any] = {"checkpoint_digest": "c", "problems": "here", "seed": 3, "sampling": {"temperature": 1.5}}
+
+
+class Letters:
+    eod = 0
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) - ord("a") + 1 for c in text]
+
+    def decode(self, tokens: list[int]) -> str:
+        return "".join(chr(ord("a") + token - 1) for token in tokens if token)
+
+
+@pytest.fixture(scope="module")
+def writer() -> Writer:
+    params = models.init(CONFIG, jax.random.key(1))
+    return Writer(CONFIG, params, Letters(), key=jax.random.key(3), rows=8)
+
+
+def draw(path: Path, writer: Writer, samples: int, *, at_most: int = 99) -> int:
+    directory = SampleDirectory(path, MANIFEST)
+    parts = directory.missing(len(PROBLEMS), samples)
+    for part in parts[:at_most]:
+        draw_part(directory, part, writer, CONFIG, PROBLEMS, ASKING, lambda count: None)
+    return len(parts)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.name != "seconds.json"}
+
+
+def test_a_killed_command_goes_on_to_the_same_bytes(writer: Writer, tmp_path: Path):
+    assert draw(tmp_path / "whole", writer, 3) == 3
+    assert draw(tmp_path / "killed", writer, 3, at_most=1) == 3
+    assert draw(tmp_path / "killed", writer, 3) == 2
+    assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
+    assert draw(tmp_path / "killed", writer, 3) == 0
+
+
+def test_more_samples_are_further_parts(writer: Writer, tmp_path: Path):
+    draw(tmp_path / "few", writer, 2, at_most=2)
+    assert draw(tmp_path / "few", writer, 5) == 1 + 3
+    draw(tmp_path / "many", writer, 5)
+    few, many = (read_samples(tmp_path / name).to_pylist() for name in ("few", "many"))
+    assert len(few) == len(many) == 5 * len(PROBLEMS)
+
+    def texts(rows: list[dict[str, Any]]) -> dict[tuple[str, int], str]:
+        return {(row["problem"], row["sample"]): row["text"] for row in rows}
+
+    assert texts(few) == texts(many)
+    with pytest.raises(UserError, match="has 5 samples of some problems; ask for as many or more"):
+        draw(tmp_path / "few", writer, 4)
+
+
+def test_the_account_counts_every_token_once(writer: Writer, tmp_path: Path):
+    draw(tmp_path / "out", writer, 2)
+    rows, account = read_samples(tmp_path / "out").to_pylist(), read_account(tmp_path / "out")
+    prompts = {problem.id: 1 + len(problem.prompt) for problem in PROBLEMS}
+    assert account.tokens_read == sum(prompts.values())
+    assert account.tokens_written == sum(len(row["tokens"]) for row in rows)
+
+    def pairs(length: int) -> int:
+        return sum(i + 1 for i in range(length)) + sum(min(8, i + 1) for i in range(length))
+
+    attended = sum(map(pairs, prompts.values()))
+    attended += sum(pairs(prompts[r["problem"]] + len(r["tokens"])) - pairs(prompts[r["problem"]]) for r in rows)
+    tokens = account.tokens_read + account.tokens_written
+    assert account.flops == flops_with_spans(CONFIG, tokens, attended, backward=False)
+    assert account.seconds > 0
+
+
+def test_samples_that_were_asked_otherwise_are_not_mixed(writer: Writer, tmp_path: Path):
+    SampleDirectory(tmp_path / "out", MANIFEST)
+    SampleDirectory(tmp_path / "out", MANIFEST | {"problems": "elsewhere"})
+    with pytest.raises(UserError, match="holds samples with seed=3, not 4"):
+        SampleDirectory(tmp_path / "out", MANIFEST | {"seed": 4})
+    with pytest.raises(UserError, match="has no samples yet"):
+        read_samples(tmp_path / "out")
+    with pytest.raises(UserError, match="is no directory of samples"):
+        read_manifest(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.parquet").touch()
+    with pytest.raises(UserError, match="name another directory"):
+        SampleDirectory(tmp_path / "other", MANIFEST)
+
+
+def test_a_prompt_beyond_the_context_is_refused(writer: Writer):
+    require_room(writer, PROBLEMS, 6)
+    with pytest.raises(UserError, match="problem 'p4' has 6 tokens, and the model was trained on sequences of 5"):
+        require_room(writer, PROBLEMS, 5)
