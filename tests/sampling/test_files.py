@@ -8,7 +8,7 @@ import pytest
 
 from pathways_lite import models
 from pathways_lite.errors import UserError
-from pathways_lite.evaluation.generation import Stops, Writer
+from pathways_lite.evaluation.generation import Writer
 from pathways_lite.evaluation.problem_samples import Asked, Asking, draw_part, require_room
 from pathways_lite.models.accounting import flops_with_spans
 from pathways_lite.recipe import Model
@@ -17,7 +17,7 @@ from pathways_lite.sampling.files import SampleDirectory, read_account, read_man
 
 CONFIG = Model(d_model=16, n_layers=2, n_heads=2, head_dim=8, d_ff=32, vocab_size=20, dtype="float32", window=(None, 8))
 PROBLEMS = [Asked(f"p{i}", "abcdefgh"[: 1 + i % 5]) for i in range(40)]
-ASKING = Asking(Sampling(1.5), 6, Stops())
+ASKING = Asking(Sampling(1.5), 6)
 MANIFEST: dict[str, Any] = {"checkpoint_digest": "c", "problems": "here", "seed": 3, "sampling": {"temperature": 1.5}}
 
 

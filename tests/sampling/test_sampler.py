@@ -237,3 +237,13 @@ def test_prompts_of_many_parts_equal_short_ones(sampler):
         np.testing.assert_allclose(one.keys[0, :, :40], other.keys[0, :, :40], atol=1e-5)
     sample = next(sampler.sample([Request(Prompt(tokens, 0, END), GREEDY, max_tokens=5)]))
     assert len(sample.tokens) == 5 or sample.finish == "end"
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_bfloat16_models_sample_on_every_platform(rows: int):
+    """CPUs have no product of bfloat16 arrays with a float32 result for every shape."""
+    model = Model.model_validate(dict(MODEL) | {"dtype": "bfloat16"})
+    params = models.init(model, jax.random.key(0))
+    requests = [Request(prompt(5), max_tokens=9, samples=rows)]
+    drawn = list(Sampler.of_params(model, params, (), rows=rows).sample(requests))
+    assert [len(sample.tokens) for sample in drawn] == [9] * rows

@@ -33,6 +33,7 @@ from pathways_lite.cli import (
     runs,
     runs_delete,
     runs_table,
+    sample,
     study,
     tasks,
     train,
@@ -63,6 +64,7 @@ data.app.command("who-read")(data_reading.who_read)
 app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.add_typer(tasks.app, name="tasks")
+app.command("sample")(sample.sample)
 app.add_typer(runs.app, name="runs")
 app.add_typer(study.app, name="study")
 app.command("grow")(grow.grow)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pathways_lite.cli.common import AsJson, OfAverage, count_progress, print_json
 from pathways_lite.console import print_line
+from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
+
+if TYPE_CHECKING:
+    from pathways_lite.tasks import Problem
 
 
 def sample(
@@ -30,7 +35,7 @@ def sample(
         float | None,
         typer.Option(help="sample from tokens with at least this share of the likeliest one's probability"),
     ] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="end a sample before this string; may be repeated")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="end a sample before this string too; may be repeated")] = None,
     batch: Annotated[int, typer.Option(min=1, help="samples that are written at the same time, at most")] = 64,
     seed: Annotated[int, typer.Option(help="random seed")] = 0,
     average: OfAverage = False,
@@ -43,7 +48,7 @@ def sample(
 
     Examples:
 
-    - `pathways-lite sample runs/sums problems/sum/problems.jsonl --out samples/sum --samples 64 --stop $'\\nQ:'`
+    - `pathways-lite sample runs/sums problems/sum/problems.jsonl --out samples/sum --samples 64`
 
     - `pathways-lite judge samples/sum --curve coverage.csv --page`
     """
@@ -60,15 +65,17 @@ def sample(
     from pathways_lite.training.load import load_model
 
     sampling = Sampling(temperature, top_k, top_p, min_p)
-    asked = [Asked(problem.id, problem.prompt) for problem in read_problems(problems)]
+    listed = read_problems(problems)
     model = load_model(path, average=average)
     tokenizer = model.tokenizer()
-    asking = Asking(sampling, max_tokens, stops_of(stop, tokenizer))
+    stop_strings = functools.cache(lambda strings: stops_of(list(strings), tokenizer))
+    asked = [Asked(p.id, _prompt(p), stop_strings((*p.stop, *(stop or ())))) for p in listed]
+    asking = Asking(sampling, max_tokens)
     manifest = {
         "checkpoint": str(model.path), "checkpoint_digest": model.manifest.digest, "average": average,
         "problems": str(problems), "problems_digest": problems_digest(problems),
         "sampling": {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
-        "stop": list(asking.stops.strings), "max_tokens": max_tokens, "seed": seed, "batch": batch,
+        "stop": stop or [], "max_tokens": max_tokens, "seed": seed, "batch": batch,
     }  # fmt: skip
     with lock_directory(out):
         directory = SampleDirectory(out, manifest)
@@ -94,3 +101,9 @@ def sample(
         f"{account.tokens_read:,} read, {account.flops:.3g} FLOPs, {account.seconds:.0f} s"
     )
     typer.echo(out)
+
+
+def _prompt(problem: Problem) -> str:
+    if problem.prompt is None:
+        raise UserError(f"problem {problem.id!r} has messages and no prompt; write its text as `prompt`")
+    return problem.prompt

@@ -125,18 +125,26 @@ class Writer:
         max_tokens: int,
         samples: int = 1,
         first_sample: int = 0,
-        stops: Stops = Stops(),
+        stops: Stops | Sequence[Stops] = Stops(),
         watch: Callable[[list[Generated]], None] | None = None,
     ) -> Iterator[Generated]:
-        """Yield the continuations of the prompts as they end. `watch` is given the unfinished ones now and then."""
+        """Yield the continuations of the prompts as they end.
+
+        Args:
+          stops: what ends a text, one for all prompts or one for each.
+          watch: is given the unfinished continuations now and then.
+        """
+        each = [stops] * len(prompts) if isinstance(stops, Stops) else list(stops)
         texts = [self._tokenizer.encode(prompt) for prompt in prompts]
         requests = [
-            Request(self._ask(text), sampling, max_tokens, samples, first_sample, stops.automaton) for text in texts
+            Request(self._ask(text), sampling, max_tokens, samples, first_sample, of_text.automaton)
+            for text, of_text in zip(texts, each, strict=True)
         ]
 
         def finish(sample: Sample) -> Generated:
             text = self._continuation(texts[sample.request], sample.answer)
-            return Generated(sample.request, sample.number, text[: first_stop(text, stops.strings)], sample)
+            end = first_stop(text, each[sample.request].strings)
+            return Generated(sample.request, sample.number, text[:end], sample)
 
         def show(unfinished: list[Sample]) -> None:
             if watch is not None:

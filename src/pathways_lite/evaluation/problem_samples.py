@@ -19,6 +19,7 @@ class Asked(NamedTuple):
 
     id: str
     prompt: str
+    stops: Stops = Stops()
 
 
 class Asking(NamedTuple):
@@ -26,7 +27,6 @@ class Asking(NamedTuple):
 
     sampling: Sampling
     max_tokens: int
-    stops: Stops
 
 
 def require_room(writer: Writer, problems: Sequence[Asked], context: int) -> None:
@@ -59,7 +59,7 @@ def draw_part(
         max_tokens=asking.max_tokens,
         samples=len(part.samples),
         first_sample=part.samples.start,
-        stops=asking.stops,
+        stops=[problem.stops for problem in asked],
     ):
         results[result.prompt, result.number] = result
         report(1)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pathways_kernels.attention import Spans
+from pathways_kernels.linear.products import matmul_rhs_transposed
 from pathways_lite.batch import Batch
 from pathways_lite.models.block import (
     NO_AUXILIARY,
@@ -205,7 +206,7 @@ def head(config: Model, params: Params) -> jax.Array:
 def logits(config: Model, params: Params, hidden: jax.Array) -> jax.Array:
     """Scaled and capped logits [..., V] in float32 of `hidden` [..., E]."""
     weights = head(config, params).astype(hidden.dtype)
-    z = jnp.einsum("...e,ve->...v", hidden, weights, preferred_element_type=jnp.float32) * config.resolved_logit_scale
+    z = matmul_rhs_transposed(hidden, weights, jnp.float32) * config.resolved_logit_scale
     return z if config.logit_soft_cap is None else config.logit_soft_cap * jnp.tanh(z / config.logit_soft_cap)
 
 

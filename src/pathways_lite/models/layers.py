@@ -71,6 +71,17 @@ def rotate(x: jax.Array, rotation: Rotary) -> jax.Array:
 Axes = tuple[str, ...]
 
 
+def einsum_in_float32(subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Multiply arrays, summed and returned in float32."""
+    # CPUs have no products of bfloat16 with such results for every shape; widening the operands is exact.
+    return lax.platform_dependent(
+        x,
+        y,
+        cpu=lambda x, y: jnp.einsum(subscripts, x.astype(jnp.float32), y.astype(jnp.float32)),
+        default=functools.partial(jnp.einsum, subscripts, preferred_element_type=jnp.float32),
+    )
+
+
 class CachePlace(NamedTuple):
     """Where new tokens stand behind a cache: in the same place of the recent entries for all rows."""
 
@@ -107,10 +118,7 @@ class StepCache(NamedTuple):
             [(old >= first) & (old < jnp.minimum(stop, start)), (young >= first) & (young < stop)], axis=-1
         )  # [B, T, S + C]
         scores = jnp.concatenate(
-            [
-                jnp.einsum("btkgd,bksd->bkgts", grouped, keys, preferred_element_type=jnp.float32)
-                for keys in (self.keys, self.recent_keys)
-            ],
+            [einsum_in_float32("btkgd,bksd->bkgts", grouped, keys) for keys in (self.keys, self.recent_keys)],
             axis=-1,
         )
         scores = scores * scale
@@ -118,7 +126,7 @@ class StepCache(NamedTuple):
             scores = soft_cap * jnp.tanh(scores / soft_cap)
         weights = jax.nn.softmax(jnp.where(is_seen[:, None, None], scores, -jnp.inf), axis=-1).astype(q.dtype)
         old_heads, young_heads = (
-            jnp.einsum("bkgts,bksd->btkgd", part, values, preferred_element_type=jnp.float32)
+            einsum_in_float32("bkgts,bksd->btkgd", part, values)
             for part, values in ((weights[..., :S], self.values), (weights[..., S:], self.recent_values))
         )
         return (old_heads + young_heads).reshape(B, T, H, D).astype(q.dtype)
