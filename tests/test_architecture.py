@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "scaling": {"errors", "paths", "atomic_file", "intervals", "json_values", "ledger", "run_directory", "tracking"}
     | {"suffixes"},
     "training": BOTTOM
-    | {"parallel", "distributed", "models", "objectives", "data", "methods", "evaluation", "tracking"}
+    | {"parallel", "distributed", "models", "objectives", "data", "methods", "sampling", "evaluation", "tracking"}
     | {"checkpoints", "run_lock", "signals", "run_directory", "run_history"},
     "conversion": BOTTOM | {"models", "data", "methods", "checkpoints", "training"},
     "planner": BOTTOM | {"parallel", "models", "tracking", "training"},

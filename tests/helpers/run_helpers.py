@@ -39,7 +39,9 @@ def describe_stages(recipe: Recipe, run: RunDirectory | None = None) -> list[dic
 def stub_slow_parts(patch: pytest.MonkeyPatch) -> None:
     """Replace what takes longer than the training steps and has its own tests: samples, plots, the machine's peak."""
     patch.setattr(
-        final_evaluation, "sample_continuation", lambda evaluator, params, domain: {"prompt": "", "text": domain}
+        final_evaluation,
+        "sample_continuations",
+        lambda evaluator, params: [{"prompt": "", "text": domain} for domain in evaluator.documents],
     )
     patch.setattr("pathways_lite.tracking.peak.measured_peak", lambda dtype: 1e11)
     patch.setattr("pathways_lite.training.run.draw_report", lambda run: None)

@@ -244,6 +244,6 @@ def test_bfloat16_models_sample_on_every_platform(rows: int):
     """CPUs have no product of bfloat16 arrays with a float32 result for every shape."""
     model = Model.model_validate(dict(MODEL) | {"dtype": "bfloat16"})
     params = models.init(model, jax.random.key(0))
-    requests = [Request(prompt(5), max_tokens=9, samples=rows)]
+    requests = [Request(prompt(5)._replace(end=-1), max_tokens=9, samples=rows)]
     drawn = list(Sampler.of_params(model, params, (), rows=rows).sample(requests))
     assert [len(sample.tokens) for sample in drawn] == [9] * rows

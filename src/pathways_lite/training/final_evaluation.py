@@ -14,7 +14,7 @@ import numpy as np
 from pathways_lite.data.reserved_tokens import reserved_ids
 from pathways_lite.evaluation.as_trained import AS_TRAINED, score_as_trained
 from pathways_lite.evaluation.compressors import held_out_compression
-from pathways_lite.evaluation.generation import generate
+from pathways_lite.evaluation.generation import Writer
 from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.evaluation.infilling import score_continuations, score_gaps
 from pathways_lite.evaluation.openers import BEST, openers, score_openers, summarize_openers
@@ -24,11 +24,13 @@ from pathways_lite.models.accounting import parameter_count
 from pathways_lite.objectives.denoisers import count_needed_sentinels, infilling_denoiser
 from pathways_lite.objectives.prompts import PromptFormat
 from pathways_lite.recipe import Objective, SpanCorruption
+from pathways_lite.sampling import Sampling
 from pathways_lite.training.components import Components
 
 PROMPT_TOKENS = 16
 SAMPLE_TOKENS = 128
 TEMPERATURE = 0.8
+_SAMPLE_ROWS = 8  # written at the same time
 
 _OPTIONAL_RESULTS = ("denoisers", "average_domains", "average_denoisers")
 
@@ -59,9 +61,7 @@ def summarize(
         "domains": evaluation["domains"],
         **{name: evaluation[name] for name in _OPTIONAL_RESULTS if name in evaluation},
         "compressors": held_out_compression(evaluator.store, evaluator.documents, components.stage.evaluation.tokens),
-        "samples": [sample_continuation(evaluator, params, domain) for domain in evaluator.documents]
-        if samples
-        else [],
+        "samples": sample_continuations(evaluator, params) if samples else [],
         "peak_flops": peak_flops,
         "environment": environment(),
         "command": shlex.join(["pathways-lite", *sys.argv[1:]]),
@@ -80,22 +80,21 @@ def environment() -> dict[str, str]:
     }
 
 
-def sample_continuation(evaluator: StageEvaluator, params: Any, domain: str) -> dict[str, Any]:
-    """Continue the beginning of a held-out document, as `generate` does; the same for the same parameters."""
+def sample_continuations(evaluator: StageEvaluator, params: Any) -> list[dict[str, Any]]:
+    """Continue the beginning of a held-out document of each domain; the same for the same parameters."""
     tokenizer = evaluator.store.tokenizer()
-    document: np.ndarray = max((document.tokens for document in evaluator.documents[domain]), key=len)
-    prompt = tokenizer.decode(document[1 : 1 + PROMPT_TOKENS].tolist())
-    text = generate(
-        evaluator.stage.model,
-        params,
-        tokenizer,
-        prompt,
-        max_tokens=SAMPLE_TOKENS,
-        temperature=TEMPERATURE,
-        key=jax.random.key(0),
-        prompt_format=PromptFormat.from_objective(evaluator.stage.objective, evaluator.store.frame),
-    )
-    return {"domain": domain, "prompt": prompt, "text": text, "temperature": TEMPERATURE}
+    prompts = {}
+    for domain, documents in evaluator.documents.items():
+        longest: np.ndarray = max((document.tokens for document in documents), key=len)
+        prompts[domain] = tokenizer.decode(longest[1 : 1 + PROMPT_TOKENS].tolist())
+    prompt_format = PromptFormat.from_objective(evaluator.stage.objective, evaluator.store.frame)
+    writer = Writer(evaluator.stage.model, params, tokenizer, prompt_format, key=jax.random.key(0), rows=_SAMPLE_ROWS)
+    results = writer.continuations([*prompts.values()], Sampling(TEMPERATURE), max_tokens=SAMPLE_TOKENS)
+    texts = {result.prompt: result.text for result in results}
+    return [
+        {"domain": domain, "prompt": prompt, "text": texts[i], "temperature": TEMPERATURE}
+        for i, (domain, prompt) in enumerate(prompts.items())
+    ]
 
 
 class InfillingResults(NamedTuple):

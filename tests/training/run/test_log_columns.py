@@ -37,8 +37,9 @@ TOKENS = SpecialTokens(
     first_sentinel=255, sentinels=40,
 )  # fmt: skip
 
-# Written only where git is slow, or where files of the repository or a tokenizer are so; these have tests of their own.
-CONDITIONAL = {"git.", "package.", "domains.NAME.lossy", "environment."}
+# Written only where git is slow, where files of the repository or a tokenizer are so, or after an import; these have
+# tests of their own.
+CONDITIONAL = {"git.", "package.", "domains.NAME.lossy", "environment.", "cost_elsewhere"}
 
 
 def documented(file: str) -> dict[str, set[str]]:
