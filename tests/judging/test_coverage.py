@@ -32,7 +32,9 @@ def test_the_estimator_is_unbiased_and_the_plug_in_is_not() -> None:
 def test_points_are_spaced_evenly_in_the_logarithm() -> None:
     assert log_spaced(1).tolist() == [1]
     ks = log_spaced(4096)
-    assert ks[0] == 1 and ks[-1] == 4096 and 30 <= len(ks) <= 40
+    assert ks[0] == 1
+    assert ks[-1] == 4096
+    assert 30 <= len(ks) <= 40
     assert np.diff(np.log(ks[-15:])).std() < 0.01
 
 

@@ -41,7 +41,8 @@ def test_majority_converges_to_the_commonest_answer_not_to_coverage() -> None:
     codes = answer_codes(["7"] * 30 + ["5"] * 20 + [None] * 14)
     wrong = vote(codes, codes == 1, [1, 8, 64], key=3)
     right = vote(codes, codes == 0, [1, 8, 64], key=3)
-    assert right[-1] == 1 and wrong[-1] == 0
+    assert right[-1] == 1
+    assert wrong[-1] == 0
     assert right[0] == pytest.approx(30 / 64, abs=0.15)
 
 

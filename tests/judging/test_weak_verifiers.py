@@ -23,7 +23,8 @@ def test_the_expected_value_is_the_sum_over_attempts() -> None:
     K = np.arange(1, 16)
     value = FIGURE.expected_value(K, 1, -0.7)
     np.testing.assert_allclose(value, FIGURE.solved(K) - 0.7 * FIGURE.false_positives(K), atol=1e-12)
-    assert value[0] == pytest.approx(0.482060, abs=1e-6) and value[-1] == pytest.approx(0.517645, abs=1e-6)
+    assert value[0] == pytest.approx(0.482060, abs=1e-6)
+    assert value[-1] == pytest.approx(0.517645, abs=1e-6)
     one_attempt_more = FIGURE.expected_value([1, 2], 1, -0.7, attempt_cost=0.1)
     rejected = 0.58 * 0.75 * 0.13 + 0.42 * 0.75 * 0.87
     assert value[1] - value[0] - (one_attempt_more[1] - one_attempt_more[0]) == pytest.approx(0.1 * rejected)
@@ -68,7 +69,8 @@ def test_fewer_attempts_pay_as_wrong_results_cost_more() -> None:
     results = resample_weakly([20, 20], [16, 3], [16, 0], np.arange(1, 21))
     best = best_attempts(results, [0, 0.5, 1, 4, 100])
     attempts = [b.attempts for b in best]
-    assert attempts == sorted(attempts, reverse=True) and attempts[-1] == 0
+    assert attempts == sorted(attempts, reverse=True)
+    assert attempts[-1] == 0
     assert best[0].reward == pytest.approx(0.5)
     assert best[2].reward == pytest.approx(max(results.reward(1).mean(axis=0)))
 

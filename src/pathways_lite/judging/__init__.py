@@ -1,1 +1,1 @@
-"""Statistics of repeated samples: coverage, votes, best of k, weak verifiers; verdicts of sample files and their page."""
+"""Repeated samples: their verdicts, coverage, votes, best of k, weak verifiers, and the page of these."""

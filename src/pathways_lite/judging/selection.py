@@ -30,10 +30,10 @@ def vote(
 ) -> np.ndarray:
     """Return how often the answer with the most votes among k samples is correct [ks], over random subsets.
 
-    `codes` [n] are of `answer_codes`, `correct` [n] says which samples are. Without `weights` [n] it is the majority vote
-    of Wang et al. 2022, arXiv 2203.11171. Of tied answers one is chosen at random: a tie counts as the share of correct
-    ones. A subset in which nobody votes is wrong. `key` numbers the problem: it alone decides the subsets, and subsets
-    of smaller k are contained in those of larger k.
+    `codes` [n] are of `answer_codes`, `correct` [n] says which samples are. Without `weights` [n] it is the majority
+    vote of Wang et al. 2022, arXiv 2203.11171. Of tied answers one is chosen at random: a tie counts as the share of
+    correct ones. A subset in which nobody votes is wrong. `key` numbers the problem: it alone decides the subsets, and
+    those of a smaller k are contained in those of a larger one.
     """
     ks = np.asarray(ks, np.int64)
     n, votes = len(codes), codes != NO_ANSWER
@@ -64,7 +64,7 @@ def vote(
 
 
 def best_of_k_weights(n: int, ks: Any) -> np.ndarray:
-    """Return the probability [ks, n] that the j-th of n samples by ascending score is the best of k: C(j-1,k-1)/C(n,k)."""
+    """Return C(j-1,k-1)/C(n,k) [ks, n]: how likely the j-th of n samples by ascending score is the best of k."""
     k, j = np.asarray(ks, np.float64)[:, None], np.arange(1, n + 1, dtype=np.float64)[None]
     log = (
         special.gammaln(j) - special.gammaln(k) - special.gammaln(np.maximum(j - k, 0) + 1)

@@ -64,7 +64,7 @@ class ProblemTypes:
     def best_attempts(
         self, right: float, wrong: float, attempt_cost: float = 0.0, *, limit: int = 1000
     ) -> tuple[int, float]:
-        """Return the number of attempts up to `limit` with the largest EV, and that EV; 0 attempts if none is positive."""
+        """Return the number of attempts up to `limit` with the largest EV, and that EV; (0, 0) if none is positive."""
         values = self.expected_value(np.arange(1, limit + 1), right, wrong, attempt_cost)
         return _best(values)
 
@@ -102,7 +102,7 @@ class WeakResults:
     attempts: np.ndarray  # the expected number made
 
     def reward(self, false_cost: float, attempt_cost: float = 0.0) -> np.ndarray:
-        """Return the reward [problems, K]: 1 for a right result, `-false_cost` for a wrong one, and costs of attempts."""
+        """Return the reward [problems, K]: 1 for a right result, `-false_cost` for a wrong one, less the attempts."""
         return self.solved - false_cost * self.false_positives - attempt_cost * self.attempts
 
 
