@@ -54,6 +54,7 @@ MAY_IMPORT = {
     "parallel": BOTTOM,
     "models": BOTTOM | {"parallel"},
     "objectives": BOTTOM | {"models"},
+    "tasks": {"errors", "recipe", "keyed", "atomic_file", "run_lock"},  # without JAX
     "data": BOTTOM | {"objectives", "distributed", "parallel", "run_lock"},
     "methods": BOTTOM | {"models"},
     "sampling": BOTTOM | {"parallel", "models", "objectives"},

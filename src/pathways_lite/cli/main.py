@@ -35,6 +35,7 @@ from pathways_lite.cli import (
     runs_delete,
     runs_table,
     study,
+    tasks,
     train,
 )
 from pathways_lite.cli.common import CommandLine, end_without_output, print_error
@@ -63,6 +64,7 @@ data.app.command("who-read")(data_reading.who_read)
 app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("judge")(judge.judge)
+app.add_typer(tasks.app, name="tasks")
 app.add_typer(runs.app, name="runs")
 app.add_typer(study.app, name="study")
 app.command("grow")(grow.grow)
