@@ -11,6 +11,7 @@ from pathways_lite.cli.common import AsJson, count_progress, print_json
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
+    from pathways_lite import __version__
     from pathways_lite.judging.beyond import Beyond
     from pathways_lite.judging.judgement import Judgement
 
@@ -57,7 +58,8 @@ def judge(
 
     - `pathways-lite judge samples/sum --curve curve.csv`, then `pathways-lite fit coverage curve.csv --by problem`
     """
-    from pathways_lite.judging.beyond import predict_beyond
+    from pathways_lite import __version__
+    from pathways_lite.judging.beyond import RESAMPLES, predict_beyond
     from pathways_lite.judging.curve_table import curve_table
     from pathways_lite.judging.judgement import judge as compute
     from pathways_lite.judging.problem_file import verifier_of
@@ -71,8 +73,9 @@ def judge(
     _check_curve(curve)
     samples = read_samples(out)
     verifier = verifier_of(samples, problems, weak, directory=out)
+    identity = f"{__version__}/{verifier.identity}"  # another version may have other verifiers
     with lock_file(out / FILE_NAME), count_progress("verifying", len(samples), "samples") as advance:
-        verdicts = verify_samples(samples, verifier.verify, out / FILE_NAME, verifier.identity, advance)
+        verdicts = verify_samples(samples, verifier.verify, out / FILE_NAME, identity, advance)
     total = len(set(samples.problem))
     with count_progress("voting", total, "problems") as advance:
         judgement = compute(
@@ -81,7 +84,7 @@ def judge(
         )  # fmt: skip
     beyond = None
     if beyond_ks:
-        with count_progress("predicting", len(judgement.counts.weights), "fits") as advance:
+        with count_progress("predicting", RESAMPLES, "fits") as advance:
             beyond = predict_beyond(judgement, beyond_ks, advance)
     written = [out / FILE_NAME]
     if curve is not None:

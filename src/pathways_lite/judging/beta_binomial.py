@@ -67,8 +67,11 @@ class BetaFitter:
         self._grid = _Grid(float(samples.max()))
         self._kernels: dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
-    def fit(self, weights: np.ndarray, scale: float | None = None) -> BetaCoverage:
-        """Fit counts that are weighted by problem. Raises UserError where no weighted sample is correct."""
+    def fit(self, weights: np.ndarray, scale: float | None = None, start: BetaCoverage | None = None) -> BetaCoverage:
+        """Fit counts that are weighted by problem, from `start` if it is given.
+
+        Raises UserError where no weighted sample is correct.
+        """
         drawn = weights > 0
         if not self._correct[drawn].any():
             raise UserError("no sample of any problem is correct, so there is no distribution of success probabilities")
@@ -84,16 +87,15 @@ class BetaFitter:
             return -float(occurrences @ np.log(np.maximum(likelihood, 1e-300)))
 
         mean = min(float(weights @ (self._correct / self._samples) / weights.sum()) / scale, 0.95)
+        starts = [(size * mean, size * (1 - mean)) for size in (1.0, 10.0)]
+        if start is not None:
+            starts = [(start.alpha, start.beta)]
         bounds = [(np.log(_SMALLEST), np.log(_LARGEST))] * 2
-        best = min(
-            (
-                optimize.minimize(
-                    negative_log_likelihood, np.log([size * mean, size * (1 - mean)]), method="L-BFGS-B", bounds=bounds
-                )
-                for size in (1.0, 10.0)
-            ),
-            key=lambda result: float(result.fun),
-        )
+        fits = [
+            optimize.minimize(negative_log_likelihood, np.log(values), method="L-BFGS-B", bounds=bounds)
+            for values in starts
+        ]
+        best = min(fits, key=lambda fit: float(fit.fun))
         alpha, beta = np.exp(best.x)
         return BetaCoverage(float(alpha), float(beta), scale)
 
@@ -108,7 +110,7 @@ class BetaFitter:
             peak = log_kernel.max(axis=1, keepdims=True)
             with np.errstate(divide="ignore"):
                 last = c * np.log(scale) + special.xlogy(n - c, 1 - scale) - peak
-            first = np.where(c[:, 0] == 0, np.exp(-peak[:, 0]), 0.0)
+            first = np.exp(np.where(c[:, 0] == 0, -peak[:, 0], -np.inf))
             self._kernels[scale] = (np.exp(log_kernel - peak), first, np.exp(last[:, 0]))
         return self._kernels[scale]
 

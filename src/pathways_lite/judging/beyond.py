@@ -40,7 +40,7 @@ def predict_beyond(
     for weights in counts.weights[:RESAMPLES] if len(counts.weights) > 1 else ():
         advance(1)
         if counts.correct[weights > 0].any():
-            drawn.append(fitter.fit(weights).coverage(ks))
+            drawn.append(fitter.fit(weights, start=beta).coverage(ks))
     if drawn:
         low, high = bootstrap_limits(np.stack(drawn))
     else:

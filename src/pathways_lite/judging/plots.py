@@ -22,7 +22,7 @@ def curves_svg(judgement: Judgement, beyond: Beyond | None, theme: Theme) -> str
         for i, (name, curve) in enumerate(judgement.curves.items()):
             _draw(ax, judgement.ks, curve, name, i, palette)
         if beyond is not None:
-            _draw_beyond(ax, beyond, palette)
+            _draw_beyond(ax, int(judgement.ks[-1]), beyond, palette)
         _finish(ax, "samples k")
         return to_svg(figure)
 
@@ -45,7 +45,12 @@ def problems_svg(judgement: Judgement, theme: Theme) -> str:
         figure = Figure(figsize=(7.2, 2.8), layout="constrained")
         ax = figure.subplots()
         rates = judgement.counts.correct / judgement.counts.samples
-        ax.hist(rates[rates > 0], np.linspace(0, 1, _BINS + 1), color=palette.series[0], label="solved at least once")
+        ax.hist(
+            rates[rates > 0],
+            np.linspace(0, 1, _BINS + 1).tolist(),
+            color=palette.series[0],
+            label="solved at least once",
+        )
         ax.bar(-0.5 / _BINS, np.sum(rates == 0), 1 / _BINS, color=palette.series[1], hatch="//", label="never solved",
                edgecolor=palette.grid)  # fmt: skip
         ax.set(xlabel="share of correct samples", ylabel="problems", xlim=(-1.5 / _BINS, 1.02))
@@ -60,7 +65,10 @@ def _draw(ax: Axes, ks: np.ndarray, curve: Curve, name: str, i: int, palette: Pa
         ax.fill_between(ks, curve.low, curve.high, color=look["color"], alpha=0.13, linewidth=0)
 
 
-def _draw_beyond(ax: Axes, beyond: Beyond, palette: Palette) -> None:
+def _draw_beyond(ax: Axes, n: int, beyond: Beyond, palette: Palette) -> None:
+    if max(beyond.ks) > n:
+        ks = np.geomspace(n, max(beyond.ks), 50)
+        ax.plot(ks, beyond.beta.coverage(ks), color=palette.faint, linewidth=1, linestyle=":")
     estimators = (("Beta distribution", beyond.by_beta, "o", -0.02), ("power law", beyond.by_power, "s", 0.02))
     for name, intervals, marker, shift in estimators:
         x = np.array(beyond.ks) * (1 + shift)

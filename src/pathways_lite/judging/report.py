@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def weak_rows(weak: WeakJudgement) -> list[list[str]]:
 
 def account(manifest: Mapping[str, Any]) -> list[list[str]]:
     """Return rows of what the samples cost, as far as their manifest says it."""
-    formats = {
+    formats: dict[str, Callable[[Any], str]] = {
         "checkpoint": str, "model_parameters": si, "flops": lambda x: si(x, "FLOPs"), "tokens_read": si,
         "tokens_written": si, "seconds": duration,
     }  # fmt: skip
@@ -167,9 +167,9 @@ def _beyond_section(judgement: Judgement, beyond: Beyond | None) -> str:
     numbers = table(["k", "Beta distribution", "power law"], beyond_rows(beyond), caption="Coverage, in percent.")
     text = (
         f"By maximum likelihood the problems' success probabilities are {beta.scale:.3g} times a "
-        f"Beta({beta.alpha:.3g}, {beta.beta:.3g}) variable; -ln(coverage) then falls as k^-{beta.alpha:.3g} in the end. "
-        f"The power law is exp(-{power['a']:.3g} k^-{power['b']:.3g}). The {judgement.unsolved:.1%} of problems without "
-        "a correct sample carry both predictions."
+        f"Beta({beta.alpha:.3g}, {beta.beta:.3g}) variable, by which -ln(coverage) falls like k^-{beta.alpha:.3g} for "
+        f"large k. The power law is exp(-{power['a']:.3g} k^-{power['b']:.3g}). Both rest on the "
+        f"{judgement.unsolved:.1%} of problems that have no correct sample."
     )
     return section("More samples than were drawn", numbers, paragraph(text))
 

@@ -94,6 +94,14 @@ def _log_probabilities(part: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the sums and the counts [rows] of a column of lists; NaN and 0 where there is no list."""
     if _SCORES not in part.column_names:
         return np.full(len(part), np.nan), np.zeros(len(part), np.int64)
-    lists = part[_SCORES].to_pylist()
-    sums = [np.nan if values is None else float(np.sum(np.asarray(values, np.float64))) for values in lists]
-    return np.array(sums, np.float64), np.array([len(values or ()) for values in lists], np.int64)
+    from pyarrow import compute
+
+    lists = part[_SCORES].combine_chunks()
+    counts = compute.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    values = compute.list_flatten(lists).to_numpy(zero_copy_only=False).astype(np.float64)
+    sums = np.where(lists.is_null().to_numpy(zero_copy_only=False), np.nan, 0.0)
+    starts = np.cumsum(counts) - counts
+    filled = counts > 0
+    if filled.any():
+        sums[filled] = np.add.reduceat(values, starts[filled])
+    return sums, counts

@@ -52,6 +52,7 @@ def vote(
     amounts = amounts[order]
     total = np.zeros(subsets * answers)
     accuracy, done = np.empty(len(ks)), 0
+    alone = share[codes[votes]].sum() / n  # the only vote decides, so nothing has to be drawn
     for i in np.argsort(ks):
         k = int(ks[i])
         total += np.bincount(places[:, done:k].ravel(), amounts[:, done:k].ravel(), len(total))
@@ -59,7 +60,7 @@ def vote(
         tally = total.reshape(subsets, answers)
         most = tally.max(axis=1, keepdims=True)
         tied = (tally >= most * (1 - 1e-9)) & (tally > 0)
-        accuracy[i] = np.mean((tied @ share) / np.maximum(tied.sum(axis=1), 1))
+        accuracy[i] = alone if k == 1 else np.mean((tied @ share) / np.maximum(tied.sum(axis=1), 1))
     return accuracy
 
 

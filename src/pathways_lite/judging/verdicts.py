@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pathways_lite import __version__
 from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.judging.samples import Samples
 
@@ -57,13 +56,12 @@ def verify_samples(
 ) -> Verdicts:
     """Return the verdicts on all samples, and write them to `path`.
 
-    `verify(problem, text)` judges a text. `identity` names what else decides a verdict (the problems, the weak
-    verifier): verdicts in the file that are of the same identity and of the same text are not found again. `advance`
+    `verify(problem, text)` judges a text. `identity` names what else decides a verdict (the problems, the verifiers): verdicts
+    in the file that are of the same identity and of the same text are not found again. `advance`
     is told of every sample that is done. Equal texts of a problem are verified once.
     """
-    origin = f"{__version__}/{identity}"
     digests = [_digest(problem, text) for problem, text in zip(samples.problem, samples.text, strict=True)]
-    known = _read(path, origin)
+    known = _read(path, identity)
     rows: list[tuple[bool, bool | None, str | None]] = []
     fresh, last = 0, time.monotonic()
     for problem, text, digest in zip(samples.problem, samples.text, digests, strict=True):
@@ -72,11 +70,11 @@ def verify_samples(
             known[digest] = (bool(verdict.correct), verdict.weak, verdict.answer)
             fresh += 1
             if time.monotonic() - last > _SECONDS_BETWEEN_WRITES:
-                _write(path, samples, digests[: len(rows) + 1], [*rows, known[digest]], origin)
+                _write(path, samples, digests[: len(rows) + 1], [*rows, known[digest]], identity)
                 last = time.monotonic()
         rows.append(known[digest])
         advance(1)
-    _write(path, samples, digests, rows, origin)
+    _write(path, samples, digests, rows, identity)
     correct, weak, answer = zip(*rows, strict=True)
     return Verdicts(np.array(correct), np.array([-1 if w is None else int(w) for w in weak]), list(answer))
 
