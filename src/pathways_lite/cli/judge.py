@@ -11,7 +11,6 @@ from pathways_lite.cli.common import AsJson, count_progress, print_json
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
-    from pathways_lite import __version__
     from pathways_lite.judging.beyond import Beyond
     from pathways_lite.judging.judgement import Judgement
 

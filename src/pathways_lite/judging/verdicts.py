@@ -56,19 +56,18 @@ def verify_samples(
 ) -> Verdicts:
     """Return the verdicts on all samples, and write them to `path`.
 
-    `verify(problem, text)` judges a text. `identity` names what else decides a verdict (the problems, the verifiers): verdicts
-    in the file that are of the same identity and of the same text are not found again. `advance`
-    is told of every sample that is done. Equal texts of a problem are verified once.
+    `verify(problem, text)` judges a text. `identity` names what else decides a verdict (the problems, the verifiers):
+    verdicts in the file that are of the same identity and of the same text are not found again. `advance` is told of
+    every sample that is done. Equal texts of a problem are verified once.
     """
     digests = [_digest(problem, text) for problem, text in zip(samples.problem, samples.text, strict=True)]
     known = _read(path, identity)
     rows: list[tuple[bool, bool | None, str | None]] = []
-    fresh, last = 0, time.monotonic()
+    last = time.monotonic()
     for problem, text, digest in zip(samples.problem, samples.text, digests, strict=True):
         if digest not in known:
             verdict = verify(problem, text)
             known[digest] = (bool(verdict.correct), verdict.weak, verdict.answer)
-            fresh += 1
             if time.monotonic() - last > _SECONDS_BETWEEN_WRITES:
                 _write(path, samples, digests[: len(rows) + 1], [*rows, known[digest]], identity)
                 last = time.monotonic()
