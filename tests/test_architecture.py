@@ -62,6 +62,7 @@ MAY_IMPORT = {
     "tracking": BOTTOM | {"run_directory", "run_history"},
     "scaling": {"errors", "paths", "atomic_file", "intervals", "json_values", "ledger", "run_directory", "tracking"}
     | {"suffixes"},
+    "judging": {"errors", "paths", "atomic_file", "keyed", "intervals", "json_values", "scaling", "tasks", "tracking"},
     "training": BOTTOM
     | {"parallel", "distributed", "models", "objectives", "data", "methods", "sampling", "evaluation", "tracking"}
     | {"checkpoints", "run_lock", "signals", "run_directory", "run_history"},

@@ -32,7 +32,7 @@ def test_the_examples_of_the_page_work_as_they_stand(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "src" / "pathways_lite", package, ignore=shutil.ignore_patterns("__pycache__"))
     diffs, checks = DIFF.findall(PAGE), CHECK.findall(PAGE)
     assert len(diffs) > 30
-    assert len(checks) == 9
+    assert len(checks) == 10
     for file, diff in diffs:
         apply_diff(package / file, diff)
     script = "\n".join(f"def check_{number}():\n" + indented(check) for number, check in enumerate(checks))

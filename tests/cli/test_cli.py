@@ -14,7 +14,7 @@ from pathways_lite.data.store import open_store
 from pathways_lite.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = ["train", "plan", "evaluate", "generate", "runs", "study", "fit", "inspect", "fsck", "report"]
+COMMANDS = ["train", "plan", "evaluate", "generate", "runs", "tasks", "study", "fit", "inspect", "fsck", "report"]
 
 METHODS = ["prototypes", "perplexity", "rds", "clusters", "near-duplicates", "random"]
 DATA_COMMANDS = [["data", command] for command in ("build", "inspect", "apply")] + [

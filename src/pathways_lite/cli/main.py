@@ -26,6 +26,7 @@ from pathways_lite.cli import (
     generate,
     grow,
     inspect,
+    judge,
     merge,
     plan,
     recipe,
@@ -63,6 +64,7 @@ data.app.command("batch")(data_reading.batch)
 data.app.command("who-read")(data_reading.who_read)
 app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
+app.command("judge")(judge.judge)
 app.add_typer(tasks.app, name="tasks")
 app.command("sample")(sample.sample)
 app.add_typer(runs.app, name="runs")

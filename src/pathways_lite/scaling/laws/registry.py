@@ -12,6 +12,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.laws import (
     annealing,
+    beta_coverage,
     broken,
     chinchilla,
     distillation,
@@ -35,7 +36,7 @@ from pathways_lite.scaling.laws import (
 # In the order in which `fit laws` lists their laws.
 MODULES = (
     chinchilla, farseer, overtraining, repetition, annealing, vocabulary, kaplan, hyperparameters, sparse, experts,
-    precision, distillation, downstream, tasks, inference, mixing, broken, power, efficiency,
+    precision, distillation, downstream, tasks, inference, beta_coverage, mixing, broken, power, efficiency,
 )  # fmt: skip
 
 LAWS: dict[str, Law] = {law.name: law for module in MODULES for law in vars(module).values() if isinstance(law, Law)}

@@ -1,0 +1,1 @@
+"""Repeated samples: their verdicts, coverage, votes, best of k, weak verifiers, and the page of these."""
