@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import pyarrow.parquet as pq
 import pytest
 
 from pathways_lite import models
@@ -13,7 +14,7 @@ from pathways_lite.evaluation.problem_samples import Asked, Asking, draw_part, r
 from pathways_lite.models.accounting import flops_with_spans
 from pathways_lite.recipe import Model
 from pathways_lite.sampling import Sampling
-from pathways_lite.sampling.files import SampleDirectory, read_account, read_manifest, read_samples
+from pathways_lite.sampling.files import SampleDirectory, read_account
 
 CONFIG = Model(d_model=16, n_layers=2, n_heads=2, head_dim=8, d_ff=32, vocab_size=20, dtype="float32", window=(None, 8))
 PROBLEMS = [Asked(f"p{i}", "abcdefgh"[: 1 + i % 5]) for i in range(40)]
@@ -45,6 +46,10 @@ def draw(path: Path, writer: Writer, samples: int, *, at_most: int = 99) -> int:
     return len(parts)
 
 
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [row for file in sorted(path.glob("part-*.parquet")) for row in pq.read_table(file).to_pylist()]
+
+
 def contents(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir() if file.name != "seconds.json"}
 
@@ -61,7 +66,7 @@ def test_more_samples_are_further_parts(writer: Writer, tmp_path: Path):
     draw(tmp_path / "few", writer, 2, at_most=2)
     assert draw(tmp_path / "few", writer, 5) == 1 + 3
     draw(tmp_path / "many", writer, 5)
-    few, many = (read_samples(tmp_path / name).to_pylist() for name in ("few", "many"))
+    few, many = (rows_of(tmp_path / name) for name in ("few", "many"))
     assert len(few) == len(many) == 5 * len(PROBLEMS)
 
     def texts(rows: list[dict[str, Any]]) -> dict[tuple[str, int], str]:
@@ -74,7 +79,7 @@ def test_more_samples_are_further_parts(writer: Writer, tmp_path: Path):
 
 def test_the_account_counts_every_token_once(writer: Writer, tmp_path: Path):
     draw(tmp_path / "out", writer, 2)
-    rows, account = read_samples(tmp_path / "out").to_pylist(), read_account(tmp_path / "out")
+    rows, account = rows_of(tmp_path / "out"), read_account(tmp_path / "out")
     prompts = {problem.id: 1 + len(problem.prompt) for problem in PROBLEMS}
     assert account.tokens_read == sum(prompts.values())
     assert account.tokens_written == sum(len(row["tokens"]) for row in rows)
@@ -94,10 +99,10 @@ def test_samples_that_were_asked_otherwise_are_not_mixed(writer: Writer, tmp_pat
     SampleDirectory(tmp_path / "out", MANIFEST | {"problems": "elsewhere"})
     with pytest.raises(UserError, match="holds samples with seed=3, not 4"):
         SampleDirectory(tmp_path / "out", MANIFEST | {"seed": 4})
-    with pytest.raises(UserError, match="has no samples yet"):
-        read_samples(tmp_path / "out")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="is no directory of samples"):
-        read_manifest(tmp_path)
+        SampleDirectory(tmp_path / "damaged", MANIFEST)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.parquet").touch()
     with pytest.raises(UserError, match="name another directory"):

@@ -4,8 +4,8 @@
     OUT/part-p000000-s000000-000256.parquet problems 0 and after, samples 0 to 255 of each
     OUT/seconds.json                        how long each part took
 
-A part holds a fixed number of problems, and is written when all of its samples are there. More samples of the same
-problems are further parts.
+`judging/samples.py` reads them. A part holds a fixed number of problems, and is written when all of its samples are
+there. More samples of the same problems are further parts.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class SampleDirectory:
             path.mkdir(parents=True, exist_ok=True)
             write_text_atomically(file, json.dumps(self._manifest, indent=1, ensure_ascii=False) + "\n")
             return
-        stored = read_manifest(path)
+        stored = _read_manifest(path)
         for name, asked in json.loads(json.dumps(self._manifest)).items():
             if stored.get(name) != asked and name not in ("checkpoint", "problems"):  # places may differ
                 raise UserError(
@@ -126,7 +126,7 @@ class SampleDirectory:
         write_text_atomically(self.path / SECONDS, json.dumps(seconds, indent=1) + "\n")
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> dict[str, Any]:
     """Return what was asked. Raises UserError where `path` holds no samples."""
     try:
         content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -150,15 +150,6 @@ def read_account(path: Path) -> Account:
 def _read_seconds(path: Path) -> dict[str, float]:
     file = path / SECONDS
     return dict(json.loads(file.read_text())) if file.exists() else {}
-
-
-def read_samples(path: Path) -> pa.Table:
-    """Return all samples of a directory, a row each, by parts. Raises UserError where there are none."""
-    read_manifest(path)
-    files = sorted(path.glob("part-*.parquet"))
-    if not files:
-        raise UserError(f"{path} has no samples yet; the same pathways-lite sample goes on")
-    return pa.concat_tables([pq.read_table(file) for file in files])
 
 
 def sampling_cost(config: Model, prompt_tokens: Sequence[int], written: Sequence[Sequence[int]]) -> Account:
