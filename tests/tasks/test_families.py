@@ -40,8 +40,9 @@ def test_right_answers_verify_and_mutated_ones_do_not(name: str, seed: int) -> N
     assert judge(example.solution).correct
     assert judge(example.solution + "Q: 1+1=\nA: 2\n").correct, "what follows the answer does not count"
     head, _, last = example.solution.rstrip().rpartition(" ")
-    mutated = f"{head} {last[:-1]}{'1' if last[-1] == '0' else '0'}\n"  # another digit, or none of the words
-    assert not judge(mutated).correct
+    assert not judge(f"{example.solution.rstrip()}1\n").correct
+    if example.task != "expression":  # 0*7 and 0*0 are both right
+        assert not judge(f"{head} {last[:-1]}{'1' if last[-1] == '0' else '0'}\n").correct
     assert not judge(example.solution.replace(last, "")).correct
     assert not judge("").correct
     assert judge("").answer is None
