@@ -18,6 +18,7 @@ from pathways_lite.conversion.hf_import import import_hf
 from pathways_lite.data.build import build
 from pathways_lite.data.sentencepiece import train_sentencepiece
 from pathways_lite.data.store import open_store
+from pathways_lite.data.tokenizer_files import load_tokenizer
 from pathways_lite.errors import UserError
 from pathways_lite.evaluation.generation import generate
 from pathways_lite.recipe import Grow, Stack
@@ -137,10 +138,27 @@ def test_an_import_without_a_tokenizer_says_what_to_pass(tmp_path: Path) -> None
     for name, content in published().items():
         (place / name).write_bytes(content)
     assert imported(source, tmp_path / "again", tokenizer=place)[0].tokenizer().control.eos == (258, 256)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UserError, match=r"--tokenizer .*empty holds no tokenizer; name a directory with"):
+        imported(source, tmp_path / "third", tokenizer=empty)
     with pytest.raises(UserError, match=r"--tokenizer .*nowhere: no such file or directory"):
         imported(source, tmp_path / "third", tokenizer=tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"tokenizer_config.json of .* is no JSON"):
         imported(write_model(tmp_path / "hf", published(**{"tokenizer_config.json": b"{"})), tmp_path / "fourth")
+
+
+@pytest.mark.parametrize("place", ["", "step_00000000", "of a stage", "of a run"])
+def test_a_tokenizer_is_taken_from_a_run_or_checkpoint(place: str, alone: Path, tmp_path: Path) -> None:
+    carrying = alone if place.startswith("step") else alone.parent
+    if place.startswith("of"):
+        carrying = tmp_path / "run"
+        shutil.copytree(alone, carrying / "base" / "checkpoints" / alone.name)
+        carrying = carrying if place == "of a run" else carrying / "base"
+    source = write_model(tmp_path / "hf", {})
+    trained, _ = imported(source, tmp_path / "ours", tokenizer=carrying)
+    assert trained.companions == load_model(alone).companions
+    assert load_tokenizer(carrying).fingerprint == trained.tokenizer().fingerprint
 
 
 def test_a_sentencepiece_model_comes_along(tmp_path: Path) -> None:
