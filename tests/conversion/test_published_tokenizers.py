@@ -220,3 +220,23 @@ def test_the_length_of_windows_is_sensible_without_being_asked(tmp_path: Path) -
     shorter, _ = imported(write_model(tmp_path / "hf", published()), tmp_path / "short")
     assert shorter.evaluated_seq_len == shorter.stage.data.seq_len == 128
     assert np.isfinite(shorter.evaluator(documents=held_out(shorter)).evaluate(shorter.params())["text"].loss)
+
+
+def test_what_is_refused_is_refused_before_anything_is_said(alone: Path, tmp_path: Path) -> None:
+    source = write_model(tmp_path / "hf", published())
+    for arguments in (
+        ("convert", source, alone.parent, "--from", "hf"),
+        ("merge", alone.parent, alone, alone),
+    ):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert isinstance(result.exception, UserError)
+        assert "exists; name another directory" in str(result.exception)
+        assert result.output == ""
+
+
+def test_inspect_shows_nothing_that_an_import_has_not_done(alone: Path) -> None:
+    shown = CliRunner().invoke(app, ["inspect", str(alone)], env={"COLUMNS": "200"}).stdout
+    assert "stage imported, nothing trained here" in shown
+    assert "step 0 of" not in shown
+    assert "goodput" not in shown
+    assert f"parameters alone {load_model(alone).manifest.params_digest[:16]}" in shown

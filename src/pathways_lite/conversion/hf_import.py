@@ -151,9 +151,13 @@ def trained_before(model: Model, tokens: int | None) -> Ledger:
 
 
 def model_text(model: Model) -> str:
-    """Write a model as a recipe file does, without the fields that have their default."""
+    """Write a model as a recipe file does, without the fields that have their default, but with what it computes in."""
     fields = {name: field.default for name, field in type(model).model_fields.items()}
-    given = [f"{name}={value!r}" for name, default in fields.items() if (value := getattr(model, name)) != default]
+    given = [
+        f"{name}={value!r}"
+        for name, default in fields.items()
+        if (value := getattr(model, name)) != default or name == "dtype"
+    ]
     return f"Model({', '.join(given)})"
 
 
@@ -205,8 +209,8 @@ class TensorFiles:
         if extra:
             more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
             raise UserError(
-                f"{extra[0]} in {stored[extra[0]].path}{more} has no place in the model that {self._config} says; "
-                "its logits would be others"
+                f"{extra[0]} in {stored[extra[0]].path}{more} {'have' if more else 'has'} no place in the model that "
+                f"{self._config} says; its logits would be others"
             )
 
     def _name_in_file(self, tensor: Tensor, layer: int) -> str:
