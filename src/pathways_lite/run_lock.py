@@ -114,7 +114,7 @@ class RunLock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"cannot make the directory {self._path.parent}: {error.strerror}; choose another one with --out"
+                f"cannot make the directory {self._path.parent}: {error.strerror}; name another place for the output"
             ) from error
         descriptor = _open(self._path, os.O_RDWR | os.O_CREAT)
         try:

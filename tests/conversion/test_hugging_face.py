@@ -320,6 +320,11 @@ def test_files_that_are_not_whole_are_refused_in_a_sentence(tmp_path: Path) -> N
         (source / "model.safetensors.index.json").write_text(json.dumps(index))
     with refused("pytorch_model.bin and no safetensors files; a pickle can run any program") as source:
         (source / "model.safetensors").rename(source / "pytorch_model.bin")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=r"model.gguf is a file, and .*; did you mean --from gguf"):
+        imported(tmp_path / "model.gguf", out)
+    with pytest.raises(UserError, match="no such directory; nothing is downloaded"):
+        imported(tmp_path / "meta-llama" / "Llama-3.2-1B", out)
     with refused("has no config.json") as source:
         (source / "config.json").unlink()
 

@@ -18,6 +18,7 @@ from pathways_lite.conversion.hf_import import import_hf
 from pathways_lite.data.build import build
 from pathways_lite.data.sentencepiece import train_sentencepiece
 from pathways_lite.data.store import open_store
+from pathways_lite.data.tokenizer_files import load_tokenizer
 from pathways_lite.errors import UserError
 from pathways_lite.evaluation.generation import generate
 from pathways_lite.recipe import Grow, Stack
@@ -137,10 +138,27 @@ def test_an_import_without_a_tokenizer_says_what_to_pass(tmp_path: Path) -> None
     for name, content in published().items():
         (place / name).write_bytes(content)
     assert imported(source, tmp_path / "again", tokenizer=place)[0].tokenizer().control.eos == (258, 256)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UserError, match=r"--tokenizer .*empty holds no tokenizer; name a directory with"):
+        imported(source, tmp_path / "third", tokenizer=empty)
     with pytest.raises(UserError, match=r"--tokenizer .*nowhere: no such file or directory"):
         imported(source, tmp_path / "third", tokenizer=tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"tokenizer_config.json of .* is no JSON"):
         imported(write_model(tmp_path / "hf", published(**{"tokenizer_config.json": b"{"})), tmp_path / "fourth")
+
+
+@pytest.mark.parametrize("place", ["", "step_00000000", "of a stage", "of a run"])
+def test_a_tokenizer_is_taken_from_a_run_or_checkpoint(place: str, alone: Path, tmp_path: Path) -> None:
+    carrying = alone if place.startswith("step") else alone.parent
+    if place.startswith("of"):
+        carrying = tmp_path / "run"
+        shutil.copytree(alone, carrying / "base" / "checkpoints" / alone.name)
+        carrying = carrying if place == "of a run" else carrying / "base"
+    source = write_model(tmp_path / "hf", {})
+    trained, _ = imported(source, tmp_path / "ours", tokenizer=carrying)
+    assert trained.companions == load_model(alone).companions
+    assert load_tokenizer(carrying).fingerprint == trained.tokenizer().fingerprint
 
 
 def test_a_sentencepiece_model_comes_along(tmp_path: Path) -> None:
@@ -202,3 +220,23 @@ def test_the_length_of_windows_is_sensible_without_being_asked(tmp_path: Path) -
     shorter, _ = imported(write_model(tmp_path / "hf", published()), tmp_path / "short")
     assert shorter.evaluated_seq_len == shorter.stage.data.seq_len == 128
     assert np.isfinite(shorter.evaluator(documents=held_out(shorter)).evaluate(shorter.params())["text"].loss)
+
+
+def test_what_is_refused_is_refused_before_anything_is_said(alone: Path, tmp_path: Path) -> None:
+    source = write_model(tmp_path / "hf", published())
+    for arguments in (
+        ("convert", source, alone.parent, "--from", "hf"),
+        ("merge", alone.parent, alone, alone),
+    ):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert isinstance(result.exception, UserError)
+        assert "exists; name another directory" in str(result.exception)
+        assert result.output == ""
+
+
+def test_inspect_shows_nothing_that_an_import_has_not_done(alone: Path) -> None:
+    shown = CliRunner().invoke(app, ["inspect", str(alone)], env={"COLUMNS": "200"}).stdout
+    assert "stage imported, nothing trained here" in shown
+    assert "step 0 of" not in shown
+    assert "goodput" not in shown
+    assert f"parameters alone {load_model(alone).manifest.params_digest[:16]}" in shown

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from helpers.character_tokenizer import BOS, EOS, write_tokenizer
+from helpers.published_tokenizers import as_json, published
 from pathways_lite.cli.main import app
 from pathways_lite.data.build import build
 from pathways_lite.data.fsck import fsck
@@ -179,6 +180,19 @@ def test_the_command_suggests_the_frame_and_builds_it(tmp_path: Path, jsonl: Pat
     assert open_store(str(tmp_path / "auto")).frame == FRAME
     with pytest.raises(UserError, match="give it, or --bos and --eos, not both"):
         command("both", "--eod", EOS, "--bos", BOS)
+
+
+def test_auto_closes_documents_with_eod_and_not_with_the_mark_of_a_turn(tmp_path: Path, jsonl: Path) -> None:
+    place = tmp_path / "chat"
+    place.mkdir()
+    for name, content in published(**{"generation_config.json": as_json(eos_token_id=258)}).items():
+        (place / name).write_bytes(content)
+    assert (load_tokenizer(place).eod, load_tokenizer(place).control.eos) == (256, (258,))
+    assert build_framed(tmp_path / "auto", jsonl, str(place), bos="auto", eos="auto").frame == DocumentFrame(257, 256)
+    arguments = ["data", "build", str(tmp_path / "plain"), str(jsonl), "--tokenizer", str(place), "--workers", "0"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "--bos" not in result.output, "a chat's marks are not around documents"
 
 
 def test_a_tokenizer_names_its_tokens(tokenizer: str) -> None:

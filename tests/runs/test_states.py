@@ -128,6 +128,32 @@ def test_what_is_being_deleted_is_no_run(make_run: MakeRun) -> None:
     assert leftovers(Path("runs")) == [Path("runs") / f"{DELETED}old-1"]
 
 
+@pytest.mark.parametrize(
+    ("flops", "elsewhere", "imported", "shown"),
+    [
+        (0, "unknown", {"tokens": None}, "0 + unknown"),
+        (0, None, {"tokens": None}, "0 + unknown"),  # of an earlier version
+        (838e12, "stated", {"tokens": 10**6}, "838 T, stated"),
+        (838e12, "unknown", None, "838 T + unknown"),  # merged from both
+        (838e12, None, None, "838 T"),
+    ],
+)
+def test_checkpoints_show_what_is_not_known_of_their_cost(
+    flops: float, elsewhere: str | None, imported: dict | None, shown: str, make_run: MakeRun
+) -> None:
+    place = Path("runs") / "ours" / "step_00000000"
+    place.mkdir(parents=True)
+    total = {"tokens": 5, "flops": flops} | ({"cost_elsewhere": elsewhere} if elsewhere else {})
+    meta = {"lineage": {"stage": "imported"}, "ledger": {"total": total}} | ({"imported": imported} if imported else {})
+    (place / "manifest.json").write_text(json.dumps({"meta": meta}))
+    printed = CliRunner().invoke(app, ["runs"], env={"COLUMNS": "200"}).stdout
+    (row,) = (line for line in printed.splitlines() if "runs/ours" in line)
+    cells = [cell.strip() for cell in row.replace("│", "|").split("|")]
+    assert shown in cells or f" {shown} " in row
+    assert (" + unknown" in row, ", stated" in row) == ("unknown" in shown, "stated" in shown)
+    assert ("which is not free" in printed) == ("unknown" in shown)
+
+
 def test_checkpoints_of_grow_and_merge_are_listed_after_the_runs(make_run: MakeRun) -> None:
     make_run("base")
     for name, stage in (("soup", "merged"), ("damaged", None)):

@@ -17,7 +17,7 @@ from pathways_lite.checkpoints.fsck import Finding, checkpoint_paths, fsck, veri
 from pathways_lite.checkpoints.manager import CheckpointManager
 from pathways_lite.checkpoints.manifest import ArrayInfo, DamagedError, Manifest
 from pathways_lite.checkpoints.reader import CheckpointReader
-from pathways_lite.checkpoints.streaming import StreamedArray, open_checkpoint, write_streamed
+from pathways_lite.checkpoints.streaming import StreamedArray, open_checkpoint, require_absent, write_streamed
 
 __all__ = [
     "ArrayInfo",
@@ -35,6 +35,7 @@ __all__ = [
     "open_checkpoint",
     "read_companions",
     "read_manifest",
+    "require_absent",
     "require_undamaged",
     "restore",
     "restore_differences",

@@ -105,6 +105,17 @@ class Manifest:
         return sum(array.nbytes for array in self.arrays.values())
 
     @property
+    def params_digest(self) -> str:
+        """The SHA-256 of the parameters alone, as hexadecimal digits: equal where a model came in, or out and in again.
+
+        `digest` is also of the optimizer's state.
+        """
+        params = sorted(name for name in self.arrays if name.startswith("params."))
+        return hashlib.sha256(
+            "".join(f"{name} {self.arrays[name]} {self.arrays[name].fingerprint}\n" for name in params).encode()
+        ).hexdigest()
+
+    @property
     def digest(self) -> str:
         """SHA-256 of all arrays' names, types and fingerprints: equal if two checkpoints hold the same arrays."""
         lines = (f"{name} {array} {array.fingerprint}\n" for name, array in sorted(self.arrays.items()))

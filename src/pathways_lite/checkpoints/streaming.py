@@ -58,6 +58,12 @@ def open_checkpoint(path: Path) -> tuple[Manifest, CheckpointReader]:
     return manifest, CheckpointReader(path / ARRAYS, manifest)
 
 
+def require_absent(directory: Path, step: int = 0) -> None:
+    """Raise UserError where a directory has a checkpoint of a step already."""
+    if (final := directory / checkpoint_name(step)).exists():
+        raise UserError(f"{final} exists; name another directory")
+
+
 def write_streamed(
     directory: Path,
     step: int,
@@ -72,10 +78,9 @@ def write_streamed(
     name. Raises UserError if that step has a checkpoint already or there is too little space; after any error no file
     of it is left.
     """
+    require_absent(directory, step)
     final = directory / checkpoint_name(step)
     temporary = directory / f"{TEMPORARY}{final.name}"
-    if final.exists():
-        raise UserError(f"{final} exists; name another directory")
     directory.mkdir(parents=True, exist_ok=True)
     needed, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(directory).free
     if needed > free:

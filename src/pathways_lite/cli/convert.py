@@ -82,9 +82,12 @@ def convert(
         raise UserError("--tokenizer is that of an imported model; it goes with --from hf or gguf")
     if allow_torch and source != "hf":
         raise UserError("--allow-torch reads the pickles of a public model; it goes with --from hf")
+    from pathways_lite.checkpoints import require_absent
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.training.load import load_model
 
+    if target is None:
+        require_absent(out)  # before anything is read, and said
     if source is not None:
         from pathways_lite.conversion.gguf_import import import_gguf
         from pathways_lite.conversion.hf_import import import_hf

@@ -50,10 +50,10 @@ def build(
     ] = None,
     bos: Annotated[
         str | None,
-        typer.Option(help="token that opens a document; auto: as tokenizer_config.json beside the tokenizer says"),
+        typer.Option(help="token that opens a document; auto: BOS, as tokenizer_config.json beside the tokenizer says"),
     ] = None,
     eos: Annotated[
-        str | None, typer.Option(help="token that closes a document, with --bos; auto: as tokenizer_config.json says")
+        str | None, typer.Option(help="token that closes a document, with --bos; auto: the tokenizer's EOD")
     ] = None,
     held_out: Annotated[
         list[str],
@@ -185,11 +185,16 @@ def build(
 
 
 def _suggest_frame(console: Console, store: Store) -> None:
-    """Say that models of the corpus's tokenizer saw BOS and EOS around documents, where its files name both."""
+    """Say that models of the corpus's tokenizer saw BOS and EOS around documents, where its files name both.
+
+    Where no EOS ends documents, EOS and BOS are the marks of a chat's turns, and documents had neither.
+    """
     from pathways_lite.data.frame_tokens import published_frame
 
-    bos, eos = published_frame(store.tokenizer())
-    if store.frame.closes is None and bos is not None and eos is not None and bos != eos:
+    tokenizer = store.tokenizer()
+    bos, eos = published_frame(tokenizer)
+    ends_documents = tokenizer.eod in tokenizer.control.eos
+    if store.frame.closes is None and ends_documents and bos is not None and eos is not None and bos != eos:
         console.print(
             f"The tokenizer names {bos} and {eos}: a model trained with them around documents should read a corpus "
             "built with --bos auto --eos auto; this one has only EOD between documents."

@@ -59,9 +59,11 @@ def inspect(
     console, meta = Console(), model.manifest.meta
     lineage, cursor = meta["lineage"], meta["cursor"]
     console.print(bold(str(model.path)))
-    console.print(f"stage {lineage['stage']}, step {model.manifest.step:,} of {model.spec.timeline.total_steps:,}")
+    made = model.spec.timeline.total_steps
+    trained = f", step {model.manifest.step:,} of {made:,}" if model.stage.data.corpus else ", nothing trained here"
+    console.print(f"stage {lineage['stage']}{trained}")
     console.print(f"identity {lineage['identity']}, parameters {describe_origin(model)}")
-    console.print(f"content  {model.manifest.digest[:16]}")
+    console.print(f"content  {model.manifest.digest[:16]}; parameters alone {model.manifest.params_digest[:16]}")
     if carried := companion_sizes(model.manifest):
         console.print(f"carries  {', '.join(carried)} ({si(sum(carried.values()), 'B')})")
     skips = ", ".join(f"{n} sequences at step {step}" for step, n in cursor["skips"]) or "none"
@@ -129,7 +131,8 @@ def _ledger_table(accounts: dict[str, dict]) -> Table:
     table.add_row("average active parameters", *(f"{x.average_active_parameters:,.0f}" for x in (stage, total)))
     for name in ("train", "compile", "save", "evaluate", "other"):
         table.add_row(f"time: {name}", *(duration(getattr(x.seconds, name)) for x in (stage, total)))
-    table.add_row("goodput", f"{stage.seconds.goodput:.1%}", f"{total.seconds.goodput:.1%}")
+    if total.seconds.total:  # nothing ran here to make an import
+        table.add_row("goodput", f"{stage.seconds.goodput:.1%}", f"{total.seconds.goodput:.1%}")
     if total.cost_elsewhere is not None:
         table.caption = COST_NOTES[total.cost_elsewhere]
     return table

@@ -42,10 +42,11 @@ def merge(
 
     - `pathways-lite merge runs/mixed runs/code runs/text --weights 1,3`
     """
+    from pathways_lite.checkpoints import require_absent
     from pathways_lite.conversion.grow_and_merge import merge_offline
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.recipe import Ingredient, Merge
-    from pathways_lite.training.init_merging import resolve_merge
+    from pathways_lite.training.init_merging import require_same_model, resolve_merge
     from pathways_lite.training.load import load_model
 
     relative_weights = _parse_weights(weights, len(checkpoints))
@@ -54,9 +55,12 @@ def merge(
             f"--weights {weights} --decay {decay}: weights must have a positive sum, and the decay must be in (0, 1]"
         )
     ingredients = tuple(Ingredient(path=path, weight=w) for path, w in zip(checkpoints, relative_weights, strict=True))
-    with lock_directory(out):  # before minutes of a greedy soup
+    require_absent(out)  # before minutes of a greedy soup
+    with lock_directory(out):
         resolved = resolve_merge(Merge(checkpoints=ingredients, last=last, decay=decay), "merged").checkpoints
         models = [load_model(ingredient.path, examined=False) for ingredient in resolved]
+        for model in models:
+            require_same_model(model, models[0].stage.model)
         model_weights = [ingredient.weight for ingredient in resolved]
         for line in _unrelated(models):
             print_line(line)

@@ -12,6 +12,7 @@ import numpy as np
 from pathways_lite.comparison.metric import Metric
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import CostElsewhere, least_known
+from pathways_lite.tracking.formatting import si
 from pathways_lite.tracking.log import Row
 from pathways_lite.tracking.run_data import RunData, StageData, smooth
 
@@ -167,9 +168,15 @@ def common_grid(curves: Sequence[Curve]) -> np.ndarray:
         )
     begin, end = max(float(curve.flops[0]) for curve in curves), min(curve.last_flops for curve in curves)
     if begin > end:
-        stated = f", which include training elsewhere as stated of {known['stated']}" if "stated" in known else ""
+        last = min(curves, key=lambda curve: curve.last_flops)
+        first = max(curves, key=lambda curve: float(curve.flops[0]))
+        why = (
+            f"at {si(begin, 'FLOPs')}, of which training elsewhere was stated, {first.name} begins only after all of"
+            if first.cost_elsewhere == "stated"
+            else f"{first.name} begins at {si(begin, 'FLOPs')}, after all of"
+        )
         raise UserError(
-            f"{curves[0].name} and the other runs have no FLOPs in common{stated}, so they cannot be compared"
+            f"the runs have no FLOPs in common, so they cannot be compared: {why} the {si(end, 'FLOPs')} of {last.name}"
         )
     points = np.unique(np.concatenate([curve.flops for curve in curves]))
     return points[(points >= begin) & (points <= end)]

@@ -75,7 +75,7 @@ def _shards(path: Path) -> list[Path]:
         example = f", such as {found[0]}" if found else ""
         raise UserError(f"{path} is a directory; name a GGUF file{example}")
     if not path.is_file():
-        raise UserError(f"{path}: no such file; name a GGUF file")
+        raise UserError(f"{path}: no such file; nothing is downloaded, so name a GGUF file that is here")
     if (match := _SHARD.fullmatch(path.name)) is None:
         return [path]
     count = int(match["count"])
@@ -105,8 +105,9 @@ def _parse(path: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
         reader = Reader(path)
         metadata = {name: _plain(reader_field) for name, reader_field in reader.fields.items()}
     except Exception as error:  # the package raises whatever its arrays raise on damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is no whole GGUF file ({reason}); download it again") from error
+        raise UserError(
+            f"{path} is no whole GGUF file: its {path.stat().st_size:,} bytes {_damage(error)}; download it again"
+        ) from error
     if reader.byte_order != "I":
         raise UserError(f"{path} is of the other byte order than this machine's; convert it with gguf-convert-endian")
     tensors = {}
@@ -120,6 +121,13 @@ def _parse(path: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
         shape = tuple(int(size) for size in reversed(tensor.shape))
         tensors[tensor.name] = GGUFTensor(path, shape, kind.name, tensor.data)
     return metadata, tensors
+
+
+def _damage(error: Exception) -> str:
+    """Say what is wrong with a file that the package cannot parse, in whose words only a version makes sense."""
+    if "version" in str(error).lower():
+        return f"are of a version that is not known ({str(error).splitlines()[0]})"
+    return "end before all that its header announces, or hold something else"
 
 
 def _is_readable(kind: Any) -> bool:

@@ -82,7 +82,7 @@ def _tokenizer_companions(
 ) -> dict[str, bytes]:
     """Return the companion files of the tokenizer, of the file's own or of `other`; none, which is reported."""
     if other is not None:
-        return tokenizer_of_import(other, model, config, report)
+        return tokenizer_of_import(other, model, config, report, given=True)
     files, reason = tokenizer_files(reader.metadata)
     if not files:
         report(f"its tokenizer is left out: {reason}; pass --tokenizer PLACE with its tokenizer.json")

@@ -91,6 +91,13 @@ class ConfigReader:
     def open(cls, directory: Path) -> ConfigReader:
         """Read the file of a directory. Raises UserError where there is none, or it holds no object."""
         path = directory / CONFIG
+        if directory.is_file():
+            hint = "did you mean --from gguf?" if directory.suffix == ".gguf" else "name the directory that holds it"
+            raise UserError(f"{directory} is a file, and a Hugging Face model a directory; {hint}")
+        if not directory.exists():
+            raise UserError(
+                f"{directory}: no such directory; nothing is downloaded, so name that of a model which is here"
+            )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:

@@ -120,7 +120,7 @@ def _tokenizer_files(trained: TrainedModel, report: Callable[[str], None]) -> di
         before = ", ".join(token_name(tokenizer, i) for i in tokenizer.control.prefix) or "nothing"
         report(
             f"transformers puts {before} before a text, as the tokenizer's files say; the model's documents began with "
-            f"{token_name(tokenizer, opens)}, so put that there"
+            f"{token_name(tokenizer, opens)}: encode with add_special_tokens=False, and put that first"
         )
     return files
 

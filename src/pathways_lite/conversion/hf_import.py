@@ -17,14 +17,14 @@ from pathways_lite.conversion.hf_text_part import TextPartReader, text_config
 from pathways_lite.conversion.safetensors_files import SafetensorsReader, TensorReader, pieces, safetensors_files
 from pathways_lite.conversion.torch_files import TorchReader
 from pathways_lite.data.order import DataCursor
-from pathways_lite.data.tokenizer_files import has_tokenizer, read_published_files
+from pathways_lite.data.tokenizer_files import has_tokenizer, load_tokenizer, read_published_files, stored_tokenizer
 from pathways_lite.data.tokenizers import HF_FILE, SENTENCEPIECE_FILE, Tokenizer
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.models import ParamSpec
 from pathways_lite.models.accounting import palm_flops_per_token, parameter_count
 from pathways_lite.recipe import AdamW, Data, Model, Recipe, Stage, Steps
-from pathways_lite.training.companions import carried_tokenizer, published_companions
+from pathways_lite.training.companions import carried_tokenizer, framed_companions, published_companions
 from pathways_lite.training.stage import StageSpec
 
 
@@ -67,36 +67,50 @@ def import_hf(
     spec = imported_stage(source.resolve().name, model, config.count("max_position_embeddings", 2048))
     meta = initial_meta(spec, DataCursor(), trained_before(model, tokens), reader.digest())
     meta["imported"] = {"from": "hf", "family": family.model_type, "config": dict(config.values), "tokens": tokens}
-    companions = tokenizer_of_import(tokenizer or source, model, config.values, report)
+    companions = tokenizer_of_import(tokenizer or source, model, config.values, report, given=tokenizer is not None)
     meta |= tokenizer_meta(companions)
     streamed = {f"params.{name}": files.stream(array, report) for name, array in specs.items()}
     return write_streamed(out, 0, streamed, meta, lambda: None, companions)
 
 
 def tokenizer_of_import(
-    place: Path, model: Model, config: Mapping[str, Any], report: Callable[[str], None]
+    place: Path, model: Model, config: Mapping[str, Any], report: Callable[[str], None], *, given: bool
 ) -> dict[str, bytes]:
     """Return the companion files of the tokenizer in `place`; none, and say what to pass, where there is none.
 
     Args:
       place: a directory with the files of a tokenizer, or a tokenizer.json or .model by itself.
       config: the model's config.json.
+      given: whether the user named `place`, which may then be a run, a checkpoint or a corpus, and must hold one.
 
-    Raises UserError for a tokenizer that cannot be read.
+    Raises UserError for a tokenizer that cannot be read, and where a given place has none.
     """
-    if place.is_dir():
-        files = read_published_files(place)
-    elif place.is_file():
-        files = {HF_FILE if place.suffix == ".json" else SENTENCEPIECE_FILE: place.read_bytes()}
-    else:
+    if given and not place.exists():
         raise UserError(f"--tokenizer {place}: no such file or directory; name one with a tokenizer.json or .model")
-    if not has_tokenizer(files):
-        report(
-            f"{place} has no tokenizer.json or tokenizer.model, so the checkpoint carries no tokenizer: pass "
-            "--tokenizer PLACE here, or --corpus CORPUS to generate and evaluate"
+    if given and place.is_file() and place.suffix not in (".json", ".model"):
+        raise UserError(
+            f"--tokenizer {place} is no tokenizer file; expected a tokenizer.json or a SentencePiece .model"
         )
-        return {}
-    companions = published_companions(files, str(place), config)
+    if given and stored_tokenizer(place) is not None:
+        companions = framed_companions(load_tokenizer(place))
+    else:
+        files = (
+            {HF_FILE if place.suffix == ".json" else SENTENCEPIECE_FILE: place.read_bytes()}
+            if place.is_file()
+            else read_published_files(place)
+        )
+        if given and not has_tokenizer(files):
+            raise UserError(
+                f"--tokenizer {place} holds no tokenizer; name a directory with a tokenizer.json or tokenizer.model, "
+                "one of these files, or a run, checkpoint or corpus that carries one"
+            )
+        if not has_tokenizer(files):
+            report(
+                f"{place} has no tokenizer.json or tokenizer.model, so the checkpoint carries no tokenizer: pass "
+                "--tokenizer PLACE here, or --corpus CORPUS to generate and evaluate"
+            )
+            return {}
+        companions = published_companions(files, str(place), config)
     tokenizer = carried_tokenizer(companions, str(place))
     assert tokenizer is not None
     beyond = tokenizer.vocab_size - model.vocab_size
@@ -137,9 +151,13 @@ def trained_before(model: Model, tokens: int | None) -> Ledger:
 
 
 def model_text(model: Model) -> str:
-    """Write a model as a recipe file does, without the fields that have their default."""
+    """Write a model as a recipe file does, without the fields that have their default, but with what it computes in."""
     fields = {name: field.default for name, field in type(model).model_fields.items()}
-    given = [f"{name}={value!r}" for name, default in fields.items() if (value := getattr(model, name)) != default]
+    given = [
+        f"{name}={value!r}"
+        for name, default in fields.items()
+        if (value := getattr(model, name)) != default or name == "dtype"
+    ]
     return f"Model({', '.join(given)})"
 
 
@@ -191,8 +209,8 @@ class TensorFiles:
         if extra:
             more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
             raise UserError(
-                f"{extra[0]} in {stored[extra[0]].path}{more} has no place in the model that {self._config} says; "
-                "its logits would be others"
+                f"{extra[0]} in {stored[extra[0]].path}{more} {'have' if more else 'has'} no place in the model that "
+                f"{self._config} says; its logits would be others"
             )
 
     def _name_in_file(self, tensor: Tensor, layer: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathways_lite.data.tokenizers import Tokenizer, document_end
+from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 
@@ -29,10 +29,12 @@ def resolve_frame(tokenizer: Tokenizer, bos: str | None, eos: str | None) -> Doc
 
 
 def published_frame(tokenizer: Tokenizer) -> tuple[str | None, str | None]:
-    """Return the names of BOS and EOS as the tokenizer, or the files beside it, give them; None for one without."""
-    control = tokenizer.control
-    bos = None if control.bos is None else tokenizer.token_name(control.bos)
-    return bos, document_end(control, tokenizer.token_name)
+    """Return the names of BOS, as the tokenizer or the files beside it give it, and of EOD; None for one without.
+
+    What closes a document is EOD, and not the EOS of a model that chats, which may only end turns.
+    """
+    bos = tokenizer.control.bos
+    return None if bos is None else tokenizer.token_name(bos), tokenizer.token_name(tokenizer.eod)
 
 
 def _token_id(tokenizer: Tokenizer, name: str | None, option: str) -> int | None:

@@ -55,15 +55,13 @@ def tokenizer_from_files(
 def load_tokenizer(path: str | Path, eod: str | None = None) -> Tokenizer:
     """Load a tokenizer from a `.model` file, a `tokenizer.json` file, or a directory that holds one.
 
-    A token store is such a directory too, and so is a checkpoint, or the directory of a stage's checkpoints, of which
-    the newest counts. `eod`: see `tokenizer_from_files`. Raises UserError.
+    A token store is such a directory too, and so is a checkpoint, a stage or a run, of which the newest checkpoint
+    counts. `eod`: see `tokenizer_from_files`. Raises UserError.
     """
     path = local_path(path)
-    if steps := checkpoint_steps(path):
-        path = path / checkpoint_name(steps[-1])
     if path.is_dir():
-        if (path / "tokenizer").is_dir():
-            return tokenizer_from_files(_read_files(path / "tokenizer"), str(path / "tokenizer"), eod)
+        if (stored := stored_tokenizer(path)) is not None:
+            return tokenizer_from_files(_read_files(stored), str(stored), eod)
         return tokenizer_from_files(read_published_files(path), str(path), eod, published=True)
     if not path.is_file():
         raise UserError(f"{path}: no such file; a tokenizer is bytes, sentencepiece:SIZE, a .model or a tokenizer.json")
@@ -71,6 +69,17 @@ def load_tokenizer(path: str | Path, eod: str | None = None) -> Tokenizer:
         raise UserError(f"{path} is no tokenizer file; expected a SentencePiece .model or an HF tokenizer.json")
     name = SENTENCEPIECE_FILE if path.suffix == ".model" else HF_FILE
     return tokenizer_from_files({name: path.read_bytes()}, str(path), eod)
+
+
+def stored_tokenizer(path: Path) -> Path | None:
+    """Return the directory of the tokenizer that a corpus, checkpoint, stage or run keeps; None where it keeps none."""
+    of_stages = sorted(path.glob("*/checkpoints"), key=lambda place: place.stat().st_mtime, reverse=True)
+    for place in (path, path / "checkpoints", *of_stages):
+        steps = checkpoint_steps(place)
+        directory = (place / checkpoint_name(steps[-1]) if steps else place) / "tokenizer"
+        if directory.is_dir():
+            return directory
+    return None
 
 
 def read_published_files(directory: Path) -> dict[str, bytes]:

@@ -55,6 +55,8 @@ def output_row(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads((place / "manifest.json").read_text(encoding="utf-8"))["meta"]
         stage, total = str(meta["lineage"]["stage"]), dict(meta["ledger"]["total"])
+        if "tokens" in (imported := meta.get("imported", {})) and imported["tokens"] is None:
+            total["cost_elsewhere"] = "unknown"  # an earlier version wrote zeros alone
         state = {"state": "checkpoint"}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         stage, total, state = "", {}, {"state": "checkpoint", "reason": "its manifest cannot be read"}
@@ -69,6 +71,7 @@ def output_row(path: Path) -> dict[str, Any]:
         "bits_per_byte": {},
         "total_tokens": total.get("tokens", 0),
         "total_flops": total.get("flops", 0),
+        **_cost_elsewhere(total),
         "bytes": directory_bytes(path),
         **_age(place.stat().st_mtime),
         **state,
@@ -96,11 +99,16 @@ def _stage_row(run: FoundRun, data: RunData, stage: StageData) -> dict[str, Any]
         **({"lossy": True} if any(r.get("lossy") for r in stage.evaluation.values()) else {}),
         "total_tokens": totals.get("total_tokens", 0),
         "total_flops": totals.get("total_flops", 0),
-        **({"cost_elsewhere": elsewhere} if (elsewhere := totals.get("cost_elsewhere")) is not None else {}),
+        **_cost_elsewhere(totals),
         "bytes": 0 if stage.directory.is_symlink() else directory_bytes(stage.directory),
         **_age(_updated(stage)),
         **({} if run.study is None else {"study": str(run.study), "arm": run.arm, "seed": data.recipe.get("seed")}),
     }
+
+
+def _cost_elsewhere(totals: dict[str, Any]) -> dict[str, Any]:
+    """Return `cost_elsewhere` where something was trained elsewhere, so that its FLOPs are not all, or are stated."""
+    return {} if (elsewhere := totals.get("cost_elsewhere")) is None else {"cost_elsewhere": elsewhere}
 
 
 def _early_stop(data: RunData, stage: StageData) -> dict[str, Any]:

@@ -72,7 +72,13 @@ def published_companions(
 
     Raises UserError where there is no tokenizer among the files, or none that can be read.
     """
-    tokenizer = tokenizer_from_files(generation_config_of(config or {}) | dict(files), name, published=True)
+    return framed_companions(
+        tokenizer_from_files(generation_config_of(config or {}) | dict(files), name, published=True)
+    )
+
+
+def framed_companions(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Return the companion files of a tokenizer, and of the frame of documents it implies: BOS where it adds it."""
     prefix = tokenizer.control.prefix
     opens, closes = (prefix[0], tokenizer.eod) if prefix and prefix[0] != tokenizer.eod else (tokenizer.eod, None)
     return tokenizer_companions(tokenizer) | frame_companion(tokenizer, DocumentFrame(opens, closes))

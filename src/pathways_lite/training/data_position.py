@@ -34,6 +34,8 @@ def describe_data_position(spec: StageSpec, position: int | None = None) -> str:
         return "data continues after the checkpoint that the stage starts from, which is not here"
     if left is None:
         return "data begins at sequence 0"
+    if not left.spec.stage.data.corpus:
+        return "data begins at sequence 0; what it starts from was imported and has read no corpus here"
     changes = changes_of_order(left.spec.stage.data, spec.stage.data)
     if not changes:
         open_end = position is None and left.model is None and left.spec.stage.early_stopping is not None
