@@ -195,7 +195,7 @@ def train_stage(components: Components, context: RunContext) -> None:
 def _measure_speed(trainer: Trainer, first_step: int, before: Seconds, wall: float, startup: float) -> Speed | None:
     """Return the stage's speed in this process, which trained it from `first_step` on."""
     timeline, stage, now = trainer.timeline, trainer.stage, trainer.timer.seconds
-    total, held_out = timeline.total_steps, held_out_tokens(trainer.spec)
+    total, held_out = trainer.step, held_out_tokens(trainer.spec)  # where it stopped early, not all that was planned
     spent = Seconds(**{name: value - getattr(before, name) for name, value in asdict(now).items()})
     return measure_speed(
         spent, wall, startup,
