@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pathways_lite.errors import counted
 from pathways_lite.recipe import Continue, Grow, Recipe, Stage
 from pathways_lite.tracking.formatting import si
 from pathways_lite.training.begun import StageState
@@ -67,7 +68,7 @@ def describe(recipe: Recipe, states: Sequence[StageState]) -> str:
             sparse = f" ({si(row['sparse_flops'])} without zeros; {active} in the end)"
         rates = ", ".join(f"{name} {rate:g}" for name, rate in row["learning_rates"].items())
         lines.append(
-            f"{row['stage']}: {si(row['parameters'], 'parameters')}, {row['steps']:,} steps, "
+            f"{row['stage']}: {si(row['parameters'], 'parameters')}, {counted(row['steps'], 'step')}, "
             f"{si(row['tokens'], 'tokens')} ({describe_epochs(spec)}), {si(row['flops'], 'FLOPs')}{sparse}, "
             f"{rates} ({spec.stage.optimizer.schedule.kind}), start: {row['start']}, identity {row['identity']}"
         )
