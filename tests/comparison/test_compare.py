@@ -212,3 +212,38 @@ def test_the_bootstrap_over_unequal_numbers_of_runs() -> None:
     interval = bootstrap_interval(lambda i, j: float(a[i].mean() - b[j].mean()), 40, 60, paired=False)
     half = 1.96 * math.hypot(a.std() / math.sqrt(40), b.std() / math.sqrt(60))
     assert interval.high - interval.low == pytest.approx(2 * half, rel=0.2)
+
+
+def test_one_evaluation_per_run_has_no_speedup() -> None:
+    """Both curves are a point, so when they were at the target is not known; the difference is."""
+    end = GRID[-1:]
+    arms = [
+        Arm(name, tuple(curve(s, np.array([4 + offset + s / 100]), end) for s in range(3)))
+        for name, offset in (("baseline", 0.0), ("arm", -0.1))
+    ]
+    results = Results.compare_arms(arms, "baseline", Metric())
+    (comparison,) = results.comparisons
+    assert math.isnan(comparison.speedup.value)
+    assert not comparison.speedup.has_limits
+    assert comparison.difference.value == pytest.approx(-0.1)
+    assert results.rows()[1][5].replace("\n", " ") == "one evaluation per run; set evaluation.every"
+    assert results.time_rows() == [["arm", "unknown", "unknown", "", ""]]
+
+
+def test_a_speedup_is_of_the_arms_own_points() -> None:
+    """A branch has points from late on only; the baseline crossed the target long before the first of them."""
+    flops = np.geomspace(1e12, 1e15, 4)
+    baseline = Arm("baseline", (curve(0, np.array([5.0, 3.0, 2.9, 2.8]), flops),))
+    branch = Arm("branch", (curve(0, np.array([4.5, 4.0]), flops[2:]),))
+    comparison = compare(branch, baseline)
+    assert comparison.target == 4.0
+    assert comparison.speedup.value == pytest.approx(10**12.5 / 10**15 - 1)  # half of the way from 5 to 3, in log FLOPs
+
+
+def test_an_arm_that_is_below_the_target_at_its_first_point_has_no_speedup() -> None:
+    flops = np.geomspace(1e12, 1e15, 4)
+    baseline = Arm("baseline", (curve(0, np.array([5.0, 4.5, 4.2, 4.0]), flops),))
+    branch = Arm("branch", (curve(0, np.array([3.9, 3.8]), flops[2:]),))
+    comparison = compare(branch, baseline)
+    assert math.isnan(comparison.speedup.value)
+    assert comparison.no_speedup == "branch is there at its first evaluation; set a smaller evaluation.every"

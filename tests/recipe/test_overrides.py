@@ -141,7 +141,7 @@ def test_switching_a_kind_resets_the_subtree_to_its_own_defaults() -> None:
         ("stages.base.optimizer.kind=muon", "kind"),
         ("stages.base.budget=60", "60 of what. Write e.g. '60 steps'; an amount is .*'2 epochs' or '10 % of STAGE'"),
         ("stages.base.budget=soon", "'soon' is not an amount; write e.g. '300 steps'"),
-        ("stages.base.budget=5 %", "'5 %' of what. Name another stage, e.g. '5 % of base'"),
+        ("stages.base.budget=5 %", "'5 %' of what. Name another stage, as in '5 % of STAGE'"),
         (
             "stages.base.optimizer.schedule.warmup=2 epochs",
             "'2 epochs' can be a budget only.* or a share such as '5 %'",

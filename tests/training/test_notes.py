@@ -9,6 +9,7 @@ from pathways_lite.data.build import build
 from pathways_lite.recipe import (
     UL2R,
     AdamW,
+    Cosine,
     Data,
     Grow,
     Interpolate,
@@ -20,6 +21,7 @@ from pathways_lite.recipe import (
     SpanCorruption,
     Stack,
     Stage,
+    Steps,
     Uniform,
     ZeroInit,
 )
@@ -118,3 +120,24 @@ def test_moments_that_layer_norms_leave_open_are_told(store: str) -> None:
     assert "not known of d_model=32; a multiple of 32 with operator=Net2Net()" in note
     assert grown_notes(store, source, padded, operator=ZeroInit()) == []
     assert grown_notes(store, source, doubled, operator=Net2Net(), optimizer="grow") == []
+
+
+def schedule_said(store: str, **fields: Any) -> list[str]:
+    values = {"batch_size": 2, "budget": "5 steps", **fields}
+    stage = Stage(model=MODEL, data=Data(corpus=store, seq_len=64), **{"optimizer": AdamW(), **values})
+    return stage_notes(StageSpec(Recipe(name="noted", stages=(stage,)), 0))
+
+
+def test_a_warmup_that_is_longer_than_the_stage_is_named(store: str) -> None:
+    cosine = Cosine(warmup=Steps(n=20))
+    (note,) = schedule_said(store, optimizer=AdamW(schedule=cosine))
+    assert note.startswith(
+        "the warmup of 20 steps is longer than the stage, of 5 steps, so the learning rate ends at 25%"
+    )
+    assert schedule_said(store, optimizer=AdamW(schedule=cosine), budget="20 steps") == []
+
+
+def test_a_batch_beyond_the_budget_is_named(store: str) -> None:
+    (note,) = schedule_said(store, batch_size=100, budget="1000 tokens")
+    assert note.startswith("1 step of whole batches is 6.4 ktokens, 6.4 times the budget of 1 ktokens")
+    assert schedule_said(store, budget="1280 tokens") == []

@@ -117,11 +117,13 @@ def build(
     from pathways_lite.console import Console
     from pathways_lite.data.build import build as build_store
     from pathways_lite.data.inspect import describe
+    from pathways_lite.data.listing import is_token_store
     from pathways_lite.data.records import Fields
     from pathways_lite.data.seqio_tasks import SEQIO, SeqioSource
     from pathways_lite.data.sources import Source
     from pathways_lite.data.tokenizer_files import load_tokenizer
     from pathways_lite.data.tokenizers import Tokenizer
+    from pathways_lite.data.zarr_io import is_remote
     from pathways_lite.errors import UserError
 
     def parse(text: str) -> Source:
@@ -142,12 +144,16 @@ def build(
     everything = [*parsed, *(held_out_documents if isinstance(held_out_documents, list) else [])]
     console = Console()
     if dry_run:
-        if as_json:
+        try:
             check_sources(parsed, held_out_documents, out)
+        except UserError:
+            if not as_json:  # as the check has read them: without documents that lack a field which was named
+                print_previews(console, [source.strictly() for source in everything], out)
+            raise
+        if as_json:
             print_json({"sources": [asdict(item) for item in preview_sources(everything, out)]})
         else:
             print_previews(console, everything, out)
-        check_sources(parsed, held_out_documents, out)
         return
     is_seqio = tokenizer.startswith(SEQIO)
     tokenizer_or_name: str | Tokenizer = tokenizer
@@ -160,6 +166,7 @@ def build(
     if eod is not None and (bos or eos):
         raise UserError("--eod is the one token between documents; give it, or --bos and --eos, not both")
     start = time.perf_counter()
+    is_built = not replace and not is_remote(out) and is_token_store(local_path(out))
     with show_progress() as report:
         store = build_store(
             parsed,
@@ -181,7 +188,7 @@ def build(
     console.print(describe(store, samples=0))
     if eod is None and bos is None and eos is None:
         _suggest_frame(console, store)
-    console.print(f"{out}: ready after {seconds:.1f} s")
+    console.print(f"{out}: already built" if is_built else f"{out}: ready after {seconds:.1f} s")
 
 
 def _suggest_frame(console: Console, store: Store) -> None:
@@ -219,6 +226,9 @@ def _parse_shares(texts: list[str]) -> HeldOutShares | None:
     if len(set(names)) < len(names):
         raise UserError(f"--held-out {' --held-out '.join(texts)}: give one fraction, and one for each domain at most")
     by_domain = {domain: share for _, domain, share in parsed if share is not None}
+    for text, _, share in parsed:
+        if share is not None and not 0 <= share < 1:
+            raise UserError(f"--held-out {text} must be a fraction, at least 0 and below 1, e.g. 0.01 for 1 %")
     return HeldOutShares(by_domain.pop("", 0.01), by_domain)
 
 

@@ -66,6 +66,8 @@ def batch(
     require_step(reading.spec, last.step)
     stream = data_stream(reading, corpus, skips=last.skips)
     console, batches = Console(), []
+    if spike and not is_spike and not as_json:  # first, as the steps before it are shown first
+        console.print(f"no spike, as the guard saw none; shown is step {last.step:,}: {last.reason}")
     for number in range(max(0, last.step - before) if spike else last.step, last.step + 1):
         source = batch_source(stream, number)
         if first_row >= (n_rows := len(source.rows.domain)):
@@ -87,7 +89,7 @@ def batch(
             f"stage {reading.stage.name}, step {number:,}, {counted(n_rows, 'row')} of {source.rows.length} tokens"
         )
         if reason:
-            console.print(f"spike: {reason}" if is_spike else f"no spike, as the guard saw none; {reason}")
+            console.print(f"spike: {reason}" if is_spike else f"no spike: {reason}")
         for row in shown:
             console.print(_describe_row(row, characters))
         if (hidden := n_rows - first_row - rows) > 0:

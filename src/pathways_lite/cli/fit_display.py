@@ -70,9 +70,9 @@ def rehearsal_line(fit: Fit) -> list[str]:
         return ["The rows are too few to rehearse a forecast, so there is no interval of one."]
     how = f"without its largest {rehearsal.by}" if rehearsal.by else "without a fifth of its rows"
     verdict = (
-        "the interval of a run held its own forecasts"
+        "their runs were within the intervals that were forecast for them"
         if rehearsal.factor < 1.005
-        else f"the interval of a run had to be {rehearsal.factor:.2f} times as wide to hold them"
+        else f"intervals had to be {rehearsal.factor:.2f} times as wide as forecast to hold their runs"
     )
     return [f"Fitted {how} and asked for the rest ({len(rehearsal.misses)} rehearsals): {verdict}."]
 

@@ -62,6 +62,8 @@ def plan(
     """
     from pathways_lite.planner import chips, plan_stage
     from pathways_lite.recipe import load_recipe
+    from pathways_lite.training.notes import schedule_notes
+    from pathways_lite.training.stage import StageSpec
 
     plan_stage.use_cpu()
     machine = chips.parse_machine(topology, slices)
@@ -78,6 +80,8 @@ def plan(
     index = plan_stage.find_stage(loaded, stage)
     if not as_json:
         typer.echo(plan_stage.describe_data(loaded, index))
+        for note in schedule_notes(StageSpec(loaded, index)):
+            typer.echo(f"note: {loaded.stages[index].name}: {note}")
     if rules:
         _print_tables(plan_stage.show_rules(loaded, index, machine))
     elif isinstance(machine, chips.GpuCluster):

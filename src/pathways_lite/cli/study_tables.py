@@ -98,8 +98,32 @@ def plan_summary(study_plan: StudyPlan, jobs: int) -> str:
 
 
 def cost_note(study_plan: StudyPlan) -> str:
-    """Say where arms differ in FLOPs, and where those of a start are unknown; "" where neither is so."""
-    return " ".join(filter(None, (_budget_note(study_plan), _unknown_cost_note(study_plan))))
+    """Say where arms differ in FLOPs, those of a start are unknown, or runs have no curve; "" where none is so."""
+    notes = (_budget_note, _unknown_cost_note, _single_evaluation_note)
+    return " ".join(filter(None, (note(study_plan) for note in notes)))
+
+
+def _single_evaluation_note(study_plan: StudyPlan) -> str:
+    """Say which arms have a run that is evaluated once, so that they have no curve; "" where none has."""
+    from pathways_lite.training.estimate import times_due
+    from pathways_lite.training.stage import stage_timeline
+
+    study = study_plan.study
+    if study.metric.of != "held-out":
+        return ""
+    evaluations = {
+        arm: min(
+            sum(times_due(stage.evaluation.every, 0, stage_timeline(stage).total_steps) for stage in recipe.stages)
+            for recipe in recipes
+        )
+        for arm, recipes in study.arms.items()
+    }
+    if not (single := [arm for arm, times in evaluations.items() if times == 1]):
+        return ""
+    return (
+        f"Runs of {', '.join(single)} are evaluated once, at their end: they have no curve and no speedup. Set "
+        "evaluation.every to fewer steps than a run has"
+    )
 
 
 def _unknown_cost_note(study_plan: StudyPlan) -> str:

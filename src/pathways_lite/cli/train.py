@@ -129,6 +129,7 @@ def _source(path: Path) -> Path:
 
 def _dry_run(recipe: Recipe, out: Path, *, as_json: bool) -> None:
     """Print what would be trained in `out`, and the time and memory that it would take here."""
+    from pathways_lite.parallel.mesh import mesh_problem
     from pathways_lite.run_directory import RunDirectory
     from pathways_lite.training.begun import first_other_stage, stage_states
     from pathways_lite.training.describe import describe, describe_stages
@@ -148,6 +149,9 @@ def _dry_run(recipe: Recipe, out: Path, *, as_json: bool) -> None:
     if (other := first_other_stage(resolved, run)) is not None:
         name = run.recipe().stages[other].name
         typer.echo(f"note: {out} was begun with another recipe of stage {name!r}; training needs another --out")
+    for stage, state in zip(resolved.stages, states, strict=True):
+        if not state.finished and (problem := mesh_problem(stage.mesh)):
+            typer.echo(f"note: {stage.name}: does not train here: {problem}")
     estimates = estimate_recipe(resolved, calibrate=True, states=states)
     for stage, estimate, state in zip(resolved.stages, estimates, states, strict=True):
         if not state.finished:

@@ -56,7 +56,8 @@ class Results:
         if comparison is None:
             return [*cells, "baseline", "", "", ""]
         c = comparison
-        speedup = format_percent(c.speedup, "\n") + ("" if c.counts_all else f"\n{HERE}")
+        speedup = c.no_speedup.replace("; ", ";\n") or format_percent(c.speedup, "\n")
+        speedup += "" if c.counts_all or c.no_speedup else f"\n{HERE}"
         values = (f"{c.target:.4f}", speedup, format_signed(c.area, "\n"))
         return [*cells, format_signed(c.difference, "\n"), *values]
 
@@ -115,6 +116,8 @@ class Results:
         def seconds(of: Arm) -> float:
             return benchmarks.workload_time([[curve.first_cost_at(c.target, "seconds")] for curve in of.curves])
 
+        if c.no_speedup:
+            return [arm.name, "unknown", "unknown", "", ""]
         times = [seconds(arm), seconds(baseline)]
         scores = benchmarks.scores({"arm": {"this": times[0]}, "baseline": {"this": times[1]}})
         shown = [duration(time) if math.isfinite(time) else "not reached" for time in times]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from itertools import islice
 
 from pathways_lite.data.documents import Document, printable
@@ -25,9 +24,8 @@ def require_documents(sources: Sequence[Source]) -> None:
     for source in sources:
         if source.address == PYTHON or source.address.startswith(SEQIO):
             continue
-        strict = replace(source, fields=replace(source.fields, strict=True))
         problems: list[str] = []
-        for item in islice((item for chunk in strict.chunks() for item in chunk.read()), _MAX_ITEMS):
+        for item in islice((item for chunk in source.strictly().chunks() for item in chunk.read()), _MAX_ITEMS):
             if isinstance(item, Document):
                 break
             problems.append(item.sentence)

@@ -55,6 +55,10 @@ class Source:
         """Return the source without files that are written during the build."""
         return replace(self, outputs=tuple(outputs))
 
+    def strictly(self) -> Self:
+        """Return the source whose records must have the domain and id fields that are named; to check the names."""
+        return replace(self, fields=replace(self.fields, strict=True))
+
     def listing(self) -> Listing:
         """Return what a directory holds. Raises UserError if it is a token store."""
         root = input_path(self.address)

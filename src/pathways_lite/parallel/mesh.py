@@ -56,6 +56,15 @@ def device_mesh(shape: recipe.Mesh, devices: Sequence[jax.Device] | None = None)
     return jax.sharding.Mesh(_arrange(devices, sizes, n_slices), AXES)
 
 
+def mesh_problem(shape: recipe.Mesh) -> str:
+    """Say why there is no mesh of this shape over the devices of all processes; "" where there is one."""
+    try:
+        device_mesh(shape)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def _arrange(devices: Sequence[jax.Device], sizes: tuple[int, ...], n_slices: int) -> np.ndarray:
     if devices[0].platform != "tpu":
         return np.array(devices).reshape(sizes)  # by process and number, as jax lists them

@@ -247,7 +247,7 @@ def _parse_budget(value: Any) -> Any:
     amount = parse_amount(value, _BUDGET_EXAMPLES)
     if isinstance(amount, dict) and amount.get("kind") == "fraction" and isinstance(value, str):
         raise ValueError(
-            f"{value!r} of what? Name another stage, e.g. '{value.strip()} of base', or write e.g. {_BUDGET_EXAMPLES}"
+            f"{value!r} of what? Name another stage, as in '{value.strip()} of STAGE', or write e.g. {_BUDGET_EXAMPLES}"
         )
     return amount
 

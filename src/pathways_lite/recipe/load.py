@@ -11,6 +11,7 @@ subtree by that variant's own defaults.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import fnmatch
 import importlib
 import json
@@ -65,11 +66,17 @@ def load_from_python[T: Frozen](path: Path, kind: type[T], example: str) -> T:
     """
     name = kind.__name__.lower()
     if not path.is_file():
+        close = _similar_path(path)
+        if close is not None:
+            raise UserError(f"no {name} at {path}. Did you mean {str(close)!r}?")
         raise UserError(f"no {name} at {path}; give a Python file with a function {name}(), e.g. {example}")
     try:
         with importing_from(path.parent):
-            function = runpy.run_path(str(path)).get(name)
+            defined = runpy.run_path(str(path))
+            function = defined.get(name)
             if not callable(function):
+                if name == "recipe" and callable(defined.get("study")):
+                    raise UserError(f"{path} is a study, not a recipe; train it by: pathways-lite study run {path}")
                 raise UserError(
                     f"{path} has no function {name}(); a {name} file defines `def {name}() -> {kind.__name__}`"
                 )
@@ -81,8 +88,17 @@ def load_from_python[T: Frozen](path: Path, kind: type[T], example: str) -> T:
     except Exception as error:
         raise UserError(explain_mistake(error, path)) from error
     if not isinstance(result, kind):
-        raise UserError(f"{path}: {name}() returned {type(result).__name__}, not a {kind.__name__}")
+        missing = "; is `return` missing at its end?" if result is None else ""
+        raise UserError(f"{path}: {name}() returned {type(result).__name__}, not a {kind.__name__}{missing}")
     return result
+
+
+def _similar_path(path: Path) -> Path | None:
+    """Return the Python file or resolved recipe beside a missing `path` whose name is most like it, if any is."""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    names = [other.name for other in beside if other.suffix in (".py", ".json") and other.is_file()]
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
+    return path.parent / close[0] if close else None
 
 
 @contextlib.contextmanager

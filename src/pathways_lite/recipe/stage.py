@@ -371,6 +371,7 @@ class Recipe(Frozen):
         first = self.stages[0].start
         if isinstance(first, Continue | Grow):
             raise ValueError(
-                f"stages[0].start={type(first).__name__}() needs a stage before it; use Scratch() or Restore(path=...)"
+                f"stages.{self.stages[0].name}.start={type(first).__name__}() needs a stage before it; "
+                "use Scratch() or Restore(path=...)"
             )
         return self

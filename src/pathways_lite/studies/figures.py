@@ -50,7 +50,7 @@ class StudyFigure:
 
 
 def loss_figures(arms: Sequence[Arm], metric: Metric) -> list[StudyFigure]:
-    """Build the figures of loss against FLOPs, tokens and seconds."""
+    """Build the figures of loss against FLOPs, tokens and seconds, without those in which no arm has a line."""
     titles = {"flops": "At equal compute", "tokens": "At equal data", "seconds": "At equal time"}
     captions = {
         "flops": "Mean over seeds at equal FLOPs; the band spans all seeds.",
@@ -65,7 +65,7 @@ def loss_figures(arms: Sequence[Arm], metric: Metric) -> list[StudyFigure]:
             f"loss_{clock}", titles[clock], alt, captions[clock], lambda p: _draw_losses(arms, metric, clock, p)
         )
 
-    return [make_figure(clock) for clock in titles]
+    return [make_figure(c) for c in titles if any(len(align_curves(arm.curves, c)[0]) > 1 for arm in arms)]
 
 
 def _axis_label(clock: Clock, metric: Metric, arms: Sequence[Arm]) -> str:

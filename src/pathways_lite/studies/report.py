@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.comparison.benchmarks import normalized_perplexity
-from pathways_lite.comparison.compare import Arm, Comparison
-from pathways_lite.comparison.curves import domain_value, read_curve
+from pathways_lite.comparison.compare import ONE_EVALUATION, Arm, Comparison
+from pathways_lite.comparison.curves import CLOCKS, domain_value, read_curve
 from pathways_lite.comparison.metric import Metric
 from pathways_lite.comparison.table import Results, cost_notes, flops_name, format_signed, unequal_budgets
 from pathways_lite.errors import UserError
@@ -75,9 +75,9 @@ def write_report(findings: Findings, more: str = "") -> list[Path]:
     (out / "figures").mkdir(parents=True, exist_ok=True)
     pictures = _figures(findings)
     paths = [out / "report.html", out / "results.csv"]
-    if all(item.name != LINEAGE for item in pictures):
-        for suffix in ("png", "svg"):  # of an earlier version
-            (out / "figures" / f"{LINEAGE}.{suffix}").unlink(missing_ok=True)
+    for name in {LINEAGE, *(f"loss_{clock}" for clock in CLOCKS)} - {item.name for item in pictures}:
+        for suffix in ("png", "svg"):  # of an earlier report
+            (out / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
     write_text_atomically(paths[0], render(findings, pictures, more), shared=True)
     write_csv(paths[1], findings.results, findings.by_domain, findings.measured)
     with style("light") as palette:
@@ -143,7 +143,7 @@ def render(findings: Findings, pictures: Sequence[StudyFigure], more: str = "") 
         _header_section(findings),
         _results_section(findings),
         more,
-        section("Loss against cost", *map(_render_figure, results)),
+        section("Loss against cost", *map(_render_figure, results), _no_curves(findings)),
         _measures_section(findings),
         _domains_section(findings),
         _time_section(findings),
@@ -154,6 +154,14 @@ def render(findings: Findings, pictures: Sequence[StudyFigure], more: str = "") 
         section("Files that could not be read", *map(paragraph, findings.problems)),
     ]
     return page(f"{findings.plan.study.name}: pathways_lite study", "".join(sections))
+
+
+def _no_curves(findings: Findings) -> str:
+    """Say why there are no curves where runs are finished, but each has a single evaluation."""
+    curves = [curve for arm in findings.arms for curve in arm.curves]
+    if not curves or any(len(curve.loss) > 1 for curve in curves):
+        return ""
+    return paragraph(f"There are no curves of the loss: {ONE_EVALUATION} to fewer steps than a run has.", "note")
 
 
 def _render_figure(item: StudyFigure) -> str:

@@ -61,17 +61,16 @@ def _state(recipe: Recipe, index: int, run: RunDirectory, *, finished: bool) -> 
     """Return the state of a stage; not `finished`: its summary is that of a smaller budget."""
     stage = recipe.stages[index]
     directory = run.stage(stage.name)
-    if finished and directory.is_finished:
-        return StageState(final_step(directory, stage), finished=True)
-    step = max(checkpoint_steps(directory.checkpoints), default=0)
+    finished = finished and directory.is_finished
+    step = final_step(directory, stage) if finished else max(checkpoint_steps(directory.checkpoints), default=0)
     if not step:
-        return StageState()
+        return StageState(finished=finished)
     try:
         manifest = read_manifest(CheckpointManager(directory.checkpoints).path(step))
     except UserError:  # damaged; training says what it does about it
-        return StageState(step)
+        return StageState(step, finished)
     cursor = DataCursor.from_json(manifest.meta["cursor"])
-    return StageState(step, position=sum(cursor.consumed) + cursor.end_example(stage_timeline(stage), step))
+    return StageState(step, finished, sum(cursor.consumed) + cursor.end_example(stage_timeline(stage), step))
 
 
 def is_enlarged(old: Recipe, new: Recipe, index: int, run: RunDirectory) -> bool:

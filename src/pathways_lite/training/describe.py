@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pathways_lite.recipe import Recipe, Stage
+from pathways_lite.errors import counted
+from pathways_lite.recipe import Continue, Grow, Recipe, Stage
 from pathways_lite.tracking.formatting import si
 from pathways_lite.training.begun import StageState
 from pathways_lite.training.data_position import describe_data_position
@@ -21,10 +22,11 @@ def describe_stages(recipe: Recipe, states: Sequence[StageState]) -> list[dict[s
     where another stage has yet to learn the mixture; `sparse_flops` and `final_active_parameters` are there for pruned
     stages, `seq_lens` for those with a sequence-length warm-up.
     """
-    return [_describe_stage(StageSpec(recipe, index), state) for index, state in enumerate(states)]
+    return [_describe_stage(StageSpec(recipe, index), states) for index in range(len(states))]
 
 
-def _describe_stage(spec: StageSpec, state: StageState) -> dict[str, Any]:
+def _describe_stage(spec: StageSpec, states: Sequence[StageState]) -> dict[str, Any]:
+    state = states[spec.index]
     stage, timeline, mixture = spec.stage, spec.timeline, spec.stage.data.mixture
     total = timeline.total_steps
     row = {
@@ -39,7 +41,7 @@ def _describe_stage(spec: StageSpec, state: StageState) -> dict[str, Any]:
         "first_step": state.step,
         "finished": state.finished,
         "learning_rates": _learning_rates(spec.stage),
-        "data": _describe_data(spec, state),
+        "data": _describe_data(spec, states),
         "notes": [*stage_notes(spec), *(f"{INHERITS_UNKNOWN} ({path})" for path in unknown_costs(stage))],
     }
     if timeline.lengths:
@@ -60,13 +62,13 @@ def describe(recipe: Recipe, states: Sequence[StageState]) -> str:
     lines = []
     for index, state in enumerate(states):
         spec = StageSpec(recipe, index)
-        row, sparse = _describe_stage(spec, state), ""
+        row, sparse = _describe_stage(spec, states), ""
         if "sparse_flops" in row:
             active = si(row["final_active_parameters"], "parameters")
             sparse = f" ({si(row['sparse_flops'])} without zeros; {active} in the end)"
         rates = ", ".join(f"{name} {rate:g}" for name, rate in row["learning_rates"].items())
         lines.append(
-            f"{row['stage']}: {si(row['parameters'], 'parameters')}, {row['steps']:,} steps, "
+            f"{row['stage']}: {si(row['parameters'], 'parameters')}, {counted(row['steps'], 'step')}, "
             f"{si(row['tokens'], 'tokens')} ({describe_epochs(spec)}), {si(row['flops'], 'FLOPs')}{sparse}, "
             f"{rates} ({spec.stage.optimizer.schedule.kind}), start: {row['start']}, identity {row['identity']}"
         )
@@ -80,10 +82,13 @@ def describe(recipe: Recipe, states: Sequence[StageState]) -> str:
     return "\n".join(lines)
 
 
-def _describe_data(spec: StageSpec, state: StageState) -> str:
-    if state.position is not None:
+def _describe_data(spec: StageSpec, states: Sequence[StageState]) -> str:
+    state = states[spec.index]
+    if state.position is not None and not state.finished:
         return f"data continues at sequence {state.position:,}"
-    return describe_data_position(spec)
+    # Where the stage before is finished, it is known whether it stopped early.
+    before = states[spec.index - 1] if isinstance(spec.stage.start, Continue | Grow) else None
+    return describe_data_position(spec, before.position if before is not None and before.finished else None)
 
 
 def _learning_rates(stage: Stage) -> dict[str, float]:

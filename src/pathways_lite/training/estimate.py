@@ -45,6 +45,7 @@ class Estimate:
     source: str
     speed: Speed | None  # None where nothing is left to train
     cached: bool = False  # the compilation cache has the programs
+    state_alone: bool = False  # `memory` is that of parameters and optimizer, without what a step takes
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as JSON values."""
@@ -69,6 +70,7 @@ class Estimate:
         if self.memory is not None:
             limit = f" of {byte_size(self.memory_limit)}" if self.memory_limit else ""
             text += f", {byte_size(self.memory)}{limit} of memory"
+            text += " for the state alone, without activations" if self.state_alone else ""
             if self.memory_limit and self.memory > self.memory_limit:
                 text += ", which is more than there is"
         return f"{text}; {self.source}"
@@ -80,8 +82,9 @@ def estimate_stage(spec: StageSpec, *, first_step: int = 0, calibrate: bool = Fa
         return Estimate(Seconds(), None, memory_limit(), "finished", None)
     known = known_speed(spec.stage) or (_calibrated(spec) if calibrate else None)
     if known is None:
-        assumption = f"assumed: {ASSUMED_SHARE_OF_PEAK:.0%} of this machine's peak, and memory for the state alone"
-        known = assumed_speed(spec), assumption
+        source = f"assumed: {ASSUMED_SHARE_OF_PEAK:.0%} of this machine's peak, and memory for the state alone"
+        estimate = estimate_from(spec, assumed_speed(spec), source, first_step, cached=is_compiled(spec.stage))
+        return replace(estimate, state_alone=True)
     speed, source = known
     return estimate_from(spec, speed, source, first_step, cached=is_compiled(spec.stage))
 

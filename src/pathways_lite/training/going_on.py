@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import re
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from pathways_lite.recipe import (
     apply_overrides,
 )
 from pathways_lite.recipe.base import parse_amount
+from pathways_lite.recipe.identity import stage_identity
 from pathways_lite.recipe.mistakes import format_validation_error
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.load import final_step
@@ -49,7 +51,10 @@ def extended(run: RunDirectory, amount: str, overrides: Sequence[str] = ()) -> R
     *before, last = recipe.stages
     if run.stage(last.name).is_finished:
         step = final_step(run.stage(last.name), last)
-        return apply_overrides(_with_more(recipe, step, amount, overrides), overrides)
+        longer = _with_more(recipe, step, amount, overrides)
+        changed = apply_overrides(longer, overrides)
+        _require_unchanged(longer, changed, overrides)
+        return changed
     if len(before) and _MORE.fullmatch(last.name):
         budget = before[-1].model_copy(update={"budget": _parse(amount, before[-1])}).budget
         if last.budget == budget:
@@ -90,6 +95,19 @@ def _with_more(recipe: Recipe, step: int, amount: str, overrides: Sequence[str])
     fields = _held(last, step, overrides, name) | {"name": name, "start": Continue(optimizer="keep")}
     more = _changed(last, fields | {"budget": _parse(amount, last)})
     return _checked(recipe.copy_unchecked(stages=(*recipe.stages, more)))
+
+
+def _require_unchanged(longer: Recipe, changed: Recipe, overrides: Sequence[str]) -> None:
+    """Raise UserError where overrides of an extended recipe change what its finished stages have computed."""
+    name = longer.stages[-1].name
+    for index, stage in enumerate(longer.stages[:-1]):
+        if stage_identity(changed, index) != stage_identity(longer, index):
+            paths = [override.split(".") for override in overrides]
+            wrong = [path for path in paths if path[0] == "stages" and fnmatch.fnmatchcase(stage.name, path[1])]
+            right = " ".join(".".join(["stages", name, *path[2:]]) for path in wrong)
+            raise UserError(
+                f"stage {stage.name!r} is finished, and --extend appends a stage {name!r}; change that one: {right}"
+            )
 
 
 def _next_name(name: str, taken: set[str]) -> str:

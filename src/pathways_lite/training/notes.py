@@ -6,17 +6,32 @@ import contextlib
 from collections.abc import Iterator
 
 from pathways_lite.data.notes import name_some
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, counted
 from pathways_lite.methods import growth
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.models.trainable import trained_parameters
 from pathways_lite.objectives.denoisers import DenoiserSpec, ExampleFormat, denoiser_specs
-from pathways_lite.recipe import Corruption, Grow, Merge, MixtureOfDenoisers, Restore, Stage, Uniform
+from pathways_lite.recipe import (
+    Corruption,
+    Flops,
+    Grow,
+    Merge,
+    MixtureOfDenoisers,
+    Restore,
+    Stage,
+    Steps,
+    Tokens,
+    Uniform,
+)
+from pathways_lite.tracking.formatting import si
 from pathways_lite.training.load import load_model
 from pathways_lite.training.stage import StageSpec, reference_of
 
 MIN_SPANS = 1.5
 """Below this number of noise spans in an example, span corruption nearly always makes one, at the end."""
+
+_EXCEEDED = 1.1
+"""Ratio of what a stage spends to its budget above which a note says so: its last batch is a whole one."""
 
 INHERITS_UNKNOWN = "starts from a model that was trained elsewhere at a cost that is unknown; its FLOPs are those here"
 
@@ -31,7 +46,50 @@ def stage_notes(spec: StageSpec) -> list[str]:
         *_frozen_parameters(spec),
         *_moved_windows(spec),
         *_moments_under_layer_norm(spec),
+        *schedule_notes(spec),
     ]
+
+
+def schedule_notes(spec: StageSpec) -> list[str]:
+    """List what a user should know of a stage's budget and schedule; no corpus is read."""
+    return [*_long_warmup(spec), *_exceeded_budget(spec)]
+
+
+def _long_warmup(spec: StageSpec) -> Iterator[str]:
+    """Say where the learning rate is still rising at the end."""
+    timeline = spec.timeline
+    warmup = getattr(spec.stage.optimizer.schedule, "warmup", None)
+    if isinstance(warmup, Steps):
+        size, total, unit = float(warmup.n), float(timeline.total_steps), "step"
+    elif isinstance(warmup, Tokens):
+        size, total, unit = float(warmup.n), float(timeline.tokens_before(timeline.total_steps)), "token"
+    elif isinstance(warmup, Flops):
+        size, total, unit = float(warmup.n), float(timeline.flops_before(timeline.total_steps)), "FLOP"
+    else:
+        return
+    if size > total:
+        yield (
+            f"the warmup of {size:,.0f} {unit}s is longer than the stage, of {counted(round(total), unit)}, so the "
+            f"learning rate ends at {total / size:.0%} of its peak; use a shorter schedule.warmup, or a larger budget"
+        )
+
+
+def _exceeded_budget(spec: StageSpec) -> Iterator[str]:
+    """Say where the last whole batch goes far beyond the budget."""
+    timeline, budget = spec.timeline, spec.stage.budget
+    total = timeline.total_steps
+    if isinstance(budget, Tokens):
+        spent, unit = timeline.tokens_before(total), "tokens"
+    elif isinstance(budget, Flops):
+        spent, unit = timeline.flops_before(total), "FLOPs"
+    else:
+        return
+    if spent > _EXCEEDED * budget.n:
+        yield (
+            f"{counted(total, 'step')} of whole batches {'is' if total == 1 else 'are'} {si(spent, unit)}, "
+            f"{spent / budget.n:.3g} times the budget of {si(budget.n, unit)}; use a smaller batch_size, or a larger "
+            "budget"
+        )
 
 
 def unknown_costs(stage: Stage) -> list[str]:

@@ -46,6 +46,7 @@ from pathways_lite.training.describe import describe_epochs
 from pathways_lite.training.estimate import held_out_tokens, times_due
 from pathways_lite.training.final_evaluation import summarize
 from pathways_lite.training.initialize import initialize_stage, is_trained, restore_latest
+from pathways_lite.training.load import final_step
 from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.notes import INHERITS_UNKNOWN, stage_notes
@@ -195,7 +196,7 @@ def train_stage(components: Components, context: RunContext) -> None:
 def _measure_speed(trainer: Trainer, first_step: int, before: Seconds, wall: float, startup: float) -> Speed | None:
     """Return the stage's speed in this process, which trained it from `first_step` on."""
     timeline, stage, now = trainer.timeline, trainer.stage, trainer.timer.seconds
-    total, held_out = timeline.total_steps, held_out_tokens(trainer.spec)
+    total, held_out = trainer.step, held_out_tokens(trainer.spec)  # where it stopped early, not all that was planned
     spent = Seconds(**{name: value - getattr(before, name) for name, value in asdict(now).items()})
     return measure_speed(
         spent, wall, startup,
@@ -263,10 +264,11 @@ def _suggest_stage(old: Recipe, new: Recipe, index: int, path: Path) -> str:
     if not grown or names != {f"stages.{after.name}.budget.n"}:
         return ""
     more = after.budget.model_copy(update={"n": after.budget.n - before.budget.n})
+    last = final_step(RunDirectory(path).stage(before.name), before)
     if index + 1 < len(old.stages):  # --extend would lengthen the last stage
         return (
             f"\nIts steps have followed the old budget, so stage {before.name!r} cannot grow. To train it further, "
-            f"branch off its last step: pathways-lite train {path} --stage {before.name} --branch STEP --extend "
+            f"branch off its last step: pathways-lite train {path} --stage {before.name} --branch {last} --extend "
             f"'{value_text(more)}' --out OTHER; the stages after it are then to be added"
         )
     return (

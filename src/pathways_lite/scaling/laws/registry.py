@@ -6,6 +6,7 @@ module that is then listed here.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 
 from pathways_lite.errors import UserError
@@ -59,6 +60,8 @@ def find_law(name: str) -> Law:
     if family in FAMILIES and (colon or name not in LAWS):
         return FAMILIES[family][0](tuple(filter(None, map(str.strip, columns.split(",")))))
     if name not in LAWS:
+        if close := difflib.get_close_matches(family, [*LAWS, *FAMILIES], n=1):
+            raise UserError(f"there is no law {name!r}. Did you mean {close[0]!r}? `pathways-lite fit laws` lists all")
         families = ", ".join(f"{family}:{example}" for family, (_, example) in FAMILIES.items())
         raise UserError(f"there is no law {name!r}; there are {', '.join(LAWS)}, {families}")
     return LAWS[name]
