@@ -23,7 +23,8 @@ from pathways_lite.recipe import Recipe
 from pathways_lite.tracking.formatting import byte_size, duration
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.training.begun import StageState
-from pathways_lite.training.speed import Speed, is_compiled, keep_speed, known_speed, startup_seconds
+from pathways_lite.training.ending import estimate_ending
+from pathways_lite.training.speed import Speed, is_compiled, keep_speed, known_speed, measure_speed, startup_seconds
 from pathways_lite.training.stage import StageSpec
 
 ASSUMED_SHARE_OF_PEAK = 0.3
@@ -45,6 +46,7 @@ class Estimate:
     source: str
     speed: Speed | None  # None where nothing is left to train
     cached: bool = False  # the compilation cache has the programs
+    unknown: str = ""  # what the seconds leave out because it was not measured here; then they are a lower bound
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as JSON values."""
@@ -56,6 +58,7 @@ class Estimate:
             "source": self.source,
             "speed": None if self.speed is None else asdict(self.speed),
             "cached": self.cached,
+            "unknown": self.unknown or None,
         }
 
     def sentence(self) -> str:
@@ -65,13 +68,14 @@ class Estimate:
         parts = {"training": seconds.train, compiling: seconds.compile, "evaluating": seconds.evaluate}
         parts |= {"saving": seconds.save, "starting and ending": seconds.other}
         shown = [f"{name} {duration(value)}" for name, value in parts.items() if value >= 0.005 * seconds.total]
-        text = f"about {duration(seconds.total)} here ({', '.join(shown)})"
+        text = f"{'at least' if self.unknown else 'about'} {duration(seconds.total)} here ({', '.join(shown)})"
         if self.memory is not None:
             limit = f" of {byte_size(self.memory_limit)}" if self.memory_limit else ""
             text += f", {byte_size(self.memory)}{limit} of memory"
             if self.memory_limit and self.memory > self.memory_limit:
                 text += ", which is more than there is"
-        return f"{text}; {self.source}"
+        left_out = f"; not measured here yet: {self.unknown}" if self.unknown else ""
+        return f"{text}; {self.source}{left_out}"
 
 
 def estimate_stage(spec: StageSpec, *, first_step: int = 0, calibrate: bool = False) -> Estimate:
@@ -83,7 +87,12 @@ def estimate_stage(spec: StageSpec, *, first_step: int = 0, calibrate: bool = Fa
         assumption = f"assumed: {ASSUMED_SHARE_OF_PEAK:.0%} of this machine's peak, and memory for the state alone"
         known = assumed_speed(spec), assumption
     speed, source = known
-    return estimate_from(spec, speed, source, first_step, cached=is_compiled(spec.stage))
+    unknown = ""
+    if speed.calibrated:  # by training steps, without the end of a run
+        ending = estimate_ending(spec, probe=calibrate)
+        speed, unknown = replace(speed, fixed=speed.fixed + ending.total), ending.unknown
+    estimate = estimate_from(spec, speed, source, first_step, cached=is_compiled(spec.stage))
+    return replace(estimate, unknown=unknown)
 
 
 def _calibrated(spec: StageSpec) -> tuple[Speed, str] | None:
@@ -114,6 +123,19 @@ def estimate_from(spec: StageSpec, speed: Speed, source: str, first_step: int = 
         cached=cached,
     )
     return Estimate(seconds, speed.memory, memory_limit(), source, speed, cached and speed.cached_compile is not None)
+
+
+def measure_stage(spec: StageSpec, first_step: int, spent: Seconds, wall: float, startup: float) -> Speed | None:
+    """Return the stage's speed in a process that trained it from `first_step` on; see `measure_speed`."""
+    timeline, stage = spec.timeline, spec.stage
+    total = timeline.total_steps
+    return measure_speed(
+        spent, wall, startup,
+        tokens=timeline.tokens_before(total) - timeline.tokens_before(first_step),
+        evaluated_tokens=times_due(stage.evaluation.every, first_step, total) * held_out_tokens(spec),
+        saves=times_due(stage.saving.every, first_step, total),
+        steps=total - first_step,
+    )  # fmt: skip
 
 
 def estimate_recipe(recipe: Recipe, *, calibrate: bool, states: Sequence[StageState] | None = None) -> list[Estimate]:
