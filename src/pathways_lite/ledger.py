@@ -240,6 +240,9 @@ class Seconds:
         """Fraction of the time that was spent training."""
         return self.train / self.total if self.total else 0.0
 
+    def __sub__(self, earlier: Seconds) -> Seconds:
+        return replace(self, **{name: value - getattr(earlier, name) for name, value in asdict(self).items()})
+
     def plus(self, **seconds: float) -> Seconds:
         """Return a copy with seconds added, e.g. `plus(save=1.5)`."""
         return replace(self, **{name: getattr(self, name) + value for name, value in seconds.items()})

@@ -70,6 +70,8 @@ def test_plan_counts_what_sharing_saves(study: Path, tmp_path: Path, monkeypatch
 def test_a_run_without_a_measurement_says_how_to_get_one(study: Path, tmp_path: Path) -> None:
     summary = study_cli.plan_summary(study_cli._make_plan(study, None, tmp_path), jobs=1)
     assert "time is unknown before the first node is done; `pathways-lite study plan` measures it" in summary
+    two = study_cli.plan_summary(study_cli._make_plan(study, None, tmp_path), jobs=2)
+    assert "`pathways-lite study plan --jobs 2` measures it" in two
 
 
 def test_overrides_reach_every_recipe(study: Path, tmp_path: Path) -> None:

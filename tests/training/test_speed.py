@@ -14,6 +14,13 @@ from pathways_lite.studies.study import Node
 from pathways_lite.training import estimate as estimate_module
 from pathways_lite.training import speed as speed_module
 from pathways_lite.training.calibrate import calibrate_stage
+from pathways_lite.training.ending import (
+    COMPRESSING,
+    SAMPLING,
+    estimate_ending,
+    held_out_bytes,
+    keep_ending,
+)
 from pathways_lite.training.estimate import estimate_stage, held_out_tokens, times_due
 from pathways_lite.training.resolve import resolve_recipe
 from pathways_lite.training.speed import (
@@ -113,6 +120,56 @@ def test_an_estimate_says_where_it_comes_from(spec: StageSpec, monkeypatch: pyte
     assert estimate.memory == 1 << 30
     assert "1 GiB" in estimate.sentence()
     assert "which is more than there is" in replace(estimate, memory_limit=1 << 20).sentence()
+
+
+def test_the_end_of_a_run_is_estimated_from_other_shapes(spec: StageSpec, recipe: Recipe) -> None:
+    keep_speed(spec.stage, replace(SPEED, calibrated=True))
+    before = estimate_stage(spec)
+    assert before.seconds.other == SPEED.fixed
+    assert "at least" in before.sentence()
+    assert f"not measured here yet: {COMPRESSING}, {SAMPLING}, drawing pages" in before.sentence()
+    assert (estimate_ending(spec, probe=True).compressors or 0) > 0, "some text is compressed now"
+
+    other = StageSpec(resolve_recipe(apply_overrides(recipe, ["stages.base.model.n_layers=4"])), 0)
+    assert stage_shape(other.stage) != stage_shape(spec.stage)
+    keep_ending(other, {COMPRESSING: 4.0, SAMPLING: 30.0}, pages=2.0, kept=True, samples=True)
+    keep_ending(other, {COMPRESSING: 4.0, SAMPLING: 9.0}, pages=2.0, kept=True, samples=True)  # compiled before
+    known = estimate_ending(spec, probe=True)
+    assert (known.samples, known.pages) == (30.0, 2.0)
+    assert not known.unknown
+    after = estimate_stage(spec, calibrate=True)
+    assert after.seconds.other > SPEED.fixed + 32
+    assert "about" in after.sentence()
+
+    wide = StageSpec(resolve_recipe(apply_overrides(recipe, ["stages.base.model.d_ff=4096"])), 0)
+    assert "samples of a model of this size" in estimate_ending(wide, probe=True).unknown
+    keep_speed(spec.stage, SPEED)
+    assert estimate_stage(spec).seconds.other == SPEED.fixed, "a run of this shape has measured its own end"
+
+
+def test_compressors_take_time_in_proportion_to_their_text(spec: StageSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pathways_lite.training.ending._PROBE_BYTES", 100)
+    keep_ending(spec, {COMPRESSING: 3.0}, pages=0.0, kept=False, samples=False)
+    assert estimate_ending(spec, probe=False).compressors == pytest.approx(3.0)
+    less = spec.recipe.stages[0].evaluation.tokens // 2
+    half = StageSpec(resolve_recipe(apply_overrides(spec.recipe, [f"stages.base.evaluation.tokens={less}"])), 0)
+    share = held_out_bytes(half) / held_out_bytes(spec)
+    assert estimate_ending(half, probe=False).compressors == pytest.approx(3.0 * share)
+
+
+def test_another_number_of_jobs_gives_an_estimate_that_says_so(
+    spec: StageSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pathways_lite.studies.probe.usable_cores", lambda: [0, 1, 2, 3])
+    asked = []
+
+    def known(stage: object, cores: int) -> tuple[Speed, str] | None:
+        asked.append(cores)
+        return (SPEED, "measured on this machine") if cores == 4 else None
+
+    monkeypatch.setattr("pathways_lite.studies.probe.speed_on_cores", known)
+    assert KnownSpeeds(2)(Node("", spec.recipe, None, ())) == (SPEED, "measured on this machine with --jobs 1")
+    assert asked == [2, 4]
 
 
 def test_an_estimate_knows_what_the_compilation_cache_has(spec: StageSpec, recipe: Recipe) -> None:

@@ -89,9 +89,11 @@ def plan_summary(study_plan: StudyPlan, jobs: int) -> str:
     if not left:
         time = "nothing is left to train"
     elif math.isnan(seconds):
-        time = "time is unknown before the first node is done; `pathways-lite study plan` measures it"
+        option = f" --jobs {jobs}" if jobs > 1 else ""
+        time = f"time is unknown before the first node is done; `pathways-lite study plan{option}` measures it"
     else:
-        time = f"about {duration(seconds)} with --jobs {jobs}, speed {paces}"
+        bound = "at least" if "at least" in paces else "about"
+        time = f"{bound} {duration(seconds)} with --jobs {jobs}, speed {paces}"
     return (
         f"{counted(len(nodes), 'node')}, {done} done; {si(left, 'FLOPs')} of {si(total, 'FLOPs')} left{saved}; {time}"
     )

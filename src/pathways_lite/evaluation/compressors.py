@@ -72,6 +72,14 @@ def held_out_compression(
     return results
 
 
+def are_kept(source: HeldOutSource, budget: int) -> bool:
+    """Return whether the results for the budget of tokens are kept, without reading the text, which could differ."""
+    if not isinstance(source, Store):
+        return False
+    kept = _read(source)
+    return all(f"{domain} {budget}" in kept for domain in source.domains)
+
+
 def _read(store: Store) -> dict[str, Any]:
     """Return what is kept for the corpus; nothing if it cannot be read or belongs to another corpus."""
     entries: dict[str, Any] = {}

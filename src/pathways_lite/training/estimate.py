@@ -23,7 +23,8 @@ from pathways_lite.recipe import Recipe
 from pathways_lite.tracking.formatting import byte_size, duration
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.training.begun import StageState
-from pathways_lite.training.speed import Speed, is_compiled, keep_speed, known_speed, startup_seconds
+from pathways_lite.training.ending import estimate_ending
+from pathways_lite.training.speed import Speed, is_compiled, keep_speed, known_speed, measure_speed, startup_seconds
 from pathways_lite.training.stage import StageSpec
 
 ASSUMED_SHARE_OF_PEAK = 0.3
@@ -46,6 +47,7 @@ class Estimate:
     speed: Speed | None  # None where nothing is left to train
     cached: bool = False  # the compilation cache has the programs
     state_alone: bool = False  # `memory` is that of parameters and optimizer, without what a step takes
+    unknown: str = ""  # what the seconds leave out because it was not measured here; then they are a lower bound
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as JSON values."""
@@ -57,6 +59,7 @@ class Estimate:
             "source": self.source,
             "speed": None if self.speed is None else asdict(self.speed),
             "cached": self.cached,
+            "unknown": self.unknown or None,
         }
 
     def sentence(self) -> str:
@@ -66,14 +69,15 @@ class Estimate:
         parts = {"training": seconds.train, compiling: seconds.compile, "evaluating": seconds.evaluate}
         parts |= {"saving": seconds.save, "starting and ending": seconds.other}
         shown = [f"{name} {duration(value)}" for name, value in parts.items() if value >= 0.005 * seconds.total]
-        text = f"about {duration(seconds.total)} here ({', '.join(shown)})"
+        text = f"{'at least' if self.unknown else 'about'} {duration(seconds.total)} here ({', '.join(shown)})"
         if self.memory is not None:
             limit = f" of {byte_size(self.memory_limit)}" if self.memory_limit else ""
             text += f", {byte_size(self.memory)}{limit} of memory"
             text += " for the state alone, without activations" if self.state_alone else ""
             if self.memory_limit and self.memory > self.memory_limit:
                 text += ", which is more than there is"
-        return f"{text}; {self.source}"
+        left_out = f"; not measured here yet: {self.unknown}" if self.unknown else ""
+        return f"{text}; {self.source}{left_out}"
 
 
 def estimate_stage(spec: StageSpec, *, first_step: int = 0, calibrate: bool = False) -> Estimate:
@@ -86,7 +90,12 @@ def estimate_stage(spec: StageSpec, *, first_step: int = 0, calibrate: bool = Fa
         estimate = estimate_from(spec, assumed_speed(spec), source, first_step, cached=is_compiled(spec.stage))
         return replace(estimate, state_alone=True)
     speed, source = known
-    return estimate_from(spec, speed, source, first_step, cached=is_compiled(spec.stage))
+    unknown = ""
+    if speed.calibrated:  # by training steps, without the end of a run
+        ending = estimate_ending(spec, probe=calibrate)
+        speed, unknown = replace(speed, fixed=speed.fixed + ending.total), ending.unknown
+    estimate = estimate_from(spec, speed, source, first_step, cached=is_compiled(spec.stage))
+    return replace(estimate, unknown=unknown)
 
 
 def _calibrated(spec: StageSpec) -> tuple[Speed, str] | None:
@@ -117,6 +126,23 @@ def estimate_from(spec: StageSpec, speed: Speed, source: str, first_step: int = 
         cached=cached,
     )
     return Estimate(seconds, speed.memory, memory_limit(), source, speed, cached and speed.cached_compile is not None)
+
+
+def measure_stage(
+    spec: StageSpec, first_step: int, last_step: int, spent: Seconds, wall: float, startup: float
+) -> Speed | None:
+    """Return the stage's speed in a process that trained it from one step to another; see `measure_speed`.
+
+    `last_step`: where it stopped early, not the last one that was planned.
+    """
+    timeline, stage = spec.timeline, spec.stage
+    return measure_speed(
+        spent, wall, startup,
+        tokens=timeline.tokens_before(last_step) - timeline.tokens_before(first_step),
+        evaluated_tokens=times_due(stage.evaluation.every, first_step, last_step) * held_out_tokens(spec),
+        saves=times_due(stage.saving.every, first_step, last_step),
+        steps=last_step - first_step,
+    )  # fmt: skip
 
 
 def estimate_recipe(recipe: Recipe, *, calibrate: bool, states: Sequence[StageState] | None = None) -> list[Estimate]:

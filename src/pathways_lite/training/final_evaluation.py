@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -26,6 +28,7 @@ from pathways_lite.objectives.prompts import PromptFormat
 from pathways_lite.recipe import Objective, SpanCorruption
 from pathways_lite.sampling import Sampling
 from pathways_lite.training.components import Components
+from pathways_lite.training.ending import COMPRESSING, SAMPLING
 
 PROMPT_TOKENS = 16
 SAMPLE_TOKENS = 128
@@ -43,13 +46,21 @@ def summarize(
     *,
     peak_flops: float | None,
     samples: bool = True,
+    phase: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, Any]:
     """Return the content of summary.json (`tracking.run_data` lists it).
 
     `step`: the last one; `evaluation`: the held-out results after it. Without `samples` none are generated: each takes
-    as long as some training steps, and compiles two programs.
+    as long as some training steps, and compiles two programs. `phase` is entered with the name of every slow part.
     """
     model, timeline, evaluator = components.stage.model, components.timeline, components.evaluator
+    with phase(COMPRESSING):
+        budget = components.stage.evaluation.tokens
+        compressors = held_out_compression(evaluator.store, evaluator.documents, budget)
+    continuations: list[dict[str, Any]] = []
+    if samples:
+        with phase(SAMPLING):
+            continuations = sample_continuations(evaluator, params)
     return {
         "step": step,
         "identity": components.spec.identity,
@@ -60,8 +71,8 @@ def summarize(
         },
         "domains": evaluation["domains"],
         **{name: evaluation[name] for name in _OPTIONAL_RESULTS if name in evaluation},
-        "compressors": held_out_compression(evaluator.store, evaluator.documents, components.stage.evaluation.tokens),
-        "samples": sample_continuations(evaluator, params) if samples else [],
+        "compressors": compressors,
+        "samples": continuations,
         "peak_flops": peak_flops,
         "environment": environment(),
         "command": shlex.join(["pathways-lite", *sys.argv[1:]]),

@@ -22,7 +22,7 @@ from pathways_lite.distributed.agreement import require_same, require_shared_dir
 from pathways_lite.distributed.monitor import FailureMonitor, Watchdog
 from pathways_lite.distributed.stopping import TRAINED, UNPREPARED, Stop
 from pathways_lite.errors import UserError
-from pathways_lite.ledger import Seconds
+from pathways_lite.evaluation.compressors import are_kept
 from pathways_lite.paths import local_path
 from pathways_lite.provenance import Provenance
 from pathways_lite.recipe import Recipe, Stage, identity_differences, write_recipe
@@ -43,7 +43,8 @@ from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
 from pathways_lite.training.data_position import describe_data_position
 from pathways_lite.training.describe import describe_epochs
-from pathways_lite.training.estimate import held_out_tokens, times_due
+from pathways_lite.training.ending import PhaseTimes, keep_ending
+from pathways_lite.training.estimate import measure_stage
 from pathways_lite.training.final_evaluation import summarize
 from pathways_lite.training.initialize import initialize_stage, is_trained, restore_latest
 from pathways_lite.training.load import final_step
@@ -60,7 +61,7 @@ from pathways_lite.training.run_record import (
     record_process,
     removed_if_refused,
 )
-from pathways_lite.training.speed import Speed, keep_speed, measure_speed, parse_speed, startup_seconds
+from pathways_lite.training.speed import keep_speed, parse_speed, startup_seconds
 from pathways_lite.training.stage import StageSpec, describe_lengths
 from pathways_lite.training.token_losses import score_samples, write_samples_page
 
@@ -178,33 +179,27 @@ def train_stage(components: Components, context: RunContext) -> None:
         except Interrupted:
             trainer.metric_writer.happened("interrupt", trainer.step, trainer.timer.seconds)
             raise
-        phase = "comparing with compressors, writing samples" if context.samples else "summarizing"
-        with trainer.progress.show_phase(phase), context.watchdog.pause(phase), context.stop.instead(TRAINED):
+        times, spec = PhaseTimes(trainer.progress.show_phase), components.spec
+        kept = are_kept(components.evaluator.store, components.stage.evaluation.tokens)
+        watched = context.watchdog.pause("summarizing")
+        with trainer.progress.show_phase("summarizing"), watched, context.stop.instead(TRAINED):
             params = components.evaluated_params(trainer.state.opt_state, trainer.state.params, trainer.step)
             peak = machine_peak(components.stage.model.dtype)
             results = trainer.metric_writer.last_evaluation
-            summary = summarize(components, params, trainer.step, results, peak_flops=peak, samples=context.samples)
+            summary = summarize(
+                components, params, trainer.step, results, peak_flops=peak, samples=context.samples, phase=times.measure
+            )
+            pages = time.perf_counter()
             scored = score_samples(components.evaluator, params) if context.page else []
-            wall = time.perf_counter() - begin
-            if speed := _measure_speed(trainer, first_step, seconds_before, wall, context.startup):
+            wall, spent = time.perf_counter() - begin, trainer.timer.seconds - seconds_before
+            if speed := measure_stage(spec, first_step, trainer.step, spent, wall, context.startup):
                 summary["speed"] = asdict(speed)
-            coordination.run_on_primary(lambda: _finish(components.spec, summary, scored, context))
+            coordination.run_on_primary(lambda: _finish(spec, summary, scored, context))
+            pages = time.perf_counter() - pages
+            if coordination.is_primary():
+                keep_ending(spec, times.seconds, pages=pages, kept=kept, samples=context.samples)
         if coordination.is_primary():
             _print_summary(components.stage, summary, context)
-
-
-def _measure_speed(trainer: Trainer, first_step: int, before: Seconds, wall: float, startup: float) -> Speed | None:
-    """Return the stage's speed in this process, which trained it from `first_step` on."""
-    timeline, stage, now = trainer.timeline, trainer.stage, trainer.timer.seconds
-    total, held_out = trainer.step, held_out_tokens(trainer.spec)  # where it stopped early, not all that was planned
-    spent = Seconds(**{name: value - getattr(before, name) for name, value in asdict(now).items()})
-    return measure_speed(
-        spent, wall, startup,
-        tokens=timeline.tokens_before(total) - timeline.tokens_before(first_step),
-        evaluated_tokens=times_due(stage.evaluation.every, first_step, total) * held_out,
-        saves=times_due(stage.saving.every, first_step, total),
-        steps=total - first_step,
-    )  # fmt: skip
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

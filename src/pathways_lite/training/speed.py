@@ -152,10 +152,16 @@ def speed_on_cores(stage: Stage, cores: int) -> tuple[Speed, str] | None:
 
     None also where no such process has kept a speed yet.
     """
+    directory = directory_on_cores(cores)
+    return None if directory is None else _described(_read_file(directory / f"{stage_shape(stage)}.json"))
+
+
+def directory_on_cores(cores: int) -> Path | None:
+    """Return `speeds_directory` of a process that is pinned to `cores` cores; None where it is not known."""
     with suppress(OSError, ValueError):
         devices = json.loads(_devices_path(cores).read_text())
         if isinstance(devices, str):
-            return _described(_read_file(user_cache() / "speeds" / devices / f"{stage_shape(stage)}.json"))
+            return user_cache() / "speeds" / devices
     return None
 
 
@@ -231,8 +237,13 @@ def _devices_path(cores: int | None) -> Path:
     return user_cache() / "speeds" / f"devices_{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:16]}.json"
 
 
-def _path(stage: Stage) -> Path:
+def speeds_directory() -> Path:
+    """Return the directory of what was measured on this process's devices."""
     device = jax.devices()[0]
     machine = f"{machine_code_key()} {jax.device_count()} {jax.process_count()} {device.platform} {device.device_kind}"
     key = hashlib.sha256(machine.encode()).hexdigest()[:16]
-    return user_cache() / "speeds" / key / f"{stage_shape(stage)}.json"
+    return user_cache() / "speeds" / key
+
+
+def _path(stage: Stage) -> Path:
+    return speeds_directory() / f"{stage_shape(stage)}.json"
