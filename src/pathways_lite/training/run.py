@@ -43,7 +43,7 @@ from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
 from pathways_lite.training.data_position import describe_data_position
 from pathways_lite.training.describe import describe_epochs
-from pathways_lite.training.estimate import held_out_tokens, times_due
+from pathways_lite.training.estimate import evaluations_due, held_out_tokens, times_due
 from pathways_lite.training.final_evaluation import summarize
 from pathways_lite.training.initialize import initialize_stage, is_trained, restore_latest
 from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
@@ -200,7 +200,7 @@ def _measure_speed(trainer: Trainer, first_step: int, before: Seconds, wall: flo
     return measure_speed(
         spent, wall, startup,
         tokens=timeline.tokens_before(total) - timeline.tokens_before(first_step),
-        evaluated_tokens=times_due(stage.evaluation.every, first_step, total) * held_out,
+        evaluated_tokens=evaluations_due(stage.evaluation, first_step, total) * held_out,
         saves=times_due(stage.saving.every, first_step, total),
         steps=total - first_step,
     )  # fmt: skip
