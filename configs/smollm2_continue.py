@@ -32,7 +32,7 @@ def recipe() -> Recipe:
         optimizer=AdamW(learning_rate=1e-4, schedule=WSD(warmup=Fraction(n=0.1), decay=Fraction(n=0.4))),
         batch_size=2,
         budget="16 steps",
-        evaluation=Evaluation(every=16, tokens=4_000),
+        evaluation=Evaluation(every=16, at_start=True, tokens=4_000),
         saving=Saving(every=16, keep=1),
         log_every=1,
     )

@@ -35,7 +35,7 @@ SMOLLM2 = smollm2_135m().model_copy(update={"dtype": "float32"})
 COMMON = {
     "data": Data(corpus="corpora/smollm2", seq_len=128),
     "batch_size": 2,
-    "evaluation": Evaluation(every=8, tokens=2_000),
+    "evaluation": Evaluation(every=8, at_start=True, tokens=2_000),
     "saving": Saving(every=100, keep=1),
     "log_every": 1,
 }

@@ -31,7 +31,7 @@ def recipe() -> Recipe:
         batch_size=2,
         budget="8 steps",
         pruning=Prune(sparsity=0.5, update_every=1),
-        evaluation=Evaluation(every=8, tokens=2_000),
+        evaluation=Evaluation(every=8, at_start=True, tokens=2_000),
         saving=Saving(every=100, keep=1),
         log_every=1,
     )

@@ -31,7 +31,7 @@ def recipe() -> Recipe:
         optimizer=AdamW(learning_rate=1e-4, schedule=Cosine(warmup=Fraction(n=0.1))),
         batch_size=2,
         budget="8 steps",
-        evaluation=Evaluation(every=8, tokens=2_000),
+        evaluation=Evaluation(every=8, at_start=True, tokens=2_000),
         saving=Saving(every=100, keep=1),
         log_every=1,
     )

@@ -30,6 +30,7 @@ from pathways_lite.models.accounting import parameter_count
 from pathways_lite.recipe import AdamW, Data, Model, Recipe, Restore, Stage
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.components import Components
+from pathways_lite.training.data_position import describe_data_position
 from pathways_lite.training.initialize import initialize_stage
 from pathways_lite.training.load import load_model
 from pathways_lite.training.stage import StageSpec
@@ -123,6 +124,8 @@ def test_a_stage_starts_from_an_imported_model(tmp_path: Path) -> None:
         budget="2 steps", start=Restore(path=str(tmp_path / "ours")),
     )  # fmt: skip
     components = Components(StageSpec(Recipe(name="tiny", stages=(stage,)), 0))
+    said = describe_data_position(components.spec)
+    assert said == "data begins at sequence 0; what it starts from was imported and has read no corpus here"
     start = initialize_stage(components, RunDirectory(tmp_path / "run"), lambda: 0)
     jax.tree.map(np.testing.assert_array_equal, start.state.params, trained.params())
     assert (start.step, start.parent, start.inherited.tokens) == (0, trained.manifest.digest, 10**9)

@@ -68,7 +68,7 @@ class Frozen(BaseModel):
         if isinstance(fields, dict):
             for name, value in fields.items():
                 field = cls.model_fields.get(cls.current_name(name)) if isinstance(name, str) else None
-                if field is not None and field.annotation is not bool and has_boolean(value):
+                if field is not None and not takes_boolean(field.annotation) and has_boolean(value):
                     raise ValueError(f"{name}={value!r}: {boolean_problem(field.annotation, value)}")
         return fields
 
@@ -124,6 +124,11 @@ def has_boolean(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return any(map(has_boolean, value))
     return isinstance(value, bool)
+
+
+def takes_boolean(annotation: Any) -> bool:
+    """Return whether a field's value may be true or false."""
+    return annotation is bool or bool in union_members(annotation)
 
 
 def boolean_problem(annotation: Any, value: Any) -> str:

@@ -37,6 +37,7 @@ from pathways_lite.recipe.base import (
     is_amount,
     is_node,
     other_names,
+    takes_boolean,
     union_members,
     variants_of,
 )
@@ -313,7 +314,7 @@ def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     refusals = []
     for candidate in _candidates(text):
-        if field.annotation is not bool and has_boolean(candidate):
+        if not takes_boolean(field.annotation) and has_boolean(candidate):
             raise UserError(f"{'.'.join(full_path)}={text}: {boolean_problem(field.annotation, candidate)}")
         try:
             return adapter.validate_python(candidate)

@@ -163,6 +163,9 @@ class Evaluation(Frozen):
     """Evaluation of held-out loss and bits per byte, per domain."""
 
     every: int = Field(500, ge=1, description="steps; also at the end")
+    at_start: bool | None = Field(
+        None, description="also before the first step: what a model from elsewhere scores; None: no"
+    )
     tokens: int = Field(100_000, ge=1, description="held-out tokens per domain, in whole documents")
     overlap: int | None = Field(
         None,

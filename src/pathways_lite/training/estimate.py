@@ -19,7 +19,7 @@ from pathways_lite.chips import published_peak
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Seconds
 from pathways_lite.models.accounting import parameter_count
-from pathways_lite.recipe import Recipe
+from pathways_lite.recipe import Evaluation, Recipe
 from pathways_lite.tracking.formatting import byte_size, duration
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.training.begun import StageState
@@ -121,7 +121,7 @@ def estimate_from(spec: StageSpec, speed: Speed, source: str, first_step: int = 
     total = timeline.total_steps
     seconds = speed.seconds(
         timeline.tokens_before(total) - timeline.tokens_before(first_step),
-        times_due(stage.evaluation.every, first_step, total) * held_out_tokens(spec),
+        evaluations_due(stage.evaluation, first_step, total) * held_out_tokens(spec),
         times_due(stage.saving.every, first_step, total),
         cached=cached,
     )
@@ -139,7 +139,7 @@ def measure_stage(
     return measure_speed(
         spent, wall, startup,
         tokens=timeline.tokens_before(last_step) - timeline.tokens_before(first_step),
-        evaluated_tokens=times_due(stage.evaluation.every, first_step, last_step) * held_out_tokens(spec),
+        evaluated_tokens=evaluations_due(stage.evaluation, first_step, last_step) * held_out_tokens(spec),
         saves=times_due(stage.saving.every, first_step, last_step),
         steps=last_step - first_step,
     )  # fmt: skip
@@ -211,6 +211,12 @@ def memory_limit() -> int | None:
 def times_due(every: int, first_step: int, total: int) -> int:
     """Return how often something that is due every `every` steps and at the end happens after `first_step`."""
     return 0 if first_step >= total else (total - 1) // every - first_step // every + 1
+
+
+def evaluations_due(evaluation: Evaluation, first_step: int, total: int) -> int:
+    """Return how often a stage of `total` steps is evaluated from `first_step` on."""
+    before_training = bool(evaluation.at_start) and 0 == first_step < total
+    return times_due(evaluation.every, first_step, total) + before_training
 
 
 def held_out_tokens(spec: StageSpec) -> int:

@@ -158,8 +158,10 @@ class Trainer:
 
     @property
     def _evaluation_due(self) -> bool:
+        if not self.step:
+            return bool(self.stage.evaluation.at_start)
         at_end = self.step == self._last_step
-        return self.step > 0 and (self.step % self.stage.evaluation.every == 0 or at_end)
+        return self.step % self.stage.evaluation.every == 0 or at_end
 
     @property
     def _saving_due(self) -> bool:
@@ -288,7 +290,7 @@ class Trainer:
     def _observe_evaluation(self, domains: Mapping[str, Any]) -> None:
         """Decide whether the stage ends here, on held-out results that are the same in all processes."""
         config = self.stage.early_stopping
-        if config is None or self.step == self.timeline.total_steps:
+        if config is None or self.step in (0, self.timeline.total_steps):
             return
         self.stopping = observe_evaluation(config, self.stopping, self.step, domains)
         if self.stopping.stopped_at is not None:

@@ -13,11 +13,16 @@ from rich.console import Console
 
 from helpers.run_helpers import TOTAL, DieAfter, Died, StopAfter, digest, log_bytes, run
 from pathways_lite.checkpoints import CheckpointManager
-from pathways_lite.recipe import Recipe
+from pathways_lite.recipe import Recipe, apply_overrides, stage_identity
+from pathways_lite.run_directory import RunDirectory
 from pathways_lite.tracking.log import read_log
 from pathways_lite.tracking.run_data import read_run
 from pathways_lite.training.compile import StepCompiler
+from pathways_lite.training.components import Components
+from pathways_lite.training.initialize import initialize_stage
+from pathways_lite.training.resolve import resolve_recipe
 from pathways_lite.training.run import train_run
+from pathways_lite.training.stage import StageSpec
 
 
 @pytest.mark.parametrize("step", range(1, TOTAL + 1))
@@ -140,3 +145,21 @@ def test_rows_that_were_lost_are_made_again_from_the_checkpoint_before_them(
         shutil.rmtree(CheckpointManager(path / "base" / "checkpoints").path(step))
     assert run(recipe, path) == 0
     assert log_bytes(path) == log_bytes(uninterrupted)
+
+
+def test_an_evaluation_at_the_start_is_that_of_the_first_parameters(recipe: Recipe, tmp_path: Path) -> None:
+    asking = apply_overrides(recipe, ["stages.base.evaluation.at_start=true"])
+    assert stage_identity(asking, 0) == stage_identity(recipe, 0), "the same training"
+    assert run(asking, tmp_path / "whole") == 0
+    evaluations = [row for row in read_log(tmp_path / "whole/base/log.jsonl") if row["kind"] == "eval"]
+    assert evaluations[0]["step"] == 0
+    assert [row["step"] for row in evaluations].count(0) == 1
+    components = Components(StageSpec(resolve_recipe(asking), 0))
+    start = initialize_stage(components, RunDirectory(tmp_path / "other"), lambda: 0)
+    scored = components.evaluator.evaluate(start.state.params)
+    losses = {name: result["loss"] for name, result in evaluations[0]["domains"].items()}
+    assert losses == {name: pytest.approx(result.to_json()["loss"], rel=1e-6) for name, result in scored.items()}
+    assert run(asking, tmp_path / "stopped", StopAfter(2)) != 0
+    assert run(asking, tmp_path / "stopped") == 0
+    assert digest(tmp_path / "stopped") == digest(tmp_path / "whole")
+    assert log_bytes(tmp_path / "stopped") == log_bytes(tmp_path / "whole")
