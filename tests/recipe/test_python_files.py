@@ -77,3 +77,18 @@ def test_a_mistake_in_the_file_is_told_with_its_line(text: str, message: str, fo
     (folder / "one" / "mine.py").write_text(text)
     with pytest.raises(UserError, match=message):
         load_recipe(folder / "one" / "mine.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def recipe():\n    1\n", r"recipe\(\) returned NoneType, not a Recipe; is `return` missing at its end\?"),
+        ("def study():\n    1\n", "is a study, not a recipe; train it by: pathways-lite study run"),
+    ],
+)
+def test_a_file_that_gives_no_recipe_says_why(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_recipe(tmp_path / "mine.py")
+    with pytest.raises(UserError, match=r"no recipe at .*min\.py\. Did you mean '.*mine\.py'\?"):
+        load_recipe(tmp_path / "min.py")

@@ -30,7 +30,7 @@ from pathways_lite.recipe import (
 )
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.begun import stage_states
-from pathways_lite.training.estimate import estimate_recipe
+from pathways_lite.training.estimate import estimate_recipe, held_out_tokens
 from pathways_lite.training.going_on import branched, extended
 from pathways_lite.training.larger_budget import ignores_budget
 from pathways_lite.training.load import load_model
@@ -228,6 +228,11 @@ def test_a_branch_holds_the_temperature_of_its_step(recipe: Recipe, tmp_path: Pa
     assert stage.reweighting.rule.temperature == pytest.approx(1 - 0.5 * 8 / 12)
 
 
+def test_an_extension_says_which_stage_to_change(uninterrupted: Path) -> None:
+    with pytest.raises(UserError, match=r"change that one: stages\.base_more\.optimizer\.learning_rate=1e-3$"):
+        extended(RunDirectory(uninterrupted), "2 steps", ["stages.base.optimizer.learning_rate=1e-3"])
+
+
 def test_a_branch_has_another_rate_and_says_which_steps_there_are(uninterrupted: Path) -> None:
     source = RunDirectory(uninterrupted)
     branch = branched(source, 8, "base", "5 steps", ["stages.base.optimizer.learning_rate=1e-5"])
@@ -352,6 +357,10 @@ def test_a_stage_stops_early_and_says_why(recipe: Recipe, tmp_path: Path) -> Non
     )
     last = [row for row in rows if row["kind"] == "eval"][-1]
     assert (last["step"], last["domains"]) == (6, summary["domains"])
+    # Its speed is of the 6 steps that it took: 3 evaluations, not 6.
+    evaluated = 3 * held_out_tokens(StageSpec(resolve_recipe(stopping(recipe)), 0))
+    seconds = json.loads((path / "base" / "ledger.json").read_text())["stage"]["seconds"]["evaluate"]
+    assert summary["speed"]["evaluated_token"] == pytest.approx(seconds / evaluated, rel=0.05)
     # It is finished, and the next stage starts from its last model.
     before = digest(path, step=6)
     assert run(stopping(recipe), path) == 0
