@@ -100,6 +100,7 @@ def fit_law(
     from pathways_lite.scaling.laws.registry import find_law
     from pathways_lite.scaling.losses import parse_link, parse_loss
     from pathways_lite.scaling.pooling import pooling_notes
+    from pathways_lite.scaling.quality import ARM_OF_ROW
     from pathways_lite.scaling.solver import no_progress
     from pathways_lite.scaling.uncertainty import parse_method
 
@@ -116,7 +117,7 @@ def fit_law(
     settings |= {"link": None if link is None else parse_link(link), "loss": None if loss is None else parse_loss(loss)}
     needed = (*chosen_law.inputs, chosen_law.target)
     if each is not None:
-        rows = read_rows(table, columns, needed, by=by, choice=choice, target=chosen_law.target)
+        rows = read_rows(table, columns, needed, by=by, choice=choice, target=chosen_law.target, apart=each)
         fit_each(chosen_law, rows, each, path, settings, bootstraps, as_json=as_json)
         return
     files = [path]
@@ -128,6 +129,8 @@ def fit_law(
             chosen_law, rows.table, groups=rows.groups, origin=rows.origin, progress=progress,
             bootstraps=default_count(number) if bootstraps is None else bootstraps, **settings,
         )  # fmt: skip
+        if "arm" in rows.table:  # whose differences are no noise
+            fit = replace(fit, origin={**fit.origin, ARM_OF_ROW: [str(arm) for arm in rows.table["arm"]]})
         fit = replace(fit, notes=(*rows.left_out, *fit.notes, *pooling_notes(fit, rows.table)))
         fit.save(path)
         if report:

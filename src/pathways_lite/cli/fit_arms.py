@@ -67,7 +67,12 @@ def arms(
         raise UserError(f"factors are fitted with {', '.join(BASES)}, not with {law}")
     base = BASES[law]
     rows = read_rows(
-        table, columns, (*base.inputs, "L"), by=arm, choice=RowChoice(where or (), drop_missing, decimal, sheet=sheet)
+        table,
+        columns,
+        (*base.inputs, "L"),
+        by=arm,
+        choice=RowChoice(where or (), drop_missing, decimal, sheet=sheet),
+        apart=arm,
     )
     names = np.array([str(value) for value in rows.table[arm]], dtype=object)
     if seeds is not None and seeds not in rows.table:

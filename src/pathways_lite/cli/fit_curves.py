@@ -11,15 +11,14 @@ import numpy as np
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.cli.fit_runs import is_study_or_runs, study_directory
 from pathways_lite.cli.fit_table import (
     DecimalMark,
     RowChoice,
     Sheet,
     Where,
-    is_study_or_runs,
     output_path,
     read_rows,
-    study_directory,
 )
 from pathways_lite.paths import local_path
 

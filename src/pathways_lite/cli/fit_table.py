@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import numpy as np
 import typer
 
+from pathways_lite.cli.fit_runs import (
+    arms_note,
+    corpora_notes,
+    finished_runs,
+    is_study_or_runs,
+    left_out_notes,
+    study_directory,
+)
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -69,22 +77,26 @@ class Rows:
 
 def read_rows(
     path: Path, columns: Sequence[str] | None, needed: Sequence[str], *, by: str | None = None,
-    choice: RowChoice = RowChoice(), target: str | None = None,
+    choice: RowChoice = RowChoice(), target: str | None = None, apart: str | None = None,
 ) -> Rows:  # fmt: skip
     """Read the table or the runs at `path`, and keep the rows that `choice` keeps.
 
-    `needed`: the columns that must have numbers, which may be derived from others. `by` names the runs. `target` is the
-    column of `drop_highest`. Raises UserError if a column is missing or no row is left.
+    `apart`: the column whose values are fitted apart. `needed`: the columns that must have numbers, which may be
+    derived from others. `by` names the runs. `target` is the column of `drop_highest`. Raises UserError if a column is
+    missing or no row is left.
     """
     from pathways_lite.errors import UserError
     from pathways_lite.scaling.expressions import rows_where
     from pathways_lite.scaling.table import numeric_column, read_table, rename_columns
 
     names = dict(parse_pair(term) for term in columns or [])
+    left_out: list[str] = []
     if choice.decimal not in (None, ".", ","):
         raise UserError(f"--decimal {choice.decimal!r} is not a decimal mark; give , or .")
     if is_study_or_runs(path):
-        table = rename_columns(finished_runs(path), names, str(path))
+        runs = finished_runs(path)
+        left_out += left_out_notes(path, runs["run"].tolist())
+        table = rename_columns(runs, names, str(path))
     else:
         table = read_table(path, names, decimal=cast("Decimal | None", choice.decimal), sheet=choice.sheet)
     if by is not None and by not in table:
@@ -94,7 +106,6 @@ def read_rows(
         origin["sheet"] = choice.sheet
     for condition in choice.where:
         table = _select(table, rows_where(condition, table))
-    left_out = []
     if choice.where:
         origin["where"] = list(choice.where)
     if choice.drop_missing:
@@ -106,6 +117,8 @@ def read_rows(
         kept = np.sort(np.argsort(-numeric_column(table, target), kind="stable")[choice.drop_highest :])
         table = _select(table, kept)
     left_out += _unfinished(table)
+    if apart is None:
+        left_out += [*arms_note(table, path), *corpora_notes(table)]
     _require_known_costs(table, needed)
     origin["dropped"] = f"the {choice.drop_highest} highest {target}" if choice.drop_highest else "nothing"
     return Rows(table, None if by is None else table[by], {**origin, "resampled": by or "rows"}, tuple(left_out))
@@ -167,41 +180,9 @@ def _require_known_costs(table: Table, needed: Sequence[str]) -> None:
         )
 
 
-def is_study_or_runs(path: Path) -> bool:
-    """Return whether runs are meant, not a table: a study's file, or a directory."""
-    return path.suffix == ".py" or path.is_dir()
-
-
 def output_path(table: Path, name: str) -> Path:
     """Return where a result of the table, study or runs is written: beside the table, or in the study's directory."""
     return study_directory(table) / name if is_study_or_runs(table) else table.with_name(name)
-
-
-def study_directory(path: Path) -> Path:
-    """Return the directory with the runs that `path` means."""
-    if path.is_dir():
-        return path
-    from pathways_lite.studies.study import load_study
-
-    return Path("runs") / load_study(path).name
-
-
-def finished_runs(path: Path) -> Table:
-    """Return a row for every finished run of a study, given by its file or directory, or of a directory of runs."""
-    from pathways_lite.scaling.runs_table import runs_table
-
-    if path.is_dir():
-        return runs_table([path], final=True)
-    from pathways_lite.errors import UserError
-    from pathways_lite.studies.plan import resolve_study, study_store
-    from pathways_lite.studies.study import load_study
-
-    store = study_store(resolve_study(load_study(path)), study_directory(path))
-    if not (runs := store.finished_runs()):
-        raise UserError(
-            f"no run of {path} is finished in {store.path}; train them with `pathways-lite study run {path}`"
-        )
-    return runs_table(runs, final=True)
 
 
 def parse_pair(term: str) -> tuple[str, str]:

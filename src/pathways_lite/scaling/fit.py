@@ -273,6 +273,7 @@ def fit_law(
         groups=groups, samples=samples, jackknife=jackknife, origin=dict(origin or {}), method=method,
         notes=tuple(fit_notes(
             solution, columns, groups=groups, has_intervals=method is not None or not bootstraps, names=names,
+            measured_here="lineage" in table,
         )),
         rehearsal=None if method is None or law.averaged else rehearse(solution, columns),
         row_names=names,

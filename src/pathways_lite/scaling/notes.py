@@ -27,16 +27,18 @@ def fit_notes(
     groups: np.ndarray | None = None,
     has_intervals: bool = True,
     names: Sequence[str] | None = None,
+    measured_here: bool = False,
 ) -> list[str]:
     """Return the notes on a fit, a sentence or two each.
 
-    `has_intervals`: they were not asked for and refused. `names`: of the rows.
+    `has_intervals`: they were not asked for and refused. `names`: of the rows. `measured_here`: they are
+    runs of this library, whose columns need no doubt.
     """
     return [
         *_of_the_optimum(solution),
         *_of_intervals(solution, columns, groups, has_intervals),
         *_of_parameters(solution, columns),
-        *_of_the_data(solution, columns),
+        *_of_the_data(solution, columns, measured_here),
         *_of_residuals(solution, columns, names),
     ]
 
@@ -82,11 +84,12 @@ def _of_parameters(solution: Solution, columns: Table) -> Iterator[str]:
         yield from law.remarks(solution.values)
 
 
-def _of_the_data(solution: Solution, columns: Table) -> Iterator[str]:
+def _of_the_data(solution: Solution, columns: Table, measured_here: bool) -> Iterator[str]:
     law = solution.law
     scalars = {name: columns[name] for name in law.inputs if columns[name].ndim == 1}
     if "N" in columns and "D" in columns and np.median(columns["D"] / columns["N"]) < 1:
-        yield "Most runs have fewer tokens than parameters. If that is wrong, N and D are swapped."
+        doubt = "" if measured_here else " If that is wrong, N and D are swapped."
+        yield f"Most runs have fewer tokens than parameters.{doubt}"
     logs = [np.log(values) for values in scalars.values() if np.all(values > 0) and np.ptp(values) > 0]
     if len(logs) > 1:
         correlations = np.abs(np.corrcoef(logs))[np.triu_indices(len(logs), 1)]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pathways_lite.scaling.fit import Fit
 
 WORST_ROWS = 3
+ARM_OF_ROW = "arm_of_row"
+"""Key of a fit's origin: the arm of every row, where the table has arms."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,15 @@ def _r2(measured: np.ndarray, predicted: np.ndarray) -> float:
 def noise_of_runs(fit: Fit) -> tuple[float, int]:
     """Return the standard deviation of one run on the scale of the link, and how many repeats it is from.
 
-    Repeats are rows with equal inputs (other seeds). Without any (0), it is that of the residuals, which also have
-    what the law does not describe.
+    Repeats are rows with equal inputs (other seeds), of one arm where the table has arms. Without any (0), it is that
+    of the residuals, which also have what the law does not describe.
     """
     with double_precision():
         scaled, predicted = (np.asarray(LINKS[fit.link](y)) for y in (fit.data[fit.law.target], fit.predicted()))
     inputs = np.stack([fit.data[name].reshape(fit.rows, -1)[:, 0] for name in fit.law.inputs], axis=1)
+    arms = fit.origin.get(ARM_OF_ROW, ())
+    if len(arms) == fit.rows:
+        inputs = np.column_stack([inputs, np.unique(np.asarray(arms, dtype=str), return_inverse=True)[1]])
     index = np.unique(inputs, axis=0, return_inverse=True)[1].ravel()
     counts = np.bincount(index)
     repeats = int(len(index) - len(counts))

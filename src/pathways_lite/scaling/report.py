@@ -14,7 +14,7 @@ from pathways_lite.scaling.fit import Fit
 from pathways_lite.scaling.law_plots import law_svg
 from pathways_lite.scaling.parameter_plots import correlation_svg, profiles_svg
 from pathways_lite.scaling.plots import COUNTS, amount, fit_svg, frontier_svg, residuals_svg
-from pathways_lite.scaling.quality import noise_of_runs, published_objectives, quality, worst_rows
+from pathways_lite.scaling.quality import ARM_OF_ROW, noise_of_runs, published_objectives, quality, worst_rows
 from pathways_lite.scaling.table import COLUMNS, Column, derive_columns, numeric_column
 from pathways_lite.scaling.valleys import limit_ratio, standard_deviations
 from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
@@ -207,7 +207,8 @@ def _describe_column(column: Column) -> str:
 
 
 def _settings_section(fit: Fit) -> str:
-    settings = {**fit.origin, "law": fit.law.name, "source": fit.law.source, "seed": fit.seed, "starts": fit.starts}
+    origin = {name: value for name, value in fit.origin.items() if name != ARM_OF_ROW}
+    settings = {**origin, "law": fit.law.name, "source": fit.law.source, "seed": fit.seed, "starts": fit.starts}
     return section("How to reproduce it", f"<pre>\n{escape(json.dumps(settings, indent=2, ensure_ascii=False))}</pre>")
 
 

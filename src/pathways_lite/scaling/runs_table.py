@@ -19,7 +19,8 @@ def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
     """Build a table with a row per evaluation of every stage of the runs at or below `paths` (runs, or a study).
 
     Columns: run, stage, step, lineage (the earlier stages, joined by " > "), start (the kind of the stage's start),
-    optimizer, schedule, seed, lr, B (batch in tokens); N, N_non_embedding, N_active (not pruned), N_average (active,
+    corpus (name@fingerprint), vocab_size, optimizer,
+    schedule, seed, lr, B (batch in tokens); N, N_non_embedding, N_active (not pruned), N_average (active,
     averaged over the chain's tokens); D, C and C_sparse (zeros skipped) of the whole chain, U (unique tokens, if the
     stages share a corpus), the stage's own D_stage and C_stage; L (nats per token over all held-out text), loss_NAME
     and bits_NAME per domain; train_loss. Unknown values are NaN or an empty text.
@@ -142,6 +143,8 @@ def _recipe_columns(stage: StageData) -> dict[str, Any]:
     optimizer, data = recipe.get("optimizer", {}), recipe.get("data", {})
     batch = recipe.get("batch_size")
     return {
+        "corpus": _corpus_name(data),
+        "vocab_size": recipe.get("model", {}).get("vocab_size"),
         "start": (recipe.get("start") or {}).get("kind", ""),
         "optimizer": optimizer.get("kind", ""),
         "schedule": (optimizer.get("schedule") or {}).get("kind", ""),
@@ -149,6 +152,12 @@ def _recipe_columns(stage: StageData) -> dict[str, Any]:
         # A ramp of batch sizes is not a single number.
         "B": batch * data["seq_len"] if isinstance(batch, int) and "seq_len" in data else None,
     }
+
+
+def _corpus_name(data: Mapping[str, Any]) -> str:
+    """Return the corpus by its directory and the beginning of its fingerprint, which knows its tokenizer."""
+    name, fingerprint = Path(str(data.get("corpus", ""))).name, data.get("fingerprint")
+    return f"{name}@{fingerprint[:6]}" if fingerprint else name
 
 
 def _size_columns(stage: StageData, row: Row, before: list[StageData]) -> dict[str, Any]:
