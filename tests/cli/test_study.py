@@ -127,7 +127,8 @@ def test_the_probe_takes_steps_in_a_process_of_its_own(
     assert source == "calibrated by a few steps just now"
     assert again == "calibrated on this machine"
     assert first == second
-    assert SpeedProbe(1, seconds=-1.0)(node) is None, "the time for probing is over"
+    other = Node("", apply_overrides(node.recipe, ["stages.base.model.d_ff=96"]), None, ())
+    assert SpeedProbe(1, seconds=-1.0)(other) is None, "the time for probing is over"
     missing = apply_overrides(load_recipe(recipe_file), ["stages.base.data.corpus=/nowhere"])
     assert SpeedProbe(1)(Node("", missing, None, ())) is None
 

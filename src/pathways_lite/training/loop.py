@@ -160,8 +160,7 @@ class Trainer:
     def _evaluation_due(self) -> bool:
         if not self.step:
             return bool(self.stage.evaluation.at_start)
-        at_end = self.step == self._last_step
-        return self.step % self.stage.evaluation.every == 0 or at_end
+        return self.step % self.stage.evaluation.every == 0 or self.step == self._last_step
 
     @property
     def _saving_due(self) -> bool:
