@@ -5,6 +5,7 @@ Every test runs on the CPU, even where a TPU or GPU library is installed.
 
 import atexit
 import dataclasses
+import gc
 import importlib.util
 import json
 import os
@@ -44,6 +45,31 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("libtpu") and importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed (extra `tpu`)")
+
+
+_MAX_MAPS = 30_000
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Drop compiled programs between modules once they are many.
+
+    Each is a few mappings of memory, of which Linux allows a process 65,530; one more, and XLA crashes.
+    """
+    if nextitem is not None and nextitem.path != item.path and "jax" in sys.modules and _memory_maps() > _MAX_MAPS:
+        import jax
+
+        from helpers import run_helpers
+
+        run_helpers.forget_compiled()
+        jax.clear_caches()
+        gc.collect()
+
+
+def _memory_maps() -> int:
+    try:
+        return Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:  # not Linux
+        return 0
 
 
 WORDS = ("the tree of night a river in stone over light and under 1984 42 wind").split()  # noqa: SIM905

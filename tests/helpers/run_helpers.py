@@ -50,6 +50,11 @@ def stub_slow_parts(patch: pytest.MonkeyPatch) -> None:
 _compiled: dict[Any, Any] = {}
 
 
+def forget_compiled() -> None:
+    """Drop the programs that `compile_once` keeps."""
+    _compiled.clear()
+
+
 def compile_once(patch: pytest.MonkeyPatch) -> None:
     """Share components and compiled train steps among all runs of this process that would build the same."""
     original = Components.compile_step

@@ -1,6 +1,7 @@
 """What an imported model had cost elsewhere is unknown or stated, and never nothing, wherever FLOPs are told."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from helpers.hf_goldens import write_published
 from helpers.run_helpers import add_stage, compile_once, describe, log_bytes, run, stub_slow_parts
 from pathways_lite.cli.main import app
 from pathways_lite.comparison.compare import Arm
-from pathways_lite.comparison.curves import read_curve
+from pathways_lite.comparison.curves import Curve, read_curve
 from pathways_lite.comparison.metric import Metric
 from pathways_lite.comparison.table import Results
 from pathways_lite.conversion.grow_and_merge import grow_offline, merge_offline
@@ -131,12 +132,23 @@ def test_a_stage_that_starts_from_or_refers_to_one_inherits_it(
     assert load_model(tmp_path / "run").cost.cost_elsewhere == "unknown"
 
 
+def _falling(curve: Curve, start: float) -> Curve:
+    """Return a curve of three evaluations with the same origin, so that there is a speedup."""
+    shares, loss = np.array([0.25, 0.5, 1.0]), start - np.array([0.0, 0.5, 1.0])
+    spent = {name: shares * 1e9 for name in ("flops", "tokens", "seconds")}
+    return replace(curve, loss=loss, **spent)
+
+
 def test_curves_and_comparisons_say_what_their_flops_are(runs: dict[str, Path]) -> None:
     arms = {name: Arm(name, (read_curve(read_run(path), Metric(), name),)) for name, path in runs.items()}
     results = Results.compare_arms([arms["scratch"], arms["unknown"]], "scratch", Metric())
     (comparison,) = results.comparisons
     assert (comparison.cost_elsewhere, comparison.counts_all) == ("unknown", False)
-    assert results.rows()[1][5].endswith("in FLOPs here")
+    falling = [
+        Arm(name, tuple(_falling(curve, start) for curve in arms[name].curves))
+        for name, start in (("scratch", 5.0), ("unknown", 4.8))
+    ]
+    assert Results.compare_arms(falling, "scratch", Metric()).rows()[1][5].endswith("in FLOPs here")
     text = " ".join(results.notes())
     assert "What unknown started from was trained elsewhere, at a cost that is unknown and not free" in text
     assert "no speedup in total FLOPs is known" in text
@@ -168,7 +180,7 @@ def test_commands_say_it(runs: dict[str, Path]) -> None:
     assert " + unknown " in shown("inspect", runs["unknown"])
     compared = json.loads(shown("runs", "compare", runs["scratch"], runs["unknown"], "--json"))
     assert [arm["cost_elsewhere"] for arm in compared["arms"]] == [None, "unknown"]
-    assert "in FLOPs here" in shown("runs", "compare", runs["scratch"], runs["unknown"])
+    assert "FLOPs spent here" in shown("runs", "compare", runs["scratch"], runs["unknown"])
 
 
 def test_the_page_of_a_run_says_it(runs: dict[str, Path]) -> None:
