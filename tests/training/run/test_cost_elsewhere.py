@@ -135,7 +135,7 @@ def test_a_stage_that_starts_from_or_refers_to_one_inherits_it(
 def _falling(curve: Curve, start: float) -> Curve:
     """Return a curve of three evaluations with the same origin, so that there is a speedup."""
     shares, loss = np.array([0.25, 0.5, 1.0]), start - np.array([0.0, 0.5, 1.0])
-    spent = {name: shares * 1e9 for name in ("flops", "tokens", "seconds")}
+    spent = dict.fromkeys(("flops", "tokens", "seconds"), shares * 1000000000.0)
     return replace(curve, loss=loss, **spent)
 
 
