@@ -170,7 +170,7 @@ def test_shares_as_they_are_written(texts: list[str], shares: HeldOutShares | No
         (["0.01", "test.jsonl"], "fractions or sources, not both: test.jsonl is a source"),
         (["0.01", "0.02"], "one fraction, and one for each domain"),
         (["a=0.1", "a=0.2"], "one fraction, and one for each domain"),
-        (["2"], "held_out=2.0 must be"),
+        (["2"], "--held-out 2 must be a fraction"),
     ],
 )
 def test_shares_that_contradict_each_other(texts: list[str], sentence: str) -> None:
