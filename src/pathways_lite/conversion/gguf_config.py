@@ -10,19 +10,18 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pathways_lite.conversion.gguf_files import GGUFReader
 from pathways_lite.conversion.gguf_rope import llama3_parameters
+from pathways_lite.conversion.hf_config import REQUIRED, KeyReader
 from pathways_lite.conversion.hf_families import Family, Fields
 from pathways_lite.conversion.hf_names import Layout, Tensor
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Model
 
-_REQUIRED = object()
 ROPE_FACTORS = "rope_freqs.weight"
 
 HARMLESS = ("vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "rope.scaling.original_context_length")
@@ -53,18 +52,16 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Keys of an architecture that change the function, with the values that do not, for those who do not ask for them."""
 
 
-class Metadata:
+class Metadata(KeyReader):
     """The metadata of a GGUF file, with what its tensors say beside them."""
 
     def __init__(self, reader: GGUFReader) -> None:
-        self.path: Path = reader.files[0]
-        self.values, self.reader = reader.metadata, reader
-        self.architecture = str(self.values.get("general.architecture"))
-        self._used: set[str] = set()
+        self.reader, self.architecture = reader, str(reader.metadata.get("general.architecture"))
+        super().__init__(reader.metadata, reader.files[0], prefix=f"{self.architecture}.")
 
-    def take(self, key: str, default: Any = _REQUIRED) -> Any:
+    def take(self, key: str, default: Any = REQUIRED) -> Any:
         """Return a key of the architecture, one value for all layers. Raises UserError where it is missing."""
-        value = self.take_any(key, default)
+        value = super().take(key, default)
         if isinstance(value, list | np.ndarray):
             values = list(value)
             if any(other != values[0] for other in values):
@@ -72,31 +69,16 @@ class Metadata:
             value = values[0]
         return value
 
-    def take_any(self, key: str, default: Any = _REQUIRED) -> Any:
+    def take_any(self, key: str, default: Any = REQUIRED) -> Any:
         """Return a key of the architecture as it is. Raises UserError where it is missing and has no default."""
-        self._used.add(key)
-        value = self.values.get(f"{self.architecture}.{key}")
-        if value is None and default is _REQUIRED:
-            raise UserError(f"{self.path} lacks {self.architecture}.{key}, without which the model is not determined")
-        return default if value is None else value
+        return super().take(key, default)
 
-    def count(self, key: str, default: Any = _REQUIRED) -> int:
-        """Return a positive whole number of the architecture."""
-        value = self.take(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.refuse(key, value, "a positive whole number is expected")
-        return value
-
-    def number(self, key: str, default: Any = _REQUIRED) -> Any:
+    def number(self, key: str, default: Any = REQUIRED) -> Any:
         """Return a positive number of the architecture, or the default."""
         value = self.take(key, default)
         if value is not default and (not isinstance(value, int | float) or not 0 < value < math.inf):
             raise self.refuse(key, value, "a positive number is expected")
         return value
-
-    def refuse(self, key: str, value: Any, why: str) -> UserError:
-        """Return the error for a value that cannot be computed."""
-        return UserError(f"{self.path}: {self.architecture}.{key}={json.dumps(value, default=str)}: {why}")
 
     def has(self, tensor: str) -> bool:
         """Whether the file has a tensor."""

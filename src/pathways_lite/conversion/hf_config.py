@@ -12,7 +12,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.recipe import Activation, LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
 
 CONFIG = "config.json"
-_REQUIRED = object()
+REQUIRED = object()
 
 HARMLESS = frozenset(
     [
@@ -80,12 +80,35 @@ ACTIVATIONS: dict[str, tuple[Activation | None, Activation]] = {
 """By the name of an activation: our activation with a gate, and without one."""
 
 
-class ConfigReader:
-    """A config.json of which every key is asked for once."""
+class KeyReader:
+    """Values by key that a published model says of itself; `prefix` is before every key that is asked for."""
 
-    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
-        self.values, self.path = values, path
+    def __init__(self, values: Mapping[str, Any], path: Path, prefix: str = "") -> None:
+        self.values, self.path, self.prefix = values, path, prefix
         self._used: set[str] = set()
+
+    def take(self, key: str, default: Any = REQUIRED) -> Any:
+        """Return a key's value, `default` where it is missing or null. Raises UserError where it has no default."""
+        self._used.add(key)
+        value = self.values.get(self.prefix + key)
+        if value is None and default is REQUIRED:
+            raise UserError(f"{self.path} lacks {self.prefix}{key}, without which the model is not determined")
+        return default if value is None else value
+
+    def count(self, key: str, default: Any = REQUIRED) -> int:
+        """Return a positive whole number."""
+        value = self.take(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise self.refuse(key, value, "a positive whole number is expected")
+        return value
+
+    def refuse(self, key: str, value: Any, why: str) -> UserError:
+        """Return the error for a value that cannot be computed."""
+        return UserError(f"{self.path}: {self.prefix}{key}={json.dumps(value, default=str)}: {why}")
+
+
+class ConfigReader(KeyReader):
+    """A config.json of which every key is asked for once."""
 
     @classmethod
     def open(cls, directory: Path) -> ConfigReader:
@@ -107,25 +130,6 @@ class ConfigReader:
         if not isinstance(values, dict):
             raise UserError(f"{path} holds no JSON object, but {type(values).__name__}")
         return cls(values, path)
-
-    def take(self, key: str, default: Any = _REQUIRED) -> Any:
-        """Return a key's value, `default` where it is missing or null. Raises UserError where it has no default."""
-        self._used.add(key)
-        value = self.values.get(key)
-        if value is None and default is _REQUIRED:
-            raise UserError(f"{self.path} lacks {key}, without which the model is not determined")
-        return default if value is None else value
-
-    def count(self, key: str, default: Any = _REQUIRED) -> int:
-        """Return a positive whole number."""
-        value = self.take(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.refuse(key, value, "a positive whole number is expected")
-        return value
-
-    def refuse(self, key: str, value: Any, why: str) -> UserError:
-        """Return the error for a value that cannot be computed."""
-        return UserError(f"{self.path}: {key}={json.dumps(value)}: {why}")
 
     def unknown_keys(self) -> list[str]:
         """Return the keys that nobody asked for. Raises UserError where one is known to change the function."""

@@ -128,14 +128,22 @@ def safetensors_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.safetensors"))
 
 
+def indexed_files(index: Path) -> list[str] | None:
+    """Return the names of the files that an index of shards lists; None where there is no index.
+
+    Raises UserError where it is damaged.
+    """
+    if not index.is_file():
+        return None
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{index} does not say which files hold the tensors; download it again") from error
+
+
 def _files(directory: Path) -> list[Path]:
     """List the shards: those that the index names, or all safetensors files."""
-    index = directory / INDEX
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{index} does not say which files hold the tensors; download it again") from error
+    if (names := indexed_files(directory / INDEX)) is not None:
         if missing := [name for name in names if not (directory / name).is_file()]:
             raise UserError(f"{directory} lacks {', '.join(missing)}, which {INDEX} names; download it again")
         return [directory / name for name in names]

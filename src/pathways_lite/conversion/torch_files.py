@@ -8,7 +8,6 @@ that holds: before 2.6 it could be circumvented (CVE-2025-32434).
 from __future__ import annotations
 
 import importlib
-import json
 import pickle
 import re
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pathways_lite.conversion.safetensors_files import StoredTensor, digest_of_files
+from pathways_lite.conversion.safetensors_files import StoredTensor, digest_of_files, indexed_files
 from pathways_lite.errors import UserError
 
 INDEX = "pytorch_model.bin.index.json"
@@ -123,15 +122,9 @@ def _import_torch() -> Any:
 
 def _files(directory: Path) -> list[Path]:
     """List the shards: those that the index names, or the one file."""
-    index = directory / INDEX
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{index} does not say which files hold the tensors; download it again") from error
-    else:
-        names = [SINGLE]
+    listed = indexed_files(directory / INDEX)
+    names = [SINGLE] if listed is None else listed
     if missing := [name for name in names if not (directory / name).is_file()]:
-        named = INDEX if index.is_file() else "a model of PyTorch has"
-        raise UserError(f"{directory} lacks {', '.join(missing)}, which {named}{' names' * index.is_file()}")
+        why = "a model of PyTorch has" if listed is None else f"{INDEX} names"
+        raise UserError(f"{directory} lacks {', '.join(missing)}, which {why}")
     return [directory / name for name in names]
