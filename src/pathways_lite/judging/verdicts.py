@@ -7,35 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from pathways_lite.atomic_file import replace_atomically
 from pathways_lite.judging.samples import Samples
+from pathways_lite.tasks import Verdict
 
 FILE_NAME = "verdicts.parquet"
 _SECONDS_BETWEEN_WRITES = 30.0
 _ORIGIN = b"pathways_lite.verdicts"
-
-
-class VerdictLike(Protocol):
-    """What the verifiers of `tasks` return of a text."""
-
-    @property
-    def correct(self) -> bool:
-        """Whether the text is right."""
-        ...
-
-    @property
-    def answer(self) -> str | None:
-        """The answer in its normal form."""
-        ...
-
-    @property
-    def weak(self) -> bool | None:
-        """Whether a weak verifier accepts it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +31,7 @@ class Verdicts:
 
 def verify_samples(
     samples: Samples,
-    verify: Callable[[str, str], VerdictLike],
+    verify: Callable[[str, str], Verdict],
     path: Path,
     identity: str,
     advance: Callable[[int], None] = lambda count: None,
@@ -67,7 +49,7 @@ def verify_samples(
     for problem, text, digest in zip(samples.problem, samples.text, digests, strict=True):
         if digest not in known:
             verdict = verify(problem, text)
-            known[digest] = (bool(verdict.correct), verdict.weak, verdict.answer)
+            known[digest] = (verdict.correct, verdict.weak, verdict.answer)
             if time.monotonic() - last > _SECONDS_BETWEEN_WRITES:
                 _write(path, samples, digests[: len(rows) + 1], [*rows, known[digest]], identity)
                 last = time.monotonic()
