@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pathways_lite.cli.common import AsJson, OfAverage, print_json
+from pathways_lite.cli.sampling_common import MinP, Temperature, TopK, TopP, stops_of, writer_of
 from pathways_lite.console import escape_controls, print_line
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pathways_lite.data.tokenizers import Tokenizer
     from pathways_lite.evaluation.generation import Generated, Stops, Writer
     from pathways_lite.sampling import Sampling
@@ -38,15 +41,10 @@ def generate(
     ] = None,
     infill: Annotated[str | None, typer.Option(help="a text in which to fill every `<mask>`")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="maximum number of tokens")] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 always picks the most likely token")] = 0.8,
-    top_k: Annotated[int | None, typer.Option(min=1, help="sample from the k most likely tokens only")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="sample from the most likely tokens that have this total probability")
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        typer.Option(help="sample from tokens with at least this share of the likeliest one's probability"),
-    ] = None,
+    temperature: Temperature = 0.8,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
     stop: Annotated[list[str] | None, typer.Option(help="end a text before this string; may be repeated")] = None,
     samples: Annotated[int, typer.Option(min=1, help="number of samples of each prompt")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="texts that are written at the same time, at most")] = 16,
@@ -80,10 +78,6 @@ def generate(
 
     - `pathways-lite generate runs/ul2r_demo --infill $'import <mask>\\n\\ndef main('`
     """
-    import jax
-
-    from pathways_lite.evaluation.generation import Writer
-    from pathways_lite.objectives.prompts import PromptFormat
     from pathways_lite.sampling import Sampling
     from pathways_lite.training.load import load_model
 
@@ -96,24 +90,18 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, min_p)
     model = load_model(path, average=average)
     tokenizer = model.tokenizer(corpus)
-    prompt_format = PromptFormat.from_objective(model.stage.objective, model.frame(corpus))
-    opener, ends = model.prompt_tokens(tokenizer)
-    writer = Writer(
-        model.stage.model, model.params(), tokenizer, prompt_format, mode, None, opener, ends,
-        key=jax.random.key(seed), rows=batch, chunk=8 if stream else 32,
-    )  # fmt: skip
+    writer = writer_of(model, tokenizer, seed, corpus=corpus, mode=mode, rows=batch, chunk=8 if stream else 32)
     if infill is not None:
         if stop:
             raise UserError("--stop is for continuations; what --infill fills ends where the text goes on")
         results = writer.filled(infill, sampling, max_tokens=max_tokens, samples=samples)
         texts = [""]
     elif stream:
-        _stream(
-            writer, texts[0], sampling, max_tokens, stops_of(stop, tokenizer), logprobs=logprobs, tokenizer=tokenizer
-        )
+        stops = stops_of(tokenizer)(stop or ())
+        _stream(writer, texts[0], sampling, max_tokens, stops, logprobs=logprobs, tokenizer=tokenizer)
         return
     else:
-        stops = stops_of(stop, tokenizer)
+        stops = stops_of(tokenizer)(stop or ())
         results = writer.continuations(texts, sampling, max_tokens=max_tokens, samples=samples, stops=stops)
     done = []
     for result in _in_order(results, samples):
@@ -165,15 +153,6 @@ def _prompt_of(line: str, where: str) -> str:
     return str(row["prompt"])
 
 
-def stops_of(strings: list[str] | None, tokenizer: Tokenizer) -> Stops:
-    """Return what ends a text, besides its end. Raises UserError for an empty string."""
-    from pathways_lite.data.token_bytes import token_bytes
-    from pathways_lite.evaluation.generation import Stops
-    from pathways_lite.sampling import stop_strings
-
-    return Stops(tuple(strings), stop_strings(strings, token_bytes(tokenizer))) if strings else Stops()
-
-
 def _in_order(results: Iterable[Generated], samples: int) -> Iterator[Generated]:
     """Yield results by prompt and number, each as soon as those before it are there."""
     waiting: dict[int, Generated] = {}
@@ -220,14 +199,16 @@ def _stream(
 
 
 def _row(result: Generated, prompt: str, *, logprobs: bool) -> dict[str, Any]:
-    from pathways_lite.evaluation.generation import nats
-
     row: dict[str, Any] = {"prompt": prompt, "sample": result.number, "text": result.text, "finish": result.finish}
     if logprobs:
         sample = result.sample
         row["tokens"] = sample.tokens.tolist()
-        row |= {"logp_model": nats(sample.logp_model), "logp_drawn": nats(sample.logp_drawn)}
+        row |= {"logp_model": _nats(sample.logp_model), "logp_drawn": _nats(sample.logp_drawn)}
     return row
+
+
+def _nats(values: np.ndarray) -> list[float]:
+    return [round(float(value), 6) for value in values]
 
 
 def _print_log_probs(result: Generated, tokenizer: Tokenizer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pathways_lite.cli.common import AsJson, OfAverage, count_progress, print_json
+from pathways_lite.cli.sampling_common import MinP, Temperature, TopK, TopP, stops_of, writer_of
 from pathways_lite.console import print_line
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
@@ -26,15 +26,10 @@ def sample(
     out: Annotated[Path, typer.Option(parser=local_path, help="directory for the samples")],
     samples: Annotated[int, typer.Option(min=1, help="samples of each problem")] = 16,
     max_tokens: Annotated[int, typer.Option(min=1, help="maximum number of tokens of a sample")] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 always picks the most likely token")] = 0.8,
-    top_k: Annotated[int | None, typer.Option(min=1, help="sample from the k most likely tokens only")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="sample from the most likely tokens that have this total probability")
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        typer.Option(help="sample from tokens with at least this share of the likeliest one's probability"),
-    ] = None,
+    temperature: Temperature = 0.8,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
     stop: Annotated[list[str] | None, typer.Option(help="end a sample before this string too; may be repeated")] = None,
     batch: Annotated[int, typer.Option(min=1, help="samples that are written at the same time, at most")] = 64,
     seed: Annotated[int, typer.Option(help="random seed")] = 0,
@@ -52,12 +47,7 @@ def sample(
 
     - `pathways-lite judge samples/sum --curve coverage.csv --page`
     """
-    import jax
-
-    from pathways_lite.cli.generate import stops_of
-    from pathways_lite.evaluation.generation import Writer
     from pathways_lite.evaluation.problem_samples import Asked, Asking, draw_part, require_room
-    from pathways_lite.objectives.prompts import PromptFormat
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.sampling import Sampling
     from pathways_lite.sampling.files import SampleDirectory, read_account
@@ -68,8 +58,8 @@ def sample(
     listed = read_problems(problems)
     model = load_model(path, average=average)
     tokenizer = model.tokenizer()
-    stop_strings = functools.cache(lambda strings: stops_of(list(strings), tokenizer))
-    asked = [Asked(p.id, _prompt(p), stop_strings((*p.stop, *(stop or ())))) for p in listed]
+    stops = stops_of(tokenizer)
+    asked = [Asked(p.id, _prompt(p), stops((*p.stop, *(stop or ())))) for p in listed]
     asking = Asking(sampling, max_tokens)
     manifest = {
         "checkpoint": str(model.path), "checkpoint_digest": model.manifest.digest, "average": average,
@@ -81,17 +71,12 @@ def sample(
         directory = SampleDirectory(out, manifest)
         parts = directory.missing(len(asked), samples)
         if parts:
-            config, opener_and_ends = model.stage.model, model.prompt_tokens(tokenizer)
-            prompt_format = PromptFormat.from_objective(model.stage.objective, model.frame())
-            writer = Writer(
-                config, model.params(), tokenizer, prompt_format, None, None, *opener_and_ends,
-                key=jax.random.key(seed), rows=batch,
-            )  # fmt: skip
+            writer = writer_of(model, tokenizer, seed, rows=batch)
             require_room(writer, asked, model.stage.data.seq_len)
             total = sum(len(part.problems) * len(part.samples) for part in parts)
             with count_progress("sampling", total, "samples") as report:
                 for part in parts:
-                    draw_part(directory, part, writer, config, asked, asking, report)
+                    draw_part(directory, part, writer, model.stage.model, asked, asking, report)
     account = read_account(out)
     if as_json:
         print_json({"samples": out, "problems": len(asked), "per_problem": samples, **asdict(account)})

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 
 from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
@@ -147,10 +146,10 @@ class Writer:
             return Generated(sample.request, sample.number, text[:end], sample)
 
         def show(unfinished: list[Sample]) -> None:
-            if watch is not None:
-                watch([finish(sample) for sample in unfinished])
+            assert watch is not None
+            watch([finish(sample) for sample in unfinished])
 
-        yield from map(finish, self.sampler.sample(requests, show))
+        yield from map(finish, self.sampler.sample(requests, None if watch is None else show))
 
     def ask(self, prompt: str) -> Prompt:
         """Return the tokens that the model reads for a prompt."""
@@ -227,8 +226,3 @@ def complete(
     """Generate up to `max_tokens` tokens; stop before one of `frame`, the answer's end token or one of `ends`."""
     sampler = Sampler.of_params(config, params, {*frame.ids, *ends}, rows=1, key=key)
     return next(sampler.sample([Request(prompt, sampling, max_tokens)])).answer
-
-
-def nats(values: np.ndarray) -> list[float]:
-    """Return log probabilities as plain numbers of six digits."""
-    return [round(float(value), 6) for value in values]

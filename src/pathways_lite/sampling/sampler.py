@@ -180,30 +180,34 @@ class _Batch:
                 steps,
                 layout=self._sampler.layout,
             )
-            unfinished, finished = self._look()
+            is_running = np.asarray(self._rows.finish) == RUNNING
+            at_work = [row for row, slot in enumerate(self._slots) if slot is not None]
             if watch is not None:
-                watch(unfinished)
+                watch(self._samples([row for row in at_work if is_running[row]]))
+            ended = [row for row in at_work if not is_running[row]]
+            finished = self._samples(ended)
+            for row in ended:
+                self._slots[row] = None
             yield from finished
 
-    def _look(self) -> tuple[list[Sample], list[Sample]]:
-        """Return the samples that go on, and those that have ended, whose places become free."""
+    def _samples(self, which: Sequence[int]) -> list[Sample]:
+        """Return what the rows `which` have written so far. Rows are fetched from the device only if there are any."""
+        if not which:
+            return []
         rows = self._rows
         arrays = [np.asarray(x) for x in (rows.finish, rows.length, rows.tokens, rows.logp_model, rows.logp_drawn)]
-        going: list[Sample] = []
-        ended: list[Sample] = []
-        for row, slot in enumerate(self._slots):
-            if slot is None:
-                continue
+        samples = []
+        for row in which:
+            slot = self._slots[row]
+            assert slot is not None
             finish, length, tokens, logp_model, logp_drawn = (array[row] for array in arrays)
             part = slice(len(self._requests[slot.request].prompt.tokens), int(length))
             sample = Sample(
                 slot.request, slot.number, tokens[part].copy(), logp_model[part].copy(), logp_drawn[part].copy(),
                 _FINISHES[int(finish)] or "length",
             )  # fmt: skip
-            (going if finish == RUNNING else ended).append(sample)
-            if finish != RUNNING:
-                self._slots[row] = None
-        return going, ended
+            samples.append(sample)
+        return samples
 
     # ---- filling rows ----
 
