@@ -30,6 +30,9 @@ from pathways_lite.errors import UserError
 from pathways_lite.json_values import restore_floats, to_json_types
 from pathways_lite.recipe import Recipe, read_recipe
 
+STUDY_INDEX, NODES = "study.json", "nodes"
+"""In the directory of a study: the file that names its nodes, and the folder with the runs of all."""
+
 
 def write_json(path: Path, content: Any) -> None:
     """Write standard JSON atomically: a reader sees the old file or the new one, never half of one."""
@@ -48,15 +51,24 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content else None
 
 
+def read_study_index(study: Path) -> dict[str, dict[str, Any]]:
+    """Return the nodes by identity as the index of a study has them; {} without an index (of an earlier version)."""
+    nodes = (_read_object(study / STUDY_INDEX) or {}).get("nodes")
+    return {key: node for key, node in nodes.items() if isinstance(node, dict)} if isinstance(nodes, dict) else {}
+
+
+def study_node(run: Path) -> dict[str, Any]:
+    """Return what the index of a study says of a run that is one of its nodes; {} for any other run."""
+    run = run.absolute()
+    return read_study_index(run.parent.parent).get(run.name, {}) if run.parent.name == NODES else {}
+
+
 def node_label(run: Path) -> str | None:
     """Return what a study calls a run that is one of its nodes, e.g. `palm/0 trunk`; None for any other run.
 
     The study's index says it; the directory's own name is a hash.
     """
-    run = run.absolute()
-    nodes = (_read_object(run.parent.parent / "study.json") or {}).get("nodes") if run.parent.name == "nodes" else None
-    node = nodes.get(run.name) if isinstance(nodes, dict) else None
-    label = node.get("label") if isinstance(node, dict) else None
+    label = study_node(run).get("label")
     return label if isinstance(label, str) and label else None
 
 

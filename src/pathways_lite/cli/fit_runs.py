@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,13 +54,10 @@ def finished_runs(path: Path) -> Table:
 
 def _with_arms(table: Table) -> Table:
     """Add the column `arm`, of the studies whose nodes the runs are, as their study.json says; nothing without one."""
-    arms = []
-    for run in map(Path, table["run"]):
-        arm = ""
-        with suppress(OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
-            content = json.loads((run.parent.parent / "study.json").read_text(encoding="utf-8"))
-            arm = str(content["nodes"][run.name]["arms"][0])
-        arms.append(arm)
+    from pathways_lite.run_directory import study_node
+
+    of_nodes = [study_node(Path(run)).get("arms") for run in table["run"]]
+    arms = [str(names[0]) if isinstance(names, list) and names else "" for names in of_nodes]
     return {**table, "arm": np.array(arms, dtype=object)} if any(arms) else table
 
 

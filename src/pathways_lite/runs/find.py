@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pathways_lite.checkpoint_names import checkpoint_steps
+from pathways_lite.run_directory import NODES, read_study_index, study_node
 
 RECIPE = "recipe.json"
-NODES = "nodes"
-STUDY_INDEX = "study.json"
 DELETED = ".deleted-"
 """Prefix of the name of a directory that is being deleted; it is no run any more."""
 
@@ -71,15 +68,6 @@ def is_study(path: Path) -> bool:
     return any((path / NODES).glob(f"*/{RECIPE}")) or bool(read_study_index(path))
 
 
-def read_study_index(study: Path) -> dict[str, Any]:
-    """Return the nodes by identity as the index of a study has them; {} without an index (of an earlier version)."""
-    try:
-        nodes = json.loads((study / STUDY_INDEX).read_text(encoding="utf-8"))["nodes"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return {key: node for key, node in nodes.items() if isinstance(node, dict)} if isinstance(nodes, dict) else {}
-
-
 def leftovers(path: Path) -> list[Path]:
     """Return what interrupted deletions left in a directory and in the studies there."""
     found: set[Path] = set()
@@ -109,9 +97,8 @@ def _file_sizes(path: Path) -> Iterator[int]:
 
 
 def _found(run: Path) -> FoundRun:
-    study = study_of(run)
-    arms = read_study_index(study).get(run.name, {}).get("arms", []) if study is not None else []
-    return FoundRun(run, study, tuple(map(str, arms)) if isinstance(arms, list) else ())
+    arms = study_node(run).get("arms", [])
+    return FoundRun(run, study_of(run), tuple(map(str, arms)) if isinstance(arms, list) else ())
 
 
 def _time(run: Path) -> float:

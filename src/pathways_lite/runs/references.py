@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pathways_lite.checkpoint_names import checkpoint_name, checkpoint_steps
+from pathways_lite.run_directory import read_study_index
 from pathways_lite.run_history import last_start, read_history
-from pathways_lite.runs.find import RECIPE, FoundRun, find_runs, read_study_index, study_of
+from pathways_lite.runs.find import RECIPE, FoundRun, find_runs, study_of
 
 
 @dataclass(frozen=True)

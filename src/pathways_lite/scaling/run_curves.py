@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pathways_lite.errors import UserError
+from pathways_lite.run_directory import node_label
 from pathways_lite.scaling.runs_table import find_runs
 from pathways_lite.scaling.table import Table
 from pathways_lite.tracking.run_data import RunData, StageData, read_run
@@ -52,20 +52,11 @@ def _chain(run: RunData) -> list[StageData]:
 
 def _names(runs: Sequence[RunData]) -> list[str]:
     """Return a name for each run: its label in a study, or its recipe's, with the directory where two are the same."""
-    names = [_label(run) or run.name for run in runs]
+    names = [node_label(run.directory) or run.name for run in runs]
     return [
         name if names.count(name) == 1 else f"{name} ({run.directory.resolve().name})"
         for name, run in zip(names, runs, strict=True)
     ]
-
-
-def _label(run: RunData) -> str | None:
-    directory = run.directory.resolve()
-    try:
-        nodes = json.loads((directory.parent.parent / "study.json").read_text(encoding="utf-8"))["nodes"]
-        return str(nodes[directory.name]["label"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _table(chain: Sequence[StageData]) -> Table:

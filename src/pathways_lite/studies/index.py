@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pathways_lite.run_directory import write_json
+from pathways_lite.run_directory import STUDY_INDEX, write_json
 from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import Study
 
@@ -17,4 +17,4 @@ def write_study_index(study: Study, store: StudyStore) -> None:
         for identity, node in store.nodes.items()
     }
     store.path.mkdir(parents=True, exist_ok=True)
-    write_json(store.path / "study.json", {"study": study.name, "arms": list(study.arms), "nodes": nodes})
+    write_json(store.path / STUDY_INDEX, {"study": study.name, "arms": list(study.arms), "nodes": nodes})
