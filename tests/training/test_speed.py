@@ -1,12 +1,14 @@
 """Speeds of stages: measured by runs, kept by shape, and what estimates make of them."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pathways_lite.cpu_cores import usable_cores
+from pathways_lite.evaluation.compressors import FILE as COMPRESSED
 from pathways_lite.ledger import Seconds
 from pathways_lite.recipe import Recipe, apply_overrides, load_recipe
 from pathways_lite.studies.probe import KnownSpeeds, SpeedProbe
@@ -41,9 +43,10 @@ SPEED = Speed(token=1e-3, evaluated_token=2e-4, save=0.5, compile=7.0, fixed=3.0
 
 
 @pytest.fixture
-def recipe(recipe_file: Path) -> Recipe:
-    """The tiny recipe."""
-    return load_recipe(recipe_file)
+def recipe(recipe_file: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """The tiny recipe on a corpus of its own: other tests' runs keep their compressors' results in the shared one."""
+    own = shutil.copytree(corpus, tmp_path_factory.mktemp("own") / "store", ignore=shutil.ignore_patterns(COMPRESSED))
+    return apply_overrides(load_recipe(recipe_file), [f"stages.base.data.corpus={own}"])
 
 
 @pytest.fixture
