@@ -12,7 +12,7 @@ SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py
 BOTTOM = {
     "errors", "chips", "console", "paths", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores",
     "json_values", "provenance", "document_frame", "checkpoint_names", "accelerators", "cgroups", "compilation_cache",
-    "machine",
+    "machine", "host_memory",
 }  # fmt: skip
 MAY_IMPORT = {
     "errors": set(),
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "atomic_file": set(),
     "accelerators": set(),
     "cgroups": set(),
+    "host_memory": set(),
     "cpu_cores": {"cgroups", "errors"},
     "machine": {"cpu_cores"},
     "compilation_cache": {"machine", "paths"},

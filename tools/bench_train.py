@@ -46,7 +46,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pathways_lite.cli.train import keep_freed_memory, runs_on_cpu_only
+from pathways_lite.host_memory import keep_freed_memory, runs_on_cpu_only
 
 SHAPES = {
     # layers, d_model, heads, sequence, batch, vocabulary

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pathways_lite.cli.train import keep_freed_memory, runs_on_cpu_only
+from pathways_lite.host_memory import keep_freed_memory, runs_on_cpu_only
 
 LAYERS, D_MODEL, SEQ_LEN, BATCH, VOCABULARY = 8, 256, 256, 8, 8192
 

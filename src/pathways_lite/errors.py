@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import re
+from contextlib import suppress
+from pathlib import Path
 
 MISTAKE = 2
 """Exit status: something must be corrected before the same command can succeed."""
@@ -34,6 +37,24 @@ class UnreachableError(UserError):
     """Another process did not answer; there is nothing to correct in the command."""
 
     status = TRY_AGAIN
+
+
+def similar_path(path: str | Path) -> str:
+    """Return `. Did you mean 'runs/mine'?` for a path that does not exist and is like one that does; otherwise "".
+
+    One name of the path may be wrong, wherever it is in the path.
+    """
+    path = Path(path)
+    with suppress(OSError):
+        if path.exists():
+            return ""
+        wrong = next(part for part in [*reversed(path.parents), path] if not part.exists())
+        names = [beside.name for beside in wrong.parent.iterdir()]
+        close = difflib.get_close_matches(wrong.name, names, n=3, cutoff=0.7)
+        for candidate in (wrong.parent / name / path.relative_to(wrong) for name in close):
+            if candidate.exists():
+                return f". Did you mean {str(candidate)!r}?"
+    return ""
 
 
 # ---- what the operating system refuses ----
@@ -67,8 +88,9 @@ def explain_system_error(error: BaseException) -> UserError | None:
         paths = [str(path) for path in (error.filename, error.filename2) if path is not None]
         reason = error.strerror or str(error) or type(error).__name__
         advice = _ADVICE.get(error.errno or 0)
+        similar = similar_path(paths[0]) if paths and error.errno == errno.ENOENT else ""
         return UserError(
-            ": ".join([" and ".join(paths) or "the system refused", reason]) + (f"; {advice}" * bool(advice))
+            ": ".join([" and ".join(paths) or "the system refused", reason]) + (f"; {advice}" * bool(advice)) + similar
         )
     if isinstance(error, ValueError) and (match := _TENSORSTORE.match(str(error))):
         status, text = match.groups()

@@ -26,7 +26,7 @@ from typing import Any
 
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.checkpoint_names import checkpoint_steps
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, similar_path
 from pathways_lite.json_values import restore_floats, to_json_types
 from pathways_lite.recipe import Recipe, read_recipe
 
@@ -148,6 +148,7 @@ class RunDirectory:
         if not self.recipe_path.is_file():
             raise UserError(
                 f"{self.path} is not a run directory: it has no recipe.json; `pathways-lite runs` lists runs"
+                f"{similar_path(self.path)}"
             )
         return read_recipe(self.recipe_path)
 

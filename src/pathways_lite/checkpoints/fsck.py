@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pathways_lite.checkpoints.checkpoint import step_of, verify_content
 from pathways_lite.checkpoints.manifest import FILE_NAME, DamagedError
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, similar_path
 from pathways_lite.paths import absolute_path, local_path
 
 
@@ -56,7 +56,8 @@ def checkpoint_paths(directory: Path | str) -> list[Path]:
             return [checkpoint]
     paths = [path for path in directory.rglob("step_*") if step_of(path) is not None]
     if not paths:
-        raise UserError(f"there is no checkpoint in {directory}; expected a run, a stage or a checkpoint directory")
+        expected = "expected a run, a stage or a checkpoint directory"
+        raise UserError(f"there is no checkpoint in {directory}; {expected}{similar_path(directory)}")
     last_written = {
         stage: max(_time_written(path) for path in paths if path.parent == stage)
         for stage in {path.parent for path in paths}

@@ -49,13 +49,15 @@ def list_runs(
     - `pathways-lite runs runs/my_study --json`
     """
     from pathways_lite.console import Console
-    from pathways_lite.errors import UserError
+    from pathways_lite.errors import UserError, similar_path
     from pathways_lite.runs.find import directory_bytes, find_outputs, find_runs, leftovers
     from pathways_lite.runs.states import output_row, stage_rows
     from pathways_lite.tracking.formatting import si
 
     if not directory.exists() and directory != Path("runs"):
-        raise UserError(f"{directory} does not exist; `pathways-lite runs` lists the runs in runs/")
+        raise UserError(
+            f"{directory} does not exist; `pathways-lite runs` lists the runs in runs/{similar_path(directory)}"
+        )
     rows: list[dict[str, Any]] = []
     for run in find_runs(directory):
         of_run, problems = stage_rows(run)

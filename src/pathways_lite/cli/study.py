@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,10 +40,17 @@ Out = Annotated[
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="number of concurrent nodes; on CPUs each gets its own cores")]
 
+Samples = Annotated[bool, typer.Option("--samples", help="generate text at the end of every node")]
+
 
 @app.command()
 def plan(
-    study: StudyFile, overrides: Overrides = None, out: Out = None, jobs: Jobs = 1, as_json: AsJson = False
+    study: StudyFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    jobs: Jobs = 1,
+    samples: Samples = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what would be trained, what is done already, its cost and its approximate time. Trains nothing.
 
@@ -55,7 +63,7 @@ def plan(
     from pathways_lite.console import Console
     from pathways_lite.studies.probe import SpeedProbe
 
-    study_plan = _make_plan(study, overrides, out, probe=SpeedProbe(jobs), trains=True)
+    study_plan = _make_plan(study, overrides, out, probe=SpeedProbe(jobs, samples=samples), trains=True)
     if as_json:
         print_json(
             {"study": study_plan.study.name, "nodes": plan_rows(study_plan), "jobs": jobs}
@@ -65,7 +73,7 @@ def plan(
     console = Console()
     console.print(study_header(study_plan.study))
     console.print(node_table(study_plan))
-    console.print(plan_summary(study_plan, jobs))
+    console.print(plan_summary(study_plan, jobs, startup=time.process_time()))  # `study run` starts like this command
     if note := cost_note(study_plan):
         console.print(note)
 
@@ -81,7 +89,7 @@ def run(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="option for sbatch, e.g. partition=gpu, timeout_min=600"),
     ] = None,
-    samples: Annotated[bool, typer.Option("--samples", help="generate text at the end of every node")] = False,
+    samples: Samples = False,
 ) -> None:
     """Train all nodes that are not done. The same command continues after an interruption; two at once share the work.
 
@@ -103,7 +111,7 @@ def run(
     from pathways_lite.studies.runner import Runner, report_failures
 
     local = executor == "local"  # a job's machine is not this one
-    study_plan = _make_plan(study, overrides, out, KnownSpeeds(jobs) if local else None, trains=True)
+    study_plan = _make_plan(study, overrides, out, KnownSpeeds(jobs, samples=samples) if local else None, trains=True)
     study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [], samples=samples)
     write_study_index(study_plan.study, study_plan.store)
     console = Console(stderr=True)

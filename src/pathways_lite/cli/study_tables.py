@@ -65,7 +65,8 @@ def node_table(study_plan: StudyPlan) -> Any:
     return table
 
 
-def plan_summary(study_plan: StudyPlan, jobs: int) -> str:
+def plan_summary(study_plan: StudyPlan, jobs: int, startup: float = 0.0) -> str:
+    """Return what is done, what is left and how long it takes; `startup`: seconds of a run before its first node."""
     from pathways_lite.errors import counted
     from pathways_lite.studies.study import node_chain
     from pathways_lite.tracking.formatting import duration, si
@@ -85,7 +86,7 @@ def plan_summary(study_plan: StudyPlan, jobs: int) -> str:
     )
     done = sum(planned.state == "done" for planned in nodes.values())
     paces = ", ".join(sorted({planned.speed_source for planned in nodes.values() if planned.flops_left}))
-    seconds = study_plan.seconds_left(jobs)
+    seconds = startup + study_plan.seconds_left(jobs)
     if not left:
         time = "nothing is left to train"
     elif math.isnan(seconds):

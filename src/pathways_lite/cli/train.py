@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import os
-import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +14,7 @@ from pathways_lite.cli.overrides import Overrides
 from pathways_lite.compilation_cache import enable_compilation_cache
 from pathways_lite.cpu_cores import set_threads
 from pathways_lite.errors import UserError
+from pathways_lite.host_memory import keep_freed_memory, runs_on_cpu_only
 from pathways_lite.paths import local_path
 from pathways_lite.tracking.formatting import duration
 
@@ -106,7 +104,7 @@ def train(
         keep_freed_memory()  # before the imports below load JAX
     loaded, out = _load(recipe, overrides or [], out, extend, branch, stage)
     if dry_run:
-        _dry_run(loaded, out, as_json=as_json)
+        _dry_run(loaded, out, samples=samples, page=page, as_json=as_json)
         return
     if as_json:
         raise UserError("--json prints what --dry-run shows; add --dry-run, or leave out --json")
@@ -127,7 +125,7 @@ def _source(path: Path) -> Path:
     return path if path.is_file() else path.parent
 
 
-def _dry_run(recipe: Recipe, out: Path, *, as_json: bool) -> None:
+def _dry_run(recipe: Recipe, out: Path, *, samples: bool, page: bool, as_json: bool) -> None:
     """Print what would be trained in `out`, and the time and memory that it would take here."""
     from pathways_lite.parallel.mesh import mesh_problem
     from pathways_lite.run_directory import RunDirectory
@@ -141,7 +139,7 @@ def _dry_run(recipe: Recipe, out: Path, *, as_json: bool) -> None:
     resolved = resolve_recipe(recipe, run)
     states = stage_states(resolved, run)
     if as_json:
-        estimates = estimate_recipe(resolved, calibrate=True, states=states)
+        estimates = estimate_recipe(resolved, calibrate=True, states=states, samples=samples, pages=page)
         rows = zip(describe_stages(resolved, states), estimates, strict=True)
         print_json([{**row, "estimate": estimate.to_json()} for row, estimate in rows])
         return
@@ -152,7 +150,7 @@ def _dry_run(recipe: Recipe, out: Path, *, as_json: bool) -> None:
     for stage, state in zip(resolved.stages, states, strict=True):
         if not state.finished and (problem := mesh_problem(stage.mesh)):
             typer.echo(f"note: {stage.name}: does not train here: {problem}")
-    estimates = estimate_recipe(resolved, calibrate=True, states=states)
+    estimates = estimate_recipe(resolved, calibrate=True, states=states, samples=samples, pages=page)
     for stage, estimate, state in zip(resolved.stages, estimates, states, strict=True):
         if not state.finished:
             typer.echo(f"{stage.name}: {'what is left: ' if state.step else ''}{estimate.sentence()}")
@@ -241,32 +239,3 @@ def _exit_now(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-# ---- memory of a train step on CPUs ----
-
-# Parameters of mallopt(3), from malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-
-
-def keep_freed_memory() -> bool:
-    """Make glibc's malloc keep freed memory in this process; returns True if possible (Linux with glibc).
-
-    XLA's CPU backend allocates a program's temporaries again at each call. malloc maps such large blocks and unmaps
-    them when they are freed, so every step page-faults through all of its memory: a fifth of a step's CPU time at 8
-    layers and d_model 256. With a single arena that is never mapped or trimmed, the second step reuses the memory of
-    the first. The process then never shrinks. Call it before JAX starts its threads.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    # Only the first arena grows by brk; others hold 64 MiB at most and map larger blocks.
-    options = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))
-    return all(mallopt(option, value) == 1 for option, value in options)
-
-
-def runs_on_cpu_only() -> bool:
-    """Return True if JAX can only run on CPUs: JAX_PLATFORMS says so, or no accelerator library is installed."""
-    if platforms := os.environ.get("JAX_PLATFORMS"):
-        return platforms == "cpu"
-    return not any(importlib.util.find_spec(name) for name in ("libtpu", "jax_plugins"))

@@ -15,6 +15,8 @@ from pathways_lite.tracking.formatting import duration, si
 UNEQUAL_BUDGETS = 1.02
 """Ratio of FLOPs above which a note says that schedules were for different budgets."""
 
+NOT_REACHED = "not reached"
+
 HERE = "in FLOPs here"
 """Of a speedup where the total FLOPs of an arm are unknown."""
 
@@ -113,15 +115,22 @@ class Results:
 
     @staticmethod
     def _time_row(c: Comparison, arm: Arm, baseline: Arm) -> list[str]:
-        def seconds(of: Arm) -> float:
-            return benchmarks.workload_time([[curve.first_cost_at(c.target, "seconds")] for curve in of.curves])
+        def seconds(of: Arm) -> list[float]:
+            return [curve.first_cost_at(c.target, "seconds") for curve in of.curves]
+
+        def shown(of_runs: list[float]) -> str:
+            if math.isfinite(median := benchmarks.workload_time([[time] for time in of_runs])):
+                return duration(median)
+            # The mean curve may reach what half of the runs do not.
+            reached = sum(map(math.isfinite, of_runs))
+            return f"reached by {reached} of {len(of_runs)} runs" if reached else NOT_REACHED
 
         if c.no_speedup:
             return [arm.name, "unknown", "unknown", "", ""]
         times = [seconds(arm), seconds(baseline)]
-        scores = benchmarks.scores({"arm": {"this": times[0]}, "baseline": {"this": times[1]}})
-        shown = [duration(time) if math.isfinite(time) else "not reached" for time in times]
-        return [arm.name, *shown, *(f"{score:.3f}" for score in scores.values())]
+        medians = (benchmarks.workload_time([[time] for time in of_runs]) for of_runs in times)
+        scores = benchmarks.scores(dict(zip(("arm", "baseline"), ({"this": time} for time in medians), strict=True)))
+        return [arm.name, *map(shown, times), *(f"{score:.3f}" for score in scores.values())]
 
 
 def flops_name(c: Comparison) -> str:
@@ -179,9 +188,10 @@ def _unfinished_note(c: Comparison) -> list[str]:
     if not (early_share < _UNFINISHED <= late_share and math.isfinite(late_share)):
         return []
     return [
-        f"{late} is at that loss at its end ({late_share:.0%} of its FLOPs), {early} after {early_share:.0%} of its "
-        f"own: if learning rates decay, a finished {late} is compared with an unfinished {early}, which would be there "
-        f"sooner if its rate had decayed by then. To compare finished runs, decay {early} from an earlier step."
+        f"On the mean curves {late} is at the target after {late_share:.0%} of its FLOPs, {early} after "
+        f"{early_share:.0%} of its own: if learning rates decay, a finished {late} is compared with an unfinished "
+        f"{early}, which would be there sooner if its rate had decayed by then. To compare finished runs, decay "
+        f"{early} from an earlier step."
     ]
 
 
@@ -207,16 +217,16 @@ def format_signed(interval: Interval, separator: str = " ") -> str:
 
 
 def format_percent(interval: Interval, separator: str = " ") -> str:
-    """Format as in `+12.1% [+3.0%, +20.2%]`; inf means that only the arm, not its baseline, reaches the target."""
+    """Format as in `+12.1% [+3.0%, +20.2%]`; inf: only the arm reaches the target; -1: only its baseline."""
 
     def render(value: float) -> str:
-        return "only this arm" if value == math.inf else f"{value:+.1%}"
+        return {math.inf: "only this arm", -1.0: "only the baseline"}.get(value) or f"{value:+.1%}"
 
     return _format_interval(interval, render, separator)
 
 
 def _format_interval(interval: Interval, render: Callable[[float], str], separator: str) -> str:
     if math.isnan(interval.value):
-        return "not reached"
+        return NOT_REACHED
     value = render(interval.value)
     return f"{value}{separator}[{render(interval.low)}, {render(interval.high)}]" if interval.has_limits else value

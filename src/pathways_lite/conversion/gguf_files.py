@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pathways_lite.conversion.safetensors_files import digest_of_files
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, similar_path
 
 _MAGIC = b"GGUF"
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -75,7 +75,8 @@ def _shards(path: Path) -> list[Path]:
         example = f", such as {found[0]}" if found else ""
         raise UserError(f"{path} is a directory; name a GGUF file{example}")
     if not path.is_file():
-        raise UserError(f"{path}: no such file; nothing is downloaded, so name a GGUF file that is here")
+        advice = "nothing is downloaded, so name a GGUF file that is here"
+        raise UserError(f"{path}: no such file; {advice}{similar_path(path)}")
     if (match := _SHARD.fullmatch(path.name)) is None:
         return [path]
     count = int(match["count"])

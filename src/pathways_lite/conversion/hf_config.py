@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, similar_path
 from pathways_lite.recipe import Activation, LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
 
 CONFIG = "config.json"
@@ -120,6 +120,7 @@ class ConfigReader(KeyReader):
         if not directory.exists():
             raise UserError(
                 f"{directory}: no such directory; nothing is downloaded, so name that of a model which is here"
+                f"{similar_path(directory)}"
             )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))

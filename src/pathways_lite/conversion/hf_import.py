@@ -19,7 +19,7 @@ from pathways_lite.conversion.torch_files import TorchReader
 from pathways_lite.data.order import DataCursor
 from pathways_lite.data.tokenizer_files import has_tokenizer, load_tokenizer, read_published_files, stored_tokenizer
 from pathways_lite.data.tokenizers import HF_FILE, SENTENCEPIECE_FILE, Tokenizer
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, similar_path
 from pathways_lite.ledger import Ledger
 from pathways_lite.models import ParamSpec
 from pathways_lite.models.accounting import palm_flops_per_token, parameter_count
@@ -86,7 +86,8 @@ def tokenizer_of_import(
     Raises UserError for a tokenizer that cannot be read, and where a given place has none.
     """
     if given and not place.exists():
-        raise UserError(f"--tokenizer {place}: no such file or directory; name one with a tokenizer.json or .model")
+        advice = "name one with a tokenizer.json or .model"
+        raise UserError(f"--tokenizer {place}: no such file or directory; {advice}{similar_path(place)}")
     if given and place.is_file() and place.suffix not in (".json", ".model"):
         raise UserError(
             f"--tokenizer {place} is no tokenizer file; expected a tokenizer.json or a SentencePiece .model"

@@ -25,7 +25,7 @@ from pathways_lite.data.assemble import Streams, StreamWriter, finish_store
 from pathways_lite.data.store import MANIFEST, SPLITS, Split, Store, open_store
 from pathways_lite.data.store_lock import lock_store
 from pathways_lite.data.zarr_io import read_file
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, similar_path
 
 FORMAT = "pathways-lite selection"
 VERSION = 1
@@ -106,7 +106,9 @@ def _document_keys(store: Store) -> Iterator[dict[str, Any]]:
 def read_origin(path: Path) -> Origin:
     """Read the first line of a selection file. Raises UserError if it is not one."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; a selection is what `pathways-lite data select` writes")
+        raise UserError(
+            f"{path}: no such file; a selection is what `pathways-lite data select` writes{similar_path(path)}"
+        )
     try:
         with path.open(encoding="utf-8") as file:
             origin = Origin(**json.loads(file.readline()))

@@ -14,7 +14,7 @@ from pathways_lite.data.files import InputFile, file_chunks
 from pathways_lite.data.listing import Listing, is_token_store, list_directory
 from pathways_lite.data.python_installation import library_files, python_chunks
 from pathways_lite.data.records import Fields
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, similar_path
 from pathways_lite.paths import input_path
 
 PYTHON = "python:"
@@ -84,6 +84,7 @@ class Source:
                 )
             raise UserError(
                 f"{printable(self.address)}: no such file or directory; a source is one of these, or {PYTHON}"
+                f"{similar_path(root)}"
             )
         base = utf8_name(root.absolute().name)
         files = [

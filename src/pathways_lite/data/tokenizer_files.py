@@ -21,7 +21,7 @@ from pathways_lite.data.tokenizers import (
     HFTokenizer,
     Tokenizer,
 )
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, similar_path
 from pathways_lite.paths import local_path
 
 TOKENIZER_FILES = (BYTES_FILE, SENTENCEPIECE_FILE, HF_FILE, EOD_FILE, *HF_COMPANIONS)
@@ -64,7 +64,8 @@ def load_tokenizer(path: str | Path, eod: str | None = None) -> Tokenizer:
             return tokenizer_from_files(_read_files(stored), str(stored), eod)
         return tokenizer_from_files(read_published_files(path), str(path), eod, published=True)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; a tokenizer is bytes, sentencepiece:SIZE, a .model or a tokenizer.json")
+        expected = "a tokenizer is bytes, sentencepiece:SIZE, a .model or a tokenizer.json"
+        raise UserError(f"{path}: no such file; {expected}{similar_path(path)}")
     if path.suffix not in (".model", ".json"):
         raise UserError(f"{path} is no tokenizer file; expected a SentencePiece .model or an HF tokenizer.json")
     name = SENTENCEPIECE_FILE if path.suffix == ".model" else HF_FILE

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, similar_path
 from pathways_lite.judging.samples import Samples
 from pathways_lite.tasks import Problem, Verdict, problems_digest, read_problems, verify
 
@@ -34,7 +34,8 @@ def verifier_of(
     """
     path = problems or _problems_path(samples, directory)
     if not path.is_file():
-        raise UserError(f"there is no file of problems {path}; name the file that the samples are of with --problems")
+        advice = "name the file that the samples are of with --problems"
+        raise UserError(f"there is no file of problems {path}; {advice}{similar_path(path)}")
     digest = problems_digest(path)
     expected = samples.manifest.get("problems_digest")
     if digest != expected:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, similar_path
 
 KIND = "pathways_lite.samples"
 _COLUMNS = ("problem", "sample", "text")
@@ -45,7 +45,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """Return the manifest of a directory of samples. Raises UserError if it is none."""
     path = directory / "manifest.json"
     if not path.is_file():
-        raise UserError(f"{directory} has no samples: there is no manifest.json in it; give the OUT of `sample`")
+        missing = f"{directory} has no samples: there is no manifest.json in it"
+        raise UserError(f"{missing}; give the OUT of `sample`{similar_path(directory)}")
     try:
         manifest = json.loads(path.read_bytes())
     except ValueError as error:

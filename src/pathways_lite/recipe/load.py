@@ -11,7 +11,6 @@ subtree by that variant's own defaults.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import fnmatch
 import importlib
 import json
@@ -26,7 +25,7 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 
 from pathways_lite.atomic_file import write_text_atomically
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, similar_path
 from pathways_lite.paths import local_path
 from pathways_lite.recipe.base import (
     Frozen,
@@ -67,9 +66,8 @@ def load_from_python[T: Frozen](path: Path, kind: type[T], example: str) -> T:
     """
     name = kind.__name__.lower()
     if not path.is_file():
-        close = _similar_path(path)
-        if close is not None:
-            raise UserError(f"no {name} at {path}. Did you mean {str(close)!r}?")
+        if similar := similar_path(path):
+            raise UserError(f"no {name} at {path}{similar}")
         raise UserError(f"no {name} at {path}; give a Python file with a function {name}(), e.g. {example}")
     try:
         with importing_from(path.parent):
@@ -92,14 +90,6 @@ def load_from_python[T: Frozen](path: Path, kind: type[T], example: str) -> T:
         missing = "; is `return` missing at its end?" if result is None else ""
         raise UserError(f"{path}: {name}() returned {type(result).__name__}, not a {kind.__name__}{missing}")
     return result
-
-
-def _similar_path(path: Path) -> Path | None:
-    """Return the Python file or resolved recipe beside a missing `path` whose name is most like it, if any is."""
-    beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    names = [other.name for other in beside if other.suffix in (".py", ".json") and other.is_file()]
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
-    return path.parent / close[0] if close else None
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pathways_lite.checkpoint_names import checkpoint_name, checkpoint_steps
-from pathways_lite.errors import UserError, counted
+from pathways_lite.errors import UserError, counted, similar_path
 from pathways_lite.run_lock import InUseError, RunLock, find_holder
 from pathways_lite.runs.find import (
     DELETED,
@@ -125,7 +125,7 @@ def _runs_of(path: Path) -> list[Path]:
     if path.is_symlink():
         raise UserError(f"{path} is a link to {path.resolve()}; name that, and remove the link yourself")
     if not path.exists():
-        raise UserError(f"{path} does not exist; `pathways-lite runs` lists runs")
+        raise UserError(f"{path} does not exist; `pathways-lite runs` lists runs{similar_path(path)}")
     if is_output(path):
         if holder := find_holder(path):
             raise UserError(f"nothing was deleted: {path} is being written to ({holder}); wait for it, or end it")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, similar_path
 from pathways_lite.scaling.table import Table
 from pathways_lite.tracking.log import Row
 from pathways_lite.tracking.run_data import RunData, StageData, read_run
@@ -50,7 +50,8 @@ def find_runs(path: Path) -> list[Path]:
     for pattern in ("recipe.json", "*/recipe.json", "nodes/*/recipe.json"):
         if runs := sorted(recipe.parent for recipe in path.glob(pattern)):
             return runs
-    raise UserError(f"there is no run at or below {path} (no recipe.json); `pathways-lite runs` lists runs")
+    similar = similar_path(path)
+    raise UserError(f"there is no run at or below {path} (no recipe.json); `pathways-lite runs` lists runs{similar}")
 
 
 def _evaluation_rows(directory: Path, final: bool) -> list[tuple[Path, dict[str, Any]]]:

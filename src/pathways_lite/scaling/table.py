@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pathways_lite.atomic_file import replace_atomically
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, similar_path
 from pathways_lite.paths import local_path
 from pathways_lite.scaling.expressions import evaluate
 from pathways_lite.scaling.number_text import Decimal, parse_column
@@ -94,7 +94,7 @@ def read_table(
     """
     path = local_path(path)
     if not path.is_file():
-        raise UserError(f"there is no table {path}; give a {FORMATS} file")
+        raise UserError(f"there is no table {path}; give a {FORMATS} file{similar_path(path)}")
     return rename_columns(read_file(path, decimal, sheet), columns or {}, str(path))
 
 

@@ -9,14 +9,17 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.errors import UserError, counted
-from pathways_lite.run_directory import RunDirectory
+from pathways_lite.run_directory import RunDirectory, StageDirectory
+from pathways_lite.training.process_overhead import keep_process_overhead
+from pathways_lite.training.speed import directory_on_cores
 
 
 class Job(Protocol):
@@ -70,13 +73,24 @@ class LocalJob:
     process: subprocess.Popen[bytes]
     cores: str
     free_core_sets: list[str]  # the cores are returned to it
+    stage: StageDirectory  # what it trains
+    begin: float = field(default_factory=time.monotonic)
 
     def poll(self) -> int | None:
         status = self.process.poll()
         if status is not None and self.cores:
+            if status == 0:
+                self._keep_overhead(time.monotonic() - self.begin)
             self.free_core_sets.append(self.cores)
             self.cores = ""
         return status
+
+    def _keep_overhead(self, seconds: float) -> None:
+        """Keep what the process took beside what it measured itself."""
+        measured = (self.stage.summary or {}).get("process_seconds")
+        directory = directory_on_cores(self.cores.count(",") + 1)
+        if isinstance(measured, float) and directory is not None:
+            keep_process_overhead(directory, seconds - measured)
 
     def stop(self) -> None:
         self.process.terminate()
@@ -100,4 +114,4 @@ class LocalExecutor:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # only the runner gets a Ctrl-C, and passes it on once
             )
-        return LocalJob(process, cores, self._free_core_sets)
+        return LocalJob(process, cores, self._free_core_sets, run.stage(run.recipe().stages[-1].name))

@@ -1,8 +1,8 @@
-"""Ask how long a node takes on this machine: what was measured before, or `train --dry-run` in a process of its own.
+"""Ask how long nodes take on this machine: what was measured before, or a few steps in a process of their own.
 
-The process keeps what it measures for all later plans and runs (`training.speed`). It runs on the cores that a node
-gets. When it ends it gives accelerators back, which a planning process that had started JAX itself would keep from the
-nodes.
+The process (`studies.calibrate`) keeps what it measures for all later plans and runs (`training.speed`). It runs on the
+cores that a node gets. When it ends it gives accelerators back, which a planning process that had started JAX itself
+would keep from the nodes.
 """
 
 from __future__ import annotations
@@ -13,15 +13,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pathways_lite.cpu_cores import usable_cores
+from pathways_lite.host_memory import runs_on_cpu_only
 from pathways_lite.recipe import write_recipe
 from pathways_lite.studies.executor import split_cores
+from pathways_lite.studies.plan import Surroundings
 from pathways_lite.studies.study import Node
+from pathways_lite.tracking.peak import missing_measurements
 from pathways_lite.training.ending import estimate_ending
-from pathways_lite.training.speed import Speed, directory_on_cores, parse_speed, speed_on_cores
+from pathways_lite.training.process_overhead import keep_process_overhead, process_overhead
+from pathways_lite.training.speed import (
+    Speed,
+    directory_on_cores,
+    is_compiled_on_cores,
+    parse_speed,
+    speed_on_cores,
+    stage_shape,
+)
 from pathways_lite.training.stage import StageSpec
 
 _TIMEOUT = 600.0  # seconds
@@ -31,63 +43,77 @@ class KnownSpeeds:
     """Finds the speeds that runs and plans on this machine have measured, on the cores that a node gets.
 
     Failing that, on the cores that a node gets with another number of jobs: a rough estimate, which says so.
+    `samples`: the nodes generate text at their end.
     """
 
-    _exactly = False
+    def __init__(self, jobs: int, *, samples: bool = False) -> None:
+        self._cores, self._samples = split_cores(usable_cores(), jobs)[0], samples
 
-    def __init__(self, jobs: int) -> None:
-        self._cores = split_cores(usable_cores(), jobs)[0]
+    def speeds(self, nodes: Sequence[Node]) -> dict[str, tuple[Speed, str]]:
+        """Return the known speeds of nodes of different shapes and where they come from, by shape."""
+        known = {stage_shape(node.stage): self._known(node) or self._with_other_jobs(node) for node in nodes}
+        return {shape: found for shape, found in known.items() if found is not None}
 
-    def __call__(self, node: Node) -> tuple[Speed, str] | None:
-        """Return the node's speed and where it comes from; None where its shape has not been measured."""
-        if (known := self._known(node, len(self._cores))) is not None or self._exactly:
-            return known
+    def surroundings(self, spec: StageSpec) -> Surroundings:
+        """Return what the node's process takes beside what its speed says."""
+        count = len(self._cores)
+        directory = directory_on_cores(count)
+        if directory is None:  # nothing was measured on so many cores, whose speed is another's too
+            return Surroundings()
+        return Surroundings(
+            process_overhead(directory),
+            estimate_ending(spec, probe=False, samples=self._samples, pages=False, directory=directory),
+            is_compiled_on_cores(spec.stage, count),
+            missing_measurements(spec.stage.model.dtype, count) if runs_on_cpu_only() else 0,
+        )
+
+    def _known(self, node: Node) -> tuple[Speed, str] | None:
+        return speed_on_cores(node.stage, len(self._cores))
+
+    def _with_other_jobs(self, node: Node) -> tuple[Speed, str] | None:
         for jobs in range(1, len(usable_cores()) + 1):
             cores = len(split_cores(usable_cores(), jobs)[0])
-            if (known := self._known(node, cores)) is not None:
+            if (known := speed_on_cores(node.stage, cores)) is not None:
                 return known[0], f"{known[1]} with --jobs {jobs}"
         return None
 
-    def _known(self, node: Node, cores: int) -> tuple[Speed, str] | None:
-        """Return the speed on that many cores; where only steps were measured, with an estimate of a run's end."""
-        if (known := speed_on_cores(node.stage, cores)) is None or not known[0].calibrated:
-            return known
-        speed, source = known
-        spec = StageSpec(node.recipe, len(node.recipe.stages) - 1)
-        ending = estimate_ending(spec, probe=False, directory=directory_on_cores(cores))
-        left_out = f", at least: not measured here yet: {ending.unknown}" if ending.unknown else ""
-        return replace(speed, fixed=speed.fixed + ending.total), f"{source}{left_out}"
-
 
 class SpeedProbe(KnownSpeeds):
-    """Finds speeds also by a few steps, as long as `seconds` are left for it; then the caller's guesses remain."""
+    """Finds speeds also by a few steps, for about `seconds`; then the caller's guesses remain."""
 
-    _exactly = True  # rather than what another number of jobs has measured, a measurement
+    def __init__(self, jobs: int, *, samples: bool = False, seconds: float = 120.0) -> None:
+        super().__init__(jobs, samples=samples)
+        self._seconds = seconds
 
-    def __init__(self, jobs: int, seconds: float = 120.0) -> None:
-        super().__init__(jobs)
-        self._deadline = time.monotonic() + seconds
+    def speeds(self, nodes: Sequence[Node]) -> dict[str, tuple[Speed, str]]:
+        """Return the speeds of nodes of different shapes and their sources, by shape, as far as there is time."""
+        known = {stage_shape(node.stage): self._known(node) for node in nodes}
+        found = {shape: speed for shape, speed in known.items() if speed is not None}
+        unknown = [node for node in nodes if stage_shape(node.stage) not in found]
+        if unknown and self._seconds > 0:
+            for row in self._calibrate(unknown):
+                if (speed := parse_speed(row["speed"])) is not None:
+                    found[row["shape"]] = speed, row["source"]
+        return found
 
-    def __call__(self, node: Node) -> tuple[Speed, str] | None:
-        """Return the node's speed and where it comes from; None where it could not be found out."""
-        if (known := super().__call__(node)) is not None:
-            return known
-        if time.monotonic() > self._deadline:
-            return None
+    def _calibrate(self, nodes: Sequence[Node]) -> Iterator[dict[str, Any]]:
+        """Yield what the process printed; nothing where it failed, as training will say what is wrong."""
         with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory, "recipe.json")
-            write_recipe(node.recipe, path)
+            paths = [Path(directory, f"{number}.json") for number in range(len(nodes))]
+            for node, path in zip(nodes, paths, strict=True):
+                write_recipe(node.recipe, path)
             cores = ",".join(map(str, self._cores))
             wrapper = [sys.executable, "-m", "pathways_lite.studies.pinned", str(os.getpid()), cores]
-            command = [sys.executable, "-m", "pathways_lite", "train", str(path), "--dry-run", "--json"]
+            command = [sys.executable, "-m", "pathways_lite.studies.calibrate", str(self._seconds), *map(str, paths)]
+            begin = time.monotonic()
             try:
                 done = subprocess.run(
                     [*wrapper, *command], capture_output=True, stdin=subprocess.DEVNULL, timeout=_TIMEOUT, check=True
                 )
-                estimate = json.loads(done.stdout)[-1]["estimate"]
-                left_out = estimate.get("unknown")
-            except (subprocess.SubprocessError, ValueError, KeyError, IndexError):
-                return None  # training will say what is wrong
-        speed = parse_speed(estimate["speed"])
-        more = f", at least: not measured here yet: {left_out}" if left_out else ""
-        return None if speed is None else (speed, f"{estimate['source']}{more}")
+                rows = [json.loads(line) for line in done.stdout.splitlines()]
+            except (subprocess.SubprocessError, ValueError):
+                return
+            if (kept := directory_on_cores(len(self._cores))) is not None:
+                measured = sum(row["seconds"] for row in rows)
+                keep_process_overhead(kept, time.monotonic() - begin - measured)
+            yield from (row for row in rows if "speed" in row)

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,10 @@ _LAYOUTS: tuple[Callable[[jax.Array, jax.Array], jax.Array], ...] = (
 _SIZES = (512, 1024, 2048, 4096, 8192, 16384)
 _REPEATS = 3
 _MEASUREMENTS = 3  # in as many processes
+PEAK_SECONDS = 2.0
+"""About what a measurement takes at most, not counting compilation."""
+
+_spent = 0.0  # seconds of measurements in this process
 
 
 @functools.cache
@@ -40,10 +45,8 @@ def kept_peak(dtype: str) -> float:
 
     Other programs that run meanwhile lower a measurement, so one alone is not kept for ever.
     """
-    path = user_cache() / "peaks" / f"{machine_code_key()}_{dtype}.json"
-    peaks: list[float] = []
-    with suppress(OSError, ValueError, TypeError):
-        peaks = [float(peak) for peak in json.loads(path.read_text())]
+    path = _path(dtype)
+    peaks = _read(path)
     if len(peaks) < _MEASUREMENTS:
         peaks.append(measured_peak(dtype))
         with suppress(OSError):
@@ -52,14 +55,35 @@ def kept_peak(dtype: str) -> float:
     return max(peaks)
 
 
+def missing_measurements(dtype: str, cores: int | None = None) -> int:
+    """Return how many processes on `cores` cores (default: those of this one) have yet to measure the peak of a CPU."""
+    return max(0, _MEASUREMENTS - len(_read(_path(dtype, cores))))
+
+
+def seconds_of_peak() -> float:
+    """Return the seconds that this process has spent measuring the peak."""
+    return _spent
+
+
+def _path(dtype: str, cores: int | None = None) -> Path:
+    return user_cache() / "peaks" / f"{machine_code_key(cores)}_{dtype}.json"
+
+
+def _read(path: Path) -> list[float]:
+    with suppress(OSError, ValueError, TypeError):
+        return [float(peak) for peak in json.loads(path.read_text())]
+    return []
+
+
 @functools.cache
-def measured_peak(dtype: str, seconds: float = 2.0) -> float:
+def measured_peak(dtype: str, seconds: float = PEAK_SECONDS) -> float:
     """Measure the FLOP/s of the best square matrix product of `dtype` on one device (all cores of a CPU).
 
     Tries growing sizes in three layouts and returns the fastest single run. Takes at most about `seconds`, not counting
     compilation: a size is not tried if it would take longer. Measured once per process.
     """
-    best, seconds_left = 0.0, seconds
+    global _spent
+    begin, best, seconds_left = time.perf_counter(), 0.0, seconds
     for size in _SIZES:
         flops = 2 * size**3
         # One warm-up run and the timed ones, per layout, at the best rate so far.
@@ -71,6 +95,7 @@ def measured_peak(dtype: str, seconds: float = 2.0) -> float:
             runs = [_time_call(product, x) for _ in range(_REPEATS + 1)]
             best = max(best, flops / min(runs))
             seconds_left -= sum(runs)
+    _spent += time.perf_counter() - begin
     return best
 
 

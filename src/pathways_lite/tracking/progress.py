@@ -72,6 +72,7 @@ class Progress:
         self.status = Status(step=step)
         self._first_update: tuple[float, int] | None = None  # time and tokens of the first update
         self._printed_at = -math.inf
+        self._inside = 0.0  # seconds of the phases inside the one that is shown
         terminal = self.console.is_terminal and not self.console.is_dumb_terminal
         self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4) if terminal else None
 
@@ -134,9 +135,11 @@ class Progress:
     def show_phase(self, name: str) -> Iterator[None]:
         """Show what is being done instead of training, e.g. "compiling the train step".
 
-        In plain lines, phases before the first step are always printed; later ones only if they took long.
+        In plain lines, phases before the first step are always printed; later ones only if they took long. The time
+        of a phase inside another is its own, not also that of the other.
         """
         outer, start, first = self.status.phase, self.now(), self._first_update is None
+        outer_inside, self._inside = self._inside, 0.0
         self.status = replace(self.status, phase=name)
         if self._live is None and first:
             self._print_line(f"{self.title}: {name} ...")
@@ -144,7 +147,8 @@ class Progress:
             yield
         finally:
             self.status = replace(self.status, phase=outer)
-            took = self.now() - start
+            total = self.now() - start
+            took, self._inside = total - self._inside, outer_inside + total
             if self._live is None and (first or took >= self.interval):
                 self._print_line(f"{self.title}: {name}: {duration(took)}")
 

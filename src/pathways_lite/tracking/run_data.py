@@ -27,7 +27,7 @@ from typing import Any, TypedDict
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, similar_path
 from pathways_lite.json_values import restore_floats
 from pathways_lite.paths import local_path
 from pathways_lite.recipe.stage import NAME_PATTERN
@@ -153,7 +153,8 @@ def read_run(directory: str | Path) -> RunData:
     problems: list[str] = []
     recipe = _read_object(directory / RECIPE, problems)
     if not recipe and not problems:
-        raise UserError(f"{directory} is not a run directory: it has no {RECIPE}; `pathways-lite runs` lists runs")
+        missing = f"{directory} is not a run directory: it has no {RECIPE}"
+        raise UserError(f"{missing}; `pathways-lite runs` lists runs{similar_path(directory)}")
     stages = []
     for stage in recipe.get("stages", []):
         name = stage.get("name") if isinstance(stage, dict) else None

@@ -23,44 +23,66 @@ _FINISHING_BYTES = 150 << 20  # measured: what saving, compressors and the page 
 _SAVE_SECONDS = 0.3  # assumed of any save: files, renames
 
 
-def calibrate_stage(spec: StageSpec) -> Speed:
+def calibrate_stage(spec: StageSpec, like: Speed | None = None) -> Speed:
     """Measure the stage's step and evaluation on this machine; nothing is written but to the compilation cache.
 
     Parameters are random and the data unmixed, which changes nothing about the time. A ramp of batch sizes is measured
-    at its last one.
+    at its last one. `like`: the speed of a stage of the same family (`stage_family`) that this process has calibrated,
+    which then need not prepare everything once more to know what that takes with the compilation cache.
     """
-    startup, begin = startup_seconds(), time.perf_counter()
-    components, timeline = Components(spec), spec.timeline
-    last = timeline.total_steps - 1
-    sequences = timeline.sequences_at(last)
-    compile_begin = time.perf_counter()
-    train_step = components.compile_step(sequences)
-    compiled = time.perf_counter() - compile_begin
-    cached = _seconds_to_compile_again(components, sequences)
-    # Without the mixture, which another stage may have yet to learn.
-    data = spec.stage.data.model_copy(update={"mixture": None})
-    layout = components.layout
-    stream = DataStream(spec.store, data, timeline, spec.stage.objective, DataCursor(), layout.batch_shard)
-    batch, clock = layout.place_batch(stream.batch_at(last)), timeline.clock(last)
-    state = _random_state(components)
+    startup, first = startup_seconds(), _Start(spec)
+    train_step, state, batch = first.train_step, first.state, first.batch
+    sequences, clock = first.sequences, spec.timeline.clock(spec.timeline.total_steps - 1)
     times: list[float] = []
     while len(times) < 2 or (len(times) < _MAX_STEPS and sum(times) < _SECONDS):
         start = time.perf_counter()
         state, metrics = train_step(state, batch, clock)
         jax.block_until_ready(metrics)
         times.append(time.perf_counter() - start)
-    first, evaluated = _evaluation_seconds_per_token(components, state.params)
-    fixed = max(0.0, time.perf_counter() - begin - compiled - (cached or 0.0) - sum(times) - first)
+    cached, preparing = None, first.preparing
+    if like is not None and like.cached_compile is not None:
+        cached, preparing = min(first.compiling, like.cached_compile), min(first.preparing, like.fixed - startup)
+    elif jax.config.jax_compilation_cache_dir:
+        again = _Start(spec)
+        cached, preparing = min(first.compiling, again.compiling), min(first.preparing, again.preparing)
     return Speed(
         token=float(np.median(times[1:])) / (sequences * spec.stage.data.seq_len),
-        evaluated_token=evaluated,
+        evaluated_token=first.evaluated_token,
         save=_SAVE_SECONDS + 12 * parameter_count(spec.stage.model) / _SAVED_BYTES_PER_SECOND,
-        compile=compiled + first,
-        fixed=fixed + startup,
+        compile=first.compiling + first.preparing - preparing,  # preparing compiles small programs too
+        fixed=preparing + startup,
         memory=_memory_of_run(),
         calibrated=True,
         cached_compile=cached,
     )
+
+
+class _Start:
+    """A stage up to its first step, with the seconds of it. Made again, its programs come from the compilation cache.
+
+    Attributes:
+      compiling: seconds to compile the train step and the evaluation.
+      preparing: seconds of everything else: shapes, the state, a batch.
+      evaluated_token: seconds to score a held-out token.
+    """
+
+    def __init__(self, spec: StageSpec) -> None:
+        begin, timeline = time.perf_counter(), spec.timeline
+        last = timeline.total_steps - 1
+        self.sequences = timeline.sequences_at(last)
+        components = Components(spec)
+        compile_begin = time.perf_counter()
+        self.train_step = components.compile_step(self.sequences)
+        self.compiling = time.perf_counter() - compile_begin
+        # Without the mixture, which another stage may have yet to learn.
+        data, layout = spec.stage.data.model_copy(update={"mixture": None}), components.layout
+        stream = DataStream(spec.store, data, timeline, spec.stage.objective, DataCursor(), layout.batch_shard)
+        self.batch, self.state = layout.place_batch(stream.batch_at(last)), _random_state(components)
+        jax.block_until_ready(self.state)
+        evaluation = time.perf_counter()
+        first, self.evaluated_token = _evaluation_seconds_per_token(components, self.state.params)
+        self.preparing = evaluation - begin - self.compiling
+        self.compiling += first
 
 
 def _memory_of_run() -> int | None:
@@ -77,15 +99,6 @@ def _random_state(components: Components) -> Any:
     abstract = components.abstract_state.method_state
     zeros = jax.tree.map(lambda x: jax.device_put(jnp.zeros(x.shape, x.dtype), x.sharding), abstract)
     return state._replace(method_state=zeros)
-
-
-def _seconds_to_compile_again(components: Components, sequences: int) -> float | None:
-    """Return the seconds that the train step takes from the compilation cache; None without one."""
-    if not jax.config.jax_compilation_cache_dir:
-        return None
-    start = time.perf_counter()
-    components.compile_step(sequences)
-    return time.perf_counter() - start
 
 
 def _evaluation_seconds_per_token(components: Components, params: Any) -> tuple[float, float]:

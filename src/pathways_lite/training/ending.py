@@ -13,17 +13,17 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.evaluation.compressors import are_kept, compressed_bits_per_byte
 from pathways_lite.models.accounting import parameter_count
-from pathways_lite.training.speed import speeds_directory, stage_shape
+from pathways_lite.training.speed import Speed, speeds_directory, stage_shape
 from pathways_lite.training.stage import StageSpec
 
-COMPRESSING, SAMPLING = "comparing with compressors", "writing samples"
+COMPRESSING, SAMPLING, PAGES = "comparing with compressors", "writing samples", "drawing pages"
 
 _FILE = "endings.json"
 _KEPT = 64  # records
@@ -41,7 +41,7 @@ class Ending:
     samples: float | None  # None: without samples
     compressed: int  # bytes, by every compressor; 0 where results were kept from before
     compressors: float
-    pages: float
+    pages: float | None  # None: without pages
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class EstimatedEnding:
     @property
     def unknown(self) -> str:
         """Say what was not measured on this machine yet, so that the total is a lower bound; "" where all was."""
-        parts = {COMPRESSING: self.compressors, SAMPLING: self.samples, "drawing pages": self.pages}
+        parts = {COMPRESSING: self.compressors, SAMPLING: self.samples, PAGES: self.pages}
         missing = [name for name, seconds in parts.items() if seconds is None]
         if not self.is_near and self.samples is not None:
             missing.append("samples of a model of this size and of as many domains")
@@ -69,7 +69,7 @@ class EstimatedEnding:
 
 
 class PhaseTimes:
-    """The seconds of the named phases of an end, which `show` shows."""
+    """The seconds of the named phases of an end, which `show` shows; no phase is inside another."""
 
     def __init__(self, show: Callable[[str], AbstractContextManager[object]]) -> None:
         self._show = show
@@ -96,17 +96,21 @@ def held_out_bytes(spec: StageSpec) -> int:
     return round(total)
 
 
-def keep_ending(spec: StageSpec, seconds: dict[str, float], *, pages: float, kept: bool, samples: bool) -> None:
-    """Record the end of a stage. `kept`: the compressors' results were there before."""
+def keep_ending(spec: StageSpec, seconds: dict[str, float], *, kept: bool) -> None:
+    """Record the `seconds` of the phases at the end of a stage. `kept`: the compressors' results were there before."""
     ending = Ending(
         shape=stage_shape(spec.stage),
         parameters=parameter_count(spec.stage.model),
         domains=len(spec.store.domains),
-        samples=seconds.get(SAMPLING) if samples else None,
+        samples=seconds.get(SAMPLING),
         compressed=0 if kept else held_out_bytes(spec),
         compressors=seconds.get(COMPRESSING, 0.0),
-        pages=pages,
+        pages=seconds.get(PAGES),
     )
+    _keep(ending)
+
+
+def _keep(ending: Ending) -> None:
     path = speeds_directory() / _FILE
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,16 +118,32 @@ def keep_ending(spec: StageSpec, seconds: dict[str, float], *, pages: float, kep
         write_text_atomically(path, json.dumps(records), shared=True)
 
 
-def estimate_ending(spec: StageSpec, *, probe: bool, directory: Path | None = None) -> EstimatedEnding:
-    """Estimate the end of a stage from those of other shapes.
+def estimate_ending(
+    spec: StageSpec, *, probe: bool, samples: bool = True, pages: bool = True, directory: Path | None = None
+) -> EstimatedEnding:
+    """Estimate the end of a stage from those of all shapes.
 
-    `probe`: compress some of the held-out text now where no run has compressed anything yet. `directory`: of the
-    records; None: of this process's devices.
+    `probe`: compress some of the held-out text now where no run has compressed anything yet. `samples`, `pages`: the
+    run has them. `directory`: of the records; None: of this process's devices.
     """
     records = _read(directory or speeds_directory())
-    samples, is_near = _samples(records, parameter_count(spec.stage.model), len(spec.store.domains))
-    pages = statistics.median(record.pages for record in records) if records else None
-    return EstimatedEnding(_compressors(spec, records, probe=probe), samples, pages, is_near)
+    writing: float | None = 0.0
+    is_near = True
+    if samples:
+        writing, is_near = _samples(records, parameter_count(spec.stage.model), len(spec.store.domains))
+    drawn = [record.pages for record in records if record.pages is not None]
+    drawing = 0.0 if not pages else statistics.median(drawn) if drawn else None
+    return EstimatedEnding(_compressors(spec, records, probe=probe), writing, drawing, is_near)
+
+
+def with_ending(speed: Speed, ending: EstimatedEnding) -> tuple[Speed, str]:
+    """Return the speed with the end of a run, and what of it was not measured here yet ("" where all was).
+
+    Runs of earlier versions have measured their end with the rest, except for the pages.
+    """
+    if not (speed.calibrated or speed.without_ending):
+        ending = EstimatedEnding(0.0, 0.0, ending.pages)
+    return replace(speed, fixed=speed.fixed + ending.total, without_ending=False), ending.unknown
 
 
 def _samples(records: Sequence[Ending], parameters: int, domains: int) -> tuple[float | None, bool]:
@@ -149,13 +169,14 @@ def _compressors(spec: StageSpec, records: Sequence[Ending], *, probe: bool) -> 
         return 0.0
     size = held_out_bytes(spec)
     rates = [r.compressors / r.compressed for r in records if r.compressed >= _PROBE_BYTES]
+    rates = rates or [r.compressors / r.compressed for r in records if r.compressed]
     if rates:
         return size * statistics.median(rates)
     return size * _measured_rate(spec) if probe else None
 
 
 def _measured_rate(spec: StageSpec) -> float:
-    """Return the seconds per byte that the compressors take on the beginning of the corpus' held-out text."""
+    """Return the seconds per byte that the compressors take on the beginning of the corpus' held-out text; keep it."""
     store, tokenizer = spec.store, spec.store.tokenizer()
     text = b"".join(
         tokenizer.decode(document.tokens[1:].tolist()).encode()
@@ -164,7 +185,9 @@ def _measured_rate(spec: StageSpec) -> float:
     )
     begin = time.perf_counter()
     compressed_bits_per_byte([text])
-    return (time.perf_counter() - begin) / max(1, len(text))
+    seconds, size = time.perf_counter() - begin, max(1, len(text))
+    _keep(Ending(stage_shape(spec.stage), 0, len(store.domains), None, size, seconds, None))
+    return seconds / size
 
 
 def _read(directory: Path) -> list[Ending]:

@@ -23,8 +23,17 @@ from pathways_lite.recipe import Evaluation, Recipe
 from pathways_lite.tracking.formatting import byte_size, duration
 from pathways_lite.tracking.peak import machine_peak
 from pathways_lite.training.begun import StageState
-from pathways_lite.training.ending import estimate_ending
-from pathways_lite.training.speed import Speed, is_compiled, keep_speed, known_speed, measure_speed, startup_seconds
+from pathways_lite.training.ending import estimate_ending, with_ending
+from pathways_lite.training.process_overhead import process_overhead
+from pathways_lite.training.speed import (
+    Speed,
+    is_compiled,
+    keep_speed,
+    known_speed,
+    measure_speed,
+    speeds_directory,
+    startup_seconds,
+)
 from pathways_lite.training.stage import StageSpec
 
 ASSUMED_SHARE_OF_PEAK = 0.3
@@ -80,32 +89,44 @@ class Estimate:
         return f"{text}; {self.source}{left_out}"
 
 
-def estimate_stage(spec: StageSpec, *, first_step: int = 0, calibrate: bool = False) -> Estimate:
-    """Estimate the rest of a stage from `first_step` on; with `calibrate`, take a few steps if its shape is unknown."""
+def estimate_stage(
+    spec: StageSpec, *, first_step: int = 0, calibrate: bool = False, samples: bool = True, pages: bool = True
+) -> Estimate:
+    """Estimate the rest of a stage from `first_step` on; with `calibrate`, take a few steps if its shape is unknown.
+
+    `samples`, `pages`: what the run has at the end of a stage.
+    """
     if first_step >= spec.timeline.total_steps:
         return Estimate(Seconds(), None, memory_limit(), "finished", None)
-    known = known_speed(spec.stage) or (_calibrated(spec) if calibrate else None)
-    if known is None:
-        source = f"assumed: {ASSUMED_SHARE_OF_PEAK:.0%} of this machine's peak, and memory for the state alone"
-        estimate = estimate_from(spec, assumed_speed(spec), source, first_step, cached=is_compiled(spec.stage))
+    speed, source, is_assumed = stage_speed(spec, calibrate=calibrate)
+    if is_assumed:
+        estimate = estimate_from(spec, speed, source, first_step, cached=is_compiled(spec.stage))
         return replace(estimate, state_alone=True)
-    speed, source = known
-    unknown = ""
-    if speed.calibrated:  # by training steps, without the end of a run
-        ending = estimate_ending(spec, probe=calibrate)
-        speed, unknown = replace(speed, fixed=speed.fixed + ending.total), ending.unknown
+    speed, unknown = with_ending(speed, estimate_ending(spec, probe=calibrate, samples=samples, pages=pages))
+    speed = replace(speed, fixed=speed.fixed + process_overhead(speeds_directory()))
     estimate = estimate_from(spec, speed, source, first_step, cached=is_compiled(spec.stage))
     return replace(estimate, unknown=unknown)
 
 
-def _calibrated(spec: StageSpec) -> tuple[Speed, str] | None:
+def stage_speed(spec: StageSpec, *, calibrate: bool, like: Speed | None = None) -> tuple[Speed, str, bool]:
+    """Return the stage's speed without the end of a run, where it comes from, and whether it is but assumed.
+
+    `like`: see `calibrate_stage`.
+    """
+    if (known := known_speed(spec.stage) or (_calibrated(spec, like) if calibrate else None)) is not None:
+        return *known, False
+    source = f"assumed: {ASSUMED_SHARE_OF_PEAK:.0%} of this machine's peak, and memory for the state alone"
+    return assumed_speed(spec), source, True
+
+
+def _calibrated(spec: StageSpec, like: Speed | None) -> tuple[Speed, str] | None:
     """Calibrate the stage, and keep the result; None where that would take long, or is impossible on these devices."""
     from pathways_lite.training.calibrate import calibrate_stage
 
     if not may_calibrate(spec):
         return None
     try:
-        speed = calibrate_stage(spec)
+        speed = calibrate_stage(spec, like)
     except UserError:  # a mesh of more devices; training would say so
         return None
     keep_speed(spec.stage, speed)
@@ -145,18 +166,25 @@ def measure_stage(
     )  # fmt: skip
 
 
-def estimate_recipe(recipe: Recipe, *, calibrate: bool, states: Sequence[StageState] | None = None) -> list[Estimate]:
-    """Estimate what is left of every stage of a resolved recipe; by default all of it.
+def estimate_recipe(
+    recipe: Recipe,
+    *,
+    calibrate: bool,
+    states: Sequence[StageState] | None = None,
+    samples: bool = True,
+    pages: bool = True,
+) -> list[Estimate]:
+    """Estimate what is left of every stage of a resolved recipe; by default all of it. See `estimate_stage`.
 
-    Stages after the first that is trained share its process, and so its imports.
+    Stages after the first that is trained share its process, and so its start and end.
     """
-    imports, estimates, begun = startup_seconds(), list[Estimate](), False
+    startup, estimates, begun = startup_seconds() + process_overhead(speeds_directory()), list[Estimate](), False
     for index in range(len(recipe.stages)):
         spec, state = StageSpec(recipe, index), states[index] if states else StageState()
         first_step = spec.timeline.total_steps if state.finished else state.step
-        estimate = estimate_stage(spec, first_step=first_step, calibrate=calibrate)
+        estimate = estimate_stage(spec, first_step=first_step, calibrate=calibrate, samples=samples, pages=pages)
         if begun and not state.finished:
-            fixed = max(0.0, estimate.seconds.other - imports)
+            fixed = max(0.0, estimate.seconds.other - startup)
             estimate = replace(estimate, seconds=replace(estimate.seconds, other=fixed))
         begun = begun or not state.finished
         estimates.append(estimate)

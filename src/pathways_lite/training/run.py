@@ -33,7 +33,7 @@ from pathways_lite.run_lock import RunLock
 from pathways_lite.signals import Interrupted, StopSignals
 from pathways_lite.tracking.formatting import bits_per_byte, held_out_note
 from pathways_lite.tracking.log import LOG, NullLog, RunLog
-from pathways_lite.tracking.peak import machine_peak
+from pathways_lite.tracking.peak import machine_peak, seconds_of_peak
 from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.run_data import NOT_COMPARABLE
 from pathways_lite.tracking.token_page import PAGE_NAME, ScoredText
@@ -43,7 +43,7 @@ from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
 from pathways_lite.training.data_position import describe_data_position
 from pathways_lite.training.describe import describe_epochs
-from pathways_lite.training.ending import PhaseTimes, keep_ending
+from pathways_lite.training.ending import PAGES, PhaseTimes, keep_ending
 from pathways_lite.training.estimate import measure_stage
 from pathways_lite.training.final_evaluation import summarize
 from pathways_lite.training.initialize import initialize_stage, is_trained, restore_latest
@@ -169,7 +169,7 @@ def _train_stages(recipe: Recipe, context: RunContext) -> None:
 
 def train_stage(components: Components, context: RunContext) -> None:
     """Train one stage to its end. Raises Interrupted after a signal."""
-    begin = time.perf_counter()
+    begin, peak_before = time.perf_counter(), seconds_of_peak()
     with contextlib.ExitStack() as stack:
         with context.watchdog.pause("preparing"), context.stop.instead(UNPREPARED):
             trainer = _prepare(stack, components, context)
@@ -184,20 +184,22 @@ def train_stage(components: Components, context: RunContext) -> None:
         watched = context.watchdog.pause("summarizing")
         with trainer.progress.show_phase("summarizing"), watched, context.stop.instead(TRAINED):
             params = components.evaluated_params(trainer.state.opt_state, trainer.state.params, trainer.step)
-            peak = machine_peak(components.stage.model.dtype)
-            results = trainer.metric_writer.last_evaluation
-            summary = summarize(
-                components, params, trainer.step, results, peak_flops=peak, samples=context.samples, phase=times.measure
-            )
-            pages = time.perf_counter()
-            scored = score_samples(components.evaluator, params) if context.page else []
-            wall, spent = time.perf_counter() - begin, trainer.timer.seconds - seconds_before
+            peak, results = machine_peak(components.stage.model.dtype), trainer.metric_writer.last_evaluation
+            options = {"peak_flops": peak, "samples": context.samples, "phase": times.measure}
+            summary = summarize(components, params, trainer.step, results, **options)
+            scored: list[ScoredText] = []
+            if context.page:
+                with times.measure(PAGES):
+                    scored = score_samples(components.evaluator, params)
+            # What other shapes take too is estimated by itself, and the peak is measured once on a machine.
+            apart = math.fsum(times.seconds.values()) + seconds_of_peak() - peak_before
+            wall, spent = time.perf_counter() - begin - apart, trainer.timer.seconds - seconds_before
             if speed := measure_stage(spec, first_step, trainer.step, spent, wall, context.startup):
                 summary["speed"] = asdict(speed)
-            coordination.run_on_primary(lambda: _finish(spec, summary, scored, context))
-            pages = time.perf_counter() - pages
+            summary["process_seconds"] = context.startup + time.perf_counter() - begin
+            coordination.run_on_primary(lambda: _finish(spec, summary, scored, context, times))
             if coordination.is_primary():
-                keep_ending(spec, times.seconds, pages=pages, kept=kept, samples=context.samples)
+                keep_ending(spec, times.seconds, kept=kept)
         if coordination.is_primary():
             _print_summary(components.stage, summary, context)
 
@@ -346,17 +348,21 @@ def checkpoints_to_keep(stage: Stage) -> int:
 # ---- a finished stage ----
 
 
-def _finish(spec: StageSpec, summary: dict[str, Any], scored: list[ScoredText], context: RunContext) -> None:
+def _finish(
+    spec: StageSpec, summary: dict[str, Any], scored: list[ScoredText], context: RunContext, times: PhaseTimes
+) -> None:
     """Write the results of a finished stage."""
     context.fence()
     stage, directory = spec.stage, context.run.stage(spec.stage.name)
     if context.page:
-        write_samples_page(directory.path / PAGE_NAME, spec.recipe.name, stage.name, summary["step"], scored)
+        with times.measure(PAGES):
+            write_samples_page(directory.path / PAGE_NAME, spec.recipe.name, stage.name, summary["step"], scored)
     directory.write_summary(summary)
     if (speed := parse_speed(summary.get("speed"))) is not None:
         keep_speed(stage, speed)
     if context.page:
-        draw_report(context.run)
+        with times.measure(PAGES):
+            draw_report(context.run)
 
 
 def draw_report(run: RunDirectory) -> None:

@@ -46,6 +46,7 @@ class Speed:
     calibrated: bool = False  # by a few steps, not by a run
     cached_compile: float | None = None  # where the compilation cache has the programs; None if unknown
     program: str | None = None  # digest of what the programs were compiled for (`stage_program`)
+    without_ending: bool = False  # `fixed` leaves out compressors, samples and pages (`training.ending`)
 
     def seconds(self, tokens: int, evaluated_tokens: int, saves: int, *, cached: bool = False) -> Seconds:
         """Return the time of a stage with these amounts of work, by activity. `cached`: it was compiled before."""
@@ -66,13 +67,31 @@ def startup_seconds() -> float:
 
 def stage_shape(stage: Stage) -> str:
     """Return a digest of what the time of the stage's steps depends on."""
+    return _digest(_shape(stage))
+
+
+_SIZES = ("d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "vocab_size")
+
+
+def stage_family(stage: Stage) -> str:
+    """Return a digest of the stage's shape without its sizes, so that its programs are compiled in about equal time."""
+    shape = _shape(stage)
+    sizes = (*_SIZES, "n_layers") if stage.model.scan_layers else _SIZES
+    model = {name: value for name, value in shape["model"].items() if name not in sizes}
+    return _digest({**shape, "model": model, "batch_size": None, "data": None})
+
+
+def _shape(stage: Stage) -> dict[str, Any]:
     optimizer = {"kind": stage.optimizer.kind}
     fields = stage.model_dump(mode="json", exclude_none=True, exclude={
         "name", "start", "data", "optimizer", "budget", "evaluation", "saving", "log_every", "guard",
     })  # fmt: skip
     data = {"seq_len": stage.data.seq_len, "workers": stage.data.workers}
-    shape = {**fields, "optimizer": optimizer, "data": data, "start": _masked(stage)}
-    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:24]
+    return {**fields, "optimizer": optimizer, "data": data, "start": _masked(stage)}
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def stage_program(stage: Stage) -> str:
@@ -83,8 +102,7 @@ def stage_program(stage: Stage) -> str:
     excluded = {"name", "start", "evaluation", "saving", "log_every", "guard", "early_stopping"}
     fields = stage.model_dump(mode="json", exclude_none=True, exclude=excluded)
     fields["data"] = {"seq_len": stage.data.seq_len}
-    program = {**fields, "start": _masked(stage)}
-    return hashlib.sha256(json.dumps(program, sort_keys=True).encode()).hexdigest()[:24]
+    return _digest({**fields, "start": _masked(stage)})
 
 
 def _masked(stage: Stage) -> str:
@@ -97,7 +115,8 @@ def measure_speed(
 ) -> Speed | None:
     """Return what a process measured in `wall` seconds of a stage, of which `seconds` are accounted for.
 
-    `startup` are the seconds that the process took before. None after too few steps.
+    `wall` leaves out compressors, samples and pages. `startup` are the seconds that the process took before. None after
+    too few steps.
     """
     if steps < _MIN_STEPS or tokens <= 0:
         return None
@@ -109,6 +128,7 @@ def measure_speed(
         compile=seconds.compile,
         fixed=max(0.0, wall - accounted) + startup,
         memory=peak_memory(),
+        without_ending=True,
     )
 
 
@@ -152,8 +172,12 @@ def speed_on_cores(stage: Stage, cores: int) -> tuple[Speed, str] | None:
 
     None also where no such process has kept a speed yet.
     """
+    return _described(_kept_on_cores(stage, cores))
+
+
+def _kept_on_cores(stage: Stage, cores: int) -> list[Speed]:
     directory = directory_on_cores(cores)
-    return None if directory is None else _described(_read_file(directory / f"{stage_shape(stage)}.json"))
+    return [] if directory is None else _read_file(directory / f"{stage_shape(stage)}.json")
 
 
 def directory_on_cores(cores: int) -> Path | None:
@@ -180,6 +204,11 @@ def is_compiled(stage: Stage) -> bool:
     return bool(jax.config.jax_compilation_cache_dir) and any(s.program == stage_program(stage) for s in _read(stage))
 
 
+def is_compiled_on_cores(stage: Stage, cores: int) -> bool:
+    """Return whether a process that is pinned to `cores` cores has compiled the stage's programs before."""
+    return any(speed.program == stage_program(stage) for speed in _kept_on_cores(stage, cores))
+
+
 def combine(speeds: Sequence[Speed]) -> Speed:
     """Return the medians of repeated measurements; the rest as it was last, and the most memory."""
 
@@ -197,6 +226,7 @@ def combine(speeds: Sequence[Speed]) -> Speed:
         memory=max((speed.memory for speed in speeds if speed.memory is not None), default=None),
         calibrated=last.calibrated,
         cached_compile=median([speed.cached_compile for speed in speeds]),
+        without_ending=last.without_ending,
     )
 
 

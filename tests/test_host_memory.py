@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pathways_lite.cli.train import runs_on_cpu_only
+from pathways_lite.host_memory import runs_on_cpu_only
 
 
 @pytest.mark.parametrize(("platforms", "alone"), [("cpu", True), ("tpu,cpu", False), ("cuda", False)])
@@ -28,7 +28,7 @@ def test_freed_memory_is_not_faulted_in_again() -> None:
     """Page faults of a large allocation, the second time that it is made."""
     script = """
 import resource, sys
-from pathways_lite.cli.train import keep_freed_memory
+from pathways_lite.host_memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
