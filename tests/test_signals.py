@@ -32,6 +32,19 @@ with StopSignals() as stop:
         deadline = ctypes.CDLL(None).sleep(deadline)
 """
 
+HOLDING = """
+import ctypes, time
+from pathways_lite.signals import StopSignals
+with StopSignals() as stop:
+    print("ready", flush=True)
+    ctypes.PyDLL(None).usleep(0)
+    end = time.monotonic() + 1.2
+    while time.monotonic() < end:  # a signal ends a sleep
+        ctypes.PyDLL(None).usleep(int(1e6 * max(0.0, end - time.monotonic())))
+    time.sleep(5)
+    print("prepared", flush=True)
+"""
+
 COMPILING = """
 import jax, jax.numpy as jnp
 from pathways_lite.signals import StopSignals
@@ -111,6 +124,19 @@ def test_the_second_ends_the_process_at_once_in_native_code(first, second):
     process.communicate(timeout=20)
     assert process.returncode == 128 + second
     assert time.monotonic() - start_time < 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the time of a signal is known on Linux only")
+def test_the_second_counts_where_the_interpreter_is_held_until_after_it():
+    """As while modules are loaded when a stage is prepared: `PyDLL` keeps the interpreter's lock."""
+    process = start(HOLDING)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "a second one stops at once" in err
+    assert not out, "it ended as soon as the lock was free"
 
 
 @pytest.mark.slow

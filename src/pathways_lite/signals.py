@@ -4,7 +4,8 @@ SIGHUP says that the terminal was closed. It is left alone where the process was
 
 Python runs a signal handler only when the main thread is back in the interpreter, which may be minutes later while it
 compiles. The interpreter's own C handler, however, writes the signal number to a file descriptor at once, and a thread
-that reads it can act: XLA releases the interpreter lock while it compiles and executes.
+that reads it can act: XLA releases the interpreter lock while it compiles and executes. Where the lock is held for
+long, as while modules are loaded, it finds both signals at the same time; on Linux the kernel says when they arrived.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import contextlib
 import os
 import signal
 import socket
+import struct
+import sys
 import threading
 import time
 import weakref
@@ -24,6 +27,8 @@ _STDOUT, _STDERR = 1, 2
 
 # `timeout`, batch systems and terminals send one request to the process and to its group: two signals, one request.
 _SAME_REQUEST = 0.1  # seconds
+
+_SO_TIMESTAMP = 29  # asm-generic/socket.h; a message brings a struct timeval
 
 
 class Interrupted(Exception):
@@ -57,7 +62,7 @@ class StopSignals:
         return 128 + self.requested if self.requested else 0
 
     def __enter__(self) -> Self:
-        self._reader, self._writer = socket.socketpair()
+        self._reader, self._writer = _timestamped_pair() if sys.platform == "linux" else socket.socketpair()
         self._writer.setblocking(False)
         self._old_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._terminals = [descriptor for descriptor in (_STDOUT, _STDERR) if os.isatty(descriptor)]
@@ -82,12 +87,17 @@ class StopSignals:
         signal.set_wakeup_fd(self._old_wakeup)
 
     def _watch(self, reader: socket.socket) -> None:
-        while numbers := reader.recv(1):
+        while True:
+            numbers, ancillary, *_ = reader.recvmsg(1, socket.CMSG_SPACE(_TIMEVAL.size))
+            if not numbers:
+                return
             if numbers[0] in self._old_handlers:
-                self._receive(signal.Signals(numbers[0]))
+                arrived = [_TIMEVAL.unpack(data) for *_, data in ancillary]
+                now = arrived[0][0] + 1e-6 * arrived[0][1] if arrived else time.time()
+                self._receive(signal.Signals(numbers[0]), now)
 
-    def _receive(self, number: signal.Signals) -> None:
-        now = time.monotonic()
+    def _receive(self, number: signal.Signals, now: float) -> None:
+        """Act on a signal that arrived at the time `now`."""
         if self._first is None:
             _print(f"{number.name}: {self._describe()}; a second one stops at once.")
             if number == signal.SIGHUP:
@@ -105,6 +115,16 @@ class StopSignals:
 
 
 _active: weakref.WeakSet[StopSignals] = weakref.WeakSet()
+
+
+_TIMEVAL = struct.Struct("@ll")  # seconds and microseconds
+
+
+def _timestamped_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected sockets that keep messages apart, each with the time at which it was written."""
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reader.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMP, 1)
+    return reader, writer
 
 
 def _restore_in_child() -> None:

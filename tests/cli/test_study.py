@@ -12,10 +12,13 @@ from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import apply_overrides, load_recipe
 from pathways_lite.recipe.base import parse_amount
+from pathways_lite.studies.plan import Surroundings
 from pathways_lite.studies.probe import SpeedProbe
 from pathways_lite.studies.study import Node
 from pathways_lite.tracking.formatting import duration
-from pathways_lite.training.speed import Speed
+from pathways_lite.training.resolve import resolve_recipe
+from pathways_lite.training.speed import Speed, stage_shape
+from pathways_lite.training.stage import StageSpec
 
 STUDY = """
 from pathways_lite.recipe import *
@@ -58,10 +61,15 @@ def test_help_teaches(command: str) -> None:
 def test_plan_counts_what_sharing_saves(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four recipes of two stages of equal cost, two trunks shared by two each: 6 of 8 parts are spent."""
     speed = Speed(token=0.1, evaluated_token=0.0, save=0.0, compile=1.0, fixed=1.0, memory=None)
-    monkeypatch.setattr(SpeedProbe, "__call__", lambda self, node: (speed, "calibrated by a few steps just now"))
+    source = "calibrated by a few steps just now"
+    monkeypatch.setattr(
+        SpeedProbe, "speeds", lambda self, nodes: {stage_shape(n.stage): (speed, source) for n in nodes}
+    )
+    monkeypatch.setattr(SpeedProbe, "surroundings", lambda self, spec: Surroundings())
+    monkeypatch.setattr("time.process_time", lambda: 1.0)  # of the command itself
     said = invoke("study", "plan", study, "--out", tmp_path).output
     assert "6 nodes, 0 done" in said
-    assert f"about {duration(6 * (2 + 0.1 * 6 * 2 * 32))} with --jobs 1" in said
+    assert f"about {duration(1 + 6 * (2 + 0.1 * 6 * 2 * 32))} with --jobs 1" in said
     assert "calibrated by a few steps just now" in said
     saved, apart = re.search(r"sharing saves ([\d.]+) MFLOPs of ([\d.]+) MFLOPs", said).groups()  # type: ignore[union-attr]
     assert float(saved) / float(apart) == pytest.approx(2 / 8, rel=0.01)
@@ -122,19 +130,28 @@ def test_the_probe_takes_steps_in_a_process_of_its_own(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    node = Node("", load_recipe(recipe_file), None, ())
-    (first, source), (second, again) = (SpeedProbe(1)(node) or pytest.fail("no speed") for _ in range(2))
-    assert source == "calibrated by a few steps just now"
-    assert again == "calibrated on this machine"
-    assert first == second
-    other = Node("", apply_overrides(node.recipe, ["stages.base.model.d_ff=96"]), None, ())
-    assert SpeedProbe(1, seconds=-1.0)(other) is None, "the time for probing is over"
-    missing = apply_overrides(load_recipe(recipe_file), ["stages.base.data.corpus=/nowhere"])
-    assert SpeedProbe(1)(Node("", missing, None, ())) is None
+    recipe = load_recipe(recipe_file)
+    sizes = ["stages.base.model.d_ff=96", "stages.base.model.d_ff=64"]
+    nodes = [Node("", apply_overrides(recipe, [size, "stages.base.budget=4000 steps"]), None, ()) for size in sizes]
+    first, again = (SpeedProbe(1).speeds(nodes) for _ in range(2))
+    assert {source for _, source in first.values()} == {"calibrated by a few steps just now"}
+    assert {source for _, source in again.values()} == {"calibrated on this machine"}
+    assert len(first) == 2, "one process"
+    around = SpeedProbe(1).surroundings(StageSpec(resolve_recipe(nodes[0].recipe), 0))
+    assert 0 < around.process < 60, "the process itself was measured"
+    assert not around.ending.unknown
+    tiny, large = (
+        Node("", apply_overrides(recipe, [f"stages.base.model.d_ff={d_ff}", "stages.base.budget=1 step"]), None, ())
+        for d_ff in (32, 128)
+    )
+    assert list(SpeedProbe(1).speeds([tiny, large])) == [stage_shape(large.stage)], "little of the other depends on it"
+    assert not SpeedProbe(1, seconds=-1.0).speeds([tiny]), "the time for probing is over"
+    missing = apply_overrides(recipe, ["stages.base.data.corpus=/nowhere"])
+    assert not SpeedProbe(1).speeds([Node("", missing, None, ())])
 
 
 def test_a_plan_of_unequal_budgets_says_so(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SpeedProbe, "__call__", lambda self, node: None)
+    monkeypatch.setattr(SpeedProbe, "speeds", lambda self, nodes: {})
     assert "Budgets differ" not in invoke("study", "plan", study, "--out", tmp_path / "out").output
     longer = study.with_name("longer.py")
     longer.write_text(

@@ -1,6 +1,7 @@
 """Comparisons of curves that are known in closed form."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,23 @@ def test_a_target_that_is_never_reached_is_reported() -> None:
     results = Results.compare_arms([arm, baseline], "baseline", Metric(), target=1.0)
     assert "not reached" in results.rows()[1]
     assert results.time_rows() == [["arm", "not reached", "not reached", "0.000", "0.000"]]
+
+
+def test_a_mean_curve_may_reach_what_single_runs_do_not() -> None:
+    """The table says how many do, and no sentence says that all have."""
+    offsets = {"baseline": (0.0, 0.2), "arm": (-0.5, -0.3)}
+    arms = [
+        Arm(name, tuple(curve(seed, logarithmic(offset=of_run)) for seed, of_run in enumerate(of_runs)))
+        for name, of_runs in offsets.items()
+    ]
+    results = Results.compare_arms(arms, "baseline", Metric())
+    (c,) = results.comparisons
+    assert c.progress[1] == pytest.approx(1.0), "the mean curve is there"
+    assert results.time_rows()[0][2] == "reached by 1 of 2 runs"
+    (note,) = (note for note in results.notes() if "unfinished" in note)
+    assert "On the mean curves baseline is at the target after 100% of its FLOPs" in note
+    worse = Results.compare_arms([replace(arms[0], name="worse"), arms[1]], "arm", Metric(), target=c.target - 0.2)
+    assert "only the baseline" in " ".join(worse.rows()[1])
 
 
 def test_flops_and_time_are_compared_at_one_target() -> None:

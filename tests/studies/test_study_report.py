@@ -21,18 +21,14 @@ from pathways_lite.studies.index import write_study_index
 from pathways_lite.studies.plan import StudyPlan, plan_study
 from pathways_lite.studies.report import gather_findings, verdict, verdict_sentence, write_report
 from pathways_lite.studies.store import StudyStore
-from pathways_lite.studies.study import Node, Study
+from pathways_lite.studies.study import Study
 from pathways_lite.tracking.report import render as render_report
 from pathways_lite.tracking.run_data import read_run
 
 
-def never(node: Node) -> None:
-    raise AssertionError("what this study has measured need not be measured again")
-
-
 @pytest.fixture(scope="module")
 def plan(study: Study, store: StudyStore) -> StudyPlan:
-    return plan_study(study, store.path, never)
+    return plan_study(study, store.path)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +181,7 @@ def test_a_browser_draws_the_plots(written: list[Path], tmp_path: Path) -> None:
 def test_a_missing_domain_is_reported(study: Study, store: StudyStore) -> None:
     metric = study.metric.model_copy(update={"domain": "verse"})
     with pytest.raises(UserError, match="held-out domains are poems, tales"):
-        gather_findings(plan_study(study.model_copy(update={"metric": metric}), store.path, never), ["rates.py"])
+        gather_findings(plan_study(study.model_copy(update={"metric": metric}), store.path), ["rates.py"])
 
 
 def test_a_verdict_between_unequal_budgets_says_so_and_how_the_runs_end() -> None:

@@ -124,6 +124,20 @@ def test_a_loss_that_is_not_finite_leaves_the_average() -> None:
         assert progress.status.mean_loss == 4.0
 
 
+def test_the_time_of_a_phase_is_its_own() -> None:
+    progress, file, clock = plain_progress()
+    with progress.show_phase("summarizing"):
+        clock.time += 1
+        for _ in range(2):
+            with progress.show_phase("writing samples"):
+                clock.time += 20
+        clock.time += 2
+    lines = file.getvalue().splitlines()
+    assert [line.split(": ", 1)[1] for line in lines if line.endswith(" s")] == [
+        "writing samples: 20 s", "writing samples: 20 s", "summarizing: 3.0 s"
+    ]  # fmt: skip
+
+
 def test_a_phase_ends_when_it_is_interrupted() -> None:
     progress, _, _ = plain_progress()
 

@@ -10,7 +10,7 @@ import pytest
 from pathways_lite.cpu_cores import usable_cores
 from pathways_lite.evaluation.compressors import FILE as COMPRESSED
 from pathways_lite.ledger import Seconds
-from pathways_lite.recipe import Recipe, apply_overrides, load_recipe
+from pathways_lite.recipe import Continue, Recipe, apply_overrides, load_recipe
 from pathways_lite.studies.probe import KnownSpeeds, SpeedProbe
 from pathways_lite.studies.study import Node
 from pathways_lite.training import estimate as estimate_module
@@ -18,12 +18,14 @@ from pathways_lite.training import speed as speed_module
 from pathways_lite.training.calibrate import calibrate_stage
 from pathways_lite.training.ending import (
     COMPRESSING,
+    PAGES,
     SAMPLING,
     estimate_ending,
     held_out_bytes,
     keep_ending,
 )
-from pathways_lite.training.estimate import estimate_stage, held_out_tokens, times_due
+from pathways_lite.training.estimate import estimate_recipe, estimate_stage, held_out_tokens, times_due
+from pathways_lite.training.process_overhead import keep_process_overhead, process_overhead
 from pathways_lite.training.resolve import resolve_recipe
 from pathways_lite.training.speed import (
     Speed,
@@ -35,6 +37,8 @@ from pathways_lite.training.speed import (
     parse_speed,
     scaled,
     speed_on_cores,
+    speeds_directory,
+    stage_family,
     stage_shape,
 )
 from pathways_lite.training.stage import StageSpec
@@ -76,6 +80,17 @@ def test_what_does_not_change_the_time_of_a_step_does_not_change_the_shape(recip
         "stages.base.microbatch=1",
     )
     assert len({shape(), *(shape(change) for change in others)}) == 1 + len(others)
+
+
+def test_a_family_is_a_shape_without_its_sizes(recipe: Recipe) -> None:
+    def family(*changes: str) -> str:
+        return stage_family(apply_overrides(recipe, changes).stages[0])
+
+    sizes = ("model.n_layers=4", "model.d_ff=96", "batch_size=8", "data.seq_len=16")
+    assert {family(f"stages.base.{size}") for size in sizes} == {family()}
+    assert family("stages.base.optimizer=muon") != family()
+    unrolled = "stages.base.model.scan_layers=false"
+    assert family(unrolled, "stages.base.model.n_layers=4") != family(unrolled), "more blocks are compiled"
 
 
 @pytest.mark.parametrize(("every", "first", "total", "times"), [(5, 0, 10, 2), (5, 0, 11, 3), (5, 4, 10, 2),
@@ -135,8 +150,10 @@ def test_the_end_of_a_run_is_estimated_from_other_shapes(spec: StageSpec, recipe
 
     other = StageSpec(resolve_recipe(apply_overrides(recipe, ["stages.base.model.n_layers=4"])), 0)
     assert stage_shape(other.stage) != stage_shape(spec.stage)
-    keep_ending(other, {COMPRESSING: 4.0, SAMPLING: 30.0}, pages=2.0, kept=True, samples=True)
-    keep_ending(other, {COMPRESSING: 4.0, SAMPLING: 9.0}, pages=2.0, kept=True, samples=True)  # compiled before
+    keep_ending(other, {COMPRESSING: 4.0, SAMPLING: 30.0, PAGES: 2.0}, kept=True)
+    keep_ending(other, {COMPRESSING: 4.0, SAMPLING: 9.0, PAGES: 2.0}, kept=True)  # compiled before
+    for _ in range(3):
+        keep_ending(other, {COMPRESSING: 4.0}, kept=True)  # a node of a study: its pages do not take 0 seconds
     known = estimate_ending(spec, probe=True)
     assert (known.samples, known.pages) == (30.0, 2.0)
     assert not known.unknown
@@ -146,13 +163,32 @@ def test_the_end_of_a_run_is_estimated_from_other_shapes(spec: StageSpec, recipe
 
     wide = StageSpec(resolve_recipe(apply_overrides(recipe, ["stages.base.model.d_ff=4096"])), 0)
     assert "samples of a model of this size" in estimate_ending(wide, probe=True).unknown
+    without = estimate_stage(spec, samples=False, pages=False).seconds.other
+    assert estimate_stage(spec, pages=False).seconds.other == pytest.approx(without + 30.0)
+    assert estimate_stage(spec, samples=False).seconds.other == pytest.approx(without + 2.0)
+    keep_speed(spec.stage, replace(SPEED, without_ending=True))
+    known = estimate_ending(spec, probe=True)
+    assert estimate_stage(spec).seconds.other == pytest.approx(SPEED.fixed + known.total), "also of a measured shape"
     keep_speed(spec.stage, SPEED)
-    assert estimate_stage(spec).seconds.other == SPEED.fixed, "a run of this shape has measured its own end"
+    assert estimate_stage(spec).seconds.other == SPEED.fixed + 2.0, "a run of an earlier version left out its pages"
+
+
+def test_what_a_process_takes_beside_its_own_measurements_is_counted(spec: StageSpec, recipe: Recipe) -> None:
+    keep_speed(spec.stage, SPEED)
+    keep_ending(spec, {COMPRESSING: 0.0, SAMPLING: 0.0, PAGES: 0.0}, kept=True)
+    for seconds in (5.0, 90.0, 4.0):
+        keep_process_overhead(speeds_directory(), seconds)
+    assert process_overhead(speeds_directory()) == 5.0
+    assert estimate_stage(spec).seconds.other == SPEED.fixed + 5.0
+    more = recipe.stages[0].model_copy(update={"name": "more", "start": Continue()})
+    chain = resolve_recipe(recipe.model_copy(update={"stages": (*recipe.stages, more)}))
+    first, second = estimate_recipe(chain, calibrate=False)
+    assert first.seconds.other - second.seconds.other >= 5.0, "the second stage shares the process"
 
 
 def test_compressors_take_time_in_proportion_to_their_text(spec: StageSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pathways_lite.training.ending._PROBE_BYTES", 100)
-    keep_ending(spec, {COMPRESSING: 3.0}, pages=0.0, kept=False, samples=False)
+    keep_ending(spec, {COMPRESSING: 3.0}, kept=False)
     assert estimate_ending(spec, probe=False).compressors == pytest.approx(3.0)
     less = spec.recipe.stages[0].evaluation.tokens // 2
     half = StageSpec(resolve_recipe(apply_overrides(spec.recipe, [f"stages.base.evaluation.tokens={less}"])), 0)
@@ -171,7 +207,8 @@ def test_another_number_of_jobs_gives_an_estimate_that_says_so(
         return (SPEED, "measured on this machine") if cores == 4 else None
 
     monkeypatch.setattr("pathways_lite.studies.probe.speed_on_cores", known)
-    assert KnownSpeeds(2)(Node("", spec.recipe, None, ())) == (SPEED, "measured on this machine with --jobs 1")
+    node = Node("", spec.recipe, None, ())
+    assert KnownSpeeds(2).speeds([node]) == {stage_shape(spec.stage): (SPEED, "measured on this machine with --jobs 1")}
     assert asked == [2, 4]
 
 
@@ -217,4 +254,5 @@ def test_a_speed_is_found_without_starting_jax(spec: StageSpec, monkeypatch: pyt
         assert speed_on_cores(spec.stage, cores) == known
         assert speed_on_cores(spec.stage, cores + 1) is None, "another machine, as far as times go"
         patch.setattr("pathways_lite.studies.probe.subprocess.run", pytest.fail)
-        assert KnownSpeeds(1)(node) == SpeedProbe(1)(node) == known, "what is known is not measured again"
+        found = {stage_shape(spec.stage): known}
+        assert KnownSpeeds(1).speeds([node]) == SpeedProbe(1).speeds([node]) == found, "it is not measured again"

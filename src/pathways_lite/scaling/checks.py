@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 
@@ -27,7 +28,8 @@ def validate_columns(law: Law, table: Mapping[str, np.ndarray], *, units: bool =
         raise UserError(f"the table is empty; {law.name} needs at least {len(law.parameters)} rows")
     for name, values in columns.items():
         _check_numbers(law, name, values)
-    _check_identifiability(law, columns)
+    if problem := _identifiability_problem(law, columns):
+        raise UserError(f"{problem}{_smaller_laws(law, table)}")
     if units and not is_own_table(table):
         check_units(columns, derive_columns(full, ("N", "D", "C")))
     return columns
@@ -51,24 +53,55 @@ def _check_numbers(law: Law, name: str, values: np.ndarray) -> None:
         )
 
 
-def _check_identifiability(law: Law, columns: Table) -> None:
+def _identifiability_problem(law: Law, columns: Table) -> str:
+    """Say what the rows lack to determine the law's parameters, and what to add; "" where they lack nothing."""
     rows, parameters = len(columns[law.target]), len(law.parameters)
+    inputs = [name for name in law.inputs if columns[name].ndim == 1]
     if rows < parameters:
-        raise UserError(
-            f"{rows} rows are too few for the {parameters} parameters of {law.name}; give at least {parameters}"
+        counts = {name: len(np.unique(columns[name])) for name in inputs}
+        single = [name for name, count in counts.items() if count == 1]
+        there = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        return (
+            f"{rows} rows are too few for the {parameters} parameters of {law.name}; add at least {parameters - rows}, "
+            f"with other values of {' and '.join(single or inputs)} (different ones so far: {there})"
         )
     for name in law.inputs if law.must_vary is None else law.must_vary:
         values = columns[name]
         if np.ptp(values) <= 1e-9 * np.abs(values).max():
             meaning = f" ({COLUMNS[name].meaning})" if name in COLUMNS else ""
-            raise UserError(
+            return (
                 f"column {name}{meaning} has the single value {values[0]:g}, so the data do not show how "
                 f"{law.target} depends on it; add runs with another {name}"
             )
-    inputs = np.stack([columns[name] for name in law.inputs if columns[name].ndim == 1], axis=1)
-    distinct = len(np.unique(inputs, axis=0))
+    distinct = len(np.unique(np.stack([columns[name] for name in inputs], axis=1), axis=0))
     if distinct < law.min_distinct:
-        raise UserError(
+        return (
             f"the {rows} rows have only {distinct} different inputs ({', '.join(law.inputs)}), too few for "
             f"the {parameters} parameters of {law.name}; give at least {law.min_distinct}"
         )
+    return ""
+
+
+def _smaller_laws(law: Law, table: Mapping[str, np.ndarray]) -> str:
+    """Name the laws of the same target with fewer parameters that these rows determine; "" if there is none."""
+    from pathways_lite.scaling.laws.registry import LAWS  # which imports all of them
+
+    smaller = [
+        other.name
+        for other in LAWS.values()
+        if other.target == law.target and len(other.parameters) < len(law.parameters) and _is_determined(other, table)
+    ]
+    if not smaller:
+        return ""
+    return f"; or fit a law with fewer parameters, which these rows determine: {', '.join(smaller)}"
+
+
+def _is_determined(law: Law, table: Mapping[str, np.ndarray]) -> bool:
+    """Return whether a table has all that the law needs."""
+    with suppress(UserError):
+        full = derive_columns(table, (*law.inputs, law.target))
+        columns = {name: numeric_column(full, name) for name in (*law.inputs, law.target)}
+        for name, values in columns.items():
+            _check_numbers(law, name, values)
+        return not _identifiability_problem(law, columns)
+    return False

@@ -54,7 +54,7 @@ class Runner:
 
     def run(self) -> Outcome:
         """Train all nodes that can be trained. The first SIGTERM or SIGINT is passed on: every node saves and ends."""
-        with StopSignals() as signals, self.progress:
+        with StopSignals(lambda: "every node saves a checkpoint and stops") as signals, self.progress:
             try:
                 while self._pending:
                     if signals.requested:

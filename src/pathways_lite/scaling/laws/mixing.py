@@ -150,7 +150,10 @@ def fit_regmix(shares: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """
     design = np.concatenate([np.ones((len(shares), 1)), shares], axis=1)
     if len(losses) < design.shape[1] - 1:
-        raise UserError(f"{len(losses)} runs are too few for a regression on {shares.shape[1]} domains")
+        domains = shares.shape[1]
+        raise UserError(
+            f"{len(losses)} runs are too few for a regression on {domains} domains; give at least {domains}"
+        )
     return np.linalg.lstsq(design, losses, rcond=None)[0]
 
 
