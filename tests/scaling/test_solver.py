@@ -160,6 +160,7 @@ def test_the_largest_runs_are_predicted(rungs: Table) -> None:
     ("change", "sentence"),
     [
         (lambda t: {k: v[:4] for k, v in t.items()}, "4 rows are too few for the 5 parameters"),
+        (lambda t: {k: v[:2] for k, v in t.items()}, r"add at least 3, .*determine: .*kaplan-d"),
         (lambda t: {k: v[:0] for k, v in t.items()}, "empty"),
         (lambda t: {**t, "N": np.full(15, 1e8)}, "single value"),
         (lambda t: {**t, "L": np.where(np.arange(15) == 3, np.nan, t["L"])}, "nan in row 4"),

@@ -62,7 +62,9 @@ def plan(
     """
     from pathways_lite.console import Console
     from pathways_lite.studies.probe import SpeedProbe
+    from pathways_lite.training.estimate import busy_note
 
+    busy = busy_note()  # before this command makes it so
     study_plan = _make_plan(study, overrides, out, probe=SpeedProbe(jobs, samples=samples), trains=True)
     if as_json:
         print_json(
@@ -74,7 +76,7 @@ def plan(
     console.print(study_header(study_plan.study))
     console.print(node_table(study_plan))
     console.print(plan_summary(study_plan, jobs, startup=time.process_time()))  # `study run` starts like this command
-    if note := cost_note(study_plan):
+    for note in filter(None, (cost_note(study_plan), busy)):
         console.print(note)
 
 

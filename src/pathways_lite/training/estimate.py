@@ -17,6 +17,7 @@ import jax
 from pathways_lite.cgroups import usable_memory
 from pathways_lite.chips import published_peak
 from pathways_lite.errors import UserError
+from pathways_lite.host_memory import runs_on_cpu_only
 from pathways_lite.ledger import Seconds
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.recipe import Evaluation, Recipe
@@ -198,7 +199,7 @@ def busy_note() -> str | None:
     except OSError:
         return None
     cores = os.cpu_count() or 1
-    if jax.devices()[0].platform != "cpu" or load < _BUSY * cores:
+    if not runs_on_cpu_only() or load < _BUSY * cores:
         return None
     return f"this machine is busy (load {load:.1f} on {cores} cores), so that times may be longer than on an idle one"
 
