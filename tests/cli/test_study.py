@@ -146,7 +146,7 @@ def test_the_probe_takes_steps_in_a_process_of_its_own(
     )
     assert list(SpeedProbe(1).speeds([tiny, large])) == [stage_shape(large.stage)], "little of the other depends on it"
     assert not SpeedProbe(1, seconds=-1.0).speeds([tiny]), "the time for probing is over"
-    missing = apply_overrides(recipe, ["stages.base.data.corpus=/nowhere"])
+    missing = apply_overrides(recipe, ["stages.base.data.corpus=/nowhere", "stages.base.model.d_ff=160"])
     assert not SpeedProbe(1).speeds([Node("", missing, None, ())])
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     cls=group_with_default("law", bare=False),
     help="Fit scaling laws to tables of runs, and predict from them: `fit LAW TABLE`, then `fit predict FIT.json N=…`."
+    "\n\nA table has a row per run; a study and a directory of runs are tables too. `fit laws` lists the laws: "
+    "`compute` and `tokens` need three runs, `chinchilla` five, of several sizes and numbers of tokens."
     "\n\nExample: `pathways-lite fit chinchilla runs.parquet --out fit.json`, then "
     "`pathways-lite fit predict fit.json N=7e9 D=1.4e11`.",
     no_args_is_help=True,

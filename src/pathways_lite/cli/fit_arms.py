@@ -48,7 +48,7 @@ def arms(
     sheet: Sheet = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit one law to all arms, in which an arm's tokens (or compute, or parameters) count f times the baseline's.
+    """Fit one law to all arms, to say how many tokens (compute, parameters) of the baseline's one of an arm's is worth.
 
     Prints the factor with an interval, how it changes with scale, and a test of shared exponents.
 

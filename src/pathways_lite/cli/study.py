@@ -24,8 +24,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Answer one question with many runs: plan, run, watch and report a study.\n\n"
     "A study is a Python file with a function `study()` that returns named arms, each a recipe per seed "
-    "(`configs/studies/palm_against_llama.py` is one; see docs/studies.md). Stages that recipes share are "
-    "trained once.\n\n"
+    "(`configs/studies/palm_against_llama.py` is one; see docs/studies.md). An arm is one answer to the question, e.g. "
+    "a learning rate. A node is a stage to train; stages that recipes share are one node.\n\n"
     "Example: `pathways-lite study plan configs/studies/palm_against_llama.py`, then `run`, then `report`.",
 )
 
@@ -55,8 +55,8 @@ def plan(
     """Show what would be trained, what is done already, its cost and its approximate time. Trains nothing.
 
     Times are those of whole processes: importing, compiling, training, evaluating, saving. They come from nodes of the
-    same shape that this study or an earlier run on this machine has trained; otherwise a few steps of each shape are
-    taken now, which takes seconds each. The last line says which.
+    same shape that this study or an earlier run on this machine has trained; otherwise a few steps are taken now, in a
+    process of their own that takes about as long as a node without its training. What is said after `speed` is which.
 
     Example: `pathways-lite study plan configs/studies/palm_against_llama.py --jobs 2`
     """
