@@ -43,7 +43,7 @@ def main(seconds: float, paths: Sequence[Path]) -> None:
         seconds = estimate_from(spec, speed, "").seconds
         return seconds.train + seconds.evaluate <= _SMALL * seconds.total
 
-    print(json.dumps({"seconds": startup_seconds()}))  # a node's speed has them, too
+    print(json.dumps({"seconds": startup_seconds()}), flush=True)  # a node's speed has them, too
     specs = []
     for path in paths:
         try:

@@ -153,7 +153,10 @@ class _Speeds:
             if (speed := parse_speed(summary.get("speed")) or _ledger_speed(store, identity)) is not None:
                 measured.setdefault(shape, []).append(speed)
         for shape, speeds in measured.items():
-            self._found[shape] = combine(speeds), "measured in this study"
+            # Some nodes compiled, others found in the cache what these had compiled.
+            times = [speed.compile for speed in speeds]
+            speed = replace(combine(speeds), compile=max(times), cached_compile=min(times))
+            self._found[shape] = speed, "measured in this study"
         if probe is not None:
             unmeasured = {stage_shape(node.stage): node for node in reversed(left)}
             nodes = [node for shape, node in unmeasured.items() if shape not in self._found]

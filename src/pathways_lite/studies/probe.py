@@ -97,7 +97,7 @@ class SpeedProbe(KnownSpeeds):
         return found
 
     def _calibrate(self, nodes: Sequence[Node]) -> Iterator[dict[str, Any]]:
-        """Yield what the process printed; nothing where it failed, as training will say what is wrong."""
+        """Yield what the process printed, which is less where it failed: training will say what is wrong."""
         with tempfile.TemporaryDirectory() as directory:
             paths = [Path(directory, f"{number}.json") for number in range(len(nodes))]
             for node, path in zip(nodes, paths, strict=True):
@@ -108,12 +108,12 @@ class SpeedProbe(KnownSpeeds):
             begin = time.monotonic()
             try:
                 done = subprocess.run(
-                    [*wrapper, *command], capture_output=True, stdin=subprocess.DEVNULL, timeout=_TIMEOUT, check=True
+                    [*wrapper, *command], capture_output=True, stdin=subprocess.DEVNULL, timeout=_TIMEOUT, check=False
                 )
                 rows = [json.loads(line) for line in done.stdout.splitlines()]
             except (subprocess.SubprocessError, ValueError):
                 return
-            if (kept := directory_on_cores(len(self._cores))) is not None:
+            if done.returncode == 0 and (kept := directory_on_cores(len(self._cores))) is not None:
                 measured = sum(row["seconds"] for row in rows)
                 keep_process_overhead(kept, time.monotonic() - begin - measured)
             yield from (row for row in rows if "speed" in row)

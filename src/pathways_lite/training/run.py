@@ -185,8 +185,9 @@ def train_stage(components: Components, context: RunContext) -> None:
         with trainer.progress.show_phase("summarizing"), watched, context.stop.instead(TRAINED):
             params = components.evaluated_params(trainer.state.opt_state, trainer.state.params, trainer.step)
             peak, results = machine_peak(components.stage.model.dtype), trainer.metric_writer.last_evaluation
-            options = {"peak_flops": peak, "samples": context.samples, "phase": times.measure}
-            summary = summarize(components, params, trainer.step, results, **options)
+            summary = summarize(
+                components, params, trainer.step, results, peak_flops=peak, samples=context.samples, phase=times.measure
+            )
             scored: list[ScoredText] = []
             if context.page:
                 with times.measure(PAGES):
