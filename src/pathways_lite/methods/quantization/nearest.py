@@ -50,11 +50,11 @@ class Quantized(NamedTuple):
 
 def fit_grid(weights: np.ndarray, bits: int) -> Grid:
     """Return the levels for weights [n, m]; where all of a column are 0, its scale is 1."""
-    low, high = (np.minimum, weights.min(axis=0)), (np.maximum, weights.max(axis=0))
-    minimum, maximum = (np.float32(choose(value, 0)) for choose, value in (low, high))
-    scale = (maximum - minimum) / np.float32(2**bits - 1)
+    low = np.minimum(weights.min(axis=0), 0).astype(np.float32)
+    high = np.maximum(weights.max(axis=0), 0).astype(np.float32)
+    scale = (high - low) / np.float32(2**bits - 1)
     scale = np.where(scale > 0, scale, np.float32(1))
-    return Grid(scale, np.round(-minimum / scale).astype(np.uint8))
+    return Grid(scale, np.round(-low / scale).astype(np.uint8))
 
 
 def quantize_nearest(weights: np.ndarray, bits: int, group: int | None) -> Quantized:
