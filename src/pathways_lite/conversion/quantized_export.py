@@ -50,6 +50,7 @@ from pathways_lite.methods.quantization import (
     places,
     quantize_block,
 )
+from pathways_lite.models.accounting import parameter_count
 from pathways_lite.models.block_by_block import BlockByBlock
 from pathways_lite.recipe import Restore
 from pathways_lite.training.calibration_text import CalibrationText
@@ -251,6 +252,8 @@ def _description(
     calibrated = None if text is None else {"corpus": text.corpus, "tokens": text.tokens, "digest": text.digest}
     return {
         **asdict(how),
+        "parameters": parameter_count(model),
+        "non_embedding_parameters": parameter_count(model, embedding=False),
         "effective_bits": how.effective_bits(model),
         "bits_per_parameter": how.bits_per_parameter(model),
         "arrays": list(places(model)),

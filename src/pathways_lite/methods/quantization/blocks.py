@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pathways_lite.methods.quantization.gptq import DAMPING, output_error, quantize_gptq
 from pathways_lite.methods.quantization.nearest import Quantized, effective_bits, quantize_nearest, require_bits
-from pathways_lite.methods.quantization.places import Place, block_params, places, steps
+from pathways_lite.methods.quantization.places import Place, block_names, block_params, places, steps
 from pathways_lite.models.accounting import parameter_count
 from pathways_lite.models.block_by_block import BlockByBlock, Texts
 from pathways_lite.recipe import Model
@@ -145,3 +146,33 @@ def quantize_block(
 def decoded(place: Place, quantized: Quantized, how: Quantization) -> np.ndarray:
     """Return the kernel that a place's codes stand for, in the shape of its array, float32."""
     return quantized.decode(how.group).reshape(place.array.shape)
+
+
+def quantize_params(
+    blocks: BlockByBlock,
+    how: Quantization,
+    params: Any,
+    texts: Sequence[Texts] | None,
+    masks: dict[str, np.ndarray] | None = None,
+) -> Any:
+    """Return a model's parameters with quantized kernels, NumPy arrays in float32; the others as they are.
+
+    Args:
+      texts: to calibrate on; None for rounding to nearest.
+      masks: bool, by name and shaped like the stacked arrays: weights that are not pruned.
+
+    Raises UserError as `quantize_block` does.
+    """
+    model = blocks.config
+    names = block_names(model)
+    stacked = dict(zip(names, jax.tree.leaves(params["layers"]), strict=True))
+    calibration = None if texts is None else Calibration(blocks, texts, params["embedding"])
+    rounded: dict[str, list[np.ndarray]] = {name: [] for name in places(model)}
+    for index in range(model.n_layers):
+        block = {name: np.asarray(stacked[name][index]) for name in names}
+        masks_of_block = {name: mask[index] for name, mask in (masks or {}).items()}
+        quantize_block(model, how, index, block, calibration, masks_of_block)
+        for name, kernels in rounded.items():
+            kernels.append(block[name])
+    layers = {**stacked, **{name: np.stack(kernels) for name, kernels in rounded.items()}}
+    return {**params, "layers": block_params(model, layers)}
