@@ -77,15 +77,8 @@ def quantization(
                 rise = QuantizationRise(evaluator, model)
                 row = checkpoint_row(model.path, model.manifest.step, model.manifest.meta, {}) | rise.facts()
                 for measurement in missing:
-                    rows.append(
-                        row
-                        | rise.measure(measurement)
-                        | {
-                            "text": measurement.text,
-                            "calibration": _calibration(measurement.calibration_tokens, corpus),
-                        }
-                        | {"measurement": measurement.key}
-                    )
+                    asked = {"text": measurement.text, "measurement": measurement.key}
+                    rows.append(row | rise.measure(measurement) | asked)
                     measured += 1
                     write_table(to_columns(rows), out)
                     advance(1)
