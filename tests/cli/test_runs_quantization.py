@@ -1,6 +1,8 @@
 """`runs quantization`: paired rises of all kept checkpoints, resumable, as a table for the law."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.evaluation.bits import Evaluator
 from pathways_lite.scaling.fit import fit_law
 from pathways_lite.scaling.laws.registry import find_law
-from pathways_lite.scaling.table import read_table
+from pathways_lite.scaling.table import read_table, write_table
 
 
 def invoke(*arguments: object) -> Result:
@@ -93,3 +95,30 @@ def test_the_law_fits_such_a_table() -> None:
 def test_mistakes(run: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         invoke("runs", "quantization", run, *arguments)
+
+
+def page_commands() -> list[list[str]]:
+    """The commands of docs/quantization.md, without the name of the program."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "quantization.md").read_text(encoding="utf-8")
+    lines = page.splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.startswith("pathways-lite ")]
+
+
+def test_the_commands_of_the_page_work(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    commands = page_commands()
+    assert [words[0] for words in commands] == ["convert", "evaluate", "convert", "runs", "runs", "fit"]
+    shutil.copytree(run, tmp_path / "runs" / "demo")
+    monkeypatch.chdir(tmp_path)
+    for words in commands[:-1]:
+        assert invoke(*words).exit_code == 0, words
+    assert read_table("demo.csv")["P"].tolist()[-2:] == [3, 4]
+    rows = read_table("quantized.csv")
+    n, d = np.tile([1e5, 1e6, 1e7], 8), np.repeat([1e6, 1e7], 12)  # the table of models of three sizes
+    rows = {name: np.resize(column, 24) for name, column in rows.items()}
+    rows["N_non_embedding"], rows["D"] = n, d
+    rows["trunk"] = np.array([f"{number:.0f}" for number in n], object)
+    rows["rise"] = 0.017 * d**0.5251 / (n**0.2261 * rows["P"] ** 5.4967)
+    write_table(rows, "quantized.csv")
+    assert invoke(*commands[-1], "--bootstraps", 0).exit_code == 0
+    fitted = json.loads(Path("quantization.json").read_text(encoding="utf-8"))
+    assert fitted["law"] == "quantization"
