@@ -105,6 +105,7 @@ def _ways(bits: str, methods: str, group: int) -> list[Quantization]:
 
 def _rows_so_far(out: Path) -> list[dict[str, Any]]:
     """Return the rows of an earlier call. Raises UserError for another table."""
+    from pathways_lite.scaling.runs_table import to_rows
     from pathways_lite.scaling.table import read_table
 
     if out.suffix not in (".csv", ".parquet"):
@@ -114,10 +115,7 @@ def _rows_so_far(out: Path) -> list[dict[str, Any]]:
     table = read_table(out)
     if "measurement" not in table:
         raise UserError(f"{out} was not written by `runs quantization`; name another --out")
-    names = list(table)
-    return [
-        dict(zip(names, values, strict=True)) for values in zip(*map(np.ndarray.tolist, table.values()), strict=True)
-    ]
+    return to_rows(table)
 
 
 def _print_means(rows: list[dict[str, Any]]) -> None:

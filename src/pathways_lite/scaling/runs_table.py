@@ -169,6 +169,15 @@ def to_columns(rows: list[dict[str, Any]]) -> Table:
     return {name: _to_column([row.get(name) for row in rows]) for name in names}
 
 
+def to_rows(table: Table) -> list[dict[str, Any]]:
+    """Return the rows of a table, with None where a value is unknown; what `to_columns` made of such rows."""
+    columns = {
+        name: [None if isinstance(value, float) and np.isnan(value) else value for value in column.tolist()]
+        for name, column in table.items()
+    }
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
 def _recipe_columns(stage: StageData) -> dict[str, Any]:
     recipe = stage.recipe
     optimizer, data = recipe.get("optimizer", {}), recipe.get("data", {})

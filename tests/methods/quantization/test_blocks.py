@@ -173,7 +173,7 @@ def test_blocks_and_steps_see_what_is_quantized_before_them() -> None:
 
 
 def test_eight_bits_change_almost_nothing() -> None:
-    """Measured: logits of 2.4 move by 0.012 with 8 bits, 1.5 with 2."""
+    """Measured: of logits with a deviation of 2.0, 8 bits move 0.034 (root mean square), 2 bits 2.1."""
     model, params = model_of("llama", width=48)
     text = texts(5)
 
@@ -185,7 +185,7 @@ def test_eight_bits_change_almost_nothing() -> None:
         hidden = models.apply(model, values, text.tokens, text.positions, text.spans)
         return np.asarray(models.logits(model, values, hidden))
 
-    assert difference(8) < 0.02 * np.std(logits(params))
+    assert difference(8) < 0.03 * np.std(logits(params))
     assert difference(2) > 20 * difference(8)
 
 

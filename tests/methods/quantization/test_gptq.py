@@ -113,3 +113,22 @@ def test_hessians_that_cannot_be() -> None:
         quantize_gptq(kernel(0, 2, 2), np.array([[np.nan, 0], [0, 1]]), 4, None)
     with pytest.raises(UserError, match="more --calibration-tokens"):
         quantize_gptq(kernel(0, 2, 2), np.array([[1.0, 2], [2, 1]]), 4, None)
+
+
+def test_qwix_computes_the_same() -> None:
+    """Of int8 in one group, a column at a time; qwix 0.1.8 refuses columns whose zero is the middle code."""
+    pytest.importorskip("qwix", reason="qwix is not installed; it is compared with where it is")
+    import jax.numpy as jnp
+    from qwix._src.core import qarray
+    from qwix.contrib import gptq_core
+
+    weights, hessian = kernel(3, 48, 5), correlated(4, 48)
+    ours = quantize_gptq(weights, hessian, 8, None)
+    how = qarray.HowToQuantize(qtype=jnp.int8, channelwise_axes=[0], calibration_method="minmax")
+    columns = [column for column in range(5) if ours.zeros[0, column] != 128]
+    assert len(columns) > 2
+    for column in columns:
+        one = jnp.asarray(weights.T[column : column + 1])
+        theirs, _ = gptq_core.quantize_weight(one, jnp.asarray(hessian, jnp.float32), how)
+        expected = np.asarray(qarray.dequantize(theirs))[0]
+        np.testing.assert_allclose(ours.decode(None)[:, column], expected, atol=1e-5)
