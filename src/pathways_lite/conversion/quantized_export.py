@@ -41,6 +41,7 @@ from pathways_lite.conversion.stored_masks import read_masks
 from pathways_lite.errors import UserError
 from pathways_lite.methods.quantization import (
     Calibration,
+    Place,
     Quantization,
     Quantized,
     QuantizedBlock,
@@ -80,7 +81,9 @@ def convert_quantized(
             f"{trained.path} is quantized already; quantize the checkpoint that it was made of, "
             f"{trained.stage.start.path if isinstance(trained.stage.start, Restore) else 'its parent'}"
         )
-    if not trained.average:
+    if trained.average:
+        trained.require_full_growth("take a later checkpoint")
+    else:
         trained.require_stored_params("train it to the end without it")
     source = _Source(trained)
     blocks = _quantized_blocks(source, how, text, out / WORK, report)
@@ -93,7 +96,7 @@ def convert_quantized(
             read = functools.partial(source.read, array)
             arrays[f"params.{array.name}"] = stream_blocks(array, info.shape, info.dtype, read)
         else:
-            arrays |= _stream_quantized(source, blocks, quantized[array.name].array, how)
+            arrays |= _stream_quantized(source, blocks, quantized[array.name], how)
     restored = Restore(
         path=str(trained.path), digest=trained.manifest.digest, weights="average" if trained.average else None
     )
@@ -215,11 +218,10 @@ def _errors_text(result: QuantizedBlock) -> str:
 
 
 def _stream_quantized(
-    source: _Source, blocks: _BlockFiles, array: models.ParamSpec, how: Quantization
+    source: _Source, blocks: _BlockFiles, place: Place, how: Quantization
 ) -> dict[str, StreamedArray]:
     """Stream an array, and its codes, scales and zeros."""
-    place = places(source.trained.stage.model)[array.name]
-    n_layers = source.trained.stage.model.n_layers
+    array, n_layers = place.array, source.trained.stage.model.n_layers
 
     def part(number: int, block: int | None) -> np.ndarray:
         assert block is not None

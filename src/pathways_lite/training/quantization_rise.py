@@ -62,6 +62,7 @@ class QuantizationRise:
         self._model = model
         self._evaluator: StageEvaluator = evaluator.evaluator_of(model)
         self._params = model.params()
+        self._masks = None if model.stage.pruning is None else _nonzero(self._params)
         self._losses = self._token_losses(self._params)
         self._texts: dict[tuple[int | None, str | None], CalibrationText] = {}
 
@@ -87,7 +88,7 @@ class QuantizationRise:
                 self._texts[chosen] = read_calibration_text(model, *chosen)
             texts = self._texts[chosen].batches
         blocks = BlockByBlock(model.stage.model, model.components.layout)
-        quantized = quantize_params(blocks, how, self._params, texts)
+        quantized = quantize_params(blocks, how, self._params, texts, self._masks)
         placed = jax.tree.map(lambda like, x: jax.device_put(x, like.sharding), self._params, quantized)
         after = self._token_losses(placed)
         document = np.repeat(np.arange(len(after)), [len(losses) for losses in after])
@@ -119,3 +120,9 @@ class QuantizationRise:
             "trunk": stage_identity(spec.recipe, 0),
             "digest": self._model.manifest.digest,
         }
+
+
+def _nonzero(params: Any) -> dict[str, np.ndarray]:
+    """Return which weights of a pruned model are left, by names of arrays."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) != 0 for path, leaf in leaves}
