@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,30 @@ def convert(
     out: Annotated[Path, typer.Argument(metavar="OUT", parser=local_path, help="directory of the result")],
     sparse: Annotated[bool, typer.Option("--sparse", help="write a pruned model without its zeros")] = False,
     average: OfAverage = False,
+    quantize: Annotated[
+        Literal["nearest", "gptq"] | None,
+        typer.Option("--quantize", "--quantise", help="write a copy with quantized weights, rounded by this method"),
+    ] = None,
+    bits: Annotated[int | None, typer.Option(help="with --quantize: bits of a weight, 2 to 8")] = None,
+    group: Annotated[
+        int | None,
+        typer.Option(min=0, help="with --quantize: weights that share a scale; 0: all of an output's; default: 128"),
+    ] = None,
+    act_order: Annotated[
+        bool, typer.Option("--act-order", help="with --quantize gptq: round the most used inputs' weights first")
+    ] = False,
+    damping: Annotated[
+        float | None,
+        typer.Option(min=1e-9, help="with --quantize gptq: of the Hessian, by the mean of its diagonal; default: 0.01"),
+    ] = None,
+    calibration_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="with --quantize gptq: training tokens to calibrate on; default: 128 windows"),
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(help="with --quantize gptq: a token store to calibrate on; default: the one of the run"),
+    ] = None,
     source: Annotated[
         Literal["hf", "gguf"] | None, typer.Option("--from", help="read a Hugging Face directory or a GGUF file")
     ] = None,
@@ -51,6 +75,10 @@ def convert(
     With `--average` the parameters of the result are the moving average of those of RUN (`ema` in the recipe); it goes
     with `--sparse` and `--to hf` too.
 
+    With `--quantize` the blocks' kernels are rounded to a few bits; embedding, head and norms stay. The result has the
+    rounded weights in float32 and their codes beside them. The same command continues one that was interrupted.
+    docs/quantization.md has the formulas.
+
     With `--from hf` a directory with config.json and safetensors becomes a checkpoint, from which a stage starts by
     `Restore(path=OUT)`, and with `--from gguf` a file of llama.cpp does; with `--to hf` a checkpoint becomes such a
     directory. Either way the tokenizer comes along. docs/public_models.md lists the families.
@@ -63,17 +91,23 @@ def convert(
 
     - `pathways-lite convert runs/averaged --average runs/average`
 
+    - `pathways-lite convert runs/demo --quantize gptq --bits 4 runs/demo_4_bits`
+
     - `pathways-lite convert Llama-3.2-1B runs/llama --from hf`
 
     - `pathways-lite convert SmolLM2-135M-Instruct.Q4_1.gguf runs/smollm2 --from gguf`
 
     - `pathways-lite convert runs/demo demo_hf --to hf --dtype bfloat16`
     """
-    formats = [sparse, source is not None, target is not None].count(True)
+    formats = [sparse, quantize is not None, source is not None, target is not None].count(True)
     if formats > 1 or not (formats or average):
         raise UserError(
-            "give one of --sparse, --average, --from hf or gguf, and --to hf: pathways-lite convert RUN OUT --to hf"
+            "give one of --sparse, --average, --quantize, --from hf or gguf, and --to hf: pathways-lite convert RUN "
+            "OUT --to hf"
         )
+    options = {"--bits": bits, "--group": group}
+    of_gptq = {"--act-order": act_order or None, "--damping": damping, "--corpus": corpus}
+    _require_quantize(quantize, options, of_gptq | {"--calibration-tokens": calibration_tokens})
     if source is not None and average:
         raise UserError("--average is that of a run; an imported model has none")
     if tokens is not None and source is None:
@@ -105,6 +139,18 @@ def convert(
 
         model, limit = load_model(run, examined=False, average=average), _bytes(shard_size)
         path = export_hf(model, out, dtype=dtype, shard_bytes=limit, report=print_line)
+    elif quantize is not None:
+        from pathways_lite.conversion.quantized_export import convert_quantized
+        from pathways_lite.methods.quantization import Quantization
+        from pathways_lite.training.calibration_text import read_calibration_text
+
+        assert bits is not None
+        size = 128 if group is None else group or None
+        how = Quantization(quantize, bits, size, 0.01 if damping is None else damping, act_order)
+        with lock_directory(out):
+            model = load_model(run, examined=False, average=average)
+            text = read_calibration_text(model, calibration_tokens, corpus) if quantize == "gptq" else None
+            path = convert_quantized(model, how, text, out, report=print_line)
     else:
         from pathways_lite.conversion.average_export import convert_average
         from pathways_lite.conversion.sparse_export import convert_sparse
@@ -116,6 +162,17 @@ def convert(
         print_json({"checkpoint" if target is None else "model": path})
     else:
         typer.echo(path)
+
+
+def _require_quantize(method: str | None, options: dict[str, Any], of_gptq: dict[str, Any]) -> None:
+    """Raise UserError where options of --quantize are missing, or given for something else."""
+    given = [name for name, value in (options | of_gptq).items() if value is not None]
+    if method is None and given:
+        raise UserError(f"{given[0]} is of a quantized copy: pathways-lite convert RUN OUT --quantize gptq --bits 4")
+    if method is not None and options["--bits"] is None:
+        raise UserError(f"--quantize {method} needs --bits, 2 to 8: convert RUN OUT --quantize {method} --bits 4")
+    if method == "nearest" and (given := [name for name in given if name in of_gptq]):
+        raise UserError(f"{given[0]} is of calibration, which --quantize gptq does; rounding to nearest has none")
 
 
 def _bytes(text: str) -> int:

@@ -85,6 +85,7 @@ def _default_table(path: Path) -> Path:
 def _rows_so_far(out: Path, evaluator: CheckpointEvaluator, average: bool) -> list[dict[str, Any]]:
     """Return the rows of an earlier call. Raises UserError for a table of something else."""
     from pathways_lite.errors import UserError
+    from pathways_lite.scaling.runs_table import to_rows
     from pathways_lite.scaling.table import read_table
 
     if out.suffix not in (".csv", ".parquet"):
@@ -103,10 +104,7 @@ def _rows_so_far(out: Path, evaluator: CheckpointEvaluator, average: bool) -> li
                 f"{out} has results with {name} {other[0]}, and these would have {name} {value}, which cannot be "
                 "compared; name another --out, or delete the file"
             )
-    names = list(table)
-    return [
-        dict(zip(names, values, strict=True)) for values in zip(*map(np.ndarray.tolist, table.values()), strict=True)
-    ]
+    return to_rows(table)
 
 
 def _as_text(value: Any) -> str:

@@ -33,6 +33,7 @@ from pathways_lite.cli import (
     report,
     runs,
     runs_delete,
+    runs_quantization,
     runs_table,
     sample,
     study,
@@ -83,6 +84,7 @@ fit.app.command("curves")(fit_curves.curves)
 fit.app.command("crossover")(fit_crossover.crossover)
 fit.app.command("mixture")(fit_mixture.mixture)
 runs.app.command("table")(runs_table.table)
+runs.app.command("quantization")(runs_quantization.quantization)
 runs.app.command("delete")(runs_delete.delete)
 runs.app.command("prune")(runs_delete.prune)
 

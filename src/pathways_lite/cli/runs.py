@@ -116,6 +116,8 @@ def _state(row: dict[str, Any]) -> str:
     """Return the state for people: where it continues, and with what it failed."""
     if row.get("stopped_early"):
         return f"{row['state']}, stopped early"
+    if row.get("quantization"):
+        return f"{row['state']}, {row['quantization']}"
     reason = f": {shorten(row['reason'], _LONGEST_REASON)}" if row.get("reason") else ""
     if row["state"] not in ("stopped", "failed"):
         return f"{row['state']}{reason}"

@@ -14,7 +14,10 @@ from pathways_lite.paths import local_path
 
 def table(
     paths: Annotated[
-        list[Path], typer.Argument(parser=local_path, help="run directories, directories of them, or of a study")
+        list[Path],
+        typer.Argument(
+            parser=local_path, help="run directories, directories of them, or of a study; a checkpoint of `convert`"
+        ),
     ],
     out: Annotated[Path, typer.Option(parser=local_path, help="a .parquet or .csv file")] = Path("runs.csv"),
     final: Annotated[

@@ -66,6 +66,7 @@ class BlockInputs(NamedTuple):
     key_positions: jax.Array  # int32 [B, T], where each query stands on the key axis
     layout: Layout
     observe: bool = False  # whether blocks return `Activations`
+    keep_read: bool = False  # whether blocks return `Read`
     segments: Segments = ()
 
 
@@ -78,11 +79,21 @@ class PerLayer(NamedTuple):
     drop_rate: jax.Array | None = None  # float32, probability of stochastic depth
 
 
+class Read(NamedTuple):
+    """What the kernels of a block are multiplied with, in the dtype of the computation."""
+
+    attention: jax.Array  # [B, T, E], by the projections to queries, keys and values
+    heads: jax.Array  # [B, T, H, D], by the projection out of attention
+    mlp: jax.Array  # [B, T, E], by the projections into the MLP; `attention` itself where both share a norm
+    units: jax.Array  # [B, T, F], by the projection out of the MLP
+
+
 class BlockOutputs(NamedTuple):
     """What a block returns beside the residual stream; stacked on a layer axis by the scan over blocks."""
 
     cache: StepCache | None
     auxiliary: Auxiliary
+    read: Read | None = None
 
 
 def residual_norm(config: Model, shape: tuple[int, ...], axes: Axes) -> Norm:
@@ -114,21 +125,29 @@ class Block(nnx.Module):
         layout, attention, mlp = inputs.layout, self.attention, self.mlp
         if self.config.block == "parallel":
             if self.config.parallel_norms is None:
-                q, k, v, *hidden = project_in(layout, self.norm(x), [*attention.qkv_weights, *mlp.in_weights])
+                attention_input = mlp_input = self.norm(x)
+                q, k, v, *hidden = project_in(layout, attention_input, [*attention.qkv_weights, *mlp.in_weights])
             else:
-                q, k, v = project_in(layout, self.attention_norm(x), attention.qkv_weights)
-                hidden = project_in(layout, self.mlp_norm(x), mlp.in_weights)
+                attention_input = self.attention_norm(x)
+                q, k, v = project_in(layout, attention_input, attention.qkv_weights)
+                mlp_input = self.mlp_norm(x)
+                hidden = project_in(layout, mlp_input, mlp.in_weights)
             heads, cache, logit = self._attend(q, k, v, inputs, layer)
-            x = x + self._add_branches(layer, layout, attention=heads, mlp=mlp(*hidden))
+            units = mlp(*hidden)
+            x = x + self._add_branches(layer, layout, attention=heads, mlp=units)
         else:
             is_normed = self.config.norm_position != "post"
-            q, k, v = project_in(layout, self.attention_norm(x) if is_normed else x, attention.qkv_weights)
+            attention_input = self.attention_norm(x) if is_normed else x
+            q, k, v = project_in(layout, attention_input, attention.qkv_weights)
             heads, cache, logit = self._attend(q, k, v, inputs, layer)
             x = x + self._add_branches(layer, layout, attention=heads)
-            hidden = project_in(layout, self.mlp_norm(x) if is_normed else x, mlp.in_weights)
-            x = x + self._add_branches(layer, layout, mlp=mlp(*hidden))
+            mlp_input = self.mlp_norm(x) if is_normed else x
+            hidden = project_in(layout, mlp_input, mlp.in_weights)
+            units = mlp(*hidden)
+            x = x + self._add_branches(layer, layout, mlp=units)
         activations = None if logit is None else observe(x, logit)
-        return x, BlockOutputs(cache, NO_AUXILIARY._replace(activations=activations))
+        read = Read(attention_input, heads, mlp_input, units) if inputs.keep_read else None
+        return x, BlockOutputs(cache, NO_AUXILIARY._replace(activations=activations), read)
 
     def _attend(
         self, q: jax.Array, k: jax.Array, v: jax.Array, inputs: BlockInputs, layer: PerLayer
@@ -180,13 +199,14 @@ def block_inputs(
     layout: Layout,
     *,
     observe: bool = False,
+    keep_read: bool = False,
     segments: Segments = (),
 ) -> BlockInputs:
     """Return what all blocks share, for tokens at `positions` int32 [B, T]."""
     rotation = rotary(positions, config.rotary_dim, config.rope_base, config.rope_scaling)
     base = config.local_rope_base
     local_rotation = None if base is None else rotary(positions, config.rotary_dim, base)
-    return BlockInputs(rotation, local_rotation, spans, key_positions, layout, observe, segments)
+    return BlockInputs(rotation, local_rotation, spans, key_positions, layout, observe, keep_read, segments)
 
 
 def per_layer_inputs(config: Model, dropout_key: jax.Array | None = None, cache: StepCache | None = None) -> PerLayer:

@@ -97,7 +97,7 @@ def step(
     new = []
     for i, (params, old, young) in enumerate(zip(weights.layers, cache, recent, strict=True)):
         layer = jax.tree.map(lambda leaf, i=i: leaf[i], per_layer)._replace(cache=StepCache(*old, *young, place))
-        x, outputs = nnx.merge(_block_structure(config), params)(x, inputs, layer)
+        x, outputs = nnx.merge(block_structure(config), params)(x, inputs, layer)
         new.append(LayerCache(outputs.cache.recent_keys, outputs.cache.recent_values))
     return nnx.merge(_norm_structure(config), weights.rest["final_norm"])(x), tuple(new)
 
@@ -121,7 +121,8 @@ def merge(cache: Cache, recent: Cache, start: jax.Array, count: jax.Array, *, la
 
 
 @functools.lru_cache(maxsize=64)
-def _block_structure(config: Model) -> Any:
+def block_structure(config: Model) -> Any:
+    """Return the block's module without values, to be merged with the parameters of one layer."""
     return nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(params=jax.random.key(0)))))[0]
 
 

@@ -132,9 +132,14 @@ def make_traced_batch(
 
 
 def unused_fraction(batch: Batch) -> float:
-    """Return the fraction of a NumPy batch's positions that carry no loss and that no other position sees."""
+    """Return the fraction of a NumPy batch's positions that are padding."""
+    return float(np.mean(is_unused(batch)))
+
+
+def is_unused(batch: Batch) -> np.ndarray:
+    """Return which positions of a NumPy batch carry no loss and are seen by no other position, bool [B, T]."""
     alone = np.asarray(batch.spans.stop) - np.asarray(batch.spans.start) == 1
-    return float(np.mean(alone & (np.asarray(batch.loss_weights) == 0)))
+    return alone & (np.asarray(batch.loss_weights) == 0)
 
 
 def _corrupt(

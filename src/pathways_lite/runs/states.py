@@ -48,7 +48,7 @@ def stage_rows(run: FoundRun) -> tuple[list[dict[str, Any]], list[str]]:
 def output_row(path: Path) -> dict[str, Any]:
     """Return the row of a checkpoint that grow, merge or convert wrote, with the columns of `stage_rows`.
 
-    `stage` says what made it: grown, merged, average, sparse, smaller, or the name that an import gave it.
+    `stage` says what made it: grown, merged, average, sparse, smaller, quantized, or the name that an import gave it.
     """
     step = checkpoint_steps(path)[-1]
     place = path / checkpoint_name(step)
@@ -58,6 +58,8 @@ def output_row(path: Path) -> dict[str, Any]:
         if "tokens" in (imported := meta.get("imported", {})) and imported["tokens"] is None:
             total["cost_elsewhere"] = "unknown"  # an earlier version wrote zeros alone
         state = {"state": "checkpoint"}
+        if (quantized := meta.get("quantized")) is not None:
+            state["quantization"] = f"{quantized['bits']} bits by {quantized['method']}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         stage, total, state = "", {}, {"state": "checkpoint", "reason": "its manifest cannot be read"}
     return {

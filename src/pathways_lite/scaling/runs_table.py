@@ -29,19 +29,27 @@ def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
     counted as its user stated it; "unknown", then D, U, C, C_sparse and N_average, which are of the chain, are NaN.
 
     A stage without logs has a row per checkpoint, from the ledger in its manifest; the last has the summary's results.
+    A path may also be a checkpoint that `grow`, `merge` or `convert` wrote, whose row has no loss. Of a quantized one,
+    P are the bits of its codes, effective_bits those of a quantized weight with its share of scales, quantization the
+    method.
+
     Rows of a stage that several runs share are not repeated. `final`: one row per finished run, its last evaluation.
     Raises UserError if there is no run, or no row.
     """
-    directories = [run for path in paths for run in find_runs(Path(path))]
+    outputs = [path for path in map(Path, paths) if _manifests(path)]
+    directories = [run for path in paths if Path(path) not in outputs for run in find_runs(Path(path))]
     rows: list[dict[str, Any]] = []
     stage_dirs: set[Path] = set()
     for directory in directories:
         new = [(stage_dir, row) for stage_dir, row in _evaluation_rows(directory, final) if stage_dir not in stage_dirs]
         rows += [row for _, row in new]
         stage_dirs |= {stage_dir for stage_dir, _ in new}
+    for manifest in [manifest for path in outputs if not final for manifest in _manifests(path)]:
+        step, meta = _read_manifest(manifest)
+        rows.append(checkpoint_row(manifest.parent, step, meta, {}))
     if not rows:
         reason = "is finished" if final else "has a held-out evaluation or a checkpoint yet"
-        raise UserError(f"none of {len(directories)} runs {reason}; a table has one row for each")
+        raise UserError(f"none of {len(directories) + len(outputs)} runs {reason}; a table has one row for each")
     return to_columns(rows)
 
 
@@ -86,18 +94,29 @@ def _table_row(run: RunData, index: int, evaluation: Row) -> dict[str, Any]:
 def _checkpoint_rows(stage: StageData) -> list[Row]:
     """Read the manifests of the stage's checkpoints as rows of a log."""
     rows = []
-    for path in sorted(stage.directory.glob("checkpoints/step_*/manifest.json")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            row = _row_of_ledger(content["step"], content["meta"]["ledger"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is not the manifest of a checkpoint ({error!r}); remove that checkpoint"
-            ) from error
+    for path in _manifests(stage.directory / "checkpoints"):
+        step, meta = _read_manifest(path)
+        row = _row_of_ledger(step, meta["ledger"])
         if stage.summary.get("step") == row["step"]:
             row["domains"] = stage.summary.get("domains", {})
         rows.append(row)
     return rows
+
+
+def _manifests(directory: Path) -> list[Path]:
+    """Return the manifests of the checkpoints that are directly in a directory, by step."""
+    return sorted(directory.glob("step_*/manifest.json"))
+
+
+def _read_manifest(path: Path) -> tuple[int, dict[str, Any]]:
+    """Return the step and the metadata of a checkpoint. Raises UserError for another file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        meta = content["meta"]
+        _row_of_ledger(content["step"], meta["ledger"])
+        return content["step"], meta
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not the manifest of a checkpoint ({error!r}); remove that checkpoint") from error
 
 
 def _row_of_ledger(step: int, ledger: Mapping[str, Any]) -> Row:
@@ -124,19 +143,40 @@ def checkpoint_row(path: Path, step: int, meta: Mapping[str, Any], domains: Mapp
     """
     stages, name = meta["recipe"]["stages"], meta["lineage"]["stage"]
     index = [stage["name"] for stage in stages].index(name)
-    directory = (path if len(path.parts) > 3 else path.absolute()).parents[2]
+    directory = _run_of(path)
     run = RunData(directory, meta["recipe"], [StageData(s["name"], directory / s["name"], s) for s in stages], [])
     if (directory / "recipe.json").is_file():
         found = read_run(directory)
         if [stage.name for stage in found.stages] == [stage.name for stage in run.stages]:
             run = found
-    return _table_row(run, index, {**_row_of_ledger(step, meta["ledger"]), "domains": domains})
+    row = _table_row(run, index, {**_row_of_ledger(step, meta["ledger"]), "domains": domains})
+    if (quantized := meta.get("quantized")) is not None:
+        row |= {"P": quantized["bits"], "effective_bits": quantized["effective_bits"]}
+        row["quantization"] = quantized["method"]
+        row |= {"N": quantized["parameters"], "N_non_embedding": quantized["non_embedding_parameters"]}
+    return row
+
+
+def _run_of(checkpoint: Path) -> Path:
+    """Return the run that a checkpoint is in, or the directory that `grow`, `merge` or `convert` wrote."""
+    if checkpoint.absolute().parent.name != "checkpoints":
+        return checkpoint.parent
+    return (checkpoint if len(checkpoint.parts) > 3 else checkpoint.absolute()).parents[2]
 
 
 def to_columns(rows: list[dict[str, Any]]) -> Table:
     """Return rows as columns: texts as objects, numbers as float64 with NaN for unknown ones."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: _to_column([row.get(name) for row in rows]) for name in names}
+
+
+def to_rows(table: Table) -> list[dict[str, Any]]:
+    """Return the rows of a table, with None where a value is unknown; what `to_columns` made of such rows."""
+    columns = {
+        name: [None if isinstance(value, float) and np.isnan(value) else value for value in column.tolist()]
+        for name, column in table.items()
+    }
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _recipe_columns(stage: StageData) -> dict[str, Any]:

@@ -62,6 +62,8 @@ COLUMNS: dict[str, Column] = {
     "chance": Column("accuracy by chance", "", -0.01, 0.99, "it is between 0 and 1, not in percent"),
     "teacher_loss": Column("loss of the teacher", "nats per token", 1e-3, 20),
     "supervised_loss": Column("loss of the student without a teacher", "nats per token", 1e-3, 20),
+    "rise": Column("rise of the loss by quantization", "nats per token", -5, 20),
+    "effective_bits": Column("bits of a quantized weight, with its share of scales", "bits", 2, 64),
     "P_w": Column("precision of the weights", "bits", 1, 64),
     "P_a": Column("precision of the activations", "bits", 1, 64),
     "P_kv": Column("precision of the cache", "bits", 1, 64),

@@ -96,8 +96,12 @@ class CheckpointEvaluator:
 
         Raises DamagedError where the checkpoint is not what was written.
         """
+        return self.evaluator_of(model).evaluate(model.params(), between_batches=between_batches)
+
+    def evaluator_of(self, model: TrainedModel) -> StageEvaluator:
+        """Return the evaluation of a checkpoint's parameters on the text; that of the one before where it fits."""
         stage, before = model.stage, self._evaluator.stage
         if (stage.model, stage.data.seq_len) != (before.model, before.data.seq_len):
             self._evaluator = model.components.evaluator_on(self._source, self._tokens, self.overlap)
         self._model = model  # the next one of its stage has the same components
-        return self._evaluator.evaluate(model.params(), between_batches=between_batches)
+        return self._evaluator

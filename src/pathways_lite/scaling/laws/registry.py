@@ -56,6 +56,7 @@ FAMILIES: dict[str, tuple[Callable[[tuple[str, ...]], Law], str]] = {
 
 def find_law(name: str) -> Law:
     """Return the law of that name. Raises UserError, with all names, for an unknown one."""
+    name = _OTHER_SPELLINGS.get(name, name)
     family, colon, columns = name.partition(":")
     if family in FAMILIES and (colon or name not in LAWS):
         return FAMILIES[family][0](tuple(filter(None, map(str.strip, columns.split(",")))))
@@ -71,6 +72,8 @@ def find_fitted_law(name: str, parameters: tuple[str, ...]) -> Law:
     """Return the law of a fit's file, whose name may have meant another law when the file was written."""
     return find_law(_EARLIER_NAMES.get((name, parameters), name))
 
+
+_OTHER_SPELLINGS = {"quantisation": "quantization"}
 
 # By name and parameters of files of earlier versions.
 _EARLIER_NAMES: dict[tuple[str, tuple[str, ...]], str] = {("data-constrained", ("RD", "RN")): "data-constrained-c4"}

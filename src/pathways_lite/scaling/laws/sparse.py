@@ -112,7 +112,7 @@ def quantization_rise(v: Values, x: Columns) -> Any:
 
 
 QUANTIZATION = Law(
-    name="quantisation",
+    name="quantization",
     title="Quantization of a trained model (QiD)",
     source="Ouyang et al. 2024, arXiv 2411.17691; GPTQ, Pythia, N without embeddings",
     formula="rise = k D^beta / (N^alpha P^gamma)",
