@@ -13,10 +13,11 @@ TRAIN and TEST are chapters of eight languages from the bible corpus of christos
 file per language), 796 kB of Latvian down to 5 kB of Wolof, and about 90 kB of other chapters of each; any corpus of
 several domains works.
 
-Question: Xie et al. 2023 (arXiv 2305.10429) report lower losses in all domains for DoReMi than for proportional reading,
-Fan et al. 2023 (arXiv 2310.15393) a lower mean for DoGE, at equal steps of the final model and without the small models'
-cost. Here all arms have the same FLOPs, references and proxies included, a fifth of them. `doge` moves its weights as
-fast as the authors' code: their mu is 0.01 for scores that are D - 1 times as large for D similar domains.
+Question: Xie et al. 2023 (arXiv 2305.10429) report lower losses in all domains for DoReMi than for proportional
+reading, Fan et al. 2023 (arXiv 2310.15393) a lower mean for DoGE, at equal steps of the final model and without the
+small models' cost. Here all arms have the same FLOPs, references and proxies included, a fifth of them. `doge` moves
+its weights as fast as the authors' code: their mu is 0.01 for scores that are D - 1 times as large for D similar
+domains.
 
 Criterion, fixed beforehand; Student's t at 95 % over five paired seeds of the mean loss over the eight languages with
 equal weights, Holm over the arms:

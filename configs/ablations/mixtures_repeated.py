@@ -1,4 +1,4 @@
-"""Mixtures where flattening overfits: a small domain that tau = 5 reads fourteen times, beside a large one.
+r"""Mixtures where flattening overfits: a small domain that tau = 5 reads fourteen times, beside a large one.
 
     python tools/shaped_text.py corpora/unequal.jsonl large=code:2M small=prose:75K
     python tools/shaped_text.py corpora/unequal_held_out.jsonl large=code:300K small=prose:300K \
@@ -13,12 +13,12 @@ Cost: 208 TFLOPs, 21 runs of 9.9 in 1.2M parameters, one token per parameter.
 
 Expected result: not measured yet.
 
-Question: Li et al. 2024 (arXiv 2410.04579) say that Cooldown is best because constant upsampling overfits small domains;
-`mixtures.py` read none often enough to see that. They also say that weights in the loss are noisier than reading more
-often; its arm was clipped, so here these two arms, and a sampling arm beside them, are not.
+Question: Li et al. 2024 (arXiv 2410.04579) say that Cooldown is best because constant upsampling overfits small
+domains; `mixtures.py` read none often enough to see that. They also say that weights in the loss are noisier than
+reading more often; its arm was clipped, so here this arm, and a sampling arm beside it, are not.
 
 Criterion, fixed beforehand; Student's t at 95 % over three paired seeds, Holm over the arms:
-1. The design is sound if tau_5's loss on `small` ends above its lowest value on the way. Otherwise nothing else follows.
+1. The design is sound if tau_5's loss on `small` ends above its lowest value on the way. Otherwise nothing follows.
 2. Cooldown holds if it ends below tau_5 on `small` and not above tau_1 on `large`; its order matters if it ends below
    `warming` on both.
 3. "By sampling" holds if tau_5_unclipped ends below tau_5_in_the_loss in the mean over both domains.
@@ -56,7 +56,7 @@ def recipe(arm: str, seed: int) -> r.Recipe:
         ),
         batch_size=16,
         budget="600 steps",
-        evaluation=r.Evaluation(every=50, tokens=50_000),
+        evaluation=r.Evaluation(every=100, tokens=50_000),
         saving=r.Saving(every=200, keep=1),
         log_every=10,
     )

@@ -1,10 +1,10 @@
-"""Reweighting of rows by loss where its mechanism can act: redundancy and noise inside one kind of text, clean held out.
+r"""Reweighting of rows by loss where its mechanism can act: redundancy and noise in training, clean text held out.
 
     python tools/shaped_text.py corpora/quality.jsonl templates:4.9M plain=code:2.4M noise:0.8M
     python tools/shaped_text.py corpora/quality_held_out.jsonl plain=code:300K --after corpora/quality.jsonl
     pathways-lite data build corpora/quality corpora/quality.jsonl --held-out corpora/quality_held_out.jsonl \
         --tokenizer bytes
-    pathways-lite study run configs/ablations/reweighting_one_domain.py --jobs 2   # after reweighting_one_domain_rates.py
+    pathways-lite study run configs/ablations/reweighting_one_domain.py --jobs 2   # after its _rates.py
     pathways-lite study evaluate configs/ablations/reweighting_one_domain.py --tokens 300000
     pathways-lite study report configs/ablations/reweighting_one_domain.py
 
@@ -80,7 +80,7 @@ def study() -> Study:
     arms = [arm for arm in RULES if arm != "static" or STATIC]
     return Study(
         name="reweighting_one_domain",
-        question="With redundancy and noise in the text, does weighting rows by loss pay on clean text, and is it dynamic?",
+        question="With redundancy and noise in training, does weighting rows by loss pay on clean text?",
         arms={arm: tuple(recipe(arm, seed, RATES[arm]) for seed in SEEDS) for arm in arms},
         baseline="uniform",
         metric=Metric(domain="plain"),

@@ -1,4 +1,4 @@
-"""Selection of documents towards a target, at equal training tokens: similarity, loss, duplicates, clusters, chance.
+r"""Selection of documents towards a target, at equal training tokens: similarity, loss, duplicates, clusters, chance.
 
     python tools/shaped_text.py corpora/pool.jsonl pool=copies:2M pool=code:2.5M pool=prose:0.7M pool=templates:1.5M \
         pool=noise:0.8M --piece 2000

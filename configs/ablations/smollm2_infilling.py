@@ -20,7 +20,8 @@ denoisers mask spans of 8, as 32 would be one span in 256 tokens.
 
 Criterion, fixed beforehand: infilling has appeared in an arm if tokens of a gap of 8 cost less given the text on both
 sides than from left to right, by the same model; at no cost if its causal loss, behind the opener that it reads best,
-is less than 0.02 nats above that of the causal arm of the same dose. Both with the whole 95 % interval over three seeds.
+is less than 0.02 nats above that of the causal arm of the same dose. Both with the whole 95 % interval over three
+seeds.
 """
 
 from ul2r_doses import UL2R_MEMBERS, mixture

@@ -1,4 +1,4 @@
-"""Selection towards a small target by continuing SmolLM2-135M: similarity, loss, and chance, at equal tokens.
+r"""Selection towards a small target by continuing SmolLM2-135M: similarity, loss, and chance, at equal tokens.
 
     make smollm
     python tools/shaped_text.py corpora/mixed.jsonl pool=code:900K pool=prose:150K --piece 2000
