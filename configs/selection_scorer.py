@@ -2,7 +2,7 @@
 
     pathways-lite train configs/selection_scorer.py
 
-Cost: 1.8 TFLOPs, a minute of an idle core, 87k parameters. The pool is that of `configs/ablations/selection.py`, whose
+Cost: 1.8 TFLOPs, two to four minutes of a core that others used too, 87k parameters. The pool is that of `configs/ablations/selection.py`, whose
 docstring has the commands.
 
 Expected result: it tells code, prose, templates and noise apart; its loss was not recorded.

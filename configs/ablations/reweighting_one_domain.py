@@ -8,7 +8,8 @@ r"""Reweighting of rows by loss where its mechanism can act: redundancy and nois
     pathways-lite study evaluate configs/ablations/reweighting_one_domain.py --tokens 300000
     pathways-lite study report configs/ablations/reweighting_one_domain.py
 
-Cost: 194 TFLOPs, 40 runs of 4.8 in 87k parameters, 78 bytes per parameter; about 3 minutes of an idle core each.
+Cost: 194 TFLOPs, 40 runs of 4.8 in 87k parameters, 78 bytes per parameter. At the
+18 GFLOP/s of a core that others used too, 4.4 minutes a run.
 
 Expected result: not measured yet.
 

@@ -3,7 +3,7 @@
     pathways-lite study run configs/ablations/reweighting_one_domain_rates.py --jobs 2
     pathways-lite study report configs/ablations/reweighting_one_domain_rates.py
 
-Cost: 25 TFLOPs, 21 runs of 1.2; about 40 seconds of an idle core each.
+Cost: 25 TFLOPs, 21 runs of 1.2; 1.1 minutes each at 18 GFLOP/s (a core that others used too).
 
 Expected result: not measured yet.
 

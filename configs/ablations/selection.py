@@ -20,7 +20,8 @@ r"""Selection of documents towards a target, at equal training tokens: similarit
     pathways-lite study evaluate configs/ablations/selection.py --tokens 400000
     pathways-lite study report configs/ablations/selection.py
 
-Cost: 75 TFLOPs, 35 runs of 2.2 in 87k parameters, 35 bytes per parameter. To read the pool with the scorer, 1.8 TFLOPs
+Cost: 75 TFLOPs, 35 runs of 2.2 in 87k parameters, 35 bytes per parameter. At the 15 GFLOP/s of a core
+that others used too, 2.4 minutes a run. To read the pool with the scorer, 1.8 TFLOPs
 per method, is not counted in an arm.
 
 Expected result: not measured yet.

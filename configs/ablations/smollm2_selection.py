@@ -16,7 +16,8 @@ r"""Selection towards a small target by continuing SmolLM2-135M: similarity, los
     pathways-lite study evaluate configs/ablations/smollm2_selection.py --tokens 40000
     pathways-lite study report configs/ablations/smollm2_selection.py
 
-Cost: 0.4 PFLOPs, 9 runs of 44 TFLOPs, 134.5M parameters, 51 thousand tokens; five minutes of two idle cores for a run.
+Cost: 0.4 PFLOPs, 9 runs of 44 TFLOPs, 134.5M parameters, 51 thousand tokens; five minutes a run at the 169
+tokens/s of two idle cores.
 RDS+ and perplexity read the pool once more each, about 90 TFLOPs, which is not counted in an arm.
 
 Expected result: not measured yet.

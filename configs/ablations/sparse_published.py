@@ -6,7 +6,8 @@
     pathways-lite study report configs/ablations/sparse_published.py
     pathways-lite study report configs/ablations/sparse_published.py --baseline dense_80
 
-Cost: 141 TFLOPs with zeros skipped, 177 computed; 35 runs in 164k parameters or fewer.
+Cost: 141 TFLOPs with zeros skipped, 177 computed; 35 runs in 164k parameters or fewer. At the 19
+GFLOP/s of a core that others used too, 3.5 minutes for a dense run and 5.6 for 80 % zeros.
 
 Expected result: not measured yet.
 

@@ -99,7 +99,7 @@ def gather_results(plan: StudyPlan, file: Path | str, measured: Sequence[Measure
 def _arm_json(
     plan: StudyPlan, identity: str, by_seed: Mapping[int, Mapping[str, np.ndarray]], documents: Mapping[str, list[int]]
 ) -> dict[str, Any]:
-    total = plan.store.stage_directory(identity).ledger["total"]
+    total = (plan.store.stage_directory(identity).ledger or {})["total"]  # a finished stage has one
     return {
         "seeds": list(by_seed),
         "parameters": plan.nodes[identity].timeline.active_parameters_at(plan.nodes[identity].timeline.total_steps),
