@@ -5,7 +5,8 @@
     pathways-lite study evaluate configs/ablations/domain_weights.py --tokens 100000
     pathways-lite study report configs/ablations/domain_weights.py
 
-Cost: 113 TFLOPs, 25 runs of 4.5 in 87k parameters, 72 bytes per parameter.
+Cost: 113 TFLOPs, 25 runs of 4.5 in 87k parameters, 72 bytes per parameter. At the 14 to 28
+GFLOP/s of a core that others used too, 3 to 5 minutes a run.
 
 Expected result: not measured yet.
 
