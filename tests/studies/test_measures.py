@@ -157,7 +157,7 @@ def test_baselines_are_arms(measured_study: tuple[Study, StudyStore]) -> None:
 
 def test_a_model_without_free_ids_cannot_be_asked(store: StudyStore) -> None:
     with pytest.raises(UserError, match="no id is left to stand for a gap"):
-        evaluate_study(store, 200, lambda line: None)
+        evaluate_study(store, 200, lambda line: None, infilling=True)
 
 
 def test_finished_nodes_are_evaluated_once(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,10 +165,10 @@ def test_finished_nodes_are_evaluated_once(store: StudyStore, monkeypatch: pytes
         "pathways_lite.training.final_evaluation.infilling_json", lambda evaluator, params: {"infilling": {}}
     )
     lines: list[str] = []
-    assert evaluate_study(store, 200, lines.append) == 2  # the last stages, not the trunk
+    assert evaluate_study(store, 200, lines.append, infilling=True) == 2  # the last stages, not the trunk
     assert lines == ["1/2: slow tail", "2/2: fast tail"]
-    assert evaluate_study(store, 200, lines.append) == 0
-    assert evaluate_study(store, 300, lines.append) == 2
+    assert evaluate_study(store, 200, lines.append, infilling=True) == 0
+    assert evaluate_study(store, 300, lines.append, infilling=True) == 2
     last = [identity for identity, node in store.nodes.items() if node.is_last]
     paths = [store.run_directory(identity).path / EVALUATION for identity in last]
     try:

@@ -182,10 +182,11 @@ def evaluate(
     tokens: Annotated[int | None, typer.Option(min=1, help="held-out tokens per domain; default: the recipes'")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate the final checkpoint of every finished recipe as `evaluate --infilling` does, for the report's measures.
+    """Evaluate the final checkpoint of every finished recipe on held-out text, document by document.
 
     Each result is in the node's directory, as `evaluation.json`; nodes that have one of as many tokens are left out.
-    For studies with a `criterion` or `measures`, whose report then says whether the criterion is met.
+    The report then has the differences at the end with errors over seeds and over documents. Of a study with a
+    `criterion` or `measures`, infilling is evaluated too, and the report says whether the criterion is met.
 
     Example: `pathways-lite study evaluate configs/ablations/ul2r_doses.py --tokens 300000`
     """
@@ -199,7 +200,7 @@ def evaluate(
     store = study_store(resolved, out)
     out.mkdir(parents=True, exist_ok=True)
     with lock_file(out / "evaluate"):
-        count = evaluate_study(store, tokens, lambda line: print_line(line))
+        count = evaluate_study(store, tokens, lambda line: print_line(line), infilling=bool(resolved.measured))
     sentences = criterion_sentences(resolved, read_measures(resolved, store))
     if as_json:
         print_json({"study": loaded.name, "evaluated": count, "verdicts": sentences})
@@ -217,6 +218,12 @@ def report(
     law: LawName = None,
     methods: Methods = None,
     factor: Factors = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY", parser=local_path, help="also write NAME.json there, with final losses by document"
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the results, and write report.html, results.csv and figures (PNG and SVG) into the study's directory.
@@ -230,11 +237,14 @@ def report(
     - `pathways-lite study report configs/studies/palm_against_llama.py --baseline palm`
 
     - `pathways-lite study report STUDY --law auto --methods '(.+)_[sml]$'`
+
+    - `pathways-lite study report STUDY --results docs/results/data`
     """
     from pathways_lite.cli.fit_arms import efficiency_facts
     from pathways_lite.cli.study_law import efficiency_section, fit_study_law
     from pathways_lite.console import print_line
     from pathways_lite.output_lock import lock_file
+    from pathways_lite.studies.final_losses import final_sentences, gather_results, write_results
     from pathways_lite.studies.measures import criterion_sentences
     from pathways_lite.studies.report import gather_findings, verdict, write_report
 
@@ -245,12 +255,17 @@ def report(
         study_plan = replace(study_plan, study=study_plan.study.with_baseline(baseline))
     findings = gather_findings(study_plan, [str(study), *(overrides or ()), *options])
     efficiency = None if law is None else fit_study_law(study_plan, law, methods, factor or ())
-    results = findings.results
-    sentences = [verdict(comparison, results.arms) for comparison in results.comparisons] if results is not None else []
+    compared = findings.results
+    sentences = [verdict(c, compared.arms) for c in compared.comparisons] if compared is not None else []
+    final = gather_results(study_plan, study, findings.measured)
+    sentences += final_sentences(final)
     sentences += criterion_sentences(study_plan.study, findings.measured)
     study_plan.store.path.mkdir(parents=True, exist_ok=True)
     with lock_file(study_plan.store.path / "report.html"):
         files = write_report(findings, "" if efficiency is None else efficiency_section(efficiency))
+    if results is not None:
+        files.append(results / f"{study_plan.study.name}.json")
+        write_results(files[-1], final)
     if as_json:
         facts = {} if efficiency is None else {"law": efficiency_facts(efficiency)}
         print_json({"study": study_plan.study.name, "verdicts": sentences, **facts, "files": files})

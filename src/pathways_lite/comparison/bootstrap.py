@@ -82,6 +82,22 @@ def _p_value(value: float, error: float, degrees: float) -> float:
     return float(2 * stdtr(degrees, -abs(value) / error))
 
 
+def ratio_interval(sums: np.ndarray, sizes: np.ndarray) -> Interval:
+    """Return sum(sums) / sum(sizes) over independent clusters, [n] each, with its t interval at `LEVEL`.
+
+    The variance is n / (n - 1) * sum(r^2) / sum(sizes)^2, r = sums - ratio * sizes (Liang and Zeger 1986). There are
+    no limits for a single cluster.
+    """
+    n, total = len(sums), float(np.sum(sizes))
+    value = float(np.sum(sums)) / total
+    if n < 2:
+        return Interval(value)
+    residuals = sums - value * sizes
+    error = math.sqrt(n / (n - 1) * float(residuals @ residuals)) / total
+    half_width = float(stdtrit(n - 1, tail_quantiles()[1])) * error
+    return Interval(value, value - half_width, value + half_width)
+
+
 def unpaired_t_interval(statistic: Statistic, n_a: int, n_b: int) -> tuple[Interval, float | None]:
     """Return `statistic` of two independent arms with its t interval at `LEVEL`, and the p-value of zero.
 

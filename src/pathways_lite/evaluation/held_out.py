@@ -74,6 +74,24 @@ class StageEvaluator:
             for domain, documents in self.documents.items()
         }
 
+    def evaluate_documents(self, params: Any) -> dict[str, list[HeldOutLoss]]:
+        """Compute the held-out loss of every document of every domain; their sums are what `evaluate` returns."""
+        losses: dict[str, list[HeldOutLoss]] = {}
+        for domain, documents in self.documents.items():
+            scored = self.scorer.token_losses(params, documents)
+            losses[domain] = [
+                HeldOutLoss(
+                    float(np.sum(nll, dtype=np.float64)),
+                    document.predictions,
+                    document.text_bytes,
+                    1,
+                    self.store.is_lossy,
+                    self.stage.evaluation.overlap or 0,
+                )
+                for nll, document in zip(scored, documents, strict=True)
+            ]
+        return losses
+
     @property
     def documents_in_stream(self) -> list[np.ndarray]:
         """The documents of all domains as they stand in the corpus's streams."""

@@ -23,13 +23,14 @@ from pathways_lite.studies.store import StudyStore
 from pathways_lite.studies.study import Claim, Study
 
 EVALUATION = "evaluation.json"
+DOCUMENTS = "documents"  # by domain, the nats and tokens of every held-out document
 
 
-def evaluate_study(store: StudyStore, tokens: int | None, report: Callable[[str], None]) -> int:
+def evaluate_study(store: StudyStore, tokens: int | None, report: Callable[[str], None], *, infilling: bool) -> int:
     """Evaluate the final checkpoint of every finished recipe, except what was evaluated on as many tokens before.
 
     `tokens`: held-out tokens per domain; None: those of the node's recipe. `report` is told which node is next.
-    Returns how many nodes were evaluated.
+    `infilling`: also as `evaluate --infilling` does. Returns how many nodes were evaluated.
     """
     from pathways_lite.training.final_evaluation import infilling_json
     from pathways_lite.training.load import load_model
@@ -37,17 +38,33 @@ def evaluate_study(store: StudyStore, tokens: int | None, report: Callable[[str]
     states = store.states()
     due = []
     for identity, node in store.nodes.items():
-        earlier = _read(store.run_directory(identity).path / EVALUATION)
-        if node.is_last and states[identity] == "done" and not (earlier and earlier.get("requested_tokens") == tokens):
+        earlier = read_evaluation(store, identity)
+        is_complete = DOCUMENTS in earlier and (not infilling or "infilling" in earlier)
+        is_known = is_complete and earlier.get("requested_tokens") == tokens
+        if node.is_last and states[identity] == "done" and not is_known:
             due.append(identity)
     for number, identity in enumerate(due, 1):
         report(f"{number}/{len(due)}: {store.nodes[identity].label}")
         model = load_model(store.stage_directory(identity).path)
         evaluator, params = model.evaluator(tokens=tokens), model.params()
-        domains = {name: result.to_json() for name, result in evaluator.evaluate(params).items()}
-        values = {"requested_tokens": tokens, "checkpoint": model.path.name, "domains": domains}
-        write_json(store.run_directory(identity).path / EVALUATION, values | infilling_json(evaluator, params))
+        by_document = evaluator.evaluate_documents(params)
+        values = {
+            "requested_tokens": tokens,
+            "checkpoint": model.path.name,
+            "domains": {name: sum(losses[1:], losses[0]).to_json() for name, losses in by_document.items()},
+            DOCUMENTS: {
+                name: {"nll": [loss.nll for loss in losses], "tokens": [loss.tokens for loss in losses]}
+                for name, losses in by_document.items()
+            },
+        }
+        extra = infilling_json(evaluator, params) if infilling else {}
+        write_json(store.run_directory(identity).path / EVALUATION, values | extra)
     return len(due)
+
+
+def read_evaluation(store: StudyStore, identity: str) -> dict[str, Any]:
+    """Return what `evaluate_study` has written of a node; empty if nothing."""
+    return _read(store.run_directory(identity).path / EVALUATION)
 
 
 def _read(path: Path) -> dict[str, Any]:
