@@ -16,7 +16,7 @@ from pathways_lite.objectives.prompts import Prompt
 from pathways_lite.recipe import Model
 from pathways_lite.sampling import rows as on_device
 from pathways_lite.sampling.automaton import grammar, stop_strings, trie
-from pathways_lite.sampling.prefixes import Need, places_needed, prefill
+from pathways_lite.sampling.prefixes import Need, places_needed, read_prompts
 from pathways_lite.sampling.rules import GREEDY, Rules, Sampling, drawn_log_probs
 from pathways_lite.sampling.sampler import Request, Sample, Sampler
 
@@ -164,17 +164,22 @@ def test_growing_texts_are_shown(sampler):
 
 
 def test_stop_strings_and_tries_end_and_restrict(sampler):
-    letters = [bytes([97 + i % 26]) for i in range(50)]
-    free = next(sampler.sample([dataclasses.replace(REQUESTS[0], samples=1)]))
-    stop = b"".join(letters[i] for i in free.tokens[4:6]).decode()
-    stopped = next(
-        sampler.sample([dataclasses.replace(REQUESTS[0], samples=1, automaton=stop_strings([stop], letters))])
-    )
-    assert stopped.finish == "stop"
-    text = b"".join(letters[i] for i in stopped.tokens).decode()
-    assert text.endswith(stop)
-    assert stop not in text[:-1]
-    assert stopped.tokens.tolist() == free.tokens[: len(stopped.tokens)].tolist()
+    request = dataclasses.replace(REQUESTS[0], samples=1)
+    free = next(sampler.sample([request])).tokens.tolist()
+    # Three bytes, of which the first two belong to no other token.
+    written = [b"%c%c%d" % (97 + i % 26, 65 + i // 26, i % 10) for i in range(50)]
+    new = next(i for i in range(3, len(free)) if free[i] not in free[:i])
+    stops = {
+        0: written[free[0]][:2],  # at the beginning
+        new: written[free[new]][:2],  # inside a token
+        2: written[free[0]][2:] + written[free[1]] + written[free[2]][:1],  # across three
+    }
+    automata = [stop_strings([stop.decode()], written) for stop in stops.values()]
+    results = by_name(list(sampler.sample([dataclasses.replace(request, automaton=a) for a in automata])))
+    for i, (last, stop) in enumerate(stops.items()):
+        assert results[i, 0].finish == "stop"
+        assert results[i, 0].tokens.tolist() == free[: last + 1]
+        assert stop in b"".join(written[token] for token in free[: last + 1])
     words = [[3, 4, 5], [3, 6], [9]]
     answers = sampler.sample([Request(prompt(4), Sampling(4.0), samples=12, automaton=trie(words, 50, [END]))])
     found = [sample.answer for sample in answers]
@@ -271,8 +276,8 @@ def test_branches_go_on_from_their_parent_with_noise_of_their_own(params, sample
 
 def test_prompts_of_many_parts_equal_short_ones(sampler):
     tokens = prompt(300, 9).tokens
-    whole = prefill(MODEL, sampler.weights, [Prompt(tokens, 0, END)])
-    alone = prefill(MODEL, sampler.weights, [Prompt(tokens[:40], 0, END)])
+    whole = read_prompts(MODEL, sampler.weights, [Prompt(tokens, 0, END)])
+    alone = read_prompts(MODEL, sampler.weights, [Prompt(tokens[:40], 0, END)])
     for one, other in zip(whole, alone, strict=True):
         np.testing.assert_allclose(one.keys[0, :, :40], other.keys[0, :, :40], atol=1e-5)
     sample = next(sampler.sample([Request(Prompt(tokens, 0, END), GREEDY, max_tokens=5)]))

@@ -30,7 +30,7 @@ _SHARED_COST = 0.25
 tools/bench_sample.py, best of 3 in turn); the estimates are equal at 4 prompts of 128 tokens and at 7.5 of 512. n = 4,
 8, 16 prompts of 128 tokens: 5758/4932, 1699/4945, 1921/3816; of 512 tokens: 1499/650, 583/726, 91/339."""
 
-Prefill = Callable[[Sequence[int]], Cache]
+ReadPrompts = Callable[[Sequence[int]], Cache]
 """Reads the prompts of requests, one per row of a cache."""
 
 
@@ -76,8 +76,8 @@ class Prompts(Protocol):
 class CopiedPrompts:
     """Prompts whose entries are copied into the cache of every row."""
 
-    def __init__(self, prefill: Prefill) -> None:
-        self._prefill = prefill
+    def __init__(self, read: ReadPrompts) -> None:
+        self._read_prompts = read
         self._read: dict[int, tuple[Cache, int]] = {}  # by request: the cache that it is in, and its row there
 
     def claim(self, request: int, at_work: Collection[int]) -> bool:
@@ -85,7 +85,7 @@ class CopiedPrompts:
 
     def open(self, rows: Rows, requests: Mapping[int, int], waiting: Collection[int]) -> Rows:
         if new := sorted(set(requests.values()) - set(self._read)):
-            cache = self._prefill(new)
+            cache = self._read_prompts(new)
             self._read |= {request: (cache, row) for row, request in enumerate(new)}
         groups: dict[int, list[int]] = {}
         for row, request in requests.items():
@@ -108,8 +108,8 @@ class SharedPrompts:
       lengths: of all prompts, in tokens. places: how many of them there is room for.
     """
 
-    def __init__(self, config: Model, prefill: Prefill, lengths: Sequence[int], places: int, layout: Layout) -> None:
-        self._prefill, self._lengths, self._layout = prefill, lengths, layout
+    def __init__(self, config: Model, read: ReadPrompts, lengths: Sequence[int], places: int, layout: Layout) -> None:
+        self._read_prompts, self._lengths, self._layout = read, lengths, layout
         self._place: dict[int, int] = {}  # of a request's prompt
         self._places, self._room = places, padded_length(max(lengths))
         self._is_read: set[int] = set()
@@ -133,7 +133,7 @@ class SharedPrompts:
         assert rows.shared is not None
         cache, place = rows.shared
         if new := sorted(set(requests.values()) - self._is_read):
-            read = self._prefill(new)
+            read = self._read_prompts(new)
             for row, request in enumerate(new):
                 cache = _keep(cache, read, row, self._place[request] * self._room, layout=self._layout)
             self._is_read |= set(new)
@@ -143,7 +143,9 @@ class SharedPrompts:
         return rows._replace(shared=Shared(cache, SharedPlace(jnp.asarray(begin), jnp.asarray(count))))
 
 
-def prefill(config: Model, weights: StepWeights, prompts: Sequence[Prompt], *, layout: Layout = ONE_DEVICE) -> Cache:
+def read_prompts(
+    config: Model, weights: StepWeights, prompts: Sequence[Prompt], *, layout: Layout = ONE_DEVICE
+) -> Cache:
     """Return a cache with the keys and values of prompts, one per row; there may be more rows than prompts."""
     longest = max(len(prompt.tokens) for prompt in prompts)
     length = padded_length(longest)

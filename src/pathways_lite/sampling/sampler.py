@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pathways_lite import models
 from pathways_lite.errors import UserError
 from pathways_lite.models.decoder import ONE_DEVICE
 from pathways_lite.models.decoding import Cache, StepWeights, empty_cache, unstack
@@ -34,7 +35,7 @@ from pathways_lite.sampling.prefixes import (
     make_room,
     places_needed,
     power_of_two,
-    prefill,
+    read_prompts,
 )
 from pathways_lite.sampling.requests import Finish, Request, Sample
 from pathways_lite.sampling.rows import LENGTH, RUNNING, Rows, advance
@@ -60,7 +61,7 @@ class Sampler:
     rows: texts that are drawn at the same time, at most.
     key: of the noise.
     layout: how rows and heads are sharded. Rows are rounded up to a multiple of the devices that share a batch;
-        parameters that are sharded over `fsdp` are gathered for every token, so `tensor` is the axis for large models.
+        devices of `fsdp` and `context` have all parameters each, so `tensor` is the axis for large models.
     share: whether rows share their prompts' keys and values (see `prefixes`); None: where that is cheaper.
     """
 
@@ -77,12 +78,18 @@ class Sampler:
         # One token at a time cannot be spread over devices: those of `context` take rows instead.
         rules = self.layout.rules
         batch = tuple(dict.fromkeys((*rules["batch"], *rules["seq"])))
-        self.layout = Layout(self.layout.mesh, {**rules, "batch": batch, "seq": ()})
+        # Weights that are sharded over `fsdp` would be gathered for every token.
+        self.layout = Layout(self.layout.mesh, {**rules, "batch": batch, "seq": (), "embed": ()})
 
     @classmethod
     def of_params(cls, config: Model, params: Any, ends: Collection[int], **options: Any) -> Sampler:
-        """Return a sampler of a decoder's parameters, as `models.init` makes them."""
-        return cls(config, jax.jit(unstack, static_argnums=0)(config, params), tuple(ends), **options)
+        """Return a sampler of a decoder's parameters, as `models.init` makes them, which are laid out for it."""
+        sampler = cls(config, StepWeights({}, ()), tuple(ends), **options)
+        if (layout := sampler.layout).is_sharded:
+            like = layout.abstract_parameters(models.abstract_params(config), models.logical_axes(config))
+            params = jax.tree.map(lambda leaf, abstract: jax.device_put(leaf, abstract.sharding), params, like)
+        sampler.weights = jax.jit(unstack, static_argnums=0)(config, params)
+        return sampler
 
     def sample(
         self, requests: Sequence[Request], watch: Callable[[list[Sample]], None] | None = None
@@ -189,7 +196,9 @@ class _Batch:
         sampler, requests = self._sampler, self._requests
 
         def read(which: Sequence[int]) -> Cache:
-            return prefill(sampler.config, sampler.weights, [requests[i].prompt for i in which], layout=sampler.layout)
+            return read_prompts(
+                sampler.config, sampler.weights, [requests[i].prompt for i in which], layout=sampler.layout
+            )
 
         needs = [Need(len(request.prompt.tokens), request.max_tokens, request.samples) for request in requests]
         places = places or places_needed(needs, self._size)

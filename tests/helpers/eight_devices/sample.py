@@ -40,6 +40,7 @@ REQUESTS = [
 
 def sample(params: models.Params, layout: Layout, share: bool) -> dict[tuple[int, int], Sample]:
     sampler = Sampler.of_params(MODEL, params, (63,), rows=8, layout=layout, share=share)
+    assert all("fsdp" not in str(leaf.sharding.spec) for leaf in jax.tree.leaves(sampler.weights) if layout.is_sharded)
     return {(s.request, s.number): s for s in sampler.sample(REQUESTS)}
 
 
