@@ -47,6 +47,11 @@ def test_text_and_ids_are_those_of_transformers(case: str, place: str):
             assert template.encode(messages) == expected["ids"]
 
 
+def test_a_template_may_ask_whether_tools_are_none():
+    source = "{% if tools is not none or documents is not none %}bad{% endif %}{{ messages[0].content }}"
+    assert ChatTemplate(tokenizer(config={"chat_template": source}), "it").render(USER) == "Why?"
+
+
 def test_a_template_cannot_leave_its_sandbox():
     for source in (
         "{{ messages.__class__.__mro__ }}",

@@ -63,9 +63,9 @@ class ChatTemplate:
         """
         check_messages(messages, "the chat")
         try:
-            return self._template.render(
-                messages=[dict(m) for m in messages], add_generation_prompt=True, **self._names
-            )
+            # Templates ask whether tools and documents are none, not whether they are defined.
+            given: dict[str, Any] = self._names | {"tools": None, "documents": None, "add_generation_prompt": True}
+            return self._template.render(messages=[dict(message) for message in messages], **given)
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             raise UserError(f"the chat template of {self._name} refuses the messages: {error}") from error
 
