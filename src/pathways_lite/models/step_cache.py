@@ -38,7 +38,7 @@ class SharedPlace(NamedTuple):
     """Each row's part of the shared prompts, which are one after another in one array."""
 
     begin: jax.Array  # int32 [B], the entry of the row's first token
-    count: jax.Array  # int32 [B], the number of its tokens there; 0: the row has all entries itself
+    length: jax.Array  # int32 [B], the number of its tokens there; 0: the row has all entries itself
 
 
 class CachePlace(NamedTuple):
@@ -97,16 +97,16 @@ class StepCache(NamedTuple):
         """Which entries [B, T, N] of the shared prompts each token sees: those of its row's."""
         assert self.shared is not None
         assert self.place.shared is not None
-        begin, count = (x[:, None, None] for x in self.place.shared)
+        begin, length = (x[:, None, None] for x in self.place.shared)
         position = jnp.arange(self.shared.keys.shape[1]) - begin
-        stop = jnp.minimum(jnp.minimum(spans.stop[..., None], count), self.place.start[:, None, None])
+        stop = jnp.minimum(jnp.minimum(spans.stop[..., None], length), self.place.start[:, None, None])
         return (position >= jnp.maximum(spans.start[..., None], 0)) & (position < stop)
 
     def _sees_own(self, spans: Spans) -> jax.Array:
         """Which entries [B, T, S] of its row each token sees."""
         position = jnp.arange(self.own.keys.shape[2])[None, None, :]
         if self.place.shared is not None:
-            position = position + self.place.shared.count[:, None, None]
+            position = position + self.place.shared.length[:, None, None]
         stop = jnp.minimum(spans.stop[..., None], self.place.start[:, None, None])
         return (position >= spans.start[..., None]) & (position < stop)
 

@@ -51,7 +51,7 @@ class Rows(NamedTuple):
     @property
     def in_cache(self) -> jax.Array:
         """The number of those in the cache, int32 [B]."""
-        return self.start if self.shared is None else self.start - self.shared.place.count
+        return self.start if self.shared is None else self.start - self.shared.place.length
 
     @property
     def drawn(self) -> jax.Array:
@@ -223,7 +223,7 @@ def rewind(rows: Rows, length: jax.Array) -> Rows:
     shared = rows.shared
     if shared is not None:
         place = shared.place
-        shared = shared._replace(place=place._replace(count=jnp.minimum(place.count, length - 1)))
+        shared = shared._replace(place=place._replace(length=jnp.minimum(place.length, length - 1)))
     return rows._replace(
         length=length,
         epoch=rows.epoch + is_cut,
