@@ -12,7 +12,7 @@ SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py
 BOTTOM = {
     "errors", "chips", "console", "paths", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores",
     "json_values", "provenance", "document_frame", "checkpoint_names", "accelerators", "cgroups", "compilation_cache",
-    "machine", "host_memory",
+    "machine", "host_memory", "samples_manifest",
 }  # fmt: skip
 MAY_IMPORT = {
     "errors": set(),
@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "host_memory": set(),
     "cpu_cores": {"cgroups", "errors"},
     "machine": {"cpu_cores"},
+    "samples_manifest": {"errors"},
     "compilation_cache": {"machine", "paths"},
     "distributed": {"errors", "console", "signals"},
     "checkpoints": {
@@ -63,7 +64,8 @@ MAY_IMPORT = {
     "tracking": BOTTOM | {"run_directory", "run_history"},
     "scaling": {"errors", "paths", "atomic_file", "intervals", "json_values", "ledger", "run_directory", "tracking"}
     | {"suffixes"},
-    "judging": {"errors", "paths", "atomic_file", "keyed", "intervals", "json_values", "scaling", "tasks", "tracking"},
+    "judging": {"errors", "paths", "atomic_file", "keyed", "intervals", "json_values", "scaling", "tasks", "tracking"}
+    | {"samples_manifest"},
     "training": BOTTOM
     | {"parallel", "distributed", "models", "objectives", "data", "methods", "sampling", "evaluation", "tracking"}
     | {"checkpoints", "run_lock", "signals", "run_directory", "run_history"},

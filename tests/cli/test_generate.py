@@ -1,6 +1,7 @@
 """`pathways-lite generate`: many prompts and samples, stop strings, log probabilities, text while it is written."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,18 @@ def test_samples_do_not_depend_on_their_batch(run: Path, tmp_path: Path):
     assert text.startswith("--- sample 1 of 2 ---\nthe ")
     both = invoke(run, "--prompt", "the ", "--prompt", "of", *ASK)
     assert "--- prompt 2 of 2, sample 1 of 1 ---\nof" in both
+
+
+def test_the_commands_of_the_day_after_a_run_work(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    section = (Path(__file__).parents[2] / "README.md").read_text().split("## The day after a run\n")[1]
+    fewer = section.split("```")[1].replace("--problems 256", "--problems 3").replace("--samples 64", "--samples 2")
+    for line in fewer.replace("RUN", str(run)).strip().splitlines():
+        program, *words = shlex.split(line)
+        assert program == "pathways-lite"
+        result = CliRunner().invoke(app, words, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "samples" / "sum" / "judge.html").is_file()
 
 
 def test_log_probabilities_are_told_by_token(run: Path):

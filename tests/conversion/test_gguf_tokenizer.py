@@ -10,6 +10,7 @@ from helpers.gguf_models import metadata_of, tensors_of, write
 from helpers.hf_goldens import golden
 from pathways_lite.conversion.gguf_import import import_gguf
 from pathways_lite.conversion.gguf_tokenizer import tokenizer_files
+from pathways_lite.data.chat_template import ChatTemplate
 from pathways_lite.data.tokenizer_files import tokenizer_from_files
 from pathways_lite.training.load import load_model
 
@@ -151,6 +152,7 @@ def test_a_checkpoint_carries_the_tokenizer(tmp_path: Path) -> None:
     assert trained.tokenizer().encode(TEXTS[0]) == theirs.encode(TEXTS[0]).ids
     assert trained.manifest.meta["tokenizer"] == trained.tokenizer().fingerprint
     assert json.loads(trained.companions["tokenizer/tokenizer_config.json"])["chat_template"] == "{{ messages }}"
+    assert "'Why?'" in ChatTemplate(trained.tokenizer(), "it").render([{"role": "user", "content": "Why?"}])
     ids = trained.manifest.meta["imported"]["config"]
     assert (ids["bos_token_id"], ids["eos_token_id"]) == (1, 0)
     assert imported("unknown", **{"ggml.pre": "klingon"}).companions == {}

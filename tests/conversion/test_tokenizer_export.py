@@ -183,10 +183,8 @@ print(json.dumps({"ids": inputs["input_ids"][0].tolist(), "new": out[inputs["inp
 def test_transformers_reads_the_same_ids_and_generates_the_same_tokens(
     kind: str, recipe_file: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    import jax
-
-    from pathways_lite.evaluation.generation import Sampling, complete
     from pathways_lite.objectives.prompts import Prompt
+    from pathways_lite.sampling import GREEDY, Request, Sampler
 
     if subprocess.run([TORCH_PYTHON, "-c", "import torch, transformers"], capture_output=True).returncode:
         pytest.skip(f"torch and transformers are not installed in {TORCH_PYTHON}; see PATHWAYS_LITE_TORCH_PYTHON")
@@ -223,8 +221,8 @@ def test_transformers_reads_the_same_ids_and_generates_the_same_tokens(
     assert theirs["decoded"] == prompt
     config = model.stage.model.model_copy(update={"dtype": "float32"})
     ask = Prompt(theirs["ids"], 0, ends[0])
-    key = jax.random.key(0)
-    ours = complete(config, model.params(), ask, Sampling(0), max_tokens=32, frame=model.frame(), key=key, ends=ends)
+    sampler = Sampler.of_params(config, model.params(), {*model.frame().ids, *ends}, rows=1)
+    ours = next(sampler.sample([Request(ask, GREEDY, 32)])).answer
     assert len(ours) > 3
     assert theirs["new"][: len(ours)] == ours
     assert len(theirs["new"]) == len(ours) or theirs["new"][len(ours)] in (*ends, *model.frame().ids)

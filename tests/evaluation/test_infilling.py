@@ -9,13 +9,14 @@ from pathways_kernels.attention import Spans
 from pathways_lite import models
 from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.evaluation.as_trained import score_as_trained
-from pathways_lite.evaluation.generation import Sampling, complete, generate, infill_text
+from pathways_lite.evaluation.generation import Writer, generate
 from pathways_lite.evaluation.infilling import score_continuations, score_gaps
 from pathways_lite.evaluation.token_scores import TokenScores, model_score, score_answers
 from pathways_lite.objectives.batches import make_batch
 from pathways_lite.objectives.denoisers import default_special_tokens
 from pathways_lite.objectives.prompts import Prompt, PromptFormat
 from pathways_lite.recipe import UL2R, CodeGen2, FillInTheMiddle, Model, PrefixLM, SpanCorruption
+from pathways_lite.sampling import GREEDY, Request, Sample, Sampler
 
 TEXT, VOCABULARY, EOD, T = 100, 160, 0, 64
 FRAME = DocumentFrame(EOD)
@@ -23,7 +24,6 @@ CONFIG = Model(
     d_model=16, n_layers=2, n_heads=2, head_dim=8, d_ff=32, vocab_size=VOCABULARY, dtype="float32", tie_embeddings=False
 )
 FORMAT = PromptFormat.from_objective(UL2R(tokens=default_special_tokens(TEXT, VOCABULARY)), FRAME)
-GREEDY = Sampling(temperature=0)
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,12 @@ def params() -> models.Params:
     return params | {"head": params["head"].at[EOD].set(0)}  # never the likeliest, so that texts are long
 
 
+def drawn(params: models.Params, prompt: Prompt, n: int = 6) -> Sample:
+    return next(Sampler.of_params(CONFIG, params, FRAME.ids, rows=1).sample([Request(prompt, GREEDY, n)]))
+
+
 def write(params: models.Params, prompt: Prompt, n: int = 6) -> list[int]:
-    return complete(CONFIG, params, prompt, GREEDY, max_tokens=n, frame=FRAME, key=jax.random.key(0))
+    return drawn(params, prompt, n).answer
 
 
 def answer_scores(params: models.Params, pairs: list[tuple[Prompt, list[int]]]) -> list[TokenScores]:
@@ -44,9 +48,12 @@ def test_what_greedy_decoding_writes_is_the_likeliest(params: models.Params) -> 
     """The cache gives the same as one pass, whether or not the prompt is read as a prefix, which makes a difference."""
     text = np.random.default_rng(0).integers(1, TEXT, 20).tolist()
     prompts = [Prompt(text, 0, EOD), Prompt(text, 20, EOD), Prompt(text, 7, EOD), Prompt(text[:9], 9, EOD)]
-    answers = [write(params, prompt) for prompt in prompts]
+    samples = [drawn(params, prompt) for prompt in prompts]
+    answers = [sample.answer for sample in samples]
     scores = answer_scores(params, list(zip(prompts, answers, strict=True)))
     assert all(scored.likeliest.all() for scored in scores)
+    for sample, scored in zip(samples, scores, strict=True):
+        np.testing.assert_allclose(sample.logp_model[: len(scored.nll)], -np.asarray(scored.nll), atol=1e-4)
     assert not np.allclose(*(answer_scores(params, [(p, answers[0])])[0].nll for p in prompts[:2]))
     wrong = [*answers[1][:2], answers[1][2] % (TEXT - 1) + 1, *answers[1][3:]]
     assert answer_scores(params, [(prompts[1], wrong)])[0].likeliest[:3].tolist() == [True, True, False]
@@ -289,8 +296,9 @@ class Numbers:
 
 
 def test_filled_text_has_the_text_around_the_gaps(params: models.Params) -> None:
+    writer = Writer(CONFIG, params, Numbers(), FORMAT, rows=1)
+    filled = next(writer.filled("7 8 <mask> 9 <mask>", GREEDY, max_tokens=12)).text
     ask = {"max_tokens": 12, "key": jax.random.key(0)}
-    filled = infill_text(CONFIG, params, Numbers(), FORMAT, "7 8 <mask> 9 <mask>", GREEDY, **ask)
     assert filled.startswith("7 8 ")
     assert "9 " in filled
     continuation = generate(CONFIG, params, Numbers(), "7 8", temperature=0, prompt_format=FORMAT, mode="s2s", **ask)

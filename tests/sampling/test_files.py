@@ -17,7 +17,7 @@ from pathways_lite.sampling import Sampling
 from pathways_lite.sampling.files import SampleDirectory, read_account
 
 CONFIG = Model(d_model=16, n_layers=2, n_heads=2, head_dim=8, d_ff=32, vocab_size=20, dtype="float32", window=(None, 8))
-PROBLEMS = [Asked(f"p{i}", "abcdefgh"[: 1 + i % 5]) for i in range(40)]
+PROMPTS = ["abcdefgh"[: 1 + i % 5] for i in range(40)]
 ASKING = Asking(Sampling(1.5), 6)
 MANIFEST: dict[str, Any] = {"checkpoint_digest": "c", "problems": "here", "seed": 3, "sampling": {"temperature": 1.5}}
 
@@ -38,11 +38,15 @@ def writer() -> Writer:
     return Writer(CONFIG, params, Letters(), key=jax.random.key(3), rows=8)
 
 
+def problems(writer: Writer) -> list[Asked]:
+    return [Asked(f"p{i}", writer.ask(prompt)) for i, prompt in enumerate(PROMPTS)]
+
+
 def draw(path: Path, writer: Writer, samples: int, *, at_most: int = 99) -> int:
     directory = SampleDirectory(path, MANIFEST)
-    parts = directory.missing(len(PROBLEMS), samples)
+    parts = directory.missing(len(PROMPTS), samples)
     for part in parts[:at_most]:
-        draw_part(directory, part, writer, CONFIG, PROBLEMS, ASKING, lambda count: None)
+        draw_part(directory, part, writer, CONFIG, problems(writer), ASKING, lambda count: None)
     return len(parts)
 
 
@@ -67,7 +71,7 @@ def test_more_samples_are_further_parts(writer: Writer, tmp_path: Path):
     assert draw(tmp_path / "few", writer, 5) == 1 + 3
     draw(tmp_path / "many", writer, 5)
     few, many = (rows_of(tmp_path / name) for name in ("few", "many"))
-    assert len(few) == len(many) == 5 * len(PROBLEMS)
+    assert len(few) == len(many) == 5 * len(PROMPTS)
 
     def texts(rows: list[dict[str, Any]]) -> dict[tuple[str, int], str]:
         return {(row["problem"], row["sample"]): row["text"] for row in rows}
@@ -80,7 +84,7 @@ def test_more_samples_are_further_parts(writer: Writer, tmp_path: Path):
 def test_the_account_counts_every_token_once(writer: Writer, tmp_path: Path):
     draw(tmp_path / "out", writer, 2)
     rows, account = rows_of(tmp_path / "out"), read_account(tmp_path / "out")
-    prompts = {problem.id: 1 + len(problem.prompt) for problem in PROBLEMS}
+    prompts = {f"p{i}": 1 + len(prompt) for i, prompt in enumerate(PROMPTS)}
     assert account.tokens_read == sum(prompts.values())
     assert account.tokens_written == sum(len(row["tokens"]) for row in rows)
 
@@ -101,7 +105,7 @@ def test_samples_that_were_asked_otherwise_are_not_mixed(writer: Writer, tmp_pat
         SampleDirectory(tmp_path / "out", MANIFEST | {"seed": 4})
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="is no directory of samples"):
+    with pytest.raises(UserError, match=r"manifest\.json cannot be read"):
         SampleDirectory(tmp_path / "damaged", MANIFEST)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.parquet").touch()
@@ -110,6 +114,6 @@ def test_samples_that_were_asked_otherwise_are_not_mixed(writer: Writer, tmp_pat
 
 
 def test_a_prompt_beyond_the_context_is_refused(writer: Writer):
-    require_room(writer, PROBLEMS, 6)
+    require_room(problems(writer), 6)
     with pytest.raises(UserError, match="problem 'p4' has 6 tokens, and the model was trained on sequences of 5"):
-        require_room(writer, PROBLEMS, 5)
+        require_room(problems(writer), 5)

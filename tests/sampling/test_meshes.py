@@ -1,4 +1,4 @@
-"""Samples are the same on meshes of eight devices as on one."""
+"""Samples are the same on meshes as on one device, whether prompts are shared or not."""
 
 import json
 
@@ -7,7 +7,7 @@ from helpers.eight_devices import run_on_eight_devices
 
 def test_meshes_of_eight_devices():
     result = json.loads(run_on_eight_devices("sample"))
-    assert set(result) == {"fsdp", "tensor", "kv heads shared", "context"}
+    assert len(result) == 7
     for name, found in result.items():
         assert found["equal"] == 1.0, name
         assert found["off"] < 1e-4, name

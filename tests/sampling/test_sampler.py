@@ -1,7 +1,7 @@
 """Samples depend on the model, the prompt, the seed and their number, and on nothing else."""
 
 import dataclasses
-from collections import deque
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,9 @@ from pathways_lite.objectives.prompts import Prompt
 from pathways_lite.recipe import Model
 from pathways_lite.sampling import rows as on_device
 from pathways_lite.sampling.automaton import grammar, stop_strings, trie
+from pathways_lite.sampling.prefixes import Need, places_needed, read_prompts
 from pathways_lite.sampling.rules import GREEDY, Rules, Sampling, drawn_log_probs
-from pathways_lite.sampling.sampler import Request, Sample, Sampler, _Batch, _Slot, read_prompts
+from pathways_lite.sampling.sampler import Request, Sample, Sampler
 
 MODEL = Model(
     d_model=24, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=40, vocab_size=50, dtype="float32",
@@ -33,7 +34,7 @@ def params() -> Params:
 
 @pytest.fixture(scope="module")
 def sampler(params: Params) -> Sampler:
-    return Sampler.of_params(MODEL, params, [END], rows=4)
+    return Sampler.of_params(MODEL, params, [END], rows=4, share=True)
 
 
 def prompt(length: int, seed: int = 0, prefix_length: int = 0) -> Prompt:
@@ -58,11 +59,11 @@ def samples(sampler: Sampler) -> dict[tuple[int, int], Sample]:
     return by_name(list(sampler.sample(REQUESTS)))
 
 
-def whole_log_probs(params: Params, tokens: list[int], prefix_length: int) -> np.ndarray:
+def whole_log_probs(params: Params, tokens: list[int], prefix_length: int, config: Model = MODEL) -> np.ndarray:
     positions = np.arange(len(tokens), dtype=np.int32)[None]
     spans = Spans(np.zeros_like(positions), np.maximum(positions + 1, prefix_length))
-    hidden = models.apply(MODEL, params, np.array([tokens], np.int32), positions, spans)
-    return np.asarray(jax.nn.log_softmax(models.logits(MODEL, params, hidden)))[0]
+    hidden = models.apply(config, params, np.array([tokens], np.int32), positions, spans)
+    return np.asarray(jax.nn.log_softmax(models.logits(config, params, hidden)))[0]
 
 
 def test_log_probs_and_greedy_tokens_are_those_of_whole_passes(params, samples):
@@ -93,8 +94,45 @@ def test_a_sample_does_not_depend_on_what_shares_its_batch(params, sampler, samp
     order = [4, 2, 0, 3, 1]
     shuffled = by_name(list(sampler.sample([REQUESTS[i] for i in order])))
     same(samples, {(order[index], number): sample for (index, number), sample in shuffled.items()})
-    alone = Sampler(MODEL, sampler.weights, (END,), rows=1, chunk=8)
+    alone = Sampler(MODEL, sampler.weights, (END,), rows=1, chunk=8, share=False)
     same(samples, by_name(list(alone.sample(REQUESTS))))
+
+
+def test_prompts_that_are_shared_give_the_samples_of_copied_ones(sampler):
+    """Three prompts for two places: rows wait until all of a prompt's have ended."""
+    lengths = (3, 70, 9)
+    requests = [Request(prompt(n, seed=n), Sampling(), max_tokens=20, samples=6) for n in lengths]
+    assert places_needed([Need(len(r.prompt.tokens), 20, 6) for r in requests], sampler.rows) == 2
+    shared, copied = (
+        by_name(list(dataclasses.replace(sampler, share=share).sample(requests))) for share in (True, False)
+    )
+    same(shared, copied)
+    for name, sample in shared.items():
+        np.testing.assert_allclose(sample.logp_model, copied[name].logp_model, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [
+    {"window": None, "n_kv_heads": 1, "block": "parallel", "rope_fraction": 0.5},
+    {"n_kv_heads": 4, "attention_soft_cap": 3.0, "local_rope_base": 100.0, "qk_norm": True},
+])  # fmt: skip
+def test_split_attention_is_that_of_a_whole_pass(changes: dict[str, Any]):
+    """For rows of several prompts, one of which sees itself both ways, in every kind of attention."""
+    config = Model.model_validate(dict(MODEL) | changes)
+    params = models.init(config, jax.random.key(1))
+    requests = [Request(p, max_tokens=9, samples=2) for p in (prompt(4), prompt(20, 1, prefix_length=20), prompt(1, 2))]
+    given = np.random.default_rng(3).integers(0, 48, (6, 9))
+    found = []
+    for share in (True, False):
+        sampler = Sampler.of_params(config, params, [END], share=share)
+        rows, _ = sampler.open(requests)
+        assert (rows.shared is not None) == share
+        found.append(np.asarray(on_device.score(config, sampler.weights, rows, given)))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+    for row, logp in enumerate(found[0]):
+        ask = requests[row // 2].prompt
+        expected = whole_log_probs(params, [*ask.tokens, *given[row]], ask.prefix_length, config)
+        expected = expected[len(ask.tokens) - 1 : -1][np.arange(9), given[row]]
+        np.testing.assert_allclose(logp, expected, atol=1e-4)
 
 
 def test_more_samples_begin_with_the_same(sampler, samples):
@@ -126,17 +164,22 @@ def test_growing_texts_are_shown(sampler):
 
 
 def test_stop_strings_and_tries_end_and_restrict(sampler):
-    letters = [bytes([97 + i % 26]) for i in range(50)]
-    free = next(sampler.sample([dataclasses.replace(REQUESTS[0], samples=1)]))
-    stop = b"".join(letters[i] for i in free.tokens[4:6]).decode()
-    stopped = next(
-        sampler.sample([dataclasses.replace(REQUESTS[0], samples=1, automaton=stop_strings([stop], letters))])
-    )
-    assert stopped.finish == "stop"
-    text = b"".join(letters[i] for i in stopped.tokens).decode()
-    assert text.endswith(stop)
-    assert stop not in text[:-1]
-    assert stopped.tokens.tolist() == free.tokens[: len(stopped.tokens)].tolist()
+    request = dataclasses.replace(REQUESTS[0], samples=1)
+    free = next(sampler.sample([request])).tokens.tolist()
+    # Three bytes, of which the first two belong to no other token.
+    written = [b"%c%c%d" % (97 + i % 26, 65 + i // 26, i % 10) for i in range(50)]
+    new = next(i for i in range(3, len(free)) if free[i] not in free[:i])
+    stops = {
+        0: written[free[0]][:2],  # at the beginning
+        new: written[free[new]][:2],  # inside a token
+        2: written[free[0]][2:] + written[free[1]] + written[free[2]][:1],  # across three
+    }
+    automata = [stop_strings([stop.decode()], written) for stop in stops.values()]
+    results = by_name(list(sampler.sample([dataclasses.replace(request, automaton=a) for a in automata])))
+    for i, (last, stop) in enumerate(stops.items()):
+        assert results[i, 0].finish == "stop"
+        assert results[i, 0].tokens.tolist() == free[: last + 1]
+        assert stop in b"".join(written[token] for token in free[: last + 1])
     words = [[3, 4, 5], [3, 6], [9]]
     answers = sampler.sample([Request(prompt(4), Sampling(4.0), samples=12, automaton=trie(words, 50, [END]))])
     found = [sample.answer for sample in answers]
@@ -161,14 +204,12 @@ def test_bad_requests_are_refused(sampler):
 # ---- what may be done to rows ----
 
 
-@pytest.fixture
-def opened(sampler: Sampler):
+@pytest.fixture(params=[True, False], ids=["shared", "copied"])
+def opened(sampler: Sampler, request: pytest.FixtureRequest):
     """Return rows that have drawn eight tokens, without automata that matter."""
     requests = [Request(prompt(4, seed), Sampling(), max_tokens=40) for seed in range(3)]
-    batch = _Batch(dataclasses.replace(sampler, ends=()), requests, 3)
-    batch._refill(deque(_Slot(i, 0) for i in range(3)))
-    batch._make_room(64)
-    return on_device.advance(MODEL, sampler.weights, batch._rows, batch._automata, 8), batch._automata
+    rows, automata = dataclasses.replace(sampler, ends=(), share=request.param).open(requests)
+    return on_device.advance(MODEL, sampler.weights, rows, automata, 8), automata
 
 
 def tokens_of(rows: on_device.Rows, row: int) -> list[int]:
@@ -177,8 +218,8 @@ def tokens_of(rows: on_device.Rows, row: int) -> list[int]:
 
 def test_after_going_back_a_row_goes_on_as_if_it_had_never_gone_on(params, sampler, opened):
     rows, automata = opened
-    cut = on_device.rewind(rows, jnp.array([6, 12, 40]))
-    assert [len(tokens_of(cut, i)) for i in range(3)] == [6, 12, 12]
+    cut = on_device.rewind(rows, jnp.array([6, 12, 3]))  # the last one into its prompt
+    assert [len(tokens_of(cut, i)) for i in range(3)] == [6, 12, 3]
     given = np.array([[1, 2, 3]] * 3, np.int32)
     logp = np.asarray(on_device.score(MODEL, sampler.weights, cut, given))
     for row in range(3):
@@ -186,7 +227,8 @@ def test_after_going_back_a_row_goes_on_as_if_it_had_never_gone_on(params, sampl
         expected = whole_log_probs(params, [*before, 1, 2, 3], 0)[len(before) - 1 : -1]
         np.testing.assert_allclose(logp[row], expected[np.arange(3), [1, 2, 3]], atol=1e-4)
     on = on_device.advance(MODEL, sampler.weights, cut, automata, 8)
-    # The row that was cut draws with new noise; the others go on.
+    # Rows that were cut draw with new noise; the others go on.
+    assert tokens_of(on, 1)[:12] == tokens_of(rows, 1)
     assert tokens_of(on, 0)[:6] == tokens_of(rows, 0)[:6]
     assert tokens_of(on, 0)[6:12] != tokens_of(rows, 0)[6:12]
 
@@ -216,10 +258,13 @@ def test_branches_go_on_from_their_parent_with_noise_of_their_own(params, sample
     rows, automata = opened
     before = [tokens_of(rows, i) for i in range(3)]
     forked = on_device.fork(rows, jnp.array([1, 1, 1]))
+    copies = jax.tree.map(jnp.copy, rows._replace(epoch=rows.epoch + 1))
     assert [tokens_of(forked, i) for i in range(3)] == [before[1]] * 3
     on = on_device.advance(MODEL, sampler.weights, forked, automata, 8)
     ends = [tuple(tokens_of(on, i)[12:]) for i in range(3)]
     assert len(set(ends)) == 3
+    alone = on_device.advance(MODEL, sampler.weights, copies, automata, 8)
+    assert ends[1] == tuple(tokens_of(alone, 1)[12:])  # as the row itself in the next epoch
     for row in range(3):
         tokens = tokens_of(on, row)
         expected = whole_log_probs(params, tokens, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -12,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pathways_lite.cli.common import AsJson, OfAverage, print_json
-from pathways_lite.cli.sampling_common import MinP, Temperature, TopK, TopP, stops_of, writer_of
+from pathways_lite.cli.sampling_common import (
+    Chat,
+    MinP,
+    System,
+    Temperature,
+    TopK,
+    TopP,
+    messages_of,
+    require_chat,
+    writer_of,
+)
 from pathways_lite.console import escape_controls, print_line
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
@@ -20,8 +31,9 @@ from pathways_lite.paths import local_path
 if TYPE_CHECKING:
     import numpy as np
 
+    from pathways_lite.data.chat_template import Messages
     from pathways_lite.data.tokenizers import Tokenizer
-    from pathways_lite.evaluation.generation import Generated, Stops, Writer
+    from pathways_lite.evaluation.generation import Generated, Question, Stops, Writer
     from pathways_lite.sampling import Sampling
 
 
@@ -33,12 +45,16 @@ def generate(
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(parser=local_path, help="a file of prompts: a line each, or JSON lines with the key `prompt`"),
+        typer.Option(
+            parser=local_path, help="a file of prompts: a line each, or JSON lines with the key `prompt` or `messages`"
+        ),
     ] = None,
     mode: Annotated[
         Literal["nlg", "nlu", "s2s"] | None,
         typer.Option(help="use the prompt format of this UL2R denoiser, with bidirectional attention in the prompt"),
     ] = None,
+    chat: Chat = False,
+    system: System = None,
     infill: Annotated[str | None, typer.Option(help="a text in which to fill every `<mask>`")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="maximum number of tokens")] = 256,
     temperature: Temperature = 0.8,
@@ -77,54 +93,69 @@ def generate(
     - `pathways-lite generate runs/ul2r_demo --mode s2s --prompt "The string "`
 
     - `pathways-lite generate runs/ul2r_demo --infill $'import <mask>\\n\\ndef main('`
+
+    - `pathways-lite generate runs/smollm2 --chat --prompt "Name three rivers." --system "Answer briefly."`
     """
+    from pathways_lite.evaluation.generation import stops_of
     from pathways_lite.sampling import Sampling
     from pathways_lite.training.load import load_model
 
     if infill is not None and (prompt or prompts):
         raise UserError("--infill takes a whole text; leave out --prompt")
-    texts = _read_prompts(prompt or [], prompts) if infill is None else []
+    require_chat(chat, system)
+    if chat and (mode is not None or infill is not None or not (prompt or prompts)):
+        raise UserError("--chat answers messages: it needs --prompt or --prompts, and takes no --mode and no --infill")
+    texts = _read_prompts(prompt or [], prompts, chat=chat) if infill is None else []
+    if any(not isinstance(text, str) for text in texts) and (system is not None or not chat):
+        raise UserError(f"{prompts} has messages; ask an instruct model with --chat, and without --system")
+    if chat:
+        texts = [messages_of(text, system) if isinstance(text, str) else text for text in texts]
     if stream and (samples > 1 or len(texts) != 1 or as_json):
         raise UserError("--stream shows one text while it is written: one prompt, one sample, no --infill, no --json")
     infill = None if infill is None else decode_text(os.fsencode(infill), "--infill")
     sampling = Sampling(temperature, top_k, top_p, min_p)
     model = load_model(path, average=average)
     tokenizer = model.tokenizer(corpus)
-    writer = writer_of(model, tokenizer, seed, corpus=corpus, mode=mode, rows=batch, chunk=8 if stream else 32)
+    writer = writer_of(
+        model, tokenizer, seed, corpus=corpus, mode=mode, chat=chat, rows=batch, chunk=8 if stream else 32
+    )
     if infill is not None:
         if stop:
             raise UserError("--stop is for continuations; what --infill fills ends where the text goes on")
         results = writer.filled(infill, sampling, max_tokens=max_tokens, samples=samples)
-        texts = [""]
-    elif stream:
-        stops = stops_of(tokenizer)(stop or ())
-        _stream(writer, texts[0], sampling, max_tokens, stops, logprobs=logprobs, tokenizer=tokenizer)
-        return
+        beginnings = [""]
     else:
-        stops = stops_of(tokenizer)(stop or ())
-        results = writer.continuations(texts, sampling, max_tokens=max_tokens, samples=samples, stops=stops)
+        # An answer is shown without its chat.
+        beginnings = [text if isinstance(text, str) else "" for text in texts]
+        stops, questions = stops_of(tokenizer)(stop or ()), [writer.ask(text) for text in texts]
+        if stream:
+            show = functools.partial(_stream, logprobs=logprobs, tokenizer=tokenizer)
+            show(writer, questions[0], beginnings[0], sampling, max_tokens, stops)
+            return
+        results = writer.continuations(questions, sampling, max_tokens=max_tokens, samples=samples, stops=stops)
     done = []
     for result in _in_order(results, samples):
         done.append(result)
         if not as_json:
-            if samples > 1 or len(texts) > 1:
-                of_prompt = f"prompt {result.prompt + 1} of {len(texts)}, " if len(texts) > 1 else ""
+            if samples > 1 or len(beginnings) > 1:
+                of_prompt = f"prompt {result.prompt + 1} of {len(beginnings)}, " if len(beginnings) > 1 else ""
                 typer.echo(f"--- {of_prompt}sample {result.number + 1} of {samples} ---")
-            typer.echo(escape_controls(texts[result.prompt] + result.text))
+            typer.echo(escape_controls(beginnings[result.prompt] + result.text))
             if logprobs:
                 _print_log_probs(result, tokenizer)
     if as_json:
-        rows = [_row(result, texts[result.prompt], logprobs=logprobs) for result in done]
-        whole = [texts[result.prompt] + result.text for result in done]
+        asked = beginnings if infill is not None else texts
+        rows = [_row(result, asked[result.prompt], logprobs=logprobs) for result in done]
+        whole = [beginnings[result.prompt] + result.text for result in done]
         print_json({"checkpoint": model.path, "samples": whole, "results": rows})
 
 
-def _read_prompts(given: list[str], file: Path | None) -> list[str]:
+def _read_prompts(given: list[str], file: Path | None, *, chat: bool) -> list[str | Messages]:
     """Return the prompts of --prompt and of the file of --prompts; one empty one where there is neither.
 
-    Raises UserError for a file that cannot be read, has none, or has a line of JSON without `prompt`.
+    Raises UserError for a file that cannot be read, has none, or has a line of JSON without `prompt` or `messages`.
     """
-    texts = []
+    texts: list[str | Messages] = []
     for text in given:
         is_input = text == "-"
         content = sys.stdin.buffer.read() if is_input else os.fsencode(text)
@@ -138,19 +169,26 @@ def _read_prompts(given: list[str], file: Path | None) -> list[str]:
     lines = [line for line in decode_text(content, str(file)).splitlines() if line.strip()]
     if not lines:
         raise UserError(f"--prompts {file} has no prompt; write one on a line")
-    return texts + [_prompt_of(line, f"line {number} of {file}") for number, line in enumerate(lines, 1)]
+    return texts + [_prompt_of(line, f"line {number} of {file}", chat=chat) for number, line in enumerate(lines, 1)]
 
 
-def _prompt_of(line: str, where: str) -> str:
+def _prompt_of(line: str, where: str, *, chat: bool) -> str | Messages:
     if not line.startswith("{"):
         return line
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"{where} begins as JSON, but is none: {error.msg}") from error
-    if not isinstance(row.get("prompt"), str):
-        raise UserError(f"{where} has no text under `prompt`; it has {', '.join(row) or 'no keys'}")
-    return str(row["prompt"])
+    messages = row.get("messages")
+    if isinstance(row.get("prompt"), str) and not (chat and messages):
+        return str(row["prompt"])
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        keys = ", ".join(row) or "no keys"
+        raise UserError(f"{where} has no text under `prompt` and no list under `messages`; it has {keys}")
+    from pathways_lite.data.chat_template import check_messages
+
+    check_messages(messages, where)
+    return messages
 
 
 def _in_order(results: Iterable[Generated], samples: int) -> Iterator[Generated]:
@@ -166,7 +204,8 @@ def _in_order(results: Iterable[Generated], samples: int) -> Iterator[Generated]
 
 def _stream(
     writer: Writer,
-    prompt: str,
+    question: Question,
+    beginning: str,
     sampling: Sampling,
     max_tokens: int,
     stops: Stops,
@@ -190,15 +229,15 @@ def _stream(
             # A character may not be whole yet.
             show(result.text, len(result.text.rstrip("\ufffd")) - held)
 
-    typer.echo(escape_controls(prompt), nl=False)
-    for result in writer.continuations([prompt], sampling, max_tokens=max_tokens, stops=stops, watch=watch):
+    typer.echo(escape_controls(beginning), nl=False)
+    for result in writer.continuations([question], sampling, max_tokens=max_tokens, stops=stops, watch=watch):
         show(result.text, len(result.text))
         typer.echo()
         if logprobs:
             _print_log_probs(result, tokenizer)
 
 
-def _row(result: Generated, prompt: str, *, logprobs: bool) -> dict[str, Any]:
+def _row(result: Generated, prompt: str | Messages, *, logprobs: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"prompt": prompt, "sample": result.number, "text": result.text, "finish": result.finish}
     if logprobs:
         sample = result.sample

@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pathways_lite.cli.common import AsJson, OfAverage, count_progress, print_json
-from pathways_lite.cli.sampling_common import MinP, Temperature, TopK, TopP, stops_of, writer_of
+from pathways_lite.cli.sampling_common import (
+    Chat,
+    MinP,
+    System,
+    Temperature,
+    TopK,
+    TopP,
+    messages_of,
+    require_chat,
+    writer_of,
+)
 from pathways_lite.console import print_line
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
+    from pathways_lite.data.chat_template import Messages
     from pathways_lite.tasks import Problem
 
 
@@ -31,6 +42,8 @@ def sample(
     top_p: TopP = None,
     min_p: MinP = None,
     stop: Annotated[list[str] | None, typer.Option(help="end a sample before this string too; may be repeated")] = None,
+    chat: Chat = False,
+    system: System = None,
     batch: Annotated[int, typer.Option(min=1, help="samples that are written at the same time, at most")] = 64,
     seed: Annotated[int, typer.Option(help="random seed")] = 0,
     average: OfAverage = False,
@@ -46,7 +59,10 @@ def sample(
     - `pathways-lite sample runs/sums problems/sum/problems.jsonl --out samples/sum --samples 64`
 
     - `pathways-lite judge samples/sum --curve coverage.csv --page`
+
+    - `pathways-lite sample runs/smollm2 problems/sum/problems.jsonl --out samples/chat --chat`
     """
+    from pathways_lite.evaluation.generation import stops_of
     from pathways_lite.evaluation.problem_samples import Asked, Asking, draw_part, require_room
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.sampling import Sampling
@@ -54,41 +70,52 @@ def sample(
     from pathways_lite.tasks import problems_digest, read_problems
     from pathways_lite.training.load import load_model
 
+    require_chat(chat, system)
     sampling = Sampling(temperature, top_k, top_p, min_p)
     listed = read_problems(problems)
     model = load_model(path, average=average)
     tokenizer = model.tokenizer()
     stops = stops_of(tokenizer)
-    asked = [Asked(p.id, _prompt(p), stops((*p.stop, *(stop or ())))) for p in listed]
+    prompts = [_prompt(problem, system, chat=chat) for problem in listed]
     asking = Asking(sampling, max_tokens)
     manifest = {
         "checkpoint": str(model.path), "checkpoint_digest": model.manifest.digest, "average": average,
         "problems": str(problems), "problems_digest": problems_digest(problems),
         "sampling": {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
         "stop": stop or [], "max_tokens": max_tokens, "seed": seed, "batch": batch,
+        "chat": chat or None, "system": system,
     }  # fmt: skip
     with lock_directory(out):
         directory = SampleDirectory(out, manifest)
-        parts = directory.missing(len(asked), samples)
+        parts = directory.missing(len(listed), samples)
         if parts:
-            writer = writer_of(model, tokenizer, seed, rows=batch)
-            require_room(writer, asked, model.stage.data.seq_len)
+            writer = writer_of(model, tokenizer, seed, rows=batch, chat=chat)
+            asked = [
+                Asked(problem.id, writer.ask(prompt), stops((*problem.stop, *(stop or ()))))
+                for problem, prompt in zip(listed, prompts, strict=True)
+            ]
+            require_room(asked, model.stage.data.seq_len)
             total = sum(len(part.problems) * len(part.samples) for part in parts)
             with count_progress("sampling", total, "samples") as report:
                 for part in parts:
                     draw_part(directory, part, writer, model.stage.model, asked, asking, report)
     account = read_account(out)
     if as_json:
-        print_json({"samples": out, "problems": len(asked), "per_problem": samples, **asdict(account)})
+        print_json({"samples": out, "problems": len(listed), "per_problem": samples, **asdict(account)})
         return
     print_line(
-        f"{len(asked):,} problems, {samples:,} samples each: {account.tokens_written:,} tokens written, "
+        f"{len(listed):,} problems, {samples:,} samples each: {account.tokens_written:,} tokens written, "
         f"{account.tokens_read:,} read, {account.flops:.3g} FLOPs, {account.seconds:.0f} s"
     )
     typer.echo(out)
 
 
-def _prompt(problem: Problem) -> str:
-    if problem.prompt is None:
-        raise UserError(f"problem {problem.id!r} has messages and no prompt; write its text as `prompt`")
-    return problem.prompt
+def _prompt(problem: Problem, system: str | None, *, chat: bool) -> str | Messages:
+    if problem.messages is not None and (chat or problem.prompt is None):
+        if not chat:
+            raise UserError(f"problem {problem.id!r} has messages and no prompt; ask an instruct model with --chat")
+        if system is not None:
+            raise UserError(f"problem {problem.id!r} has messages of its own; leave out --system")
+        return problem.messages
+    assert problem.prompt is not None
+    return messages_of(problem.prompt, system) if chat else problem.prompt

@@ -1,22 +1,27 @@
-"""Shared parts of `generate` and `sample`: options of the rule by which tokens are drawn, the writer, stop strings."""
+"""Shared parts of `generate` and `sample`: options of the rule by which tokens are drawn, chats, the writer."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pathways_lite.errors import UserError
+
 if TYPE_CHECKING:
+    from pathways_lite.data.chat_template import Messages
     from pathways_lite.data.tokenizers import Tokenizer
-    from pathways_lite.evaluation.generation import Stops, Writer
+    from pathways_lite.evaluation.generation import Writer
     from pathways_lite.recipe import Mode
     from pathways_lite.training.load import TrainedModel
 
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 always picks the most likely token")]
 TopK = Annotated[int | None, typer.Option(min=1, help="sample from the k most likely tokens only")]
 TopP = Annotated[float | None, typer.Option(help="sample from the most likely tokens that have this total probability")]
+Chat = Annotated[
+    bool, typer.Option("--chat", help="ask an instruct model by its chat template: prompts are the user's messages")
+]
+System = Annotated[str | None, typer.Option(help="with --chat: the system's message, before those of the user")]
 MinP = Annotated[
     float | None, typer.Option(help="sample from tokens with at least this share of the likeliest one's probability")
 ]
@@ -24,35 +29,34 @@ MinP = Annotated[
 
 def writer_of(
     model: TrainedModel, tokenizer: Tokenizer, seed: int, *, corpus: str | None = None, mode: Mode | None = None,
-    **options: Any,
+    chat: bool = False, **options: Any,
 ) -> Writer:  # fmt: skip
-    """Return a writer of texts that asks the model as it was trained. `options`: those of `Sampler`."""
+    """Return a writer of texts that asks the model as it was trained. `options`: those of `Sampler`.
+
+    With `chat` it answers messages; UserError where the model has no chat template.
+    """
     import jax
 
+    from pathways_lite.data.chat_template import ChatTemplate
     from pathways_lite.evaluation.generation import Writer
     from pathways_lite.objectives.prompts import PromptFormat
 
     prompt_format = PromptFormat.from_objective(model.stage.objective, model.frame(corpus))
     opener, ends = model.prompt_tokens(tokenizer)
+    template = ChatTemplate(tokenizer, str(model.path)) if chat else None
     return Writer(
-        model.stage.model, model.params(), tokenizer, prompt_format, mode, None, opener, ends,
-        key=jax.random.key(seed), **options,
+        model.stage.model, model.params(), tokenizer, prompt_format, mode, None, opener, ends, template,
+        key=jax.random.key(seed), layout=model.components.layout, **options,
     )  # fmt: skip
 
 
-def stops_of(tokenizer: Tokenizer) -> Callable[[Sequence[str]], Stops]:
-    """Return a function from strings to what ends a text before any of them, besides its end.
+def require_chat(chat: bool, system: str | None) -> None:
+    """Raise UserError for a system's message without a chat."""
+    if system is not None and not chat:
+        raise UserError("--system is a message of a chat; add --chat, or write its text in the prompt")
 
-    It raises UserError for an empty string. The tokenizer's bytes are looked up once, and not without a string.
-    """
-    from pathways_lite.data.token_bytes import token_bytes
-    from pathways_lite.evaluation.generation import Stops
-    from pathways_lite.sampling import stop_strings
 
-    known = functools.cache(lambda: token_bytes(tokenizer))
-
-    @functools.cache
-    def stops(strings: tuple[str, ...]) -> Stops:
-        return Stops(strings, stop_strings(strings, known())) if strings else Stops()
-
-    return lambda strings: stops(tuple(strings))
+def messages_of(prompt: str, system: str | None) -> Messages:
+    """Return a prompt as the user's message, after the system's."""
+    asked = [{"role": "user", "content": prompt}]
+    return asked if system is None else [{"role": "system", "content": system}, *asked]

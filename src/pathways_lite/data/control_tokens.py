@@ -98,6 +98,13 @@ def adds_bos_token(files: Mapping[str, bytes], name: str, *, otherwise: bool = F
     return otherwise if value is None else bool(value)
 
 
+def special_token_names(files: Mapping[str, bytes], name: str) -> dict[str, str]:
+    """Return the tokens by their roles (`bos_token`, `eos_token`, ...) as the files beside a tokenizer name them."""
+    config, names = (_read_object(files, file, name) for file in (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP))
+    tokens = {role: _content(value) for role, value in (names | config).items() if role.endswith("_token")}
+    return {role: token for role, token in tokens.items() if token is not None}
+
+
 def tokenizer_class(files: Mapping[str, bytes], name: str) -> str:
     """Return the class of transformers that tokenizer_config.json names; empty where it names none."""
     return str(_read_object(files, TOKENIZER_CONFIG, name).get("tokenizer_class") or "")

@@ -199,6 +199,18 @@ class HFTokenizer:
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def encode_with_special(self, text: str) -> list[int]:
+        """Return the ids of a text in which the names of special tokens stand for these, as in that of a chat."""
+        return list(self._reads_special.encode(text, add_special_tokens=False).ids)
+
+    @functools.cached_property
+    def _reads_special(self) -> Any:
+        import tokenizers
+
+        copy = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        copy.encode_special_tokens = False
+        return copy
+
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.uint32) for encoding in encodings]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 
+from pathways_lite.data.token_bytes import token_bytes
+from pathways_lite.data.tokenizers import Tokenizer as TextTokenizer
 from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 from pathways_lite.objectives.prompts import Prompt, PromptFormat, left_to_right
 from pathways_lite.recipe import Mode, Model
-from pathways_lite.sampling import FREE, Automaton, Finish, Request, Sample, Sampler, Sampling, first_stop
+from pathways_lite.sampling import FREE, Automaton, Finish, Request, Sample, Sampler, Sampling, first_stop, stop_strings
+
+if TYPE_CHECKING:
+    from pathways_lite.data.chat_template import ChatTemplate, Messages
 
 MASK = "<mask>"
 """What stands for a gap in a text that is to be filled."""
@@ -35,6 +41,31 @@ class Stops:
 
     strings: tuple[str, ...] = ()
     automaton: Automaton = field(default=FREE)
+
+
+def stops_of(tokenizer: TextTokenizer) -> Callable[[Sequence[str]], Stops]:
+    """Return a function from strings to what ends a text before any of them, besides its end.
+
+    It raises UserError for an empty string. The tokenizer's bytes are looked up once, and not without a string.
+    """
+    known = functools.cache(lambda: token_bytes(tokenizer))
+
+    @functools.cache
+    def stops(strings: tuple[str, ...]) -> Stops:
+        return Stops(strings, stop_strings(strings, known())) if strings else Stops()
+
+    return lambda strings: stops(tuple(strings))
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A text to continue, or a chat to answer.
+
+    prompt: what the model reads. text: its tokens without those around it, after which answers are decoded.
+    """
+
+    prompt: Prompt
+    text: list[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +123,25 @@ def generate(
     return next(writer.continuations([prompt], sampling, max_tokens=max_tokens)).text
 
 
+def prompt_of(
+    text: list[int],
+    prompt_format: PromptFormat | None,
+    frame: DocumentFrame,
+    mode: Mode | None = None,
+    opener: Sequence[int] | None = None,
+) -> Prompt:
+    """Return what a model reads before it continues the tokens of a text; see `generate`."""
+    ask = left_to_right(text, frame) if prompt_format is None else prompt_format.continuation(text, mode)
+    if opener is not None and mode is None and (opened := [*opener, *text]):
+        ask = ask._replace(tokens=opened, prefix_length=len(opened) if ask.prefix_length else 0)
+    return ask
+
+
 class Writer:
     """Writes texts with a model: many samples of many prompts in one batch.
 
-    Args: see `generate`. rows: texts that are written at the same time, at most. chunk: tokens between two looks.
+    Args: see `generate`. chat: the form of messages. rows: texts that are written at the same time, at most. chunk:
+    tokens between two looks.
     """
 
     def __init__(
@@ -108,9 +154,10 @@ class Writer:
         frame: DocumentFrame | None = None,
         opener: Sequence[int] | None = None,
         ends: tuple[int, ...] = (),
+        chat: ChatTemplate | None = None,
         **options: Any,
     ) -> None:
-        self._tokenizer, self._prompt_format, self._mode = tokenizer, prompt_format, mode
+        self._tokenizer, self._prompt_format, self._mode, self._chat = tokenizer, prompt_format, mode, chat
         if frame is None:
             frame = DocumentFrame(tokenizer.eod) if prompt_format is None else prompt_format.special.frame
         self._frame, self._opener = frame, opener
@@ -118,7 +165,7 @@ class Writer:
 
     def continuations(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | Question],
         sampling: Sampling,
         *,
         max_tokens: int,
@@ -130,18 +177,19 @@ class Writer:
         """Yield the continuations of the prompts as they end.
 
         Args:
+          prompts: texts, or what `ask` made of them.
           stops: what ends a text, one for all prompts or one for each.
           watch: is given the unfinished continuations now and then.
         """
         each = [stops] * len(prompts) if isinstance(stops, Stops) else list(stops)
-        texts = [self._tokenizer.encode(prompt) for prompt in prompts]
+        questions = [self.ask(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
         requests = [
-            Request(self._ask(text), sampling, max_tokens, samples, first_sample, of_text.automaton)
-            for text, of_text in zip(texts, each, strict=True)
+            Request(question.prompt, sampling, max_tokens, samples, first_sample, its_stops.automaton)
+            for question, its_stops in zip(questions, each, strict=True)
         ]
 
         def finish(sample: Sample) -> Generated:
-            text = self._continuation(texts[sample.request], sample.answer)
+            text = self._continuation(questions[sample.request].text, sample.answer)
             end = first_stop(text, each[sample.request].strings)
             return Generated(sample.request, sample.number, text[:end], sample)
 
@@ -151,9 +199,17 @@ class Writer:
 
         yield from map(finish, self.sampler.sample(requests, None if watch is None else show))
 
-    def ask(self, prompt: str) -> Prompt:
-        """Return the tokens that the model reads for a prompt."""
-        return self._ask(self._tokenizer.encode(prompt))
+    def ask(self, prompt: str | Messages) -> Question:
+        """Return what the model reads to continue a text, or to answer messages.
+
+        Raises UserError for messages that its chat template refuses.
+        """
+        if not isinstance(prompt, str):
+            assert self._chat is not None
+            ids = self._chat.encode(prompt)
+            return Question(Prompt(ids, 0, self._frame.end), ids)
+        text = self._tokenizer.encode(prompt)
+        return Question(prompt_of(text, self._prompt_format, self._frame, self._mode, self._opener), text)
 
     def filled(self, text: str, sampling: Sampling, *, max_tokens: int, samples: int = 1) -> Iterator[Generated]:
         """Yield whole texts, with every `<mask>` of `text` filled.
@@ -175,54 +231,8 @@ class Writer:
                 tokens = tokens + gap + following
             yield Generated(0, sample.number, self._tokenizer.decode(tokens), sample)
 
-    def _ask(self, text: list[int]) -> Prompt:
-        prompt_format = self._prompt_format
-        ask = (
-            left_to_right(text, self._frame) if prompt_format is None else prompt_format.continuation(text, self._mode)
-        )
-        if self._opener is not None and self._mode is None and (opened := [*self._opener, *text]):
-            ask = ask._replace(tokens=opened, prefix_length=len(opened) if ask.prefix_length else 0)
-        return ask
-
     def _continuation(self, text: list[int], answer: list[int]) -> str:
         answer = answer if self._prompt_format is None else self._prompt_format.text(answer)
         # Decoded together: a token alone may lack the space before it, or the first bytes of its character.
         whole, beginning = self._tokenizer.decode(text + answer), self._tokenizer.decode(text)
         return whole.removeprefix(beginning) if whole.startswith(beginning) else self._tokenizer.decode(answer)
-
-
-def infill_text(
-    config: Model,
-    params: Any,
-    tokenizer: Tokenizer,
-    prompt_format: PromptFormat,
-    text: str,
-    sampling: Sampling,
-    *,
-    mode: Mode | None = None,
-    max_tokens: int,
-    key: jax.Array,
-) -> str:
-    """Fill every `<mask>` in `text`.
-
-    Raises:
-      UserError: there is no mask, or there are more than the model can be asked to fill.
-    """
-    writer = Writer(config, params, tokenizer, prompt_format, mode, key=key, rows=1)
-    return next(writer.filled(text, sampling, max_tokens=max_tokens)).text
-
-
-def complete(
-    config: Model,
-    params: Any,
-    prompt: Prompt,
-    sampling: Sampling,
-    *,
-    max_tokens: int,
-    frame: DocumentFrame,
-    key: jax.Array,
-    ends: Sequence[int] = (),
-) -> list[int]:
-    """Generate up to `max_tokens` tokens; stop before one of `frame`, the answer's end token or one of `ends`."""
-    sampler = Sampler.of_params(config, params, {*frame.ids, *ends}, rows=1, key=key)
-    return next(sampler.sample([Request(prompt, sampling, max_tokens)])).answer

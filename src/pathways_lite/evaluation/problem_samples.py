@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from pathways_lite.errors import UserError, counted
-from pathways_lite.evaluation.generation import Generated, Stops, Writer
+from pathways_lite.evaluation.generation import Generated, Question, Stops, Writer
 from pathways_lite.recipe import Model
 from pathways_lite.sampling import Sampling
 from pathways_lite.sampling.files import Part, SampleDirectory, sampling_cost
@@ -18,7 +18,7 @@ class Asked(NamedTuple):
     """A problem as a sampler sees it."""
 
     id: str
-    prompt: str
+    question: Question
     stops: Stops = Stops()
 
 
@@ -29,9 +29,9 @@ class Asking(NamedTuple):
     max_tokens: int
 
 
-def require_room(writer: Writer, problems: Sequence[Asked], context: int) -> None:
+def require_room(problems: Sequence[Asked], context: int) -> None:
     """Raise UserError where a prompt is longer than the `context` tokens that the model was trained on."""
-    lengths = {problem.id: len(writer.ask(problem.prompt).tokens) for problem in problems}
+    lengths = {problem.id: len(problem.question.prompt.tokens) for problem in problems}
     longest = max(lengths, key=lambda name: lengths[name])
     if lengths[longest] > context:
         raise UserError(
@@ -54,7 +54,7 @@ def draw_part(
     begin = time.monotonic()
     results: dict[tuple[int, int], Generated] = {}
     for result in writer.continuations(
-        [problem.prompt for problem in asked],
+        [problem.question for problem in asked],
         asking.sampling,
         max_tokens=asking.max_tokens,
         samples=len(part.samples),
@@ -78,5 +78,5 @@ def draw_part(
     written: list[list[int]] = [[] for _ in asked]
     for (index, _), result in results.items():
         written[index].append(len(result.sample.tokens))
-    cost = sampling_cost(config, [len(writer.ask(problem.prompt).tokens) for problem in asked], written)
+    cost = sampling_cost(config, [len(problem.question.prompt.tokens) for problem in asked], written)
     directory.write(part, rows, replace(cost, seconds=time.monotonic() - begin))

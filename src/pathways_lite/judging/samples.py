@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pathways_lite.errors import UserError, similar_path
+from pathways_lite.errors import UserError
+from pathways_lite.samples_manifest import read_manifest
 
-KIND = "pathways_lite.samples"
 _COLUMNS = ("problem", "sample", "text")
 _SCORES = "logp_model"
 
@@ -39,22 +38,6 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.problem)
-
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return the manifest of a directory of samples. Raises UserError if it is none."""
-    path = directory / "manifest.json"
-    if not path.is_file():
-        missing = f"{directory} has no samples: there is no manifest.json in it"
-        raise UserError(f"{missing}; give the OUT of `sample`{similar_path(directory)}")
-    try:
-        manifest = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    kind = manifest.get("kind") if isinstance(manifest, dict) else None
-    if kind != KIND:
-        raise UserError(f"{directory} holds no samples: its manifest is of kind {kind!r}, not {KIND!r}")
-    return manifest
 
 
 def read_samples(directory: Path) -> Samples:

@@ -23,13 +23,13 @@ from pathways_lite.models.layers import (
     Axes,
     Norm,
     Rotary,
-    StepCache,
     add_bias,
     drop_branch,
     dropout,
     layer_weight,
     rotary,
 )
+from pathways_lite.models.step_cache import StepCache
 from pathways_lite.parallel.sharded_ops import project_in, project_out
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Model

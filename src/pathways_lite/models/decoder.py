@@ -29,8 +29,9 @@ from pathways_lite.models.block import (
     per_layer_inputs,
     residual_norm,
 )
-from pathways_lite.models.layers import StepCache, normal_init
+from pathways_lite.models.layers import normal_init
 from pathways_lite.models.remat import rematerialized
+from pathways_lite.models.step_cache import StepCache
 from pathways_lite.parallel.sharded_ops import cross_entropy, embedding_lookup
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Model

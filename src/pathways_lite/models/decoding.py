@@ -19,7 +19,7 @@ from flax import nnx
 from pathways_kernels.attention import Spans
 from pathways_lite.models.block import Block, block_inputs, per_layer_inputs, residual_norm
 from pathways_lite.models.decoder import ONE_DEVICE, Params, embed, logits
-from pathways_lite.models.layers import CachePlace, StepCache
+from pathways_lite.models.step_cache import CachePlace, LayerCache, SharedPlace, StepCache
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Model
 
@@ -31,14 +31,15 @@ class StepWeights(NamedTuple):
     layers: tuple[Params, ...]
 
 
-class LayerCache(NamedTuple):
-    """Keys and values of one layer, [B, K, S, D]; entry s belongs to position s of a row."""
-
-    keys: jax.Array
-    values: jax.Array
-
-
 Cache = tuple[LayerCache, ...]
+"""Of each layer, [B, K, S, D]; entry s belongs to position s of a row, behind those of a prompt that it shares."""
+
+
+class Shared(NamedTuple):
+    """Prompts that rows share instead of having copies of their keys and values."""
+
+    cache: Cache  # [K, N, D] of each layer
+    place: SharedPlace
 
 
 def unstack(config: Model, params: Params) -> StepWeights:
@@ -75,19 +76,22 @@ def step(
     count: jax.Array | int = 0,
     prefix_length: jax.Array | int = 0,
     *,
+    shared: Shared | None = None,
     layout: Layout = ONE_DEVICE,
 ) -> tuple[jax.Array, Cache]:
     """Read `tokens` int32 [B, T], which follow those of the cache and the first `count` recent ones.
 
     Args:
-      start: int32 [B], the number of each row's entries in `cache`; the recent ones follow.
+      start: int32 [B], the number of each row's entries in `shared` and `cache`; the recent ones follow.
       prefix_length: int32 [B], positions below it see each other, as the inputs of a prefix LM do; they have to come in
         one call.
+      shared: prompts whose entries come before those of `cache`.
 
     Returns:
       The hidden states after each token, [B, T, E], and the recent entries with the new ones.
     """
-    place = CachePlace(start, jnp.asarray(count, jnp.int32))
+    place = CachePlace(start, jnp.asarray(count, jnp.int32), None if shared is None else shared.place)
+    prompts = [None] * config.n_layers if shared is None else shared.cache
     positions = start[:, None] + count + jnp.arange(tokens.shape[1], dtype=jnp.int32)
     seen = jnp.maximum(positions + 1, jnp.reshape(prefix_length, (-1, 1)))
     spans = Spans(jnp.zeros_like(positions), seen)
@@ -95,10 +99,11 @@ def step(
     x = embed(config, weights.rest["embedding"], tokens, layout)
     per_layer = per_layer_inputs(config)
     new = []
-    for i, (params, old, young) in enumerate(zip(weights.layers, cache, recent, strict=True)):
-        layer = jax.tree.map(lambda leaf, i=i: leaf[i], per_layer)._replace(cache=StepCache(*old, *young, place))
+    for i, (params, old, young, prompt) in enumerate(zip(weights.layers, cache, recent, prompts, strict=True)):
+        layer = jax.tree.map(lambda leaf, i=i: leaf[i], per_layer)
+        layer = layer._replace(cache=StepCache(old, young, place, prompt))
         x, outputs = nnx.merge(block_structure(config), params)(x, inputs, layer)
-        new.append(LayerCache(outputs.cache.recent_keys, outputs.cache.recent_values))
+        new.append(outputs.cache.recent)
     return nnx.merge(_norm_structure(config), weights.rest["final_norm"])(x), tuple(new)
 
 

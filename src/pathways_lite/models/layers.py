@@ -18,12 +18,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from pathways_kernels.attention import Spans
 from pathways_lite.models.activations import largest_logit
 from pathways_lite.models.rope_scaling import scaled_frequencies
+from pathways_lite.models.step_cache import StepCache
 from pathways_lite.parallel.sharded_ops import Weight, attention
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Activation, Model, RopeScaling
@@ -69,67 +69,6 @@ def rotate(x: jax.Array, rotation: Rotary) -> jax.Array:
 # ---- parameters ----
 
 Axes = tuple[str, ...]
-
-
-def einsum_in_float32(subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Multiply arrays, summed and returned in float32."""
-    # CPUs have no products of bfloat16 with such results for every shape; widening the operands is exact.
-    return lax.platform_dependent(
-        x,
-        y,
-        cpu=lambda x, y: jnp.einsum(subscripts, x.astype(jnp.float32), y.astype(jnp.float32)),
-        default=functools.partial(jnp.einsum, subscripts, preferred_element_type=jnp.float32),
-    )
-
-
-class CachePlace(NamedTuple):
-    """Where new tokens stand behind a cache: in the same place of the recent entries for all rows."""
-
-    start: jax.Array  # int32 [B], the number of entries in the cache
-    recent: jax.Array  # int32 [], the number of recent entries that follow
-
-
-class StepCache(NamedTuple):
-    """The keys and values that a few new tokens see, besides their own."""
-
-    keys: jax.Array  # [B, K, S, D]
-    values: jax.Array
-    recent_keys: jax.Array  # [B, K, C, D]
-    recent_values: jax.Array
-    place: CachePlace
-
-    def append(self, k: jax.Array, v: jax.Array) -> StepCache:
-        """Put the new keys and values [B, T, K, D] behind the recent ones."""
-
-        def put(old: jax.Array, new: jax.Array) -> jax.Array:
-            return lax.dynamic_update_slice_in_dim(old, jnp.swapaxes(new, 1, 2), self.place.recent, axis=2)
-
-        return self._replace(recent_keys=put(self.recent_keys, k), recent_values=put(self.recent_values, v))
-
-    def attend(self, q: jax.Array, spans: Spans, *, scale: float, soft_cap: float | None) -> jax.Array:
-        """Compute softmax(Q K^T) V of the heads q [B, T, H, D] over the entries in `spans` of positions [B, T]."""
-        B, T, H, D = q.shape
-        K, S, C = self.keys.shape[1], self.keys.shape[2], self.recent_keys.shape[2]
-        grouped = q.reshape(B, T, K, H // K, D)
-        start = self.place.start[:, None, None]
-        old, young = jnp.arange(S)[None, None, :], start + jnp.arange(C)[None, None, :]
-        first, stop = spans.start[..., None], spans.stop[..., None]
-        is_seen = jnp.concatenate(
-            [(old >= first) & (old < jnp.minimum(stop, start)), (young >= first) & (young < stop)], axis=-1
-        )  # [B, T, S + C]
-        scores = jnp.concatenate(
-            [einsum_in_float32("btkgd,bksd->bkgts", grouped, keys) for keys in (self.keys, self.recent_keys)],
-            axis=-1,
-        )
-        scores = scores * scale
-        if soft_cap is not None:
-            scores = soft_cap * jnp.tanh(scores / soft_cap)
-        weights = jax.nn.softmax(jnp.where(is_seen[:, None, None], scores, -jnp.inf), axis=-1).astype(q.dtype)
-        old_heads, young_heads = (
-            einsum_in_float32("bkgts,bksd->btkgd", part, values)
-            for part, values in ((weights[..., :S], self.values), (weights[..., S:], self.recent_values))
-        )
-        return (old_heads + young_heads).reshape(B, T, H, D).astype(q.dtype)
 
 
 def normal_init(config: Model, rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, fan_in: int) -> nnx.Param:

@@ -27,9 +27,9 @@ from pathways_lite.atomic_file import replace_atomically, write_text_atomically
 from pathways_lite.errors import UserError
 from pathways_lite.models.accounting import attended_pairs, flops_with_spans
 from pathways_lite.recipe import Model
+from pathways_lite.samples_manifest import KIND, MANIFEST, read_manifest
 
-KIND = "pathways_lite.samples"
-MANIFEST, SECONDS = "manifest.json", "seconds.json"
+SECONDS = "seconds.json"
 _COUNTS = b"pathways_lite.account"  # metadata of a part: tokens and FLOPs
 PROBLEMS_PER_PART = 16
 _PART = re.compile(r"part-p\d+-s(\d+)-(\d+)\.parquet")
@@ -88,7 +88,7 @@ class SampleDirectory:
             path.mkdir(parents=True, exist_ok=True)
             write_text_atomically(file, json.dumps(self._manifest, indent=1, ensure_ascii=False) + "\n")
             return
-        stored = _read_manifest(path)
+        stored = read_manifest(path)
         for name, asked in json.loads(json.dumps(self._manifest)).items():
             if stored.get(name) != asked and name not in ("checkpoint", "problems"):  # places may differ
                 raise UserError(
@@ -124,17 +124,6 @@ class SampleDirectory:
         with replace_atomically(self.path / part.file_name) as temporary:
             pq.write_table(table, temporary, compression="zstd")
         write_text_atomically(self.path / SECONDS, json.dumps(seconds, indent=1) + "\n")
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """Return what was asked. Raises UserError where `path` holds no samples."""
-    try:
-        content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no directory of samples; pathways-lite sample makes one") from error
-    if content.get("kind") != KIND:
-        raise UserError(f"{path / MANIFEST} is not of samples, but of {content.get('kind')!r}")
-    return dict(content)
 
 
 def read_account(path: Path) -> Account:

@@ -15,14 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from pathways_lite.models.decoder import ONE_DEVICE
-from pathways_lite.models.decoding import (
-    Cache,
-    StepWeights,
-    empty_cache,
-    merge,
-    step,
-    step_logits,
-)
+from pathways_lite.models.decoding import Cache, Shared, StepWeights, empty_cache, merge, step, step_logits
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Model
 from pathways_lite.sampling.automaton import Automata
@@ -48,11 +41,17 @@ class Rows(NamedTuple):
     keys: jax.Array  # PRNG keys [B], one per row, whatever shares its batch
     epoch: jax.Array  # int32 [B], raised when a row's path changes, so that no noise is used twice
     ends: jax.Array  # int32 [B, E], tokens that end a text; -1: none
+    shared: Shared | None = None  # prompts whose keys and values are not in `cache`
 
     @property
     def start(self) -> jax.Array:
-        """The number of entries in the cache, int32 [B]."""
+        """The number of entries that a row sees in the shared prompts and in the cache, int32 [B]."""
         return self.length - 1
+
+    @property
+    def in_cache(self) -> jax.Array:
+        """The number of those in the cache, int32 [B]."""
+        return self.start if self.shared is None else self.start - self.shared.place.length
 
     @property
     def drawn(self) -> jax.Array:
@@ -66,7 +65,7 @@ def advance(
 ) -> Rows:
     """Draw up to `steps` tokens in every running row. The cache must have room for them."""
     batch = rows.tokens.shape[0]
-    cache, start, drawn = rows.cache, rows.start, rows.drawn
+    cache, shared, start, in_cache, drawn = rows.cache, rows.shared, rows.start, rows.in_cache, rows.drawn
     each = jnp.arange(batch)
 
     def is_unfinished(carry: tuple[jax.Array, Cache, Rows]) -> jax.Array:
@@ -76,7 +75,9 @@ def advance(
     def draw_one(carry: tuple[jax.Array, Cache, Rows]) -> tuple[jax.Array, Cache, Rows]:
         count, recent, rows = carry
         pending = rows.tokens[each, rows.length - 1]
-        hidden, recent = step(config, weights, cache, recent, pending[:, None], start, count, layout=layout)
+        hidden, recent = step(
+            config, weights, cache, recent, pending[:, None], start, count, shared=shared, layout=layout
+        )
         logits = step_logits(config, weights, hidden[:, 0])
         state = rows.states[each, rows.length - 1]
         allowed = logits if automata.allowed is None else jnp.where(automata.allowed[state], logits, -jnp.inf)
@@ -91,9 +92,9 @@ def advance(
         return count + 1, recent, rows
 
     # The loop reads the cache, which is written once after it.
-    first = jnp.int32(0), empty_cache(config, batch, steps), rows._replace(cache=())
+    first = jnp.int32(0), empty_cache(config, batch, steps), rows._replace(cache=(), shared=None)
     _, recent, rows = lax.while_loop(is_unfinished, draw_one, first)
-    return rows._replace(cache=merge(cache, recent, start, rows.start - start, layout=layout))
+    return rows._replace(cache=merge(cache, recent, in_cache, rows.start - start, layout=layout), shared=shared)
 
 
 def _append(
@@ -134,7 +135,7 @@ def _read(
     pending = rows.tokens[jnp.arange(batch), rows.length - 1]
     inputs = jnp.concatenate([pending[:, None], tokens[:, :-1]], axis=1)
     recent = empty_cache(config, batch, count)
-    hidden, recent = step(config, weights, rows.cache, recent, inputs, rows.start, layout=layout)
+    hidden, recent = step(config, weights, rows.cache, recent, inputs, rows.start, shared=rows.shared, layout=layout)
 
     def score(row: tuple[jax.Array, jax.Array]) -> jax.Array:
         hidden, targets = row  # one row at a time, because its logits are [T, V]
@@ -169,7 +170,7 @@ def force(
     have room. A row runs on afterwards, unless it is at its limit.
     """
     logp, recent = _read(config, weights, rows, tokens, layout)
-    cache = merge(rows.cache, recent, rows.start, count, layout=layout)
+    cache = merge(rows.cache, recent, rows.in_cache, count, layout=layout)
     at = jnp.arange(rows.tokens.shape[1])[None, :] - rows.length[:, None]
     is_new = (at >= 0) & (at < count[:, None])
     given = jnp.clip(at, 0, tokens.shape[1] - 1)
@@ -201,8 +202,14 @@ def force(
 @jax.jit
 def fork(rows: Rows, parent: jax.Array) -> Rows:
     """Make row b a copy of row `parent[b]`, int32 [B], that goes on with noise of its own."""
-    copies = jax.tree.map(lambda array: array[parent], rows)
-    return copies._replace(keys=rows.keys, epoch=rows.epoch + 1)
+
+    def copy[T](arrays: T) -> T:
+        return jax.tree.map(lambda array: array[parent], arrays)
+
+    shared = rows.shared
+    if shared is not None:
+        shared = shared._replace(place=copy(shared.place))
+    return copy(rows._replace(shared=None))._replace(keys=rows.keys, epoch=rows.epoch + 1, shared=shared)
 
 
 @jax.jit
@@ -212,8 +219,14 @@ def rewind(rows: Rows, length: jax.Array) -> Rows:
     What the cache has beyond is overwritten before any token sees it.
     """
     is_cut = length < rows.length
+    length = jnp.where(is_cut, length, rows.length)
+    shared = rows.shared
+    if shared is not None:
+        place = shared.place
+        shared = shared._replace(place=place._replace(length=jnp.minimum(place.length, length - 1)))
     return rows._replace(
-        length=jnp.where(is_cut, length, rows.length),
+        length=length,
         epoch=rows.epoch + is_cut,
         finish=jnp.where(is_cut, RUNNING, rows.finish),
+        shared=shared,
     )

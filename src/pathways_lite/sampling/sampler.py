@@ -3,87 +3,46 @@
 The device draws in chunks of `CHUNK` tokens; between chunks the host takes the rows that have ended, gives their
 places to the next requests, and makes the cache longer where it must be. What a sample is does not depend on its
 neighbors: its noise comes from the seed, the prompt, the sample's number and the token's, so 64 samples begin with the
-same 16. (Up to rounding: the sums of another batch size, or of a longer cache, may differ in their last bits.)
+same 16. (Up to rounding: the sums of another batch size, of a longer cache, or of a prompt that is shared, may differ
+in their last bits.)
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pathways_lite import models
 from pathways_lite.errors import UserError
 from pathways_lite.models.decoder import ONE_DEVICE
-from pathways_lite.models.decoding import Cache, StepWeights, empty_cache, merge, step, unstack
-from pathways_lite.objectives.prompts import Prompt
+from pathways_lite.models.decoding import Cache, StepWeights, empty_cache, unstack
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Model
-from pathways_lite.sampling.automaton import FREE, Automaton, combine
+from pathways_lite.sampling.automaton import Automata, combine
+from pathways_lite.sampling.prefixes import (
+    PAD,
+    CopiedPrompts,
+    Need,
+    Prompts,
+    SharedPrompts,
+    is_sharing_cheaper,
+    make_room,
+    places_needed,
+    power_of_two,
+    read_prompts,
+)
+from pathways_lite.sampling.requests import Finish, Request, Sample
 from pathways_lite.sampling.rows import LENGTH, RUNNING, Rows, advance
-from pathways_lite.sampling.rules import PLAIN, Rules, Sampling, row_keys
+from pathways_lite.sampling.rules import PLAIN, Rules, row_keys
 
 CHUNK = 32  # tokens between two looks of the host
-_PAD = 64  # prompts and caches are padded to multiples of it
-_READ = 256  # tokens of a prompt that are read at once
-
-Finish = Literal["end", "stop", "length", "dead end"]
 _FINISHES: tuple[Finish | None, ...] = (None, "end", "stop", "length", "dead end")
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """A prompt, and how many texts to draw after it.
-
-    first_sample: the number of the first sample; those before it are left out.
-    automaton: what ends or restricts the answers, besides the ends of texts.
-    problem: a number below 2**32 for the noise; None: from the prompt's tokens.
-    """
-
-    prompt: Prompt
-    sampling: Sampling = PLAIN
-    max_tokens: int = 256
-    samples: int = 1
-    first_sample: int = 0
-    automaton: Automaton = FREE
-    problem: int | None = None
-
-    @property
-    def problem_number(self) -> int:
-        """The number that tells the noise of this prompt from that of others."""
-        if self.problem is not None:
-            return self.problem
-        digest = hashlib.blake2b(np.asarray(self.prompt.tokens, "<i4").tobytes(), digest_size=4).digest()
-        return int.from_bytes(digest, "little")
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """A text that was drawn.
-
-    request: index of the request. number: of the sample, among those of its prompt.
-    tokens: int32 [n], with the token that ended it, if one did.
-    logp_model, logp_drawn: float32 [n], nats of each token under the model (temperature 1, nothing filtered), and under
-        the distribution that it was drawn from.
-    """
-
-    request: int
-    number: int
-    tokens: np.ndarray
-    logp_model: np.ndarray
-    logp_drawn: np.ndarray
-    finish: Finish
-
-    @property
-    def answer(self) -> list[int]:
-        """The tokens without the one that ended the text."""
-        return [int(token) for token in (self.tokens[:-1] if self.finish == "end" else self.tokens)]
 
 
 @dataclass
@@ -102,7 +61,8 @@ class Sampler:
     rows: texts that are drawn at the same time, at most.
     key: of the noise.
     layout: how rows and heads are sharded. Rows are rounded up to a multiple of the devices that share a batch;
-        parameters that are sharded over `fsdp` are gathered for every token, so `tensor` is the axis for large models.
+        devices of `fsdp` and `context` have all parameters each, so `tensor` is the axis for large models.
+    share: whether rows share their prompts' keys and values (see `prefixes`); None: where that is cheaper.
     """
 
     config: Model
@@ -112,17 +72,24 @@ class Sampler:
     key: jax.Array = field(default_factory=lambda: jax.random.key(0))
     layout: Layout = field(default=ONE_DEVICE)
     chunk: int = CHUNK
+    share: bool | None = None
 
     def __post_init__(self) -> None:
         # One token at a time cannot be spread over devices: those of `context` take rows instead.
         rules = self.layout.rules
         batch = tuple(dict.fromkeys((*rules["batch"], *rules["seq"])))
-        self.layout = Layout(self.layout.mesh, {**rules, "batch": batch, "seq": ()})
+        # Weights that are sharded over `fsdp` would be gathered for every token.
+        self.layout = Layout(self.layout.mesh, {**rules, "batch": batch, "seq": (), "embed": ()})
 
     @classmethod
     def of_params(cls, config: Model, params: Any, ends: Collection[int], **options: Any) -> Sampler:
-        """Return a sampler of a decoder's parameters, as `models.init` makes them."""
-        return cls(config, jax.jit(unstack, static_argnums=0)(config, params), tuple(ends), **options)
+        """Return a sampler of a decoder's parameters, as `models.init` makes them, which are laid out for it."""
+        sampler = cls(config, StepWeights({}, ()), tuple(ends), **options)
+        if (layout := sampler.layout).is_sharded:
+            like = layout.abstract_parameters(models.abstract_params(config), models.logical_axes(config))
+            params = jax.tree.map(lambda leaf, abstract: jax.device_put(leaf, abstract.sharding), params, like)
+        sampler.weights = jax.jit(unstack, static_argnums=0)(config, params)
+        return sampler
 
     def sample(
         self, requests: Sequence[Request], watch: Callable[[list[Sample]], None] | None = None
@@ -134,52 +101,59 @@ class Sampler:
 
         Raises UserError for a prompt without tokens, or a limit of none.
         """
-        for request in requests:
-            if not request.prompt.tokens:
-                raise UserError("a prompt has no tokens; there is nothing to go on from")
-            if request.max_tokens < 1:
-                raise UserError(f"max_tokens={request.max_tokens} must be at least 1")
-        queue = deque(
-            _Slot(index, request.first_sample + i)
-            for index, request in enumerate(requests)
-            for i in range(request.samples)
-        )
-        if not queue:
-            return
+        queue = _queue(requests)
+        if queue:
+            yield from _Batch(self, requests, self._batch_size(min(self.rows, len(queue)))).run(queue, watch)
+
+    def open(self, requests: Sequence[Request]) -> tuple[Rows, Automata]:
+        """Return rows that begin the samples of all requests, in order, for `advance`, `force`, `fork` and `rewind`.
+
+        Their caches have room for all that requests may draw. There are more rows, which have ended, where devices
+        share the batch and do not divide it. Raises UserError as `sample`.
+        """
+        queue = _queue(requests)
+        batch = _Batch(self, requests, self._batch_size(len(queue)), places=len(requests))
+        return batch.open(queue), batch.automata
+
+    def _batch_size(self, rows: int) -> int:
         shards = self.layout.size("batch")
-        yield from _Batch(self, requests, -(-min(self.rows, len(queue)) // shards) * shards).run(queue, watch)
+        return -(-rows // shards) * shards
+
+
+def _queue(requests: Sequence[Request]) -> deque[_Slot]:
+    for request in requests:
+        if not request.prompt.tokens:
+            raise UserError("a prompt has no tokens; there is nothing to go on from")
+        if request.max_tokens < 1:
+            raise UserError(f"max_tokens={request.max_tokens} must be at least 1")
+    return deque(
+        _Slot(index, request.first_sample + i) for index, request in enumerate(requests) for i in range(request.samples)
+    )
 
 
 class _Batch:
     """The rows of one call, and what each works on."""
 
-    def __init__(self, sampler: Sampler, requests: Sequence[Request], size: int) -> None:
+    def __init__(self, sampler: Sampler, requests: Sequence[Request], size: int, places: int | None = None) -> None:
         self._sampler, self._requests, self._size = sampler, requests, size
         distinct = list({id(request.automaton): request.automaton for request in requests}.values())
-        self._automata, first_states = combine(distinct, sampler.config.vocab_size)
+        self.automata, first_states = combine(distinct, sampler.config.vocab_size)
         self._first_state = {id(a): int(state) for a, state in zip(distinct, first_states, strict=True)}
-        capacity = _round_up(max(len(request.prompt.tokens) + request.max_tokens for request in requests))
+        capacity = max(len(request.prompt.tokens) + request.max_tokens for request in requests)
         self._slots: list[_Slot | None] = [None] * size
-        self._cache_length = 0
-        self._rows = self._empty(capacity)
-        self._prefixes: dict[int, tuple[Cache, int]] = {}  # by request: the caches that it is in, and its row there
+        self._rows = self._empty(-(-capacity // PAD) * PAD)
+        self._prompts = self._prompts_of(places)
 
     def run(self, queue: deque[_Slot], watch: Callable[[list[Sample]], None] | None) -> Iterator[Sample]:
         """Draw all samples of the queue."""
         while queue or any(self._slots):
             self._refill(queue)
-            finish, length, limit = (np.asarray(x) for x in (self._rows.finish, self._rows.length, self._rows.limit))
+            rows, sampler = self._rows, self._sampler
+            finish, length, limit, in_cache = map(np.asarray, (rows.finish, rows.length, rows.limit, rows.in_cache))
             is_running = finish == RUNNING
-            steps = min(self._sampler.chunk, _power_of_two(int((limit - length)[is_running].max())))
-            self._make_room(int(length[is_running].max()) + steps)
-            self._rows = advance(
-                self._sampler.config,
-                self._sampler.weights,
-                self._rows,
-                self._automata,
-                steps,
-                layout=self._sampler.layout,
-            )
+            steps = min(sampler.chunk, power_of_two(int((limit - length)[is_running].max())))
+            rows = make_room(rows, int(in_cache[is_running].max()) + 1 + steps)
+            self._rows = advance(sampler.config, sampler.weights, rows, self.automata, steps, layout=sampler.layout)
             is_running = np.asarray(self._rows.finish) == RUNNING
             at_work = [row for row, slot in enumerate(self._slots) if slot is not None]
             if watch is not None:
@@ -211,40 +185,45 @@ class _Batch:
 
     # ---- filling rows ----
 
-    def _refill(self, queue: deque[_Slot]) -> None:
-        free = [row for row, slot in enumerate(self._slots) if slot is None][: len(queue)]
-        if not free:
-            return
-        for row in free:
-            self._slots[row] = queue.popleft()
-        slots = {row: slot for row in free if (slot := self._slots[row]) is not None}
-        self._read_prompts({slot.request for slot in slots.values()})
-        is_new = np.zeros(self._size, bool)
-        is_new[free] = True
-        fresh = self._fresh(slots)
-        groups: dict[int, list[int]] = {}
-        for row, slot in slots.items():
-            groups.setdefault(id(self._prefixes[slot.request][0]), []).append(row)
-        self._rows = _replace_rows(self._rows, fresh, is_new)
-        for rows in groups.values():
-            cache = self._prefixes[slots[rows[0]].request][0]
-            self._make_room(cache[0].keys.shape[2])
-            owner, here = np.zeros(self._size, np.int32), np.zeros(self._size, bool)
-            for row in rows:
-                owner[row], here[row] = self._prefixes[slots[row].request][1], True
-            self._rows = _insert_prefix(self._rows, cache, owner, here)
-        waiting = {slot.request for slot in queue}
-        self._prefixes = {request: prefix for request, prefix in self._prefixes.items() if request in waiting}
+    def open(self, queue: deque[_Slot]) -> Rows:
+        """Return rows that begin all samples of the queue."""
+        self._refill(queue)
+        rows = self._rows
+        return make_room(rows, int(jnp.max(rows.in_cache + rows.limit - rows.length)) + 1)
 
-    def _read_prompts(self, requests: set[int]) -> None:
-        """Read the prompts that are new, all of them together."""
-        new = sorted(request for request in requests if request not in self._prefixes)
+    def _prompts_of(self, places: int | None) -> Prompts:
+        """Return the form of the prompts. `places`: for how many of them there is room if they are shared."""
+        sampler, requests = self._sampler, self._requests
+
+        def read(which: Sequence[int]) -> Cache:
+            return read_prompts(
+                sampler.config, sampler.weights, [requests[i].prompt for i in which], layout=sampler.layout
+            )
+
+        needs = [Need(len(request.prompt.tokens), request.max_tokens, request.samples) for request in requests]
+        places = places or places_needed(needs, self._size)
+        if is_sharing_cheaper(needs, self._size, places) if sampler.share is None else sampler.share:
+            return SharedPrompts(sampler.config, read, [need.prompt for need in needs], places, sampler.layout)
+        return CopiedPrompts(read)
+
+    def _refill(self, queue: deque[_Slot]) -> None:
+        """Give the rows that are free to the next samples of the queue, as far as there is room for their prompts."""
+        at_work = {slot.request for slot in self._slots if slot is not None}
+        new: dict[int, _Slot] = {}
+        for row in [row for row, slot in enumerate(self._slots) if slot is None]:
+            if not queue or not self._prompts.claim(queue[0].request, at_work):
+                break
+            self._slots[row] = new[row] = queue.popleft()
+            at_work.add(new[row].request)
         if not new:
             return
-        prompts = [self._requests[request].prompt for request in new]
-        cache = read_prompts(self._sampler.config, self._sampler.weights, prompts, layout=self._sampler.layout)
-        for row, request in enumerate(new):
-            self._prefixes[request] = cache, row
+        is_new = np.zeros(self._size, bool)
+        is_new[list(new)] = True
+        rows = self._rows
+        replaced = _replace_rows(rows._replace(cache=(), shared=None), self._fresh(new), is_new)
+        rows = replaced._replace(cache=rows.cache, shared=rows.shared)
+        waiting = {slot.request for slot in queue}
+        self._rows = self._prompts.open(rows, {row: slot.request for row, slot in new.items()}, waiting)
 
     def _fresh(self, slots: dict[int, _Slot]) -> Rows:
         """Return rows, without caches, that begin the samples of `slots`."""
@@ -288,80 +267,12 @@ class _Batch:
             ends=np.full((self._size, len(self._sampler.ends) + 1), -1, np.int32),
         )  # fmt: skip
 
-    def _make_room(self, length: int) -> None:
-        """Make the cache long enough for `length` positions: the next of 64, 128, 256, ..."""
-        wanted = max(_PAD, _power_of_two(length))
-        if wanted > self._cache_length:
-            self._rows = self._rows._replace(cache=_lengthen(self._rows.cache, wanted))
-            self._cache_length = wanted
-
-
-def read_prompts(
-    config: Model, weights: StepWeights, prompts: Sequence[Prompt], *, layout: Layout = ONE_DEVICE
-) -> Cache:
-    """Return a cache with the keys and values of prompts, one per row; there may be more rows than prompts."""
-    longest = max(len(prompt.tokens) for prompt in prompts)
-    length = max(_PAD, _power_of_two(longest)) if longest <= _READ else -(-longest // _READ) * _READ
-    rows = _power_of_two(-(-len(prompts) // layout.size("batch"))) * layout.size("batch")
-    tokens, prefix = np.zeros((rows, length), np.int32), np.zeros(rows, np.int32)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt.tokens)] = prompt.tokens
-        prefix[row] = prompt.prefix_length
-    cache = empty_cache(config, rows, length)
-    # Tokens that see each other have to be read at once.
-    at_once = length if prefix.any() else min(length, _READ)
-    for first in range(0, longest, at_once):
-        part = tokens[:, first : first + at_once]
-        cache = _read_part(config, weights, cache, part, np.full(rows, first, np.int32), prefix, layout=layout)
-    return cache
-
-
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("layout",), donate_argnums=2)
-def _read_part(
-    config: Model,
-    weights: StepWeights,
-    cache: Cache,
-    tokens: jax.Array,
-    start: jax.Array,
-    prefix: jax.Array,
-    *,
-    layout: Layout,
-) -> Cache:
-    recent = empty_cache(config, *tokens.shape)
-    _, recent = step(config, weights, cache, recent, tokens, start, prefix_length=prefix, layout=layout)
-    return merge(cache, recent, start, jnp.full_like(start, tokens.shape[1]), layout=layout)
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _insert_prefix(rows: Rows, prefix: Cache, owner: jax.Array, here: jax.Array) -> Rows:
-    """Copy the entries of a prompt, row `owner` int32 [B] of `prefix`, into the rows where `here`."""
-
-    def put(old: jax.Array, new: jax.Array) -> jax.Array:
-        length = new.shape[2]
-        return old.at[:, :, :length].set(jnp.where(here[:, None, None, None], new[owner], old[:, :, :length]))
-
-    return rows._replace(cache=jax.tree.map(put, rows.cache, prefix))
-
 
 @jax.jit
 def _replace_rows(rows: Rows, fresh: Rows, is_new: jax.Array) -> Rows:
-    """Take `fresh` rows, which have no cache, where `is_new`."""
+    """Take the `fresh` rows where `is_new`; both without caches."""
 
     def put(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(is_new.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
 
-    return jax.tree.map(put, fresh, rows._replace(cache=()))._replace(cache=rows.cache)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _lengthen(cache: Cache, length: int) -> Cache:
-    return jax.tree.map(lambda part: jnp.pad(part, ((0, 0), (0, 0), (0, length - part.shape[2]), (0, 0))), cache)
-
-
-def _round_up(n: int) -> int:
-    return -(-n // _PAD) * _PAD
-
-
-def _power_of_two(n: int) -> int:
-    """Return the smallest power of two that is at least n."""
-    return 1 << max(n - 1, 0).bit_length()
+    return jax.tree.map(put, fresh, rows)

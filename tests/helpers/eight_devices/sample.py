@@ -1,4 +1,4 @@
-"""Sample from a tiny model on one CPU device and on meshes of eight, and print how they differ.
+"""Sample from a tiny model on one CPU device and on meshes of up to eight, and print how they differ.
 
     python -m helpers.eight_devices.sample CASE...      # names of CASES
 
@@ -27,27 +27,33 @@ MODEL = Model(
     d_model=32, n_layers=2, n_heads=8, n_kv_heads=2, head_dim=8, d_ff=64, vocab_size=64, dtype="float32",
     block="serial", tie_embeddings=False, window=(6, None),
 )  # fmt: skip
-CASES = {"fsdp": Mesh(), "tensor": Mesh(tensor=2), "kv heads shared": Mesh(tensor=4), "context": Mesh(context=2)}
+CASES = {  # mesh, devices, whether rows share prompts
+    "fsdp": (Mesh(), 8, True), "fsdp, copied": (Mesh(), 8, False), "tensor": (Mesh(tensor=2), 8, True),
+    "kv heads shared": (Mesh(tensor=4), 8, True), "context": (Mesh(context=2), 8, True),
+    "two devices": (Mesh(), 2, True), "four devices": (Mesh(tensor=2), 4, True),
+}  # fmt: skip
 REQUESTS = [
     Request(Prompt([1, 2, 3], 0, 63), Sampling(top_p=0.9), max_tokens=12, samples=8),
     Request(Prompt(list(range(20)), 20, 63), GREEDY, max_tokens=9, samples=2),
 ]
 
 
-def sample(params: models.Params, layout: Layout) -> dict[tuple[int, int], Sample]:
-    sampler = Sampler.of_params(MODEL, params, (63,), rows=8, layout=layout)
+def sample(params: models.Params, layout: Layout, share: bool) -> dict[tuple[int, int], Sample]:
+    sampler = Sampler.of_params(MODEL, params, (63,), rows=8, layout=layout, share=share)
+    assert all("fsdp" not in str(leaf.sharding.spec) for leaf in jax.tree.leaves(sampler.weights) if layout.is_sharded)
     return {(s.request, s.number): s for s in sampler.sample(REQUESTS)}
 
 
 def main() -> None:
     params = jax.jit(lambda: models.init(MODEL, jax.random.key(1)))()
-    expected = sample(params, Layout())
+    expected = sample(params, Layout(), share=False)
     result = {}
     for name in sys.argv[1:] or CASES:
-        layout = Layout(device_mesh(CASES[name]))
+        mesh, devices, share = CASES[name]
+        layout = Layout(device_mesh(mesh, jax.devices()[:devices]))
         abstract = layout.abstract_parameters(models.abstract_params(MODEL), models.logical_axes(MODEL))
         placed = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, abstract)
-        found = sample(placed, layout)
+        found = sample(placed, layout, share)
         equal = [np.array_equal(found[key].tokens, expected[key].tokens) for key in expected]
         off = max(
             float(np.abs(found[key].logp_model - expected[key].logp_model).max())

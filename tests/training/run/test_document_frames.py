@@ -15,11 +15,10 @@ from pathways_lite.cli.main import app
 from pathways_lite.data.build import build
 from pathways_lite.data.store import Store, open_store
 from pathways_lite.document_frame import DocumentFrame
-from pathways_lite.evaluation import generation
 from pathways_lite.evaluation.texts import document_losses, encode_documents
 from pathways_lite.objectives.causal import causal
 from pathways_lite.recipe import UL2R, Recipe, Reweighting, apply_overrides, load_recipe
-from pathways_lite.sampling import Sampler
+from pathways_lite.sampling import GREEDY, Request, Sampler
 from pathways_lite.training.load import load_model
 from pathways_lite.training.replay import batch_at
 
@@ -125,12 +124,10 @@ def test_a_prompt_opens_with_bos_and_the_answer_stops_at_eos(trained: Path, monk
     assert asked[0].end == 60
     params = model.params()
     sure = params | {"final_norm": jax.tree.map(lambda x: x * 0, params["final_norm"])}  # all logits are equal
-    greedy = generation.Sampling(temperature=0)
-    prompt = asked[0]
-    key = jax.random.key(0)
     for frame, length in ((DocumentFrame(59, 0), 0), (FRAME, 4)):  # the likeliest id is then 0
-        options = {"max_tokens": 4, "frame": frame, "key": key}
-        assert len(generation.complete(model.stage.model, sure, prompt, greedy, **options)) == length
+        sampler = Sampler.of_params(model.stage.model, sure, frame.ids, rows=1)
+        (drawn,) = sample(sampler, [Request(asked[0], GREEDY, 4)])
+        assert len(drawn.answer) == length
 
 
 def test_ul2r_on_it_is_the_same_after_an_interruption(recipe: Recipe, framed: Store, tmp_path: Path) -> None:
