@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -56,6 +56,20 @@ def evaluate(
         Path | None,
         typer.Option(parser=local_path, help="write held-out text with the loss of each token in color (HTML)"),
     ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="instead of held-out text: tasks, separated by commas: families of `tasks list` (sum, facts:choices), "
+            "problem files or directories"
+        ),
+    ] = None,
+    shots: Annotated[int, typer.Option(min=0, help="with --tasks: solved problems before each item")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="with --tasks: items of each; default: 256 of a family, all of a file")
+    ] = None,
+    mode: Annotated[
+        Literal["s2s", "nlu", "nlg"] | None, typer.Option(help="with --tasks: the mode token of a UL2R model")
+    ] = None,
     average: OfAverage = False,
     along: Annotated[
         bool, typer.Option("--along", help="evaluate every checkpoint that the run keeps, and write a table of them")
@@ -94,6 +108,8 @@ def evaluate(
     - `pathways-lite evaluate runs/averaged --average`
 
     - `pathways-lite evaluate runs/demo --along --every 2`
+
+    - `pathways-lite evaluate runs/sums --tasks sum,sum:choices --shots 5`
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.evaluation.as_trained import AS_TRAINED
@@ -112,6 +128,11 @@ def evaluate(
         evaluate_along(
             path, out, every=every, corpus=corpus, tokens=tokens, overlap=overlap, average=average, as_json=as_json
         )
+        return
+    if tasks is not None:
+        from pathways_lite.cli.evaluate_tasks import TaskChoice, evaluate_tasks
+
+        evaluate_tasks(path, TaskChoice(tasks, shots, limit, mode), average=average, as_json=as_json)
         return
     if every != 1 or out is not None:
         raise UserError("--every and --out are for --along, which writes a table; results of one checkpoint: --json")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pathways_lite.cli.common import AsJson, OfAverage, print_json
-from pathways_lite.cli.sampling_common import MinP, Temperature, TopK, TopP, stops_of, writer_of
+from pathways_lite.cli.sampling_common import MinP, Temperature, TopK, TopP, writer_of
 from pathways_lite.console import escape_controls, print_line
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
@@ -78,6 +78,7 @@ def generate(
 
     - `pathways-lite generate runs/ul2r_demo --infill $'import <mask>\\n\\ndef main('`
     """
+    from pathways_lite.evaluation.generation import stops_of
     from pathways_lite.sampling import Sampling
     from pathways_lite.training.load import load_model
 

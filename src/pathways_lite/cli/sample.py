@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pathways_lite.cli.common import AsJson, OfAverage, count_progress, print_json
-from pathways_lite.cli.sampling_common import MinP, Temperature, TopK, TopP, stops_of, writer_of
+from pathways_lite.cli.sampling_common import MinP, Temperature, TopK, TopP, writer_of
 from pathways_lite.console import print_line
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
@@ -47,6 +47,7 @@ def sample(
 
     - `pathways-lite judge samples/sum --curve coverage.csv --page`
     """
+    from pathways_lite.evaluation.generation import stops_of
     from pathways_lite.evaluation.problem_samples import Asked, Asking, draw_part, require_room
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.sampling import Sampling

@@ -1,16 +1,14 @@
-"""Shared parts of `generate` and `sample`: options of the rule by which tokens are drawn, the writer, stop strings."""
+"""Shared parts of `generate` and `sample`: options of the rule by which tokens are drawn, and the writer."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from pathways_lite.data.tokenizers import Tokenizer
-    from pathways_lite.evaluation.generation import Stops, Writer
+    from pathways_lite.evaluation.generation import Writer
     from pathways_lite.recipe import Mode
     from pathways_lite.training.load import TrainedModel
 
@@ -38,21 +36,3 @@ def writer_of(
         model.stage.model, model.params(), tokenizer, prompt_format, mode, None, opener, ends,
         key=jax.random.key(seed), **options,
     )  # fmt: skip
-
-
-def stops_of(tokenizer: Tokenizer) -> Callable[[Sequence[str]], Stops]:
-    """Return a function from strings to what ends a text before any of them, besides its end.
-
-    It raises UserError for an empty string. The tokenizer's bytes are looked up once, and not without a string.
-    """
-    from pathways_lite.data.token_bytes import token_bytes
-    from pathways_lite.evaluation.generation import Stops
-    from pathways_lite.sampling import stop_strings
-
-    known = functools.cache(lambda: token_bytes(tokenizer))
-
-    @functools.cache
-    def stops(strings: tuple[str, ...]) -> Stops:
-        return Stops(strings, stop_strings(strings, known())) if strings else Stops()
-
-    return lambda strings: stops(tuple(strings))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
 
+from pathways_lite.data.token_bytes import token_bytes
+from pathways_lite.data.tokenizers import Tokenizer as TextTokenizer
 from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError
 from pathways_lite.objectives.prompts import Prompt, PromptFormat, left_to_right
 from pathways_lite.recipe import Mode, Model
-from pathways_lite.sampling import FREE, Automaton, Finish, Request, Sample, Sampler, Sampling, first_stop
+from pathways_lite.sampling import FREE, Automaton, Finish, Request, Sample, Sampler, Sampling, first_stop, stop_strings
 
 MASK = "<mask>"
 """What stands for a gap in a text that is to be filled."""
@@ -35,6 +38,20 @@ class Stops:
 
     strings: tuple[str, ...] = ()
     automaton: Automaton = field(default=FREE)
+
+
+def stops_of(tokenizer: TextTokenizer) -> Callable[[Sequence[str]], Stops]:
+    """Return a function from strings to what ends a text before any of them, besides its end.
+
+    It raises UserError for an empty string. The tokenizer's bytes are looked up once, and not without a string.
+    """
+    known = functools.cache(lambda: token_bytes(tokenizer))
+
+    @functools.cache
+    def stops(strings: tuple[str, ...]) -> Stops:
+        return Stops(strings, stop_strings(strings, known())) if strings else Stops()
+
+    return lambda strings: stops(tuple(strings))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,9 +168,9 @@ class Writer:
 
         yield from map(finish, self.sampler.sample(requests, None if watch is None else show))
 
-    def ask(self, prompt: str) -> Prompt:
-        """Return the tokens that the model reads for a prompt."""
-        return self._ask(self._tokenizer.encode(prompt))
+    def ask(self, prompt: str | list[int]) -> Prompt:
+        """Return the tokens that the model reads for a prompt, given as text or as its tokens."""
+        return self._ask(self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
 
     def filled(self, text: str, sampling: Sampling, *, max_tokens: int, samples: int = 1) -> Iterator[Generated]:
         """Yield whole texts, with every `<mask>` of `text` filled.

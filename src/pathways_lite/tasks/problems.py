@@ -59,11 +59,15 @@ class Problem(BaseModel):
 
 def verify(problem: Problem, text: str) -> Verdict:
     """Return the verdict on a continuation of the problem's prompt. Exact, and total: never raises on any text."""
-    verifier = problem.verify
-    if verifier is None:
-        assert problem.answer is not None
-        verifier = ExactText(answer=problem.answer)
-    return verifier.judge(text)
+    return verifier_of(problem).judge(text)
+
+
+def verifier_of(problem: Problem) -> AnyVerifier:
+    """Return the verifier of a problem: its own, or that of its answer."""
+    if problem.verify is not None:
+        return problem.verify
+    assert problem.answer is not None
+    return ExactText(answer=problem.answer)
 
 
 def to_record(example: Example, domain: str, shots: str = "") -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""`pathways-lite evaluate RUN --tasks`: likelihoods and written answers of tasks, by one checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pathways_lite.cli.common import count_progress, print_json
+from pathways_lite.errors import UserError
+
+if TYPE_CHECKING:
+    from pathways_lite.evaluation.downstream import TaskEvaluator
+    from pathways_lite.recipe import Mode
+    from pathways_lite.tasks.scored_items import Task
+    from pathways_lite.training.load import TrainedModel
+
+
+class TaskChoice(NamedTuple):
+    """The tasks to evaluate, as the options say."""
+
+    names: str  # separated by commas
+    shots: int
+    limit: int | None
+    mode: Mode | None
+
+    def open(self) -> list[Task]:
+        """Open the tasks. Raises UserError for one that is not known."""
+        from pathways_lite.tasks.scored_items import open_tasks
+
+        names = [name for name in map(str.strip, self.names.split(",")) if name]
+        if not names:
+            raise UserError("--tasks names no task; write e.g. --tasks sum,facts:choices")
+        return open_tasks(names, shots=self.shots, limit=self.limit)
+
+
+def evaluate_tasks(path: Path, choice: TaskChoice, *, average: bool, as_json: bool) -> None:
+    """Evaluate the newest valid checkpoint at `path` on tasks, and print the results."""
+    from pathways_lite.training.load import load_model
+
+    tasks = choice.open()
+    model = load_model(path, average=average)
+    evaluator = task_evaluator(model, tasks, choice.mode)
+    with count_progress("evaluating tasks", evaluator.items, "items") as report:
+        results = evaluator.evaluate(model.params(), report)
+    if as_json:
+        facts = {"checkpoint": str(model.path), "digest": model.manifest.digest}
+        print_json(facts | {"tasks": results} | ({"average": True} if average else {}))
+        return
+    _print_results(results, f"{model.path}, average of parameters" if average else f"{model.path}")
+
+
+def task_evaluator(model: TrainedModel, tasks: list[Task], mode: Mode | None) -> TaskEvaluator:
+    """Return the evaluation of a checkpoint on tasks, which asks it as it was trained."""
+    from pathways_lite.evaluation.downstream import TaskEvaluator
+
+    tokenizer = model.tokenizer()
+    opener, ends = model.prompt_tokens(tokenizer)
+    return TaskEvaluator(tasks, model.stage, tokenizer, model.frame(), opener, ends, mode)
+
+
+def _print_results(results: Mapping[str, Mapping[str, Any]], title: str) -> None:
+    from pathways_lite.console import Console, Table
+
+    caption = (
+        "±: standard error over items, variants of one problem together. Choices by ln p, by ln p per token, and by "
+        'ln p less that after "Answer:". ln p, loss (nats per byte), p and Brier are of the right answer.'
+    )
+    table = Table(title=title, caption=caption)
+    headers = "task,items,shots,accuracy,chance,sum,token,unconditional,ln p,loss,p,Brier"
+    for column in headers.split(","):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, result in results.items():
+        by_normalization = [
+            f"{result[key]:.1%}" if (key := f"accuracy_{way}") in result else "-"
+            for way in ("sum", "token", "unconditional")
+        ]
+        table.add_row(
+            name, f"{result['items']:,}", f"{result['shots']}",
+            f"{result['accuracy']:.1%} ± {result['accuracy_se']:.1%}", f"{result['chance']:.1%}", *by_normalization,
+            *(f"{result[key]:.{digits}f}" for key, digits in (("log_p", 2), ("loss", 3), ("p", 3), ("brier", 3))),
+        )  # fmt: skip
+    Console().print(table)
