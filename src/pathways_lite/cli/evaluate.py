@@ -77,7 +77,10 @@ def evaluate(
     every: Annotated[int, typer.Option(min=1, help="with --along: each that many-th checkpoint of a stage")] = 1,
     out: Annotated[
         Path | None,
-        typer.Option(parser=local_path, help="with --along: the table, .csv or .parquet; default: RUN/along.csv"),
+        typer.Option(
+            parser=local_path,
+            help="with --along: the table, .csv or .parquet; default: RUN/along.csv, or RUN/tasks.csv",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
 ) -> None:
@@ -90,6 +93,9 @@ def evaluate(
 
     --along evaluates all kept checkpoints of a run on the same text, one row each with N, D, C and losses as in
     `runs table`, and a picture. Rows that the table has already are not measured again.
+
+    --tasks evaluates tasks instead; with --along every checkpoint of a run, a study or a directory of runs, a row for
+    each task, and a page of curves and statistics (docs/downstream.md).
 
     Examples:
 
@@ -110,6 +116,8 @@ def evaluate(
     - `pathways-lite evaluate runs/demo --along --every 2`
 
     - `pathways-lite evaluate runs/sums --tasks sum,sum:choices --shots 5`
+
+    - `pathways-lite evaluate runs --tasks sum:choices --along --out tasks.csv`
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.evaluation.as_trained import AS_TRAINED
@@ -120,12 +128,24 @@ def evaluate(
     from pathways_lite.training.load import load_model
     from pathways_lite.training.token_losses import score_samples, write_samples_page
 
+    if tasks is None and (shots or limit is not None or mode is not None):
+        raise UserError("--shots, --limit and --mode are for --tasks; name some, e.g. --tasks sum")
+    other = {"--text": text, "--corpus": corpus, "--tokens": tokens, "--overlap": overlap, "--seq-len": seq_len,
+             "--infilling": infilling, "--page": page}  # fmt: skip
+    if tasks is not None and (named := [name for name, value in other.items() if value not in (None, False, [])]):
+        raise UserError(f"--tasks is evaluated instead of held-out text; leave out {', '.join(named)}")
     if along:
-        from pathways_lite.cli.evaluate_along import evaluate_along
+        from pathways_lite.cli.evaluate_losses_along import evaluate_losses_along
+        from pathways_lite.cli.evaluate_tasks import TaskChoice
+        from pathways_lite.cli.evaluate_tasks_along import evaluate_tasks_along
 
         if page is not None or infilling:
             raise UserError("--along writes a table of losses; give --page and --infilling for one checkpoint")
-        evaluate_along(
+        if tasks is not None:
+            chosen = TaskChoice(tasks, shots, limit, mode)
+            evaluate_tasks_along(path, out, chosen, every=every, average=average, as_json=as_json)
+            return
+        evaluate_losses_along(
             path, out, every=every, corpus=corpus, tokens=tokens, overlap=overlap, average=average, as_json=as_json
         )
         return

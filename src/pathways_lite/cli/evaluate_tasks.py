@@ -61,6 +61,7 @@ def task_evaluator(model: TrainedModel, tasks: list[Task], mode: Mode | None) ->
 
 def _print_results(results: Mapping[str, Mapping[str, Any]], title: str) -> None:
     from pathways_lite.console import Console, Table
+    from pathways_lite.tracking.formatting import percent
 
     caption = (
         "±: standard error over items, variants of one problem together. Choices by ln p, by ln p per token, and by "
@@ -77,7 +78,8 @@ def _print_results(results: Mapping[str, Mapping[str, Any]], title: str) -> None
         ]
         table.add_row(
             name, f"{result['items']:,}", f"{result['shots']}",
-            f"{result['accuracy']:.1%} ± {result['accuracy_se']:.1%}", f"{result['chance']:.1%}", *by_normalization,
+            f"{percent(result['accuracy'])} ± {percent(result['accuracy_se'])}", percent(result["chance"]),
+            *by_normalization,
             *(f"{result[key]:.{digits}f}" for key, digits in (("log_p", 2), ("loss", 3), ("p", 3), ("brier", 3))),
         )  # fmt: skip
     Console().print(table)

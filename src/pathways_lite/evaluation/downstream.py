@@ -13,7 +13,7 @@ from pathways_lite.document_frame import DocumentFrame
 from pathways_lite.errors import UserError, counted
 from pathways_lite.evaluation.choice_scores import AnswerScores, brier, means_json, picks, probabilities
 from pathways_lite.evaluation.continuations import Continuation, ContinuationScorer, encode_pair
-from pathways_lite.evaluation.generation import Writer, stops_of
+from pathways_lite.evaluation.generation import Writer, prompt_of, stops_of
 from pathways_lite.evaluation.token_scores import TokenScores
 from pathways_lite.objectives.prompts import PromptFormat
 from pathways_lite.recipe import Mode, Stage
@@ -55,15 +55,22 @@ class TaskEvaluator:
     rows: int = ROWS
     _pairs: dict[str, _Pairs] = field(default_factory=dict)
 
-    def evaluate(self, params: Any, report: Report = lambda items: None) -> dict[str, dict[str, Any]]:
-        """Return the results of every task by its name (`summarize`). `report` is told how many items are done.
+    def prepare(self) -> None:
+        """Encode all items. Raises UserError where one is longer than the context."""
+        for task in self.tasks:
+            if task.name not in self._pairs:
+                self._pairs[task.name] = self._encode(task)
 
-        Raises UserError where an item is longer than the context.
+    def evaluate(self, params: Any, report: Report = lambda items: None) -> dict[str, dict[str, Any]]:
+        """Return the results of every task by its name (`summarize`).
+
+        `report` is told how many items are done, also 0 between batches. Raises UserError where an item is longer than
+        the context.
         """
+        self.prepare()
         config = self.stage.model
-        prompt_format = PromptFormat.from_objective(self.stage.objective, self.frame)
         writer = Writer(
-            config, params, self.tokenizer, prompt_format, self.mode, None, self.opener, self.ends, rows=self.rows
+            config, params, self.tokenizer, self._prompt_format, self.mode, None, self.opener, self.ends, rows=self.rows
         )
         scorer = ContinuationScorer(config, writer.sampler.weights, rows=self.rows)
         return {task.name: self._evaluate_task(task, writer, scorer, report) for task in self.tasks}
@@ -74,29 +81,31 @@ class TaskEvaluator:
         return sum(len(task.items) for task in self.tasks)
 
     def _evaluate_task(self, task: Task, writer: Writer, scorer: ContinuationScorer, report: Report) -> dict[str, Any]:
-        if task.name not in self._pairs:
-            self._pairs[task.name] = self._encode(task, writer)
         pairs = self._pairs[task.name]
-        scored, unconditional = scorer.score(pairs.conditional), scorer.score(pairs.unconditional)
-        written = None if task.has_choices else self._write(task, pairs, writer)
+        scored, unconditional = (scorer.score(each, lambda rows: report(0)) for each in pairs)
+        written = None if task.has_choices else self._write(task, pairs, writer, report)
         report(len(task.items))
         return summarize(task, scored, unconditional, written)
 
-    def _encode(self, task: Task, writer: Writer) -> _Pairs:
+    @property
+    def _prompt_format(self) -> PromptFormat:
+        return PromptFormat.from_objective(self.stage.objective, self.frame)
+
+    def _encode(self, task: Task) -> _Pairs:
         conditional, unconditional = [], []
         for item in task.items:
             for answer in item.answers:
-                pair = self._continuation(writer, item.prompt, answer)
+                pair = self._continuation(item.prompt, answer)
                 self._require_room(task, item, pair)
                 conditional.append(pair)
                 if task.has_choices:
                     space = "" if answer[0].isspace() else " "
-                    unconditional.append(self._continuation(writer, UNCONDITIONAL, space + answer))
+                    unconditional.append(self._continuation(UNCONDITIONAL, space + answer))
         return _Pairs(conditional, unconditional)
 
-    def _continuation(self, writer: Writer, context: str, answer: str) -> Continuation:
+    def _continuation(self, context: str, answer: str) -> Continuation:
         before, following = encode_pair(self.tokenizer.encode, context, answer)
-        return Continuation(writer.ask(before), following)
+        return Continuation(prompt_of(before, self._prompt_format, self.frame, self.mode, self.opener), following)
 
     def _require_room(self, task: Task, item: Item, pair: Continuation) -> None:
         if (length := len(pair.prompt.tokens) + len(pair.tokens) - 1) > (context := self.stage.data.seq_len):
@@ -107,7 +116,7 @@ class TaskEvaluator:
                 f"{fewer}leave such items out, or take a model with a longer context"
             )
 
-    def _write(self, task: Task, pairs: _Pairs, writer: Writer) -> list[str]:
+    def _write(self, task: Task, pairs: _Pairs, writer: Writer, report: Report) -> list[str]:
         """Return what the model writes by greedy decoding after each prompt."""
         prompts = [item.prompt for item in task.items]
         longest = max(len(pair.tokens) for pair in pairs.conditional)
@@ -117,6 +126,7 @@ class TaskEvaluator:
             prompts, GREEDY, max_tokens=longest + _SPARE_TOKENS, stops=[stops(item.stop) for item in task.items]
         ):
             texts[result.prompt] = result.text
+            report(0)
         return list(texts.values())
 
 

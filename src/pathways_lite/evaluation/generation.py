@@ -109,6 +109,20 @@ def generate(
     return next(writer.continuations([prompt], sampling, max_tokens=max_tokens)).text
 
 
+def prompt_of(
+    text: list[int],
+    prompt_format: PromptFormat | None,
+    frame: DocumentFrame,
+    mode: Mode | None = None,
+    opener: Sequence[int] | None = None,
+) -> Prompt:
+    """Return what a model reads before it continues the tokens of a text; see `generate`."""
+    ask = left_to_right(text, frame) if prompt_format is None else prompt_format.continuation(text, mode)
+    if opener is not None and mode is None and (opened := [*opener, *text]):
+        ask = ask._replace(tokens=opened, prefix_length=len(opened) if ask.prefix_length else 0)
+    return ask
+
+
 class Writer:
     """Writes texts with a model: many samples of many prompts in one batch.
 
@@ -168,9 +182,9 @@ class Writer:
 
         yield from map(finish, self.sampler.sample(requests, None if watch is None else show))
 
-    def ask(self, prompt: str | list[int]) -> Prompt:
-        """Return the tokens that the model reads for a prompt, given as text or as its tokens."""
-        return self._ask(self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+    def ask(self, prompt: str) -> Prompt:
+        """Return the tokens that the model reads for a prompt."""
+        return self._ask(self._tokenizer.encode(prompt))
 
     def filled(self, text: str, sampling: Sampling, *, max_tokens: int, samples: int = 1) -> Iterator[Generated]:
         """Yield whole texts, with every `<mask>` of `text` filled.
@@ -193,13 +207,7 @@ class Writer:
             yield Generated(0, sample.number, self._tokenizer.decode(tokens), sample)
 
     def _ask(self, text: list[int]) -> Prompt:
-        prompt_format = self._prompt_format
-        ask = (
-            left_to_right(text, self._frame) if prompt_format is None else prompt_format.continuation(text, self._mode)
-        )
-        if self._opener is not None and self._mode is None and (opened := [*self._opener, *text]):
-            ask = ask._replace(tokens=opened, prefix_length=len(opened) if ask.prefix_length else 0)
-        return ask
+        return prompt_of(text, self._prompt_format, self._frame, self._mode, self._opener)
 
     def _continuation(self, text: list[int], answer: list[int]) -> str:
         answer = answer if self._prompt_format is None else self._prompt_format.text(answer)

@@ -105,7 +105,7 @@ def open_task(name: str, *, shots: int = 0, limit: int | None = None, seed: int 
 
     Raises UserError for an unknown name, a task without items, or one that cannot give the shots.
     """
-    if is_file_name(name):
+    if is_file_name(name) or (name not in FAMILIES and Path(name).exists()):
         return _of_file(name, Path(name), shots, limit, seed)
     family_name, *parts = name.split(":")
     if family_name not in FAMILIES:
