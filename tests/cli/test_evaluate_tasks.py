@@ -115,7 +115,7 @@ def test_laws_are_fitted_to_the_table(here: Path) -> None:
         (["--tasks", "summ"], "there is no task 'summ'. Did you mean 'sum'?"),
         (["--tasks", ","], "--tasks names no task"),
         (["--tasks", "sum", "--shots", "9"], "and the model was trained on sequences of 32; use fewer --shots"),
-        (["--shots", "2"], "--shots, --limit and --mode are for --tasks"),
+        (["--shots", "2"], "--shots, --limit, --mode and --include are for --tasks"),
         (["--tasks", "sum", "--text", "words.jsonl"], "--tasks is evaluated instead of held-out text"),
         (["--tasks", "sum", "--mode", "nlg"], "the model was not trained with mode 'nlg'"),
     ],

@@ -60,7 +60,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="instead of held-out text: tasks, separated by commas: families of `tasks list` (sum, facts:choices), "
-            "problem files or directories"
+            "problem files or directories, and tasks of lm-evaluation-harness (extra lm-eval)"
         ),
     ] = None,
     shots: Annotated[int, typer.Option(min=0, help="with --tasks: solved problems before each item")] = 0,
@@ -69,6 +69,10 @@ def evaluate(
     ] = None,
     mode: Annotated[
         Literal["s2s", "nlu", "nlg"] | None, typer.Option(help="with --tasks: the mode token of a UL2R model")
+    ] = None,
+    include: Annotated[
+        Path | None,
+        typer.Option(parser=local_path, help="with --tasks: a directory with tasks of lm-evaluation-harness (YAML)"),
     ] = None,
     average: OfAverage = False,
     along: Annotated[
@@ -128,8 +132,8 @@ def evaluate(
     from pathways_lite.training.load import load_model
     from pathways_lite.training.token_losses import score_samples, write_samples_page
 
-    if tasks is None and (shots or limit is not None or mode is not None):
-        raise UserError("--shots, --limit and --mode are for --tasks; name some, e.g. --tasks sum")
+    if tasks is None and (shots or limit is not None or mode is not None or include is not None):
+        raise UserError("--shots, --limit, --mode and --include are for --tasks; name some, e.g. --tasks sum")
     other = {"--text": text, "--corpus": corpus, "--tokens": tokens, "--overlap": overlap, "--seq-len": seq_len,
              "--infilling": infilling, "--page": page}  # fmt: skip
     if tasks is not None and (named := [name for name, value in other.items() if value not in (None, False, [])]):
@@ -142,8 +146,9 @@ def evaluate(
         if page is not None or infilling:
             raise UserError("--along writes a table of losses; give --page and --infilling for one checkpoint")
         if tasks is not None:
-            chosen = TaskChoice(tasks, shots, limit, mode)
-            evaluate_tasks_along(path, out, chosen, every=every, average=average, as_json=as_json)
+            evaluate_tasks_along(
+                path, out, TaskChoice(tasks, shots, limit, mode, include), every=every, average=average, as_json=as_json
+            )
             return
         evaluate_losses_along(
             path, out, every=every, corpus=corpus, tokens=tokens, overlap=overlap, average=average, as_json=as_json
@@ -152,7 +157,7 @@ def evaluate(
     if tasks is not None:
         from pathways_lite.cli.evaluate_tasks import TaskChoice, evaluate_tasks
 
-        evaluate_tasks(path, TaskChoice(tasks, shots, limit, mode), average=average, as_json=as_json)
+        evaluate_tasks(path, TaskChoice(tasks, shots, limit, mode, include), average=average, as_json=as_json)
         return
     if every != 1 or out is not None:
         raise UserError("--every and --out are for --along, which writes a table; results of one checkpoint: --json")

@@ -23,14 +23,26 @@ class TaskChoice(NamedTuple):
     shots: int
     limit: int | None
     mode: Mode | None
+    include: Path | None = None  # a directory with tasks of lm-evaluation-harness
 
-    def open(self) -> list[Task]:
-        """Open the tasks. Raises UserError for one that is not known."""
-        from pathways_lite.tasks.scored_items import open_tasks
+    def split(self) -> tuple[list[str], list[str]]:
+        """Return the names of our own tasks, and those of lm-evaluation-harness.
+
+        A name that is neither a family's nor a file's is the harness's, if that is installed or `include` is given.
+        """
+        from pathways_lite.cli.evaluate_lm_eval import is_installed
+        from pathways_lite.tasks.scored_items import is_task_name
 
         names = [name for name in map(str.strip, self.names.split(",")) if name]
         if not names:
             raise UserError("--tasks names no task; write e.g. --tasks sum,facts:choices")
+        own = [name for name in names if is_task_name(name) or not (is_installed() or self.include)]
+        return own, [name for name in names if name not in own]
+
+    def open(self, names: list[str]) -> list[Task]:
+        """Open our own tasks. Raises UserError for one that is not known."""
+        from pathways_lite.tasks.scored_items import open_tasks
+
         return open_tasks(names, shots=self.shots, limit=self.limit)
 
 
@@ -38,16 +50,30 @@ def evaluate_tasks(path: Path, choice: TaskChoice, *, average: bool, as_json: bo
     """Evaluate the newest valid checkpoint at `path` on tasks, and print the results."""
     from pathways_lite.training.load import load_model
 
-    tasks = choice.open()
+    own, others = choice.split()
+    tasks = choice.open(own)
     model = load_model(path, average=average)
     evaluator = task_evaluator(model, tasks, choice.mode)
+    harness: dict[str, Any] = {}
+    if others:
+        from pathways_lite.cli.evaluate_lm_eval import run_lm_eval
+
+        evaluator.prepare()
+        harness = run_lm_eval(
+            model, others, include=choice.include, shots=choice.shots, limit=choice.limit, mode=choice.mode
+        )
     with count_progress("evaluating tasks", evaluator.items, "items") as report:
-        results = evaluator.evaluate(model.params(), report)
+        results = evaluator.evaluate(model.params(), report) if own else {}
     if as_json:
         facts = {"checkpoint": str(model.path), "digest": model.manifest.digest}
-        print_json(facts | {"tasks": results} | ({"average": True} if average else {}))
+        facts |= {"average": True} if average else {}
+        print_json(facts | {"tasks": results} | ({"lm_eval": harness} if others else {}))
         return
-    _print_results(results, f"{model.path}, average of parameters" if average else f"{model.path}")
+    title = f"{model.path}, average of parameters" if average else f"{model.path}"
+    if own:
+        _print_results(results, title)
+    if others:
+        _print_harness(harness, title)
 
 
 def task_evaluator(model: TrainedModel, tasks: list[Task], mode: Mode | None) -> TaskEvaluator:
@@ -82,4 +108,16 @@ def _print_results(results: Mapping[str, Mapping[str, Any]], title: str) -> None
             *by_normalization,
             *(f"{result[key]:.{digits}f}" for key, digits in (("log_p", 2), ("loss", 3), ("p", 3), ("brier", 3))),
         )  # fmt: skip
+    Console().print(table)
+
+
+def _print_harness(results: Mapping[str, Any], title: str) -> None:
+    from pathways_lite.cli.evaluate_lm_eval import result_rows
+    from pathways_lite.console import Console, Table
+
+    table = Table(title=f"{title}, by lm-evaluation-harness")
+    for column in ("task", "items", "shots", "metric", "value"):
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    for row in result_rows(results):
+        table.add_row(*row)
     Console().print(table)

@@ -106,7 +106,10 @@ def evaluate_tasks_along(
     from pathways_lite.scaling.task_dynamics_report import write_task_report
     from pathways_lite.training.load import load_model
 
-    tasks = choice.open()
+    own, others = choice.split()
+    if others:
+        raise UserError(f"--along is for our own tasks; evaluate {', '.join(others)} at one checkpoint at a time")
+    tasks = choice.open(own)
     first = load_model(path, average=average)
     out = out or default_table(path, "tasks.csv")
     rows, new = evaluate_along(path, out, TaskMeasurement(first, tasks, choice, average), every=every)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.run_directory import node_label
@@ -28,6 +29,7 @@ HEADER = (
     "same loss",
 )
 _MOST_RUNS = 10  # in the legend
+_DECADE = 10  # of tokens, from which on their axis is logarithmic: shorter ones have hardly a label
 _FALLEN = 0.9  # of the highest learning rate, below which a run is being annealed
 _DRAWN = {"accuracy": "accuracy", "log_p": "ln p of the right answer"}
 
@@ -163,6 +165,8 @@ def _draw(ax: Axes, measured: Table, task: str, metric: str, palette: Palette) -
             ax.axhline(float(chance[0]), color=palette.faint, linewidth=0.9, linestyle="--")
         ax.set_ylim(bottom=0)
     D = measured["D"][np.isfinite(measured["D"])]
-    if len(D) and D.min() > 0 and D.max() > 1.5 * D.min():
+    if len(D) and D.min() > 0 and D.max() > _DECADE * D.min():
         set_log_scale(ax, "x", counts="x")
+    else:
+        ax.xaxis.set_major_formatter(EngFormatter(sep=" "))
     ax.set_xlabel("tokens")

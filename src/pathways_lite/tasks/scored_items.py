@@ -92,7 +92,12 @@ def open_tasks(names: Sequence[str], *, shots: int = 0, limit: int | None = None
 
 def is_file_name(name: str) -> bool:
     """Return whether a task is named by the path of a file or directory."""
-    return "/" in name or name.endswith(_SUFFIXES)
+    return name not in FAMILIES and ("/" in name or name.endswith(_SUFFIXES) or Path(name).exists())
+
+
+def is_task_name(name: str) -> bool:
+    """Return whether a name is that of a family, or of a part of it, or a path."""
+    return is_file_name(name) or name.partition(":")[0] in FAMILIES
 
 
 def open_task(name: str, *, shots: int = 0, limit: int | None = None, seed: int = 0) -> Task:
@@ -105,7 +110,7 @@ def open_task(name: str, *, shots: int = 0, limit: int | None = None, seed: int 
 
     Raises UserError for an unknown name, a task without items, or one that cannot give the shots.
     """
-    if is_file_name(name) or (name not in FAMILIES and Path(name).exists()):
+    if is_file_name(name):
         return _of_file(name, Path(name), shots, limit, seed)
     family_name, *parts = name.split(":")
     if family_name not in FAMILIES:
