@@ -163,8 +163,8 @@ class PathwaysLM(TemplateLM):
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Return the nats of whole texts, in windows of the context that do not see each other.
 
-        These are the predictions of `pathways-lite evaluate` without an overlap, but for the end of the document; and the
-        last window of a long text is filled with the text before it.
+        These are the predictions of `pathways-lite evaluate` without an overlap, but for the end of the document; and
+        the last window of a long text is filled with the text before it.
         """
         owned: list[tuple[int, Continuation]] = []
         for number, (text,) in enumerate(request.args for request in requests):

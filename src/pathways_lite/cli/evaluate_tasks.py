@@ -65,9 +65,8 @@ def evaluate_tasks(path: Path, choice: TaskChoice, *, average: bool, as_json: bo
     with count_progress("evaluating tasks", evaluator.items, "items") as report:
         results = evaluator.evaluate(model.params(), report) if own else {}
     if as_json:
-        facts = {"checkpoint": str(model.path), "digest": model.manifest.digest}
-        facts |= {"average": True} if average else {}
-        print_json(facts | {"tasks": results} | ({"lm_eval": harness} if others else {}))
+        facts = {"checkpoint": model.path, "digest": model.manifest.digest, "average": average, "tasks": results}
+        print_json(facts | ({"lm_eval": harness} if others else {}))
         return
     title = f"{model.path}, average of parameters" if average else f"{model.path}"
     if own:
