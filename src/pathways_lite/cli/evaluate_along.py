@@ -124,9 +124,12 @@ def _rows_so_far(out: Path, same: Mapping[str, str]) -> list[Row]:
                 f"{out} has results with {name} {other[0]}, and these would have {name} {value}, which cannot be "
                 "compared; name another --out, or delete the file"
             )
-    names = list(table)
     return [
-        dict(zip(names, values, strict=True)) for values in zip(*map(np.ndarray.tolist, table.values()), strict=True)
+        {
+            name: None if isinstance(value, float) and np.isnan(value) else value
+            for name, value in zip(table, values, strict=True)
+        }
+        for values in zip(*map(np.ndarray.tolist, table.values()), strict=True)
     ]
 
 

@@ -163,7 +163,7 @@ def _draw(ax: Axes, measured: Table, task: str, metric: str, palette: Palette) -
     if metric == "accuracy":
         if chance[0]:
             ax.axhline(float(chance[0]), color=palette.faint, linewidth=0.9, linestyle="--")
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(bottom=-0.02)  # points at 0 are seen
     D = measured["D"][np.isfinite(measured["D"])]
     if len(D) and D.min() > 0 and D.max() > _DECADE * D.min():
         set_log_scale(ax, "x", counts="x")

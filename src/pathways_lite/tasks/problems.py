@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pathways_lite.errors import UserError
-from pathways_lite.tasks.answers import AnyOfNames, ExactInteger, ExactText, GSM8KNumber
+from pathways_lite.tasks.answers import AnyOfNames, ExactInteger, ExactText, FirstWord, GSM8KNumber
 from pathways_lite.tasks.chain import Chain
 from pathways_lite.tasks.code import ListProgram
 from pathways_lite.tasks.family import Example
@@ -18,7 +18,16 @@ from pathways_lite.tasks.gsm8k import from_gsm8k, is_gsm8k, json_lines
 from pathways_lite.tasks.verdict import Verdict
 
 AnyVerifier = Annotated[
-    ExactText | ExactInteger | AnyOfNames | GSM8KNumber | Chain | ListProgram | ClosedBrackets | IsoDate | Expression,
+    ExactText
+    | FirstWord
+    | ExactInteger
+    | AnyOfNames
+    | GSM8KNumber
+    | Chain
+    | ListProgram
+    | ClosedBrackets
+    | IsoDate
+    | Expression,
     Field(discriminator="kind"),
 ]
 

@@ -200,7 +200,7 @@ def _draw_tasks(ax: Axes, stages: Sequence[_StageRows], palette: Palette) -> Non
             if rows and (chance := rows[-1]["tasks"][name].get("chance", 0)):
                 ax.axhline(chance, color=line["color"], linewidth=0.9, linestyle=line["linestyle"], alpha=0.7)
     ax.set_ylabel("accuracy of tasks")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(bottom=-0.02)  # points at 0 are seen
     ax.legend()
 
 

@@ -72,6 +72,8 @@ def stage_shape(stage: Stage) -> str:
     })  # fmt: skip
     data = {"seq_len": stage.data.seq_len, "workers": stage.data.workers}
     shape = {**fields, "optimizer": optimizer, "data": data, "start": _masked(stage)}
+    if stage.evaluation.tasks is not None:  # evaluations take longer then
+        shape["tasks"] = stage.evaluation.model_dump(include={"tasks", "shots", "task_items"})
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:24]
 
 
