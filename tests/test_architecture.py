@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "data": BOTTOM | {"objectives", "distributed", "parallel", "run_lock"},
     "methods": BOTTOM | {"models"},
     "sampling": BOTTOM | {"parallel", "models", "objectives"},
-    "evaluation": BOTTOM | {"parallel", "models", "objectives", "data", "sampling"},
+    "evaluation": BOTTOM | {"parallel", "models", "objectives", "data", "sampling", "tasks"},
     "tracking": BOTTOM | {"run_directory", "run_history"},
     "scaling": {"errors", "paths", "atomic_file", "intervals", "json_values", "ledger", "run_directory", "tracking"}
     | {"suffixes"},
@@ -68,7 +68,9 @@ MAY_IMPORT = {
     | {"samples_manifest"},
     "training": BOTTOM
     | {"parallel", "distributed", "models", "objectives", "data", "methods", "sampling", "evaluation", "tracking"}
+    | {"tasks"}
     | {"checkpoints", "run_lock", "signals", "run_directory", "run_history"},
+    "harness": {"errors", "console", "recipe", "evaluation", "objectives", "sampling", "training"},
     "conversion": BOTTOM | {"models", "data", "methods", "checkpoints", "training"},
     "planner": BOTTOM | {"parallel", "models", "tracking", "training"},
     "comparison": BOTTOM | {"intervals", "tracking", "run_directory"},

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pathways_lite.tasks.answers import AnyOfNames, ExactInteger, ExactText, GSM8KNumber
+from pathways_lite.tasks.answers import AnyOfNames, ExactInteger, ExactText, FirstWord, GSM8KNumber
 from pathways_lite.tasks.chain import Chain
 from pathways_lite.tasks.code import ListProgram
 from pathways_lite.tasks.grammar import ClosedBrackets, Expression, IsoDate
@@ -30,6 +30,22 @@ CHAIN = Chain(numbers=(7, 25, 9, 40), signs="+-+")
 )
 def test_gsm8k(text: str, answer: str | None, correct: bool) -> None:
     verdict = GSM8KNumber(answer="18").judge(text)
+    assert (verdict.answer, verdict.correct) == (answer, correct)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "correct"),
+    [
+        (" ring. Then she", "ring", True),
+        ('\n"ring"', "ring", True),
+        (" rings", "rings", False),
+        (" a ring", "a", False),
+        (" ...", None, False),
+        ("", None, False),
+    ],
+)
+def test_the_first_word(text: str, answer: str | None, correct: bool) -> None:
+    verdict = FirstWord(answer="ring").judge(text)
     assert (verdict.answer, verdict.correct) == (answer, correct)
 
 

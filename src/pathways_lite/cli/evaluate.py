@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -56,6 +56,24 @@ def evaluate(
         Path | None,
         typer.Option(parser=local_path, help="write held-out text with the loss of each token in color (HTML)"),
     ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="instead of held-out text: tasks, separated by commas: families of `tasks list` (sum, facts:choices), "
+            "problem files or directories, and tasks of lm-evaluation-harness (extra lm-eval)"
+        ),
+    ] = None,
+    shots: Annotated[int, typer.Option(min=0, help="with --tasks: solved problems before each item")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="with --tasks: items of each; default: 256 of a family, all of a file")
+    ] = None,
+    mode: Annotated[
+        Literal["s2s", "nlu", "nlg"] | None, typer.Option(help="with --tasks: the mode token of a UL2R model")
+    ] = None,
+    include: Annotated[
+        Path | None,
+        typer.Option(parser=local_path, help="with --tasks: a directory with tasks of lm-evaluation-harness (YAML)"),
+    ] = None,
     average: OfAverage = False,
     along: Annotated[
         bool, typer.Option("--along", help="evaluate every checkpoint that the run keeps, and write a table of them")
@@ -63,7 +81,10 @@ def evaluate(
     every: Annotated[int, typer.Option(min=1, help="with --along: each that many-th checkpoint of a stage")] = 1,
     out: Annotated[
         Path | None,
-        typer.Option(parser=local_path, help="with --along: the table, .csv or .parquet; default: RUN/along.csv"),
+        typer.Option(
+            parser=local_path,
+            help="with --along: the table, .csv or .parquet; default: RUN/along.csv, or RUN/tasks.csv",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
 ) -> None:
@@ -76,6 +97,9 @@ def evaluate(
 
     --along evaluates all kept checkpoints of a run on the same text, one row each with N, D, C and losses as in
     `runs table`, and a picture. Rows that the table has already are not measured again.
+
+    --tasks evaluates tasks instead; with --along every checkpoint of a run, a study or a directory of runs, a row for
+    each task, and a page of curves and statistics (docs/downstream.md).
 
     Examples:
 
@@ -94,6 +118,10 @@ def evaluate(
     - `pathways-lite evaluate runs/averaged --average`
 
     - `pathways-lite evaluate runs/demo --along --every 2`
+
+    - `pathways-lite evaluate runs/sums --tasks sum,sum:choices --shots 5`
+
+    - `pathways-lite evaluate runs --tasks sum:choices --along --out tasks.csv`
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.evaluation.as_trained import AS_TRAINED
@@ -104,14 +132,32 @@ def evaluate(
     from pathways_lite.training.load import load_model
     from pathways_lite.training.token_losses import score_samples, write_samples_page
 
+    if tasks is None and (shots or limit is not None or mode is not None or include is not None):
+        raise UserError("--shots, --limit, --mode and --include are for --tasks; name some, e.g. --tasks sum")
+    other = {"--text": text, "--corpus": corpus, "--tokens": tokens, "--overlap": overlap, "--seq-len": seq_len,
+             "--infilling": infilling, "--page": page}  # fmt: skip
+    if tasks is not None and (named := [name for name, value in other.items() if value not in (None, False, [])]):
+        raise UserError(f"--tasks is evaluated instead of held-out text; leave out {', '.join(named)}")
     if along:
-        from pathways_lite.cli.evaluate_along import evaluate_along
+        from pathways_lite.cli.evaluate_losses_along import evaluate_losses_along
+        from pathways_lite.cli.evaluate_tasks import TaskChoice
+        from pathways_lite.cli.evaluate_tasks_along import evaluate_tasks_along
 
         if page is not None or infilling:
             raise UserError("--along writes a table of losses; give --page and --infilling for one checkpoint")
-        evaluate_along(
+        if tasks is not None:
+            evaluate_tasks_along(
+                path, out, TaskChoice(tasks, shots, limit, mode, include), every=every, average=average, as_json=as_json
+            )
+            return
+        evaluate_losses_along(
             path, out, every=every, corpus=corpus, tokens=tokens, overlap=overlap, average=average, as_json=as_json
         )
+        return
+    if tasks is not None:
+        from pathways_lite.cli.evaluate_tasks import TaskChoice, evaluate_tasks
+
+        evaluate_tasks(path, TaskChoice(tasks, shots, limit, mode, include), average=average, as_json=as_json)
         return
     if every != 1 or out is not None:
         raise UserError("--every and --out are for --along, which writes a table; results of one checkpoint: --json")

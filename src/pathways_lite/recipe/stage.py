@@ -160,7 +160,7 @@ class Statistics(Frozen):
 
 
 class Evaluation(Frozen):
-    """Evaluation of held-out loss and bits per byte, per domain."""
+    """Evaluation of held-out loss and bits per byte, per domain, and of tasks."""
 
     every: int = Field(500, ge=1, description="steps; also at the end")
     at_start: bool | None = Field(
@@ -173,6 +173,19 @@ class Evaluation(Frozen):
         description="tokens of its own document that a long document's later windows read again as context, unscored; "
         "less than data.seq_len; None: 0",
     )
+    tasks: Patterns | None = Field(
+        None,
+        description="tasks that are evaluated too, as `evaluate --tasks` names them: sum, facts:choices, FILE.jsonl; "
+        "None: none",
+    )
+    shots: int | None = Field(None, ge=0, description="solved problems before each item of the tasks; None: 0")
+    task_items: int | None = Field(None, ge=1, description="items of each task, the first ones; None: 64")
+
+    @model_validator(mode="after")
+    def _check_tasks(self) -> Self:
+        if self.tasks is None and (self.shots is not None or self.task_items is not None):
+            raise ValueError("evaluation.shots and evaluation.task_items are of tasks; name some: evaluation.tasks=sum")
+        return self
 
 
 class EarlyStopping(Frozen):

@@ -87,7 +87,8 @@ def _table_row(run: RunData, index: int, evaluation: Row) -> dict[str, Any]:
         "seed": run.recipe.get("seed"),
         **_recipe_columns(stage),
         **_size_columns(stage, evaluation, before),
-        **_loss_columns(stage, evaluation),
+        **loss_columns(evaluation.get("domains", {})),
+        "train_loss": _train_loss(stage, evaluation["step"]),
     }
 
 
@@ -251,11 +252,10 @@ def _unique_tokens(stage: StageData, before: list[StageData], D: float | None) -
     return min(D, corpus_tokens) if D and corpus_tokens and len(corpora) == 1 else None
 
 
-def _loss_columns(stage: StageData, row: Row) -> dict[str, Any]:
-    domains = row.get("domains", {})
+def loss_columns(domains: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of held-out results by domain: L, loss_NAME and bits_NAME."""
     tokens = sum(result.get("tokens", 0) for result in domains.values())
     nll = sum(result.get("nll", np.nan) for result in domains.values())
-    train_losses = [r["loss"] for r in stage.rows_of_kind("train") if r["step"] <= row["step"] and "loss" in r]
     return {
         "L": nll / tokens if tokens else None,
         **{f"loss_{name}": result.get("loss") for name, result in domains.items()},
@@ -264,8 +264,13 @@ def _loss_columns(stage: StageData, row: Row) -> dict[str, Any]:
             f"bits_{name}": None if result.get("lossy") else result.get("bits_per_byte")
             for name, result in domains.items()
         },
-        "train_loss": train_losses[-1] if train_losses else None,
     }
+
+
+def _train_loss(stage: StageData, step: int) -> float | None:
+    """Return the last training loss that is logged up to a step."""
+    losses = [row["loss"] for row in stage.rows_of_kind("train") if row["step"] <= step and "loss" in row]
+    return losses[-1] if losses else None
 
 
 def _to_column(values: list[Any]) -> np.ndarray:

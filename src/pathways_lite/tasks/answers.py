@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from fractions import Fraction
 from typing import Literal
@@ -24,6 +25,17 @@ class ExactText(Verifier):
     def judge(self, text: str) -> Verdict:
         answer = _plain(first_line(text))
         return compare(answer or None, _plain(self.answer))
+
+
+class FirstWord(Verifier):
+    """The first word is the answer, punctuation around it aside: cloze tests, whose text goes on after the word."""
+
+    kind: Literal["word"] = "word"
+    answer: str = Field(min_length=1)
+
+    def judge(self, text: str) -> Verdict:
+        words = _plain(text).split(" ", 1)
+        return compare(words[0].strip(string.punctuation) or None, _plain(self.answer).strip(string.punctuation))
 
 
 class ExactInteger(Verifier):

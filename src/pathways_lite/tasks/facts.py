@@ -98,6 +98,7 @@ class World:
             difficulty=hops,
             task=counted(hops, "hop"),
             extra={"told": told},
+            answer_kind=kind if kind == "spouse" else attribute,
         )
 
     def _names(self, person: Person) -> tuple[str, ...]:

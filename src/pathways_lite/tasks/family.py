@@ -24,6 +24,7 @@ class Example:
       task: the kind of problem inside the family, e.g. `2D+`.
       stop: strings at which sampling may stop.
       extra: further fields of the problem's record.
+      answer_kind: solutions of one kind may stand beside each other as choices; empty: there are no choices.
     """
 
     prompt: str
@@ -34,6 +35,7 @@ class Example:
     task: str = ""
     stop: tuple[str, ...] = ("\n",)
     extra: Mapping[str, int] = field(default_factory=dict)
+    answer_kind: str = ""
 
 
 class Source(Protocol):

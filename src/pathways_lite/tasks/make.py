@@ -41,13 +41,13 @@ class Maker:
         statements = self.source.statements()
         training = self._all_of(is_test=False)
         questions = count - len(statements) if training is None else min(count - len(statements), len(training))
-        order = self._draws("order").shuffled(range(len(statements) + questions))
+        order = self.draws("order").shuffled(range(len(statements) + questions))
         for place in order:
             if place < len(statements):
                 text, group = statements[place], None
             else:
                 number = place - len(statements)
-                draws = self._draws("documents", number)
+                draws = self.draws("documents", number)
                 example = self._training_example(draws) if training is None else training[number]
                 text, group = self.source.text(example, draws), example.group
             yield {"text": text, "domain": self.family.name, "group": group}
@@ -58,20 +58,24 @@ class Maker:
 
         Fewer problems are the first ones of more.
         """
-        for number, example in enumerate(self._test_examples(count)):
-            draws = self._draws("shots", number)
-            solved = [self._training_example(draws) for _ in range(shots)]
-            before = "".join(f"{each.prompt}{each.solution.rstrip()}\n\n" for each in solved)
-            yield to_record(example, self.family.name, before)
+        for number, example in enumerate(self.test_examples(count)):
+            yield to_record(example, self.family.name, self.shots(number, shots))
 
-    def _test_examples(self, count: int) -> Iterator[Example]:
+    def shots(self, number: int, count: int) -> str:
+        """Return `count` solved training problems, drawn for the test problem `number`, a blank line after each."""
+        draws = self.draws("shots", number)
+        return "".join(
+            solved(each.prompt, each.solution) for each in (self._training_example(draws) for _ in range(count))
+        )
+
+    def test_examples(self, count: int) -> Iterator[Example]:
         if (examples := self._all_of(is_test=True)) is not None:
             yield from examples[:count]
             return
         seen: set[str] = set()
         number = misses = 0
         while len(seen) < count:
-            example = self.source.example(self._draws("problems", number))
+            example = self.source.example(self.draws("problems", number))
             number += 1
             key = problem_id(example, self.family.name)
             if self.is_test(example) and key not in seen:
@@ -98,10 +102,15 @@ class Maker:
         if (examples := self.source.examples()) is None:
             return None
         unique = {problem_id(example, self.family.name): example for example in examples}
-        return self._draws("examples").shuffled([each for each in unique.values() if self.is_test(each) == is_test])
+        return self.draws("examples").shuffled([each for each in unique.values() if self.is_test(each) == is_test])
 
-    def _draws(self, purpose: str, number: int = 0) -> Draws:
+    def draws(self, purpose: str, number: int = 0) -> Draws:
         return Draws(f"tasks.{self.family.name}/{purpose}", self.seed, number)
+
+
+def solved(prompt: str, solution: str) -> str:
+    """Return a problem and its solution as they stand before another problem."""
+    return f"{prompt}{solution.rstrip()}\n\n"
 
 
 def make(

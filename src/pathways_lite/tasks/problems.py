@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pathways_lite.errors import UserError
-from pathways_lite.tasks.answers import AnyOfNames, ExactInteger, ExactText, GSM8KNumber
+from pathways_lite.tasks.answers import AnyOfNames, ExactInteger, ExactText, FirstWord, GSM8KNumber
 from pathways_lite.tasks.chain import Chain
 from pathways_lite.tasks.code import ListProgram
 from pathways_lite.tasks.family import Example
@@ -18,7 +18,16 @@ from pathways_lite.tasks.gsm8k import from_gsm8k, is_gsm8k, json_lines
 from pathways_lite.tasks.verdict import Verdict
 
 AnyVerifier = Annotated[
-    ExactText | ExactInteger | AnyOfNames | GSM8KNumber | Chain | ListProgram | ClosedBrackets | IsoDate | Expression,
+    ExactText
+    | FirstWord
+    | ExactInteger
+    | AnyOfNames
+    | GSM8KNumber
+    | Chain
+    | ListProgram
+    | ClosedBrackets
+    | IsoDate
+    | Expression,
     Field(discriminator="kind"),
 ]
 
@@ -59,11 +68,15 @@ class Problem(BaseModel):
 
 def verify(problem: Problem, text: str) -> Verdict:
     """Return the verdict on a continuation of the problem's prompt. Exact, and total: never raises on any text."""
-    verifier = problem.verify
-    if verifier is None:
-        assert problem.answer is not None
-        verifier = ExactText(answer=problem.answer)
-    return verifier.judge(text)
+    return verifier_of(problem).judge(text)
+
+
+def verifier_of(problem: Problem) -> AnyVerifier:
+    """Return the verifier of a problem: its own, or that of its answer."""
+    if problem.verify is not None:
+        return problem.verify
+    assert problem.answer is not None
+    return ExactText(answer=problem.answer)
 
 
 def to_record(example: Example, domain: str, shots: str = "") -> dict[str, Any]:

@@ -40,6 +40,7 @@ def draw_scramble(draws: Draws) -> Example:
         group=word,
         difficulty=len(word),
         task=task,
+        answer_kind="word",
     )
 
 

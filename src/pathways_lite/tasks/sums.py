@@ -21,6 +21,7 @@ def draw_sum(draws: Draws) -> Example:
         group=_pair(a, sign, b),
         difficulty=digits,
         task="addition" if sign == "+" else "subtraction",
+        answer_kind="integer",
     )
 
 
@@ -53,6 +54,7 @@ def draw_arithmetic(draws: Draws) -> Example:
         group=group,
         difficulty=digits,
         task=task,
+        answer_kind="integer",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -96,6 +97,16 @@ def byte_size(size: float) -> str:
     names = ("B", "KiB", "MiB", "GiB", "TiB")
     power = next((n for n in range(len(names)) if abs(size) < 999.5 * 1024**n), len(names) - 1)
     return f"{float(f'{size / 1024**power:.3g}'):.4g} {names[power]}"
+
+
+def fixed(value: float | None, digits: int) -> str:
+    """Format a number with some decimal places; a dash where it is unknown or not finite."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """Format a share in percent; a dash where it is unknown."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.1%}"
 
 
 def bits_per_byte(result: Mapping[str, Any], digits: int = 4) -> str:

@@ -8,8 +8,10 @@ Every row is one JSON object with `kind` and `step`, the number of steps taken w
     log.jsonl      train  tokens, flops (of the stage, so far), loss, mean_loss, grad_norm, ...; docs/runs.md has all
                    eval   tokens, flops, domains: {name: {loss, bits_per_byte, nll, tokens, bytes, documents}},
                           with `lossy` and `overlap` where they are not 0; if the objective has any, denoisers:
-                          {name: {loss, tokens, content_loss, content_tokens, format_loss, format_tokens, unused}}; of
-                          the moving average, if there is one, average_domains, average_denoisers
+                          {name: {loss, tokens, content_loss, content_tokens, format_loss, format_tokens, unused}};
+                          tasks, if the recipe names any: {name: {items, shots, chance, accuracy, accuracy_se, ...}},
+                          docs/downstream.md has all; of the moving average, if there is one, average_domains,
+                          average_denoisers, average_tasks
                    statistics  norms and activations by layer, see `training.statistics`
                    event  event: "skip", "rewind", "early_stop", "lost_rows" (before this step), ..., and its details
     timings.jsonl  train  seconds (since the stage started), tokens_per_second, flops_per_second,

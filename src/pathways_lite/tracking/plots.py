@@ -89,6 +89,8 @@ def _draw_curves(run: RunData, palette: Palette) -> Figure:
     if any(row["domains"] for stage in stages for row in stage.evals):
         baselines = run.latest_summary("compressors") or {}
         panels.append((2.6, lambda ax: _draw_held_out(ax, stages, baselines, palette)))
+    if any(row.get("tasks") for stage in stages for row in stage.evals):
+        panels.append((2.2, lambda ax: _draw_tasks(ax, stages, palette)))
     if any("domain_weights" in row for stage in stages for row in stage.train):
         panels.append((1.8, lambda ax: _draw_domain_weights(ax, stages, palette)))
     if any("learning_rate" in row for stage in stages for row in stage.train):
@@ -179,6 +181,26 @@ def _draw_held_out(
             ax.axhline(xz, color=line["color"], linewidth=0.9, linestyle=line["linestyle"], alpha=0.7, label=name)
     lossy = any(result.get("lossy") for stage in stages for row in stage.evals for result in row["domains"].values())
     ax.set_ylabel("held-out bits per byte" + (" (not a code length)" if lossy else ""))
+    ax.legend()
+
+
+def _draw_tasks(ax: Axes, stages: Sequence[_StageRows], palette: Palette) -> None:
+    """Plot the accuracy of each task, with a line at chance."""
+    evals = [[row for row in stage.evals if row.get("tasks")] for stage in stages]
+    names = list(dict.fromkeys(name for rows in evals for row in rows for name in row["tasks"]))
+    for i, name in enumerate(names):
+        line, label = line_style(i, palette), label_text(name)
+        for rows in ([row for row in each if name in row["tasks"]] for each in evals):
+            accuracy = [row["tasks"][name].get("accuracy", np.nan) for row in rows]
+            ax.plot(
+                _column(rows, "tokens"), accuracy, linewidth=1.4, markersize=4.5, markevery=1 + len(rows) // 20,
+                label=label if rows else "_", **line,
+            )  # fmt: skip
+            label = "_" if rows else label
+            if rows and (chance := rows[-1]["tasks"][name].get("chance", 0)):
+                ax.axhline(chance, color=line["color"], linewidth=0.9, linestyle=line["linestyle"], alpha=0.7)
+    ax.set_ylabel("accuracy of tasks")
+    ax.set_ylim(bottom=-0.02)  # points at 0 are seen
     ax.legend()
 
 

@@ -14,11 +14,12 @@ from pathways_lite.ledger import Ledger
 from pathways_lite.provenance import describe_provenance
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_history import last_start, read_history
-from pathways_lite.tracking.formatting import COST_NOTES, duration, held_out_note, si, total_cost
+from pathways_lite.tracking.formatting import COST_NOTES, duration, fixed, held_out_note, si, total_cost
 from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
 from pathways_lite.tracking.plots import curves_svg, save_curves, speed_svg
 from pathways_lite.tracking.run_data import NOT_COMPARABLE, RunData, StageData, read_run
 from pathways_lite.tracking.statistics_plots import statistics_svg
+from pathways_lite.tracking.task_results import tasks_section
 from pathways_lite.tracking.token_page import PAGE_NAME
 
 
@@ -38,6 +39,7 @@ def render(run: RunData) -> str:
     sections = (
         _header_section,
         _results_section,
+        tasks_section,
         _curves_section,
         _statistics_section,
         _samples_section,
@@ -120,7 +122,7 @@ def _denoisers_table(stage: StageData) -> str:
     if not denoisers:
         return ""
     rows = [
-        [name, *(_format_fixed(result.get(key), 4) for key in _DENOISER_LOSSES), f"{result.get('tokens', 0):,}"]
+        [name, *(fixed(result.get(key), 4) for key in _DENOISER_LOSSES), f"{result.get('tokens', 0):,}"]
         for name, result in denoisers.items()
     ]
     header = ["denoiser", "loss (nats per target token)", "of text", "of special tokens", "target tokens"]
@@ -129,9 +131,9 @@ def _denoisers_table(stage: StageData) -> str:
 
 def _result_row(domain: str, result: Mapping[str, Any], baseline: Mapping[str, float], names: list[str]) -> list[str]:
     digits = {"loss": 4, "perplexity": 2, "bits_per_byte": 4}
-    values = [_format_fixed(result.get(name), n_digits) for name, n_digits in digits.items()]
+    values = [fixed(result.get(name), n_digits) for name, n_digits in digits.items()]
     values[-1] += "*" if result.get("lossy") else ""
-    return [domain, *values, *(_format_fixed(baseline.get(name), 4) for name in names)]
+    return [domain, *values, *(fixed(baseline.get(name), 4) for name in names)]
 
 
 def _combined_results(
@@ -184,6 +186,8 @@ def _curves_section(run: RunData) -> str:
         return ""
     alt = "Training loss, held-out bits per byte per domain, and learning rate, against training tokens"
     caption = "Against training tokens (bottom axis) and model FLOPs (top axis), over all stages."
+    if any(stage.tasks for stage in run.stages):
+        caption += " Tasks: accuracy, with chance as a horizontal line."
     if run.latest_summary("compressors"):
         caption += " Horizontal lines: xz -9 on the same held-out text."
     figure = picture(curves_svg(run, "light"), curves_svg(run, "dark"), alt=alt, caption=caption)
@@ -370,10 +374,6 @@ def _list_files(folder: Path) -> list[Path]:
 
 def _problems_section(run: RunData) -> str:
     return section("Files that could not be read", *(paragraph(problem) for problem in run.problems))
-
-
-def _format_fixed(value: Any, digits: int) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
 
 def write_pages(run_directory: str | Path) -> list[Path]:

@@ -9,7 +9,8 @@
         domains: {name: {loss, bits_per_byte, perplexity, nll, tokens, bytes, documents}}, with `lossy`
         and `overlap` where they are not 0,
         denoisers, if the objective has any: {name: {loss, tokens, content_loss, ..., unused}} (see `log`),
-        average_domains, average_denoisers, if there is a moving average: the same of the average,
+        tasks, if the recipe names any: {name: {items, accuracy, accuracy_se, chance, ...}} (docs/downstream.md),
+        average_domains, average_denoisers, average_tasks, if there is a moving average: the same of the average,
         compressors: {domain: {"xz -9": bits per byte, ...}},
         samples: [{prompt, text, temperature, ...}], peak_flops: FLOP/s,
         environment: {name: version or description}, command: the command line
@@ -55,6 +56,7 @@ class _Summary(TypedDict, total=False):
     model: dict[str, float]
     domains: dict[str, _Domain]
     denoisers: dict[str, dict[str, Any]]
+    tasks: dict[str, dict[str, Any]]
     average_domains: dict[str, _Domain]
     compressors: dict[str, dict[str, float]]
     samples: list[dict[str, Any]]
@@ -113,6 +115,11 @@ class StageData:
     def denoisers(self) -> dict[str, dict[str, float]]:
         """The last held-out losses of the objective's denoisers; empty if it has none."""
         return self._newest_results("denoisers")
+
+    @property
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """The last results of tasks; empty if the recipe names none."""
+        return self._newest_results("tasks")
 
     def _newest_results(self, name: str) -> dict[str, dict[str, Any]]:
         sources = [self.summary, *reversed(self.rows_of_kind("eval"))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from pathways_kernels.attention import Spans
 from pathways_lite import models
 from pathways_lite.batch import Batch
 from pathways_lite.data.held_out_text import HeldOutSource
+from pathways_lite.evaluation.downstream import TaskEvaluator
 from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.ledger import Timeline
 from pathways_lite.methods.pruning import apply_masks
@@ -30,6 +31,7 @@ from pathways_lite.training.build_sample_weights import build_sample_weights, in
 from pathways_lite.training.gradient import make_gradient_fn
 from pathways_lite.training.sample_weights import MethodState, SampleWeights
 from pathways_lite.training.stage import StageSpec, microbatch_at, reference_model
+from pathways_lite.training.stage_tasks import stage_tasks
 from pathways_lite.training.statistics import StepStatistics, make_statistics
 from pathways_lite.training.step import TrainState, TrainStep, init_state, make_train_step
 
@@ -74,6 +76,24 @@ class Components:
     def evaluator(self) -> StageEvaluator:
         """Held-out evaluation of the stage's corpus with the stage's model."""
         return self.evaluator_on(self.spec.store)
+
+    @functools.cached_property
+    def tasks(self) -> TaskEvaluator | None:
+        """The evaluation of the stage's tasks; None where it has none."""
+        return stage_tasks(self.stage, self.spec.store)
+
+    def evaluate(self, params: Any, between_batches: Callable[[int, int], None]) -> dict[str, Any]:
+        """Return all results of an evaluation: `domains`; `denoisers` and `tasks` where the stage has any.
+
+        `between_batches` is called between batches; an exception that it raises ends the evaluation.
+        """
+        held_out = self.evaluator.evaluate(params, between_batches=between_batches)
+        values: dict[str, Any] = {"domains": {name: result.to_json() for name, result in held_out.items()}}
+        if denoisers := self.evaluator.evaluate_denoisers(params, between_batches=between_batches):
+            values["denoisers"] = denoisers
+        if (tasks := self.tasks) is not None:
+            values["tasks"] = tasks.evaluate(params, lambda items: between_batches(items, tasks.items))
+        return values
 
     def evaluator_on(
         self,

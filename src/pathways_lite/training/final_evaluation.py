@@ -35,7 +35,7 @@ SAMPLE_TOKENS = 128
 TEMPERATURE = 0.8
 _SAMPLE_ROWS = 8  # written at the same time
 
-_OPTIONAL_RESULTS = ("denoisers", "average_domains", "average_denoisers")
+_OPTIONAL_RESULTS = ("denoisers", "tasks", "average_domains", "average_denoisers", "average_tasks")
 
 
 def summarize(

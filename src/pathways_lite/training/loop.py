@@ -254,7 +254,7 @@ class Trainer:
     # ---- between steps ----
 
     def _evaluate(self) -> bool:
-        """Evaluate held-out documents and log the results. Returns False where a signal cut it short."""
+        """Evaluate held-out documents and tasks, and log the results. Returns False where a signal cut it short."""
 
         def interrupt_if_stopped(done: int, total: int) -> None:
             if self.stop.should_stop():
@@ -262,13 +262,11 @@ class Trainer:
 
         self.stop.reset_interval()
         with self._pause("evaluate", "evaluating"):
-            evaluator, values = self.components.evaluator, {}
+            values: dict[str, Any] = {}
             try:
                 for prefix, params in self._evaluated_params():
-                    results = evaluator.evaluate(params, between_batches=interrupt_if_stopped)
-                    values[f"{prefix}domains"] = {name: result.to_json() for name, result in results.items()}
-                    if denoisers := evaluator.evaluate_denoisers(params, between_batches=interrupt_if_stopped):
-                        values[f"{prefix}denoisers"] = denoisers
+                    results = self.components.evaluate(params, interrupt_if_stopped)
+                    values |= {f"{prefix}{name}": result for name, result in results.items()}
             except Interrupted:
                 return False
         self.metric_writer.evaluation(self.step, values)

@@ -85,9 +85,9 @@ class MetricWriter:
         self._write("statistics", step, statistics_row(values, self._trainable, self._n_layers))
 
     def evaluation(self, step: int, values: Mapping[str, Any]) -> None:
-        """Record held-out results: `domains` (`HeldOutLoss.to_json`), and `denoisers` if the objective has any.
+        """Record held-out results: `domains` (`HeldOutLoss.to_json`); `denoisers` and `tasks` if there are any.
 
-        Those of a moving average of the parameters are `average_domains` and `average_denoisers`.
+        Those of a moving average of the parameters are `average_domains`, `average_denoisers` and `average_tasks`.
         """
         self._write("eval", step, values)
         self._progress.show_evaluation(step, values["domains"])

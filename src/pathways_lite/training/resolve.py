@@ -40,6 +40,7 @@ from pathways_lite.training.init_merging import resolve_merge
 from pathways_lite.training.load import TrainedModel, load_final, load_model
 from pathways_lite.training.resolve_amounts import resolve_budgets, with_relative_rate
 from pathways_lite.training.stage import reference_of, stage_timeline
+from pathways_lite.training.stage_tasks import stage_tasks
 
 
 def resolve_recipe(recipe: Recipe, run: RunDirectory | None = None, finished: Sequence[Stage] = ()) -> Recipe:
@@ -145,7 +146,9 @@ def _resolve_data(stage: Stage, before: Recipe) -> Stage:
         reserved=lambda: reserved_ids(store.tokenizer()),
         kept=lambda: _kept_tokens(stage, before),
     )
-    return stage.model_copy(update={"data": data, "objective": objective})
+    resolved = stage.model_copy(update={"data": data, "objective": objective})
+    stage_tasks(resolved, store)  # what is wrong with them is said before anything runs
+    return resolved
 
 
 def _kept_tokens(stage: Stage, before: Recipe) -> SpecialTokens | None:

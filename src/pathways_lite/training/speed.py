@@ -87,7 +87,10 @@ def _shape(stage: Stage) -> dict[str, Any]:
         "name", "start", "data", "optimizer", "budget", "evaluation", "saving", "log_every", "guard",
     })  # fmt: skip
     data = {"seq_len": stage.data.seq_len, "workers": stage.data.workers}
-    return {**fields, "optimizer": optimizer, "data": data, "start": _masked(stage)}
+    shape = {**fields, "optimizer": optimizer, "data": data, "start": _masked(stage)}
+    if stage.evaluation.tasks is not None:  # evaluations take longer then
+        shape["tasks"] = stage.evaluation.model_dump(include={"tasks", "shots", "task_items"})
+    return shape
 
 
 def _digest(fields: dict[str, Any]) -> str:

@@ -99,6 +99,7 @@ def run_directories(recipe: Recipe, uninterrupted: Path, tmp_path: Path) -> list
     assert run(rewound, fourth, InjectNaN(12)) == 0
     options = ["ema={}", "statistics={}", "statistics.every=2", "objective.label_smoothing=0.1", "evaluation.overlap=8"]
     options += ['early_stopping={"patience": 1, "min_delta": 9}', "evaluation.every=1"]
+    options += ["evaluation.tasks=sum:choices", "evaluation.task_items=2"]
     optional = apply_overrides(base, [f"stages.base.{option}" for option in options])
     quiet = Console(file=io.StringIO())
     assert train_run(optional, tmp_path / "optional", console=quiet, source=Path(__file__)) == 0  # of a file

@@ -1,0 +1,160 @@
+"""`pathways-lite evaluate RUN --tasks` for tasks of lm-evaluation-harness (extra `lm-eval`), without a network."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pathways_lite.errors import UserError
+
+if TYPE_CHECKING:
+    from pathways_lite.recipe import Mode
+    from pathways_lite.training.load import TrainedModel
+
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1",
+    "DISABLE_MULTIPROC": "1",  # bootstraps would fork this process, whose threads JAX has
+}  # fmt: skip
+_HUBS = ("huggingface_hub", "datasets", "requests", "httpx", "httpcore")  # libraries whose errors are a hub's
+
+
+def is_installed() -> bool:
+    """Return whether lm-evaluation-harness is there."""
+    return importlib.util.find_spec("lm_eval") is not None
+
+
+def run_lm_eval(
+    model: TrainedModel, names: Sequence[str], *, include: Path | None, shots: int, limit: int | None, mode: Mode | None
+) -> dict[str, Any]:
+    """Evaluate a checkpoint on tasks of lm-evaluation-harness; return its own results, and our seconds.
+
+    Raises UserError for an unknown task, and for one whose data are on a hub.
+    """
+    begin = time.monotonic()
+    with _environment(), contextlib.redirect_stdout(sys.stderr):
+        tasks = _load_tasks(names, include)
+        from lm_eval import simple_evaluate
+
+        from pathways_lite.harness import PathwaysLM
+
+        results = simple_evaluate(
+            PathwaysLM(model, mode=mode), tasks=tasks, num_fewshot=shots or None, limit=limit, log_samples=False,
+            bootstrap_iters=1000,
+        )  # fmt: skip
+    assert results is not None
+    kept = ("results", "groups", "n-shot", "n-samples", "versions", "higher_is_better", "configs")
+    return {name: results[name] for name in kept if name in results} | {"seconds": time.monotonic() - begin}
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Keep the harness' libraries off the network, and quiet; they read this when they are first imported."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _load_tasks(names: Sequence[str], include: Path | None) -> list[Any]:
+    """Load tasks by name: those below `include` alone where it has them all, as the harness's own take long to index.
+
+    Raises UserError for an unknown one, one that needs a hub, and one that needs a package that is not there.
+    """
+    if not is_installed():
+        raise UserError(f"task {names[0]} is of lm-evaluation-harness, which is an extra: make install EXTRA=lm-eval")
+    if include is not None and not include.is_dir():
+        raise UserError(f"--include {include} is no directory; name one with the YAML files of tasks")
+    from lm_eval.tasks import TaskManager
+
+    from pathways_lite.tasks import FAMILIES
+
+    own = None if include is None else TaskManager(include_path=str(include), include_defaults=False)
+    has_all = own is not None and set(names) <= set(own.all_tasks)
+    manager = (
+        own if own is not None and has_all else TaskManager(include_path=None if include is None else str(include))
+    )
+    tasks: list[Any] = []
+    for name in names:
+        if name not in manager.all_tasks:
+            raise UserError(
+                f"there is no task {name!r}.{_similar(name, [*FAMILIES, *manager.all_tasks])} Families are listed by "
+                "`pathways-lite tasks list`, other tasks by `lm_eval ls tasks`; a file is named by its path"
+            )
+        try:
+            tasks += manager.load(name)["tasks"].values()
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"task {name} needs the package {error.name}, which is not installed; leave the task out, or install it"
+            ) from error
+        except Exception as error:
+            if not _is_of_hub(error):
+                raise
+            raise UserError(
+                f"task {name} needs data from a hub ({_data_set(manager, name)}), and nothing is downloaded here; "
+                "write a task with dataset_path: json and your data_files, and name its directory with --include"
+            ) from error
+    return tasks
+
+
+def _similar(name: str, known: Sequence[str]) -> str:
+    """Return a hint at a similar name, if there is one; there are thousands, so they are not listed."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _is_of_hub(error: BaseException) -> bool:
+    """Return whether an error, or one that it comes from, says that a hub cannot be reached or lacks the data."""
+    seen: BaseException | None = error
+    while seen is not None:
+        module = type(seen).__module__.partition(".")[0]
+        if module in _HUBS or isinstance(seen, ConnectionError):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _data_set(manager: Any, name: str) -> str:
+    """Return the data set of a task, as its file names it."""
+    entry = manager.task_index[name]
+    config: Mapping[str, Any] = entry.cfg or {}
+    if "dataset_path" not in config and entry.yaml_path is not None:
+        from lm_eval.tasks._yaml_loader import load_yaml
+
+        config = load_yaml(entry.yaml_path, resolve_func=False)
+    return str(config.get("dataset_path", "not named in its file"))
+
+
+def result_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row of text per task and metric: task, items, shots, metric, value with its standard error."""
+    rows = []
+    for task, values in results["results"].items():
+        items = results.get("n-samples", {}).get(task, {}).get("effective")
+        shots = results.get("n-shot", {}).get(task)
+        for key, value in values.items():
+            metric, _, filtered = key.partition(",")
+            if metric.endswith("_stderr") or not isinstance(value, int | float) or not filtered:
+                continue
+            error = values.get(f"{metric}_stderr,{filtered}")
+            shown = f"{value:.4f}" + (f" ± {error:.4f}" if isinstance(error, float) else "")
+            name = metric if filtered == "none" else f"{metric} ({filtered})"
+            rows.append(
+                [task, "-" if items is None else f"{items:,}", "-" if shots is None else f"{shots}", name, shown]
+            )
+    return rows

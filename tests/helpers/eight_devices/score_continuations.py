@@ -1,0 +1,47 @@
+"""Score continuations by a tiny model on one CPU device and on meshes of eight.
+
+    python -m helpers.eight_devices.score_continuations CASE...      # names of CASES
+
+The output is one JSON object: by case, the largest difference of a token's nats.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+
+from helpers.eight_devices.sample import CASES, MODEL
+from pathways_lite import models
+from pathways_lite.evaluation.continuations import Continuation, ContinuationScorer
+from pathways_lite.objectives.prompts import Prompt
+from pathways_lite.parallel.mesh import device_mesh
+from pathways_lite.parallel.sharding import Layout
+from pathways_lite.sampling import Sampler
+
+CONTINUATIONS = [
+    *(Continuation(Prompt(list(range(30)), 0, 63), [n, 5, 2 * n]) for n in range(10)),
+    Continuation(Prompt([1, 2, 3], 3, 63), list(range(20))),
+]
+
+
+def score(params: models.Params, layout: Layout) -> np.ndarray:
+    sampler = Sampler.of_params(MODEL, params, (63,), rows=8, layout=layout)
+    scorer = ContinuationScorer(MODEL, sampler.weights, rows=4, layout=sampler.layout)
+    return np.concatenate([scores.nll for scores in scorer.score(CONTINUATIONS)])
+
+
+def main() -> None:
+    params = jax.jit(lambda: models.init(MODEL, jax.random.key(1)))()
+    expected = score(params, Layout())
+    result = {}
+    for name in sys.argv[1:] or CASES:
+        layout = Layout(device_mesh(CASES[name]))
+        abstract = layout.abstract_parameters(models.abstract_params(MODEL), models.logical_axes(MODEL))
+        placed = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, abstract)
+        result[name] = float(np.abs(score(placed, layout) - expected).max())
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
