@@ -48,12 +48,14 @@ def test_the_commands_of_the_day_after_a_run_work(run: Path, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     section = (Path(__file__).parents[2] / "README.md").read_text().split("## The day after a run\n")[1]
     fewer = section.split("```")[1].replace("--problems 256", "--problems 3").replace("--samples 64", "--samples 2")
+    fewer = fewer.replace(" --shots 2", " --limit 3")  # the run's sequences are of 32 bytes
     for line in fewer.replace("RUN", str(run)).strip().splitlines():
         program, *words = shlex.split(line)
         assert program == "pathways-lite"
         result = CliRunner().invoke(app, words, catch_exceptions=False)
         assert result.exit_code == 0, result.output
     assert (tmp_path / "samples" / "sum" / "judge.html").is_file()
+    assert (tmp_path / "along.csv").is_file()
 
 
 def test_log_probabilities_are_told_by_token(run: Path):
