@@ -18,8 +18,11 @@ NAMES = load("names.json")
 
 
 def path_of(name: str) -> Path:
-    """The file of a frozen name: below configs/, or an input."""
-    return V0_1 / name if name.startswith("inputs/") else CONFIGS / name
+    """The file of a frozen name: an input, or below configs/, where it may have been replaced since."""
+    if name.startswith("inputs/"):
+        return V0_1 / name
+    replaced = V0_1 / "configs" / name
+    return replaced if replaced.is_file() else CONFIGS / name
 
 
 def json_of(name: str) -> Path:
