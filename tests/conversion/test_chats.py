@@ -1,6 +1,7 @@
 """`generate --chat` and `sample --chat` ask an imported model by the chat template that came with it."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from pathways_lite.cli.main import app
 from pathways_lite.conversion.hf_import import import_hf
 from pathways_lite.errors import UserError
 from pathways_lite.sampling import Request, Sampler
+from pathways_lite.training.load import load_model
 
 USER = {"role": "user", "content": "Why?"}
-TURNS = "{% for m in messages %}{{ '<s>' + m['role'] + ': ' + m['content'] + '<|im_end|>' }}{% endfor %}assistant:"
+TURNS = (
+    "{% for m in messages %}{{ '<s>' + m['role'] + ': ' + m['content'] + '<|im_end|>' }}{% endfor %}"
+    "{{ strftime_now('%Y') }} assistant:"
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +81,19 @@ def test_chats_are_read_by_the_template_and_end_at_every_eos(model: Path, asked:
     assert parquet.read_table(part)["problem"].to_pylist() == ["a", "b"]
     said = refusal("sample", model, problems, "--out", tmp_path / "out", "--samples", 1, "--max-tokens", 2)
     assert "problem 'a' has messages and no prompt; ask an instruct model with --chat" in said
+
+
+def test_samples_that_are_continued_on_another_day_are_told_the_first(model: Path, asked: list, tmp_path: Path):
+    problems, out = tmp_path / "problems.jsonl", tmp_path / "out"
+    problems.write_text(json.dumps({"id": "a", "prompt": "Why?", "answer": "x"}) + "\n")
+    ask = ("sample", model, problems, "--out", out, "--chat", "--max-tokens", 2)
+    run(*ask, "--samples", 1)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["date"] == date.today().isoformat()
+    (out / "manifest.json").write_text(json.dumps(manifest | {"date": "1987-06-05"}))
+    run(*ask, "--samples", 2)
+    first, second = (load_model(model).tokenizer().decode(request.prompt.tokens) for request, _ in asked)
+    assert second == first.replace(str(date.today().year), "1987") != first
 
 
 def test_what_cannot_be_a_chat_is_refused_in_a_sentence(model: Path, tmp_path: Path):

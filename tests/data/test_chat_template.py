@@ -2,6 +2,7 @@
 
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ def test_text_and_ids_are_those_of_transformers(case: str, place: str):
 def test_a_template_may_ask_whether_tools_are_none():
     source = "{% if tools is not none or documents is not none %}bad{% endif %}{{ messages[0].content }}"
     assert ChatTemplate(tokenizer(config={"chat_template": source}), "it").render(USER) == "Why?"
+
+
+def test_the_date_may_be_given():
+    template = ChatTemplate(tokenizer(chat_template_jinja="{{ strftime_now('%d %b %Y') }}"), "it", datetime(2024, 7, 6))
+    assert template.render(USER) == "06 Jul 2024"
 
 
 def test_a_template_cannot_leave_its_sandbox():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,18 +79,19 @@ def sample(
     stops = stops_of(tokenizer)
     prompts = [_prompt(problem, system, chat=chat) for problem in listed]
     asking = Asking(sampling, max_tokens)
+    today = _date(out) if chat else None
     manifest = {
         "checkpoint": str(model.path), "checkpoint_digest": model.manifest.digest, "average": average,
         "problems": str(problems), "problems_digest": problems_digest(problems),
         "sampling": {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
         "stop": stop or [], "max_tokens": max_tokens, "seed": seed, "batch": batch,
-        "chat": chat or None, "system": system,
+        "chat": chat or None, "system": system, "date": today and today.date().isoformat(),
     }  # fmt: skip
     with lock_directory(out):
         directory = SampleDirectory(out, manifest)
         parts = directory.missing(len(listed), samples)
         if parts:
-            writer = writer_of(model, tokenizer, seed, rows=batch, chat=chat)
+            writer = writer_of(model, tokenizer, seed, rows=batch, chat=chat, today=today)
             asked = [
                 Asked(problem.id, writer.ask(prompt), stops((*problem.stop, *(stop or ()))))
                 for problem, prompt in zip(listed, prompts, strict=True)
@@ -108,6 +110,14 @@ def sample(
         f"{account.tokens_read:,} read, {account.flops:.3g} FLOPs, {account.seconds:.0f} s"
     )
     typer.echo(out)
+
+
+def _date(out: Path) -> datetime:
+    """Return the date that chats are told: that of samples that are there, or today."""
+    from pathways_lite.samples_manifest import MANIFEST, read_manifest
+
+    kept = read_manifest(out).get("date") if (out / MANIFEST).is_file() else None
+    return datetime.fromisoformat(kept or date.today().isoformat())
 
 
 def _prompt(problem: Problem, system: str | None, *, chat: bool) -> str | Messages:

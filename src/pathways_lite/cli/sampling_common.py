@@ -9,6 +9,8 @@ import typer
 from pathways_lite.errors import UserError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from pathways_lite.data.chat_template import Messages
     from pathways_lite.data.tokenizers import Tokenizer
     from pathways_lite.evaluation.generation import Writer
@@ -29,11 +31,11 @@ MinP = Annotated[
 
 def writer_of(
     model: TrainedModel, tokenizer: Tokenizer, seed: int, *, corpus: str | None = None, mode: Mode | None = None,
-    chat: bool = False, **options: Any,
+    chat: bool = False, today: datetime | None = None, **options: Any,
 ) -> Writer:  # fmt: skip
     """Return a writer of texts that asks the model as it was trained. `options`: those of `Sampler`.
 
-    With `chat` it answers messages; UserError where the model has no chat template.
+    With `chat` it answers messages, `today` or now; UserError where the model has no chat template.
     """
     import jax
 
@@ -43,7 +45,7 @@ def writer_of(
 
     prompt_format = PromptFormat.from_objective(model.stage.objective, model.frame(corpus))
     opener, ends = model.prompt_tokens(tokenizer)
-    template = ChatTemplate(tokenizer, str(model.path)) if chat else None
+    template = ChatTemplate(tokenizer, str(model.path), today) if chat else None
     return Writer(
         model.stage.model, model.params(), tokenizer, prompt_format, mode, None, opener, ends, template,
         key=jax.random.key(seed), layout=model.components.layout, **options,

@@ -33,11 +33,12 @@ class ChatTemplate:
 
     Args:
       name: of the model, for errors.
+      today: what templates that tell the model the date are told; None: now.
 
     Raises UserError where the tokenizer has none, or one that cannot be used.
     """
 
-    def __init__(self, tokenizer: Tokenizer, name: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, name: str, today: datetime | None = None) -> None:
         files = tokenizer.files()
         source = find_template(files, name)
         if source is None:
@@ -52,7 +53,7 @@ class ChatTemplate:
             )
         self._tokenizer, self._name, self._names = tokenizer, name, special_token_names(files, name)
         try:
-            self._template = _environment().from_string(source)
+            self._template = _environment(today).from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise UserError(f"the chat template of {name} is no Jinja: line {error.lineno}: {error.message}") from error
 
@@ -120,12 +121,15 @@ class _Generation(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment(today: datetime | None) -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _to_json
-    environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
+    environment.globals |= {
+        "raise_exception": _refuse,
+        "strftime_now": lambda form: (today or datetime.now()).strftime(form),
+    }
     return environment
 
 
