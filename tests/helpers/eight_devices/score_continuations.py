@@ -1,4 +1,4 @@
-"""Score continuations by a tiny model on one CPU device and on meshes of eight.
+"""Score continuations by a tiny model on one CPU device and on meshes of up to eight.
 
     python -m helpers.eight_devices.score_continuations CASE...      # names of CASES
 
@@ -36,7 +36,8 @@ def main() -> None:
     expected = score(params, Layout())
     result = {}
     for name in sys.argv[1:] or CASES:
-        layout = Layout(device_mesh(CASES[name]))
+        mesh, devices, _ = CASES[name]
+        layout = Layout(device_mesh(mesh, jax.devices()[:devices]))
         abstract = layout.abstract_parameters(models.abstract_params(MODEL), models.logical_axes(MODEL))
         placed = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, abstract)
         result[name] = float(np.abs(score(placed, layout) - expected).max())
