@@ -15,6 +15,7 @@ study could not have shown it, it cannot be said here.
 
 from __future__ import annotations
 
+import argparse
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -206,6 +207,7 @@ def _says_measured(path: Path) -> bool:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     path = ROOT / "docs" / "results" / "README.md"
     path.write_text(render(Results(path.parent / "data")), encoding="utf-8")
     print(path)
