@@ -63,6 +63,7 @@ def test_the_corpus_says_how_it_is_framed_and_others_are_as_they_were(
     assert "frame" not in store.manifest.plan
     unframed = build([str(jsonl)], tmp_path / "eod", tokenizer=tokenizer, held_out=0.1, workers=0)
     assert unframed.frame == DocumentFrame(60)
+    assert unframed.eod == 60
     opened = build_framed(tmp_path / "opened", jsonl, tokenizer, eos=None)
     assert opened.frame == DocumentFrame(59)
     assert len({one.fingerprint for one in (framed, unframed, opened)}) == 3

@@ -157,6 +157,11 @@ class Store:
         """The ids around every document."""
         return DocumentFrame(self.manifest.eod, self.manifest.closes)
 
+    @property
+    def eod(self) -> int:
+        """The id that opens every document, `frame.opens`, by its name of v0.1."""
+        return self.frame.opens
+
     def tokenizer(self) -> Tokenizer:
         return self._tokenizer
 
