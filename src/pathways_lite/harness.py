@@ -12,7 +12,7 @@ document in front, as in training.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from pathways_lite.console import print_line
 from pathways_lite.errors import UserError, counted
 from pathways_lite.evaluation.continuations import Continuation, ContinuationScorer, encode_pair
-from pathways_lite.evaluation.generation import prompt_of, stops_of
+from pathways_lite.evaluation.generation import decode_after, prompt_of, stops_of
 from pathways_lite.objectives.prompts import Prompt, PromptFormat
 from pathways_lite.recipe import Mode, Model
 from pathways_lite.sampling import Request, Sampler, Sampling, first_stop
@@ -199,7 +199,8 @@ class PathwaysLM(TemplateLM):
             asked.append(Request(self._prompt(tokens), sampling, max_tokens, automaton=stops(until).automaton))
         texts = [""] * len(requests)
         for sample in self.sampler.sample(asked):
-            text = self._continuation(contexts[sample.request], sample.answer)
+            written = self._prompt_format.text(list(sample.answer))
+            text = decode_after(self._tokenizer, contexts[sample.request], written)
             texts[sample.request] = text[: first_stop(text, untils[sample.request])]
         for request, text in zip(requests, texts, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, text)
@@ -209,12 +210,6 @@ class PathwaysLM(TemplateLM):
     @functools.cached_property
     def _stops(self) -> Any:
         return stops_of(self._tokenizer)
-
-    def _continuation(self, context: list[int], answer: Iterable[int]) -> str:
-        # Decoded together: a token alone may lack the space before it.
-        written = self._prompt_format.text(list(answer))
-        whole, beginning = self._tokenizer.decode([*context, *written]), self._tokenizer.decode(context)
-        return whole.removeprefix(beginning) if whole.startswith(beginning) else self._tokenizer.decode(written)
 
 
 def _generation_options(options: Mapping[str, Any]) -> tuple[tuple[str, ...], int, Sampling]:

@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
+from helpers.invoke import invoke
 from pathways_lite.cli import main as command_line
-from pathways_lite.cli.main import app
 from pathways_lite.data.store import open_store
 from pathways_lite.errors import UserError
 
@@ -20,13 +19,6 @@ METHODS = ["prototypes", "perplexity", "rds", "clusters", "near-duplicates", "ra
 DATA_COMMANDS = [["data", command] for command in ("build", "inspect", "apply")] + [
     ["data", "select", m] for m in METHODS
 ]
-
-
-def invoke(*arguments: object) -> Result:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
-from pathways_lite.cli.main import app
+from helpers.invoke import invoke
 from pathways_lite.errors import UserError
 from pathways_lite.evaluation import downstream
 from pathways_lite.scaling.table import read_table
@@ -21,13 +20,6 @@ WORDS = [
     | ({"split": "train"} if n > 5 else {})
     for n, answer in enumerate(["river", "stone", "light", "stone"] * 2)
 ]
-
-
-def invoke(*arguments: object) -> Result:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture(scope="module")

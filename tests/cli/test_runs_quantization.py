@@ -7,21 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
-from pathways_lite.cli.main import app
+from helpers.invoke import invoke
 from pathways_lite.errors import UserError
 from pathways_lite.evaluation.bits import Evaluator
 from pathways_lite.scaling.fit import fit_law
 from pathways_lite.scaling.laws.registry import find_law
 from pathways_lite.scaling.table import read_table, write_table
-
-
-def invoke(*arguments: object) -> Result:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
+from helpers.invoke import invoke
 from pathways_lite.cli import study as study_cli
-from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import apply_overrides, load_recipe
 from pathways_lite.recipe.base import parse_amount
@@ -44,13 +43,6 @@ def study(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("study") / "rates.py"
     path.write_text(STUDY.format(corpus=str(corpus)))
     return path
-
-
-def invoke(*arguments: object) -> Result:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.mark.parametrize("command", ["plan", "run", "status", "report", "export"])

@@ -7,10 +7,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
+from helpers.invoke import invoke
 from pathways_lite.checkpoints import fsck, open_checkpoint
-from pathways_lite.cli.main import app
 from pathways_lite.conversion import quantized_export
 from pathways_lite.conversion.quantized_export import WORK, convert_quantized
 from pathways_lite.data.order import DataCursor
@@ -24,13 +23,6 @@ from pathways_lite.training.calibration_text import read_calibration_text
 from pathways_lite.training.load import TrainedModel, load_model
 
 GPTQ = Quantization("gptq", bits=3, group=20)  # of 32 and 64 numbers: the last group has fewer
-
-
-def invoke(*arguments: object) -> Result:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner, Result
 
-from pathways_lite.cli.main import app
+from helpers.invoke import invoke
 from pathways_lite.errors import UserError
 from pathways_lite.tasks import FAMILIES, problems_digest, read_problems, verify
 
@@ -21,13 +20,6 @@ GSM8K = [
     for n, name in enumerate(["Ann", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal", "Ida", "Jo", "Kim", "Lee"] * 3, 1)
     for m in (2, 3)
 ]
-
-
-def invoke(*arguments: object) -> Result:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def write_lines(path: Path, records: list[dict]) -> Path:

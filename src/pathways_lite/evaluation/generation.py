@@ -123,6 +123,13 @@ def generate(
     return next(writer.continuations([prompt], sampling, max_tokens=max_tokens)).text
 
 
+def decode_after(tokenizer: Tokenizer, before: list[int], tokens: list[int]) -> str:
+    """Return the text of tokens that follow others."""
+    # Decoded together: a token alone may lack the space before it, or the first bytes of its character.
+    whole, beginning = tokenizer.decode(before + tokens), tokenizer.decode(before)
+    return whole.removeprefix(beginning) if whole.startswith(beginning) else tokenizer.decode(tokens)
+
+
 def prompt_of(
     text: list[int],
     prompt_format: PromptFormat | None,
@@ -233,6 +240,4 @@ class Writer:
 
     def _continuation(self, text: list[int], answer: list[int]) -> str:
         answer = answer if self._prompt_format is None else self._prompt_format.text(answer)
-        # Decoded together: a token alone may lack the space before it, or the first bytes of its character.
-        whole, beginning = self._tokenizer.decode(text + answer), self._tokenizer.decode(text)
-        return whole.removeprefix(beginning) if whole.startswith(beginning) else self._tokenizer.decode(answer)
+        return decode_after(self._tokenizer, text, answer)

@@ -38,6 +38,14 @@ REQUESTS = [
 ]
 
 
+def lay_out(params: models.Params, name: str) -> tuple[models.Params, Layout]:
+    """Return parameters on the mesh of a case, and its layout."""
+    mesh, devices, _ = CASES[name]
+    layout = Layout(device_mesh(mesh, jax.devices()[:devices]))
+    abstract = layout.abstract_parameters(models.abstract_params(MODEL), models.logical_axes(MODEL))
+    return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, abstract), layout
+
+
 def sample(params: models.Params, layout: Layout, share: bool) -> dict[tuple[int, int], Sample]:
     sampler = Sampler.of_params(MODEL, params, (63,), rows=8, layout=layout, share=share)
     assert all("fsdp" not in str(leaf.sharding.spec) for leaf in jax.tree.leaves(sampler.weights) if layout.is_sharded)
@@ -49,11 +57,8 @@ def main() -> None:
     expected = sample(params, Layout(), share=False)
     result = {}
     for name in sys.argv[1:] or CASES:
-        mesh, devices, share = CASES[name]
-        layout = Layout(device_mesh(mesh, jax.devices()[:devices]))
-        abstract = layout.abstract_parameters(models.abstract_params(MODEL), models.logical_axes(MODEL))
-        placed = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, abstract)
-        found = sample(placed, layout, share)
+        placed, layout = lay_out(params, name)
+        found = sample(placed, layout, share=CASES[name][2])
         equal = [np.array_equal(found[key].tokens, expected[key].tokens) for key in expected]
         off = max(
             float(np.abs(found[key].logp_model - expected[key].logp_model).max())

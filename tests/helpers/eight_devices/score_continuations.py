@@ -11,11 +11,10 @@ import sys
 import jax
 import numpy as np
 
-from helpers.eight_devices.sample import CASES, MODEL
+from helpers.eight_devices.sample import CASES, MODEL, lay_out
 from pathways_lite import models
 from pathways_lite.evaluation.continuations import Continuation, ContinuationScorer
 from pathways_lite.objectives.prompts import Prompt
-from pathways_lite.parallel.mesh import device_mesh
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.sampling import Sampler
 
@@ -36,10 +35,7 @@ def main() -> None:
     expected = score(params, Layout())
     result = {}
     for name in sys.argv[1:] or CASES:
-        mesh, devices, _ = CASES[name]
-        layout = Layout(device_mesh(mesh, jax.devices()[:devices]))
-        abstract = layout.abstract_parameters(models.abstract_params(MODEL), models.logical_axes(MODEL))
-        placed = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, abstract)
+        placed, layout = lay_out(params, name)
         result[name] = float(np.abs(score(placed, layout) - expected).max())
     print(json.dumps(result))
 
