@@ -16,16 +16,19 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from pathways_lite.data.batch_view import RowView
+    from pathways_lite.training.replay import Spike, StageReading
 
 RunPath = Annotated[Path, typer.Argument(parser=local_path, help="a run, stage or checkpoint directory")]
-StageName = Annotated[str | None, typer.Option(help="stage of the run; default: the last one with a checkpoint")]
+StageName = Annotated[
+    str | None, typer.Option(help="stage of the run; default: the last one that has taken STEP, or had a spike")
+]
 CorpusOption = Annotated[str | None, typer.Option(help="where the run's corpus is now, if it has moved")]
 
 
 def batch(
     path: RunPath,
     step: Annotated[
-        int | None, typer.Option(min=0, help="step of the stage, from 0; its loss is in row STEP + 1 of the log")
+        int | None, typer.Option(min=0, help="step of a stage, from 0; its loss is in row STEP + 1 of its log")
     ] = None,
     spike: Annotated[
         bool, typer.Option("--spike", help="the step of the last loss spike, and those before it")
@@ -56,18 +59,30 @@ def batch(
     from pathways_lite.console import Console
     from pathways_lite.data.batch_view import view_rows
     from pathways_lite.data.reading import batch_source
-    from pathways_lite.training.replay import Spike, data_stream, find_spikes, load_reading, require_step
+    from pathways_lite.training.read_history import last_spike, other_stages, readings_with_step
+    from pathways_lite.training.replay import Spike, data_stream, load_reading, require_step
 
     if (step is None) != spike:
         raise UserError("name a step with --step, or ask for the last loss spike with --spike")
-    reading = load_reading(path, stage)
-    last = Spike(step, "") if step is not None else find_spikes(reading)[-1]
+    others, last = "", Spike(step or 0, "")
+    if step is None:
+        reading, last = last_spike(path) if stage is None else _spike_of(load_reading(path, stage))
+    elif stage is None:
+        having = readings_with_step(path, step)
+        reading, others = having[0], other_stages(having)
+    else:
+        reading = load_reading(path, stage)
     is_spike = spike and not last.is_rise
     require_step(reading.spec, last.step)
     stream = data_stream(reading, corpus, skips=last.skips)
     console, batches = Console(), []
-    if spike and not is_spike and not as_json:  # first, as the steps before it are shown first
-        console.print(f"no spike, as the guard saw none; shown is step {last.step:,}: {last.reason}")
+    if spike and not as_json:  # first, as the steps before it are shown first
+        what = "the last spike" if is_spike else "no spike, as the guard saw none; shown"
+        console.print(f"{what} is step {last.step:,} of stage {reading.stage.name}: {last.reason}")
+        if (first := max(0, last.step - before)) < last.step:
+            console.print(f"{counted(last.step - first, 'step')} before it first, from step {first:,} on (--before)")
+    if others and not as_json:
+        console.print(f"stage {others} has a step {step:,} too: choose it by --stage")
     for number in range(max(0, last.step - before) if spike else last.step, last.step + 1):
         source = batch_source(stream, number)
         if first_row >= (n_rows := len(source.rows.domain)):
@@ -85,11 +100,9 @@ def batch(
             }
             batches.append(facts | {"rows": [asdict(row) for row in shown]})
             continue
-        console.print(
-            f"stage {reading.stage.name}, step {number:,}, {counted(n_rows, 'row')} of {source.rows.length} tokens"
-        )
-        if reason:
-            console.print(f"spike: {reason}" if is_spike else f"no spike: {reason}")
+        mark = "" if not reason else ", the spike" if is_spike else ", the largest rise"
+        size = f"{counted(n_rows, 'row')} of {source.rows.length} tokens"
+        console.print(f"stage {reading.stage.name}, step {number:,}{mark}, {size}")
         for row in shown:
             console.print(_describe_row(row, characters))
         if (hidden := n_rows - first_row - rows) > 0:
@@ -109,9 +122,10 @@ def who_read(
     corpus: CorpusOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the steps and rows of a run that have read a document, up to its newest checkpoint.
+    """List the steps and rows that have read a document: of a run up to its newest checkpoint, and before it.
 
-    Steps that a rewind has undone do not count: the parameters know nothing of them.
+    What other runs read before is part of it, up to the checkpoint that the run starts from; `--stage` is of one stage
+    alone. Steps that a rewind has undone do not count: the parameters know nothing of them.
 
     Examples:
 
@@ -123,11 +137,20 @@ def who_read(
 
     from pathways_lite.console import Console, Table
     from pathways_lite.data.reading import find_document, reads_of
-    from pathways_lite.training.replay import data_stream, load_reading, load_readings
+    from pathways_lite.training.read_history import ReadHistory, load_history
+    from pathways_lite.training.replay import data_stream, load_reading
 
     console, results, missing = Console(), [], None
-    for reading in load_readings(path) if stage is None else [load_reading(path, stage)]:
-        stream, steps = data_stream(reading, corpus), reading.steps
+    history = load_history(path) if stage is None else ReadHistory([load_reading(path, stage)])
+    for reading in history.readings:
+        is_elsewhere = not reading.path.is_relative_to(path)
+        try:
+            stream = data_stream(reading, corpus)
+        except UserError as error:
+            if not is_elsewhere:
+                raise
+            history.missing.append(f"what {reading.path} has read is left out: {error}")
+            continue
         try:
             whole = find_document(stream.store, document)
         except UserError as error:  # stages may have different corpora
@@ -135,13 +158,15 @@ def who_read(
             continue
         start, stop = _parse_slice(tokens, whole.stop)
         part = replace(whole, start=start, stop=stop)
-        reads = reads_of(stream, steps, part)
-        results.append({"stage": reading.stage.name, "steps": steps, **asdict(part), "reads": reads})
+        reads, steps = reads_of(stream, reading.steps, part), reading.steps
+        facts = {"stage": reading.stage.name, "checkpoint": reading.path, "steps": steps}
+        results.append({**facts, **asdict(part), "reads": reads})
         if as_json:
             results[-1]["reads"] = [asdict(read) for read in reads]
             continue
         name = f"{part.domain}#{part.document}"
-        title = f"stage {reading.stage.name}: {name} ({part.id}), tokens {part.start:,} to {part.stop - 1:,}"
+        of_run = f" of {reading.path}" if is_elsewhere else ""
+        title = f"stage {reading.stage.name}{of_run}: {name} ({part.id}), tokens {part.start:,} to {part.stop - 1:,}"
         if not reads:
             console.print(f"{title}: none of the {steps:,} steps has read it")
             continue
@@ -150,13 +175,22 @@ def who_read(
         for read in reads:
             table.add_row(f"{read.step:,}", str(read.row), str(read.epoch), f"{read.start:,} to {read.stop - 1:,}")
         console.print(table)
-        console.print(
-            f"to see a row: pathways-lite data batch {path} --stage {reading.stage.name} --step STEP --first-row ROW"
-        )
+        place = f"{reading.path}" if is_elsewhere else f"{path} --stage {reading.stage.name}"
+        console.print(f"to see a row: pathways-lite data batch {place} --step STEP --first-row ROW", soft_wrap=True)
+    if not as_json:
+        for sentence in history.missing:
+            console.print(sentence)
     if not results and missing is not None:
         raise missing
     if as_json:
-        print_json({"document": document, "stages": results})
+        print_json({"document": document, "stages": results, "missing": history.missing})
+
+
+def _spike_of(reading: StageReading) -> tuple[StageReading, Spike]:
+    """Return a stage's last spike; see `find_spikes`."""
+    from pathways_lite.training.replay import find_spikes
+
+    return reading, find_spikes(reading)[-1]
 
 
 def _parse_slice(text: str | None, length: int) -> tuple[int, int]:

@@ -88,7 +88,7 @@ def _has_scales(table: Table, column: str) -> bool:
 def left_out_notes(path: Path, used: Sequence[str]) -> list[str]:
     """Say which runs of a directory are not among the rows `used`, and why."""
     from pathways_lite.errors import counted
-    from pathways_lite.scaling.runs_table import find_runs
+    from pathways_lite.scaling.runs_table import find_runs, left_out_studies
     from pathways_lite.tracking.run_data import read_run
 
     if not path.is_dir():
@@ -103,13 +103,8 @@ def left_out_notes(path: Path, used: Sequence[str]) -> list[str]:
             f"{counted(len(repeated), 'run')} left out, without a held-out evaluation or with the same last stage as "
             f"another run: {_list(repeated)}."
         )
-    nodes = Counter(node.parents[2].name for node in path.glob("*/nodes/*/recipe.json"))
-    if nodes:
-        first = path / min(nodes)
-        notes.append(
-            f"{counted(nodes.total(), 'node')} of {'a study' if len(nodes) == 1 else f'{len(nodes)} studies'} left out "
-            f"({_list(sorted(nodes))}): fit a study by itself, as in {first}."
-        )
+    if note := left_out_studies([path], "fit a study by itself, as in"):
+        notes.append(f"{note}.")
     return notes
 
 

@@ -46,7 +46,7 @@ def quantization(
     - `pathways-lite fit quantization demo.csv N=N_non_embedding`
     """
     from pathways_lite.output_lock import lock_file
-    from pathways_lite.scaling.runs_table import checkpoint_row, find_runs, to_columns
+    from pathways_lite.scaling.runs_table import checkpoint_row, find_runs, left_out_studies, to_columns
     from pathways_lite.scaling.table import write_table
     from pathways_lite.training.evaluate_checkpoints import CheckpointEvaluator
     from pathways_lite.training.quantization_rise import Measurement, QuantizationRise, checkpoints_of
@@ -87,6 +87,8 @@ def quantization(
         return
     _print_means(rows)
     typer.echo(f"{out}: {counted(len(rows), 'row')}, {measured} measured now")
+    if note := left_out_studies(paths):
+        typer.echo(note)
 
 
 def _ways(bits: str, methods: str, group: int) -> list[Quantization]:

@@ -27,18 +27,25 @@ def table(
 ) -> None:
     """Write one row per held-out evaluation: N, D, C, batch, learning rate, schedule, lineage, losses.
 
+    Nodes of studies are not among the runs of a directory: name a study itself.
+
     A loss in the middle of a schedule is not the final loss of a shorter one: for laws of N and D use `--final`.
 
     Example: `pathways-lite runs table runs --out runs.parquet`
     """
     from pathways_lite.output_lock import lock_file
-    from pathways_lite.scaling.runs_table import runs_table
+    from pathways_lite.scaling.runs_table import left_out_studies, runs_table
     from pathways_lite.scaling.table import write_table
 
     rows = runs_table(paths, final=final)
+    command = " ".join(["pathways-lite runs table", *map(str, paths)])
+    note = left_out_studies(paths, f"name studies too to have them, as in {command}")
     with lock_file(out):
         write_table(rows, out)
     if as_json:
-        print_json({"table": out, "rows": len(rows["run"]), "columns": list(rows)})
+        left_out = {"left_out": note} if note else {}
+        print_json({"table": out, "rows": len(rows["run"]), "columns": list(rows), **left_out})
         return
     typer.echo(f"{out}: {counted(len(rows['run']), 'row')}, {counted(len(rows), 'column')}")
+    if note:
+        typer.echo(note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -127,41 +128,50 @@ def _source(path: Path) -> Path:
 
 def _dry_run(recipe: Recipe, out: Path, *, samples: bool, page: bool, as_json: bool) -> None:
     """Print what would be trained in `out`, and the time and memory that it would take here."""
-    from pathways_lite.parallel.mesh import mesh_problem
     from pathways_lite.run_directory import RunDirectory
     from pathways_lite.training.begun import first_other_stage, stage_states
     from pathways_lite.training.describe import describe, describe_stages
     from pathways_lite.training.estimate import busy_note, estimate_recipe
     from pathways_lite.training.resolve import resolve_recipe
+    from pathways_lite.training.stage_mesh import mesh_note, mesh_problem, require_mesh_here
 
     enable_compilation_cache()
     run = RunDirectory(out)
     resolved = resolve_recipe(recipe, run)
     states = stage_states(resolved, run)
+    left = [not state.finished for state in states]
+    problems = [mesh_problem(stage) if is_left else "" for stage, is_left in zip(resolved.stages, left, strict=True)]
     if as_json:
         estimates = estimate_recipe(resolved, calibrate=True, states=states, samples=samples, pages=page)
-        rows = zip(describe_stages(resolved, states), estimates, strict=True)
-        print_json([{**row, "estimate": estimate.to_json()} for row, estimate in rows])
+        rows = zip(describe_stages(resolved, states), estimates, problems, strict=True)
+        print_json(
+            [{**row, "estimate": estimate.to_json(), "problem": problem or None} for row, estimate, problem in rows]
+        )
         return
     typer.echo(describe(resolved, states))
     if (other := first_other_stage(resolved, run)) is not None:
         name = run.recipe().stages[other].name
         typer.echo(f"note: {out} was begun with another recipe of stage {name!r}; training needs another --out")
-    for stage, state in zip(resolved.stages, states, strict=True):
-        if not state.finished and (problem := mesh_problem(stage.mesh)):
-            typer.echo(f"note: {stage.name}: does not train here: {problem}")
+    for problem in filter(None, problems):
+        typer.echo(f"note: does not train here: {problem}")
+    if any(problems):  # a time would be of another mesh
+        typer.echo("`pathways-lite plan` plans it for machines that are not here")
+        return
+    for stage in itertools.compress(resolved.stages, left):
+        if note := mesh_note(stage, require_mesh_here(stage)):
+            typer.echo(f"note: {stage.name}: {note}")
     estimates = estimate_recipe(resolved, calibrate=True, states=states, samples=samples, pages=page)
     for stage, estimate, state in zip(resolved.stages, estimates, states, strict=True):
         if not state.finished:
             typer.echo(f"{stage.name}: {'what is left: ' if state.step else ''}{estimate.sentence()}")
-    if all(state.finished for state in states):
+    if not any(left):
         typer.echo("nothing is left to train")
         return
     if len(estimates) > 1:
-        left = "all that is left" if any(state.step for state in states) else "all stages"
-        typer.echo(f"{left}: about {duration(sum(estimate.seconds.total for estimate in estimates))} here")
-    if note := busy_note():
-        typer.echo(f"note: {note}")
+        what = "all that is left" if any(state.step for state in states) else "all stages"
+        typer.echo(f"{what}: about {duration(sum(estimate.seconds.total for estimate in estimates))} here")
+    if busy := busy_note():
+        typer.echo(f"note: {busy}")
 
 
 def _load(

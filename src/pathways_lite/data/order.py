@@ -214,6 +214,10 @@ class DataCursor:
         """Number of sequences read before step 0, of all domains."""
         return self.first_sequence + sum(self.consumed)
 
+    def sequences_read_by(self, timeline: Timeline, step: int) -> int:
+        """Return the number of sequences read before `step`, of all domains, those before step 0 included."""
+        return sum(self.consumed) + self.end_example(timeline, step)
+
     def with_skip(self, at_step: int, sequences: int) -> DataCursor:
         """Return a cursor that skips `sequences` more at `at_step`."""
         return replace(self, skips=(*self.skips, (at_step, sequences)))

@@ -51,18 +51,14 @@ def device_mesh(shape: recipe.Mesh, devices: Sequence[jax.Device] | None = None)
     Raises UserError as `resolve_axis_sizes` does.
     """
     devices = jax.devices() if devices is None else list(devices)
-    n_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    n_slices = count_slices(devices)
     sizes = resolve_axis_sizes(shape, len(devices), n_slices)
     return jax.sharding.Mesh(_arrange(devices, sizes, n_slices), AXES)
 
 
-def mesh_problem(shape: recipe.Mesh) -> str:
-    """Say why there is no mesh of this shape over the devices of all processes; "" where there is one."""
-    try:
-        device_mesh(shape)
-    except UserError as error:
-        return str(error)
-    return ""
+def count_slices(devices: Sequence[jax.Device]) -> int:
+    """Return how many slices, joined by the data-center network, the devices are in."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def _arrange(devices: Sequence[jax.Device], sizes: tuple[int, ...], n_slices: int) -> np.ndarray:

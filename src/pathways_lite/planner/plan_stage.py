@@ -20,7 +20,7 @@ from pathways_lite.console import Console, bold
 from pathways_lite.errors import UserError
 from pathways_lite.models.accounting import attended_pairs, flops_with_spans, parameter_count
 from pathways_lite.parallel.compiler_options import step_options
-from pathways_lite.parallel.mesh import AXES, resolve_axis_sizes
+from pathways_lite.parallel.mesh import AXES
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.planner.chips import GpuCluster, TpuSlices
 from pathways_lite.planner.plan import DoesNotFit, StageWork, StepPlan, attention_times, compiled_program
@@ -33,6 +33,7 @@ from pathways_lite.training.components import Components
 from pathways_lite.training.data_position import describe_data_position
 from pathways_lite.training.resolve_amounts import resolve_budgets as resolve_budgets
 from pathways_lite.training.stage import StageSpec, describe_lengths, stage_timeline
+from pathways_lite.training.stage_mesh import require_mesh
 
 
 def find_stage(recipe: Recipe, name: str | None) -> int:
@@ -70,10 +71,9 @@ def stage_work(recipe: Recipe, stage: Stage) -> StageWork:
 
 
 def described_components(recipe: Recipe, index: int, machine: TpuSlices) -> Components:
-    """Return the stage's components on described devices. Raises UserError if its mesh does not fit."""
-    components = Components(StageSpec(recipe, index), machine.devices())
-    _ = components.abstract_state  # raises if an axis does not divide
-    return components
+    """Return the stage's components on described devices. Raises UserError if it cannot be trained on its mesh."""
+    require_mesh(recipe.stages[index], machine.chips, machine.slices)
+    return Components(StageSpec(recipe, index), machine.devices())
 
 
 def make_plan(recipe: Recipe, index: int, machine: TpuSlices, *, estimate_kernels: bool = True) -> StepPlan:
@@ -142,10 +142,10 @@ def use_cpu() -> None:
 # ---- `plan --rules`: shardings, without compiling ----
 
 
-def abstract_layout(mesh: Mesh, machine: TpuSlices | GpuCluster) -> Layout:
-    """Return the layout of a mesh on a machine, without devices. Raises UserError if the mesh does not fit."""
-    slices = machine.slices if isinstance(machine, TpuSlices) else 1
-    abstract: Any = AbstractMesh(resolve_axis_sizes(mesh, machine.chips, slices), AXES)  # only its sizes are used
+def abstract_layout(stage: Stage, machine: TpuSlices | GpuCluster) -> Layout:
+    """Return the layout of a stage on a machine, without devices. Raises UserError if it cannot be trained there."""
+    sizes = require_mesh(stage, machine.chips, machine.slices if isinstance(machine, TpuSlices) else 1)
+    abstract: Any = AbstractMesh(tuple(sizes.values()), AXES)  # only its sizes are used
     return Layout(abstract)
 
 
@@ -166,7 +166,7 @@ def _unsharded_state(recipe: Recipe) -> Any:
 
 def show_rules(recipe: Recipe, index: int, machine: TpuSlices | GpuCluster) -> RenderableType:
     """Return tables of the sharding rules, and of every parameter with its mesh axes and its bytes on a chip."""
-    layout = abstract_layout(recipe.stages[index].mesh, machine)
+    layout = abstract_layout(recipe.stages[index], machine)
     state = abstract_state(recipe, index, layout)
     rules = table("Rules: logical axes to mesh axes", "logical axis", "mesh axes", "shards", left=(0, 1))
     for name, axes in layout.rules.items():

@@ -16,7 +16,7 @@ from rich.console import Group, RenderableType
 
 from pathways_lite.console import Console, bold, dim
 from pathways_lite.errors import UserError
-from pathways_lite.parallel.sharding import BatchShard, Layout
+from pathways_lite.parallel.sharding import Layout
 from pathways_lite.planner.analytic import (
     MATMUL_SHARE,
     AnalyticEstimate,
@@ -35,6 +35,7 @@ from pathways_lite.planner.report import GIB, header_text, mesh_text, table
 from pathways_lite.recipe import Recipe, Stage, apply_overrides
 from pathways_lite.recipe.model import Remat
 from pathways_lite.tracking.formatting import memory_unit, si, time_unit
+from pathways_lite.training.stage_mesh import uneven_extents
 
 # ---- analytic plans: `plan --topology gpu:...` ----
 
@@ -51,9 +52,7 @@ def model_shape(stage: Stage) -> ModelShape:
 def analytic_estimate(recipe: Recipe, index: int, machine: TpuSlices | GpuCluster) -> tuple[AnalyticEstimate, Layout]:
     """Estimate a stage and return its layout. Raises UserError if its mesh does not fit machine, model or batch."""
     stage = recipe.stages[index]
-    layout = abstract_layout(stage.mesh, machine)
-    work = stage_work(recipe, stage)
-    BatchShard(total=layout.size("batch")).rows(stage.microbatch or work.sequences)
+    layout, work = abstract_layout(stage, machine), stage_work(recipe, stage)
     state = abstract_state(recipe, index, layout)
     return estimate_step(work, model_shape(stage), layout.sizes, machine, bytes_per_chip(state)), layout
 
@@ -200,8 +199,12 @@ def _candidates(recipe: Recipe, index: int, machine: TpuSlices | GpuCluster) -> 
             # As JSON: an unquoted none would be None.
             values |= {"model.remat": json.dumps(remat), "microbatch": json.dumps(microbatch)}
             overrides = tuple(f"stages.{stage.name}.{path}={value}" for path, value in values.items())
+            changed = apply_overrides(recipe, overrides)
+            if uneven_extents(changed.stages[index], sizes._asdict()):
+                impossible += 1
+                continue
             try:
-                estimate, _ = analytic_estimate(apply_overrides(recipe, overrides), index, machine)
+                estimate, _ = analytic_estimate(changed, index, machine)
             except UserError:
                 impossible += 1
                 continue

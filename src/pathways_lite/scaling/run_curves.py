@@ -9,7 +9,7 @@ import numpy as np
 
 from pathways_lite.errors import UserError
 from pathways_lite.run_directory import node_label
-from pathways_lite.scaling.runs_table import find_runs
+from pathways_lite.scaling.runs_table import find_runs, left_out_studies
 from pathways_lite.scaling.table import Table
 from pathways_lite.tracking.run_data import RunData, StageData, read_run
 
@@ -34,6 +34,8 @@ def run_curves(path: str | Path) -> tuple[dict[str, Table], list[str]]:
             left_out = ", ".join(stage.name for stage in run.stages[len(own) :])
             sentences.append(f"{name}: {left_out} left out, as a curve ends where a model is changed or replaced.")
         curves[name] = _table(chains[str(run.directory)])
+    if note := left_out_studies([Path(path)]):
+        sentences.append(f"{note}.")
     if not curves:
         raise UserError(f"no run at or below {path} has a stage that starts from scratch and has logged a loss")
     return curves, sentences

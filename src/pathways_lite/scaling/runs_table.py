@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pathways_lite.errors import UserError, similar_path
+from pathways_lite.errors import UserError, counted, similar_path
 from pathways_lite.scaling.table import Table
 from pathways_lite.tracking.log import Row
 from pathways_lite.tracking.run_data import RunData, StageData, read_run
+
+_SHOWN = 3  # studies that are named
 
 
 def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
@@ -54,12 +57,39 @@ def runs_table(paths: Iterable[str | Path], *, final: bool = False) -> Table:
 
 
 def find_runs(path: Path) -> list[Path]:
-    """List the run directories: `path` itself, those in it, or those of a study. Raises UserError if there is none."""
+    """List the run directories: `path` itself, those in it, or those of a study. Raises UserError if there is none.
+
+    Nodes of studies that are in `path` are not among them, as each study answers a question of its own; see
+    `left_out_studies`.
+    """
     for pattern in ("recipe.json", "*/recipe.json", "nodes/*/recipe.json"):
         if runs := sorted(recipe.parent for recipe in path.glob(pattern)):
             return runs
+    if note := left_out_studies([path]):
+        raise UserError(f"there are no runs in {path} but those of studies: {note}")
     similar = similar_path(path)
     raise UserError(f"there is no run at or below {path} (no recipe.json); `pathways-lite runs` lists runs{similar}")
+
+
+def left_out_studies(paths: Sequence[Path], advice: str = "name a study itself, as in") -> str:
+    """Say how many nodes of studies in `paths` are not among `find_runs`, and what to do; "" where there are none.
+
+    `advice` is followed by the directory of a study.
+    """
+    given = {path.resolve() for path in paths}
+    nodes = Counter(
+        study
+        for path in paths
+        for study in (recipe.parents[2] for recipe in path.glob("*/nodes/*/recipe.json"))
+        if study.resolve() not in given and not study.name.startswith(".")
+    )
+    if not nodes:
+        return ""
+    studies = sorted(nodes)
+    listed = ", ".join(study.name for study in studies[:_SHOWN])
+    listed += f" and {len(studies) - _SHOWN} more" if len(studies) > _SHOWN else ""
+    which = "a study" if len(nodes) == 1 else f"{len(nodes)} studies"
+    return f"{counted(nodes.total(), 'node')} of {which} left out ({listed}): {advice} {studies[0]}"
 
 
 def _evaluation_rows(directory: Path, final: bool) -> list[tuple[Path, dict[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -135,22 +136,32 @@ class Progress:
     def show_phase(self, name: str) -> Iterator[None]:
         """Show what is being done instead of training, e.g. "compiling the train step".
 
-        In plain lines, phases before the first step are always printed; later ones only if they took long. The time
-        of a phase inside another is its own, not also that of the other.
+        In plain lines, phases before the first step are always printed; later ones only once they have taken long. The
+        time of a phase inside another is its own, not also that of the other.
         """
         outer, start, first = self.status.phase, self.now(), self._first_update is None
         outer_inside, self._inside = self._inside, 0.0
         self.status = replace(self.status, phase=name)
+        announcement = threading.Timer(self.interval, self._announce, [name])
+        announcement.daemon = True
         if self._live is None and first:
-            self._print_line(f"{self.title}: {name} ...")
+            self._announce(name)
+        elif self._live is None:
+            announcement.start()
         try:
             yield
         finally:
+            announcement.cancel()
             self.status = replace(self.status, phase=outer)
             total = self.now() - start
             took, self._inside = total - self._inside, outer_inside + total
             if self._live is None and (first or took >= self.interval):
                 self._print_line(f"{self.title}: {name}: {duration(took)}")
+
+    def _announce(self, name: str) -> None:
+        """Say that a phase has begun, unless another one inside it is going on, or it is over."""
+        if self.status.phase == name:
+            self._print_line(f"{self.title}: {name} ...")
 
     def __enter__(self) -> Self:
         if self._live is not None:

@@ -70,7 +70,7 @@ def _state(recipe: Recipe, index: int, run: RunDirectory, *, finished: bool) -> 
     except UserError:  # damaged; training says what it does about it
         return StageState(step, finished)
     cursor = DataCursor.from_json(manifest.meta["cursor"])
-    return StageState(step, finished, sum(cursor.consumed) + cursor.end_example(stage_timeline(stage), step))
+    return StageState(step, finished, cursor.sequences_read_by(stage_timeline(stage), step))
 
 
 def is_enlarged(old: Recipe, new: Recipe, index: int, run: RunDirectory) -> bool:

@@ -22,7 +22,6 @@ from pathways_lite.evaluation.held_out import StageEvaluator
 from pathways_lite.ledger import Timeline
 from pathways_lite.methods.pruning import apply_masks
 from pathways_lite.parallel.compiler_options import run_once_options, step_options
-from pathways_lite.parallel.mesh import device_mesh
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Stage
 from pathways_lite.training import optimizers
@@ -31,6 +30,7 @@ from pathways_lite.training.build_sample_weights import build_sample_weights, in
 from pathways_lite.training.gradient import make_gradient_fn
 from pathways_lite.training.sample_weights import MethodState, SampleWeights
 from pathways_lite.training.stage import StageSpec, microbatch_at, reference_model
+from pathways_lite.training.stage_mesh import stage_mesh
 from pathways_lite.training.stage_tasks import stage_tasks
 from pathways_lite.training.statistics import StepStatistics, make_statistics
 from pathways_lite.training.step import TrainState, TrainStep, init_state, make_train_step
@@ -60,7 +60,7 @@ class Components:
     @functools.cached_property
     def layout(self) -> Layout:
         """How arrays are sharded. Raises UserError where the recipe's mesh does not fit the devices."""
-        return Layout(device_mesh(self.stage.mesh, self.devices))
+        return Layout(stage_mesh(self.stage, self.devices))
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformationExtraArgs:

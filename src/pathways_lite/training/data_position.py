@@ -74,7 +74,7 @@ def _position_after(left: Left) -> int:
         cursor = DataCursor.from_json(left.model.manifest.meta["cursor"])
     else:
         cursor = DataCursor(first_sequence=_position_of(left.spec))
-    return sum(cursor.consumed) + cursor.end_example(left.spec.timeline, left.step)
+    return cursor.sequences_read_by(left.spec.timeline, left.step)
 
 
 def _position_of(spec: StageSpec) -> int:

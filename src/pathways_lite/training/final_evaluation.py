@@ -51,7 +51,7 @@ def summarize(
     """Return the content of summary.json (`tracking.run_data` lists it).
 
     `step`: the last one; `evaluation`: the held-out results after it. Without `samples` none are generated: each takes
-    as long as some training steps, and compiles two programs. `phase` is entered with the name of every slow part.
+    as long as some training steps, and the first one compiles its programs. `phase` is entered with the name of every slow part.
     """
     model, timeline, evaluator = components.stage.model, components.timeline, components.evaluator
     with phase(COMPRESSING):
@@ -99,7 +99,9 @@ def sample_continuations(evaluator: StageEvaluator, params: Any) -> list[dict[st
         longest: np.ndarray = max((document.tokens for document in documents), key=len)
         prompts[domain] = tokenizer.decode(longest[1 : 1 + PROMPT_TOKENS].tolist())
     prompt_format = PromptFormat.from_objective(evaluator.stage.objective, evaluator.store.frame)
-    writer = Writer(evaluator.stage.model, params, tokenizer, prompt_format, key=jax.random.key(0), rows=_SAMPLE_ROWS)
+    options = {"key": jax.random.key(0), "rows": _SAMPLE_ROWS}
+    # In one chunk the cache has one length, so that one program is compiled, which takes most of the time, not three.
+    writer = Writer(evaluator.stage.model, params, tokenizer, prompt_format, chunk=SAMPLE_TOKENS, **options)
     results = writer.continuations([*prompts.values()], Sampling(TEMPERATURE), max_tokens=SAMPLE_TOKENS)
     texts = {result.prompt: result.text for result in results}
     return [

@@ -21,12 +21,10 @@ from pathways_lite.distributed import coordination
 from pathways_lite.distributed.agreement import require_same, require_shared_directory
 from pathways_lite.distributed.monitor import FailureMonitor, Watchdog
 from pathways_lite.distributed.stopping import TRAINED, UNPREPARED, Stop
-from pathways_lite.errors import UserError
 from pathways_lite.evaluation.compressors import are_kept
 from pathways_lite.paths import local_path
 from pathways_lite.provenance import Provenance
-from pathways_lite.recipe import Recipe, Stage, identity_differences, write_recipe
-from pathways_lite.recipe.fields import value_text
+from pathways_lite.recipe import Recipe, Stage
 from pathways_lite.recipe.identity import flatten
 from pathways_lite.run_directory import RunDirectory, node_label
 from pathways_lite.run_lock import RunLock
@@ -38,7 +36,7 @@ from pathways_lite.tracking.progress import Progress
 from pathways_lite.tracking.run_data import NOT_COMPARABLE
 from pathways_lite.tracking.token_page import PAGE_NAME, ScoredText
 from pathways_lite.tracking.trackers import open_trackers
-from pathways_lite.training.begun import is_another_recipe, is_enlarged
+from pathways_lite.training.claim import claim_run
 from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
 from pathways_lite.training.data_position import describe_data_position
@@ -47,7 +45,6 @@ from pathways_lite.training.ending import PAGES, PhaseTimes, keep_ending
 from pathways_lite.training.estimate import measure_stage
 from pathways_lite.training.final_evaluation import summarize
 from pathways_lite.training.initialize import initialize_stage, is_trained, restore_latest
-from pathways_lite.training.load import final_step
 from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.notes import INHERITS_UNKNOWN, stage_notes
@@ -59,10 +56,10 @@ from pathways_lite.training.run_record import (
     has_current_page,
     missing_directory,
     record_process,
-    removed_if_refused,
 )
 from pathways_lite.training.speed import keep_speed, parse_speed, startup_seconds
 from pathways_lite.training.stage import StageSpec, describe_lengths
+from pathways_lite.training.stage_mesh import mesh_note, require_mesh_here
 from pathways_lite.training.token_losses import score_samples, write_samples_page
 
 
@@ -126,7 +123,7 @@ def train_run(
         require_same(_settings(recipe))
         first_made = missing_directory(run.path)
         lock = RunLock(run.path, note=console.print, end_when_lost=True)
-        coordination.run_on_primary(lambda: _claim(stack, lock, run, recipe, first_made))
+        coordination.run_on_primary(lambda: claim_run(stack, lock, run, recipe, first_made))
         require_shared_directory(run.path)
         stack.enter_context(signals)
         watchdog = stack.enter_context(Watchdog(run.path, hang_timeout))
@@ -154,6 +151,9 @@ def train_run(
 def _train_stages(recipe: Recipe, context: RunContext) -> None:
     """Train the stages that are not finished. Raises Interrupted after a signal."""
     run, recording = context.run, False
+    for stage in recipe.stages:  # before the first one trains, for hours
+        if not run.stage(stage.name).is_finished:
+            require_mesh_here(stage)
     with contextlib.ExitStack() as stack:
         for index in range(len(recipe.stages)):
             if is_trained(StageSpec(recipe, index), run, context.note):
@@ -222,61 +222,6 @@ def _without_paths(node: Any) -> Any:
     return {name: _without_paths(value) for name, value in node.items() if name not in ("corpus", "path")}
 
 
-def _claim(
-    stack: contextlib.ExitStack, lock: RunLock, run: RunDirectory, recipe: Recipe, first_made: Path | None
-) -> None:
-    """Lock `run` and write the recipe. Raises UserError where it is in use or holds another recipe's stages."""
-    stack.enter_context(lock)
-    stack.enter_context(removed_if_refused(run.path, first_made))
-    if run.recipe_path.is_file():
-        old = run.recipe()
-        for index in range(min(len(recipe.stages), len(old.stages))):
-            if is_enlarged(old, recipe, index, run):
-                run.stage(old.stages[index].name).summary_path.unlink(missing_ok=True)  # it is not finished anymore
-            elif is_another_recipe(old, recipe, index, run):
-                differences = "\n".join(identity_differences(old, recipe, index))
-                raise UserError(
-                    f"{run.path} was begun with another recipe; choose another directory with --out, delete this one "
-                    f"with `pathways-lite runs delete {run.path}`, or undo these changes:\n"
-                    f"{differences}{_suggest_stage(old, recipe, index, run.path)}"
-                )
-        recipe = _with_later_stages(recipe, old, run)
-    write_recipe(recipe, run.recipe_path)
-
-
-def _with_later_stages(recipe: Recipe, old: Recipe, run: RunDirectory) -> Recipe:
-    """Keep the stages that a run was extended by where its first recipe, without them, is given again."""
-    count = len(recipe.stages)
-    names = [stage.name for stage in old.stages]
-    begun = any(run.stage(name).path.exists() for name in names[count:])
-    if not begun or names[:count] != [stage.name for stage in recipe.stages]:
-        return recipe
-    return recipe.copy_unchecked(stages=(*recipe.stages, *old.stages[count:]))
-
-
-def _suggest_stage(old: Recipe, new: Recipe, index: int, path: Path) -> str:
-    """Return the stage to append where a stage's budget is all that has changed, and has grown; otherwise ""."""
-    before, after = old.stages[index], new.stages[index]
-    names = {line.partition(":")[0] for line in identity_differences(old, new, index)}
-    grown = before.budget.kind == after.budget.kind and after.budget.n > before.budget.n
-    if not grown or names != {f"stages.{after.name}.budget.n"}:
-        return ""
-    more = after.budget.model_copy(update={"n": after.budget.n - before.budget.n})
-    last = final_step(RunDirectory(path).stage(before.name), before)
-    if index + 1 < len(old.stages):  # --extend would lengthen the last stage
-        return (
-            f"\nIts steps have followed the old budget, so stage {before.name!r} cannot grow. To train it further, "
-            f"branch off its last step: pathways-lite train {path} --stage {before.name} --branch {last} --extend "
-            f"'{value_text(more)}' --out OTHER; the stages after it are then to be added"
-        )
-    return (
-        "\nIts steps have followed the old budget, so the stage cannot grow. To train further, append a stage, by "
-        f"pathways-lite train {path} --extend '{value_text(more)}', or to the old recipe: stages=(*stages, "
-        f"stages[{index}].model_copy(update={{'name': '{before.name}_more', 'start': Continue(optimizer='keep'), "
-        f"'budget': {type(more).__name__}(n={more.n})}}))"
-    )
-
-
 def _prepare(stack: contextlib.ExitStack, components: Components, context: RunContext) -> Trainer:
     """Make the stage's trainer, at its newest valid checkpoint or its start; `stack` closes its services."""
     run, spec, timeline = context.run, components.spec, components.timeline
@@ -296,15 +241,17 @@ def _prepare(stack: contextlib.ExitStack, components: Components, context: RunCo
         progress.print_note(describe_epochs(spec))
     if timeline.lengths:
         progress.print_note(describe_lengths(timeline))
-    for note in stage_notes(spec):
+    for note in filter(None, (*stage_notes(spec), mesh_note(spec.stage, components.layout.sizes))):
         progress.print_note(note)
     with progress.show_phase("preparing"):
         saved = restore_latest(components, checkpoints, report=progress.print_note)
         start = saved or initialize_stage(components, run, context.stop.should_stop)
     if start.inherited.cost_elsewhere == "unknown":
         progress.print_note(f"{spec.stage.name}: {INHERITS_UNKNOWN}")
+    position = f"data continues at sequence {start.cursor.sequences_read_by(timeline, start.step):,}"
     if not saved:
-        progress.print_note(f"{spec.stage.name}: {describe_data_position(spec, start.cursor.sequences_read)}")
+        position = describe_data_position(spec, start.cursor.sequences_read)
+    progress.print_note(f"{spec.stage.name}: {position}")
     timer = Timer(start.seconds)
     log: RunLog | NullLog = NullLog()
     if coordination.is_primary():
