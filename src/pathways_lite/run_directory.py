@@ -51,9 +51,27 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content else None
 
 
+def study_facts(study: Path) -> dict[str, Any]:
+    """Return what the index of a study says (see `studies.index`); {} without an index (of an earlier version)."""
+    return _read_object(study / STUDY_INDEX) or {}
+
+
+def study_hint(path: Path) -> str:
+    """Say what to type where a study's directory is named in the place of a run; "" for any other directory."""
+    nodes = sorted((path / NODES).glob("*/recipe.json"))
+    if (path / "recipe.json").is_file() or not (nodes or study_facts(path)):
+        return ""
+    name = study_facts(path).get("study", path.name)
+    runs = f", and a run of it is e.g. {nodes[0].parent}" if nodes else ""
+    return (
+        f"{path} is the directory of the study {name!r}: `pathways-lite study report {path}` compares its arms, "
+        f"`pathways-lite runs {path}` lists its runs{runs}"
+    )
+
+
 def read_study_index(study: Path) -> dict[str, dict[str, Any]]:
     """Return the nodes by identity as the index of a study has them; {} without an index (of an earlier version)."""
-    nodes = (_read_object(study / STUDY_INDEX) or {}).get("nodes")
+    nodes = study_facts(study).get("nodes")
     return {key: node for key, node in nodes.items() if isinstance(node, dict)} if isinstance(nodes, dict) else {}
 
 
@@ -147,7 +165,8 @@ class RunDirectory:
             )
         if not self.recipe_path.is_file():
             raise UserError(
-                f"{self.path} is not a run directory: it has no recipe.json; `pathways-lite runs` lists runs"
+                study_hint(self.path)
+                or f"{self.path} is not a run directory: it has no recipe.json; `pathways-lite runs` lists runs"
                 f"{similar_path(self.path)}"
             )
         return read_recipe(self.recipe_path)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from helpers.invoke import invoke
-from pathways_lite.cli import study as study_cli
+from pathways_lite.cli.study_common import make_plan, named_study
+from pathways_lite.cli.study_tables import plan_summary
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import apply_overrides, load_recipe
 from pathways_lite.recipe.base import parse_amount
@@ -68,9 +69,10 @@ def test_plan_counts_what_sharing_saves(study: Path, tmp_path: Path, monkeypatch
 
 
 def test_a_run_without_a_measurement_says_how_to_get_one(study: Path, tmp_path: Path) -> None:
-    summary = study_cli.plan_summary(study_cli._make_plan(study, None, tmp_path), jobs=1)
+    plan = make_plan(named_study(study, None, tmp_path))
+    summary = plan_summary(plan, jobs=1)
     assert "time is unknown before the first node is done; `pathways-lite study plan` measures it" in summary
-    two = study_cli.plan_summary(study_cli._make_plan(study, None, tmp_path), jobs=2)
+    two = plan_summary(plan, jobs=2)
     assert "`pathways-lite study plan --jobs 2` measures it" in two
 
 

@@ -109,7 +109,8 @@ def test_flops_and_time_are_compared_at_one_target() -> None:
     assert (arm.target, worse.target) == pytest.approx((baseline_end, worse_end))
     assert [row[4] for row in rows] == ["", f"{baseline_end:.4f}", f"{worse_end:.4f}"]
     seconds = arms[0].curves[0].seconds
-    assert results.time_header[2] == "of baseline"
+    assert results.time_header[2] == "time of baseline"
+    assert len(set(results.time_header)) == len(results.time_header)
     assert results.time_rows()[0][2] == duration(float(seconds[-1]))
     assert float(results.time_rows()[0][3]) == 1.0 > float(results.time_rows()[0][4])
     assert "".join(results.notes()).count("Target: the loss at which FLOPs and training time are compared") == 1

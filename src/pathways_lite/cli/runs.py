@@ -158,13 +158,15 @@ def compare(
     from pathways_lite.console import Console, Table
     from pathways_lite.errors import UserError
     from pathways_lite.recipe.mistakes import format_validation_error
+    from pathways_lite.tracking.formatting import round_apart
 
     try:
         metric = Metric.model_validate({"of": of, "unit": unit, "domain": domain, "window": window, "flops": flops})
     except ValidationError as error:
         raise UserError(format_validation_error(error, "runs compare")) from error
-    arms = _read_arms(runs, metric)
+    arms, pasts = _read_arms(runs, metric)
     results = Results.compare_arms(arms, arms[0].name, metric, target)
+    notes = [*results.notes(), *pasts]
     if as_json:
         from pathways_lite.studies.figures import CSV_HEADER, csv_rows
 
@@ -177,15 +179,18 @@ def compare(
             for name, rows in _differences(runs).items()
             if rows is not None
         }
-        print_json({"metric": metric.model_dump(), "arms": compared, "notes": results.notes(), **differences})
+        print_json({"metric": metric.model_dump(), "arms": compared, "notes": notes, **differences})
         return
     console = Console()
-    for header, rows in ((results.header, results.rows()), (results.time_header, results.time_rows())):
+    tables = [(results.header, results.rows())]
+    if times := results.time_rows():
+        tables.append((results.time_header, times))
+    for header, rows in tables:
         table = Table(*header)
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    for note in results.notes():
+    for note in notes:
         console.print(note)
     for name, rows_of in _differences(runs).items():
         what = name.partition("_")[0]
@@ -196,7 +201,8 @@ def compare(
         else:
             table = Table(f"{what} differs", *(arm.name for arm in arms))
             for path, values in rows_of.items():
-                table.add_row(path, *("–" if value is None else str(value) for value in values))
+                shown = round_apart([value if value is None else str(value) for value in values])
+                table.add_row(path, *("–" if value is None else value for value in shown))
             console.print(table)
 
 
@@ -210,21 +216,31 @@ def _json_value(text: Any) -> Any:
         return text
 
 
-def _read_arms(arguments: list[str], metric: Metric) -> list[Arm]:
-    """Read the arms that the arguments name. Raises UserError for fewer than two arms, or for equal names."""
+def _read_arms(arguments: list[str], metric: Metric) -> tuple[list[Arm], list[str]]:
+    """Read the arms that the arguments name, and say what led to their runs in other runs.
+
+    Raises UserError for fewer than two arms, or for equal names.
+    """
     from pathways_lite.comparison.compare import Arm
     from pathways_lite.comparison.curves import read_curve
+    from pathways_lite.comparison.past import read_past
     from pathways_lite.errors import UserError
     from pathways_lite.tracking.run_data import read_run
 
-    arms = []
+    arms, sentences = [], list[str]()
     for argument in arguments:
         name, directories = _arm_of(argument)
-        arms.append(Arm(name, tuple(read_curve(read_run(path), metric, path) for path in directories)))
+        curves = []
+        for path in directories:
+            run = read_run(path)
+            past = read_past(run, metric)
+            curves.append(read_curve(run, metric, path, past=past.stages))
+            sentences += [past.sentence] if past.sentence else []
+        arms.append(Arm(name, tuple(curves)))
     names = [arm.name for arm in arms]
     if len(arms) < 2 or len(set(names)) < len(names):
         raise UserError(f"compare at least two different runs or arms, not {', '.join(names)}")
-    return arms
+    return arms, sentences
 
 
 def _arm_of(argument: str) -> tuple[str, list[str]]:

@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.cli.study_common import Jobs, Out, Overrides, Samples, StudyPath, make_plan, named_study
 from pathways_lite.cli.study_law import Factors, LawName, Methods
-from pathways_lite.cli.study_tables import cost_note, node_table, plan_rows, plan_summary, study_header
+from pathways_lite.cli.study_tables import (
+    cost_note,
+    mesh_note,
+    node_table,
+    plan_rows,
+    plan_summary,
+    run_ending,
+    study_header,
+)
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
     from pathways_lite.studies.executor import Executor
-    from pathways_lite.studies.plan import Probe, StudyPlan
-    from pathways_lite.studies.study import Study
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,23 +36,10 @@ app = typer.Typer(
     "Example: `pathways-lite study plan configs/studies/palm_against_llama.py`, then `run`, then `report`.",
 )
 
-StudyFile = Annotated[
-    Path, typer.Argument(metavar="STUDY", parser=local_path, help="a Python file with a function study()")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help='path=value, for every recipe, e.g. stages.base.budget="20 steps"')
-]
-Out = Annotated[
-    Path | None, typer.Option(parser=local_path, help="directory of the study; default: runs/NAME of the study")
-]
-Jobs = Annotated[int, typer.Option(min=1, help="number of concurrent nodes; on CPUs each gets its own cores")]
-
-Samples = Annotated[bool, typer.Option("--samples", help="generate text at the end of every node")]
-
 
 @app.command()
 def plan(
-    study: StudyFile,
+    study: StudyPath,
     overrides: Overrides = None,
     out: Out = None,
     jobs: Jobs = 1,
@@ -64,8 +58,9 @@ def plan(
     from pathways_lite.studies.probe import SpeedProbe
     from pathways_lite.training.estimate import busy_note
 
-    busy = busy_note()  # before this command makes it so
-    study_plan = _make_plan(study, overrides, out, probe=SpeedProbe(jobs, samples=samples), trains=True)
+    busy = busy_note()  # asked before this command makes it so
+    named = named_study(study, overrides, out)
+    study_plan = make_plan(named, SpeedProbe(jobs, samples=samples), trains=True)
     if as_json:
         print_json(
             {"study": study_plan.study.name, "nodes": plan_rows(study_plan), "jobs": jobs}
@@ -76,13 +71,14 @@ def plan(
     console.print(study_header(study_plan.study))
     console.print(node_table(study_plan))
     console.print(plan_summary(study_plan, jobs, startup=time.process_time()))  # `study run` starts like this command
-    for note in filter(None, (cost_note(study_plan), busy)):
+    is_left = any(planned.flops_left for planned in study_plan.nodes.values())
+    for note in filter(None, (cost_note(study_plan), mesh_note(study_plan), busy if is_left else "")):
         console.print(note)
 
 
 @app.command()
 def run(
-    study: StudyFile,
+    study: StudyPath,
     overrides: Overrides = None,
     out: Out = None,
     jobs: Jobs = 1,
@@ -113,23 +109,26 @@ def run(
     from pathways_lite.studies.runner import Runner, report_failures
 
     local = executor == "local"  # a job's machine is not this one
-    study_plan = _make_plan(study, overrides, out, KnownSpeeds(jobs, samples=samples) if local else None, trains=True)
+    named, begin = named_study(study, overrides, out), time.monotonic()
+    study_plan = make_plan(named, KnownSpeeds(jobs, samples=samples) if local else None, trains=True)
     study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [], samples=samples)
-    write_study_index(study_plan.study, study_plan.store)
+    write_study_index(study_plan.study, study_plan.store, named.file, named.overrides)
     console = Console(stderr=True)
     console.print(plan_summary(study_plan, jobs))
-    if note := cost_note(study_plan):
+    for note in filter(None, (cost_note(study_plan), mesh_note(study_plan) if local else "")):
         console.print(note)
     steps = {identity: planned.timeline.total_steps for identity, planned in study_plan.nodes.items()}
     outcome = Runner(study_plan.store, study_executor, StudyProgress(steps, console)).run()
     report_failures(study_plan.store, outcome, lambda line: console.print(line))
+    for line in run_ending(study_plan.store, outcome, time.monotonic() - begin):
+        console.print(line, soft_wrap=True)
     if outcome.exit_status:
-        console.print("The same command continues from here.")
         raise typer.Exit(outcome.exit_status)
+    console.print(f"to compare the arms: {named.command('report')}", soft_wrap=True)
 
 
 @app.command()
-def status(study: StudyFile, overrides: Overrides = None, out: Out = None, as_json: AsJson = False) -> None:
+def status(study: StudyPath, overrides: Overrides = None, out: Out = None, as_json: AsJson = False) -> None:
     """Show the progress of every node, from its files and locks.
 
     States: `done`; `running` (a process holds its lock); `stopped` and `ready` (the next run trains it); `failed`;
@@ -143,8 +142,8 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None, as_js
     from pathways_lite.studies.progress import read_progress
     from pathways_lite.training.stage import stage_timeline
 
-    loaded, out = _load_study(study, overrides, out)
-    store = study_store(resolve_study(loaded, out), out)
+    named = named_study(study, overrides, out)
+    store = study_store(resolve_study(named.study, named.out), named.out)
     rows: list[dict[str, Any]] = []
     for identity, state in store.states().items():
         timeline: Timeline = stage_timeline(store.nodes[identity].stage)
@@ -161,7 +160,7 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None, as_js
             }
         )
     if as_json:
-        print_json({"study": loaded.name, "nodes": rows})
+        print_json({"study": named.study.name, "nodes": rows})
         return
     table = Table("node", "identity", "state", "step", "loss")
     for row in rows:
@@ -176,7 +175,7 @@ def status(study: StudyFile, overrides: Overrides = None, out: Out = None, as_js
 
 @app.command()
 def evaluate(
-    study: StudyFile,
+    study: StudyPath,
     overrides: Overrides = None,
     out: Out = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="held-out tokens per domain; default: the recipes'")] = None,
@@ -195,15 +194,15 @@ def evaluate(
     from pathways_lite.studies.measures import criterion_sentences, evaluate_study, read_measures
     from pathways_lite.studies.plan import resolve_study, study_store
 
-    loaded, out = _load_study(study, overrides, out)
-    resolved = resolve_study(loaded, out)
-    store = study_store(resolved, out)
-    out.mkdir(parents=True, exist_ok=True)
-    with lock_file(out / "evaluate"):
+    named = named_study(study, overrides, out)
+    resolved = resolve_study(named.study, named.out)
+    store = study_store(resolved, named.out)
+    store.path.mkdir(parents=True, exist_ok=True)
+    with lock_file(store.path / "evaluate"):
         count = evaluate_study(store, tokens, lambda line: print_line(line), infilling=bool(resolved.measured))
     sentences = criterion_sentences(resolved, read_measures(resolved, store))
     if as_json:
-        print_json({"study": loaded.name, "evaluated": count, "verdicts": sentences})
+        print_json({"study": resolved.name, "evaluated": count, "verdicts": sentences})
         return
     for sentence in sentences:
         print_line(sentence)
@@ -211,7 +210,7 @@ def evaluate(
 
 @app.command()
 def report(
-    study: StudyFile,
+    study: StudyPath,
     overrides: Overrides = None,
     out: Out = None,
     baseline: Annotated[str | None, typer.Option(help="arm to compare with; default: the study's baseline")] = None,
@@ -248,16 +247,15 @@ def report(
     from pathways_lite.studies.measures import criterion_sentences
     from pathways_lite.studies.report import gather_findings, verdict, write_report
 
-    options_given = {"--out": out, "--baseline": baseline}
-    options = [word for name, value in options_given.items() if value is not None for word in (name, str(value))]
-    study_plan = _make_plan(study, overrides, out)
+    named = named_study(study, overrides, out)
+    study_plan = make_plan(named)
     if baseline is not None:
         study_plan = replace(study_plan, study=study_plan.study.with_baseline(baseline))
-    findings = gather_findings(study_plan, [str(study), *(overrides or ()), *options])
+    findings = gather_findings(study_plan, named.arguments, [] if baseline is None else ["--baseline", baseline])
     efficiency = None if law is None else fit_study_law(study_plan, law, methods, factor or ())
     compared = findings.results
     sentences = [verdict(c, compared.arms) for c in compared.comparisons] if compared is not None else []
-    final = gather_results(study_plan, study, findings.measured)
+    final = gather_results(study_plan, named.file, findings.measured)
     sentences += final_sentences(final)
     sentences += criterion_sentences(study_plan.study, findings.measured)
     study_plan.store.path.mkdir(parents=True, exist_ok=True)
@@ -278,7 +276,7 @@ def report(
 
 @app.command()
 def export(
-    study: StudyFile,
+    study: StudyPath,
     overrides: Overrides = None,
     out: Out = None,
     jobset: Annotated[bool, typer.Option("--jobset", help="print Kubernetes JobSets instead of commands")] = False,
@@ -311,15 +309,15 @@ def export(
     from pathways_lite.studies.jobset import TEMPLATE, make_jobsets, to_yaml
     from pathways_lite.studies.plan import resolve_study, study_store
 
-    loaded, out = _load_study(study, overrides, out)
-    store = study_store(resolve_study(loaded), out)
+    named = named_study(study, overrides, out)
+    loaded, store = named.study, study_store(resolve_study(named.study), named.out)
     if jobset:
         if template is None:
             own = Path("tools/launch/jobset.yaml")
             template = own if own.is_file() else TEMPLATE
             print_line(f"template {template}: where it holds words in CAPITALS, copy it, fill them in, give --template")
         jobsets = to_yaml(make_jobsets(store, loaded.name, template))
-        write_study_index(loaded, store)
+        write_study_index(loaded, store, named.file, named.overrides)
         typer.echo(jobsets, nl=False)
         return
     commands = {
@@ -327,7 +325,7 @@ def export(
         for identity, state in store.states().items()
         if state != "done"
     }
-    write_study_index(loaded, store)
+    write_study_index(loaded, store, named.file, named.overrides)
     if as_json:
         parents = {identity: store.nodes[identity].parent for identity in commands}
         print_json({"nodes": [{"identity": i, "parent": parents[i], "command": c} for i, c in commands.items()]})
@@ -353,29 +351,3 @@ def _make_executor(name: str, out: Path, jobs: int, slurm: list[str], *, samples
     raise UserError(
         f"unknown --executor {name}; use local or slurm, or for Kubernetes `pathways-lite study export --jobset`"
     )
-
-
-def _load_study(study: Path, overrides: list[str] | None, out: Path | None) -> tuple[Study, Path]:
-    from pathways_lite.studies.study import load_study
-
-    loaded = load_study(study, overrides or ())
-    return loaded, out or Path("runs") / loaded.name
-
-
-def _make_plan(
-    study: Path, overrides: list[str] | None, out: Path | None, probe: Probe | None = None, *, trains: bool = False
-) -> StudyPlan:
-    """Plan the study; where it `trains` and a node is left, all corpora have to be there."""
-    from pathways_lite.errors import UserError
-    from pathways_lite.studies.plan import plan_study, resolve_study, study_store
-
-    loaded, out = _load_study(study, overrides, out)
-    try:
-        resolved = resolve_study(loaded, None if trains else out)
-    except UserError:
-        if not trains:
-            raise
-        resolved = resolve_study(loaded, out)  # what finished nodes have read need not be there
-        if any(state != "done" for state in study_store(resolved, out).states().values()):
-            raise
-    return plan_study(resolved, out, probe)

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from pathways_lite.studies.plan import StudyPlan
+    from pathways_lite.studies.runner import Outcome
+    from pathways_lite.studies.store import StudyStore
     from pathways_lite.studies.study import Study
 
 
@@ -98,6 +100,37 @@ def plan_summary(study_plan: StudyPlan, jobs: int, startup: float = 0.0) -> str:
     return (
         f"{counted(len(nodes), 'node')}, {done} done; {si(left, 'FLOPs')} of {si(total, 'FLOPs')} left{saved}; {time}"
     )
+
+
+def run_ending(store: StudyStore, outcome: Outcome, seconds: float) -> list[str]:
+    """Return what `study run` says last: what it trained, in how many seconds, and where the results are."""
+    from pathways_lite.errors import counted
+    from pathways_lite.tracking.formatting import duration
+
+    done = sum(state == "done" for state in store.states().values())
+    trained = f"{counted(len(outcome.trained), 'node')} trained in {duration(seconds)}" if outcome.trained else ""
+    of_all = f"{done} of {counted(len(store.nodes), 'node')} done"
+    lines = [f"{', '.join(filter(None, (trained, of_all)))}; results: {store.path}"]
+    return [*lines, "The same command continues from here."] if outcome.exit_status else lines
+
+
+def mesh_note(study_plan: StudyPlan) -> str:
+    """Say which nodes that are left cannot be trained on this machine's CPUs; "" where there is no such node.
+
+    Of accelerators nothing is said, as this process must not take them from the nodes: training says it.
+    """
+    from pathways_lite.errors import counted
+    from pathways_lite.host_memory import runs_on_cpu_only
+    from pathways_lite.training.stage_mesh import mesh_problem
+
+    if not runs_on_cpu_only():
+        return ""
+    left = [planned.node for planned in study_plan.nodes.values() if planned.state != "done"]
+    problems = {node.label: problem for node in left if (problem := mesh_problem(node.stage))}
+    if not problems:
+        return ""
+    label, problem = next(iter(problems.items()))
+    return f"{counted(len(problems), 'node')} will not train here, e.g. {label}: {problem}"
 
 
 def cost_note(study_plan: StudyPlan) -> str:

@@ -60,13 +60,13 @@ def first_crossing(cost: np.ndarray, values: np.ndarray, target: float) -> float
     return float(np.exp(np.log(cost[i - 1]) + fraction * (np.log(cost[i]) - np.log(cost[i - 1]))))
 
 
-def read_curve(run: RunData, metric: Metric, name: str | None = None) -> Curve:
-    """Read the curve of a run over all of its stages.
+def read_curve(run: RunData, metric: Metric, name: str | None = None, *, past: Sequence[StageData] = ()) -> Curve:
+    """Read the curve of a run over all of its stages, after those of other runs that led to it (`comparison.past`).
 
     Raises UserError if it has no measurement of `metric`, or held-out losses with several overlaps.
     """
     stages, seconds = [], 0.0
-    for stage in run.stages:
+    for stage in (*past, *run.stages):
         stages.append(_stage_points(stage, metric, seconds))
         seconds += _train_seconds(stage)
     points = np.concatenate(stages, axis=1)

@@ -102,15 +102,18 @@ class Results:
     @property
     def time_header(self) -> tuple[str, ...]:
         """The columns of `time_rows`."""
-        of_baseline = f"of {self.baseline}"
-        return ("arm", "training time to the target", of_baseline, "AlgoPerf score", of_baseline)
+        times, score = "training time to the target", "AlgoPerf score"
+        return ("arm", times, f"time of {self.baseline}", score, f"score of {self.baseline}")
 
     def time_rows(self) -> list[list[str]]:
         """Return a row per arm but the baseline: both arms' time of training to the target, and AlgoPerf's scores.
 
-        A time is the median over runs; the scores are those of the two arms alone, at the target of their speedup.
+        Without a row where no time is known. A time is the median over runs; the scores are those of the two arms
+        alone, at the target of their speedup.
         """
         arms = {arm.name: arm for arm in self.arms}
+        if all(c.no_speedup for c in self.comparisons):
+            return []
         return [self._time_row(c, arms[c.arm], arms[c.baseline]) for c in self.comparisons]
 
     @staticmethod

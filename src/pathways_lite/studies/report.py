@@ -43,13 +43,14 @@ class Findings:
     """The contents of a report."""
 
     plan: StudyPlan
-    command: Sequence[str]  # the study's file, overrides and options, as typed after `study COMMAND`
+    command: Sequence[str]  # the study's file, overrides and --out, as typed after `study COMMAND`
     runs: dict[str, RunData]  # finished recipes by label
     arms: list[Arm]  # with at least one finished run
     results: Results | None  # None if nothing can be compared yet
     by_domain: dict[str, Results]  # by domain of held-out text; empty if `results` is None
     problems: list[str]
     measured: list[Measured] = field(default_factory=list)
+    options: Sequence[str] = ()  # of `study report` alone
 
     @property
     def costs_elsewhere(self) -> dict[str, CostElsewhere | None]:
@@ -89,7 +90,7 @@ def write_report(findings: Findings, more: str = "") -> list[Path]:
     return paths
 
 
-def gather_findings(plan: StudyPlan, command: Sequence[str]) -> Findings:
+def gather_findings(plan: StudyPlan, command: Sequence[str], options: Sequence[str] = ()) -> Findings:
     """Read all finished runs of the study and compare them."""
     study, store = plan.study, plan.store
     last = {label: identity for identity, node in store.nodes.items() for label in node.is_last}
@@ -106,7 +107,7 @@ def gather_findings(plan: StudyPlan, command: Sequence[str]) -> Findings:
                 by_domain[domain] = Results.compare_arms(_arms(plan, runs, metric), study.baseline, metric)
         except UserError as error:
             problems.append(str(error))
-    return Findings(plan, command, runs, arms, results, by_domain, problems, read_measures(study, store))
+    return Findings(plan, command, runs, arms, results, by_domain, problems, read_measures(study, store), options)
 
 
 def _held_out_domains(runs: Mapping[str, RunData]) -> list[str]:
@@ -295,14 +296,14 @@ def _format_difference(findings: Findings, domain: str, arm: str) -> str:
 
 def _time_section(findings: Findings) -> str:
     results = findings.results
-    if results is None:
+    if results is None or not (rows := results.time_rows()):
         return ""
     note = (
         "The targets are those of the table of results. Time is the median over runs, without compiling, evaluating "
         "and saving, on the machine that trained them. The score is the area under AlgoPerf's performance profile up "
         "to four times the faster arm's time, here of an arm and the baseline over this one workload."
     )
-    return section("Time to the target", table(results.time_header, results.time_rows()), paragraph(note, "note"))
+    return section("Time to the target", table(results.time_header, rows), paragraph(note, "note"))
 
 
 # ---- cost, lineage, failures ----
@@ -379,8 +380,8 @@ def _failures_section(findings: Findings) -> str:
 
 def _commands_section(findings: Findings) -> str:
     plan = findings.plan
-    study = shlex.join(findings.command)
-    lines = [f"pathways-lite study {command} {study}" for command in ("plan", "run", "report")]
+    words = {"plan": (), "run": (), "report": findings.options}
+    lines = [shlex.join(["pathways-lite", "study", name, *findings.command, *more]) for name, more in words.items()]
     nodes = [
         f"# {planned.node.label}\n"
         + shlex.join(["pathways-lite", *train_arguments(plan.store.run_directory(identity))])

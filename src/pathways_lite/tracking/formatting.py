@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pathways_lite.ledger import CostElsewhere
@@ -16,6 +17,8 @@ UNKNOWN_COST = (
 )
 STATED_COST = "stated: with what a user said of the training of a model that was imported (`convert --tokens`)."
 COST_NOTES: dict[CostElsewhere, str] = {"unknown": UNKNOWN_COST, "stated": STATED_COST}
+
+_DECIMAL = re.compile(r"-?\d+(\.\d+|(\.\d+)?e[+-]?\d+)")
 
 
 def total_cost(value: float, elsewhere: CostElsewhere | None, unit: str = "") -> str:
@@ -39,6 +42,19 @@ def si(value: float, unit: str = "") -> str:
     # Compared after rounding, so that 999,999 becomes "1 M" rather than "1000 k".
     prefix, factor = next((pair for pair in prefixes if abs(value) >= 0.9995 * pair[1]), prefixes[-1])
     return f"{float(f'{value / factor:.3g}'):.4g} {prefix}{unit}".rstrip()
+
+
+def round_apart(values: Sequence[str | None], digits: int = 4) -> list[str | None]:
+    """Round the decimal numbers among texts to `digits` significant ones, or to more where different ones would agree.
+
+    Other texts stay, whole numbers too.
+    """
+    numbers = {value for value in values if value is not None and _DECIMAL.fullmatch(value)}
+    for precision in range(digits, 18):
+        rounded = {value: f"{float(value):.{precision}g}" for value in numbers}
+        if len(set(rounded.values())) == len(numbers):
+            return [value if value is None else rounded.get(value, value) for value in values]
+    return list(values)
 
 
 def duration(seconds: float) -> str:

@@ -211,7 +211,8 @@ def _statistics_section(run: RunData) -> str:
 
 def _samples_section(run: RunData) -> str:
     blocks = []
-    for sample in run.latest_summary("samples") or []:
+    stage = run.latest_stage_with("samples")
+    for sample in stage.summary["samples"] if stage is not None else ():
         settings = ", ".join(f"{name} {value}" for name, value in sample.items() if name not in ("prompt", "text"))
         blocks.append(paragraph(settings, "note") if settings else "")
         prompt = f'<span class="prompt">{escape(str(sample.get("prompt", "")))}</span>'
@@ -226,9 +227,16 @@ def _samples_section(run: RunData) -> str:
     return section(
         "Samples" if blocks else "Held-out text",
         links,
-        paragraph("Prompts are bold and end at the bar.", "note") if blocks else "",
+        paragraph(f"Prompts are bold and end at the bar. {_origin_of_samples(run, stage)}", "note") if stage else "",
         *blocks,
     )
+
+
+def _origin_of_samples(run: RunData, stage: StageData) -> str:
+    """Say which model wrote the samples, and which stages after it wrote none."""
+    said = f"Written after step {stage.summary.get('step', 0):,} of stage {stage.name}."
+    begun = [later.name for later in run.stages[run.stages.index(stage) + 1 :] if later.has_begun]
+    return f"{said} Nothing was written after {', '.join(begun)}." if begun else said
 
 
 # ---- cost ----
@@ -324,7 +332,7 @@ def _recipe_section(run: RunData) -> str:
             f"sequences of {data.get('seq_len')} tokens" if data else "",
             "shorter in a warm-up" if data.get("seq_len_warmup") else "",
             f"{stage['batch_size']} per step" if isinstance(stage.get("batch_size"), int) else "",
-            f"{optimizer['kind']} at {optimizer.get('learning_rate')}" if optimizer.get("kind") else "",
+            _optimizer_fact(optimizer),
             f"{', '.join(stage['freeze'])} frozen" if stage.get("freeze") else "",
             f"{len(optimizer['groups'])} groups of parameters" if optimizer.get("groups") else "",
             *(words for name, words in _OPTIONS.items() if stage.get(name)),
@@ -336,6 +344,11 @@ def _recipe_section(run: RunData) -> str:
     text = escape(json.dumps(run.recipe, indent=2, ensure_ascii=False))
     full = f"<details><summary>The whole resolved recipe</summary>\n<pre>\n{text}</pre></details>"
     return section("Recipe", table(["", ""], rows, text=True), full)
+
+
+def _optimizer_fact(optimizer: Mapping[str, Any]) -> str:
+    kind, rate = optimizer.get("kind", ""), optimizer.get("learning_rate")
+    return f"{kind} at {rate:.4g}" if kind and isinstance(rate, float | int) else str(kind)
 
 
 def _origin_section(run: RunData) -> str:

@@ -32,7 +32,7 @@ from pathways_lite.errors import UserError, similar_path
 from pathways_lite.json_values import restore_floats
 from pathways_lite.paths import local_path
 from pathways_lite.recipe.stage import NAME_PATTERN
-from pathways_lite.run_directory import node_label
+from pathways_lite.run_directory import node_label, study_hint
 from pathways_lite.tracking.log import LOG, TIMINGS, Row, read_log
 
 RECIPE = "recipe.json"
@@ -149,9 +149,13 @@ class RunData:
     def is_finished(self) -> bool:
         return bool(self.stages) and all(stage.is_finished for stage in self.stages)
 
+    def latest_stage_with(self, key: str) -> StageData | None:
+        """Return the last stage whose summary has `key`, not empty; None if none does."""
+        return next((stage for stage in reversed(self.stages) if stage.summary.get(key)), None)
+
     def latest_summary(self, key: str) -> Any:
         """Return `key` of the last stage's summary that has it; None if none does."""
-        return next((stage.summary[key] for stage in reversed(self.stages) if stage.summary.get(key)), None)
+        return None if (stage := self.latest_stage_with(key)) is None else stage.summary[key]
 
 
 def read_run(directory: str | Path) -> RunData:
@@ -161,7 +165,7 @@ def read_run(directory: str | Path) -> RunData:
     recipe = _read_object(directory / RECIPE, problems)
     if not recipe and not problems:
         missing = f"{directory} is not a run directory: it has no {RECIPE}"
-        raise UserError(f"{missing}; `pathways-lite runs` lists runs{similar_path(directory)}")
+        raise UserError(study_hint(directory) or f"{missing}; `pathways-lite runs` lists runs{similar_path(directory)}")
     stages = []
     for stage in recipe.get("stages", []):
         name = stage.get("name") if isinstance(stage, dict) else None

@@ -66,7 +66,7 @@ def describe(recipe: Recipe, states: Sequence[StageState]) -> str:
         if "sparse_flops" in row:
             active = si(row["final_active_parameters"], "parameters")
             sparse = f" ({si(row['sparse_flops'])} without zeros; {active} in the end)"
-        rates = ", ".join(f"{name} {rate:g}" for name, rate in row["learning_rates"].items())
+        rates = ", ".join(f"{name} {rate:.4g}" for name, rate in row["learning_rates"].items())
         lines.append(
             f"{row['stage']}: {si(row['parameters'], 'parameters')}, {counted(row['steps'], 'step')}, "
             f"{si(row['tokens'], 'tokens')} ({describe_epochs(spec)}), {si(row['flops'], 'FLOPs')}{sparse}, "

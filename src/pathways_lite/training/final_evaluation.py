@@ -50,8 +50,8 @@ def summarize(
 ) -> dict[str, Any]:
     """Return the content of summary.json (`tracking.run_data` lists it).
 
-    `step`: the last one; `evaluation`: the held-out results after it. Without `samples` none are generated: each takes
-    as long as some training steps, and the first one compiles its programs. `phase` is entered with the name of every slow part.
+    `step`: the last one; `evaluation`: the held-out results after it. Without `samples` none are generated: their
+    programs take seconds to compile. `phase` is entered with the name of every slow part.
     """
     model, timeline, evaluator = components.stage.model, components.timeline, components.evaluator
     with phase(COMPRESSING):

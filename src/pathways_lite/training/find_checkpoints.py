@@ -10,7 +10,7 @@ from pathways_lite.data.listing import is_token_store
 from pathways_lite.distributed import coordination
 from pathways_lite.errors import UserError, counted
 from pathways_lite.paths import local_path
-from pathways_lite.run_directory import RunDirectory
+from pathways_lite.run_directory import RunDirectory, study_hint
 
 _ATTEMPTS = 5  # to find checkpoints in the directory of a run that is training
 
@@ -67,6 +67,8 @@ def checkpoints_below(path: Path) -> list[str]:
         raise UserError(
             f"{path} is a corpus, not a run or a checkpoint; a corpus is shown by: pathways-lite data inspect {path}"
         )
+    if hint := study_hint(path):
+        raise UserError(hint)
     run = RunDirectory(path)
     directories = [path]
     if run.recipe_path.is_file():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from pathways_lite.data.pipeline import windows_per_domain
 from pathways_lite.data.store import MissingStoreError, open_store
 from pathways_lite.errors import UserError
@@ -106,6 +108,8 @@ def held_optimizer(optimizer: Optimizer, parent: Stage, step: int, name: str) ->
     `name`: of the stage that gets it. Raises UserError where that rate was zero.
     """
     rates = _left_rates(parent, step, f"stages.{name}.optimizer.learning_rate")
+    # Schedules compute in float32: the shortest decimal that is the same there, 0.001 and not 0.0010000000474974513.
+    rates = {field: float(str(np.float32(rate))) for field, rate in rates.items()}
     return optimizer.model_copy(update=rates | {"relative_learning_rate": None})
 
 
