@@ -71,12 +71,18 @@ def test_search_on_gpus_shows_a_front(recipe: Path) -> None:
     ("arguments", "message"),
     [
         (["--topology", "v7:4x4"], "unknown machine"),
-        (["--topology", "gpu:3xh100"], "cannot be spread evenly over 3 devices"),
+        (
+            ["--topology", "gpu:3xh100"],
+            "cannot be spread over 3 devices: mesh.data=3 does not divide batch_size=16 \\(15 or 18 work\\)",
+        ),
         (
             ["stages.base.mesh.tensor=3", "--topology", "gpu:8xh100"],
             "mesh tensor=3 is for a multiple of 3 devices, but there are 8",
         ),
-        (["stages.base.mesh.tensor=8", "--topology", "gpu:8xh100"], "do not divide the 4 of its axis 'heads'"),
+        (
+            ["stages.base.mesh.tensor=8", "--topology", "gpu:8xh100"],
+            "mesh.tensor=8 does not divide model.n_heads=4 \\(8 works\\); of 8 devices, mesh.fsdp=8 or",
+        ),
         (["--stage", "other", "--topology", "gpu:8xh100"], "there is no stage 'other'"),
         (["--search", "stages.base.batch_size=1", "--topology", "gpu:7xh100"], "no layout fits"),
         (

@@ -182,14 +182,12 @@ def compare(
         print_json({"metric": metric.model_dump(), "arms": compared, "notes": notes, **differences})
         return
     console = Console()
-    tables = [(results.header, results.rows())]
-    if times := results.time_rows():
-        tables.append((results.time_header, times))
-    for header, rows in tables:
+    for header, rows in ((results.header, results.rows()), (results.time_header, results.time_rows())):
         table = Table(*header)
         for row in rows:
             table.add_row(*row)
-        console.print(table)
+        if rows:
+            console.print(table)
     for note in notes:
         console.print(note)
     for name, rows_of in _differences(runs).items():

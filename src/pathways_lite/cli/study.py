@@ -124,7 +124,7 @@ def run(
         console.print(line, soft_wrap=True)
     if outcome.exit_status:
         raise typer.Exit(outcome.exit_status)
-    console.print(f"to compare the arms: {named.command('report')}", soft_wrap=True)
+    console.print(f"to compare the arms: pathways-lite study report {named.out}", soft_wrap=True)
 
 
 @app.command()

@@ -99,9 +99,15 @@ def sample_continuations(evaluator: StageEvaluator, params: Any) -> list[dict[st
         longest: np.ndarray = max((document.tokens for document in documents), key=len)
         prompts[domain] = tokenizer.decode(longest[1 : 1 + PROMPT_TOKENS].tolist())
     prompt_format = PromptFormat.from_objective(evaluator.stage.objective, evaluator.store.frame)
-    options = {"key": jax.random.key(0), "rows": _SAMPLE_ROWS}
-    # In one chunk the cache has one length, so that one program is compiled, which takes most of the time, not three.
-    writer = Writer(evaluator.stage.model, params, tokenizer, prompt_format, chunk=SAMPLE_TOKENS, **options)
+    writer = Writer(
+        evaluator.stage.model,
+        params,
+        tokenizer,
+        prompt_format,
+        key=jax.random.key(0),
+        rows=_SAMPLE_ROWS,
+        chunk=SAMPLE_TOKENS,  # the cache then has one length, and one program is compiled instead of three
+    )
     results = writer.continuations([*prompts.values()], Sampling(TEMPERATURE), max_tokens=SAMPLE_TOKENS)
     texts = {result.prompt: result.text for result in results}
     return [

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from pathways_lite.checkpoints import step_of
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
@@ -34,8 +36,8 @@ def readings_with_step(path: str | Path, step: int) -> list[StageReading]:
 def last_spike(path: str | Path) -> tuple[StageReading, Spike]:
     """Return the last spike of the run at `path` and what its stage has read.
 
-    Where the guard saw none in any stage, it is the largest rise of the loss in the last one whose log has one. Raises
-    UserError where there is no log with steps.
+    Where the guard saw none in any stage, it is the largest rise of the loss. Raises UserError where there is no log
+    with steps.
     """
     found, problem = list[tuple[StageReading, Spike]](), None
     for reading in reversed(load_readings(path)):
@@ -46,7 +48,8 @@ def last_spike(path: str | Path) -> tuple[StageReading, Spike]:
     if not found:
         assert problem is not None
         raise problem
-    return next((pair for pair in found if not pair[1].is_rise), found[0])
+    guarded = (pair for pair in found if not pair[1].is_rise)
+    return next(guarded, None) or max(found, key=lambda pair: np.nan_to_num(pair[1].rise, nan=np.inf))
 
 
 # ---- what led to a run ----

@@ -6,6 +6,7 @@ checkpoint of step k gives the state of step k + 1, bit for bit on the same mach
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,7 @@ class Spike:
     reason: str
     skips: int | None = None
     is_rise: bool = False  # no spike, but the largest rise of the loss
+    rise: float = math.nan  # of the loss above the median of the steps before it, nats per token; NaN: not computed
 
 
 def find_spikes(reading: StageReading) -> list[Spike]:
@@ -208,8 +210,9 @@ def _largest_rise(rows: list[Row], window: int) -> Spike:
     rises: list[Any] = [-np.inf]
     rises += [values[i] - np.median(values[max(0, i - window) : i]) for i in range(1, len(values))]
     largest = int(np.argmax(np.nan_to_num(np.array(rises), nan=np.inf)))
+    loss, rise = values[largest], float(rises[largest])
     reason = (
-        f"its loss, {values[largest]:.4g}, is {rises[largest]:.4g} above the median of the steps before it, the "
-        "largest rise of all logged steps"
+        f"its loss, {loss:.4g}, is {abs(rise):.4g} {'below' if rise < 0 else 'above'} the median of the steps before it"
     )
-    return Spike(losses[largest][0], reason, is_rise=True)
+    reason += "; no logged step rose above it" if rise < 0 else ", the largest rise of all logged steps"
+    return Spike(losses[largest][0], reason, is_rise=True, rise=rise)
