@@ -8,10 +8,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from safetensors.numpy import load_file
 
 from pathways_kernels.attention import Spans
 from pathways_lite import models
+from pathways_lite.conversion.hf_export import export_hf
+from pathways_lite.conversion.hf_import import import_hf
 from pathways_lite.recipe import Model
+from pathways_lite.training.load import load_model
 
 GOLDENS = Path(__file__).parents[1] / "conversion" / "hf_goldens"
 TOOL = Path(__file__).parents[2] / "tools" / "make_hf_goldens.py"
@@ -58,3 +62,18 @@ def logits_and_greedy(case: str, model: Model, params: Any) -> tuple[np.ndarray,
     for position in range(tool.PROMPT, length):
         sequence[0, position] = np.asarray(_logits(model, params, sequence))[position - 1].argmax()
     return logits, sequence[0, tool.PROMPT : tool.PROMPT + tool.GREEDY].tolist()
+
+
+def imported(source: Path, out: Path, tokens: int | None = None) -> Any:
+    """Import the published model in `source`, and load it."""
+    return load_model(import_hf(source, out, tokens, report=lambda line: None))
+
+
+def exported(trained: Any, out: Path, dtype: str = "float32", shard_bytes: int = 10**9) -> Path:
+    """Export a model, and return `out`."""
+    return export_hf(trained, out, dtype=dtype, shard_bytes=shard_bytes, report=lambda line: None)
+
+
+def tensors(directory: Path) -> dict[str, np.ndarray]:
+    """The tensors of all shards of a published model by name."""
+    return {name: value for path in directory.glob("*.safetensors") for name, value in load_file(path).items()}

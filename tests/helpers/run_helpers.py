@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pathways_lite.batch import Batch
 from pathways_lite.checkpoints import CheckpointManager, read_manifest
-from pathways_lite.recipe import Continue, Recipe, apply_overrides
+from pathways_lite.recipe import AdamW, Constant, Continue, Recipe, apply_overrides
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training import describe as describe_module
 from pathways_lite.training import final_evaluation
@@ -78,6 +78,14 @@ def add_stage(recipe: Recipe, *changes: str, start: Any = None) -> Recipe:
     base = recipe.stages[0]
     more = base.model_copy(update={"name": "more", "start": start or Continue()})
     return apply_overrides(recipe.model_copy(update={"stages": (base, more)}), changes)
+
+
+def constant(recipe: Recipe, budget: str = "12 steps", **optimizer: Any) -> Recipe:
+    """The tiny recipe with a constant rate, so that a longer stage is what two shorter ones are."""
+    stage = recipe.stages[0].model_copy(
+        update={"optimizer": AdamW(learning_rate=1e-2, schedule=Constant(), **optimizer), "budget": budget}
+    )
+    return recipe.model_copy(update={"stages": (stage,)})
 
 
 def run(recipe: Recipe, path: Path, hooks: TrainerHooks | None = None) -> int:

@@ -74,6 +74,9 @@ def plan(
     is_left = any(planned.flops_left for planned in study_plan.nodes.values())
     for note in filter(None, (cost_note(study_plan), mesh_note(study_plan), busy if is_left else "")):
         console.print(note)
+    more = ["--jobs", str(jobs)] if jobs > 1 else []
+    command = named.command("run", *more) if is_left else named.command("report")
+    console.print(f"to {'train' if is_left else 'compare the arms'}: {command}", soft_wrap=True)
 
 
 @app.command()
@@ -124,7 +127,7 @@ def run(
         console.print(line, soft_wrap=True)
     if outcome.exit_status:
         raise typer.Exit(outcome.exit_status)
-    console.print(f"to compare the arms: pathways-lite study report {named.out}", soft_wrap=True)
+    console.print(f"to compare the arms: {named.command('report')}", soft_wrap=True)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,6 +48,10 @@ class NamedStudy:
         """The words with which a command on the study names it."""
         is_default = self.out == Path("runs") / self.study.name
         return [str(self.file), *self.overrides, *([] if is_default else ["--out", str(self.out)])]
+
+    def command(self, name: str, *options: str) -> str:
+        """Return the command `study NAME` for this study, as it is typed."""
+        return shlex.join(["pathways-lite", "study", name, *self.arguments, *options])
 
 
 def named_study(path: Path, overrides: list[str] | None, out: Path | None) -> NamedStudy:

@@ -165,7 +165,7 @@ def _dry_run(recipe: Recipe, out: Path, *, samples: bool, page: bool, as_json: b
         if not state.finished:
             typer.echo(f"{stage.name}: {'what is left: ' if state.step else ''}{estimate.sentence()}")
     if not any(left):
-        typer.echo("nothing is left to train")
+        typer.echo(f"nothing is left to train; to train longer: pathways-lite train {out} --extend '10 %'")
         return
     if len(estimates) > 1:
         what = "all that is left" if any(state.step for state in states) else "all stages"

@@ -73,7 +73,9 @@ def plan_deletion(paths: Sequence[Path], others: Sequence[Path]) -> Plan:
         plan.protected += [(run, reason) for reason in references.to_run(run)]
     if plan.protected:
         lines = "\n".join(f"{path}: {reason}" for path, reason in plan.protected)
-        raise UserError(f"nothing was deleted, as other runs need what would go:\n{lines}")
+        raise UserError(
+            f"nothing was deleted, as other runs need what would go; name them too to delete both:\n{lines}"
+        )
     for parent in dict.fromkeys(path.absolute().parent for path in paths):
         plan.deletions += [
             _leftover(path)

@@ -87,7 +87,8 @@ def describe_stop(run: RunDirectory, recipe: Recipe) -> str:
 def describe_finished(run: RunDirectory) -> str:
     """Say that nothing is left to train, and where the results are."""
     page = f"its page: {run.report}" if has_current_page(run) else f"`pathways-lite report {run.path}` writes its page"
-    return f"{run.path} is finished: nothing is left to train; {page}"
+    longer = f"to train longer: pathways-lite train {run.path} --extend '10 %'"
+    return f"{run.path} is finished: nothing is left to train; {page}; {longer}"
 
 
 def has_current_page(run: RunDirectory) -> bool:

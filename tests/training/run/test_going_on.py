@@ -1,6 +1,5 @@
-"""Going on from a run: trained longer, branched off a step, on other machines and corpus places, stopped early."""
+"""Going on from a run: trained longer, branched off a step, on other machines and corpus places."""
 
-import contextlib
 import json
 import re
 import shlex
@@ -13,39 +12,27 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from helpers.run_helpers import DieAfter, Died, RecordSamples, StopAfter, describe, digest, log_bytes, run
+from helpers.run_helpers import RecordSamples, StopAfter, constant, describe, digest, run
 from pathways_lite.checkpoints import CheckpointManager
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import (
-    AdamW,
     Constant,
     Continue,
-    EarlyStopping,
     Recipe,
     Restore,
     apply_overrides,
-    stage_identity,
     write_recipe,
 )
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.training.begun import stage_states
-from pathways_lite.training.estimate import estimate_recipe, held_out_tokens
+from pathways_lite.training.estimate import estimate_recipe
 from pathways_lite.training.going_on import branched, extended
 from pathways_lite.training.larger_budget import ignores_budget
 from pathways_lite.training.load import load_model
 from pathways_lite.training.optimizers import learning_rate_fn
 from pathways_lite.training.resolve import resolve_recipe
-from pathways_lite.training.resolve_amounts import resolve_budgets
-from pathways_lite.training.stage import StageSpec, stage_timeline
-
-
-def constant(recipe: Recipe, budget: str = "12 steps", **optimizer: Any) -> Recipe:
-    """The tiny recipe with a constant rate, so that a longer stage is what two shorter ones are."""
-    stage = recipe.stages[0].model_copy(
-        update={"optimizer": AdamW(learning_rate=1e-2, schedule=Constant(), **optimizer), "budget": budget}
-    )
-    return recipe.model_copy(update={"stages": (stage,)})
+from pathways_lite.training.stage import stage_timeline
 
 
 def params(path: Path) -> list[np.ndarray]:
@@ -258,148 +245,6 @@ def test_a_branch_finds_the_stage_that_has_its_step(recipe: Recipe, uninterrupte
         branched(RunDirectory(path), 4, None, None)
     result = CliRunner().invoke(app, ["train", str(path), "--branch", "8", "--out", str(path), "--dry-run"])
     assert "name a new directory" in str(result.exception)
-
-
-# ---- a rate that is the parent's ----
-
-
-def test_a_relative_rate_is_the_parents_last(recipe: Recipe) -> None:
-    base = (
-        constant(recipe)
-        .stages[0]
-        .model_copy(update={"optimizer": AdamW(learning_rate=1e-2, schedule={"kind": "cosine", "end": 0.1})})
-    )
-    tail = AdamW(relative_learning_rate=0.5, schedule={"kind": "linear"})
-    more = base.model_copy(update={"name": "more", "start": Continue(), "optimizer": tail})
-    chain = recipe.model_copy(update={"stages": (base, more)})
-    resolved = resolve_recipe(chain)
-    assert resolved.stages[1].optimizer.learning_rate == pytest.approx(0.5 * 1e-3)
-    assert resolve_recipe(resolved) == resolved
-    clash = apply_overrides(chain, ["stages.more.optimizer.learning_rate=3e-4"])
-    with pytest.raises(UserError, match=r"makes learning_rate 0.0005, but it is given as 0.0003; leave one"):
-        resolve_recipe(clash)
-    for change, message in (
-        ("stages.more.start=scratch", "nothing that it starts from has a learning rate"),
-        ("stages.base.optimizer=muon", "with muon, whose rates are others"),
-        ("stages.base.optimizer.schedule=linear", "left at a learning rate of 0"),
-        ('stages.base.early_stopping={"patience": 1}', "may stop early, so its last rate is not known"),
-    ):
-        with pytest.raises(UserError, match=message):
-            resolve_recipe(apply_overrides(chain, [change]))
-
-
-# ---- budgets ----
-
-
-def test_budgets_in_epochs_and_of_other_stages(recipe: Recipe) -> None:
-    base = recipe.stages[0].model_copy(update={"batch_size": 4})
-    tail = base.model_copy(update={"name": "tail", "start": Continue(), "budget": "25 % of base"})
-    chain = recipe.model_copy(update={"stages": (base, tail)})
-    assert resolve_budgets(chain).stages[1].budget.n == 3
-    one = resolve_recipe(apply_overrides(chain, ["stages.base.budget=1 epochs"]))
-    assert list(StageSpec(one, 0).epochs.values()) == [pytest.approx(1.0, abs=0.01)] * 2
-    assert one.stages[1].budget.n == -(-one.stages[0].budget.n // 4)
-    rounds = resolve_recipe(
-        apply_overrides(chain, ["stages.base.budget=2 epochs", "stages.base.data.rs2_fraction=0.5"])
-    )
-    assert rounds.stages[0].budget.n == pytest.approx(one.stages[0].budget.n, abs=64)
-    for text, message in (
-        ("10 % of nothing", "is of a stage that is not there; name another stage"),
-        ("10 % of tail", "depends on itself"),
-    ):
-        with pytest.raises(UserError, match=message):
-            resolve_budgets(apply_overrides(chain, [f"stages.base.budget={text}"]))
-    last = tail.model_copy(update={"name": "last", "budget": "4 steps"})
-    three = chain.model_copy(update={"stages": (*chain.stages, last)})
-    with pytest.raises(UserError, match=r"depends on itself \(base of tail of base\); name another stage \(last\), or"):
-        resolve_budgets(apply_overrides(three, ["stages.base.budget=10 % of tail"]))
-    with pytest.raises(UserError, match=r"base\.budget=2 epochs counts its sequences; .*or give the budget in tokens"):
-        resolve_budgets(apply_overrides(chain, ["stages.base.budget=2 epochs", "stages.base.data.corpus=nowhere"]))
-
-
-# ---- other places, for all stages ----
-
-
-def test_all_stages_are_named_by_a_star(recipe: Recipe) -> None:
-    base = recipe.stages[0]
-    chain = recipe.model_copy(update={"stages": (base, base.model_copy(update={"name": "more", "start": Continue()}))})
-    moved = apply_overrides(chain, ["stages.*.data.corpus=elsewhere", "stages.m*.batch_size=2"])
-    assert [stage.data.corpus for stage in moved.stages] == ["elsewhere", "elsewhere"]
-    assert [stage.batch_size for stage in moved.stages] == [base.batch_size, 2]
-    with pytest.raises(UserError, match=r"stages\.\*\.microbatch=7 does not divide"):
-        apply_overrides(chain, ["stages.*.microbatch=7"])
-    with pytest.raises(UserError, match="there is no 'x\\*'"):
-        apply_overrides(chain, ["stages.x*.batch_size=2"])
-
-
-# ---- early stopping ----
-
-
-def stopping(recipe: Recipe, **fields: Any) -> Recipe:
-    """A rate at which nothing improves by so much, evaluated every 2 steps: two in vain after the first end it."""
-    changes = ["stages.base.evaluation.every=2", "stages.base.saving.every=3"]
-    stage = apply_overrides(constant(recipe), changes).stages[0]
-    early = EarlyStopping(**{"patience": 2, "min_delta": 5.0, **fields})
-    return recipe.model_copy(update={"stages": (stage.model_copy(update={"early_stopping": early}),)})
-
-
-def test_a_stage_stops_early_and_says_why(recipe: Recipe, tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    assert run(stopping(recipe), path) == 0
-    assert CheckpointManager(path / "base" / "checkpoints").newest == 6
-    summary = json.loads((path / "base" / "summary.json").read_text())
-    rows = [json.loads(line) for line in (path / "base" / "log.jsonl").read_text().splitlines()]
-    (event,) = (row for row in rows if row["kind"] == "event")
-    assert event["event"] == "early_stop"
-    assert event["step"] == summary["step"] == 6
-    assert event["reason"].startswith(
-        "stopped early at step 6: in 2 evaluations the held-out loss did not fall by more"
-    )
-    last = [row for row in rows if row["kind"] == "eval"][-1]
-    assert (last["step"], last["domains"]) == (6, summary["domains"])
-    # Its speed is of the 6 steps that it took: 3 evaluations, not 6.
-    evaluated = 3 * held_out_tokens(StageSpec(resolve_recipe(stopping(recipe)), 0))
-    seconds = json.loads((path / "base" / "ledger.json").read_text())["stage"]["seconds"]["evaluate"]
-    assert summary["speed"]["evaluated_token"] == pytest.approx(seconds / evaluated, rel=0.05)
-    # It is finished, and the next stage starts from its last model.
-    before = digest(path, step=6)
-    assert run(stopping(recipe), path) == 0
-    assert digest(path, step=6) == before
-    first = stopping(recipe).stages[0]
-    more = first.model_copy(update={"name": "more", "start": Continue(), "budget": "1 steps", "early_stopping": None})
-    samples = RecordSamples()
-    assert run(recipe.model_copy(update={"stages": (first, more)}), path, samples) == 0
-    assert min(samples.samples) == stage_timeline(first).sequences_before(6)
-
-
-def test_a_stage_that_improves_does_not_stop(recipe: Recipe, tmp_path: Path) -> None:
-    assert run(stopping(recipe, min_delta=0.0), tmp_path / "run") == 0
-    assert CheckpointManager(tmp_path / "run" / "base" / "checkpoints").newest == 12
-
-
-@pytest.mark.parametrize(
-    "hooks",
-    [StopAfter(4), StopAfter(5), StopAfter(6), DieAfter("evaluation", 6)],
-    ids=["stopped at 4", "stopped at 5", "stopped at 6", "died at 6"],
-)
-def test_a_resumed_stage_stops_where_an_uninterrupted_one_does(recipe: Recipe, tmp_path: Path, hooks: Any) -> None:
-    assert run(stopping(recipe), tmp_path / "whole") == 0
-    with contextlib.suppress(Died):
-        assert run(stopping(recipe), tmp_path / "run", hooks) == 128 + 15
-    assert run(stopping(recipe), tmp_path / "run") == 0
-    assert log_bytes(tmp_path / "run") == log_bytes(tmp_path / "whole")
-    assert digest(tmp_path / "run", step=6) == digest(tmp_path / "whole", step=6)
-
-
-def test_evaluations_are_part_of_the_identity_where_they_decide(recipe: Recipe) -> None:
-    for base, differs in ((stopping(recipe), True), (constant(recipe), False)):
-        other = apply_overrides(base, ["stages.base.evaluation.every=3"])
-        assert (stage_identity(base, 0) != stage_identity(other, 0)) == differs
-
-
-def test_early_stopping_needs_its_domain(recipe: Recipe) -> None:
-    with pytest.raises(UserError, match=r"early_stopping.domain: there is no 'tale'. Did you mean 'tales'"):
-        resolve_recipe(stopping(recipe, domain="tale"))
 
 
 # ---- the page ----
