@@ -8,12 +8,13 @@ import pytest
 
 from helpers.invoke import invoke
 from pathways_lite.cli.study_common import make_plan, named_study
-from pathways_lite.cli.study_tables import plan_summary
+from pathways_lite.cli.study_tables import plan_summary, run_ending
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import apply_overrides, load_recipe
 from pathways_lite.recipe.base import parse_amount
 from pathways_lite.studies.plan import Surroundings
 from pathways_lite.studies.probe import SpeedProbe
+from pathways_lite.studies.runner import Outcome
 from pathways_lite.studies.study import Node
 from pathways_lite.tracking.formatting import duration
 from pathways_lite.training.resolve import resolve_recipe
@@ -62,6 +63,7 @@ def test_plan_counts_what_sharing_saves(study: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr("time.process_time", lambda: 1.0)  # of the command itself
     said = invoke("study", "plan", study, "--out", tmp_path).output
     assert "6 nodes, 0 done" in said
+    assert f"to train: pathways-lite study run {study} --out {tmp_path}" in said
     assert f"about {duration(1 + 6 * (2 + 0.1 * 6 * 2 * 32))} with --jobs 1" in said
     assert "calibrated by a few steps just now" in said
     saved, apart = re.search(r"sharing saves ([\d.]+) MFLOPs of ([\d.]+) MFLOPs", said).groups()  # type: ignore[union-attr]
@@ -74,6 +76,33 @@ def test_a_run_without_a_measurement_says_how_to_get_one(study: Path, tmp_path: 
     assert "time is unknown before the first node is done; `pathways-lite study plan` measures it" in summary
     two = plan_summary(plan, jobs=2)
     assert "`pathways-lite study plan --jobs 2` measures it" in two
+
+
+def test_the_directory_of_a_study_stands_for_its_file_and_overrides(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    invoke("study", "export", study, "stages.base.budget=7 steps", "--out", out)
+    assert invoke("study", "status", out).output.count("0/7") == 2
+    assert named_study(out, None, None).arguments == [str(study), "stages.base.budget=7 steps", "--out", str(out)]
+    assert invoke("study", "status", out, "stages.base.budget=9 steps").output.count("0/9") == 2
+    for command in (["runs", "compare", out, out], ["report", out], ["train", out], ["inspect", out]):
+        with pytest.raises(UserError, match=f"of the study 'rates': `pathways-lite study report {out}` compares"):
+            invoke(*command)
+    with pytest.raises(UserError, match="is not the directory of a study"):
+        named_study(tmp_path, None, None)
+    index = out / "study.json"
+    facts = json.loads(index.read_text())
+    del facts["file"]  # of an earlier version
+    index.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=f"does not say of which file its study is; .*study report FILE --out {out}"):
+        named_study(out, None, None)
+
+
+def test_a_run_of_a_study_ends_with_what_it_did_and_what_comes_next(study: Path, tmp_path: Path) -> None:
+    store = make_plan(named_study(study, None, tmp_path)).store
+    (line,) = run_ending(store, Outcome(trained=["a", "b"]), 83.0)
+    assert line == f"2 nodes trained in 1 min 23 s, 0 of 6 nodes done; results: {tmp_path}"
+    stopped = run_ending(store, Outcome(signal_status=130), 3.0)
+    assert stopped == [f"0 of 6 nodes done; results: {tmp_path}", "The same command continues from here."]
 
 
 def test_overrides_reach_every_recipe(study: Path, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from helpers.invoke import invoke
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
-from pathways_lite.scaling.runs_table import runs_table
+from pathways_lite.scaling.runs_table import left_out_studies, runs_table
 from pathways_lite.scaling.table import read_table
 
 D, CORPUS = 640, 1000
@@ -129,6 +130,22 @@ def test_a_shared_stage_counts_once(tmp_path: Path) -> None:
     assert list(zip(table["run"], table["stage"], strict=True)) == [
         *[(str(first), "base")] * 2, *[(str(first), "grown")] * 2, *[(str(second), "grown")] * 2,
     ]  # fmt: skip
+
+
+def test_nodes_of_studies_that_are_left_out_are_named(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    make_run(runs / "rates" / "nodes" / "one")
+    with pytest.raises(UserError, match=r"but those of studies: 1 node of a study left out \(rates\): name a study"):
+        runs_table([runs])
+    make_run(runs / "plain")
+    make_run(runs / ".deleted-old" / "nodes" / "two")
+    assert set(runs_table([runs])["run"]) == {str(runs / "plain")}
+    assert left_out_studies([runs], "see") == f"1 node of a study left out (rates): see {runs / 'rates'}"
+    assert left_out_studies([runs, runs / "rates"]) == ""
+    out = tmp_path / "table.csv"
+    said = invoke("runs", "table", runs, "--out", out).output
+    assert f"as in pathways-lite runs table {runs} {runs / 'rates'}" in said
+    assert "left out" not in invoke("runs", "table", runs, runs / "rates", "--out", out).output
 
 
 def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:

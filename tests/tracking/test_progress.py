@@ -1,13 +1,14 @@
 import io
 import math
 import re
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pathways_lite.tracking.formatting import byte_size, duration, memory_unit, si, time_unit
+from pathways_lite.tracking.formatting import byte_size, duration, memory_unit, round_apart, si, time_unit
 from pathways_lite.tracking.progress import Progress
 
 
@@ -60,6 +61,18 @@ def test_later_phases_are_told_only_where_they_took_long() -> None:
         with progress.show_phase("evaluating"):
             clock.time += seconds
     assert [line for line in file.getvalue().splitlines() if "evaluating" in line] == ["demo: evaluating: 30 s"]
+
+
+def test_a_later_phase_that_takes_long_is_told_before_it_ends() -> None:
+    """The innermost one alone; one that is over is not."""
+    progress, file, clock = plain_progress(interval=0.02)
+    train(progress, clock, 1)
+    with progress.show_phase("summarizing"), progress.show_phase("writing samples"):
+        until = time.monotonic() + 10
+        while "samples" not in file.getvalue() and time.monotonic() < until:
+            time.sleep(0.01)
+        assert file.getvalue().splitlines()[-1] == "demo: writing samples ..."
+        assert "summarizing" not in file.getvalue()
 
 
 def test_the_last_step_is_always_printed() -> None:
@@ -187,6 +200,13 @@ def test_si_keeps_three_digits(value: float) -> None:
 def test_durations() -> None:
     spans = {3.14: "3.1 s", 9.99: "10 s", 42: "42 s", 59.7: "1 min 00 s", 185: "3 min 05 s", 7620: "2 h 07 min"}
     assert {seconds: duration(seconds) for seconds in spans} == spans
+
+
+def test_numbers_are_rounded_as_long_as_they_stay_apart() -> None:
+    assert round_apart(["0.0010001380927860737", "0.004"]) == ["0.001", "0.004"]
+    assert round_apart(["0.0010001380927860737", "0.001", None]) == ["0.0010001", "0.001", None]
+    assert round_apart(["123456", "adamw", "1e-30", "300 steps"]) == ["123456", "adamw", "1e-30", "300 steps"]
+    assert round_apart(["0.1", "0.10"]) == ["0.1", "0.10"]
 
 
 def test_small_numbers_have_small_units() -> None:

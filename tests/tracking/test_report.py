@@ -167,6 +167,26 @@ def test_a_summary_of_wrong_types_is_a_problem_and_no_crash(copy: Path, content:
     assert f"summary.json is not read: {next(iter(content))}" in check(write_report(copy)).text
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_samples_say_which_step_wrote_them(copy: Path) -> None:
+    assert "Written after step 300 of stage tail." in check(write_report(copy)).text
+    summary = json.loads((copy / "tail" / "summary.json").read_text())
+    (copy / "tail" / "summary.json").write_text(json.dumps(summary | {"samples": []}))
+    text = check(write_report(copy)).text
+    assert "Written after step 600 of stage base. Nothing was written after tail." in text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_compressors_are_those_of_the_same_text(copy: Path) -> None:
+    assert "beats xz -9" in check(write_report(copy)).text
+    recipe = json.loads((copy / "recipe.json").read_text())
+    recipe["stages"][1]["data"]["fingerprint"] = "another corpus"
+    (copy / "recipe.json").write_text(json.dumps(recipe))
+    summary = json.loads((copy / "tail" / "summary.json").read_text())
+    (copy / "tail" / "summary.json").write_text(json.dumps(summary | {"compressors": {}}))
+    assert "xz -9" not in check(write_report(copy)).text.split("How it learned")[0]
+
+
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run directory"):
         write_report(tmp_path)

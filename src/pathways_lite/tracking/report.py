@@ -77,7 +77,7 @@ def _results_section(run: RunData) -> str:
     if stage is None:
         return ""
     results = stage.evaluation
-    baselines: Mapping[str, Mapping[str, float]] = run.latest_summary("compressors") or {}
+    baselines: Mapping[str, Mapping[str, float]] = run.compressors_of(stage)
     names = list(dict.fromkeys(name for domain in results for name in baselines.get(domain, {})))
     rows = [_result_row(domain, result, baselines.get(domain, {}), names) for domain, result in results.items()]
     rows += [

@@ -153,9 +153,21 @@ class RunData:
         """Return the last stage whose summary has `key`, not empty; None if none does."""
         return next((stage for stage in reversed(self.stages) if stage.summary.get(key)), None)
 
+    def compressors_of(self, stage: StageData) -> dict[str, dict[str, float]]:
+        """Return what compressors need for the held-out text of a stage, as the last stage with this text says."""
+        text = _held_out_text(stage)
+        same = (other for other in reversed(self.stages) if _held_out_text(other) == text)
+        return next((other.summary["compressors"] for other in same if other.summary.get("compressors")), {})
+
     def latest_summary(self, key: str) -> Any:
         """Return `key` of the last stage's summary that has it; None if none does."""
         return None if (stage := self.latest_stage_with(key)) is None else stage.summary[key]
+
+
+def _held_out_text(stage: StageData) -> tuple[Any, ...]:
+    """Return what decides which held-out text a stage is evaluated on."""
+    data, evaluation = (stage.recipe.get(name) or {} for name in ("data", "evaluation"))
+    return data.get("corpus"), data.get("fingerprint"), evaluation.get("tokens")
 
 
 def read_run(directory: str | Path) -> RunData:
