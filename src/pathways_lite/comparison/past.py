@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pathways_lite.checkpoint_names import step_of
 from pathways_lite.comparison.metric import Metric
@@ -29,7 +29,7 @@ def read_past(run: RunData, metric: Metric) -> Past:
     if not run.stages or (run.stages[0].recipe.get("start") or {}).get("kind") != "restore":
         return Past([])
     first = run.stages[0]
-    place, inherited = Path(first.recipe["start"].get("path", "")), _inherited_flops(first)
+    place, inherited = _place(first.recipe["start"].get("path", ""), run.directory), _inherited_flops(first)
     begins = f"the curve of {run.directory} begins where it starts from {place}"
     checkpoint = next((path for path in _checkpoints(place) if _spent_flops(path) == inherited), None)
     if checkpoint is None or inherited is None:
@@ -40,13 +40,20 @@ def read_past(run: RunData, metric: Metric) -> Past:
         left = parent.stages[names.index(checkpoint.parents[1].name)]
     except (UserError, ValueError, IndexError):  # a checkpoint of convert, grow or merge, which is no run
         return Past([], f"{begins}, which no log leads to.")
-    if metric.of == "held-out" and _text(left) != _text(first):
+    if metric.of == "held-out" and left.held_out_text != first.held_out_text:
         return Past([], f"{begins}, as that run was evaluated on other held-out text.")
+    if metric.of == "held-out" and _overlap(left) != _overlap(first):
+        return Past([], f"{begins}, as that run was evaluated with another evaluation.overlap.")
     before = read_past(parent, metric)
-    stages = [*before.stages, *parent.stages[: names.index(left.name)], _cut(left, step or 0)]
-    return Past(
-        stages, f"{run.directory} goes on from step {step:,} of {left.directory}: its curve includes what led to it."
-    )
+    stages = [*before.stages, *parent.stages[: names.index(left.name)], _cut(left, step)]
+    sentence = f"{run.directory} continues from step {step:,} of {left.directory}: its curve includes what led to it."
+    return Past(stages, f"{sentence} {before.sentence}".rstrip())
+
+
+def _place(path: str, run: Path) -> Path:
+    """Return the place that a recipe names: from here, or from a directory that the run is below."""
+    places = [Path(path), *(folder / path for folder in run.absolute().parents)]
+    return next((place for place in places if place.exists()), places[0])
 
 
 def _inherited_flops(stage: StageData) -> int | None:
@@ -73,10 +80,9 @@ def _spent_flops(checkpoint: Path) -> int | None:
     return spent
 
 
-def _text(stage: StageData) -> Any:
-    """Return what decides which held-out tokens a stage is evaluated on."""
-    data, evaluation = (stage.recipe.get(name) or {} for name in ("data", "evaluation"))
-    return data.get("fingerprint"), evaluation.get("tokens"), evaluation.get("overlap")
+def _overlap(stage: StageData) -> int:
+    """Return the tokens of context with which a stage's held-out losses are measured."""
+    return (stage.recipe.get("evaluation") or {}).get("overlap") or 0
 
 
 def _cut(stage: StageData, step: int) -> StageData:

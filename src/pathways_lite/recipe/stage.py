@@ -29,7 +29,8 @@ class Mesh(Frozen):
     """Devices along each axis; one axis may be -1 and takes the devices that the others leave.
 
     A mesh changes where arrays are stored, not their values (except for rounding). The default spreads parameters,
-    optimizer and batch over all devices (fully sharded data parallel).
+    optimizer and batch over all devices (fully sharded data parallel); devices that do not divide `d_model` hold copies
+    (`data`).
     PaLM 540B: pod=2, fsdp=256, tensor=12 (Chowdhery et al. 2022, section 4).
     """
 

@@ -102,6 +102,12 @@ class StageData:
         return [row for row in self.rows if row["kind"] == kind]
 
     @property
+    def held_out_text(self) -> tuple[Any, Any]:
+        """What decides which held-out text the stage is evaluated on: the corpus, and tokens per domain."""
+        data, evaluation = (self.recipe.get(name) or {} for name in ("data", "evaluation"))
+        return data.get("fingerprint") or data.get("corpus"), evaluation.get("tokens")
+
+    @property
     def evaluation(self) -> dict[str, dict[str, Any]]:
         """The last held-out results, per domain."""
         return self._newest_results("domains")
@@ -155,19 +161,12 @@ class RunData:
 
     def compressors_of(self, stage: StageData) -> dict[str, dict[str, float]]:
         """Return what compressors need for the held-out text of a stage, as the last stage with this text says."""
-        text = _held_out_text(stage)
-        same = (other for other in reversed(self.stages) if _held_out_text(other) == text)
+        same = (other for other in reversed(self.stages) if other.held_out_text == stage.held_out_text)
         return next((other.summary["compressors"] for other in same if other.summary.get("compressors")), {})
 
     def latest_summary(self, key: str) -> Any:
         """Return `key` of the last stage's summary that has it; None if none does."""
         return None if (stage := self.latest_stage_with(key)) is None else stage.summary[key]
-
-
-def _held_out_text(stage: StageData) -> tuple[Any, ...]:
-    """Return what decides which held-out text a stage is evaluated on."""
-    data, evaluation = (stage.recipe.get(name) or {} for name in ("data", "evaluation"))
-    return data.get("corpus"), data.get("fingerprint"), evaluation.get("tokens")
 
 
 def read_run(directory: str | Path) -> RunData:

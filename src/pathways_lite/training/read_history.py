@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,4 +132,4 @@ def _stage_directory(reading: StageReading) -> Path:
 
 def other_stages(readings: list[StageReading]) -> str:
     """Name the stages after the first one, for a sentence; "" where there is none."""
-    return " and ".join(repr(reading.stage.name) for reading in itertools.islice(readings, 1, None))
+    return " and ".join(repr(reading.stage.name) for reading in readings[1:])
