@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from pathways_lite.data.batch_view import RowView
-    from pathways_lite.training.replay import Spike, StageReading
+    from pathways_lite.training.replay import StageReading
 
 RunPath = Annotated[Path, typer.Argument(parser=local_path, help="a run, stage or checkpoint directory")]
 StageName = Annotated[
@@ -59,19 +59,17 @@ def batch(
     from pathways_lite.console import Console
     from pathways_lite.data.batch_view import view_rows
     from pathways_lite.data.reading import batch_source
-    from pathways_lite.training.read_history import last_spike, other_stages, readings_with_step
+    from pathways_lite.training.read_history import last_spike, readings_with_step
     from pathways_lite.training.replay import Spike, data_stream, load_reading, require_step
 
     if (step is None) != spike:
         raise UserError("name a step with --step, or ask for the last loss spike with --spike")
-    others, last = "", Spike(step or 0, "")
+    others: list[StageReading] = []
     if step is None:
-        reading, last = last_spike(path) if stage is None else _spike_of(load_reading(path, stage))
-    elif stage is None:
-        having = readings_with_step(path, step)
-        reading, others = having[0], other_stages(having)
+        reading, last = last_spike(path, stage)
     else:
-        reading = load_reading(path, stage)
+        last = Spike(step, "")
+        reading, *others = readings_with_step(path, step) if stage is None else [load_reading(path, stage)]
     is_spike = spike and not last.is_rise
     require_step(reading.spec, last.step)
     stream = data_stream(reading, corpus, skips=last.skips)
@@ -82,7 +80,8 @@ def batch(
         if (first := max(0, last.step - before)) < last.step:
             console.print(f"{counted(last.step - first, 'step')} before it first, from step {first:,} on (--before)")
     if others and not as_json:
-        console.print(f"stage {others} has a step {step:,} too: choose it by --stage")
+        names = " and ".join(repr(other.stage.name) for other in others)
+        console.print(f"stage {names} has a step {step:,} too: choose it by --stage")
     for number in range(max(0, last.step - before) if spike else last.step, last.step + 1):
         source = batch_source(stream, number)
         if first_row >= (n_rows := len(source.rows.domain)):
@@ -184,13 +183,6 @@ def who_read(
         raise missing
     if as_json:
         print_json({"document": document, "stages": results, "missing": history.missing})
-
-
-def _spike_of(reading: StageReading) -> tuple[StageReading, Spike]:
-    """Return a stage's last spike; see `find_spikes`."""
-    from pathways_lite.training.replay import find_spikes
-
-    return reading, find_spikes(reading)[-1]
 
 
 def _parse_slice(text: str | None, length: int) -> tuple[int, int]:

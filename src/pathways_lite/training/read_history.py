@@ -13,7 +13,7 @@ from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
 from pathways_lite.recipe import Continue, Grow, Merge, Restore
 from pathways_lite.training.load import load_model
-from pathways_lite.training.replay import Spike, StageReading, find_spikes, load_readings, require_step
+from pathways_lite.training.replay import Spike, StageReading, find_spikes, load_reading, load_readings, require_step
 
 
 def readings_with_step(path: str | Path, step: int) -> list[StageReading]:
@@ -32,14 +32,14 @@ def readings_with_step(path: str | Path, step: int) -> list[StageReading]:
     raise UserError(f"no stage of {path} has a step {step:,}: stage {has}")
 
 
-def last_spike(path: str | Path) -> tuple[StageReading, Spike]:
-    """Return the last spike of the run at `path` and what its stage has read.
+def last_spike(path: str | Path, stage: str | None = None) -> tuple[StageReading, Spike]:
+    """Return the last spike of the run at `path`, or of one stage of it, and what its stage has read.
 
     Where the guard saw none in any stage, it is the largest rise of the loss. Raises UserError where there is no log
     with steps.
     """
     found, problem = list[tuple[StageReading, Spike]](), None
-    for reading in reversed(load_readings(path)):
+    for reading in reversed(load_readings(path) if stage is None else [load_reading(path, stage)]):
         try:
             found.append((reading, find_spikes(reading)[-1]))
         except UserError as error:
@@ -128,8 +128,3 @@ def _existing(path: str, directory: str | None) -> Path:
 def _stage_directory(reading: StageReading) -> Path:
     """Return the directory of the reading's stage in its run."""
     return reading.path if step_of(reading.path) is None else reading.path.parent.parent
-
-
-def other_stages(readings: list[StageReading]) -> str:
-    """Name the stages after the first one, for a sentence; "" where there is none."""
-    return " and ".join(repr(reading.stage.name) for reading in readings[1:])
