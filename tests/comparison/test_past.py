@@ -25,7 +25,9 @@ def trunk_and_branches(recipe_file: Path, tmp_path_factory: pytest.TempPathFacto
     with pytest.MonkeyPatch.context() as patch:
         compile_once(patch)
         stub_slow_parts(patch)
-        recipe = apply_overrides(constant(load_recipe(recipe_file)), ["stages.base.evaluation.every=2"])
+        recipe = apply_overrides(
+            constant(load_recipe(recipe_file)), ["stages.base.evaluation.every=2", "stages.base.model.dropout=0"]
+        )
         assert run(recipe, root / "trunk") == 0
         trunk = RunDirectory(root / "trunk")
         assert run(branched(trunk, 8, None, None), root / "rest") == 0

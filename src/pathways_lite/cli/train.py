@@ -149,6 +149,7 @@ def _dry_run(recipe: Recipe, out: Path, *, samples: bool, page: bool, as_json: b
         )
         return
     typer.echo(describe(resolved, states))
+    typer.echo(f"run directory: {out}{'' if out.exists() else ', which is made'}")
     if (other := first_other_stage(resolved, run)) is not None:
         name = run.recipe().stages[other].name
         typer.echo(f"note: {out} was begun with another recipe of stage {name!r}; training needs another --out")

@@ -74,7 +74,7 @@ def plan_deletion(paths: Sequence[Path], others: Sequence[Path]) -> Plan:
     if plan.protected:
         lines = "\n".join(f"{path}: {reason}" for path, reason in plan.protected)
         raise UserError(
-            f"nothing was deleted, as other runs need what would go; name them too to delete both:\n{lines}"
+            f"nothing was deleted, as other runs need what would go:\n{lines}\nname them too to delete both"
         )
     for parent in dict.fromkeys(path.absolute().parent for path in paths):
         plan.deletions += [

@@ -345,3 +345,5 @@ def _print_summary(stage: Stage, summary: dict[str, Any], context: RunContext) -
         console.print(text)
     if has_current_page(run):
         console.print(f"report: {run.report}")
+    elif node_label(run.path) is None:  # a study has a report of its own
+        console.print(f"results: {run.path}; to draw its page: pathways-lite report {run.path}")
