@@ -117,7 +117,7 @@ def test_dry_run_plan_and_start_refuse_with_the_same_words(
     out = tmp_path / "run"
     dry = invoke("train", *words, "--out", out, "--dry-run").output
     (sentence,) = re.findall(r"note: does not train here: (.*)", dry)
-    assert "does not divide model.n_heads" in sentence
+    assert "mesh.tensor=3 does not divide model.d_model=32 (30 or 33 work)" in sentence
     (row,) = json.loads(invoke("train", *words, "--out", out, "--dry-run", "--json").stdout)
     assert row["problem"] == sentence
     with pytest.raises(UserError) as planned:

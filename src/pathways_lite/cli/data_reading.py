@@ -78,7 +78,7 @@ def batch(
         what = "the last spike" if is_spike else "no spike, as the guard saw none; shown"
         console.print(f"{what} is step {last.step:,} of stage {reading.stage.name}: {last.reason}")
         if (first := max(0, last.step - before)) < last.step:
-            console.print(f"{counted(last.step - first, 'step')} before it first, from step {first:,} on (--before)")
+            console.print(f"first {counted(last.step - first, 'step')} before it, from step {first:,} on (--before)")
     if others and not as_json:
         names = " and ".join(repr(other.stage.name) for other in others)
         console.print(f"stage {names} has a step {step:,} too: choose it by --stage")

@@ -52,11 +52,11 @@ def test_the_spike_is_named_before_the_steps_around_it(longer: Path, recipe: Rec
     assert spike.is_rise
     others = [last_spike(longer / stage)[1].rise for stage in ("base", "base_more")]
     assert spike.rise == max(others)
-    first, second, *_ = invoke("data", "batch", longer, "--spike", "--before", "2", "--rows", "1").output.splitlines()
+    first, second, *_ = invoke("data", "batch", longer, "--spike", "--before", "1", "--rows", "1").output.splitlines()
     assert first.startswith(
         f"no spike, as the guard saw none; shown is step {spike.step} of stage {reading.stage.name}"
     )
-    assert second == f"2 steps before it first, from step {spike.step - 2} on (--before)"
+    assert second == f"first 1 step before it, from step {spike.step - 1} on (--before)"
     run(apply_overrides(recipe, ["stages.base.guard.policy=skip"]), tmp_path / "nan", InjectNaN(5))
     run(extended(RunDirectory(tmp_path / "nan"), "3 steps"), tmp_path / "nan")
     reading, spike = last_spike(tmp_path / "nan")
