@@ -59,7 +59,7 @@ def study_facts(study: Path) -> dict[str, Any]:
 def study_hint(path: Path) -> str:
     """Say what to type where a study's directory is named in the place of a run; "" for any other directory."""
     nodes = sorted((path / NODES).glob("*/recipe.json"))
-    if (path / "recipe.json").is_file() or not (nodes or study_facts(path)):
+    if (path / "recipe.json").is_file() or not (nodes or read_study_index(path)):
         return ""
     name = study_facts(path).get("study", path.name)
     runs = f", and a run of it is e.g. {nodes[0].parent}" if nodes else ""
