@@ -153,7 +153,7 @@ def test_switching_a_kind_resets_the_subtree_to_its_own_defaults() -> None:
         ("stages.base.model.window=4", "a list is expected, not 4$"),
         ("stages.base.early_stopping=true", r"write {} \(in Python EarlyStopping\(\)\) for the defaults"),
         ("stages.base.ema=false", r"write none \(in Python None\) for no EMA"),
-        ('stages.base.optimizer.groups=[{"lr": 1}]', "Did you mean 'rate'. It has: parameters, rate, weight_decay$"),
+        ('stages.base.optimizer.groups=[{"lr": 1}]', "Did you mean 'rate'. There are: parameters, rate, weight_decay$"),
         ("stages.base.freeze=[]", "at least 1 is expected, not 0$"),
         ("stages.base.early_stopping.patiense=1", "Did you mean 'patience'"),
         ("stages.base.pruning.update_every=1", "sparsity is required"),

@@ -10,7 +10,7 @@ import pytest
 from pathways_lite import models
 from pathways_lite.errors import UserError
 from pathways_lite.evaluation.generation import Writer
-from pathways_lite.evaluation.problem_samples import Asked, Asking, draw_part, require_room
+from pathways_lite.evaluation.problem_samples import Asked, Asking, draw_part
 from pathways_lite.models.accounting import flops_with_spans
 from pathways_lite.recipe import Model
 from pathways_lite.sampling import Sampling
@@ -39,7 +39,7 @@ def writer() -> Writer:
 
 
 def problems(writer: Writer) -> list[Asked]:
-    return [Asked(f"p{i}", writer.ask(prompt)) for i, prompt in enumerate(PROMPTS)]
+    return [Asked(f"p{i}", writer.asker.ask(prompt)) for i, prompt in enumerate(PROMPTS)]
 
 
 def draw(path: Path, writer: Writer, samples: int, *, at_most: int = 99) -> int:
@@ -111,9 +111,3 @@ def test_samples_that_were_asked_otherwise_are_not_mixed(writer: Writer, tmp_pat
     (tmp_path / "other" / "a.parquet").touch()
     with pytest.raises(UserError, match="name another directory"):
         SampleDirectory(tmp_path / "other", MANIFEST)
-
-
-def test_a_prompt_beyond_the_context_is_refused(writer: Writer):
-    require_room(problems(writer), 6)
-    with pytest.raises(UserError, match="problem 'p4' has 6 tokens, and the model was trained on sequences of 5"):
-        require_room(problems(writer), 5)

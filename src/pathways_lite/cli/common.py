@@ -99,7 +99,7 @@ def echo_warnings() -> Iterator[None]:
 
 @contextmanager
 def count_progress(activity: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show progress on standard error: a bar on a terminal, otherwise a line every few seconds.
+    """Show progress on standard error: a bar on a terminal, otherwise a line every few seconds; with the time left.
 
     Yields a function to call with the number of newly completed items.
     """
@@ -119,9 +119,16 @@ def count_progress(activity: str, total: int, unit: str) -> Iterator[Callable[[i
         done, now = done + count, time.monotonic()
         if now - last > _SECONDS_BETWEEN_LINES:
             last = now
-            print_line(f"{activity}: {done:,} of {total:,} {unit}, {done / (now - start):,.0f}/s")
+            print_line(f"{activity}: {done:,} of {total:,} {unit}{_time_left(now - start, done, total)}")
 
     yield advance
+
+
+def _time_left(elapsed: float, done: int, total: int) -> str:
+    """Return `, about 3 min 05 s left`, if what is done takes as long as what is left; "" where nothing is done."""
+    from pathways_lite.tracking.formatting import duration
+
+    return f", about {duration(elapsed / done * (total - done))} left" if 0 < done < total else ""
 
 
 def group_with_default(command: str, *, bare: bool) -> type[TyperGroup]:

@@ -334,8 +334,9 @@ def advise(
 
 
 def format_interval(name: str, interval: Interval) -> str:
-    return f"{name} {interval.value:.5g} ({format_limits(interval)})"
+    return f"{name} {interval.texts()[0]} ({format_limits(interval)})"
 
 
 def format_limits(interval: Interval) -> str:
-    return f"{interval.low:.5g} to {interval.high:.5g}" if interval.has_limits else "no interval"
+    _, low, high = interval.texts()
+    return f"{low} to {high}" if interval.has_limits else "no interval"

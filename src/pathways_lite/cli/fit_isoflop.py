@@ -87,11 +87,7 @@ def isoflop(
         return
     budgets = Table("C (FLOPs)", "runs", "best N", "low", "high", "L")
     for p in analysis.profiles:
-        size = (
-            (f"{p.N.value:.4g}", f"{p.N.low:.4g}", f"{p.N.high:.4g}")
-            if p.N.value == p.N.value
-            else ("at the edge", "", "")
-        )
+        size = p.N.texts(".4g") if p.N.value == p.N.value else ("at the edge", "", "")
         budgets.add_row(f"{p.C:.4g}", str(len(p.sizes)), *size, f"{p.L:.4f}")
     console = Console()
     console.print(budgets)

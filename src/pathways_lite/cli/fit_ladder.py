@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.intervals import plain
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def ladder(
         print_json({**facts, "values": fitted.fit.values, "sentences": sentences, "files": files})
         return
     typer.echo(f"{len(rungs)} of {len(study.recipes)} rungs are trained. {fitted.fit.law.formula}:")
-    typer.echo(", ".join(f"{name} {value:.4g}" for name, value in fitted.fit.values.items()))
+    typer.echo(", ".join(f"{name} {plain(value, '.4g')}" for name, value in fitted.fit.values.items()))
     for line in (*sentences, *files):
         typer.echo(line)
 

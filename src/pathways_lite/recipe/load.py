@@ -25,16 +25,16 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 
 from pathways_lite.atomic_file import write_text_atomically
-from pathways_lite.errors import UserError, similar_path
+from pathways_lite.errors import UserError, did_you_mean, similar_path
 from pathways_lite.paths import local_path
 from pathways_lite.recipe.base import (
     Frozen,
     boolean_problem,
-    did_you_mean,
     field_hint,
     has_boolean,
     is_amount,
     is_node,
+    meant_field,
     other_names,
     takes_boolean,
     union_members,
@@ -195,7 +195,8 @@ def _hint_at_root(root: Frozen, path: list[str]) -> str:
             return (
                 f"{hint}, or {'.'.join([first[0], '*', *first[2:], *rest])!r} for all stages?" if same else f"{hint}?"
             )
-    return did_you_mean(path[0], [name for name in type(root).model_fields if name != "kind"])
+    fields = [name for name in type(root).model_fields if name != "kind"]
+    return did_you_mean(path[0], fields, meant=meant_field(path[0], fields))
 
 
 def _begin(annotation: Any, full_path: tuple[str, ...]) -> Frozen:

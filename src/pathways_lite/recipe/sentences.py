@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from pathways_lite.recipe.base import Frozen, did_you_mean, is_node, union_members, variants_of
+from pathways_lite.errors import did_you_mean
+from pathways_lite.recipe.base import Frozen, is_node, union_members, variants_of
 
 __all__: list[str] = []
 
@@ -133,7 +134,7 @@ def _wrong_type(value: Any, members: list[Any], item: dict[str, Any], as_json: b
     if isinstance(value, str) and variants:
         names = list(variants) if as_json else [variant.__name__ for variant in variants.values()]
         exact = variants.get(value.lower())
-        hint = f" Write {exact.__name__}()" if exact and not as_json else did_you_mean(value, names, ignore_case=True)
+        hint = f" Write {exact.__name__}()" if exact and not as_json else did_you_mean(value, names)
         return f"{value!r} is text, but one of the classes is expected.{hint}"
     if isinstance(value, str) and choices and len(members) == len([m for m in members if m is not type(None)]):
         return f"there is no {value!r}.{did_you_mean(value, choices)}"

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.intervals import LEVEL, Interval
 from pathways_lite.scaling.checks import validate_columns
 from pathways_lite.scaling.law import Law, double_precision
@@ -115,8 +115,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _times(interval: Interval) -> str:
-    limits = f" ({interval.low:.3g} to {interval.high:.3g})" if interval.has_limits else ""
-    return f"{interval.value:.3g} times{limits}"
+    value, low, high = interval.texts(".3g")
+    return f"{value} times" + (f" ({low} to {high})" if interval.has_limits else "")
 
 
 def fit_efficiency(
@@ -135,9 +135,9 @@ def fit_efficiency(
     names = [str(name) for name in dict.fromkeys(arms.tolist())]
     others = tuple(name for name in names if name != baseline)
     if baseline not in names or not others:
-        raise UserError(f"the baseline {baseline!r} and another arm must have runs; there are {', '.join(names)}")
+        raise UserError(f"the baseline {baseline!r} and another arm must have runs.{did_you_mean(baseline, names)}")
     if law not in BASES:
-        raise UserError(f"factors are fitted with {', '.join(BASES)}, not with {law}")
+        raise UserError(f"no factors are fitted with a law {law!r}.{did_you_mean(law, BASES)}")
     if bad := [name for name in names if "," in name]:
         raise UserError(f"the arm {bad[0]!r} has a comma in its name; rename it")
     shared = efficiency_law((law, "+".join(scaled), "shared", *others))

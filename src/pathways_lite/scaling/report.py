@@ -9,7 +9,7 @@ import numpy as np
 
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
-from pathways_lite.intervals import Interval
+from pathways_lite.intervals import Interval, plain
 from pathways_lite.scaling.fit import Fit
 from pathways_lite.scaling.law_plots import law_svg
 from pathways_lite.scaling.parameter_plots import correlation_svg, profiles_svg
@@ -79,7 +79,7 @@ def _parameters_section(fit: Fit) -> str:
     for parameter, deviation in zip(fit.law.parameters, standard_deviations(fit), strict=True):
         interval = fit.parameter_intervals()[parameter.name]
         spread = _format_spread(float(deviation), is_factor=parameter.kind == "positive")
-        rows.append([parameter.name, f"{interval.value:.5g}", *_format_limits(interval), spread, parameter.unit or "–"])
+        rows.append([parameter.name, *interval.texts(missing="–"), spread, parameter.unit or "–"])
     caption = f"{describe_intervals(fit)} One sd of a parameter that is fitted as a logarithm is a factor, up or down. "
     caption += (
         "Where the objective is a flat valley, parameters are uncertain jointly and predictions are far more certain."
@@ -123,8 +123,8 @@ def _quality_section(fit: Fit) -> str:
         ["loss", f"{fit.loss} in {fit.link}"],
         ["starts at the best objective", f"{fit.reached} of {fit.starts}"],
         ["converged", "yes" if fit.converged else "no"],
-        ["R²", f"{metrics['r2']:.6f}"],
-        *([["R² of log " + fit.law.target, f"{metrics['r2_of_link']:.6f}"]] if fit.link == "log" else []),
+        ["R²", plain(metrics["r2"], ".6f")],
+        *([["R² of log " + fit.law.target, plain(metrics["r2_of_link"], ".6f")]] if fit.link == "log" else []),
         ["noise of a run", format_noise(fit)],
         ["root mean squared error", f"{metrics['rmse']:.5g}"],
     ]
@@ -139,7 +139,7 @@ def _quality_section(fit: Fit) -> str:
     worst = table(
         ["farthest from the law", "measured", "predicted", "error"],
         [
-            [row.name, f"{row.measured:.5g}", f"{row.predicted:.5g}", f"{row.error:+.2%}"]
+            [row.name, f"{row.measured:.5g}", f"{row.predicted:.5g}", plain(row.error, "+.2%")]
             for row in worst_rows(fit, WORST_SHOWN)
         ],
     )
@@ -237,9 +237,5 @@ def format_noise(fit: Fit) -> str:
 def _format_allocation(name: str, interval: Interval) -> str:
     """Format a value and its limits in few digits, on two lines; sizes are written like 7.3B."""
     format_value = amount if name in ("N", "D") else "{:.3g}".format
-    limits = f"\n({format_value(interval.low)}, {format_value(interval.high)})" if np.isfinite(interval.low) else ""
-    return format_value(interval.value) + limits
-
-
-def _format_limits(interval: Interval) -> list[str]:
-    return ["–" if not np.isfinite(limit) else f"{limit:.4g}" for limit in (interval.low, interval.high)]
+    value, low, high = interval.texts(format_value)
+    return f"{value}\n({low}, {high})" if interval.has_limits else value

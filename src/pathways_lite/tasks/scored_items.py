@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pathways_lite.errors import UserError, counted
-from pathways_lite.recipe.base import did_you_mean
+from pathways_lite.errors import UserError, counted, did_you_mean
 from pathways_lite.tasks.choices import draw_choices
 from pathways_lite.tasks.draws import Draws
 from pathways_lite.tasks.family import Example, Family, Request, Source
