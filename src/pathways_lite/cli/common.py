@@ -98,10 +98,13 @@ def echo_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def count_progress(activity: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def count_progress(
+    activity: str, total: int, unit: str, *, since: float | None = None
+) -> Iterator[Callable[[int], None]]:
     """Show progress on standard error: a bar on a terminal, otherwise a line every few seconds; with the time left.
 
-    Yields a function to call with the number of newly completed items.
+    `since`: when the whole work has begun, by `time.monotonic()`, if this is a part of it: where that is some seconds
+    ago, a line says what begins now. Yields a function to call with the number of newly completed items.
     """
     if sys.stderr.isatty():
         from rich.progress import Progress
@@ -113,6 +116,8 @@ def count_progress(activity: str, total: int, unit: str) -> Iterator[Callable[[i
 
     start = last = time.monotonic()
     done = 0
+    if since is not None and start - since > _SECONDS_BETWEEN_LINES:
+        print_line(f"{activity}: {total:,} {unit}")
 
     def advance(count: int) -> None:
         nonlocal done, last

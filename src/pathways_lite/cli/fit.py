@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,7 +93,6 @@ def fit_law(
     - `pathways-lite fit chinchilla wandb.csv N=params D=tokens L=eval/loss --drop-missing --where 'State ==
     "finished"'`
     """
-    from pathways_lite.cli.fit_display import LARGE_TABLE, quality_json, render_fit
     from pathways_lite.cli.fit_groups import fit_each
     from pathways_lite.console import Console
     from pathways_lite.errors import UserError
@@ -103,9 +104,9 @@ def fit_law(
     from pathways_lite.scaling.losses import parse_link, parse_loss
     from pathways_lite.scaling.pooling import pooling_notes
     from pathways_lite.scaling.quality import ARM_OF_ROW
-    from pathways_lite.scaling.solver import no_progress
     from pathways_lite.scaling.uncertainty import parse_method
 
+    progress = functools.partial(count_progress, since=time.monotonic())
     chosen_law = with_features(find_law(law), feature or ())
     if "falls" in chosen_law.inputs:
         raise UserError(
@@ -126,7 +127,6 @@ def fit_law(
     with lock_file(path):
         rows = read_rows(table, columns, needed, by=by, choice=choice, target=chosen_law.target)
         number = len(next(iter(rows.table.values()), ()))
-        progress = count_progress if number > LARGE_TABLE else no_progress
         fit = fit_table(
             chosen_law, rows.table, groups=rows.groups, origin=rows.origin, progress=progress,
             bootstraps=default_count(number) if bootstraps is None else bootstraps, **settings,
@@ -139,6 +139,8 @@ def fit_law(
             from pathways_lite.scaling.report import write_report
 
             files.append(write_report(fit, path.with_suffix(".html")))
+    from pathways_lite.cli.fit_display import quality_json, render_fit
+
     if as_json:
         parameters = {name: asdict(interval) for name, interval in fit.parameter_intervals().items()}
         facts = {"law": fit.law.name, "objective": fit.objective, "rows": fit.rows, "notes": list(fit.notes)}

@@ -65,7 +65,7 @@ def arms(
     from pathways_lite.scaling.laws.efficiency import BASES
 
     if law not in BASES:
-        raise UserError(f"factors are fitted with {', '.join(BASES)}, not with {law}")
+        raise UserError(f"no factors are fitted with a law {law!r}.{did_you_mean(law, BASES)}")
     base = BASES[law]
     rows = read_rows(
         table,

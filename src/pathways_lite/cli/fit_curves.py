@@ -81,7 +81,6 @@ def curves(
     from pathways_lite.errors import UserError, did_you_mean
     from pathways_lite.output_lock import lock_file
     from pathways_lite.scaling.curves import CURVE_LAWS, fit_curves
-    from pathways_lite.scaling.curves_report import write_curves_report
 
     if law not in CURVE_LAWS:
         raise UserError(f"there is no law of curves {law!r}.{did_you_mean(law, CURVE_LAWS)}")
@@ -97,8 +96,10 @@ def curves(
     names = [curve.name for curve in read]
     tested = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in test or ())]
     if unmatched := [pattern for pattern in test or () if not fnmatch.filter(names, pattern)]:
-        raise UserError(f"--test {unmatched[0]!r} is none of the curves {', '.join(names)}")
+        raise UserError(f"--test {unmatched[0]!r} is none of the curves.{did_you_mean(unmatched[0], names)}")
     fit = fit_curves(CURVE_LAWS[law], read, tested, momentum=momentum, seed=seed)
+    from pathways_lite.scaling.curves_report import write_curves_report
+
     path = out or output_path(files[0], "curves.json")
     with lock_file(path):
         written = write_curves_report(fit, read, path)

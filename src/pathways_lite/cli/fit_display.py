@@ -13,11 +13,8 @@ from rich.text import Text
 from pathways_lite.console import Table
 from pathways_lite.intervals import plain
 from pathways_lite.scaling.fit import Fit
-from pathways_lite.scaling.quality import noise_of_runs, quality, worst_rows
+from pathways_lite.scaling.quality import describe_intervals, format_noise, noise_of_runs, quality, worst_rows
 from pathways_lite.scaling.rehearsal import extrapolation
-from pathways_lite.scaling.report import describe_intervals, format_noise
-
-LARGE_TABLE = 20_000  # rows from which on the work is shown
 
 
 def render_fit(fit: Fit) -> Group:

@@ -44,7 +44,6 @@ def ladder(
     from pathways_lite.output_lock import lock_file
     from pathways_lite.recipe import load_recipe
     from pathways_lite.scaling.ladder import fit_ladder
-    from pathways_lite.scaling.ladder_report import write_ladder_report
     from pathways_lite.scaling.laws.registry import find_law
     from pathways_lite.scaling.runs_table import runs_table
     from pathways_lite.studies.plan import resolve_study, study_store
@@ -63,6 +62,8 @@ def ladder(
         _law_inputs(target),
         measured=_measured_loss(target, run or Path("runs") / target.name),
     )
+    from pathways_lite.scaling.ladder_report import write_ladder_report
+
     with lock_file(directory / "ladder.json"):
         files = write_ladder_report(fitted, directory)
     sentences = [*fitted.sentences(), *fitted.fit.notes]

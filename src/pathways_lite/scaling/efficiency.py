@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
-from scipy import stats
 
 from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.intervals import LEVEL, Interval
@@ -192,6 +191,8 @@ def _factors_of_rows(
     notes: list[str],
 ) -> tuple[list[Factor], float]:  # fmt: skip
     """Return factors with intervals by the delta method over independent rows, and the p value of shared exponents."""
+    from scipy import stats
+
     covariance, freedom = _covariance(pooled, columns)
     rows, count = len(columns["L"]), len(free.parameters)
     curved = solve(free, columns, starts=_starts_from(pooled, free)) if rows > count else None
@@ -236,6 +237,8 @@ def _factors_over_seeds(
     notes: list[str],
 ) -> list[Factor]:  # fmt: skip
     """Return factors with Student's t intervals over seeds, each of which is fitted apart."""
+    from scipy import stats
+
     logs: dict[str, list[float]] = {}
     for seed in dict.fromkeys(seeds.tolist()):
         rows = {name: column[seeds == seed] for name, column in columns.items()}
@@ -303,6 +306,8 @@ def _covariance(solution: Solution, columns: Table) -> tuple[np.ndarray, int]:
 
 
 def _plain(value: float, variance: float, freedom: int, level: float) -> Interval:
+    from scipy import stats
+
     if freedom <= 0 or not np.isfinite(variance):
         return Interval(float(value))
     half = float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance))

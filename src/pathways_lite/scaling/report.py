@@ -14,7 +14,14 @@ from pathways_lite.scaling.fit import Fit
 from pathways_lite.scaling.law_plots import law_svg
 from pathways_lite.scaling.parameter_plots import correlation_svg, profiles_svg
 from pathways_lite.scaling.plots import COUNTS, amount, fit_svg, frontier_svg, residuals_svg
-from pathways_lite.scaling.quality import ARM_OF_ROW, noise_of_runs, published_objectives, quality, worst_rows
+from pathways_lite.scaling.quality import (
+    ARM_OF_ROW,
+    describe_intervals,
+    format_noise,
+    published_objectives,
+    quality,
+    worst_rows,
+)
 from pathways_lite.scaling.table import COLUMNS, Column, derive_columns, numeric_column
 from pathways_lite.scaling.valleys import limit_ratio, standard_deviations
 from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
@@ -210,28 +217,6 @@ def _settings_section(fit: Fit) -> str:
     origin = {name: value for name, value in fit.origin.items() if name != ARM_OF_ROW}
     settings = {**origin, "law": fit.law.name, "source": fit.law.source, "seed": fit.seed, "starts": fit.starts}
     return section("How to reproduce it", f"<pre>\n{escape(json.dumps(settings, indent=2, ensure_ascii=False))}</pre>")
-
-
-def describe_intervals(fit: Fit) -> str:
-    """State in a sentence how the intervals of a fit were found."""
-    match fit.method:
-        case "bootstrap":
-            what = "rows" if fit.groups is None else "whole runs"
-            how = "percentiles corrected for bias and acceleration" if fit.jackknife else "percentiles"
-            return f"Intervals from {fit.bootstraps} bootstrap resamples of {what}: {how}."
-        case "delta" | "profile":
-            degrees = fit.rows - len(fit.law.parameters)
-            kind = "the profile of the prediction" if fit.method == "profile" else "the delta method"
-            return f"Intervals by {kind}, with Student's t for {degrees} degrees of freedom: rows are few."
-        case None:
-            return "There are no intervals."
-
-
-def format_noise(fit: Fit) -> str:
-    """Format the noise of a run, as a share of the target where residuals are logarithms."""
-    noise, repeats = noise_of_runs(fit)
-    amount = f"{noise:.2%}" if fit.link == "log" else f"{noise:.4g}"
-    return f"{amount} ({f'from {repeats} repeats' if repeats else 'residuals, as no inputs repeat'})"
 
 
 def _format_allocation(name: str, interval: Interval) -> str:
