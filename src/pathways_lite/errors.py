@@ -40,6 +40,11 @@ class UnreachableError(UserError):
     status = TRY_AGAIN
 
 
+def without_prefix(message: str) -> str:
+    """Return a message of pydantic without the `Value error, ` that it puts before those of our own."""
+    return message.removeprefix("Value error, ")
+
+
 # ---- what was meant ----
 
 _CLOSE = 0.6  # the least share of letters in common; two letters swapped in a word of three leave 0.67

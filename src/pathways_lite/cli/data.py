@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pathways_lite.cli.argument_order import require_order
 from pathways_lite.cli.common import AsJson, print_json
 from pathways_lite.data.compressed import MAX_DOCUMENT_BYTES
 from pathways_lite.paths import local_path
@@ -125,6 +126,11 @@ def build(
     from pathways_lite.data.tokenizers import Tokenizer
     from pathways_lite.data.zarr_io import is_remote
     from pathways_lite.errors import UserError
+
+    def may_be_built(path: Path) -> bool:
+        return is_remote(str(path)) or not path.exists() or is_token_store(path) or not any(path.iterdir())
+
+    require_order(out, sources[-1], "the place of a corpus", may_be_built)
 
     def parse(text: str) -> Source:
         source = Source.parse(text, fields)

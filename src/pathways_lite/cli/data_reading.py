@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pathways_lite.cli.argument_order import is_run, require_order
 from pathways_lite.cli.common import AsJson, print_json
 from pathways_lite.errors import UserError, counted
 from pathways_lite.paths import local_path
@@ -125,6 +126,7 @@ def who_read(
     from pathways_lite.data.reading import find_document, reads_of
     from pathways_lite.training.replay import data_stream, load_reading, load_readings
 
+    require_order(path, document, "a run", is_run)
     console, results, missing = Console(), [], None
     for reading in load_readings(path) if stage is None else [load_reading(path, stage)]:
         stream, steps = data_stream(reading, corpus), reading.steps

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import typer
 
 from pathways_lite.cli.common import print_json
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from pathways_lite.training.load import TrainedModel
 
 
+_SHOWN = 20  # checkpoints on the terminal
+
+
 class TaskMeasurement:
     """Measures tasks, one row each."""
 
@@ -32,6 +36,7 @@ class TaskMeasurement:
         self._tasks = {task.name: task for task in tasks}
         self._tokenizer = first.tokenizer().fingerprint
         self._evaluators: dict[Any, TaskEvaluator] = {}
+        self._evaluator(first).prepare()  # which refuses what does not fit, before parameters are read
         self.units = sum(len(task.items) for task in tasks)
         self.same = {
             "tokenizer": self._tokenizer[:12],
@@ -63,15 +68,19 @@ class TaskMeasurement:
         if not missing:
             return []
         self._model = model  # the next one of its stage has the same components
-        stage = model.stage
-        key = (stage.model, stage.objective, stage.data.seq_len)
-        if key not in self._evaluators:
-            self._evaluators[key] = task_evaluator(model, list(self._tasks.values()), self._mode)
-        evaluator = replace(self._evaluators[key], tasks=list(missing.values()))
+        evaluator = replace(self._evaluator(model), tasks=list(missing.values()))
         results = evaluator.evaluate(model.params(), advance)
         facts = {**checkpoint_facts(model, self._average), **_log_facts(model)}
         shared = {**facts, **self.same}
         return [{**shared, "task": name, **_columns(result)} for name, result in results.items()]
+
+    def _evaluator(self, model: TrainedModel) -> TaskEvaluator:
+        """Return the evaluation of a checkpoint; checkpoints of one model and length share it."""
+        stage = model.stage
+        key = (stage.model, stage.objective, stage.data.seq_len)
+        if key not in self._evaluators:
+            self._evaluators[key] = task_evaluator(model, list(self._tasks.values()), self._mode)
+        return self._evaluators[key]
 
 
 def _columns(result: dict[str, Any]) -> Row:
@@ -120,10 +129,35 @@ def evaluate_tasks_along(
         facts = {"table": out, "page": page, "measured": new, "kept": len(rows) - new}
         print_json({**facts, "statistics": dynamics.to_json(), "rows": rows})
         return
+    _print_accuracies(rows, f"{path}: accuracy")
     _print_dynamics(dynamics, f"{path}")
     typer.echo(f"{new} results measured, {len(rows) - new} kept")
     typer.echo(out)
     typer.echo(page)
+
+
+def _print_accuracies(rows: list[Row], title: str) -> None:
+    """Print the accuracy of every task by checkpoint; of many checkpoints some, with the first and the last."""
+    from pathways_lite.console import Console, Table
+    from pathways_lite.tracking.formatting import percent, si
+
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    checkpoints: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        checkpoints.setdefault(row["digest"], {})[row["task"]] = row
+    places = np.unique(np.linspace(0, len(checkpoints) - 1, min(_SHOWN, len(checkpoints))).round().astype(int))
+    shown = [list(checkpoints.values())[place] for place in places]
+    named = [name for name in ("run", "stage") if len({row[name] for row in rows}) > 1]
+    caption = f"{len(shown)} of {len(checkpoints)} checkpoints; the file has all"
+    table = Table(title=title, caption=caption if len(shown) < len(checkpoints) else None)
+    for column in (*named, "step", "tokens", *tasks):
+        table.add_column(column, justify="left" if column in named else "right")
+    for by_task in shown:
+        facts = next(iter(by_task.values()))
+        values = (percent(by_task.get(task, {}).get("accuracy")) for task in tasks)
+        tokens = "–" if facts["D"] is None else si(facts["D"])
+        table.add_row(*(str(facts[name]) for name in named), f"{facts['step']:,.0f}", tokens, *values)
+    Console().print(table)
 
 
 def _print_dynamics(dynamics: Dynamics, title: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pathways_lite.cli.argument_order import require_order
 from pathways_lite.cli.common import AsJson, count_progress, group_with_default, print_json
 from pathways_lite.cli.fit_table import (
     Columns,
@@ -100,13 +101,14 @@ def fit_law(
     from pathways_lite.scaling.bootstrap import default_count
     from pathways_lite.scaling.fit import fit_law as fit_table
     from pathways_lite.scaling.laws.chinchilla import with_features
-    from pathways_lite.scaling.laws.registry import find_law
+    from pathways_lite.scaling.laws.registry import LAWS, find_law
     from pathways_lite.scaling.losses import parse_link, parse_loss
     from pathways_lite.scaling.pooling import pooling_notes
     from pathways_lite.scaling.quality import ARM_OF_ROW
     from pathways_lite.scaling.uncertainty import parse_method
 
     progress = functools.partial(count_progress, since=time.monotonic())
+    require_order(law, table, "a law", lambda name: str(name) in LAWS)
     chosen_law = with_features(find_law(law), feature or ())
     if "falls" in chosen_law.inputs:
         raise UserError(

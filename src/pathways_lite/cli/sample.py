@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pathways_lite.cli.argument_order import is_run, require_order
 from pathways_lite.cli.common import AsJson, OfAverage, count_progress, print_json
 from pathways_lite.cli.sampling_common import (
     Chat,
@@ -35,7 +36,9 @@ def sample(
     path: Annotated[
         Path, typer.Argument(metavar="RUN", parser=local_path, help="a run, stage or checkpoint directory")
     ],
-    problems: Annotated[Path, typer.Argument(parser=local_path, help="a file of problems (pathways-lite tasks make)")],
+    problems: Annotated[
+        Path, typer.Argument(parser=local_path, help="a file of problems, or a directory of `pathways-lite tasks make`")
+    ],
     out: Annotated[Path, typer.Option(parser=local_path, help="directory for the samples")],
     samples: Annotated[int, typer.Option(min=1, help="samples of each problem")] = 16,
     max_tokens: Annotated[int, typer.Option(min=1, help="maximum number of tokens of a sample")] = 128,
@@ -70,9 +73,11 @@ def sample(
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.sampling import Sampling
     from pathways_lite.sampling.files import SampleDirectory, read_account
-    from pathways_lite.tasks import problems_digest, read_problems
+    from pathways_lite.tasks import problem_file, problems_digest, read_problems
     from pathways_lite.training.load import load_model, print_warning
 
+    require_order(path, problems, "a run", is_run)
+    problems = problem_file(problems)
     require_chat(chat, system)
     sampling = Sampling(temperature, top_k, top_p, min_p)
     listed = read_problems(problems)

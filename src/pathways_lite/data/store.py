@@ -359,7 +359,7 @@ def open_store(address: str) -> Store:
     if content is None:
         raise MissingStoreError(
             f"{address} is not a token store (it has no {MANIFEST}); "
-            f"build one with: pathways-lite data build {address} TEXT...{similar_path(address)}"
+            f"build one with: pathways-lite data build {address} TEXT{similar_path(address)}"
         )
     try:
         raw = json.loads(content)

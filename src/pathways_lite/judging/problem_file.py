@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pathways_lite.errors import UserError, did_you_mean, similar_path
 from pathways_lite.judging.samples import Samples
-from pathways_lite.tasks import Problem, Verdict, problems_digest, read_problems, verify
+from pathways_lite.tasks import Problem, Verdict, problem_file, problems_digest, read_problems, verify
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ def verifier_of(
     has.
     """
     path = problems or _problems_path(samples, directory)
-    if not path.is_file():
+    if problems is not None:
+        path = problem_file(problems)
+    elif not path.is_file():
         advice = "name the file that the samples are of with --problems"
         raise UserError(f"there is no file of problems {path}; {advice}{similar_path(path)}")
     digest = problems_digest(path)

@@ -33,11 +33,14 @@ class Frozen(BaseModel):
     `former_names` maps a field that was renamed to the name that it had before. The former name is still read, in
     keyword arguments, JSON, overrides and `model_copy`, and as an attribute; only the new one is written. A stage's
     identity is computed with the former name, so a rename does not separate a recipe from its checkpoints.
+
+    `json_example` is shown where one of these is expected in JSON; "" where its fields say enough.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
     not_identity: ClassVar[frozenset[str]] = frozenset()
     former_names: ClassVar[Mapping[str, str]] = {}
+    json_example: ClassVar[str] = ""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
