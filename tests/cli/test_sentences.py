@@ -83,7 +83,7 @@ def test_what_to_type_instead(command: str, sentence: str) -> None:
     [
         ("data build texts corpora/two --tokenizer bytes", "data build corpora/two texts --tokenizer bytes"),
         ("data build texts corpora/new", "data build corpora/new texts"),
-        ("data who-read other.txt ./run --tokens 0:3", "data who-read run other.txt --tokens 0:3"),
+        ("data who-read other.txt ./run --tokens 0:3", "data who-read ./run other.txt --tokens 0:3"),
         ("convert out run --to hf", "convert run out --to hf"),
         ("sample tasks/sum run --out samples", "sample run tasks/sum --out samples"),
         ("grow grown run --operator stack", "grow run grown --operator stack"),
