@@ -82,7 +82,7 @@ def similar_path(path: str | Path) -> str:
         for close in closest_names(wrong.name, names, count=3):
             candidate = wrong.parent / close / path.relative_to(wrong)
             if candidate.exists():
-                return f". Did you mean {str(candidate)!r}?"
+                return "." + did_you_mean(wrong.name, (), meant=str(candidate))
     return ""
 
 

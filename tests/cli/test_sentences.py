@@ -68,6 +68,8 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("data build corpora/x texts --tokenizer byts", "Did you mean 'bytes'?"),
         ("sample run tasks --out samples", "there is no problems.jsonl in tasks; .* Did you mean 'tasks/sum'?"),
         ("tasks check taks/sum", "there is no file of problems taks/sum; .* Did you mean 'tasks/sum'?"),
+        ("data build corpora textz", "textz: no such file or directory; .* Did you mean 'texts'?"),
+        ("data build corpora/twos corpora/two", "corpora/two is a token store, not text"),
         ("fit chinchila table.csv", "there is no law 'chinchila'. Did you mean 'chinchilla'?"),
         ("fit tokens table.csv L=l", "table.csv has no column 'l'. Did you mean 'L'? There are: D, L, N"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -125,12 +126,15 @@ def build(
     from pathways_lite.data.tokenizer_files import load_tokenizer
     from pathways_lite.data.tokenizers import Tokenizer
     from pathways_lite.data.zarr_io import is_remote
-    from pathways_lite.errors import UserError
+    from pathways_lite.errors import UserError, similar_path
 
-    def may_be_built(path: Path) -> bool:
-        return is_remote(str(path)) or not path.exists() or is_token_store(path) or not any(path.iterdir())
+    def is_place(path: Path) -> bool:
+        if path.exists():
+            return path.is_dir() and (is_token_store(path) or not any(path.iterdir()))
+        return not (re.search("[:=]", str(path)) or similar_path(path))  # else a source, perhaps misspelled
 
-    require_order(out, sources[-1], "the place of a corpus", may_be_built)
+    if not is_remote(out) and local_path(out).is_dir():
+        require_order(out, sources[-1], "the place of a corpus", is_place)
 
     def parse(text: str) -> Source:
         source = Source.parse(text, fields)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,6 @@ class TaskMeasurement:
         self._tasks = {task.name: task for task in tasks}
         self._tokenizer = first.tokenizer().fingerprint
         self._evaluators: dict[Any, TaskEvaluator] = {}
-        self._evaluator(first).prepare()  # which refuses what does not fit, before parameters are read
         self.units = sum(len(task.items) for task in tasks)
         self.same = {
             "tokenizer": self._tokenizer[:12],
@@ -54,6 +54,17 @@ class TaskMeasurement:
                 "of different tokens; evaluate them apart, into tables of their own"
             )
         return model
+
+    def require_room(self, checkpoints: Iterable[Path]) -> None:
+        """Raise UserError where the items do not fit what checkpoints were trained on; their parameters are not read.
+
+        One that is damaged, or was just deleted, is passed over.
+        """
+        from pathways_lite.checkpoints import DamagedError
+
+        for checkpoint in checkpoints:
+            with suppress(DamagedError, FileNotFoundError):
+                self._evaluator(self.load(checkpoint)).prepare()
 
     def rows(self, model: TrainedModel, measured: list[Row], advance: Callable[[int], None]) -> list[Row]:
         """Evaluate a checkpoint on the tasks of which it has no row yet."""
@@ -113,6 +124,7 @@ def evaluate_tasks_along(
     from pathways_lite.scaling.runs_table import to_columns
     from pathways_lite.scaling.task_dynamics import task_dynamics
     from pathways_lite.scaling.task_dynamics_report import write_task_report
+    from pathways_lite.training.evaluate_checkpoints import kept_checkpoints
     from pathways_lite.training.load import load_model
 
     own, others = choice.split()
@@ -121,7 +133,9 @@ def evaluate_tasks_along(
     tasks = choice.open(own)
     first = load_model(path, average=average)
     out = out or default_table(path, "tasks.csv")
-    rows, new = evaluate_along(path, out, TaskMeasurement(first, tasks, choice, average), every=every)
+    measurement = TaskMeasurement(first, tasks, choice, average)
+    measurement.require_room({each.parent: each for each in kept_checkpoints(path, every)}.values())  # one per stage
+    rows, new = evaluate_along(path, out, measurement, every=every)
     table = to_columns(rows)
     dynamics = task_dynamics(table)
     page = write_task_report(table, dynamics, out.with_suffix(".html"))

@@ -90,6 +90,6 @@ def _no_weak_verifier(weak: str, problems: list[Problem]) -> str:
         and isinstance(value, tuple)
     }  # fmt: skip
     if lists:
-        return f"--weak {weak}: the verifiers have no tests named {field}.{did_you_mean(field, lists)}"
+        return f"--weak {weak}: the verifiers have no tests named {field}.{did_you_mean(field, sorted(lists))}"
     kinds = sorted({p.verify.kind if p.verify is not None else "text" for p in problems})
     return f"--weak {weak}: verifiers of kind {', '.join(kinds)} have no visible tests; leave --weak out"

@@ -213,7 +213,7 @@ def _hint_at_root(root: Frozen, path: list[str]) -> str:
             )
     fields = [name for name in type(root).model_fields if name != "kind"]
     below = next((".".join(key) for key in parts if len(key) > 2), None)
-    example = f". Those of a stage are below it, e.g. {below}; `pathways-lite recipe fields` lists all" if below else ""
+    example = f". Those of a stage are e.g. {below}; `pathways-lite recipe fields` lists all" if below else ""
     return did_you_mean(path[0], fields, meant=meant_field(path[0], fields)) + example
 
 
