@@ -153,11 +153,23 @@ def test_fits_are_refused_before_what_takes_long_is_imported(place: Path, words:
     assert result.stdout.strip() == "[]"
 
 
-def test_progress_says_how_long_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    times = iter([100.0, 103.0, 106.0, 110.0])
-    monkeypatch.setattr(common.time, "monotonic", lambda: next(times))
+@pytest.mark.parametrize(
+    ("times", "lines"),
+    [
+        ([100.0, 103.0, 106.0, 110.0], ["sampling: 40 samples", "sampling: 8 of 40 samples, about 24 s left"]),
+        # What comes before the first samples, as compiling, tells nothing about the others.
+        (
+            [100.0, 120.0, 126.0, 127.0],
+            ["sampling: 40 samples", "sampling: 4 of 40 samples", "sampling: 8 of 40 samples, about 48 s left"],
+        ),
+    ],
+)
+def test_progress_says_how_long_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], times: list[float], lines: list[str]
+) -> None:
+    clock = iter(times)
+    monkeypatch.setattr(common.time, "monotonic", lambda: next(clock))
     with common.count_progress("sampling", 40, "samples", since=90.0) as advance:
         for _ in range(3):
             advance(4)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == ["sampling: 40 samples", "sampling: 8 of 40 samples, about 24 s left"]
+    assert capsys.readouterr().err.splitlines() == lines

@@ -150,24 +150,30 @@ def count_progress(
 
     start = last = time.monotonic()
     done = 0
+    first: tuple[float, int] | None = None  # after which nothing is compiled any more
     if since is not None and start - since > _SECONDS_BETWEEN_LINES:
         print_line(f"{activity}: {total:,} {unit}")
 
     def advance(count: int) -> None:
-        nonlocal done, last
+        nonlocal done, last, first
         done, now = done + count, time.monotonic()
+        if first is None and count:
+            first = now, done
         if now - last > _SECONDS_BETWEEN_LINES:
             last = now
-            print_line(f"{activity}: {done:,} of {total:,} {unit}{_time_left(now - start, done, total)}")
+            print_line(f"{activity}: {done:,} of {total:,} {unit}{_time_left(first, (now, done), total)}")
 
     yield advance
 
 
-def _time_left(elapsed: float, done: int, total: int) -> str:
-    """Return `, about 3 min 05 s left`, if what is done takes as long as what is left; "" where nothing is done."""
+def _time_left(first: tuple[float, int] | None, last: tuple[float, int], total: int) -> str:
+    """Return `, about 3 min 05 s left` by two times at which some items were done; "" where they do not tell."""
     from pathways_lite.tracking.formatting import duration
 
-    return f", about {duration(elapsed / done * (total - done))} left" if 0 < done < total else ""
+    (now, done), (begin, before) = last, first or last
+    if not (done > before and now - begin > 1 and done < total):
+        return ""
+    return f", about {duration((now - begin) / (done - before) * (total - done))} left"
 
 
 def group_with_default(command: str, *, bare: bool) -> type[TyperGroup]:
