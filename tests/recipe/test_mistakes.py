@@ -99,5 +99,6 @@ def test_json_names_stages_and_no_alternatives_of_types(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         load_recipe(path)
     assert "stages.a.optimizer.b1: it must be below 1, not 7" in str(error.value)
-    assert "stages.a.batch_size: a whole number or Ramp is expected, not 2.5" in str(error.value)
+    assert 'stages.a.batch_size: a whole number or Ramp {"steps": ' in str(error.value)
+    assert "is expected, not 2.5" in str(error.value)
     assert "function-" not in str(error.value)
