@@ -58,9 +58,8 @@ def generate(
     system: System = None,
     infill: Annotated[str | None, typer.Option(help="a text in which to fill every `<mask>`")] = None,
     max_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help="maximum number of tokens; default: 256, within the sequence length of the training"),
-    ] = None,
+        int, typer.Option(min=1, help="maximum number of tokens; 256 are cut to the sequence length of the training")
+    ] = 256,
     temperature: Temperature = 0.8,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -100,7 +99,7 @@ def generate(
 
     - `pathways-lite generate runs/smollm2 --chat --prompt "Name three rivers." --system "Answer briefly."`
     """
-    from pathways_lite.evaluation.context import default_tokens, length_warning
+    from pathways_lite.evaluation.context import DEFAULT_TOKENS, default_tokens, length_warning
     from pathways_lite.evaluation.generation import stops_of
     from pathways_lite.sampling import Sampling
     from pathways_lite.training.load import load_model, print_warning
@@ -127,7 +126,8 @@ def generate(
     questions, stops = [asker.ask(text) for text in texts], stops_of(tokenizer)(stop or ())
     asked = [asker.infill(infill)[0]] if infill is not None else [question.prompt for question in questions]
     lengths, context = [len(each.tokens) for each in asked], model.stage.data.seq_len
-    max_tokens = max_tokens or default_tokens(lengths, context)
+    if max_tokens == DEFAULT_TOKENS:
+        max_tokens = default_tokens(lengths, context)
     if warning := length_warning(lengths, max_tokens, context):
         print_warning(warning)
     writer = writer_of(model, tokenizer, asker, seed, rows=batch, chunk=8 if stream else 32)
