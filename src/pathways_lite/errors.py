@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,6 +40,34 @@ class UnreachableError(UserError):
     status = TRY_AGAIN
 
 
+def without_prefix(message: str) -> str:
+    """Return a message of pydantic without the `Value error, ` that it puts before those of our own."""
+    return message.removeprefix("Value error, ")
+
+
+# ---- what was meant ----
+
+_CLOSE = 0.6  # the least share of letters in common; two letters swapped in a word of three leave 0.67
+
+
+def closest_names(name: str, candidates: Iterable[str], count: int = 1) -> list[str]:
+    """Return at most `count` candidates that are like a name, the most similar first; upper and lower case are one."""
+    folded = {candidate.lower(): candidate for candidate in candidates}
+    return [folded[close] for close in difflib.get_close_matches(name.lower(), folded, n=count, cutoff=_CLOSE)]
+
+
+def did_you_mean(name: str, candidates: Iterable[str], *, meant: str | None = None, listed: bool = True) -> str:
+    """Return what to write after a sentence that a name is not among the candidates: a similar one, and all of them.
+
+    meant: what the name is known to stand for, instead of a similar one. listed: whether all candidates follow, as
+    where there are few. The result begins with a space, or is "" where there is nothing to say.
+    """
+    candidates = list(candidates)
+    meant = meant or next(iter(closest_names(name, candidates)), None)
+    hint = "" if meant is None else f" Did you mean {meant!r}?"
+    return hint + (f" There are: {', '.join(candidates)}" if listed and candidates else "")
+
+
 def similar_path(path: str | Path) -> str:
     """Return `. Did you mean 'runs/mine'?` for a path that does not exist and is like one that does; otherwise "".
 
@@ -50,10 +79,10 @@ def similar_path(path: str | Path) -> str:
             return ""
         wrong = next(part for part in [*reversed(path.parents), path] if not part.exists())
         names = [beside.name for beside in wrong.parent.iterdir()]
-        close = difflib.get_close_matches(wrong.name, names, n=3, cutoff=0.7)
-        for candidate in (wrong.parent / name / path.relative_to(wrong) for name in close):
+        for close in closest_names(wrong.name, names, count=3):
+            candidate = wrong.parent / close / path.relative_to(wrong)
             if candidate.exists():
-                return f". Did you mean {str(candidate)!r}?"
+                return "." + did_you_mean(wrong.name, (), meant=str(candidate))
     return ""
 
 

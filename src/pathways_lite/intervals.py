@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 LEVEL = 0.95
 """The level of every interval unless another is given."""
+
+_ROUNDING = 1e-9  # of the other numbers of an interval: what is smaller is a 0 that a fit or a sum has not met exactly
+
+Form = str | Callable[[float], str]
+"""How numbers are written: a format specification such as `.4g` or `+.1%`, or a function."""
+
+
+def plain(value: float, form: Form = ".5g", scale: float = 0.0) -> str:
+    """Format a number for people: a 0 is never -0, and what is nothing beside a number of size `scale` is 0."""
+    render = form if callable(form) else lambda number: format(number, form)
+    text = render(value)
+    return render(0.0) if text == render(-0.0) or abs(value) <= _ROUNDING * scale else text
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,13 @@ class Interval:
     @property
     def has_limits(self) -> bool:
         return not math.isnan(self.low)
+
+    def texts(self, form: Form = ".5g", missing: str = "") -> tuple[str, str, str]:
+        """Format the value and its limits for people, see `plain`; `missing` stands for a limit that is NaN."""
+        numbers = (self.value, self.low, self.high)
+        scale = max((abs(number) for number in numbers if math.isfinite(number)), default=0.0)
+        value, low, high = (missing if math.isnan(number) else plain(number, form, scale) for number in numbers)
+        return value, low, high
 
     def contains(self, value: float) -> bool:
         """True if `value` is within the limits, ends included."""

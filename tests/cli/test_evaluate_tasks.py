@@ -12,7 +12,8 @@ import pytest
 from helpers.invoke import invoke
 from pathways_lite.errors import UserError
 from pathways_lite.evaluation import downstream
-from pathways_lite.scaling.table import read_table
+from pathways_lite.scaling.table import OWN_COLUMNS, read_table
+from pathways_lite.training.load import TrainedModel
 
 PAGE = (Path(__file__).parents[2] / "docs" / "downstream.md").read_text()
 WORDS = [
@@ -115,6 +116,34 @@ def test_mistakes_are_sentences(here: Path, arguments: list[str], sentence: str)
     with pytest.raises(UserError) as error:
         invoke("evaluate", "runs/seed0", *arguments)
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("along", [(), ("--along",)])
+def test_what_does_not_fit_is_refused_before_parameters_are_read(
+    here: Path, monkeypatch: pytest.MonkeyPatch, along: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(TrainedModel, "params", lambda self: pytest.fail("parameters were read"))
+    with pytest.raises(UserError, match="use fewer --shots"):
+        invoke("evaluate", "runs/seed0", "--tasks", "sum", "--shots", 9, *along)
+    assert not (here / "runs/seed0/tasks.csv").exists()
+
+
+def test_accuracies_are_printed_by_step_and_empty_columns_are_left_out(here: Path) -> None:
+    for log in here.glob("runs/*/base/log.jsonl"):
+        log.unlink()  # which has the held-out losses
+    arguments = ("evaluate", "runs/seed0", "--tasks", "words.jsonl,sum:choices", "--limit", 4, "--along", "--every", 2)
+    first = invoke(*arguments).stdout
+    table = read_table(here / "runs/seed0/tasks.csv")
+    assert not {"held_out_loss", "learning_rate", "P"} & table.keys()
+    for name, column in table.items():
+        assert name in OWN_COLUMNS or any(value == value and value != "" for value in column.tolist()), name
+    shown = [re.split(r"[│ ]+", line.strip("│ ")) for line in first.splitlines() if re.match(r"│ +(6|12) │", line)]
+    assert [row[0] for row in shown] == ["6", "12"]
+    for row in shown:
+        for place, task in ((-2, "words.jsonl"), (-1, "sum:choices")):
+            accuracy = table["accuracy"][(table["step"] == float(row[0])) & (table["task"] == task)][0]
+            assert row[place] == f"{accuracy:.1%}"
+    assert "0 results measured, 4 kept" in invoke(*arguments).stdout  # and its page is drawn without these columns
 
 
 def test_other_items_are_not_mixed_into_a_table(here: Path) -> None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from pathways_lite.cli.main import app
 from pathways_lite.errors import UserError
+from pathways_lite.training.load import TrainedModel
 
 
 def invoke(run: Path, *words: Any) -> str:
@@ -94,6 +95,46 @@ def test_a_text_may_be_read_while_it_is_written(run: Path):
 def test_what_cannot_be_is_refused(run: Path, words: list[Any], message: str):
     with pytest.raises(UserError, match=message):
         invoke(run, *words)
+
+
+def test_a_text_beyond_the_trained_length_is_warned_of(run: Path):
+    def warning(*words: Any) -> str:
+        result = CliRunner().invoke(app, ["generate", str(run), *map(str, words)], catch_exceptions=False)
+        return result.stderr
+
+    # EOD and 4 bytes, of sequences of 32.
+    assert "warning: the prompt has 5 tokens and up to 29 follow" in warning("--prompt", "the ", "--max-tokens", 29)
+    assert "use --max-tokens 28 or fewer" in warning("--prompt", "the ", "--max-tokens", 29)
+    assert not warning("--prompt", "the ", "--max-tokens", 28)
+    assert not warning("--prompt", "the ")
+
+
+@pytest.mark.parametrize("words", [["--prompt", "a", "--chat"], ["--infill", "a <mask>"], ["--stop", ""]])
+def test_what_cannot_be_asked_is_refused_before_parameters_are_read(
+    run: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+):
+    monkeypatch.setattr(TrainedModel, "params", lambda self: pytest.fail("parameters were read"))
+    with pytest.raises(UserError):
+        invoke(run, *words)
+
+
+def test_problems_that_do_not_fit_are_refused_before_anything_is_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(TrainedModel, "params", lambda self: pytest.fail("parameters were read"))
+    (tmp_path / "long.jsonl").write_text(json.dumps({"id": "a", "prompt": "x" * 40, "answer": "b"}))
+    words = ["sample", str(run), str(tmp_path / "long.jsonl"), "--out", str(tmp_path / "samples")]
+    with pytest.raises(UserError, match="the prompt of problem 'a' has 41 tokens"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    assert not (tmp_path / "samples").exists()
+
+
+def test_sample_says_what_it_draws(run: Path, tmp_path: Path):
+    (tmp_path / "two.jsonl").write_text("".join(f'{{"id": "{i}", "prompt": "x", "answer": "b"}}\n' for i in range(2)))
+    words = ["sample", str(run), str(tmp_path), "--out", str(tmp_path / "samples"), "--samples", "3"]
+    words[2] += "/two.jsonl"
+    result = CliRunner().invoke(app, [*words, "--max-tokens", "4"], catch_exceptions=False)
+    assert "6 samples to draw, for 2 problems, of at most 4 tokens each: 24 tokens at most" in result.stderr
 
 
 def test_files_of_prompts_are_checked(run: Path, tmp_path: Path):

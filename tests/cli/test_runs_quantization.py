@@ -80,7 +80,7 @@ def test_the_law_fits_such_a_table() -> None:
     [
         (["--bits", "two"], "not a list of numbers"),
         (["--bits", "1,2"], "from 2 to 8"),
-        (["--methods", "awq"], "there are nearest and gptq"),
+        (["--methods", "awq"], "There are: nearest, gptq"),
         (["--out", "table.txt"], "neither .parquet nor .csv"),
     ],
 )

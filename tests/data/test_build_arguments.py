@@ -36,7 +36,7 @@ def test_single_domains_have_shares_of_their_own(tmp_path: Path) -> None:
     assert none == [0, both[1]]
     with pytest.raises(UserError, match=r"held_out=b=1\.0 must be at least 0 and below 1"):
         HeldOutShares(0.05, {"b": 1.0})
-    with pytest.raises(UserError, match=r"names the domain c, of which there is no document\. There are a, b"):
+    with pytest.raises(UserError, match=r"names the domain c, of which there is no document\. There are: a, b"):
         held("typo", HeldOutShares(0.05, {"c": 0.5}))
     assert held("typo", HeldOutShares(0.05, {"b": 0.5})) == more
     assert not (tmp_path / "typo.building").exists()

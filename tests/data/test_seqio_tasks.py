@@ -75,7 +75,7 @@ class TestWithSeqio:
         ("name", "examples", "message"),
         [
             ("neither", None, "no Task or Mixture 'neither'"),
-            ("odd@test", None, "odd has no split 'test'; it has: train, validation"),
+            ("odd@test", None, "odd has no split 'test'. There are: train, validation"),
             ("both", None, "both is a Mixture: say with --examples"),
             ("both", 400, "takes 300 of 400 examples from even, which has 60: .* --examples 80 or fewer"),
         ],

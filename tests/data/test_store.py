@@ -105,7 +105,7 @@ def test_damaged_and_missing_arrays_are_reported(store: Store) -> None:
     (shard.parent.parent / "zarr.json").unlink()
     with pytest.raises(UserError, match="d1/train/tokens cannot be opened"):
         open_store(store.address).read("tales", "train", 0, 100)
-    with pytest.raises(UserError, match="no domain 'verse'; it has: poems, tales"):
+    with pytest.raises(UserError, match=r"no domain 'verse'\. There are: poems, tales"):
         store.tokens("verse")
 
 

@@ -235,7 +235,7 @@ def test_damaged_and_doubled_parts(sums: Drawn) -> None:
 
 def test_options_that_say_nothing(sums: Drawn, programs: Drawn, tmp_path: Path) -> None:
     assert "have no visible tests" in refusal(sums.out, "--weak", "visible:2")
-    assert "did you mean visible?" in refusal(programs.out, "--weak", "visibel:2")
+    assert "Did you mean 'visible'?" in refusal(programs.out, "--weak", "visibel:2")
     assert "like visible:2" in refusal(programs.out, "--weak", "visible")
     assert "--costs 'a,b'" in refusal(sums.out, "--costs", "a,b")
     assert "--costs '-1'" in refusal(sums.out, "--costs", "-1")

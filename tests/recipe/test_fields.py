@@ -95,9 +95,9 @@ def test_a_plain_field_is_shown_alone_with_type_bounds_and_default() -> None:
         ("stages.base.optimizer.learningrate", "Did you mean 'learning_rate'?"),
         ("stages.base.batch_size.n", "batch_size"),
         ("stagess", "a recipe has no field 'stagess'. Did you mean 'stages'?"),
-        ("adamm", "there is no 'adamm'. Did you mean 'AdamW'? Of its kind there are: adamw, adafactor, lion, muon"),
-        ("stages.optimizer.adamm", "Did you mean 'AdamW'? Of its kind there are: adamw, adafactor, lion, muon"),
-        ("stages.base.start.operator.ligoo", "Did you mean 'LiGO'? Of its kind there are: stack, interpolate"),
+        ("adamm", "there is no 'adamm'. Did you mean 'AdamW'? There are: adamw, adafactor, lion, muon"),
+        ("stages.optimizer.adamm", "Did you mean 'AdamW'? There are: adamw, adafactor, lion, muon"),
+        ("stages.base.start.operator.ligoo", "Did you mean 'LiGO'? There are: stack, interpolate"),
         ("stages.budget.n", "stages.budget is a value and has no field 'n'"),
     ],
 )

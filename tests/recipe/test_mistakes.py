@@ -26,7 +26,7 @@ GOOD = 'Stage(name="a", model=M, data=D, optimizer=AdamW(), batch_size=2, budget
         (
             'Stage(\n name="a",\n model=M,\n data=D,\n optimizr=AdamW(),\n batch_size=2, budget="3 steps"),\n',
             13,
-            "stage 'a': Stage has no field 'optimizr'. Did you mean 'optimizer'? It has: name, start",
+            "stage 'a': Stage has no field 'optimizr'. Did you mean 'optimizer'? There are: name, start",
         ),
         (
             'Stage(name="a", model=M, data=D, optimizer=AdamW(\n b1=3), batch_size=2, budget="3 steps"),\n',
@@ -38,9 +38,9 @@ GOOD = 'Stage(name="a", model=M, data=D, optimizer=AdamW(), batch_size=2, budget
             9,
             "Stage.optimizer: 'adamm' is text, but one of the classes is expected. ",
         ),
-        (GOOD.replace("AdamW()", '"adamm"'), 9, "Did you mean 'AdamW'? It has: AdamW, Adafactor"),
+        (GOOD.replace("AdamW()", '"adamm"'), 9, "Did you mean 'AdamW'? There are: AdamW, Adafactor"),
         (GOOD.replace("AdamW()", '"muon"'), 9, "'muon' is text, but one of the classes is expected. Write Muon()"),
-        (GOOD.replace("AdamW()", '{"kind": "adamm"}'), 9, "there is no 'adamm'. Did you mean 'adamw'? It has: adamw, "),
+        (GOOD.replace("AdamW()", '{"kind": "adamm"}'), 9, "'adamm'. Did you mean 'adamw'? There are: adamw, "),
         (GOOD.replace("AdamW()", "Adamm()"), 9, "name 'Adamm' is not defined. Did you mean 'AdamW'?"),
         (GOOD.replace('"3 steps"', "Steps(100)"), 9, "Steps takes its fields by name: Steps(n=...)"),
         (GOOD.replace('"3 steps"', '"3 apples"'), 9, "stage 'a': Stage.budget: unknown unit 'apples'"),
@@ -99,5 +99,6 @@ def test_json_names_stages_and_no_alternatives_of_types(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         load_recipe(path)
     assert "stages.a.optimizer.b1: it must be below 1, not 7" in str(error.value)
-    assert "stages.a.batch_size: a whole number or Ramp is expected, not 2.5" in str(error.value)
+    assert 'stages.a.batch_size: a whole number or Ramp {"steps": ' in str(error.value)
+    assert "is expected, not 2.5" in str(error.value)
     assert "function-" not in str(error.value)

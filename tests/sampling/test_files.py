@@ -9,8 +9,9 @@ import pytest
 
 from pathways_lite import models
 from pathways_lite.errors import UserError
+from pathways_lite.evaluation import problem_samples
 from pathways_lite.evaluation.generation import Writer
-from pathways_lite.evaluation.problem_samples import Asked, Asking, draw_part, require_room
+from pathways_lite.evaluation.problem_samples import Asked, Asking, Pace, draw_part
 from pathways_lite.models.accounting import flops_with_spans
 from pathways_lite.recipe import Model
 from pathways_lite.sampling import Sampling
@@ -39,7 +40,7 @@ def writer() -> Writer:
 
 
 def problems(writer: Writer) -> list[Asked]:
-    return [Asked(f"p{i}", writer.ask(prompt)) for i, prompt in enumerate(PROMPTS)]
+    return [Asked(f"p{i}", writer.asker.ask(prompt)) for i, prompt in enumerate(PROMPTS)]
 
 
 def draw(path: Path, writer: Writer, samples: int, *, at_most: int = 99) -> int:
@@ -113,7 +114,25 @@ def test_samples_that_were_asked_otherwise_are_not_mixed(writer: Writer, tmp_pat
         SampleDirectory(tmp_path / "other", MANIFEST)
 
 
-def test_a_prompt_beyond_the_context_is_refused(writer: Writer):
-    require_room(problems(writer), 6)
-    with pytest.raises(UserError, match="problem 'p4' has 6 tokens, and the model was trained on sequences of 5"):
-        require_room(problems(writer), 5)
+def test_the_pace_is_told_once_after_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([100.0, 102.0, 104.0, 106.0, 108.0])
+    monkeypatch.setattr(problem_samples.time, "monotonic", lambda: next(times))
+    told: list[tuple[float, float]] = []
+    pace = Pace(1000, lambda rate, left: told.append((rate, left)))
+    pace.look(100)  # after which the program is compiled
+    pace.look(160)
+    pace.look(20)  # of the next part
+    assert not told
+    pace.look(60)
+    pace.look(100)
+    # 60 + 20 + 40 tokens in 6 seconds, and 1000 - 100 - 120 are left.
+    assert told == [(20.0, 39.0)]
+
+
+def test_a_part_looks_at_the_tokens_it_has(tmp_path: Path, writer: Writer) -> None:
+    directory = SampleDirectory(tmp_path / "samples", MANIFEST)
+    part = directory.missing(len(PROMPTS), 2)[0]
+    seen: list[int] = []
+    draw_part(directory, part, writer, CONFIG, problems(writer), ASKING, lambda count: None, seen.append)
+    assert seen == sorted(seen)
+    assert 0 < seen[-1] <= sum(len(row["tokens"]) for row in rows_of(tmp_path / "samples"))

@@ -131,7 +131,7 @@ def test_mistakes_are_told() -> None:
     table, arms = ladders({"a": (1, 0), "b": (1, 0)}, 1e-3)
     for settings, sentence in (
         ({"baseline": "c"}, "the baseline 'c'"),
-        ({"baseline": "a", "law": "kaplan"}, "not with kaplan"),
+        ({"baseline": "a", "law": "kaplan"}, "no factors are fitted with a law 'kaplan'"),
         ({"baseline": "a", "scaled": ("U",)}, "has no input U"),
     ):
         with pytest.raises(UserError, match=sentence):

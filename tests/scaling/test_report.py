@@ -119,7 +119,7 @@ def test_the_terminal_says_how_good_a_fit_is(folder: Path, tmp_path: Path, rungs
         (("advise", "N=1e9"), "N=1e9 D=1e11"),
         (("law", "chinchilla", "nowhere.csv"), "there is no table"),
         (("law", "chinchilla", "TABLE", "N=nothing"), "no column 'nothing'"),
-        (("law", "chinchilla", "TABLE", "--loss", "mean"), "not known"),
+        (("law", "chinchilla", "TABLE", "--loss", "mean"), "there is no loss"),
     ],
 )
 def test_mistakes_are_reported_in_one_sentence(folder: Path, arguments: tuple[str, ...], sentence: str) -> None:

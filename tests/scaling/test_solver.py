@@ -204,5 +204,5 @@ def test_losses_round_trip_through_their_names() -> None:
     for loss in (Huber(1e-3), Huber(5e-9), LeastAbsolute(), LeastSquares()):
         assert parse_loss(str(loss)) == loss
     for wrong in ("huber:-1", "huber:x", "mean", "lad:2"):
-        with pytest.raises(UserError, match="not known"):
+        with pytest.raises(UserError, match="there is no loss"):
             parse_loss(wrong)

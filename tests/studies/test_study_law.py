@@ -67,7 +67,7 @@ def test_arms_of_one_budget_are_compared_along_their_runs_and_over_seeds() -> No
 def test_mistakes_are_told() -> None:
     plan = made_up_plan(3, 1)
     for law, methods, sentence in (
-        ("kaplan", None, "--law kaplan is not known"),
+        ("kaplan", None, "there is no --law 'kaplan'. There are: auto"),
         ("auto", "(.+", "is not a regular expression"),
         ("auto", ".+_", "has no group"),
         ("chinchilla", "(.+)_", "single value"),

@@ -97,7 +97,7 @@ def test_the_normalization_of_a_file_decides_its_accuracy(tmp_path: Path) -> Non
         ("arithmetic:2D", "there is no task 'arithmetic:2D'."),
         ("chain:choices", "chain:choices: its answers have no wrong ones to stand beside them"),
         ("gsm8k", "gsm8k comes without data; name a file of it by its path"),
-        ("nowhere/problems.jsonl", "there is no problem file nowhere/problems.jsonl"),
+        ("nowhere/problems.jsonl", "there is no file of problems nowhere/problems.jsonl"),
     ],
 )
 def test_unknown_tasks_are_refused(name: str, sentence: str) -> None:

@@ -75,5 +75,5 @@ def test_a_missing_package_is_named_with_how_to_install_it(
 
 
 def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no tracker 'mlflow'; use tensorboard or wandb"):
+    with pytest.raises(UserError, match=r"there is no tracker 'mlflow'\. There are: tensorboard, wandb"):
         open_trackers(["mlflow"], tmp_path, run="demo")

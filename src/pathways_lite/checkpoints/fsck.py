@@ -56,6 +56,12 @@ def checkpoint_paths(directory: Path | str) -> list[Path]:
             return [checkpoint]
     paths = [path for path in directory.rglob("step_*") if step_of(path) is not None]
     if not paths:
+        if directory.suffix == ".py" and directory.is_file():
+            command = "study run" if "def study(" in directory.read_text(errors="replace") else "train"
+            raise UserError(
+                f"{directory} is a Python file, and a run is wanted: give the directory of the run that `pathways-lite "
+                f"{command} {directory}` makes, in runs/ by default"
+            )
         expected = "expected a run, a stage or a checkpoint directory"
         raise UserError(f"there is no checkpoint in {directory}; {expected}{similar_path(directory)}")
     last_written = {

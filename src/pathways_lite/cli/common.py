@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -16,9 +17,10 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
+from pathways_lite.cli.argument_order import remember_words
 from pathways_lite.cli.interrupt import end_interrupted, is_interrupted
 from pathways_lite.console import Console, print_line
-from pathways_lite.errors import MISTAKE, UserError, explain_system_error
+from pathways_lite.errors import MISTAKE, UserError, closest_names, did_you_mean, explain_system_error, without_prefix
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -42,22 +44,54 @@ class CommandLine(TyperGroup):
     Typer would end with status 1 for a closed pipe, and with "Aborted." for a file that ends early.
     """
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words before the command's name, and remember all."""
+        remember_words(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command. Raises UserError for what the operating system or a storage refuses."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             end_interrupted()
+        except typer.BadParameter as error:
+            error.message = _explain_value(error.message)
+            raise
         except BrokenPipeError as error:
             raise SystemExit(end_without_output(error)) from error
         except Exception as error:
             if is_interrupted():
                 end_interrupted()
+            _explain_option(error)
             if isinstance(error, EOFError):
                 raise RuntimeError("a file ends early") from error
             if (explained := explain_system_error(error)) not in (None, error):
                 raise explained from error
             raise
+
+
+def _explain_value(message: str) -> str:
+    """Return what the parser says of an option's value, with the choice that was probably meant."""
+    message = without_prefix(message)
+    if match := re.fullmatch(r"'(.*)' is not one of ('.*')\.", message):
+        choices = re.findall(r"'([^']*)'", match[2])
+        message += did_you_mean(match[1], choices, listed=False)
+    return message
+
+
+def _explain_option(error: Any) -> None:
+    """Say, where a command that takes a recipe has no such option, how values of the recipe are given.
+
+    Typer gives that error no public name.
+    """
+    name, ctx = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if name is None or ctx is None or not any(param.name == "overrides" for param in ctx.command.params):
+        return
+    options = [option.lstrip("-") for option in error.possibilities or ()]
+    if not closest_names(name.lstrip("-"), options):
+        error.possibilities = None
+        error.message += ". A value of the recipe is given without an option, e.g. stages.base.batch_size=32"
 
 
 def end_without_output(error: OSError) -> int:
@@ -98,10 +132,13 @@ def echo_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def count_progress(activity: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show progress on standard error: a bar on a terminal, otherwise a line every few seconds.
+def count_progress(
+    activity: str, total: int, unit: str, *, since: float | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Show progress on standard error: a bar on a terminal, otherwise a line every few seconds; with the time left.
 
-    Yields a function to call with the number of newly completed items.
+    `since`: when the whole work has begun, by `time.monotonic()`, if this is a part of it: where that is some seconds
+    ago, a line says what begins now. Yields a function to call with the number of newly completed items.
     """
     if sys.stderr.isatty():
         from rich.progress import Progress
@@ -113,15 +150,30 @@ def count_progress(activity: str, total: int, unit: str) -> Iterator[Callable[[i
 
     start = last = time.monotonic()
     done = 0
+    first: tuple[float, int] | None = None  # after which nothing is compiled any more
+    if since is not None and start - since > _SECONDS_BETWEEN_LINES:
+        print_line(f"{activity}: {total:,} {unit}")
 
     def advance(count: int) -> None:
-        nonlocal done, last
+        nonlocal done, last, first
         done, now = done + count, time.monotonic()
+        if first is None and count:
+            first = now, done
         if now - last > _SECONDS_BETWEEN_LINES:
             last = now
-            print_line(f"{activity}: {done:,} of {total:,} {unit}, {done / (now - start):,.0f}/s")
+            print_line(f"{activity}: {done:,} of {total:,} {unit}{_time_left(first, (now, done), total)}")
 
     yield advance
+
+
+def _time_left(first: tuple[float, int] | None, last: tuple[float, int], total: int) -> str:
+    """Return `, about 3 min 05 s left` by two times at which some items were done; "" where they do not tell."""
+    from pathways_lite.tracking.formatting import duration
+
+    (now, done), (begin, before) = last, first or last
+    if not (done > before and now - begin > 1 and done < total):
+        return ""
+    return f", about {duration((now - begin) / (done - before) * (total - done))} left"
 
 
 def group_with_default(command: str, *, bare: bool) -> type[TyperGroup]:

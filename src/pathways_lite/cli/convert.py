@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from pathways_lite.cli.argument_order import is_run, require_order
 from pathways_lite.cli.common import AsJson, OfAverage, print_json
 from pathways_lite.console import print_line
 from pathways_lite.errors import UserError
@@ -99,6 +100,10 @@ def convert(
 
     - `pathways-lite convert runs/demo demo_hf --to hf --dtype bfloat16`
     """
+    if source is None:
+        require_order(run, out, "a run or checkpoint", is_run)
+    else:
+        require_order(run, out, "there", Path.exists)
     formats = [sparse, quantize is not None, source is not None, target is not None].count(True)
     if formats > 1 or not (formats or average):
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pathways_lite.cli.argument_order import require_order
 from pathways_lite.cli.common import AsJson, print_json
 from pathways_lite.data.compressed import MAX_DOCUMENT_BYTES
 from pathways_lite.paths import local_path
@@ -124,7 +126,15 @@ def build(
     from pathways_lite.data.tokenizer_files import load_tokenizer
     from pathways_lite.data.tokenizers import Tokenizer
     from pathways_lite.data.zarr_io import is_remote
-    from pathways_lite.errors import UserError
+    from pathways_lite.errors import UserError, similar_path
+
+    def is_place(path: Path) -> bool:
+        if path.exists():
+            return path.is_dir() and (is_token_store(path) or not any(path.iterdir()))
+        return not (re.search("[:=]", str(path)) or similar_path(path))  # else a source, perhaps misspelled
+
+    if not is_remote(out) and local_path(out).is_dir():
+        require_order(out, sources[-1], "the place of a corpus", is_place)
 
     def parse(text: str) -> Source:
         source = Source.parse(text, fields)

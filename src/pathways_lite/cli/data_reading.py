@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pathways_lite.cli.argument_order import is_run, require_order
 from pathways_lite.cli.common import AsJson, print_json
 from pathways_lite.errors import UserError, counted
 from pathways_lite.paths import local_path
@@ -139,6 +140,7 @@ def who_read(
     from pathways_lite.training.read_history import ReadHistory, load_history
     from pathways_lite.training.replay import data_stream, load_reading
 
+    require_order(path, document, "a run", is_run)
     console, results, missing = Console(), [], None
     history = load_history(path) if stage is None else ReadHistory([load_reading(path, stage)])
     for reading in history.readings:

@@ -10,6 +10,7 @@ import typer
 
 from pathways_lite.cli.common import OfAverage, print_json
 from pathways_lite.errors import UserError
+from pathways_lite.intervals import plain
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -273,4 +274,4 @@ def _openers_table(results: Mapping[str, Any]) -> Table:
 
 def _format_difference(result: Mapping[str, Any]) -> str:
     error = f" ± {result['standard_error']:.4f}" if "standard_error" in result else ""
-    return f"{result['difference']:+.4f}{error}"
+    return f"{plain(result['difference'], '+.4f')}{error}"

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+_MAY_BE_EMPTY = ("bits_per_byte", "held_out_loss", "learning_rate")
+"""What pages and pictures draw where it is known. A table leaves out what none of its rows has."""
+
 
 class Measurement(Protocol):
     """What is measured of every checkpoint.
@@ -48,7 +51,7 @@ def evaluate_along(path: Path, out: Path, measurement: Measurement, *, every: in
     """
     from pathways_lite.errors import UserError
     from pathways_lite.output_lock import lock_file
-    from pathways_lite.scaling.runs_table import to_columns
+    from pathways_lite.scaling.runs_table import filled_columns, to_columns
     from pathways_lite.scaling.table import write_table
     from pathways_lite.training.evaluate_checkpoints import kept_checkpoints
 
@@ -60,10 +63,11 @@ def evaluate_along(path: Path, out: Path, measurement: Measurement, *, every: in
         with count_progress("evaluating checkpoints", total, measurement.unit) as advance:
             for checkpoint in checkpoints:
                 if added := _measure(measurement, checkpoint, rows, advance):
-                    rows += added
+                    # Rows that were read lack what the table left out; its columns are in the order of a new row.
+                    rows = [{name: row.get(name) for name in (added[0] | row)} for row in (*rows, *added)]
                     new += len(added)
                     rows.sort(key=lambda row: (_order(row["D"]), row["step"]))
-                    write_table(to_columns(rows), out)
+                    write_table(filled_columns(to_columns(rows)), out)
     if not rows:
         raise UserError(f"no checkpoint of {path} could be evaluated")
     return rows, new
@@ -125,7 +129,7 @@ def _rows_so_far(out: Path, same: Mapping[str, str]) -> list[Row]:
                 f"{out} has results with {name} {other[0]}, and these would have {name} {value}, which cannot be "
                 "compared; name another --out, or delete the file"
             )
-    return to_rows(table)
+    return [dict.fromkeys(_MAY_BE_EMPTY) | row for row in to_rows(table)]
 
 
 def _as_text(value: Any) -> str:

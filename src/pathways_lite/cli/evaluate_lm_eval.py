@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from pathways_lite.recipe import Mode
@@ -89,10 +89,11 @@ def _load_tasks(names: Sequence[str], include: Path | None) -> list[Any]:
         own if own is not None and has_all else TaskManager(include_path=None if include is None else str(include))
     )
     tasks: list[Any] = []
+    known = [*FAMILIES, *manager.all_tasks]  # there are thousands
     for name in names:
         if name not in manager.all_tasks:
             raise UserError(
-                f"there is no task {name!r}.{_similar(name, [*FAMILIES, *manager.all_tasks])} Families are listed by "
+                f"there is no task {name!r}.{did_you_mean(name, known, listed=False)} Families are listed by "
                 "`pathways-lite tasks list`, other tasks by `lm_eval ls tasks`; a file is named by its path"
             )
         try:
@@ -109,14 +110,6 @@ def _load_tasks(names: Sequence[str], include: Path | None) -> list[Any]:
                 "write a task with dataset_path: json and your data_files, and name its directory with --include"
             ) from error
     return tasks
-
-
-def _similar(name: str, known: Sequence[str]) -> str:
-    """Return a hint at a similar name, if there is one; there are thousands, so they are not listed."""
-    import difflib
-
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _is_of_hub(error: BaseException) -> bool:

@@ -54,11 +54,11 @@ def evaluate_tasks(path: Path, choice: TaskChoice, *, average: bool, as_json: bo
     tasks = choice.open(own)
     model = load_model(path, average=average)
     evaluator = task_evaluator(model, tasks, choice.mode)
+    evaluator.prepare()  # which refuses what does not fit, before parameters are read
     harness: dict[str, Any] = {}
     if others:
         from pathways_lite.cli.evaluate_lm_eval import run_lm_eval
 
-        evaluator.prepare()
         harness = run_lm_eval(
             model, others, include=choice.include, shots=choice.shots, limit=choice.limit, mode=choice.mode
         )

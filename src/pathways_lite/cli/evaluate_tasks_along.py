@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import typer
 
 from pathways_lite.cli.common import print_json
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from pathways_lite.scaling.task_dynamics import Dynamics
     from pathways_lite.tasks.scored_items import Task
     from pathways_lite.training.load import TrainedModel
+
+
+_SHOWN = 20  # checkpoints on the terminal
 
 
 class TaskMeasurement:
@@ -50,6 +55,17 @@ class TaskMeasurement:
             )
         return model
 
+    def require_room(self, checkpoints: Iterable[Path]) -> None:
+        """Raise UserError where the items do not fit what checkpoints were trained on; their parameters are not read.
+
+        One that is damaged, or was just deleted, is passed over.
+        """
+        from pathways_lite.checkpoints import DamagedError
+
+        for checkpoint in checkpoints:
+            with suppress(DamagedError, FileNotFoundError):
+                self._evaluator(self.load(checkpoint)).prepare()
+
     def rows(self, model: TrainedModel, measured: list[Row], advance: Callable[[int], None]) -> list[Row]:
         """Evaluate a checkpoint on the tasks of which it has no row yet."""
         missing = dict(self._tasks)
@@ -63,15 +79,19 @@ class TaskMeasurement:
         if not missing:
             return []
         self._model = model  # the next one of its stage has the same components
-        stage = model.stage
-        key = (stage.model, stage.objective, stage.data.seq_len)
-        if key not in self._evaluators:
-            self._evaluators[key] = task_evaluator(model, list(self._tasks.values()), self._mode)
-        evaluator = replace(self._evaluators[key], tasks=list(missing.values()))
+        evaluator = replace(self._evaluator(model), tasks=list(missing.values()))
         results = evaluator.evaluate(model.params(), advance)
         facts = {**checkpoint_facts(model, self._average), **_log_facts(model)}
         shared = {**facts, **self.same}
         return [{**shared, "task": name, **_columns(result)} for name, result in results.items()]
+
+    def _evaluator(self, model: TrainedModel) -> TaskEvaluator:
+        """Return the evaluation of a checkpoint; checkpoints of one model and length share it."""
+        stage = model.stage
+        key = (stage.model, stage.objective, stage.data.seq_len)
+        if key not in self._evaluators:
+            self._evaluators[key] = task_evaluator(model, list(self._tasks.values()), self._mode)
+        return self._evaluators[key]
 
 
 def _columns(result: dict[str, Any]) -> Row:
@@ -104,6 +124,7 @@ def evaluate_tasks_along(
     from pathways_lite.scaling.runs_table import to_columns
     from pathways_lite.scaling.task_dynamics import task_dynamics
     from pathways_lite.scaling.task_dynamics_report import write_task_report
+    from pathways_lite.training.evaluate_checkpoints import kept_checkpoints
     from pathways_lite.training.load import load_model
 
     own, others = choice.split()
@@ -112,7 +133,9 @@ def evaluate_tasks_along(
     tasks = choice.open(own)
     first = load_model(path, average=average)
     out = out or default_table(path, "tasks.csv")
-    rows, new = evaluate_along(path, out, TaskMeasurement(first, tasks, choice, average), every=every)
+    measurement = TaskMeasurement(first, tasks, choice, average)
+    measurement.require_room({each.parent: each for each in kept_checkpoints(path, every)}.values())  # one per stage
+    rows, new = evaluate_along(path, out, measurement, every=every)
     table = to_columns(rows)
     dynamics = task_dynamics(table)
     page = write_task_report(table, dynamics, out.with_suffix(".html"))
@@ -120,10 +143,35 @@ def evaluate_tasks_along(
         facts = {"table": out, "page": page, "measured": new, "kept": len(rows) - new}
         print_json({**facts, "statistics": dynamics.to_json(), "rows": rows})
         return
+    _print_accuracies(rows, f"{path}: accuracy")
     _print_dynamics(dynamics, f"{path}")
     typer.echo(f"{new} results measured, {len(rows) - new} kept")
     typer.echo(out)
     typer.echo(page)
+
+
+def _print_accuracies(rows: list[Row], title: str) -> None:
+    """Print the accuracy of every task by checkpoint; of many checkpoints some, with the first and the last."""
+    from pathways_lite.console import Console, Table
+    from pathways_lite.tracking.formatting import percent, si
+
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    checkpoints: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        checkpoints.setdefault(row["digest"], {})[row["task"]] = row
+    places = np.unique(np.linspace(0, len(checkpoints) - 1, min(_SHOWN, len(checkpoints))).round().astype(int))
+    shown = [list(checkpoints.values())[place] for place in places]
+    named = [name for name in ("run", "stage") if len({row[name] for row in rows}) > 1]
+    caption = f"{len(shown)} of {len(checkpoints)} checkpoints; the file has all"
+    table = Table(title=title, caption=caption if len(shown) < len(checkpoints) else None)
+    for column in (*named, "step", "tokens", *tasks):
+        table.add_column(column, justify="left" if column in named else "right")
+    for by_task in shown:
+        facts = next(iter(by_task.values()))
+        values = (percent(by_task.get(task, {}).get("accuracy")) for task in tasks)
+        tokens = "–" if facts["D"] is None else si(facts["D"])
+        table.add_row(*(str(facts[name]) for name in named), f"{facts['step']:,.0f}", tokens, *values)
+    Console().print(table)
 
 
 def _print_dynamics(dynamics: Dynamics, title: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pathways_lite.cli.argument_order import require_order
 from pathways_lite.cli.common import AsJson, count_progress, group_with_default, print_json
 from pathways_lite.cli.fit_table import (
     Columns,
@@ -91,7 +94,6 @@ def fit_law(
     - `pathways-lite fit chinchilla wandb.csv N=params D=tokens L=eval/loss --drop-missing --where 'State ==
     "finished"'`
     """
-    from pathways_lite.cli.fit_display import LARGE_TABLE, quality_json, render_fit
     from pathways_lite.cli.fit_groups import fit_each
     from pathways_lite.console import Console
     from pathways_lite.errors import UserError
@@ -99,13 +101,14 @@ def fit_law(
     from pathways_lite.scaling.bootstrap import default_count
     from pathways_lite.scaling.fit import fit_law as fit_table
     from pathways_lite.scaling.laws.chinchilla import with_features
-    from pathways_lite.scaling.laws.registry import find_law
+    from pathways_lite.scaling.laws.registry import LAWS, find_law
     from pathways_lite.scaling.losses import parse_link, parse_loss
     from pathways_lite.scaling.pooling import pooling_notes
     from pathways_lite.scaling.quality import ARM_OF_ROW
-    from pathways_lite.scaling.solver import no_progress
     from pathways_lite.scaling.uncertainty import parse_method
 
+    progress = functools.partial(count_progress, since=time.monotonic())
+    require_order(law, table, "a law", lambda name: str(name) in LAWS)
     chosen_law = with_features(find_law(law), feature or ())
     if "falls" in chosen_law.inputs:
         raise UserError(
@@ -126,7 +129,6 @@ def fit_law(
     with lock_file(path):
         rows = read_rows(table, columns, needed, by=by, choice=choice, target=chosen_law.target)
         number = len(next(iter(rows.table.values()), ()))
-        progress = count_progress if number > LARGE_TABLE else no_progress
         fit = fit_table(
             chosen_law, rows.table, groups=rows.groups, origin=rows.origin, progress=progress,
             bootstraps=default_count(number) if bootstraps is None else bootstraps, **settings,
@@ -139,6 +141,8 @@ def fit_law(
             from pathways_lite.scaling.report import write_report
 
             files.append(write_report(fit, path.with_suffix(".html")))
+    from pathways_lite.cli.fit_display import quality_json, render_fit
+
     if as_json:
         parameters = {name: asdict(interval) for name, interval in fit.parameter_intervals().items()}
         facts = {"law": fit.law.name, "objective": fit.objective, "rows": fit.rows, "notes": list(fit.notes)}
@@ -334,8 +338,9 @@ def advise(
 
 
 def format_interval(name: str, interval: Interval) -> str:
-    return f"{name} {interval.value:.5g} ({format_limits(interval)})"
+    return f"{name} {interval.texts()[0]} ({format_limits(interval)})"
 
 
 def format_limits(interval: Interval) -> str:
-    return f"{interval.low:.5g} to {interval.high:.5g}" if interval.has_limits else "no interval"
+    _, low, high = interval.texts()
+    return f"{low} to {high}" if interval.has_limits else "no interval"

@@ -20,6 +20,7 @@ from pathways_lite.cli.fit_table import (
     read_rows,
     single_numbers,
 )
+from pathways_lite.intervals import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,12 +60,12 @@ def arms(
     - `pathways-lite fit arms runs.csv --arm method --law compute`
     """
     from pathways_lite.console import Console
-    from pathways_lite.errors import UserError
+    from pathways_lite.errors import UserError, did_you_mean
     from pathways_lite.scaling.efficiency import fit_efficiency
     from pathways_lite.scaling.laws.efficiency import BASES
 
     if law not in BASES:
-        raise UserError(f"factors are fitted with {', '.join(BASES)}, not with {law}")
+        raise UserError(f"no factors are fitted with a law {law!r}.{did_you_mean(law, BASES)}")
     base = BASES[law]
     rows = read_rows(
         table,
@@ -76,7 +77,7 @@ def arms(
     )
     names = np.array([str(value) for value in rows.table[arm]], dtype=object)
     if seeds is not None and seeds not in rows.table:
-        raise UserError(f"{table} has no column {seeds!r} of seeds; it has {', '.join(rows.table)}")
+        raise UserError(f"{table} has no column {seeds!r} of seeds.{did_you_mean(seeds, rows.table)}")
     efficiency = fit_efficiency(
         rows.table, names, baseline=baseline or str(names[0]), law=law,
         scaled=tuple(scaled or (("D",) if "D" in base.inputs else base.inputs)), goal=single_numbers(at or []),
@@ -107,10 +108,9 @@ def render_efficiency(efficiency: Efficiency) -> Table:
     header = ("arm", "of", "factor", "2.5 %", "97.5 %", "smallest scale", "largest scale", "exponent ×", "p")
     grid = Table(*header)
     for factor in efficiency.factors:
-        limits = (f"{factor.shared.low:.3g}", f"{factor.shared.high:.3g}") if factor.shared.has_limits else ("–", "–")
         grid.add_row(
-            factor.arm, factor.column, f"{factor.shared.value:.4g}", *limits,
-            *(f"{v:.3g}" if np.isfinite(v) else "–" for v in (
+            factor.arm, factor.column, *factor.shared.texts(".4g", "–"),
+            *(plain(v, ".3g") if np.isfinite(v) else "–" for v in (
                 factor.smallest.value, factor.largest.value, 1 + factor.slope.value, factor.p_value
             )),
         )  # fmt: skip

@@ -10,6 +10,7 @@ import typer
 
 from pathways_lite.cli.common import AsJson, print_json
 from pathways_lite.cli.fit_table import Columns, DecimalMark, DropMissing, RowChoice, Sheet, TablePath, Where, read_rows
+from pathways_lite.intervals import plain
 
 
 def crossover(
@@ -54,7 +55,7 @@ def crossover(
         print_json(facts)
         return
     for name, law in zip(chosen, (result.first, result.second), strict=True):
-        typer.echo(f"{name}: L = {law.coefficient:.4g} {x}^{law.exponent:.4f} (R² {law.r2:.4f})")
+        typer.echo(f"{name}: L = {law.coefficient:.4g} {x}^{plain(law.exponent, '.4f')} (R² {law.r2:.4f})")
     largest = float(scale.max())
     if result.C is None:
         better = chosen[int(result.first(largest) > result.second(largest))]

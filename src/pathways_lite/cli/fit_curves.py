@@ -20,6 +20,7 @@ from pathways_lite.cli.fit_table import (
     output_path,
     read_rows,
 )
+from pathways_lite.intervals import plain
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -77,13 +78,12 @@ def curves(
     - `pathways-lite fit curves runs/cosine runs/constant runs/wsd --test wsd`
     """
     from pathways_lite.console import Console, Table
-    from pathways_lite.errors import UserError
+    from pathways_lite.errors import UserError, did_you_mean
     from pathways_lite.output_lock import lock_file
     from pathways_lite.scaling.curves import CURVE_LAWS, fit_curves
-    from pathways_lite.scaling.curves_report import write_curves_report
 
     if law not in CURVE_LAWS:
-        raise UserError(f"there is no law of curves {law!r}; there are {', '.join(CURVE_LAWS)}")
+        raise UserError(f"there is no law of curves {law!r}.{did_you_mean(law, CURVE_LAWS)}")
     read, notes = [], []
     for file in files:
         if is_study_or_runs(file):
@@ -96,8 +96,10 @@ def curves(
     names = [curve.name for curve in read]
     tested = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in test or ())]
     if unmatched := [pattern for pattern in test or () if not fnmatch.filter(names, pattern)]:
-        raise UserError(f"--test {unmatched[0]!r} is none of the curves {', '.join(names)}")
+        raise UserError(f"--test {unmatched[0]!r} is none of the curves.{did_you_mean(unmatched[0], names)}")
     fit = fit_curves(CURVE_LAWS[law], read, tested, momentum=momentum, seed=seed)
+    from pathways_lite.scaling.curves_report import write_curves_report
+
     path = out or output_path(files[0], "curves.json")
     with lock_file(path):
         written = write_curves_report(fit, read, path)
@@ -111,12 +113,12 @@ def curves(
         return
     console = Console()
     console.print(f"{fit.law.title}: {fit.law.formula}")
-    console.print(", ".join(f"{name} {value:.5g}" for name, value in fit.solution.values.items()))
+    console.print(", ".join(f"{name} {plain(value)}" for name, value in fit.solution.values.items()))
     grid = Table("curve", "", "points", "mean error", "worst", "at the end", "R²")
     for error in fit.errors:
         grid.add_row(
             error.name, "fitted" if error.role == "fit" else "predicted", str(error.points), f"{error.mean:.3%}",
-            f"{error.worst:.3%}", f"{error.final:+.3%}", f"{error.r2:.5f}",
+            f"{error.worst:.3%}", plain(error.final, "+.3%"), plain(error.r2, ".5f"),
         )  # fmt: skip
     console.print(grid)
     for line in (*(_summary(fit, role) for role in roles), *notes, *written):

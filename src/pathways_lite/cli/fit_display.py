@@ -11,20 +11,17 @@ from rich.console import Group
 from rich.text import Text
 
 from pathways_lite.console import Table
+from pathways_lite.intervals import plain
 from pathways_lite.scaling.fit import Fit
-from pathways_lite.scaling.quality import noise_of_runs, quality, worst_rows
+from pathways_lite.scaling.quality import describe_intervals, format_noise, noise_of_runs, quality, worst_rows
 from pathways_lite.scaling.rehearsal import extrapolation
-from pathways_lite.scaling.report import describe_intervals, format_noise
-
-LARGE_TABLE = 20_000  # rows from which on the work is shown
 
 
 def render_fit(fit: Fit) -> Group:
     """Return a table of the parameters with intervals, how the fit was found, how good it is, and its caveats."""
     grid = Table("", "value", "2.5 %", "97.5 %", "unit")
     for (name, interval), parameter in zip(fit.parameter_intervals().items(), fit.law.parameters, strict=True):
-        limits = (f"{interval.low:.5g}", f"{interval.high:.5g}") if interval.has_limits else ("", "")
-        grid.add_row(name, f"{interval.value:.6g}", *limits, parameter.unit)
+        grid.add_row(name, *interval.texts(".6g"), parameter.unit)
     lines = [
         f"{fit.rows} rows, {fit.loss} in {fit.link}: objective (sum) {fit.objective:.8g}, "
         f"reached by {fit.reached} of {fit.starts} starts",
@@ -41,11 +38,12 @@ def quality_lines(fit: Fit) -> list[str]:
     metrics = quality(fit)
     scale = f"log {fit.law.target}" if fit.link == "log" else fit.law.target
     worst = "; ".join(
-        f"{row.name} {row.measured:.4g}, the law says {row.predicted:.4g} ({row.error:+.2%})" for row in worst_rows(fit)
+        f"{row.name} {row.measured:.4g}, the law says {row.predicted:.4g} ({plain(row.error, '+.2%')})"
+        for row in worst_rows(fit)
     )
     return [
         f"relative error: mean {metrics['mean_relative_error']:.3%}, worst {metrics['worst_relative_error']:.2%}; "
-        f"R² of {scale} {metrics['r2_of_link']:.5f}; noise of a run {format_noise(fit)}",
+        f"R² of {scale} {plain(metrics['r2_of_link'], '.5f')}; noise of a run {format_noise(fit)}",
         f"farthest from the law: {worst}",
     ]
 

@@ -11,6 +11,7 @@ import typer
 
 from pathways_lite.cli.common import print_json
 from pathways_lite.cli.fit_table import Rows
+from pathways_lite.intervals import plain
 
 if TYPE_CHECKING:
     from pathways_lite.scaling.law import Law
@@ -25,14 +26,14 @@ def fit_each(
     left out. Raises UserError if none can.
     """
     from pathways_lite.console import Console, Table
-    from pathways_lite.errors import UserError
+    from pathways_lite.errors import UserError, did_you_mean
     from pathways_lite.output_lock import lock_file
     from pathways_lite.scaling.bootstrap import default_count
     from pathways_lite.scaling.fit import fit_law
     from pathways_lite.scaling.quality import quality
 
     if column not in rows.table:
-        raise UserError(f"the table has no column {column!r} to fit apart; it has {', '.join(rows.table)}")
+        raise UserError(f"the table has no column {column!r} to fit apart.{did_you_mean(column, rows.table)}")
     labels = np.array([_label(value) for value in rows.table[column]], dtype=object)
     fits, refused = {}, {}
     for label in dict.fromkeys(labels.tolist()):
@@ -65,7 +66,7 @@ def fit_each(
     for label, (fit, _) in fits.items():
         metrics = quality(fit)
         errors = (f"{metrics['mean_relative_error']:.2%}", f"{metrics['worst_relative_error']:.2%}")
-        grid.add_row(label, str(fit.rows), *(f"{fit.values[name]:.4g}" for name in law.names), *errors)
+        grid.add_row(label, str(fit.rows), *(plain(fit.values[name], ".4g") for name in law.names), *errors)
     Console().print(grid)
     for sentence in (*rows.left_out, *(f"{column}={label}: {reason}" for label, reason in refused.items())):
         typer.echo(sentence, err=True)

@@ -59,12 +59,6 @@ def isoflop(
     from pathways_lite.errors import UserError
     from pathways_lite.output_lock import lock_file
     from pathways_lite.scaling.isoflop_analysis import analyze_isoflops
-    from pathways_lite.scaling.isoflop_report import (
-        ESTIMATE_HEADER,
-        estimate_rows,
-        sentences,
-        write_isoflop_report,
-    )
 
     target = None if at is None else single_numbers([at if "=" in at else f"C={at}"])
     if target is not None and set(target) != {"C"}:
@@ -76,6 +70,8 @@ def isoflop(
         rows.table, at=None if target is None else target["C"], akima=akima, tolerance=tolerance,
         bootstraps=bootstraps, seed=seed,
     )  # fmt: skip
+    from pathways_lite.scaling.isoflop_report import ESTIMATE_HEADER, estimate_rows, sentences, write_isoflop_report
+
     path = out or output_path(table, "isoflop.json")
     with lock_file(path):
         files = write_isoflop_report(analysis, path, rows.origin)
@@ -87,11 +83,7 @@ def isoflop(
         return
     budgets = Table("C (FLOPs)", "runs", "best N", "low", "high", "L")
     for p in analysis.profiles:
-        size = (
-            (f"{p.N.value:.4g}", f"{p.N.low:.4g}", f"{p.N.high:.4g}")
-            if p.N.value == p.N.value
-            else ("at the edge", "", "")
-        )
+        size = p.N.texts(".4g") if p.N.value == p.N.value else ("at the edge", "", "")
         budgets.add_row(f"{p.C:.4g}", str(len(p.sizes)), *size, f"{p.L:.4f}")
     console = Console()
     console.print(budgets)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.intervals import plain
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ def ladder(
     from pathways_lite.output_lock import lock_file
     from pathways_lite.recipe import load_recipe
     from pathways_lite.scaling.ladder import fit_ladder
-    from pathways_lite.scaling.ladder_report import write_ladder_report
     from pathways_lite.scaling.laws.registry import find_law
     from pathways_lite.scaling.runs_table import runs_table
     from pathways_lite.studies.plan import resolve_study, study_store
@@ -62,6 +62,8 @@ def ladder(
         _law_inputs(target),
         measured=_measured_loss(target, run or Path("runs") / target.name),
     )
+    from pathways_lite.scaling.ladder_report import write_ladder_report
+
     with lock_file(directory / "ladder.json"):
         files = write_ladder_report(fitted, directory)
     sentences = [*fitted.sentences(), *fitted.fit.notes]
@@ -70,7 +72,7 @@ def ladder(
         print_json({**facts, "values": fitted.fit.values, "sentences": sentences, "files": files})
         return
     typer.echo(f"{len(rungs)} of {len(study.recipes)} rungs are trained. {fitted.fit.law.formula}:")
-    typer.echo(", ".join(f"{name} {value:.4g}" for name, value in fitted.fit.values.items()))
+    typer.echo(", ".join(f"{name} {plain(value, '.4g')}" for name, value in fitted.fit.values.items()))
     for line in (*sentences, *files):
         typer.echo(line)
 

@@ -62,7 +62,7 @@ def mixture(
     - `pathways-lite fit mixture mixes.csv --domain web --domain code --law additive-mixing --at N=7e9 --at D=1.4e11`
     """
     from pathways_lite.console import Console, Table
-    from pathways_lite.errors import UserError
+    from pathways_lite.errors import UserError, did_you_mean
     from pathways_lite.output_lock import lock_file
     from pathways_lite.scaling.fit import fit_law
     from pathways_lite.scaling.laws.registry import find_law
@@ -70,7 +70,7 @@ def mixture(
     from pathways_lite.scaling.quality import quality
 
     if law not in LAWS:
-        raise UserError(f"there is no law of mixtures {law!r}; there are {', '.join(LAWS)}")
+        raise UserError(f"there is no law of mixtures {law!r}.{did_you_mean(law, LAWS)}")
     if not domain:
         raise UserError("name the columns of shares, as in --domain web --domain code")
     chosen = find_law(f"{law}:{','.join(domain)}")
@@ -89,7 +89,7 @@ def mixture(
     with lock_file(path), count_progress("fitting", len(weights), "targets") as advance:
         for name in weights:
             if name not in rows.table:
-                raise UserError(f"{table} has no column {name!r} of losses; it has {', '.join(rows.table)}")
+                raise UserError(f"{table} has no column {name!r} of losses.{did_you_mean(name, rows.table)}")
             columns_of_target = {**rows.table, "L": rows.table[name]}
             origin = {**rows.origin, "target": name}
             # The interval of the best mixture is of the best mixtures of the resamples.
@@ -119,9 +119,8 @@ def mixture(
         return
     grid = Table("domain", "best share", "2.5 %", "97.5 %", "measured")
     for name, share in best.shares.items():
-        limits = (f"{share.low:.3f}", f"{share.high:.3f}") if share.has_limits else ("", "")
         seen = fits[0].data[name]
-        grid.add_row(name, f"{share.value:.3f}", *limits, f"{seen.min():.3g} to {seen.max():.3g}")
+        grid.add_row(name, *share.texts(".3f"), f"{seen.min():.3g} to {seen.max():.3g}")
     Console().print(grid)
     typer.echo(
         f"Predicted loss there {best.loss:.4f}; at equal shares {best.equal_loss:.4f}; the best measured run has "

@@ -92,7 +92,7 @@ def print_predictions(
         grid = Table(*fit.law.inputs, fit.law.target, *shown)
         for i, interval in enumerate(of_law):
             inputs_of_row = (f"{values[name][i]:.4g}" for name in fit.law.inputs)
-            grid.add_row(*inputs_of_row, f"{interval.value:.5g}", *(format_limits(rows[i]) for rows in shown.values()))
+            grid.add_row(*inputs_of_row, interval.texts()[0], *(format_limits(rows[i]) for rows in shown.values()))
         Console().print(grid)
     for sentence in warnings:
         typer.echo(sentence, err=True)

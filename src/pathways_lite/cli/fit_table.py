@@ -85,7 +85,7 @@ def read_rows(
     derived from others. `by` names the runs. `target` is the column of `drop_highest`. Raises UserError if a column is
     missing or no row is left.
     """
-    from pathways_lite.errors import UserError
+    from pathways_lite.errors import UserError, did_you_mean
     from pathways_lite.scaling.expressions import rows_where
     from pathways_lite.scaling.table import numeric_column, read_table, rename_columns
 
@@ -100,7 +100,7 @@ def read_rows(
     else:
         table = read_table(path, names, decimal=cast("Decimal | None", choice.decimal), sheet=choice.sheet)
     if by is not None and by not in table:
-        raise UserError(f"{path} has no column {by!r} that names runs; it has {', '.join(sorted(table))}")
+        raise UserError(f"{path} has no column {by!r} that names runs.{did_you_mean(by, sorted(table))}")
     origin: dict[str, Any] = {"table": path.name, "columns": names}
     if choice.sheet is not None:
         origin["sheet"] = choice.sheet

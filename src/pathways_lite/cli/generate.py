@@ -20,6 +20,7 @@ from pathways_lite.cli.sampling_common import (
     Temperature,
     TopK,
     TopP,
+    asker_of,
     messages_of,
     require_chat,
     writer_of,
@@ -56,7 +57,9 @@ def generate(
     chat: Chat = False,
     system: System = None,
     infill: Annotated[str | None, typer.Option(help="a text in which to fill every `<mask>`")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="maximum number of tokens")] = 256,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="maximum number of tokens; 256 are cut to the sequence length of the training")
+    ] = 256,
     temperature: Temperature = 0.8,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -96,12 +99,15 @@ def generate(
 
     - `pathways-lite generate runs/smollm2 --chat --prompt "Name three rivers." --system "Answer briefly."`
     """
+    from pathways_lite.evaluation.context import DEFAULT_TOKENS, default_tokens, length_warning
     from pathways_lite.evaluation.generation import stops_of
     from pathways_lite.sampling import Sampling
-    from pathways_lite.training.load import load_model
+    from pathways_lite.training.load import load_model, print_warning
 
     if infill is not None and (prompt or prompts):
         raise UserError("--infill takes a whole text; leave out --prompt")
+    if infill is not None and stop:
+        raise UserError("--stop is for continuations; what --infill fills ends where the text goes on")
     require_chat(chat, system)
     if chat and (mode is not None or infill is not None or not (prompt or prompts)):
         raise UserError("--chat answers messages: it needs --prompt or --prompts, and takes no --mode and no --infill")
@@ -116,18 +122,21 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, min_p)
     model = load_model(path, average=average)
     tokenizer = model.tokenizer(corpus)
-    writer = writer_of(
-        model, tokenizer, seed, corpus=corpus, mode=mode, chat=chat, rows=batch, chunk=8 if stream else 32
-    )
+    asker = asker_of(model, tokenizer, corpus=corpus, mode=mode, chat=chat)
+    questions, stops = [asker.ask(text) for text in texts], stops_of(tokenizer)(stop or ())
+    asked = [asker.infill(infill)[0]] if infill is not None else [question.prompt for question in questions]
+    lengths, context = [len(each.tokens) for each in asked], model.stage.data.seq_len
+    if max_tokens == DEFAULT_TOKENS:
+        max_tokens = default_tokens(lengths, context)
+    if warning := length_warning(lengths, max_tokens, context):
+        print_warning(warning)
+    writer = writer_of(model, tokenizer, asker, seed, rows=batch, chunk=8 if stream else 32)
     if infill is not None:
-        if stop:
-            raise UserError("--stop is for continuations; what --infill fills ends where the text goes on")
         results = writer.filled(infill, sampling, max_tokens=max_tokens, samples=samples)
         beginnings = [""]
     else:
         # An answer is shown without its chat.
         beginnings = [text if isinstance(text, str) else "" for text in texts]
-        stops, questions = stops_of(tokenizer)(stop or ()), [writer.ask(text) for text in texts]
         if stream:
             show = functools.partial(_stream, logprobs=logprobs, tokenizer=tokenizer)
             show(writer, questions[0], beginnings[0], sampling, max_tokens, stops)
@@ -144,8 +153,8 @@ def generate(
             if logprobs:
                 _print_log_probs(result, tokenizer)
     if as_json:
-        asked = beginnings if infill is not None else texts
-        rows = [_row(result, asked[result.prompt], logprobs=logprobs) for result in done]
+        prompts_of = beginnings if infill is not None else texts
+        rows = [_row(result, prompts_of[result.prompt], logprobs=logprobs) for result in done]
         whole = [beginnings[result.prompt] + result.text for result in done]
         print_json({"checkpoint": model.path, "samples": whole, "results": rows})
 

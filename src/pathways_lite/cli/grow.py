@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from pathways_lite.cli.argument_order import is_run, require_order
 from pathways_lite.cli.common import AsJson, print_json
 from pathways_lite.console import print_line
 from pathways_lite.errors import UserError
@@ -68,6 +69,7 @@ def grow(
         return
     if out is None:
         raise UserError("no OUT given; write pathways-lite grow CHECKPOINT OUT --operator stack --factor 4")
+    require_order(source, out, "a run or checkpoint", is_run)
     from pathways_lite.conversion.grow_and_merge import grow_offline, plan_offline_growth
     from pathways_lite.methods.growth import plan_growth
     from pathways_lite.output_lock import lock_directory

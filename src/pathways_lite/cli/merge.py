@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pathways_lite.cli.argument_order import is_run, require_order
 from pathways_lite.cli.common import AsJson, print_json
 from pathways_lite.console import print_line
 from pathways_lite.errors import UserError
@@ -49,6 +50,7 @@ def merge(
     from pathways_lite.training.init_merging import require_same_model, resolve_merge
     from pathways_lite.training.load import load_model
 
+    require_order(checkpoints[-1], out, "a run or checkpoint", is_run)
     relative_weights = _parse_weights(weights, len(checkpoints))
     if sum(relative_weights) <= 0 or not 0 < decay <= 1:
         raise UserError(

@@ -9,7 +9,8 @@ import numpy as np
 import typer
 
 from pathways_lite.cli.common import AsJson, count_progress, print_json
-from pathways_lite.errors import UserError, counted
+from pathways_lite.errors import UserError, counted, did_you_mean
+from pathways_lite.intervals import plain
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _ways(bits: str, methods: str, group: int) -> list[Quantization]:
 
     names = [name.strip() for name in methods.split(",")]
     if wrong := [name for name in names if name not in ("nearest", "gptq")]:
-        raise UserError(f"--methods {wrong[0]!r} is not a method; there are nearest and gptq")
+        raise UserError(f"--methods: there is no {wrong[0]!r}.{did_you_mean(wrong[0], ('nearest', 'gptq'))}")
     try:
         numbers = [int(number) for number in bits.split(",")]
     except ValueError:
@@ -133,6 +134,6 @@ def _print_means(rows: list[dict[str, Any]]) -> None:
         of_way = [row for row in rows if (row["quantization"], row["P"]) == (method, number)]
         rises = np.array([row["rise"] for row in of_way])
         effective = np.mean([row["effective_bits"] for row in of_way])
-        numbers = [f"{value:+.4f}" for value in (rises.mean(), rises.min(), rises.max())]
+        numbers = [plain(value, "+.4f") for value in (rises.mean(), rises.min(), rises.max())]
         grid.add_row(method, f"{number:g}", f"{effective:.2f}", f"{len(rises)}", *numbers)
     Console().print(grid)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pathways_lite.cli.argument_order import is_run, require_order
 from pathways_lite.cli.common import AsJson, OfAverage, count_progress, print_json
 from pathways_lite.cli.sampling_common import (
     Chat,
@@ -17,12 +18,13 @@ from pathways_lite.cli.sampling_common import (
     Temperature,
     TopK,
     TopP,
+    asker_of,
     messages_of,
     require_chat,
     writer_of,
 )
 from pathways_lite.console import print_line
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, counted
 from pathways_lite.paths import local_path
 
 if TYPE_CHECKING:
@@ -34,7 +36,9 @@ def sample(
     path: Annotated[
         Path, typer.Argument(metavar="RUN", parser=local_path, help="a run, stage or checkpoint directory")
     ],
-    problems: Annotated[Path, typer.Argument(parser=local_path, help="a file of problems (pathways-lite tasks make)")],
+    problems: Annotated[
+        Path, typer.Argument(parser=local_path, help="a file of problems, or a directory of `pathways-lite tasks make`")
+    ],
     out: Annotated[Path, typer.Option(parser=local_path, help="directory for the samples")],
     samples: Annotated[int, typer.Option(min=1, help="samples of each problem")] = 16,
     max_tokens: Annotated[int, typer.Option(min=1, help="maximum number of tokens of a sample")] = 128,
@@ -63,14 +67,17 @@ def sample(
 
     - `pathways-lite sample runs/smollm2 problems/sum/problems.jsonl --out samples/chat --chat`
     """
+    from pathways_lite.evaluation.context import length_warning, require_room
     from pathways_lite.evaluation.generation import stops_of
-    from pathways_lite.evaluation.problem_samples import Asked, Asking, draw_part, require_room
+    from pathways_lite.evaluation.problem_samples import Asked, Asking, Pace, draw_part
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.sampling import Sampling
     from pathways_lite.sampling.files import SampleDirectory, read_account
-    from pathways_lite.tasks import problems_digest, read_problems
-    from pathways_lite.training.load import load_model
+    from pathways_lite.tasks import problem_file, problems_digest, read_problems
+    from pathways_lite.training.load import load_model, print_warning
 
+    require_order(path, problems, "a run", is_run)
+    problems = problem_file(problems)
     require_chat(chat, system)
     sampling = Sampling(temperature, top_k, top_p, min_p)
     listed = read_problems(problems)
@@ -80,6 +87,15 @@ def sample(
     prompts = [_prompt(problem, system, chat=chat) for problem in listed]
     asking = Asking(sampling, max_tokens)
     today = _date(out) if chat else None
+    asker = asker_of(model, tokenizer, chat=chat, today=today)
+    asked = [
+        Asked(problem.id, asker.ask(prompt), stops((*problem.stop, *(stop or ()))))
+        for problem, prompt in zip(listed, prompts, strict=True)
+    ]
+    lengths = {each.id: len(each.question.prompt.tokens) for each in asked}
+    require_room(lengths, model.stage.data.seq_len)
+    if warning := length_warning(list(lengths.values()), max_tokens, model.stage.data.seq_len):
+        print_warning(warning)
     manifest = {
         "checkpoint": str(model.path), "checkpoint_digest": model.manifest.digest, "average": average,
         "problems": str(problems), "problems_digest": problems_digest(problems),
@@ -91,16 +107,16 @@ def sample(
         directory = SampleDirectory(out, manifest)
         parts = directory.missing(len(listed), samples)
         if parts:
-            writer = writer_of(model, tokenizer, seed, rows=batch, chat=chat, today=today)
-            asked = [
-                Asked(problem.id, writer.ask(prompt), stops((*problem.stop, *(stop or ()))))
-                for problem, prompt in zip(listed, prompts, strict=True)
-            ]
-            require_room(asked, model.stage.data.seq_len)
             total = sum(len(part.problems) * len(part.samples) for part in parts)
+            print_line(
+                f"{counted(total, 'sample')} to draw, for {counted(len(listed), 'problem')}, of at most "
+                f"{counted(max_tokens, 'token')} each: {counted(total * max_tokens, 'token')} at most"
+            )
+            writer = writer_of(model, tokenizer, asker, seed, rows=batch)
+            pace = Pace(total * max_tokens, _tell_pace)
             with count_progress("sampling", total, "samples") as report:
                 for part in parts:
-                    draw_part(directory, part, writer, model.stage.model, asked, asking, report)
+                    draw_part(directory, part, writer, model.stage.model, asked, asking, report, pace.look)
     account = read_account(out)
     if as_json:
         print_json({"samples": out, "problems": len(listed), "per_problem": samples, **asdict(account)})
@@ -110,6 +126,12 @@ def sample(
         f"{account.tokens_read:,} read, {account.flops:.3g} FLOPs, {account.seconds:.0f} s"
     )
     typer.echo(out)
+
+
+def _tell_pace(rate: float, seconds: float) -> None:
+    from pathways_lite.tracking.formatting import duration
+
+    print_line(f"sampling: {rate:,.0f} tokens per second, so all is there in at most {duration(seconds)}")
 
 
 def _date(out: Path) -> datetime:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pathways_lite.data.chat_template import Messages
     from pathways_lite.data.tokenizers import Tokenizer
-    from pathways_lite.evaluation.generation import Writer
+    from pathways_lite.evaluation.generation import Asker, Writer
     from pathways_lite.recipe import Mode
     from pathways_lite.training.load import TrainedModel
 
@@ -29,26 +29,34 @@ MinP = Annotated[
 ]
 
 
-def writer_of(
-    model: TrainedModel, tokenizer: Tokenizer, seed: int, *, corpus: str | None = None, mode: Mode | None = None,
-    chat: bool = False, today: datetime | None = None, **options: Any,
-) -> Writer:  # fmt: skip
-    """Return a writer of texts that asks the model as it was trained. `options`: those of `Sampler`.
+def asker_of(
+    model: TrainedModel, tokenizer: Tokenizer, *, corpus: str | None = None, mode: Mode | None = None,
+    chat: bool = False, today: datetime | None = None,
+) -> Asker:  # fmt: skip
+    """Return what asks a model as it was trained; its parameters are not read for that.
 
-    With `chat` it answers messages, `today` or now; UserError where the model has no chat template.
+    With `chat` it asks by messages, `today` or now; UserError where the model has no chat template.
     """
-    import jax
-
     from pathways_lite.data.chat_template import ChatTemplate
-    from pathways_lite.evaluation.generation import Writer
+    from pathways_lite.evaluation.generation import Asker
     from pathways_lite.objectives.prompts import PromptFormat
 
     prompt_format = PromptFormat.from_objective(model.stage.objective, model.frame(corpus))
-    opener, ends = model.prompt_tokens(tokenizer)
+    opener, _ = model.prompt_tokens(tokenizer)
     template = ChatTemplate(tokenizer, str(model.path), today) if chat else None
+    return Asker(tokenizer, prompt_format, mode, None, opener, template)
+
+
+def writer_of(model: TrainedModel, tokenizer: Tokenizer, asker: Asker, seed: int, **options: Any) -> Writer:
+    """Return a writer of the texts that `asker` asks for; reads the parameters. `options`: those of `Sampler`."""
+    import jax
+
+    from pathways_lite.evaluation.generation import Writer
+
+    _, ends = model.prompt_tokens(tokenizer)
     return Writer(
-        model.stage.model, model.params(), tokenizer, prompt_format, mode, None, opener, ends, template,
-        key=jax.random.key(seed), layout=model.components.layout, **options,
+        model.stage.model, model.params(), tokenizer, asker.prompt_format, asker.mode, asker.frame, asker.opener, ends,
+        asker.chat, key=jax.random.key(seed), layout=model.components.layout, **options,
     )  # fmt: skip
 
 

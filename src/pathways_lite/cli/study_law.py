@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
+from pathways_lite.intervals import plain
+
 if TYPE_CHECKING:
     from pathways_lite.scaling.efficiency import Efficiency
     from pathways_lite.scaling.table import Table
@@ -34,12 +36,12 @@ def fit_study_law(plan: StudyPlan, law: str, methods: str | None, scaled: Sequen
     the evaluations along the runs are used, and intervals are over seeds. Raises UserError if runs or methods are
     missing.
     """
-    from pathways_lite.errors import UserError
+    from pathways_lite.errors import UserError, did_you_mean
     from pathways_lite.scaling.efficiency import fit_efficiency
     from pathways_lite.scaling.laws.efficiency import BASES
 
     if law not in ("auto", *BASES):
-        raise UserError(f"--law {law} is not known; give auto, {', '.join(BASES)}")
+        raise UserError(f"there is no --law {law!r}.{did_you_mean(law, ('auto', *BASES))}")
     table = _runs_of_arms(plan, methods, final=True)
     names = table["method"]
     baseline = method_of(plan.study.baseline, methods)
@@ -120,10 +122,11 @@ def efficiency_section(efficiency: Efficiency) -> str:
 
     rows = []
     for factor in efficiency.factors:
-        limits = f"{factor.shared.low:.3g} to {factor.shared.high:.3g}" if factor.shared.has_limits else "–"
+        value, low, high = factor.shared.texts(".4g")
+        limits = f"{low} to {high}" if low else "–"
         numbers = (factor.smallest.value, factor.largest.value, factor.p_value)
-        shown = [f"{value:.3g}" if np.isfinite(value) else "–" for value in numbers]
-        rows.append([f"{factor.arm}, {factor.column}", f"{factor.shared.value:.4g}", limits, *shown])
+        shown = [plain(number, ".3g") if np.isfinite(number) else "–" for number in numbers]
+        rows.append([f"{factor.arm}, {factor.column}", value, limits, *shown])
     source = f"over {efficiency.replicates} seeds" if efficiency.replicates else f"over {efficiency.rows} finished runs"
     caption = f"{efficiency.law.formula}; 95 % intervals {source}; p of a factor that changes with scale, after Holm."
     header = ("", "factor", "interval", "smallest scale", "largest scale", "p")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pathways_lite.cli.argument_order import require_order
 from pathways_lite.cli.common import AsJson, count_progress, print_json
 from pathways_lite.console import escape_controls
 from pathways_lite.errors import UserError
@@ -44,10 +45,12 @@ def make(
     - `pathways-lite tasks make gsm8k tasks/gsm8k --source train.jsonl --shots 5`
     """
     from pathways_lite.output_lock import lock_directory
-    from pathways_lite.tasks import find_family
-    from pathways_lite.tasks.make import DOCUMENTS, PROBLEMS
+    from pathways_lite.tasks import FAMILIES, find_family
+    from pathways_lite.tasks.make import DOCUMENTS
     from pathways_lite.tasks.make import make as make_problems
+    from pathways_lite.tasks.problems import PROBLEMS
 
+    require_order(family, out, "a family of problems", lambda name: str(name) in FAMILIES)
     chosen = find_family(family)
     if source is not None and not chosen.needs_source:
         raise UserError(f"--source {source}: {family} is made from its seed; leave --source out")
@@ -100,9 +103,9 @@ def check(
 
     from pathways_lite.tasks import problems_digest, read_problems
     from pathways_lite.tasks.check import check_problems, check_samples
-    from pathways_lite.tasks.make import PROBLEMS
+    from pathways_lite.tasks.problems import problem_file
 
-    file = problems / PROBLEMS if problems.is_dir() else problems
+    file = problem_file(problems)
     findings = check_problems(file)
     counts = {} if samples is None else check_samples(read_problems(file), problems_digest(file), samples)
     if as_json:

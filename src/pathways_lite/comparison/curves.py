@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pathways_lite.comparison.metric import Metric
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.ledger import CostElsewhere, least_known
 from pathways_lite.tracking.formatting import si
 from pathways_lite.tracking.log import Row
@@ -136,7 +136,7 @@ def domain_value(domains: Mapping[str, Mapping[str, Any]], metric: Metric) -> fl
     if not domains:
         return math.nan
     if metric.domain is not None and metric.domain not in domains:
-        raise UserError(f"there is no domain {metric.domain!r}; the held-out domains are {', '.join(domains)}")
+        raise UserError(f"there is no held-out domain {metric.domain!r}.{did_you_mean(metric.domain, domains)}")
     results = list(domains.values()) if metric.domain is None else [domains[metric.domain]]
     if metric.unit == "bits_per_byte" and any(result.get("lossy") for result in results):
         raise UserError(

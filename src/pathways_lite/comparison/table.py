@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pathways_lite.comparison import benchmarks
 from pathways_lite.comparison.compare import Arm, Comparison, compare_all
 from pathways_lite.comparison.metric import Metric
-from pathways_lite.intervals import LEVEL, Interval
+from pathways_lite.intervals import LEVEL, Form, Interval
 from pathways_lite.tracking.formatting import duration, si
 
 UNEQUAL_BUDGETS = 1.02
@@ -216,7 +216,7 @@ def _holm_note(comparisons: Sequence[Comparison]) -> list[str]:
 
 def format_signed(interval: Interval, separator: str = " ") -> str:
     """Format as in `-0.0310 [-0.0400, -0.0220]`."""
-    return _format_interval(interval, lambda value: f"{value:+.4f}", separator)
+    return _format_interval(interval, "+.4f", separator)
 
 
 def format_percent(interval: Interval, separator: str = " ") -> str:
@@ -228,8 +228,8 @@ def format_percent(interval: Interval, separator: str = " ") -> str:
     return _format_interval(interval, render, separator)
 
 
-def _format_interval(interval: Interval, render: Callable[[float], str], separator: str) -> str:
+def _format_interval(interval: Interval, form: Form, separator: str) -> str:
     if math.isnan(interval.value):
         return NOT_REACHED
-    value = render(interval.value)
-    return f"{value}{separator}[{render(interval.low)}, {render(interval.high)}]" if interval.has_limits else value
+    value, low, high = interval.texts(form)
+    return f"{value}{separator}[{low}, {high}]" if interval.has_limits else value

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pathways_lite.conversion.hf_config import ConfigReader, activation_name, window_pattern, write_rope
 from pathways_lite.conversion.hf_names import Tensor, tensors
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, without_prefix
 from pathways_lite.recipe import Model
 
 Fields = dict[str, Any]
@@ -68,7 +68,7 @@ class Family:
         try:
             return Model.model_validate(fields)
         except ValidationError as error:
-            details = "; ".join(str(problem["msg"]) for problem in error.errors())
+            details = "; ".join(without_prefix(problem["msg"]) for problem in error.errors())
             raise UserError(f"{config.path} describes no model that can be computed here: {details}") from error
 
     def config(self, model: Model, max_positions: int) -> Fields:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 from itertools import islice
 
 from pathways_lite.data.documents import Document, printable
 from pathways_lite.data.seqio_tasks import SEQIO
 from pathways_lite.data.sources import PYTHON, Source
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 
 _MAX_ITEMS = 1000  # of a source, in search of the first document
 _FIELD_OPTIONS = ("--text-field", "--domain-field", "--id-field")
@@ -52,10 +51,8 @@ def require_domains(sources: Sequence[Source], names: Collection[str]) -> None:
                     return
     if missing:
         name = min(missing)
-        close = difflib.get_close_matches(name, there, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise UserError(
-            f"--held-out names the domain {name}, of which there is no document.{hint} There are {', '.join(there)}"
+            f"--held-out names the domain {name}, of which there is no document.{did_you_mean(name, there)}"
         )
 
 

@@ -15,9 +15,10 @@ from pathways_lite.batch import Batch
 from pathways_lite.data.order import rows_of_example
 from pathways_lite.data.pipeline import BatchRows, DataStream, windows_per_domain
 from pathways_lite.data.store import Split, Store
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, closest_names, did_you_mean
 from pathways_lite.recipe import Causal
 
+_COMPARED, _SHOWN = 10_000, 5  # ids that are compared with one that is not there, and shown
 _MARK = 1 << 30  # above every token id: marks a token by its index in the windows of a batch
 
 
@@ -113,7 +114,7 @@ def find_document(store: Store, name: str) -> DocumentPart:
     if not found:
         raise UserError(
             f"{store.address} has no document {name!r}; give an id as `data inspect` and `data batch` show it, or "
-            "DOMAIN#NUMBER"
+            f"DOMAIN#NUMBER.{_similar_documents(store, name)}"
         )
     if len(found) > 1:
         places = ", ".join(f"{d}#{i}" for d, i in found[:5])
@@ -122,6 +123,18 @@ def find_document(store: Store, name: str) -> DocumentPart:
     starts = _Starts(store, domain)
     length = starts[document + 1] - starts[document]
     return DocumentPart(domain, document, store.document_id(domain, "train", document), 0, length)
+
+
+def _similar_documents(store: Store, name: str) -> str:
+    """Return a hint at documents that a name may mean: those of a domain with a similar name, or similar ids."""
+    _, mark, number = name.rpartition("#")
+    if mark and number.isdecimal():
+        return did_you_mean(name, [f"{other}#{number}" for other in store.domains])
+    ids = [other for each in store.domains for other in store.document_ids(each)]
+    alike = [other for other in ids if name.lower() in other.lower()] or closest_names(name, ids[:_COMPARED], _SHOWN)
+    if alike:
+        return f" Alike are: {', '.join(alike[:_SHOWN])}"
+    return f" Ids are such as: {', '.join(ids[:_SHOWN])}" if ids else ""
 
 
 def _documents_called(store: Store, domain: str, split: Split, name: str) -> Iterator[int]:

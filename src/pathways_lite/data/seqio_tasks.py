@@ -20,7 +20,7 @@ from pathways_lite.data.files import InputFile
 from pathways_lite.data.listing import Listing
 from pathways_lite.data.sources import Source
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.recipe.load import importing_from
 
 SEQIO = "seqio:"
@@ -137,7 +137,7 @@ def _examples_per_task(provider: Any, split: str, examples: int | None) -> list[
     """Return the number of examples of each Task: for a Mixture in the ratio of its rates, rounded to add up."""
     seqio = _seqio()
     if split not in provider.splits:
-        raise UserError(f"{provider.name} has no split {split!r}; it has: {', '.join(map(str, provider.splits))}")
+        raise UserError(f"{provider.name} has no split {split!r}.{did_you_mean(split, map(str, provider.splits))}")
     if not isinstance(provider, seqio.Mixture):
         return [(provider.name, _count_available(provider, split, examples))]
     if examples is None:

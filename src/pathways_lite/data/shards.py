@@ -18,7 +18,7 @@ from pathways_lite.data.documents import Document, InputChunk, Skipped
 from pathways_lite.data.round_trip import RoundTrip, RoundTripSampler
 from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.document_frame import DocumentFrame
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 
 _BATCH_CHARACTERS = 1 << 20  # of text encoded at once
 
@@ -214,8 +214,8 @@ class HeldOutShares:
         """Return the shares of the domains, [domains]. Raises UserError for a share of a domain that is not there."""
         if unknown := sorted(set(self.by_domain) - set(domains)):
             raise UserError(
-                f"--held-out names the domain {unknown[0]}, of which there is no document; there are "
-                f"{', '.join(domains)}. What was tokenized is kept: give the same command with one of these"
+                f"--held-out names the domain {unknown[0]}, of which there is no document."
+                f"{did_you_mean(unknown[0], domains)}. What was tokenized is kept: give the command with one of these"
             )
         return np.array([self.by_domain.get(name, self.share) for name in domains])
 

@@ -38,7 +38,7 @@ from pathways_lite.data.tokenizer_files import TOKENIZER_FILES, tokenizer_from_f
 from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.data.zarr_io import read_file
 from pathways_lite.document_frame import DocumentFrame
-from pathways_lite.errors import UserError, similar_path
+from pathways_lite.errors import UserError, did_you_mean, similar_path
 from pathways_lite.paths import storage_address
 from pathways_lite.recipe import Data
 
@@ -270,7 +270,7 @@ class Store:
 
     def _index(self, domain: str) -> int:
         if domain not in self.domains:
-            raise UserError(f"{self.address} has no domain {domain!r}; it has: {', '.join(self.domains)}")
+            raise UserError(f"{self.address} has no domain {domain!r}.{did_you_mean(domain, self.domains)}")
         return self.domains.index(domain)
 
     def _whole(self, domain: str, split: Split, name: str) -> np.ndarray:
@@ -359,7 +359,7 @@ def open_store(address: str) -> Store:
     if content is None:
         raise MissingStoreError(
             f"{address} is not a token store (it has no {MANIFEST}); "
-            f"build one with: pathways-lite data build {address} TEXT...{similar_path(address)}"
+            f"build one with: pathways-lite data build {address} TEXT{similar_path(address)}"
         )
     try:
         raw = json.loads(content)

@@ -21,7 +21,7 @@ from pathways_lite.data.tokenizers import (
     HFTokenizer,
     Tokenizer,
 )
-from pathways_lite.errors import UserError, similar_path
+from pathways_lite.errors import UserError, closest_names, did_you_mean, similar_path
 from pathways_lite.paths import local_path
 
 TOKENIZER_FILES = (BYTES_FILE, SENTENCEPIECE_FILE, HF_FILE, EOD_FILE, *HF_COMPANIONS)
@@ -65,11 +65,18 @@ def load_tokenizer(path: str | Path, eod: str | None = None) -> Tokenizer:
         return tokenizer_from_files(read_published_files(path), str(path), eod, published=True)
     if not path.is_file():
         expected = "a tokenizer is bytes, sentencepiece:SIZE, a .model or a tokenizer.json"
-        raise UserError(f"{path}: no such file; {expected}{similar_path(path)}")
+        raise UserError(f"{path}: no such file; {expected}{similar_path(path) or _similar_kind(str(path))}")
     if path.suffix not in (".model", ".json"):
         raise UserError(f"{path} is no tokenizer file; expected a SentencePiece .model or an HF tokenizer.json")
     name = SENTENCEPIECE_FILE if path.suffix == ".model" else HF_FILE
     return tokenizer_from_files({name: path.read_bytes()}, str(path), eod)
+
+
+def _similar_kind(request: str) -> str:
+    """Return a hint at a kind of tokenizer that was misspelled: `. Did you mean 'sentencepiece:1024'?`; or ""."""
+    kind, colon, size = request.partition(":")
+    close = closest_names(kind, ("sentencepiece", "seqio") if colon else (ByteTokenizer.kind,))
+    return f".{did_you_mean(request, (), meant=f'{close[0]}{colon}{size}')}" if close else ""
 
 
 def stored_tokenizer(path: Path) -> Path | None:

@@ -144,11 +144,59 @@ def prompt_of(
     return ask
 
 
+@dataclass(frozen=True)
+class Asker:
+    """Makes what a model reads of texts, chats and texts with gaps; it needs no parameters.
+
+    Attributes: see `generate`. chat: the form of messages.
+    """
+
+    tokenizer: Tokenizer
+    prompt_format: PromptFormat | None = None
+    mode: Mode | None = None
+    frame: DocumentFrame | None = None
+    opener: Sequence[int] | None = None
+    chat: ChatTemplate | None = None
+
+    @property
+    def document_frame(self) -> DocumentFrame:
+        """The tokens around documents."""
+        if self.frame is not None:
+            return self.frame
+        of_format = self.prompt_format
+        return DocumentFrame(self.tokenizer.eod) if of_format is None else of_format.special.frame
+
+    def ask(self, prompt: str | Messages) -> Question:
+        """Return what the model reads to continue a text, or to answer messages.
+
+        Raises UserError for messages that its chat template refuses.
+        """
+        frame = self.document_frame
+        if not isinstance(prompt, str):
+            assert self.chat is not None
+            ids = self.chat.encode(prompt)
+            return Question(Prompt(ids, 0, frame.end), ids)
+        text = self.tokenizer.encode(prompt)
+        return Question(prompt_of(text, self.prompt_format, frame, self.mode, self.opener), text)
+
+    def infill(self, text: str) -> tuple[Prompt, list[list[int]]]:
+        """Return what the model reads to fill every `<mask>` of a text, and the tokens between the masks.
+
+        Raises UserError where there is no mask, or more than the model can be asked to fill.
+        """
+        parts = [self.tokenizer.encode(stretch) for stretch in text.split(MASK)]
+        if len(parts) == 1:
+            raise UserError(f"there is no gap to fill: write {MASK} where text is missing")
+        if self.prompt_format is None:
+            raise UserError("a causal model cannot fill gaps")
+        return self.prompt_format.infill(parts, self.mode), parts
+
+
 class Writer:
     """Writes texts with a model: many samples of many prompts in one batch.
 
-    Args: see `generate`. chat: the form of messages. rows: texts that are written at the same time, at most. chunk:
-    tokens between two looks.
+    Args: see `generate` and `Asker`. rows: texts that are written at the same time, at most. chunk: tokens between two
+    looks.
     """
 
     def __init__(
@@ -164,11 +212,9 @@ class Writer:
         chat: ChatTemplate | None = None,
         **options: Any,
     ) -> None:
-        self._tokenizer, self._prompt_format, self._mode, self._chat = tokenizer, prompt_format, mode, chat
-        if frame is None:
-            frame = DocumentFrame(tokenizer.eod) if prompt_format is None else prompt_format.special.frame
-        self._frame, self._opener = frame, opener
-        self.sampler = Sampler.of_params(config, params, {*frame.ids, *ends}, **options)
+        self._tokenizer, self._prompt_format = tokenizer, prompt_format
+        self.asker = Asker(tokenizer, prompt_format, mode, frame, opener, chat)
+        self.sampler = Sampler.of_params(config, params, {*self.asker.document_frame.ids, *ends}, **options)
 
     def continuations(
         self,
@@ -189,7 +235,7 @@ class Writer:
           watch: is given the unfinished continuations now and then.
         """
         each = [stops] * len(prompts) if isinstance(stops, Stops) else list(stops)
-        questions = [self.ask(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+        questions = [self.asker.ask(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
         requests = [
             Request(question.prompt, sampling, max_tokens, samples, first_sample, its_stops.automaton)
             for question, its_stops in zip(questions, each, strict=True)
@@ -206,31 +252,15 @@ class Writer:
 
         yield from map(finish, self.sampler.sample(requests, None if watch is None else show))
 
-    def ask(self, prompt: str | Messages) -> Question:
-        """Return what the model reads to continue a text, or to answer messages.
-
-        Raises UserError for messages that its chat template refuses.
-        """
-        if not isinstance(prompt, str):
-            assert self._chat is not None
-            ids = self._chat.encode(prompt)
-            return Question(Prompt(ids, 0, self._frame.end), ids)
-        text = self._tokenizer.encode(prompt)
-        return Question(prompt_of(text, self._prompt_format, self._frame, self._mode, self._opener), text)
-
     def filled(self, text: str, sampling: Sampling, *, max_tokens: int, samples: int = 1) -> Iterator[Generated]:
         """Yield whole texts, with every `<mask>` of `text` filled.
 
         Raises:
           UserError: there is no mask, or there are more than the model can be asked to fill.
         """
-        parts = [self._tokenizer.encode(stretch) for stretch in text.split(MASK)]
-        if len(parts) == 1:
-            raise UserError(f"there is no gap to fill: write {MASK} where text is missing")
+        prompt, parts = self.asker.infill(text)
         prompt_format = self._prompt_format
-        if prompt_format is None:
-            raise UserError("a causal model cannot fill gaps")
-        prompt = prompt_format.infill(parts, self._mode)
+        assert prompt_format is not None
         for sample in self.sampler.sample([Request(prompt, sampling, max_tokens, samples)]):
             tokens = parts[0]
             gaps = prompt_format.parse_gaps(sample.answer, len(parts) - 1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pathways_lite.errors import UserError, similar_path
+from pathways_lite.errors import UserError, did_you_mean, similar_path
 from pathways_lite.judging.samples import Samples
-from pathways_lite.tasks import Problem, Verdict, problems_digest, read_problems, verify
+from pathways_lite.tasks import Problem, Verdict, problem_file, problems_digest, read_problems, verify
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,9 @@ def verifier_of(
     has.
     """
     path = problems or _problems_path(samples, directory)
-    if not path.is_file():
+    if problems is not None:
+        path = problem_file(problems)
+    elif not path.is_file():
         advice = "name the file that the samples are of with --problems"
         raise UserError(f"there is no file of problems {path}; {advice}{similar_path(path)}")
     digest = problems_digest(path)
@@ -88,7 +89,7 @@ def _no_weak_verifier(weak: str, problems: list[Problem]) -> str:
         name for p in problems if p.verify is not None for name, value in p.verify if name != "hidden"
         and isinstance(value, tuple)
     }  # fmt: skip
-    if close := difflib.get_close_matches(field, lists, 1):
-        return f"--weak {weak}: the verifiers have no tests named {field}; did you mean {close[0]}?"
+    if lists:
+        return f"--weak {weak}: the verifiers have no tests named {field}.{did_you_mean(field, sorted(lists))}"
     kinds = sorted({p.verify.kind if p.verify is not None else "text" for p in problems})
     return f"--weak {weak}: verifiers of kind {', '.join(kinds)} have no visible tests; leave --weak out"

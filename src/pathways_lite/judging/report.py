@@ -68,8 +68,8 @@ def percent(interval: Interval) -> str:
     """Format a share and its limits."""
     if not np.isfinite(interval.value):
         return "–"
-    limits = f" ({100 * interval.low:.1f}, {100 * interval.high:.1f})" if np.isfinite(interval.low) else ""
-    return f"{100 * interval.value:.1f}{limits}"
+    value, low, high = interval.texts(lambda share: f"{100 * share:.1f}")
+    return f"{value} ({low}, {high})" if interval.has_limits else value
 
 
 def shown_places(count: int) -> list[int]:
@@ -95,11 +95,14 @@ def beyond_rows(beyond: Beyond) -> list[list[str]]:
 
 def best_rows(weak: WeakJudgement) -> list[list[str]]:
     """Return rows of the cost of a wrong result, the number of attempts that pays best, and the reward."""
-    return [
-        [f"{best.false_cost:g}", f"{best.attempts:,}" if best.attempts else "abstain",
-         f"{best.reward:.3f}" + (f" ({low:.3f}, {high:.3f})" if np.isfinite(low) and best.attempts else "")]
-        for best, (low, high) in zip(weak.best, weak.best_limits, strict=True)
-    ]  # fmt: skip
+    rows = []
+    for best, limits in zip(weak.best, weak.best_limits, strict=True):
+        reward, low, high = Interval(best.reward, *limits).texts(".3f")
+        attempts = f"{best.attempts:,}" if best.attempts else "abstain"
+        rows.append(
+            [f"{best.false_cost:g}", attempts, f"{reward} ({low}, {high})" if low and best.attempts else reward]
+        )
+    return rows
 
 
 def weak_rows(weak: WeakJudgement) -> list[list[str]]:

@@ -17,7 +17,7 @@ from rich.text import Text
 from pathways_kernels.attention.spans import causal
 from pathways_lite import models
 from pathways_lite.console import Console, bold
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.models.accounting import attended_pairs, flops_with_spans, parameter_count
 from pathways_lite.parallel.compiler_options import step_options
 from pathways_lite.parallel.mesh import AXES
@@ -42,7 +42,7 @@ def find_stage(recipe: Recipe, name: str | None) -> int:
     if name is None:
         return 0
     if name not in names:
-        raise UserError(f"there is no stage {name!r}; the recipe has {', '.join(names)}")
+        raise UserError(f"there is no stage {name!r}.{did_you_mean(name, names)}")
     return names.index(name)
 
 

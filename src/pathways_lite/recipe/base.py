@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 import re
 import types
@@ -14,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from pathways_lite.errors import did_you_mean
 from pathways_lite.suffixes import POWERS_OF_TEN
 
 __all__ = [
@@ -33,11 +33,14 @@ class Frozen(BaseModel):
     `former_names` maps a field that was renamed to the name that it had before. The former name is still read, in
     keyword arguments, JSON, overrides and `model_copy`, and as an attribute; only the new one is written. A stage's
     identity is computed with the former name, so a rename does not separate a recipe from its checkpoints.
+
+    `json_example` is shown where one of these is expected in JSON; "" where its fields say enough.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
     not_identity: ClassVar[frozenset[str]] = frozenset()
     former_names: ClassVar[Mapping[str, str]] = {}
+    json_example: ClassVar[str] = ""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -319,15 +322,9 @@ def other_names(name: str) -> list[str]:
     return _OTHER_NAMES.get(name.lower(), "").split()
 
 
-def did_you_mean(name: str, candidates: Iterable[str], cutoff: float = 0.5, *, ignore_case: bool = False) -> str:
-    """Return a hint for a name that is not among the candidates: a similar one, if there is any, and all of them."""
-    fold = str.lower if ignore_case else str
-    candidates = list(candidates)
-    folded = {fold(candidate): candidate for candidate in candidates}
-    close = [other for other in other_names(name) if other in folded]
-    close = close or difflib.get_close_matches(fold(name), folded, n=1, cutoff=cutoff)
-    hint = f" Did you mean {folded[close[0]]!r}?" if close else ""
-    return f"{hint} It has: {', '.join(candidates)}"
+def meant_field(name: str, fields: Iterable[str]) -> str | None:
+    """Return the field that other programs call `name`; None where it is no such name."""
+    return next((field for field in other_names(name) if field in fields), None)
 
 
 def field_hint(cls: type[Frozen], name: str) -> str:
@@ -337,8 +334,8 @@ def field_hint(cls: type[Frozen], name: str) -> str:
     if not any(field in known for field in wanted):
         for field in wanted:
             if path := _path_below(cls, field):
-                return f" Did you mean {path!r}? It has: {', '.join(known)}"
-    return did_you_mean(name, known)
+                return did_you_mean(name, known, meant=path)
+    return did_you_mean(name, known, meant=meant_field(name, known))
 
 
 def _path_below(cls: type[Frozen], name: str) -> str | None:

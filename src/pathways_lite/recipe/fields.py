@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import difflib
 import json
 import typing
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, closest_names, did_you_mean
 from pathways_lite.recipe.base import (
     Epochs,
     Flops,
@@ -22,8 +21,8 @@ from pathways_lite.recipe.base import (
     Frozen,
     Steps,
     Tokens,
-    did_you_mean,
     is_node,
+    meant_field,
     union_members,
     variants_of,
 )
@@ -31,7 +30,6 @@ from pathways_lite.recipe.stage import Recipe
 
 __all__ = ["ClassFields", "FieldRow", "describe_class", "describe_path", "override_values", "recipe_classes"]
 
-_CLOSE = 0.7  # similarity above which a name is a misspelled field, and not the name of a stage
 _AMOUNTS = (Steps, Tokens, Flops, Fraction, Epochs, FractionOf)
 _BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
@@ -79,7 +77,7 @@ def describe_path(path: str) -> list[ClassFields]:
             if part in kinds:
                 classes, in_sequence = [kinds[part]], False
                 continue
-            if not in_sequence or difflib.get_close_matches(part, _field_names(classes), n=1, cutoff=_CLOSE):
+            if not in_sequence or closest_names(part, _field_names(classes)):
                 raise UserError(_no_such_field(".".join(parts[:number]), part, classes))
             in_sequence = False  # the name or number of an item
             continue
@@ -138,15 +136,15 @@ def _named_classes() -> dict[str, type[Frozen]]:
 
 def _no_such_field(path: str, name: str, classes: list[type[Frozen]]) -> str:
     fields = _field_names(classes)
-    if not difflib.get_close_matches(name, fields, n=1, cutoff=_CLOSE):
+    if not closest_names(name, fields):
         # A class or a kind is meant rather than a field.
         among = classes if path else list(_named_classes().values())
         variants = [cls for cls in among if _has_kind(cls)]
         named = {text.lower(): cls for cls in variants for text in (cls.__name__, cls.model_fields["kind"].default)}
-        if close := difflib.get_close_matches(name.lower(), named, n=1, cutoff=_CLOSE):
-            kinds = ", ".join(cls.model_fields["kind"].default for cls in _siblings(named[close[0]]))
-            return f"there is no {name!r}. Did you mean {named[close[0]].__name__!r}? Of its kind there are: {kinds}"
-    return f"{path or 'a recipe'} has no field {name!r}.{did_you_mean(name, _field_names(classes), _CLOSE)}"
+        if close := closest_names(name, named):
+            kinds = [cls.model_fields["kind"].default for cls in _siblings(named[close[0]])]
+            return f"there is no {name!r}.{did_you_mean(name, kinds, meant=named[close[0]].__name__)}"
+    return f"{path or 'a recipe'} has no field {name!r}.{did_you_mean(name, fields, meant=meant_field(name, fields))}"
 
 
 def _siblings(cls: type[Frozen]) -> list[type[Frozen]]:

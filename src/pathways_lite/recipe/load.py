@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import importlib
+import inspect
 import json
 import os
 import re
@@ -25,16 +26,16 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 
 from pathways_lite.atomic_file import write_text_atomically
-from pathways_lite.errors import UserError, similar_path
+from pathways_lite.errors import UserError, did_you_mean, similar_path
 from pathways_lite.paths import local_path
 from pathways_lite.recipe.base import (
     Frozen,
     boolean_problem,
-    did_you_mean,
     field_hint,
     has_boolean,
     is_amount,
     is_node,
+    meant_field,
     other_names,
     takes_boolean,
     union_members,
@@ -73,9 +74,15 @@ def load_from_python[T: Frozen](path: Path, kind: type[T], example: str) -> T:
         with importing_from(path.parent):
             defined = runpy.run_path(str(path))
             function = defined.get(name)
+            if name == "recipe" and callable(defined.get("study")) and _required(function) != ():
+                raise UserError(f"{path} is a study, not a recipe; train it by: pathways-lite study run {path}")
+            if name == "study" and not callable(function) and callable(defined.get("recipe")):
+                raise UserError(f"{path} is a recipe, not a study; train it by: pathways-lite train {path}")
+            if arguments := _required(function):
+                raise UserError(
+                    f"{path}: {name}() is called without arguments, and takes {', '.join(arguments)}; give defaults"
+                )
             if not callable(function):
-                if name == "recipe" and callable(defined.get("study")):
-                    raise UserError(f"{path} is a study, not a recipe; train it by: pathways-lite study run {path}")
                 raise UserError(
                     f"{path} has no function {name}(); a {name} file defines `def {name}() -> {kind.__name__}`"
                 )
@@ -90,6 +97,15 @@ def load_from_python[T: Frozen](path: Path, kind: type[T], example: str) -> T:
         missing = "; is `return` missing at its end?" if result is None else ""
         raise UserError(f"{path}: {name}() returned {type(result).__name__}, not a {kind.__name__}{missing}")
     return result
+
+
+def _required(function: Any) -> tuple[str, ...] | None:
+    """Return the arguments that a function cannot be called without; None for what is no function."""
+    if not callable(function):
+        return None
+    parameters = inspect.signature(function).parameters.values()
+    fillers = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return tuple(p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in fillers)
 
 
 @contextlib.contextmanager
@@ -195,7 +211,10 @@ def _hint_at_root(root: Frozen, path: list[str]) -> str:
             return (
                 f"{hint}, or {'.'.join([first[0], '*', *first[2:], *rest])!r} for all stages?" if same else f"{hint}?"
             )
-    return did_you_mean(path[0], [name for name in type(root).model_fields if name != "kind"])
+    fields = [name for name in type(root).model_fields if name != "kind"]
+    below = next((".".join(key) for key in parts if len(key) > 2), None)
+    example = f". Those of a stage are e.g. {below}; `pathways-lite recipe fields` lists all" if below else ""
+    return did_you_mean(path[0], fields, meant=meant_field(path[0], fields)) + example
 
 
 def _begin(annotation: Any, full_path: tuple[str, ...]) -> Frozen:

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pathways_lite.recipe.base import Frozen, did_you_mean
+from pathways_lite.errors import did_you_mean
+from pathways_lite.recipe.base import Frozen, meant_field
 from pathways_lite.recipe.fields import recipe_classes
 from pathways_lite.recipe.sentences import Location, explain
 
@@ -87,13 +88,13 @@ def _describe(error: Exception, call: ast.Call | None) -> str:
         return text + ("." * bool(hint := _similar_class(str(error.name))) + hint)
     if isinstance(error, AttributeError) and isinstance(error.obj, Frozen):
         cls = type(error.obj)
-        return f"{cls.__name__} has no field {error.name!r}.{did_you_mean(str(error.name), cls.model_fields)}"
+        name, fields = str(error.name), list(cls.model_fields)
+        return f"{cls.__name__} has no field {name!r}.{did_you_mean(name, fields, meant=meant_field(name, fields))}"
     return text
 
 
 def _similar_class(name: str) -> str:
-    hint = did_you_mean(name, [cls.__name__ for cls in recipe_classes()], 0.6, ignore_case=True)
-    return hint.partition(" It has:")[0]
+    return did_you_mean(name, [cls.__name__ for cls in recipe_classes()], listed=False)
 
 
 def _first_field(name: str) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import typing
 from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from pathways_lite.recipe.base import Frozen, did_you_mean, is_node, union_members, variants_of
+from pathways_lite.errors import did_you_mean, without_prefix
+from pathways_lite.recipe.base import Frozen, is_node, union_members, variants_of
+from pathways_lite.suffixes import POWERS_OF_TEN
 
 __all__: list[str] = []
 
@@ -110,7 +113,7 @@ def _sentence(item: dict[str, Any]) -> str:
     if kind == "union_tag_invalid":
         kinds = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         return f"there is no {context['tag']!r}.{did_you_mean(context['tag'], kinds)}"
-    message = item["msg"].removeprefix("Value error, ")
+    message = without_prefix(item["msg"])
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         return f"it must be {words} {context[name]:g}, not {_short(value)}"
@@ -133,7 +136,7 @@ def _wrong_type(value: Any, members: list[Any], item: dict[str, Any], as_json: b
     if isinstance(value, str) and variants:
         names = list(variants) if as_json else [variant.__name__ for variant in variants.values()]
         exact = variants.get(value.lower())
-        hint = f" Write {exact.__name__}()" if exact and not as_json else did_you_mean(value, names, ignore_case=True)
+        hint = f" Write {exact.__name__}()" if exact and not as_json else did_you_mean(value, names)
         return f"{value!r} is text, but one of the classes is expected.{hint}"
     if isinstance(value, str) and choices and len(members) == len([m for m in members if m is not type(None)]):
         return f"there is no {value!r}.{did_you_mean(value, choices)}"
@@ -141,6 +144,7 @@ def _wrong_type(value: Any, members: list[Any], item: dict[str, Any], as_json: b
     expected = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 2 else names)
     why = ", which has a fractional part" if item["type"] == "int_from_float" else ""
     example = _example(value, nodes, as_json) if type(None) in members else ""
+    example = example or (_as_whole_number(value) if int in members else "")
     return f"{expected or 'something else'} is expected, not {_short(value)}{why}{example}"
 
 
@@ -151,7 +155,8 @@ def _names(members: list[Any], as_json: bool) -> Iterator[str]:
             continue
         if is_node(member):
             kind = member.model_fields["kind"].default if "kind" in member.model_fields else None
-            yield kind if as_json and kind else member.__name__
+            name = kind if as_json and kind else member.__name__
+            yield f"{name} {member.json_example}" if as_json and member.json_example else name
         elif typing.get_origin(member) is tuple:
             yield "a list" if as_json else "a tuple"
         elif typing.get_origin(member) is Literal:
@@ -159,6 +164,15 @@ def _names(members: list[Any], as_json: bool) -> Iterator[str]:
         else:
             names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
             yield names.get(member, str(getattr(member, "__name__", member)))
+
+
+def _as_whole_number(value: Any) -> str:
+    """Return how a number with a suffix is written, which may stand for a power of ten or of two; "" for others."""
+    match = re.fullmatch(r"(\d+)([kKMG])", value) if isinstance(value, str) else None
+    if match is None:
+        return ""
+    power = POWERS_OF_TEN[match[2]]
+    return f"; write {int(match[1]) * 2 ** (power // 3 * 10)}, or {int(match[1]) * 10**power}"
 
 
 def _example(value: Any, nodes: list[type[Frozen]], as_json: bool) -> str:

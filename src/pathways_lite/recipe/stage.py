@@ -102,6 +102,8 @@ Start = Annotated[Scratch | Continue | Grow | Merge | Restore, Field(discriminat
 class Ramp(Frozen):
     """Batch size by step, as (first step, sequences): PaLM 540B is ((0, 512), (50_000, 1024), (115_000, 2048))."""
 
+    json_example: ClassVar[str] = '{"steps": [[0, 512], [50000, 1024]]}'
+
     steps: tuple[tuple[int, int], ...] = Field(description="(first step, sequences) pairs; the first step is 0")
 
     @model_validator(mode="after")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from pathways_lite.errors import UserError
 from pathways_lite.intervals import LEVEL, tail_quantiles
@@ -57,6 +56,8 @@ def bootstrap_limits(
     Given the estimate [...] and the estimates without each row, `jackknife` [rows, ...], the percentiles are corrected
     for bias and acceleration (BCa: Efron 1987).
     """
+    from scipy import stats
+
     samples = np.asarray(samples, np.float64)
     tails = np.array(tail_quantiles(level))
     if jackknife is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.scaling.fit import leave_largest_out
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.losses import Loss
@@ -70,7 +70,7 @@ def held_out_errors(
             f"of the table, name it for each, as in {targets[-1]}=COLUMN"
         )
     if by not in full:
-        raise UserError(f"the table has no column {by} to hold out by; it has {', '.join(full)}")
+        raise UserError(f"the table has no column {by!r} to hold out by.{did_you_mean(by, full)}")
     results = []
     for law in laws:
         fit, predicted, measured = leave_largest_out(law, full, by=by, count=count, loss=loss, seed=seed)

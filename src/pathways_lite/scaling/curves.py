@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.laws.annealing import MULTI_POWER, TISSUE, fall_columns, schedule_warnings
 from pathways_lite.scaling.measurements import annealing_area, forward_area
@@ -131,7 +131,7 @@ def fit_curves(
     """
     names = [curve.name for curve in curves]
     if unknown := [name for name in test if name not in names]:
-        raise UserError(f"there is no curve {unknown[0]!r} to test on; there are {', '.join(names)}")
+        raise UserError(f"there is no curve {unknown[0]!r} to test on.{did_you_mean(unknown[0], names)}")
     if len(set(names)) < len(names):
         raise UserError(f"curves must have different names; found {', '.join(names)}")
     fitted = [curve for curve in curves if curve.name not in test]

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from pathways_lite.scaling.law import Columns, Law, Values, double_precision
 from pathways_lite.scaling.losses import LINKS, Huber, LeastAbsolute, Link, Loss
@@ -43,6 +42,8 @@ class Linearization:
 
     def quantile(self, level: float) -> float:
         """Return the half-width of an interval of `level` in standard errors; infinite without degrees of freedom."""
+        from scipy import stats
+
         if self.degrees_of_freedom < 1:
             return math.inf
         return float(stats.t.ppf((1 + level) / 2, self.degrees_of_freedom))
@@ -100,6 +101,8 @@ def loss_inefficiency(loss: Loss, noise: float) -> float:
     1 for least squares, pi/2 for absolute losses, between them for Huber's (Huber 1964, section 6): with k = delta /
     noise, (E psi²) / (E psi')² where psi clips at k.
     """
+    from scipy import stats
+
     if isinstance(loss, LeastAbsolute):
         return math.pi / 2
     if not isinstance(loss, Huber):

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
-from scipy import stats
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.intervals import LEVEL, Interval
 from pathways_lite.scaling.checks import validate_columns
 from pathways_lite.scaling.law import Law, double_precision
@@ -115,8 +114,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _times(interval: Interval) -> str:
-    limits = f" ({interval.low:.3g} to {interval.high:.3g})" if interval.has_limits else ""
-    return f"{interval.value:.3g} times{limits}"
+    value, low, high = interval.texts(".3g")
+    return f"{value} times" + (f" ({low} to {high})" if interval.has_limits else "")
 
 
 def fit_efficiency(
@@ -135,9 +134,9 @@ def fit_efficiency(
     names = [str(name) for name in dict.fromkeys(arms.tolist())]
     others = tuple(name for name in names if name != baseline)
     if baseline not in names or not others:
-        raise UserError(f"the baseline {baseline!r} and another arm must have runs; there are {', '.join(names)}")
+        raise UserError(f"the baseline {baseline!r} and another arm must have runs.{did_you_mean(baseline, names)}")
     if law not in BASES:
-        raise UserError(f"factors are fitted with {', '.join(BASES)}, not with {law}")
+        raise UserError(f"no factors are fitted with a law {law!r}.{did_you_mean(law, BASES)}")
     if bad := [name for name in names if "," in name]:
         raise UserError(f"the arm {bad[0]!r} has a comma in its name; rename it")
     shared = efficiency_law((law, "+".join(scaled), "shared", *others))
@@ -192,6 +191,8 @@ def _factors_of_rows(
     notes: list[str],
 ) -> tuple[list[Factor], float]:  # fmt: skip
     """Return factors with intervals by the delta method over independent rows, and the p value of shared exponents."""
+    from scipy import stats
+
     covariance, freedom = _covariance(pooled, columns)
     rows, count = len(columns["L"]), len(free.parameters)
     curved = solve(free, columns, starts=_starts_from(pooled, free)) if rows > count else None
@@ -236,6 +237,8 @@ def _factors_over_seeds(
     notes: list[str],
 ) -> list[Factor]:  # fmt: skip
     """Return factors with Student's t intervals over seeds, each of which is fitted apart."""
+    from scipy import stats
+
     logs: dict[str, list[float]] = {}
     for seed in dict.fromkeys(seeds.tolist()):
         rows = {name: column[seeds == seed] for name, column in columns.items()}
@@ -303,6 +306,8 @@ def _covariance(solution: Solution, columns: Table) -> tuple[np.ndarray, int]:
 
 
 def _plain(value: float, variance: float, freedom: int, level: float) -> Interval:
+    from scipy import stats
+
     if freedom <= 0 or not np.isfinite(variance):
         return Interval(float(value))
     half = float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.scaling.number_text import parse_column, parse_number
 
 _BACKTICKS = re.compile(r"`([^`]+)`")
@@ -89,7 +89,7 @@ class _Evaluator(ast.NodeVisitor):
 
     def _column(self, name: str) -> np.ndarray:
         if name not in self.table:
-            raise _Refused(f"there is no column {name!r} (there are {', '.join(self.table)}); quote texts")
+            raise _Refused(f"there is no column {name!r}, and texts are quoted.{did_you_mean(name, self.table)}")
         return self.table[name]
 
     def visit_BinOp(self, node: ast.BinOp) -> Any:

@@ -266,7 +266,8 @@ def fit_law(
     if method == "bootstrap":
         resamples = bootstrap.Resamples(rows, bootstraps, seed + 1, groups)
         samples = refit_weighted(solution, columns, resamples, progress=progress)
-        jackknife = refit_weighted(solution, columns, bootstrap.jackknife_weights(rows, groups)) if bca else {}
+        left_out = bootstrap.jackknife_weights(rows, groups) if bca else None
+        jackknife = {} if left_out is None else refit_weighted(solution, columns, left_out, progress=progress)
     return Fit(
         law=law, link=solution.link, loss=solution.loss, values=solution.values, objective=solution.objective,
         starts=solution.starts, reached=solution.reached, converged=solution.converged, seed=seed, data=columns,
@@ -275,7 +276,7 @@ def fit_law(
             solution, columns, groups=groups, has_intervals=method is not None or not bootstraps, names=names,
             measured_here="lineage" in table,
         )),
-        rehearsal=None if method is None or law.averaged else rehearse(solution, columns),
+        rehearsal=None if method is None or law.averaged else rehearse(solution, columns, progress),
         row_names=names,
     )  # fmt: skip
 

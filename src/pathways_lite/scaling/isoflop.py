@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import interpolate, optimize
 
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.bootstrap import bootstrap_limits, resample_weights
@@ -70,6 +69,8 @@ def akima_optimum(C: float, N: np.ndarray, L: np.ndarray, per_gap: int = 25) -> 
 
     The method is that of Porian et al.
     """
+    from scipy import interpolate
+
     sizes = np.unique(N)
     if len(sizes) < 3:
         raise UserError(f"C={C:g} has {len(sizes)} different sizes; the interpolation needs at least 3")
@@ -128,6 +129,8 @@ def variable_projection(
     Only two parameters are searched and the others are optimal at every step, so the search is well conditioned
     (condition number about 11 instead of 3.5e11).
     """
+    from scipy import optimize
+
     log_n, log_d = np.log(N) - np.mean(np.log(N)), np.log(D) - np.mean(np.log(D))
 
     def project(exponents: np.ndarray) -> tuple[np.ndarray, float]:

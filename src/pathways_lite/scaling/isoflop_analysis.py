@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from pathways_lite.errors import UserError
 from pathways_lite.intervals import LEVEL, Interval
@@ -235,6 +234,8 @@ def _half_width(samples: Sequence[float], level: float) -> float:
 
 def _line_errors(C: np.ndarray, y: np.ndarray, law: PowerLaw, target: float, level: float) -> tuple[float, float]:
     """Return the half-widths of the t intervals of a line in logarithms: its slope, and its value at the target."""
+    from scipy import stats
+
     u = np.log(C)
     freedom = len(u) - 2
     if freedom < 1:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pathways_lite.atomic_file import write_text_atomically
-from pathways_lite.intervals import Interval
+from pathways_lite.intervals import Interval, plain
 from pathways_lite.run_directory import write_json
 from pathways_lite.scaling.isoflop_analysis import Estimate, IsoflopAnalysis
 from pathways_lite.scaling.laws import chinchilla
@@ -40,9 +40,10 @@ def sentences(analysis: IsoflopAnalysis) -> list[str]:
     ratio, difference = analysis.bias
     result = []
     if np.isfinite(ratio):
+        from_truth = plain(difference, "+.3f")
         result.append(
             f"Bias check: without noise, these sizes and this method give {ratio:.3g} times the best N at C = "
-            f"{analysis.C:.3g}, and an exponent {difference:+.3f} from the truth, if the truth is approach 3's law."
+            f"{analysis.C:.3g}, and an exponent {from_truth} from the truth, if the truth is approach 3's law."
         )
     if np.isfinite(analysis.noise):
         result.append(f"Losses scatter by {analysis.noise:.2%} around the parabolas.")
@@ -69,8 +70,8 @@ ESTIMATE_HEADER = ("method", "exponent of N*", "N*", "D*", "D/N", "L")
 
 
 def _limits(interval: Interval, format_value: Any) -> str:
-    limits = f" ({format_value(interval.low)}, {format_value(interval.high)})" if interval.has_limits else ""
-    return format_value(interval.value) + limits
+    value, low, high = interval.texts(format_value)
+    return f"{value} ({low}, {high})" if interval.has_limits else value
 
 
 def render(analysis: IsoflopAnalysis, origin: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pathways_lite.intervals import Interval
+from pathways_lite.intervals import Interval, plain
 from pathways_lite.scaling.compare import HeldOutError, held_out_errors
 from pathways_lite.scaling.fit import Fit, fit_law
 from pathways_lite.scaling.law import Law
@@ -40,24 +40,24 @@ class Ladder:
     def sentences(self) -> list[str]:
         """Return what was predicted, how far it extrapolates, and, if measured, its error."""
         inputs = ", ".join(f"{name} = {self.goal_inputs[name]:.4g}" for name in self.fit.law.inputs)
-        interval = self.predicted
+        (value, low, high), run, forecast = (
+            interval.texts(".4f") for interval in (self.predicted, self.of_run, self.of_forecast)
+        )
         sentences = [
-            f"At {inputs} the law predicts {self.fit.law.target} = {interval.value:.4f} "
-            f"({interval.low:.4f} to {interval.high:.4f}, the interval of the law).",
-            f"One run there: {self.of_run.low:.4f} to {self.of_run.high:.4f}. As a forecast, with what rehearsals "
-            f"missed: {self.of_forecast.low:.4f} to {self.of_forecast.high:.4f}.",
+            f"At {inputs} the law predicts {self.fit.law.target} = {value} ({low} to {high}, the interval of the law).",
+            f"One run there: {run[1]} to {run[2]}. As a forecast, with what rehearsals missed: {forecast[1]} to "
+            f"{forecast[2]}.",
             f"That is {self.compute_ratio:.2g} times the compute of the largest rung; "
             f"fitted without that rung, the law misses it by {self.held_out_error.worst:.2%}.",
         ]
-        if self.measured is not None:
-            kinds = {"law": interval, "run": self.of_run, "forecast": self.of_forecast}
+        if self.measured is not None and self.relative_error is not None:
+            kinds = {"law": self.predicted, "run": self.of_run, "forecast": self.of_forecast}
             held = [
                 f"{'inside' if kind.contains(self.measured) else 'outside'} that of the {name}"
                 for name, kind in kinds.items()
             ]
-            sentences.append(
-                f"Measured: {self.measured:.4f}, {', '.join(held)}; the error is {self.relative_error:+.2%}."
-            )
+            error = plain(self.relative_error, "+.2%")
+            sentences.append(f"Measured: {self.measured:.4f}, {', '.join(held)}; the error is {error}.")
         return sentences
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 
 
 def retrieval_sigmoid(x: Any) -> Any:
@@ -88,7 +88,7 @@ def parse_link(text: str) -> Link:
     for link in LINKS:
         if text == link:
             return link
-    raise UserError(f"link {text!r} is not known; give {', '.join(LINKS)}")
+    raise UserError(f"there is no link {text!r}.{did_you_mean(text, LINKS)}")
 
 
 def parse_loss(text: str) -> Loss:
@@ -106,4 +106,4 @@ def parse_loss(text: str) -> Loss:
                 value = -1.0
             if value > 0:
                 return Huber(value)
-    raise UserError(f"loss {text!r} is not known; give huber:DELTA (e.g. huber:0.001), lad or squares")
+    raise UserError(f"there is no loss {text!r}.{did_you_mean(text, ('huber:0.001', 'lad', 'squares'))}")

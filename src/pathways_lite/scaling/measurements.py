@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy import signal
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.scaling.laws.annealing import fall_columns
 from pathways_lite.scaling.laws.vocabulary import tokens_per_character
 from pathways_lite.scaling.table import Table, derive_columns, read_table
@@ -48,7 +47,8 @@ def make_schedule(
         case "constant":
             pass
         case _:
-            raise UserError(f"schedule {shape!r} is not known; give constant, cosine, wsd, wsdld or wsdcon")
+            known = ("constant", "cosine", "wsd", "wsdld", "wsdcon")
+            raise UserError(f"there is no schedule {shape!r}.{did_you_mean(shape, known)}")
     return np.where(step < warmup, peak * step / max(warmup, 1), rates)
 
 
@@ -62,6 +62,8 @@ def annealing_area(rates: np.ndarray, momentum: float = 0.999) -> np.ndarray:
 
     The recurrence is linear, so it is computed by two linear filters.
     """
+    from scipy import signal
+
     falls = np.concatenate([[0.0], -np.diff(rates)])
     return np.cumsum(signal.lfilter([1.0], [1.0, -momentum], falls))
 

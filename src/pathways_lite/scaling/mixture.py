@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize
 
 from pathways_lite.errors import UserError
 from pathways_lite.intervals import LEVEL, Interval
@@ -107,6 +106,8 @@ class _Objective:
 
 def _into_limits(shares: np.ndarray, limits: Limits) -> np.ndarray:
     """Return the nearest shares by one common shift that satisfy the limits and add up to one."""
+    from scipy import optimize
+
     low, high = np.array(limits).T
     result = optimize.brentq(lambda shift: np.clip(shares + shift, low, high).sum() - 1, -2, 2)
     return np.clip(shares + result, low, high)
@@ -115,6 +116,8 @@ def _into_limits(shares: np.ndarray, limits: Limits) -> np.ndarray:
 def _minimize(
     objective: _Objective, values: Sequence[Mapping[str, float]], limits: Limits, start: np.ndarray
 ) -> tuple[np.ndarray, float]:
+    from scipy import optimize
+
     result = optimize.minimize(
         lambda shares: objective(shares, values), start, jac=True, method="SLSQP", bounds=list(limits),
         constraints={"type": "eq", "fun": lambda s: s.sum() - 1, "jac": np.ones_like},

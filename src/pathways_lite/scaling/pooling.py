@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import stats
 
 from pathways_lite.scaling.fit import Fit
 
@@ -20,6 +19,8 @@ def pooling_notes(fit: Fit, table: Mapping[str, np.ndarray]) -> list[str]:
     By an analysis of variance of the relative residuals. `table` [rows of the fit] has the columns that were not
     fitted.
     """
+    from scipy import stats
+
     residuals = np.log(
         np.maximum(np.abs(fit.predicted()), 1e-300) / np.maximum(np.abs(fit.data[fit.law.target]), 1e-300)
     )

@@ -96,6 +96,28 @@ def noise_of_runs(fit: Fit) -> tuple[float, int]:
     return float(np.sqrt(np.sum((scaled - predicted) ** 2) / degrees)), 0
 
 
+def describe_intervals(fit: Fit) -> str:
+    """State in a sentence how the intervals of a fit were found."""
+    match fit.method:
+        case "bootstrap":
+            what = "rows" if fit.groups is None else "whole runs"
+            how = "percentiles corrected for bias and acceleration" if fit.jackknife else "percentiles"
+            return f"Intervals from {fit.bootstraps} bootstrap resamples of {what}: {how}."
+        case "delta" | "profile":
+            degrees = fit.rows - len(fit.law.parameters)
+            kind = "the profile of the prediction" if fit.method == "profile" else "the delta method"
+            return f"Intervals by {kind}, with Student's t for {degrees} degrees of freedom: rows are few."
+        case None:
+            return "There are no intervals."
+
+
+def format_noise(fit: Fit) -> str:
+    """Format the noise of a run, as a share of the target where residuals are logarithms."""
+    noise, repeats = noise_of_runs(fit)
+    amount = f"{noise:.2%}" if fit.link == "log" else f"{noise:.4g}"
+    return f"{amount} ({f'from {repeats} repeats' if repeats else 'residuals, as no inputs repeat'})"
+
+
 def worst_rows(fit: Fit, count: int = WORST_ROWS) -> list[WorstRow]:
     """Return the rows with the largest relative errors, by name, or by number (from 1) if they have none."""
     measured, predicted = fit.data[fit.law.target], fit.predicted()

@@ -19,7 +19,7 @@ from pathways_lite.scaling.delta import linearize
 from pathways_lite.scaling.law import Law, double_precision
 from pathways_lite.scaling.losses import LINKS
 from pathways_lite.scaling.quantities import Prediction
-from pathways_lite.scaling.solver import Solution, predict, refit_weighted
+from pathways_lite.scaling.solver import Progress, Solution, no_progress, predict, refit_weighted
 from pathways_lite.scaling.table import Table, derive_columns
 
 LEFT_OUT = (0.0, 0.1, 0.2, 0.3, 0.4)  # shares of the rows that a rehearsal leaves out; 0: one value alone
@@ -85,7 +85,7 @@ def extrapolation(law: Law, fitted: Mapping[str, np.ndarray], inputs: Mapping[st
     return np.atleast_1d(new / old.max())
 
 
-def rehearse(solution: Solution, columns: Table) -> Rehearsal:
+def rehearse(solution: Solution, columns: Table, progress: Progress = no_progress) -> Rehearsal:
     """Rehearse forecasts of the largest rows of `columns` with the law of `solution`.
 
     A rehearsal keeps at least half of the rows, and two more than there are parameters; there may be none.
@@ -107,11 +107,13 @@ def rehearse(solution: Solution, columns: Table) -> Rehearsal:
         return Rehearsal(by, furthest, ())
     # As many lanes as the fit's own starts need, so that nothing new is compiled.
     weights = np.resize(np.array(masks, np.float64), (max(len(masks), MIN_TASKS), rows))
-    refits = refit_weighted(solution, columns, weights)
     misses = []
-    for i, mask in enumerate(masks):
-        values = {name: float(fits[i]) for name, fits in refits.items()}
-        misses.append(tuple(float(miss) for miss in _misses(solution, columns, mask, values)))
+    with progress("rehearsing", len(masks), "forecasts") as advance:
+        refits = refit_weighted(solution, columns, weights)
+        for i, mask in enumerate(masks):
+            values = {name: float(fits[i]) for name, fits in refits.items()}
+            misses.append(tuple(float(miss) for miss in _misses(solution, columns, mask, values)))
+            advance(1)
     return Rehearsal(by, furthest, tuple(misses))
 
 

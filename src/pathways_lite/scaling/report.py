@@ -9,12 +9,19 @@ import numpy as np
 
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError
-from pathways_lite.intervals import Interval
+from pathways_lite.intervals import Interval, plain
 from pathways_lite.scaling.fit import Fit
 from pathways_lite.scaling.law_plots import law_svg
 from pathways_lite.scaling.parameter_plots import correlation_svg, profiles_svg
 from pathways_lite.scaling.plots import COUNTS, amount, fit_svg, frontier_svg, residuals_svg
-from pathways_lite.scaling.quality import ARM_OF_ROW, noise_of_runs, published_objectives, quality, worst_rows
+from pathways_lite.scaling.quality import (
+    ARM_OF_ROW,
+    describe_intervals,
+    format_noise,
+    published_objectives,
+    quality,
+    worst_rows,
+)
 from pathways_lite.scaling.table import COLUMNS, Column, derive_columns, numeric_column
 from pathways_lite.scaling.valleys import limit_ratio, standard_deviations
 from pathways_lite.tracking.page import escape, page, paragraph, picture, section, table
@@ -79,7 +86,7 @@ def _parameters_section(fit: Fit) -> str:
     for parameter, deviation in zip(fit.law.parameters, standard_deviations(fit), strict=True):
         interval = fit.parameter_intervals()[parameter.name]
         spread = _format_spread(float(deviation), is_factor=parameter.kind == "positive")
-        rows.append([parameter.name, f"{interval.value:.5g}", *_format_limits(interval), spread, parameter.unit or "–"])
+        rows.append([parameter.name, *interval.texts(missing="–"), spread, parameter.unit or "–"])
     caption = f"{describe_intervals(fit)} One sd of a parameter that is fitted as a logarithm is a factor, up or down. "
     caption += (
         "Where the objective is a flat valley, parameters are uncertain jointly and predictions are far more certain."
@@ -123,8 +130,8 @@ def _quality_section(fit: Fit) -> str:
         ["loss", f"{fit.loss} in {fit.link}"],
         ["starts at the best objective", f"{fit.reached} of {fit.starts}"],
         ["converged", "yes" if fit.converged else "no"],
-        ["R²", f"{metrics['r2']:.6f}"],
-        *([["R² of log " + fit.law.target, f"{metrics['r2_of_link']:.6f}"]] if fit.link == "log" else []),
+        ["R²", plain(metrics["r2"], ".6f")],
+        *([["R² of log " + fit.law.target, plain(metrics["r2_of_link"], ".6f")]] if fit.link == "log" else []),
         ["noise of a run", format_noise(fit)],
         ["root mean squared error", f"{metrics['rmse']:.5g}"],
     ]
@@ -139,7 +146,7 @@ def _quality_section(fit: Fit) -> str:
     worst = table(
         ["farthest from the law", "measured", "predicted", "error"],
         [
-            [row.name, f"{row.measured:.5g}", f"{row.predicted:.5g}", f"{row.error:+.2%}"]
+            [row.name, f"{row.measured:.5g}", f"{row.predicted:.5g}", plain(row.error, "+.2%")]
             for row in worst_rows(fit, WORST_SHOWN)
         ],
     )
@@ -212,34 +219,8 @@ def _settings_section(fit: Fit) -> str:
     return section("How to reproduce it", f"<pre>\n{escape(json.dumps(settings, indent=2, ensure_ascii=False))}</pre>")
 
 
-def describe_intervals(fit: Fit) -> str:
-    """State in a sentence how the intervals of a fit were found."""
-    match fit.method:
-        case "bootstrap":
-            what = "rows" if fit.groups is None else "whole runs"
-            how = "percentiles corrected for bias and acceleration" if fit.jackknife else "percentiles"
-            return f"Intervals from {fit.bootstraps} bootstrap resamples of {what}: {how}."
-        case "delta" | "profile":
-            degrees = fit.rows - len(fit.law.parameters)
-            kind = "the profile of the prediction" if fit.method == "profile" else "the delta method"
-            return f"Intervals by {kind}, with Student's t for {degrees} degrees of freedom: rows are few."
-        case None:
-            return "There are no intervals."
-
-
-def format_noise(fit: Fit) -> str:
-    """Format the noise of a run, as a share of the target where residuals are logarithms."""
-    noise, repeats = noise_of_runs(fit)
-    amount = f"{noise:.2%}" if fit.link == "log" else f"{noise:.4g}"
-    return f"{amount} ({f'from {repeats} repeats' if repeats else 'residuals, as no inputs repeat'})"
-
-
 def _format_allocation(name: str, interval: Interval) -> str:
     """Format a value and its limits in few digits, on two lines; sizes are written like 7.3B."""
     format_value = amount if name in ("N", "D") else "{:.3g}".format
-    limits = f"\n({format_value(interval.low)}, {format_value(interval.high)})" if np.isfinite(interval.low) else ""
-    return format_value(interval.value) + limits
-
-
-def _format_limits(interval: Interval) -> list[str]:
-    return ["–" if not np.isfinite(limit) else f"{limit:.4g}" for limit in (interval.low, interval.high)]
+    value, low, high = interval.texts(format_value)
+    return f"{value}\n({low}, {high})" if interval.has_limits else value

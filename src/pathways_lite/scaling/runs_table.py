@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pathways_lite.errors import UserError, counted, similar_path
-from pathways_lite.scaling.table import Table
+from pathways_lite.scaling.table import OWN_COLUMNS, Table
 from pathways_lite.tracking.log import Row
 from pathways_lite.tracking.run_data import RunData, StageData, read_run
 
@@ -199,6 +199,15 @@ def to_columns(rows: list[dict[str, Any]]) -> Table:
     """Return rows as columns: texts as objects, numbers as float64 with NaN for unknown ones."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: _to_column([row.get(name) for row in rows]) for name in names}
+
+
+def filled_columns(table: Table) -> Table:
+    """Return the columns that some row fills, and those by which a table of ours is recognized."""
+    return {name: column for name, column in table.items() if name in OWN_COLUMNS or not _is_empty(column)}
+
+
+def _is_empty(column: np.ndarray) -> bool:
+    return all(value in (None, "") or (isinstance(value, float) and np.isnan(value)) for value in column.tolist())
 
 
 def to_rows(table: Table) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 
 OLD_EXCEL = b"\xd0\xcf\x11\xe0"  # also of a workbook with a password
 ZIP = b"PK\x03\x04"
@@ -47,7 +47,7 @@ def read_sheet(path: Path, content: bytes, kind: str, sheet: str | None) -> Any:
         with CalamineWorkbook.from_filelike(io.BytesIO(content)) as workbook:
             names = workbook.sheet_names
             if sheet is not None and sheet not in names:
-                raise UserError(f"{path} has no sheet {sheet!r}; it has {', '.join(names)}")
+                raise UserError(f"{path} has no sheet {sheet!r}.{did_you_mean(sheet, names)}")
             sheets = {name: workbook.get_sheet_by_name(name).to_python() for name in ([sheet] if sheet else names)}
     except CalamineError as error:
         raise UserError(

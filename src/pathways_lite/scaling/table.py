@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pathways_lite.atomic_file import replace_atomically
-from pathways_lite.errors import UserError, similar_path
+from pathways_lite.errors import UserError, did_you_mean, similar_path
 from pathways_lite.paths import local_path
 from pathways_lite.scaling.expressions import evaluate
 from pathways_lite.scaling.number_text import Decimal, parse_column
@@ -114,14 +114,14 @@ def _column_of_term(table: Table, term: str, where: str) -> np.ndarray:
         return numeric_column(table, match["name"]) * float(match["factor"])
     if not re.search(r"[*/+()`-]", term) or (match and match["factor"] and match["name"].isidentifier()):
         source = match["name"] if match and match["factor"] else term
-        raise UserError(f"{where} has no column {source!r}; it has {', '.join(sorted(table))}")
+        raise UserError(f"{where} has no column {source!r}.{did_you_mean(source, sorted(table))}")
     try:
         return np.asarray(evaluate(term, table), np.float64)
     except UserError:
         if re.search(r"[(0-9]", term):
             raise
         # More likely a name with a slash or a hyphen than a quotient of columns.
-        raise UserError(f"{where} has no column {term!r}; it has {', '.join(sorted(table))}") from None
+        raise UserError(f"{where} has no column {term!r}.{did_you_mean(term, sorted(table))}") from None
 
 
 def write_table(table: Mapping[str, np.ndarray], path: str | Path) -> None:
@@ -144,7 +144,7 @@ def write_table(table: Mapping[str, np.ndarray], path: str | Path) -> None:
 def numeric_column(table: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """Return the column as float64. Raises UserError if it is missing or holds text."""
     if name not in table:
-        raise UserError(f"the table has no column {name}; map it with {name}=COLUMN (it has {', '.join(table)})")
+        raise UserError(f"the table has no column {name}; map it with {name}=COLUMN.{did_you_mean(name, table)}")
     return parse_column(name, table[name])
 
 

@@ -15,9 +15,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy import stats
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.scaling import bootstrap
 from pathways_lite.scaling.delta import Linearization, linearize
 from pathways_lite.scaling.law import Law, double_precision
@@ -61,7 +60,7 @@ def parse_method(text: str) -> Method:
     for method in METHODS:
         if text == method:
             return method
-    raise UserError(f"intervals by {text!r} are not known; give {', '.join(METHODS)}")
+    raise UserError(f"there are no intervals by {text!r}.{did_you_mean(text, METHODS)}")
 
 
 def linearization(fit: Fit) -> Linearization:
@@ -179,6 +178,8 @@ def _few_groups_factor(fit: Fit, level: float) -> float:
     A resample of G groups varies less than G groups do (Davison and Hinkley 1997, section 2.3), and quantiles of the
     normal distribution do not pay for the unknown variance. 1 for rows, and for ten groups per parameter.
     """
+    from scipy import stats
+
     if fit.groups is None:
         return 1.0
     groups = len(np.unique(np.asarray(fit.groups).astype(str)))

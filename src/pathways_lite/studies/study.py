@@ -10,7 +10,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from pathways_lite.comparison.metric import Metric
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.paths import local_path
 from pathways_lite.recipe import Frozen, Recipe, Stage, apply_overrides, stage_identity
 from pathways_lite.recipe.load import load_from_python
@@ -77,7 +77,7 @@ class Study(Frozen):
     def with_baseline(self, baseline: str) -> Study:
         """Return the study with another arm as baseline. Raises UserError if there is no such arm."""
         if baseline not in self.arms:
-            raise UserError(f"{self.name} has no arm {baseline!r}; it has {', '.join(self.arms)}")
+            raise UserError(f"{self.name} has no arm {baseline!r}.{did_you_mean(baseline, self.arms)}")
         return self.model_copy(update={"baseline": baseline})
 
     @property

@@ -11,8 +11,8 @@ from typing import Any
 
 from pathways_lite.errors import UserError, counted
 from pathways_lite.tasks.gsm8k import json_lines
-from pathways_lite.tasks.make import DOCUMENTS, KIND, MANIFEST, PROBLEMS
-from pathways_lite.tasks.problems import Problem, problems_digest, read_problems, verify
+from pathways_lite.tasks.make import DOCUMENTS, KIND, MANIFEST
+from pathways_lite.tasks.problems import PROBLEMS, Problem, problem_file, problems_digest, read_problems, verify
 
 
 @dataclass
@@ -42,8 +42,7 @@ def check_problems(path: Path) -> Findings:
 
     Raises UserError if the file cannot be read as problems (ids that are not unique included).
     """
-    if path.is_dir():
-        path = path / PROBLEMS
+    path = problem_file(path)
     problems = read_problems(path)
     groups = {problem.group for problem in problems if problem.group is not None}
     domains = Counter(problem.domain for problem in problems)

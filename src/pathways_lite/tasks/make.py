@@ -14,10 +14,10 @@ from pathways_lite.errors import UserError
 from pathways_lite.run_lock import FILE_NAME as LOCK
 from pathways_lite.tasks.draws import Draws, is_test_group
 from pathways_lite.tasks.family import Example, Family, Request, Source
-from pathways_lite.tasks.problems import problem_id, problems_digest, to_record
+from pathways_lite.tasks.problems import PROBLEMS, problem_id, problems_digest, to_record
 
 KIND = "pathways_lite.tasks"
-DOCUMENTS, PROBLEMS, MANIFEST = "documents.jsonl", "problems.jsonl", "manifest.json"
+DOCUMENTS, MANIFEST = "documents.jsonl", "manifest.json"  # beside `PROBLEMS`
 _MOST_MISSES = 10_000  # draws without a new test problem, after which there are no more
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean, similar_path, without_prefix
 from pathways_lite.tasks.answers import AnyOfNames, ExactInteger, ExactText, FirstWord, GSM8KNumber
 from pathways_lite.tasks.chain import Chain
 from pathways_lite.tasks.code import ListProgram
@@ -16,6 +16,9 @@ from pathways_lite.tasks.family import Example
 from pathways_lite.tasks.grammar import ClosedBrackets, Expression, IsoDate
 from pathways_lite.tasks.gsm8k import from_gsm8k, is_gsm8k, json_lines
 from pathways_lite.tasks.verdict import Verdict
+
+PROBLEMS = "problems.jsonl"
+"""The problems in a directory that `tasks make` wrote."""
 
 AnyVerifier = Annotated[
     ExactText
@@ -100,6 +103,22 @@ def problem_id(example: Example, domain: str) -> str:
     return f"{domain}-{hashlib.sha256(example.prompt.encode()).hexdigest()[:16]}"
 
 
+def problem_file(path: Path) -> Path:
+    """Return the file of problems at `path`, which may be the directory that `tasks make` wrote.
+
+    Raises UserError where there is none.
+    """
+    file = path / PROBLEMS if path.is_dir() else path
+    if file.is_file():
+        return file
+    advice = "`pathways-lite tasks make` writes one"
+    if not path.is_dir():
+        raise UserError(f"there is no file of problems {path}; {advice}{similar_path(path)}")
+    below = next((str(other.parent) for other in sorted(path.glob(f"*/{PROBLEMS}"))), None)
+    hint = f".{did_you_mean(path.name, (), meant=below)}" if below else ""
+    raise UserError(f"there is no {PROBLEMS} in {path}; {advice}{hint}")
+
+
 def read_problems(path: Path | str) -> list[Problem]:
     """Return the problems of a file in order; lines in GSM8K's own form are fine, and gzip by the suffix `.gz`.
 
@@ -135,5 +154,5 @@ def _sentence(error: ValidationError) -> str:
     """Return the first mistake of a record in one sentence."""
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    message = without_prefix(first["msg"])
     return f"{place}: {message}" if place else message

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathways_lite.errors import UserError
-from pathways_lite.recipe.base import did_you_mean
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.tasks.chain import CHAIN
 from pathways_lite.tasks.code import CODE
 from pathways_lite.tasks.facts import FACTS

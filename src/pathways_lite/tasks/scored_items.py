@@ -13,13 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pathways_lite.errors import UserError, counted
-from pathways_lite.recipe.base import did_you_mean
+from pathways_lite.errors import UserError, counted, did_you_mean
 from pathways_lite.tasks.choices import draw_choices
 from pathways_lite.tasks.draws import Draws
 from pathways_lite.tasks.family import Example, Family, Request, Source
-from pathways_lite.tasks.make import KIND, MANIFEST, PROBLEMS, Maker, solved
-from pathways_lite.tasks.problems import Problem, problem_id, problems_digest, read_problems, verifier_of
+from pathways_lite.tasks.make import KIND, MANIFEST, Maker, solved
+from pathways_lite.tasks.problems import (
+    PROBLEMS,
+    Problem,
+    problem_file,
+    problem_id,
+    problems_digest,
+    read_problems,
+    verifier_of,
+)
 from pathways_lite.tasks.registry import FAMILIES
 from pathways_lite.tasks.verdict import Verifier
 
@@ -178,10 +185,7 @@ def _item_of_example(example: Example, maker: Maker, number: int, shots: int, na
 
 
 def _of_file(name: str, path: Path, shots: int, limit: int | None, seed: int) -> Task:
-    if path.is_dir():
-        path = path / PROBLEMS
-    if not path.is_file():
-        raise UserError(f"--tasks {name}: there is no problem file {path}; `pathways-lite tasks make` writes one")
+    path = problem_file(path)
     problems = read_problems(path)
     training = [problem for problem in problems if _field(problem, "split") == "train"]
     asked = [problem for problem in problems if _field(problem, "split") != "train"][:limit]

@@ -28,7 +28,7 @@ from typing import Any, TypedDict
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from pathways_lite.errors import UserError, similar_path
+from pathways_lite.errors import UserError, similar_path, without_prefix
 from pathways_lite.json_values import restore_floats
 from pathways_lite.paths import local_path
 from pathways_lite.recipe.stage import NAME_PATTERN
@@ -226,7 +226,7 @@ def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
             schema.validate_python(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        problems.append(f"{path} is not read: {'.'.join(map(str, first['loc']))}: {first['msg']}")
+        problems.append(f"{path} is not read: {'.'.join(map(str, first['loc']))}: {without_prefix(first['msg'])}")
         return {}
     return content
 

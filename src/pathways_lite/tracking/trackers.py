@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 
 NAMES = ("tensorboard", "wandb")
 
@@ -36,7 +36,7 @@ def open_trackers(names: Iterable[str], stage_dir: Path, *, run: str, step: int 
         elif name == "wandb":
             trackers.append(WandB(stage_dir, run=run))
         else:
-            raise UserError(f"there is no tracker {name!r}; use {' or '.join(NAMES)}")
+            raise UserError(f"there is no tracker {name!r}.{did_you_mean(name, NAMES)}")
     return trackers
 
 

@@ -14,11 +14,10 @@ from pathways_lite.checkpoints.manifest import ArraySpec
 from pathways_lite.data.order import DataCursor
 from pathways_lite.data.pipeline import windows_per_domain
 from pathways_lite.data.store import open_store
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.methods.growth.plan import SIZES, require_growth
 from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Continue, Grow, Merge, Recipe, Restore, Stage
-from pathways_lite.recipe.base import did_you_mean
 from pathways_lite.training import optimizers
 from pathways_lite.training.build_sample_weights import build_sample_weights, require_domains_to_weight
 from pathways_lite.training.init_merging import require_same_model

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pathways_lite.checkpoints import CheckpointManager
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.methods.reweighting import temperature_at
 from pathways_lite.recipe import (
     Constant,
@@ -229,7 +229,7 @@ def _stage_with_checkpoint(recipe: Recipe, run: RunDirectory, name: str | None, 
     """Return the index of the stage that has a checkpoint of `step`; where `name` is given, it is that one."""
     names = [stage.name for stage in recipe.stages]
     if name is not None and name not in names:
-        raise UserError(f"there is no stage {name!r} in {run.path}; it has {', '.join(names)}")
+        raise UserError(f"there is no stage {name!r} in {run.path}.{did_you_mean(name, names)}")
     steps = {stage: CheckpointManager(run.stage(stage).checkpoints).steps() for stage in names if name in (None, stage)}
     steps = {stage: there for stage, there in steps.items() if there}
     if not steps:

@@ -20,7 +20,7 @@ from pathways_lite.checkpoints import CheckpointManager, restore, step_of
 from pathways_lite.data.order import DataCursor
 from pathways_lite.data.pipeline import DataStream
 from pathways_lite.data.store import find_store, open_store
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.paths import local_path
 from pathways_lite.recipe import Scratch, Stage
 from pathways_lite.run_directory import RunDirectory
@@ -70,7 +70,7 @@ def load_reading(path: str | Path, stage: str | None = None) -> StageReading:
     recipe = run.recipe()
     names = [item.name for item in recipe.stages]
     if stage is not None and stage not in names:
-        raise UserError(f"{path} has no stage {stage!r}; it has: {', '.join(names)}")
+        raise UserError(f"{path} has no stage {stage!r}.{did_you_mean(stage, names)}")
     index = 0 if stage is None else names.index(stage)
     directory = run.stage(names[index])
     if names[index] in _begun(run) or not isinstance(recipe.stages[index].start, Scratch):

@@ -14,7 +14,7 @@ import numpy as np
 from pathways_lite.checkpoints import restore
 from pathways_lite.data.reserved_tokens import reserved_ids
 from pathways_lite.data.store import MissingStoreError, find_store, open_store, require_compatible
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.ledger import Ledger
 from pathways_lite.objectives.denoisers import default_special_tokens, resolve_special_tokens
 from pathways_lite.recipe import (
@@ -355,5 +355,5 @@ def _stage_index(recipe: Recipe, index: int, ref: CheckpointRef) -> int:
     names = [stage.name for stage in before]
     if ref.stage in names:
         return names.index(ref.stage)
-    earlier = f"there are {', '.join(names)}" if names else "there is none"
-    raise UserError(f"stage {recipe.stages[index].name!r} uses stage {ref.stage!r}; before it {earlier}")
+    hint = did_you_mean(ref.stage or "", names) or " It is the first stage"
+    raise UserError(f"stage {recipe.stages[index].name!r} uses stage {ref.stage!r}, which is not before it.{hint}")

@@ -110,7 +110,7 @@ def test_identities_follow_what_a_stage_uses_and_not_its_name(recipe: Recipe) ->
 
 
 def test_what_is_not_there_is_said(recipe: Recipe) -> None:
-    with pytest.raises(UserError, match="stage 'proxy' uses stage 'refrence'; before it there are reference"):
+    with pytest.raises(UserError, match=r"stage 'proxy' uses stage 'refrence', .* Did you mean 'reference'"):
         resolve_recipe(chain(recipe, DoReMi(reference=Reference(stage="refrence"))))
     nothing = chain(recipe, DOREMI)
     stages = (nothing.stages[0], nothing.stages[1].model_copy(update={"domain_weights": None}), nothing.stages[2])

@@ -183,7 +183,7 @@ def test_another_corpus_is_refused(recorded: tuple[Path, object], tmp_path: Path
 
 def test_stages_are_named(recorded: tuple[Path, object]) -> None:
     assert load_reading(recorded[0], "base").steps == TOTAL
-    with pytest.raises(UserError, match="no stage 'more'; it has: base"):
+    with pytest.raises(UserError, match=r"no stage 'more'\. There are: base"):
         load_reading(recorded[0], "more")
 
 

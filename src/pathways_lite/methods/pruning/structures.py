@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.ledger import DensityPhase, Timeline
 from pathways_lite.methods.pruning.schedules import DensitySchedule, mask_updates, num_kept
 from pathways_lite.models.accounting import flops_per_token
@@ -205,8 +205,7 @@ def _in_scope(scope: Sequence[str], arrays: dict[str, ParamSpec]) -> list[ParamS
         else:
             names = {name for name in fnmatch.filter(arrays, pattern) if arrays[name].is_matrix}
         if not names:
-            raise UserError(
-                f"pruning.scope: no matrix is called {pattern!r}; there are linear, kernels, {', '.join(arrays)}"
-            )
+            known = ("linear", "kernels", *arrays)
+            raise UserError(f"pruning.scope: no matrix is called {pattern!r}.{did_you_mean(pattern, known)}")
         chosen |= names
     return [array for name, array in arrays.items() if name in chosen]

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
 from pathways_lite.scaling.laws.chinchilla import CHINCHILLA
 from pathways_lite.scaling.losses import LeastSquares
@@ -63,7 +63,7 @@ def efficiency_law(names: tuple[str, ...]) -> Law:
     base, scaled, is_free, arms = BASES[names[0]], tuple(names[1].split("+")), names[2] == "free", names[3:]
     if unknown := [name for name in scaled if name not in base.inputs]:
         raise UserError(
-            f"{base.name} has no input {unknown[0]} that could be worth more; it has {', '.join(base.inputs)}"
+            f"{base.name} has no input {unknown[0]} that could be worth more.{did_you_mean(unknown[0], base.inputs)}"
         )
 
     def predict(v: Values, x: Columns) -> Any:

@@ -6,10 +6,9 @@ module that is then listed here.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.laws import (
     annealing,
@@ -55,16 +54,14 @@ FAMILIES: dict[str, tuple[Callable[[tuple[str, ...]], Law], str]] = {
 
 
 def find_law(name: str) -> Law:
-    """Return the law of that name. Raises UserError, with all names, for an unknown one."""
+    """Return the law of that name. Raises UserError, with a similar name, for an unknown one."""
     name = _OTHER_SPELLINGS.get(name, name)
     family, colon, columns = name.partition(":")
     if family in FAMILIES and (colon or name not in LAWS):
         return FAMILIES[family][0](tuple(filter(None, map(str.strip, columns.split(",")))))
     if name not in LAWS:
-        if close := difflib.get_close_matches(family, [*LAWS, *FAMILIES], n=1):
-            raise UserError(f"there is no law {name!r}. Did you mean {close[0]!r}? `pathways-lite fit laws` lists all")
-        families = ", ".join(f"{family}:{example}" for family, (_, example) in FAMILIES.items())
-        raise UserError(f"there is no law {name!r}; there are {', '.join(LAWS)}, {families}")
+        hint = did_you_mean(family, [*LAWS, *FAMILIES], listed=False)
+        raise UserError(f"there is no law {name!r}.{hint} `pathways-lite fit laws` lists all")
     return LAWS[name]
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize
 
 from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
 
@@ -42,6 +41,8 @@ def loss(v: Values, x: Columns) -> Any:
 
 def optimal_allocation(v: Values, C: float, U: float) -> dict[str, float]:
     """Find the allocation of C = 6ND FLOPs that minimizes the loss with U unique tokens, by a search over ln N."""
+    from scipy import optimize
+
     from pathways_lite.scaling.law import double_precision
 
     def loss_at(log_n: Any) -> np.ndarray:

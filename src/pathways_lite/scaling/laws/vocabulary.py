@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import optimize
 
 from pathways_lite.scaling.law import Columns, Law, Parameter, Values, power
 from pathways_lite.scaling.losses import Huber
@@ -89,6 +88,8 @@ def by_loss(
     C is by default the compute at which Nnv is optimal. A larger vocabulary leaves fewer tokens: D = C/6/(Nnv + Nv).
     `v` are the values of a fit, by default the authors'.
     """
+    from scipy import optimize
+
     v = v or dict(zip(VOCABULARY.names, VOCABULARY.published[0][1], strict=True))
     C = C or compute_for(Nnv)
 
