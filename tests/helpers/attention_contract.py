@@ -120,7 +120,7 @@ class AttentionContract:
     implementation: str
     shapes: tuple[Shape, ...] = SHAPES
     packed_shape = Shape(2, 300, 300, 16, 1, 16)
-    check_vma = True  # of shard_map; jax's kernel interpreters cannot
+    check_vma = True  # of shard_map; jax's kernel interpreters and foreign functions cannot
 
     def run(self, shape: Shape, *args) -> tuple[jax.Array, ...]:
         return run(*args, soft_cap=shape.soft_cap, implementation=self.implementation)

@@ -17,6 +17,7 @@ from pathways_kernels.attention.spans import Spans, check_spans
 from pathways_kernels.attention.static_kinds import static_kind
 from pathways_kernels.attention.support import (
     Request,
+    cpu_unsupported_reason,
     cudnn_unsupported_reason,
     pallas_gpu_unsupported_reason,
     pallas_tpu_unsupported_reason,
@@ -50,6 +51,7 @@ class Backend(NamedTuple):
     run: AttentionFn
     platforms: tuple[str, ...] = ()  # those it is made for ("tpu", "cuda", "rocm", "cpu"); () for all
     unsupported_reason: Callable[[Request], str | None] = _supports_all  # why it cannot compute a request, or None
+    runs_elsewhere: bool = False  # a program that was traced with it may be lowered for any platform
 
 
 def _import_lazily(name: str) -> AttentionFn:
@@ -70,6 +72,7 @@ BACKENDS: dict[str, Backend] = {
     "pallas_tpu": Backend(_import_lazily("pallas_tpu"), ("tpu",), pallas_tpu_unsupported_reason),
     "cudnn": Backend(_import_lazily("cudnn"), ("cuda",), cudnn_unsupported_reason),
     "pallas_gpu": Backend(_import_lazily("pallas_gpu"), ("cuda",), pallas_gpu_unsupported_reason),
+    "cpu": Backend(_import_lazily("cpu"), ("cpu",), cpu_unsupported_reason, runs_elsewhere=True),
     "chunked": Backend(chunked),
     "reference": Backend(reference),
 }
@@ -125,10 +128,12 @@ def attention(
     if implementation is not None:
         return bind(_get_backend(implementation, request))(q, k, v)
     default, by_platform = _select_backends(request)
+    # Where it can be avoided, no branch per platform: each branch would leave residuals for the backward pass.
     platform = platform_of_mesh()
     if not by_platform or platform in ("cpu", "tpu"):  # "gpu" would not say whose
-        # No branch per platform: each branch would leave residuals for the backward pass.
         return bind(by_platform.get(platform or "", default))(q, k, v)
+    if all(backend.runs_elsewhere for backend in by_platform.values()):
+        return bind(next(iter(by_platform.values())))(q, k, v)
     branches = {platform: bind(backend) for platform, backend in by_platform.items()}
     return lax.platform_dependent(q, k, v, default=bind(default), **branches)
 

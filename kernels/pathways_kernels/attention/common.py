@@ -1,12 +1,14 @@
-"""What the backends share: the way from products to logits, and the checkpoint name of a forward pass's results."""
+"""What the backends share: the way from products to logits, the checkpoint name of results, and `vmap`."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 CHECKPOINT_NAME = "attention"
 """The name, for policies of `jax.checkpoint`, of what a forward pass saves for the backward pass: the output, and the
@@ -29,3 +31,23 @@ class LogitTransform(NamedTuple):
             return products * (self.scale * unit), None
         capped = jnp.tanh(products * (self.scale / self.soft_cap))
         return capped * (self.soft_cap * unit), 1 - capped * capped
+
+
+def vmap_by_folding(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Make `vmap` of f enlarge the batch, which is the first axis of all arguments and results.
+
+    Pallas would add a dimension to the grid, and Triton allows only three; a foreign function would be called in turn.
+    """
+    folded = custom_vmap(f)
+
+    @folded.def_vmap
+    def rule(size: int, batched: list[bool], *args: jax.Array) -> tuple[Any, Any]:
+        args = tuple(
+            (x if mapped else jnp.broadcast_to(x, (size, *x.shape))).reshape(-1, *x.shape[1 + mapped :])
+            for x, mapped in zip(args, batched, strict=True)
+        )
+        out = vmap_by_folding(f)(*args)
+        split = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), out)
+        return split, jax.tree.map(lambda _: True, out)
+
+    return folded

@@ -15,7 +15,6 @@ Shapes: B batch, T queries, Tc per block, S keys, Sc per block, H heads, K key h
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,12 +22,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jax.custom_batching import custom_vmap
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pathways_kernels.attention.block_ranges import key_block_ranges, padded_spans, query_block_ranges
-from pathways_kernels.attention.common import CHECKPOINT_NAME, LogitTransform
+from pathways_kernels.attention.common import CHECKPOINT_NAME, LogitTransform, vmap_by_folding
 from pathways_kernels.attention.pallas_gpu_kernels import dkv_kernel, dq_kernel, forward_kernel
 from pathways_kernels.attention.spans import Spans
 
@@ -120,12 +118,12 @@ def _attend(q: Array, k: Array, v: Array, spans: Spans, settings: _Settings) -> 
 
 
 def _attend_fwd(q: Array, k: Array, v: Array, spans: Spans, settings: _Settings) -> tuple[Array, tuple[Any, ...]]:
-    out, lse = checkpoint_name(_vmap_by_folding(partial(_forward, settings))(q, k, v, *spans), CHECKPOINT_NAME)
+    out, lse = checkpoint_name(vmap_by_folding(partial(_forward, settings))(q, k, v, *spans), CHECKPOINT_NAME)
     return out, (q, k, v, *spans, out, lse)
 
 
 def _attend_bwd(settings: _Settings, residuals: tuple[Any, ...], d_out: Array) -> tuple[Array | None, ...]:
-    return (*_vmap_by_folding(partial(_backward, settings))(*residuals, d_out), None)
+    return (*vmap_by_folding(partial(_backward, settings))(*residuals, d_out), None)
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
@@ -259,23 +257,3 @@ def _pad(x: Array, rows: int, head_dim: int) -> Array:
     """Pad `[B, T, H, D]` with zeros: T to a multiple of `rows`, D to `head_dim`."""
     padding = (0, -x.shape[1] % rows, 0, head_dim - x.shape[3])
     return jnp.pad(x, [(0, p) for p in padding]) if any(padding) else x
-
-
-def _vmap_by_folding(f: Callable[..., Any]) -> Callable[..., Any]:
-    """Make `vmap` of f enlarge the batch, which is the first axis of all arguments and results.
-
-    Pallas would add a dimension to the grid, and Triton allows only three.
-    """
-    folded = custom_vmap(f)
-
-    @folded.def_vmap
-    def rule(size: int, batched: list[bool], *args: Array) -> tuple[Any, Any]:
-        args = tuple(
-            (x if mapped else jnp.broadcast_to(x, (size, *x.shape))).reshape(-1, *x.shape[1 + mapped :])
-            for x, mapped in zip(args, batched, strict=True)
-        )
-        out = _vmap_by_folding(f)(*args)
-        split = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), out)
-        return split, jax.tree.map(lambda _: True, out)
-
-    return folded

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
 from pathways_kernels.attention.static_kinds import Causal, Full, SpanKind, Window
 
+CPU_LIBRARY = Path(__file__).with_name("_cpu.so")
 OLDEST = 80  # Ampere: bfloat16 on the tensor cores, asynchronous copies to shared memory
 SMALL = (86, 89, 120, 121)  # 99 KiB of shared memory, too little for head dims beyond 128
 
@@ -67,6 +69,15 @@ def pallas_tpu_unsupported_reason(request: Request) -> str | None:
         return f"the arrays are {dtype}; it supports bfloat16 and float32."
     if target_platform() != "tpu":
         return "no TPU is in sight (jax.devices(), or an abstract device of the mesh in context)."
+    return None
+
+
+def cpu_unsupported_reason(request: Request) -> str | None:
+    del request  # it supports all
+    if not CPU_LIBRARY.exists():
+        return "it was not compiled when the package was built (no C++ compiler?)."
+    if target_platform() != "cpu":
+        return "the program is for another platform."
     return None
 
 

@@ -1,0 +1,71 @@
+"""Compile attention for CPUs (kernels/pathways_kernels/attention/cpu.cc) when the package is built or installed.
+
+Without a C++ compiler, or where compiling fails, the package is built without it: attention on CPUs is then plain XLA.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+FOLDER = Path("kernels/pathways_kernels/attention")
+LIBRARY = FOLDER / "_cpu.so"
+OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-w")
+# Instruction sets by name in cpu.cc, and the compiler's options for them.
+LEVELS = {
+    "x86_64": {"baseline": (), "avx2": ("-mavx2", "-mfma"), "avx512": ("-march=x86-64-v4",)},
+}
+
+
+class CpuAttention(BuildHookInterface):
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        del version  # "editable" builds have the library in the source tree too
+        if self.target_name != "wheel":
+            return
+        try:
+            build(Path(self.root))
+        except (OSError, subprocess.CalledProcessError) as error:
+            output = getattr(error, "stderr", None) or error
+            self.app.display_warning(f"{FOLDER / 'cpu.cc'} was not compiled, attention on CPUs is plain XLA: {output}")
+            return
+        build_data["artifacts"].append(f"/{LIBRARY}")
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+
+
+def build(root: Path) -> None:
+    """Compile the library in the source tree. Raises OSError or CalledProcessError."""
+    from jaxlib import __file__ as jaxlib
+
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if compiler is None or sys.platform == "win32":
+        raise FileNotFoundError("there is no C++ compiler (c++, g++, clang++ or $CXX)")
+    include = f"-I{Path(jaxlib).parent / 'include'}"
+    levels = LEVELS.get(platform.machine(), {"baseline": ()})
+    parts = {name: (f"-DLEVEL={name}", *options) for name, options in levels.items()}
+    parts["handlers"] = ("-DHANDLERS", include)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
+        objects = [f"{folder}/{name}.o" for name in parts]
+        commands = [
+            [compiler, *OPTIONS, *options, "-c", str(root / FOLDER / "cpu.cc"), "-o", out]
+            for out, options in zip(objects, parts.values(), strict=True)
+        ]
+        list(pool.map(_run, commands))
+        finished = root / LIBRARY
+        partial = finished.with_suffix(".new")
+        _run([compiler, "-shared", *objects, "-o", str(partial)])
+        partial.replace(finished)
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
