@@ -21,10 +21,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 FOLDER = Path("kernels/pathways_kernels/attention")
 LIBRARY = FOLDER / "_cpu.so"
 OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-w")
-# Instruction sets by name in cpu.cc, and the compiler's options for them.
-LEVELS = {
-    "x86_64": {"baseline": (), "avx2": ("-mavx2", "-mfma"), "avx512": ("-march=x86-64-v4",)},
-}
+LEVELS = {"avx2": ("-march=x86-64-v3",), "avx512": ("-march=x86-64-v4",)}  # -DLEVEL of cpu.cc and its instruction set
 
 
 class CpuAttention(BuildHookInterface):
@@ -48,11 +45,12 @@ def build(root: Path) -> None:
     from jaxlib import __file__ as jaxlib
 
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
-    if compiler is None or sys.platform == "win32":
-        raise FileNotFoundError("there is no C++ compiler (c++, g++, clang++ or $CXX)")
+    if platform.machine() != "x86_64" or sys.platform == "win32":
+        raise OSError(f"it is for x86-64 processors, and not for Windows; this is {platform.platform()}")
+    if compiler is None:
+        raise OSError("there is no C++ compiler (c++, g++, clang++ or $CXX)")
     include = f"-I{Path(jaxlib).parent / 'include'}"
-    levels = LEVELS.get(platform.machine(), {"baseline": ()})
-    parts = {name: (f"-DLEVEL={name}", *options) for name, options in levels.items()}
+    parts = {name: (f"-DLEVEL={name}", *options) for name, options in LEVELS.items()}
     parts["handlers"] = ("-DHANDLERS", include)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
         objects = [f"{folder}/{name}.o" for name in parts]

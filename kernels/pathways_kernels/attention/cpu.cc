@@ -41,10 +41,8 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64, kTileRows = 8;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32, kTileRows = 4;
 #else
-constexpr int kVectorBytes = 16, kTileRows = 4;
+constexpr int kVectorBytes = 32, kTileRows = 4;
 #endif
 constexpr int kLanes = kVectorBytes / 4;
 constexpr int kPanel = 2 * kLanes;  // columns of a tile of kTileRows rows that is summed in registers
@@ -355,6 +353,7 @@ const Level FOR_LEVEL(LEVEL) = {forward_floats, backward_floats, forward, backwa
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <string_view>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -367,21 +366,23 @@ using Result = ffi::ResultBuffer<ffi::F32>;
 
 }  // namespace
 
-extern const Level level_baseline;
-#ifdef __x86_64__
 extern const Level level_avx2, level_avx512;
-#endif
 
 namespace {
 
-const Level& level() {
-#ifdef __x86_64__
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl"))
-    return level_avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return level_avx2;
-#endif
-  return level_baseline;
+// The widest instruction set that the processor has, or the one that PATHWAYS_KERNELS_CPU names, for tests; or null.
+const Level* find_level() {
+  const char* name = std::getenv("PATHWAYS_KERNELS_CPU");
+  const bool is_narrow = name && std::string_view(name) == "avx2";
+  if (!is_narrow && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    return &level_avx512;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &level_avx2 : nullptr;
+}
+
+const Level* level() {
+  static const Level* const found = find_level();
+  return found;
 }
 
 // Run tasks on the pool's threads and this one. It never waits for a thread that has not begun: the pool's threads may
@@ -427,8 +428,8 @@ ffi::Error run_forward(ffi::ThreadPool pool, float scale, float soft_cap, Floats
   const Shape s = shape_of(q, k, scale, soft_cap);
   const Inputs in = {q.typed_data(), k.typed_data(), v.typed_data(), start.typed_data(), stop.typed_data()};
   const Outputs to = {out->typed_data(), lse->typed_data()};
-  return run_tasks(pool, long(s.B) * s.H, level().forward_floats(s),
-                   [&](int task, float* scratch) { level().forward(s, task, in, to, scratch); });
+  return run_tasks(pool, long(s.B) * s.H, level()->forward_floats(s),
+                   [&](int task, float* scratch) { level()->forward(s, task, in, to, scratch); });
 }
 
 ffi::Error run_backward(ffi::ThreadPool pool, float scale, float soft_cap, Floats q, Floats k, Floats v, Integers start, Integers stop,
@@ -437,11 +438,13 @@ ffi::Error run_backward(ffi::ThreadPool pool, float scale, float soft_cap, Float
   const Inputs in = {q.typed_data(),    k.typed_data(),   v.typed_data(),   start.typed_data(),
                      stop.typed_data(), out.typed_data(), lse.typed_data(), d_out.typed_data()};
   const Outputs to = {nullptr, nullptr, d_q->typed_data(), d_k->typed_data(), d_v->typed_data()};
-  return run_tasks(pool, long(s.B) * s.H, level().backward_floats(s),
-                   [&](int task, float* scratch) { level().backward(s, task, in, to, scratch); });
+  return run_tasks(pool, long(s.B) * s.H, level()->backward_floats(s),
+                   [&](int task, float* scratch) { level()->backward(s, task, in, to, scratch); });
 }
 
 }  // namespace
+
+extern "C" int attention_is_supported() { return level() != nullptr; }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(attention_forward, run_forward,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<float>("scale").Attr<float>("soft_cap")

@@ -7,7 +7,6 @@ without it, `attention` takes `chunked`.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +22,7 @@ from pathways_kernels.attention.chunked import _backward as chunked_backward
 from pathways_kernels.attention.chunked import _forward as chunked_forward
 from pathways_kernels.attention.common import CHECKPOINT_NAME, LogitTransform, vmap_by_folding
 from pathways_kernels.attention.spans import Spans
-from pathways_kernels.attention.support import CPU_LIBRARY
+from pathways_kernels.attention.support import cpu_library
 
 Array = jax.Array
 
@@ -97,8 +96,7 @@ def _call(name: str, transform: LogitTransform, shapes: tuple[tuple[int, ...], .
 
 @functools.cache
 def _register() -> None:
-    library = ctypes.CDLL(str(CPU_LIBRARY))
     for name in ("attention_forward", "attention_backward"):
         jax.ffi.register_ffi_target(
-            f"pathways_kernels_{name}", jax.ffi.pycapsule(getattr(library, name)), platform="cpu"
+            f"pathways_kernels_{name}", jax.ffi.pycapsule(getattr(cpu_library(), name)), platform="cpu"
         )

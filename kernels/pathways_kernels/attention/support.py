@@ -8,6 +8,8 @@ for a chip that is elsewhere). Otherwise the program is plain XLA, which runs on
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import importlib.util
 import os
 from pathlib import Path
@@ -58,6 +60,12 @@ def compute_capability() -> int | None:
         return None
 
 
+@functools.cache
+def cpu_library() -> ctypes.CDLL:
+    """Load the compiled `cpu.cc`."""
+    return ctypes.CDLL(str(CPU_LIBRARY))
+
+
 # ---- backends: the reason why a request is not supported, or None ----
 
 
@@ -75,7 +83,9 @@ def pallas_tpu_unsupported_reason(request: Request) -> str | None:
 def cpu_unsupported_reason(request: Request) -> str | None:
     del request  # it supports all
     if not CPU_LIBRARY.exists():
-        return "it was not compiled when the package was built (no C++ compiler?)."
+        return "it was not compiled when the package was built (no C++ compiler, or no x86-64 processor)."
+    if not cpu_library().attention_is_supported():
+        return "the processor has no AVX2."
     if target_platform() != "cpu":
         return "the program is for another platform."
     return None

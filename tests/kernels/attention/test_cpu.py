@@ -1,8 +1,13 @@
+import io
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import subprocess_environment
 from helpers.attention_contract import SCALE, AttentionContract, Shape, arrays, assert_close, run, training_spans
 from pathways_kernels.attention import attention, support
 from pathways_kernels.attention.spans import causal
@@ -71,6 +76,27 @@ class TestCpu(AttentionContract):
             outs = [many(q, k, v) for _ in range(4)]
             jax.block_until_ready(outs)
         np.testing.assert_array_equal(outs[0][0], self.run(shape, *args)[0])
+
+
+def test_narrow_vectors_compute_the_same():
+    """A process keeps the set that it chose: the same results, summed in another order, from one that is told to."""
+    shape = Shape(2, 97, 137, 4, 2, 48, soft_cap=3.0)
+    script = f"""
+import sys
+import numpy as np
+from helpers.attention_contract import Shape, arrays, run, training_spans
+shape = {shape!r}
+args = *arrays(shape), training_spans(np.random.default_rng(0), shape.B, shape.T, shape.S)
+np.savez(sys.stdout.buffer, *run(*args, soft_cap=shape.soft_cap, implementation="cpu"))
+"""
+    environment = subprocess_environment() | {"PATHWAYS_KERNELS_CPU": "avx2"}
+    process = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=False)
+    assert process.returncode == 0, process.stderr.decode()[-3000:]
+    args = *arrays(shape), training_spans(np.random.default_rng(0), shape.B, shape.T, shape.S)
+    expected = run(*args, soft_cap=shape.soft_cap, implementation="cpu")
+    with np.load(io.BytesIO(process.stdout)) as actual:
+        for x, y in zip(actual.values(), expected, strict=True):
+            assert_close(x, y, 1e-5)
 
 
 def test_it_is_taken_on_cpus():
