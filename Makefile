@@ -69,7 +69,8 @@ install: $(STAMP)  ## the environment alone; EXTRA="tpu slurm" adds what the REA
 $(STAMP): pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
 	@$(UV) python find >/dev/null 2>&1 || $(UV) python install 3.12 || { echo "error: there is no \
 	Python 3.12 or newer here, and uv could not download one; install it, or name it: make install UV_PYTHON=PATH" >&2; exit 2; }
-	$(UV) sync --frozen --inexact --compile-bytecode --extra dev $(addprefix --extra ,$(EXTRA))
+	$(UV) sync --frozen --inexact --compile-bytecode --extra dev $(addprefix --extra ,$(EXTRA)) \
+		$(if $(wildcard kernels/pathways_kernels/attention/_cpu.so),,--reinstall-package pathways-lite)
 	@touch $@
 
 .uv/bin/uv:
