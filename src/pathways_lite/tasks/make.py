@@ -34,7 +34,7 @@ class Maker:
 
     def is_test(self, example: Example) -> bool:
         """Return whether the example is for test."""
-        return is_test_group(self.family.name, example.group, self.family.test_share)
+        return is_test_group(self.family.split or self.family.name, example.group, self.family.test_share)
 
     def documents(self, count: int, done: Callable[[int], None] = lambda _: None) -> Iterator[dict[str, Any]]:
         """Yield the training texts, in random order. A text that is no problem has the group None."""
