@@ -81,7 +81,9 @@ def task_evaluator(model: TrainedModel, tasks: list[Task], mode: Mode | None) ->
 
     tokenizer = model.tokenizer()
     opener, ends = model.prompt_tokens(tokenizer)
-    return TaskEvaluator(tasks, model.stage, tokenizer, model.frame(), opener, ends, mode)
+    return TaskEvaluator(
+        tasks, model.stage, tokenizer, model.frame(), opener, ends, mode, layout=model.components.layout
+    )
 
 
 def _print_results(results: Mapping[str, Mapping[str, Any]], title: str) -> None:

@@ -15,7 +15,9 @@ from pathways_lite.evaluation.choice_scores import AnswerScores, brier, means_js
 from pathways_lite.evaluation.continuations import Continuation, ContinuationScorer, encode_pair
 from pathways_lite.evaluation.generation import Writer, prompt_of, stops_of
 from pathways_lite.evaluation.token_scores import TokenScores
+from pathways_lite.models.decoder import ONE_DEVICE
 from pathways_lite.objectives.prompts import PromptFormat
+from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Mode, Stage
 from pathways_lite.sampling import GREEDY
 from pathways_lite.tasks.scored_items import Item, Task
@@ -43,6 +45,7 @@ class TaskEvaluator:
       tokenizer, frame: of the models, and of the documents that they were trained on.
       opener, ends, mode: see `generate`.
       rows: continuations scored, or answers written, at the same time; changes speed and memory, not results.
+      layout, gather: of the parameters, and whether each device gets all of them (`Sampler`).
     """
 
     tasks: Sequence[Task]
@@ -53,6 +56,8 @@ class TaskEvaluator:
     ends: tuple[int, ...] = ()
     mode: Mode | None = None
     rows: int = ROWS
+    layout: Layout = ONE_DEVICE
+    gather: bool = True
     _pairs: dict[str, _Pairs] = field(default_factory=dict)
 
     def prepare(self) -> None:
@@ -70,9 +75,11 @@ class TaskEvaluator:
         self.prepare()
         config = self.stage.model
         writer = Writer(
-            config, params, self.tokenizer, self._prompt_format, self.mode, None, self.opener, self.ends, rows=self.rows
-        )
-        scorer = ContinuationScorer(config, writer.sampler.weights, rows=self.rows)
+            config, params, self.tokenizer, self._prompt_format, self.mode, None, self.opener, self.ends,
+            rows=self.rows, layout=self.layout, gather=self.gather,
+        )  # fmt: skip
+        sampler = writer.sampler
+        scorer = ContinuationScorer(config, sampler.weights, rows=self.rows, layout=sampler.layout)
         return {task.name: self._evaluate_task(task, writer, scorer, report) for task in self.tasks}
 
     @property

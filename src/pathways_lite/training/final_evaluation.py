@@ -99,7 +99,10 @@ def sample_continuations(evaluator: StageEvaluator, params: Any) -> list[dict[st
         longest: np.ndarray = max((document.tokens for document in documents), key=len)
         prompts[domain] = tokenizer.decode(longest[1 : 1 + PROMPT_TOKENS].tolist())
     prompt_format = PromptFormat.from_objective(evaluator.stage.objective, evaluator.store.frame)
-    writer = Writer(evaluator.stage.model, params, tokenizer, prompt_format, key=jax.random.key(0), rows=_SAMPLE_ROWS)
+    writer = Writer(
+        evaluator.stage.model, params, tokenizer, prompt_format,
+        key=jax.random.key(0), rows=_SAMPLE_ROWS, layout=evaluator.layout, gather=False,
+    )  # fmt: skip
     results = writer.continuations([*prompts.values()], Sampling(TEMPERATURE), max_tokens=SAMPLE_TOKENS)
     texts = {result.prompt: result.text for result in results}
     return [
