@@ -167,6 +167,7 @@ def task_results(run: Path) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_tasks_have_the_results_of_one_process_and_the_same_bits_after_a_kill(
     processes: Processes, tmp_path: Path
 ) -> None:
@@ -174,7 +175,7 @@ def test_tasks_have_the_results_of_one_process_and_the_same_bits_after_a_kill(
     processes.run(1, 1, tmp_path / "one", *TASKS)
     assert task_results(tmp_path / "two") == pytest.approx(task_results(tmp_path / "one"), rel=1e-4, nan_ok=True)
     started = processes.start(2, 1, tmp_path / "killed", *TASKS)
-    started.servers[0].wait_for("step 5/12")
+    started.servers[0].wait_for("step 6: held out")
     started.servers[1].kill(signal.SIGKILL)
     started.wait()
     processes.run(2, 1, tmp_path / "killed", *TASKS)

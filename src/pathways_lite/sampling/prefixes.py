@@ -128,7 +128,7 @@ class SharedPrompts:
     def open(self, rows: Rows, requests: Mapping[int, int], waiting: Collection[int]) -> Rows:
         if rows.shared is None:
             empty = jax.tree.map(lambda part: part[0], empty_cache(self._config, 1, self._places * self._room))
-            zeros = np.zeros(rows.tokens.shape[0], np.int32)
+            zeros = jnp.zeros(rows.tokens.shape[0], jnp.int32)
             rows = rows._replace(shared=Shared(empty, SharedPlace(zeros, zeros)))
         assert rows.shared is not None
         cache, place = rows.shared
@@ -140,7 +140,7 @@ class SharedPrompts:
         begin, count = map(np.copy, self._layout.fetch(tuple(place)))
         for row, request in requests.items():
             begin[row], count[row] = self._place[request] * self._room, self._lengths[request] - 1
-        return rows._replace(shared=Shared(cache, SharedPlace(begin, count)))
+        return rows._replace(shared=Shared(cache, SharedPlace(jnp.asarray(begin), jnp.asarray(count))))
 
 
 def read_prompts(
