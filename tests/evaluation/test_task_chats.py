@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,16 @@ def test_answers_are_scored_after_the_template(run: Path, words: Path) -> None:
     logp = np.array([-score.nll.sum() for score in scores])
     assert chat["words.jsonl"]["log_p"] == pytest.approx(logp.mean(), rel=1e-3)
     assert chat["words.jsonl"]["loss"] == pytest.approx(np.mean(-logp / sizes), rel=1e-3)
+
+
+def test_the_command_of_the_page_works(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "downstream.md").read_text()
+    (command,) = (line for line in page.splitlines() if line.startswith("pathways-lite") and "--apply-chat" in line)
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs/smollm2").symlink_to(run)
+    command = command.replace("--shots 2", "--shots 0")  # the tiny model reads 128 tokens
+    assert invoke(*shlex.split(command)[1:], "--limit", 2).exit_code == 0
 
 
 @pytest.mark.parametrize(
