@@ -17,7 +17,7 @@ pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (e
 
 from pathways_lite.cli import evaluate_lm_eval
 from pathways_lite.cli.evaluate_lm_eval import HarnessTasks
-from pathways_lite.cli.evaluate_lm_eval_rows import task_columns
+from pathways_lite.cli.evaluate_lm_eval_rows import _accuracy, _own_metrics, task_columns
 from pathways_lite.cli.evaluate_tasks import TaskChoice
 from pathways_lite.training.load import load_model
 
@@ -147,3 +147,16 @@ def test_other_items_or_shots_are_not_mixed_into_a_table(here: Path) -> None:
             along("toy_mc", out="t.csv", **options)
     with pytest.raises(UserError, match=r"there is no task 'toy_mcc'\. Did you mean 'toy_mc'\?"):
         along("toy_mcc", out="t.csv")
+
+
+def test_the_accuracy_is_a_share_whatever_its_value() -> None:
+    """A BLEU of 0.5 at one checkpoint, of 100, is none; errors are no metrics."""
+    results = {"alias": "x", "bleu,none": 0.5, "exact_match,strict": 0.25, "exact_match_stderr,strict": 0.1,
+               "acc_norm,none": 0.75, "acc_norm_stderr,none": "N/A"}  # fmt: skip
+    assert _accuracy(results) == {"accuracy": 0.25, "accuracy_se": 0.1}
+    assert _accuracy({"acc_norm,none": 0.75, "acc,none": 0.5}) == {"accuracy": 0.5, "accuracy_se": None}
+    assert _accuracy({"bleu,none": 0.5}) == {"accuracy": None, "accuracy_se": None}
+    assert _own_metrics(results) == {
+        "lm_eval_bleu": 0.5, "lm_eval_bleu_se": None, "lm_eval_exact_match_strict": 0.25,
+        "lm_eval_exact_match_strict_se": 0.1, "lm_eval_acc_norm": 0.75, "lm_eval_acc_norm_se": None,
+    }  # fmt: skip

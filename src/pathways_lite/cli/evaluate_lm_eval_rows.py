@@ -14,6 +14,9 @@ from pathways_lite.evaluation.choice_scores import brier, means_json, probabilit
 
 Columns = dict[str, Any]
 
+_SHARE = re.compile(r"acc|acc_\w+|\w+_acc|exact_match|em|f1|pass(@|_at_)[0-9]+")
+"""Metrics that are a share of right answers, or like one."""
+
 
 def count_items(requests: Sequence[Any]) -> int:
     """Return the number of items that the harness' requests are about; a choice is a request."""
@@ -31,13 +34,13 @@ def task_columns(results: Mapping[str, Any], task: Any) -> Columns:
     """Return a task's results as `evaluation.downstream.summarize` names them, and the harness' own as `lm_eval_NAME`.
 
     `results`: of `HarnessTasks.run` with samples; `task`: the harness' task. `accuracy` is the harness' `acc`, or else
-    its first metric of which more is better and that is a share. Of likelihoods there are `log_p`, `loss`, `p` and
+    its first metric that is a share, such as `exact_match`. Of likelihoods there are `log_p`, `loss`, `p` and
     `brier` of the right answer, and the `chance` of a guess.
     """
     name = task.task_name
     samples = _of_one_filter(results["samples"][name])
     columns: Columns = {"items": len(samples), "shots": results["n-shot"].get(name), "chance": None}
-    columns |= _accuracy(results["results"][name], results["higher_is_better"].get(name, {}))
+    columns |= _accuracy(results["results"][name])
     scored = [values for sample in samples if (values := _likelihoods(sample, task)) is not None]
     if scored:
         if "chance" in scored[0]:
@@ -52,37 +55,36 @@ def _of_one_filter(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, An
     return [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
 
 
-def _accuracy(values: Mapping[str, Any], higher_is_better: Mapping[str, bool]) -> Columns:
-    names = [key for key, value in values.items() if _is_share(key, value, higher_is_better)]
-    named = next((key for key in names if key.startswith("acc,")), next(iter(names), None))
+def _accuracy(values: Mapping[str, Any]) -> Columns:
+    shares = [key for key in _metrics(values) if _SHARE.fullmatch(key.partition(",")[0])]
+    named = next((key for key in shares if key.startswith("acc,")), next(iter(shares), None))
     if named is None:
         return {"accuracy": None, "accuracy_se": None}
     return {"accuracy": float(values[named]), "accuracy_se": _error(values, named)}
 
 
-def _is_share(key: str, value: Any, higher_is_better: Mapping[str, bool]) -> bool:
-    metric, _, filtered = key.partition(",")
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not filtered or metric.endswith("_stderr") or not is_number or not higher_is_better.get(metric):
-        return False
-    return 0 <= value <= 1
+def _own_metrics(values: Mapping[str, Any]) -> Columns:
+    columns: Columns = {}
+    for key in _metrics(values):
+        metric, _, filtered = key.partition(",")
+        name = re.sub(r"\W+", "_", f"lm_eval_{metric}" + ("" if filtered == "none" else f"_{filtered}"))
+        columns |= {name: float(values[key]), f"{name}_se": _error(values, key)}
+    return columns
+
+
+def _metrics(values: Mapping[str, Any]) -> list[str]:
+    """Return the keys METRIC,FILTER of the metrics among the harness' results, those of errors aside."""
+    return [
+        key
+        for key, value in values.items()
+        if "," in key and not key.partition(",")[0].endswith("_stderr") and isinstance(value, int | float)
+    ]
 
 
 def _error(values: Mapping[str, Any], key: str) -> float | None:
     metric, _, filtered = key.partition(",")
     error = values.get(f"{metric}_stderr,{filtered}")
     return float(error) if isinstance(error, int | float) else None
-
-
-def _own_metrics(values: Mapping[str, Any]) -> Columns:
-    columns: Columns = {}
-    for key, value in values.items():
-        metric, _, filtered = key.partition(",")
-        if not filtered or metric.endswith("_stderr") or not isinstance(value, int | float):
-            continue
-        name = re.sub(r"\W+", "_", f"lm_eval_{metric}" + ("" if filtered == "none" else f"_{filtered}"))
-        columns |= {name: float(value), f"{name}_se": _error(values, key)}
-    return columns
 
 
 def _likelihoods(sample: Mapping[str, Any], task: Any) -> dict[str, float] | None:

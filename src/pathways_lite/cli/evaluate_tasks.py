@@ -66,7 +66,9 @@ def evaluate_tasks(path: Path, choice: TaskChoice, *, average: bool, as_json: bo
         results = evaluator.evaluate(model.params(), report) if own else {}
     if as_json:
         facts = {"checkpoint": model.path, "digest": model.manifest.digest, "average": average, "tasks": results}
-        print_json(facts | ({"lm_eval": harness} if others else {}))
+        print_json(
+            facts | ({"apply_chat_template": True} if choice.chat else {}) | ({"lm_eval": harness} if others else {})
+        )
         return
     title = f"{model.path}, average of parameters" if average else f"{model.path}"
     if own:

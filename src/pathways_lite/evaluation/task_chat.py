@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pathways_lite.data.chat_template import ChatTemplate, Messages
@@ -16,6 +17,7 @@ class TaskChat:
 
     Attributes:
       multiturn: shots are earlier turns, each a question and its answer; otherwise they stand in the user's message.
+        Those of problems that have messages of their own are always turns.
     """
 
     template: ChatTemplate
@@ -23,12 +25,10 @@ class TaskChat:
 
     def messages(self, item: Item) -> Messages:
         """Return what an item asks, its shots before it."""
-        asked = [dict(message) for message in item.messages or ()]
-        if not asked:
-            asked = [_message("user", item.question if self.multiturn else item.prompt)]
-        if not self.multiturn and not item.messages:
-            return asked
-        turns = []
+        if item.messages is None and not self.multiturn:
+            return [_message("user", item.prompt)]
+        asked = item.messages or [_message("user", item.question)]
+        turns: list[Mapping[str, str]] = []
         for prompt, solution in item.shots:
             turns += [_message("user", prompt), _message("assistant", solution.strip())]
         first = 1 if asked[0].get("role") == "system" else 0

@@ -202,7 +202,7 @@ CLOZE = _family(
 )
 CONTINUATION = _family(
     "continuation",
-    f"the next {WORDS} words of your documents, beside {WRONG} times as many from others (--source)",
+    f"the next {WORDS} words of your documents, beside {WORDS} of each of {WRONG} others (--source)",
     _ask_continuation,
     f"give more documents, at least {WRONG + 1} for test, whose lines have {WORDS} words after a passage",
 )

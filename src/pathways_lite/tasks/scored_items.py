@@ -89,8 +89,7 @@ class Task:
         sha = hashlib.sha256(self.normalization.encode())
         for item in self.items:
             judged = "" if item.verifier is None else item.verifier.model_dump_json()
-            asked = item.prompt if item.messages is None or item.question else [item.shots, item.messages]
-            sha.update(json.dumps([item.id, asked, item.answers, item.right, judged, item.stop]).encode())
+            sha.update(json.dumps([item.id, item.prompt, item.answers, item.right, judged, item.stop]).encode())
         return f"sha256-{sha.hexdigest()[:12]}"
 
 
