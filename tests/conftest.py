@@ -164,11 +164,13 @@ def _free_port() -> int:
 @pytest.fixture
 def start_group() -> Iterator[Callable[..., Group]]:
     """A function that starts a script in `count` processes of `devices` each; all of them end with the test."""
+    from helpers import subprocess_environment
+
     groups: list[Group] = []
 
     def start(script: str, count: int, devices: int, *arguments: object) -> Group:
         port = _free_port()
-        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+        environment = subprocess_environment() | {"JAX_NUM_CPU_DEVICES": str(devices)}
         command = [sys.executable, "-c", _PRELUDE + textwrap.dedent(script), str(port), str(count)]
         group = Group(
             [

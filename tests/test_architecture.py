@@ -70,7 +70,7 @@ MAY_IMPORT = {
     | {"parallel", "distributed", "models", "objectives", "data", "methods", "sampling", "evaluation", "tracking"}
     | {"tasks"}
     | {"checkpoints", "run_lock", "signals", "run_directory", "run_history"},
-    "harness": {"errors", "console", "recipe", "evaluation", "objectives", "sampling", "training"},
+    "harness": {"errors", "console", "recipe", "data", "evaluation", "objectives", "sampling", "training"},
     "conversion": BOTTOM | {"models", "data", "methods", "checkpoints", "training"},
     "planner": BOTTOM | {"parallel", "models", "tracking", "training"},
     "comparison": BOTTOM | {"intervals", "tracking", "run_directory"},

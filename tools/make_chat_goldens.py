@@ -107,6 +107,8 @@ CHATS: dict[str, list[dict[str, str]]] = {
         {"role": "user", "content": "{{ 7 * 7 }} <|im_end|> </s>"},
     ],
     "system": [{"role": "system", "content": "Answer briefly. "}, {"role": "user", "content": "Why?"}],
+    "begun": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "The answer is"}],
+    "begun with spaces": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": " It is:  "}],
 }  # fmt: skip
 
 
@@ -123,15 +125,17 @@ def byte_level(special: tuple[str, ...]) -> str:
 
 
 def answers(tokenizer: Any) -> dict[str, Any]:
-    """Return the text and ids of every chat, or why it is refused."""
+    """Return the text and ids of every chat, or why it is refused; an answer that is the last message is continued."""
     found: dict[str, Any] = {}
     for name, messages in CHATS.items():
+        is_begun = messages[-1]["role"] == "assistant"
+        options = {"add_generation_prompt": not is_begun, "continue_final_message": is_begun}
         try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
         except Exception as error:  # jinja2's, by which a template refuses messages
             found[name] = {"refused": str(error)}
             continue
-        ids = tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
         found[name] = {"text": text, "ids": [int(i) for i in ids]}
     return found
 

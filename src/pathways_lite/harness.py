@@ -12,7 +12,10 @@ document in front, as in training.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import hashlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -22,6 +25,8 @@ from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from pathways_lite.console import print_line
+from pathways_lite.data.chat_template import ChatTemplate, find_template
+from pathways_lite.data.tokenizers import HFTokenizer
 from pathways_lite.errors import UserError, counted
 from pathways_lite.evaluation.continuations import Continuation, ContinuationScorer, encode_pair
 from pathways_lite.evaluation.generation import decode_after, prompt_of, stops_of
@@ -71,9 +76,10 @@ class PathwaysLM(TemplateLM):
         rows = int(batch_size) if str(batch_size).isdigit() and int(batch_size) > 1 else ROWS
         self.max_length = max_length or self.model.stage.data.seq_len
         self.sampler = Sampler.of_params(
-            self._config, self.model.params(), {*self._frame.ids, *ends}, rows=rows, key=jax.random.key(0)
-        )
-        self._scorer = ContinuationScorer(self._config, self.sampler.weights, rows=rows)
+            self._config, self.model.params(), {*self._frame.ids, *ends}, rows=rows, key=jax.random.key(0),
+            layout=self.model.components.layout,
+        )  # fmt: skip
+        self._scorer = ContinuationScorer(self._config, self.sampler.weights, rows=rows, layout=self.sampler.layout)
         self._cut = 0
         if mode is not None:
             self._prompt_format.continuation([], mode)  # one that the model was not trained with is refused now
@@ -93,20 +99,52 @@ class PathwaysLM(TemplateLM):
         bos = self._tokenizer.control.bos if self.model.is_imported else None
         return self._frame.opens if bos is None else bos
 
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Return the tokens of a text, and none before it.
+
+        The names of special tokens stand for these where the model has a chat template, whose text has them.
+        """
+        return self._encode(string)
+
+    @functools.cached_property
+    def _encode(self) -> Callable[[str], list[int]]:
+        if self._template_source is not None and isinstance(self._tokenizer, HFTokenizer):
+            return self._tokenizer.encode_with_special
+        return self._tokenizer.encode
+
+    # ---- chats ----
+
+    @functools.cached_property
+    def _template_source(self) -> str | None:
+        return find_template(self._tokenizer.files(), str(self.model.path))
+
+    @functools.cached_property
+    def _chat(self) -> ChatRenderer:
+        return ChatRenderer.of_model(self.model)
+
     @property
     def tokenizer_name(self) -> str:
-        """The tokenizer's digest, by which lm_eval tells cached requests apart."""
-        return self._tokenizer.fingerprint
-
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Return the tokens of a text, without special ones."""
-        return self._tokenizer.encode(string)
+        """A digest of the tokenizer and its chat template, by which lm_eval tells cached requests apart."""
+        return hashlib.sha256(f"{self._tokenizer.fingerprint}\0{self._template_source}".encode()).hexdigest()
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """Return no template. Raises UserError where one is asked for."""
-        if chat_template:
-            raise UserError("chat templates are not applied by --model pathways_lite; leave --apply_chat_template out")
-        return ""
+        """Return the model's chat template, for the record; None where none is asked for.
+
+        Raises UserError where the model has none, and for a template by its name.
+        """
+        if isinstance(chat_template, str):
+            raise UserError(
+                f"--apply_chat_template {chat_template} names a template; the one that is applied is that of the "
+                "model's files, so leave the name out"
+            )
+        return self._chat.template.source if chat_template else None
+
+    def apply_chat_template(self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
+        """Return the text of messages (`ChatRenderer.render`).
+
+        Raises UserError where the model has no template, or one that refuses the messages.
+        """
+        return self._chat.render(chat_history, add_generation_prompt)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Cut a text where its own tokens are cut; spaces at the end of the context belong to the continuation.
@@ -120,6 +158,8 @@ class PathwaysLM(TemplateLM):
         """Return what the model reads for the tokens of a context."""
         tokens = list(context)
         if self._mode is not None or self._adds_opener:
+            if self._opener and tuple(tokens[: len(self._opener)]) == self._opener:  # a chat template has written it
+                tokens = tokens[len(self._opener) :]
             return prompt_of(tokens, self._prompt_format, self._frame, self._mode, self._opener)
         tokens = tokens or [self.prefix_token_id]
         opened = self._prompt_format.continuation([])
@@ -212,6 +252,33 @@ class PathwaysLM(TemplateLM):
         return stops_of(self._tokenizer)
 
 
+@dataclass
+class ChatRenderer:
+    """Renders chats as `--model hf` does: where the template refuses a system's message, this is left out."""
+
+    template: ChatTemplate
+    _has_warned: bool = False
+
+    @classmethod
+    def of_model(cls, model: TrainedModel) -> ChatRenderer:
+        """Return that of a model. Raises UserError where it has no chat template."""
+        return cls(ChatTemplate(model.tokenizer(), str(model.path), option="--apply_chat_template"))
+
+    def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
+        """Return the text of messages; without a prompt for its answer, the last one is what this begins with."""
+        render = self.template.render if add_generation_prompt else self.template.render_begun
+        try:
+            return render(messages)
+        except UserError:
+            others = [message for message in messages if message["role"] != "system"]
+            if len(others) == len(messages):
+                raise
+            if not self._has_warned:
+                self._has_warned = True
+                print_line("warning: the chat template refuses a system's message, which is left out")
+            return render(others)
+
+
 def _generation_options(options: Mapping[str, Any]) -> tuple[tuple[str, ...], int, Sampling]:
     """Return the stop strings, the number of tokens and the rule of a request's options."""
     until = options.get("until") or ()
@@ -224,4 +291,8 @@ def _generation_options(options: Mapping[str, Any]) -> tuple[tuple[str, ...], in
 if __name__ == "__main__":
     from lm_eval.__main__ import cli_evaluate
 
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except UserError as error:
+        print_line(f"error: {error}")
+        sys.exit(error.status)

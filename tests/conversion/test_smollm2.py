@@ -1,5 +1,6 @@
 """A real model: SmolLM2-135M-Instruct from its GGUF file, which `make smollm` fetches; none of it is in the project."""
 
+import json
 import math
 import os
 import subprocess
@@ -102,3 +103,36 @@ def test_transformers_reads_the_same_model_from_the_file(trained: TrainedModel, 
         ours = np.asarray(logits(params, ids))
         assert np.abs(ours - theirs["logits"]).max() <= 1e-5 * np.abs(ours).max()
         assert greedy(params, ids[:16].tolist(), 24) == theirs["greedy"].tolist()
+
+
+CHATS = [
+    [{"role": "user", "content": " What is 2 + 2?\n"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"},
+     {"role": "assistant", "content": "2"}, {"role": "user", "content": "2 + 2?"}],
+    [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "The answer is "}],
+]  # fmt: skip
+APPLY = """
+import json, os, sys
+from transformers import AutoTokenizer
+path, chats = sys.argv[1], json.loads(sys.argv[2])
+tokenizer = AutoTokenizer.from_pretrained(os.path.dirname(path), gguf_file=os.path.basename(path))
+options = [dict(add_generation_prompt=chat[-1]["role"] == "user", continue_final_message=chat[-1]["role"] != "user")
+           for chat in chats]
+texts = [tokenizer.apply_chat_template(chat, tokenize=False, **each) for chat, each in zip(chats, options)]
+print(json.dumps([texts, [tokenizer.encode(text, add_special_tokens=False) for text in texts]]))
+"""
+
+
+def test_the_harness_asks_chats_as_transformers_does(trained: TrainedModel) -> None:
+    probe = subprocess.run([TORCH_PYTHON, "-c", "import transformers, gguf"], capture_output=True)
+    if probe.returncode:
+        pytest.skip(f"{TORCH_PYTHON} lacks transformers or gguf; see PATHWAYS_LITE_TORCH_PYTHON")
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (extra `lm-eval`)")
+    from pathways_lite.harness import ChatRenderer
+
+    command = [TORCH_PYTHON, "-c", APPLY, str(FILE.absolute()), json.dumps(CHATS)]
+    printed = subprocess.run(command, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True).stdout
+    texts, ids = json.loads(printed.splitlines()[-1])
+    renderer = ChatRenderer.of_model(trained)
+    assert [renderer.render(chat, chat[-1]["role"] == "user") for chat in CHATS] == texts
+    assert [renderer.template.encode_text(text) for text in texts] == ids

@@ -43,6 +43,9 @@ def test_text_and_ids_are_those_of_transformers(case: str, place: str):
         if "refused" in expected:
             with pytest.raises(UserError, match=f"of it refuses the messages: {expected['refused']}"):
                 template.render(messages)
+        elif messages[-1]["role"] == "assistant":
+            assert (text := template.render_begun(messages)) == expected["text"]
+            assert template.encode_text(text) == expected["ids"]
         else:
             assert template.render(messages) == expected["text"]
             assert template.encode(messages) == expected["ids"]
@@ -78,6 +81,9 @@ def test_what_is_no_chat_is_refused():
     template = ChatTemplate(tokenizer(chat_template_jinja=tool.SMOLLM2), "it")
     with pytest.raises(UserError, match="last message of the chat is the assistant's"):
         template.render([*USER, {"role": "assistant", "content": "Because."}])
+    ignoring = ChatTemplate(tokenizer(chat_template_jinja="{{ messages[0].content }}"), "it")
+    with pytest.raises(UserError, match="of it leaves out what an answer begins with"):
+        ignoring.render_begun([*USER, {"role": "assistant", "content": "Because"}])
     with pytest.raises(UserError, match="message 1 of the chat has role='robot'"):
         template.render([{"role": "robot", "content": "x"}])
     with pytest.raises(UserError, match="has no messages"):

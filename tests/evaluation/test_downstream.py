@@ -114,7 +114,7 @@ def test_rolling_windows_have_the_loss_of_evaluate(params: models.Params, scorer
 
 
 def test_scores_are_the_same_on_meshes_of_eight_devices() -> None:
-    cases = ("fsdp", "tensor", "kv heads shared", "context", "four devices")
+    cases = ("fsdp", "tensor", "kv heads shared", "context", "four devices", "fsdp, sharded", "context, sharded")
     differences = json.loads(run_on_eight_devices("score_continuations", *cases))
     assert set(differences) == set(cases)
     assert max(differences.values()) < 1e-4, differences

@@ -117,3 +117,7 @@ def test_a_text_ends_before_a_stop_string(params: models.Params) -> None:
     for cut in writer.continuations(["abc"], Sampling(2.0), stops=stops, **ask):
         assert (cut.finish == "stop") == (string in whole[cut.number])
         assert cut.text == whole[cut.number].partition(string)[0]
+    first = whole[0][0]  # a text that begins with a stop string is empty
+    stops = Stops((first,), stop_strings([first], token_bytes))
+    (empty,) = writer.continuations(["abc"], Sampling(2.0), stops=stops, max_tokens=20)
+    assert (empty.text, empty.finish, len(empty.sample.tokens)) == ("", "stop", 1)

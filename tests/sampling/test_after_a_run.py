@@ -50,18 +50,21 @@ def after_a_run(seed: int) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.slow
 def test_more_training_solves_more_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Coverage of an early checkpoint and of the last one, with intervals over problems that are apart.
+    """Coverage of an early checkpoint and of the last one; what is asserted is the mean of seeds 0 to 4 less 3 SD.
 
     Seed 0 (95 % intervals over 48 problems): after 100 steps 0.03 [0.01, 0.05] by one sample and 0.27 [0.12, 0.43] by
     32; after 800 steps 0.36 [0.24, 0.50] and 0.83 [0.71, 0.93]. Fits of exp(-a k^-b): a = 4.0, then 1.0.
+    Differences of seeds 0 to 4: by one sample 0.34, 0.50, 0.46, 0.42, 0.40; by 32 samples 0.56, 0.67, 0.67, 0.54, 0.52;
+    gap between the intervals of one sample 0.20, 0.36, 0.33, 0.26, 0.22; of a 3.0, 3.0, 3.7, 3.9, 2.3.
     """
     monkeypatch.chdir(tmp_path)
     found = after_a_run(0)
     early, last = (found[name]["judged"]["curves"]["coverage"] for name in ("early", "last"))
-    for samples in (0, -1):  # 1 and 32
-        assert last["low"][samples] > early["high"][samples] + 0.1
+    assert last["value"][0] > early["value"][0] + 0.23
+    assert last["value"][-1] > early["value"][-1] + 0.38
+    assert last["low"][0] > early["high"][0] + 0.06
     for curve in (early, last):
         assert all(more > fewer for fewer, more in itertools.pairwise(curve["value"]))
     a = {name: found[name]["fit"]["parameters"][0] for name in found}
     assert a["early"]["name"] == "a"
-    assert 0 < a["last"]["value"] < a["early"]["value"] - 1.5
+    assert 0 < a["last"]["value"] < a["early"]["value"] - 1.2

@@ -54,6 +54,22 @@ def test_a_stop_string_is_found_wherever_tokens_are_cut(stops: list[str]):
     assert ended > 10
 
 
+@pytest.mark.parametrize(
+    ("stop", "tokens", "count"),
+    [
+        ("Q", [b"a", b"aQ:b", b"c"], 2),  # inside a token
+        ("b\nQ:a", [b"ab", b"\n", b"Q:", b"abc", b"c"], 4),  # over four, of which it ends inside the last
+        ("a\nc", [b"ba", b"\n", b"c", b"a"], 3),  # over three
+        ("a", [b"abc", b"c"], 1),  # at the beginning
+    ],
+)
+def test_a_stop_string_ends_inside_tokens_across_them_and_at_the_beginning(stop: str, tokens: list[bytes], count: int):
+    automaton = stop_strings([stop], VOCABULARY)
+    assert run(automaton, [VOCABULARY.index(token) for token in tokens]) == count
+    text = b"".join(tokens).decode()
+    assert first_stop(text, [stop]) == text.index(stop)
+
+
 def test_a_text_is_cut_at_the_stop_string_that_ends_first():
     assert first_stop("one\nQ: two", ["\nQ:", "two"]) == 3
     assert first_stop("abcd", ["bcd", "c"]) == 2

@@ -123,3 +123,20 @@ def test_the_page_has_curves_and_escapes_names() -> None:
     assert page.count("<picture") == 2
     assert "Ringed: the learning rate has fallen" in page
     assert "Of 4 runs |tau| is below 0.96 in 95 % of random rankings" in page
+
+
+def test_metrics_that_a_task_does_not_have_are_left_out() -> None:
+    """Texts alone have a loss and no answers; written answers of the harness have an accuracy and no likelihood."""
+    table = made_up_table()
+    loss, written = ({name: column[table["task"] == "sum"] for name, column in table.items()} for _ in range(2))
+    nothing = np.full(len(loss["D"]), np.nan)
+    loss |= dict.fromkeys(("accuracy", "log_p", "p", "brier", "chance"), nothing)
+    loss |= {"L": 3 - np.log(loss["D"]), "L_se": nothing + 0.1}
+    written |= dict.fromkeys(("log_p", "p", "brier", "chance"), nothing)
+    assert [(each.metric, each.trend) for each in task_dynamics(loss).statistics] == [("L", pytest.approx(1))]
+    assert [each.metric for each in task_dynamics(written).statistics] == ["accuracy"]
+    page = render(loss, task_dynamics(loss))
+    assert page.count("<picture") == 1
+    assert "nats per byte of sum over training tokens" in page
+    assert "Dashed: chance" not in page
+    assert "accuracy of sum over training tokens" in render(written, task_dynamics(written))

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.invented_texts import invented_text
 from helpers.invoke import invoke
 from pathways_lite.errors import UserError
 from pathways_lite.tasks import FAMILIES, problems_digest, read_problems, verify
@@ -32,6 +33,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_lines(tmp_path / "train.jsonl", GSM8K)
     write_lines(tmp_path / "test.jsonl", GSM8K[:5])
+    write_lines(tmp_path / "texts.jsonl", [{"text": text} for text in map(invented_text, range(100))])
     return tmp_path
 
 
@@ -39,7 +41,7 @@ def test_the_commands_of_the_page_work(workplace: Path) -> None:
     commands = [
         line for block in re.findall(r"^```\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE) for line in block.splitlines()
     ]
-    assert len(commands) == 6
+    assert len(commands) == 8
     for command in commands:
         program, *arguments = shlex.split(command.replace("60000", "300").replace("256", "16"))
         assert program == "pathways-lite"

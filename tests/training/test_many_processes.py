@@ -149,6 +149,39 @@ def test_a_signal_to_one_stops_all_at_one_step_and_one_goes_on(
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(by_one), rtol=1e-5)
 
 
+# ---- tasks beside held-out text ----
+
+TASKS = ["stages.base.evaluation.tasks=sum:choices,sum", "stages.base.evaluation.task_items=3"]
+
+
+def task_results(run: Path) -> dict[str, float]:
+    """The numbers of all tasks at all evaluations."""
+    rows = [row for row in read_log(run / "base" / "log.jsonl") if row["kind"] == "eval"]
+    assert [row["step"] for row in rows] == [6, TOTAL]
+    return {
+        f"{row['step']} {task} {name}": value
+        for row in rows
+        for task, result in row["tasks"].items()
+        for name, value in result.items()
+        if not isinstance(value, str)
+    }
+
+
+@pytest.mark.slow
+def test_tasks_have_the_results_of_one_process_and_the_same_bits_after_a_kill(
+    processes: Processes, tmp_path: Path
+) -> None:
+    processes.run(2, 1, tmp_path / "two", *TASKS)
+    processes.run(1, 1, tmp_path / "one", *TASKS)
+    assert task_results(tmp_path / "two") == pytest.approx(task_results(tmp_path / "one"), rel=1e-4, nan_ok=True)
+    started = processes.start(2, 1, tmp_path / "killed", *TASKS)
+    started.servers[0].wait_for("step 6: held out")
+    started.servers[1].kill(signal.SIGKILL)
+    started.wait()
+    processes.run(2, 1, tmp_path / "killed", *TASKS)
+    assert log_of(tmp_path / "killed") == log_of(tmp_path / "two")
+
+
 def test_a_mistake_is_told_once(processes: Processes, by_two: Path) -> None:
     started = processes.start(2, 1, by_two, "stages.base.optimizer.learning_rate=1")
     assert started.wait() == [2, 2]

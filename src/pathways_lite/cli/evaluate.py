@@ -75,6 +75,14 @@ def evaluate(
         Path | None,
         typer.Option(parser=local_path, help="with --tasks: a directory with tasks of lm-evaluation-harness (YAML)"),
     ] = None,
+    apply_chat_template: Annotated[
+        bool,
+        typer.Option("--apply-chat-template", help="with --tasks: ask an instruct model by its chat template"),
+    ] = False,
+    fewshot_as_multiturn: Annotated[
+        bool,
+        typer.Option(help="with --apply-chat-template: shots are earlier turns, or else part of the user's message"),
+    ] = True,
     average: OfAverage = False,
     along: Annotated[
         bool, typer.Option("--along", help="evaluate every checkpoint that the run keeps, and write a table of them")
@@ -123,6 +131,8 @@ def evaluate(
     - `pathways-lite evaluate runs/sums --tasks sum,sum:choices --shots 5`
 
     - `pathways-lite evaluate runs --tasks sum:choices --along --out tasks.csv`
+
+    - `pathways-lite evaluate runs/smollm2 --tasks sum --shots 2 --apply-chat-template`
     """
     from pathways_lite.console import Console, Table
     from pathways_lite.evaluation.as_trained import AS_TRAINED
@@ -133,32 +143,40 @@ def evaluate(
     from pathways_lite.training.load import load_model
     from pathways_lite.training.token_losses import score_samples, write_samples_page
 
-    if tasks is None and (shots or limit is not None or mode is not None or include is not None):
-        raise UserError("--shots, --limit, --mode and --include are for --tasks; name some, e.g. --tasks sum")
+    if tasks is None and (shots or limit is not None or mode is not None or include is not None or apply_chat_template):
+        raise UserError(
+            "--shots, --limit, --mode and --include are for --tasks, as is --apply-chat-template; name some, e.g. "
+            "--tasks sum"
+        )
+    if not fewshot_as_multiturn and not apply_chat_template:
+        raise UserError("--no-fewshot-as-multiturn is about chats; add --apply-chat-template, or leave it out")
+    if mode is not None and apply_chat_template:
+        raise UserError("--mode asks a UL2R model, and --apply-chat-template an instruct model; leave one of them out")
     other = {"--text": text, "--corpus": corpus, "--tokens": tokens, "--overlap": overlap, "--seq-len": seq_len,
              "--infilling": infilling, "--page": page}  # fmt: skip
     if tasks is not None and (named := [name for name, value in other.items() if value not in (None, False, [])]):
         raise UserError(f"--tasks is evaluated instead of held-out text; leave out {', '.join(named)}")
+    if tasks is not None:
+        from pathways_lite.cli.evaluate_tasks import TaskChoice
+
+        choice = TaskChoice(tasks, shots, limit, mode, include, apply_chat_template, fewshot_as_multiturn)
     if along:
         from pathways_lite.cli.evaluate_losses_along import evaluate_losses_along
-        from pathways_lite.cli.evaluate_tasks import TaskChoice
         from pathways_lite.cli.evaluate_tasks_along import evaluate_tasks_along
 
         if page is not None or infilling:
             raise UserError("--along writes a table of losses; give --page and --infilling for one checkpoint")
         if tasks is not None:
-            evaluate_tasks_along(
-                path, out, TaskChoice(tasks, shots, limit, mode, include), every=every, average=average, as_json=as_json
-            )
+            evaluate_tasks_along(path, out, choice, every=every, average=average, as_json=as_json)
             return
         evaluate_losses_along(
             path, out, every=every, corpus=corpus, tokens=tokens, overlap=overlap, average=average, as_json=as_json
         )
         return
     if tasks is not None:
-        from pathways_lite.cli.evaluate_tasks import TaskChoice, evaluate_tasks
+        from pathways_lite.cli.evaluate_tasks import evaluate_tasks
 
-        evaluate_tasks(path, TaskChoice(tasks, shots, limit, mode, include), average=average, as_json=as_json)
+        evaluate_tasks(path, choice, average=average, as_json=as_json)
         return
     if every != 1 or out is not None:
         raise UserError("--every and --out are for --along, which writes a table; results of one checkpoint: --json")

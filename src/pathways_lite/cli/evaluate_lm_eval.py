@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pathways_lite.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from pathways_lite.recipe import Mode
+    from pathways_lite.cli.evaluate_tasks import TaskChoice
     from pathways_lite.training.load import TrainedModel
 
 _ENVIRONMENT = {
@@ -31,27 +31,71 @@ def is_installed() -> bool:
     return importlib.util.find_spec("lm_eval") is not None
 
 
-def run_lm_eval(
-    model: TrainedModel, names: Sequence[str], *, include: Path | None, shots: int, limit: int | None, mode: Mode | None
-) -> dict[str, Any]:
-    """Evaluate a checkpoint on tasks of lm-evaluation-harness; return its own results, and our seconds.
+class HarnessTasks:
+    """Tasks of lm-evaluation-harness, loaded once, for any number of checkpoints.
 
     Raises UserError for an unknown task, and for one whose data are on a hub.
     """
-    begin = time.monotonic()
+
+    def __init__(self, names: Sequence[str], choice: TaskChoice) -> None:
+        self._choice = choice
+        with _quiet():
+            tasks, self._manager = _load_tasks(names, choice.include)
+        self.tasks = {task.task_name: task for task in tasks}
+
+    def run(
+        self, model: TrainedModel, names: Collection[str] | None = None, *, samples: bool = False
+    ) -> dict[str, Any]:
+        """Evaluate a checkpoint; return the harness' own results, and our seconds.
+
+        Args:
+          names: of the tasks to evaluate; None: all.
+          samples: with what the model was asked and has answered.
+        """
+        begin, choice = time.monotonic(), self._choice
+        tasks = [task for name, task in self.tasks.items() if names is None or name in names]
+        with _quiet():
+            from lm_eval import simple_evaluate
+
+            from pathways_lite.harness import PathwaysLM
+
+            results = simple_evaluate(
+                PathwaysLM(model, mode=choice.mode), tasks=tasks, num_fewshot=choice.shots or None, limit=choice.limit,
+                log_samples=samples, bootstrap_iters=1000, task_manager=self._manager,
+                apply_chat_template=choice.chat, fewshot_as_multiturn=choice.multiturn,
+            )  # fmt: skip
+        assert results is not None
+        kept = ("results", "groups", "n-shot", "n-samples", "versions", "higher_is_better", "configs", "samples")
+        return {name: results[name] for name in kept if name in results} | {"seconds": time.monotonic() - begin}
+
+    def requests(self, model: TrainedModel) -> dict[str, list[Any]]:
+        """Return what is asked of models of the tokenizer of `model`, by task: the harness' requests."""
+        choice = self._choice
+        with _quiet():
+            render = None
+            if choice.chat:
+                from pathways_lite.harness import ChatRenderer
+
+                render = ChatRenderer.of_model(model).render
+            for task in self.tasks.values():
+                # As lm_eval's simple_evaluate sets them up.
+                if choice.shots and task.get_config("num_fewshot") != 0:
+                    task.set_config(key="num_fewshot", value=choice.shots)
+                elif task.get_config("num_fewshot") is None:
+                    task.set_config(key="num_fewshot", value=0)
+                task.set_fewshot_seed(seed=1234)
+                task.build_all_requests(
+                    limit=choice.limit, rank=0, world_size=1, apply_chat_template=choice.chat,
+                    fewshot_as_multiturn=choice.multiturn, chat_template=render,
+                )  # fmt: skip
+        return {name: list(task.instances) for name, task in self.tasks.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the harness off the network and off the standard output."""
     with _environment(), contextlib.redirect_stdout(sys.stderr):
-        tasks = _load_tasks(names, include)
-        from lm_eval import simple_evaluate
-
-        from pathways_lite.harness import PathwaysLM
-
-        results = simple_evaluate(
-            PathwaysLM(model, mode=mode), tasks=tasks, num_fewshot=shots or None, limit=limit, log_samples=False,
-            bootstrap_iters=1000,
-        )  # fmt: skip
-    assert results is not None
-    kept = ("results", "groups", "n-shot", "n-samples", "versions", "higher_is_better", "configs")
-    return {name: results[name] for name in kept if name in results} | {"seconds": time.monotonic() - begin}
+        yield
 
 
 @contextmanager
@@ -70,8 +114,10 @@ def _environment() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _load_tasks(names: Sequence[str], include: Path | None) -> list[Any]:
+def _load_tasks(names: Sequence[str], include: Path | None) -> tuple[list[Any], Any]:
     """Load tasks by name: those below `include` alone where it has them all, as the harness's own take long to index.
+
+    Returns the tasks, and the harness' manager that has loaded them.
 
     Raises UserError for an unknown one, one that needs a hub, and one that needs a package that is not there.
     """
@@ -109,7 +155,7 @@ def _load_tasks(names: Sequence[str], include: Path | None) -> list[Any]:
                 f"task {name} needs data from a hub ({_data_set(manager, name)}), and nothing is downloaded here; "
                 "write a task with dataset_path: json and your data_files, and name its directory with --include"
             ) from error
-    return tasks
+    return tasks, manager
 
 
 def _is_of_hub(error: BaseException) -> bool:

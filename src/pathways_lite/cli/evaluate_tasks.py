@@ -24,6 +24,8 @@ class TaskChoice(NamedTuple):
     limit: int | None
     mode: Mode | None
     include: Path | None = None  # a directory with tasks of lm-evaluation-harness
+    chat: bool = False  # ask an instruct model by its chat template
+    multiturn: bool = True  # in a chat, shots are earlier turns
 
     def split(self) -> tuple[list[str], list[str]]:
         """Return the names of our own tasks, and those of lm-evaluation-harness.
@@ -43,7 +45,7 @@ class TaskChoice(NamedTuple):
         """Open our own tasks. Raises UserError for one that is not known."""
         from pathways_lite.tasks.scored_items import open_tasks
 
-        return open_tasks(names, shots=self.shots, limit=self.limit)
+        return open_tasks(names, shots=self.shots, limit=self.limit, chat=self.chat)
 
 
 def evaluate_tasks(path: Path, choice: TaskChoice, *, average: bool, as_json: bool) -> None:
@@ -53,20 +55,20 @@ def evaluate_tasks(path: Path, choice: TaskChoice, *, average: bool, as_json: bo
     own, others = choice.split()
     tasks = choice.open(own)
     model = load_model(path, average=average)
-    evaluator = task_evaluator(model, tasks, choice.mode)
+    evaluator = task_evaluator(model, tasks, choice)
     evaluator.prepare()  # which refuses what does not fit, before parameters are read
     harness: dict[str, Any] = {}
     if others:
-        from pathways_lite.cli.evaluate_lm_eval import run_lm_eval
+        from pathways_lite.cli.evaluate_lm_eval import HarnessTasks
 
-        harness = run_lm_eval(
-            model, others, include=choice.include, shots=choice.shots, limit=choice.limit, mode=choice.mode
-        )
+        harness = HarnessTasks(others, choice).run(model)
     with count_progress("evaluating tasks", evaluator.items, "items") as report:
         results = evaluator.evaluate(model.params(), report) if own else {}
     if as_json:
         facts = {"checkpoint": model.path, "digest": model.manifest.digest, "average": average, "tasks": results}
-        print_json(facts | ({"lm_eval": harness} if others else {}))
+        print_json(
+            facts | ({"apply_chat_template": True} if choice.chat else {}) | ({"lm_eval": harness} if others else {})
+        )
         return
     title = f"{model.path}, average of parameters" if average else f"{model.path}"
     if own:
@@ -75,13 +77,24 @@ def evaluate_tasks(path: Path, choice: TaskChoice, *, average: bool, as_json: bo
         _print_harness(harness, title)
 
 
-def task_evaluator(model: TrainedModel, tasks: list[Task], mode: Mode | None) -> TaskEvaluator:
-    """Return the evaluation of a checkpoint on tasks, which asks it as it was trained."""
+def task_evaluator(model: TrainedModel, tasks: list[Task], choice: TaskChoice | None = None) -> TaskEvaluator:
+    """Return the evaluation of a checkpoint on tasks, which asks it as it was trained, or as `choice` says.
+
+    Raises UserError for a chat with a model that has no chat template.
+    """
+    from pathways_lite.data.chat_template import ChatTemplate
     from pathways_lite.evaluation.downstream import TaskEvaluator
+    from pathways_lite.evaluation.task_chat import TaskChat
 
     tokenizer = model.tokenizer()
     opener, ends = model.prompt_tokens(tokenizer)
-    return TaskEvaluator(tasks, model.stage, tokenizer, model.frame(), opener, ends, mode)
+    chat = None
+    if choice is not None and choice.chat:
+        chat = TaskChat(ChatTemplate(tokenizer, str(model.path), option="--apply-chat-template"), choice.multiturn)
+    return TaskEvaluator(
+        tasks, model.stage, tokenizer, model.frame(), opener, ends, None if choice is None else choice.mode,
+        chat=chat, layout=model.components.layout,
+    )  # fmt: skip
 
 
 def _print_results(results: Mapping[str, Mapping[str, Any]], title: str) -> None:

@@ -13,7 +13,9 @@ import numpy as np
 import typer
 
 from pathways_lite.cli.common import print_json
-from pathways_lite.cli.evaluate_along import Row, checkpoint_facts, default_table, evaluate_along, yes_or_no
+from pathways_lite.cli.evaluate_along import Row, checkpoint_facts, default_table, yes_or_no
+from pathways_lite.cli.evaluate_lm_eval import HarnessTasks
+from pathways_lite.cli.evaluate_lm_eval_rows import count_items, requests_digest, task_columns
 from pathways_lite.cli.evaluate_tasks import TaskChoice, task_evaluator
 from pathways_lite.errors import UserError
 
@@ -28,16 +30,26 @@ _SHOWN = 20  # checkpoints on the terminal
 
 
 class TaskMeasurement:
-    """Measures tasks, one row each."""
+    """Measures tasks, one row each: our own, and those of lm-evaluation-harness."""
 
     unit = "items"
 
-    def __init__(self, first: TrainedModel, tasks: list[Task], choice: TaskChoice, average: bool) -> None:
-        self._model, self._average, self._mode = first, average, choice.mode
-        self._tasks = {task.name: task for task in tasks}
+    def __init__(
+        self, first: TrainedModel, tasks: list[Task], harness: HarnessTasks | None, choice: TaskChoice, average: bool
+    ) -> None:
+        self._model, self._average, self._choice = first, average, choice
+        self._tasks, self._harness = {task.name: task for task in tasks}, harness
         self._tokenizer = first.tokenizer().fingerprint
         self._evaluators: dict[Any, TaskEvaluator] = {}
+        evaluator = self._evaluator(first)
+        self._digests = {task.name: evaluator.digest(task) for task in tasks}
         self.units = sum(len(task.items) for task in tasks)
+        self._harness_items: dict[str, int] = {}
+        if harness is not None:
+            requests = harness.requests(first)
+            self._harness_items = {name: count_items(each) for name, each in requests.items()}
+            self._digests |= {name: requests_digest(each) for name, each in requests.items()}
+            self.units += sum(self._harness_items.values())
         self.same = {
             "tokenizer": self._tokenizer[:12],
             "mode": choice.mode or "none",
@@ -68,37 +80,49 @@ class TaskMeasurement:
 
     def rows(self, model: TrainedModel, measured: list[Row], advance: Callable[[int], None]) -> list[Row]:
         """Evaluate a checkpoint on the tasks of which it has no row yet."""
-        missing = dict(self._tasks)
+        missing = dict(self._digests)
         for row in measured:
-            task = missing.pop(row["task"], None)
-            if task is not None and task.digest != row["items_digest"]:
+            digest = missing.pop(row["task"], None)
+            if digest not in (None, row["items_digest"]):
                 raise UserError(
-                    f"the table has results of task {task.name} on other items, or with other shots "
-                    f"({row['items_digest']}, these are {task.digest}); name another --out, or delete the file"
+                    f"the table has results of task {row['task']} on other items, or with other shots "
+                    f"({row['items_digest']}, these are {digest}); name another --out, or delete the file"
                 )
         if not missing:
             return []
         self._model = model  # the next one of its stage has the same components
-        evaluator = replace(self._evaluator(model), tasks=list(missing.values()))
-        results = evaluator.evaluate(model.params(), advance)
-        facts = {**checkpoint_facts(model, self._average), **_log_facts(model)}
-        shared = {**facts, **self.same}
-        return [{**shared, "task": name, **_columns(result)} for name, result in results.items()]
+        results: dict[str, Row] = {}
+        if own := [task for name, task in self._tasks.items() if name in missing]:
+            results |= replace(self._evaluator(model), tasks=own).evaluate(model.params(), advance)
+        if others := [name for name in self._harness_items if name in missing]:
+            results |= self._harness_results(model, others)
+            advance(sum(self._harness_items[name] for name in others))
+        shared = {**checkpoint_facts(model, self._average), **_log_facts(model), **self.same}
+        return [
+            {**shared, "task": name, **_columns(result), "items_digest": self._digests[name]}
+            for name, result in results.items()
+        ]
 
     def _evaluator(self, model: TrainedModel) -> TaskEvaluator:
         """Return the evaluation of a checkpoint; checkpoints of one model and length share it."""
         stage = model.stage
         key = (stage.model, stage.objective, stage.data.seq_len)
         if key not in self._evaluators:
-            self._evaluators[key] = task_evaluator(model, list(self._tasks.values()), self._mode)
+            self._evaluators[key] = task_evaluator(model, list(self._tasks.values()), self._choice)
         return self._evaluators[key]
 
+    def _harness_results(self, model: TrainedModel, names: list[str]) -> dict[str, Row]:
+        assert self._harness is not None
+        results = self._harness.run(model, names, samples=True)
+        return {name: task_columns(results, self._harness.tasks[name]) for name in names}
 
-def _columns(result: dict[str, Any]) -> Row:
+
+def _columns(result: Row) -> Row:
     """Return a task's result as columns; its loss is `L`, which laws of accuracy read."""
     values = {name: value for name, value in result.items() if name not in ("loss", "loss_se", "digest")}
-    loss = {"L": result["loss"], "L_se": result["loss_se"], "bits_per_byte": result["loss"] / math.log(2)}
-    return {**values, **loss, "items_digest": result["digest"]}
+    if "loss" not in result:
+        return values
+    return {**values, "L": result["loss"], "L_se": result["loss_se"], "bits_per_byte": result["loss"] / math.log(2)}
 
 
 def _log_facts(model: TrainedModel) -> Row:
@@ -124,18 +148,13 @@ def evaluate_tasks_along(
     from pathways_lite.scaling.runs_table import to_columns
     from pathways_lite.scaling.task_dynamics import task_dynamics
     from pathways_lite.scaling.task_dynamics_report import write_task_report
-    from pathways_lite.training.evaluate_checkpoints import kept_checkpoints
     from pathways_lite.training.load import load_model
 
     own, others = choice.split()
-    if others:
-        raise UserError(f"--along is for our own tasks; evaluate {', '.join(others)} at one checkpoint at a time")
     tasks = choice.open(own)
     first = load_model(path, average=average)
+    harness = HarnessTasks(others, choice) if others else None
     out = out or default_table(path, "tasks.csv")
-    measurement = TaskMeasurement(first, tasks, choice, average)
-    measurement.require_room({each.parent: each for each in kept_checkpoints(path, every)}.values())  # one per stage
-    rows, new = evaluate_along(path, out, measurement, every=every)
     table = to_columns(rows)
     dynamics = task_dynamics(table)
     page = write_task_report(table, dynamics, out.with_suffix(".html"))

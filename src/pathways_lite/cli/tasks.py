@@ -28,7 +28,11 @@ def make(
     seed: Annotated[int, typer.Option(min=0, help="the same seed gives the same bytes on every machine")] = 0,
     shots: Annotated[int, typer.Option(min=0, help="solved training problems before each prompt")] = 0,
     source: Annotated[
-        Path | None, typer.Option(parser=local_path, help="file of GSM8K, JSON lines; of the family gsm8k only")
+        Path | None,
+        typer.Option(
+            parser=local_path,
+            help="JSON lines that the problems are made of: GSM8K's for gsm8k, documents for cloze and continuation",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -43,6 +47,8 @@ def make(
     - `pathways-lite data build corpora/chain tasks/chain/documents.jsonl --tokenizer bytes`
 
     - `pathways-lite tasks make gsm8k tasks/gsm8k --source train.jsonl --shots 5`
+
+    - `pathways-lite tasks make cloze tasks/cloze --source texts.jsonl`
     """
     from pathways_lite.output_lock import lock_directory
     from pathways_lite.tasks import FAMILIES, find_family

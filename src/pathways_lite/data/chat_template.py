@@ -25,6 +25,7 @@ Messages = Sequence[Mapping[str, Any]]
 """Each has a `role` (system, user or assistant) and its `content`."""
 
 ROLES = ("system", "user", "assistant")
+_MARK = "ANSWER_BEGUN "  # where an answer that is begun ends; templates that strip messages take the space
 _FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")  # the first that has one counts
 
 
@@ -34,23 +35,25 @@ class ChatTemplate:
     Args:
       name: of the model, for errors.
       today: what templates that tell the model the date are told; None: now.
+      option: of the command line that asked for it, for errors.
 
     Raises UserError where the tokenizer has none, or one that cannot be used.
     """
 
-    def __init__(self, tokenizer: Tokenizer, name: str, today: datetime | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, name: str, today: datetime | None = None, option: str = "--chat") -> None:
         files = tokenizer.files()
         source = find_template(files, name)
         if source is None:
             raise UserError(
                 f"{name} has no chat template: none of {', '.join(_FILES)} came with its tokenizer. Instruct models "
-                "have one; continue the prompt as a text, without --chat"
+                f"have one; let the model continue texts, without {option}"
             )
         if not isinstance(tokenizer, HFTokenizer):
             raise UserError(
                 f"{name} has a chat template, but its tokenizer is no tokenizer.json, which finds special tokens in a "
                 "text; import the model again with its tokenizer.json"
             )
+        self.source = source
         self._tokenizer, self._name, self._names = tokenizer, name, special_token_names(files, name)
         try:
             self._template = _environment(today).from_string(source)
@@ -63,16 +66,37 @@ class ChatTemplate:
         Raises UserError for messages that the template, or `check_messages`, refuses.
         """
         check_messages(messages, "the chat")
+        return self._render(messages, add_generation_prompt=True)
+
+    def render_begun(self, messages: Messages) -> str:
+        """Return the text of messages, of which the last is the beginning of the assistant's answer, up to its end.
+
+        Raises UserError for messages that the template, or `check_messages`, refuses.
+        """
+        *before, begun = messages
+        check_messages(before, "the chat")
+        text = self._render([*before, {**begun, "content": begun["content"] + _MARK}], add_generation_prompt=False)
+        answer, mark, after = text.rpartition(_MARK.strip())
+        if not mark:
+            raise UserError(f"the chat template of {self._name} leaves out what an answer begins with")
+        return answer if after.startswith(" ") else answer.rstrip()  # a template that strips messages strips this one
+
+    def _render(self, messages: Messages, *, add_generation_prompt: bool) -> str:
+        # Templates ask whether tools and documents are none, not whether they are defined.
+        given: dict[str, Any] = self._names | {"tools": None, "documents": None}
+        given["add_generation_prompt"] = add_generation_prompt
         try:
-            # Templates ask whether tools and documents are none, not whether they are defined.
-            given: dict[str, Any] = self._names | {"tools": None, "documents": None, "add_generation_prompt": True}
             return self._template.render(messages=[dict(message) for message in messages], **given)
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             raise UserError(f"the chat template of {self._name} refuses the messages: {error}") from error
 
     def encode(self, messages: Messages) -> list[int]:
         """Return the ids of messages. Raises UserError as `render`."""
-        return self._tokenizer.encode_with_special(self.render(messages))
+        return self.encode_text(self.render(messages))
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the ids of a rendered text, in which the names of special tokens stand for these."""
+        return self._tokenizer.encode_with_special(text)
 
 
 def find_template(files: Mapping[str, bytes], name: str) -> str | None:

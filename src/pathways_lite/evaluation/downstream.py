@@ -14,8 +14,11 @@ from pathways_lite.errors import UserError, counted
 from pathways_lite.evaluation.choice_scores import AnswerScores, brier, means_json, picks, probabilities
 from pathways_lite.evaluation.continuations import Continuation, ContinuationScorer, encode_pair
 from pathways_lite.evaluation.generation import Writer, prompt_of, stops_of
+from pathways_lite.evaluation.task_chat import TaskChat
 from pathways_lite.evaluation.token_scores import TokenScores
-from pathways_lite.objectives.prompts import PromptFormat
+from pathways_lite.models.decoder import ONE_DEVICE
+from pathways_lite.objectives.prompts import Prompt, PromptFormat
+from pathways_lite.parallel.sharding import Layout
 from pathways_lite.recipe import Mode, Stage
 from pathways_lite.sampling import GREEDY
 from pathways_lite.tasks.scored_items import Item, Task
@@ -43,6 +46,8 @@ class TaskEvaluator:
       tokenizer, frame: of the models, and of the documents that they were trained on.
       opener, ends, mode: see `generate`.
       rows: continuations scored, or answers written, at the same time; changes speed and memory, not results.
+      chat: how an instruct model is asked tasks that were opened for a chat; None: it continues texts.
+      layout, gather: of the parameters, and whether each device gets all of them (`Sampler`).
     """
 
     tasks: Sequence[Task]
@@ -53,6 +58,9 @@ class TaskEvaluator:
     ends: tuple[int, ...] = ()
     mode: Mode | None = None
     rows: int = ROWS
+    chat: TaskChat | None = None
+    layout: Layout = ONE_DEVICE
+    gather: bool = True
     _pairs: dict[str, _Pairs] = field(default_factory=dict)
 
     def prepare(self) -> None:
@@ -70,9 +78,11 @@ class TaskEvaluator:
         self.prepare()
         config = self.stage.model
         writer = Writer(
-            config, params, self.tokenizer, self._prompt_format, self.mode, None, self.opener, self.ends, rows=self.rows
-        )
-        scorer = ContinuationScorer(config, writer.sampler.weights, rows=self.rows)
+            config, params, self.tokenizer, self._prompt_format, self.mode, None, self.opener, self.ends,
+            None if self.chat is None else self.chat.template, rows=self.rows, layout=self.layout, gather=self.gather,
+        )  # fmt: skip
+        sampler = writer.sampler
+        scorer = ContinuationScorer(config, sampler.weights, rows=self.rows, layout=sampler.layout)
         return {task.name: self._evaluate_task(task, writer, scorer, report) for task in self.tasks}
 
     @property
@@ -85,7 +95,11 @@ class TaskEvaluator:
         scored, unconditional = (scorer.score(each, lambda rows: report(0)) for each in pairs)
         written = None if task.has_choices else self._write(task, pairs, writer, report)
         report(len(task.items))
-        return summarize(task, scored, unconditional, written)
+        return {**summarize(task, scored, unconditional, written), "digest": self.digest(task)}
+
+    def digest(self, task: Task) -> str:
+        """Return the digest of what is asked; results with different ones are not comparable."""
+        return task.digest if self.chat is None else self.chat.digest(task)
 
     @property
     def _prompt_format(self) -> PromptFormat:
@@ -95,7 +109,7 @@ class TaskEvaluator:
         conditional, unconditional = [], []
         for item in task.items:
             for answer in item.answers:
-                pair = self._continuation(item.prompt, answer)
+                pair = self._continuation(item.prompt, answer) if self.chat is None else self._reply(item, answer)
                 self._require_room(task, item, pair)
                 conditional.append(pair)
                 if task.has_choices:
@@ -106,6 +120,12 @@ class TaskEvaluator:
     def _continuation(self, context: str, answer: str) -> Continuation:
         before, following = encode_pair(self.tokenizer.encode, context, answer)
         return Continuation(prompt_of(before, self._prompt_format, self.frame, self.mode, self.opener), following)
+
+    def _reply(self, item: Item, answer: str) -> Continuation:
+        """Return an answer as the assistant's."""
+        assert self.chat is not None
+        before, following = encode_pair(self.chat.template.encode_text, self.chat.context(item), answer)
+        return Continuation(Prompt(before, 0, self.frame.end), following)
 
     def _require_room(self, task: Task, item: Item, pair: Continuation) -> None:
         if (length := len(pair.prompt.tokens) + len(pair.tokens) - 1) > (context := self.stage.data.seq_len):
@@ -118,7 +138,7 @@ class TaskEvaluator:
 
     def _write(self, task: Task, pairs: _Pairs, writer: Writer, report: Report) -> list[str]:
         """Return what the model writes by greedy decoding after each prompt."""
-        prompts = [item.prompt for item in task.items]
+        prompts = [writer.ask(item.prompt if self.chat is None else self.chat.messages(item)) for item in task.items]
         longest = max(len(pair.tokens) for pair in pairs.conditional)
         stops = stops_of(self.tokenizer)
         texts = dict.fromkeys(range(len(prompts)), "")
@@ -135,7 +155,7 @@ def summarize(
 ) -> dict[str, Any]:
     """Return the result of a task.
 
-    It has `items`, `shots`, `chance`, `digest`; and as means over items, each with its standard error `NAME_se`:
+    It has `items`, `shots`, `chance`; and as means over items, each with its standard error `NAME_se`:
     `accuracy`; of choices also `accuracy_sum`, `accuracy_token` and `accuracy_unconditional`, one of which is
     `accuracy` (`normalization`); `log_p`, nats of the right answer; `loss`, its nats per byte, negated; `p`, the
     probability of the right one among the choices, or of the right solution among all texts; `brier` of the same, where
@@ -167,4 +187,4 @@ def summarize(
     facts: dict[str, Any] = {"items": len(task.items), "shots": task.shots, "chance": task.chance}
     if task.has_choices:
         facts["normalization"] = task.normalization
-    return {**facts, **means_json(columns, groups), "digest": task.digest}
+    return {**facts, **means_json(columns, groups)}

@@ -244,6 +244,21 @@ class Layout:
     def _batch_sharding(self, axes: LogicalAxes, shape: tuple[int, ...]) -> Any:
         return self.sharding(self.spec(axes, shape, "a batch"))
 
+    # ---- results ----
+
+    def fetch(self, tree: Any) -> Any:
+        """Return arrays in NumPy, whole and the same in all processes, which call it together."""
+        leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+        if not all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in leaves):
+            tree = _replicate(self.mesh)(tree)
+        return jax.tree.map(np.asarray, tree)
+
+
+@functools.lru_cache(maxsize=8)
+def _replicate(mesh: Mesh) -> Any:
+    """Return the compiled function that gives every device of a mesh a copy of arrays."""
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
 
 def _partition_spec(entries: Sequence[tuple[str, ...]]) -> PartitionSpec:
     return PartitionSpec(*(entry if len(entry) > 1 else entry[0] if entry else None for entry in entries))

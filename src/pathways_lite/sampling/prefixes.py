@@ -128,7 +128,7 @@ class SharedPrompts:
     def open(self, rows: Rows, requests: Mapping[int, int], waiting: Collection[int]) -> Rows:
         if rows.shared is None:
             empty = jax.tree.map(lambda part: part[0], empty_cache(self._config, 1, self._places * self._room))
-            zeros = jnp.zeros_like(rows.length)
+            zeros = jnp.zeros(rows.tokens.shape[0], jnp.int32)
             rows = rows._replace(shared=Shared(empty, SharedPlace(zeros, zeros)))
         assert rows.shared is not None
         cache, place = rows.shared
@@ -137,7 +137,7 @@ class SharedPrompts:
             for row, request in enumerate(new):
                 cache = _keep(cache, read, row, self._place[request] * self._room, layout=self._layout)
             self._is_read |= set(new)
-        begin, count = (np.array(x) for x in place)
+        begin, count = map(np.copy, self._layout.fetch(tuple(place)))
         for row, request in requests.items():
             begin[row], count[row] = self._place[request] * self._room, self._lengths[request] - 1
         return rows._replace(shared=Shared(cache, SharedPlace(jnp.asarray(begin), jnp.asarray(count))))

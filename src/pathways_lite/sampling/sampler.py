@@ -60,8 +60,9 @@ class Sampler:
     ends: tokens that end every text, besides the `end` of its prompt.
     rows: texts that are drawn at the same time, at most.
     key: of the noise.
-    layout: how rows and heads are sharded. Rows are rounded up to a multiple of the devices that share a batch;
-        devices of `fsdp` and `context` have all parameters each, so `tensor` is the axis for large models.
+    layout: how rows and heads are sharded. Rows are rounded up to a multiple of the devices that share a batch.
+    gather: give devices of `fsdp` and `context` all parameters, so `tensor` is the axis for large models. Otherwise
+        they stay sharded and are gathered for every token, which needs no more memory than training.
     share: whether rows share their prompts' keys and values (see `prefixes`); None: where that is cheaper.
     """
 
@@ -73,13 +74,14 @@ class Sampler:
     layout: Layout = field(default=ONE_DEVICE)
     chunk: int = CHUNK
     share: bool | None = None
+    gather: bool = True
 
     def __post_init__(self) -> None:
         # One token at a time cannot be spread over devices: those of `context` take rows instead.
         rules = self.layout.rules
         batch = tuple(dict.fromkeys((*rules["batch"], *rules["seq"])))
-        # Weights that are sharded over `fsdp` would be gathered for every token.
-        self.layout = Layout(self.layout.mesh, {**rules, "batch": batch, "seq": (), "embed": ()})
+        embed = () if self.gather else rules["embed"]
+        self.layout = Layout(self.layout.mesh, {**rules, "batch": batch, "seq": (), "embed": embed})
 
     @classmethod
     def of_params(cls, config: Model, params: Any, ends: Collection[int], **options: Any) -> Sampler:
@@ -149,12 +151,12 @@ class _Batch:
         while queue or any(self._slots):
             self._refill(queue)
             rows, sampler = self._rows, self._sampler
-            finish, length, limit, in_cache = map(np.asarray, (rows.finish, rows.length, rows.limit, rows.in_cache))
+            finish, length, limit, in_cache = self._fetch((rows.finish, rows.length, rows.limit, rows.in_cache))
             is_running = finish == RUNNING
             steps = min(sampler.chunk, power_of_two(int((limit - length)[is_running].max())))
             rows = make_room(rows, int(in_cache[is_running].max()) + 1 + steps)
             self._rows = advance(sampler.config, sampler.weights, rows, self.automata, steps, layout=sampler.layout)
-            is_running = np.asarray(self._rows.finish) == RUNNING
+            is_running = self._fetch(self._rows.finish) == RUNNING
             at_work = [row for row, slot in enumerate(self._slots) if slot is not None]
             if watch is not None:
                 watch(self._samples([row for row in at_work if is_running[row]]))
@@ -169,7 +171,7 @@ class _Batch:
         if not which:
             return []
         rows = self._rows
-        arrays = [np.asarray(x) for x in (rows.finish, rows.length, rows.tokens, rows.logp_model, rows.logp_drawn)]
+        arrays = self._fetch((rows.finish, rows.length, rows.tokens, rows.logp_model, rows.logp_drawn))
         samples = []
         for row in which:
             slot = self._slots[row]
@@ -182,6 +184,9 @@ class _Batch:
             )  # fmt: skip
             samples.append(sample)
         return samples
+
+    def _fetch(self, arrays: Any) -> Any:
+        return self._sampler.layout.fetch(arrays)
 
     # ---- filling rows ----
 

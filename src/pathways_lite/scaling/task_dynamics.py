@@ -16,8 +16,8 @@ import numpy as np
 
 from pathways_lite.scaling.table import Table
 
-METRICS: Mapping[str, int] = {"accuracy": 1, "log_p": 1, "p": 1, "brier": -1}
-"""Metrics that are compared, and whether more is better."""
+METRICS: Mapping[str, int] = {"accuracy": 1, "log_p": 1, "p": 1, "brier": -1, "L": -1}
+"""Metrics that are compared, and whether more is better; L, nats per byte, of tasks that have no other."""
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
 """Of a run's tokens, at which its end is predicted."""
@@ -74,11 +74,20 @@ def task_dynamics(table: Table) -> Dynamics:
     """Compute all statistics of a table."""
     tasks = list(dict.fromkeys(map(str, table["task"])))
     statistics = [
-        _statistic(task, metric, list(curves_of(table, task, metric).values())) for task in tasks for metric in METRICS
+        _statistic(task, metric, list(curves_of(table, task, metric).values()))
+        for task in tasks
+        for metric in metrics_of(table, task)
     ]
     return Dynamics(
         tuple(statistics), {task: error for task in tasks if np.isfinite(error := unseen_error(table, task))}
     )
+
+
+def metrics_of(table: Table, task: str) -> list[str]:
+    """Return the metrics that a task has: lm-evaluation-harness has tasks without an accuracy, or nothing else."""
+    rows = table["task"] == task
+    known = [name for name in METRICS if name in table and np.isfinite(np.asarray(table[name][rows], np.float64)).any()]
+    return [name for name in known if name != "L"] or known
 
 
 def curves_of(table: Table, task: str, metric: str) -> dict[str, Curve]:

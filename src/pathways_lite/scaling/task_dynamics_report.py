@@ -14,7 +14,7 @@ from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.run_directory import node_label
 from pathways_lite.scaling.plots import set_log_scale
 from pathways_lite.scaling.table import Table
-from pathways_lite.scaling.task_dynamics import FRACTIONS, LAST, Dynamics, curves_of
+from pathways_lite.scaling.task_dynamics import FRACTIONS, LAST, Dynamics, curves_of, metrics_of
 from pathways_lite.tracking.page import page, paragraph, picture, section, table
 from pathways_lite.tracking.plot_style import Palette, Theme, label_text, line_style, style, to_svg
 
@@ -31,7 +31,7 @@ HEADER = (
 _MOST_RUNS = 10  # in the legend
 _DECADE = 10  # of tokens, from which on their axis is logarithmic: shorter ones have hardly a label
 _FALLEN = 0.9  # of the highest learning rate, below which a run is being annealed
-_DRAWN = {"accuracy": "accuracy", "log_p": "ln p of the right answer"}
+_DRAWN = {"accuracy": "accuracy", "log_p": "ln p of the right answer", "L": "nats per byte"}
 
 _MEANING = (
     "Trend: Spearman's correlation with ln D. S/N: (last - first) over the standard deviation of the last "
@@ -55,7 +55,7 @@ def render(measured: Table, dynamics: Dynamics) -> str:
     figures = [
         picture(
             curves_svg(measured, task, "light"), curves_svg(measured, task, "dark"),
-            alt=f"Accuracy and ln p of {task} over training tokens, a line for each run",
+            alt=f"{' and '.join(_drawn(measured, task).values())} of {task} over training tokens, a line for each run",
             caption=_caption(measured, task),
         )
         for task in tasks
@@ -106,7 +106,9 @@ def _number(value: float, digits: int = 2) -> str:
 def _caption(measured: Table, task: str) -> str:
     rows = measured["task"] == task
     items = int(measured["items"][rows][0])
-    caption = f"{task}: {items:,} items, bars: a standard error. Dashed: chance."
+    caption = f"{task}: {items:,} items, bars: a standard error."
+    if np.nanmax([0.0, *_chances(measured, task)]) > 0:
+        caption += " Dashed: chance."
     return (
         f"{caption} Ringed: the learning rate has fallen below {_FALLEN:.0%} of its highest."
         if _is_annealed(measured).any()
@@ -131,14 +133,25 @@ def _is_annealed(measured: Table) -> np.ndarray:
 def curves_svg(measured: Table, task: str, theme: Theme) -> str:
     """Render accuracy and ln p of a task over tokens, a line for each run, as SVG text."""
     with style(theme) as palette:
+        drawn = _drawn(measured, task)
         figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-        axes = figure.subplots(1, 2)
-        for ax, (metric, label) in zip(axes, _DRAWN.items(), strict=True):
+        axes = figure.subplots(1, len(drawn), squeeze=False)[0]
+        for ax, (metric, label) in zip(axes, drawn.items(), strict=True):
             _draw(ax, measured, task, metric, palette)
             ax.set_ylabel(label)
         if len(set(measured["run"])) > 1:
             axes[0].legend()
         return to_svg(figure)
+
+
+def _drawn(measured: Table, task: str) -> dict[str, str]:
+    """Return the metrics that are drawn of a task, with their labels."""
+    known = metrics_of(measured, task)
+    return {metric: label for metric, label in _DRAWN.items() if metric in known}
+
+
+def _chances(measured: Table, task: str) -> np.ndarray:
+    return np.asarray(measured["chance"][measured["task"] == task], np.float64)
 
 
 def _short_names(measured: Table) -> dict[str, str]:
@@ -159,10 +172,10 @@ def _draw(ax: Axes, measured: Table, task: str, metric: str, palette: Palette) -
         ax.errorbar(curve.D, curve.values, np.nan_to_num(errors), label=label, elinewidth=0.7, **look)
         ax.plot(curve.D[annealed[rows]], curve.values[annealed[rows]], linestyle="", marker="o", markersize=8,
                 markerfacecolor="none", markeredgecolor=look["color"])  # fmt: skip
-    chance = measured["chance"][measured["task"] == task]
+    chance = _chances(measured, task)[0]
     if metric == "accuracy":
-        if chance[0]:
-            ax.axhline(float(chance[0]), color=palette.faint, linewidth=0.9, linestyle="--")
+        if chance > 0:
+            ax.axhline(float(chance), color=palette.faint, linewidth=0.9, linestyle="--")
         ax.set_ylim(bottom=-0.02)  # points at 0 are seen
     D = measured["D"][np.isfinite(measured["D"])]
     if len(D) and D.min() > 0 and D.max() > _DECADE * D.min():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathways_lite.tasks.answers import GSM8KNumber
+from pathways_lite.tasks.answers import ExactText, FirstWord, GSM8KNumber
 from pathways_lite.tasks.draws import Draws
 from pathways_lite.tasks.family import Example, Request
 from pathways_lite.tasks.registry import FAMILIES
@@ -15,6 +15,13 @@ _GSM8K = Example(
     difficulty=1,
 )
 """Written here in GSM8K's form; no problem of GSM8K is part of the package."""
+_PASSAGE = "The lighthouse stood at the end of the pier. Nobody had climbed its stairs for years, but every night the"
+_NEXT = " lighthouse shone, and the ships found their way"
+_OF_SOURCES = {
+    "gsm8k": _GSM8K,
+    "cloze": Example(_PASSAGE, " lighthouse", FirstWord(answer="lighthouse"), "", 19),
+    "continuation": Example(_PASSAGE, _NEXT, ExactText(answer=_NEXT), "", 20),
+}
 
 
 def family_examples(seed: int = 0) -> list[dict[str, str]]:
@@ -22,7 +29,7 @@ def family_examples(seed: int = 0) -> list[dict[str, str]]:
     examples = []
     for family in FAMILIES.values():
         if family.needs_source:
-            example = _GSM8K
+            example = _OF_SOURCES[family.name]
         else:
             source = family.open(Request(documents=1000, seed=seed))
             example = source.example(Draws("tasks.examples", seed))

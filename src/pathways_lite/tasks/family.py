@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pathways_lite.tasks.draws import Draws
 from pathways_lite.tasks.verdict import Verifier
@@ -34,7 +34,7 @@ class Example:
     difficulty: int
     task: str = ""
     stop: tuple[str, ...] = ("\n",)
-    extra: Mapping[str, int] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
     answer_kind: str = ""
 
 
@@ -96,6 +96,7 @@ class Family:
       test_share: the share of groups that is kept for test problems.
       open: returns the source of its examples.
       needs_source: examples come from a file of the user.
+      split: what chooses test groups; families of the same one agree on them. Empty: the family's name.
     """
 
     name: str
@@ -103,3 +104,4 @@ class Family:
     test_share: float
     open: Callable[[Request], Source]
     needs_source: bool = False
+    split: str = ""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pathways_lite.atomic_file import replace_atomically, write_text_atomically
 from pathways_lite.errors import UserError
@@ -34,7 +34,7 @@ class Maker:
 
     def is_test(self, example: Example) -> bool:
         """Return whether the example is for test."""
-        return is_test_group(self.family.name, example.group, self.family.test_share)
+        return is_test_group(self.family.split or self.family.name, example.group, self.family.test_share)
 
     def documents(self, count: int, done: Callable[[int], None] = lambda _: None) -> Iterator[dict[str, Any]]:
         """Yield the training texts, in random order. A text that is no problem has the group None."""
@@ -59,14 +59,13 @@ class Maker:
         Fewer problems are the first ones of more.
         """
         for number, example in enumerate(self.test_examples(count)):
-            yield to_record(example, self.family.name, self.shots(number, shots))
+            yield to_record(example, self.family.name, join_shots(self.shots(number, shots)))
 
-    def shots(self, number: int, count: int) -> str:
-        """Return `count` solved training problems, drawn for the test problem `number`, a blank line after each."""
+    def shots(self, number: int, count: int) -> tuple[Shot, ...]:
+        """Return `count` solved training problems, drawn for the test problem `number`."""
         draws = self.draws("shots", number)
-        return "".join(
-            solved(each.prompt, each.solution) for each in (self._training_example(draws) for _ in range(count))
-        )
+        examples = [self._training_example(draws) for _ in range(count)]
+        return tuple(Shot(example.prompt, example.solution.rstrip()) for example in examples)
 
     def test_examples(self, count: int) -> Iterator[Example]:
         if (examples := self._all_of(is_test=True)) is not None:
@@ -108,9 +107,16 @@ class Maker:
         return Draws(f"tasks.{self.family.name}/{purpose}", self.seed, number)
 
 
-def solved(prompt: str, solution: str) -> str:
-    """Return a problem and its solution as they stand before another problem."""
-    return f"{prompt}{solution.rstrip()}\n\n"
+class Shot(NamedTuple):
+    """A solved problem that is shown before another one."""
+
+    prompt: str
+    solution: str
+
+
+def join_shots(shots: Sequence[Shot]) -> str:
+    """Return solved problems as they stand before another one, a blank line after each."""
+    return "".join(f"{prompt}{solution}\n\n" for prompt, solution in shots)
 
 
 def make(

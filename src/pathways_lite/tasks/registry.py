@@ -9,11 +9,13 @@ from pathways_lite.tasks.facts import FACTS
 from pathways_lite.tasks.family import Family
 from pathways_lite.tasks.grammar import GRAMMAR
 from pathways_lite.tasks.gsm8k import GSM8K
+from pathways_lite.tasks.own_text import CLOZE, CONTINUATION
 from pathways_lite.tasks.scramble import SCRAMBLE
 from pathways_lite.tasks.sums import ARITHMETIC, SUM
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (SUM, CHAIN, CODE, GRAMMAR, FACTS, ARITHMETIC, SCRAMBLE, GSM8K)
+    family.name: family
+    for family in (SUM, CHAIN, CODE, GRAMMAR, FACTS, ARITHMETIC, SCRAMBLE, GSM8K, CLOZE, CONTINUATION)
 }
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,7 +17,7 @@ from pathways_lite.errors import UserError, counted, did_you_mean
 from pathways_lite.tasks.choices import draw_choices
 from pathways_lite.tasks.draws import Draws
 from pathways_lite.tasks.family import Example, Family, Request, Source
-from pathways_lite.tasks.make import KIND, MANIFEST, Maker, solved
+from pathways_lite.tasks.make import KIND, MANIFEST, Maker, Shot, join_shots
 from pathways_lite.tasks.problems import (
     PROBLEMS,
     Problem,
@@ -44,20 +44,28 @@ class Item:
     """A problem as it is scored.
 
     Attributes:
-      prompt: what the model reads, shots included.
+      question: what is asked; empty where there are only `messages`, which a chat asks.
       answers: continuations of the prompt whose probabilities count: the choices, or the right solution alone.
       right: the place of the right one.
       verifier: judges what the model writes; None for choices, which are not written.
       group: variants of one problem share it; they are not independent.
+      shots: solved problems that stand before it.
     """
 
     id: str
-    prompt: str
+    question: str
     answers: tuple[str, ...]
     right: int
     verifier: Verifier | None
     stop: tuple[str, ...]
     group: str
+    shots: tuple[Shot, ...] = ()
+    messages: tuple[Mapping[str, str], ...] | None = None
+
+    @property
+    def prompt(self) -> str:
+        """What a model reads that continues texts, shots included."""
+        return join_shots(self.shots) + self.question
 
     @property
     def solution(self) -> str:
@@ -92,9 +100,11 @@ class Task:
         return f"sha256-{sha.hexdigest()[:12]}"
 
 
-def open_tasks(names: Sequence[str], *, shots: int = 0, limit: int | None = None, seed: int = 0) -> list[Task]:
+def open_tasks(
+    names: Sequence[str], *, shots: int = 0, limit: int | None = None, seed: int = 0, chat: bool = False
+) -> list[Task]:
     """Open several tasks, each once; see `open_task`."""
-    return [open_task(name, shots=shots, limit=limit, seed=seed) for name in dict.fromkeys(names)]
+    return [open_task(name, shots=shots, limit=limit, seed=seed, chat=chat) for name in dict.fromkeys(names)]
 
 
 def is_file_name(name: str) -> bool:
@@ -107,18 +117,19 @@ def is_task_name(name: str) -> bool:
     return is_file_name(name) or name.partition(":")[0] in FAMILIES
 
 
-def open_task(name: str, *, shots: int = 0, limit: int | None = None, seed: int = 0) -> Task:
+def open_task(name: str, *, shots: int = 0, limit: int | None = None, seed: int = 0, chat: bool = False) -> Task:
     """Open a task by its name: FAMILY[:TASK][:choices], or the path of a problem file.
 
     Args:
       shots: number of solved problems for training before each item, drawn for it, as in GPT-3; never the item.
       limit: number of items, the first ones; None: 256 of a family, all of a file.
       seed: of a family's problems, and of the shots.
+      chat: for a chat: problems may have messages and no prompt, and answers have no white space around them.
 
     Raises UserError for an unknown name, a task without items, or one that cannot give the shots.
     """
     if is_file_name(name):
-        return _of_file(name, Path(name), shots, limit, seed)
+        return _of_file(name, Path(name), shots, limit, seed, chat=chat)
     family_name, *parts = name.split(":")
     if family_name not in FAMILIES:
         known = [family for family in FAMILIES if not FAMILIES[family].needs_source]
@@ -133,7 +144,8 @@ def open_task(name: str, *, shots: int = 0, limit: int | None = None, seed: int 
     maker = Maker(family, source, seed)
     items = []
     for number, example in enumerate(maker.test_examples(limit or ITEMS)):
-        items.append(_item_of_example(example, maker, number, shots, name, has_choices=has_choices))
+        item = _item_of_example(example, maker, number, shots, name, has_choices=has_choices)
+        items.append(_for_chat(item) if chat else item)
     return Task(name, tuple(items), shots)
 
 
@@ -176,15 +188,19 @@ def _item_of_example(example: Example, maker: Maker, number: int, shots: int, na
             raise UserError(f"{name}: {error}") from error
         answers = tuple(answer.rstrip() for answer in answers)
     return Item(
-        problem_id(example, maker.family.name), maker.shots(number, shots) + example.prompt, answers, right,
-        None if has_choices else example.verifier, example.stop, example.group,
+        problem_id(example, maker.family.name), example.prompt, answers, right,
+        None if has_choices else example.verifier, example.stop, example.group, maker.shots(number, shots),
     )  # fmt: skip
+
+
+def _for_chat(item: Item) -> Item:
+    return replace(item, answers=tuple(answer.strip() for answer in item.answers))
 
 
 # ---- files ----
 
 
-def _of_file(name: str, path: Path, shots: int, limit: int | None, seed: int) -> Task:
+def _of_file(name: str, path: Path, shots: int, limit: int | None, seed: int, *, chat: bool) -> Task:
     path = problem_file(path)
     problems = read_problems(path)
     training = [problem for problem in problems if _field(problem, "split") == "train"]
@@ -203,8 +219,9 @@ def _of_file(name: str, path: Path, shots: int, limit: int | None, seed: int) ->
         if maker is not None:
             before = maker.shots(number, shots)
         else:
-            before = "".join(_solved(each) for each in _draw_shots(path, problem, training, shots, seed, number))
-        items.append(_item_of_problem(problem, before))
+            before = tuple(map(_solved, _draw_shots(path, problem, training, shots, seed, number)))
+        item = _item_of_problem(problem, before, chat=chat)
+        items.append(_for_chat(item) if chat else item)
     return Task(name, tuple(items), shots, _normalization(path, asked))
 
 
@@ -247,26 +264,30 @@ def _draw_shots(
     return Draws("tasks.shots", seed, number).shuffled(others)[:shots] if shots else []
 
 
-def _item_of_problem(problem: Problem, before: str) -> Item:
-    prompt, choices = _prompt(problem), _choices(problem)
+def _item_of_problem(problem: Problem, shots: tuple[Shot, ...], *, chat: bool) -> Item:
+    messages = problem.messages if chat else None
+    prompt, choices = "" if messages and problem.prompt is None else _prompt(problem), _choices(problem)
     answers = tuple(_joined(prompt, choice) for choice in choices) or (_joined(prompt, _solution(problem)),)
     return Item(
-        problem.id, before + prompt, answers, _right(problem, choices) if choices else 0,
+        problem.id, prompt, answers, _right(problem, choices) if choices else 0,
         None if choices else verifier_of(problem), problem.stop or (("\n",) if problem.verify is None else ()),
-        problem.group or problem.id,
+        problem.group or problem.id, shots, messages,
     )  # fmt: skip
 
 
-def _solved(problem: Problem) -> str:
+def _solved(problem: Problem) -> Shot:
     """Return a problem with its right answer, as a shot."""
     prompt, choices = _prompt(problem), _choices(problem)
     solution = choices[_right(problem, choices)] if choices else _solution(problem)
-    return solved(prompt, _joined(prompt, solution))
+    return Shot(prompt, _joined(prompt, solution).rstrip())
 
 
 def _prompt(problem: Problem) -> str:
     if problem.prompt is None:
-        raise UserError(f"problem {problem.id!r} has messages and no prompt; write its text as `prompt`")
+        raise UserError(
+            f"problem {problem.id!r} has messages and no prompt; write its text as `prompt`, or ask an instruct model "
+            "with --apply-chat-template"
+        )
     return problem.prompt
 
 

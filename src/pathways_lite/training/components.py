@@ -80,7 +80,7 @@ class Components:
     @functools.cached_property
     def tasks(self) -> TaskEvaluator | None:
         """The evaluation of the stage's tasks; None where it has none."""
-        return stage_tasks(self.stage, self.spec.store)
+        return stage_tasks(self.stage, self.spec.store, self.layout)
 
     def evaluate(self, params: Any, between_batches: Callable[[int, int], None]) -> dict[str, Any]:
         """Return all results of an evaluation: `domains`; `denoisers` and `tasks` where the stage has any.

@@ -100,14 +100,10 @@ def sample_continuations(evaluator: StageEvaluator, params: Any) -> list[dict[st
         prompts[domain] = tokenizer.decode(longest[1 : 1 + PROMPT_TOKENS].tolist())
     prompt_format = PromptFormat.from_objective(evaluator.stage.objective, evaluator.store.frame)
     writer = Writer(
-        evaluator.stage.model,
-        params,
-        tokenizer,
-        prompt_format,
-        key=jax.random.key(0),
-        rows=_SAMPLE_ROWS,
+        evaluator.stage.model, params, tokenizer, prompt_format,
+        key=jax.random.key(0), rows=_SAMPLE_ROWS, layout=evaluator.layout, gather=False,
         chunk=SAMPLE_TOKENS,  # the cache then has one length, and one program is compiled instead of three
-    )
+    )  # fmt: skip
     results = writer.continuations([*prompts.values()], Sampling(TEMPERATURE), max_tokens=SAMPLE_TOKENS)
     texts = {result.prompt: result.text for result in results}
     return [

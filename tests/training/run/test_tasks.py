@@ -48,7 +48,7 @@ def test_results_are_in_the_log_the_summary_and_on_the_page(trained: Path) -> No
 
 def test_they_are_what_the_command_measures(trained: Path) -> None:
     model = load_model(trained)
-    found = task_evaluator(model, open_tasks(TASKS, limit=4), None).evaluate(model.params())
+    found = task_evaluator(model, open_tasks(TASKS, limit=4)).evaluate(model.params())
     (stage,) = read_run(trained).stages
     for name in TASKS:
         assert found[name].pop("digest") == stage.tasks[name].pop("digest")
