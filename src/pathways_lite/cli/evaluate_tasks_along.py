@@ -155,6 +155,9 @@ def evaluate_tasks_along(
     first = load_model(path, average=average)
     harness = HarnessTasks(others, choice) if others else None
     out = out or default_table(path, "tasks.csv")
+    measurement = TaskMeasurement(first, tasks, harness, choice, average)
+    measurement.require_room({each.parent: each for each in kept_checkpoints(path, every)}.values())  # one per stage
+    rows, new = evaluate_along(path, out, measurement, every=every)
     table = to_columns(rows)
     dynamics = task_dynamics(table)
     page = write_task_report(table, dynamics, out.with_suffix(".html"))

@@ -138,7 +138,9 @@ class TaskEvaluator:
 
     def _write(self, task: Task, pairs: _Pairs, writer: Writer, report: Report) -> list[str]:
         """Return what the model writes by greedy decoding after each prompt."""
-        prompts = [writer.ask(item.prompt if self.chat is None else self.chat.messages(item)) for item in task.items]
+        prompts = [
+            writer.asker.ask(item.prompt if self.chat is None else self.chat.messages(item)) for item in task.items
+        ]
         longest = max(len(pair.tokens) for pair in pairs.conditional)
         stops = stops_of(self.tokenizer)
         texts = dict.fromkeys(range(len(prompts)), "")
