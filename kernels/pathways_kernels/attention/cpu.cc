@@ -445,6 +445,7 @@ ffi::Error run_backward(ffi::ThreadPool pool, float scale, float soft_cap, Float
 }  // namespace
 
 extern "C" int attention_is_supported() { return level() != nullptr; }
+extern "C" const char* attention_source() { return SOURCE; }  // digest of this file
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(attention_forward, run_forward,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<float>("scale").Attr<float>("soft_cap")

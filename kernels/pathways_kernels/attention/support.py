@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import importlib.util
 import os
 from pathlib import Path
@@ -62,8 +63,25 @@ def compute_capability() -> int | None:
 
 @functools.cache
 def cpu_library() -> ctypes.CDLL:
-    """Load the compiled `cpu.cc`."""
+    """Load the compiled `cpu.cc`. Raises OSError where there is none."""
     return ctypes.CDLL(str(CPU_LIBRARY))
+
+
+@functools.cache
+def cpu_library_reason() -> str | None:
+    """Return why the compiled `cpu.cc` cannot be used on this machine; None if it can."""
+    source = CPU_LIBRARY.with_name("cpu.cc")
+    try:
+        library = cpu_library()
+    except OSError:
+        return "it was not compiled when the package was built (no C++ compiler, or no x86-64 processor)."
+    compiled = getattr(library, "attention_source", None)
+    if compiled is not None:
+        compiled.restype = ctypes.c_char_p
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    if compiled is None or compiled().decode() != digest:
+        return "it was compiled from another version of cpu.cc; install the package again (make install)."
+    return None if library.attention_is_supported() else "the processor has no AVX2."
 
 
 # ---- backends: the reason why a request is not supported, or None ----
@@ -82,10 +100,8 @@ def pallas_tpu_unsupported_reason(request: Request) -> str | None:
 
 def cpu_unsupported_reason(request: Request) -> str | None:
     del request  # it supports all
-    if not CPU_LIBRARY.exists():
-        return "it was not compiled when the package was built (no C++ compiler, or no x86-64 processor)."
-    if not cpu_library().attention_is_supported():
-        return "the processor has no AVX2."
+    if (reason := cpu_library_reason()) is not None:
+        return reason
     if target_platform() != "cpu":
         return "the program is for another platform."
     return None

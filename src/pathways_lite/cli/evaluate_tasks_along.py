@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from pathways_lite.cli.common import print_json
-from pathways_lite.cli.evaluate_along import Row, checkpoint_facts, default_table, yes_or_no
+from pathways_lite.cli.evaluate_along import Row, checkpoint_facts, default_table, evaluate_along, yes_or_no
 from pathways_lite.cli.evaluate_lm_eval import HarnessTasks
 from pathways_lite.cli.evaluate_lm_eval_rows import count_items, requests_digest, task_columns
 from pathways_lite.cli.evaluate_tasks import TaskChoice, task_evaluator
@@ -148,6 +148,7 @@ def evaluate_tasks_along(
     from pathways_lite.scaling.runs_table import to_columns
     from pathways_lite.scaling.task_dynamics import task_dynamics
     from pathways_lite.scaling.task_dynamics_report import write_task_report
+    from pathways_lite.training.evaluate_checkpoints import kept_checkpoints
     from pathways_lite.training.load import load_model
 
     own, others = choice.split()

@@ -12,7 +12,7 @@ from helpers.attention_contract import SCALE, AttentionContract, Shape, arrays, 
 from pathways_kernels.attention import attention, support
 from pathways_kernels.attention.spans import causal
 
-pytestmark = pytest.mark.skipif(not support.CPU_LIBRARY.exists(), reason="the package was built without a C++ compiler")
+pytestmark = pytest.mark.skipif(support.cpu_library_reason() is not None, reason=f"cpu: {support.cpu_library_reason()}")
 
 
 class TestCpu(AttentionContract):
@@ -105,10 +105,19 @@ def test_it_is_taken_on_cpus():
     assert "attention_forward" in program
 
 
-def test_without_the_library_it_is_refused_and_not_taken(monkeypatch, tmp_path):
-    monkeypatch.setattr(support, "CPU_LIBRARY", tmp_path / "absent.so")
+@pytest.mark.parametrize(
+    ("change", "reason"), [("absent", "not compiled when"), ("newer", "another version of cpu.cc; install")]
+)
+def test_without_a_library_of_this_version_it_is_refused_and_not_taken(change, reason, monkeypatch, tmp_path):
+    library = tmp_path / support.CPU_LIBRARY.name
+    if change == "newer":
+        library.write_bytes(support.CPU_LIBRARY.read_bytes())
+        library.with_name("cpu.cc").write_text("// another version\n")
+    monkeypatch.setattr(support, "CPU_LIBRARY", library)
+    monkeypatch.setattr(support, "cpu_library", support.cpu_library.__wrapped__)
+    monkeypatch.setattr(support, "cpu_library_reason", support.cpu_library_reason.__wrapped__)
     q, k, v, _ = arrays(Shape(1, 40, 40, 2, 2, 16))
-    with pytest.raises(ValueError, match="not compiled"):
+    with pytest.raises(ValueError, match=reason):
         attention(q, k, v, causal(1, 40), scale=SCALE, implementation="cpu")
     program = jax.jit(lambda q, k, v: attention(q, k, v, causal(1, 40), scale=SCALE)).lower(q, k, v).as_text()
     assert "attention_forward" not in program
