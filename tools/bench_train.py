@@ -109,6 +109,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "shape": arguments.shape,
         "dtype": arguments.dtype,
+        "attention": arguments.attention,
         "tokens_per_s": round(median, 1),
         "best_tokens_per_s": round(best, 1),
         "first_step_s": round(first_step, 2),
