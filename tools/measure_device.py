@@ -69,7 +69,8 @@ def versions() -> dict[str, str]:
     with suppress(Exception):  # JAX's own way to ask; it fails without cuDNN
         from jax._src.lib import cuda_versions
 
-        found["cudnn"] = str(cuda_versions.cudnn_get_version())
+        if cuda_versions is not None:
+            found["cudnn"] = str(cuda_versions.cudnn_get_version())
     return found
 
 
