@@ -34,7 +34,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpu_day.jobs import DRY, GPU, PARTS, Job, dry_jobs, gpu_jobs
-from gpu_day.packages import CUDA, ROOT, cuda_is_installed, install_wheels, missing_packages, sentence
+from gpu_day.packages import (
+    CUDA,
+    ROOT,
+    cuda_is_installed,
+    describe_checkout,
+    install_wheels,
+    missing_packages,
+    sentence,
+)
 from gpu_day.page import write_page
 from gpu_day.results import Results
 from gpu_day.runner import run_job
@@ -50,6 +58,7 @@ def main() -> int:
     site = out / "site"
     if arguments.wheels:
         install_wheels(arguments.wheels, site)
+    describe_checkout(site)
     sys.path.append(str(site))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))

@@ -16,8 +16,8 @@ TRAIN_STEP = (*JAX, "flax", "optax", "pydantic")
 TESTS = (*JAX, "pytest", "hypothesis")
 EVERYTHING = ("pathways-lite",)  # stands for all that it depends on
 # What tokamax's attention imports, without what only other parts of it do. Not in uv.lock, as nothing else needs it.
-TOKAMAX = ("tokamax", "qwix", "immutabledict", "typeguard", "jaxtyping", "pydantic")
-_TOKAMAX_VERSIONS = {"typeguard": "typeguard==2.13.3"}
+TOKAMAX = ("tokamax", "qwix", "einshape", "immutabledict", "typeguard", "jaxtyping", "wadler-lindig", "pydantic")
+_TOKAMAX_VERSIONS = {"tokamax": "0.0.17", "qwix": "0.1.8", "typeguard": "2.13.3"}  # its classes are private: pinned
 _ELSEWHERE = ("== 'win32'", "== 'emscripten'")  # in markers of dependencies
 _DOWNLOAD = (
     "python -m pip download --no-deps --only-binary=:all: --python-version {python} --implementation cp "
@@ -36,7 +36,8 @@ def missing_packages(needs: Iterable[str]) -> list[str]:
         if name in versions or (name != "pathways-lite" and is_installed(name)):
             continue
         if name != "pathways-lite":
-            versions[name] = f"{name}=={package['version']}" if package else _TOKAMAX_VERSIONS.get(name, name)
+            pinned = package.get("version") or _TOKAMAX_VERSIONS.get(name)
+            versions[name] = f"{name}=={pinned}" if pinned else name
         todo += [
             dependency["name"]
             for dependency in package.get("dependencies", ())
@@ -73,13 +74,27 @@ def sentence(missing: Mapping[str, Iterable[str]]) -> str | None:
     parts = {part: list(names) for part, names in missing.items() if names}
     if not parts:
         return None
-    names = sorted({name for part in parts.values() for name in part})
+    requirements = sorted({name for names in parts.values() for name in names})
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    wanted = "; ".join(f"{part} needs {', '.join(names)}" for part, names in parts.items())
+    wanted = "; ".join(f"{part} needs {', '.join(map(bare_name, names))}" for part, names in parts.items())
     return (
         f"missing here: {wanted}; with a network, pip install them, without one run elsewhere "
-        f"`{_DOWNLOAD.format(python=python)} {' '.join(names)}`, bring the folder and add --wheels wheels"
+        f"`{_DOWNLOAD.format(python=python)} {' '.join(requirements)}`, bring the folder and add --wheels wheels"
     )
+
+
+def bare_name(requirement: str) -> str:
+    return requirement.partition("==")[0]
+
+
+def describe_checkout(site: Path) -> None:
+    """Write this package's name and version where Python looks for them, unless it is installed: runs record them."""
+    if is_installed("pathways-lite"):
+        return
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    folder = site / f"pathways_lite-{project['version']}.dist-info"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: pathways-lite\nVersion: {project['version']}\n")
 
 
 def install_wheels(wheels: Path, site: Path) -> None:
