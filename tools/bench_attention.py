@@ -322,12 +322,14 @@ def compared(program: Program, args: Any, expected: Sequence[Any], allowed: floa
         for name, x, y in zip(("output", "d_q", "d_k", "d_v"), actual, expected, strict=True)
     }
     same = all(x.tobytes() == y.tobytes() for x, y in zip(actual, again, strict=True))
-    equal = all(error <= allowed for error in errors.values())  # not where one is not a number
+    equal = all(error is not None and error <= allowed for error in errors.values())
     return {"equal": equal, "allowed": allowed, "errors": errors, "same_bits": same}
 
 
-def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+def relative_error(actual: np.ndarray, expected: np.ndarray) -> float | None:
+    """Return the largest difference over the largest value; None where that is no finite number."""
+    error = float(np.abs(actual - expected).max() / np.abs(expected).max())
+    return error if math.isfinite(error) else None
 
 
 if __name__ == "__main__":

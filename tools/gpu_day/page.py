@@ -105,7 +105,8 @@ def equality_section(rows: Sequence[Line]) -> str:
 def error_of(row: Line | None) -> str:
     if row is None or "errors" not in row:
         return "—"
-    text = f"{max(row['errors'].values()):.1e}"
+    errors = row["errors"].values()
+    text = "not finite" if None in errors else f"{max(errors):.1e}"
     return text if row["equal"] else f"**{text}**"
 
 
