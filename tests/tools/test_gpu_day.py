@@ -75,9 +75,12 @@ def run(day: ModuleType, folder: Path, code: str, seconds: float = 60) -> tuple[
 
 
 def test_a_job_gives_its_results_and_keeps_the_rest_in_its_log(day: ModuleType, tmp_path: Path) -> None:
-    code = (
-        "import json, os, sys; print('hello'); print(json.dumps({'value': os.environ['FROM']})); sys.stderr.write('!')"
-    )
+    code = """
+import json, os, sys
+print("hello")
+print(json.dumps({"value": os.environ["FROM"]}))
+print("!", file=sys.stderr)
+"""
     end, rows = run(day, tmp_path, code)
     assert end["outcome"] == "passed"
     assert rows == [{"job": "a", "value": "all"}]

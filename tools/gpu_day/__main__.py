@@ -6,8 +6,8 @@
     tools/gpu_day.sh --wheels wheels            install the wheels of this folder first, into OUT/site; no network
     tools/gpu_day.sh --dry-run                  on a CPU, with interpreted kernels and tiny shapes; 2 minutes
 
-Needs JAX for CUDA, as `pip install "jax[cuda13]"` installs it: without a network it has to be there. Parts whose
-packages are missing are skipped, and one sentence says what would bring them.
+Needs JAX for CUDA, as `make install EXTRA=cuda13` or `pip install "jax[cuda13]"` installs it: without a network it has
+to be there. Parts whose packages are missing are skipped, and one sentence says what would bring them.
 
 A part is one or more jobs, processes with a time limit each. One that fails or takes too long is reported and the
 others go on. The same command continues: what has passed is not run again (--again: it is).
@@ -68,8 +68,8 @@ def main() -> int:
     chosen = [job for job in jobs if job.part in arguments.parts and not results.passed(job.name)]
     if not arguments.dry_run and not cuda_is_installed():
         print(
-            f"error: JAX for CUDA is missing ({' or '.join(CUDA)}), 3 GB with CUDA's libraries: where there is a "
-            'network, pip install "jax[cuda13]", otherwise use an image of the machine that has it',
+            f"error: JAX for CUDA is missing ({' or '.join(CUDA)}), 2.6 GB of wheels with CUDA's libraries: where "
+            "there is a network, make install EXTRA=cuda13, otherwise use an image of the machine that has it",
             file=sys.stderr,
         )
         return 2
