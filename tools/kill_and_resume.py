@@ -14,6 +14,7 @@ Prints one JSON line:
     first_difference, largest_loss_difference
                   where the logs differ: the first step, and the largest absolute difference of losses
     killed        the signals that were sent, each with the newest checkpoint at that time and the exit status
+    xla_flags     what XLA_FLAGS was
     steps, loss, tokens_per_s, seconds
                   of the undisturbed run: the loss of its last step, its median speed, all of the process
 
@@ -84,7 +85,7 @@ def compare(recipe: str, overrides: list[str], out: Path, signals: list[str]) ->
     line: dict[str, Any] = {"check": "resumed equals undisturbed", "equal": (log, arrays) == (other_log, other_arrays)}
     line |= {"log_equal": log == other_log, "arrays_equal": arrays == other_arrays}
     line |= {} if log == other_log else difference(rows, train_rows(killed / stage / "log.jsonl"))
-    line |= {"killed": sent, "steps": steps, "seconds": round(seconds, 1)}
+    line |= {"killed": sent, "xla_flags": os.environ.get("XLA_FLAGS", ""), "steps": steps, "seconds": round(seconds, 1)}
     speeds = [row["tokens_per_second"] for row in train_rows(undisturbed / stage / "timings.jsonl")]
     return line | {"loss": rows[-1]["loss"], "tokens_per_s": round(statistics.median(speeds), 1)}
 

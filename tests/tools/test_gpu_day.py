@@ -321,9 +321,9 @@ def test_what_is_not_equal_stands_out(day: ModuleType) -> None:
 
 def test_a_run_that_was_not_reproduced_is_reported(day: ModuleType) -> None:
     row = {"equal": False, "log_equal": False, "arrays_equal": False, "steps": 10, "loss": 2.0, "tokens_per_s": 5.0}
-    row |= {"first_difference": 7, "largest_loss_difference": 0.25, "seconds": 3.0}
+    row |= {"xla_flags": "--a=b", "first_difference": 7, "largest_loss_difference": 0.25, "seconds": 3.0}
     text = day.page.demo_section([row | {"killed": [{"signal": "SIGKILL", "after_checkpoint": 4, "status": -9}]}])
-    assert "SIGKILL after step 4" in text
+    assert "With `--a=b`, the run that got SIGKILL after step 4" in text
     assert "**not the undisturbed one**" in text
     assert "from step 7; losses differ by up to 0.25" in text
 

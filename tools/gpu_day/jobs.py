@@ -54,13 +54,14 @@ def gpu_jobs(out: Path, workers: bool) -> list[Job]:
         Job("train", "train", 100, _train("pallas_gpu"), TRAIN_STEP, NEARLY_ALL),
         Job("attention_128", "attention", 100, _attention("128"), helps=TOKAMAX),
         Job("corpus", "demo", 50, _corpus(out, "python:", "sentencepiece:4096", "0.03"), EVERYTHING, ON_CPU),
-        Job("demo", "demo", 170, _demo(out, GPU_DEMO), EVERYTHING, DETERMINISTIC | ON_DEMAND),
+        Job("demo", "demo", 170, _demo(out, GPU_DEMO, "SIGKILL", "SIGTERM"), EVERYTHING, DETERMINISTIC | ON_DEMAND),
         Job("equality_float32", "equality", 50, _equality("float32", ("pallas_gpu",)), environment=DETERMINISTIC),
         Job("attention_64", "attention", 70, _attention("64"), helps=TOKAMAX),
         Job("attention_256", "attention", 70, _attention("256"), helps=TOKAMAX),
         Job("attention_deterministic", "attention", 50, _deterministic_cudnn(), environment=DETERMINISTIC),
         Job("train_deterministic", "train", 100, _train("pallas_gpu"), TRAIN_STEP, DETERMINISTIC | NEARLY_ALL),
         Job("train_chunked", "train", 80, _train("chunked"), TRAIN_STEP, NEARLY_ALL),
+        Job("demo_default", "demo", 120, _demo(out, GPU_DEMO, "SIGKILL"), EVERYTHING, ON_DEMAND),
     ]
 
 
@@ -86,7 +87,7 @@ def dry_jobs(out: Path) -> list[Job]:
         Job("train", "train", LONG, _tool("bench_train", "--shape", "tiny", "--dtype", "bfloat16", "--steps", "2")),
         Job("attention", "attention", LONG, _bench(*tiny, "--kinds", "causal", "window", "--repeats", "2")),
         Job("corpus", "demo", LONG, _corpus(out, "docs", "bytes", "0.1"), EVERYTHING),
-        Job("demo", "demo", LONG, (*_demo(out, DRY_DEMO), "--signals", "SIGKILL"), EVERYTHING),
+        Job("demo", "demo", LONG, _demo(out, DRY_DEMO, "SIGKILL"), EVERYTHING),
     ]
 
 
@@ -144,6 +145,8 @@ def _corpus(out: Path, source: str, tokenizer: str, held_out: str) -> tuple[str,
     return (*build, "--tokenizer", tokenizer, "--held-out", held_out)
 
 
-def _demo(out: Path, overrides: tuple[str, ...]) -> tuple[str, ...]:
+def _demo(out: Path, overrides: tuple[str, ...], *signals: str) -> tuple[str, ...]:
     corpus = f"stages.base.data.corpus={out / 'corpus'}"
-    return _tool("kill_and_resume", "configs/demo.py", corpus, *overrides, "--out", str(out / "demo"))
+    return _tool(
+        "kill_and_resume", "configs/demo.py", corpus, *overrides, "--out", str(out / "demo"), "--signals", *signals
+    )

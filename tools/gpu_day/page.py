@@ -167,7 +167,8 @@ def demo_section(rows: Sequence[Line]) -> str:
     for row in (row for row in rows if "equal" in row):
         killed = ", ".join(f"{kill['signal']} after step {kill['after_checkpoint']}" for kill in row["killed"])
         verdict = "**bit for bit the undisturbed one**" if row["equal"] else "**not the undisturbed one**"
-        text = f"The run that got {killed or 'no signal'} and was resumed is {verdict}."
+        flags = f"With `{row['xla_flags']}`, the" if row["xla_flags"] else "Without XLA_FLAGS, the"
+        text = f"{flags} run that got {killed or 'no signal'} and was resumed is {verdict}."
         if not row["equal"]:
             same = {True: "the same", False: "different"}
             text += f" Its log is {same[row['log_equal']]}, its arrays are {same[row['arrays_equal']]}."
