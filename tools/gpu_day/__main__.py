@@ -75,7 +75,8 @@ def main() -> int:
         return 2
     missing = {job.name: missing_packages(job.needs) for job in chosen}
     peers = missing_packages({name for job in chosen for name in job.helps})
-    if note := sentence(missing | {"the comparison with tokamax": peers}):
+    by_part = {job.part: missing[job.name] for job in chosen if missing[job.name]}
+    if note := sentence(by_part | {"the comparison with tokamax": peers}):
         print(note, flush=True)
         results.add({"job": "run", "missing": note})
 

@@ -27,7 +27,8 @@ _DOWNLOAD = (
 
 def missing_packages(needs: Iterable[str]) -> list[str]:
     """Return what has to be installed for these packages, as requirements with the versions of `uv.lock`."""
-    locked = _locked()
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    locked = {package["name"]: package for package in lock["package"]}
     versions: dict[str, str] = {}
     todo = list(needs)
     while todo:
@@ -56,14 +57,6 @@ def is_installed(name: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
-
-
-def _locked() -> Mapping[str, dict]:
-    """Return the packages of `uv.lock` by name; none without it."""
-    path = ROOT / "uv.lock"
-    if not path.exists():
-        return {}
-    return {package["name"]: package for package in tomllib.loads(path.read_text())["package"]}
 
 
 def sentence(missing: Mapping[str, Iterable[str]]) -> str | None:
