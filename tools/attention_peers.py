@@ -101,6 +101,11 @@ def _do_without_profiler() -> None:
 
 def _tokamax_unsupported_reason(request: Request) -> str | None:
     del request
+    return tokamax_is_missing()
+
+
+def tokamax_is_missing() -> str | None:
+    """Return why tokamax cannot be used; None if it can."""
     if "xprof" not in sys.modules:
         _do_without_profiler()
     try:
