@@ -36,7 +36,9 @@ NVIDIA_SMI = "name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,p
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, help="of the square arrays that are multiplied; default: bench_train.py's")
+    size = parser.parse_args().size
     device = jax.devices()[0]
     line = {
         "device": device.device_kind,
@@ -44,7 +46,7 @@ def main() -> None:
         "platform": device.platform,
         "nvidia_smi": nvidia_smi(),
         "versions": versions(),
-        "matmul_flops_per_s": {dtype: round(matmul_rates(dtype)[0]) for dtype in ("bfloat16", "float32")},
+        "matmul_flops_per_s": {dtype: round(matmul_rates(dtype, size)[0]) for dtype in ("bfloat16", "float32")},
         "published_flops_per_s": published_peak(device.device_kind),
         "copy_bytes_per_s": round(copy_rate()),
     }

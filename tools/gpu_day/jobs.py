@@ -81,7 +81,7 @@ def dry_jobs(out: Path) -> list[Job]:
     pytest = ("-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "-n", "0", CONTRACT, "-k", contract)
     tiny = ("--interpret", "--lengths", "64", "--head-dims", "16", "--tokens", "64", "--heads", "2", "--key-heads", "1")
     return [
-        Job("device", "device", LONG, _tool("measure_device")),
+        Job("device", "device", LONG, _tool("measure_device", "--size", "256")),
         Job("contract", "tests", LONG, pytest, TESTS),
         Job("equality", "equality", LONG, _bench(*tiny, "--check", "--kinds", "causal", "packed")),
         Job("train", "train", LONG, _tool("bench_train", "--shape", "tiny", "--dtype", "bfloat16", "--steps", "2")),
