@@ -1,4 +1,9 @@
+#!/usr/bin/env python3
 """Attention of other packages behind our arguments, to test and time ours against: `register` makes them backends.
+
+    python tools/attention_peers.py     one JSON line: why tokamax cannot be used here, null if it can
+
+The backends, for `bench_attention.py --implementations`:
 
     jax_cudnn       `jax.nn.dot_product_attention` by cuDNN, without our restriction to deterministic programs; spans
                     that are neither full, causal nor a window are a dense mask, made in the call: quadratic in memory
@@ -10,8 +15,10 @@ tokamax (openxla/tokamax) takes a start and an end per query, as we do, through 
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
+import json
 import sys
 from functools import partial
 from types import ModuleType
@@ -113,3 +120,12 @@ def tokamax_is_missing() -> str | None:
     except ImportError as error:
         return f"tokamax cannot be imported: {error}."
     return None
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    print(json.dumps({"tokamax": tokamax_is_missing()}))
+
+
+if __name__ == "__main__":
+    main()
