@@ -1,6 +1,7 @@
 """Settings of all tests, a tiny corpus, a tiny recipe, and groups of processes.
 
-Every test runs on the CPU, even where a TPU or GPU library is installed.
+Every test runs on the CPU, even where a TPU or GPU library is installed; JAX_PLATFORMS=cuda runs them on a GPU
+(`tools/gpu_day.sh` does that with the tests of its kernels).
 """
 
 import atexit

@@ -11,6 +11,8 @@ multi-head attention and tied embeddings, causal attention over the whole sequen
     shape  layers  d_model  heads  sequence  batch  vocabulary
     S          8      256       8       256     16        8192
     M         12      768      12       512      4       32768
+    1.3B      24     2048      16      2048      8       50304   (GPT-3 XL, for an accelerator of 80 GB or more)
+    tiny       2       64       4        64      2         256   (to try the script)
 
 SwiGLU has three matrices where GPT-2's MLP has two, so d_ff = 8/3 d_model (to the nearest multiple of 16) gives the
 12 d_model^2 parameters per layer of the original.
@@ -23,8 +25,11 @@ Fields of the line:
     peak_rss_mb          peak of the process, compiler included
     model_flops_per_s    tokens_per_s * (6 N + 12 L H Q T): PaLM appendix B, N with embeddings
     share_of_peak        model_flops_per_s / peak_flops_per_s, and best_share_of_peak of the fastest step
-    peak_flops_per_s     the fastest 2048^3 matmul in this process right before and right after the steps, over the
-                         layouts a @ b, a @ b.T, a.T @ b, in float32 or in the step's dtype, whichever is faster
+    mfu                  model_flops_per_s / the data sheet's bfloat16 rate, where `pathways_lite.chips` has the device
+    peak_flops_per_s     the fastest matmul in this process right before and right after the steps, over the layouts
+                         a @ b, a @ b.T, a.T @ b, in float32 or in the step's dtype, whichever is faster: 2048^3 on
+                         CPUs, 8192^3 on accelerators, where the time of starting a smaller one would count
+    device_peak_mb       the most device memory in use at a time, where the device tells
     cpu_s_per_step       CPU seconds of all threads, the least of all steps: cores * seconds where every core is busy
     share_of_peak_by_cpu_time
                          the same share in model FLOPs per CPU second of step and matmul: much steadier where
@@ -46,12 +51,15 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from pathways_lite.chips import published_peak
 from pathways_lite.host_memory import keep_freed_memory, runs_on_cpu_only
 
 SHAPES = {
     # layers, d_model, heads, sequence, batch, vocabulary
     "S": (8, 256, 8, 256, 16, 8192),
     "M": (12, 768, 12, 512, 4, 32768),
+    "1.3B": (24, 2048, 16, 2048, 8, 50304),
+    "tiny": (2, 64, 4, 64, 2, 256),
 }
 
 
@@ -68,12 +76,15 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
     parser.add_argument("--steps", type=int, default=5, help="to time, after the first")
     parser.add_argument("--remat", choices=("none", "full", "attention", "up", "dots", "offload"), default="none")
+    parser.add_argument("--batch", type=int, help="sequences per step; default: the shape's")
     parser.add_argument("--unroll", action="store_true", help="unroll the layers instead of scanning them")
     parser.add_argument("--attention", help="implementation; default: the platform's own choice")
     parser.add_argument("--plain-malloc", action="store_true", help="return freed memory to the kernel at each step")
     arguments = parser.parse_args()
     if arguments.steps < 1:
         parser.error(f"--steps {arguments.steps}: at least 1 is needed")
+    if arguments.batch is not None and arguments.batch < 1:
+        parser.error(f"--batch {arguments.batch}: at least 1 is needed")
     if not arguments.plain_malloc and runs_on_cpu_only():
         keep_freed_memory()
     print(json.dumps(measure(arguments)))
@@ -86,23 +97,34 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from pathways_lite.models.accounting import flops_per_token, parameter_count
 
     model, (_, _, _, seq_len, batch_size, _) = model_of(arguments), SHAPES[arguments.shape]
+    batch_size = arguments.batch or batch_size
     run, first_step = prepare(model, seq_len, batch_size)
-    before = matmul_rates(arguments.dtype)
+    size = 256 if arguments.shape == "tiny" else None
+    before = matmul_rates(arguments.dtype, size)
     timing = timed(run, arguments.steps)
-    peak, peak_by_cpu_time = map(max, before, matmul_rates(arguments.dtype))
+    peak, peak_by_cpu_time = map(max, before, matmul_rates(arguments.dtype, size))
 
+    device = jax.devices()[0]
+    published = published_peak(device.device_kind)
+    memory = device.memory_stats() or {}
     tokens, flops = batch_size * seq_len, flops_per_token(model, seq_len)
     median, best = (tokens / f(timing.seconds) for f in (statistics.median, min))
     return {
         "shape": arguments.shape,
         "dtype": arguments.dtype,
+        "attention": arguments.attention,
         "tokens_per_s": round(median, 1),
         "best_tokens_per_s": round(best, 1),
         "first_step_s": round(first_step, 2),
+        "batch": batch_size,
+        "seq_len": seq_len,
+        "step_s": round(statistics.median(timing.seconds), 4),
+        "device_peak_mb": memory["peak_bytes_in_use"] // 2**20 if "peak_bytes_in_use" in memory else None,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "model_flops_per_s": round(median * flops),
         "share_of_peak": round(median * flops / peak, 3),
         "best_share_of_peak": round(best * flops / peak, 3),
+        "mfu": None if published is None else round(median * flops / published, 3),
         "peak_flops_per_s": round(peak),
         "cpu_s_per_step": round(min(timing.cpu_seconds), 3),
         "share_of_peak_by_cpu_time": round(tokens * flops / min(timing.cpu_seconds) / peak_by_cpu_time, 3),
@@ -110,8 +132,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "flops_per_token": flops,
         "formula": "6 N + 12 L H Q T per token, N with embeddings (PaLM appendix B)",
         "d_ff": model.d_ff,
+        "remat": arguments.remat,
         "steps": arguments.steps,
-        "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores, {platform.machine()}",
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "device": f"{device.device_kind}, {os.cpu_count()} CPU cores, {platform.machine()}",
         "jax": jax.__version__,
         "command": shlex.join(["python", *sys.argv]),
     }
@@ -211,15 +235,18 @@ def timed(run: Callable[[], None], steps: int) -> Timing:
     return Timing(seconds, cpu_seconds)
 
 
-def matmul_rates(dtype: str, size: int = 2048, runs: int = 5) -> tuple[float, float]:
-    """Measure FLOPs per second, and per CPU second, of the fastest of three layouts in float32 or `dtype`."""
-    import jax
-    import jax.numpy as jnp
+def matmul_rates(dtype: str, size: int | None = None, runs: int = 5) -> tuple[float, float]:
+    """Measure FLOPs per second, and per CPU second, of the fastest of three layouts in float32 or `dtype`.
 
+    `size`: of the square arrays; None: 2048 on CPUs, 8192 on accelerators.
+    """
+    import jax
+
+    size = size or (2048 if jax.default_backend() == "cpu" else 8192)
     timings = []
     for layout in (lambda a, b: a @ b, lambda a, b: a @ b.T, lambda a, b: a.T @ b):
         for kind in {"float32", dtype}:
-            x = jnp.ones((size, size), kind)
+            x = jax.random.normal(jax.random.key(0), (size, size), kind)  # GPUs are faster on constant arrays
             product = jax.jit(layout).lower(x, x).compile()
             timings.append(timed(functools.partial(_wait, product, x), runs + 1))
     seconds, cpu_seconds = (min(map(min, column)) for column in zip(*timings, strict=True))

@@ -1,6 +1,6 @@
 """The Pallas kernels, through Triton and ptxas to machine code of an H100, on a machine without one.
 
-Needs the compiler, which is in the wheels of the extra `cuda13` (400 MB): `make install EXTRA=cuda13`.
+Needs the compiler, which is in two wheels (400 MB): `make install EXTRA=cuda13-compiler`.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from pathways_kernels.attention.pallas_gpu import Tile, default_tiles, pallas_gp
 
 pytestmark = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("jax_cuda13_plugin", "jax_plugins.xla_cuda13"))),
-    reason="the CUDA compiler is not installed (make install EXTRA=cuda13)",
+    reason="the CUDA compiler is not installed (make install EXTRA=cuda13-compiler)",
 )
 
 TARGET = f"""

@@ -69,6 +69,20 @@ class TestPallasGpu(AttentionContract):
         assert all(np.isfinite(x).all() for x in run(*args, implementation=INTERPRETED))
 
 
+@pytest.fixture(scope="class")
+def gpu_in_full_precision():
+    """Skip without an NVIDIA GPU; there, products of float32 are not TF32, as the contract's tolerances need."""
+    if support.compute_capability() is None:
+        pytest.skip("needs an NVIDIA GPU: tools/gpu_day.sh runs it there")
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.mark.usefixtures("gpu_in_full_precision")
+class TestCompiled(AttentionContract):
+    implementation = "pallas_gpu"
+
+
 @pytest.mark.parametrize(
     "shape",
     [
