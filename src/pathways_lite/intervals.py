@@ -9,17 +9,17 @@ from dataclasses import dataclass
 LEVEL = 0.95
 """The level of every interval unless another is given."""
 
-_ROUNDING = 1e-9  # of the other numbers of an interval: what is smaller is a 0 that a fit or a sum has not met exactly
+_ROUNDING = 1e-9  # of an interval's value: a limit that is smaller, beyond 0, is a 0 that a fit has not met exactly
 
 Form = str | Callable[[float], str]
 """How numbers are written: a format specification such as `.4g` or `+.1%`, or a function."""
 
 
-def plain(value: float, form: Form = ".5g", scale: float = 0.0) -> str:
-    """Format a number for people: a 0 is never -0, and what is nothing beside a number of size `scale` is 0."""
+def plain(value: float, form: Form = ".5g") -> str:
+    """Format a number for people: a 0 is never -0."""
     render = form if callable(form) else lambda number: format(number, form)
     text = render(value)
-    return render(0.0) if text == render(-0.0) or abs(value) <= _ROUNDING * scale else text
+    return render(0.0) if text == render(-0.0) else text
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,16 @@ class Interval:
         return not math.isnan(self.low)
 
     def texts(self, form: Form = ".5g", missing: str = "") -> tuple[str, str, str]:
-        """Format the value and its limits for people, see `plain`; `missing` stands for a limit that is NaN."""
-        numbers = (self.value, self.low, self.high)
-        scale = max((abs(number) for number in numbers if math.isfinite(number)), default=0.0)
-        value, low, high = (missing if math.isnan(number) else plain(number, form, scale) for number in numbers)
+        """Format the value and its limits for people, see `plain`; `missing` stands for a limit that is NaN.
+
+        A limit on the other side of 0 that is nothing beside the value is 0. A small one on the same side is shown, as
+        the limits of a factor may be any number of decades apart.
+        """
+        limits = (
+            0.0 if limit * self.value < 0 and abs(limit) <= _ROUNDING * abs(self.value) else limit
+            for limit in (self.low, self.high)
+        )
+        value, low, high = (missing if math.isnan(number) else plain(number, form) for number in (self.value, *limits))
         return value, low, high
 
     def contains(self, value: float) -> bool:
