@@ -138,7 +138,7 @@ def test_mistakes_are_sentences(study: Path, tmp_path: Path, options: tuple[str,
     [
         ('baseline="rate_0.1"', 'baseline="rate_9"', "baseline='rate_9' is not an arm"),
         ("recipe(rate, seed)", "recipe(rate, 0)", "the same recipe twice"),
-        ("def study", "def studies", "is a recipe, not a study"),
+        ("def study", "def studies", "has no function study"),
     ],
 )
 def test_a_study_that_makes_no_sense_is_refused(study: Path, tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -76,7 +76,7 @@ def load_from_python[T: Frozen](path: Path, kind: type[T], example: str) -> T:
             function = defined.get(name)
             if name == "recipe" and callable(defined.get("study")) and _required(function) != ():
                 raise UserError(f"{path} is a study, not a recipe; train it by: pathways-lite study run {path}")
-            if name == "study" and not callable(function) and callable(defined.get("recipe")):
+            if name == "study" and not callable(function) and _required(defined.get("recipe")) == ():
                 raise UserError(f"{path} is a recipe, not a study; train it by: pathways-lite train {path}")
             if arguments := _required(function):
                 raise UserError(
