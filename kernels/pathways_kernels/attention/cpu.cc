@@ -72,12 +72,11 @@ INLINE float fold_lanes(Vec x, Fold fold) {
   if constexpr (n == 1) {
     return x[0];
   } else {
-    const Mask other_half = lane_numbers() ^ (n / 2);
 #ifdef __clang__
     Vec y;
     for (int i = 0; i < kLanes; i++) y[i] = x[i ^ (n / 2)];
 #else
-    const Vec y = __builtin_shuffle(x, other_half);
+    const Vec y = __builtin_shuffle(x, lane_numbers() ^ (n / 2));
 #endif
     return fold_lanes<n / 2>(fold(x, y), fold);
   }
@@ -423,8 +422,8 @@ Shape shape_of(const Floats& q, const Floats& k, float scale, float soft_cap) {
           scale, soft_cap};
 }
 
-ffi::Error run_forward(ffi::ThreadPool pool, float scale, float soft_cap, Floats q, Floats k, Floats v, Integers start, Integers stop,
-                       Result out, Result lse) {
+ffi::Error run_forward(ffi::ThreadPool pool, float scale, float soft_cap, Floats q, Floats k, Floats v,
+                       Integers start, Integers stop, Result out, Result lse) {
   const Shape s = shape_of(q, k, scale, soft_cap);
   const Inputs in = {q.typed_data(), k.typed_data(), v.typed_data(), start.typed_data(), stop.typed_data()};
   const Outputs to = {out->typed_data(), lse->typed_data()};
@@ -432,8 +431,9 @@ ffi::Error run_forward(ffi::ThreadPool pool, float scale, float soft_cap, Floats
                    [&](int task, float* scratch) { level()->forward(s, task, in, to, scratch); });
 }
 
-ffi::Error run_backward(ffi::ThreadPool pool, float scale, float soft_cap, Floats q, Floats k, Floats v, Integers start, Integers stop,
-                        Floats out, Floats lse, Floats d_out, Result d_q, Result d_k, Result d_v) {
+ffi::Error run_backward(ffi::ThreadPool pool, float scale, float soft_cap, Floats q, Floats k, Floats v,
+                        Integers start, Integers stop, Floats out, Floats lse, Floats d_out, Result d_q, Result d_k,
+                        Result d_v) {
   const Shape s = shape_of(q, k, scale, soft_cap);
   const Inputs in = {q.typed_data(),    k.typed_data(),   v.typed_data(),   start.typed_data(),
                      stop.typed_data(), out.typed_data(), lse.typed_data(), d_out.typed_data()};
