@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from helpers.harness_tasks import MULTIPLE_CHOICE, write_tasks
 from helpers.published_tokenizers import published, write_model
 from pathways_lite import models
 from pathways_lite.cli.main import app
@@ -138,33 +139,16 @@ def test_torch_is_not_needed() -> None:
 
 # ---- on the command line ----
 
-TASK = """
-task: toy_mc
-dataset_path: json
-dataset_kwargs: {{data_files: {{validation: {data}, train: {data}}}}}
-validation_split: validation
-training_split: train
-fewshot_split: train
-output_type: multiple_choice
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: choices
-doc_to_target: label
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-metadata: {{version: 1.0}}
-"""
-
 
 @pytest.fixture
 def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    (tmp_path / "tasks").mkdir()
     rows = [{"question": f"{n}+1=", "choices": [f" {n + 1}", " x"], "label": 0} for n in range(5)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "tasks" / "toy.yaml").write_text(TASK.format(data=tmp_path / "rows.jsonl"))
-    (tmp_path / "tasks" / "far.yaml").write_text(
-        TASK.format(data="x").replace("toy_mc", "far_mc").replace("dataset_path: json", "dataset_path: someone/far")
-    )
-    return tmp_path / "tasks"
+    folder = write_tasks(tmp_path, rows, {"toy_mc": f"fewshot_split: train{MULTIPLE_CHOICE}"})
+    near = (folder / "toy_mc.yaml").read_text()
+    far = near.replace("toy_mc", "far_mc").replace("dataset_path: json", "dataset_path: someone/far")
+    (folder / "far_mc.yaml").write_text(far)
+    return folder
 
 
 def invoke(*arguments: object) -> dict[str, Any]:

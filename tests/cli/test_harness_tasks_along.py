@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.harness_tasks import write_tasks
 from helpers.invoke import invoke
 from pathways_lite.errors import UserError
 from pathways_lite.scaling.table import read_table
@@ -21,14 +22,7 @@ from pathways_lite.cli.evaluate_lm_eval_rows import _accuracy, _own_metrics, tas
 from pathways_lite.cli.evaluate_tasks import TaskChoice
 from pathways_lite.training.load import load_model
 
-HEAD = """
-dataset_path: json
-dataset_kwargs: {{data_files: {{validation: {data}, train: {data}}}}}
-validation_split: validation
-training_split: train
-metadata: {{version: 1.0}}
-metric_list: [{{metric: {metric}, aggregation: {aggregation}, higher_is_better: {better}}}]
-"""
+METRIC = "\nmetric_list: [{{metric: {}, aggregation: {}, higher_is_better: {}}}]\n"
 TASKS = {
     "toy_mc": ("acc", "mean", "true", 'output_type: multiple_choice\ndoc_to_text: "{{question}}"\n'
                "doc_to_choice: choices\ndoc_to_target: label\n"),
@@ -49,11 +43,8 @@ def workplace(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     settings = ["stages.base.saving.every=6", "stages.base.evaluation.every=6"]
     assert invoke("train", recipe_file, *settings, "--out", path / "run").exit_code == 0
     rows = [{"question": f"{n} and", "choices": [f"{n + 1}", "x", "yz"], "label": 0} for n in range(5)]
-    (path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (path / "tasks").mkdir()
-    for name, (metric, aggregation, better, kind) in TASKS.items():
-        head = HEAD.format(data=path / "rows.jsonl", metric=metric, aggregation=aggregation, better=better)
-        (path / "tasks" / f"{name}.yaml").write_text(f"task: {name}{head}{kind}")
+    tasks = {name: METRIC.format(*metric) + kind for name, (*metric, kind) in TASKS.items()}
+    write_tasks(path, rows, tasks)
     return path
 
 

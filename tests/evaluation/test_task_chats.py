@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.harness_tasks import MULTIPLE_CHOICE, write_tasks
 from helpers.invoke import invoke
 from helpers.published_tokenizers import published, write_model
 from pathways_lite.cli.evaluate_tasks import TaskChoice, task_evaluator
@@ -151,29 +152,13 @@ MESSAGES = [
     {"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1="},
     {"role": "assistant", "content": "2"}, {"role": "user", "content": "2+1="},
 ]  # fmt: skip
-TASK = """
-task: toy
-dataset_path: json
-dataset_kwargs: {{data_files: {{validation: {data}, train: {data}}}}}
-validation_split: validation
-training_split: train
-output_type: multiple_choice
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: choices
-doc_to_target: label
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-metadata: {{version: 1.0}}
-"""
 
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    (tmp_path / "tasks").mkdir()
     rows = [{"question": f"{n}+1=", "choices": [f"{n + 1}", "x"], "label": 0} for n in range(5)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "tasks" / "toy.yaml").write_text(TASK.format(data=tmp_path / "rows.jsonl"))
-    return tmp_path / "tasks"
+    return write_tasks(tmp_path, rows, {"toy": MULTIPLE_CHOICE})
 
 
 def harness(path: Path, **options: Any) -> Any:

@@ -77,8 +77,8 @@ def evaluate_tasks(path: Path, choice: TaskChoice, *, average: bool, as_json: bo
         _print_harness(harness, title)
 
 
-def task_evaluator(model: TrainedModel, tasks: list[Task], choice: TaskChoice | None = None) -> TaskEvaluator:
-    """Return the evaluation of a checkpoint on tasks, which asks it as it was trained, or as `choice` says.
+def task_evaluator(model: TrainedModel, tasks: list[Task], choice: TaskChoice) -> TaskEvaluator:
+    """Return the evaluation of a checkpoint on tasks, which is asked as `choice` says.
 
     Raises UserError for a chat with a model that has no chat template.
     """
@@ -89,10 +89,10 @@ def task_evaluator(model: TrainedModel, tasks: list[Task], choice: TaskChoice | 
     tokenizer = model.tokenizer()
     opener, ends = model.prompt_tokens(tokenizer)
     chat = None
-    if choice is not None and choice.chat:
+    if choice.chat:
         chat = TaskChat(ChatTemplate(tokenizer, str(model.path), option="--apply-chat-template"), choice.multiturn)
     return TaskEvaluator(
-        tasks, model.stage, tokenizer, model.frame(), opener, ends, None if choice is None else choice.mode,
+        tasks, model.stage, tokenizer, model.frame(), opener, ends, choice.mode,
         chat=chat, layout=model.components.layout,
     )  # fmt: skip
 

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from helpers.run_helpers import TOTAL, DieAfter, Died, StopAfter, digest, log_bytes, run
-from pathways_lite.cli.evaluate_tasks import task_evaluator
+from pathways_lite.cli.evaluate_tasks import TaskChoice, task_evaluator
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import Evaluation, Recipe, apply_overrides, load_recipe, stage_identity
-from pathways_lite.tasks.scored_items import open_tasks
 from pathways_lite.tracking.report import write_report
 from pathways_lite.tracking.run_data import read_run
 from pathways_lite.training.load import load_model
@@ -48,7 +47,8 @@ def test_results_are_in_the_log_the_summary_and_on_the_page(trained: Path) -> No
 
 def test_they_are_what_the_command_measures(trained: Path) -> None:
     model = load_model(trained)
-    found = task_evaluator(model, open_tasks(TASKS, limit=4)).evaluate(model.params())
+    choice = TaskChoice(",".join(TASKS), 0, 4, None)
+    found = task_evaluator(model, choice.open(list(TASKS)), choice).evaluate(model.params())
     (stage,) = read_run(trained).stages
     for name in TASKS:
         assert found[name].pop("digest") == stage.tasks[name].pop("digest")
