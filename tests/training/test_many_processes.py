@@ -1,6 +1,8 @@
 """Training by several processes, really several: the run of one, whatever happens to them."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -130,6 +132,17 @@ def test_one_killed_process_of_two_and_all_goes_on(processes: Processes, by_two:
     processes.run(2, 1, tmp_path / "run", "stages.base.saving.every=1")
     assert log_of(tmp_path / "run") == log_of(by_two)
     assert digest(tmp_path / "run") == digest(by_two)
+
+
+def test_a_run_that_was_stopped_before_its_summary_gets_it(processes: Processes, by_two: Path, tmp_path: Path) -> None:
+    """Nothing is left to train or to evaluate then, and only process 0 reads the log."""
+    run = shutil.copytree(by_two, tmp_path / "run")
+    summary = run / "base" / "summary.json"
+    expected = json.loads(summary.read_text())["domains"]
+    summary.unlink()
+    processes.run(2, 1, run)
+    assert json.loads(summary.read_text())["domains"] == expected
+    assert log_of(run) == log_of(by_two)
 
 
 @pytest.mark.slow

@@ -184,7 +184,9 @@ def train_stage(components: Components, context: RunContext) -> None:
         watched = context.watchdog.pause("summarizing")
         with trainer.progress.show_phase("summarizing"), watched, context.stop.instead(TRAINED):
             params = components.evaluated_params(trainer.state.opt_state, trainer.state.params, trainer.step)
-            peak, results = machine_peak(components.stage.model.dtype), trainer.metric_writer.last_evaluation
+            peak = machine_peak(components.stage.model.dtype)
+            # Where an earlier process was stopped after the evaluation, process 0 alone has it, from the log.
+            results = coordination.run_on_primary(lambda: trainer.metric_writer.last_evaluation)
             summary = summarize(
                 components, params, trainer.step, results, peak_flops=peak, samples=context.samples, phase=times.measure
             )
