@@ -98,7 +98,8 @@ def test_two_hosts_whose_locks_do_not_meet_never_interleave(
     assert first.returncode == 2, output
     assert "taken over by another run" in output
     second.send_signal(signal.SIGCONT)
-    assert second.wait(timeout=240) == 0
+    output = second.communicate(timeout=240)[0]
+    assert second.returncode == 0, output
     assert (contested / "base/log.jsonl").read_bytes() == (alone / "base/log.jsonl").read_bytes()
     digests = [read_manifest(CheckpointManager(run / "base/checkpoints").path(12)).digest for run in (alone, contested)]
     assert digests[0] == digests[1]
