@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
@@ -48,6 +50,7 @@ def sample(
     batch: Annotated[int, typer.Option(min=1, help="samples that are written at the same time, at most")] = 64,
     seed: Annotated[int, typer.Option(help="random seed")] = 0,
     average: OfAverage = False,
+    each: Annotated[bool, typer.Option("--each", help="ask every run of a study or directory, into OUT/NAME")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Sample answers to problems with the newest valid checkpoint at or below RUN.
@@ -62,6 +65,8 @@ def sample(
     - `pathways-lite judge samples/sum --curve coverage.csv --page`
 
     - `pathways-lite sample runs/smollm2 problems/sum/problems.jsonl --out samples/chat --chat`
+
+    - `pathways-lite sample runs/study problems/sum/problems.jsonl --out samples/sum --each`
     """
     from pathways_lite.evaluation.generation import stops_of
     from pathways_lite.evaluation.problem_samples import Asked, Asking, draw_part, require_room
@@ -74,42 +79,61 @@ def sample(
     require_chat(chat, system)
     sampling = Sampling(temperature, top_k, top_p, min_p)
     listed = read_problems(problems)
-    model = load_model(path, average=average)
-    tokenizer = model.tokenizer()
-    stops = stops_of(tokenizer)
-    prompts = [_prompt(problem, system, chat=chat) for problem in listed]
     asking = Asking(sampling, max_tokens)
-    today = _date(out) if chat else None
-    manifest = {
-        "checkpoint": str(model.path), "checkpoint_digest": model.manifest.digest, "average": average,
-        "problems": str(problems), "problems_digest": problems_digest(problems),
-        "sampling": {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
-        "stop": stop or [], "max_tokens": max_tokens, "seed": seed, "batch": batch,
-        "chat": chat or None, "system": system, "date": today and today.date().isoformat(),
-    }  # fmt: skip
-    with lock_directory(out):
-        directory = SampleDirectory(out, manifest)
-        parts = directory.missing(len(listed), samples)
-        if parts:
-            writer = writer_of(model, tokenizer, seed, rows=batch, chat=chat, today=today)
-            asked = [
-                Asked(problem.id, writer.ask(prompt), stops((*problem.stop, *(stop or ()))))
-                for problem, prompt in zip(listed, prompts, strict=True)
-            ]
-            require_room(asked, model.stage.data.seq_len)
-            total = sum(len(part.problems) * len(part.samples) for part in parts)
-            with count_progress("sampling", total, "samples") as report:
-                for part in parts:
-                    draw_part(directory, part, writer, model.stage.model, asked, asking, report)
-    account = read_account(out)
+    prompts = [_prompt(problem, system, chat=chat) for problem in listed]
+    results = []
+    for run, directory in runs_below(path, out) if each else [(path, out)]:
+        model = load_model(run, average=average)
+        tokenizer = model.tokenizer()
+        stops = stops_of(tokenizer)
+        today = _date(directory) if chat else None
+        manifest = {
+            "checkpoint": str(model.path), "checkpoint_digest": model.manifest.digest, "average": average,
+            "problems": str(problems), "problems_digest": problems_digest(problems),
+            "sampling": {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
+            "stop": stop or [], "max_tokens": max_tokens, "seed": seed, "batch": batch,
+            "chat": chat or None, "system": system, "date": today and today.date().isoformat(),
+        }  # fmt: skip
+        with lock_directory(directory):
+            kept = SampleDirectory(directory, manifest)
+            parts = kept.missing(len(listed), samples)
+            if parts:
+                writer = writer_of(model, tokenizer, seed, rows=batch, chat=chat, today=today)
+                asked = [
+                    Asked(problem.id, writer.ask(prompt), stops((*problem.stop, *(stop or ()))))
+                    for problem, prompt in zip(listed, prompts, strict=True)
+                ]
+                require_room(asked, model.stage.data.seq_len)
+                total = sum(len(part.problems) * len(part.samples) for part in parts)
+                with count_progress("sampling", total, "samples") as report:
+                    for part in parts:
+                        draw_part(kept, part, writer, model.stage.model, asked, asking, report)
+        account = read_account(directory)
+        results.append({"samples": directory, "problems": len(listed), "per_problem": samples, **asdict(account)})
+        if not as_json:
+            print_line(
+                f"{len(listed):,} problems, {samples:,} samples each: {account.tokens_written:,} tokens written, "
+                f"{account.tokens_read:,} read, {account.flops:.3g} FLOPs, {account.seconds:.0f} s"
+            )
+            typer.echo(directory)
     if as_json:
-        print_json({"samples": out, "problems": len(listed), "per_problem": samples, **asdict(account)})
-        return
-    print_line(
-        f"{len(listed):,} problems, {samples:,} samples each: {account.tokens_written:,} tokens written, "
-        f"{account.tokens_read:,} read, {account.flops:.3g} FLOPs, {account.seconds:.0f} s"
-    )
-    typer.echo(out)
+        print_json({"runs": results} if each else results[0])
+
+
+def runs_below(path: Path, out: Path) -> list[tuple[Path, Path]]:
+    """Return the runs at or below a directory, each with the directory in `out` that is named as the study names it.
+
+    Raises UserError if there is none.
+    """
+    from pathways_lite.run_directory import node_label
+    from pathways_lite.scaling.runs_table import find_runs
+
+    runs = find_runs(path)
+    names = [re.sub(r"[^A-Za-z0-9._-]+", "_", node_label(run) or run.name) for run in runs]
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    return [
+        (run, out / (f"{name}_{run.name}" if name in twice else name)) for run, name in zip(runs, names, strict=True)
+    ]
 
 
 def _date(out: Path) -> datetime:
