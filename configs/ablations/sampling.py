@@ -14,7 +14,7 @@ r"""What do 4,096 samples say, what do 64 predict, what do weak verifiers let th
     for n in 1 3; do pathways-lite judge samples/code/* --weak visible:$n --numbers sampling_code_$n.csv; done
     pathways-lite evaluate runs/sampling --tasks sum,code,sum:choices --limit 128 --along --out sampling_tasks.csv
 
-Cost: 17 TFLOPs, 9 runs; sampling and evaluating cost more time than training: 40 minutes of one core in all.
+Cost: 23 TFLOPs, 9 runs; sampling and evaluating cost more time than training: 40 minutes of one core in all.
 
 Expected result: not measured yet.
 
