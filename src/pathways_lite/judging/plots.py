@@ -16,6 +16,7 @@ from pathways_lite.judging.judgement import COVERAGE, Curve, Judgement, WeakJudg
 from pathways_lite.tracking.plot_style import Palette, Theme, label_text, line_style, save_figure, style, to_svg
 
 _BINS = 20
+_MOST_BANDS = 3  # that can be told apart
 
 
 def curves_svg(judgement: Judgement, beyond: Beyond | None, theme: Theme) -> str:
@@ -82,14 +83,17 @@ def _draw_comparison(judged: Mapping[str, tuple[Judgement, Beyond | None]], pale
     weak = {name: judgement.weak for name, (judgement, _) in judged.items() if judgement.weak is not None}
     figure = Figure(figsize=(10.4 if weak else 7.2, 4.4), layout="constrained")
     axes = figure.subplots(1, 2 if weak else 1, squeeze=False)[0]
+    labels, banded = _short_names(list(judged)), len(judged) <= _MOST_BANDS
     for i, (name, (judgement, beyond)) in enumerate(judged.items()):
-        look = _draw(axes[0], judgement.ks, judgement.curves[COVERAGE], label_text(name), i, palette)
+        look = _draw(axes[0], judgement.ks, judgement.curves[COVERAGE], labels[name], i, palette, banded=banded)
         if beyond is not None and max(beyond.ks) > beyond.samples:
             ks = np.geomspace(beyond.samples, max(beyond.ks), 50)
             axes[0].plot(ks, beyond.beta.coverage(ks), color=look["color"], linewidth=1, linestyle=":")
     for i, name in enumerate(judged):
         if name in weak:
-            _draw(axes[1], weak[name].ks, weak[name].solved, label_text(name), i, palette)
+            _draw(axes[1], weak[name].ks, weak[name].solved, labels[name], i, palette, banded=banded)
+    if any(beyond is not None for _, beyond in judged.values()):
+        axes[0].plot([], [], color=palette.faint, linewidth=1, linestyle=":", label="predicted: Beta distribution")
     for ax, xlabel in zip(axes, ("samples k", "attempts K"), strict=False):
         _finish(ax, xlabel)
     axes[0].set_title("some sample is correct")
@@ -99,11 +103,19 @@ def _draw_comparison(judged: Mapping[str, tuple[Judgement, Beyond | None]], pale
     return figure
 
 
-def _draw(ax: Axes, ks: np.ndarray, curve: Curve, name: str, i: int, palette: Palette) -> dict[str, Any]:
+def _short_names(names: list[str]) -> dict[str, str]:
+    """Return the directories' own names where they tell them apart, and their paths elsewhere."""
+    own = [Path(name).name for name in names]
+    return dict(zip(names, map(label_text, own if len(set(own)) == len(own) else names), strict=True))
+
+
+def _draw(
+    ax: Axes, ks: np.ndarray, curve: Curve, name: str, i: int, palette: Palette, *, banded: bool = True
+) -> dict[str, Any]:
     """Draw a curve with its band, and return its look."""
     look = line_style(i, palette)
     ax.plot(ks, curve.mean, label=name, markersize=3.5, markevery=max(1, len(ks) // 12), linewidth=1.6, **look)
-    if np.isfinite(curve.low).all():
+    if banded and np.isfinite(curve.low).all():
         ax.fill_between(ks, curve.low, curve.high, color=look["color"], alpha=0.13, linewidth=0)
     return look
 
