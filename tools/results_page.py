@@ -66,7 +66,9 @@ class Results:
         if (results := self.studies.get(evidence["study"])) is None and "found" not in evidence:
             return Verdict(NOT_RUN, "")
         if results is not None and "criterion" in evidence:
-            claim = results["claims"][evidence["criterion"]]
+            claim = results.get("claims", {}).get(evidence["criterion"])
+            if claim is None:
+                raise SystemExit(f"error: {evidence['study']}.json has no claim {evidence['criterion']!r}")
             if claim["holds"] is None:
                 return Verdict(CANNOT, claim["found"], "the interval includes zero")
             return Verdict(HOLDS if claim["holds"] else DOES_NOT, claim["found"])

@@ -133,3 +133,10 @@ def test_verdicts(evidence: dict[str, Any], word: str) -> None:
     if "cannot" in evidence:
         assert verdict.reason == "too small"
         assert "-0.1000" in verdict.numbers
+
+
+def test_a_claim_that_is_missing_is_told() -> None:
+    results = tool.Results(DATA)
+    results.studies = {"made_up": MADE_UP}
+    with pytest.raises(SystemExit, match=r"made_up\.json has no claim 'other'"):
+        results.judge({"study": "made_up", "criterion": "other"})
