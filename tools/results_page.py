@@ -7,7 +7,8 @@
 
 It reads what `study report --results` wrote, docs/results/data/NAME.json, and docs/results/data/methods.toml, which has
 each method's claim and the arms that decide it. Files of older studies have differences with intervals instead of
-losses by document, and name the page that they were taken from. Verdicts follow from the numbers: a claim holds if
+losses by document, and name the page that they were taken from; a study whose criteria are of other numbers has
+`claims`, each with whether it holds. Verdicts follow from the numbers: a claim holds if
 Student's t interval over seeds and that over held-out documents are below its bound, and for a bound of 0 p < 0.05
 after Holm's correction over the study's arms; it does not if both are above; else, or where methods.toml says that the
 study could not have shown it, it cannot be said here.
@@ -64,6 +65,13 @@ class Results:
         """Decide what a study says of a claim."""
         if (results := self.studies.get(evidence["study"])) is None and "found" not in evidence:
             return Verdict(NOT_RUN, "")
+        if results is not None and "criterion" in evidence:
+            claim = results.get("claims", {}).get(evidence["criterion"])
+            if claim is None:
+                raise SystemExit(f"error: {evidence['study']}.json has no claim {evidence['criterion']!r}")
+            if claim["holds"] is None:
+                return Verdict(CANNOT, claim["found"], "the interval includes zero")
+            return Verdict(HOLDS if claim["holds"] else DOES_NOT, claim["found"])
         tests = [] if results is None else [self._test(results, evidence, arm) for arm in evidence.get("arm", ())]
         numbers = evidence.get("found") or "; ".join(numbers for numbers, _ in tests)
         if "cannot" in evidence:
@@ -168,6 +176,8 @@ def _method_table(
 
 
 def _where(study: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
+    if "where" in study:
+        return str(study["where"])
     arms = [study["arms"][arm] for arm in evidence.get("arm", ()) if arm in study["arms"]]
     facts = arms[0] if arms and "parameters" in arms[0] else study
     if "parameters" not in facts:

@@ -69,7 +69,8 @@ def test_every_checkpoint_of_every_run_has_a_row_for_each_task(here: Path) -> No
     assert np.isfinite(table["held_out_loss"]).all()
     assert np.isfinite(table["learning_rate"]).all()
     assert Path(result["page"]).read_text().count("<picture") == 2
-    assert {each["metric"] for each in result["statistics"]["tasks"]} == {"accuracy", "log_p", "p", "brier"}
+    assert {each["metric"] for each in result["statistics"]["tasks"]} == {"accuracy", "log_p", "L", "p", "brier"}
+    assert result["early"] == []  # two runs are no ranking
 
 
 def test_a_command_that_was_killed_continues_to_the_same_bytes(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,25 @@ def test_samples_do_not_depend_on_their_batch(run: Path, tmp_path: Path):
     assert text.startswith("--- sample 1 of 2 ---\nthe ")
     both = invoke(run, "--prompt", "the ", "--prompt", "of", *ASK)
     assert "--- prompt 2 of 2, sample 1 of 1 ---\nof" in both
+
+
+def test_every_run_of_a_directory_is_sampled(run: Path, tmp_path: Path):
+    for name in ("one", "two"):
+        shutil.copytree(run, tmp_path / "runs" / name)
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"id": "1", "prompt": "the ", "answer": "end"}\n')
+    out = tmp_path / "samples"
+    words = ["sample", tmp_path / "runs", problems, "--out", out, "--samples", 2, "--max-tokens", 4, "--each"]
+    result = CliRunner().invoke(app, [*map(str, words), "--json"], catch_exceptions=False)
+    found = json.loads(result.stdout)["runs"]
+    assert [each["samples"] for each in found] == [str(out / name) for name in ("one", "two")]
+    alone = [str(word) for word in words[:-1]]
+    alone[1], alone[4] = str(run), str(tmp_path / "alone")
+    CliRunner().invoke(app, alone, catch_exceptions=False)
+    (part,) = (tmp_path / "alone").glob("part-*")
+    assert all((out / name / part.name).read_bytes() == part.read_bytes() for name in ("one", "two"))
+    with pytest.raises(UserError, match="there is no run at or below"):
+        CliRunner().invoke(app, ["sample", str(out), *map(str, words[2:])], catch_exceptions=False)
 
 
 def test_the_commands_of_the_day_after_a_run_work(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -140,6 +140,55 @@ def test_predictions_beyond_the_samples(sums: Drawn) -> None:
     assert power["low"] < power["value"] < power["high"]
 
 
+def test_predictions_from_the_first_samples(sums: Drawn, tmp_path: Path) -> None:
+    """They are those of a directory that has no more samples, and stand beside what all samples measure."""
+    found = facts(sums.out, "--predict", "32,64", "--predict-from", 8)
+    assert (found["samples"], found["beyond"]["samples"]) == (24 * 32, 8)
+    table = parquet.read_table(sums.out / "part-00000.parquet").to_pylist()
+    table += parquet.read_table(sums.out / "part-00001.parquet").to_pylist()
+    texts = [[row["text"] for row in table if row["problem"] == f"sum-{i}" and row["sample"] < 8] for i in range(24)]
+    fewer = make_samples(tmp_path / "fewer", [sum_problem(i) for i in range(24)], texts)
+    alone = facts(fewer.out, "--predict", "32,64")["beyond"]
+    assert [alone[name] for name in ("beta", "by_beta", "by_power", "unsolved")] == [
+        found["beyond"][name] for name in ("beta", "by_beta", "by_power", "unsolved")
+    ]
+    at_32, at_64 = found["beyond"]["measured"]
+    assert at_32["value"] == pytest.approx(found["curves"]["coverage"]["value"][-1])
+    assert at_32["low"] < at_32["value"] < at_32["high"]
+    assert at_64["value"] == "NaN"
+    assert "predicted from 8 samples" in run("judge", sums.out, "--predict", "32", "--predict-from", 8)
+
+
+def test_several_directories_are_judged_together(sums: Drawn, programs: Drawn, tmp_path: Path) -> None:
+    numbers, picture = tmp_path / "numbers.csv", tmp_path / "curves.png"
+    found = facts(sums.out, programs.out, "--numbers", numbers, "--picture", picture, "--predict", "64")
+    apart = {str(out): facts(out, "--predict", "64") for out in (sums.out, programs.out)}
+    assert found["directories"] == {name: {k: v for k, v in one.items() if k != "files"} for name, one in apart.items()}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    table = read_table(numbers)
+    value = lambda out, name, k: float(  # noqa: E731
+        table["value"][(table["samples"] == str(out)) & (table["quantity"] == name) & (table["k"] == k)][0]
+    )
+    for out in (sums.out, programs.out):
+        curves = apart[str(out)]["curves"]
+        for name, curve in curves.items():
+            assert value(out, name, apart[str(out)]["k"][-1]) == pytest.approx(curve["value"][-1])
+    assert value(sums.out, "coverage_by_beta_from_32", 64) == pytest.approx(
+        apart[str(sums.out)]["beyond"]["by_beta"][0]["value"]
+    )
+    best = apart[str(programs.out)]["weak"]["best"][1]
+    assert value(programs.out, "reward_at_cost_1", best["attempts"]) == pytest.approx(best["reward"])
+    assert "solved" not in set(table["quantity"][table["samples"] == str(sums.out)])  # it has no weak verifier
+    printed = run("judge", sums.out, programs.out)
+    assert str(sums.out) in printed
+    assert str(programs.out) in printed
+
+
+def test_a_picture_of_one_directory(programs: Drawn, tmp_path: Path) -> None:
+    run("judge", programs.out, "--picture", tmp_path / "curves.svg")
+    assert "<svg" in (tmp_path / "curves.svg").read_text()
+
+
 def test_the_curve_is_a_table_for_fit(sums: Drawn, tmp_path: Path) -> None:
     curve = tmp_path / "curve.csv"
     found = facts(sums.out, "--curve", curve)
@@ -241,6 +290,12 @@ def test_options_that_say_nothing(sums: Drawn, programs: Drawn, tmp_path: Path) 
     assert "--costs '-1'" in refusal(sums.out, "--costs", "-1")
     assert "neither .csv nor .parquet" in refusal(sums.out, "--curve", "curve.txt")
     assert "there is no directory" in refusal(sums.out, "--curve", tmp_path / "none/curve.csv")
+    assert "neither .csv nor .parquet" in refusal(sums.out, "--numbers", "numbers.txt")
+    assert "none of .png, .svg, .pdf" in refusal(sums.out, "--picture", "curves.gif")
+    assert "say with --predict of what" in refusal(sums.out, "--predict-from", 8)
+    assert "problem 'sum-0' has 32 samples" in refusal(sums.out, "--predict", 64, "--predict-from", 33)
+    assert "--curve is of one directory, and 2 are named" in refusal(sums.out, programs.out, "--curve", "curve.csv")
+    assert "is named twice" in refusal(sums.out, sums.out)
     result = CliRunner().invoke(app, ["judge", str(sums.out), "--pages"])
     assert result.exit_code == 2
     assert "No such option" in result.output
@@ -263,7 +318,7 @@ def test_commands_of_the_documentation_work(
     commands = [shlex.split(line)[1:] for line in re.findall(r"^pathways-lite (?:judge|fit) .*$", page, re.MULTILINE)]
     assert len(commands) >= 4
     monkeypatch.chdir(tmp_path)
-    places = {"samples/sum": sums.out, "samples/code": programs.out}
+    places = {"samples/sum": sums.out, "samples/study/*": sums.out, "samples/code": programs.out}
     for command in commands:
         run(*(places.get(word, word) for word in command))
     assert "More samples than were drawn" in (sums.out / "judge.html").read_text()

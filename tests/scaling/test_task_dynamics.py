@@ -4,7 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from pathways_lite.scaling.early_ranking import ALL_TASKS, early_rankings, weighted_tau
 from pathways_lite.scaling.runs_table import to_columns
 from pathways_lite.scaling.task_dynamics import (
     FRACTIONS,
@@ -90,7 +92,7 @@ def made_up_table(noise: float = 0.0) -> dict[str, np.ndarray]:
                     "run": f"runs/{run}", "task": task, "D": tokens, "digest": f"{run}-{tokens}", "items": 64.0,
                     "held_out_loss": 4 - skill, "learning_rate": 1e-3 if tokens < 15e6 else 1e-4,
                     "accuracy": accuracy, "accuracy_se": 0.03, "log_p": -3 + skill, "log_p_se": 0.1,
-                    "p": np.exp(-3 + skill), "brier": 1 - skill, "chance": chance,
+                    "L": (3 - skill) / 5, "p": np.exp(-3 + skill), "brier": 1 - skill, "chance": chance,
                 }
             )  # fmt: skip
     return to_columns(rows)
@@ -99,14 +101,41 @@ def made_up_table(noise: float = 0.0) -> dict[str, np.ndarray]:
 def test_continuous_scores_tell_earlier_than_a_noisy_accuracy() -> None:
     dynamics = task_dynamics(made_up_table(noise=0.15))
     by_metric = {each.metric: each for each in dynamics.statistics if each.task == "sum:choices"}
-    assert set(by_metric) == {"accuracy", "log_p", "p", "brier"}
-    for metric in ("log_p", "p", "brier"):
+    assert set(by_metric) == {"accuracy", "log_p", "L", "p", "brier"}
+    for metric in ("log_p", "L", "p", "brier"):
         assert by_metric[metric].early[0.1] == pytest.approx(1)
         assert by_metric[metric].trend == pytest.approx(1)
         assert by_metric[metric].signal_to_noise > by_metric["accuracy"].signal_to_noise
     assert by_metric["log_p"].same_tokens == pytest.approx(1)
     assert by_metric["log_p"].same_loss == pytest.approx(1)
     assert by_metric["accuracy"].trend < 0.95
+
+
+def test_weights_of_a_tau_are_repeated_runs() -> None:
+    a, b = RNG.integers(0, 5, 9), RNG.standard_normal(9)
+    weights = np.stack([np.ones(9), *(np.bincount(RNG.integers(0, 9, 9), minlength=9) for _ in range(20))])
+    repeated = [np.repeat(np.arange(9), row.astype(int)) for row in weights]
+    expected = [stats.kendalltau(a[rows], b[rows]).statistic for rows in repeated]
+    np.testing.assert_allclose(weighted_tau(a, b, weights), expected)
+    assert weighted_tau(np.zeros(9), b, weights).tolist() == [0] * 21
+
+
+def test_what_ranks_runs_as_their_accuracy_in_the_end() -> None:
+    """Accuracy is 0 for all runs in the first half; ln p and the losses know the order from the start."""
+    table = made_up_table()
+    early = table["D"] <= 10e6
+    table["accuracy"] = np.where(early, 0.0, table["accuracy"])
+    found = {(each.task, each.metric, each.fraction): each for each in early_rankings(table)}
+    for task in ("sum", "sum:choices", ALL_TASKS):
+        for metric in ("log_p", "L", "brier", "held_out_loss"):
+            each = found[task, metric, 0.25]
+            assert (each.runs, each.tau.value, each.tau.low) == (4, pytest.approx(1), pytest.approx(1))
+            assert each.over_accuracy.value == pytest.approx(1)
+        assert found[task, "accuracy", 0.5].tau.value == 0
+        assert found[task, "accuracy", 0.75].tau.value == pytest.approx(1)
+        assert found[task, "p", 0.75].over_accuracy.value == pytest.approx(0)
+    table["accuracy"] = np.zeros(len(early))
+    assert early_rankings(table) == []
 
 
 def test_a_task_is_predicted_from_its_family() -> None:
@@ -118,9 +147,10 @@ def test_a_task_is_predicted_from_its_family() -> None:
 def test_the_page_has_curves_and_escapes_names() -> None:
     table = made_up_table()
     table["task"] = np.array([task.replace("sum", "<b>sum") for task in table["task"]], dtype=object)
-    page = render(table, task_dynamics(table))
+    page = render(table, task_dynamics(table), early_rankings(table))
     assert "<b>sum" not in page
     assert page.count("<picture") == 2
+    assert "Which metric foretells accuracy" in page
     assert "Ringed: the learning rate has fallen" in page
     assert "Of 4 runs |tau| is below 0.96 in 95 % of random rankings" in page
 

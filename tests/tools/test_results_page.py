@@ -48,8 +48,8 @@ def test_every_file_is_of_a_study_and_its_arms() -> None:
         results = json.loads(path.read_text())
         study = tool.load_study(files[path.stem])
         assert results["study"] == study.name
-        assert set(results["arms"]) <= set(study.arms)
-        assert results["baseline"] in results["arms"]
+        assert "claims" in results or results["baseline"] in results["arms"]
+        assert set(results.get("arms", {})) <= set(study.arms)
 
 
 def test_methods_name_arms_that_exist() -> None:
@@ -58,7 +58,7 @@ def test_methods_name_arms_that_exist() -> None:
         for evidence in method["evidence"]:
             arms = tool.load_study(files[evidence["study"]]).arms
             assert {*evidence.get("arm", []), evidence.get("against", next(iter(arms)))} <= set(arms), evidence
-            assert evidence.get("arm") or {"found", "cannot"} <= set(evidence), evidence
+            assert evidence.get("arm") or "criterion" in evidence or {"found", "cannot"} <= set(evidence), evidence
 
 
 @pytest.mark.parametrize("path", sorted(DATA.glob("*.json")), ids=lambda path: path.stem)
@@ -68,7 +68,7 @@ def test_numbers_that_were_taken_from_a_page_are_on_it(path: Path) -> None:
         return
     text = (ROOT / "docs" / "results" / results["page"]).read_text().replace("−", "-")
     numbers = {float(number) for number in re.findall(r"[-+]?\d+\.\d+", text)}
-    for arm in results["arms"].values():
+    for arm in results.get("arms", {}).values():
         assert {arm["loss"], *arm.get("difference", [])} <= numbers, arm
 
 
@@ -96,6 +96,10 @@ MADE_UP = {  # an arm that is 0.1 lower in every document, and one that is highe
     "measures": [
         {"measure": "a.b", "arm": "lower", "baseline": "base", "seeds": 3, "value": [-0.3, -0.4, -0.2], "p": None}
     ],
+    "claims": {
+        name: {"holds": holds, "found": f"found of {name}"}
+        for name, holds in (("right", True), ("wrong", False), ("open", None))
+    },
 }
 
 
@@ -115,6 +119,10 @@ MADE_UP = {  # an arm that is 0.1 lower in every document, and one that is highe
         ({"arm": ["lower"], "measure": "a.c"}, "cannot be said here"),
         ({"arm": ["lower"], "cannot": "too small"}, "cannot be said here"),
         ({"arm": ["lower"], "study": "another"}, "not run yet"),
+        ({"criterion": "right"}, "holds"),
+        ({"criterion": "wrong"}, "does not hold"),
+        ({"criterion": "open"}, "cannot be said here"),
+        ({"criterion": "right", "study": "another"}, "not run yet"),
     ],
 )
 def test_verdicts(evidence: dict[str, Any], word: str) -> None:
@@ -125,3 +133,10 @@ def test_verdicts(evidence: dict[str, Any], word: str) -> None:
     if "cannot" in evidence:
         assert verdict.reason == "too small"
         assert "-0.1000" in verdict.numbers
+
+
+def test_a_claim_that_is_missing_is_told() -> None:
+    results = tool.Results(DATA)
+    results.studies = {"made_up": MADE_UP}
+    with pytest.raises(SystemExit, match=r"made_up\.json has no claim 'other'"):
+        results.judge({"study": "made_up", "criterion": "other"})

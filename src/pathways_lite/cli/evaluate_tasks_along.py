@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from pathways_lite.errors import UserError
 
 if TYPE_CHECKING:
     from pathways_lite.evaluation.downstream import TaskEvaluator
+    from pathways_lite.scaling.early_ranking import EarlyRanking
     from pathways_lite.scaling.task_dynamics import Dynamics
     from pathways_lite.tasks.scored_items import Task
     from pathways_lite.training.load import TrainedModel
@@ -145,6 +146,7 @@ def evaluate_tasks_along(
     path: Path, out: Path | None, choice: TaskChoice, *, every: int, average: bool, as_json: bool
 ) -> None:
     """Write a table of tasks by checkpoint and a page of curves and statistics, and print them."""
+    from pathways_lite.scaling.early_ranking import early_rankings
     from pathways_lite.scaling.runs_table import to_columns
     from pathways_lite.scaling.task_dynamics import task_dynamics
     from pathways_lite.scaling.task_dynamics_report import write_task_report
@@ -161,13 +163,14 @@ def evaluate_tasks_along(
     rows, new = evaluate_along(path, out, measurement, every=every)
     table = to_columns(rows)
     dynamics = task_dynamics(table)
-    page = write_task_report(table, dynamics, out.with_suffix(".html"))
+    early = early_rankings(table)
+    page = write_task_report(table, dynamics, early, out.with_suffix(".html"))
     if as_json:
         facts = {"table": out, "page": page, "measured": new, "kept": len(rows) - new}
-        print_json({**facts, "statistics": dynamics.to_json(), "rows": rows})
+        print_json({**facts, "statistics": dynamics.to_json(), "early": list(map(asdict, early)), "rows": rows})
         return
     _print_accuracies(rows, f"{path}: accuracy")
-    _print_dynamics(dynamics, f"{path}")
+    _print_dynamics(dynamics, early, f"{path}")
     typer.echo(f"{new} results measured, {len(rows) - new} kept")
     typer.echo(out)
     typer.echo(page)
@@ -197,13 +200,16 @@ def _print_accuracies(rows: list[Row], title: str) -> None:
     Console().print(table)
 
 
-def _print_dynamics(dynamics: Dynamics, title: str) -> None:
+def _print_dynamics(dynamics: Dynamics, early: Sequence[EarlyRanking], title: str) -> None:
     from pathways_lite.console import Console, Table
-    from pathways_lite.scaling.task_dynamics_report import HEADER, statistic_rows
+    from pathways_lite.scaling.task_dynamics_report import EARLY_HEADER, HEADER, early_rows, statistic_rows
 
-    table = Table(title=title)
-    for column in HEADER:
-        table.add_column(column, justify="left" if column in HEADER[:2] else "right")
-    for row in statistic_rows(dynamics):
-        table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    for header, rows in ((HEADER, statistic_rows(dynamics)), (EARLY_HEADER, early_rows(early))):
+        table = Table(title=title)
+        for i, column in enumerate(header):
+            table.add_column(column, justify="left" if i < 2 else "right")
+        for row in rows:
+            table.add_row(*row)
+        if rows:
+            console.print(table)

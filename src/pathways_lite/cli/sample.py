@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
@@ -52,6 +54,7 @@ def sample(
     batch: Annotated[int, typer.Option(min=1, help="samples that are written at the same time, at most")] = 64,
     seed: Annotated[int, typer.Option(help="random seed")] = 0,
     average: OfAverage = False,
+    each: Annotated[bool, typer.Option("--each", help="ask every run of a study or directory, into OUT/NAME")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Sample answers to problems with the newest valid checkpoint at or below RUN.
@@ -66,6 +69,8 @@ def sample(
     - `pathways-lite judge samples/sum --curve coverage.csv --page`
 
     - `pathways-lite sample runs/smollm2 problems/sum/problems.jsonl --out samples/chat --chat`
+
+    - `pathways-lite sample runs/study problems/sum/problems.jsonl --out samples/sum --each`
     """
     from pathways_lite.evaluation.context import length_warning, require_room
     from pathways_lite.evaluation.generation import stops_of
@@ -81,51 +86,70 @@ def sample(
     require_chat(chat, system)
     sampling = Sampling(temperature, top_k, top_p, min_p)
     listed = read_problems(problems)
-    model = load_model(path, average=average)
-    tokenizer = model.tokenizer()
-    stops = stops_of(tokenizer)
-    prompts = [_prompt(problem, system, chat=chat) for problem in listed]
     asking = Asking(sampling, max_tokens)
-    today = _date(out) if chat else None
-    asker = asker_of(model, tokenizer, chat=chat, today=today)
-    asked = [
-        Asked(problem.id, asker.ask(prompt), stops((*problem.stop, *(stop or ()))))
-        for problem, prompt in zip(listed, prompts, strict=True)
-    ]
-    lengths = {each.id: len(each.question.prompt.tokens) for each in asked}
-    require_room(lengths, model.stage.data.seq_len)
-    if warning := length_warning(list(lengths.values()), max_tokens, model.stage.data.seq_len):
-        print_warning(warning)
-    manifest = {
-        "checkpoint": str(model.path), "checkpoint_digest": model.manifest.digest, "average": average,
-        "problems": str(problems), "problems_digest": problems_digest(problems),
-        "sampling": {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
-        "stop": stop or [], "max_tokens": max_tokens, "seed": seed, "batch": batch,
-        "chat": chat or None, "system": system, "date": today and today.date().isoformat(),
-    }  # fmt: skip
-    with lock_directory(out):
-        directory = SampleDirectory(out, manifest)
-        parts = directory.missing(len(listed), samples)
-        if parts:
-            total = sum(len(part.problems) * len(part.samples) for part in parts)
+    prompts = [_prompt(problem, system, chat=chat) for problem in listed]
+    results = []
+    for run, directory in runs_below(path, out) if each else [(path, out)]:
+        model = load_model(run, average=average)
+        tokenizer = model.tokenizer()
+        stops = stops_of(tokenizer)
+        today = _date(directory) if chat else None
+        asker = asker_of(model, tokenizer, chat=chat, today=today)
+        asked = [
+            Asked(problem.id, asker.ask(prompt), stops((*problem.stop, *(stop or ()))))
+            for problem, prompt in zip(listed, prompts, strict=True)
+        ]
+        lengths = {question.id: len(question.question.prompt.tokens) for question in asked}
+        require_room(lengths, model.stage.data.seq_len)
+        if warning := length_warning(list(lengths.values()), max_tokens, model.stage.data.seq_len):
+            print_warning(warning)
+        manifest = {
+            "checkpoint": str(model.path), "checkpoint_digest": model.manifest.digest, "average": average,
+            "problems": str(problems), "problems_digest": problems_digest(problems),
+            "sampling": {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
+            "stop": stop or [], "max_tokens": max_tokens, "seed": seed, "batch": batch,
+            "chat": chat or None, "system": system, "date": today and today.date().isoformat(),
+        }  # fmt: skip
+        with lock_directory(directory):
+            kept = SampleDirectory(directory, manifest)
+            parts = kept.missing(len(listed), samples)
+            if parts:
+                total = sum(len(part.problems) * len(part.samples) for part in parts)
+                print_line(
+                    f"{counted(total, 'sample')} to draw, for {counted(len(listed), 'problem')}, of at most "
+                    f"{counted(max_tokens, 'token')} each: {counted(total * max_tokens, 'token')} at most"
+                )
+                writer = writer_of(model, tokenizer, asker, seed, rows=batch)
+                pace = Pace(total * max_tokens, _tell_pace)
+                with count_progress("sampling", total, "samples") as report:
+                    for part in parts:
+                        draw_part(kept, part, writer, model.stage.model, asked, asking, report, pace.look)
+        account = read_account(directory)
+        results.append({"samples": directory, "problems": len(listed), "per_problem": samples, **asdict(account)})
+        if not as_json:
             print_line(
-                f"{counted(total, 'sample')} to draw, for {counted(len(listed), 'problem')}, of at most "
-                f"{counted(max_tokens, 'token')} each: {counted(total * max_tokens, 'token')} at most"
+                f"{len(listed):,} problems, {samples:,} samples each: {account.tokens_written:,} tokens written, "
+                f"{account.tokens_read:,} read, {account.flops:.3g} FLOPs, {account.seconds:.0f} s"
             )
-            writer = writer_of(model, tokenizer, asker, seed, rows=batch)
-            pace = Pace(total * max_tokens, _tell_pace)
-            with count_progress("sampling", total, "samples") as report:
-                for part in parts:
-                    draw_part(directory, part, writer, model.stage.model, asked, asking, report, pace.look)
-    account = read_account(out)
+            typer.echo(directory)
     if as_json:
-        print_json({"samples": out, "problems": len(listed), "per_problem": samples, **asdict(account)})
-        return
-    print_line(
-        f"{len(listed):,} problems, {samples:,} samples each: {account.tokens_written:,} tokens written, "
-        f"{account.tokens_read:,} read, {account.flops:.3g} FLOPs, {account.seconds:.0f} s"
-    )
-    typer.echo(out)
+        print_json({"runs": results} if each else results[0])
+
+
+def runs_below(path: Path, out: Path) -> list[tuple[Path, Path]]:
+    """Return the runs at or below a directory, each with the directory in `out` that is named as the study names it.
+
+    Raises UserError if there is none.
+    """
+    from pathways_lite.run_directory import node_label
+    from pathways_lite.scaling.runs_table import find_runs
+
+    runs = find_runs(path)
+    names = [re.sub(r"[^A-Za-z0-9._-]+", "_", node_label(run) or run.name) for run in runs]
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    return [
+        (run, out / (f"{name}_{run.name}" if name in twice else name)) for run, name in zip(runs, names, strict=True)
+    ]
 
 
 def _tell_pace(rate: float, seconds: float) -> None:

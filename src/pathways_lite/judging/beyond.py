@@ -10,6 +10,7 @@ import numpy as np
 from pathways_lite.errors import UserError
 from pathways_lite.intervals import Interval
 from pathways_lite.judging.beta_binomial import BetaCoverage, BetaFitter
+from pathways_lite.judging.coverage import coverage_by_problem, mean_over_problems
 from pathways_lite.judging.judgement import COVERAGE, Judgement
 from pathways_lite.scaling.bootstrap import bootstrap_limits
 from pathways_lite.scaling.fit import fit_law
@@ -20,19 +21,30 @@ RESAMPLES = 200  # each is a fit
 
 @dataclass(frozen=True)
 class Beyond:
-    """Predictions of coverage at `ks`: of the Beta distribution of success, and of exp(-a k^-b)."""
+    """Predictions of coverage at `ks`: of the Beta distribution of success, and of exp(-a k^-b).
+
+    They rest on `samples` of each problem, none of which is correct in a share `unsolved` of the problems. `measured`
+    is the coverage of all that were drawn, NaN where these are fewer than k.
+    """
 
     ks: list[int]
+    samples: int
+    unsolved: float
     beta: BetaCoverage
     by_beta: list[Interval]
     power: dict[str, float]  # a and b
     by_power: list[Interval]
+    measured: list[Interval]
 
 
 def predict_beyond(
-    judgement: Judgement, ks: Sequence[int], advance: Callable[[int], None] = lambda count: None
-) -> Beyond:
-    """Predict coverage at `ks`, with intervals that resample problems. Raises UserError where no sample is correct."""
+    judgement: Judgement, ks: Sequence[int], advance: Callable[[int], None] = lambda count: None,
+    *, whole: Judgement | None = None,
+) -> Beyond:  # fmt: skip
+    """Predict coverage at `ks`, with intervals that resample problems. Raises UserError where no sample is correct.
+
+    Where `judgement` is of a part of the samples, `whole` is of all, which predictions are compared with.
+    """
     counts = judgement.counts
     fitter = BetaFitter(counts.samples, counts.correct)
     beta = fitter.fit(np.ones(len(counts.names)))
@@ -47,7 +59,17 @@ def predict_beyond(
         low = high = np.full(len(values), np.nan)
     by_beta = [Interval(float(v), float(a), float(b)) for v, a, b in zip(values, low, high, strict=True)]
     power, by_power = _by_power(judgement, ks)
-    return Beyond(list(ks), beta, by_beta, power, by_power)
+    measured = [_measured(whole or judgement, k) for k in ks]
+    samples = int(counts.samples.min())
+    return Beyond(list(ks), samples, judgement.unsolved, beta, by_beta, power, by_power, measured)
+
+
+def _measured(judgement: Judgement, k: int) -> Interval:
+    counts = judgement.counts
+    if k > counts.samples.min():
+        return Interval(np.nan)
+    coverage = coverage_by_problem(counts.samples, counts.correct, [k])[:, 0]
+    return Interval(*map(float, mean_over_problems(coverage, counts.weights)))
 
 
 def _by_power(judgement: Judgement, ks: Sequence[int]) -> tuple[dict[str, float], list[Interval]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
+from pathways_lite.errors import UserError, counted
 from pathways_lite.intervals import Interval
 from pathways_lite.judging.coverage import coverage_by_problem, log_spaced, mean_over_problems, problem_resamples
 from pathways_lite.judging.samples import Samples
@@ -97,7 +98,7 @@ def judge(
     `costs` of a wrong result and `attempt_cost` are for weak verifiers, in units of what a right result is worth.
     """
     names = list(dict.fromkeys(samples.problem))
-    begins = np.flatnonzero([True, *(a != b for a, b in zip(samples.problem[1:], samples.problem, strict=False))])
+    begins = _begins(samples)
     n = np.diff(np.append(begins, len(samples)))
     correct = np.add.reduceat(verdicts.correct.astype(np.int64), begins)
     groups = [str(getattr(problems[name], "group", "") or name) for name in names]
@@ -111,6 +112,27 @@ def judge(
     if (np.minimum.reduceat(verdicts.weak, begins) >= 0).any():
         weak = _judge_weak(verdicts, counts, begins, costs, attempt_cost)
     return Judgement(counts, ks, curves, weak, score)
+
+
+def first_samples(samples: Samples, verdicts: Verdicts, count: int) -> tuple[Samples, Verdicts]:
+    """Return the first `count` samples of every problem and their verdicts. Raises UserError where there are fewer."""
+    begins = _begins(samples)
+    n = np.diff(np.append(begins, len(samples)))
+    if (fewest := int(n.min())) < count:
+        name = samples.problem[begins[np.argmin(n)]]
+        raise UserError(f"problem {name!r} has {counted(fewest, 'sample')}, which is fewer than {count:,}")
+    rows = (begins[:, None] + np.arange(count)).ravel()
+    chosen = lambda values: [values[i] for i in rows]  # noqa: E731
+    part = replace(
+        samples, problem=chosen(samples.problem), sample=samples.sample[rows], text=chosen(samples.text),
+        log_probability=samples.log_probability[rows], tokens=samples.tokens[rows],
+    )  # fmt: skip
+    return part, Verdicts(verdicts.correct[rows], verdicts.weak[rows], chosen(verdicts.answer))
+
+
+def _begins(samples: Samples) -> np.ndarray:
+    """Return the rows at which the problems begin [problems]."""
+    return np.flatnonzero([True, *(a != b for a, b in zip(samples.problem[1:], samples.problem, strict=False))])
 
 
 def _curve(by_problem: np.ndarray, weights: np.ndarray) -> Curve:

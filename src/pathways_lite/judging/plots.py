@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from pathways_lite.judging.beyond import Beyond
-from pathways_lite.judging.judgement import Curve, Judgement, WeakJudgement
-from pathways_lite.tracking.plot_style import Palette, Theme, line_style, style, to_svg
+from pathways_lite.judging.judgement import COVERAGE, Curve, Judgement, WeakJudgement
+from pathways_lite.tracking.plot_style import Palette, Theme, label_text, line_style, save_figure, style, to_svg
 
 _BINS = 20
+_MOST_BANDS = 3  # that can be told apart
 
 
 def curves_svg(judgement: Judgement, beyond: Beyond | None, theme: Theme) -> str:
     """Plot coverage and every selection over k with their intervals, and predictions of coverage beyond the samples."""
     with style(theme) as palette:
-        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-        ax = figure.subplots()
-        for i, (name, curve) in enumerate(judgement.curves.items()):
-            _draw(ax, judgement.ks, curve, name, i, palette)
-        if beyond is not None:
-            _draw_beyond(ax, int(judgement.ks[-1]), beyond, palette)
-        _finish(ax, "samples k")
-        return to_svg(figure)
+        return to_svg(_draw_curves(judgement, beyond, palette))
+
+
+def _draw_curves(judgement: Judgement, beyond: Beyond | None, palette: Palette) -> Figure:
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    ax = figure.subplots()
+    for i, (name, curve) in enumerate(judgement.curves.items()):
+        _draw(ax, judgement.ks, curve, name, i, palette)
+    if beyond is not None:
+        _draw_beyond(ax, beyond, palette)
+    _finish(ax, "samples k")
+    return figure
 
 
 def weak_svg(weak: WeakJudgement, theme: Theme) -> str:
@@ -58,16 +67,62 @@ def problems_svg(judgement: Judgement, theme: Theme) -> str:
         return to_svg(figure)
 
 
-def _draw(ax: Axes, ks: np.ndarray, curve: Curve, name: str, i: int, palette: Palette) -> None:
+def write_picture(judged: Mapping[str, tuple[Judgement, Beyond | None]], path: Path) -> Path:
+    """Write the curves of one directory of samples, or coverage of several by name, and return the path."""
+    with style("light") as palette:
+        if len(judged) == 1:
+            figure = _draw_curves(*next(iter(judged.values())), palette)
+        else:
+            figure = _draw_comparison(judged, palette)
+        save_figure(figure, path)
+    return path
+
+
+def _draw_comparison(judged: Mapping[str, tuple[Judgement, Beyond | None]], palette: Palette) -> Figure:
+    """Draw coverage of several directories by name, with what was predicted of it, and what weak verifiers solve."""
+    weak = {name: judgement.weak for name, (judgement, _) in judged.items() if judgement.weak is not None}
+    figure = Figure(figsize=(10.4 if weak else 7.2, 4.4), layout="constrained")
+    axes = figure.subplots(1, 2 if weak else 1, squeeze=False)[0]
+    labels, banded = _short_names(list(judged)), len(judged) <= _MOST_BANDS
+    for i, (name, (judgement, beyond)) in enumerate(judged.items()):
+        look = _draw(axes[0], judgement.ks, judgement.curves[COVERAGE], labels[name], i, palette, banded=banded)
+        if beyond is not None and max(beyond.ks) > beyond.samples:
+            ks = np.geomspace(beyond.samples, max(beyond.ks), 50)
+            axes[0].plot(ks, beyond.beta.coverage(ks), color=look["color"], linewidth=1, linestyle=":")
+    for i, name in enumerate(judged):
+        if name in weak:
+            _draw(axes[1], weak[name].ks, weak[name].solved, labels[name], i, palette, banded=banded)
+    if any(beyond is not None for _, beyond in judged.values()):
+        axes[0].plot([], [], color=palette.faint, linewidth=1, linestyle=":", label="predicted: Beta distribution")
+    for ax, xlabel in zip(axes, ("samples k", "attempts K"), strict=False):
+        _finish(ax, xlabel)
+    axes[0].set_title("some sample is correct")
+    if weak:
+        axes[1].set_title("the first that a weak verifier accepts is correct")
+        axes[1].sharey(axes[0])
+    return figure
+
+
+def _short_names(names: list[str]) -> dict[str, str]:
+    """Return the directories' own names where they tell them apart, and their paths elsewhere."""
+    own = [Path(name).name for name in names]
+    return dict(zip(names, map(label_text, own if len(set(own)) == len(own) else names), strict=True))
+
+
+def _draw(
+    ax: Axes, ks: np.ndarray, curve: Curve, name: str, i: int, palette: Palette, *, banded: bool = True
+) -> dict[str, Any]:
+    """Draw a curve with its band, and return its look."""
     look = line_style(i, palette)
     ax.plot(ks, curve.mean, label=name, markersize=3.5, markevery=max(1, len(ks) // 12), linewidth=1.6, **look)
-    if np.isfinite(curve.low).all():
+    if banded and np.isfinite(curve.low).all():
         ax.fill_between(ks, curve.low, curve.high, color=look["color"], alpha=0.13, linewidth=0)
+    return look
 
 
-def _draw_beyond(ax: Axes, n: int, beyond: Beyond, palette: Palette) -> None:
-    if max(beyond.ks) > n:
-        ks = np.geomspace(n, max(beyond.ks), 50)
+def _draw_beyond(ax: Axes, beyond: Beyond, palette: Palette) -> None:
+    if max(beyond.ks) > beyond.samples:
+        ks = np.geomspace(beyond.samples, max(beyond.ks), 50)
         ax.plot(ks, beyond.beta.coverage(ks), color=palette.faint, linewidth=1, linestyle=":")
     estimators = (("Beta distribution", beyond.by_beta, "o", -0.02), ("power law", beyond.by_power, "s", 0.02))
     for name, intervals, marker, shift in estimators:

@@ -40,7 +40,7 @@ def render(judgement: Judgement, beyond: Beyond | None, manifest: Mapping[str, A
         f"<h1>{escape(f'Repeated samples of {name}')}</h1>" + paragraph(headline(judgement), "lead"),
         _curves_section(judgement, beyond),
         _domains_section(judgement),
-        _beyond_section(judgement, beyond),
+        _beyond_section(beyond),
         _weak_section(judgement.weak),
         _problems_section(judgement),
         section(
@@ -85,11 +85,14 @@ def curve_rows(judgement: Judgement) -> list[list[str]]:
     ]
 
 
+BEYOND_HEADER = ("k", "Beta distribution", "power law", "measured")
+
+
 def beyond_rows(beyond: Beyond) -> list[list[str]]:
-    """Return rows of k and the two predictions of coverage, in percent."""
+    """Return rows of k, the two predictions of coverage, and what was measured, in percent."""
     return [
-        [f"{k:,}", percent(by_beta), percent(by_power)]
-        for k, by_beta, by_power in zip(beyond.ks, beyond.by_beta, beyond.by_power, strict=True)
+        [f"{k:,}", *map(percent, intervals)]
+        for k, *intervals in zip(beyond.ks, beyond.by_beta, beyond.by_power, beyond.measured, strict=True)
     ]
 
 
@@ -163,16 +166,16 @@ def _domains_section(judgement: Judgement) -> str:
     return section("Domains", table(["", "problems", "pass@1", f"pass@{judgement.ks[-1]:,}"], rows))
 
 
-def _beyond_section(judgement: Judgement, beyond: Beyond | None) -> str:
+def _beyond_section(beyond: Beyond | None) -> str:
     if beyond is None:
         return ""
     beta, power = beyond.beta, beyond.power
-    numbers = table(["k", "Beta distribution", "power law"], beyond_rows(beyond), caption="Coverage, in percent.")
+    numbers = table(list(BEYOND_HEADER), beyond_rows(beyond), caption="Coverage, in percent.")
     text = (
         f"By maximum likelihood the problems' success probabilities are {beta.scale:.3g} times a "
         f"Beta({beta.alpha:.3g}, {beta.beta:.3g}) variable, by which -ln(coverage) falls like k^-{beta.alpha:.3g} for "
-        f"large k. The power law is exp(-{power['a']:.3g} k^-{power['b']:.3g}). Both rest on the "
-        f"{judgement.unsolved:.1%} of problems that have no correct sample."
+        f"large k. The power law is exp(-{power['a']:.3g} k^-{power['b']:.3g}). Both are fitted to {beyond.samples:,} "
+        f"samples of each problem, and rest on the {beyond.unsolved:.1%} of problems of which none is correct."
     )
     return section("More samples than were drawn", numbers, paragraph(text))
 

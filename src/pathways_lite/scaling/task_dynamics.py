@@ -16,8 +16,8 @@ import numpy as np
 
 from pathways_lite.scaling.table import Table
 
-METRICS: Mapping[str, int] = {"accuracy": 1, "log_p": 1, "p": 1, "brier": -1, "L": -1}
-"""Metrics that are compared, and whether more is better; L, nats per byte, of tasks that have no other."""
+METRICS: Mapping[str, int] = {"accuracy": 1, "log_p": 1, "L": -1, "p": 1, "brier": -1}
+"""Metrics that are compared, and whether more is better; L is nats per byte of the right answer."""
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
 """Of a run's tokens, at which its end is predicted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from pathways_lite.atomic_file import write_text_atomically
+from pathways_lite.intervals import Interval
 from pathways_lite.run_directory import node_label
+from pathways_lite.scaling.early_ranking import EarlyRanking
 from pathways_lite.scaling.plots import set_log_scale
 from pathways_lite.scaling.table import Table
 from pathways_lite.scaling.task_dynamics import FRACTIONS, LAST, Dynamics, curves_of, metrics_of
@@ -28,6 +31,7 @@ HEADER = (
     "same D",
     "same loss",
 )
+EARLY_HEADER = ("task", "metric", *(f"tau with accuracy, {fraction:.0%}" for fraction in FRACTIONS))
 _MOST_RUNS = 10  # in the legend
 _DECADE = 10  # of tokens, from which on their axis is logarithmic: shorter ones have hardly a label
 _FALLEN = 0.9  # of the highest learning rate, below which a run is being annealed
@@ -37,17 +41,18 @@ _MEANING = (
     "Trend: Spearman's correlation with ln D. S/N: (last - first) over the standard deviation of the last "
     f"{LAST} checkpoints, in which a trend counts as noise. Tau: Kendall's, of the ranking of runs at a share of their "
     "tokens and at the end. Same D, same loss: Pearson's correlation of two runs at equal tokens, and at equal "
-    "held-out loss. Means over runs and pairs; a Brier score counts negatively. Choose a metric before its end is seen."
+    "held-out loss. Means over runs and pairs; L and the Brier score count negatively. "
+    "Choose a metric before its end is seen."
 )
 
 
-def write_task_report(measured: Table, dynamics: Dynamics, path: Path) -> Path:
+def write_task_report(measured: Table, dynamics: Dynamics, early: Sequence[EarlyRanking], path: Path) -> Path:
     """Write the page to `path`, and return it."""
-    write_text_atomically(path, render(measured, dynamics), shared=True)
+    write_text_atomically(path, render(measured, dynamics, early), shared=True)
     return path
 
 
-def render(measured: Table, dynamics: Dynamics) -> str:
+def render(measured: Table, dynamics: Dynamics, early: Sequence[EarlyRanking]) -> str:
     """Render the page as HTML; all text is escaped, and nothing outside the page is loaded."""
     checkpoints, runs = len(set(measured["digest"])), len(set(measured["run"]))
     tasks = list(dict.fromkeys(map(str, measured["task"])))
@@ -67,6 +72,7 @@ def render(measured: Table, dynamics: Dynamics) -> str:
             "Which metric tells early",
             table(list(HEADER), statistic_rows(dynamics)), paragraph(_note(dynamics), "note"),
         ),
+        _early_section(early),
         section("Tasks from their relatives", _unseen_table(dynamics)) if dynamics.unseen else "",
     )  # fmt: skip
     return page("Tasks along training", "".join(body))
@@ -82,6 +88,29 @@ def statistic_rows(dynamics: Dynamics) -> list[list[str]]:
         ]
         for each in dynamics.statistics
     ]  # fmt: skip
+
+
+def early_rows(early: Sequence[EarlyRanking]) -> list[list[str]]:
+    """Return how metrics rank runs early as rows of text under `EARLY_HEADER`."""
+    cells: dict[tuple[str, str], dict[float, str]] = {}
+    for each in early:
+        cells.setdefault((each.task, each.metric), {})[each.fraction] = _with_limits(each.tau)
+    return [[*key, *(of.get(fraction, "–") for fraction in FRACTIONS)] for key, of in cells.items()]
+
+
+def _early_section(early: Sequence[EarlyRanking]) -> str:
+    if not early:
+        return ""
+    text = (
+        "Kendall's tau of the ranking of runs by a metric at a share of their tokens with their ranking by accuracy at "
+        "the end; 95 % intervals resample runs. A metric that is equal for all runs has 0."
+    )
+    return section("Which metric foretells accuracy", table(list(EARLY_HEADER), early_rows(early)), paragraph(text))
+
+
+def _with_limits(interval: Interval) -> str:
+    limits = f" ({interval.low:.2f}, {interval.high:.2f})" if interval.has_limits else ""
+    return _number(interval.value) + limits
 
 
 def _note(dynamics: Dynamics) -> str:
