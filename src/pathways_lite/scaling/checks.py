@@ -17,7 +17,7 @@ def validate_columns(law: Law, table: Mapping[str, np.ndarray], *, units: bool =
     """Return the law's inputs and target as float64, derived from other columns if necessary.
 
     Raises UserError for missing columns, text, NaN and infinities, values that are not positive where a logarithm is
-    taken, fewer rows than parameters, columns with a single value, and (with `units`) medians that no run has, such as
+    taken, fewer rows than parameters, inputs or a target with a single value, and (with `units`) medians that no run has, such as
     parameters in millions or tokens in billions. Tables of this program's own runs have known units, however small the
     runs are.
     """
@@ -65,9 +65,14 @@ def _identifiability_problem(law: Law, columns: Table) -> str:
             f"{rows} rows are too few for the {parameters} parameters of {law.name}; add at least {parameters - rows}, "
             f"with other values of {' and '.join(single or inputs)} (different ones so far: {there})"
         )
+    if _is_constant(target := columns[law.target]):
+        return (
+            f"column {law.target} is {target[0]:g} in all {rows} rows, so it shows nothing of what {' and '.join(inputs)} "
+            f"do to it, and any values of {', '.join(law.names)} would fit; add rows with another {law.target}"
+        )
     for name in law.inputs if law.must_vary is None else law.must_vary:
         values = columns[name]
-        if np.ptp(values) <= 1e-9 * np.abs(values).max():
+        if _is_constant(values):
             meaning = f" ({COLUMNS[name].meaning})" if name in COLUMNS else ""
             return (
                 f"column {name}{meaning} has the single value {values[0]:g}, so the data do not show how "
@@ -80,6 +85,10 @@ def _identifiability_problem(law: Law, columns: Table) -> str:
             f"the {parameters} parameters of {law.name}; give at least {law.min_distinct}"
         )
     return ""
+
+
+def _is_constant(values: np.ndarray) -> bool:
+    return bool(np.ptp(values) <= 1e-9 * np.abs(values).max())
 
 
 def _smaller_laws(law: Law, table: Mapping[str, np.ndarray]) -> str:

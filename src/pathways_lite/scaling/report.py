@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import json
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def _quality_section(fit: Fit) -> str:
     worst = table(
         ["farthest from the law", "measured", "predicted", "error"],
         [
-            [row.name, f"{row.measured:.5g}", f"{row.predicted:.5g}", plain(row.error, "+.2%")]
+            [row.name, f"{row.measured:.5g}", f"{row.predicted:.5g}", "" if math.isnan(row.error) else plain(row.error, "+.2%")]
             for row in worst_rows(fit, WORST_SHOWN)
         ],
     )
