@@ -134,18 +134,18 @@ def count_progress(
         return
 
     start = last = time.monotonic()
-    done = 0
+    done, shown = 0, -1
     first: tuple[float, int] | None = None  # after which nothing is compiled any more
     if since is not None and start - since > _SECONDS_BETWEEN_LINES:
         print_line(f"{activity}: {total:,} {unit}")
 
     def advance(count: int) -> None:
-        nonlocal done, last, first
+        nonlocal done, shown, last, first
         done, now = done + count, time.monotonic()
         if first is None and count:
             first = now, done
-        if now - last > _SECONDS_BETWEEN_LINES:
-            last = now
+        if now - last > _SECONDS_BETWEEN_LINES and done != shown:  # the same line again would tell nothing
+            last, shown = now, done
             print_line(f"{activity}: {done:,} of {total:,} {unit}{_time_left(first, (now, done), total)}")
 
     yield advance

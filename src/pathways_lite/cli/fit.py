@@ -133,8 +133,8 @@ def fit_law(
             chosen_law, rows.table, groups=rows.groups, origin=rows.origin, progress=progress,
             bootstraps=default_count(number) if bootstraps is None else bootstraps, **settings,
         )  # fmt: skip
-        if settings := settings_of_rows(rows.table, chosen_law.inputs):  # whose differences are no noise
-            fit = replace(fit, origin={**fit.origin, ARM_OF_ROW: settings})
+        if apart := settings_of_rows(rows.table, chosen_law.inputs):  # whose differences are no noise
+            fit = replace(fit, origin={**fit.origin, ARM_OF_ROW: apart})
         fit = replace(fit, notes=(*rows.left_out, *fit.notes, *pooling_notes(fit, rows.table)))
         fit.save(path)
         if report:

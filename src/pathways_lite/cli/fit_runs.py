@@ -87,7 +87,7 @@ def settings_note(table: Table, inputs: Sequence[str]) -> list[str]:
     value = table[names[0]][0]
     shown = f'"{value}"' if isinstance(value, str) else f"{value:g}"
     return [
-        f"Rows with equal {' and '.join(inputs)} differ in {', '.join(f'{n} ({c} values)' for n, c in counts.items())}: "
+        f"Rows with equal {' and '.join(inputs)} differ in {', '.join(f'{n} ({counts[n]} values)' for n in names)}: "
         "this fit pools them, so that its intervals hold what they differ by as well, and takes none for a repeat: "
         f"{each}choose some with --where '{names[0]} == {shown}'."
     ]

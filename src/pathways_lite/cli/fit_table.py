@@ -83,8 +83,8 @@ def read_rows(
     """Read the table or the runs at `path`, and keep the rows that `choice` keeps.
 
     `apart`: the column whose values are fitted apart. `needed`: the columns that must have numbers, which may be
-    derived from others. `by` names the runs. `target`, one of `needed`, is the column of `drop_highest`. Raises UserError if a column is
-    missing or no row is left.
+    derived from others. `by` names the runs. `target`, one of `needed`, is the column of `drop_highest`. Raises
+    UserError if a column is missing or no row is left.
     """
     from pathways_lite.errors import UserError, did_you_mean
     from pathways_lite.scaling.expressions import rows_where

@@ -84,9 +84,10 @@ def _left_over(ctx: Any, words: Sequence[str]) -> str:
     text = " ".join(left)
     siblings = getattr(ctx.parent and ctx.parent.command, "commands", {})
     depth = len(_names(ctx)) - 1  # of the command's own name
-    if depth < len(words) and ctx.command.name != words[depth]:  # the default command of a group
-        if close := closest_names(words[depth], siblings):
-            return f"{_path(ctx.parent)} has no command {words[depth]!r}.{did_you_mean(words[depth], (), meant=close[0])}"
+    is_default = depth < len(words) and ctx.command.name != words[depth]  # the command that a group has without a name
+    if is_default and (close := closest_names(words[depth], siblings)):
+        meant = did_you_mean(words[depth], (), meant=close[0])
+        return f"{_path(ctx.parent)} has no command {words[depth]!r}.{meant}"
     names = [_placeholder(param) for param in ctx.command.params if param.param_type_name == "argument"]
     takes = f"takes {' and '.join(names)} alone" if names else "takes options alone"
     sentence = f"{_path(ctx)} {takes}, and {text!r} is left over."
@@ -101,7 +102,8 @@ def _left_over(ctx: Any, words: Sequence[str]) -> str:
 def _unknown_command(name: str, ctx: Any) -> str:
     group, path = ctx.command, _path(ctx)
     sentence = f"{path} has no command {name!r}."
-    elsewhere = [f"{path} {other} {name}" for other, sub in group.commands.items() if name in getattr(sub, "commands", {})]
+    groups = {other: getattr(sub, "commands", {}) for other, sub in group.commands.items()}
+    elsewhere = [f"{path} {other} {name}" for other, commands in groups.items() if name in commands]
     meant = elsewhere[0] if elsewhere and not closest_names(name, group.commands) else None
     return sentence + did_you_mean(name, group.commands, meant=meant)
 

@@ -18,8 +18,8 @@ from pathways_lite.run_directory import write_json
 from pathways_lite.scaling import bootstrap, uncertainty
 from pathways_lite.scaling.checks import validate_columns
 from pathways_lite.scaling.law import Columns, Law
-from pathways_lite.scaling.meaning import meaning_notes
 from pathways_lite.scaling.losses import Link, Loss, parse_loss
+from pathways_lite.scaling.meaning import meaning_notes
 from pathways_lite.scaling.notes import fit_notes
 from pathways_lite.scaling.rehearsal import Rehearsal, rehearse
 from pathways_lite.scaling.solver import Progress, no_progress, optimal_allocation, predict, refit_weighted, solve

@@ -37,14 +37,15 @@ def _of_a_constant(fit: Fit) -> Iterator[str]:
     elif rows >= 2 * parameters and parameters > 1 and not fit.law.averaged:
         from scipy import stats
 
-        p = stats.f.sf(r2 / (parameters - 1) / max((1 - r2) / (rows - parameters), 1e-300), parameters - 1, rows - parameters)
+        freedom = (parameters - 1, rows - parameters)
+        p = stats.f.sf((r2 / freedom[0]) / max((1 - r2) / freedom[1], 1e-300), *freedom)
         reason = f"R² is {r2:.2f} of {rows} rows, which noise alone gives in {p:.0%} of cases" if p > P_VALUE else ""
     if reason:
         target = fit.law.target
         yield (
-            f"These rows do not show that {target} depends on {' and '.join(fit.law.inputs)}: their mean describes them "
-            f"about as well as the law ({reason}). Its values mean nothing; add rows in which {target} differs by more "
-            "than its noise."
+            f"These rows do not show that {target} depends on {' and '.join(fit.law.inputs)}: their mean describes "
+            f"them about as well as the law ({reason}). Its values mean nothing; add rows in which {target} differs by "
+            "more than its noise."
         )
 
 
@@ -61,8 +62,9 @@ def _of_chance(fit: Fit, table: Mapping[str, np.ndarray]) -> Iterator[str]:
         if not (accuracy > chance + STANDARD_ERRORS * error).any():
             beyond = " by more than two standard errors" if np.any(error) else ""
             yield (
-                f"No accuracy is above chance ({guess}){beyond}: these models do not solve the task yet, so the fit says "
-                "nothing about when they will."
+                f"No accuracy is above chance ({guess}){beyond}: these models do not solve the task yet, so the fit "
+                "says nothing about when they will."
             )
-        if (floor := fit.values.get("floor", np.inf)) < chance.min() - max(STANDARD_ERRORS * float(np.mean(error)), 0.01):
-            yield f"floor is {floor:.3g}, below chance ({guess}), which no model falls to: the data do not show the floor."
+        floor, margin = fit.values.get("floor", np.inf), max(STANDARD_ERRORS * float(np.mean(error)), 0.01)
+        if floor < chance.min() - margin:
+            yield f"floor is {floor:.3g}, below chance ({guess}), which no model falls to: these data show no floor."
