@@ -7,10 +7,13 @@ from contextlib import suppress
 
 import numpy as np
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, counted
+from pathways_lite.intervals import plain
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.table import COLUMNS, Table, derive_columns, is_own_table, numeric_column
 from pathways_lite.scaling.units import check_units
+
+_ROUNDING = 1e-12  # what shares that are equal may differ by
 
 
 def validate_columns(
@@ -65,13 +68,15 @@ def _identifiability_problem(law: Law, columns: Table) -> str:
         single = [name for name, count in counts.items() if count == 1]
         there = ", ".join(f"{count} of {name}" for name, count in counts.items())
         return (
-            f"{rows} rows are too few for the {parameters} parameters of {law.name}; add at least {parameters - rows}, "
+            f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'} too few for the {parameters} parameters of {law.name}; "
+            f"add at least {parameters - rows}, "
             f"with other values of {' and '.join(single or inputs)} (different ones so far: {there})"
         )
-    if _is_constant(target := columns[law.target]):
+    target = columns[law.target]
+    if _is_constant(target) or (law.link == "raw" and np.ptp(target) <= _ROUNDING):
         return (
-            f"column {law.target} is {target[0]:g} in all {rows} rows, so the data do not show how it depends on "
-            f"{' and '.join(inputs)}; add rows with another {law.target}"
+            f"column {law.target} is {plain(float(np.median(target)), 'g')} in all {rows} rows, so the data do not show "
+            f"how it depends on {' and '.join(inputs)}; add rows with another {law.target}"
         )
     for name in law.inputs if law.must_vary is None else law.must_vary:
         values = columns[name]
