@@ -67,15 +67,16 @@ def _identifiability_problem(law: Law, columns: Table) -> str:
         counts = {name: len(np.unique(columns[name])) for name in inputs}
         single = [name for name, count in counts.items() if count == 1]
         there = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        few = f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'} too few"
         return (
-            f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'} too few for the {parameters} parameters of {law.name}; "
-            f"add at least {parameters - rows}, "
+            f"{few} for the {parameters} parameters of {law.name}; add at least {parameters - rows}, "
             f"with other values of {' and '.join(single or inputs)} (different ones so far: {there})"
         )
     target = columns[law.target]
     if _is_constant(target) or (law.link == "raw" and np.ptp(target) <= _ROUNDING):
+        value = plain(float(np.median(target)), "g")
         return (
-            f"column {law.target} is {plain(float(np.median(target)), 'g')} in all {rows} rows, so the data do not show "
+            f"column {law.target} is {value} in all {rows} rows, so the data do not show "
             f"how it depends on {' and '.join(inputs)}; add rows with another {law.target}"
         )
     for name in law.inputs if law.must_vary is None else law.must_vary:
