@@ -98,7 +98,10 @@ def _has_scales(table: Table, column: str) -> bool:
     if column not in table:
         return False
     labels = np.asarray(table[column]).astype(str)
-    scales = np.stack([np.asarray(table[name], dtype=float) for name in ("N", "D") if name in table], axis=1)
+    sizes = [np.asarray(table[name], dtype=float) for name in ("N", "D", "C") if name in table]
+    if not sizes:
+        return False
+    scales = np.stack(sizes, axis=1)
     values = np.unique(labels)
     return len(values) > 1 and all(len(np.unique(scales[labels == value], axis=0)) >= _SCALES for value in values)
 

@@ -96,7 +96,7 @@ def require_mesh(stage: Stage, n_devices: int, n_slices: int = 1, platform: str 
 def require_mesh_here(stage: Stage) -> AxisSizes:
     """Return `require_mesh` for the devices of all processes of this program."""
     devices = jax.devices()
-    platform = devices[0].platform if jax.process_count() == 1 else None
+    platform = devices[0].platform if len({device.process_index for device in devices}) == 1 else None
     return require_mesh(stage, len(devices), count_slices(devices), platform)
 
 
