@@ -213,9 +213,9 @@ def test_items_longer_than_the_context_are_refused(params: models.Params) -> Non
 def test_the_number_of_shots_that_fit_is_the_largest(params: models.Params) -> None:
     with pytest.raises(UserError) as refused:
         evaluator("sum", seq_len=64, shots=500).prepare()
-    (most,) = map(int, re.findall(r"at most (\d+) fit: use --shots \d+; or leave", str(refused.value)))
+    (most,) = map(int, re.findall(r"at most (\d+) shots fit: use --shots \d+, leave such", str(refused.value)))
     evaluator("sum", seq_len=64, shots=most).prepare()
-    with pytest.raises(UserError, match=rf"at most {most} fit"):
+    with pytest.raises(UserError, match=rf"at most {most} shots? fits?: use"):
         evaluator("sum", seq_len=64, shots=most + 1).prepare()
-    with pytest.raises(UserError, match="even without shots not all items fit"):
+    with pytest.raises(UserError, match="even without shots not all items fit: leave such items out"):
         evaluator("sum", seq_len=4, shots=2).prepare()

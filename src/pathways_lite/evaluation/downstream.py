@@ -129,7 +129,7 @@ class TaskEvaluator:
         return Continuation(Prompt(before, 0, self.frame.end), following)
 
     def _too_long(self, task: Task, item: Item, pair: Continuation) -> UserError:
-        fewer = f"{self._fitting_shots(task)}; or " if task.shots else ""
+        fewer = self._fitting_shots(task) if task.shots else ""
         return UserError(
             f"task {task.name}: item {item.id!r} has {counted(_length(pair), 'token')} with its answer"
             f"{' and shots' if task.shots else ''}, and the model was trained on sequences of "
@@ -137,7 +137,7 @@ class TaskEvaluator:
         )
 
     def _fitting_shots(self, task: Task) -> str:
-        """Say with how many shots, fewer than the task has, all of its items fit the context."""
+        """Say with how many shots, fewer than the task has, all of its items fit the context; before other advice."""
         most = task.shots - 1
         for item in task.items:
             if self._fits(item, most):
@@ -147,8 +147,10 @@ class TaskEvaluator:
                 middle = (none + some) // 2
                 none, some = (middle, some) if self._fits(item, middle) else (none, middle)
             if (most := none) < 0:
-                return "even without shots not all items fit"
-        return f"at most {most} fit: use --shots {most}" if most else "not one shot fits: leave --shots out"
+                return "even without shots not all items fit: "
+        if not most:
+            return "not one shot fits: leave --shots out, "
+        return f"at most {counted(most, 'shot')} fit{'s' * (most == 1)}: use --shots {most}, "
 
     def _fits(self, item: Item, shots: int) -> bool:
         """Return whether an item with its first `shots` shots and each of its answers fits the context."""
