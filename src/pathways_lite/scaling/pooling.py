@@ -56,7 +56,7 @@ def pooling_notes(fit: Fit, table: Mapping[str, np.ndarray]) -> list[str]:
 def differing_settings(table: Mapping[str, np.ndarray], inputs: Sequence[str]) -> list[str]:
     """Return the columns of `SETTINGS` in which rows with equal inputs differ: such rows do not repeat one run.
 
-    None where an input is missing, or is not a number.
+    The result is empty where an input is missing, or is not a number.
     """
     if not inputs or not len(next(iter(table.values()), ())):
         return []
