@@ -115,6 +115,10 @@ def test_the_names_of_a_choice_and_of_an_option_are_suggested() -> None:
     wrong = output("convert", "run", "out", "--quantize", "gtpq")
     assert "'gtpq' is not one of 'nearest', 'gptq'. Did you mean 'gptq'?" in wrong
     assert "Value error" not in wrong
+    assert "Invalid value for '--rows': a whole number is expected, e.g. 16" in output(
+        "data", "batch", "run", "--step", "1", "--rows", "many"
+    )
+    assert "'--temperature': a number is expected, e.g. 0.5" in output("generate", "run", "--temperature", "warm")
 
 
 GENERATE = "pathways-lite generate run"

@@ -38,8 +38,12 @@ def explain_usage(error: Any, words: Sequence[str]) -> UserError | None:
 
 
 def explain_value(message: str) -> str:
-    """Return what the parser says of an option's value, with the choice that was probably meant."""
+    """Return what the parser says of an option's value, with what is expected or was probably meant."""
     message = without_prefix(message)
+    if match := re.match(r"Input should be a valid (integer|number), unable to parse", message):
+        return (
+            f"a {'whole ' * (match[1] == 'integer')}number is expected, e.g. {'16' if match[1] == 'integer' else '0.5'}"
+        )
     if match := re.fullmatch(r"'(.*)' is not one of ('.*')\.", message):
         choices = re.findall(r"'([^']*)'", match[2])
         message += did_you_mean(match[1], choices, listed=False)
