@@ -14,6 +14,7 @@ from pathways_lite.errors import UserError, closest_names, did_you_mean, without
 
 _PROGRAM = "pathways-lite"
 _MOST = 5  # options that are named
+_EXPECTED = {"integer": "a whole number is expected, e.g. 16", "number": "a number is expected, e.g. 0.5"}
 
 
 def explain_usage(error: Any, words: Sequence[str]) -> UserError | None:
@@ -41,9 +42,7 @@ def explain_value(message: str) -> str:
     """Return what the parser says of an option's value, with what is expected or was probably meant."""
     message = without_prefix(message)
     if match := re.match(r"Input should be a valid (integer|number), unable to parse", message):
-        return (
-            f"a {'whole ' * (match[1] == 'integer')}number is expected, e.g. {'16' if match[1] == 'integer' else '0.5'}"
-        )
+        return _EXPECTED[match[1]]
     if match := re.fullmatch(r"'(.*)' is not one of ('.*')\.", message):
         choices = re.findall(r"'([^']*)'", match[2])
         message += did_you_mean(match[1], choices, listed=False)
