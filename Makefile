@@ -67,7 +67,7 @@ check: lint types test  ## all that CI runs
 
 install: $(STAMP)  ## the environment alone; EXTRA="tpu slurm" adds what the README names
 
-$(STAMP): pyproject.toml uv.lock hatch_build.py $(CPU_ATTENTION)/cpu.cc $(filter .uv/bin/uv,$(UV))
+$(STAMP): pyproject.toml uv.lock hatch_build.py src/pathways_lite/version.py $(CPU_ATTENTION)/cpu.cc $(filter .uv/bin/uv,$(UV))
 	@$(UV) python find >/dev/null 2>&1 || $(UV) python install 3.12 || { echo "error: there is no \
 	Python 3.12 or newer here, and uv could not download one; install it, or name it: make install UV_PYTHON=PATH" >&2; exit 2; }
 	$(UV) sync --frozen --inexact --compile-bytecode --extra dev $(addprefix --extra ,$(EXTRA)) \
