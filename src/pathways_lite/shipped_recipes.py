@@ -45,13 +45,16 @@ def shipped_recipes() -> list[ShippedRecipe]:
 def recipe_file(text: str | Path) -> Path:
     """Return the file that a user means: the one at that path, or else the shipped one of that name.
 
-    The shipped one is also meant by its path in the repository, `configs/demo.py`, which is in the documentation.
-    Without either, the path is returned as it is. Raises UserError as `local_path` does.
+    In a directory without `configs/`, `configs/demo.py` is `demo` too, as the documentation names it by its path in the
+    repository. Without either, the path is returned as it is. Raises UserError as `local_path` does.
     """
     path = local_path(text)
     if path.is_absolute() or path.exists():
         return path
-    return shipped_paths().get(path.as_posix().removeprefix("configs/").removesuffix(".py"), path)
+    name = path.as_posix()
+    if path.suffix == ".py" and path.parts[0] == "configs" and not Path("configs").exists():
+        name = path.relative_to("configs").with_suffix("").as_posix()
+    return shipped_paths().get(name, path)
 
 
 def corpus_command(file: Path, corpus: str) -> list[str] | None:

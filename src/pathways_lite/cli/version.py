@@ -19,8 +19,11 @@ def show_version(asked: bool) -> None:
     system = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     typer.echo(f"pathways-lite {__version__}, {system}")
     typer.echo(", ".join(f"{name} {_installed(name)}" for name in MAIN_PACKAGES))
-    typer.echo(f"attention on CPUs: {_cpu_attention()}")
-    typer.echo(f"devices: {_devices()}")
+    try:
+        typer.echo(f"attention on CPUs: {_cpu_attention()}")
+        typer.echo(f"devices: {_devices()}")
+    except ImportError as error:
+        typer.echo(f"JAX cannot be imported: {error}")
     raise typer.Exit
 
 
