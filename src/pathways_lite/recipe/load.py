@@ -76,6 +76,8 @@ def load_from_python[T: Frozen](path: Path, kind: type[T], example: str) -> T:
             f"no {name} at {path}; give a Python file with a function {name}(), e.g. {example}, or a name from "
             "`pathways-lite recipe list`"
         )
+    if file.suffix == ".json":
+        raise UserError(f"{path} is JSON, which has no {name}; give the Python file with its function {name}()")
     try:
         with importing_from(file.parent):
             defined = runpy.run_path(str(file))
