@@ -28,21 +28,21 @@ RUN uv sync --frozen --no-dev --no-editable --no-cache --extra tpu
 FROM build AS build-cuda13
 RUN uv sync --frozen --no-dev --no-editable --no-cache --extra cuda13
 
-# Runs of a user without privileges, whose id `docker run --user` may set to that of the mounted folder.
 FROM python:3.12-slim-bookworm AS runtime
 ENV PATH=/opt/pathways_lite/bin:$PATH HOME=/tmp
-RUN useradd --create-home --uid 1000 trainer
 WORKDIR /work
-USER 1000
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["pathways-lite"]
 CMD ["--help"]
 
+# As root, to which the files of TPU devices belong; the other images run as a user, by default 1000 (docker run --user).
 FROM runtime AS tpu
 COPY --from=build-tpu /opt/pathways_lite /opt/pathways_lite
 
 FROM runtime AS cuda13
 COPY --from=build-cuda13 /opt/pathways_lite /opt/pathways_lite
+USER 1000
 
 FROM runtime AS cpu
 COPY --from=build-cpu /opt/pathways_lite /opt/pathways_lite
+USER 1000

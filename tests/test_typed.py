@@ -1,5 +1,6 @@
 """Type checkers see the package's types (py.typed) in a user's file, without any plugin."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,14 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         name: "\n".join(line for line in output.splitlines() if line.startswith(f"{name}:"))
         for name in ("right.py", "wrong.py", "demo.py")
     } | {"all": output}
+
+
+def test_defaults_of_fields_are_named() -> None:
+    """Type checkers take a field whose default is the first argument of Field for one that must be given."""
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Field":
+                assert not node.args, f"{path}:{node.lineno}: write Field(default=...)"
 
 
 def test_recipes_have_no_false_errors(checked: dict[str, str]) -> None:
