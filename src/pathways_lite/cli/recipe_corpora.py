@@ -55,6 +55,6 @@ def _build(corpus: str, command: list[str]) -> None:
     from pathways_lite.console import print_line
 
     print_line(f"{corpus} is not there yet, and is built first: {shlex.join(command)}")
-    done = subprocess.run([sys.executable, "-m", "pathways_lite", *command[1:]], check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
+    status = subprocess.run([sys.executable, "-m", "pathways_lite", *command[1:]], check=False).returncode
+    if status:
+        raise SystemExit(status if status > 0 else 128 - status)  # by a signal, as shells say it

@@ -125,10 +125,10 @@ def train(
     from pathways_lite.distributed import coordination
 
     coordination.initialize(coordinator, processes, process)
-    require_corpora(source, corpora, build=coordination.process_count() == 1)
     trackers = [] if track == ["none"] else track or ["tensorboard"]
-    if coordination.process_count() == 1:  # processes that compile and others that do not would wait for each other
-        enable_compilation_cache()
+    if coordination.process_count() == 1:
+        require_corpora(source, corpora, build=True)
+        enable_compilation_cache()  # processes that compile and others that do not would wait for each other
     options = TrainOptions(tuple(trackers), hang_timeout or None, samples, page, source)
     status = _train(loaded, out, options)
     if status:
