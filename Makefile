@@ -19,7 +19,7 @@ NAME ?= smollm2
 LONG_TEXT := $(if $(filter 1,$(words $(TEXT))),$(filter %.txt,$(wildcard $(TEXT))))
 PARTS := corpora/$(NAME)_parts/$(subst /,_,$(LONG_TEXT))
 
-.PHONY: demo smollm smollm-continue test test-all lint types check install clean help
+.PHONY: demo smollm smollm-continue test test-all package lint types check install clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -56,6 +56,9 @@ test: $(STAMP)  ## the fast test suite (less than 15 minutes on 2 cores)
 test-all: $(STAMP)  ## every test, the slow ones too, on optimised programs
 	XLA_FLAGS= $(RUN)pytest -n $(JOBS) $(PYTEST_ARGS)
 
+package: $(STAMP)  ## build the package, install it from a folder of wheels, and train its demo in an empty one
+	$(RUN)pytest -q -n 0 -m slow tests/test_package.py
+
 lint: $(STAMP)  ## ruff
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
@@ -67,7 +70,7 @@ check: lint types test  ## all that CI runs
 
 install: $(STAMP)  ## the environment alone; EXTRA="tpu slurm" adds what the README names
 
-$(STAMP): pyproject.toml uv.lock hatch_build.py $(CPU_ATTENTION)/cpu.cc $(filter .uv/bin/uv,$(UV))
+$(STAMP): pyproject.toml uv.lock hatch_build.py src/pathways_lite/version.py $(CPU_ATTENTION)/cpu.cc $(filter .uv/bin/uv,$(UV))
 	@$(UV) python find >/dev/null 2>&1 || $(UV) python install 3.12 || { echo "error: there is no \
 	Python 3.12 or newer here, and uv could not download one; install it, or name it: make install UV_PYTHON=PATH" >&2; exit 2; }
 	$(UV) sync --frozen --inexact --compile-bytecode --extra dev $(addprefix --extra ,$(EXTRA)) \

@@ -1,6 +1,9 @@
-"""Compile attention for CPUs (kernels/pathways_kernels/attention/cpu.cc) when the package is built or installed.
+"""What building or installing the package does beside copying Python files.
 
-Without a C++ compiler, or where compiling fails, the package is built without it: attention on CPUs is then plain XLA.
+Attention for CPUs (kernels/pathways_kernels/attention/cpu.cc) is compiled. Without a C++ compiler, or where compiling
+fails, the package is built without it: attention on CPUs is then plain XLA.
+
+The recipes of `configs/` go into a wheel, so that they can be named without the repository (shipped_recipes.py).
 """
 
 from __future__ import annotations
@@ -25,11 +28,12 @@ OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math"
 LEVELS = {"avx2": ("-march=x86-64-v3",), "avx512": ("-march=x86-64-v4",)}  # -DLEVEL of cpu.cc and its instruction set
 
 
-class CpuAttention(BuildHookInterface):
+class BuildHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        del version  # "editable" builds have the library in the source tree too
         if self.target_name != "wheel":
             return
+        if version != "editable":  # which reads the recipes where they are, and has the library in the source tree too
+            build_data["force_include"]["configs"] = "pathways_lite/configs"
         try:
             build(Path(self.root))
         except (OSError, subprocess.CalledProcessError) as error:

@@ -46,6 +46,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("libtpu") and importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed (extra `tpu`)")
+    if item.get_closest_marker("selection") and not all(map(importlib.util.find_spec, ("sklearn", "datasketch"))):
+        pytest.skip("scikit-learn or datasketch is not installed (extra `selection`)")
 
 
 _MAX_MAPS = 30_000

@@ -12,7 +12,7 @@ SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py
 BOTTOM = {
     "errors", "chips", "console", "paths", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores",
     "json_values", "provenance", "document_frame", "checkpoint_names", "accelerators", "cgroups", "compilation_cache",
-    "machine", "host_memory", "samples_manifest",
+    "machine", "host_memory", "samples_manifest", "version", "extras",
 }  # fmt: skip
 MAY_IMPORT = {
     "errors": set(),
@@ -20,13 +20,16 @@ MAY_IMPORT = {
     "console": set(),
     "paths": {"errors"},
     "suffixes": set(),
-    "recipe": {"errors", "paths", "atomic_file", "suffixes"},
+    "version": set(),
+    "extras": set(),
+    "shipped_recipes": {"errors", "paths"},
+    "recipe": {"errors", "paths", "atomic_file", "suffixes", "shipped_recipes"},
     "ledger": {"recipe"},
     "batch": set(),
     "keyed": set(),
     "intervals": set(),
     "json_values": set(),
-    "provenance": set(),
+    "provenance": {"version"},
     "document_frame": set(),
     "checkpoint_names": set(),
     "atomic_file": set(),
@@ -63,7 +66,7 @@ MAY_IMPORT = {
     "evaluation": BOTTOM | {"parallel", "models", "objectives", "data", "sampling", "tasks"},
     "tracking": BOTTOM | {"run_directory", "run_history"},
     "scaling": {"errors", "paths", "atomic_file", "intervals", "json_values", "ledger", "run_directory", "tracking"}
-    | {"suffixes"},
+    | {"suffixes", "version", "extras"},
     "judging": {"errors", "paths", "atomic_file", "keyed", "intervals", "json_values", "scaling", "tasks", "tracking"}
     | {"samples_manifest"},
     "training": BOTTOM

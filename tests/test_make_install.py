@@ -13,9 +13,9 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 def make(folder: Path, uv: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `make install` in a copy of the project's files, with a script `uv` first on the PATH."""
-    source = "kernels/pathways_kernels/attention/cpu.cc"
-    (folder / source).parent.mkdir(parents=True)
-    for name in ("Makefile", "pyproject.toml", "uv.lock", "hatch_build.py", source):
+    sources = ("kernels/pathways_kernels/attention/cpu.cc", "src/pathways_lite/version.py")
+    for name in ("Makefile", "pyproject.toml", "uv.lock", "hatch_build.py", *sources):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (folder / "bin").mkdir()
     (folder / "bin" / "uv").write_text(f"#!/bin/sh\n{uv}\n")

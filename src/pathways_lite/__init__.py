@@ -1,3 +1,5 @@
 """Pretrain transformers in JAX and find out whether a training-efficiency method pays."""
 
-__version__ = "0.1.0"
+from pathways_lite.version import __version__
+
+__all__ = ["__version__"]

@@ -29,6 +29,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from pathways_lite.version import __version__
+
 Provenance = dict[str, Any]
 
 MAIN_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "grain", "numpy")
@@ -53,7 +55,7 @@ def gather_provenance(source: Path, device: Mapping[str, Any]) -> Provenance:
         "user": _user(),
         **({"git": git} if git else {}),
         **({"recipe_file": _recipe_file(source, in_checkout=bool(git))} if source.is_file() else {}),
-        "package": {"version": _versions().get("pathways-lite", "unknown"), **_package_checkout()},
+        "package": {"version": __version__, **_package_checkout()},
         "environment": _environment(),
         "device": dict(device),
     }

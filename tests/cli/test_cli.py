@@ -144,10 +144,10 @@ def test_data_build_and_inspect(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("prototypes", ["--k", 4, "--keep", 0.5]),
+        pytest.param("prototypes", ["--k", 4, "--keep", 0.5], marks=pytest.mark.selection),
         ("perplexity", ["--which", "bottom", "--floor", 1, "--keep", 0.5]),
         ("rds", ["--target", "held-out:poems", "--target", "TEXT", "--keep", 0.5]),
-        ("clusters", ["--k", 2]),
+        pytest.param("clusters", ["--k", 2], marks=pytest.mark.selection),
     ],
 )
 def test_data_select_by_a_model(
@@ -173,6 +173,7 @@ def test_data_select_by_a_model(
         assert new.domains == ["poems", "poems.0", "poems.1", "tales", "tales.0", "tales.1"]
 
 
+@pytest.mark.selection
 def test_data_select_without_a_model(corpus: Path, tmp_path: Path) -> None:
     repeated = [
         {"text": text, "id": str(i)} for i, text in enumerate(["the stone in the river " * 9, "night " * 20] * 3)

@@ -75,8 +75,9 @@ def prototypes(
     Example: `pathways-lite data select prototypes corpora/python half.jsonl --model runs/demo --keep 0.5 --which hard`
     """
     from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder
-    from pathways_lite.methods.selection.selectors import cluster, select_fraction
+    from pathways_lite.methods.selection.selectors import cluster, require_k_means, select_fraction
 
+    require_k_means()
     builder = SelectionBuilder(corpus, out, as_json, keep=keep)
     reader = CorpusReader(model, corpus)
     clustering = cluster(reader.embeddings(pooling), k, distance, seed)
@@ -174,8 +175,9 @@ def clusters(
     import numpy as np
 
     from pathways_lite.cli.select_common import CorpusReader, SelectionBuilder
-    from pathways_lite.methods.selection.selectors import cluster
+    from pathways_lite.methods.selection.selectors import cluster, require_k_means
 
+    require_k_means()
     builder = SelectionBuilder(corpus, out, as_json)
     reader, documents = CorpusReader(model, corpus), builder.documents
     embeddings = reader.embeddings(pooling)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathways_lite.errors import UserError, did_you_mean
+from pathways_lite.extras import install_command
 
 if TYPE_CHECKING:
     from pathways_lite.cli.evaluate_tasks import TaskChoice
@@ -154,7 +155,7 @@ def _load_tasks(names: Sequence[str], include: Path | None) -> tuple[list[Any], 
     Raises UserError for an unknown one, one that needs a hub, and one that needs a package that is not there.
     """
     if not is_installed():
-        raise UserError(f"task {names[0]} is of lm-evaluation-harness, which is an extra: make install EXTRA=lm-eval")
+        raise UserError(f"task {names[0]} is of lm-evaluation-harness, which is an extra: {install_command('lm-eval')}")
     if include is not None and not include.is_dir():
         raise UserError(f"--include {include} is no directory; name one with the YAML files of tasks")
     from lm_eval.tasks import TaskManager

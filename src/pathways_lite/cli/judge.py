@@ -140,7 +140,6 @@ class _Settings(NamedTuple):
 
 def _judge(out: Path, settings: _Settings) -> tuple[Samples, Judgement, Beyond | None]:
     """Verify the samples of a directory, and compute everything about them."""
-    from pathways_lite import __version__
     from pathways_lite.judging.beyond import RESAMPLES, predict_beyond
     from pathways_lite.judging.judgement import first_samples
     from pathways_lite.judging.judgement import judge as compute
@@ -148,6 +147,7 @@ def _judge(out: Path, settings: _Settings) -> tuple[Samples, Judgement, Beyond |
     from pathways_lite.judging.samples import read_samples
     from pathways_lite.judging.verdicts import FILE_NAME, verify_samples
     from pathways_lite.output_lock import lock_file
+    from pathways_lite.version import __version__
 
     samples = read_samples(out)
     verifier = verifier_of(samples, settings.problems, settings.weak, directory=out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import threading
+from typing import Annotated
 
 import typer
 
@@ -41,20 +42,32 @@ from pathways_lite.cli import (
     train,
 )
 from pathways_lite.cli.common import CommandLine, end_without_output, print_error
+from pathways_lite.cli.version import show_version
 from pathways_lite.errors import UserError, explain_system_error
 
 app = typer.Typer(
     name="pathways-lite",
     cls=CommandLine,
     help="Pretrain transformers in JAX, and measure whether a training-efficiency method pays off.\n\n"
-    "First time? `pathways-lite data build corpora/python python: --tokenizer sentencepiece:4096` builds a corpus of "
-    "the text that comes with Python, and `pathways-lite train configs/demo.py` trains on it; docs/first_run.md does "
-    "the same with your own text. Every command has its own --help with examples.",
+    "First time? `pathways-lite train demo` builds a corpus of the text that comes with Python and trains on it for "
+    "three minutes; docs/first_run.md does the same with your own text. Every command has its own --help with "
+    "examples.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="show versions and devices, and stop"),
+    ] = False,
+) -> None: ...
+
+
 app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.add_typer(recipe.app, name="recipe")

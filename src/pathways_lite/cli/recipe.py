@@ -1,4 +1,4 @@
-"""`pathways-lite recipe`: the fields that recipes have, the values of one, and the differences of two."""
+"""`pathways-lite recipe`: the recipes that come with the package; fields and values of recipes; how two differ."""
 
 from __future__ import annotations
 
@@ -18,10 +18,67 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Look up the fields of recipes, show the values of one, and compare two.",
+    help="List the recipes that come with the package, look up fields and values of recipes, and compare two.",
     rich_markup_mode="markdown",
 )
-RecipeFile = Annotated[Path, typer.Argument(parser=local_path, help="a recipe file, its JSON, or a run directory")]
+RecipeFile = Annotated[
+    Path,
+    typer.Argument(parser=local_path, help="a recipe's file, or name (recipe list), its JSON, or a run directory"),
+]
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List the recipes and studies that come with the package. Their names stand in the place of files.
+
+    Examples:
+
+    - `pathways-lite recipe list`
+
+    - `pathways-lite train demo --dry-run`
+
+    - `pathways-lite study plan studies/ul2r`
+    """
+    from pathways_lite.console import Console, Table
+    from pathways_lite.shipped_recipes import shipped_recipes
+
+    shipped = shipped_recipes()
+    if as_json:
+        print_json([{"name": one.name, "defines": one.defines, "summary": one.summary} for one in shipped])
+        return
+    table = Table("name", "for", "what it is")
+    for one in shipped:
+        table.add_row(one.name, " and ".join(_USERS[kind] for kind in one.defines), one.summary)
+    console = Console()
+    console.print(table)
+    console.print("`pathways-lite recipe copy NAME FILE` writes one as a file to change", soft_wrap=True)
+
+
+_USERS = {"recipe": "train", "study": "study run"}
+
+
+@app.command()
+def copy(
+    name: Annotated[str, typer.Argument(help="the name of a recipe or study that comes with the package")],
+    file: Annotated[
+        Path | None, typer.Argument(parser=local_path, help="where to write it; default: its last name here")
+    ] = None,
+) -> None:
+    """Write a recipe or study that comes with the package as a file of one's own, to change it.
+
+    Example: `pathways-lite recipe copy demo mine.py`, then `pathways-lite train mine.py --dry-run`
+    """
+    from pathways_lite.errors import UserError, did_you_mean
+    from pathways_lite.shipped_recipes import copy_recipe, shipped_paths
+
+    paths = shipped_paths()
+    if name not in paths:
+        raise UserError(
+            f"no recipe or study {name!r} comes with the package; `pathways-lite recipe list` lists them."
+            + did_you_mean(name, paths, listed=False)
+        )
+    for written in copy_recipe(paths[name], file or Path(f"{Path(name).name}.py")):
+        typer.echo(f"{written}: written")
 
 
 @app.command()

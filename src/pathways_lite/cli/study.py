@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathways_lite.cli.common import AsJson, print_json
+from pathways_lite.cli.recipe_corpora import require_corpora
 from pathways_lite.cli.study_common import Jobs, Out, Overrides, Samples, StudyPath, make_plan, named_study
 from pathways_lite.cli.study_law import Factors, LawName, Methods
 from pathways_lite.cli.study_tables import (
@@ -60,6 +61,7 @@ def plan(
 
     busy = busy_note()  # asked before this command makes it so
     named = named_study(study, overrides, out)
+    require_corpora(named.file, named.corpora_to_read())
     study_plan = make_plan(named, SpeedProbe(jobs, samples=samples), trains=True)
     if as_json:
         print_json(
@@ -113,6 +115,7 @@ def run(
 
     local = executor == "local"  # a job's machine is not this one
     named, begin = named_study(study, overrides, out), time.monotonic()
+    require_corpora(named.file, named.corpora_to_read(), build=True)
     study_plan = make_plan(named, KnownSpeeds(jobs, samples=samples) if local else None, trains=True)
     study_executor = _make_executor(executor, study_plan.store.path, jobs, slurm or [], samples=samples)
     write_study_index(study_plan.study, study_plan.store, named.file, named.overrides)
@@ -258,7 +261,7 @@ def report(
     efficiency = None if law is None else fit_study_law(study_plan, law, methods, factor or ())
     compared = findings.results
     sentences = [verdict(c, compared.arms) for c in compared.comparisons] if compared is not None else []
-    final = gather_results(study_plan, named.file, findings.measured)
+    final = gather_results(study_plan, named.arguments[0], findings.measured)
     sentences += final_sentences(final)
     sentences += criterion_sentences(study_plan.study, findings.measured)
     study_plan.store.path.mkdir(parents=True, exist_ok=True)

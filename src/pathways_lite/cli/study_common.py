@@ -11,6 +11,7 @@ import typer
 
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
+from pathways_lite.shipped_recipes import recipe_file
 
 if TYPE_CHECKING:
     from pathways_lite.studies.plan import Probe, StudyPlan
@@ -21,7 +22,8 @@ StudyPath = Annotated[
     typer.Argument(
         metavar="STUDY",
         parser=local_path,
-        help="a Python file with a function study(), or the directory of a study that was run",
+        help="a Python file with a function study(), the name of one that comes with the package (see recipe list), "
+        "or the directory of a study that was run",
     ),
 ]
 Overrides = Annotated[
@@ -42,12 +44,19 @@ class NamedStudy:
     file: Path
     overrides: tuple[str, ...]
     out: Path
+    name: str = ""  # what was typed, of one that comes with the package
 
     @property
     def arguments(self) -> list[str]:
         """The words with which a command on the study names it."""
         is_default = self.out == Path("runs") / self.study.name
-        return [str(self.file), *self.overrides, *([] if is_default else ["--out", str(self.out)])]
+        return [self.name or str(self.file), *self.overrides, *([] if is_default else ["--out", str(self.out)])]
+
+    def corpora_to_read(self) -> list[str]:
+        """Return the corpora of all recipes, of a study that has not run: finished nodes do not need theirs."""
+        if self.out.exists():
+            return []
+        return [stage.data.corpus for recipe in self.study.recipes.values() for stage in recipe.stages]
 
     def command(self, name: str, *options: str) -> str:
         """Return the command `study NAME` for this study, as it is typed."""
@@ -65,8 +74,9 @@ def named_study(path: Path, overrides: list[str] | None, out: Path | None) -> Na
     if path.is_dir():
         file, recorded = _source_of(path)
         return NamedStudy(load_study(file, [*recorded, *given]), file, (*recorded, *given), out or path)
-    loaded = load_study(path, given)
-    return NamedStudy(loaded, path, given, out or Path("runs") / loaded.name)
+    loaded, file = load_study(path, given), recipe_file(path)
+    name = "" if file == path else str(path)
+    return NamedStudy(loaded, file, given, out or Path("runs") / loaded.name, name)
 
 
 def _source_of(directory: Path) -> tuple[Path, list[str]]:

@@ -12,11 +12,13 @@ import typer
 
 from pathways_lite.cli.common import print_json
 from pathways_lite.cli.overrides import Overrides
+from pathways_lite.cli.recipe_corpora import require_corpora
 from pathways_lite.compilation_cache import enable_compilation_cache
 from pathways_lite.cpu_cores import set_threads
 from pathways_lite.errors import UserError
 from pathways_lite.host_memory import keep_freed_memory, runs_on_cpu_only
 from pathways_lite.paths import local_path
+from pathways_lite.shipped_recipes import recipe_file
 from pathways_lite.tracking.formatting import duration
 
 if TYPE_CHECKING:
@@ -35,7 +37,13 @@ class TrainOptions:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="a Python file with a function recipe(), its JSON, or a run directory")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="a Python file with a function recipe(), the name of one that comes with the package (see recipe "
+            "list), its JSON, or a run directory"
+        ),
+    ],
     overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(parser=local_path, help="run directory; default: runs/NAME of the recipe")
@@ -86,9 +94,11 @@ def train(
     On many hosts run the same command on each. Slurm, Open MPI, GKE and TPU pods are detected; anywhere else give
     --coordinator, --processes and --process. The run directory must be on a file system that all hosts share.
 
+    Of a recipe that comes with the package, a missing corpus of the text that comes with Python is built first.
+
     Examples:
 
-    - `pathways-lite train configs/demo.py`
+    - `pathways-lite train demo`, or `pathways-lite train configs/demo.py`
 
     - `pathways-lite train configs/demo.py stages.base.optimizer=adamw stages.base.budget="1e6 tokens" --out runs/adamw`
 
@@ -104,7 +114,10 @@ def train(
     if runs_on_cpu_only():
         keep_freed_memory()  # before the imports below load JAX
     loaded, out = _load(recipe, overrides or [], out, extend, branch, stage)
+    source = _source(recipe_file(recipe))
+    corpora = _corpora_to_read(loaded, out)
     if dry_run:
+        require_corpora(source, corpora)
         _dry_run(loaded, out, samples=samples, page=page, as_json=as_json)
         return
     if as_json:
@@ -113,12 +126,20 @@ def train(
 
     coordination.initialize(coordinator, processes, process)
     trackers = [] if track == ["none"] else track or ["tensorboard"]
-    if coordination.process_count() == 1:  # processes that compile and others that do not would wait for each other
-        enable_compilation_cache()
-    options = TrainOptions(tuple(trackers), hang_timeout or None, samples, page, _source(local_path(recipe)))
+    if coordination.process_count() == 1:
+        require_corpora(source, corpora, build=True)
+        enable_compilation_cache()  # processes that compile and others that do not would wait for each other
+    options = TrainOptions(tuple(trackers), hang_timeout or None, samples, page, source)
     status = _train(loaded, out, options)
     if status:
         _exit_now(status)
+
+
+def _corpora_to_read(recipe: Recipe, out: Path) -> list[str]:
+    """Return the corpora that a new run needs; none for a run that is there, which may have read them already."""
+    from pathways_lite.run_directory import RunDirectory
+
+    return [] if RunDirectory(out).recipe_path.exists() else [stage.data.corpus for stage in recipe.stages]
 
 
 def _source(path: Path) -> Path:

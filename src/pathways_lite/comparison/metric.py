@@ -15,13 +15,19 @@ class Metric(Frozen):
     Losses per token compare models with the same tokenizer; bits per byte compare any.
     """
 
-    of: Literal["held-out", "train"] = Field("held-out", description="evaluations, or the logged training losses")
-    unit: Literal["loss", "bits_per_byte"] = Field("loss", description="nats per token, or (held-out only) bits/byte")
-    domain: str | None = Field(None, description="domain of the held-out text; None: all of it, by its sums")
-    flops: Literal["dense", "sparse"] = Field(
-        "dense", description="FLOPs to compare at: as hardware spends them, or where zeros are skipped"
+    of: Literal["held-out", "train"] = Field(
+        default="held-out", description="evaluations, or the logged training losses"
     )
-    window: int = Field(1, ge=1, description="odd number of points to average around each point; 1: as measured")
+    unit: Literal["loss", "bits_per_byte"] = Field(
+        default="loss", description="nats per token, or (held-out only) bits/byte"
+    )
+    domain: str | None = Field(default=None, description="domain of the held-out text; None: all of it, by its sums")
+    flops: Literal["dense", "sparse"] = Field(
+        default="dense", description="FLOPs to compare at: as hardware spends them, or where zeros are skipped"
+    )
+    window: int = Field(
+        default=1, ge=1, description="odd number of points to average around each point; 1: as measured"
+    )
 
     @property
     def name(self) -> str:

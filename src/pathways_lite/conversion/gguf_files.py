@@ -16,6 +16,7 @@ import numpy as np
 
 from pathways_lite.conversion.safetensors_files import digest_of_files
 from pathways_lite.errors import UserError, similar_path
+from pathways_lite.extras import install_command
 
 _MAGIC = b"GGUF"
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -91,7 +92,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
     try:
         import gguf
     except ImportError as error:
-        raise UserError("GGUF files are read by the package gguf: make install EXTRA=gguf") from error
+        raise UserError(f"GGUF files are read by the package gguf: {install_command('gguf')}") from error
     with path.open("rb") as file:
         start = file.read(len(_MAGIC))
     if start != _MAGIC:

@@ -21,6 +21,7 @@ from pathways_lite.data.listing import Listing
 from pathways_lite.data.sources import Source
 from pathways_lite.data.tokenizers import ByteTokenizer, Tokenizer
 from pathways_lite.errors import UserError, did_you_mean
+from pathways_lite.extras import install_command
 from pathways_lite.recipe.load import importing_from
 
 SEQIO = "seqio:"
@@ -191,7 +192,7 @@ def _seqio() -> Any:
     try:
         tensorflow, seqio = importlib.import_module("tensorflow"), importlib.import_module("seqio")
     except ImportError as error:
-        raise UserError("seqio: sources need SeqIO and TensorFlow: make install EXTRA=seqio") from error
+        raise UserError(f"seqio: sources need SeqIO and TensorFlow: {install_command('seqio')}") from error
     for kind in ("GPU", "TPU"):
         tensorflow.config.set_visible_devices([], kind)
     return seqio

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 
 from pathways_lite.console import print_line
+from pathways_lite.distributed.private_jax import coordination_client, detect_cluster
 from pathways_lite.errors import TRY_AGAIN, UnreachableError, UserError
 
 PATIENCE = 3600.0
@@ -90,8 +91,7 @@ def initialize(coordinator: str | None = None, processes: int | None = None, pro
             f"process started with the same number of processes?"
         ) from error
     _group.index, _group.count = process, processes
-    # JAX's public API offers barriers and broadcasts only as programs on the devices.
-    _group.client = jax._src.distributed.global_state.client
+    _group.client = coordination_client()
 
 
 def shutdown() -> None:
@@ -105,14 +105,9 @@ def shutdown() -> None:
 
 
 def _detect_cluster() -> tuple[str | None, int | None, int | None, Any]:
-    """Return the cluster that `jax.distributed.initialize()` would detect: coordinator, count, index, device ids.
-
-    Detected here first, since JAX's function cannot be prevented from starting the service for a single process.
-    """
-    from jax._src.clusters import ClusterEnv
-
+    """Return the cluster that this process is in: coordinator, count, index, device ids."""
     try:
-        return ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, _CONNECT)
+        return detect_cluster(_CONNECT)
     except (OSError, RuntimeError, KeyError, ValueError) as error:  # an incomplete environment
         raise UserError(
             f"the cluster's environment does not say who the other processes are ({error!r}); give --coordinator "

@@ -18,6 +18,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, SingleDeviceSha
 from pathways_lite.accelerators import QUIET_LIBTPU
 from pathways_lite.chips import GPUS, TPUS, Gpu, Tpu
 from pathways_lite.errors import UserError
+from pathways_lite.extras import install_command
 
 # ---- machines ----
 
@@ -111,7 +112,7 @@ with --slices N for several slices of a torus, joined by the data-center network
 def require_libtpu() -> None:
     """Raise UserError if libtpu, the compiler for TPUs, is not installed."""
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("compiling for TPUs needs libtpu, which runs without a TPU: make install EXTRA=tpu")
+        raise UserError(f"compiling for TPUs needs libtpu, which runs without a TPU: {install_command('tpu')}")
 
 
 def quiet_libtpu(**flags: str) -> None:

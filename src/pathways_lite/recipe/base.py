@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -17,8 +17,8 @@ from pathways_lite.errors import did_you_mean
 from pathways_lite.suffixes import POWERS_OF_TEN
 
 __all__ = [
-    "Amount", "Budget", "Epochs", "Flops", "Fraction", "FractionOf", "Frozen", "Patterns", "ResolvedBudget", "Steps",
-    "Tokens",
+    "Amount", "Budget", "BudgetField", "Epochs", "Flops", "Fraction", "FractionOf", "Frozen", "Patterns",
+    "ResolvedBudget", "Steps", "Tokens",
 ]  # fmt: skip
 
 
@@ -267,6 +267,17 @@ Budget = Annotated[
     Steps | Tokens | Flops | Epochs | FractionOf, Field(discriminator="kind"), BeforeValidator(_parse_budget)
 ]
 """The amount of training in a stage."""
+
+if TYPE_CHECKING:
+
+    class BudgetField:
+        """What type checkers know of a field `Budget`: text may be given for it, and it is an amount."""
+
+        def __get__(self, node: object, cls: type | None = None) -> Budget: ...
+        def __set__(self, node: object, value: Budget | str) -> None: ...
+
+else:
+    BudgetField = Budget
 
 Amount = Annotated[Steps | Tokens | Flops | Fraction, Field(discriminator="kind"), BeforeValidator(_parse_point)]
 """A point in time or a duration on a stage's clock."""

@@ -17,10 +17,16 @@ class CheckpointRef(Frozen):
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"path", "stage"})
 
-    path: str = Field("", description="a checkpoint directory, or a stage or run directory (its newest checkpoint)")
-    stage: str | None = Field(None, description="instead: the name of an earlier stage; its final checkpoint is used")
-    digest: str | None = Field(None, description="of the checkpoint at `path`; filled in when the recipe is resolved")
-    identity: str | None = Field(None, description="of that stage; filled in when the recipe is resolved")
+    path: str = Field(
+        default="", description="a checkpoint directory, or a stage or run directory (its newest checkpoint)"
+    )
+    stage: str | None = Field(
+        default=None, description="instead: the name of an earlier stage; its final checkpoint is used"
+    )
+    digest: str | None = Field(
+        default=None, description="of the checkpoint at `path`; filled in when the recipe is resolved"
+    )
+    identity: str | None = Field(default=None, description="of that stage; filled in when the recipe is resolved")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -32,4 +38,4 @@ class CheckpointRef(Frozen):
 class Reference(CheckpointRef):
     """A trained model whose loss is subtracted: what remains can still be learned."""
 
-    model: Model | None = Field(None, description="of that checkpoint; filled in when the recipe is resolved")
+    model: Model | None = Field(default=None, description="of that checkpoint; filled in when the recipe is resolved")

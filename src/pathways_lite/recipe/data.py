@@ -40,8 +40,10 @@ class Temperature(Frozen):
     former_names: ClassVar[Mapping[str, str]] = {"upsample": "times"}
 
     kind: Literal["temperature"] = "temperature"
-    tau: float = Field(1.0, gt=0, description="exponent 1 / tau of domain sizes: 1 is proportional, infinity uniform")
-    upsample: ByDomain = Field((), description="factors on the weights of some domains, by name")
+    tau: float = Field(
+        default=1.0, gt=0, description="exponent 1 / tau of domain sizes: 1 is proportional, infinity uniform"
+    )
+    upsample: ByDomain = Field(default=(), description="factors on the weights of some domains, by name")
 
 
 class GivenWeights(Frozen):
@@ -58,7 +60,7 @@ class UniMax(Frozen):
     """
 
     kind: Literal["unimax"] = "unimax"
-    epochs: float = Field(4.0, gt=0, description="largest number of passes over a domain in the phase")
+    epochs: float = Field(default=4.0, gt=0, description="largest number of passes over a domain in the phase")
 
 
 class LearnedWeights(CheckpointRef):
@@ -67,7 +69,7 @@ class LearnedWeights(CheckpointRef):
     not_identity: ClassVar[frozenset[str]] = CheckpointRef.not_identity | {"weights"}
 
     kind: Literal["learned"] = "learned"
-    weights: ByDomain | None = Field(None, description="filled in as soon as they are known")
+    weights: ByDomain | None = Field(default=None, description="filled in as soon as they are known")
 
 
 DomainWeights = Annotated[Temperature | GivenWeights | UniMax | LearnedWeights, Field(discriminator="kind")]
@@ -76,8 +78,8 @@ DomainWeights = Annotated[Temperature | GivenWeights | UniMax | LearnedWeights, 
 class MixturePhase(Frozen):
     """Domain weights from one point of the stage's clock until the next phase."""
 
-    start: Amount = Field(Fraction(n=0.0), description="of the budget; the first phase starts at 0")
-    weights: DomainWeights = Field(Temperature(), description="of the domains")
+    start: Amount = Field(default=Fraction(n=0.0), description="of the budget; the first phase starts at 0")
+    weights: DomainWeights = Field(default=Temperature(), description="of the domains")
 
 
 class DataMixture(Frozen):
@@ -88,9 +90,11 @@ class DataMixture(Frozen):
     2024, arXiv 2410.04579).
     """
 
-    phases: tuple[MixturePhase, ...] = Field((MixturePhase(),), min_length=1, description="weights by time, in order")
+    phases: tuple[MixturePhase, ...] = Field(
+        default=(MixturePhase(),), min_length=1, description="weights by time, in order"
+    )
     by: Literal["sampling", "loss"] = Field(
-        "sampling",
+        default="sampling",
         description="sampling reads domains by their weights; loss reads all by size and scales losses",
     )
 
@@ -148,7 +152,7 @@ class SeqLenWarmup(Frozen):
         "last one is seq_len"
     )
     batch: Literal["tokens", "rows"] = Field(
-        "tokens",
+        default="tokens",
         description="tokens: a batch has the tokens of batch_size full sequences, as more and shorter rows; rows: it "
         "has batch_size rows, and so fewer tokens while they are short",
     )
@@ -184,28 +188,32 @@ class Data(Frozen):
 
     corpus: str = Field(description="directory (or gs://, s3:// address) of the token store")
     fingerprint: str | None = Field(
-        None, description="of the store; filled in when the recipe is resolved, then checked"
+        default=None, description="of the store; filled in when the recipe is resolved, then checked"
     )
     seq_len: int = Field(gt=0, description="tokens per sequence")
     seq_len_warmup: SeqLenWarmup | None = Field(
-        None, description="shorter sequences in the first steps; None: seq_len from the first step on"
+        default=None, description="shorter sequences in the first steps; None: seq_len from the first step on"
     )
-    shuffle_seed: int = Field(0, ge=0, description="key of the order; PaLM used the same order for all sizes")
+    shuffle_seed: int = Field(default=0, ge=0, description="key of the order; PaLM used the same order for all sizes")
     mixture: DataMixture | None = Field(
-        None, description="how often each domain is read; None: every sequence once per epoch, of all domains together"
+        default=None,
+        description="how often each domain is read; None: every sequence once per epoch, of all domains together",
     )
     rs2_fraction: float | None = Field(
-        None,
+        default=None,
         gt=0,
         le=1,
         description="RS2 (arXiv 2305.18424): each round reads a fresh random fraction of the sequences; None: all",
     )
     boundaries: Literal["document", "none"] = Field(
-        "document", description="document: attention stays within a document; none: across documents, as PaLM did"
+        default="document",
+        description="document: attention stays within a document; none: across documents, as PaLM did",
     )
-    workers: int = Field(0, ge=0, description="Grain worker processes; 0 reads in threads of the training process")
-    threads: int = Field(2, ge=1, description="reading threads")
-    prefetch: int = Field(8, ge=1, description="batches held ready")
+    workers: int = Field(
+        default=0, ge=0, description="Grain worker processes; 0 reads in threads of the training process"
+    )
+    threads: int = Field(default=2, ge=1, description="reading threads")
+    prefetch: int = Field(default=8, ge=1, description="batches held ready")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

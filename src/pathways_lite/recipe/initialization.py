@@ -82,7 +82,7 @@ class Net2Net(Frozen):
     """
 
     kind: Literal["direct"] = "direct"
-    split: Literal["even", "uneven"] = Field("uneven", description="how copies share what they write")
+    split: Literal["even", "uneven"] = Field(default="uneven", description="how copies share what they write")
 
 
 # ---- growth in depth and width ----
@@ -105,7 +105,8 @@ class MaskedGrowth(Frozen):
     kind: Literal["random"] = "random"
     order: Order = "stack"
     ramp: Amount = Field(
-        Fraction(n=0.1), description="of each mask: new blocks from the start; d_ff, d_model, heads one after the other"
+        default=Fraction(n=0.1),
+        description="of each mask: new blocks from the start; d_ff, d_model, heads one after the other",
     )
 
 
@@ -117,8 +118,8 @@ class LiGO(Frozen):
     """
 
     kind: Literal["learned"] = "learned"
-    steps: int = Field(100, ge=0, description="of training the maps; 0: as initialized")
-    learning_rate: float = Field(1e-3, gt=0, le=10, description="peak, of AdamW")
+    steps: int = Field(default=100, ge=0, description="of training the maps; 0: as initialized")
+    learning_rate: float = Field(default=1e-3, gt=0, le=10, description="peak, of AdamW")
 
 
 # ---- growth in the vocabulary ----
@@ -134,7 +135,7 @@ class VocabularyGrowth(Frozen):
 
     kind: Literal["vocabulary"] = "vocabulary"
     init: Literal["mean", "zero", "random"] = Field(
-        "mean",
+        default="mean",
         description="new rows. mean: the mean of the old ones; zero: so logits of 0; random: as a new model has them",
     )
 
@@ -144,10 +145,10 @@ class Compose(Frozen):
 
     kind: Literal["compose"] = "compose"
     depth: Annotated[Stack | Interpolate | BlockOrder | DropAndStack | ZeroInit, Field(discriminator="kind")] = Field(
-        Stack(), description="operator that adds blocks"
+        default=Stack(), description="operator that adds blocks"
     )
     width: Annotated[Net2Net | ZeroInit, Field(discriminator="kind")] = Field(
-        Net2Net(), description="operator that widens them, applied first"
+        default=Net2Net(), description="operator that widens them, applied first"
     )
 
 
@@ -190,13 +191,15 @@ class Grow(Frozen):
     """
 
     kind: Literal["grow"] = "grow"
-    operator: Operator = Field(Stack(), description="how the larger model is made of the smaller")
+    operator: Operator = Field(default=Stack(), description="how the larger model is made of the smaller")
     noise: float = Field(
-        0.0, ge=0, le=1, description="fraction of noise in copied blocks' kernels: W <- (1 - noise) W + noise N"
+        default=0.0, ge=0, le=1, description="fraction of noise in copied blocks' kernels: W <- (1 - noise) W + noise N"
     )
-    optimizer: Literal["reset", "grow", "keep"] = Field("reset", description="grow, keep: need the same optimizer")
+    optimizer: Literal["reset", "grow", "keep"] = Field(
+        default="reset", description="grow, keep: need the same optimizer"
+    )
     weights: StartWeights | None = Field(
-        None, description="average: that of the parameters (see ema); none: those that were trained"
+        default=None, description="average: that of the parameters (see ema); none: those that were trained"
     )
 
     @model_validator(mode="after")
@@ -213,8 +216,8 @@ class Ingredient(Frozen):
     not_identity: ClassVar[frozenset[str]] = frozenset({"path"})
 
     path: str = Field(description="a checkpoint directory, or a stage or run directory (its newest checkpoints)")
-    weight: float = Field(1.0, description="relative to the others'")
-    digest: str | None = Field(None, description="of that checkpoint; filled in when the recipe is resolved")
+    weight: float = Field(default=1.0, description="relative to the others'")
+    digest: str | None = Field(default=None, description="of that checkpoint; filled in when the recipe is resolved")
 
 
 def _parse_paths(value: Any) -> Any:
@@ -236,10 +239,12 @@ class Merge(Frozen):
 
     kind: Literal["merge"] = "merge"
     checkpoints: Annotated[tuple[Ingredient, ...], BeforeValidator(_parse_paths)] = Field(
-        (), description="what is averaged, with weights"
+        default=(), description="what is averaged, with weights"
     )
-    last: int = Field(1, ge=1, description="newest checkpoints of each path; its stage must keep at least as many")
-    decay: float = Field(1.0, gt=0, le=1, description="weight of a checkpoint relative to the next newer one's")
+    last: int = Field(
+        default=1, ge=1, description="newest checkpoints of each path; its stage must keep at least as many"
+    )
+    decay: float = Field(default=1.0, gt=0, le=1, description="weight of a checkpoint relative to the next newer one's")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

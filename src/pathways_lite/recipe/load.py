@@ -45,6 +45,7 @@ from pathways_lite.recipe.fields import override_values, value_text
 from pathways_lite.recipe.mistakes import explain_mistake, format_validation_error
 from pathways_lite.recipe.sentences import explain
 from pathways_lite.recipe.stage import Recipe
+from pathways_lite.shipped_recipes import recipe_file, shipped_recipes
 
 __all__ = ["apply_overrides", "load_recipe", "read_recipe", "write_recipe"]
 
@@ -52,7 +53,8 @@ __all__ = ["apply_overrides", "load_recipe", "read_recipe", "write_recipe"]
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe of `recipe()` in the Python file (or of the resolved `.json`) at `path`, with `overrides`.
 
-    Raises UserError if the file is missing, has no `recipe()`, or describes something invalid.
+    `path` may also be the name of a recipe that comes with the package. Raises UserError if the file is missing, has
+    no `recipe()`, or describes something invalid.
     """
     path = local_path(path)
     is_json = path.suffix == ".json" and path.is_file()
@@ -63,16 +65,22 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def load_from_python[T: Frozen](path: Path, kind: type[T], example: str) -> T:
     """Call the function in a Python file that has the name of `kind` in lower case: `recipe() -> Recipe`.
 
-    Raises UserError if the file is missing, has no such function, or describes something invalid.
+    The file may be one that comes with the package, by its name. Raises UserError if it is missing, has no such
+    function, or describes something invalid.
     """
-    name = kind.__name__.lower()
-    if not path.is_file():
-        if similar := similar_path(path):
+    name, file = kind.__name__.lower(), recipe_file(path)
+    if not file.is_file():
+        if similar := similar_path(path) or _similar_name(path, name):
             raise UserError(f"no {name} at {path}{similar}")
-        raise UserError(f"no {name} at {path}; give a Python file with a function {name}(), e.g. {example}")
+        raise UserError(
+            f"no {name} at {path}; give a Python file with a function {name}(), e.g. {example}, or a name from "
+            "`pathways-lite recipe list`"
+        )
+    if file.suffix == ".json":
+        raise UserError(f"{path} is JSON, which has no {name}; give the Python file with its function {name}()")
     try:
-        with importing_from(path.parent):
-            defined = runpy.run_path(str(path))
+        with importing_from(file.parent):
+            defined = runpy.run_path(str(file))
             function = defined.get(name)
             if name == "recipe" and callable(defined.get("study")) and _required(function) != ():
                 raise UserError(f"{path} is a study, not a recipe; train it by: pathways-lite study run {path}")
@@ -92,11 +100,18 @@ def load_from_python[T: Frozen](path: Path, kind: type[T], example: str) -> T:
     except SyntaxError as error:
         raise UserError(f"{error.filename or path}:{error.lineno}: {error.msg}") from error
     except Exception as error:
-        raise UserError(explain_mistake(error, path)) from error
+        raise UserError(explain_mistake(error, file)) from error
     if not isinstance(result, kind):
         missing = "; is `return` missing at its end?" if result is None else ""
         raise UserError(f"{path}: {name}() returned {type(result).__name__}, not a {kind.__name__}{missing}")
     return result
+
+
+def _similar_name(path: Path, kind: str) -> str:
+    """Return `. Did you mean 'demo'?` for what is like the name of a recipe or study that comes with the package."""
+    names = [shipped.name for shipped in shipped_recipes() if kind in shipped.defines]
+    hint = did_you_mean(path.as_posix().removeprefix("configs/").removesuffix(".py"), names, listed=False)
+    return f".{hint}" if hint else ""
 
 
 def _required(function: Any) -> tuple[str, ...] | None:

@@ -29,82 +29,101 @@ class Model(Frozen):
     d_model: int = Field(gt=0, description="width of the residual stream")
     n_layers: int = Field(gt=0, description="number of blocks")
     n_heads: int = Field(gt=0, description="query heads")
-    n_kv_heads: int = Field(1, gt=0, description="1 = multi-query, n_heads = multi-head, between = grouped-query")
+    n_kv_heads: int = Field(
+        default=1, gt=0, description="1 = multi-query, n_heads = multi-head, between = grouped-query"
+    )
     head_dim: int = Field(gt=0, description="width of a head")
     d_ff: int = Field(gt=0, description="width of the MLP")
     vocab_size: int = Field(gt=0, description="rows of the embedding; at least as many as the tokenizer has ids")
 
     block: Literal["parallel", "serial"] = Field(
-        "parallel", description="parallel: PaLM's, attention and MLP side by side; serial: Llama's"
+        default="parallel", description="parallel: PaLM's, attention and MLP side by side; serial: Llama's"
     )
     parallel_norms: Literal[2] | None = Field(
-        None, description="2: attention and MLP of a parallel block have a norm each (GPT-NeoX); None: one for both"
+        default=None,
+        description="2: attention and MLP of a parallel block have a norm each (GPT-NeoX); None: one for both",
     )
-    norm: Norm = Field("rms", description="rms, or layer (LayerNorm); scale-only, unless bias names norm")
-    norm_epsilon: float = Field(1e-6, ge=0, lt=1, description="added to the mean square in norms")
+    norm: Norm = Field(default="rms", description="rms, or layer (LayerNorm); scale-only, unless bias names norm")
+    norm_epsilon: float = Field(default=1e-6, ge=0, lt=1, description="added to the mean square in norms")
     norm_position: Literal["post", "both"] | None = Field(
-        None,
+        default=None,
         description="of a serial block's norms. None: before attention and MLP; post: after them, before the sum with "
         "the residual stream (OLMo 2); both (Gemma 2)",
     )
-    qk_norm: bool = Field(False, description="RMS-normalize queries and keys before RoPE")
+    qk_norm: bool = Field(default=False, description="RMS-normalize queries and keys before RoPE")
     qk_norm_over: Literal["all_heads"] | None = Field(
-        None, description="None: qk_norm normalizes each head by itself; all_heads: all of a position at once (OLMo 2)"
+        default=None,
+        description="None: qk_norm normalizes each head by itself; all_heads: all of a position at once (OLMo 2)",
     )
     bias: tuple[Bias, ...] | None = Field(
-        None,
+        default=None,
         description="what has a bias: qkv (Qwen 2), attention_out, mlp, norm (LayerNorms of the residual stream)",
     )
     activation: Activation | None = Field(
-        None,
+        default=None,
         description="of the MLP; None: SwiGLU. geglu, geglu_tanh, reglu: gated too, with three matrices; silu, gelu, "
         "gelu_tanh, relu: two. tanh: GELU by its approximation",
     )
-    rope_base: float = Field(10_000.0, gt=0, description="wavelengths of the rotary embedding go up to 2 pi times this")
-    rope_scaling: RopeScaling | None = Field(None, description="of the rotary frequencies, for longer sequences")
+    rope_base: float = Field(
+        default=10_000.0, gt=0, description="wavelengths of the rotary embedding go up to 2 pi times this"
+    )
+    rope_scaling: RopeScaling | None = Field(
+        default=None, description="of the rotary frequencies, for longer sequences"
+    )
     rope_fraction: float | None = Field(
-        None, gt=0, le=1, description="of a head's dimensions, the first of which rotate (GPT-NeoX: 0.25); None: all"
+        default=None,
+        gt=0,
+        le=1,
+        description="of a head's dimensions, the first of which rotate (GPT-NeoX: 0.25); None: all",
     )
     local_rope_base: float | None = Field(
-        None, gt=0, description="rope_base of layers with a window, which then have no rope_scaling (Gemma 3)"
+        default=None, gt=0, description="rope_base of layers with a window, which then have no rope_scaling (Gemma 3)"
     )
     attention_scale: float | None = Field(
-        None, gt=0, description="factor of products of queries and keys; None: 1/sqrt(head_dim)"
+        default=None, gt=0, description="factor of products of queries and keys; None: 1/sqrt(head_dim)"
     )
     embedding_scale: float | None = Field(
-        None, gt=0, description="factor of embedded tokens (Gemma: sqrt(d_model)); None: 1"
+        default=None, gt=0, description="factor of embedded tokens (Gemma: sqrt(d_model)); None: 1"
     )
-    tie_embeddings: bool = Field(True, description="use the embedding as the output head, too")
-    logit_scale: float | None = Field(None, description="None: 1/sqrt(d_model) where tied (PaLM section 5), else 1")
-    logit_soft_cap: float | None = Field(None, gt=0, description="final logits z become cap * tanh(z / cap)")
-    attention_soft_cap: float | None = Field(None, gt=0, description="the same for attention logits")
+    tie_embeddings: bool = Field(default=True, description="use the embedding as the output head, too")
+    logit_scale: float | None = Field(
+        default=None, description="None: 1/sqrt(d_model) where tied (PaLM section 5), else 1"
+    )
+    logit_soft_cap: float | None = Field(default=None, gt=0, description="final logits z become cap * tanh(z / cap)")
+    attention_soft_cap: float | None = Field(default=None, gt=0, description="the same for attention logits")
     window: tuple[int | None, ...] | None = Field(
-        None, description="sliding window in tokens per layer (None = unlimited), repeated over the layers"
+        default=None, description="sliding window in tokens per layer (None = unlimited), repeated over the layers"
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="on each block's branch outputs; PaLM: 0 in pretraining")
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="on each block's branch outputs; PaLM: 0 in pretraining"
+    )
     stochastic_depth: float | None = Field(
-        None,
+        default=None,
         ge=0,
         lt=1,
         description="probability that training drops the last block's branches; block l of L has l / L of it "
         "(arXiv 1603.09382); branches that are kept are scaled up; None: 0",
     )
     stochastic_depth_by: Literal["row", "batch"] | None = Field(
-        None, description="row: each sequence draws by itself; batch: those of a microbatch together; None: row"
+        default=None, description="row: each sequence draws by itself; batch: those of a microbatch together; None: row"
     )
     init: Literal["palm", "normal"] = Field(
-        "palm", description="palm: kernels N(0, 1/fan_in), embedding N(0, 1); normal: all N(0, 0.02^2)"
+        default="palm", description="palm: kernels N(0, 1/fan_in), embedding N(0, 1); normal: all N(0, 0.02^2)"
     )
 
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the computation; parameters are float32")
-    scan_layers: bool = Field(True, description="run the stacked blocks with jax.lax.scan (else unrolled)")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="bfloat16", description="of the computation; parameters are float32"
+    )
+    scan_layers: bool = Field(default=True, description="run the stacked blocks with jax.lax.scan (else unrolled)")
     remat: Remat = Field(
-        "none",
+        default="none",
         description="what the backward pass recomputes. none: nothing; full: whole blocks; attention: all but q, k, v "
         "and attention; up: all but these and the MLP's up product; dots: only elementwise work; offload: as dots, "
         "with the saved activations in host memory",
     )
-    attention: str | None = Field(None, description="attention implementation; None chooses by platform and shape")
+    attention: str | None = Field(
+        default=None, description="attention implementation; None chooses by platform and shape"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -32,8 +32,8 @@ class Causal(Frozen):
     """Next-token prediction, with mean token loss plus z_loss * (log Z)^2 (PaLM section 5)."""
 
     kind: Literal["causal"] = "causal"
-    z_loss: float = Field(1e-4, ge=0, description="weight of (log Z)^2 in the loss")
-    label_smoothing: float | None = Field(None, ge=0, lt=1, description=_LABEL_SMOOTHING)
+    z_loss: float = Field(default=1e-4, ge=0, description="weight of (log Z)^2 in the loss")
+    label_smoothing: float | None = Field(default=None, ge=0, lt=1, description=_LABEL_SMOOTHING)
 
 
 class SpecialTokens(Frozen):
@@ -78,30 +78,30 @@ class SpecialTokens(Frozen):
 class Corruption(Frozen):
     """Fields of all objectives but `Causal`."""
 
-    z_loss: float = Field(1e-4, ge=0, description="weight of (log Z)^2 in the loss")
-    label_smoothing: float | None = Field(None, ge=0, lt=1, description=_LABEL_SMOOTHING)
+    z_loss: float = Field(default=1e-4, ge=0, description="weight of (log Z)^2 in the loss")
+    label_smoothing: float | None = Field(default=None, ge=0, lt=1, description=_LABEL_SMOOTHING)
     layout: Literal["fill", "fixed"] = Field(
-        "fill",
+        default="fill",
         description="fill: examples are sized to fill the sequence; fixed: UL2R's, half of the sequence for inputs and "
         "half for targets, padded where they are shorter",
     )
-    tokens: SpecialTokens | None = Field(None, description="ids of special tokens; None: chosen when resolved")
+    tokens: SpecialTokens | None = Field(default=None, description="ids of special tokens; None: chosen when resolved")
 
 
 class PrefixLM(Corruption):
     """The S-denoiser: inputs end and targets begin at a uniformly chosen token."""
 
     kind: Literal["prefix_lm"] = "prefix_lm"
-    mode: Mode | None = Field(None, description="mode token in front of the prefix; None: none")
+    mode: Mode | None = Field(default=None, description="mode token in front of the prefix; None: none")
 
 
 class SpanCorruption(Corruption):
     """R- and X-denoisers: random spans are replaced by sentinels and are the targets (T5, arXiv 1910.10683)."""
 
     kind: Literal["span_corruption"] = "span_corruption"
-    rate: float = Field(0.15, gt=0, lt=1, description="fraction of the tokens that is masked")
-    mean_span: float = Field(3.0, ge=1, description="tokens")
-    mode: Mode | None = Field(None, description="mode token in front of the input; None: none")
+    rate: float = Field(default=0.15, gt=0, lt=1, description="fraction of the tokens that is masked")
+    mean_span: float = Field(default=3.0, ge=1, description="tokens")
+    mode: Mode | None = Field(default=None, description="mode token in front of the input; None: none")
 
 
 class FillInTheMiddle(Corruption):
@@ -111,10 +111,12 @@ class FillInTheMiddle(Corruption):
     """
 
     kind: Literal["fill_in_the_middle"] = "fill_in_the_middle"
-    rate: float = Field(0.5, ge=0, le=1, description="fraction of the documents; the paper's range is 0.5 to 0.9")
-    spm: float = Field(0.5, ge=0, le=1, description="fraction of these in SPM order")
+    rate: float = Field(
+        default=0.5, ge=0, le=1, description="fraction of the documents; the paper's range is 0.5 to 0.9"
+    )
+    spm: float = Field(default=0.5, ge=0, le=1, description="fraction of these in SPM order")
     spm_variant: Literal[1, 2] | None = Field(
-        None,
+        default=None,
         description="1 (default): SUFFIX suffix PREFIX prefix MIDDLE middle; 2: PREFIX SUFFIX suffix MIDDLE prefix "
         "middle, the paper's choice for joint training (appendix D), where the middle follows its prefix directly",
     )
@@ -128,10 +130,10 @@ class CodeGen2(Corruption):
     """
 
     kind: Literal["codegen2"] = "codegen2"
-    rate: float = Field(0.5, ge=0, le=1, description="fraction of the documents")
-    least: float = Field(0.0, ge=0, lt=1, description="shortest corrupted span")
-    most: float = Field(0.5, gt=0, lt=1, description="longest corrupted span")
-    mean_span: float = Field(32.0, ge=1, description="tokens")
+    rate: float = Field(default=0.5, ge=0, le=1, description="fraction of the documents")
+    least: float = Field(default=0.0, ge=0, lt=1, description="shortest corrupted span")
+    most: float = Field(default=0.5, gt=0, lt=1, description="longest corrupted span")
+    mean_span: float = Field(default=32.0, ge=1, description="tokens")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -187,7 +189,7 @@ class UL2R(MixtureOfDenoisers):
 
     kind: Literal["ul2r"] = "ul2r"
     members: tuple[WeightedDenoiser, ...] = Field(
-        (
+        default=(
             _prefix_lm(0.5),
             _span_corruption(0.125, 0.15, 32, "nlg"),
             _span_corruption(0.125, 0.5, 3, "nlg"),
@@ -203,7 +205,7 @@ class UL2(MixtureOfDenoisers):
 
     kind: Literal["ul2"] = "ul2"
     members: tuple[WeightedDenoiser, ...] = Field(
-        (
+        default=(
             _span_corruption(1, 0.15, 3, "nlu"),
             _span_corruption(1, 0.15, 8, "nlu"),
             _span_corruption(1, 0.5, 3, "nlg"),

@@ -23,7 +23,7 @@ __all__ = [
 class _Schedule(Frozen):
     """A curve between 0 and 1 that multiplies the optimizer's peak learning rate, after a linear warm-up from 0."""
 
-    warmup: Amount = Field(Fraction(n=0.0), description="linear rise from 0 to the peak")
+    warmup: Amount = Field(default=Fraction(n=0.0), description="linear rise from 0 to the peak")
 
 
 class Constant(_Schedule):
@@ -36,30 +36,30 @@ class Linear(_Schedule):
     """Linear decay from the peak to `end` times the peak."""
 
     kind: Literal["linear"] = "linear"
-    end: float = Field(0.0, ge=0, le=1, description="fraction of the peak at the end")
+    end: float = Field(default=0.0, ge=0, le=1, description="fraction of the peak at the end")
 
 
 class Cosine(_Schedule):
     """Cosine decay from the peak to `end` times the peak."""
 
     kind: Literal["cosine"] = "cosine"
-    end: float = Field(0.1, ge=0, le=1, description="fraction of the peak at the end")
+    end: float = Field(default=0.1, ge=0, le=1, description="fraction of the peak at the end")
 
 
 class WSD(_Schedule):
     """Warm-up, stable, decay (MiniCPM, arXiv 2404.06395): the peak until the last `decay` of the budget."""
 
     kind: Literal["wsd"] = "wsd"
-    decay: Amount = Field(Fraction(n=0.2), description="length of the decay at the end")
-    end: float = Field(0.0, ge=0, le=1, description="fraction of the peak at the end")
-    shape: Literal["linear", "one_minus_sqrt"] = Field("linear", description="of the decay")
+    decay: Amount = Field(default=Fraction(n=0.2), description="length of the decay at the end")
+    end: float = Field(default=0.0, ge=0, le=1, description="fraction of the peak at the end")
+    shape: Literal["linear", "one_minus_sqrt"] = Field(default="linear", description="of the decay")
 
 
 class PaLM(_Schedule):
     """The peak until `knee`, then peak * sqrt(knee / k) (PaLM section 5: 1e-2 for 10,000 steps, then 1/sqrt(k))."""
 
     kind: Literal["palm"] = "palm"
-    knee: Amount = Field(Steps(n=10_000), description="where the decay with 1/sqrt(k) begins")
+    knee: Amount = Field(default=Steps(n=10_000), description="where the decay with 1/sqrt(k) begins")
 
 
 Schedule = Annotated[Constant | Linear | Cosine | WSD | PaLM, Field(discriminator="kind")]
@@ -77,9 +77,11 @@ class ParameterGroup(Frozen):
     parameters: Patterns = Field(
         description="names of parameters, as `inspect` shows them: embedding, layers.0-3, *.scale; * matches anything"
     )
-    rate: float = Field(1.0, gt=0, description="factor of the learning rate; to train them not at all, see freeze")
+    rate: float = Field(
+        default=1.0, gt=0, description="factor of the learning rate; to train them not at all, see freeze"
+    )
     weight_decay: float | None = Field(
-        None, ge=0, description="of all of them, per step and unit of the rate; None: as without the group"
+        default=None, ge=0, description="of all of them, per step and unit of the rate; None: as without the group"
     )
 
 
@@ -93,14 +95,14 @@ class _Optimizer(Frozen):
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"relative_learning_rate"})  # learning_rate says it all
 
-    clip_norm: float | None = Field(1.0, gt=0, description="global gradient norm; None: no clipping")
+    clip_norm: float | None = Field(default=1.0, gt=0, description="global gradient norm; None: no clipping")
     groups: tuple[ParameterGroup, ...] | None = Field(
-        None,
+        default=None,
         min_length=1,
         description="parameters with another rate or decay, the first that matches; None: all are alike",
     )
     relative_learning_rate: float | None = Field(
-        None,
+        default=None,
         gt=0,
         description="multiple of the rate at which the model that the stage starts from was left: 1 holds it; "
         "learning_rate is then filled in when the recipe is resolved",
@@ -130,25 +132,25 @@ class AdamW(_Optimizer):
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101); weight decay is multiplied by the learning rate."""
 
     kind: Literal["adamw"] = "adamw"
-    learning_rate: float = Field(3e-4, gt=0, description="peak")
-    schedule: Schedule = Field(Cosine(warmup=Fraction(n=0.02)), description="of the learning rate")
-    b1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
-    b2: float = Field(0.95, ge=0, lt=1, description="decay of the second moment")
-    epsilon: float = Field(1e-8, ge=0, description="added to the root of the second moment")
-    weight_decay: float = Field(0.1, ge=0, description="on matrices; norm scales are not decayed")
+    learning_rate: float = Field(default=3e-4, gt=0, description="peak")
+    schedule: Schedule = Field(default=Cosine(warmup=Fraction(n=0.02)), description="of the learning rate")
+    b1: float = Field(default=0.9, ge=0, lt=1, description="decay of the first moment")
+    b2: float = Field(default=0.95, ge=0, lt=1, description="decay of the second moment")
+    epsilon: float = Field(default=1e-8, ge=0, description="added to the root of the second moment")
+    weight_decay: float = Field(default=0.1, ge=0, description="on matrices; norm scales are not decayed")
 
 
 class Adafactor(_Optimizer):
     """Adafactor as PaLM used it: unfactored, parameter-scaled (PaLM section 5; update order of T5X)."""
 
     kind: Literal["adafactor"] = "adafactor"
-    learning_rate: float = Field(1e-2, gt=0, description="peak, relative to the RMS of each parameter")
-    schedule: Schedule = Field(PaLM(), description="of the learning rate")
-    b1: float = Field(0.9, ge=0, lt=1, description="decay of the momentum over scaled updates")
-    decay_exponent: float = Field(0.8, gt=0, description="b2 = 1 - k**-decay_exponent")
-    update_clip: float = Field(1.0, gt=0, description="largest RMS of an update, per layer and parameter")
+    learning_rate: float = Field(default=1e-2, gt=0, description="peak, relative to the RMS of each parameter")
+    schedule: Schedule = Field(default=PaLM(), description="of the learning rate")
+    b1: float = Field(default=0.9, ge=0, lt=1, description="decay of the momentum over scaled updates")
+    decay_exponent: float = Field(default=0.8, gt=0, description="b2 = 1 - k**-decay_exponent")
+    update_clip: float = Field(default=1.0, gt=0, description="largest RMS of an update, per layer and parameter")
     weight_decay_exponent: float | None = Field(
-        2.0, gt=0, description="decay = learning_rate**this per step; None: no decay"
+        default=2.0, gt=0, description="decay = learning_rate**this per step; None: no decay"
     )
 
 
@@ -156,27 +158,27 @@ class Lion(_Optimizer):
     """Lion (Chen et al., arXiv 2302.06675)."""
 
     kind: Literal["lion"] = "lion"
-    learning_rate: float = Field(1e-4, gt=0, description="peak")
-    schedule: Schedule = Field(Cosine(warmup=Fraction(n=0.02)), description="of the learning rate")
-    b1: float = Field(0.9, ge=0, lt=1, description="weight of the momentum in the update")
-    b2: float = Field(0.99, ge=0, lt=1, description="decay of the momentum")
-    weight_decay: float = Field(1.0, ge=0, description="on matrices; multiplied by the learning rate")
+    learning_rate: float = Field(default=1e-4, gt=0, description="peak")
+    schedule: Schedule = Field(default=Cosine(warmup=Fraction(n=0.02)), description="of the learning rate")
+    b1: float = Field(default=0.9, ge=0, lt=1, description="weight of the momentum in the update")
+    b2: float = Field(default=0.99, ge=0, lt=1, description="decay of the momentum")
+    weight_decay: float = Field(default=1.0, ge=0, description="on matrices; multiplied by the learning rate")
 
 
 class Muon(_Optimizer):
     """Muon for the blocks' matrices, AdamW for embeddings, head and norms (Jordan et al. 2024)."""
 
     kind: Literal["muon"] = "muon"
-    learning_rate: float = Field(0.02, gt=0, description="peak, of the orthogonalized matrices")
-    adam_learning_rate: float = Field(3e-3, gt=0, description="peak, of everything else")
+    learning_rate: float = Field(default=0.02, gt=0, description="peak, of the orthogonalized matrices")
+    adam_learning_rate: float = Field(default=3e-3, gt=0, description="peak, of everything else")
     schedule: Schedule = Field(
-        WSD(warmup=Fraction(n=0.02), decay=Fraction(n=0.4)), description="of both learning rates"
+        default=WSD(warmup=Fraction(n=0.02), decay=Fraction(n=0.4)), description="of both learning rates"
     )
-    momentum: float = Field(0.95, ge=0, lt=1, description="decay of the momentum of matrices")
-    ns_steps: int = Field(5, ge=1, description="Newton-Schulz iterations")
-    b1: float = Field(0.9, ge=0, lt=1, description="AdamW's, of the other parameters")
-    b2: float = Field(0.95, ge=0, lt=1, description="AdamW's, of the other parameters")
-    weight_decay: float = Field(0.0, ge=0, description="on matrices; multiplied by the learning rate")
+    momentum: float = Field(default=0.95, ge=0, lt=1, description="decay of the momentum of matrices")
+    ns_steps: int = Field(default=5, ge=1, description="Newton-Schulz iterations")
+    b1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's, of the other parameters")
+    b2: float = Field(default=0.95, ge=0, lt=1, description="AdamW's, of the other parameters")
+    weight_decay: float = Field(default=0.0, ge=0, description="on matrices; multiplied by the learning rate")
 
 
 class ScheduleFree(_Optimizer):
@@ -185,11 +187,11 @@ class ScheduleFree(_Optimizer):
     averages_params: ClassVar[bool] = True
 
     kind: Literal["schedule_free"] = "schedule_free"
-    learning_rate: float = Field(2.5e-3, gt=0, description="peak")
-    schedule: Schedule = Field(Constant(warmup=Fraction(n=0.05)), description="of the learning rate")
-    b1: float = Field(0.9, gt=0, lt=1, description="interpolation between the average and the fastest iterate")
-    b2: float = Field(0.95, ge=0, lt=1, description="decay of the second moment")
-    weight_decay: float = Field(0.0, ge=0, description="on matrices; multiplied by the learning rate")
+    learning_rate: float = Field(default=2.5e-3, gt=0, description="peak")
+    schedule: Schedule = Field(default=Constant(warmup=Fraction(n=0.05)), description="of the learning rate")
+    b1: float = Field(default=0.9, gt=0, lt=1, description="interpolation between the average and the fastest iterate")
+    b2: float = Field(default=0.95, ge=0, lt=1, description="decay of the second moment")
+    weight_decay: float = Field(default=0.0, ge=0, description="on matrices; multiplied by the learning rate")
 
 
 class SGD(_Optimizer):
@@ -198,10 +200,10 @@ class SGD(_Optimizer):
     largest_rate: ClassVar[float] = 1e6
 
     kind: Literal["sgd"] = "sgd"
-    learning_rate: float = Field(0.1, gt=0, description="peak")
-    schedule: Schedule = Field(Constant(warmup=Fraction(n=0.02)), description="of the learning rate")
-    momentum: float = Field(0.0, ge=0, lt=1, description="decay of the momentum; 0: none")
-    nesterov: bool = Field(False, description="momentum by Nesterov")
+    learning_rate: float = Field(default=0.1, gt=0, description="peak")
+    schedule: Schedule = Field(default=Constant(warmup=Fraction(n=0.02)), description="of the learning rate")
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="decay of the momentum; 0: none")
+    nesterov: bool = Field(default=False, description="momentum by Nesterov")
 
 
 Optimizer = Annotated[AdamW | Adafactor | Lion | Muon | ScheduleFree | SGD, Field(discriminator="kind")]

@@ -35,21 +35,23 @@ class FirstOrder(Frozen):
     """Score |w g|, the first-order change of the loss when w is removed, averaged over steps."""
 
     kind: Literal["first_order"] = "first_order"
-    decay: float = Field(0.9, ge=0, lt=1, description="of the running average, per step")
+    decay: float = Field(default=0.9, ge=0, lt=1, description="of the running average, per step")
 
 
 class Movement(Frozen):
     """Score -w g summed over steps, large where weights move away from zero (Sanh et al. 2020, arXiv 2005.07683)."""
 
     kind: Literal["movement"] = "movement"
-    decay: float = Field(1.0, ge=0, le=1, description="of the running sum, per step; 1: a plain sum, as in the paper")
+    decay: float = Field(
+        default=1.0, ge=0, le=1, description="of the running sum, per step; 1: a plain sum, as in the paper"
+    )
 
 
 class RandomScores(Frozen):
     """Random scores, drawn again at every update; pruned weights stay pruned."""
 
     kind: Literal["random"] = "random"
-    seed: int = Field(0, ge=0, description="of the scores")
+    seed: int = Field(default=0, ge=0, description="of the scores")
 
 
 Criterion = Annotated[Magnitude | FirstOrder | Movement | RandomScores, Field(discriminator="kind")]
@@ -70,8 +72,8 @@ class NM(Frozen):
     """
 
     kind: Literal["n_m"] = "n_m"
-    n: int = Field(2, ge=1, description="weights kept of each m")
-    m: Literal[2, 4, 8, 16] = Field(4, description="size of a group along the input")
+    n: int = Field(default=2, ge=1, description="weights kept of each m")
+    m: Literal[2, 4, 8, 16] = Field(default=4, description="size of a group along the input")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -115,10 +117,10 @@ class Regrowth(Frozen):
 
     former_names: ClassVar[Mapping[str, str]] = {"fraction": "share"}
 
-    by: Literal["gradient", "random"] = Field("gradient", description="which weights grow back")
-    fraction: float = Field(0.3, gt=0, lt=1, description="of the active weights, initially")
-    falls: bool = Field(True, description="decay to 0 along half a cosine; else constant")
-    seed: int = Field(0, ge=0, description="of random regrowth")
+    by: Literal["gradient", "random"] = Field(default="gradient", description="which weights grow back")
+    fraction: float = Field(default=0.3, gt=0, lt=1, description="of the active weights, initially")
+    falls: bool = Field(default=True, description="decay to 0 along half a cosine; else constant")
+    seed: int = Field(default=0, ge=0, description="of random regrowth")
 
 
 class Prune(Frozen):
@@ -132,35 +134,35 @@ class Prune(Frozen):
     former_names: ClassVar[Mapping[str, str]] = {"update_every": "every"}
 
     sparsity: float = Field(ge=0, lt=1, description="of the prunable weights, from `end` on")
-    start_sparsity: float = Field(0.0, ge=0, lt=1, description="before `begin`")
-    begin: float = Field(0.25, ge=0, le=1, description="fraction of the stage's compute")
-    end: float = Field(0.75, ge=0, le=1, description="fraction of the stage's compute")
+    start_sparsity: float = Field(default=0.0, ge=0, lt=1, description="before `begin`")
+    begin: float = Field(default=0.25, ge=0, le=1, description="fraction of the stage's compute")
+    end: float = Field(default=0.75, ge=0, le=1, description="fraction of the stage's compute")
     compute: Literal["sparse", "dense"] = Field(
-        "sparse", description="unit of `begin` and `end`: FLOPs with zeros skipped (sparse) or computed (dense)"
+        default="sparse", description="unit of `begin` and `end`: FLOPs with zeros skipped (sparse) or computed (dense)"
     )
     shape: Literal["linear", "cubic", "geometric"] = Field(
-        "linear",
+        default="linear",
         description="of the density: linear in compute; cubic in compute, fast at first (Zhu & Gupta 2017, arXiv "
         "1710.01878); geometric in tokens, as published, which is linear in compute where zeros save everything",
     )
-    update_every: int = Field(10, ge=1, description="steps between updates of the masks; the last is at `end`")
+    update_every: int = Field(default=10, ge=1, description="steps between updates of the masks; the last is at `end`")
     edge: Literal["left", "right"] | None = Field(
-        None,
+        default=None,
         description="density from one update of the masks to the next: the schedule's at the first of the two (left, "
         "the default) or at the second (right, as published: the first update, at `begin`, prunes)",
     )
-    criterion: Criterion = Field(Magnitude(), description="which weights go first")
+    criterion: Criterion = Field(default=Magnitude(), description="which weights go first")
     allocation: Literal["tensor", "global"] = Field(
-        "tensor", description="tensor: each layer's kernel equally sparse; global: one threshold for all"
+        default="tensor", description="tensor: each layer's kernel equally sparse; global: one threshold for all"
     )
-    structure: Structure = Field(Unstructured(), description="what is removed at once")
+    structure: Structure = Field(default=Unstructured(), description="what is removed at once")
     scope: tuple[str, ...] = Field(
-        ("linear",),
+        default=("linear",),
         description="linear: the kernels of the blocks; kernels: the output matrix too, where it is not the embedding; "
         "or names of parameters, where * matches anything",
     )
     regrowth: Regrowth | None = Field(
-        None, description="of removed weights, at each update; None: what is removed stays so"
+        default=None, description="of removed weights, at each update; None: what is removed stays so"
     )
 
     @classmethod

@@ -31,8 +31,12 @@ class Llama3Scaling(Frozen):
     kind: Literal["llama3"] = "llama3"
     factor: Factor
     original_length: OriginalLength
-    low_frequency_factor: float = Field(1.0, gt=0, description="turns in original_length, below which all is divided")
-    high_frequency_factor: float = Field(4.0, gt=0, description="turns in original_length, above which all is kept")
+    low_frequency_factor: float = Field(
+        default=1.0, gt=0, description="turns in original_length, below which all is divided"
+    )
+    high_frequency_factor: float = Field(
+        default=4.0, gt=0, description="turns in original_length, above which all is kept"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -50,12 +54,16 @@ class YarnScaling(Frozen):
     kind: Literal["yarn"] = "yarn"
     factor: Factor
     original_length: OriginalLength
-    fast_turns: float = Field(32.0, gt=0, description="turns in original_length from which on frequencies are kept")
-    slow_turns: float = Field(1.0, gt=0, description="turns in original_length below which they are divided")
-    attention_factor: float | None = Field(
-        None, gt=0, description="factor of rotated queries and keys; None: 0.1 ln(factor) + 1 (equation 22)"
+    fast_turns: float = Field(
+        default=32.0, gt=0, description="turns in original_length from which on frequencies are kept"
     )
-    whole_bounds: bool = Field(True, description="round the bounds of the linear part to whole numbers of frequencies")
+    slow_turns: float = Field(default=1.0, gt=0, description="turns in original_length below which they are divided")
+    attention_factor: float | None = Field(
+        default=None, gt=0, description="factor of rotated queries and keys; None: 0.1 ln(factor) + 1 (equation 22)"
+    )
+    whole_bounds: bool = Field(
+        default=True, description="round the bounds of the linear part to whole numbers of frequencies"
+    )
 
 
 RopeScaling = Annotated[LinearScaling | Llama3Scaling | YarnScaling, Field(discriminator="kind")]

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pathways_lite.recipe.base import Budget, Frozen, Patterns, Steps
+from pathways_lite.recipe.base import BudgetField, Frozen, Patterns, Steps
 from pathways_lite.recipe.data import Data
 from pathways_lite.recipe.initialization import Grow, Merge, StartWeights, require_reset
 from pathways_lite.recipe.model import Model
@@ -34,13 +34,13 @@ class Mesh(Frozen):
     PaLM 540B: pod=2, fsdp=256, tensor=12 (Chowdhery et al. 2022, section 4).
     """
 
-    pod: int = Field(
-        1, description="slices joined by the data-center network: copies of the model, shards of the batch"
+    pod: int = Field(default=1, description="slices joined by the data-center network; model copied, batch sharded")
+    data: int = Field(default=1, description="copies of the model within a slice, shards of the batch")
+    fsdp: int = Field(
+        default=-1, description="shards of the batch, and of parameters and optimizer, gathered per layer"
     )
-    data: int = Field(1, description="copies of the model within a slice, shards of the batch")
-    fsdp: int = Field(-1, description="shards of the batch, and of parameters and optimizer, gathered layer by layer")
-    context: int = Field(1, description="shards of each sequence (and of the parameters, like fsdp)")
-    tensor: int = Field(1, description="shards of heads, MLP and vocabulary, and of the residual stream's width")
+    context: int = Field(default=1, description="shards of each sequence (and of the parameters, like fsdp)")
+    tensor: int = Field(default=1, description="shards of heads, MLP and vocabulary, of the residual stream's width")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -66,10 +66,10 @@ class Continue(Frozen):
 
     kind: Literal["continue"] = "continue"
     optimizer: Literal["reset", "keep"] = Field(
-        "reset", description="keep: keep the moments too; needs the same optimizer"
+        default="reset", description="keep: keep the moments too; needs the same optimizer"
     )
     weights: StartWeights | None = Field(
-        None, description="average: that of the parameters (see ema); none: those that were trained"
+        default=None, description="average: that of the parameters (see ema); none: those that were trained"
     )
 
     @model_validator(mode="after")
@@ -82,11 +82,11 @@ class Restore(Frozen):
 
     kind: Literal["restore"] = "restore"
     not_identity: ClassVar[frozenset[str]] = frozenset({"path"})
-    path: str = Field("", description="a checkpoint directory, or a stage or run directory (its newest checkpoint)")
-    digest: str | None = Field(None, description="of that checkpoint; filled in when the recipe is resolved")
-    optimizer: Literal["reset", "keep"] = Field("reset", description="keep: the moments too; needs the same optimizer")
+    path: str = Field(default="", description="a checkpoint directory, or that of a stage or run (its newest)")
+    digest: str | None = Field(default=None, description="of that checkpoint; filled in when the recipe is resolved")
+    optimizer: Literal["reset", "keep"] = Field(default="reset", description="keep: moments too, of the same optimizer")
     weights: StartWeights | None = Field(
-        None, description="average: that of the parameters (see ema); none: those that were trained"
+        default=None, description="average: that of the parameters (see ema); none: those that were trained"
     )
 
     @model_validator(mode="after")
@@ -128,16 +128,18 @@ class SpikeGuard(Frozen):
     """
 
     policy: Literal["halt", "skip", "rewind"] = Field(
-        "halt",
+        default="halt",
         description="halt ends the run, skip drops the update, rewind restores a checkpoint and skips batches",
     )
     threshold: float | None = Field(
-        None, gt=0, description="spike: nats by which the loss exceeds the running median; None: only NaN and Inf"
+        default=None,
+        gt=0,
+        description="spike: nats by which the loss exceeds the running median; None: only NaN and Inf",
     )
-    window: int = Field(50, ge=2, description="steps in the running median")
-    rewind_steps: int = Field(100, ge=1, description="restart at least this far before the spike (PaLM section 5.1)")
-    skip_batches: int = Field(300, ge=1, description="batches to skip after that (PaLM: 200 to 500)")
-    max_rewinds: int = Field(10, ge=1, description="then the run ends")
+    window: int = Field(default=50, ge=2, description="steps in the running median")
+    rewind_steps: int = Field(default=100, ge=1, description="restart at least this far back (PaLM section 5.1)")
+    skip_batches: int = Field(default=300, ge=1, description="batches to skip after that (PaLM: 200 to 500)")
+    max_rewinds: int = Field(default=10, ge=1, description="then the run ends")
 
 
 class EMA(Frozen):
@@ -148,9 +150,9 @@ class EMA(Frozen):
     dropped does not count.
     """
 
-    decay: float = Field(0.999, ge=0, lt=1, description="weight of the average in its next value")
-    warmup: bool = Field(False, description="smaller decays at first, so that the first parameters are soon forgotten")
-    every: int = Field(1, ge=1, description="steps between updates")
+    decay: float = Field(default=0.999, ge=0, lt=1, description="weight of the average in its next value")
+    warmup: bool = Field(default=False, description="smaller decays at first: the first parameters are soon forgotten")
+    every: int = Field(default=1, ge=1, description="steps between updates")
 
 
 class Statistics(Frozen):
@@ -159,30 +161,30 @@ class Statistics(Frozen):
     They come from a second pass over the batch in every n-th step, so that the train step is the same with and without.
     """
 
-    every: int = Field(100, ge=1, description="steps; each costs about as much as one more step")
+    every: int = Field(default=100, ge=1, description="steps; each costs about as much as one more step")
 
 
 class Evaluation(Frozen):
     """Evaluation of held-out loss and bits per byte, per domain, and of tasks."""
 
-    every: int = Field(500, ge=1, description="steps; also at the end")
+    every: int = Field(default=500, ge=1, description="steps; also at the end")
     at_start: bool | None = Field(
-        None, description="also before the first step: what a model from elsewhere scores; None: no"
+        default=None, description="also before the first step: what a model from elsewhere scores; None: no"
     )
-    tokens: int = Field(100_000, ge=1, description="held-out tokens per domain, in whole documents")
+    tokens: int = Field(default=100_000, ge=1, description="held-out tokens per domain, in whole documents")
     overlap: int | None = Field(
-        None,
+        default=None,
         ge=0,
         description="tokens of its own document that a long document's later windows read again as context, unscored; "
         "less than data.seq_len; None: 0",
     )
     tasks: Patterns | None = Field(
-        None,
+        default=None,
         description="tasks that are evaluated too, as `evaluate --tasks` names them: sum, facts:choices, FILE.jsonl; "
         "None: none",
     )
-    shots: int | None = Field(None, ge=0, description="solved problems before each item of the tasks; None: 0")
-    task_items: int | None = Field(None, ge=1, description="items of each task, the first ones; None: 64")
+    shots: int | None = Field(default=None, ge=0, description="solved problems before each item of the tasks; None: 0")
+    task_items: int | None = Field(default=None, ge=1, description="items of each task, the first ones; None: 64")
 
     @model_validator(mode="after")
     def _check_tasks(self) -> Self:
@@ -197,16 +199,16 @@ class EarlyStopping(Frozen):
     The last model is kept, not the best one: its checkpoint is the stage's last, and a later stage starts from it.
     """
 
-    patience: int = Field(3, ge=1, description="evaluations in a row without improvement after which the stage ends")
-    min_delta: float = Field(0.0, ge=0, description="nats per token by which the best loss must fall to improve")
-    domain: str | None = Field(None, description="whose held-out loss; None: all held-out tokens together")
+    patience: int = Field(default=3, ge=1, description="evaluations in a row without improvement that end the stage")
+    min_delta: float = Field(default=0.0, ge=0, description="nats per token by which the best loss must fall")
+    domain: str | None = Field(default=None, description="whose held-out loss; None: all held-out tokens together")
 
 
 class Saving(Frozen):
     """Interval of checkpoints and the number that is kept."""
 
-    every: int = Field(500, ge=1, description="steps; also at the end and on SIGTERM or SIGINT")
-    keep: int = Field(3, ge=1, description="newest checkpoints kept; the final one always is")
+    every: int = Field(default=500, ge=1, description="steps; also at the end and on SIGTERM or SIGINT")
+    keep: int = Field(default=3, ge=1, description="newest checkpoints kept; the final one always is")
 
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -228,36 +230,36 @@ class Stage(Frozen):
         {"name", "mesh", "evaluation", "saving", "log_every", "statistics"}
     )
 
-    name: Name = Field("base", description="of its directory in the run")
-    start: Start = Field(Scratch(), description="first parameters")
+    name: Name = Field(default="base", description="of its directory in the run")
+    start: Start = Field(default=Scratch(), description="first parameters")
     model: Model = Field(description="architecture and size")
     data: Data = Field(description="corpus, sequence length, order, mixture")
-    objective: Objective = Field(Causal(), description="what is predicted from what")
+    objective: Objective = Field(default=Causal(), description="what is predicted from what")
     optimizer: Optimizer = Field(description="with its learning-rate schedule")
     freeze: Patterns | None = Field(
-        None,
+        default=None,
         description="names of parameters that are not trained, as `inspect` shows them: embedding, layers.0-3, "
         "*.scale; * matches anything; none: all are trained",
     )
-    ema: EMA | None = Field(None, description="moving average of the parameters; none: no average")
+    ema: EMA | None = Field(default=None, description="moving average of the parameters; none: no average")
     batch_size: int | Ramp = Field(description="sequences per step, over all hosts")
-    microbatch: int | None = Field(None, ge=1, description="sequences per gradient-accumulation slice")
-    budget: Budget = Field(description="amount of training")
-    pruning: Prune | None = Field(None, description="of the weights during training; None: dense")
-    reweighting: Reweighting | None = Field(None, description="of samples by their losses; None: equal weights")
+    microbatch: int | None = Field(default=None, ge=1, description="sequences per gradient-accumulation slice")
+    budget: BudgetField = Field(description="amount of training")
+    pruning: Prune | None = Field(default=None, description="of the weights during training; None: dense")
+    reweighting: Reweighting | None = Field(default=None, description="of samples by their losses; None: equal weights")
     domain_weights: LearnDomainWeights | None = Field(
-        None, description="learned by this stage as a proxy for another; None: the mixture's weights"
+        default=None, description="learned by this stage as a proxy for another; None: the mixture's weights"
     )
-    mesh: Mesh = Field(Mesh(), description="devices along each axis")
-    guard: SpikeGuard = Field(SpikeGuard(), description="response to loss spikes")
-    evaluation: Evaluation = Field(Evaluation(), description="of held-out text")
+    mesh: Mesh = Field(default=Mesh(), description="devices along each axis")
+    guard: SpikeGuard = Field(default=SpikeGuard(), description="response to loss spikes")
+    evaluation: Evaluation = Field(default=Evaluation(), description="of held-out text")
     early_stopping: EarlyStopping | None = Field(
-        None, description="at the held-out loss of `evaluation`; None: the whole budget is spent"
+        default=None, description="at the held-out loss of `evaluation`; None: the whole budget is spent"
     )
-    saving: Saving = Field(Saving(), description="of checkpoints")
-    log_every: int = Field(10, ge=1, description="steps")
+    saving: Saving = Field(default=Saving(), description="of checkpoints")
+    log_every: int = Field(default=10, ge=1, description="steps")
     statistics: Statistics | None = Field(
-        None, description="norms per layer and sizes of activations in the log; none: no statistics"
+        default=None, description="norms per layer and sizes of activations in the log; none: no statistics"
     )
 
     @property
@@ -371,7 +373,7 @@ class Recipe(Frozen):
     """A named chain of stages: a complete experiment."""
 
     name: Name = Field(description="of the run directory, by default")
-    seed: int = Field(0, ge=0, description="of initialization and dropout; the data order has its own")
+    seed: int = Field(default=0, ge=0, description="of initialization and dropout; the data order has its own")
     stages: tuple[Stage, ...] = Field(min_length=1, description="trained in order")
 
     @model_validator(mode="after")

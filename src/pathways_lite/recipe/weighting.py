@@ -33,10 +33,10 @@ class _Tempered(Frozen):
     """Softmax of scores between 0 and 1, so no weight is more than exp(1 / temperature) times another."""
 
     temperature: float = Field(
-        0.4, gt=0, description="r, of the softmax; the paper uses 1 at 124M parameters, else 0.4"
+        default=0.4, gt=0, description="r, of the softmax; the paper uses 1 at 124M parameters, else 0.4"
     )
     final_temperature: float | None = Field(
-        None, gt=0, description="r at the end of the stage, reached linearly from the end of the burn-in"
+        default=None, gt=0, description="r at the end of the stage, reached linearly from the end of the burn-in"
     )
 
 
@@ -68,7 +68,7 @@ class Focal(Frozen):
     """Focal loss: weights (1 - p)^gamma with p = exp(-loss) (Lin et al. 2017, arXiv 1708.02002)."""
 
     kind: Literal["focal"] = "focal"
-    gamma: float = Field(2.0, ge=0, description="exponent; 0 is uniform")
+    gamma: float = Field(default=2.0, ge=0, description="exponent; 0 is uniform")
 
 
 class TopLosses(Frozen):
@@ -81,7 +81,7 @@ class TopLosses(Frozen):
     former_names: ClassVar[Mapping[str, str]] = {"fraction": "share"}
 
     kind: Literal["top"] = "top"
-    fraction: float = Field(0.5, gt=0, le=1, description="of the batch that is kept")
+    fraction: float = Field(default=0.5, gt=0, le=1, description="of the batch that is kept")
 
 
 Rule = Annotated[
@@ -96,15 +96,15 @@ class Reweighting(Frozen):
     Their mean over tokens with loss is 1, so a learning rate means the same as without. The z-loss is not weighted.
     """
 
-    rule: Rule = Field(LinUpper(), description="weights from losses")
+    rule: Rule = Field(default=LinUpper(), description="weights from losses")
     sample: Literal["row", "document", "token"] = Field(
-        "row",
+        default="row",
         description="unit that has a loss (the mean over its tokens) and a weight: a packed row, a document in it",
     )
     burn_in: Amount = Field(
-        Fraction(n=0.05), description="all weights are 1 until then (the paper: 1000 of 20000 steps)"
+        default=Fraction(n=0.05), description="all weights are 1 until then (the paper: 1000 of 20000 steps)"
     )
-    reference: Reference | None = Field(None, description="model whose losses are subtracted first; None: none")
+    reference: Reference | None = Field(default=None, description="model whose losses are subtracted first; None: none")
 
     @property
     def kept_fraction(self) -> float:
@@ -131,8 +131,8 @@ class DoReMi(Frozen):
 
     kind: Literal["doremi"] = "doremi"
     reference: Reference = Field(description="model whose losses are subtracted")
-    step: float = Field(1.0, gt=0, description="eta, of exponentiated gradient ascent")
-    smoothing: float = Field(1e-3, ge=0, le=1, description="c, the fraction that is spread evenly")
+    step: float = Field(default=1.0, gt=0, description="eta, of exponentiated gradient ascent")
+    smoothing: float = Field(default=1e-3, ge=0, le=1, description="c, the fraction that is spread evenly")
 
 
 class DoGE(Frozen):
@@ -140,13 +140,13 @@ class DoGE(Frozen):
 
     kind: Literal["doge"] = "doge"
     mu: float = Field(
-        0.05,
+        default=0.05,
         gt=0,
         description="of mirror descent, whose step size is the learning rate / mu; the authors' 0.01 is about "
         "0.01 / (D - 1) here, as their scores are larger for D domains with similar gradients",
     )
-    smoothing: float = Field(0.0, ge=0, le=1, description="fraction that is spread evenly")
-    target: str | None = Field(None, description="a domain to do well in, not trained on; None: all domains")
+    smoothing: float = Field(default=0.0, ge=0, le=1, description="fraction that is spread evenly")
+    target: str | None = Field(default=None, description="a domain to do well in, not trained on; None: all domains")
 
 
 LearnDomainWeights = Annotated[DoReMi | DoGE, Field(discriminator="kind")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from pathways_lite.scaling.rehearsal import Rehearsal, rehearse
 from pathways_lite.scaling.solver import Progress, no_progress, optimal_allocation, predict, refit_weighted, solve
 from pathways_lite.scaling.table import Table, derive_columns, numeric_column, row_names, table_digest
 from pathways_lite.scaling.uncertainty import Kind, Method, choose_method
+from pathways_lite.version import __version__
 
 FORMAT = 1
 EXTRAPOLATION_FACTOR = 1.1  # an input further outside the data than this is said to be extrapolated
@@ -175,7 +175,7 @@ class Fit:
             "bootstraps": self.bootstraps,
             "notes": list(self.notes),
             "origin": self.origin,
-            "version": version("pathways-lite"),
+            "version": __version__,
             "digest": table_digest(self.data),
             "data": {name: column.tolist() for name, column in self.data.items()},
             "groups": None if self.groups is None else [str(group) for group in self.groups],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pathways_lite.errors import UserError, did_you_mean
+from pathways_lite.extras import install_command
 
 OLD_EXCEL = b"\xd0\xcf\x11\xe0"  # also of a workbook with a password
 ZIP = b"PK\x03\x04"
@@ -40,7 +41,7 @@ def read_sheet(path: Path, content: bytes, kind: str, sheet: str | None) -> Any:
         from python_calamine import CalamineError, CalamineWorkbook
     except ImportError:
         raise UserError(
-            f"{path} is {kind}, which needs the extra `excel` (make install EXTRA=excel); or save the sheet as CSV "
+            f"{path} is {kind}, which needs the extra `excel` ({install_command('excel')}); or save the sheet as CSV "
             "(File, Save as, CSV UTF-8), and give that file"
         ) from None
     try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pathways_lite.errors import UserError
+from pathways_lite.extras import install_command
 from pathways_lite.run_directory import RunDirectory, write_json
 from pathways_lite.studies.executor import train_command
 
@@ -109,7 +110,7 @@ class SlurmExecutor:
         try:
             import submitit
         except ImportError as error:
-            raise UserError("--executor slurm needs submitit, the extra `slurm`: make install EXTRA=slurm") from error
+            raise UserError(f"--executor slurm needs submitit, an extra: {install_command('slurm')}") from error
         self.slots, self.folder, self._queue, self._samples = jobs, folder, _Queue(), samples
         try:
             self._executor = submitit.AutoExecutor(folder=folder, cluster="slurm")

@@ -24,7 +24,9 @@ class Claim(Frozen):
         description="a number of `pathways-lite evaluate --infilling --json`, e.g. `infilling.as_trained.difference`"
     )
     below: float = Field(description="the bound")
-    compared: bool = Field(False, description="the difference from the arm's baseline is below it, not the number")
+    compared: bool = Field(
+        default=False, description="the difference from the arm's baseline is below it, not the number"
+    )
 
 
 class Study(Frozen):
@@ -39,14 +41,14 @@ class Study(Frozen):
     baseline: str = Field(description="the arm that the others are compared with")
     metric: Metric = Metric()
     target: float | None = Field(
-        None, description="loss at which compute is compared; None: the one that both arms reach"
+        default=None, description="loss at which compute is compared; None: the one that both arms reach"
     )
     criterion: tuple[Claim, ...] = Field(
-        (), description="claims about every arm but the baselines, decided before the study runs"
+        default=(), description="claims about every arm but the baselines, decided before the study runs"
     )
-    measures: tuple[str, ...] = Field((), description="more measures to show, named like those of claims")
+    measures: tuple[str, ...] = Field(default=(), description="more measures to show, named like those of claims")
     baselines: dict[str, str] = Field(
-        {}, description="the baselines of single arms for measures and claims; the others': `baseline`"
+        default={}, description="the baselines of single arms for measures and claims; the others': `baseline`"
     )
 
     @model_validator(mode="after")

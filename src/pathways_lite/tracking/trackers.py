@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pathways_lite.errors import UserError, did_you_mean
+from pathways_lite.extras import install_command
 
 NAMES = ("tensorboard", "wandb")
 
@@ -76,7 +77,7 @@ class TensorBoard:
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            raise UserError("TensorBoard events need tensorboardX; install it with: make install") from error
+            raise UserError("TensorBoard events need tensorboardX; install pathways-lite again") from error
         self._writer = SummaryWriter(
             str(directory),
             # TensorBoard hides this step too, hence the next one.
@@ -108,7 +109,7 @@ class WandB:
             wandb = importlib.import_module("wandb")
         except ImportError as error:
             raise UserError(
-                "--track wandb needs the package wandb; install it with: make install EXTRA=wandb"
+                f"--track wandb needs the package wandb; install it with: {install_command('wandb')}"
             ) from error
         name = f"{run}/{stage_dir.name}"
         self._run = wandb.init(

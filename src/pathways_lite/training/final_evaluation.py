@@ -29,6 +29,7 @@ from pathways_lite.recipe import Objective, SpanCorruption
 from pathways_lite.sampling import Sampling
 from pathways_lite.training.components import Components
 from pathways_lite.training.ending import COMPRESSING, SAMPLING
+from pathways_lite.version import __version__
 
 PROMPT_TOKENS = 16
 SAMPLE_TOKENS = 128
@@ -82,11 +83,12 @@ def summarize(
 def environment() -> dict[str, str]:
     """Return versions and the device, for those who repeat the run."""
     device = jax.devices()[0]
-    packages = ("pathways-lite", "jax", "flax", "optax", "orbax-checkpoint", "grain")
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
     return {
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
         "machine": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
+        "pathways-lite": __version__,
         **{package: version(package) for package in packages},
     }
 

@@ -61,6 +61,7 @@ from pathways_lite.training.speed import keep_speed, parse_speed, startup_second
 from pathways_lite.training.stage import StageSpec, describe_lengths
 from pathways_lite.training.stage_mesh import mesh_note, require_mesh_here
 from pathways_lite.training.token_losses import score_samples, write_samples_page
+from pathways_lite.version import __version__
 
 
 @dataclass(frozen=True)
@@ -209,8 +210,8 @@ def train_stage(components: Components, context: RunContext) -> None:
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """What all processes of a run must have in common: versions and the recipe, except for paths."""
-    packages = ("pathways-lite", "jax", "jaxlib", "orbax-checkpoint")
-    versions = {package: importlib.metadata.version(package) for package in packages}
+    packages = ("jax", "jaxlib", "orbax-checkpoint")
+    versions = {"pathways-lite": __version__} | {name: importlib.metadata.version(name) for name in packages}
     stages = {stage.name: _without_paths(stage.model_dump(mode="json")) for stage in recipe.stages}
     return versions | {"seed": recipe.seed} | flatten(stages, "stages")
 

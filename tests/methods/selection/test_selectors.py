@@ -84,6 +84,7 @@ def three_heaps(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.selection
 def test_k_means_finds_heaps_and_repeats_itself(distance: str) -> None:
     points, heap = three_heaps()
     found = cluster(points, 3, distance, seed=1)  # type: ignore[arg-type]
@@ -93,6 +94,7 @@ def test_k_means_finds_heaps_and_repeats_itself(distance: str) -> None:
     assert found.distance.tobytes() == again.distance.tobytes()
 
 
+@pytest.mark.selection
 def test_distances_are_those_from_the_mean_of_the_cluster() -> None:
     points = np.array([[0.0, 0], [2, 0], [100, 0], [100, 6]])
     assert cluster(points, 2, "euclidean", 0).distance == pytest.approx([1, 1, 3, 3])
@@ -103,6 +105,7 @@ def test_distances_are_those_from_the_mean_of_the_cluster() -> None:
     assert (outlier >= 0).all()
 
 
+@pytest.mark.selection
 def test_more_clusters_than_documents_are_as_many_as_documents() -> None:
     found = cluster(np.eye(3), 10, "euclidean", 0)
     assert sorted(found.cluster) == [0, 1, 2]
@@ -172,6 +175,7 @@ def story(seed: int, words: int = 120) -> str:
     return " ".join(np.random.default_rng(seed).choice(WORDS, words))
 
 
+@pytest.mark.selection
 def test_planted_copies_go_and_distinct_documents_stay() -> None:
     texts = [story(i) for i in range(20)]
     changed = texts[3].replace("river", "lake", 1)
@@ -182,6 +186,7 @@ def test_planted_copies_go_and_distinct_documents_stay() -> None:
     assert found[21:].tolist() == [1.0, 1.0]
 
 
+@pytest.mark.selection
 def test_the_first_of_a_group_stays_and_texts_before_come_first() -> None:
     same = [story(1)] * 3
     assert near_duplicates(same).tolist() == [0, 1, 1]
@@ -189,6 +194,7 @@ def test_the_first_of_a_group_stays_and_texts_before_come_first() -> None:
     assert near_duplicates(same, before=[story(2)]).tolist() == [0, 1, 1]
 
 
+@pytest.mark.selection
 def test_a_text_inside_a_longer_one_is_not_found() -> None:
     """Documents are compared as wholes: this is no decontamination."""
     question = story(1, 30)
@@ -196,6 +202,7 @@ def test_a_text_inside_a_longer_one_is_not_found() -> None:
     assert near_duplicates([contaminated], before=[question], threshold=0.5).tolist() == [0]
 
 
+@pytest.mark.selection
 def test_estimates_are_near_the_true_similarity() -> None:
     a, b = story(7, 200), " ".join(story(7, 200).split()[:170])
     first, second = (set(shingles(text, 9).tolist()) for text in (a, b))
@@ -211,6 +218,7 @@ def test_shingles_are_as_many_as_there_are_different_stretches(text: str, length
     assert len(shingles(text, length)) == len({levelled[i : i + size] for i in range(len(levelled) - size + 1)})
 
 
+@pytest.mark.selection
 def test_only_equal_texts_are_duplicates_at_a_threshold_of_one() -> None:
     texts = [story(1), story(1).replace("river", "lake", 1), story(1)]
     assert near_duplicates(texts, threshold=1.0).tolist() == [0, 0, 1]

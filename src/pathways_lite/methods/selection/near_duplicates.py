@@ -9,11 +9,16 @@ every language has spaces.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 
+from pathways_lite.errors import UserError
+from pathways_lite.extras import install_command
 from pathways_lite.keyed import GOLDEN_GAMMA, splitmix64
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 _BLOCK = 1 << 14  # shingles hashed at once
 
@@ -37,7 +42,13 @@ def near_duplicates(
       threshold: least Jaccard similarity of near duplicates, in (0, 1].
       shingle: number of characters of a shingle.
       permutations: number of hash functions.
+
+    Raises UserError where the extra `selection` is not installed.
     """
+    try:
+        from datasketch import MinHash, MinHashLSH
+    except ImportError as error:
+        raise UserError(f"near duplicates are found by datasketch, an extra: {install_command('selection')}") from error
     # Candidates are checked below, so the index favors recall over precision; near 1 it cannot be built.
     index = MinHashLSH(min(threshold, 0.9), permutations, weights=(0.1, 0.9))
     empty = MinHash(permutations, seed, hashfunc=int)

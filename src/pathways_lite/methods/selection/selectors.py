@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
-from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits
+
+from pathways_lite.errors import UserError
+from pathways_lite.extras import install_command
 
 # ---- selection by score ----
 
@@ -89,6 +90,15 @@ class Clusters(NamedTuple):
     distance: np.ndarray  # float64: Euclidean, or 1 - cosine of the angle
 
 
+def require_k_means() -> None:
+    """Raise UserError where k-means is not installed, for callers that have long work before it."""
+    try:
+        import sklearn.cluster  # noqa: F401
+        import threadpoolctl  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"k-means is scikit-learn's, an extra: {install_command('selection')}") from error
+
+
 def cluster(embeddings: np.ndarray, k: int, distance: Distance, seed: int) -> Clusters:
     """Cluster `embeddings` float `[n, E]` by k-means into `k` clusters, or `n` if less; deterministic for a seed.
 
@@ -97,7 +107,13 @@ def cluster(embeddings: np.ndarray, k: int, distance: Distance, seed: int) -> Cl
 
     Centroids are fitted to at most 65,536 documents, drawn by the seed; then all documents are assigned. For cosine
     distance, embeddings and fitted centroids have length 1; spherical k-means also scales in every iteration.
+
+    Raises UserError where the extra `selection` is not installed.
     """
+    require_k_means()
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
     points = normalize(embeddings) if distance == "cosine" else np.asarray(embeddings, np.float64)
     sample = np.random.default_rng(seed).permutation(len(points))[:_SAMPLE]
     # With several threads the order of sums, and with it the last digits, would differ from run to run.
