@@ -16,6 +16,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,9 +85,9 @@ def mean_rises(table: Table, method: str, phase: str, bits: int) -> list[float]:
     return [float(rows["rise"][rows["seed"] == seed].mean()) for seed in sorted(set(rows["seed"]))]
 
 
-def claims(table: Table, found: Found) -> dict[str, dict[str, object]]:
+def claims(table: Table, found: Found) -> dict[str, dict[str, Any]]:
     """Return what came out of each criterion: whether it holds (None: an interval decides nothing), and the numbers."""
-    result: dict[str, dict[str, object]] = {}
+    result: dict[str, dict[str, Any]] = {}
     for claim, name in (("tokens", "beta"), ("size", "alpha"), ("bits", "gamma")):
         intervals = [each.parameter_intervals()[name] for each in found.values()]
         limits = f"{min(each.low for each in intervals):.2f} to {max(each.high for each in intervals):.2f}"

@@ -1,6 +1,7 @@
 """A train step as a JAX tutorial has it: the same model as ours, one jit of loss, gradients, clipping and AdamW."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ hidden, vocabulary = sizes["d_ff"], sizes["vocab_size"]
 shapes = {"qkv": (d, 3 * d), "out": (d, d), "gate": (d, hidden), "up": (d, hidden), "down": (hidden, d)}
 
 
-def init(key):
+def init(key: Any) -> Any:
     keys = iter(jax.random.split(key, 1 + layers * len(shapes)))
     blocks = [
         {name: 0.02 * jax.random.normal(next(keys), shape) for name, shape in shapes.items()}
@@ -24,11 +25,11 @@ def init(key):
     return {"embedding": 0.02 * jax.random.normal(next(keys), (vocabulary, d)), "blocks": blocks, "norm": jnp.ones(d)}
 
 
-def norm(x, scale):
+def norm(x: Any, scale: Any) -> Any:
     return scale * x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6)
 
 
-def rotate(x):
+def rotate(x: Any) -> Any:
     half = x.shape[-1] // 2
     angles = jnp.arange(length)[:, None] * 1e4 ** (-jnp.arange(half) / half)
     cosine, sine = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
@@ -36,7 +37,7 @@ def rotate(x):
     return jnp.concatenate([a * cosine - b * sine, b * cosine + a * sine], -1)
 
 
-def attention(x, block):
+def attention(x: Any, block: Any) -> Any:
     q, k, v = jnp.split((x @ block["qkv"]).reshape(*x.shape[:2], 3 * heads, d // heads), 3, 2)
     scores = jnp.einsum("bqhd,bkhd->bhqk", rotate(q), rotate(k)) * (d // heads) ** -0.5
     scores = jnp.where(jnp.tril(jnp.ones((length, length), bool)), scores, -jnp.inf)
@@ -44,7 +45,7 @@ def attention(x, block):
     return mixed.reshape(x.shape) @ block["out"]
 
 
-def loss(params, tokens, targets):
+def loss(params: Any, tokens: Any, targets: Any) -> Any:
     x = params["embedding"][tokens]
     for block in params["blocks"]:
         x = x + attention(norm(x, block["norm_1"]), block)
@@ -58,7 +59,7 @@ optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4, b2=0.9
 
 
 @partial(jax.jit, donate_argnums=(0, 1))
-def step(params, state, tokens, targets):
+def step(params: Any, state: Any, tokens: Any, targets: Any) -> Any:
     value, gradients = jax.value_and_grad(loss)(params, tokens, targets)
     updates, state = optimizer.update(gradients, state, params)
     return optax.apply_updates(params, updates), state, value
@@ -70,7 +71,7 @@ text = np.random.default_rng(0).integers(0, vocabulary, (sizes["batch"], length 
 tokens, targets = jnp.array(text[:, :-1]), jnp.array(text[:, 1:])
 
 
-def run():
+def run() -> None:
     global params, state
     params, state, value = step(params, state, tokens, targets)
     jax.block_until_ready((params, state, value))

@@ -1,7 +1,9 @@
 """The train steps of nanoGPT and of litgpt: their models, with clipping and fused AdamW, eager or compiled."""
 
+import importlib
 import os
 import sys
+from typing import Any
 
 import torch
 from timed_steps import report, settings
@@ -12,15 +14,13 @@ torch.manual_seed(0)
 torch.set_num_threads(sizes["threads"])
 if sizes["stack"] == "nanogpt":
     sys.path.insert(0, os.environ["NANOGPT"])
-    from model import GPT, GPTConfig
-
-    model = GPT(
-        GPTConfig(
+    nanogpt = importlib.import_module("model")
+    model = nanogpt.GPT(
+        nanogpt.GPTConfig(
             block_size=sizes["sequence"], vocab_size=sizes["vocab_size"], n_layer=sizes["n_layers"],
             n_head=sizes["n_heads"], n_embd=sizes["d_model"], dropout=0.0, bias=False,
         )
     )  # fmt: skip
-    loss_of = lambda tokens, targets: net(tokens, targets)[1]  # noqa: E731
 else:
     from litgpt import GPT, Config
 
@@ -34,7 +34,6 @@ else:
         )
     )  # fmt: skip
     model.lm_head.weight = model.transformer.wte.weight  # tied, as in the others
-    loss_of = lambda tokens, targets: cross_entropy(net(tokens).flatten(0, 1), targets.flatten())  # noqa: E731
 
 net = torch.compile(model) if sizes["way"] == "compiled" else model
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
@@ -42,9 +41,14 @@ text = torch.randint(0, sizes["vocab_size"], (sizes["batch"], sizes["sequence"] 
 tokens, targets = text[:, :-1].contiguous(), text[:, 1:].contiguous()
 
 
-def run():
-    loss = loss_of(tokens, targets)
-    loss.backward()
+def loss() -> Any:
+    if sizes["stack"] == "nanogpt":
+        return net(tokens, targets)[1]
+    return cross_entropy(net(tokens).flatten(0, 1), targets.flatten())
+
+
+def run() -> None:
+    loss().backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
