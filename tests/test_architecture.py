@@ -16,6 +16,8 @@ BOTTOM = {
 }  # fmt: skip
 MAY_IMPORT = {
     "errors": set(),
+    "deprecation": set(),
+    "lazy": {"deprecation"},
     "chips": set(),
     "console": set(),
     "paths": {"errors"},
@@ -57,7 +59,7 @@ MAY_IMPORT = {
     "models": BOTTOM | {"parallel"},
     "objectives": BOTTOM | {"models"},
     "tasks": {"errors", "recipe", "keyed", "atomic_file", "run_lock"},  # without JAX
-    "data": BOTTOM | {"objectives", "distributed", "parallel", "run_lock"},
+    "data": BOTTOM | {"lazy", "objectives", "distributed", "parallel", "run_lock"},
     "methods": BOTTOM | {"models"},
     "sampling": BOTTOM | {"parallel", "models", "objectives"},
     "evaluation": BOTTOM | {"parallel", "models", "objectives", "data", "sampling", "tasks"},
@@ -71,11 +73,14 @@ MAY_IMPORT = {
     | {"tasks"}
     | {"checkpoints", "run_lock", "signals", "run_directory", "run_history"},
     "harness": {"errors", "console", "recipe", "data", "evaluation", "objectives", "sampling", "training"},
-    "conversion": BOTTOM | {"models", "data", "methods", "checkpoints", "training"},
+    "conversion": BOTTOM | {"models", "data", "methods", "checkpoints", "training", "output_lock"},
     "planner": BOTTOM | {"parallel", "models", "tracking", "training"},
     "comparison": BOTTOM | {"intervals", "tracking", "run_directory"},
     "runs": BOTTOM | {"comparison", "tracking", "studies", "checkpoints", "run_lock", "run_directory", "run_history"},
     "studies": BOTTOM | {"comparison", "intervals", "tracking", "training", "run_lock", "signals", "run_directory"},
+    "library": BOTTOM
+    | {"distributed", "models", "data", "sampling", "evaluation", "training", "conversion", "scaling", "studies"}
+    | {"signals", "run_directory", "output_lock"},
 }
 
 
