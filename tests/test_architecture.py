@@ -12,7 +12,7 @@ SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py
 BOTTOM = {
     "errors", "chips", "console", "paths", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores",
     "json_values", "provenance", "document_frame", "checkpoint_names", "accelerators", "cgroups", "compilation_cache",
-    "machine", "host_memory", "samples_manifest",
+    "machine", "host_memory", "samples_manifest", "plugins",
 }  # fmt: skip
 MAY_IMPORT = {
     "errors": set(),
@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "console": set(),
     "paths": {"errors"},
     "suffixes": set(),
-    "recipe": {"errors", "paths", "atomic_file", "suffixes"},
+    "plugins": {"errors"},
+    "recipe": {"errors", "paths", "atomic_file", "suffixes", "plugins"},
     "ledger": {"recipe"},
     "batch": set(),
     "keyed": set(),
@@ -58,14 +59,14 @@ MAY_IMPORT = {
     "parallel": BOTTOM,
     "models": BOTTOM | {"parallel"},
     "objectives": BOTTOM | {"models"},
-    "tasks": {"errors", "recipe", "keyed", "atomic_file", "run_lock"},  # without JAX
+    "tasks": {"errors", "recipe", "keyed", "atomic_file", "run_lock", "plugins"},  # without JAX
     "data": BOTTOM | {"lazy", "objectives", "distributed", "parallel", "run_lock"},
     "methods": BOTTOM | {"models"},
     "sampling": BOTTOM | {"parallel", "models", "objectives"},
     "evaluation": BOTTOM | {"parallel", "models", "objectives", "data", "sampling", "tasks"},
     "tracking": BOTTOM | {"run_directory", "run_history"},
     "scaling": {"errors", "paths", "atomic_file", "intervals", "json_values", "ledger", "run_directory", "tracking"}
-    | {"suffixes"},
+    | {"suffixes", "plugins"},
     "judging": {"errors", "paths", "atomic_file", "keyed", "intervals", "json_values", "scaling", "tasks", "tracking"}
     | {"samples_manifest"},
     "training": BOTTOM
@@ -81,6 +82,7 @@ MAY_IMPORT = {
     "library": BOTTOM
     | {"distributed", "models", "data", "sampling", "evaluation", "training", "conversion", "scaling", "studies"}
     | {"signals", "run_directory", "output_lock"},
+    "testing": BOTTOM | {"models", "methods", "data", "evaluation", "tracking", "training", "scaling", "tasks"},
 }
 
 

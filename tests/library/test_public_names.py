@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 import pathways_lite as pl
+from pathways_lite import testing
 from pathways_lite.deprecation import Former
 from pathways_lite.lazy import attach
 from pathways_lite.library.loop import Loop, Step
@@ -42,7 +43,7 @@ def test_public_names_are_the_documented_ones() -> None:
     assert documented("Loop", "step.") == set(Step.__annotations__)
 
 
-@pytest.mark.parametrize("module", [pl, pl.data, pl.recipe], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [pl, pl.data, pl.recipe, testing], ids=lambda module: module.__name__)
 def test_every_public_name_is_there(module: ModuleType) -> None:
     assert len(set(module.__all__)) == len(module.__all__)
     for name in module.__all__:

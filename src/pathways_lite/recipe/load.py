@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError, did_you_mean, similar_path
@@ -308,8 +308,8 @@ def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]
     field = owner.model_fields[name]
     # pydantic separates the discriminator and metadata (bounds, parsers) from the annotation. Without a discriminator
     # a wrong value would be refused by every member of a union, and not by the one that it names.
-    separated = field.metadata or field.discriminator
-    annotation: Any = Annotated[field.annotation, field, *field.metadata] if separated else field.annotation
+    parts = [*([Field(discriminator=field.discriminator)] if field.discriminator else []), *field.metadata]
+    annotation: Any = Annotated[field.annotation, *parts] if parts else field.annotation
     variants = variants_of(field.annotation)
     # The paper's term is often the name of the class: `operator=ligo` is `operator=learned`.
     by_class = {variant.__name__.lower(): variant for variant in variants.values()}
