@@ -16,11 +16,13 @@ import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pathways_lite.errors import UserError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Group = Literal["optimizers", "schedules", "growth", "reweighting", "trackers", "sources", "laws", "tasks"]
 PREFIX = "pathways_lite."
@@ -66,6 +68,8 @@ class Plugin:
 @functools.cache
 def plugins(group: Group) -> dict[str, Plugin]:
     """Return the installed plugins of a group by name; nothing of them is imported."""
+    from importlib.metadata import entry_points
+
     found: dict[str, Plugin] = {}
     for entry in sorted(entry_points(group=f"{PREFIX}{group}"), key=lambda entry: (entry.name, entry.value)):
         new = Plugin(group, entry)

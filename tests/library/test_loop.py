@@ -10,7 +10,7 @@ import pytest
 
 import pathways_lite as pl
 from helpers.run_helpers import TOTAL, digest, leaves, log_bytes
-from pathways_lite.recipe import Continue, Recipe, Restore
+from pathways_lite.recipe import Continue, Recipe, Restore, apply_overrides
 from pathways_lite.tracking.log import read_log
 
 QUIET = {"track": (), "samples": False, "page": False}
@@ -104,6 +104,21 @@ def test_a_loop_goes_through_all_stages(recipe: Recipe, tmp_path: Path) -> None:
         seen = [(loop.stage.name, step.number, bool(step())) for step in loop]
     assert seen == [("base", 0, True), ("base", 1, True), ("more", 0, True), ("more", 1, True), ("more", 2, True)]
     assert pl.load(tmp_path / "chain").stage.name == "more"
+
+
+def test_a_loop_goes_back_where_the_guard_does(recipe: Recipe, tmp_path: Path) -> None:
+    guard = ["policy=rewind", "rewind_steps=1", "skip_batches=1"]
+    changes = [*(f"stages.base.guard.{change}" for change in guard), "stages.base.saving.every=2"]
+    numbers: list[int] = []
+    with pl.Loop(apply_overrides(recipe, changes), tmp_path / "own", **QUIET) as loop:
+        for step in loop:
+            is_broken = step.number == 5 and 5 not in numbers
+            numbers.append(step.number)
+            step(step.batch._replace(loss_weights=np.nan * step.batch.loss_weights) if is_broken else None)
+            if is_broken:
+                assert loop.save() is None  # the guard goes back instead
+    assert numbers == [*range(6), *range(4, TOTAL)]
+    assert [row["event"] for row in rows(tmp_path / "own", "event")] == ["rewind"]
 
 
 def test_mistakes_in_a_loop_are_sentences(recipe: Recipe, tmp_path: Path) -> None:

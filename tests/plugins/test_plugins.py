@@ -1,6 +1,7 @@
 """Plugins: recipes and commands find them by name, identities cover their source, and mistakes are sentences."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from pathways_lite.recipe import (
     write_recipe,
 )
 from pathways_lite.recipe.fields import describe_path
+from pathways_lite.scaling.laws.registry import LAWS
 from pathways_lite.tracking.log import read_log
 from pathways_lite.tracking.trackers import open_trackers
 
@@ -78,6 +80,15 @@ def test_built_in_choices_do_not_change(installed: Path) -> None:
     assert stage_identity(with_plugins_recorded(make_recipe()), 0) == before
     assert with_plugins_recorded(make_recipe()) == make_recipe()
     assert isinstance(apply_overrides(with_plugins(), ["stages.base.optimizer=adamw"]).stages[0].optimizer, AdamW)
+
+
+def test_plugins_are_not_imported_until_they_are_named(installed: Path) -> None:
+    apply_overrides(make_recipe(), ["stages.base.optimizer=lion", "stages.base.optimizer.schedule=wsd"])
+    Recipe.model_validate_json(make_recipe().model_dump_json())
+    assert "chinchilla" in LAWS
+    assert "demo_plugin" not in sys.modules
+    with_plugins()
+    assert "demo_plugin" in sys.modules
 
 
 def test_similar_names_of_plugins_are_suggested(installed: Path) -> None:
@@ -167,8 +178,6 @@ def test_a_recipe_is_read_without_its_plugin_but_does_not_train(
     recipe = with_plugins_recorded(with_plugins())
     write_recipe(recipe, tmp_path / "recipe.json")
     identity, text = stage_identity(recipe, 0), (tmp_path / "recipe.json").read_text()
-    import sys
-
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(installed)])
     forget()
     read = read_recipe(tmp_path / "recipe.json")

@@ -73,7 +73,8 @@ class Beginning(NamedTuple):
         """Return the options of `training.run`, once compiled programs are kept between processes."""
         if coordination.process_count() == 1:  # processes that compile and others that do not would wait for each other
             enable_compilation_cache()
-        return RunOptions(trackers=track, source=self.source, samples=samples, page=page)
+        trackers = (track,) if isinstance(track, str) else tuple(track)
+        return RunOptions(trackers=trackers, source=self.source, samples=samples, page=page)
 
 
 def interruption(status: int) -> BaseException:

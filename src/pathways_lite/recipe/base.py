@@ -296,12 +296,15 @@ def is_amount(annotation: Any) -> bool:
     return Steps in union_members(annotation)
 
 
-def variants_of(annotation: Any) -> dict[str, type[Frozen]]:
-    """Return the variants of a discriminated union by `kind`: `{"adamw": AdamW, ...}`; those of plugins too."""
+def variants_of(annotation: Any, *, built_in: bool = False) -> dict[str, type[Frozen]]:
+    """Return the variants of a discriminated union by `kind`: `{"adamw": AdamW, ...}`.
+
+    Those of plugins too, which are imported for that, unless `built_in`.
+    """
     nodes = [member for member in union_members(annotation) if is_node(member)]
     variants = {node.model_fields["kind"].default: node for node in nodes if "kind" in node.model_fields}
     more = _open_unions.get(frozenset(nodes))
-    return variants if more is None else variants | more()
+    return variants if more is None or built_in else variants | more()
 
 
 _open_unions: dict[frozenset[type[Frozen]], Callable[[], dict[str, type[Frozen]]]] = {}

@@ -310,10 +310,7 @@ def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]
     # a wrong value would be refused by every member of a union, and not by the one that it names.
     parts = [*([Field(discriminator=field.discriminator)] if field.discriminator else []), *field.metadata]
     annotation: Any = Annotated[field.annotation, *parts] if parts else field.annotation
-    variants = variants_of(field.annotation)
-    # The paper's term is often the name of the class: `operator=ligo` is `operator=learned`.
-    by_class = {variant.__name__.lower(): variant for variant in variants.values()}
-    if variant := variants.get(text) or by_class.get(text.lower()):
+    if variant := _variant_named(field.annotation, text):
         try:
             return variant()
         except ValidationError as error:
@@ -330,9 +327,21 @@ def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]
         except ValidationError as error:
             refusals.append(error)
     problem = _messages(refusals[0], annotation)
+    variants = variants_of(field.annotation)
     if variants and text.isidentifier() and not is_amount(field.annotation):
         problem = f"there is no {text!r}.{did_you_mean(text, variants)}"
     raise UserError(_with_override(f"{'.'.join(full_path)}={text}", problem)) from refusals[0]
+
+
+def _variant_named(annotation: Any, text: str) -> type[Frozen] | None:
+    """Return the variant of a union that a text names, by its kind or its class; plugins are imported if none does."""
+    for built_in in (True, False) if text.replace("-", "_").isidentifier() else ():
+        variants = variants_of(annotation, built_in=built_in)
+        # The paper's term is often the name of the class: `operator=ligo` is `operator=learned`.
+        by_class = {variant.__name__.lower(): variant for variant in variants.values()}
+        if variant := variants.get(text) or by_class.get(text.lower()):
+            return variant
+    return None
 
 
 def _candidates(text: str) -> list[Any]:

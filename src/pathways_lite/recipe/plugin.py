@@ -20,7 +20,7 @@ from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.plugins import PREFIX, Group, Plugin, plugins
 from pathways_lite.recipe.base import Frozen, map_nodes, open_union, union_members
 
-__all__ = ["PluginClass", "with_plugins_recorded"]
+__all__ = ["OpenUnion", "PluginClass", "with_plugins_recorded"]
 
 
 class PluginClass(Frozen, ABC):
