@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import optax
 import pytest
 
+from helpers.plugin_installation import PACKAGE
 from pathways_lite import testing
 from pathways_lite.plugins import Group
-
-from .conftest import PACKAGE
 
 
 @pytest.fixture(autouse=True)

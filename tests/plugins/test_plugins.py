@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import pathways_lite as pl
+from helpers.plugin_installation import forget, write_installation
 from helpers.run_helpers import run, stub_slow_parts
 from helpers.small_recipes import make_recipe, make_stage
 from pathways_lite.cli.main import app
@@ -31,8 +32,6 @@ from pathways_lite.recipe.fields import describe_path
 from pathways_lite.scaling.laws.registry import LAWS
 from pathways_lite.tracking.log import read_log
 from pathways_lite.tracking.trackers import open_trackers
-
-from .conftest import forget, write_installation
 
 
 def invoke(*words: object) -> Any:

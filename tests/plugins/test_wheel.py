@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers import subprocess_environment
-
-from .conftest import PACKAGE
+from helpers.plugin_installation import PACKAGE
 
 PIP = next(iter((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl")), None)
 
