@@ -183,6 +183,7 @@ def test_a_recipe_is_read_without_its_plugin_but_does_not_train(
     assert read.stages[0].optimizer.momentum == 0.5
     assert read.model_dump_json(indent=2) + "\n" == text
     assert stage_identity(read, 0) == identity
+    assert read == read_recipe(tmp_path / "recipe.json")
     for use in (with_plugins_recorded, lambda recipe: recipe.stages[0].optimizer.direction(None)):
         with pytest.raises(UserError, match=r"'demo_.*' is of the plugin demo-plugin 1.0, which is not installed"):
             use(read)

@@ -7,6 +7,7 @@ identity has them. A recipe whose plugin is not installed is read all the same, 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
@@ -55,7 +56,7 @@ class OpenUnion:
             if kind in (offered := plugins(base.plugin_group)):
                 return _load_class(base, offered[kind]).model_validate(value)
             if isinstance(recorded := value.get("plugin"), str):
-                return _missing_class(base, kind, recorded, value).model_validate(value)
+                return _missing_class(base, kind, recorded, tuple(value)).model_validate(value)
             if offered:
                 message = f"there is no {kind!r}.{did_you_mean(kind, [*built_in, *offered])}"
                 raise PydanticCustomError("unknown_kind", "{message}", {"message": message})
@@ -142,10 +143,11 @@ class _Missing:
         raise UserError(self.missing)
 
 
-def _missing_class(base: type[PluginClass], kind: str, recorded: str, value: dict[str, Any]) -> type[PluginClass]:
-    """Return a class with the fields of `value`, whose methods say what to install."""
+@functools.cache
+def _missing_class(base: type[PluginClass], kind: str, recorded: str, fields: tuple[str, ...]) -> type[PluginClass]:
+    """Return a class with these fields, whose methods say what to install."""
     package = " ".join(recorded.split()[:2])
-    others = [name for name in value if name not in base.model_fields and name != "kind"]
+    others = [name for name in fields if name not in base.model_fields]
     namespace: dict[str, Any] = {
         "__module__": __name__,
         "__annotations__": {"kind": Literal[kind], **dict.fromkeys(others, Any), "missing": ClassVar[str]},
